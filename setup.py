@@ -1,0 +1,57 @@
+"""The build: what wingsd is made of and what it needs."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+# The lower bounds are what Debian 13 carries; nothing newer may be needed.
+REQUIRES = [
+    "attrs >= 25.3",
+    "cattrs >= 24.1",
+    "docker >= 7.1",
+    "isal >= 1.7",
+    "multipart >= 1.2",
+    "pyjwt >= 2.10",
+    "pyyaml >= 6.0",
+    "treq >= 24.9",
+    "twisted[tls] >= 24.11",
+    "txaio >= 23.1",
+    "zstandard >= 0.23",
+]
+
+TEST = [
+    "hypothesis >= 6.130",
+    "pytest >= 8.3",
+    "pytest-twisted >= 1.14",
+    "requests >= 2.32",
+    "trustme >= 1.2",
+]
+
+LINT = [
+    "mypy",
+    "mypy-zope",
+    "ruff",
+    "towncrier",
+    "types-docker",
+    "types-pyyaml",
+    "types-requests",
+]
+
+setup(
+    name="wingsd",
+    version="0.1.0.dev0",
+    description="A game server node daemon that moves whole servers, streaming and safely",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">= 3.11",
+    # "twisted.plugins" is listed by hand: it is a namespace of Twisted's own, and
+    # find_packages() must not see (and claim) anything else below twisted/.
+    packages=[*find_packages(include=["wingsd", "wingsd.*"]), "twisted.plugins"],
+    package_data={"wingsd": ["py.typed"]},
+    install_requires=REQUIRES,
+    extras_require={"test": TEST, "lint": LINT},
+    zip_safe=False,
+)
