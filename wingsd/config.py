@@ -1,0 +1,274 @@
+"""The node's configuration: the Panel's own `config.yml`, with Wings' defaults.
+
+The classes below are the reference: a key's name, type and default are read from them. Keys that
+only wingsd knows are marked so. Pure: reading the file is the only thing done to the world.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from wingsd.errors import ConfigError, InvalidData
+from wingsd.structure import InvalidField, structure, unknown_keys
+
+__all__ = ["DEFAULT_PATH", "Config", "load", "parse"]
+
+DEFAULT_PATH = "/etc/pterodactyl/config.yml"
+
+_MAX_PORT = 65535
+
+
+def _not_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not value:
+        raise InvalidField(attribute.name, "expected a text, found an empty one")
+
+
+def _port(_: object, attribute: attrs.Attribute[int], value: int) -> None:
+    if not 0 < value <= _MAX_PORT:
+        raise InvalidField(attribute.name, f"expected a port from 1 to {_MAX_PORT}, found {value}")
+
+
+def _positive(_: object, attribute: attrs.Attribute[int], value: float) -> None:
+    if value <= 0:
+        raise InvalidField(attribute.name, f"expected a number above 0, found {value}")
+
+
+def _absolute(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not value.startswith("/"):
+        raise InvalidField(attribute.name, f"expected an absolute path, found {value!r}")
+
+
+def _url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not value.startswith(("http://", "https://")):
+        raise InvalidField(attribute.name, f"expected an http:// or https:// address, found {value!r}")
+
+
+def _path(default: str) -> Any:
+    return attrs.field(default=default, validator=_absolute)
+
+
+@attrs.frozen
+class Ssl:
+    """`api.ssl`: whether peers speak TLS to this node, and with which PEM files."""
+
+    enabled: bool = False
+    cert: str = ""
+    key: str = ""
+
+
+@attrs.frozen
+class Api:
+    """`api`: where the node listens."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a node's purpose is to be reached; Wings' default
+    port: int = attrs.field(default=8080, validator=_port)
+    ssl: Ssl = Ssl()
+
+
+@attrs.frozen
+class Rootless:
+    """`system.user.rootless`: container ids when the engine runs without root."""
+
+    enabled: bool = False
+    container_uid: int = 0
+    container_gid: int = 0
+
+
+@attrs.frozen
+class User:
+    """`system.user`: the owner of every server's files. Looked up from `system.username`."""
+
+    uid: int = 988
+    gid: int = 988
+    rootless: Rootless = Rootless()
+
+
+@attrs.frozen
+class Transfers:
+    """`system.transfers`; all of it is wingsd's own but `download_limit` (MiB/s, 0 = none)."""
+
+    download_limit: int = 0
+    #: Flush a received server to stable storage before the Panel is told (wingsd's own).
+    durable: bool = True
+    #: Seconds a sender may be silent before its upload fails (wingsd's own).
+    stall_timeout: int = attrs.field(default=120, validator=_positive)
+
+
+@attrs.frozen
+class System:
+    """`system`: the node's directories, its user and its time zone."""
+
+    root_directory: str = _path("/var/lib/pterodactyl")
+    data: str = _path("/var/lib/pterodactyl/volumes")
+    log_directory: str = _path("/var/log/pterodactyl")
+    username: str = "pterodactyl"
+    user: User = User()
+    timezone: str = "UTC"
+    transfers: Transfers = Transfers()
+
+
+@attrs.frozen
+class RemoteQuery:
+    """`remote_query`: seconds to wait for the Panel, servers to ask for at once."""
+
+    timeout: int = attrs.field(default=30, validator=_positive)
+    boot_servers_per_page: int = attrs.field(default=50, validator=_positive)
+
+
+@attrs.frozen
+class IPv4:
+    """`docker.network.interfaces.v4`."""
+
+    subnet: str = "172.18.0.0/16"
+    gateway: str = "172.18.0.1"
+
+
+@attrs.frozen
+class IPv6:
+    """`docker.network.interfaces.v6`."""
+
+    subnet: str = "fdba:17c8:6c94::/64"
+    gateway: str = "fdba:17c8:6c94::1011"
+
+
+@attrs.frozen
+class Interfaces:
+    """`docker.network.interfaces`."""
+
+    v4: IPv4 = IPv4()
+    v6: IPv6 = IPv6()
+
+
+@attrs.frozen
+class Network:
+    """`docker.network`: the network that every server's container joins."""
+
+    interface: str = "172.18.0.1"
+    dns: tuple[str, ...] = ("1.1.1.1", "1.0.0.1")
+    name: str = "pterodactyl_nw"
+    ispn: bool = False
+    driver: str = "bridge"
+    network_mode: str = "pterodactyl_nw"
+    is_internal: bool = False
+    enable_icc: bool = True
+    network_mtu: int = 1500
+    interfaces: Interfaces = Interfaces()
+
+
+@attrs.frozen
+class Registry:
+    """One entry of `docker.registries`."""
+
+    username: str = ""
+    password: str = attrs.field(default="", repr=False)
+
+
+@attrs.frozen
+class LogConfig:
+    """`docker.log_config`: how the engine keeps a container's output."""
+
+    type: str = "local"
+    #: Scalars of any type; the engine gets them as texts.
+    config: dict[str, Any] = attrs.field(
+        factory=lambda: {
+            "max-size": "5m",
+            "max-file": "1",
+            "compress": "false",
+            "mode": "non-blocking",
+        }
+    )
+
+
+@attrs.frozen
+class Overhead:
+    """`docker.overhead`: memory a container gets beyond its limit; `multipliers` is MB -> factor."""
+
+    override: bool = False
+    default_multiplier: float = 1.05
+    multipliers: dict[str, float] = attrs.field(factory=lambda: {"2048": 1.15, "4096": 1.10})
+
+
+@attrs.frozen
+class Docker:
+    """`docker`: the engine and what every container on this node has in common."""
+
+    #: False makes a node of files only, without containers (wingsd's own).
+    enabled: bool = True
+    #: Where the engine listens; empty is `DOCKER_HOST`, else the usual socket (wingsd's own).
+    socket: str = ""
+    network: Network = Network()
+    domainname: str = ""
+    registries: dict[str, Registry] = attrs.field(factory=dict)
+    tmpfs_size: int = attrs.field(default=100, validator=_positive)
+    container_pid_limit: int = 512
+    overhead: Overhead = Overhead()
+    use_performant_inspect: bool = True
+    userns_mode: str = ""
+    log_config: LogConfig = LogConfig()
+
+
+@attrs.frozen
+class Config:
+    """The whole file. `remote` (the Panel's address), `token_id` and `token` have no defaults."""
+
+    token_id: str = attrs.field(validator=_not_empty)
+    token: str = attrs.field(validator=_not_empty, repr=False)
+    remote: str = attrs.field(validator=_url)
+    debug: bool = False
+    app_name: str = "Pterodactyl"
+    uuid: str = ""
+    api: Api = Api()
+    system: System = System()
+    remote_query: RemoteQuery = RemoteQuery()
+    docker: Docker = Docker()
+    allowed_mounts: tuple[str, ...] = ()
+
+    @property
+    def is_pelican(self) -> bool:
+        """Whether this node serves a Pelican Panel, told by the directories it was given."""
+        return "/pelican" in self.system.data or "/pelican" in self.system.root_directory
+
+
+def _where(error: yaml.YAMLError) -> str:
+    # Not the error's own text: it quotes the line, which may hold the token.
+    mark = getattr(error, "problem_mark", None)
+    return f": line {mark.line + 1}, {getattr(error, 'problem', '')}" if mark else ""
+
+
+def parse(text: str, source: str) -> tuple[Config, list[str]]:
+    """Return the configuration written in `text` and the paths of the keys it did not know.
+
+    `source` names the text in errors. Raises `ConfigError`.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not YAML{_where(error)}") from None
+    try:
+        config = structure(data, Config)
+    except InvalidData as error:
+        raise ConfigError(f"{source} cannot be used:\n{error}") from error
+    if config.api.ssl.enabled and not (config.api.ssl.cert and config.api.ssl.key):
+        raise ConfigError(
+            f"{source} cannot be used:\n"
+            "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled"
+        )
+    return config, unknown_keys(data, Config)
+
+
+def load(path: str) -> tuple[Config, list[str]]:
+    """Return what `parse` makes of the file at `path`. Raises `ConfigError`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"there is no {path}: save the node's configuration from the Panel there, "
+            "or name another file with --config"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    return parse(text, path)

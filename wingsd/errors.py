@@ -1,0 +1,154 @@
+"""Every way a transfer can be refused or fail, as one tree.
+
+Each error carries the HTTP status a client gets, the words it reads, and where the words alone
+do not tell a person what to do, a detail that does. The documented words of
+`POST /api/transfers` stand here and nowhere else.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AlreadyHere",
+    "ArchiveError",
+    "BadRequest",
+    "ConfigError",
+    "DaemonStopping",
+    "EnvironmentFailed",
+    "InvalidData",
+    "NotAuthorized",
+    "PanelError",
+    "PanelRefused",
+    "PanelUnreachable",
+    "StorageError",
+    "UnknownServer",
+    "UploadCutShort",
+    "WingsdError",
+]
+
+
+class InvalidData(ValueError):
+    """Data from outside (a file, the Panel) that is not of the form it should have.
+
+    Its text has one line per fault: the path of the key, what was expected, what was found.
+    """
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text tells the file, the key and what it expects."""
+
+
+class WingsdError(Exception):
+    """A failure with an answer: an HTTP status, words for the client, and optionally a detail.
+
+    `message` is what the client reads as `error`; `detail` (may be empty) tells what to do.
+    """
+
+    status = 500
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(f"{message}: {detail}" if detail else message)
+        self.message = message
+        self.detail = detail
+
+
+class NotAuthorized(WingsdError):
+    """The token is missing or no good (401)."""
+
+    status = 401
+
+
+class UnknownServer(WingsdError):
+    """The Panel does not know the server, or not for this node (404)."""
+
+    status = 404
+
+
+class AlreadyHere(WingsdError):
+    """The server is on this node or being received right now (409)."""
+
+    status = 409
+
+
+class BadRequest(WingsdError):
+    """The upload is not what `POST /api/transfers` asks for (400)."""
+
+    status = 400
+
+    @classmethod
+    def content_type(cls, detail: str) -> BadRequest:
+        """Not multipart/form-data with a boundary."""
+        return cls("invalid content type", detail)
+
+    @classmethod
+    def order(cls) -> BadRequest:
+        """The checksum came first, so nothing could be hashed against it."""
+        return cls(
+            "archive must be sent before the checksum",
+            'send the part named "archive" first and the part named "checksum" after it',
+        )
+
+    @classmethod
+    def incomplete(cls, detail: str) -> BadRequest:
+        """The body is complete, but one of its two parts is not in it."""
+        return cls("missing archive or checksum", detail)
+
+    @classmethod
+    def checksum(cls, sent: str, received: str) -> BadRequest:
+        """What arrived is not what was sent."""
+        return cls(
+            "checksums don't match",
+            f"the sender's SHA-256 is {sent}, that of the archive received is {received}; "
+            "the archive was changed on its way, send it again",
+        )
+
+
+class UploadCutShort(BadRequest):
+    """The connection or the body ended before the upload was complete."""
+
+
+class ArchiveError(WingsdError):
+    """The archive cannot be extracted: damaged, of an unknown kind, or with a refused member."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("the archive could not be extracted", detail)
+
+
+class StorageError(WingsdError):
+    """The node's own disk failed: full, read-only, or not permitted."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("the server's files could not be stored", detail)
+
+
+class EnvironmentFailed(WingsdError):
+    """The server's Docker environment could not be made."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("the server's environment could not be configured", detail)
+
+
+class DaemonStopping(WingsdError):
+    """The daemon is going down and takes nothing on (503)."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("this node is shutting down", "send the server again when it is back")
+
+
+class PanelError(WingsdError):
+    """The Panel did not do what was asked of it."""
+
+
+class PanelRefused(PanelError):
+    """The Panel answered, and the answer was no (a 4xx in `code`)."""
+
+    def __init__(self, message: str, detail: str, code: int) -> None:
+        super().__init__(message, detail)
+        self.code = code
+
+
+class PanelUnreachable(PanelError):
+    """The Panel gave no answer that could be used: down, too slow, a 5xx, or nonsense (503)."""
+
+    status = 503

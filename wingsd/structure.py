@@ -1,0 +1,149 @@
+"""Turns plain data (YAML, JSON) into the attrs values of `config` and `model`, strictly.
+
+cattrs does the work. Here is only what it is told: no type is converted to another, PHP's `[]`
+is an empty map, a null is an absent key, and every fault is named by the path of its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import attrs
+from cattrs import BaseValidationError, Converter, transform_error
+from cattrs.gen import make_dict_structure_fn
+
+from wingsd.errors import InvalidData
+
+__all__ = ["InvalidField", "structure", "unknown_keys"]
+
+T = TypeVar("T")
+
+_WORDS = {
+    bool: "true or false",
+    float: "a number",
+    int: "a whole number",
+    str: "a text",
+    dict: "a map of keys and values",
+    list: "a list",
+}
+
+
+class InvalidField(ValueError):
+    """Raised by a class's own validators: the value of the field `name` is not as expected."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(what)
+        self.name = name
+
+
+class _WrongKind(ValueError):
+    """A value of the wrong kind. The value itself is not told: it may be a secret."""
+
+    def __init__(self, expected: str, found: object) -> None:
+        kind = "nothing" if found is None else _WORDS.get(type(found), "something else")
+        super().__init__(f"expected {expected}, found {kind}")
+
+
+def _scalar(value: object, kind: type) -> object:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    # bool is an int to Python, but not to a person who wrote `port: true`.
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise _WrongKind(_WORDS[kind], value)
+    return value
+
+
+def _as_map(value: object) -> Mapping[str, Any]:
+    if value == []:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _WrongKind(_WORDS[dict], value)
+    return {str(key): item for key, item in value.items() if item is not None}
+
+
+def _class_hook(cls: type) -> Callable[[Any, Any], Any]:
+    fill = make_dict_structure_fn(cls, _converter)
+
+    def hook(value: object, _: object) -> object:
+        return fill(_as_map(value), cls)  # type: ignore[arg-type]
+
+    return hook
+
+
+def _is_list(kind: object) -> bool:
+    return getattr(kind, "__origin__", None) is tuple
+
+
+def _list_hook(kind: Any) -> Callable[[Any, Any], Any]:
+    (item, _ellipsis) = kind.__args__
+
+    def hook(value: object, _: object) -> object:
+        if not isinstance(value, list):
+            raise _WrongKind(_WORDS[list], value)
+        return tuple(_converter.structure(value, list[item]))
+
+    return hook
+
+
+def _is_map(kind: object) -> bool:
+    return getattr(kind, "__origin__", None) is dict
+
+
+def _map_hook(kind: Any) -> Callable[[Any, Any], Any]:
+    (key, item) = kind.__args__
+
+    def hook(value: object, _: object) -> object:
+        # Mapping, since asking for a dict again would end up here again.
+        return _converter.structure(_as_map(value), Mapping[key, item])  # type: ignore[type-abstract]
+
+    return hook
+
+
+_converter = Converter()
+for _kind in (bool, float, int, str):
+    _converter.register_structure_hook(_kind, _scalar)
+_converter.register_structure_hook_factory(attrs.has, _class_hook)
+_converter.register_structure_hook_factory(_is_list, _list_hook)
+_converter.register_structure_hook_factory(_is_map, _map_hook)
+
+
+def _describe(error: BaseException, _: type | None) -> str:
+    if isinstance(error, KeyError):
+        return ": is missing and has no default"
+    if isinstance(error, InvalidField):
+        return f".{error.name}: {error}"
+    return f": {error}"
+
+
+def structure(data: object, cls: type[T]) -> T:
+    """Return `data` as an instance of the attrs class `cls`.
+
+    Raises `InvalidData` with one line per fault, `path.of.key: what is wrong`.
+    """
+    try:
+        return _converter.structure(data, cls)
+    except BaseValidationError as error:
+        faults = []
+        for line in transform_error(error, path="", format_exception=_describe):
+            what, _, path = line.rpartition(" @ ")
+            faults.append(f"{path}{what}".lstrip(".: "))
+        raise InvalidData("\n".join(faults)) from error
+    except _WrongKind as error:
+        raise InvalidData(str(error)) from error
+
+
+def unknown_keys(data: object, cls: type[Any], path: str = "") -> list[str]:
+    """Return the paths of the keys in `data` that `cls` has no field for, in order."""
+    if not isinstance(data, Mapping):
+        return []
+    fields = attrs.fields_dict(attrs.resolve_types(cls))
+    unknown = []
+    for key, value in data.items():
+        here = f"{path}.{key}" if path else str(key)
+        field = fields.get(str(key))
+        if field is None:
+            unknown.append(here)
+        elif isinstance(field.type, type) and attrs.has(field.type):
+            unknown += unknown_keys(value, field.type, here)
+    return unknown
