@@ -44,7 +44,8 @@ def _absolute(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 
 def _url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     if not value.startswith(("http://", "https://")):
-        raise InvalidField(attribute.name, f"expected an http:// or https:// address, found {value!r}")
+        what = f"expected an http:// or https:// address, found {value!r}"
+        raise InvalidField(attribute.name, what)
 
 
 def _path(default: str) -> Any:
@@ -185,7 +186,7 @@ class LogConfig:
 
 @attrs.frozen
 class Overhead:
-    """`docker.overhead`: memory a container gets beyond its limit; `multipliers` is MB -> factor."""
+    """`docker.overhead`: memory beyond a container's limit; `multipliers` is up to MB -> factor."""
 
     override: bool = False
     default_multiplier: float = 1.05

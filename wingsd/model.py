@@ -12,7 +12,16 @@ import attrs
 
 from wingsd.structure import structure
 
-__all__ = ["Allocations", "Build", "Default", "Image", "Meta", "Mount", "Server", "server_from_panel"]
+__all__ = [
+    "Allocations",
+    "Build",
+    "Default",
+    "Image",
+    "Meta",
+    "Mount",
+    "Server",
+    "server_from_panel",
+]
 
 
 @attrs.frozen
@@ -25,7 +34,10 @@ class Meta:
 
 @attrs.frozen
 class Build:
-    """`settings.build`: limits. Memory, swap in MB (0 and -1: none), disk in MiB, CPU in percent."""
+    """`settings.build`: limits, 0 for none.
+
+    Memory and swap in MB (swap -1: unlimited), disk in MiB, CPU in percent of one core.
+    """
 
     memory_limit: int = 0
     swap: int = 0

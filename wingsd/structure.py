@@ -95,7 +95,7 @@ def _map_hook(kind: Any) -> Callable[[Any, Any], Any]:
 
     def hook(value: object, _: object) -> object:
         # Mapping, since asking for a dict again would end up here again.
-        return _converter.structure(_as_map(value), Mapping[key, item])  # type: ignore[type-abstract]
+        return _converter.structure(_as_map(value), Mapping[key, item])  # type: ignore[valid-type]
 
     return hook
 
