@@ -186,7 +186,7 @@ class LogConfig:
 
 @attrs.frozen
 class Overhead:
-    """`docker.overhead`: memory beyond a container's limit; `multipliers` is up to MB -> factor."""
+    """`docker.overhead`: memory beyond the limit; `multipliers` is up to MB -> factor."""
 
     override: bool = False
     default_multiplier: float = 1.05

@@ -7,6 +7,7 @@ is an empty map, a null is an absent key, and every fault is named by the path o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import GenericAlias
 from typing import Any, TypeVar
 
 import attrs
@@ -77,11 +78,13 @@ def _is_list(kind: object) -> bool:
 
 def _list_hook(kind: Any) -> Callable[[Any, Any], Any]:
     (item, _ellipsis) = kind.__args__
+    # A list, since asking for a tuple again would end up here again.
+    kind = GenericAlias(list, (item,))
 
     def hook(value: object, _: object) -> object:
         if not isinstance(value, list):
             raise _WrongKind(_WORDS[list], value)
-        return tuple(_converter.structure(value, list[item]))
+        return tuple(_converter.structure(value, kind))
 
     return hook
 
@@ -91,11 +94,11 @@ def _is_map(kind: object) -> bool:
 
 
 def _map_hook(kind: Any) -> Callable[[Any, Any], Any]:
-    (key, item) = kind.__args__
+    # Mapping, since asking for a dict again would end up here again.
+    kind = GenericAlias(Mapping, kind.__args__)
 
     def hook(value: object, _: object) -> object:
-        # Mapping, since asking for a dict again would end up here again.
-        return _converter.structure(_as_map(value), Mapping[key, item])  # type: ignore[valid-type]
+        return _converter.structure(_as_map(value), kind)
 
     return hook
 
