@@ -1,0 +1,286 @@
+"""The node's configuration file: what the Panel prints, and what people do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import yaml
+
+from wingsd.config import DEFAULT_PATH, Config, load, parse
+from wingsd.errors import ConfigError
+
+EXAMPLE = Path(__file__).parent.parent / "etc" / "wingsd.example.yml"
+SECRET = "s3cr3t-t0k3n-of-this-n0d3"
+LEAST: dict[str, Any] = {"token_id": "id", "token": SECRET, "remote": "https://panel.example.com"}
+
+# What a Panel prints, keys that wingsd does not use among them.
+PRINTED = """\
+debug: false
+uuid: 6c1d1a3c-8f5e-4f3b-9a55-3f0f8a7c2b41
+token_id: Ab12Cd34Ef56Gh78
+token: s3cr3t-t0k3n-of-this-n0d3
+api:
+  host: 0.0.0.0
+  port: 8443
+  ssl:
+    enabled: true
+    cert: /etc/letsencrypt/live/node.example.com/fullchain.pem
+    key: /etc/letsencrypt/live/node.example.com/privkey.pem
+  upload_limit: 100
+  trusted_proxies: []
+system:
+  data: /srv/volumes
+  sftp:
+    bind_port: 2022
+allowed_mounts: []
+remote: 'https://panel.example.com'
+"""
+
+
+def config(**keys: Any) -> Config:
+    return parse(yaml.safe_dump(LEAST | keys), "here")[0]
+
+
+def fault(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "here")
+    assert SECRET not in str(caught.value)
+    return str(caught.value)
+
+
+def faults(**keys: Any) -> list[str]:
+    first, *rest = fault(yaml.safe_dump(LEAST | keys)).splitlines()
+    assert first == "here cannot be used:"
+    return rest
+
+
+def test_what_the_panel_prints() -> None:
+    found, unknown = parse(PRINTED, "here")
+    assert (found.token_id, found.token) == ("Ab12Cd34Ef56Gh78", SECRET)
+    assert found.remote == "https://panel.example.com"
+    assert (found.api.port, found.api.ssl.enabled) == (8443, True)
+    assert found.system.data == "/srv/volumes"
+    assert unknown == ["api.upload_limit", "api.trusted_proxies", "system.sftp"]
+
+
+def test_the_defaults_are_those_of_wings() -> None:
+    found = config()
+    assert (found.api.host, found.api.port, found.api.ssl.enabled) == ("0.0.0.0", 8080, False)  # noqa: S104
+    system = found.system
+    assert system.root_directory == "/var/lib/pterodactyl"
+    assert system.data == "/var/lib/pterodactyl/volumes"
+    assert system.log_directory == "/var/log/pterodactyl"
+    assert system.username == "pterodactyl"
+    assert system.transfers.download_limit == 0
+    assert (found.remote_query.timeout, found.remote_query.boot_servers_per_page) == (30, 50)
+    assert found.allowed_mounts == ()
+
+
+def test_the_engines_defaults_are_those_of_wings() -> None:
+    docker = config().docker
+    network = docker.network
+    assert (network.name, network.network_mode) == ("pterodactyl_nw", "pterodactyl_nw")
+    assert (network.driver, network.interface) == ("bridge", "172.18.0.1")
+    assert network.dns == ("1.1.1.1", "1.0.0.1")
+    assert (network.enable_icc, network.is_internal, network.network_mtu) == (True, False, 1500)
+    v4, v6 = network.interfaces.v4, network.interfaces.v6
+    assert (v4.subnet, v4.gateway) == ("172.18.0.0/16", "172.18.0.1")
+    assert (v6.subnet, v6.gateway) == ("fdba:17c8:6c94::/64", "fdba:17c8:6c94::1011")
+    assert (docker.tmpfs_size, docker.container_pid_limit) == (100, 512)
+    assert docker.log_config.type == "local"
+    assert docker.log_config.config == {
+        "max-size": "5m",
+        "max-file": "1",
+        "compress": "false",
+        "mode": "non-blocking",
+    }
+
+
+def test_wingsds_own_keys() -> None:
+    found = config()
+    assert found.system.transfers.durable is True
+    assert found.system.transfers.stall_timeout == 120
+    assert (found.docker.enabled, found.docker.socket) == (True, "")
+    found = config(
+        system={"transfers": {"durable": False, "stall_timeout": 5}},
+        docker={"enabled": False, "socket": "unix:///run/engine.sock"},
+    )
+    assert found.system.transfers.durable is False
+    assert found.system.transfers.stall_timeout == 5
+    assert (found.docker.enabled, found.docker.socket) == (False, "unix:///run/engine.sock")
+
+
+def test_empty_maps_of_php_and_keys_without_a_value() -> None:
+    found = config(docker={"registries": [], "network": []}, system=None, uuid=None)
+    assert found == config()
+
+
+def test_what_has_no_default_is_asked_for() -> None:
+    assert fault("debug: true").splitlines()[1:] == [
+        "token_id: is missing and has no default",
+        "token: is missing and has no default",
+        "remote: is missing and has no default",
+    ]
+
+
+@pytest.mark.parametrize("key", ["token_id", "token"])
+def test_an_empty_credential_is_none(key: str) -> None:
+    assert faults(**{key: ""}) == [f"{key}: expected a text, found an empty one"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        ({"api": {"port": "8080"}}, "api.port: expected a whole number, found a text"),
+        ({"api": {"port": True}}, "api.port: expected a whole number, found true or false"),
+        ({"api": {"port": 0}}, "api.port: expected a port from 1 to 65535, found 0"),
+        ({"api": {"port": 65536}}, "api.port: expected a port from 1 to 65535, found 65536"),
+        (
+            {"api": {"ssl": {"enabled": "yes"}}},
+            "api.ssl.enabled: expected true or false, found a text",
+        ),
+        (
+            {"api": {"ssl": {"enabled": True, "cert": "/c"}}},
+            "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled",
+        ),
+        ({"api": 5}, "api: expected a map of keys and values, found a whole number"),
+        (
+            {"system": {"data": "volumes"}},
+            "system.data: expected an absolute path, found 'volumes'",
+        ),
+        (
+            {"system": {"transfers": {"stall_timeout": 0}}},
+            "system.transfers.stall_timeout: expected a number above 0, found 0",
+        ),
+        (
+            {"system": {"transfers": {"durable": "no"}}},
+            "system.transfers.durable: expected true or false, found a text",
+        ),
+        (
+            {"system": {"user": {"uid": "root"}}},
+            "system.user.uid: expected a whole number, found a text",
+        ),
+        (
+            {"docker": {"network": {"dns": "1.1.1.1"}}},
+            "docker.network.dns: expected a list, found a text",
+        ),
+        (
+            {"docker": {"registries": {"registry.example.com": {"password": 5}}}},
+            "docker.registries['registry.example.com'].password: "
+            "expected a text, found a whole number",
+        ),
+        (
+            {"allowed_mounts": ["/a", 5]},
+            "allowed_mounts[1]: expected a text, found a whole number",
+        ),
+        (
+            {"remote": "panel.example.com"},
+            "remote: expected an http:// or https:// address, found 'panel.example.com'",
+        ),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_path(keys: dict[str, Any], what: str) -> None:
+    assert faults(**keys) == [what]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"token: {SECRET}: more\nremote: x",
+        f"token: '{SECRET}\nremote: https://panel.example.com",
+        f"token: [{SECRET}]\ntoken_id: a\nremote: https://panel.example.com",
+        f"token: {{{SECRET}: 1}}\ntoken_id: a\nremote: https://panel.example.com",
+        f"- {SECRET}",
+        SECRET,
+        f"token: &{SECRET} *{SECRET}x",
+    ],
+)
+def test_no_error_tells_the_token(text: str) -> None:
+    assert fault(text).startswith("here ")
+
+
+def test_no_repr_tells_the_token() -> None:
+    found = config(docker={"registries": {"r": {"username": "u", "password": SECRET}}})
+    assert found.docker.registries["r"].password == SECRET
+    assert SECRET not in repr(found)
+
+
+def test_an_error_in_the_yaml_has_its_line() -> None:
+    assert fault("debug: true\napi: [\n").startswith("here is not YAML: line 3, ")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n"])
+def test_an_empty_file(text: str) -> None:
+    assert "expected a map of keys and values, found nothing" in fault(text)
+
+
+@pytest.mark.parametrize(
+    ("system", "pelican"),
+    [({}, False), ({"data": "/var/lib/pelican/volumes"}, True)],
+)
+def test_a_pelican_node_is_told_by_its_directories(system: dict[str, str], pelican: bool) -> None:
+    assert config(system=system).is_pelican is pelican
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(PRINTED)
+    assert load(str(path)) == parse(PRINTED, str(path))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    with pytest.raises(ConfigError) as caught:
+        load(str(path))
+    assert str(path) in str(caught.value)
+    assert "--config" in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    binary = tmp_path / "binary.yml"
+    binary.write_bytes(b"token: \xff")
+    for path in (tmp_path, binary):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load(str(path))
+
+
+def test_the_default_path_is_the_panels() -> None:
+    assert DEFAULT_PATH == "/etc/pterodactyl/config.yml"
+
+
+def test_the_example_has_no_unknown_keys() -> None:
+    _, unknown = load(str(EXAMPLE))
+    assert unknown == []
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for field in attrs.fields(type(value)):
+        here = f"{path}.{field.name}" if path else field.name
+        inner = getattr(value, field.name)
+        if attrs.has(type(inner)):
+            yield from leaves(inner, here)
+        else:
+            yield here, inner
+
+
+def test_the_example_shows_the_defaults() -> None:
+    found, _ = load(str(EXAMPLE))
+    shown, default = dict(leaves(found)), dict(leaves(config()))
+    # Written as people write them; the engine gets texts either way.
+    log_config = shown["docker.log_config.config"]
+    shown["docker.log_config.config"] = {
+        key: str(value).lower() for key, value in log_config.items()
+    }
+    own = {key for key in shown if shown[key] != default[key]}
+    assert own == {
+        "uuid",
+        "token_id",
+        "token",
+        "api.ssl.enabled",
+        "api.ssl.cert",
+        "api.ssl.key",
+    }
