@@ -7,17 +7,28 @@ Nothing else in wingsd starts a reactor-side thread or calls into the reactor fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from threading import Condition
 from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
 
-__all__ = ["Workers"]
+__all__ = ["Feed", "Workers"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: Bytes. A thread gets pieces of this size: TLS hands data up 16 KiB at a time, and taking the
+#: lock and waking a thread for each of these costs more than copying them once.
+BLOCK = 256 * 1024
+#: Bytes waiting for the thread at which the sender is paused, and at which it may go on.
+HIGH_MARK = 4 * 1024 * 1024
+LOW_MARK = 2 * 1024 * 1024
 
 
 class Workers:
@@ -38,3 +49,104 @@ class Workers:
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Return what `work` returns or raises, from a thread of this pool."""
         return deferToThreadPool(self._reactor, self._pool, work, *args, **kwargs)
+
+
+@implementer(IConsumer)
+class Feed:
+    """A bounded stream of bytes: written by the reactor, read by one thread.
+
+    The writing side pauses its producer between the marks. The reading side is `blocks()`.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._producer: IPushProducer | None = None
+        self._paused = False
+        self._small: list[bytes] = []
+        self._small_size = 0
+        # Everything below is shared with the thread and guarded by this.
+        self._changed = Condition()
+        self._blocks: deque[bytes] = deque()
+        self._size = 0
+        self._finished = False
+        self._error: BaseException | None = None
+        self._wake_at_low = False
+
+    # The reactor's side
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Take bytes from `producer`, which must be a push producer."""
+        if not streaming or self._producer is not None:
+            raise RuntimeError("a feed takes one push producer")
+        self._producer = IPushProducer(producer)
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer; it will write no more."""
+        self._producer = None
+
+    def write(self, data: bytes) -> None:
+        """Add bytes to the stream, and pause the producer when too many are waiting."""
+        self._small.append(data)
+        self._small_size += len(data)
+        if self._small_size >= BLOCK:
+            self._flush()
+
+    def finish(self) -> None:
+        """Say that the stream is complete."""
+        self._flush()
+        with self._changed:
+            self._finished = True
+            self._changed.notify()
+
+    def fail(self, error: BaseException) -> None:
+        """Raise `error` in the thread, in place of whatever is still waiting."""
+        with self._changed:
+            if self._error is None and not self._finished:
+                self._error = error
+            self._changed.notify()
+
+    def _flush(self) -> None:
+        if not self._small:
+            return
+        block = b"".join(self._small)
+        self._small.clear()
+        self._small_size = 0
+        with self._changed:
+            self._blocks.append(block)
+            self._size += len(block)
+            full = self._size >= HIGH_MARK
+            self._wake_at_low = self._wake_at_low or full
+            self._changed.notify()
+        # Also when it was paused before: the transport resumes itself after some writes.
+        if full and self._producer is not None:
+            self._paused = True
+            self._producer.pauseProducing()
+
+    def _resume(self) -> None:
+        if self._paused and self._producer is not None:
+            self._paused = False
+            self._producer.resumeProducing()
+
+    # The thread's side
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the stream's bytes as they come; raise what `fail` was given."""
+        while (block := self._next()) is not None:
+            yield block
+
+    def _next(self) -> bytes | None:
+        with self._changed:
+            while not (self._blocks or self._finished or self._error):
+                self._changed.wait()
+            if self._error is not None:
+                raise self._error
+            if not self._blocks:
+                return None
+            block = self._blocks.popleft()
+            self._size -= len(block)
+            wake = self._wake_at_low and self._size <= LOW_MARK
+            if wake:
+                self._wake_at_low = False
+        if wake:
+            self._reactor.callFromThread(self._resume)
+        return block

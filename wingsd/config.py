@@ -48,6 +48,14 @@ def _url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
         raise InvalidField(attribute.name, what)
 
 
+def _keyed_by_memory(_: object, attribute: attrs.Attribute[Any], value: dict[str, float]) -> None:
+    for key in value:
+        if not (key.isascii() and key.isdigit()):
+            raise InvalidField(
+                attribute.name, f"expected whole numbers of MB as keys, found {key!r}"
+            )
+
+
 def _path(default: str) -> Any:
     return attrs.field(default=default, validator=_absolute)
 
@@ -157,6 +165,8 @@ class Network:
     is_internal: bool = False
     enable_icc: bool = True
     network_mtu: int = 1500
+    #: The host interface of the network made from these values (wingsd's own).
+    bridge_name: str = "pterodactyl0"
     interfaces: Interfaces = Interfaces()
 
 
@@ -190,7 +200,9 @@ class Overhead:
 
     override: bool = False
     default_multiplier: float = 1.05
-    multipliers: dict[str, float] = attrs.field(factory=lambda: {"2048": 1.15, "4096": 1.10})
+    multipliers: dict[str, float] = attrs.field(
+        factory=lambda: {"2048": 1.15, "4096": 1.10}, validator=_keyed_by_memory
+    )
 
 
 @attrs.frozen

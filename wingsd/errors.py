@@ -16,6 +16,7 @@ __all__ = [
     "EnvironmentFailed",
     "InvalidData",
     "NotAuthorized",
+    "NotReported",
     "PanelError",
     "PanelRefused",
     "PanelUnreachable",
@@ -146,6 +147,17 @@ class PanelRefused(PanelError):
     def __init__(self, message: str, detail: str, code: int) -> None:
         super().__init__(message, detail)
         self.code = code
+
+
+class NotReported(WingsdError):
+    """The server is here and whole, but whether the Panel knows it is not known."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "the server has arrived, but the Panel could not be told",
+            f"{detail}; its files are kept on this node: see in the Panel where it is now, and "
+            "transfer it again if it is still at the source",
+        )
 
 
 class PanelUnreachable(PanelError):

@@ -64,10 +64,10 @@ def _as_map(value: object) -> Mapping[str, Any]:
 
 
 def _class_hook(cls: type) -> Callable[[Any, Any], Any]:
-    fill = make_dict_structure_fn(cls, _converter)
+    fill: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, _converter)
 
     def hook(value: object, _: object) -> object:
-        return fill(_as_map(value), cls)  # type: ignore[arg-type]
+        return fill(_as_map(value), cls)
 
     return hook
 

@@ -1,0 +1,110 @@
+"""The upload's body: multipart/form-data in, the archive's bytes and the checksum out.
+
+The multipart grammar is a library's; here are the rules of `POST /api/transfers` about its parts:
+which there must be, in which order, and that all others are skipped. Pure: bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+
+from wingsd.errors import BadRequest, UploadCutShort
+
+__all__ = ["UploadForm"]
+
+#: More than any sender needs: an archive, a checksum, a log, and as many backups.
+MAX_PARTS = 256
+#: Bytes. A SHA-256 in hexadecimal has 64; whatever is longer is not one.
+MAX_CHECKSUM = 256
+
+
+class UploadForm:
+    """One upload. Feed it the body piece by piece, then `close` it for the checksum."""
+
+    def __init__(self, content_type: str) -> None:
+        """Raise `BadRequest` when `content_type` is not multipart/form-data with a boundary."""
+        self._parser = PushMultipartParser(_boundary(content_type), max_segment_count=MAX_PARTS)
+        self._part = ""
+        self._checksum: bytearray | None = None
+        self._archive_seen = False
+        #: True from the archive's last byte on.
+        self.archive_complete = False
+
+    def receive(self, chunk: bytes) -> Iterator[bytes]:
+        """Take a piece of the body and yield what it holds of the archive.
+
+        Raises `BadRequest` for parts in the wrong order or number and for what is not multipart.
+        """
+        try:
+            for event in self._parser.parse(chunk) if chunk else ():
+                if isinstance(event, MultipartSegment):
+                    self._start(event.name)
+                elif event is None:
+                    self._end()
+                elif self._part == "archive":
+                    yield bytes(event)
+                elif self._part == "checksum":
+                    self._add_to_checksum(event)
+        except MultipartError as error:
+            raise BadRequest(
+                "the request body is not valid multipart/form-data", str(error)
+            ) from error
+
+    def close(self) -> str:
+        """Say that the body has ended and return the checksum as it was sent, without its case.
+
+        Raises `BadRequest` when a part is missing, `UploadCutShort` when the last one is not
+        whole.
+        """
+        if self._archive_seen:
+            self._require_end()
+        if not self.archive_complete:
+            raise BadRequest.incomplete('the body has no part named "archive"')
+        if self._checksum is None:
+            raise BadRequest.incomplete('the body has no part named "checksum"')
+        return self._checksum.decode("ascii", "replace").strip().lower()
+
+    def _require_end(self) -> None:
+        try:
+            self._parser.close()
+        except MultipartError as error:
+            raise UploadCutShort(
+                "the upload ended before it was complete", "send the server again"
+            ) from error
+
+    def _start(self, name: str) -> None:
+        if name == "archive":
+            if self._archive_seen:
+                raise BadRequest("the part archive was sent twice", "send it once")
+            self._archive_seen = True
+        elif name == "checksum":
+            if not self.archive_complete:
+                raise BadRequest.order()
+            if self._checksum is not None:
+                raise BadRequest("the part checksum was sent twice", "send it once")
+            self._checksum = bytearray()
+        self._part = name
+
+    def _end(self) -> None:
+        if self._part == "archive":
+            self.archive_complete = True
+        self._part = ""
+
+    def _add_to_checksum(self, data: bytes | bytearray) -> None:
+        assert self._checksum is not None  # noqa: S101 - _start made it
+        self._checksum += data
+        if len(self._checksum) > MAX_CHECKSUM:
+            raise BadRequest("the checksum is too long", "send the SHA-256 in hexadecimal")
+
+
+def _boundary(content_type: str) -> str:
+    kind, options = parse_options_header(content_type)
+    if kind.lower() != "multipart/form-data":
+        raise BadRequest.content_type(f"send multipart/form-data, not {kind or 'nothing'}")
+    boundary = options.get("boundary", "")
+    # RFC 2046, section 5.1.1: 1 to 70 characters. Some senders are more generous.
+    if not 0 < len(boundary) <= 200 or "\n" in boundary or "\r" in boundary:  # noqa: PLR2004
+        raise BadRequest.content_type("the header Content-Type must name a boundary")
+    return str(boundary)

@@ -1,0 +1,200 @@
+"""The Panel's API for nodes, as this node calls it: `{remote}/api/remote`.
+
+Calls are retried as Wings retries them: with growing pauses while the Panel cannot be reached or
+answers 5xx, never on a 4xx. Each way a call can end has its class in `wingsd.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import attrs
+import treq
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseNeverReceived
+from twisted.web.http_headers import Headers
+
+from wingsd import __version__
+from wingsd.config import Config
+from wingsd.errors import InvalidData, PanelRefused, PanelUnreachable, UnknownServer
+from wingsd.model import Server, server_from_panel
+from wingsd.structure import structure
+
+__all__ = ["Panel"]
+
+T = TypeVar("T")
+
+# Seconds; the figures are Wings' own.
+FIRST_PAUSE = 0.5
+PAUSE_FACTOR = 1.5
+LONGEST_PAUSE = 12.0
+GIVE_UP_AFTER = 30.0
+#: Seconds. The Panel answers `success` only after it has asked the source to delete its copy,
+#: which takes 15 s and more; whatever is configured, less would be too little.
+LEAST_TIMEOUT = 30
+
+
+@attrs.frozen
+class _Listed:
+    uuid: str
+
+
+@attrs.frozen
+class _Meta:
+    last_page: int = 1
+
+
+@attrs.frozen
+class _Page:
+    data: tuple[_Listed, ...]
+    meta: _Meta = _Meta()
+
+
+class Panel:
+    """One Panel. `http` is a treq client; the default speaks real HTTP(S)."""
+
+    _log = Logger()
+
+    def __init__(self, config: Config, reactor: Any, http: HTTPClient | None = None) -> None:
+        self._base = f"{config.remote.rstrip('/')}/api/remote"
+        self._per_page = config.remote_query.boot_servers_per_page
+        self._timeout = max(config.remote_query.timeout, LEAST_TIMEOUT)
+        self._reactor = reactor
+        # Not persistent: a POST that meets a connection just closed by the Panel cannot tell
+        # whether it was heard.
+        pool = HTTPConnectionPool(reactor, persistent=False)
+        self._http = http or HTTPClient(Agent(reactor, pool=pool))
+        self._headers = Headers(
+            {
+                "Authorization": [f"Bearer {config.token_id}.{config.token}"],
+                "Accept": ["application/vnd.pterodactyl.v1+json"],
+                "Content-Type": ["application/json"],
+                "User-Agent": [f"wingsd/{__version__} (id:{config.token_id})"],
+            }
+        )
+
+    async def server(self, uuid: str) -> Server:
+        """Return the server's settings.
+
+        Raises `UnknownServer`, `PanelRefused`, `PanelUnreachable`.
+        """
+        try:
+            server = await self._call("GET", f"/servers/{uuid}", server_from_panel)
+        except PanelRefused as error:
+            # Some Panels say 403 for a server that no transfer brings to this node.
+            if error.code not in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
+                raise
+            raise UnknownServer(
+                "the Panel does not know this server, or not for this node",
+                "start the transfer in the Panel that `remote` in the node's configuration names",
+            ) from error
+        if server.uuid != uuid:
+            raise PanelUnreachable(
+                "the Panel's answer makes no sense", f"asked for {uuid} it described {server.uuid}"
+            )
+        return server
+
+    async def owns(self, uuid: str) -> bool:
+        """Return whether the Panel lists the server as one of this node's.
+
+        Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        page, last = 1, 1
+        while page <= last:
+            path = f"/servers?page={page}&per_page={self._per_page}"
+            answer = await self._call("GET", path, _page)
+            if any(listed.uuid == uuid for listed in answer.data):
+                return True
+            page, last = page + 1, answer.meta.last_page
+        return False
+
+    async def transfer_succeeded(self, uuid: str) -> None:
+        """Tell that the server is here now. Raises `PanelRefused`, `PanelUnreachable`."""
+        await self._call("POST", f"/servers/{uuid}/transfer/success", None)
+
+    async def transfer_failed(self, uuid: str) -> None:
+        """Tell that the server stays where it was.
+
+        That no such transfer is open any more (409) is as good: the source told it first.
+        Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        try:
+            await self._call("POST", f"/servers/{uuid}/transfer/failure", None)
+        except PanelRefused as error:
+            if error.code != HTTPStatus.CONFLICT:
+                raise
+
+    async def _call(self, method: str, path: str, read: Callable[[object], T] | None) -> T:
+        """Return what `read` makes of the answer's JSON; without it, the body does not matter."""
+        started = self._reactor.seconds()
+        pause = FIRST_PAUSE
+        while True:
+            attempt = Deferred.fromCoroutine(self._attempt(method, path, read))
+            try:
+                return await attempt.addTimeout(self._timeout, self._reactor)
+            except (PanelRefused, CancelledError):
+                raise
+            except Exception as error:
+                reason = self._reason(error)
+                if self._reactor.seconds() - started + pause > GIVE_UP_AFTER:
+                    raise PanelUnreachable(
+                        "the Panel could not be asked",
+                        f"{method} {self._base}{path}: {reason}; try again when it answers",
+                    ) from error
+            self._log.warn(
+                "no good answer from the Panel to {method} {path}: {reason}; again in {pause} s",
+                method=method,
+                path=path,
+                reason=reason,
+                pause=round(pause, 1),
+            )
+            await deferLater(self._reactor, pause)
+            pause = min(pause * PAUSE_FACTOR, LONGEST_PAUSE)
+
+    async def _attempt(self, method: str, path: str, read: Callable[[object], T] | None) -> Any:
+        # A redirect is no answer to a POST, and following one could leak the token.
+        response = await self._http.request(
+            method, self._base + path, headers=self._headers, allow_redirects=False
+        )
+        body = await treq.content(response)
+        if HTTPStatus.BAD_REQUEST <= response.code < HTTPStatus.INTERNAL_SERVER_ERROR:
+            what = f"{method} {path} was answered {response.code}: {_fault(body)}"
+            raise PanelRefused("the Panel refused this node's request", what, response.code)
+        if not HTTPStatus.OK <= response.code < HTTPStatus.MULTIPLE_CHOICES:
+            raise InvalidData(f"it answered {response.code}: {_fault(body)}")
+        return read(_json(body)) if read else None
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, DeferredTimeout):
+            return f"no answer within {self._timeout} s"
+        if isinstance(error, ResponseNeverReceived):
+            return ", ".join(reason.getErrorMessage() for reason in error.reasons)
+        return str(error) or type(error).__name__
+
+
+def _page(answer: object) -> _Page:
+    return structure(answer, _Page)
+
+
+def _json(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise InvalidData(f"its answer is not JSON but {body[:60]!r}") from error
+
+
+def _fault(body: bytes) -> str:
+    """Return what a Panel's error answer says for people, whatever form it has."""
+    try:
+        answer = json.loads(body)
+        details = [str(fault["detail"]) for fault in answer["errors"]]
+    except (ValueError, LookupError, TypeError):
+        return "no reason given"
+    return "; ".join(details) or "no reason given"

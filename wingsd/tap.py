@@ -1,0 +1,219 @@
+"""`twistd wingsd`: the command's options, and where everything is made and wired together."""
+
+from __future__ import annotations
+
+import pwd
+import signal
+from typing import Any, ClassVar
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from wingsd import __version__
+from wingsd.bridge import Workers
+from wingsd.config import DEFAULT_PATH, Config, load
+from wingsd.docker import DockerEnvironment, Environment, NoEnvironment
+from wingsd.errors import ConfigError, StorageError
+from wingsd.events import EventBus
+from wingsd.panel import Panel
+from wingsd.receive import Means, Receiver
+from wingsd.staging import Staging
+from wingsd.tls import ServerCertificate
+from wingsd.web.site import NodeSite, NotFound
+from wingsd.web.transfers import TransfersResource
+
+__all__ = ["Node", "Options", "makeService"]
+
+#: Archives extracted at a time; what comes beyond them is slowed down until it is its turn.
+EXTRACTORS = 8
+#: Threads for renames, syncs and removals, and for the engine. Few: their work is short.
+DISK_WORKERS = 4
+ENGINE_WORKERS = 2
+#: Seconds that transfers past their verification get to finish in when the daemon has to go.
+STOP_WITHIN = 9.0
+
+
+class Options(UsageOptions):
+    """The command line. A configuration that cannot be used is refused here."""
+
+    optParameters: ClassVar[list[list[str | None]]] = [
+        ["config", "c", DEFAULT_PATH, "The node's configuration, as the Panel prints it."],
+        [
+            "endpoint",
+            "e",
+            None,
+            "Where to listen, as a Twisted endpoint (systemd:domain=INET:index=0, "
+            "tcp:8080, ...), in place of api.host and api.port.",
+        ],
+    ]
+    config: Config
+    unknown: list[str]
+
+    def postOptions(self) -> None:
+        """Read the configuration."""
+        try:
+            self.config, self.unknown = load(self["config"])
+        except ConfigError as error:
+            raise UsageError(str(error)) from error
+
+
+class Node(Service):
+    """The running daemon: its listening port, its threads, and its transfers under way."""
+
+    _log = Logger()
+
+    def __init__(self, config: Config, endpoint: str, reactor: Any) -> None:
+        self._config = config
+        self._endpoint = endpoint
+        self._reactor = reactor
+        self._certificate = _certificate(config, endpoint)
+        self._port: IListeningPort | None = None
+        self._staging = Staging(config.system.data, durable=config.system.transfers.durable)
+        self._extractors = Workers(reactor, "extract", EXTRACTORS)
+        self._disk = Workers(reactor, "disk", DISK_WORKERS)
+        self._engine = Workers(reactor, "engine", ENGINE_WORKERS)
+        self.bus = EventBus()
+        self.receiver = Receiver(
+            Means(
+                reactor=reactor,
+                panel=Panel(config, reactor),
+                environment=self._environment(),
+                staging=self._staging,
+                bus=self.bus,
+                owner=(config.system.user.uid, config.system.user.gid),
+                extractors=self._extractors,
+                disk=self._disk,
+            )
+        )
+
+    def _environment(self) -> Environment:
+        if not self._config.docker.enabled:
+            return NoEnvironment()
+        return DockerEnvironment(self._config, self._engine)
+
+    def startService(self) -> None:
+        """Clean up, then listen. Exits with one line when either cannot be done."""
+        super().startService()
+        self._prepare_staging()
+        for workers in (self._extractors, self._disk, self._engine):
+            workers.start()
+        endpoint = serverFromString(self._reactor, self._endpoint)
+        endpoint.listen(self._site()).addCallbacks(self._listening, self._not_listening)
+        signal.signal(signal.SIGHUP, self._on_hangup)
+
+    async def _stop(self) -> None:
+        if self._port is not None:
+            await maybeDeferred(self._port.stopListening)
+        over = self.receiver.stop().addTimeout(STOP_WITHIN, self._reactor)
+        try:
+            await over
+        except Exception:
+            for server in self.receiver.servers:
+                self._log.critical("{server}: not finished in time", server=server)
+        for workers in (self._extractors, self._disk, self._engine):
+            workers.stop()
+
+    def stopService(self) -> Deferred[None]:
+        """Give up unverified transfers, finish the others, and end the threads."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    def _prepare_staging(self) -> None:
+        try:
+            leftovers = self._staging.prepare()
+        except StorageError as error:
+            raise SystemExit(f"wingsd: {error.detail}") from error
+        for name in leftovers:
+            self._log.warn("{server}: removed an unfinished transfer of before", server=name)
+
+    def _site(self) -> Any:
+        root = NotFound()
+        api = NotFound()
+        root.putChild(b"api", api)
+        api.putChild(b"transfers", TransfersResource(self.receiver, self._config.token))
+        timeout = self._config.system.transfers.stall_timeout
+        site = NodeSite(root, reactor=self._reactor, timeout=timeout)
+        if self._certificate is None:
+            return site
+        return TLSMemoryBIOFactory(self._certificate, False, site)
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+        scheme = "http" if self._certificate is None else "https"
+        self._log.info(
+            "wingsd {version} listens on {scheme}://{address}, for the Panel {remote}",
+            version=__version__,
+            scheme=scheme,
+            address=_readable(port.getHost()),
+            remote=self._config.remote,
+        )
+
+    def _not_listening(self, failure: Any) -> None:
+        raise SystemExit(f"wingsd: cannot listen on {self._endpoint}: {failure.getErrorMessage()}")
+
+    def _on_hangup(self, *_: object) -> None:
+        # A signal handler may interrupt anything; the reactor does it when it is safe.
+        self._reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
+        if self._certificate is None:
+            return
+        try:
+            self._certificate.reload()
+        except ConfigError as error:
+            self._log.error("the certificate in use stays: {error}", error=error)
+        else:
+            self._log.info("the certificate was read anew")
+
+
+def makeService(options: Options, reactor: Any = None) -> Service:
+    """Return the node that `options` describe. `reactor` defaults to the one that is installed."""
+    if reactor is None:
+        # Importing it installs one, which must be left to whoever starts the program.
+        from twisted.internet import reactor  # noqa: PLC0415
+    if options.unknown:
+        Logger().warn("configuration keys not known: {keys}", keys=", ".join(options.unknown))
+    config = with_system_user(options.config)
+    try:
+        return Node(config, options["endpoint"] or _endpoint(config), reactor)
+    except ConfigError as error:
+        raise SystemExit(f"wingsd: {error}") from error
+
+
+def with_system_user(config: Config) -> Config:
+    """Return `config` with the ids of the account `system.username`, if there is one."""
+    user = config.system.user
+    if user.rootless.enabled:
+        return config
+    try:
+        account = pwd.getpwnam(config.system.username)
+    except KeyError:
+        return config
+    user = attrs.evolve(user, uid=account.pw_uid, gid=account.pw_gid)
+    return attrs.evolve(config, system=attrs.evolve(config.system, user=user))
+
+
+def _certificate(config: Config, endpoint: str) -> ServerCertificate | None:
+    # An endpoint that speaks TLS itself is not wrapped in it once more.
+    if not config.api.ssl.enabled or endpoint.startswith("ssl:"):
+        return None
+    return ServerCertificate(config.api.ssl.cert, config.api.ssl.key)
+
+
+def _endpoint(config: Config) -> str:
+    kind = "tcp6" if ":" in config.api.host else "tcp"
+    return f"{kind}:{config.api.port}:interface={quoteStringArgument(config.api.host)}"
+
+
+def _readable(address: Any) -> str:
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        return str(address)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

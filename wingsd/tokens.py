@@ -1,0 +1,72 @@
+"""Who may send a server here: the transfer's JWT, checked against the node's key.
+
+PyJWT does the checking; here is what the Panel's tokens must hold. `iat` is left alone, since
+`nbf` already allows for the five minutes by which two clocks may differ, and so is `aud`: it is
+the node's public address, which its configuration does not tell.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import attrs
+import jwt
+
+from wingsd.errors import NotAuthorized
+
+__all__ = ["TransferToken", "transfer_token"]
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.I | re.A)
+_MISSING = "The required authorization heads were not present in the request."
+_ASK_AGAIN = "start the transfer again in the Panel for a new token"
+
+# The first that fits is told; PyJWT's classes go from the special to the general.
+_REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
+    (jwt.ExpiredSignatureError, f"it has expired; {_ASK_AGAIN}"),
+    (jwt.ImmatureSignatureError, "it is not valid yet; compare the clocks of node and Panel"),
+    (jwt.InvalidAlgorithmError, "it must be signed with HS256"),
+    (
+        jwt.InvalidSignatureError,
+        "it was not signed with this node's key; compare `token` in the node's configuration "
+        "with the Panel's",
+    ),
+    (jwt.MissingRequiredClaimError, "{error}"),
+    (jwt.PyJWTError, f"it cannot be read ({{error}}); {_ASK_AGAIN}"),
+)
+
+
+@attrs.frozen
+class TransferToken:
+    """What a good token says: which server may be sent with it."""
+
+    server: str
+
+
+def transfer_token(authorization: str | None, key: str) -> TransferToken:
+    """Return what the `Authorization` header grants; `key` is the node's `token`.
+
+    Raises `NotAuthorized` with the reason. The source of the rules is the document of
+    `POST /api/transfers` and the Panels' own tokens.
+    """
+    scheme, _, token = (authorization or "").strip().partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise NotAuthorized(_MISSING, "send the header Authorization: Bearer <token of the Panel>")
+    claims = _decode(token.strip(), key)
+    server = claims["sub"]
+    if not isinstance(server, str) or not _UUID.fullmatch(server):
+        raise NotAuthorized("The token is not valid", "its subject is not the UUID of a server")
+    return TransferToken(server.lower())
+
+
+def _decode(token: str, key: str) -> dict[str, Any]:
+    try:
+        return jwt.decode(
+            token,
+            key,
+            algorithms=["HS256"],
+            options={"require": ["exp", "sub"], "verify_aud": False, "verify_iat": False},
+        )
+    except jwt.PyJWTError as error:
+        reason = next(text for kind, text in _REASONS if isinstance(error, kind))
+        raise NotAuthorized("The token is not valid", reason.format(error=error)) from error

@@ -1,0 +1,212 @@
+"""A twisted.web request whose body is not stored: the resource gets it as it arrives.
+
+twisted.web calls a resource when the whole body is there. Here the resource is found as soon as
+the headers are, and one with `open_body` returns a `BodyReader` that takes the body from then on.
+Such a request can be answered at any time, also while the client is still sending.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from io import BytesIO
+from typing import Any, Protocol, runtime_checkable
+from urllib.parse import unquote_to_bytes
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.server import Request
+
+from wingsd.errors import WingsdError
+
+__all__ = ["BodyReader", "StreamingRequest", "StreamingResource"]
+
+#: Bytes of a body that is stored after all, since its resource takes it whole.
+MAX_STORED_BODY = 1024 * 1024
+# What a client may go on sending after its answer, so that it gets to read that: one that reads
+# only when it has sent everything would otherwise see nothing but a broken connection.
+MAX_DRAINED_BODY = 1024 * 1024 * 1024  # bytes
+MAX_DRAIN_TIME = 60  # seconds
+
+
+class BodyReader(Protocol):
+    """Takes a request's body as it arrives."""
+
+    def data(self, chunk: bytes) -> None:
+        """Take the next piece."""
+
+    def end(self) -> None:
+        """The body is complete."""
+
+    def lost(self, reason: Failure) -> None:
+        """The connection is gone. May come after `end`."""
+
+
+@runtime_checkable
+class StreamingResource(Protocol):
+    """A resource that takes the bodies of its requests as they arrive."""
+
+    def open_body(self, request: StreamingRequest) -> BodyReader:
+        """Return what takes the body. The request has its headers and nothing else yet."""
+
+
+class StreamingRequest(Request):
+    """A request that is handed to its resource when its headers are complete."""
+
+    _log = Logger()
+    channel: Any  # an HTTPChannel, of which Twisted annotates too little
+    content: BytesIO
+    _reader: BodyReader | None = None
+    _complete = False
+    _wants_continue = False
+
+    # What twisted.web's channel calls
+
+    def gotLength(self, length: int | None) -> None:
+        """Find the resource. The channel calls this when it has all headers."""
+        self.content = BytesIO()
+        channel = self.channel
+        # The base class learns these only with the body's end, but an answer needs them.
+        self.method, self.uri = channel._command, channel._path
+        self.clientproto = channel._version
+        self.path = self.uri.split(b"?", 1)[0]
+        self.prepath = []
+        self.postpath = [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
+        resource = channel.site.getResourceFor(self)
+        if self.method == b"POST" and isinstance(resource, StreamingResource):
+            self._open(resource)
+        elif length is not None and length > MAX_STORED_BODY:
+            self._refuse_size()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Pass a piece of the body on."""
+        if self._reader is not None:
+            self._reader.data(data)
+        elif self.content.tell() + len(data) > MAX_STORED_BODY:
+            self._refuse_size()
+        else:
+            super().handleContentChunk(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The body is complete."""
+        self._complete = True
+        if self._reader is None:
+            super().requestReceived(command, path, version)
+        else:
+            self._reader.end()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client is gone."""
+        super().connectionLost(reason)
+        if self._reader is not None:
+            self._reader.lost(reason)
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """A resource failed: say so in the log and, as JSON, to the client."""
+        self.fail(reason)
+        return reason
+
+    # What resources and readers call
+
+    def proceed(self) -> None:
+        """Tell a client that waits for it (Expect: 100-continue) to send its body."""
+        if self._wants_continue and not self._disconnected:
+            self.channel.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._wants_continue = False
+
+    def pause(self) -> None:
+        """Read no more from the client for now. It is not held against it as idleness."""
+        if not self._disconnected:
+            self.channel.setTimeout(None)
+            self.channel.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read on; a client that is silent for the site's timeout is disconnected."""
+        if not self._disconnected:
+            if not self._complete:
+                self.channel.setTimeout(self.channel.timeOut)
+            self.channel.transport.resumeProducing()
+
+    def fail(self, failure: Failure) -> None:
+        """Answer with the error that `failure` holds; one nobody foresaw is logged whole."""
+        error = failure.value
+        if not isinstance(error, WingsdError):
+            self._log.failure("request {request} failed", failure, request=self)
+            error = WingsdError("an unforeseen error", "the reason is in the log of this node")
+        headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
+        answer = {"error": error.message} | ({"detail": error.detail} if error.detail else {})
+        self.answer(error.status, json.dumps(answer).encode(), headers)
+
+    def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
+        """Answer, now, with a body of JSON or none; whatever still arrives is thrown away."""
+        if self._disconnected or self.startedWriting:
+            return
+        self.setResponseCode(status)
+        for name, value in headers.items():
+            self.setHeader(name, value)
+        self.setHeader("Content-Length", str(len(body)))
+        if body:
+            self.setHeader("Content-Type", "application/json")
+        else:
+            self.responseHeaders.removeHeader("Content-Type")
+        if self._complete:
+            self.write(body)
+            self.finish()
+        else:
+            # Not finish(): the channel would no longer know whose the rest of the body is.
+            self.write(body)
+            self._drain()
+
+    def _open(self, resource: StreamingResource) -> None:
+        # Nothing but an upload goes over an upload's connection: what is left of its body, or of
+        # its timeouts, can then never be mistaken for the next request's.
+        self.channel.persistent = False
+        self.setHeader("Connection", "close")
+        # twisted.web would say "continue" right away; `proceed` does it when it is time.
+        expect = self.requestHeaders.getRawHeaders("Expect", [""])[0]
+        self._wants_continue = expect.lower() == "100-continue" and self.clientproto == b"HTTP/1.1"
+        self.requestHeaders.removeHeader("Expect")
+        reader = resource.open_body(self)
+        self._reader = self._reader or reader
+
+    def _refuse_size(self) -> None:
+        self.channel.persistent = False
+        self.setHeader("Connection", "close")
+        self.requestHeaders.removeHeader("Expect")
+        self.answer(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, b'{"error": "the request body is too large"}'
+        )
+
+    def _drain(self) -> None:
+        self._reader = _Drain(self)
+        self.resume()
+
+
+class _Drain:
+    """Throws away what a client sends after its answer, up to a limit of bytes and of time."""
+
+    def __init__(self, request: StreamingRequest) -> None:
+        self._request = request
+        self._left = MAX_DRAINED_BODY
+        self._deadline = request.channel.callLater(MAX_DRAIN_TIME, self._close)
+
+    def data(self, chunk: bytes) -> None:
+        self._left -= len(chunk)
+        if self._left < 0:
+            self._close()
+
+    def end(self) -> None:
+        self._stop()
+        self._request.finish()
+
+    def lost(self, reason: Failure) -> None:
+        self._stop()
+
+    def _close(self) -> None:
+        self._stop()
+        self._request.channel.loseConnection()
+
+    def _stop(self) -> None:
+        if self._deadline.active():
+            self._deadline.cancel()

@@ -1,0 +1,53 @@
+"""`POST /api/transfers`: another node sends a server here."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+
+from wingsd.errors import WingsdError
+from wingsd.receive import Receiver
+from wingsd.tokens import transfer_token
+from wingsd.web.request import BodyReader, StreamingRequest
+from wingsd.web.site import error_body
+from wingsd.web.upload import Upload
+
+__all__ = ["TransfersResource"]
+
+
+class TransfersResource(Resource):
+    """Opens a transfer for each request with a good token. `key` is the node's `token`."""
+
+    isLeaf = True
+
+    def __init__(self, receiver: Receiver, key: str) -> None:
+        super().__init__()
+        self._receiver = receiver
+        self._key = key
+
+    def open_body(self, request: StreamingRequest) -> BodyReader:
+        """Start the transfer that the request's token is for; its end is the answer."""
+        upload = Upload(request)
+        outcome = self._start(request, upload)
+        outcome.addCallbacks(
+            lambda _: request.answer(HTTPStatus.OK),
+            request.fail,
+        )
+        return upload
+
+    def _start(self, request: StreamingRequest, upload: Upload) -> Deferred[None]:
+        try:
+            token = transfer_token(request.getHeader("Authorization"), self._key)
+            transfer = self._receiver.open(token.server)
+        except WingsdError:
+            return fail(Failure())
+        return Deferred.fromCoroutine(transfer.run(upload))
+
+    def render(self, request: Any) -> bytes:
+        """Answer all other methods."""
+        request.setHeader("Allow", "POST")
+        return error_body(request, 405, "send transfers with POST")

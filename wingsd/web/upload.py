@@ -1,0 +1,124 @@
+"""An upload's body on its way from the request into a feed: the custom producer.
+
+It takes the bytes as a `BodyReader`, has `UploadForm` tell the archive from the rest, writes the
+archive into the feed and, as the feed's producer, slows the client down when the thread behind it
+cannot keep up.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from wingsd.bridge import Feed
+from wingsd.errors import UploadCutShort, WingsdError
+from wingsd.formdata import UploadForm
+from wingsd.web.request import StreamingRequest
+
+__all__ = ["Upload"]
+
+
+@implementer(IPushProducer)
+class Upload:
+    """The body of one `POST /api/transfers`.
+
+    Until `read_into` is called the client is paused, and the little that has arrived is kept.
+    """
+
+    def __init__(self, request: StreamingRequest) -> None:
+        self.content_type = request.getHeader("Content-Type") or ""
+        self._request = request
+        self._early: list[bytes] = []
+        self._ended = False
+        self._stopped: WingsdError | None = None
+        self._form: UploadForm | None = None
+        self._checksum: Deferred[str] = Deferred()
+        request.pause()
+
+    # What the transfer calls
+
+    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[str]:
+        """Let the body come, and the archive in it flow into `feed`.
+
+        The Deferred gives the checksum when the body is complete, or fails with what is wrong
+        with the body; the feed then fails with the same. Raises what `stop` was given before.
+        """
+        if self._stopped is not None:
+            raise self._stopped
+        self._form, self._feed = form, feed
+        feed.registerProducer(self, True)
+        early, self._early = self._early, []
+        for chunk in early:
+            self.data(chunk)
+        if self._ended:
+            self.end()
+        self._request.proceed()
+        self._request.resume()
+        return self._checksum
+
+    def stop(self, error: WingsdError) -> None:
+        """Read no further, for the reason `error`."""
+        if self._stopped is None and not self._checksum.called:
+            self._stopped = error
+            if self._form is not None:
+                self._feed.unregisterProducer()
+                self._feed.fail(error)
+                self._checksum.errback(error)
+
+    # What the request calls
+
+    def data(self, chunk: bytes) -> None:
+        """Take a piece of the body."""
+        if self._stopped is not None or self._checksum.called:
+            return
+        if self._form is None:
+            self._early.append(chunk)
+        else:
+            try:
+                self._take(self._form, chunk)
+            except WingsdError as error:
+                self.stop(error)
+
+    def end(self) -> None:
+        """Take the body's end."""
+        self._ended = True
+        if self._form is not None and self._stopped is None:
+            try:
+                checksum = self._form.close()
+            except WingsdError as error:
+                self.stop(error)
+            else:
+                self._feed.unregisterProducer()
+                self._checksum.callback(checksum)
+
+    def lost(self, reason: Failure) -> None:
+        """Take the connection's end; before the body's it is the end of the upload."""
+        if not self._ended:
+            self.stop(
+                UploadCutShort(
+                    "the connection was lost before the upload was complete",
+                    reason.getErrorMessage(),
+                )
+            )
+
+    def _take(self, form: UploadForm, chunk: bytes) -> None:
+        was_complete = form.archive_complete
+        for piece in form.receive(chunk):
+            self._feed.write(piece)
+        if form.archive_complete and not was_complete:
+            self._feed.finish()
+
+    # What the feed calls
+
+    def pauseProducing(self) -> None:
+        """Slow the client down."""
+        self._request.pause()
+
+    def resumeProducing(self) -> None:
+        """Let the client send on."""
+        self._request.resume()
+
+    def stopProducing(self) -> None:
+        """Part of the interface; the feed never needs it, the transfer calls `stop`."""
