@@ -1,0 +1,270 @@
+"""What Docker is asked for: from the node's configuration and a server to Engine API JSON.
+
+Pure: values in, values out. `wingsd.docker` carries the result to the engine and decides nothing.
+The bodies hold the field names of the Docker Engine API; their contents are what Wings gives a
+server, since eggs, images and people's firewalls rely on it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from wingsd.config import Config, Overhead, Registry
+from wingsd.errors import EnvironmentFailed
+from wingsd.model import Build, Mount, Server
+from wingsd.network import network_mode, port_bindings, reachable
+
+__all__ = [
+    "HOME",
+    "ContainerSpec",
+    "ImageSource",
+    "container_spec",
+    "image_source",
+    "registry_for",
+]
+
+#: Where a server's files are, seen from inside its container.
+HOME = "/home/container"
+
+_CAPABILITIES_DROPPED = (
+    "setpcap",
+    "mknod",
+    "audit_write",
+    "net_raw",
+    "dac_override",
+    "fowner",
+    "fsetid",
+    "net_bind_service",
+    "sys_chroot",
+    "setfcap",
+)
+_DOCKER_HUB = "docker.io"
+_DOCKER_HUB_ALIASES = ("index.docker.io", "registry-1.docker.io")
+
+
+@attrs.frozen
+class ImageSource:
+    """An image by name, and whether it must never be looked for in a registry."""
+
+    name: str
+    local_only: bool = False
+
+
+@attrs.frozen
+class ContainerSpec:
+    """A container by name, how to create it, and the mounts that this node does not allow."""
+
+    name: str
+    body: dict[str, Any]
+    refused_mounts: tuple[Mount, ...] = ()
+
+
+def container_spec(config: Config, server: Server) -> ContainerSpec:
+    """Return the container that `server` gets on the node of `config`.
+
+    Raises `EnvironmentFailed` when the server names no image.
+    """
+    allowed, refused = _mounts(config, server)
+    bindings = port_bindings(config, server.allocations)
+    body = {
+        "Image": image_source(server).name,
+        "User": _user(config),
+        "Hostname": server.uuid,
+        "Domainname": config.docker.domainname,
+        "Tty": True,
+        "OpenStdin": True,
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Env": [f"{key}={value}" for key, value in _environment(config, server).items()],
+        "Labels": _labels(server),
+        "ExposedPorts": {port: {} for port in bindings},
+        "HostConfig": {
+            **_resources(config, server.build),
+            "Mounts": [_mount(mount) for mount in allowed],
+            "PortBindings": bindings,
+            "NetworkMode": network_mode(config, server),
+            **_host_settings(config),
+        },
+    }
+    return ContainerSpec(server.uuid, body, refused)
+
+
+def image_source(server: Server) -> ImageSource:
+    """Return the server's image; a leading `~` means that it is local and never pulled.
+
+    Raises `EnvironmentFailed` when there is none.
+    """
+    image = server.container.image.strip()
+    name = image.removeprefix("~")
+    if not name:
+        raise EnvironmentFailed("the server has no Docker image; choose one for it on the Panel")
+    return ImageSource(name, image.startswith("~"))
+
+
+def registry_for(registries: Mapping[str, Registry], image: str) -> Registry | None:
+    """Return the credentials in `docker.registries` that `image` is pulled with, if any.
+
+    A key is a registry's host, with or without scheme and the first parts of a path; of several
+    that match, the longest counts.
+    """
+    wanted = _with_host(image)
+    best = None
+    longest = -1
+    for key, registry in registries.items():
+        prefix = _registry_prefix(key)
+        if _is_below(wanted, prefix) and len(prefix) > longest:
+            best, longest = registry, len(prefix)
+    return best
+
+
+def _with_host(image: str) -> str:
+    # The first part is a host only if it looks like one; so does Docker tell it.
+    first, slash, _ = image.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return _unalias(image)
+    return f"{_DOCKER_HUB}/{image}"
+
+
+def _registry_prefix(key: str) -> str:
+    prefix = key.split("://", 1)[-1].rstrip("/")
+    # `docker login` keeps Docker Hub's credentials under https://index.docker.io/v1/.
+    return _DOCKER_HUB if prefix == "index.docker.io/v1" else _unalias(prefix)
+
+
+def _unalias(name: str) -> str:
+    host, slash, rest = name.partition("/")
+    return (_DOCKER_HUB if host in _DOCKER_HUB_ALIASES else host) + slash + rest
+
+
+def _is_below(path: str, top: str) -> bool:
+    return path == top or path.startswith(top.rstrip("/") + "/")
+
+
+def _user(config: Config) -> str:
+    user = config.system.user
+    if user.rootless.enabled:
+        return f"{user.rootless.container_uid}:{user.rootless.container_gid}"
+    return f"{user.uid}:{user.gid}"
+
+
+def _text(value: object) -> str:
+    """Return a scalar as the Panel's users expect to see it in an environment variable."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _environment(config: Config, server: Server) -> dict[str, str]:
+    """Return the variables of the container: the node's own, then the server's.
+
+    A null is left out, so that the image's own default shows: to the Panel's answers, too, a
+    null is an absent key. The node's own five cannot be overridden.
+    """
+    default = server.allocations.default
+    own = {
+        "TZ": config.system.timezone,
+        "STARTUP": server.invocation,
+        "SERVER_MEMORY": str(server.build.memory_limit),
+        "SERVER_IP": reachable(config, default.ip),
+        "SERVER_PORT": str(default.port),
+    }
+    given = {
+        key.upper(): _text(value)
+        for key, value in server.environment.items()
+        if value is not None and key.upper() not in own
+    }
+    return own | given
+
+
+def _labels(server: Server) -> dict[str, str]:
+    labels = {key: _text(value) for key, value in server.labels.items() if value is not None}
+    return labels | {"Service": "Pterodactyl", "ContainerType": "server_process"}
+
+
+def _mounts(config: Config, server: Server) -> tuple[list[Mount], tuple[Mount, ...]]:
+    """Return the mounts the container gets, the server's files first, and those refused."""
+    allowed_tops = [_normal(top) for top in config.allowed_mounts if top.startswith("/")]
+    allowed = [Mount(posixpath.join(config.system.data, server.uuid), HOME)]
+    refused = []
+    for mount in server.mounts:
+        source = _normal(mount.source)
+        if mount.source.startswith("/") and any(_is_below(source, top) for top in allowed_tops):
+            allowed.append(attrs.evolve(mount, source=source, target=_normal(mount.target)))
+        else:
+            refused.append(mount)
+    return allowed, tuple(refused)
+
+
+def _normal(path: str) -> str:
+    # POSIX keeps two leading slashes apart from one; Linux does not.
+    return posixpath.normpath("/" + path.lstrip("/"))
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    # A mount, not a "bind" text: a source that is missing is an error and not made by the engine,
+    # and a colon in a path stays a colon.
+    return {
+        "Type": "bind",
+        "Source": mount.source,
+        "Target": mount.target,
+        "ReadOnly": mount.read_only,
+    }
+
+
+def _overhead_factor(overhead: Overhead, limit: int) -> float:
+    """Return the factor for `limit` MB: that of the smallest step it does not exceed."""
+    rules = overhead if overhead.override else Overhead()
+    steps = sorted((int(up_to), factor) for up_to, factor in rules.multipliers.items())
+    return next((factor for up_to, factor in steps if limit <= up_to), rules.default_multiplier)
+
+
+def _resources(config: Config, build: Build) -> dict[str, Any]:
+    """Return the limits, in the Engine API's units: bytes, and microseconds of CPU time."""
+    per_mb = 1_048_576 if config.is_pelican else 1_000_000
+    reservation = max(build.memory_limit, 0) * per_mb
+    memory = round(reservation * _overhead_factor(config.docker.overhead, build.memory_limit))
+    limits: dict[str, Any] = {
+        "Memory": memory,
+        # The engine refuses a reservation above the limit, which a factor below 1 would make.
+        "MemoryReservation": min(reservation, memory),
+        "MemorySwap": _memory_swap(memory, build.swap, per_mb),
+        "BlkioWeight": build.io_weight,
+        "OomKillDisable": build.oom_kill_disabled,
+        "PidsLimit": config.docker.container_pid_limit,
+    }
+    if build.cpu_limit > 0:
+        limits |= {"CpuQuota": build.cpu_limit * 1000, "CpuPeriod": 100_000, "CpuShares": 1024}
+    if build.threads:
+        limits["CpusetCpus"] = build.threads
+    return limits
+
+
+def _memory_swap(memory: int, swap: int, per_mb: int) -> int:
+    """Return the sum of memory and swap in bytes: -1 for no limit, 0 for the engine's default."""
+    if swap < 0:
+        return -1
+    # The engine refuses a limit of both without one of memory.
+    return memory + swap * per_mb if memory else 0
+
+
+def _host_settings(config: Config) -> dict[str, Any]:
+    docker = config.docker
+    return {
+        "Tmpfs": {"/tmp": f"rw,exec,nosuid,size={docker.tmpfs_size}M"},  # noqa: S108
+        "SecurityOpt": ["no-new-privileges"],
+        "ReadonlyRootfs": True,
+        "CapDrop": list(_CAPABILITIES_DROPPED),
+        "LogConfig": {
+            "Type": docker.log_config.type,
+            "Config": {key: _text(value) for key, value in docker.log_config.config.items()},
+        },
+        "UsernsMode": docker.userns_mode,
+        "Dns": list(docker.network.dns),
+    }
