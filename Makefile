@@ -1,0 +1,42 @@
+# The commands of this project; `make help` lists them.
+#
+# PYTHON=/path/to/python3   another interpreter; each version has its own environment in .venv/
+# FLOOR=1                   the oldest supported versions of everything, those of Debian 13
+# KEEP=1                    leave the demo running
+# ARGS=...                  more words for pytest, such as ARGS="-k panel -x"
+
+PYTHON ?= $(if $(FLOOR),/usr/bin/python3,python3)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV := .venv/$(VERSION)$(if $(FLOOR),-floor)
+PREPARE := PYTHON=$(PYTHON) VENV=$(VENV) FLOOR=$(FLOOR) tools/prepare
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint format clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+
+demo: ## receive a real server over TLS on loopback and show what happened
+	@$(PREPARE) demo
+	@$(BIN)/python -m demo $(if $(KEEP),--keep)
+
+test: ## run all tests
+	@$(PREPARE) test
+	@$(BIN)/pytest $(ARGS)
+
+lint: ## run the linters and the type checker
+	@$(PREPARE) lint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy wingsd tests demo twisted/plugins
+	@$(BIN)/towncrier build --draft --version next >/dev/null
+
+format: ## put the code into its form
+	@$(PREPARE) lint
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove everything these commands made in this directory
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache
