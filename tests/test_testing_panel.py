@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-untyped, untyped-decorator"
 """The fake Panel, asked over real sockets as a node would ask it."""
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class House:
 
 @pytest.fixture
 def house() -> Iterator[House]:
-    pool = HTTPConnectionPool(reactor, persistent=False)  # type: ignore[no-untyped-call]
+    pool = HTTPConnectionPool(reactor, persistent=False)
     house = House(pool)
     pytest_twisted.blockon(Deferred.fromCoroutine(house.panel.listen(reactor)))
     yield house

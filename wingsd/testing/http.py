@@ -92,14 +92,14 @@ def _send(request: Any, answer: Answer) -> None:
 
 
 def _ignore_cancel(failure: Failure) -> None:
-    failure.trap(CancelledError)  # type: ignore[no-untyped-call]
+    failure.trap(CancelledError)
 
 
 class _Api(Resource):
-    isLeaf = True  # noqa: N815 - Twisted's name
+    isLeaf = True
 
     def __init__(self, state: State, record: Record) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._state = state
         self._record = record
 
@@ -179,8 +179,8 @@ class Listener:
 
     def __init__(self, reactor: Any, state: State, record: Record) -> None:
         self._reactor = reactor
-        site: Any = _QuietSite(_Api(state, record))  # type: ignore[no-untyped-call]
-        self._factory: Any = WrappingFactory(site)  # type: ignore[no-untyped-call]
+        site: Any = _QuietSite(_Api(state, record))
+        self._factory: Any = WrappingFactory(site)
         site.noisy = self._factory.noisy = False
         self._port: Any = None
 
