@@ -1,4 +1,3 @@
-# mypy: disable-error-code="import-untyped, untyped-decorator"
 """The fake Panel, asked over real sockets as a node would ask it."""
 
 from __future__ import annotations

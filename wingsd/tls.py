@@ -27,23 +27,17 @@ class ServerCertificate:
         """Read the files again. On `ConfigError` the previous certificate stays in use."""
         # Twisted's own list of ciphers and curves is the modern one.
         context = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2).getContext()
-        for option, path, load in (
-            ("cert", self._cert, context.use_certificate_chain_file),
-            ("key", self._key, context.use_privatekey_file),
+        for option, what, path, load in (
+            ("cert", "certificate", self._cert, context.use_certificate_chain_file),
+            ("key", "that certificate's key", self._key, context.use_privatekey_file),
         ):
             try:
-                with open(path, "rb"):
+                with open(path, "rb"):  # OpenSSL does not say why it cannot
                     load(path)
             except (OSError, SSL.Error) as error:
                 raise ConfigError(
-                    f"api.ssl.{option}: {path} cannot be used as a PEM file: {_why(error)}"
+                    f"api.ssl.{option}: {path} cannot be used as {what} (PEM): {_why(error)}"
                 ) from error
-        try:
-            context.check_privatekey()
-        except SSL.Error as error:
-            raise ConfigError(
-                f"api.ssl: {self._key} is not the key of the certificate {self._cert}"
-            ) from error
         self._context = context
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:

@@ -1,0 +1,186 @@
+"""Bytes from the reactor to a thread: bounded, in order, and with the errors of either side."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from wingsd.bridge import BLOCK, HIGH_MARK, LOW_MARK, Feed, Workers
+
+
+class Reactor(Clock):
+    """A clock whose calls from threads are made when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Callable[[], None]] = []
+
+    def callFromThread(self, call: Callable[[], None]) -> None:
+        self.waiting.append(call)
+
+
+@implementer(IPushProducer)
+class Producer:
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def pauseProducing(self) -> None:
+        self.calls.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.calls.append("resume")
+
+    def stopProducing(self) -> None:
+        self.calls.append("stop")
+
+
+def feed_with(producer: Producer) -> tuple[Feed, Reactor]:
+    clock = Reactor()
+    feed = Feed(clock)
+    feed.registerProducer(producer, True)
+    return feed, clock
+
+
+def test_small_pieces_are_joined() -> None:
+    feed, _ = feed_with(Producer())
+    for number in range(40):
+        feed.write(bytes([number]) * 16384)
+    feed.finish()
+    blocks = list(feed.blocks())
+    assert [len(block) for block in blocks] == [BLOCK, BLOCK, 8 * 16384]
+    assert b"".join(blocks) == b"".join(bytes([number]) * 16384 for number in range(40))
+
+
+def test_an_empty_stream_ends() -> None:
+    feed, _ = feed_with(Producer())
+    feed.finish()
+    assert list(feed.blocks()) == []
+
+
+def test_the_producer_is_paused_at_the_high_mark_and_resumed_at_the_low_one() -> None:
+    producer = Producer()
+    feed, clock = feed_with(producer)
+    for _ in range(HIGH_MARK // BLOCK - 1):
+        feed.write(b"x" * BLOCK)
+    assert producer.calls == []
+    feed.write(b"x" * BLOCK)
+    assert producer.calls == ["pause"]
+    blocks = feed.blocks()
+    for _ in range((HIGH_MARK - LOW_MARK) // BLOCK - 1):
+        next(blocks)
+    assert clock.waiting == []
+    next(blocks)
+    (resume,) = clock.waiting
+    resume()
+    assert producer.calls == ["pause", "resume"]
+
+
+def test_a_producer_that_goes_on_all_the_same_is_paused_again() -> None:
+    producer = Producer()
+    feed, _ = feed_with(producer)
+    feed.write(b"x" * HIGH_MARK)
+    feed.write(b"x" * BLOCK)
+    assert producer.calls == ["pause", "pause"]
+
+
+def test_a_producer_that_is_gone_is_not_called() -> None:
+    producer = Producer()
+    feed, clock = feed_with(producer)
+    feed.write(b"x" * HIGH_MARK)
+    feed.unregisterProducer()
+    feed.finish()
+    list(feed.blocks())
+    for call in clock.waiting:
+        call()
+    assert producer.calls == ["pause"]
+
+
+def test_a_failure_comes_before_what_is_waiting() -> None:
+    feed, _ = feed_with(Producer())
+    feed.write(b"x" * BLOCK)
+    feed.fail(KeyError("gone"))
+    with pytest.raises(KeyError):
+        next(feed.blocks())
+
+
+def test_a_finished_stream_cannot_fail_any_more() -> None:
+    feed, _ = feed_with(Producer())
+    feed.write(b"x")
+    feed.finish()
+    feed.fail(KeyError("late"))
+    assert list(feed.blocks()) == [b"x"]
+
+
+def test_it_takes_one_push_producer() -> None:
+    feed, _ = feed_with(Producer())
+    with pytest.raises(RuntimeError):
+        feed.registerProducer(Producer(), True)
+    with pytest.raises(RuntimeError):
+        Feed(Reactor()).registerProducer(Producer(), False)
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    pool = Workers(reactor, "test", 2)
+    pool.start()
+    yield pool
+    pool.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_is_done_in_a_thread(workers: Workers) -> None:
+    assert await workers.run(threading.get_ident) != threading.get_ident()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_error_comes_back(workers: Workers) -> None:
+    def fails() -> None:
+        raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        await workers.run(fails)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_far_larger_than_the_marks_passes_through(workers: Workers) -> None:
+    feed: Feed = Feed(reactor)
+    sender = Sender(feed, pieces=2000)
+    feed.registerProducer(sender, True)
+    received = workers.run(lambda: sum(len(block) for block in feed.blocks()))
+    sender.resumeProducing()
+    assert await received == 2000 * 16384
+    assert sender.most_waiting <= HIGH_MARK + BLOCK
+
+
+@implementer(IPushProducer)
+class Sender:
+    """Writes as fast as it may, as a transport would."""
+
+    def __init__(self, feed: Feed, pieces: int) -> None:
+        self._feed = feed
+        self._left = pieces
+        self._running = False
+        self.most_waiting = 0
+
+    def resumeProducing(self) -> None:
+        self._running = True
+        while self._running and self._left:
+            self._left -= 1
+            self._feed.write(b"x" * 16384)
+            self.most_waiting = max(self.most_waiting, self._feed._size)
+        if not self._left:
+            self._feed.unregisterProducer()
+            self._feed.finish()
+
+    def pauseProducing(self) -> None:
+        self._running = False
+
+    def stopProducing(self) -> None:
+        self._running = False

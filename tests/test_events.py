@@ -1,0 +1,31 @@
+"""The event bus."""
+
+from __future__ import annotations
+
+from tests.logs import LoggedErrors
+from wingsd.events import Event, EventBus
+
+EVENT = Event("a", "transfer status", ("pending",))
+
+
+def test_every_subscriber_gets_every_event_until_it_ends() -> None:
+    bus, one, two = EventBus(), [], []  # type: EventBus, list[Event], list[Event]
+    end = bus.subscribe(one.append)
+    bus.subscribe(two.append)
+    bus.publish(EVENT)
+    end()
+    bus.publish(EVENT)
+    assert (one, two) == ([EVENT], [EVENT, EVENT])
+
+
+def test_one_that_fails_is_logged_and_hurts_nobody(logged_errors: LoggedErrors) -> None:
+    bus, heard = EventBus(), []  # type: EventBus, list[Event]
+
+    def fails(event: Event) -> None:
+        raise RuntimeError("no")
+
+    bus.subscribe(fails)
+    bus.subscribe(heard.append)
+    bus.publish(EVENT)
+    assert heard == [EVENT]
+    assert len(logged_errors.take(RuntimeError)) == 1

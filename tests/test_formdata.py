@@ -1,0 +1,160 @@
+"""The upload's parts, as different clients write them, cut anywhere."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wingsd.errors import BadRequest, UploadCutShort, WingsdError
+from wingsd.formdata import UploadForm
+
+BOUNDARY = "------------------------d74496d66958873e"
+TYPE = f"multipart/form-data; boundary={BOUNDARY}"
+ARCHIVE = b"\x1f\x8b archive \r\n--not-the-boundary\r\r\n"
+CHECKSUM = "AB" * 32
+
+CURL = 'Content-Disposition: form-data; name="{}"; filename="a.tar.gz"\r\nContent-Type: {}\r\n'
+NODE = 'content-disposition: form-data; name="{}"; filename="blob"\r\ncontent-type: {}\r\n'
+REQUESTS = 'Content-Disposition: form-data; name="{}"; filename="archive.tar.gz"\r\n'
+
+
+def part(name: str, data: bytes, head: str = CURL) -> bytes:
+    header = head.format(name, "application/gzip")
+    return f"--{BOUNDARY}\r\n{header}\r\n".encode() + data + b"\r\n"
+
+
+def body(*parts: bytes) -> bytes:
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+def good(head: str = CURL) -> bytes:
+    checksum = 'Content-Disposition: form-data; name="{}"\r\n'
+    return body(part("archive", ARCHIVE, head), part("checksum", CHECKSUM.encode(), checksum))
+
+
+def receive(chunks: Iterable[bytes], content_type: str = TYPE) -> tuple[bytes, str]:
+    form = UploadForm(content_type)
+    archive = b"".join(piece for chunk in chunks for piece in form.receive(chunk))
+    return archive, form.close()
+
+
+@pytest.mark.parametrize("head", [CURL, NODE, REQUESTS])
+def test_an_upload_comes_out_whole(head: str) -> None:
+    assert receive([good(head)]) == (ARCHIVE, CHECKSUM.lower())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+def test_it_does_not_matter_how_it_is_cut(size: int) -> None:
+    whole = good()
+    pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
+    assert receive(pieces) == (ARCHIVE, CHECKSUM.lower())
+
+
+@given(st.binary(max_size=400), st.lists(st.integers(0, 800), max_size=6))
+def test_any_archive_survives_any_cut(archive: bytes, cuts: list[int]) -> None:
+    whole = body(part("archive", archive), part("checksum", b"c"))
+    edges = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
+    pieces = [whole[a:b] for a, b in itertools.pairwise(edges)]
+    assert receive(pieces) == (archive, "c")
+
+
+def test_the_archives_end_is_known_before_the_bodys() -> None:
+    form = UploadForm(TYPE)
+    assert b"".join(form.receive(part("archive", ARCHIVE))) + b"" == ARCHIVE
+    assert not form.archive_complete
+    list(form.receive(f"--{BOUNDARY}\r\n".encode()))
+    assert form.archive_complete
+
+
+def test_unknown_parts_are_skipped() -> None:
+    unknown = part("install_logs", b"x" * 5000)
+    archive, checksum = part("archive", ARCHIVE), part("checksum", b" C \n")
+    whole = body(unknown, archive, unknown, checksum, unknown)
+    assert receive([whole]) == (ARCHIVE, "c")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "",
+        "application/json",
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        f"multipart/mixed; boundary={BOUNDARY}",
+        "multipart/form-data; boundary=" + "x" * 300,
+        "application/x-www-form-urlencoded; boundary=x",
+    ],
+)
+def test_another_content_type_is_refused(content_type: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        UploadForm(content_type)
+    assert caught.value.message == "invalid content type"
+
+
+def test_a_quoted_boundary_in_any_case_is_good() -> None:
+    kind = f'Multipart/Form-Data; charset=utf-8; boundary="{BOUNDARY}"'
+    assert receive([good()], kind) == (ARCHIVE, CHECKSUM.lower())
+
+
+ONLY_ARCHIVE = body(part("archive", ARCHIVE))
+REFUSED: list[tuple[Callable[[], bytes], type[WingsdError], str]] = [
+    (lambda: b"", BadRequest, "missing archive or checksum"),
+    (body, BadRequest, "missing archive or checksum"),
+    (lambda: body(part("other", b"")), BadRequest, "missing archive or checksum"),
+    (lambda: ONLY_ARCHIVE, BadRequest, "missing archive or checksum"),
+    (
+        lambda: body(part("checksum", b"c"), part("archive", b"a")),
+        BadRequest,
+        "archive must be sent before the checksum",
+    ),
+    (lambda: good()[:-90], UploadCutShort, "the upload ended before it was complete"),
+    (lambda: good()[:200], UploadCutShort, "the upload ended before it was complete"),
+    (
+        lambda: body(part("archive", b"a"), part("archive", b"b")),
+        BadRequest,
+        "the part archive was sent twice",
+    ),
+    (
+        lambda: body(part("archive", b"a"), part("checksum", b"c"), part("checksum", b"c")),
+        BadRequest,
+        "the part checksum was sent twice",
+    ),
+    (
+        lambda: body(part("archive", b"a"), part("checksum", b"c" * 300)),
+        BadRequest,
+        "the checksum is too long",
+    ),
+    (
+        lambda: body(*[part("x", b"")] * 300),
+        BadRequest,
+        "the request body is not valid multipart/form-data",
+    ),
+    (
+        lambda: body(b"--" + BOUNDARY.encode() + b"\r\n" + b"x" * 9000 + b"\r\n"),
+        BadRequest,
+        "the request body is not valid multipart/form-data",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "kind", "message"), REFUSED)
+def test_a_wrong_body_is_refused_in_the_documents_words(
+    make: Callable[[], bytes], kind: type[WingsdError], message: str
+) -> None:
+    with pytest.raises(WingsdError) as caught:
+        receive([make()])
+    assert (type(caught.value), caught.value.message) == (kind, message)
+    assert caught.value.detail
+
+
+@given(st.binary(max_size=300))
+def test_no_body_makes_anything_but_a_result_or_a_refusal(noise: bytes) -> None:
+    for whole in (noise, part("archive", noise)[:-2] + noise, good().replace(ARCHIVE, noise)):
+        try:
+            receive([whole])
+        except WingsdError as error:
+            assert error.status == 400

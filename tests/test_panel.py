@@ -1,0 +1,198 @@
+"""The Panel's API as the node calls it: over real sockets, and with a clock where time matters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectionRefusedError as NoConnection
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from wingsd import panel as panel_module
+from wingsd.config import Config, RemoteQuery
+from wingsd.errors import PanelRefused, PanelUnreachable, UnknownServer
+from wingsd.panel import Panel
+from wingsd.testing import Answer, Call, Drop, Node, server_settings
+from wingsd.testing import Panel as FakePanel
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+class House:
+    """The fake Panel, listening, and wingsd's client as the node `here`."""
+
+    def __init__(self) -> None:
+        self.fake = FakePanel(strict=True)
+        self.here = self.fake.add_node("https://here.invalid:8080")
+        self.there = self.fake.add_node("https://there.invalid:8080")
+        self.fake.add_server(server_settings(UUID), self.there)
+
+    def client(self, token: str | None = None) -> Panel:
+        config = Config(
+            remote=self.fake.url + "/",
+            token_id=self.here.token_id,
+            token=token or self.here.token,
+            remote_query=RemoteQuery(boot_servers_per_page=2),
+        )
+        return Panel(config, reactor)
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    monkeypatch.setattr(panel_module, "FIRST_PAUSE", 0.001)
+    made = House()
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.fake.listen(reactor)))
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.fake.close()))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_is_described(house: House) -> None:
+    house.fake.open_transfer(UUID, house.here)
+    server = await house.client().server(UUID)
+    assert (server.uuid, server.container.image) == (UUID, "~busybox")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_headers_are_the_panels(house: House) -> None:
+    await house.client().owns(UUID)
+    headers = house.fake.headers[0]
+    assert headers["authorization"] == f"Bearer {house.here.token_id}.{house.here.token}"
+    assert headers["accept"] == "application/vnd.pterodactyl.v1+json"
+    assert headers["content-type"] == "application/json"
+    assert headers["user-agent"].startswith("wingsd/")
+
+
+@pytest.mark.parametrize("uuid", [UNKNOWN, UUID])
+@pytest_twisted.ensureDeferred
+async def test_a_server_it_does_not_know_for_us_is_unknown(house: House, uuid: str) -> None:
+    with pytest.raises(UnknownServer):
+        await house.client().server(uuid)
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_page_is_asked_for_whose_a_server_is(house: House) -> None:
+    others = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
+    for other in others:
+        house.fake.add_server(server_settings(other), house.here)
+    client = house.client()
+    assert await client.owns(others[4])
+    asked = [f"/api/remote/servers?page={page}&per_page=2" for page in (1, 2, 3)]
+    assert [call.path for call in house.fake.calls] == asked
+    assert not await client.owns(UUID)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_outcome_is_told(house: House) -> None:
+    house.fake.open_transfer(UUID, house.here)
+    await house.client().transfer_succeeded(UUID)
+    assert house.fake.node_of(UUID) == house.here
+    house.fake.open_transfer(UUID, house.there)
+    await house.client().transfer_failed(UUID)
+    assert house.fake.reports() == [(UUID, "success"), (UUID, "failure")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_failure_is_no_error_but_a_second_success_is(house: House) -> None:
+    await house.client().transfer_failed(UUID)
+    with pytest.raises(PanelRefused) as caught:
+        await house.client().transfer_succeeded(UUID)
+    assert caught.value.code == 409
+    assert "No transfer of that server is open." in caught.value.detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_no_is_not_asked_again_and_its_reason_is_told(house: House) -> None:
+    with pytest.raises(PanelRefused) as caught:
+        await house.client(token="x").owns(UUID)
+    assert "403" in caught.value.detail
+    assert "No node has these credentials." in caught.value.detail
+    assert len(house.fake.calls) == 1
+
+
+FAULTS = [
+    Answer(500),
+    Answer(502, b"<html>Bad gateway</html>", "text/html"),
+    Answer(200, b"<html>We are updating</html>", "text/html"),
+    Answer(200, b'{"data": 5}'),
+    Answer(302, b""),
+    Drop(),
+    Drop(carried_out=True),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_answer_is_asked_for_again(house: House, fault: Any) -> None:
+    house.fake.inject("/servers", fault, times=2)
+    assert not await house.client().owns(UUID)
+    assert len(house.fake.calls) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_about_another_server_is_not_believed(house: House) -> None:
+    house.fake.open_transfer(UUID, house.here)
+    house.fake.settings_of(UUID)["uuid"] = UNKNOWN
+    with pytest.raises(PanelUnreachable, match="makes no sense"):
+        await house.client().server(UUID)
+
+
+class DeadHttp:
+    """An HTTP client whose requests all end the same way."""
+
+    def __init__(self, outcome: Any) -> None:
+        self.requests: list[Call] = []
+        self._outcome = outcome
+
+    def request(self, method: str, url: str, **_: Any) -> Deferred[Any]:
+        self.requests.append(Call(method, url, None))
+        return self._outcome()  # type: ignore[no-any-return]
+
+
+def dead_panel(outcome: Any) -> tuple[Panel, DeadHttp, Clock]:
+    node = Node("")
+    config = Config(token_id=node.token_id, token=node.token, remote="http://panel.invalid")
+    http, clock = DeadHttp(outcome), Clock()
+    return Panel(config, clock, http), http, clock  # type: ignore[arg-type]
+
+
+def test_the_pauses_grow_and_end_after_half_a_minute() -> None:
+    panel, http, clock = dead_panel(lambda: fail(NoConnection()))
+    outcome = Deferred.fromCoroutine(panel.owns(UUID))
+    pauses = []
+    while not outcome.called:
+        (call,) = clock.getDelayedCalls()
+        pauses.append(round(call.getTime() - clock.seconds(), 2))
+        clock.advance(call.getTime() - clock.seconds())
+    assert pauses == [0.5, 0.75, 1.12, 1.69, 2.53, 3.8, 5.7, 8.54]
+    assert len(http.requests) == 9
+    errors: list[Failure] = []
+    outcome.addErrback(errors.append)
+    assert errors[0].check(PanelUnreachable)
+    assert "panel.invalid" in errors[0].getErrorMessage()
+
+
+def test_an_answer_is_waited_for_half_a_minute_at_least() -> None:
+    panel, http, clock = dead_panel(Deferred)
+    outcome = Deferred.fromCoroutine(panel.transfer_succeeded(UUID))
+    clock.advance(29.9)
+    assert not outcome.called
+    clock.advance(0.2)
+    assert outcome.called
+    outcome.addErrback(lambda failure: failure.trap(PanelUnreachable))
+    assert len(http.requests) == 1
+
+
+def test_a_cancelled_call_is_not_tried_again() -> None:
+    panel, http, clock = dead_panel(Deferred)
+    outcome = Deferred.fromCoroutine(panel.owns(UUID))
+    outcome.cancel()
+    outcome.addErrback(lambda failure: failure.trap(CancelledError))
+    clock.advance(60)
+    assert len(http.requests) == 1

@@ -1,0 +1,141 @@
+"""How received files become a server's: on a real file system."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wingsd.errors import StorageError
+from wingsd.staging import Staging
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "node" / "volumes"
+
+
+@pytest.fixture
+def staging(data: Path) -> Staging:
+    staging = Staging(str(data), durable=True)
+    staging.prepare()
+    return staging
+
+
+def tree(data: Path) -> list[str]:
+    """Return every path beside and below `data`, its own parents left out."""
+    return sorted(str(path.relative_to(data.parent)) for path in data.parent.rglob("*"))
+
+
+def receive(staging: Staging) -> Path:
+    path = Path(staging.create(UUID))
+    (path / "world").write_text("new")
+    staging.flush(UUID)
+    return path
+
+
+def test_it_stands_beside_the_data_where_nobody_else_looks(staging: Staging, data: Path) -> None:
+    path = receive(staging)
+    assert UUID in path.name
+    assert path.parent.parent == data.parent
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o777 == 0o755
+    assert list(data.iterdir()) == []
+
+
+def test_a_swap_makes_the_files_the_servers(staging: Staging, data: Path) -> None:
+    inode = receive(staging).stat().st_ino
+    assert staging.swap(UUID) is None
+    assert (data / UUID).stat().st_ino == inode
+    assert tree(data) == [
+        ".volumes.staging",
+        "volumes",
+        f"volumes/{UUID}",
+        f"volumes/{UUID}/world",
+    ]
+
+
+@pytest.mark.parametrize("found", ["directory", "empty directory", "file", "dangling link"])
+def test_what_stands_in_the_place_is_set_aside(staging: Staging, data: Path, found: str) -> None:
+    place = data / UUID
+    if "directory" in found:
+        place.mkdir()
+    if found == "directory":
+        (place / "precious").write_text("old")
+    if found == "file":
+        place.write_text("old")
+    if found == "dangling link":
+        place.symlink_to("nowhere")
+    before = os.lstat(place).st_ino
+    receive(staging)
+    aside = staging.swap(UUID)
+    assert aside is not None
+    assert Path(aside).name.startswith(f"{UUID}.set-aside-")
+    assert Path(aside).parent == data
+    assert os.lstat(aside).st_ino == before
+    assert (place / "world").read_text() == "new"
+
+
+def test_two_of_one_name_are_set_aside_under_two(staging: Staging, data: Path) -> None:
+    for _ in range(3):
+        receive(staging)
+        staging.swap(UUID)
+    assert len(list(data.glob(f"{UUID}.set-aside-*"))) == 2
+
+
+def test_undone_and_discarded_nothing_is_left(staging: Staging, data: Path) -> None:
+    receive(staging)
+    staging.swap(UUID)
+    staging.undo_swap(UUID)
+    staging.discard(UUID)
+    staging.discard(UUID)
+    assert tree(data) == [".volumes.staging", "volumes"]
+
+
+def test_what_a_killed_daemon_left_is_cleared_at_the_start(staging: Staging, data: Path) -> None:
+    receive(staging)
+    (data / "other").mkdir()
+    assert Staging(str(data), durable=True).prepare() == [UUID]
+    assert tree(data) == [".volumes.staging", "volumes", "volumes/other"]
+
+
+def test_a_second_transfer_cannot_use_the_directory_of_the_first(staging: Staging) -> None:
+    staging.create(UUID)
+    with pytest.raises(StorageError, match="cannot be made"):
+        staging.create(UUID)
+
+
+def test_data_that_cannot_be_a_directory_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot be used as system\.data"):
+        Staging(str(tmp_path / "file" / "volumes"), durable=True).prepare()
+
+
+@pytest.fixture
+def mounted(data: Path) -> Iterator[Path]:
+    data.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", data], check=True)
+    try:
+        yield data
+    finally:
+        subprocess.run(["umount", data], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_data_that_is_a_mount_of_its_own_is_staged_inside(mounted: Path) -> None:
+    staging = Staging(str(mounted), durable=True)
+    staging.prepare()
+    path = receive(staging)
+    assert path.stat().st_dev == mounted.stat().st_dev != mounted.parent.stat().st_dev
+    staging.swap(UUID)
+    assert tree(mounted) == [
+        "volumes",
+        "volumes/.staging",
+        f"volumes/{UUID}",
+        f"volumes/{UUID}/world",
+    ]
