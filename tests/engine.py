@@ -1,0 +1,148 @@
+"""A real Docker engine for tests: an image of busybox, and names that collide with nobody's.
+
+Everything a test makes through it is removed at the end, whether the test passed or not.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import attrs
+import pytest
+from docker import APIClient
+from docker.errors import DockerException, NotFound
+
+from wingsd.config import Config, Docker, Interfaces, IPv4, IPv6, Network, System, User
+from wingsd.model import Allocations, Build, Default, Image, Server
+
+BUSYBOX = "/bin/busybox"
+#: A registry that nobody runs.
+NO_REGISTRY = "127.0.0.1:1"
+
+
+def _image_tar() -> bytes:
+    """Return a root file system whose directories a plain user can read."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in (".", "./bin", "./etc", "./tmp", "./home", "./home/container"):
+            directory = tarfile.TarInfo(name)
+            directory.type = tarfile.DIRTYPE
+            directory.mode = 0o755
+            tar.addfile(directory)
+        tar.add(BUSYBOX, "./bin/busybox")
+        shell = tarfile.TarInfo("./bin/sh")
+        shell.type = tarfile.SYMTYPE
+        shell.linkname = "busybox"
+        tar.addfile(shell)
+    return buffer.getvalue()
+
+
+@attrs.define
+class Engine:
+    """The engine, an image on it, and what one test makes there."""
+
+    client: APIClient
+    #: As the Panel would name it: local, never pulled.
+    image: str
+    volumes: Path
+    _cleanup: ExitStack
+    _token: str = attrs.field(factory=lambda: uuid4().hex)
+
+    def config(self) -> Config:
+        """Return a node whose network is this test's own, down to the bridge on the host."""
+        name = self.will_make_network(f"wingsd-test-{self._token}")
+        # From the ranges for benchmarks (RFC 2544) and for local use (RFC 4193).
+        third, fourth = int(self._token[:2], 16), int(self._token[2:3], 16) * 16
+        v4 = IPv4(f"198.18.{third}.{fourth}/28", f"198.18.{third}.{fourth + 1}")
+        prefix = f"fd{self._token[:2]}:{self._token[2:6]}:{self._token[6:10]}"
+        network = Network(
+            interface=v4.gateway,
+            name=name,
+            network_mode=name,
+            bridge_name=f"wt-{self._token[:12]}",
+            interfaces=Interfaces(v4, IPv6(f"{prefix}::/64", f"{prefix}::1")),
+        )
+        return Config(
+            token_id="id",
+            token="secret",
+            remote="http://127.0.0.1:1",
+            system=System(data=str(self.volumes), user=User(uid=1234, gid=1234)),
+            docker=Docker(network=network),
+        )
+
+    def server(self, invocation: str = "exit 0", image: str = "") -> Server:
+        """Return a server with a directory of its own; `invocation` is a shell command."""
+        uuid = str(uuid4())
+        self._later(self.client.remove_container, uuid, force=True)
+        home = self.volumes / uuid
+        home.mkdir()
+        home.chmod(0o777)
+        return Server(
+            uuid=uuid,
+            invocation=invocation,
+            container=Image(image or self.image),
+            build=Build(memory_limit=64, cpu_limit=50),
+            allocations=Allocations(default=Default("127.0.0.1", 25565)),
+        )
+
+    def will_make_network(self, name: str) -> str:
+        """Note a network that is to be removed afterwards; return its name."""
+        self._later(self.client.remove_network, name)
+        return name
+
+    def tag(self, name: str) -> str:
+        """Give the image a second name; return it."""
+        self.client.tag(self.image.removeprefix("~"), name)
+        self._later(self.client.remove_image, name)
+        return name
+
+    def run(self, server: Server) -> tuple[int, str]:
+        """Start the server's container and wait for its end; return exit status and output."""
+        self.client.start(server.uuid)
+        status = self.client.wait(server.uuid, timeout=30)["StatusCode"]
+        return status, self.client.logs(server.uuid).decode()
+
+    def _later(self, remove: Callable[..., Any], name: str, **options: Any) -> None:
+        def unless_missing() -> None:
+            with suppress(NotFound):
+                remove(name, **options)
+
+        self._cleanup.callback(unless_missing)
+
+
+def _connect() -> APIClient:
+    try:
+        return APIClient(os.environ.get("DOCKER_HOST"), version="auto", timeout=60)
+    except DockerException as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"no Docker engine: {error}")
+
+
+@pytest.fixture(scope="session")
+def busybox() -> Iterator[str]:
+    """Yield the name of an image whose containers run their invocation in a shell."""
+    client = _connect()
+    # A tag of its own, so that runs at the same time do not remove each other's.
+    name, tag = "wingsd-test/busybox", uuid4().hex
+    start = 'CMD ["/bin/sh", "-c", "eval \\"$STARTUP\\""]'
+    client.import_image_from_data(_image_tar(), repository=name, tag=tag, changes=[start])
+    yield f"{name}:{tag}"
+    client.remove_image(f"{name}:{tag}", force=True)
+    client.close()
+
+
+@pytest.fixture
+def engine(busybox: str, tmp_path: Path) -> Iterator[Engine]:
+    """Yield the engine; what was made on it is removed afterwards."""
+    client = _connect()
+    with ExitStack() as cleanup:
+        cleanup.callback(client.close)
+        yield Engine(client, f"~{busybox}", tmp_path, cleanup)

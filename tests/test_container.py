@@ -1,0 +1,397 @@
+"""Tests for `wingsd.container`: what Docker is asked for, as plain values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wingsd.config import (
+    Config,
+    Docker,
+    LogConfig,
+    Network,
+    Overhead,
+    Registry,
+    Rootless,
+    System,
+    User,
+)
+from wingsd.container import ImageSource, container_spec, image_source, registry_for
+from wingsd.errors import EnvironmentFailed
+from wingsd.model import Allocations, Build, Default, Image, Mount, Server
+from wingsd.structure import InvalidField
+
+UUID = "6f1ad85f-8ee2-46ae-9b45-7ee3f65bd0a4"
+NODE = Config(token_id="id", token="secret", remote="http://panel")
+SERVER = Server(
+    UUID,
+    invocation="java -jar server.jar",
+    container=Image("example.org/java:21"),
+    build=Build(memory_limit=1024, swap=512, cpu_limit=150, threads="0-1", io_weight=300),
+    allocations=Allocations(
+        default=Default("203.0.113.7", 25565), mappings={"203.0.113.7": (25565,)}
+    ),
+)
+
+
+def node(**docker: Any) -> Config:
+    return attrs.evolve(NODE, docker=Docker(**docker))
+
+
+def body(config: Config = NODE, **server: Any) -> dict[str, Any]:
+    return container_spec(config, attrs.evolve(SERVER, **server)).body
+
+
+def environment(config: Config = NODE, **server: Any) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in body(config, **server)["Env"])
+
+
+def host(config: Config = NODE, **build: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = body(config, build=Build(**build))["HostConfig"]
+    return settings
+
+
+def test_the_container_is_the_one_that_wings_makes() -> None:
+    spec = container_spec(NODE, SERVER)
+    binding = [{"HostIp": "203.0.113.7", "HostPort": "25565"}]
+    assert spec.name == UUID
+    assert spec.refused_mounts == ()
+    assert spec.body == {
+        "Image": "example.org/java:21",
+        "User": "988:988",
+        "Hostname": UUID,
+        "Domainname": "",
+        "Tty": True,
+        "OpenStdin": True,
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Env": [
+            "TZ=UTC",
+            "STARTUP=java -jar server.jar",
+            "SERVER_MEMORY=1024",
+            "SERVER_IP=203.0.113.7",
+            "SERVER_PORT=25565",
+        ],
+        "Labels": {"Service": "Pterodactyl", "ContainerType": "server_process"},
+        "ExposedPorts": {"25565/tcp": {}, "25565/udp": {}},
+        "HostConfig": {
+            "Mounts": [
+                {
+                    "Type": "bind",
+                    "Source": f"/var/lib/pterodactyl/volumes/{UUID}",
+                    "Target": "/home/container",
+                    "ReadOnly": False,
+                }
+            ],
+            "PortBindings": {"25565/tcp": binding, "25565/udp": binding},
+            "NetworkMode": "pterodactyl_nw",
+            "Memory": 1_177_600_000,
+            "MemoryReservation": 1_024_000_000,
+            "MemorySwap": 1_689_600_000,
+            "BlkioWeight": 300,
+            "OomKillDisable": False,
+            "PidsLimit": 512,
+            "CpuQuota": 150_000,
+            "CpuPeriod": 100_000,
+            "CpuShares": 1024,
+            "CpusetCpus": "0-1",
+            "Tmpfs": {"/tmp": "rw,exec,nosuid,size=100M"},
+            "SecurityOpt": ["no-new-privileges"],
+            "ReadonlyRootfs": True,
+            "CapDrop": [
+                "setpcap",
+                "mknod",
+                "audit_write",
+                "net_raw",
+                "dac_override",
+                "fowner",
+                "fsetid",
+                "net_bind_service",
+                "sys_chroot",
+                "setfcap",
+            ],
+            "LogConfig": {
+                "Type": "local",
+                "Config": {
+                    "max-size": "5m",
+                    "max-file": "1",
+                    "compress": "false",
+                    "mode": "non-blocking",
+                },
+            },
+            "UsernsMode": "",
+            "Dns": ["1.1.1.1", "1.0.0.1"],
+        },
+    }
+
+
+def test_the_node_decides_what_all_its_containers_share() -> None:
+    config = node(
+        domainname="games.example",
+        tmpfs_size=64,
+        container_pid_limit=99,
+        userns_mode="host",
+        log_config=LogConfig("json-file", {"max-file": 3, "compress": True}),
+        network=Network(dns=("9.9.9.9",), network_mode="host"),
+    )
+    settings = body(config)["HostConfig"]
+    assert body(config)["Domainname"] == "games.example"
+    assert settings["Tmpfs"] == {"/tmp": "rw,exec,nosuid,size=64M"}
+    assert settings["PidsLimit"] == 99
+    assert settings["UsernsMode"] == "host"
+    assert settings["LogConfig"] == {
+        "Type": "json-file",
+        "Config": {"max-file": "3", "compress": "true"},
+    }
+    assert settings["Dns"] == ["9.9.9.9"]
+    assert settings["NetworkMode"] == "host"
+
+
+def test_rootless_ids_take_the_place_of_the_users() -> None:
+    ids = User(1000, 1001, Rootless(container_uid=5, container_gid=6))
+    config = attrs.evolve(NODE, system=System(user=ids))
+    assert body(config)["User"] == "1000:1001"
+    rootless = attrs.evolve(ids, rootless=attrs.evolve(ids.rootless, enabled=True))
+    assert body(attrs.evolve(NODE, system=System(user=rootless)))["User"] == "5:6"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a b=c", "a b=c"),
+        ("", ""),
+        (True, "true"),
+        (False, "false"),
+        (3, "3"),
+        (3.0, "3"),
+        (0.5, "0.5"),
+        (-2.0, "-2"),
+    ],
+)
+def test_variables_and_labels_are_texts(value: object, text: str) -> None:
+    assert environment(environment={"max_players": value})["MAX_PLAYERS"] == text
+    assert body(labels={"key": value})["Labels"]["key"] == text
+
+
+def test_a_null_variable_is_left_to_the_image() -> None:
+    assert "NOTHING" not in environment(environment={"NOTHING": None})
+
+
+def test_the_nodes_own_variables_and_labels_stay() -> None:
+    config = attrs.evolve(NODE, system=System(timezone="Europe/Berlin"))
+    given_values = {"tz": "UTC", "STARTUP": "evil", "server_port": 1}
+    variables = environment(config, environment=given_values)
+    assert variables["TZ"] == "Europe/Berlin"
+    assert variables["STARTUP"] == "java -jar server.jar"
+    assert variables["SERVER_PORT"] == "25565"
+    assert len(body(environment=given_values)["Env"]) == 5
+    assert body(labels={"Service": "other"})["Labels"]["Service"] == "Pterodactyl"
+
+
+def test_the_servers_loopback_is_the_network_interface() -> None:
+    allocations = Allocations(default=Default("127.0.0.1", 1), mappings={"127.0.0.1": (1,)})
+    assert environment(allocations=allocations)["SERVER_IP"] == "172.18.0.1"
+    bindings = body(allocations=allocations)["HostConfig"]["PortBindings"]
+    assert bindings["1/udp"] == [{"HostIp": "172.18.0.1", "HostPort": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("limit", "memory"),
+    [
+        (1, 1_150_000),
+        (2048, 2_355_200_000),
+        (2049, 2_253_900_000),
+        (4096, 4_505_600_000),
+        (4097, 4_301_850_000),
+    ],
+)
+def test_memory_has_an_overhead(limit: int, memory: int) -> None:
+    settings = host(memory_limit=limit)
+    assert settings["Memory"] == memory
+    assert settings["MemoryReservation"] == limit * 1_000_000
+    assert settings["MemorySwap"] == memory
+
+
+def test_the_overhead_can_be_configured() -> None:
+    multipliers = {"10000": 1.5, "512": 2.0}
+    ours = node(overhead=Overhead(True, default_multiplier=1.25, multipliers=multipliers))
+    assert host(ours, memory_limit=512)["Memory"] == 1_024_000_000
+    assert host(ours, memory_limit=513)["Memory"] == 769_500_000
+    assert host(ours, memory_limit=10001)["Memory"] == 12_501_250_000
+    ignored = node(overhead=Overhead(False, 1.25, multipliers))
+    assert host(ignored, memory_limit=512)["Memory"] == 588_800_000
+
+
+def test_an_overhead_is_keyed_by_megabytes() -> None:
+    with pytest.raises(InvalidField, match="whole numbers of MB as keys, found '2g'"):
+        Overhead(True, multipliers={"2g": 1.1})
+
+
+def test_a_reservation_is_never_above_the_limit() -> None:
+    tight = node(overhead=Overhead(True, default_multiplier=0.5, multipliers={}))
+    assert host(tight, memory_limit=100)["MemoryReservation"] == 50_000_000
+
+
+def test_a_megabyte_is_larger_for_pelican() -> None:
+    pelican = attrs.evolve(NODE, system=System(data="/var/lib/pelican/volumes"))
+    settings = host(pelican, memory_limit=100, swap=10)
+    assert settings["MemoryReservation"] == 104_857_600
+    assert settings["Memory"] == 120_586_240
+    assert settings["MemorySwap"] == 120_586_240 + 10_485_760
+
+
+@pytest.mark.parametrize(("swap", "both"), [(-1, -1), (0, 0), (512, 0)])
+def test_memory_without_a_limit(swap: int, both: int) -> None:
+    settings = host(memory_limit=0, swap=swap)
+    assert (settings["Memory"], settings["MemoryReservation"]) == (0, 0)
+    assert settings["MemorySwap"] == both
+
+
+@given(st.integers(0, 2**20), st.integers(-1, 2**20), st.floats(0.01, 10))
+def test_limits_are_such_as_the_engine_takes(limit: int, swap: int, factor: float) -> None:
+    config = node(overhead=Overhead(True, default_multiplier=factor, multipliers={}))
+    settings = host(config, memory_limit=limit, swap=swap)
+    memory, both = settings["Memory"], settings["MemorySwap"]
+    assert isinstance(memory, int)
+    assert settings["MemoryReservation"] <= memory
+    assert both in (-1, 0) or both >= memory
+    assert memory or both <= 0
+
+
+def test_cpu_limits_are_set_only_when_there_are_any() -> None:
+    settings = host(cpu_limit=0, threads=None)
+    assert not {"CpuQuota", "CpuPeriod", "CpuShares", "CpusetCpus"} & settings.keys()
+
+
+def test_either_panels_word_for_the_oom_killer_counts() -> None:
+    assert host(oom_disabled=True)["OomKillDisable"] is True
+    assert host(oom_killer=True)["OomKillDisable"] is False
+    assert host(oom_killer=False)["OomKillDisable"] is True
+
+
+def mounts(allowed: tuple[str, ...], *sources: str) -> tuple[list[str], list[str]]:
+    """Return the sources that are mounted, but for the server's files, and those refused."""
+    wanted = tuple(Mount(source, "/data") for source in sources)
+    spec = container_spec(
+        attrs.evolve(NODE, allowed_mounts=allowed), attrs.evolve(SERVER, mounts=wanted)
+    )
+    mounted = spec.body["HostConfig"]["Mounts"][1:]
+    return [mount["Source"] for mount in mounted], [m.source for m in spec.refused_mounts]
+
+
+def test_a_mount_below_an_allowed_directory_is_made() -> None:
+    config = attrs.evolve(NODE, allowed_mounts=("/mnt/a/",))
+    mount = body(config, mounts=(Mount("/mnt/a//b/./c", "/data/", read_only=True),))
+    assert mount["HostConfig"]["Mounts"][1] == {
+        "Type": "bind",
+        "Source": "/mnt/a/b/c",
+        "Target": "/data",
+        "ReadOnly": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("allowed", "source"),
+    [
+        ("/mnt/a", "/mnt/a"),
+        ("/mnt/a/", "/mnt/a"),
+        ("//mnt/a", "/mnt/a/b"),
+        ("/mnt/a", "//mnt/a/b"),
+        ("/", "/anything"),
+        ("/mnt/b/../a", "/mnt/a/b"),
+    ],
+)
+def test_mounts_that_are_allowed(allowed: str, source: str) -> None:
+    assert mounts((allowed,), source)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("allowed", "source"),
+    [
+        ("/mnt/a", "/mnt/ab"),
+        ("/mnt/a", "/mnt"),
+        ("/mnt/a", "/mnt/a/../../etc"),
+        ("/mnt/a", "/mnt/a/../b"),
+        ("/mnt/a", "mnt/a/b"),
+        ("mnt/a", "/mnt/a"),
+        ("", "/mnt/a"),
+    ],
+)
+def test_mounts_that_are_not_allowed(allowed: str, source: str) -> None:
+    assert mounts((allowed,), source) == ([], [source])
+
+
+def test_without_allowed_mounts_there_are_none() -> None:
+    assert mounts((), "/", "/mnt") == ([], ["/", "/mnt"])
+
+
+@given(st.lists(st.sampled_from(["a", "ab", "..", ".", ""])).map("/".join))
+def test_no_path_leads_out_of_an_allowed_directory(path: str) -> None:
+    mounted, _ = mounts(("/mnt/a",), f"/mnt/a/{path}")
+    assert all(source == "/mnt/a" or source.startswith("/mnt/a/") for source in mounted)
+    assert not any(".." in source for source in mounted)
+
+
+@pytest.mark.parametrize(
+    ("image", "source"),
+    [
+        ("example.org/java:21", ImageSource("example.org/java:21")),
+        ("~java:21", ImageSource("java:21", local_only=True)),
+        (" ~java:21 ", ImageSource("java:21", local_only=True)),
+    ],
+)
+def test_a_tilde_keeps_an_image_local(image: str, source: ImageSource) -> None:
+    assert image_source(attrs.evolve(SERVER, container=Image(image))) == source
+    assert body(container=Image(image))["Image"] == source.name
+
+
+@pytest.mark.parametrize("image", ["", "~", " "])
+def test_a_server_without_an_image_has_no_container(image: str) -> None:
+    with pytest.raises(EnvironmentFailed, match="no Docker image"):
+        body(container=Image(image))
+
+
+@pytest.mark.parametrize(
+    ("key", "image"),
+    [
+        ("registry.example", "registry.example/java:21"),
+        ("https://registry.example/", "registry.example/java"),
+        ("registry.example:5000", "registry.example:5000/java"),
+        ("registry.example/group", "registry.example/group/java"),
+        ("localhost", "localhost/java"),
+        ("docker.io", "java"),
+        ("docker.io", "someone/java:21"),
+        ("docker.io", "index.docker.io/someone/java"),
+        ("https://index.docker.io/v1/", "java"),
+    ],
+)
+def test_an_image_is_pulled_with_the_credentials_of_its_registry(key: str, image: str) -> None:
+    registry = Registry("user", "password")
+    assert registry_for({"other.example": Registry(), key: registry}, image) == registry
+
+
+@pytest.mark.parametrize(
+    ("key", "image"),
+    [
+        ("registry.example", "registry.example.org/java"),
+        ("registry.example", "registry.example:5000/java"),
+        ("registry.example", "java"),
+        ("registry.example/group", "registry.example/groups/java"),
+        ("docker.io", "registry.example/docker.io/java"),
+        ("", "java"),
+    ],
+)
+def test_credentials_go_to_no_other_registry(key: str, image: str) -> None:
+    assert registry_for({key: Registry("user", "password")}, image) is None
+
+
+def test_the_closest_credentials_count() -> None:
+    host_wide, group = Registry("host"), Registry("group")
+    registries = {"r.example/group": group, "r.example": host_wide}
+    assert registry_for(registries, "r.example/group/java") == group
+    assert registry_for(registries, "r.example/java") == host_wide
