@@ -27,7 +27,7 @@ BUSYBOX = "/bin/busybox"
 NO_REGISTRY = "127.0.0.1:1"
 
 
-def _image_tar() -> bytes:
+def image_tar() -> bytes:
     """Return a root file system whose directories a plain user can read."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -100,6 +100,10 @@ class Engine:
     def tag(self, name: str) -> str:
         """Give the image a second name; return it."""
         self.client.tag(self.image.removeprefix("~"), name)
+        return self.will_have_image(name)
+
+    def will_have_image(self, name: str) -> str:
+        """Note an image that is to be removed afterwards; return its name."""
         self._later(self.client.remove_image, name)
         return name
 
@@ -133,7 +137,7 @@ def busybox() -> Iterator[str]:
     # A tag of its own, so that runs at the same time do not remove each other's.
     name, tag = "wingsd-test/busybox", uuid4().hex
     start = 'CMD ["/bin/sh", "-c", "eval \\"$STARTUP\\""]'
-    client.import_image_from_data(_image_tar(), repository=name, tag=tag, changes=[start])
+    client.import_image_from_data(image_tar(), repository=name, tag=tag, changes=[start])
     yield f"{name}:{tag}"
     client.remove_image(f"{name}:{tag}", force=True)
     client.close()

@@ -200,7 +200,8 @@ def create_container(client: APIClient, spec: ContainerSpec) -> list[str] | None
     try:
         answer = client.create_container_from_config(spec.body, spec.name)
     except APIError as error:
-        if error.status_code == HTTPStatus.CONFLICT and container_exists(client, spec.name):
+        # The name is taken: by then, or by a creation under way whose container is not yet seen.
+        if error.status_code == HTTPStatus.CONFLICT:
             return None
         raise
     return list(answer.get("Warnings") or ())
