@@ -146,7 +146,8 @@ class DockerEnvironment:
             lines = await self._workers.run(client.pull_lines, image, auth)
             # Some seconds at a time, so that no thread has to log.
             while await self._workers.run(engine.follow, progress, lines, monotonic):
-                self._log.info("{server}: pulling {image}: {progress}", progress=progress, **names)
+                so_far = str(progress)
+                self._log.info("{server}: pulling {image}: {progress}", progress=so_far, **names)
         except engine.FAILURES as error:
             return engine.explain(error)
         if progress.error:
