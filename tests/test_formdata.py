@@ -77,6 +77,13 @@ def test_unknown_parts_are_skipped() -> None:
     assert receive([whole]) == (ARCHIVE, "c")
 
 
+def test_requests_may_send_the_checksum_first_as_it_always_does() -> None:
+    form = UploadForm(TYPE, "python-requests/2.32.3")
+    whole = body(part("checksum", b"c"), part("archive", ARCHIVE))
+    assert b"".join(form.receive(whole)) == ARCHIVE
+    assert form.close() == "c"
+
+
 @pytest.mark.parametrize(
     "content_type",
     [

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from threading import Condition
+from functools import partial
+from threading import Condition, Thread
 from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -37,14 +38,18 @@ class Workers:
     def __init__(self, reactor: Any, name: str, threads: int) -> None:
         self._reactor = reactor
         self._pool = ThreadPool(0, threads, name)
+        # A thread that hangs (an engine or a disk that does not answer) must not keep the
+        # process from ending.
+        self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
 
     def start(self) -> None:
         """Accept work."""
         self._pool.start()
 
     def stop(self) -> None:
-        """Wait for the work under way and end the threads."""
-        self._pool.stop()
+        """End the threads, without waiting for one that still works."""
+        if not self._pool.working:
+            self._pool.stop()
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Return what `work` returns or raises, from a thread of this pool."""

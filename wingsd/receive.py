@@ -42,6 +42,7 @@ class Upload(Protocol):
     """Where the archive comes from."""
 
     content_type: str
+    user_agent: str
 
     def read_into(self, form: UploadForm, feed: Feed) -> Deferred[str]:
         """Let the archive flow into `feed`; the Deferred gives the checksum when all is read.
@@ -178,7 +179,7 @@ class IncomingTransfer:
     async def _receive(self, upload: Upload, settings: Server) -> None:
         means, server = self._means, self.server
         self._announce()
-        form = UploadForm(upload.content_type)
+        form = UploadForm(upload.content_type, upload.user_agent)
         self._advance(Step.RECEIVE)
         started = means.reactor.seconds()
         extracted, checksum = await self._extract(upload, form)

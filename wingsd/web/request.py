@@ -125,7 +125,7 @@ class StreamingRequest(Request):
         """Read on; a client that is silent for the site's timeout is disconnected."""
         if not self._disconnected:
             if not self._complete:
-                self.channel.setTimeout(self.channel.timeOut)
+                self.channel.setTimeout(self.channel.site.timeOut)
             self.channel.transport.resumeProducing()
 
     def fail(self, failure: Failure) -> None:

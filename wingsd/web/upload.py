@@ -29,6 +29,7 @@ class Upload:
 
     def __init__(self, request: StreamingRequest) -> None:
         self.content_type = request.getHeader("Content-Type") or ""
+        self.user_agent = request.getHeader("User-Agent") or ""
         self._request = request
         self._early: list[bytes] = []
         self._ended = False

@@ -1,0 +1,226 @@
+"""A real daemon for tests: `twistd wingsd` as a process of its own, and the fake Panel."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import ssl
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import trustme
+import yaml
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.threads import deferToThread
+from twisted.internet.utils import getProcessOutputAndValue
+from twisted.python.failure import Failure
+
+from wingsd.testing import Node, Panel, server_settings
+
+__all__ = ["UUID", "House", "archive", "sha256"]
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+TIMEOUT = 30
+reactor: Any = installed_reactor
+
+
+def archive(size: int = 100_000) -> bytes:
+    """Return a small server as tar.gz; `size` bytes of it do not compress."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        for name, content in (
+            ("server.properties", b"server-port=25565\n"),
+            ("world/region/r.0.0.mca", hashlib.shake_128(b"seed").digest(size)),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime, member.mode = len(content), 1_700_000_000, 0o640
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class _Process(ProcessProtocol):
+    """The daemon's process: its output, line by line, and its end."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.ended: Deferred[int] = Deferred()
+        self._rest = b""
+        self._waiting: list[tuple[str, Deferred[str]]] = []
+
+    def wait_for(self, text: str) -> Deferred[str]:
+        """Return a Deferred of the first line, past or to come, that has `text` in it."""
+        found: Deferred[str] = Deferred()
+        for line in self.lines:
+            if text in line:
+                found.callback(line)
+                return found
+        self._waiting.append((text, found))
+        return found.addTimeout(TIMEOUT, reactor)
+
+    def outReceived(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in map(bytes.decode, lines):
+            self.lines.append(line)
+            for entry in [entry for entry in self._waiting if entry[0] in line]:
+                self._waiting.remove(entry)
+                entry[1].callback(line)
+
+    errReceived = outReceived
+
+    def processEnded(self, reason: Failure) -> None:
+        status = getattr(reason.value, "exitCode", None)
+        self.ended.callback(-1 if status is None else status)
+        for _, found in self._waiting:
+            found.errback(RuntimeError("the daemon ended:\n" + "\n".join(self.lines)))
+
+
+class House:
+    """A node with TLS, its Panel, and one server on its way to it from another node."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.volumes = directory / "volumes"
+        self.panel = Panel()
+        self.source = self.panel.add_node("https://source.invalid:8080")
+        self.node: Node = self.panel.add_node("https://node.invalid:8080")
+        self.panel.add_server(server_settings(UUID), self.source)
+        self.panel.open_transfer(UUID, self.node)
+        self.authority = trustme.CA()
+        self.authority.cert_pem.write_to_path(str(directory / "ca.pem"))
+        self.issue_certificate()
+        self.url = ""
+        self._process = _Process()
+        self._transport: Any = None
+
+    def issue_certificate(self) -> None:
+        """Write a new certificate and key to where the configuration names them."""
+        issued = self.authority.issue_cert("127.0.0.1")
+        issued.private_key_pem.write_to_path(str(self.directory / "key.pem"))
+        chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+        (self.directory / "cert.pem").write_bytes(chain)
+
+    def configuration(self, **changes: Any) -> dict[str, Any]:
+        """Return what the Panel would print for this node, with whole keys replaced."""
+        usual = {
+            "token_id": self.node.token_id,
+            "token": self.node.token,
+            "remote": self.panel.url,
+            "api": {
+                "ssl": {
+                    "enabled": True,
+                    "cert": str(self.directory / "cert.pem"),
+                    "key": str(self.directory / "key.pem"),
+                }
+            },
+            "system": {
+                "data": str(self.volumes),
+                "root_directory": str(self.directory),
+                "username": "",
+                "user": {"uid": os.getuid(), "gid": os.getgid()},
+            },
+            "docker": {"enabled": False},
+        }
+        return usual | changes
+
+    async def start(self, **changes: Any) -> None:
+        """Start the Panel and the daemon; return when it listens."""
+        if not self.panel.url.startswith("http://127.0.0.1"):
+            await self.panel.listen(reactor)
+        self.launch("--endpoint", "tcp:0:interface=127.0.0.1", **changes)
+        line = await self.wait_for_line("listens on")
+        found = re.search(r"listens on (\S+?),", line)
+        assert found
+        self.url = found[1]
+
+    def launch(self, *options: str, **changes: Any) -> None:
+        """Start the daemon's process."""
+        path = self.directory / "config.yml"
+        path.write_text(yaml.safe_dump(self.configuration(**changes)))
+        self._process = _Process()
+        command = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile", ""]
+        command += ["wingsd", "--config", str(path), *options]
+        self._transport = reactor.spawnProcess(
+            self._process, command[0], command, env=os.environ, path=str(self.directory)
+        )
+
+    def wait_for_line(self, text: str) -> Deferred[str]:
+        """Return a Deferred of the log's first line with `text` in it."""
+        return self._process.wait_for(text)
+
+    @property
+    def log(self) -> list[str]:
+        """The daemon's log lines so far."""
+        return self._process.lines
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id."""
+        pid: int = self._transport.pid
+        return pid
+
+    def signal(self, name: str) -> None:
+        """Send the daemon a signal, such as "HUP"."""
+        self._transport.signalProcess(name)
+
+    async def ended(self) -> int:
+        """Return the daemon's exit status when it has ended."""
+        return await self._process.ended
+
+    async def close(self) -> None:
+        """End everything."""
+        if not self._process.ended.called and self._transport is not None:
+            self.signal("KILL")
+            await self._process.ended
+        await self.panel.close()
+
+    # What clients do
+
+    def token(self, **claims: Any) -> str:
+        """Return the Panel's token for the server's transfer to this node."""
+        return self.panel.transfer_token(UUID, self.node, **claims)
+
+    async def curl(self, *arguments: str, token: str | None = None) -> tuple[int, Any]:
+        """Send a request to the endpoint with curl; return status and decoded body."""
+        command = ["-sS", "-X", "POST", f"{self.url}/api/transfers"]
+        command += ["--cacert", str(self.directory / "ca.pem"), "--max-time", str(TIMEOUT)]
+        command += ["-H", f"Authorization: Bearer {token or self.token()}"]
+        command += ["-w", "\n%{http_code}", *arguments]
+        out, err, status = await getProcessOutputAndValue("/usr/bin/curl", command, os.environ)
+        assert status == 0, err.decode()
+        body, _, code = out.decode().rpartition("\n")
+        return int(code), json.loads(body) if body else None
+
+    async def upload(self, data: bytes, checksum: str | None = None) -> tuple[int, Any]:
+        """Send an archive as the document's curl example does."""
+        path = self.directory / "server-archive.tar.gz"
+        path.write_bytes(data)
+        checksum = sha256(data) if checksum is None else checksum
+        return await self.curl("-F", f"archive=@{path}", "-F", f"checksum={checksum}")
+
+    async def served_certificate(self) -> str:
+        """Return the certificate that a new connection is shown, as PEM."""
+        url = urlsplit(self.url)
+        address = (url.hostname or "", url.port or 0)
+        pem: str = await deferToThread(ssl.get_server_certificate, address)
+        return pem
+
+    def states(self) -> list[str]:
+        """Return the states that the log tells of the server."""
+        return [m[1] for line in self.log if (m := re.search(rf"{UUID}: state (\w+)", line))]
+
+    def left(self) -> list[str]:
+        """Return what is in the volumes directory and its staging area."""
+        staging = self.directory / ".volumes.staging"
+        return sorted(path.name for place in (self.volumes, staging) for path in place.iterdir())

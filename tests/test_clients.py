@@ -1,0 +1,89 @@
+"""The document's client examples: curl's is in every test of test_daemon, the others are here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+import requests
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from twisted.internet.utils import getProcessOutputAndValue
+
+from tests.daemon import UUID, House, archive, sha256
+
+NODE = shutil.which("node") or ""
+
+# The document's JavaScript, with the file that a browser's user would have picked.
+JAVASCRIPT = """
+const [url, token, path, checksum] = process.argv.slice(2);
+const archiveFile = await (await import("node:fs")).openAsBlob(path);
+
+const formData = new FormData();
+formData.append('archive', archiveFile);
+formData.append('checksum', checksum);
+
+const response = await fetch(`${url}/api/transfers`, {
+  method: 'POST',
+  headers: {
+    'Authorization': `Bearer ${token}`
+  },
+  body: formData
+});
+console.log(response.status, await response.text());
+"""
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path)
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.start()))
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    path = tmp_path / "server-archive.tar.gz"
+    path.write_bytes(archive(2_000_000))
+    return path
+
+
+def post_with_requests(house: House, path: Path, checksum: str) -> tuple[int, str]:
+    with path.open("rb") as stream:
+        files = {
+            "archive": ("archive.tar.gz", stream, "application/gzip"),
+        }
+        data = {"checksum": checksum}
+        response = requests.post(
+            f"{house.url}/api/transfers",
+            headers={"Authorization": f"Bearer {house.token()}"},
+            files=files,
+            data=data,
+            verify=str(house.directory / "ca.pem"),
+            timeout=30,
+        )
+    return response.status_code, response.text
+
+
+@pytest_twisted.ensureDeferred
+async def test_python(house: House, packed: Path) -> None:
+    answer = await deferToThread(post_with_requests, house, packed, sha256(packed.read_bytes()))
+    assert answer == (200, "")
+    assert house.panel.reports() == [(UUID, "success")]
+
+
+@pytest.mark.skipif(not NODE, reason="there is no node on this machine")
+@pytest_twisted.ensureDeferred
+async def test_javascript(house: House, packed: Path) -> None:
+    script = house.directory / "upload.mjs"
+    script.write_text(JAVASCRIPT)
+    arguments = [str(script), house.url, house.token(), str(packed), sha256(packed.read_bytes())]
+    trust = {**os.environ, "NODE_EXTRA_CA_CERTS": str(house.directory / "ca.pem")}
+    out, err, _ = await getProcessOutputAndValue(NODE, arguments, trust)
+    assert out.decode().split() == ["200"], err.decode()
+    assert house.panel.reports() == [(UUID, "success")]

@@ -1,0 +1,343 @@
+"""The chain of a transfer: what is done, undone and told when any of its steps fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, fail, succeed
+
+from tests.daemon import UUID, archive, sha256
+from tests.logs import LoggedErrors
+from wingsd.bridge import Feed, Workers
+from wingsd.errors import (
+    AlreadyHere,
+    ArchiveError,
+    BadRequest,
+    DaemonStopping,
+    EnvironmentFailed,
+    NotReported,
+    PanelRefused,
+    PanelUnreachable,
+    StorageError,
+    UnknownServer,
+    UploadCutShort,
+    WingsdError,
+)
+from wingsd.events import Event, EventBus
+from wingsd.formdata import UploadForm
+from wingsd.model import Server
+from wingsd.receive import IncomingTransfer, Means, Receiver
+from wingsd.staging import Staging
+
+DATA = archive()
+
+
+class World:
+    """A Panel and an engine that note what they are asked, and fail where they are told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.faults: dict[str, Exception] = {}
+        self.owned = [False]
+        self.before: dict[str, Callable[[], None]] = {}
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        self.before.get(name, lambda: None)()
+        if name in self.faults:
+            raise self.faults[name]
+
+    async def owns(self, uuid: str) -> bool:
+        self._called("owns")
+        return self.owned.pop(0)
+
+    async def server(self, uuid: str) -> Server:
+        self._called("server")
+        return Server(uuid)
+
+    async def transfer_succeeded(self, uuid: str) -> None:
+        self._called("success")
+
+    async def transfer_failed(self, uuid: str) -> None:
+        self._called("failure")
+
+    async def create(self, server: Server) -> bool:
+        self._called("create")
+        return True
+
+    async def remove(self, uuid: str) -> None:
+        self._called("remove")
+
+
+class Source:
+    """An upload that is there at once, whole or broken off with `error`."""
+
+    content_type = "multipart/form-data; boundary=x"
+    user_agent = ""
+
+    def __init__(
+        self, data: bytes = DATA, checksum: str = "", error: WingsdError | None = None
+    ) -> None:
+        self.data, self.error = data, error
+        self.checksum = checksum or sha256(data)
+        self.stopped: list[WingsdError] = []
+
+    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[str]:
+        feed.write(self.data)
+        if self.error:
+            feed.fail(self.error)
+            return fail(self.error)
+        feed.finish()
+        return succeed(self.checksum)
+
+    def stop(self, error: WingsdError) -> None:
+        self.stopped.append(error)
+
+
+class House:
+    """A receiver with real files and threads between a faked Panel and a faked engine."""
+
+    def __init__(self, directory: Path, pool: Workers) -> None:
+        self.world, self.data = World(), directory / "volumes"
+        self.staging = Staging(str(self.data), durable=True)
+        self.staging.prepare()
+        self.states: list[str] = []
+        bus = EventBus()
+        bus.subscribe(self._note)
+        self.receiver = Receiver(
+            Means(
+                reactor=reactor,
+                panel=self.world,  # type: ignore[arg-type]
+                environment=self.world,
+                staging=self.staging,
+                bus=bus,
+                owner=(0, 0),
+                extractors=pool,
+                disk=pool,
+            )
+        )
+
+    def _note(self, event: Event) -> None:
+        assert (event.server, event.name) == (UUID, "transfer status")
+        self.states += event.args
+
+    async def fails(self, kind: type[WingsdError], source: Source | None = None) -> WingsdError:
+        with pytest.raises(kind) as caught:
+            await self.receiver.open(UUID).run(source or Source())
+        assert self.receiver.servers == ()
+        return caught.value
+
+    def left(self) -> list[str]:
+        places = (self.data, self.data.with_name(".volumes.staging"))
+        return sorted(path.name for place in places for path in place.iterdir())
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    pool = Workers(reactor, "test", 4)
+    pool.start()
+    yield House(tmp_path, pool)
+    pool.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_good_upload_goes_through_every_step_in_order(house: House) -> None:
+    transfer = house.receiver.open(UUID)
+    assert house.receiver.servers == (UUID,)
+    await transfer.run(Source())
+    assert house.world.calls == ["owns", "server", "create", "success"]
+    assert house.states == ["pending", "processing", "success"]
+    assert house.left() == [UUID]
+    assert house.receiver.servers == ()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_files_are_in_place_before_the_environment_is_made(house: House) -> None:
+    seen = []
+    house.world.before["create"] = lambda: seen.append(house.left())
+    await house.receiver.open(UUID).run(Source())
+    assert seen == [[UUID]]
+    assert (house.data / UUID / "server.properties").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("owns", PanelUnreachable("down", "x")),
+        ("server", UnknownServer("unknown", "x")),
+        ("server", PanelRefused("no", "x", 401)),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_was_not_admitted_is_not_told(
+    house: House, call: str, error: WingsdError
+) -> None:
+    house.world.faults[call] = error
+    assert await house.fails(type(error)) is error
+    assert "failure" not in house.world.calls
+    assert (house.states, house.left()) == ([], [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_of_this_node_is_not_received(house: House) -> None:
+    house.world.owned = [True]
+    await house.fails(AlreadyHere)
+    assert house.world.calls == ["owns"]
+
+
+def not_multipart() -> Source:
+    source = Source()
+    source.content_type = "text/plain"
+    return source
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        (not_multipart(), BadRequest),
+        (Source(checksum="0"), BadRequest),
+        (Source(data=b"nonsense"), ArchiveError),
+        (Source(data=DATA[:-5]), ArchiveError),
+        (Source(error=UploadCutShort("cut", "x")), UploadCutShort),
+        (Source(data=b"", error=UploadCutShort("cut", "x")), UploadCutShort),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_bad_upload_is_undone_and_told_once(
+    house: House, source: Source, kind: type[WingsdError]
+) -> None:
+    await house.fails(kind, source)
+    assert house.world.calls == ["owns", "server", "failure"]
+    assert house.states[-1] == "failure"
+    assert house.left() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_environment_that_fails_takes_the_files_with_it(house: House) -> None:
+    house.world.faults["create"] = EnvironmentFailed("no image")
+    await house.fails(EnvironmentFailed)
+    assert house.world.calls == ["owns", "server", "create", "failure"]
+    assert house.left() == []
+
+
+@pytest.mark.parametrize("step", ["create", "flush", "swap"])
+@pytest_twisted.ensureDeferred
+async def test_a_disk_that_fails_is_told_and_undone(
+    house: House, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(server: str) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(house.staging, step, full)
+    await house.fails(StorageError)
+    assert house.world.calls == ["owns", "server", "failure"]
+    assert house.left() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_undone_is_logged_and_the_rest_goes_on(
+    house: House, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stuck(server: str) -> None:
+        raise StorageError("stuck")
+
+    monkeypatch.setattr(house.staging, "discard", stuck)
+    await house.fails(BadRequest, Source(checksum="0"))
+    assert house.world.calls[-1] == "failure"
+    assert logged_errors.take(StorageError)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_panel_that_cannot_be_told_of_a_failure_changes_nothing(house: House) -> None:
+    house.world.faults["failure"] = PanelUnreachable("down", "x")
+    await house.fails(BadRequest, Source(checksum="0"))
+    assert house.states[-1] == "failure"
+
+
+# The Panel does not take the success
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_turns_out_that_the_panel_had_heard_it(house: House) -> None:
+    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    house.world.owned = [False, True]
+    await house.receiver.open(UUID).run(Source())
+    assert house.world.calls == ["owns", "server", "create", "success", "owns"]
+    assert (house.states[-1], house.left()) == ("success", [UUID])
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_panel_does_not_want_it_here(house: House) -> None:
+    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    house.world.owned = [False, False]
+    await house.fails(PanelRefused)
+    assert house.world.calls[-3:] == ["owns", "remove", "failure"]
+    (aside,) = house.left()
+    assert aside.startswith(f"{UUID}.set-aside-")
+    assert (house.data / aside / "server.properties").exists()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_nobody_knows_whether_the_panel_heard_it(house: House, asked: bool) -> None:
+    down = PanelUnreachable("down", "x")
+    house.world.faults["success"] = down
+    house.world.owned = [False, False]
+    if not asked:
+        house.world.before["success"] = lambda: house.world.faults.update(owns=down)
+    error = await house.fails(NotReported)
+    assert error.status == 500
+    assert "failure" not in house.world.calls
+    assert "remove" not in house.world.calls
+    assert house.left() == [UUID]
+
+
+# Giving up
+
+
+def give_up_at(house: House, call: str) -> IncomingTransfer:
+    transfer = house.receiver.open(UUID)
+    house.world.before[call] = lambda: transfer.give_up(DaemonStopping())
+    return transfer
+
+
+@pytest_twisted.ensureDeferred
+async def test_before_the_archive_nothing_is_received_any_more(house: House) -> None:
+    with pytest.raises(DaemonStopping):
+        await give_up_at(house, "server").run(Source())
+    assert house.world.calls == ["owns", "server", "failure"]
+    assert house.left() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_the_verification_it_goes_on(house: House) -> None:
+    source = Source()
+    await give_up_at(house, "create").run(source)
+    assert house.world.calls[-1] == "success"
+    assert source.stopped == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_receiver_that_stops_waits_and_takes_nothing_new(house: House) -> None:
+    transfer = house.receiver.open(UUID)
+    stopped: list[Deferred[object]] = []
+    house.world.before["create"] = lambda: stopped.append(house.receiver.stop())
+    await transfer.run(Source())
+    await stopped[0]
+    with pytest.raises(DaemonStopping):
+        house.receiver.open(UUID)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_idle_receiver_stops_at_once(house: House) -> None:
+    await house.receiver.stop()
+
+
+def test_one_server_has_one_transfer(house: House) -> None:
+    house.receiver.open(UUID)
+    with pytest.raises(AlreadyHere, match="already being received"):
+        house.receiver.open(UUID)

@@ -1,0 +1,306 @@
+"""Requests whose bodies stream, over an in-memory transport."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+
+from tests.logs import LoggedErrors
+from wingsd.errors import NotAuthorized
+from wingsd.web import request as request_module
+from wingsd.web.request import BodyReader, StreamingRequest
+from wingsd.web.site import NodeSite, NotFound
+
+
+class Recorder:
+    """A body reader that remembers what it was told."""
+
+    def __init__(self, request: StreamingRequest) -> None:
+        self.request = request
+        self.body = b""
+        self.events: list[str] = []
+
+    def data(self, chunk: bytes) -> None:
+        self.body += chunk
+
+    def end(self) -> None:
+        self.events.append("end")
+
+    def lost(self, reason: Failure) -> None:
+        self.events.append("lost")
+
+
+class Taker(Resource):
+    """Takes every body, or refuses it at once."""
+
+    isLeaf = True
+
+    def __init__(self, refusal: Exception | None = None) -> None:
+        super().__init__()
+        self.refusal = refusal
+        self.readers: list[Recorder] = []
+
+    def open_body(self, request: StreamingRequest) -> BodyReader:
+        reader = Recorder(request)
+        self.readers.append(reader)
+        if self.refusal:
+            request.fail(Failure(self.refusal))
+        return reader
+
+
+class Whole(Resource):
+    """Wants the whole body, as twisted.web's resources do."""
+
+    isLeaf = True
+
+    def render_POST(self, request: Any) -> bytes:
+        body: bytes = request.content.read()
+        return body[::-1]
+
+    def render_PUT(self, request: Any) -> bytes:
+        raise RuntimeError("a mistake")
+
+
+class Transport(StringTransport):
+    """Remembers that it was told to close."""
+
+    def answers(self) -> list[tuple[int, dict[str, str], bytes]]:
+        """Return the answers written so far: status, headers in lower case, body."""
+        found = []
+        rest = self.value()
+        while rest:
+            head, _, rest = rest.partition(b"\r\n\r\n")
+            status, *lines = head.decode().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in lines)
+            length = int(headers.get("content-length", 0))
+            found.append((int(status.split()[1]), headers, rest[:length]))
+            rest = rest[length:]
+        return found
+
+
+class Conversation:
+    """A client's connection to a site with one resource at /take and one at /whole."""
+
+    def __init__(self, taker: Taker) -> None:
+        self.taker, self.clock, self.transport = taker, Clock(), Transport()
+        root = NotFound()
+        root.putChild(b"take", taker)
+        root.putChild(b"whole", Whole())
+        site = NodeSite(root, reactor=self.clock, timeout=30)
+        self.protocol = site.buildProtocol(None)
+        self.protocol.makeConnection(self.transport)
+
+    def send(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self.protocol.dataReceived(piece)
+
+    @property
+    def reader(self) -> Recorder:
+        (reader,) = self.taker.readers
+        return reader
+
+
+def head(path: str = "/take", *, method: str = "POST", **headers: object) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: x"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def test_the_body_comes_as_it_arrives_and_nothing_is_stored() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=6), b"abc")
+    assert (talk.reader.body, talk.reader.events) == (b"abc", [])
+    talk.send(b"def")
+    assert (talk.reader.body, talk.reader.events) == (b"abcdef", ["end"])
+    assert talk.reader.request.content.getvalue() == b""
+
+
+def test_a_chunked_body_is_the_same() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Transfer_Encoding="chunked"), b"3\r\nabc\r\n", b"3\r\nd", b"ef\r\n0\r\n\r\n")
+    assert (talk.reader.body, talk.reader.events) == (b"abcdef", ["end"])
+
+
+def test_a_request_without_a_body_ends_at_once() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=0))
+    assert talk.reader.events == ["end"]
+
+
+def test_the_answer_after_the_body_closes_the_connection() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=3), b"abc")
+    talk.reader.request.answer(200)
+    ((status, headers, body),) = talk.transport.answers()
+    assert (status, headers["content-length"], body) == (200, "0", b"")
+    assert "content-type" not in headers
+    assert headers["connection"] == "close"
+    assert talk.transport.disconnecting
+
+
+def test_continue_is_said_when_the_resource_is_ready_and_once() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=3, Expect="100-continue"))
+    assert talk.transport.value() == b""
+    talk.reader.request.proceed()
+    talk.reader.request.proceed()
+    assert talk.transport.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def test_continue_is_not_said_to_a_client_that_did_not_ask() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=3))
+    talk.reader.request.proceed()
+    assert talk.transport.value() == b""
+
+
+REFUSAL = NotAuthorized("no", "do better")
+
+
+def test_a_refusal_is_json_and_read_before_the_body_is_sent() -> None:
+    talk = Conversation(Taker(REFUSAL))
+    talk.send(head(Content_Length=1000, Expect="100-continue"))
+    ((status, headers, body),) = talk.transport.answers()
+    assert status == 401
+    assert headers["content-type"] == "application/json"
+    assert headers["www-authenticate"] == "bearer"
+    assert json.loads(body) == {"error": "no", "detail": "do better"}
+    assert not talk.transport.disconnecting
+
+
+def test_a_client_that_sends_on_after_a_refusal_is_heard_to_its_end() -> None:
+    talk = Conversation(Taker(REFUSAL))
+    talk.send(head(Content_Length=10), b"12345")
+    assert not talk.transport.disconnecting
+    talk.send(b"67890")
+    assert talk.reader.body == b""
+    assert talk.transport.disconnecting
+    assert talk.clock.getDelayedCalls() == []
+    assert [status for status, _, _ in talk.transport.answers()] == [401]
+
+
+def test_it_is_not_heard_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_module, "MAX_DRAINED_BODY", 100)
+    talk = Conversation(Taker(REFUSAL))
+    talk.send(head(Transfer_Encoding="chunked"), b"60\r\n" + b"x" * 0x60 + b"\r\n")
+    assert not talk.transport.disconnecting
+    talk.send(b"60\r\n" + b"x" * 0x60 + b"\r\n")
+    assert talk.transport.disconnecting
+
+
+def test_nor_for_ever() -> None:
+    talk = Conversation(Taker(REFUSAL))
+    talk.send(head(Content_Length=1000))
+    for _ in range(int(request_module.MAX_DRAIN_TIME) - 1):
+        talk.clock.advance(1)
+        talk.send(b"x")
+    assert not talk.transport.disconnecting
+    talk.clock.advance(1)
+    assert talk.transport.disconnecting
+
+
+def test_an_answer_in_the_middle_of_the_body_is_whole_and_the_rest_thrown_away() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=10), b"12345")
+    talk.reader.request.pause()
+    talk.reader.request.fail(Failure(REFUSAL))
+    assert talk.transport.producerState == "producing"
+    assert [status for status, _, _ in talk.transport.answers()] == [401]
+    talk.send(b"67890")
+    assert (talk.reader.body, talk.reader.events) == (b"12345", [])
+    assert talk.transport.disconnecting
+
+
+def test_only_the_first_answer_counts() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=3), b"abc")
+    talk.reader.request.answer(200)
+    talk.reader.request.fail(Failure(REFUSAL))
+    assert [status for status, _, _ in talk.transport.answers()] == [200]
+
+
+def test_a_lost_client_is_told_of_and_cannot_be_answered() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=10), b"123")
+    talk.protocol.connectionLost(Failure(ConnectionLost()))
+    assert talk.reader.events == ["lost"]
+    talk.reader.request.pause()
+    talk.reader.request.proceed()
+    talk.reader.request.resume()
+    talk.reader.request.answer(200)
+    assert talk.transport.value() == b""
+
+
+def test_a_silent_client_is_disconnected_but_not_one_that_is_paused() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=10), b"123")
+    talk.reader.request.pause()
+    assert talk.transport.producerState == "paused"
+    talk.clock.advance(1000)
+    assert not talk.transport.disconnecting
+    talk.reader.request.resume()
+    assert talk.transport.producerState == "producing"
+    talk.clock.advance(29)
+    assert not talk.transport.disconnecting
+    talk.clock.advance(2)
+    assert talk.transport.disconnecting
+
+
+def test_an_unforeseen_error_is_logged_and_its_answer_tells_nothing_of_it(
+    logged_errors: LoggedErrors,
+) -> None:
+    talk = Conversation(Taker(RuntimeError("secret")))
+    talk.send(head(Content_Length=0))
+    ((status, _, body),) = talk.transport.answers()
+    assert status == 500
+    assert b"secret" not in body
+    assert "log of this node" in json.loads(body)["detail"]
+    assert len(logged_errors.take(RuntimeError)) == 1
+
+
+def test_a_resource_that_wants_the_whole_body_gets_it() -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/whole", Content_Length=6), b"abc", b"def")
+    ((status, _, body),) = talk.transport.answers()
+    assert (status, body) == (200, b"fedcba")
+
+
+def test_and_its_mistakes_are_answered_in_json(logged_errors: LoggedErrors) -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/whole", method="PUT", Content_Length=0))
+    ((status, _, body),) = talk.transport.answers()
+    assert (status, json.loads(body)["error"]) == (500, "an unforeseen error")
+    assert logged_errors.take(RuntimeError)
+
+
+@pytest.mark.parametrize("headers", [{"Content_Length": 2**21}, {"Transfer_Encoding": "chunked"}])
+def test_a_body_too_large_to_store_is_refused(headers: dict[str, object]) -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/whole", method="POST", **headers))
+    for _ in range(2**21 // 2**16):
+        piece = b"x" * 2**16
+        chunked = "Transfer_Encoding" in headers
+        talk.send(b"10000\r\n" + piece + b"\r\n" if chunked else piece)
+    assert [status for status, _, _ in talk.transport.answers()] == [413]
+
+
+def test_an_unknown_path_is_answered_in_json() -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/nothing/here", method="GET"))
+    ((status, headers, body),) = talk.transport.answers()
+    assert (status, headers["content-type"]) == (404, "application/json")
+    assert json.loads(body) == {"error": "this node has nothing at /nothing/here"}
+
+
+def test_two_requests_can_share_a_connection() -> None:
+    talk = Conversation(Taker())
+    one = head("/whole", Content_Length=1) + b"a"
+    talk.send(one + one)
+    assert [status for status, _, _ in talk.transport.answers()] == [200, 200]
