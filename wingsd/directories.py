@@ -1,0 +1,78 @@
+"""Open directories below one root, found by their path without ever following a symlink."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+__all__ = ["Directories", "Path"]
+
+Path = tuple[bytes, ...]
+
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_KEPT = 64
+
+
+class Directories:
+    """Descriptors of directories below `root`, the most recently used kept open.
+
+    `made` is called with the path of every directory that had to be made on the way. A kept
+    descriptor stays right: nothing here ever moves or removes a directory.
+    """
+
+    def __init__(self, root: int, made: Callable[[Path], None]) -> None:
+        self._root = root
+        self._made = made
+        self._open: dict[Path, int] = {}
+        self._last: Path = ()
+        self._last_fd = root
+
+    def get(self, path: Path, *, make: bool = True, keep: int = -1) -> int:
+        """Return a descriptor of the directory, good until the next call.
+
+        With `make`, missing directories are made. The descriptor `keep` stays good as well.
+        Raises OSError: ENOTDIR or ELOOP where the path leads through something else.
+        """
+        if path == self._last:
+            return self._last_fd
+        fd = self._find(path, make, keep)
+        self._last = path
+        self._last_fd = fd
+        return fd
+
+    def close(self) -> None:
+        """Close all of them, but not the root's."""
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+        self._last, self._last_fd = (), self._root
+
+    def _find(self, path: Path, make: bool, keep: int) -> int:
+        depth = len(path)
+        while depth and path[:depth] not in self._open:
+            depth -= 1
+        fd = self._root
+        if depth:
+            fd = self._open.pop(path[:depth])
+            self._open[path[:depth]] = fd
+        for end in range(depth + 1, len(path) + 1):
+            fd = self._enter(fd, path[:end], make)
+            self._remember(path[:end], fd, keep)
+        return fd
+
+    def _enter(self, parent: int, path: Path, make: bool) -> int:
+        try:
+            return os.open(path[-1], _FLAGS, dir_fd=parent)
+        except FileNotFoundError:
+            if not make:
+                raise
+        # closed to others until it is whole; its own mode comes at the very end
+        os.mkdir(path[-1], 0o700, dir_fd=parent)
+        self._made(path)
+        return os.open(path[-1], _FLAGS, dir_fd=parent)
+
+    def _remember(self, path: Path, fd: int, keep: int) -> None:
+        self._open[path] = fd
+        if len(self._open) > _KEPT:
+            oldest = next(known for known, other in self._open.items() if other != keep)
+            os.close(self._open.pop(oldest))

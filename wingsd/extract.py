@@ -1,0 +1,180 @@
+"""The façade: from the bytes of an archive to a directory tree, hashed on the way.
+
+Each stage is an iterator of blocks; hashing and decompressing run ahead in threads of their own,
+the calling thread writes. Memory is bounded by the queues between them, whatever the archive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+
+from attrs import frozen
+
+from wingsd.blocks import Blocks
+from wingsd.compression import decompressed
+from wingsd.policy import (
+    Kind,
+    display,
+    link_text,
+    member_kind,
+    member_mode,
+    member_path,
+    type_name,
+)
+from wingsd.stages import Digest, hashed, read_ahead
+from wingsd.tar import Member, TarReader
+from wingsd.tree import TreeWriter
+
+__all__ = ["MAX_NOTES", "QUEUE", "Extracted", "extract"]
+
+QUEUE = 3 << 20
+"""The most bytes that wait between two stages; there are two such places."""
+
+MAX_NOTES = 50
+"""The most notes on single members."""
+
+
+@frozen
+class Extracted:
+    """What an archive held. Sizes in bytes; `sha256` in hex is that of the archive as sent."""
+
+    sha256: str
+    archive_bytes: int
+    unpacked_bytes: int
+    file_count: int
+    directory_count: int
+    symlink_count: int
+    hard_link_count: int
+    skipped_count: int
+
+
+def extract(
+    blocks: Iterator[bytes],
+    directory: str,
+    owner: tuple[int, int] | None,
+    note: Callable[[str], None],
+    *,
+    abort: Callable[[], None] | None = None,
+    threads: bool = True,
+) -> Extracted:
+    """Extract the archive in `blocks` into the existing `directory`; block until it is done.
+
+    All of `blocks` is read, also what follows the tar's end, so hash and checksums are whole.
+    Everything gets `owner` (user id, group id), or the process's own ids for None; `directory`
+    itself only where the archive has a member for it. `note` gets a line, from this thread, for
+    each member that was left out or written otherwise, up to 50 and one that tells of more.
+
+    When extraction fails while another thread waits inside `next(blocks)`, `abort` is called once
+    and must make that call return or raise soon; without it this call waits for the next block.
+    `threads=False` does everything in this thread.
+
+    Raises ArchiveError (damaged, cut short, of an unknown kind, or with a refused member),
+    StorageError (the disk), and whatever `blocks` raises. What was written until then stays.
+    """
+    digest = hashlib.sha256()
+    intake = _Intake(blocks)
+    with ExitStack() as stack:
+        stage: Iterator[bytes] = hashed(intake, digest)
+        if threads:
+            ahead = stack.enter_context(read_ahead(stage, QUEUE, "wingsd-hash", abort=abort))
+            stage = decompressed(ahead)
+            stage = stack.enter_context(
+                read_ahead(stage, QUEUE, "wingsd-inflate", abort=ahead.close)
+            )
+        else:
+            stage = decompressed(stage)
+        reader = TarReader(Blocks(stage))
+        writer = stack.enter_context(closing(TreeWriter(directory, owner)))
+        unpacking = _Unpacking(reader, writer, note)
+        unpacking.run()
+    return unpacking.result(digest, intake.size)
+
+
+class _Intake:
+    """Counts what comes in."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self.size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        block = next(self._blocks)
+        self.size += len(block)
+        return block
+
+
+class _Unpacking:
+    """Carries the members from a reader to a writer, as the policy says."""
+
+    def __init__(self, reader: TarReader, writer: TreeWriter, note: Callable[[str], None]) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._note = note
+        self._notes = 0
+        self._counts = dict.fromkeys(Kind, 0)
+        self._unpacked = 0
+
+    def run(self) -> None:
+        """Write every member, then read to the very end."""
+        reader = self._reader
+        while (member := reader.next_member()) is not None:
+            kind = member_kind(member.typeflag, member.name)
+            self._counts[kind] += 1
+            if kind is Kind.FILE:
+                self._file(member)
+            else:
+                self._other(kind, member)
+        reader.drain()
+        self._writer.finish()
+        if self._notes > MAX_NOTES:
+            self._note(f"and {self._notes - MAX_NOTES} more notes")
+
+    def result(self, digest: Digest, archive_bytes: int) -> Extracted:
+        """Return the sums."""
+        return Extracted(
+            sha256=digest.hexdigest(),
+            archive_bytes=archive_bytes,
+            unpacked_bytes=self._unpacked,
+            file_count=self._counts[Kind.FILE],
+            directory_count=self._counts[Kind.DIRECTORY],
+            symlink_count=self._counts[Kind.SYMLINK],
+            hard_link_count=self._counts[Kind.HARD_LINK],
+            skipped_count=self._counts[Kind.SKIPPED],
+        )
+
+    def _file(self, member: Member) -> None:
+        path = member_path(member.name)
+        mode = self._mode(member)
+        data = self._reader.data()
+        if member.segments is None:
+            self._writer.file(path, mode, member.mtime, data)
+        else:
+            self._writer.sparse_file(path, mode, member.mtime, member.size, member.segments, data)
+        self._unpacked += member.size
+
+    def _other(self, kind: Kind, member: Member) -> None:
+        name = member.name
+        if kind is Kind.DIRECTORY:
+            self._writer.directory(member_path(name), self._mode(member), member.mtime)
+        elif kind is Kind.SYMLINK:
+            self._writer.symlink(member_path(name), member.mtime, link_text(member.link, name))
+        elif kind is Kind.HARD_LINK:
+            self._writer.hard_link(member_path(name), member_path(member.link))
+        else:
+            self._tell(f"{display(name)} is left out: it is a {type_name(member.typeflag)}")
+
+    def _mode(self, member: Member) -> int:
+        mode, stripped = member_mode(member.mode)
+        if stripped:
+            self._tell(f"{display(member.name)} lost its set-user-id or set-group-id bit")
+        return mode
+
+    def _tell(self, line: str) -> None:
+        self._notes += 1
+        if self._notes <= MAX_NOTES:
+            self._note(line)

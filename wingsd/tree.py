@@ -1,0 +1,290 @@
+"""Writes members below one directory, and nowhere else.
+
+Everything is reached by directory descriptors and no symlink is ever followed, so whatever an
+archive says, nothing outside the root is touched. What is there already is never written into: a
+file that is in the way is unlinked, since it may be a hard link to another.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import NoReturn
+
+from wingsd.directories import Directories, Path
+from wingsd.errors import ArchiveError, StorageError
+from wingsd.policy import MemberRefused, display
+
+__all__ = ["TreeWriter"]
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_IMPLIED_MODE = 0o755
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free space on this node and send the server again",
+    errno.EDQUOT: "the disk quota is used up; raise it and send the server again",
+    errno.EROFS: "the file system is read-only; look into this node's kernel log for its reason",
+    errno.EACCES: "permission denied; wingsd must be able to write to its data directory",
+    errno.EPERM: "not permitted; wingsd must run as a user who may own and change these files",
+    errno.EFBIG: "it is larger than the file system or a limit of this process allows",
+    errno.EIO: "the disk failed; look into this node's kernel log",
+    errno.EMFILE: "too many open files; raise the limit of this process",
+    errno.EMLINK: "the file system allows no more hard links to one file",
+}
+
+
+class TreeWriter:
+    """A tree being written below `root`, a directory's path or descriptor.
+
+    `owner` (user id, group id) is given to everything; None leaves it to the process. Names are
+    paths from `policy.member_path`, modes already judged, times in nanoseconds. `finish` applies
+    the directories' modes and times; `close` must be called in any case.
+
+    Every method raises ArchiveError where the archive is at fault, StorageError where the disk
+    is, both with the member's name.
+    """
+
+    def __init__(self, root: int | str | bytes, owner: tuple[int, int] | None) -> None:
+        self._root = os.dup(root) if isinstance(root, int) else _open_root(root)
+        self._owner = None if owner is None or self._is_own(owner) else owner
+        self._umask = _umask()
+        self._metadata: dict[Path, tuple[int, int | None]] = {}
+        self._directories = Directories(self._root, self._implied)
+
+    def file(self, path: Path, mode: int, mtime: int, pieces: Iterable[memoryview]) -> None:
+        """Write a regular file. Errors of `pieces` pass as they are."""
+        fd = self._create(path, mode)
+        try:
+            for piece in pieces:
+                self._write(fd, piece, path)
+            self._dress(fd, path, mode, mtime)
+        finally:
+            os.close(fd)
+
+    def sparse_file(
+        self,
+        path: Path,
+        mode: int,
+        mtime: int,
+        size: int,
+        segments: array[int],
+        pieces: Iterable[memoryview],
+    ) -> None:
+        """Write a regular file of `size` bytes that has data only in `segments`, else holes.
+
+        Offsets and lengths as `tar.Member` has them: in order, apart, adding up to `pieces`.
+        """
+        fd = self._create(path, mode)
+        try:
+            for offset, part in _placed(segments, pieces):
+                self._call(path, os.lseek, fd, offset, os.SEEK_SET)
+                self._write(fd, part, path)
+            self._call(path, os.ftruncate, fd, size)
+            self._dress(fd, path, mode, mtime)
+        finally:
+            os.close(fd)
+
+    def directory(self, path: Path, mode: int, mtime: int) -> None:
+        """Make a directory, or keep the one that is there; `()` is the root."""
+        if path:
+            self._call(path, self._make_directory, path)
+        self._metadata[path] = (mode, mtime)
+
+    def symlink(self, path: Path, mtime: int, text: bytes) -> None:
+        """Make a symlink; its text is neither read nor followed."""
+        self._call(path, self._make_symlink, path, mtime, text)
+
+    def hard_link(self, path: Path, target: Path) -> None:
+        """Make one more name for the file `target`, which is below the root as well."""
+        try:
+            self._make_hard_link(path, target)
+        except FileNotFoundError:
+            raise ArchiveError(
+                f"{_shown(path)} is a hard link to {_shown(target)}, which is not there"
+            ) from None
+        except OSError as error:
+            self._fail(error, path)
+
+    def finish(self) -> None:
+        """Give directories their owners, modes and times: the deepest first, the root last."""
+        for path in sorted(self._metadata, reverse=True):
+            self._call(path, self._finish_directory, path, *self._metadata[path])
+        self._metadata.clear()
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        self._directories.close()
+        os.close(self._root)
+
+    def _is_own(self, owner: tuple[int, int]) -> bool:
+        # below a set-group-id directory files get that directory's group instead
+        inherits = os.fstat(self._root).st_mode & stat.S_ISGID
+        return owner == (os.geteuid(), os.getegid()) and not inherits
+
+    def _implied(self, path: Path) -> None:
+        self._metadata[path] = (_IMPLIED_MODE, None)
+
+    def _create(self, path: Path, mode: int) -> int:
+        try:
+            parent = self._parent(path)
+            try:
+                return os.open(path[-1], _CREATE, mode, dir_fd=parent)
+            except FileExistsError:
+                os.unlink(path[-1], dir_fd=parent)
+                return os.open(path[-1], _CREATE, mode, dir_fd=parent)
+        except OSError as error:
+            self._fail(error, path)
+
+    def _parent(self, path: Path) -> int:
+        if not path:
+            raise ArchiveError("the archive's root directory is not a directory in it")
+        return self._directories.get(path[:-1])
+
+    def _write(self, fd: int, piece: memoryview, path: Path) -> None:
+        try:
+            written = os.write(fd, piece)
+            while written < len(piece):
+                written += os.write(fd, piece[written:])
+        except OSError as error:
+            self._fail(error, path)
+
+    def _dress(self, fd: int, path: Path, mode: int, mtime: int) -> None:
+        """Owner before mode, as giving a file away may take bits of its mode."""
+        try:
+            if self._owner is not None:
+                os.fchown(fd, *self._owner)
+            if mode & self._umask:
+                os.fchmod(fd, mode)
+            os.utime(fd, ns=(mtime, mtime))
+        except OSError as error:
+            self._fail(error, path)
+
+    def _make_directory(self, path: Path) -> None:
+        parent = self._parent(path)
+        # open to the process alone until its own mode comes at the end
+        try:
+            os.mkdir(path[-1], 0o700, dir_fd=parent)
+        except FileExistsError:
+            found = os.stat(path[-1], dir_fd=parent, follow_symlinks=False)
+            if not stat.S_ISDIR(found.st_mode):
+                os.unlink(path[-1], dir_fd=parent)
+                os.mkdir(path[-1], 0o700, dir_fd=parent)
+
+    def _make_symlink(self, path: Path, mtime: int, text: bytes) -> None:
+        parent = self._parent(path)
+        name = path[-1]
+        try:
+            os.symlink(text, name, dir_fd=parent)
+        except FileExistsError:
+            os.unlink(name, dir_fd=parent)
+            os.symlink(text, name, dir_fd=parent)
+        if self._owner is not None:
+            os.chown(name, *self._owner, dir_fd=parent, follow_symlinks=False)
+        os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
+
+    def _make_hard_link(self, path: Path, target: Path) -> None:
+        if not target:
+            raise MemberRefused(b"/".join(path), "it is a hard link to the root directory")
+        source = self._directories.get(target[:-1], make=False)
+        found = os.stat(target[-1], dir_fd=source, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode):
+            raise MemberRefused(b"/".join(path), "it is a hard link to a directory")
+        if path == target:
+            return
+        parent = self._parent_beside(path, source)
+        try:
+            _link(target[-1], source, path[-1], parent)
+        except FileExistsError:
+            if os.path.samestat(found, os.stat(path[-1], dir_fd=parent, follow_symlinks=False)):
+                return
+            os.unlink(path[-1], dir_fd=parent)
+            _link(target[-1], source, path[-1], parent)
+
+    def _parent_beside(self, path: Path, other: int) -> int:
+        if not path:
+            return self._parent(path)
+        return self._directories.get(path[:-1], keep=other)
+
+    def _finish_directory(self, path: Path, mode: int, mtime: int | None) -> None:
+        fd = self._directories.get(path, make=False)
+        if self._owner is not None:
+            os.fchown(fd, *self._owner)
+        os.fchmod(fd, mode)
+        if mtime is not None:
+            os.utime(fd, ns=(mtime, mtime))
+
+    def _call(self, path: Path, work: Callable[..., object], *args: object) -> None:
+        try:
+            work(*args)
+        except OSError as error:
+            self._fail(error, path)
+
+    def _fail(self, error: OSError, path: Path) -> NoReturn:
+        """Tell whose fault it is, and for the disk's what to do."""
+        name = _shown(path)
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise ArchiveError(
+                f"{name} leads through {self._obstacle(path)}, which is never followed"
+            ) from error
+        if error.errno == errno.EISDIR:
+            raise ArchiveError(f"{name} would replace a directory by something else") from error
+        advice = _ADVICE.get(error.errno or 0) or error.strerror or str(error)
+        raise StorageError(f"{name} could not be written: {advice}") from error
+
+    def _obstacle(self, path: Path) -> str:
+        """Find what lies in the way of `path`, for a person to read."""
+        for end in range(1, len(path)):
+            with suppress(OSError):
+                parent = self._directories.get(path[: end - 1], make=False)
+                found = os.stat(path[end - 1], dir_fd=parent, follow_symlinks=False)
+                if not stat.S_ISDIR(found.st_mode):
+                    kind = "symlink" if stat.S_ISLNK(found.st_mode) else "file"
+                    return f"the {kind} {_shown(path[:end])}"
+        return "a symlink or a file"
+
+
+def _open_root(root: str | bytes) -> int:
+    try:
+        return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise StorageError(f"{os.fsdecode(root)}: {error.strerror}") from error
+
+
+def _umask() -> int:
+    """Return the process's umask as the kernel tells it: asking for it by umask(2) sets it.
+
+    All bits where it is not told, so that every mode is set once more.
+    """
+    with suppress(OSError), open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8) | stat.S_ISVTX
+    return 0o7777
+
+
+def _link(target: bytes, source: int, name: bytes, parent: int) -> None:
+    os.link(target, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+
+
+def _placed(
+    segments: array[int], pieces: Iterable[memoryview]
+) -> Iterator[tuple[int, memoryview]]:
+    """Cut `pieces` at the borders of the segments, each part with its offset in the file."""
+    layout = zip(segments[::2], segments[1::2], strict=True)
+    offset = room = 0
+    for piece in pieces:
+        rest = piece
+        while rest:
+            while not room:
+                offset, room = next(layout)
+            part, rest = rest[:room], rest[room:]
+            yield offset, part
+            offset += len(part)
+            room -= len(part)
+
+
+def _shown(path: Path) -> str:
+    return display(b"/".join(path) or b".")
