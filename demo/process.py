@@ -1,0 +1,60 @@
+"""A program run from the reactor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+__all__ = ["Process"]
+
+
+class Process(ProcessProtocol):
+    """A program whose output goes to the file `output`, or to where the demo's own goes.
+
+    `ended` fires with the exit status, or with a signal's number below zero.
+    """
+
+    def __init__(
+        self, reactor: Any, command: list[str], directory: Path, output: Path | None = None
+    ) -> None:
+        self.ended: Deferred[int] = Deferred()
+        self._reactor = reactor
+        sys.stdout.flush()
+        with open(os.devnull) as nothing, open(output or os.devnull, "ab") as file:
+            out, err = (1, 2) if output is None else (file.fileno(), file.fileno())
+            self._transport = reactor.spawnProcess(
+                self,
+                command[0],
+                command,
+                env=os.environ,
+                path=str(directory),
+                childFDs={0: nothing.fileno(), 1: out, 2: err},
+            )
+
+    @property
+    def pid(self) -> int:
+        """The program's process id."""
+        pid: int = self._transport.pid
+        return pid
+
+    def processEnded(self, reason: Failure) -> None:
+        """Tell who waits."""
+        how: Any = reason.value
+        self.ended.callback(-how.signal if how.signal else how.exitCode)
+
+    async def end(self, within: float) -> int:
+        """Ask the program to end, make it end after `within` seconds; return its exit status."""
+        if not self.ended.called:
+            self._transport.signalProcess("TERM")
+        late = self._reactor.callLater(within, self._transport.signalProcess, "KILL")
+        try:
+            return await self.ended
+        finally:
+            if late.active():
+                late.cancel()
