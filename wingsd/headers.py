@@ -196,6 +196,8 @@ def verify_segments(segments: array[int], size: int, stored: int) -> None:
 
     Raises ValueError unless the segments are in order, apart, within `size` and `stored` long.
     """
+    if len(segments) % 2:
+        raise ValueError("its sparse map has an offset without a length")
     end = total = 0
     for offset, length in zip(segments[::2], segments[1::2], strict=True):
         if offset < end:
