@@ -83,13 +83,13 @@ class Demo:
         pid = await self._running.start()
         line("node", f"{self._running.url} (twistd -n wingsd --config config.yml, process {pid})")
 
-    def _curl(self, token: str) -> list[str]:
+    def _curl(self, token: str, directory: str = "") -> list[str]:
         return [
             *("curl", "-X", "POST", f"{self._running.url}/api/transfers"),
             *("-H", f"Authorization: Bearer {token}"),
-            *("-F", f"archive=@{self._archive}"),
+            *("-F", f"archive=@{directory}{self._archive.name}"),
             *("-F", f"checksum={self._checksum}"),
-            *("--cacert", str(self._running.authority)),
+            *("--cacert", f"{directory}{self._running.authority.name}"),
         ]
 
     async def _upload(self) -> None:
@@ -150,7 +150,7 @@ class Demo:
     async def _wait(self) -> None:
         heading("It is left running; Ctrl-C ends it and removes everything. To send another one:")
         token = self._panel.transfer_token(SECOND, self._destination)
-        print(_shown(self._curl(token)))
+        print(_shown(self._curl(token, f"{self._directory}/")))
         print()
         line("files", str(self._running.volumes))
         line("config", str(self._running.config))

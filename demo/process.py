@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
@@ -50,11 +52,14 @@ class Process(ProcessProtocol):
 
     async def end(self, within: float) -> int:
         """Ask the program to end, make it end after `within` seconds; return its exit status."""
-        if not self.ended.called:
-            self._transport.signalProcess("TERM")
-        late = self._reactor.callLater(within, self._transport.signalProcess, "KILL")
+        self._signal("TERM")
+        late = self._reactor.callLater(within, self._signal, "KILL")
         try:
             return await self.ended
         finally:
             if late.active():
                 late.cancel()
+
+    def _signal(self, name: str) -> None:
+        with suppress(ProcessExitedAlready):
+            self._transport.signalProcess(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Failed", "check", "heading", "line", "mib"]
 
-_WIDTH = 11
+_WIDTH = 13
 _MIB = 1024 * 1024
 
 
