@@ -1,0 +1,354 @@
+"""Whole archives: as the tools of the trade write them, and as an attacker would."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.archives import (
+    END,
+    by_tarfile,
+    header,
+    in_blocks,
+    member,
+    odd_tree,
+    pax,
+    run,
+    seen,
+    sparse_file,
+)
+from wingsd.errors import ArchiveError, StorageError
+from wingsd.extract import MAX_NOTES, Extracted, extract
+
+RANDOM = random.Random("extract")  # noqa: S311
+
+
+def unpack(
+    archive: bytes,
+    into: Path,
+    size: int = 1 << 16,
+    owner: tuple[int, int] | None = None,
+    *,
+    threads: bool = False,
+) -> tuple[Extracted, list[str]]:
+    into.mkdir(exist_ok=True)
+    notes: list[str] = []
+    done = extract(in_blocks(archive, size), str(into), owner, notes.append, threads=threads)
+    return done, notes
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("source") / "tree"
+    root.mkdir()
+    odd_tree(root)
+    return root
+
+
+WRITERS = {
+    "gnu": "tar --format=gnu -cf - .",
+    "gnu-gzip": "tar --format=gnu -czf - .",
+    "gnu-zstd": "tar --format=gnu --zstd -cf - .",
+    "oldgnu": "tar --format=oldgnu -cf - .",
+    "pax": "tar --format=pax -cf - .",
+    "bsd-pax": "bsdtar --format=pax -cf - .",
+    "bsd-gnu": "bsdtar --format=gnutar -czf - .",
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("threads", [False, True])
+def test_a_tree_comes_out_as_it_went_in(
+    tree: Path, tmp_path: Path, writer: str, threads: bool
+) -> None:
+    archive = run(*WRITERS[writer].split(), cwd=tree)
+    exact = "pax" in writer
+    done, notes = unpack(archive, tmp_path / "out", threads=threads)
+    expected = seen(tree, nanoseconds=exact, owner=False)
+    assert seen(tmp_path / "out", nanoseconds=exact, owner=False) == expected
+    assert done.sha256 == hashlib.sha256(archive).hexdigest()
+    assert done.archive_bytes == len(archive)
+    assert (done.hard_link_count, done.symlink_count, notes) == (1, 4, [])
+    assert done.file_count == sum(p.is_file() and not p.is_symlink() for p in tree.rglob("*")) - 1
+
+
+def test_ustar_has_what_ustar_can_hold(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / ("p" * 90) / ("q" * 50)).mkdir(parents=True)
+    (tree / ("p" * 90) / ("q" * 50) / ("r" * 90)).write_bytes(b"x")
+    for writer in ("tar --format=ustar -cf - .", "bsdtar --format=ustar -cf - ."):
+        out = tmp_path / writer.split()[0]
+        unpack(run(*writer.split(), cwd=tree), out)
+        assert seen(out, nanoseconds=False) == seen(tree, nanoseconds=False)
+
+
+@pytest.mark.parametrize(
+    "writer",
+    [
+        "tar --format=gnu -S -cf - f",
+        "tar --format=pax --sparse-version=0.0 -S -cf - f",
+        "tar --format=pax --sparse-version=0.1 -S -cf - f",
+        "tar --format=pax --sparse-version=1.0 -S -cf - f",
+        "bsdtar --format=pax --read-sparse -cf - f",
+    ],
+)
+def test_sparse_files_stay_sparse(tmp_path: Path, writer: str) -> None:
+    tree, out = tmp_path / "tree", tmp_path / "out"
+    tree.mkdir()
+    sparse_file(tree / "f", holes=30)
+    archive = run(*writer.split(), cwd=tree)
+    assert len(archive) < 2 << 20
+    unpack(archive, out, 1000)
+    assert (out / "f").read_bytes() == (tree / "f").read_bytes()
+    assert (out / "f").stat().st_blocks <= (tree / "f").stat().st_blocks + 64
+
+
+def test_files_only_without_directory_members(tmp_path: Path) -> None:
+    infos = []
+    for name in ("world/region/r.0.0.mca", "world/level.dat", "server.jar"):
+        info = tarfile.TarInfo(name)
+        info.size, info.mode, info.mtime = 3, 0o640, 1_700_000_000
+        infos.append((info, b"abc"))
+    unpack(by_tarfile(infos, tarfile.PAX_FORMAT), tmp_path / "out", owner=(1234, 4321))
+    for found in (tmp_path / "out/world", tmp_path / "out/world/region"):
+        assert (found.stat().st_mode & 0o7777, found.stat().st_uid) == (0o755, 1234)
+    assert (tmp_path / "out/world/level.dat").stat().st_mtime == 1_700_000_000
+
+
+def test_everything_gets_the_owner(tree: Path, tmp_path: Path) -> None:
+    unpack(run("tar", "-cf", "-", ".", cwd=tree), tmp_path / "out", owner=(1234, 4321))
+    assert {entry[-2:] for entry in seen(tmp_path / "out").values()} == {(1234, 4321)}
+
+
+@pytest.mark.parametrize("size", [1, 7, 511, 512, 513, 65536])
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_block_borders_do_not_matter(tmp_path: Path, size: int, form: str) -> None:
+    tree, out = tmp_path / "tree", tmp_path / "out"
+    (tree / "d").mkdir(parents=True)
+    (tree / "d" / ("n" * 150)).write_bytes(bytes(range(256)) * 9)
+    sparse_file(tree / "s", 2)
+    archive = run("tar", f"--format={form}", "-S", "-czf", "-", ".", cwd=tree)
+    unpack(archive, out, size, threads=size > 100)
+    assert seen(out, nanoseconds=form == "pax") == seen(tree, nanoseconds=form == "pax")
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "outside"
+    place.mkdir()
+    (place / "victim").write_bytes(b"precious")
+    yield place
+    assert os.listdir(place) == ["victim"]
+    assert (place / "victim").read_bytes() == b"precious"
+    assert (place / "victim").stat().st_nlink == 1
+    assert set(os.listdir(tmp_path)) <= {"outside", "out"}
+
+
+def symlink(name: bytes, text: bytes) -> bytes:
+    return member(name, typeflag=b"2", link=text)
+
+
+def hard_link(name: bytes, target: bytes) -> bytes:
+    return member(name, typeflag=b"1", link=target)
+
+
+HOSTILE = {
+    "upwards": member(b"../outside/victim", b"evil"),
+    "upwards inside": member(b"a/../../outside/victim", b"evil"),
+    "upwards by pax": pax((b"path", b"../outside/victim")) + member(b"f", b"evil"),
+    "upwards by long name": member(b"x", b"../outside/victim\0", b"L") + member(b"f", b"evil"),
+    "upwards directory": member(b"../outside/d/", typeflag=b"5"),
+    "upwards symlink": symlink(b"../outside/s", b"x"),
+    "upwards prefix": member(b"victim", b"evil", prefix=b"../outside"),
+    "absolute": member(b"/tmp/wingsd-evil", b"evil"),
+    "through a symlink": symlink(b"s", b"../outside") + member(b"s/victim", b"evil"),
+    "through a symlink again": symlink(b"s", b"../outside") + member(b"s/d/", typeflag=b"5"),
+    "through two symlinks": symlink(b"a", b"..") + symlink(b"b", b"a/outside") + member(b"b/x"),
+    "through an absolute symlink": symlink(b"s", b"/tmp") + member(b"s/wingsd-evil", b"evil"),
+    "hard link outside": hard_link(b"h", b"../outside/victim") + member(b"h", b"evil"),
+    "hard link absolute": hard_link(b"h", b"/etc/passwd"),
+    "hard link through": symlink(b"s", b"../outside") + hard_link(b"h", b"s/victim"),
+    "hard link to nothing": hard_link(b"h", b"nothing"),
+    "hard link to empty": hard_link(b"h", b""),
+    "directory becomes symlink": member(b"d/", typeflag=b"5") + symlink(b"d", b"../outside"),
+    "directory becomes file": member(b"d/f") + member(b"d"),
+    "the root becomes a file": member(b".", b"evil"),
+    "the root becomes a symlink": symlink(b"./", b"../outside"),
+    "empty symlink": symlink(b"s", b""),
+    "NUL in a symlink": pax((b"linkpath", b"a\0b")) + symlink(b"s", b"x"),
+    "NUL in a name": pax((b"path", b"a\0b")) + member(b"f"),
+    "multi-volume": member(b"f", b"x", b"M"),
+    "unknown type": member(b"f", b"x", b"Z"),
+    "wrong checksum": header(b"f", checksum=4711),
+    "negative size": header(b"f", size=b"\xff" * 12),
+    "huge size": header(b"f", size=b"\x80" + b"\xff" * 11),
+    "size beyond": member(b"f", b"x", size=10**6),
+    "sparse beyond": pax((b"GNU.sparse.size", b"1"), (b"GNU.sparse.map", b"9,1"))
+    + member(b"f", b"x"),
+    "far future": pax((b"mtime", b"9" * 15)) + member(b"f"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_archives_are_refused(tmp_path: Path, outside: Path, name: str) -> None:
+    with pytest.raises(ArchiveError):
+        unpack(HOSTILE[name] + END, tmp_path / "out")
+
+
+def test_a_symlink_replaced_by_a_file_leads_nowhere(tmp_path: Path, outside: Path) -> None:
+    archive = symlink(b"s", b"../outside/victim") + member(b"s", b"mine") + END
+    unpack(archive, tmp_path / "out")
+    assert (tmp_path / "out/s").read_bytes() == b"mine"
+
+
+def test_a_directory_in_a_symlinks_place(tmp_path: Path, outside: Path) -> None:
+    archive = symlink(b"s", b"../outside") + member(b"s/", typeflag=b"5") + member(b"s/f", b"x")
+    unpack(archive + END, tmp_path / "out")
+    assert (tmp_path / "out/s/f").read_bytes() == b"x"
+
+
+def test_a_huge_sparse_file_costs_nothing_or_is_refused(tmp_path: Path) -> None:
+    size = b"%d" % (2**63 - 1)
+    archive = pax((b"GNU.sparse.size", size), (b"GNU.sparse.map", size + b",0")) + member(b"f")
+    with pytest.raises(StorageError, match=r'"f".*larger than the file system'):
+        unpack(archive + END, tmp_path / "out")
+
+
+def test_what_is_left_out_and_changed_is_noted(tmp_path: Path) -> None:
+    archive = member(b"null", typeflag=b"3") + member(b"sda", typeflag=b"4")
+    archive += member(b"pipe\n", typeflag=b"6") + member(b"label", typeflag=b"V")
+    archive += member(b"su", b"x", mode=0o4755) + member(b"sg/", typeflag=b"5", mode=0o2775)
+    done, notes = unpack(archive + END, tmp_path / "out")
+    assert done.skipped_count == 4
+    assert notes == [
+        '"null" is left out: it is a character device',
+        '"sda" is left out: it is a block device',
+        '"pipe\\n" is left out: it is a FIFO',
+        '"label" is left out: it is a volume label',
+        '"su" lost its set-user-id or set-group-id bit',
+        '"sg/" lost its set-user-id or set-group-id bit',
+    ]
+    assert sorted(os.listdir(tmp_path / "out")) == ["sg", "su"]
+    assert (tmp_path / "out/su").stat().st_mode & 0o7777 == 0o755
+    assert (tmp_path / "out/sg").stat().st_mode & 0o7777 == 0o775
+
+
+def test_notes_are_bounded(tmp_path: Path) -> None:
+    archive = b"".join(member(b"p%d" % n, typeflag=b"6") for n in range(MAX_NOTES + 7))
+    _, notes = unpack(archive + END, tmp_path / "out")
+    assert len(notes) == MAX_NOTES + 1
+    assert notes[-1] == "and 7 more notes"
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_every_truncation_is_seen(tmp_path: Path, form: str) -> None:
+    tree = tmp_path / "tree"
+    (tree / "d").mkdir(parents=True)
+    (tree / "d" / ("n" * 150)).write_bytes(b"x" * 700)
+    (tree / "g").write_bytes(b"y" * 512)
+    archive = run("tar", f"--format={form}", "--sort=name", "-b1", "-cf", "-", ".", cwd=tree)
+    end = len(archive.rstrip(b"\0")) + -len(archive.rstrip(b"\0")) % 512
+    cuts = [*range(0, end + 1, 512), *(RANDOM.randrange(1, end) for _ in range(60))]
+    for cut in cuts:
+        with pytest.raises(ArchiveError, match=r"ends in the middle|empty|unknown kind"):
+            unpack(archive[:cut], tmp_path / "out")
+    unpack(archive[: end + 512], tmp_path / "out")
+
+
+def test_a_cut_or_damaged_gzip_is_seen_though_its_tar_is_whole(tmp_path: Path) -> None:
+    archive = run("gzip", "-c", data=member(b"f", b"x") + END)
+    for wrong in (archive[:-1], archive[:-8], archive[:-8] + bytes(8), archive + b"x"):
+        with pytest.raises(ArchiveError):
+            unpack(wrong, tmp_path / "out")
+
+
+def test_all_is_read_and_hashed(tmp_path: Path) -> None:
+    archive = member(b"f", b"x") + END + b"whatever follows" * 1000
+    done, _ = unpack(archive, tmp_path / "out", threads=True)
+    assert done.archive_bytes == len(archive)
+    assert done.sha256 == hashlib.sha256(archive).hexdigest()
+
+
+def test_an_archive_of_nothing(tmp_path: Path) -> None:
+    done, notes = unpack(bytes(10240), tmp_path / "out")
+    assert (done.file_count, done.unpacked_bytes, notes) == (0, 0, [])
+    with pytest.raises(ArchiveError, match="empty"):
+        unpack(b"", tmp_path / "out")
+
+
+def test_a_failure_wakes_a_source_that_waits(tmp_path: Path) -> None:
+    aborted = threading.Event()
+
+    def waiting() -> Iterator[bytes]:
+        yield member(b"../evil") + bytes(1 << 16)
+        assert aborted.wait(10)
+
+    with pytest.raises(ArchiveError, match="upwards"):
+        extract(waiting(), str(tmp_path), None, print, abort=aborted.set)
+    assert aborted.is_set()
+    assert not [t for t in threading.enumerate() if t.name.startswith("wingsd-")]
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_the_sources_error_passes_as_it_is(tmp_path: Path, threads: bool) -> None:
+    def failing() -> Iterator[bytes]:
+        yield header(b"f", size=5000)
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError, match="gone"):
+        extract(failing(), str(tmp_path), None, print, threads=threads)
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    for archive in (member(b"a/b/f", b"x") + END, member(b"a/b/f") + member(b"a/b/f", b"x")):
+        try:
+            unpack(archive, tmp_path / "out", threads=True)
+        except ArchiveError:
+            continue
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+part = st.text("abé. ", min_size=1, max_size=120).filter(lambda p: p not in {".", ".."})
+entry = st.tuples(
+    st.lists(part, min_size=1, max_size=4).map("/".join),
+    st.binary(max_size=1500),
+    st.integers(0, 0o777),
+    st.integers(0, 2**32),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    st.lists(entry, max_size=6, unique_by=lambda e: e[0]),
+    st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    st.sampled_from([100, 512, 65536]),
+)
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory,
+    entries: list[tuple[str, bytes, int, int]],
+    form: int,
+    size: int,
+) -> None:
+    # a name that is also another's directory cannot be in a tree
+    files = [e for e in entries if not any(o[0].startswith(e[0] + "/") for o in entries)]
+    infos = []
+    for name, data, mode, mtime in files:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode, info.mtime = len(data), mode, mtime
+        infos.append((info, data))
+    out = tmp_path_factory.mktemp("round-trip")
+    unpack(by_tarfile(infos, form), out, size)
+    for name, data, mode, mtime in files:
+        found = (out / name).stat()
+        assert ((out / name).read_bytes(), found.st_mode & 0o7777) == (data, mode)
+        assert found.st_mtime_ns == mtime * 10**9
