@@ -117,6 +117,7 @@ class _Unpacking:
         self._note = note
         self._notes = 0
         self._counts = dict.fromkeys(Kind, 0)
+        self._files = 0
         self._unpacked = 0
 
     def run(self) -> None:
@@ -124,10 +125,11 @@ class _Unpacking:
         reader = self._reader
         while (member := reader.next_member()) is not None:
             kind = member_kind(member.typeflag, member.name)
-            self._counts[kind] += 1
             if kind is Kind.FILE:
+                self._files += 1
                 self._file(member)
             else:
+                self._counts[kind] += 1
                 self._other(kind, member)
         reader.drain()
         self._writer.finish()
@@ -140,7 +142,7 @@ class _Unpacking:
             sha256=digest.hexdigest(),
             archive_bytes=archive_bytes,
             unpacked_bytes=self._unpacked,
-            file_count=self._counts[Kind.FILE],
+            file_count=self._files,
             directory_count=self._counts[Kind.DIRECTORY],
             symlink_count=self._counts[Kind.SYMLINK],
             hard_link_count=self._counts[Kind.HARD_LINK],

@@ -24,11 +24,10 @@ from wingsd.headers import (
     number,
     old_sparse_pairs,
     pax_records,
-    pax_time,
-    sparse_from_list,
     sparse_number,
     verify_segments,
 )
+from wingsd.member import KEYS, Extension, Member
 from wingsd.policy import display
 
 __all__ = ["MAX_EXTENSION", "Member", "TarReader"]
@@ -41,28 +40,6 @@ _WITHOUT_DATA = b"123456"
 _FILES = b"\x0007"
 _EXTENSIONS = b"xgLK"
 _EXTENSION_FLAGS = (b"x", b"g", b"L", b"K")
-_KEYS = (b"path", b"linkpath", b"size", b"mtime")
-_SPARSE = b"GNU.sparse."
-
-
-class Member:
-    """One member: what its headers say, taken together.
-
-    `name` and `link` are raw bytes, `mtime` is in nanoseconds since the epoch, `size` in bytes
-    as it is to be on disk. `segments` is None, or of a sparse file the offsets and lengths of its
-    data, in order, without overlap, within `size`, adding up to what `TarReader.data` gives.
-    """
-
-    __slots__ = ("link", "mode", "mtime", "name", "segments", "size", "typeflag")
-
-    def __init__(self, header: Header) -> None:
-        self.typeflag: bytes = header.typeflag
-        self.name: bytes = header.name
-        self.link: bytes = header.link
-        self.mode: int = header.mode
-        self.mtime: int = header.mtime
-        self.size: int = header.size
-        self.segments: array[int] | None = None
 
 
 class TarReader:
@@ -130,13 +107,11 @@ class TarReader:
         self._name = header.name
         return self._described(Member(header), extension, block)
 
-    def _described(
-        self, member: Member, extension: _Extension | None, block: memoryview
-    ) -> Member:
+    def _described(self, member: Member, extension: Extension | None, block: memoryview) -> Member:
         """Complete a member by what the headers before it say, and find how much is stored."""
         stored = member.size
         if extension is not None or self._globals:
-            extension = extension or _Extension()
+            extension = extension or Extension()
             stored = extension.apply(member, self._globals)
             self._name = member.name
         if member.typeflag in _WITHOUT_DATA:
@@ -151,9 +126,9 @@ class TarReader:
             verify_segments(member.segments, member.size, self._stored)
         return member
 
-    def _extension(self, header: Header) -> tuple[_Extension, memoryview]:
+    def _extension(self, header: Header) -> tuple[Extension, memoryview]:
         """Read the headers that describe the next member; return them and that member's block."""
-        extension = _Extension()
+        extension = Extension()
         while True:
             payload = self._payload(header)
             if header.typeflag == b"L":
@@ -163,7 +138,7 @@ class TarReader:
             elif header.typeflag == b"x":
                 extension.read(payload)
             else:
-                self._globals.update(r for r in pax_records(payload) if r[0] in _KEYS)
+                self._globals.update(r for r in pax_records(payload) if r[0] in KEYS)
             block = self._blocks.take(BLOCK)
             if block[156:157] not in _EXTENSION_FLAGS:
                 return extension, block
@@ -199,7 +174,7 @@ class TarReader:
                 raise ValueError(f"it has more than {MAX_SEGMENTS} sparse segments")
         member.segments = segments
 
-    def _pax_sparse(self, member: Member, extension: _Extension) -> None:
+    def _pax_sparse(self, member: Member, extension: Extension) -> None:
         """GNU tar manual, "PAX Format, Versions 0.0, 0.1 and 1.0"."""
         sparse = extension.sparse
         if b"major" in sparse:
@@ -236,44 +211,3 @@ class TarReader:
         return ArchiveError(
             f"the archive ends in the middle, {self._where()}; it was cut short, send it again"
         )
-
-
-class _Extension:
-    """What the extended headers before one member say about it."""
-
-    def __init__(self) -> None:
-        self.name = b""
-        self.link = b""
-        self.records: dict[bytes, bytes] = {}
-        self.sparse: dict[bytes, bytes] = {}
-        self.segments = array("q")
-
-    def is_empty(self) -> bool:
-        """Tell whether there is anything that wants a member."""
-        return not (self.name or self.link or self.records or self.sparse)
-
-    def read(self, payload: bytes) -> None:
-        """Take a pax header; only what is used of it is kept."""
-        for key, value in pax_records(payload):
-            if key in _KEYS:
-                self.records[key] = value
-            elif key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
-                self.segments.append(sparse_number(value))
-            elif key == b"GNU.sparse.map":
-                self.segments = sparse_from_list(value)
-            elif key.startswith(_SPARSE):
-                self.sparse[key.removeprefix(_SPARSE)] = value
-
-    def apply(self, member: Member, defaults: dict[bytes, bytes]) -> int:
-        """Complete `member`, the more special word winning; return the size as stored.
-
-        An empty value takes back what was said globally (POSIX pax, "Extended Header").
-        """
-        records = {**defaults, **self.records}
-        member.name = self.sparse.get(b"name") or records.get(b"path") or self.name or member.name
-        member.link = records.get(b"linkpath") or self.link or member.link
-        if mtime := records.get(b"mtime"):
-            member.mtime = pax_time(mtime)
-        if size := records.get(b"size"):
-            member.size = sparse_number(size)
-        return member.size

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from wingsd.directories import Directories, Path
+from wingsd.diskadvice import disk_advice
 from wingsd.errors import ArchiveError, StorageError
 from wingsd.policy import MemberRefused, display
 
@@ -23,17 +24,6 @@ __all__ = ["TreeWriter"]
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _IMPLIED_MODE = 0o755
-_ADVICE = {
-    errno.ENOSPC: "the disk is full; free space on this node and send the server again",
-    errno.EDQUOT: "the disk quota is used up; raise it and send the server again",
-    errno.EROFS: "the file system is read-only; look into this node's kernel log for its reason",
-    errno.EACCES: "permission denied; wingsd must be able to write to its data directory",
-    errno.EPERM: "not permitted; wingsd must run as a user who may own and change these files",
-    errno.EFBIG: "it is larger than the file system or a limit of this process allows",
-    errno.EIO: "the disk failed; look into this node's kernel log",
-    errno.EMFILE: "too many open files; raise the limit of this process",
-    errno.EMLINK: "the file system allows no more hard links to one file",
-}
 
 
 class TreeWriter:
@@ -62,7 +52,7 @@ class TreeWriter:
                 self._write(fd, piece, path)
             self._dress(fd, path, mode, mtime)
         finally:
-            os.close(fd)
+            self._call(path, os.close, fd)
 
     def sparse_file(
         self,
@@ -85,7 +75,7 @@ class TreeWriter:
             self._call(path, os.ftruncate, fd, size)
             self._dress(fd, path, mode, mtime)
         finally:
-            os.close(fd)
+            self._call(path, os.close, fd)
 
     def directory(self, path: Path, mode: int, mtime: int) -> None:
         """Make a directory, or keep the one that is there; `()` is the root."""
@@ -231,8 +221,7 @@ class TreeWriter:
             ) from error
         if error.errno == errno.EISDIR:
             raise ArchiveError(f"{name} would replace a directory by something else") from error
-        advice = _ADVICE.get(error.errno or 0) or error.strerror or str(error)
-        raise StorageError(f"{name} could not be written: {advice}") from error
+        raise StorageError(f"{name} could not be written: {disk_advice(error)}") from error
 
     def _obstacle(self, path: Path) -> str:
         """Find what lies in the way of `path`, for a person to read."""
