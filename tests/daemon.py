@@ -80,8 +80,8 @@ class _Process(ProcessProtocol):
     errReceived = outReceived
 
     def processEnded(self, reason: Failure) -> None:
-        status = getattr(reason.value, "exitCode", None)
-        self.ended.callback(-1 if status is None else status)
+        ended: Any = reason.value
+        self.ended.callback(-ended.signal if ended.signal else ended.exitCode)
         for _, found in self._waiting:
             found.errback(RuntimeError("the daemon ended:\n" + "\n".join(self.lines)))
 
@@ -175,7 +175,7 @@ class House:
         self._transport.signalProcess(name)
 
     async def ended(self) -> int:
-        """Return the daemon's exit status when it has ended."""
+        """Return the daemon's exit status when it has ended; a signal's number is negative."""
         return await self._process.ended
 
     async def close(self) -> None:

@@ -118,6 +118,14 @@ def test_a_finished_stream_cannot_fail_any_more() -> None:
     assert list(feed.blocks()) == [b"x"]
 
 
+def test_a_stream_closed_by_its_reader_ends() -> None:
+    feed, _ = feed_with(Producer())
+    feed.write(b"x" * BLOCK)
+    feed.close()
+    feed.write(b"x" * BLOCK)
+    assert next(feed.blocks(), None) is None
+
+
 def test_it_takes_one_push_producer() -> None:
     feed, _ = feed_with(Producer())
     with pytest.raises(RuntimeError):

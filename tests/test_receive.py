@@ -128,7 +128,7 @@ class House:
     async def fails(self, kind: type[WingsdError], source: Source | None = None) -> WingsdError:
         with pytest.raises(kind) as caught:
             await self.receiver.open(UUID).run(source or Source())
-        assert self.receiver.servers == ()
+        assert list(self.receiver.servers) == []
         return caught.value
 
     def left(self) -> list[str]:
@@ -147,12 +147,12 @@ def house(tmp_path: Path) -> Iterator[House]:
 @pytest_twisted.ensureDeferred
 async def test_a_good_upload_goes_through_every_step_in_order(house: House) -> None:
     transfer = house.receiver.open(UUID)
-    assert house.receiver.servers == (UUID,)
+    assert list(house.receiver.servers) == [UUID]
     await transfer.run(Source())
     assert house.world.calls == ["owns", "server", "create", "success"]
     assert house.states == ["pending", "processing", "success"]
     assert house.left() == [UUID]
-    assert house.receiver.servers == ()
+    assert list(house.receiver.servers) == []
 
 
 @pytest_twisted.ensureDeferred
@@ -293,6 +293,15 @@ async def test_nobody_knows_whether_the_panel_heard_it(house: House, asked: bool
     assert error.status == 500
     assert "failure" not in house.world.calls
     assert "remove" not in house.world.calls
+    assert house.left() == [UUID]
+
+
+@pytest_twisted.ensureDeferred
+async def test_once_success_may_have_been_told_no_mistake_of_ours_deletes_it(house: House) -> None:
+    house.world.faults["success"] = RuntimeError("a mistake")
+    with pytest.raises(RuntimeError):
+        await house.receiver.open(UUID).run(Source())
+    assert house.world.calls[-1] == "success"
     assert house.left() == [UUID]
 
 

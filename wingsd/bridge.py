@@ -117,6 +117,8 @@ class Feed:
         self._small.clear()
         self._small_size = 0
         with self._changed:
+            if self._finished:
+                return
             self._blocks.append(block)
             self._size += len(block)
             full = self._size >= HIGH_MARK
@@ -132,7 +134,14 @@ class Feed:
             self._paused = False
             self._producer.resumeProducing()
 
-    # The thread's side
+    # The side of the thread
+
+    def close(self) -> None:
+        """End the stream here and now: what it was read for has failed."""
+        with self._changed:
+            self._finished = True
+            self._blocks.clear()
+            self._changed.notify()
 
     def blocks(self) -> Iterator[bytes]:
         """Yield the stream's bytes as they come; raise what `fail` was given."""

@@ -207,8 +207,8 @@ class IncomingTransfer:
 
         self._advance(Step.REPORT)
         await self._report()
-        self._advance(Step.DONE)
         self._log_figures(extracted, means.reactor.seconds() - started)
+        self._advance(Step.DONE)
 
     async def _extract(self, upload: Upload, form: UploadForm) -> tuple[Extracted, str]:
         means = self._means
@@ -220,7 +220,7 @@ class IncomingTransfer:
             # A failure of the body comes out here too: the feed raises it in the thread. So
             # there is one place to wait, and no thread is left behind in the directory.
             extracted = await means.extractors.run(
-                extract, feed.blocks(), directory, means.owner, self._note
+                extract, feed.blocks(), directory, means.owner, self._note, abort=feed.close
             )
         except Exception as error:
             upload.stop(error if isinstance(error, WingsdError) else WingsdError(str(error)))
@@ -229,6 +229,10 @@ class IncomingTransfer:
         return extracted, await checksum
 
     async def _report(self) -> None:
+        # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
+        # undone, whatever happens, unless the Panel has plainly said no.
+        self._undo.clear()
+        self._tell_failure = False
         try:
             await self._means.panel.transfer_succeeded(self.server)
         except PanelError as error:
@@ -243,14 +247,12 @@ class IncomingTransfer:
             ours = None
         if ours:
             return  # It was heard before, and only the answer got lost.
-        if ours is False and isinstance(error, PanelRefused):
-            # The server stays with the source. What came here is whole, so it is not thrown away.
-            self._undo[:] = [self._set_aside, lambda: means.environment.remove(self.server)]
-            raise error
-        # Nobody knows whether the Panel has moved the server here: it must stay as it is.
-        self._undo.clear()
-        self._tell_failure = False
-        raise NotReported(str(error)) from error
+        if ours is None or not isinstance(error, PanelRefused):
+            raise NotReported(str(error)) from error
+        # The server stays with the source. What came here is whole, so it is not thrown away.
+        self._undo += [self._set_aside, lambda: means.environment.remove(self.server)]
+        self._tell_failure = True
+        raise error
 
     async def _set_aside(self) -> None:
         means = self._means
@@ -316,7 +318,7 @@ class IncomingTransfer:
             "{server}: received {bytes} bytes, {files} files, {seconds:.1f} s, {rate:.1f} MiB/s",
             server=self.server,
             bytes=extracted.archive_bytes,
-            files=extracted.files,
+            files=extracted.file_count,
             seconds=seconds,
             rate=extracted.archive_bytes / MIB / max(seconds, 0.001),
         )

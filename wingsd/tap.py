@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
@@ -92,6 +94,7 @@ class Node(Service):
                 disk=self._disk,
             )
         )
+        self._site = self._make_site()
 
     def _environment(self) -> Environment:
         if not self._config.docker.enabled:
@@ -104,21 +107,24 @@ class Node(Service):
         self._prepare_staging()
         for workers in (self._extractors, self._disk, self._engine):
             workers.start()
-        endpoint = serverFromString(self._reactor, self._endpoint)
-        endpoint.listen(self._site()).addCallbacks(self._listening, self._not_listening)
         signal.signal(signal.SIGHUP, self._on_hangup)
+        self._listen()
 
     async def _stop(self) -> None:
         if self._port is not None:
             await maybeDeferred(self._port.stopListening)
-        over = self.receiver.stop().addTimeout(STOP_WITHIN, self._reactor)
         try:
-            await over
-        except Exception:
+            await Deferred.fromCoroutine(self._wind_up()).addTimeout(STOP_WITHIN, self._reactor)
+        except DeferredTimeout:
             for server in self.receiver.servers:
                 self._log.critical("{server}: not finished in time", server=server)
         for workers in (self._extractors, self._disk, self._engine):
             workers.stop()
+
+    async def _wind_up(self) -> None:
+        await self.receiver.stop()
+        # The answers must be out before the process is gone.
+        await self._site.drain()
 
     def stopService(self) -> Deferred[None]:
         """Give up unverified transfers, finish the others, and end the threads."""
@@ -133,16 +139,24 @@ class Node(Service):
         for name in leftovers:
             self._log.warn("{server}: removed an unfinished transfer of before", server=name)
 
-    def _site(self) -> Any:
+    def _make_site(self) -> NodeSite:
         root = NotFound()
         api = NotFound()
         root.putChild(b"api", api)
         api.putChild(b"transfers", TransfersResource(self.receiver, self._config.token))
         timeout = self._config.system.transfers.stall_timeout
-        site = NodeSite(root, reactor=self._reactor, timeout=timeout)
-        if self._certificate is None:
-            return site
-        return TLSMemoryBIOFactory(self._certificate, False, site)
+        return NodeSite(root, reactor=self._reactor, timeout=timeout)
+
+    def _listen(self) -> None:
+        factory: Any = self._site
+        if self._certificate is not None:
+            factory = TLSMemoryBIOFactory(self._certificate, False, factory)
+        failures: list[Failure] = []
+        endpoint = serverFromString(self._reactor, self._endpoint)
+        endpoint.listen(factory).addCallback(self._listening).addErrback(failures.append)
+        for failure in failures:
+            why = failure.getErrorMessage()
+            raise SystemExit(f"wingsd: cannot listen on {self._endpoint}: {why}")
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
@@ -154,9 +168,6 @@ class Node(Service):
             address=_readable(port.getHost()),
             remote=self._config.remote,
         )
-
-    def _not_listening(self, failure: Any) -> None:
-        raise SystemExit(f"wingsd: cannot listen on {self._endpoint}: {failure.getErrorMessage()}")
 
     def _on_hangup(self, *_: object) -> None:
         # A signal handler may interrupt anything; the reactor does it when it is safe.
