@@ -57,6 +57,10 @@ class _Page:
     meta: _Meta = _Meta()
 
 
+# Twisted's own logs two lines for each connection.
+_QuietFactory: Any = type("_QuietFactory", (HTTPConnectionPool._factory,), {"noisy": False})
+
+
 class Panel:
     """One Panel. `http` is a treq client; the default speaks real HTTP(S)."""
 
@@ -70,6 +74,7 @@ class Panel:
         # Not persistent: a POST that meets a connection just closed by the Panel cannot tell
         # whether it was heard.
         pool = HTTPConnectionPool(reactor, persistent=False)
+        pool._factory = _QuietFactory
         self._http = http or HTTPClient(Agent(reactor, pool=pool))
         self._headers = Headers(
             {

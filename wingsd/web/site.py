@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.iweb import IRequest
@@ -26,7 +27,7 @@ class _Channel(HTTPChannel):
         super().connectionMade()
         self.site.connections.add(self)
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         self.site.connections.discard(self)
         self.site.lost_one()
@@ -38,9 +39,10 @@ class NodeSite(Site):
     It speaks HTTP/1.1 alone: one upload a connection gains nothing from HTTP/2.
     """
 
-    protocol = _Channel
+    protocol = _Channel  # type: ignore[assignment]  # narrower than Twisted's, on purpose
     requestFactory = StreamingRequest
     displayTracebacks = False
+    noisy = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
