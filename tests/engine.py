@@ -79,8 +79,7 @@ class Engine:
 
     def server(self, invocation: str = "exit 0", image: str = "") -> Server:
         """Return a server with a directory of its own; `invocation` is a shell command."""
-        uuid = str(uuid4())
-        self._later(self.client.remove_container, uuid, force=True)
+        uuid = self.will_make_container(str(uuid4()))
         home = self.volumes / uuid
         home.mkdir()
         home.chmod(0o777)
@@ -91,6 +90,11 @@ class Engine:
             build=Build(memory_limit=64, cpu_limit=50),
             allocations=Allocations(default=Default("127.0.0.1", 25565)),
         )
+
+    def will_make_container(self, name: str) -> str:
+        """Note a container that is to be removed afterwards; return its name."""
+        self._later(self.client.remove_container, name, force=True)
+        return name
 
     def will_make_network(self, name: str) -> str:
         """Note a network that is to be removed afterwards; return its name."""

@@ -8,12 +8,15 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 import pytest_twisted
+from docker.errors import NotFound
 from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.daemon import UUID, House, archive, sha256
+from tests.engine import Engine
 from tests.uploads import Sender
 from wingsd.testing import Answer, Hang
 
@@ -217,6 +220,47 @@ async def test_an_engine_that_does_not_answer_fails_the_transfer(house: House) -
     assert socket in answer["detail"]
     assert house.left() == []
     assert house.panel.reports() == [(UUID, "failure")]
+
+
+# The real engine
+
+
+def with_engine(house: House, engine: Engine) -> dict[str, object]:
+    """Give the server the engine's image and return the node's `docker` configuration."""
+    house.panel.settings_of(UUID)["container"]["image"] = engine.image
+    docker = engine.config().docker
+    engine.will_make_container(UUID)
+    return attrs.asdict(docker)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_container_of_the_received_files_is_made(house: House, engine: Engine) -> None:
+    await house.start(docker=with_engine(house, engine))
+    assert await house.upload(archive()) == (200, None)
+    container = engine.client.inspect_container(UUID)
+    (mount,) = container["HostConfig"]["Mounts"]
+    assert (mount["Source"], mount["Target"]) == (str(house.volumes / UUID), "/home/container")
+    assert container["State"]["Status"] == "created"
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_goes_when_the_panel_does_not_want_it(house: House, engine: Engine) -> None:
+    await house.start(docker=with_engine(house, engine))
+    house.panel.inject("/success", Answer(409))
+    status, answer = await house.upload(archive())
+    assert (status, "409" in answer["detail"]) == (500, True)
+    with pytest.raises(NotFound):
+        engine.client.inspect_container(UUID)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_missing_image_is_named(house: House, engine: Engine) -> None:
+    await house.start(docker=with_engine(house, engine))
+    house.panel.settings_of(UUID)["container"]["image"] = "~nobody/made:this"
+    status, answer = await house.upload(archive())
+    assert status == 500
+    assert "nobody/made:this" in answer["detail"]
+    assert house.left() == []
 
 
 # Going down, and the certificate
