@@ -16,7 +16,7 @@ from zlib import adler32
 __all__ = [
     "BLOCK",
     "MAX_SEGMENTS",
-    "Header",
+    "Member",
     "is_header",
     "number",
     "old_sparse_pairs",
@@ -42,10 +42,17 @@ _DECIMAL = re.compile(rb"[0-9]{1,19}").fullmatch
 _TIME = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]*))?").fullmatch
 
 
-class Header:
-    """One header block. `mtime` is in nanoseconds since the epoch, `size` in bytes."""
+class Member:
+    """One member as its header block has it; the reader completes it by what came before.
 
-    __slots__ = ("link", "mode", "mtime", "name", "size", "typeflag")
+    `name` and `link` are raw bytes, `mtime` is in nanoseconds since the epoch, `size` in bytes
+    as it is to be on disk. `segments` is None, or of a sparse file the offsets and lengths of its
+    data, in order, without overlap, within `size`, adding up to the data that is stored.
+
+    Raises ValueError where the block is not a header.
+    """
+
+    __slots__ = ("link", "mode", "mtime", "name", "segments", "size", "typeflag")
 
     def __init__(self, block: memoryview) -> None:
         name, mode, size, mtime, checksum, self.typeflag, link, magic, prefix = _FIELDS(block)
@@ -59,6 +66,7 @@ class Header:
         self.mode = number(mode, "mode") & 0o7777
         self.size = number(size, "size")
         self.mtime = _time_field(mtime) * 1_000_000_000
+        self.segments: array[int] | None = None
 
 
 def verify_checksum(block: memoryview, field: bytes) -> None:

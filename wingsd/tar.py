@@ -17,17 +17,17 @@ from itertools import islice
 
 from wingsd.blocks import Blocks
 from wingsd.errors import ArchiveError
+from wingsd.extension import KEYS, Extension
 from wingsd.headers import (
     BLOCK,
     MAX_SEGMENTS,
-    Header,
+    Member,
     number,
     old_sparse_pairs,
     pax_records,
     sparse_number,
     verify_segments,
 )
-from wingsd.member import KEYS, Extension, Member
 from wingsd.policy import display
 
 __all__ = ["MAX_EXTENSION", "Member", "TarReader"]
@@ -95,7 +95,7 @@ class TarReader:
         if block == _ZEROS:
             self._end()
             return None
-        header = Header(block)
+        header = Member(block)
         if header.typeflag not in _EXTENSIONS:
             extension = None
         else:
@@ -103,9 +103,9 @@ class TarReader:
             if block == _ZEROS and extension.is_empty():
                 self._end()
                 return None
-            header = Header(block)
+            header = Member(block)
         self._name = header.name
-        return self._described(Member(header), extension, block)
+        return self._described(header, extension, block)
 
     def _described(self, member: Member, extension: Extension | None, block: memoryview) -> Member:
         """Complete a member by what the headers before it say, and find how much is stored."""
@@ -126,7 +126,7 @@ class TarReader:
             verify_segments(member.segments, member.size, self._stored)
         return member
 
-    def _extension(self, header: Header) -> tuple[Extension, memoryview]:
+    def _extension(self, header: Member) -> tuple[Extension, memoryview]:
         """Read the headers that describe the next member; return them and that member's block."""
         extension = Extension()
         while True:
@@ -142,9 +142,9 @@ class TarReader:
             block = self._blocks.take(BLOCK)
             if block[156:157] not in _EXTENSION_FLAGS:
                 return extension, block
-            header = Header(block)
+            header = Member(block)
 
-    def _payload(self, header: Header) -> bytes:
+    def _payload(self, header: Member) -> bytes:
         self._name = header.name
         if header.size > MAX_EXTENSION:
             raise ValueError(f"an extended header is longer than {MAX_EXTENSION} bytes")

@@ -1,4 +1,4 @@
-"""One member of an archive, and what the extended headers before it say about it.
+"""What the extended headers before a member say about it.
 
 Sources of the rules: IEEE Std 1003.1 (pax, "Extended Header"), GNU tar manual ("GNU Extensions").
 """
@@ -7,34 +7,14 @@ from __future__ import annotations
 
 from array import array
 
-from wingsd.headers import Header, pax_records, pax_time, sparse_from_list, sparse_number
+from wingsd.headers import Member, pax_records, pax_time, sparse_from_list, sparse_number
 
-__all__ = ["KEYS", "Extension", "Member"]
+__all__ = ["KEYS", "Extension"]
 
 KEYS = (b"path", b"linkpath", b"size", b"mtime")
 """The pax keys that are used of those that may also be said globally."""
 
 _SPARSE = b"GNU.sparse."
-
-
-class Member:
-    """One member: what its headers say, taken together.
-
-    `name` and `link` are raw bytes, `mtime` is in nanoseconds since the epoch, `size` in bytes
-    as it is to be on disk. `segments` is None, or of a sparse file the offsets and lengths of its
-    data, in order, without overlap, within `size`, adding up to what `TarReader.data` gives.
-    """
-
-    __slots__ = ("link", "mode", "mtime", "name", "segments", "size", "typeflag")
-
-    def __init__(self, header: Header) -> None:
-        self.typeflag: bytes = header.typeflag
-        self.name: bytes = header.name
-        self.link: bytes = header.link
-        self.mode: int = header.mode
-        self.mtime: int = header.mtime
-        self.size: int = header.size
-        self.segments: array[int] | None = None
 
 
 class Extension:
