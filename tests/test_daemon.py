@@ -75,6 +75,7 @@ async def test_a_refused_token_is_told_why_and_the_panel_nothing(house: House) -
     status, answer = await house.curl("-F", "archive=x", token=house.token(exp=1))
     assert (status, answer["error"]) == (401, "The token is not valid")
     assert "expired" in answer["detail"]
+    assert "expired" in await house.wait_for_line("is refused")
     assert house.panel.calls == []
 
 
@@ -294,6 +295,18 @@ async def test_sigterm_brings_what_is_verified_to_its_end(house: House) -> None:
     assert await house.ended() == -signal.SIGTERM
     assert house.left() == [UUID]
     assert house.panel.reports() == [(UUID, "success")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_sigterm_does_not_wait_for_a_panel_that_hangs(house: House) -> None:
+    await house.start()
+    house.panel.inject("/servers", Hang())
+    upload = Deferred.fromCoroutine(house.upload(archive()))
+    await house.panel.called("/servers")
+    house.signal("TERM")
+    status, answer = await upload
+    assert (status, answer["error"]) == (503, "this node is shutting down")
+    assert await house.ended() == -signal.SIGTERM
 
 
 @pytest_twisted.ensureDeferred

@@ -245,8 +245,12 @@ async def test_what_cannot_be_undone_is_logged_and_the_rest_goes_on(
     def stuck(server: str) -> None:
         raise StorageError("stuck")
 
-    monkeypatch.setattr(house.staging, "discard", stuck)
-    await house.fails(BadRequest, Source(checksum="0"))
+    def stick() -> None:
+        monkeypatch.setattr(house.staging, "discard", stuck)
+
+    house.world.faults["create"] = EnvironmentFailed("no image")
+    house.world.before["create"] = stick
+    await house.fails(EnvironmentFailed)
     assert house.world.calls[-1] == "failure"
     assert logged_errors.take(StorageError)
 

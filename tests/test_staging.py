@@ -104,9 +104,14 @@ def test_what_a_killed_daemon_left_is_cleared_at_the_start(staging: Staging, dat
     assert tree(data) == [".volumes.staging", "volumes", "volumes/other"]
 
 
-def test_a_second_transfer_cannot_use_the_directory_of_the_first(staging: Staging) -> None:
-    staging.create(UUID)
-    with pytest.raises(StorageError, match="cannot be made"):
+def test_what_could_not_be_undone_is_cleared_by_the_next_transfer(staging: Staging) -> None:
+    receive(staging)
+    assert list(Path(staging.create(UUID)).iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_made_is_named(staging: Staging, data: Path) -> None:
+    data.with_name(".volumes.staging").rmdir()
+    with pytest.raises(StorageError, match=rf"{UUID} cannot be made"):
         staging.create(UUID)
 
 

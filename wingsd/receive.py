@@ -183,6 +183,7 @@ class IncomingTransfer:
         self._advance(Step.RECEIVE)
         started = means.reactor.seconds()
         extracted, checksum = await self._extract(upload, form)
+        seconds = means.reactor.seconds() - started
 
         self._advance(Step.VERIFY)
         if checksum != extracted.sha256:
@@ -207,7 +208,7 @@ class IncomingTransfer:
 
         self._advance(Step.REPORT)
         await self._report()
-        self._log_figures(extracted, means.reactor.seconds() - started)
+        self._log_figures(extracted, seconds)
         self._advance(Step.DONE)
 
     async def _extract(self, upload: Upload, form: UploadForm) -> tuple[Extracted, str]:

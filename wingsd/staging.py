@@ -61,7 +61,12 @@ class Staging:
         return True
 
     def create(self, server: str) -> str:
-        """Return the path of a new, empty directory for the server's files."""
+        """Return the path of a new, empty directory for the server's files.
+
+        Clears what a transfer left that could not be undone. One server, one transfer: the
+        caller sees to it.
+        """
+        self.discard(server)
         path = self._root / server
         try:
             path.mkdir(mode=0o755)

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
@@ -23,6 +24,7 @@ class TransfersResource(Resource):
     """Opens a transfer for each request with a good token. `key` is the node's `token`."""
 
     isLeaf = True
+    _log = Logger()
 
     def __init__(self, receiver: Receiver, key: str) -> None:
         super().__init__()
@@ -43,7 +45,9 @@ class TransfersResource(Resource):
         try:
             token = transfer_token(request.getHeader("Authorization"), self._key)
             transfer = self._receiver.open(token.server)
-        except WingsdError:
+        except WingsdError as error:
+            peer = request.getClientAddress()
+            self._log.warn("an upload from {peer} is refused: {error}", peer=peer, error=error)
             return fail(Failure())
         return Deferred.fromCoroutine(transfer.run(upload))
 
