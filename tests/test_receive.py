@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from wingsd.receive import IncomingTransfer, Means, Receiver
 from wingsd.staging import Staging
 
 DATA = archive()
+OWNER = (os.getuid(), os.getgid())
 
 
 class World:
@@ -103,7 +105,7 @@ class House:
 
     def __init__(self, directory: Path, pool: Workers) -> None:
         self.world, self.data = World(), directory / "volumes"
-        self.staging = Staging(str(self.data), durable=True)
+        self.staging = Staging(str(self.data), OWNER, durable=True)
         self.staging.prepare()
         self.states: list[str] = []
         bus = EventBus()
@@ -115,7 +117,7 @@ class House:
                 environment=self.world,
                 staging=self.staging,
                 bus=bus,
-                owner=(0, 0),
+                owner=OWNER,
                 extractors=pool,
                 disk=pool,
             )

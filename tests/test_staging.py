@@ -12,6 +12,8 @@ import pytest
 from wingsd.errors import StorageError
 from wingsd.staging import Staging
 
+# Only root can give files away.
+OWNER = (1234, 1235) if os.geteuid() == 0 else (os.getuid(), os.getgid())
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 
@@ -22,7 +24,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def staging(data: Path) -> Staging:
-    staging = Staging(str(data), durable=True)
+    staging = Staging(str(data), OWNER, durable=True)
     staging.prepare()
     return staging
 
@@ -44,7 +46,8 @@ def test_it_stands_beside_the_data_where_nobody_else_looks(staging: Staging, dat
     assert UUID in path.name
     assert path.parent.parent == data.parent
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert path.stat().st_mode & 0o777 == 0o755
+    found = path.stat()
+    assert (found.st_mode & 0o777, found.st_uid, found.st_gid) == (0o755, *OWNER)
     assert list(data.iterdir()) == []
 
 
@@ -100,7 +103,7 @@ def test_undone_and_discarded_nothing_is_left(staging: Staging, data: Path) -> N
 def test_what_a_killed_daemon_left_is_cleared_at_the_start(staging: Staging, data: Path) -> None:
     receive(staging)
     (data / "other").mkdir()
-    assert Staging(str(data), durable=True).prepare() == [UUID]
+    assert Staging(str(data), OWNER, durable=True).prepare() == [UUID]
     assert tree(data) == [".volumes.staging", "volumes", "volumes/other"]
 
 
@@ -118,7 +121,7 @@ def test_a_directory_that_cannot_be_made_is_named(staging: Staging, data: Path) 
 def test_data_that_cannot_be_a_directory_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"cannot be used as system\.data"):
-        Staging(str(tmp_path / "file" / "volumes"), durable=True).prepare()
+        Staging(str(tmp_path / "file" / "volumes"), OWNER, durable=True).prepare()
 
 
 @pytest.fixture
@@ -133,7 +136,7 @@ def mounted(data: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_data_that_is_a_mount_of_its_own_is_staged_inside(mounted: Path) -> None:
-    staging = Staging(str(mounted), durable=True)
+    staging = Staging(str(mounted), OWNER, durable=True)
     staging.prepare()
     path = receive(staging)
     assert path.stat().st_dev == mounted.stat().st_dev != mounted.parent.stat().st_dev

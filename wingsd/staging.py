@@ -22,10 +22,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Staging:
-    """The staging area of one `system.data` directory."""
+    """The staging area of one `system.data` directory.
 
-    def __init__(self, data: str, *, durable: bool) -> None:
+    `owner` is the user and group id of every server's directory.
+    """
+
+    def __init__(self, data: str, owner: tuple[int, int], *, durable: bool) -> None:
         self._data = Path(data)
+        self._owner = owner
         self._durable = durable
         self._root = self._data.with_name(f".{self._data.name}.staging")
 
@@ -70,6 +74,7 @@ class Staging:
         path = self._root / server
         try:
             path.mkdir(mode=0o755)
+            os.chown(path, *self._owner)
         except OSError as error:
             raise StorageError(f"{path} cannot be made: {error}") from error
         return str(path)

@@ -77,7 +77,9 @@ class Node(Service):
         self._reactor = reactor
         self._certificate = _certificate(config, endpoint)
         self._port: IListeningPort | None = None
-        self._staging = Staging(config.system.data, durable=config.system.transfers.durable)
+        owner = (config.system.user.uid, config.system.user.gid)
+        durable = config.system.transfers.durable
+        self._staging = Staging(config.system.data, owner, durable=durable)
         self._extractors = Workers(reactor, "extract", EXTRACTORS)
         self._disk = Workers(reactor, "disk", DISK_WORKERS)
         self._engine = Workers(reactor, "engine", ENGINE_WORKERS)
@@ -89,7 +91,7 @@ class Node(Service):
                 environment=self._environment(),
                 staging=self._staging,
                 bus=self.bus,
-                owner=(config.system.user.uid, config.system.user.gid),
+                owner=owner,
                 extractors=self._extractors,
                 disk=self._disk,
             )
