@@ -14,8 +14,9 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 
+from wingsd.archive import Extracted, extract
 from wingsd.bridge import Feed, Workers
-from wingsd.docker import Environment
+from wingsd.environment import Environment
 from wingsd.errors import (
     AlreadyHere,
     BadRequest,
@@ -26,7 +27,6 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.events import TRANSFER_STATUS, Event, EventBus
-from wingsd.extract import Extracted, extract
 from wingsd.formdata import UploadForm
 from wingsd.lifecycle import Lifecycle, Step
 from wingsd.model import Server

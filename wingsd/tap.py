@@ -21,7 +21,7 @@ from twisted.python.usage import UsageError
 from wingsd import __version__
 from wingsd.bridge import Workers
 from wingsd.config import DEFAULT_PATH, Config, load
-from wingsd.docker import DockerEnvironment, Environment, NoEnvironment
+from wingsd.environment import DockerEnvironment, Environment, NoEnvironment
 from wingsd.errors import ConfigError, StorageError
 from wingsd.events import EventBus
 from wingsd.panel import Panel

@@ -1,6 +1,6 @@
 """What Docker is asked for: from the node's configuration and a server to Engine API JSON.
 
-Pure: values in, values out. `wingsd.docker` carries the result to the engine and decides nothing.
+Pure: values in, values out. `docker` carries the result to the engine and decides nothing.
 The bodies hold the field names of the Docker Engine API; their contents are what Wings gives a
 server, since eggs, images and people's firewalls rely on it.
 """
@@ -14,9 +14,9 @@ from typing import Any
 import attrs
 
 from wingsd.config import Config, Overhead, Registry
+from wingsd.environment.network import network_mode, port_bindings, reachable
 from wingsd.errors import EnvironmentFailed
 from wingsd.model import Build, Mount, Server
-from wingsd.network import network_mode, port_bindings, reachable
 
 __all__ = [
     "HOME",

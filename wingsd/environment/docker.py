@@ -1,4 +1,4 @@
-"""The container engine: makes and removes the containers that `wingsd.container` describes.
+"""The container engine: makes and removes the containers that `container` describes.
 
 docker-py blocks, so each of its calls runs in a thread of a `Workers`; what is decided and what
 is logged happens on the reactor, between the calls. Whatever goes wrong comes out as
@@ -19,13 +19,13 @@ import attrs
 from docker.errors import APIError
 from twisted.logger import Logger
 
-from wingsd import engine
 from wingsd.bridge import Workers
 from wingsd.config import Config
-from wingsd.container import ContainerSpec, container_spec, image_source, registry_for
+from wingsd.environment import engine
+from wingsd.environment.container import ContainerSpec, container_spec, image_source, registry_for
+from wingsd.environment.network import network_spec
 from wingsd.errors import EnvironmentFailed
 from wingsd.model import Server
-from wingsd.network import network_spec
 
 __all__ = ["DockerEnvironment", "Environment", "NoEnvironment"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from wingsd.archive.policy import member_path
+from wingsd.archive.tree import TreeWriter
 from wingsd.errors import ArchiveError, StorageError
-from wingsd.policy import member_path
-from wingsd.tree import TreeWriter
 
 TIME = 1_700_000_000_123_456_789
 

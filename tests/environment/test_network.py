@@ -1,4 +1,4 @@
-"""Tests for `wingsd.network`: ports and networks, as plain values."""
+"""Tests for `wingsd.environment.network`: ports and networks, as plain values."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.config import Config, Docker, Interfaces, IPv6, Network
+from wingsd.environment.network import (
+    NetworkSpec,
+    network_mode,
+    network_spec,
+    port_bindings,
+    reachable,
+)
 from wingsd.model import Allocations, Default, Server
-from wingsd.network import NetworkSpec, network_mode, network_spec, port_bindings, reachable
 
 
 def node(**network: Any) -> Config:

@@ -1,4 +1,4 @@
-"""Tests for `wingsd.container`: what Docker is asked for, as plain values."""
+"""Tests for `wingsd.environment.container`: what Docker is asked for, as plain values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wingsd.config import (
     System,
     User,
 )
-from wingsd.container import ImageSource, container_spec, image_source, registry_for
+from wingsd.environment.container import ImageSource, container_spec, image_source, registry_for
 from wingsd.errors import EnvironmentFailed
 from wingsd.model import Allocations, Build, Default, Image, Mount, Server
 from wingsd.structure import InvalidField

@@ -20,10 +20,10 @@ from tests.archives import (
     pax,
     pax_record,
 )
-from wingsd.blocks import Blocks
+from wingsd.archive.blocks import Blocks
+from wingsd.archive.headers import number, pax_records, pax_time
+from wingsd.archive.tar import MAX_EXTENSION, Member, TarReader
 from wingsd.errors import ArchiveError
-from wingsd.headers import number, pax_records, pax_time
-from wingsd.tar import MAX_EXTENSION, Member, TarReader
 
 SIZES = (1, 7, 511, 512, 513, 65536)
 

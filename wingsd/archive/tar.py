@@ -15,10 +15,9 @@ from array import array
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from wingsd.blocks import Blocks
-from wingsd.errors import ArchiveError
-from wingsd.extension import KEYS, Extension
-from wingsd.headers import (
+from wingsd.archive.blocks import Blocks
+from wingsd.archive.extension import KEYS, Extension
+from wingsd.archive.headers import (
     BLOCK,
     MAX_SEGMENTS,
     Member,
@@ -28,7 +27,8 @@ from wingsd.headers import (
     sparse_number,
     verify_segments,
 )
-from wingsd.policy import display
+from wingsd.archive.policy import display
+from wingsd.errors import ArchiveError
 
 __all__ = ["MAX_EXTENSION", "Member", "TarReader"]
 

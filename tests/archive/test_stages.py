@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from wingsd.stages import StageClosed, hashed, read_ahead
+from wingsd.archive.stages import StageClosed, hashed, read_ahead
 
 PATIENCE = 10  # seconds after which a test that hangs fails instead
 

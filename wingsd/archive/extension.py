@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 
-from wingsd.headers import Member, pax_records, pax_time, sparse_from_list, sparse_number
+from wingsd.archive.headers import Member, pax_records, pax_time, sparse_from_list, sparse_number
 
 __all__ = ["KEYS", "Extension"]
 

@@ -1,4 +1,4 @@
-"""Tests for `wingsd.docker` against a real engine."""
+"""Tests for `wingsd.environment.docker` against a real engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.logs import LoggedErrors
 from tests.registry import Registry as FakeRegistry
 from wingsd.bridge import Workers
 from wingsd.config import Config, Registry
-from wingsd.docker import DockerEnvironment, Environment, NoEnvironment
+from wingsd.environment.docker import DockerEnvironment, Environment, NoEnvironment
 from wingsd.errors import EnvironmentFailed
 from wingsd.model import Allocations, Default, Mount, Server
 

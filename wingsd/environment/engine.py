@@ -1,6 +1,6 @@
 """The conversation with the Docker engine, in blocking calls.
 
-Knows a docker-py client and the values of `wingsd.container` and `wingsd.network`; `wingsd.docker`
+Knows a docker-py client and the values of `container` and `network`; `docker`
 calls it in worker threads. Where it can tell a person more than the engine does, it raises
 `EnvironmentFailed`; all else comes out as one of `FAILURES`.
 """
@@ -18,9 +18,9 @@ from docker import APIClient
 from docker.errors import APIError, DockerException, NotFound, StreamParseError
 from docker.utils import kwargs_from_env
 
-from wingsd.container import ContainerSpec
+from wingsd.environment.container import ContainerSpec
+from wingsd.environment.network import NetworkSpec
 from wingsd.errors import EnvironmentFailed
-from wingsd.network import NetworkSpec
 
 __all__ = [
     "FAILURES",

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import NoReturn
 
-from wingsd.directories import Directories, Path
-from wingsd.diskadvice import disk_advice
+from wingsd.archive.directories import Directories, Path
+from wingsd.archive.diskadvice import disk_advice
+from wingsd.archive.policy import MemberRefused, display
 from wingsd.errors import ArchiveError, StorageError
-from wingsd.policy import MemberRefused, display
 
 __all__ = ["TreeWriter"]
 

@@ -26,8 +26,8 @@ from tests.archives import (
     seen,
     sparse_file,
 )
+from wingsd.archive.extract import MAX_NOTES, Extracted, extract
 from wingsd.errors import ArchiveError, StorageError
-from wingsd.extract import MAX_NOTES, Extracted, extract
 
 RANDOM = random.Random("extract")  # noqa: S311
 

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from tests.archives import END, in_blocks, member, run
-from wingsd.compression import STEP, decompressed
+from wingsd.archive.compression import STEP, decompressed
 from wingsd.errors import ArchiveError
 
 RANDOM = random.Random("compression")  # noqa: S311

@@ -12,9 +12,9 @@ from contextlib import ExitStack, closing
 
 from attrs import frozen
 
-from wingsd.blocks import Blocks
-from wingsd.compression import decompressed
-from wingsd.policy import (
+from wingsd.archive.blocks import Blocks
+from wingsd.archive.compression import decompressed
+from wingsd.archive.policy import (
     Kind,
     display,
     link_text,
@@ -23,9 +23,9 @@ from wingsd.policy import (
     member_path,
     type_name,
 )
-from wingsd.stages import Digest, hashed, read_ahead
-from wingsd.tar import Member, TarReader
-from wingsd.tree import TreeWriter
+from wingsd.archive.stages import Digest, hashed, read_ahead
+from wingsd.archive.tar import Member, TarReader
+from wingsd.archive.tree import TreeWriter
 
 __all__ = ["MAX_NOTES", "QUEUE", "Extracted", "extract"]
 

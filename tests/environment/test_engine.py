@@ -1,4 +1,4 @@
-"""Tests for those parts of `wingsd.engine` that need no engine."""
+"""Tests for those parts of `wingsd.environment.engine` that need no engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.engine import PULL_REPORT, PullProgress, address, follow
+from wingsd.environment.engine import PULL_REPORT, PullProgress, address, follow
 
 LINES: list[dict[str, Any]] = [
     {"status": "Pulling from group/java", "id": "21"},

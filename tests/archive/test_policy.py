@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.policy import (
+from wingsd.archive.policy import (
     MAX_DEPTH,
     Kind,
     MemberRefused,

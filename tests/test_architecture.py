@@ -1,0 +1,121 @@
+"""The walls of the house: which room may know which."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import wingsd
+
+HOME = Path(wingsd.__file__).parent
+
+#: Bytes, values and rules: no reactor, no threads, no sockets, no clock, no engine.
+PURE = [
+    "archive.blocks",
+    "archive.extension",
+    "archive.headers",
+    "archive.policy",
+    "archive.tar",
+    "config",
+    "environment.container",
+    "environment.network",
+    "errors",
+    "formdata",
+    "lifecycle",
+    "model",
+    "structure",
+    "tokens",
+]
+#: They block, in worker threads, and know nothing of the reactor.
+BLOCKING = [
+    "archive",
+    "archive.compression",
+    "archive.directories",
+    "archive.diskadvice",
+    "archive.extract",
+    "archive.stages",
+    "archive.tree",
+    "environment.engine",
+    "staging",
+]
+#: From the top down; a room may know those below it and, in its own storey, nobody.
+STOREYS = [
+    ["tap"],
+    ["web"],
+    ["receive"],
+    ["panel", "environment", "tls", "events"],
+    ["bridge"],
+    ["archive", "staging", "lifecycle", "formdata", "tokens"],
+    ["model", "config"],
+    ["structure"],
+    ["errors"],
+]
+UNCLEAN = {"asyncio", "docker", "random", "select", "socket", "threading", "time", "twisted"}
+
+
+def module_path(module: str) -> Path:
+    path = HOME.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Return the full names of all modules that the file imports, wherever it does."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written out"
+            found.add(node.module or "")
+    return found
+
+
+def room(module: str) -> str:
+    """Return the room that a module of wingsd is in."""
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_the_pure_half_knows_nothing_of_the_world(module: str) -> None:
+    assert not {name.split(".")[0] for name in imports(module_path(module))} & UNCLEAN
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_the_pure_half_knows_only_itself(module: str) -> None:
+    own = {name for name in imports(module_path(module)) if name.startswith("wingsd.")}
+    assert own <= {f"wingsd.{name}" for name in PURE}
+
+
+@pytest.mark.parametrize("module", BLOCKING)
+def test_what_blocks_knows_nothing_of_the_reactor(module: str) -> None:
+    assert not {name.split(".")[0] for name in imports(module_path(module))} & {"twisted", "treq"}
+
+
+def test_imports_point_one_way() -> None:
+    storey_of = {name: number for number, names in enumerate(STOREYS) for name in names}
+    for path in sorted(HOME.rglob("*.py")):
+        here = path.relative_to(HOME).with_suffix("").parts[0]
+        if here in ("__init__", "testing"):
+            continue
+        for name in imports(path):
+            if name.startswith("wingsd.") and room(name) != here:
+                assert storey_of[room(name)] > storey_of[here], f"{path} imports {name}"
+
+
+def test_only_the_bridge_touches_threads_on_the_reactors_side() -> None:
+    words = ("deferToThread", "callFromThread", "callInThread", "ThreadPool")
+    users = {
+        path.relative_to(HOME).parts[0]
+        for path in HOME.rglob("*.py")
+        if any(word in path.read_text() for word in words)
+    }
+    # The signal handler in tap is the one other thing that comes from outside the reactor.
+    assert users == {"bridge.py", "tap.py"}
+
+
+def test_nothing_but_tests_knows_the_fakes() -> None:
+    for path in HOME.rglob("*.py"):
+        if "testing" not in path.parts:
+            assert not [name for name in imports(path) if name.startswith("wingsd.testing")]
