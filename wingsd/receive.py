@@ -319,7 +319,7 @@ class IncomingTransfer:
             "{server}: received {bytes} bytes, {files} files, {seconds:.1f} s, {rate:.1f} MiB/s",
             server=self.server,
             bytes=extracted.archive_bytes,
-            files=extracted.file_count,
+            files=extracted.file_count + extracted.hard_link_count,
             seconds=seconds,
             rate=extracted.archive_bytes / MIB / max(seconds, 0.001),
         )

@@ -16,7 +16,6 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
-from twisted.python.usage import UsageError
 
 from wingsd import __version__
 from wingsd.bridge import Workers
@@ -63,7 +62,8 @@ class Options(UsageOptions):
         try:
             self.config, self.unknown = load(self["config"])
         except ConfigError as error:
-            raise UsageError(str(error)) from error
+            # Not a UsageError: older versions of twistd exit with 0 on that.
+            raise SystemExit(f"wingsd: {error}") from error
 
 
 class Node(Service):
