@@ -5,9 +5,7 @@ Everything a test makes through it is removed at the end, whether the test passe
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -21,27 +19,10 @@ from docker.errors import DockerException, NotFound
 
 from wingsd.config import Config, Docker, Interfaces, IPv4, IPv6, Network, System, User
 from wingsd.model import Allocations, Build, Default, Image, Server
+from wingsd.testing.image import CHANGES, image_tar
 
-BUSYBOX = "/bin/busybox"
 #: A registry that nobody runs.
 NO_REGISTRY = "127.0.0.1:1"
-
-
-def image_tar() -> bytes:
-    """Return a root file system whose directories a plain user can read."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name in (".", "./bin", "./etc", "./tmp", "./home", "./home/container"):
-            directory = tarfile.TarInfo(name)
-            directory.type = tarfile.DIRTYPE
-            directory.mode = 0o755
-            tar.addfile(directory)
-        tar.add(BUSYBOX, "./bin/busybox")
-        shell = tarfile.TarInfo("./bin/sh")
-        shell.type = tarfile.SYMTYPE
-        shell.linkname = "busybox"
-        tar.addfile(shell)
-    return buffer.getvalue()
 
 
 @attrs.define
@@ -140,8 +121,7 @@ def busybox() -> Iterator[str]:
     client = _connect()
     # A tag of its own, so that runs at the same time do not remove each other's.
     name, tag = "wingsd-test/busybox", uuid4().hex
-    start = 'CMD ["/bin/sh", "-c", "eval \\"$STARTUP\\""]'
-    client.import_image_from_data(image_tar(), repository=name, tag=tag, changes=[start])
+    client.import_image_from_data(image_tar(), repository=name, tag=tag, changes=CHANGES)
     yield f"{name}:{tag}"
     client.remove_image(f"{name}:{tag}", force=True)
     client.close()

@@ -219,7 +219,6 @@ class Docker:
     tmpfs_size: int = attrs.field(default=100, validator=_positive)
     container_pid_limit: int = 512
     overhead: Overhead = Overhead()
-    use_performant_inspect: bool = True
     userns_mode: str = ""
     log_config: LogConfig = LogConfig()
 
@@ -247,9 +246,9 @@ class Config:
 
 
 def _where(error: yaml.YAMLError) -> str:
-    # Not the error's own text: it quotes the line, which may hold the token.
+    # Not the error's own text: it quotes what it stumbled on, which may be the token.
     mark = getattr(error, "problem_mark", None)
-    return f": line {mark.line + 1}, {getattr(error, 'problem', '')}" if mark else ""
+    return f": see line {mark.line + 1}, column {mark.column + 1}" if mark else ""
 
 
 def parse(text: str, source: str) -> tuple[Config, list[str]]:

@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.engine import NO_REGISTRY, Engine, image_tar
+from tests.engine import NO_REGISTRY, Engine
 from tests.logs import LoggedErrors
 from tests.registry import Registry as FakeRegistry
 from wingsd.bridge import Workers
@@ -19,6 +19,7 @@ from wingsd.config import Config, Registry
 from wingsd.environment.docker import DockerEnvironment, Environment, NoEnvironment
 from wingsd.errors import EnvironmentFailed
 from wingsd.model import Allocations, Default, Mount, Server
+from wingsd.testing.image import image_tar
 
 T = TypeVar("T")
 
