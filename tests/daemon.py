@@ -223,4 +223,5 @@ class House:
     def left(self) -> list[str]:
         """Return what is in the volumes directory and its staging area."""
         staging = self.directory / ".volumes.staging"
-        return sorted(path.name for place in (self.volumes, staging) for path in place.iterdir())
+        names = [path.name for place in (self.volumes, staging) for path in place.iterdir()]
+        return sorted(name for name in names if name != ".lock")

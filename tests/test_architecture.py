@@ -33,7 +33,7 @@ BLOCKING = [
     "archive",
     "archive.compression",
     "archive.directories",
-    "archive.diskadvice",
+    "diskadvice",
     "archive.extract",
     "archive.stages",
     "archive.tree",
@@ -44,13 +44,14 @@ BLOCKING = [
 STOREYS = [
     ["tap"],
     ["web"],
+    ["receiver"],
     ["receive"],
     ["panel", "environment", "tls", "events"],
     ["bridge"],
     ["archive", "staging", "lifecycle", "formdata", "tokens"],
     ["model", "config"],
     ["structure"],
-    ["errors"],
+    ["errors", "diskadvice"],
 ]
 UNCLEAN = {"asyncio", "docker", "random", "select", "socket", "threading", "time", "twisted"}
 

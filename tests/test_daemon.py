@@ -264,6 +264,35 @@ async def test_a_missing_image_is_named(house: House, engine: Engine) -> None:
     assert house.left() == []
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_silent_client_is_told_and_the_server_free_again(house: House) -> None:
+    system = house.configuration()["system"] | {"transfers": {"stall_timeout": 1}}
+    await house.start(system=system)
+    sender = Sender(house, archive())
+    await sender.begin()
+    status, body = await sender.answer()
+    assert (status, b"nothing was received for 1 s" in body) == (400, True)
+    assert house.left() == []
+    assert house.panel.reports() == [(UUID, "failure")]
+    house.panel.open_transfer(UUID, house.node)
+    assert await house.upload(archive()) == (200, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_the_exact_path_takes_uploads(house: House) -> None:
+    await house.start()
+    house.url += "/api/transfers/x?"
+    status, answer = await house.curl("-F", "archive=x")
+    assert (status, answer["error"]) == (404, "this node has nothing at /api/transfers/x")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_header_of_any_bytes_is_no_reason_to_say_nothing(house: House) -> None:
+    await house.start()
+    status, _ = await house.curl("-F", "archive=x", token="caf\udce9")
+    assert status == 401
+
+
 # Going down, and the certificate
 
 
@@ -300,7 +329,7 @@ async def test_sigterm_brings_what_is_verified_to_its_end(house: House) -> None:
 @pytest_twisted.ensureDeferred
 async def test_sigterm_does_not_wait_for_a_panel_that_hangs(house: House) -> None:
     await house.start()
-    house.panel.inject("/servers", Hang())
+    house.panel.inject("/servers", Hang(), times=9)
     upload = Deferred.fromCoroutine(house.upload(archive()))
     await house.panel.called("/servers")
     house.signal("TERM")
@@ -383,6 +412,29 @@ async def test_what_it_cannot_start_with_is_said_in_one_line(
 async def test_it_listens_where_the_configuration_says(house: House) -> None:
     house.launch(api={"host": "::1", "port": 18080})
     assert "http://[::1]:18080" in await house.wait_for_line("listens on")
+
+
+@pytest.mark.parametrize("endpoint", ["foo:bar", "tcp:abc", ""])
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_that_is_none_is_said_so(house: House, endpoint: str) -> None:
+    house.launch("--endpoint", endpoint or "tcp")
+    assert await house.ended() == 1
+    assert [line for line in house.log if "is not an endpoint" in line]
+    assert not [line for line in house.log if "Traceback" in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_daemon_on_the_same_data_is_kept_out(house: House) -> None:
+    await house.start()
+    sender = Sender(house, archive())
+    await sender.begin()
+    await house.wait_for_line("receiving the archive")
+    second = House(house.directory)
+    second.launch("--endpoint", "tcp:0:interface=127.0.0.1")
+    assert await second.ended() == 1
+    assert [line for line in second.log if "another wingsd is running" in line]
+    assert await sender.finish() == (200, b"")
+    assert (house.volumes / UUID / "server.properties").exists()
 
 
 # The document's clients

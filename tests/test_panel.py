@@ -17,7 +17,7 @@ from wingsd import panel as panel_module
 from wingsd.config import Config, RemoteQuery
 from wingsd.errors import PanelRefused, PanelUnreachable, UnknownServer
 from wingsd.panel import Panel
-from wingsd.testing import Answer, Call, Drop, Node, server_settings
+from wingsd.testing import Answer, Call, Drop, Hang, Node, server_settings
 from wingsd.testing import Panel as FakePanel
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -178,15 +178,42 @@ def test_the_pauses_grow_and_end_after_half_a_minute() -> None:
     assert "panel.invalid" in errors[0].getErrorMessage()
 
 
-def test_an_answer_is_waited_for_half_a_minute_at_least() -> None:
+@pytest.mark.parametrize(
+    ("ask", "seconds"),
+    [(lambda panel: panel.owns(UUID), 30), (lambda panel: panel.transfer_succeeded(UUID), 120)],
+)
+def test_an_answer_is_waited_for(ask: Any, seconds: float) -> None:
     panel, http, clock = dead_panel(Deferred)
-    outcome = Deferred.fromCoroutine(panel.transfer_succeeded(UUID))
-    clock.advance(29.9)
+    outcome = Deferred.fromCoroutine(ask(panel))
+    clock.advance(seconds - 0.1)
     assert not outcome.called
     clock.advance(0.2)
-    assert outcome.called
-    outcome.addErrback(lambda failure: failure.trap(PanelUnreachable))
+    errors: list[Failure] = []
+    outcome.addErrback(errors.append)
+    assert f"no answer within {seconds} s" in errors[0].getErrorMessage()
+    assert errors[0].check(PanelUnreachable)
     assert len(http.requests) == 1
+    assert clock.getDelayedCalls() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_real_request_that_is_cancelled_is_over_at_once(house: House) -> None:
+    house.fake.inject("/servers", Hang(), times=5)
+    outcome = Deferred.fromCoroutine(house.client().owns(UUID))
+    await house.fake.called("/servers")
+    outcome.cancel()
+    with pytest.raises(CancelledError):
+        await outcome
+    assert len(house.fake.calls) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_page_is_not_the_panels_word(house: House) -> None:
+    house.fake.open_transfer(UUID, house.here)
+    house.fake.inject("/success", Answer(200, b"<html>We are updating</html>", "text/html"))
+    await house.client().transfer_succeeded(UUID)
+    assert house.fake.reports() == [(UUID, "success")] * 2
+    assert house.fake.node_of(UUID) == house.here
 
 
 def test_a_cancelled_call_is_not_tried_again() -> None:

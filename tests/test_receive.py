@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
 
 from tests.daemon import UUID, archive, sha256
 from tests.logs import LoggedErrors
@@ -31,9 +32,11 @@ from wingsd.errors import (
 from wingsd.events import Event, EventBus
 from wingsd.formdata import UploadForm
 from wingsd.model import Server
-from wingsd.receive import IncomingTransfer, Means, Receiver
+from wingsd.receive import IncomingTransfer, Means
+from wingsd.receiver import Receiver
 from wingsd.staging import Staging
 
+reactor: Any = installed_reactor
 DATA = archive()
 OWNER = (os.getuid(), os.getgid())
 
@@ -46,6 +49,7 @@ class World:
         self.faults: dict[str, Exception] = {}
         self.owned = [False]
         self.before: dict[str, Callable[[], None]] = {}
+        self.waits: dict[str, Deferred[None]] = {}
 
     def _called(self, name: str) -> None:
         self.calls.append(name)
@@ -66,9 +70,11 @@ class World:
 
     async def transfer_failed(self, uuid: str) -> None:
         self._called("failure")
+        await self.waits.get("failure", succeed(None))
 
     async def create(self, server: Server) -> bool:
         self._called("create")
+        await self.waits.get("create", succeed(None))
         return True
 
     async def remove(self, uuid: str) -> None:
@@ -119,6 +125,7 @@ class House:
                 bus=bus,
                 owner=OWNER,
                 extractors=pool,
+                slots=DeferredSemaphore(2),
                 disk=pool,
             )
         )
@@ -135,7 +142,8 @@ class House:
 
     def left(self) -> list[str]:
         places = (self.data, self.data.with_name(".volumes.staging"))
-        return sorted(path.name for place in places for path in place.iterdir())
+        names = [path.name for place in places for path in place.iterdir()]
+        return sorted(name for name in names if name != ".lock")
 
 
 @pytest.fixture
@@ -254,7 +262,28 @@ async def test_what_cannot_be_undone_is_logged_and_the_rest_goes_on(
     house.world.before["create"] = stick
     await house.fails(EnvironmentFailed)
     assert house.world.calls[-1] == "failure"
-    assert logged_errors.take(StorageError)
+    assert [line for line in logged_errors.lines if "not undone" in line and "stuck" in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_sender_does_not_wait_for_a_panel_that_is_slow_to_hear(house: House) -> None:
+    hanging: Deferred[None] = Deferred()
+    house.world.waits["failure"] = hanging
+    with pytest.raises(BadRequest):
+        await house.receiver.open(UUID).run(Source(checksum="0"))
+    assert list(house.receiver.servers) == [UUID]
+    hanging.callback(None)
+    assert list(house.receiver.servers) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_set_aside_for_a_transfer_that_fails_is_put_back(house: House) -> None:
+    (house.data / UUID).mkdir()
+    (house.data / UUID / "precious").write_text("old")
+    house.world.faults["create"] = EnvironmentFailed("no image")
+    await house.fails(EnvironmentFailed)
+    assert house.left() == [UUID]
+    assert (house.data / UUID / "precious").read_text() == "old"
 
 
 @pytest_twisted.ensureDeferred
@@ -276,15 +305,28 @@ async def test_it_turns_out_that_the_panel_had_heard_it(house: House) -> None:
     assert (house.states[-1], house.left()) == ("success", [UUID])
 
 
+@pytest.mark.parametrize("code", [404, 409])
 @pytest_twisted.ensureDeferred
-async def test_the_panel_does_not_want_it_here(house: House) -> None:
-    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
+async def test_the_panel_does_not_want_it_here(house: House, code: int) -> None:
+    house.world.faults["success"] = PanelRefused("no transfer open", "x", code)
     house.world.owned = [False, False]
     await house.fails(PanelRefused)
-    assert house.world.calls[-3:] == ["owns", "remove", "failure"]
+    assert house.world.calls[-3:] == ["owns", "failure", "remove"]
     (aside,) = house.left()
     assert aside.startswith(f"{UUID}.set-aside-")
     assert (house.data / aside / "server.properties").exists()
+
+
+@pytest.mark.parametrize("code", [401, 403, 429])
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_that_says_nothing_about_the_server_moves_nothing(
+    house: House, code: int
+) -> None:
+    house.world.faults["success"] = PanelRefused("slower", "x", code)
+    house.world.owned = [False, False]
+    await house.fails(NotReported)
+    assert "failure" not in house.world.calls
+    assert house.left() == [UUID]
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -345,6 +387,38 @@ async def test_a_receiver_that_stops_waits_and_takes_nothing_new(house: House) -
     await stopped[0]
     with pytest.raises(DaemonStopping):
         house.receiver.open(UUID)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_waits_for_a_slot_can_be_given_up(house: House) -> None:
+    slots = house.receiver._means.slots
+    for _ in range(2):
+        await slots.acquire()
+    transfer = house.receiver.open(UUID)
+    outcome = Deferred.fromCoroutine(transfer.run(Source()))
+    transfer.give_up(DaemonStopping())
+    with pytest.raises(DaemonStopping):
+        await outcome
+    assert house.world.calls[-1] == "failure"
+    assert slots.waiting == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_engine_that_hangs_is_given_up_at_the_very_end(house: House) -> None:
+    house.world.waits["create"] = Deferred()
+    transfer = house.receiver.open(UUID)
+    outcome = Deferred.fromCoroutine(transfer.run(Source()))
+    made: Deferred[None] = Deferred()
+    # Not at once: the engine answers in a later turn of the reactor, if it does.
+    house.world.before["create"] = lambda: reactor.callLater(0, made.callback, None)
+    await made
+    transfer.give_up(DaemonStopping())
+    assert not outcome.called
+    house.receiver.abandon()
+    with pytest.raises(DaemonStopping):
+        await outcome
+    assert house.world.calls[-1] == "failure"
+    assert house.left() == []
 
 
 @pytest_twisted.ensureDeferred

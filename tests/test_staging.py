@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +43,13 @@ def receive(staging: Staging) -> Path:
     return path
 
 
+def swap(staging: Staging) -> str | None:
+    aside = staging.set_aside(UUID)
+    staging.swap(UUID)
+    staging.settle(UUID)
+    return aside
+
+
 def test_it_stands_beside_the_data_where_nobody_else_looks(staging: Staging, data: Path) -> None:
     path = receive(staging)
     assert UUID in path.name
@@ -53,10 +62,11 @@ def test_it_stands_beside_the_data_where_nobody_else_looks(staging: Staging, dat
 
 def test_a_swap_makes_the_files_the_servers(staging: Staging, data: Path) -> None:
     inode = receive(staging).stat().st_ino
-    assert staging.swap(UUID) is None
+    assert swap(staging) is None
     assert (data / UUID).stat().st_ino == inode
     assert tree(data) == [
         ".volumes.staging",
+        ".volumes.staging/.lock",
         "volumes",
         f"volumes/{UUID}",
         f"volumes/{UUID}/world",
@@ -76,7 +86,7 @@ def test_what_stands_in_the_place_is_set_aside(staging: Staging, data: Path, fou
         place.symlink_to("nowhere")
     before = os.lstat(place).st_ino
     receive(staging)
-    aside = staging.swap(UUID)
+    aside = swap(staging)
     assert aside is not None
     assert Path(aside).name.startswith(f"{UUID}.set-aside-")
     assert Path(aside).parent == data
@@ -87,7 +97,7 @@ def test_what_stands_in_the_place_is_set_aside(staging: Staging, data: Path, fou
 def test_two_of_one_name_are_set_aside_under_two(staging: Staging, data: Path) -> None:
     for _ in range(3):
         receive(staging)
-        staging.swap(UUID)
+        swap(staging)
     assert len(list(data.glob(f"{UUID}.set-aside-*"))) == 2
 
 
@@ -95,16 +105,75 @@ def test_undone_and_discarded_nothing_is_left(staging: Staging, data: Path) -> N
     receive(staging)
     staging.swap(UUID)
     staging.undo_swap(UUID)
-    staging.discard(UUID)
-    staging.discard(UUID)
-    assert tree(data) == [".volumes.staging", "volumes"]
+    for _ in range(2):
+        staging.withdraw(UUID)
+        staging.discard(UUID)
+    assert tree(data) == [".volumes.staging", ".volumes.staging/.lock", "volumes"]
+
+
+def test_what_is_withdrawn_is_out_of_the_way_at_once(staging: Staging, data: Path) -> None:
+    path = receive(staging)
+    staging.withdraw(UUID)
+    assert not path.exists()
+    assert (path.with_name(f"{UUID}.discarded") / "world").exists()
+
+
+def test_what_was_set_aside_can_be_put_back(staging: Staging, data: Path) -> None:
+    (data / UUID).mkdir()
+    (data / UUID / "precious").write_text("old")
+    receive(staging)
+    aside = staging.set_aside(UUID)
+    assert aside
+    staging.swap(UUID)
+    staging.undo_swap(UUID)
+    staging.restore(UUID, aside)
+    assert [path.name for path in data.iterdir()] == [UUID]
+    assert (data / UUID / "precious").read_text() == "old"
+
+
+def test_a_swap_that_cannot_be_made_durable_is_no_swap(
+    staging: Staging, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = receive(staging)
+
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.EIO, "")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(StorageError, match="the disk failed"):
+        staging.swap(UUID)
+    assert path.exists()
+    assert list(data.iterdir()) == []
+
+
+def test_the_sync_is_of_a_descriptor_as_old_as_the_files(staging: Staging) -> None:
+    # syncfs(2) tells only of errors that came after its descriptor was opened.
+    path = Path(staging.create(UUID))
+    (path / "world").write_text("new")
+    found = path.stat()
+    assert os.path.samestat(os.fstat(staging._open[UUID]), found)
+    staging.settle(UUID)
+
+
+def test_a_second_daemon_is_kept_out_and_clears_nothing(staging: Staging, data: Path) -> None:
+    path = receive(staging)
+    with pytest.raises(StorageError, match="another wingsd is running"):
+        Staging(str(data), OWNER, durable=True).prepare()
+    assert (path / "world").exists()
 
 
 def test_what_a_killed_daemon_left_is_cleared_at_the_start(staging: Staging, data: Path) -> None:
     receive(staging)
+    data.with_name(".volumes.staging").joinpath("stray file").write_text("")
     (data / "other").mkdir()
-    assert Staging(str(data), OWNER, durable=True).prepare() == [UUID]
-    assert tree(data) == [".volumes.staging", "volumes", "volumes/other"]
+    staging.close()
+    assert Staging(str(data), OWNER, durable=True).prepare() == [UUID, "stray file"]
+    assert tree(data) == [
+        ".volumes.staging",
+        ".volumes.staging/.lock",
+        "volumes",
+        "volumes/other",
+    ]
 
 
 def test_what_could_not_be_undone_is_cleared_by_the_next_transfer(staging: Staging) -> None:
@@ -113,7 +182,7 @@ def test_what_could_not_be_undone_is_cleared_by_the_next_transfer(staging: Stagi
 
 
 def test_a_directory_that_cannot_be_made_is_named(staging: Staging, data: Path) -> None:
-    data.with_name(".volumes.staging").rmdir()
+    shutil.rmtree(data.with_name(".volumes.staging"))
     with pytest.raises(StorageError, match=rf"{UUID} cannot be made"):
         staging.create(UUID)
 
@@ -140,10 +209,12 @@ def test_data_that_is_a_mount_of_its_own_is_staged_inside(mounted: Path) -> None
     staging.prepare()
     path = receive(staging)
     assert path.stat().st_dev == mounted.stat().st_dev != mounted.parent.stat().st_dev
-    staging.swap(UUID)
+    swap(staging)
     assert tree(mounted) == [
         "volumes",
         "volumes/.staging",
+        "volumes/.staging/.lock",
         f"volumes/{UUID}",
         f"volumes/{UUID}/world",
     ]
+    staging.close()

@@ -6,6 +6,12 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from wingsd.errors import ConfigError
 from wingsd.tls import ServerCertificate
@@ -37,7 +43,15 @@ def test_a_bad_file_is_named(pem: tuple[Path, Path], which: int, content: bytes 
 
 def test_a_key_of_another_certificate_is_refused(pem: tuple[Path, Path]) -> None:
     pem[1].write_bytes(trustme.CA().issue_cert("x").private_key_pem.bytes())
-    with pytest.raises(ConfigError, match=r"api\.ssl\.key.* that certificate's key .*mismatch"):
+    with pytest.raises(ConfigError, match=r"api\.ssl\.key: .*mismatch"):
+        ServerCertificate(*map(str, pem))
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_asked(pem: tuple[Path, Path]) -> None:
+    key = load_pem_private_key(pem[1].read_bytes(), None)
+    secret = BestAvailableEncryption(b"secret")
+    pem[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret))
+    with pytest.raises(ConfigError, match=r"api\.ssl\.key: .*passphrase"):
         ServerCertificate(*map(str, pem))
 
 

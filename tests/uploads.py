@@ -38,6 +38,11 @@ class Sender:
         answer: tuple[int, bytes] = await deferToThread(self._finish)
         return answer
 
+    async def answer(self) -> tuple[int, bytes]:
+        """Send nothing more and wait for an answer."""
+        answer: tuple[int, bytes] = await deferToThread(lambda: _answer(self._socket))
+        return answer
+
     async def vanish(self) -> None:
         """Close the connection as a killed process would."""
         await deferToThread(self._vanish)

@@ -52,7 +52,7 @@ class UploadForm:
                     self._add_to_checksum(event)
         except MultipartError as error:
             raise BadRequest(
-                "the request body is not valid multipart/form-data", str(error)
+                "the request body is not valid multipart/form-data", str(error.args[0])
             ) from error
 
     def close(self) -> str:

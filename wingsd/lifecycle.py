@@ -62,3 +62,8 @@ class Lifecycle:
     def can_be_given_up(self) -> bool:
         """Whether the source's copy is still the only whole one."""
         return _ORDER.index(self.step) <= _ORDER.index(Step.VERIFY)
+
+    @property
+    def may_be_told(self) -> bool:
+        """Whether the Panel may already know the server to be here."""
+        return _ORDER.index(self.step) >= _ORDER.index(Step.REPORT)

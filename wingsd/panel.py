@@ -15,10 +15,9 @@ import attrs
 import treq
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseNeverReceived
+from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
 from wingsd import __version__
@@ -36,9 +35,11 @@ FIRST_PAUSE = 0.5
 PAUSE_FACTOR = 1.5
 LONGEST_PAUSE = 12.0
 GIVE_UP_AFTER = 30.0
-#: Seconds. The Panel answers `success` only after it has asked the source to delete its copy,
-#: which takes 15 s and more; whatever is configured, less would be too little.
+#: Seconds to wait for an answer, whatever is configured.
 LEAST_TIMEOUT = 30
+#: The same for `success`: the Panel answers it only after it has asked the source to delete its
+#: copy, which takes 15 s and more, and giving up too early leaves everybody in doubt.
+SUCCESS_TIMEOUT = 120
 
 
 @attrs.frozen
@@ -122,7 +123,8 @@ class Panel:
 
     async def transfer_succeeded(self, uuid: str) -> None:
         """Tell that the server is here now. Raises `PanelRefused`, `PanelUnreachable`."""
-        await self._call("POST", f"/servers/{uuid}/transfer/success", None)
+        timeout = max(self._timeout, SUCCESS_TIMEOUT)
+        await self._call("POST", f"/servers/{uuid}/transfer/success", None, timeout)
 
     async def transfer_failed(self, uuid: str) -> None:
         """Tell that the server stays where it was.
@@ -136,23 +138,40 @@ class Panel:
             if error.code != HTTPStatus.CONFLICT:
                 raise
 
-    async def _call(self, method: str, path: str, read: Callable[[object], T] | None) -> T:
-        """Return what `read` makes of the answer's JSON; without it, the body does not matter."""
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        read: Callable[[object], T] | None,
+        timeout: float | None = None,
+    ) -> T:
+        """Return what `read` makes of the answer's JSON; without it, the answer has no body.
+
+        `timeout` is the seconds to wait for one answer.
+        """
+        timeout = timeout or self._timeout
         started = self._reactor.seconds()
         pause = FIRST_PAUSE
         while True:
-            attempt = Deferred.fromCoroutine(self._attempt(method, path, read))
+            attempt: Deferred[T] = Deferred.fromCoroutine(self._attempt(method, path, read))
+            limit = self._reactor.callLater(timeout, attempt.cancel)
             try:
-                return await attempt.addTimeout(self._timeout, self._reactor)
-            except (PanelRefused, CancelledError):
+                return await attempt
+            except PanelRefused:
                 raise
             except Exception as error:
-                reason = self._reason(error)
+                cancelled = _was_cancelled(error)
+                if cancelled and limit.active():
+                    raise CancelledError from error
+                reason = f"no answer within {timeout:g} s" if cancelled else _reason(error)
                 if self._reactor.seconds() - started + pause > GIVE_UP_AFTER:
                     raise PanelUnreachable(
                         "the Panel could not be asked",
                         f"{method} {self._base}{path}: {reason}; try again when it answers",
                     ) from error
+            finally:
+                if limit.active():
+                    limit.cancel()
             self._log.warn(
                 "no good answer from the Panel to {method} {path}: {reason}; again in {pause} s",
                 method=method,
@@ -174,18 +193,27 @@ class Panel:
             raise PanelRefused("the Panel refused this node's request", what, response.code)
         if not HTTPStatus.OK <= response.code < HTTPStatus.MULTIPLE_CHOICES:
             raise InvalidData(f"it answered {response.code}: {_fault(body)}")
-        return read(_json(body)) if read else None
-
-    def _reason(self, error: Exception) -> str:
-        if isinstance(error, DeferredTimeout):
-            return f"no answer within {self._timeout} s"
-        if isinstance(error, ResponseNeverReceived):
-            return ", ".join(reason.getErrorMessage() for reason in error.reasons)
-        return str(error) or type(error).__name__
+        if read is not None:
+            return read(_json(body))
+        # A page that says "maintenance" comes with 200 too; the Panel's own word has no such body.
+        return _json(body) if body else None
 
 
 def _page(answer: object) -> _Page:
     return structure(answer, _Page)
+
+
+def _was_cancelled(error: Exception) -> bool:
+    """Return whether a request was cancelled, also in the Agent's words for it."""
+    reasons = getattr(error, "reasons", ())
+    return isinstance(error, CancelledError) or any(r.check(CancelledError) for r in reasons)
+
+
+def _reason(error: Exception) -> str:
+    reasons = getattr(error, "reasons", ())
+    if reasons:
+        return ", ".join(reason.getErrorMessage() for reason in reasons)
+    return str(error) or type(error).__name__
 
 
 def _json(body: bytes) -> object:

@@ -8,10 +8,11 @@ failure, wherever it comes from, ends in `_fail`: undone, told, and raised again
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from http import HTTPStatus
+from typing import Any, Protocol, TypeVar
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
 from twisted.logger import Logger
 
 from wingsd.archive import Extracted, extract
@@ -33,9 +34,14 @@ from wingsd.model import Server
 from wingsd.panel import Panel
 from wingsd.staging import Staging
 
-__all__ = ["IncomingTransfer", "Means", "Receiver", "Upload"]
+__all__ = ["IncomingTransfer", "Means", "Upload"]
+
+T = TypeVar("T")
 
 MIB = 1024 * 1024
+#: Answers by which the Panel plainly says that no transfer brings the server here. Any other
+#: refusal (too many requests, a credential it does not like) says nothing about the server.
+NOT_WANTED = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 
 
 class Upload(Protocol):
@@ -64,53 +70,11 @@ class Means:
     staging: Staging
     bus: EventBus
     owner: tuple[int, int]
-    #: Threads that extract; each transfer holds one for as long as it receives.
+    #: Threads that extract, and as many slots: who has none is not read from yet.
     extractors: Workers
+    slots: DeferredSemaphore
     #: Threads for the short work on the disk.
     disk: Workers
-
-
-class Receiver:
-    """All transfers to this node, at most one for each server."""
-
-    def __init__(self, means: Means) -> None:
-        self._means = means
-        self._open: dict[str, IncomingTransfer] = {}
-        self._stopping = False
-
-    def open(self, server: str) -> IncomingTransfer:
-        """Return a new transfer of the server with the UUID `server`.
-
-        Raises `AlreadyHere` while one is under way, `DaemonStopping` after `stop`.
-        """
-        if self._stopping:
-            raise DaemonStopping
-        if server in self._open:
-            raise AlreadyHere(
-                "this server is already being received",
-                "wait for the transfer under way to end",
-            )
-        transfer = IncomingTransfer(server, self._means)
-        self._open[server] = transfer
-        transfer.over.addCallback(self._forget, server)
-        return transfer
-
-    def _forget(self, _: None, server: str) -> None:
-        del self._open[server]
-
-    def stop(self) -> Deferred[Any]:
-        """Give up what is not verified yet; the Deferred fires when the rest is at its end."""
-        self._stopping = True
-        transfers = tuple(self._open.values())
-        over = DeferredList([_when_fired(transfer.over) for transfer in transfers])
-        for transfer in transfers:
-            transfer.give_up(DaemonStopping())
-        return over
-
-    @property
-    def servers(self) -> tuple[str, ...]:
-        """The UUIDs of the servers being received."""
-        return tuple(self._open)
 
 
 class IncomingTransfer:
@@ -120,52 +84,54 @@ class IncomingTransfer:
 
     def __init__(self, server: str, means: Means) -> None:
         self.server = server
-        #: Fires when the transfer is over, whichever way.
+        #: Fires when the transfer is over, whichever way, and the Panel has heard of it.
         self.over: Deferred[None] = Deferred()
         self._means = means
         self._life = Lifecycle()
         self._upload: Upload | None = None
-        self._admission: Deferred[Server] | None = None
         self._given_up: WingsdError | None = None
+        self._waiting: Deferred[Any] | None = None
         self._undo: list[Callable[[], Awaitable[object]]] = []
         self._tell_failure = True
 
     async def run(self, upload: Upload) -> None:
         """Receive the server. Raises the `WingsdError` that the sender is to read."""
         self._upload = upload
+        told: Deferred[None] = succeed(None)
         try:
-            settings = await self._admit()
+            description = await self._admit()
             try:
-                await self._receive(upload, settings)
+                await self._receive(upload, description)
             except Exception as error:
-                await self._fail(error)
+                told = await self._fail(error)
                 raise
         finally:
-            self.over.callback(None)
+            # The sender has its answer meanwhile: a Panel that is slow is not its concern.
+            told.addErrback(lambda failure: self._log.failure("a mistake", failure))
+            told.addCallback(self.over.callback)
 
-    def give_up(self, reason: WingsdError) -> None:
-        """End a transfer whose archive is not verified; leave any other alone."""
-        if self._life.can_be_given_up:
-            self._given_up = reason
-            if self._admission is not None:
-                self._admission.cancel()
-            if self._upload is not None:
-                self._upload.stop(reason)
+    def give_up(self, reason: WingsdError, *, verified: bool = False) -> None:
+        """End a transfer whose archive is not verified yet; with `verified`, any other too.
+
+        One whose success may have been told goes on in any case.
+        """
+        if not self._life.can_be_given_up and (not verified or self._life.may_be_told):
+            return
+        self._given_up = reason
+        if self._waiting is not None:
+            self._waiting.cancel()
+        if self._upload is not None:
+            self._upload.stop(reason)
 
     # The chain
 
     async def _admit(self) -> Server:
         """Ask the Panel about the server. Nothing has begun: a failure here is not told to it."""
-        self._admission = Deferred.fromCoroutine(self._ask_panel())
         try:
-            return await self._admission
-        except CancelledError:
-            raise self._given_up or DaemonStopping() from None
+            return await self._unless_given_up(Deferred.fromCoroutine(self._ask_panel()))
         except WingsdError as error:
             self._log.warn("{server}: not received: {error}", server=self.server, error=error)
             raise
-        finally:
-            self._admission = None
 
     async def _ask_panel(self) -> Server:
         panel = self._means.panel
@@ -181,29 +147,29 @@ class IncomingTransfer:
         self._announce()
         form = UploadForm(upload.content_type, upload.user_agent)
         self._advance(Step.RECEIVE)
-        started = means.reactor.seconds()
-        extracted, checksum = await self._extract(upload, form)
-        seconds = means.reactor.seconds() - started
+        await self._unless_given_up(means.slots.acquire())
+        try:
+            started = means.reactor.seconds()
+            extracted, checksum = await self._extract(upload, form)
+            seconds = means.reactor.seconds() - started
+        finally:
+            means.slots.release()
 
         self._advance(Step.VERIFY)
         if checksum != extracted.sha256:
             raise BadRequest.checksum(checksum, extracted.sha256)
 
         self._advance(Step.DURABLE)
-        await means.disk.run(means.staging.flush, server)
+        await self._unless_given_up(means.disk.run(means.staging.flush, server))
 
         self._advance(Step.SWAP)
-        aside = await means.disk.run(means.staging.swap, server)
+        await self._make_room()
+        await means.disk.run(means.staging.swap, server)
         self._undo.append(lambda: means.disk.run(means.staging.undo_swap, server))
-        if aside is not None:
-            self._log.warn(
-                "{server}: a directory of its name was no server of this node; it is now {aside}",
-                server=server,
-                aside=aside,
-            )
 
         self._advance(Step.ENVIRONMENT)
-        if await means.environment.create(settings):
+        creating = Deferred.fromCoroutine(means.environment.create(settings))
+        if await self._unless_given_up(creating):
             self._undo.append(lambda: means.environment.remove(server))
 
         self._advance(Step.REPORT)
@@ -213,8 +179,8 @@ class IncomingTransfer:
 
     async def _extract(self, upload: Upload, form: UploadForm) -> tuple[Extracted, str]:
         means = self._means
+        self._undo.append(self._withdraw)
         directory = await means.disk.run(means.staging.create, self.server)
-        self._undo.append(lambda: means.disk.run(means.staging.discard, self.server))
         feed = Feed(means.reactor)
         checksum = upload.read_into(form, feed)
         try:
@@ -229,11 +195,24 @@ class IncomingTransfer:
             raise
         return extracted, await checksum
 
+    async def _make_room(self) -> None:
+        means, server = self._means, self.server
+        aside = await means.disk.run(means.staging.set_aside, server)
+        if aside is None:
+            return
+        self._undo.append(lambda: means.disk.run(means.staging.restore, server, aside))
+        self._log.warn(
+            "{server}: a directory of its name was no server of this node; it is now {aside}",
+            server=server,
+            aside=aside,
+        )
+
     async def _report(self) -> None:
         # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
         # undone, whatever happens, unless the Panel has plainly said no.
         self._undo.clear()
         self._tell_failure = False
+        self._means.staging.settle(self.server)
         try:
             await self._means.panel.transfer_succeeded(self.server)
         except PanelError as error:
@@ -248,12 +227,53 @@ class IncomingTransfer:
             ours = None
         if ours:
             return  # It was heard before, and only the answer got lost.
-        if ours is None or not isinstance(error, PanelRefused):
+        if ours is None or not isinstance(error, PanelRefused) or error.code not in NOT_WANTED:
             raise NotReported(str(error)) from error
         # The server stays with the source. What came here is whole, so it is not thrown away.
         self._undo += [self._set_aside, lambda: means.environment.remove(self.server)]
         self._tell_failure = True
         raise error
+
+    # What undoes it
+
+    async def _fail(self, error: Exception) -> Deferred[None]:
+        """Undo everything, and have the Panel told; return when that has been done."""
+        self._log.error(
+            "{server}: failed while {step}: {error}",
+            server=self.server,
+            step=self._life.step.words,
+            error=error,
+        )
+        # Told first, since it is what the Panel's users wait for, and what a daemon that has to
+        # end must not leave out; the server's place is the source's own again in any case.
+        told = Deferred.fromCoroutine(self._tell_of_failure())
+        for undo in reversed(self._undo):
+            try:
+                await undo()
+            except WingsdError as stuck:
+                self._log.error("{server}: not undone: {error}", server=self.server, error=stuck)
+            except Exception:
+                self._log.failure("{server}: not undone", server=self.server)
+        self._life.advance(Step.FAILED)
+        self._announce()
+        return told
+
+    async def _tell_of_failure(self) -> None:
+        if not self._tell_failure:
+            return
+        try:
+            await self._means.panel.transfer_failed(self.server)
+        except PanelError as error:
+            self._log.error(
+                "{server}: the Panel was not told of the failure: {error}",
+                server=self.server,
+                error=error,
+            )
+
+    async def _withdraw(self) -> None:
+        means = self._means
+        await means.disk.run(means.staging.withdraw, self.server)
+        await means.disk.run(means.staging.discard, self.server)
 
     async def _set_aside(self) -> None:
         means = self._means
@@ -264,34 +284,20 @@ class IncomingTransfer:
             aside=aside,
         )
 
-    async def _fail(self, error: Exception) -> None:
-        self._log.error(
-            "{server}: failed while {step}: {error}",
-            server=self.server,
-            step=self._life.step.words,
-            error=error,
-        )
-        for undo in reversed(self._undo):
-            try:
-                await undo()
-            except Exception:
-                self._log.failure("{server}: could not be undone", server=self.server)
-        if self._tell_failure:
-            try:
-                await self._means.panel.transfer_failed(self.server)
-            except PanelError as untold:
-                self._log.error(
-                    "{server}: the Panel was not told of the failure: {error}",
-                    server=self.server,
-                    error=untold,
-                )
-        self._life.advance(Step.FAILED)
-        self._announce()
-
     # What is said of it
 
+    async def _unless_given_up(self, waiting: Deferred[T]) -> T:
+        """Wait, but no longer than until the transfer is given up."""
+        self._waiting = waiting
+        try:
+            return await waiting
+        except CancelledError:
+            raise self._given_up or DaemonStopping() from None
+        finally:
+            self._waiting = None
+
     def _advance(self, step: Step) -> None:
-        if self._given_up is not None and self._life.can_be_given_up:
+        if self._given_up is not None:
             raise self._given_up
         before = self._life.step.state
         self._life.advance(step)
@@ -323,14 +329,3 @@ class IncomingTransfer:
             seconds=seconds,
             rate=extracted.archive_bytes / MIB / max(seconds, 0.001),
         )
-
-
-def _when_fired(deferred: Deferred[None]) -> Deferred[None]:
-    """Return a Deferred of its own that fires after `deferred` does."""
-    fired: Deferred[None] = Deferred()
-
-    def tell(result: None) -> None:
-        fired.callback(None)
-
-    deferred.addCallback(tell)
-    return fired

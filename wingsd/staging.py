@@ -8,17 +8,22 @@ set aside, never merged into and never deleted. Blocking: run it in a thread.
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
 import shutil
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from wingsd.diskadvice import disk_advice
 from wingsd.errors import StorageError
 
 __all__ = ["Staging"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_LOCK = ".lock"
+_DISCARDED = ".discarded"
 
 
 class Staging:
@@ -32,37 +37,76 @@ class Staging:
         self._owner = owner
         self._durable = durable
         self._root = self._data.with_name(f".{self._data.name}.staging")
+        # An open descriptor per server being received: syncfs(2) only tells of errors since its
+        # descriptor was opened, so it must be as old as the first byte.
+        self._open: dict[str, int] = {}
+        self._lock = -1
+
+    # The daemon's start
 
     def prepare(self) -> list[str]:
         """Make the directories and clear what a killed daemon left; return the names of that.
 
-        Raises `StorageError` when the node cannot store servers here.
+        Raises `StorageError` when the node cannot store servers here, or when another daemon
+        does: two would clear each other's work away.
         """
         try:
             self._data.mkdir(parents=True, exist_ok=True)
+            self._claim()
             if not self._is_same_filesystem():
                 # `system.data` is a mount of its own: nothing beside it is on its filesystem.
+                self._release()
                 self._root = self._data / ".staging"
-            self._root.mkdir(mode=0o700, exist_ok=True)
-            leftovers = sorted(entry.name for entry in self._root.iterdir())
-            for name in leftovers:
-                shutil.rmtree(self._root / name)
+                self._claim()
+            return self._clear()
         except OSError as error:
-            raise StorageError(f"{self._data} cannot be used as system.data: {error}") from error
-        return leftovers
+            raise StorageError(
+                f"{self._data} cannot be used as system.data: {disk_advice(error)}"
+            ) from error
+
+    def close(self) -> None:
+        """Let another daemon have the directory."""
+        os.close(self._lock)
+
+    def _claim(self) -> None:
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        self._lock = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # Held as long as the process lives, however it ends.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(
+                f"another wingsd is running with {self._data} as its system.data; "
+                "end it first, or give this one a directory of its own"
+            ) from error
+
+    def _release(self) -> None:
+        self.close()
+        (self._root / _LOCK).unlink()
+        with suppress(OSError):
+            self._root.rmdir()
 
     def _is_same_filesystem(self) -> bool:
         # A rename is the only honest answer: two mounts of one device have the same number.
-        self._root.mkdir(mode=0o700, exist_ok=True)
-        probe, target = self._root / "probe", self._data / ".staging-probe"
+        probe, target = self._root / ".probe", self._data / ".staging-probe"
         probe.mkdir(exist_ok=True)
         try:
             probe.rename(target)
-        except OSError:
-            shutil.rmtree(self._root)
+        except OSError as error:
+            probe.rmdir()
+            if error.errno != errno.EXDEV:
+                raise
             return False
         target.rmdir()
         return True
+
+    def _clear(self) -> list[str]:
+        leftovers = sorted(entry.name for entry in self._root.iterdir() if entry.name != _LOCK)
+        for name in leftovers:
+            _remove(self._root / name)
+        return leftovers
+
+    # A transfer's way
 
     def create(self, server: str) -> str:
         """Return the path of a new, empty directory for the server's files.
@@ -70,47 +114,22 @@ class Staging:
         Clears what a transfer left that could not be undone. One server, one transfer: the
         caller sees to it.
         """
+        self.withdraw(server)
         self.discard(server)
         path = self._root / server
         try:
             path.mkdir(mode=0o755)
             os.chown(path, *self._owner)
+            self._open[server] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise StorageError(f"{path} cannot be made: {error}") from error
+            raise StorageError(f"{path} cannot be made: {disk_advice(error)}") from error
         return str(path)
-
-    def discard(self, server: str) -> None:
-        """Remove what was received of the server, if anything was."""
-        path = self._root / server
-        with suppress(FileNotFoundError):
-            try:
-                shutil.rmtree(path)
-            except FileNotFoundError:
-                raise
-            except OSError as error:
-                raise StorageError(f"{path} cannot be removed: {error}") from error
 
     def flush(self, server: str) -> None:
         """Return when everything received is on stable storage (one syncfs(2))."""
-        if not self._durable:
-            return
-        descriptor = os.open(self._root / server, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if _libc.syncfs(descriptor):
-                number = ctypes.get_errno()
-                raise StorageError(f"syncing {self._root} failed: {os.strerror(number)}")
-        finally:
-            os.close(descriptor)
-
-    def swap(self, server: str) -> str | None:
-        """Make the received files the server's own; return where other files were set aside."""
-        aside = self.set_aside(server)
-        self._rename(self._root / server, self._data / server)
-        return aside
-
-    def undo_swap(self, server: str) -> None:
-        """Take the files out of the server's place again, back to where `discard` finds them."""
-        self._rename(self._data / server, self._root / server)
+        if self._durable and _libc.syncfs(self._open[server]):
+            error = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            raise StorageError(f"{self._root} could not be synced: {disk_advice(error)}")
 
     def set_aside(self, server: str) -> str | None:
         """Move what stands in the server's place out of the way; return where to, if it was."""
@@ -123,19 +142,68 @@ class Staging:
         self._rename(place, aside)
         return str(aside)
 
+    def swap(self, server: str) -> None:
+        """Make the received files the server's own, wholly or, when it fails, not at all."""
+        self._rename(self._root / server, self._data / server)
+
+    def settle(self, server: str) -> None:
+        """The transfer is over and its files stay: forget it."""
+        descriptor = self._open.pop(server, -1)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    # What undoes it
+
+    def undo_swap(self, server: str) -> None:
+        """Take the files out of the server's place again, back to where `withdraw` finds them."""
+        self._rename(self._data / server, self._root / server)
+
+    def restore(self, server: str, aside: str) -> None:
+        """Put back what was set aside."""
+        self._rename(Path(aside), self._data / server)
+
+    def withdraw(self, server: str) -> None:
+        """Give up what was received, at once: it is only deleted by `discard`."""
+        self.settle(server)
+        path = self._root / server
+        if path.exists():
+            self.discard(server)
+            self._rename(path, self._root / f"{server}{_DISCARDED}")
+
+    def discard(self, server: str) -> None:
+        """Delete what was withdrawn, if anything was."""
+        path = self._root / f"{server}{_DISCARDED}"
+        try:
+            if path.exists():
+                shutil.rmtree(path)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be removed: {disk_advice(error)}") from error
+
     def _rename(self, source: Path, target: Path) -> None:
+        """Rename and, where that is asked for, make it durable; undone when that fails."""
         try:
             source.rename(target)
-            if self._durable:
-                for parent in {source.parent, target.parent}:
-                    _sync_directory(parent)
+            try:
+                self._sync(source.parent, target.parent)
+            except OSError:
+                target.rename(source)
+                raise
         except OSError as error:
-            raise StorageError(f"{source} cannot be moved to {target}: {error}") from error
+            why = disk_advice(error)
+            raise StorageError(f"{source} cannot be moved to {target}: {why}") from error
+
+    def _sync(self, *directories: Path) -> None:
+        if self._durable:
+            for directory in set(directories):
+                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -24,7 +24,8 @@ from wingsd.environment import DockerEnvironment, Environment, NoEnvironment
 from wingsd.errors import ConfigError, StorageError
 from wingsd.events import EventBus
 from wingsd.panel import Panel
-from wingsd.receive import Means, Receiver
+from wingsd.receive import Means
+from wingsd.receiver import Receiver
 from wingsd.staging import Staging
 from wingsd.tls import ServerCertificate
 from wingsd.web.site import NodeSite, NotFound
@@ -37,7 +38,10 @@ EXTRACTORS = 8
 #: Threads for renames, syncs and removals, and for the engine. Few: their work is short.
 DISK_WORKERS = 4
 ENGINE_WORKERS = 2
-#: Seconds that transfers past their verification get to finish in when the daemon has to go.
+# Seconds, when the daemon has to go: until a transfer past its verification is given up as well,
+# for clients to read their answers, and until the end whatever goes on.
+ABANDON_AFTER = 6.0
+DRAIN_WITHIN = 2.0
 STOP_WITHIN = 9.0
 
 
@@ -93,6 +97,7 @@ class Node(Service):
                 bus=self.bus,
                 owner=owner,
                 extractors=self._extractors,
+                slots=DeferredSemaphore(EXTRACTORS),
                 disk=self._disk,
             )
         )
@@ -115,18 +120,25 @@ class Node(Service):
     async def _stop(self) -> None:
         if self._port is not None:
             await maybeDeferred(self._port.stopListening)
-        try:
-            await Deferred.fromCoroutine(self._wind_up()).addTimeout(STOP_WITHIN, self._reactor)
-        except DeferredTimeout:
-            for server in self.receiver.servers:
-                self._log.critical("{server}: not finished in time", server=server)
+        abandoning = self._reactor.callLater(ABANDON_AFTER, self.receiver.abandon)
+        limit: Deferred[None] = deferLater(self._reactor, STOP_WITHIN)
+        # Not a cancellation at the limit: what still goes on may as well go on to the very end.
+        done = Deferred.fromCoroutine(self._wind_up())
+        await DeferredList([done, limit], fireOnOneCallback=True, consumeErrors=True)
+        for server in self.receiver.servers:
+            self._log.critical("{server}: not finished in time", server=server)
+        if abandoning.active():
+            abandoning.cancel()
+        limit.addErrback(lambda _: None)
+        limit.cancel()
         for workers in (self._extractors, self._disk, self._engine):
             workers.stop()
+        self._staging.close()
 
     async def _wind_up(self) -> None:
         await self.receiver.stop()
         # The answers must be out before the process is gone.
-        await self._site.drain()
+        await self._site.drain(DRAIN_WITHIN)
 
     def stopService(self) -> Deferred[None]:
         """Give up unverified transfers, finish the others, and end the threads."""
@@ -154,7 +166,13 @@ class Node(Service):
         if self._certificate is not None:
             factory = TLSMemoryBIOFactory(self._certificate, False, factory)
         failures: list[Failure] = []
-        endpoint = serverFromString(self._reactor, self._endpoint)
+        try:
+            endpoint = serverFromString(self._reactor, self._endpoint)
+        except (ValueError, TypeError, LookupError) as error:
+            raise SystemExit(
+                f"wingsd: {self._endpoint!r} is not an endpoint ({error}); "
+                "examples: tcp:8080, systemd:domain=INET:index=0"
+            ) from error
         endpoint.listen(factory).addCallback(self._listening).addErrback(failures.append)
         for failure in failures:
             why = failure.getErrorMessage()

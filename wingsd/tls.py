@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
+from OpenSSL.crypto import PKey
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -27,17 +33,8 @@ class ServerCertificate:
         """Read the files again. On `ConfigError` the previous certificate stays in use."""
         # Twisted's own list of ciphers and curves is the modern one.
         context = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2).getContext()
-        for option, what, path, load in (
-            ("cert", "certificate", self._cert, context.use_certificate_chain_file),
-            ("key", "that certificate's key", self._key, context.use_privatekey_file),
-        ):
-            try:
-                with open(path, "rb"):  # OpenSSL does not say why it cannot
-                    load(path)
-            except (OSError, SSL.Error) as error:
-                raise ConfigError(
-                    f"api.ssl.{option}: {path} cannot be used as {what} (PEM): {_why(error)}"
-                ) from error
+        _take("api.ssl.cert", self._cert, context.use_certificate_chain_file)
+        _take("api.ssl.key", self._key, lambda path: context.use_privatekey(_private_key(path)))
         self._context = context
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
@@ -45,8 +42,26 @@ class ServerCertificate:
         return SSL.Connection(self._context, None)
 
 
+def _take(option: str, path: str, take: Callable[[str], None]) -> None:
+    try:
+        with open(path, "rb"):  # OpenSSL does not say why it cannot
+            take(path)
+    except (OSError, ValueError, SSL.Error) as error:
+        raise ConfigError(f"{option}: {path} cannot be used: {_why(error)}") from error
+
+
+def _private_key(path: str) -> PKey:
+    try:
+        key = load_pem_private_key(Path(path).read_bytes(), password=None)
+        return PKey.from_cryptography_key(key)  # type: ignore[arg-type]  # of a kind it takes
+    except TypeError as error:
+        raise ValueError("it has a passphrase, which nobody is there to type") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError("it holds no private key in PEM form") from error
+
+
 def _why(error: Exception) -> str:
     if isinstance(error, SSL.Error):
         reasons = [reason for _, _, reason in error.args[0] if reason] if error.args else []
-        return "; ".join(reasons) or "it holds no such thing"
+        return "; ".join(reasons) or "it holds no certificate in PEM form"
     return str(error)

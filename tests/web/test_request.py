@@ -16,7 +16,7 @@ from tests.logs import LoggedErrors
 from wingsd.errors import NotAuthorized
 from wingsd.web import request as request_module
 from wingsd.web.request import BodyReader, StreamingRequest
-from wingsd.web.site import NodeSite, NotFound
+from wingsd.web.site import CLOSE_WITHIN, NodeSite, NotFound
 
 
 class Recorder:
@@ -69,7 +69,12 @@ class Whole(Resource):
 
 
 class Transport(StringTransport):
-    """Remembers that it was told to close."""
+    """What is written to it can be read as HTTP answers."""
+
+    aborting = False
+
+    def abortConnection(self) -> None:
+        self.aborting = True
 
     def answers(self) -> list[tuple[int, dict[str, str], bytes]]:
         """Return the answers written so far: status, headers in lower case, body."""
@@ -182,6 +187,7 @@ def test_a_client_that_sends_on_after_a_refusal_is_heard_to_its_end() -> None:
     talk.send(b"67890")
     assert talk.reader.body == b""
     assert talk.transport.disconnecting
+    talk.protocol.connectionLost(Failure(ConnectionLost()))
     assert talk.clock.getDelayedCalls() == []
     assert [status for status, _, _ in talk.transport.answers()] == [401]
 
@@ -248,9 +254,71 @@ def test_a_silent_client_is_disconnected_but_not_one_that_is_paused() -> None:
     talk.reader.request.resume()
     assert talk.transport.producerState == "producing"
     talk.clock.advance(29)
-    assert not talk.transport.disconnecting
+    assert talk.reader.events == []
     talk.clock.advance(2)
+    assert talk.reader.events == ["lost"]
+    assert not talk.transport.disconnecting
+    talk.reader.request.fail(Failure(REFUSAL))
+    assert [status for status, _, _ in talk.transport.answers()] == [401]
     assert talk.transport.disconnecting
+
+
+def test_an_idle_connection_is_closed_and_then_cut_off() -> None:
+    talk = Conversation(Taker())
+    talk.clock.advance(31)
+    assert talk.transport.disconnecting
+    talk.clock.advance(CLOSE_WITHIN)
+    assert talk.transport.aborting
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        head(Content_Length=3, Transfer_Encoding="gzip") + b"abc",
+        head(Content_Length=-3),
+        head(Content_Length=3)[:-4] + b"\r\nno header\r\n\r\nabc",
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_answered_in_json_and_taken_for_nothing(broken: bytes) -> None:
+    talk = Conversation(Taker())
+    talk.send(broken, head(Content_Length=0))
+    ((status, _, body),) = talk.transport.answers()
+    assert (status, json.loads(body)) == (400, {"error": "this is not a valid HTTP request"})
+    assert talk.taker.readers == []
+    assert talk.transport.disconnecting
+
+
+def test_a_body_that_is_no_http_ends_the_upload() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Transfer_Encoding="chunked"), b"3\r\nabc\r\n", b"nonsense\r\n", b"more")
+    assert (talk.reader.body, talk.reader.events) == (b"abc", ["lost"])
+    assert [status for status, _, _ in talk.transport.answers()] == [400]
+
+
+def test_a_header_line_that_is_too_long_is_told_so() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(X="x" * 20_000))
+    assert [status for status, _, _ in talk.transport.answers()] == [431]
+
+
+def test_a_header_may_hold_any_bytes() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=0).replace(b"Host: x", b"Host: x\r\nUser-Agent: caf\xe9"))
+    assert talk.reader.request.header("User-Agent") == "caf\N{REPLACEMENT CHARACTER}"
+    assert talk.reader.request.header("Missing") == ""
+
+
+class Mistaken(Taker):
+    def open_body(self, request: StreamingRequest) -> BodyReader:
+        raise RuntimeError("a mistake")
+
+
+def test_a_resource_that_fails_at_once_is_answered_for(logged_errors: LoggedErrors) -> None:
+    talk = Conversation(Mistaken())
+    talk.send(head(Content_Length=3), b"abc")
+    assert [status for status, _, _ in talk.transport.answers()] == [500]
+    assert logged_errors.take(RuntimeError)
 
 
 def test_an_unforeseen_error_is_logged_and_its_answer_tells_nothing_of_it(

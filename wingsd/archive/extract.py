@@ -32,8 +32,8 @@ __all__ = ["MAX_NOTES", "QUEUE", "Extracted", "extract"]
 QUEUE = 3 << 20
 """The most bytes that wait between two stages; there are two such places."""
 
-MAX_NOTES = 50
-"""The most notes on single members."""
+MAX_NOTES = 10_000
+"""The most notes on single members: an archive must not fill the disk with the node's log."""
 
 
 @frozen
@@ -64,7 +64,7 @@ def extract(
     All of `blocks` is read, also what follows the tar's end, so hash and checksums are whole.
     Everything gets `owner` (user id, group id), or the process's own ids for None; `directory`
     itself only where the archive has a member for it. `note` gets a line, from this thread, for
-    each member that was left out or written otherwise, up to 50 and one that tells of more.
+    each member that was left out or written otherwise; after `MAX_NOTES`, one that tells of more.
 
     When extraction fails while another thread waits inside `next(blocks)`, `abort` is called once
     and must make that call return or raise soon; without it this call waits for the next block.
@@ -124,7 +124,7 @@ class _Unpacking:
         """Write every member, then read to the very end."""
         reader = self._reader
         while (member := reader.next_member()) is not None:
-            kind = member_kind(member.typeflag, member.name)
+            kind = member_kind(member.typeflag, member.name, member.size)
             if kind is Kind.FILE:
                 self._files += 1
                 self._file(member)

@@ -121,16 +121,19 @@ def _without_dots(name: bytes, parts: tuple[bytes, ...]) -> tuple[bytes, ...]:
     return tuple(part for part in parts if part not in _NEEDS_CARE)
 
 
-def member_kind(typeflag: bytes, name: bytes) -> Kind:
+def member_kind(typeflag: bytes, name: bytes, size: int = 0) -> Kind:
     """Return what is done with a member of this type (POSIX ustar and the GNU tar manual).
 
     A file whose name ends in `/` is a directory: that is how archives from before POSIX wrote
-    one. Raises MemberRefused for types whose content would be lost by leaving them out.
+    one. Raises MemberRefused for types whose content would be lost by leaving them out, and for
+    such a directory with data (`size` bytes).
     """
     kind = _KINDS.get(typeflag)
     if kind is None:
         raise MemberRefused(name, f"it is {type_name(typeflag)}")
     if kind is Kind.FILE and typeflag in b"\x000" and name.endswith(b"/"):
+        if size:
+            raise MemberRefused(name, "it has a directory's name and a file's data")
         return Kind.DIRECTORY
     return kind
 

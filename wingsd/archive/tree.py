@@ -16,8 +16,8 @@ from contextlib import suppress
 from typing import NoReturn
 
 from wingsd.archive.directories import Directories, Path
-from wingsd.archive.diskadvice import disk_advice
 from wingsd.archive.policy import MemberRefused, display
+from wingsd.diskadvice import disk_advice
 from wingsd.errors import ArchiveError, StorageError
 
 __all__ = ["TreeWriter"]

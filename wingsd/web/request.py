@@ -59,6 +59,7 @@ class StreamingRequest(Request):
     content: BytesIO
     _reader: BodyReader | None = None
     _complete = False
+    _stalled = False
     _wants_continue = False
 
     # What twisted.web's channel calls
@@ -107,7 +108,27 @@ class StreamingRequest(Request):
         self.fail(reason)
         return reason
 
+    def stall(self) -> bool:
+        """The client is silent: tell the reader of the body. Return whether there is one."""
+        if self._reader is None or self._complete:
+            return False
+        self._stalled = True
+        silence = f"nothing was received for {self.channel.site.timeOut} s"
+        self._reader.lost(Failure(TimeoutError(silence)))
+        return True
+
+    def break_off(self, reason: str) -> bool:
+        """No more of the body can be read: tell its reader. Return whether it was answered."""
+        if self._reader is not None and not self._complete:
+            self._reader.lost(Failure(ValueError(reason)))
+        return bool(self.startedWriting)
+
     # What resources and readers call
+
+    def header(self, name: str) -> str:
+        """Return a header of the request, empty without it; any bytes may be in it."""
+        values = self.requestHeaders.getRawHeaders(name.encode())
+        return values[-1].decode("utf-8", "replace") if values else ""
 
     def proceed(self) -> None:
         """Tell a client that waits for it (Expect: 100-continue) to send its body."""
@@ -156,7 +177,10 @@ class StreamingRequest(Request):
         else:
             # Not finish(): the channel would no longer know whose the rest of the body is.
             self.write(body)
-            self._drain()
+            if self._stalled:
+                self.channel.loseConnection()
+            else:
+                self._drain()
 
     def _open(self, resource: StreamingResource) -> None:
         # Nothing but an upload goes over an upload's connection: what is left of its body, or of
@@ -164,11 +188,15 @@ class StreamingRequest(Request):
         self.channel.persistent = False
         self.setHeader("Connection", "close")
         # twisted.web would say "continue" right away; `proceed` does it when it is time.
-        expect = self.requestHeaders.getRawHeaders("Expect", [""])[0]
-        self._wants_continue = expect.lower() == "100-continue" and self.clientproto == b"HTTP/1.1"
+        expects = self.header("Expect").lower() == "100-continue"
+        self._wants_continue = expects and self.clientproto == b"HTTP/1.1"
         self.requestHeaders.removeHeader("Expect")
-        reader = resource.open_body(self)
-        self._reader = self._reader or reader
+        try:
+            reader = resource.open_body(self)
+        except Exception:
+            self.fail(Failure())
+        else:
+            self._reader = self._reader or reader
 
     def _refuse_size(self) -> None:
         self.channel.persistent = False

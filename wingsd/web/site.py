@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
@@ -17,11 +19,17 @@ from wingsd.web.request import StreamingRequest
 
 __all__ = ["NodeSite", "NotFound"]
 
+#: Seconds a peer has to close its side of a connection that was closed here. Over TLS it could
+#: keep it open for ever otherwise.
+CLOSE_WITHIN = 10
+
 
 class _Channel(HTTPChannel):
-    """A connection that its site knows of."""
+    """A connection that its site knows of, that answers in JSON, and that ends when it is told."""
 
     site: NodeSite
+    transport: Any
+    _abort: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -29,8 +37,52 @@ class _Channel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
+        if self._abort is not None and self._abort.active():
+            self._abort.cancel()
         self.site.connections.discard(self)
         self.site.lost_one()
+
+    def loseConnection(self) -> None:
+        """Close the connection; a peer that does not close its side in time is cut off."""
+        super().loseConnection()
+        if self._abort is None:
+            self._abort = self.callLater(CLOSE_WITHIN, self.abortConnection)
+
+    def abortConnection(self) -> None:
+        """Cut the connection off."""
+        self.transport.abortConnection()
+
+    def timeoutConnection(self) -> None:
+        """The client has been silent for too long: end its upload with a word, or just close."""
+        if not (self.requests and self.requests[-1].stall()):
+            self.loseConnection()
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """A header line is longer than twisted.web takes."""
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "a header line is too long")
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """What twisted.web calls for a request it cannot read."""
+        self._refuse(HTTPStatus.BAD_REQUEST, "this is not a valid HTTP request")
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        # Nothing of it may be taken for anything, now or later.
+        for method in ("dataReceived", "lineReceived", "rawDataReceived"):
+            setattr(self, method, _ignore)
+        if not (self.requests and self.requests[-1].break_off(message)):
+            body = json.dumps({"error": message}).encode()
+            head = [
+                f"HTTP/1.1 {status.value} {status.phrase}",
+                "Content-Type: application/json",
+                f"Content-Length: {len(body)}",
+                "Connection: close",
+            ]
+            self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
+        self.loseConnection()
+
+
+def _ignore(*_: object) -> None:
+    pass
 
 
 class NodeSite(Site):
@@ -47,22 +99,30 @@ class NodeSite(Site):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: All that are open.
-        self.connections: set[HTTPChannel] = set()
+        self.connections: set[_Channel] = set()
         self._drained: Deferred[None] | None = None
 
     def acceptableProtocols(self) -> list[bytes]:
         """Offer HTTP/1.1 in the TLS handshake."""
         return [b"http/1.1"]
 
-    def drain(self) -> Deferred[None]:
-        """Close idle connections; the Deferred fires when the others are closed as well."""
+    def drain(self, within: float) -> Deferred[None]:
+        """Close idle connections, and after `within` seconds all others, if they are not closed.
+
+        The Deferred fires when there are none left.
+        """
         for channel in tuple(self.connections):
             if not channel.requests:
                 channel.loseConnection()
         if not self.connections:
             return succeed(None)
+        self.reactor.callLater(within, self._abort_all)
         self._drained = Deferred()
         return self._drained
+
+    def _abort_all(self) -> None:
+        for channel in tuple(self.connections):
+            channel.abortConnection()
 
     def lost_one(self) -> None:
         """Note that a connection was closed."""

@@ -8,13 +8,14 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 from wingsd.errors import WingsdError
-from wingsd.receive import Receiver
+from wingsd.receiver import Receiver
 from wingsd.tokens import transfer_token
 from wingsd.web.request import BodyReader, StreamingRequest
-from wingsd.web.site import error_body
+from wingsd.web.site import NotFound, error_body
 from wingsd.web.upload import Upload
 
 __all__ = ["TransfersResource"]
@@ -23,7 +24,6 @@ __all__ = ["TransfersResource"]
 class TransfersResource(Resource):
     """Opens a transfer for each request with a good token. `key` is the node's `token`."""
 
-    isLeaf = True
     _log = Logger()
 
     def __init__(self, receiver: Receiver, key: str) -> None:
@@ -43,13 +43,17 @@ class TransfersResource(Resource):
 
     def _start(self, request: StreamingRequest, upload: Upload) -> Deferred[None]:
         try:
-            token = transfer_token(request.getHeader("Authorization"), self._key)
+            token = transfer_token(request.header("Authorization"), self._key)
             transfer = self._receiver.open(token.server)
         except WingsdError as error:
             peer = request.getClientAddress()
             self._log.warn("an upload from {peer} is refused: {error}", peer=peer, error=error)
             return fail(Failure())
         return Deferred.fromCoroutine(transfer.run(upload))
+
+    def getChild(self, path: bytes, request: IRequest) -> Resource:
+        """There is nothing below."""
+        return NotFound()
 
     def render(self, request: Any) -> bytes:
         """Answer all other methods."""

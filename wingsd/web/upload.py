@@ -28,8 +28,8 @@ class Upload:
     """
 
     def __init__(self, request: StreamingRequest) -> None:
-        self.content_type = request.getHeader("Content-Type") or ""
-        self.user_agent = request.getHeader("User-Agent") or ""
+        self.content_type = request.header("Content-Type")
+        self.user_agent = request.header("User-Agent")
         self._request = request
         self._early: list[bytes] = []
         self._ended = False
@@ -99,7 +99,7 @@ class Upload:
         if not self._ended:
             self.stop(
                 UploadCutShort(
-                    "the connection was lost before the upload was complete",
+                    "the upload ended before it was complete",
                     reason.getErrorMessage(),
                 )
             )

@@ -1,0 +1,71 @@
+"""All transfers to this node: who may begin, and how they end with the daemon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from wingsd.errors import AlreadyHere, DaemonStopping
+from wingsd.receive import IncomingTransfer, Means
+
+__all__ = ["Receiver"]
+
+
+class Receiver:
+    """All transfers to this node, at most one for each server."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._open: dict[str, IncomingTransfer] = {}
+        self._stopping = False
+
+    def open(self, server: str) -> IncomingTransfer:
+        """Return a new transfer of the server with the UUID `server`.
+
+        Raises `AlreadyHere` while one is under way, `DaemonStopping` after `stop`.
+        """
+        if self._stopping:
+            raise DaemonStopping
+        if server in self._open:
+            raise AlreadyHere(
+                "this server is already being received",
+                "wait for the transfer under way to end",
+            )
+        transfer = IncomingTransfer(server, self._means)
+        self._open[server] = transfer
+        transfer.over.addCallback(self._forget, server)
+        return transfer
+
+    def _forget(self, _: None, server: str) -> None:
+        del self._open[server]
+
+    def stop(self) -> Deferred[Any]:
+        """Give up what is not verified yet; the Deferred fires when the rest is at its end."""
+        self._stopping = True
+        transfers = tuple(self._open.values())
+        over = DeferredList([_when_fired(transfer.over) for transfer in transfers])
+        for transfer in transfers:
+            transfer.give_up(DaemonStopping())
+        return over
+
+    def abandon(self) -> None:
+        """Give up what is verified as well, where the Panel has not been told of it."""
+        for transfer in tuple(self._open.values()):
+            transfer.give_up(DaemonStopping(), verified=True)
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The UUIDs of the servers being received."""
+        return tuple(self._open)
+
+
+def _when_fired(deferred: Deferred[None]) -> Deferred[None]:
+    """Return a Deferred of its own that fires after `deferred` does."""
+    fired: Deferred[None] = Deferred()
+
+    def tell(result: None) -> None:
+        fired.callback(None)
+
+    deferred.addCallback(tell)
+    return fired
