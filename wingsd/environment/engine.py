@@ -117,9 +117,18 @@ class PullProgress:
 
 
 def explain(error: BaseException) -> str:
-    """Return the engine's own words, if the error has any."""
-    explanation = error.explanation if isinstance(error, APIError) else None
+    """Return the engine's own words, or the system's, if the error has any."""
+    explanation = error.explanation if isinstance(error, APIError) else _system_words(error)
     return str(explanation or error).strip()
+
+
+def _system_words(error: BaseException | None) -> str | None:
+    """Return what the system said first: docker-py wraps it in the names of four libraries."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.strerror
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def follow(
