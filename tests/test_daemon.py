@@ -12,10 +12,12 @@ import attrs
 import pytest
 import pytest_twisted
 from docker.errors import NotFound
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import UNIXServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.daemon import UUID, House, archive, sha256
+from tests.daemon import UUID, House, archive, reactor, sha256
 from tests.engine import Engine
 from tests.uploads import Sender
 from wingsd.testing import Answer, Hang
@@ -336,6 +338,23 @@ async def test_sigterm_does_not_wait_for_a_panel_that_hangs(house: House) -> Non
     status, answer = await upload
     assert (status, answer["error"]) == (503, "this node is shutting down")
     assert await house.ended() == -signal.SIGTERM
+
+
+@pytest_twisted.ensureDeferred
+async def test_sigterm_ends_it_in_time_though_the_engine_hangs(house: House) -> None:
+    socket = str(house.directory / "engine.sock")
+    engine = await UNIXServerEndpoint(reactor, socket).listen(Factory.forProtocol(Protocol))
+    await house.start(docker={"socket": socket})
+    upload = Deferred.fromCoroutine(house.upload(archive()))
+    await house.wait_for_line("configuring the environment")
+    house.signal("TERM")
+    status, answer = await upload
+    assert (status, answer["error"]) == (503, "this node is shutting down")
+    assert await Deferred.fromCoroutine(house.ended()).addTimeout(10, reactor) == -signal.SIGTERM
+    assert house.left() == []
+    assert house.panel.reports() == [(UUID, "failure")]
+    assert not [line for line in house.log if "Unhandled" in line]
+    await maybeDeferred(engine.stopListening)
 
 
 @pytest_twisted.ensureDeferred
