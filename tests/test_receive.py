@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
 
-from tests.daemon import UUID, archive, sha256
+from tests.daemon.house import UUID, archive, sha256
 from tests.logs import LoggedErrors
 from wingsd.bridge import Feed, Workers
 from wingsd.errors import (

@@ -1,4 +1,4 @@
-"""The certificate files, good and bad. How they serve is shown in test_daemon."""
+"""The certificate files, good and bad. How they serve is shown in tests/daemon."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from twisted.internet.threads import deferToThread
 
-from tests.daemon import TIMEOUT, House, sha256
+from tests.daemon.house import TIMEOUT, House, sha256
 
 __all__ = ["Sender"]
 

@@ -1,0 +1,82 @@
+"""The whole daemon with a real Docker engine."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import pytest_twisted
+from docker.errors import NotFound
+
+from tests.daemon.house import UUID, House, archive
+from tests.daemon.uploads import Sender
+from tests.engine import Engine
+from wingsd.testing import Answer
+
+OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
+
+
+def with_engine(house: House, engine: Engine) -> dict[str, object]:
+    """Give the server the engine's image and return the node's `docker` configuration."""
+    house.panel.settings_of(UUID)["container"]["image"] = engine.image
+    docker = engine.config().docker
+    engine.will_make_container(UUID)
+    return attrs.asdict(docker)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_container_of_the_received_files_is_made(house: House, engine: Engine) -> None:
+    await house.start(docker=with_engine(house, engine))
+    assert await house.upload(archive()) == (200, None)
+    container = engine.client.inspect_container(UUID)
+    (mount,) = container["HostConfig"]["Mounts"]
+    assert (mount["Source"], mount["Target"]) == (str(house.volumes / UUID), "/home/container")
+    assert container["State"]["Status"] == "created"
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_goes_when_the_panel_does_not_want_it(house: House, engine: Engine) -> None:
+    await house.start(docker=with_engine(house, engine))
+    house.panel.inject("/success", Answer(409))
+    status, answer = await house.upload(archive())
+    assert (status, "409" in answer["detail"]) == (500, True)
+    with pytest.raises(NotFound):
+        engine.client.inspect_container(UUID)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_missing_image_is_named(house: House, engine: Engine) -> None:
+    await house.start(docker=with_engine(house, engine))
+    house.panel.settings_of(UUID)["container"]["image"] = "~nobody/made:this"
+    status, answer = await house.upload(archive())
+    assert status == 500
+    assert "nobody/made:this" in answer["detail"]
+    assert house.left() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_client_is_told_and_the_server_free_again(house: House) -> None:
+    system = house.configuration()["system"] | {"transfers": {"stall_timeout": 1}}
+    await house.start(system=system)
+    sender = Sender(house, archive())
+    await sender.begin()
+    status, body = await sender.answer()
+    assert (status, b"nothing was received for 1 s" in body) == (400, True)
+    assert house.left() == []
+    assert house.panel.reports() == [(UUID, "failure")]
+    house.panel.open_transfer(UUID, house.node)
+    assert await house.upload(archive()) == (200, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_the_exact_path_takes_uploads(house: House) -> None:
+    await house.start()
+    house.url += "/api/transfers/x?"
+    status, answer = await house.curl("-F", "archive=x")
+    assert (status, answer["error"]) == (404, "this node has nothing at /api/transfers/x")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_header_of_any_bytes_is_no_reason_to_say_nothing(house: House) -> None:
+    await house.start()
+    status, _ = await house.curl("-F", "archive=x", token="caf\udce9")
+    assert status == 401

@@ -1,0 +1,63 @@
+"""What goes wrong on the way, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import pytest_twisted
+
+from tests.daemon.house import UUID, House, archive
+from tests.daemon.uploads import Sender
+from wingsd.testing import Answer
+
+OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_cut_short_leaves_nothing_and_is_told(house: House) -> None:
+    await house.start()
+    sender = Sender(house, archive())
+    await sender.begin()
+    await house.wait_for_line("receiving the archive")
+    await sender.vanish()
+    await house.wait_for_line("state failure")
+    assert house.left() == []
+    assert house.panel.reports() == [(UUID, "failure")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_a_failure_the_next_attempt_succeeds(house: House) -> None:
+    await house.start()
+    await house.upload(archive(), checksum="0")
+    house.panel.open_transfer(UUID, house.node)
+    assert await house.upload(archive()) == (200, None)
+    assert house.states()[-3:] == ["pending", "processing", "success"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_success_whose_answer_got_lost_is_a_success(house: House) -> None:
+    await house.start()
+    house.panel.inject("/success", Answer(500), times=1)
+    assert await house.upload(archive()) == (200, None)
+    assert house.panel.reports() == [(UUID, "success")] * 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_success_the_panel_refuses_sets_the_files_aside(house: House) -> None:
+    await house.start()
+    house.panel.inject("/success", Answer(409))
+    status, answer = await house.upload(archive())
+    assert status == 500
+    assert "409" in answer["detail"]
+    (aside,) = house.left()
+    assert aside.startswith(f"{UUID}.set-aside-")
+    assert house.panel.reports() == [(UUID, "success"), (UUID, "failure")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_engine_that_does_not_answer_fails_the_transfer(house: House) -> None:
+    socket = str(house.directory / "no-engine.sock")
+    await house.start(docker={"socket": socket})
+    status, answer = await house.upload(archive())
+    assert (status, answer["error"]) == (500, "the server's environment could not be configured")
+    assert f"{socket} does not answer: No such file or directory;" in answer["detail"]
+    assert house.left() == []
+    assert house.panel.reports() == [(UUID, "failure")]

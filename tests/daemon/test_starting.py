@@ -1,0 +1,60 @@
+"""What the daemon starts with, and what it cannot start with."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+
+from tests.daemon.house import UUID, House, archive
+from tests.daemon.uploads import Sender
+
+OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"token": ""}, "token: expected a text, found an empty one"),
+        ({"api": {"port": "80"}}, "api.port: expected a whole number, found a text"),
+        ({"api": {"ssl": {"enabled": True, "cert": "/no", "key": "/no"}}}, "api.ssl.cert: /no"),
+        ({"system": {"data": "/proc/no/volumes"}}, "/proc/no/volumes cannot be used"),
+        ({"api": {"host": "192.0.2.1"}}, "cannot listen on tcp:8080:interface=192.0.2.1"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_it_cannot_start_with_is_said_in_one_line(
+    house: House, changes: dict[str, object], says: str
+) -> None:
+    house.launch(**changes)
+    assert await house.ended() == 1
+    assert [line for line in house.log if says in line]
+    assert not [line for line in house.log if "Traceback" in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_listens_where_the_configuration_says(house: House) -> None:
+    house.launch(api={"host": "::1", "port": 18080})
+    assert "http://[::1]:18080" in await house.wait_for_line("listens on")
+
+
+@pytest.mark.parametrize("endpoint", ["foo:bar", "tcp:abc", ""])
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_that_is_none_is_said_so(house: House, endpoint: str) -> None:
+    house.launch("--endpoint", endpoint or "tcp")
+    assert await house.ended() == 1
+    assert [line for line in house.log if "is not an endpoint" in line]
+    assert not [line for line in house.log if "Traceback" in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_daemon_on_the_same_data_is_kept_out(house: House) -> None:
+    await house.start()
+    sender = Sender(house, archive())
+    await sender.begin()
+    await house.wait_for_line("receiving the archive")
+    second = House(house.directory)
+    second.launch("--endpoint", "tcp:0:interface=127.0.0.1")
+    assert await second.ended() == 1
+    assert [line for line in second.log if "another wingsd is running" in line]
+    assert await sender.finish() == (200, b"")
+    assert (house.volumes / UUID / "server.properties").exists()
