@@ -269,6 +269,8 @@ class IncomingTransfer:
                 server=self.server,
                 error=error,
             )
+        else:
+            self._log.info("{server}: the Panel was told of the failure", server=self.server)
 
     async def _withdraw(self) -> None:
         means = self._means

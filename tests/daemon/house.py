@@ -11,6 +11,7 @@ import ssl
 import sys
 import tarfile
 from pathlib import Path
+from socket import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -136,24 +137,51 @@ class House:
 
     async def start(self, **changes: Any) -> None:
         """Start the Panel and the daemon; return when it listens."""
-        if not self.panel.url.startswith("http://127.0.0.1"):
-            await self.panel.listen(reactor)
+        await self._listen_panel()
         self.launch("--endpoint", "tcp:0:interface=127.0.0.1", **changes)
-        line = await self.wait_for_line("listens on")
-        found = re.search(r"listens on (\S+?),", line)
-        assert found
-        self.url = found[1]
+        await self._listening()
+
+    async def start_with(self, listening: socket) -> None:
+        """Start both, and hand the daemon a listening socket as systemd would."""
+        await self._listen_panel()
+        variables = "LISTEN_FDS=1 LISTEN_FDNAMES=x"
+        command = self._command("--endpoint", "systemd:domain=INET:index=0")
+        self._spawn(
+            # The variables must name the process that the shell becomes.
+            ["/bin/sh", "-c", f'LISTEN_PID=$$ {variables} exec "$@"', "sh", *command],
+            {3: listening.fileno()},
+        )
+        await self._listening()
 
     def launch(self, *options: str, **changes: Any) -> None:
         """Start the daemon's process."""
+        self._spawn(self._command(*options, **changes), {})
+
+    def _command(self, *options: str, **changes: Any) -> list[str]:
         path = self.directory / "config.yml"
         path.write_text(yaml.safe_dump(self.configuration(**changes)))
+        twistd = str(Path(sys.executable).with_name("twistd"))
+        return [twistd, "-n", "--pidfile", "", "wingsd", "--config", str(path), *options]
+
+    def _spawn(self, command: list[str], descriptors: dict[int, int]) -> None:
         self._process = _Process()
-        command = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile", ""]
-        command += ["wingsd", "--config", str(path), *options]
         self._transport = reactor.spawnProcess(
-            self._process, command[0], command, env=os.environ, path=str(self.directory)
+            self._process,
+            command[0],
+            command,
+            env=os.environ,
+            path=str(self.directory),
+            childFDs={0: "w", 1: "r", 2: "r"} | descriptors,
         )
+
+    async def _listen_panel(self) -> None:
+        if not self.panel.url.startswith("http://127.0.0.1"):
+            await self.panel.listen(reactor)
+
+    async def _listening(self) -> None:
+        found = re.search(r"listens on (\S+?),", await self.wait_for_line("listens on"))
+        assert found
+        self.url = found[1]
 
     def wait_for_line(self, text: str) -> Deferred[str]:
         """Return a Deferred of the log's first line with `text` in it."""
@@ -215,6 +243,10 @@ class House:
         address = (url.hostname or "", url.port or 0)
         pem: str = await deferToThread(ssl.get_server_certificate, address)
         return pem
+
+    async def told_of_failure(self) -> None:
+        """Return when the Panel has heard of it, and the server is free for another transfer."""
+        await self.wait_for_line(f"{UUID}: the Panel was told of the failure")
 
     def states(self) -> list[str]:
         """Return the states that the log tells of the server."""

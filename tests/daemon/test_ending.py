@@ -16,8 +16,6 @@ from tests.daemon.house import UUID, House, archive, reactor
 from tests.daemon.uploads import Sender
 from wingsd.testing import Hang
 
-OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
-
 
 @pytest_twisted.ensureDeferred
 async def test_sigterm_undoes_what_is_not_verified_and_tells(house: House) -> None:
@@ -30,6 +28,7 @@ async def test_sigterm_undoes_what_is_not_verified_and_tells(house: House) -> No
     assert (status, b"shutting down" in body) == (503, True)
     assert await house.ended() == -signal.SIGTERM
     assert house.left() == []
+    await house.told_of_failure()
     assert house.panel.reports() == [(UUID, "failure")]
 
 
@@ -73,6 +72,7 @@ async def test_sigterm_ends_it_in_time_though_the_engine_hangs(house: House) -> 
     assert (status, answer["error"]) == (503, "this node is shutting down")
     assert await Deferred.fromCoroutine(house.ended()).addTimeout(10, reactor) == -signal.SIGTERM
     assert house.left() == []
+    await house.told_of_failure()
     assert house.panel.reports() == [(UUID, "failure")]
     assert not [line for line in house.log if "Unhandled" in line]
     await maybeDeferred(engine.stopListening)

@@ -12,8 +12,6 @@ from tests.daemon.uploads import Sender
 from tests.engine import Engine
 from wingsd.testing import Answer
 
-OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
-
 
 def with_engine(house: House, engine: Engine) -> dict[str, object]:
     """Give the server the engine's image and return the node's `docker` configuration."""
@@ -62,6 +60,7 @@ async def test_a_silent_client_is_told_and_the_server_free_again(house: House) -
     status, body = await sender.answer()
     assert (status, b"nothing was received for 1 s" in body) == (400, True)
     assert house.left() == []
+    await house.told_of_failure()
     assert house.panel.reports() == [(UUID, "failure")]
     house.panel.open_transfer(UUID, house.node)
     assert await house.upload(archive()) == (200, None)

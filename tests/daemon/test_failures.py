@@ -8,8 +8,6 @@ from tests.daemon.house import UUID, House, archive
 from tests.daemon.uploads import Sender
 from wingsd.testing import Answer
 
-OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
-
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_cut_short_leaves_nothing_and_is_told(house: House) -> None:
@@ -20,6 +18,7 @@ async def test_an_upload_cut_short_leaves_nothing_and_is_told(house: House) -> N
     await sender.vanish()
     await house.wait_for_line("state failure")
     assert house.left() == []
+    await house.told_of_failure()
     assert house.panel.reports() == [(UUID, "failure")]
 
 
@@ -27,8 +26,10 @@ async def test_an_upload_cut_short_leaves_nothing_and_is_told(house: House) -> N
 async def test_after_a_failure_the_next_attempt_succeeds(house: House) -> None:
     await house.start()
     await house.upload(archive(), checksum="0")
+    await house.told_of_failure()
     house.panel.open_transfer(UUID, house.node)
     assert await house.upload(archive()) == (200, None)
+    await house.wait_for_line("state success")
     assert house.states()[-3:] == ["pending", "processing", "success"]
 
 
@@ -49,6 +50,7 @@ async def test_a_success_the_panel_refuses_sets_the_files_aside(house: House) ->
     assert "409" in answer["detail"]
     (aside,) = house.left()
     assert aside.startswith(f"{UUID}.set-aside-")
+    await house.told_of_failure()
     assert house.panel.reports() == [(UUID, "success"), (UUID, "failure")]
 
 
@@ -60,4 +62,5 @@ async def test_an_engine_that_does_not_answer_fails_the_transfer(house: House) -
     assert (status, answer["error"]) == (500, "the server's environment could not be configured")
     assert f"{socket} does not answer: No such file or directory;" in answer["detail"]
     assert house.left() == []
+    await house.told_of_failure()
     assert house.panel.reports() == [(UUID, "failure")]

@@ -46,7 +46,9 @@ async def test_a_bad_request_is_refused_in_the_documents_words(
     assert (status, answer["error"]) == (400, error)
     assert answer["detail"]
     assert house.left() == []
+    await house.told_of_failure()
     assert house.panel.reports() == [(UUID, "failure")]
+    await house.wait_for_line("state failure")
     assert house.states()[-1] == "failure"
 
 
@@ -57,6 +59,7 @@ async def test_a_damaged_archive_is_a_500_with_its_reason(house: House) -> None:
     assert (status, answer["error"]) == (500, "the archive could not be extracted")
     assert answer["detail"]
     assert house.left() == []
+    await house.told_of_failure()
     assert house.panel.reports() == [(UUID, "failure")]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from socket import create_server
+
 import pytest
 import pytest_twisted
 
 from tests.daemon.house import UUID, House, archive
 from tests.daemon.uploads import Sender
-
-OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,18 @@ async def test_it_listens_where_the_configuration_says(house: House) -> None:
     assert "http://[::1]:18080" in await house.wait_for_line("listens on")
 
 
-@pytest.mark.parametrize("endpoint", ["foo:bar", "tcp:abc", ""])
+@pytest_twisted.ensureDeferred
+async def test_a_socket_handed_over_as_systemd_does_is_used_with_tls(house: House) -> None:
+    with create_server(("127.0.0.1", 0)) as listening:
+        await house.start_with(listening)
+        assert house.url == f"https://127.0.0.1:{listening.getsockname()[1]}"
+        assert await house.upload(archive()) == (200, None)
+
+
+@pytest.mark.parametrize("endpoint", ["foo:bar", "tcp:abc", "tcp", "systemd:domain=INET:index=0"])
 @pytest_twisted.ensureDeferred
 async def test_an_endpoint_that_is_none_is_said_so(house: House, endpoint: str) -> None:
-    house.launch("--endpoint", endpoint or "tcp")
+    house.launch("--endpoint", endpoint)
     assert await house.ended() == 1
     assert [line for line in house.log if "is not an endpoint" in line]
     assert not [line for line in house.log if "Traceback" in line]

@@ -46,7 +46,7 @@ class TransfersResource(Resource):
             token = transfer_token(request.header("Authorization"), self._key)
             transfer = self._receiver.open(token.server)
         except WingsdError as error:
-            peer = request.getClientAddress()
+            peer = request.getClientAddress().host
             self._log.warn("an upload from {peer} is refused: {error}", peer=peer, error=error)
             return fail(Failure())
         return Deferred.fromCoroutine(transfer.run(upload))
