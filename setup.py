@@ -17,7 +17,7 @@ REQUIRES = [
     "pyyaml >= 6.0",
     "treq >= 24.9",
     "twisted[tls] >= 24.11",
-    "txaio >= 23.1",
+    "txaio >= 23.1",  # what the WebSocket will stand on; not imported yet
     "zstandard >= 0.23",
 ]
 
