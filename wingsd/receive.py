@@ -99,9 +99,9 @@ class IncomingTransfer:
         self._upload = upload
         told: Deferred[None] = succeed(None)
         try:
-            description = await self._admit()
+            settings = await self._admit()
             try:
-                await self._receive(upload, description)
+                await self._receive(upload, settings)
             except Exception as error:
                 told = await self._fail(error)
                 raise

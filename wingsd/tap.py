@@ -124,6 +124,7 @@ class Node(Service):
         limit: Deferred[None] = deferLater(self._reactor, STOP_WITHIN)
         # Not a cancellation at the limit: what still goes on may as well go on to the very end.
         done = Deferred.fromCoroutine(self._wind_up())
+        done.addErrback(lambda failure: self._log.failure("winding up failed", failure))
         await DeferredList([done, limit], fireOnOneCallback=True, consumeErrors=True)
         for server in self.receiver.servers:
             self._log.critical("{server}: not finished in time", server=server)

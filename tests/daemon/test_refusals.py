@@ -114,3 +114,23 @@ async def test_a_refusal_is_read_by_a_client_that_is_still_sending(house: House)
     status, body = await sender.finish()
     assert status == 401
     assert b"error" in body
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_too_large_is_told_so(house: House) -> None:
+    await house.start()
+    status, answer = await house.curl("-H", f"X: {'x' * 20_000}", "-F", "archive=x")
+    assert (status, answer["error"]) == (431, "a header line is too long")
+    path = house.directory / "large"
+    path.write_bytes(bytes(3_000_000))
+    house.url += "/elsewhere?"
+    status, answer = await house.curl("-F", f"archive=@{path}")
+    assert (status, answer["error"]) == (413, "the request body is too large")
+    assert "/api/transfers" in answer["detail"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_method_is_told_which_one_to_use(house: House) -> None:
+    await house.start()
+    status, answer = await house.curl("-X", "GET")
+    assert (status, answer["error"]) == (405, "send transfers with POST")

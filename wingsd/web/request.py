@@ -7,7 +7,6 @@ Such a request can be answered at any time, also while the client is still sendi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from io import BytesIO
@@ -19,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from wingsd.errors import WingsdError
+from wingsd.web.answers import error_json
 
 __all__ = ["BodyReader", "StreamingRequest", "StreamingResource"]
 
@@ -156,8 +156,7 @@ class StreamingRequest(Request):
             self._log.failure("request {request} failed", failure, request=self)
             error = WingsdError("an unforeseen error", "the reason is in the log of this node")
         headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
-        answer = {"error": error.message} | ({"detail": error.detail} if error.detail else {})
-        self.answer(error.status, json.dumps(answer).encode(), headers)
+        self.answer(error.status, error_json(error.message, error.detail), headers)
 
     def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
         """Answer, now, with a body of JSON or none; whatever still arrives is thrown away."""
@@ -183,14 +182,10 @@ class StreamingRequest(Request):
                 self._drain()
 
     def _open(self, resource: StreamingResource) -> None:
-        # Nothing but an upload goes over an upload's connection: what is left of its body, or of
-        # its timeouts, can then never be mistaken for the next request's.
-        self.channel.persistent = False
-        self.setHeader("Connection", "close")
         # twisted.web would say "continue" right away; `proceed` does it when it is time.
         expects = self.header("Expect").lower() == "100-continue"
         self._wants_continue = expects and self.clientproto == b"HTTP/1.1"
-        self.requestHeaders.removeHeader("Expect")
+        self._be_the_last()
         try:
             reader = resource.open_body(self)
         except Exception:
@@ -199,12 +194,22 @@ class StreamingRequest(Request):
             self._reader = self._reader or reader
 
     def _refuse_size(self) -> None:
+        self._be_the_last()
+        limit = f"send {MAX_STORED_BODY} bytes at most; an upload goes to /api/transfers"
+        self.answer(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            error_json("the request body is too large", limit),
+        )
+
+    def _be_the_last(self) -> None:
+        """Have the connection closed after this request, and the body not asked for by itself.
+
+        What is left of the body, or of its timeouts, can then never be taken for the next
+        request's.
+        """
         self.channel.persistent = False
         self.setHeader("Connection", "close")
         self.requestHeaders.removeHeader("Expect")
-        self.answer(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, b'{"error": "the request body is too large"}'
-        )
 
     def _drain(self) -> None:
         self._reader = _Drain(self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 from typing import Any
 
@@ -15,6 +14,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from wingsd.web.answers import error_json
 from wingsd.web.request import StreamingRequest
 
 __all__ = ["NodeSite", "NotFound"]
@@ -70,7 +70,7 @@ class _Channel(HTTPChannel):
         for method in ("dataReceived", "lineReceived", "rawDataReceived"):
             setattr(self, method, _ignore)
         if not (self.requests and self.requests[-1].break_off(message)):
-            body = json.dumps({"error": message}).encode()
+            body = error_json(message)
             head = [
                 f"HTTP/1.1 {status.value} {status.phrase}",
                 "Content-Type: application/json",
@@ -134,8 +134,6 @@ class NodeSite(Site):
 class NotFound(Resource):
     """Answers 404 to whatever has no resource of its own; the root of the tree."""
 
-    isLeaf = False
-
     def getChild(self, path: bytes, request: IRequest) -> Resource:
         """Be the answer to every path below."""
         return self
@@ -150,4 +148,4 @@ def error_body(request: Any, status: int, message: str) -> bytes:
     """Set up an answer of `{"error": message}` and return its body."""
     request.setResponseCode(status)
     request.setHeader("Content-Type", "application/json")
-    return json.dumps({"error": message}).encode()
+    return error_json(message)
