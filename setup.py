@@ -9,15 +9,22 @@ HERE = Path(__file__).parent
 # The lower bounds are what Debian 13 carries; nothing newer may be needed.
 REQUIRES = [
     "attrs >= 25.3",
+    "autobahn >= 23.1",
     "cattrs >= 24.1",
+    "configobj >= 5.0.9",
     "docker >= 7.1",
+    "h11 >= 0.14",
     "isal >= 1.7",
+    "javaproperties >= 0.8.2",
+    "lxml >= 5.4",
     "multipart >= 1.2",
     "pyjwt >= 2.10",
     "pyyaml >= 6.0",
+    "ruamel.yaml >= 0.18.10",
+    "tomlkit >= 0.13.2",
     "treq >= 24.9",
     "twisted[tls] >= 24.11",
-    "txaio >= 23.1",  # what the WebSocket will stand on; not imported yet
+    "txaio >= 23.1",  # which event loop autobahn, the WebSocket, stands on
     "zstandard >= 0.23",
 ]
 
