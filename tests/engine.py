@@ -18,7 +18,7 @@ from docker import APIClient
 from docker.errors import DockerException, NotFound
 
 from wingsd.config import Config, Docker, Interfaces, IPv4, IPv6, Network, System, User
-from wingsd.model import Allocations, Build, Default, Image, Server
+from wingsd.model import Allocations, Build, Default, Image, Settings
 from wingsd.testing.image import CHANGES, image_tar
 
 #: A registry that nobody runs.
@@ -58,13 +58,13 @@ class Engine:
             docker=Docker(network=network),
         )
 
-    def server(self, invocation: str = "exit 0", image: str = "") -> Server:
+    def server(self, invocation: str = "exit 0", image: str = "") -> Settings:
         """Return a server with a directory of its own; `invocation` is a shell command."""
         uuid = self.will_make_container(str(uuid4()))
         home = self.volumes / uuid
         home.mkdir()
         home.chmod(0o777)
-        return Server(
+        return Settings(
             uuid=uuid,
             invocation=invocation,
             container=Image(image or self.image),
@@ -92,7 +92,7 @@ class Engine:
         self._later(self.client.remove_image, name)
         return name
 
-    def run(self, server: Server) -> tuple[int, str]:
+    def run(self, server: Settings) -> tuple[int, str]:
         """Start the server's container and wait for its end; return exit status and output."""
         self.client.start(server.uuid)
         status = self.client.wait(server.uuid, timeout=30)["StatusCode"]

@@ -10,8 +10,8 @@ EVENT = Event("a", "transfer status", ("pending",))
 
 def test_every_subscriber_gets_every_event_until_it_ends() -> None:
     bus, one, two = EventBus(), [], []  # type: EventBus, list[Event], list[Event]
-    end = bus.subscribe(one.append)
-    bus.subscribe(two.append)
+    end = bus.subscribe("a", one.append)
+    bus.subscribe("a", two.append)
     bus.publish(EVENT)
     end()
     bus.publish(EVENT)
@@ -24,8 +24,15 @@ def test_one_that_fails_is_logged_and_hurts_nobody(logged_errors: LoggedErrors) 
     def fails(event: Event) -> None:
         raise RuntimeError("no")
 
-    bus.subscribe(fails)
-    bus.subscribe(heard.append)
+    bus.subscribe("a", fails)
+    bus.subscribe("a", heard.append)
     bus.publish(EVENT)
     assert heard == [EVENT]
     assert len(logged_errors.take(RuntimeError)) == 1
+
+
+def test_an_event_is_for_its_own_server_alone() -> None:
+    bus, heard = EventBus(), []  # type: EventBus, list[Event]
+    bus.subscribe("b", heard.append)
+    bus.publish(EVENT)
+    assert heard == []

@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 
 from wingsd.errors import InvalidData
-from wingsd.model import Build, Default, Mount, Server, server_from_panel
+from wingsd.model import (
+    Build,
+    ConfigurationFile,
+    Default,
+    Mount,
+    Process,
+    Replacement,
+    Settings,
+    Startup,
+    Stop,
+    configuration_from_panel,
+)
 from wingsd.testing import process_configuration, server_settings
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -37,12 +48,12 @@ ANSWER = """
 """
 
 
-def server(**overrides: Any) -> Server:
-    return server_from_panel({"settings": server_settings(UUID, **overrides)})
+def server(**overrides: Any) -> Settings:
+    return configuration_from_panel({"settings": server_settings(UUID, **overrides)}).settings
 
 
 def test_a_panels_answer() -> None:
-    found = server_from_panel(json.loads(ANSWER))
+    found = configuration_from_panel(json.loads(ANSWER)).settings
     assert found.uuid == UUID
     assert found.meta.name == "Wald"
     assert found.meta.description == ""
@@ -61,7 +72,7 @@ def test_what_the_fake_panel_sends_is_understood() -> None:
         "settings": server_settings(UUID, image="~x", environment={"A": 1}),
         "process_configuration": process_configuration(),
     }
-    found = server_from_panel(json.loads(json.dumps(answer)))
+    found = configuration_from_panel(json.loads(json.dumps(answer))).settings
     assert found.container.image == "~x"
     assert found.environment == {"A": 1}
     assert found.build.threads is None
@@ -83,7 +94,7 @@ def test_allocations_without_mappings() -> None:
 
 
 def test_only_the_uuid_is_needed() -> None:
-    assert server_from_panel({"settings": {"uuid": UUID}}) == Server(UUID)
+    assert configuration_from_panel({"settings": {"uuid": UUID}}).settings == Settings(UUID)
 
 
 @pytest.mark.parametrize(
@@ -126,5 +137,22 @@ def test_pelican_says_the_opposite_of_oom_disabled(
 )
 def test_what_is_wrong_is_told_with_its_path(answer: object, fault: str) -> None:
     with pytest.raises(InvalidData) as caught:
-        server_from_panel(answer)
+        configuration_from_panel(answer)
     assert str(caught.value) == fault
+
+
+def test_how_the_process_is_handled_is_read_too() -> None:
+    replacement = {"match": "server-port", "replace_with": 25566, "if_value": None}
+    process = process_configuration(
+        startup={"done": ["Done", "regex:^up$"], "user_interaction": [], "strip_ansi": True},
+        stop={"type": "command", "value": "end"},
+        configs=[{"file": "a.txt", "parser": "properties", "replace": [replacement]}],
+    )
+    answer = {"settings": server_settings(UUID), "process_configuration": process}
+    found = configuration_from_panel(answer)
+    assert found.process == Process(
+        Startup(("Done", "regex:^up$"), strip_ansi=True),
+        Stop("command", "end"),
+        (ConfigurationFile("a.txt", "properties", (Replacement("server-port", "", 25566),)),),
+    )
+    assert found.raw == answer["settings"]

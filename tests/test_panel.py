@@ -55,7 +55,7 @@ def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
 @pytest_twisted.ensureDeferred
 async def test_a_server_is_described(house: House) -> None:
     house.fake.open_transfer(UUID, house.here)
-    server = await house.client().server(UUID)
+    server = (await house.client().describe(UUID)).settings
     assert (server.uuid, server.container.image) == (UUID, "~busybox")
 
 
@@ -73,7 +73,7 @@ async def test_the_headers_are_the_panels(house: House) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_server_it_does_not_know_for_us_is_unknown(house: House, uuid: str) -> None:
     with pytest.raises(UnknownServer):
-        await house.client().server(uuid)
+        await house.client().describe(uuid)
 
 
 @pytest_twisted.ensureDeferred
@@ -140,7 +140,7 @@ async def test_an_answer_about_another_server_is_not_believed(house: House) -> N
     house.fake.open_transfer(UUID, house.here)
     house.fake.settings_of(UUID)["uuid"] = UNKNOWN
     with pytest.raises(PanelUnreachable, match="makes no sense"):
-        await house.client().server(UUID)
+        await house.client().describe(UUID)
 
 
 class DeadHttp:

@@ -56,6 +56,14 @@ def _keyed_by_memory(_: object, attribute: attrs.Attribute[Any], value: dict[str
             )
 
 
+def _one_of(*words: str) -> Any:
+    def check(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+        if value not in words:
+            raise InvalidField(attribute.name, f"expected one of {', '.join(words)}: {value!r}")
+
+    return check
+
+
 def _path(default: str) -> Any:
     return attrs.field(default=default, validator=_absolute)
 
@@ -105,6 +113,20 @@ class Transfers:
     durable: bool = True
     #: Seconds a sender may be silent before its upload fails (wingsd's own).
     stall_timeout: int = attrs.field(default=120, validator=_positive)
+    #: Seconds a server may take to stop before it is killed, to be sent away (wingsd's own).
+    stop_grace: int = attrs.field(default=60, validator=_positive)
+    #: A PEM file of authorities trusted beside the system's, for the nodes that servers are sent
+    #: to (wingsd's own).
+    ca_file: str = ""
+
+
+@attrs.frozen
+class Backups:
+    """`system.backups`: how hard archives are compressed, those of transfers too."""
+
+    compression_level: str = attrs.field(
+        default="best_speed", validator=_one_of("none", "best_speed", "best_compression")
+    )
 
 
 @attrs.frozen
@@ -117,7 +139,12 @@ class System:
     username: str = "pterodactyl"
     user: User = User()
     timezone: str = "UTC"
+    #: Console lines that a browser gets when it asks for what was before.
+    websocket_log_count: int = attrs.field(default=150, validator=_positive)
+    #: Seconds a server may take to stop before it is killed (wingsd's own; Wings' figure).
+    stop_timeout: int = attrs.field(default=600, validator=_positive)
     transfers: Transfers = Transfers()
+    backups: Backups = Backups()
 
 
 @attrs.frozen
@@ -238,6 +265,8 @@ class Config:
     remote_query: RemoteQuery = RemoteQuery()
     docker: Docker = Docker()
     allowed_mounts: tuple[str, ...] = ()
+    #: Origins of browsers, beside the Panel's own, that may open a WebSocket; `*` is any.
+    allowed_origins: tuple[str, ...] = ()
 
     @property
     def is_pelican(self) -> bool:

@@ -1,4 +1,4 @@
-"""Every way a transfer can be refused or fail, as one tree.
+"""Every way a request can be refused or a transfer fail, as one tree.
 
 Each error carries the HTTP status a client gets, the words it reads, and where the words alone
 do not tell a person what to do, a detail that does. The documented words of
@@ -12,16 +12,21 @@ __all__ = [
     "ArchiveError",
     "BadRequest",
     "ConfigError",
+    "Conflict",
     "DaemonStopping",
     "EnvironmentFailed",
     "InvalidData",
     "NotAuthorized",
+    "NotLoaded",
     "NotReported",
+    "NotRunning",
     "PanelError",
     "PanelRefused",
     "PanelUnreachable",
     "StorageError",
+    "TransferCancelled",
     "UnknownServer",
+    "Unprocessable",
     "UploadCutShort",
     "WingsdError",
 ]
@@ -64,10 +69,45 @@ class UnknownServer(WingsdError):
     status = 404
 
 
-class AlreadyHere(WingsdError):
-    """The server is on this node or being received right now (409)."""
+class NotLoaded(WingsdError):
+    """The node does not know its servers yet: the Panel has not told it (503)."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this node has not loaded its servers yet",
+            "it goes on asking the Panel for them; try again in a minute",
+        )
+
+
+class Unprocessable(WingsdError):
+    """The request is understood, but one of its values makes no sense (422)."""
+
+    status = 422
+
+
+class NotRunning(WingsdError):
+    """The server must run for this, and does not (502, Wings' own answer)."""
+
+    status = 502
+
+
+class Conflict(WingsdError):
+    """What is asked for does not go together with what the server is doing (409)."""
 
     status = 409
+
+
+class AlreadyHere(Conflict):
+    """The server is on this node or being received right now (409)."""
+
+
+class TransferCancelled(Conflict):
+    """Somebody cancelled the transfer (409)."""
+
+    def __init__(self) -> None:
+        super().__init__("the transfer was cancelled", "start it again in the Panel")
 
 
 class BadRequest(WingsdError):

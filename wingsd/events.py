@@ -10,10 +10,30 @@ from collections.abc import Callable
 import attrs
 from twisted.logger import Logger
 
-__all__ = ["TRANSFER_STATUS", "Event", "EventBus"]
+__all__ = [
+    "CONSOLE_OUTPUT",
+    "DAEMON_MESSAGE",
+    "DELETED",
+    "STATS",
+    "STATUS",
+    "TRANSFER_LOGS",
+    "TRANSFER_STATUS",
+    "Event",
+    "EventBus",
+]
 
-#: The event that carries the state of a transfer (the document's `transfer.status`).
+#: The state of a transfer, and what its two nodes have to say of it (the document's
+#: `transfer.status` and `transfer.logs`).
 TRANSFER_STATUS = "transfer status"
+TRANSFER_LOGS = "transfer logs"
+#: The state of a server, a line of its console, and what it uses, as JSON.
+STATUS = "status"
+CONSOLE_OUTPUT = "console output"
+STATS = "stats"
+#: What the node itself has to say in a server's console.
+DAEMON_MESSAGE = "daemon message"
+#: The server is not on this node any more.
+DELETED = "deleted"
 
 
 @attrs.frozen
@@ -26,21 +46,28 @@ class Event:
 
 
 class EventBus:
-    """Hands every event to every subscriber, in order, at once."""
+    """Hands every event to every subscriber to its server, in order, at once."""
 
     _log = Logger()
 
     def __init__(self) -> None:
-        self._subscribers: list[Callable[[Event], None]] = []
+        self._subscribers: dict[str, list[Callable[[Event], None]]] = {}
 
-    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
-        """Call `subscriber` for each event from now on. Returns what ends that."""
-        self._subscribers.append(subscriber)
-        return lambda: self._subscribers.remove(subscriber)
+    def subscribe(self, server: str, subscriber: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `subscriber` for each event of the server from now on. Returns what ends that."""
+        subscribers = self._subscribers.setdefault(server, [])
+        subscribers.append(subscriber)
+
+        def unsubscribe() -> None:
+            subscribers.remove(subscriber)
+            if not subscribers and self._subscribers.get(server) is subscribers:
+                del self._subscribers[server]
+
+        return unsubscribe
 
     def publish(self, event: Event) -> None:
         """Tell all. A subscriber that fails is logged and hurts nobody else."""
-        for subscriber in tuple(self._subscribers):
+        for subscriber in tuple(self._subscribers.get(event.server, ())):
             try:
                 subscriber(event)
             except Exception:

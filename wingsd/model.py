@@ -1,4 +1,6 @@
-"""A server as the Panel describes it: the values of `settings`, and nothing about how they come.
+"""A server as the Panel describes it: values, and nothing about how they come.
+
+`Settings` is what the server is, `Process` how the program in it is started, watched and stopped.
 
 The classes name the Panel's own keys; null, PHP's `[]` for an empty map and unknown keys are
 taken care of by `wingsd.structure`.
@@ -15,12 +17,18 @@ from wingsd.structure import structure
 __all__ = [
     "Allocations",
     "Build",
+    "Configuration",
+    "ConfigurationFile",
     "Default",
     "Image",
     "Meta",
     "Mount",
-    "Server",
-    "server_from_panel",
+    "Process",
+    "Replacement",
+    "Settings",
+    "Startup",
+    "Stop",
+    "configuration_from_panel",
 ]
 
 
@@ -91,7 +99,7 @@ class Mount:
 
 
 @attrs.frozen
-class Server:
+class Settings:
     """`settings`: one server. `environment` and `labels` hold scalars of any type."""
 
     uuid: str
@@ -108,13 +116,71 @@ class Server:
 
 
 @attrs.frozen
+class Startup:
+    """`process_configuration.startup`: the console lines that say that the server is up.
+
+    An entry of `done` may start with `regex:`; `strip_ansi` takes colours away before comparing.
+    """
+
+    done: tuple[str, ...] = ()
+    strip_ansi: bool = False
+
+
+@attrs.frozen
+class Stop:
+    """`process_configuration.stop`: by a console `command`, a `signal`, or the engine's `stop`."""
+
+    type: str = "stop"
+    value: str = ""
+
+
+@attrs.frozen
+class Replacement:
+    """One change to a configuration file; `replace_with` is a scalar of any type."""
+
+    match: str
+    if_value: str = ""
+    replace_with: Any = ""
+
+
+@attrs.frozen
+class ConfigurationFile:
+    """One of `process_configuration.configs`: a file that is rewritten before every start."""
+
+    file: str
+    parser: str
+    replace: tuple[Replacement, ...] = ()
+
+
+@attrs.frozen
+class Process:
+    """`process_configuration`."""
+
+    startup: Startup = Startup()
+    stop: Stop = Stop()
+    configs: tuple[ConfigurationFile, ...] = ()
+
+
+@attrs.frozen
+class Configuration:
+    """All that the Panel says of one server; `raw` is its `settings` as they came."""
+
+    settings: Settings
+    process: Process = Process()
+    raw: dict[str, Any] = attrs.field(factory=dict, eq=False, repr=False)
+
+
+@attrs.frozen
 class _Answer:
-    settings: Server
+    settings: Settings
+    process_configuration: Process = Process()
 
 
-def server_from_panel(answer: object) -> Server:
-    """Return the server of the Panel's answer to `GET /servers/{uuid}`.
+def configuration_from_panel(answer: object) -> Configuration:
+    """Return the server of the Panel's answer to `GET /servers/{uuid}`, or of its list's entry.
 
     Raises `wingsd.errors.InvalidData` with the paths of what is wrong.
     """
-    return structure(answer, _Answer).settings
+    found = structure(answer, _Answer)
+    raw = answer["settings"] if isinstance(answer, dict) else {}
+    return Configuration(found.settings, found.process_configuration, raw)

@@ -7,7 +7,7 @@ answers 5xx, never on a 4xx. Each way a call can end has its class in `wingsd.er
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from twisted.web.http_headers import Headers
 from wingsd import __version__
 from wingsd.config import Config
 from wingsd.errors import InvalidData, PanelRefused, PanelUnreachable, UnknownServer
-from wingsd.model import Server, server_from_panel
+from wingsd.model import Configuration, configuration_from_panel
 from wingsd.structure import structure
 
 __all__ = ["Panel"]
@@ -43,18 +43,13 @@ SUCCESS_TIMEOUT = 120
 
 
 @attrs.frozen
-class _Listed:
-    uuid: str
-
-
-@attrs.frozen
 class _Meta:
     last_page: int = 1
 
 
 @attrs.frozen
 class _Page:
-    data: tuple[_Listed, ...]
+    data: tuple[Any, ...]
     meta: _Meta = _Meta()
 
 
@@ -86,13 +81,13 @@ class Panel:
             }
         )
 
-    async def server(self, uuid: str) -> Server:
-        """Return the server's settings.
+    async def describe(self, uuid: str) -> Configuration:
+        """Return what the Panel says of the server now.
 
         Raises `UnknownServer`, `PanelRefused`, `PanelUnreachable`.
         """
         try:
-            server = await self._call("GET", f"/servers/{uuid}", server_from_panel)
+            found = await self._call("GET", f"/servers/{uuid}", configuration_from_panel)
         except PanelRefused as error:
             # Some Panels say 403 for a server that no transfer brings to this node.
             if error.code not in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
@@ -101,25 +96,61 @@ class Panel:
                 "the Panel does not know this server, or not for this node",
                 "start the transfer in the Panel that `remote` in the node's configuration names",
             ) from error
-        if server.uuid != uuid:
+        described = found.settings.uuid
+        if described != uuid:
             raise PanelUnreachable(
-                "the Panel's answer makes no sense", f"asked for {uuid} it described {server.uuid}"
+                "the Panel's answer makes no sense", f"asked for {uuid} it described {described}"
             )
-        return server
+        return found
 
     async def owns(self, uuid: str) -> bool:
         """Return whether the Panel lists the server as one of this node's.
 
         Raises `PanelRefused`, `PanelUnreachable`.
         """
+        async for page in self._pages():
+            if any(_uuid_of(entry) == uuid for entry in page):
+                return True
+        return False
+
+    async def servers(self) -> list[Configuration]:
+        """Return all servers of this node. One whose description makes no sense is logged.
+
+        Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        found = []
+        async for page in self._pages():
+            for entry in page:
+                try:
+                    found.append(configuration_from_panel(entry))
+                except InvalidData as error:
+                    self._log.error(
+                        "{server}: not loaded, the Panel's description of it makes no sense: "
+                        "{error}",
+                        server=_uuid_of(entry),
+                        error=error,
+                    )
+        return found
+
+    async def _pages(self) -> AsyncIterator[tuple[Any, ...]]:
         page, last = 1, 1
         while page <= last:
             path = f"/servers?page={page}&per_page={self._per_page}"
             answer = await self._call("GET", path, _page)
-            if any(listed.uuid == uuid for listed in answer.data):
-                return True
+            yield answer.data
             page, last = page + 1, answer.meta.last_page
-        return False
+
+    async def reset(self) -> None:
+        """Tell that this node has just started: whatever its servers were doing is over.
+
+        Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        await self._call("POST", "/servers/reset", None)
+
+    async def installed(self, uuid: str, *, successful: bool, reinstall: bool = False) -> None:
+        """Tell how a server's installation ended. Raises `PanelRefused`, `PanelUnreachable`."""
+        body = {"successful": successful, "reinstall": reinstall}
+        await self._call("POST", f"/servers/{uuid}/install", None, body=body)
 
     async def transfer_succeeded(self, uuid: str) -> None:
         """Tell that the server is here now. Raises `PanelRefused`, `PanelUnreachable`."""
@@ -144,16 +175,17 @@ class Panel:
         path: str,
         read: Callable[[object], T] | None,
         timeout: float | None = None,
+        body: object = None,
     ) -> T:
         """Return what `read` makes of the answer's JSON; without it, the answer has no body.
 
-        `timeout` is the seconds to wait for one answer.
+        `timeout` is the seconds to wait for one answer; `body` is sent as JSON.
         """
         timeout = timeout or self._timeout
         started = self._reactor.seconds()
         pause = FIRST_PAUSE
         while True:
-            attempt: Deferred[T] = Deferred.fromCoroutine(self._attempt(method, path, read))
+            attempt: Deferred[T] = Deferred.fromCoroutine(self._attempt(method, path, read, body))
             limit = self._reactor.callLater(timeout, attempt.cancel)
             try:
                 return await attempt
@@ -182,10 +214,16 @@ class Panel:
             await deferLater(self._reactor, pause)
             pause = min(pause * PAUSE_FACTOR, LONGEST_PAUSE)
 
-    async def _attempt(self, method: str, path: str, read: Callable[[object], T] | None) -> Any:
+    async def _attempt(
+        self, method: str, path: str, read: Callable[[object], T] | None, sent: object
+    ) -> Any:
         # A redirect is no answer to a POST, and following one could leak the token.
         response = await self._http.request(
-            method, self._base + path, headers=self._headers, allow_redirects=False
+            method,
+            self._base + path,
+            headers=self._headers,
+            data=None if sent is None else json.dumps(sent).encode(),
+            allow_redirects=False,
         )
         body = await treq.content(response)
         if HTTPStatus.BAD_REQUEST <= response.code < HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -200,7 +238,15 @@ class Panel:
 
 
 def _page(answer: object) -> _Page:
-    return structure(answer, _Page)
+    page = structure(answer, _Page)
+    if any(_uuid_of(entry) is None for entry in page.data):
+        raise InvalidData("its list of servers has an entry without a uuid")
+    return page
+
+
+def _uuid_of(entry: object) -> str | None:
+    uuid = entry.get("uuid") if isinstance(entry, dict) else None
+    return uuid if isinstance(uuid, str) else None
 
 
 def _was_cancelled(error: Exception) -> bool:

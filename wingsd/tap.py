@@ -24,10 +24,10 @@ from wingsd.environment import DockerEnvironment, Environment, NoEnvironment
 from wingsd.errors import ConfigError, StorageError
 from wingsd.events import EventBus
 from wingsd.panel import Panel
-from wingsd.receive import Means
-from wingsd.receiver import Receiver
-from wingsd.staging import Staging
 from wingsd.tls import ServerCertificate
+from wingsd.transfers.incoming import Means
+from wingsd.transfers.receiver import Receiver
+from wingsd.transfers.staging import Staging
 from wingsd.web.site import NodeSite, NotFound
 from wingsd.web.transfers import TransfersResource
 

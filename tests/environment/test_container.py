@@ -22,12 +22,12 @@ from wingsd.config import (
 )
 from wingsd.environment.container import ImageSource, container_spec, image_source, registry_for
 from wingsd.errors import EnvironmentFailed
-from wingsd.model import Allocations, Build, Default, Image, Mount, Server
+from wingsd.model import Allocations, Build, Default, Image, Mount, Settings
 from wingsd.structure import InvalidField
 
 UUID = "6f1ad85f-8ee2-46ae-9b45-7ee3f65bd0a4"
 NODE = Config(token_id="id", token="secret", remote="http://panel")
-SERVER = Server(
+SERVER = Settings(
     UUID,
     invocation="java -jar server.jar",
     container=Image("example.org/java:21"),

@@ -18,7 +18,7 @@ from wingsd.bridge import Workers
 from wingsd.config import Config, Registry
 from wingsd.environment.docker import DockerEnvironment, Environment, NoEnvironment
 from wingsd.errors import EnvironmentFailed
-from wingsd.model import Allocations, Default, Mount, Server
+from wingsd.model import Allocations, Default, Mount, Settings
 from wingsd.testing.image import image_tar
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ async def both(first: Awaitable[T], second: Awaitable[T]) -> list[T]:
     return list(await gatherResults(operations, consumeErrors=True))
 
 
-async def refusal(environment: Environment, server: Server) -> str:
+async def refusal(environment: Environment, server: Settings) -> str:
     """Return the detail of the error that creating the container of `server` ends in."""
     with pytest.raises(EnvironmentFailed) as failed:
         await environment.create(server)
@@ -261,7 +261,7 @@ async def test_an_image_is_pulled_with_the_registrys_credentials(
 async def test_an_engine_that_does_not_answer(workers: Workers, socket: str) -> None:
     config = Config(token_id="id", token="secret", remote="http://panel")
     environment = DockerEnvironment(with_docker(config, socket=socket), workers)
-    server = Server("6f1ad85f-8ee2-46ae-9b45-7ee3f65bd0a4")
+    server = Settings("6f1ad85f-8ee2-46ae-9b45-7ee3f65bd0a4")
     server = attrs.evolve(server, container=attrs.evolve(server.container, image="any"))
     assert socket in await refusal(environment, server)
     with pytest.raises(EnvironmentFailed, match="does not answer"):
@@ -297,5 +297,5 @@ async def test_the_engines_own_explanation_is_told(engine: Engine, workers: Work
 @pytest_twisted.ensureDeferred
 async def test_a_node_of_files_only_makes_nothing() -> None:
     environment: Environment = NoEnvironment()
-    assert not await environment.create(Server("uuid"))
+    assert not await environment.create(Settings("uuid"))
     await environment.remove("uuid")

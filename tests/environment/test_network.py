@@ -16,7 +16,7 @@ from wingsd.environment.network import (
     port_bindings,
     reachable,
 )
-from wingsd.model import Allocations, Default, Server
+from wingsd.model import Allocations, Default, Settings
 
 
 def node(**network: Any) -> Config:
@@ -24,12 +24,12 @@ def node(**network: Any) -> Config:
     return Config(token_id="id", token="secret", remote="http://panel", docker=docker)
 
 
-def bound_to(ip: str, forced: bool = True) -> Server:
-    return Server("uuid", allocations=Allocations(forced, Default(ip, 25565)))
+def bound_to(ip: str, forced: bool = True) -> Settings:
+    return Settings("uuid", allocations=Allocations(forced, Default(ip, 25565)))
 
 
 def test_the_main_network_is_wings_own() -> None:
-    assert network_spec(node(), Server("uuid")) == NetworkSpec(
+    assert network_spec(node(), Settings("uuid")) == NetworkSpec(
         "pterodactyl_nw",
         {
             "Driver": "bridge",
@@ -63,7 +63,7 @@ def test_the_main_network_follows_the_configuration() -> None:
         bridge_name="wings1",
         interfaces=Interfaces(v6=IPv6(subnet="", gateway="")),
     )
-    spec = network_spec(config, Server("uuid"))
+    spec = network_spec(config, Settings("uuid"))
     assert spec is not None
     assert spec.body is not None
     assert spec.body["Internal"]
@@ -76,12 +76,12 @@ def test_the_main_network_follows_the_configuration() -> None:
 
 @pytest.mark.parametrize("mode", ["host", "none", "bridge", "container:other"])
 def test_the_engines_own_modes_need_no_network(mode: str) -> None:
-    assert network_spec(node(network_mode=mode), Server("uuid")) is None
-    assert network_mode(node(network_mode=mode), Server("uuid")) == mode
+    assert network_spec(node(network_mode=mode), Settings("uuid")) is None
+    assert network_mode(node(network_mode=mode), Settings("uuid")) == mode
 
 
 def test_a_network_of_the_administrators_has_to_exist() -> None:
-    assert network_spec(node(network_mode="theirs"), Server("uuid")) == NetworkSpec("theirs")
+    assert network_spec(node(network_mode="theirs"), Settings("uuid")) == NetworkSpec("theirs")
 
 
 @pytest.mark.parametrize(

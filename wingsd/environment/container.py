@@ -16,7 +16,7 @@ import attrs
 from wingsd.config import Config, Overhead, Registry
 from wingsd.environment.network import network_mode, port_bindings, reachable
 from wingsd.errors import EnvironmentFailed
-from wingsd.model import Build, Mount, Server
+from wingsd.model import Build, Mount, Settings
 
 __all__ = [
     "HOME",
@@ -63,7 +63,7 @@ class ContainerSpec:
     refused_mounts: tuple[Mount, ...] = ()
 
 
-def container_spec(config: Config, server: Server) -> ContainerSpec:
+def container_spec(config: Config, server: Settings) -> ContainerSpec:
     """Return the container that `server` gets on the node of `config`.
 
     Raises `EnvironmentFailed` when the server names no image.
@@ -94,7 +94,7 @@ def container_spec(config: Config, server: Server) -> ContainerSpec:
     return ContainerSpec(server.uuid, body, refused)
 
 
-def image_source(server: Server) -> ImageSource:
+def image_source(server: Settings) -> ImageSource:
     """Return the server's image; a leading `~` means that it is local and never pulled.
 
     Raises `EnvironmentFailed` when there is none.
@@ -161,7 +161,7 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _environment(config: Config, server: Server) -> dict[str, str]:
+def _environment(config: Config, server: Settings) -> dict[str, str]:
     """Return the variables of the container: the node's own, then the server's.
 
     A null is left out, so that the image's own default shows: to the Panel's answers, too, a
@@ -183,12 +183,12 @@ def _environment(config: Config, server: Server) -> dict[str, str]:
     return own | given
 
 
-def _labels(server: Server) -> dict[str, str]:
+def _labels(server: Settings) -> dict[str, str]:
     labels = {key: _text(value) for key, value in server.labels.items() if value is not None}
     return labels | {"Service": "Pterodactyl", "ContainerType": "server_process"}
 
 
-def _mounts(config: Config, server: Server) -> tuple[list[Mount], tuple[Mount, ...]]:
+def _mounts(config: Config, server: Settings) -> tuple[list[Mount], tuple[Mount, ...]]:
     """Return the mounts the container gets, the server's files first, and those refused."""
     allowed_tops = [_normal(top) for top in config.allowed_mounts if top.startswith("/")]
     allowed = [Mount(posixpath.join(config.system.data, server.uuid), HOME)]

@@ -25,7 +25,7 @@ from wingsd.environment import engine
 from wingsd.environment.container import ContainerSpec, container_spec, image_source, registry_for
 from wingsd.environment.network import network_spec
 from wingsd.errors import EnvironmentFailed
-from wingsd.model import Server
+from wingsd.model import Settings
 
 __all__ = ["DockerEnvironment", "Environment", "NoEnvironment"]
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 class Environment(Protocol):
     """What a server runs in."""
 
-    async def create(self, server: Server) -> bool:
+    async def create(self, server: Settings) -> bool:
         """Make the environment of `server`; return whether this call made it.
 
         One that is there already is kept. Raises `EnvironmentFailed`.
@@ -52,7 +52,7 @@ class Environment(Protocol):
 class NoEnvironment:
     """The environment of a node that keeps files only (`docker.enabled: false`)."""
 
-    async def create(self, server: Server) -> bool:
+    async def create(self, server: Settings) -> bool:
         """Do nothing; return False."""
         return False
 
@@ -75,7 +75,7 @@ class DockerEnvironment:
         self._workers = workers
         self._address = engine.address(config.docker.socket, os.environ)
 
-    async def create(self, server: Server) -> bool:
+    async def create(self, server: Settings) -> bool:
         """Create the container of `server`, with the network and the image that it needs.
 
         Return whether this call created it: a container of that name is kept. Raises
@@ -105,12 +105,12 @@ class DockerEnvironment:
         finally:
             client.close()
 
-    async def _ensure_network(self, client: engine.Client, server: Server) -> None:
+    async def _ensure_network(self, client: engine.Client, server: Settings) -> None:
         spec = network_spec(self._config, server)
         if spec is not None and await self._ask(engine.ensure_network, client, spec):
             self._log.info("network {network} created", network=spec.name)
 
-    async def _ensure_image(self, client: engine.Client, server: Server) -> None:
+    async def _ensure_image(self, client: engine.Client, server: Settings) -> None:
         image = image_source(server)
         if image.local_only:
             if not await self._ask(engine.image_exists, client, image.name):

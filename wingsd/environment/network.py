@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from wingsd.config import Config
-from wingsd.model import Allocations, Server
+from wingsd.model import Allocations, Settings
 
 __all__ = ["NetworkSpec", "network_mode", "network_spec", "port_bindings", "reachable"]
 
@@ -31,7 +31,7 @@ class NetworkSpec:
     body: dict[str, Any] | None = None
 
 
-def network_spec(config: Config, server: Server) -> NetworkSpec | None:
+def network_spec(config: Config, server: Settings) -> NetworkSpec | None:
     """Return the network that must exist for `server`, None for one of the engine's own."""
     network = config.docker.network
     forced = _forced_ip(server.allocations)
@@ -45,7 +45,7 @@ def network_spec(config: Config, server: Server) -> NetworkSpec | None:
     return NetworkSpec(mode)
 
 
-def network_mode(config: Config, server: Server) -> str:
+def network_mode(config: Config, server: Settings) -> str:
     """Return the name of the network, or the mode of the engine, that the container joins."""
     forced = _forced_ip(server.allocations)
     return _forced_network_name(forced) if forced else config.docker.network.network_mode

@@ -12,8 +12,8 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 from wingsd.errors import WingsdError
-from wingsd.receiver import Receiver
 from wingsd.tokens import transfer_token
+from wingsd.transfers.receiver import Receiver
 from wingsd.web.request import BodyReader, StreamingRequest
 from wingsd.web.site import NotFound, error_body
 from wingsd.web.upload import Upload

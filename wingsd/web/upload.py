@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from wingsd.bridge import Feed
 from wingsd.errors import UploadCutShort, WingsdError
-from wingsd.formdata import UploadForm
+from wingsd.transfers.formdata import UploadForm
 from wingsd.web.request import StreamingRequest
 
 __all__ = ["Upload"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import StorageError
-from wingsd.staging import Staging
+from wingsd.transfers.staging import Staging
 
 # Only root can give files away.
 OWNER = (1234, 1235) if os.geteuid() == 0 else (os.getuid(), os.getgid())

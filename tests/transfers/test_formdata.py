@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.errors import BadRequest, UploadCutShort, WingsdError
-from wingsd.formdata import UploadForm
+from wingsd.transfers.formdata import UploadForm
 
 BOUNDARY = "------------------------d74496d66958873e"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"

@@ -30,11 +30,11 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.events import Event, EventBus
-from wingsd.formdata import UploadForm
-from wingsd.model import Server
-from wingsd.receive import IncomingTransfer, Means
-from wingsd.receiver import Receiver
-from wingsd.staging import Staging
+from wingsd.model import Configuration, Settings
+from wingsd.transfers.formdata import UploadForm
+from wingsd.transfers.incoming import IncomingTransfer, Means
+from wingsd.transfers.receiver import Receiver
+from wingsd.transfers.staging import Staging
 
 reactor: Any = installed_reactor
 DATA = archive()
@@ -61,9 +61,9 @@ class World:
         self._called("owns")
         return self.owned.pop(0)
 
-    async def server(self, uuid: str) -> Server:
+    async def describe(self, uuid: str) -> Configuration:
         self._called("server")
-        return Server(uuid)
+        return Configuration(Settings(uuid))
 
     async def transfer_succeeded(self, uuid: str) -> None:
         self._called("success")
@@ -72,7 +72,7 @@ class World:
         self._called("failure")
         await self.waits.get("failure", succeed(None))
 
-    async def create(self, server: Server) -> bool:
+    async def create(self, server: Settings) -> bool:
         self._called("create")
         await self.waits.get("create", succeed(None))
         return True
@@ -115,7 +115,7 @@ class House:
         self.staging.prepare()
         self.states: list[str] = []
         bus = EventBus()
-        bus.subscribe(self._note)
+        bus.subscribe(UUID, self._note)
         self.receiver = Receiver(
             Means(
                 reactor=reactor,

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 
 from wingsd.errors import AlreadyHere, DaemonStopping
-from wingsd.receive import IncomingTransfer, Means
+from wingsd.transfers.incoming import IncomingTransfer, Means
 
 __all__ = ["Receiver"]
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from wingsd.lifecycle import Lifecycle, State, Step
+from wingsd.transfers.lifecycle import Lifecycle, State, Step
 
 GIVE_UP = {Step.ADMIT, Step.RECEIVE, Step.VERIFY}
 ENDS = {Step.DONE, Step.FAILED}

@@ -28,11 +28,11 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.events import TRANSFER_STATUS, Event, EventBus
-from wingsd.formdata import UploadForm
-from wingsd.lifecycle import Lifecycle, Step
-from wingsd.model import Server
+from wingsd.model import Settings
 from wingsd.panel import Panel
-from wingsd.staging import Staging
+from wingsd.transfers.formdata import UploadForm
+from wingsd.transfers.lifecycle import Lifecycle, Step
+from wingsd.transfers.staging import Staging
 
 __all__ = ["IncomingTransfer", "Means", "Upload"]
 
@@ -125,7 +125,7 @@ class IncomingTransfer:
 
     # The chain
 
-    async def _admit(self) -> Server:
+    async def _admit(self) -> Settings:
         """Ask the Panel about the server. Nothing has begun: a failure here is not told to it."""
         try:
             return await self._unless_given_up(Deferred.fromCoroutine(self._ask_panel()))
@@ -133,16 +133,16 @@ class IncomingTransfer:
             self._log.warn("{server}: not received: {error}", server=self.server, error=error)
             raise
 
-    async def _ask_panel(self) -> Server:
+    async def _ask_panel(self) -> Settings:
         panel = self._means.panel
         if await panel.owns(self.server):
             raise AlreadyHere(
                 "this server is already on this node",
                 "a transfer would overwrite it; in the Panel, see which node it belongs to",
             )
-        return await panel.server(self.server)
+        return (await panel.describe(self.server)).settings
 
-    async def _receive(self, upload: Upload, settings: Server) -> None:
+    async def _receive(self, upload: Upload, settings: Settings) -> None:
         means, server = self._means, self.server
         self._announce()
         form = UploadForm(upload.content_type, upload.user_agent)
