@@ -1,5 +1,6 @@
 """Public fakes of what surrounds wingsd, for its own tests, its demo, and other people's tests."""
 
+from wingsd.testing.environment import FakeEnvironment, FakeProcess
 from wingsd.testing.faults import Answer, Drop, Fault, Hang
 from wingsd.testing.panel import Call, Node, Panel
 from wingsd.testing.settings import process_configuration, server_settings
@@ -9,6 +10,8 @@ __all__ = [
     "Answer",
     "Call",
     "Drop",
+    "FakeEnvironment",
+    "FakeProcess",
     "Fault",
     "Hang",
     "Node",
