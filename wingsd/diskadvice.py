@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-__all__ = ["disk_advice"]
+__all__ = ["disk_advice", "reading_advice"]
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free space on this node and send the server again",
@@ -18,7 +18,24 @@ _ADVICE = {
     errno.EMLINK: "the file system allows no more hard links to one file",
 }
 
+_READING = {
+    errno.EACCES: "permission denied; wingsd must run as a user who may read every server's files",
+    errno.EPERM: "not permitted; wingsd must run as a user who may read every server's files",
+    errno.ENOENT: "it is not there",
+    errno.ENOTDIR: "it is not a directory",
+    errno.ELOOP: "it is a symlink, which is not followed",
+    errno.EIO: (
+        "the disk failed; look into this node's kernel log, then restore or delete it and "
+        "transfer the server again"
+    ),
+}
+
 
 def disk_advice(error: OSError) -> str:
     """Return the words for a person; the system's own where there is nothing to add."""
     return _ADVICE.get(error.errno or 0) or error.strerror or str(error)
+
+
+def reading_advice(error: OSError) -> str:
+    """Return the words for a person where something could not be read."""
+    return _READING.get(error.errno or 0) or disk_advice(error)

@@ -15,6 +15,7 @@ __all__ = [
     "Conflict",
     "DaemonStopping",
     "EnvironmentFailed",
+    "Forbidden",
     "InvalidData",
     "NotAuthorized",
     "NotLoaded",
@@ -61,6 +62,12 @@ class NotAuthorized(WingsdError):
     """The token is missing or no good (401)."""
 
     status = 401
+
+
+class Forbidden(WingsdError):
+    """There is a token, but it is not the one that this needs (403)."""
+
+    status = 403
 
 
 class UnknownServer(WingsdError):
@@ -111,7 +118,7 @@ class TransferCancelled(Conflict):
 
 
 class BadRequest(WingsdError):
-    """The upload is not what `POST /api/transfers` asks for (400)."""
+    """The request is not of the form it should have (400)."""
 
     status = 400
 
@@ -157,8 +164,15 @@ class ArchiveError(WingsdError):
 class StorageError(WingsdError):
     """The node's own disk failed: full, read-only, or not permitted."""
 
-    def __init__(self, detail: str) -> None:
-        super().__init__("the server's files could not be stored", detail)
+    def __init__(
+        self, detail: str, message: str = "the server's files could not be stored"
+    ) -> None:
+        super().__init__(message, detail)
+
+    @classmethod
+    def reading(cls, detail: str) -> StorageError:
+        """What is to be sent cannot be read."""
+        return cls(detail, "the server's files could not be read")
 
 
 class EnvironmentFailed(WingsdError):

@@ -1,9 +1,14 @@
-"""From an archive's bytes to a directory tree. `extract` is the door; the rest is behind it.
+"""From an archive's bytes to a directory tree, and back: `extract` and `pack` are the doors.
 
-Blocking: it runs in a worker thread and knows only an iterator of bytes and a directory. Pure are
-`policy` (what may be written where), `headers`, `extension` and `tar` (what the bytes mean).
+Blocking: both run in a worker thread and know only bytes and a directory. Pure are `policy` (what
+may be written where), `headers`, `extension` and `tar` (what the bytes mean), and `pax` (what is
+written for a member). The rest is behind the doors: receiving are `compression`, `tree` and
+`directories`; sending are `walk`, `symlinks`, `members` and `deflate`; `stages` serves both.
 """
 
+from wingsd.archive.deflate import Compression
 from wingsd.archive.extract import Extracted, extract
+from wingsd.archive.pack import Packed, pack
+from wingsd.archive.walk import measure
 
-__all__ = ["Extracted", "extract"]
+__all__ = ["Compression", "Extracted", "Packed", "extract", "measure", "pack"]

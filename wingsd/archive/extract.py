@@ -14,6 +14,7 @@ from attrs import frozen
 
 from wingsd.archive.blocks import Blocks
 from wingsd.archive.compression import decompressed
+from wingsd.archive.notes import MAX_NOTES, Notes
 from wingsd.archive.policy import (
     Kind,
     display,
@@ -31,9 +32,6 @@ __all__ = ["MAX_NOTES", "QUEUE", "Extracted", "extract"]
 
 QUEUE = 3 << 20
 """The most bytes that wait between two stages; there are two such places."""
-
-MAX_NOTES = 10_000
-"""The most notes on single members: an archive must not fill the disk with the node's log."""
 
 
 @frozen
@@ -87,8 +85,10 @@ def extract(
             stage = decompressed(stage)
         reader = TarReader(Blocks(stage))
         writer = stack.enter_context(closing(TreeWriter(directory, owner)))
-        unpacking = _Unpacking(reader, writer, note)
+        notes = Notes(note)
+        unpacking = _Unpacking(reader, writer, notes.tell)
         unpacking.run()
+        notes.finish()
     return unpacking.result(digest, intake.size)
 
 
@@ -111,11 +111,10 @@ class _Intake:
 class _Unpacking:
     """Carries the members from a reader to a writer, as the policy says."""
 
-    def __init__(self, reader: TarReader, writer: TreeWriter, note: Callable[[str], None]) -> None:
+    def __init__(self, reader: TarReader, writer: TreeWriter, tell: Callable[[str], None]) -> None:
         self._reader = reader
         self._writer = writer
-        self._note = note
-        self._notes = 0
+        self._tell = tell
         self._counts = dict.fromkeys(Kind, 0)
         self._files = 0
         self._unpacked = 0
@@ -133,8 +132,6 @@ class _Unpacking:
                 self._other(kind, member)
         reader.drain()
         self._writer.finish()
-        if self._notes > MAX_NOTES:
-            self._note(f"and {self._notes - MAX_NOTES} more notes")
 
     def result(self, digest: Digest, archive_bytes: int) -> Extracted:
         """Return the sums."""
@@ -175,8 +172,3 @@ class _Unpacking:
         if stripped:
             self._tell(f"{display(member.name)} lost its set-user-id or set-group-id bit")
         return mode
-
-    def _tell(self, line: str) -> None:
-        self._notes += 1
-        if self._notes <= MAX_NOTES:
-            self._note(line)

@@ -1,0 +1,199 @@
+"""From a directory tree to the bytes of a tar, in one pass, as the tree is at that moment.
+
+What changes meanwhile is dealt with as GNU tar does: what is gone is left out, and of a file
+exactly as many bytes are written as its header says; each such thing is told by a note.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+
+from wingsd.archive import pax
+from wingsd.archive.policy import Kind, display, member_mode
+from wingsd.archive.symlinks import OPEN_FILE, LeadsNowhere, SymlinkFollower, special_name
+from wingsd.archive.walk import REPLACED, VANISHED, Listing, opened, unreadable, walk
+
+__all__ = ["STEP", "Members"]
+
+STEP = 120 << 10
+"""Bytes that are read at once, and about as many that come in one block; see `compression.STEP`
+for why not more."""
+
+_ZEROS = bytes(STEP)
+_SYMLINK_MODE = 0o777
+_VANISHED = (errno.ENOENT, errno.ESTALE)
+_REPLACED = (errno.ELOOP, errno.ENXIO, errno.EINVAL, errno.ENOTDIR, errno.ENODEV)
+
+
+class Members:
+    """The members of the tree below `directory`, and what they were when `blocks` has ended.
+
+    `links`: whether symlinks and hard links go as such, or as copies of the files they stand
+    for. `tell` gets a line for whatever is left out or sent otherwise than it was. `packed_bytes`
+    are those of file data so far, `counts` the members by kind.
+    """
+
+    def __init__(self, directory: str, *, links: bool, tell: Callable[[str], None]) -> None:
+        self.packed_bytes = 0
+        self.counts = dict.fromkeys(Kind, 0)
+        self._directory = directory
+        self._links = links
+        self._tell = tell
+        self._linked: dict[tuple[int, int], bytes] = {}
+
+    def blocks(self) -> Generator[bytes, None, None]:
+        """Yield the archive in blocks of about `STEP` bytes. May be called once.
+
+        Raises StorageError where something cannot be read.
+        """
+        gathered: list[bytes] = []
+        size = 0
+        with closing(self._pieces()) as pieces:
+            for piece in pieces:
+                gathered.append(piece)
+                size += len(piece)
+                if size >= STEP:
+                    yield b"".join(gathered)
+                    gathered.clear()
+                    size = 0
+        yield b"".join((*gathered, pax.END))
+
+    def _pieces(self) -> Generator[bytes, None, None]:
+        with (
+            opened(self._directory) as root,
+            closing(SymlinkFollower(root)) as follower,
+            closing(walk(root, self._leave_out)) as listings,
+        ):
+            for listing in listings:
+                yield self._directory_header(listing)
+                prefix = listing.prefix
+                for name in listing.files:
+                    yield from self._file(listing.fd, name, prefix + name)
+                for name in listing.symlinks:
+                    yield from self._symlink(listing, name, prefix + name, follower)
+                for name in listing.others:
+                    self._other(listing.fd, name, prefix + name)
+
+    def _directory_header(self, listing: Listing) -> bytes:
+        name = listing.prefix or b"./"
+        self.counts[Kind.DIRECTORY] += 1
+        return self._header(name, pax.DIRECTORY, listing.stat)
+
+    def _file(self, parent: int, leaf: bytes, name: bytes) -> Iterator[bytes]:
+        try:
+            fd = os.open(leaf, OPEN_FILE, dir_fd=parent)
+        except OSError as error:
+            self._not_there(name, error)
+            return
+        yield from self._opened(fd, name)
+
+    def _opened(self, fd: int, name: bytes) -> Iterator[bytes]:
+        """Yield the member of an open file, and close it."""
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                self._leave_out(name, REPLACED)
+            elif (first := self._first_name(found, name)) is not None:
+                yield self._hard_link(name, found, first)
+            else:
+                self.counts[Kind.FILE] += 1
+                yield self._header(name, pax.FILE, found, found.st_size)
+                yield from self._data(fd, name, found)
+        except OSError as error:
+            unreadable(name, error)
+        finally:
+            os.close(fd)
+
+    def _data(self, fd: int, name: bytes, found: os.stat_result) -> Iterator[bytes]:
+        left = found.st_size
+        while left and (data := os.read(fd, min(left, STEP))):
+            left -= len(data)
+            self.packed_bytes += len(data)
+            yield data
+        if left:
+            self._tell(
+                f"{display(name)} shrank while it was read; {left} zeros end it in its place"
+            )
+            self.packed_bytes += left
+            yield from _zeros(left)
+        else:
+            self._compare(os.fstat(fd), found, name)
+        yield pax.padding(found.st_size)
+
+    def _compare(self, after: os.stat_result, before: os.stat_result, name: bytes) -> None:
+        if after.st_size > before.st_size:
+            sent = before.st_size
+            self._tell(f"{display(name)} grew while it was read; its first {sent} bytes are sent")
+        elif (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            self._tell(f"{display(name)} changed while it was read")
+
+    def _symlink(
+        self, listing: Listing, leaf: bytes, name: bytes, follower: SymlinkFollower
+    ) -> Iterator[bytes]:
+        try:
+            found = os.stat(leaf, dir_fd=listing.fd, follow_symlinks=False)
+            text = os.readlink(leaf, dir_fd=listing.fd)
+            if not self._links:
+                yield from self._opened(follower.open((*listing.path, leaf), text), name)
+                return
+        except LeadsNowhere as why:
+            self._leave_out(name, str(why))
+        except OSError as error:
+            self._not_there(name, error)
+        else:
+            if (first := self._first_name(found, name)) is not None:
+                yield self._hard_link(name, found, first)
+                return
+            self.counts[Kind.SYMLINK] += 1
+            yield pax.member_header(
+                name, pax.SYMLINK, _SYMLINK_MODE, 0, found.st_mtime_ns, link=text
+            )
+
+    def _other(self, parent: int, leaf: bytes, name: bytes) -> None:
+        try:
+            found = os.stat(leaf, dir_fd=parent, follow_symlinks=False)
+        except OSError as error:
+            self._not_there(name, error)
+        else:
+            self._leave_out(name, f"it is {special_name(found.st_mode)}")
+
+    def _first_name(self, found: os.stat_result, name: bytes) -> bytes | None:
+        """Return under which name the inode was sent already, if it was and links are sent."""
+        if not self._links or found.st_nlink == 1:
+            return None
+        first = self._linked.setdefault((found.st_dev, found.st_ino), name)
+        return None if first == name else first
+
+    def _hard_link(self, name: bytes, found: os.stat_result, first: bytes) -> bytes:
+        self.counts[Kind.HARD_LINK] += 1
+        return pax.member_header(
+            name, pax.HARD_LINK, member_mode(found.st_mode)[0], 0, found.st_mtime_ns, link=first
+        )
+
+    def _header(self, name: bytes, typeflag: bytes, found: os.stat_result, size: int = 0) -> bytes:
+        mode, stripped = member_mode(found.st_mode)
+        if stripped:
+            self._tell(f"{display(name)} is sent without its set-user-id or set-group-id bit")
+        return pax.member_header(name, typeflag, mode, size, found.st_mtime_ns)
+
+    def _not_there(self, name: bytes, error: OSError) -> None:
+        """Leave out what is not what it was a moment ago; all else is the disk's failure."""
+        if error.errno in _VANISHED:
+            self._leave_out(name, VANISHED)
+        elif error.errno in _REPLACED:
+            self._leave_out(name, REPLACED)
+        else:
+            unreadable(name, error)
+
+    def _leave_out(self, name: bytes, why: str) -> None:
+        self.counts[Kind.SKIPPED] += 1
+        self._tell(f"{display(name)} is left out: {why}")
+
+
+def _zeros(size: int) -> Iterator[bytes]:
+    for at in range(0, size, STEP):
+        yield _ZEROS[: size - at]

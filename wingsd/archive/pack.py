@@ -1,0 +1,115 @@
+"""The façade of the sending side: from a directory tree to the bytes of an archive, hashed.
+
+Each stage is an iterator of blocks; reading and compressing run ahead in threads of their own,
+the calling thread hashes and writes. Memory is bounded by the queues between them, whatever the
+tree, and nothing of it is copied on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+
+from attrs import frozen
+
+from wingsd.archive.deflate import Compression, gzipped
+from wingsd.archive.members import Members
+from wingsd.archive.notes import Notes
+from wingsd.archive.policy import Kind
+from wingsd.archive.stages import hashed, read_ahead
+
+__all__ = ["QUEUE", "Packed", "pack"]
+
+QUEUE = 2 << 20
+"""The most bytes that wait between two stages; there are two such places."""
+
+
+@frozen
+class Packed:
+    """What was sent. Sizes in bytes; `sha256` in hex is that of the archive as written.
+
+    `packed_bytes` are those of file data; `skipped_count` is of what was left out.
+    """
+
+    sha256: str
+    archive_bytes: int
+    packed_bytes: int
+    file_count: int
+    directory_count: int
+    symlink_count: int
+    hard_link_count: int
+    skipped_count: int
+
+
+def pack(
+    directory: str,
+    write: Callable[[bytes], None],
+    *,
+    links: bool,
+    compression: Compression,
+    note: Callable[[str], None],
+    progress: Callable[[int], None],
+    threads: bool = True,
+) -> Packed:
+    """Write the tree below `directory` with `write`, as a tar.gz; block until it is done.
+
+    Sent are directories (the root as `./`), regular files, and with `links` symlinks and hard
+    links, with modes and times in nanoseconds. Without `links`, for nodes that make empty files
+    of them, a hard link goes as one more file, and a symlink as a copy of the file it leads to
+    inside the tree; all other symlinks are left out. Not sent are owners, which are the
+    destination's to give, set-id bits, extended attributes, and sockets, FIFOs and devices. The
+    holes of sparse files go as zeros.
+
+    `write`, `note` and `progress` are called in this thread only. `note` gets a line for each
+    thing that is left out or sent otherwise; after `MAX_NOTES`, one that tells of more.
+    `progress` gets the bytes of file data read so far; they end as `measure` told when nothing
+    changed, and beyond it where copies go in place of links. `threads=False` does everything in
+    this thread.
+
+    Raises StorageError where the disk fails, and whatever `write`, `note` and `progress` raise;
+    all threads have then ended and all descriptors are closed.
+    """
+    digest = hashlib.sha256()
+    waiting: deque[str] = deque()
+    notes = Notes(waiting.append)
+    members = Members(directory, links=links, tell=notes.tell)
+    archive_bytes = 0
+    with ExitStack() as stack:
+        stage: Iterator[bytes] = stack.enter_context(closing(members.blocks()))
+        if threads:
+            ahead = stack.enter_context(read_ahead(stage, QUEUE, "wingsd-read"))
+            stage = gzipped(ahead, compression)
+            stage = stack.enter_context(
+                read_ahead(stage, QUEUE, "wingsd-deflate", abort=ahead.close)
+            )
+        else:
+            stage = gzipped(stage, compression)
+        for block in hashed(stage, digest):
+            if block:
+                write(block)
+            archive_bytes += len(block)
+            progress(members.packed_bytes)
+            _deliver(waiting, note)
+        notes.finish()
+        _deliver(waiting, note)
+    return _result(members, digest.hexdigest(), archive_bytes)
+
+
+def _deliver(waiting: deque[str], note: Callable[[str], None]) -> None:
+    while waiting:
+        note(waiting.popleft())
+
+
+def _result(members: Members, sha256: str, archive_bytes: int) -> Packed:
+    return Packed(
+        sha256=sha256,
+        archive_bytes=archive_bytes,
+        packed_bytes=members.packed_bytes,
+        file_count=members.counts[Kind.FILE],
+        directory_count=members.counts[Kind.DIRECTORY],
+        symlink_count=members.counts[Kind.SYMLINK],
+        hard_link_count=members.counts[Kind.HARD_LINK],
+        skipped_count=members.counts[Kind.SKIPPED],
+    )
