@@ -18,6 +18,7 @@ from wingsd.model import (
     Settings,
     Startup,
     Stop,
+    canonical_uuid,
     configuration_from_panel,
 )
 from wingsd.testing import process_configuration, server_settings
@@ -156,3 +157,19 @@ def test_how_the_process_is_handled_is_read_too() -> None:
         (ConfigurationFile("a.txt", "properties", (Replacement("server-port", "", 25566),)),),
     )
     assert found.raw == answer["settings"]
+
+
+@pytest.mark.parametrize(
+    ("text", "uuid"),
+    [
+        (UUID, UUID),
+        (UUID.upper(), UUID),
+        (UUID.replace("-", ""), None),
+        (f"{UUID}\n", None),
+        (f"{{{UUID}}}", None),
+        ("../../etc", None),
+        ("", None),
+    ],
+)
+def test_a_uuid_has_one_form(text: str, uuid: str | None) -> None:
+    assert canonical_uuid(text) == uuid

@@ -8,9 +8,9 @@ from typing import Any
 import jwt
 import pytest
 
-from wingsd.errors import NotAuthorized
+from wingsd.errors import Forbidden, NotAuthorized
 from wingsd.testing import Node, Panel
-from wingsd.tokens import transfer_token
+from wingsd.tokens import authorize_panel, transfer_token
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 NODE = Node("https://node.invalid:8080")
@@ -25,6 +25,27 @@ def refusal(authorization: str | None) -> NotAuthorized:
         transfer_token(authorization, NODE.token)
     assert caught.value.status == 401
     return caught.value
+
+
+def test_the_panel_calls_with_the_nodes_own_token() -> None:
+    authorize_panel(f"Bearer {NODE.token}", NODE.token)
+    authorize_panel(f"bearer  {NODE.token} ", NODE.token)
+
+
+@pytest.mark.parametrize("token", ["x", NODE.token[:-1], NODE.token + "x", "\N{SNOWMAN}"])
+def test_another_token_is_forbidden(token: str) -> None:
+    with pytest.raises(
+        Forbidden, match="You are not authorized to access this endpoint"
+    ) as caught:
+        authorize_panel(f"Bearer {token}", NODE.token)
+    assert caught.value.status == 403
+    assert NODE.token not in str(caught.value)
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", f"Basic {NODE.token}"])
+def test_without_a_token_the_panel_is_not_known(header: str | None) -> None:
+    with pytest.raises(NotAuthorized, match="required authorization heads"):
+        authorize_panel(header, NODE.token)
 
 
 def test_the_panels_token_is_good() -> None:

@@ -8,6 +8,7 @@ taken care of by `wingsd.structure`.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import attrs
@@ -28,8 +29,16 @@ __all__ = [
     "Settings",
     "Startup",
     "Stop",
+    "canonical_uuid",
     "configuration_from_panel",
 ]
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.I | re.A)
+
+
+def canonical_uuid(text: str) -> str | None:
+    """Return a server's UUID in lower case, as Panels write it; None when `text` is none."""
+    return text.lower() if _UUID.fullmatch(text) else None
 
 
 @attrs.frozen

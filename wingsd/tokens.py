@@ -1,4 +1,4 @@
-"""Who may send a server here: the transfer's JWT, checked against the node's key.
+"""Who may do what on this node: the Panel itself, and whoever has a JWT of it.
 
 PyJWT does the checking; here is what the Panel's tokens must hold. `iat` is left alone, since
 `nbf` already allows for the five minutes by which two clocks may differ, and so is `aud`: it is
@@ -7,17 +7,17 @@ the node's public address, which its configuration does not tell.
 
 from __future__ import annotations
 
-import re
+from hmac import compare_digest
 from typing import Any
 
 import attrs
 import jwt
 
-from wingsd.errors import NotAuthorized
+from wingsd.errors import Forbidden, NotAuthorized
+from wingsd.model import canonical_uuid
 
-__all__ = ["TransferToken", "transfer_token"]
+__all__ = ["TransferToken", "authorize_panel", "transfer_token"]
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.I | re.A)
 _MISSING = "The required authorization heads were not present in the request."
 _ASK_AGAIN = "start the transfer again in the Panel for a new token"
 
@@ -49,14 +49,32 @@ def transfer_token(authorization: str | None, key: str) -> TransferToken:
     Raises `NotAuthorized` with the reason. The source of the rules is the document of
     `POST /api/transfers` and the Panels' own tokens.
     """
+    claims = _decode(_bearer(authorization), key)
+    subject = claims["sub"]
+    server = canonical_uuid(subject) if isinstance(subject, str) else None
+    if server is None:
+        raise NotAuthorized("The token is not valid", "its subject is not the UUID of a server")
+    return TransferToken(server)
+
+
+def authorize_panel(authorization: str | None, key: str) -> None:
+    """Let the Panel's own calls pass: `Authorization` bears `key`, the node's `token`.
+
+    Raises `NotAuthorized` without a token, `Forbidden` for another one, in the words of Wings.
+    """
+    if not compare_digest(_bearer(authorization).encode(), key.encode()):
+        raise Forbidden(
+            "You are not authorized to access this endpoint.",
+            "the token sent is not this node's; compare `token` in the node's configuration with "
+            "the Panel's",
+        )
+
+
+def _bearer(authorization: str | None) -> str:
     scheme, _, token = (authorization or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise NotAuthorized(_MISSING, "send the header Authorization: Bearer <token of the Panel>")
-    claims = _decode(token.strip(), key)
-    server = claims["sub"]
-    if not isinstance(server, str) or not _UUID.fullmatch(server):
-        raise NotAuthorized("The token is not valid", "its subject is not the UUID of a server")
-    return TransferToken(server.lower())
+    return token.strip()
 
 
 def _decode(token: str, key: str) -> dict[str, Any]:
