@@ -1,59 +1,18 @@
-"""The one place where the reactor and threads meet.
-
-`Workers` runs blocking functions in threads and gives their results back as Deferreds. `Feed`
-carries a stream of bytes from the reactor into a thread, never holding more than it should.
-Nothing else in wingsd starts a reactor-side thread or calls into the reactor from one.
-"""
+"""A stream of bytes from the reactor into a thread."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from functools import partial
-from threading import Condition, Thread
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterator
+from threading import Condition
+from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-__all__ = ["Feed", "Workers"]
+from wingsd.bridge.marks import BLOCK, HIGH_MARK, LOW_MARK
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-#: Bytes. A thread gets pieces of this size: TLS hands data up 16 KiB at a time, and taking the
-#: lock and waking a thread for each of these costs more than copying them once.
-BLOCK = 256 * 1024
-#: Bytes waiting for the thread at which the sender is paused, and at which it may go on.
-HIGH_MARK = 4 * 1024 * 1024
-LOW_MARK = 2 * 1024 * 1024
-
-
-class Workers:
-    """A pool of threads for one kind of blocking work."""
-
-    def __init__(self, reactor: Any, name: str, threads: int) -> None:
-        self._reactor = reactor
-        self._pool = ThreadPool(0, threads, name)
-        # A thread that hangs (an engine or a disk that does not answer) must not keep the
-        # process from ending.
-        self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
-
-    def start(self) -> None:
-        """Accept work."""
-        self._pool.start()
-
-    def stop(self) -> None:
-        """End the threads, without waiting for one that still works."""
-        if not self._pool.working:
-            self._pool.stop()
-
-    def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Return what `work` returns or raises, from a thread of this pool."""
-        return deferToThreadPool(self._reactor, self._pool, work, *args, **kwargs)
+__all__ = ["Feed"]
 
 
 @implementer(IConsumer)

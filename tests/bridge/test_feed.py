@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.interfaces import IPushProducer
-from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from tests.bridge.reactor import Reactor
 from wingsd.bridge import BLOCK, HIGH_MARK, LOW_MARK, Feed, Workers
-
-
-class Reactor(Clock):
-    """A clock whose calls from threads are made when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waiting: list[Callable[[], None]] = []
-
-    def callFromThread(self, call: Callable[[], None]) -> None:
-        self.waiting.append(call)
 
 
 @implementer(IPushProducer)
@@ -132,28 +118,6 @@ def test_it_takes_one_push_producer() -> None:
         feed.registerProducer(Producer(), True)
     with pytest.raises(RuntimeError):
         Feed(Reactor()).registerProducer(Producer(), False)
-
-
-@pytest.fixture
-def workers() -> Iterator[Workers]:
-    pool = Workers(reactor, "test", 2)
-    pool.start()
-    yield pool
-    pool.stop()
-
-
-@pytest_twisted.ensureDeferred
-async def test_work_is_done_in_a_thread(workers: Workers) -> None:
-    assert await workers.run(threading.get_ident) != threading.get_ident()
-
-
-@pytest_twisted.ensureDeferred
-async def test_an_error_comes_back(workers: Workers) -> None:
-    def fails() -> None:
-        raise KeyError("no")
-
-    with pytest.raises(KeyError):
-        await workers.run(fails)
 
 
 @pytest_twisted.ensureDeferred
