@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.errors import BadRequest, UploadCutShort, WingsdError
-from wingsd.transfers.formdata import UploadForm
+from wingsd.transfers.formdata import FormFrame, UploadForm
 
 BOUNDARY = "------------------------d74496d66958873e"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -166,3 +166,38 @@ def test_no_body_makes_anything_but_a_result_or_a_refusal(noise: bytes) -> None:
             receive([whole])
         except WingsdError as error:
             assert error.status == 400
+
+
+def test_an_upload_is_written_as_gos_multipart_writes_it() -> None:
+    frame = FormFrame("b0")
+    assert frame.content_type == "multipart/form-data; boundary=b0"
+    assert frame.before() == (
+        b"--b0\r\n"
+        b'Content-Disposition: form-data; name="archive"; filename="archive.tar.gz"\r\n'
+        b"Content-Type: application/octet-stream\r\n"
+        b"\r\n"
+    )
+    assert frame.after("cafe") == (
+        b"\r\n--b0\r\n"
+        b'Content-Disposition: form-data; name="checksum"\r\n'
+        b"\r\n"
+        b"cafe"
+        b"\r\n--b0\r\n"
+        b'Content-Disposition: form-data; name="checksum_archive"\r\n'
+        b"\r\n"
+        b"cafe"
+        b"\r\n--b0--\r\n"
+    )
+
+
+@given(st.binary(max_size=400))
+def test_what_is_written_can_be_read(archive: bytes) -> None:
+    frame = FormFrame()
+    whole = [frame.before(), archive, frame.after(CHECKSUM)]
+    assert receive(whole, frame.content_type) == (archive, CHECKSUM.lower())
+
+
+def test_each_upload_has_a_boundary_of_its_own() -> None:
+    first, second = FormFrame().boundary, FormFrame().boundary
+    assert first != second
+    assert len(first) == len(second) == 60

@@ -1,23 +1,30 @@
-"""The upload's body: multipart/form-data in, the archive's bytes and the checksum out.
+"""The upload's body: an archive and its checksum as multipart/form-data, read and written.
 
 The multipart grammar is a library's; here are the rules of `POST /api/transfers` about its parts:
-which there must be, in which order, and that all others are skipped. Pure: bytes in, bytes out.
+which there must be, in which order, and that all others are skipped. What is written is what Go's
+mime/multipart writes, to the byte, since that is what all other nodes have always been sent.
+Pure: bytes in, bytes out.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 
+import attrs
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from wingsd.errors import BadRequest, UploadCutShort
 
-__all__ = ["UploadForm"]
+__all__ = ["FormFrame", "UploadForm"]
 
 #: More than any sender needs: an archive, a checksum, a log, and as many backups.
 MAX_PARTS = 256
 #: Bytes. A SHA-256 in hexadecimal has 64; whatever is longer is not one.
 MAX_CHECKSUM = 256
+#: The checksum's names: Pterodactyl's and Calagopus' nodes read the first, Pelican's the second,
+#: and each skips what it does not know.
+CHECKSUM_PARTS = ("checksum", "checksum_archive")
 
 
 class UploadForm:
@@ -100,6 +107,35 @@ class UploadForm:
         self._checksum += data
         if len(self._checksum) > MAX_CHECKSUM:
             raise BadRequest("the checksum is too long", "send the SHA-256 in hexadecimal")
+
+
+@attrs.frozen
+class FormFrame:
+    """What is written before and after an archive. `boundary` is a fresh one by default."""
+
+    boundary: str = attrs.field(factory=lambda: secrets.token_hex(30))
+
+    @property
+    def content_type(self) -> str:
+        """The request's Content-Type."""
+        return f"multipart/form-data; boundary={self.boundary}"
+
+    def before(self) -> bytes:
+        """Return the bytes that precede the archive's."""
+        return (
+            f"--{self.boundary}\r\n"
+            'Content-Disposition: form-data; name="archive"; filename="archive.tar.gz"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        ).encode()
+
+    def after(self, checksum: str) -> bytes:
+        """Return the bytes that follow it: its SHA-256 in hexadecimal, and the form's end."""
+        parts = [
+            f"\r\n--{self.boundary}\r\n"
+            f'Content-Disposition: form-data; name="{name}"\r\n\r\n{checksum}'
+            for name in CHECKSUM_PARTS
+        ]
+        return f"{''.join(parts)}\r\n--{self.boundary}--\r\n".encode()
 
 
 def _boundary(content_type: str) -> str:
