@@ -27,6 +27,8 @@ PURE = [
     "model",
     "structure",
     "tokens",
+    "web.bodies",
+    "web.origins",
 ]
 #: They block, in worker threads, and know nothing of the reactor.
 BLOCKING = [

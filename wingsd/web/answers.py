@@ -1,10 +1,29 @@
-"""The form of every error this node answers with."""
+"""What this node answers with: JSON or nothing, and the form of every error."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
 
-__all__ = ["error_json"]
+import attrs
+
+__all__ = ["Answer", "error_json"]
+
+
+@attrs.frozen
+class Answer:
+    """An answer to one request; `content` is what its JSON says, None for no body."""
+
+    status: HTTPStatus
+    content: Any = None
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+    @property
+    def body(self) -> bytes:
+        """The body's bytes."""
+        return b"" if self.content is None else json.dumps(self.content).encode()
 
 
 def error_json(message: str, detail: str = "") -> bytes:
