@@ -14,6 +14,10 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "DaemonStopping",
+    "DestinationError",
+    "DestinationLost",
+    "DestinationRefused",
+    "DestinationUnreachable",
     "EnvironmentFailed",
     "Forbidden",
     "InvalidData",
@@ -218,3 +222,37 @@ class PanelUnreachable(PanelError):
     """The Panel gave no answer that could be used: down, too slow, a 5xx, or nonsense (503)."""
 
     status = 503
+
+
+class DestinationError(WingsdError):
+    """The node a server is sent to did not take it (502)."""
+
+    status = 502
+
+
+class DestinationUnreachable(DestinationError):
+    """No byte of a request could be sent to it: no connection, or a certificate that is no good."""
+
+
+class DestinationRefused(DestinationError):
+    """It answered, and the answer was no: its HTTP status in `code`, its words as ours."""
+
+    def __init__(self, message: str, detail: str, code: int) -> None:
+        super().__init__(message, detail)
+        self.code = code
+
+
+class DestinationLost(DestinationError):
+    """The connection to it ended without an answer.
+
+    With `body_sent` it may have everything, and may even have told the Panel so.
+    """
+
+    def __init__(self, reason: str, *, body_sent: bool) -> None:
+        sent = (
+            "it may have received the whole server; see in the Panel where the server is now"
+            if body_sent
+            else "it had not received everything; transfer the server again"
+        )
+        super().__init__("the destination node gave no answer", f"{reason}; {sent}")
+        self.body_sent = body_sent
