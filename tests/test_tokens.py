@@ -10,7 +10,14 @@ import pytest
 
 from wingsd.errors import Forbidden, NotAuthorized
 from wingsd.testing import Node, Panel
-from wingsd.tokens import authorize_panel, transfer_token
+from wingsd.tokens import (
+    EXPIRED,
+    ConsoleToken,
+    DenyList,
+    authorize_panel,
+    console_token,
+    transfer_token,
+)
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 NODE = Node("https://node.invalid:8080")
@@ -116,3 +123,117 @@ def test_no_part_of_a_token_is_in_what_is_said_of_it() -> None:
     error = refusal(header)
     for part in header.removeprefix("Bearer ").split("."):
         assert part not in str(error)
+
+
+def console(**claims: Any) -> str:
+    """Return a console's token as the Panel makes it; None leaves a claim out."""
+    now = int(time.time())
+    usual = {
+        "iss": "https://panel.invalid",
+        "jti": "c" * 32,
+        "iat": now,
+        "nbf": now - 300,
+        "exp": now + 600,
+        "server_uuid": UUID,
+        "user_uuid": "6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5",
+        "permissions": ["*"],
+        "unique_id": "x" * 16,
+    }
+    payload = {name: value for name, value in (usual | claims).items() if value is not None}
+    return jwt.encode(payload, NODE.token, "HS256")
+
+
+def console_refusal(token: str) -> NotAuthorized:
+    with pytest.raises(NotAuthorized) as caught:
+        console_token(token, NODE.token)
+    return caught.value
+
+
+def test_a_consoles_token_says_who_may_do_what_where() -> None:
+    token = console_token(
+        console(iat=1000, exp=4e9, permissions=["websocket.connect"]), NODE.token
+    )
+    assert token == ConsoleToken(
+        user="6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5",
+        server=UUID,
+        permissions=frozenset({"websocket.connect"}),
+        jti="c" * 32,
+        issued=1000.0,
+        expires=4e9,
+    )
+
+
+def test_everything_is_everything_but_what_administrators_see() -> None:
+    token = console_token(console(permissions=["*"]), NODE.token)
+    assert token.allows("control.start")
+    assert not token.allows("admin.websocket.transfer")
+
+
+def test_what_is_granted_by_name_is_granted_to_administrators_too() -> None:
+    token = console_token(console(permissions=["admin.websocket.transfer"]), NODE.token)
+    assert token.allows("admin.websocket.transfer")
+    assert not token.allows("control.start")
+
+
+@pytest.mark.parametrize("nothing", [None, [], {}])
+def test_no_permissions_are_none(nothing: Any) -> None:
+    assert console_token(console(permissions=nothing), NODE.token).permissions == frozenset()
+
+
+def test_an_expired_consoles_token_is_refused_in_the_words_the_page_acts_on() -> None:
+    error = console_refusal(console(exp=int(time.time()) - 1))
+    assert error.message == EXPIRED
+    assert "reload the page" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"exp": None}, '"exp"'),
+        ({"iat": None}, '"iat"'),
+        ({"jti": None}, '"jti"'),
+        ({"server_uuid": None}, "its server_uuid is not the UUID of a server"),
+        ({"server_uuid": 5}, "its server_uuid is not the UUID of a server"),
+        ({"permissions": "*"}, "not a list of texts"),
+        ({"permissions": [1]}, "not a list of texts"),
+        ({"iat": "1000"}, "its iat is not a time in seconds"),
+        ({"iat": True}, "its iat is not a time in seconds"),
+        ({"exp": "4000000000"}, "its exp is not a time in seconds"),
+    ],
+)
+def test_a_bad_consoles_token_is_refused_with_its_reason(
+    claims: dict[str, Any], reason: str
+) -> None:
+    assert reason in console_refusal(console(**claims)).detail
+
+
+def test_a_transfers_token_opens_no_console() -> None:
+    token = bearer().removeprefix("Bearer ")
+    assert "server_uuid" in console_refusal(token).detail
+
+
+def issued(at: float, jti: str = "a") -> ConsoleToken:
+    return ConsoleToken("user", UUID, frozenset("*"), jti, at, at + 600)
+
+
+def test_tokens_from_before_the_boot_are_refused() -> None:
+    denied = DenyList(booted=1000.5)
+    assert denied.refuses(issued(1000.0))
+    assert not denied.refuses(issued(1001.0))
+
+
+def test_a_denied_token_is_refused_and_one_issued_later_is_not() -> None:
+    denied = DenyList(booted=1000.0)
+    denied.deny(["a", "b"], 2000.0)
+    assert denied.refuses(issued(1999.0))
+    assert not denied.refuses(issued(2000.0))
+    assert not denied.refuses(issued(1999.0, "c"))
+
+
+def test_a_later_denial_counts_and_a_boot_is_never_undone() -> None:
+    denied = DenyList(booted=1000.0)
+    denied.deny(["a"], 2000.0)
+    denied.deny(["a"], 3000.0)
+    denied.deny(["b"], 500.0)
+    assert denied.refuses(issued(2500.0))
+    assert denied.refuses(issued(900.0, "b"))

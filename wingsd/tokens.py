@@ -1,12 +1,13 @@
 """Who may do what on this node: the Panel itself, and whoever has a JWT of it.
 
-PyJWT does the checking; here is what the Panel's tokens must hold. `iat` is left alone, since
-`nbf` already allows for the five minutes by which two clocks may differ, and so is `aud`: it is
-the node's public address, which its configuration does not tell.
+PyJWT does the checking; here is what the Panel's tokens must hold. That `iat` is not in the
+future is left alone, since `nbf` already allows for the five minutes by which two clocks may
+differ, and so is `aud`: it is the node's public address, which its configuration does not tell.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hmac import compare_digest
 from typing import Any
 
@@ -16,14 +17,28 @@ import jwt
 from wingsd.errors import Forbidden, NotAuthorized
 from wingsd.model import canonical_uuid
 
-__all__ = ["TransferToken", "authorize_panel", "transfer_token"]
+__all__ = [
+    "EXPIRED",
+    "ConsoleToken",
+    "DenyList",
+    "TransferToken",
+    "authorize_panel",
+    "console_token",
+    "transfer_token",
+]
+
+#: What is said of a console's token that has expired. The Panel's page looks for these words,
+#: and for none else but those of the deny list, and then asks for another token by itself.
+EXPIRED = "jwt: exp claim is invalid"
 
 _MISSING = "The required authorization heads were not present in the request."
-_ASK_AGAIN = "start the transfer again in the Panel for a new token"
+_NOT_VALID = "The token is not valid"
+_AGAIN_FOR_TRANSFER = "start the transfer again in the Panel for a new token"
+_AGAIN_FOR_CONSOLE = "reload the page for a new token"
 
 # The first that fits is told; PyJWT's classes go from the special to the general.
 _REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
-    (jwt.ExpiredSignatureError, f"it has expired; {_ASK_AGAIN}"),
+    (jwt.ExpiredSignatureError, "it has expired; {again}"),
     (jwt.ImmatureSignatureError, "it is not valid yet; compare the clocks of node and Panel"),
     (jwt.InvalidAlgorithmError, "it must be signed with HS256"),
     (
@@ -32,7 +47,7 @@ _REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
         "with the Panel's",
     ),
     (jwt.MissingRequiredClaimError, "{error}"),
-    (jwt.PyJWTError, f"it cannot be read ({{error}}); {_ASK_AGAIN}"),
+    (jwt.PyJWTError, "it cannot be read ({error}); {again}"),
 )
 
 
@@ -49,12 +64,68 @@ def transfer_token(authorization: str | None, key: str) -> TransferToken:
     Raises `NotAuthorized` with the reason. The source of the rules is the document of
     `POST /api/transfers` and the Panels' own tokens.
     """
-    claims = _decode(_bearer(authorization), key)
-    subject = claims["sub"]
-    server = canonical_uuid(subject) if isinstance(subject, str) else None
-    if server is None:
-        raise NotAuthorized("The token is not valid", "its subject is not the UUID of a server")
-    return TransferToken(server)
+    claims = _decode(_bearer(authorization), key, ["exp", "sub"], _AGAIN_FOR_TRANSFER)
+    return TransferToken(_server(claims["sub"], "its subject"))
+
+
+@attrs.frozen
+class ConsoleToken:
+    """Who may watch which server's console, and do what there.
+
+    `issued` and `expires` are seconds since the epoch; `jti` is one for all tokens of a user for
+    a server.
+    """
+
+    user: str
+    server: str
+    permissions: frozenset[str]
+    jti: str
+    issued: float
+    expires: float
+
+    def allows(self, permission: str) -> bool:
+        """Return whether a permission was granted; `*` grants all but those of administrators."""
+        anything = "*" in self.permissions and not permission.startswith("admin")
+        return anything or permission in self.permissions
+
+
+def console_token(token: str, key: str) -> ConsoleToken:
+    """Return what the JWT of a WebSocket's `auth` grants; `key` is the node's `token`.
+
+    Raises `NotAuthorized` with the reason. The source of the rules are the Panels' own tokens.
+    """
+    claims = _decode(token, key, ["exp", "iat", "jti"], _AGAIN_FOR_CONSOLE, EXPIRED)
+    permissions = claims.get("permissions") or []
+    if not (isinstance(permissions, list) and all(isinstance(word, str) for word in permissions)):
+        raise NotAuthorized(_NOT_VALID, "its permissions are not a list of texts")
+    return ConsoleToken(
+        user=str(claims.get("user_uuid") or ""),
+        server=_server(claims.get("server_uuid"), "its server_uuid"),
+        permissions=frozenset(permissions),
+        jti=str(claims["jti"]),
+        issued=_seconds(claims, "iat"),
+        expires=_seconds(claims, "exp"),
+    )
+
+
+class DenyList:
+    """Tokens taken back by the Panel before they expire (`POST /api/servers/{uuid}/ws/deny`).
+
+    It does not outlive the daemon, so tokens issued before `booted` (seconds since the epoch) are
+    refused as well. A `jti` stands for a user and a server, which bounds the list.
+    """
+
+    def __init__(self, booted: float) -> None:
+        self._booted = booted
+        self._denied: dict[str, float] = {}
+
+    def deny(self, jtis: Iterable[str], now: float) -> None:
+        """Refuse all tokens of these `jti` that were issued before `now`."""
+        self._denied |= dict.fromkeys(jtis, now)
+
+    def refuses(self, token: ConsoleToken) -> bool:
+        """Return whether the token was taken back."""
+        return token.issued < max(self._booted, self._denied.get(token.jti, self._booted))
 
 
 def authorize_panel(authorization: str | None, key: str) -> None:
@@ -77,14 +148,31 @@ def _bearer(authorization: str | None) -> str:
     return token.strip()
 
 
-def _decode(token: str, key: str) -> dict[str, Any]:
+def _decode(
+    token: str, key: str, required: list[str], again: str, expired: str = _NOT_VALID
+) -> dict[str, Any]:
     try:
         return jwt.decode(
             token,
             key,
             algorithms=["HS256"],
-            options={"require": ["exp", "sub"], "verify_aud": False, "verify_iat": False},
+            options={"require": required, "verify_aud": False, "verify_iat": False},
         )
     except jwt.PyJWTError as error:
+        message = expired if isinstance(error, jwt.ExpiredSignatureError) else _NOT_VALID
         reason = next(text for kind, text in _REASONS if isinstance(error, kind))
-        raise NotAuthorized("The token is not valid", reason.format(error=error)) from error
+        raise NotAuthorized(message, reason.format(error=error, again=again)) from error
+
+
+def _server(claim: Any, name: str) -> str:
+    server = canonical_uuid(claim) if isinstance(claim, str) else None
+    if server is None:
+        raise NotAuthorized(_NOT_VALID, f"{name} is not the UUID of a server")
+    return server
+
+
+def _seconds(claims: dict[str, Any], name: str) -> float:
+    value = claims[name]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise NotAuthorized(_NOT_VALID, f"its {name} is not a time in seconds")
+    return float(value)
