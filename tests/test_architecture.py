@@ -22,6 +22,7 @@ PURE = [
     "environment.container",
     "environment.network",
     "errors",
+    "eventnames",
     "transfers.formdata",
     "transfers.lifecycle",
     "model",
@@ -53,7 +54,7 @@ STOREYS = [
     ["archive", "eggfiles", "tokens"],
     ["model", "config"],
     ["structure"],
-    ["errors", "diskadvice"],
+    ["errors", "diskadvice", "eventnames"],
 ]
 UNCLEAN = {"asyncio", "docker", "random", "select", "socket", "threading", "time", "twisted"}
 

@@ -10,6 +10,16 @@ from collections.abc import Callable
 import attrs
 from twisted.logger import Logger
 
+from wingsd.eventnames import (
+    CONSOLE_OUTPUT,
+    DAEMON_MESSAGE,
+    DELETED,
+    STATS,
+    STATUS,
+    TRANSFER_LOGS,
+    TRANSFER_STATUS,
+)
+
 __all__ = [
     "CONSOLE_OUTPUT",
     "DAEMON_MESSAGE",
@@ -21,19 +31,6 @@ __all__ = [
     "Event",
     "EventBus",
 ]
-
-#: The state of a transfer, and what its two nodes have to say of it (the document's
-#: `transfer.status` and `transfer.logs`).
-TRANSFER_STATUS = "transfer status"
-TRANSFER_LOGS = "transfer logs"
-#: The state of a server, a line of its console, and what it uses, as JSON.
-STATUS = "status"
-CONSOLE_OUTPUT = "console output"
-STATS = "stats"
-#: What the node itself has to say in a server's console.
-DAEMON_MESSAGE = "daemon message"
-#: The server is not on this node any more.
-DELETED = "deleted"
 
 
 @attrs.frozen
