@@ -231,7 +231,7 @@ class DestinationError(WingsdError):
 
 
 class DestinationUnreachable(DestinationError):
-    """No byte of a request could be sent to it: no connection, or a certificate that is no good."""
+    """Nothing could be sent to it: there is no connection, or its certificate is no good."""
 
 
 class DestinationRefused(DestinationError):
