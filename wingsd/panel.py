@@ -157,10 +157,10 @@ class Panel:
         timeout = max(self._timeout, SUCCESS_TIMEOUT)
         await self._call("POST", f"/servers/{uuid}/transfer/success", None, timeout)
 
-    async def transfer_failed(self, uuid: str) -> None:
-        """Tell that the server stays where it was.
+    async def transfer_failed(self, uuid: str) -> bool:
+        """Tell that the server stays where it was; return whether that ended the transfer.
 
-        That no such transfer is open any more (409) is as good: the source told it first.
+        False: no such transfer was open any more (409), since the other node was faster.
         Raises `PanelRefused`, `PanelUnreachable`.
         """
         try:
@@ -168,6 +168,8 @@ class Panel:
         except PanelRefused as error:
             if error.code != HTTPStatus.CONFLICT:
                 raise
+            return False
+        return True
 
     async def _call(
         self,

@@ -9,6 +9,15 @@ Nothing else in wingsd starts a reactor-side thread or calls into the reactor fr
 from wingsd.bridge.feed import Feed
 from wingsd.bridge.marks import BLOCK, HIGH_MARK, LOW_MARK
 from wingsd.bridge.outflow import Outflow, OutflowClosed
-from wingsd.bridge.workers import Workers
+from wingsd.bridge.workers import Workers, relayed
 
-__all__ = ["BLOCK", "HIGH_MARK", "LOW_MARK", "Feed", "Outflow", "OutflowClosed", "Workers"]
+__all__ = [
+    "BLOCK",
+    "HIGH_MARK",
+    "LOW_MARK",
+    "Feed",
+    "Outflow",
+    "OutflowClosed",
+    "Workers",
+    "relayed",
+]

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "relayed"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,3 +39,12 @@ class Workers:
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Return what `work` returns or raises, from a thread of this pool."""
         return deferToThreadPool(self._reactor, self._pool, work, *args, **kwargs)
+
+
+def relayed(reactor: Any, function: Callable[P, object]) -> Callable[P, None]:
+    """Return what calls `function` on the reactor, from whichever thread it is called."""
+
+    def relay(*args: P.args, **kwargs: P.kwargs) -> None:
+        reactor.callFromThread(function, *args, **kwargs)
+
+    return relay

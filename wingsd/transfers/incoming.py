@@ -7,48 +7,50 @@ failure, wherever it comes from, ends in `_fail`: undone, told, and raised again
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.logger import Logger
 
 from wingsd.archive import Extracted, extract
-from wingsd.bridge import Feed, Workers
+from wingsd.bridge import Feed, Workers, relayed
 from wingsd.environment import Environment
 from wingsd.errors import (
     AlreadyHere,
     BadRequest,
-    DaemonStopping,
-    NotReported,
-    PanelError,
-    PanelRefused,
+    UploadCutShort,
     WingsdError,
 )
-from wingsd.events import TRANSFER_STATUS, Event, EventBus
-from wingsd.model import Settings
+from wingsd.events import EventBus
+from wingsd.model import Configuration
 from wingsd.panel import Panel
+from wingsd.transfers.announcer import Announcer
 from wingsd.transfers.formdata import UploadForm
-from wingsd.transfers.lifecycle import Lifecycle, Step
+from wingsd.transfers.interrupt import Interruptible
+from wingsd.transfers.lifecycle import Lifecycle, ReceiveStep
 from wingsd.transfers.staging import Staging
+from wingsd.transfers.undo import UndoList
+from wingsd.transfers.verdict import NotWanted, Verdict
+from wingsd.transfers.wording import DESTINATION, progress_bar, readable_size
+
+if TYPE_CHECKING:
+    from wingsd.servers import Server, Servers
 
 __all__ = ["IncomingTransfer", "Means", "Upload"]
 
-T = TypeVar("T")
-
 MIB = 1024 * 1024
-#: Answers by which the Panel plainly says that no transfer brings the server here. Any other
-#: refusal (too many requests, a credential it does not like) says nothing about the server.
-NOT_WANTED = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+#: Why the server cannot be started meanwhile.
+HOLD = "the server is being transferred to this node"
 
 
 class Upload(Protocol):
-    """Where the archive comes from."""
+    """Where the archive comes from. `size` is that of the whole body in bytes, 0 if not known."""
 
     content_type: str
     user_agent: str
+    size: int
 
     def read_into(self, form: UploadForm, feed: Feed) -> Deferred[str]:
         """Let the archive flow into `feed`; the Deferred gives the checksum when all is read.
@@ -59,6 +61,9 @@ class Upload(Protocol):
     def stop(self, error: WingsdError) -> None:
         """Read no further, for the reason `error`."""
 
+    def when_gone(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when the sender goes after its body was complete, before its answer."""
+
 
 @attrs.frozen
 class Means:
@@ -67,6 +72,7 @@ class Means:
     reactor: Any
     panel: Panel
     environment: Environment
+    servers: Servers
     staging: Staging
     bus: EventBus
     owner: tuple[int, int]
@@ -84,70 +90,84 @@ class IncomingTransfer:
 
     def __init__(self, server: str, means: Means) -> None:
         self.server = server
-        #: Fires when the transfer is over, whichever way, and the Panel has heard of it.
+        #: Fires when the transfer is over, whichever way, all is tidied up, and the Panel has
+        #: heard of it.
         self.over: Deferred[None] = Deferred()
         self._means = means
-        self._life = Lifecycle()
+        self._life = Lifecycle(ReceiveStep)
+        self._chain = Interruptible()
+        self._announcer = Announcer(server, DESTINATION, means.bus, means.reactor)
+        self._verdict = Verdict(server, means.panel, means.reactor)
+        self._undo = UndoList(server)
         self._upload: Upload | None = None
-        self._given_up: WingsdError | None = None
-        self._waiting: Deferred[Any] | None = None
-        self._undo: list[Callable[[], Awaitable[object]]] = []
+        self._received = 0
         self._tell_failure = True
 
     async def run(self, upload: Upload) -> None:
         """Receive the server. Raises the `WingsdError` that the sender is to read."""
         self._upload = upload
-        told: Deferred[None] = succeed(None)
+        upload.when_gone(self._sender_gone)
+        rest: Deferred[None] = succeed(None)
         try:
-            settings = await self._admit()
+            configuration = await self._admit()
             try:
-                await self._receive(upload, settings)
+                await self._receive(upload, configuration)
             except Exception as error:
-                told = await self._fail(error)
+                rest = await self._fail(error)
                 raise
         finally:
-            # The sender has its answer meanwhile: a Panel that is slow is not its concern.
-            told.addErrback(lambda failure: self._log.failure("a mistake", failure))
-            told.addCallback(self.over.callback)
+            # The sender has its answer meanwhile: neither a Panel that is slow nor a large tree
+            # that has to go is its concern.
+            rest.addErrback(lambda failure: self._log.failure("a mistake", failure))
+            rest.addCallback(self.over.callback)
 
-    def give_up(self, reason: WingsdError, *, verified: bool = False) -> None:
+    def give_up(self, reason: WingsdError, *, verified: bool = False) -> bool:
         """End a transfer whose archive is not verified yet; with `verified`, any other too.
 
-        One whose success may have been told goes on in any case.
+        Return whether it ends: one whose success may have been told goes on in any case.
         """
-        if not self._life.can_be_given_up and (not verified or self._life.may_be_told):
-            return
-        self._given_up = reason
-        if self._waiting is not None:
-            self._waiting.cancel()
+        border = ReceiveStep.REPORT if verified else ReceiveStep.DURABLE
+        if not self._life.before(border):
+            return False
+        self._chain.interrupt(reason)
         if self._upload is not None:
             self._upload.stop(reason)
+        return True
+
+    def _sender_gone(self) -> None:
+        # It can no longer be told, and every sender then takes the server to be still with it.
+        self.give_up(
+            UploadCutShort("the sender went away before its answer", "send the server again"),
+            verified=True,
+        )
 
     # The chain
 
-    async def _admit(self) -> Settings:
+    async def _admit(self) -> Configuration:
         """Ask the Panel about the server. Nothing has begun: a failure here is not told to it."""
         try:
-            return await self._unless_given_up(Deferred.fromCoroutine(self._ask_panel()))
+            return await self._chain.wait(Deferred.fromCoroutine(self._ask_panel()))
         except WingsdError as error:
             self._log.warn("{server}: not received: {error}", server=self.server, error=error)
             raise
 
-    async def _ask_panel(self) -> Settings:
+    async def _ask_panel(self) -> Configuration:
         panel = self._means.panel
         if await panel.owns(self.server):
             raise AlreadyHere(
                 "this server is already on this node",
                 "a transfer would overwrite it; in the Panel, see which node it belongs to",
             )
-        return (await panel.describe(self.server)).settings
+        return await panel.describe(self.server)
 
-    async def _receive(self, upload: Upload, settings: Settings) -> None:
-        means, server = self._means, self.server
-        self._announce()
+    async def _receive(self, upload: Upload, configuration: Configuration) -> None:
+        means, name = self._means, self.server
+        server = means.servers.admit(configuration, HOLD)
+        self._undo.add(self._forget)
+        self._announcer.enter(self._life.step)
         form = UploadForm(upload.content_type, upload.user_agent)
-        self._advance(Step.RECEIVE)
-        await self._unless_given_up(means.slots.acquire())
+        self._advance(ReceiveStep.RECEIVE)
+        await self._chain.wait(means.slots.acquire())
         try:
             started = means.reactor.seconds()
             extracted, checksum = await self._extract(upload, form)
@@ -155,52 +175,70 @@ class IncomingTransfer:
         finally:
             means.slots.release()
 
-        self._advance(Step.VERIFY)
+        self._advance(ReceiveStep.VERIFY)
         if checksum != extracted.sha256:
             raise BadRequest.checksum(checksum, extracted.sha256)
 
-        self._advance(Step.DURABLE)
-        await self._unless_given_up(means.disk.run(means.staging.flush, server))
+        self._advance(ReceiveStep.DURABLE)
+        await self._chain.wait(means.disk.run(means.staging.flush, name))
 
-        self._advance(Step.SWAP)
+        self._advance(ReceiveStep.SWAP)
         await self._make_room()
-        await means.disk.run(means.staging.swap, server)
-        self._undo.append(lambda: means.disk.run(means.staging.undo_swap, server))
+        await means.disk.run(means.staging.swap, name)
+        self._undo.add(lambda: means.disk.run(means.staging.undo_swap, name))
 
-        self._advance(Step.ENVIRONMENT)
-        creating = Deferred.fromCoroutine(means.environment.create(settings))
-        if await self._unless_given_up(creating):
-            self._undo.append(lambda: means.environment.remove(server))
+        self._advance(ReceiveStep.ENVIRONMENT)
+        # Noted before: an engine that is given up on may still make the container.
+        self._undo.add(lambda: means.environment.remove(name))
+        creating = means.environment.create(configuration.settings)
+        await self._chain.wait(Deferred.fromCoroutine(creating))
 
-        self._advance(Step.REPORT)
+        self._advance(ReceiveStep.REPORT)
         await self._report()
-        self._log_figures(extracted, seconds)
-        self._advance(Step.DONE)
+        self._say_figures(extracted, seconds)
+        self._advance(ReceiveStep.DONE)
+        await self._hand_over(server)
 
     async def _extract(self, upload: Upload, form: UploadForm) -> tuple[Extracted, str]:
         means = self._means
-        self._undo.append(self._withdraw)
+        self._undo.add(lambda: means.disk.run(means.staging.withdraw, self.server))
         directory = await means.disk.run(means.staging.create, self.server)
         feed = Feed(means.reactor)
         checksum = upload.read_into(form, feed)
+        note = relayed(means.reactor, self._announcer.warn)
+        self._announcer.show_progress(self._progress)
         try:
             # A failure of the body comes out here too: the feed raises it in the thread. So
             # there is one place to wait, and no thread is left behind in the directory.
             extracted = await means.extractors.run(
-                extract, feed.blocks(), directory, means.owner, self._note, abort=feed.close
+                extract, self._counted(feed), directory, means.owner, note, abort=feed.close
             )
         except Exception as error:
             upload.stop(error if isinstance(error, WingsdError) else WingsdError(str(error)))
             checksum.addErrback(lambda _: None)  # it is raised already
             raise
+        finally:
+            self._announcer.hide_progress()
         return extracted, await checksum
+
+    def _counted(self, feed: Feed) -> Iterator[bytes]:
+        # Runs in a thread of the extraction; the reactor only looks at the number.
+        for block in feed.blocks():
+            self._received += len(block)
+            yield block
+
+    def _progress(self) -> str:
+        size = self._upload.size if self._upload is not None else 0
+        if size:
+            return f"Receiving {progress_bar(self._received, size)}"
+        return f"Receiving {readable_size(self._received)}"
 
     async def _make_room(self) -> None:
         means, server = self._means, self.server
         aside = await means.disk.run(means.staging.set_aside, server)
         if aside is None:
             return
-        self._undo.append(lambda: means.disk.run(means.staging.restore, server, aside))
+        self._undo.add(lambda: means.disk.run(means.staging.restore, server, aside))
         self._log.warn(
             "{server}: a directory of its name was no server of this node; it is now {aside}",
             server=server,
@@ -214,68 +252,50 @@ class IncomingTransfer:
         self._tell_failure = False
         self._means.staging.settle(self.server)
         try:
-            await self._means.panel.transfer_succeeded(self.server)
-        except PanelError as error:
-            await self._settle(error)
+            await self._verdict.succeeded()
+        except NotWanted:
+            # What came here is whole, so it is not thrown away.
+            self._undo.add(self._forget)
+            self._undo.add(self._set_aside)
+            self._undo.add(lambda: self._means.environment.remove(self.server))
+            self._tell_failure = True
+            raise
 
-    async def _settle(self, error: PanelError) -> None:
-        """Find out what a success became that the Panel did not take. No data is deleted."""
-        means = self._means
+    async def _hand_over(self, server: Server) -> None:
+        """Let the server be used. Only now the Panel tells its addresses on this node."""
+        server.let_go()
         try:
-            ours = await means.panel.owns(self.server)
-        except PanelError:
-            ours = None
-        if ours:
-            return  # It was heard before, and only the answer got lost.
-        if ours is None or not isinstance(error, PanelRefused) or error.code not in NOT_WANTED:
-            raise NotReported(str(error)) from error
-        # The server stays with the source. What came here is whole, so it is not thrown away.
-        self._undo += [self._set_aside, lambda: means.environment.remove(self.server)]
-        self._tell_failure = True
-        raise error
+            await server.sync()
+        except WingsdError as error:
+            # They are asked for again before it is started.
+            self._log.warn(
+                "{server}: its new settings were not to be had: {error}",
+                server=self.server,
+                error=error,
+            )
 
     # What undoes it
 
     async def _fail(self, error: Exception) -> Deferred[None]:
-        """Undo everything, and have the Panel told; return when that has been done."""
-        self._log.error(
-            "{server}: failed while {step}: {error}",
-            server=self.server,
-            step=self._life.step.words,
-            error=error,
-        )
+        """Undo everything, and have the Panel told; return what goes on after that."""
+        self._announcer.warn(f"failed while {self._life.step.words}: {error}")
         # Told first, since it is what the Panel's users wait for, and what a daemon that has to
         # end must not leave out; the server's place is the source's own again in any case.
-        told = Deferred.fromCoroutine(self._tell_of_failure())
-        for undo in reversed(self._undo):
-            try:
-                await undo()
-            except WingsdError as stuck:
-                self._log.error("{server}: not undone: {error}", server=self.server, error=stuck)
-            except Exception:
-                self._log.failure("{server}: not undone", server=self.server)
-        self._life.advance(Step.FAILED)
-        self._announce()
-        return told
+        telling = self._verdict.failed() if self._tell_failure else None
+        told = Deferred.fromCoroutine(telling) if telling else succeed(None)
+        await self._undo.run()
+        self._life.advance(ReceiveStep.FAILED)
+        self._announcer.enter(ReceiveStep.FAILED)
+        return Deferred.fromCoroutine(self._tidy_up(told))
 
-    async def _tell_of_failure(self) -> None:
-        if not self._tell_failure:
-            return
-        try:
-            await self._means.panel.transfer_failed(self.server)
-        except PanelError as error:
-            self._log.error(
-                "{server}: the Panel was not told of the failure: {error}",
-                server=self.server,
-                error=error,
-            )
-        else:
-            self._log.info("{server}: the Panel was told of the failure", server=self.server)
-
-    async def _withdraw(self) -> None:
+    async def _tidy_up(self, told: Deferred[None]) -> None:
         means = self._means
-        await means.disk.run(means.staging.withdraw, self.server)
-        await means.disk.run(means.staging.discard, self.server)
+        self._undo.add(lambda: means.disk.run(means.staging.discard, self.server))
+        await self._undo.run()
+        await told
+
+    async def _forget(self) -> None:
+        self._means.servers.forget(self.server)
 
     async def _set_aside(self) -> None:
         means = self._means
@@ -288,41 +308,12 @@ class IncomingTransfer:
 
     # What is said of it
 
-    async def _unless_given_up(self, waiting: Deferred[T]) -> T:
-        """Wait, but no longer than until the transfer is given up."""
-        self._waiting = waiting
-        try:
-            return await waiting
-        except CancelledError:
-            raise self._given_up or DaemonStopping() from None
-        finally:
-            self._waiting = None
-
-    def _advance(self, step: Step) -> None:
-        if self._given_up is not None:
-            raise self._given_up
-        before = self._life.step.state
+    def _advance(self, step: ReceiveStep) -> None:
+        self._chain.check()
         self._life.advance(step)
-        if step.state != before:
-            self._announce()
-        else:
-            self._log.info("{server}: {step}", server=self.server, step=step.words)
+        self._announcer.enter(step)
 
-    def _announce(self) -> None:
-        step = self._life.step
-        self._log.info(
-            "{server}: state {state}: {step}",
-            server=self.server,
-            state=step.state.value,
-            step=step.words,
-        )
-        self._means.bus.publish(Event(self.server, TRANSFER_STATUS, (step.state.value,)))
-
-    def _note(self, text: str) -> None:
-        # Called in the extracting thread; twisted's logger takes that.
-        self._log.info("{server}: {text}", server=self.server, text=text)
-
-    def _log_figures(self, extracted: Extracted, seconds: float) -> None:
+    def _say_figures(self, extracted: Extracted, seconds: float) -> None:
         self._log.info(
             "{server}: received {bytes} bytes, {files} files, {seconds:.1f} s, {rate:.1f} MiB/s",
             server=self.server,

@@ -1,27 +1,35 @@
-"""The life of an incoming transfer: its steps, and the state the world sees in each.
+"""The life of a transfer: its steps at either node, and the state the world sees in each.
 
-The states are those of the document. Up to and including `Step.VERIFY` a transfer can be given up
-without loss; after it, the server's data is whole and the transfer is brought to its end.
+The states are those of the document. A node receives by `ReceiveStep` and sends by `SendStep`.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from typing import Generic, TypeVar
 
-__all__ = ["Lifecycle", "State", "Step"]
+__all__ = ["Lifecycle", "ReceiveStep", "SendStep", "State"]
 
 
 class State(Enum):
-    """What the Panel and the browsers are told of a transfer."""
+    """What is told of a transfer, each in the words that are waited for.
 
-    PENDING = "pending"
-    PROCESSING = "processing"
-    SUCCESS = "success"
-    FAILURE = "failure"
+    The document knows one word for each; a Panel's page prints `failure`, but only `failed` and
+    `completed` end its waiting.
+    """
+
+    PENDING = ("pending",)
+    PROCESSING = ("processing",)
+    SUCCESS = ("success", "completed")
+    FAILURE = ("failure", "failed")
 
 
-class Step(Enum):
-    """Where a transfer is: what it does in words, and the state that shows it."""
+class ReceiveStep(Enum):
+    """Where an incoming transfer is: what it does in words, and the state that shows it.
+
+    Up to and including `VERIFY` it can be given up without loss; after it the server's data is
+    whole here, and from `REPORT` on the Panel may know.
+    """
 
     ADMIT = ("waiting for the archive", State.PENDING)
     RECEIVE = ("receiving the archive", State.PROCESSING)
@@ -30,7 +38,7 @@ class Step(Enum):
     SWAP = ("moving the files into place", State.PROCESSING)
     ENVIRONMENT = ("configuring the environment", State.PROCESSING)
     REPORT = ("telling the Panel", State.PROCESSING)
-    DONE = ("moved", State.SUCCESS)
+    DONE = ("done, the server is here", State.SUCCESS)
     FAILED = ("undone", State.FAILURE)
 
     def __init__(self, words: str, state: State) -> None:
@@ -38,32 +46,47 @@ class Step(Enum):
         self.state = state
 
 
-_ORDER = tuple(Step)
+class SendStep(Enum):
+    """Where an outgoing transfer is. The server's files are left alone in every step.
+
+    From `AWAIT` on the destination has everything, and only the Panel knows whose the server is.
+    """
+
+    ASK = ("asking the destination what it keeps", State.PENDING)
+    STOP = ("stopping the server", State.PENDING)
+    RETIRE = ("removing its container", State.PENDING)
+    SEND = ("sending the archive", State.PROCESSING)
+    AWAIT = ("waiting for the destination to finish", State.PROCESSING)
+    SETTLE = ("asking the Panel whose server it is now", State.PROCESSING)
+    DONE = ("done, the server has moved", State.SUCCESS)
+    FAILED = ("the server stays here", State.FAILURE)
+
+    def __init__(self, words: str, state: State) -> None:
+        self.words = words
+        self.state = state
 
 
-class Lifecycle:
-    """A transfer's way through the steps: always onward, and to `FAILED` from any but the ends."""
+S = TypeVar("S", ReceiveStep, SendStep)
 
-    def __init__(self) -> None:
-        self.step = Step.ADMIT
 
-    def advance(self, to: Step) -> None:
+class Lifecycle(Generic[S]):
+    """A transfer's way through its steps: always onward, and to `FAILED` from any but the ends."""
+
+    def __init__(self, steps: type[S]) -> None:
+        self._order = tuple(steps)
+        self.step = self._order[0]
+
+    def advance(self, to: S) -> None:
         """Enter the step `to`. Raises `ValueError` when no such way leads from here."""
-        if self.over or _ORDER.index(to) <= _ORDER.index(self.step):
+        if self.over or self._order.index(to) <= self._order.index(self.step):
             raise ValueError(f"a transfer cannot go from {self.step.name} to {to.name}")
         self.step = to
+
+    def before(self, step: S) -> bool:
+        """Return whether `step` has not been reached."""
+        return self._order.index(self.step) < self._order.index(step)
 
     @property
     def over(self) -> bool:
         """Whether nothing more can happen."""
-        return self.step in (Step.DONE, Step.FAILED)
-
-    @property
-    def can_be_given_up(self) -> bool:
-        """Whether the source's copy is still the only whole one."""
-        return _ORDER.index(self.step) <= _ORDER.index(Step.VERIFY)
-
-    @property
-    def may_be_told(self) -> bool:
-        """Whether the Panel may already know the server to be here."""
-        return _ORDER.index(self.step) >= _ORDER.index(Step.REPORT)
+        return self.step.state in (State.SUCCESS, State.FAILURE)

@@ -6,8 +6,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from wingsd.errors import AlreadyHere, DaemonStopping
+from wingsd.errors import AlreadyHere, Conflict, DaemonStopping, TransferCancelled
 from wingsd.transfers.incoming import IncomingTransfer, Means
+from wingsd.transfers.interrupt import when_fired
 
 __all__ = ["Receiver"]
 
@@ -40,11 +41,30 @@ class Receiver:
     def _forget(self, _: None, server: str) -> None:
         del self._open[server]
 
+    def cancel(self, server: str) -> None:
+        """End the server's transfer, wherever it is; nothing of it stays.
+
+        Raises `Conflict` when there is none that can still be ended: not once success is told.
+        """
+        transfer = self._open.get(server)
+        if transfer is None or not transfer.give_up(TransferCancelled(), verified=True):
+            raise Conflict(
+                "Server is not currently being transferred.",
+                "there is no transfer to this node that could still be cancelled",
+            )
+
+    async def release(self, server: str) -> None:
+        """End the server's transfer, since the server is to be deleted; return when it is over."""
+        transfer = self._open.get(server)
+        if transfer is not None:
+            transfer.give_up(TransferCancelled(), verified=True)
+            await when_fired(transfer.over)
+
     def stop(self) -> Deferred[Any]:
         """Give up what is not verified yet; the Deferred fires when the rest is at its end."""
         self._stopping = True
         transfers = tuple(self._open.values())
-        over = DeferredList([_when_fired(transfer.over) for transfer in transfers])
+        over = DeferredList([when_fired(transfer.over) for transfer in transfers])
         for transfer in transfers:
             transfer.give_up(DaemonStopping())
         return over
@@ -58,14 +78,3 @@ class Receiver:
     def servers(self) -> tuple[str, ...]:
         """The UUIDs of the servers being received."""
         return tuple(self._open)
-
-
-def _when_fired(deferred: Deferred[None]) -> Deferred[None]:
-    """Return a Deferred of its own that fires after `deferred` does."""
-    fired: Deferred[None] = Deferred()
-
-    def tell(result: None) -> None:
-        fired.callback(None)
-
-    deferred.addCallback(tell)
-    return fired

@@ -7,6 +7,8 @@ cannot keep up.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
@@ -30,12 +32,15 @@ class Upload:
     def __init__(self, request: StreamingRequest) -> None:
         self.content_type = request.header("Content-Type")
         self.user_agent = request.header("User-Agent")
+        length = request.header("Content-Length")
+        self.size = int(length) if length.isdecimal() else 0
         self._request = request
         self._early: list[bytes] = []
         self._ended = False
         self._stopped: WingsdError | None = None
         self._form: UploadForm | None = None
         self._checksum: Deferred[str] = Deferred()
+        self._tell_gone: Callable[[], None] = lambda: None
         request.pause()
 
     # What the transfer calls
@@ -68,6 +73,10 @@ class Upload:
                 self._feed.fail(error)
                 self._checksum.errback(error)
 
+    def when_gone(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when the sender goes after its body was complete, before its answer."""
+        self._tell_gone = tell
+
     # What the request calls
 
     def data(self, chunk: bytes) -> None:
@@ -85,6 +94,8 @@ class Upload:
     def end(self) -> None:
         """Take the body's end."""
         self._ended = True
+        # Read on, though nothing more may come: only so is it seen when the client goes.
+        self._request.resume()
         if self._form is not None and self._stopped is None:
             try:
                 checksum = self._form.close()
@@ -96,7 +107,9 @@ class Upload:
 
     def lost(self, reason: Failure) -> None:
         """Take the connection's end; before the body's it is the end of the upload."""
-        if not self._ended:
+        if self._ended:
+            self._tell_gone()
+        else:
             self.stop(
                 UploadCutShort(
                     "the upload ended before it was complete",

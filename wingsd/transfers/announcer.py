@@ -1,0 +1,79 @@
+"""What the world hears of a transfer while it goes on: states, console lines, and the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from wingsd.events import TRANSFER_LOGS, TRANSFER_STATUS, Event, EventBus
+from wingsd.transfers.lifecycle import ReceiveStep, SendStep, State
+from wingsd.transfers.wording import console_line
+
+__all__ = ["PROGRESS_EVERY", "Announcer"]
+
+#: Seconds between two lines about the progress.
+PROGRESS_EVERY = 5.0
+
+
+class Announcer:
+    """Speaks of one server's transfer for one of its two nodes (`wording.SOURCE` or the other)."""
+
+    _log = Logger()
+
+    def __init__(self, server: str, node: str, bus: EventBus, reactor: Any) -> None:
+        self._server = server
+        self._node = node
+        self._bus = bus
+        self._reactor = reactor
+        self._state: State | None = None
+        self._progress: LoopingCall | None = None
+
+    def enter(self, step: ReceiveStep | SendStep) -> None:
+        """Tell of a step and, where it is another state, of that in every word waited for."""
+        self._print(step.words)
+        if step.state is self._state:
+            self._log.info("{server}: {step}", server=self._server, step=step.words)
+            return
+        self._state = step.state
+        self._log.info(
+            "{server}: state {state}: {step}",
+            server=self._server,
+            state=step.state.value[0],
+            step=step.words,
+        )
+        # Last, since a page that hears the end may look away from this node.
+        for word in step.state.value:
+            self._bus.publish(Event(self._server, TRANSFER_STATUS, (word,)))
+
+    def say(self, text: str) -> None:
+        """Print a line in the server's console; the log has it too."""
+        self._log.info("{server}: {text}", server=self._server, text=text)
+        self._print(text)
+
+    def warn(self, text: str) -> None:
+        """The same for what somebody should look into."""
+        self._log.warn("{server}: {text}", server=self._server, text=text)
+        self._print(text)
+
+    def show_progress(self, text: Callable[[], str]) -> None:
+        """Print what `text` returns every few seconds, until `hide_progress`."""
+        self.hide_progress()
+        self._progress = LoopingCall(lambda: self._print(text()))
+        self._progress.clock = self._reactor
+        started: Deferred[Any] = self._progress.start(PROGRESS_EVERY, now=False)
+        started.addErrback(lambda failure: self._log.failure("no progress is shown", failure))
+
+    def hide_progress(self) -> None:
+        """Say no more about the progress."""
+        progress, self._progress = self._progress, None
+        if progress is not None and progress.running:
+            progress.stop()
+
+    def _print(self, text: str) -> None:
+        line = console_line(time.time(), self._node, text)
+        self._bus.publish(Event(self._server, TRANSFER_LOGS, (line,)))

@@ -1,0 +1,57 @@
+"""Ending a chain of steps from outside, wherever it waits."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from wingsd.errors import DaemonStopping, WingsdError
+
+__all__ = ["Interruptible", "when_fired"]
+
+T = TypeVar("T")
+
+
+class Interruptible:
+    """What a chain waits by, so that `interrupt` ends it there, or at its next wait."""
+
+    def __init__(self) -> None:
+        self.reason: WingsdError | None = None
+        self._waiting: Deferred[Any] | None = None
+
+    def interrupt(self, reason: WingsdError) -> None:
+        """Have `wait` and `check` raise `reason` from now on."""
+        self.reason = reason
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def check(self) -> None:
+        """Raise the reason, if there is one."""
+        if self.reason is not None:
+            raise self.reason
+
+    async def wait(self, waiting: Deferred[T]) -> T:
+        """Wait, but no longer than until the interruption; what is waited for is cancelled."""
+        if self.reason is not None:
+            waiting.addErrback(lambda _: None)
+            waiting.cancel()
+        self.check()
+        self._waiting = waiting
+        try:
+            return await waiting
+        except CancelledError:
+            raise self.reason or DaemonStopping() from None
+        finally:
+            self._waiting = None
+
+
+def when_fired(deferred: Deferred[None]) -> Deferred[None]:
+    """Return a Deferred of its own that fires after `deferred` does."""
+    fired: Deferred[None] = Deferred()
+
+    def tell(result: None) -> None:
+        fired.callback(None)
+
+    deferred.addCallback(tell)
+    return fired

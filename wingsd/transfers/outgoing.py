@@ -1,0 +1,285 @@
+"""Sending a server: the chain of steps from the Panel's order to its word.
+
+Read `OutgoingTransfer._send` from top to bottom: stop, retire the container, ask, send, await.
+The server's files are only read. They go when the Panel has them deleted, and never before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.logger import Logger
+
+from wingsd.archive import Compression, Packed, measure, pack
+from wingsd.bridge import Outflow, OutflowClosed, Workers, relayed
+from wingsd.environment import Environment
+from wingsd.errors import TransferCancelled, WingsdError
+from wingsd.events import EventBus
+from wingsd.panel import Panel
+from wingsd.transfers.announcer import Announcer
+from wingsd.transfers.destination import Destination, OutgoingUpload, Trust
+from wingsd.transfers.formdata import ArchiveForm
+from wingsd.transfers.interrupt import Interruptible
+from wingsd.transfers.lifecycle import Lifecycle, SendStep
+from wingsd.transfers.verdict import Verdict
+from wingsd.transfers.wording import SOURCE, progress_bar, readable_size
+
+if TYPE_CHECKING:
+    from wingsd.servers import Server, Servers
+
+__all__ = ["KEEPS_LINKS", "Means", "OutgoingTransfer", "TransferOrder"]
+
+#: What a destination says that it keeps, when symlinks and hard links may be sent as they are.
+KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
+
+
+@attrs.frozen
+class TransferOrder:
+    """What the Panel asks for: where to, and the whole `Authorization` header for there."""
+
+    url: str
+    token: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Means:
+    """What a server is sent with. `stop_grace` in seconds."""
+
+    reactor: Any
+    panel: Panel
+    environment: Environment
+    servers: Servers
+    bus: EventBus
+    trust: Trust
+    compression: Compression
+    stop_grace: float
+    #: Threads that pack, and as many slots: who has none does not connect yet.
+    packers: Workers
+    slots: DeferredSemaphore
+    #: Threads for the short work on the disk.
+    disk: Workers
+
+
+class OutgoingTransfer:
+    """One server on its way from this node."""
+
+    _log = Logger()
+
+    def __init__(self, server: Server, order: TransferOrder, means: Means) -> None:
+        """Raise `BadRequest` when the order's address is none."""
+        self.server = server
+        #: Fires when the transfer is over, whichever way, and the Panel has heard of a failure.
+        self.over: Deferred[None] = Deferred()
+        self._means = means
+        self._destination = Destination(order.url, order.token, means.reactor, means.trust)
+        self._life = Lifecycle(SendStep)
+        self._chain = Interruptible()
+        self._announcer = Announcer(server.uuid, SOURCE, means.bus, means.reactor)
+        self._verdict = Verdict(server.uuid, means.panel, means.reactor)
+        self._upload: OutgoingUpload | None = None
+        self._retired = False
+        self._read = 0
+
+    async def run(self) -> None:
+        """Send the server; however that ends is told, and nothing is raised."""
+        self._announcer.enter(self._life.step)
+        try:
+            await self._send()
+        except Exception as error:
+            await self._fail(error)
+        else:
+            self._moved()
+        finally:
+            self.over.callback(None)
+
+    def cancel(self) -> None:
+        """End the transfer, wherever it is."""
+        self._interrupt(TransferCancelled())
+
+    def give_up(self, reason: WingsdError) -> None:
+        """End it unless the destination has everything: it may then be moving already."""
+        if not self.is_sent:
+            self._interrupt(reason)
+
+    def deleted(self) -> None:
+        """The Panel deletes the server here, which is its word that the server has moved.
+
+        Only for one that `is_sent`. The destination is still to answer, and may.
+        """
+        self._moved()
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the destination may have everything."""
+        return self._upload is not None and self._upload.body_sent
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server has moved, or stays."""
+        return self._life.over
+
+    def _interrupt(self, reason: WingsdError) -> None:
+        self._chain.interrupt(reason)
+        if self._upload is not None:
+            self._upload.abort()
+
+    # The chain
+
+    async def _send(self) -> None:
+        means, server = self._means, self.server
+        # Asked first: a server need not stop for a destination that cannot be reached.
+        links = await self._wait(self._destination.features()) >= KEEPS_LINKS
+
+        self._advance(SendStep.STOP)
+        await self._wait(server.stop_within(means.stop_grace))
+
+        self._advance(SendStep.RETIRE)
+        self._retired = True
+        await self._wait(means.environment.remove(server.uuid))
+
+        self._advance(SendStep.SEND)
+        await self._chain.wait(means.slots.acquire())
+        try:
+            total = await self._chain.wait(means.disk.run(measure, self._directory))
+            upload = await self._stream(links, total)
+        finally:
+            means.slots.release()
+
+        if not self._life.over:  # The Panel's word may be faster.
+            self._advance(SendStep.AWAIT)
+        await upload.answer
+
+    async def _stream(self, links: bool, total: int) -> OutgoingUpload:
+        """Send the archive; return when its last byte is on its way."""
+        means = self._means
+        body, form = Outflow(means.reactor), ArchiveForm()
+        self._upload = upload = self._destination.upload(form.content_type, body)
+        self._announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, total)}")
+        started = means.reactor.seconds()
+        try:
+            packed = await means.packers.run(
+                _write_body,
+                body,
+                form,
+                directory=self._directory,
+                links=links,
+                compression=means.compression,
+                note=relayed(means.reactor, self._announcer.warn),
+                progress=self._note_progress,
+            )
+        except OutflowClosed:
+            await upload.answer  # which tells why
+            raise
+        except Exception:
+            upload.answer.addErrback(lambda _: None)
+            upload.abort()
+            raise
+        finally:
+            self._announcer.hide_progress()
+        seconds = means.reactor.seconds() - started
+        self._say_figures(packed, seconds)
+        return upload
+
+    def _note_progress(self, read: int) -> None:
+        # Called in the packing thread; the reactor only looks at the number.
+        self._read = read
+
+    async def _wait(self, work: Any) -> Any:
+        return await self._chain.wait(Deferred.fromCoroutine(work))
+
+    @property
+    def _directory(self) -> str:
+        return self._means.servers.directory(self.server.uuid)
+
+    # The end
+
+    async def _fail(self, error: Exception) -> None:
+        """Find out whether it is a failure indeed, have the Panel told, and let the server go."""
+        if self._life.over:
+            self._log.warn(
+                "{server}: moved by the Panel's word, though the destination's was: {error}",
+                server=self.server.uuid,
+                error=error,
+            )
+            return
+        error = self._chain.reason or error
+        if not isinstance(error, WingsdError):
+            self._log.failure("{server}: a mistake", server=self.server.uuid)
+        self._announcer.warn(f"failed while {self._life.step.words}: {error}")
+        if not self.is_sent:
+            # Told after the state: the server is the user's again at once.
+            self._stays()
+            await self._verdict.failed()
+            return
+        self._advance(SendStep.SETTLE)
+        moved = await self._verdict.has_moved()
+        if self._life.over:
+            return  # The Panel has deleted the server here meanwhile.
+        if moved:
+            self._announcer.say(
+                "the Panel says that the destination has it: only its answer was lost"
+            )
+            self._moved()
+        else:
+            self._announcer.say("the Panel says that it is still this node's")
+            self._stays()
+
+    def _stays(self) -> None:
+        self._advance(SendStep.FAILED)
+        self.server.let_go()
+        if self._retired:
+            # It is made anew before every start in any case, so nobody waits for it.
+            remake = Deferred.fromCoroutine(
+                self._means.environment.create(self.server.configuration.settings)
+            )
+            remake.addErrback(
+                lambda failure: self._log.warn(
+                    "{server}: its container was not made again, its next start does it: {error}",
+                    server=self.server.uuid,
+                    error=failure.value,
+                )
+            )
+
+    def _moved(self) -> None:
+        # The server stays held: what is left of it here waits for the Panel to have it deleted.
+        if not self._life.over:
+            self._advance(SendStep.DONE)
+
+    # What is said of it
+
+    def _advance(self, step: SendStep) -> None:
+        self._life.advance(step)
+        self._announcer.enter(step)
+
+    def _say_figures(self, packed: Packed, seconds: float) -> None:
+        self._log.info(
+            "{server}: sent {bytes} bytes, {files} files, {seconds:.1f} s, {rate}/s",
+            server=self.server.uuid,
+            bytes=packed.archive_bytes,
+            files=packed.file_count + packed.hard_link_count,
+            seconds=seconds,
+            rate=readable_size(packed.archive_bytes / max(seconds, 0.001)),
+        )
+
+
+def _write_body(
+    body: Outflow,
+    form: ArchiveForm,
+    *,
+    directory: str,
+    links: bool,
+    compression: Compression,
+    note: Callable[[str], None],
+    progress: Callable[[int], None],
+) -> Packed:
+    """Write the whole body of the upload, in a worker thread: the archive and its checksum."""
+    body.write(form.head)
+    packed = pack(
+        directory, body.write, links=links, compression=compression, note=note, progress=progress
+    )
+    body.write(form.tail(packed.sha256))
+    body.finish()
+    return packed

@@ -1,0 +1,95 @@
+"""All transfers from this node: who may begin, and how they end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from wingsd.errors import Conflict, DaemonStopping
+from wingsd.transfers.interrupt import when_fired
+from wingsd.transfers.outgoing import Means, OutgoingTransfer, TransferOrder
+
+if TYPE_CHECKING:
+    from wingsd.servers import Server
+
+__all__ = ["HOLD", "Sender"]
+
+#: Why the server cannot be started meanwhile.
+HOLD = "the server is being transferred to another node"
+
+
+class Sender:
+    """All transfers from this node, at most one for each server."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._open: dict[str, OutgoingTransfer] = {}
+        self._stopping = False
+
+    def start(self, server: Server, order: TransferOrder) -> None:
+        """Begin to send `server`; the rest is told by events, and to the Panel.
+
+        Raises `Conflict` while it is on its way already, `BadRequest` when `order` names no
+        address, `DaemonStopping` after `stop`.
+        """
+        if self._stopping:
+            raise DaemonStopping
+        if server.hold:
+            raise Conflict("A transfer is already in progress for this server.", server.hold)
+        transfer = OutgoingTransfer(server, order, self._means)
+        server.take(HOLD)
+        self._open[server.uuid] = transfer
+        transfer.over.addCallback(self._forget, transfer)
+        Deferred.fromCoroutine(transfer.run())
+
+    def _forget(self, _: None, transfer: OutgoingTransfer) -> None:
+        if self._open.get(transfer.server.uuid) is transfer:
+            del self._open[transfer.server.uuid]
+
+    def _under_way(self, server: str) -> OutgoingTransfer | None:
+        transfer = self._open.get(server)
+        return None if transfer is None or transfer.is_over else transfer
+
+    def cancel(self, server: str) -> None:
+        """End the server's transfer, wherever it is; the server stays.
+
+        Raises `Conflict` when there is none, or none any more: not once the server has moved.
+        """
+        transfer = self._under_way(server)
+        if transfer is None:
+            raise Conflict(
+                "Server is not currently being transferred.",
+                "there is no transfer from this node that could still be cancelled",
+            )
+        transfer.cancel()
+
+    async def release(self, server: str) -> None:
+        """Make way for the server's deletion, which the Panel has ordered.
+
+        When everything was sent, the order is the Panel's word that the server has moved, and
+        comes while the destination still waits for it: so nothing is waited for here. Any other
+        transfer is cancelled, and over when this returns.
+        """
+        transfer = self._under_way(server)
+        if transfer is None:
+            return
+        if transfer.is_sent:
+            transfer.deleted()
+        else:
+            transfer.cancel()
+            await when_fired(transfer.over)
+
+    def stop(self) -> Deferred[Any]:
+        """Give up what is not sent yet; the Deferred fires when the rest is at its end."""
+        self._stopping = True
+        transfers = tuple(self._open.values())
+        over = DeferredList([when_fired(transfer.over) for transfer in transfers])
+        for transfer in transfers:
+            transfer.give_up(DaemonStopping())
+        return over
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The UUIDs of the servers being sent."""
+        return tuple(self._open)

@@ -1,0 +1,44 @@
+"""How a transfer speaks to people: its lines in a server's console, and the progress bar."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+__all__ = ["DESTINATION", "SOURCE", "console_line", "progress_bar", "readable_size"]
+
+#: Who speaks. The form of the lines is what users of Wings know.
+SOURCE = "Source Node"
+DESTINATION = "Destination Node"
+
+_YELLOW_BOLD = "\x1b[33m\x1b[1m"
+_RESET = "\x1b[0m"
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_BAR = 25
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_STEP = 1024
+
+
+def console_line(now: float, node: str, text: str) -> str:
+    """Return a line of the node `node` for the console; `now` in seconds since the epoch."""
+    at = datetime.fromtimestamp(now, UTC)
+    # RFC 1123 in English, whatever the locale.
+    day, month = _DAYS[at.weekday()], _MONTHS[at.month - 1]
+    stamp = f"{day}, {at.day:02} {month} {at:%Y %H:%M:%S} UTC"
+    return f"{_YELLOW_BOLD}{stamp} [Transfer System] [{node}]:{_RESET} {text}"
+
+
+def readable_size(size: float) -> str:
+    """Return a number of bytes with a unit, such as "1.5 GiB"."""
+    unit = 0
+    while size >= _STEP and unit < len(_UNITS) - 1:
+        size /= _STEP
+        unit += 1
+    return f"{size:.1f} {_UNITS[unit]}" if unit else f"{int(size)} B"
+
+
+def progress_bar(done: int, total: int) -> str:
+    """Return `[=====     ] 1.5 GiB / 18.2 GiB` for so many bytes of so many."""
+    # A tree may grow between being measured and being read.
+    filled = min(done * _BAR // total, _BAR) if total else _BAR
+    return f"[{'=' * filled:{_BAR}}] {readable_size(done)} / {readable_size(max(total, done))}"
