@@ -1,0 +1,48 @@
+"""How a transfer speaks to people."""
+
+from __future__ import annotations
+
+import pytest
+
+from wingsd.transfers.wording import DESTINATION, SOURCE, console_line, progress_bar, readable_size
+
+GIB = 1 << 30
+
+
+def test_a_line_is_dated_and_says_who_speaks() -> None:
+    assert console_line(1_700_000_000, SOURCE, "hi") == (
+        "\x1b[33m\x1b[1mTue, 14 Nov 2023 22:13:20 UTC [Transfer System] [Source Node]:\x1b[0m hi"
+    )
+    assert "[Destination Node]:" in console_line(0, DESTINATION, "x")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536 << 20, "1.5 GiB"),
+        (5 << 50, "5.0 PiB"),
+        (5 << 60, "5120.0 PiB"),
+    ],
+)
+def test_sizes_have_units(size: int, text: str) -> None:
+    assert readable_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "bar"),
+    [
+        (0, 10 * GIB, f"[{' ' * 25}] 0 B / 10.0 GiB"),
+        (2 * GIB, 10 * GIB, f"[{'=' * 5}{' ' * 20}] 2.0 GiB / 10.0 GiB"),
+        (10 * GIB, 10 * GIB, f"[{'=' * 25}] 10.0 GiB / 10.0 GiB"),
+        (0, 0, f"[{'=' * 25}] 0 B / 0 B"),
+    ],
+)
+def test_the_bar_is_as_long_as_what_is_done(done: int, total: int, bar: str) -> None:
+    assert progress_bar(done, total) == bar
+
+
+def test_a_tree_that_grew_is_not_more_than_full() -> None:
+    assert progress_bar(3 * GIB, 2 * GIB) == f"[{'=' * 25}] 3.0 GiB / 3.0 GiB"
