@@ -1,0 +1,201 @@
+"""Walking a tree: its order, its bounds, and what cannot be read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.archives import odd_tree, run
+from wingsd.archive.walk import Listing, measure, opened, walk
+from wingsd.errors import StorageError
+
+
+def walked(root: Path) -> tuple[list[Listing], list[str]]:
+    left_out: list[str] = []
+    with opened(str(root)) as fd:
+        listings = list(walk(fd, lambda name, why: left_out.append(f"{name!r} {why}")))
+    return listings, left_out
+
+
+@contextmanager
+def deep_tree(at: Path, name: bytes, depth: int) -> Iterator[None]:
+    """Make directories in one another, deeper than any path reaches."""
+    at.mkdir()
+    here = os.open(at, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("f", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+    os.close(here)
+    try:
+        yield
+    finally:
+        run("rm", "-rf", str(at))  # shutil's recursion ends before the tree does
+
+
+def test_the_order_is_told_by_names_alone(tmp_path: Path) -> None:
+    for name in ("b", "a", "a/z", "a/y", "c"):
+        (tmp_path / name).mkdir()
+    for name in ("z", "a/f", "a/y/g", "B"):
+        (tmp_path / name).touch()
+    (tmp_path / "s").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "p")
+    listings, _ = walked(tmp_path)
+    assert [b"/".join(listing.path) for listing in listings] == [
+        b"",
+        b"a",
+        b"a/y",
+        b"a/z",
+        b"b",
+        b"c",
+    ]
+    root = listings[0]
+    assert (root.files, root.symlinks, root.others) == ([b"B", b"z"], [b"s"], [b"p"])
+    assert root.directories == [b"a", b"b", b"c"]
+    assert (listings[2].prefix, listings[2].files) == (b"a/y/", [b"g"])
+
+
+def test_a_listing_is_of_its_own_directory(tmp_path: Path) -> None:
+    odd_tree(tmp_path)
+    with opened(str(tmp_path)) as root:
+        for listing in walk(root, lambda name, why: None):
+            assert os.path.samestat(os.fstat(listing.fd), listing.stat)
+            path = os.path.join(os.fsencode(tmp_path), *listing.path)
+            assert os.path.samestat(os.stat(path), listing.stat)
+
+
+def test_deep_and_wide_trees_need_few_descriptors(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    count = most = 0
+    with deep_tree(tmp_path / "t", b"d", 3000):
+        for level in range(0, 400, 7):
+            (tmp_path / "t" / ("d/" * level) / "side").mkdir()
+        with opened(str(tmp_path / "t")) as root:
+            for _ in walk(root, lambda name, why: None):
+                count += 1
+                most = max(most, len(os.listdir("/proc/self/fd")) if count % 50 == 0 else 0)
+    assert count == 3001 + 58
+    assert most - before <= 70
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_too_deep_is_said_so(tmp_path: Path) -> None:
+    with (
+        deep_tree(tmp_path / "t", b"n" * 255, 70),
+        pytest.raises(StorageError, match=r"lies too deep.*move it up or delete it"),
+    ):
+        walked(tmp_path / "t")
+
+
+def test_no_symlink_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "t/d").mkdir(parents=True)
+    (tmp_path / "t/up").symlink_to("..")
+    (tmp_path / "t/d/self").symlink_to(".")
+    listings, _ = walked(tmp_path / "t")
+    assert [listing.path for listing in listings] == [(), (b"d",)]
+
+
+def test_a_root_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    (tmp_path / "s").symlink_to(tmp_path)
+    for name, why in (("missing", "not there"), ("f", "not a directory"), ("s", "directory")):
+        with pytest.raises(StorageError, match=f"{name}: .*{why}") as caught:
+            walked(tmp_path / name)
+        assert caught.value.message == "the server's files could not be read"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.EACCES, "permission denied; .* may read"),
+        (errno.EIO, "kernel log"),
+        (errno.EMFILE, "too many open files"),
+    ],
+)
+def test_a_directory_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
+) -> None:
+    (tmp_path / "good").mkdir()
+    (tmp_path / "locked").mkdir()
+    real = os.open
+
+    def fail(path: str | bytes, flags: int, dir_fd: int | None = None) -> int:
+        if path == b"locked":
+            raise OSError(code, os.strerror(code))
+        return real(path, flags, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(StorageError, match=f'"locked" could not be read: .*{words}'):
+        measure(str(tmp_path))
+
+
+def test_what_is_gone_or_replaced_is_told(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / "t" / name / "below").mkdir(parents=True)
+    (tmp_path / "outside/secret").mkdir(parents=True)
+    told: list[str] = []
+    seen = []
+    with opened(str(tmp_path / "t")) as root:
+        for listing in walk(root, lambda name, why: told.append(f"{name!r} {why}")):
+            seen.append(b"/".join(listing.path))
+            if listing.path == (b"a",):
+                for name in ("b", "c"):
+                    (tmp_path / "t" / name).rename(tmp_path / f"moved-{name}")
+                (tmp_path / "t/b").symlink_to(tmp_path / "outside")
+                (tmp_path / "t/d").rename(tmp_path / "moved-d")
+                (tmp_path / "t/d").touch()
+    assert seen == [b"", b"a", b"a/below"]
+    assert told == [
+        "b'b' it was replaced by something else meanwhile",
+        "b'c' it vanished meanwhile",
+        "b'd' it was replaced by something else meanwhile",
+    ]
+
+
+def test_measuring_counts_a_hard_linked_file_once(tmp_path: Path) -> None:
+    (tmp_path / "t/d").mkdir(parents=True)
+    (tmp_path / "t/f").write_bytes(b"x" * 1000)
+    (tmp_path / "t/d/g").write_bytes(b"y" * 37)
+    os.link(tmp_path / "t/f", tmp_path / "t/d/h")
+    os.link(tmp_path / "t/d/g", tmp_path / "outside-too")
+    (tmp_path / "t/s").symlink_to("f")
+    os.mkfifo(tmp_path / "t/p")
+    os.truncate(tmp_path / "t/d/g", 5037)
+    assert measure(str(tmp_path / "t")) == 6037
+
+
+def test_measuring_passes_over_what_vanishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"123")
+    real = os.stat
+
+    def vanishing(path: bytes, *, dir_fd: int, follow_symlinks: bool) -> os.stat_result:
+        (tmp_path / "b").unlink(missing_ok=True)
+        return real(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", vanishing)
+        assert measure(str(tmp_path)) == 3
+
+
+def test_measuring_says_what_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f").touch()
+
+    def failing(*_: object, **__: object) -> os.stat_result:
+        raise OSError(errno.EIO, "")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", failing)
+        with pytest.raises(StorageError, match=r'"f" could not be read: the disk failed'):
+            measure(str(tmp_path))
