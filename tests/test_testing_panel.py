@@ -22,6 +22,7 @@ from wingsd.testing import (
     Node,
     Panel,
     SynchronousWorkers,
+    process_configuration,
     server_settings,
 )
 
@@ -262,6 +263,66 @@ def test_a_token_can_be_made_wrong() -> None:
     claims = jwt.decode(token, options={"verify_signature": False})
     assert claims["sub"] == OTHER
     assert "exp" not in claims
+
+
+def test_the_token_of_a_browser_is_for_the_node_the_server_is_on() -> None:
+    panel = Panel()
+    node = panel.add_node("https://node.invalid:8080")
+    panel.add_server(server_settings(UUID), node)
+    token = panel.console_token(UUID, ["websocket.connect"], user=OTHER, now=1_000_000, nbf=None)
+    claims = jwt.decode(token, node.token, ["HS256"], options={"verify_signature": False})
+    assert len(claims.pop("unique_id")) == 16
+    assert len(claims.pop("jti")) == 32
+    assert claims == {
+        "iss": panel.url,
+        "aud": ["https://node.invalid:8080"],
+        "user_uuid": OTHER,
+        "server_uuid": UUID,
+        "permissions": ["websocket.connect"],
+        "iat": 1_000_000,
+        "exp": 1_000_000 + 600,
+    }
+
+
+def test_another_key_or_node_can_sign_for_a_browser() -> None:
+    panel = Panel()
+    node = panel.add_node("https://node.invalid:8080")
+    other = panel.add_node("https://other.invalid:8080")
+    panel.add_server(server_settings(UUID), node)
+    for token, key in [
+        (panel.console_token(UUID, node=other), other.token),
+        (panel.console_token(UUID, key="k" * 32), "k" * 32),
+    ]:
+        claims = jwt.decode(token, key, ["HS256"], options={"verify_aud": False})
+        assert claims["permissions"] == ["*"]
+
+
+def test_an_eggs_files_name_the_servers_own_values() -> None:
+    def replaced(text: str) -> dict[str, Any]:
+        return {"match": "x", "replace_with": text}
+
+    panel = Panel()
+    node = panel.add_node("https://node.invalid:8080")
+    target = panel.add_node("https://target.invalid:8080", ip="127.0.0.3", port=30003)
+    texts = [
+        "{{server.build.default.ip}}:{{server.build.default.port}}",
+        "{{env.SERVER_PORT}} {{server.build.memory}} {{server.build.env.MODE}} {{env.MODE}}",
+        "{{config.docker.interface}}{{server.nothing}}{{else}}",
+    ]
+    entries = [replaced(text) for text in texts] + [{"match": "y", "replace_with": True}]
+    configs = [{"file": "a.conf", "parser": "file", "replace": entries}]
+    settings = server_settings(UUID, port=25565, environment={"MODE": "hard"})
+    panel.add_server(settings, node, process_configuration(configs=configs))
+
+    def resolved() -> list[Any]:
+        (file,) = panel.describe(node, UUID)["process_configuration"]["configs"]
+        return [entry["replace_with"] for entry in file["replace"]]
+
+    rest = ["{{config.docker.interface}}{{else}}", True]
+    assert resolved() == ["127.0.0.1:25565", "25565 512 hard hard", *rest]
+    panel.open_transfer(UUID, target)
+    panel.finish_transfer(target, UUID, "success")
+    assert resolved() == ["127.0.0.3:30003", "30003 512 hard hard", *rest]
 
 
 def test_synchronous_workers_work_at_once() -> None:

@@ -2,7 +2,7 @@
 
 from wingsd.testing.environment import FakeEnvironment, FakeProcess
 from wingsd.testing.faults import Answer, Drop, Fault, Hang
-from wingsd.testing.panel import Call, Node, Panel
+from wingsd.testing.panel import Call, Node, NodeError, Panel
 from wingsd.testing.settings import process_configuration, server_settings
 from wingsd.testing.workers import SynchronousWorkers
 
@@ -15,6 +15,7 @@ __all__ = [
     "Fault",
     "Hang",
     "Node",
+    "NodeError",
     "Panel",
     "SynchronousWorkers",
     "process_configuration",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import CancelledError, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
@@ -19,7 +19,7 @@ from wingsd.testing.faults import Answer, Drop, Fault, Hang
 from wingsd.testing.settings import Json
 from wingsd.testing.state import Node, Refused, State
 
-__all__ = ["Call", "Listener", "Record"]
+__all__ = ["Call", "Listener", "Moved", "Record"]
 
 _PREFIX = "/api/remote/servers"
 _PER_PAGE = 50
@@ -42,6 +42,8 @@ class Call(NamedTuple):
 
 
 Record = Callable[[Call, dict[str, str]], Fault | None]
+#: What has to be done, before the answer, about a server that has just moved away from a node.
+Moved = Callable[[str, Node], Awaitable[None]]
 
 
 def _page(entries: list[Json], number: int, size: int) -> Json:
@@ -98,10 +100,12 @@ def _ignore_cancel(failure: Failure) -> None:
 class _Api(Resource):
     isLeaf = True
 
-    def __init__(self, state: State, record: Record) -> None:
+    def __init__(self, state: State, record: Record, moved: Moved) -> None:
         super().__init__()
         self._state = state
         self._record = record
+        self._moved = moved
+        self._answering: set[Deferred[None]] = set()
 
     def render(self, request: Any) -> int:
         call = Call(request.method.decode(), request.uri.decode(), _body_of(request))
@@ -109,27 +113,43 @@ class _Api(Resource):
             name.decode().lower(): values[-1].decode()
             for name, values in request.requestHeaders.getAllRawHeaders()
         }
-        answering = ensureDeferred(self._answer(request, call, self._record(call, headers)))
-        # A client that went away while its call hung waits for no answer.
-        request.notifyFinish().addErrback(lambda _: answering.cancel())
+        fault = self._record(call, headers)
+        answering = Deferred.fromCoroutine(self._answer(request, call, fault))
+        self._answering.add(answering)
         answering.addErrback(_ignore_cancel)
+        answering.addBoth(lambda _: self._answering.discard(answering))
         return NOT_DONE_YET
+
+    def cancel(self) -> None:
+        """Answer nothing more."""
+        for answering in list(self._answering):
+            answering.cancel()
 
     async def _answer(self, request: Any, call: Call, fault: Fault | None) -> None:
         if isinstance(fault, Hang):
-            await fault.wait()
+            waiting = fault.wait()
+            # A client that went away while its call hung waits for no answer. Once the call is
+            # being carried out, that goes on without the client, as PHP does.
+            request.notifyFinish().addErrback(lambda _: waiting.cancel())
+            await waiting
         if isinstance(fault, Answer):
-            _send(request, fault)
+            answer: Answer | None = fault
         elif isinstance(fault, Drop):
+            answer = None
             if fault.carried_out:
-                self._carry_out(request, call)
+                await self._carry_out(request, call)
+        else:
+            answer = await self._carry_out(request, call)
+        if request.channel is None:
+            return
+        if answer is None:
             request.channel.forceAbortClient()
         else:
-            _send(request, self._carry_out(request, call))
+            _send(request, answer)
 
-    def _carry_out(self, request: Request, call: Call) -> Answer:
+    async def _carry_out(self, request: Request, call: Call) -> Answer:
         try:
-            return self._route(request, call, self._authenticate(request))
+            return await self._route(request, call, self._authenticate(request))
         except Refused as refused:
             return _error(refused.status, refused.detail)
 
@@ -140,7 +160,7 @@ class _Api(Resource):
             raise Refused(401, "Expected: Authorization: Bearer token_id.token")
         return self._state.node_with(token_id, token)
 
-    def _route(self, request: Request, call: Call, node: Node) -> Answer:
+    async def _route(self, request: Request, call: Call, node: Node) -> Answer:
         path = call.path.partition("?")[0]
         if not path.startswith(_PREFIX):
             raise Refused(404, "There is no such path.")
@@ -156,7 +176,9 @@ class _Api(Resource):
             case "POST", [uuid, "install"]:
                 return self._install(node, uuid, call.body)
             case "POST", [uuid, "transfer", "success" | "failure" as outcome]:
-                self._state.finish_transfer(node, uuid, outcome)
+                source = self._state.finish_transfer(node, uuid, outcome)
+                if source is not None:
+                    await self._moved(uuid, source)
                 return Answer(204)
         raise Refused(404, "There is no such path.")
 
@@ -177,9 +199,10 @@ class _QuietSite(Site):
 class Listener:
     """The Panel's socket and the connections made to it."""
 
-    def __init__(self, reactor: Any, state: State, record: Record) -> None:
+    def __init__(self, reactor: Any, state: State, record: Record, moved: Moved) -> None:
         self._reactor = reactor
-        site: Any = _QuietSite(_Api(state, record))
+        self._api = _Api(state, record, moved)
+        site: Any = _QuietSite(self._api)
         self._factory: Any = WrappingFactory(site)
         site.noisy = self._factory.noisy = False
         self._port: Any = None
@@ -192,6 +215,7 @@ class Listener:
     async def close(self) -> None:
         """Stop listening, cut every connection and wait until they are gone."""
         await self._port.stopListening()
+        self._api.cancel()
         for connection in list(self._factory.protocols):
             connection.transport.abortConnection()
         while self._factory.protocols:

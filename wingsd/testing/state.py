@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from wingsd.testing.eggs import resolved
 from wingsd.testing.settings import Json, process_configuration
 
 __all__ = ["Node", "Refused", "State"]
@@ -22,11 +23,17 @@ class Refused(Exception):
         self.detail = detail
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Node:
-    """One node as the Panel knows it; `ip` and `port` are what it gives to arriving servers."""
+    """One node as the Panel knows it; `ip` and `port` are what it gives to arriving servers.
+
+    A node that is not `reachable` is only a name: it is never told to delete what has moved away.
+    """
 
     address: str
+    reachable: bool = False
+    #: The PEM file of the authority its certificate is from; empty for the system's.
+    ca: str = ""
     token_id: str = attrs.field(factory=lambda: secrets.token_hex(8))
     token: str = attrs.field(factory=lambda: secrets.token_hex(32), repr=False)
     ip: str = "127.0.0.1"
@@ -47,7 +54,7 @@ class _Server:
     def described(self) -> Json:
         return {
             "settings": self.settings,
-            "process_configuration": self.process_configuration,
+            "process_configuration": resolved(self.process_configuration, self.settings),
         }
 
     def move(self, node: Node) -> None:
@@ -83,6 +90,10 @@ class State:
     def open_transfer(self, uuid: str, destination: Node) -> None:
         """Begin to move a server from its node to `destination`."""
         self._servers[uuid].destination = destination
+
+    def close_transfer(self, uuid: str) -> None:
+        """End a transfer that nobody has begun."""
+        self._servers[uuid].destination = None
 
     def node_of(self, uuid: str) -> Node:
         """Return the node that a server is on."""
@@ -131,16 +142,22 @@ class State:
             raise Refused(403, "That server is not this node's.")
         server.installed = successful
 
-    def finish_transfer(self, node: Node, uuid: str, outcome: str) -> None:
-        """Close a transfer; on success the server and its allocation move to the destination."""
+    def finish_transfer(self, node: Node, uuid: str, outcome: str) -> Node | None:
+        """Close a transfer; on success the server and its allocation move to the destination.
+
+        Return the node it moved away from, if it did.
+        """
         server = self._server(uuid)
         if server.destination is None:
             raise Refused(409, "No transfer of that server is open.")
         if not server.seen_by(node) or (outcome == "success" and node != server.destination):
             raise Refused(403, "That transfer is not this node's to report.")
-        if outcome == "success":
-            server.move(node)
+        source = server.node
         server.destination = None
+        if outcome != "success":
+            return None
+        server.move(node)
+        return source
 
     def _server(self, uuid: str) -> _Server:
         if uuid not in self._servers:
