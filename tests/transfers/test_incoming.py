@@ -19,12 +19,14 @@ from wingsd.errors import (
     AlreadyHere,
     ArchiveError,
     BadRequest,
+    Conflict,
     DaemonStopping,
     EnvironmentFailed,
     NotReported,
     PanelRefused,
     PanelUnreachable,
     StorageError,
+    TransferCancelled,
     UnknownServer,
     UploadCutShort,
     WingsdError,
@@ -33,6 +35,7 @@ from wingsd.events import Event, EventBus
 from wingsd.model import Configuration, Settings
 from wingsd.transfers.formdata import UploadForm
 from wingsd.transfers.incoming import IncomingTransfer, Means
+from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.staging import Staging
 
@@ -50,6 +53,25 @@ class World:
         self.owned = [False]
         self.before: dict[str, Callable[[], None]] = {}
         self.waits: dict[str, Deferred[None]] = {}
+        #: Each server that the node knows, and why it is held.
+        self.known: dict[str, str] = {}
+
+    # The node's servers
+
+    def admit(self, configuration: Configuration, hold: str) -> World:
+        self.known[configuration.settings.uuid] = hold
+        return self
+
+    def forget(self, uuid: str) -> None:
+        del self.known[uuid]
+
+    def let_go(self) -> None:
+        self.known[UUID] = ""
+
+    async def sync(self) -> None:
+        self._called("sync")
+
+    # The Panel and the engine
 
     def _called(self, name: str) -> None:
         self.calls.append(name)
@@ -68,9 +90,10 @@ class World:
     async def transfer_succeeded(self, uuid: str) -> None:
         self._called("success")
 
-    async def transfer_failed(self, uuid: str) -> None:
+    async def transfer_failed(self, uuid: str) -> bool:
         self._called("failure")
         await self.waits.get("failure", succeed(None))
+        return True
 
     async def create(self, server: Settings) -> bool:
         self._called("create")
@@ -86,6 +109,7 @@ class Source:
 
     content_type = "multipart/form-data; boundary=x"
     user_agent = ""
+    size = 0
 
     def __init__(
         self, data: bytes = DATA, checksum: str = "", error: WingsdError | None = None
@@ -105,6 +129,12 @@ class Source:
     def stop(self, error: WingsdError) -> None:
         self.stopped.append(error)
 
+    def when_gone(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+
+    def go(self) -> None:
+        self._tell()
+
 
 class House:
     """A receiver with real files and threads between a faked Panel and a faked engine."""
@@ -114,13 +144,15 @@ class House:
         self.staging = Staging(str(self.data), OWNER, durable=True)
         self.staging.prepare()
         self.states: list[str] = []
+        self.lines: list[str] = []
         bus = EventBus()
         bus.subscribe(UUID, self._note)
         self.receiver = Receiver(
             Means(
                 reactor=reactor,
                 panel=self.world,  # type: ignore[arg-type]
-                environment=self.world,
+                environment=self.world,  # type: ignore[arg-type]
+                servers=self.world,  # type: ignore[arg-type]
                 staging=self.staging,
                 bus=bus,
                 owner=OWNER,
@@ -131,12 +163,17 @@ class House:
         )
 
     def _note(self, event: Event) -> None:
-        assert (event.server, event.name) == (UUID, "transfer status")
-        self.states += event.args
+        if event.name == "transfer status":
+            self.states += event.args
+        else:
+            assert event.name == "transfer logs"
+            self.lines += event.args
 
     async def fails(self, kind: type[WingsdError], source: Source | None = None) -> WingsdError:
+        transfer = self.receiver.open(UUID)
         with pytest.raises(kind) as caught:
-            await self.receiver.open(UUID).run(source or Source())
+            await transfer.run(source or Source())
+        await transfer.over
         assert list(self.receiver.servers) == []
         return caught.value
 
@@ -159,8 +196,9 @@ async def test_a_good_upload_goes_through_every_step_in_order(house: House) -> N
     transfer = house.receiver.open(UUID)
     assert list(house.receiver.servers) == [UUID]
     await transfer.run(Source())
-    assert house.world.calls == ["owns", "server", "create", "success"]
-    assert house.states == ["pending", "processing", "success"]
+    assert house.world.calls == ["owns", "server", "create", "success", "sync"]
+    assert house.states == ["pending", "processing", "success", "completed"]
+    assert house.world.known == {UUID: ""}
     assert house.left() == [UUID]
     assert list(house.receiver.servers) == []
 
@@ -222,7 +260,8 @@ async def test_a_bad_upload_is_undone_and_told_once(
 ) -> None:
     await house.fails(kind, source)
     assert house.world.calls == ["owns", "server", "failure"]
-    assert house.states[-1] == "failure"
+    assert house.states[-2:] == ["failure", "failed"]
+    assert house.world.known == {}
     assert house.left() == []
 
 
@@ -230,7 +269,7 @@ async def test_a_bad_upload_is_undone_and_told_once(
 async def test_an_environment_that_fails_takes_the_files_with_it(house: House) -> None:
     house.world.faults["create"] = EnvironmentFailed("no image")
     await house.fails(EnvironmentFailed)
-    assert house.world.calls == ["owns", "server", "create", "failure"]
+    assert house.world.calls == ["owns", "server", "create", "failure", "remove"]
     assert house.left() == []
 
 
@@ -261,7 +300,7 @@ async def test_what_cannot_be_undone_is_logged_and_the_rest_goes_on(
     house.world.faults["create"] = EnvironmentFailed("no image")
     house.world.before["create"] = stick
     await house.fails(EnvironmentFailed)
-    assert house.world.calls[-1] == "failure"
+    assert house.world.calls[-2:] == ["failure", "remove"]
     assert [line for line in logged_errors.lines if "not undone" in line and "stuck" in line]
 
 
@@ -269,10 +308,12 @@ async def test_what_cannot_be_undone_is_logged_and_the_rest_goes_on(
 async def test_the_sender_does_not_wait_for_a_panel_that_is_slow_to_hear(house: House) -> None:
     hanging: Deferred[None] = Deferred()
     house.world.waits["failure"] = hanging
+    transfer = house.receiver.open(UUID)
     with pytest.raises(BadRequest):
-        await house.receiver.open(UUID).run(Source(checksum="0"))
+        await transfer.run(Source(checksum="0"))
     assert list(house.receiver.servers) == [UUID]
     hanging.callback(None)
+    await transfer.over
     assert list(house.receiver.servers) == []
 
 
@@ -290,7 +331,8 @@ async def test_what_was_set_aside_for_a_transfer_that_fails_is_put_back(house: H
 async def test_a_panel_that_cannot_be_told_of_a_failure_changes_nothing(house: House) -> None:
     house.world.faults["failure"] = PanelUnreachable("down", "x")
     await house.fails(BadRequest, Source(checksum="0"))
-    assert house.states[-1] == "failure"
+    assert house.states[-2:] == ["failure", "failed"]
+    assert house.world.known == {}
 
 
 # The Panel does not take the success
@@ -301,8 +343,8 @@ async def test_it_turns_out_that_the_panel_had_heard_it(house: House) -> None:
     house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
     house.world.owned = [False, True]
     await house.receiver.open(UUID).run(Source())
-    assert house.world.calls == ["owns", "server", "create", "success", "owns"]
-    assert (house.states[-1], house.left()) == ("success", [UUID])
+    assert house.world.calls == ["owns", "server", "create", "success", "owns", "sync"]
+    assert (house.states[-1], house.left()) == ("completed", [UUID])
 
 
 @pytest.mark.parametrize("code", [404, 409])
@@ -374,7 +416,7 @@ async def test_before_the_archive_nothing_is_received_any_more(house: House) -> 
 async def test_after_the_verification_it_goes_on(house: House) -> None:
     source = Source()
     await give_up_at(house, "create").run(source)
-    assert house.world.calls[-1] == "success"
+    assert house.world.calls[-2:] == ["success", "sync"]
     assert source.stopped == []
 
 
@@ -417,7 +459,8 @@ async def test_an_engine_that_hangs_is_given_up_at_the_very_end(house: House) ->
     house.receiver.abandon()
     with pytest.raises(DaemonStopping):
         await outcome
-    assert house.world.calls[-1] == "failure"
+    await transfer.over
+    assert house.world.calls[-2:] == ["failure", "remove"]
     assert house.left() == []
 
 
@@ -430,3 +473,87 @@ def test_one_server_has_one_transfer(house: House) -> None:
     house.receiver.open(UUID)
     with pytest.raises(AlreadyHere, match="already being received"):
         house.receiver.open(UUID)
+
+
+# Cancelling, and a sender that goes
+
+
+@pytest.mark.parametrize("call", ["server", "create"])
+@pytest_twisted.ensureDeferred
+async def test_a_cancelled_transfer_leaves_nothing_and_is_told_once(
+    house: House, call: str
+) -> None:
+    house.world.before[call] = lambda: house.receiver.cancel(UUID)
+    if call == "create":
+        house.world.waits["create"] = Deferred()
+        house.world.before[call] = lambda: reactor.callLater(0, house.receiver.cancel, UUID)
+    await house.fails(TransferCancelled)
+    assert house.world.calls.count("failure") == 1
+    assert (house.world.known, house.left()) == ({}, [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_success_may_have_been_told_there_is_no_cancel(house: House) -> None:
+    refused: list[Conflict] = []
+
+    def cancel() -> None:
+        with pytest.raises(Conflict) as caught:
+            house.receiver.cancel(UUID)
+        refused.append(caught.value)
+
+    house.world.before["success"] = cancel
+    await house.receiver.open(UUID).run(Source())
+    assert refused[0].message == "Server is not currently being transferred."
+    assert house.states[-1] == "completed"
+
+
+def test_what_is_not_received_cannot_be_cancelled(house: House) -> None:
+    with pytest.raises(Conflict):
+        house.receiver.cancel(UUID)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_is_deleted_is_received_no_further(house: House) -> None:
+    await house.receiver.release(UUID)
+    released: list[Deferred[None]] = []
+    house.world.waits["create"] = Deferred()
+
+    def release() -> None:
+        released.append(Deferred.fromCoroutine(house.receiver.release(UUID)))
+
+    house.world.before["create"] = lambda: reactor.callLater(0, release)
+    await house.fails(TransferCancelled)
+    await released[0]
+    assert (house.world.known, house.left()) == ({}, [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sender_that_goes_before_its_answer_keeps_its_server(house: House) -> None:
+    source = Source()
+    house.world.waits["create"] = Deferred()
+    house.world.before["create"] = lambda: reactor.callLater(0, source.go)
+    await house.fails(UploadCutShort, source)
+    assert house.world.calls[-2:] == ["failure", "remove"]
+    assert house.left() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sender_that_goes_once_success_may_be_told_changes_nothing(house: House) -> None:
+    source = Source()
+    house.world.before["success"] = source.go
+    await house.receiver.open(UUID).run(source)
+    assert (house.states[-1], house.left()) == ("completed", [UUID])
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_console_tells_what_goes_on(house: House) -> None:
+    await house.receiver.open(UUID).run(Source())
+    said = [line.partition("[Destination Node]:\x1b[0m ")[2] for line in house.lines]
+    assert said == [step.words for step in ReceiveStep if step is not ReceiveStep.FAILED]
+
+
+@pytest_twisted.ensureDeferred
+async def test_new_settings_that_are_not_to_be_had_do_not_undo_it(house: House) -> None:
+    house.world.faults["sync"] = PanelUnreachable("down", "x")
+    await house.receiver.open(UUID).run(Source())
+    assert (house.states[-1], house.left()) == ("completed", [UUID])

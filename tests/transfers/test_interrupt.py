@@ -24,7 +24,7 @@ async def test_a_failure_comes_out_as_it_is() -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_wait_ends_with_the_reason_and_its_work_is_cancelled() -> None:
     chain, cancelled = Interruptible(), []  # type: Interruptible, list[object]
-    waiting = Deferred.fromCoroutine(chain.wait(Deferred(cancelled.append)))
+    waiting: Deferred[None] = Deferred.fromCoroutine(chain.wait(Deferred(cancelled.append)))
     chain.interrupt(TransferCancelled())
     with pytest.raises(TransferCancelled):
         await waiting

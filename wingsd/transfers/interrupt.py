@@ -33,11 +33,9 @@ class Interruptible:
 
     async def wait(self, waiting: Deferred[T]) -> T:
         """Wait, but no longer than until the interruption; what is waited for is cancelled."""
-        if self.reason is not None:
-            waiting.addErrback(lambda _: None)
-            waiting.cancel()
-        self.check()
         self._waiting = waiting
+        if self.reason is not None:
+            waiting.cancel()
         try:
             return await waiting
         except CancelledError:
