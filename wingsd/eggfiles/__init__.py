@@ -1,0 +1,9 @@
+"""The egg's configuration files, rewritten in a server's directory before every start.
+
+This is how `server.properties` learns the port that the Panel gave it. One module for each form of
+file turns text into text and keeps comments and order; `rewriting` alone touches the disk.
+"""
+
+from wingsd.eggfiles.rewriting import rewrite
+
+__all__ = ["rewrite"]

@@ -1,0 +1,127 @@
+"""Ini files, edited line by line: what is not changed stays as it is, to the last blank.
+
+The libraries for ini files each know one dialect. Games have many: keys above the first section,
+the same section or key twice (Unreal Engine's lists), `;` and `#`, values full of quotes and
+commas. All they share is sections and keys, one on a line, and no more is assumed here.
+"""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+
+from wingsd.eggfiles.changes import Change
+from wingsd.eggfiles.refused import Refused
+
+__all__ = ["IniFile"]
+
+_HEADER = re.compile(r"\s*\[([^\]]+)\]")
+_ENTRY = re.compile(r"\s*[^\s;#\[=][^=]*?(\s*=[ \t]*)")
+_VALUE = re.compile(r'(?P<value>"[^"]*"|.*?)(?P<comment>\s+[;#]\s.*)?')
+_QUOTED = re.compile(r'"([^"]*)"')
+_LINE_BREAK = re.compile(r"[\r\n]")
+
+
+@attrs.frozen
+class _Place:
+    """Where a key stands, and where one can be added to its section (None: no such section)."""
+
+    lines: list[int]
+    end: int | None
+
+
+class IniFile:
+    """Sections and keys. A key that stands twice in its section is changed twice.
+
+    Quotes around a value stay around the new one. A comment behind a value moves to a line of its
+    own above it.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._lines = source.split("\n")
+
+    def apply(self, change: Change) -> None:
+        """Set `section.key`, or a key above all sections, and add what is missing.
+
+        Raises Refused for names and values that an ini file cannot hold.
+        """
+        section, key = _address(change.match)
+        entry = re.compile(rf"(?P<head>\s*{re.escape(key)}\s*[=:][ \t]*)(?P<rest>.*)", re.DOTALL)
+        place = self._find(section, entry)
+        for number in reversed(place.lines):
+            self._change(number, entry, change)
+        if not place.lines and (new := _one_line(change.text_outcome(None))) is not None:
+            self._add(place.end, section, key + self._separator() + new)
+
+    def text(self) -> str:
+        """Return the lines."""
+        return "\n".join(self._lines)
+
+    def _find(self, section: str, entry: re.Pattern[str]) -> _Place:
+        here, found = "", []
+        end = None if section else 0
+        for number, line in enumerate(self._lines):
+            if header := _HEADER.match(line):
+                here = header[1].strip()
+            elif here == section and entry.match(line):
+                found.append(number)
+            if here == section and (header or _ENTRY.match(line)):
+                end = number + 1
+        return _Place(found, end)
+
+    def _change(self, number: int, entry: re.Pattern[str], change: Change) -> None:
+        parsed = entry.fullmatch(self._lines[number])
+        value = _VALUE.fullmatch(parsed["rest"]) if parsed else None
+        if parsed is None or value is None:
+            return
+        rest, comment = parsed["rest"], value["comment"]
+        if rest == change.text and not change.conditional:
+            return
+        quoted = _QUOTED.fullmatch(value["value"])
+        found = quoted[1] if quoted else value["value"]
+        new = _one_line(change.text_outcome(found))
+        if new is None or new == found:
+            return
+        if quoted and not new.startswith('"'):
+            new = f'"{new}"'
+        self._lines[number] = parsed["head"] + new
+        if comment:
+            self._lines.insert(number, comment.strip())
+
+    def _separator(self) -> str:
+        """Return the `=` with the blanks that the file has around it."""
+        entry = next(filter(None, map(_ENTRY.match, self._lines)), None)
+        return " = " if entry and entry[1].strip("=") else "="
+
+    def _add(self, end: int | None, section: str, line: str) -> None:
+        if end is not None:
+            self._lines.insert(end, line)
+            if end == len(self._lines) - 1:
+                self._lines.append("")
+            return
+        while self._lines and not self._lines[-1].strip():
+            self._lines.pop()
+        gap = [""] if self._lines else []
+        self._lines += [*gap, f"[{section}]", line, ""]
+
+
+def _address(match: str) -> tuple[str, str]:
+    """Return section ("" for none) and key: parted by the first dot that is not in brackets."""
+    section, key, depth = "", match, 0
+    for index, character in enumerate(match):
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if character == "." and depth <= 0:
+            section, key = match[:index].replace("[", "").replace("]", ""), match[index + 1 :]
+            break
+    if key.startswith("[") and key.endswith("]"):
+        key = key[1:-1]
+    if not key.strip() or key != key.strip() or "=" in key or _LINE_BREAK.search(match):
+        raise Refused("an ini file cannot hold a key of that name")
+    return section.strip(), key
+
+
+def _one_line(value: str | None) -> str | None:
+    if value is not None and _LINE_BREAK.search(value):
+        raise Refused("the value has a line break, which an ini file cannot hold")
+    return value

@@ -1,0 +1,139 @@
+"""Changes in nested maps and lists, whichever library read them: JSON, YAML, TOML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, MutableMapping, MutableSequence
+from typing import Any
+
+from wingsd.archive.policy import display
+from wingsd.eggfiles.changes import Change
+from wingsd.eggfiles.paths import ALL, Step, steps
+from wingsd.eggfiles.refused import Refused
+from wingsd.eggfiles.scalars import Scalar, text_of
+
+__all__ = ["NestedFile"]
+
+_CONTAINER = (MutableMapping, MutableSequence)
+
+
+class NestedFile:
+    """Nested data below `root`; `changed` tells whether anything became different.
+
+    A subclass knows its library's scalars: `plain` and `scalar` turn them into Python's and back.
+    """
+
+    def __init__(self, root: object, source: str) -> None:
+        if not isinstance(root, _CONTAINER):
+            raise Refused("it holds neither keys nor a list")
+        self.root: Any = root
+        self.source = source
+        self.changed = False
+
+    def plain(self, found: object) -> object:
+        """Return what was found as a plain str, bool, int or float, or as it is."""
+        return found
+
+    def scalar(self, new: Scalar, found: object) -> object:
+        """Return the value to put in the place of `found`."""
+        return new
+
+    def dump(self) -> str:
+        """Return the text of the changed data."""
+        raise NotImplementedError
+
+    def text(self) -> str:
+        """Return the file's text, the source itself where nothing was changed."""
+        return self.dump() if self.changed else self.source
+
+    def apply(self, change: Change) -> None:
+        """Set the value at the path `change.match`, making what is missing on the way.
+
+        Below a wildcard only children that exist, and are maps or lists themselves, take part. An
+        element can be added to a list only as its first. Raises Refused where the path leads
+        through a single value or beyond a list's end.
+        """
+        self._descend(self.root, steps(change.match), change)
+
+    def _descend(self, node: Any, path: list[Step], change: Change) -> None:
+        step, rest = path[0], path[1:]
+        if step is not ALL:
+            self._at(node, _key(node, step), rest, change)
+            return
+        refused: Refused | None = None
+        for key in _keys(node):
+            try:
+                if not rest or isinstance(node[key], _CONTAINER):
+                    self._at(node, key, rest, change)
+            except Refused as error:
+                refused = error
+        if refused is not None:
+            raise refused
+
+    def _at(self, node: Any, key: Any, rest: list[Step], change: Change) -> None:
+        found = _get(node, key)
+        if rest and self.plain(found) is not None:
+            if not isinstance(found, _CONTAINER):
+                raise Refused(f"{_shown(key)} is a single value, nothing can be below it")
+            self._descend(found, rest, change)
+            return
+        new = change.outcome(self.plain(found))
+        if new is None or ALL in rest:
+            return
+        if rest:
+            self._put(node, key, _built(rest, self.scalar(new, None)))
+        elif not _same(new, self.plain(found)):
+            self._put(node, key, self.scalar(new, found))
+
+    def _put(self, node: Any, key: Any, value: object) -> None:
+        if isinstance(node, MutableSequence) and key == len(node):
+            node.append(value)
+        else:
+            node[key] = value
+        self.changed = True
+
+
+def _keys(node: Any) -> Iterable[Any]:
+    return range(len(node)) if isinstance(node, MutableSequence) else list(node)
+
+
+def _key(node: Any, step: Step) -> Any:
+    """Return the key or index that `node` itself knows `step` by."""
+    if isinstance(node, MutableSequence):
+        index = int(step) if isinstance(step, str) and step.isdecimal() else step
+        if not isinstance(index, int):
+            raise Refused(f"a list stands where {_shown(step)} should be")
+        if index >= max(len(node), 1):
+            raise Refused(f"the list has {len(node)} entries, none with the index {index}")
+        return index
+    if isinstance(step, int):
+        raise Refused(f"keys stand where a list with the index {step} should be")
+    if step in node:
+        return step
+    # YAML's keys may be numbers or booleans
+    return next((key for key in node if text_of(key) == step), step)
+
+
+def _get(node: Any, key: Any) -> Any:
+    if isinstance(node, MutableSequence):
+        return node[key] if key < len(node) else None
+    return node.get(key)
+
+
+def _built(rest: list[Step], value: object) -> object:
+    """Return `value` inside of the maps and lists that are missing on the way to it."""
+    for step in reversed(rest):
+        if step == 0 and isinstance(step, int):
+            value = [value]
+        elif isinstance(step, int):
+            raise Refused(f"there is no list that has the index {step}")
+        else:
+            value = {step: value}
+    return value
+
+
+def _same(new: Scalar, found: object) -> bool:
+    return type(new) is type(found) and new == found
+
+
+def _shown(key: object) -> str:
+    return display(str(key).encode("utf-8", "backslashreplace"))

@@ -1,0 +1,36 @@
+"""TOML files: comments, order and layout are kept by tomlkit."""
+
+from __future__ import annotations
+
+import tomllib
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import Item
+
+from wingsd.eggfiles.nested import NestedFile
+from wingsd.eggfiles.refused import Refused
+
+__all__ = ["TomlFile"]
+
+
+class TomlFile(NestedFile):
+    """A TOML file. Raises Refused for what is no TOML."""
+
+    def __init__(self, source: str) -> None:
+        try:
+            root = tomlkit.parse(source)
+        except (TOMLKitError, ValueError) as error:
+            raise Refused(f"it is not TOML: {error}") from error
+        super().__init__(root, source)
+
+    def plain(self, found: object) -> object:
+        """Return the value without its layout."""
+        return found.unwrap() if isinstance(found, Item) else found
+
+    def dump(self) -> str:
+        """Return the text, which must say what was meant: tables out of order are delicate."""
+        text = self.root.as_string()
+        if tomllib.loads(text) != self.root.unwrap():
+            raise Refused("it could not be written as TOML that reads as it should")
+        return str(text)
