@@ -79,9 +79,8 @@ class Members:
                     self._other(listing.fd, name, prefix + name)
 
     def _directory_header(self, listing: Listing) -> bytes:
-        name = listing.prefix or b"./"
         self.counts[Kind.DIRECTORY] += 1
-        return self._header(name, pax.DIRECTORY, listing.stat)
+        return self._header(b"/".join(listing.path) or b".", pax.DIRECTORY, listing.stat)
 
     def _file(self, parent: int, leaf: bytes, name: bytes) -> Iterator[bytes]:
         try:
@@ -178,6 +177,8 @@ class Members:
         mode, stripped = member_mode(found.st_mode)
         if stripped:
             self._tell(f"{display(name)} is sent without its set-user-id or set-group-id bit")
+        if typeflag == pax.DIRECTORY:
+            name += b"/"
         return pax.member_header(name, typeflag, mode, size, found.st_mtime_ns)
 
     def _not_there(self, name: bytes, error: OSError) -> None:

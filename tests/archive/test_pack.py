@@ -1,0 +1,321 @@
+"""Whole trees, packed: as every reader takes them out again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import socket
+import stat
+import tarfile
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.archives import odd_tree, run, seen, sparse_file
+from tests.packing import packed, unpacked
+from wingsd.archive import Compression, measure, pack
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("source") / "tree"
+    root.mkdir()
+    odd_tree(root)
+    return root
+
+
+@pytest.mark.parametrize("compression", Compression)
+@pytest.mark.parametrize("threads", [False, True])
+def test_our_own_extractor_takes_everything_back(
+    tree: Path, tmp_path: Path, compression: Compression, threads: bool
+) -> None:
+    sent = packed(tree, compression=compression, threads=threads)
+    done = unpacked(sent, tmp_path / "out")
+    assert seen(tmp_path / "out", owner=False) == seen(tree, owner=False)
+    assert sent.notes == []
+    assert sent.packed is not None
+    assert sent.packed.sha256 == done.sha256 == hashlib.sha256(sent.archive).hexdigest()
+    assert sent.packed.archive_bytes == done.archive_bytes == len(sent.archive)
+    assert sent.packed.packed_bytes == done.unpacked_bytes == measure(str(tree))
+    assert sent.packed.file_count == done.file_count
+    assert sent.packed.directory_count == done.directory_count == 8
+    assert (sent.packed.symlink_count, sent.packed.hard_link_count) == (4, 1)
+    assert sent.packed.skipped_count == 0
+
+
+READERS = {
+    "gnu": "tar -xzpf - --same-permissions --delay-directory-restore",
+    "bsd": "bsdtar -xzpf -",
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("compression", Compression)
+def test_other_tools_take_everything_out(
+    tree: Path, tmp_path: Path, reader: str, compression: Compression
+) -> None:
+    sent = packed(tree, compression=compression)
+    out = tmp_path / "out"
+    out.mkdir()
+    run(*READERS[reader].split(), cwd=out, data=bytes(sent.archive))
+    found, expected = seen(out, owner=False), seen(tree, owner=False)
+    if reader == "bsd":  # it leaves the directory it works in as it is, its own archives' as well
+        del found[b""], expected[b""]
+    assert found == expected
+    run("gzip", "-t", data=bytes(sent.archive))
+
+
+def test_the_standard_library_reads_it(tree: Path) -> None:
+    sent = packed(tree)
+    with tarfile.open(fileobj=io.BytesIO(sent.archive), encoding="utf-8") as archive:
+        members = archive.getmembers()
+        contents = {m.name: archive.extractfile(m) for m in members if m.isfile()}
+        assert {m.name for m in members if m.isdir()} >= {".", "a", "empty", "sp ace"}
+        assert {m.name for m in members if m.islnk()} == {"a/plain"}
+        assert {(m.uid, m.gid, m.uname, m.gname) for m in members} == {(0, 0, "", "")}
+        for name, file in contents.items():
+            assert file is not None
+            assert file.read() == (tree / name).read_bytes()
+    assert len(contents) == 13
+
+
+def test_the_same_tree_makes_the_same_archive(tree: Path, tmp_path: Path) -> None:
+    first = packed(tree)
+    unpacked(first, tmp_path / "copy")
+    again = packed(tmp_path / "copy", threads=True)
+    assert again.archive == first.archive
+
+
+def test_an_empty_directory_is_a_whole_tree(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir(mode=0o751)
+    os.utime(tmp_path / "t", ns=(1, 1_600_000_000_000_000_007))
+    sent = packed(tmp_path / "t")
+    unpacked(sent, tmp_path / "out")
+    found = (tmp_path / "out").stat()
+    assert found.st_mtime_ns == 1_600_000_000_000_000_007
+    assert stat.S_IMODE(found.st_mode) == 0o751
+    assert sent.progress[-1] == 0
+
+
+def test_set_id_bits_stay_and_the_rest_of_a_mode_goes(tmp_path: Path) -> None:
+    (tmp_path / "t/shared").mkdir(parents=True)
+    (tmp_path / "t/f").touch()
+    (tmp_path / "t/f").chmod(0o4755)
+    (tmp_path / "t/shared").chmod(0o3777)
+    sent = packed(tmp_path / "t")
+    unpacked(sent, tmp_path / "out")
+    assert stat.S_IMODE((tmp_path / "out/f").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "out/shared").stat().st_mode) == 0o1777
+    what = "is sent without its set-user-id or set-group-id bit"
+    assert sent.notes == [f'"f" {what}', f'"shared" {what}']
+
+
+def test_sockets_and_fifos_are_left_out(tmp_path: Path) -> None:
+    top = tmp_path / "t"
+    (top / "d").mkdir(parents=True)
+    os.mkfifo(top / "d/pipe")
+    with closing(socket.socket(socket.AF_UNIX)) as sock:
+        sock.bind(str(top / "sock"))
+    sent = packed(top)
+    unpacked(sent, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "out")) == ["d"]
+    assert sent.notes == [
+        '"sock" is left out: it is a socket',
+        '"d/pipe" is left out: it is a FIFO',
+    ]
+    assert sent.packed is not None
+    assert sent.packed.skipped_count == 2
+
+
+def test_sparse_files_go_as_plain_data(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    sparse_file(tmp_path / "t/f")
+    sent = packed(tmp_path / "t", compression=Compression.BEST_SPEED)
+    unpacked(sent, tmp_path / "out")
+    assert seen(tmp_path / "out", owner=False) == seen(tmp_path / "t", owner=False)
+    assert len(sent.archive) < 1 << 20
+
+
+def test_hard_links_across_directories_and_out_of_the_tree(tmp_path: Path) -> None:
+    top = tmp_path / "t"
+    (top / "a").mkdir(parents=True)
+    (top / "b").mkdir()
+    (top / "a/f").write_bytes(b"one")
+    (top / "b/alone").write_bytes(b"two")
+    (top / "s").symlink_to("a/f")
+    os.link(top / "a/f", top / "b/g")
+    os.link(top / "b/alone", tmp_path / "elsewhere")
+    os.link(top / "s", top / "b/t", follow_symlinks=False)
+    sent = packed(top)
+    unpacked(sent, tmp_path / "out")
+    assert seen(tmp_path / "out", owner=False) == seen(top, owner=False)
+    assert (tmp_path / "out/a/f").samefile(tmp_path / "out/b/g")
+    assert sent.packed is not None
+    assert (sent.packed.hard_link_count, sent.packed.symlink_count) == (2, 1)
+
+
+def test_without_links_everything_is_a_file(tmp_path: Path) -> None:
+    top, out = tmp_path / "t", tmp_path / "out"
+    (top / "libraries").mkdir(parents=True)
+    (top / "libraries/args.txt").write_bytes(b"-jar server.jar")
+    (top / "libraries/args.txt").chmod(0o640)
+    os.utime(top / "libraries/args.txt", ns=(1, 1_650_000_000_123_456_789))
+    os.link(top / "libraries/args.txt", top / "hard")
+    (top / "user_args.txt").symlink_to("libraries/args.txt")
+    (top / "inside").symlink_to("/home/container/user_args.txt")
+    (top / "libs").symlink_to("libraries")
+    (top / "gone").symlink_to("missing.jar")
+    (top / "loop").symlink_to("loop")
+    (top / "passwd").symlink_to("/etc/passwd")
+    sent = packed(top, links=False)
+    done = unpacked(sent, out)
+    for name in ("libraries/args.txt", "hard", "user_args.txt", "inside"):
+        found = (out / name).lstat()
+        assert stat.S_ISREG(found.st_mode)
+        assert (stat.S_IMODE(found.st_mode), found.st_nlink) == (0o640, 1)
+        assert found.st_mtime_ns == 1_650_000_000_123_456_789
+        assert (out / name).read_bytes() == b"-jar server.jar"
+    assert set(os.listdir(out)) == {"libraries", "hard", "user_args.txt", "inside"}
+    assert sent.notes == [
+        '"gone" is left out: it is a symlink to "missing.jar", which is not there',
+        '"libs" is left out: it is a symlink to a directory, and the other node takes none',
+        '"loop" is left out: it is a symlink that leads in a circle',
+        '"passwd" is left out: it is a symlink to "/etc/passwd", outside the server\'s directory',
+    ]
+    assert (done.file_count, done.symlink_count, done.hard_link_count) == (4, 0, 0)
+    assert sent.packed is not None
+    assert (sent.packed.file_count, sent.packed.skipped_count) == (4, 4)
+    assert sent.packed.packed_bytes == 4 * 15
+    assert measure(str(top)) == 15
+
+
+def test_progress_is_told_often_and_ends_at_the_whole(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t/zeros").write_bytes(bytes(9 << 20))
+    for n in range(3000):
+        (tmp_path / "t" / f"{n}.json").write_bytes(b"{}" * 400)
+    sent = packed(tmp_path / "t", compression=Compression.BEST_SPEED)
+    steps = [b - a for a, b in zip([0, *sent.progress], sent.progress, strict=False)]
+    assert 0 <= min(steps) <= max(steps) <= (1 << 20) + (120 << 10)
+    assert sent.progress[-1] == measure(str(tmp_path / "t"))
+    assert len(sent.progress) < 60
+
+
+def test_the_caller_is_called_in_its_own_thread(tree: Path) -> None:
+    callers = set()
+
+    def called(_: object) -> None:
+        callers.add(threading.current_thread())
+
+    pack(
+        str(tree),
+        called,
+        links=False,
+        compression=Compression.BEST_SPEED,
+        note=called,
+        progress=called,
+    )
+    assert callers == {threading.current_thread()}
+
+
+def test_a_tree_300_deep(tmp_path: Path) -> None:
+    deep = tmp_path / "t" / "/".join(["d"] * 300)
+    deep.mkdir(parents=True)
+    (deep / "f").write_bytes(b"bottom")
+    (deep / "s").symlink_to("../" * 300 + "top")
+    (tmp_path / "t/top").write_bytes(b"top")
+    out = tmp_path / "out"
+    out.mkdir()
+    open_before = len(os.listdir("/proc/self/fd"))
+    open_most = 0
+
+    def look(_: int) -> None:
+        nonlocal open_most
+        open_most = max(open_most, len(os.listdir("/proc/self/fd")))
+
+    sent = packed(tmp_path / "t", links=False, meanwhile=look)
+    assert open_most - open_before < 140
+    run("tar", "-xzf", "-", cwd=out, data=bytes(sent.archive))
+    assert (out / "/".join(["d"] * 300) / "f").read_bytes() == b"bottom"
+    assert (out / "/".join(["d"] * 300) / "s").read_bytes() == b"top"
+
+
+def test_names_with_anything_in_them(tmp_path: Path) -> None:
+    top = os.fsencode(tmp_path / "t")
+    os.mkdir(top)
+    names = [b"new\nline", b"\xff\xfe", b"30 mtime=1.0\n", b" ", b"-rf", b"\x1b[31m", b"a\\b"]
+    names += [b"x" * 255, "é".encode() * 127, b"...", b"tab\t", b"*", b"{server}"]
+    for name in names:
+        with open(os.path.join(top, name), "wb") as file:
+            file.write(name)
+    sent = packed(tmp_path / "t")
+    unpacked(sent, tmp_path / "out")
+    assert seen(tmp_path / "out", owner=False) == seen(tmp_path / "t", owner=False)
+    (tmp_path / "gnu").mkdir()
+    run("tar", "-xzf", "-", cwd=tmp_path / "gnu", data=bytes(sent.archive))
+    assert seen(tmp_path / "gnu", owner=False) == seen(tmp_path / "t", owner=False)
+
+
+leaf = st.one_of(
+    st.binary(min_size=1, max_size=12),
+    st.text("aé\n. ", min_size=1, max_size=100).map(str.encode),
+).filter(lambda name: name not in (b".", b"..") and not {0, 47} & set(name) and len(name) <= 255)
+where = st.integers(0, 10**6)
+when = st.integers(-(2**31) * 10**9, 2**33 * 10**9)
+mode = st.integers(0, 0o1777)
+step = st.one_of(
+    st.tuples(st.just("file"), where, leaf, mode, when, st.binary(max_size=1200)),
+    st.tuples(st.just("directory"), where, leaf, mode, when, st.just(b"")),
+    st.tuples(st.just("symlink"), where, leaf, st.just(0), when, leaf),
+    st.tuples(st.just("hard link"), where, leaf, st.just(0), when, st.just(b"")),
+)
+
+
+def grow(root: bytes, steps: list[tuple[str, int, bytes, int, int, bytes]]) -> None:
+    """Make a tree, each step somewhere in what the steps before made."""
+    directories, files = [root], []
+    dressed: list[tuple[bytes, int, int]] = []
+    for kind, number, name, mode_, mtime, data in steps:
+        path = os.path.join(directories[number % len(directories)], name)
+        if os.path.lexists(path):
+            continue
+        if kind == "file":
+            with open(path, "wb") as file:
+                file.write(data)
+            files.append(path)
+        elif kind == "directory":
+            os.mkdir(path)
+            directories.append(path)
+        elif kind == "symlink":
+            os.symlink(data, path)
+        elif files:
+            os.link(files[number % len(files)], path)
+            continue
+        else:
+            continue
+        dressed.append((path, mode_, mtime))
+    for path, mode_, mtime in reversed(dressed):
+        if not os.path.islink(path):
+            os.chmod(path, mode_)
+        os.utime(path, ns=(mtime, mtime), follow_symlinks=False)
+
+
+@settings(max_examples=60)
+@given(st.lists(step, max_size=14))
+def test_any_tree_comes_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[str, int, bytes, int, int, bytes]],
+) -> None:
+    place = tmp_path_factory.mktemp("any")
+    (place / "t").mkdir()
+    grow(os.fsencode(place / "t"), steps)
+    sent = packed(place / "t", compression=Compression.BEST_SPEED)
+    unpacked(sent, place / "out")
+    assert seen(place / "out", owner=False) == seen(place / "t", owner=False)
+    assert sent.progress[-1] == measure(str(place / "t"))
+    assert sent.notes == []
