@@ -18,6 +18,8 @@ PURE = [
     "archive.headers",
     "archive.notes",
     "archive.pax",
+    "archive.notes",
+    "archive.pax",
     "archive.policy",
     "archive.tar",
     "config",
