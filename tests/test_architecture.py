@@ -18,8 +18,6 @@ PURE = [
     "archive.headers",
     "archive.notes",
     "archive.pax",
-    "archive.notes",
-    "archive.pax",
     "archive.policy",
     "archive.tar",
     "config",
