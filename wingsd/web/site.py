@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.iweb import IRequest
@@ -17,11 +18,27 @@ from twisted.web.server import Site
 from wingsd.web.answers import error_json
 from wingsd.web.request import StreamingRequest
 
-__all__ = ["NodeSite", "NotFound"]
+__all__ = ["NodeSite", "NotFound", "Upgraded"]
 
 #: Seconds a peer has to close its side of a connection that was closed here. Over TLS it could
 #: keep it open for ever otherwise.
 CLOSE_WITHIN = 10
+
+
+class Upgraded(Protocol):
+    """What speaks on a connection that is HTTP no longer: a Twisted protocol that can part."""
+
+    def makeConnection(self, transport: Any) -> None:
+        """Begin; `transport` is the channel."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what has arrived."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The connection is gone."""
+
+    def go_away(self) -> None:
+        """The daemon ends: close the connection in your own way."""
 
 
 class _Channel(HTTPChannel):
@@ -30,6 +47,7 @@ class _Channel(HTTPChannel):
     site: NodeSite
     transport: Any
     _abort: IDelayedCall | None = None
+    _upgraded: Upgraded | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -37,10 +55,40 @@ class _Channel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
+        if self._upgraded is not None:
+            self._upgraded.connectionLost(reason)
         if self._abort is not None and self._abort.active():
             self._abort.cancel()
         self.site.connections.discard(self)
         self.site.lost_one()
+
+    def upgrade(self, protocol: Upgraded, opening: bytes) -> None:
+        """Hand the connection over for good: `protocol` gets `opening`, then all that arrives.
+
+        Such a connection is never idle. A protocol that wants to know how fast the client reads
+        registers itself as the channel's producer.
+        """
+        # The client may have sent more with its request than that.
+        early = [*self._dataBuffer, self.clearLineBuffer()]
+        self._dataBuffer = []
+        self._upgraded = protocol
+        protocol.makeConnection(self)
+        for data in filter(None, [opening, *early]):
+            protocol.dataReceived(data)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what has arrived."""
+        if self._upgraded is None:
+            super().dataReceived(data)
+        else:
+            self._upgraded.dataReceived(data)
+
+    def wind_up(self) -> None:
+        """Close the connection if it is idle or does not end by itself."""
+        if self._upgraded is not None:
+            self._upgraded.go_away()
+        elif not self.requests:
+            self.loseConnection()
 
     def loseConnection(self) -> None:
         """Close the connection; a peer that does not close its side in time is cut off."""
@@ -59,13 +107,14 @@ class _Channel(HTTPChannel):
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """A header line is longer than twisted.web takes."""
-        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "a header line is too long")
+        self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "a header line is too long")
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """What twisted.web calls for a request it cannot read."""
-        self._refuse(HTTPStatus.BAD_REQUEST, "this is not a valid HTTP request")
+        self.refuse(HTTPStatus.BAD_REQUEST, "this is not a valid HTTP request")
 
-    def _refuse(self, status: HTTPStatus, message: str) -> None:
+    def refuse(self, status: HTTPStatus, message: str) -> None:
+        """Answer what is no request that could be answered, and close the connection."""
         # Nothing of it may be taken for anything, now or later.
         for method in ("dataReceived", "lineReceived", "rawDataReceived"):
             setattr(self, method, _ignore)
@@ -95,6 +144,7 @@ class NodeSite(Site):
     requestFactory = StreamingRequest
     displayTracebacks = False
     noisy = False
+    _log = Logger()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -107,18 +157,27 @@ class NodeSite(Site):
         return [b"http/1.1"]
 
     def drain(self, within: float) -> Deferred[None]:
-        """Close idle connections, and after `within` seconds all others, if they are not closed.
+        """Close idle and upgraded connections, and after `within` seconds whatever is left.
 
         The Deferred fires when there are none left.
         """
         for channel in tuple(self.connections):
-            if not channel.requests:
-                channel.loseConnection()
+            channel.wind_up()
         if not self.connections:
             return succeed(None)
         self.reactor.callLater(within, self._abort_all)
         self._drained = Deferred()
         return self._drained
+
+    def log(self, request: Any) -> None:
+        """Note an answered request; without query and headers, which may hold secrets."""
+        self._log.debug(
+            "{peer}: {method} {path}: {status}",
+            peer=request.getClientAddress().host,
+            method=request.method.decode("latin-1"),
+            path=request.path.decode("latin-1"),
+            status=request.code,
+        )
 
     def _abort_all(self) -> None:
         for channel in tuple(self.connections):
