@@ -1,0 +1,6 @@
+"""The servers of this node and their lives: what they are, what they do, and who they are.
+
+Rules: `states`, `stopping`, `donelines`, `console`, `throttle`. On the reactor: a `run` of a
+program, the `life` it is a part of, the `power` over it, the `server` that has all of this, and
+the `registry` of all servers.
+"""

@@ -1,0 +1,107 @@
+"""The servers' directories: made, and deleted so that a crash in between leaves no half of one.
+
+What is to be deleted is first moved, by one rename, below a directory of its own beside the
+servers' (`.deleting-UUID-...`). That is found and finished when the node starts anew. Blocking:
+run it in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+
+from wingsd.diskadvice import disk_advice
+from wingsd.errors import StorageError
+
+__all__ = ["Directories"]
+
+_PREFIX = ".deleting-"
+_DELETING = re.compile(re.escape(_PREFIX) + r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-\w+")
+
+
+class Directories:
+    """Those below `data`, which is `system.data`; `owner` is their user and group id.
+
+    Every method raises `StorageError`.
+    """
+
+    def __init__(self, data: str, owner: tuple[int, int]) -> None:
+        self._data = data
+        self._owner = owner
+
+    def path(self, uuid: str) -> str:
+        """Return where the server's files are, or would be."""
+        return os.path.join(self._data, uuid)
+
+    def make(self, uuid: str) -> bool:
+        """Make the server's directory; return whether this call made it. One there is kept."""
+        path = self.path(uuid)
+        try:
+            os.makedirs(self._data, exist_ok=True)
+            try:
+                os.mkdir(path, 0o755)
+            except FileExistsError:
+                if stat.S_ISDIR(os.lstat(path).st_mode):
+                    return False
+                raise
+            os.chown(path, *self._owner)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be made: {disk_advice(error)}") from error
+        return True
+
+    def unmake(self, uuid: str) -> None:
+        """Remove what `make` made, unless something has come into it since."""
+        with suppress(OSError):
+            os.rmdir(self.path(uuid))
+
+    def set_apart(self, uuid: str) -> str | None:
+        """Move the server's directory away to be deleted; return where to, None without one.
+
+        Where a symlink stands in its place, that is what is moved, and nothing it points to.
+        """
+        path = self.path(uuid)
+        if not os.path.lexists(path):
+            return None
+        try:
+            apart = tempfile.mkdtemp(prefix=f"{_PREFIX}{uuid}-", dir=self._data)
+            try:
+                os.rename(path, os.path.join(apart, uuid))
+            except OSError:
+                os.rmdir(apart)
+                raise
+        except OSError as error:
+            why = disk_advice(error)
+            raise StorageError(
+                f"{path} cannot be moved away to be deleted: {why}; delete it by hand"
+            ) from error
+        return apart
+
+    def unfinished(self) -> list[str]:
+        """Return what was set apart and is not deleted yet."""
+        try:
+            with os.scandir(self._data) as entries:
+                return sorted(
+                    entry.path
+                    for entry in entries
+                    if _DELETING.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+                )
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(f"{self._data} cannot be read: {disk_advice(error)}") from error
+
+    def delete(self, apart: str) -> None:
+        """Delete what was set apart; symlinks in it are removed and not followed."""
+        try:
+            shutil.rmtree(apart)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StorageError(
+                f"{apart} cannot be deleted: {disk_advice(error)}; it is tried again when the "
+                "node starts anew"
+            ) from error

@@ -1,0 +1,28 @@
+"""What the servers of a node live on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from wingsd.bridge import Workers
+from wingsd.config import Config
+from wingsd.environment.interface import Environment
+from wingsd.events import EventBus
+from wingsd.panel import Panel
+
+__all__ = ["Means"]
+
+
+@attrs.frozen
+class Means:
+    """`owner` is the uid and gid of every server's files, `disk` the threads for work on them."""
+
+    reactor: Any
+    config: Config
+    panel: Panel
+    environment: Environment
+    bus: EventBus
+    disk: Workers
+    owner: tuple[int, int]

@@ -1,0 +1,209 @@
+"""All servers of this node: which there are, and how they come and go."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.logger import Logger
+
+from wingsd.errors import AlreadyHere, Conflict, NotLoaded, UnknownServer, WingsdError
+from wingsd.events import DELETED, Event
+from wingsd.model import Configuration
+from wingsd.servers.boot import Boot
+from wingsd.servers.creation import Creation
+from wingsd.servers.directories import Directories
+from wingsd.servers.diskusage import DiskUsage
+from wingsd.servers.disposal import Disposal
+from wingsd.servers.means import Means
+from wingsd.servers.server import Server
+from wingsd.servers.states import PowerAction, PowerState
+from wingsd.servers.tasks import Tasks
+
+__all__ = ["Servers"]
+
+INSTALLING = "the server is being installed"
+DELETING = "the server is being deleted"
+
+
+class Servers:
+    """The servers. `loaded` tells whether the Panel has said which there are."""
+
+    _log = Logger()
+
+    def __init__(self, means: Means) -> None:
+        self.loaded = False
+        self._means = means
+        self._servers: dict[str, Server] = {}
+        self._tasks = Tasks()
+        self._disk_usage = DiskUsage(means.disk, self._tasks)
+        self._directories = Directories(means.config.system.data, means.owner)
+        self._boot = Boot(means)
+        self._disposal = Disposal(means.disk, self._directories, self._tasks)
+        self._booting: Deferred[None] | None = None
+        self._stopped = False
+        self._creating: dict[str, Deferred[Server]] = {}
+        self._deleting: set[str] = set()
+
+    # The node's start and end
+
+    async def boot(self) -> None:
+        """Load the servers, tell the Panel of the restart, and take up what runs already.
+
+        Goes on asking for as long as it takes. What an engine does not tell at once is found out
+        later in the background. Returns early when the node ends.
+        """
+        self._booting = Deferred.fromCoroutine(self._boot_up())
+        try:
+            await self._booting
+        except CancelledError:
+            if not self._stopped:
+                raise
+
+    async def _boot_up(self) -> None:
+        self._tasks.start("finishing deletions of before", self._disposal.finish())
+        for configuration in await self._boot.load():
+            uuid = configuration.settings.uuid
+            if uuid not in self._servers:
+                self._add(configuration)
+        self.loaded = True
+        self._log.info("{count} servers loaded", count=len(self._servers))
+        self._tasks.start("telling the Panel of the restart", self._boot.reset())
+        unknown = await self._boot.adopt(tuple(self._servers.values()))
+        if unknown:
+            retrying = self._boot.adopt_later(unknown, self._has)
+            self._tasks.start("finding out which servers run", retrying)
+        for server in self._servers.values():
+            server.measure()
+
+    async def stop(self) -> None:
+        """Let go of all consoles and background work. Containers go on."""
+        self._stopped = True
+        if self._booting is not None:
+            self._booting.cancel()
+        self._tasks.stop()
+        for server in self._servers.values():
+            server.detach()
+
+    # Which there are
+
+    def get(self, uuid: str) -> Server:
+        """Return a server. Raises `NotLoaded` while that is not known, `UnknownServer`."""
+        if uuid in self._servers:
+            return self._servers[uuid]
+        if not self.loaded:
+            raise NotLoaded
+        raise UnknownServer("The requested resource was not found on this instance.")
+
+    def all(self) -> list[Server]:
+        """Return every server. Raises `NotLoaded`."""
+        if not self.loaded:
+            raise NotLoaded
+        return list(self._servers.values())
+
+    def directory(self, uuid: str) -> str:
+        """Return where the server's files are, or would be."""
+        return self._directories.path(uuid)
+
+    def admit(self, configuration: Configuration, hold: str) -> Server:
+        """Make a server known that a transfer brings, held for the reason `hold`.
+
+        One of that name that is known, offline and not held is a leftover, since the Panel says
+        that it is not here: it is taken over. Raises `AlreadyHere` for any other.
+        """
+        uuid = configuration.settings.uuid
+        known = self._servers.get(uuid)
+        if known is not None and (known.hold or known.state is not PowerState.OFFLINE):
+            why = known.hold or "it is running"
+            raise AlreadyHere("this server is already on this node", why)
+        server = self._add(configuration)
+        server.take(hold)
+        return server
+
+    def forget(self, uuid: str) -> None:
+        """Make a server unknown, and touch nothing of it."""
+        server = self._servers.pop(uuid, None)
+        if server is not None:
+            server.close()
+
+    def _add(self, configuration: Configuration) -> Server:
+        uuid = configuration.settings.uuid
+        server = Server(
+            configuration, self.directory(uuid), self._means, self._tasks, self._disk_usage
+        )
+        self._servers[uuid] = server
+        return server
+
+    def _has(self, server: Server) -> bool:
+        return self._servers.get(server.uuid) is server
+
+    # How they come and go
+
+    async def create(self, uuid: str, *, start_on_completion: bool) -> Server:
+        """Make a new server of this node, and tell the Panel how its installation ended.
+
+        The egg's installation script is not run. A start that fails fails no creation. Raises
+        `NotLoaded`, `Conflict` for a server that is here or was deleted meanwhile, and whatever
+        its making raised, after everything was undone.
+        """
+        if not self.loaded:
+            raise NotLoaded
+        if uuid in self._servers or uuid in self._creating or uuid in self._deleting:
+            raise Conflict("this server is already on this node", "delete it first")
+        creating = self._creating[uuid] = Deferred.fromCoroutine(self._create(uuid))
+        try:
+            server = await creating
+        except CancelledError:
+            if uuid not in self._deleting:
+                raise
+            raise Conflict("the server was deleted while it was being created") from None
+        finally:
+            del self._creating[uuid]
+        if start_on_completion:
+            with suppress(WingsdError):  # It is told where people see it.
+                await server.power(PowerAction.START)
+        return server
+
+    async def _create(self, uuid: str) -> Server:
+        creation = Creation(self._means, self._directories)
+        try:
+            server = self._add(await self._means.panel.describe(uuid))
+            server.take(INSTALLING)
+            await creation.make(server)
+        except BaseException as error:
+            self.forget(uuid)
+            await creation.fail(uuid, error)
+            raise
+        server.let_go()
+        return server
+
+    async def delete(self, uuid: str) -> None:
+        """Kill a server and remove its container, then forget it; its files go in the background.
+
+        Raises `NotLoaded`, `UnknownServer`, `Conflict` while it is being deleted already, and
+        `EnvironmentFailed`, after which it is still there.
+        """
+        if uuid in self._deleting:
+            raise Conflict(DELETING, "wait for that to end")
+        self._deleting.add(uuid)
+        try:
+            await self._delete(uuid)
+        finally:
+            self._deleting.discard(uuid)
+
+    async def _delete(self, uuid: str) -> None:
+        creating = self._creating.get(uuid)
+        if creating is not None:
+            creating.cancel()
+            await DeferredList([creating], consumeErrors=True)
+        else:
+            server = self.get(uuid)
+            held, server.hold = server.hold, DELETING
+            try:
+                await server.remove_environment()
+            except BaseException:
+                server.hold = held
+                raise
+            self.forget(uuid)
+        self._means.bus.publish(Event(uuid, DELETED))
+        await self._disposal.dispose(uuid)

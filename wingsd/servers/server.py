@@ -1,0 +1,254 @@
+"""One server of this node: what the Panel says of it, what it does, and what is done to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from wingsd.environment.interface import Usage
+from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, NotRunning, WingsdError
+from wingsd.model import Configuration
+from wingsd.servers.console import Console
+from wingsd.servers.diskusage import DiskUsage
+from wingsd.servers.life import Life
+from wingsd.servers.means import Means
+from wingsd.servers.power import Power
+from wingsd.servers.preparing import rewrite_files
+from wingsd.servers.states import PowerAction, PowerState
+from wingsd.servers.tasks import Tasks
+
+__all__ = ["Server"]
+
+#: Seconds after which a measured disk usage is old.
+DISK_AGE = 150.0
+#: Seconds that a server may take to stop when it is suspended; Wings' figure.
+SUSPENSION_GRACE = 60.0
+
+_ENDING = (PowerAction.STOP, PowerAction.KILL)
+
+
+class Server:
+    """A server. `configuration` is the Panel's word as last fetched; `directory` has its files."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        directory: str,
+        means: Means,
+        tasks: Tasks,
+        disk_usage: DiskUsage,
+    ) -> None:
+        self.uuid = configuration.settings.uuid
+        self.configuration = configuration
+        self.directory = directory
+        #: Why it may not be started now; empty when it may.
+        self.hold = ""
+        self._means = means
+        self._tasks = tasks
+        self._disk_usage = disk_usage
+        self._measured_at = float("-inf")
+        self._closed = False
+        self._life = Life(self.uuid, means, self.measure)
+        self._power = Power(self, self._life, means)
+
+    # What it is
+
+    @property
+    def state(self) -> PowerState:
+        """What its program is doing."""
+        return self._life.state
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the Panel has suspended it."""
+        return self.configuration.settings.suspended
+
+    @property
+    def console(self) -> Console:
+        """The last lines of this run."""
+        return self._life.console
+
+    @property
+    def usage(self) -> Usage:
+        """What it uses, as last told; nothing when it is offline."""
+        return self._life.usage
+
+    @property
+    def disk_bytes(self) -> int:
+        """What its files use, as last measured."""
+        return self._life.disk_bytes
+
+    def details(self) -> dict[str, Any]:
+        """Return what `GET /api/servers/{uuid}` answers; measure its files anew for the next."""
+        if self._means.reactor.seconds() - self._measured_at > DISK_AGE:
+            self.measure()
+        return {
+            "state": self.state.value,
+            "is_suspended": self.suspended,
+            "utilization": self._life.utilization(),
+            "configuration": self.configuration.raw,
+        }
+
+    def stats(self) -> str:
+        """Return the text of a `stats` event, which is JSON."""
+        return self._life.stats()
+
+    async def logs(self, lines: int) -> list[str]:
+        """Return the last lines of the console.
+
+        The engine is asked where this node has not seen them; what it does not tell is logged.
+        """
+        seen = self.console.lines(lines)
+        if seen and (len(seen) >= lines or not self._life.joined_late):
+            return seen
+        try:
+            return await self._means.environment.logs(self.uuid, lines) or seen
+        except EnvironmentFailed as error:
+            self._log.warn(
+                "{server}: its old console lines cannot be read: {error}",
+                server=self.uuid,
+                error=error,
+            )
+            return seen
+
+    def publish(self, event: str, *args: str) -> None:
+        """Tell an event of this server."""
+        self._life.publish(event, *args)
+
+    def say(self, message: str) -> None:
+        """Tell people something of the node's own, in the console and in the log."""
+        self._life.say(message)
+
+    # Who has it
+
+    def take(self, why: str) -> None:
+        """Let nobody start it any more. Raises `Conflict` when it is held already."""
+        if self.hold:
+            raise Conflict(self.hold, "try again when that is over")
+        self.hold = why
+
+    def let_go(self) -> None:
+        """Let it be started again."""
+        self.hold = ""
+
+    # What is done to it
+
+    def check_power(self, action: PowerAction) -> None:
+        """Raise `BadRequest` or `Conflict` where the action cannot be done as things are."""
+        if action.starts and self.suspended:
+            raise BadRequest("Cannot start or restart a server that is suspended.")
+        ending = action in _ENDING and self.state is not PowerState.OFFLINE
+        if self.hold and not ending:
+            raise Conflict(self.hold, "try again when that is over")
+
+    async def power(self, action: PowerAction, wait_seconds: float = 30) -> None:
+        """Run one power action to its end, after waiting so long for another's.
+
+        Raises `BadRequest`, `Conflict`, `EnvironmentFailed`, and whatever a Panel that is asked
+        for the settings raises; each failure is also told in the console and logged.
+        """
+        try:
+            self.check_power(action)
+            await self._power.do(action, wait_seconds)
+        except WingsdError as error:
+            self.say(f"The {action.value} was not done: {error}")
+            raise
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("{server}: {action}", server=self.uuid, action=action.value)
+            self.say(f"The {action.value} failed unforeseen; the node's log has more.")
+            raise
+
+    async def stop_within(self, grace: float) -> None:
+        """Return when it is offline: stopped by its own way, or killed after `grace` seconds.
+
+        Raises `EnvironmentFailed`. Cancelled, it asks for nothing more: what has been asked for
+        goes on.
+        """
+        await self._power.stop_within(grace)
+
+    async def command(self, line: str) -> None:
+        """Type a line into the console. Raises `NotRunning`, `EnvironmentFailed`."""
+        run = self._life.run
+        if run is None or run.running is None:
+            raise NotRunning("Cannot send commands to a stopped server instance.")
+        stop = self.configuration.process.stop
+        if stop.type == "command" and line.strip() == stop.value.strip():
+            run.asked = True
+        await run.running.command(line)
+
+    async def sync(self) -> None:
+        """Fetch the settings anew; one that became suspended is stopped, in the background.
+
+        Raises `UnknownServer`, `PanelRefused`, `PanelUnreachable`.
+        """
+        await self._fetch()
+        self.stop_if_suspended()
+
+    def stop_if_suspended(self) -> None:
+        """Stop it in the background, where it runs and is suspended."""
+        if self.suspended and self.state is not PowerState.OFFLINE:
+            self.say("The server is suspended and is stopped.")
+            self._tasks.start(
+                "stopping it, since it is suspended",
+                self._power.stop_within(SUSPENSION_GRACE),
+                self.uuid,
+            )
+
+    async def _fetch(self) -> None:
+        self.configuration = await self._means.panel.describe(self.uuid)
+
+    async def prepare(self) -> None:
+        """Do what comes before every start: fresh settings, the egg's files.
+
+        Raises what `sync` raises.
+        """
+        await self._fetch()
+        self.check_power(PowerAction.START)
+        for line in await rewrite_files(self._means, self.configuration, self.directory):
+            self.say(line)
+
+    # What the registry does with it
+
+    async def adopt(self) -> None:
+        """Watch its program if it runs already. Raises `EnvironmentFailed`."""
+        await self._power.adopt()
+        self.stop_if_suspended()
+
+    def measure(self) -> None:
+        """Have its files measured in the background."""
+        if self._closed:
+            return
+        self._measured_at = self._means.reactor.seconds()
+        self._disk_usage.ask(self.uuid, self.directory, self._take_measure)
+
+    def _take_measure(self, size: int) -> None:
+        self._life.disk_bytes = size
+
+    async def remove_environment(self) -> None:
+        """Remove what it runs in; that kills it. Raises `EnvironmentFailed`."""
+        self._power.call_off()
+        if self._life.run is not None:
+            self._life.run.asked = True
+        # Its files go next: there is nothing to measure after this end.
+        self._closed = True
+        try:
+            await self._means.environment.remove(self.uuid)
+        except BaseException:
+            self._closed = False
+            raise
+
+    def detach(self) -> None:
+        """Hear nothing more of its program, which goes on."""
+        self._life.detach()
+
+    def close(self) -> None:
+        """The node does not have it any more."""
+        self._closed = True
+        self._disk_usage.forget(self.uuid)
+        self.detach()
