@@ -16,7 +16,7 @@ from tests.logs import LoggedErrors
 from tests.registry import Registry as FakeRegistry
 from wingsd.bridge import Workers
 from wingsd.config import Config, Registry
-from wingsd.environment.docker import DockerEnvironment, Environment, NoEnvironment
+from wingsd.environment import DockerEnvironment, Environment, NoEnvironment
 from wingsd.errors import EnvironmentFailed
 from wingsd.model import Allocations, Default, Mount, Settings
 from wingsd.testing.image import image_tar
@@ -68,7 +68,7 @@ async def test_the_engine_takes_every_field(engine: Engine, workers: Workers) ->
         build=attrs.evolve(server.build, threads="0", swap=128, oom_disabled=True),
         allocations=attrs.evolve(server.allocations, mappings={"127.0.0.1": (25565,)}),
     )
-    assert await DockerEnvironment(config, workers).create(server)
+    assert await DockerEnvironment(config, workers, reactor).create(server)
 
     made = engine.client.inspect_container(server.uuid)
     settings, host = made["Config"], made["HostConfig"]
@@ -114,7 +114,7 @@ async def test_a_container_starts_and_writes_only_its_own(
     )
     allocations = attrs.evolve(server.allocations, mappings={"127.0.0.1": (25565,)})
     server = attrs.evolve(server, allocations=allocations)
-    await DockerEnvironment(engine.config(), workers).create(server)
+    await DockerEnvironment(engine.config(), workers, reactor).create(server)
 
     status, output = engine.run(server)
     assert status == 7
@@ -126,7 +126,7 @@ async def test_a_container_starts_and_writes_only_its_own(
 
 @pytest_twisted.ensureDeferred
 async def test_a_container_that_exists_is_kept(engine: Engine, workers: Workers) -> None:
-    environment, server = DockerEnvironment(engine.config(), workers), engine.server()
+    environment, server = DockerEnvironment(engine.config(), workers, reactor), engine.server()
     assert await environment.create(server)
     before = engine.client.inspect_container(server.uuid)["Id"]
     other = attrs.evolve(server, invocation="exit 1")
@@ -136,7 +136,7 @@ async def test_a_container_that_exists_is_kept(engine: Engine, workers: Workers)
 
 @pytest_twisted.ensureDeferred
 async def test_of_two_at_once_one_creates_the_container(engine: Engine, workers: Workers) -> None:
-    environment, server = DockerEnvironment(engine.config(), workers), engine.server()
+    environment, server = DockerEnvironment(engine.config(), workers, reactor), engine.server()
     made = await both(environment.create(server), environment.create(server))
     assert sorted(made) == [False, True]
 
@@ -144,7 +144,7 @@ async def test_of_two_at_once_one_creates_the_container(engine: Engine, workers:
 @pytest_twisted.ensureDeferred
 async def test_two_servers_at_once_share_a_new_network(engine: Engine, workers: Workers) -> None:
     config = engine.config()
-    environment = DockerEnvironment(config, workers)
+    environment = DockerEnvironment(config, workers, reactor)
     made = await both(environment.create(engine.server()), environment.create(engine.server()))
     assert made == [True, True]
     name = config.docker.network.name
@@ -162,7 +162,7 @@ async def test_two_servers_at_once_share_a_new_network(engine: Engine, workers: 
 
 @pytest_twisted.ensureDeferred
 async def test_removing_what_runs_and_what_is_gone(engine: Engine, workers: Workers) -> None:
-    environment = DockerEnvironment(engine.config(), workers)
+    environment = DockerEnvironment(engine.config(), workers, reactor)
     server = engine.server("while read line; do :; done")
     await environment.create(server)
     engine.client.start(server.uuid)
@@ -178,7 +178,7 @@ async def test_a_forced_outgoing_address_gets_its_bridge(engine: Engine, workers
     ip = config.docker.network.interface
     name = engine.will_make_network("ip-" + ip.replace(".", "-"))
     forced = attrs.evolve(server, allocations=Allocations(True, Default(ip, 25565)))
-    assert await DockerEnvironment(config, workers).create(forced)
+    assert await DockerEnvironment(config, workers, reactor).create(forced)
     host = engine.client.inspect_container(server.uuid)["HostConfig"]
     assert host["NetworkMode"] == name
     options = engine.client.inspect_network(name)["Options"]
@@ -198,7 +198,7 @@ async def test_mounts_are_made_where_they_are_allowed(
         mounts=(Mount(str(shared), "/data", read_only=True), Mount("/etc", "/host")),
     )
     config = attrs.evolve(engine.config(), allowed_mounts=(str(engine.volumes),))
-    await DockerEnvironment(config, workers).create(server)
+    await DockerEnvironment(config, workers, reactor).create(server)
     _, output = engine.run(server)
     assert "of the node" in output
     assert "Read-only file system" in output
@@ -209,7 +209,7 @@ async def test_mounts_are_made_where_they_are_allowed(
 
 @pytest_twisted.ensureDeferred
 async def test_a_missing_local_image(engine: Engine, workers: Workers) -> None:
-    environment = DockerEnvironment(engine.config(), workers)
+    environment = DockerEnvironment(engine.config(), workers, reactor)
     detail = await refusal(environment, engine.server(image="~wingsd-test/none:1"))
     assert "no image wingsd-test/none:1 on this node" in detail
     assert "leading ~" in detail
@@ -218,7 +218,7 @@ async def test_a_missing_local_image(engine: Engine, workers: Workers) -> None:
 @pytest_twisted.ensureDeferred
 async def test_an_image_that_is_neither_there_nor_pulled(engine: Engine, workers: Workers) -> None:
     image = f"{NO_REGISTRY}/wingsd-test/none:1"
-    environment = DockerEnvironment(engine.config(), workers)
+    environment = DockerEnvironment(engine.config(), workers, reactor)
     detail = await refusal(environment, engine.server(image=image))
     assert image in detail
     assert "connection refused" in detail
@@ -230,7 +230,7 @@ async def test_a_failed_pull_falls_back_to_the_image_at_hand(
 ) -> None:
     image = engine.tag(f"{NO_REGISTRY}/wingsd-test/busybox:1")
     server = engine.server("echo works", image=image)
-    assert await DockerEnvironment(engine.config(), workers).create(server)
+    assert await DockerEnvironment(engine.config(), workers, reactor).create(server)
     assert engine.run(server) == (0, "works\r\n")
     assert any("the one on this node is used" in line for line in logged_errors.lines)
 
@@ -244,10 +244,10 @@ async def test_an_image_is_pulled_with_the_registrys_credentials(
         image = engine.will_have_image(f"{registry.host}/group/busybox:latest")
         server = attrs.evolve(engine.server(image=image))
         config = engine.config()
-        anonymous = DockerEnvironment(config, workers)
+        anonymous = DockerEnvironment(config, workers, reactor)
         assert "no basic auth credentials" in await refusal(anonymous, server)
         registries = {registry.host: Registry("the user", "the password")}
-        known = DockerEnvironment(with_docker(config, registries=registries), workers)
+        known = DockerEnvironment(with_docker(config, registries=registries), workers, reactor)
         # An image without a command: the engine refuses the container only after the pull.
         assert "no command specified" in await refusal(known, server)
     finally:
@@ -260,7 +260,7 @@ async def test_an_image_is_pulled_with_the_registrys_credentials(
 @pytest_twisted.ensureDeferred
 async def test_an_engine_that_does_not_answer(workers: Workers, socket: str) -> None:
     config = Config(token_id="id", token="secret", remote="http://panel")
-    environment = DockerEnvironment(with_docker(config, socket=socket), workers)
+    environment = DockerEnvironment(with_docker(config, socket=socket), workers, reactor)
     server = Settings("6f1ad85f-8ee2-46ae-9b45-7ee3f65bd0a4")
     server = attrs.evolve(server, container=attrs.evolve(server.container, image="any"))
     assert socket in await refusal(environment, server)
@@ -271,10 +271,10 @@ async def test_an_engine_that_does_not_answer(workers: Workers, socket: str) -> 
 @pytest_twisted.ensureDeferred
 async def test_a_network_in_the_way(engine: Engine, workers: Workers) -> None:
     config = engine.config()
-    await DockerEnvironment(config, workers).create(engine.server())
+    await DockerEnvironment(config, workers, reactor).create(engine.server())
     name = engine.will_make_network(f"{config.docker.network.name}-other")
     other = with_network(config, name=name, network_mode=name)
-    detail = await refusal(DockerEnvironment(other, workers), engine.server())
+    detail = await refusal(DockerEnvironment(other, workers, reactor), engine.server())
     assert f"the network {name} could not be created" in detail
     assert "overlaps" in detail
 
@@ -282,7 +282,7 @@ async def test_a_network_in_the_way(engine: Engine, workers: Workers) -> None:
 @pytest_twisted.ensureDeferred
 async def test_an_administrators_network_that_is_missing(engine: Engine, workers: Workers) -> None:
     config = with_network(engine.config(), network_mode="wingsd-test-none")
-    detail = await refusal(DockerEnvironment(config, workers), engine.server())
+    detail = await refusal(DockerEnvironment(config, workers, reactor), engine.server())
     assert "names the network wingsd-test-none, which does not exist" in detail
 
 
@@ -290,7 +290,7 @@ async def test_an_administrators_network_that_is_missing(engine: Engine, workers
 async def test_the_engines_own_explanation_is_told(engine: Engine, workers: Workers) -> None:
     server = engine.server()
     server = attrs.evolve(server, build=attrs.evolve(server.build, threads="4000"))
-    detail = await refusal(DockerEnvironment(engine.config(), workers), server)
+    detail = await refusal(DockerEnvironment(engine.config(), workers, reactor), server)
     assert "Docker refuses: Requested CPUs are not available" in detail
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.environment.engine import PULL_REPORT, PullProgress, address, follow
+from wingsd.environment.engine import address
+from wingsd.environment.pull import PULL_REPORT, PullProgress, follow
 
 LINES: list[dict[str, Any]] = [
     {"status": "Pulling from group/java", "id": "21"},

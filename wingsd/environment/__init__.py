@@ -1,9 +1,20 @@
 """What a server runs in. `DockerEnvironment` and `NoEnvironment` are the two there are.
 
-`container` and `network` decide, without Docker, what it gets; `engine` talks to it, blocking;
-`docker` brings the two together on the reactor.
+`interface` says what the rest of the node sees. `container` and `network` decide, without Docker,
+what a server gets; `state`, `stats` and `pull` read what the engine tells; `engine` talks to it,
+blocking. On the reactor, `calls` brings its calls into order, `streams` carries what has no end,
+`process` watches a server that runs, and `docker` brings all of it together.
 """
 
-from wingsd.environment.docker import DockerEnvironment, Environment, NoEnvironment
+from wingsd.environment.docker import DockerEnvironment
+from wingsd.environment.interface import Environment, Running, Usage, Watcher
+from wingsd.environment.none import NoEnvironment
 
-__all__ = ["DockerEnvironment", "Environment", "NoEnvironment"]
+__all__ = [
+    "DockerEnvironment",
+    "Environment",
+    "NoEnvironment",
+    "Running",
+    "Usage",
+    "Watcher",
+]

@@ -23,6 +23,7 @@ __all__ = [
     "ContainerSpec",
     "ImageSource",
     "container_spec",
+    "home_directory",
     "image_source",
     "registry_for",
 ]
@@ -92,6 +93,11 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
         },
     }
     return ContainerSpec(server.uuid, body, refused)
+
+
+def home_directory(config: Config, uuid: str) -> str:
+    """Return where the files of a server of this node are: what it sees as its `HOME`."""
+    return posixpath.join(config.system.data, uuid)
 
 
 def image_source(server: Settings) -> ImageSource:
@@ -191,7 +197,7 @@ def _labels(server: Settings) -> dict[str, str]:
 def _mounts(config: Config, server: Settings) -> tuple[list[Mount], tuple[Mount, ...]]:
     """Return the mounts the container gets, the server's files first, and those refused."""
     allowed_tops = [_normal(top) for top in config.allowed_mounts if top.startswith("/")]
-    allowed = [Mount(posixpath.join(config.system.data, server.uuid), HOME)]
+    allowed = [Mount(home_directory(config, server.uuid), HOME)]
     refused = []
     for mount in server.mounts:
         source = _normal(mount.source)

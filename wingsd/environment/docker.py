@@ -1,8 +1,8 @@
-"""The container engine: makes and removes the containers that `container` describes.
+"""The servers' containers on a Docker engine: made, renewed, removed, started and found again.
 
-docker-py blocks, so each of its calls runs in a thread of a `Workers`; what is decided and what
-is logged happens on the reactor, between the calls. Whatever goes wrong comes out as
-`EnvironmentFailed`, with the engine's own explanation in its detail.
+docker-py blocks, so its calls run in threads (`calls`); what is decided and what is logged happens
+on the reactor, between the calls. Whatever goes wrong comes out as `EnvironmentFailed`, with the
+engine's own explanation in its detail.
 
 Settings that a kernel does not support (block I/O weight, the out-of-memory killer) need no care
 here: the engine discards them by itself and says so in warnings, which are logged.
@@ -11,174 +11,182 @@ here: the engine discards them by itself and says so in warnings, which are logg
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from time import monotonic
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any
 
-import attrs
-from docker.errors import APIError
 from twisted.logger import Logger
 
 from wingsd.bridge import Workers
 from wingsd.config import Config
 from wingsd.environment import engine
-from wingsd.environment.container import ContainerSpec, container_spec, image_source, registry_for
-from wingsd.environment.network import network_spec
+from wingsd.environment.calls import Engine, Talk
+from wingsd.environment.container import ContainerSpec, container_spec, home_directory
+from wingsd.environment.interface import Running, Watcher
+from wingsd.environment.process import ContainerProcess
+from wingsd.environment.state import ContainerState, console_lines, in_the_way
+from wingsd.environment.streams import Streams
+from wingsd.environment.supplies import Supplies
 from wingsd.errors import EnvironmentFailed
 from wingsd.model import Settings
 
-__all__ = ["DockerEnvironment", "Environment", "NoEnvironment"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class Environment(Protocol):
-    """What a server runs in."""
-
-    async def create(self, server: Settings) -> bool:
-        """Make the environment of `server`; return whether this call made it.
-
-        One that is there already is kept. Raises `EnvironmentFailed`.
-        """
-
-    async def remove(self, uuid: str) -> None:
-        """Remove the environment of a server, stopped or not; a missing one is fine.
-
-        Raises `EnvironmentFailed`.
-        """
-
-
-class NoEnvironment:
-    """The environment of a node that keeps files only (`docker.enabled: false`)."""
-
-    async def create(self, server: Settings) -> bool:
-        """Do nothing; return False."""
-        return False
-
-    async def remove(self, uuid: str) -> None:
-        """Do nothing."""
+__all__ = ["DockerEnvironment"]
 
 
 class DockerEnvironment:
-    """Containers of the Docker engine named by `config.docker.socket`.
+    """The `Environment` of containers on the engine named by `config.docker.socket`.
 
-    Each operation has a client of its own: a pull may keep one busy for long while other servers
-    come and go, a requests session is not made for several threads, and an engine that was
-    restarted or upgraded is met afresh. The price is one small request.
+    What is done to one server is done in the order it was asked for. An operation that is
+    cancelled lets the next begin when the engine has finished what it was told; so `remove` after
+    a cancelled `create` leaves nothing, and what a cancelled `start` started can be adopted.
     """
 
     _log = Logger()
 
-    def __init__(self, config: Config, workers: Workers) -> None:
+    def __init__(self, config: Config, workers: Workers, reactor: Any) -> None:
         self._config = config
-        self._workers = workers
-        self._address = engine.address(config.docker.socket, os.environ)
+        self._supplies = Supplies(config)
+        self._reactor = reactor
+        address = engine.address(config.docker.socket, os.environ)
+        self._engine = Engine(workers, address)
+        self._streams = Streams(reactor, address)
 
-    async def create(self, server: Settings) -> bool:
-        """Create the container of `server`, with the network and the image that it needs.
+    async def create(self, settings: Settings) -> bool:
+        """Create the container of a server, with the network and the image that it needs.
 
-        Return whether this call created it: a container of that name is kept. Raises
-        `EnvironmentFailed`.
+        Return whether this call created it: one of this node is kept. Raises `EnvironmentFailed`,
+        also when another node's is in the way.
         """
-        spec = container_spec(self._config, server)
-        client = await self._ask(engine.Client, self._address)
-        try:
-            if await self._ask(engine.container_exists, client, spec.name):
+        spec = container_spec(self._config, settings)
+        async with self._engine.turn(spec.name) as talk:
+            if await self._own(talk, spec.name):
                 self._log.info("{server}: its container exists and is kept", server=spec.name)
                 return False
-            await self._ensure_network(client, server)
-            await self._ensure_image(client, server)
-            return await self._create(client, spec)
-        finally:
-            client.close()
+            await self._supplies.ensure(talk, settings)
+            return await self._create(talk, spec)
+
+    async def renew(self, settings: Settings) -> None:
+        """Create the container anew from fresh settings, and remove the one there is.
+
+        It is removed at the last moment: when the image cannot be had, it stays. Raises
+        `EnvironmentFailed`, also when it runs, and when another node's is in the way.
+        """
+        spec = container_spec(self._config, settings)
+        async with self._engine.turn(spec.name) as talk:
+            self._check_stopped(await self._own(talk, spec.name), spec.name)
+            await self._supplies.ensure(talk, settings)
+            own = await self._own(talk, spec.name)
+            if own is not None:
+                await talk.ask(engine.remove_container, own.id, force=False)
+            await self._create(talk, spec)
 
     async def remove(self, uuid: str) -> None:
-        """Remove the container of a server, killing it if it runs; a missing one is fine.
+        """Remove the container of a server, killing it if it runs.
+
+        A missing one is fine, and another node's stays. Raises `EnvironmentFailed`.
+        """
+        async with self._engine.turn(uuid) as talk:
+            state = await talk.ask(engine.look, uuid)
+            if state is None:
+                return
+            why_not = self._in_the_way(state, uuid)
+            if why_not:
+                self._log.info("{server}: not removed: {why}", server=uuid, why=why_not)
+            elif await talk.ask(engine.remove_container, state.id, force=True):
+                self._log.info("{server}: container removed", server=uuid)
+
+    async def start(self, uuid: str, watcher: Watcher) -> Running:
+        """Start the container of a server; `watcher` is told from its first byte on.
+
+        Raises `EnvironmentFailed`, also when there is none, when it runs already, and when it is
+        another node's.
+        """
+        async with self._engine.turn(uuid) as talk:
+            own = await self._own(talk, uuid)
+            self._check_stopped(own, uuid)
+            if own is None:
+                raise EnvironmentFailed(f"there is no container {uuid} that could be started")
+            process = self._process(own, uuid, watcher)
+            await process.attach()
+            try:
+                await talk.ask(engine.start_container, own.id)
+            except BaseException:
+                process.detach()
+                raise
+        process.follow()
+        self._log.info("{server}: container started", server=uuid)
+        return process
+
+    async def adopt(self, uuid: str, watcher: Watcher) -> Running | None:
+        """Watch the container of a server from now on, if it is this node's and runs.
 
         Raises `EnvironmentFailed`.
         """
-        client = await self._ask(engine.Client, self._address)
-        try:
-            if await self._ask(engine.remove_container, client, uuid):
-                self._log.info("{server}: container removed", server=uuid)
-        finally:
-            client.close()
+        async with self._engine.turn(uuid) as talk:
+            state = await talk.ask(engine.look, uuid)
+            if state is None or not state.running or self._in_the_way(state, uuid):
+                return None
+            process = self._process(state, uuid, watcher)
+            await process.attach()
+            try:
+                # It may have ended before, and would not be seen to end any more.
+                now = await talk.ask(engine.look, state.id)
+            except BaseException:
+                process.detach()
+                raise
+        if now is None or not now.running:
+            process.detach()
+            return None
+        process.follow()
+        self._log.info("{server}: its container runs already and is watched", server=uuid)
+        return process
 
-    async def _ensure_network(self, client: engine.Client, server: Settings) -> None:
-        spec = network_spec(self._config, server)
-        if spec is not None and await self._ask(engine.ensure_network, client, spec):
-            self._log.info("network {network} created", network=spec.name)
+    async def logs(self, uuid: str, lines: int) -> list[str]:
+        """Return the last lines of a container's console, as far as the engine has kept them.
 
-    async def _ensure_image(self, client: engine.Client, server: Settings) -> None:
-        image = image_source(server)
-        if image.local_only:
-            if not await self._ask(engine.image_exists, client, image.name):
-                raise EnvironmentFailed(
-                    f"there is no image {image.name} on this node, and it is never pulled since "
-                    "the Panel names it with a leading ~: load or build it here under that name, "
-                    "or remove the ~ to have it pulled"
-                )
-            return
-        why = await self._pull(client, server.uuid, image.name)
-        if not why:
-            return
-        if not await self._ask(engine.image_exists, client, image.name):
-            raise EnvironmentFailed(
-                f"the image {image.name} could not be pulled, and there is none of that name on "
-                f"this node: {why}"
-            )
-        self._log.warn(
-            "{server}: {image} could not be pulled, the one on this node is used: {why}",
-            server=server.uuid,
-            image=image.name,
-            why=why,
+        Empty when this node has no container of that name. Raises `EnvironmentFailed`.
+        """
+        if lines <= 0:
+            return []
+        async with self._engine.talk() as talk:
+            state = await talk.ask(engine.look, uuid)
+            if state is None or self._in_the_way(state, uuid):
+                return []
+            return console_lines(await talk.ask(engine.console, state.id, lines))
+
+    # Whose it is
+
+    def _in_the_way(self, state: ContainerState, uuid: str) -> str:
+        return in_the_way(state, uuid, home_directory(self._config, uuid))
+
+    async def _own(self, talk: Talk, uuid: str) -> ContainerState | None:
+        """Return the server's container, None for none; another node's is a failure."""
+        state = await talk.ask(engine.look, uuid)
+        why_not = state and self._in_the_way(state, uuid)
+        if why_not:
+            raise EnvironmentFailed(why_not)
+        return state
+
+    def _check_stopped(self, state: ContainerState | None, uuid: str) -> None:
+        if state is not None and state.running:
+            raise EnvironmentFailed(f"the container {uuid} is running; stop the server first")
+
+    def _process(self, state: ContainerState, uuid: str, watcher: Watcher) -> ContainerProcess:
+        return ContainerProcess(
+            uuid, state.id, watcher, self._engine, self._streams, self._reactor
         )
 
-    async def _pull(self, client: engine.Client, uuid: str, image: str) -> str:
-        """Pull `image`; return why that failed, empty when it did not."""
-        names = {"server": uuid, "image": image}
-        self._log.info("{server}: pulling {image}", **names)
-        registry = registry_for(self._config.docker.registries, image)
-        auth = attrs.asdict(registry) if registry else None
-        progress = engine.PullProgress()
-        try:
-            lines = await self._workers.run(client.pull_lines, image, auth)
-            # Some seconds at a time, so that no thread has to log.
-            while await self._workers.run(engine.follow, progress, lines, monotonic):
-                so_far = str(progress)
-                self._log.info("{server}: pulling {image}: {progress}", progress=so_far, **names)
-        except engine.FAILURES as error:
-            return engine.explain(error)
-        if progress.error:
-            return progress.error
-        self._log.info("{server}: {image} is up to date", **names)
-        return ""
-
-    async def _create(self, client: engine.Client, spec: ContainerSpec) -> bool:
+    async def _create(self, talk: Talk, spec: ContainerSpec) -> bool:
         for mount in spec.refused_mounts:
             self._log.warn(
                 "{server}: mount of {source} left out, it is not below one of allowed_mounts",
                 server=spec.name,
                 source=mount.source,
             )
-        warnings = await self._ask(engine.create_container, client, spec)
+        warnings = await talk.ask(engine.create_container, spec)
         if warnings is None:
+            await self._own(talk, spec.name)
             self._log.info("{server}: its container exists and is kept", server=spec.name)
             return False
         for warning in warnings:
             self._log.info("{server}: Docker: {warning}", server=spec.name, warning=warning)
         self._log.info("{server}: container created", server=spec.name)
         return True
-
-    async def _ask(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what `work` returns from a thread, its failures as `EnvironmentFailed`."""
-        try:
-            return await self._workers.run(work, *args, **kwargs)
-        except APIError as error:
-            raise EnvironmentFailed(f"Docker refuses: {engine.explain(error)}") from error
-        except engine.FAILURES as error:
-            raise EnvironmentFailed(
-                f"the Docker engine at {self._address} does not answer: {engine.explain(error)}; "
-                "start it, or correct docker.socket in the configuration"
-            ) from error

@@ -7,57 +7,69 @@ calls it in worker threads. Where it can tell a person more than the engine does
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from http import HTTPStatus
 from typing import Any, cast
 
-import attrs
 import urllib3
 from docker import APIClient
 from docker.errors import APIError, DockerException, NotFound, StreamParseError
+from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 
 from wingsd.environment.container import ContainerSpec
 from wingsd.environment.network import NetworkSpec
+from wingsd.environment.state import ContainerState, container_state
 from wingsd.errors import EnvironmentFailed
 
 __all__ = [
     "FAILURES",
     "Client",
-    "PullProgress",
     "address",
-    "container_exists",
+    "console",
     "create_container",
     "ensure_network",
     "explain",
-    "follow",
     "image_exists",
+    "look",
+    "pull_lines",
     "remove_container",
+    "send_signal",
+    "start_container",
+    "stop_container",
+    "tls_config",
+    "type_line",
 ]
 
 #: Seconds the engine may take to answer.
 TIMEOUT = 60
 #: Seconds the engine may be silent during a pull, which may take hours in all.
 PULL_SILENCE = 120
-#: Seconds between two reports about a pull.
-PULL_REPORT = 10
+#: Seconds until what is typed must have been taken by the server.
+TYPING = 10
 
 #: What docker-py raises, and what it lets through from the libraries it stands on.
 FAILURES = (DockerException, StreamParseError, OSError, urllib3.exceptions.HTTPError)
 
 _DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
-_MB = 1_000_000
 
 
-def address(socket: str, environ: Mapping[str, str]) -> str:
-    """Return the URL of the engine: `socket` (a path or a URL), else DOCKER_HOST, else the usual.
+def address(configured: str, environ: Mapping[str, str]) -> str:
+    """Return the URL of the engine: what is configured, else DOCKER_HOST, else the usual.
 
-    Takes `docker.socket` from the configuration and the process's environment.
+    Takes `docker.socket` (a path or a URL) and the process's environment.
     """
-    if socket.startswith("/"):
-        return f"unix://{socket}"
-    return socket or environ.get("DOCKER_HOST") or _DEFAULT_ADDRESS
+    if configured.startswith("/"):
+        return f"unix://{configured}"
+    return configured or environ.get("DOCKER_HOST") or _DEFAULT_ADDRESS
+
+
+def tls_config() -> TLSConfig | None:
+    """Return how tcp:// addresses are spoken to, from DOCKER_TLS_VERIFY and DOCKER_CERT_PATH."""
+    return kwargs_from_env().get("tls")
 
 
 class Client(APIClient):
@@ -68,7 +80,7 @@ class Client(APIClient):
     """
 
     def __init__(self, base_url: str) -> None:
-        tls = kwargs_from_env().get("tls", False)
+        tls = tls_config() or False
         super().__init__(base_url, version="auto", timeout=TIMEOUT, tls=tls)
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,43 +89,6 @@ class Client(APIClient):
         if kwargs.get("timeout") is None:
             kwargs["timeout"] = PULL_SILENCE
         return super().request(*args, **kwargs)
-
-    def pull_lines(self, image: str, auth: dict[str, str] | None) -> Iterator[Mapping[str, Any]]:
-        """Start to pull `image` and return the engine's lines about it."""
-        lines = self.pull(image, stream=True, decode=True, auth_config=auth)
-        return cast("Iterator[Mapping[str, Any]]", lines)
-
-
-@attrs.define
-class PullProgress:
-    """How far a pull has come, from the lines the engine tells it in."""
-
-    #: Layer by id: whether it is complete.
-    _layers: dict[str, bool] = attrs.field(factory=dict)
-    #: Layer by id: bytes downloaded and, as far as known, to download.
-    _bytes: dict[str, tuple[int, int]] = attrs.field(factory=dict)
-    error: str = ""
-
-    def note(self, line: Mapping[str, Any]) -> None:
-        """Take one line of the engine's answer to `POST /images/create` into account."""
-        self.error = self.error or str(line.get("error") or "")
-        layer, status = line.get("id"), line.get("status", "")
-        if layer is None or status.startswith("Pulling from"):
-            return
-        self._layers[layer] = status in ("Pull complete", "Already exists")
-        detail = line.get("progressDetail") or {}
-        if status == "Downloading":
-            self._bytes[layer] = (detail.get("current", 0), detail.get("total", 0))
-        elif layer in self._bytes:
-            _, total = self._bytes[layer]
-            self._bytes[layer] = (total, total)
-
-    def __str__(self) -> str:
-        """Return the progress in words, with sizes in MB."""
-        done = sum(size for size, _ in self._bytes.values()) / _MB
-        total = sum(size for _, size in self._bytes.values()) / _MB
-        complete = sum(self._layers.values())
-        return f"{complete} of {len(self._layers)} layers, {done:.1f} of {total:.1f} MB"
 
 
 def explain(error: BaseException) -> str:
@@ -131,25 +106,12 @@ def _system_words(error: BaseException | None) -> str | None:
     return None
 
 
-def follow(
-    progress: PullProgress, lines: Iterator[Mapping[str, Any]], clock: Callable[[], float]
-) -> bool:
-    """Take the lines of a pull for `PULL_REPORT` seconds; return whether more may come."""
-    until = clock() + PULL_REPORT
-    for line in lines:
-        progress.note(line)
-        if clock() >= until:
-            return True
-    return False
-
-
-def container_exists(client: APIClient, name: str) -> bool:
-    """Return whether there is a container named `name`."""
+def look(client: APIClient, name: str) -> ContainerState | None:
+    """Return what the container of that name or id is doing; None when there is none."""
     try:
-        client.inspect_container(name)
+        return container_state(client.inspect_container(name))
     except NotFound:
-        return False
-    return True
+        return None
 
 
 def image_exists(client: APIClient, name: str) -> bool:
@@ -159,6 +121,14 @@ def image_exists(client: APIClient, name: str) -> bool:
     except NotFound:
         return False
     return True
+
+
+def pull_lines(
+    client: APIClient, image: str, auth: dict[str, str] | None
+) -> Iterator[Mapping[str, Any]]:
+    """Start to pull `image` and return the engine's lines about it."""
+    lines = client.pull(image, stream=True, decode=True, auth_config=auth)
+    return cast("Iterator[Mapping[str, Any]]", lines)
 
 
 def _network_exists(client: APIClient, name: str) -> bool:
@@ -216,14 +186,14 @@ def create_container(client: APIClient, spec: ContainerSpec) -> list[str] | None
     return list(answer.get("Warnings") or ())
 
 
-def remove_container(client: APIClient, name: str) -> bool:
-    """Remove a container, killing it if it runs; return whether there was one."""
+def remove_container(client: APIClient, name: str, *, force: bool) -> bool:
+    """Remove a container, with `force` also one that runs; return whether there was one."""
     try:
-        client.remove_container(name, v=True, force=True)
+        client.remove_container(name, v=True, force=force)
     except NotFound:
         return False
     except APIError as error:
-        if error.status_code != HTTPStatus.CONFLICT:
+        if error.status_code != HTTPStatus.CONFLICT or not force:
             raise
         _await_removal(client, name)
     return True
@@ -233,3 +203,65 @@ def _await_removal(client: APIClient, name: str) -> None:
     # Someone else is removing it; its name is free only when that is done.
     with suppress(NotFound):
         client.wait(name, timeout=TIMEOUT, condition="removed")
+
+
+def start_container(client: APIClient, name: str) -> None:
+    """Start a container."""
+    client.start(name)
+
+
+def send_signal(client: APIClient, name: str, signal: str) -> None:
+    """Send a signal; a container that is gone, or does not run any more, needs none."""
+    try:
+        client.kill(name, signal)
+    except APIError as error:
+        if error.status_code not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+            raise
+
+
+def stop_container(client: APIClient, name: str) -> None:
+    """Send the signal with which the engine stops the container, without waiting for its end."""
+    state = look(client, name)
+    if state is not None:
+        send_signal(client, name, state.stop_signal)
+
+
+def type_line(client: APIClient, name: str, line: bytes) -> None:
+    """Type a line, with its end, into the console; return when it has been taken.
+
+    Raises `EnvironmentFailed` when the container does not run, or does not take it.
+    """
+    state = look(client, name)
+    # To one that has ended it would be handed at its next start.
+    if state is None or not state.running:
+        raise EnvironmentFailed(f"the container {name} is not running, so nothing can be typed")
+    with closing(_keyboard(client, name)) as keyboard:
+        keyboard.settimeout(TYPING)
+        try:
+            keyboard.sendall(line)
+            _hang_up(keyboard)
+        except TimeoutError as error:
+            raise EnvironmentFailed(
+                f"the server did not read its console for {TYPING} s; it may still read the line"
+            ) from error
+
+
+def _keyboard(client: APIClient, name: str) -> socket.socket:
+    attached = client.attach_socket(name, {"stdin": 1, "stream": 1})
+    # docker-py gives the socket itself for TLS only, else the file it has made of it.
+    return cast(socket.socket, getattr(attached, "_sock", attached))
+
+
+def _hang_up(keyboard: socket.socket) -> None:
+    # The engine closes its side when all has been passed on: until then, a line sent over another
+    # connection might overtake this one. The container's own end stays open, as it has a terminal.
+    if isinstance(keyboard, ssl.SSLSocket):
+        keyboard.unwrap()
+    else:
+        keyboard.shutdown(socket.SHUT_WR)
+        keyboard.recv(1)
+
+
+def console(client: APIClient, name: str, lines: int) -> bytes:
+    """Return the last lines of the console that the engine has kept."""
+    return client.logs(name, tail=lines)
