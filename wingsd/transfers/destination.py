@@ -1,0 +1,244 @@
+"""The node that a server is sent to, as the node that sends it sees it.
+
+`Destination` asks it what it keeps, and uploads to it. Each is one `Conversation`; each way one
+can end has its class in `wingsd.errors`, with words that say what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, NoReturn
+from urllib.parse import SplitResult, urlsplit
+
+import h11
+from OpenSSL import SSL
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost, DNSLookupError
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.internet.error import TimeoutError as TimedOut
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.python.failure import Failure
+
+from wingsd import __version__
+from wingsd.bridge import Outflow
+from wingsd.errors import BadRequest, DestinationLost, DestinationRefused, DestinationUnreachable
+from wingsd.transfers.conversation import Answer, Conversation
+from wingsd.transfers.trust import PeerVerifier, Trust
+
+__all__ = ["Destination", "OutgoingUpload", "Trust"]
+
+#: Seconds to connect in, TLS included; for a question, to be answered in.
+CONNECT_WITHIN = 30
+#: Characters that are taken over from an answer.
+MAX_QUOTE = 500
+PORTS = {"http": 80, "https": 443}
+#: What to do when there is no connection.
+HINTS: tuple[tuple[type[Exception], str], ...] = (
+    (DNSLookupError, "the name {host} is not known; correct it in the Panel, or this node's DNS"),
+    (Refused, "nothing listens at {address}; start that node, or correct its port in the Panel"),
+    (TimedOut, "{address} is silent; let this node through the firewall in front of it"),
+    (ConnectError, "there is no way to {address} ({error}); see this node's network"),
+    (ConnectionDone, "{address} closed the connection before anything could be sent"),
+    (ConnectionLost, "{address} closed the connection before anything could be sent"),
+)
+
+
+class Destination:
+    """The node at `url`, as the Panel gives it, and the header Authorization's whole value."""
+
+    def __init__(self, url: str, authorization: str, reactor: Any, trust: Trust) -> None:
+        """Raise `BadRequest` for a URL or a header that is none.
+
+        Raises `DestinationUnreachable` when the certificates to trust cannot be read.
+        """
+        self._url = _parse(url)
+        self._host = self._url.hostname or ""
+        self._reactor = reactor
+        self._context = trust.context() if self._url.scheme == "https" else None
+        self._headers = [
+            ("Host", self._url.netloc),
+            ("User-Agent", f"wingsd/{__version__}"),
+            ("Authorization", authorization),
+            ("Connection", "close"),
+        ]
+        try:
+            self._request("OPTIONS")
+        except (h11.LocalProtocolError, UnicodeEncodeError) as error:
+            raise BadRequest(
+                "the destination's URL or token cannot be sent", "start the transfer anew"
+            ) from error
+
+    async def features(self) -> frozenset[str]:
+        """Return what the node keeps of a server beyond what every node does.
+
+        wingsd tells it when it is asked with OPTIONS, in the header `Transfer-Features`, a comma
+        list; other nodes give some other answer, and no features.
+        Raises `DestinationUnreachable`, and `DestinationLost` when there is no answer at all.
+        """
+        answer = await self._start(self._request("OPTIONS"))[1]
+        features = answer.header("transfer-features").lower().split(",") if answer.good else ()
+        return frozenset(feature.strip() for feature in features if feature.strip())
+
+    def upload(self, content_type: str, body: Outflow) -> OutgoingUpload:
+        """Begin to send what comes out of `body`; it is closed if this ends before it does."""
+        headers = [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
+        return OutgoingUpload(*self._start(self._request("POST", headers), body))
+
+    def _request(self, method: str, headers: Iterable[tuple[str, str]] = ()) -> h11.Request:
+        target = (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
+        return h11.Request(method=method, target=target, headers=[*self._headers, *headers])
+
+    def _start(
+        self, request: h11.Request, body: Outflow | None = None
+    ) -> tuple[Conversation, Deferred[Answer]]:
+        port = self._url.port or PORTS[self._url.scheme]
+        endpoint: IStreamClientEndpoint = HostnameEndpoint(
+            self._reactor, self._host, port, CONNECT_WITHIN
+        )
+        verifier = None
+        if self._context is not None:
+            verifier = PeerVerifier(self._context, self._host)
+            endpoint = wrapClientTLS(verifier, endpoint)
+        verify = verifier.verify_name if verifier is not None else None
+        conversation = Conversation(self._reactor, request, body, verify)
+        answer = conversation.start(endpoint, CONNECT_WITHIN)
+        answer.addErrback(self._explain, conversation, verifier)
+        return conversation, answer
+
+    def _explain(
+        self, failure: Failure, conversation: Conversation, verifier: PeerVerifier | None
+    ) -> NoReturn:
+        """Raise, for the reason that there is no answer, an error for people."""
+        error = failure.value
+        if isinstance(error, CancelledError | DestinationUnreachable):
+            raise error
+        if conversation.begun:
+            reason = _how_it_ended(error)
+            raise DestinationLost(reason, body_sent=conversation.request_sent) from error
+        if verifier is not None and verifier.fault is not None:
+            raise verifier.fault from error
+        raise DestinationUnreachable(
+            "the destination node cannot be reached",
+            _why_unreachable(error, self._host, self._url.netloc),
+        ) from error
+
+
+class OutgoingUpload:
+    """An upload on its way.
+
+    `answer` gives None when the node took it: a 2xx, after the whole body was sent. It fails with
+    `DestinationUnreachable`, `DestinationRefused` (any other answer, whenever it comes),
+    `DestinationLost` (none), and with `CancelledError` after `abort`.
+    """
+
+    def __init__(self, conversation: Conversation, answer: Deferred[Answer]) -> None:
+        self._conversation = conversation
+        self.answer: Deferred[None] = answer.addCallback(_judge)
+
+    @property
+    def body_sent(self) -> bool:
+        """Whether the last byte was handed over for sending: only now can the node have it all."""
+        return self._conversation.request_sent
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._conversation.abort(CancelledError())
+
+
+def _parse(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        fault = _fault(url, parts, parts.port)
+    except ValueError as error:  # of brackets or of the port
+        fault = str(error)
+    if fault:
+        raise BadRequest("the destination's URL is not valid", f"{url[:MAX_QUOTE]!r}: {fault}")
+    return parts
+
+
+def _fault(url: str, parts: SplitResult, port: int | None) -> str:
+    if parts.scheme not in PORTS or not parts.hostname:
+        return "it must be an http or https URL with a host"
+    if port == 0:
+        return "nothing listens at port 0"
+    if parts.username is not None:
+        return "it must not have a user in it"
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return "write it in ASCII alone, an international name in its xn-- form"
+    return ""
+
+
+# What became of it, in words
+
+
+def _judge(answer: Answer) -> None:
+    """Raise `DestinationRefused` for an answer that is not the one of success."""
+    status = f"{answer.code} {_plain(answer.reason)}".rstrip()
+    if answer.good and answer.early:
+        raise DestinationRefused(
+            "the destination node answered before it had everything",
+            f"{status} came while the server was still being sent; see its log, and whether a "
+            "proxy in front of it answers in its place",
+            answer.code,
+        )
+    if answer.good:
+        return
+    if HTTPStatus.MULTIPLE_CHOICES <= answer.code < HTTPStatus.BAD_REQUEST:
+        where = _plain(answer.header("location")) or "nowhere"
+        raise DestinationRefused(
+            "the destination node is not where the Panel says",
+            f"{status} points to {where}; give the node its right address in the Panel",
+            answer.code,
+        )
+    error, detail = _words(answer.body)
+    if not error:
+        error = f"the destination node answered {status}"
+    if answer.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and not detail:
+        detail = "a proxy in front of it limits how much may be sent; lift that limit"
+    raise DestinationRefused(error, detail, answer.code)
+
+
+def _words(body: bytes) -> tuple[str, str]:
+    """Return what a node's answer has as `error` and `detail`; if it is not a node's, its text."""
+    text = body.decode("utf-8", "replace")
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return "", _plain(text)
+    if not isinstance(answer, dict) or not isinstance(answer.get("error"), str):
+        return "", _plain(text)
+    detail = answer.get("detail")
+    return _plain(answer["error"]), _plain(detail) if isinstance(detail, str) else ""
+
+
+def _plain(text: str) -> str:
+    """Return the beginning of `text` as one line without control characters."""
+    printable = "".join(each if each.isprintable() else " " for each in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= MAX_QUOTE else f"{line[:MAX_QUOTE]}…"
+
+
+def _how_it_ended(error: object) -> str:
+    match error:
+        case ConnectionDone():
+            return "it closed the connection"
+        case ConnectionLost():
+            return "the connection to it broke"
+        case TimedOut():
+            return f"it said nothing for {CONNECT_WITHIN} s"
+        case h11.RemoteProtocolError():
+            return f"what it said is not HTTP ({error})"
+    return _plain(str(error)) or type(error).__name__
+
+
+def _why_unreachable(error: object, host: str, address: str) -> str:
+    if isinstance(error, SSL.Error):
+        reason = "; ".join(each[-1] for each in error.args[0]) if error.args else ""
+        return f"there is no TLS at {address} that this node can speak ({reason or 'no reason'})"
+    for kind, hint in HINTS:
+        if isinstance(error, kind):
+            return hint.format(host=host, address=address, error=error)
+    return f"{address}: {_plain(str(error)) or type(error).__name__}"
