@@ -60,6 +60,8 @@ class Outflow:
         if self._small_size >= BLOCK:
             for block in self._gathered():
                 self._put(block)
+        if self._closed:
+            raise OutflowClosed
         self._small.append(data)
         self._small_size += len(data)
 
@@ -85,7 +87,7 @@ class Outflow:
             if self._size >= self._high_mark:
                 self._changed.wait_for(lambda: self._closed or self._size <= self._low_mark)
             if self._closed:
-                raise OutflowClosed("the stream is wanted no more")
+                raise OutflowClosed
             self._blocks.append(block)
             self._size += len(block)
             self._complete = last
