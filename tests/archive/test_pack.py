@@ -305,7 +305,7 @@ def grow(root: bytes, steps: list[tuple[str, int, bytes, int, int, bytes]]) -> N
         os.utime(path, ns=(mtime, mtime), follow_symlinks=False)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(step, max_size=14))
 def test_any_tree_comes_back(
     tmp_path_factory: pytest.TempPathFactory,

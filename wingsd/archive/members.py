@@ -26,7 +26,8 @@ for why not more."""
 _ZEROS = bytes(STEP)
 _SYMLINK_MODE = 0o777
 _VANISHED = (errno.ENOENT, errno.ESTALE)
-_REPLACED = (errno.ELOOP, errno.ENXIO, errno.EINVAL, errno.ENOTDIR, errno.ENODEV)
+_NO_FILE = (errno.ELOOP, errno.ENXIO)  # what open(2) says of a symlink, and of a socket
+_NO_SYMLINK = (errno.EINVAL,)  # what readlink(2) says of all else
 
 
 class Members:
@@ -86,7 +87,7 @@ class Members:
         try:
             fd = os.open(leaf, OPEN_FILE, dir_fd=parent)
         except OSError as error:
-            self._not_there(name, error)
+            self._not_there(name, error, _NO_FILE)
             return
         yield from self._opened(fd, name)
 
@@ -142,7 +143,7 @@ class Members:
         except LeadsNowhere as why:
             self._leave_out(name, str(why))
         except OSError as error:
-            self._not_there(name, error)
+            self._not_there(name, error, _NO_SYMLINK)
         else:
             if (first := self._first_name(found, name)) is not None:
                 yield self._hard_link(name, found, first)
@@ -181,11 +182,11 @@ class Members:
             name += b"/"
         return pax.member_header(name, typeflag, mode, size, found.st_mtime_ns)
 
-    def _not_there(self, name: bytes, error: OSError) -> None:
+    def _not_there(self, name: bytes, error: OSError, replaced: tuple[int, ...] = ()) -> None:
         """Leave out what is not what it was a moment ago; all else is the disk's failure."""
         if error.errno in _VANISHED:
             self._leave_out(name, VANISHED)
-        elif error.errno in _REPLACED:
+        elif error.errno in replaced:
             self._leave_out(name, REPLACED)
         else:
             unreadable(name, error)
