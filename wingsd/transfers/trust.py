@@ -93,7 +93,8 @@ class PeerVerifier:
         verify = verify_ip_address if self._by_address else verify_hostname
         try:
             verify(connection, self._host)
-        except (VerificationError, CertificateError) as error:
+        except (VerificationError, CertificateError, ValueError) as error:
+            # The last is service-identity 24's word for a wildcard and a host without a dot.
             certificate = connection.get_peer_certificate()
             assert certificate is not None  # noqa: S101 - it was verified
             names = ", ".join(_names(certificate.to_cryptography())) or "no name at all"

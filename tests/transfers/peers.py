@@ -1,0 +1,86 @@
+"""Other nodes for a test to speak to: sockets that do what a script says."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import trustme
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+__all__ = ["Peer", "Script", "chunks", "pem", "read_head", "server_context"]
+
+#: Seconds, so that a test that goes wrong ends.
+TIMEOUT = 20
+
+Script = Callable[[socket.socket], Any]
+
+
+class Peer:
+    """Listens on loopback for one connection, over which a script speaks in a thread.
+
+    `outcome` gives what the script returns or raises.
+    """
+
+    def __init__(self, script: Script, context: ssl.SSLContext | None = None) -> None:
+        self._script = script
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(TIMEOUT)
+        self.port: int = self._listener.getsockname()[1]
+        self.outcome: Deferred[Any] = deferToThread(self._serve)
+
+    def _serve(self) -> Any:
+        with self._listener:
+            connection, _ = self._listener.accept()
+        connection.settimeout(TIMEOUT)
+        with connection:
+            if self._context is None:
+                return self._script(connection)
+            with self._context.wrap_socket(connection, server_side=True) as secured:
+                return self._script(secured)
+
+
+def read_head(connection: socket.socket) -> bytes:
+    """Return a request's head, read to its last byte."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = connection.recv(1)
+        assert byte, f"it ended after {head!r}"
+        head += byte
+    return head
+
+
+def chunks(connection: socket.socket) -> Iterator[bytes]:
+    """Yield a chunked body's chunks, to its last byte."""
+    with connection.makefile("rb") as stream:
+        while size := int(stream.readline(), 16):
+            yield stream.read(size)
+            assert stream.read(2) == b"\r\n"
+        assert stream.readline() == b"\r\n"
+
+
+def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    """Return what a TLS server with that certificate needs."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """Give a port of loopback at which nothing listens."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))  # taken, but it does not listen
+        yield holder.getsockname()[1]
+
+
+def pem(ca: trustme.CA, path: Path) -> Path:
+    """Write an authority's certificate into a file and return that."""
+    ca.cert_pem.write_to_path(str(path))
+    return path
