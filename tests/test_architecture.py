@@ -77,6 +77,7 @@ BLOCKING = [
     "eggfiles.disk",
     "eggfiles.rewriting",
     "environment.engine",
+    "environment.information",
     "servers.directories",
     "transfers.staging",
 ]

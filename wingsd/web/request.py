@@ -130,6 +130,11 @@ class StreamingRequest(Request):
         values = self.requestHeaders.getRawHeaders(name.encode())
         return values[-1].decode("utf-8", "replace") if values else ""
 
+    def argument(self, name: str) -> str:
+        """Return a value of the query, empty without it."""
+        values = (self.args or {}).get(name.encode())
+        return values[-1].decode("utf-8", "replace") if values else ""
+
     def proceed(self) -> None:
         """Tell a client that waits for it (Expect: 100-continue) to send its body."""
         if self._wants_continue and not self._disconnected:
@@ -165,7 +170,8 @@ class StreamingRequest(Request):
         self.setResponseCode(status)
         for name, value in headers.items():
             self.setHeader(name, value)
-        self.setHeader("Content-Length", str(len(body)))
+        if status != HTTPStatus.NO_CONTENT:
+            self.setHeader("Content-Length", str(len(body)))
         if body:
             self.setHeader("Content-Type", "application/json")
         else:
