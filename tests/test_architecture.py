@@ -58,6 +58,10 @@ PURE = [
     "tokens",
     "web.bodies",
     "web.origins",
+    "web.websocket.messages",
+    "web.websocket.meter",
+    "web.websocket.outbox",
+    "web.websocket.session",
 ]
 #: They block, in worker threads, and know nothing of the reactor.
 BLOCKING = [

@@ -1,0 +1,9 @@
+"""A server's WebSocket, by which browsers watch it and have it do things.
+
+`messages`, `meter`, `outbox` and `session` are rules; `wire` is the connection, `client` lies
+between the two, and `resource` is how a browser gets there.
+"""
+
+from wingsd.web.websocket.resource import ConsoleSocket, ConsoleSockets
+
+__all__ = ["ConsoleSocket", "ConsoleSockets"]

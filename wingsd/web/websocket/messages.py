@@ -1,0 +1,82 @@
+"""The messages of a browser's WebSocket: JSON of an event's name and its texts. Pure.
+
+Their form and names are those of the Panel's page, and of Wings.
+"""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+
+from wingsd.errors import BadRequest
+
+__all__ = [
+    "AUTH",
+    "AUTH_SUCCESS",
+    "DAEMON_ERROR",
+    "JWT_ERROR",
+    "SEND_COMMAND",
+    "SEND_LOGS",
+    "SEND_STATS",
+    "SET_STATE",
+    "THROTTLED",
+    "TOKEN_EXPIRED",
+    "TOKEN_EXPIRING",
+    "Message",
+]
+
+# What browsers send.
+AUTH = "auth"
+SET_STATE = "set state"
+SEND_COMMAND = "send command"
+SEND_LOGS = "send logs"
+SEND_STATS = "send stats"
+# What they are answered, beside the events of the server (`wingsd.eventnames`).
+AUTH_SUCCESS = "auth success"
+JWT_ERROR = "jwt error"
+DAEMON_ERROR = "daemon error"
+TOKEN_EXPIRING = "token expiring"  # noqa: S105 - an event's name
+TOKEN_EXPIRED = "token expired"  # noqa: S105 - an event's name
+THROTTLED = "throttled"
+
+
+@attrs.frozen
+class Message:
+    """One message, in either direction."""
+
+    event: str
+    args: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """All its texts as one, which is how a browser's are read."""
+        return "".join(self.args)
+
+    def encode(self) -> bytes:
+        """Return its JSON, which any text can be part of."""
+        text = json.dumps({"event": self.event, "args": self.args}, ensure_ascii=False)
+        return text.encode("utf-8", "replace")
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Message:
+        """Return what a browser sent. Raises `BadRequest`.
+
+        The Panel's page sends `[null]` where it has no text to send.
+        """
+        try:
+            data = json.loads(payload.decode())
+        except (ValueError, RecursionError) as error:
+            raise _not_a_message("it is not JSON") from error
+        if not isinstance(data, dict) or not isinstance(data.get("event"), str):
+            raise _not_a_message('it has no "event" that is a text')
+        args = data.get("args") or []
+        if not isinstance(args, list) or not all(isinstance(arg, str | None) for arg in args):
+            raise _not_a_message('its "args" are not a list of texts')
+        return cls(data["event"], tuple(arg or "" for arg in args))
+
+
+def _not_a_message(why: str) -> BadRequest:
+    return BadRequest(
+        "this message cannot be read", f'{why}; send {{"event": "...", "args": ["..."]}}'
+    )

@@ -1,0 +1,242 @@
+"""What a browser may see and do, and what it is answered: the rules of a console's WebSocket.
+
+Pure: messages and events come in, steps to take come out; the time, in seconds since the epoch,
+is handed in. The rules are those that the Panel's page counts on and Wings follows, but for three
+of our own: a browser without a permission is told so, one whose token lapsed is greeted anew with
+the next, and one that shows no token at all is sent away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from wingsd.errors import BadRequest, NotAuthorized, NotRunning, WingsdError
+from wingsd.eventnames import (
+    BACKUP_COMPLETED,
+    DELETED,
+    INSTALL_OUTPUT,
+    STATS,
+    STATUS,
+    TRANSFER_LOGS,
+)
+from wingsd.tokens import EXPIRED, ConsoleToken, DenyList, console_token
+from wingsd.web.websocket import messages
+from wingsd.web.websocket.messages import Message
+from wingsd.web.websocket.meter import Meters
+
+__all__ = ["LOOK_EVERY", "Close", "Command", "Logs", "Power", "Session", "Step"]
+
+#: Seconds between two calls of `Session.look`.
+LOOK_EVERY = 30.0
+#: Seconds before its end at which a token is called expiring.
+EXPIRING = 60.0
+#: Looks after which a browser must have shown a token.
+LOOKS_WITHOUT_TOKEN = 2
+
+GOING_AWAY = 1001
+POLICY_VIOLATION = 1008
+
+# The Panel's page looks for these words and then asks for another token; see tokens.EXPIRED.
+_DENIED = "jwt: created too far in past (denylist)"
+
+_POWER = {
+    "start": "control.start",
+    "stop": "control.stop",
+    "restart": "control.restart",
+    "kill": "control.stop",
+}
+_SHOWN_WITH = {
+    TRANSFER_LOGS: "admin.websocket.transfer",
+    INSTALL_OUTPUT: "admin.websocket.install",
+}
+
+
+@attrs.frozen
+class Power:
+    """Have the server do this: start, stop, restart or kill. `user` is who asks."""
+
+    action: str
+    user: str
+
+
+@attrs.frozen
+class Command:
+    """Type this line into the server's console."""
+
+    line: str
+
+
+@attrs.frozen
+class Logs:
+    """Send the last lines of the console."""
+
+
+@attrs.frozen
+class Close:
+    """Close the connection, with a code and a reason of RFC 6455."""
+
+    code: int
+    reason: str
+
+
+Step = Message | Power | Command | Logs | Close
+
+
+class Session:
+    """One browser's. `key` is the node's `token`; `status` and `stats` tell the server's."""
+
+    def __init__(
+        self,
+        server: str,
+        key: str,
+        denied: DenyList,
+        status: Callable[[], str],
+        stats: Callable[[], str],
+    ) -> None:
+        self._server = server
+        self._key = key
+        self._denied = denied
+        self._status = status
+        self._stats = stats
+        self._meters = Meters()
+        self._token: ConsoleToken | None = None
+        self._told = ""
+        self._looks = 0
+
+    # What comes in
+
+    def receive(self, payload: bytes, now: float) -> list[Step]:
+        """Take a message of the browser's."""
+        excess = self._meters.refuse_any(now)
+        if excess is not None:
+            return _throttled(excess)
+        try:
+            message = Message.decode(payload)
+            excess = self._meters.refuse(message.event, now)
+            return self._obey(message, now) if excess is None else _throttled(excess)
+        except NotAuthorized as error:
+            return [Message(messages.JWT_ERROR, (str(error),))]
+        except WingsdError as error:
+            return [self.failure(error)]
+
+    def event(self, name: str, args: tuple[str, ...], now: float) -> list[Step]:
+        """Take an event of the server's."""
+        steps: list[Step] = []
+        if self._token is not None:
+            lapse = self._lapse(now)
+            if lapse:
+                steps += self._tell_once(lapse)
+            elif self._may_see(self._token, name):
+                steps.append(Message(name, args))
+        if name == DELETED:
+            steps.append(Close(GOING_AWAY, "the server is not on this node any more"))
+        return steps
+
+    def look(self, now: float) -> list[Step]:
+        """See whether the token still holds; to be called every `LOOK_EVERY` seconds."""
+        if self._token is None:
+            self._looks += 1
+            if self._looks < LOOKS_WITHOUT_TOKEN:
+                return []
+            return [Close(POLICY_VIOLATION, "no good token was sent")]
+        lapse = self._lapse(now)
+        if lapse == EXPIRED:
+            return [Message(messages.TOKEN_EXPIRED)]
+        if not lapse and self._token.expires - now <= EXPIRING:
+            lapse = messages.TOKEN_EXPIRING
+        return self._tell_once(lapse) if lapse else []
+
+    def failure(self, error: WingsdError) -> Message:
+        """Return what is said of something that could not be done.
+
+        Details of what failed on this node are for administrators; who asked for something that
+        cannot be is told what to do.
+        """
+        theirs = error.status < 500 or isinstance(error, NotRunning)  # noqa: PLR2004
+        allowed = self._token is not None and self._token.allows("admin.websocket.errors")
+        text = str(error) if theirs or allowed else error.message
+        return Message(messages.DAEMON_ERROR, (text,))
+
+    # How it is judged
+
+    def _obey(self, message: Message, now: float) -> list[Step]:
+        if message.event == messages.AUTH:
+            return self._authenticate(message.text, now)
+        lapse = self._lapse(now)
+        if self._token is None or lapse:
+            raise NotAuthorized(lapse)
+        match message.event:
+            case messages.SET_STATE:
+                return [self._power(self._token, message.text)]
+            case messages.SEND_COMMAND:
+                _demand(self._token, "control.console")
+                return [Command(message.text)]
+            case messages.SEND_LOGS:
+                return [Logs()]
+            case messages.SEND_STATS:
+                return [Message(STATS, (self._stats(),))]
+        raise BadRequest(f"this node knows no message {message.event[:40]!r}")
+
+    def _authenticate(self, text: str, now: float) -> list[Step]:
+        token = console_token(text, self._key)
+        if self._denied.refuses(token):
+            raise NotAuthorized(_DENIED)
+        if token.expires <= now:
+            raise NotAuthorized(EXPIRED)
+        if token.server != self._server:
+            raise NotAuthorized("jwt: server uuid mismatch", "the token is for another server")
+        if not token.allows("websocket.connect"):
+            raise NotAuthorized("jwt: missing connect permission")
+        # One that only renews its token knows the state already.
+        greeting = self._greeting() if self._lapse(now) else []
+        self._token, self._told = token, ""
+        return [Message(messages.AUTH_SUCCESS), *greeting]
+
+    def _greeting(self) -> list[Step]:
+        status = self._status()
+        greeting: list[Step] = [Message(STATUS, (status,))]
+        # Of a server that runs they come by themselves.
+        return [*greeting, Message(STATS, (self._stats(),))] if status == "offline" else greeting
+
+    def _lapse(self, now: float) -> str:
+        """Return why nothing may be seen or done now; empty when it may."""
+        if self._token is None:
+            return "jwt: no jwt present"
+        if self._denied.refuses(self._token):
+            return _DENIED
+        return EXPIRED if self._token.expires <= now else ""
+
+    def _tell_once(self, what: str) -> list[Step]:
+        if self._told == what:
+            return []
+        self._told = what
+        if what == EXPIRED:
+            return [Message(messages.TOKEN_EXPIRED)]
+        if what == messages.TOKEN_EXPIRING:
+            return [Message(messages.TOKEN_EXPIRING)]
+        return [Message(messages.JWT_ERROR, (what,))]
+
+    @staticmethod
+    def _may_see(token: ConsoleToken, name: str) -> bool:
+        if name.startswith(BACKUP_COMPLETED):
+            return token.allows("backup.read")
+        return name not in _SHOWN_WITH or token.allows(_SHOWN_WITH[name])
+
+    @staticmethod
+    def _power(token: ConsoleToken, action: str) -> Power:
+        if action not in _POWER:
+            known = ", ".join(_POWER)
+            raise BadRequest(f"a server cannot be told to {action[:40]!r}", f"use one of {known}")
+        _demand(token, _POWER[action])
+        return Power(action, token.user)
+
+
+def _demand(token: ConsoleToken, permission: str) -> None:
+    if not token.allows(permission):
+        raise BadRequest(f"you do not have the permission {permission} for this server")
+
+
+def _throttled(excess: str) -> list[Step]:
+    return [Message(messages.THROTTLED, (excess,))] if excess else []
