@@ -20,10 +20,11 @@ from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.events import EventBus
 from wingsd.panel import Panel
 from wingsd.transfers.announcer import Announcer
-from wingsd.transfers.destination import Destination, OutgoingUpload, Trust
-from wingsd.transfers.formdata import ArchiveForm
+from wingsd.transfers.destination import Destination, OutgoingUpload
+from wingsd.transfers.formdata import FormFrame
 from wingsd.transfers.interrupt import Interruptible
 from wingsd.transfers.lifecycle import Lifecycle, SendStep
+from wingsd.transfers.trust import Trust
 from wingsd.transfers.verdict import Verdict
 from wingsd.transfers.wording import SOURCE, progress_bar, readable_size
 
@@ -155,15 +156,15 @@ class OutgoingTransfer:
     async def _stream(self, links: bool, total: int) -> OutgoingUpload:
         """Send the archive; return when its last byte is on its way."""
         means = self._means
-        body, form = Outflow(means.reactor), ArchiveForm()
-        self._upload = upload = self._destination.upload(form.content_type, body)
+        body, frame = Outflow(means.reactor), FormFrame()
+        self._upload = upload = self._destination.upload(frame.content_type, body)
         self._announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, total)}")
         started = means.reactor.seconds()
         try:
             packed = await means.packers.run(
                 _write_body,
                 body,
-                form,
+                frame,
                 directory=self._directory,
                 links=links,
                 compression=means.compression,
@@ -208,6 +209,7 @@ class OutgoingTransfer:
         error = self._chain.reason or error
         if not isinstance(error, WingsdError):
             self._log.failure("{server}: a mistake", server=self.server.uuid)
+            error = WingsdError("an unforeseen error", "the reason is in the log of this node")
         self._announcer.warn(f"failed while {self._life.step.words}: {error}")
         if not self.is_sent:
             # Told after the state: the server is the user's again at once.
@@ -219,9 +221,7 @@ class OutgoingTransfer:
         if self._life.over:
             return  # The Panel has deleted the server here meanwhile.
         if moved:
-            self._announcer.say(
-                "the Panel says that the destination has it: only its answer was lost"
-            )
+            self._announcer.say("the Panel says that it has moved: only its answer was lost")
             self._moved()
         else:
             self._announcer.say("the Panel says that it is still this node's")
@@ -267,7 +267,7 @@ class OutgoingTransfer:
 
 def _write_body(
     body: Outflow,
-    form: ArchiveForm,
+    frame: FormFrame,
     *,
     directory: str,
     links: bool,
@@ -276,10 +276,10 @@ def _write_body(
     progress: Callable[[int], None],
 ) -> Packed:
     """Write the whole body of the upload, in a worker thread: the archive and its checksum."""
-    body.write(form.head)
+    body.write(frame.before())
     packed = pack(
         directory, body.write, links=links, compression=compression, note=note, progress=progress
     )
-    body.write(form.tail(packed.sha256))
+    body.write(frame.after(packed.sha256))
     body.finish()
     return packed
