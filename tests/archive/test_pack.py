@@ -115,6 +115,26 @@ def test_set_id_bits_stay_and_the_rest_of_a_mode_goes(tmp_path: Path) -> None:
     assert sent.notes == [f'"f" {what}', f'"shared" {what}']
 
 
+def test_a_time_beyond_what_is_read_becomes_the_nearest_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # not every file system goes as far as the true limit, the year 2262
+    limit = 10**18
+    monkeypatch.setattr("wingsd.archive.members._LATEST", limit)
+    top, out = tmp_path / "t", tmp_path / "out"
+    top.mkdir()
+    for name, time in (("early", -limit - 1), ("late", limit + 1), ("last", limit)):
+        (top / name).symlink_to("anywhere") if name == "early" else (top / name).touch()
+        os.utime(top / name, ns=(time, time), follow_symlinks=False)
+    os.utime(top, ns=(0, 0))
+    sent = packed(top)
+    unpacked(sent, out)
+    times = [(out / name).lstat().st_mtime_ns for name in ("early", "late", "last")]
+    assert times == [-limit, limit, limit]
+    words = "is sent with another time: its own is in a far century"
+    assert sent.notes == [f'"late" {words}', f'"early" {words}']
+
+
 def test_sockets_and_fifos_are_left_out(tmp_path: Path) -> None:
     top = tmp_path / "t"
     (top / "d").mkdir(parents=True)

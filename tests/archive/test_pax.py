@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from wingsd.archive import pax
 from wingsd.archive.blocks import Blocks
+from wingsd.archive.headers import LATEST
 from wingsd.archive.tar import Member, TarReader
 
 SECOND = 10**9
+FAR = LATEST * SECOND
 
 
 def by_tarfile(archive: bytes) -> list[tarfile.TarInfo]:
@@ -34,9 +36,11 @@ names = st.one_of(
     st.sampled_from([b"n" * 100, b"n" * 101, b"d/" * 49 + b"ff", b"a\nb", b"12 path=x\n"]),
 ).filter(lambda name: b"\0" not in name and name.strip(b"/"))
 times = st.one_of(
-    st.integers(-(2**63) + 1, 2**63 - 1),
-    st.integers(-10, 2**34).map(lambda seconds: seconds * SECOND),
-    st.sampled_from([0, -1, 1, -SECOND, 8**11 * SECOND, (8**11 - 1) * SECOND, -SECOND - 1]),
+    st.integers(-FAR, FAR),
+    st.integers(-10, LATEST).map(lambda seconds: seconds * SECOND),
+    st.sampled_from(
+        [0, -1, 1, -SECOND, 8**11 * SECOND, (8**11 - 1) * SECOND, -SECOND - 1, FAR, -FAR]
+    ),
 )
 
 

@@ -15,6 +15,7 @@ from zlib import adler32
 
 __all__ = [
     "BLOCK",
+    "LATEST",
     "MAX_SEGMENTS",
     "Member",
     "is_header",
@@ -33,11 +34,14 @@ BLOCK = 512
 MAX_SEGMENTS = 1 << 18
 """The most data segments of one sparse file; their list is kept in memory, 16 bytes each."""
 
+LATEST = ((1 << 63) - 1) // 1_000_000_000
+"""The latest time that is read, in seconds since the epoch, for 64 bits of nanoseconds to hold it:
+in the year 2262. The earliest lies as far before."""
+
 _FIELDS = Struct("100s8s16x12s12s8sc100s8s80x155s12x").unpack_from
 _CHECKSUM = slice(148, 156)
 _CHECKSUM_AS_SPACES = 8 * 0x20
 _LARGEST = (1 << 63) - 1
-_LATEST = _LARGEST // 1_000_000_000
 _DECIMAL = re.compile(rb"[0-9]{1,19}").fullmatch
 _TIME = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]*))?").fullmatch
 
@@ -134,7 +138,7 @@ def _base256(field: bytes) -> int:
 
 def _time_field(field: bytes) -> int:
     seconds = _base256(field) if field[0] & 0x80 else number(field, "time")
-    if abs(seconds) > _LATEST:
+    if abs(seconds) > LATEST:
         raise ValueError("its time is out of range")
     return seconds
 
@@ -148,7 +152,7 @@ def pax_time(text: bytes) -> int:
     if match is None:
         raise ValueError("its time is not a number")
     sign, seconds, fraction = match[1], int(match[2]), match[3] or b""
-    if seconds > _LATEST:
+    if seconds > LATEST:
         raise ValueError("its time is out of range")
     nanoseconds = seconds * 1_000_000_000 + int(fraction[:9].ljust(9, b"0"))
     if not sign:

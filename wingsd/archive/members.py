@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 from wingsd.archive import pax
+from wingsd.archive.headers import LATEST
 from wingsd.archive.policy import Kind, display, member_mode
 from wingsd.archive.symlinks import OPEN_FILE, LeadsNowhere, SymlinkFollower, special_name
 from wingsd.archive.walk import REPLACED, VANISHED, Listing, opened, unreadable, walk
@@ -23,6 +24,7 @@ STEP = 120 << 10
 """Bytes that are read at once, and about as many that come in one block; see `compression.STEP`
 for why not more."""
 
+_LATEST = LATEST * 1_000_000_000
 _ZEROS = bytes(STEP)
 _SYMLINK_MODE = 0o777
 _VANISHED = (errno.ENOENT, errno.ESTALE)
@@ -149,9 +151,8 @@ class Members:
                 yield self._hard_link(name, found, first)
                 return
             self.counts[Kind.SYMLINK] += 1
-            yield pax.member_header(
-                name, pax.SYMLINK, _SYMLINK_MODE, 0, found.st_mtime_ns, link=text
-            )
+            mtime = self._time(name, found)
+            yield pax.member_header(name, pax.SYMLINK, _SYMLINK_MODE, 0, mtime, link=text)
 
     def _other(self, parent: int, leaf: bytes, name: bytes) -> None:
         try:
@@ -170,17 +171,24 @@ class Members:
 
     def _hard_link(self, name: bytes, found: os.stat_result, first: bytes) -> bytes:
         self.counts[Kind.HARD_LINK] += 1
-        return pax.member_header(
-            name, pax.HARD_LINK, member_mode(found.st_mode)[0], 0, found.st_mtime_ns, link=first
-        )
+        mode, mtime = member_mode(found.st_mode)[0], self._time(name, found)
+        return pax.member_header(name, pax.HARD_LINK, mode, 0, mtime, link=first)
 
     def _header(self, name: bytes, typeflag: bytes, found: os.stat_result, size: int = 0) -> bytes:
         mode, stripped = member_mode(found.st_mode)
         if stripped:
             self._tell(f"{display(name)} is sent without its set-user-id or set-group-id bit")
+        mtime = self._time(name, found)
         if typeflag == pax.DIRECTORY:
             name += b"/"
-        return pax.member_header(name, typeflag, mode, size, found.st_mtime_ns)
+        return pax.member_header(name, typeflag, mode, size, mtime)
+
+    def _time(self, name: bytes, found: os.stat_result) -> int:
+        mtime = found.st_mtime_ns
+        if -_LATEST <= mtime <= _LATEST:
+            return mtime
+        self._tell(f"{display(name)} is sent with another time: its own is in a far century")
+        return _LATEST if mtime > 0 else -_LATEST
 
     def _not_there(self, name: bytes, error: OSError, replaced: tuple[int, ...] = ()) -> None:
         """Leave out what is not what it was a moment ago; all else is the disk's failure."""
