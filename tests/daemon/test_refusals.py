@@ -133,4 +133,4 @@ async def test_what_is_too_large_is_told_so(house: House) -> None:
 async def test_another_method_is_told_which_one_to_use(house: House) -> None:
     await house.start()
     status, answer = await house.curl("-X", "GET")
-    assert (status, answer["error"]) == (405, "send transfers with POST")
+    assert (status, answer["detail"]) == (405, "use OPTIONS, POST")

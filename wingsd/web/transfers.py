@@ -1,9 +1,9 @@
-"""`POST /api/transfers`: another node sends a server here."""
+"""`/api/transfers`: another node sends a server here, and the Panel calls it off."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
+from typing import ClassVar
 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
@@ -11,25 +11,31 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
+from wingsd.config import Config
 from wingsd.errors import WingsdError
 from wingsd.tokens import transfer_token
 from wingsd.transfers.receiver import Receiver
+from wingsd.web.answers import Answer
+from wingsd.web.endpoint import Endpoint, Public, server_in_path
 from wingsd.web.request import BodyReader, StreamingRequest
-from wingsd.web.site import NotFound, error_body
 from wingsd.web.upload import Upload
 
-__all__ = ["TransfersResource"]
+__all__ = ["TransfersEndpoint"]
 
 
-class TransfersResource(Resource):
-    """Opens a transfer for each request with a good token. `key` is the node's `token`."""
+class TransfersEndpoint(Public):
+    """Opens a transfer for each POST with a good token; OPTIONS tells what may be in its archive.
 
+    Below it, by the UUID of their servers, are the transfers under way.
+    """
+
+    methods = "OPTIONS, POST"  # Not by a `handle_POST`: its body is taken as it arrives.
+    features: ClassVar[dict[str, str]] = {"Transfer-Features": "symlinks, hard-links"}
     _log = Logger()
 
-    def __init__(self, receiver: Receiver, key: str) -> None:
-        super().__init__()
+    def __init__(self, config: Config, receiver: Receiver) -> None:
+        super().__init__(config)
         self._receiver = receiver
-        self._key = key
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
         """Start the transfer that the request's token is for; its end is the answer."""
@@ -43,7 +49,7 @@ class TransfersResource(Resource):
 
     def _start(self, request: StreamingRequest, upload: Upload) -> Deferred[None]:
         try:
-            token = transfer_token(request.header("Authorization"), self._key)
+            token = transfer_token(request.header("Authorization"), self.config.token)
             transfer = self._receiver.open(token.server)
         except WingsdError as error:
             peer = request.getClientAddress().host
@@ -52,10 +58,19 @@ class TransfersResource(Resource):
         return Deferred.fromCoroutine(transfer.run(upload))
 
     def getChild(self, path: bytes, request: IRequest) -> Resource:
-        """There is nothing below."""
-        return NotFound()
+        """Return the transfer of a server."""
+        return _IncomingEndpoint(self.config, self._receiver, path)
 
-    def render(self, request: Any) -> bytes:
-        """Answer all other methods."""
-        request.setHeader("Allow", "POST")
-        return error_body(request, 405, "send transfers with POST")
+
+class _IncomingEndpoint(Endpoint):
+    """`/api/transfers/{uuid}`: a transfer to this node."""
+
+    def __init__(self, config: Config, receiver: Receiver, path: bytes) -> None:
+        super().__init__(config)
+        self._receiver = receiver
+        self._path = path
+
+    async def handle_DELETE(self, request: StreamingRequest) -> Answer:
+        """Cancel the transfer."""
+        self._receiver.cancel(server_in_path(self._path))
+        return Answer(HTTPStatus.ACCEPTED)

@@ -1,0 +1,37 @@
+"""What the Panel's calls are made on: the rooms of the node that the web knows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import attrs
+from twisted.web.resource import IResource
+
+from wingsd.config import Config
+from wingsd.environment.information import EngineInformation
+from wingsd.servers.registry import Servers
+from wingsd.servers.server import Server
+from wingsd.tokens import DenyList
+from wingsd.transfers.receiver import Receiver
+from wingsd.transfers.sender import Sender
+
+__all__ = ["Services"]
+
+
+@attrs.frozen
+class Services:
+    """`denied` is the deny list of the WebSocket's tokens, and `websocket` makes its resource.
+
+    `engine` asks the Docker engine about itself, None when there is none; `now` gives the seconds
+    since the epoch.
+    """
+
+    config: Config
+    servers: Servers
+    sender: Sender
+    receiver: Receiver
+    denied: DenyList
+    websocket: Callable[[Server], IResource]
+    engine: Callable[[], Awaitable[EngineInformation]] | None = None
+    now: Callable[[], float] = time.time
