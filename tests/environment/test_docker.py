@@ -16,7 +16,7 @@ from tests.logs import LoggedErrors
 from tests.registry import Registry as FakeRegistry
 from wingsd.bridge import Workers
 from wingsd.config import Config, Registry
-from wingsd.environment import DockerEnvironment, Environment, NoEnvironment
+from wingsd.environment import DockerEnvironment, Environment
 from wingsd.errors import EnvironmentFailed
 from wingsd.model import Allocations, Default, Mount, Settings
 from wingsd.testing.image import image_tar
@@ -292,10 +292,3 @@ async def test_the_engines_own_explanation_is_told(engine: Engine, workers: Work
     server = attrs.evolve(server, build=attrs.evolve(server.build, threads="4000"))
     detail = await refusal(DockerEnvironment(engine.config(), workers, reactor), server)
     assert "Docker refuses: Requested CPUs are not available" in detail
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_node_of_files_only_makes_nothing() -> None:
-    environment: Environment = NoEnvironment()
-    assert not await environment.create(Settings("uuid"))
-    await environment.remove("uuid")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from tests.environment.watcher import Notes
 from wingsd.environment.interface import Environment, Running, Usage
 from wingsd.errors import EnvironmentFailed
 from wingsd.model import Settings
@@ -15,22 +15,6 @@ from wingsd.testing.faults import Hang
 
 SERVER = Settings("6f1ad85f-8ee2-46ae-9b45-7ee3f65bd0a4")
 UUID = SERVER.uuid
-
-
-@attrs.define
-class Notes:
-    """A watcher that writes down what it is told."""
-
-    told: list[object] = attrs.field(factory=list)
-
-    def output(self, data: bytes) -> None:
-        self.told.append(data)
-
-    def usage(self, usage: Usage) -> None:
-        self.told.append(usage)
-
-    def ended(self, status: int | None, *, out_of_memory: bool) -> None:
-        self.told.append((status, out_of_memory))
 
 
 async def started(fake: FakeEnvironment, notes: Notes) -> Running:

@@ -50,9 +50,13 @@ class Talk:
                 self._client = engine.Client(self._address)
             return work(self._client, *args, **kwargs)
 
+        def finished(outcome: Any) -> Any:
+            self._working = None
+            return outcome
+
         self._working = working = self._workers.run(with_client)
         result: Deferred[T] = Deferred()
-        working.chainDeferred(result)
+        working.addBoth(finished).chainDeferred(result)
         return result
 
     async def ask(
