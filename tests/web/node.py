@@ -10,6 +10,7 @@ import attrs
 from treq.client import HTTPClient
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
@@ -23,7 +24,17 @@ from wingsd.web.api import Api
 from wingsd.web.services import Services
 from wingsd.web.site import NodeSite, NotFound
 
-__all__ = ["NOW", "TOKEN", "UUID", "FakeServer", "House", "Reply"]
+__all__ = [
+    "NOW",
+    "TOKEN",
+    "UUID",
+    "Calls",
+    "FakeServer",
+    "FakeTransfers",
+    "House",
+    "Reply",
+    "until",
+]
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 TOKEN = "the-token-of-this-node"
@@ -236,3 +247,11 @@ class House:
             for name, values in response.headers.getAllRawHeaders()
         }
         return Reply(response.code, found, text)
+
+
+async def until(so: Callable[[], bool]) -> None:
+    """Return when `so` is so, while the reactor does what it has to do."""
+    deadline = reactor.seconds() + TIMEOUT
+    while not so():
+        assert reactor.seconds() < deadline
+        await deferLater(reactor, 0)

@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.logs import LoggedErrors
-from tests.web.node import TOKEN, UUID, House, reactor
+from tests.web.node import TOKEN, UUID, House, until
 from wingsd.errors import EnvironmentFailed, PanelUnreachable
 
 CALLS = [
@@ -167,10 +167,8 @@ async def test_what_a_caller_asked_for_is_done_though_it_leaves(house: House) ->
             f"DELETE /api/servers/{UUID} HTTP/1.1\r\nHost: x\r\n"
             f"Authorization: Bearer {TOKEN}\r\n\r\n".encode()
         )
-        while ("delete", UUID) not in house.calls:
-            await turn()
-    while house.site.connections:
-        await turn()
+        await until(lambda: ("delete", UUID) in house.calls)
+    await until(lambda: not house.site.connections)
     house.servers.may_delete.callback(None)
     assert house.servers.known == {}
 
@@ -191,10 +189,3 @@ async def test_an_engine_that_fails_is_told_in_its_words(house: House) -> None:
     reply = await house.call("DELETE", f"servers/{UUID}")
     assert (reply.status, reply.json["detail"]) == (500, "Docker refuses: no")
     assert UUID in house.servers.known
-
-
-async def turn() -> None:
-    """Let the reactor do what it has to do."""
-    passed: Deferred[None] = Deferred()
-    reactor.callLater(0, passed.callback, None)
-    await passed
