@@ -13,6 +13,14 @@ from wingsd.eggfiles.refused import Refused
 __all__ = ["XmlFile"]
 
 _DECLARATION = re.compile(r"\s*<\?xml\s[^>]*\?>\s*")
+#: What may stand before the root: blanks, comments, processing instructions, a document type.
+_PROLOG = re.compile(
+    r"""(?: \s | <!--(?:(?!-->).)*--> | <\?(?:(?!\?>).)*\?>
+      | <!DOCTYPE (?:[^\[<>"']|"[^"]*"|'[^']*')*
+        (?: \[ (?: [^\]"'<] | "[^"]*" | '[^']*' | <!--(?:(?!-->).)*--> | < )* \] \s* )? >
+    )*+(?=<[^!?])""",
+    re.DOTALL | re.VERBOSE,
+)
 _DEFAULT_DECLARATION = '<?xml version="1.0" encoding="utf-8"?>\n'
 _STEP = re.compile(r"(?:[^.\[]|\[[^\]]*\])+")
 _NAMED = re.compile(r"(?P<name>[^\W\d][\w:-]*|\*)(?P<predicates>(?:\[[^\]]*\])*)")
@@ -28,8 +36,12 @@ class XmlFile:
         self._declaration = found[0] if found else ""
         body = source[len(self._declaration) :]
         self._source = source
-        self._end = body[len(body.rstrip()) :]
         self._root = _parsed(body) if body.strip() else None
+        prolog = _PROLOG.match(body)
+        if self._root is not None and prolog is None:
+            raise Refused("what stands before its root element could not be kept")
+        self._prolog = prolog[0] if prolog else ""
+        self._end = body[len(body.rstrip()) :]
         self._is_new = self._root is None
         self._changed = False
 
@@ -57,13 +69,12 @@ class XmlFile:
         """Return the document with its declaration, as it was where nothing was changed."""
         if self._root is None or not self._changed:
             return self._source
-        tree = self._root.getroottree()
         if self._is_new:
-            etree.indent(tree)
-            self._declaration = self._declaration or _DEFAULT_DECLARATION
-            self._end = "\n"
-        body = etree.tostring(tree, encoding="unicode")
-        return f"{self._declaration}{body}{self._end}"
+            etree.indent(self._root)
+            declaration = self._declaration or _DEFAULT_DECLARATION
+            return f"{declaration}{_serialized(self._root)}\n"
+        body = "\n".join(map(_serialized, [self._root, *self._root.itersiblings()]))
+        return f"{self._declaration}{self._prolog}{body}{self._end}"
 
     def _top(self, step: _Step, change: Change) -> list[etree._Element]:
         if self._root is None:
@@ -101,10 +112,8 @@ class _Step:
     predicates: str
 
     def below(self, element: etree._Element) -> list[etree._Element]:
-        plain = self.name if ":" in self.name or self.name == "*" else f"{{*}}{self.name}"
-        known = {prefix: uri for prefix, uri in element.nsmap.items() if prefix}
         try:
-            return list(element.findall(plain + self.predicates, known))
+            return list(element.findall(self.name + self.predicates, element.nsmap))
         except (SyntaxError, ValueError) as error:
             raise Refused(f"{self.name}{self.predicates} is no step of a path: {error}") from error
 
@@ -140,14 +149,16 @@ def _parsed(body: str) -> etree._Element:
         raise Refused(f"it is not XML: {error}") from error
 
 
+def _serialized(node: etree._Element) -> str:
+    return str(etree.tostring(node, encoding="unicode", with_tail=False))
+
+
 def _added(parent: etree._Element, step: _Step) -> etree._Element:
     """Add an element to `parent`, in its namespace and indented as its neighbours are."""
     uri = etree.QName(parent).namespace
     if ":" in step.name:
         prefix, _, local = step.name.partition(":")
-        uri, name = parent.nsmap.get(prefix), local
-        if uri is None:
-            raise Refused(f"the file declares no prefix {prefix}")
+        uri, name = parent.nsmap[prefix], local
     else:
         name = step.name
     child = etree.Element(f"{{{uri}}}{name}" if uri else name, step.attributes())

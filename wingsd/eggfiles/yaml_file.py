@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import (
     DoubleQuotedScalarString,
     ScalarString,
@@ -25,12 +25,14 @@ from wingsd.eggfiles.scalars import Scalar
 
 __all__ = ["YamlFile"]
 
+_MAX_DEPTH = 64
 _NEVER_FOLD = 1 << 20
 _KEY = r"^( *)[^\s#-][^\n]*:[ \t]*\n(?:[ \t]*(?:#[^\n]*)?\n)*\1"
 _MAP_BELOW = re.compile(_KEY + r"( +)[^\s#-]", re.MULTILINE)
 _LIST_BELOW = re.compile(_KEY + r"( *)- ", re.MULTILINE)
 _EMPTY = re.compile(r"(?:[ \t]*(?:#[^\n]*|---[ \t]*)?(?:\n|\Z))*")
 _RESOLVER: Any = yaml.resolver.Resolver()
+_FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TEXT = "tag:yaml.org,2002:str"
 _BOOLEAN = "tag:yaml.org,2002:bool"
 _YES = frozenset(("yes", "on", "true"))
@@ -44,15 +46,12 @@ class YamlFile(NestedFile):
         self._yaml.preserve_quotes = True
         self._yaml.width = _NEVER_FOLD
         _indent_as(self._yaml, source)
+        _check_depth(source)
         self._is_empty = _EMPTY.fullmatch(source) is not None
         try:
             root = {} if self._is_empty else self._yaml.load(source)
-        except MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            where = f"line {mark.line + 1}: " if mark else ""
-            raise Refused(f"it is not YAML: {where}{error.problem or error.context}") from error
         except YAMLError as error:
-            raise Refused(f"it is not YAML: {error}") from error
+            raise _not_yaml(error) from error
         super().__init__(root, source)
 
     def plain(self, found: object) -> object:
@@ -83,6 +82,32 @@ class YamlFile(NestedFile):
             return out.getvalue()
         head = self.source if not self.source or self.source.endswith("\n") else self.source + "\n"
         return head + out.getvalue()
+
+
+def _check_depth(source: str) -> None:
+    """Refuse deep nesting before ruamel.yaml sees it, which takes time by its square.
+
+    libyaml, which does not, is asked; it is YAML 1.1 and what Wings' own parser comes from.
+    """
+    depth = 0
+    try:
+        for event in yaml.parse(source, Loader=_FAST):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > _MAX_DEPTH:
+                raise Refused(f"it is nested more than {_MAX_DEPTH} levels deep")
+    except yaml.YAMLError as error:
+        raise _not_yaml(error) from error
+
+
+def _not_yaml(error: Exception) -> Refused:
+    """Return the words for an error of either library, which tell it in the same way."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    where = f"line {mark.line + 1}: " if mark else ""
+    what = getattr(error, "problem", None) or getattr(error, "context", None) or error
+    return Refused(f"it is not YAML: {where}{what}")
 
 
 def _kind(text: str) -> str:

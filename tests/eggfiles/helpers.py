@@ -1,0 +1,37 @@
+"""A file of text through one form, as the whole room would take it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wingsd.eggfiles.changes import Change
+from wingsd.eggfiles.forms import form_of
+from wingsd.model import Replacement
+
+NODE: dict[str, Any] = {
+    "token": "never told",
+    "api": {"host": "0.0.0.0", "port": 8080},
+    "docker": {
+        "network": {"interface": "172.18.0.1", "enable_icc": True, "network_mtu": 1500},
+        "registries": {"example": {"password": "never told"}},
+    },
+    "system": {"timezone": "UTC"},
+}
+
+
+def put(match: str, value: Any, if_value: str = "") -> Replacement:
+    return Replacement(match=match, if_value=if_value, replace_with=value)
+
+
+def changed(parser: str, text: str, *replacements: Replacement) -> str:
+    """Return the new text; every replacement must have been possible."""
+    new, faults = tried(parser, text, *replacements)
+    assert faults == []
+    return new
+
+
+def tried(parser: str, text: str, *replacements: Replacement) -> tuple[str, list[str]]:
+    """Return the new text and the lines about what could not be done."""
+    changes = [Change.of(replacement, NODE) for replacement in replacements]
+    rewritten = form_of(parser).rewrite(text.encode(), changes)
+    return rewritten.data.decode(), rewritten.faults
