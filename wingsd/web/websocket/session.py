@@ -22,8 +22,20 @@ from wingsd.eventnames import (
     TRANSFER_LOGS,
 )
 from wingsd.tokens import EXPIRED, ConsoleToken, DenyList, console_token
-from wingsd.web.websocket import messages
-from wingsd.web.websocket.messages import Message
+from wingsd.web.websocket.messages import (
+    AUTH,
+    AUTH_SUCCESS,
+    DAEMON_ERROR,
+    JWT_ERROR,
+    SEND_COMMAND,
+    SEND_LOGS,
+    SEND_STATS,
+    SET_STATE,
+    THROTTLED,
+    TOKEN_EXPIRED,
+    TOKEN_EXPIRING,
+    Message,
+)
 from wingsd.web.websocket.meter import Meters
 
 __all__ = ["LOOK_EVERY", "Close", "Command", "Logs", "Power", "Session", "Step"]
@@ -117,7 +129,7 @@ class Session:
             excess = self._meters.refuse(message.event, now)
             return self._obey(message, now) if excess is None else _throttled(excess)
         except NotAuthorized as error:
-            return [Message(messages.JWT_ERROR, (str(error),))]
+            return [Message(JWT_ERROR, (str(error),))]
         except WingsdError as error:
             return [self.failure(error)]
 
@@ -143,9 +155,9 @@ class Session:
             return [Close(POLICY_VIOLATION, "no good token was sent")]
         lapse = self._lapse(now)
         if lapse == EXPIRED:
-            return [Message(messages.TOKEN_EXPIRED)]
+            self._told = ""  # Told at every look, for the page that got no other token so far.
         if not lapse and self._token.expires - now <= EXPIRING:
-            lapse = messages.TOKEN_EXPIRING
+            lapse = TOKEN_EXPIRING
         return self._tell_once(lapse) if lapse else []
 
     def failure(self, error: WingsdError) -> Message:
@@ -157,26 +169,25 @@ class Session:
         theirs = error.status < 500 or isinstance(error, NotRunning)  # noqa: PLR2004
         allowed = self._token is not None and self._token.allows("admin.websocket.errors")
         text = str(error) if theirs or allowed else error.message
-        return Message(messages.DAEMON_ERROR, (text,))
+        return Message(DAEMON_ERROR, (text,))
 
     # How it is judged
 
     def _obey(self, message: Message, now: float) -> list[Step]:
-        if message.event == messages.AUTH:
+        if message.event == AUTH:
             return self._authenticate(message.text, now)
         lapse = self._lapse(now)
         if self._token is None or lapse:
             raise NotAuthorized(lapse)
-        match message.event:
-            case messages.SET_STATE:
-                return [self._power(self._token, message.text)]
-            case messages.SEND_COMMAND:
-                _demand(self._token, "control.console")
-                return [Command(message.text)]
-            case messages.SEND_LOGS:
-                return [Logs()]
-            case messages.SEND_STATS:
-                return [Message(STATS, (self._stats(),))]
+        if message.event == SET_STATE:
+            return [self._power(self._token, message.text)]
+        if message.event == SEND_COMMAND:
+            _demand(self._token, "control.console")
+            return [Command(message.text)]
+        if message.event == SEND_LOGS:
+            return [Logs()]
+        if message.event == SEND_STATS:
+            return [Message(STATS, (self._stats(),))]
         raise BadRequest(f"this node knows no message {message.event[:40]!r}")
 
     def _authenticate(self, text: str, now: float) -> list[Step]:
@@ -192,7 +203,7 @@ class Session:
         # One that only renews its token knows the state already.
         greeting = self._greeting() if self._lapse(now) else []
         self._token, self._told = token, ""
-        return [Message(messages.AUTH_SUCCESS), *greeting]
+        return [Message(AUTH_SUCCESS), *greeting]
 
     def _greeting(self) -> list[Step]:
         status = self._status()
@@ -213,10 +224,10 @@ class Session:
             return []
         self._told = what
         if what == EXPIRED:
-            return [Message(messages.TOKEN_EXPIRED)]
-        if what == messages.TOKEN_EXPIRING:
-            return [Message(messages.TOKEN_EXPIRING)]
-        return [Message(messages.JWT_ERROR, (what,))]
+            return [Message(TOKEN_EXPIRED)]
+        if what == TOKEN_EXPIRING:
+            return [Message(TOKEN_EXPIRING)]
+        return [Message(JWT_ERROR, (what,))]
 
     @staticmethod
     def _may_see(token: ConsoleToken, name: str) -> bool:
@@ -239,4 +250,4 @@ def _demand(token: ConsoleToken, permission: str) -> None:
 
 
 def _throttled(excess: str) -> list[Step]:
-    return [Message(messages.THROTTLED, (excess,))] if excess else []
+    return [Message(THROTTLED, (excess,))] if excess else []

@@ -26,8 +26,8 @@ FRAMES = (200, 50.0)
 #: Seconds from ping to ping, and for an answer: nobody who is gone is kept for longer than both.
 PING_EVERY = 30
 PONG_WITHIN = 50
-#: Seconds for a browser to take part in closing the connection.
-CLOSE_WITHIN = 5
+#: Seconds for a browser to take part in closing the connection. Autobahn cuts off fractions.
+CLOSE_WITHIN = 2
 
 POLICY_VIOLATION = 1008
 # Not 1001, "going away": on that, the Panel's page would not come back by itself.
@@ -68,7 +68,8 @@ class Wire(WebSocketServerProtocol):
     def send(self, payload: bytes) -> None:
         """Send a text, in UTF-8; nothing is sent on a connection that is closing."""
         if self.state == self.STATE_OPEN:
-            self.sendMessage(payload)
+            # Not sendMessage(), which holds what is sent to the limit of what is received.
+            self.sendPreparedMessage(self.factory.prepareMessage(payload))
 
     def end(self, code: int, reason: str) -> None:
         """Close the connection with a code of RFC 6455 and at most 123 bytes of a reason."""
