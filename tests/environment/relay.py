@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -49,6 +49,7 @@ class _Near(Protocol):
             self._far.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
+        self._relay.passed(data)
         if self._far is None:
             self._early.append(data)
         else:
@@ -64,7 +65,7 @@ class _Near(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._gone = True
-        self._relay.connections.remove(self)
+        self._relay.lost(self)
         if self._far is not None:
             self._far.loseConnection()
 
@@ -79,6 +80,8 @@ class Relay(Factory):
         self.target = target
         self.connections: list[_Near] = []
         self._port: IListeningPort | None = None
+        self._idle: Deferred[None] = Deferred()
+        self._attached: Deferred[None] = Deferred()
 
     async def listen(self, endpoint: IStreamServerEndpoint) -> Any:
         """Listen; return the address."""
@@ -87,6 +90,29 @@ class Relay(Factory):
 
     def buildProtocol(self, addr: object) -> _Near:
         return _Near(self)
+
+    def idle(self) -> Deferred[None]:
+        """Return a Deferred that fires when there are no connections left."""
+        self._idle = Deferred()
+        if not self.connections:
+            self._idle.callback(None)
+        return self._idle
+
+    def attached(self) -> Deferred[None]:
+        """Return a Deferred that fires when somebody attaches to an output from now on."""
+        self._attached = Deferred()
+        return self._attached
+
+    def passed(self, data: bytes) -> None:
+        """Look at a request that is passed on."""
+        if b"/attach?stream=1&stdout" in data and not self._attached.called:
+            self._attached.callback(None)
+
+    def lost(self, near: _Near) -> None:
+        """Forget a connection."""
+        self.connections.remove(near)
+        if not self.connections and not self._idle.called:
+            self._idle.callback(None)
 
     def cut(self) -> None:
         """Cut every connection."""

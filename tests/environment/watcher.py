@@ -38,9 +38,9 @@ class Notes:
         """Return a Deferred that fires when the console has shown `text`."""
         return self._when(lambda: text in self.console)
 
-    def measured(self) -> Deferred[None]:
-        """Return a Deferred that fires when there was a usage."""
-        return self._when(lambda: bool(self.usages))
+    def measured(self, times: int = 1) -> Deferred[None]:
+        """Return a Deferred that fires when there were so many usages."""
+        return self._when(lambda: len(self.usages) >= times)
 
     def over(self) -> Deferred[None]:
         """Return a Deferred that fires with the end."""
