@@ -103,12 +103,15 @@ async def test_commands_are_typed_in_order(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stopped_server_takes_no_commands(house: House) -> None:
+async def test_a_stopped_server_takes_no_commands(
+    house: House, logged_errors: LoggedErrors
+) -> None:
     house.server.online = False
     reply = await house.call("POST", f"{HOME}/commands", {"commands": ["one", "two"]})
     assert reply.status == 502
     assert reply.json["error"] == "Cannot send commands to a stopped server instance."
     assert house.calls == [("command", "one")]
+    assert not [line for line in logged_errors.lines if "failed" in line]
 
 
 @pytest_twisted.ensureDeferred

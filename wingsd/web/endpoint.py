@@ -20,7 +20,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from wingsd.config import Config
-from wingsd.errors import UnknownServer, WingsdError
+from wingsd.errors import NotRunning, UnknownServer, WingsdError
 from wingsd.model import canonical_uuid
 from wingsd.tokens import authorize_panel
 from wingsd.web.answers import Answer
@@ -46,6 +46,13 @@ def server_in_path(part: bytes) -> str:
             "a server is named by its UUID",
         )
     return uuid
+
+
+def _is_ours(error: Exception) -> bool:
+    """Return whether the node, and not its caller or a player, has to do with the failure."""
+    if not isinstance(error, WingsdError):
+        return True
+    return error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, NotRunning)
 
 
 class Public(Resource):
@@ -89,8 +96,7 @@ class Public(Resource):
             if answer is not None:
                 request.answer(answer.status, answer.body, answer.headers)
         except Exception as error:
-            status = error.status if isinstance(error, WingsdError) else None
-            if status is None or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            if _is_ours(error):
                 self._complain(request, error)
             request.fail(Failure())
 
