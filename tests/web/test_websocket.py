@@ -425,7 +425,7 @@ def held_for(client: Any) -> int:
     if hasattr(transport, "_tlsConnection"):
         held += sum(map(len, transport._appSendBuffer))
         transport = transport.transport
-    return held + len(transport.dataBuffer) + transport._tempDataLen
+    return held + len(transport.dataBuffer) + int(transport._tempDataLen)
 
 
 @pytest_twisted.ensureDeferred
