@@ -10,7 +10,7 @@ from wingsd.model import Replacement
 
 NODE: dict[str, Any] = {
     "token": "never told",
-    "api": {"host": "0.0.0.0", "port": 8080},
+    "api": {"host": "10.0.0.1", "port": 8080},
     "docker": {
         "network": {"interface": "172.18.0.1", "enable_icc": True, "network_mtu": 1500},
         "registries": {"example": {"password": "never told"}},

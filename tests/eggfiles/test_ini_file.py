@@ -73,14 +73,14 @@ def test_mumbles_egg_has_keys_above_all_sections() -> None:
         MUMBLE,
         put("database", "/home/container/murmur.sqlite"),
         put("port", "64740"),
-        put("host", "0.0.0.0"),
+        put("host", "10.0.0.1"),
         put("welcometext", "Hello"),
         put("Ice.[Ice.Warn.UnknownProperties]", "0"),
     )
     assert new == (
         MUMBLE.replace("database=", "database=/home/container/murmur.sqlite")
         .replace("port=64738", "port=64740")
-        .replace("users=100\n", "users=100\nhost=0.0.0.0\n")
+        .replace("users=100\n", "users=100\nhost=10.0.0.1\n")
         .replace('"<br />Welcome to this server.<br />"', '"Hello"')
         .replace("Properties=1", "Properties=0")
     )
@@ -128,7 +128,7 @@ def test_conditions() -> None:
     assert new == '[s]\na=1\na=9\nb="new"\n'
 
 
-@pytest.mark.parametrize("match", ["s.", "s. ", "a=b", "s.a\nb", "[s]."])
+@pytest.mark.parametrize("match", ["s.", "s. ", "a=b", "s.a\nb", "[s].", "[0]0", ";a", "s.#a"])
 def test_a_key_that_no_ini_file_can_hold(match: str) -> None:
     text, faults = tried("ini", ARK, put(match, "v"))
     assert text == ARK

@@ -24,13 +24,13 @@ def test_minecrafts_egg() -> None:
     new = changed(
         "properties",
         MINECRAFT,
-        put("server-ip", "0.0.0.0"),
+        put("server-ip", "10.0.0.1"),
         put("server-port", "25570"),
         put("query.port", "25570"),
         put("enable-rcon", False),
     )
     assert new == (
-        MINECRAFT.replace("server-ip=", "server-ip=0.0.0.0").replace("25565", "25570")
+        MINECRAFT.replace("server-ip=", "server-ip=10.0.0.1").replace("25565", "25570")
         + "enable-rcon=false\n"
     )
 

@@ -1,4 +1,4 @@
-"""The whole room on a real disk: what is written, to whom it belongs, and what is never touched."""
+"""The whole room on a real disk: what is written, whose it is, and what is never touched."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_elements_texts() -> None:
         put("MyConfigDedicated.ServerName", "new <one>"),
         put("MyConfigDedicated.SessionSettings.BlockTypeLimits.dictionary.item", True),
         put("MyConfigDedicated.Mods.*.Name", "3"),
-        put("MyConfigDedicated.IP", "0.0.0.0"),
+        put("MyConfigDedicated.IP", "10.0.0.1"),
     )
     root = etree.fromstring(new.encode())
     assert root.findtext("ServerPort") == "27020"
@@ -69,7 +69,7 @@ def test_elements_texts() -> None:
     assert root.findtext("SessionSettings/BlockTypeLimits/dictionary/item") == "true"
     assert [e.text for e in root.iter("Name")] == ["3", "3"]
     assert "  <ServerName>new &lt;one&gt;<!-- shown to all --></ServerName>\n" in new
-    assert new.endswith("</Mods>\n  <IP>0.0.0.0</IP>\n</MyConfigDedicated>\n")
+    assert new.endswith("</Mods>\n  <IP>10.0.0.1</IP>\n</MyConfigDedicated>\n")
     assert new.startswith('<?xml version="1.0" encoding="utf-8"?>\n<MyConfigDedicated xmlns:xsi=')
 
 
@@ -108,7 +108,10 @@ def test_namespaces() -> None:
 
 
 def test_comments_and_doctype_around_the_root_stay() -> None:
-    text = '<?xml version="1.0"?>\n<!DOCTYPE r SYSTEM "r.dtd">\n<!-- a -->\n<r><p>1</p></r>\n<!-- b -->\n'
+    text = (
+        '<?xml version="1.0"?>\n<!DOCTYPE r SYSTEM "r.dtd">\n<!-- a -->\n\n'
+        "<r><p>1</p></r>\n<!-- b -->\n"
+    )
     assert changed("xml", text, put("r.p", "2")) == text.replace("<p>1", "<p>2")
 
 

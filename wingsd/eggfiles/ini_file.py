@@ -20,6 +20,8 @@ _HEADER = re.compile(r"\s*\[([^\]]+)\]")
 _ENTRY = re.compile(r"\s*[^\s;#\[=][^=]*?(\s*=[ \t]*)")
 _VALUE = re.compile(r'(?P<value>"[^"]*"|.*?)(?P<comment>\s+[;#]\s.*)?')
 _QUOTED = re.compile(r'"([^"]*)"')
+#: No header, no comment, no blanks around it, and nothing that would end it.
+_KEY = re.compile(r"[^\s;#\[=](?:[^=]*[^\s=])?")
 _LINE_BREAK = re.compile(r"[\r\n]")
 
 
@@ -76,14 +78,14 @@ class IniFile:
         if parsed is None or value is None:
             return
         rest, comment = parsed["rest"], value["comment"]
-        if rest == change.text and not change.conditional:
+        if rest == _one_line(change.text) and not change.conditional:
             return
         quoted = _QUOTED.fullmatch(value["value"])
         found = quoted[1] if quoted else value["value"]
         new = _one_line(change.text_outcome(found))
         if new is None or new == found:
             return
-        if quoted and not new.startswith('"'):
+        if quoted and '"' not in new:
             new = f'"{new}"'
         self._lines[number] = parsed["head"] + new
         if comment:
@@ -116,12 +118,15 @@ def _address(match: str) -> tuple[str, str]:
             break
     if key.startswith("[") and key.endswith("]"):
         key = key[1:-1]
-    if not key.strip() or key != key.strip() or "=" in key or _LINE_BREAK.search(match):
+    if not _KEY.fullmatch(key) or _LINE_BREAK.search(match):
         raise Refused("an ini file cannot hold a key of that name")
     return section.strip(), key
 
 
 def _one_line(value: str | None) -> str | None:
-    if value is not None and _LINE_BREAK.search(value):
+    if value is None:
+        return None
+    if _LINE_BREAK.search(value):
         raise Refused("the value has a line break, which an ini file cannot hold")
-    return value
+    # blanks around a value are nobody's, and would grow with every start
+    return value.strip(" \t")

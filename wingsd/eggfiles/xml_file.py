@@ -54,6 +54,7 @@ class XmlFile:
         path = [_step(step) for step in _STEP.findall(change.match)]
         if not path:
             raise Refused("the path names no element")
+        _check(change.text)
         elements = self._top(path[0], change)
         wild = any(step.name == "*" for step in path)
         for step in path[1:]:
@@ -88,22 +89,19 @@ class XmlFile:
         return [self._root]
 
     def _set(self, element: etree._Element, change: Change) -> None:
-        try:
-            if attribute := _SET_ATTRIBUTE.fullmatch(change.text):
-                name, value = attribute.groups()
-                found = element.get(name)
-                new = attrs.evolve(change, value=value).text_outcome(found)
-                if new is not None and new != found:
-                    element.set(name, new)
-                    self._changed = True
-            else:
-                found = _text(element)
-                new = change.text_outcome(found.strip())
-                if new is not None and new not in (found, found.strip()):
-                    _set_text(element, new)
-                    self._changed = True
-        except ValueError as error:
-            raise Refused(f"the value cannot stand in XML: {error}") from error
+        if attribute := _SET_ATTRIBUTE.fullmatch(change.text):
+            name, value = attribute.groups()
+            found = element.get(name)
+            new = attrs.evolve(change, value=value).text_outcome(found)
+            if new is not None and new != found:
+                element.set(name, new)
+                self._changed = True
+            return
+        found = _text(element)
+        new = change.text_outcome(found.strip())
+        if new is not None and new not in (found, found.strip()):
+            _set_text(element, new)
+            self._changed = True
 
 
 @attrs.frozen
@@ -147,6 +145,14 @@ def _parsed(body: str) -> etree._Element:
         return etree.fromstring(body.encode("utf-8"), parser)
     except (etree.XMLSyntaxError, UnicodeEncodeError) as error:
         raise Refused(f"it is not XML: {error}") from error
+
+
+def _check(value: str) -> None:
+    """Refuse a value that XML cannot hold, before any element is made for it."""
+    try:
+        etree.Element("value").text = value
+    except ValueError as error:
+        raise Refused(f"the value cannot stand in XML: {error}") from error
 
 
 def _serialized(node: etree._Element) -> str:
