@@ -4,3 +4,10 @@ Rules: `states`, `stopping`, `donelines`, `console`, `throttle`. On the reactor:
 program, the `life` it is a part of, the `power` over it, the `server` that has all of this, and
 the `registry` of all servers.
 """
+
+from wingsd.servers.means import Means
+from wingsd.servers.registry import Servers
+from wingsd.servers.server import Server
+from wingsd.servers.states import PowerAction, PowerState
+
+__all__ = ["Means", "PowerAction", "PowerState", "Server", "Servers"]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 __all__ = ["WINDOW", "Throttle"]
 
-#: Seconds; and what is passed on in each window: 2,000 lines and about 1.3 MB a second.
-WINDOW = 0.1
-LINES = 200
+#: Seconds; and what is passed on in each window: 2,000 lines and 1 MiB a second.
+WINDOW = 0.125
+LINES = 250
 BYTES = 128 * 1024
 #: Seconds after which a flood that does not end is told of all the same.
 LONGEST_EPISODE = 10.0

@@ -1,0 +1,118 @@
+"""Directories of servers: made, and deleted without a trace of anything else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from wingsd.errors import StorageError
+from wingsd.servers.directories import Directories
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "volumes"
+
+
+@pytest.fixture
+def directories(data: Path) -> Directories:
+    return Directories(str(data), (os.getuid(), os.getgid()))
+
+
+def test_a_directory_is_made_once(directories: Directories, data: Path) -> None:
+    assert directories.make(UUID)
+    assert (data / UUID).stat().st_mode & 0o777 == 0o755
+    assert not directories.make(UUID)
+
+
+def test_it_belongs_to_its_owner(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr(os, "chown", lambda *args: given.append(args))
+    assert Directories(str(data), (12345, 54321)).make(UUID)
+    assert given == [(str(data / UUID), 12345, 54321)]
+
+
+def test_a_symlink_in_its_place_is_no_directory(
+    directories: Directories, data: Path, tmp_path: Path
+) -> None:
+    data.mkdir()
+    (data / UUID).symlink_to(tmp_path)
+    with pytest.raises(StorageError, match=UUID):
+        directories.make(UUID)
+
+
+def test_what_was_made_is_unmade_unless_it_is_used(directories: Directories, data: Path) -> None:
+    for uuid in (UUID, OTHER):
+        directories.make(uuid)
+    (data / OTHER / "world").touch()
+    for uuid in (UUID, OTHER):
+        directories.unmake(uuid)
+    assert os.listdir(data) == [OTHER]
+
+
+def test_what_is_deleted_leaves_its_place_first(directories: Directories, data: Path) -> None:
+    directories.make(UUID)
+    (data / UUID / "world").mkdir()
+    (data / UUID / "world" / "region").write_bytes(b"x")
+    apart = directories.set_apart(UUID)
+    assert apart is not None
+    assert not (data / UUID).exists()
+    assert directories.make(UUID)
+    assert directories.unfinished() == [apart]
+    directories.delete(apart)
+    assert os.listdir(data) == [UUID]
+    assert directories.unfinished() == []
+    directories.delete(apart)
+
+
+def test_nothing_to_delete_is_fine(directories: Directories, data: Path) -> None:
+    assert directories.set_apart(UUID) is None
+    assert directories.unfinished() == []
+
+
+def test_symlinks_go_and_what_they_point_to_stays(
+    directories: Directories, data: Path, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    directories.make(UUID)
+    (data / UUID / "link").symlink_to(precious)
+    (data / OTHER).symlink_to(precious)
+    for uuid in (UUID, OTHER):
+        apart = directories.set_apart(uuid)
+        assert apart is not None
+        directories.delete(apart)
+    assert os.listdir(data) == []
+    assert (precious / "file").exists()
+
+
+def test_only_what_was_set_apart_is_taken_for_unfinished(
+    directories: Directories, data: Path, tmp_path: Path
+) -> None:
+    data.mkdir()
+    for name in (UUID, ".deleting-me", f".deleting-{UUID}", f"x.deleting-{UUID}-abc", ".staging"):
+        (data / name).mkdir()
+    (data / f".deleting-{UUID}-file").touch()
+    (data / f".deleting-{UUID}-link").symlink_to(tmp_path)
+    (data / f".deleting-{UUID}-abc").mkdir()
+    assert directories.unfinished() == [str(data / f".deleting-{UUID}-abc")]
+
+
+def test_a_failure_says_where_and_leaves_the_files(
+    directories: Directories, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directories.make(UUID)
+
+    def busy(*_: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(os, "rename", busy)
+    with pytest.raises(StorageError, match=f"{UUID} cannot be moved away.*busy.*by hand"):
+        directories.set_apart(UUID)
+    assert os.listdir(data) == [UUID]

@@ -1,0 +1,449 @@
+"""Starting, stopping, restarting and killing servers, and who may do what meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+
+from tests.logs import LoggedErrors
+from tests.servers.house import BY_COMMAND, UUID, House, Outcome, configuration
+from wingsd.environment.interface import Watcher
+from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, NotRunning, PanelUnreachable
+from wingsd.model import Stop
+from wingsd.servers.power import KILL_WITHIN
+from wingsd.servers.server import Server
+from wingsd.servers.states import PowerAction, PowerState
+from wingsd.testing import FakeEnvironment, Hang
+from wingsd.testing.environment import FakeProcess
+
+
+def do(server: Server, action: PowerAction, wait_seconds: float = 30) -> Outcome:
+    return Outcome.of(server.power(action, wait_seconds))
+
+
+def running(house: House, stop: Stop = BY_COMMAND) -> Server:
+    """Return a server that has been started and is up."""
+    server = house.server(configuration(stop=stop))
+    do(server, PowerAction.START).value()
+    house.process().say(b"up\n")
+    house.events.clear()
+    house.environment.calls.clear()
+    return server
+
+
+# Starting
+
+
+def test_a_start_comes_from_fresh_settings_and_is_up_with_its_done_line(house: House) -> None:
+    server = house.server()
+    fresh = house.panel.known[UUID] = configuration(done=("ready",))
+    do(server, PowerAction.START).value()
+    assert house.panel.calls == [("describe", UUID)]
+    assert house.called("renew", "start") == ["renew", "start"]
+    assert house.environment.containers[UUID] is fresh.settings
+    assert server.state is PowerState.STARTING
+    house.process().say(b"up\r\nrea")
+    assert server.state is PowerState.STARTING
+    house.process().say(b"dy\r\n")
+    assert house.told("status") == ["starting", "running"]
+    assert house.told("console output") == ["up", "ready"]
+
+
+def test_without_a_done_line_it_is_up_at_once(house: House) -> None:
+    server = house.server(configuration(done=()))
+    do(server, PowerAction.START).value()
+    assert server.state is PowerState.RUNNING
+
+
+def test_a_done_line_that_is_no_expression_is_told(house: House) -> None:
+    server = house.server(configuration(done=("regex:(",)))
+    do(server, PowerAction.START).value()
+    assert server.state is PowerState.STARTING
+    assert "is no expression" in house.told("daemon message")[0]
+
+
+@pytest.mark.parametrize("state", ["starting", "running"])
+def test_what_runs_is_not_started_again(house: House, state: str) -> None:
+    server = house.server()
+    do(server, PowerAction.START).value()
+    if state == "running":
+        house.process().say(b"up\n")
+    assert "running already" in str(do(server, PowerAction.START).error(Conflict))
+    assert server.state.value == state
+    assert house.called("start") == ["start"]
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("panel", PanelUnreachable("down", "x")),
+        ("renew", EnvironmentFailed("no image")),
+        ("start", EnvironmentFailed("no port")),
+    ],
+)
+def test_a_start_that_fails_says_so_and_leaves_it_offline(
+    house: House, where: str, error: PanelUnreachable | EnvironmentFailed
+) -> None:
+    server = house.server()
+    if isinstance(error, EnvironmentFailed):
+        house.environment.faults[where] = error
+    else:
+        house.panel.faults["describe"] = error
+    assert do(server, PowerAction.START).error(type(error)) is error
+    assert house.told("status") == ["starting", "offline"]
+    assert house.told("daemon message") == [f"The start was not done: {error}"]
+    # What may run although the engine said otherwise is removed; what never began is not.
+    assert house.called("remove") == (["remove"] if where == "start" else [])
+    house.environment.faults.clear()
+    house.panel.faults.clear()
+    do(server, PowerAction.START).value()
+    assert server.state is PowerState.STARTING
+
+
+def test_a_mistake_of_ours_is_logged_whole_and_told_in_few_words(
+    house: House, logged_errors: LoggedErrors
+) -> None:
+    server = house.server()
+    house.panel.faults["describe"] = RuntimeError("a mistake")
+    do(server, PowerAction.START).error(RuntimeError)
+    assert server.state is PowerState.OFFLINE
+    assert "unforeseen" in house.told("daemon message")[0]
+    assert logged_errors.take(RuntimeError)
+
+
+def test_a_program_that_ends_before_the_engine_has_answered(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = house.server(configuration(done=()))
+    start = FakeEnvironment.start
+
+    async def start_and_end(
+        environment: FakeEnvironment, uuid: str, watcher: Watcher
+    ) -> FakeProcess:
+        process = await start(environment, uuid, watcher)
+        process.say(b"no such file\n")
+        process.end(127)
+        return process
+
+    monkeypatch.setattr(FakeEnvironment, "start", start_and_end)
+    do(server, PowerAction.START).value()
+    assert house.told("status") == ["starting", "offline"]
+    assert house.told("console output") == ["no such file"]
+    assert "exit status 127" in house.told("daemon message")[0]
+    Outcome.of(server.command("x")).error(NotRunning)
+
+
+def test_suspended_servers_do_not_start(house: House) -> None:
+    server = house.server(configuration(suspended=True))
+    for action in (PowerAction.START, PowerAction.RESTART):
+        error = do(server, action).error(BadRequest)
+        assert error.message == "Cannot start or restart a server that is suspended."
+    assert house.told("status") == []
+    assert house.environment.calls == []
+
+
+def test_who_was_suspended_since_is_found_out_by_the_start(house: House) -> None:
+    server = house.server()
+    house.panel.known[UUID] = configuration(suspended=True)
+    do(server, PowerAction.START).error(BadRequest)
+    assert house.told("status") == ["starting", "offline"]
+    assert house.called("renew", "start") == []
+    assert server.suspended
+
+
+# Stopping
+
+
+@pytest.mark.parametrize(
+    ("stop", "call"),
+    [
+        (Stop("command", "quit"), ("command", UUID, "quit")),
+        (Stop("command", "^C"), ("signal", UUID, "SIGINT")),
+        (Stop("signal", "C"), ("signal", UUID, "SIGINT")),
+        (Stop("signal", "SIGTERM"), ("signal", UUID, "SIGTERM")),
+        (Stop("signal", "HUP"), ("signal", UUID, "SIGKILL")),
+        (Stop("stop"), ("stop", UUID)),
+    ],
+)
+def test_a_server_is_stopped_in_its_own_way(
+    house: House, stop: Stop, call: tuple[str, ...]
+) -> None:
+    server = running(house, stop)
+    do(server, PowerAction.STOP).value()
+    assert call in house.environment.calls
+    assert house.told("status") == ["stopping", "offline"]
+    assert house.told("daemon message") == []
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_one_that_is_still_starting_is_told_to_stop_all_the_same(house: House) -> None:
+    server = house.server()
+    do(server, PowerAction.START).value()
+    do(server, PowerAction.STOP).value()
+    assert house.told("status") == ["starting", "stopping", "offline"]
+
+
+def test_what_is_offline_needs_no_stop(house: House) -> None:
+    server = house.server()
+    do(server, PowerAction.STOP).value()
+    do(server, PowerAction.KILL).value()
+    assert house.events == []
+
+
+def test_who_does_not_stop_in_time_is_killed(house: House) -> None:
+    server = running(house)
+    house.environment.stubborn.add(UUID)
+    stopping = do(server, PowerAction.STOP)
+    house.clock.advance(599)
+    assert server.state is PowerState.STOPPING
+    house.clock.advance(2)
+    stopping.value()
+    assert house.told("status") == ["stopping", "offline"]
+    assert house.told("daemon message") == [
+        "The server has not stopped within 600 s and is killed."
+    ]
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_a_kill_during_a_stop_works_at_once(house: House) -> None:
+    server = running(house)
+    house.environment.stubborn.add(UUID)
+    stopping = do(server, PowerAction.STOP)
+    do(server, PowerAction.KILL).value()
+    stopping.value()
+    assert house.told("status") == ["stopping", "offline"]
+    assert house.told("daemon message") == []
+    assert house.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("action", [PowerAction.STOP, PowerAction.KILL])
+def test_an_engine_that_cannot_be_asked_leaves_it_running(
+    house: House, action: PowerAction
+) -> None:
+    server = running(house)
+    for name in ("command", "kill"):
+        house.environment.faults[name] = EnvironmentFailed("the engine is away")
+    do(server, action).error(EnvironmentFailed)
+    assert house.told("status") == ["stopping", "running"]
+    assert "the engine is away" in house.told("daemon message")[0]
+    house.process().end(1)
+    assert "exit status 1" in house.told("daemon message")[1]
+
+
+def test_a_kill_that_kills_nothing_is_a_failure(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = running(house)
+
+    async def nothing(_: FakeProcess) -> None:
+        pass
+
+    monkeypatch.setattr(FakeProcess, "kill", nothing)
+    killing = do(server, PowerAction.KILL)
+    house.clock.advance(KILL_WITHIN + 1)
+    assert "has not ended" in str(killing.error(EnvironmentFailed))
+
+
+# Restarting, and one thing at a time
+
+
+def test_a_restart_is_a_stop_and_a_start(house: House) -> None:
+    server = running(house)
+    do(server, PowerAction.RESTART).value()
+    assert house.told("status") == ["stopping", "offline", "starting"]
+    assert house.called("command", "renew", "start") == ["command", "renew", "start"]
+
+
+def test_a_restart_of_what_is_offline_is_a_start(house: House) -> None:
+    server = house.server()
+    do(server, PowerAction.RESTART).value()
+    assert server.state is PowerState.STARTING
+
+
+def test_a_start_waits_for_a_stop(house: House) -> None:
+    server = running(house)
+    house.environment.stubborn.add(UUID)
+    stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START)
+    house.clock.advance(10)
+    assert not starting.over
+    house.process().end()
+    stopping.value()
+    starting.value()
+    assert house.told("status") == ["stopping", "offline", "starting"]
+
+
+@pytest.mark.parametrize("wait", [0, 30])
+def test_it_does_not_wait_for_ever(house: House, wait: int) -> None:
+    server = running(house)
+    house.environment.stubborn.add(UUID)
+    stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START, wait)
+    house.clock.advance(wait + 1)
+    assert "Another power action" in str(starting.error(Conflict))
+    house.process().end()
+    stopping.value()
+    assert house.told("status") == ["stopping", "offline"]
+
+
+@pytest.mark.parametrize("action", [PowerAction.STOP, PowerAction.KILL])
+@pytest.mark.parametrize("where", ["panel", "renew", "start"])
+def test_a_start_that_has_not_come_to_running_is_called_off(
+    house: House, where: str, action: PowerAction
+) -> None:
+    server = house.server()
+    if where == "panel":
+        house.panel.faults["describe"] = Deferred()
+    else:
+        house.environment.faults[where] = Hang()
+    starting = do(server, PowerAction.START)
+    do(server, action).value()
+    assert "called off" in str(starting.error(Conflict))
+    assert house.told("status") == ["starting", "offline"]
+    assert house.called("remove") == (["remove"] if where == "start" else [])
+    assert house.clock.getDelayedCalls() == []
+    house.panel.faults.clear()
+    house.environment.faults.clear()
+    do(server, PowerAction.START).value()
+
+
+def test_a_start_whose_caller_gives_up_is_undone(house: House) -> None:
+    server = house.server()
+    house.environment.faults["renew"] = Hang()
+    starting = do(server, PowerAction.START)
+    starting.deferred.cancel()
+    starting.error(CancelledError)
+    assert server.state is PowerState.OFFLINE
+    house.environment.faults.clear()
+    do(server, PowerAction.START).value()
+
+
+# Held
+
+
+def test_a_held_server_can_only_be_ended(house: House) -> None:
+    server = running(house)
+    server.take("the server is being transferred")
+    for action in (PowerAction.START, PowerAction.RESTART):
+        error = do(server, action).error(Conflict)
+        assert error.message == "the server is being transferred"
+    do(server, PowerAction.STOP).value()
+    do(server, PowerAction.STOP).error(Conflict)
+    server.let_go()
+    do(server, PowerAction.START).value()
+
+
+def test_who_holds_it_is_alone(house: House) -> None:
+    server = house.server()
+    server.take("one thing")
+    with pytest.raises(Conflict, match="one thing"):
+        server.take("another")
+    server.let_go()
+    server.take("another")
+
+
+def test_a_server_taken_while_it_is_being_started_does_not_start(house: House) -> None:
+    server = house.server()
+    waiting = house.panel.faults["describe"] = Deferred()
+    starting = do(server, PowerAction.START)
+    server.take("the server is being transferred")
+    waiting.callback(None)
+    starting.error(Conflict)
+    assert house.called("renew", "start") == []
+    assert server.state is PowerState.OFFLINE
+
+
+# Stopping for a transfer
+
+
+def test_a_server_that_stops_in_time_is_not_killed(house: House) -> None:
+    server = running(house)
+    house.environment.stubborn.add(UUID)
+    server.take("the server is being transferred")
+    stopping = Outcome.of(server.stop_within(60))
+    house.clock.advance(59)
+    house.process().end()
+    stopping.value()
+    assert house.called("command", "kill") == ["command"]
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_a_server_that_does_not_is(house: House) -> None:
+    server = running(house)
+    house.environment.stubborn.add(UUID)
+    stopping = Outcome.of(server.stop_within(60))
+    house.clock.advance(61)
+    stopping.value()
+    assert server.state is PowerState.OFFLINE
+    assert "60 s" in house.told("daemon message")[0]
+
+
+def test_one_that_is_offline_needs_nothing(house: House) -> None:
+    server = house.server()
+    Outcome.of(server.stop_within(60)).value()
+    assert house.events == []
+
+
+def test_a_start_under_way_is_called_off_for_it(house: House) -> None:
+    server = house.server()
+    house.environment.faults["renew"] = Hang()
+    starting = do(server, PowerAction.START)
+    Outcome.of(server.stop_within(60)).value()
+    starting.error(Conflict)
+    assert server.state is PowerState.OFFLINE
+
+
+@pytest.mark.parametrize("seconds", [20, 70])
+def test_a_stop_under_way_is_waited_for_within_the_same_time(house: House, seconds: int) -> None:
+    server = running(house)
+    house.environment.stubborn.add(UUID)
+    earlier = do(server, PowerAction.STOP)
+    stopping = Outcome.of(server.stop_within(60))
+    house.clock.advance(seconds)
+    if seconds < 60:
+        assert not stopping.over
+        house.process().end()
+    earlier.value()
+    stopping.value()
+    assert house.called("kill") == ([] if seconds < 60 else ["kill"])
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_a_restart_under_way_ends_offline(house: House) -> None:
+    server = running(house)
+    house.environment.stubborn.add(UUID)
+    restarting = do(server, PowerAction.RESTART)
+    server.take("the server is being transferred")
+    stopping = Outcome.of(server.stop_within(60))
+    house.process().end()
+    restarting.error(Conflict)
+    stopping.value()
+    assert server.state is PowerState.OFFLINE
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_cancelled_it_asks_for_nothing_more(house: House, earlier: bool) -> None:
+    server = running(house)
+    house.environment.stubborn.add(UUID)
+    stop = do(server, PowerAction.STOP) if earlier else None
+    stopping = Outcome.of(server.stop_within(60))
+    stopping.deferred.cancel()
+    stopping.error(CancelledError)
+    house.clock.advance(120)
+    assert house.called("kill") == []
+    house.process().end()
+    assert server.state is PowerState.OFFLINE
+    assert house.told("daemon message") == []
+    if stop is not None:
+        stop.value()
+    do(server, PowerAction.START).value()
+
+
+def test_cancelled_while_it_is_asked_to_stop_it_goes_on(house: House) -> None:
+    server = running(house)
+    house.environment.faults["command"] = Hang()
+    stopping = Outcome.of(server.stop_within(60))
+    stopping.deferred.cancel()
+    stopping.error(CancelledError)
+    assert server.state is PowerState.RUNNING
+    # It may have heard it: no crash.
+    house.process().end()
+    assert house.told("daemon message") == []

@@ -1,0 +1,269 @@
+"""A server as the Panel and its people see it: console, figures, settings, its end."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+
+from tests.logs import LoggedErrors
+from tests.servers.house import UUID, House, Outcome, configuration
+from wingsd.config import Registry
+from wingsd.environment.interface import Usage
+from wingsd.errors import EnvironmentFailed, NotRunning, PanelUnreachable
+from wingsd.model import ConfigurationFile, Replacement
+from wingsd.servers.preparing import visible
+from wingsd.servers.server import DISK_AGE, Server
+from wingsd.servers.states import PowerAction, PowerState
+from wingsd.servers.throttle import LINES, WINDOW
+
+USAGE = Usage(1000, 2000, 12.5, 30, 40, 5000)
+
+
+def started(house: House) -> Server:
+    server = house.server()
+    Outcome.of(server.power(PowerAction.START)).value()
+    house.process().say(b"up\n")
+    house.events.clear()
+    house.environment.calls.clear()
+    return server
+
+
+# The console
+
+
+def test_lines_are_told_and_kept(house: House) -> None:
+    server = started(house)
+    house.process().say(b"one\r\ntw")
+    house.process().say(b"o\r\nthree")
+    assert house.told("console output") == ["one", "two"]
+    house.process().end()
+    assert house.told("console output") == ["one", "two", "three"]
+    assert server.console.lines(2) == ["two", "three"]
+
+
+def test_each_run_has_a_console_of_its_own(house: House) -> None:
+    server = started(house)
+    house.process().end()
+    assert server.console.lines(9) == ["up"]
+    Outcome.of(server.power(PowerAction.START)).value()
+    assert server.console.lines(9) == []
+
+
+def test_a_flood_is_cut_and_told_of_once_it_is_over(house: House) -> None:
+    server = started(house)
+    house.clock.advance(1)
+    for _ in range(4):
+        house.process().say(b"flood\n" * 10 * LINES)
+    assert len(house.told("console output")) == LINES
+    house.clock.advance(WINDOW)
+    house.clock.advance(WINDOW)
+    notice = f"[wingsd] {39 * LINES} lines were left out"
+    assert house.told("console output")[LINES:] == [notice]
+    house.process().say(b"calm\n")
+    assert server.console.lines(2) == [notice, "calm"]
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_a_flood_that_ends_with_the_server_is_told_of(house: House) -> None:
+    started(house)
+    house.clock.advance(1)
+    house.process().say(b"flood\n" * (LINES + 1))
+    house.process().end()
+    assert house.told("console output")[-1] == "[wingsd] 1 lines were left out"
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_a_done_line_in_a_flood_counts(house: House) -> None:
+    server = house.server()
+    Outcome.of(server.power(PowerAction.START)).value()
+    house.process().say(b"flood\n" * 2 * LINES + b"up\n")
+    assert "up" not in house.told("console output")
+    assert server.state is PowerState.RUNNING
+
+
+def test_commands_are_typed_while_it_runs(house: House) -> None:
+    server = started(house)
+    Outcome.of(server.command("say hello")).value()
+    assert house.process().commands == ["say hello"]
+    house.process().end()
+    error = Outcome.of(server.command("say hello")).error(NotRunning)
+    assert (error.status, error.message) == (
+        502,
+        "Cannot send commands to a stopped server instance.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "logs", "from_engine"),
+    [
+        (b"", 5, ["old", "older"], True),
+        (b"new\n", 5, ["new"], False),
+    ],
+)
+def test_old_lines_come_from_the_engine_where_there_are_no_new(
+    house: House, said: bytes, asked: int, logs: list[str], from_engine: bool
+) -> None:
+    server = house.server()
+    Outcome.of(server.power(PowerAction.START)).value()
+    house.environment.consoles[UUID] = b"old\r\nolder\r\n"
+    house.process().say(said)
+    assert Outcome.of(server.logs(asked)).value() == logs
+    assert house.called("logs") == (["logs"] if from_engine else [])
+
+
+def test_what_was_found_running_has_its_beginning_in_the_engine(house: House) -> None:
+    house.environment.run(configuration().settings)
+    house.environment.consoles[UUID] = b"old\n"
+    server = house.server()
+    house.process().say(b"new\n")
+    assert server.console.lines(9) == ["new"]
+    assert Outcome.of(server.logs(9)).value() == ["old", "new"]
+    assert Outcome.of(server.logs(1)).value() == ["new"]
+    house.environment.faults["logs"] = EnvironmentFailed("away")
+    assert Outcome.of(server.logs(9)).value() == ["new"]
+
+
+# Its end
+
+
+@pytest.mark.parametrize(
+    ("status", "out_of_memory", "words"),
+    [
+        (0, False, "exit status 0"),
+        (139, False, "exit status 139"),
+        (137, True, "exit status 137, out of memory: raise the server's memory limit"),
+        (None, False, "an exit status the engine does not tell"),
+    ],
+)
+def test_an_end_that_nobody_asked_for_is_told(
+    house: House, status: int | None, out_of_memory: bool, words: str
+) -> None:
+    server = started(house)
+    house.process().end(status, out_of_memory=out_of_memory)
+    assert house.told("status") == ["offline"]
+    (message,) = house.told("daemon message")
+    assert message.endswith(f"nobody asked it to: {words}")
+    assert house.called("start") == []
+    assert server.state is PowerState.OFFLINE
+
+
+def test_who_types_the_stop_command_has_asked_for_it(house: House) -> None:
+    server = started(house)
+    Outcome.of(server.command("stop")).value()
+    assert house.told("status") == ["offline"]
+    assert house.told("daemon message") == []
+
+
+# Figures
+
+
+def test_what_it_uses_is_told_while_it_runs(house: House) -> None:
+    server = started(house)
+    house.process().use(USAGE)
+    (stats,) = house.told("stats")
+    assert json.loads(stats) == {
+        "memory_bytes": 1000,
+        "memory_limit_bytes": 2000,
+        "cpu_absolute": 12.5,
+        "network": {"rx_bytes": 30, "tx_bytes": 40},
+        "uptime": 5000,
+        "state": "running",
+        "disk_bytes": 0,
+    }
+    assert server.stats() == stats
+    assert server.usage == USAGE
+    house.process().end()
+    offline = json.loads(house.told("stats")[-1])
+    assert (offline["memory_bytes"], offline["uptime"]) == (0, 0)
+    assert offline["state"] == "offline"
+    assert server.usage == Usage()
+
+
+def test_the_details_are_the_panels(house: House) -> None:
+    server = started(house)
+    house.process().use(USAGE)
+    assert server.details() == {
+        "state": "running",
+        "is_suspended": False,
+        "utilization": json.loads(server.stats()),
+        "configuration": {"uuid": UUID, "suspended": False},
+    }
+
+
+def test_the_disk_is_measured_at_boot_after_runs_and_when_old_figures_are_asked_for(
+    house: House,
+) -> None:
+    world = house.data / UUID / "world"
+    world.parent.mkdir()
+    world.write_bytes(b"x" * 1000)
+    server = started(house)
+    assert server.disk_bytes == 1000
+    world.write_bytes(b"x" * 2000)
+    server.details()
+    assert server.disk_bytes == 1000
+    house.process().end()
+    assert server.disk_bytes == 2000
+    world.write_bytes(b"x" * 3000)
+    house.clock.advance(DISK_AGE + 1)
+    server.details()
+    assert server.details()["utilization"]["disk_bytes"] == 3000
+
+
+def test_what_cannot_be_measured_is_logged(house: House, logged_errors: LoggedErrors) -> None:
+    server = house.server()
+    (house.data / UUID).rmdir()
+    server.measure()
+    assert any(line.startswith(f"{UUID}: measuring") for line in logged_errors.lines)
+
+
+# Settings
+
+
+def test_settings_are_fetched_anew(house: House) -> None:
+    server = house.server()
+    fresh = house.panel.known[UUID] = configuration(done=())
+    Outcome.of(server.sync()).value()
+    assert server.configuration is fresh
+    house.panel.faults["describe"] = PanelUnreachable("down", "x")
+    Outcome.of(server.sync()).error(PanelUnreachable)
+    assert server.configuration is fresh
+
+
+def test_a_server_that_becomes_suspended_is_stopped(house: House) -> None:
+    server = started(house)
+    house.environment.stubborn.add(UUID)
+    house.panel.known[UUID] = configuration(suspended=True)
+    Outcome.of(server.sync()).value()
+    assert server.suspended
+    assert house.told("status") == ["stopping"]
+    house.clock.advance(61)
+    assert house.told("status") == ["stopping", "offline"]
+
+
+def test_the_eggs_files_are_rewritten_before_each_start(house: House) -> None:
+    replacements = (
+        Replacement("port", replace_with=25570),
+        Replacement("ip", replace_with="{{config.docker.interface}}"),
+    )
+    files = (
+        ConfigurationFile("server.properties", "properties", replacements),
+        ConfigurationFile("no.thing", "nonsense", replacements),
+    )
+    server = house.server(configuration(configs=files))
+    Outcome.of(server.power(PowerAction.START)).value()
+    written = (house.data / UUID / "server.properties").read_text()
+    assert written == "port=25570\nip=172.18.0.1\n"
+    (message,) = house.told("daemon message")
+    assert message.startswith("no.thing")
+    assert server.state is PowerState.STARTING
+
+
+def test_an_egg_sees_no_secret_of_the_node(house: House) -> None:
+    registries = {"registry.invalid": Registry("somebody", "a password")}
+    docker = attrs.evolve(house.config.docker, registries=registries)
+    seen = visible(attrs.evolve(house.config, docker=docker))
+    assert seen["docker"]["network"]["interface"] == "172.18.0.1"
+    for secret in ("a secret", "an id", "a password"):
+        assert secret not in repr(seen)

@@ -1,0 +1,31 @@
+"""How servers are asked to stop."""
+
+from __future__ import annotations
+
+import pytest
+
+from wingsd.model import Stop
+from wingsd.servers.stopping import EngineStop, StopCommand, StopSignal, StopWay, stop_way
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "way"),
+    [
+        ("command", "stop", StopCommand("stop")),
+        ("command", "^C", StopSignal("SIGINT")),
+        ("command", "", EngineStop()),
+        ("signal", "C", StopSignal("SIGINT")),
+        ("signal", "^C", StopSignal("SIGINT")),
+        ("signal", "sigint", StopSignal("SIGINT")),
+        ("signal", "SIGTERM", StopSignal("SIGTERM")),
+        ("signal", "SIGABRT", StopSignal("SIGABRT")),
+        ("signal", "SIGUSR1", StopSignal("SIGKILL")),
+        ("signal", "", StopSignal("SIGKILL")),
+        ("stop", "", EngineStop()),
+        ("stop", "whatever", EngineStop()),
+        ("", "", EngineStop()),
+        ("nonsense", "x", EngineStop()),
+    ],
+)
+def test_a_configuration_names_a_way(kind: str, value: str, way: StopWay) -> None:
+    assert stop_way(Stop(kind, value)) == way

@@ -1,0 +1,128 @@
+"""Servers and a real Panel: what goes over the wire."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from tests.logs import LoggedErrors
+from tests.servers.house import OTHER, UUID
+from wingsd import panel as panel_module
+from wingsd.bridge import Workers
+from wingsd.config import Config, RemoteQuery, System
+from wingsd.events import EventBus
+from wingsd.panel import Panel
+from wingsd.servers.means import Means
+from wingsd.servers.registry import Servers
+from wingsd.servers.states import PowerAction, PowerState
+from wingsd.testing import Answer, Call, FakeEnvironment, process_configuration, server_settings
+from wingsd.testing import Panel as FakePanel
+
+
+class House:
+    """A node with threads and files, and a Panel on loopback."""
+
+    def __init__(self, directory: Path) -> None:
+        self.data = directory / "volumes"
+        self.data.mkdir()
+        self.panel = FakePanel()
+        self.node = self.panel.add_node("https://here.invalid:8080")
+        self.environment = FakeEnvironment()
+        self.disk = Workers(reactor, "disk", 2)
+        self.servers: Servers
+
+    async def open(self) -> None:
+        self.disk.start()
+        config = Config(
+            remote=await self.panel.listen(reactor),
+            token_id=self.node.token_id,
+            token=self.node.token,
+            remote_query=RemoteQuery(boot_servers_per_page=2),
+            system=System(data=str(self.data)),
+        )
+        self.servers = Servers(
+            Means(
+                reactor=reactor,
+                config=config,
+                panel=Panel(config, reactor),
+                environment=self.environment,
+                bus=EventBus(),
+                disk=self.disk,
+                owner=(os.getuid(), os.getgid()),
+            )
+        )
+
+    async def close(self) -> None:
+        await self.servers.stop()
+        await self.panel.close()
+        self.disk.stop()
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    monkeypatch.setattr(panel_module, "FIRST_PAUSE", 0.001)
+    made = House(tmp_path)
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.open()))
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_pages_are_loaded_but_for_what_makes_no_sense(
+    house: House, logged_errors: LoggedErrors
+) -> None:
+    uuids = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
+    for uuid in uuids:
+        house.panel.add_server(server_settings(uuid), house.node)
+    house.panel.settings_of(uuids[1])["build"] = "nonsense"
+    house.panel.inject("/servers", Answer(502, b"updating", "text/html"))
+    await house.servers.boot()
+    assert [server.uuid for server in house.servers.all()] == uuids[:1] + uuids[2:]
+    assert any(line.startswith(f"{uuids[1]}: not loaded") for line in logged_errors.lines)
+    await house.panel.called("/servers/reset")
+    assert house.panel.calls[-1] == Call("POST", "/api/remote/servers/reset")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_is_created_started_and_deleted(house: House) -> None:
+    await house.servers.boot()
+    house.panel.add_server(
+        server_settings(UUID), house.node, process_configuration(startup={"done": ["ready"]})
+    )
+    server = await house.servers.create(UUID, start_on_completion=True)
+    assert house.panel.installed(UUID) is True
+    house.environment.running[UUID].say(b"now ready\r\n")
+    assert server.state is PowerState.RUNNING
+    house.panel.settings_of(UUID)["suspended"] = True
+    await server.sync()
+    assert server.suspended
+    assert house.environment.running == {}
+    await house.servers.delete(UUID)
+    assert not (house.data / UUID).exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_creation_that_fails_is_reported(house: House) -> None:
+    await house.servers.boot()
+    house.panel.add_server(server_settings(OTHER), house.node)
+    house.environment.foreign.add(OTHER)
+    with pytest.raises(Exception, match="another node's"):
+        await house.servers.create(OTHER, start_on_completion=False)
+    assert house.panel.installed(OTHER) is False
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_start_asks_anew(house: House) -> None:
+    house.panel.add_server(server_settings(UUID), house.node)
+    await house.servers.boot()
+    server = house.servers.get(UUID)
+    house.panel.settings_of(UUID)["invocation"] = "another"
+    await server.power(PowerAction.START)
+    assert house.environment.containers[UUID].invocation == "another"
+    assert server.configuration.settings.invocation == "another"
