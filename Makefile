@@ -3,12 +3,13 @@
 # PYTHON=/path/to/python3   another interpreter; each version has its own environment in .venv/
 # FLOOR=1                   the oldest supported versions of everything, those of Debian 13
 # KEEP=1                    leave the demo running
+# FAST=1                    the demo with a small game that is made in a moment
 # ARGS=...                  more words for pytest, such as ARGS="-k panel -x"
 
 PYTHON ?= $(if $(FLOOR),/usr/bin/python3,python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := .venv/$(VERSION)$(if $(FLOOR),-floor)
-PREPARE := PYTHON=$(PYTHON) VENV=$(VENV) FLOOR=$(FLOOR) tools/prepare
+PREPARE := PYTHON=$(PYTHON) VENV=$(VENV) FLOOR=$(FLOOR) FAST=$(FAST) tools/prepare
 BIN := $(VENV)/bin
 # Named one by one: the document's examples in the README keep their form.
 CODE := wingsd tests demo twisted setup.py
@@ -18,9 +19,9 @@ CODE := wingsd tests demo twisted setup.py
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
 
-demo: ## receive a real server over TLS on loopback and show what happened
+demo: ## move a real game server from one node to another and show what happened
 	@$(PREPARE) demo
-	@$(BIN)/python -m demo $(if $(KEEP),--keep)
+	@$(BIN)/python -m demo $(if $(FAST),--fast) $(if $(KEEP),--keep)
 
 test: ## run all tests
 	@$(PREPARE) test

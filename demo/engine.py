@@ -1,33 +1,41 @@
-"""The Docker engine's part: an image for the server, a look at its container, and tidying up."""
+"""The Docker engine's part: images for the games, a look at containers, and tidying up."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from docker import APIClient
 from docker.errors import DockerException, NotFound
 
 from demo.show import Failed
-from wingsd.testing.image import CHANGES, image_tar
 
-__all__ = ["IMAGE", "NETWORK", "Engine", "network"]
+__all__ = ["HOST", "NETWORK", "Engine", "network"]
 
-_REPOSITORY = "wingsd-demo"
-IMAGE = f"{_REPOSITORY}:busybox"
 NETWORK = "wingsd-demo"
+#: Where the host, and with it everybody else, meets the containers.
+HOST = "198.18.254.1"
+# As the images that eggs name: the invocation is the container's first process, in the server's
+# own directory.
+_CHANGES = [
+    'CMD ["/bin/sh", "-c", "eval \\"exec $STARTUP\\""]',
+    "WORKDIR /home/container",
+    "ENV HOME=/home/container",
+]
 
 
 def network() -> dict[str, Any]:
-    """Return `docker.network` of the node: apart from a network that servers here may use."""
+    """Return `docker.network` of a node: apart from a network that servers here may use."""
     return {
         "name": NETWORK,
         "network_mode": NETWORK,
         "bridge_name": "wingsd-demo",
-        "interface": "198.18.254.1",
+        "interface": HOST,
         "interfaces": {
-            "v4": {"subnet": "198.18.254.0/28", "gateway": "198.18.254.1"},
+            "v4": {"subnet": "198.18.254.0/28", "gateway": HOST},
             "v6": {"subnet": "fd5e:de30:1::/64", "gateway": "fd5e:de30:1::1"},
         },
     }
@@ -38,33 +46,53 @@ class Engine:
 
     def __init__(self) -> None:
         try:
-            self._client = APIClient(os.environ.get("DOCKER_HOST"), version="auto", timeout=30)
+            self._client = APIClient(os.environ.get("DOCKER_HOST"), version="auto", timeout=60)
             self.version: str = self._client.version()["Version"]
         except DockerException as error:
             raise Failed(f"no Docker engine answers: {error}") from error
         self._network_was_there = bool(self._client.networks(names=[NETWORK]))
 
-    def make_image(self) -> None:
-        """Import the image; `IMAGE` is its name."""
-        data, tag = image_tar(), IMAGE.partition(":")[2]
-        self._client.import_image_from_data(data, repository=_REPOSITORY, tag=tag, changes=CHANGES)
+    def has_image(self, name: str) -> bool:
+        """Tell whether there is an image of that name."""
+        return bool(self._client.images(name))
 
-    def inspect(self, name: str) -> dict[str, Any]:
-        """Return what `docker inspect` tells of a container. Raises `Failed` without one."""
+    def make_image(self, name: str, root: Path | bytes) -> None:
+        """Make an image of a root file system, a tar file or its bytes."""
+        repository, _, tag = name.partition(":")
+        names: Any = {"repository": repository, "tag": tag, "changes": _CHANGES}
+        if isinstance(root, bytes):
+            self._client.import_image_from_data(root, **names)
+        else:
+            self._client.import_image_from_file(str(root), **names)
+
+    def remove_image(self, name: str) -> None:
+        """Remove an image, if it is there."""
+        with suppress(NotFound):
+            self._client.remove_image(name, force=True)
+
+    def inspect(self, name: str) -> dict[str, Any] | None:
+        """Return what `docker inspect` tells of a container; None without one."""
         try:
             found: dict[str, Any] = self._client.inspect_container(name)
-        except NotFound as error:
-            raise Failed(f"there is no container {name}") from error
+        except NotFound:
+            return None
         return found
 
-    def clean_up(self, containers: list[str]) -> None:
-        """Remove the containers, the image, and the network if it was not there before."""
-        for name in containers:
+    def home(self, name: str) -> str:
+        """Return the host's directory that a container has as its server's; empty without one."""
+        found = self.inspect(name) or {"Mounts": []}
+        homes = [m["Source"] for m in found["Mounts"] if m["Destination"] == "/home/container"]
+        return homes[0] if homes else ""
+
+    def remove_containers(self, names: Sequence[str]) -> None:
+        """Remove the containers, and the network if it was not there before."""
+        for name in names:
             with suppress(NotFound):
                 self._client.remove_container(name, force=True)
-        with suppress(NotFound):
-            self._client.remove_image(IMAGE, force=True)
         if not self._network_was_there:
             with suppress(NotFound):
                 self._client.remove_network(NETWORK)
+
+    def close(self) -> None:
+        """Leave the engine."""
         self._client.close()

@@ -1,4 +1,4 @@
-"""The node: a certificate, a configuration, and `twistd wingsd` as a process of its own."""
+"""A node: a certificate, a configuration, a slow line to it, and `twistd wingsd` as a process."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from demo.engine import network
+from demo.line import SlowLine
 from demo.process import Process
 from demo.show import Failed
-from wingsd.testing import Node
+from wingsd.testing import Panel
 
-__all__ = ["OWNER", "RunningNode", "free_port", "speed", "states"]
+__all__ = ["GROUP", "OWNER", "RunningNode", "free_port"]
 
 _HOST = "127.0.0.1"
 #: Seconds until the node must listen, and until it must have ended.
-_READY_WITHIN = 20
+_READY_WITHIN = 30
 _END_WITHIN = 15
+#: What a node's line carries, in bytes a second: a transfer takes long enough to be watched.
+_LINE = 6 * 1024 * 1024
 #: Whom the servers' files belong to: nobody in particular, or us where only that is possible.
 OWNER = 988 if os.getuid() == 0 else os.getuid()
+GROUP = 988 if os.getuid() == 0 else os.getgid()
 
 
 def free_port() -> int:
@@ -40,58 +44,78 @@ def free_port() -> int:
         return port
 
 
-def states(log: str, server: str) -> list[str]:
-    """Return the states that a node's log tells of a server, in order."""
-    return re.findall(rf"{server}: state (\w+)", log)
-
-
-def speed(log: str, server: str) -> str:
-    """Return what a node's log tells of a server's size and speed."""
-    found = re.search(rf"{server}: received (.*)", log)
-    return found[1] if found else "the log does not tell"
-
-
 class RunningNode:
-    """A node with all its directories in `directory`, and its process."""
+    """A node with all its directories in `directory`, and its process.
 
-    def __init__(self, reactor: Any, directory: Path, port: int) -> None:
-        self.port = port
+    `game_port` is the one it gives to a server that arrives; `authority` makes its certificate
+    and is the only one that it trusts besides the system's.
+    """
+
+    def __init__(
+        self, reactor: Any, name: str, directory: Path, panel: Panel, authority: trustme.CA
+    ) -> None:
+        self.name = name
+        self.game_port = free_port()
         self.authority = directory / "ca.pem"
         self.config = directory / "config.yml"
         self.volumes = directory / "volumes"
         self.log_file = directory / "node.log"
         self._reactor = reactor
         self._directory = directory
+        self._listens_on = free_port()
         self._process: Process | None = None
-
-    @property
-    def url(self) -> str:
-        """The node's address."""
-        return f"https://{_HOST}:{self.port}"
+        directory.mkdir()
+        self._line = SlowLine(reactor, self._listens_on, _LINE)
+        authority.cert_pem.write_to_path(str(self.authority))
+        self._issue_certificate(authority)
+        self.node = panel.add_node(
+            f"https://{_HOST}:{self._line.entrance}",
+            reachable=True,
+            ca=str(self.authority),
+            port=self.game_port,
+        )
 
     @property
     def log(self) -> str:
         """Everything the node logged."""
         return self.log_file.read_text(encoding="utf-8") if self.log_file.exists() else ""
 
-    def configure(self, node: Node, panel: str) -> None:
-        """Write the certificate, and the configuration as a Panel would print it."""
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(str(self.authority))
-        pem = self._directory / "node.pem"
-        authority.issue_cert(_HOST).private_key_and_cert_chain_pem.write_to_path(str(pem))
-        ssl = {"enabled": True, "cert": str(pem), "key": str(pem)}
+    def files(self, server: str) -> Path:
+        """Return the directory of a server on this node."""
+        return self.volumes / server
+
+    def leftovers(self, server: str) -> list[str]:
+        """Return what there is of a server in the directories of this node."""
+        return [str(path) for path in self._directory.rglob(f"*{server}*")]
+
+    def speed(self, server: str) -> str:
+        """Return what the log tells of a server's size and speed when it came."""
+        found = re.search(rf"{server}: received (.*)", self.log)
+        return found[1] if found else "the log does not tell"
+
+    def _issue_certificate(self, authority: trustme.CA) -> None:
+        pem = str(self._directory / "node.pem")
+        authority.issue_cert(_HOST).private_key_and_cert_chain_pem.write_to_path(pem)
+
+    def configure(self, panel: str) -> None:
+        """Write the configuration as a Panel would print it, and wingsd's own few keys."""
+        pem = str(self._directory / "node.pem")
         config = {
-            "token_id": node.token_id,
-            "token": node.token,
+            "token_id": self.node.token_id,
+            "token": self.node.token,
             "remote": panel,
-            "api": {"host": _HOST, "port": self.port, "ssl": ssl},
+            "api": {
+                "host": _HOST,
+                "port": self._listens_on,
+                "ssl": {"enabled": True, "cert": pem, "key": pem},
+            },
             "system": {
                 "root_directory": str(self._directory),
                 "data": str(self.volumes),
                 "log_directory": str(self._directory / "log"),
                 "username": "",
-                "user": {"uid": OWNER, "gid": OWNER if os.getuid() == 0 else os.getgid()},
+                "user": {"uid": OWNER, "gid": GROUP},
+                "transfers": {"ca_file": str(self.authority)},
             },
             "docker": {"network": network()},
         }
@@ -105,12 +129,12 @@ class RunningNode:
         deadline = self._reactor.seconds() + _READY_WITHIN
         while not await self._listens():
             if self._process.ended.called or self._reactor.seconds() > deadline:
-                raise Failed("the node does not listen")
+                raise Failed(f"node {self.name} does not listen")
             await deferLater(self._reactor, 0.1)
         return self._process.pid
 
     async def _listens(self) -> bool:
-        endpoint = HostnameEndpoint(self._reactor, _HOST.encode(), self.port)
+        endpoint = HostnameEndpoint(self._reactor, _HOST.encode(), self._listens_on)
         try:
             connection: Any = await endpoint.connect(Factory.forProtocol(Protocol))
         except ConnectError:
@@ -121,9 +145,10 @@ class RunningNode:
     async def stop(self) -> None:
         """End the node. Raises `Failed` when it does not end well."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        status = await process.end(_END_WITHIN)
+        try:
+            status = 0 if process is None else await process.end(_END_WITHIN)
+        finally:
+            await self._line.close()
         # twistd ends, when all is done, by the signal that asked it to.
         if status not in (0, -signal.SIGTERM, -signal.SIGINT):
-            raise Failed(f"the node ended with the status {status}")
+            raise Failed(f"node {self.name} ended with the status {status}")

@@ -1,8 +1,9 @@
-"""A program run from the reactor."""
+"""Programs: run and waited for in a worker thread, or run from the reactor."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,16 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-__all__ = ["Process"]
+from demo.show import Failed
+
+__all__ = ["Process", "run"]
+
+
+def run(*command: str, cwd: Path) -> None:
+    """Run a program to its end. Blocks. Raises `Failed` with what it said."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise Failed(f"{' '.join(command)}:\n{done.stderr.strip()}")
 
 
 class Process(ProcessProtocol):

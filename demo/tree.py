@@ -1,46 +1,33 @@
-"""The server that travels: Debian's Luanti game server, its game, some mods, and a world.
-
-Nothing is installed: the packages are fetched, unpacked, and put together as a server's directory.
-"""
+"""Trees of files: what every server has besides its game, and whether two of them are equal."""
 
 from __future__ import annotations
 
 import filecmp
 import hashlib
 import os
-import shutil
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from demo.show import Failed
+from demo.process import run
 
-__all__ = ["Summary", "differences", "make_server", "pack", "sha256", "summarize"]
+__all__ = [
+    "Summary",
+    "add_odds_and_ends",
+    "copy",
+    "differences",
+    "give",
+    "pack",
+    "sha256",
+    "summarize",
+]
 
-PACKAGES = (
-    "luanti-server",
-    "luanti-data",
-    "luanti-game-minetest",
-    "minetest-mod-3d-armor",
-    "minetest-mod-ethereal",
-    "minetest-mod-homedecor",
-    "minetest-mod-mesecons",
-    "minetest-mod-pipeworks",
-)
-
-WORLD = """\
-gameid = minetest_game
-backend = sqlite3
-auth_backend = sqlite3
-player_backend = sqlite3
-load_mod_mesecons = mods/mesecons
-"""
+_PIECE = 1024 * 1024
 
 
 class Summary(NamedTuple):
-    """How many of what a tree holds; `size` in bytes."""
+    """How many of what a tree holds; `size` in bytes, what has several names counted once."""
 
     files: int
     directories: int
@@ -48,46 +35,33 @@ class Summary(NamedTuple):
     size: int
 
 
-def _run(*command: str, cwd: Path) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise Failed(f"{' '.join(command)}:\n{done.stderr.strip()}")
+def add_odds_and_ends(tree: Path, size: int) -> None:
+    """Add what trees have that others lose, and `size` bytes that do not compress."""
+    backups = tree / "backups"
+    backups.mkdir()
+    with (backups / "world-of-before.bin").open("wb") as file:
+        for _ in range(size // _PIECE):
+            file.write(os.urandom(_PIECE))
+    (backups / "latest.bin").hardlink_to(backups / "world-of-before.bin")
+    (tree / "screenshots").mkdir()
 
 
-def _fetch(packages: Path) -> None:
-    packages.mkdir(parents=True, exist_ok=True)
-    missing = [name for name in PACKAGES if not list(packages.glob(f"{name}_*.deb"))]
-    if not missing:
+def copy(tree: Path, place: Path) -> None:
+    """Copy what is in `tree`, links and all, into `place`, which is there."""
+    run("cp", "-a", f"{tree}/.", str(place), cwd=tree)
+
+
+def give(tree: Path, owner: int, group: int) -> None:
+    """Make `tree` and all in it somebody's, as far as this process may."""
+    if os.getuid() != 0:
         return
-    # As root, apt would fetch as a user of its own, who may not write here.
-    download = ("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *missing)
-    try:
-        _run(*download, cwd=packages)
-    except Failed:
-        if os.getuid() != 0:
-            raise
-        _run("apt-get", "-qq", "update", cwd=packages)
-        _run(*download, cwd=packages)
-
-
-def make_server(packages: Path, tree: Path) -> None:
-    """Put the server together in `tree`. Raises `Failed` when its packages cannot be had."""
-    _fetch(packages)
-    unpacked = tree.with_name("unpacked")
-    for name in PACKAGES:
-        (package,) = sorted(packages.glob(f"{name}_*.deb"))[-1:]
-        _run("dpkg-deb", "-x", str(package), str(unpacked), cwd=packages)
-    (unpacked / "usr").rename(tree)
-    shutil.rmtree(unpacked)
-    world = tree / "world"
-    (world / "worldmods").mkdir(parents=True)
-    (world / "world.mt").write_text(WORLD)
-    (world / "world.mt.kept").hardlink_to(world / "world.mt")
+    for path in (tree, *tree.rglob("*")):
+        os.lchown(path, owner, group)
 
 
 def pack(tree: Path, archive: Path) -> None:
     """Pack a server as the document wants it, tar.gz, with GNU tar."""
-    _run("tar", "-czf", str(archive), "-C", str(tree), ".", cwd=tree)
+    run("tar", "-czf", str(archive), "-C", str(tree), ".", cwd=tree)
 
 
 def sha256(path: Path) -> str:
@@ -108,7 +82,7 @@ def summarize(tree: Path) -> Summary:
         len(files),
         sum(stat.S_ISDIR(found.st_mode) for found in stats),
         sum(stat.S_ISLNK(found.st_mode) for found in stats),
-        sum(found.st_size for found in files),
+        sum({found.st_ino: found.st_size for found in files}.values()),
     )
 
 

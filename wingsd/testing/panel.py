@@ -154,18 +154,22 @@ class Panel(State):
         when the source does not begin; then no transfer is open.
         """
         source = self.node_of(uuid)
+        order = self.transfer_order(uuid, destination) | fields
         self.open_transfer(uuid, destination)
-        order = {
+        try:
+            await self._demand(source, "POST", f"/api/servers/{uuid}/transfer", order)
+        except NodeError:
+            self.close_transfer(uuid)
+            raise
+
+    def transfer_order(self, uuid: str, destination: Node) -> Json:
+        """Return what the source of a transfer is told."""
+        return {
             "server_id": uuid,
             "url": f"{destination.address}/api/transfers",
             "token": f"Bearer {self.transfer_token(uuid, destination)}",
             "server": {"uuid": uuid, "start_on_completion": False},
         }
-        try:
-            await self._demand(source, "POST", f"/api/servers/{uuid}/transfer", order | fields)
-        except NodeError:
-            self.close_transfer(uuid)
-            raise
 
     async def _demand(self, node: Node, method: str, path: str, body: Any = None) -> None:
         status, answer = await self.ask(node, method, path, body)

@@ -1,0 +1,86 @@
+"""The game server of a quick demo: a shell script on busybox that counts how often it started."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from demo.engine import Engine
+from demo.game import Landmark, port_line
+from demo.tree import add_odds_and_ends
+from demo.watch import Watch
+from wingsd.testing import process_configuration
+from wingsd.testing.image import image_tar
+
+__all__ = ["Counter"]
+
+_SCRIPT = """\
+#!/bin/sh
+# Stands in for a game server: remembers, tells, and answers on its console.
+starts=0
+[ -e world/starts ] && read -r starts <world/starts
+starts=$((starts + 1))
+echo "$starts" >world/starts
+if [ ! -e world/sign ]; then
+    read -r sign </proc/sys/kernel/random/uuid
+    echo "$sign" >world/sign
+fi
+read -r sign <world/sign
+read -r port <counter.conf
+port=${port#port = }
+echo "start $starts, the sign reads $sign"
+echo "listening on $port"
+while read -r word; do
+    case $word in
+        stop) echo "saved"; exit 0 ;;
+        *) echo "you said '$word' to start $starts on $port" ;;
+    esac
+done
+"""
+_LANDMARK = re.compile(r"^start (\d+), (the sign reads [\w-]{36})")
+_BALLAST = 48 * 1024 * 1024
+
+
+class Counter:
+    """A script with a file it counts its starts in, and a sign that it made at its first."""
+
+    title = "a shell script that counts its starts"
+    image = "wingsd-demo/counter:busybox"
+    keeps_image = False
+    invocation = "sh counter.sh"
+    process = process_configuration(
+        startup={"done": ["regex:^listening on \\d+"], "user_interaction": []},
+        stop={"type": "command", "value": "stop"},
+        configs=[port_line("counter.conf")],
+    )
+
+    def make_image(self, engine: Engine, cache: Path) -> str:
+        """Make the image."""
+        engine.make_image(self.image, image_tar())
+        return "made of busybox"
+
+    def make_files(self, cache: Path, tree: Path) -> None:
+        """Write the script and what lies around it."""
+        (tree / "world").mkdir(parents=True)
+        (tree / "counter.sh").write_text(_SCRIPT)
+        (tree / "counter.sh").chmod(0o755)
+        (tree / "counter.conf").write_text("port = 1\n")
+        (tree / "start").symlink_to("counter.sh")
+        add_odds_and_ends(tree, _BALLAST)
+
+    def port_written(self, tree: Path) -> int:
+        """Return the port in counter.conf."""
+        return int((tree / "counter.conf").read_text().removeprefix("port = "))
+
+    def landmark(self, console: Iterable[str]) -> Landmark | None:
+        """Return what the script found in its files."""
+        told = [found for line in console if (found := _LANDMARK.search(line))]
+        return Landmark(int(told[-1][1]), told[-1][2]) if told else None
+
+    async def greet(self, reactor: Any, watch: Watch, port: int) -> str:
+        """Say hello on its console, as a user of the Panel does."""
+        watch.send("send command", "hello")
+        answer = re.compile(rf"you said 'hello' to start \d+ on {port}$")
+        return await watch.console_line(answer)

@@ -1,0 +1,196 @@
+"""The demo's course, from top to bottom: a game moves, answers, and refuses to get lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from demo import tree
+from demo.afterwards import show_what_to_try
+from demo.document import DocumentUpload
+from demo.game import Game, Landmark
+from demo.node import GROUP, OWNER, RunningNode
+from demo.show import check, heading, line, mib
+from demo.stage import Stage
+from demo.watch import Watch, until
+from wingsd.testing import Hang, server_settings
+
+__all__ = ["Course"]
+
+SERVER = "5f3c2d6e-8a41-4b7f-9c0d-1e2f3a4b5c6d"
+UPLOADED = "5f3c2d6e-8a41-4b7f-9c0d-1e2f3a4b5c6e"
+SPARE = "5f3c2d6e-8a41-4b7f-9c0d-1e2f3a4b5c6f"
+_ACCEPTED = 202
+_NO_CONTENT = 204
+
+
+class Course:
+    """The steps. `step` is the one under way, in words."""
+
+    def __init__(self, reactor: Any, game: Game) -> None:
+        self.stage = Stage(reactor, game, [SERVER, UPLOADED, SPARE])
+        self.step = ""
+        self._reactor = reactor
+        self._game = game
+        self._panel = self.stage.panel
+        #: A copy of the server's files as they were before its first start.
+        self._files = self.stage.directory / "server"
+        self._watch: Watch | None = None
+        self._landmark: Landmark | None = None
+
+    async def run(self, keep: bool) -> None:
+        """Do and show it all. Raises `Failed` at the first thing that is off."""
+        a, b = self.stage.a, self.stage.b
+        self._begin("Two nodes, one Panel, and a game")
+        await self.stage.start()
+        await self._create(a)
+        self._begin("The game on node A")
+        await self._play(a)
+        self._begin("The Panel moves it to node B; what a browser sees meanwhile")
+        await self._move(a, b)
+        self._begin("What is left on node A")
+        await self._verify_gone(a, b)
+        self._begin("The same game on node B")
+        await self._play(b)
+        self._begin("On its way back it is cancelled in the middle")
+        await self._cancel(b, a)
+        self._begin("And plays on where it was")
+        await self._play(b)
+        self._begin("The upload, as the document has it")
+        await DocumentUpload(self.stage, UPLOADED, self._files, a).send()
+        if keep:
+            await self._leave()
+            await show_what_to_try(self.stage, SERVER, SPARE, self._files)
+            await Deferred()
+
+    async def clean_up(self) -> None:
+        """Remove everything that was made."""
+        try:
+            await self._leave()
+        finally:
+            await self.stage.clean_up()
+
+    def _begin(self, step: str) -> None:
+        self.step = step
+        heading(step)
+
+    # The steps
+
+    async def _create(self, node: RunningNode) -> None:
+        game = self._game
+        settings = server_settings(
+            SERVER,
+            image=f"~{game.image}",
+            invocation=game.invocation,
+            name="the game that travels",
+            port=node.game_port,
+        )
+        await self._panel.create_server_on(node.node, settings, game.process)
+        await until(self._reactor, lambda: self._panel.installed(SERVER), "the server's creation")
+        await deferToThread(game.make_files, self.stage.directory.parent, self._files)
+        place = node.files(SERVER)
+        await deferToThread(tree.copy, self._files, place)
+        await deferToThread(tree.give, place, OWNER, GROUP)
+        summary = await deferToThread(tree.summarize, place)
+        line("server", f"made on node A: {summary.files} files, {mib(summary.size)}")
+
+    async def _play(self, node: RunningNode) -> None:
+        """Start the game, and see that it is the world that it was."""
+        watch = await self._open_page()
+        await self._panel.power(SERVER, "start")
+        await watch.saw("status", "running")
+        line("status", " -> ".join(watch.power_states()))
+        await self._verify_landmark(watch)
+        written = self._game.port_written(node.files(SERVER))
+        check("its settings", written == node.game_port, f"the node has written port {written}")
+        answer = await self._game.greet(self._reactor, watch, node.game_port)
+        check("answer", answer, answer)
+
+    async def _verify_landmark(self, watch: Watch) -> None:
+        def look() -> Landmark | None:
+            return self._game.landmark(watch.console())
+
+        before = self._landmark
+        self._landmark = now = await watch.until(look, "the world's own words in the console")
+        if before is None:
+            line("world", f"start {now.start}: {now.words}")
+            return
+        same = (now.start, now.words) == (before.start + 1, before.words)
+        words = f"start {now.start}: {now.words}"
+        check("world", same, f"{words}\nas before" if same else f"{words}\n{before} was before")
+
+    async def _move(self, source: RunningNode, destination: RunningNode) -> None:
+        """Transfer the server, and compare both copies while the success is being told."""
+        assert self._watch is not None  # noqa: S101 - the game is played
+        success = Hang()
+        self._panel.inject(f"{SERVER}/transfer/success", success)
+        told = self._panel.called(f"{SERVER}/transfer/success")
+        await self._panel.transfer(SERVER, destination.node)
+        await told
+        copies = source.files(SERVER), destination.files(SERVER)
+        found = await deferToThread(lambda: list(tree.differences(*copies, OWNER)))
+        success.release()
+        await self._watch.saw("transfer status", "completed")
+        await self._leave()
+        summary = await deferToThread(tree.summarize, copies[1])
+        equal = (
+            f"{summary.files} files, {summary.directories} directories, {summary.symlinks} "
+            "symlinks: equal in\ncontent, mode, time and links, when node B told its success"
+        )
+        check("files", not found, "\n".join(found[:10]) if found else equal)
+        line("transfer", destination.speed(SERVER))
+
+    async def _verify_gone(self, source: RunningNode, destination: RunningNode) -> None:
+        await until(self._reactor, lambda: self._panel.deletions or None, "the Panel's deletion")
+        deletions = self._panel.deletions
+        check(
+            "Panel",
+            deletions == [(SERVER, _NO_CONTENT)],
+            "inside the call that told it the success, it had node A delete its copy: "
+            f"{deletions[0][1]}",
+        )
+        moved = self._panel.node_of(SERVER) is destination.node
+        check("Panel says", moved, "the server is on node B" if moved else "it did not move")
+        await until(
+            self._reactor, lambda: not source.leftovers(SERVER), "node A's files to be gone"
+        )
+        check("files", True, "none")
+        home = await deferToThread(self.stage.engine.home, SERVER)
+        check(
+            "container",
+            home == str(destination.files(SERVER)),
+            f"the only one of that name has its files in {home}",
+        )
+
+    async def _cancel(self, source: RunningNode, destination: RunningNode) -> None:
+        assert self._watch is not None  # noqa: S101 - the game is played
+        await self._panel.transfer(SERVER, destination.node)
+        await self._watch.saw("transfer logs", "Uploading [")
+        path = f"/api/servers/{SERVER}/transfer"
+        status, _ = await self._panel.ask(source.node, "DELETE", path)
+        check("cancel", status == _ACCEPTED, f"DELETE {path}: {status}")
+        await self._watch.saw("transfer status", "failed")
+        reactor, panel = self._reactor, self._panel
+        await until(reactor, lambda: not panel.in_transfer(SERVER), "the Panel to hear of it")
+        await self._leave()
+        still = panel.node_of(SERVER) is source.node
+        check("Panel says", still, "the server is on node B" if still else "it has moved")
+        await until(
+            reactor, lambda: not destination.leftovers(SERVER), "what came to node A to be gone"
+        )
+        check("on node A", True, "nothing")
+
+    # The browser
+
+    async def _open_page(self) -> Watch:
+        await self._leave()
+        self._watch = watch = Watch(self._reactor, self._panel, SERVER)
+        await watch.open()
+        return watch
+
+    async def _leave(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await watch.leave()

@@ -1,0 +1,54 @@
+"""What a game is to the demo: an image, a server's files, and two ways to tell that it lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from demo.engine import Engine
+from demo.watch import Watch
+
+__all__ = ["Game", "Landmark", "port_line"]
+
+Json = dict[str, Any]
+
+
+def port_line(file: str) -> Json:
+    """Return an egg's rule that the line `port = N` of a file names the server's own port."""
+    replace = {"match": "port =", "replace_with": "port = {{server.build.default.port}}"}
+    return {"file": file, "parser": "file", "replace": [replace]}
+
+
+class Landmark(NamedTuple):
+    """What only the running world knows: how often it was started, and what is written in it."""
+
+    start: int
+    words: str
+
+
+class Game(Protocol):
+    """One game server. Methods raise `demo.show.Failed`; those not asynchronous block."""
+
+    title: str
+    image: str
+    #: Whether the image took long to make, and stays for the next time.
+    keeps_image: bool
+    invocation: str
+    #: The `process_configuration` of its egg.
+    process: Json
+
+    def make_image(self, engine: Engine, cache: Path) -> str:
+        """Have `image` on the engine; return in words where it is from."""
+
+    def make_files(self, cache: Path, tree: Path) -> None:
+        """Make the server's files in `tree`, which does not exist yet."""
+
+    def port_written(self, tree: Path) -> int:
+        """Return the port in the server's own configuration file."""
+
+    def landmark(self, console: Iterable[str]) -> Landmark | None:
+        """Return what the world has told in its console, the last time; None when it has not."""
+
+    async def greet(self, reactor: Any, watch: Watch, port: int) -> str:
+        """Speak to the running game as a player would; return in words what it answered."""
