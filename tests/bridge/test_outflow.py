@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import pytest_twisted
 from hypothesis import given
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from tests.bridge.reactor import Reactor
+from tests.bridge.reactor import Reactor, Waits
 from wingsd.bridge import BLOCK, Outflow, OutflowClosed, Workers
 
 
@@ -174,18 +172,6 @@ def test_a_consumer_that_closes_it_gets_no_more() -> None:
     outflow.finish()
     outflow.start(take, lambda: taken.append(b"finished"))
     assert taken == [b"x" * BLOCK]
-
-
-class Waits(threading.Condition):
-    """Tells when a thread begins to wait."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun = threading.Event()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.begun.set()  # under the lock: who takes that next finds the thread asleep
-        return super().wait(timeout)
 
 
 def watched(high_mark: int) -> tuple[Outflow, Waits]:

@@ -13,7 +13,7 @@ import trustme
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-__all__ = ["Peer", "Script", "chunks", "pem", "read_head", "server_context"]
+__all__ = ["Peer", "Script", "chunks", "closed_port", "pem", "read_head", "server_context"]
 
 #: Seconds, so that a test that goes wrong ends.
 TIMEOUT = 20
@@ -39,6 +39,8 @@ class Peer:
         with self._listener:
             connection, _ = self._listener.accept()
         connection.settimeout(TIMEOUT)
+        # As servers do: else an answer may wait for an acknowledgement, and be lost by a close.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with connection:
             if self._context is None:
                 return self._script(connection)

@@ -1,0 +1,595 @@
+"""Uploads to other nodes over real sockets: our own site, and peers that do what a script says."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+import struct
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+import trustme
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+
+from tests.bridge.reactor import Waits
+from tests.transfers.peers import Peer, Script, chunks, closed_port, pem, read_head, server_context
+from wingsd.bridge import BLOCK, HIGH_MARK, Outflow, OutflowClosed
+from wingsd.errors import (
+    BadRequest,
+    DestinationLost,
+    DestinationRefused,
+    DestinationUnreachable,
+    StorageError,
+)
+from wingsd.tls import ServerCertificate
+from wingsd.transfers.destination import Destination, OutgoingUpload, Trust
+from wingsd.transfers.formdata import FormFrame, UploadForm
+from wingsd.web.request import BodyReader, StreamingRequest
+from wingsd.web.site import NodeSite, NotFound
+
+reactor: Any = installed_reactor
+TYPE = "multipart/form-data; boundary=b"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+PIECE = hashlib.shake_128(b"archive").digest(100_000)
+
+
+def answer(status: str, body: bytes, headers: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\n{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def write(body: Outflow, pieces: int) -> str:
+    """Write so many pieces, in a thread; return their SHA-256, or "closed"."""
+    digest = hashlib.sha256()
+    try:
+        for number in range(pieces):
+            piece = number.to_bytes(4) + PIECE
+            digest.update(piece)
+            body.write(piece)
+        body.finish()
+    except OutflowClosed:
+        return "closed"
+    return digest.hexdigest()
+
+
+class Sending:
+    """An upload on its way to a port of loopback, and the thread that writes it."""
+
+    def __init__(
+        self, port: int, *, pieces: int, scheme: str = "http", trust: Trust | None = None
+    ) -> None:
+        self.body = Outflow(reactor)
+        self.body._changed = self.waits = Waits()
+        url = f"{scheme}://127.0.0.1:{port}/api/transfers"
+        destination = Destination(url, "Bearer t", reactor, trust or Trust())
+        self.upload: OutgoingUpload = destination.upload(TYPE, self.body)
+        self.written: Deferred[str] = deferToThread(write, self.body, pieces)
+
+
+@pytest.fixture(scope="module")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def certificate(ca: trustme.CA) -> trustme.LeafCert:
+    return ca.issue_cert("127.0.0.1")
+
+
+@pytest.fixture
+def tls(
+    ca: trustme.CA, certificate: trustme.LeafCert, tmp_path: Path
+) -> tuple[ServerCertificate, Trust]:
+    """A certificate for 127.0.0.1, and who trusts it."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate.private_key_pem.write_to_path(str(key))
+    cert.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    return ServerCertificate(str(cert), str(key)), Trust(str(pem(ca, tmp_path / "ca.pem")))
+
+
+# To a node of our own kind
+
+
+class Receiver(Resource):
+    """Takes uploads; refuses with `refusal` after so many bytes of the body."""
+
+    isLeaf = True
+
+    def __init__(self, refusal: Exception | None = None, after: int = 0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.refusal, self.after = refusal, after
+        self.taken: list[Taken] = []
+
+    def open_body(self, request: StreamingRequest) -> BodyReader:
+        self.taken.append(Taken(self, request))
+        return self.taken[-1]
+
+    def render_OPTIONS(self, request: Any) -> bytes:
+        assert request.getHeader("Authorization") == "Bearer t"
+        request.setHeader("Transfer-Features", "symlinks, Hard-Links,,")
+        request.setResponseCode(204)
+        return b""
+
+
+class Taken:
+    def __init__(self, receiver: Receiver, request: StreamingRequest) -> None:
+        self.receiver, self.request = receiver, request
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self.ended: Deferred[str] = Deferred()
+
+    def data(self, chunk: bytes) -> None:
+        self.digest.update(chunk)
+        self.size += len(chunk)
+        if self.receiver.refusal is not None and self.size > self.receiver.after:
+            self.request.fail(Failure(self.receiver.refusal))
+
+    def end(self) -> None:
+        self.ended.callback("end")
+        self.request.answer(200)
+
+    def lost(self, reason: Failure) -> None:
+        if not self.ended.called:
+            self.ended.callback("lost")
+
+
+class Node:
+    """A site of ours on loopback, with or without TLS."""
+
+    def __init__(self, receiver: Receiver, certificate: ServerCertificate | None = None) -> None:
+        root: Any = NotFound()  # type: ignore[no-untyped-call]
+        api: Any = NotFound()  # type: ignore[no-untyped-call]
+        root.putChild(b"api", api)
+        api.putChild(b"transfers", receiver)
+        self.site = NodeSite(root, reactor=reactor, timeout=20)
+        factory: Any = self.site
+        if certificate is not None:
+            factory = TLSMemoryBIOFactory(certificate, False, self.site)
+        factory.noisy = False
+        self._port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.port: int = self._port.getHost().port
+
+    async def close(self) -> None:
+        await self._port.stopListening()
+        await self.site.drain(0)
+
+
+@pytest.mark.parametrize("secure", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_an_upload_arrives_whole(tls: tuple[ServerCertificate, Trust], secure: bool) -> None:
+    receiver = Receiver()
+    node = Node(receiver, tls[0] if secure else None)
+    scheme = "https" if secure else "http"
+    sending = Sending(node.port, pieces=200, scheme=scheme, trust=tls[1])
+    assert not sending.upload.body_sent
+    await sending.upload.answer
+    assert sending.upload.body_sent
+    (taken,) = receiver.taken
+    assert taken.size == sending.body.bytes_out == 200 * (len(PIECE) + 4)
+    assert taken.digest.hexdigest() == await sending.written
+    assert taken.request.header("Content-Type") == TYPE
+    assert taken.request.header("Authorization") == "Bearer t"
+    assert taken.request.header("Host") == f"127.0.0.1:{node.port}"
+    assert taken.request.header("User-Agent").startswith("wingsd/")
+    assert taken.request.header("Content-Length") == ""
+    await node.close()
+
+
+@pytest.mark.parametrize("secure", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_in_the_middle_comes_at_once_in_the_nodes_words(
+    tls: tuple[ServerCertificate, Trust], secure: bool
+) -> None:
+    receiver = Receiver(StorageError("the disk is full"), after=2_000_000)
+    node = Node(receiver, tls[0] if secure else None)
+    scheme = "https" if secure else "http"
+    sending = Sending(node.port, pieces=10_000, scheme=scheme, trust=tls[1])
+    with pytest.raises(DestinationRefused) as caught:
+        await sending.upload.answer
+    assert (caught.value.code, caught.value.message, caught.value.detail) == (
+        500,
+        "the server's files could not be stored",
+        "the disk is full",
+    )
+    assert not sending.upload.body_sent
+    assert await sending.written == "closed"
+    await node.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_that_is_aborted_ends_at_both_ends(
+    tls: tuple[ServerCertificate, Trust],
+) -> None:
+    receiver = Receiver(Exception("never"), after=1 << 60)
+    node = Node(receiver, tls[0])
+    sending = Sending(node.port, pieces=100_000, scheme="https", trust=tls[1])
+    while not receiver.taken or receiver.taken[0].size < 3_000_000:
+        await deferToThread(int)
+    sending.upload.abort()
+    with pytest.raises(CancelledError):
+        await sending.upload.answer
+    assert await sending.written == "closed"
+    assert await receiver.taken[0].ended == "lost"
+    sending.upload.abort()
+    await node.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, Trust]) -> None:
+    node = Node(receiver := Receiver(), tls[0])
+    frame, body = FormFrame(), Outflow(reactor)
+    form = UploadForm(frame.content_type)
+    pieces: list[bytes] = []
+    received = Taken.data
+
+    def data(taken: Taken, chunk: bytes) -> None:
+        pieces.extend(form.receive(chunk))
+        received(taken, chunk)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Taken, "data", data)
+        destination = Destination(
+            f"https://127.0.0.1:{node.port}/api/transfers", "Bearer t", reactor, tls[1]
+        )
+        upload = destination.upload(frame.content_type, body)
+        for part in (frame.before(), PIECE, frame.after("cafe")):
+            body.write(part)
+        body.finish()
+        await upload.answer
+    assert (b"".join(pieces), form.close()) == (PIECE, "cafe")
+    assert await receiver.taken[0].ended == "end"
+    await node.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_features_of_our_own(tls: tuple[ServerCertificate, Trust]) -> None:
+    node = Node(Receiver(), tls[0])
+    url = f"https://127.0.0.1:{node.port}/api/transfers"
+    features = await Destination(url, "Bearer t", reactor, tls[1]).features()
+    assert features == {"symlinks", "hard-links"}
+    await node.close()
+
+
+# To peers that do what a script says
+
+
+def says(data: bytes) -> Script:
+    """Read the head, say `data`, and go on reading until the client closes."""
+
+    def script(connection: socket.socket) -> bytes:
+        head = read_head(connection)
+        connection.sendall(data)
+        try:
+            while connection.recv(65536):
+                pass
+        except ConnectionResetError:
+            pass
+        return head
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer("204 No Content", b"", "Access-Control-Allow-Methods: GET, POST\r\n"),
+        answer("404 Not Found", b"404 page not found"),
+        answer("405 Method Not Allowed", b"{}"),
+        answer("401 Unauthorized", b"", "Transfer-Features: symlinks\r\n"),
+        answer("500 Internal Server Error", b"<html>"),
+        b"HTTP/1.0 301 Moved\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_another_nodes_answer_tells_of_no_features(reply: bytes) -> None:
+    peer = Peer(says(reply))
+    url = f"http://127.0.0.1:{peer.port}/api/transfers?x=1"
+    assert await Destination(url, "Bearer t", reactor, Trust()).features() == frozenset()
+    assert (await peer.outcome).startswith(b"OPTIONS /api/transfers?x=1 HTTP/1.1\r\n")
+
+
+REFUSALS = [
+    (
+        answer("409 Conflict", b'{"error": "it is here", "detail": "see"}'),
+        (409, "it is here", "see"),
+    ),
+    (
+        answer("500 Internal Server Error", b'{"error": "boom", "request_id": "1"}'),
+        (500, "boom", ""),
+    ),
+    (
+        answer("502 Bad Gateway", b"<html>\r\n  no\x1b[1m node  \x00</html>"),
+        (502, "the destination node answered 502 Bad Gateway", "<html> no [1m node </html>"),
+    ),
+    (
+        answer("404 Not Found", b""),
+        (404, "the destination node answered 404 Not Found", ""),
+    ),
+    (
+        answer("400 Bad Request", b'["error"]'),
+        (400, "the destination node answered 400 Bad Request", '["error"]'),
+    ),
+    (
+        answer("413 Content Too Large", b""),
+        (
+            413,
+            "the destination node answered 413 Content Too Large",
+            "a proxy in front of it limits how much may be sent; lift that limit",
+        ),
+    ),
+    (
+        answer("308 Permanent Redirect", b"x", "Location: https://other:1/\r\n"),
+        (
+            308,
+            "the destination node is not where the Panel says",
+            "308 Permanent Redirect points to https://other:1/; "
+            "give the node its right address in the Panel",
+        ),
+    ),
+    (
+        OK,
+        (
+            200,
+            "the destination node answered before it had everything",
+            "200 OK came while the server was still being sent; see its log, and whether a proxy "
+            "in front of it answers in its place",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("reply", "expected"), REFUSALS)
+@pytest_twisted.ensureDeferred
+async def test_an_early_answer_is_a_refusal(reply: bytes, expected: tuple[int, str, str]) -> None:
+    peer = Peer(says(reply))
+    sending = Sending(peer.port, pieces=10_000)
+    with pytest.raises(DestinationRefused) as caught:
+        await sending.upload.answer
+    error = caught.value
+    assert (error.code, error.message, error.detail) == expected
+    assert await sending.written == "closed"
+    assert (await peer.outcome).startswith(b"POST /api/transfers HTTP/1.1\r\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_late_refusal_is_one_too() -> None:
+    def script(connection: socket.socket) -> int:
+        read_head(connection)
+        size = sum(map(len, chunks(connection)))
+        connection.sendall(answer("400 Bad Request", b'{"error": "checksums don\'t match"}'))
+        return size
+
+    peer = Peer(script)
+    sending = Sending(peer.port, pieces=50)
+    with pytest.raises(DestinationRefused) as caught:
+        await sending.upload.answer
+    assert (caught.value.code, caught.value.message) == (400, "checksums don't match")
+    assert sending.upload.body_sent
+    assert await peer.outcome == 50 * (len(PIECE) + 4)
+    assert await sending.written != "closed"
+
+
+def reset(connection: socket.socket) -> None:
+    """Have the connection closed as by one that still has something unread: with a reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_is_read_though_the_connection_is_reset_behind_it() -> None:
+    def script(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(answer("409 Conflict", b'{"error": "it is here"}'))
+        # Closing with the body unread is what resets it.
+
+    peer = Peer(script)
+    sending = Sending(peer.port, pieces=10_000)
+    with pytest.raises(DestinationRefused, match="it is here"):
+        await sending.upload.answer
+    assert await sending.written == "closed"
+    await peer.outcome
+
+
+@pytest.mark.parametrize("secure", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_it_is_read_even_when_sending_meets_the_reset_first(
+    tls: tuple[ServerCertificate, Trust], certificate: trustme.LeafCert, secure: bool
+) -> None:
+    deaf = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        read_head(connection)
+        deaf.wait(20)
+        connection.sendall(answer("409 Conflict", b'{"error": "it is here"}'))
+
+    peer = Peer(script, server_context(certificate) if secure else None)
+    scheme = "https" if secure else "http"
+    sending = Sending(peer.port, pieces=10_000, scheme=scheme, trust=tls[1])
+    conversation: Any = sending.upload._conversation
+    while not conversation.begun:
+        await deferToThread(int)
+    # As if the reactor had looked for what can be read just before there was something.
+    conversation._tcp().stopReading()
+    deaf.set()
+    with pytest.raises(DestinationRefused, match="it is here"):
+        await sending.upload.answer
+    assert await sending.written == "closed"
+    await peer.outcome
+
+
+@pytest.mark.parametrize("how", [lambda _: None, reset])
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_ends_in_the_middle(how: Any) -> None:
+    def script(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.recv(100_000)
+        how(connection)
+
+    peer = Peer(script)
+    sending = Sending(peer.port, pieces=10_000)
+    with pytest.raises(DestinationLost) as caught:
+        await sending.upload.answer
+    assert not caught.value.body_sent
+    assert caught.value.message == "the destination node gave no answer"
+    assert "had not received everything" in caught.value.detail
+    assert await sending.written == "closed"
+    await peer.outcome
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_ends_after_everything_was_sent() -> None:
+    def script(connection: socket.socket) -> int:
+        read_head(connection)
+        return sum(map(len, chunks(connection)))
+
+    peer = Peer(script)
+    sending = Sending(peer.port, pieces=10)
+    with pytest.raises(DestinationLost) as caught:
+        await sending.upload.answer
+    assert caught.value.body_sent
+    assert caught.value.detail == (
+        "it closed the connection; it may have received the whole server; see in the Panel where "
+        "the server is now"
+    )
+    assert await peer.outcome == 10 * (len(PIECE) + 4)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_http() -> None:
+    peer = Peer(says(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"))
+    sending = Sending(peer.port, pieces=10_000)
+    with pytest.raises(DestinationLost, match="is not HTTP"):
+        await sending.upload.answer
+    await sending.written
+    await peer.outcome
+
+
+@pytest.mark.parametrize("secure", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_does_not_read_stops_the_thread_that_writes(
+    tls: tuple[ServerCertificate, Trust], certificate: trustme.LeafCert, secure: bool
+) -> None:
+    reads = threading.Event()
+
+    def script(connection: socket.socket) -> str:
+        read_head(connection)
+        reads.wait(20)
+        digest = hashlib.sha256()
+        for chunk in chunks(connection):
+            digest.update(chunk)
+        connection.sendall(OK)
+        return digest.hexdigest()
+
+    peer = Peer(script, server_context(certificate) if secure else None)
+    scheme = "https" if secure else "http"
+    sending = Sending(peer.port, pieces=1000, scheme=scheme, trust=tls[1])
+    before = -1
+    while not (sending.waits.begun.is_set() and sending.body.bytes_out == before > 0):
+        before = sending.body.bytes_out
+        assert not sending.written.called
+        await deferLater(reactor, 0.05)
+    conversation: Any = sending.upload._conversation
+    tcp = conversation._tcp()
+    assert sending.body._size <= HIGH_MARK + BLOCK
+    assert len(tcp.dataBuffer) + tcp._tempDataLen <= 3 * BLOCK
+    reads.set()
+    await sending.upload.answer
+    assert await sending.written == await peer.outcome
+
+
+# When there is nobody
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_listens() -> None:
+    with closed_port() as port:
+        sending = Sending(port, pieces=10_000)
+        with pytest.raises(DestinationUnreachable) as caught:
+            await sending.upload.answer
+    assert caught.value.message == "the destination node cannot be reached"
+    assert f"nothing listens at 127.0.0.1:{port}" in caught.value.detail
+    assert await sending.written == "closed"
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_such_name() -> None:
+    with pytest.raises(DestinationUnreachable, match=r"the name node\.invalid is not known"):
+        await Destination("http://node.invalid:8080/", "Bearer t", reactor, Trust()).features()
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_tls() -> None:
+    peer = Peer(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+    url = f"https://127.0.0.1:{peer.port}/"
+    with pytest.raises(DestinationUnreachable, match="there is no TLS at "):
+        await Destination(url, "Bearer t", reactor, Trust()).features()
+    await peer.outcome
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_closed_before_tls_is_up() -> None:
+    peer = Peer(lambda connection: connection.recv(65536))
+    url = f"https://127.0.0.1:{peer.port}/"
+    with pytest.raises(DestinationUnreachable, match="closed the connection before"):
+        await Destination(url, "Bearer t", reactor, Trust()).features()
+    await peer.outcome
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_can_be_cancelled_while_tls_is_set_up() -> None:
+    peer = Peer(lambda connection: connection.recv(1) and connection.recv(65536 * 4))
+    sending = Sending(peer.port, pieces=10_000, scheme="https")
+    await deferLater(reactor, 0)
+    sending.upload.answer.cancel()
+    with pytest.raises(CancelledError):
+        await sending.upload.answer
+    assert await sending.written == "closed"
+    peer.outcome.addErrback(lambda failure: failure.trap(OSError))
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", peer.port)).close()
+    await peer.outcome
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "node",
+        "/api/transfers",
+        "ftp://node/",
+        "https://",
+        "https://:8080/",
+        "https://node:0/",
+        "https://node:65536/",
+        "https://node:port/",
+        "https://[::1/",
+        "https://me@node/",
+        "https://n\u00f6de/",
+        "https://node/a b",
+        "https://node/a\r\nX: y",
+    ],
+)
+def test_a_url_that_is_none(url: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        Destination(url, "Bearer t", reactor, Trust())
+    assert caught.value.detail
+
+
+@pytest.mark.parametrize("token", ["Bearer a\r\nX: y", "Bearer \u00f6", "Bearer \x00"])
+def test_a_token_that_cannot_be_sent_is_not_told(token: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        Destination("https://node/", token, reactor, Trust())
+    assert token not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["[::1]", "NODE.example.com", "10.0.0.1"])
+def test_hosts_of_all_kinds_are_taken(host: str) -> None:
+    Destination(f"https://{host}:8080/api/transfers", "Bearer t", reactor, Trust())
