@@ -53,6 +53,7 @@ PURE = [
     "servers.throttle",
     "transfers.formdata",
     "transfers.lifecycle",
+    "transfers.wording",
     "model",
     "structure",
     "tokens",
@@ -88,6 +89,7 @@ BLOCKING = [
 #: From the top down; a room may know those below it and, in its own storey, nobody.
 STOREYS = [
     ["tap"],
+    ["node"],
     ["web"],
     ["transfers"],
     ["servers"],
@@ -158,8 +160,8 @@ def test_only_the_bridge_touches_threads_on_the_reactors_side() -> None:
         for path in HOME.rglob("*.py")
         if any(word in path.read_text() for word in words)
     }
-    # The signal handler in tap is the one other thing that comes from outside the reactor.
-    assert users == {"bridge", "tap.py"}
+    # The signal handler in node is the one other thing that comes from outside the reactor.
+    assert users == {"bridge", "node.py"}
 
 
 def test_nothing_but_tests_knows_the_fakes() -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import ssl
-import sys
 import tarfile
 from pathlib import Path
 from socket import socket
@@ -16,21 +15,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import trustme
-import yaml
-from twisted.internet import reactor as installed_reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
-from twisted.python.failure import Failure
 
+from tests.daemon.daemon import TIMEOUT, Daemon, reactor
 from wingsd.testing import Node, Panel, server_settings
 
-__all__ = ["UUID", "House", "archive", "sha256"]
+__all__ = ["UUID", "House", "archive", "reactor", "sha256"]
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
-TIMEOUT = 30
-reactor: Any = installed_reactor
 
 
 def archive(size: int = 100_000) -> bytes:
@@ -51,47 +44,11 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class _Process(ProcessProtocol):
-    """The daemon's process: its output, line by line, and its end."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.ended: Deferred[int] = Deferred()
-        self._rest = b""
-        self._waiting: list[tuple[str, Deferred[str]]] = []
-
-    def wait_for(self, text: str) -> Deferred[str]:
-        """Return a Deferred of the first line, past or to come, that has `text` in it."""
-        found: Deferred[str] = Deferred()
-        for line in self.lines:
-            if text in line:
-                found.callback(line)
-                return found
-        self._waiting.append((text, found))
-        return found.addTimeout(TIMEOUT, reactor)
-
-    def outReceived(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in map(bytes.decode, lines):
-            self.lines.append(line)
-            for entry in [entry for entry in self._waiting if entry[0] in line]:
-                self._waiting.remove(entry)
-                entry[1].callback(line)
-
-    errReceived = outReceived
-
-    def processEnded(self, reason: Failure) -> None:
-        ended: Any = reason.value
-        self.ended.callback(-ended.signal if ended.signal else ended.exitCode)
-        for _, found in self._waiting:
-            found.errback(RuntimeError("the daemon ended:\n" + "\n".join(self.lines)))
-
-
-class House:
+class House(Daemon):
     """A node with TLS, its Panel, and one server on its way to it from another node."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        super().__init__(directory)
         self.volumes = directory / "volumes"
         self.panel = Panel()
         self.source = self.panel.add_node("https://source.invalid:8080")
@@ -101,9 +58,6 @@ class House:
         self.authority = trustme.CA()
         self.authority.cert_pem.write_to_path(str(directory / "ca.pem"))
         self.issue_certificate()
-        self.url = ""
-        self._process = _Process()
-        self._transport: Any = None
 
     def issue_certificate(self) -> None:
         """Write a new certificate and key to where the configuration names them."""
@@ -139,78 +93,31 @@ class House:
         """Start the Panel and the daemon; return when it listens."""
         await self._listen_panel()
         self.launch("--endpoint", "tcp:0:interface=127.0.0.1", **changes)
-        await self._listening()
+        await self.listening()
 
     async def start_with(self, listening: socket) -> None:
         """Start both, and hand the daemon a listening socket as systemd would."""
         await self._listen_panel()
         variables = "LISTEN_FDS=1 LISTEN_FDNAMES=x"
-        command = self._command("--endpoint", "systemd:domain=INET:index=0")
-        self._spawn(
+        command = self.command(self.configuration(), "--endpoint", "systemd:domain=INET:index=0")
+        self.spawn(
             # The variables must name the process that the shell becomes.
             ["/bin/sh", "-c", f'LISTEN_PID=$$ {variables} exec "$@"', "sh", *command],
             {3: listening.fileno()},
         )
-        await self._listening()
+        await self.listening()
 
     def launch(self, *options: str, **changes: Any) -> None:
         """Start the daemon's process."""
-        self._spawn(self._command(*options, **changes), {})
-
-    def _command(self, *options: str, **changes: Any) -> list[str]:
-        path = self.directory / "config.yml"
-        path.write_text(yaml.safe_dump(self.configuration(**changes)))
-        twistd = str(Path(sys.executable).with_name("twistd"))
-        return [twistd, "-n", "--pidfile", "", "wingsd", "--config", str(path), *options]
-
-    def _spawn(self, command: list[str], descriptors: dict[int, int]) -> None:
-        self._process = _Process()
-        self._transport = reactor.spawnProcess(
-            self._process,
-            command[0],
-            command,
-            env=os.environ,
-            path=str(self.directory),
-            childFDs={0: "w", 1: "r", 2: "r"} | descriptors,
-        )
+        self.spawn(self.command(self.configuration(**changes), *options))
 
     async def _listen_panel(self) -> None:
         if not self.panel.url.startswith("http://127.0.0.1"):
             await self.panel.listen(reactor)
 
-    async def _listening(self) -> None:
-        found = re.search(r"listens on (\S+?),", await self.wait_for_line("listens on"))
-        assert found
-        self.url = found[1]
-
-    def wait_for_line(self, text: str) -> Deferred[str]:
-        """Return a Deferred of the log's first line with `text` in it."""
-        return self._process.wait_for(text)
-
-    @property
-    def log(self) -> list[str]:
-        """The daemon's log lines so far."""
-        return self._process.lines
-
-    @property
-    def pid(self) -> int:
-        """The daemon's process id."""
-        pid: int = self._transport.pid
-        return pid
-
-    def signal(self, name: str) -> None:
-        """Send the daemon a signal, such as "HUP"."""
-        self._transport.signalProcess(name)
-
-    async def ended(self) -> int:
-        """Return the daemon's exit status when it has ended; a signal's number is negative."""
-        return await self._process.ended
-
     async def close(self) -> None:
         """End everything."""
-        if not self._process.ended.called and self._transport is not None:
-            self.signal("KILL")
-            await self._process.ended
+        await super().close()
         await self.panel.close()
 
     # What clients do

@@ -8,7 +8,7 @@ failure, wherever it comes from, ends in `_fail`: undone, told, and raised again
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
@@ -26,6 +26,7 @@ from wingsd.errors import (
 from wingsd.events import EventBus
 from wingsd.model import Configuration
 from wingsd.panel import Panel
+from wingsd.servers import Server, Servers
 from wingsd.transfers.announcer import Announcer
 from wingsd.transfers.formdata import UploadForm
 from wingsd.transfers.interrupt import Interruptible
@@ -34,9 +35,6 @@ from wingsd.transfers.staging import Staging
 from wingsd.transfers.undo import UndoList
 from wingsd.transfers.verdict import NotWanted, Verdict
 from wingsd.transfers.wording import DESTINATION, progress_bar, readable_size
-
-if TYPE_CHECKING:
-    from wingsd.servers import Server, Servers
 
 __all__ = ["IncomingTransfer", "Means", "Upload"]
 

@@ -5,6 +5,7 @@ The states are those of the document. A node receives by `ReceiveStep` and sends
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -66,13 +67,13 @@ class SendStep(Enum):
         self.state = state
 
 
-S = TypeVar("S", ReceiveStep, SendStep)
+S = TypeVar("S", bound=ReceiveStep | SendStep)
 
 
 class Lifecycle(Generic[S]):
     """A transfer's way through its steps: always onward, and to `FAILED` from any but the ends."""
 
-    def __init__(self, steps: type[S]) -> None:
+    def __init__(self, steps: Iterable[S]) -> None:
         self._order = tuple(steps)
         self.step = self._order[0]
 

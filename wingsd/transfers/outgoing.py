@@ -7,7 +7,7 @@ The server's files are only read. They go when the Panel has them deleted, and n
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore
@@ -19,6 +19,7 @@ from wingsd.environment import Environment
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.events import EventBus
 from wingsd.panel import Panel
+from wingsd.servers import Server, Servers
 from wingsd.transfers.announcer import Announcer
 from wingsd.transfers.destination import Destination, OutgoingUpload
 from wingsd.transfers.formdata import FormFrame
@@ -27,9 +28,6 @@ from wingsd.transfers.lifecycle import Lifecycle, SendStep
 from wingsd.transfers.trust import Trust
 from wingsd.transfers.verdict import Verdict
 from wingsd.transfers.wording import SOURCE, progress_bar, readable_size
-
-if TYPE_CHECKING:
-    from wingsd.servers import Server, Servers
 
 __all__ = ["KEEPS_LINKS", "Means", "OutgoingTransfer", "TransferOrder"]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 
 from wingsd.errors import Conflict, DaemonStopping
+from wingsd.servers import Server
 from wingsd.transfers.interrupt import when_fired
 from wingsd.transfers.outgoing import Means, OutgoingTransfer, TransferOrder
-
-if TYPE_CHECKING:
-    from wingsd.servers import Server
 
 __all__ = ["HOLD", "Sender"]
 

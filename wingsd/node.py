@@ -1,0 +1,241 @@
+"""The running daemon: everything is made and wired together here, started, and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from wingsd import __version__
+from wingsd.archive import Compression
+from wingsd.bridge import Workers
+from wingsd.config import Config
+from wingsd.environment import DockerEnvironment, Environment, NoEnvironment, engine, information
+from wingsd.errors import ConfigError, DestinationUnreachable, StorageError
+from wingsd.events import EventBus
+from wingsd.panel import Panel
+from wingsd.servers import Means as ServerMeans
+from wingsd.servers import Servers
+from wingsd.tokens import DenyList
+from wingsd.transfers import incoming, outgoing
+from wingsd.transfers.receiver import Receiver
+from wingsd.transfers.sender import Sender
+from wingsd.transfers.staging import Staging
+from wingsd.transfers.trust import Trust
+from wingsd.web.api import Api
+from wingsd.web.door import Door
+from wingsd.web.services import Services
+from wingsd.web.site import NodeSite, NotFound
+from wingsd.web.websocket import ConsoleSockets
+
+__all__ = ["Node"]
+
+#: Archives extracted at a time, and packed; what comes beyond them waits until it is its turn.
+EXTRACTORS = 8
+PACKERS = 8
+#: Threads for renames, syncs and removals, and for the engine. Few: their work is short.
+DISK_WORKERS = 4
+ENGINE_WORKERS = 4
+# Seconds, when the daemon has to go: until a transfer past its verification is given up as well,
+# for clients to read their answers, and until the end whatever goes on.
+ABANDON_AFTER = 6.0
+DRAIN_WITHIN = 2.0
+STOP_WITHIN = 9.0
+
+
+class Node(Service):
+    """The running daemon: its servers, its transfers under way, its threads, and its door."""
+
+    _log = Logger()
+
+    def __init__(self, config: Config, endpoint: str, reactor: Any) -> None:
+        """Raise `ConfigError` where the configuration names files that are no good."""
+        self._config = config
+        self._reactor = reactor
+        self._owner = (config.system.user.uid, config.system.user.gid)
+        self._extractors = Workers(reactor, "extract", EXTRACTORS)
+        self._packers = Workers(reactor, "pack", PACKERS)
+        self._disk = Workers(reactor, "disk", DISK_WORKERS)
+        self._engine = Workers(reactor, "engine", ENGINE_WORKERS)
+        transfers = config.system.transfers
+        self._staging = Staging(config.system.data, self._owner, durable=transfers.durable)
+        self._bus = EventBus()
+        self._panel = Panel(config, reactor)
+        self._environment = self._make_environment()
+        self._servers = self._make_servers()
+        self.receiver = self._make_receiver()
+        self.sender = self._make_sender()
+        self._door = Door(config, endpoint, self._make_site(), reactor)
+
+    # What it is made of
+
+    def _make_environment(self) -> Environment:
+        if not self._config.docker.enabled:
+            return NoEnvironment()
+        return DockerEnvironment(self._config, self._engine, self._reactor)
+
+    def _make_servers(self) -> Servers:
+        return Servers(
+            ServerMeans(
+                reactor=self._reactor,
+                config=self._config,
+                panel=self._panel,
+                environment=self._environment,
+                bus=self._bus,
+                disk=self._disk,
+                owner=self._owner,
+            )
+        )
+
+    def _make_receiver(self) -> Receiver:
+        return Receiver(
+            incoming.Means(
+                reactor=self._reactor,
+                panel=self._panel,
+                environment=self._environment,
+                servers=self._servers,
+                staging=self._staging,
+                bus=self._bus,
+                owner=self._owner,
+                extractors=self._extractors,
+                slots=DeferredSemaphore(EXTRACTORS),
+                disk=self._disk,
+            )
+        )
+
+    def _make_sender(self) -> Sender:
+        system = self._config.system
+        return Sender(
+            outgoing.Means(
+                reactor=self._reactor,
+                panel=self._panel,
+                environment=self._environment,
+                servers=self._servers,
+                bus=self._bus,
+                trust=_trust(system.transfers.ca_file),
+                compression=Compression(system.backups.compression_level),
+                stop_grace=system.transfers.stop_grace,
+                packers=self._packers,
+                slots=DeferredSemaphore(PACKERS),
+                disk=self._disk,
+            )
+        )
+
+    def _make_site(self) -> NodeSite:
+        denied = DenyList(time.time())
+        sockets = ConsoleSockets(self._config, self._bus, denied, self._reactor)
+        root = NotFound()
+        root.putChild(
+            b"api",
+            Api(
+                Services(
+                    config=self._config,
+                    servers=self._servers,
+                    sender=self.sender,
+                    receiver=self.receiver,
+                    denied=denied,
+                    websocket=sockets.resource,
+                    engine=self._ask_engine(),
+                )
+            ),
+        )
+        timeout = self._config.system.transfers.stall_timeout
+        return NodeSite(root, reactor=self._reactor, timeout=timeout)
+
+    def _ask_engine(self) -> Callable[[], Awaitable[information.EngineInformation]] | None:
+        if not self._config.docker.enabled:
+            return None
+        address = engine.address(self._config.docker.socket, os.environ)
+        return lambda: self._engine.run(information.ask, address)
+
+    # Its life
+
+    @property
+    def _workers(self) -> tuple[Workers, ...]:
+        return (self._extractors, self._packers, self._disk, self._engine)
+
+    def startService(self) -> None:
+        """Clean up, listen, load the servers. Exits with one line when the first two fail."""
+        super().startService()
+        self._prepare_staging()
+        for workers in self._workers:
+            workers.start()
+        signal.signal(signal.SIGHUP, self._on_hangup)
+        self._door.open()
+        self._log.info(
+            "wingsd {version} listens on {where}, for the Panel {remote}",
+            version=__version__,
+            where=self._door.address,
+            remote=self._config.remote,
+        )
+        self._booting = Deferred.fromCoroutine(self._servers.boot())
+        self._booting.addErrback(lambda failure: self._log.failure("booting failed", failure))
+
+    def stopService(self) -> Deferred[None]:
+        """Give up unverified transfers, finish the others, and end the threads."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await self._door.close()
+        abandoning = self._reactor.callLater(ABANDON_AFTER, self.receiver.abandon)
+        limit: Deferred[None] = deferLater(self._reactor, STOP_WITHIN)
+        # Not a cancellation at the limit: what still goes on may as well go on to the very end.
+        done = Deferred.fromCoroutine(self._wind_up())
+        done.addErrback(lambda failure: self._log.failure("winding up failed", failure))
+        await DeferredList([done, limit], fireOnOneCallback=True, consumeErrors=True)
+        for server in (*self.receiver.servers, *self.sender.servers):
+            self._log.critical("{server}: not finished in time", server=server)
+        if abandoning.active():
+            abandoning.cancel()
+        limit.addErrback(lambda _: None)
+        limit.cancel()
+        for workers in self._workers:
+            workers.stop()
+        self._staging.close()
+
+    async def _wind_up(self) -> None:
+        self._booting.addErrback(lambda _: None)
+        self._booting.cancel()
+        await DeferredList([self.receiver.stop(), self.sender.stop()])
+        await self._servers.stop()
+        # The answers must be out before the process is gone.
+        await self._door.drain(DRAIN_WITHIN)
+
+    def _prepare_staging(self) -> None:
+        try:
+            leftovers = self._staging.prepare()
+        except StorageError as error:
+            raise SystemExit(f"wingsd: {error.detail}") from error
+        for name in leftovers:
+            self._log.warn("{server}: removed an unfinished transfer of before", server=name)
+
+    def _on_hangup(self, *_: object) -> None:
+        # A signal handler may interrupt anything; the reactor does it when it is safe.
+        self._reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
+        try:
+            read = self._door.reload()
+        except ConfigError as error:
+            self._log.error("the certificate in use stays: {error}", error=error)
+        else:
+            if read:
+                self._log.info("the certificate was read anew")
+
+
+def _trust(ca_file: str) -> Trust:
+    trust = Trust(ca_file)
+    try:
+        # A file that is no good is told now, not with the first transfer.
+        trust.context()
+    except DestinationUnreachable as error:
+        raise ConfigError(error.detail) from error
+    return trust

@@ -1,0 +1,88 @@
+"""Where the node listens: the endpoint, TLS in front of the site, and their end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+
+from wingsd.config import Config
+from wingsd.tls import ServerCertificate
+from wingsd.web.site import NodeSite
+
+__all__ = ["Door"]
+
+
+class Door:
+    """A site behind an endpoint, a Twisted description such as `tcp:8080`."""
+
+    def __init__(self, config: Config, endpoint: str, site: NodeSite, reactor: Any) -> None:
+        """Raise `ConfigError` when the certificate cannot be used."""
+        self._endpoint = endpoint
+        self._site = site
+        self._reactor = reactor
+        self._certificate = _certificate(config, endpoint)
+        self._port: IListeningPort | None = None
+
+    def open(self) -> None:
+        """Listen. Exits with one line when that cannot be done."""
+        factory: Any = self._site
+        if self._certificate is not None:
+            factory = TLSMemoryBIOFactory(self._certificate, False, factory)
+        failures: list[Failure] = []
+        try:
+            endpoint = serverFromString(self._reactor, self._endpoint)
+        except (ValueError, TypeError, LookupError) as error:
+            raise SystemExit(
+                f"wingsd: {self._endpoint!r} is not an endpoint ({error}); "
+                "examples: tcp:8080, systemd:domain=INET:index=0"
+            ) from error
+        endpoint.listen(factory).addCallback(self._listening).addErrback(failures.append)
+        for failure in failures:
+            why = failure.getErrorMessage()
+            raise SystemExit(f"wingsd: cannot listen on {self._endpoint}: {why}")
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as a URL."""
+        where = "" if self._port is None else _readable(self._port.getHost())
+        return f"{'http' if self._certificate is None else 'https'}://{where}"
+
+    def reload(self) -> bool:
+        """Read the certificate anew; return whether there is one.
+
+        Raises `ConfigError`; the one in use then stays.
+        """
+        if self._certificate is not None:
+            self._certificate.reload()
+        return self._certificate is not None
+
+    async def close(self) -> None:
+        """Take no new connections."""
+        if self._port is not None:
+            await maybeDeferred(self._port.stopListening)
+
+    def drain(self, within: float) -> Deferred[None]:
+        """End the connections there are; cut them off after `within` seconds."""
+        return self._site.drain(within)
+
+
+def _certificate(config: Config, endpoint: str) -> ServerCertificate | None:
+    # An endpoint that speaks TLS itself is not wrapped in it once more.
+    if not config.api.ssl.enabled or endpoint.startswith("ssl:"):
+        return None
+    return ServerCertificate(config.api.ssl.cert, config.api.ssl.key)
+
+
+def _readable(address: Any) -> str:
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None:
+        return str(address)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
