@@ -256,7 +256,7 @@ def test_the_eggs_files_are_rewritten_before_each_start(house: House) -> None:
     written = (house.data / UUID / "server.properties").read_text()
     assert written == "port=25570\nip=172.18.0.1\n"
     (message,) = house.told("daemon message")
-    assert message.startswith("no.thing")
+    assert message.startswith('"no.thing"')
     assert server.state is PowerState.STARTING
 
 

@@ -80,7 +80,7 @@ async def test_all_pages_are_loaded_but_for_what_makes_no_sense(
     uuids = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
     for uuid in uuids:
         house.panel.add_server(server_settings(uuid), house.node)
-    house.panel.settings_of(uuids[1])["build"] = "nonsense"
+    house.panel.settings_of(uuids[1])["mounts"] = "nonsense"
     house.panel.inject("/servers", Answer(502, b"updating", "text/html"))
     await house.servers.boot()
     assert [server.uuid for server in house.servers.all()] == uuids[:1] + uuids[2:]

@@ -31,7 +31,8 @@ class Tasks:
 
     def stop(self) -> None:
         """Cancel all of it."""
-        for task in tuple(self._under_way):
+        # The last first: none may begin because another has made room.
+        for task in reversed(tuple(self._under_way)):
             task.cancel()
 
     def _failed(self, failure: Failure, what: str, server: str) -> None:
