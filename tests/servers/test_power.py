@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from tests.logs import LoggedErrors
 from tests.servers.house import BY_COMMAND, UUID, House, Outcome, configuration
-from wingsd.environment.interface import Watcher
+from wingsd.environment.interface import Usage, Watcher
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, NotRunning, PanelUnreachable
 from wingsd.model import Stop
 from wingsd.servers.power import KILL_WITHIN
@@ -131,6 +131,37 @@ def test_a_program_that_ends_before_the_engine_has_answered(
     assert house.told("console output") == ["no such file"]
     assert "exit status 127" in house.told("daemon message")[0]
     Outcome.of(server.command("x")).error(NotRunning)
+
+
+def test_what_runs_unknown_to_the_node_is_taken_up_and_not_started(house: House) -> None:
+    house.environment.faults["adopt"] = EnvironmentFailed("the engine is away")
+    server = house.server()
+    house.environment.run(configuration().settings)
+    assert "engine is away" in str(do(server, PowerAction.START).error(EnvironmentFailed))
+    house.environment.faults.clear()
+    assert "running already" in str(do(server, PowerAction.START).error(Conflict))
+    assert server.state is PowerState.RUNNING
+    assert house.called("renew", "start") == []
+
+
+def test_a_start_that_failed_is_heard_of_no_more(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = house.server()
+    watchers: list[Watcher] = []
+
+    async def fail(_: FakeEnvironment, uuid: str, watcher: Watcher) -> FakeProcess:
+        watchers.append(watcher)
+        raise EnvironmentFailed("no port")
+
+    monkeypatch.setattr(FakeEnvironment, "start", fail)
+    do(server, PowerAction.START).error(EnvironmentFailed)
+    house.events.clear()
+    watchers[0].output(b"up\n")
+    watchers[0].usage(Usage(memory_bytes=1))
+    watchers[0].ended(1, out_of_memory=False)
+    assert house.events == []
+    assert server.state is PowerState.OFFLINE
 
 
 def test_suspended_servers_do_not_start(house: House) -> None:
@@ -278,7 +309,7 @@ def test_it_does_not_wait_for_ever(house: House, wait: int) -> None:
     house.environment.stubborn.add(UUID)
     stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START, wait)
     house.clock.advance(wait + 1)
-    assert "Another power action" in str(starting.error(Conflict))
+    assert "another power action" in str(starting.error(Conflict))
     house.process().end()
     stopping.value()
     assert house.told("status") == ["stopping", "offline"]

@@ -47,6 +47,8 @@ class Power:
         self._lock = DeferredLock()
         self._launching: Deferred[None] | None = None
         self._called_off = False
+        #: Whether the engine has told if a program ran before this node did.
+        self._looked = False
 
     async def do(self, action: PowerAction, wait_seconds: float) -> None:
         """Run one action to its end, after waiting at most so long for another's end.
@@ -91,10 +93,14 @@ class Power:
         """Take up a program that runs already. Raises `EnvironmentFailed`."""
         await self._lock.acquire()
         try:
-            if self._life.run is None:
-                await self._life.adopt()
+            await self._look()
         finally:
             self._lock.release()
+
+    async def _look(self) -> None:
+        if not self._looked:
+            await self._life.adopt()
+            self._looked = True
 
     def call_off(self) -> None:
         """End a start whose program does not run yet; nothing of it is left."""
@@ -107,7 +113,7 @@ class Power:
             await self._lock.acquire().addTimeout(seconds, self._means.reactor)
         except DeferredTimeout:
             raise Conflict(
-                "Another power action is under way for this server.",
+                "another power action is under way for this server",
                 "wait for it to end, or kill the server",
             ) from None
 
@@ -115,10 +121,11 @@ class Power:
 
     def _check_startable(self, *states: PowerState) -> None:
         if self._life.state not in states:
-            raise Conflict("This server is running already.", "stop it first, or restart it")
+            raise Conflict("this server is running already", "stop it first, or restart it")
 
     async def _start(self) -> None:
         self._subject.check_power(PowerAction.START)
+        await self._look()
         self._check_startable(PowerState.OFFLINE)
         self._called_off = False
         self._launching = Deferred.fromCoroutine(self._launch())
@@ -127,7 +134,7 @@ class Power:
         except CancelledError:
             if not self._called_off:
                 raise
-            raise Conflict("The start was called off.", "start the server again") from None
+            raise Conflict("the start was called off", "start the server again") from None
         finally:
             self._launching = None
 

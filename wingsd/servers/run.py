@@ -48,6 +48,7 @@ class Run:
         self._lines = Lines()
         self._throttle = Throttle()
         self._timer: Any = None
+        self._detached = False
         self._waiting: list[Deferred[None]] = []
 
     async def wait(self, seconds: float) -> bool:
@@ -68,6 +69,7 @@ class Run:
 
     def detach(self) -> None:
         """Listen no longer; the program goes on."""
+        self._detached = True
         self._stop_timer()
         if self.running is not None and not self.over:
             self.running.detach()
@@ -76,19 +78,22 @@ class Run:
 
     def output(self, data: bytes) -> None:
         """Pass on the lines that the program wrote, unless they are too many."""
-        self._take(self._lines.feed(data))
+        if not self._detached:
+            self._take(self._lines.feed(data))
 
     def usage(self, usage: Usage) -> None:
         """Pass on what the program uses."""
-        self._listener.on_usage(usage)
+        if not self._detached:
+            self._listener.on_usage(usage)
 
     def ended(self, status: int | None, *, out_of_memory: bool) -> None:
         """Pass on the last words and the end."""
-        self._take(self._lines.end())
-        self._stop_timer()
-        self._tell_left_out(self._throttle.flush())
         self.over = True
-        self._listener.on_end(self, status, out_of_memory=out_of_memory)
+        if not self._detached:
+            self._take(self._lines.end())
+            self._stop_timer()
+            self._tell_left_out(self._throttle.flush())
+            self._listener.on_end(self, status, out_of_memory=out_of_memory)
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             one.callback(None)
