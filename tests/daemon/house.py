@@ -95,6 +95,11 @@ class House(Daemon):
         self.launch("--endpoint", "tcp:0:interface=127.0.0.1", **changes)
         await self.listening()
 
+    async def loaded(self) -> None:
+        """Return when the daemon knows its servers and has told the Panel of its start."""
+        await self.wait_for_line("servers loaded")
+        await self.panel.called("/reset")
+
     async def start_with(self, listening: socket) -> None:
         """Start both, and hand the daemon a listening socket as systemd would."""
         await self._listen_panel()
@@ -153,6 +158,7 @@ class House(Daemon):
 
     async def told_of_failure(self) -> None:
         """Return when the Panel has heard of it, and the server is free for another transfer."""
+        await self.wait_for_line(f"{UUID}: the failed transfer is cleaned up")
         await self.wait_for_line(f"{UUID}: the Panel was told of the failure")
 
     def states(self) -> list[str]:

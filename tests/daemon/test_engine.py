@@ -37,6 +37,7 @@ async def test_it_goes_when_the_panel_does_not_want_it(house: House, engine: Eng
     house.panel.inject("/success", Answer(409))
     status, answer = await house.upload(archive())
     assert (status, "409" in answer["detail"]) == (500, True)
+    await house.told_of_failure()
     with pytest.raises(NotFound):
         engine.client.inspect_container(UUID)
 
@@ -48,6 +49,7 @@ async def test_a_missing_image_is_named(house: House, engine: Engine) -> None:
     status, answer = await house.upload(archive())
     assert status == 500
     assert "nobody/made:this" in answer["detail"]
+    await house.told_of_failure()
     assert house.left() == []
 
 
@@ -59,8 +61,8 @@ async def test_a_silent_client_is_told_and_the_server_free_again(house: House) -
     await sender.begin()
     status, body = await sender.answer()
     assert (status, b"nothing was received for 1 s" in body) == (400, True)
-    assert house.left() == []
     await house.told_of_failure()
+    assert house.left() == []
     assert house.panel.reports() == [(UUID, "failure")]
     house.panel.open_transfer(UUID, house.node)
     assert await house.upload(archive()) == (200, None)
@@ -69,9 +71,9 @@ async def test_a_silent_client_is_told_and_the_server_free_again(house: House) -
 @pytest_twisted.ensureDeferred
 async def test_only_the_exact_path_takes_uploads(house: House) -> None:
     await house.start()
-    house.url += "/api/transfers/x?"
+    house.url += "/api/transfers/x/y?"
     status, answer = await house.curl("-F", "archive=x")
-    assert (status, answer["error"]) == (404, "this node has nothing at /api/transfers/x")
+    assert (status, answer["error"]) == (404, "this node has nothing at /api/transfers/x/y")
 
 
 @pytest_twisted.ensureDeferred

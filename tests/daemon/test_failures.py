@@ -17,8 +17,8 @@ async def test_an_upload_cut_short_leaves_nothing_and_is_told(house: House) -> N
     await house.wait_for_line("receiving the archive")
     await sender.vanish()
     await house.wait_for_line("state failure")
-    assert house.left() == []
     await house.told_of_failure()
+    assert house.left() == []
     assert house.panel.reports() == [(UUID, "failure")]
 
 
@@ -61,6 +61,6 @@ async def test_an_engine_that_does_not_answer_fails_the_transfer(house: House) -
     status, answer = await house.upload(archive())
     assert (status, answer["error"]) == (500, "the server's environment could not be configured")
     assert f"{socket} does not answer: No such file or directory;" in answer["detail"]
-    assert house.left() == []
     await house.told_of_failure()
+    assert house.left() == []
     assert house.panel.reports() == [(UUID, "failure")]

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from twisted.internet.threads import deferToThread
 
-from tests.daemon.house import TIMEOUT, House, sha256
+from tests.daemon.daemon import TIMEOUT
+from tests.daemon.house import House, sha256
 
 __all__ = ["Sender"]
 

@@ -51,7 +51,7 @@ class World:
         self.calls: list[str] = []
         self.faults: dict[str, Exception] = {}
         self.owned = [False]
-        self.before: dict[str, Callable[[], None]] = {}
+        self.before: dict[str, Callable[[], object]] = {}
         self.waits: dict[str, Deferred[None]] = {}
         #: Each server that the node knows, and why it is held.
         self.known: dict[str, str] = {}

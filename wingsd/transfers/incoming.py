@@ -97,9 +97,11 @@ class IncomingTransfer:
         self._announcer = Announcer(server, DESTINATION, means.bus, means.reactor)
         self._verdict = Verdict(server, means.panel, means.reactor)
         self._undo = UndoList(server)
+        self._environment_begun = False
         self._upload: Upload | None = None
         self._received = 0
-        self._tell_failure = True
+        #: Whether a failure leaves the server with its source, for all that is known.
+        self._stays_away = True
 
     async def run(self, upload: Upload) -> None:
         """Receive the server. Raises the `WingsdError` that the sender is to read."""
@@ -187,7 +189,7 @@ class IncomingTransfer:
 
         self._advance(ReceiveStep.ENVIRONMENT)
         # Noted before: an engine that is given up on may still make the container.
-        self._undo.add(lambda: means.environment.remove(name))
+        self._environment_begun = True
         creating = means.environment.create(configuration.settings)
         await self._chain.wait(Deferred.fromCoroutine(creating))
 
@@ -247,7 +249,7 @@ class IncomingTransfer:
         # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
         # undone, whatever happens, unless the Panel has plainly said no.
         self._undo.clear()
-        self._tell_failure = False
+        self._stays_away = False
         self._means.staging.settle(self.server)
         try:
             await self._verdict.succeeded()
@@ -255,8 +257,7 @@ class IncomingTransfer:
             # What came here is whole, so it is not thrown away.
             self._undo.add(self._forget)
             self._undo.add(self._set_aside)
-            self._undo.add(lambda: self._means.environment.remove(self.server))
-            self._tell_failure = True
+            self._stays_away = True
             raise
 
     async def _hand_over(self, server: Server) -> None:
@@ -279,7 +280,7 @@ class IncomingTransfer:
         self._announcer.warn(f"failed while {self._life.step.words}: {error}")
         # Told first, since it is what the Panel's users wait for, and what a daemon that has to
         # end must not leave out; the server's place is the source's own again in any case.
-        telling = self._verdict.failed() if self._tell_failure else None
+        telling = self._verdict.failed() if self._stays_away else None
         told = Deferred.fromCoroutine(telling) if telling else succeed(None)
         await self._undo.run()
         self._life.advance(ReceiveStep.FAILED)
@@ -288,8 +289,13 @@ class IncomingTransfer:
 
     async def _tidy_up(self, told: Deferred[None]) -> None:
         means = self._means
-        self._undo.add(lambda: means.disk.run(means.staging.discard, self.server))
-        await self._undo.run()
+        tidy = UndoList(self.server)
+        if self._environment_begun and self._stays_away:
+            tidy.add(lambda: means.environment.remove(self.server))
+        tidy.add(lambda: means.disk.run(means.staging.discard, self.server))
+        await tidy.run()
+        if self._stays_away:
+            self._log.info("{server}: the failed transfer is cleaned up", server=self.server)
         await told
 
     async def _forget(self) -> None:
