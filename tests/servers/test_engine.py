@@ -1,0 +1,137 @@
+"""Servers on a real engine: a life from the first start to the deletion, and the node's own end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from tests.engine import Engine
+from tests.servers.house import BY_COMMAND, PanelInMemory
+from wingsd.bridge import Workers
+from wingsd.environment import DockerEnvironment
+from wingsd.events import Event, EventBus
+from wingsd.model import Configuration, Process, Settings, Startup
+from wingsd.servers.means import Means
+from wingsd.servers.registry import Servers
+from wingsd.servers.states import PowerAction, PowerState
+
+#: Echoes what is typed, and ends by the command "stop"; deaf to signals.
+OBEDIENT = (
+    "trap '' INT TERM; echo up; "
+    'while read line; do echo "got $line"; [ "$line" = stop ] && exit 0; done'
+)
+STUBBORN = "trap '' INT TERM; echo up; while :; do read line; done"
+
+
+class House:
+    """A node on the engine, its Panel in memory, and what the bus tells of one server."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.settings = engine.server(OBEDIENT)
+        self.panel = PanelInMemory()
+        self.workers = Workers(reactor, "servers-test", 4)
+        self.events: list[tuple[str, ...]] = []
+        self._waiting: list[tuple[tuple[str, ...], Deferred[None]]] = []
+        self.bus = EventBus()
+        self.bus.subscribe(self.settings.uuid, self._note)
+        config = engine.config()
+        network = attrs.evolve(config.docker.network, network_mode="none")
+        self.config = attrs.evolve(
+            config,
+            docker=attrs.evolve(config.docker, network=network),
+            system=attrs.evolve(config.system, stop_timeout=1),
+        )
+        self.say(self.settings)
+        self.workers.start()
+
+    def say(self, settings: Settings) -> None:
+        """Let the Panel describe the server so from now on."""
+        described = Configuration(settings, Process(Startup(("up",)), BY_COMMAND))
+        self.panel.known[settings.uuid] = described
+
+    def node(self) -> Servers:
+        """Return a node as it starts."""
+        return Servers(
+            Means(
+                reactor=reactor,
+                config=self.config,
+                panel=self.panel,  # type: ignore[arg-type]
+                environment=DockerEnvironment(self.config, self.workers, reactor),
+                bus=self.bus,
+                disk=self.workers,
+                owner=(os.getuid(), os.getgid()),
+            )
+        )
+
+    def event(self, *event: str) -> Deferred[None]:
+        """Return what fires with the next event of that name and text."""
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append((event, waiting))
+        return waiting.addTimeout(20, reactor)
+
+    def _note(self, event: Event) -> None:
+        told = (event.name, *event.args)
+        self.events.append(told)
+        for wanted, waiting in tuple(self._waiting):
+            if told[: len(wanted)] == wanted:
+                self._waiting.remove((wanted, waiting))
+                waiting.callback(None)
+
+
+@pytest.fixture
+def house(engine: Engine) -> Iterator[House]:
+    made = House(engine)
+    yield made
+    made.workers.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_life(house: House) -> None:
+    uuid, servers = house.settings.uuid, house.node()
+    await servers.boot()
+    server = servers.get(uuid)
+    up = house.event("status", "running")
+    await server.power(PowerAction.START)
+    await up
+    answered = house.event("console output", "got hello")
+    await server.command("hello")
+    await answered
+    assert server.console.lines(9) == ["up", "hello", "got hello"]
+    up = house.event("status", "running")
+    await server.power(PowerAction.RESTART)
+    await up
+    assert server.console.lines(9) == ["up"]
+    assert ("daemon message",) not in {event[:1] for event in house.events}
+    await servers.delete(uuid)
+    assert house.events[-1] == ("deleted",)
+    assert not os.path.exists(servers.directory(uuid))
+    await servers.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_outlives_its_node_and_is_killed_by_the_next(house: House) -> None:
+    house.say(attrs.evolve(house.settings, invocation=STUBBORN))
+    uuid, servers = house.settings.uuid, house.node()
+    await servers.boot()
+    up = house.event("status", "running")
+    await servers.get(uuid).power(PowerAction.START)
+    await up
+    await servers.stop()
+    house.events.clear()
+
+    later = house.node()
+    await later.boot()
+    server = later.get(uuid)
+    assert house.events[0] == ("status", "running")
+    assert await server.logs(9) == ["up"]
+    await server.stop_within(0.5)
+    assert server.state is PowerState.OFFLINE
+    messages = [event[1] for event in house.events if event[0] == "daemon message"]
+    assert messages == ["The server has not stopped within 0.5 s and is killed."]
+    await later.stop()
