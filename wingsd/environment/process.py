@@ -30,8 +30,8 @@ __all__ = ["ContainerProcess"]
 # Seconds between tries: an engine tells of a container's end some milliseconds after its console
 # has ended, while one that is upgraded may be away for minutes.
 FIRST_PAUSE = 0.1
-PAUSE_FACTOR = 2.0
-LONGEST_PAUSE = 10.0
+PAUSE_FACTOR = 1.5
+LONGEST_PAUSE = 3.0
 #: Seconds after which things count as well again.
 STEADY = 30.0
 
@@ -123,24 +123,25 @@ class ContainerProcess:
         return Deferred.fromCoroutine(work()).addErrback(trouble)
 
     async def _watch(self) -> None:
-        pauses = _Pauses(self._reactor)
+        losses = _Pauses(self._reactor)
         state = None
         while self._console is not None:
             await self._console.over
-            state = await self._resume(pauses)
+            state = await self._resume(losses)
         if self._measuring is not None:
             self._measuring.cancel()
         status = state.exit_status if state else None
         out_of_memory = bool(state and state.out_of_memory)
         self._tell(partial(self._watcher.ended, out_of_memory=out_of_memory), status)
 
-    async def _resume(self, pauses: _Pauses) -> ContainerState | None:
+    async def _resume(self, losses: _Pauses) -> ContainerState | None:
         """Attach to the console again, unless the container has ended; return its state then."""
         self._console = None
+        pauses = _Pauses(self._reactor)
         told = False
         while True:
             try:
-                return await self._attach_again(pauses)
+                state = await self._attach_again(losses)
             except EnvironmentFailed as error:
                 self._close_console()
                 if not told:
@@ -150,13 +151,18 @@ class ContainerProcess:
                         error=error,
                     )
                 told = True
-            await pauses.pause()
+                await pauses.pause()
+                continue
+            if told:
+                self._log.info("{server}: its engine is back", server=self._uuid)
+            return state
 
-    async def _attach_again(self, pauses: _Pauses) -> ContainerState | None:
+    async def _attach_again(self, losses: _Pauses) -> ContainerState | None:
         state = await self._look()
         if state is None or not state.running:
             return state
-        await pauses.pause()
+        # Short after a first loss: every line that is written meanwhile is missed.
+        await losses.pause()
         await self.attach()
         # It may have ended meanwhile, and a console attached after that never ends.
         state = await self._look()
