@@ -11,6 +11,7 @@ from collections.abc import Collection
 import attrs
 
 from wingsd.environment.interface import Usage, Watcher
+from wingsd.environment.state import console_lines
 from wingsd.errors import EnvironmentFailed
 from wingsd.model import Settings
 from wingsd.testing.faults import Hang
@@ -178,8 +179,7 @@ class FakeEnvironment:
     async def logs(self, uuid: str, lines: int) -> list[str]:
         """Return the last lines written."""
         await self.called("logs", uuid)
-        written = self.consoles.get(uuid, b"").decode(errors="replace").replace("\r", "")
-        return written.splitlines()[-lines:] if lines > 0 else []
+        return console_lines(self.consoles.get(uuid, b""))[-lines:] if lines > 0 else []
 
     def _make(self, settings: Settings) -> None:
         self.containers[settings.uuid] = settings
