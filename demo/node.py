@@ -18,10 +18,10 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from demo.engine import network
-from demo.line import SlowLine
 from demo.process import Process
 from demo.show import Failed
 from wingsd.testing import Panel
+from wingsd.testing.line import SlowLine
 
 __all__ = ["GROUP", "OWNER", "RunningNode", "free_port"]
 
