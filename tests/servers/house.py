@@ -18,6 +18,7 @@ from wingsd.model import Configuration, Process, Settings, Startup, Stop
 from wingsd.servers.means import Means
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
+from wingsd.servers.states import PowerAction
 from wingsd.testing import FakeEnvironment, SynchronousWorkers
 from wingsd.testing.environment import FakeProcess
 
@@ -166,3 +167,17 @@ class House:
     def called(self, *names: str) -> list[str]:
         """Return which of those methods of the environment were called, in order."""
         return [call[0] for call in self.environment.calls if call[0] in names]
+
+
+def do(server: Server, action: PowerAction, wait_seconds: float = 30) -> Outcome:
+    return Outcome.of(server.power(action, wait_seconds))
+
+
+def running(house: House, stop: Stop = BY_COMMAND) -> Server:
+    """Return a server that has been started and is up."""
+    server = house.server(configuration(stop=stop))
+    do(server, PowerAction.START).value()
+    house.process().say(b"up\n")
+    house.events.clear()
+    house.environment.calls.clear()
+    return server

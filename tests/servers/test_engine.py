@@ -1,4 +1,4 @@
-"""Servers on a real engine: a life from the first start to the deletion, and the node's own end."""
+"""Servers on a real engine: a whole life, and one that outlives its node."""
 
 from __future__ import annotations
 

@@ -1,0 +1,142 @@
+"""Making new servers, and undoing what could not be made."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from tests.logs import LoggedErrors
+from tests.servers.house import UUID, House, Outcome, configuration
+from wingsd.errors import (
+    Conflict,
+    EnvironmentFailed,
+    PanelError,
+    PanelRefused,
+    PanelUnreachable,
+    StorageError,
+    UnknownServer,
+)
+from wingsd.servers.directories import Directories
+from wingsd.servers.states import PowerAction, PowerState
+from wingsd.testing import Hang
+
+DOWN = PanelUnreachable("down", "x")
+
+
+def boot(house: House) -> Outcome:
+    return Outcome.of(house.servers.boot())
+
+
+def create(house: House, *, start: bool = False) -> Outcome:
+    return Outcome.of(house.servers.create(UUID, start_on_completion=start))
+
+
+def empty(house: House) -> None:
+    """Have a node without servers, and a Panel that wants to create one."""
+    boot(house).value()
+    house.panel.known[UUID] = configuration()
+    house.panel.calls.clear()
+
+
+def test_a_server_is_created(house: House) -> None:
+    empty(house)
+    server = create(house).value()
+    assert house.servers.get(UUID) is server
+    assert (house.data / UUID).is_dir()
+    assert house.called("create", "start") == ["create"]
+    assert house.panel.calls == [("describe", UUID), ("installed", UUID, True)]
+    assert "installation script" in house.told("daemon message")[0]
+    assert (server.hold, server.state) == ("", PowerState.OFFLINE)
+
+
+def test_it_is_started_when_that_is_asked_for(house: House) -> None:
+    empty(house)
+    assert create(house, start=True).value().state is PowerState.STARTING
+
+
+def test_a_start_that_fails_fails_no_creation(house: House) -> None:
+    empty(house)
+    house.environment.faults["start"] = EnvironmentFailed("no port")
+    server = create(house, start=True).value()
+    assert house.servers.get(UUID) is server
+    assert any("no port" in message for message in house.told("daemon message"))
+
+
+def test_a_server_is_created_once(house: House) -> None:
+    empty(house)
+    hang = house.environment.faults["create"] = Hang()
+    creating = create(house)
+    create(house).error(Conflict)
+    Outcome.of(house.servers.get(UUID).power(PowerAction.START)).error(Conflict)
+    hang.release()
+    creating.value()
+    create(house).error(Conflict)
+    assert len(house.called("create")) == 1
+
+
+@pytest.mark.parametrize("where", ["describe", "directory", "create"])
+def test_a_creation_that_fails_leaves_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    empty(house)
+    error: PanelError | StorageError | EnvironmentFailed = PanelRefused("refused", "x", 429)
+    if where == "describe":
+        house.panel.faults[where] = error
+    elif where == "directory":
+        error = StorageError("full")
+
+        def full(*_: object) -> bool:
+            raise error
+
+        monkeypatch.setattr(Directories, "make", full)
+    else:
+        error = house.environment.faults[where] = EnvironmentFailed("no image")
+    assert create(house).error(type(error)) is error
+    assert house.panel.calls[-1] == ("installed", UUID, False)
+    assert os.listdir(house.data) == []
+    assert house.environment.containers == {}
+    with pytest.raises(UnknownServer):
+        house.servers.get(UUID)
+
+
+def test_what_was_there_before_stays_when_a_creation_fails(house: House) -> None:
+    empty(house)
+    (house.data / UUID).mkdir()
+    house.environment.faults["create"] = EnvironmentFailed("no image")
+    create(house).error(EnvironmentFailed)
+    assert os.listdir(house.data) == [UUID]
+
+
+def test_a_panel_that_does_not_know_the_server_is_told_nothing_of_it(house: House) -> None:
+    empty(house)
+    house.panel.faults["describe"] = UnknownServer("unknown", "x")
+    create(house).error(UnknownServer)
+    assert [call[0] for call in house.panel.calls] == ["describe"]
+
+
+def test_a_panel_that_cannot_be_told_loses_no_server(
+    house: House, logged_errors: LoggedErrors
+) -> None:
+    empty(house)
+    house.panel.faults["installed"] = DOWN
+    server = create(house).value()
+    assert house.servers.get(UUID) is server
+    assert any("was not told" in line for line in logged_errors.lines)
+
+
+@pytest.mark.parametrize("where", ["describe", "create", "installed"])
+def test_a_server_can_be_deleted_while_it_is_being_created(house: House, where: str) -> None:
+    empty(house)
+    if where == "create":
+        house.environment.faults["create"] = Hang()
+    else:
+        house.panel.faults[where] = Deferred()
+    creating = create(house)
+    Outcome.of(house.servers.delete(UUID)).value()
+    assert "deleted while" in str(creating.error(Conflict))
+    assert os.listdir(house.data) == []
+    assert house.environment.containers == {}
+    assert ("installed", UUID, False) not in house.panel.calls
+    assert house.told("deleted") == [""]

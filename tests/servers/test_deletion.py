@@ -1,0 +1,115 @@
+"""Deleting servers: their containers at once, their files without a trace of others."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.logs import LoggedErrors
+from tests.servers.house import OTHER, UUID, House, Outcome, configuration
+from wingsd.errors import (
+    Conflict,
+    EnvironmentFailed,
+    PanelUnreachable,
+    StorageError,
+    UnknownServer,
+)
+from wingsd.servers.directories import Directories
+from wingsd.servers.states import PowerAction
+from wingsd.testing import Hang
+
+DOWN = PanelUnreachable("down", "x")
+
+
+def boot(house: House) -> Outcome:
+    return Outcome.of(house.servers.boot())
+
+
+def delete(house: House) -> Outcome:
+    return Outcome.of(house.servers.delete(UUID))
+
+
+def test_a_running_server_is_deleted_and_has_not_crashed(house: House) -> None:
+    house.server(configuration(OTHER))
+    house.server()
+    server = house.servers.get(UUID)
+    (house.data / UUID / "world").touch()
+    Outcome.of(server.power(PowerAction.START)).value()
+    house.events.clear()
+    delete(house).value()
+    assert house.environment.containers == {}
+    assert os.listdir(house.data) == [OTHER]
+    assert house.told("deleted") == [""]
+    assert house.told("daemon message") == []
+    with pytest.raises(UnknownServer):
+        house.servers.get(UUID)
+    delete(house).error(UnknownServer)
+
+
+def test_a_server_held_by_a_transfer_is_deleted_too(house: House) -> None:
+    server = house.server()
+    server.take("the server is being transferred")
+    delete(house).value()
+    server.let_go()
+    with pytest.raises(UnknownServer):
+        house.servers.get(UUID)
+
+
+def test_a_server_whose_container_stays_is_not_deleted(house: House) -> None:
+    server = house.server()
+    server.take("the server is being transferred")
+    house.environment.faults["remove"] = EnvironmentFailed("the engine is away")
+    delete(house).error(EnvironmentFailed)
+    assert house.servers.get(UUID) is server
+    assert server.hold == "the server is being transferred"
+    assert os.listdir(house.data) == [UUID]
+    assert house.told("deleted") == []
+    house.environment.faults.clear()
+    delete(house).value()
+
+
+def test_during_a_deletion_it_does_not_start_nor_go_twice(house: House) -> None:
+    server = house.server()
+    hang = house.environment.faults["remove"] = Hang()
+    deleting = delete(house)
+    delete(house).error(Conflict)
+    creating = house.servers.create(UUID, start_on_completion=False)
+    Outcome.of(creating).error(Conflict)
+    error = Outcome.of(server.power(PowerAction.START)).error(Conflict)
+    assert error.message == "the server is being deleted"
+    hang.release()
+    deleting.value()
+    assert house.called("start") == []
+
+
+def test_a_start_under_way_is_called_off(house: House) -> None:
+    server = house.server()
+    house.environment.faults["renew"] = Hang()
+    starting = Outcome.of(server.power(PowerAction.START))
+    delete(house).value()
+    starting.error(Conflict)
+    assert house.environment.containers == {}
+
+
+def test_files_that_cannot_go_are_named(
+    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    house.server()
+
+    def stuck(*_: object) -> str:
+        raise StorageError(f"{UUID} is stuck")
+
+    monkeypatch.setattr(Directories, "set_apart", stuck)
+    delete(house).value()
+    assert any("its files stay" in line for line in logged_errors.lines)
+    assert house.told("deleted") == [""]
+
+
+def test_what_a_node_did_not_finish_deleting_goes_at_its_next_start(house: House) -> None:
+    unfinished = house.data / f".deleting-{UUID}-abc" / UUID / "world"
+    unfinished.mkdir(parents=True)
+    (house.data / OTHER).mkdir()
+    house.panel.faults["servers"] = DOWN
+    boot(house)
+    assert os.listdir(house.data) == [OTHER]

@@ -1,0 +1,115 @@
+"""One power action at a time, who is called off, and who holds a server."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+
+from tests.servers.house import UUID, House, do, running
+from wingsd.errors import Conflict
+from wingsd.servers.states import PowerAction, PowerState
+from wingsd.testing import Hang
+
+
+def test_a_restart_is_a_stop_and_a_start(house: House) -> None:
+    server = running(house)
+    do(server, PowerAction.RESTART).value()
+    assert house.told("status") == ["stopping", "offline", "starting"]
+    assert house.called("command", "renew", "start") == ["command", "renew", "start"]
+
+
+def test_a_restart_of_what_is_offline_is_a_start(house: House) -> None:
+    server = house.server()
+    do(server, PowerAction.RESTART).value()
+    assert server.state is PowerState.STARTING
+
+
+def test_a_start_waits_for_a_stop(house: House) -> None:
+    server = running(house)
+    house.environment.stubborn.add(UUID)
+    stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START)
+    house.clock.advance(10)
+    assert not starting.over
+    house.process().end()
+    stopping.value()
+    starting.value()
+    assert house.told("status") == ["stopping", "offline", "starting"]
+
+
+@pytest.mark.parametrize("wait", [0, 30])
+def test_it_does_not_wait_for_ever(house: House, wait: int) -> None:
+    server = running(house)
+    house.environment.stubborn.add(UUID)
+    stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START, wait)
+    house.clock.advance(wait + 1)
+    assert "another power action" in str(starting.error(Conflict))
+    house.process().end()
+    stopping.value()
+    assert house.told("status") == ["stopping", "offline"]
+
+
+@pytest.mark.parametrize("action", [PowerAction.STOP, PowerAction.KILL])
+@pytest.mark.parametrize("where", ["panel", "renew", "start"])
+def test_a_start_that_has_not_come_to_running_is_called_off(
+    house: House, where: str, action: PowerAction
+) -> None:
+    server = house.server()
+    if where == "panel":
+        house.panel.faults["describe"] = Deferred()
+    else:
+        house.environment.faults[where] = Hang()
+    starting = do(server, PowerAction.START)
+    do(server, action).value()
+    assert "called off" in str(starting.error(Conflict))
+    assert house.told("status") == ["starting", "offline"]
+    assert house.called("remove") == (["remove"] if where == "start" else [])
+    assert house.clock.getDelayedCalls() == []
+    house.panel.faults.clear()
+    house.environment.faults.clear()
+    do(server, PowerAction.START).value()
+
+
+def test_a_start_whose_caller_gives_up_is_undone(house: House) -> None:
+    server = house.server()
+    house.environment.faults["renew"] = Hang()
+    starting = do(server, PowerAction.START)
+    starting.deferred.cancel()
+    starting.error(CancelledError)
+    assert server.state is PowerState.OFFLINE
+    house.environment.faults.clear()
+    do(server, PowerAction.START).value()
+
+
+# Held
+
+
+def test_a_held_server_can_only_be_ended(house: House) -> None:
+    server = running(house)
+    server.take("the server is being transferred")
+    for action in (PowerAction.START, PowerAction.RESTART):
+        error = do(server, action).error(Conflict)
+        assert error.message == "the server is being transferred"
+    do(server, PowerAction.STOP).value()
+    do(server, PowerAction.STOP).error(Conflict)
+    server.let_go()
+    do(server, PowerAction.START).value()
+
+
+def test_who_holds_it_is_alone(house: House) -> None:
+    server = house.server()
+    server.take("one thing")
+    with pytest.raises(Conflict, match="one thing"):
+        server.take("another")
+    server.let_go()
+    server.take("another")
+
+
+def test_a_server_taken_while_it_is_being_started_does_not_start(house: House) -> None:
+    server = house.server()
+    waiting = house.panel.faults["describe"] = Deferred()
+    starting = do(server, PowerAction.START)
+    server.take("the server is being transferred")
+    waiting.callback(None)
+    starting.error(Conflict)
+    assert house.called("renew", "start") == []
+    assert server.state is PowerState.OFFLINE
