@@ -40,9 +40,10 @@ __all__ = ["Node"]
 #: Archives extracted at a time, and packed; what comes beyond them waits until it is its turn.
 EXTRACTORS = 8
 PACKERS = 8
-#: Threads for renames, syncs and removals, and for the engine. Few: their work is short.
+#: Threads for renames, syncs and removals, whose work is short, and for the engine: a pull holds
+#: one for some seconds at a time, and so does a console that its server does not read.
 DISK_WORKERS = 4
-ENGINE_WORKERS = 4
+ENGINE_WORKERS = 8
 # Seconds, when the daemon has to go: until a transfer past its verification is given up as well,
 # for clients to read their answers, and until the end whatever goes on.
 ABANDON_AFTER = 6.0

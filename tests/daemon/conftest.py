@@ -10,11 +10,20 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.daemon.house import House
+from tests.daemon.pair import Pair
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     """A node that is not started yet, and its Panel; both are ended in any case."""
     made = House(tmp_path)
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    """Two nodes that are not started yet, and their Panel; all are ended in any case."""
+    made = Pair(tmp_path)
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

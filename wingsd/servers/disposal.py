@@ -32,7 +32,11 @@ class Disposal:
             self._log.error("{server}: its files stay: {error}", server=uuid, error=error)
             return
         if apart is not None:
-            self._tasks.start("deleting its files", self._delete(apart), uuid)
+            self._tasks.start("deleting its files", self._dispose(uuid, apart), uuid)
+
+    async def _dispose(self, uuid: str, apart: str) -> None:
+        await self._delete(apart)
+        self._log.info("{server}: its files are deleted", server=uuid)
 
     async def finish(self) -> None:
         """Delete what a node that ended too early left."""

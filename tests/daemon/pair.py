@@ -1,0 +1,128 @@
+"""Two real daemons on one machine, their Panel, and a server that is to move."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import trustme
+
+from tests.daemon.daemon import Daemon, reactor
+from tests.daemon.house import UUID
+from wingsd.testing import Panel, process_configuration, server_settings
+from wingsd.testing.line import SlowLine
+
+__all__ = ["Pair", "Peer"]
+
+#: Bytes a second: an archive of some MiB is under way for long.
+SLOW = 256 * 1024.0
+FAST = float("inf")
+
+
+class Peer(Daemon):
+    """One of the nodes, behind a line that can be made slow."""
+
+    def __init__(self, directory: Path, panel: Panel, authority: trustme.CA, port: int) -> None:
+        directory.mkdir()
+        super().__init__(directory)
+        self.volumes = directory / "volumes"
+        self.authority = directory.parent / "ca.pem"
+        self._panel = panel
+        self._pem = directory / "node.pem"
+        issued = authority.issue_cert("127.0.0.1")
+        issued.private_key_and_cert_chain_pem.write_to_path(str(self._pem))
+        self.node = panel.add_node(
+            "https://127.0.0.1:1", reachable=True, ca=str(self.authority), port=port
+        )
+        self.line: SlowLine | None = None
+
+    async def start(self, **changes: Any) -> None:
+        """Start it; return when it knows its servers."""
+        configuration = {
+            "token_id": self.node.token_id,
+            "token": self.node.token,
+            "remote": self._panel.url,
+            "api": {"ssl": {"enabled": True, "cert": str(self._pem), "key": str(self._pem)}},
+            "system": {
+                "data": str(self.volumes),
+                "root_directory": str(self.directory),
+                "username": "",
+                "user": {"uid": os.getuid(), "gid": os.getgid()},
+                "transfers": {"ca_file": str(self.authority)},
+            },
+            "docker": {"enabled": False},
+        }
+        self.spawn(self.command(configuration | changes, "-e", "tcp:0:interface=127.0.0.1"))
+        url = await self.listening()
+        self.line = SlowLine(reactor, int(url.rpartition(":")[2]), FAST)
+        self.node.address = f"https://127.0.0.1:{self.line.entrance}"
+        await self.wait_for_line("servers loaded")
+
+    async def close(self) -> None:
+        """End it."""
+        await super().close()
+        if self.line is not None:
+            await self.line.close()
+
+    def files(self) -> Path:
+        """Return where the server's files are, or would be."""
+        return self.volumes / UUID
+
+    def left(self) -> list[str]:
+        """Return what there is of the server in this node's directories."""
+        return sorted(
+            str(path.relative_to(self.directory)) for path in self.directory.rglob(f"*{UUID}*")
+        )
+
+    def states(self) -> list[str]:
+        """Return the states of transfers that the log tells."""
+        marked = (line.partition(f"{UUID}: state ")[2] for line in self.log)
+        return [state.partition(":")[0] for state in marked if state]
+
+
+class Pair:
+    """A source and a destination."""
+
+    def __init__(self, directory: Path) -> None:
+        self.panel = Panel()
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(directory / "ca.pem"))
+        self.source = Peer(directory / "source", self.panel, authority, 25565)
+        self.destination = Peer(directory / "destination", self.panel, authority, 25566)
+
+    def add_server(self, size: int = 100_000, **settings: Any) -> None:
+        """Put a server on the source; `size` bytes of it do not compress."""
+        process = settings.pop("process", process_configuration())
+        self.panel.add_server(server_settings(UUID, **settings), self.source.node, process)
+        world = self.source.files() / "world"
+        world.mkdir(parents=True)
+        (world / "region.mca").write_bytes(hashlib.shake_128(b"seed").digest(size))
+        (world / "same.mca").hardlink_to(world / "region.mca")
+        (world / "empty").mkdir()
+        (self.source.files() / "latest").symlink_to("world/region.mca")
+
+    async def start(self, **changes: Any) -> None:
+        """Start the Panel and both nodes; `changes` are the destination's configuration."""
+        await self.panel.listen(reactor)
+        await self.source.start()
+        await self.destination.start(**changes)
+
+    async def transfer(self) -> None:
+        """Have the Panel begin the move."""
+        await self.panel.transfer(UUID, self.destination.node)
+
+    async def cancel(self, peer: Peer) -> int:
+        """Have the Panel cancel the move at one of the nodes; return the answer's status."""
+        path = f"/api/servers/{UUID}/transfer"
+        if peer is self.destination:
+            path = f"/api/transfers/{UUID}"
+        status, _ = await self.panel.ask(peer.node, "DELETE", path)
+        return status
+
+    async def close(self) -> None:
+        """End everything."""
+        await self.source.close()
+        await self.destination.close()
+        await self.panel.close()

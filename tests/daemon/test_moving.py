@@ -1,0 +1,152 @@
+"""A server moves from one real daemon to another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest_twisted
+from twisted.internet.ssl import Certificate
+
+from tests.archives import seen
+from tests.daemon.daemon import reactor
+from tests.daemon.house import UUID
+from tests.daemon.pair import Pair
+from wingsd.testing import Answer, Drop, Hang
+from wingsd.testing.browser import Browser
+
+
+async def watch(pair: Pair) -> Browser:
+    """Return a browser that watches the server at its source."""
+    source = pair.source
+    address = source.node.address.replace("https", "wss")
+    authority = Certificate.loadPEM(source.authority.read_bytes())
+    browser = Browser(
+        f"{address}/api/servers/{UUID}/ws",
+        pair.panel.console_token(UUID, ("*", "admin.websocket.transfer")),
+        pair.panel.url,
+        authority,
+    )
+    await browser.connect(reactor)
+    await browser.auth()
+    return browser
+
+
+def texts(browser: Browser, event: str) -> list[str]:
+    return [entry.args[0] for entry in browser.events if entry.event == event]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_moves_whole_and_leaves_nothing_behind(pair: Pair) -> None:
+    pair.add_server()
+    before = seen(pair.source.files())
+    await pair.start()
+    browser = await watch(pair)
+    await pair.transfer()
+    await browser.wait_for("transfer status", "completed")
+    await browser.wait_closed()
+    assert texts(browser, "transfer status") == ["pending", "processing", "success", "completed"]
+    assert any("[Source Node]" in line for line in texts(browser, "transfer logs"))
+    assert seen(pair.destination.files()) == before
+    await pair.destination.wait_for_line("state success")
+    assert pair.panel.node_of(UUID) is pair.destination.node
+    assert pair.panel.reports() == [(UUID, "success")]
+    assert pair.panel.deletions == [(UUID, 204)]
+    await pair.source.wait_for_line(f"{UUID}: its files are deleted")
+    assert pair.source.left() == []
+    status, _ = await pair.panel.ask(pair.source.node, "GET", f"/api/servers/{UUID}")
+    assert status == 404
+    status, answer = await pair.panel.ask(pair.destination.node, "GET", f"/api/servers/{UUID}")
+    assert status == 200
+    # The settings of after the move, with this node's allocation.
+    assert answer["configuration"]["allocations"]["default"]["port"] == 25566
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_can_move_there_and_back(pair: Pair) -> None:
+    pair.add_server()
+    before = seen(pair.source.files())
+    await pair.start()
+    await pair.transfer()
+    await pair.source.wait_for_line(f"{UUID}: its files are deleted")
+    await pair.destination.wait_for_line("state success")
+    await pair.panel.transfer(UUID, pair.source.node)
+    await pair.source.wait_for_line(f"{UUID}: received")
+    await pair.destination.wait_for_line(f"{UUID}: its files are deleted")
+    assert seen(pair.source.files()) == before
+    assert pair.destination.left() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_is_read_at_the_source(pair: Pair) -> None:
+    pair.add_server()
+    await pair.start()
+    pair.panel.inject("/transfer/success", Answer(409))
+    browser = await watch(pair)
+    await pair.transfer()
+    await browser.wait_for("transfer status", "failed")
+    said = "\n".join(texts(browser, "transfer logs"))
+    assert "the Panel refused this node's request" in said
+    # Both have told of it; the Panel took the first.
+    await pair.destination.wait_for_line("cleaned up")
+    assert pair.panel.reports().count((UUID, "failure")) == 2
+    assert pair.panel.node_of(UUID) is pair.source.node
+    assert pair.source.files().is_dir()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_is_lost_after_success_undoes_nothing(pair: Pair) -> None:
+    pair.add_server()
+    await pair.start()
+    # The Panel moves the server, but its word of that is lost on the way, and the destination
+    # dies before it hears it again.
+    pair.panel.inject("/transfer/success", Drop(carried_out=True))
+    pair.panel.inject("/transfer/success", Hang())
+    pair.source.node.reachable = False  # no word of the deletion either
+    await pair.transfer()
+    await pair.panel.called("/transfer/success", times=2)
+    pair.destination.signal("KILL")
+    await pair.source.wait_for_line("only its answer was lost")
+    await pair.source.wait_for_line("state success")
+    assert (UUID, "failure") not in pair.panel.reports()
+    assert pair.source.files().is_dir()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_destination_that_dies_leaves_the_server_where_it_was(pair: Pair) -> None:
+    pair.add_server(4_000_000)
+    await pair.start()
+    assert pair.destination.line is not None
+    pair.destination.line.bytes_per_second = 400_000
+    await pair.transfer()
+    await pair.destination.wait_for_line("receiving the archive")
+    pair.destination.signal("KILL")
+    await pair.source.wait_for_line("the server stays here")
+    await pair.source.wait_for_line("the Panel was told of the failure")
+    assert pair.panel.reports() == [(UUID, "failure")]
+    path = f"/api/servers/{UUID}"
+    status, answer = await pair.panel.ask(pair.source.node, "GET", path)
+    assert (status, answer["state"]) == (200, "offline")
+
+
+async def refused_twice(pair: Pair) -> Any:
+    status, answer = await pair.panel.ask(
+        pair.source.node,
+        "POST",
+        f"/api/servers/{UUID}/transfer",
+        pair.panel.transfer_order(UUID, pair.destination.node),
+    )
+    return status, answer["error"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_start_is_refused_in_the_panels_words(pair: Pair) -> None:
+    pair.add_server()
+    await pair.start()
+    hang = Hang()
+    pair.panel.inject("/transfer/success", hang)
+    await pair.transfer()
+    await pair.panel.called("/transfer/success")
+    answer = await refused_twice(pair)
+    assert answer == (409, "A transfer is already in progress for this server.")
+    hang.release()
+    await pair.source.wait_for_line("state success")
