@@ -7,6 +7,7 @@ differ, and so is `aud`: it is the node's public address, which its configuratio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from hmac import compare_digest
 from typing import Any
@@ -116,7 +117,8 @@ class DenyList:
     """
 
     def __init__(self, booted: float) -> None:
-        self._booted = booted
+        # Some Panels date their tokens in whole seconds: one of this second may be a new one.
+        self._booted = math.floor(booted)
         self._denied: dict[str, float] = {}
 
     def deny(self, jtis: Iterable[str], now: float) -> None:

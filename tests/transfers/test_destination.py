@@ -105,7 +105,7 @@ class Receiver(Resource):
     isLeaf = True
 
     def __init__(self, refusal: Exception | None = None, after: int = 0) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.refusal, self.after = refusal, after
         self.taken: list[Taken] = []
 
@@ -146,8 +146,8 @@ class Node:
     """A site of ours on loopback, with or without TLS."""
 
     def __init__(self, receiver: Receiver, certificate: ServerCertificate | None = None) -> None:
-        root: Any = NotFound()  # type: ignore[no-untyped-call]
-        api: Any = NotFound()  # type: ignore[no-untyped-call]
+        root: Any = NotFound()
+        api: Any = NotFound()
         root.putChild(b"api", api)
         api.putChild(b"transfers", receiver)
         self.site = NodeSite(root, reactor=reactor, timeout=20)

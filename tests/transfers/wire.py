@@ -30,7 +30,7 @@ class Wire(StringTransport):
     producer: Any
 
     def __init__(self, protocol: Any) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.protocol = protocol
         self.socket = _Socket()
         self.aborted = False
@@ -41,7 +41,7 @@ class Wire(StringTransport):
         return self.socket
 
     def write(self, data: bytes) -> None:
-        super().write(data)  # type: ignore[no-untyped-call]
+        super().write(data)
         self.held += len(data)
         if self.held > self.holds and self.producer is not None:
             self.producer.pauseProducing()

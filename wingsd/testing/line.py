@@ -19,7 +19,7 @@ class _SlowServer(ProxyServer):
     transport: Any
 
     def dataReceived(self, data: bytes) -> None:
-        super().dataReceived(data)  # type: ignore[no-untyped-call]
+        super().dataReceived(data)
         self.transport.pauseProducing()
         seconds = len(data) / self.factory.bytes_per_second
         self.factory.reactor.callLater(seconds, self._go_on)
@@ -33,7 +33,7 @@ class _SlowServer(ProxyServer):
         self.factory.connections.add(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        super().connectionLost(reason)
         self.factory.connections.discard(self)
 
 
