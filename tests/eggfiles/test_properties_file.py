@@ -103,6 +103,11 @@ def test_what_is_not_utf_8_stays_as_it_is() -> None:
     assert from_egg.data == data
 
 
+def test_lines_continued_without_end_are_refused() -> None:
+    with pytest.raises(Refused, match="continued on the next"):
+        tried("properties", "a\\\n" * 100_000, put("a", "x"))
+
+
 def test_an_escape_that_is_none_is_refused() -> None:
     with pytest.raises(Refused, match="not a properties file"):
         tried("properties", "path=C:\\users\n", put("a", "x"))

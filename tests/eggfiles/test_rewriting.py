@@ -179,7 +179,7 @@ def test_names_that_are_no_files(root: Path, tmp_path: Path, name: str, word: st
     assert os.listdir(tmp_path) == ["volume"]
 
 
-@pytest.mark.parametrize(("parser", "limit"), [("properties", 10), ("yaml", 1), ("toml", 1)])
+@pytest.mark.parametrize(("parser", "limit"), [("file", 10), ("xml", 10), ("yaml", 1)])
 def test_a_large_file_is_left_alone(root: Path, parser: str, limit: int) -> None:
     path = root / "large"
     with path.open("wb") as large:

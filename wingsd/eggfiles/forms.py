@@ -80,7 +80,7 @@ _FORMS = {
     "file": Form(LineFile, _any),
     "ini": Form(IniFile, _any),
     "json": Form(JsonFile),
-    "properties": Form(PropertiesFile, _any),
+    "properties": Form(PropertiesFile, _any, _SMALL),
     "toml": Form(TomlFile, limit=_SMALL),
     "xml": Form(XmlFile, declared_encodings, errors="xmlcharrefreplace"),
     "yaml": _YAML,

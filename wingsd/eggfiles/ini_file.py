@@ -17,9 +17,8 @@ from wingsd.eggfiles.refused import Refused
 __all__ = ["IniFile"]
 
 _HEADER = re.compile(r"\s*\[([^\]]+)\]")
-_ENTRY = re.compile(r"\s*[^\s;#\[=][^=]*?(\s*=[ \t]*)")
-_VALUE = re.compile(r'(?P<value>"[^"]*"|.*?)(?P<comment>\s+[;#]\s.*)?')
 _QUOTED = re.compile(r'"([^"]*)"')
+_COMMENT = re.compile(r"\s[;#]\s")
 #: No header, no comment, no blanks around it, and nothing that would end it.
 _KEY = re.compile(r"[^\s;#\[=](?:[^=]*[^\s=])?")
 _LINE_BREAK = re.compile(r"[\r\n]")
@@ -68,20 +67,20 @@ class IniFile:
                 here = header[1].strip()
             elif here == section and entry.match(line):
                 found.append(number)
-            if here == section and (header or _ENTRY.match(line)):
+            if here == section and (header or _is_entry(line)):
                 end = number + 1
         return _Place(found, end)
 
     def _change(self, number: int, entry: re.Pattern[str], change: Change) -> None:
         parsed = entry.fullmatch(self._lines[number])
-        value = _VALUE.fullmatch(parsed["rest"]) if parsed else None
-        if parsed is None or value is None:
+        if parsed is None:
             return
-        rest, comment = parsed["rest"], value["comment"]
+        rest = parsed["rest"]
         if rest == _one_line(change.text) and not change.conditional:
             return
-        quoted = _QUOTED.fullmatch(value["value"])
-        found = quoted[1] if quoted else value["value"]
+        value, comment = _parted(rest)
+        quoted = _QUOTED.fullmatch(value)
+        found = quoted[1] if quoted else value
         new = _one_line(change.text_outcome(found))
         if new is None or new == found:
             return
@@ -89,12 +88,12 @@ class IniFile:
             new = f'"{new}"'
         self._lines[number] = parsed["head"] + new
         if comment:
-            self._lines.insert(number, comment.strip())
+            self._lines.insert(number, comment)
 
     def _separator(self) -> str:
         """Return the `=` with the blanks that the file has around it."""
-        entry = next(filter(None, map(_ENTRY.match, self._lines)), None)
-        return " = " if entry and entry[1].strip("=") else "="
+        entry = next(filter(_is_entry, self._lines), "")
+        return " = " if entry.partition("=")[0].endswith((" ", "\t")) else "="
 
     def _add(self, end: int | None, section: str, line: str) -> None:
         if end is not None:
@@ -121,6 +120,19 @@ def _address(match: str) -> tuple[str, str]:
     if not _KEY.fullmatch(key) or _LINE_BREAK.search(match):
         raise Refused("an ini file cannot hold a key of that name")
     return section.strip(), key
+
+
+def _is_entry(line: str) -> bool:
+    text = line.lstrip()
+    return "=" in text and text[0] not in ";#[="
+
+
+def _parted(rest: str) -> tuple[str, str]:
+    """Return a value and the comment behind it, which has a blank on either side of its sign."""
+    quoted = _QUOTED.match(rest)
+    found = _COMMENT.search(rest, quoted.end() if quoted else 0)
+    end = found.start() if found else len(rest)
+    return rest[:end].rstrip(), rest[end:].strip()
 
 
 def _one_line(value: str | None) -> str | None:

@@ -16,6 +16,8 @@ from wingsd.eggfiles.refused import Refused
 
 __all__ = ["PropertiesFile"]
 
+#: The library takes time by the square of how many there are in a row.
+_MAX_CONTINUED = 1000
 _UP_TO_VALUE = re.compile(
     r"[ \t\f]*(?:\\[^\r\n]|[^\\ \t\f=:\r\n])*(?:[ \t\f]*[=:]|[ \t\f])[ \t\f]*"
 )
@@ -28,6 +30,8 @@ class PropertiesFile:
     r"""Keys and values. Raises Refused for a `\u` that no four hexadecimal digits follow."""
 
     def __init__(self, source: str) -> None:
+        if source.count("\\\n") + source.count("\\\r") > _MAX_CONTINUED:
+            raise Refused(f"more than {_MAX_CONTINUED} of its lines are continued on the next")
         try:
             self._elements = list(parse(source))
         except InvalidUEscapeError as error:

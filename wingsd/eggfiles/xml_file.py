@@ -110,10 +110,15 @@ class _Step:
     predicates: str
 
     def below(self, element: etree._Element) -> list[etree._Element]:
+        prefixes = {prefix: uri for prefix, uri in element.nsmap.items() if prefix}
         try:
-            return list(element.findall(self.name + self.predicates, element.nsmap))
+            return list(element.findall(self._tag(element) + self.predicates, prefixes))
         except (SyntaxError, ValueError) as error:
             raise Refused(f"{self.name}{self.predicates} is no step of a path: {error}") from error
+
+    def _tag(self, parent: etree._Element) -> str:
+        uri = parent.nsmap.get(None)
+        return f"{{{uri}}}{self.name}" if uri and re.fullmatch("[^:*]+", self.name) else self.name
 
     def attributes(self) -> dict[str, str]:
         """Return the attributes that an element must have for the predicates to be true."""
