@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -25,19 +26,26 @@ def _cancel_on_signal(reactor: Any, running: Deferred[None]) -> None:
         )
 
 
-async def _show(course: Course, reactor: Any, keep: bool) -> None:
-    running = Deferred.fromCoroutine(course.run(keep))
-    _cancel_on_signal(reactor, running)
+async def _until_stopped(running: Deferred[None], keep: bool) -> None:
     try:
         await running
     except CancelledError:
         if not keep:
             raise Failed("it was stopped") from None
+
+
+async def _show(course: Course, reactor: Any, keep: bool) -> None:
+    running = Deferred.fromCoroutine(course.run(keep))
+    _cancel_on_signal(reactor, running)
+    try:
+        await _until_stopped(running, keep)
     except Exception:
         print(f"\n{course.stage.log_tails()}", file=sys.stderr)
+        # What went wrong first is what counts.
+        with suppress(Failed):
+            await course.clean_up()
         raise
-    finally:
-        await course.clean_up()
+    await course.clean_up()
 
 
 async def _main(reactor: Any, fast: bool, keep: bool) -> None:

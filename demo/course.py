@@ -12,7 +12,7 @@ from demo.afterwards import show_what_to_try
 from demo.document import DocumentUpload
 from demo.game import Game, Landmark
 from demo.node import GROUP, OWNER, RunningNode
-from demo.show import check, heading, line, mib
+from demo.show import Failed, check, heading, line, mib
 from demo.stage import Stage
 from demo.watch import Watch, until
 from wingsd.testing import Hang, server_settings
@@ -128,7 +128,7 @@ class Course:
         self._panel.inject(f"{SERVER}/transfer/success", success)
         told = self._panel.called(f"{SERVER}/transfer/success")
         await self._panel.transfer(SERVER, destination.node)
-        await told
+        await self._watch.until(lambda: told.called or self._failed(), "the success to be told")
         copies = source.files(SERVER), destination.files(SERVER)
         found = await deferToThread(lambda: list(tree.differences(*copies, OWNER)))
         success.release()
@@ -141,6 +141,13 @@ class Course:
         )
         check("files", not found, "\n".join(found[:10]) if found else equal)
         line("transfer", destination.speed(SERVER))
+
+    def _failed(self) -> bool:
+        """Return False. Raises `Failed` when the browser sees that the transfer has failed."""
+        assert self._watch is not None  # noqa: S101 - the game is played
+        if self._watch.has_seen("transfer status", "failed"):
+            raise Failed("the transfer failed")
+        return False
 
     async def _verify_gone(self, source: RunningNode, destination: RunningNode) -> None:
         await until(self._reactor, lambda: self._panel.deletions or None, "the Panel's deletion")

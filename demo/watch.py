@@ -86,18 +86,25 @@ class Watch:
 
         return await self.until(look, f"a line like {pattern.pattern!r} in the console")
 
+    def has_seen(self, event: str, text: str) -> bool:
+        """Tell whether an event with `text` in its first text has come."""
+        return any(text in entry.args[0] for entry in self._events(event) if entry.args)
+
     async def saw(self, event: str, text: str) -> None:
-        """Return when an event with `text` in its first text has come, or has come before."""
-
-        def look() -> bool:
-            return any(text in entry.args[0] for entry in self._events(event) if entry.args)
-
-        await self.until(look, f"{event} {text!r}")
+        """Return when such an event has come."""
+        await self.until(lambda: self.has_seen(event, text), f"{event} {text!r}")
         self._tell()
 
     async def until(self, look: Callable[[], T | None], what: str) -> T:
-        """Return what `look` sees when it sees something."""
-        return await until(self._reactor, look, what)
+        """Return what `look` sees when it sees something, as long as the page is connected."""
+
+        def look_connected() -> T | None:
+            seen = look()
+            if not seen and self._browser.closed is not None:
+                raise Failed(f"the node closed the WebSocket: {self._browser.closed}")
+            return seen
+
+        return await until(self._reactor, look_connected, what)
 
     def _events(self, name: str) -> Iterator[BrowserEvent]:
         return (event for event in self._browser.events if event.event == name)
