@@ -113,6 +113,11 @@ def test_keys_that_are_no_texts() -> None:
     )
 
 
+def test_keys_that_are_made_are_texts_for_every_reader() -> None:
+    new = changed("yaml", "a: 1\n", put("no", 1), put("b.on[0].8", 2), put("no", 3))
+    assert new == "a: 1\n'no': 3\nb:\n  'on':\n  - '8': 2\n"
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [

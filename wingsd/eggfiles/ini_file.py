@@ -18,9 +18,11 @@ __all__ = ["IniFile"]
 
 _HEADER = re.compile(r"\s*\[([^\]]+)\]")
 _QUOTED = re.compile(r'"([^"]*)"')
-_COMMENT = re.compile(r"\s[;#]\s")
+_COMMENT = re.compile(r"[ \t][;#][ \t]")
 #: No header, no comment, no blanks around it, and nothing that would end it.
 _KEY = re.compile(r"[^\s;#\[=](?:[^=]*[^\s=])?")
+#: With what is left of the line end in a file of mixed ones.
+_BLANKS = " \t\r"
 _LINE_BREAK = re.compile(r"[\r\n]")
 
 
@@ -132,7 +134,7 @@ def _parted(rest: str) -> tuple[str, str]:
     quoted = _QUOTED.match(rest)
     found = _COMMENT.search(rest, quoted.end() if quoted else 0)
     end = found.start() if found else len(rest)
-    return rest[:end].rstrip(), rest[end:].strip()
+    return rest[:end].rstrip(_BLANKS), rest[end:].strip(_BLANKS)
 
 
 def _one_line(value: str | None) -> str | None:
@@ -141,4 +143,4 @@ def _one_line(value: str | None) -> str | None:
     if _LINE_BREAK.search(value):
         raise Refused("the value has a line break, which an ini file cannot hold")
     # blanks around a value are nobody's, and would grow with every start
-    return value.strip(" \t")
+    return value.strip(_BLANKS)

@@ -37,6 +37,10 @@ class NestedFile:
         """Return the value to put in the place of `found`."""
         return new
 
+    def key(self, name: str) -> str:
+        """Return the key to make for a name that is not there."""
+        return name
+
     def dump(self) -> str:
         """Return the text of the changed data."""
         raise NotImplementedError
@@ -80,16 +84,29 @@ class NestedFile:
         if new is None or ALL in rest:
             return
         if rest:
-            self._put(node, key, _built(rest, self.scalar(new, None)))
+            self._put(node, key, self._built(rest, self.scalar(new, None)))
         elif not _same(new, self.plain(found)):
             self._put(node, key, self.scalar(new, found))
 
     def _put(self, node: Any, key: Any, value: object) -> None:
         if isinstance(node, MutableSequence) and key == len(node):
             node.append(value)
+        elif isinstance(node, MutableMapping) and key not in node:
+            node[self.key(key)] = value
         else:
             node[key] = value
         self.changed = True
+
+    def _built(self, rest: list[Step], value: object) -> object:
+        """Return `value` inside of the maps and lists that are missing on the way to it."""
+        for step in reversed(rest):
+            if step == 0 and isinstance(step, int):
+                value = [value]
+            elif isinstance(step, int):
+                raise Refused(f"there is no list that has the index {step}")
+            elif isinstance(step, str):
+                value = {self.key(step): value}
+        return value
 
 
 def _keys(node: Any) -> Iterable[Any]:
@@ -117,18 +134,6 @@ def _get(node: Any, key: Any) -> Any:
     if isinstance(node, MutableSequence):
         return node[key] if key < len(node) else None
     return node.get(key)
-
-
-def _built(rest: list[Step], value: object) -> object:
-    """Return `value` inside of the maps and lists that are missing on the way to it."""
-    for step in reversed(rest):
-        if step == 0 and isinstance(step, int):
-            value = [value]
-        elif isinstance(step, int):
-            raise Refused(f"there is no list that has the index {step}")
-        else:
-            value = {step: value}
-    return value
 
 
 def _same(new: Scalar, found: object) -> bool:

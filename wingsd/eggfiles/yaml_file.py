@@ -74,6 +74,10 @@ class YamlFile(NestedFile):
             return type(found)(new)
         return new if _kind(new) == _TEXT else SingleQuotedScalarString(new)
 
+    def key(self, name: str) -> str:
+        """Return the key, in quotes where YAML 1.1 would not read it as text."""
+        return name if _kind(name) == _TEXT else SingleQuotedScalarString(name)
+
     def dump(self) -> str:
         """Return the text; what an empty file has in comments stays above it."""
         out = io.StringIO()
