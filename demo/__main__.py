@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from docker.errors import DockerException
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import react
 
@@ -52,7 +53,7 @@ async def _main(reactor: Any, fast: bool, keep: bool) -> None:
     course = Course(reactor, Counter() if fast else Luanti())
     try:
         await _show(course, reactor, keep)
-    except (Failed, NodeError) as error:
+    except (DockerException, Failed, NodeError, OSError) as error:
         print(f'\nThe demo failed at "{course.step}": {error}', file=sys.stderr)
         raise SystemExit(1) from error
     heading("All as it should be, and everything is removed again.")

@@ -86,7 +86,13 @@ class RunningNode:
 
     def leftovers(self, server: str) -> list[str]:
         """Return what there is of a server in the directories of this node."""
-        return [str(path) for path in self._directory.rglob(f"*{server}*")]
+        # Unlike Path.rglob it does not mind what vanishes meanwhile.
+        return [
+            os.path.join(where, name)
+            for where, directories, files in os.walk(self._directory)
+            for name in (*directories, *files)
+            if server in name
+        ]
 
     def speed(self, server: str) -> str:
         """Return what the log tells of a server's size and speed when it came."""

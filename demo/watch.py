@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from twisted.internet.defer import TimeoutError as TooLate
+from twisted.internet.error import ConnectError
 from twisted.internet.ssl import Certificate
 from twisted.internet.task import LoopingCall, deferLater
 
 from demo.show import Failed, line
 from wingsd.testing import Node, Panel
-from wingsd.testing.browser import Browser, BrowserEvent
+from wingsd.testing.browser import Browser, BrowserEvent, NotOpened
 
 __all__ = ["Watch", "until"]
 
@@ -52,9 +54,12 @@ class Watch:
         self._teller.clock = reactor
 
     async def open(self) -> None:
-        """Open the page: connect, and show the token."""
-        await self._browser.connect(self._reactor)
-        await self._browser.auth()
+        """Open the page: connect, and show the token. Raises `Failed`."""
+        try:
+            await self._browser.connect(self._reactor)
+            await self._browser.auth()
+        except (ConnectError, ConnectionError, NotOpened, TooLate) as error:
+            raise Failed(f"the page cannot be opened: {error!r}") from error
         self._teller.start(_LOOK_EVERY)
 
     async def leave(self) -> None:
