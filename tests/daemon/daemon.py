@@ -29,10 +29,10 @@ class _Process(ProcessProtocol):
         self._rest = b""
         self._waiting: list[tuple[str, Deferred[str]]] = []
 
-    def wait_for(self, text: str) -> Deferred[str]:
+    def wait_for(self, text: str, since: int = 0) -> Deferred[str]:
         """Return a Deferred of the first line, past or to come, that has `text` in it."""
         found: Deferred[str] = Deferred()
-        for line in self.lines:
+        for line in self.lines[since:]:
             if text in line:
                 found.callback(line)
                 return found
@@ -91,9 +91,9 @@ class Daemon:
         self.url = found[1]
         return self.url
 
-    def wait_for_line(self, text: str) -> Deferred[str]:
-        """Return a Deferred of the log's first line with `text` in it."""
-        return self._process.wait_for(text)
+    def wait_for_line(self, text: str, since: int = 0) -> Deferred[str]:
+        """Return a Deferred of the log's first line, from line `since` on, with `text` in it."""
+        return self._process.wait_for(text, since)
 
     @property
     def log(self) -> list[str]:

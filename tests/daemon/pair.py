@@ -103,11 +103,13 @@ class Pair:
         (world / "empty").mkdir()
         (self.source.files() / "latest").symlink_to("world/region.mca")
 
-    async def start(self, **changes: Any) -> None:
-        """Start the Panel and both nodes; `changes` are the destination's configuration."""
+    async def start(
+        self, source: dict[str, Any] | None = None, destination: dict[str, Any] | None = None
+    ) -> None:
+        """Start the Panel and both nodes, each with changes to its configuration."""
         await self.panel.listen(reactor)
-        await self.source.start()
-        await self.destination.start(**changes)
+        await self.source.start(**(source or {}))
+        await self.destination.start(**(destination or {}))
 
     async def transfer(self) -> None:
         """Have the Panel begin the move."""

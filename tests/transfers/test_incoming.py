@@ -475,6 +475,23 @@ def test_one_server_has_one_transfer(house: House) -> None:
         house.receiver.open(UUID)
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_next_attempt_waits_until_the_last_one_is_tidied_up(house: House) -> None:
+    hanging: Deferred[None] = Deferred()
+    house.world.waits["failure"] = hanging
+    with pytest.raises(BadRequest):
+        await house.receiver.open(UUID).run(Source(checksum="0"))
+    house.world.owned = [False]
+    second = Deferred.fromCoroutine(house.receiver.open(UUID).run(Source()))
+    assert house.world.calls.count("owns") == 1
+    with pytest.raises(AlreadyHere):
+        house.receiver.open(UUID)
+    hanging.callback(None)
+    await second
+    assert (house.states[-1], house.left()) == ("completed", [UUID])
+    assert list(house.receiver.servers) == []
+
+
 # Cancelling, and a sender that goes
 
 

@@ -82,15 +82,16 @@ class Means:
 
 
 class IncomingTransfer:
-    """One server on its way to this node."""
+    """One server on its way to this node; it begins when `after` has fired."""
 
     _log = Logger()
 
-    def __init__(self, server: str, means: Means) -> None:
+    def __init__(self, server: str, means: Means, after: Deferred[None]) -> None:
         self.server = server
         #: Fires when the transfer is over, whichever way, all is tidied up, and the Panel has
         #: heard of it.
         self.over: Deferred[None] = Deferred()
+        self._after = after
         self._means = means
         self._life = Lifecycle(ReceiveStep)
         self._chain = Interruptible()
@@ -134,6 +135,11 @@ class IncomingTransfer:
             self._upload.stop(reason)
         return True
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has, though its traces may still have to go."""
+        return self._life.step is ReceiveStep.FAILED
+
     def _sender_gone(self) -> None:
         # It can no longer be told, and every sender then takes the server to be still with it.
         self.give_up(
@@ -146,6 +152,7 @@ class IncomingTransfer:
     async def _admit(self) -> Configuration:
         """Ask the Panel about the server. Nothing has begun: a failure here is not told to it."""
         try:
+            await self._chain.wait(self._after)
             return await self._chain.wait(Deferred.fromCoroutine(self._ask_panel()))
         except WingsdError as error:
             self._log.warn("{server}: not received: {error}", server=self.server, error=error)

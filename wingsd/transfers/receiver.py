@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 
 from wingsd.errors import AlreadyHere, Conflict, DaemonStopping, TransferCancelled
 from wingsd.transfers.incoming import IncomingTransfer, Means
@@ -24,22 +24,26 @@ class Receiver:
     def open(self, server: str) -> IncomingTransfer:
         """Return a new transfer of the server with the UUID `server`.
 
-        Raises `AlreadyHere` while one is under way, `DaemonStopping` after `stop`.
+        It waits for one that has failed, until that is tidied up. Raises `AlreadyHere` while one
+        is under way, `DaemonStopping` after `stop`.
         """
         if self._stopping:
             raise DaemonStopping
-        if server in self._open:
+        before = self._open.get(server)
+        if before is not None and not before.has_failed:
             raise AlreadyHere(
                 "this server is already being received",
                 "wait for the transfer under way to end",
             )
-        transfer = IncomingTransfer(server, self._means)
+        after = succeed(None) if before is None else when_fired(before.over)
+        transfer = IncomingTransfer(server, self._means, after)
         self._open[server] = transfer
-        transfer.over.addCallback(self._forget, server)
+        transfer.over.addCallback(self._forget, transfer)
         return transfer
 
-    def _forget(self, _: None, server: str) -> None:
-        del self._open[server]
+    def _forget(self, _: None, transfer: IncomingTransfer) -> None:
+        if self._open.get(transfer.server) is transfer:
+            del self._open[transfer.server]
 
     def cancel(self, server: str) -> None:
         """End the server's transfer, wherever it is; nothing of it stays.
