@@ -181,6 +181,8 @@ async def test_after_it_the_next_attempt_succeeds(
         await pair.cancel(pair.source)
         await over(pair, pair.source)
     await pair.source.wait_for_line("the Panel was told of the failure")
+    if moment is receiving:
+        await pair.destination.wait_for_line("state failure")
     await pair.transfer()
     await pair.destination.wait_for_line("state success")
     assert seen(pair.destination.files()) == before
