@@ -56,6 +56,18 @@ def test_a_server_held_by_a_transfer_is_deleted_too(house: House) -> None:
         house.servers.get(UUID)
 
 
+def test_no_engine_delays_the_deletion_of_what_has_moved_away(house: House) -> None:
+    server = house.server()
+    server.disown("the server has moved to another node")
+    hang = house.environment.faults["remove"] = Hang()
+    delete(house).value()
+    assert os.listdir(house.data) == []
+    assert house.told("deleted") == [""]
+    house.environment.faults.clear()
+    hang.release()
+    assert house.environment.containers == {}
+
+
 def test_a_server_whose_container_stays_is_not_deleted(house: House) -> None:
     server = house.server()
     server.take("the server is being transferred")

@@ -7,10 +7,7 @@ import os
 import pytest
 
 from tests.servers.house import UUID, House, Outcome, configuration
-from wingsd.errors import (
-    AlreadyHere,
-    UnknownServer,
-)
+from wingsd.errors import AlreadyHere, Conflict, UnknownServer
 from wingsd.servers.states import PowerAction
 
 
@@ -44,6 +41,15 @@ def test_a_leftover_makes_room(house: House) -> None:
     leftover = house.server()
     server = house.servers.admit(configuration(), "it is being received")
     assert house.servers.get(UUID) is server is not leftover
+
+
+def test_what_has_moved_away_may_come_back_though_nobody_deleted_it(house: House) -> None:
+    moved = house.server()
+    moved.take("the server is being transferred")
+    moved.disown("the server has moved to another node")
+    Outcome.of(moved.power(PowerAction.START)).error(Conflict)
+    server = house.servers.admit(configuration(), "it is being received")
+    assert house.servers.get(UUID) is server is not moved
 
 
 def test_a_failed_arrival_touches_no_files(house: House) -> None:

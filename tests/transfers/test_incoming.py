@@ -34,7 +34,7 @@ from wingsd.errors import (
 from wingsd.events import Event, EventBus
 from wingsd.model import Configuration, Settings
 from wingsd.transfers.formdata import UploadForm
-from wingsd.transfers.incoming import IncomingTransfer, Means
+from wingsd.transfers.incoming import UNCLEAR, IncomingTransfer, Means
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.staging import Staging
@@ -67,6 +67,9 @@ class World:
 
     def let_go(self) -> None:
         self.known[UUID] = ""
+
+    def disown(self, why: str) -> None:
+        self.known[UUID] = why
 
     async def sync(self) -> None:
         self._called("sync")
@@ -369,6 +372,7 @@ async def test_a_refusal_that_says_nothing_about_the_server_moves_nothing(
     await house.fails(NotReported)
     assert "failure" not in house.world.calls
     assert house.left() == [UUID]
+    assert house.world.known == {UUID: UNCLEAR}
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -31,7 +31,7 @@ from wingsd.errors import (
 from wingsd.events import Event, EventBus
 from wingsd.model import Configuration, Settings
 from wingsd.transfers.formdata import UploadForm
-from wingsd.transfers.outgoing import Means, TransferOrder
+from wingsd.transfers.outgoing import MOVED, Means, TransferOrder
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.trust import Trust
 
@@ -65,6 +65,9 @@ class World:
 
     def let_go(self) -> None:
         self.hold = ""
+
+    def disown(self, why: str) -> None:
+        self.hold = why
 
     async def stop_within(self, grace: float) -> None:
         await self._called("stop")
@@ -216,7 +219,7 @@ async def test_a_server_goes_through_every_step_in_order(house: House) -> None:
     assert house.world.told == []
     assert members(house.destination.archives[0])["link"].issym()
     # What is left of it here is not to be started.
-    assert house.world.hold
+    assert house.world.hold == MOVED
 
 
 @pytest_twisted.ensureDeferred

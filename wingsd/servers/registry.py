@@ -108,14 +108,17 @@ class Servers:
     def admit(self, configuration: Configuration, hold: str) -> Server:
         """Make a server known that a transfer brings, held for the reason `hold`.
 
-        One of that name that is known, offline and not held is a leftover, since the Panel says
-        that it is not here: it is taken over. Raises `AlreadyHere` for any other.
+        One of that name that is known, offline, and disowned or not held is a leftover, since the
+        Panel says that it is not here: it is taken over. Raises `AlreadyHere` for any other.
         """
         uuid = configuration.settings.uuid
         known = self._servers.get(uuid)
-        if known is not None and (known.hold or known.state is not PowerState.OFFLINE):
-            why = known.hold or "it is running"
-            raise AlreadyHere("this server is already on this node", why)
+        if known is not None:
+            held = known.hold and not known.disowned
+            if held or known.state is not PowerState.OFFLINE:
+                why = known.hold or "it is running"
+                raise AlreadyHere("this server is already on this node", why)
+            known.close()
         server = self._add(configuration)
         server.take(hold)
         return server
@@ -196,6 +199,12 @@ class Servers:
         if creating is not None:
             creating.cancel()
             await DeferredList([creating], consumeErrors=True)
+        elif self.get(uuid).disowned:
+            # Its container went before it did. The Panel waits for this call with its own answer
+            # to the other node, so no engine may keep it waiting.
+            removing = self.get(uuid).remove_environment()
+            self.forget(uuid)
+            self._tasks.start("removing its container", removing, uuid)
         else:
             server = self.get(uuid)
             held, server.hold = server.hold, DELETING

@@ -47,6 +47,8 @@ class Server:
         self.directory = directory
         #: Why it may not be started now; empty when it may.
         self.hold = ""
+        #: Whether the Panel has it elsewhere, or may have: what is here is only what is left.
+        self.disowned = False
         self._means = means
         self._tasks = tasks
         self._disk_usage = disk_usage
@@ -134,6 +136,11 @@ class Server:
     def let_go(self) -> None:
         """Let it be started again."""
         self.hold = ""
+
+    def disown(self, why: str) -> None:
+        """Hold it for good: it is for the Panel to have it deleted, or sent here once more."""
+        self.hold = why
+        self.disowned = True
 
     # What is done to it
 

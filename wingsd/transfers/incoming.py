@@ -20,6 +20,7 @@ from wingsd.environment import Environment
 from wingsd.errors import (
     AlreadyHere,
     BadRequest,
+    NotReported,
     UploadCutShort,
     WingsdError,
 )
@@ -41,6 +42,8 @@ __all__ = ["IncomingTransfer", "Means", "Upload"]
 MIB = 1024 * 1024
 #: Why the server cannot be started meanwhile.
 HOLD = "the server is being transferred to this node"
+#: The same for one that has arrived, when nobody knows whether the Panel was told.
+UNCLEAR = "the server has arrived here, but the Panel may not know; see there where it is now"
 
 
 class Upload(Protocol):
@@ -201,7 +204,7 @@ class IncomingTransfer:
         await self._chain.wait(Deferred.fromCoroutine(creating))
 
         self._advance(ReceiveStep.REPORT)
-        await self._report()
+        await self._report(server)
         self._say_figures(extracted, seconds)
         self._advance(ReceiveStep.DONE)
         await self._hand_over(server)
@@ -252,7 +255,7 @@ class IncomingTransfer:
             aside=aside,
         )
 
-    async def _report(self) -> None:
+    async def _report(self, server: Server) -> None:
         # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
         # undone, whatever happens, unless the Panel has plainly said no.
         self._undo.clear()
@@ -260,6 +263,9 @@ class IncomingTransfer:
         self._means.staging.settle(self.server)
         try:
             await self._verdict.succeeded()
+        except NotReported:
+            server.disown(UNCLEAR)
+            raise
         except NotWanted:
             # What came here is whole, so it is not thrown away.
             self._undo.add(self._forget)

@@ -33,6 +33,8 @@ __all__ = ["KEEPS_LINKS", "Means", "OutgoingTransfer", "TransferOrder"]
 
 #: What a destination says that it keeps, when symlinks and hard links may be sent as they are.
 KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
+#: Why a server is not started whose files still wait for the Panel to have them deleted.
+MOVED = "the server has moved to another node"
 
 
 @attrs.frozen
@@ -242,9 +244,10 @@ class OutgoingTransfer:
             )
 
     def _moved(self) -> None:
-        # The server stays held: what is left of it here waits for the Panel to have it deleted.
-        if not self._life.over:
-            self._advance(SendStep.DONE)
+        if self._life.over:
+            return
+        self._advance(SendStep.DONE)
+        self.server.disown(MOVED)
 
     # What is said of it
 
