@@ -106,7 +106,9 @@ def test_a_bad_token_is_refused_with_its_reason(claims: dict[str, Any], reason: 
     assert reason in refusal(bearer(**claims)).detail
 
 
-@pytest.mark.parametrize("token", ["abc", "a.b.c", "a.b.c.d", "\x00", "é.é.é"])
+@pytest.mark.parametrize(
+    "token", ["abc", "a.b.c", "a.b.c.d", "\x00", "é.é.é", "\ud800.b.c", f"{'W1tb' * 3000}.b.c"]
+)
 def test_what_is_no_jwt_is_refused(token: str) -> None:
     assert "cannot be read" in refusal(f"Bearer {token}").detail
 

@@ -38,7 +38,7 @@ _AGAIN_FOR_TRANSFER = "start the transfer again in the Panel for a new token"
 _AGAIN_FOR_CONSOLE = "reload the page for a new token"
 
 # The first that fits is told; PyJWT's classes go from the special to the general.
-_REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.ExpiredSignatureError, "it has expired; {again}"),
     (jwt.ImmatureSignatureError, "it is not valid yet; compare the clocks of node and Panel"),
     (jwt.InvalidAlgorithmError, "it must be signed with HS256"),
@@ -48,7 +48,7 @@ _REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
         "with the Panel's",
     ),
     (jwt.MissingRequiredClaimError, "{error}"),
-    (jwt.PyJWTError, "it cannot be read ({error}); {again}"),
+    (Exception, "it cannot be read ({error}); {again}"),
 )
 
 
@@ -160,7 +160,8 @@ def _decode(
             algorithms=["HS256"],
             options={"require": required, "verify_aud": False, "verify_iat": False},
         )
-    except jwt.PyJWTError as error:
+    except (jwt.PyJWTError, ValueError, RecursionError) as error:
+        # Not all of them are PyJWT's: half a character, or a header nested too deep for JSON.
         message = expired if isinstance(error, jwt.ExpiredSignatureError) else _NOT_VALID
         reason = next(text for kind, text in _REASONS if isinstance(error, kind))
         raise NotAuthorized(message, reason.format(error=error, again=again)) from error

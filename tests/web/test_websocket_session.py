@@ -104,6 +104,7 @@ def test_a_bad_token_is_refused_in_words(claims: dict[str, Any], words: str) -> 
 def test_what_is_no_token_is_refused() -> None:
     assert "cannot be read" in error(Talk().send("auth", "nonsense"), "jwt error")
     assert "cannot be read" in error(Talk().send("auth"), "jwt error")
+    assert "cannot be read" in error(Talk().send("auth", "\ud800"), "jwt error")
 
 
 def test_a_bad_token_takes_nothing_from_a_good_one() -> None:
