@@ -276,6 +276,7 @@ def test_an_idle_connection_is_closed_and_then_cut_off() -> None:
     [
         head(Content_Length=3, Transfer_Encoding="gzip") + b"abc",
         head(Content_Length=-3),
+        head(Content_Length="1" * 5000),
         head(Content_Length=3)[:-4] + b"\r\nno header\r\n\r\nabc",
         b"nonsense\r\n\r\n",
     ],
@@ -338,6 +339,16 @@ def test_a_resource_that_wants_the_whole_body_gets_it() -> None:
     talk.send(head("/whole", Content_Length=6), b"abc", b"def")
     ((status, _, body),) = talk.transport.answers()
     assert (status, body) == (200, b"fedcba")
+
+
+def test_a_form_is_no_business_of_twisteds() -> None:
+    # Its parser fails on names in the form of RFC 2231, and runs before anybody is asked to let
+    # the client in.
+    form = b"--b\r\nContent-Disposition: form-data; name*=utf-8''x\r\n\r\nv\r\n--b--\r\n"
+    talk = Conversation(Taker())
+    kind = "multipart/form-data; boundary=b"
+    talk.send(head("/whole", Content_Type=kind, Content_Length=len(form)), form)
+    assert [body for _, _, body in talk.transport.answers()] == [form[::-1]]
 
 
 def test_and_its_mistakes_are_answered_in_json(logged_errors: LoggedErrors) -> None:

@@ -93,6 +93,9 @@ class StreamingRequest(Request):
         """The body is complete."""
         self._complete = True
         if self._reader is None:
+            # No path takes forms, but the base class would read one for anybody who sends it,
+            # and some it cannot read.
+            self.requestHeaders.removeHeader("Content-Type")
             super().requestReceived(command, path, version)
         else:
             self._reader.end()

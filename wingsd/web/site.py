@@ -105,6 +105,15 @@ class _Channel(HTTPChannel):
         if not (self.requests and self.requests[-1].stall()):
             self.loseConnection()
 
+    def headerReceived(self, line: bytes) -> bool:
+        """Take a header; return whether it can be one."""
+        try:
+            taken: bool = super().headerReceived(line)
+        except ValueError:  # A length of more digits than Python makes a number of.
+            self._respondToBadRequestAndDisconnect()
+            return False
+        return taken
+
     def lineLengthExceeded(self, line: bytes) -> None:
         """A header line is longer than twisted.web takes."""
         self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "a header line is too long")
