@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 import pytest_twisted
+from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.web.client import Agent
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
 
 from tests.logs import LoggedErrors
-from tests.web.node import TOKEN, UUID, House, until
+from tests.web.node import TOKEN, UUID, House, reactor, until
 from wingsd.errors import EnvironmentFailed, PanelUnreachable
+
+
+@implementer(IAgentEndpointFactory)
+class _OnUnixSocket:
+    """Finds everything on one socket."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def endpointForURI(self, uri: object) -> UNIXClientEndpoint:
+        return UNIXClientEndpoint(reactor, self._path)
+
 
 CALLS = [
     ("GET", "system"),
@@ -157,6 +175,16 @@ async def test_a_request_is_noted_without_its_secrets(
     await house.call("GET", "servers?v=secret")
     assert "127.0.0.1: GET /api/servers: 200" in logged_errors.lines
     assert not [line for line in logged_errors.lines if "secret" in line or TOKEN in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_proxy_may_come_over_a_unix_socket(house: House, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    port = reactor.listenUNIX(path, house.site)
+    house.client = HTTPClient(Agent.usingEndpointFactory(reactor, _OnUnixSocket(path)))
+    assert (await house.call("GET", "system")).status == 200
+    assert (await house.call("POST", "transfers", Authorization=None)).status == 401
+    await port.stopListening()
 
 
 @pytest_twisted.ensureDeferred

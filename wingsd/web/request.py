@@ -138,6 +138,11 @@ class StreamingRequest(Request):
         values = (self.args or {}).get(name.encode())
         return values[-1].decode("utf-8", "replace") if values else ""
 
+    @property
+    def peer(self) -> str:
+        """Where the request came from, for the log."""
+        return getattr(self.getClientAddress(), "host", "a UNIX socket")
+
     def proceed(self) -> None:
         """Tell a client that waits for it (Expect: 100-continue) to send its body."""
         if self._wants_continue and not self._disconnected:

@@ -182,7 +182,7 @@ class NodeSite(Site):
         """Note an answered request; without query and headers, which may hold secrets."""
         self._log.debug(
             "{peer}: {method} {path}: {status}",
-            peer=request.getClientAddress().host,
+            peer=request.peer,
             method=request.method.decode("latin-1"),
             path=request.path.decode("latin-1"),
             status=request.code,

@@ -52,8 +52,9 @@ class TransfersEndpoint(Public):
             token = transfer_token(request.header("Authorization"), self.config.token)
             transfer = self._receiver.open(token.server)
         except WingsdError as error:
-            peer = request.getClientAddress().host
-            self._log.warn("an upload from {peer} is refused: {error}", peer=peer, error=error)
+            self._log.warn(
+                "an upload from {peer} is refused: {error}", peer=request.peer, error=error
+            )
             return fail(Failure())
         return Deferred.fromCoroutine(transfer.run(upload))
 

@@ -57,11 +57,10 @@ class ConsoleSockets:
         """Hand the request's connection over. Raises `Forbidden`, `BadRequest`."""
         origin = request.header("Origin")
         if not allows_origin(self._config, origin):
-            peer = request.getClientAddress().host
             self._log.warn(
                 "{server}: a WebSocket from {peer} is refused: its page is of {origin!r}",
                 server=server.uuid,
-                peer=peer,
+                peer=request.peer,
                 origin=origin,
             )
             raise Forbidden(
