@@ -196,14 +196,21 @@ class DaemonStopping(WingsdError):
 
 
 class PanelError(WingsdError):
-    """The Panel did not do what was asked of it."""
+    """The Panel did not do what was asked of it.
+
+    `retry_after` is the seconds it asks to be left alone for, 0 when it does not.
+    """
+
+    def __init__(self, message: str, detail: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message, detail)
+        self.retry_after = retry_after
 
 
 class PanelRefused(PanelError):
     """The Panel answered, and the answer was no (a 4xx in `code`)."""
 
-    def __init__(self, message: str, detail: str, code: int) -> None:
-        super().__init__(message, detail)
+    def __init__(self, message: str, detail: str, code: int, retry_after: float = 0.0) -> None:
+        super().__init__(message, detail, retry_after)
         self.code = code
 
 

@@ -7,7 +7,9 @@ answers 5xx, never on a 4xx. Each way a call can end has its class in `wingsd.er
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -40,6 +42,8 @@ LEAST_TIMEOUT = 30
 #: The same for `success`: the Panel answers it only after it has asked the source to delete its
 #: copy, which takes 15 s and more, and giving up too early leaves everybody in doubt.
 SUCCESS_TIMEOUT = 120
+#: A Panel that asks for more than that is asked again all the same.
+LONGEST_RETRY_AFTER = 3600.0
 
 
 @attrs.frozen
@@ -55,6 +59,14 @@ class _Page:
 
 # Twisted's own logs two lines for each connection.
 _QuietFactory: Any = type("_QuietFactory", (HTTPConnectionPool._factory,), {"noisy": False})
+
+
+class _BadAnswer(InvalidData):
+    """An answer that is none; the Panel may say for how many seconds it is to be left alone."""
+
+    def __init__(self, what: str, retry_after: float) -> None:
+        super().__init__(what)
+        self.retry_after = retry_after
 
 
 class Panel:
@@ -198,10 +210,13 @@ class Panel:
                 if cancelled and limit.active():
                     raise CancelledError from error
                 reason = f"no answer within {timeout:g} s" if cancelled else _reason(error)
-                if self._reactor.seconds() - started + pause > GIVE_UP_AFTER:
+                retry_after = error.retry_after if isinstance(error, _BadAnswer) else 0.0
+                wait = max(pause, retry_after)
+                if self._reactor.seconds() - started + wait > GIVE_UP_AFTER:
                     raise PanelUnreachable(
                         "the Panel could not be asked",
                         f"{method} {self._base}{path}: {reason}; try again when it answers",
+                        retry_after,
                     ) from error
             finally:
                 if limit.active():
@@ -211,9 +226,9 @@ class Panel:
                 method=method,
                 path=path,
                 reason=reason,
-                pause=round(pause, 1),
+                pause=round(wait, 1),
             )
-            await deferLater(self._reactor, pause)
+            await deferLater(self._reactor, wait)
             pause = min(pause * PAUSE_FACTOR, LONGEST_PAUSE)
 
     async def _attempt(
@@ -228,11 +243,13 @@ class Panel:
             allow_redirects=False,
         )
         body = await treq.content(response)
+        retry_after = _retry_after(response.headers)
         if HTTPStatus.BAD_REQUEST <= response.code < HTTPStatus.INTERNAL_SERVER_ERROR:
             what = f"{method} {path} was answered {response.code}: {_fault(body)}"
-            raise PanelRefused("the Panel refused this node's request", what, response.code)
+            refusal = "the Panel refused this node's request"
+            raise PanelRefused(refusal, what, response.code, retry_after)
         if not HTTPStatus.OK <= response.code < HTTPStatus.MULTIPLE_CHOICES:
-            raise InvalidData(f"it answered {response.code}: {_fault(body)}")
+            raise _BadAnswer(f"it answered {response.code}: {_fault(body)}", retry_after)
         if read is not None:
             return read(_json(body))
         # A page that says "maintenance" comes with 200 too; the Panel's own word has no such body.
@@ -249,6 +266,19 @@ def _page(answer: object) -> _Page:
 def _uuid_of(entry: object) -> str | None:
     uuid = entry.get("uuid") if isinstance(entry, dict) else None
     return uuid if isinstance(uuid, str) else None
+
+
+def _retry_after(headers: Headers) -> float:
+    """Return the seconds that Retry-After asks for, as a number or a date (RFC 9110, 10.2.3)."""
+    (value, *_) = headers.getRawHeaders("Retry-After") or [""]
+    if value.isdecimal():
+        seconds = float(value)
+    else:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
 
 
 def _was_cancelled(error: Exception) -> bool:

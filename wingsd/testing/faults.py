@@ -19,6 +19,8 @@ class Answer:
     status: int
     body: bytes = b""
     content_type: str = "application/json"
+    #: The header Retry-After, empty for none.
+    retry_after: str = ""
 
 
 @attrs.frozen

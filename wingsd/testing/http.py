@@ -7,6 +7,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.protocols.policies import WrappingFactory
@@ -85,8 +86,11 @@ def _number(request: Request, name: bytes, default: int) -> int:
 
 def _send(request: Any, answer: Answer) -> None:
     if answer.status >= 400 and not answer.body:  # noqa: PLR2004 - the first of HTTP's errors
-        answer = _error(answer.status, "This answer was injected.")
+        error = _error(answer.status, "This answer was injected.")
+        answer = attrs.evolve(answer, body=error.body)
     request.setResponseCode(answer.status)
+    if answer.retry_after:
+        request.setHeader(b"Retry-After", answer.retry_after.encode())
     if answer.body:
         request.setHeader(b"Content-Type", answer.content_type.encode())
         request.write(answer.body)

@@ -1,0 +1,207 @@
+"""Reports that are told until the Panel has heard them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from tests.logs import LoggedErrors
+from wingsd.errors import PanelRefused, PanelUnreachable, StorageError
+from wingsd.journal import Journal, Outcome
+from wingsd.journal.store import Store
+from wingsd.testing import SynchronousWorkers
+from wingsd.transfers.outbox import LONGEST_PAUSE, Outbox
+
+A, B = "a-server", "b-server"
+DOWN = PanelUnreachable("down", "x")
+
+
+def refused(code: int, retry_after: float = 0) -> PanelRefused:
+    return PanelRefused("no", f"it was answered {code}", code, retry_after)
+
+
+class ScriptedPanel:
+    """Answers each call with the next of its server's `answers`; an exception is raised."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[object]] = {}
+        self.calls: list[tuple[str, str]] = []
+
+    async def _answer(self, call: str, server: str) -> bool:
+        self.calls.append((call, server))
+        answers = self.answers.get(server)
+        answer = answers.pop(0) if answers else True
+        if isinstance(answer, Deferred):
+            answer = await answer
+        if isinstance(answer, Exception):
+            raise answer
+        return bool(answer)
+
+    async def owns(self, server: str) -> bool:
+        return await self._answer("owns", server)
+
+    async def transfer_succeeded(self, server: str) -> None:
+        await self._answer("success", server)
+
+    async def transfer_failed(self, server: str) -> bool:
+        return await self._answer("failure", server)
+
+
+class House:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.panel = ScriptedPanel()
+        self.clock = Clock()
+        self.restart()
+
+    def restart(self) -> None:
+        """Be the next daemon."""
+        self.store = Store(str(self.directory))
+        self.store.open()
+        workers: Any = SynchronousWorkers()
+        self.journal = Journal(self.store, workers, self.clock.seconds)
+        panel: Any = self.panel
+        self.outbox = Outbox(panel, self.journal, self.clock)
+
+    def tell(self, outcome: Outcome, server: str = A) -> Deferred[bool]:
+        noted = Deferred.fromCoroutine(self.outbox.tell(server, outcome))
+        settled: Any = noted.result
+        return settled  # type: ignore[no-any-return]
+
+    def unsettled(self) -> list[str]:
+        return [report.server for report in self.store.reports(unsettled=True)]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path)
+    yield made
+    made.outbox.stop()
+    made.store.close()
+
+
+def test_a_report_that_is_heard_is_settled(house: House) -> None:
+    settled = house.tell(Outcome.SUCCESS)
+    assert settled.result is True
+    assert house.panel.calls == [("success", A)]
+    assert house.unsettled() == []
+    assert not house.outbox.waits(A)
+
+
+@pytest.mark.parametrize("fault", [DOWN, refused(401), refused(403), refused(429), refused(422)])
+@pytest.mark.parametrize("outcome", Outcome)
+def test_whatever_says_nothing_of_the_transfer_is_tried_again(
+    house: House, outcome: Outcome, fault: Exception
+) -> None:
+    house.panel.answers[A] = [fault, fault]
+    settled = house.tell(outcome)
+    assert house.unsettled() == [A]
+    house.clock.pump([1, 2])
+    assert settled.result is True
+    assert house.unsettled() == []
+
+
+def test_the_pauses_grow_to_minutes(house: House) -> None:
+    house.panel.answers[A] = [DOWN] * 40
+    house.tell(Outcome.SUCCESS)
+    house.clock.pump([1.0] * 511)
+    before = len(house.panel.calls)
+    house.clock.pump([LONGEST_PAUSE] * 10)
+    assert len(house.panel.calls) == before + 10
+
+
+def test_a_panel_that_wants_to_be_left_alone_is(house: House) -> None:
+    house.panel.answers[A] = [refused(429, retry_after=60)]
+    settled = house.tell(Outcome.SUCCESS)
+    house.clock.advance(59)
+    assert len(house.panel.calls) == 1
+    house.clock.advance(1)
+    assert settled.result is True
+
+
+@pytest.mark.parametrize("code", [404, 409])
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_success_without_an_open_transfer_is_settled_by_asking(
+    house: House, code: int, ours: bool
+) -> None:
+    house.panel.answers[A] = [refused(code), ours]
+    assert house.tell(Outcome.SUCCESS).result is ours
+    assert house.panel.calls == [("success", A), ("owns", A)]
+    assert house.unsettled() == []
+
+
+def test_while_that_cannot_be_asked_nothing_is_concluded(house: House) -> None:
+    house.panel.answers[A] = [refused(409), DOWN, refused(409), True]
+    settled = house.tell(Outcome.SUCCESS)
+    assert not settled.called
+    house.clock.advance(1)
+    assert settled.result is True
+
+
+@pytest.mark.parametrize("answer", [False, refused(404)])
+def test_a_failure_that_the_other_node_told_first_is_settled(house: House, answer: object) -> None:
+    house.panel.answers[A] = [answer]
+    assert house.tell(Outcome.FAILURE).result is True
+    assert house.unsettled() == []
+
+
+def test_one_servers_reports_are_told_in_order_and_hold_up_no_other(house: House) -> None:
+    house.panel.answers[A] = [DOWN]
+    first, second = house.tell(Outcome.SUCCESS), house.tell(Outcome.FAILURE)
+    assert house.tell(Outcome.SUCCESS, B).result is True
+    assert (first.called, second.called) == (False, False)
+    house.clock.advance(1)
+    assert (first.result, second.result) == (True, True)
+    assert house.panel.calls == [("success", A), ("success", B), ("success", A), ("failure", A)]
+
+
+def test_what_was_not_heard_is_told_by_the_next_daemon(house: House) -> None:
+    house.panel.answers[A] = [DOWN, True]
+    house.tell(Outcome.SUCCESS)
+    house.outbox.stop()
+    house.store.close()
+    house.restart()
+    loaded = Deferred.fromCoroutine(house.outbox.load()).result
+    assert isinstance(loaded, list)
+    ((report, settled),) = loaded
+    assert (report.server, report.outcome, report.attempts) == (A, Outcome.SUCCESS, 1)
+    assert settled.result is True
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_a_stopped_outbox_tells_nothing_more(house: House) -> None:
+    house.panel.answers[A] = [DOWN] * 5
+    settled = house.tell(Outcome.SUCCESS)
+    house.outbox.stop()
+    house.clock.advance(1000)
+    assert len(house.panel.calls) == 1
+    assert not settled.called
+
+
+def test_an_old_failure_does_not_end_a_new_transfer(house: House) -> None:
+    house.panel.answers[A] = [DOWN] * 5
+    failure, success = house.tell(Outcome.FAILURE), house.tell(Outcome.SUCCESS)
+    house.outbox.drop(A)
+    assert failure.result is False
+    assert not success.called
+    assert len(house.store.reports(unsettled=True)) == 1
+
+
+def test_a_full_disk_keeps_no_failure_from_being_told(
+    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(house.store, "add_report", full)
+    assert house.tell(Outcome.FAILURE).result is True
+    refused_success = Deferred.fromCoroutine(house.outbox.tell(A, Outcome.SUCCESS))
+    errors: list[Any] = []
+    refused_success.addErrback(errors.append)
+    assert errors[0].check(StorageError)
+    assert ("success", A) not in house.panel.calls

@@ -1,0 +1,80 @@
+"""The journal, from the reactor: each call goes through one thread, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from twisted.internet.defer import Deferred
+
+from wingsd.bridge import Workers
+from wingsd.journal.entries import Direction, Entry, Outcome, Report
+from wingsd.journal.store import Store
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """The journal in `store`. `worker` has one thread; `now` gives seconds since the epoch.
+
+    Every Deferred fails with `StorageError` where the disk does not do its part; what it guards
+    must then not be done.
+    """
+
+    def __init__(self, store: Store, worker: Workers, now: Callable[[], float]) -> None:
+        self._store = store
+        self._worker = worker
+        self._now = now
+
+    # Transfers
+
+    def begin(self, server: str, direction: Direction, step: str) -> Deferred[int]:
+        """Note a new transfer; the Deferred gives its id."""
+        return self._worker.run(self._store.begin, server, direction, step, self._now())
+
+    def enter(self, transfer: int, step: str) -> Deferred[None]:
+        """Note that a transfer enters a step; when the Deferred fires, it may."""
+        return self._worker.run(self._store.enter, transfer, step, self._now())
+
+    def end(self, transfer: int, outcome: Outcome) -> Deferred[None]:
+        """Note how a transfer ended."""
+        return self._worker.run(self._store.end, transfer, outcome, self._now())
+
+    def unfinished(self) -> Deferred[list[Entry]]:
+        """Return the transfers that have not ended, oldest first."""
+        return self._worker.run(self._store.transfers, unfinished=True)
+
+    # Reports to the Panel
+
+    def add_report(self, server: str, outcome: Outcome) -> Deferred[Report]:
+        """Note what the Panel is to be told, before it is."""
+        return self._worker.run(self._store.add_report, server, outcome, self._now())
+
+    def note_attempt(self, report: Report, answer: str) -> Deferred[None]:
+        """Note one more attempt to tell it, and what came of that."""
+        return self._worker.run(self._store.note_attempt, report.id, answer)
+
+    def settle(self, report: Report, answer: str) -> Deferred[None]:
+        """Note that it need not be told any more, and why."""
+        return self._worker.run(self._store.settle, report.id, answer, self._now())
+
+    def unsettled(self) -> Deferred[list[Report]]:
+        """Return the reports still to be told, oldest first."""
+        return self._worker.run(self._store.reports, unsettled=True)
+
+    # Tokens
+
+    def use_token(self, digest: str, expires: float) -> Deferred[bool]:
+        """Use up a transfer's token; the Deferred gives False when it was used before."""
+        return self._worker.run(self._store.use_token, digest, expires, self._now())
+
+    def deny(self, jtis: Iterable[str]) -> Deferred[None]:
+        """Note console tokens that the Panel has taken back."""
+        return self._worker.run(self._store.deny, list(jtis), self._now())
+
+    def denied(self) -> Deferred[dict[str, float]]:
+        """Return when each `jti` was taken back."""
+        return self._worker.run(self._store.denied)
+
+    def forget(self) -> Deferred[None]:
+        """Delete what nobody needs any more."""
+        return self._worker.run(self._store.forget, self._now())

@@ -1,0 +1,220 @@
+"""The journal's database: SQLite with a write-ahead log, each change on the disk when it returns.
+
+Blocking, and for one thread at a time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wingsd.errors import StorageError
+from wingsd.journal.entries import Direction, Entry, Outcome, Report
+
+__all__ = ["FILE", "Store"]
+
+#: The database's name in `system.root_directory`.
+FILE = "wingsd.db"
+#: Seconds that ended transfers and settled reports are kept for people to read: 90 days.
+KEPT = 90 * 24 * 3600.0
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE transfers (
+    id INTEGER PRIMARY KEY,
+    server TEXT NOT NULL,
+    direction TEXT NOT NULL,
+    step TEXT NOT NULL,
+    begun REAL NOT NULL,
+    changed REAL NOT NULL,
+    outcome TEXT
+);
+CREATE TABLE reports (
+    id INTEGER PRIMARY KEY,
+    server TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    created REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    answer TEXT NOT NULL DEFAULT '',
+    settled REAL
+);
+CREATE TABLE tokens (digest TEXT PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE denied (jti TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX unfinished ON transfers (id) WHERE outcome IS NULL;
+CREATE INDEX unsettled ON reports (id) WHERE settled IS NULL;
+"""
+
+
+class Store:
+    """The database in the directory `root`. Every method raises `StorageError`."""
+
+    def __init__(self, root: str) -> None:
+        self._path = Path(root) / FILE
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self, *, read_only: bool = False) -> None:
+        """Open it, and make it where it is missing; with `read_only`, only to be read."""
+        with self._explained():
+            if read_only:
+                uri = f"{self._path.absolute().as_uri()}?mode=ro"
+                self._connection = sqlite3.connect(uri, uri=True)
+                return
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Its one thread need not be the one that opens it.
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._connection = connection
+            self._path.chmod(0o600)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            self._migrate(connection)
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > _VERSION:
+            raise StorageError(
+                f"{self._path} was written by a newer wingsd; install that one again, or move the "
+                "file away when no transfer is under way"
+            )
+        if version < _VERSION:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
+            )
+
+    def close(self) -> None:
+        """Close it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    # Transfers
+
+    def begin(self, server: str, direction: Direction, step: str, now: float) -> int:
+        """Note a new transfer; return its id."""
+        return self._insert(
+            "INSERT INTO transfers (server, direction, step, begun, changed)"
+            " VALUES (?, ?, ?, ?, ?)",
+            server,
+            direction.value,
+            step,
+            now,
+            now,
+        )
+
+    def enter(self, transfer: int, step: str, now: float) -> None:
+        """Note that a transfer enters a step; when this returns, it may."""
+        self._execute(
+            "UPDATE transfers SET step = ?, changed = ? WHERE id = ?", step, now, transfer
+        )
+
+    def end(self, transfer: int, outcome: Outcome, now: float) -> None:
+        """Note how a transfer ended."""
+        self._execute(
+            "UPDATE transfers SET outcome = ?, changed = ? WHERE id = ?",
+            outcome.value,
+            now,
+            transfer,
+        )
+
+    def transfers(self, *, unfinished: bool = False) -> list[Entry]:
+        """Return the transfers, oldest first: all, or those that have not ended."""
+        where = "WHERE outcome IS NULL" if unfinished else ""
+        rows = self._rows(
+            "SELECT id, server, direction, step, begun, changed, outcome"  # noqa: S608 - constant
+            f" FROM transfers {where} ORDER BY id"
+        )
+        return [Entry(*row) for row in rows]
+
+    # Reports to the Panel
+
+    def add_report(self, server: str, outcome: Outcome, now: float) -> Report:
+        """Note what the Panel is to be told, before it is."""
+        id_ = self._insert(
+            "INSERT INTO reports (server, outcome, created) VALUES (?, ?, ?)",
+            server,
+            outcome.value,
+            now,
+        )
+        return Report(id_, server, outcome, now)
+
+    def note_attempt(self, report: int, answer: str) -> None:
+        """Note one more attempt to tell it, and what came of that."""
+        self._execute(
+            "UPDATE reports SET attempts = attempts + 1, answer = ? WHERE id = ?", answer, report
+        )
+
+    def settle(self, report: int, answer: str, now: float) -> None:
+        """Note that it need not be told any more, and why."""
+        self._execute(
+            "UPDATE reports SET settled = ?, answer = ? WHERE id = ?", now, answer, report
+        )
+
+    def reports(self, *, unsettled: bool = False) -> list[Report]:
+        """Return the reports, oldest first: all, or those still to be told."""
+        where = "WHERE settled IS NULL" if unsettled else ""
+        rows = self._rows(
+            "SELECT id, server, outcome, created, attempts, answer, settled"  # noqa: S608 - same
+            f" FROM reports {where} ORDER BY id"
+        )
+        return [Report(*row) for row in rows]
+
+    # Tokens
+
+    def use_token(self, digest: str, expires: float, now: float) -> bool:
+        """Use up a transfer's token; return False when it was used before."""
+        self._execute("DELETE FROM tokens WHERE expires < ?", now)
+        cursor = self._execute(
+            "INSERT OR IGNORE INTO tokens (digest, expires) VALUES (?, ?)", digest, expires
+        )
+        return cursor.rowcount == 1
+
+    def deny(self, jtis: Iterable[str], now: float) -> None:
+        """Note console tokens that the Panel has taken back."""
+        with self._explained():
+            self._opened.executemany(
+                "INSERT OR REPLACE INTO denied (jti, at) VALUES (?, ?)",
+                [(jti, now) for jti in jtis],
+            )
+
+    def denied(self) -> dict[str, float]:
+        """Return when each `jti` was taken back."""
+        return dict(self._rows("SELECT jti, at FROM denied"))
+
+    def forget(self, now: float) -> None:
+        """Delete what nobody needs any more."""
+        self._execute(
+            "DELETE FROM transfers WHERE outcome IS NOT NULL AND changed < ?", now - KEPT
+        )
+        self._execute("DELETE FROM reports WHERE settled < ?", now - KEPT)
+        self._execute("DELETE FROM denied WHERE at < ?", now - KEPT)
+
+    # SQLite
+
+    @property
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StorageError(f"{self._path} is not open")
+        return self._connection
+
+    def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        with self._explained():
+            return self._opened.execute(statement, values)
+
+    def _insert(self, statement: str, *values: object) -> int:
+        return self._execute(statement, *values).lastrowid or 0
+
+    def _rows(self, statement: str) -> list[tuple[Any, ...]]:
+        with self._explained():
+            return self._opened.execute(statement).fetchall()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(
+                f"the journal {self._path} cannot be used: {error}; see that its disk has room "
+                "and is writable"
+            ) from error

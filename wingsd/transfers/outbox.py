@@ -1,0 +1,192 @@
+"""Reports to the Panel, told until it has heard them: kept in the journal, retried, in order.
+
+Of each server one report is told at a time, oldest first. What a 2xx settles is plain; a 409 or
+404 to a success is settled by asking whose server it is; everything else is tried again, with
+growing pauses, across restarts of this node.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from wingsd.errors import PanelError, PanelRefused, StorageError
+from wingsd.journal import Journal, Outcome, Report
+from wingsd.panel import Panel
+
+__all__ = ["Outbox"]
+
+#: Answers by which the Panel plainly says that no such transfer is open.
+_NOT_OPEN = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+#: Seconds between two attempts.
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 300.0
+
+
+@attrs.define(eq=False)
+class _Telling:
+    """A report on its way; `settled` gives whether the Panel sees it so."""
+
+    report: Report
+    settled: Deferred[bool] = attrs.field(factory=Deferred)
+    moot: bool = False
+    _pausing: Deferred[None] | None = None
+
+    async def pause(self, reactor: Any, seconds: float) -> None:
+        """Wait, but not when it need not be told any more."""
+        self._pausing = deferLater(reactor, seconds)
+        try:
+            await self._pausing
+        except CancelledError:
+            if not self.moot:
+                raise
+        finally:
+            self._pausing = None
+
+    def drop(self) -> None:
+        """It need not be told any more."""
+        self.moot = True
+        if self._pausing is not None:
+            self._pausing.cancel()
+
+
+class Outbox:
+    """All reports of this node that the Panel has not heard yet."""
+
+    _log = Logger()
+
+    def __init__(self, panel: Panel, journal: Journal, reactor: Any) -> None:
+        self._panel = panel
+        self._journal = journal
+        self._reactor = reactor
+        self._queues: dict[str, list[_Telling]] = {}
+        self._loops: dict[str, Deferred[None]] = {}
+
+    async def load(self) -> list[tuple[Report, Deferred[bool]]]:
+        """Go on telling what the journal has; return the reports, each with its end.
+
+        Raises `StorageError`.
+        """
+        reports = await self._journal.unsettled()
+        return [(report, self._queue(report)) for report in reports]
+
+    async def tell(self, server: str, outcome: Outcome) -> Deferred[bool]:
+        """Note a report and begin to tell it.
+
+        The Deferred gives True when the Panel sees it so: a success moved the server here, a
+        failure leaves it where it was. False is a success that the Panel does not want, or a
+        report that `drop` made moot. Raises `StorageError` for a success that cannot be noted.
+        """
+        try:
+            report = await self._journal.add_report(server, outcome)
+        except StorageError as error:
+            if outcome is Outcome.SUCCESS:
+                raise
+            # Not one more thing that a full disk prevents: it is told while this node lives.
+            self._log.error("{server}: {error}", server=server, error=error)
+            report = Report(0, server, outcome, self._reactor.seconds())
+        return self._queue(report)
+
+    def waits(self, server: str) -> bool:
+        """Return whether something of the server is still to be told."""
+        return server in self._queues
+
+    def drop(self, server: str) -> None:
+        """Tell no failure of the server any more: the Panel has begun another transfer of it."""
+        for telling in self._queues.get(server, ()):
+            if telling.report.outcome is Outcome.FAILURE:
+                telling.drop()
+
+    def stop(self) -> None:
+        """Tell nothing more; the journal keeps it."""
+        for loop in tuple(self._loops.values()):
+            loop.addErrback(lambda _: None)
+            loop.cancel()
+
+    def _queue(self, report: Report) -> Deferred[bool]:
+        telling = _Telling(report)
+        queue = self._queues.setdefault(report.server, [])
+        queue.append(telling)
+        if len(queue) == 1:
+            loop = Deferred.fromCoroutine(self._work_off(report.server, queue))
+            self._loops[report.server] = loop
+            loop.addErrback(self._broken, report.server)
+        return telling.settled
+
+    def _broken(self, failure: Any, server: str) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("{server}: its reports are told no more", failure, server=server)
+
+    async def _work_off(self, server: str, queue: list[_Telling]) -> None:
+        try:
+            while queue:
+                telling = queue[0]
+                so = await self._tell(telling)
+                queue.pop(0)
+                if not queue:
+                    self._queues.pop(server, None)
+                telling.settled.callback(so)
+        finally:
+            self._loops.pop(server, None)
+
+    async def _tell(self, telling: _Telling) -> bool:
+        report, pause = telling.report, FIRST_PAUSE
+        while not telling.moot:
+            try:
+                so, answer = await self._attempt(report)
+            except PanelError as error:
+                seconds = max(pause, error.retry_after)
+                self._log.warn(
+                    "{server}: the Panel has not taken its {outcome} yet, told again in "
+                    "{seconds:.0f} s: {error}",
+                    server=report.server,
+                    outcome=report.outcome.value,
+                    seconds=seconds,
+                    error=error,
+                )
+                await self._note(self._journal.note_attempt(report, str(error)), report)
+                await telling.pause(self._reactor, seconds)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                self._log.info("{server}: {answer}", server=report.server, answer=answer)
+                await self._note(self._journal.settle(report, answer), report)
+                return so
+        await self._note(self._journal.settle(report, "another transfer has begun"), report)
+        return False
+
+    async def _attempt(self, report: Report) -> tuple[bool, str]:
+        server = report.server
+        if report.outcome is Outcome.FAILURE:
+            return await self._failure(server)
+        try:
+            await self._panel.transfer_succeeded(server)
+        except PanelRefused as error:
+            if error.code not in _NOT_OPEN:
+                raise
+            if not await self._panel.owns(server):
+                return False, f"the Panel does not want the server here: {error.detail}"
+            return True, "the Panel had been told of the success before"
+        return True, "the Panel was told of the success"
+
+    async def _failure(self, server: str) -> tuple[bool, str]:
+        try:
+            closed = await self._panel.transfer_failed(server)
+        except PanelRefused as error:
+            if error.code != HTTPStatus.NOT_FOUND:
+                raise
+            return True, "the Panel does not know the server any more"
+        if closed:
+            return True, "the Panel was told of the failure"
+        return True, "the Panel was told of the failure by the other node"
+
+    async def _note(self, writing: Deferred[None], report: Report) -> None:
+        # At worst it is told once more after a restart, which the Panel answers with 409.
+        try:
+            await writing
+        except StorageError as error:
+            self._log.error("{server}: {error}", server=report.server, error=error)
