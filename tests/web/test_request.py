@@ -60,6 +60,10 @@ class Whole(Resource):
 
     isLeaf = True
 
+    def authorize(self, request: StreamingRequest) -> None:
+        if request.header("Authorization") == "wrong":
+            raise REFUSAL
+
     def render_POST(self, request: Any) -> bytes:
         body: bytes = request.content.read()
         return body[::-1]
@@ -105,6 +109,13 @@ class Conversation:
     def send(self, *pieces: bytes) -> None:
         for piece in pieces:
             self.protocol.dataReceived(piece)
+
+    @property
+    def request(self) -> StreamingRequest:
+        """The one that goes on."""
+        (request,) = self.protocol.requests
+        assert isinstance(request, StreamingRequest)
+        return request
 
     @property
     def reader(self) -> Recorder:
@@ -368,6 +379,24 @@ def test_a_body_too_large_to_store_is_refused(headers: dict[str, object]) -> Non
         chunked = "Transfer_Encoding" in headers
         talk.send(b"10000\r\n" + piece + b"\r\n" if chunked else piece)
     assert [status for status, _, _ in talk.transport.answers()] == [413]
+
+
+def test_a_body_is_refused_before_it_comes_when_nobody_is_let_in_with_it() -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/whole", Authorization="wrong", Content_Length=10), b"12345")
+    assert [status for status, _, _ in talk.transport.answers()] == [401]
+    assert talk.request.content.getvalue() == b""
+    talk.send(b"67890", head("/whole"))
+    assert [status for status, _, _ in talk.transport.answers()] == [401]
+    assert talk.transport.disconnecting
+
+
+def test_a_body_for_nothing_is_not_stored() -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/nothing", Content_Length=10), b"12345")
+    assert talk.request.content.getvalue() == b""
+    talk.send(b"67890", head("/nothing", Content_Length=0))
+    assert [status for status, _, _ in talk.transport.answers()] == [404, 404]
 
 
 def test_an_unknown_path_is_answered_in_json() -> None:

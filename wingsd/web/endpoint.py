@@ -138,7 +138,11 @@ class Public(Resource):
 class Endpoint(Public):
     """A path for the Panel alone, which shows the node's token."""
 
+    def authorize(self, request: StreamingRequest) -> None:
+        """Let the Panel pass. Raises `NotAuthorized`, `Forbidden`."""
+        authorize_panel(request.header("Authorization"), self.config.token)
+
     async def handle(self, request: StreamingRequest) -> Answer | None:
         """Return what the method's coroutine does. Raises `NotAuthorized`, `Forbidden`."""
-        authorize_panel(request.header("Authorization"), self.config.token)
+        self.authorize(request)
         return await super().handle(request)

@@ -20,7 +20,7 @@ from twisted.web.server import Request
 from wingsd.errors import WingsdError
 from wingsd.web.answers import error_json
 
-__all__ = ["BodyReader", "StreamingRequest", "StreamingResource"]
+__all__ = ["BodyReader", "GuardedResource", "StreamingRequest", "StreamingResource"]
 
 #: Bytes of a body that is stored after all, since its resource takes it whole.
 MAX_STORED_BODY = 1024 * 1024
@@ -51,6 +51,14 @@ class StreamingResource(Protocol):
         """Return what takes the body. The request has its headers and nothing else yet."""
 
 
+@runtime_checkable
+class GuardedResource(Protocol):
+    """A resource that takes whole bodies, from those alone whom it lets in."""
+
+    def authorize(self, request: StreamingRequest) -> None:
+        """Raise a `WingsdError` when the request's headers do not open this resource."""
+
+
 class StreamingRequest(Request):
     """A request that is handed to its resource when its headers are complete."""
 
@@ -58,6 +66,8 @@ class StreamingRequest(Request):
     channel: Any  # an HTTPChannel, of which Twisted annotates too little
     content: BytesIO
     _reader: BodyReader | None = None
+    _stores = False
+    _received = 0
     _complete = False
     _stalled = False
     _wants_continue = False
@@ -77,16 +87,18 @@ class StreamingRequest(Request):
         resource = channel.site.getResourceFor(self)
         if self.method == b"POST" and isinstance(resource, StreamingResource):
             self._open(resource)
-        elif length is not None and length > MAX_STORED_BODY:
-            self._refuse_size()
+        elif length != 0:
+            self._expect_body(resource, length)
 
     def handleContentChunk(self, data: bytes) -> None:
         """Pass a piece of the body on."""
         if self._reader is not None:
             self._reader.data(data)
-        elif self.content.tell() + len(data) > MAX_STORED_BODY:
+            return
+        self._received += len(data)
+        if self._received > MAX_STORED_BODY:
             self._refuse_size()
-        else:
+        elif self._stores:
             super().handleContentChunk(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -206,6 +218,19 @@ class StreamingRequest(Request):
             self.fail(Failure())
         else:
             self._reader = self._reader or reader
+
+    def _expect_body(self, resource: object, length: int | None) -> None:
+        """Have a body stored, but not what anybody may send."""
+        if isinstance(resource, GuardedResource):
+            try:
+                resource.authorize(self)
+            except WingsdError:
+                self._be_the_last()
+                self.fail(Failure())
+                return
+            self._stores = True
+        if length is not None and length > MAX_STORED_BODY:
+            self._refuse_size()
 
     def _refuse_size(self) -> None:
         self._be_the_last()
