@@ -11,12 +11,13 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from tests.logs import LoggedErrors
 from wingsd.errors import NotAuthorized
 from wingsd.web import request as request_module
 from wingsd.web.request import BodyReader, StreamingRequest
-from wingsd.web.site import CLOSE_WITHIN, NodeSite, NotFound
+from wingsd.web.site import CLOSE_WITHIN, WAITING_MAX, NodeSite, NotFound
 
 
 class Recorder:
@@ -72,6 +73,13 @@ class Whole(Resource):
         raise RuntimeError("a mistake")
 
 
+class Endless(Resource):
+    """Does not answer."""
+
+    def render_GET(self, request: Any) -> int:
+        return NOT_DONE_YET
+
+
 class Transport(StringTransport):
     """What is written to it can be read as HTTP answers."""
 
@@ -95,15 +103,16 @@ class Transport(StringTransport):
 
 
 class Conversation:
-    """A client's connection to a site with one resource at /take and one at /whole."""
+    """A client's connection to a site with resources at /take, /whole and /endless."""
 
-    def __init__(self, taker: Taker) -> None:
+    def __init__(self, taker: Taker, site: NodeSite | None = None) -> None:
         self.taker, self.clock, self.transport = taker, Clock(), Transport()
         root = NotFound()
         root.putChild(b"take", taker)
         root.putChild(b"whole", Whole())
-        site = NodeSite(root, reactor=self.clock, timeout=30)
-        self.protocol = site.buildProtocol(None)
+        root.putChild(b"endless", Endless())
+        self.site = site or NodeSite(root, reactor=self.clock, timeout=30)
+        self.protocol = self.site.buildProtocol(None)
         self.protocol.makeConnection(self.transport)
 
     def send(self, *pieces: bytes) -> None:
@@ -280,6 +289,48 @@ def test_an_idle_connection_is_closed_and_then_cut_off() -> None:
     assert talk.transport.disconnecting
     talk.clock.advance(CLOSE_WITHIN)
     assert talk.transport.aborting
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /",
+        head("/whole", Content_Length=100)[:-2],
+        head("/whole", Content_Length=100),
+        head("/whole", Transfer_Encoding="chunked") + b"50\r\n",
+        head("/whole", Content_Length=1) + b"a" + head("/whole")[:5],
+    ],
+)
+def test_a_request_that_comes_byte_by_byte_has_no_more_time_than_another(start: bytes) -> None:
+    talk = Conversation(Taker())
+    talk.clock.advance(20)
+    talk.send(start)
+    for _ in range(29):
+        talk.clock.advance(1)
+        talk.send(b"x")
+    assert not talk.transport.disconnecting
+    talk.clock.advance(1)
+    assert talk.transport.disconnecting
+
+
+def test_an_upload_has_as_long_as_something_comes() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=100))
+    for _ in range(100):
+        talk.clock.advance(20)
+        talk.send(b"x")
+    assert talk.reader.events == ["end"]
+
+
+def test_of_too_many_connections_those_that_wait_longest_make_way() -> None:
+    uploading = Conversation(Taker())
+    uploading.send(head(Content_Length=100))
+    asking, refused, *crowd = [Conversation(Taker(), uploading.site) for _ in range(WAITING_MAX)]
+    asking.send(head("/endless", method="GET"))
+    refused.send(head("/whole", Authorization="wrong", Content_Length=10))
+    late = [Conversation(Taker(), uploading.site) for _ in range(3)]
+    everybody = [uploading, asking, refused, *crowd, *late]
+    assert [talk for talk in everybody if talk.transport.aborting] == [refused, crowd[0]]
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def talk() -> Iterator[Talk]:
     made = Talk()
     yield made
     made.lose()
-    assert made.site.connections == set()
+    assert not made.site.connections
     assert made.sockets.count(UUID) == 0
     assert made.clock.getDelayedCalls() == []
 

@@ -151,6 +151,11 @@ class StreamingRequest(Request):
         return values[-1].decode("utf-8", "replace") if values else ""
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether its body is taken as it arrives, if only to be thrown away."""
+        return self._reader is not None
+
+    @property
     def peer(self) -> str:
         """Where the request came from, for the log."""
         return getattr(self.getClientAddress(), "host", "a UNIX socket")

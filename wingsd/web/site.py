@@ -23,6 +23,8 @@ __all__ = ["NodeSite", "NotFound", "Upgraded"]
 #: Seconds a peer has to close its side of a connection that was closed here. Over TLS it could
 #: keep it open for ever otherwise.
 CLOSE_WITHIN = 10
+#: Connections by which nobody has asked for anything yet; the oldest make way for more.
+WAITING_MAX = 256
 
 
 class Upgraded(Protocol):
@@ -51,7 +53,8 @@ class _Channel(HTTPChannel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self.site.connections.add(self)
+        self.site.connections[self] = None
+        self.site.make_room()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
@@ -59,7 +62,7 @@ class _Channel(HTTPChannel):
             self._upgraded.connectionLost(reason)
         if self._abort is not None and self._abort.active():
             self._abort.cancel()
-        self.site.connections.discard(self)
+        self.site.connections.pop(self, None)
         self.site.lost_one()
 
     def upgrade(self, protocol: Upgraded, opening: bytes) -> None:
@@ -82,6 +85,23 @@ class _Channel(HTTPChannel):
             super().dataReceived(data)
         else:
             self._upgraded.dataReceived(data)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the client has asked for nothing that is being done now."""
+        request = self.requests[-1] if self.requests else None
+        uploads = request is not None and request.is_streamed and not request.startedWriting
+        return not (uploads or self._handlingRequest or self._upgraded is not None)
+
+    def resetTimeout(self) -> None:
+        """Take it as a sign of life that something has arrived.
+
+        Only an upload may go on for as long as something does. Any other request must be whole
+        by then, or whoever sends one byte by byte could keep a connection for weeks.
+        """
+        begun = self.requests or self._buffer
+        if not begun or (self.requests and self.requests[-1].is_streamed):
+            super().resetTimeout()
 
     def wind_up(self) -> None:
         """Close the connection if it is idle or does not end by itself."""
@@ -157,9 +177,18 @@ class NodeSite(Site):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: All that are open.
-        self.connections: set[_Channel] = set()
+        #: All that are open, the oldest first.
+        self.connections: dict[_Channel, None] = {}
         self._drained: Deferred[None] | None = None
+
+    def make_room(self) -> None:
+        """Cut off the oldest of too many connections that wait for a request.
+
+        Anybody can open them, but a process can hold only so many, and needs them for files too.
+        """
+        waiting = [channel for channel in self.connections if channel.is_waiting]
+        for channel in waiting[:-WAITING_MAX]:
+            channel.abortConnection()
 
     def acceptableProtocols(self) -> list[bytes]:
         """Offer HTTP/1.1 in the TLS handshake."""
