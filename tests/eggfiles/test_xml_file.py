@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,16 @@ def test_entities_do_not_grow() -> None:
     text = f'<!DOCTYPE a [<!ENTITY e0 "x">{levels}]>\n<a><b>1</b><c>&e11;</c></a>'
     with pytest.raises(Refused, match="amplification"):
         tried("xml", text, put("a.b", "2"))
+
+
+@pytest.mark.parametrize("end", ["<?it's?>", "<!--a", "<!x '>"])
+def test_a_document_type_made_to_be_slow_is_not(end: str) -> None:
+    # Whoever has the server writes its files, and an expression at work stops the whole node.
+    source = f"<!DOCTYPE r [{'<!--a-->' * 5000}{end}]><r><a>x</a></r>"
+    started = time.perf_counter()
+    try:
+        new = changed("xml", source, put("r.a", "y"))
+    except Refused:
+        new = source
+    assert time.perf_counter() - started < 2
+    assert new.startswith(source.partition("<r>")[0])

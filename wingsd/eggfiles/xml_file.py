@@ -14,10 +14,12 @@ __all__ = ["XmlFile"]
 
 _DECLARATION = re.compile(r"\s*<\?xml\s[^>]*\?>\s*")
 #: What may stand before the root: blanks, comments, processing instructions, a document type.
+#: All of it possessive: trying every other way to read it would take for ever.
 _PROLOG = re.compile(
-    r"""(?: \s | <!--(?:(?!-->).)*--> | <\?(?:(?!\?>).)*\?>
-      | <!DOCTYPE (?:[^\[<>"']|"[^"]*"|'[^']*')*
-        (?: \[ (?: [^\]"'<] | "[^"]*" | '[^']*' | <!--(?:(?!-->).)*--> | < )* \] \s* )? >
+    r"""(?: \s | <!--(?:(?!-->).)*+--> | <\?(?:(?!\?>).)*+\?>
+      | <!DOCTYPE (?:[^\[<>"']|"[^"]*"|'[^']*')*+
+        (?: \[ (?: [^\]"'<] | "[^"]*" | '[^']*'
+             | <!--(?:(?!-->).)*+--> | <\?(?:(?!\?>).)*+\?> | < )*+ \] \s*+ )? >
     )*+(?=<[^!?])""",
     re.DOTALL | re.VERBOSE,
 )
