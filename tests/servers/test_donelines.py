@@ -81,3 +81,11 @@ def test_no_expression_hangs_the_node() -> None:
 def test_only_the_beginning_of_a_long_line_is_looked_at() -> None:
     assert matches("x" * (LONGEST - 2) + "up", "up")
     assert not matches("x" * LONGEST + "up", "up")
+
+
+def test_no_control_sequences_hang_the_node() -> None:
+    done = DoneLines(Startup(("up",), strip_ansi=True))
+    began = perf_counter()
+    for begun in ("\x1b]", "\x9d", "\x1b[", "\x9b", "\x1b "):
+        assert not done.match(begun * LONGEST)
+    assert perf_counter() - began < 0.05

@@ -22,7 +22,7 @@ _REGEX = "regex:"
 #: Control sequences of terminals (ECMA-48): commands to the terminal such as its title, then
 #: colours, cursor movements and the like.
 _ANSI = re.compile(
-    "(?:\x1b\\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)"
+    "(?:\x1b\\]|\x9d)[^\x07\x1b\x9c\x9d]*(?:\x07|\x1b\\\\|\x9c)"
     "|(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"
     "|\x1b[ -/]*[0-Z\\\\^-~]"
 )

@@ -106,8 +106,8 @@ class Run:
         if self._throttle.on and self._timer is None:
             self._timer = self._reactor.callLater(WINDOW, self._look)
         done = self._done
-        # What is left out counts here all the same.
-        if done is not None and any(done.match(text(line)) for line in lines):
+        # What is left out counts here all the same; a flood says mostly one thing.
+        if done is not None and any(done.match(text(line)) for line in dict.fromkeys(lines)):
             self._done = None
             self._listener.on_up()
 
