@@ -263,7 +263,7 @@ async def test_a_bad_upload_is_undone_and_told_once(
 ) -> None:
     await house.fails(kind, source)
     assert house.world.calls == ["owns", "server", "failure"]
-    assert house.states[-2:] == ["failure", "failed"]
+    assert house.states[-2:] == ["failed", "failure"]
     assert house.world.known == {}
     assert house.left() == []
 
@@ -334,7 +334,7 @@ async def test_what_was_set_aside_for_a_transfer_that_fails_is_put_back(house: H
 async def test_a_panel_that_cannot_be_told_of_a_failure_changes_nothing(house: House) -> None:
     house.world.faults["failure"] = PanelUnreachable("down", "x")
     await house.fails(BadRequest, Source(checksum="0"))
-    assert house.states[-2:] == ["failure", "failed"]
+    assert house.states[-2:] == ["failed", "failure"]
     assert house.world.known == {}
 
 

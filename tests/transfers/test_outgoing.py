@@ -236,7 +236,7 @@ async def test_a_refusal_reaches_the_console_and_the_panel(house: House) -> None
     house.destination.body = b'{"error": "this server is already on this node"}'
     await house.start()
     assert house.said("this server is already on this node")
-    assert house.states == ["pending", "processing", "failure", "failed"]
+    assert house.states == ["pending", "processing", "failed", "failure"]
     assert house.world.told.count("failure") == 1
     assert house.world.calls == ["stop", "remove", "create"]
     assert house.world.hold == ""
@@ -250,7 +250,7 @@ async def test_a_server_is_not_stopped_for_a_node_that_cannot_be_reached(house: 
     await house.start(port)
     assert house.world.calls == []
     assert house.world.told == ["failure"]
-    assert house.states == ["pending", "failure", "failed"]
+    assert house.states == ["pending", "failed", "failure"]
     assert house.world.hold == ""
 
 
@@ -269,7 +269,7 @@ async def test_files_that_cannot_be_read_fail_it(house: House) -> None:
     await house.start()
     assert house.destination.archives == []
     assert house.world.told == ["failure"]
-    assert house.states[-1] == "failed"
+    assert house.states[-1] == "failure"
 
 
 @pytest_twisted.ensureDeferred
@@ -277,7 +277,7 @@ async def test_a_container_that_cannot_be_made_again_is_only_logged(house: House
     house.destination.status = 500
     house.world.faults["create"] = EnvironmentFailed("no image")
     await house.start()
-    assert (house.states[-1], house.world.hold) == ("failed", "")
+    assert (house.states[-1], house.world.hold) == ("failure", "")
 
 
 # The answer is lost
@@ -298,7 +298,7 @@ async def test_a_lost_answer_without_a_success_is_a_failure(house: House) -> Non
     house.destination.drop = True
     await house.start()
     assert house.world.told == ["owns", "failure"]
-    assert house.states[-2:] == ["failure", "failed"]
+    assert house.states[-2:] == ["failed", "failure"]
     assert (house.world.calls[-1], house.world.hold) == ("create", "")
 
 
@@ -367,7 +367,7 @@ async def test_a_cancel_ends_it_at_once_wherever_it_is(
     await there
     house.sender.cancel(UUID)
     await over.addTimeout(2, reactor)
-    assert house.states[-2:] == ["failure", "failed"]
+    assert house.states[-2:] == ["failed", "failure"]
     assert house.said("the transfer was cancelled")
     assert house.world.told.count("failure") == 1
     assert house.world.hold == ""

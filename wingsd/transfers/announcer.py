@@ -43,7 +43,7 @@ class Announcer:
         self._log.info(
             "{server}: state {state}: {step}",
             server=self._server,
-            state=step.state.value[0],
+            state=step.state.name.lower(),
             step=step.words,
         )
         # Last, since a page that hears the end may look away from this node.

@@ -16,13 +16,14 @@ class State(Enum):
     """What is told of a transfer, each in the words that are waited for.
 
     The document knows one word for each; a Panel's page prints `failure`, but only `failed` and
-    `completed` end its waiting.
+    `completed` end its waiting. It leaves this node's WebSocket at the first word of a failure and
+    hears no other, so `failed` comes first; what failed is in the transfer's log.
     """
 
     PENDING = ("pending",)
     PROCESSING = ("processing",)
     SUCCESS = ("success", "completed")
-    FAILURE = ("failure", "failed")
+    FAILURE = ("failed", "failure")
 
 
 class ReceiveStep(Enum):
