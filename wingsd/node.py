@@ -40,9 +40,11 @@ __all__ = ["Node"]
 #: Archives extracted at a time, and packed; what comes beyond them waits until it is its turn.
 EXTRACTORS = 8
 PACKERS = 8
-#: Threads for renames, syncs and removals, whose work is short, and for the engine: a pull holds
-#: one for some seconds at a time, and so does a console that its server does not read.
+#: Threads for renames, syncs and removals, whose work is short; for the eggs' files, which may
+#: take long; and for the engine: a pull holds one for some seconds at a time, and so does a
+#: console that its server does not read.
 DISK_WORKERS = 4
+REWRITERS = 4
 ENGINE_WORKERS = 8
 # Seconds, when the daemon has to go: until a transfer past its verification is given up as well,
 # for clients to read their answers, and until the end whatever goes on.
@@ -64,6 +66,7 @@ class Node(Service):
         self._extractors = Workers(reactor, "extract", EXTRACTORS)
         self._packers = Workers(reactor, "pack", PACKERS)
         self._disk = Workers(reactor, "disk", DISK_WORKERS)
+        self._rewriters = Workers(reactor, "rewrite", REWRITERS)
         self._engine = Workers(reactor, "engine", ENGINE_WORKERS)
         transfers = config.system.transfers
         self._staging = Staging(config.system.data, self._owner, durable=transfers.durable)
@@ -91,6 +94,7 @@ class Node(Service):
                 environment=self._environment,
                 bus=self._bus,
                 disk=self._disk,
+                rewriters=self._rewriters,
                 owner=self._owner,
             )
         )
@@ -160,7 +164,7 @@ class Node(Service):
 
     @property
     def _workers(self) -> tuple[Workers, ...]:
-        return (self._extractors, self._packers, self._disk, self._engine)
+        return (self._extractors, self._packers, self._disk, self._rewriters, self._engine)
 
     def startService(self) -> None:
         """Clean up, listen, load the servers. Exits with one line when the first two fail."""

@@ -179,14 +179,16 @@ def test_names_that_are_no_files(root: Path, tmp_path: Path, name: str, word: st
     assert os.listdir(tmp_path) == ["volume"]
 
 
-@pytest.mark.parametrize(("parser", "limit"), [("file", 10), ("xml", 10), ("yaml", 1)])
+@pytest.mark.parametrize(
+    ("parser", "limit"), [("file", 10240), ("xml", 10240), ("ini", 1024), ("yaml", 256)]
+)
 def test_a_large_file_is_left_alone(root: Path, parser: str, limit: int) -> None:
     path = root / "large"
     with path.open("wb") as large:
-        large.truncate((limit << 20) + 1)
+        large.truncate((limit << 10) + 1)
     (line,) = run(root, file("large", parser, put("a", "b")))
-    assert line == f'"large" is left as it was: it is larger than {limit} MiB'
-    assert path.stat().st_size == (limit << 20) + 1
+    assert line == f'"large" is left as it was: it is larger than {limit} KiB'
+    assert path.stat().st_size == (limit << 10) + 1
 
 
 def test_what_cannot_be_parsed_is_left_and_the_others_are_done(root: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -145,3 +146,27 @@ def test_aliases_of_aliases_do_not_grow() -> None:
 def test_what_is_too_deep_is_refused() -> None:
     with pytest.raises(Refused, match="more than 64 levels deep"):
         tried("yaml", "[" * 1000 + "]" * 1000, put("a", 1))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        # Each merges all those before it.
+        "".join(
+            f"a{n}: &a{n} {{<<: [{','.join(f'*a{m}' for m in range(n))}], k{n}: 1}}\n"
+            for n in range(120)
+        ),
+        "a: &a\n" + "".join(f"  k{n}: 1\n" for n in range(9000)) + "b:\n" + "- <<: *a\n" * 900,
+    ],
+)
+def test_merging_made_to_be_slow_is_refused(source: str) -> None:
+    started = time.perf_counter()
+    with pytest.raises(Refused, match="it merges too much with <<"):
+        tried("yaml", source, put("b", "1"))
+    assert time.perf_counter() - started < 2
+
+
+def test_a_usual_merge_stays() -> None:
+    source = "base: &base\n  port: 1\nhub:\n  <<: *base\n  name: hub\n"
+    new = changed("yaml", source, put("hub.name", "lobby"))
+    assert new == source.replace("name: hub", "name: lobby")

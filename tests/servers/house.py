@@ -137,6 +137,7 @@ class House:
             environment=self.environment,
             bus=bus,
             disk=SynchronousWorkers(),  # type: ignore[arg-type]
+            rewriters=SynchronousWorkers(),  # type: ignore[arg-type]
             owner=(os.getuid(), os.getgid()),
         )
         self.servers = Servers(self.means)

@@ -65,6 +65,7 @@ class House:
                 environment=DockerEnvironment(self.config, self.workers, reactor),
                 bus=self.bus,
                 disk=self.workers,
+                rewriters=self.workers,
                 owner=(os.getuid(), os.getgid()),
             )
         )

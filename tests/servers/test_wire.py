@@ -54,6 +54,7 @@ class House:
                 environment=self.environment,
                 bus=EventBus(),
                 disk=self.disk,
+                rewriters=self.disk,
                 owner=(os.getuid(), os.getgid()),
             )
         )

@@ -58,7 +58,7 @@ class Town:
         )
         bus, denied = EventBus(), DenyList(time.time() - 60)
         panel, owner = Panel(config, reactor), (os.getuid(), os.getgid())
-        means = Means(reactor, config, panel, self.environment, bus, self.disk, owner)
+        means = Means(reactor, config, panel, self.environment, bus, self.disk, self.disk, owner)
         self.servers = Servers(means)
         transfers: Any = FakeTransfers("none", Calls())
         services = Services(

@@ -77,7 +77,7 @@ class Tree:
                 raise Refused("it is not a regular file")
             data = file.read(limit + 1) if status.st_size <= limit else b""
             if max(status.st_size, len(data)) > limit:
-                raise Refused(f"it is larger than {limit >> 20} MiB")
+                raise Refused(f"it is larger than {limit >> 10} KiB")
         # set-id bits are none of a configuration's business
         return Found(path, data, stat.S_IMODE(status.st_mode) & 0o777)
 

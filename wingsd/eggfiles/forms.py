@@ -23,6 +23,7 @@ __all__ = ["Form", "Rewritten", "form_of", "shown"]
 
 _MIB = 1 << 20
 _SMALL = 1 * _MIB
+_TINY = _MIB // 4
 _LARGE = 10 * _MIB
 
 
@@ -75,10 +76,11 @@ class Form:
         return Rewritten(encoded.encode(text, self.errors), faults)
 
 
-_YAML = Form(YamlFile, limit=_SMALL)
+#: Its library takes a hundred times as long as the others.
+_YAML = Form(YamlFile, limit=_TINY)
 _FORMS = {
     "file": Form(LineFile, _any),
-    "ini": Form(IniFile, _any),
+    "ini": Form(IniFile, _any, _SMALL),
     "json": Form(JsonFile),
     "properties": Form(PropertiesFile, _any, _SMALL),
     "toml": Form(TomlFile, limit=_SMALL),

@@ -26,6 +26,9 @@ from wingsd.eggfiles.scalars import Scalar
 __all__ = ["YamlFile"]
 
 _MAX_DEPTH = 64
+#: Entries that merging may copy, counted roughly: the library takes some 10 us for each.
+_MAX_MERGED = 500_000
+_MERGE = "<<"
 _NEVER_FOLD = 1 << 20
 _KEY = r"^( *)[^\s#-][^\n]*:[ \t]*\n(?:[ \t]*(?:#[^\n]*)?\n)*\1"
 _MAP_BELOW = re.compile(_KEY + r"( +)[^\s#-]", re.MULTILINE)
@@ -46,7 +49,7 @@ class YamlFile(NestedFile):
         self._yaml.preserve_quotes = True
         self._yaml.width = _NEVER_FOLD
         _indent_as(self._yaml, source)
-        _check_depth(source)
+        _check_work(source)
         self._is_empty = _EMPTY.fullmatch(source) is not None
         try:
             root = {} if self._is_empty else self._yaml.load(source)
@@ -88,12 +91,13 @@ class YamlFile(NestedFile):
         return head + out.getvalue()
 
 
-def _check_depth(source: str) -> None:
-    """Refuse deep nesting before ruamel.yaml sees it, which takes time by its square.
+def _check_work(source: str) -> None:
+    """Refuse deep nesting and endless merging before ruamel.yaml sees them.
 
-    libyaml, which does not, is asked; it is YAML 1.1 and what Wings' own parser comes from.
+    It takes time by the square of the one, and by the cube of the other. libyaml, which does not,
+    is asked; it is YAML 1.1 and what Wings' own parser comes from.
     """
-    depth = 0
+    depth = events = merged = aliases = 0
     try:
         for event in yaml.parse(source, Loader=_FAST):
             if isinstance(event, yaml.CollectionStartEvent):
@@ -102,6 +106,11 @@ def _check_depth(source: str) -> None:
                 depth -= 1
             if depth > _MAX_DEPTH:
                 raise Refused(f"it is nested more than {_MAX_DEPTH} levels deep")
+            events += 1
+            aliases += isinstance(event, yaml.AliasEvent)
+            merged += isinstance(event, yaml.ScalarEvent) and event.value == _MERGE
+        if merged and (merged + aliases) * events > _MAX_MERGED:
+            raise Refused(f"it merges too much with {_MERGE}")
     except yaml.YAMLError as error:
         raise _not_yaml(error) from error
 

@@ -17,7 +17,11 @@ __all__ = ["Means"]
 
 @attrs.frozen
 class Means:
-    """`owner` is the uid and gid of every server's files, `disk` the threads for work on them."""
+    """`owner` is the uid and gid of every server's files, `disk` the threads for work on them.
+
+    `rewriters` are those that parse what is in them: that takes as long as the servers' users
+    make it take, and must keep nothing else waiting.
+    """
 
     reactor: Any
     config: Config
@@ -25,4 +29,5 @@ class Means:
     environment: Environment
     bus: EventBus
     disk: Workers
+    rewriters: Workers
     owner: tuple[int, int]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred, DeferredLock
 
 from wingsd.config import Config
 from wingsd.eggfiles import rewrite
 from wingsd.model import Configuration
 from wingsd.servers.means import Means
 
-__all__ = ["rewrite_files", "visible"]
+__all__ = ["Rewriting", "visible"]
 
 
 def visible(config: Config) -> dict[str, Any]:
@@ -24,9 +25,30 @@ def visible(config: Config) -> dict[str, Any]:
     return seen
 
 
-async def rewrite_files(means: Means, configuration: Configuration, directory: str) -> list[str]:
-    """Rewrite the egg's files; return a line for whatever could not be done."""
-    files = configuration.process.configs
-    if not files:
-        return []
-    return await means.disk.run(rewrite, directory, means.owner, files, visible(means.config))
+class Rewriting:
+    """The egg's files in one server's `directory`, rewritten by one thread at a time.
+
+    A start can be called off, and its thread cannot: the next one waits for that, so that no
+    server ever takes more than one.
+    """
+
+    def __init__(self, means: Means, directory: str) -> None:
+        self._means = means
+        self._directory = directory
+        self._turn = DeferredLock()
+
+    async def run(self, configuration: Configuration) -> list[str]:
+        """Rewrite the egg's files; return a line for whatever could not be done."""
+        files = configuration.process.configs
+        if not files:
+            return []
+        await self._turn.acquire()
+        means, done = self._means, Deferred[list[str]]()
+        node = visible(means.config)
+        working = means.rewriters.run(rewrite, self._directory, means.owner, files, node)
+        working.addBoth(self._ended).chainDeferred(done)
+        return await done
+
+    def _ended(self, outcome: Any) -> Any:
+        self._turn.release()
+        return outcome

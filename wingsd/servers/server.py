@@ -15,7 +15,7 @@ from wingsd.servers.diskusage import DiskUsage
 from wingsd.servers.life import Life
 from wingsd.servers.means import Means
 from wingsd.servers.power import Power
-from wingsd.servers.preparing import rewrite_files
+from wingsd.servers.preparing import Rewriting
 from wingsd.servers.states import PowerAction, PowerState
 from wingsd.servers.tasks import Tasks
 
@@ -56,6 +56,7 @@ class Server:
         self._closed = False
         self._life = Life(self.uuid, means, self.measure)
         self._power = Power(self, self._life, means)
+        self._rewriting = Rewriting(means, directory)
 
     # What it is
 
@@ -217,7 +218,7 @@ class Server:
         """
         await self._fetch()
         self.check_power(PowerAction.START)
-        for line in await rewrite_files(self._means, self.configuration, self.directory):
+        for line in await self._rewriting.run(self.configuration):
             self.say(line)
 
     # What the registry does with it
