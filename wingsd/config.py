@@ -37,6 +37,11 @@ def _positive(_: object, attribute: attrs.Attribute[int], value: float) -> None:
         raise InvalidField(attribute.name, f"expected a number above 0, found {value}")
 
 
+def _not_negative(_: object, attribute: attrs.Attribute[int], value: float) -> None:
+    if value < 0:
+        raise InvalidField(attribute.name, f"expected 0 or a number above it, found {value}")
+
+
 def _absolute(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     if not value.startswith("/"):
         raise InvalidField(attribute.name, f"expected an absolute path, found {value!r}")
@@ -111,8 +116,14 @@ class Transfers:
     download_limit: int = 0
     #: Flush a received server to stable storage before the Panel is told (wingsd's own).
     durable: bool = True
-    #: Seconds a sender may be silent before its upload fails (wingsd's own).
+    #: Servers received at a time, and further ones whose senders are kept waiting until it is
+    #: their turn; whoever comes after them is answered 503 (wingsd's own).
+    concurrent: int = attrs.field(default=8, validator=_positive)
+    waiting: int = attrs.field(default=64, validator=_not_negative)
+    #: Seconds a sender may be silent before its upload fails, and the bytes a second that must
+    #: come from it on average over as long, while it is its turn (wingsd's own).
     stall_timeout: int = attrs.field(default=120, validator=_positive)
+    least_rate: int = attrs.field(default=1024, validator=_not_negative)
     #: Seconds a server may take to stop before it is killed, to be sent away (wingsd's own).
     stop_grace: int = attrs.field(default=60, validator=_positive)
     #: A PEM file of authorities trusted beside the system's, for the nodes that servers are sent

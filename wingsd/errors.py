@@ -29,6 +29,7 @@ __all__ = [
     "PanelRefused",
     "PanelUnreachable",
     "StorageError",
+    "TooManyTransfers",
     "TransferCancelled",
     "UnknownServer",
     "Unprocessable",
@@ -51,10 +52,12 @@ class ConfigError(Exception):
 class WingsdError(Exception):
     """A failure with an answer: an HTTP status, words for the client, and optionally a detail.
 
-    `message` is what the client reads as `error`; `detail` (may be empty) tells what to do.
+    `message` is what the client reads as `error`; `detail` (may be empty) tells what to do;
+    `retry_after` is the seconds to wait before another attempt, 0 where there is no telling.
     """
 
     status = 500
+    retry_after: float = 0.0
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(f"{message}: {detail}" if detail else message)
@@ -193,6 +196,20 @@ class DaemonStopping(WingsdError):
 
     def __init__(self) -> None:
         super().__init__("this node is shutting down", "send the server again when it is back")
+
+
+class TooManyTransfers(WingsdError):
+    """As many servers as this node takes are on their way to it (503)."""
+
+    status = 503
+    retry_after = 60.0
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"this node is receiving {limit} servers already",
+            "send the server again in some minutes; system.transfers.concurrent and .waiting in "
+            "this node's configuration set how many it takes",
+        )
 
 
 class PanelError(WingsdError):

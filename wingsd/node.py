@@ -37,8 +37,7 @@ from wingsd.web.websocket import ConsoleSockets
 
 __all__ = ["Node"]
 
-#: Archives extracted at a time, and packed; what comes beyond them waits until it is its turn.
-EXTRACTORS = 8
+#: Archives packed at a time; what comes beyond them waits until it is its turn.
 PACKERS = 8
 #: Threads for renames, syncs and removals, whose work is short; for the eggs' files, which may
 #: take long; and for the engine: a pull holds one for some seconds at a time, and so does a
@@ -63,12 +62,12 @@ class Node(Service):
         self._config = config
         self._reactor = reactor
         self._owner = (config.system.user.uid, config.system.user.gid)
-        self._extractors = Workers(reactor, "extract", EXTRACTORS)
         self._packers = Workers(reactor, "pack", PACKERS)
         self._disk = Workers(reactor, "disk", DISK_WORKERS)
         self._rewriters = Workers(reactor, "rewrite", REWRITERS)
         self._engine = Workers(reactor, "engine", ENGINE_WORKERS)
         transfers = config.system.transfers
+        self._extractors = Workers(reactor, "extract", transfers.concurrent)
         self._staging = Staging(config.system.data, self._owner, durable=transfers.durable)
         self._bus = EventBus()
         self._panel = Panel(config, reactor)
@@ -100,6 +99,7 @@ class Node(Service):
         )
 
     def _make_receiver(self) -> Receiver:
+        transfers = self._config.system.transfers
         return Receiver(
             incoming.Means(
                 reactor=self._reactor,
@@ -110,9 +110,10 @@ class Node(Service):
                 bus=self._bus,
                 owner=self._owner,
                 extractors=self._extractors,
-                slots=DeferredSemaphore(EXTRACTORS),
+                slots=DeferredSemaphore(transfers.concurrent),
                 disk=self._disk,
-            )
+            ),
+            places=transfers.concurrent + transfers.waiting,
         )
 
     def _make_sender(self) -> Sender:

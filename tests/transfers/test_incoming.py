@@ -26,6 +26,7 @@ from wingsd.errors import (
     PanelRefused,
     PanelUnreachable,
     StorageError,
+    TooManyTransfers,
     TransferCancelled,
     UnknownServer,
     UploadCutShort,
@@ -162,7 +163,8 @@ class House:
                 extractors=pool,
                 slots=DeferredSemaphore(2),
                 disk=pool,
-            )
+            ),
+            places=3,
         )
 
     def _note(self, event: Event) -> None:
@@ -447,6 +449,34 @@ async def test_who_waits_for_a_slot_can_be_given_up(house: House) -> None:
         await outcome
     assert house.world.calls[-1] == "failure"
     assert slots.waiting == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_servers_than_there_are_places_for_are_sent_away(house: House) -> None:
+    others = [f"{number}{UUID[1:]}" for number in range(4)]
+    for server in others[:3]:
+        house.receiver.open(server)
+    with pytest.raises(TooManyTransfers) as caught:
+        house.receiver.open(others[3])
+    assert (caught.value.status, caught.value.retry_after) == (503, 60)
+    assert list(house.receiver.servers) == others[:3]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_is_whole_takes_nobodys_place(house: House) -> None:
+    house.world.waits["create"] = Deferred()
+    others = [f"{number}{UUID[1:]}" for number in range(3)]
+    transfer = house.receiver.open(UUID)
+    made: Deferred[None] = Deferred()
+    house.world.before["create"] = lambda: reactor.callLater(0, made.callback, None)
+    outcome = Deferred.fromCoroutine(transfer.run(Source()))
+    await made
+    for server in others:
+        house.receiver.open(server)
+    with pytest.raises(TooManyTransfers):
+        house.receiver.open(f"9{UUID[1:]}")
+    house.world.waits["create"].callback(None)
+    await outcome
 
 
 @pytest_twisted.ensureDeferred

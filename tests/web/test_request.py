@@ -14,7 +14,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from tests.logs import LoggedErrors
-from wingsd.errors import NotAuthorized
+from wingsd.errors import NotAuthorized, TooManyTransfers
 from wingsd.web import request as request_module
 from wingsd.web.request import BodyReader, StreamingRequest
 from wingsd.web.site import CLOSE_WITHIN, WAITING_MAX, NodeSite, NotFound
@@ -198,6 +198,14 @@ def test_a_refusal_is_json_and_read_before_the_body_is_sent() -> None:
     assert headers["www-authenticate"] == "bearer"
     assert json.loads(body) == {"error": "no", "detail": "do better"}
     assert not talk.transport.disconnecting
+
+
+def test_a_client_that_may_come_again_is_told_when() -> None:
+    talk = Conversation(Taker(TooManyTransfers(72)))
+    talk.send(head(Content_Length=1000))
+    ((status, headers, body),) = talk.transport.answers()
+    assert (status, headers["retry-after"]) == (503, "60")
+    assert json.loads(body)["error"] == "this node is receiving 72 servers already"
 
 
 def test_a_client_that_sends_on_after_a_refusal_is_heard_to_its_end() -> None:

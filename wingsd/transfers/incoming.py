@@ -143,6 +143,11 @@ class IncomingTransfer:
         """Whether it has, though its traces may still have to go."""
         return self._life.step is ReceiveStep.FAILED
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether its archive is still to come, in whole or in part."""
+        return self._life.before(ReceiveStep.VERIFY)
+
     def _sender_gone(self) -> None:
         # It can no longer be told, and every sender then takes the server to be still with it.
         self.give_up(

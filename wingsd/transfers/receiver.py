@@ -6,7 +6,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
 
-from wingsd.errors import AlreadyHere, Conflict, DaemonStopping, TransferCancelled
+from wingsd.errors import (
+    AlreadyHere,
+    Conflict,
+    DaemonStopping,
+    TooManyTransfers,
+    TransferCancelled,
+)
 from wingsd.transfers.incoming import IncomingTransfer, Means
 from wingsd.transfers.interrupt import when_fired
 
@@ -16,8 +22,10 @@ __all__ = ["Receiver"]
 class Receiver:
     """All transfers to this node, at most one for each server."""
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: Means, *, places: int) -> None:
+        """Receive at most `places` servers at once, those included that wait for their turn."""
         self._means = means
+        self._places = places
         self._open: dict[str, IncomingTransfer] = {}
         self._stopping = False
 
@@ -25,7 +33,7 @@ class Receiver:
         """Return a new transfer of the server with the UUID `server`.
 
         It waits for one that has failed, until that is tidied up. Raises `AlreadyHere` while one
-        is under way, `DaemonStopping` after `stop`.
+        is under way, `TooManyTransfers` while there is no place, `DaemonStopping` after `stop`.
         """
         if self._stopping:
             raise DaemonStopping
@@ -35,6 +43,8 @@ class Receiver:
                 "this server is already being received",
                 "wait for the transfer under way to end",
             )
+        if sum(transfer.is_receiving for transfer in self._open.values()) >= self._places:
+            raise TooManyTransfers(self._places)
         after = succeed(None) if before is None else when_fired(before.over)
         transfer = IncomingTransfer(server, self._means, after)
         self._open[server] = transfer

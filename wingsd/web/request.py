@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 from io import BytesIO
+from math import ceil
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote_to_bytes
 
@@ -186,6 +187,8 @@ class StreamingRequest(Request):
             self._log.failure("request {request} failed", failure, request=self)
             error = WingsdError("an unforeseen error", "the reason is in the log of this node")
         headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
+        if error.retry_after:
+            headers["Retry-After"] = str(ceil(error.retry_after))
         self.answer(error.status, error_json(error.message, error.detail), headers)
 
     def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
