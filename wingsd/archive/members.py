@@ -24,6 +24,11 @@ STEP = 120 << 10
 """Bytes that are read at once, and about as many that come in one block; see `compression.STEP`
 for why not more."""
 
+# A Go node hashes what its extraction takes of the archive. Its inflater gives out this much at
+# once, and the tar reader asks for no more after the tar's end. When that is where such a portion
+# ends, the last bytes of the gzip stream may be left unread, and the checksum then does not match.
+_PORTION = 32 << 10
+
 _LATEST = LATEST * 1_000_000_000
 _ZEROS = bytes(STEP)
 _SYMLINK_MODE = 0o777
@@ -54,15 +59,21 @@ class Members:
         Raises StorageError where something cannot be read.
         """
         gathered: list[bytes] = []
-        size = 0
+        size = total = 0
+        root = b""
         with closing(self._pieces()) as pieces:
             for piece in pieces:
+                root = root or piece
                 gathered.append(piece)
                 size += len(piece)
+                total += len(piece)
                 if size >= STEP:
                     yield b"".join(gathered)
                     gathered.clear()
                     size = 0
+        if (total + len(pax.END)) % _PORTION == 0:
+            self.counts[Kind.DIRECTORY] += 1
+            gathered.append(root)  # once more: it changes nothing, and the end is elsewhere
         yield b"".join((*gathered, pax.END))
 
     def _pieces(self) -> Generator[bytes, None, None]:
