@@ -60,9 +60,12 @@ class SymlinkFollower:
         """
         try:
             return self._follow(link, text)
-        except FileNotFoundError:
-            raise LeadsNowhere(f"it is a symlink to {display(text)}, which is not there") from None
         except OSError as error:
+            # No file can have a name that is too long; a symlink's text may hold one.
+            if isinstance(error, FileNotFoundError) or error.errno == errno.ENAMETOOLONG:
+                raise LeadsNowhere(
+                    f"it is a symlink to {display(text)}, which is not there"
+                ) from None
             if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL):
                 raise LeadsNowhere(REPLACED) from None
             raise
