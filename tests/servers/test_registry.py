@@ -41,6 +41,7 @@ def test_a_leftover_makes_room(house: House) -> None:
     leftover = house.server()
     server = house.servers.admit(configuration(), "it is being received")
     assert house.servers.get(UUID) is server is not leftover
+    Outcome.of(leftover.power(PowerAction.START)).error(Conflict)
 
 
 def test_what_has_moved_away_may_come_back_though_nobody_deleted_it(house: House) -> None:

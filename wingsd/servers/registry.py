@@ -119,6 +119,7 @@ class Servers:
                 why = known.hold or "it is running"
                 raise AlreadyHere("this server is already on this node", why)
             known.close()
+            known.disown(hold)  # Browsers that watch it may not start it in the new one's place.
         server = self._add(configuration)
         server.take(hold)
         return server
