@@ -56,6 +56,7 @@ PURE = [
     "transfers.lifecycle",
     "transfers.wording",
     "model",
+    "origins",
     "structure",
     "tokens",
     "web.bodies",
@@ -101,7 +102,7 @@ STOREYS = [
     ["archive", "tokens"],
     ["model", "config"],
     ["structure"],
-    ["errors", "diskadvice", "eventnames"],
+    ["errors", "diskadvice", "eventnames", "origins"],
 ]
 UNCLEAN = {"asyncio", "docker", "random", "select", "socket", "threading", "time", "twisted"}
 

@@ -112,6 +112,9 @@ def test_wingsds_own_keys() -> None:
     assert found.system.transfers.durable is False
     assert found.system.transfers.stall_timeout == 5
     assert (found.docker.enabled, found.docker.socket) == (False, "unix:///run/engine.sock")
+    assert config().api.public_url == ""
+    address = "https://node.example.com:8080"
+    assert config(api={"public_url": address}).api.public_url == address
 
 
 def test_empty_maps_of_php_and_keys_without_a_value() -> None:
@@ -180,6 +183,21 @@ def test_an_empty_credential_is_none(key: str) -> None:
         (
             {"remote": "panel.example.com"},
             "remote: expected an http:// or https:// address, found 'panel.example.com'",
+        ),
+        (
+            {"api": {"public_url": "node.example.com:8080"}},
+            "api.public_url: expected an address such as https://node.example.com:8080, "
+            "found 'node.example.com:8080'",
+        ),
+        (
+            {"api": {"public_url": "https://node.example.com:80800"}},
+            "api.public_url: expected an address such as https://node.example.com:8080, "
+            "found 'https://node.example.com:80800'",
+        ),
+        (
+            {"api": {"public_url": "ftp://node.example.com"}},
+            "api.public_url: expected an http:// or https:// address, "
+            "found 'ftp://node.example.com'",
         ),
     ],
 )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 
+import wingsd
 from wingsd.errors import Forbidden, NotAuthorized
 from wingsd.testing import Node, Panel
 from wingsd.tokens import (
@@ -19,6 +24,8 @@ from wingsd.tokens import (
     transfer_token,
 )
 
+HOME = Path(wingsd.__file__).parent
+
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 NODE = Node("https://node.invalid:8080")
 
@@ -27,9 +34,9 @@ def bearer(**claims: Any) -> str:
     return f"Bearer {Panel().transfer_token(UUID, NODE, **claims)}"
 
 
-def refusal(authorization: str | None) -> NotAuthorized:
+def refusal(authorization: str | None, public_url: str = "") -> NotAuthorized:
     with pytest.raises(NotAuthorized) as caught:
-        transfer_token(authorization, NODE.token)
+        transfer_token(authorization, NODE.token, public_url)
     assert caught.value.status == 401
     return caught.value
 
@@ -63,11 +70,94 @@ def test_an_upper_case_uuid_is_the_same_server() -> None:
     assert transfer_token(bearer(sub=UUID.upper()), NODE.token).server == UUID
 
 
+@pytest.mark.parametrize("audience", [None, "https://other", ["https://other"], 5])
+def test_a_node_that_does_not_know_its_address_judges_no_audience(audience: Any) -> None:
+    assert transfer_token(bearer(aud=audience), NODE.token).server == UUID
+
+
 @pytest.mark.parametrize(
-    "claims", [{"aud": None}, {"aud": "https://other"}, {"scope": "transfer"}]
+    "audience",
+    [
+        "https://node.invalid:8080",
+        ["https://other.invalid", "https://node.invalid:8080"],
+        "https://NODE.invalid:8080/",
+    ],
 )
-def test_the_audience_is_not_judged(claims: dict[str, Any]) -> None:
-    assert transfer_token(bearer(**claims), NODE.token).server == UUID
+def test_the_audience_is_the_nodes_own_address(audience: Any) -> None:
+    token = transfer_token(bearer(aud=audience), NODE.token, "https://node.invalid:8080/")
+    assert token.server == UUID
+
+
+def test_a_port_that_is_the_usual_one_need_not_be_written() -> None:
+    token = bearer(aud=["https://node.invalid"])
+    assert transfer_token(token, NODE.token, "https://node.invalid:443").server == UUID
+
+
+@pytest.mark.parametrize(
+    "audience",
+    [
+        None,
+        [],
+        {},
+        5,
+        "",
+        [5, None],
+        "http://node.invalid:8080",
+        "https://node.invalid",
+        "https://node.invalid:8081",
+        ["https://other.invalid:8080"],
+        "https://node.invalid:8080.other.invalid",
+        "https://node.invalid:8080@other.invalid",
+        "https://other.invalid:8080/https://node.invalid:8080",
+        "node.invalid:8080",
+    ],
+)
+def test_a_token_for_another_node_is_refused(audience: Any) -> None:
+    address = "https://node.invalid:8080"
+    detail = refusal(bearer(aud=audience), address).detail
+    assert detail.startswith("it is not for this node, https://node.invalid:8080;")
+    assert "`api.public_url`" in detail
+
+
+@pytest.mark.parametrize("scope", [None, "transfer", "other transfer"])
+def test_a_scope_that_there_is_must_be_that_of_transfers(scope: str | None) -> None:
+    assert transfer_token(bearer(scope=scope), NODE.token).server == UUID
+
+
+@pytest.mark.parametrize("scope", ["", "websocket", "transfers", "file-upload", 5, ["x"]])
+def test_another_scope_moves_no_server(scope: Any) -> None:
+    assert "its scope is not transfer" in refusal(bearer(scope=scope)).detail
+
+
+def test_a_token_is_told_from_all_others() -> None:
+    header = bearer()
+    first, same = (transfer_token(header, NODE.token) for _ in range(2))
+    assert first == same
+    assert transfer_token(bearer(), NODE.token).digest != first.digest
+    assert first.digest not in header
+
+
+def test_a_signature_written_otherwise_is_no_other_token() -> None:
+    header = bearer()
+    known = transfer_token(header, NODE.token).digest
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    # Its last letter holds four bits of the signature, and two that nobody has to look at.
+    ways = [f"{header}=", f"{header}!", *(header[:-1] + letter for letter in letters)]
+    accepted = 0
+    for way in ways:
+        try:
+            found = transfer_token(way, NODE.token).digest
+        except NotAuthorized:
+            continue
+        accepted += 1
+        assert found == known
+    assert accepted > 1, "PyJWT has become strict, and this can go"
+
+
+def test_it_is_remembered_until_it_expires() -> None:
+    at = time.time() + 60.5
+    assert int(at) <= transfer_token(bearer(exp=at), NODE.token).expires <= at
+    assert transfer_token(bearer(exp="4000000000"), NODE.token).expires == 4e9
 
 
 def test_times_may_be_floats() -> None:
@@ -113,11 +203,31 @@ def test_what_is_no_jwt_is_refused(token: str) -> None:
     assert "cannot be read" in refusal(f"Bearer {token}").detail
 
 
-def test_a_number_for_a_subject_is_refused() -> None:
-    claims = {"sub": 5, "exp": int(time.time()) + 60}
-    # PyJWT would not sign it from 2.10 on, so the payload is signed as plain bytes.
-    token = jwt.api_jws.encode(str(claims).replace("'", '"').encode(), NODE.token, "HS256")
-    refusal(f"Bearer {token}")
+def signed(**claims: Any) -> str:
+    """Return a token that says what PyJWT itself would not sign."""
+    return jwt.api_jws.encode(json.dumps(claims).encode(), NODE.token, "HS256")
+
+
+@pytest.mark.parametrize("subject", [5, None, [], {}, [UUID]])
+def test_what_is_no_text_is_no_subject(subject: Any) -> None:
+    refusal(f"Bearer {signed(sub=subject, exp=int(time.time()) + 60)}")
+
+
+@pytest.mark.parametrize("name", ["exp", "nbf"])
+@pytest.mark.parametrize("value", [[1], {}, float("inf"), float("-inf"), float("nan"), "x"])
+def test_what_is_no_time_is_refused(name: str, value: Any) -> None:
+    claims = {"sub": UUID, "exp": int(time.time()) + 60} | {name: value}
+    assert "cannot be read" in refusal(f"Bearer {signed(**claims)}").detail
+
+
+def test_a_time_can_be_too_large_for_a_float() -> None:
+    token = transfer_token(f"Bearer {signed(sub=UUID, exp=10**400)}", NODE.token)
+    assert 1e15 < token.expires < 1e16
+    claims = {"server_uuid": UUID, "jti": "c", "iat": float("nan"), "exp": 10**400}
+    watcher = console_token(signed(**claims), NODE.token)
+    # NaN is neither before nor after anything; no deny list would refuse it.
+    assert watcher.issued < 0 < watcher.expires
+    assert DenyList(booted=1000.0).refuses(watcher)
 
 
 def test_no_part_of_a_token_is_in_what_is_said_of_it() -> None:
@@ -209,6 +319,19 @@ def test_a_bad_consoles_token_is_refused_with_its_reason(
     assert reason in console_refusal(console(**claims)).detail
 
 
+@pytest.mark.parametrize("scope", [None, "websocket", "websocket other"])
+def test_a_scope_that_there_is_must_be_that_of_consoles(scope: str | None) -> None:
+    assert console_token(console(scope=scope), NODE.token).server == UUID
+
+
+def test_another_scope_opens_no_console() -> None:
+    assert "its scope is not websocket" in console_refusal(console(scope="transfer")).detail
+
+
+def test_a_consoles_token_moves_no_server() -> None:
+    assert '"sub"' in refusal(f"Bearer {console()}").detail
+
+
 def test_a_transfers_token_opens_no_console() -> None:
     token = bearer().removeprefix("Bearer ")
     assert "server_uuid" in console_refusal(token).detail
@@ -241,3 +364,41 @@ def test_a_later_denial_counts_and_a_boot_is_never_undone() -> None:
     denied.deny(["b"], 500.0)
     assert denied.refuses(issued(2500.0))
     assert denied.refuses(issued(900.0, "b"))
+
+
+def test_what_was_denied_is_known_after_a_restart() -> None:
+    # The Panel dates tokens in whole seconds: by the boot alone, this one would be good.
+    denied = DenyList(booted=1000.6)
+    denied.restore({"a": 1000.4})
+    assert denied.refuses(issued(1000.0))
+    assert not denied.refuses(issued(1000.0, "b"))
+
+
+def test_a_clock_set_back_lets_no_denied_token_in() -> None:
+    denied = DenyList(booted=1000.0)
+    denied.restore({"a": 2000.0})
+    assert denied.refuses(issued(1500.0))
+    assert not denied.refuses(issued(1500.0, "b"))
+    denied.deny(["a"], 1600.0)
+    assert denied.refuses(issued(1900.0))
+
+
+def compared(node: ast.AST) -> Iterator[str]:
+    """Yield the names of what a comparison compares."""
+    for side in ast.iter_child_nodes(node):
+        if isinstance(side, ast.Tuple | ast.List | ast.Call):
+            yield from compared(side)
+        elif isinstance(side, ast.Attribute | ast.Name):
+            name = side.attr if isinstance(side, ast.Attribute) else side.id
+            yield name.lstrip("_").lower()
+
+
+def test_secrets_are_compared_in_constant_time_alone() -> None:
+    secret = {"token", "authorization", "password", "secret", "signature", "credentials"}
+    for path in HOME.rglob("*.py"):
+        if "testing" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            # Whether there is one at all (`is`) is no secret.
+            if isinstance(node, ast.Compare) and not isinstance(node.ops[0], ast.Is | ast.IsNot):
+                assert not secret & set(compared(node)), f"{path.name}, line {node.lineno}"

@@ -13,6 +13,7 @@ import attrs
 import yaml
 
 from wingsd.errors import ConfigError, InvalidData
+from wingsd.origins import origin
 from wingsd.structure import InvalidField, structure, unknown_keys
 
 __all__ = ["DEFAULT_PATH", "Config", "load", "parse"]
@@ -53,6 +54,14 @@ def _url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
         raise InvalidField(attribute.name, what)
 
 
+def _url_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if value and not isinstance(origin(value), tuple):
+        what = f"expected an address such as https://node.example.com:8080, found {value!r}"
+        raise InvalidField(attribute.name, what)
+    if value:
+        _url(_, attribute, value)
+
+
 def _keyed_by_memory(_: object, attribute: attrs.Attribute[Any], value: dict[str, float]) -> None:
     for key in value:
         if not (key.isascii() and key.isdigit()):
@@ -89,6 +98,9 @@ class Api:
     host: str = "0.0.0.0"  # noqa: S104 - a node's purpose is to be reached; Wings' default
     port: int = attrs.field(default=8080, validator=_port)
     ssl: Ssl = Ssl()
+    #: Where the Panel and other nodes reach this one. Tokens for transfers must be for it; empty:
+    #: for any address, since the key they are signed with is this node's alone (wingsd's own).
+    public_url: str = attrs.field(default="", validator=_url_or_empty)
 
 
 @attrs.frozen

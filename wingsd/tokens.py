@@ -2,13 +2,19 @@
 
 PyJWT does the checking; here is what the Panel's tokens must hold. That `iat` is not in the
 future is left alone, since `nbf` already allows for the five minutes by which two clocks may
-differ, and so is `aud`: it is the node's public address, which its configuration does not tell.
+differ. `aud` is the node's public address, which a Panel's configuration does not tell: it is
+judged where `api.public_url` does. A `scope`, which some Panels write and others do not, is held
+to whenever there is one.
+
+Secrets are compared in constant time, here by `compare_digest` and in PyJWT by the same; they are
+compared nowhere else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from hmac import compare_digest
 from typing import Any
 
@@ -17,6 +23,7 @@ import jwt
 
 from wingsd.errors import Forbidden, NotAuthorized
 from wingsd.model import canonical_uuid
+from wingsd.origins import origin
 
 __all__ = [
     "EXPIRED",
@@ -25,6 +32,7 @@ __all__ = [
     "TransferToken",
     "authorize_panel",
     "console_token",
+    "token_was_used",
     "transfer_token",
 ]
 
@@ -36,6 +44,9 @@ _MISSING = "The required authorization heads were not present in the request."
 _NOT_VALID = "The token is not valid"
 _AGAIN_FOR_TRANSFER = "start the transfer again in the Panel for a new token"
 _AGAIN_FOR_CONSOLE = "reload the page for a new token"
+
+#: Seconds since the epoch that are later than anything: a number can be too large for a float.
+_FOREVER = 1 << 52
 
 # The first that fits is told; PyJWT's classes go from the special to the general.
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
@@ -54,19 +65,40 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
 
 @attrs.frozen
 class TransferToken:
-    """What a good token says: which server may be sent with it."""
+    """What a good token says: which server may be sent with it.
+
+    `digest` tells it from every other token, and `expires` (seconds since the epoch) is how long
+    that must be remembered, for it to be good for one transfer only.
+    """
 
     server: str
+    digest: str
+    expires: float
 
 
-def transfer_token(authorization: str | None, key: str) -> TransferToken:
+def transfer_token(authorization: str | None, key: str, public_url: str = "") -> TransferToken:
     """Return what the `Authorization` header grants; `key` is the node's `token`.
 
-    Raises `NotAuthorized` with the reason. The source of the rules is the document of
+    `public_url` is the address that the token must be for, empty when it may be any. Raises
+    `NotAuthorized` with the reason. The source of the rules is the document of
     `POST /api/transfers` and the Panels' own tokens.
     """
-    claims = _decode(_bearer(authorization), key, ["exp", "sub"], _AGAIN_FOR_TRANSFER)
-    return TransferToken(_server(claims["sub"], "its subject"))
+    token = _bearer(authorization)
+    claims = _decode(token, key, ["exp", "sub"], _AGAIN_FOR_TRANSFER)
+    _check_scope(claims, "transfer")
+    _check_audience(claims.get("aud"), public_url)
+    # Of what is signed alone: the signature itself can be written in more ways than one.
+    signed, _, _ = token.rpartition(".")
+    return TransferToken(
+        server=_server(claims["sub"], "its subject"),
+        digest=sha256(signed.encode()).hexdigest(),
+        expires=float(min(int(claims["exp"]), _FOREVER)),
+    )
+
+
+def token_was_used() -> NotAuthorized:
+    """Return the refusal of a token with which a server was sent before."""
+    return NotAuthorized(_NOT_VALID, f"it was used for a transfer before; {_AGAIN_FOR_TRANSFER}")
 
 
 @attrs.frozen
@@ -96,6 +128,7 @@ def console_token(token: str, key: str) -> ConsoleToken:
     Raises `NotAuthorized` with the reason. The source of the rules are the Panels' own tokens.
     """
     claims = _decode(token, key, ["exp", "iat", "jti"], _AGAIN_FOR_CONSOLE, EXPIRED)
+    _check_scope(claims, "websocket")
     permissions = claims.get("permissions") or []
     if not (isinstance(permissions, list) and all(isinstance(word, str) for word in permissions)):
         raise NotAuthorized(_NOT_VALID, "its permissions are not a list of texts")
@@ -112,8 +145,9 @@ def console_token(token: str, key: str) -> ConsoleToken:
 class DenyList:
     """Tokens taken back by the Panel before they expire (`POST /api/servers/{uuid}/ws/deny`).
 
-    It does not outlive the daemon, so tokens issued before `booted` (seconds since the epoch) are
-    refused as well. A `jti` stands for a user and a server, which bounds the list.
+    Tokens issued before `booted` (seconds since the epoch) are refused as well, as every node
+    does. What was denied before is still to be known: in the second of the boot, and after a
+    clock that was set back. A `jti` stands for a user and a server, which bounds the list.
     """
 
     def __init__(self, booted: float) -> None:
@@ -123,7 +157,12 @@ class DenyList:
 
     def deny(self, jtis: Iterable[str], now: float) -> None:
         """Refuse all tokens of these `jti` that were issued before `now`."""
-        self._denied |= dict.fromkeys(jtis, now)
+        self.restore(dict.fromkeys(jtis, now))
+
+    def restore(self, denied: Mapping[str, float]) -> None:
+        """Know what was denied, and when; of two times for one `jti` the later counts."""
+        for jti, at in denied.items():
+            self._denied[jti] = max(at, self._denied.get(jti, at))
 
     def refuses(self, token: ConsoleToken) -> bool:
         """Return whether the token was taken back."""
@@ -160,11 +199,30 @@ def _decode(
             algorithms=["HS256"],
             options={"require": required, "verify_aud": False, "verify_iat": False},
         )
-    except (jwt.PyJWTError, ValueError, RecursionError) as error:
-        # Not all of them are PyJWT's: half a character, or a header nested too deep for JSON.
+    except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        # Not all of them are PyJWT's: half a character, a header nested too deep for JSON, a time
+        # that is a list, or without end.
         message = expired if isinstance(error, jwt.ExpiredSignatureError) else _NOT_VALID
         reason = next(text for kind, text in _REASONS if isinstance(error, kind))
         raise NotAuthorized(message, reason.format(error=error, again=again)) from error
+
+
+def _check_scope(claims: Mapping[str, Any], needed: str) -> None:
+    scope = claims.get("scope")
+    if scope is not None and needed not in str(scope).split():
+        raise NotAuthorized(_NOT_VALID, f"its scope is not {needed}")
+
+
+def _check_audience(audience: Any, public_url: str) -> None:
+    if not public_url:
+        return
+    addresses = audience if isinstance(audience, list) else [audience]
+    if not any(isinstance(a, str) and origin(a) == origin(public_url) for a in addresses):
+        raise NotAuthorized(
+            _NOT_VALID,
+            f"it is not for this node, {public_url}; compare the node's address in the Panel with "
+            "`api.public_url` in its configuration",
+        )
 
 
 def _server(claim: Any, name: str) -> str:
@@ -178,4 +236,5 @@ def _seconds(claims: dict[str, Any], name: str) -> float:
     value = claims[name]
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise NotAuthorized(_NOT_VALID, f"its {name} is not a time in seconds")
-    return float(value)
+    # In this order: what JSON calls NaN then becomes the earliest time, and is good for nothing.
+    return float(max(-_FOREVER, min(value, _FOREVER)))

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from wingsd.config import Config
+from wingsd.origins import origin
 
 __all__ = ["allows_origin"]
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
-
-def allows_origin(config: Config, origin: str) -> bool:
-    """Return whether a page of `origin`, as the header `Origin` names it, may use this node."""
-    here = _normal(origin)
+def allows_origin(config: Config, page: str) -> bool:
+    """Return whether a page of the origin `page`, as the header `Origin` names it, may use it."""
+    here = origin(page)
     return any(
-        allowed == "*" or _normal(allowed) == here
+        allowed == "*" or origin(allowed) == here
         for allowed in (config.remote, *config.allowed_origins)
     )
-
-
-def _normal(url: str) -> tuple[str, str, int | None] | str:
-    """Return scheme, host and port, the only things that count; what is no URL is just itself."""
-    try:
-        parts = urlsplit(url)
-        port = _DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
-    except ValueError:
-        return url
-    return (parts.scheme, parts.hostname, port) if parts.hostname else url

@@ -49,7 +49,8 @@ class TransfersEndpoint(Public):
 
     def _start(self, request: StreamingRequest, upload: Upload) -> Deferred[None]:
         try:
-            token = transfer_token(request.header("Authorization"), self.config.token)
+            header, config = request.header("Authorization"), self.config
+            token = transfer_token(header, config.token, config.api.public_url)
             transfer = self._receiver.open(token.server)
         except WingsdError as error:
             self._log.warn(
