@@ -14,6 +14,7 @@ from attrs import frozen
 
 from wingsd.archive.blocks import Blocks
 from wingsd.archive.compression import decompressed
+from wingsd.archive.limits import DEFAULT, Limits
 from wingsd.archive.notes import MAX_NOTES, Notes
 from wingsd.archive.policy import (
     Kind,
@@ -24,9 +25,11 @@ from wingsd.archive.policy import (
     member_path,
     type_name,
 )
+from wingsd.archive.space import Space
 from wingsd.archive.stages import Digest, hashed, read_ahead
 from wingsd.archive.tar import Member, TarReader
 from wingsd.archive.tree import TreeWriter
+from wingsd.errors import ArchiveError
 
 __all__ = ["MAX_NOTES", "QUEUE", "Extracted", "extract"]
 
@@ -54,6 +57,7 @@ def extract(
     owner: tuple[int, int] | None,
     note: Callable[[str], None],
     *,
+    limits: Limits = DEFAULT,
     abort: Callable[[], None] | None = None,
     threads: bool = True,
 ) -> Extracted:
@@ -68,8 +72,9 @@ def extract(
     and must make that call return or raise soon; without it this call waits for the next block.
     `threads=False` does everything in this thread.
 
-    Raises ArchiveError (damaged, cut short, of an unknown kind, or with a refused member),
-    StorageError (the disk), and whatever `blocks` raises. What was written until then stays.
+    Raises ArchiveError (damaged, cut short, of an unknown kind, with a refused member, or beyond
+    `limits`), BadRequest (the server's disk limit), StorageError (the disk), and whatever `blocks`
+    raises. What was written until then stays.
     """
     digest = hashlib.sha256()
     intake = _Intake(blocks)
@@ -84,9 +89,9 @@ def extract(
         else:
             stage = decompressed(stage)
         reader = TarReader(Blocks(stage))
-        writer = stack.enter_context(closing(TreeWriter(directory, owner)))
+        writer = stack.enter_context(closing(TreeWriter(directory, owner, limits)))
         notes = Notes(note)
-        unpacking = _Unpacking(reader, writer, notes.tell)
+        unpacking = _Unpacking(reader, writer, limits, notes.tell)
         unpacking.run()
         notes.finish()
     return unpacking.result(digest, intake.size)
@@ -111,9 +116,17 @@ class _Intake:
 class _Unpacking:
     """Carries the members from a reader to a writer, as the policy says."""
 
-    def __init__(self, reader: TarReader, writer: TreeWriter, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        reader: TarReader,
+        writer: TreeWriter,
+        limits: Limits,
+        tell: Callable[[str], None],
+    ) -> None:
         self._reader = reader
         self._writer = writer
+        self._space = Space(limits, writer.file_system)
+        self._limits = limits
         self._tell = tell
         self._counts = dict.fromkeys(Kind, 0)
         self._files = 0
@@ -121,8 +134,13 @@ class _Unpacking:
 
     def run(self) -> None:
         """Write every member, then read to the very end."""
-        reader = self._reader
+        reader, claim = self._reader, self._space.claim
+        left = self._limits.members
         while (member := reader.next_member()) is not None:
+            left -= 1
+            if left < 0:
+                raise self._too_many()
+            claim(member)
             kind = member_kind(member.typeflag, member.name, member.size)
             if kind is Kind.FILE:
                 self._files += 1
@@ -149,7 +167,7 @@ class _Unpacking:
     def _file(self, member: Member) -> None:
         path = member_path(member.name)
         mode = self._mode(member)
-        data = self._reader.data()
+        data = self._space.watched(member, self._reader.data())
         if member.segments is None:
             self._writer.file(path, mode, member.mtime, data)
         else:
@@ -172,3 +190,9 @@ class _Unpacking:
         if stripped:
             self._tell(f"{display(member.name)} lost its set-user-id or set-group-id bit")
         return mode
+
+    def _too_many(self) -> ArchiveError:
+        return ArchiveError(
+            f"it holds more than {self._limits.members} files, directories and links; "
+            "raise system.transfers.max_members on this node if it is to be received"
+        )

@@ -14,6 +14,7 @@ __all__ = [
     "MAX_COMPONENT",
     "MAX_DEPTH",
     "MAX_LINK_TEXT",
+    "MAX_NAME",
     "Kind",
     "MemberRefused",
     "display",
@@ -29,6 +30,10 @@ MAX_DEPTH = 256
 
 MAX_COMPONENT = 255
 """Bytes in one component of a name: NAME_MAX of every common Linux file system."""
+
+MAX_NAME = 1 << 14
+"""Bytes in a whole name below the root, received or sent. Programs that go by paths reach a
+quarter of it (PATH_MAX); without a limit, directories in directories could take all memory."""
 
 MAX_LINK_TEXT = 4095
 """Bytes in a symlink's text: PATH_MAX of Linux without its NUL."""
@@ -97,7 +102,8 @@ def member_path(name: bytes) -> tuple[bytes, ...]:
     """Return the components of a member's name below the root; `()` is the root itself.
 
     Empty and `.` components are dropped. Raises MemberRefused for an absolute name, for any
-    `..`, for a NUL, for a component over 255 bytes and for more than 256 components.
+    `..`, for a NUL, for a component over 255 bytes, for more than 256 components, and for more
+    than 16,384 bytes in all.
     """
     parts = tuple(name.split(b"/"))
     if not _NEEDS_CARE.isdisjoint(parts):
@@ -106,6 +112,8 @@ def member_path(name: bytes) -> tuple[bytes, ...]:
         raise MemberRefused(name, f"it lies more than {MAX_DEPTH} directories deep")
     if len(name) > MAX_COMPONENT and max(map(len, parts), default=0) > MAX_COMPONENT:
         raise MemberRefused(name, f"a part of its name is longer than {MAX_COMPONENT} bytes")
+    if len(name) > MAX_NAME:
+        raise MemberRefused(name, f"its name is longer than {MAX_NAME} bytes")
     if b"\0" in name:
         raise MemberRefused(name, "its name holds a NUL byte")
     return parts

@@ -30,11 +30,19 @@ from wingsd.archive.headers import (
 from wingsd.archive.policy import display
 from wingsd.errors import ArchiveError
 
-__all__ = ["MAX_EXTENSION", "Member", "TarReader"]
+__all__ = ["MAX_EXTENSION", "MAX_EXTENSIONS", "MAX_TRAILING", "Member", "TarReader"]
 
 MAX_EXTENSION = 1 << 20
-"""The most bytes of one extended header or long name, which are kept in memory."""
+"""The most bytes of one member's extended headers and long names, which are kept in memory."""
 
+MAX_EXTENSIONS = 64
+"""The most extended headers and long names of one member."""
+
+MAX_TRAILING = 64 << 20
+"""The most bytes after the end of the archive. GNU tar fills up to whole records, by default of 10
+KiB; compressed zeros could otherwise keep the reader busy for days."""
+
+_OLD_SEGMENTS = 21  # in one block of GNU's old sparse format
 _ZEROS = bytes(BLOCK)
 _WITHOUT_DATA = b"123456"
 _FILES = b"\x0007"
@@ -80,9 +88,18 @@ class TarReader:
         return self._pieces(size)
 
     def drain(self) -> None:
-        """Read whatever follows the end of the archive, which is ignored."""
-        for _ in self._blocks.rest():
-            pass
+        """Read whatever follows the end of the archive, which is ignored.
+
+        Raises ArchiveError where it goes on and on.
+        """
+        left = MAX_TRAILING
+        for block in self._blocks.rest():
+            left -= len(block)
+            if left < 0:
+                raise ArchiveError(
+                    f"more than {MAX_TRAILING >> 20} MiB follow the end of the archive; "
+                    "send it without them"
+                )
 
     def _pieces(self, size: int) -> Iterable[memoryview]:
         try:
@@ -129,8 +146,10 @@ class TarReader:
     def _extension(self, header: Member) -> tuple[Extension, memoryview]:
         """Read the headers that describe the next member; return them and that member's block."""
         extension = Extension()
-        while True:
-            payload = self._payload(header)
+        left = MAX_EXTENSION
+        for _ in range(MAX_EXTENSIONS):
+            left -= header.size
+            payload = self._payload(header, left)
             if header.typeflag == b"L":
                 extension.name = payload.rstrip(b"\0")
             elif header.typeflag == b"K":
@@ -143,11 +162,12 @@ class TarReader:
             if block[156:157] not in _EXTENSION_FLAGS:
                 return extension, block
             header = Member(block)
+        raise ValueError(f"it has more than {MAX_EXTENSIONS} extended headers")
 
-    def _payload(self, header: Member) -> bytes:
+    def _payload(self, header: Member, left: int) -> bytes:
         self._name = header.name
-        if header.size > MAX_EXTENSION:
-            raise ValueError(f"an extended header is longer than {MAX_EXTENSION} bytes")
+        if left < 0:
+            raise ValueError(f"its extended headers are longer than {MAX_EXTENSION} bytes")
         payload = bytes(self._blocks.take(header.size))
         self._blocks.skip(-header.size % BLOCK)
         return payload
@@ -166,12 +186,14 @@ class TarReader:
         segments = array("q", old_sparse_pairs(block[386:482]))
         member.size = number(bytes(block[483:495]), "real size")
         more = block[482]
+        left = MAX_SEGMENTS // _OLD_SEGMENTS
         while more:
+            left -= 1
+            if left < 0:
+                raise ValueError(f"it has more than {MAX_SEGMENTS} sparse segments")
             block = self._blocks.take(BLOCK)
             segments.extend(old_sparse_pairs(block[:504]))
             more = block[504]
-            if len(segments) > 2 * MAX_SEGMENTS:
-                raise ValueError(f"it has more than {MAX_SEGMENTS} sparse segments")
         member.segments = segments
 
     def _pax_sparse(self, member: Member, extension: Extension) -> None:

@@ -16,6 +16,8 @@ from contextlib import suppress
 from typing import NoReturn
 
 from wingsd.archive.directories import Directories, Path
+from wingsd.archive.limits import DEFAULT, Limits
+from wingsd.archive.metadata import DirectoryMetadata
 from wingsd.archive.policy import MemberRefused, display
 from wingsd.diskadvice import disk_advice
 from wingsd.errors import ArchiveError, StorageError
@@ -31,17 +33,24 @@ class TreeWriter:
 
     `owner` (user id, group id) is given to everything; None leaves it to the process. Names are
     paths from `policy.member_path`, modes already judged, times in nanoseconds. `finish` applies
-    the directories' modes and times; `close` must be called in any case.
+    the directories' modes and times, kept in the memory that `limits` has for them and for the
+    rest in `root` itself; `close` must be called in any case.
 
     Every method raises ArchiveError where the archive is at fault, StorageError where the disk
     is, both with the member's name.
     """
 
-    def __init__(self, root: int | str | bytes, owner: tuple[int, int] | None) -> None:
+    def __init__(
+        self,
+        root: int | str | bytes,
+        owner: tuple[int, int] | None,
+        limits: Limits = DEFAULT,
+    ) -> None:
         self._root = os.dup(root) if isinstance(root, int) else _open_root(root)
         self._owner = None if owner is None or self._is_own(owner) else owner
         self._umask = _umask()
-        self._metadata: dict[Path, tuple[int, int | None]] = {}
+        # by its descriptor, as its name may be another's meanwhile
+        self._metadata = DirectoryMetadata(f"/proc/self/fd/{self._root}", limits.directory_memory)
         self._directories = Directories(self._root, self._implied)
 
     def file(self, path: Path, mode: int, mtime: int, pieces: Iterable[memoryview]) -> None:
@@ -80,8 +89,9 @@ class TreeWriter:
     def directory(self, path: Path, mode: int, mtime: int) -> None:
         """Make a directory, or keep the one that is there; `()` is the root."""
         if path:
-            self._call(path, self._make_directory, path)
-        self._metadata[path] = (mode, mtime)
+            self._call(path, self._make_directory, path, mode, mtime)
+        else:
+            self._metadata.again(path, mode, mtime)
 
     def symlink(self, path: Path, mtime: int, text: bytes) -> None:
         """Make a symlink; its text is neither read nor followed."""
@@ -100,12 +110,23 @@ class TreeWriter:
 
     def finish(self) -> None:
         """Give directories their owners, modes and times: the deepest first, the root last."""
-        for path in sorted(self._metadata, reverse=True):
-            self._call(path, self._finish_directory, path, *self._metadata[path])
-        self._metadata.clear()
+        path: Path = ()
+        try:
+            for path, mode, mtime in self._metadata.in_order():
+                self._finish_directory(path, mode, mtime)
+        except OSError as error:
+            self._fail(error, path)
+
+    def file_system(self) -> os.statvfs_result:
+        """Tell how full the file system is that the tree is on."""
+        try:
+            return os.statvfs(self._root)
+        except OSError as error:
+            self._fail(error, ())
 
     def close(self) -> None:
         """Close every descriptor."""
+        self._metadata.close()
         self._directories.close()
         os.close(self._root)
 
@@ -115,7 +136,7 @@ class TreeWriter:
         return owner == (os.geteuid(), os.getegid()) and not inherits
 
     def _implied(self, path: Path) -> None:
-        self._metadata[path] = (_IMPLIED_MODE, None)
+        self._metadata.made(path, _IMPLIED_MODE, None)
 
     def _create(self, path: Path, mode: int) -> int:
         try:
@@ -152,16 +173,19 @@ class TreeWriter:
         except OSError as error:
             self._fail(error, path)
 
-    def _make_directory(self, path: Path) -> None:
+    def _make_directory(self, path: Path, mode: int, mtime: int) -> None:
         parent = self._parent(path)
         # open to the process alone until its own mode comes at the end
         try:
             os.mkdir(path[-1], 0o700, dir_fd=parent)
         except FileExistsError:
             found = os.stat(path[-1], dir_fd=parent, follow_symlinks=False)
-            if not stat.S_ISDIR(found.st_mode):
-                os.unlink(path[-1], dir_fd=parent)
-                os.mkdir(path[-1], 0o700, dir_fd=parent)
+            if stat.S_ISDIR(found.st_mode):
+                self._metadata.again(path, mode, mtime)
+                return
+            os.unlink(path[-1], dir_fd=parent)
+            os.mkdir(path[-1], 0o700, dir_fd=parent)
+        self._metadata.made(path, mode, mtime)
 
     def _make_symlink(self, path: Path, mtime: int, text: bytes) -> None:
         parent = self._parent(path)

@@ -17,12 +17,11 @@ from typing import NoReturn
 from attrs import Factory, frozen
 
 from wingsd.archive.directories import Directories, Path
-from wingsd.archive.policy import display
+from wingsd.archive.policy import MAX_NAME, display
 from wingsd.diskadvice import reading_advice
 from wingsd.errors import StorageError
 
 __all__ = [
-    "MAX_NAME",
     "REPLACED",
     "VANISHED",
     "Listing",
@@ -31,10 +30,6 @@ __all__ = [
     "unreadable",
     "walk",
 ]
-
-MAX_NAME = 1 << 14
-"""Bytes in the name of a directory below the root. Programs that go by paths reach a quarter of
-it (PATH_MAX); without a limit, a tree made by one that does not could take all memory."""
 
 VANISHED = "it vanished meanwhile"
 REPLACED = "it was replaced by something else meanwhile"

@@ -1,0 +1,98 @@
+"""Says no to an archive before the disk is full: a server's limit, and the node's reserve."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+
+from wingsd.archive.headers import Member
+from wingsd.archive.limits import Limits
+from wingsd.archive.policy import display
+from wingsd.errors import BadRequest, StorageError
+
+__all__ = ["STEP", "Space"]
+
+STEP = 8 << 20
+"""Bytes after which the file system is asked again: so much may one extraction be off by, between
+two looks, for what all others on the node write meanwhile."""
+
+_MIB = 1 << 20
+_BLOCK = 4096  # what the least file or segment takes of a common file system
+_SHARE = 20
+_INODES = 1024
+
+
+class Space:
+    """Keeps account of what one archive takes.
+
+    `file_system` tells of the file system that is written to, as os.statvfs does. Every method
+    raises BadRequest where the server may not have so much, StorageError where the node has not.
+    """
+
+    def __init__(self, limits: Limits, file_system: Callable[[], os.statvfs_result]) -> None:
+        self._limit = limits.disk
+        self._reserve = limits.reserve
+        self._file_system = file_system
+        self._claimed = 0
+        self._unseen = 0
+
+    def claim(self, member: Member) -> None:
+        """Take what a member says it has, before anything of it is written.
+
+        Data that is not written counts as well: it has to be read, and could go on for ever.
+        """
+        self._claimed += member.size
+        if self._limit is not None and self._claimed > self._limit:
+            raise BadRequest.disk_space(
+                f"with {display(member.name)} the server's files have {_mib_above(self._claimed)} "
+                f"MiB, and it may have {self._limit // _MIB} MiB; raise its disk limit in the "
+                "Panel, or delete files, and transfer it again"
+            )
+        taken = member.size if member.segments is None else _on_disk(member.segments)
+        # its header and its name take something too, whatever it is
+        self._unseen += taken + _BLOCK + len(member.name)
+        if self._unseen >= STEP:
+            self._look(member.name, taken)
+
+    def watched(self, member: Member, data: Iterable[memoryview]) -> Iterable[memoryview]:
+        """Return the data of a claimed member, which stops where the disk fills up meanwhile."""
+        return data if member.size < STEP else self._watched(member.name, data)
+
+    def _watched(self, name: bytes, data: Iterable[memoryview]) -> Iterator[memoryview]:
+        for piece in data:
+            self._unseen += len(piece)
+            if self._unseen >= STEP:
+                self._look(name, 0)
+            yield piece
+
+    def _look(self, name: bytes, more: int) -> None:
+        """Ask how much is free, and whether `more` bytes leave enough of it."""
+        self._unseen = 0
+        if not self._reserve:
+            return
+        found = self._file_system()
+        free = found.f_bavail * found.f_frsize
+        reserve = min(self._reserve, found.f_blocks * found.f_frsize // _SHARE)
+        if free - more < reserve:
+            raise StorageError(
+                f"the disk is full: {display(name)} takes {_mib_above(more)} MiB more, "
+                f"{free // _MIB} MiB are free, and {_mib_above(reserve)} MiB of them are kept "
+                "(system.transfers.disk_reserve); free space on this node and send the server "
+                "again"
+            )
+        # a file system that makes its inodes as they are needed tells of none
+        if found.f_files and found.f_favail < min(_INODES, found.f_files // _SHARE):
+            raise StorageError(
+                f"the disk is full: {found.f_favail} of its {found.f_files} inodes are free, and "
+                "every file takes one; delete files on this node and send the server again"
+            )
+
+
+def _on_disk(segments: array[int]) -> int:
+    """Return about how much the data of a sparse file takes: whole blocks for each segment."""
+    return sum(-(-length // _BLOCK) * _BLOCK for length in segments[1::2])
+
+
+def _mib_above(size: int) -> int:
+    return -(-size // _MIB)
