@@ -78,6 +78,7 @@ BLOCKING = [
     "archive.members",
     "archive.metadata",
     "archive.pack",
+    "archive.removal",
     "archive.stages",
     "archive.symlinks",
     "archive.tree",

@@ -125,3 +125,21 @@ def test_what_a_node_did_not_finish_deleting_goes_at_its_next_start(house: House
     house.panel.faults["servers"] = DOWN
     boot(house)
     assert os.listdir(house.data) == [OTHER]
+
+
+def test_what_cannot_be_deleted_keeps_nothing_else(
+    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    for uuid in (UUID, OTHER):
+        (house.data / f".deleting-{uuid}-abc").mkdir()
+    delete_one = Directories.delete
+
+    def stuck(directories: Directories, apart: str) -> None:
+        if OTHER in apart:
+            raise StorageError(f"{apart} is stuck")
+        delete_one(directories, apart)
+
+    monkeypatch.setattr(Directories, "delete", stuck)
+    Outcome.of(house.servers.boot()).value()
+    assert os.listdir(house.data) == [f".deleting-{OTHER}-abc"]
+    assert any("is stuck" in line for line in logged_errors.lines)

@@ -70,6 +70,19 @@ def test_what_is_deleted_leaves_its_place_first(directories: Directories, data: 
     directories.delete(apart)
 
 
+def test_what_is_deleted_may_be_of_any_depth(directories: Directories, data: Path) -> None:
+    directories.make(UUID)
+    # From the inside out: no path is as long as what this becomes.
+    for _ in range(1500):
+        (data / "outer").mkdir()
+        (data / UUID).rename(data / "outer" / "inner")
+        (data / "outer").rename(data / UUID)
+    apart = directories.set_apart(UUID)
+    assert apart is not None
+    directories.delete(apart)
+    assert os.listdir(data) == []
+
+
 def test_nothing_to_delete_is_fine(directories: Directories, data: Path) -> None:
     assert directories.set_apart(UUID) is None
     assert directories.unfinished() == []

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 import tempfile
 from contextlib import suppress
 
+from wingsd.archive import remove_tree
 from wingsd.diskadvice import disk_advice
 from wingsd.errors import StorageError
 
@@ -97,9 +97,7 @@ class Directories:
     def delete(self, apart: str) -> None:
         """Delete what was set apart; symlinks in it are removed and not followed."""
         try:
-            shutil.rmtree(apart)
-        except FileNotFoundError:
-            pass
+            remove_tree(apart)
         except OSError as error:
             raise StorageError(
                 f"{apart} cannot be deleted: {disk_advice(error)}; it is tried again when the "

@@ -35,8 +35,8 @@ class Disposal:
             self._tasks.start("deleting its files", self._dispose(uuid, apart), uuid)
 
     async def _dispose(self, uuid: str, apart: str) -> None:
-        await self._delete(apart)
-        self._log.info("{server}: its files are deleted", server=uuid)
+        if await self._delete(apart):
+            self._log.info("{server}: its files are deleted", server=uuid)
 
     async def finish(self) -> None:
         """Delete what a node that ended too early left."""
@@ -44,5 +44,10 @@ class Disposal:
             self._log.info("finishing the deletion of {directory}", directory=apart)
             await self._delete(apart)
 
-    async def _delete(self, apart: str) -> None:
-        await self._turn.run(self._disk.run, self._directories.delete, apart)
+    async def _delete(self, apart: str) -> bool:
+        try:
+            await self._turn.run(self._disk.run, self._directories.delete, apart)
+        except StorageError as error:
+            self._log.error("deleting files failed: {error}", error=error)
+            return False
+        return True
