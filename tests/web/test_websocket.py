@@ -270,12 +270,24 @@ async def test_pages_that_are_allowed_are_not(house: House, origin: str | None) 
 @pytest_twisted.ensureDeferred
 async def test_there_are_only_so_many_for_a_server(house: House) -> None:
     house.listen()
-    browsers = [await house.open() for _ in range(SOCKETS_MAX)]
+    browsers = [await house.watch() for _ in range(SOCKETS_MAX)]
     with pytest.raises(NotOpened, match="400"):
         await house.open()
     await browsers[0].close()
     await house.open()
     assert house.sockets.count(UUID) == SOCKETS_MAX
+
+
+@pytest_twisted.ensureDeferred
+async def test_those_without_a_token_take_nobodys_place(house: House) -> None:
+    house.listen()
+    watching = await house.watch()
+    waiting = [await house.open() for _ in range(SOCKETS_MAX - 1)]
+    late = [await house.watch() for _ in range(2)]
+    for browser in waiting[:2]:
+        assert await browser.wait_closed() == (1013, "too many WebSockets wait for a token")
+    assert house.sockets.count(UUID) == SOCKETS_MAX
+    assert [b.closed for b in (watching, *waiting[2:], *late)] == [None] * SOCKETS_MAX
 
 
 @pytest_twisted.ensureDeferred

@@ -49,7 +49,7 @@ class Surroundings:
 
 @implementer(IPushProducer)
 class Client:
-    """A browser that watches `server`. `leave` is called once, when it is gone."""
+    """A browser that watches `server`. `leave` is called when it is gone, or is to go."""
 
     _log = Logger()
 
@@ -69,6 +69,16 @@ class Client:
         self._looks = LoopingCall(self._look)
         self._looks.clock = surroundings.reactor
         self._unsubscribe: Callable[[], None] | None = None
+
+    @property
+    def admitted(self) -> bool:
+        """Whether it has shown a good token."""
+        return self._session.admitted
+
+    def make_way(self) -> None:
+        """Go, since others want its place; that is free at once."""
+        self._close(TRY_AGAIN_LATER, "too many WebSockets wait for a token")
+        self._leave(self)
 
     # What its connection calls
 

@@ -43,7 +43,8 @@ class ConsoleSockets:
         self._denied = denied
         self._around = Surroundings(reactor, bus, config.system.websocket_log_count)
         self._wires = wire_factory(reactor)
-        self._clients: dict[str, set[Client]] = {}
+        # The oldest first.
+        self._clients: dict[str, dict[Client, None]] = {}
 
     def resource(self, server: Server) -> ConsoleSocket:
         """Return the resource of a server."""
@@ -68,10 +69,18 @@ class ConsoleSockets:
                 "its origin is neither the Panel's nor one of `allowed_origins`",
             )
         if self.count(server.uuid) >= SOCKETS_MAX:
-            limit = f"there are {SOCKETS_MAX} for this server; close some of its consoles"
-            raise BadRequest("Too many open websocket connections.", limit)
+            self._make_room(server.uuid)
         wire = Wire(self._client(server), self._wires)
         request.channel.upgrade(wire, _opening(request))
+
+    def _make_room(self, server: str) -> None:
+        """Send the oldest away that has shown no token: whoever guards its place must have one."""
+        for client in tuple(self._clients[server]):
+            if not client.admitted:
+                client.make_way()
+                return
+        limit = f"there are {SOCKETS_MAX} for this server; close some of its consoles"
+        raise BadRequest("Too many open websocket connections.", limit)
 
     def _client(self, server: Server) -> Client:
         session = Session(
@@ -81,15 +90,15 @@ class ConsoleSockets:
             status=lambda: server.state.value,
             stats=server.stats,
         )
-        clients = self._clients.setdefault(server.uuid, set())
+        clients = self._clients.setdefault(server.uuid, {})
 
         def leave(client: Client) -> None:
-            clients.discard(client)
+            clients.pop(client, None)
             if not clients and self._clients.get(server.uuid) is clients:
                 del self._clients[server.uuid]
 
         client = Client(server, session, self._around, leave)
-        clients.add(client)
+        clients[client] = None
         return client
 
 

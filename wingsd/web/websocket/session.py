@@ -117,6 +117,11 @@ class Session:
         self._told = ""
         self._looks = 0
 
+    @property
+    def admitted(self) -> bool:
+        """Whether a good token has been shown."""
+        return self._token is not None
+
     # What comes in
 
     def receive(self, payload: bytes, now: float) -> list[Step]:
