@@ -78,6 +78,35 @@ def test_unknown_parts_are_skipped() -> None:
     assert receive([whole]) == (ARCHIVE, "c")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["checksum"],
+        ["checksum_archive"],
+        ["checksum", "checksum_archive"],
+        ["checksum_archive", "install_logs", "checksum"],
+    ],
+)
+def test_each_familys_checksum_is_read(names: list[str]) -> None:
+    parts = [part(name, b"Cafe") for name in names]
+    assert receive([body(part("archive", ARCHIVE), *parts)]) == (ARCHIVE, "cafe")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backup_6f5a0c1e-0d0f-4c1b-9d0e-1f2a3b4c5d6e.tar.gz",
+        "backup-6f5a0c1e-0d0f-4c1b-9d0e-1f2a3b4c5d6e",
+        "backup-checksum-6f5a0c1e-0d0f-4c1b-9d0e-1f2a3b4c5d6e",
+    ],
+)
+def test_no_backup_is_skipped(name: str) -> None:
+    # Success would have the source delete what nobody has kept.
+    parts = part("archive", ARCHIVE), part("checksum", b"c"), part(name, b"b")
+    with pytest.raises(BadRequest, match="cannot take backups"):
+        receive([body(*parts)])
+
+
 def test_requests_may_send_the_checksum_first_as_it_always_does() -> None:
     form = UploadForm(TYPE, "python-requests/2.32.3")
     whole = body(part("checksum", b"c"), part("archive", ARCHIVE))
@@ -130,6 +159,18 @@ REFUSED: list[tuple[Callable[[], bytes], type[WingsdError], str]] = [
         lambda: body(part("archive", b"a"), part("checksum", b"c"), part("checksum", b"c")),
         BadRequest,
         "the part checksum was sent twice",
+    ),
+    (
+        lambda: body(part("checksum_archive", b"c"), part("archive", b"a")),
+        BadRequest,
+        "archive must be sent before the checksum",
+    ),
+    (
+        lambda: body(
+            part("archive", b"a"), part("checksum", b"c"), part("checksum_archive", b"d")
+        ),
+        BadRequest,
+        "the parts checksum and checksum_archive differ",
     ),
     (
         lambda: body(part("archive", b"a"), part("checksum", b"c" * 300)),

@@ -1,8 +1,9 @@
 """The upload's body: an archive and its checksum as multipart/form-data, read and written.
 
 The multipart grammar is a library's; here are the rules of `POST /api/transfers` about its parts:
-which there must be, in which order, and that all others are skipped. What is written is what Go's
-mime/multipart writes, to the byte, since that is what all other nodes have always been sent.
+which there must be, in which order, which may not be lost, and that all others are skipped. What
+is written is what Go's mime/multipart writes, to the byte, since that is what all other nodes
+have always been sent.
 Pure: bytes in, bytes out.
 """
 
@@ -22,9 +23,12 @@ __all__ = ["FormFrame", "UploadForm"]
 MAX_PARTS = 256
 #: Bytes. A SHA-256 in hexadecimal has 64; whatever is longer is not one.
 MAX_CHECKSUM = 256
-#: The checksum's names: Pterodactyl's and Calagopus' nodes read the first, Pelican's the second,
-#: and each skips what it does not know.
+#: The checksum's names: Pterodactyl's and Calagopus' nodes speak of the first, Pelican's of the
+#: second, and each skips what it does not know.
 CHECKSUM_PARTS = ("checksum", "checksum_archive")
+#: How the names of parts begin that are a server's backups: Pelican's and Calagopus'. After a
+#: success they go at the source, so they must not be skipped like a log.
+BACKUP_PARTS = ("backup_", "backup-")
 
 
 class UploadForm:
@@ -37,7 +41,7 @@ class UploadForm:
         self._any_order = user_agent.startswith("python-requests/")
         self._parser = PushMultipartParser(_boundary(content_type), max_segment_count=MAX_PARTS)
         self._part = ""
-        self._checksum: bytearray | None = None
+        self._checksums: dict[str, bytearray] = {}
         self._archive_seen = False
         #: True from the archive's last byte on.
         self.archive_complete = False
@@ -55,7 +59,7 @@ class UploadForm:
                     self._end()
                 elif self._part == "archive":
                     yield bytes(event)
-                elif self._part == "checksum":
+                elif self._part in CHECKSUM_PARTS:
                     self._add_to_checksum(event)
         except MultipartError as error:
             raise BadRequest(
@@ -65,16 +69,23 @@ class UploadForm:
     def close(self) -> str:
         """Say that the body has ended and return the checksum as it was sent, without its case.
 
-        Raises `BadRequest` when a part is missing, `UploadCutShort` when the last one is not
-        whole.
+        Raises `BadRequest` when a part is missing or there are two checksums, `UploadCutShort`
+        when the last part is not whole.
         """
         if self._archive_seen:
             self._require_end()
         if not self.archive_complete:
             raise BadRequest.incomplete('the body has no part named "archive"')
-        if self._checksum is None:
+        checksums = {
+            each.decode("ascii", "replace").strip().lower() for each in self._checksums.values()
+        }
+        if not checksums:
             raise BadRequest.incomplete('the body has no part named "checksum"')
-        return self._checksum.decode("ascii", "replace").strip().lower()
+        if len(checksums) > 1:
+            raise BadRequest(
+                f"the parts {' and '.join(CHECKSUM_PARTS)} differ", "send the archive's SHA-256"
+            )
+        return checksums.pop()
 
     def _require_end(self) -> None:
         try:
@@ -89,12 +100,17 @@ class UploadForm:
             if self._archive_seen:
                 raise BadRequest("the part archive was sent twice", "send it once")
             self._archive_seen = True
-        elif name == "checksum":
+        elif name in CHECKSUM_PARTS:
             if not self.archive_complete and not self._any_order:
                 raise BadRequest.order()
-            if self._checksum is not None:
-                raise BadRequest("the part checksum was sent twice", "send it once")
-            self._checksum = bytearray()
+            if name in self._checksums:
+                raise BadRequest(f"the part {name} was sent twice", "send it once")
+            self._checksums[name] = bytearray()
+        elif name.startswith(BACKUP_PARTS):
+            raise BadRequest(
+                "this node cannot take backups along with a server",
+                "transfer it without them; a backup that is to be kept must be moved by hand",
+            )
         self._part = name
 
     def _end(self) -> None:
@@ -103,9 +119,9 @@ class UploadForm:
         self._part = ""
 
     def _add_to_checksum(self, data: bytes | bytearray) -> None:
-        assert self._checksum is not None  # noqa: S101 - _start made it
-        self._checksum += data
-        if len(self._checksum) > MAX_CHECKSUM:
+        checksum = self._checksums[self._part]
+        checksum += data
+        if len(checksum) > MAX_CHECKSUM:
             raise BadRequest("the checksum is too long", "send the SHA-256 in hexadecimal")
 
 
