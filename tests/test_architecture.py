@@ -66,6 +66,7 @@ PURE = [
     "web.websocket.meter",
     "web.websocket.outbox",
     "web.websocket.session",
+    "yamldata",
 ]
 #: They block, in worker threads, and know nothing of the reactor.
 BLOCKING = [
@@ -104,7 +105,7 @@ STOREYS = [
     ["eggfiles"],
     ["archive", "tokens"],
     ["model", "config"],
-    ["structure"],
+    ["structure", "yamldata"],
     ["errors", "diskadvice", "eventnames", "origins"],
 ]
 UNCLEAN = {"asyncio", "docker", "random", "select", "socket", "threading", "time", "twisted"}

@@ -217,6 +217,7 @@ def test_a_wrong_value_is_refused_with_its_path(keys: dict[str, Any], what: str)
         f"token: &{SECRET} *{SECRET}x",
         f"token: !{SECRET}",
         f"token: *{SECRET}",
+        f"token: !!int {SECRET}",
     ],
 )
 def test_no_error_tells_the_token(text: str) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import yaml
 
 from wingsd.errors import ConfigError, InvalidData
 from wingsd.origins import origin
 from wingsd.structure import InvalidField, structure, unknown_keys
+from wingsd.yamldata import read_yaml
 
 __all__ = ["DEFAULT_PATH", "Config", "load", "parse"]
 
@@ -305,21 +305,15 @@ class Config:
         return "/pelican" in self.system.data or "/pelican" in self.system.root_directory
 
 
-def _where(error: yaml.YAMLError) -> str:
-    # Not the error's own text: it quotes what it stumbled on, which may be the token.
-    mark = getattr(error, "problem_mark", None)
-    return f": see line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-
-
 def parse(text: str, source: str) -> tuple[Config, list[str]]:
     """Return the configuration written in `text` and the paths of the keys it did not know.
 
     `source` names the text in errors. Raises `ConfigError`.
     """
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML{_where(error)}") from None
+        data = read_yaml(text)
+    except InvalidData as error:
+        raise ConfigError(f"{source} is not YAML: {error}".rstrip(": ")) from None
     try:
         config = structure(data, Config)
     except InvalidData as error:
