@@ -47,7 +47,7 @@ class Power:
         self._lock = DeferredLock()
         self._launching: Deferred[None] | None = None
         self._called_off = False
-        #: Whether the engine has told if a program ran before this node did.
+        #: Whether the engine has told if a program runs that this node did not see start.
         self._looked = False
 
     async def do(self, action: PowerAction, wait_seconds: float) -> None:
@@ -150,6 +150,8 @@ class Power:
             await self._means.environment.renew(configuration.settings)
             await life.launch(configuration.process.startup)
         except BaseException:
+            # It may run all the same: an engine that fails may have begun.
+            self._looked = False
             life.happen(Happening.END)
             raise
 
@@ -157,6 +159,7 @@ class Power:
 
     async def _stop(self, timeout: float, left: float | None = None) -> None:
         """Stop within `timeout` seconds, of which `left` are left; then kill."""
+        await self._look()
         run = self._life.run
         if run is None or run.running is None:
             return
@@ -188,6 +191,8 @@ class Power:
             self.call_off()
             await self._lock.run(lambda: None)
             return
+        if not self._looked:
+            await self.adopt()
         run = self._life.run
         if run is None or run.running is None:
             return

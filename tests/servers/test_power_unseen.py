@@ -1,0 +1,58 @@
+"""Power over a program that runs, while this node has not seen it start."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.servers.house import UUID, House, Outcome, configuration, do
+from wingsd.errors import Conflict, EnvironmentFailed
+from wingsd.servers.server import Server
+from wingsd.servers.states import PowerAction, PowerState
+
+AWAY = EnvironmentFailed("the engine is away")
+
+
+@pytest.fixture
+def server(house: House) -> Server:
+    """A server of which the engine has not told yet that it runs."""
+    house.environment.run(configuration().settings)
+    house.environment.faults["adopt"] = AWAY
+    server = house.server()
+    assert server.state is PowerState.OFFLINE
+    return server
+
+
+@pytest.mark.parametrize(
+    ("action", "how"),
+    [(PowerAction.STOP, "command"), (PowerAction.RESTART, "command"), (PowerAction.KILL, "kill")],
+)
+def test_it_is_ended_as_if_it_had_been_seen(
+    house: House, server: Server, action: PowerAction, how: str
+) -> None:
+    house.environment.faults.clear()
+    do(server, action).value()
+    assert house.called("command", "kill") == [how]
+
+
+def test_a_transfer_stops_it_before_its_container_goes(house: House, server: Server) -> None:
+    house.environment.faults.clear()
+    Outcome.of(server.stop_within(60)).value()
+    assert house.called("command", "kill") == ["command"]
+    assert house.environment.running == {}
+
+
+@pytest.mark.parametrize("action", list(PowerAction))
+def test_while_nobody_knows_nothing_is_done(server: Server, action: PowerAction) -> None:
+    do(server, action).error(EnvironmentFailed)
+
+
+def test_one_that_runs_though_its_start_failed_can_be_stopped(house: House) -> None:
+    server = house.server()
+    house.environment.faults["renew"] = EnvironmentFailed("it is running; stop it first")
+    house.environment.run(configuration().settings)
+    do(server, PowerAction.START).error(EnvironmentFailed)
+    house.environment.faults.clear()
+    do(server, PowerAction.START).error(Conflict)
+    assert server.state is PowerState.RUNNING
+    do(server, PowerAction.STOP).value()
+    assert UUID not in house.environment.running
