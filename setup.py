@@ -33,7 +33,12 @@ TEST = [
     "pytest >= 8.3",
     "pytest-twisted >= 1.14",
     "requests >= 2.32",
+    "schemathesis >= 4.10",
     "trustme >= 1.2",
+]
+
+FUZZ = [
+    "atheris >= 3.0",
 ]
 
 LINT = [
@@ -59,6 +64,6 @@ setup(
     packages=[*find_packages(include=["wingsd", "wingsd.*"]), "twisted.plugins"],
     package_data={"wingsd": ["py.typed"]},
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "lint": LINT},
+    extras_require={"test": TEST, "fuzz": FUZZ, "lint": LINT},
     zip_safe=False,
 )

@@ -1,0 +1,19 @@
+"""Coverage-guided fuzzing of everything that takes bytes from somebody else.
+
+A module for each target. It has `one(data)`, which raises for a finding; `seeds()`, inputs to
+begin with; and `WORDS`, which the fuzzer puts into its inputs. None of them needs the fuzzer, so
+an input that was found once can be tried anywhere: `python -m fuzz TARGET FILE`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["TARGETS"]
+
+TARGETS = (
+    "multipart_form",
+    "archive",
+    "configuration",
+    "egg_files",
+    "console_session",
+    "peer_answer",
+)

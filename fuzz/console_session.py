@@ -1,0 +1,102 @@
+"""A browser's messages: without a good token they do nothing, and every answer can be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fuzz.findings import Finding
+from wingsd.testing.state import Node
+from wingsd.testing.tokens import console_claims, signed
+from wingsd.tokens import DenyList
+from wingsd.web.websocket.messages import Message
+from wingsd.web.websocket.session import Close, Command, Logs, Power, Session, Step
+
+__all__ = ["WORDS", "one", "seeds"]
+
+WORDS = [
+    b'{"event":"auth","args":["%TOKEN%"]}',
+    b'{"event":"auth","args":["%SMALL%"]}',
+    b'{"event":"set state","args":["start"]}',
+    b'{"event":"send command","args":["say"]}',
+    b'{"event":"send logs","args":[null]}',
+    b'{"event":"send stats"}',
+    b"LOOK",
+    b"LATER",
+    b"DENY",
+    b"EVENT ",
+    b"\\ud800",
+    b"eyJhbGciOiJIUzI1NiJ9.e30.",
+    b"eyJhbGciOiJub25lIn0.e30.",
+]
+
+_UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+_NOW = 1_700_000_000
+_NODE = Node("https://node.invalid:8080")
+
+
+def _token(*permissions: str) -> bytes:
+    claims = console_claims("http://panel.invalid", _NODE, _UUID, "user", permissions, _NOW - 30)
+    # Far in the future, since PyJWT looks at the real clock; the session at the one handed in.
+    return signed(claims, {"exp": 10**11, "jti": "j", "unique_id": "u"}, _NODE.token).encode()
+
+
+_TOKENS = {
+    b"%TOKEN%": _token("*", "admin.websocket.errors"),
+    b"%SMALL%": _token("websocket.connect"),
+}
+
+
+def one(data: bytes) -> None:
+    """Hold a conversation, a message in each line; some words stand for other happenings."""
+    denied = DenyList(_NOW - 60)
+    session = Session(_UUID, _NODE.token, denied, lambda: "offline", lambda: "{}")
+    now, let_in, full = float(_NOW), False, False
+    for line in data.split(b"\n"):
+        if line == b"LOOK":
+            steps = session.look(now)
+        elif line == b"LATER":
+            now += 60
+            continue
+        elif line == b"DENY":
+            denied.deny(["j"], now)
+            let_in = full = False
+            continue
+        elif line.startswith(b"EVENT "):
+            steps = session.event(line[6:].decode("utf-8", "surrogateescape"), ("a",), now)
+        else:
+            for word, token in _TOKENS.items():
+                line = line.replace(word, token)  # noqa: PLW2901
+            steps = session.receive(line, now)
+        _check(steps, let_in, full)
+        if any(step == Message("auth success") for step in steps):
+            let_in, full = True, _TOKENS[b"%TOKEN%"] in line
+
+
+def _check(steps: list[Step], let_in: bool, full: bool) -> None:
+    for step in steps:
+        match step:
+            case Message():
+                again = Message.decode(step.encode())
+                if again.event.encode("utf-8", "replace") != step.event.encode("utf-8", "replace"):
+                    raise Finding(f"{step} arrives as {again}")
+            case Logs() if not let_in:
+                raise Finding("the console is told to somebody who showed no token")
+            case Power() | Command() if not full:
+                raise Finding(f"{step} is done for somebody without the permission")
+            case Close(code, reason) if code < 1000 or len(reason.encode()) > 123:  # noqa: PLR2004
+                raise Finding(f"{step} cannot be sent")
+
+
+def seeds() -> Iterator[bytes]:
+    """Yield conversations of the Panel's page."""
+    auth = b'{"event":"auth","args":["%TOKEN%"]}'
+    small = b'{"event":"auth","args":["%SMALL%"]}'
+    state, command = (
+        b'{"event":"set state","args":["%b"]}',
+        b'{"event":"send command","args":["x"]}',
+    )
+    logs, stats = b'{"event":"send logs","args":[null]}', b'{"event":"send stats","args":[null]}'
+    yield b"\n".join([auth, logs, stats, state % b"start", command, b"LOOK", auth])
+    yield b"\n".join([b"LOOK", small, b"EVENT status", state % b"kill", command, b"EVENT deleted"])
+    yield b"\n".join([auth, b"DENY", b"LATER", command, b"EVENT stats", b"LOOK", auth])
+    yield b"\n".join([b"LOOK", b"LOOK", *[state % b"bad"] * 12])
