@@ -90,6 +90,7 @@ BLOCKING = [
     "environment.engine",
     "environment.information",
     "journal.store",
+    "keepalive",
     "servers.directories",
     "transfers.staging",
 ]
@@ -106,7 +107,7 @@ STOREYS = [
     ["archive", "tokens"],
     ["model", "config"],
     ["structure", "yamldata"],
-    ["errors", "diskadvice", "eventnames", "origins"],
+    ["errors", "diskadvice", "eventnames", "keepalive", "origins"],
 ]
 UNCLEAN = {"asyncio", "docker", "random", "select", "socket", "threading", "time", "twisted"}
 

@@ -152,8 +152,14 @@ class Node(Service):
                 )
             ),
         )
-        timeout = self._config.system.transfers.stall_timeout
-        return NodeSite(root, reactor=self._reactor, timeout=timeout)
+        transfers = self._config.system.transfers
+        return NodeSite(
+            root,
+            reactor=self._reactor,
+            timeout=transfers.stall_timeout,
+            least_rate=transfers.least_rate,
+            limits=self._config.api.limits,
+        )
 
     def _ask_engine(self) -> Callable[[], Awaitable[information.EngineInformation]] | None:
         if not self._config.docker.enabled:

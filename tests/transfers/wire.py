@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -13,6 +14,8 @@ __all__ = ["Endpoint", "Wire"]
 
 
 class _Socket:
+    family = socket.AF_INET
+
     def __init__(self) -> None:
         self.options: list[tuple[int, int, int]] = []
 

@@ -3,139 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from twisted.internet.error import ConnectionLost
-from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
 from tests.logs import LoggedErrors
-from wingsd.errors import NotAuthorized, TooManyTransfers
+from tests.web.talk import REFUSAL, Conversation, Taker, head
+from wingsd.errors import TooManyTransfers
 from wingsd.web import request as request_module
 from wingsd.web.request import BodyReader, StreamingRequest
-from wingsd.web.site import CLOSE_WITHIN, WAITING_MAX, NodeSite, NotFound
-
-
-class Recorder:
-    """A body reader that remembers what it was told."""
-
-    def __init__(self, request: StreamingRequest) -> None:
-        self.request = request
-        self.body = b""
-        self.events: list[str] = []
-
-    def data(self, chunk: bytes) -> None:
-        self.body += chunk
-
-    def end(self) -> None:
-        self.events.append("end")
-
-    def lost(self, reason: Failure) -> None:
-        self.events.append("lost")
-
-
-class Taker(Resource):
-    """Takes every body, or refuses it at once."""
-
-    isLeaf = True
-
-    def __init__(self, refusal: Exception | None = None) -> None:
-        super().__init__()
-        self.refusal = refusal
-        self.readers: list[Recorder] = []
-
-    def open_body(self, request: StreamingRequest) -> BodyReader:
-        reader = Recorder(request)
-        self.readers.append(reader)
-        if self.refusal:
-            request.fail(Failure(self.refusal))
-        return reader
-
-
-class Whole(Resource):
-    """Wants the whole body, as twisted.web's resources do."""
-
-    isLeaf = True
-
-    def authorize(self, request: StreamingRequest) -> None:
-        if request.header("Authorization") == "wrong":
-            raise REFUSAL
-
-    def render_POST(self, request: Any) -> bytes:
-        body: bytes = request.content.read()
-        return body[::-1]
-
-    def render_PUT(self, request: Any) -> bytes:
-        raise RuntimeError("a mistake")
-
-
-class Endless(Resource):
-    """Does not answer."""
-
-    def render_GET(self, request: Any) -> int:
-        return NOT_DONE_YET
-
-
-class Transport(StringTransport):
-    """What is written to it can be read as HTTP answers."""
-
-    aborting = False
-
-    def abortConnection(self) -> None:
-        self.aborting = True
-
-    def answers(self) -> list[tuple[int, dict[str, str], bytes]]:
-        """Return the answers written so far: status, headers in lower case, body."""
-        found = []
-        rest = self.value()
-        while rest:
-            head, _, rest = rest.partition(b"\r\n\r\n")
-            status, *lines = head.decode().split("\r\n")
-            headers = dict(line.lower().split(": ", 1) for line in lines)
-            length = int(headers.get("content-length", 0))
-            found.append((int(status.split()[1]), headers, rest[:length]))
-            rest = rest[length:]
-        return found
-
-
-class Conversation:
-    """A client's connection to a site with resources at /take, /whole and /endless."""
-
-    def __init__(self, taker: Taker, site: NodeSite | None = None) -> None:
-        self.taker, self.clock, self.transport = taker, Clock(), Transport()
-        root = NotFound()
-        root.putChild(b"take", taker)
-        root.putChild(b"whole", Whole())
-        root.putChild(b"endless", Endless())
-        self.site = site or NodeSite(root, reactor=self.clock, timeout=30)
-        self.protocol = self.site.buildProtocol(None)
-        self.protocol.makeConnection(self.transport)
-
-    def send(self, *pieces: bytes) -> None:
-        for piece in pieces:
-            self.protocol.dataReceived(piece)
-
-    @property
-    def request(self) -> StreamingRequest:
-        """The one that goes on."""
-        (request,) = self.protocol.requests
-        assert isinstance(request, StreamingRequest)
-        return request
-
-    @property
-    def reader(self) -> Recorder:
-        (reader,) = self.taker.readers
-        return reader
-
-
-def head(path: str = "/take", *, method: str = "POST", **headers: object) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: x"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode()
 
 
 def test_the_body_comes_as_it_arrives_and_nothing_is_stored() -> None:
@@ -184,9 +61,6 @@ def test_continue_is_not_said_to_a_client_that_did_not_ask() -> None:
     talk.send(head(Content_Length=3))
     talk.reader.request.proceed()
     assert talk.transport.value() == b""
-
-
-REFUSAL = NotAuthorized("no", "do better")
 
 
 def test_a_refusal_is_json_and_read_before_the_body_is_sent() -> None:
@@ -272,75 +146,6 @@ def test_a_lost_client_is_told_of_and_cannot_be_answered() -> None:
     assert talk.transport.value() == b""
 
 
-def test_a_silent_client_is_disconnected_but_not_one_that_is_paused() -> None:
-    talk = Conversation(Taker())
-    talk.send(head(Content_Length=10), b"123")
-    talk.reader.request.pause()
-    assert talk.transport.producerState == "paused"
-    talk.clock.advance(1000)
-    assert not talk.transport.disconnecting
-    talk.reader.request.resume()
-    assert talk.transport.producerState == "producing"
-    talk.clock.advance(29)
-    assert talk.reader.events == []
-    talk.clock.advance(2)
-    assert talk.reader.events == ["lost"]
-    assert not talk.transport.disconnecting
-    talk.reader.request.fail(Failure(REFUSAL))
-    assert [status for status, _, _ in talk.transport.answers()] == [401]
-    assert talk.transport.disconnecting
-
-
-def test_an_idle_connection_is_closed_and_then_cut_off() -> None:
-    talk = Conversation(Taker())
-    talk.clock.advance(31)
-    assert talk.transport.disconnecting
-    talk.clock.advance(CLOSE_WITHIN)
-    assert talk.transport.aborting
-
-
-@pytest.mark.parametrize(
-    "start",
-    [
-        b"GET /",
-        head("/whole", Content_Length=100)[:-2],
-        head("/whole", Content_Length=100),
-        head("/whole", Transfer_Encoding="chunked") + b"50\r\n",
-        head("/whole", Content_Length=1) + b"a" + head("/whole")[:5],
-    ],
-)
-def test_a_request_that_comes_byte_by_byte_has_no_more_time_than_another(start: bytes) -> None:
-    talk = Conversation(Taker())
-    talk.clock.advance(20)
-    talk.send(start)
-    for _ in range(29):
-        talk.clock.advance(1)
-        talk.send(b"x")
-    assert not talk.transport.disconnecting
-    talk.clock.advance(1)
-    assert talk.transport.disconnecting
-
-
-def test_an_upload_has_as_long_as_something_comes() -> None:
-    talk = Conversation(Taker())
-    talk.send(head(Content_Length=100))
-    for _ in range(100):
-        talk.clock.advance(20)
-        talk.send(b"x")
-    assert talk.reader.events == ["end"]
-
-
-def test_of_too_many_connections_those_that_wait_longest_make_way() -> None:
-    uploading = Conversation(Taker())
-    uploading.send(head(Content_Length=100))
-    asking, refused, *crowd = [Conversation(Taker(), uploading.site) for _ in range(WAITING_MAX)]
-    asking.send(head("/endless", method="GET"))
-    refused.send(head("/whole", Authorization="wrong", Content_Length=10))
-    late = [Conversation(Taker(), uploading.site) for _ in range(3)]
-    everybody = [uploading, asking, refused, *crowd, *late]
-    assert [talk for talk in everybody if talk.transport.aborting] == [refused, crowd[0]]
-
-
 @pytest.mark.parametrize(
     "broken",
     [
@@ -365,12 +170,6 @@ def test_a_body_that_is_no_http_ends_the_upload() -> None:
     talk.send(head(Transfer_Encoding="chunked"), b"3\r\nabc\r\n", b"nonsense\r\n", b"more")
     assert (talk.reader.body, talk.reader.events) == (b"abc", ["lost"])
     assert [status for status, _, _ in talk.transport.answers()] == [400]
-
-
-def test_a_header_line_that_is_too_long_is_told_so() -> None:
-    talk = Conversation(Taker())
-    talk.send(head(X="x" * 20_000))
-    assert [status for status, _, _ in talk.transport.answers()] == [431]
 
 
 def test_a_header_may_hold_any_bytes() -> None:

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wingsd.bridge import Outflow
+from wingsd.keepalive import keep_alive
 
 __all__ = ["Answer", "Conversation"]
 
@@ -34,9 +35,6 @@ MAX_ANSWER = 64 * 1024
 ANSWER_WITHIN = 10
 #: Seconds the peer has to close its side, too, when all is said.
 CLOSE_WITHIN = 10
-#: Seconds until a silent peer is asked whether it is still there, seconds between the questions,
-#: and how many of them it may leave unanswered.
-KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
 
 @attrs.frozen
@@ -120,10 +118,7 @@ class Conversation(Protocol):
 
     def connectionMade(self) -> None:
         """Begin, unless there is a certificate to look at before."""
-        connection = self._socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in KEEPALIVE:
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        keep_alive(self._socket())
         if self._verify is None:
             self._begin()
 

@@ -11,6 +11,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from wingsd.config import Config
+from wingsd.keepalive import keep_alive
 from wingsd.tls import ServerCertificate
 from wingsd.web.site import NodeSite
 
@@ -46,7 +47,8 @@ class Door:
             why = failure.getErrorMessage()
             raise SystemExit(f"wingsd: cannot listen on {self._endpoint}: {why}")
 
-    def _listening(self, port: IListeningPort) -> None:
+    def _listening(self, port: Any) -> None:
+        keep_alive(port.socket)
         self._port = port
 
     @property

@@ -20,6 +20,7 @@ from twisted.web.server import Request
 
 from wingsd.errors import WingsdError
 from wingsd.web.answers import error_json
+from wingsd.web.pace import Pace
 
 __all__ = ["BodyReader", "GuardedResource", "StreamingRequest", "StreamingResource"]
 
@@ -67,6 +68,7 @@ class StreamingRequest(Request):
     channel: Any  # an HTTPChannel, of which Twisted annotates too little
     content: BytesIO
     _reader: BodyReader | None = None
+    _pace: Pace | None = None
     _stores = False
     _received = 0
     _complete = False
@@ -93,6 +95,8 @@ class StreamingRequest(Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         """Pass a piece of the body on."""
+        if self._pace is not None:
+            self._pace.note(len(data))
         if self._reader is not None:
             self._reader.data(data)
             return
@@ -105,6 +109,7 @@ class StreamingRequest(Request):
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The body is complete."""
         self._complete = True
+        self._forget_pace()
         if self._reader is None:
             # No path takes forms, but the base class would read one for anybody who sends it,
             # and some it cannot read.
@@ -116,6 +121,7 @@ class StreamingRequest(Request):
     def connectionLost(self, reason: Failure) -> None:
         """The client is gone."""
         super().connectionLost(reason)
+        self._forget_pace()
         if self._reader is not None:
             self._reader.lost(reason)
 
@@ -124,13 +130,16 @@ class StreamingRequest(Request):
         self.fail(reason)
         return reason
 
-    def stall(self) -> bool:
-        """The client is silent: tell the reader of the body. Return whether there is one."""
+    def stall(self, how: str) -> bool:
+        """The client is silent, or too slow: tell the body's reader. Return whether there is one.
+
+        `how` is what it is told.
+        """
         if self._reader is None or self._complete:
             return False
         self._stalled = True
-        silence = f"nothing was received for {self.channel.site.timeOut} s"
-        self._reader.lost(Failure(TimeoutError(silence)))
+        self._forget_pace()
+        self._reader.lost(Failure(TimeoutError(how)))
         return True
 
     def break_off(self, reason: str) -> bool:
@@ -171,6 +180,8 @@ class StreamingRequest(Request):
         """Read no more from the client for now. It is not held against it as idleness."""
         if not self._disconnected:
             self.channel.setTimeout(None)
+            if self._pace is not None:
+                self._pace.rest()
             self.channel.transport.pauseProducing()
 
     def resume(self) -> None:
@@ -178,6 +189,8 @@ class StreamingRequest(Request):
         if not self._disconnected:
             if not self._complete:
                 self.channel.setTimeout(self.channel.site.timeOut)
+                if self._pace is not None:
+                    self._pace.go_on()
             self.channel.transport.resumeProducing()
 
     def fail(self, failure: Failure) -> None:
@@ -220,6 +233,10 @@ class StreamingRequest(Request):
         expects = self.header("Expect").lower() == "100-continue"
         self._wants_continue = expects and self.clientproto == b"HTTP/1.1"
         self._be_the_last()
+        site = self.channel.site
+        self.channel.setTimeout(site.timeOut)
+        if site.least_rate:
+            self._pace = Pace(site.reactor, site.least_rate, site.timeOut, self.stall)
         try:
             reader = resource.open_body(self)
         except Exception:
@@ -248,6 +265,11 @@ class StreamingRequest(Request):
             error_json("the request body is too large", limit),
         )
 
+    def _forget_pace(self) -> None:
+        if self._pace is not None:
+            self._pace.rest()
+            self._pace = None
+
     def _be_the_last(self) -> None:
         """Have the connection closed after this request, and the body not asked for by itself.
 
@@ -259,6 +281,7 @@ class StreamingRequest(Request):
         self.requestHeaders.removeHeader("Expect")
 
     def _drain(self) -> None:
+        self._forget_pace()
         self._reader = _Drain(self)
         self.resume()
 

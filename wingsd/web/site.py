@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from wingsd.config import Limits
 from wingsd.web.answers import error_json
 from wingsd.web.request import StreamingRequest
 
@@ -23,8 +25,6 @@ __all__ = ["NodeSite", "NotFound", "Upgraded"]
 #: Seconds a peer has to close its side of a connection that was closed here. Over TLS it could
 #: keep it open for ever otherwise.
 CLOSE_WITHIN = 10
-#: Connections by which nobody has asked for anything yet; the oldest make way for more.
-WAITING_MAX = 256
 
 
 class Upgraded(Protocol):
@@ -48,11 +48,20 @@ class _Channel(HTTPChannel):
 
     site: NodeSite
     transport: Any
+    timeOut: Any
+    #: Where the client is; empty on a UNIX socket.
+    address = ""
+    _aborted = False
     _abort: IDelayedCall | None = None
     _upgraded: Upgraded | None = None
 
     def connectionMade(self) -> None:
+        limits = self.site.limits
+        self.timeOut = min(limits.request_timeout, self.timeOut)
+        self.maxHeaders = limits.headers
+        self.MAX_LENGTH = self.totalHeadersSize = limits.header_bytes
         super().connectionMade()
+        self.address = getattr(self.getPeer(), "host", "")
         self.site.connections[self] = None
         self.site.make_room()
 
@@ -91,7 +100,8 @@ class _Channel(HTTPChannel):
         """Whether the client has asked for nothing that is being done now."""
         request = self.requests[-1] if self.requests else None
         uploads = request is not None and request.is_streamed and not request.startedWriting
-        return not (uploads or self._handlingRequest or self._upgraded is not None)
+        busy = self._handlingRequest or self._upgraded is not None
+        return not (uploads or busy or self._aborted)
 
     def resetTimeout(self) -> None:
         """Take it as a sign of life that something has arrived.
@@ -118,11 +128,13 @@ class _Channel(HTTPChannel):
 
     def abortConnection(self) -> None:
         """Cut the connection off."""
+        self._aborted = True
         self.transport.abortConnection()
 
     def timeoutConnection(self) -> None:
         """The client has been silent for too long: end its upload with a word, or just close."""
-        if not (self.requests and self.requests[-1].stall()):
+        how = f"nothing was received for {self.site.timeOut} s"
+        if not (self.requests and self.requests[-1].stall(how)):
             self.loseConnection()
 
     def headerReceived(self, line: bytes) -> bool:
@@ -164,7 +176,10 @@ def _ignore(*_: object) -> None:
 
 
 class NodeSite(Site):
-    """A site of streaming requests. `timeout` is the seconds a client may be silent.
+    """A site of streaming requests. `timeout` is the seconds that an upload may be silent.
+
+    `least_rate` is the bytes a second that must come of an upload over as long, 0 for any;
+    `limits` is what holds for all connections.
 
     It speaks HTTP/1.1 alone: one upload a connection gains nothing from HTTP/2.
     """
@@ -175,20 +190,26 @@ class NodeSite(Site):
     noisy = False
     _log = Logger()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, limits: Limits | None = None, least_rate: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.limits = limits or Limits()
+        self.least_rate = least_rate
         #: All that are open, the oldest first.
         self.connections: dict[_Channel, None] = {}
         self._drained: Deferred[None] | None = None
 
     def make_room(self) -> None:
-        """Cut off the oldest of too many connections that wait for a request.
+        """Cut off a connection that waits for a request, when there are too many of them.
 
         Anybody can open them, but a process can hold only so many, and needs them for files too.
+        It is the oldest of the address with the most: one client alone crowds out no other.
         """
         waiting = [channel for channel in self.connections if channel.is_waiting]
-        for channel in waiting[:-WAITING_MAX]:
-            channel.abortConnection()
+        if len(waiting) > self.limits.connections:
+            ((most, _),) = Counter(channel.address for channel in waiting).most_common(1)
+            next(channel for channel in waiting if channel.address == most).abortConnection()
 
     def acceptableProtocols(self) -> list[bytes]:
         """Offer HTTP/1.1 in the TLS handshake."""
