@@ -196,7 +196,6 @@ class Node(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        await self._door.close()
         abandoning = self._reactor.callLater(ABANDON_AFTER, self.receiver.abandon)
         limit: Deferred[None] = deferLater(self._reactor, STOP_WITHIN)
         # Not a cancellation at the limit: what still goes on may as well go on to the very end.
@@ -209,6 +208,8 @@ class Node(Service):
             abandoning.cancel()
         limit.addErrback(lambda _: None)
         limit.cancel()
+        # When this returns, all connections are cut: not while one of them is still being read.
+        await deferLater(self._reactor, 0)
         for workers in self._workers:
             workers.stop()
         self._staging.close()
@@ -216,7 +217,10 @@ class Node(Service):
     async def _wind_up(self) -> None:
         self._booting.addErrback(lambda _: None)
         self._booting.cancel()
+        # The door is open meanwhile: of a server that was sent, the Panel says there that it has
+        # moved, and nobody else would ever delete what is left of it here.
         await DeferredList([self.receiver.stop(), self.sender.stop()])
+        await self._door.close()
         await self._servers.stop()
         # The answers must be out before the process is gone.
         await self._door.drain(DRAIN_WITHIN)

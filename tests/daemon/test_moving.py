@@ -150,3 +150,20 @@ async def test_a_second_start_is_refused_in_the_panels_words(pair: Pair) -> None
     assert answer == (409, "A transfer is already in progress for this server.")
     hang.release()
     await pair.source.wait_for_line("state success")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_source_that_goes_down_meanwhile_leaves_nothing_behind(pair: Pair) -> None:
+    pair.add_server()
+    await pair.start()
+    hang = Hang()
+    pair.panel.inject("/transfer/success", hang)
+    await pair.transfer()
+    await pair.panel.called("/transfer/success")
+    pair.source.signal("TERM")
+    await pair.source.wait_for_line("Received SIGTERM")
+    hang.release()
+    await pair.source.ended()
+    assert pair.panel.deletions == [(UUID, 204)]
+    assert not pair.source.files().exists()
+    assert not [line for line in pair.source.log if "Unhandled" in line]
