@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -188,6 +188,8 @@ class Node(Service):
             remote=self._config.remote,
         )
         self._booting = Deferred.fromCoroutine(self._servers.boot())
+        # The node's end cancels it.
+        self._booting.addErrback(lambda failure: failure.trap(CancelledError))
         self._booting.addErrback(lambda failure: self._log.failure("booting failed", failure))
 
     def stopService(self) -> Deferred[None]:
@@ -215,7 +217,6 @@ class Node(Service):
         self._staging.close()
 
     async def _wind_up(self) -> None:
-        self._booting.addErrback(lambda _: None)
         self._booting.cancel()
         # The door is open meanwhile: of a server that was sent, the Panel says there that it has
         # moved, and nobody else would ever delete what is left of it here.

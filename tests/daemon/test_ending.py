@@ -125,3 +125,12 @@ async def test_tls_is_1_2_or_above(house: House, option: str, status: int) -> No
     command = ["-sS", name, *filter(None, [value]), "--cacert", f"{house.directory}/ca.pem"]
     _, _, code = await getProcessOutputAndValue("/usr/bin/curl", [*command, house.url], os.environ)
     assert code == status
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_ends_without_a_word_more_while_the_panel_is_down(house: House) -> None:
+    house.launch("--endpoint", "tcp:0:interface=127.0.0.1", remote="http://127.0.0.1:1")
+    await house.listening()
+    house.signal("TERM")
+    assert await house.ended() == -signal.SIGTERM
+    assert not [line for line in house.log if "Traceback" in line or "booting failed" in line]
