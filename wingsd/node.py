@@ -20,6 +20,8 @@ from wingsd.config import Config
 from wingsd.environment import DockerEnvironment, Environment, NoEnvironment, engine, information
 from wingsd.errors import ConfigError, DestinationUnreachable, StorageError
 from wingsd.events import EventBus
+from wingsd.journal import Journal
+from wingsd.journal.store import Store
 from wingsd.panel import Panel
 from wingsd.servers import Means as ServerMeans
 from wingsd.servers import Servers
@@ -66,11 +68,15 @@ class Node(Service):
         self._disk = Workers(reactor, "disk", DISK_WORKERS)
         self._rewriters = Workers(reactor, "rewrite", REWRITERS)
         self._engine = Workers(reactor, "engine", ENGINE_WORKERS)
+        self._writer = Workers(reactor, "journal", 1)
         transfers = config.system.transfers
         self._extractors = Workers(reactor, "extract", transfers.concurrent)
         self._staging = Staging(config.system.data, self._owner, durable=transfers.durable)
         self._bus = EventBus()
         self._panel = Panel(config, reactor)
+        self._store = Store(config.system.root_directory)
+        self._journal = Journal(self._store, self._writer, time.time)
+        self._denied = DenyList(time.time())
         self._environment = self._make_environment()
         self._servers = self._make_servers()
         self.receiver = self._make_receiver()
@@ -135,8 +141,7 @@ class Node(Service):
         )
 
     def _make_site(self) -> NodeSite:
-        denied = DenyList(time.time())
-        sockets = ConsoleSockets(self._config, self._bus, denied, self._reactor)
+        sockets = ConsoleSockets(self._config, self._bus, self._denied, self._reactor)
         root = NotFound()
         root.putChild(
             b"api",
@@ -146,7 +151,8 @@ class Node(Service):
                     servers=self._servers,
                     sender=self.sender,
                     receiver=self.receiver,
-                    denied=denied,
+                    journal=self._journal,
+                    denied=self._denied,
                     websocket=sockets.resource,
                     engine=self._ask_engine(),
                 )
@@ -171,7 +177,14 @@ class Node(Service):
 
     @property
     def _workers(self) -> tuple[Workers, ...]:
-        return (self._extractors, self._packers, self._disk, self._rewriters, self._engine)
+        return (
+            self._extractors,
+            self._packers,
+            self._disk,
+            self._rewriters,
+            self._engine,
+            self._writer,
+        )
 
     def startService(self) -> None:
         """Clean up, listen, load the servers. Exits with one line when the first two fail."""
@@ -214,6 +227,7 @@ class Node(Service):
         await deferLater(self._reactor, 0)
         for workers in self._workers:
             workers.stop()
+        self._store.close()
         self._staging.close()
 
     async def _wind_up(self) -> None:
@@ -229,6 +243,9 @@ class Node(Service):
     def _prepare_staging(self) -> None:
         try:
             leftovers = self._staging.prepare()
+            self._store.open()
+            self._store.forget(time.time())
+            self._denied.restore(self._store.denied())
         except StorageError as error:
             raise SystemExit(f"wingsd: {error.detail}") from error
         for name in leftovers:

@@ -63,6 +63,7 @@ def test_a_report_is_kept_until_it_is_settled(store: Store, tmp_path: Path) -> N
 def test_a_token_is_used_once_until_it_has_expired(store: Store, tmp_path: Path) -> None:
     assert store.use_token("digest", 100, now=10)
     store = again(store, tmp_path)
+    assert (store.was_used("digest"), store.was_used("other")) == (True, False)
     assert not store.use_token("digest", 100, now=99)
     assert store.use_token("other", 100, now=99)
     assert store.use_token("digest", 300, now=200)
@@ -72,6 +73,7 @@ def test_a_token_is_used_once_until_it_has_expired(store: Store, tmp_path: Path)
 def test_denied_tokens_outlive_the_daemon(store: Store, tmp_path: Path) -> None:
     store.deny(["a", "b"], 10)
     store.deny(["a"], 20)
+    store.deny(["a"], 15)  # The clock was set back.
     store = again(store, tmp_path)
     assert store.denied() == {"a": 20, "b": 10}
     store.close()

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from treq.client import HTTPClient
 from twisted.internet import reactor as installed_reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
@@ -153,6 +153,16 @@ class FakeDenyList:
         self._calls.note("deny", jtis, now)
 
 
+class FakeJournal:
+    """What must outlive the node, kept in memory."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def deny(self, jtis: tuple[str, ...]) -> Deferred[None]:
+        return execute(self._calls.note, "note denied", jtis)
+
+
 class Socket(Resource):
     """Stands where the WebSocket will."""
 
@@ -201,6 +211,7 @@ class House:
             "servers": self.servers,
             "sender": self.sender,
             "receiver": self.receiver,
+            "journal": FakeJournal(self.calls),
             "denied": FakeDenyList(self.calls),
             "websocket": Socket,
             "engine": self.engine,

@@ -9,7 +9,7 @@ import pytest_twisted
 
 from tests.logs import LoggedErrors
 from tests.web.node import NOW, UUID, House
-from wingsd.errors import BadRequest, Conflict, EnvironmentFailed
+from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
 from wingsd.servers.states import PowerAction
 from wingsd.transfers.outgoing import TransferOrder
 
@@ -227,11 +227,21 @@ async def test_a_browser_gets_to_the_socket_without_a_header(house: House) -> No
 async def test_tokens_are_denied_from_now_on(house: House) -> None:
     reply = await house.call("POST", f"{HOME}/ws/deny", {"jtis": ["a", "b"]})
     assert (reply.status, reply.text) == (204, "")
-    assert house.calls == [("deny", ("a", "b"), NOW)]
+    assert house.calls == [("deny", ("a", "b"), NOW), ("note denied", ("a", "b"))]
 
 
 @pytest_twisted.ensureDeferred
 async def test_also_before_the_servers_are_known(house: House) -> None:
     house.servers.loaded = False
     reply = await house.call("POST", f"servers/{OTHER}/ws/deny", {"jtis": ["a"]})
-    assert (reply.status, house.calls) == (204, [("deny", ("a",), NOW)])
+    assert (reply.status, house.calls[0]) == (204, ("deny", ("a",), NOW))
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_would_be_forgotten_is_refused_for_now_and_the_panel_told(
+    house: House,
+) -> None:
+    house.calls.faults["note denied"] = StorageError("the disk is full")
+    reply = await house.call("POST", f"{HOME}/ws/deny", {"jtis": ["a"]})
+    assert (reply.status, reply.json["detail"]) == (500, "the disk is full")
+    assert house.calls[0] == ("deny", ("a",), NOW)

@@ -17,6 +17,8 @@ from tests.web.node import Calls, FakeTransfers, until
 from wingsd.bridge import Workers
 from wingsd.config import Config, System
 from wingsd.events import EventBus
+from wingsd.journal import Journal
+from wingsd.journal.store import Store
 from wingsd.panel import Panel
 from wingsd.servers.means import Means
 from wingsd.servers.registry import Servers
@@ -41,7 +43,8 @@ class Town:
         self.environment = FakeEnvironment()
         self.volumes = directory / "volumes"
         self.volumes.mkdir()
-        self.disk = Workers(reactor, "disk", 2)
+        self.disk = Workers(reactor, "disk", 1)
+        self.store = Store(str(directory))
         self.root = NotFound()
         self.site = NodeSite(self.root, reactor=reactor, timeout=60)
         self.listening: Any = None
@@ -66,11 +69,13 @@ class Town:
             servers=self.servers,
             sender=transfers,
             receiver=transfers,
+            journal=Journal(self.store, self.disk, time.time),
             denied=denied,
             websocket=ConsoleSockets(config, bus, denied, reactor).resource,
         )
         self.root.putChild(b"api", Api(services))
         self.disk.start()
+        self.store.open()
         await self.servers.boot()
 
     async def close(self) -> None:
@@ -79,6 +84,7 @@ class Town:
         await self.site.drain(5)
         await self.panel.close()
         self.disk.stop()
+        self.store.close()
 
     async def create(self, **settings: Any) -> None:
         """Have the Panel create the server; return when it is free."""

@@ -67,6 +67,10 @@ class Journal:
         """Use up a transfer's token; the Deferred gives False when it was used before."""
         return self._worker.run(self._store.use_token, digest, expires, self._now())
 
+    def was_used(self, digest: str) -> Deferred[bool]:
+        """Return whether a transfer's token was used up."""
+        return self._worker.run(self._store.was_used, digest)
+
     def deny(self, jtis: Iterable[str]) -> Deferred[None]:
         """Note console tokens that the Panel has taken back."""
         return self._worker.run(self._store.deny, list(jtis), self._now())

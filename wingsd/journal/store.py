@@ -170,11 +170,17 @@ class Store:
         )
         return cursor.rowcount == 1
 
+    def was_used(self, digest: str) -> bool:
+        """Return whether a transfer's token was used up."""
+        found = self._execute("SELECT 1 FROM tokens WHERE digest = ?", digest)
+        return found.fetchone() is not None
+
     def deny(self, jtis: Iterable[str], now: float) -> None:
         """Note console tokens that the Panel has taken back."""
         with self._explained():
             self._opened.executemany(
-                "INSERT OR REPLACE INTO denied (jti, at) VALUES (?, ?)",
+                "INSERT INTO denied (jti, at) VALUES (?, ?)"
+                " ON CONFLICT DO UPDATE SET at = max(at, excluded.at)",
                 [(jti, now) for jti in jtis],
             )
 

@@ -18,4 +18,4 @@ class Api(NotFound):
         super().__init__()
         self.putChild(b"system", SystemEndpoint(services.config, services.engine))
         self.putChild(b"servers", ServersEndpoint(services))
-        self.putChild(b"transfers", TransfersEndpoint(services.config, services.receiver))
+        self.putChild(b"transfers", TransfersEndpoint(services))

@@ -170,6 +170,8 @@ class _DenyEndpoint(ServerPath, Endpoint):
         """Refuse tokens for the WebSocket that were issued until now, by their ids."""
         denied = parse(request.content.read(), _Denied)
         self.services.denied.deny(denied.jtis, self.services.now())
+        # For the Panel it is done with the answer, whatever becomes of this process.
+        await self.services.journal.deny(denied.jtis)
         return Answer(HTTPStatus.NO_CONTENT)
 
 

@@ -10,6 +10,7 @@ from twisted.web.resource import IResource
 
 from wingsd.config import Config
 from wingsd.environment.information import EngineInformation
+from wingsd.journal import Journal
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.tokens import DenyList
@@ -31,6 +32,7 @@ class Services:
     servers: Servers
     sender: Sender
     receiver: Receiver
+    journal: Journal
     denied: DenyList
     websocket: Callable[[Server], IResource]
     engine: Callable[[], Awaitable[EngineInformation]] | None = None

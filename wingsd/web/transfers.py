@@ -2,74 +2,101 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 from typing import ClassVar
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
-from wingsd.config import Config
 from wingsd.errors import WingsdError
-from wingsd.tokens import transfer_token
-from wingsd.transfers.receiver import Receiver
+from wingsd.tokens import TransferToken, token_was_used, transfer_token
+from wingsd.transfers.incoming import IncomingTransfer
 from wingsd.web.answers import Answer
 from wingsd.web.endpoint import Endpoint, Public, server_in_path
 from wingsd.web.request import BodyReader, StreamingRequest
+from wingsd.web.services import Services
 from wingsd.web.upload import Upload
 
 __all__ = ["TransfersEndpoint"]
+
+#: Seconds that a token is remembered after it has expired: a clock that is set back by less does
+#: not make it good once more.
+REMEMBERED = 24 * 3600.0
 
 
 class TransfersEndpoint(Public):
     """Opens a transfer for each POST with a good token; OPTIONS tells what may be in its archive.
 
-    Below it, by the UUID of their servers, are the transfers under way.
+    A token is good for one: it is used up when the first of a body is taken. Below it, by the
+    UUID of their servers, are the transfers under way.
     """
 
     methods = "OPTIONS, POST"  # Not by a `handle_POST`: its body is taken as it arrives.
     features: ClassVar[dict[str, str]] = {"Transfer-Features": "symlinks, hard-links"}
     _log = Logger()
 
-    def __init__(self, config: Config, receiver: Receiver) -> None:
-        super().__init__(config)
-        self._receiver = receiver
+    def __init__(self, services: Services) -> None:
+        super().__init__(services.config)
+        self._services = services
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
         """Start the transfer that the request's token is for; its end is the answer."""
-        upload = Upload(request)
-        outcome = self._start(request, upload)
+        api = self.config.api
+        try:
+            header = request.header("Authorization")
+            token = transfer_token(header, self.config.token, api.public_url)
+        except WingsdError as error:
+            self._tell_refused(request, error)
+            raise
+        upload = Upload(request, partial(self._use_up, token))
+        outcome = Deferred.fromCoroutine(self._receive(request, token, upload))
         outcome.addCallbacks(
             lambda _: request.answer(HTTPStatus.OK),
             request.fail,
         )
         return upload
 
-    def _start(self, request: StreamingRequest, upload: Upload) -> Deferred[None]:
+    async def _receive(
+        self, request: StreamingRequest, token: TransferToken, upload: Upload
+    ) -> None:
         try:
-            header, config = request.header("Authorization"), self.config
-            token = transfer_token(header, config.token, config.api.public_url)
-            transfer = self._receiver.open(token.server)
+            transfer = await self._open(token)
         except WingsdError as error:
-            self._log.warn(
-                "an upload from {peer} is refused: {error}", peer=request.peer, error=error
-            )
-            return fail(Failure())
-        return Deferred.fromCoroutine(transfer.run(upload))
+            self._tell_refused(request, error)
+            raise
+        await transfer.run(upload)
+
+    async def _open(self, token: TransferToken) -> IncomingTransfer:
+        # Before there is a transfer: what a used token is sent with says nothing about the
+        # server, and the Panel is not to hear of it.
+        if await self._services.journal.was_used(token.digest):
+            raise token_was_used()
+        return self._services.receiver.open(token.server)
+
+    async def _use_up(self, token: TransferToken) -> None:
+        # Calagopus' nodes can send one transfer in several requests (`Multiplex-Stream`), all
+        # with one token: those after the first belong to the transfer that has used it up.
+        expires = token.expires + REMEMBERED
+        if not await self._services.journal.use_token(token.digest, expires):
+            raise token_was_used()
+
+    def _tell_refused(self, request: StreamingRequest, error: Exception) -> None:
+        self._log.warn("an upload from {peer} is refused: {error}", peer=request.peer, error=error)
 
     def getChild(self, path: bytes, request: IRequest) -> Resource:
         """Return the transfer of a server."""
-        return _IncomingEndpoint(self.config, self._receiver, path)
+        return _IncomingEndpoint(self._services, path)
 
 
 class _IncomingEndpoint(Endpoint):
     """`/api/transfers/{uuid}`: a transfer to this node."""
 
-    def __init__(self, config: Config, receiver: Receiver, path: bytes) -> None:
-        super().__init__(config)
-        self._receiver = receiver
+    def __init__(self, services: Services, path: bytes) -> None:
+        super().__init__(services.config)
+        self._receiver = services.receiver
         self._path = path
 
     async def handle_DELETE(self, request: StreamingRequest) -> Answer:

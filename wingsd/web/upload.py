@@ -7,7 +7,7 @@ cannot keep up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
@@ -27,14 +27,17 @@ class Upload:
     """The body of one `POST /api/transfers`.
 
     Until `read_into` is called the client is paused, and the little that has arrived is kept.
+    `admit` is waited for before any of it is taken; when that fails, the upload does.
     """
 
-    def __init__(self, request: StreamingRequest) -> None:
+    def __init__(self, request: StreamingRequest, admit: Callable[[], Awaitable[None]]) -> None:
         self.content_type = request.header("Content-Type")
         self.user_agent = request.header("User-Agent")
         length = request.header("Content-Length")
         self.size = int(length) if length.isdecimal() else 0
         self._request = request
+        self._admit = admit
+        self._begun = False
         self._early: list[bytes] = []
         self._ended = False
         self._stopped: WingsdError | None = None
@@ -55,13 +58,7 @@ class Upload:
             raise self._stopped
         self._form, self._feed = form, feed
         feed.registerProducer(self, True)
-        early, self._early = self._early, []
-        for chunk in early:
-            self.data(chunk)
-        if self._ended:
-            self.end()
-        self._request.proceed()
-        self._request.resume()
+        Deferred.fromCoroutine(self._begin()).addErrback(self._refuse)
         return self._checksum
 
     def stop(self, error: WingsdError) -> None:
@@ -83,7 +80,7 @@ class Upload:
         """Take a piece of the body."""
         if self._stopped is not None or self._checksum.called:
             return
-        if self._form is None:
+        if self._form is None or not self._begun:
             self._early.append(chunk)
         else:
             try:
@@ -96,7 +93,7 @@ class Upload:
         self._ended = True
         # Read on, though nothing more may come: only so is it seen when the client goes.
         self._request.resume()
-        if self._form is not None and self._stopped is None:
+        if self._form is not None and self._begun and self._stopped is None:
             try:
                 checksum = self._form.close()
             except WingsdError as error:
@@ -116,6 +113,23 @@ class Upload:
                     reason.getErrorMessage(),
                 )
             )
+
+    async def _begin(self) -> None:
+        await self._admit()
+        if self._stopped is not None:
+            return
+        self._begun = True
+        early, self._early = self._early, []
+        for chunk in early:
+            self.data(chunk)
+        if self._ended:
+            self.end()
+        self._request.proceed()
+        self._request.resume()
+
+    def _refuse(self, failure: Failure) -> None:
+        error = failure.value
+        self.stop(error if isinstance(error, WingsdError) else WingsdError(str(error)))
 
     def _take(self, form: UploadForm, chunk: bytes) -> None:
         was_complete = form.archive_complete
