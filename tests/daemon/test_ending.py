@@ -130,7 +130,7 @@ async def test_tls_is_1_2_or_above(house: House, option: str, status: int) -> No
 @pytest_twisted.ensureDeferred
 async def test_it_ends_without_a_word_more_while_the_panel_is_down(house: House) -> None:
     house.launch("--endpoint", "tcp:0:interface=127.0.0.1", remote="http://127.0.0.1:1")
-    await house.listening()
+    await house.wait_for_line("no good answer from the Panel")
     house.signal("TERM")
     assert await house.ended() == -signal.SIGTERM
     assert not [line for line in house.log if "Traceback" in line or "booting failed" in line]
