@@ -1,0 +1,57 @@
+"""One hostile archive and what must become of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import Factory, frozen
+
+from tests.archives import END, member
+from wingsd.archive.limits import DEFAULT, Limits
+
+__all__ = ["Case", "directory", "file", "hard_link", "refused", "symlink", "taken"]
+
+#: By name: bytes are a file's, a text is a symlink's, None is a directory.
+Tree = Mapping[bytes, bytes | str | None]
+
+
+@frozen
+class Case:
+    """`words` are in the error where it is refused; else `tree` is all that there is."""
+
+    name: str
+    archive: bytes
+    words: str = ""
+    tree: Tree = Factory(dict)
+    notes: tuple[str, ...] = ()
+    limits: Limits = DEFAULT
+
+
+def refused(name: str, archive: bytes, words: str, limits: Limits = DEFAULT) -> Case:
+    """Return a case that must fail with an error that has `words` in it."""
+    return Case(name, archive, words=words, limits=limits)
+
+
+def taken(name: str, archive: bytes, tree: Tree, *notes: str, limits: Limits = DEFAULT) -> Case:
+    """Return a case that must leave exactly `tree`."""
+    return Case(name, archive, tree=tree, notes=notes, limits=limits)
+
+
+def file(name: bytes, data: bytes = b"evil") -> bytes:
+    """Return a whole archive of one file."""
+    return member(name, data) + END
+
+
+def symlink(name: bytes, text: bytes) -> bytes:
+    """Return a member."""
+    return member(name, typeflag=b"2", link=text)
+
+
+def hard_link(name: bytes, target: bytes) -> bytes:
+    """Return a member."""
+    return member(name, typeflag=b"1", link=target)
+
+
+def directory(name: bytes, mode: int = 0o755) -> bytes:
+    """Return a member."""
+    return member(name, typeflag=b"5", mode=mode)

@@ -1,0 +1,143 @@
+"""What is around a tar: its compression, its beginning and its end."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+import zlib
+
+import zstandard
+from attrs import evolve
+
+from tests.archive.hostile.case import Case, file, refused, taken
+from tests.archives import END, ZERO, header, member
+from wingsd.archive.limits import DEFAULT
+
+MIB = 1 << 20
+SMALL = evolve(DEFAULT, disk=MIB)
+FULL, EMPTY, SHORT = "There is not enough disk space", "the archive is empty", "ends in the middle"
+UNKNOWN, GARBAGE, DAMAGED = "of an unknown kind", "followed by something else", "damaged"
+PLAIN = file(b"f")
+GZIP = gzip.compress(PLAIN, mtime=0)
+ZSTD = zstandard.compress(PLAIN)
+IS_F = {b"f": b"evil"}
+
+
+def zipped() -> bytes:
+    """Return a ZIP archive."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("../evil", b"evil")
+    return out.getvalue()
+
+
+def bomb(members: int) -> bytes:
+    """Return files of 8 MiB of zeros each, some 8 KiB compressed."""
+    one = member(b"f", bytes(8 * MIB))
+    pack = zlib.compressobj(9, wbits=31)
+    parts = [pack.compress(one) for _ in range(members)]
+    return b"".join([*parts, pack.compress(END), pack.flush()])
+
+
+def zstd_bomb() -> bytes:
+    """Return a file of 256 MiB of zeros in some 25 KiB."""
+    pack = zstandard.ZstdCompressor().compressobj()
+    parts = [pack.compress(header(b"f", size=256 * MIB))]
+    parts += [pack.compress(bytes(MIB)) for _ in range(256)]
+    return b"".join([*parts, pack.compress(END), pack.flush()])
+
+
+def named_gzip() -> bytes:
+    """Return gzip data with a file's name in its header (RFC 1952, FNAME)."""
+    return GZIP[:3] + b"\x08" + GZIP[4:10] + b"../../outside/victim\0" + GZIP[10:]
+
+
+BEGINNINGS = [
+    refused("nothing", b"", EMPTY),
+    refused("a byte", b"\x1f", UNKNOWN),
+    refused("a beginning of gzip", GZIP[:5], SHORT),
+    refused("gzip of nothing", gzip.compress(b""), SHORT),
+    refused("text", b"<html>413 Request Entity Too Large</html>" * 20, UNKNOWN),
+    refused("blanks", b" " * 1024, UNKNOWN),
+    refused("all bits set", b"\xff" * 1024, UNKNOWN),
+    refused("a ZIP archive", zipped(), UNKNOWN),
+    refused("bzip2", bz2.compress(PLAIN), UNKNOWN),
+    refused("xz", lzma.compress(PLAIN), UNKNOWN),
+    refused("gzip in gzip", gzip.compress(GZIP), DAMAGED + "|" + SHORT + "|" + UNKNOWN),
+    refused("a wrong checksum", header(b"f", checksum=4711) + END, "checksum is wrong"),
+    refused(
+        "a wrong checksum later",
+        member(b"f", b"x") + header(b"g", checksum=1) + END,
+        "checksum is wrong",
+    ),
+    taken(
+        "a signed checksum",
+        header(
+            b"\xe9", checksum=sum(header(b"\xe9")[:148]) + 256 + sum(header(b"\xe9")[156:]) - 256
+        )
+        + END,
+        {b"\xe9": b""},
+    ),
+]
+
+ENDINGS = [
+    taken("zeros alone", bytes(10240), {}),
+    taken("one block of zeros at the end", member(b"f", b"evil") + ZERO, IS_F),
+    taken("a little of something after the end", PLAIN + b"whatever" * 1000, IS_F),
+    taken("members after the end", PLAIN + file(b"g"), IS_F),
+    refused(
+        "members after one block of zeros",
+        member(b"f", b"x") + ZERO + file(b"g"),
+        "a block of zeros is followed by",
+    ),
+    refused("no end", member(b"f", b"evil"), SHORT),
+    refused("cut in a header", PLAIN[:300], UNKNOWN + "|" + SHORT),
+    refused("cut in the data", member(b"f", b"x" * 2000)[:1500], SHORT),
+    refused("cut in the padding", member(b"f", b"x")[:700], SHORT),
+    refused(
+        "zeros without end after the end",
+        gzip.compress(PLAIN + bytes(65 * MIB), 9),
+        "64 MiB follow the end",
+    ),
+]
+
+COMPRESSED = [
+    taken("several gzip members", gzip.compress(PLAIN[:700]) + gzip.compress(PLAIN[700:]), IS_F),
+    taken("a thousand empty gzip members", gzip.compress(b"") * 1000 + GZIP, IS_F),
+    taken("zeros after gzip", GZIP + bytes(1000), IS_F),
+    taken("a name in gzip's header", named_gzip(), IS_F),
+    taken(
+        "several zstd frames",
+        zstandard.compress(PLAIN[:700]) + zstandard.compress(PLAIN[700:]),
+        IS_F,
+    ),
+    taken("a skippable zstd frame", b"\x50\x2a\x4d\x18\x04\0\0\0evil" + ZSTD, IS_F),
+    refused("something after gzip", GZIP + b"x", GARBAGE),
+    refused("a tar after gzip", GZIP + PLAIN, GARBAGE),
+    refused("something after gzip's zeros", GZIP + bytes(100) + b"x", GARBAGE),
+    refused("something after zstd", ZSTD + b"evil", GARBAGE),
+    refused("gzip with a wrong CRC", GZIP[:-8] + bytes(4) + GZIP[-4:], DAMAGED),
+    refused("gzip with a wrong length", GZIP[:-4] + bytes(4), DAMAGED),
+    refused("gzip with a broken middle", GZIP[:20] + b"\xff" * 20 + GZIP[40:], DAMAGED),
+    refused("gzip cut in its trailer", GZIP[:-1], SHORT),
+    refused("zstd cut short", ZSTD[:-1], SHORT),
+    refused("a skippable frame without end", b"\x50\x2a\x4d\x18\xff\xff\xff\xff" + ZSTD, SHORT),
+    refused(
+        "a zstd window of 128 MiB",
+        b"\x28\xb5\x2f\xfd\x00" + bytes([(27 - 10) << 3]) + b"\x01\0\0",
+        "window is larger",
+    ),
+    refused(
+        "a gzip bomb of one file",
+        gzip.compress(header(b"f", size=256 * MIB) + bytes(256 * MIB) + END, 1),
+        FULL,
+        limits=SMALL,
+    ),
+    refused("a gzip bomb of many files", bomb(5), FULL, limits=evolve(DEFAULT, disk=20 * MIB)),
+    refused("a zstd bomb", zstd_bomb(), FULL, limits=SMALL),
+]
+
+CASES: list[Case] = BEGINNINGS + ENDINGS + COMPRESSED
