@@ -170,3 +170,11 @@ def test_a_usual_merge_stays() -> None:
     source = "base: &base\n  port: 1\nhub:\n  <<: *base\n  name: hub\n"
     new = changed("yaml", source, put("hub.name", "lobby"))
     assert new == source.replace("name: hub", "name: lobby")
+
+
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+@pytest.mark.parametrize("odd", ["\x85", "\u2028", "\u2029", "\r", "\ufeff", "\x1b"])
+def test_odd_characters_come_back_as_they_were(quote: str, odd: str) -> None:
+    text = f"a{odd}b"
+    new = changed("yaml", f"k: {quote}x{quote}\n", put("k", text), put(text, text))
+    assert yaml.safe_load(new) == {"k": text, text: text}

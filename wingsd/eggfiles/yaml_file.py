@@ -29,6 +29,7 @@ _MAX_DEPTH = 64
 #: Entries that merging may copy, counted roughly: the library takes some 10 us for each.
 _MAX_MERGED = 500_000
 _MERGE = "<<"
+_NEL = "\x85"
 _NEVER_FOLD = 1 << 20
 _KEY = r"^( *)[^\s#-][^\n]*:[ \t]*\n(?:[ \t]*(?:#[^\n]*)?\n)*\1"
 _MAP_BELOW = re.compile(_KEY + r"( +)[^\s#-]", re.MULTILINE)
@@ -71,15 +72,11 @@ class YamlFile(NestedFile):
 
     def scalar(self, new: Scalar, found: object) -> object:
         """Return the value in the quotes it had, or in some where it needs them."""
-        if not isinstance(new, str):
-            return new
-        if isinstance(found, DoubleQuotedScalarString | SingleQuotedScalarString):
-            return type(found)(new)
-        return new if _kind(new) == _TEXT else SingleQuotedScalarString(new)
+        return _quoted(new, found) if isinstance(new, str) else new
 
     def key(self, name: str) -> str:
         """Return the key, in quotes where YAML 1.1 would not read it as text."""
-        return name if _kind(name) == _TEXT else SingleQuotedScalarString(name)
+        return _quoted(name, None)
 
     def dump(self) -> str:
         """Return the text; what an empty file has in comments stays above it."""
@@ -126,6 +123,16 @@ def _not_yaml(error: Exception) -> Refused:
 def _kind(text: str) -> str:
     """Return the tag that YAML 1.1 gives to an unquoted text."""
     return str(_RESOLVER.resolve(yaml.ScalarNode, text, (True, False)))
+
+
+def _quoted(text: str, found: object) -> str:
+    style: type[str] = str
+    # In single quotes, ruamel.yaml writes a NEL that comes back as a blank.
+    if isinstance(found, DoubleQuotedScalarString) or _NEL in text:
+        style = DoubleQuotedScalarString
+    elif isinstance(found, SingleQuotedScalarString) or _kind(text) != _TEXT:
+        style = SingleQuotedScalarString
+    return style(text)
 
 
 def _indent_as(writer: YAML, source: str) -> None:
