@@ -124,6 +124,8 @@ FAULTS = [
     Answer(502, b"<html>Bad gateway</html>", "text/html"),
     Answer(200, b"<html>We are updating</html>", "text/html"),
     Answer(200, b'{"data": 5}'),
+    Answer(200, b"[" * 100_000),
+    Answer(500, b"[" * 100_000),
     Answer(302, b""),
     Drop(),
     Drop(carried_out=True),
@@ -247,6 +249,7 @@ async def test_a_panel_says_how_long_it_is_to_be_left_alone(house: House, status
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
         ("soon", 0),
         ("-5", 0),
+        ("1 Jan 99999999999 0:0:0 GMT", 0),
     ],
 )
 def test_retry_after_is_a_number_or_a_date(value: str, seconds: float) -> None:

@@ -276,7 +276,7 @@ def _retry_after(headers: Headers) -> float:
     else:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
 
@@ -297,7 +297,7 @@ def _reason(error: Exception) -> str:
 def _json(body: bytes) -> object:
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidData(f"its answer is not JSON but {body[:60]!r}") from error
 
 
@@ -306,6 +306,6 @@ def _fault(body: bytes) -> str:
     try:
         answer = json.loads(body)
         details = [str(fault["detail"]) for fault in answer["errors"]]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return "no reason given"
     return "; ".join(details) or "no reason given"

@@ -319,6 +319,10 @@ REFUSALS = [
         (400, "the destination node answered 400 Bad Request", '["error"]'),
     ),
     (
+        answer("400 Bad Request", b"[" * 60_000),
+        (400, "the destination node answered 400 Bad Request", "[" * 500 + "…"),
+    ),
+    (
         answer("413 Content Too Large", b""),
         (
             413,

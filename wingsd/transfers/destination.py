@@ -206,7 +206,7 @@ def _words(body: bytes) -> tuple[str, str]:
     text = body.decode("utf-8", "replace")
     try:
         answer = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "", _plain(text)
     if not isinstance(answer, dict) or not isinstance(answer.get("error"), str):
         return "", _plain(text)
