@@ -23,6 +23,7 @@ from wingsd.events import EventBus
 from wingsd.journal import Journal
 from wingsd.journal.store import Store
 from wingsd.panel import Panel
+from wingsd.privileges import shortcomings, survey
 from wingsd.servers import Means as ServerMeans
 from wingsd.servers import Servers
 from wingsd.tokens import DenyList
@@ -189,6 +190,7 @@ class Node(Service):
     def startService(self) -> None:
         """Clean up, listen, load the servers. Exits with one line when the first two fail."""
         super().startService()
+        self._tell_shortcomings()
         self._prepare_staging()
         for workers in self._workers:
             workers.start()
@@ -250,6 +252,12 @@ class Node(Service):
             raise SystemExit(f"wingsd: {error.detail}") from error
         for name in leftovers:
             self._log.warn("{server}: removed an unfinished transfer of before", server=name)
+
+    def _tell_shortcomings(self) -> None:
+        docker = self._config.docker
+        address = engine.address(docker.socket, os.environ) if docker.enabled else None
+        for line in shortcomings(survey(self._config, self._owner, address)):
+            self._log.warn("this node may not do all that a node does: {line}", line=line)
 
     def _on_hangup(self, *_: object) -> None:
         # A signal handler may interrupt anything; the reactor does it when it is safe.
