@@ -75,6 +75,7 @@ BLOCKING = [
     "archive.compression",
     "archive.deflate",
     "archive.directories",
+    "descriptors",
     "diskadvice",
     "archive.extract",
     "archive.members",
@@ -110,7 +111,7 @@ STOREYS = [
     ["archive", "tokens", "privileges"],
     ["model", "config"],
     ["structure", "yamldata"],
-    ["errors", "diskadvice", "eventnames", "keepalive", "origins"],
+    ["errors", "descriptors", "diskadvice", "eventnames", "keepalive", "origins"],
 ]
 UNCLEAN = {"asyncio", "docker", "random", "select", "socket", "threading", "time", "twisted"}
 

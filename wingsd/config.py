@@ -158,7 +158,6 @@ class Transfers:
     #: to (wingsd's own).
     ca_file: str = ""
 
-
     #: MiB of a filesystem that received servers leave free, and never more than a twentieth of it;
     #: 0 is none (wingsd's own).
     disk_reserve: int = attrs.field(default=1024, validator=_not_negative)
@@ -167,6 +166,8 @@ class Transfers:
     #: MiB of memory for what one archive says of directories after what is in them; all else that
     #: it says of directories is kept on the disk (wingsd's own).
     directory_memory: int = attrs.field(default=16, validator=_positive)
+
+
 @attrs.frozen
 class Backups:
     """`system.backups`: how hard archives are compressed, those of transfers too."""

@@ -156,11 +156,11 @@ class BadRequest(WingsdError):
             "the archive was changed on its way, send it again",
         )
 
-
     @classmethod
     def disk_space(cls, detail: str) -> BadRequest:
         """The server may not have as much disk as this takes, in Wings' own words."""
         return cls("There is not enough disk space available to perform that action.", detail)
+
 
 class UploadCutShort(BadRequest):
     """The connection or the body ended before the upload was complete."""

@@ -11,6 +11,7 @@ from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 
+from wingsd import descriptors
 from wingsd.config import DEFAULT_PATH, Config, load
 from wingsd.errors import ConfigError
 from wingsd.node import Node
@@ -50,11 +51,23 @@ def makeService(options: Options, reactor: Any = None) -> Service:
         from twisted.internet import reactor  # noqa: PLC0415
     if options.unknown:
         Logger().warn("configuration keys not known: {keys}", keys=", ".join(options.unknown))
+    _allow_many_files()
     config = with_system_user(options.config)
     try:
         return Node(config, options["endpoint"] or _endpoint(config), reactor)
     except ConfigError as error:
         raise SystemExit(f"wingsd: {error}") from error
+
+
+def _allow_many_files() -> None:
+    limit = descriptors.raise_limit()
+    Logger().info("at most {limit} files and connections at a time", limit=limit)
+    if limit < descriptors.ENOUGH:
+        Logger().warn(
+            "that is little; let whatever starts wingsd allow {enough} (LimitNOFILE= in a systemd "
+            "unit, ulimit -Hn in a shell)",
+            enough=descriptors.ENOUGH,
+        )
 
 
 def with_system_user(config: Config) -> Config:

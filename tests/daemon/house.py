@@ -91,7 +91,7 @@ class House(Daemon):
 
     async def start(self, **changes: Any) -> None:
         """Start the Panel and the daemon; return when it listens."""
-        await self._listen_panel()
+        await self.listen_panel()
         self.launch("--endpoint", "tcp:0:interface=127.0.0.1", **changes)
         await self.listening()
 
@@ -102,7 +102,7 @@ class House(Daemon):
 
     async def start_with(self, listening: socket) -> None:
         """Start both, and hand the daemon a listening socket as systemd would."""
-        await self._listen_panel()
+        await self.listen_panel()
         variables = "LISTEN_FDS=1 LISTEN_FDNAMES=x"
         command = self.command(self.configuration(), "--endpoint", "systemd:domain=INET:index=0")
         self.spawn(
@@ -116,7 +116,7 @@ class House(Daemon):
         """Start the daemon's process."""
         self.spawn(self.command(self.configuration(**changes), *options))
 
-    async def _listen_panel(self) -> None:
+    async def listen_panel(self) -> None:
         if not self.panel.url.startswith("http://127.0.0.1"):
             await self.panel.listen(reactor)
 

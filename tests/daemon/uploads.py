@@ -39,6 +39,10 @@ class Sender:
         answer: tuple[int, bytes] = await deferToThread(self._finish)
         return answer
 
+    async def drip(self) -> None:
+        """Send one more byte."""
+        await deferToThread(self._chunk, b"x")
+
     async def answer(self) -> tuple[int, bytes]:
         """Send nothing more and wait for an answer."""
         answer: tuple[int, bytes] = await deferToThread(lambda: _answer(self._socket))

@@ -263,7 +263,7 @@ def _open_root(root: str | bytes) -> int:
     try:
         return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
-        raise StorageError(f"{os.fsdecode(root)}: {error.strerror}") from error
+        raise StorageError(f"{os.fsdecode(root)}: {disk_advice(error)}") from error
 
 
 def _umask() -> int:

@@ -17,6 +17,9 @@ from wingsd.web.site import NodeSite
 
 __all__ = ["Door"]
 
+#: Connections that may wait to be taken. Twisted's own figure is 50.
+BACKLOG = 1024
+
 
 class Door:
     """A site behind an endpoint, a Twisted description such as `tcp:8080`."""
@@ -49,6 +52,8 @@ class Door:
 
     def _listening(self, port: Any) -> None:
         keep_alive(port.socket)
+        # Anew, with more room: a burst of connections that finds none waits for seconds.
+        port.socket.listen(BACKLOG)
         self._port = port
 
     @property

@@ -1,0 +1,82 @@
+"""Many at once: servers that come in, and connections by which nothing is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import LoopingCall
+
+from tests.daemon.house import House, archive, reactor
+from tests.daemon.uploads import Sender
+from tests.daemon.watching import MIB, memory, until
+from wingsd.testing import server_settings
+
+SERVERS = [f"8d2f5a14-6e2b-4c43-9d57-{number:012x}" for number in range(51)]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """As many senders at once as a test has, each in a thread of its own."""
+    pool = reactor.getThreadPool()
+    usual = (pool.min, pool.max)
+    pool.adjustPoolsize(0, len(SERVERS))
+    yield
+    pool.adjustPoolsize(*usual)
+
+
+@pytest_twisted.ensureDeferred
+async def test_fifty_servers_come_in_at_once_and_none_is_lost(house: House) -> None:
+    for server in SERVERS:
+        house.panel.add_server(server_settings(server), house.source)
+        house.panel.open_transfer(server, house.node)
+    usual = house.configuration()
+    system = usual["system"] | {"transfers": {"concurrent": 8, "waiting": 42}}
+    await house.start(system=system)
+    *senders, late = [
+        Sender(house, archive(300_000 + n), token=house.panel.transfer_token(server, house.node))
+        for n, server in enumerate(SERVERS)
+    ]
+    await gatherResults([Deferred.fromCoroutine(sender.begin()) for sender in senders])
+    for server in SERVERS[:50]:
+        await house.wait_for_line(f"{server}: state processing")
+    staging = house.directory / ".volumes.staging"
+    await until(lambda: len(list(staging.glob("8d2f*"))) == 8)
+
+    await late.begin()
+    status, body = await late.finish()
+    assert status == 503
+    assert b"this node is receiving 50 servers already" in body
+
+    assert len(list(staging.glob("8d2f*"))) == 8
+    answers = gatherResults([Deferred.fromCoroutine(sender.finish()) for sender in senders])
+    assert await answers == [(200, b"")] * 50
+    assert memory(house, "VmHWM") < 250 * MIB
+    assert sorted(house.panel.reports()) == sorted((server, "success") for server in SERVERS[:50])
+    regions = [house.volumes / server / "world/region/r.0.0.mca" for server in SERVERS[:50]]
+    assert [region.stat().st_size for region in regions] == [300_000 + n for n in range(50)]
+    assert house.left() == SERVERS[:50]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sender_that_drips_makes_way_for_the_next(house: House) -> None:
+    for server in SERVERS[:2]:
+        house.panel.add_server(server_settings(server), house.source)
+        house.panel.open_transfer(server, house.node)
+    transfers = {"concurrent": 1, "stall_timeout": 2, "least_rate": 100_000}
+    await house.start(system=house.configuration()["system"] | {"transfers": transfers})
+    tokens = [house.panel.transfer_token(server, house.node) for server in SERVERS[:2]]
+    slow, quick = (Sender(house, archive(), token=token) for token in tokens)
+    await slow.begin()
+    await house.wait_for_line(f"{SERVERS[0]}: state processing")
+    dripping = LoopingCall(lambda: Deferred.fromCoroutine(slow.drip()))
+    dripping.start(0.2).addErrback(lambda _: None)  # at last the daemon hangs up
+    await quick.begin()
+    status, body = await slow.answer()
+    dripping.stop()
+    assert status == 400
+    assert b"in 2 s of waiting for them, where 200000 are the least" in body
+    assert await quick.finish() == (200, b"")
+    assert sorted(house.panel.reports()) == [(SERVERS[0], "failure"), (SERVERS[1], "success")]

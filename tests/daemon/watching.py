@@ -1,0 +1,45 @@
+"""What the kernel tells of a running daemon, and waiting for what nobody announces."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted.internet.task import deferLater
+
+from tests.daemon.daemon import Daemon, reactor
+
+__all__ = ["MIB", "cpu_seconds", "memory", "open_files", "until"]
+
+MIB = 1024 * 1024
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def memory(daemon: Daemon, name: str) -> int:
+    """Return the daemon's memory in bytes: `VmRSS` what it has, `VmHWM` the most it ever had."""
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    found = re.search(rf"{name}:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) * 1024
+
+
+def open_files(daemon: Daemon) -> int:
+    """Return the number of its descriptors."""
+    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
+
+
+def cpu_seconds(daemon: Daemon) -> float:
+    """Return the processor time that it has taken."""
+    fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Return when it holds."""
+    for _ in range(1000):
+        if holds():
+            return
+        await deferLater(reactor, 0.01)
+    raise AssertionError("it never came to that")
