@@ -82,6 +82,7 @@ BLOCKING = [
     "archive.metadata",
     "archive.pack",
     "archive.removal",
+    "archive.space",
     "archive.stages",
     "archive.symlinks",
     "archive.tree",

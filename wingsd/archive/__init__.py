@@ -1,16 +1,27 @@
 """From an archive's bytes to a directory tree, and back: `extract` and `pack` are the doors.
 
 Blocking: both run in a worker thread and know only bytes and a directory. Pure are `policy` (what
-may be written where), `headers`, `extension` and `tar` (what the bytes mean), and `pax` (what is
-written for a member). The rest is behind the doors: receiving are `compression`, `tree` and
-`directories`; sending are `walk`, `symlinks`, `members` and `deflate`; `stages` serves both.
-`measure` and `remove_tree` are for whole directories.
+may be written where), `limits` (how much), `headers`, `extension` and `tar` (what the bytes mean),
+and `pax` (what is written for a member). The rest is behind the doors: receiving are
+`compression`, `space`, `tree`, `directories` and `metadata`; sending are `walk`, `symlinks`,
+`members` and `deflate`; `stages` serves both. `measure` and `remove_tree` are for whole
+directories.
 """
 
 from wingsd.archive.deflate import Compression
 from wingsd.archive.extract import Extracted, extract
+from wingsd.archive.limits import Limits
 from wingsd.archive.pack import Packed, pack
 from wingsd.archive.removal import remove_tree
 from wingsd.archive.walk import measure
 
-__all__ = ["Compression", "Extracted", "Packed", "extract", "measure", "pack", "remove_tree"]
+__all__ = [
+    "Compression",
+    "Extracted",
+    "Limits",
+    "Packed",
+    "extract",
+    "measure",
+    "pack",
+    "remove_tree",
+]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from struct import Struct
 from tempfile import SpooledTemporaryFile
 
@@ -79,7 +80,9 @@ class DirectoryMetadata:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        # what could not be written any more is of no interest any more
+        with suppress(OSError):
+            self._file.close()
 
     def _made_backwards(self) -> Iterator[Entry]:
         yield from _entries(bytes(self._chunk))

@@ -1,0 +1,290 @@
+"""Disks that are full or cannot be written to: real ones, small and mounted for each test."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from tests.archive.hostile.case import directory
+from tests.archives import END, header, in_blocks, member
+from wingsd.archive.extract import extract
+from wingsd.archive.limits import DEFAULT, Limits
+from wingsd.errors import BadRequest, StorageError
+from wingsd.transfers.staging import Staging
+
+MIB = 1 << 20
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+OWNER = (1234, 1235)
+WORDS = "There is not enough disk space available to perform that action."
+NO_RESERVE = evolve(DEFAULT, reserve=0)
+RANDOM = random.Random("disks")  # noqa: S311
+Mount = Callable[..., Path]
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        pytest.fail(
+            f"{' '.join(command)}: {done.stderr.decode().strip()}\n"
+            "These tests mount small file systems. Run them as root, in a container with "
+            "--privileged: without them nothing says what a full disk does.",
+            pytrace=False,
+        )
+
+
+class House:
+    """A node's staging on a disk, in which one server is received, to its end."""
+
+    def __init__(self, disk: Path) -> None:
+        self.disk = disk
+        self.staging = Staging(str(disk / "volumes"), OWNER, durable=True)
+        self.staging.prepare()
+        self.before = self.state()
+
+    def state(self) -> tuple[list[str], int]:
+        """Return every name on the disk, and its inodes in use."""
+        names = sorted(str(path.relative_to(self.disk)) for path in self.disk.rglob("*"))
+        found = os.statvfs(self.disk)
+        return names, found.f_files - found.f_ffree
+
+    def close(self) -> None:
+        self.staging.close()
+
+    def receive(self, archive: Iterator[bytes], limits: Limits = NO_RESERVE) -> None:
+        """Extract as a transfer does, and undo as it does."""
+        directory = self.staging.create(UUID)
+        try:
+            extract(archive, directory, OWNER, print, limits=limits)
+        finally:
+            self.staging.withdraw(UUID)
+            self.staging.discard(UUID)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Return what mounts a file system and says where; all are unmounted at the end."""
+    mounted: list[Path] = []
+
+    def mount(*arguments: str) -> Path:
+        place = tmp_path / f"disk{len(mounted)}"
+        place.mkdir()
+        run("mount", *arguments, str(place))
+        mounted.append(place)
+        return place
+
+    yield mount
+    try:
+        for place in mounted:
+            run("umount", str(place))
+    finally:
+        for place in filter(os.path.ismount, mounted):
+            run("umount", "--lazy", str(place))
+
+
+@pytest.fixture
+def tmpfs(mount: Mount) -> Path:
+    """Return a tmpfs of 8 MiB and 300 inodes."""
+    return mount("-t", "tmpfs", "-o", "size=8m,nr_inodes=300", "tmpfs")
+
+
+@pytest.fixture
+def ext4(mount: Mount, tmp_path: Path) -> Path:
+    """Return an ext4 image of 16 MiB, mounted by a loop device."""
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(16 * MIB)
+    run("mkfs.ext4", "-q", "-m", "0", str(image))
+    return mount("-o", "loop", str(image))
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def disk(request: pytest.FixtureRequest) -> Path:
+    """Return one file system after the other."""
+    place: Path = request.getfixturevalue(request.param)
+    return place
+
+
+@pytest.fixture
+def house(disk: Path) -> Iterator[House]:
+    """Return a node on either."""
+    with closing(House(disk)) as house:
+        yield house
+
+
+def noise(size: int) -> bytes:
+    return RANDOM.randbytes(size)
+
+
+def bomb(size: int) -> bytes:
+    """Return gzip data of one file of so many zeros."""
+    pack = zlib.compressobj(9, wbits=31)
+    parts = [pack.compress(header(b"world/bomb", size=size))]
+    parts += [pack.compress(bytes(MIB)) for _ in range(size // MIB)]
+    return b"".join([*parts, pack.compress(END), pack.flush()])
+
+
+def test_one_file_fills_the_disk(house: House) -> None:
+    archive = member(b"world/r.0.0.mca", noise(20 * MIB)) + END
+    with pytest.raises(
+        StorageError, match=r'"world/r.0.0.mca" could not be .*the disk is full; fr'
+    ):
+        house.receive(in_blocks(archive))
+    assert house.state() == house.before
+
+
+def test_many_files_fill_the_disk(house: House) -> None:
+    data = noise(64 << 10)
+    archive = b"".join(member(b"d/%d" % n, data) for n in range(280)) + END
+    with pytest.raises(StorageError, match=r'"d/\d+" could not be written: the disk is full'):
+        house.receive(in_blocks(archive))
+    assert house.state() == house.before
+
+
+def test_directories_use_up_the_inodes(tmpfs: Path) -> None:
+    archive = b"".join(directory(b"d%d/" % n) for n in range(400)) + END
+    with closing(House(tmpfs)) as house:
+        with pytest.raises(StorageError, match=r'"d\d+" could not be written: the disk is full'):
+            house.receive(in_blocks(archive))
+        assert house.state() == house.before
+
+
+def test_what_is_known_of_directories_fills_the_disk(mount: Mount) -> None:
+    small = mount("-t", "tmpfs", "-o", "size=1m,nr_inodes=20000", "tmpfs")
+    archive = b"".join(directory(b"d" * 90 + b"%d/" % n) for n in range(15_000)) + END
+    with closing(House(small)) as house:
+        with pytest.raises(StorageError, match="the disk is full"):
+            house.receive(in_blocks(archive))
+        assert house.state() == house.before
+
+
+@pytest.mark.parametrize("size", [32 * MIB, 96 * MIB])
+def test_a_bomb_stops_at_the_reserve(house: House, size: int) -> None:
+    with pytest.raises(StorageError, match=r'"world/bomb" takes \d+ MiB more, \d+ MiB are free'):
+        house.receive(in_blocks(bomb(size)), DEFAULT)
+    assert house.state() == house.before
+
+
+def test_a_bomb_stops_at_the_servers_limit(house: House) -> None:
+    # what comes after the header is never asked for
+    taken = []
+
+    def archive() -> Iterator[bytes]:
+        yield member(b"first", b"x") + header(b"world/bomb", size=4 * MIB)
+        for _ in range(4):
+            taken.append(1)
+            yield bytes(MIB)
+        yield END
+
+    with pytest.raises(BadRequest) as caught:
+        house.receive(archive(), DEFAULT.for_server(3))
+    assert (caught.value.status, caught.value.message) == (400, WORDS)
+    assert "5 MiB, and it may have 3 MiB" in caught.value.detail
+    assert house.state() == house.before
+
+
+def test_small_files_stop_at_the_servers_limit(house: House) -> None:
+    data = noise(100 << 10)
+    archive = b"".join(member(b"d/%d" % n, data) for n in range(50)) + END
+    with pytest.raises(BadRequest, match=r'with "d/20" the server.* 3 MiB, and it may have 2 MiB'):
+        house.receive(in_blocks(archive), DEFAULT.for_server(2))
+    assert house.state() == house.before
+    house.receive(in_blocks(archive), DEFAULT.for_server(5))
+
+
+def test_as_much_as_there_is_fits(house: House) -> None:
+    house.receive(in_blocks(member(b"f", noise(6 * MIB)) + END), DEFAULT.for_server(6))
+    assert house.state()[0] == house.before[0]
+
+
+def remount(disk: Path, how: str) -> None:
+    run("mount", "-o", f"remount,{how}", str(disk))
+
+
+def test_a_disk_that_becomes_read_only(disk: Path) -> None:
+    place = disk / "volumes"
+    place.mkdir()
+
+    def archive() -> Iterator[bytes]:
+        for n in range(10):
+            if n == 5:
+                remount(disk, "ro")
+            yield member(b"d/%d" % n, b"x" * 512)
+        yield END
+
+    with pytest.raises(
+        StorageError, match=r'"d/5" could not be written: the file system is read-o'
+    ):
+        # in one thread, so that no file is open for writing when the next block is asked for
+        extract(archive(), str(place), OWNER, print, limits=NO_RESERVE, threads=False)
+    remount(disk, "rw")
+    assert sorted(os.listdir(place / "d")) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_disk_that_is_read_only_from_the_start(disk: Path) -> None:
+    remount(disk, "ro")
+    with pytest.raises(
+        StorageError, match=r"cannot be used as system\.data: the file system is re"
+    ):
+        House(disk)
+    with pytest.raises(
+        StorageError, match=r'"f" could not be written: the file system is read-only'
+    ):
+        extract(in_blocks(member(b"f", b"x") + END), str(disk), OWNER, print, limits=NO_RESERVE)
+
+
+def test_a_disk_that_fails(ext4: Path, tmp_path: Path) -> None:
+    """As ext4 does where it finds itself damaged: no more is written, whoever asks."""
+    remount(ext4, "errors=remount-ro")
+
+    def archive() -> Iterator[bytes]:
+        for n in range(200):
+            if n == 100:
+                trigger(ext4).write_text("a test")
+            yield member(b"d/%d" % n, noise(1000))
+        yield END
+
+    with closing(House(ext4)) as house:
+        place = house.staging.create(UUID)
+        with pytest.raises(StorageError) as caught:
+            extract(archive(), place, OWNER, print, limits=NO_RESERVE)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert caught.value.__cause__.errno in (errno.EROFS, errno.EIO)
+        assert "look into this node's kernel log" in caught.value.detail
+        with pytest.raises(StorageError, match="kernel log"):
+            house.staging.withdraw(UUID)
+        house.staging.settle(UUID)
+    run("umount", str(ext4))
+    # when it is repaired, the node's next start finds what could not be undone and removes it
+    repaired = subprocess.run(
+        ["fsck.ext4", "-fy", str(tmp_path / "image")], capture_output=True, check=False
+    )
+    assert repaired.returncode in (0, 1)
+    run("mount", "-o", "loop", str(tmp_path / "image"), str(ext4))
+    with closing(House(ext4)) as again:
+        assert not [name for name in again.before[0] if UUID in name]
+        again.receive(in_blocks(member(b"f", b"x") + END))
+
+
+def trigger(disk: Path) -> Path:
+    """Return the file that makes the kernel find an error on the file system."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        device, place, *_ = line.split()
+        if place == str(disk):
+            return Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error"
+    pytest.fail(f"{disk} is not mounted")
+
+
+def test_links_take_no_disk(house: House) -> None:
+    archive = member(b"f", noise(2 * MIB))
+    archive += b"".join(member(b"h%d" % n, typeflag=b"1", link=b"f") for n in range(50)) + END
+    house.receive(in_blocks(archive), DEFAULT.for_server(2))
+    assert house.state()[0] == house.before[0]

@@ -1,0 +1,86 @@
+"""What directories are to be at the end, kept on the disk meanwhile."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wingsd.archive.limits import DEFAULT
+from wingsd.archive.metadata import DirectoryMetadata
+from wingsd.archive.tree import TreeWriter
+from wingsd.errors import ArchiveError
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[DirectoryMetadata]:
+    metadata = DirectoryMetadata(str(tmp_path), 4096)
+    yield metadata
+    metadata.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_last_made_comes_first(kept: DirectoryMetadata) -> None:
+    kept.made((b"a",), 0o755, 5)
+    kept.made((b"a", b"\n\xff"), 0o1700, -(1 << 62))
+    kept.made((b"a", b"\n\xff", b"c"), 0, None)
+    assert list(kept.in_order()) == [
+        ((b"a", b"\n\xff", b"c"), 0, None),
+        ((b"a", b"\n\xff"), 0o1700, -(1 << 62)),
+        ((b"a",), 0o755, 5),
+    ]
+
+
+def test_any_number_of_them_comes_back(kept: DirectoryMetadata, tmp_path: Path) -> None:
+    paths = [(b"d" * 200, b"%d" % n) for n in range(20_000)]
+    for n, path in enumerate(paths):
+        kept.made(path, n % 0o777, n)
+    assert os.listdir(tmp_path) == []  # it has no name
+    found = list(kept.in_order())
+    assert found == [(path, n % 0o777, n) for n, path in enumerate(paths)][::-1]
+
+
+def test_the_last_word_holds(kept: DirectoryMetadata) -> None:
+    kept.made((b"a",), 0o700, None)
+    kept.made((b"b",), 0o700, 1)
+    kept.again((b"a",), 0o755, 2)
+    kept.again((b"a",), 0o711, 3)
+    kept.again((), 0o750, 4)
+    kept.again((b"before",), 0o700, 5)
+    assert list(kept.in_order()) == [
+        ((b"b",), 0o700, 1),
+        ((b"a",), 0o711, 3),
+        ((b"before",), 0o700, 5),
+        ((), 0o750, 4),
+    ]
+
+
+def test_memory_for_the_last_word_is_bounded(kept: DirectoryMetadata) -> None:
+    for _ in range(100):
+        kept.again((b"same",), 0o755, 0)
+    for n in range(10):
+        kept.again((b"%d" % n,), 0o755, 0)
+    with pytest.raises(ArchiveError, match=r"too many directories.*directories first"):
+        kept.again((b"one more",), 0o755, 0)
+
+
+def test_directories_without_number_take_little_memory(tmp_path: Path) -> None:
+    writer = TreeWriter(str(tmp_path), None, DEFAULT)
+    tracemalloc.start()
+    try:
+        for n in range(3000):
+            writer.directory((b"p" * 250, b"%d" % (n // 100), b"q" * 250, b"%d" % n), 0o751, n)
+        writer.finish()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        writer.close()
+    # three thousand of such paths take more than 2 MiB by themselves
+    assert peak < 1.5 * MIB
+    found = tmp_path / ("p" * 250) / "7" / ("q" * 250) / "777"
+    assert (found.stat().st_mode & 0o7777, found.stat().st_mtime_ns) == (0o751, 777)
