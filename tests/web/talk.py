@@ -88,6 +88,12 @@ class Transport(StringTransport):
     def abortConnection(self) -> None:
         self.aborting = True
 
+    def getHandle(self) -> Transport:
+        return self
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        raise OSError("this is not TCP")
+
     def answers(self) -> list[tuple[int, dict[str, str], bytes]]:
         """Return the answers written so far: status, headers in lower case, body."""
         found = []

@@ -21,6 +21,7 @@ from twisted.web.server import Request
 from wingsd.errors import WingsdError
 from wingsd.web.answers import error_json
 from wingsd.web.pace import Pace
+from wingsd.web.presence import Presence
 
 __all__ = ["BodyReader", "GuardedResource", "StreamingRequest", "StreamingResource"]
 
@@ -69,6 +70,7 @@ class StreamingRequest(Request):
     content: BytesIO
     _reader: BodyReader | None = None
     _pace: Pace | None = None
+    _presence: Presence | None = None
     _stores = False
     _received = 0
     _complete = False
@@ -122,6 +124,8 @@ class StreamingRequest(Request):
         """The client is gone."""
         super().connectionLost(reason)
         self._forget_pace()
+        if self._presence is not None:
+            self._presence.rest()
         if self._reader is not None:
             self._reader.lost(reason)
 
@@ -183,10 +187,16 @@ class StreamingRequest(Request):
             if self._pace is not None:
                 self._pace.rest()
             self.channel.transport.pauseProducing()
+            if self._presence is None:
+                reactor = self.channel.site.reactor
+                self._presence = Presence(reactor, self.channel.transport, self.resume)
+            self._presence.watch()
 
     def resume(self) -> None:
         """Read on; a client that is silent for the site's timeout is disconnected."""
         if not self._disconnected:
+            if self._presence is not None:
+                self._presence.rest()
             if not self._complete:
                 self.channel.setTimeout(self.channel.site.timeOut)
                 if self._pace is not None:

@@ -71,7 +71,7 @@ class Upload:
                 self._checksum.errback(error)
 
     def when_gone(self, tell: Callable[[], None]) -> None:
-        """Call `tell` when the sender goes after its body was complete, before its answer."""
+        """Call `tell` when the sender goes before its answer, and its body is not being read."""
         self._tell_gone = tell
 
     # What the request calls
@@ -104,15 +104,15 @@ class Upload:
 
     def lost(self, reason: Failure) -> None:
         """Take the connection's end; before the body's it is the end of the upload."""
-        if self._ended:
-            self._tell_gone()
-        else:
+        if not self._ended:
             self.stop(
                 UploadCutShort(
                     "the upload ended before it was complete",
                     reason.getErrorMessage(),
                 )
             )
+        if self._ended or self._form is None:
+            self._tell_gone()
 
     async def _begin(self) -> None:
         await self._admit()
