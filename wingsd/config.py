@@ -154,10 +154,11 @@ class Transfers:
     least_rate: int = attrs.field(default=1024, validator=_not_negative)
     #: Seconds a server may take to stop before it is killed, to be sent away (wingsd's own).
     stop_grace: int = attrs.field(default=60, validator=_positive)
+    #: Days that a received server is kept whose success the Panel did not want (wingsd's own).
+    quarantine_days: int = attrs.field(default=30, validator=_positive)
     #: A PEM file of authorities trusted beside the system's, for the nodes that servers are sent
     #: to (wingsd's own).
     ca_file: str = ""
-
     #: MiB of a filesystem that received servers leave free, and never more than a twentieth of it;
     #: 0 is none (wingsd's own).
     disk_reserve: int = attrs.field(default=1024, validator=_not_negative)

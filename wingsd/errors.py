@@ -13,6 +13,7 @@ __all__ = [
     "BadRequest",
     "ConfigError",
     "Conflict",
+    "ConsoleBlocked",
     "DaemonStopping",
     "DestinationError",
     "DestinationLost",
@@ -20,11 +21,12 @@ __all__ = [
     "DestinationUnreachable",
     "EnvironmentFailed",
     "Forbidden",
+    "Interrupted",
     "InvalidData",
     "NotAuthorized",
     "NotLoaded",
-    "NotReported",
     "NotRunning",
+    "NotWanted",
     "PanelError",
     "PanelRefused",
     "PanelUnreachable",
@@ -194,6 +196,10 @@ class EnvironmentFailed(WingsdError):
         super().__init__("the server's environment could not be configured", detail)
 
 
+class ConsoleBlocked(EnvironmentFailed):
+    """The server does not take what is typed into its console; it may still do so."""
+
+
 class DaemonStopping(WingsdError):
     """The daemon is going down and takes nothing on (503)."""
 
@@ -236,15 +242,22 @@ class PanelRefused(PanelError):
         self.code = code
 
 
-class NotReported(WingsdError):
-    """The server is here and whole, but whether the Panel knows it is not known."""
+class NotWanted(Conflict):
+    """The Panel says that no transfer brings the server to this node (409)."""
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self) -> None:
         super().__init__(
-            "the server has arrived, but the Panel could not be told",
-            f"{detail}; its files are kept on this node: see in the Panel where it is now, and "
-            "transfer it again if it is still at the source",
+            "the Panel does not want the server on this node",
+            "it has cancelled the transfer, or the other node has told it of a failure; the "
+            "server is where it was",
         )
+
+
+class Interrupted(WingsdError):
+    """The daemon ended in the middle of it."""
+
+    def __init__(self) -> None:
+        super().__init__("this node was restarted meanwhile", "start the transfer again")
 
 
 class PanelUnreachable(PanelError):

@@ -20,15 +20,17 @@ from wingsd.config import Config
 from wingsd.environment import DockerEnvironment, Environment, NoEnvironment, engine, information
 from wingsd.errors import ConfigError, DestinationUnreachable, StorageError
 from wingsd.events import EventBus
-from wingsd.journal import Journal
+from wingsd.journal import Entry, Journal
 from wingsd.journal.store import Store
 from wingsd.panel import Panel
 from wingsd.privileges import shortcomings, survey
 from wingsd.servers import Means as ServerMeans
 from wingsd.servers import Servers
 from wingsd.tokens import DenyList
-from wingsd.transfers import incoming, outgoing
+from wingsd.transfers.means import ReceivingMeans, SendingMeans
+from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
+from wingsd.transfers.recovery import Recovery, durable
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.trust import Trust
@@ -49,8 +51,10 @@ DISK_WORKERS = 4
 REWRITERS = 4
 ENGINE_WORKERS = 8
 # Seconds, when the daemon has to go: until a transfer past its verification is given up as well,
-# for clients to read their answers, and until the end whatever goes on.
+# for the Panel to hear the last reports (the next daemon tells what it has not), for clients to
+# read their answers, and until the end whatever goes on.
 ABANDON_AFTER = 6.0
+TELL_WITHIN = 2.0
 DRAIN_WITHIN = 2.0
 STOP_WITHIN = 9.0
 
@@ -77,6 +81,7 @@ class Node(Service):
         self._panel = Panel(config, reactor)
         self._store = Store(config.system.root_directory)
         self._journal = Journal(self._store, self._writer, time.time)
+        self._outbox = Outbox(self._panel, self._journal, reactor)
         self._denied = DenyList(time.time())
         self._environment = self._make_environment()
         self._servers = self._make_servers()
@@ -108,14 +113,17 @@ class Node(Service):
     def _make_receiver(self) -> Receiver:
         transfers = self._config.system.transfers
         return Receiver(
-            incoming.Means(
+            ReceivingMeans(
                 reactor=self._reactor,
                 panel=self._panel,
+                journal=self._journal,
+                outbox=self._outbox,
                 environment=self._environment,
                 servers=self._servers,
                 staging=self._staging,
                 bus=self._bus,
                 owner=self._owner,
+                quarantine_days=transfers.quarantine_days,
                 extractors=self._extractors,
                 slots=DeferredSemaphore(transfers.concurrent),
                 disk=self._disk,
@@ -126,9 +134,11 @@ class Node(Service):
     def _make_sender(self) -> Sender:
         system = self._config.system
         return Sender(
-            outgoing.Means(
+            SendingMeans(
                 reactor=self._reactor,
                 panel=self._panel,
+                journal=self._journal,
+                outbox=self._outbox,
                 environment=self._environment,
                 servers=self._servers,
                 bus=self._bus,
@@ -191,7 +201,7 @@ class Node(Service):
         """Clean up, listen, load the servers. Exits with one line when the first two fail."""
         super().startService()
         self._tell_shortcomings()
-        self._prepare_staging()
+        unfinished = self._prepare_disk()
         for workers in self._workers:
             workers.start()
         signal.signal(signal.SIGHUP, self._on_hangup)
@@ -202,10 +212,25 @@ class Node(Service):
             where=self._door.address,
             remote=self._config.remote,
         )
-        self._booting = Deferred.fromCoroutine(self._servers.boot())
+        self._booting = Deferred.fromCoroutine(self._boot(unfinished))
         # The node's end cancels it.
         self._booting.addErrback(lambda failure: failure.trap(CancelledError))
         self._booting.addErrback(lambda failure: self._log.failure("booting failed", failure))
+
+    async def _boot(self, unfinished: list[Entry]) -> None:
+        recovery = Recovery(
+            entries=unfinished,
+            receiver=self.receiver,
+            servers=self._servers,
+            journal=self._journal,
+            outbox=self._outbox,
+            panel=self._panel,
+            reactor=self._reactor,
+        )
+        await self._outbox.load()
+        recovery.begin()
+        await self._servers.boot()
+        recovery.settle()
 
     def stopService(self) -> Deferred[None]:
         """Give up unverified transfers, finish the others, and end the threads."""
@@ -238,20 +263,30 @@ class Node(Service):
         # moved, and nobody else would ever delete what is left of it here.
         await DeferredList([self.receiver.stop(), self.sender.stop()])
         await self._door.close()
+        await self._outbox.drain(TELL_WITHIN)
+        self._outbox.stop()
         await self._servers.stop()
         # The answers must be out before the process is gone.
         await self._door.drain(DRAIN_WITHIN)
 
-    def _prepare_staging(self) -> None:
+    def _prepare_disk(self) -> list[Entry]:
+        """Open staging area and journal; return the transfers that are not finished."""
+        days = self._config.system.transfers.quarantine_days
         try:
-            leftovers = self._staging.prepare()
+            self._staging.prepare()
             self._store.open()
             self._store.forget(time.time())
             self._denied.restore(self._store.denied())
+            unfinished = self._store.transfers(unfinished=True)
+            leftovers = self._staging.clear(durable(unfinished))
+            expired = self._staging.clear_quarantine(days)
         except StorageError as error:
             raise SystemExit(f"wingsd: {error.detail}") from error
         for name in leftovers:
             self._log.warn("{server}: removed an unfinished transfer of before", server=name)
+        for name in expired:
+            self._log.warn("{name}: deleted, it was in quarantine long enough", name=name)
+        return unfinished
 
     def _tell_shortcomings(self) -> None:
         docker = self._config.docker

@@ -123,6 +123,7 @@ def told(pair: Pair) -> list[str]:
 
 async def as_before(pair: Pair, before: Any) -> None:
     """See that the server is the source's own again, and nothing of it at the destination."""
+    await pair.source.wait_for_line("the Panel was told of the failure")
     assert seen(pair.source.files()) == before
     assert pair.panel.node_of(UUID) is pair.source.node
     assert not pair.panel.in_transfer(UUID)

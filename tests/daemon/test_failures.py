@@ -42,16 +42,16 @@ async def test_a_success_whose_answer_got_lost_is_a_success(house: House) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_success_the_panel_refuses_sets_the_files_aside(house: House) -> None:
+async def test_a_success_the_panel_refuses_keeps_the_files_apart(house: House) -> None:
     await house.start()
     house.panel.inject("/success", Answer(409))
     status, answer = await house.upload(archive())
-    assert status == 500
-    assert "409" in answer["detail"]
-    (aside,) = house.left()
-    assert aside.startswith(f"{UUID}.set-aside-")
-    await house.told_of_failure()
-    assert house.panel.reports() == [(UUID, "success"), (UUID, "failure")]
+    assert (status, answer["error"]) == (409, "the Panel does not want the server on this node")
+    assert house.left() == [".quarantine"]
+    await house.wait_for_line("kept for 30 days in")
+    await house.wait_for_line("cleaned up")
+    # The Panel has said itself that no transfer is open.
+    assert house.panel.reports() == [(UUID, "success")]
 
 
 @pytest_twisted.ensureDeferred

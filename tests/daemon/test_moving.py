@@ -85,10 +85,11 @@ async def test_a_refusal_is_read_at_the_source(pair: Pair) -> None:
     await pair.transfer()
     await browser.wait_for("transfer status", "failed")
     said = "\n".join(texts(browser, "transfer logs"))
-    assert "the Panel refused this node's request" in said
-    # Both have told of it; the Panel took the first.
+    assert "the Panel does not want the server on this node" in said
+    # To the destination the Panel has said so itself; the source tells it.
     await pair.destination.wait_for_line("cleaned up")
-    assert pair.panel.reports().count((UUID, "failure")) == 2
+    await pair.source.wait_for_line("state failure")
+    assert pair.panel.reports() == [(UUID, "success"), (UUID, "failure")]
     assert pair.panel.node_of(UUID) is pair.source.node
     assert pair.source.files().is_dir()
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wingsd.errors import BadRequest, UploadCutShort, WingsdError
@@ -207,6 +207,42 @@ def test_no_body_makes_anything_but_a_result_or_a_refusal(noise: bytes) -> None:
             receive([whole])
         except WingsdError as error:
             assert error.status == 400
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *[
+                    f"--{BOUNDARY}",
+                    "\r\n",
+                    "--",
+                    "\n",
+                    "\r",
+                    ": ",
+                    "Content-Disposition: form-data",
+                ],
+                *['; name="archive"', '; name="checksum"', "; name=x", "Content-Length: 1", "x"],
+                *['; filename="a"', "Content-Type: ", "\r\n\r\n", f"\r\n--{BOUNDARY}\r\n"],
+            ]
+        ),
+        max_size=24,
+    ),
+    st.integers(1, 40),
+)
+@example(['Content-Disposition: form-data; a="\n"', '; name="archive"'], 40)
+def test_what_is_taken_does_not_depend_on_the_cuts(words: list[str], size: int) -> None:
+    whole = f"--{BOUNDARY}\r\n{''.join(words)}\r\n\r\n".encode() + good()
+    assert outcome([whole]) == outcome(whole[at : at + size] for at in range(0, len(whole), size))
+
+
+def outcome(chunks: Iterable[bytes]) -> tuple[bytes, str] | None:
+    """Return what was taken; nothing for what was refused, for whichever reason comes first."""
+    try:
+        return receive(chunks)
+    except WingsdError as error:
+        assert (error.status, bool(error.message)) == (400, True)
+        return None
 
 
 def test_an_upload_is_written_as_gos_multipart_writes_it() -> None:

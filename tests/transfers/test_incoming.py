@@ -12,7 +12,8 @@ import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
 
-from tests.daemon.house import UUID, archive, sha256
+from tests.daemon.house import UUID, sha256
+from tests.daemon.house import archive as packed
 from tests.logs import LoggedErrors
 from wingsd.bridge import Feed, Workers
 from wingsd.errors import (
@@ -22,7 +23,7 @@ from wingsd.errors import (
     Conflict,
     DaemonStopping,
     EnvironmentFailed,
-    NotReported,
+    NotWanted,
     PanelRefused,
     PanelUnreachable,
     StorageError,
@@ -33,15 +34,21 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.events import Event, EventBus
+from wingsd.journal import Journal, Outcome
+from wingsd.journal.store import Store
 from wingsd.model import Configuration, Settings
+from wingsd.testing import SynchronousWorkers
+from wingsd.transfers import arrival
 from wingsd.transfers.formdata import UploadForm
-from wingsd.transfers.incoming import UNCLEAR, IncomingTransfer, Means
+from wingsd.transfers.incoming import HOLD, IncomingTransfer
 from wingsd.transfers.lifecycle import ReceiveStep
+from wingsd.transfers.means import ReceivingMeans
+from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.staging import Staging
 
 reactor: Any = installed_reactor
-DATA = archive()
+DATA = packed()
 OWNER = (os.getuid(), os.getgid())
 
 
@@ -64,7 +71,10 @@ class World:
         return self
 
     def forget(self, uuid: str) -> None:
-        del self.known[uuid]
+        self.known.pop(uuid, None)
+
+    def get(self, uuid: str) -> World:
+        return self
 
     def let_go(self) -> None:
         self.known[UUID] = ""
@@ -106,6 +116,7 @@ class World:
 
     async def remove(self, uuid: str) -> None:
         self._called("remove")
+        await self.waits.get("remove", succeed(None))
 
 
 class Source:
@@ -147,19 +158,26 @@ class House:
         self.world, self.data = World(), directory / "volumes"
         self.staging = Staging(str(self.data), OWNER, durable=True)
         self.staging.prepare()
+        self.store = Store(str(directory))
+        self.store.open()
+        workers: Any = SynchronousWorkers()
+        self.journal = Journal(self.store, workers, reactor.seconds)
         self.states: list[str] = []
         self.lines: list[str] = []
         bus = EventBus()
         bus.subscribe(UUID, self._note)
         self.receiver = Receiver(
-            Means(
+            ReceivingMeans(
                 reactor=reactor,
                 panel=self.world,  # type: ignore[arg-type]
+                journal=self.journal,
+                outbox=Outbox(self.world, self.journal, reactor),  # type: ignore[arg-type]
                 environment=self.world,  # type: ignore[arg-type]
                 servers=self.world,  # type: ignore[arg-type]
                 staging=self.staging,
                 bus=bus,
                 owner=OWNER,
+                quarantine_days=30,
                 extractors=pool,
                 slots=DeferredSemaphore(2),
                 disk=pool,
@@ -310,16 +328,14 @@ async def test_what_cannot_be_undone_is_logged_and_the_rest_goes_on(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_sender_does_not_wait_for_a_panel_that_is_slow_to_hear(house: House) -> None:
+async def test_nobody_waits_for_a_panel_that_is_slow_to_hear(house: House) -> None:
     hanging: Deferred[None] = Deferred()
     house.world.waits["failure"] = hanging
-    transfer = house.receiver.open(UUID)
-    with pytest.raises(BadRequest):
-        await transfer.run(Source(checksum="0"))
-    assert list(house.receiver.servers) == [UUID]
+    await house.fails(BadRequest, Source(checksum="0"))
+    (report,) = house.store.reports(unsettled=True)
+    assert report.outcome is Outcome.FAILURE
     hanging.callback(None)
-    await transfer.over
-    assert list(house.receiver.servers) == []
+    assert house.store.reports(unsettled=True) == []
 
 
 @pytest_twisted.ensureDeferred
@@ -338,6 +354,12 @@ async def test_a_panel_that_cannot_be_told_of_a_failure_changes_nothing(house: H
     await house.fails(BadRequest, Source(checksum="0"))
     assert house.states[-2:] == ["failed", "failure"]
     assert house.world.known == {}
+    # It is told again until it is heard, or the Panel has begun another transfer.
+    assert len(house.store.reports(unsettled=True)) == 1
+    house.world.owned = [False]
+    await house.receiver.open(UUID).run(Source())
+    assert house.store.reports(unsettled=True) == []
+    assert house.world.calls.count("failure") == 1
 
 
 # The Panel does not take the success
@@ -357,48 +379,76 @@ async def test_it_turns_out_that_the_panel_had_heard_it(house: House) -> None:
 async def test_the_panel_does_not_want_it_here(house: House, code: int) -> None:
     house.world.faults["success"] = PanelRefused("no transfer open", "x", code)
     house.world.owned = [False, False]
-    await house.fails(PanelRefused)
-    assert house.world.calls[-3:] == ["owns", "failure", "remove"]
-    (aside,) = house.left()
-    assert aside.startswith(f"{UUID}.set-aside-")
-    assert (house.data / aside / "server.properties").exists()
+    await house.fails(NotWanted)
+    # It has said that no transfer is open: a failure is no news to it.
+    assert house.world.calls[-3:] == ["success", "owns", "remove"]
+    assert house.left() == [".quarantine"]
+    (room,) = (house.data.with_name(".volumes.staging") / ".quarantine").iterdir()
+    assert room.name.startswith(f"{UUID}.")
+    assert (room / "server.properties").exists()
+    assert house.world.known == {}
+    assert house.store.transfers(unfinished=True) == []
 
 
-@pytest.mark.parametrize("code", [401, 403, 429])
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrival, "PATIENCE", 0.05)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PanelRefused("slower", "x", 401),
+        PanelRefused("slower", "x", 403),
+        PanelRefused("slower", "x", 429),
+        PanelUnreachable("down", "x"),
+        RuntimeError("a mistake"),
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_that_says_nothing_about_the_server_moves_nothing(
-    house: House, code: int
+async def test_until_the_panel_has_heard_of_it_it_stays_and_is_held(
+    house: House,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    logged_errors: LoggedErrors,
 ) -> None:
-    house.world.faults["success"] = PanelRefused("slower", "x", code)
-    house.world.owned = [False, False]
-    await house.fails(NotReported)
-    assert "failure" not in house.world.calls
+    impatient(monkeypatch)
+    house.world.faults["success"] = error
+    transfer = house.receiver.open(UUID)
+    # The sender has its answer all the same: the data is safe, and will be told.
+    await transfer.run(Source())
     assert house.left() == [UUID]
-    assert house.world.known == {UUID: UNCLEAR}
+    assert house.world.known == {UUID: HOLD}
+    with pytest.raises(AlreadyHere):
+        house.receiver.open(UUID)
+    with pytest.raises(Conflict):
+        house.receiver.cancel(UUID)
+    (entry,) = house.store.transfers(unfinished=True)
+    assert entry.step == "REPORT"
+    assert len(house.store.reports(unsettled=True)) == 1
+    assert house.states[-1] == "processing"
+    del house.world.faults["success"]
+    await transfer.over
+    assert house.states[-1] == "completed"
+    assert house.world.known == {UUID: ""}
+    assert house.store.transfers(unfinished=True) == []
+    assert house.store.reports(unsettled=True) == []
+    logged_errors.take(RuntimeError)
 
 
-@pytest.mark.parametrize("asked", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_nobody_knows_whether_the_panel_heard_it(house: House, asked: bool) -> None:
-    down = PanelUnreachable("down", "x")
-    house.world.faults["success"] = down
-    house.world.owned = [False, False]
-    if not asked:
-        house.world.before["success"] = lambda: house.world.faults.update(owns=down)
-    error = await house.fails(NotReported)
-    assert error.status == 500
-    assert "failure" not in house.world.calls
-    assert "remove" not in house.world.calls
-    assert house.left() == [UUID]
-
-
-@pytest_twisted.ensureDeferred
-async def test_once_success_may_have_been_told_no_mistake_of_ours_deletes_it(house: House) -> None:
-    house.world.faults["success"] = RuntimeError("a mistake")
-    with pytest.raises(RuntimeError):
-        await house.receiver.open(UUID).run(Source())
-    assert house.world.calls[-1] == "success"
-    assert house.left() == [UUID]
+async def test_a_server_that_turns_out_to_be_unwanted_later_is_kept_apart(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch)
+    house.world.faults["success"] = PanelUnreachable("down", "x")
+    transfer = house.receiver.open(UUID)
+    await transfer.run(Source())
+    house.world.owned = [False]
+    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    await transfer.over
+    assert house.left() == [".quarantine"]
+    assert house.states[-1] == "failure"
+    assert house.world.known == {}
 
 
 # Giving up
@@ -512,9 +562,11 @@ def test_one_server_has_one_transfer(house: House) -> None:
 @pytest_twisted.ensureDeferred
 async def test_the_next_attempt_waits_until_the_last_one_is_tidied_up(house: House) -> None:
     hanging: Deferred[None] = Deferred()
-    house.world.waits["failure"] = hanging
-    with pytest.raises(BadRequest):
-        await house.receiver.open(UUID).run(Source(checksum="0"))
+    house.world.waits["remove"] = hanging
+    house.world.faults["create"] = EnvironmentFailed("no image")
+    with pytest.raises(EnvironmentFailed):
+        await house.receiver.open(UUID).run(Source())
+    del house.world.faults["create"]
     house.world.owned = [False]
     second = Deferred.fromCoroutine(house.receiver.open(UUID).run(Source()))
     assert house.world.calls.count("owns") == 1

@@ -90,7 +90,7 @@ def test_a_report_that_is_heard_is_settled(house: House) -> None:
     assert settled.result is True
     assert house.panel.calls == [("success", A)]
     assert house.unsettled() == []
-    assert not house.outbox.waits(A)
+    assert house.outbox.success_of(A) is None
 
 
 @pytest.mark.parametrize("fault", [DOWN, refused(401), refused(403), refused(429), refused(422)])
@@ -162,15 +162,16 @@ def test_one_servers_reports_are_told_in_order_and_hold_up_no_other(house: House
 
 def test_what_was_not_heard_is_told_by_the_next_daemon(house: House) -> None:
     house.panel.answers[A] = [DOWN, True]
-    house.tell(Outcome.SUCCESS)
+    settled = house.tell(Outcome.SUCCESS)
+    assert house.outbox.success_of(A) is settled
     house.outbox.stop()
     house.store.close()
     house.restart()
-    loaded = Deferred.fromCoroutine(house.outbox.load()).result
-    assert isinstance(loaded, list)
-    ((report, settled),) = loaded
+    (report,) = house.store.reports(unsettled=True)
     assert (report.server, report.outcome, report.attempts) == (A, Outcome.SUCCESS, 1)
-    assert settled.result is True
+    Deferred.fromCoroutine(house.outbox.load())
+    assert house.unsettled() == []
+    assert house.panel.calls == [("success", A), ("success", A)]
     assert house.clock.getDelayedCalls() == []
 
 

@@ -29,9 +29,14 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.events import Event, EventBus
+from wingsd.journal import Journal
+from wingsd.journal.store import Store
 from wingsd.model import Configuration, Settings
+from wingsd.testing import SynchronousWorkers
 from wingsd.transfers.formdata import UploadForm
-from wingsd.transfers.outgoing import MOVED, Means, TransferOrder
+from wingsd.transfers.means import SendingMeans
+from wingsd.transfers.outbox import Outbox
+from wingsd.transfers.outgoing import MOVED, TransferOrder
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.trust import Trust
 
@@ -154,10 +159,16 @@ class House:
         bus = EventBus()
         bus.subscribe(UUID, self._note)
         world: Any = self.world
+        self.store = Store(str(directory))
+        self.store.open()
+        workers: Any = SynchronousWorkers()
+        journal = Journal(self.store, workers, reactor.seconds)
         self.sender = Sender(
-            Means(
+            SendingMeans(
                 reactor=reactor,
                 panel=world,
+                journal=journal,
+                outbox=Outbox(world, journal, reactor),
                 environment=world,
                 servers=world,
                 bus=bus,

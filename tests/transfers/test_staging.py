@@ -167,7 +167,9 @@ def test_what_a_killed_daemon_left_is_cleared_at_the_start(staging: Staging, dat
     data.with_name(".volumes.staging").joinpath("stray file").write_text("")
     (data / "other").mkdir()
     staging.close()
-    assert Staging(str(data), OWNER, durable=True).prepare() == [UUID, "stray file"]
+    again = Staging(str(data), OWNER, durable=True)
+    again.prepare()
+    assert again.clear() == [UUID, "stray file"]
     assert tree(data) == [
         ".volumes.staging",
         ".volumes.staging/.lock",
@@ -218,3 +220,27 @@ def test_data_that_is_a_mount_of_its_own_is_staged_inside(mounted: Path) -> None
         f"volumes/{UUID}/world",
     ]
     staging.close()
+
+
+def test_what_is_whole_is_not_cleared_away(staging: Staging, data: Path) -> None:
+    staging.create(UUID)
+    assert staging.holds(UUID)
+    assert staging.clear({UUID}) == []
+    assert staging.holds(UUID)
+    assert staging.clear() == [UUID]
+    assert not staging.holds(UUID)
+
+
+def test_what_nobody_wanted_is_kept_for_so_many_days(staging: Staging, data: Path) -> None:
+    staging.create(UUID)
+    staging.swap(UUID)
+    (data / UUID / "world").write_text("precious")
+    room = Path(staging.quarantine(UUID))
+    assert (room / "world").read_text() == "precious"
+    assert not (data / UUID).exists()
+    assert staging.clear() == []
+    assert staging.clear_quarantine(1) == []
+    old = room.with_name(f"{UUID}.20200101T000000.000000Z")
+    room.rename(old)
+    assert staging.clear_quarantine(1) == [old.name]
+    assert list(old.parent.iterdir()) == []

@@ -7,8 +7,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from wingsd.errors import NotReported, PanelRefused, PanelUnreachable
-from wingsd.transfers.verdict import NotWanted, Verdict
+from wingsd.errors import PanelRefused, PanelUnreachable
+from wingsd.transfers.verdict import Verdict
 
 DOWN = PanelUnreachable("down", "x")
 
@@ -85,26 +85,3 @@ def test_a_panel_that_is_down_for_long_is_asked_once_a_minute() -> None:
     assert len(panel.calls) - asked == 10
     asking.addErrback(lambda _: None)
     asking.cancel()
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_success_that_was_heard_before_is_one() -> None:
-    panel = ScriptedPanel(refused(409), True)
-    await verdict(panel).succeeded()
-    assert panel.calls == ["success", "owns"]
-
-
-@pytest.mark.parametrize(
-    ("answers", "kind"),
-    [
-        ([refused(409), False], NotWanted),
-        ([refused(404), False], NotWanted),
-        ([refused(403), False], NotReported),
-        ([DOWN, False], NotReported),
-        ([refused(409), DOWN], NotReported),
-    ],
-)
-@pytest_twisted.ensureDeferred
-async def test_a_success_that_is_not_taken(answers: list[object], kind: type[Exception]) -> None:
-    with pytest.raises(kind):
-        await verdict(ScriptedPanel(*answers)).succeeded()

@@ -35,6 +35,7 @@ class Servers:
         self.loaded = False
         self._means = means
         self._servers: dict[str, Server] = {}
+        self._reserved: dict[str, str] = {}
         self._tasks = Tasks()
         self._disk_usage = DiskUsage(means.disk, self._tasks)
         self._directories = Directories(means.config.system.data, means.owner)
@@ -121,8 +122,16 @@ class Servers:
             known.close()
             known.disown(hold)  # Browsers that watch it may not start it in the new one's place.
         server = self._add(configuration)
-        server.take(hold)
+        server.hold = hold
         return server
+
+    def reserve(self, uuid: str, why: str) -> None:
+        """Hold a server from the moment on that it becomes known, until it is let go."""
+        self._reserved[uuid] = why
+
+    def known(self, configuration: Configuration) -> Server:
+        """Return the server, which the Panel has on this node."""
+        return self._servers.get(configuration.settings.uuid) or self._add(configuration)
 
     def forget(self, uuid: str) -> None:
         """Make a server unknown, and touch nothing of it."""
@@ -135,6 +144,7 @@ class Servers:
         server = Server(
             configuration, self.directory(uuid), self._means, self._tasks, self._disk_usage
         )
+        server.hold = self._reserved.pop(uuid, "")
         self._servers[uuid] = server
         return server
 

@@ -137,6 +137,7 @@ class Server:
     def let_go(self) -> None:
         """Let it be started again."""
         self.hold = ""
+        self.disowned = False
 
     def disown(self, why: str) -> None:
         """Hold it for good: it is for the Panel to have it deleted, or sent here once more."""

@@ -44,12 +44,13 @@ class Interruptible:
             self._waiting = None
 
 
-def when_fired(deferred: Deferred[None]) -> Deferred[None]:
-    """Return a Deferred of its own that fires after `deferred` does."""
+def when_fired(deferred: Deferred[T]) -> Deferred[None]:
+    """Return a Deferred of its own that fires after `deferred` does, which keeps its result."""
     fired: Deferred[None] = Deferred()
 
-    def tell(result: None) -> None:
+    def tell(result: T) -> T:
         fired.callback(None)
+        return result
 
     deferred.addCallback(tell)
     return fired

@@ -11,13 +11,14 @@ from http import HTTPStatus
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.errors import PanelError, PanelRefused, StorageError
 from wingsd.journal import Journal, Outcome, Report
 from wingsd.panel import Panel
+from wingsd.transfers.interrupt import when_fired
 
 __all__ = ["Outbox"]
 
@@ -67,13 +68,10 @@ class Outbox:
         self._queues: dict[str, list[_Telling]] = {}
         self._loops: dict[str, Deferred[None]] = {}
 
-    async def load(self) -> list[tuple[Report, Deferred[bool]]]:
-        """Go on telling what the journal has; return the reports, each with its end.
-
-        Raises `StorageError`.
-        """
-        reports = await self._journal.unsettled()
-        return [(report, self._queue(report)) for report in reports]
+    async def load(self) -> None:
+        """Go on telling what an earlier daemon could not. Raises `StorageError`."""
+        for report in await self._journal.unsettled():
+            self._queue(report)
 
     async def tell(self, server: str, outcome: Outcome) -> Deferred[bool]:
         """Note a report and begin to tell it.
@@ -92,15 +90,27 @@ class Outbox:
             report = Report(0, server, outcome, self._reactor.seconds())
         return self._queue(report)
 
-    def waits(self, server: str) -> bool:
-        """Return whether something of the server is still to be told."""
-        return server in self._queues
+    def success_of(self, server: str) -> Deferred[bool] | None:
+        """Return the end of the server's success that is still being told, if there is one."""
+        for telling in self._queues.get(server, ()):
+            if telling.report.outcome is Outcome.SUCCESS:
+                return telling.settled
+        return None
 
     def drop(self, server: str) -> None:
         """Tell no failure of the server any more: the Panel has begun another transfer of it."""
         for telling in self._queues.get(server, ()):
             if telling.report.outcome is Outcome.FAILURE:
                 telling.drop()
+
+    async def drain(self, within: float) -> None:
+        """Return when nothing waits to be told, and after so many seconds in any case."""
+        told = [when_fired(t.settled) for queue in self._queues.values() for t in queue]
+        all_told: Deferred[Any] = DeferredList(told)
+        limit: Deferred[Any] = deferLater(self._reactor, within)
+        await DeferredList([all_told, limit], fireOnOneCallback=True, consumeErrors=True)
+        limit.addErrback(lambda _: None)
+        limit.cancel()
 
     def stop(self) -> None:
         """Tell nothing more; the journal keeps it."""
@@ -139,17 +149,11 @@ class Outbox:
         while not telling.moot:
             try:
                 so, answer = await self._attempt(report)
-            except PanelError as error:
-                seconds = max(pause, error.retry_after)
-                self._log.warn(
-                    "{server}: the Panel has not taken its {outcome} yet, told again in "
-                    "{seconds:.0f} s: {error}",
-                    server=report.server,
-                    outcome=report.outcome.value,
-                    seconds=seconds,
-                    error=error,
-                )
-                await self._note(self._journal.note_attempt(report, str(error)), report)
+            except CancelledError:
+                raise
+            except Exception as error:
+                seconds = max(pause, getattr(error, "retry_after", 0.0))
+                await self._put_off(report, error, seconds)
                 await telling.pause(self._reactor, seconds)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
@@ -158,6 +162,19 @@ class Outbox:
                 return so
         await self._note(self._journal.settle(report, "another transfer has begun"), report)
         return False
+
+    async def _put_off(self, report: Report, error: Exception, seconds: float) -> None:
+        if not isinstance(error, PanelError):
+            self._log.failure("{server}: a mistake", server=report.server)
+        self._log.warn(
+            "{server}: the Panel has not taken its {outcome} yet, told again in {seconds:.0f} s: "
+            "{error}",
+            server=report.server,
+            outcome=report.outcome.value,
+            seconds=seconds,
+            error=error,
+        )
+        await self._note(self._journal.note_attempt(report, str(error)), report)
 
     async def _attempt(self, report: Report) -> tuple[bool, str]:
         server = report.server

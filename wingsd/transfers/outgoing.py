@@ -10,26 +10,23 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.archive import Compression, Packed, measure, pack
-from wingsd.bridge import Outflow, OutflowClosed, Workers, relayed
-from wingsd.environment import Environment
+from wingsd.bridge import Outflow, OutflowClosed, relayed
 from wingsd.errors import TransferCancelled, WingsdError
-from wingsd.events import EventBus
-from wingsd.panel import Panel
-from wingsd.servers import Server, Servers
-from wingsd.transfers.announcer import Announcer
+from wingsd.journal import Outcome
+from wingsd.servers import Server
+from wingsd.transfers.course import Course
 from wingsd.transfers.destination import Destination, OutgoingUpload
 from wingsd.transfers.formdata import FormFrame
-from wingsd.transfers.interrupt import Interruptible
-from wingsd.transfers.lifecycle import Lifecycle, SendStep
-from wingsd.transfers.trust import Trust
+from wingsd.transfers.lifecycle import SendStep
+from wingsd.transfers.means import SendingMeans
 from wingsd.transfers.verdict import Verdict
 from wingsd.transfers.wording import SOURCE, progress_bar, readable_size
 
-__all__ = ["KEEPS_LINKS", "Means", "OutgoingTransfer", "TransferOrder"]
+__all__ = ["KEEPS_LINKS", "MOVED", "OutgoingTransfer", "TransferOrder"]
 
 #: What a destination says that it keeps, when symlinks and hard links may be sent as they are.
 KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
@@ -45,49 +42,35 @@ class TransferOrder:
     token: str = attrs.field(repr=False)
 
 
-@attrs.frozen
-class Means:
-    """What a server is sent with. `stop_grace` in seconds."""
-
-    reactor: Any
-    panel: Panel
-    environment: Environment
-    servers: Servers
-    bus: EventBus
-    trust: Trust
-    compression: Compression
-    stop_grace: float
-    #: Threads that pack, and as many slots: who has none does not connect yet.
-    packers: Workers
-    slots: DeferredSemaphore
-    #: Threads for the short work on the disk.
-    disk: Workers
-
-
 class OutgoingTransfer:
     """One server on its way from this node."""
 
     _log = Logger()
 
-    def __init__(self, server: Server, order: TransferOrder, means: Means) -> None:
+    def __init__(self, server: Server, order: TransferOrder, means: SendingMeans) -> None:
         """Raise `BadRequest` when the order's address is none."""
         self.server = server
-        #: Fires when the transfer is over, whichever way, and the Panel has heard of a failure.
+        #: Fires when the transfer is over, whichever way. The outbox sees to it that the Panel
+        #: hears of a failure.
         self.over: Deferred[None] = Deferred()
         self._means = means
         self._destination = Destination(order.url, order.token, means.reactor, means.trust)
-        self._life = Lifecycle(SendStep)
-        self._chain = Interruptible()
-        self._announcer = Announcer(server.uuid, SOURCE, means.bus, means.reactor)
+        self._course = Course(
+            server.uuid, SOURCE, SendStep, means.journal, means.bus, means.reactor
+        )
         self._verdict = Verdict(server.uuid, means.panel, means.reactor)
         self._upload: OutgoingUpload | None = None
         self._retired = False
         self._read = 0
+        #: Whether it has moved, and the Panel has not had it deleted here yet.
+        self.is_left_behind = False
 
     async def run(self) -> None:
         """Send the server; however that ends is told, and nothing is raised."""
-        self._announcer.enter(self._life.step)
         try:
+            # The Panel has begun another transfer: what was to be told of the last one is moot.
+            self._means.outbox.drop(self.server.uuid)
+            await self._course.begin()
             await self._send()
         except Exception as error:
             await self._fail(error)
@@ -111,6 +94,8 @@ class OutgoingTransfer:
         Only for one that `is_sent`. The destination is still to answer, and may.
         """
         self._moved()
+        self.is_left_behind = False
+        self._course.close()
 
     @property
     def is_sent(self) -> bool:
@@ -120,10 +105,10 @@ class OutgoingTransfer:
     @property
     def is_over(self) -> bool:
         """Whether the server has moved, or stays."""
-        return self._life.over
+        return self._course.life.over
 
     def _interrupt(self, reason: WingsdError) -> None:
-        self._chain.interrupt(reason)
+        self._course.chain.interrupt(reason)
         if self._upload is not None:
             self._upload.abort()
 
@@ -134,23 +119,23 @@ class OutgoingTransfer:
         # Asked first: a server need not stop for a destination that cannot be reached.
         links = await self._wait(self._destination.features()) >= KEEPS_LINKS
 
-        self._advance(SendStep.STOP)
+        await self._course.enter(SendStep.STOP)
         await self._wait(server.stop_within(means.stop_grace))
 
-        self._advance(SendStep.RETIRE)
+        await self._course.enter(SendStep.RETIRE)
         self._retired = True
         await self._wait(means.environment.remove(server.uuid))
 
-        self._advance(SendStep.SEND)
-        await self._chain.wait(means.slots.acquire())
+        await self._course.enter(SendStep.SEND)
+        await self._course.chain.wait(means.slots.acquire())
         try:
-            total = await self._chain.wait(means.disk.run(measure, self._directory))
+            total = await self._course.chain.wait(means.disk.run(measure, self._directory))
             upload = await self._stream(links, total)
         finally:
             means.slots.release()
 
-        if not self._life.over:  # The Panel's word may be faster.
-            self._advance(SendStep.AWAIT)
+        if not self._course.life.over:  # The Panel's word may be faster.
+            self._course.pass_on(SendStep.AWAIT)
         await upload.answer
 
     async def _stream(self, links: bool, total: int) -> OutgoingUpload:
@@ -158,7 +143,8 @@ class OutgoingTransfer:
         means = self._means
         body, frame = Outflow(means.reactor), FormFrame()
         self._upload = upload = self._destination.upload(frame.content_type, body)
-        self._announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, total)}")
+        announcer = self._course.announcer
+        announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, total)}")
         started = means.reactor.seconds()
         try:
             packed = await means.packers.run(
@@ -168,7 +154,7 @@ class OutgoingTransfer:
                 directory=self._directory,
                 links=links,
                 compression=means.compression,
-                note=relayed(means.reactor, self._announcer.warn),
+                note=relayed(means.reactor, announcer.warn),
                 progress=self._note_progress,
             )
         except OutflowClosed:
@@ -179,7 +165,7 @@ class OutgoingTransfer:
             upload.abort()
             raise
         finally:
-            self._announcer.hide_progress()
+            announcer.hide_progress()
         seconds = means.reactor.seconds() - started
         self._say_figures(packed, seconds)
         return upload
@@ -189,7 +175,7 @@ class OutgoingTransfer:
         self._read = read
 
     async def _wait(self, work: Any) -> Any:
-        return await self._chain.wait(Deferred.fromCoroutine(work))
+        return await self._course.chain.wait(Deferred.fromCoroutine(work))
 
     @property
     def _directory(self) -> str:
@@ -199,36 +185,39 @@ class OutgoingTransfer:
 
     async def _fail(self, error: Exception) -> None:
         """Find out whether it is a failure indeed, have the Panel told, and let the server go."""
-        if self._life.over:
+        if self._course.life.over:
             self._log.warn(
                 "{server}: moved by the Panel's word, though the destination's was: {error}",
                 server=self.server.uuid,
                 error=error,
             )
             return
-        error = self._chain.reason or error
+        error = self._course.chain.reason or error
         if not isinstance(error, WingsdError):
             self._log.failure("{server}: a mistake", server=self.server.uuid)
             error = WingsdError("an unforeseen error", "the reason is in the log of this node")
-        self._announcer.warn(f"failed while {self._life.step.words}: {error}")
+        self._course.announcer.warn(f"failed while {self._course.life.step.words}: {error}")
         if not self.is_sent:
             # Told after the state: the server is the user's again at once.
             self._stays()
-            await self._verdict.failed()
+            await self._means.outbox.tell(self.server.uuid, Outcome.FAILURE)
             return
-        self._advance(SendStep.SETTLE)
+        self._course.pass_on(SendStep.SETTLE)
         moved = await self._verdict.has_moved()
-        if self._life.over:
+        if self._course.life.over:
             return  # The Panel has deleted the server here meanwhile.
         if moved:
-            self._announcer.say("the Panel says that it has moved: only its answer was lost")
+            self._course.announcer.say(
+                "the Panel says that it has moved: only its answer was lost"
+            )
             self._moved()
         else:
-            self._announcer.say("the Panel says that it is still this node's")
+            self._course.announcer.say("the Panel says that it is still this node's")
             self._stays()
 
     def _stays(self) -> None:
-        self._advance(SendStep.FAILED)
+        self._course.pass_on(SendStep.FAILED)
+        self._course.close()
         self.server.let_go()
         if self._retired:
             # It is made anew before every start in any case, so nobody waits for it.
@@ -244,16 +233,37 @@ class OutgoingTransfer:
             )
 
     def _moved(self) -> None:
-        if self._life.over:
+        if self._course.life.over:
             return
-        self._advance(SendStep.DONE)
+        self._course.pass_on(SendStep.DONE)
+        self.is_left_behind = True
         self.server.disown(MOVED)
 
-    # What is said of it
+    async def look_after(self) -> None:
+        """See what the Panel makes of a server that has moved, and that it did not have deleted.
 
-    def _advance(self, step: SendStep) -> None:
-        self._life.advance(step)
-        self._announcer.enter(step)
+        The destination may have answered before it could tell the Panel, and be lost since.
+        """
+        moved = await self._verdict.has_moved()
+        if not self.is_left_behind:
+            return
+        self.is_left_behind = False
+        if moved:
+            self._log.warn(
+                "{server}: it has moved, and the Panel did not have what is in {directory} "
+                "deleted: delete it by hand when nobody needs it",
+                server=self.server.uuid,
+                directory=self._directory,
+            )
+        else:
+            self._log.warn(
+                "{server}: the destination took it, but the Panel has it here: it stays",
+                server=self.server.uuid,
+            )
+            self.server.let_go()
+        self._course.close()
+
+    # What is said of it
 
     def _say_figures(self, packed: Packed, seconds: float) -> None:
         self._log.info(

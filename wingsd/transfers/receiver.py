@@ -13,8 +13,10 @@ from wingsd.errors import (
     TooManyTransfers,
     TransferCancelled,
 )
-from wingsd.transfers.incoming import IncomingTransfer, Means
+from wingsd.journal import Entry
+from wingsd.transfers.incoming import IncomingTransfer
 from wingsd.transfers.interrupt import when_fired
+from wingsd.transfers.means import ReceivingMeans
 
 __all__ = ["Receiver"]
 
@@ -22,7 +24,7 @@ __all__ = ["Receiver"]
 class Receiver:
     """All transfers to this node, at most one for each server."""
 
-    def __init__(self, means: Means, *, places: int) -> None:
+    def __init__(self, means: ReceivingMeans, *, places: int) -> None:
         """Receive at most `places` servers at once, those included that wait for their turn."""
         self._means = means
         self._places = places
@@ -45,7 +47,14 @@ class Receiver:
             )
         if sum(transfer.is_receiving for transfer in self._open.values()) >= self._places:
             raise TooManyTransfers(self._places)
-        after = succeed(None) if before is None else when_fired(before.over)
+        return self._add(server, succeed(None) if before is None else when_fired(before.over))
+
+    def resume(self, entry: Entry) -> None:
+        """Bring to its end what an earlier daemon did not."""
+        transfer = self._add(entry.server, succeed(None))
+        Deferred.fromCoroutine(transfer.resume(entry))
+
+    def _add(self, server: str, after: Deferred[None]) -> IncomingTransfer:
         transfer = IncomingTransfer(server, self._means, after)
         self._open[server] = transfer
         transfer.over.addCallback(self._forget, transfer)
@@ -75,9 +84,12 @@ class Receiver:
             await when_fired(transfer.over)
 
     def stop(self) -> Deferred[Any]:
-        """Give up what is not verified yet; the Deferred fires when the rest is at its end."""
+        """Give up what is not verified yet; the Deferred fires when the rest is at its end.
+
+        What has arrived and waits for the Panel to hear of it, waits for the next daemon.
+        """
         self._stopping = True
-        transfers = tuple(self._open.values())
+        transfers = [transfer for transfer in self._open.values() if not transfer.has_arrived]
         over = DeferredList([when_fired(transfer.over) for transfer in transfers])
         for transfer in transfers:
             transfer.give_up(DaemonStopping())

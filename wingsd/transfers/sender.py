@@ -9,20 +9,24 @@ from twisted.internet.defer import Deferred, DeferredList
 from wingsd.errors import Conflict, DaemonStopping
 from wingsd.servers import Server
 from wingsd.transfers.interrupt import when_fired
-from wingsd.transfers.outgoing import Means, OutgoingTransfer, TransferOrder
+from wingsd.transfers.means import SendingMeans
+from wingsd.transfers.outgoing import OutgoingTransfer, TransferOrder
 
 __all__ = ["HOLD", "Sender"]
 
 #: Why the server cannot be started meanwhile.
 HOLD = "the server is being transferred to another node"
+#: Seconds that the Panel has to have a server deleted here that has moved, before it is asked.
+DELETION_WITHIN = 600.0
 
 
 class Sender:
     """All transfers from this node, at most one for each server."""
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: SendingMeans) -> None:
         self._means = means
         self._open: dict[str, OutgoingTransfer] = {}
+        self._left_behind: dict[str, OutgoingTransfer] = {}
         self._stopping = False
 
     def start(self, server: Server, order: TransferOrder) -> None:
@@ -42,8 +46,16 @@ class Sender:
         Deferred.fromCoroutine(transfer.run())
 
     def _forget(self, _: None, transfer: OutgoingTransfer) -> None:
-        if self._open.get(transfer.server.uuid) is transfer:
-            del self._open[transfer.server.uuid]
+        server = transfer.server.uuid
+        if self._open.get(server) is transfer:
+            del self._open[server]
+        if transfer.is_left_behind and not self._stopping:
+            self._left_behind[server] = transfer
+            self._means.reactor.callLater(DELETION_WITHIN, self._look_after, transfer)
+
+    def _look_after(self, transfer: OutgoingTransfer) -> None:
+        if transfer.is_left_behind and not self._stopping:
+            Deferred.fromCoroutine(transfer.look_after())
 
     def _under_way(self, server: str) -> OutgoingTransfer | None:
         transfer = self._open.get(server)
@@ -69,6 +81,9 @@ class Sender:
         comes while the destination still waits for it: so nothing is waited for here. Any other
         transfer is cancelled, and over when this returns.
         """
+        left_behind = self._left_behind.pop(server, None)
+        if left_behind is not None:
+            left_behind.deleted()
         transfer = self._under_way(server)
         if transfer is None:
             return

@@ -12,8 +12,9 @@ import errno
 import fcntl
 import os
 import shutil
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from wingsd.diskadvice import disk_advice
@@ -24,6 +25,8 @@ __all__ = ["Staging"]
 _libc = ctypes.CDLL(None, use_errno=True)
 _LOCK = ".lock"
 _DISCARDED = ".discarded"
+_QUARANTINE = ".quarantine"
+_DAY = 24 * 3600
 
 
 class Staging:
@@ -44,13 +47,13 @@ class Staging:
 
     # The daemon's start
 
-    def prepare(self) -> list[str]:
-        """Make the directories and clear what a killed daemon left; return the names of that.
+    def prepare(self) -> None:
+        """Make the directories, and keep other daemons out of them.
 
         Raises `StorageError` when the node cannot store servers here, or when another daemon
         does: two would clear each other's work away.
         """
-        try:
+        with self._explained():
             self._data.mkdir(parents=True, exist_ok=True)
             self._claim()
             if not self._is_same_filesystem():
@@ -58,7 +61,24 @@ class Staging:
                 self._release()
                 self._root = self._data / ".staging"
                 self._claim()
-            return self._clear()
+
+    def clear(self, keep: Collection[str] = ()) -> list[str]:
+        """Clear what an earlier daemon left; return the names of that.
+
+        The servers in `keep` are whole and durable, and stay. Raises `StorageError`.
+        """
+        stay = {_LOCK, _QUARANTINE, *keep}
+        with self._explained():
+            names = sorted(entry.name for entry in self._root.iterdir())
+            leftovers = [name for name in names if name not in stay]
+            for name in leftovers:
+                _remove(self._root / name)
+        return leftovers
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise StorageError(
                 f"{self._data} cannot be used as system.data: {disk_advice(error)}"
@@ -100,12 +120,6 @@ class Staging:
         target.rmdir()
         return True
 
-    def _clear(self) -> list[str]:
-        leftovers = sorted(entry.name for entry in self._root.iterdir() if entry.name != _LOCK)
-        for name in leftovers:
-            _remove(self._root / name)
-        return leftovers
-
     # A transfer's way
 
     def create(self, server: str) -> str:
@@ -136,11 +150,13 @@ class Staging:
         place = self._data / server
         if not os.path.lexists(place):
             return None
-        # Microseconds, so that a name is never used twice.
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        aside = self._data / f"{server}.set-aside-{stamp}"
+        aside = self._data / f"{server}.set-aside-{_stamp()}"
         self._rename(place, aside)
         return str(aside)
+
+    def holds(self, server: str) -> bool:
+        """Return whether the server's files are still here, and not in its place."""
+        return (self._root / server).is_dir()
 
     def swap(self, server: str) -> None:
         """Make the received files the server's own, wholly or, when it fails, not at all."""
@@ -151,6 +167,29 @@ class Staging:
         descriptor = self._open.pop(server, -1)
         if descriptor >= 0:
             os.close(descriptor)
+
+    # What nobody wanted
+
+    def quarantine(self, server: str) -> str:
+        """Move a server's files from its place to where they are only kept; return where."""
+        rooms = self._root / _QUARANTINE
+        try:
+            rooms.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{rooms} cannot be made: {disk_advice(error)}") from error
+        room = rooms / f"{server}.{_stamp()}"
+        self._rename(self._data / server, room)
+        return str(room)
+
+    def clear_quarantine(self, days: int) -> list[str]:
+        """Delete what was put there more than so many days ago; return the names of that."""
+        rooms = self._root / _QUARANTINE
+        oldest = _stamp(days * _DAY)
+        names = sorted(room.name for room in rooms.iterdir()) if rooms.is_dir() else []
+        gone = [name for name in names if name.partition(".")[2] < oldest]
+        for name in gone:
+            shutil.rmtree(rooms / name)
+        return gone
 
     # What undoes it
 
@@ -200,6 +239,12 @@ class Staging:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
+
+
+def _stamp(seconds_ago: float = 0) -> str:
+    # Microseconds, so that a name is never used twice.
+    at = datetime.now(UTC) - timedelta(seconds=seconds_ago)
+    return at.strftime("%Y%m%dT%H%M%S.%fZ")
 
 
 def _remove(path: Path) -> None:

@@ -1,0 +1,153 @@
+"""The second half of receiving: a server that is whole and durable becomes this node's.
+
+Read `Arrival.complete` from top to bottom: swap into place, environment, the Panel's word. It is
+also where a transfer goes on that was cut off by the end of an earlier daemon.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from wingsd.errors import NotWanted, WingsdError
+from wingsd.journal import Outcome
+from wingsd.model import Configuration
+from wingsd.servers import Server
+from wingsd.transfers.course import Course
+from wingsd.transfers.interrupt import when_fired
+from wingsd.transfers.lifecycle import ReceiveStep
+from wingsd.transfers.means import ReceivingMeans
+from wingsd.transfers.undo import UndoList
+
+__all__ = ["Arrival"]
+
+#: Seconds that a sender waits for a Panel that does not answer. The data is safe by then, and
+#: will be told.
+PATIENCE = 30.0
+#: Why the server cannot be started meanwhile.
+NOT_TOLD = "the server has arrived, and the Panel has not heard of it yet"
+
+
+class Arrival:
+    """One server that has come whole. What it does is added to `undo`."""
+
+    _log = Logger()
+
+    def __init__(
+        self, server: str, means: ReceivingMeans, course: Course[ReceiveStep], undo: UndoList
+    ) -> None:
+        self._server = server
+        self._means = means
+        self._course = course
+        self._undo = undo
+        #: Whether the Panel may know the server to be here: nothing is undone then.
+        self.may_be_told = False
+        #: Whether the Panel has said that no transfer brings it here: a failure is no news then.
+        self.is_unwanted = False
+        #: Whether there may be a container of it.
+        self.environment_begun = False
+
+    async def complete(self, server: Server, configuration: Configuration) -> Deferred[None]:
+        """Make the server this node's; return when the sender may have its answer.
+
+        The Deferred fires when the Panel has heard of it, and fails with `NotWanted` when it does
+        not want the server here. Raises `NotWanted` too, and whatever a step fails with.
+        """
+        await self._take_place()
+        await self._make_environment(configuration)
+        return await self._report(server)
+
+    def _begins_before(self, step: ReceiveStep) -> bool:
+        return self._course.life.before(step)
+
+    async def _take_place(self) -> None:
+        means, name = self._means, self._server
+        if self._begins_before(ReceiveStep.SWAP):
+            await self._course.enter(ReceiveStep.SWAP)
+        if await means.disk.run(means.staging.holds, name):
+            await self._make_room()
+            await means.disk.run(means.staging.swap, name)
+        self._undo.add(lambda: means.disk.run(means.staging.undo_swap, name))
+
+    async def _make_room(self) -> None:
+        means, name = self._means, self._server
+        aside = await means.disk.run(means.staging.set_aside, name)
+        if aside is None:
+            return
+        self._undo.add(lambda: means.disk.run(means.staging.restore, name, aside))
+        self._log.warn(
+            "{server}: a directory of its name was no server of this node; it is now {aside}",
+            server=name,
+            aside=aside,
+        )
+
+    async def _make_environment(self, configuration: Configuration) -> None:
+        if self._begins_before(ReceiveStep.ENVIRONMENT):
+            await self._course.enter(ReceiveStep.ENVIRONMENT)
+        # Noted before: an engine that is given up on may still make the container.
+        self.environment_begun = True
+        if self._begins_before(ReceiveStep.REPORT):
+            creating = self._means.environment.create(configuration.settings)
+            await self._course.chain.wait(Deferred.fromCoroutine(creating))
+
+    async def _report(self, server: Server) -> Deferred[None]:
+        means, name = self._means, self._server
+        if self._begins_before(ReceiveStep.REPORT):
+            await self._course.enter(ReceiveStep.REPORT)
+        told = means.outbox.success_of(name) or await means.outbox.tell(name, Outcome.SUCCESS)
+        # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
+        # undone, whatever happens, unless the Panel has plainly said no.
+        self._undo.clear()
+        self.may_be_told = True
+        means.staging.settle(name)
+        if await _fires_within(told, PATIENCE, means.reactor):
+            await self._conclude(server, told)
+            return succeed(None)
+        server.hold = NOT_TOLD
+        self._course.announcer.warn("the Panel does not answer; it is told as soon as it does")
+        return Deferred.fromCoroutine(self._conclude(server, told))
+
+    async def _conclude(self, server: Server, told: Deferred[bool]) -> None:
+        if not await told:
+            self.may_be_told, self.is_unwanted = False, True
+            self._undo.add(self._quarantine)
+            raise NotWanted
+        self._course.pass_on(ReceiveStep.DONE)
+        self._course.close()
+        server.let_go()
+        try:
+            # Only now the Panel tells its addresses on this node.
+            await server.sync()
+        except WingsdError as error:
+            # They are asked for again before it is started.
+            self._log.warn(
+                "{server}: its new settings were not to be had: {error}",
+                server=self._server,
+                error=error,
+            )
+
+    async def _quarantine(self) -> None:
+        # What came here is whole, so it is not thrown away at once.
+        means = self._means
+        means.servers.forget(self._server)
+        place = await means.disk.run(means.staging.quarantine, self._server)
+        self._log.warn(
+            "{server}: the Panel has it on another node; what came here is kept for {days} days "
+            "in {place}",
+            server=self._server,
+            days=means.quarantine_days,
+            place=place,
+        )
+
+
+async def _fires_within(waiting: Deferred[bool], seconds: float, reactor: Any) -> bool:
+    """Return whether it fires so soon; it goes on in any case, and keeps its result."""
+    limit: Deferred[None] = deferLater(reactor, seconds)
+    fired = when_fired(waiting)
+    await DeferredList([fired, limit], fireOnOneCallback=True, consumeErrors=True)
+    limit.addErrback(lambda _: None)
+    limit.cancel()
+    return waiting.called

@@ -1,0 +1,64 @@
+"""What servers are received and sent with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from twisted.internet.defer import DeferredSemaphore
+
+from wingsd.archive import Compression
+from wingsd.bridge import Workers
+from wingsd.environment import Environment
+from wingsd.events import EventBus
+from wingsd.journal import Journal
+from wingsd.panel import Panel
+from wingsd.servers import Servers
+from wingsd.transfers.outbox import Outbox
+from wingsd.transfers.staging import Staging
+from wingsd.transfers.trust import Trust
+
+__all__ = ["ReceivingMeans", "SendingMeans"]
+
+
+@attrs.frozen
+class ReceivingMeans:
+    """`owner` is the uid and gid of every server's files."""
+
+    reactor: Any
+    panel: Panel
+    journal: Journal
+    outbox: Outbox
+    environment: Environment
+    servers: Servers
+    staging: Staging
+    bus: EventBus
+    owner: tuple[int, int]
+    #: For how long is kept what the Panel did not want.
+    quarantine_days: int
+    #: Threads that extract, and as many slots: who has none is not read from yet.
+    extractors: Workers
+    slots: DeferredSemaphore
+    #: Threads for the short work on the disk.
+    disk: Workers
+
+
+@attrs.frozen
+class SendingMeans:
+    """`stop_grace` in seconds."""
+
+    reactor: Any
+    panel: Panel
+    journal: Journal
+    outbox: Outbox
+    environment: Environment
+    servers: Servers
+    bus: EventBus
+    trust: Trust
+    compression: Compression
+    stop_grace: float
+    #: Threads that pack, and as many slots: who has none does not connect yet.
+    packers: Workers
+    slots: DeferredSemaphore
+    #: Threads for the short work on the disk.
+    disk: Workers

@@ -1,0 +1,101 @@
+"""After a start: each transfer that an earlier daemon left unfinished is finished or undone.
+
+What was being received and is whole and durable goes on where it stood; anything else of it is
+gone by now, and told to have failed. Of what was being sent the Panel says whose it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, ClassVar
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from wingsd.errors import UnknownServer
+from wingsd.journal import Direction, Entry, Journal, Outcome
+from wingsd.panel import Panel
+from wingsd.servers import Servers
+from wingsd.transfers.lifecycle import ReceiveStep, SendStep
+from wingsd.transfers.outbox import Outbox
+from wingsd.transfers.receiver import Receiver
+from wingsd.transfers.verdict import Verdict
+
+__all__ = ["Recovery", "durable"]
+
+#: Why a server cannot be started that was being sent when the daemon ended.
+HOLD = "the server was being transferred when this node ended, and the Panel is asked about it"
+
+_RECEIVING = tuple(ReceiveStep)
+_SENDING = tuple(SendStep)
+
+
+def durable(entries: Sequence[Entry]) -> set[str]:
+    """Return the servers that were received whole, and whose files must not be cleared away."""
+    names = {step.name for step in _RECEIVING[_RECEIVING.index(ReceiveStep.SWAP) :]}
+    received = (entry for entry in entries if entry.direction is Direction.IN)
+    return {entry.server for entry in received if entry.step in names}
+
+
+@attrs.frozen
+class Recovery:
+    """Takes up the unfinished `entries` of the journal."""
+
+    _log: ClassVar[Logger] = Logger()
+
+    entries: Sequence[Entry]
+    receiver: Receiver
+    servers: Servers
+    journal: Journal
+    outbox: Outbox
+    panel: Panel
+    reactor: Any
+
+    def begin(self) -> None:
+        """Go on with what was being received; hold what was being sent."""
+        for entry in self.entries:
+            self._log.warn(
+                "{server}: a transfer of before is unfinished: {way}, {step}",
+                server=entry.server,
+                way=entry.direction.value,
+                step=entry.step,
+            )
+            if entry.direction is Direction.OUT:
+                self.servers.reserve(entry.server, HOLD)
+            else:
+                self.receiver.resume(entry)
+
+    def settle(self) -> None:
+        """Find out what became of what was being sent, once the servers are loaded."""
+        for entry in self.entries:
+            if entry.direction is Direction.OUT:
+                settling = Deferred.fromCoroutine(self._settle(entry))
+                settling.addErrback(self._unsettled, entry.server)
+
+    def _unsettled(self, failure: Any, server: str) -> None:
+        self._log.failure("{server}: its transfer stays unsettled", failure, server=server)
+
+    async def _settle(self, entry: Entry) -> None:
+        # A step is written down before it is taken: of SEND nobody knows how far it came.
+        if _SENDING.index(SendStep[entry.step]) < _SENDING.index(SendStep.SEND):
+            await self.outbox.tell(entry.server, Outcome.FAILURE)
+            moved = False
+        else:
+            moved = await Verdict(entry.server, self.panel, self.reactor).has_moved()
+        self._release(entry.server, moved)
+        await self.journal.end(entry.id, Outcome.SUCCESS if moved else Outcome.FAILURE)
+
+    def _release(self, uuid: str, moved: bool) -> None:
+        if moved:
+            self._log.warn(
+                "{server}: it has moved; what may be left of it in {directory} is not needed",
+                server=uuid,
+                directory=self.servers.directory(uuid),
+            )
+            self.servers.forget(uuid)
+            return
+        self._log.info("{server}: its transfer failed, it is still here", server=uuid)
+        with suppress(UnknownServer):  # The Panel may have deleted it meanwhile.
+            self.servers.get(uuid).let_go()
