@@ -56,7 +56,7 @@ class UploadForm:
         try:
             for event in self._parser.parse(chunk) if chunk else ():
                 if isinstance(event, MultipartSegment):
-                    pass
+                    _require_lines(event)
                     self._start(event.name)
                 elif event is None:
                     self._end()
