@@ -1,0 +1,164 @@
+"""The node's HTTP interface, asked what docs/openapi.yml allows and much that it does not.
+
+Every answer must be one that the document has for that call; so there is no 5xx but those, and
+every error is JSON with its words. `python -m fuzz interface` asks a daemon of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import requests
+import schemathesis
+import yaml
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import seed as seeded
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+from twisted.internet.threads import deferToThread
+
+from fuzz.findings import Finding
+from tests.daemon.house import House
+from wingsd.testing import server_settings
+
+__all__ = ["DOCUMENT", "SERVER", "Asker", "prepared"]
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "openapi.yml"
+#: The server that is on the node; another one may be sent to it.
+SERVER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
+#: Seconds for an answer.
+WITHIN = 20
+
+_CHECKS = [
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+_FORGED = "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0."
+_ELSEWHERE = "http://127.0.0.1:1/api/transfers"
+
+
+@attrs.frozen
+class Asker:
+    """Asks the node at `url`; `panel` is its token, `transfer` makes one for an upload."""
+
+    url: str
+    panel: str
+    transfer: Callable[[], str]
+
+    def ask(self, examples: int, seed: int) -> int:
+        """Make so many requests of each call and kind, and return how many there were.
+
+        It blocks. Raises `Finding`, or what a check of schemathesis raises.
+        """
+        schema = schemathesis.openapi.from_dict(yaml.safe_load(DOCUMENT.read_text()))
+        found: list[Any] = list(schema.get_all_operations())
+        operations = [each.ok() for each in found]
+        # After that, all would be about a server that is not there.
+        operations.sort(key=lambda each: each.method == "delete" and each.path.endswith("{uuid}"))
+        return sum(self._ask(operation, examples, seed) for operation in operations)
+
+    def _ask(self, operation: Any, examples: int, seed: int) -> int:
+        count = 0
+        cases = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
+        if operation.body or operation.query or operation.path_parameters:
+            cases |= operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+
+        @seeded(seed)
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=cases, ours=st.integers(0, 3), token=st.integers(0, 7))
+        def one(case: Any, ours: int, token: int) -> None:
+            nonlocal count
+            _settle(case, ours=ours > 0)
+            count += 1
+            self._judge(case, self._authorization(case, token))
+
+        one()
+        return count
+
+    def _authorization(self, case: Any, choice: int) -> str | None:
+        if choice <= 1:
+            return _FORGED if choice else None
+        return f"Bearer {self.transfer() if case.path == '/api/transfers' else self.panel}"
+
+    def _judge(self, case: Any, authorization: str | None) -> None:
+        case.headers = {} if case.headers is None else case.headers
+        case.headers.pop("Authorization", None)
+        headers = {} if authorization is None else {"Authorization": authorization}
+        try:
+            response = case.call(base_url=self.url, headers=headers, timeout=WITHIN)
+        except (requests.exceptions.InvalidHeader, requests.exceptions.InvalidURL):
+            return
+        error = response.status_code >= 400  # noqa: PLR2004 - as HTTP has them
+        if error and not isinstance(response.json().get("error"), str):
+            raise Finding(f"{case.method} {case.path}: {response.status_code} without its words")
+        case.validate_response(response, checks=_CHECKS)
+
+
+def _settle(case: Any, *, ours: bool) -> None:
+    """Have some requests be about the server that is there, and none leave this machine."""
+    named = case.path_parameters or {}
+    if "uuid" in named:
+        if ours:
+            named["uuid"] = SERVER
+        # A client resolves these, and asks for another path.
+        assume(named["uuid"] not in (".", ".."))
+    if isinstance(case.body, dict):
+        if ours and case.path == "/api/servers" and "uuid" in case.body:
+            case.body["uuid"] = SERVER
+        if str(case.body.get("url", "")).lower().startswith("http"):
+            case.body["url"] = _ELSEWHERE
+
+
+async def prepared(house: House) -> Asker:
+    """Start a node with a server on it; return who asks it."""
+    await house.start(api={})
+    await house.loaded()
+    house.node.address = house.url
+    await house.panel.create_server_on(house.node, server_settings(SERVER))
+    await house.panel.called("/install")
+    return Asker(house.url, house.node.token, house.token)
+
+
+async def _run(seconds: int) -> None:
+    began, count, seed = time.monotonic(), 0, time.time_ns() % 1_000_000
+    while time.monotonic() - began < seconds:
+        # A new house each time: the server is gone at the end of a round.
+        with tempfile.TemporaryDirectory(prefix="wingsd-fuzz-") as directory:
+            house = House(Path(directory))
+            try:
+                asker = await prepared(house)
+                count += await deferToThread(asker.ask, 150, seed)
+            except BaseException:
+                print(f"found with the seed {seed}; the node's last words:")
+                print("\n".join(house.log[-20:]))
+                raise
+            finally:
+                await house.close()
+        seed += 1
+    print(f"interface: {count} requests in {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    react(lambda _: Deferred.fromCoroutine(_run(int(sys.argv[1]))))
