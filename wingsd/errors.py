@@ -14,6 +14,7 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "ConsoleBlocked",
+    "ConsoleBlocked",
     "DaemonStopping",
     "DestinationError",
     "DestinationLost",
@@ -194,6 +195,10 @@ class EnvironmentFailed(WingsdError):
 
     def __init__(self, detail: str) -> None:
         super().__init__("the server's environment could not be configured", detail)
+
+
+class ConsoleBlocked(EnvironmentFailed):
+    """The server does not take what is typed into its console; it may still do so."""
 
 
 class ConsoleBlocked(EnvironmentFailed):

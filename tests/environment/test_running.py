@@ -17,12 +17,15 @@ from tests.engine import Engine
 from tests.environment.watcher import Notes
 from wingsd.bridge import Workers
 from wingsd.config import Config
-from wingsd.environment import DockerEnvironment, Running
-from wingsd.errors import EnvironmentFailed
+from wingsd.environment import DockerEnvironment, Running, calls
+from wingsd.environment import engine as engine_calls
+from wingsd.errors import ConsoleBlocked, EnvironmentFailed
 from wingsd.model import Image, Settings
 
 #: Says so when it listens, and ends with 5 when it is asked to.
 OBEDIENT = "trap 'exit 5' TERM; echo ready; while :; do read line; done"
+#: Reads nothing, and has no terminal that would throw away what is too much.
+DEAF = "busybox stty raw; echo ready; while :; do sleep 1; done"
 #: Answers every line, and ends with 4 after the last.
 PARROT = 'while read line; do echo "got $line"; [ "$line" = quit ] && exit 4; done'
 
@@ -117,6 +120,26 @@ async def test_many_commands_arrive_whole_and_in_order(house: House) -> None:
     got = re.findall(r"got (.*)\r\n", notes.console.decode())
     assert got == lines
     assert notes.ends == [(4, False)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_consoles_that_nobody_reads_keep_no_other_server_waiting(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_calls, "TYPING", 3)
+    monkeypatch.setattr(calls, "TYPISTS", 3)
+    environment = house.environment
+    deaf: list[Running] = []
+    for _ in range(4):
+        server, notes = house.engine.server(DEAF), Notes()
+        await environment.create(server)
+        deaf.append(await environment.start(server.uuid, notes))
+        await notes.seen(b"ready")
+    typing = [Deferred.fromCoroutine(running.command("x" * 500_000)) for running in deaf]
+    ended = [each.addBoth(lambda outcome: outcome.check(ConsoleBlocked)) for each in typing]
+    assert "ready" in (await environment.logs(server.uuid, 9))[0]
+    assert not any(each.called for each in ended)
+    assert await gatherResults(ended) == [ConsoleBlocked] * 4
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import CancelledError
 
 from tests.servers.house import UUID, House, Outcome, do, running
-from wingsd.errors import Conflict
+from wingsd.errors import Conflict, ConsoleBlocked
 from wingsd.servers.states import PowerAction, PowerState
 from wingsd.testing import Hang
 
@@ -104,3 +104,14 @@ def test_cancelled_while_it_is_asked_to_stop_it_goes_on(house: House) -> None:
     # It may have heard it: no crash.
     house.process().end()
     assert house.told("daemon message") == []
+
+
+def test_one_that_does_not_read_its_console_is_killed_in_the_end(house: House) -> None:
+    server = running(house)
+    house.environment.faults["command"] = ConsoleBlocked("it did not read its console")
+    stopping = Outcome.of(server.stop_within(60))
+    assert house.told("status")[-1] == "stopping"
+    house.clock.advance(61)
+    stopping.value()
+    assert server.state is PowerState.OFFLINE
+    assert "did not read its console" in house.told("daemon message")[0]

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from docker.errors import APIError
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
 
 from wingsd.bridge import Workers
 from wingsd.environment import engine
@@ -21,6 +21,10 @@ __all__ = ["Engine", "Talk"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: Lines typed at a time, in all consoles: less than there are threads, since a server that does
+#: not read holds one for seconds.
+TYPISTS = 4
 
 
 class Talk:
@@ -94,6 +98,7 @@ class Engine:
         self.address = address
         self._workers = workers
         self._turns: dict[str, DeferredLock] = {}
+        self.typing = DeferredSemaphore(TYPISTS)
 
     @asynccontextmanager
     async def talk(self) -> AsyncIterator[Talk]:

@@ -23,7 +23,7 @@ from docker.utils import kwargs_from_env
 from wingsd.environment.container import ContainerSpec
 from wingsd.environment.network import NetworkSpec
 from wingsd.environment.state import ContainerState, container_state
-from wingsd.errors import EnvironmentFailed
+from wingsd.errors import ConsoleBlocked, EnvironmentFailed
 
 __all__ = [
     "FAILURES",
@@ -49,7 +49,7 @@ TIMEOUT = 60
 #: Seconds the engine may be silent during a pull, which may take hours in all.
 PULL_SILENCE = 120
 #: Seconds until what is typed must have been taken by the server.
-TYPING = 10
+TYPING = 5
 
 #: What docker-py raises, and what it lets through from the libraries it stands on.
 FAILURES = (DockerException, StreamParseError, OSError, urllib3.exceptions.HTTPError)
@@ -229,7 +229,8 @@ def stop_container(client: APIClient, name: str) -> None:
 def type_line(client: APIClient, name: str, line: bytes) -> None:
     """Type a line, with its end, into the console; return when it has been taken.
 
-    Raises `EnvironmentFailed` when the container does not run, or does not take it.
+    Raises `EnvironmentFailed` when the container does not run, `ConsoleBlocked` when it does not
+    take the line.
     """
     state = look(client, name)
     # To one that has ended it would be handed at its next start.
@@ -241,7 +242,7 @@ def type_line(client: APIClient, name: str, line: bytes) -> None:
             keyboard.sendall(line)
             _hang_up(keyboard)
         except TimeoutError as error:
-            raise EnvironmentFailed(
+            raise ConsoleBlocked(
                 f"the server did not read its console for {TYPING} s; it may still read the line"
             ) from error
 

@@ -47,7 +47,7 @@ class Running(Protocol):
     """A process that runs. Every method but `detach` raises `EnvironmentFailed`."""
 
     async def command(self, line: str) -> None:
-        """Type a line, without its end, into the console."""
+        """Type a line, without its end, into the console. Raises `ConsoleBlocked`."""
 
     async def signal(self, name: str) -> None:
         """Send a signal, such as "SIGINT"."""

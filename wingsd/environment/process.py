@@ -90,7 +90,7 @@ class ContainerProcess:
         """Type a line into the console; return when the server's terminal has it."""
         typed = f"{line}\n".encode(errors="replace")
         async with self._engine.turn(f"console of {self._container}") as talk:
-            await talk.ask(engine.type_line, self._container, typed)
+            await self._engine.typing.run(talk.ask, engine.type_line, self._container, typed)
 
     async def signal(self, name: str) -> None:
         """Send a signal, by name; one that has ended needs none."""

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from wingsd.environment.interface import Running
-from wingsd.errors import Conflict, EnvironmentFailed
+from wingsd.errors import Conflict, ConsoleBlocked, EnvironmentFailed
 from wingsd.model import Configuration
 from wingsd.servers.life import Life
 from wingsd.servers.means import Means
@@ -168,6 +168,9 @@ class Power:
         run.asked = True
         try:
             await self._ask(run.running)
+        except ConsoleBlocked as error:
+            # A server that hangs is what the time is there for.
+            self._life.say(str(error))
         except BaseException as error:
             # Cancelled, it may have been asked or not: its end is no crash in any case.
             self._goes_on(run, asked=isinstance(error, CancelledError))
