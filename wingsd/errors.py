@@ -14,7 +14,6 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "ConsoleBlocked",
-    "ConsoleBlocked",
     "DaemonStopping",
     "DestinationError",
     "DestinationLost",
@@ -195,10 +194,6 @@ class EnvironmentFailed(WingsdError):
 
     def __init__(self, detail: str) -> None:
         super().__init__("the server's environment could not be configured", detail)
-
-
-class ConsoleBlocked(EnvironmentFailed):
-    """The server does not take what is typed into its console; it may still do so."""
 
 
 class ConsoleBlocked(EnvironmentFailed):
