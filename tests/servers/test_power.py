@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.logs import LoggedErrors
 from tests.servers.house import UUID, House, Outcome, configuration, do, running
@@ -256,3 +257,24 @@ def test_a_kill_that_kills_nothing_is_a_failure(
     killing = do(server, PowerAction.KILL)
     house.clock.advance(KILL_WITHIN + 1)
     assert "has not ended" in str(killing.error(EnvironmentFailed))
+
+
+def test_one_that_is_up_before_the_engine_says_that_it_runs_can_be_spoken_to(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = house.server()
+    start, answer = FakeEnvironment.start, Deferred[None]()
+
+    async def slow_answer(fake: FakeEnvironment, uuid: str, watcher: Watcher) -> FakeProcess:
+        process = await start(fake, uuid, watcher)
+        process.say(b"up\n")
+        await answer
+        return process
+
+    monkeypatch.setattr(FakeEnvironment, "start", slow_answer)
+    starting = do(server, PowerAction.START)
+    assert house.told("status") == ["starting"]
+    answer.callback(None)
+    starting.value()
+    assert house.told("status") == ["starting", "running"]
+    Outcome.of(server.command("list")).value()

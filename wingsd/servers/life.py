@@ -67,7 +67,7 @@ class Life:
             run.detach()
             self.run = None
             raise
-        if not done and not run.over:
+        if run.up and not run.over:
             self.happen(Happening.UP)
 
     async def adopt(self) -> bool:
@@ -148,7 +148,9 @@ class Life:
 
     def on_up(self) -> None:
         """The program says that it is up."""
-        self.happen(Happening.UP)
+        # Before the engine has said that it runs, nobody could do anything with it.
+        if self.run is not None and self.run.running is not None:
+            self.happen(Happening.UP)
 
     def on_usage(self, usage: Usage) -> None:
         """Tell what the program uses."""

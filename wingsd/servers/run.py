@@ -35,12 +35,13 @@ class Run:
     """A `wingsd.environment.Watcher`.
 
     `running` is None until the program has been started; `asked` tells whether somebody wanted
-    it to end.
+    it to end, `up` whether it has said that it is up, if it is expected to.
     """
 
     def __init__(self, listener: Listener, reactor: Any, done: DoneLines | None = None) -> None:
         self.running: Running | None = None
         self.asked = False
+        self.up = done is None
         self.over = False
         self._listener = listener
         self._reactor = reactor
@@ -109,6 +110,7 @@ class Run:
         # What is left out counts here all the same; a flood says mostly one thing.
         if done is not None and any(done.match(text(line)) for line in dict.fromkeys(lines)):
             self._done = None
+            self.up = True
             self._listener.on_up()
 
     def _look(self) -> None:
