@@ -27,6 +27,7 @@ from wingsd.privileges import shortcomings, survey
 from wingsd.servers import Means as ServerMeans
 from wingsd.servers import Servers
 from wingsd.tokens import DenyList
+from wingsd.transfers.attic import Attic
 from wingsd.transfers.means import ReceivingMeans, SendingMeans
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
@@ -77,6 +78,7 @@ class Node(Service):
         transfers = config.system.transfers
         self._extractors = Workers(reactor, "extract", transfers.concurrent)
         self._staging = Staging(config.system.data, self._owner, durable=transfers.durable)
+        self._attic = Attic(self._staging, self._disk, transfers.quarantine_days)
         self._bus = EventBus()
         self._panel = Panel(config, reactor)
         self._store = Store(config.system.root_directory)
@@ -123,7 +125,7 @@ class Node(Service):
                 staging=self._staging,
                 bus=self._bus,
                 owner=self._owner,
-                quarantine_days=transfers.quarantine_days,
+                attic=self._attic,
                 extractors=self._extractors,
                 slots=DeferredSemaphore(transfers.concurrent),
                 disk=self._disk,
@@ -141,6 +143,7 @@ class Node(Service):
                 outbox=self._outbox,
                 environment=self._environment,
                 servers=self._servers,
+                attic=self._attic,
                 bus=self._bus,
                 trust=_trust(system.transfers.ca_file),
                 compression=Compression(system.backups.compression_level),
@@ -225,6 +228,7 @@ class Node(Service):
             journal=self._journal,
             outbox=self._outbox,
             panel=self._panel,
+            attic=self._attic,
             reactor=self._reactor,
         )
         await self._outbox.load()

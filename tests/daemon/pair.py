@@ -55,9 +55,12 @@ class Peer(Daemon):
             "docker": {"enabled": False},
         }
         self.spawn(self.command(configuration | changes, "-e", "tcp:0:interface=127.0.0.1"))
-        url = await self.listening()
-        self.line = SlowLine(reactor, int(url.rpartition(":")[2]), FAST)
-        self.node.address = f"https://127.0.0.1:{self.line.entrance}"
+        port = int((await self.listening()).rpartition(":")[2])
+        if self.line is None:
+            self.line = SlowLine(reactor, port, FAST)
+            self.node.address = f"https://127.0.0.1:{self.line.entrance}"
+        # The address stays when the node is started again.
+        self.line.port = port
         await self.wait_for_line("servers loaded")
 
     async def close(self) -> None:

@@ -39,6 +39,7 @@ from wingsd.journal.store import Store
 from wingsd.model import Configuration, Settings
 from wingsd.testing import SynchronousWorkers
 from wingsd.transfers import arrival
+from wingsd.transfers.attic import Attic
 from wingsd.transfers.formdata import UploadForm
 from wingsd.transfers.incoming import HOLD, IncomingTransfer
 from wingsd.transfers.lifecycle import ReceiveStep
@@ -177,7 +178,7 @@ class House:
                 staging=self.staging,
                 bus=bus,
                 owner=OWNER,
-                quarantine_days=30,
+                attic=Attic(self.staging, pool, days=30),
                 extractors=pool,
                 slots=DeferredSemaphore(2),
                 disk=pool,

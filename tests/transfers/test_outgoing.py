@@ -171,6 +171,7 @@ class House:
                 outbox=Outbox(world, journal, reactor),
                 environment=world,
                 servers=world,
+                attic=world,
                 bus=bus,
                 trust=Trust(),
                 compression=Compression.BEST_SPEED,

@@ -235,7 +235,9 @@ def test_what_nobody_wanted_is_kept_for_so_many_days(staging: Staging, data: Pat
     staging.create(UUID)
     staging.swap(UUID)
     (data / UUID / "world").write_text("precious")
-    room = Path(staging.quarantine(UUID))
+    place = staging.quarantine(UUID)
+    assert place is not None
+    room = Path(place)
     assert (room / "world").read_text() == "precious"
     assert not (data / UUID).exists()
     assert staging.clear() == []
@@ -243,4 +245,5 @@ def test_what_nobody_wanted_is_kept_for_so_many_days(staging: Staging, data: Pat
     old = room.with_name(f"{UUID}.20200101T000000.000000Z")
     room.rename(old)
     assert staging.clear_quarantine(1) == [old.name]
+    assert staging.quarantine(UUID) is None
     assert list(old.parent.iterdir()) == []

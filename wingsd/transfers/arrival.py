@@ -113,7 +113,7 @@ class Arrival:
     async def _conclude(self, server: Server, told: Deferred[bool]) -> None:
         if not await told:
             self.may_be_told, self.is_unwanted = False, True
-            self._undo.add(self._quarantine)
+            self._undo.add(self._store_away)
             raise NotWanted
         self._course.pass_on(ReceiveStep.DONE)
         self._course.close()
@@ -129,18 +129,10 @@ class Arrival:
                 error=error,
             )
 
-    async def _quarantine(self) -> None:
+    async def _store_away(self) -> None:
         # What came here is whole, so it is not thrown away at once.
-        means = self._means
-        means.servers.forget(self._server)
-        place = await means.disk.run(means.staging.quarantine, self._server)
-        self._log.warn(
-            "{server}: the Panel has it on another node; what came here is kept for {days} days "
-            "in {place}",
-            server=self._server,
-            days=means.quarantine_days,
-            place=place,
-        )
+        self._means.servers.forget(self._server)
+        await self._means.attic.store_away(self._server)
 
 
 async def _fires_within(waiting: Deferred[bool], seconds: float, reactor: Any) -> bool:

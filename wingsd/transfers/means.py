@@ -14,6 +14,7 @@ from wingsd.events import EventBus
 from wingsd.journal import Journal
 from wingsd.panel import Panel
 from wingsd.servers import Servers
+from wingsd.transfers.attic import Attic
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.trust import Trust
@@ -34,8 +35,7 @@ class ReceivingMeans:
     staging: Staging
     bus: EventBus
     owner: tuple[int, int]
-    #: For how long is kept what the Panel did not want.
-    quarantine_days: int
+    attic: Attic
     #: Threads that extract, and as many slots: who has none is not read from yet.
     extractors: Workers
     slots: DeferredSemaphore
@@ -53,6 +53,7 @@ class SendingMeans:
     outbox: Outbox
     environment: Environment
     servers: Servers
+    attic: Attic
     bus: EventBus
     trust: Trust
     compression: Compression

@@ -249,12 +249,8 @@ class OutgoingTransfer:
             return
         self.is_left_behind = False
         if moved:
-            self._log.warn(
-                "{server}: it has moved, and the Panel did not have what is in {directory} "
-                "deleted: delete it by hand when nobody needs it",
-                server=self.server.uuid,
-                directory=self._directory,
-            )
+            self._means.servers.forget(self.server.uuid)
+            await self._means.attic.store_away(self.server.uuid)
         else:
             self._log.warn(
                 "{server}: the destination took it, but the Panel has it here: it stays",

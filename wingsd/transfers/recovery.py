@@ -18,6 +18,7 @@ from wingsd.errors import UnknownServer
 from wingsd.journal import Direction, Entry, Journal, Outcome
 from wingsd.panel import Panel
 from wingsd.servers import Servers
+from wingsd.transfers.attic import Attic
 from wingsd.transfers.lifecycle import ReceiveStep, SendStep
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
@@ -51,6 +52,7 @@ class Recovery:
     journal: Journal
     outbox: Outbox
     panel: Panel
+    attic: Attic
     reactor: Any
 
     def begin(self) -> None:
@@ -84,17 +86,13 @@ class Recovery:
             moved = False
         else:
             moved = await Verdict(entry.server, self.panel, self.reactor).has_moved()
-        self._release(entry.server, moved)
+        await self._release(entry.server, moved)
         await self.journal.end(entry.id, Outcome.SUCCESS if moved else Outcome.FAILURE)
 
-    def _release(self, uuid: str, moved: bool) -> None:
+    async def _release(self, uuid: str, moved: bool) -> None:
         if moved:
-            self._log.warn(
-                "{server}: it has moved; what may be left of it in {directory} is not needed",
-                server=uuid,
-                directory=self.servers.directory(uuid),
-            )
             self.servers.forget(uuid)
+            await self.attic.store_away(uuid)
             return
         self._log.info("{server}: its transfer failed, it is still here", server=uuid)
         with suppress(UnknownServer):  # The Panel may have deleted it meanwhile.

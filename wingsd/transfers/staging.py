@@ -170,8 +170,13 @@ class Staging:
 
     # What nobody wanted
 
-    def quarantine(self, server: str) -> str:
-        """Move a server's files from its place to where they are only kept; return where."""
+    def quarantine(self, server: str) -> str | None:
+        """Move a server's files from its place to where they are only kept.
+
+        Return where to; None when there are none.
+        """
+        if not os.path.lexists(self._data / server):
+            return None
         rooms = self._root / _QUARANTINE
         try:
             rooms.mkdir(mode=0o700, exist_ok=True)

@@ -1,0 +1,38 @@
+"""Where whole copies go that nobody asks for any more: never deleted at once."""
+
+from __future__ import annotations
+
+from twisted.logger import Logger
+
+from wingsd.bridge import Workers
+from wingsd.errors import StorageError
+from wingsd.transfers.staging import Staging
+
+__all__ = ["Attic"]
+
+
+class Attic:
+    """The quarantine of `staging`, where things stay for so many `days`."""
+
+    _log = Logger()
+
+    def __init__(self, staging: Staging, disk: Workers, days: int) -> None:
+        self._staging = staging
+        self._disk = disk
+        self._days = days
+
+    async def store_away(self, server: str) -> None:
+        """Move what stands in the server's place out of it, if anything does."""
+        try:
+            place = await self._disk.run(self._staging.quarantine, server)
+        except StorageError as error:
+            self._log.error("{server}: {error}", server=server, error=error)
+            return
+        if place is not None:
+            self._log.warn(
+                "{server}: the Panel has it on another node; what is here is kept for {days} days "
+                "in {place}",
+                server=server,
+                days=self._days,
+                place=place,
+            )
