@@ -247,3 +247,19 @@ def test_what_nobody_wanted_is_kept_for_so_many_days(staging: Staging, data: Pat
     assert staging.clear_quarantine(1) == [old.name]
     assert staging.quarantine(UUID) is None
     assert list(old.parent.iterdir()) == []
+
+
+def test_a_quarantined_tree_of_any_depth_keeps_no_node_from_starting(
+    staging: Staging, data: Path
+) -> None:
+    deep = data / UUID
+    deep.mkdir()
+    for _ in range(1500):
+        (data / "outer").mkdir()
+        deep.rename(data / "outer" / "inner")
+        (data / "outer").rename(deep)
+    place = staging.quarantine(UUID)
+    assert place is not None
+    old = Path(place).with_name(f"{UUID}.20200101T000000.000000Z")
+    Path(place).rename(old)
+    assert staging.clear_quarantine(1) == [old.name]

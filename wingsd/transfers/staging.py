@@ -11,12 +11,12 @@ import ctypes
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from wingsd.archive import remove_tree
 from wingsd.diskadvice import disk_advice
 from wingsd.errors import StorageError
 
@@ -187,13 +187,19 @@ class Staging:
         return str(room)
 
     def clear_quarantine(self, days: int) -> list[str]:
-        """Delete what was put there more than so many days ago; return the names of that."""
+        """Delete what was put there more than so many days ago; return the names of that.
+
+        What cannot be deleted keeps no node from starting: it stays for another time.
+        """
         rooms = self._root / _QUARANTINE
         oldest = _stamp(days * _DAY)
         names = sorted(room.name for room in rooms.iterdir()) if rooms.is_dir() else []
-        gone = [name for name in names if name.partition(".")[2] < oldest]
-        for name in gone:
-            shutil.rmtree(rooms / name)
+        gone = []
+        for name in names:
+            if name.partition(".")[2] < oldest:
+                with suppress(OSError):
+                    remove_tree(str(rooms / name))
+                    gone.append(name)
         return gone
 
     # What undoes it
@@ -219,7 +225,7 @@ class Staging:
         path = self._root / f"{server}{_DISCARDED}"
         try:
             if path.exists():
-                shutil.rmtree(path)
+                remove_tree(str(path))
         except OSError as error:
             raise StorageError(f"{path} cannot be removed: {disk_advice(error)}") from error
 
@@ -254,6 +260,6 @@ def _stamp(seconds_ago: float = 0) -> str:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        remove_tree(str(path))
     else:
         path.unlink()
