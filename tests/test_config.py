@@ -9,6 +9,8 @@ from typing import Any
 import attrs
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from wingsd.config import DEFAULT_PATH, Config, load, parse
 from wingsd.errors import ConfigError
@@ -305,3 +307,43 @@ def test_the_example_shows_the_defaults() -> None:
         "api.ssl.cert",
         "api.ssl.key",
     }
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.dates()
+    | st.binary(max_size=8)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab1", max_size=3), inner),
+    max_leaves=4,
+)
+
+
+def with_value(path: str, value: Any) -> dict[str, Any]:
+    """Return a configuration with `value` at a dotted path."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return LEAST | value
+
+
+@given(data=st.data(), value=VALUES)
+@settings(max_examples=300, deadline=None)
+def test_any_value_of_any_key_is_used_or_refused_by_its_path(
+    data: st.DataObject, value: Any
+) -> None:
+    path = data.draw(st.sampled_from([path for path, _ in leaves(config())]))
+    text = yaml.safe_dump(with_value(path, value))
+    try:
+        found, unknown = parse(text, "here")
+    except ConfigError as error:
+        first, *rest = str(error).splitlines()
+        assert first == "here cannot be used:"
+        assert rest
+        assert all(line.startswith(path) for line in rest)
+    else:
+        assert unknown == []
+        kind = type(dict(leaves(config()))[path])
+        assert isinstance(dict(leaves(found))[path], kind)
