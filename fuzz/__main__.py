@@ -15,6 +15,8 @@ from fuzz import TARGETS
 
 KEPT = Path(__file__).parent / "corpus"
 WORK = Path(".cache/fuzz")
+#: What is asked over HTTP, and not by the fuzzer.
+INTERFACE = "interface"
 
 #: Seconds for one input, after which it is a hang; and MiB, after which it is a leak.
 INPUT_WITHIN = 10
@@ -27,29 +29,38 @@ KEEP_MAX = 30 * 1024
 def main() -> int:
     """Run what the command line says; return its exit status."""
     arguments = _arguments()
-    if arguments.file:
+    if arguments.file and arguments.target != INTERFACE:
         import_module(f"fuzz.{arguments.target}").one(arguments.file.read_bytes())
         print("nothing was found")
         return 0
-    targets = [arguments.target] if arguments.target else TARGETS
-    found = [target for target in targets if not _fuzz(target, arguments.seconds)]
+    targets = [arguments.target] if arguments.target else [*TARGETS, INTERFACE]
+    found = [target for target in targets if not _run(target, arguments.seconds)]
     if arguments.keep:
-        for target in targets:
-            _keep(target)
+        for target in TARGETS:
+            if target in targets:
+                _keep(target)
     return 1 if found else 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m fuzz", description=__doc__)
-    parser.add_argument("target", nargs="?", choices=TARGETS, help="this one alone")
+    parser.add_argument("target", nargs="?", choices=[*TARGETS, INTERFACE], help="this one alone")
     parser.add_argument("file", nargs="?", type=Path, help="try this input alone")
     parser.add_argument("--seconds", type=int, default=600, help="for each target (600)")
     parser.add_argument("--keep", action="store_true", help="keep the best inputs found")
     return parser.parse_args()
 
 
+def _run(target: str, seconds: int) -> bool:
+    """Run a target; return whether nothing was found."""
+    if target != INTERFACE:
+        return _fuzz(target, seconds)
+    command = [sys.executable, "-m", "fuzz.interface", str(seconds)]
+    return subprocess.run(command, check=False).returncode == 0  # noqa: S603
+
+
 def _fuzz(target: str, seconds: int) -> bool:
-    """Run a target; return whether nothing was found. The log stays beside its corpus."""
+    """Run a target led by coverage. The log stays beside its corpus."""
     corpus, findings = WORK / target, WORK / "findings"
     corpus.mkdir(parents=True, exist_ok=True)
     findings.mkdir(exist_ok=True)

@@ -5,6 +5,7 @@ A module of its own, since the code under test must be imported by way of atheri
 
 from __future__ import annotations
 
+import shlex
 import sys
 from importlib import import_module
 
@@ -21,7 +22,9 @@ def main() -> None:
     name, *options = sys.argv[1:]
     with atheris.instrument_imports(include=MEASURED):
         target = import_module(f"fuzz.{name}")
-    atheris.Setup([sys.argv[0], *options], target.one)
+    # By this, through a shell, libFuzzer starts itself anew where it must (-merge).
+    command = shlex.join([sys.executable, "-m", "fuzz.driver", name])
+    atheris.Setup([command, *options], target.one)
     atheris.Fuzz()
 
 
