@@ -324,9 +324,11 @@ VALUES = st.recursive(
 
 def with_value(path: str, value: Any) -> dict[str, Any]:
     """Return a configuration with `value` at a dotted path."""
-    for name in reversed(path.split(".")):
-        value = {name: value}
-    return LEAST | value
+    *above, name = path.split(".")
+    keys: dict[str, Any] = {name: value}
+    for name in reversed(above):
+        keys = {name: keys}
+    return LEAST | keys
 
 
 @given(data=st.data(), value=VALUES)
