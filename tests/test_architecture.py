@@ -112,7 +112,7 @@ STOREYS = [
     ["archive", "tokens", "privileges"],
     ["model", "config"],
     ["structure", "yamldata"],
-    ["errors", "descriptors", "diskadvice", "eventnames", "keepalive", "origins"],
+    ["errors", "clock", "descriptors", "diskadvice", "eventnames", "keepalive", "origins"],
 ]
 UNCLEAN = {"asyncio", "docker", "random", "select", "socket", "threading", "time", "twisted"}
 

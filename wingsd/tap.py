@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 
 from wingsd import descriptors
+from wingsd.clock import steady
 from wingsd.config import DEFAULT_PATH, Config, load
 from wingsd.errors import ConfigError
 from wingsd.node import Node
@@ -51,6 +52,7 @@ def makeService(options: Options, reactor: Any = None) -> Service:
         from twisted.internet import reactor  # noqa: PLC0415
     if options.unknown:
         Logger().warn("configuration keys not known: {keys}", keys=", ".join(options.unknown))
+    steady(reactor)
     _allow_many_files()
     config = with_system_user(options.config)
     try:

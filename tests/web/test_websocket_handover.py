@@ -55,7 +55,7 @@ class Talk:
         self.bus = EventBus()
         config = Config(token_id="id", token=KEY, remote=ORIGIN)
         denied = DenyList(self.clock.seconds() - 1000)
-        self.sockets = ConsoleSockets(config, self.bus, denied, self.clock)
+        self.sockets = ConsoleSockets(config, self.bus, denied, self.clock, self.clock.seconds)
         server: Any = FakeServer()
         root = NotFound()
         root.putChild(b"ws", self.sockets.resource(server))

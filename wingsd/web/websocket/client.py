@@ -40,9 +40,13 @@ _UNFORESEEN = "an unexpected error was encountered while handling this request"
 
 @attrs.frozen
 class Surroundings:
-    """What every client has around it. `log_count` is the number of lines for `send logs`."""
+    """What every client has around it.
+
+    `now` tells the seconds since the epoch, `log_count` is the number of lines for `send logs`.
+    """
 
     reactor: Any
+    now: Callable[[], float]
     bus: EventBus
     log_count: int
 
@@ -123,9 +127,7 @@ class Client:
     # What it comes down to
 
     def _now(self) -> float:
-        # The reactor's clock is the wall's, which the tokens' times are of.
-        now: float = self._around.reactor.seconds()
-        return now
+        return self._around.now()
 
     def _look(self) -> None:
         self._take(self._session.look(self._now()))

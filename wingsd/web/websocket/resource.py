@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -34,14 +36,24 @@ _HANDSHAKE = (b"Host", b"Upgrade", b"Connection", b"Sec-WebSocket-Key", b"Sec-We
 
 
 class ConsoleSockets:
-    """The WebSockets of all servers of this node. `denied` are the tokens taken back."""
+    """The WebSockets of all servers of this node.
+
+    `denied` are the tokens taken back, `now` tells the seconds since the epoch.
+    """
 
     _log = Logger()
 
-    def __init__(self, config: Config, bus: EventBus, denied: DenyList, reactor: Any) -> None:
+    def __init__(
+        self,
+        config: Config,
+        bus: EventBus,
+        denied: DenyList,
+        reactor: Any,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._config = config
         self._denied = denied
-        self._around = Surroundings(reactor, bus, config.system.websocket_log_count)
+        self._around = Surroundings(reactor, now, bus, config.system.websocket_log_count)
         self._wires = wire_factory(reactor)
         # The oldest first.
         self._clients: dict[str, dict[Client, None]] = {}
