@@ -177,7 +177,7 @@ def _is_deleting(peer: Peer) -> bool:
 
 
 async def _run(count: int, seed: int) -> None:
-    rng = random.Random(seed)  # noqa: S311 - to be repeatable is what it is for
+    rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as directory:
         harness = Harness(Path(directory))
         await harness.start()
