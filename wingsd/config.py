@@ -138,6 +138,17 @@ class User:
 
 
 @attrs.frozen
+class Form:
+    """`system.transfers.form`: bounds for the parts of an upload (all of it wingsd's own)."""
+
+    #: More than any sender needs: an archive, a checksum, a log, and as many backups.
+    parts: int = attrs.field(default=256, validator=_positive)
+    #: The headers of one part: how many, and the bytes of each.
+    headers: int = attrs.field(default=8, validator=_positive)
+    header_bytes: int = attrs.field(default=4096, validator=_positive)
+
+
+@attrs.frozen
 class Transfers:
     """`system.transfers`; all of it is wingsd's own but `download_limit` (MiB/s, 0 = none)."""
 
@@ -152,6 +163,7 @@ class Transfers:
     #: come from it on average over as long, while it is its turn (wingsd's own).
     stall_timeout: int = attrs.field(default=120, validator=_positive)
     least_rate: int = attrs.field(default=1024, validator=_not_negative)
+    form: Form = Form()
     #: Seconds a server may take to stop before it is killed, to be sent away (wingsd's own).
     stop_grace: int = attrs.field(default=60, validator=_positive)
     #: Days that a received server is kept whose success the Panel did not want (wingsd's own).

@@ -126,6 +126,7 @@ class Node(Service):
                 bus=self._bus,
                 owner=self._owner,
                 attic=self._attic,
+                form=transfers.form,
                 extractors=self._extractors,
                 slots=DeferredSemaphore(transfers.concurrent),
                 disk=self._disk,

@@ -14,7 +14,7 @@ from tests.archives import END, in_blocks, member, run
 from wingsd.archive.compression import STEP, decompressed
 from wingsd.errors import ArchiveError
 
-RANDOM = random.Random("compression")  # noqa: S311
+RANDOM = random.Random("compression")
 PLAIN = member(b"f", RANDOM.randbytes(1 << 16) + b"text " * 100_000) + END
 SIZES = (1, 7, 512, 65536)
 

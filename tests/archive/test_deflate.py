@@ -13,7 +13,7 @@ from tests.archives import in_blocks, run
 from wingsd.archive.compression import decompressed
 from wingsd.archive.deflate import OUTPUT, SILENT_INPUT, Compression, gzipped
 
-RANDOM = random.Random("deflate")  # noqa: S311
+RANDOM = random.Random("deflate")
 TEXT = "".join(RANDOM.choices(["block ", "chunk ", "entity ", "42, "], k=80_000)).encode()
 DATA = TEXT + RANDOM.randbytes(600_000) + bytes(3 << 20)
 

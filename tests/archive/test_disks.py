@@ -26,7 +26,7 @@ UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OWNER = (1234, 1235)
 WORDS = "There is not enough disk space available to perform that action."
 NO_RESERVE = evolve(DEFAULT, reserve=0)
-RANDOM = random.Random("disks")  # noqa: S311
+RANDOM = random.Random("disks")
 Mount = Callable[..., Path]
 
 

@@ -29,7 +29,7 @@ from tests.archives import (
 from wingsd.archive.extract import MAX_NOTES, Extracted, extract
 from wingsd.errors import ArchiveError, StorageError
 
-RANDOM = random.Random("extract")  # noqa: S311
+RANDOM = random.Random("extract")
 
 
 def unpack(

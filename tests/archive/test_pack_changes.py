@@ -20,7 +20,7 @@ from wingsd.archive.notes import MAX_NOTES
 from wingsd.errors import StorageError
 
 BIG = 2 << 20
-RANDOM = random.Random("changes")  # noqa: S311
+RANDOM = random.Random("changes")
 
 
 @pytest.fixture

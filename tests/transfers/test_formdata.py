@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from wingsd.config import Form
 from wingsd.errors import BadRequest, UploadCutShort, WingsdError
 from wingsd.transfers.formdata import FormFrame, UploadForm
 
@@ -112,6 +114,29 @@ def test_requests_may_send_the_checksum_first_as_it_always_does() -> None:
     whole = body(part("checksum", b"c"), part("archive", ARCHIVE))
     assert b"".join(form.receive(whole)) == ARCHIVE
     assert form.close() == "c"
+
+
+LONGEST = len('Content-Disposition: form-data; name="archive"; filename="a.tar.gz"')
+
+
+@pytest.mark.parametrize(
+    ("bounds", "fits"),
+    [
+        (Form(parts=2, headers=2, header_bytes=LONGEST + 2), True),
+        (Form(parts=1), False),
+        (Form(headers=1), False),
+        (Form(header_bytes=LONGEST - 1), False),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_parts_and_their_headers_are_bounded(bounds: Form, fits: bool, size: int) -> None:
+    form = UploadForm(TYPE, bounds=bounds)
+    whole = good()
+    pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
+    with nullcontext() if fits else pytest.raises(BadRequest, match="not valid multipart"):
+        for piece in pieces:
+            list(form.receive(piece))
+        assert form.close() == CHECKSUM.lower()
 
 
 @pytest.mark.parametrize(

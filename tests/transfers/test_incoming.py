@@ -16,6 +16,7 @@ from tests.daemon.house import UUID, sha256
 from tests.daemon.house import archive as packed
 from tests.logs import LoggedErrors
 from wingsd.bridge import Feed, Workers
+from wingsd.config import Form
 from wingsd.errors import (
     AlreadyHere,
     ArchiveError,
@@ -179,6 +180,7 @@ class House:
                 bus=bus,
                 owner=OWNER,
                 attic=Attic(self.staging, pool, days=30),
+                form=Form(),
                 extractors=pool,
                 slots=DeferredSemaphore(2),
                 disk=pool,

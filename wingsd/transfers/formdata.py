@@ -15,12 +15,11 @@ from collections.abc import Iterator
 import attrs
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
+from wingsd.config import Form
 from wingsd.errors import BadRequest, UploadCutShort
 
 __all__ = ["FormFrame", "UploadForm"]
 
-#: More than any sender needs: an archive, a checksum, a log, and as many backups.
-MAX_PARTS = 256
 #: Bytes. A SHA-256 in hexadecimal has 64; whatever is longer is not one.
 MAX_CHECKSUM = 256
 #: The checksum's names: Pterodactyl's and Calagopus' nodes speak of the first, Pelican's of the
@@ -36,12 +35,20 @@ _NOT_MULTIPART = "the request body is not valid multipart/form-data"
 class UploadForm:
     """One upload. Feed it the body piece by piece, then `close` it for the checksum."""
 
-    def __init__(self, content_type: str, user_agent: str = "") -> None:
+    def __init__(
+        self, content_type: str, user_agent: str = "", bounds: Form | None = None
+    ) -> None:
         """Raise `BadRequest` when `content_type` is not multipart/form-data with a boundary."""
         # The document's own Python example breaks the document's rule: requests writes `data`
         # before `files`, whatever the caller does. Its users cannot help it, so it may.
         self._any_order = user_agent.startswith("python-requests/")
-        self._parser = PushMultipartParser(_boundary(content_type), max_segment_count=MAX_PARTS)
+        bounds = bounds or Form()
+        self._parser = PushMultipartParser(
+            _boundary(content_type),
+            max_segment_count=bounds.parts,
+            max_header_count=bounds.headers,
+            max_header_size=bounds.header_bytes,
+        )
         self._part = ""
         self._checksums: dict[str, bytearray] = {}
         self._archive_seen = False

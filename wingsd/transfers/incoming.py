@@ -188,7 +188,7 @@ class IncomingTransfer:
         await course.begin()
         means.servers.admit(configuration, HOLD)
         self._undo.add(self._forget)
-        form = UploadForm(upload.content_type, upload.user_agent)
+        form = UploadForm(upload.content_type, upload.user_agent, means.form)
         await course.enter(ReceiveStep.RECEIVE)
         await course.chain.wait(means.slots.acquire())
         try:

@@ -9,6 +9,7 @@ from twisted.internet.defer import DeferredSemaphore
 
 from wingsd.archive import Compression
 from wingsd.bridge import Workers
+from wingsd.config import Form
 from wingsd.environment import Environment
 from wingsd.events import EventBus
 from wingsd.journal import Journal
@@ -36,6 +37,8 @@ class ReceivingMeans:
     bus: EventBus
     owner: tuple[int, int]
     attic: Attic
+    #: Bounds for the parts of an upload.
+    form: Form
     #: Threads that extract, and as many slots: who has none is not read from yet.
     extractors: Workers
     slots: DeferredSemaphore
