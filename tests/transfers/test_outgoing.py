@@ -33,6 +33,7 @@ from wingsd.journal import Journal
 from wingsd.journal.store import Store
 from wingsd.model import Configuration, Settings
 from wingsd.testing import SynchronousWorkers
+from wingsd.transfers import sender
 from wingsd.transfers.formdata import UploadForm
 from wingsd.transfers.means import SendingMeans
 from wingsd.transfers.outbox import Outbox
@@ -73,6 +74,12 @@ class World:
 
     def disown(self, why: str) -> None:
         self.hold = why
+
+    def forget(self, uuid: str) -> None:
+        self.calls.append("forget")
+
+    async def store_away(self, uuid: str) -> None:
+        self.calls.append("store away")
 
     async def stop_within(self, grace: float) -> None:
         await self._called("stop")
@@ -430,6 +437,33 @@ async def test_an_answer_that_is_lost_after_the_deletion_changes_nothing(house: 
     await over
     assert house.world.told == []
     assert house.states[-1] == "completed"
+
+
+@pytest.mark.parametrize("ours", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_moved_and_was_not_deleted_is_asked_about(
+    house: House, ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "DELETION_WITHIN", 0.02)
+    house.world.owned = ours
+    await house.start()
+    (entry,) = house.store.transfers(unfinished=True)
+    assert entry.step == "SEND"
+    await until(lambda: house.store.transfers(unfinished=True) == [])
+    if ours:
+        # The destination took it and is lost, or its success was not wanted.
+        assert house.world.told == ["owns", "failure"]
+        assert house.world.hold == ""
+    else:
+        assert house.world.calls[-2:] == ["forget", "store away"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_is_deleted_later_is_done_with(house: House) -> None:
+    await house.start()
+    assert len(house.store.transfers(unfinished=True)) == 1
+    await house.sender.release(UUID)
+    assert house.store.transfers(unfinished=True) == []
 
 
 # All of them

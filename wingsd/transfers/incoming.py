@@ -167,10 +167,14 @@ class IncomingTransfer:
         """Ask the Panel about the server. Nothing has begun: a failure here is not told to it."""
         try:
             await self._course.chain.wait(self._after)
-            return await self._course.chain.wait(Deferred.fromCoroutine(self._ask_panel()))
+            asking = Deferred.fromCoroutine(self._ask_panel())
+            configuration = await self._course.chain.wait(asking)
+            self._means.servers.admit(configuration, HOLD)
         except WingsdError as error:
             self._log.warn("{server}: not received: {error}", server=self.server, error=error)
             raise
+        self._undo.add(self._forget)
+        return configuration
 
     async def _ask_panel(self) -> Configuration:
         panel = self._means.panel
@@ -186,9 +190,7 @@ class IncomingTransfer:
         # The Panel has begun another transfer: what was to be told of the last one is moot.
         means.outbox.drop(self.server)
         await course.begin()
-        means.servers.admit(configuration, HOLD)
-        self._undo.add(self._forget)
-        form = UploadForm(upload.content_type, upload.user_agent, means.form)
+        form = UploadForm(upload.content_type, upload.user_agent)
         await course.enter(ReceiveStep.RECEIVE)
         await course.chain.wait(means.slots.acquire())
         try:

@@ -77,10 +77,12 @@ class Receiver:
             )
 
     async def release(self, server: str) -> None:
-        """End the server's transfer, since the server is to be deleted; return when it is over."""
+        """End the server's transfer, since the server is to be deleted; return when it is over.
+
+        One whose success may have been told is not waited for: the Panel knows what it deletes.
+        """
         transfer = self._open.get(server)
-        if transfer is not None:
-            transfer.give_up(TransferCancelled(), verified=True)
+        if transfer is not None and transfer.give_up(TransferCancelled(), verified=True):
             await when_fired(transfer.over)
 
     def stop(self) -> Deferred[Any]:

@@ -37,8 +37,10 @@ class Sender:
         """
         if self._stopping:
             raise DaemonStopping
-        if server.hold:
+        if self._under_way(server.uuid) is not None:
             raise Conflict("A transfer is already in progress for this server.", server.hold)
+        if server.hold:
+            raise Conflict(server.hold, "try again when that is over")
         transfer = OutgoingTransfer(server, order, self._means)
         server.take(HOLD)
         self._open[server.uuid] = transfer
@@ -55,7 +57,8 @@ class Sender:
 
     def _look_after(self, transfer: OutgoingTransfer) -> None:
         if transfer.is_left_behind and not self._stopping:
-            Deferred.fromCoroutine(transfer.look_after())
+            looking = Deferred.fromCoroutine(transfer.look_after())
+            looking.addCallback(lambda _: self._left_behind.pop(transfer.server.uuid, None))
 
     def _under_way(self, server: str) -> OutgoingTransfer | None:
         transfer = self._open.get(server)
