@@ -190,7 +190,7 @@ class IncomingTransfer:
         # The Panel has begun another transfer: what was to be told of the last one is moot.
         means.outbox.drop(self.server)
         await course.begin()
-        form = UploadForm(upload.content_type, upload.user_agent)
+        form = UploadForm(upload.content_type, upload.user_agent, means.form)
         await course.enter(ReceiveStep.RECEIVE)
         await course.chain.wait(means.slots.acquire())
         try:
