@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
+from twisted.internet.task import deferLater
 
 from tests.daemon.house import UUID, sha256
 from tests.daemon.house import archive as packed
@@ -35,7 +36,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.events import Event, EventBus
-from wingsd.journal import Journal, Outcome
+from wingsd.journal import Direction, Entry, Journal, Outcome, Report
 from wingsd.journal.store import Store
 from wingsd.model import Configuration, Settings
 from wingsd.testing import SynchronousWorkers
@@ -47,11 +48,14 @@ from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.means import ReceivingMeans
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
+from wingsd.transfers.recovery import durable
 from wingsd.transfers.staging import Staging
 
 reactor: Any = installed_reactor
 DATA = packed()
 OWNER = (os.getuid(), os.getgid())
+#: The steps that are written down before they are taken.
+JOURNALED = {"RECEIVE", "VERIFY", "DURABLE", "SWAP", "ENVIRONMENT", "REPORT"}
 
 
 class World:
@@ -64,25 +68,28 @@ class World:
         self.before: dict[str, Callable[[], object]] = {}
         self.waits: dict[str, Deferred[None]] = {}
         #: Each server that the node knows, and why it is held.
-        self.known: dict[str, str] = {}
+        self.registered: dict[str, str] = {}
 
     # The node's servers
 
     def admit(self, configuration: Configuration, hold: str) -> World:
-        self.known[configuration.settings.uuid] = hold
+        self.registered[configuration.settings.uuid] = hold
         return self
 
     def forget(self, uuid: str) -> None:
-        self.known.pop(uuid, None)
+        self.registered.pop(uuid, None)
+
+    def known(self, configuration: Configuration) -> World:
+        return self
 
     def get(self, uuid: str) -> World:
         return self
 
     def let_go(self) -> None:
-        self.known[UUID] = ""
+        self.registered[UUID] = ""
 
     def disown(self, why: str) -> None:
-        self.known[UUID] = why
+        self.registered[UUID] = why
 
     async def sync(self) -> None:
         self._called("sync")
@@ -224,7 +231,7 @@ async def test_a_good_upload_goes_through_every_step_in_order(house: House) -> N
     await transfer.run(Source())
     assert house.world.calls == ["owns", "server", "create", "success", "sync"]
     assert house.states == ["pending", "processing", "success", "completed"]
-    assert house.world.known == {UUID: ""}
+    assert house.world.registered == {UUID: ""}
     assert house.left() == [UUID]
     assert list(house.receiver.servers) == []
 
@@ -287,7 +294,7 @@ async def test_a_bad_upload_is_undone_and_told_once(
     await house.fails(kind, source)
     assert house.world.calls == ["owns", "server", "failure"]
     assert house.states[-2:] == ["failed", "failure"]
-    assert house.world.known == {}
+    assert house.world.registered == {}
     assert house.left() == []
 
 
@@ -356,7 +363,7 @@ async def test_a_panel_that_cannot_be_told_of_a_failure_changes_nothing(house: H
     house.world.faults["failure"] = PanelUnreachable("down", "x")
     await house.fails(BadRequest, Source(checksum="0"))
     assert house.states[-2:] == ["failed", "failure"]
-    assert house.world.known == {}
+    assert house.world.registered == {}
     # It is told again until it is heard, or the Panel has begun another transfer.
     assert len(house.store.reports(unsettled=True)) == 1
     house.world.owned = [False]
@@ -389,7 +396,7 @@ async def test_the_panel_does_not_want_it_here(house: House, code: int) -> None:
     (room,) = (house.data.with_name(".volumes.staging") / ".quarantine").iterdir()
     assert room.name.startswith(f"{UUID}.")
     assert (room / "server.properties").exists()
-    assert house.world.known == {}
+    assert house.world.registered == {}
     assert house.store.transfers(unfinished=True) == []
 
 
@@ -420,7 +427,7 @@ async def test_until_the_panel_has_heard_of_it_it_stays_and_is_held(
     # The sender has its answer all the same: the data is safe, and will be told.
     await transfer.run(Source())
     assert house.left() == [UUID]
-    assert house.world.known == {UUID: HOLD}
+    assert house.world.registered == {UUID: HOLD}
     with pytest.raises(AlreadyHere):
         house.receiver.open(UUID)
     with pytest.raises(Conflict):
@@ -432,7 +439,7 @@ async def test_until_the_panel_has_heard_of_it_it_stays_and_is_held(
     del house.world.faults["success"]
     await transfer.over
     assert house.states[-1] == "completed"
-    assert house.world.known == {UUID: ""}
+    assert house.world.registered == {UUID: ""}
     assert house.store.transfers(unfinished=True) == []
     assert house.store.reports(unsettled=True) == []
     logged_errors.take(RuntimeError)
@@ -451,7 +458,7 @@ async def test_a_server_that_turns_out_to_be_unwanted_later_is_kept_apart(
     await transfer.over
     assert house.left() == [".quarantine"]
     assert house.states[-1] == "failure"
-    assert house.world.known == {}
+    assert house.world.registered == {}
 
 
 # Giving up
@@ -595,7 +602,7 @@ async def test_a_cancelled_transfer_leaves_nothing_and_is_told_once(
         house.world.before[call] = lambda: reactor.callLater(0, house.receiver.cancel, UUID)
     await house.fails(TransferCancelled)
     assert house.world.calls.count("failure") == 1
-    assert (house.world.known, house.left()) == ({}, [])
+    assert (house.world.registered, house.left()) == ({}, [])
 
 
 @pytest_twisted.ensureDeferred
@@ -630,7 +637,7 @@ async def test_a_server_that_is_deleted_is_received_no_further(house: House) -> 
     house.world.before["create"] = lambda: reactor.callLater(0, release)
     await house.fails(TransferCancelled)
     await released[0]
-    assert (house.world.known, house.left()) == ({}, [])
+    assert (house.world.registered, house.left()) == ({}, [])
 
 
 @pytest_twisted.ensureDeferred
@@ -663,3 +670,120 @@ async def test_new_settings_that_are_not_to_be_had_do_not_undo_it(house: House) 
     house.world.faults["sync"] = PanelUnreachable("down", "x")
     await house.receiver.open(UUID).run(Source())
     assert (house.states[-1], house.left()) == ("completed", [UUID])
+
+
+# The journal
+
+
+@pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in JOURNALED])
+@pytest_twisted.ensureDeferred
+async def test_a_journal_that_cannot_be_written_fails_the_transfer_and_loses_nothing(
+    house: House, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = house.store.enter
+
+    def full(transfer: int, name: str, now: float) -> None:
+        if name == step.name:
+            raise StorageError("the disk is full")
+        write(transfer, name, now)
+
+    monkeypatch.setattr(house.store, "enter", full)
+    await house.fails(StorageError)
+    assert "success" not in house.world.calls
+    assert house.world.calls.count("failure") == 1
+    assert (house.left(), house.world.registered) == ([], {})
+    assert house.store.transfers(unfinished=True) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_journal_nothing_begins(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(house.store, "begin", full)
+    source = Source()
+    await house.fails(StorageError, source)
+    assert (house.left(), house.world.registered) == ([], {})
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_success_that_cannot_be_written_down_is_not_told(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = house.store.add_report
+
+    def full(server: str, outcome: Outcome, now: float) -> Report:
+        if outcome is Outcome.SUCCESS:
+            raise StorageError("the disk is full")
+        return add(server, outcome, now)
+
+    monkeypatch.setattr(house.store, "add_report", full)
+    await house.fails(StorageError)
+    assert "success" not in house.world.calls
+    assert house.left() == []
+
+
+# After a restart
+
+
+async def resumed(house: House, step: ReceiveStep) -> None:
+    """Take up, as the next daemon does, a transfer that had come so far."""
+    entry = house.store.begin(UUID, Direction.IN, step.name, 1.0)
+    directory = Path(house.staging.create(UUID))
+    (directory / "world").write_text("whole")
+    if step in (ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT):
+        house.staging.swap(UUID)
+    (found,) = house.store.transfers(unfinished=True)
+    assert found.id == entry
+    house.receiver.resume(found)
+    while house.receiver.servers:
+        await deferLater(reactor, 0.005)
+
+
+@pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
+@pytest_twisted.ensureDeferred
+async def test_what_was_whole_goes_on_where_it_stood(house: House, step: ReceiveStep) -> None:
+    await resumed(house, step)
+    made = ["create"] if step is not ReceiveStep.REPORT else []
+    assert house.world.calls == ["owns", "server", *made, "success", "sync"]
+    assert (house.data / UUID / "world").read_text() == "whole"
+    assert house.states[-1] == "completed"
+    assert house.store.transfers(unfinished=True) == []
+
+
+@pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
+@pytest_twisted.ensureDeferred
+async def test_what_was_not_whole_is_told_to_have_failed(house: House, step: ReceiveStep) -> None:
+    await resumed(house, step)
+    assert house.world.calls == ["failure"]
+    assert house.states[-1] == "failure"
+    assert house.store.transfers(unfinished=True) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_panel_had_heard_is_not_told_twice_over(house: House) -> None:
+    house.world.owned = [True, True]
+    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    await resumed(house, ReceiveStep.REPORT)
+    assert house.world.calls == ["owns", "server", "success", "owns", "sync"]
+    assert house.left() == [UUID]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_panel_does_not_want_any_more_is_kept_apart(house: House) -> None:
+    house.world.owned = [False, False]
+    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    await resumed(house, ReceiveStep.SWAP)
+    assert house.left() == [".quarantine"]
+
+
+def test_what_is_whole_is_told_by_its_step() -> None:
+    steps = [*ReceiveStep]
+    entries = [
+        Entry(number, step.name, Direction.IN, step.name, 0, 0)
+        for number, step in enumerate(steps)
+    ]
+    entries.append(Entry(99, "sent", Direction.OUT, "SEND", 0, 0))
+    assert durable(entries) == {step.name for step in steps[steps.index(ReceiveStep.SWAP) :]}
