@@ -1,0 +1,203 @@
+"""A receiver with real files and threads, between a Panel and an engine that note everything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
+
+from tests.daemon.house import UUID, sha256
+from tests.daemon.house import archive as packed
+from wingsd.bridge import Feed, Workers
+from wingsd.config import Form
+from wingsd.errors import (
+    WingsdError,
+)
+from wingsd.events import Event, EventBus
+from wingsd.journal import Journal
+from wingsd.journal.store import Store
+from wingsd.model import Configuration, Settings
+from wingsd.testing import SynchronousWorkers
+from wingsd.transfers.attic import Attic
+from wingsd.transfers.formdata import UploadForm
+from wingsd.transfers.means import ReceivingMeans
+from wingsd.transfers.outbox import Outbox
+from wingsd.transfers.receiver import Receiver
+from wingsd.transfers.staging import Staging
+
+reactor: Any = installed_reactor
+DATA = packed()
+OWNER = (os.getuid(), os.getgid())
+#: The steps that are written down before they are taken.
+JOURNALED = {"RECEIVE", "VERIFY", "DURABLE", "SWAP", "ENVIRONMENT", "REPORT"}
+
+
+class World:
+    """A Panel and an engine that note what they are asked, and fail where they are told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.faults: dict[str, Exception] = {}
+        self.owned = [False]
+        self.before: dict[str, Callable[[], object]] = {}
+        self.waits: dict[str, Deferred[None]] = {}
+        #: Each server that the node knows, and why it is held.
+        self.registered: dict[str, str] = {}
+
+    # The node's servers
+
+    def admit(self, configuration: Configuration, hold: str) -> World:
+        self.registered[configuration.settings.uuid] = hold
+        return self
+
+    def forget(self, uuid: str) -> None:
+        self.registered.pop(uuid, None)
+
+    def known(self, configuration: Configuration) -> World:
+        return self
+
+    def get(self, uuid: str) -> World:
+        return self
+
+    def let_go(self) -> None:
+        self.registered[UUID] = ""
+
+    def disown(self, why: str) -> None:
+        self.registered[UUID] = why
+
+    async def sync(self) -> None:
+        self._called("sync")
+
+    # The Panel and the engine
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        self.before.get(name, lambda: None)()
+        if name in self.faults:
+            raise self.faults[name]
+
+    async def owns(self, uuid: str) -> bool:
+        self._called("owns")
+        return self.owned.pop(0)
+
+    async def describe(self, uuid: str) -> Configuration:
+        self._called("server")
+        return Configuration(Settings(uuid))
+
+    async def transfer_succeeded(self, uuid: str) -> None:
+        self._called("success")
+
+    async def transfer_failed(self, uuid: str) -> bool:
+        self._called("failure")
+        await self.waits.get("failure", succeed(None))
+        return True
+
+    async def create(self, server: Settings) -> bool:
+        self._called("create")
+        await self.waits.get("create", succeed(None))
+        return True
+
+    async def remove(self, uuid: str) -> None:
+        self._called("remove")
+        await self.waits.get("remove", succeed(None))
+
+
+class Source:
+    """An upload that is there at once, whole or broken off with `error`."""
+
+    content_type = "multipart/form-data; boundary=x"
+    user_agent = ""
+    size = 0
+
+    def __init__(
+        self, data: bytes = DATA, checksum: str = "", error: WingsdError | None = None
+    ) -> None:
+        self.data, self.error = data, error
+        self.checksum = checksum or sha256(data)
+        self.stopped: list[WingsdError] = []
+
+    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[str]:
+        feed.write(self.data)
+        if self.error:
+            feed.fail(self.error)
+            return fail(self.error)
+        feed.finish()
+        return succeed(self.checksum)
+
+    def stop(self, error: WingsdError) -> None:
+        self.stopped.append(error)
+
+    def when_gone(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+
+    def go(self) -> None:
+        self._tell()
+
+
+class House:
+    """A receiver with real files and threads between a faked Panel and a faked engine."""
+
+    def __init__(self, directory: Path, pool: Workers) -> None:
+        self.world, self.data = World(), directory / "volumes"
+        self.staging = Staging(str(self.data), OWNER, durable=True)
+        self.staging.prepare()
+        self.store = Store(str(directory))
+        self.store.open()
+        workers: Any = SynchronousWorkers()
+        self.journal = Journal(self.store, workers, reactor.seconds)
+        self.states: list[str] = []
+        self.lines: list[str] = []
+        bus = EventBus()
+        bus.subscribe(UUID, self._note)
+        self.receiver = Receiver(
+            ReceivingMeans(
+                reactor=reactor,
+                panel=self.world,  # type: ignore[arg-type]
+                journal=self.journal,
+                outbox=Outbox(self.world, self.journal, reactor),  # type: ignore[arg-type]
+                environment=self.world,  # type: ignore[arg-type]
+                servers=self.world,  # type: ignore[arg-type]
+                staging=self.staging,
+                bus=bus,
+                owner=OWNER,
+                attic=Attic(self.staging, pool, days=30),
+                form=Form(),
+                extractors=pool,
+                slots=DeferredSemaphore(2),
+                disk=pool,
+            ),
+            places=3,
+        )
+
+    def _note(self, event: Event) -> None:
+        if event.name == "transfer status":
+            self.states += event.args
+        else:
+            assert event.name == "transfer logs"
+            self.lines += event.args
+
+    async def fails(self, kind: type[WingsdError], source: Source | None = None) -> WingsdError:
+        transfer = self.receiver.open(UUID)
+        with pytest.raises(kind) as caught:
+            await transfer.run(source or Source())
+        await transfer.over
+        assert list(self.receiver.servers) == []
+        return caught.value
+
+    def left(self) -> list[str]:
+        places = (self.data, self.data.with_name(".volumes.staging"))
+        names = [path.name for place in places for path in place.iterdir()]
+        return sorted(name for name in names if name != ".lock")
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    pool = Workers(reactor, "test", 4)
+    pool.start()
+    yield House(tmp_path, pool)
+    pool.stop()

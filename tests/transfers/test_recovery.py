@@ -1,0 +1,135 @@
+"""What is written down of an incoming transfer, and what the next daemon makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.task import deferLater
+
+from tests.daemon.house import UUID
+from tests.transfers.receiving import JOURNALED, House, Source, reactor
+from wingsd.errors import (
+    PanelRefused,
+    StorageError,
+)
+from wingsd.journal import Direction, Entry, Outcome, Report
+from wingsd.transfers.lifecycle import ReceiveStep
+from wingsd.transfers.recovery import durable
+
+# The journal
+
+
+@pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in JOURNALED])
+@pytest_twisted.ensureDeferred
+async def test_a_journal_that_cannot_be_written_fails_the_transfer_and_loses_nothing(
+    house: House, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = house.store.enter
+
+    def full(transfer: int, name: str, now: float) -> None:
+        if name == step.name:
+            raise StorageError("the disk is full")
+        write(transfer, name, now)
+
+    monkeypatch.setattr(house.store, "enter", full)
+    await house.fails(StorageError)
+    assert "success" not in house.world.calls
+    assert house.world.calls.count("failure") == 1
+    assert (house.left().world.registered) == ([], {})
+    assert house.store.transfers(unfinished=True) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_journal_nothing_begins(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(house.store, "begin", full)
+    source = Source()
+    await house.fails(StorageError, source)
+    assert (house.left().world.registered) == ([], {})
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_success_that_cannot_be_written_down_is_not_told(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = house.store.add_report
+
+    def full(server: str, outcome: Outcome, now: float) -> Report:
+        if outcome is Outcome.SUCCESS:
+            raise StorageError("the disk is full")
+        return add(server, outcome, now)
+
+    monkeypatch.setattr(house.store, "add_report", full)
+    await house.fails(StorageError)
+    assert "success" not in house.world.calls
+    assert house.left() == []
+
+
+# After a restart
+
+
+async def resumed(house: House, step: ReceiveStep) -> None:
+    """Take up, as the next daemon does, a transfer that had come so far."""
+    entry = house.store.begin(UUID, Direction.IN, step.name, 1.0)
+    directory = Path(house.staging.create(UUID))
+    (directory / "world").write_text("whole")
+    if step in (ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT):
+        house.staging.swap(UUID)
+    (found,) = house.store.transfers(unfinished=True)
+    assert found.id == entry
+    house.receiver.resume(found)
+    while house.receiver.servers:
+        await deferLater(reactor, 0.005)
+
+
+@pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
+@pytest_twisted.ensureDeferred
+async def test_what_was_whole_goes_on_where_it_stood(house: House, step: ReceiveStep) -> None:
+    await resumed(house, step)
+    made = ["create"] if step is not ReceiveStep.REPORT else []
+    assert house.world.calls == ["owns", "server", *made, "success", "sync"]
+    assert (house.data / UUID / "world").read_text() == "whole"
+    assert house.states[-1] == "completed"
+    assert house.store.transfers(unfinished=True) == []
+
+
+@pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
+@pytest_twisted.ensureDeferred
+async def test_what_was_not_whole_is_told_to_have_failed(house: House, step: ReceiveStep) -> None:
+    await resumed(house, step)
+    assert house.world.calls == ["failure"]
+    assert house.states[-1] == "failure"
+    assert house.store.transfers(unfinished=True) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_panel_had_heard_is_not_told_twice_over(house: House) -> None:
+    house.world.owned = [True, True]
+    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    await resumed(house, ReceiveStep.REPORT)
+    assert house.world.calls == ["owns", "server", "success", "owns", "sync"]
+    assert house.left() == [UUID]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_panel_does_not_want_any_more_is_kept_apart(house: House) -> None:
+    house.world.owned = [False, False]
+    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    await resumed(house, ReceiveStep.SWAP)
+    assert house.left() == [".quarantine"]
+
+
+def test_what_is_whole_is_told_by_its_step() -> None:
+    steps = [*ReceiveStep]
+    entries = [
+        Entry(number, step.name, Direction.IN, step.name, 0, 0)
+        for number, step in enumerate(steps)
+    ]
+    entries.append(Entry(99, "sent", Direction.OUT, "SEND", 0, 0))
+    assert durable(entries) == {step.name for step in steps[steps.index(ReceiveStep.SWAP) :]}
