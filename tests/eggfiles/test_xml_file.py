@@ -170,3 +170,18 @@ def test_a_document_type_made_to_be_slow_is_not(end: str) -> None:
         new = source
     assert time.perf_counter() - started < 2
     assert new.startswith(source.partition("<r>")[0])
+
+
+@pytest.mark.parametrize("match", ["a.T:st", "a.b.c[@T:st='1']", "a.b.T:c", "a.b.c.d[1]"])
+@pytest.mark.parametrize("source", ["", "<a/>", "<a>\n  <x/>\n</a>"])
+def test_nothing_is_added_for_an_element_that_cannot_be_made(match: str, source: str) -> None:
+    new, faults = tried("xml", source, put(match, "1"))
+    assert new == source
+    assert len(faults) == 1
+
+
+@pytest.mark.parametrize("match", ["T:st", "T:st.b", "a[@x:y='1']", "a[@1='1']", "a:", "a:b:c"])
+def test_no_root_is_made_that_cannot_be(match: str) -> None:
+    new, faults = tried("xml", "", put(match, "1"))
+    assert new == ""
+    assert len(faults) == 1

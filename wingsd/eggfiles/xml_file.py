@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Iterable
 
 import attrs
 from lxml import etree
@@ -57,11 +58,16 @@ class XmlFile:
         if not path:
             raise Refused("the path names no element")
         _check(change.text)
-        elements = self._top(path[0], change)
-        wild = any(step.name == "*" for step in path)
-        for step in path[1:]:
+        may_add = not change.conditional and all(step.name != "*" for step in path)
+        if self._root is None:
+            if not may_add:
+                return
+            _check_new(path, {})
+        elements = self._top(path[0])
+        for at, step in enumerate(path[1:], 1):
             below = [child for element in elements for child in step.below(element)]
-            if not below and elements and not wild and not change.conditional:
+            if not below and elements and may_add:
+                _check_new(path[at:], elements[0].nsmap)
                 below = [_added(elements[0], step)]
                 self._changed = True
             elements = below
@@ -79,10 +85,8 @@ class XmlFile:
         body = "\n".join(map(_serialized, [self._root, *self._root.itersiblings()]))
         return f"{self._declaration}{self._prolog}{body}{self._end}"
 
-    def _top(self, step: _Step, change: Change) -> list[etree._Element]:
+    def _top(self, step: _Step) -> list[etree._Element]:
         if self._root is None:
-            if change.conditional or step.name == "*":
-                return []
             self._root = etree.Element(step.name, step.attributes())
             self._changed = True
         name = etree.QName(self._root).localname
@@ -164,6 +168,18 @@ def _check(value: str) -> None:
 
 def _serialized(node: etree._Element) -> str:
     return str(etree.tostring(node, encoding="unicode", with_tail=False))
+
+
+def _check_new(steps: Iterable[_Step], prefixes: Container[str | None]) -> None:
+    """Refuse a step for which no element can be made, before one is made for any of them."""
+    for step in steps:
+        prefix, colon, local = step.name.rpartition(":")
+        try:
+            etree.Element(local, step.attributes())
+        except ValueError as error:
+            raise Refused(f"there can be no {step.name}{step.predicates}: {error}") from error
+        if colon and prefix not in prefixes:
+            raise Refused(f"there can be no {step.name}: the prefix {prefix} stands for nothing")
 
 
 def _added(parent: etree._Element, step: _Step) -> etree._Element:
