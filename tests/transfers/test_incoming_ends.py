@@ -159,7 +159,7 @@ async def test_a_cancelled_transfer_leaves_nothing_and_is_told_once(
     house.world.before[call] = lambda: house.receiver.cancel(UUID)
     if call == "create":
         house.world.waits["create"] = Deferred()
-        house.world.before[call] = lambda: reactor.callLater(0.receiver.cancel, UUID)
+        house.world.before[call] = lambda: reactor.callLater(0, house.receiver.cancel, UUID)
     await house.fails(TransferCancelled)
     assert house.world.calls.count("failure") == 1
     assert (house.world.registered.left()) == ({}, [])
