@@ -13,8 +13,9 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
 
 from tests.daemon.house import UUID, sha256
 from tests.daemon.house import archive as packed
+from wingsd.archive import Limits
 from wingsd.bridge import Feed, Workers
-from wingsd.config import Form
+from wingsd.config import Form, Transfers
 from wingsd.errors import (
     WingsdError,
 )
@@ -165,6 +166,7 @@ class House:
                 staging=self.staging,
                 bus=bus,
                 owner=OWNER,
+                limits=Limits.configured(Transfers()),
                 attic=Attic(self.staging, pool, days=30),
                 form=Form(),
                 extractors=pool,

@@ -64,7 +64,7 @@ async def test_what_was_not_admitted_is_not_told(
     house.world.faults[call] = error
     assert await house.fails(type(error)) is error
     assert "failure" not in house.world.calls
-    assert (house.states.left()) == ([], [])
+    assert (house.states, house.left()) == ([], [])
 
 
 @pytest_twisted.ensureDeferred
@@ -185,7 +185,7 @@ async def test_it_turns_out_that_the_panel_had_heard_it(house: House) -> None:
     house.world.owned = [False, True]
     await house.receiver.open(UUID).run(Source())
     assert house.world.calls == ["owns", "server", "create", "success", "owns", "sync"]
-    assert (house.states[-1].left()) == ("completed", [UUID])
+    assert (house.states[-1], house.left()) == ("completed", [UUID])
 
 
 @pytest.mark.parametrize("code", [404, 409])

@@ -144,7 +144,7 @@ async def test_the_next_attempt_waits_until_the_last_one_is_tidied_up(house: Hou
         house.receiver.open(UUID)
     hanging.callback(None)
     await second
-    assert (house.states[-1].left()) == ("completed", [UUID])
+    assert (house.states[-1], house.left()) == ("completed", [UUID])
     assert list(house.receiver.servers) == []
 
 
@@ -162,7 +162,7 @@ async def test_a_cancelled_transfer_leaves_nothing_and_is_told_once(
         house.world.before[call] = lambda: reactor.callLater(0, house.receiver.cancel, UUID)
     await house.fails(TransferCancelled)
     assert house.world.calls.count("failure") == 1
-    assert (house.world.registered.left()) == ({}, [])
+    assert (house.world.registered, house.left()) == ({}, [])
 
 
 @pytest_twisted.ensureDeferred
@@ -197,7 +197,7 @@ async def test_a_server_that_is_deleted_is_received_no_further(house: House) -> 
     house.world.before["create"] = lambda: reactor.callLater(0, release)
     await house.fails(TransferCancelled)
     await released[0]
-    assert (house.world.registered.left()) == ({}, [])
+    assert (house.world.registered, house.left()) == ({}, [])
 
 
 @pytest_twisted.ensureDeferred
@@ -215,7 +215,7 @@ async def test_a_sender_that_goes_once_success_may_be_told_changes_nothing(house
     source = Source()
     house.world.before["success"] = source.go
     await house.receiver.open(UUID).run(source)
-    assert (house.states[-1].left()) == ("completed", [UUID])
+    assert (house.states[-1], house.left()) == ("completed", [UUID])
 
 
 @pytest_twisted.ensureDeferred
@@ -229,4 +229,4 @@ async def test_the_console_tells_what_goes_on(house: House) -> None:
 async def test_new_settings_that_are_not_to_be_had_do_not_undo_it(house: House) -> None:
     house.world.faults["sync"] = PanelUnreachable("down", "x")
     await house.receiver.open(UUID).run(Source())
-    assert (house.states[-1].left()) == ("completed", [UUID])
+    assert (house.states[-1], house.left()) == ("completed", [UUID])

@@ -37,7 +37,7 @@ async def test_a_journal_that_cannot_be_written_fails_the_transfer_and_loses_not
     await house.fails(StorageError)
     assert "success" not in house.world.calls
     assert house.world.calls.count("failure") == 1
-    assert (house.left().world.registered) == ([], {})
+    assert (house.left(), house.world.registered) == ([], {})
     assert house.store.transfers(unfinished=True) == []
 
 
@@ -51,7 +51,7 @@ async def test_without_a_journal_nothing_begins(
     monkeypatch.setattr(house.store, "begin", full)
     source = Source()
     await house.fails(StorageError, source)
-    assert (house.left().world.registered) == ([], {})
+    assert (house.left(), house.world.registered) == ([], {})
 
 
 @pytest_twisted.ensureDeferred
