@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd import __version__
-from wingsd.archive import Compression
+from wingsd.archive import Compression, Limits
 from wingsd.bridge import Workers
 from wingsd.config import Config
 from wingsd.environment import DockerEnvironment, Environment, NoEnvironment, engine, information
@@ -125,6 +125,7 @@ class Node(Service):
                 staging=self._staging,
                 bus=self._bus,
                 owner=self._owner,
+                limits=Limits.configured(transfers),
                 attic=self._attic,
                 form=transfers.form,
                 extractors=self._extractors,

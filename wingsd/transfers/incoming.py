@@ -27,7 +27,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.journal import Entry, Outcome
-from wingsd.model import Configuration
+from wingsd.model import Configuration, Settings
 from wingsd.transfers.arrival import Arrival
 from wingsd.transfers.course import Course
 from wingsd.transfers.formdata import UploadForm
@@ -195,7 +195,7 @@ class IncomingTransfer:
         await course.chain.wait(means.slots.acquire())
         try:
             started = means.reactor.seconds()
-            extracted, checksum = await self._extract(upload, form)
+            extracted, checksum = await self._extract(upload, form, configuration.settings)
             seconds = means.reactor.seconds() - started
         finally:
             means.slots.release()
@@ -210,10 +210,13 @@ class IncomingTransfer:
 
         return await self._arrival.complete(means.servers.get(self.server), configuration)
 
-    async def _extract(self, upload: Upload, form: UploadForm) -> tuple[Extracted, str]:
+    async def _extract(
+        self, upload: Upload, form: UploadForm, settings: Settings
+    ) -> tuple[Extracted, str]:
         means, announcer = self._means, self._course.announcer
         self._undo.add(lambda: means.disk.run(means.staging.withdraw, self.server))
         directory = await means.disk.run(means.staging.create, self.server)
+        limits = means.limits.for_server(settings.build.disk_space)
         feed = Feed(means.reactor)
         checksum = upload.read_into(form, feed)
         note = relayed(means.reactor, announcer.warn)
@@ -222,7 +225,13 @@ class IncomingTransfer:
             # A failure of the body comes out here too: the feed raises it in the thread. So
             # there is one place to wait, and no thread is left behind in the directory.
             extracted = await means.extractors.run(
-                extract, self._counted(feed), directory, means.owner, note, abort=feed.close
+                extract,
+                self._counted(feed),
+                directory,
+                means.owner,
+                note,
+                limits=limits,
+                abort=feed.close,
             )
         except Exception as error:
             upload.stop(error if isinstance(error, WingsdError) else WingsdError(str(error)))

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 from twisted.internet.defer import DeferredSemaphore
 
-from wingsd.archive import Compression
+from wingsd.archive import Compression, Limits
 from wingsd.bridge import Workers
 from wingsd.config import Form
 from wingsd.environment import Environment
@@ -36,6 +36,8 @@ class ReceivingMeans:
     staging: Staging
     bus: EventBus
     owner: tuple[int, int]
+    #: What one archive may take of this node; a server's own disk limit comes with it.
+    limits: Limits
     attic: Attic
     #: Bounds for the parts of an upload.
     form: Form
