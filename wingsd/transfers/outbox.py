@@ -7,6 +7,7 @@ growing pauses, across restarts of this node.
 
 from __future__ import annotations
 
+import time
 from http import HTTPStatus
 from typing import Any
 
@@ -87,7 +88,7 @@ class Outbox:
                 raise
             # Not one more thing that a full disk prevents: it is told while this node lives.
             self._log.error("{server}: {error}", server=server, error=error)
-            report = Report(0, server, outcome, self._reactor.seconds())
+            report = Report(0, server, outcome, time.time())
         return self._queue(report)
 
     def success_of(self, server: str) -> Deferred[bool] | None:
