@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from wingsd import __version__
@@ -58,6 +58,8 @@ ABANDON_AFTER = 6.0
 TELL_WITHIN = 2.0
 DRAIN_WITHIN = 2.0
 STOP_WITHIN = 9.0
+#: Seconds between two looks for what has been kept long enough.
+DAY = 24 * 3600.0
 
 
 class Node(Service):
@@ -89,6 +91,8 @@ class Node(Service):
         self._servers = self._make_servers()
         self.receiver = self._make_receiver()
         self.sender = self._make_sender()
+        self._daily = LoopingCall(lambda: Deferred.fromCoroutine(self._forget_the_old()))
+        self._daily.clock = reactor
         self._door = Door(config, endpoint, self._make_site(), reactor)
 
     # What it is made of
@@ -217,6 +221,7 @@ class Node(Service):
             where=self._door.address,
             remote=self._config.remote,
         )
+        self._daily.start(DAY).addErrback(lambda failure: self._log.failure("daily", failure))
         self._booting = Deferred.fromCoroutine(self._boot(unfinished))
         # The node's end cancels it.
         self._booting.addErrback(lambda failure: failure.trap(CancelledError))
@@ -264,6 +269,7 @@ class Node(Service):
         self._staging.close()
 
     async def _wind_up(self) -> None:
+        self._daily.stop()
         self._booting.cancel()
         # The door is open meanwhile: of a server that was sent, the Panel says there that it has
         # moved, and nobody else would ever delete what is left of it here.
@@ -277,22 +283,24 @@ class Node(Service):
 
     def _prepare_disk(self) -> list[Entry]:
         """Open staging area and journal; return the transfers that are not finished."""
-        days = self._config.system.transfers.quarantine_days
         try:
             self._staging.prepare()
             self._store.open()
-            self._store.forget(time.time())
             self._denied.restore(self._store.denied())
             unfinished = self._store.transfers(unfinished=True)
             leftovers = self._staging.clear(durable(unfinished))
-            expired = self._staging.clear_quarantine(days)
         except StorageError as error:
             raise SystemExit(f"wingsd: {error.detail}") from error
         for name in leftovers:
             self._log.warn("{server}: removed an unfinished transfer of before", server=name)
-        for name in expired:
-            self._log.warn("{name}: deleted, it was in quarantine long enough", name=name)
         return unfinished
+
+    async def _forget_the_old(self) -> None:
+        try:
+            await self._journal.forget()
+        except StorageError as error:
+            self._log.error("{error}", error=error)
+        await self._attic.clear()
 
     def _tell_shortcomings(self) -> None:
         docker = self._config.docker

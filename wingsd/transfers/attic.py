@@ -21,6 +21,16 @@ class Attic:
         self._disk = disk
         self._days = days
 
+    async def clear(self) -> None:
+        """Delete what has been there long enough."""
+        try:
+            expired = await self._disk.run(self._staging.clear_quarantine, self._days)
+        except StorageError as error:
+            self._log.error("quarantine: {error}", error=error)
+            return
+        for name in expired:
+            self._log.warn("{name}: deleted, it was in quarantine long enough", name=name)
+
     async def store_away(self, server: str) -> None:
         """Move what stands in the server's place out of it, if anything does."""
         try:
