@@ -185,3 +185,9 @@ def test_no_root_is_made_that_cannot_be(match: str) -> None:
     new, faults = tried("xml", "", put(match, "1"))
     assert new == ""
     assert len(faults) == 1
+
+
+def test_an_attribute_that_cannot_be_is_refused() -> None:
+    new, faults = tried("xml", "<a/>", put("a", "[8080k='v']"))
+    assert new == "<a/>"
+    assert "8080k" in faults[0]

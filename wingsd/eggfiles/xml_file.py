@@ -100,7 +100,10 @@ class XmlFile:
             found = element.get(name)
             new = attrs.evolve(change, value=value).text_outcome(found)
             if new is not None and new != found:
-                element.set(name, new)
+                try:
+                    element.set(name, new)
+                except ValueError as error:
+                    raise Refused(f"there can be no attribute {name}: {error}") from error
                 self._changed = True
             return
         found = _text(element)
