@@ -105,3 +105,16 @@ def test_half_a_character_is_no_text() -> None:
 def test_an_unknown_parser_is_refused() -> None:
     with pytest.raises(Refused, match='no parser "csv"; these are: file, ini'):
         form_of("csv")
+
+
+@pytest.mark.parametrize(
+    ("parser", "data", "match", "value"),
+    [
+        ("ini", b"", "\ufeff", "1"),
+        ("file", b"a=1\n", "a", "\ufeffb"),
+        ("file", b"\xe9=1\n", "\xe9", "\xff\xfe"),
+    ],
+)
+def test_no_byte_order_mark_comes_to_be(parser: str, data: bytes, match: str, value: str) -> None:
+    with pytest.raises(Refused, match="byte order mark"):
+        rewritten(parser, data, match, value)

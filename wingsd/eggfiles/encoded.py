@@ -52,15 +52,19 @@ class Encoded:
     def encode(self, text: str, errors: str = "strict") -> bytes:
         """Return other text as bytes, written as this one was.
 
-        Raises Refused for characters that the file's encoding does not have.
+        Raises Refused for characters that the file's encoding does not have, and for a beginning
+        that would be taken for a byte order mark.
         """
         if self.crlf:
             text = text.replace("\r\n", "\n").replace("\n", "\r\n")
         try:
-            return self.mark + text.encode(self.encoding, errors)
+            body = text.encode(self.encoding, errors)
         except UnicodeEncodeError as error:
             character = ascii(error.object[error.start])
             raise Refused(f"its encoding, {self.encoding}, has no {character}") from error
+        if not self.mark and body.startswith(tuple(_MARKS)):
+            raise Refused("it would begin with a byte order mark, which it does not have")
+        return self.mark + body
 
 
 def declared_encodings(data: bytes) -> list[str]:
