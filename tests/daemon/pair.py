@@ -75,9 +75,12 @@ class Peer(Daemon):
 
     def left(self) -> list[str]:
         """Return what there is of the server in this node's directories."""
-        return sorted(
-            str(path.relative_to(self.directory)) for path in self.directory.rglob(f"*{UUID}*")
-        )
+        found = []
+        # Unlike Path.rglob, it minds nothing that vanishes meanwhile.
+        for directory, directories, files in os.walk(self.directory):
+            names = [name for name in (*directories, *files) if UUID in name]
+            found += [os.path.relpath(f"{directory}/{name}", self.directory) for name in names]
+        return sorted(found)
 
     def states(self) -> list[str]:
         """Return the states of transfers that the log tells."""
