@@ -178,3 +178,9 @@ def test_odd_characters_come_back_as_they_were(quote: str, odd: str) -> None:
     text = f"a{odd}b"
     new = changed("yaml", f"k: {quote}x{quote}\n", put("k", text), put(text, text))
     assert yaml.safe_load(new) == {"k": text, text: text}
+
+
+@pytest.mark.parametrize("text", ["? {c: {}}\n", "? {c: []}\n: 1\n", "a: 2001-99-99\n"])
+def test_what_the_library_chokes_on_is_refused(text: str) -> None:
+    with pytest.raises(Refused, match="it is not YAML: "):
+        tried("yaml", text, put("b", "1"))

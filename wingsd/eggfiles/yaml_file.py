@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import (
     DoubleQuotedScalarString,
     ScalarString,
@@ -54,7 +53,9 @@ class YamlFile(NestedFile):
         self._is_empty = _EMPTY.fullmatch(source) is not None
         try:
             root = {} if self._is_empty else self._yaml.load(source)
-        except YAMLError as error:
+        except RecursionError:
+            raise
+        except Exception as error:  # For a value that cannot be, it is any of Python's own.
             raise _not_yaml(error) from error
         super().__init__(root, source)
 
