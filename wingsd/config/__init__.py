@@ -1,0 +1,44 @@
+"""The node's configuration: the Panel's own `config.yml`, with Wings' defaults.
+
+The classes here are the reference: a key's name, type and default are read from them. Keys that
+only wingsd knows are marked so.
+"""
+
+from wingsd.config.api import Api, Limits, Ssl
+from wingsd.config.docker import (
+    Docker,
+    Interfaces,
+    IPv4,
+    IPv6,
+    LogConfig,
+    Network,
+    Overhead,
+    Registry,
+)
+from wingsd.config.file import DEFAULT_PATH, Config, RemoteQuery, load, parse
+from wingsd.config.system import Backups, Form, Rootless, System, Transfers, User
+
+__all__ = [
+    "DEFAULT_PATH",
+    "Api",
+    "Backups",
+    "Config",
+    "Docker",
+    "Form",
+    "IPv4",
+    "IPv6",
+    "Interfaces",
+    "Limits",
+    "LogConfig",
+    "Network",
+    "Overhead",
+    "Registry",
+    "RemoteQuery",
+    "Rootless",
+    "Ssl",
+    "System",
+    "Transfers",
+    "User",
+    "load",
+    "parse",
+]

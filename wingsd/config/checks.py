@@ -1,0 +1,95 @@
+"""What the configuration's values must be; each check raises `InvalidField`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from wingsd.origins import origin
+from wingsd.structure import InvalidField
+
+__all__ = [
+    "absolute",
+    "keyed_by_memory",
+    "not_empty",
+    "not_negative",
+    "one_of",
+    "path_field",
+    "port",
+    "positive",
+    "url",
+    "url_or_empty",
+]
+
+_MAX_PORT = 65535
+
+
+def not_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """A text that is not empty."""
+    if not value:
+        raise InvalidField(attribute.name, "expected a text, found an empty one")
+
+
+def port(_: object, attribute: attrs.Attribute[int], value: int) -> None:
+    """A TCP port."""
+    if not 0 < value <= _MAX_PORT:
+        raise InvalidField(attribute.name, f"expected a port from 1 to {_MAX_PORT}, found {value}")
+
+
+def positive(_: object, attribute: attrs.Attribute[int], value: float) -> None:
+    """A number above 0."""
+    if value <= 0:
+        raise InvalidField(attribute.name, f"expected a number above 0, found {value}")
+
+
+def not_negative(_: object, attribute: attrs.Attribute[int], value: float) -> None:
+    """A number that is 0 or above."""
+    if value < 0:
+        raise InvalidField(attribute.name, f"expected 0 or a number above it, found {value}")
+
+
+def absolute(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """An absolute path."""
+    if not value.startswith("/"):
+        raise InvalidField(attribute.name, f"expected an absolute path, found {value!r}")
+
+
+def url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """An address of HTTP(S)."""
+    if not value.startswith(("http://", "https://")):
+        what = f"expected an http:// or https:// address, found {value!r}"
+        raise InvalidField(attribute.name, what)
+
+
+def url_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """The same, with nothing behind host and port, or an empty text."""
+    if value and not isinstance(origin(value), tuple):
+        what = f"expected an address such as https://node.example.com:8080, found {value!r}"
+        raise InvalidField(attribute.name, what)
+    if value:
+        url(_, attribute, value)
+
+
+def keyed_by_memory(_: object, attribute: attrs.Attribute[Any], value: dict[str, float]) -> None:
+    """A map whose keys are whole numbers of MB."""
+    for key in value:
+        if not (key.isascii() and key.isdigit()):
+            raise InvalidField(
+                attribute.name, f"expected whole numbers of MB as keys, found {key!r}"
+            )
+
+
+def one_of(*words: str) -> Any:
+    """Return the check that a text is one of `words`."""
+
+    def check(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+        if value not in words:
+            raise InvalidField(attribute.name, f"expected one of {', '.join(words)}: {value!r}")
+
+    return check
+
+
+def path_field(default: str) -> Any:
+    """Return the field of an absolute path."""
+    return attrs.field(default=default, validator=absolute)
