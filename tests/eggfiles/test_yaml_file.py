@@ -184,3 +184,9 @@ def test_odd_characters_come_back_as_they_were(quote: str, odd: str) -> None:
 def test_what_the_library_chokes_on_is_refused(text: str) -> None:
     with pytest.raises(Refused, match="it is not YAML: "):
         tried("yaml", text, put("b", "1"))
+
+
+@pytest.mark.parametrize("key", ["?(", "?", "-(", ":(", "!(", "&(", "*(", "%(", "@(", "`("])
+def test_odd_keys_within_braces_come_back_as_they_were(key: str) -> None:
+    new = changed("yaml", "a: {b: 1}\n", put(f"a.{key}", "x"))
+    assert yaml.safe_load(new) == {"a": {"b": 1, key: "x"}}

@@ -131,7 +131,12 @@ def _quoted(text: str, found: object) -> str:
     # In single quotes, ruamel.yaml writes a NEL that comes back as a blank.
     if isinstance(found, DoubleQuotedScalarString) or _NEL in text:
         style = DoubleQuotedScalarString
-    elif isinstance(found, SingleQuotedScalarString) or _kind(text) != _TEXT:
+    # Within braces, ruamel.yaml writes `?a` and `:a` as they are, which are read otherwise.
+    elif (
+        isinstance(found, SingleQuotedScalarString)
+        or _kind(text) != _TEXT
+        or text.startswith(("?", ":"))
+    ):
         style = SingleQuotedScalarString
     return style(text)
 
