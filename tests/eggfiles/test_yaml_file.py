@@ -190,3 +190,9 @@ def test_what_the_library_chokes_on_is_refused(text: str) -> None:
 def test_odd_keys_within_braces_come_back_as_they_were(key: str) -> None:
     new = changed("yaml", "a: {b: 1}\n", put(f"a.{key}", "x"))
     assert yaml.safe_load(new) == {"a": {"b": 1, key: "x"}}
+
+
+@pytest.mark.parametrize("end", ["\r", "\x85", "\u2028"])
+def test_a_comment_ends_where_yaml_ends_its_line(end: str) -> None:
+    with pytest.raises(Refused):
+        tried("yaml", f"# comment{end}text", put("a.b", "1"))

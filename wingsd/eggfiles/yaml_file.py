@@ -33,7 +33,8 @@ _NEVER_FOLD = 1 << 20
 _KEY = r"^( *)[^\s#-][^\n]*:[ \t]*\n(?:[ \t]*(?:#[^\n]*)?\n)*\1"
 _MAP_BELOW = re.compile(_KEY + r"( +)[^\s#-]", re.MULTILINE)
 _LIST_BELOW = re.compile(_KEY + r"( *)- ", re.MULTILINE)
-_EMPTY = re.compile(r"(?:[ \t]*(?:#[^\n]*|---[ \t]*)?(?:\n|\Z))*")
+# A line of YAML may end with other characters, too: what follows them is no comment.
+_EMPTY = re.compile(r"(?:[ \t]*(?:#[^\n\r\x85\u2028\u2029]*|---[ \t]*)?(?:\n|\Z))*")
 _RESOLVER: Any = yaml.resolver.Resolver()
 _FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TEXT = "tag:yaml.org,2002:str"
