@@ -196,3 +196,8 @@ def test_odd_keys_within_braces_come_back_as_they_were(key: str) -> None:
 def test_a_comment_ends_where_yaml_ends_its_line(end: str) -> None:
     with pytest.raises(Refused):
         tried("yaml", f"# comment{end}text", put("a.b", "1"))
+
+
+def test_nothing_is_written_that_would_be_refused_the_next_time() -> None:
+    with pytest.raises(Refused, match="nested more than 64 levels"):
+        tried("yaml", "a: 1\n", put(".".join("b" * 70), "1"))

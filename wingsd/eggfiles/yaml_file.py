@@ -81,13 +81,18 @@ class YamlFile(NestedFile):
         return _quoted(name, None)
 
     def dump(self) -> str:
-        """Return the text; what an empty file has in comments stays above it."""
+        """Return the text; what an empty file has in comments stays above it.
+
+        Raises Refused for one that could not be opened here again.
+        """
         out = io.StringIO()
         self._yaml.dump(self.root, out)
-        if not self._is_empty:
-            return out.getvalue()
-        head = self.source if not self.source or self.source.endswith("\n") else self.source + "\n"
-        return head + out.getvalue()
+        text = out.getvalue()
+        if self._is_empty:
+            head = self.source
+            text = (head if not head or head.endswith("\n") else head + "\n") + text
+        _check_work(text)
+        return text
 
 
 def _check_work(source: str) -> None:
