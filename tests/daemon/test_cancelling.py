@@ -123,15 +123,15 @@ def told(pair: Pair) -> list[str]:
 
 async def as_before(pair: Pair, before: Any) -> None:
     """See that the server is the source's own again, and nothing of it at the destination."""
-    await pair.source.wait_for_line("the Panel was told of the failure")
+    await pair.panel.called("/transfer/failure")
     assert seen(pair.source.files()) == before
     assert pair.panel.node_of(UUID) is pair.source.node
-    assert not pair.panel.in_transfer(UUID)
     assert pair.destination.left() == []
     status, _ = await pair.panel.ask(pair.source.node, "GET", f"/api/servers/{UUID}")
     assert status == 200
     status, _ = await pair.panel.ask(pair.destination.node, "GET", f"/api/servers/{UUID}")
     assert status == 404
+    assert not pair.panel.in_transfer(UUID)
 
 
 async def over(pair: Pair, *peers: Any) -> None:
