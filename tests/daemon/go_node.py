@@ -1,0 +1,120 @@
+"""A destination that is a Go Wings node, by its protocol: it answers as Go, gin and Wings do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import h11
+import treq
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import DefaultOpenSSLContextFactory
+from twisted.web.http_headers import Headers
+
+from tests.daemon.daemon import reactor
+from tests.daemon.house import UUID
+from wingsd.testing import Node, Panel
+from wingsd.transfers.formdata import UploadForm
+
+__all__ = ["GoNode"]
+
+# What gin's middleware puts on every answer of Wings.
+HEADERS = [
+    ("Access-Control-Allow-Credentials", "true"),
+    ("Access-Control-Allow-Headers", "Accept, Accept-Encoding, Authorization"),
+    ("Access-Control-Allow-Methods", "GET, POST, PATCH, PUT, DELETE, OPTIONS"),
+    ("Access-Control-Allow-Origin", "http://panel.invalid"),
+    ("X-Request-Id", "6e4c9a1e-59d5-4b8e-9e0c-0d5a8f4a7f60"),
+    ("Date", "Wed, 25 Nov 2026 10:00:00 GMT"),
+]
+UNEXPECTED = {
+    "error": "checksums don't match",
+    "request_id": "6e4c9a1e-59d5-4b8e-9e0c-0d5a8f4a7f60",
+}
+
+
+class GoNode:
+    """The node. `fails` says when it refuses: never (""), "early" or "late"."""
+
+    def __init__(self, panel: Panel, pem: str, ca: str) -> None:
+        """`pem` is the file of its certificate and key, `ca` that of the authority."""
+        self.panel = panel
+        self.fails = ""
+        self.requests: list[h11.Request] = []
+        self.archive = b""
+        self.checksum = ""
+        factory: Any = Factory.forProtocol(lambda: _Connection(self))
+        factory.noisy = False
+        certificate = DefaultOpenSSLContextFactory(pem, pem, SSL.TLS_METHOD)
+        self._port = reactor.listenSSL(0, factory, certificate, interface="127.0.0.1")
+        address = f"https://127.0.0.1:{self._port.getHost().port}"
+        self.node: Node = panel.add_node(address, ca=ca, port=25566)
+
+    async def report(self, outcome: str) -> None:
+        """Tell the Panel how the transfer ended."""
+        url = f"{self.panel.url}/api/remote/servers/{UUID}/transfer/{outcome}"
+        headers = Headers({"Authorization": [f"Bearer {self.node.token_id}.{self.node.token}"]})
+        answer = await treq.post(url, headers=headers, persistent=False)
+        await answer.content()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._port.stopListening()
+
+
+class _Connection(Protocol):
+    transport: Any
+
+    def __init__(self, node: GoNode) -> None:
+        self._node = node
+        self._http = h11.Connection(h11.SERVER)
+        self._form: UploadForm | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self._http.receive_data(data)
+        while True:
+            event = self._http.next_event()
+            if event in (h11.NEED_DATA, h11.PAUSED) or isinstance(event, h11.ConnectionClosed):
+                return
+            self._take(event)
+
+    def _take(self, event: Any) -> None:
+        node = self._node
+        if isinstance(event, h11.Request):
+            node.requests.append(event)
+            if event.method == b"OPTIONS":
+                self._answer(204)
+            elif node.fails == "early":
+                Deferred.fromCoroutine(self._refuse())
+            else:
+                headers = dict(event.headers)
+                self._form = UploadForm(headers[b"content-type"].decode())
+        elif isinstance(event, h11.Data) and self._form is not None:
+            node.archive += b"".join(self._form.receive(bytes(event.data)))
+        elif isinstance(event, h11.EndOfMessage) and self._form is not None:
+            node.checksum = self._form.close()
+            Deferred.fromCoroutine(self._refuse() if node.fails else self._succeed())
+
+    async def _succeed(self) -> None:
+        await self._node.report("success")
+        self._answer(200, [("Content-Length", "0")])
+
+    async def _refuse(self) -> None:
+        await self._node.report("failure")
+        body = json.dumps(UNEXPECTED).encode()
+        kind = ("Content-Type", "application/json; charset=utf-8")
+        self._answer(500, [kind, ("Content-Length", str(len(body)))], body)
+
+    def _answer(
+        self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
+    ) -> None:
+        answer = h11.Response(status_code=status, headers=[*HEADERS, *headers])
+        self.transport.write(self._http.send(answer))
+        if body:
+            self.transport.write(self._http.send(h11.Data(data=body)))
+        self.transport.write(self._http.send(h11.EndOfMessage()))
+        if self._http.our_state is h11.MUST_CLOSE:
+            self.transport.loseConnection()
