@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import h11
 import treq
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.web.http_headers import Headers
@@ -44,6 +44,7 @@ class GoNode:
         self.panel = panel
         self.fails = ""
         self.requests: list[h11.Request] = []
+        self._works: list[Deferred[None]] = []
         self.archive = b""
         self.checksum = ""
         factory: Any = Factory.forProtocol(lambda: _Connection(self))
@@ -60,9 +61,14 @@ class GoNode:
         answer = await treq.post(url, headers=headers, persistent=False)
         await answer.content()
 
-    def close(self) -> None:
-        """Stop listening."""
-        self._port.stopListening()
+    def work(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Do something of the node's own; `close` waits for it."""
+        self._works.append(Deferred.fromCoroutine(coroutine))
+
+    async def close(self) -> None:
+        """Stop listening, when all that was begun is done."""
+        await DeferredList(self._works)
+        await maybeDeferred(self._port.stopListening)
 
 
 class _Connection(Protocol):
@@ -88,7 +94,7 @@ class _Connection(Protocol):
             if event.method == b"OPTIONS":
                 self._answer(204)
             elif node.fails == "early":
-                Deferred.fromCoroutine(self._refuse())
+                node.work(self._refuse())
             else:
                 headers = dict(event.headers)
                 self._form = UploadForm(headers[b"content-type"].decode())
@@ -96,7 +102,7 @@ class _Connection(Protocol):
             node.archive += b"".join(self._form.receive(bytes(event.data)))
         elif isinstance(event, h11.EndOfMessage) and self._form is not None:
             node.checksum = self._form.close()
-            Deferred.fromCoroutine(self._refuse() if node.fails else self._succeed())
+            node.work(self._refuse() if node.fails else self._succeed())
 
     async def _succeed(self) -> None:
         await self._node.report("success")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from tests.daemon.daemon import reactor
 from tests.daemon.go_node import UNEXPECTED, GoNode
@@ -23,7 +24,7 @@ def go(pair: Pair, tmp_path: Path) -> Iterator[GoNode]:
         pair.panel, str(pair.destination.directory / "node.pem"), str(tmp_path / "ca.pem")
     )
     yield made
-    made.close()
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
 
 
 async def begin(pair: Pair, go: GoNode) -> None:
