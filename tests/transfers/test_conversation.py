@@ -16,8 +16,7 @@ from twisted.python.failure import Failure
 
 from tests.bridge.reactor import Reactor
 from tests.transfers.wire import Endpoint
-from wingsd.bridge import Outflow, OutflowClosed
-from wingsd.bridge.outflow import STEP
+from wingsd.bridge import BLOCK, Outflow, OutflowClosed
 from wingsd.transfers.conversation import (
     ANSWER_WITHIN,
     CLOSE_WITHIN,
@@ -129,7 +128,7 @@ def test_a_request_without_a_body_is_complete_at_once() -> None:
 
 def test_a_refusal_during_the_body_is_there_at_once_and_ends_it() -> None:
     talk = Talk()
-    talk.write(b"x" * STEP)
+    talk.write(b"x" * BLOCK)
     talk.hear(REFUSAL)
     assert (talk.result.code, talk.result.early) == (409, True)
     assert talk.wire.aborted
@@ -154,7 +153,7 @@ def test_the_body_stops_at_the_answers_head_whenever_its_end_comes() -> None:
 
 def test_an_answer_of_success_before_the_bodys_end_is_early() -> None:
     talk = Talk()
-    talk.write(b"x" * STEP)
+    talk.write(b"x" * BLOCK)
     talk.hear(OK)
     assert (talk.result.good, talk.result.early) == (True, True)
 
@@ -187,13 +186,13 @@ def test_interim_answers_are_none() -> None:
 def test_the_body_waits_while_the_transport_is_full() -> None:
     talk = Talk()
     for _ in range(9):
-        talk.write(b"x" * STEP)
-    assert talk.body.bytes_out == STEP
+        talk.write(b"x" * BLOCK)
+    assert talk.body.bytes_out == BLOCK
     talk.wire.drain()
-    assert talk.body.bytes_out == 2 * STEP
-    talk.wire.holds = 100 * STEP
+    assert talk.body.bytes_out == 2 * BLOCK
+    talk.wire.holds = 100 * BLOCK
     talk.wire.drain()
-    assert talk.body.bytes_out == 8 * STEP
+    assert talk.body.bytes_out == 8 * BLOCK
     talk.write(b"y", last=True)
     assert talk.wire.value().endswith(b"y\r\n0\r\n\r\n")
 
@@ -286,7 +285,7 @@ def test_a_body_that_is_not_http_does_not_take_the_heads_word_back() -> None:
 
 def test_an_answer_that_still_waits_in_the_socket_is_read_when_sending_fails() -> None:
     talk = Talk()
-    talk.write(b"x" * STEP)
+    talk.write(b"x" * BLOCK)
     talk.wire.unread = REFUSAL
     talk.lose(ConnectionLost())
     assert (talk.result.code, talk.result.early) == (409, True)
