@@ -12,10 +12,25 @@ from twisted.internet.threads import deferToThread
 from tests.daemon.daemon import TIMEOUT
 from tests.daemon.house import House, sha256
 
-__all__ = ["Sender"]
+__all__ = ["Sender", "as_go_packs"]
 
 BOUNDARY = "7c9e6679b7425a0f8d1e4c3b2a190f8e7d6c5b4a3928171605f4e3d2c1b0"
-PART = "\r\nContent-Disposition: form-data; {}\r\nContent-Type: application/octet-stream\r\n\r\n"
+ARCHIVE = (
+    f"--{BOUNDARY}\r\n"
+    'Content-Disposition: form-data; name="archive"; filename="archive.tar.gz"\r\n'
+    "Content-Type: application/octet-stream\r\n\r\n"
+)
+CHECKSUM = f'\r\n--{BOUNDARY}\r\nContent-Disposition: form-data; name="checksum"\r\n\r\n'
+END = f"\r\n--{BOUNDARY}--\r\n"
+# What Go's gzip writer begins with (its time is Go's zero time), and in what pieces it is copied.
+GZIP_HEADER = bytes.fromhex("1f8b080000096e8804ff")
+GZIP_TRAILER = 8
+PIECE = 32 * 1024
+
+
+def as_go_packs(archive: bytes) -> bytes:
+    """Return a gzip archive with the header that Go's writer gives it."""
+    return GZIP_HEADER + archive[len(GZIP_HEADER) :]
 
 
 class Sender:
@@ -29,6 +44,8 @@ class Sender:
         self._checksum = sha256(data) if checksum is None else checksum
         self._token = house.token() if token is None else token
         self._socket: ssl.SSLSocket
+        #: The sizes of the chunks sent so far; Go sends one for each write.
+        self.chunks: list[int] = []
 
     async def begin(self) -> None:
         """Send the head and the first half of the archive."""
@@ -65,18 +82,20 @@ class Sender:
             "Transfer-Encoding: chunked",
             f"Authorization: Bearer {self._token}",
             f"Content-Type: multipart/form-data; boundary={BOUNDARY}",
+            "Accept-Encoding: gzip",
         ]
         self._socket.sendall("\r\n".join([*head, "", ""]).encode())
-        archive = PART.format('name="archive"; filename="archive.tar.gz"')
-        self._chunk(f"--{BOUNDARY}".encode() + archive.encode())
-        self._send(self._data[: len(self._data) // 2])
+        self._chunk(ARCHIVE.encode())
+        self._chunk(self._data[: len(GZIP_HEADER)])
+        self._sent = len(GZIP_HEADER)
+        self._send(self._sent + (len(self._data) // 2 // PIECE) * PIECE)
 
     def _finish(self) -> tuple[int, bytes]:
         try:
-            self._send(self._data[len(self._data) // 2 :])
-            checksum = PART.format('name="checksum"') + self._checksum
-            self._chunk(f"\r\n--{BOUNDARY}".encode() + checksum.encode())
-            self._chunk(f"\r\n--{BOUNDARY}--\r\n".encode())
+            self._send(len(self._data) - GZIP_TRAILER)
+            self._chunk(self._data[-GZIP_TRAILER:])
+            for write in (CHECKSUM, self._checksum, END):
+                self._chunk(write.encode())
             self._socket.sendall(b"0\r\n\r\n")
         except OSError:
             pass  # It was answered before; the answer is what counts.
@@ -86,12 +105,15 @@ class Sender:
     def _vanish(self) -> None:
         self._socket.close()
 
-    def _send(self, data: bytes) -> None:
-        for at in range(0, len(data), 32 * 1024):
-            self._chunk(data[at : at + 32 * 1024])
+    def _send(self, until: int) -> None:
+        while self._sent < until:
+            piece = self._data[self._sent : min(self._sent + PIECE, until)]
+            self._chunk(piece)
+            self._sent += len(piece)
 
     def _chunk(self, data: bytes) -> None:
         self._socket.sendall(b"%x\r\n%s\r\n" % (len(data), data))
+        self.chunks.append(len(data))
 
 
 def _answer(sock: Any) -> tuple[int, bytes]:
