@@ -16,7 +16,8 @@ from twisted.python.failure import Failure
 
 from tests.bridge.reactor import Reactor
 from tests.transfers.wire import Endpoint
-from wingsd.bridge import BLOCK, Outflow, OutflowClosed
+from wingsd.bridge import Outflow, OutflowClosed
+from wingsd.bridge.outflow import STEP
 from wingsd.transfers.conversation import (
     ANSWER_WITHIN,
     CLOSE_WITHIN,
@@ -128,7 +129,7 @@ def test_a_request_without_a_body_is_complete_at_once() -> None:
 
 def test_a_refusal_during_the_body_is_there_at_once_and_ends_it() -> None:
     talk = Talk()
-    talk.write(b"x" * BLOCK)
+    talk.write(b"x" * STEP)
     talk.hear(REFUSAL)
     assert (talk.result.code, talk.result.early) == (409, True)
     assert talk.wire.aborted
@@ -153,7 +154,7 @@ def test_the_body_stops_at_the_answers_head_whenever_its_end_comes() -> None:
 
 def test_an_answer_of_success_before_the_bodys_end_is_early() -> None:
     talk = Talk()
-    talk.write(b"x" * BLOCK)
+    talk.write(b"x" * STEP)
     talk.hear(OK)
     assert (talk.result.good, talk.result.early) == (True, True)
 
@@ -186,13 +187,13 @@ def test_interim_answers_are_none() -> None:
 def test_the_body_waits_while_the_transport_is_full() -> None:
     talk = Talk()
     for _ in range(9):
-        talk.write(b"x" * BLOCK)
-    assert talk.body.bytes_out == BLOCK
+        talk.write(b"x" * STEP)
+    assert talk.body.bytes_out == STEP
     talk.wire.drain()
-    assert talk.body.bytes_out == 2 * BLOCK
-    talk.wire.holds = 100 * BLOCK
+    assert talk.body.bytes_out == 2 * STEP
+    talk.wire.holds = 100 * STEP
     talk.wire.drain()
-    assert talk.body.bytes_out == 8 * BLOCK
+    assert talk.body.bytes_out == 8 * STEP
     talk.write(b"y", last=True)
     assert talk.wire.value().endswith(b"y\r\n0\r\n\r\n")
 
@@ -285,7 +286,7 @@ def test_a_body_that_is_not_http_does_not_take_the_heads_word_back() -> None:
 
 def test_an_answer_that_still_waits_in_the_socket_is_read_when_sending_fails() -> None:
     talk = Talk()
-    talk.write(b"x" * BLOCK)
+    talk.write(b"x" * STEP)
     talk.wire.unread = REFUSAL
     talk.lose(ConnectionLost())
     assert (talk.result.code, talk.result.early) == (409, True)

@@ -23,7 +23,8 @@ from twisted.web.resource import Resource
 
 from tests.bridge.reactor import Waits
 from tests.transfers.peers import Peer, Script, chunks, closed_port, pem, read_head, server_context
-from wingsd.bridge import BLOCK, HIGH_MARK, Outflow, OutflowClosed
+from wingsd.bridge import Outflow, OutflowClosed
+from wingsd.bridge.outflow import HIGH_MARK, STEP
 from wingsd.errors import (
     BadRequest,
     DestinationLost,
@@ -502,8 +503,8 @@ async def test_a_peer_that_does_not_read_stops_the_thread_that_writes(
         await deferLater(reactor, 0.05)
     conversation: Any = sending.upload._conversation
     tcp = conversation._tcp()
-    assert sending.body._size <= HIGH_MARK + BLOCK
-    assert len(tcp.dataBuffer) + tcp._tempDataLen <= 3 * BLOCK
+    assert sending.body._size <= HIGH_MARK + STEP
+    assert len(tcp.dataBuffer) + tcp._tempDataLen <= 3 * STEP
     reads.set()
     await sending.upload.answer
     assert await sending.written == await peer.outcome

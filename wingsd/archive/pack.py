@@ -22,7 +22,7 @@ from wingsd.archive.stages import hashed, read_ahead
 
 __all__ = ["QUEUE", "Packed", "pack"]
 
-QUEUE = 2 << 20
+QUEUE = 1 << 20
 """The most bytes that wait between two stages; there are two such places."""
 
 

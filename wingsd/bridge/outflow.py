@@ -10,9 +10,13 @@ from typing import Any
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from wingsd.bridge.marks import BLOCK, HIGH_MARK
+__all__ = ["HIGH_MARK", "STEP", "Outflow", "OutflowClosed"]
 
-__all__ = ["Outflow", "OutflowClosed"]
+#: Bytes in which the stream is given out: as the packing thread writes them, without a copy, which
+#: would also be of another size (see `archive.deflate.OUTPUT`).
+STEP = 120 * 1024
+#: Waiting bytes at which the thread is stopped: some 20 ms of the fastest line.
+HIGH_MARK = 2 * 1024 * 1024
 
 
 class OutflowClosed(Exception):
@@ -57,7 +61,7 @@ class Outflow:
         """
         # Not the newest bytes: the stream's last ones must go out together with its end, or the
         # other node could answer what it rightly takes for complete before we know that it is.
-        if self._small_size >= BLOCK:
+        if self._small_size >= STEP:
             for block in self._gathered():
                 self._put(block)
         if self._closed:
@@ -76,11 +80,11 @@ class Outflow:
         data = b"".join(self._small)
         self._small.clear()
         self._small_size = 0
-        if len(data) < 2 * BLOCK:  # as the transport takes it: not worth another copy
+        if len(data) < 2 * STEP:  # as the transport takes it: not worth another copy
             yield data
             return
-        for at in range(0, len(data), BLOCK):
-            yield data[at : at + BLOCK]
+        for at in range(0, len(data), STEP):
+            yield data[at : at + STEP]
 
     def _put(self, block: bytes, *, last: bool = False) -> None:
         with self._changed:
