@@ -26,10 +26,10 @@ STEP = 120 << 10
 """The most bytes in one block that comes out of a compressed archive."""
 
 _INPUT = 64 << 10
-"""The most compressed bytes given to igzip_lib at a time. What finds no room in the output it copies
-aside, in another size each time; out of whole blocks of 256 KiB these copies left holes in the heap
-of the inflating thread. The process grew, by 3 GiB, from its imports' size by 39 to 42 MiB with
-whole blocks, by 8 to 11 with 32 KiB, and by 9 to 10 with 64 KiB, which takes no more time."""
+"""The most compressed bytes given to igzip_lib at a time. What finds no room in the output it
+copies aside, in another size each time; out of whole blocks of 256 KiB these copies left holes in
+the heap of the inflating thread. The process grew, by 3 GiB, from its imports' size by 39 to
+42 MiB with whole blocks, by 8 to 11 with 32 KiB, by 9 to 10 with 64 KiB, which takes no longer."""
 
 MAX_ZSTD_WINDOW = 8 << 20
 """The largest window of zstd taken, in bytes. It is kept in memory, and 8 MiB is what `zstd -19`
