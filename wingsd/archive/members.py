@@ -21,8 +21,8 @@ from wingsd.archive.walk import REPLACED, VANISHED, Listing, opened, unreadable,
 __all__ = ["STEP", "Members"]
 
 STEP = 120 << 10
-"""Bytes that are read at once, and about as many that come in one block; see `compression.STEP`
-for why not more."""
+"""Exactly as many bytes come in each block but the last; see `compression.STEP` for why not more,
+and `deflate.OUTPUT` for why no fewer."""
 
 # A Go node hashes what its extraction takes of the archive. Its inflater gives out this much at
 # once, and the tar reader asks for no more after the tar's end. When that is where such a portion
@@ -52,9 +52,11 @@ class Members:
         self._links = links
         self._tell = tell
         self._linked: dict[tuple[int, int], bytes] = {}
+        #: Bytes that the block has room for: read no more, and it need not be cut and copied.
+        self._room = STEP
 
     def blocks(self) -> Generator[bytes, None, None]:
-        """Yield the archive in blocks of about `STEP` bytes. May be called once.
+        """Yield the archive in blocks of `STEP` bytes. May be called once.
 
         Raises StorageError where something cannot be read.
         """
@@ -67,10 +69,12 @@ class Members:
                 gathered.append(piece)
                 size += len(piece)
                 total += len(piece)
-                if size >= STEP:
-                    yield b"".join(gathered)
-                    gathered.clear()
-                    size = 0
+                while size >= STEP:
+                    data = b"".join(gathered)
+                    yield data[:STEP]
+                    gathered = [data[STEP:]]
+                    size -= STEP
+                self._room = STEP - size
         if (total + len(pax.END)) % _PORTION == 0:
             self.counts[Kind.DIRECTORY] += 1
             gathered.append(root)  # once more: it changes nothing, and the end is elsewhere
@@ -123,7 +127,7 @@ class Members:
 
     def _data(self, fd: int, name: bytes, found: os.stat_result) -> Iterator[bytes]:
         left = found.st_size
-        while left and (data := os.read(fd, min(left, STEP))):
+        while left and (data := os.read(fd, min(left, self._room))):
             left -= len(data)
             self.packed_bytes += len(data)
             yield data
