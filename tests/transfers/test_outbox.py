@@ -93,6 +93,22 @@ def test_a_report_that_is_heard_is_settled(house: House) -> None:
     assert house.outbox.success_of(A) is None
 
 
+def test_what_is_said_to_be_told_is_settled_in_the_journal(
+    house: House, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[bool] = []
+    settle = house.store.settle
+
+    def settling(report: int, answer: str, now: float) -> None:
+        said.append(f"{A}: {answer}" in logged_errors.lines)
+        settle(report, answer, now)
+
+    monkeypatch.setattr(house.store, "settle", settling)
+    house.tell(Outcome.SUCCESS)
+    assert said == [False]
+    assert f"{A}: the Panel was told of the success" in logged_errors.lines
+
+
 @pytest.mark.parametrize("fault", [DOWN, refused(401), refused(403), refused(429), refused(422)])
 @pytest.mark.parametrize("outcome", Outcome)
 def test_whatever_says_nothing_of_the_transfer_is_tried_again(
