@@ -117,7 +117,16 @@ STOREYS = [
     ["archive", "tokens", "privileges"],
     ["model", "config"],
     ["structure", "yamldata"],
-    ["errors", "clock", "descriptors", "diskadvice", "eventnames", "keepalive", "origins"],
+    [
+        "errors",
+        "clock",
+        "descriptors",
+        "diskadvice",
+        "eventnames",
+        "keepalive",
+        "origins",
+        "retryafter",
+    ],
 ]
 UNCLEAN = {"asyncio", "docker", "random", "select", "socket", "threading", "time", "twisted"}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from http import HTTPStatus
+from math import ceil
 from typing import Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
@@ -25,6 +26,7 @@ from twisted.python.failure import Failure
 from wingsd import __version__
 from wingsd.bridge import Outflow
 from wingsd.errors import BadRequest, DestinationLost, DestinationRefused, DestinationUnreachable
+from wingsd.retryafter import seconds_asked_for
 from wingsd.transfers.conversation import Answer, Conversation
 from wingsd.transfers.trust import PeerVerifier, Trust
 
@@ -194,11 +196,14 @@ def _judge(answer: Answer) -> None:
             answer.code,
         )
     error, detail = _words(answer.body)
-    if not error:
-        error = f"the destination node answered {status}"
+    # Its words are about "this node", and are read in the console of another one.
+    says = f"says: {error}" if error else f"answered {status}"
     if answer.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and not detail:
         detail = "a proxy in front of it limits how much may be sent; lift that limit"
-    raise DestinationRefused(error, detail, answer.code)
+    wait = ceil(seconds_asked_for(answer.header("retry-after")))
+    again = f"try again in {wait} s" if wait else ""
+    detail = "; ".join(filter(None, (detail, again)))
+    raise DestinationRefused(f"the destination node {says}", detail, answer.code)
 
 
 def _words(body: bytes) -> tuple[str, str]:
