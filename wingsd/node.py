@@ -137,6 +137,7 @@ class Node(Service):
                 disk=self._disk,
             ),
             places=transfers.concurrent + transfers.waiting,
+            stall_timeout=transfers.stall_timeout,
         )
 
     def _make_sender(self) -> Sender:

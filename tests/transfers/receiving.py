@@ -174,6 +174,7 @@ class House:
                 disk=pool,
             ),
             places=3,
+            stall_timeout=120,
         )
 
     def _note(self, event: Event) -> None:
