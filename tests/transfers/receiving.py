@@ -167,7 +167,7 @@ class House:
                 bus=bus,
                 owner=OWNER,
                 limits=Limits.configured(Transfers()),
-                attic=Attic(self.staging, pool, days=30),
+                attic=Attic(self.staging, pool, self.journal, days=30),
                 form=Form(),
                 extractors=pool,
                 slots=DeferredSemaphore(2),
