@@ -102,6 +102,7 @@ BLOCKING = [
     "privileges.survey",
     "keepalive",
     "servers.directories",
+    "tcpinfo",
     "transfers.staging",
 ]
 #: From the top down; a room may know those below it and, in its own storey, nobody.
@@ -126,6 +127,7 @@ STOREYS = [
         "keepalive",
         "origins",
         "retryafter",
+        "tcpinfo",
     ],
 ]
 UNCLEAN = {"asyncio", "docker", "random", "select", "socket", "threading", "time", "twisted"}

@@ -155,6 +155,7 @@ class Node(Service):
                 trust=_trust(system.transfers.ca_file),
                 compression=Compression(system.backups.compression_level),
                 stop_grace=system.transfers.stop_grace,
+                stall_timeout=system.transfers.stall_timeout,
                 packers=self._packers,
                 slots=DeferredSemaphore(PACKERS),
                 disk=self._disk,

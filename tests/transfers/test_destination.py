@@ -72,7 +72,7 @@ class Sending:
         self.body._changed = self.waits = Waits()
         url = f"{scheme}://127.0.0.1:{port}/api/transfers"
         destination = Destination(url, "Bearer t", reactor, trust or Trust())
-        self.upload: OutgoingUpload = destination.upload(TYPE, self.body)
+        self.upload: OutgoingUpload = destination.upload(TYPE, self.body, 120)
         self.written: Deferred[str] = deferToThread(write, self.body, pieces)
 
 
@@ -241,7 +241,7 @@ async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, T
         destination = Destination(
             f"https://127.0.0.1:{node.port}/api/transfers", "Bearer t", reactor, tls[1]
         )
-        upload = destination.upload(frame.content_type, body)
+        upload = destination.upload(frame.content_type, body, 120)
         for part in (frame.before(), PIECE, frame.after("cafe")):
             body.write(part)
         body.finish()
