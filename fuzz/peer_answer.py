@@ -66,7 +66,7 @@ def one(data: bytes) -> None:
     body: Any = _Body(sends=bool(data[0] & 1))
     headers = [("Host", "node"), ("Transfer-Encoding", "chunked")]
     request = h11.Request(method="POST", target="/up", headers=headers)
-    conversation = Conversation(clock, request, body)
+    conversation = Conversation(clock, request, body, stall_timeout=120)
     results: list[object] = []
     answer: Deferred[Answer] = conversation.start(endpoint, 30)
     upload = OutgoingUpload(conversation, answer)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -14,12 +12,11 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionRefusedError as NoConnection
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from twisted.web.http_headers import Headers
 
 from wingsd import panel as panel_module
 from wingsd.config import Config, RemoteQuery
 from wingsd.errors import PanelError, PanelRefused, PanelUnreachable, UnknownServer
-from wingsd.panel import Panel, _retry_after
+from wingsd.panel import Panel
 from wingsd.testing import Answer, Call, Drop, Hang, Node, server_settings
 from wingsd.testing import Panel as FakePanel
 
@@ -239,23 +236,3 @@ async def test_a_panel_says_how_long_it_is_to_be_left_alone(house: House, status
         await house.client().owns(UUID)
     assert caught.value.retry_after == 90
     assert len(house.fake.calls) == 1
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("120", 120),
-        ("99999999", 3600),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
-        ("soon", 0),
-        ("-5", 0),
-        ("1 Jan 99999999999 0:0:0 GMT", 0),
-    ],
-)
-def test_retry_after_is_a_number_or_a_date(value: str, seconds: float) -> None:
-    assert _retry_after(Headers({"Retry-After": [value]})) == seconds
-
-
-def test_a_date_to_come_is_counted_from_now() -> None:
-    date = formatdate(time.time() + 100, usegmt=True)
-    assert 90 < _retry_after(Headers({"Retry-After": [date]})) <= 100

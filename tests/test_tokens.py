@@ -383,6 +383,15 @@ def test_a_clock_set_back_lets_no_denied_token_in() -> None:
     assert denied.refuses(issued(1900.0))
 
 
+def test_denials_that_are_forgotten_let_nothing_in_from_before() -> None:
+    denied = DenyList(booted=1000.0)
+    denied.refuse_before(500.0)
+    assert not denied.refuses(issued(1000.0))
+    denied.refuse_before(2000.0)
+    assert denied.refuses(issued(1999.0))
+    assert not denied.refuses(issued(2000.0))
+
+
 def compared(node: ast.AST) -> Iterator[str]:
     """Yield the names of what a comparison compares."""
     for side in ast.iter_child_nodes(node):

@@ -277,7 +277,7 @@ class DestinationUnreachable(DestinationError):
 
 
 class DestinationRefused(DestinationError):
-    """It answered, and the answer was no: its HTTP status in `code`, its words as ours."""
+    """It answered, and the answer was no: its HTTP status in `code`, and its words in ours."""
 
     def __init__(self, message: str, detail: str, code: int) -> None:
         super().__init__(message, detail)

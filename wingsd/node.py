@@ -80,11 +80,11 @@ class Node(Service):
         transfers = config.system.transfers
         self._extractors = Workers(reactor, "extract", transfers.concurrent)
         self._staging = Staging(config.system.data, self._owner, durable=transfers.durable)
-        self._attic = Attic(self._staging, self._disk, transfers.quarantine_days)
         self._bus = EventBus()
         self._panel = Panel(config, reactor)
         self._store = Store(config.system.root_directory)
         self._journal = Journal(self._store, self._writer, time.time)
+        self._attic = Attic(self._staging, self._disk, self._journal, transfers.quarantine_days)
         self._outbox = Outbox(self._panel, self._journal, reactor)
         self._denied = DenyList(time.time())
         self._environment = self._make_environment()
@@ -137,6 +137,7 @@ class Node(Service):
                 disk=self._disk,
             ),
             places=transfers.concurrent + transfers.waiting,
+            stall_timeout=transfers.stall_timeout,
         )
 
     def _make_sender(self) -> Sender:
@@ -154,6 +155,7 @@ class Node(Service):
                 trust=_trust(system.transfers.ca_file),
                 compression=Compression(system.backups.compression_level),
                 stop_grace=system.transfers.stop_grace,
+                stall_timeout=system.transfers.stall_timeout,
                 packers=self._packers,
                 slots=DeferredSemaphore(PACKERS),
                 disk=self._disk,
@@ -287,6 +289,7 @@ class Node(Service):
             self._staging.prepare()
             self._store.open()
             self._denied.restore(self._store.denied())
+            self._denied.refuse_before(self._store.denied_before())
             unfinished = self._store.transfers(unfinished=True)
             leftovers = self._staging.clear(durable(unfinished))
         except StorageError as error:

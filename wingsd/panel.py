@@ -7,9 +7,7 @@ answers 5xx, never on a 4xx. Each way a call can end has its class in `wingsd.er
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import AsyncIterator, Callable
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -26,6 +24,7 @@ from wingsd import __version__
 from wingsd.config import Config
 from wingsd.errors import InvalidData, PanelRefused, PanelUnreachable, UnknownServer
 from wingsd.model import Configuration, configuration_from_panel
+from wingsd.retryafter import seconds_asked_for
 from wingsd.structure import structure
 
 __all__ = ["Panel"]
@@ -42,8 +41,6 @@ LEAST_TIMEOUT = 30
 #: The same for `success`: the Panel answers it only after it has asked the source to delete its
 #: copy, which takes 15 s and more, and giving up too early leaves everybody in doubt.
 SUCCESS_TIMEOUT = 120
-#: A Panel that asks for more than that is asked again all the same.
-LONGEST_RETRY_AFTER = 3600.0
 
 
 @attrs.frozen
@@ -243,7 +240,8 @@ class Panel:
             allow_redirects=False,
         )
         body = await treq.content(response)
-        retry_after = _retry_after(response.headers)
+        (asked, *_) = response.headers.getRawHeaders("Retry-After") or [""]
+        retry_after = seconds_asked_for(asked)
         if HTTPStatus.BAD_REQUEST <= response.code < HTTPStatus.INTERNAL_SERVER_ERROR:
             what = f"{method} {path} was answered {response.code}: {_fault(body)}"
             refusal = "the Panel refused this node's request"
@@ -266,19 +264,6 @@ def _page(answer: object) -> _Page:
 def _uuid_of(entry: object) -> str | None:
     uuid = entry.get("uuid") if isinstance(entry, dict) else None
     return uuid if isinstance(uuid, str) else None
-
-
-def _retry_after(headers: Headers) -> float:
-    """Return the seconds that Retry-After asks for, as a number or a date (RFC 9110, 10.2.3)."""
-    (value, *_) = headers.getRawHeaders("Retry-After") or [""]
-    if value.isdecimal():
-        seconds = float(value)
-    else:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return 0.0
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
 
 
 def _was_cancelled(error: Exception) -> bool:

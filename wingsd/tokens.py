@@ -152,7 +152,7 @@ class DenyList:
 
     def __init__(self, booted: float) -> None:
         # Some Panels date their tokens in whole seconds: one of this second may be a new one.
-        self._booted = math.floor(booted)
+        self._booted: float = math.floor(booted)
         self._denied: dict[str, float] = {}
 
     def deny(self, jtis: Iterable[str], now: float) -> None:
@@ -163,6 +163,10 @@ class DenyList:
         """Know what was denied, and when; of two times for one `jti` the later counts."""
         for jti, at in denied.items():
             self._denied[jti] = max(at, self._denied.get(jti, at))
+
+    def refuse_before(self, at: float) -> None:
+        """Refuse all tokens issued before `at`: which of them were denied is forgotten."""
+        self._booted = max(self._booted, at)
 
     def refuses(self, token: ConsoleToken) -> bool:
         """Return whether the token was taken back."""

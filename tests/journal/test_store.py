@@ -13,8 +13,10 @@ import pytest
 from wingsd.errors import StorageError
 from wingsd.journal import Direction, Entry, Outcome, Report
 from wingsd.journal.__main__ import main
-from wingsd.journal.store import FILE, KEPT, Store
+from wingsd.journal.store import FILE, KEPT, REMEMBERED, Store
 
+DAY = 24 * 3600.0
+YEAR = 365 * DAY
 A, B = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 
@@ -60,14 +62,35 @@ def test_a_report_is_kept_until_it_is_settled(store: Store, tmp_path: Path) -> N
     store.close()
 
 
-def test_a_token_is_used_once_until_it_has_expired(store: Store, tmp_path: Path) -> None:
-    assert store.use_token("digest", 100, now=10)
+def test_a_token_is_used_once(store: Store, tmp_path: Path) -> None:
+    assert store.use_token("digest", 100)
     store = again(store, tmp_path)
-    assert (store.was_used("digest"), store.was_used("other")) == (True, False)
-    assert not store.use_token("digest", 100, now=99)
-    assert store.use_token("other", 100, now=99)
-    assert store.use_token("digest", 300, now=200)
+    assert (store.was_used("digest", 100), store.was_used("other", 100)) == (True, False)
+    assert not store.use_token("digest", 100)
+    assert store.use_token("other", 100)
     store.close()
+
+
+def test_a_token_that_is_forgotten_is_good_for_nothing(store: Store, tmp_path: Path) -> None:
+    assert store.use_token("digest", 100)
+    assert store.use_token("long", 2 * YEAR)
+    store.forget(now=YEAR)  # The clock was set forward, and is set back now.
+    store.forget(now=10)
+    store = again(store, tmp_path)
+    assert store.was_used("digest", 100)
+    assert not store.use_token("digest", 100)
+    assert not store.use_token("long", 2 * YEAR)
+    assert not store.was_used("later", 101)
+    assert store.use_token("later", 101)
+    store.close()
+
+
+def test_a_token_is_remembered_for_a_day_after_it_has_expired(store: Store) -> None:
+    store.use_token("digest", 100)
+    store.forget(now=100 + REMEMBERED)
+    assert store.use_token("other", 50)
+    store.forget(now=101 + REMEMBERED)
+    assert not store.use_token("another", 50)
 
 
 def test_denied_tokens_outlive_the_daemon(store: Store, tmp_path: Path) -> None:
@@ -77,6 +100,47 @@ def test_denied_tokens_outlive_the_daemon(store: Store, tmp_path: Path) -> None:
     store = again(store, tmp_path)
     assert store.denied() == {"a": 20, "b": 10}
     store.close()
+
+
+def test_of_denials_that_are_forgotten_their_time_is_known(store: Store, tmp_path: Path) -> None:
+    store.deny(["a"], 10)
+    store.deny(["b"], 20)
+    store.forget(now=15 + KEPT)
+    assert (store.denied(), store.denied_before()) == ({"b": 20}, 10)
+    store.forget(now=YEAR)
+    store.forget(now=30)
+    store = again(store, tmp_path)
+    assert (store.denied(), store.denied_before()) == ({}, 20)
+    store.close()
+
+
+def test_what_is_kept_has_its_age_counted_by_looking_at_it(store: Store, tmp_path: Path) -> None:
+    assert store.ages(["room"], now=10) == {"room": 0}
+    assert store.ages(["room", "other"], now=DAY) == {"room": DAY - 10, "other": 0}
+    store = again(store, tmp_path)
+    assert store.ages(["room"], now=DAY + 5) == {"room": DAY - 5}
+    assert store.ages(["other"], now=DAY + 6) == {"other": 0}
+    store.close()
+
+
+@pytest.mark.parametrize("jump", [YEAR, -YEAR])
+def test_a_clock_that_is_set_makes_nothing_older_than_a_day(store: Store, jump: float) -> None:
+    store.ages(["room"], now=YEAR)
+    counted = store.ages(["room"], now=YEAR + jump)["room"]
+    assert counted == max(0, min(jump, DAY))
+    assert store.ages(["room"], now=YEAR + jump + 10)["room"] == counted + 10
+
+
+@pytest.mark.parametrize("jump", [YEAR, -YEAR])
+def test_a_clock_that_is_set_ends_and_reorders_nothing(store: Store, jump: float) -> None:
+    first = store.begin(A, Direction.OUT, "SEND", YEAR)
+    told_first = store.add_report(A, Outcome.SUCCESS, YEAR)
+    second = store.begin(A, Direction.IN, "SWAP", YEAR + jump)
+    told_second = store.add_report(A, Outcome.FAILURE, YEAR + jump)
+    for now in (YEAR, YEAR + jump, 3 * YEAR):
+        store.forget(now)
+    assert [entry.id for entry in store.transfers(unfinished=True)] == [first, second]
+    assert store.reports(unsettled=True) == [told_first, told_second]
 
 
 def test_what_is_over_for_long_is_forgotten(store: Store) -> None:
@@ -101,6 +165,18 @@ def test_each_change_is_on_the_disk_when_it_returns(store: Store, tmp_path: Path
     assert connection is not None
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_an_older_database_gets_what_it_lacks_and_loses_nothing(
+    store: Store, tmp_path: Path
+) -> None:
+    store.use_token("digest", 100)
+    store.close()
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.executescript("DROP TABLE forgotten; DROP TABLE kept; PRAGMA user_version = 1;")
+    store.open()
+    assert store.was_used("digest", 100)
+    assert (store.ages(["room"], 10), store.denied_before()) == ({"room": 0}, 0)
 
 
 def test_a_newer_database_is_left_alone(store: Store, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +15,22 @@ import trustme
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-__all__ = ["Peer", "Script", "chunks", "closed_port", "pem", "read_head", "server_context"]
+__all__ = [
+    "Peer",
+    "Script",
+    "chunks",
+    "closed_port",
+    "fall_silent",
+    "pem",
+    "read_head",
+    "server_context",
+]
 
 #: Seconds, so that a test that goes wrong ends.
 TIMEOUT = 20
+SO_ATTACH_FILTER = 26
+#: A socket filter of one instruction (BPF_RET | BPF_K): of each packet that comes, keep nothing.
+DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
 
 Script = Callable[[socket.socket], Any]
 
@@ -65,6 +79,13 @@ def chunks(connection: socket.socket) -> Iterator[bytes]:
             yield stream.read(size)
             assert stream.read(2) == b"\r\n"
         assert stream.readline() == b"\r\n"
+
+
+def fall_silent(peer: socket.socket) -> None:
+    """Have the peer's kernel ignore whatever comes, as one without power does."""
+    instructions = ctypes.create_string_buffer(DROP_ALL)
+    program = struct.pack("HL", 1, ctypes.addressof(instructions))
+    peer.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:

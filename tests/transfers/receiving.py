@@ -167,13 +167,14 @@ class House:
                 bus=bus,
                 owner=OWNER,
                 limits=Limits.configured(Transfers()),
-                attic=Attic(self.staging, pool, days=30),
+                attic=Attic(self.staging, pool, self.journal, days=30),
                 form=Form(),
                 extractors=pool,
                 slots=DeferredSemaphore(2),
                 disk=pool,
             ),
             places=3,
+            stall_timeout=120,
         )
 
     def _note(self, event: Event) -> None:

@@ -48,7 +48,9 @@ class Talk:
         self.body = Outflow(self.reactor)
         self.endpoint = endpoint or Endpoint()
         request = upload() if body else question()
-        self.conversation = Conversation(self.reactor, request, self.body if body else None)
+        self.conversation = Conversation(
+            self.reactor, request, self.body if body else None, stall_timeout=120
+        )
         self.results: list[Answer] = []
         self.failures: list[BaseException] = []
         self.answer = self.conversation.start(self.endpoint, 30)

@@ -72,7 +72,7 @@ class Sending:
         self.body._changed = self.waits = Waits()
         url = f"{scheme}://127.0.0.1:{port}/api/transfers"
         destination = Destination(url, "Bearer t", reactor, trust or Trust())
-        self.upload: OutgoingUpload = destination.upload(TYPE, self.body)
+        self.upload: OutgoingUpload = destination.upload(TYPE, self.body, 120)
         self.written: Deferred[str] = deferToThread(write, self.body, pieces)
 
 
@@ -198,7 +198,7 @@ async def test_a_refusal_in_the_middle_comes_at_once_in_the_nodes_words(
         await sending.upload.answer
     assert (caught.value.code, caught.value.message, caught.value.detail) == (
         500,
-        "the server's files could not be stored",
+        "the destination node says: the server's files could not be stored",
         "the disk is full",
     )
     assert not sending.upload.body_sent
@@ -241,7 +241,7 @@ async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, T
         destination = Destination(
             f"https://127.0.0.1:{node.port}/api/transfers", "Bearer t", reactor, tls[1]
         )
-        upload = destination.upload(frame.content_type, body)
+        upload = destination.upload(frame.content_type, body, 120)
         for part in (frame.before(), PIECE, frame.after("cafe")):
             body.write(part)
         body.finish()
@@ -298,14 +298,28 @@ async def test_another_nodes_answer_tells_of_no_features(reply: bytes) -> None:
     assert (await peer.outcome).startswith(b"OPTIONS /api/transfers?x=1 HTTP/1.1\r\n")
 
 
+BUSY = b'{"error": "this node is receiving 72 servers already", "detail": "send it again"}'
+SAYS_BUSY = "the destination node says: this node is receiving 72 servers already"
 REFUSALS = [
     (
+        answer("503 Service Unavailable", BUSY, "Retry-After: 60\r\n"),
+        (503, SAYS_BUSY, "send it again; try again in 60 s"),
+    ),
+    (
+        answer("429 Too Many Requests", b"", "Retry-After: 5\r\n"),
+        (429, "the destination node answered 429 Too Many Requests", "try again in 5 s"),
+    ),
+    (
+        answer("503 Service Unavailable", BUSY, "Retry-After: when it rains\r\n"),
+        (503, SAYS_BUSY, "send it again"),
+    ),
+    (
         answer("409 Conflict", b'{"error": "it is here", "detail": "see"}'),
-        (409, "it is here", "see"),
+        (409, "the destination node says: it is here", "see"),
     ),
     (
         answer("500 Internal Server Error", b'{"error": "boom", "request_id": "1"}'),
-        (500, "boom", ""),
+        (500, "the destination node says: boom", ""),
     ),
     (
         answer("502 Bad Gateway", b"<html>\r\n  no\x1b[1m node  \x00</html>"),
@@ -377,7 +391,10 @@ async def test_a_late_refusal_is_one_too() -> None:
     sending = Sending(peer.port, pieces=50)
     with pytest.raises(DestinationRefused) as caught:
         await sending.upload.answer
-    assert (caught.value.code, caught.value.message) == (400, "checksums don't match")
+    assert (caught.value.code, caught.value.message) == (
+        400,
+        "the destination node says: checksums don't match",
+    )
     assert sending.upload.body_sent
     assert await peer.outcome == 50 * (len(PIECE) + 4)
     assert await sending.written != "closed"

@@ -125,8 +125,28 @@ async def test_an_idle_receiver_stops_at_once(house: House) -> None:
 
 def test_one_server_has_one_transfer(house: House) -> None:
     house.receiver.open(UUID)
-    with pytest.raises(AlreadyHere, match="already being received"):
+    with pytest.raises(AlreadyHere, match="already being received") as caught:
         house.receiver.open(UUID)
+    assert caught.value.detail == (
+        "the transfer under way began 0 s ago and is waiting for the archive; if its sender is "
+        "gone, it ends after 120 s of silence: send the server again then"
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_has_come_is_only_to_be_waited_for(house: House) -> None:
+    refused: list[AlreadyHere] = []
+
+    def next_one() -> None:
+        with pytest.raises(AlreadyHere) as caught:
+            house.receiver.open(UUID)
+        refused.append(caught.value)
+
+    house.world.before["success"] = next_one
+    await house.receiver.open(UUID).run(Source())
+    assert refused[0].detail == (
+        "the transfer under way began 0 s ago and is telling the Panel; wait for it to end"
+    )
 
 
 @pytest_twisted.ensureDeferred

@@ -18,6 +18,7 @@ from wingsd.testing import SynchronousWorkers
 from wingsd.transfers.outbox import LONGEST_PAUSE, Outbox
 
 A, B = "a-server", "b-server"
+YEAR = 365 * 24 * 3600.0
 DOWN = PanelUnreachable("down", "x")
 
 
@@ -57,6 +58,8 @@ class House:
         self.directory = directory
         self.panel = ScriptedPanel()
         self.clock = Clock()
+        #: By how much the wall clock is ahead of the one that nobody sets.
+        self.set_by = 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -64,7 +67,7 @@ class House:
         self.store = Store(str(self.directory))
         self.store.open()
         workers: Any = SynchronousWorkers()
-        self.journal = Journal(self.store, workers, self.clock.seconds)
+        self.journal = Journal(self.store, workers, lambda: self.clock.seconds() + self.set_by)
         panel: Any = self.panel
         self.outbox = Outbox(panel, self.journal, self.clock)
 
@@ -91,6 +94,22 @@ def test_a_report_that_is_heard_is_settled(house: House) -> None:
     assert house.panel.calls == [("success", A)]
     assert house.unsettled() == []
     assert house.outbox.success_of(A) is None
+
+
+def test_what_is_said_to_be_told_is_settled_in_the_journal(
+    house: House, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[bool] = []
+    settle = house.store.settle
+
+    def settling(report: int, answer: str, now: float) -> None:
+        said.append(f"{A}: {answer}" in logged_errors.lines)
+        settle(report, answer, now)
+
+    monkeypatch.setattr(house.store, "settle", settling)
+    house.tell(Outcome.SUCCESS)
+    assert said == [False]
+    assert f"{A}: the Panel was told of the success" in logged_errors.lines
 
 
 @pytest.mark.parametrize("fault", [DOWN, refused(401), refused(403), refused(429), refused(422)])
@@ -173,6 +192,27 @@ def test_what_was_not_heard_is_told_by_the_next_daemon(house: House) -> None:
     assert house.unsettled() == []
     assert house.panel.calls == [("success", A), ("success", A)]
     assert house.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("jump", [YEAR, -YEAR])
+def test_a_clock_that_is_set_changes_neither_pauses_nor_order(house: House, jump: float) -> None:
+    house.panel.answers[A] = [DOWN, DOWN, DOWN]
+    house.tell(Outcome.SUCCESS)
+    house.set_by = jump
+    house.tell(Outcome.FAILURE)
+    house.journal.forget()
+    house.clock.advance(0.9)
+    assert house.panel.calls == [("success", A)]
+    house.clock.advance(0.1)
+    assert house.panel.calls == [("success", A)] * 2
+    house.outbox.stop()
+    house.store.close()
+    house.set_by = 0
+    house.restart()
+    Deferred.fromCoroutine(house.outbox.load())
+    house.clock.advance(1)
+    assert house.panel.calls[2:] == [("success", A), ("success", A), ("failure", A)]
+    assert house.unsettled() == []
 
 
 def test_a_stopped_outbox_tells_nothing_more(house: House) -> None:

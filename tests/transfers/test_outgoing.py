@@ -183,6 +183,7 @@ class House:
                 trust=Trust(),
                 compression=Compression.BEST_SPEED,
                 stop_grace=60,
+                stall_timeout=120,
                 packers=pool,
                 slots=DeferredSemaphore(2),
                 disk=pool,

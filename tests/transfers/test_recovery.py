@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,9 @@ async def test_a_success_that_cannot_be_written_down_is_not_told(
 # After a restart
 
 
-async def resumed(house: House, step: ReceiveStep) -> None:
+async def resumed(house: House, step: ReceiveStep, begun: float = 1.0) -> None:
     """Take up, as the next daemon does, a transfer that had come so far."""
-    entry = house.store.begin(UUID, Direction.IN, step.name, 1.0)
+    entry = house.store.begin(UUID, Direction.IN, step.name, begun)
     directory = Path(house.staging.create(UUID))
     (directory / "world").write_text("whole")
     if step in (ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT):
@@ -97,6 +98,17 @@ async def test_what_was_whole_goes_on_where_it_stood(house: House, step: Receive
     assert (house.data / UUID / "world").read_text() == "whole"
     assert house.states[-1] == "completed"
     assert house.store.transfers(unfinished=True) == []
+
+
+@pytest.mark.parametrize("ahead", [365 * 24 * 3600.0, -365 * 24 * 3600.0])
+@pytest_twisted.ensureDeferred
+async def test_so_it_does_when_the_clock_was_set_meanwhile(house: House, ahead: float) -> None:
+    begun = time.time() + ahead
+    await resumed(house, ReceiveStep.SWAP, begun)
+    assert house.world.calls == ["owns", "server", "create", "success", "sync"]
+    assert house.states[-1] == "completed"
+    (entry,) = house.store.transfers()
+    assert (entry.begun, entry.outcome) == (begun, Outcome.SUCCESS)
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])

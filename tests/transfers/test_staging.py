@@ -231,7 +231,8 @@ def test_what_is_whole_is_not_cleared_away(staging: Staging, data: Path) -> None
     assert not staging.holds(UUID)
 
 
-def test_what_nobody_wanted_is_kept_for_so_many_days(staging: Staging, data: Path) -> None:
+def test_what_nobody_wanted_is_kept_until_it_is_cleared(staging: Staging, data: Path) -> None:
+    assert staging.quarantined() == []
     staging.create(UUID)
     staging.swap(UUID)
     (data / UUID / "world").write_text("precious")
@@ -241,12 +242,10 @@ def test_what_nobody_wanted_is_kept_for_so_many_days(staging: Staging, data: Pat
     assert (room / "world").read_text() == "precious"
     assert not (data / UUID).exists()
     assert staging.clear() == []
-    assert staging.clear_quarantine(1) == []
-    old = room.with_name(f"{UUID}.20200101T000000.000000Z")
-    room.rename(old)
-    assert staging.clear_quarantine(1) == [old.name]
+    assert staging.quarantined() == [room.name]
+    assert staging.clear_quarantine([room.name]) == [room.name]
     assert staging.quarantine(UUID) is None
-    assert list(old.parent.iterdir()) == []
+    assert list(room.parent.iterdir()) == []
 
 
 def test_a_quarantined_tree_of_any_depth_keeps_no_node_from_starting(
@@ -260,6 +259,4 @@ def test_a_quarantined_tree_of_any_depth_keeps_no_node_from_starting(
         (data / "outer").rename(deep)
     place = staging.quarantine(UUID)
     assert place is not None
-    old = Path(place).with_name(f"{UUID}.20200101T000000.000000Z")
-    Path(place).rename(old)
-    assert staging.clear_quarantine(1) == [old.name]
+    assert staging.clear_quarantine(staging.quarantined()) == [Path(place).name]

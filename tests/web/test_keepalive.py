@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import socket
-import struct
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +14,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
+from tests.transfers.peers import fall_silent
 from tests.web.talk import Recorder, head
 from wingsd import keepalive
 from wingsd.config import Config
@@ -25,9 +24,6 @@ from wingsd.web.site import NodeSite, NotFound
 
 reactor: Any = installed_reactor
 TIMEOUT = 20
-SO_ATTACH_FILTER = 26
-#: A socket filter of one instruction (BPF_RET | BPF_K): of each packet that comes, keep nothing.
-DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
 
 
 class Listener(Recorder):
@@ -54,13 +50,6 @@ class Waiting(Resource):
         listener = Listener(request)
         self.opened.callback(listener)
         return listener
-
-
-def fall_silent(client: socket.socket) -> None:
-    """Have the client's kernel ignore whatever comes, as one without power does."""
-    instructions = ctypes.create_string_buffer(DROP_ALL)
-    program = struct.pack("HL", 1, ctypes.addressof(instructions))
-    client.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 @pytest_twisted.ensureDeferred

@@ -49,8 +49,9 @@ class Transfers:
     #: their turn; whoever comes after them is answered 503 (wingsd's own).
     concurrent: int = attrs.field(default=8, validator=positive)
     waiting: int = attrs.field(default=64, validator=not_negative)
-    #: Seconds a sender may be silent before its upload fails, and the bytes a second that must
-    #: come from it on average over as long, while it is its turn (wingsd's own).
+    #: Seconds a sender may be silent before its upload fails, and a destination without a word
+    #: that anything arrives; and the bytes a second that must come from a sender on average over
+    #: as long, while it is its turn (wingsd's own).
     stall_timeout: int = attrs.field(default=120, validator=positive)
     least_rate: int = attrs.field(default=1024, validator=not_negative)
     form: Form = Form()

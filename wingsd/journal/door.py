@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from twisted.internet.defer import Deferred
 
@@ -65,11 +65,11 @@ class Journal:
 
     def use_token(self, digest: str, expires: float) -> Deferred[bool]:
         """Use up a transfer's token; the Deferred gives False when it was used before."""
-        return self._worker.run(self._store.use_token, digest, expires, self._now())
+        return self._worker.run(self._store.use_token, digest, expires)
 
-    def was_used(self, digest: str) -> Deferred[bool]:
+    def was_used(self, digest: str, expires: float) -> Deferred[bool]:
         """Return whether a transfer's token was used up."""
-        return self._worker.run(self._store.was_used, digest)
+        return self._worker.run(self._store.was_used, digest, expires)
 
     def deny(self, jtis: Iterable[str]) -> Deferred[None]:
         """Note console tokens that the Panel has taken back."""
@@ -78,6 +78,12 @@ class Journal:
     def denied(self) -> Deferred[dict[str, float]]:
         """Return when each `jti` was taken back."""
         return self._worker.run(self._store.denied)
+
+    # What is kept for some time
+
+    def ages(self, names: Collection[str]) -> Deferred[dict[str, float]]:
+        """Return for how many seconds each has been kept; to be asked daily, and of all."""
+        return self._worker.run(self._store.ages, names, self._now())
 
     def forget(self) -> Deferred[None]:
         """Delete what nobody needs any more."""

@@ -6,7 +6,7 @@ Blocking, and for one thread at a time.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,17 @@ __all__ = ["FILE", "Store"]
 
 #: The database's name in `system.root_directory`.
 FILE = "wingsd.db"
+_DAY = 24 * 3600.0
 #: Seconds that ended transfers and settled reports are kept for people to read: 90 days.
-KEPT = 90 * 24 * 3600.0
+KEPT = 90 * _DAY
+#: Seconds that a used token is remembered after it has expired.
+REMEMBERED = _DAY
 
-_VERSION = 1
-_SCHEMA = """
+# A clock that is set forward makes everything old at once, and may be set back again. So it stays
+# known up to which time tokens were forgotten: those from before are good for nothing. And what is
+# kept for some days has its days counted, by looking at it daily.
+_SCHEMAS = (
+    """
 CREATE TABLE transfers (
     id INTEGER PRIMARY KEY,
     server TEXT NOT NULL,
@@ -45,7 +51,14 @@ CREATE TABLE tokens (digest TEXT PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROW
 CREATE TABLE denied (jti TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX unfinished ON transfers (id) WHERE outcome IS NULL;
 CREATE INDEX unsettled ON reports (id) WHERE settled IS NULL;
-"""
+""",
+    """
+CREATE TABLE forgotten (kind TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+INSERT INTO forgotten (kind, until) VALUES ('tokens', 0), ('denied', 0);
+CREATE TABLE kept (name TEXT PRIMARY KEY, seen REAL NOT NULL, age REAL NOT NULL) WITHOUT ROWID;
+""",
+)
+_VERSION = len(_SCHEMAS)
 
 
 class Store:
@@ -79,8 +92,9 @@ class Store:
                 "file away when no transfer is under way"
             )
         if version < _VERSION:
+            missing = "".join(_SCHEMAS[version:])
             connection.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {missing} PRAGMA user_version = {_VERSION}; COMMIT;"
             )
 
     def close(self) -> None:
@@ -162,17 +176,25 @@ class Store:
 
     # Tokens
 
-    def use_token(self, digest: str, expires: float, now: float) -> bool:
-        """Use up a transfer's token; return False when it was used before."""
-        self._execute("DELETE FROM tokens WHERE expires < ?", now)
+    def use_token(self, digest: str, expires: float) -> bool:
+        """Use up a transfer's token; return False when it was used before, or may have been."""
         cursor = self._execute(
-            "INSERT OR IGNORE INTO tokens (digest, expires) VALUES (?, ?)", digest, expires
+            "INSERT OR IGNORE INTO tokens (digest, expires) SELECT ?, ?"
+            " WHERE ? > (SELECT until FROM forgotten WHERE kind = 'tokens')",
+            digest,
+            expires,
+            expires,
         )
         return cursor.rowcount == 1
 
-    def was_used(self, digest: str) -> bool:
-        """Return whether a transfer's token was used up."""
-        found = self._execute("SELECT 1 FROM tokens WHERE digest = ?", digest)
+    def was_used(self, digest: str, expires: float) -> bool:
+        """Return whether a transfer's token was used up, or may have been."""
+        found = self._execute(
+            "SELECT 1 FROM tokens WHERE digest = ? UNION ALL"
+            " SELECT 1 FROM forgotten WHERE kind = 'tokens' AND until >= ?",
+            digest,
+            expires,
+        )
         return found.fetchone() is not None
 
     def deny(self, jtis: Iterable[str], now: float) -> None:
@@ -188,13 +210,49 @@ class Store:
         """Return when each `jti` was taken back."""
         return dict(self._rows("SELECT jti, at FROM denied"))
 
+    def denied_before(self) -> float:
+        """Return up to which time it is not known any more what was taken back."""
+        ((until,),) = self._rows("SELECT until FROM forgotten WHERE kind = 'denied'")
+        return float(until)
+
+    # What is kept for some time
+
+    def ages(self, names: Collection[str], now: float) -> dict[str, float]:
+        """Return for how many seconds each of `names` has been kept, and forget all others.
+
+        It is to be asked daily: what passes between two calls counts, and a day at most.
+        """
+        known = {name for (name,) in self._rows("SELECT name FROM kept")}
+        with self._explained():
+            self._opened.executemany(
+                "DELETE FROM kept WHERE name = ?", [(name,) for name in known.difference(names)]
+            )
+            self._opened.executemany(
+                "INSERT INTO kept (name, seen, age) VALUES (?, ?, 0)",
+                [(name, now) for name in names if name not in known],
+            )
+        self._execute(
+            "UPDATE kept SET age = age + max(0, min(? - seen, ?)), seen = ?", now, _DAY, now
+        )
+        return dict(self._rows("SELECT name, age FROM kept"))
+
     def forget(self, now: float) -> None:
         """Delete what nobody needs any more."""
         self._execute(
             "DELETE FROM transfers WHERE outcome IS NOT NULL AND changed < ?", now - KEPT
         )
         self._execute("DELETE FROM reports WHERE settled < ?", now - KEPT)
-        self._execute("DELETE FROM denied WHERE at < ?", now - KEPT)
+        self._forget("tokens", "expires", now - REMEMBERED)
+        self._forget("denied", "at", now - KEPT)
+
+    def _forget(self, kind: str, time: str, before: float) -> None:
+        old = f"FROM {kind} WHERE {time} < ?"
+        (last,) = self._execute(f"SELECT max({time}) {old}", before).fetchone()
+        if last is None:
+            return
+        # First: a node that dies in between has forgotten nothing yet.
+        self._execute("UPDATE forgotten SET until = max(until, ?) WHERE kind = ?", last, kind)
+        self._execute(f"DELETE {old}", before)
 
     # SQLite
 

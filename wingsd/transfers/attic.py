@@ -6,25 +6,36 @@ from twisted.logger import Logger
 
 from wingsd.bridge import Workers
 from wingsd.errors import StorageError
+from wingsd.journal import Journal
 from wingsd.transfers.staging import Staging
 
 __all__ = ["Attic"]
 
 
+_DAY = 24 * 3600
+
+
 class Attic:
-    """The quarantine of `staging`, where things stay for so many `days`."""
+    """The quarantine of `staging`, where things stay for so many `days`.
+
+    The days are counted in the journal. The clock alone would have everything deleted that is here
+    when it is set forward, or was put here while it was behind.
+    """
 
     _log = Logger()
 
-    def __init__(self, staging: Staging, disk: Workers, days: int) -> None:
+    def __init__(self, staging: Staging, disk: Workers, journal: Journal, days: int) -> None:
         self._staging = staging
         self._disk = disk
+        self._journal = journal
         self._days = days
 
     async def clear(self) -> None:
-        """Delete what has been there long enough."""
+        """Delete what has been there long enough. To be called daily."""
         try:
-            expired = await self._disk.run(self._staging.clear_quarantine, self._days)
+            ages = await self._journal.ages(await self._disk.run(self._staging.quarantined))
+            old = [name for name, age in ages.items() if age > self._days * _DAY]
+            expired = await self._disk.run(self._staging.clear_quarantine, old)
         except StorageError as error:
             self._log.error("quarantine: {error}", error=error)
             return

@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from wingsd.bridge import Outflow
 from wingsd.keepalive import keep_alive
+from wingsd.transfers.silence import Silence
 
 __all__ = ["Answer", "Conversation"]
 
@@ -64,7 +65,8 @@ class Conversation(Protocol):
 
     `verify` looks at the TLS connection before anything is sent on it, and raises when it is not
     to be trusted; without it nothing but plain TCP is expected. A request has no body without
-    `body`, which is closed when this ends before it does.
+    `body`, which is closed when this ends before it does. What is sent of one the peer may leave
+    unacknowledged for `stall_timeout` seconds, without that for as long as TCP does.
     """
 
     transport: Any
@@ -75,15 +77,18 @@ class Conversation(Protocol):
         request: h11.Request,
         body: Outflow | None = None,
         verify: Callable[[Any], None] | None = None,
+        stall_timeout: float | None = None,
     ) -> None:
         self._reactor = reactor
         self._request = request
         self._body = body
         self._verify = verify
+        self._stall_timeout = stall_timeout
         self._http = h11.Connection(h11.CLIENT)
         self._answer: Deferred[Answer] = Deferred(lambda _: self.abort(CancelledError()))
         self._connecting: Deferred[Any] | None = None
         self._limit: IDelayedCall | None = None
+        self._silence: Silence | None = None
         self._head: h11.Response | None = None
         self._early = False
         self._text = bytearray()
@@ -179,7 +184,17 @@ class Conversation(Protocol):
             self._end_request()
         else:
             self._clear_limit()
+            self._listen()
             self._body.start(lambda data: self._send(h11.Data(data)), self._end_request)
+
+    def _listen(self) -> None:
+        """See that the peer goes on to acknowledge what it is sent."""
+        limit = self._stall_timeout
+        if limit is not None:
+            error = TimeoutError(f"it acknowledged nothing of what it was sent for {limit:g} s")
+            self._silence = Silence(
+                self._reactor, self._socket(), limit, lambda: self.abort(error)
+            )
 
     def _send(self, event: h11.Request | h11.Data | h11.EndOfMessage) -> None:
         self.transport.writeSequence(self._http.send_with_data_passthrough(event))
@@ -223,7 +238,7 @@ class Conversation(Protocol):
     def _conclude(self) -> None:
         head = self._head
         assert head is not None  # noqa: S101 - it is called for an answer
-        self._over = True
+        self._end()
         self._close()
         headers = [
             (name.decode(), value.decode("utf-8", "replace")) for name, value in head.headers
@@ -235,16 +250,21 @@ class Conversation(Protocol):
     def _fail(self, reason: Failure) -> None:
         if self._over:
             return
-        self._over = True
-        self._clear_limit()
+        self._end()
         if self._body is not None:
             self._body.close()
         self._answer.errback(reason)
 
     # Closing
 
-    def _close(self) -> None:
+    def _end(self) -> None:
+        """Wait for nothing more."""
+        self._over = True
         self._clear_limit()
+        if self._silence is not None:
+            self._silence.stop()
+
+    def _close(self) -> None:
         if not self.connected:
             return
         if self._early:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from http import HTTPStatus
+from math import ceil
 from typing import Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
@@ -25,6 +26,7 @@ from twisted.python.failure import Failure
 from wingsd import __version__
 from wingsd.bridge import Outflow
 from wingsd.errors import BadRequest, DestinationLost, DestinationRefused, DestinationUnreachable
+from wingsd.retryafter import seconds_asked_for
 from wingsd.transfers.conversation import Answer, Conversation
 from wingsd.transfers.trust import PeerVerifier, Trust
 
@@ -82,17 +84,24 @@ class Destination:
         features = answer.header("transfer-features").lower().split(",") if answer.good else ()
         return frozenset(feature.strip() for feature in features if feature.strip())
 
-    def upload(self, content_type: str, body: Outflow) -> OutgoingUpload:
-        """Begin to send what comes out of `body`; it is closed if this ends before it does."""
+    def upload(self, content_type: str, body: Outflow, stall_timeout: float) -> OutgoingUpload:
+        """Begin to send what comes out of `body`; it is closed if this ends before it does.
+
+        The node may leave what it is sent unacknowledged for `stall_timeout` seconds.
+        """
         headers = [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
-        return OutgoingUpload(*self._start(self._request("POST", headers), body))
+        request = self._request("POST", headers)
+        return OutgoingUpload(*self._start(request, body, stall_timeout))
 
     def _request(self, method: str, headers: Iterable[tuple[str, str]] = ()) -> h11.Request:
         target = (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
         return h11.Request(method=method, target=target, headers=[*self._headers, *headers])
 
     def _start(
-        self, request: h11.Request, body: Outflow | None = None
+        self,
+        request: h11.Request,
+        body: Outflow | None = None,
+        stall_timeout: float | None = None,
     ) -> tuple[Conversation, Deferred[Answer]]:
         port = self._url.port or PORTS[self._url.scheme]
         endpoint: IStreamClientEndpoint = HostnameEndpoint(
@@ -103,7 +112,7 @@ class Destination:
             verifier = PeerVerifier(self._context, self._host)
             endpoint = wrapClientTLS(verifier, endpoint)
         verify = verifier.verify_name if verifier is not None else None
-        conversation = Conversation(self._reactor, request, body, verify)
+        conversation = Conversation(self._reactor, request, body, verify, stall_timeout)
         answer = conversation.start(endpoint, CONNECT_WITHIN)
         answer.addErrback(self._explain, conversation, verifier)
         return conversation, answer
@@ -194,11 +203,14 @@ def _judge(answer: Answer) -> None:
             answer.code,
         )
     error, detail = _words(answer.body)
-    if not error:
-        error = f"the destination node answered {status}"
+    # Its words are about "this node", and are read in the console of another one.
+    says = f"says: {error}" if error else f"answered {status}"
     if answer.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and not detail:
         detail = "a proxy in front of it limits how much may be sent; lift that limit"
-    raise DestinationRefused(error, detail, answer.code)
+    wait = ceil(seconds_asked_for(answer.header("retry-after")))
+    again = f"try again in {wait} s" if wait else ""
+    detail = "; ".join(filter(None, (detail, again)))
+    raise DestinationRefused(f"the destination node {says}", detail, answer.code)
 
 
 def _words(body: bytes) -> tuple[str, str]:

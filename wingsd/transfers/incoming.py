@@ -84,6 +84,7 @@ class IncomingTransfer:
         self._arrival = Arrival(server, means, self._course, self._undo)
         self._upload: Upload | None = None
         self._received = 0
+        self._begun = means.reactor.seconds()
 
     async def run(self, upload: Upload) -> None:
         """Receive the server. Raises the `WingsdError` that the sender is to read."""
@@ -138,6 +139,16 @@ class IncomingTransfer:
         if self._upload is not None:
             self._upload.stop(reason)
         return True
+
+    @property
+    def age(self) -> float:
+        """For how many seconds it has been under way in this daemon."""
+        return float(self._means.reactor.seconds() - self._begun)
+
+    @property
+    def doing(self) -> str:
+        """What it does, in words."""
+        return self._course.life.step.words
 
     @property
     def has_failed(self) -> bool:

@@ -50,7 +50,7 @@ class ReceivingMeans:
 
 @attrs.frozen
 class SendingMeans:
-    """`stop_grace` in seconds."""
+    """`stop_grace` and `stall_timeout` in seconds."""
 
     reactor: Any
     panel: Panel
@@ -63,6 +63,8 @@ class SendingMeans:
     trust: Trust
     compression: Compression
     stop_grace: float
+    #: How long a destination may acknowledge nothing of what it is sent.
+    stall_timeout: float
     #: Threads that pack, and as many slots: who has none does not connect yet.
     packers: Workers
     slots: DeferredSemaphore

@@ -158,8 +158,9 @@ class Outbox:
                 await telling.pause(self._reactor, seconds)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
-                self._log.info("{server}: {answer}", server=report.server, answer=answer)
+                # Said when that is written down: a node that dies before tells it again.
                 await self._note(self._journal.settle(report, answer), report)
+                self._log.info("{server}: {answer}", server=report.server, answer=answer)
                 return so
         await self._note(self._journal.settle(report, "another transfer has begun"), report)
         return False

@@ -142,7 +142,9 @@ class OutgoingTransfer:
         """Send the archive; return when its last byte is on its way."""
         means = self._means
         body, frame = Outflow(means.reactor), FormFrame()
-        self._upload = upload = self._destination.upload(frame.content_type, body)
+        self._upload = upload = self._destination.upload(
+            frame.content_type, body, means.stall_timeout
+        )
         announcer = self._course.announcer
         announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, total)}")
         started = means.reactor.seconds()

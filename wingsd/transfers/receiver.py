@@ -24,10 +24,14 @@ __all__ = ["Receiver"]
 class Receiver:
     """All transfers to this node, at most one for each server."""
 
-    def __init__(self, means: ReceivingMeans, *, places: int) -> None:
-        """Receive at most `places` servers at once, those included that wait for their turn."""
+    def __init__(self, means: ReceivingMeans, *, places: int, stall_timeout: float) -> None:
+        """Receive at most `places` servers at once, those included that wait for their turn.
+
+        `stall_timeout` is the seconds a sender may be silent, to be told to the next one.
+        """
         self._means = means
         self._places = places
+        self._stall_timeout = stall_timeout
         self._open: dict[str, IncomingTransfer] = {}
         self._stopping = False
 
@@ -41,13 +45,22 @@ class Receiver:
             raise DaemonStopping
         before = self._open.get(server)
         if before is not None and not before.has_failed:
-            raise AlreadyHere(
-                "this server is already being received",
-                "wait for the transfer under way to end",
-            )
+            # Not given up for the next one, though that has a newer token: the failure of a
+            # transfer is told to the Panel by the server's name alone, and would end both.
+            raise AlreadyHere("this server is already being received", self._prospects(before))
         if sum(transfer.is_receiving for transfer in self._open.values()) >= self._places:
             raise TooManyTransfers(self._places)
         return self._add(server, succeed(None) if before is None else when_fired(before.over))
+
+    def _prospects(self, transfer: IncomingTransfer) -> str:
+        """Return since when a transfer goes on, and when it ends if its sender is gone."""
+        so_far = f"the transfer under way began {transfer.age:.0f} s ago and is {transfer.doing}"
+        if not transfer.is_receiving:
+            return f"{so_far}; wait for it to end"
+        return (
+            f"{so_far}; if its sender is gone, it ends after {self._stall_timeout:g} s of "
+            "silence: send the server again then"
+        )
 
     def resume(self, entry: Entry) -> None:
         """Bring to its end what an earlier daemon did not."""

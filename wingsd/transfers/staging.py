@@ -11,9 +11,9 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from wingsd.archive import remove_tree
@@ -26,7 +26,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _LOCK = ".lock"
 _DISCARDED = ".discarded"
 _QUARANTINE = ".quarantine"
-_DAY = 24 * 3600
 
 
 class Staging:
@@ -186,20 +185,22 @@ class Staging:
         self._rename(self._data / server, room)
         return str(room)
 
-    def clear_quarantine(self, days: int) -> list[str]:
-        """Delete what was put there more than so many days ago; return the names of that.
+    def quarantined(self) -> list[str]:
+        """Return the names of all that was put there."""
+        rooms = self._root / _QUARANTINE
+        with self._explained():
+            return sorted(room.name for room in rooms.iterdir()) if rooms.is_dir() else []
+
+    def clear_quarantine(self, names: Iterable[str]) -> list[str]:
+        """Delete what has these names; return the names of what is gone.
 
         What cannot be deleted keeps no node from starting: it stays for another time.
         """
-        rooms = self._root / _QUARANTINE
-        oldest = _stamp(days * _DAY)
-        names = sorted(room.name for room in rooms.iterdir()) if rooms.is_dir() else []
         gone = []
         for name in names:
-            if name.partition(".")[2] < oldest:
-                with suppress(OSError):
-                    remove_tree(str(rooms / name))
-                    gone.append(name)
+            with suppress(OSError):
+                remove_tree(str(self._root / _QUARANTINE / name))
+                gone.append(name)
         return gone
 
     # What undoes it
@@ -252,10 +253,9 @@ class Staging:
                     os.close(descriptor)
 
 
-def _stamp(seconds_ago: float = 0) -> str:
+def _stamp() -> str:
     # Microseconds, so that a name is never used twice.
-    at = datetime.now(UTC) - timedelta(seconds=seconds_ago)
-    return at.strftime("%Y%m%dT%H%M%S.%fZ")
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
 def _remove(path: Path) -> None:

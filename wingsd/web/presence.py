@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
 
+from wingsd.tcpinfo import tcp_info
+
 __all__ = ["Presence"]
 
 #: Seconds between two looks; a cancelled transfer is to be over within 2.
 LOOK_EVERY = 1.0
-# tcp_states.h; it is the first byte of `TCP_INFO`.
-_ESTABLISHED = 1
 
 
 class Presence:
@@ -46,7 +45,6 @@ class Presence:
     def _is_there(self) -> bool:
         below_tls = getattr(self._transport, "transport", self._transport)
         try:
-            (state,) = below_tls.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+            return tcp_info(below_tls.getHandle()).established
         except OSError:
             return True  # A UNIX socket does not tell.
-        return bool(state == _ESTABLISHED)

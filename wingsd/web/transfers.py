@@ -22,10 +22,6 @@ from wingsd.web.upload import Upload
 
 __all__ = ["TransfersEndpoint"]
 
-#: Seconds that a token is remembered after it has expired: a clock that is set back by less does
-#: not make it good once more.
-REMEMBERED = 24 * 3600.0
-
 
 class TransfersEndpoint(Public):
     """Opens a transfer for each POST with a good token; OPTIONS tells what may be in its archive.
@@ -72,15 +68,14 @@ class TransfersEndpoint(Public):
     async def _open(self, token: TransferToken) -> IncomingTransfer:
         # Before there is a transfer: what a used token is sent with says nothing about the
         # server, and the Panel is not to hear of it.
-        if await self._services.journal.was_used(token.digest):
+        if await self._services.journal.was_used(token.digest, token.expires):
             raise token_was_used()
         return self._services.receiver.open(token.server)
 
     async def _use_up(self, token: TransferToken) -> None:
         # Calagopus' nodes can send one transfer in several requests (`Multiplex-Stream`), all
         # with one token: those after the first belong to the transfer that has used it up.
-        expires = token.expires + REMEMBERED
-        if not await self._services.journal.use_token(token.digest, expires):
+        if not await self._services.journal.use_token(token.digest, token.expires):
             raise token_was_used()
 
     def _tell_refused(self, request: StreamingRequest, error: Exception) -> None:
