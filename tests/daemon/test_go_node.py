@@ -1,4 +1,4 @@
-"""A server goes to a Go Wings node, which keeps no links, or comes from one, in its own pieces."""
+"""A server goes to a Go Wings node, which keeps no links."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from twisted.internet.defer import Deferred
 
 from tests.daemon.daemon import reactor
 from tests.daemon.go_node import UNEXPECTED, GoNode
-from tests.daemon.house import UUID, House, archive, sha256
+from tests.daemon.house import UUID, sha256
 from tests.daemon.pair import Pair
-from tests.daemon.uploads import Sender, as_go_packs
 
 
 @pytest.fixture
@@ -81,18 +80,3 @@ async def test_its_refusal_is_read_and_told(pair: Pair, go: GoNode, when: str) -
     await pair.panel.called("/transfer/failure", times=2)
     assert pair.panel.node_of(UUID) is pair.source.node
     assert pair.source.files().is_dir()
-
-
-@pytest_twisted.ensureDeferred
-async def test_what_a_go_node_sends_is_received_in_its_own_pieces(house: House) -> None:
-    await house.start()
-    data = as_go_packs(archive(200_000))
-    sender = Sender(house, data)
-    await sender.begin()
-    assert await sender.finish() == (200, b"")
-    # Recorded from Go's net/http, mime/multipart and gzip writers: one chunk for each write.
-    assert sender.chunks[:3] == [181, 10, 32768]
-    assert sender.chunks[-4:] == [8, 117, 64, 68]
-    assert house.panel.reports() == [(UUID, "success")]
-    region = house.volumes / UUID / "world" / "region" / "r.0.0.mca"
-    assert region.stat().st_size == 200_000
