@@ -114,6 +114,17 @@ async def test_backups_are_not_taken_along(house: House, family: Family) -> None
     await refused(house, answer, "this node cannot take backups")
 
 
+@pytest.mark.parametrize("header", ["multiplex-stream-count: 2", "multiplex-stream: 0"])
+@pytest_twisted.ensureDeferred
+async def test_some_of_calagopus_streams_are_not_taken_for_the_whole(
+    house: House, header: str
+) -> None:
+    await house.start()
+    status, answer, _ = await send(house, RECORDED.read_bytes(), calagopus(stream=header))
+    assert status == 400
+    await refused(house, answer, "this node cannot take a server in more than one stream")
+
+
 @pytest.mark.parametrize(
     ("suffix", "pack"), [("tar.xz", lzma.compress), ("tar.bz2", bz2.compress)]
 )
