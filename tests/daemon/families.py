@@ -14,7 +14,7 @@ from typing import Protocol
 
 import attrs
 
-__all__ = ["PTERODACTYL", "Family", "as_go_packs", "calagopus", "pelican"]
+__all__ = ["PTERODACTYL", "Calagopus", "Family", "as_go_packs", "calagopus", "pelican"]
 
 #: Bytes copied at once, by all of them.
 PIECE = 32 * 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +14,11 @@ from tests.daemon.daemon import TIMEOUT
 from tests.daemon.families import PTERODACTYL, Family
 from tests.daemon.house import House, sha256
 
-__all__ = ["Sender"]
+__all__ = ["Sender", "Unanswered"]
+
+
+class Unanswered(Exception):
+    """The connection ended without an answer."""
 
 
 class Sender:
@@ -69,12 +74,11 @@ class Sender:
         self._send(self._archive[: len(self._archive) // 2])
 
     def _finish(self) -> tuple[int, bytes]:
-        try:
+        # It may be answered before; the answer is what counts.
+        with suppress(OSError):
             self._send(self._archive[len(self._archive) // 2 :])
             self._send(self._family.after(self._checksum))
             self._socket.sendall(b"0\r\n\r\n")
-        except OSError:
-            pass  # It was answered before; the answer is what counts.
         with self._socket:
             return _answer(self._socket)
 
@@ -91,8 +95,13 @@ class Sender:
 
 
 def _answer(sock: Any) -> tuple[int, bytes]:
+    first = b""
     with sock.makefile("rb") as stream:
-        status = int(stream.readline().split()[1])
+        with suppress(ConnectionResetError):
+            first = stream.readline()
+        if not first:
+            raise Unanswered
+        status = int(first.split()[1])
         headers = {}
         while (line := stream.readline().strip()) != b"":
             name, _, value = line.partition(b":")
