@@ -145,6 +145,14 @@ class BadRequest(WingsdError):
         )
 
     @classmethod
+    def partial(cls) -> BadRequest:
+        """It is one of several requests, each with some of the server's files."""
+        return cls(
+            "this node cannot take a server in more than one stream",
+            "transfer it again without additional streams",
+        )
+
+    @classmethod
     def incomplete(cls, detail: str) -> BadRequest:
         """The body is complete, but one of its two parts is not in it."""
         return cls("missing archive or checksum", detail)

@@ -1,50 +1,44 @@
-"""A client that sends an upload as Go's multipart writer does, a piece when it is told to."""
+"""A client that sends an upload as one family's nodes do, a piece when it is told to."""
 
 from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.internet.threads import deferToThread
 
 from tests.daemon.daemon import TIMEOUT
+from tests.daemon.families import PTERODACTYL, Family
 from tests.daemon.house import House, sha256
 
-__all__ = ["Sender", "as_go_packs"]
-
-BOUNDARY = "7c9e6679b7425a0f8d1e4c3b2a190f8e7d6c5b4a3928171605f4e3d2c1b0"
-ARCHIVE = (
-    f"--{BOUNDARY}\r\n"
-    'Content-Disposition: form-data; name="archive"; filename="archive.tar.gz"\r\n'
-    "Content-Type: application/octet-stream\r\n\r\n"
-)
-CHECKSUM = f'\r\n--{BOUNDARY}\r\nContent-Disposition: form-data; name="checksum"\r\n\r\n'
-END = f"\r\n--{BOUNDARY}--\r\n"
-# What Go's gzip writer begins with (its time is Go's zero time), and in what pieces it is copied.
-GZIP_HEADER = bytes.fromhex("1f8b080000096e8804ff")
-GZIP_TRAILER = 8
-PIECE = 32 * 1024
+__all__ = ["Sender", "Unanswered"]
 
 
-def as_go_packs(archive: bytes) -> bytes:
-    """Return a gzip archive with the header that Go's writer gives it."""
-    return GZIP_HEADER + archive[len(GZIP_HEADER) :]
+class Unanswered(Exception):
+    """The connection ended without an answer."""
 
 
 class Sender:
     """One upload over a TLS socket of its own: HTTP/1.1 in chunks, no Content-Length."""
 
     def __init__(
-        self, house: House, data: bytes, checksum: str | None = None, token: str | None = None
+        self,
+        house: House,
+        data: bytes,
+        checksum: str | None = None,
+        token: str | None = None,
+        family: Family = PTERODACTYL,
     ) -> None:
         self._house = house
-        self._data = data
+        self._archive = family.archive(data)
+        self._family = family
         self._checksum = sha256(data) if checksum is None else checksum
         self._token = house.token() if token is None else token
         self._socket: ssl.SSLSocket
-        #: The sizes of the chunks sent so far; Go sends one for each write.
+        #: The sizes of the chunks sent so far; every family sends one for each write.
         self.chunks: list[int] = []
 
     async def begin(self) -> None:
@@ -75,41 +69,25 @@ class Sender:
         assert url.hostname
         plain = socket.create_connection((url.hostname, url.port or 0), timeout=TIMEOUT)
         self._socket = context.wrap_socket(plain, server_hostname=url.hostname)
-        head = [
-            "POST /api/transfers HTTP/1.1",
-            f"Host: {url.netloc}",
-            "User-Agent: Go-http-client/1.1",
-            "Transfer-Encoding: chunked",
-            f"Authorization: Bearer {self._token}",
-            f"Content-Type: multipart/form-data; boundary={BOUNDARY}",
-            "Accept-Encoding: gzip",
-        ]
-        self._socket.sendall("\r\n".join([*head, "", ""]).encode())
-        self._chunk(ARCHIVE.encode())
-        self._chunk(self._data[: len(GZIP_HEADER)])
-        self._sent = len(GZIP_HEADER)
-        self._send(self._sent + (len(self._data) // 2 // PIECE) * PIECE)
+        self._socket.sendall(self._family.head(url.netloc, self._token))
+        self._send(self._family.before())
+        self._send(self._archive[: len(self._archive) // 2])
 
     def _finish(self) -> tuple[int, bytes]:
-        try:
-            self._send(len(self._data) - GZIP_TRAILER)
-            self._chunk(self._data[-GZIP_TRAILER:])
-            for write in (CHECKSUM, self._checksum, END):
-                self._chunk(write.encode())
+        # It may be answered before; the answer is what counts.
+        with suppress(OSError):
+            self._send(self._archive[len(self._archive) // 2 :])
+            self._send(self._family.after(self._checksum))
             self._socket.sendall(b"0\r\n\r\n")
-        except OSError:
-            pass  # It was answered before; the answer is what counts.
         with self._socket:
             return _answer(self._socket)
 
     def _vanish(self) -> None:
         self._socket.close()
 
-    def _send(self, until: int) -> None:
-        while self._sent < until:
-            piece = self._data[self._sent : min(self._sent + PIECE, until)]
-            self._chunk(piece)
-            self._sent += len(piece)
+    def _send(self, writes: list[bytes]) -> None:
+        for write in writes:
+            self._chunk(write)
 
     def _chunk(self, data: bytes) -> None:
         self._socket.sendall(b"%x\r\n%s\r\n" % (len(data), data))
@@ -117,8 +95,13 @@ class Sender:
 
 
 def _answer(sock: Any) -> tuple[int, bytes]:
+    first = b""
     with sock.makefile("rb") as stream:
-        status = int(stream.readline().split()[1])
+        with suppress(ConnectionResetError):
+            first = stream.readline()
+        if not first:
+            raise Unanswered
+        status = int(first.split()[1])
         headers = {}
         while (line := stream.readline().strip()) != b"":
             name, _, value = line.partition(b":")

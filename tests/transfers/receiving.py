@@ -114,6 +114,7 @@ class Source:
     content_type = "multipart/form-data; boundary=x"
     user_agent = ""
     size = 0
+    is_partial = False
 
     def __init__(
         self, data: bytes = DATA, checksum: str = "", error: WingsdError | None = None

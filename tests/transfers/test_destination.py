@@ -319,7 +319,11 @@ REFUSALS = [
     ),
     (
         answer("500 Internal Server Error", b'{"error": "boom", "request_id": "1"}'),
-        (500, "the destination node says: boom", ""),
+        (
+            500,
+            "the destination node says: boom",
+            "500 Internal Server Error; the reason is in its log, with request_id 1",
+        ),
     ),
     (
         answer("502 Bad Gateway", b"<html>\r\n  no\x1b[1m node  \x00</html>"),

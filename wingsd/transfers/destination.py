@@ -202,7 +202,7 @@ def _judge(answer: Answer) -> None:
             f"{status} points to {where}; give the node its right address in the Panel",
             answer.code,
         )
-    error, detail = _words(answer.body)
+    error, detail = _words(answer.body, status)
     # Its words are about "this node", and are read in the console of another one.
     says = f"says: {error}" if error else f"answered {status}"
     if answer.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and not detail:
@@ -213,8 +213,11 @@ def _judge(answer: Answer) -> None:
     raise DestinationRefused(f"the destination node {says}", detail, answer.code)
 
 
-def _words(body: bytes) -> tuple[str, str]:
-    """Return what a node's answer has as `error` and `detail`; if it is not a node's, its text."""
+def _words(body: bytes, status: str) -> tuple[str, str]:
+    """Return what a node's answer has as `error` and `detail`; if it is not a node's, its text.
+
+    Go nodes keep the reason to themselves, and say only how to find it.
+    """
     text = body.decode("utf-8", "replace")
     try:
         answer = json.loads(text)
@@ -222,7 +225,9 @@ def _words(body: bytes) -> tuple[str, str]:
         return "", _plain(text)
     if not isinstance(answer, dict) or not isinstance(answer.get("error"), str):
         return "", _plain(text)
-    detail = answer.get("detail")
+    detail, request = answer.get("detail"), answer.get("request_id")
+    if not detail and isinstance(request, str):
+        detail = f"{status}; the reason is in its log, with request_id {request}"
     return _plain(answer["error"]), _plain(detail) if isinstance(detail, str) else ""
 
 

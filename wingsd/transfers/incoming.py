@@ -46,11 +46,15 @@ PAUSE = 15.0
 
 
 class Upload(Protocol):
-    """Where the archive comes from. `size` is that of the whole body in bytes, 0 if not known."""
+    """Where the archive comes from. `size` is that of the whole body in bytes, 0 if not known.
+
+    `is_partial` tells that it has only some of the server's files, and other uploads the rest.
+    """
 
     content_type: str
     user_agent: str
     size: int
+    is_partial: bool
 
     def read_into(self, form: UploadForm, feed: Feed) -> Deferred[str]:
         """Let the archive flow into `feed`; the Deferred gives the checksum when all is read.
@@ -201,6 +205,8 @@ class IncomingTransfer:
         # The Panel has begun another transfer: what was to be told of the last one is moot.
         means.outbox.drop(self.server)
         await course.begin()
+        if upload.is_partial:
+            raise BadRequest.partial()
         form = UploadForm(upload.content_type, upload.user_agent, means.form)
         await course.enter(ReceiveStep.RECEIVE)
         await course.chain.wait(means.slots.acquire())

@@ -76,6 +76,8 @@ class StreamingRequest(Request):
     _complete = False
     _stalled = False
     _wants_continue = False
+    #: Whether the client looks at an answer's status; else a failure is told by no answer at all.
+    minds_status = True
 
     # What twisted.web's channel calls
 
@@ -204,11 +206,17 @@ class StreamingRequest(Request):
             self.channel.transport.resumeProducing()
 
     def fail(self, failure: Failure) -> None:
-        """Answer with the error that `failure` holds; one nobody foresaw is logged whole."""
+        """Answer with the error that `failure` holds; one nobody foresaw is logged whole.
+
+        A client that takes any answer for success gets none.
+        """
         error = failure.value
         if not isinstance(error, WingsdError):
             self._log.failure("request {request} failed", failure, request=self)
             error = WingsdError("an unforeseen error", "the reason is in the log of this node")
+        if not self.minds_status:
+            self._cut_off()
+            return
         headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
         if error.retry_after:
             headers["Retry-After"] = str(ceil(error.retry_after))
@@ -289,6 +297,10 @@ class StreamingRequest(Request):
         self.channel.persistent = False
         self.setHeader("Connection", "close")
         self.requestHeaders.removeHeader("Expect")
+
+    def _cut_off(self) -> None:
+        if not self._disconnected:
+            self.channel.abortConnection()
 
     def _drain(self) -> None:
         self._forget_pace()

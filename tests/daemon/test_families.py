@@ -1,0 +1,158 @@
+"""Nodes of all three families send a server here, each in the form that is its own."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import json
+import lzma
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from tests.daemon.families import (
+    PTERODACTYL,
+    Calagopus,
+    Family,
+    as_go_packs,
+    calagopus,
+    pelican,
+)
+from tests.daemon.house import UUID, House
+from tests.daemon.uploads import Sender, Unanswered
+from tests.go_tar import FIFO, ODD, GoFile, go_tar
+
+#: Written by Rust's crate tar 0.4 from headers as Calagopus' nodes make them.
+RECORDED = Path(__file__).parent / "calagopus.tar.gz"
+BACKUP = {"5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11": b"b" * 70_000}
+LOG = b"installed\n" * 5000
+#: Larger than Go's packer flushes at once.
+REGION = GoFile(b"world/region.mca", hashlib.shake_128(b"seed").digest(2_000_000))
+
+
+async def send(
+    house: House, data: bytes, family: Family, token: str | None = None
+) -> tuple[int, Any, list[int]]:
+    """Send a server; return the answer's status and body, and the sizes of the chunks."""
+    sender = Sender(house, data, token=token, family=family)
+    await sender.begin()
+    status, body = await sender.finish()
+    return status, json.loads(body) if body else None, sender.chunks
+
+
+def look(path: bytes) -> tuple[bytes, int, float]:
+    """Return a file's data, mode and time."""
+    with open(path, "rb") as file:
+        found = os.fstat(file.fileno())
+        return file.read(), found.st_mode & 0o7777, found.st_mtime
+
+
+async def refused(house: House, data: bytes, family: Family, reason: str) -> Any:
+    """Send a server and see that it stays where it is, and that it is said why; return the answer.
+
+    A Calagopus node gets none, since it takes every answer for success.
+    """
+    answer = None
+    if isinstance(family, Calagopus):
+        with pytest.raises(Unanswered):
+            await send(house, data, family)
+    else:
+        _, answer, _ = await send(house, data, family)
+    assert reason in await house.wait_for_line("failed while")
+    await house.told_of_failure()
+    assert house.panel.reports() == [(UUID, "failure")]
+    assert house.panel.node_of(UUID) is house.source
+    assert house.left() == []
+    return answer
+
+
+@pytest_twisted.ensureDeferred
+async def test_pterodactyls_files_arrive_as_they_were_packed(house: House) -> None:
+    await house.start()
+    files = [*ODD, REGION]
+    status, _, chunks = await send(house, as_go_packs(go_tar(files)), PTERODACTYL)
+    assert status == 200
+    assert chunks[:3] == [181, 10, 32768]
+    assert chunks[-4:] == [8, 117, 64, 68]
+    assert house.panel.reports() == [(UUID, "success")]
+    home = os.fsencode(house.volumes / UUID) + b"/"
+    for file in files:
+        if file.kind == FIFO:
+            assert not os.path.lexists(home + file.name)
+        else:
+            expected = file.data, file.mode & 0o777, file.seconds
+            assert look(home + file.name) == expected, file.name
+    await house.wait_for_line('"console.fifo" is left out')
+    await house.wait_for_line('"start.sh" lost its set-user-id')
+
+
+@pytest.mark.parametrize("pool", ["", "pool-1"])
+@pytest_twisted.ensureDeferred
+async def test_pelicans_log_is_skipped(house: House, pool: str) -> None:
+    await house.start()
+    status, _, chunks = await send(house, as_go_packs(go_tar(ODD)), pelican(LOG, pool=pool))
+    assert status == 200
+    assert chunks[:2] == [181, 10]
+    assert chunks[-7:] == [8, 125, 64, 185, 32768, 17232, 68]
+    assert house.panel.reports() == [(UUID, "success")]
+    assert (house.volumes / UUID / "server.properties").exists()
+
+
+@pytest.mark.parametrize("suffix", ["tar.gz", "tar"])
+@pytest_twisted.ensureDeferred
+async def test_calagopus_files_arrive_and_its_log_is_skipped(house: House, suffix: str) -> None:
+    await house.start()
+    data = RECORDED.read_bytes()
+    data = data if suffix == "tar.gz" else gzip.decompress(data)
+    status, _, chunks = await send(house, data, calagopus(LOG, suffix=suffix))
+    assert status == 200
+    assert chunks[0] == 71
+    assert chunks[-11:] == [2, 71, 98, 64, 2, 71, 105, 32768, 17232, 2, 73]
+    assert house.panel.reports() == [(UUID, "success")]
+    home = house.volumes / UUID
+    assert look(os.fsencode(home / "world/level.dat")) == (b"hello", 0o640, 1.7e9)
+    assert look(os.fsencode(home / ("d" * 60) / ("f" * 60)))[0] == b"long"
+    assert look(os.fsencode(home / "welt-é"))[1] == 0o755
+    assert os.readlink(home / "latest") == "world/level.dat"
+    assert (home / "world").stat().st_mode & 0o7777 == 0o750
+
+
+@pytest_twisted.ensureDeferred
+async def test_pelicans_backups_are_not_taken_along(house: House) -> None:
+    await house.start()
+    reason = "this node cannot take backups along with a server"
+    answer = await refused(house, as_go_packs(go_tar(ODD)), pelican(LOG, BACKUP), reason)
+    assert answer["error"] == reason
+    assert answer["detail"]
+
+
+@pytest.mark.parametrize(
+    ("family", "pack", "reason"),
+    [
+        (calagopus(LOG, BACKUP), gzip.compress, "cannot take backups along"),
+        (calagopus(stream="multiplex-stream-count: 2"), gzip.compress, "more than one stream"),
+        (calagopus(stream="multiplex-stream: 0"), gzip.compress, "more than one stream"),
+        (calagopus(suffix="tar.xz"), lzma.compress, "gzip, zstd and uncompressed tar archives"),
+        (calagopus(suffix="tar.bz2"), bz2.compress, "gzip, zstd and uncompressed tar archives"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_calagopus_has_more_is_refused(
+    house: House, family: Calagopus, pack: Callable[[bytes], bytes], reason: str
+) -> None:
+    await house.start()
+    await refused(house, pack(gzip.decompress(RECORDED.read_bytes())), family, reason)
+
+
+@pytest_twisted.ensureDeferred
+async def test_calagopus_gets_no_answer_to_a_bad_token_either(house: House) -> None:
+    await house.start()
+    with pytest.raises(Unanswered):
+        await send(house, RECORDED.read_bytes(), calagopus(), token="bad")
+    await house.wait_for_line("is refused")
+    assert house.panel.reports() == []
