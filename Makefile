@@ -7,6 +7,7 @@
 # ARGS=...                  more words for pytest, such as ARGS="-k panel -x"
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
+# SERIES=...                the only series of benchmarks, such as SERIES="receive send"
 
 PYTHON ?= $(if $(FLOOR),/usr/bin/python3,python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -14,10 +15,10 @@ VENV := .venv/$(VERSION)$(if $(FLOOR),-floor)
 PREPARE := PYTHON=$(PYTHON) VENV=$(VENV) FLOOR=$(FLOOR) FAST=$(FAST) tools/prepare
 BIN := $(VENV)/bin
 # Named one by one: the document's examples in the README keep their form.
-CODE := wingsd tests demo fuzz twisted setup.py
+CODE := wingsd tests demo fuzz bench twisted setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test fuzz lint format clean
+.PHONY: help demo test fuzz bench lint format clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
@@ -34,11 +35,15 @@ fuzz: ## look for inputs that crash or hang what reads other people's bytes
 	@$(PREPARE) fuzz
 	@$(BIN)/python -m fuzz $(TARGET) --seconds $(FUZZ_SECONDS)
 
+bench: ## measure beside the yardsticks and write docs/benchmarks.md (root, an hour, 60 GiB of disk)
+	@$(PREPARE) bench
+	@$(BIN)/python -m bench $(SERIES) $(if $(ROUNDS),--rounds $(ROUNDS))
+
 lint: ## run the linters and the type checker
 	@$(PREPARE) lint
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
-	@$(BIN)/mypy wingsd tests demo fuzz twisted/plugins
+	@$(BIN)/mypy wingsd tests demo fuzz bench twisted/plugins
 	@$(BIN)/towncrier build --draft --version next >/dev/null
 
 format: ## put the code into its form

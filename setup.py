@@ -41,6 +41,10 @@ FUZZ = [
     "atheris >= 3.0",
 ]
 
+BENCH = [
+    "matplotlib >= 3.10",
+]
+
 LINT = [
     "mypy",
     "mypy-zope",
@@ -64,6 +68,6 @@ setup(
     packages=[*find_packages(include=["wingsd", "wingsd.*"]), "twisted.plugins"],
     package_data={"wingsd": ["py.typed"]},
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "fuzz": FUZZ, "lint": LINT},
+    extras_require={"test": TEST, "fuzz": FUZZ, "bench": BENCH, "lint": LINT},
     zip_safe=False,
 )

@@ -29,7 +29,7 @@ class _Process(ProcessProtocol):
         self._rest = b""
         self._waiting: list[tuple[str, Deferred[str]]] = []
 
-    def wait_for(self, text: str, since: int = 0) -> Deferred[str]:
+    def wait_for(self, text: str, since: int = 0, within: float = TIMEOUT) -> Deferred[str]:
         """Return a Deferred of the first line, past or to come, that has `text` in it."""
         found: Deferred[str] = Deferred()
         for line in self.lines[since:]:
@@ -37,7 +37,7 @@ class _Process(ProcessProtocol):
                 found.callback(line)
                 return found
         self._waiting.append((text, found))
-        return found.addTimeout(TIMEOUT, reactor)
+        return found.addTimeout(within, reactor)
 
     def outReceived(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -91,9 +91,14 @@ class Daemon:
         self.url = found[1]
         return self.url
 
-    def wait_for_line(self, text: str, since: int = 0) -> Deferred[str]:
-        """Return a Deferred of the log's first line, from line `since` on, with `text` in it."""
-        return self._process.wait_for(text, since)
+    def wait_for_line(
+        self, text: str, since: int = 0, within: float = TIMEOUT
+    ) -> Deferred[str]:
+        """Return a Deferred of the log's first line, from line `since` on, with `text` in it.
+
+        It fails after `within` seconds.
+        """
+        return self._process.wait_for(text, since, within)
 
     @property
     def log(self) -> list[str]:

@@ -1,0 +1,1 @@
+"""Benchmarks: real daemons beside the yardsticks of their machine, on fresh filesystems."""

@@ -1,0 +1,71 @@
+"""The command: `python -m bench`. Root only, since every round has a filesystem of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cattrs
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from bench.plots import draw
+from bench.report import report
+from bench.series import Results, Series
+
+_ALL = ["receive", "send", "move", "at_once", "growth"]
+_HOME = Path(__file__).parent.parent
+_WORK = _HOME / ".cache/bench"
+
+
+def main(_: Any, arguments: argparse.Namespace) -> Deferred[None]:
+    """Run what the command line says."""
+    return Deferred.fromCoroutine(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    kept = _WORK / "results.json"
+    if arguments.report:
+        results = cattrs.structure(json.loads(kept.read_text()), Results)
+    else:
+        results = Results(_machine(), _version())
+        series = Series(_WORK, arguments.rounds, results)
+        for name in arguments.series or _ALL:
+            await getattr(series, name)()
+            kept.write_text(json.dumps(cattrs.unstructure(results)))
+    arguments.output.write_text(report(results))
+    draw(results, arguments.output.with_suffix(""))
+    print(f"see {arguments.output}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__)
+    parser.add_argument("series", nargs="*", choices=_ALL, metavar="SERIES", help=", ".join(_ALL))
+    parser.add_argument("--rounds", type=int, default=5, help="of each world (5)")
+    parser.add_argument("--report", action="store_true", help="only write the report anew")
+    parser.add_argument("--output", type=Path, default=_HOME / "docs/benchmarks.md")
+    return parser.parse_args()
+
+
+def _machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "?")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, Linux {platform.release()}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def _version() -> str:
+    command = ["git", "-C", str(_HOME), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+if __name__ == "__main__":
+    react(main, [_arguments()])

@@ -1,0 +1,155 @@
+"""Single runs: a server, or several at once, received, sent, or moved between two nodes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from twisted.internet.defer import gatherResults
+from twisted.internet.threads import deferToThread
+
+from bench.meter import Cost, Meter
+from bench.node import BenchNode, Site
+from bench.worlds import World
+from bench.yardsticks import tar_to_sink
+from wingsd.testing import Node
+
+__all__ = ["move", "receive", "received_tree", "send", "tar_and_curl"]
+
+#: Seconds after which a run is taken for dead.
+_WITHIN = 1800
+
+
+async def receive(world: World, disk: Path, *, durable: bool, at_once: int = 1) -> Cost:
+    """Have a new node on `disk` receive the world over TLS, from as many curls at once."""
+    async with _site() as site:
+        elsewhere = site.panel.add_node("https://elsewhere.invalid:8080")
+        node = BenchNode(site, _new(disk))
+        servers = [site.add_server(number, elsewhere) for number in range(at_once)]
+        for uuid in servers:
+            site.panel.open_transfer(uuid, node.node)
+
+        async def upload() -> None:
+            tokens = [site.panel.transfer_token(uuid, node.node) for uuid in servers]
+            curls = [deferToThread(_curl, node.url, site.ca, token, world) for token in tokens]
+            await gatherResults(curls, consumeErrors=True)
+
+        await node.start(durable=durable)
+        try:
+            return (await _measured([node], upload))[0]
+        finally:
+            await node.close()
+
+
+async def send(world: World, disk: Path) -> Cost:
+    """Have a new node send the world to where everything is thrown away."""
+    async with _site() as site:
+        with _sink(site.pem) as url:
+            destination = site.panel.add_node(url, ca=str(site.ca))
+            async with _source(site, world, disk) as (source, uuid):
+                moving = lambda: _moved(site, source, uuid, destination)  # noqa: E731
+                return (await _measured([source], moving))[0]
+
+
+async def tar_and_curl(world: World) -> float:
+    """Return the seconds in which tar, gzip and curl send the world to the same place."""
+    assert world.tree is not None
+    async with _site() as site:
+        with _sink(site.pem) as url:
+            return await deferToThread(tar_to_sink, world.tree, url, site.ca)
+
+
+async def move(world: World, disk: Path) -> list[Cost]:
+    """Move the world between two new nodes; return the source's cost and the destination's."""
+    async with _site() as site:
+        destination = BenchNode(site, _new(disk))
+        await destination.start()
+        try:
+            async with _source(site, world, disk) as (source, uuid):
+                moving = lambda: _moved(site, source, uuid, destination.node)  # noqa: E731
+                return await _measured([source, destination], moving)
+        finally:
+            await destination.close()
+
+
+def received_tree(disk: Path) -> Path:
+    """Return the files of the only server that was received on this disk."""
+    (tree,) = disk.glob("node-*/volumes/*-*")
+    return tree
+
+
+def _new(disk: Path) -> Path:
+    """Return where a new node may be: nothing of a round is deleted before its end."""
+    return disk / f"node-{len(os.listdir(disk))}"
+
+
+@asynccontextmanager
+async def _site() -> AsyncIterator[Site]:
+    with TemporaryDirectory() as directory:
+        site = Site(Path(directory))
+        await site.open()
+        try:
+            yield site
+        finally:
+            await site.close()
+
+
+@asynccontextmanager
+async def _source(site: Site, world: World, disk: Path) -> AsyncIterator[tuple[BenchNode, str]]:
+    """A new node that has the world: mounted, since it is only read, and is in the page cache."""
+    assert world.tree is not None
+    source = BenchNode(site, _new(disk))
+    uuid = site.add_server(1, source.node)
+    files = source.data / uuid
+    files.mkdir(parents=True)
+    _run("mount", "--bind", str(world.tree), str(files))
+    try:
+        await source.start()
+        yield source, uuid
+    finally:
+        await source.close()
+        _run("umount", str(files))
+
+
+async def _moved(site: Site, source: BenchNode, uuid: str, destination: Node) -> None:
+    await site.panel.transfer(uuid, destination)
+    await source.wait_for_line(f"{uuid}: state success", within=_WITHIN)
+
+
+async def _measured(nodes: list[BenchNode], work: Callable[[], Awaitable[None]]) -> list[Cost]:
+    meters = [Meter(node.pid) for node in nodes]
+    # What was written before is not to be paid for by what comes now.
+    await deferToThread(os.sync)
+    for meter in meters:
+        meter.begin()
+    await work()
+    return [meter.end() for meter in meters]
+
+
+@contextmanager
+def _sink(pem: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "bench.sink", str(pem)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            yield f"https://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+def _curl(url: str, ca: Path, token: str, world: World) -> None:
+    _run(
+        *("curl", "-sSf", "--cacert", str(ca), "--max-time", str(_WITHIN)),
+        *("-H", f"Authorization: Bearer {token}"),
+        *("-F", f"archive=@{world.archive}", "-F", f"checksum={world.sha256}"),
+        f"{url}/api/transfers",
+    )
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)

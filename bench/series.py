@@ -1,0 +1,181 @@
+"""The series: each competitor once a round, on a disk of that round, in turns from both ends."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import attrs
+from attrs import frozen
+from twisted.internet.threads import deferToThread
+
+from bench.disk import fresh_disk
+from bench.meter import Cost
+from bench.runs import move, receive, received_tree, send, tar_and_curl
+from bench.worlds import MIB, WORLDS, World, of_bytes, of_files, world
+from bench.yardsticks import flush, igzip_untar, untar
+
+__all__ = ["Growth", "Moved", "Received", "Results", "Sent", "Series"]
+
+_AT_ONCE = (1, 4, 16)
+_AT_ONCE_BYTES = 200 * MIB
+_SIZES = tuple(size * MIB for size in (1, 10, 100, 1024, 10 * 1024))
+_COUNTS = (1, 10, 100, 1_000, 10_000, 100_000, 500_000)
+#: Rounds of what is not held against anything: growth shows in its sizes.
+_FEW = 3
+
+
+@frozen
+class Received:
+    """One round of receiving. Seconds; `flush` is what `sync -f` takes after `untar`."""
+
+    untar: float
+    flush: float
+    igzip_untar: float
+    fast: Cost
+    durable: Cost
+
+
+@frozen
+class Sent:
+    """One round of sending: the seconds of tar, gzip and curl, and the node's cost."""
+
+    tar_and_curl: float
+    node: Cost
+
+
+@frozen
+class Moved:
+    """One move between two nodes."""
+
+    source: Cost
+    destination: Cost
+
+
+@frozen
+class Growth:
+    """One round with an archive of some size: what receiving it cost, and sending it on."""
+
+    size: int
+    files: int
+    received: Cost
+    sent: Cost
+
+
+@frozen
+class Results:
+    """Everything that was measured, by world, number at once, bytes or files."""
+
+    machine: str
+    version: str
+    received: dict[str, list[Received]] = attrs.field(factory=dict)
+    sent: dict[str, list[Sent]] = attrs.field(factory=dict)
+    moved: dict[str, list[Moved]] = attrs.field(factory=dict)
+    at_once: dict[int, list[Cost]] = attrs.field(factory=dict)
+    by_bytes: list[Growth] = attrs.field(factory=list)
+    by_files: list[Growth] = attrs.field(factory=list)
+
+
+class Series:
+    """Runs them in `directory`, `rounds` times each, and adds to `results`."""
+
+    def __init__(self, directory: Path, rounds: int, results: Results) -> None:
+        self._directory = directory
+        self._rounds = rounds
+        self._results = results
+        self._worlds = directory / "worlds"
+
+    async def receive(self) -> None:
+        """Worlds against tar, and against tar and sync."""
+        for name in WORLDS:
+            one = await self._world(name)
+            rounds = self._results.received.setdefault(name, [])
+            for number in range(self._rounds):
+                with fresh_disk(self._directory) as disk:
+                    rounds.append(await _receive_round(one, disk, reverse=bool(number % 2)))
+                _say(f"receive {name}: {_ratio(rounds[-1].fast, rounds[-1].untar)}")
+
+    async def send(self) -> None:
+        """Worlds against tar, gzip and curl."""
+        for name in WORLDS:
+            one = await self._world(name)
+            rounds = self._results.sent.setdefault(name, [])
+            with fresh_disk(self._directory) as disk:
+                for _ in range(self._rounds):
+                    rounds.append(Sent(await tar_and_curl(one), await send(one, disk)))
+                    _say(f"send {name}: {_ratio(rounds[-1].node, rounds[-1].tar_and_curl)}")
+
+    async def move(self) -> None:
+        """Worlds from one node to another, as they are by default: durable."""
+        for name in WORLDS:
+            one = await self._world(name)
+            rounds = self._results.moved.setdefault(name, [])
+            for _ in range(_FEW):
+                with fresh_disk(self._directory) as disk:
+                    rounds.append(Moved(*await move(one, disk)))
+                _say(f"move {name}: {rounds[-1].source.seconds:.1f} s")
+
+    async def at_once(self) -> None:
+        """Several servers at once."""
+        one = await deferToThread(of_bytes, _AT_ONCE_BYTES, self._worlds)
+        for count in _AT_ONCE:
+            rounds = self._results.at_once.setdefault(count, [])
+            for _ in range(_FEW):
+                with fresh_disk(self._directory) as disk:
+                    rounds.append(await receive(one, disk, durable=False, at_once=count))
+                _say(f"{count} at once: {rounds[-1].seconds:.1f} s, {rounds[-1].peak:.0f} MiB")
+
+    async def growth(self) -> None:
+        """From 1 MiB to 10 GiB, and from 1 file to 500,000."""
+        for make, amounts, results in (
+            (of_bytes, _SIZES, self._results.by_bytes),
+            (of_files, _COUNTS, self._results.by_files),
+        ):
+            for amount in amounts:
+                await self._grow(await deferToThread(make, amount, self._worlds), results)
+
+    async def _grow(self, one: World, results: list[Growth]) -> None:
+        one.warm()
+        for _ in range(_FEW):
+            with fresh_disk(self._directory) as disk:
+                received = await receive(one, disk, durable=False)
+                arrived = attrs.evolve(one, tree=received_tree(disk))
+                sent = await send(arrived, disk)
+            results.append(Growth(one.size, one.files, received, sent))
+            _say(f"{one.name}: {received.seconds:.1f} s, {received.peak:.0f} MiB")
+
+    async def _world(self, name: str) -> World:
+        one = await deferToThread(world, name, self._worlds)
+        await deferToThread(one.warm)
+        return one
+
+
+async def _receive_round(one: World, disk: Path, *, reverse: bool) -> Received:
+    fast: list[Cost] = []
+    seconds: dict[str, float] = {}
+
+    async def with_tar() -> None:
+        seconds["untar"] = await deferToThread(untar, one.archive, disk / "tar")
+        seconds["flush"] = await deferToThread(flush, disk)
+
+    async def with_igzip() -> None:
+        seconds["igzip_untar"] = await deferToThread(igzip_untar, one.archive, disk / "igzip")
+        await deferToThread(flush, disk)
+
+    async def with_node() -> None:
+        fast.append(await receive(one, disk, durable=False))
+        await deferToThread(flush, disk)
+        fast.append(await receive(one, disk, durable=True))
+
+    turns: list[Callable[[], Awaitable[None]]] = [with_tar, with_node, with_igzip]
+    for turn in reversed(turns) if reverse else turns:
+        await turn()
+    return Received(fast=fast[0], durable=fast[1], **seconds)
+
+
+def _ratio(cost: Cost, yardstick: float) -> str:
+    return f"{cost.seconds:.2f} s, {cost.seconds / yardstick:.2f} of the yardstick's"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,41 @@
+"""What must be reached, and what is dreamt of; and what Go Wings reached on such a machine."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+__all__ = ["CPU", "DURABLE", "FAST", "MEMORY", "SEND", "Target"]
+
+
+@frozen
+class Target:
+    """A figure of Go Wings (None where there is none), of what must be, and of the dream."""
+
+    wings: float | None
+    must: float
+    dream: float | None
+
+
+#: Time, against `tar -xzf`.
+FAST = {
+    "big": Target(0.53, 0.48, 0.30),
+    "mixed": Target(1.01, 0.60, 0.45),
+    "small": Target(2.0, 1.2, 0.8),
+}
+#: Time, against `tar -xzf` and `sync -f`. Wings never syncs. Where there is no dream, it is the
+#: disk's own write speed.
+DURABLE = {
+    "big": Target(None, 0.65, None),
+    "mixed": Target(None, 0.65, None),
+    "small": Target(None, 1.0, 0.7),
+}
+#: CPU seconds of the daemon while it receives.
+CPU = {
+    "big": Target(4.9, 4.9, 3.4),
+    "mixed": Target(12.3, 12.3, 8.6),
+    "small": Target(4.2, 4.2, 2.9),
+}
+#: MiB, for any size.
+MEMORY = Target(45, 120, 80)
+#: Time, against `tar -cz` at level 1 piped to curl.
+SEND = Target(None, 0.6, 0.45)
