@@ -102,6 +102,7 @@ BLOCKING = [
     "privileges.survey",
     "keepalive",
     "servers.directories",
+    "threads",
     "transfers.staging",
 ]
 #: From the top down; a room may know those below it and, in its own storey, nobody.
@@ -117,7 +118,16 @@ STOREYS = [
     ["archive", "tokens", "privileges"],
     ["model", "config"],
     ["structure", "yamldata"],
-    ["errors", "clock", "descriptors", "diskadvice", "eventnames", "keepalive", "origins"],
+    [
+        "errors",
+        "clock",
+        "descriptors",
+        "diskadvice",
+        "eventnames",
+        "keepalive",
+        "origins",
+        "threads",
+    ],
 ]
 UNCLEAN = {"asyncio", "docker", "random", "select", "socket", "threading", "time", "twisted"}
 
