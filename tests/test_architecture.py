@@ -103,6 +103,7 @@ BLOCKING = [
     "keepalive",
     "servers.directories",
     "tcpinfo",
+    "threads",
     "transfers.staging",
 ]
 #: From the top down; a room may know those below it and, in its own storey, nobody.
@@ -128,6 +129,7 @@ STOREYS = [
         "origins",
         "retryafter",
         "tcpinfo",
+        "threads",
     ],
 ]
 UNCLEAN = {"asyncio", "docker", "random", "select", "socket", "threading", "time", "twisted"}

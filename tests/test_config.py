@@ -106,6 +106,7 @@ def test_wingsds_own_keys() -> None:
     found = config()
     assert found.system.transfers.durable is True
     assert found.system.transfers.stall_timeout == 120
+    assert (found.system.transfers.upload_limit, found.system.transfers.nice) == (0, 10)
     assert (found.docker.enabled, found.docker.socket) == (True, "")
     found = config(
         system={"transfers": {"durable": False, "stall_timeout": 5}},
@@ -117,6 +118,10 @@ def test_wingsds_own_keys() -> None:
     assert config().api.public_url == ""
     address = "https://node.example.com:8080"
     assert config(api={"public_url": address}).api.public_url == address
+
+
+def test_a_download_limit_below_0_is_none_as_wings_has_it() -> None:
+    assert config(system={"transfers": {"download_limit": -1}}).system.transfers.download_limit < 0
 
 
 def test_empty_maps_of_php_and_keys_without_a_value() -> None:
@@ -160,6 +165,18 @@ def test_an_empty_credential_is_none(key: str) -> None:
         (
             {"system": {"transfers": {"stall_timeout": 0}}},
             "system.transfers.stall_timeout: expected a number above 0, found 0",
+        ),
+        (
+            {"system": {"transfers": {"upload_limit": -1}}},
+            "system.transfers.upload_limit: expected 0 or a number above it, found -1",
+        ),
+        (
+            {"system": {"transfers": {"nice": 20}}},
+            "system.transfers.nice: expected a nice value from 0 to 19, found 20",
+        ),
+        (
+            {"system": {"transfers": {"nice": -1}}},
+            "system.transfers.nice: expected a nice value from 0 to 19, found -1",
         ),
         (
             {"system": {"transfers": {"durable": "no"}}},

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from wingsd import __version__
 from wingsd.archive import Compression, Limits
-from wingsd.bridge import Workers
+from wingsd.bridge import TokenBucket, Workers
 from wingsd.config import Config
 from wingsd.environment import DockerEnvironment, Environment, NoEnvironment, engine, information
 from wingsd.errors import ConfigError, DestinationUnreachable, StorageError
@@ -58,6 +58,8 @@ ABANDON_AFTER = 6.0
 TELL_WITHIN = 2.0
 DRAIN_WITHIN = 2.0
 STOP_WITHIN = 9.0
+#: Bytes.
+MIB = 1024 * 1024
 #: Seconds between two looks for what has been kept long enough.
 DAY = 24 * 3600.0
 
@@ -72,13 +74,14 @@ class Node(Service):
         self._config = config
         self._reactor = reactor
         self._owner = (config.system.user.uid, config.system.user.gid)
-        self._packers = Workers(reactor, "pack", PACKERS)
         self._disk = Workers(reactor, "disk", DISK_WORKERS)
         self._rewriters = Workers(reactor, "rewrite", REWRITERS)
         self._engine = Workers(reactor, "engine", ENGINE_WORKERS)
         self._writer = Workers(reactor, "journal", 1)
         transfers = config.system.transfers
-        self._extractors = Workers(reactor, "extract", transfers.concurrent)
+        # What else these threads start inherits it: they all work on archives.
+        self._packers = Workers(reactor, "pack", PACKERS, nice=transfers.nice)
+        self._extractors = Workers(reactor, "extract", transfers.concurrent, nice=transfers.nice)
         self._staging = Staging(config.system.data, self._owner, durable=transfers.durable)
         self._bus = EventBus()
         self._panel = Panel(config, reactor)
@@ -159,6 +162,7 @@ class Node(Service):
                 packers=self._packers,
                 slots=DeferredSemaphore(PACKERS),
                 disk=self._disk,
+                bucket=self._bucket(system.transfers.upload_limit),
             )
         )
 
@@ -177,6 +181,7 @@ class Node(Service):
                     denied=self._denied,
                     websocket=sockets.resource,
                     engine=self._ask_engine(),
+                    download_bucket=self._bucket(self._config.system.transfers.download_limit),
                 )
             ),
         )
@@ -188,6 +193,9 @@ class Node(Service):
             least_rate=transfers.least_rate,
             limits=self._config.api.limits,
         )
+
+    def _bucket(self, limit: int) -> TokenBucket | None:
+        return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None
 
     def _ask_engine(self) -> Callable[[], Awaitable[information.EngineInformation]] | None:
         if not self._config.docker.enabled:

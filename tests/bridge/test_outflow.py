@@ -10,7 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from tests.bridge.reactor import Reactor, Waits
-from wingsd.bridge import Outflow, OutflowClosed, Workers
+from wingsd.bridge import Outflow, OutflowClosed, TokenBucket, Workers
 from wingsd.bridge.outflow import STEP
 
 
@@ -241,3 +241,60 @@ async def test_a_stream_far_larger_than_the_marks_passes_through(workers: Worker
     await writing
     assert outflow.bytes_out == 3000 * 16384
     assert consumer.data == b"".join(bytes([number % 251]) * 16384 for number in range(3000))
+
+
+RATE = 10 * STEP
+
+
+def limited() -> tuple[Outflow, Reactor, Consumer]:
+    """Return a stream whose rate is ten blocks a second, and that has more than it may give."""
+    clock = Reactor()
+    outflow = Outflow(clock, 100 * STEP, TokenBucket(clock, RATE))
+    write_blocks(outflow, 20)
+    return outflow, clock, Consumer(outflow)
+
+
+def test_a_limited_stream_is_given_out_at_its_rate() -> None:
+    _, clock, consumer = limited()
+    consumer.start()
+    clock.pump([0.01] * 105)
+    assert len(consumer.pieces) == 11
+    clock.pump([0.01] * 100)
+    assert consumer.finished.called
+    assert clock.getDelayedCalls() == []
+
+
+def test_neither_the_consumer_nor_the_rate_lets_it_go_on_against_the_other() -> None:
+    outflow, clock, consumer = limited()
+    consumer.start()
+    assert len(consumer.pieces) == 1
+    outflow.pauseProducing()
+    outflow.resumeProducing()
+    assert len(consumer.pieces) == 1
+    outflow.pauseProducing()
+    clock.pump([0.01] * 100)
+    assert len(consumer.pieces) == 1
+    outflow.resumeProducing()
+    assert len(consumer.pieces) == 2
+
+
+def test_a_limited_stream_that_is_closed_leaves_nothing_behind() -> None:
+    outflow, clock, consumer = limited()
+    consumer.start()
+    outflow.close()
+    assert clock.getDelayedCalls() == []
+    clock.advance(10)
+    assert len(consumer.pieces) == 1
+
+
+def test_limited_streams_share_the_rate() -> None:
+    clock = Reactor()
+    bucket = TokenBucket(clock, RATE)
+    consumers = []
+    for number in (20, 20, 2):
+        outflow = Outflow(clock, 100 * STEP, bucket)
+        write_blocks(outflow, number)
+        consumers.append(Consumer(outflow))
+        consumers[-1].start()
+    clock.pump([0.01] * 205)
+    assert [len(consumer.pieces) for consumer in consumers] == pytest.approx([10, 10, 2], abs=1)

@@ -38,9 +38,9 @@ class Peer(Daemon):
         )
         self.line: SlowLine | None = None
 
-    async def start(self, **changes: Any) -> None:
-        """Start it; return when it knows its servers."""
-        configuration = {
+    def configuration(self) -> dict[str, Any]:
+        """Return what the Panel would print for this node."""
+        return {
             "token_id": self.node.token_id,
             "token": self.node.token,
             "remote": self._panel.url,
@@ -54,7 +54,10 @@ class Peer(Daemon):
             },
             "docker": {"enabled": False},
         }
-        self.spawn(self.command(configuration | changes, "-e", "tcp:0:interface=127.0.0.1"))
+
+    async def start(self, **changes: Any) -> None:
+        """Start it, whole keys replaced; return when it knows its servers."""
+        self.spawn(self.command(self.configuration() | changes, "-e", "tcp:0:interface=127.0.0.1"))
         port = int((await self.listening()).rpartition(":")[2])
         if self.line is None:
             self.line = SlowLine(reactor, port, FAST)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from twisted.internet.task import deferLater
 
 from tests.daemon.daemon import Daemon, reactor
 
-__all__ = ["MIB", "cpu_seconds", "memory", "open_files", "until"]
+__all__ = ["MIB", "cpu_seconds", "memory", "nice_values", "open_files", "until"]
 
 MIB = 1024 * 1024
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -34,6 +35,16 @@ def cpu_seconds(daemon: Daemon) -> float:
     """Return the processor time that it has taken."""
     fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def nice_values(daemon: Daemon) -> dict[str, set[int]]:
+    """Return the nice values of its threads, by their names."""
+    found: dict[str, set[int]] = {}
+    for stat in Path(f"/proc/{daemon.pid}/task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+            found.setdefault(name, set()).add(int(rest.split()[16]))
+    return found
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from wingsd.threads import Thread
+
 __all__ = ["Digest", "ReadAhead", "StageClosed", "hashed", "read_ahead"]
 
 
@@ -45,6 +47,9 @@ def read_ahead(
     A single block larger than `limit` still passes, alone. An error of `blocks` is raised at the
     consumer, after the blocks that came before it.
 
+    The thread runs at the nice value of the one that makes it. `name` is to have 15 bytes at most:
+    that many the kernel shows.
+
     Leaving the context stops the thread and joins it. Where the thread is at that moment:
 
     - waiting for room: it is woken and ends;
@@ -56,7 +61,7 @@ def read_ahead(
     ends it closes `blocks` if that can be closed, so a generator's cleanup runs in that thread.
     """
     stage = ReadAhead(blocks, limit, abort)
-    thread = threading.Thread(target=stage.run, name=name, daemon=True)
+    thread = Thread(stage.run, name)
     thread.start()
     try:
         yield stage

@@ -10,6 +10,8 @@ from typing import Any
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from wingsd.bridge.bucket import Share, TokenBucket
+
 __all__ = ["HIGH_MARK", "STEP", "Outflow", "OutflowClosed"]
 
 #: Bytes in which the stream is given out: as the packing thread writes them, without a copy, which
@@ -28,10 +30,13 @@ class Outflow:
     """A bounded stream of bytes: written by one thread, given to a consumer on the reactor.
 
     The thread is stopped while `high_mark` bytes wait and woken when half of them are left. Small
-    writes are joined, so the thread's last ones are given out only when it says `finish`.
+    writes are joined, so the thread's last ones are given out only when it says `finish`. With a
+    `bucket`, the stream is given out at the rate that it has there.
     """
 
-    def __init__(self, reactor: Any, high_mark: int = HIGH_MARK) -> None:
+    def __init__(
+        self, reactor: Any, high_mark: int = HIGH_MARK, bucket: TokenBucket | None = None
+    ) -> None:
         self._reactor = reactor
         self._high_mark = high_mark
         self._low_mark = high_mark // 2
@@ -44,6 +49,8 @@ class Outflow:
         self._consumer: Callable[[bytes], None] | None = None
         self._finished: Callable[[], None] | None = None
         self._running = True
+        self._bucket = bucket
+        self._share: Share | None = None
         # Everything below is shared and guarded by this.
         self._changed = Condition()
         self._blocks: deque[bytes] = deque()
@@ -107,6 +114,8 @@ class Outflow:
         The consumer gets no more while this is paused, and none after `close`.
         """
         self._consumer, self._finished = consumer, finished
+        if self._bucket is not None:
+            self._share = self._bucket.join(self._deliver)
         self._deliver()
 
     def pauseProducing(self) -> None:
@@ -124,7 +133,7 @@ class Outflow:
 
     def close(self) -> None:
         """End the stream here and now, and the thread's writing with it."""
-        self._consumer = self._finished = None
+        self._end()
         with self._changed:
             self._closed = True
             self._blocks.clear()
@@ -132,17 +141,29 @@ class Outflow:
             self._changed.notify()
 
     def _deliver(self) -> None:
-        while self._running and self._consumer is not None and self._finished is not None:
+        while self._may_give and self._consumer is not None and self._finished is not None:
             block, last = self._take()
             if block is None:
                 return
             finished = self._finished
             self.bytes_out += len(block)
+            if self._share is not None:
+                self._share.take(len(block))
             if block:
                 self._consumer(block)
             if last and self._finished is not None:
-                self._consumer = self._finished = None
+                self._end()
                 finished()
+
+    @property
+    def _may_give(self) -> bool:
+        # Two have a say, the consumer and the bucket, and neither's word is the other's.
+        return self._running and (self._share is None or not self._share.held)
+
+    def _end(self) -> None:
+        self._consumer = self._finished = None
+        if self._share is not None:
+            self._share.leave()
 
     def _take(self) -> tuple[bytes | None, bool]:
         """Return what comes next, and whether it is the last; None when nothing waits."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from threading import Thread
 from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
+
+from wingsd.threads import Thread
 
 __all__ = ["Workers", "relayed"]
 
@@ -18,14 +18,22 @@ T = TypeVar("T")
 
 
 class Workers:
-    """A pool of threads for one kind of blocking work."""
+    """A pool of threads for one kind of blocking work, all of them at the nice value `nice`.
 
-    def __init__(self, reactor: Any, name: str, threads: int) -> None:
+    A thread stays in its pool, and so never does another's work as slowly.
+    """
+
+    def __init__(self, reactor: Any, name: str, threads: int, *, nice: int = 0) -> None:
         self._reactor = reactor
         self._pool = ThreadPool(0, threads, name)
-        # A thread that hangs (an engine or a disk that does not answer) must not keep the
-        # process from ending.
-        self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
+
+        def thread(*, target: Callable[[], object], name: str) -> Thread:
+            # A thread that hangs (an engine or a disk that does not answer) must not keep the
+            # process from ending: a daemon thread does not. Twisted's own name for it is longer
+            # than what the kernel keeps.
+            return Thread(target, f"wingsd-{self._pool.name}", nice=nice)
+
+        self._pool.threadFactory = thread  # type: ignore[assignment]
 
     def start(self) -> None:
         """Accept work."""

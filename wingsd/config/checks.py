@@ -12,6 +12,7 @@ from wingsd.structure import InvalidField
 __all__ = [
     "absolute",
     "keyed_by_memory",
+    "nice_value",
     "not_empty",
     "not_negative",
     "one_of",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 _MAX_PORT = 65535
+_MAX_NICE = 19
 
 
 def not_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
@@ -47,6 +49,13 @@ def not_negative(_: object, attribute: attrs.Attribute[int], value: float) -> No
     """A number that is 0 or above."""
     if value < 0:
         raise InvalidField(attribute.name, f"expected 0 or a number above it, found {value}")
+
+
+def nice_value(_: object, attribute: attrs.Attribute[int], value: int) -> None:
+    """A nice value that asks for no privilege."""
+    if not 0 <= value <= _MAX_NICE:
+        what = f"expected a nice value from 0 to {_MAX_NICE}, found {value}"
+        raise InvalidField(attribute.name, what)
 
 
 def absolute(_: object, attribute: attrs.Attribute[str], value: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from wingsd.config.checks import not_negative, one_of, path_field, positive
+from wingsd.config.checks import nice_value, not_negative, one_of, path_field, positive
 
 __all__ = ["Backups", "Form", "Rootless", "System", "Transfers", "User"]
 
@@ -40,9 +40,15 @@ class Form:
 
 @attrs.frozen
 class Transfers:
-    """`system.transfers`; all of it is wingsd's own but `download_limit` (MiB/s, 0 = none)."""
+    """`system.transfers`; all of it is wingsd's own but `download_limit`."""
 
+    #: MiB/s at which all servers together are received, and sent (wingsd's own). 0 is no limit; a
+    #: `download_limit` below 0 is none either, as Wings has it.
     download_limit: int = 0
+    upload_limit: int = attrs.field(default=0, validator=not_negative)
+    #: The nice value of the threads that pack and unpack archives, 0 to 19 (wingsd's own). Their
+    #: I/O priority follows it, ioprio_set(2).
+    nice: int = attrs.field(default=10, validator=nice_value)
     #: Flush a received server to stable storage before the Panel is told (wingsd's own).
     durable: bool = True
     #: Servers received at a time, and further ones whose senders are kept waiting until it is

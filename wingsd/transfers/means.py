@@ -8,7 +8,7 @@ import attrs
 from twisted.internet.defer import DeferredSemaphore
 
 from wingsd.archive import Compression, Limits
-from wingsd.bridge import Workers
+from wingsd.bridge import TokenBucket, Workers
 from wingsd.config import Form
 from wingsd.environment import Environment
 from wingsd.events import EventBus
@@ -70,3 +70,5 @@ class SendingMeans:
     slots: DeferredSemaphore
     #: Threads for the short work on the disk.
     disk: Workers
+    #: All servers are sent by it; None without a limit.
+    bucket: TokenBucket | None = None

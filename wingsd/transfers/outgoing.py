@@ -141,7 +141,7 @@ class OutgoingTransfer:
     async def _stream(self, links: bool, total: int) -> OutgoingUpload:
         """Send the archive; return when its last byte is on its way."""
         means = self._means
-        body, frame = Outflow(means.reactor), FormFrame()
+        body, frame = Outflow(means.reactor, bucket=means.bucket), FormFrame()
         self._upload = upload = self._destination.upload(
             frame.content_type, body, means.stall_timeout
         )

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 from twisted.web.resource import IResource
 
+from wingsd.bridge import TokenBucket
 from wingsd.config import Config
 from wingsd.environment.information import EngineInformation
 from wingsd.journal import Journal
@@ -24,8 +25,8 @@ __all__ = ["Services"]
 class Services:
     """`denied` is the deny list of the WebSocket's tokens, and `websocket` makes its resource.
 
-    `engine` asks the Docker engine about itself, None when there is none; `now` gives the seconds
-    since the epoch.
+    `engine` asks the Docker engine about itself, None when there is none; by `download_bucket` all
+    servers are received, None without a limit; `now` gives the seconds since the epoch.
     """
 
     config: Config
@@ -36,4 +37,5 @@ class Services:
     denied: DenyList
     websocket: Callable[[Server], IResource]
     engine: Callable[[], Awaitable[EngineInformation]] | None = None
+    download_bucket: TokenBucket | None = None
     now: Callable[[], float] = time.time

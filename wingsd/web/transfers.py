@@ -51,7 +51,7 @@ class TransfersEndpoint(Public):
         except WingsdError as error:
             self._tell_refused(request, error)
             raise
-        upload = Upload(request, partial(self._use_up, token))
+        upload = Upload(request, partial(self._use_up, token), self._services.download_bucket)
         outcome = Deferred.fromCoroutine(self._receive(request, token, upload))
         outcome.addCallbacks(
             lambda _: request.answer(HTTPStatus.OK),

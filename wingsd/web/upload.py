@@ -2,7 +2,7 @@
 
 It takes the bytes as a `BodyReader`, has `UploadForm` tell the archive from the rest, writes the
 archive into the feed and, as the feed's producer, slows the client down when the thread behind it
-cannot keep up.
+cannot keep up; and also when it comes faster than the node's limit lets it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from wingsd.bridge import Feed
+from wingsd.bridge import Feed, Share, TokenBucket
 from wingsd.errors import UploadCutShort, WingsdError
 from wingsd.transfers.formdata import UploadForm
 from wingsd.web.request import StreamingRequest
@@ -27,10 +27,16 @@ class Upload:
     """The body of one `POST /api/transfers`.
 
     Until `read_into` is called the client is paused, and the little that has arrived is kept.
-    `admit` is waited for before any of it is taken; when that fails, the upload does.
+    `admit` is waited for before any of it is taken; when that fails, the upload does. With a
+    `bucket`, the body is then read at the rate that it has there.
     """
 
-    def __init__(self, request: StreamingRequest, admit: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        request: StreamingRequest,
+        admit: Callable[[], Awaitable[None]],
+        bucket: TokenBucket | None = None,
+    ) -> None:
         self.content_type = request.header("Content-Type")
         self.user_agent = request.header("User-Agent")
         length = request.header("Content-Length")
@@ -40,6 +46,9 @@ class Upload:
         self.is_partial = number != "" or others not in ("", "0")
         self._request = request
         self._admit = admit
+        self._bucket = bucket
+        self._share: Share | None = None
+        self._feed_is_full = False
         self._begun = False
         self._early: list[bytes] = []
         self._ended = False
@@ -68,6 +77,7 @@ class Upload:
         """Read no further, for the reason `error`."""
         if self._stopped is None and not self._checksum.called:
             self._stopped = error
+            self._leave_bucket()
             if self._form is not None:
                 self._feed.unregisterProducer()
                 self._feed.fail(error)
@@ -85,15 +95,21 @@ class Upload:
             return
         if self._form is None or not self._begun:
             self._early.append(chunk)
-        else:
-            try:
-                self._take(self._form, chunk)
-            except WingsdError as error:
-                self.stop(error)
+            return
+        if self._share is not None:
+            self._share.take(len(chunk))
+        try:
+            self._take(self._form, chunk)
+        except WingsdError as error:
+            self.stop(error)
+        # Also when it was before: the transport resumes itself after some writes.
+        if self._share is not None and self._share.held:
+            self._request.pause()
 
     def end(self) -> None:
         """Take the body's end."""
         self._ended = True
+        self._leave_bucket()
         # Read on, though nothing more may come: only so is it seen when the client goes.
         self._request.resume()
         if self._form is not None and self._begun and self._stopped is None:
@@ -122,13 +138,24 @@ class Upload:
         if self._stopped is not None:
             return
         self._begun = True
+        if self._bucket is not None:
+            self._share = self._bucket.join(self._go_on)
         early, self._early = self._early, []
         for chunk in early:
             self.data(chunk)
         if self._ended:
             self.end()
         self._request.proceed()
-        self._request.resume()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        # Two have a say, the feed and the bucket, and neither's word is the other's.
+        if not self._feed_is_full and (self._share is None or not self._share.held):
+            self._request.resume()
+
+    def _leave_bucket(self) -> None:
+        if self._share is not None:
+            self._share.leave()
 
     def _refuse(self, failure: Failure) -> None:
         error = failure.value
@@ -145,11 +172,13 @@ class Upload:
 
     def pauseProducing(self) -> None:
         """Slow the client down."""
+        self._feed_is_full = True
         self._request.pause()
 
     def resumeProducing(self) -> None:
         """Let the client send on."""
-        self._request.resume()
+        self._feed_is_full = False
+        self._go_on()
 
     def stopProducing(self) -> None:
         """Part of the interface; the feed never needs it, the transfer calls `stop`."""
