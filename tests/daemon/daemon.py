@@ -91,9 +91,7 @@ class Daemon:
         self.url = found[1]
         return self.url
 
-    def wait_for_line(
-        self, text: str, since: int = 0, within: float = TIMEOUT
-    ) -> Deferred[str]:
+    def wait_for_line(self, text: str, since: int = 0, within: float = TIMEOUT) -> Deferred[str]:
         """Return a Deferred of the log's first line, from line `since` on, with `text` in it.
 
         It fails after `within` seconds.
