@@ -35,6 +35,7 @@ from wingsd.transfers.recovery import Recovery, durable
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.trust import Trust
+from wingsd.transfers.writeback import WriteBack
 from wingsd.web.api import Api
 from wingsd.web.door import Door
 from wingsd.web.services import Services
@@ -130,6 +131,9 @@ class Node(Service):
                 environment=self._environment,
                 servers=self._servers,
                 staging=self._staging,
+                write_back=WriteBack(
+                    lambda: self._disk.run(self._staging.write_back), self._reactor
+                ),
                 bus=self._bus,
                 owner=self._owner,
                 limits=Limits.configured(transfers),

@@ -30,6 +30,7 @@ from wingsd.transfers.means import ReceivingMeans
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.staging import Staging
+from wingsd.transfers.writeback import WriteBack
 
 reactor: Any = installed_reactor
 DATA = packed()
@@ -165,6 +166,7 @@ class House:
                 environment=self.world,  # type: ignore[arg-type]
                 servers=self.world,  # type: ignore[arg-type]
                 staging=self.staging,
+                write_back=WriteBack(lambda: pool.run(self.staging.write_back), reactor),
                 bus=bus,
                 owner=OWNER,
                 limits=Limits.configured(Transfers()),

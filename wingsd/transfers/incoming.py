@@ -212,7 +212,8 @@ class IncomingTransfer:
         await course.chain.wait(means.slots.acquire())
         try:
             started = means.reactor.seconds()
-            extracted, checksum = await self._extract(upload, form, configuration.settings)
+            with means.write_back.during():
+                extracted, checksum = await self._extract(upload, form, configuration.settings)
             seconds = means.reactor.seconds() - started
         finally:
             means.slots.release()

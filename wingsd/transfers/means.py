@@ -19,6 +19,7 @@ from wingsd.transfers.attic import Attic
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.trust import Trust
+from wingsd.transfers.writeback import WriteBack
 
 __all__ = ["ReceivingMeans", "SendingMeans"]
 
@@ -34,6 +35,7 @@ class ReceivingMeans:
     environment: Environment
     servers: Servers
     staging: Staging
+    write_back: WriteBack
     bus: EventBus
     owner: tuple[int, int]
     #: What one archive may take of this node; a server's own disk limit comes with it.

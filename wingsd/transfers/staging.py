@@ -138,6 +138,15 @@ class Staging:
             raise StorageError(f"{path} cannot be made: {disk_advice(error)}") from error
         return str(path)
 
+    def write_back(self) -> None:
+        """Write what has been received so far to stable storage, to leave little to `flush`.
+
+        What fails is for `flush` to tell: the kernel tells each descriptor of an error once, and
+        this is another one than its.
+        """
+        if self._durable:
+            _libc.syncfs(self._lock)
+
     def flush(self, server: str) -> None:
         """Return when everything received is on stable storage (one syncfs(2))."""
         if self._durable and _libc.syncfs(self._open[server]):
