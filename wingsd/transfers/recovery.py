@@ -81,19 +81,27 @@ class Recovery:
 
     async def _settle(self, entry: Entry) -> None:
         # A step is written down before it is taken: of SEND nobody knows how far it came.
-        if _SENDING.index(SendStep[entry.step]) < _SENDING.index(SendStep.SEND):
+        if not _reached(entry, SendStep.SEND):
             await self.outbox.tell(entry.server, Outcome.FAILURE)
             moved = False
         else:
             moved = await Verdict(entry.server, self.panel, self.reactor).has_moved()
-        await self._release(entry.server, moved)
+        await self._release(entry, moved)
         await self.journal.end(entry.id, Outcome.SUCCESS if moved else Outcome.FAILURE)
 
-    async def _release(self, uuid: str, moved: bool) -> None:
+    async def _release(self, entry: Entry, moved: bool) -> None:
+        uuid = entry.server
         if moved:
             self.servers.forget(uuid)
             await self.attic.store_away(uuid)
             return
         self._log.info("{server}: its transfer failed, it is still here", server=uuid)
         with suppress(UnknownServer):  # The Panel may have deleted it meanwhile.
-            self.servers.get(uuid).let_go()
+            server = self.servers.get(uuid)
+            server.let_go()
+            if _reached(entry, SendStep.RETIRE):
+                await server.restore_environment()
+
+
+def _reached(entry: Entry, step: SendStep) -> bool:
+    return _SENDING.index(SendStep[entry.step]) >= _SENDING.index(step)
