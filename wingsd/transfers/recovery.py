@@ -1,7 +1,8 @@
 """After a start: each transfer that an earlier daemon left unfinished is finished or undone.
 
 What was being received and is whole and durable goes on where it stood; anything else of it is
-gone by now, and told to have failed. Of what was being sent the Panel says whose it is.
+gone by now, or is removed, and told to have failed. Of what was being sent the Panel says whose it
+is; where it stays it has its container again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ _SENDING = tuple(SendStep)
 
 def durable(entries: Sequence[Entry]) -> set[str]:
     """Return the servers that were received whole, and whose files must not be cleared away."""
-    names = {step.name for step in _RECEIVING[_RECEIVING.index(ReceiveStep.SWAP) :]}
+    first, last = map(_RECEIVING.index, (ReceiveStep.SWAP, ReceiveStep.REPORT))
+    names = {step.name for step in _RECEIVING[first : last + 1]}
     received = (entry for entry in entries if entry.direction is Direction.IN)
     return {entry.server for entry in received if entry.step in names}
 
