@@ -117,6 +117,12 @@ class Pair:
         await self.source.start(**(source or {}))
         await self.destination.start(**(destination or {}))
 
+    @property
+    def has_it(self) -> Peer:
+        """The node that has the server, by the Panel's word."""
+        at_source = self.panel.node_of(UUID) is self.source.node
+        return self.source if at_source else self.destination
+
     async def transfer(self) -> None:
         """Have the Panel begin the move."""
         await self.panel.transfer(UUID, self.destination.node)
