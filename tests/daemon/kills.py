@@ -18,7 +18,8 @@ import argparse
 import random
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,9 @@ __all__ = ["Harness", "Kill", "plan", "plan_with_engine"]
 SETTLES_WITHIN = 60.0
 #: Seconds at most from a move's beginning to a kill at random.
 LATEST = 0.6
-#: Seconds at most that an engine is given for its work: until the first dies, and the second.
-LINGER = 0.5
+#: Seconds at most that an engine is given for its work, which takes it about as long: until the
+#: first dies, and then until the second.
+LINGER = 0.15
 #: Bytes of the server that do not compress.
 SIZE = 400_000
 
@@ -69,13 +71,16 @@ class Kill:
         return f"{told}, running" if self.running else told
 
 
+VICTIMS = (("source",), ("destination",), ("source", "destination"))
+
+
 class Broken(AssertionError):
     """The invariant does not hold; the text says what is wrong."""
 
 
-def plan(rng: random.Random) -> Kill:
-    """Return one kill."""
-    victims = rng.choice([("source",), ("destination",), ("source", "destination")])
+def plan(rng: random.Random, victims_of: Sequence[tuple[str, ...]] = VICTIMS) -> Kill:
+    """Return one kill; the moment is a step of the first to die."""
+    victims = rng.choice(victims_of)
     if rng.random() < 1 / 3:
         return Kill(victims, rng.uniform(0, LATEST))
     steps: list[Any] = [*SendStep] if victims[0] == "source" else [*ReceiveStep]
@@ -85,10 +90,10 @@ def plan(rng: random.Random) -> Kill:
 def plan_with_engine(rng: random.Random) -> Kill:
     """Return one kill of nodes that have an engine.
 
-    What it is asked for takes it some time; a node may die before it begins, in the middle of it,
-    or when only its answer is missing.
+    What it is asked for takes it some time: a node may die before it begins, in the middle of it,
+    or when only its answer is missing, and the other while it undoes what that has made fail.
     """
-    kill = plan(rng)
+    kill = plan(rng, (*VICTIMS, ("destination", "source")))
     delays = (rng.uniform(0, LINGER), rng.uniform(0, LINGER))
     return attrs.evolve(kill, delays=delays, running=rng.random() < 1 / 3)
 
@@ -101,6 +106,8 @@ class Harness:
         self._containers = Containers(engine, self.pair) if engine else None
         self._changes = self._containers.configuration if self._containers else {}
         self._before: Any = None
+        #: How many died in which step, as their journals had it.
+        self.deaths: Counter[str] = Counter()
 
     async def start(self) -> None:
         """Start the Panel and both nodes."""
@@ -143,6 +150,7 @@ class Harness:
             peer.signal("KILL")
         for peer in victims:
             await peer.ended()
+            self.deaths.update(_steps(peer))
         for peer in victims:
             await peer.start(**self._changes)
 
@@ -184,6 +192,8 @@ class Harness:
         left.remove(f"volumes/{UUID}")
         if left:
             raise Broken(f"something is left over: {left}")
+        if any("Traceback" in line for peer in (here, there) for line in peer.log):
+            raise Broken("a node has met what nobody foresaw")
 
     async def move(self) -> None:
         """Move the server without a kill. Raises `Broken` when that does not go well."""
@@ -203,13 +213,26 @@ def _counts(name: str) -> bool:
     return ".quarantine" not in name
 
 
-def _is_finished(peer: Peer) -> bool:
+@contextmanager
+def _journal(peer: Peer) -> Iterator[Store]:
     store = Store(str(peer.directory))
     store.open(read_only=True)
     try:
-        return not store.transfers(unfinished=True) and not store.reports(unsettled=True)
+        yield store
     finally:
         store.close()
+
+
+def _is_finished(peer: Peer) -> bool:
+    with _journal(peer) as journal:
+        return not journal.transfers(unfinished=True) and not journal.reports(unsettled=True)
+
+
+def _steps(peer: Peer) -> list[str]:
+    """Return where the transfers are, by the journal, that have not ended."""
+    with _journal(peer) as journal:
+        entries = journal.transfers(unfinished=True)
+    return [f"{entry.direction.value} {entry.step}" for entry in entries] or ["at rest"]
 
 
 def _is_deleting(peer: Peer) -> bool:
@@ -249,6 +272,7 @@ async def _run(count: int, seed: int, engine: Engine | None, directory: Path) ->
             print(f"{kills}: {kill}", flush=True)
     finally:
         await harness.close()
+    print(", ".join(f"{step}: {count}" for step, count in sorted(harness.deaths.items())))
     print(f"{kills} kills, seed {seed}: the invariant held each time")
 
 
