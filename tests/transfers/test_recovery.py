@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 
 from tests.daemon.house import UUID
 from tests.transfers.receiving import JOURNALED, House, Source, reactor
-from wingsd.errors import EnvironmentFailed, PanelRefused, StorageError
+from wingsd.errors import EnvironmentFailed, PanelRefused, StorageError, UnknownServer
 from wingsd.journal import Direction, Entry, Outcome, Report
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.recovery import durable
@@ -114,7 +114,19 @@ async def test_what_was_undone_already_is_no_success(house: House, step: Receive
     while house.receiver.servers:
         await deferLater(reactor, 0.005)
     assert "success" not in house.world.calls
+    # It may have been killed before the container was removed as well.
+    assert ("remove" in house.world.calls) is (step is ReceiveStep.ENVIRONMENT)
     assert (house.left(), house.store.transfers(unfinished=True)) == ([], [])
+
+
+@pytest.mark.parametrize("step", [ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
+@pytest_twisted.ensureDeferred
+async def test_with_what_was_whole_and_is_not_wanted_its_container_goes(
+    house: House, step: ReceiveStep
+) -> None:
+    house.world.faults["owns"] = UnknownServer("deleted meanwhile")
+    await resumed(house, step)
+    assert house.world.calls == ["owns", "failure", "remove"]
 
 
 @pytest_twisted.ensureDeferred
@@ -124,6 +136,8 @@ async def test_what_is_left_of_a_failure_is_removed_by_the_next_daemon(house: Ho
     transfer = house.receiver.open(UUID)
     with pytest.raises(EnvironmentFailed):
         await transfer.run(Source())
+    while "remove" not in house.world.calls:
+        await deferLater(reactor, 0.005)
     # The daemon ends here, before its engine has removed what may have been made.
     (entry,) = house.store.transfers(unfinished=True)
     assert (entry.step, durable([entry])) == ("FAILED", set())

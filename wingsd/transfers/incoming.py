@@ -106,8 +106,8 @@ class IncomingTransfer:
         """Bring to its end, well or not, what an earlier daemon did not."""
         step = ReceiveStep[entry.step]
         self._course.resume(entry.id, step)
+        self._arrival.environment_begun = not self._course.life.before(ReceiveStep.ENVIRONMENT)
         if step is ReceiveStep.FAILED:
-            self._arrival.environment_begun = True
             self._go_on(Deferred.fromCoroutine(self._tidy_up()))
             return
         try:
