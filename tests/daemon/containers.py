@@ -36,6 +36,7 @@ class Containers:
     def __init__(self, engine: Engine, pair: Pair) -> None:
         self._engine = engine
         self._pair = pair
+        #: What was owed by either node, and is there.
         self._paid: set[str] = set()
         #: What is changed in both nodes' configuration.
         self.configuration = with_engine(engine)
@@ -63,7 +64,7 @@ class Containers:
         start, which must go well.
         """
         here = self._pair.has_it
-        if not self._found() and self._is_owed(here):
+        if not self._found() and _owed(here) - self._paid:
             await self.run()
         found = self._found()
         if [(_names(container), _homes(container)) for container in found] != [
@@ -77,12 +78,8 @@ class Containers:
         status, told = await self._pair.panel.ask(here.node, "GET", f"/api/servers/{UUID}")
         if status != HTTPStatus.OK or (told["state"] == "offline") is (state == "running"):
             return f"the engine says {state}, and {here.directory.name} says {status}, {told}"
+        self._paid = _owed(self._pair.source) | _owed(self._pair.destination)
         return ""
-
-    def _is_owed(self, here: Peer) -> bool:
-        owed = [line for line in here.log if all(words in line for words in OWED)]
-        anew, self._paid = set(owed) - self._paid, self._paid.union(owed)
-        return bool(anew)
 
     def _found(self) -> list[dict[str, Any]]:
         every = self._engine.client.containers(all=True)
@@ -93,6 +90,11 @@ class Containers:
         nodes = (self._pair.source.directory, self._pair.destination.directory)
         sources = [str(mount.get("Source")) for mount in container["Mounts"]]
         return any(source.startswith(f"{node}/") for source in sources for node in nodes)
+
+
+def _owed(peer: Peer) -> set[str]:
+    """Return the lines in which a node, or the daemon before it, has put a container off."""
+    return {line for line in (*peer.past, *peer.log) if all(words in line for words in OWED)}
 
 
 def _names(container: dict[str, Any]) -> list[str]:

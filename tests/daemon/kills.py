@@ -192,7 +192,8 @@ class Harness:
         left.remove(f"volumes/{UUID}")
         if left:
             raise Broken(f"something is left over: {left}")
-        if any("Traceback" in line for peer in (here, there) for line in peer.log):
+        logs = (*here.past, *here.log, *there.past, *there.log)
+        if any("Traceback" in line for line in logs):
             raise Broken("a node has met what nobody foresaw")
 
     async def move(self) -> None:

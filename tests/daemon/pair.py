@@ -37,6 +37,8 @@ class Peer(Daemon):
             "https://127.0.0.1:1", reachable=True, ca=str(self.authority), port=port
         )
         self.line: SlowLine | None = None
+        #: The log lines of the daemons before this one.
+        self.past: list[str] = []
 
     async def start(self, **changes: Any) -> None:
         """Start it; return when it knows its servers."""
@@ -54,6 +56,7 @@ class Peer(Daemon):
             },
             "docker": {"enabled": False},
         }
+        self.past += self.log
         self.spawn(self.command(configuration | changes, "-e", "tcp:0:interface=127.0.0.1"))
         port = int((await self.listening()).rpartition(":")[2])
         if self.line is None:
