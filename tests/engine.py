@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -106,31 +106,59 @@ class Engine:
         self._cleanup.callback(unless_missing)
 
 
-def _connect() -> APIClient:
+@contextmanager
+def connected() -> Iterator[APIClient]:
+    """Give a client of the engine. Raises `DockerException` when none answers."""
+    client = APIClient(os.environ.get("DOCKER_HOST"), version="auto", timeout=60)
     try:
-        return APIClient(os.environ.get("DOCKER_HOST"), version="auto", timeout=60)
-    except DockerException as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"no Docker engine: {error}")
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def imported_busybox(client: APIClient) -> Iterator[str]:
+    """Give the name of an image whose containers run their invocation in a shell."""
+    # A tag of its own, so that runs at the same time do not remove each other's.
+    name, tag = "wingsd-test/busybox", uuid4().hex
+    client.import_image_from_data(image_tar(), repository=name, tag=tag, changes=CHANGES)
+    try:
+        yield f"{name}:{tag}"
+    finally:
+        client.remove_image(f"{name}:{tag}", force=True)
+
+
+@contextmanager
+def cleaned_engine(client: APIClient, image: str, volumes: Path) -> Iterator[Engine]:
+    """Give the engine; what was made on it is removed afterwards."""
+    with ExitStack() as cleanup:
+        yield Engine(client, f"~{image}", volumes, cleanup)
+
+
+@contextmanager
+def _connected_or_skipped() -> Iterator[APIClient]:
+    with ExitStack() as connection:
+        try:
+            client = connection.enter_context(connected())
+        except DockerException as error:
+            if os.environ.get("CI") == "true":
+                raise
+            pytest.skip(f"no Docker engine: {error}")
+        yield client
 
 
 @pytest.fixture(scope="session")
 def busybox() -> Iterator[str]:
     """Yield the name of an image whose containers run their invocation in a shell."""
-    client = _connect()
-    # A tag of its own, so that runs at the same time do not remove each other's.
-    name, tag = "wingsd-test/busybox", uuid4().hex
-    client.import_image_from_data(image_tar(), repository=name, tag=tag, changes=CHANGES)
-    yield f"{name}:{tag}"
-    client.remove_image(f"{name}:{tag}", force=True)
-    client.close()
+    with _connected_or_skipped() as client, imported_busybox(client) as name:
+        yield name
 
 
 @pytest.fixture
 def engine(busybox: str, tmp_path: Path) -> Iterator[Engine]:
     """Yield the engine; what was made on it is removed afterwards."""
-    client = _connect()
-    with ExitStack() as cleanup:
-        cleanup.callback(client.close)
-        yield Engine(client, f"~{busybox}", tmp_path, cleanup)
+    with (
+        _connected_or_skipped() as client,
+        cleaned_engine(client, busybox, tmp_path) as cleaned,
+    ):
+        yield cleaned

@@ -1,11 +1,15 @@
 """Kills nodes at every step of a move and at random moments, and sees that nothing is lost.
 
     python -m tests.daemon.kills --count 500 --seed 1
+    python -m tests.daemon.kills --count 200 --seed 1 --docker
 
 A server moves to and fro between two real daemons. Each time one of them, or both, are killed with
 SIGKILL, at a step of the journal or anywhere. They are started again, and then there must be one
 whole copy of the server, at the node that the Panel says, nothing of it at the other (but in
 quarantine), nothing unfinished in the journals, and the next move must go well.
+
+With `--docker` both nodes share a real engine, where the server runs before some of the moves.
+Then there must be one container as well, the server's own at the node that the Panel says.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ import argparse
 import random
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,59 +30,93 @@ from twisted.internet.defer import TimeoutError as TooLate
 from twisted.internet.task import deferLater, react
 
 from tests.archives import seen
+from tests.daemon.containers import Containers
 from tests.daemon.daemon import reactor
 from tests.daemon.house import UUID
 from tests.daemon.pair import Pair, Peer
+from tests.engine import Engine, cleaned_engine, connected, imported_busybox
 from wingsd.journal.store import Store
 from wingsd.transfers.lifecycle import ReceiveStep, SendStep
 
-__all__ = ["Harness", "Kill"]
+__all__ = ["Harness", "Kill", "plan", "plan_with_engine"]
 
 #: Seconds in which all must have come to rest again.
 SETTLES_WITHIN = 60.0
 #: Seconds at most from a move's beginning to a kill at random.
 LATEST = 0.6
+#: Seconds at most that an engine is given for its work, which takes it about as long: until the
+#: first dies, and then until the second.
+LINGER = 0.15
 #: Bytes of the server that do not compress.
 SIZE = 400_000
 
 
 @attrs.frozen
 class Kill:
-    """Who dies, and when: at the words of a step, or so many seconds after the beginning."""
+    """Who dies, and when: at the words of a step, or so many seconds after the beginning.
+
+    Each one's death then waits for so many seconds of `delays`.
+    """
 
     victims: tuple[str, ...]
     moment: str | float
+    delays: tuple[float, ...] = (0.0, 0.0)
+    #: Whether the server runs before it moves.
+    running: bool = False
 
     def __str__(self) -> str:
         at = self.moment if isinstance(self.moment, str) else f"after {self.moment:.3f} s"
-        return f"{' and '.join(self.victims)}: {at}"
+        waits = ", ".join(f"+{delay:.3f} s" for delay in self.delays if delay)
+        told = f"{' and '.join(self.victims)}: {at}{waits and f' ({waits})'}"
+        return f"{told}, running" if self.running else told
+
+
+VICTIMS = (("source",), ("destination",), ("source", "destination"))
 
 
 class Broken(AssertionError):
     """The invariant does not hold; the text says what is wrong."""
 
 
-def plan(rng: random.Random) -> Kill:
-    """Return one kill."""
-    victims = rng.choice([("source",), ("destination",), ("source", "destination")])
+def plan(rng: random.Random, victims_of: Sequence[tuple[str, ...]] = VICTIMS) -> Kill:
+    """Return one kill; the moment is a step of the first to die."""
+    victims = rng.choice(victims_of)
     if rng.random() < 1 / 3:
         return Kill(victims, rng.uniform(0, LATEST))
     steps: list[Any] = [*SendStep] if victims[0] == "source" else [*ReceiveStep]
     return Kill(victims, rng.choice([step.words for step in steps if step.name != "FAILED"]))
 
 
-class Harness:
-    """Two nodes with one server between them."""
+def plan_with_engine(rng: random.Random) -> Kill:
+    """Return one kill of nodes that have an engine.
 
-    def __init__(self, directory: Path) -> None:
+    What it is asked for takes it some time: a node may die before it begins, in the middle of it,
+    or when only its answer is missing, and the other while it undoes what that has made fail.
+    """
+    kill = plan(rng, (*VICTIMS, ("destination", "source")))
+    delays = (rng.uniform(0, LINGER), rng.uniform(0, LINGER))
+    return attrs.evolve(kill, delays=delays, running=rng.random() < 1 / 3)
+
+
+class Harness:
+    """Two nodes with one server between them, on an engine or without one."""
+
+    def __init__(self, directory: Path, engine: Engine | None = None) -> None:
         self.pair = Pair(directory)
+        self._containers = Containers(engine, self.pair) if engine else None
+        self._changes = self._containers.configuration if self._containers else {}
         self._before: Any = None
+        #: How many died in which step, as their journals had it.
+        self.deaths: Counter[str] = Counter()
 
     async def start(self) -> None:
         """Start the Panel and both nodes."""
-        self.pair.add_server(SIZE)
-        await self.pair.start()
+        self.pair.add_server(SIZE, **(self._containers.settings if self._containers else {}))
+        await self.pair.start(self._changes, self._changes)
         self._before = seen(self.pair.source.files())
+        if self._containers:
+            # Its container is made with its first start.
+            await self._containers.run()
 
     async def close(self) -> None:
         """End everything."""
@@ -86,27 +125,34 @@ class Harness:
     @property
     def _ends(self) -> tuple[Peer, Peer]:
         """The node that has the server, and the other."""
-        here, there = self.pair.source, self.pair.destination
-        return (here, there) if self.pair.panel.node_of(UUID) is here.node else (there, here)
+        source, destination = self.pair.source, self.pair.destination
+        return (source, destination) if self.pair.has_it is source else (destination, source)
 
     async def strike(self, kill: Kill) -> None:
         """Begin a move, kill, start again, and see that all is well. Raises `Broken`."""
         source, destination = self._ends
         peers = {"source": source, "destination": destination}
         victims = [peers[name] for name in kill.victims]
-        marks = {peer.directory: len(peer.log) for peer in victims}
+        if self._containers and kill.running:
+            await self._containers.run()
+        mark = len(victims[0].log)
         await self.pair.panel.transfer(UUID, destination.node)
-        await self._until_moment(kill.moment, victims[0], marks[victims[0].directory])
-        for peer in victims:
+        await self._until_moment(kill.moment, victims[0], mark)
+        await self._kill(victims, kill.delays)
+        await self._settle()
+        for peer in (source, destination):
+            shutil.rmtree(peer.directory / ".volumes.staging" / ".quarantine", ignore_errors=True)
+
+    async def _kill(self, victims: list[Peer], delays: tuple[float, ...]) -> None:
+        """Kill them one after the other, and start them again."""
+        for peer, delay in zip(victims, delays, strict=False):
+            await deferLater(reactor, delay)
             peer.signal("KILL")
         for peer in victims:
             await peer.ended()
+            self.deaths.update(_steps(peer))
         for peer in victims:
-            await peer.start()
-        await self._until(self._is_at_rest, "it does not come to rest")
-        self._check()
-        for peer in (source, destination):
-            shutil.rmtree(peer.directory / ".volumes.staging" / ".quarantine", ignore_errors=True)
+            await peer.start(**self._changes)
 
     async def _until_moment(self, moment: str | float, peer: Peer, mark: int) -> None:
         if isinstance(moment, float):
@@ -116,17 +162,25 @@ class Harness:
         with suppress(TooLate):
             await peer.wait_for_line(moment, since=mark).addTimeout(5, reactor)
 
-    async def _until(self, holds: Callable[[], bool], what: str) -> None:
+    async def _settle(self) -> None:
+        """Return when all has come to rest, and is as it must be."""
+        await self._until_none(self._unrest)
+        self._check()
+        if self._containers:
+            await self._until_none(self._containers.fault)
+
+    async def _until_none(self, fault: Callable[[], Awaitable[str]]) -> None:
         deadline = reactor.seconds() + SETTLES_WITHIN
-        while not holds():
+        while what := await fault():
             if reactor.seconds() > deadline:
                 raise Broken(what)
             await deferLater(reactor, 0.05)
 
-    def _is_at_rest(self) -> bool:
-        return not self.pair.panel.in_transfer(UUID) and all(
-            _is_finished(peer) and not _is_deleting(peer) for peer in self._ends
-        )
+    async def _unrest(self) -> str:
+        if self.pair.panel.in_transfer(UUID):
+            return "the Panel's transfer does not end"
+        finished = all(_is_finished(peer) and not _is_deleting(peer) for peer in self._ends)
+        return "" if finished else "a node does not come to its end with what it has begun"
 
     def _check(self) -> None:
         here, there = self._ends
@@ -134,20 +188,21 @@ class Harness:
             raise Broken("the server is lost: it is not where the Panel says")
         if seen(here.files()) != self._before:
             raise Broken("the server is not whole where the Panel says that it is")
-        left = [name for name in there.left() if ".quarantine" not in name]
-        left += [
-            name for name in here.left() if ".quarantine" not in name and name != f"volumes/{UUID}"
-        ]
+        left = [name for peer in (here, there) for name in peer.left() if _counts(name)]
+        left.remove(f"volumes/{UUID}")
         if left:
             raise Broken(f"something is left over: {left}")
+        logs = (*here.past, *here.log, *there.past, *there.log)
+        if any("Traceback" in line for line in logs):
+            raise Broken("a node has met what nobody foresaw")
 
     async def move(self) -> None:
         """Move the server without a kill. Raises `Broken` when that does not go well."""
         _, destination = self._ends
         await self.pair.panel.transfer(UUID, destination.node)
-        await self._until(lambda: self._ends[0] is destination, "the next move does not go well")
-        await self._until(self._is_at_rest, "the next move does not come to its end")
-        self._check()
+        await self._settle()
+        if self.pair.has_it is not destination:
+            raise Broken("the next move does not go well")
 
     def tail(self) -> str:
         """Return the ends of both nodes' logs."""
@@ -159,13 +214,26 @@ def _counts(name: str) -> bool:
     return ".quarantine" not in name
 
 
-def _is_finished(peer: Peer) -> bool:
+@contextmanager
+def _journal(peer: Peer) -> Iterator[Store]:
     store = Store(str(peer.directory))
     store.open(read_only=True)
     try:
-        return not store.transfers(unfinished=True) and not store.reports(unsettled=True)
+        yield store
     finally:
         store.close()
+
+
+def _is_finished(peer: Peer) -> bool:
+    with _journal(peer) as journal:
+        return not journal.transfers(unfinished=True) and not journal.reports(unsettled=True)
+
+
+def _steps(peer: Peer) -> list[str]:
+    """Return where the transfers are, by the journal, that have not ended."""
+    with _journal(peer) as journal:
+        entries = journal.transfers(unfinished=True)
+    return [f"{entry.direction.value} {entry.step}" for entry in entries] or ["at rest"]
 
 
 def _is_deleting(peer: Peer) -> bool:
@@ -176,26 +244,36 @@ def _is_deleting(peer: Peer) -> bool:
     )
 
 
-async def _run(count: int, seed: int) -> None:
+@contextmanager
+def _real_engine(directory: Path) -> Iterator[Engine]:
+    with (
+        connected() as client,
+        imported_busybox(client) as image,
+        cleaned_engine(client, image, directory) as engine,
+    ):
+        yield engine
+
+
+async def _run(count: int, seed: int, engine: Engine | None, directory: Path) -> None:
     rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as directory:
-        harness = Harness(Path(directory))
+    harness = Harness(directory, engine)
+    kills = 0
+    try:
         await harness.start()
-        kills = 0
-        try:
-            while kills < count:
-                kill = plan(rng)
-                try:
-                    await harness.strike(kill)
-                    kills += len(kill.victims)
-                    if rng.random() < 1 / 4:
-                        await harness.move()
-                except Broken:
-                    print(f"{harness.tail()}\nafter {kills} kills, seed {seed}: {kill}")
-                    raise
-                print(f"{kills}: {kill}", flush=True)
-        finally:
-            await harness.close()
+        while kills < count:
+            kill = plan_with_engine(rng) if engine else plan(rng)
+            try:
+                await harness.strike(kill)
+                kills += len(kill.victims)
+                if rng.random() < 1 / 4:
+                    await harness.move()
+            except Exception:
+                print(f"{harness.tail()}\nafter {kills} kills, seed {seed}: {kill}")
+                raise
+            print(f"{kills}: {kill}", flush=True)
+    finally:
+        await harness.close()
+    print(", ".join(f"{step}: {count}" for step, count in sorted(harness.deaths.items())))
     print(f"{kills} kills, seed {seed}: the invariant held each time")
 
 
@@ -204,8 +282,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--docker", action="store_true", help="both nodes on a real engine")
     arguments = parser.parse_args()
-    react(lambda _: Deferred.fromCoroutine(_run(arguments.count, arguments.seed)))
+    with tempfile.TemporaryDirectory() as name, ExitStack() as cleanup:
+        directory = Path(name)
+        engine = cleanup.enter_context(_real_engine(directory)) if arguments.docker else None
+        running = _run(arguments.count, arguments.seed, engine, directory)
+        react(lambda _: Deferred.fromCoroutine(running))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ class Peer(Daemon):
             "https://127.0.0.1:1", reachable=True, ca=str(self.authority), port=port
         )
         self.line: SlowLine | None = None
+        #: The log lines of the daemons before this one.
+        self.past: list[str] = []
 
     def configuration(self) -> dict[str, Any]:
         """Return what the Panel would print for this node."""
@@ -57,6 +59,7 @@ class Peer(Daemon):
 
     async def start(self, **changes: Any) -> None:
         """Start it, whole keys replaced; return when it knows its servers."""
+        self.past += self.log
         self.spawn(self.command(self.configuration() | changes, "-e", "tcp:0:interface=127.0.0.1"))
         port = int((await self.listening()).rpartition(":")[2])
         if self.line is None:
@@ -119,6 +122,12 @@ class Pair:
         await self.panel.listen(reactor)
         await self.source.start(**(source or {}))
         await self.destination.start(**(destination or {}))
+
+    @property
+    def has_it(self) -> Peer:
+        """The node that has the server, by the Panel's word."""
+        at_source = self.panel.node_of(UUID) is self.source.node
+        return self.source if at_source else self.destination
 
     async def transfer(self) -> None:
         """Have the Panel begin the move."""

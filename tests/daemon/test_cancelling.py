@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -14,6 +13,7 @@ from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
 from tests.archives import seen
+from tests.daemon.containers import with_engine
 from tests.daemon.daemon import reactor
 from tests.daemon.house import UUID
 from tests.daemon.pair import SLOW, Pair
@@ -24,13 +24,6 @@ from wingsd.testing import Hang, process_configuration
 AT_ONCE = 2
 
 Moment = Callable[[Pair, Engine], AbstractAsyncContextManager[None]]
-
-
-def with_engine(engine: Engine) -> dict[str, Any]:
-    """Return the configuration of a node with a real engine; its container is removed later."""
-    docker = attrs.asdict(engine.config().docker)
-    engine.will_make_container(UUID)
-    return {"docker": docker}
 
 
 class SilentEngine(Factory):

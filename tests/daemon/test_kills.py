@@ -7,10 +7,25 @@ from pathlib import Path
 
 import pytest_twisted
 
-from tests.daemon.kills import Harness, plan
+from tests.daemon.kills import Harness, Kill, plan, plan_with_engine
+from tests.engine import Engine
 
 KILLS = 8
 SEED = 20
+#: Each takes a few seconds more with an engine.
+KILLS_WITH_ENGINE = 4
+SEED_WITH_ENGINE = 50
+
+
+async def survive(harness: Harness, kills: list[Kill]) -> None:
+    """See that all is well after each kill, and that the server can be moved once more."""
+    await harness.start()
+    try:
+        for kill in kills:
+            await harness.strike(kill)
+        await harness.move()
+    finally:
+        await harness.close()
 
 
 @pytest_twisted.ensureDeferred
@@ -18,11 +33,13 @@ async def test_whoever_is_killed_there_is_one_whole_copy_where_the_panel_says(
     tmp_path: Path,
 ) -> None:
     rng = random.Random(SEED)
-    harness = Harness(tmp_path)
-    await harness.start()
-    try:
-        for _ in range(KILLS):
-            await harness.strike(plan(rng))
-        await harness.move()
-    finally:
-        await harness.close()
+    await survive(Harness(tmp_path), [plan(rng) for _ in range(KILLS)])
+
+
+@pytest_twisted.ensureDeferred
+async def test_whoever_is_killed_there_is_one_container_where_the_panel_says(
+    tmp_path: Path, engine: Engine
+) -> None:
+    rng = random.Random(SEED_WITH_ENGINE)
+    kills = [plan_with_engine(rng) for _ in range(KILLS_WITH_ENGINE)]
+    await survive(Harness(tmp_path, engine), kills)

@@ -142,6 +142,33 @@ async def test_of_two_at_once_one_creates_the_container(engine: Engine, workers:
 
 
 @pytest_twisted.ensureDeferred
+async def test_one_that_is_still_being_made_is_kept_when_it_is_there(
+    engine: Engine, workers: Workers
+) -> None:
+    config, server = engine.config(), engine.server()
+
+    async def create() -> str:
+        # Each knows nothing of the other, as a daemon of its own.
+        await DockerEnvironment(config, workers, reactor).create(server)
+        found: str = engine.client.inspect_container(server.uuid)["Id"]
+        return found
+
+    for _ in range(5):
+        assert len(set(await both(create(), create()))) == 1
+        engine.client.remove_container(server.uuid)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_stays_taken_by_nothing_is_told(
+    engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingsd.environment.docker.MADE_WITHIN", 0.3)
+    monkeypatch.setattr("wingsd.environment.engine.create_container", lambda *_: None)
+    environment = DockerEnvironment(engine.config(), workers, reactor)
+    assert "neither made nor removed" in await refusal(environment, engine.server())
+
+
+@pytest_twisted.ensureDeferred
 async def test_two_servers_at_once_share_a_new_network(engine: Engine, workers: Workers) -> None:
     config = engine.config()
     environment = DockerEnvironment(config, workers, reactor)

@@ -156,6 +156,23 @@ def test_who_types_the_stop_command_has_asked_for_it(house: House) -> None:
     assert house.told("daemon message") == []
 
 
+# What it runs in
+
+
+def test_what_it_ran_in_is_made_again(house: House) -> None:
+    server = house.server()
+    Outcome.of(server.restore_environment()).value()
+    assert house.environment.containers[UUID] == server.configuration.settings
+
+
+def test_what_cannot_be_made_again_is_only_logged(
+    house: House, logged_errors: LoggedErrors
+) -> None:
+    house.environment.faults["create"] = EnvironmentFailed("no image")
+    Outcome.of(house.server().restore_environment()).value()
+    assert any("its next start does it" in line for line in logged_errors.lines)
+
+
 # Figures
 
 

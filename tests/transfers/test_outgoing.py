@@ -84,14 +84,13 @@ class World:
     async def stop_within(self, grace: float) -> None:
         await self._called("stop")
 
+    async def restore_environment(self) -> None:
+        await self._called("restore")
+
     def directory(self, uuid: str) -> str:
         return str(self._directory)
 
     # The engine
-
-    async def create(self, settings: Settings) -> bool:
-        await self._called("create")
-        return True
 
     async def remove(self, uuid: str) -> None:
         await self._called("remove")
@@ -258,7 +257,7 @@ async def test_a_refusal_reaches_the_console_and_the_panel(house: House) -> None
     assert house.said("this server is already on this node")
     assert house.states == ["pending", "processing", "failed", "failure"]
     assert house.world.told.count("failure") == 1
-    assert house.world.calls == ["stop", "remove", "create"]
+    assert house.world.calls == ["stop", "remove", "restore"]
     assert house.world.hold == ""
 
 
@@ -293,11 +292,16 @@ async def test_files_that_cannot_be_read_fail_it(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_container_that_cannot_be_made_again_is_only_logged(house: House) -> None:
+async def test_it_is_not_over_before_its_container_is_there_again(house: House) -> None:
     house.destination.status = 500
-    house.world.faults["create"] = EnvironmentFailed("no image")
+    house.world.waits["restore"] = Deferred()
     await house.start()
+    # Nobody waits for it, but a daemon that ends now must find what it has to do.
     assert (house.states[-1], house.world.hold) == ("failure", "")
+    (entry,) = house.store.transfers(unfinished=True)
+    assert entry.step == "SEND"
+    house.world.waits["restore"].callback(None)
+    assert house.store.transfers(unfinished=True) == []
 
 
 # The answer is lost
@@ -310,7 +314,7 @@ async def test_a_success_whose_answer_got_lost_is_one(house: House) -> None:
     assert house.world.told == ["owns"]
     assert house.states[-2:] == ["success", "completed"]
     assert house.said("only its answer was lost")
-    assert "create" not in house.world.calls
+    assert "restore" not in house.world.calls
 
 
 @pytest_twisted.ensureDeferred
@@ -319,7 +323,7 @@ async def test_a_lost_answer_without_a_success_is_a_failure(house: House) -> Non
     await house.start()
     assert house.world.told == ["owns", "failure"]
     assert house.states[-2:] == ["failed", "failure"]
-    assert (house.world.calls[-1], house.world.hold) == ("create", "")
+    assert (house.world.calls[-1], house.world.hold) == ("restore", "")
 
 
 # Cancelling, and deletion
@@ -424,7 +428,7 @@ async def test_a_deletion_after_that_is_the_word_of_success(house: House) -> Non
     house.destination.waits["POST"].callback(None)
     await over
     assert house.world.told == []
-    assert "create" not in house.world.calls
+    assert "restore" not in house.world.calls
 
 
 @pytest_twisted.ensureDeferred

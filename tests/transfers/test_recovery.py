@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from tests.daemon.house import UUID
 from tests.transfers.receiving import JOURNALED, House, Source, reactor
-from wingsd.errors import (
-    PanelRefused,
-    StorageError,
-)
+from wingsd.errors import EnvironmentFailed, PanelRefused, StorageError, UnknownServer
 from wingsd.journal import Direction, Entry, Outcome, Report
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.recovery import durable
@@ -120,6 +118,52 @@ async def test_what_was_not_whole_is_told_to_have_failed(house: House, step: Rec
     assert house.store.transfers(unfinished=True) == []
 
 
+@pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT])
+@pytest_twisted.ensureDeferred
+async def test_what_was_undone_already_is_no_success(house: House, step: ReceiveStep) -> None:
+    house.store.begin(UUID, Direction.IN, step.name, 1.0)
+    house.receiver.resume(*house.store.transfers(unfinished=True))
+    while house.receiver.servers:
+        await deferLater(reactor, 0.005)
+    assert "success" not in house.world.calls
+    # It may have been killed before the container was removed as well.
+    assert ("remove" in house.world.calls) is (step is ReceiveStep.ENVIRONMENT)
+    assert (house.left(), house.store.transfers(unfinished=True)) == ([], [])
+
+
+@pytest.mark.parametrize("step", [ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
+@pytest_twisted.ensureDeferred
+async def test_with_what_was_whole_and_is_not_wanted_its_container_goes(
+    house: House, step: ReceiveStep
+) -> None:
+    house.world.faults["owns"] = UnknownServer("deleted meanwhile")
+    await resumed(house, step)
+    assert house.world.calls == ["owns", "failure", "remove"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_left_of_a_failure_is_removed_by_the_next_daemon(house: House) -> None:
+    house.world.faults["create"] = EnvironmentFailed("the engine gave no answer in time")
+    house.world.waits["remove"] = Deferred()
+    transfer = house.receiver.open(UUID)
+    with pytest.raises(EnvironmentFailed):
+        await transfer.run(Source())
+    while "remove" not in house.world.calls:
+        await deferLater(reactor, 0.005)
+    # The daemon ends here, before its engine has removed what may have been made.
+    (entry,) = house.store.transfers(unfinished=True)
+    assert (entry.step, durable([entry])) == ("FAILED", set())
+    house.world.calls.clear()
+    house.world.waits.clear()
+    house.receiver.resume(entry)
+    while house.receiver.servers:
+        await deferLater(reactor, 0.005)
+    # The Panel has heard of it, and may have begun another transfer since.
+    assert house.world.calls == ["remove"]
+    assert house.store.transfers(unfinished=True) == []
+    assert house.store.transfers()[0].outcome is Outcome.FAILURE
+
+
 @pytest_twisted.ensureDeferred
 async def test_what_the_panel_had_heard_is_not_told_twice_over(house: House) -> None:
     house.world.owned = [True, True]
@@ -144,4 +188,4 @@ def test_what_is_whole_is_told_by_its_step() -> None:
         for number, step in enumerate(steps)
     ]
     entries.append(Entry(99, "sent", Direction.OUT, "SEND", 0, 0))
-    assert durable(entries) == {step.name for step in steps[steps.index(ReceiveStep.SWAP) :]}
+    assert durable(entries) == {"SWAP", "ENVIRONMENT", "REPORT"}

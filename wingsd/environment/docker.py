@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.bridge import Workers
@@ -29,6 +30,11 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.model import Settings
 
 __all__ = ["DockerEnvironment"]
+
+#: Seconds until a container must be there, or gone, that the engine makes or removes for somebody
+#: else; and between two looks at it.
+MADE_WITHIN = 30.0
+PAUSE = 0.1
 
 
 class DockerEnvironment:
@@ -181,12 +187,26 @@ class DockerEnvironment:
                 server=spec.name,
                 source=mount.source,
             )
-        warnings = await talk.ask(engine.create_container, spec)
+        warnings = await self._create_unless_there(talk, spec)
         if warnings is None:
-            await self._own(talk, spec.name)
             self._log.info("{server}: its container exists and is kept", server=spec.name)
             return False
         for warning in warnings:
             self._log.info("{server}: Docker: {warning}", server=spec.name, warning=warning)
         self._log.info("{server}: container created", server=spec.name)
         return True
+
+    async def _create_unless_there(self, talk: Talk, spec: ContainerSpec) -> list[str] | None:
+        """Return the engine's warnings, None where the container is there already."""
+        deadline = self._reactor.seconds() + MADE_WITHIN
+        while self._reactor.seconds() < deadline:
+            warnings = await talk.ask(engine.create_container, spec)
+            if warnings is not None or await self._own(talk, spec.name):
+                return warnings
+            # The name is taken, and nobody has it yet, or any more: another node, or a daemon
+            # that died, has asked the engine for something that it is still busy with.
+            await deferLater(self._reactor, PAUSE)
+        raise EnvironmentFailed(
+            f"the name {spec.name} is taken on this Docker engine, which in {MADE_WITHIN:g} s has "
+            "neither made nor removed a container of it: see the engine's log, and restart it"
+        )

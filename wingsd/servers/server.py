@@ -252,6 +252,20 @@ class Server:
             self._closed = False
             raise
 
+    async def restore_environment(self) -> None:
+        """Make again what it ran in, which was removed for nothing.
+
+        Where that fails it is only logged: it is made anew before every start in any case.
+        """
+        try:
+            await self._means.environment.create(self.configuration.settings)
+        except EnvironmentFailed as error:
+            self._log.warn(
+                "{server}: its container was not made again, its next start does it: {error}",
+                server=self.uuid,
+                error=error,
+            )
+
     def detach(self) -> None:
         """Hear nothing more of its program, which goes on."""
         self._life.detach()

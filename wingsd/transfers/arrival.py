@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import NotWanted, WingsdError
+from wingsd.errors import Interrupted, NotWanted, WingsdError
 from wingsd.journal import Outcome
 from wingsd.model import Configuration
 from wingsd.servers import Server
@@ -70,6 +70,9 @@ class Arrival:
         if await means.disk.run(means.staging.holds, name):
             await self._make_room()
             await means.disk.run(means.staging.swap, name)
+        elif not await means.disk.run(means.staging.is_in_place, name):
+            # Undone already, by a daemon that died before it could write that down.
+            raise Interrupted
         self._undo.add(lambda: means.disk.run(means.staging.undo_swap, name))
 
     async def _make_room(self) -> None:

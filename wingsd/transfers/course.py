@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from twisted.logger import Logger
 
+from wingsd.errors import StorageError
 from wingsd.events import EventBus
 from wingsd.journal import Direction, Journal, Outcome
 from wingsd.transfers.announcer import Announcer
@@ -63,6 +64,15 @@ class Course(Generic[S]):
         self.chain.check()
         self.pass_on(step)
 
+    async def fall_to(self, step: S) -> None:
+        """Enter the step of a failure, interrupted or not, and written down where that goes."""
+        if self._entry is not None:
+            try:
+                await self._journal.enter(self._entry, step.name)
+            except StorageError as error:
+                self._log_stuck(error)
+        self.pass_on(step)
+
     def pass_on(self, step: S) -> None:
         """Enter a step that changes nothing by itself, and need not be written down."""
         self.life.advance(step)
@@ -75,8 +85,8 @@ class Course(Generic[S]):
             return
         moved = self.life.step.state is State.SUCCESS
         outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
-        self._journal.end(entry, outcome).addErrback(
-            lambda failure: self._log.error(
-                "{server}: {error}", server=self._server, error=failure.value
-            )
-        )
+        ending = self._journal.end(entry, outcome)
+        ending.addErrback(lambda failure: self._log_stuck(failure.value))
+
+    def _log_stuck(self, error: object) -> None:
+        self._log.error("{server}: {error}", server=self._server, error=error)

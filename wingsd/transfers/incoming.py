@@ -111,6 +111,10 @@ class IncomingTransfer:
         """Bring to its end, well or not, what an earlier daemon did not."""
         step = ReceiveStep[entry.step]
         self._course.resume(entry.id, step)
+        self._arrival.environment_begun = not self._course.life.before(ReceiveStep.ENVIRONMENT)
+        if step is ReceiveStep.FAILED:
+            self._go_on(Deferred.fromCoroutine(self._tidy_up()))
+            return
         try:
             rest = await self._arrive()
         except Exception as error:
@@ -316,8 +320,8 @@ class IncomingTransfer:
         if not arrival.is_unwanted:
             await self._means.outbox.tell(self.server, Outcome.FAILURE)
         await self._undo.run()
-        course.pass_on(ReceiveStep.FAILED)
-        course.close()
+        # From here on nobody may take what is left for a server; the next daemon removes it too.
+        await course.fall_to(ReceiveStep.FAILED)
         return Deferred.fromCoroutine(self._tidy_up())
 
     async def _tidy_up(self) -> None:
@@ -327,6 +331,7 @@ class IncomingTransfer:
             tidy.add(lambda: means.environment.remove(self.server))
         tidy.add(lambda: means.disk.run(means.staging.discard, self.server))
         await tidy.run()
+        self._course.close()
         self._log.info("{server}: the failed transfer is cleaned up", server=self.server)
 
     async def _forget(self) -> None:

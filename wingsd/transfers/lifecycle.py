@@ -30,7 +30,8 @@ class ReceiveStep(Enum):
     """Where an incoming transfer is: what it does in words, and the state that shows it.
 
     Up to and including `VERIFY` it can be given up without loss; after it the server's data is
-    whole here, and from `REPORT` on the Panel may know.
+    whole here, and from `REPORT` on the Panel may know. When it has `FAILED`, what is left of it
+    still has to be removed.
     """
 
     ADMIT = ("waiting for the archive", State.PENDING)

@@ -219,20 +219,18 @@ class OutgoingTransfer:
 
     def _stays(self) -> None:
         self._course.pass_on(SendStep.FAILED)
-        self._course.close()
         self.server.let_go()
+        # Nobody waits for it, but a daemon that ends before does it at its next start.
+        Deferred.fromCoroutine(self._restore()).addErrback(
+            lambda failure: self._log.failure(
+                "{server}: a mistake", failure, server=self.server.uuid
+            )
+        )
+
+    async def _restore(self) -> None:
         if self._retired:
-            # It is made anew before every start in any case, so nobody waits for it.
-            remake = Deferred.fromCoroutine(
-                self._means.environment.create(self.server.configuration.settings)
-            )
-            remake.addErrback(
-                lambda failure: self._log.warn(
-                    "{server}: its container was not made again, its next start does it: {error}",
-                    server=self.server.uuid,
-                    error=failure.value,
-                )
-            )
+            await self.server.restore_environment()
+        self._course.close()
 
     def _moved(self) -> None:
         if self._course.life.over:

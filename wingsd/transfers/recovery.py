@@ -1,7 +1,8 @@
 """After a start: each transfer that an earlier daemon left unfinished is finished or undone.
 
 What was being received and is whole and durable goes on where it stood; anything else of it is
-gone by now, and told to have failed. Of what was being sent the Panel says whose it is.
+gone by now, or is removed, and told to have failed. Of what was being sent the Panel says whose it
+is; where it stays it has its container again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ _SENDING = tuple(SendStep)
 
 def durable(entries: Sequence[Entry]) -> set[str]:
     """Return the servers that were received whole, and whose files must not be cleared away."""
-    names = {step.name for step in _RECEIVING[_RECEIVING.index(ReceiveStep.SWAP) :]}
+    first, last = map(_RECEIVING.index, (ReceiveStep.SWAP, ReceiveStep.REPORT))
+    names = {step.name for step in _RECEIVING[first : last + 1]}
     received = (entry for entry in entries if entry.direction is Direction.IN)
     return {entry.server for entry in received if entry.step in names}
 
@@ -81,19 +83,27 @@ class Recovery:
 
     async def _settle(self, entry: Entry) -> None:
         # A step is written down before it is taken: of SEND nobody knows how far it came.
-        if _SENDING.index(SendStep[entry.step]) < _SENDING.index(SendStep.SEND):
+        if not _reached(entry, SendStep.SEND):
             await self.outbox.tell(entry.server, Outcome.FAILURE)
             moved = False
         else:
             moved = await Verdict(entry.server, self.panel, self.reactor).has_moved()
-        await self._release(entry.server, moved)
+        await self._release(entry, moved)
         await self.journal.end(entry.id, Outcome.SUCCESS if moved else Outcome.FAILURE)
 
-    async def _release(self, uuid: str, moved: bool) -> None:
+    async def _release(self, entry: Entry, moved: bool) -> None:
+        uuid = entry.server
         if moved:
             self.servers.forget(uuid)
             await self.attic.store_away(uuid)
             return
         self._log.info("{server}: its transfer failed, it is still here", server=uuid)
         with suppress(UnknownServer):  # The Panel may have deleted it meanwhile.
-            self.servers.get(uuid).let_go()
+            server = self.servers.get(uuid)
+            server.let_go()
+            if _reached(entry, SendStep.RETIRE):
+                await server.restore_environment()
+
+
+def _reached(entry: Entry, step: SendStep) -> bool:
+    return _SENDING.index(SendStep[entry.step]) >= _SENDING.index(step)

@@ -166,6 +166,10 @@ class Staging:
         """Return whether the server's files are still here, and not in its place."""
         return (self._root / server).is_dir()
 
+    def is_in_place(self, server: str) -> bool:
+        """Return whether there is something in the server's place."""
+        return (self._data / server).is_dir()
+
     def swap(self, server: str) -> None:
         """Make the received files the server's own, wholly or, when it fails, not at all."""
         self._rename(self._root / server, self._data / server)

@@ -1,0 +1,106 @@
+"""The containers of two nodes that share one engine, and what must hold for them."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import attrs
+
+from tests.daemon.house import UUID
+from tests.daemon.pair import Pair, Peer
+from tests.engine import Engine
+from wingsd.testing import process_configuration
+
+__all__ = ["Containers", "with_engine"]
+
+#: A game that is up at once, and ends with the first line that is typed into its console.
+GAME = "echo listening on; read -r line"
+#: What a node says that gives a server no container before its next start, since on a shared
+#: engine the other node's still has the name; nothing else excuses that there is none.
+OWED = ("its next start does it", "is on this Docker engine already")
+#: What the engine calls a container that is neither half made nor half removed.
+WHOLE = ("created", "running", "exited")
+
+
+def with_engine(engine: Engine) -> dict[str, Any]:
+    """Return the configuration of a node with a real engine; its container is removed later."""
+    docker = attrs.asdict(engine.config().docker)
+    engine.will_make_container(UUID)
+    return {"docker": docker}
+
+
+class Containers:
+    """All that there are on the engine of the nodes of `pair`, and of their server."""
+
+    def __init__(self, engine: Engine, pair: Pair) -> None:
+        self._engine = engine
+        self._pair = pair
+        #: What was owed by either node, and is there.
+        self._paid: set[str] = set()
+        #: What is changed in both nodes' configuration.
+        self.configuration = with_engine(engine)
+        #: How the server is described.
+        self.settings = {
+            "image": engine.image,
+            "invocation": GAME,
+            "process": process_configuration(stop={"type": "command", "value": "stop"}),
+        }
+
+    async def run(self) -> None:
+        """Have the server run."""
+        if [container["State"] for container in self._found()] == ["running"]:
+            return
+        here = self._pair.has_it
+        mark = len(here.log)
+        await self._pair.panel.power(UUID, "start")
+        await here.wait_for_line(f"{UUID}: running", since=mark)
+
+    async def fault(self) -> str:
+        """Return what is wrong, empty for nothing.
+
+        There must be one container of the server, whole and with its files at the node that the
+        Panel says, and that node must know whether it runs. The one that is owed is made by a
+        start, which must go well.
+        """
+        here = self._pair.has_it
+        if not self._found() and _owed(here) - self._paid:
+            await self.run()
+        found = self._found()
+        if [(_names(container), _homes(container)) for container in found] != [
+            ([f"/{UUID}"], [str(here.files())])
+        ]:
+            shown = [(_names(each), _homes(each), each["State"]) for each in found]
+            return f"there is not one container, of {here.directory.name}'s, but {shown}"
+        state = found[0]["State"]
+        if state not in WHOLE:
+            return f"its container is {state}"
+        status, told = await self._pair.panel.ask(here.node, "GET", f"/api/servers/{UUID}")
+        if status != HTTPStatus.OK or (told["state"] == "offline") is (state == "running"):
+            return f"the engine says {state}, and {here.directory.name} says {status}, {told}"
+        self._paid = _owed(self._pair.source) | _owed(self._pair.destination)
+        return ""
+
+    def _found(self) -> list[dict[str, Any]]:
+        every = self._engine.client.containers(all=True)
+        return [each for each in every if f"/{UUID}" in _names(each) or self._is_ours(each)]
+
+    def _is_ours(self, container: dict[str, Any]) -> bool:
+        """Return whether it shows anything of either node, whatever its name is."""
+        nodes = (self._pair.source.directory, self._pair.destination.directory)
+        sources = [str(mount.get("Source")) for mount in container["Mounts"]]
+        return any(source.startswith(f"{node}/") for source in sources for node in nodes)
+
+
+def _owed(peer: Peer) -> set[str]:
+    """Return the lines in which a node, or the daemon before it, has put a container off."""
+    return {line for line in (*peer.past, *peer.log) if all(words in line for words in OWED)}
+
+
+def _names(container: dict[str, Any]) -> list[str]:
+    return container["Names"] or []
+
+
+def _homes(container: dict[str, Any]) -> list[str]:
+    mounts = container["Mounts"]
+    return [mount["Source"] for mount in mounts if mount["Destination"] == "/home/container"]
