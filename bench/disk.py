@@ -29,7 +29,11 @@ def fresh_disk(directory: Path) -> Iterator[Path]:
         file.truncate(_SIZE)
     # All of it is made now, and nothing by the kernel in the background while we measure.
     _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image))
-    _run("mount", "-o", "loop", str(image), str(place))
+    # Else everything would be in the page cache twice, and soon be pushed out of it.
+    attach = ["losetup", "--direct-io=on", "--find", "--show", str(image)]
+    device = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
+    _run("mount", device, str(place))
+    _run("losetup", "--detach", device)  # when it is unmounted
     os.sync()
     try:
         yield place

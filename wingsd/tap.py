@@ -15,6 +15,7 @@ from wingsd import descriptors
 from wingsd.clock import steady
 from wingsd.config import DEFAULT_PATH, Config, load
 from wingsd.errors import ConfigError
+from wingsd.heap import set_thresholds
 from wingsd.node import Node
 
 __all__ = ["Options", "makeService"]
@@ -53,6 +54,7 @@ def makeService(options: Options, reactor: Any = None) -> Service:
     if options.unknown:
         Logger().warn("configuration keys not known: {keys}", keys=", ".join(options.unknown))
     steady(reactor)
+    set_thresholds()
     _allow_many_files()
     config = with_system_user(options.config)
     try:

@@ -251,6 +251,7 @@ class StreamingRequest(Request):
         expects = self.header("Expect").lower() == "100-continue"
         self._wants_continue = expects and self.clientproto == b"HTTP/1.1"
         self._be_the_last()
+        self.channel.expect_much()
         site = self.channel.site
         self.channel.setTimeout(site.timeOut)
         if site.least_rate:
