@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -12,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from OpenSSL import SSL
 
 from wingsd.errors import ConfigError
 from wingsd.tls import ServerCertificate
@@ -62,3 +65,80 @@ def test_a_bad_file_at_reload_leaves_the_certificate_in_use(pem: tuple[Path, Pat
     with pytest.raises(ConfigError):
         certificate.reload()
     assert certificate._context is before
+
+
+class Pair:
+    """A server's connection as `ServerCertificate` makes it, and a client's, in memory."""
+
+    def __init__(self, pem: tuple[Path, Path]) -> None:
+        certificate = ServerCertificate(*map(str, pem))
+        protocol: Any = None
+        self.server = certificate.serverConnectionForTLS(protocol)
+        self.client = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+        self.server.set_accept_state()
+        self.client.set_connect_state()
+        for _ in range(3):
+            for one, other in ((self.client, self.server), (self.server, self.client)):
+                with suppress(SSL.WantReadError):
+                    one.do_handshake()
+                self.carry(one, other)
+
+    def carry(self, one: SSL.Connection, other: SSL.Connection, damage: int = 0) -> None:
+        """Bring what `one` has written to `other`, its last `damage` bytes turned over."""
+        data = b""
+        with suppress(SSL.WantReadError):
+            while True:
+                data += one.bio_read(1 << 20)
+        if data:
+            whole = len(data) - damage
+            other.bio_write(data[:whole] + bytes(byte ^ 255 for byte in data[whole:]))
+
+    def send(self, *records: bytes, damage: int = 0) -> None:
+        """Have the client write these records, and all of them arrive at once."""
+        for record in records:
+            assert self.client.send(record) == len(record)
+        self.carry(self.client, self.server, damage)
+
+    def receive(self) -> list[bytes]:
+        """Return what the server reads until it would have to wait."""
+        read = []
+        with suppress(SSL.WantReadError):
+            while True:
+                read.append(self.server.recv(1 << 15))
+        return read
+
+
+FULL = bytes(range(256)) * 64
+
+
+def test_full_records_in_a_row_come_as_one_of_bounded_size(pem: tuple[Path, Path]) -> None:
+    pair = Pair(pem)
+    pair.send(*[FULL] * 40, b"end")
+    assert [len(data) for data in pair.receive()] == [256 << 10, 256 << 10, (128 << 10) + 3]
+    pair.send(FULL, b"short", FULL)
+    assert pair.receive() == [FULL + b"short", FULL]
+
+
+def test_small_records_come_as_they_are_sent(pem: tuple[Path, Path]) -> None:
+    pair = Pair(pem)
+    pair.send(b"GET / HTTP/1.1\r\n", b"\r\n")
+    assert pair.receive() == [b"GET / HTTP/1.1\r\n", b"\r\n"]
+
+
+def test_the_end_of_a_connection_comes_after_all_that_was_sent(pem: tuple[Path, Path]) -> None:
+    pair = Pair(pem)
+    pair.client.send(FULL)
+    pair.client.shutdown()
+    pair.carry(pair.client, pair.server)
+    assert pair.server.recv(1 << 15) == FULL
+    for _ in range(2):
+        with pytest.raises(SSL.ZeroReturnError):
+            pair.server.recv(1 << 15)
+
+
+def test_damage_is_told_after_what_came_before_it(pem: tuple[Path, Path]) -> None:
+    pair = Pair(pem)
+    pair.send(FULL, FULL, damage=20)
+    assert pair.server.recv(1 << 15) == FULL
+    with pytest.raises(SSL.Error, match="bad record mac"):
+        pair.server.recv(1 << 15)

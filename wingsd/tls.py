@@ -18,6 +18,9 @@ from wingsd.errors import ConfigError
 
 __all__ = ["ServerCertificate"]
 
+_RECORD = 16 << 10  # bytes that a TLS record has at most
+_GATHERED = 256 << 10
+
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerCertificate:
@@ -39,7 +42,46 @@ class ServerCertificate:
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return a new connection with the certificate as last read."""
-        return SSL.Connection(self._context, None)
+        return _Connection(self._context, None)
+
+
+class _Connection(SSL.Connection):
+    """Hands out full records in a row as one: each costs as much on its way as all of them.
+
+    Twisted takes what has arrived record by record, of 16 KiB at most.
+    """
+
+    _failure: SSL.Error | None = None
+
+    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
+        """Return what has arrived: one record, or where it is full up to `_GATHERED` bytes.
+
+        `bufsiz` bounds one record; Twisted passes on as much as it is given.
+        """
+        if self._failure is not None:
+            raise self._failure
+        data = super().recv(bufsiz, flags)
+        return data if flags or len(data) < _RECORD else self._gathered(data)
+
+    def _gathered(self, data: bytes) -> bytes:
+        records = [data]
+        size = len(data)
+        while size < _GATHERED:
+            try:
+                data = super().recv(_RECORD)
+            except SSL.Error as failure:
+                self._keep(failure)
+                break
+            records.append(data)
+            size += len(data)
+            if len(data) < _RECORD:
+                break
+        return b"".join(records)
+
+    def _keep(self, failure: SSL.Error) -> None:
+        """Have it told by the next call. OpenSSL tells what is wrong with a connection once."""
+        if not isinstance(failure, SSL.WantReadError):
+            self._failure = failure
 
 
 def _take(option: str, path: str, take: Callable[[str], None]) -> None:
