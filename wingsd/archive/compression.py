@@ -19,11 +19,13 @@ from wingsd.errors import ArchiveError
 
 __all__ = ["MAX_ZSTD_WINDOW", "STEP", "decompressed"]
 
-# Just under 128 KiB, where the C library begins to get each block by a system call. Measured in
-# steps of 64, 120 and 256 KiB: data that does not compress inflates at 6.1, 6.3 and 3.3 GB/s with
-# igzip_lib, 4.5, 5.0 and 2.9 with isal_zlib; programs at 0.47, 0.52, 0.50 and 0.59, 0.45, 0.44.
-STEP = 120 << 10
-"""The most bytes in one block that comes out of a compressed archive."""
+STEP = 240 << 10
+"""The most bytes in one block that comes out of a compressed archive.
+
+Measured in steps of 64 to 960 KiB, each kind of data inflates as fast in all of them; but every
+block changes threads, which with many small files costs the one that writes them a tenth of its
+time in steps of 120 KiB. It takes `heap.set_thresholds`: without, the C library gets each block
+of 128 KiB and above by a system call."""
 
 _INPUT = 64 << 10
 """The most compressed bytes given to igzip_lib at a time. What finds no room in the output it

@@ -11,8 +11,8 @@ from isal import isal_zlib
 
 __all__ = ["OUTPUT", "SILENT_INPUT", "Compression", "gzipped"]
 
-OUTPUT = 120 << 10
-"""Exactly as many bytes come in one block; see `compression.STEP` for why not more. Blocks of many
+OUTPUT = 240 << 10
+"""Exactly as many bytes come in one block; see `compression.STEP` for why so many. Blocks of many
 sizes, made in one thread and freed in another, leave holes in the C library's heap, and that then
 grew by 5 MiB for each GiB."""
 

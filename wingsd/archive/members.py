@@ -20,8 +20,8 @@ from wingsd.archive.walk import REPLACED, VANISHED, Listing, opened, unreadable,
 
 __all__ = ["STEP", "Members"]
 
-STEP = 120 << 10
-"""Exactly as many bytes come in each block but the last; see `compression.STEP` for why not more,
+STEP = 240 << 10
+"""Exactly as many bytes come in each block but the last; see `compression.STEP` for why so many,
 and `deflate.OUTPUT` for why no fewer."""
 
 # A Go node hashes what its extraction takes of the archive. Its inflater gives out this much at
