@@ -165,7 +165,6 @@ class Node(Service):
                 stall_timeout=system.transfers.stall_timeout,
                 packers=self._packers,
                 slots=DeferredSemaphore(PACKERS),
-                disk=self._disk,
                 bucket=self._bucket(system.transfers.upload_limit),
             )
         )

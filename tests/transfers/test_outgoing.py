@@ -18,7 +18,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from tests.daemon.house import UUID
-from wingsd.archive import Compression
+from wingsd.archive import Compression, measure
 from wingsd.bridge import Workers
 from wingsd.errors import (
     BadRequest,
@@ -56,6 +56,7 @@ class World:
         self.faults: dict[str, WingsdError] = {}
         self.waits: dict[str, Deferred[None]] = {}
         self.owned = True
+        self.disk_bytes = 0
         self._directory = directory
 
     async def _called(self, name: str) -> None:
@@ -74,6 +75,9 @@ class World:
 
     def disown(self, why: str) -> None:
         self.hold = why
+
+    def renew_measure(self) -> None:
+        self.disk_bytes = measure(str(self._directory))
 
     def forget(self, uuid: str) -> None:
         self.calls.append("forget")
@@ -185,7 +189,6 @@ class House:
                 stall_timeout=120,
                 packers=pool,
                 slots=DeferredSemaphore(2),
-                disk=pool,
             )
         )
 

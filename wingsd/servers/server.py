@@ -87,8 +87,7 @@ class Server:
 
     def details(self) -> dict[str, Any]:
         """Return what `GET /api/servers/{uuid}` answers; measure its files anew for the next."""
-        if self._means.reactor.seconds() - self._measured_at > DISK_AGE:
-            self.measure()
+        self.renew_measure()
         return {
             "state": self.state.value,
             "is_suspended": self.suspended,
@@ -235,6 +234,11 @@ class Server:
             return
         self._measured_at = self._means.reactor.seconds()
         self._disk_usage.ask(self.uuid, self.directory, self._take_measure)
+
+    def renew_measure(self) -> None:
+        """Have its files measured again if the last time is long ago."""
+        if self._means.reactor.seconds() - self._measured_at > DISK_AGE:
+            self.measure()
 
     def _take_measure(self, size: int) -> None:
         self._life.disk_bytes = size

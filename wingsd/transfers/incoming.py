@@ -34,7 +34,7 @@ from wingsd.transfers.formdata import UploadForm
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.means import ReceivingMeans
 from wingsd.transfers.undo import UndoList
-from wingsd.transfers.wording import DESTINATION, progress_bar, readable_size
+from wingsd.transfers.wording import DESTINATION, progress_bar
 
 __all__ = ["IncomingTransfer", "Upload"]
 
@@ -271,9 +271,7 @@ class IncomingTransfer:
 
     def _progress(self) -> str:
         size = self._upload.size if self._upload is not None else 0
-        if size:
-            return f"Receiving {progress_bar(self._received, size)}"
-        return f"Receiving {readable_size(self._received)}"
+        return f"Receiving {progress_bar(self._received, size)}"
 
     # After a restart
 

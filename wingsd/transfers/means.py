@@ -70,7 +70,5 @@ class SendingMeans:
     #: Threads that pack, and as many slots: who has none does not connect yet.
     packers: Workers
     slots: DeferredSemaphore
-    #: Threads for the short work on the disk.
-    disk: Workers
     #: All servers are sent by it; None without a limit.
     bucket: TokenBucket | None = None

@@ -13,7 +13,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from wingsd.archive import Compression, Packed, measure, pack
+from wingsd.archive import Compression, Packed, pack
 from wingsd.bridge import Outflow, OutflowClosed, relayed
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.journal import Outcome
@@ -129,8 +129,7 @@ class OutgoingTransfer:
         await self._course.enter(SendStep.SEND)
         await self._course.chain.wait(means.slots.acquire())
         try:
-            total = await self._course.chain.wait(means.disk.run(measure, self._directory))
-            upload = await self._stream(links, total)
+            upload = await self._stream(links)
         finally:
             means.slots.release()
 
@@ -138,15 +137,17 @@ class OutgoingTransfer:
             self._course.pass_on(SendStep.AWAIT)
         await upload.answer
 
-    async def _stream(self, links: bool, total: int) -> OutgoingUpload:
+    async def _stream(self, links: bool) -> OutgoingUpload:
         """Send the archive; return when its last byte is on its way."""
-        means = self._means
+        means, server = self._means, self.server
         body, frame = Outflow(means.reactor, bucket=means.bucket), FormFrame()
         self._upload = upload = self._destination.upload(
             frame.content_type, body, means.stall_timeout
         )
         announcer = self._course.announcer
-        announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, total)}")
+        # Only for the bar: nothing waits for what is not measured yet.
+        server.renew_measure()
+        announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, server.disk_bytes)}")
         started = means.reactor.seconds()
         try:
             packed = await means.packers.run(

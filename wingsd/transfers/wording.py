@@ -38,7 +38,12 @@ def readable_size(size: float) -> str:
 
 
 def progress_bar(done: int, total: int) -> str:
-    """Return `[=====     ] 1.5 GiB / 18.2 GiB` for so many bytes of so many."""
+    """Return `[=====     ] 1.5 GiB / 18.2 GiB` for so many bytes of so many.
+
+    Where it is not known of how many (0), only what is done.
+    """
+    if not total:
+        return readable_size(done)
     # A tree may grow between being measured and being read.
-    filled = min(done * _BAR // total, _BAR) if total else _BAR
+    filled = min(done * _BAR // total, _BAR)
     return f"[{'=' * filled:{_BAR}}] {readable_size(done)} / {readable_size(max(total, done))}"
