@@ -36,8 +36,12 @@ fuzz: ## look for inputs that crash or hang what reads other people's bytes
 	@$(BIN)/python -m fuzz $(TARGET) --seconds $(FUZZ_SECONDS)
 
 bench: ## measure beside the yardsticks and write docs/benchmarks.md (root, an hour, 60 GiB of disk)
+ifdef FLOOR
 	@$(PREPARE) bench
 	@$(BIN)/python -m bench $(SERIES) $(if $(ROUNDS),--rounds $(ROUNDS))
+else # on what the service runs on: the interpreter and the versions of the distribution
+	@$(MAKE) --no-print-directory bench FLOOR=1
+endif
 
 lint: ## run the linters and the type checker
 	@$(PREPARE) lint

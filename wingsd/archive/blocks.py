@@ -33,9 +33,14 @@ class Blocks:
             self._size = len(block)
         return False
 
-    def holds(self, size: int) -> bool:
-        """Tell whether `size` bytes lie ready in the current block."""
-        return self._at + size <= self._size
+    def ready(self, size: int) -> memoryview | None:
+        """Return the next `size` bytes where all of them lie in the current block."""
+        start = self._at
+        end = start + size
+        if end > self._size:
+            return None
+        self._at = end
+        return self._view[start:end]
 
     def take(self, size: int) -> memoryview:
         """Return exactly `size` bytes, joined where they lie in several blocks."""

@@ -19,11 +19,11 @@ from wingsd.errors import ArchiveError
 
 __all__ = ["MAX_ZSTD_WINDOW", "STEP", "decompressed"]
 
-STEP = 240 << 10
+STEP = 480 << 10
 """The most bytes in one block that comes out of a compressed archive.
 
 Measured in steps of 64 to 960 KiB, each kind of data inflates as fast in all of them; but every
-block changes threads, which with many small files costs the one that writes them a tenth of its
+block changes threads, which with many small files costs the one that writes them a seventh of its
 time in steps of 120 KiB. It takes `heap.set_thresholds`: without, the C library gets each block
 of 128 KiB and above by a system call."""
 

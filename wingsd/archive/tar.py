@@ -83,9 +83,10 @@ class TarReader:
         Raises ArchiveError, while iterated, where the archive ends too early.
         """
         size, self._stored = self._stored, 0
-        if self._blocks.holds(size):
-            return (self._blocks.take(size),) if size else ()
-        return self._pieces(size)
+        if not size:
+            return ()
+        whole = self._blocks.ready(size)
+        return self._pieces(size) if whole is None else (whole,)
 
     def drain(self) -> None:
         """Read whatever follows the end of the archive, which is ignored.
@@ -109,7 +110,7 @@ class TarReader:
 
     def _member(self) -> Member | None:
         block = self._blocks.take(BLOCK)
-        if block == _ZEROS:
+        if not block[0] and block == _ZEROS:
             self._end()
             return None
         header = Member(block)
