@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
+from bench.machine import settle
 from bench.meter import Cost, Meter
 from bench.node import BenchNode, Site
 from bench.worlds import World
@@ -123,8 +124,7 @@ async def _moved(site: Site, source: BenchNode, uuid: str, destination: Node) ->
 
 async def _measured(nodes: list[BenchNode], work: Callable[[], Awaitable[None]]) -> list[Cost]:
     meters = [Meter(node.pid) for node in nodes]
-    # What was written before is not to be paid for by what comes now.
-    await deferToThread(os.sync)
+    await deferToThread(settle)
     for meter in meters:
         meter.begin()
     await work()

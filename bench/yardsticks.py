@@ -7,16 +7,20 @@ import subprocess
 import time
 from pathlib import Path
 
+from bench.machine import settle
+
 __all__ = ["flush", "igzip_untar", "tar_to_sink", "untar"]
 
 
 def untar(archive: Path, directory: Path) -> float:
     """Return the seconds of `tar -xzf`."""
+    settle()
     return _timed("tar", "-xzf", str(archive), "-C", _made(directory))
 
 
 def igzip_untar(archive: Path, directory: Path) -> float:
     """Return the seconds of the fastest inflate there is, piped to tar: the harder yardstick."""
+    settle()
     command = f"igzip -dc {_quoted(archive)} | tar -xf - -C {_quoted(_made(directory))}"
     return _timed("bash", "-o", "pipefail", "-c", command)
 
@@ -28,6 +32,7 @@ def flush(directory: Path) -> float:
 
 def tar_to_sink(tree: Path, url: str, ca: Path) -> float:
     """Return the seconds of `tar -cz` at level 1, piped to curl."""
+    settle()
     upload = f"curl -sSf --cacert {_quoted(ca)} -X POST -T - -H Expect: {_quoted(url)}"
     command = f"tar -I 'gzip -1' -C {_quoted(tree)} -cf - . | {upload}"
     return _timed("bash", "-o", "pipefail", "-c", command)
