@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -27,9 +28,13 @@ UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 
 def archive(size: int = 100_000) -> bytes:
-    """Return a small server as tar.gz; `size` bytes of it do not compress."""
+    """Return a small server as tar.gz, the same each time; `size` bytes of it do not compress."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+    with (
+        # Not by tarfile: that has the time in it, and with each second another checksum.
+        gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as tar,
+    ):
         for name, content in (
             ("server.properties", b"server-port=25565\n"),
             ("world/region/r.0.0.mca", hashlib.shake_128(b"seed").digest(size)),

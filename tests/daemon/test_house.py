@@ -1,0 +1,15 @@
+"""What the tests of the whole daemon take for granted."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from tests.daemon.house import archive
+
+
+def test_an_archive_is_the_same_in_the_next_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that is made twice, once to be sent and once for its checksum, both must agree."""
+    monkeypatch.setattr("time.time", count(1_700_000_000).__next__)
+    assert archive() == archive()
