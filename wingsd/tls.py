@@ -16,10 +16,11 @@ from zope.interface import implementer
 
 from wingsd.errors import ConfigError
 
-__all__ = ["ServerCertificate"]
+__all__ = ["GATHERED", "ServerCertificate"]
 
 _RECORD = 16 << 10  # bytes that a TLS record has at most
-_GATHERED = 256 << 10
+GATHERED = 256 << 10
+"""The most bytes of full records that are handed out as one."""
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -54,7 +55,7 @@ class _Connection(SSL.Connection):
     _failure: SSL.Error | None = None
 
     def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
-        """Return what has arrived: one record, or where it is full up to `_GATHERED` bytes.
+        """Return what has arrived: one record, or where it is full up to `GATHERED` bytes.
 
         `bufsiz` bounds one record; Twisted passes on as much as it is given.
         """
@@ -66,7 +67,7 @@ class _Connection(SSL.Connection):
     def _gathered(self, data: bytes) -> bytes:
         records = [data]
         size = len(data)
-        while size < _GATHERED:
+        while size < GATHERED:
             try:
                 data = super().recv(_RECORD)
             except SSL.Error as failure:

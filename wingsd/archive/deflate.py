@@ -12,7 +12,7 @@ from isal import isal_zlib
 __all__ = ["OUTPUT", "SILENT_INPUT", "Compression", "gzipped"]
 
 OUTPUT = 240 << 10
-"""Exactly as many bytes come in one block; see `compression.STEP` for why so many. Blocks of many
+"""Exactly as many bytes come in a block; not fewer, since each changes threads. Blocks of many
 sizes, made in one thread and freed in another, leave holes in the C library's heap, and that then
 grew by 5 MiB for each GiB."""
 

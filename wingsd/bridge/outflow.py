@@ -14,8 +14,8 @@ from wingsd.bridge.bucket import Share, TokenBucket
 
 __all__ = ["HIGH_MARK", "STEP", "Outflow", "OutflowClosed"]
 
-#: Bytes in which the stream is given out: as the packing thread writes them, without a copy, which
-#: would also be of another size (see `archive.deflate.OUTPUT`).
+#: Bytes in which the stream is given out, and up to twice as many: as the packing thread writes
+#: them (`archive.deflate.OUTPUT`), without a copy, which would also be of another size.
 STEP = 120 * 1024
 #: Waiting bytes at which the thread is stopped: some 20 ms of the fastest line.
 HIGH_MARK = 2 * 1024 * 1024
@@ -87,7 +87,7 @@ class Outflow:
         data = b"".join(self._small)
         self._small.clear()
         self._small_size = 0
-        if len(data) < 2 * STEP:  # as the transport takes it: not worth another copy
+        if len(data) <= 2 * STEP:  # as the transport takes it: not worth another copy
             yield data
             return
         for at in range(0, len(data), STEP):
