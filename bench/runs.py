@@ -42,7 +42,7 @@ async def receive(world: World, disk: Path, *, durable: bool, at_once: int = 1) 
 
         await node.start(durable=durable)
         try:
-            return (await _measured([node], upload))[0]
+            return (await _measured([node], upload, world.size * at_once))[0]
         finally:
             await node.close()
 
@@ -59,10 +59,9 @@ async def send(world: World, disk: Path) -> Cost:
 
 async def tar_and_curl(world: World) -> float:
     """Return the seconds in which tar, gzip and curl send the world to the same place."""
-    assert world.tree is not None
     async with _site() as site:
         with _sink(site.pem) as url:
-            return await deferToThread(tar_to_sink, world.tree, url, site.ca)
+            return await deferToThread(tar_to_sink, world, url, site.ca)
 
 
 async def move(world: World, disk: Path) -> list[Cost]:
@@ -73,7 +72,7 @@ async def move(world: World, disk: Path) -> list[Cost]:
         try:
             async with _source(site, world, disk) as (source, uuid):
                 moving = lambda: _moved(site, source, uuid, destination.node)  # noqa: E731
-                return await _measured([source, destination], moving)
+                return await _measured([source, destination], moving, world.size)
         finally:
             await destination.close()
 
@@ -122,13 +121,15 @@ async def _moved(site: Site, source: BenchNode, uuid: str, destination: Node) ->
     await source.wait_for_line(f"{uuid}: state success", within=_WITHIN)
 
 
-async def _measured(nodes: list[BenchNode], work: Callable[[], Awaitable[None]]) -> list[Cost]:
+async def _measured(
+    nodes: list[BenchNode], work: Callable[[], Awaitable[None]], size: int = 0
+) -> list[Cost]:
     meters = [Meter(node.pid) for node in nodes]
-    await deferToThread(settle)
-    for meter in meters:
-        meter.begin()
-    await work()
-    return [meter.end() for meter in meters]
+    with await deferToThread(settle, size):
+        for meter in meters:
+            meter.begin()
+        await work()
+        return [meter.end() for meter in meters]
 
 
 @contextmanager

@@ -155,11 +155,11 @@ async def _receive_round(one: World, disk: Path, *, reverse: bool) -> Received:
     seconds: dict[str, float] = {}
 
     async def with_tar() -> None:
-        seconds["untar"] = await deferToThread(untar, one.archive, disk / "tar")
+        seconds["untar"] = await deferToThread(untar, one, disk / "tar")
         seconds["flush"] = await deferToThread(flush, disk)
 
     async def with_igzip() -> None:
-        seconds["igzip_untar"] = await deferToThread(igzip_untar, one.archive, disk / "igzip")
+        seconds["igzip_untar"] = await deferToThread(igzip_untar, one, disk / "igzip")
         await deferToThread(flush, disk)
 
     async def with_node() -> None:

@@ -8,21 +8,22 @@ import time
 from pathlib import Path
 
 from bench.machine import settle
+from bench.worlds import World
 
 __all__ = ["flush", "igzip_untar", "tar_to_sink", "untar"]
 
 
-def untar(archive: Path, directory: Path) -> float:
+def untar(world: World, directory: Path) -> float:
     """Return the seconds of `tar -xzf`."""
-    settle()
-    return _timed("tar", "-xzf", str(archive), "-C", _made(directory))
+    with settle(world.size):
+        return _timed("tar", "-xzf", str(world.archive), "-C", _made(directory))
 
 
-def igzip_untar(archive: Path, directory: Path) -> float:
+def igzip_untar(world: World, directory: Path) -> float:
     """Return the seconds of the fastest inflate there is, piped to tar: the harder yardstick."""
-    settle()
-    command = f"igzip -dc {_quoted(archive)} | tar -xf - -C {_quoted(_made(directory))}"
-    return _timed("bash", "-o", "pipefail", "-c", command)
+    command = f"igzip -dc {_quoted(world.archive)} | tar -xf - -C {_quoted(_made(directory))}"
+    with settle(world.size):
+        return _timed("bash", "-o", "pipefail", "-c", command)
 
 
 def flush(directory: Path) -> float:
@@ -30,12 +31,12 @@ def flush(directory: Path) -> float:
     return _timed("sync", "-f", str(directory))
 
 
-def tar_to_sink(tree: Path, url: str, ca: Path) -> float:
+def tar_to_sink(world: World, url: str, ca: Path) -> float:
     """Return the seconds of `tar -cz` at level 1, piped to curl."""
-    settle()
     upload = f"curl -sSf --cacert {_quoted(ca)} -X POST -T - -H Expect: {_quoted(url)}"
-    command = f"tar -I 'gzip -1' -C {_quoted(tree)} -cf - . | {upload}"
-    return _timed("bash", "-o", "pipefail", "-c", command)
+    command = f"tar -I 'gzip -1' -C {_quoted(world.tree)} -cf - . | {upload}"
+    with settle():
+        return _timed("bash", "-o", "pipefail", "-c", command)
 
 
 def _made(directory: Path) -> str:
