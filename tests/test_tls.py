@@ -111,6 +111,10 @@ class Pair:
 FULL = bytes(range(256)) * 64
 
 
+def test_of_what_the_client_offers_the_least_work_is_taken(pem: tuple[Path, Path]) -> None:
+    assert Pair(pem).server.get_cipher_name() == "TLS_AES_128_GCM_SHA256"
+
+
 def test_full_records_in_a_row_come_as_one_of_bounded_size(pem: tuple[Path, Path]) -> None:
     pair = Pair(pem)
     pair.send(*[FULL] * 40, b"end")

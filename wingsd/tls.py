@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
+from OpenSSL._util import ffi, lib, no_zero_allocator
 from OpenSSL.crypto import PKey
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import CertificateOptions, TLSVersion
@@ -21,6 +22,10 @@ __all__ = ["GATHERED", "ServerCertificate"]
 _RECORD = 16 << 10  # bytes that a TLS record has at most
 GATHERED = 256 << 10
 """The most bytes of full records that are handed out as one."""
+
+_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+#: Where records are read to. One is enough: connections are the reactor's, and read in its thread.
+_space = no_zero_allocator("char[]", GATHERED + _RECORD)
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -37,6 +42,7 @@ class ServerCertificate:
         """Read the files again. On `ConfigError` the previous certificate stays in use."""
         # Twisted's own list of ciphers and curves is the modern one.
         context = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2).getContext()
+        _prefer_short_keys(context)
         _take("api.ssl.cert", self._cert, context.use_certificate_chain_file)
         _take("api.ssl.key", self._key, lambda path: context.use_privatekey(_private_key(path)))
         self._context = context
@@ -49,7 +55,9 @@ class ServerCertificate:
 class _Connection(SSL.Connection):
     """Hands out full records in a row as one: each costs as much on its way as all of them.
 
-    Twisted takes what has arrived record by record, of 16 KiB at most.
+    Twisted takes what has arrived record by record, of 16 KiB at most. pyOpenSSL's own `recv`
+    takes new memory for each and copies it once more, so OpenSSL is called by the bindings that
+    pyOpenSSL is made of, as Twisted does for what pyOpenSSL has no name for.
     """
 
     _failure: SSL.Error | None = None
@@ -57,32 +65,41 @@ class _Connection(SSL.Connection):
     def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
         """Return what has arrived: one record, or where it is full up to `GATHERED` bytes.
 
-        `bufsiz` bounds one record; Twisted passes on as much as it is given.
+        `bufsiz` bounds nothing: Twisted passes on as much as it is given.
         """
         if self._failure is not None:
             raise self._failure
-        data = super().recv(bufsiz, flags)
-        return data if flags or len(data) < _RECORD else self._gathered(data)
-
-    def _gathered(self, data: bytes) -> bytes:
-        records = [data]
-        size = len(data)
-        while size < GATHERED:
+        if flags:
+            return super().recv(bufsiz, flags)
+        size = taken = self._taken(0)
+        while taken == _RECORD and size < GATHERED:
             try:
-                data = super().recv(_RECORD)
+                taken = self._taken(size)
             except SSL.Error as failure:
                 self._keep(failure)
                 break
-            records.append(data)
-            size += len(data)
-            if len(data) < _RECORD:
-                break
-        return b"".join(records)
+            size += taken
+        return bytes(ffi.buffer(_space, size))
+
+    def _taken(self, at: int) -> int:
+        """Have OpenSSL put the next record, or what is left of one, at this place."""
+        size: int = lib.SSL_read(self._ssl, _space + at, _RECORD)
+        if size <= 0:
+            self._raise_ssl_error(self._ssl, size)
+        return size
 
     def _keep(self, failure: SSL.Error) -> None:
         """Have it told by the next call. OpenSSL tells what is wrong with a connection once."""
         if not isinstance(failure, SSL.WantReadError):
             self._failure = failure
+
+
+def _prefer_short_keys(context: SSL.Context) -> None:
+    """Prefer AES with 128 bits to that with 256, as Go, and so Wings, does: it is less work.
+
+    Older versions of pyOpenSSL have no name for it. Where it is not taken, OpenSSL's order stays.
+    """
+    lib.SSL_CTX_set_ciphersuites(context._context, _SUITES)
 
 
 def _take(option: str, path: str, take: Callable[[str], None]) -> None:
