@@ -140,13 +140,13 @@ class OutgoingTransfer:
     async def _stream(self, links: bool) -> OutgoingUpload:
         """Send the archive; return when its last byte is on its way."""
         means, server = self._means, self.server
+        # Only for the bar: nothing waits for what is not measured yet.
+        server.renew_measure()
         body, frame = Outflow(means.reactor, bucket=means.bucket), FormFrame()
         self._upload = upload = self._destination.upload(
             frame.content_type, body, means.stall_timeout
         )
         announcer = self._course.announcer
-        # Only for the bar: nothing waits for what is not measured yet.
-        server.renew_measure()
         announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, server.disk_bytes)}")
         started = means.reactor.seconds()
         try:
