@@ -54,6 +54,7 @@ PURE = [
     "eventnames",
     "journal.entries",
     "servers.console",
+    "servers.details",
     "servers.donelines",
     "servers.states",
     "servers.stopping",

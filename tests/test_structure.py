@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from enum import Enum
+from typing import Annotated, Any
 
 import attrs
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.errors import InvalidData
-from wingsd.structure import InvalidField, structure, unknown_keys
+from wingsd.structure import InvalidField, Keywords, structure, unknown_keys, unstructure
 
 
 def _even(_: object, attribute: attrs.Attribute[int], value: int) -> None:
@@ -161,3 +162,30 @@ def test_any_data_gives_a_value_or_an_invalid_data(data: object) -> None:
             assert isinstance(structure(data, cls), cls)
         except InvalidData as error:
             assert str(error)
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@attrs.frozen
+class Told:
+    colour: Colour
+    size: Annotated[int, "In metres.", Keywords(minimum=0)]
+    leaves: Annotated[tuple[Leaf, ...], "All of them."] = ()
+    more: Leaf | None = None
+
+
+def test_values_are_plain_data_again_without_what_is_as_usual() -> None:
+    told = Told(Colour.RED, 0, (Leaf("one"), Leaf("two", 2)))
+    plain = {"colour": "red", "size": 0, "leaves": [{"name": "one"}, {"name": "two", "size": 2}]}
+    assert unstructure(told) == plain
+    assert unstructure({"all": [told, 1, None]}) == {"all": [plain, 1, None]}
+
+
+def test_what_is_said_beside_a_type_changes_nothing() -> None:
+    data = {"colour": "red", "size": -1, "leaves": [{"name": "one"}], "more": None}
+    assert structure(data, Told) == Told(Colour.RED, -1, (Leaf("one"),))
+    assert faults({"colour": "red", "size": "x"}, Told) == [
+        "size: expected a whole number, found a text"
+    ]

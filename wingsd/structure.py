@@ -1,7 +1,8 @@
-"""Turns plain data (YAML, JSON) into the attrs values of `config` and `model`, strictly.
+"""Turns plain data (YAML, JSON) into attrs values, strictly, and those into plain data again.
 
 cattrs does the work. Here is only what it is told: no type is converted to another, PHP's `[]`
-is an empty map, a null is an absent key, and every fault is named by the path of its key.
+is an empty map, a null is an absent key, and every fault is named by the path of its key. On the
+way back, a field is left out that has its default.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cattrs.gen import make_dict_structure_fn
 
 from wingsd.errors import InvalidData
 
-__all__ = ["InvalidField", "structure", "unknown_keys"]
+__all__ = ["InvalidField", "Keywords", "structure", "unknown_keys", "unstructure"]
 
 T = TypeVar("T")
 
@@ -36,6 +37,19 @@ class InvalidField(ValueError):
     def __init__(self, name: str, what: str) -> None:
         super().__init__(what)
         self.name = name
+
+
+@attrs.frozen(init=False)
+class Keywords:
+    """What JSON Schema can say of a value and Python's types cannot; it belongs in `Annotated`.
+
+    It is told to people and their programs, and looked at by nothing here.
+    """
+
+    words: tuple[tuple[str, object], ...]
+
+    def __init__(self, **words: object) -> None:
+        self.__attrs_init__(tuple(words.items()))
 
 
 class _WrongKind(ValueError):
@@ -103,7 +117,7 @@ def _map_hook(kind: Any) -> Callable[[Any, Any], Any]:
     return hook
 
 
-_converter = Converter()
+_converter = Converter(omit_if_default=True)
 for _kind in (bool, float, int, str):
     _converter.register_structure_hook(_kind, _scalar)
 _converter.register_structure_hook_factory(attrs.has, _class_hook)
@@ -134,6 +148,11 @@ def structure(data: object, cls: type[T]) -> T:
         raise InvalidData("\n".join(faults)) from error
     except _WrongKind as error:
         raise InvalidData(str(error)) from error
+
+
+def unstructure(value: object) -> Any:
+    """Return `value`, an attrs value or lists and maps of some, as JSON can say it."""
+    return _converter.unstructure(value)
 
 
 def unknown_keys(data: object, cls: type[Any], path: str = "") -> list[str]:

@@ -17,6 +17,7 @@ from wingsd.servers.preparing import visible
 from wingsd.servers.server import DISK_AGE, Server
 from wingsd.servers.states import PowerAction, PowerState
 from wingsd.servers.throttle import LINES, WINDOW
+from wingsd.structure import unstructure
 
 USAGE = Usage(1000, 2000, 12.5, 30, 40, 5000)
 
@@ -201,7 +202,7 @@ def test_what_it_uses_is_told_while_it_runs(house: House) -> None:
 def test_the_details_are_the_panels(house: House) -> None:
     server = started(house)
     house.process().use(USAGE)
-    assert server.details() == {
+    assert unstructure(server.details()) == {
         "state": "running",
         "is_suspended": False,
         "utilization": json.loads(server.stats()),
@@ -225,7 +226,7 @@ def test_the_disk_is_measured_at_boot_after_runs_and_when_old_figures_are_asked_
     world.write_bytes(b"x" * 3000)
     house.clock.advance(DISK_AGE + 1)
     server.details()
-    assert server.details()["utilization"]["disk_bytes"] == 3000
+    assert server.details().utilization.disk_bytes == 3000
 
 
 def test_what_cannot_be_measured_is_logged(house: House, logged_errors: LoggedErrors) -> None:

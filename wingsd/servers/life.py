@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 from twisted.logger import Logger
 
@@ -16,10 +15,12 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.events import CONSOLE_OUTPUT, DAEMON_MESSAGE, STATS, STATUS, Event
 from wingsd.model import Startup
 from wingsd.servers.console import Console
+from wingsd.servers.details import Network, Utilization
 from wingsd.servers.donelines import DoneLines
 from wingsd.servers.means import Means
 from wingsd.servers.run import Run
 from wingsd.servers.states import Happening, PowerState, after
+from wingsd.structure import unstructure
 
 __all__ = ["Life"]
 
@@ -122,22 +123,22 @@ class Life:
             self.publish(STATS, self.stats())
             self._when_offline()
 
-    def utilization(self) -> dict[str, Any]:
-        """Return what the server uses, in the Panel's form: bytes, percent, milliseconds."""
+    def utilization(self) -> Utilization:
+        """Return what the server uses, in the Panel's form."""
         usage = self.usage
-        return {
-            "memory_bytes": usage.memory_bytes,
-            "memory_limit_bytes": usage.memory_limit_bytes,
-            "cpu_absolute": usage.cpu_absolute,
-            "network": {"rx_bytes": usage.rx_bytes, "tx_bytes": usage.tx_bytes},
-            "uptime": usage.uptime,
-            "state": self.state.value,
-            "disk_bytes": self.disk_bytes,
-        }
+        return Utilization(
+            memory_bytes=usage.memory_bytes,
+            memory_limit_bytes=usage.memory_limit_bytes,
+            cpu_absolute=usage.cpu_absolute,
+            network=Network(usage.rx_bytes, usage.tx_bytes),
+            uptime=usage.uptime,
+            state=self.state,
+            disk_bytes=self.disk_bytes,
+        )
 
     def stats(self) -> str:
         """Return `utilization` as JSON."""
-        return json.dumps(self.utilization(), separators=(",", ":"))
+        return json.dumps(unstructure(self.utilization()), separators=(",", ":"))
 
     # `wingsd.servers.run.Listener`
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
@@ -11,6 +9,7 @@ from wingsd.environment.interface import Usage
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, NotRunning, WingsdError
 from wingsd.model import Configuration
 from wingsd.servers.console import Console
+from wingsd.servers.details import ServerDetails
 from wingsd.servers.diskusage import DiskUsage
 from wingsd.servers.life import Life
 from wingsd.servers.means import Means
@@ -85,15 +84,15 @@ class Server:
         """What its files use, as last measured."""
         return self._life.disk_bytes
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> ServerDetails:
         """Return what `GET /api/servers/{uuid}` answers; measure its files anew for the next."""
         self.renew_measure()
-        return {
-            "state": self.state.value,
-            "is_suspended": self.suspended,
-            "utilization": self._life.utilization(),
-            "configuration": self.configuration.raw,
-        }
+        return ServerDetails(
+            state=self.state,
+            is_suspended=self.suspended,
+            utilization=self._life.utilization(),
+            configuration=self.configuration.raw,
+        )
 
     def stats(self) -> str:
         """Return the text of a `stats` event, which is JSON."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import attrs
 
+from wingsd.structure import unstructure
+
 __all__ = ["Answer", "error_json"]
 
 
@@ -23,7 +25,7 @@ class Answer:
     @property
     def body(self) -> bytes:
         """The body's bytes."""
-        return b"" if self.content is None else json.dumps(self.content).encode()
+        return b"" if self.content is None else json.dumps(unstructure(self.content)).encode()
 
 
 def error_json(message: str, detail: str = "") -> bytes:
