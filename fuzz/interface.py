@@ -1,7 +1,8 @@
-"""The node's HTTP interface, asked what docs/openapi.yml allows and much that it does not.
+"""The node's HTTP interface, asked what its own /openapi.json allows and much that it does not.
 
 Every answer must be one that the document has for that call; so there is no 5xx but those, and
-every error is JSON with its words. `python -m fuzz interface` asks a daemon of its own.
+every error is JSON with its words. Nobody may do anything without the token that it names.
+`python -m fuzz interface` asks a daemon of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 import attrs
 import requests
 import schemathesis
-import yaml
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
@@ -35,9 +35,8 @@ from fuzz.findings import Finding
 from tests.daemon.house import House
 from wingsd.testing import server_settings
 
-__all__ = ["DOCUMENT", "SERVER", "Asker", "prepared"]
+__all__ = ["SERVER", "WITHIN", "Asker", "prepared"]
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "openapi.yml"
 #: The server that is on the node; another one may be sent to it.
 SERVER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 #: Seconds for an answer.
@@ -49,6 +48,9 @@ _CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
+#: Of the choices among tokens those that are none, or forged; and what such a request gets.
+NO_GOOD = 1
+_SHUT = (None, 401, 403)
 _FORGED = "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0."
 _ELSEWHERE = "http://127.0.0.1:1/api/transfers"
 
@@ -61,12 +63,19 @@ class Asker:
     panel: str
     transfer: Callable[[], str]
 
+    def document(self) -> dict[str, Any]:
+        """Return what the node says can be asked of it. It blocks."""
+        answer = requests.get(f"{self.url}/openapi.json", timeout=WITHIN)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+        return found
+
     def ask(self, examples: int, seed: int) -> int:
         """Make so many requests of each call and kind, and return how many there were.
 
         It blocks. Raises `Finding`, or what a check of schemathesis raises.
         """
-        schema = schemathesis.openapi.from_dict(yaml.safe_load(DOCUMENT.read_text()))
+        schema = schemathesis.openapi.from_dict(self.document())
         found: list[Any] = list(schema.get_all_operations())
         operations = [each.ok() for each in found]
         # After that, all would be about a server that is not there.
@@ -92,28 +101,34 @@ class Asker:
             nonlocal count
             _settle(case, ours=ours > 0)
             count += 1
-            self._judge(case, self._authorization(case, token))
+            status = self._judge(case, self._authorization(case, token))
+            closed = operation.definition.raw["security"]
+            if closed and token <= NO_GOOD and status not in _SHUT:
+                raise Finding(f"{case.method} {case.path}: {status} for one without a good token")
 
         one()
         return count
 
     def _authorization(self, case: Any, choice: int) -> str | None:
-        if choice <= 1:
+        if choice <= NO_GOOD:
             return _FORGED if choice else None
         return f"Bearer {self.transfer() if case.path == '/api/transfers' else self.panel}"
 
-    def _judge(self, case: Any, authorization: str | None) -> None:
+    def _judge(self, case: Any, authorization: str | None) -> int | None:
+        """Send a request and return the answer's status, None where it cannot even be sent."""
         case.headers = {} if case.headers is None else case.headers
         case.headers.pop("Authorization", None)
         headers = {} if authorization is None else {"Authorization": authorization}
         try:
             response = case.call(base_url=self.url, headers=headers, timeout=WITHIN)
         except (requests.exceptions.InvalidHeader, requests.exceptions.InvalidURL):
-            return
+            return None
         error = response.status_code >= 400  # noqa: PLR2004 - as HTTP has them
         if error and not isinstance(response.json().get("error"), str):
             raise Finding(f"{case.method} {case.path}: {response.status_code} without its words")
         case.validate_response(response, checks=_CHECKS)
+        status: int = response.status_code
+        return status
 
 
 def _settle(case: Any, *, ours: bool) -> None:

@@ -39,7 +39,7 @@ from wingsd.transfers.writeback import WriteBack
 from wingsd.web.api import Api
 from wingsd.web.door import Door
 from wingsd.web.services import Services
-from wingsd.web.site import NodeSite, NotFound
+from wingsd.web.site import NodeSite
 from wingsd.web.websocket import ConsoleSockets
 
 __all__ = ["Node"]
@@ -171,26 +171,22 @@ class Node(Service):
 
     def _make_site(self) -> NodeSite:
         sockets = ConsoleSockets(self._config, self._bus, self._denied, self._reactor)
-        root = NotFound()
-        root.putChild(
-            b"api",
-            Api(
-                Services(
-                    config=self._config,
-                    servers=self._servers,
-                    sender=self.sender,
-                    receiver=self.receiver,
-                    journal=self._journal,
-                    denied=self._denied,
-                    websocket=sockets.resource,
-                    engine=self._ask_engine(),
-                    download_bucket=self._bucket(self._config.system.transfers.download_limit),
-                )
-            ),
+        api = Api(
+            Services(
+                config=self._config,
+                servers=self._servers,
+                sender=self.sender,
+                receiver=self.receiver,
+                journal=self._journal,
+                denied=self._denied,
+                websocket=sockets.resource,
+                engine=self._ask_engine(),
+                download_bucket=self._bucket(self._config.system.transfers.download_limit),
+            )
         )
         transfers = self._config.system.transfers
         return NodeSite(
-            root,
+            api,
             reactor=self._reactor,
             timeout=transfers.stall_timeout,
             least_rate=transfers.least_rate,

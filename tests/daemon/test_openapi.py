@@ -1,41 +1,33 @@
-"""docs/openapi.yml is what a real daemon answers: it has every call, and every answer."""
+"""A real daemon answers as its own /openapi.json says, and that has all it can be asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
 from typing import Any
 
+import pytest
 import pytest_twisted
 import requests
-import yaml
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
 from twisted.internet.threads import deferToThread
-from twisted.python.reflect import prefixedMethodNames
-from twisted.web.resource import Resource
 
-from fuzz.interface import DOCUMENT, SERVER, WITHIN, prepared
+from fuzz.interface import SERVER, WITHIN, prepared
 from tests.daemon.house import House
-from wingsd.web import api
-from wingsd.web.endpoint import Public
+from wingsd.web.api import PATHS, interface
+from wingsd.web.bodies import parse
 
 #: Requests of each call, good ones and bad ones. `make fuzz` makes them for as long as one likes.
 EXAMPLES = 12
 SEED = 20
 METHODS = {"get", "post", "put", "patch", "delete", "options"}
-
-
-def documented() -> dict[str, set[str]]:
-    """Return the methods of each path."""
-    paths: dict[str, Any] = yaml.safe_load(DOCUMENT.read_text())["paths"]
-    return {path: {name.upper() for name in METHODS & item.keys()} for path, item in paths.items()}
-
-
-def endpoints(kind: type[Any] = Public) -> Iterator[type[Any]]:
-    """Yield the classes of all paths that can be called."""
-    for each in kind.__subclasses__():
-        yield from endpoints(each)
-        methods = vars(each).get("methods") or prefixedMethodNames(each, "handle_")
-        if methods and each.__module__.startswith("wingsd."):
-            yield each
+ORDERED = [
+    (path, method)
+    for path, endpoint in PATHS.items()
+    for method, made in endpoint.calls.items()
+    if made.order is not None
+]
 
 
 @pytest_twisted.ensureDeferred
@@ -47,14 +39,41 @@ async def test_every_answer_is_one_that_the_document_has(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_document_is_what_openapi_says_one_is(house: House) -> None:
+    asker = await prepared(house)
+    served: dict[str, Any] = await deferToThread(asker.document)
+    assert served == interface()
+    assert served["openapi"].startswith("3.1.")
+    schemathesis.openapi.from_dict(served).validate()
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_document_has_every_method_of_every_path(house: House) -> None:
     asker = await prepared(house)
-    for path, methods in documented().items():
+    served: dict[str, Any] = await deferToThread(asker.document)
+    for path, item in served["paths"].items():
         url = asker.url + path.replace("{uuid}", SERVER)
         answer = await deferToThread(requests.options, url, timeout=WITHIN)
-        assert set(answer.headers["Allow"].split(", ")) == methods | {"OPTIONS"}, path
+        methods = {name.upper() for name in METHODS & item.keys()} | {"OPTIONS"}
+        assert set(answer.headers["Allow"].split(", ")) == methods, path
 
 
-def test_the_document_has_every_path() -> None:
-    assert issubclass(api.Api, Resource)  # It has made all of them known.
-    assert len(documented()) == len(set(endpoints()))
+@pytest.mark.parametrize(("path", "method"), ORDERED)
+def test_a_body_that_the_document_allows_can_be_read(path: str, method: str) -> None:
+    order = PATHS[path].calls[method].order
+    schema: Any = schemathesis.openapi.from_dict(interface())
+    cases = schema[path][method].as_strategy(generation_mode=GenerationMode.POSITIVE)
+
+    @settings(
+        max_examples=30,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases)
+    def one(case: Any) -> None:
+        assert isinstance(parse(json.dumps(case.body).encode(), order), order)
+
+    one()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urljoin
 
 import attrs
 from treq.client import HTTPClient
@@ -198,8 +199,7 @@ class House:
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
         self.client = HTTPClient(Agent(reactor))
         self.port = 0
-        self.root = NotFound()
-        self.site = NodeSite(self.root, reactor=reactor, timeout=60)
+        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60)
         self._listening: Any = None
 
     @property
@@ -223,7 +223,7 @@ class House:
             remote="https://panel.example.com",
             allowed_origins=("https://status.example.com",),
         )
-        self.root.putChild(b"api", Api(Services(config=config, **rooms)))
+        self.site.resource = Api(Services(config=config, **rooms))
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.port = self._listening.getHost().port
 
@@ -236,7 +236,7 @@ class House:
     ) -> Reply:
         """Send a request as the Panel does; `content` is bytes as they are, or what JSON says.
 
-        `headers` replace the usual ones; None leaves one out.
+        `path` is below `/api/`. `headers` replace the usual ones; None leaves one out.
         """
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         usual = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
@@ -247,7 +247,7 @@ class House:
                 sent.addRawHeader(name, value)
         response = await self.client.request(
             method,
-            f"http://127.0.0.1:{self.port}/api/{path}",
+            urljoin(f"http://127.0.0.1:{self.port}/api/", path),
             headers=sent,
             data=None if content is None else body,
             timeout=TIMEOUT,

@@ -17,6 +17,8 @@ from zope.interface import implementer
 from tests.logs import LoggedErrors
 from tests.web.node import TOKEN, UUID, House, reactor, until
 from wingsd.errors import EnvironmentFailed, PanelUnreachable
+from wingsd.web.api import PATHS
+from wingsd.web.calls import Access
 
 
 @implementer(IAgentEndpointFactory)
@@ -31,19 +33,10 @@ class _OnUnixSocket:
 
 
 CALLS = [
-    ("GET", "system"),
-    ("GET", "servers"),
-    ("POST", "servers"),
-    ("GET", f"servers/{UUID}"),
-    ("DELETE", f"servers/{UUID}"),
-    ("POST", f"servers/{UUID}/power"),
-    ("POST", f"servers/{UUID}/commands"),
-    ("GET", f"servers/{UUID}/logs"),
-    ("POST", f"servers/{UUID}/sync"),
-    ("POST", f"servers/{UUID}/ws/deny"),
-    ("POST", f"servers/{UUID}/transfer"),
-    ("DELETE", f"servers/{UUID}/transfer"),
-    ("DELETE", f"transfers/{UUID}"),
+    (method, path.format(uuid=UUID))
+    for path, endpoint in PATHS.items()
+    for method, made in endpoint.calls.items()
+    if made.access is Access.PANEL
 ]
 
 

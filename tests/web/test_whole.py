@@ -45,8 +45,7 @@ class Town:
         self.volumes.mkdir()
         self.disk = Workers(reactor, "disk", 1)
         self.store = Store(str(directory))
-        self.root = NotFound()
-        self.site = NodeSite(self.root, reactor=reactor, timeout=60)
+        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60)
         self.listening: Any = None
 
     async def start(self) -> None:
@@ -73,7 +72,7 @@ class Town:
             denied=denied,
             websocket=ConsoleSockets(config, bus, denied, reactor).resource,
         )
-        self.root.putChild(b"api", Api(services))
+        self.site.resource = Api(services)
         self.disk.start()
         self.store.open()
         await self.servers.boot()

@@ -1,34 +1,30 @@
-"""What this node answers with: JSON or nothing, and the form of every error."""
+"""What this node answers with: JSON, and the form of every error. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from http import HTTPStatus
-from typing import Any
+from typing import Annotated
 
 import attrs
 
-from wingsd.structure import unstructure
+from wingsd.structure import Keywords, unstructure
 
-__all__ = ["Answer", "error_json"]
+__all__ = ["Error", "error_json", "to_json"]
 
 
 @attrs.frozen
-class Answer:
-    """An answer to one request; `content` is what its JSON says, None for no body."""
+class Error:
+    """What is said of whatever is refused, or fails."""
 
-    status: HTTPStatus
-    content: Any = None
-    headers: Mapping[str, str] = attrs.field(factory=dict)
+    error: Annotated[str, "What went wrong.", Keywords(minLength=1)]
+    detail: Annotated[str, "What to do, where that is not plain.", Keywords(minLength=1)] = ""
 
-    @property
-    def body(self) -> bytes:
-        """The body's bytes."""
-        return b"" if self.content is None else json.dumps(unstructure(self.content)).encode()
+
+def to_json(content: object) -> bytes:
+    """Return a body that says `content`, which is plain or holds values of attrs classes."""
+    return json.dumps(unstructure(content)).encode()
 
 
 def error_json(message: str, detail: str = "") -> bytes:
     """Return the body `{"error": message}`, with a `detail` where there is one."""
-    answer = {"error": message} | ({"detail": detail} if detail else {})
-    return json.dumps(answer).encode()
+    return to_json(Error(message, detail))

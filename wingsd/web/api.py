@@ -1,21 +1,90 @@
-"""`/api`: everything that a Panel, or another node, calls here."""
+"""Every path of this node in one table, which is both what is served and what is described."""
 
 from __future__ import annotations
 
-from wingsd.web.servers import ServersEndpoint
+from collections.abc import Mapping
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+
+from twisted.web.iweb import IRequest
+from twisted.web.resource import Resource
+
+from wingsd.web import controls, servers, system, transfers
+from wingsd.web.calls import Success, Topic, call
+from wingsd.web.endpoint import Public
+from wingsd.web.openapi import document
+from wingsd.web.request import StreamingRequest
 from wingsd.web.services import Services
 from wingsd.web.site import NotFound
-from wingsd.web.system import SystemEndpoint
-from wingsd.web.transfers import TransfersEndpoint
 
-__all__ = ["Api"]
+__all__ = ["PATHS", "Api", "interface"]
+
+
+class InterfaceEndpoint(Public):
+    """`/openapi.json`: open to everybody.
+
+    It is the same on every node of a version, and says nothing of this one. Tools that read such
+    documents have no token of the node's, and should have none.
+    """
+
+    topic = Topic.NODE
+
+    @call("GET", Success(HTTPStatus.OK, "This document."))
+    async def get_interface(self, request: StreamingRequest) -> dict[str, Any]:
+        """Describe all that can be called here, as OpenAPI 3.1 does."""
+        return interface()
+
+
+PATHS: Mapping[str, type[Public]] = {
+    "/api/system": system.SystemEndpoint,
+    "/api/servers": servers.ServersEndpoint,
+    "/api/servers/{uuid}": servers.ServerEndpoint,
+    "/api/servers/{uuid}/power": controls.PowerEndpoint,
+    "/api/servers/{uuid}/commands": controls.CommandsEndpoint,
+    "/api/servers/{uuid}/logs": controls.LogsEndpoint,
+    "/api/servers/{uuid}/sync": controls.SyncEndpoint,
+    "/api/servers/{uuid}/transfer": transfers.OutgoingEndpoint,
+    "/api/servers/{uuid}/ws": controls.SocketEndpoint,
+    "/api/servers/{uuid}/ws/deny": controls.DenyEndpoint,
+    "/api/transfers": transfers.TransfersEndpoint,
+    "/api/transfers/{uuid}": transfers.IncomingEndpoint,
+    "/openapi.json": InterfaceEndpoint,
+}
+
+
+@cache
+def interface() -> dict[str, Any]:
+    """Return the description of all paths, in the form of OpenAPI 3.1."""
+    return document({path: endpoint.calls for path, endpoint in PATHS.items()})
 
 
 class Api(NotFound):
-    """What is found below `/api`."""
+    """The root of the site: finds a path in the table, and nothing where it is not there."""
 
     def __init__(self, services: Services) -> None:
         super().__init__()
-        self.putChild(b"system", SystemEndpoint(services.config, services.engine))
-        self.putChild(b"servers", ServersEndpoint(services))
-        self.putChild(b"transfers", TransfersEndpoint(services))
+        self._services = services
+        self._paths = [(path.split("/")[1:], endpoint) for path, endpoint in PATHS.items()]
+
+    def getChild(self, path: bytes, request: IRequest) -> Resource:
+        """Return what is at a path, of which the first part is given and the others are left."""
+        parts = [path, *request.postpath]
+        for wanted, endpoint in self._paths:
+            found = _match(wanted, parts)
+            if found is not None:
+                return endpoint(self._services, found)
+        return NotFound()
+
+
+def _match(wanted: list[str], parts: list[bytes]) -> dict[str, bytes] | None:
+    """Return what is in the places of the names in braces; None when it is another path."""
+    if len(wanted) != len(parts):
+        return None
+    found = {}
+    for name, part in zip(wanted, parts, strict=True):
+        if name.startswith("{"):
+            found[name.strip("{}")] = part
+        elif name.encode() != part:
+            return None
+    return found

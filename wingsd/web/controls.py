@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from http import HTTPStatus
+from typing import Annotated
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.web.iweb import IRequest
-from twisted.web.resource import Resource
 
 from wingsd.errors import BadRequest, Unprocessable
-from wingsd.model import canonical_uuid
-from wingsd.servers.server import Server
 from wingsd.servers.states import PowerAction
-from wingsd.transfers.outgoing import TransferOrder
-from wingsd.web.answers import Answer
-from wingsd.web.bodies import INVALID, parse
-from wingsd.web.endpoint import Endpoint, Public, server_in_path
+from wingsd.structure import Keywords
+from wingsd.web.bodies import INVALID
+from wingsd.web.calls import Success, Topic, call
+from wingsd.web.endpoint import Endpoint, ServerPath
 from wingsd.web.request import StreamingRequest
-from wingsd.web.services import Services
-from wingsd.web.site import NotFound
 
-__all__ = ["CONTROLS", "ServerPath"]
+__all__ = [
+    "CommandsEndpoint",
+    "DenyEndpoint",
+    "LogsEndpoint",
+    "PowerEndpoint",
+    "SocketEndpoint",
+    "SyncEndpoint",
+]
 
 #: Lines of the console that are told at most, and seconds that a power action may wait for
 #: another one at most, and usually. All of them are Wings'.
@@ -32,30 +32,31 @@ MAX_WAIT = 300
 USUAL_WAIT = 30
 
 
-class ServerPath(Public):
-    """A path with a server's UUID in it, the `part`."""
-
-    def __init__(self, services: Services, part: bytes) -> None:
-        super().__init__(services.config)
-        self.services = services
-        self.part = part
-
-    def find(self) -> Server:
-        """Return the server. Raises `UnknownServer`, `NotLoaded`."""
-        return self.services.servers.get(server_in_path(self.part))
-
-
 @attrs.frozen
-class _Power:
-    action: str
-    wait_seconds: int = USUAL_WAIT
+class PowerOrder:
+    """What is to be done, and when."""
+
+    action: Annotated[str, Keywords(enum=tuple(action.value for action in PowerAction))]
+    wait_seconds: Annotated[
+        int, f"Seconds that it may wait for another power action; {MAX_WAIT} at most."
+    ] = USUAL_WAIT
 
 
-class _PowerEndpoint(ServerPath, Endpoint):
-    async def handle_POST(self, request: StreamingRequest) -> Answer:
-        """Start, stop, restart or kill; what comes of it is told by the server's events."""
-        server = self.find()
-        order = parse(request.content.read(), _Power)
+class PowerEndpoint(Endpoint, ServerPath):
+    """`power`."""
+
+    topic = Topic.SERVERS
+
+    @call(
+        "POST",
+        Success(HTTPStatus.ACCEPTED, "It is begun."),
+        fails=(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+    )
+    async def power_server(self, request: StreamingRequest, order: PowerOrder) -> None:
+        """Start, stop, restart or kill a server.
+
+        What comes of it is told in its console and by its events.
+        """
         try:
             action = PowerAction(order.action)
         except ValueError:
@@ -63,36 +64,66 @@ class _PowerEndpoint(ServerPath, Endpoint):
                 "The power action provided was not valid, "
                 'should be one of "stop", "start", "restart", "kill"'
             ) from None
-        server.check_power(action)
+        self.game_server.check_power(action)
         wait = order.wait_seconds if 0 <= order.wait_seconds <= MAX_WAIT else USUAL_WAIT
         # The server itself tells of a failure, in its console and in the log.
-        Deferred.fromCoroutine(server.power(action, wait)).addErrback(lambda _: None)
-        return Answer(HTTPStatus.ACCEPTED)
+        Deferred.fromCoroutine(self.game_server.power(action, wait)).addErrback(lambda _: None)
 
 
 @attrs.frozen
-class _Commands:
+class Commands:
+    """Lines for the console."""
+
     commands: tuple[str, ...]
 
 
-class _CommandsEndpoint(ServerPath, Endpoint):
-    async def handle_POST(self, request: StreamingRequest) -> Answer:
+class CommandsEndpoint(Endpoint, ServerPath):
+    """`commands`."""
+
+    topic = Topic.SERVERS
+
+    @call(
+        "POST",
+        Success(HTTPStatus.NO_CONTENT, "They are typed."),
+        fails=(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY),
+    )
+    async def send_commands(self, request: StreamingRequest, order: Commands) -> None:
         """Type commands into the console, in order; the first that fails is the last."""
-        server = self.find()
-        for line in parse(request.content.read(), _Commands).commands:
-            await server.command(line)
-        return Answer(HTTPStatus.NO_CONTENT)
+        for line in order.commands:
+            await self.game_server.command(line)
 
 
-class _LogsEndpoint(ServerPath, Endpoint):
-    async def handle_GET(self, request: StreamingRequest) -> Answer:
-        """Return the last lines of the console."""
-        server = self.find()
-        wanted = _lines(request.argument("size") or request.argument("lines"))
-        return Answer(HTTPStatus.OK, {"data": await server.logs(wanted)})
+@attrs.frozen
+class LogsQuery:
+    """How many lines are wanted. As texts: what is no number is refused in words of our own."""
+
+    size: Annotated[
+        str,
+        f"How many; {MAX_LINES} are told at most. Without it `lines` counts.",
+        Keywords(type="integer", minimum=1, default=MAX_LINES),
+    ] = ""
+    lines: Annotated[str, Keywords(type="integer", minimum=1)] = ""
 
 
-def _lines(text: str) -> int:
+@attrs.frozen
+class Lines:
+    """The end of the console, the oldest line first."""
+
+    data: Annotated[list[str], Keywords(maxItems=MAX_LINES)]
+
+
+class LogsEndpoint(Endpoint, ServerPath):
+    """`logs`."""
+
+    topic = Topic.SERVERS
+
+    @call("GET", Success(HTTPStatus.OK, "The lines."), fails=(HTTPStatus.BAD_REQUEST,))
+    async def get_logs(self, request: StreamingRequest, query: LogsQuery) -> Lines:
+        """Tell the last lines of the console."""
+        return Lines(await self.game_server.logs(_number_of_lines(query.size or query.lines)))
+
+
+def _number_of_lines(text: str) -> int:
     """Return how many lines are asked for, never more than there may be."""
     try:
         wanted = int(text or MAX_LINES)
@@ -103,84 +134,61 @@ def _lines(text: str) -> int:
     return min(wanted, MAX_LINES)
 
 
-class _SyncEndpoint(ServerPath, Endpoint):
-    async def handle_POST(self, request: StreamingRequest) -> Answer:
-        """Fetch the server's settings from the Panel, which has changed them."""
-        await self.find().sync()
-        return Answer(HTTPStatus.NO_CONTENT)
+class SyncEndpoint(Endpoint, ServerPath):
+    """`sync`."""
+
+    topic = Topic.SERVERS
+
+    @call(
+        "POST",
+        Success(HTTPStatus.NO_CONTENT, "They are fetched."),
+        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
+    )
+    async def sync_server(self, request: StreamingRequest) -> None:
+        """Fetch a server's settings from the Panel, which has changed them."""
+        await self.game_server.sync()
 
 
-@attrs.frozen
-class _Destination:
-    uuid: str | None = None
-
-
-@attrs.frozen
-class _Transfer:
-    url: str
-    token: str
-    server: _Destination = _Destination()
-    backups: tuple[str, ...] = ()
-
-
-class _TransferEndpoint(ServerPath, Endpoint):
-    _log = Logger()
-
-    async def handle_POST(self, request: StreamingRequest) -> Answer:
-        """Send the server to another node."""
-        server = self.find()
-        order = parse(request.content.read(), _Transfer)
-        named = order.server.uuid
-        if named is not None and canonical_uuid(named) != server.uuid:
-            raise BadRequest(INVALID, "server.uuid: expected the server that the path names")
-        self.services.sender.start(server, TransferOrder(url=order.url, token=order.token))
-        if order.backups:
-            self._log.warn(
-                "{server}: its {count} backups on this node are not sent along",
-                server=server.uuid,
-                count=len(order.backups),
-            )
-        return Answer(HTTPStatus.ACCEPTED)
-
-    async def handle_DELETE(self, request: StreamingRequest) -> Answer:
-        """Cancel that; the server stays."""
-        self.services.sender.cancel(self.find().uuid)
-        return Answer(HTTPStatus.ACCEPTED)
-
-
-class _SocketEndpoint(ServerPath):
+class SocketEndpoint(ServerPath):
     """`ws`: open to browsers, which show their token once they are connected."""
 
-    def getChild(self, path: bytes, request: IRequest) -> Resource:
-        """Return the deny list."""
-        return _DenyEndpoint(self.services, self.part) if path == b"deny" else NotFound()
+    topic = Topic.CONSOLE
 
-    async def handle_GET(self, request: StreamingRequest) -> None:
-        """Hand the request on to the WebSocket."""
-        request.render(self.services.websocket(self.find()))
+    @call(
+        "GET",
+        Success(HTTPStatus.SWITCHING_PROTOCOLS, "The WebSocket is open."),
+        fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.UPGRADE_REQUIRED),
+    )
+    async def open_console(self, request: StreamingRequest) -> None:
+        """Open a WebSocket (RFC 6455) for the console and the events of a server.
+
+        Its first message must be `{"event": "auth", "args": [TOKEN]}` with a token of the Panel's.
+        """
+        request.render(self.services.websocket(self.game_server))
 
 
 @attrs.frozen
-class _Denied:
+class DeniedTokens:
+    """Tokens, by their ids."""
+
     jtis: tuple[str, ...]
 
 
-class _DenyEndpoint(ServerPath, Endpoint):
-    async def handle_POST(self, request: StreamingRequest) -> Answer:
-        """Refuse tokens for the WebSocket that were issued until now, by their ids."""
-        denied = parse(request.content.read(), _Denied)
-        self.services.denied.deny(denied.jtis, self.services.now())
+class DenyEndpoint(Endpoint):
+    """`ws/deny`."""
+
+    topic = Topic.CONSOLE
+
+    @call(
+        "POST",
+        Success(HTTPStatus.NO_CONTENT, "They are refused from now on."),
+        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
+    )
+    async def deny_tokens(self, request: StreamingRequest, order: DeniedTokens) -> None:
+        """Refuse tokens for the WebSocket that were issued until now.
+
+        Which server is named is not looked at: a token's id is of one server.
+        """
+        self.services.denied.deny(order.jtis, self.services.now())
         # For the Panel it is done with the answer, whatever becomes of this process.
-        await self.services.journal.deny(denied.jtis)
-        return Answer(HTTPStatus.NO_CONTENT)
-
-
-#: What is below a server, by its name in the path.
-CONTROLS: dict[bytes, Callable[[Services, bytes], Resource]] = {
-    b"commands": _CommandsEndpoint,
-    b"logs": _LogsEndpoint,
-    b"power": _PowerEndpoint,
-    b"sync": _SyncEndpoint,
-    b"transfer": _TransferEndpoint,
-    b"ws": _SocketEndpoint,
-}
+        await self.services.journal.deny(order.jtis)

@@ -1,51 +1,42 @@
-"""One path of the Panel's calls: who may call, what is answered, and what is logged of it.
+"""One path: who may call it, how it comes to be answered, and what is logged of that.
 
-A path's methods are coroutines named `handle_GET` and so on. They return an `Answer`, or None when
-they have handed the request on, or raise a `WingsdError`. A caller that leaves before its answer
-takes nothing back: what it asked for is done all the same.
+A path's methods are coroutines that are declared as calls (`wingsd.web.calls`). They return what
+the answer says, or raise a `WingsdError`. A caller that leaves before its answer takes nothing
+back: what it asked for is done all the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 from uuid import uuid4
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.reflect import prefixedMethodNames
-from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from wingsd.config import Config
 from wingsd.errors import NotRunning, UnknownServer, WingsdError
 from wingsd.model import canonical_uuid
+from wingsd.servers.server import Server
 from wingsd.tokens import authorize_panel
-from wingsd.web.answers import Answer
+from wingsd.web.answers import error_json, to_json
+from wingsd.web.bodies import parse
+from wingsd.web.calls import Access, Call, Topic, declared
 from wingsd.web.origins import allows_origin
 from wingsd.web.request import StreamingRequest
-from wingsd.web.site import NotFound
+from wingsd.web.services import Services
 
-__all__ = ["Endpoint", "Public", "server_in_path"]
+__all__ = ["Endpoint", "Public", "ServerPath"]
 
 # The Panel's pages call from a browser too: its list of nodes asks each how it is.
 _PREFLIGHT = {
     "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type",
     "Access-Control-Max-Age": "7200",
 }
-
-
-def server_in_path(part: bytes) -> str:
-    """Return the UUID that a part of a path is. Raises `UnknownServer` when it is none."""
-    uuid = canonical_uuid(part.decode("latin-1"))
-    if uuid is None:
-        raise UnknownServer(
-            "The requested resource was not found on this instance.",
-            "a server is named by its UUID",
-        )
-    return uuid
 
 
 def _is_ours(error: Exception) -> bool:
@@ -56,21 +47,38 @@ def _is_ours(error: Exception) -> bool:
 
 
 class Public(Resource):
-    """A path that anybody may call; `config` names the pages whose browsers may.
+    """A path that anybody may call; one is made for each request, and OPTIONS is always answered.
 
-    OPTIONS is answered for all of them, with `features` as further headers.
+    `parts` are the parts of the path that are not the same in every request, by their names.
     """
 
-    features: ClassVar[dict[str, str]] = {}
+    isLeaf = True
+    access: ClassVar = Access.ANYBODY
+    topic: ClassVar[Topic]
+    #: Refusals that all calls of the path have in common.
+    fails: ClassVar[tuple[HTTPStatus, ...]] = ()
+    calls: ClassVar[Mapping[str, Call]] = {}
     _log = Logger()
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.calls = declared(cls)
 
-    def getChild(self, path: bytes, request: IRequest) -> Resource:
-        """There is nothing below, but what was put there."""
-        return NotFound()
+    def __init__(self, services: Services, parts: Mapping[str, bytes] = {}) -> None:
+        super().__init__()
+        self.services = services
+        self._parts = parts
+
+    @property
+    def uuid(self) -> str:
+        """The UUID in the path. Raises `UnknownServer` when what is there is none."""
+        uuid = canonical_uuid(self._parts["uuid"].decode("latin-1"))
+        if uuid is None:
+            raise UnknownServer(
+                "The requested resource was not found on this instance.",
+                "a server is named by its UUID",
+            )
+        return uuid
 
     def render(self, request: Any) -> int:
         """Answer when the method's coroutine has ended."""
@@ -82,33 +90,34 @@ class Public(Resource):
     @property
     def methods(self) -> str:
         """The methods of this path, as the header `Allow` lists them."""
-        return ", ".join(sorted({"OPTIONS", *prefixedMethodNames(type(self), "handle_")}))
+        return ", ".join(sorted({"OPTIONS", *self.calls}))
 
-    async def handle(self, request: StreamingRequest) -> Answer | None:
-        """Return what the method's coroutine does; the place for what must be so before that."""
-        handler = getattr(self, f"handle_{request.method.decode('latin-1')}")
-        answer: Answer | None = await handler(request)
-        return answer
+    async def handle(self, request: StreamingRequest, call: Call) -> None:
+        """Make a call; the place for what must be so before its body is looked at."""
+        content = await call.handler(self, request, **_arguments(request, call))
+        if call.success.status is not HTTPStatus.SWITCHING_PROTOCOLS:
+            request.answer(call.success.status, b"" if content is None else to_json(content))
 
     async def _respond(self, request: StreamingRequest) -> None:
         try:
-            answer = await self._dispatch(request)
-            if answer is not None:
-                request.answer(answer.status, answer.body, answer.headers)
+            await self._dispatch(request)
         except Exception as error:
             if _is_ours(error):
                 self._complain(request, error)
             request.fail(Failure())
 
-    async def _dispatch(self, request: StreamingRequest) -> Answer | None:
+    async def _dispatch(self, request: StreamingRequest) -> None:
         method = request.method.decode("latin-1")
-        if method == "OPTIONS":
-            allow = {"Allow": self.methods}
-            return Answer(HTTPStatus.NO_CONTENT, headers=allow | self.features)
-        if method not in self.methods.split(", "):
-            error = {"error": f"{method} is not possible here", "detail": f"use {self.methods}"}
-            return Answer(HTTPStatus.METHOD_NOT_ALLOWED, error, {"Allow": self.methods})
-        return await self.handle(request)
+        call = self.calls.get(method)
+        if call is None or method == "OPTIONS":
+            request.setHeader("Allow", self.methods)
+        if call is not None:
+            await self.handle(request, call)
+        elif method == "OPTIONS":
+            request.answer(HTTPStatus.NO_CONTENT)
+        else:
+            error = error_json(f"{method} is not possible here", f"use {self.methods}")
+            request.answer(HTTPStatus.METHOD_NOT_ALLOWED, error)
 
     def _welcome(self, request: StreamingRequest) -> None:
         """Let a browser hand the answer to a page of the Panel's."""
@@ -116,7 +125,7 @@ class Public(Resource):
         if not origin:
             return
         request.setHeader("Vary", "Origin")
-        if allows_origin(self.config, origin):
+        if allows_origin(self.services.config, origin):
             request.setHeader("Access-Control-Allow-Origin", origin)
             if request.method == b"OPTIONS":
                 request.setHeader("Access-Control-Allow-Methods", self.methods)
@@ -135,14 +144,44 @@ class Public(Resource):
         )
 
 
+def _arguments(request: StreamingRequest, call: Call) -> dict[str, Any]:
+    """Return what a call's handler takes. Raises `BadRequest`."""
+    arguments = {}
+    if call.order is not None:
+        arguments["order"] = parse(request.content.read(), call.order)
+    if call.query is not None:
+        texts = {name: request.argument(name) for name in attrs.fields_dict(call.query)}
+        given = {name: text for name, text in texts.items() if text}
+        arguments["query"] = call.query(**given)
+    return arguments
+
+
 class Endpoint(Public):
     """A path for the Panel alone, which shows the node's token."""
 
+    access = Access.PANEL
+    fails: ClassVar[tuple[HTTPStatus, ...]] = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+
     def authorize(self, request: StreamingRequest) -> None:
         """Let the Panel pass. Raises `NotAuthorized`, `Forbidden`."""
-        authorize_panel(request.header("Authorization"), self.config.token)
+        authorize_panel(request.header("Authorization"), self.services.config.token)
 
-    async def handle(self, request: StreamingRequest) -> Answer | None:
-        """Return what the method's coroutine does. Raises `NotAuthorized`, `Forbidden`."""
+    async def handle(self, request: StreamingRequest, call: Call) -> None:
+        """Make a call. Raises `NotAuthorized`, `Forbidden`."""
         self.authorize(request)
-        return await super().handle(request)
+        await super().handle(request, call)
+
+
+class ServerPath(Public):
+    """A path that is about one server, `game_server`, and has its UUID in it."""
+
+    fails: ClassVar[tuple[HTTPStatus, ...]] = (
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    )
+    game_server: Server
+
+    async def handle(self, request: StreamingRequest, call: Call) -> None:
+        """Make a call. Raises `UnknownServer`, `NotLoaded`."""
+        self.game_server = self.services.servers.get(self.uuid)
+        await super().handle(request, call)

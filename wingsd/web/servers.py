@@ -4,65 +4,68 @@ from __future__ import annotations
 
 from contextlib import suppress
 from http import HTTPStatus
+from typing import Annotated
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.web.iweb import IRequest
-from twisted.web.resource import Resource
 
 from wingsd.errors import Conflict, UnknownServer, Unprocessable, WingsdError
 from wingsd.model import canonical_uuid
-from wingsd.web.answers import Answer
-from wingsd.web.bodies import INVALID, parse
-from wingsd.web.controls import CONTROLS, ServerPath
-from wingsd.web.endpoint import Endpoint, server_in_path
+from wingsd.servers.details import ServerDetails
+from wingsd.structure import Keywords
+from wingsd.web.bodies import INVALID
+from wingsd.web.calls import Success, Topic, call
+from wingsd.web.endpoint import Endpoint
 from wingsd.web.request import StreamingRequest
-from wingsd.web.services import Services
-from wingsd.web.site import NotFound
 
-__all__ = ["ServersEndpoint"]
+__all__ = ["ServerEndpoint", "ServersEndpoint"]
+
+_UNKNOWN_YET = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 @attrs.frozen
-class _NewServer:
-    uuid: str
+class NewServer:
+    """A server that the Panel knows already."""
+
+    uuid: Annotated[str, Keywords(format="uuid")]
     start_on_completion: bool = False
 
 
 class ServersEndpoint(Endpoint):
-    """`/api/servers`: all of them. Below it, by UUID, is each."""
+    """`/api/servers`: all of them."""
 
+    topic = Topic.SERVERS
+    fails = (_UNKNOWN_YET,)
     _log = Logger()
 
-    def __init__(self, services: Services) -> None:
-        super().__init__(services.config)
-        self._services = services
+    @call("GET", Success(HTTPStatus.OK, "The servers."))
+    async def list_servers(self, request: StreamingRequest) -> list[ServerDetails]:
+        """Tell what every server is and does."""
+        return [server.details() for server in self.services.servers.all()]
 
-    def getChild(self, path: bytes, request: IRequest) -> Resource:
-        """Return a server."""
-        return _ServerEndpoint(self._services, path)
+    @call(
+        "POST",
+        Success(HTTPStatus.ACCEPTED, "It is being made."),
+        fails=(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+    )
+    async def create_server(self, request: StreamingRequest, order: NewServer) -> None:
+        """Make a server, which the Panel knows already.
 
-    async def handle_GET(self, request: StreamingRequest) -> Answer:
-        """Return what every server is and does."""
-        servers = self._services.servers.all()
-        return Answer(HTTPStatus.OK, [server.details() for server in servers])
-
-    async def handle_POST(self, request: StreamingRequest) -> Answer:
-        """Create a server; the Panel is told of the end by the report of its installation."""
-        order = parse(request.content.read(), _NewServer)
+        It is made in the background; the Panel is told of the end by the report of its
+        installation.
+        """
         uuid = canonical_uuid(order.uuid)
         if uuid is None:
             raise Unprocessable(INVALID, "uuid: expected the UUID of a server")
         with suppress(UnknownServer):
-            self._services.servers.get(uuid)  # Or it is not known which there are.
+            self.services.servers.get(uuid)  # Or it is not known which there are.
             raise Conflict("This server is already on this node.", "delete it first")
         Deferred.fromCoroutine(self._create(uuid, start=order.start_on_completion))
-        return Answer(HTTPStatus.ACCEPTED)
 
     async def _create(self, uuid: str, *, start: bool) -> None:
         try:
-            await self._services.servers.create(uuid, start_on_completion=start)
+            await self.services.servers.create(uuid, start_on_completion=start)
         except Conflict as error:
             self._log.warn("{server}: could not be created: {error}", server=uuid, error=error)
         except WingsdError:
@@ -71,25 +74,31 @@ class ServersEndpoint(Endpoint):
             self._log.failure("{server}: could not be created", server=uuid)
 
 
-class _ServerEndpoint(ServerPath, Endpoint):
+class ServerEndpoint(Endpoint):
     """`/api/servers/{uuid}`: one server."""
 
-    def getChild(self, path: bytes, request: IRequest) -> Resource:
-        """Return one of the things that can be done with it."""
-        control = CONTROLS.get(path)
-        return NotFound() if control is None else control(self.services, self.part)
+    topic = Topic.SERVERS
+    fails = (HTTPStatus.NOT_FOUND, _UNKNOWN_YET)
 
-    async def handle_GET(self, request: StreamingRequest) -> Answer:
-        """Return what it is and does."""
-        return Answer(HTTPStatus.OK, self.find().details())
+    @call("GET", Success(HTTPStatus.OK, "The server."))
+    async def get_server(self, request: StreamingRequest) -> ServerDetails:
+        """Tell what a server is and does."""
+        return self.services.servers.get(self.uuid).details()
 
-    async def handle_DELETE(self, request: StreamingRequest) -> Answer:
-        """Delete it.
+    # Not a `ServerPath`: what arrives in a transfer is not among the servers yet.
+    @call(
+        "DELETE",
+        Success(HTTPStatus.NO_CONTENT, "It is deleted."),
+        fails=(HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR),
+    )
+    async def delete_server(self, request: StreamingRequest) -> None:
+        """Delete a server with its container and its files.
 
-        A transfer under way makes way first. When it has sent everything, this call is how the
-        Panel ends it, while the other node waits for the Panel: nothing may take long here.
+        A transfer under way makes way first.
         """
-        uuid = server_in_path(self.part)
+        # When that has sent everything, this call is how the Panel ends it, while the other node
+        # waits for the Panel: nothing may take long here.
+        uuid = self.uuid
         arriving = uuid in self.services.receiver.servers
         await self.services.sender.release(uuid)
         await self.services.receiver.release(uuid)
@@ -99,4 +108,3 @@ class _ServerEndpoint(ServerPath, Endpoint):
             # A transfer to this node that was called off has taken the server along.
             if not arriving:
                 raise
-        return Answer(HTTPStatus.NO_CONTENT)

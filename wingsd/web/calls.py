@@ -1,0 +1,152 @@
+"""What can be called: each call is declared where it is answered, and read from there.
+
+`call` declares a method of a path. How it is served, and how it is described to the world, are
+both taken from that and from the handler's own signature: its `order` is what the body is made
+into, its `query` what the query is, and what it returns is the answer's content. So no call is
+without a description, and none is other than its description. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from http import HTTPStatus
+from inspect import getdoc
+from typing import Any, TypeVar, get_type_hints
+
+import attrs
+
+__all__ = ["Access", "Call", "Success", "Topic", "call", "declared"]
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+_MARK = "declared_call"
+#: Of whatever has a body of JSON: it is none, or it is too large to be kept.
+_OF_BODIES = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+
+
+class Access(Enum):
+    """Who may make a call: who shows no token, the node's own, or one for a transfer."""
+
+    ANYBODY = "anybody"
+    PANEL = "panel"
+    TRANSFER = "transfer"
+
+
+class Topic(Enum):
+    """What a call is about, in a sentence."""
+
+    NODE = "The node itself."
+    SERVERS = "The servers of the node, as its Panel sees them."
+    TRANSFERS = "Servers that move from node to node."
+    CONSOLE = "What browsers watch."
+
+
+@attrs.frozen
+class Success:
+    """How a call is answered when all is well: a status, what it means, and headers with theirs.
+
+    Switching protocols is no answer of the handler's: it has handed the request on.
+    """
+
+    status: HTTPStatus
+    meaning: str
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Call:
+    """One method of one path.
+
+    `order` and `query` are attrs classes, None for nothing; `content` is the type of what is
+    answered, None for no body. `form` is the class that tells of a body which is not kept, but
+    taken as it arrives. `fails` are the statuses of all refusals that are to be reckoned with.
+    """
+
+    method: str
+    handler: Callable[..., Any]
+    success: Success
+    order: Any = None
+    query: Any = None
+    content: Any = None
+    form: Any = None
+    access: Access = Access.ANYBODY
+    topic: Topic = Topic.NODE
+    fails: tuple[HTTPStatus, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is called, in programs."""
+        return self.handler.__name__
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a sentence: the beginning of the handler's docstring."""
+        return self._paragraphs[0]
+
+    @property
+    def description(self) -> str:
+        """What else there is to know of it; may be empty."""
+        return "\n\n".join(self._paragraphs[1:])
+
+    @property
+    def _paragraphs(self) -> list[str]:
+        paragraphs = (getdoc(self.handler) or "").split("\n\n")
+        return [" ".join(paragraph.split()) for paragraph in paragraphs]
+
+
+def call(
+    method: str,
+    success: Success,
+    *,
+    fails: tuple[HTTPStatus, ...] = (),
+    access: Access = Access.ANYBODY,
+    form: type | None = None,
+) -> Callable[[Handler], Handler]:
+    """Declare that a handler answers `method`; its docstring is what people read of it.
+
+    More is said by the class: see `declared`.
+    """
+
+    def declare(handler: Handler) -> Handler:
+        types = get_type_hints(handler, include_extras=True)
+        gives = types["return"]
+        order = types.get("order")
+        setattr(
+            handler,
+            _MARK,
+            Call(
+                method=method,
+                handler=handler,
+                success=success,
+                order=order,
+                query=types.get("query"),
+                content=None if form or gives is type(None) else gives,
+                form=form,
+                access=access,
+                fails=fails + (_OF_BODIES if order else ()),
+            ),
+        )
+        return handler
+
+    return declare
+
+
+def declared(cls: type[Any]) -> dict[str, Call]:
+    """Return the calls that a class declares, by method.
+
+    Its `topic` is theirs, and so is its `access` where they are for anybody; what it and each
+    class above it name in `fails` are refusals of all of them.
+    """
+    common = [status for base in cls.__mro__ for status in vars(base).get("fails", ())]
+    found = {}
+    for value in vars(cls).values():
+        made = getattr(value, _MARK, None)
+        if isinstance(made, Call):
+            found[made.method] = attrs.evolve(
+                made,
+                access=cls.access if made.access is Access.ANYBODY else made.access,
+                topic=cls.topic,
+                fails=tuple(sorted({*made.fails, *common})),
+            )
+    return found
