@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 CODE := wingsd tests demo fuzz bench twisted setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test fuzz bench lint format clean
+.PHONY: help demo test fuzz bench lint format openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
@@ -49,11 +49,17 @@ lint: ## run the linters and the type checker
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy wingsd tests demo fuzz bench twisted/plugins
 	@$(BIN)/towncrier build --draft --version next >/dev/null
+	@tools/lint-openapi docs/openapi.yml
 
 format: ## put the code into its form
 	@$(PREPARE) lint
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
+
+openapi: ## write docs/openapi.yml, which describes the HTTP interface, from the code
+	@$(PREPARE) lint
+	@$(BIN)/python -m wingsd.web.openapi >.cache/openapi.yml
+	@mv .cache/openapi.yml docs/openapi.yml
 
 clean: ## remove everything these commands made in this directory
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
