@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,6 @@ from wingsd.journal.store import FILE, KEPT, REMEMBERED, Store
 DAY = 24 * 3600.0
 YEAR = 365 * DAY
 A, B = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(str(tmp_path))
-    made.open()
-    yield made
-    made.close()
 
 
 def again(store: Store, tmp_path: Path) -> Store:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,14 +54,6 @@ class World:
     async def transfer_failed(self, uuid: str) -> bool:
         self.calls.append("failure")
         return True
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(str(tmp_path))
-    opened.open()
-    yield opened
-    opened.close()
 
 
 def recover(store: Store, world: Any, step: SendStep) -> None:
