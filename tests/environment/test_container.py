@@ -2,57 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.config import (
-    Config,
-    Docker,
-    LogConfig,
-    Network,
-    Overhead,
-    Registry,
-    Rootless,
-    System,
-    User,
-)
-from wingsd.environment.container import ImageSource, container_spec, image_source, registry_for
-from wingsd.errors import EnvironmentFailed
-from wingsd.model import Allocations, Build, Default, Image, Mount, Settings
+from tests.environment.containers import NODE, SERVER, UUID, body, environment, host, node
+from wingsd.config import LogConfig, Network, Overhead, Rootless, System, User
+from wingsd.environment.container import container_spec
+from wingsd.model import Allocations, Default, Mount
 from wingsd.structure import InvalidField
-
-UUID = "6f1ad85f-8ee2-46ae-9b45-7ee3f65bd0a4"
-NODE = Config(token_id="id", token="secret", remote="http://panel")
-SERVER = Settings(
-    UUID,
-    invocation="java -jar server.jar",
-    container=Image("example.org/java:21"),
-    build=Build(memory_limit=1024, swap=512, cpu_limit=150, threads="0-1", io_weight=300),
-    allocations=Allocations(
-        default=Default("203.0.113.7", 25565), mappings={"203.0.113.7": (25565,)}
-    ),
-)
-
-
-def node(**docker: Any) -> Config:
-    return attrs.evolve(NODE, docker=Docker(**docker))
-
-
-def body(config: Config = NODE, **server: Any) -> dict[str, Any]:
-    return container_spec(config, attrs.evolve(SERVER, **server)).body
-
-
-def environment(config: Config = NODE, **server: Any) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in body(config, **server)["Env"])
-
-
-def host(config: Config = NODE, **build: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = body(config, build=Build(**build))["HostConfig"]
-    return settings
 
 
 def test_the_container_is_the_one_that_wings_makes() -> None:
@@ -335,63 +294,3 @@ def test_no_path_leads_out_of_an_allowed_directory(path: str) -> None:
     mounted, _ = mounts(("/mnt/a",), f"/mnt/a/{path}")
     assert all(source == "/mnt/a" or source.startswith("/mnt/a/") for source in mounted)
     assert not any(".." in source for source in mounted)
-
-
-@pytest.mark.parametrize(
-    ("image", "source"),
-    [
-        ("example.org/java:21", ImageSource("example.org/java:21")),
-        ("~java:21", ImageSource("java:21", local_only=True)),
-        (" ~java:21 ", ImageSource("java:21", local_only=True)),
-    ],
-)
-def test_a_tilde_keeps_an_image_local(image: str, source: ImageSource) -> None:
-    assert image_source(attrs.evolve(SERVER, container=Image(image))) == source
-    assert body(container=Image(image))["Image"] == source.name
-
-
-@pytest.mark.parametrize("image", ["", "~", " "])
-def test_a_server_without_an_image_has_no_container(image: str) -> None:
-    with pytest.raises(EnvironmentFailed, match="no Docker image"):
-        body(container=Image(image))
-
-
-@pytest.mark.parametrize(
-    ("key", "image"),
-    [
-        ("registry.example", "registry.example/java:21"),
-        ("https://registry.example/", "registry.example/java"),
-        ("registry.example:5000", "registry.example:5000/java"),
-        ("registry.example/group", "registry.example/group/java"),
-        ("localhost", "localhost/java"),
-        ("docker.io", "java"),
-        ("docker.io", "someone/java:21"),
-        ("docker.io", "index.docker.io/someone/java"),
-        ("https://index.docker.io/v1/", "java"),
-    ],
-)
-def test_an_image_is_pulled_with_the_credentials_of_its_registry(key: str, image: str) -> None:
-    registry = Registry("user", "password")
-    assert registry_for({"other.example": Registry(), key: registry}, image) == registry
-
-
-@pytest.mark.parametrize(
-    ("key", "image"),
-    [
-        ("registry.example", "registry.example.org/java"),
-        ("registry.example", "registry.example:5000/java"),
-        ("registry.example", "java"),
-        ("registry.example/group", "registry.example/groups/java"),
-        ("docker.io", "registry.example/docker.io/java"),
-        ("", "java"),
-    ],
-)
-def test_credentials_go_to_no_other_registry(key: str, image: str) -> None:
-    assert registry_for({key: Registry("user", "password")}, image) is None
-
-
-def test_the_closest_credentials_count() -> None:
-    host_wide, group = Registry("host"), Registry("group")
-    registries = {"r.example/group": group, "r.example": host_wide}
-    assert registry_for(registries, "r.example/group/java") == group
-    assert registry_for(registries, "r.example/java") == host_wide

@@ -1,0 +1,123 @@
+"""The configuration as a file: where it is, how it is read, and the example with every key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.configurations import LEAST, PRINTED, config
+from wingsd.config import DEFAULT_PATH, load, parse
+from wingsd.errors import ConfigError
+
+EXAMPLE = Path(__file__).parent.parent / "etc" / "wingsd.example.yml"
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(PRINTED)
+    assert load(str(path)) == parse(PRINTED, str(path))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    with pytest.raises(ConfigError) as caught:
+        load(str(path))
+    assert str(path) in str(caught.value)
+    assert "--config" in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    binary = tmp_path / "binary.yml"
+    binary.write_bytes(b"token: \xff")
+    for path in (tmp_path, binary):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load(str(path))
+
+
+def test_the_default_path_is_the_panels() -> None:
+    assert DEFAULT_PATH == "/etc/pterodactyl/config.yml"
+
+
+def test_the_example_has_no_unknown_keys() -> None:
+    _, unknown = load(str(EXAMPLE))
+    assert unknown == []
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for field in attrs.fields(type(value)):
+        here = f"{path}.{field.name}" if path else field.name
+        inner = getattr(value, field.name)
+        if attrs.has(type(inner)):
+            yield from leaves(inner, here)
+        else:
+            yield here, inner
+
+
+def test_the_example_shows_the_defaults() -> None:
+    found, _ = load(str(EXAMPLE))
+    shown, default = dict(leaves(found)), dict(leaves(config()))
+    # Written as people write them; the engine gets texts either way.
+    log_config = shown["docker.log_config.config"]
+    shown["docker.log_config.config"] = {
+        key: str(value).lower() for key, value in log_config.items()
+    }
+    own = {key for key in shown if shown[key] != default[key]}
+    assert own == {
+        "uuid",
+        "token_id",
+        "token",
+        "api.ssl.enabled",
+        "api.ssl.cert",
+        "api.ssl.key",
+    }
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.dates()
+    | st.binary(max_size=8)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab1", max_size=3), inner),
+    max_leaves=4,
+)
+
+
+def with_value(path: str, value: Any) -> dict[str, Any]:
+    """Return a configuration with `value` at a dotted path."""
+    *above, name = path.split(".")
+    keys: dict[str, Any] = {name: value}
+    for name in reversed(above):
+        keys = {name: keys}
+    return LEAST | keys
+
+
+@given(data=st.data(), value=VALUES)
+@settings(max_examples=300, deadline=None)
+def test_any_value_of_any_key_is_used_or_refused_by_its_path(
+    data: st.DataObject, value: Any
+) -> None:
+    path = data.draw(st.sampled_from([path for path, _ in leaves(config())]))
+    text = yaml.safe_dump(with_value(path, value))
+    try:
+        found, unknown = parse(text, "here")
+    except ConfigError as error:
+        first, *rest = str(error).splitlines()
+        assert first == "here cannot be used:"
+        assert rest
+        # Of what goes together (TLS and its files), the map is named that it is in.
+        places = [line.partition(": ")[0] for line in rest]
+        assert all(place.startswith(path) or path.startswith(f"{place}.") for place in places)
+    else:
+        assert unknown == []
+        kind = type(dict(leaves(config()))[path])
+        assert isinstance(dict(leaves(found))[path], kind)

@@ -1,0 +1,25 @@
+"""A node, tokens of its Panel for it, and how one is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from wingsd.errors import NotAuthorized
+from wingsd.testing import Node, Panel
+from wingsd.tokens import transfer_token
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+NODE = Node("https://node.invalid:8080")
+
+
+def bearer(**claims: Any) -> str:
+    return f"Bearer {Panel().transfer_token(UUID, NODE, **claims)}"
+
+
+def refusal(authorization: str | None, public_url: str = "") -> NotAuthorized:
+    with pytest.raises(NotAuthorized) as caught:
+        transfer_token(authorization, NODE.token, public_url)
+    assert caught.value.status == 401
+    return caught.value

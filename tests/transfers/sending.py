@@ -1,0 +1,269 @@
+"""A sender with real files, threads and sockets, and those whom it has to do with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest_twisted
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.task import deferLater
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Site
+
+from tests.daemon.house import UUID
+from wingsd.archive import Compression, measure
+from wingsd.bridge import Workers
+from wingsd.errors import WingsdError
+from wingsd.events import Event, EventBus
+from wingsd.journal import Journal
+from wingsd.journal.store import Store
+from wingsd.model import Configuration, Settings
+from wingsd.testing import SynchronousWorkers
+from wingsd.transfers.formdata import UploadForm
+from wingsd.transfers.means import SendingMeans
+from wingsd.transfers.outbox import Outbox
+from wingsd.transfers.outgoing import TransferOrder
+from wingsd.transfers.sender import Sender
+from wingsd.transfers.trust import Trust
+
+reactor: Any = installed_reactor
+
+
+class World:
+    """The server, the engine and the Panel: they note what they are asked."""
+
+    def __init__(self, directory: Path) -> None:
+        self.uuid = UUID
+        self.configuration = Configuration(Settings(UUID))
+        self.hold = ""
+        self.calls: list[str] = []
+        self.told: list[str] = []
+        self.faults: dict[str, WingsdError] = {}
+        self.waits: dict[str, Deferred[None]] = {}
+        self.owned = True
+        self.disk_bytes = 0
+        self._directory = directory
+
+    async def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if name in self.faults:
+            raise self.faults[name]
+        await self.waits.get(name, succeed(None))
+
+    # The server, and the node's servers
+
+    def take(self, why: str) -> None:
+        self.hold = why
+
+    def let_go(self) -> None:
+        self.hold = ""
+
+    def disown(self, why: str) -> None:
+        self.hold = why
+
+    def renew_measure(self) -> None:
+        self.disk_bytes = measure(str(self._directory))
+
+    def forget(self, uuid: str) -> None:
+        self.calls.append("forget")
+
+    async def store_away(self, uuid: str) -> None:
+        self.calls.append("store away")
+
+    async def stop_within(self, grace: float) -> None:
+        await self._called("stop")
+
+    async def restore_environment(self) -> None:
+        await self._called("restore")
+
+    def directory(self, uuid: str) -> str:
+        return str(self._directory)
+
+    # The engine
+
+    async def remove(self, uuid: str) -> None:
+        await self._called("remove")
+
+    # The Panel
+
+    async def owns(self, uuid: str) -> bool:
+        self.told.append("owns")
+        return self.owned
+
+    async def transfer_failed(self, uuid: str) -> bool:
+        self.told.append("failure")
+        return True
+
+
+class Destination(Resource):
+    """A node that answers as it is told, and keeps what it was sent."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = "symlinks, hard-links"
+        self.status, self.body = 200, b""
+        self.drop = False
+        self.waits: dict[str, Deferred[None]] = {}
+        self.archives: list[bytes] = []
+        self.came: dict[str, Deferred[None]] = {"OPTIONS": Deferred(), "POST": Deferred()}
+
+    def render_OPTIONS(self, request: Any) -> bytes | int:
+        request.setResponseCode(204)
+        if self.features:
+            request.setHeader("Transfer-Features", self.features)
+        return self._answer("OPTIONS", request)
+
+    def render_POST(self, request: Any) -> bytes | int:
+        form = UploadForm(request.getHeader("Content-Type"))
+        self.archives.append(b"".join(form.receive(request.content.read())))
+        form.close()
+        request.setResponseCode(self.status)
+        request.write(self.body) if self.body else None
+        return self._answer("POST", request)
+
+    def _answer(self, method: str, request: Any) -> int:
+        def finish(_: None) -> None:
+            if self.drop and method == "POST":
+                request.channel.forceAbortClient()
+            elif not request._disconnected:
+                request.finish()
+
+        self.waits.get(method, succeed(None)).addCallback(finish)
+        if not self.came[method].called:
+            self.came[method].callback(None)
+        return NOT_DONE_YET
+
+
+class House:
+    """A sender with real files, threads and sockets."""
+
+    def __init__(self, directory: Path, pool: Workers) -> None:
+        self.tree = directory / "server"
+        (self.tree / "world").mkdir(parents=True)
+        (self.tree / "world" / "level.dat").write_bytes(bytes(range(256)) * 500)
+        (self.tree / "link").symlink_to("world/level.dat")
+        self.world = World(self.tree)
+        self.destination = Destination()
+        self._site: Any = Site(self.destination)
+        self._site.displayTracebacks = False
+        self._port = reactor.listenTCP(0, self._site, interface="127.0.0.1")
+        self.states: list[str] = []
+        self.lines: list[str] = []
+        bus = EventBus()
+        bus.subscribe(UUID, self._note)
+        world: Any = self.world
+        self.store = Store(str(directory))
+        self.store.open()
+        workers: Any = SynchronousWorkers()
+        journal = Journal(self.store, workers, reactor.seconds)
+        self.sender = Sender(
+            SendingMeans(
+                reactor=reactor,
+                panel=world,
+                journal=journal,
+                outbox=Outbox(world, journal, reactor),
+                environment=world,
+                servers=world,
+                attic=world,
+                bus=bus,
+                trust=Trust(),
+                compression=Compression.BEST_SPEED,
+                stop_grace=60,
+                stall_timeout=120,
+                packers=pool,
+                slots=DeferredSemaphore(2),
+            )
+        )
+
+    def _note(self, event: Event) -> None:
+        where = self.states if event.name == "transfer status" else self.lines
+        where += event.args
+
+    def start(self, port: int = 0) -> Deferred[None]:
+        """Begin; the Deferred fires when it is over, and nothing waits any more."""
+        url = f"http://127.0.0.1:{port or self._port.getHost().port}/api/transfers"
+        server: Any = self.world
+        self.sender.start(server, TransferOrder(url, "Bearer token"))
+        return Deferred.fromCoroutine(self._over())
+
+    async def _over(self) -> None:
+        while self.sender.servers:
+            await deferLater(reactor, 0.005)
+
+    def said(self, text: str) -> bool:
+        return any(text in line for line in self.lines)
+
+    async def close(self) -> None:
+        await self._port.stopListening()
+        for waiting in (*self.world.waits.values(), *self.destination.waits.values()):
+            if not waiting.called:
+                waiting.callback(None)
+        await deferLater(reactor, 0)
+
+
+def sending(tmp_path: Path) -> Iterator[House]:
+    """Yield a house, for a fixture."""
+    pool = Workers(reactor, "test", 4)
+    pool.start()
+    made = House(tmp_path, pool)
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+    pool.stop()
+
+
+# How far a transfer is
+
+
+def ask(house: House) -> Deferred[None]:
+    house.destination.waits["OPTIONS"] = Deferred()
+    return house.destination.came["OPTIONS"]
+
+
+def stop(house: House) -> Deferred[None]:
+    house.world.waits["stop"] = Deferred()
+    return until(lambda: "stop" in house.world.calls)
+
+
+def retire(house: House) -> Deferred[None]:
+    house.world.waits["remove"] = Deferred()
+    return until(lambda: "remove" in house.world.calls)
+
+
+def send(house: House) -> Deferred[None]:
+    # Larger than all buffers on the way, to a node that reads nothing of it.
+    with (house.tree / "large").open("wb") as file:
+        for _ in range(24):
+            file.write(os.urandom(1 << 20))
+    house._site.buildProtocol = lambda address: deaf(Site.buildProtocol(house._site, address))
+    return until(lambda: house.said("sending the archive"))
+
+
+def deaf(protocol: Any) -> Any:
+    heard = protocol.dataReceived
+
+    def data_received(data: bytes) -> None:
+        heard(data)
+        if data.startswith(b"POST"):
+            protocol.transport.pauseProducing()
+
+    protocol.dataReceived = data_received
+    return protocol
+
+
+def answer(house: House) -> Deferred[None]:
+    house.destination.waits["POST"] = Deferred()
+    return house.destination.came["POST"]
+
+
+def until(holds: Callable[[], bool]) -> Deferred[None]:
+    async def look() -> None:
+        while not holds():
+            await deferLater(reactor, 0.005)
+
+    return Deferred.fromCoroutine(look())
