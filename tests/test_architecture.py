@@ -27,6 +27,7 @@ PURE = [
     "config.docker",
     "config.file",
     "config.system",
+    "config.units",
     "eggfiles.changes",
     "eggfiles.document",
     "eggfiles.encoded",
@@ -157,8 +158,16 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are written out"
-            found.add(node.module or "")
+            above = node.module or ""
+            found.add(above)
+            found |= {name for a in node.names if is_module(name := f"{above}.{a.name}")}
     return found
+
+
+def is_module(name: str) -> bool:
+    """Return whether that is a module of wingsd, and not something in one."""
+    top, _, module = name.partition(".")
+    return top == HOME.name and module_path(module).exists()
 
 
 def room(module: str) -> str:

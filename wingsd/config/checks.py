@@ -34,7 +34,7 @@ def not_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 
 
 def port(_: object, attribute: attrs.Attribute[int], value: int) -> None:
-    """A TCP port."""
+    """A TCP port, from 1 to 65535."""
     if not 0 < value <= _MAX_PORT:
         raise InvalidField(attribute.name, f"expected a port from 1 to {_MAX_PORT}, found {value}")
 
@@ -46,13 +46,13 @@ def positive(_: object, attribute: attrs.Attribute[int], value: float) -> None:
 
 
 def not_negative(_: object, attribute: attrs.Attribute[int], value: float) -> None:
-    """A number that is 0 or above."""
+    """0 or a number above it."""
     if value < 0:
         raise InvalidField(attribute.name, f"expected 0 or a number above it, found {value}")
 
 
 def nice_value(_: object, attribute: attrs.Attribute[int], value: int) -> None:
-    """A nice value that asks for no privilege."""
+    """A nice value that asks for no privilege, from 0 to 19."""
     if not 0 <= value <= _MAX_NICE:
         what = f"expected a nice value from 0 to {_MAX_NICE}, found {value}"
         raise InvalidField(attribute.name, what)
@@ -72,7 +72,7 @@ def url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 
 
 def url_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
-    """The same, with nothing behind host and port, or an empty text."""
+    """An address of HTTP(S) with nothing behind host and port, or an empty text."""
     if value and not isinstance(origin(value), tuple):
         what = f"expected an address such as https://node.example.com:8080, found {value!r}"
         raise InvalidField(attribute.name, what)
@@ -96,6 +96,7 @@ def one_of(*words: str) -> Any:
         if value not in words:
             raise InvalidField(attribute.name, f"expected one of {', '.join(words)}: {value!r}")
 
+    check.__doc__ = f"One of {', '.join(words)}."
     return check
 
 

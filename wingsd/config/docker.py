@@ -7,29 +7,34 @@ from typing import Any
 import attrs
 
 from wingsd.config.checks import keyed_by_memory, positive
+from wingsd.config.units import Bytes, MiB
 
 __all__ = ["Docker", "IPv4", "IPv6", "Interfaces", "LogConfig", "Network", "Overhead", "Registry"]
 
 
 @attrs.frozen
 class IPv4:
-    """`docker.network.interfaces.v4`."""
+    """`docker.network.interfaces.v4`: the IPv4 addresses of the network that is made."""
 
+    #: The addresses of the network.
     subnet: str = "172.18.0.0/16"
+    #: The host's address in it.
     gateway: str = "172.18.0.1"
 
 
 @attrs.frozen
 class IPv6:
-    """`docker.network.interfaces.v6`."""
+    """`docker.network.interfaces.v6`: the IPv6 addresses of the network that is made."""
 
+    #: The addresses of the network; empty is a network without IPv6.
     subnet: str = "fdba:17c8:6c94::/64"
+    #: The host's address in it.
     gateway: str = "fdba:17c8:6c94::1011"
 
 
 @attrs.frozen
 class Interfaces:
-    """`docker.network.interfaces`."""
+    """`docker.network.interfaces`: the addresses of the network that is made."""
 
     v4: IPv4 = IPv4()
     v6: IPv6 = IPv6()
@@ -39,15 +44,25 @@ class Interfaces:
 class Network:
     """`docker.network`: the network that every server's container joins."""
 
+    #: The address that a server's 127.0.0.1 stands for: the host's in the network.
     interface: str = "172.18.0.1"
+    #: The name servers of the containers.
     dns: tuple[str, ...] = ("1.1.1.1", "1.0.0.1")
+    #: The network that is made when it is missing, where `network_mode` names it.
     name: str = "pterodactyl_nw"
+    #: Bind no ports to 127.0.0.1.
     ispn: bool = False
+    #: The driver of the network that is made.
     driver: str = "bridge"
+    #: The network that containers join: `name`, another one that is there, or a mode of the
+    #: engine's own, such as `host`.
     network_mode: str = "pterodactyl_nw"
+    #: Make the network without a way to the outside.
     is_internal: bool = False
+    #: Let containers of the network that is made talk to each other.
     enable_icc: bool = True
-    network_mtu: int = 1500
+    #: The largest packet of the network that is made.
+    network_mtu: Bytes = 1500
     #: The host interface of the network made from these values (wingsd's own).
     bridge_name: str = "pterodactyl0"
     interfaces: Interfaces = Interfaces()
@@ -55,9 +70,11 @@ class Network:
 
 @attrs.frozen
 class Registry:
-    """One entry of `docker.registries`."""
+    """`docker.registries.*`: the credentials for one registry, by its host."""
 
+    #: Who pulls images there.
     username: str = ""
+    #: The password, or a token in its place.
     password: str = attrs.field(default="", repr=False)
 
 
@@ -65,8 +82,9 @@ class Registry:
 class LogConfig:
     """`docker.log_config`: how the engine keeps a container's output."""
 
+    #: The engine's logging driver.
     type: str = "local"
-    #: Scalars of any type; the engine gets them as texts.
+    #: The driver's options: scalars of any type; the engine gets them as texts.
     config: dict[str, Any] = attrs.field(
         factory=lambda: {
             "max-size": "5m",
@@ -79,10 +97,13 @@ class LogConfig:
 
 @attrs.frozen
 class Overhead:
-    """`docker.overhead`: memory beyond the limit; `multipliers` is up to MB -> factor."""
+    """`docker.overhead`: memory that a container gets beyond its server's limit, as a factor."""
 
+    #: Use the factors given here in place of those that are the defaults.
     override: bool = False
+    #: The factor for limits above those in `multipliers`.
     default_multiplier: float = 1.05
+    #: Limits in MB, each with the factor for those up to it.
     multipliers: dict[str, float] = attrs.field(
         factory=lambda: {"2048": 1.15, "4096": 1.10}, validator=keyed_by_memory
     )
@@ -92,15 +113,21 @@ class Overhead:
 class Docker:
     """`docker`: the engine and what every container on this node has in common."""
 
-    #: False makes a node of files only, without containers (wingsd's own).
+    #: False makes a node of files only, without containers (wingsd's own). It is never chosen by
+    #: itself: an engine that does not answer fails a transfer.
     enabled: bool = True
-    #: Where the engine listens; empty is `DOCKER_HOST`, else the usual socket (wingsd's own).
+    #: Where the engine listens, such as `unix:///run/user/988/docker.sock`; empty is the variable
+    #: `DOCKER_HOST`, else the usual socket (wingsd's own).
     socket: str = ""
     network: Network = Network()
+    #: The domain of the containers' host names.
     domainname: str = ""
     registries: dict[str, Registry] = attrs.field(factory=dict)
-    tmpfs_size: int = attrs.field(default=100, validator=positive)
+    #: The size of `/tmp` in every container, in memory.
+    tmpfs_size: MiB = attrs.field(default=100, validator=positive)
+    #: Processes and threads in one container; 0 is no limit.
     container_pid_limit: int = 512
     overhead: Overhead = Overhead()
+    #: The user namespace of containers: empty is the engine's own choice, `host` the host's.
     userns_mode: str = ""
     log_config: LogConfig = LogConfig()

@@ -10,6 +10,7 @@ from wingsd.config.api import Api
 from wingsd.config.checks import not_empty, positive, url
 from wingsd.config.docker import Docker
 from wingsd.config.system import System
+from wingsd.config.units import Seconds
 from wingsd.errors import ConfigError, InvalidData
 from wingsd.structure import structure, unknown_keys
 from wingsd.yamldata import read_yaml
@@ -21,9 +22,11 @@ DEFAULT_PATH = "/etc/pterodactyl/config.yml"
 
 @attrs.frozen
 class RemoteQuery:
-    """`remote_query`: seconds to wait for the Panel, servers to ask for at once."""
+    """`remote_query`: how the Panel is asked."""
 
-    timeout: int = attrs.field(default=30, validator=positive)
+    #: How long to wait for an answer of the Panel, and never less than 30.
+    timeout: Seconds = attrs.field(default=30, validator=positive)
+    #: Servers to ask for at once, when the node starts.
     boot_servers_per_page: int = attrs.field(default=50, validator=positive)
 
 
@@ -31,16 +34,24 @@ class RemoteQuery:
 class Config:
     """The whole file. `remote` (the Panel's address), `token_id` and `token` have no defaults."""
 
+    #: The public half of the node's credentials at the Panel.
     token_id: str = attrs.field(validator=not_empty)
+    #: The secret half. The Panel calls this node with it, and signs the tokens of transfers and
+    #: consoles; with it anyone can send servers to this node.
     token: str = attrs.field(validator=not_empty, repr=False)
+    #: The Panel's address, such as `https://panel.example.com`.
     remote: str = attrs.field(validator=url)
+    #: Wings' key: read, and used for nothing.
     debug: bool = False
+    #: Wings' key: read, and used for nothing.
     app_name: str = "Pterodactyl"
+    #: Wings' key, the node's name at the Panel: read, and used for nothing.
     uuid: str = ""
     api: Api = Api()
     system: System = System()
     remote_query: RemoteQuery = RemoteQuery()
     docker: Docker = Docker()
+    #: Directories of the host below which a server's mounts may lie.
     allowed_mounts: tuple[str, ...] = ()
     #: Origins of browsers, beside the Panel's own, that may open a WebSocket; `*` is any.
     allowed_origins: tuple[str, ...] = ()

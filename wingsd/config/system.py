@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from wingsd.config.checks import nice_value, not_negative, one_of, path_field, positive
+from wingsd.config.units import Bytes, BytesPerSecond, Days, MiB, MiBPerSecond, Seconds
 
 __all__ = ["Backups", "Form", "Rootless", "System", "Transfers", "User"]
 
@@ -13,75 +14,90 @@ __all__ = ["Backups", "Form", "Rootless", "System", "Transfers", "User"]
 class Rootless:
     """`system.user.rootless`: container ids when the engine runs without root."""
 
+    #: The engine runs without root: containers get the ids here, and no account is looked up.
     enabled: bool = False
+    #: The user id inside the containers.
     container_uid: int = 0
+    #: The group id inside the containers.
     container_gid: int = 0
 
 
 @attrs.frozen
 class User:
-    """`system.user`: the owner of every server's files. Looked up from `system.username`."""
+    """`system.user`: the owner of every server's files."""
 
+    #: The user id. That of the account `system.username` counts, where there is one.
     uid: int = 988
+    #: The group id. That of the account `system.username` counts, where there is one.
     gid: int = 988
     rootless: Rootless = Rootless()
 
 
 @attrs.frozen
 class Form:
-    """`system.transfers.form`: bounds for the parts of an upload (all of it wingsd's own)."""
+    """`system.transfers.form`: bounds for the parts of an upload."""
 
-    #: More than any sender needs: an archive, a checksum, a log, and as many backups.
+    #: The parts of one upload. It is more than any sender needs: an archive, a checksum, a log,
+    #: and as many backups (wingsd's own).
     parts: int = attrs.field(default=256, validator=positive)
-    #: The headers of one part: how many, and the bytes of each.
+    #: The headers of one part (wingsd's own).
     headers: int = attrs.field(default=8, validator=positive)
-    header_bytes: int = attrs.field(default=4096, validator=positive)
+    #: One header of a part (wingsd's own).
+    header_bytes: Bytes = attrs.field(default=4096, validator=positive)
 
 
 @attrs.frozen
 class Transfers:
-    """`system.transfers`; all of it is wingsd's own but `download_limit`."""
+    """`system.transfers`: how servers are moved."""
 
-    #: MiB/s at which all servers together are received, and sent (wingsd's own). 0 is no limit; a
-    #: `download_limit` below 0 is none either, as Wings has it.
-    download_limit: int = 0
-    upload_limit: int = attrs.field(default=0, validator=not_negative)
-    #: The nice value of the threads that pack and unpack archives, 0 to 19 (wingsd's own). Their
-    #: I/O priority follows it, ioprio_set(2).
+    #: The rate at which all servers together are received; those at work share it equally. 0 is
+    #: no limit, and neither is a number below it, as Wings has it.
+    download_limit: MiBPerSecond = 0
+    #: The same for all that are sent; 0 is no limit (wingsd's own).
+    upload_limit: MiBPerSecond = attrs.field(default=0, validator=not_negative)
+    #: The nice value of the threads that pack and unpack archives, by which the daemon's other
+    #: work comes first (wingsd's own). Their I/O priority follows it, ioprio_set(2). Containers
+    #: have control groups of their own, within which alone nice values are compared, sched(7):
+    #: to yield to them, give the daemon's unit a low `CPUWeight=` and `IOWeight=`,
+    #: systemd.resource-control(5).
     nice: int = attrs.field(default=10, validator=nice_value)
-    #: Flush a received server to stable storage before the Panel is told (wingsd's own).
+    #: Flush a received server to stable storage before the Panel is told, since the Panel then
+    #: deletes the other copy (wingsd's own). Turn it off only where losing a server is no loss.
     durable: bool = True
-    #: Servers received at a time, and further ones whose senders are kept waiting until it is
-    #: their turn; whoever comes after them is answered 503 (wingsd's own).
+    #: Servers received at a time (wingsd's own).
     concurrent: int = attrs.field(default=8, validator=positive)
+    #: Further ones whose senders are slowed down until it is their turn; whoever comes after them
+    #: is answered 503, with `Retry-After` (wingsd's own).
     waiting: int = attrs.field(default=64, validator=not_negative)
-    #: Seconds a sender may be silent before its upload fails, and a destination without a word
-    #: that anything arrives; and the bytes a second that must come from a sender on average over
-    #: as long, while it is its turn (wingsd's own).
-    stall_timeout: int = attrs.field(default=120, validator=positive)
-    least_rate: int = attrs.field(default=1024, validator=not_negative)
+    #: How long a sender may be silent before its upload fails, and how long a destination may
+    #: acknowledge nothing of what it is sent (wingsd's own).
+    stall_timeout: Seconds = attrs.field(default=120, validator=positive)
+    #: What must come from a sender on average over `stall_timeout`, while it is its turn; 0 is
+    #: any rate (wingsd's own).
+    least_rate: BytesPerSecond = attrs.field(default=1024, validator=not_negative)
     form: Form = Form()
-    #: Seconds a server may take to stop before it is killed, to be sent away (wingsd's own).
-    stop_grace: int = attrs.field(default=60, validator=positive)
-    #: Days that a received server is kept whose success the Panel did not want (wingsd's own).
-    quarantine_days: int = attrs.field(default=30, validator=positive)
+    #: How long a server may take to stop before it is killed, to be sent away (wingsd's own).
+    stop_grace: Seconds = attrs.field(default=60, validator=positive)
+    #: How long a whole copy of a server is kept that the Panel has on another node (wingsd's own).
+    quarantine_days: Days = attrs.field(default=30, validator=positive)
     #: A PEM file of authorities trusted beside the system's, for the nodes that servers are sent
     #: to (wingsd's own).
     ca_file: str = ""
-    #: MiB of a filesystem that received servers leave free, and never more than a twentieth of it;
-    #: 0 is none (wingsd's own).
-    disk_reserve: int = attrs.field(default=1024, validator=not_negative)
+    #: What received servers leave free of the filesystem of `system.data`, and never more than a
+    #: twentieth of it; 0 is nothing (wingsd's own).
+    disk_reserve: MiB = attrs.field(default=1024, validator=not_negative)
     #: Files, directories and links that one archive may hold (wingsd's own).
     max_members: int = attrs.field(default=10_000_000, validator=positive)
-    #: MiB of memory for what one archive says of directories after what is in them; all else that
-    #: it says of directories is kept on the disk (wingsd's own).
-    directory_memory: int = attrs.field(default=16, validator=positive)
+    #: Memory for what one archive says of directories after what is in them; all else that it
+    #: says of directories is kept on the disk (wingsd's own).
+    directory_memory: MiB = attrs.field(default=16, validator=positive)
 
 
 @attrs.frozen
 class Backups:
-    """`system.backups`: how hard archives are compressed, those of transfers too."""
+    """`system.backups`: how hard archives are compressed."""
 
+    #: How hard archives are compressed, those of transfers too.
     compression_level: str = attrs.field(
         default="best_speed", validator=one_of("none", "best_speed", "best_compression")
     )
@@ -91,15 +107,22 @@ class Backups:
 class System:
     """`system`: the node's directories, its user and its time zone."""
 
+    #: Where the node keeps what it must not forget: its journal, `wingsd.db`.
     root_directory: str = path_field("/var/lib/pterodactyl")
+    #: The servers' files, one directory each. A server being received lies beside this directory,
+    #: so there must be room for it on the same filesystem.
     data: str = path_field("/var/lib/pterodactyl/volumes")
+    #: Wings' key: read, and used for nothing.
     log_directory: str = path_field("/var/log/pterodactyl")
+    #: The account that the servers' files belong to. When there is none of that name, they belong
+    #: to the ids in `system.user`.
     username: str = "pterodactyl"
     user: User = User()
+    #: The time zone of the containers, their variable `TZ`.
     timezone: str = "UTC"
     #: Console lines that a browser gets when it asks for what was before.
     websocket_log_count: int = attrs.field(default=150, validator=positive)
-    #: Seconds a server may take to stop before it is killed (wingsd's own; Wings' figure).
-    stop_timeout: int = attrs.field(default=600, validator=positive)
+    #: How long a server may take to stop before it is killed (wingsd's own).
+    stop_timeout: Seconds = attrs.field(default=600, validator=positive)
     transfers: Transfers = Transfers()
     backups: Backups = Backups()
