@@ -1,0 +1,38 @@
+"""Which documents hold something that is made from the code, and where in them it stands.
+
+A page is written by people but for what lies between two comments, `<!-- made: NAME -->` and
+`<!-- made -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from handbook.configuration import markdown
+from handbook.keys import sections
+from handbook.manpage import manpage
+from handbook.rooms import storeys, table
+
+__all__ = ["HOME", "filled", "made"]
+
+HOME = Path(__file__).parent.parent
+_PART = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- made -->)", re.DOTALL)
+
+
+def made() -> dict[Path, str]:
+    """Return each such document as it should be, by its path.
+
+    Raises `LookupError` where a page asks for what is not made here.
+    """
+    keys = sections()
+    parts = {"keys": markdown(keys), "storeys": storeys(), "rooms": table()}
+    pages = {
+        page: filled(page.read_text(), parts) for page in sorted((HOME / "docs").glob("*.md"))
+    }
+    return {**pages, HOME / "man" / "wingsd.yml.5": manpage(keys)}
+
+
+def filled(page: str, parts: dict[str, str]) -> str:
+    """Return a page with its parts put in. Raises `LookupError` for one that is not made."""
+    return _PART.sub(lambda found: f"{found[1]}\n{parts[found[2]]}\n\n{found[3]}", page)

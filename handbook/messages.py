@@ -1,0 +1,153 @@
+"""What people can be told by wingsd, found in its code: errors, warnings, words in the console.
+
+What varies in a message is written as `…`. `told` finds what somebody is told, by the calls that
+tell it; `written` finds every text that there is, since parts of a message come from anywhere.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import attrs
+
+import wingsd
+
+__all__ = ["Message", "is_about", "told", "written"]
+
+VARIES = "…"
+#: With fewer words, a part of a message could be of any.
+ENOUGH_WORDS = 3
+_HOME = Path(wingsd.__file__).parent
+#: Errors that become an answer, a line in a log or the last words of a command.
+_ROOTS = frozenset(
+    {"ConfigError", "InvalidData", "InvalidField", "Refused", "SystemExit", "WingsdError"}
+)
+#: What is called with a line for the log, for the console, or for both.
+_TELLS = frozenset({"_note", "_tell", "critical", "error", "failure", "say", "warn"})
+_FIELD = re.compile(r"\{[^{}]*\}")
+#: A line of the log begins with the server that it is about.
+_ABOUT = re.compile(rf"^{VARIES}: ")
+
+
+@attrs.frozen
+class Message:
+    """One thing that people are told, and where in the code."""
+
+    text: str
+    place: str
+
+
+def told() -> list[Message]:
+    """Return every message that is told by an error, a log, a console or the end of a command."""
+    errors = _errors()
+    return [message for path in _files() for message in _told_in(path, errors)]
+
+
+def written() -> set[str]:
+    """Return all texts in the code."""
+    texts = {_text(node) for path in _files() for node in ast.walk(_tree(path))}
+    return {_ABOUT.sub("", text) for text in texts if text}
+
+
+def is_about(entry: str, message: str) -> bool:
+    """Return whether `entry` is the message, or some of its words: enough of them to tell it."""
+    words = entry.strip(f"{VARIES}: ")
+    return entry == message or (len(words.split()) >= ENOUGH_WORDS and words in message)
+
+
+def _files() -> list[Path]:
+    return [path for path in sorted(_HOME.rglob("*.py")) if "testing" not in path.parts]
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def _errors() -> set[str]:
+    """Return the names of the errors whose texts people read, and of what is made from them."""
+    nodes = (node for path in _files() for node in ast.walk(_tree(path)))
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    found = set(_ROOTS)
+    while True:
+        more = {each.name for each in classes if found & {_name(base) for base in each.bases}}
+        if more <= found:
+            return found
+        found |= more
+
+
+def _told_in(path: Path, errors: set[str]) -> Iterator[Message]:
+    for owner, node in _with_class(_tree(path)):
+        texts = []
+        if isinstance(node, ast.Call) and _tells(node, owner, errors):
+            texts = [_text(argument, path) for argument in node.args]
+        elif isinstance(node, ast.Yield) and path.match("privileges/rules.py"):
+            texts = [_text(node.value)]
+        text = _ABOUT.sub("", ": ".join(filter(None, texts)))
+        if text.strip(f"{VARIES}: "):
+            yield Message(text, f"{path.relative_to(_HOME.parent)}:{node.lineno}")
+
+
+def _with_class(tree: ast.AST, owner: str = "") -> Iterator[tuple[str, ast.expr]]:
+    """Yield each expression, with the name of the class that it is in."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.expr):
+            yield owner, node
+        yield from _with_class(node, node.name if isinstance(node, ast.ClassDef) else owner)
+
+
+def _tells(call: ast.Call, owner: str, errors: set[str]) -> bool:
+    name = _name(call.func)
+    if name in errors:
+        return True
+    if not isinstance(call.func, ast.Attribute):
+        return name == "cls" and owner in errors
+    of = _name(call.func.value)
+    # `BadRequest.order()`, `super().__init__(…)` of an error, `log.warn(…)`.
+    return of in errors or (of == "super" and owner in errors) or name in _TELLS
+
+
+def _name(node: ast.expr) -> str:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case ast.Call(func=called):
+            return _name(called)
+    return ""
+
+
+def _text(node: ast.AST | None, path: Path | None = None) -> str:
+    """Return the text that an expression is, empty for any that is none.
+
+    With `path`, the file that it is in, a name stands for the constant that it is of that file.
+    """
+    text = ""
+    match node:
+        case ast.Constant(value=str(value)):
+            text = _FIELD.sub(VARIES, value)
+        case ast.JoinedStr(values=values):
+            text = "".join(
+                str(part.value) if isinstance(part, ast.Constant) else VARIES for part in values
+            )
+        case ast.Name(id=name) if path is not None:
+            text = _constants(path).get(name, "")
+    return " ".join(text.split())
+
+
+@cache
+def _constants(path: Path) -> dict[str, str]:
+    """Return the texts that have names in a file, those that it imports from wingsd too."""
+    found = {}
+    for node in _tree(path).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if _text(value):
+                found[name] = _text(value)
+            case ast.ImportFrom(module=str(module), names=names) if module.startswith("wingsd."):
+                there = _HOME.parent.joinpath(*module.split(".")).with_suffix(".py")
+                known = _constants(there) if there.exists() else {}
+                found |= {each.name: known[each.name] for each in names if each.name in known}
+    return found

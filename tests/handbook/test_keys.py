@@ -1,0 +1,157 @@
+"""The keys of the configuration, read from its classes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import attrs
+import pytest
+
+from handbook.keys import Key, Undocumented, sections
+from tests.test_config import config, leaves
+from wingsd.config.checks import positive
+from wingsd.structure import InvalidField
+
+KEYS = {key.path: key for section in sections() for key in section.keys}
+
+
+def test_each_key_of_the_configuration_is_there_with_its_words() -> None:
+    paths = {path for path, _ in leaves(config())}
+    # A map of sections is no key itself; those of one of its sections are.
+    assert paths - KEYS.keys() == {"docker.registries"}
+    assert {path for path in KEYS if path not in paths} == {
+        "docker.registries.*.username",
+        "docker.registries.*.password",
+    }
+    assert all(key.words.endswith((".", ")")) for key in KEYS.values())
+
+
+def test_each_default_is_the_one_that_counts() -> None:
+    for path, value in leaves(config()):
+        if path in KEYS and not KEYS[path].is_required:
+            assert KEYS[path].default == (list(value) if isinstance(value, tuple) else value)
+
+
+def test_a_key_is_told_with_its_unit_and_its_bounds() -> None:
+    assert KEYS["system.transfers.stall_timeout"] == Key(
+        path="system.transfers.stall_timeout",
+        kind="whole number, seconds",
+        default=120,
+        bounds="a number above 0",
+        words="How long a sender may be silent before its upload fails, and how long a "
+        "destination may acknowledge nothing of what it is sent.",
+        is_required=False,
+        is_secret=False,
+        is_own=True,
+    )
+
+
+def test_secrets_and_what_has_no_default() -> None:
+    assert {path for path, key in KEYS.items() if key.is_secret} == {
+        "token",
+        "docker.registries.*.password",
+    }
+    assert {path for path, key in KEYS.items() if key.is_required} == {
+        "token_id",
+        "token",
+        "remote",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("api.port", "whole number"),
+        ("docker.network.dns", "list, each a text"),
+        ("docker.overhead.default_multiplier", "number"),
+        ("docker.overhead.multipliers", "map, each value a number"),
+        ("docker.log_config.config", "map, each value any single value"),
+        ("system.transfers.durable", "true or false"),
+        ("system.transfers.upload_limit", "whole number, MiB/s"),
+    ],
+)
+def test_kinds(path: str, kind: str) -> None:
+    assert KEYS[path].kind == kind
+
+
+def test_bounds_are_what_the_checks_say_of_themselves() -> None:
+    assert KEYS["system.backups.compression_level"].bounds == (
+        "one of none, best_speed, best_compression"
+    )
+    assert KEYS["api.port"].bounds == "a TCP port, from 1 to 65535"
+    assert KEYS["docker.socket"].bounds == ""
+
+
+@attrs.frozen
+class _Silent:
+    """All of it."""
+
+    #: This one has words.
+    spoken: int = 1
+    silent: int = 2
+
+
+def _check(*_: object) -> None:
+    pass
+
+
+@attrs.frozen
+class _Checked:
+    """All of it."""
+
+    #: This one has words, and its check has none.
+    bound: int = attrs.field(default=1, validator=_check)
+
+
+@attrs.frozen
+class _Misplaced:
+    """`elsewhere`: not where it says."""
+
+    #: A key.
+    key: int = 1
+
+
+@attrs.frozen
+class _Above:
+    """All of it."""
+
+    here: _Misplaced = _Misplaced()
+
+
+def test_a_key_without_words_is_an_error() -> None:
+    with pytest.raises(Undocumented, match="silent has no comment"):
+        sections(_Silent)
+
+
+def test_a_check_without_words_is_an_error() -> None:
+    with pytest.raises(Undocumented, match="bound: its check"):
+        sections(_Checked)
+
+
+def test_a_section_that_calls_itself_otherwise_is_an_error() -> None:
+    with pytest.raises(Undocumented, match="must begin with `here`"):
+        sections(_Above)
+
+
+@attrs.frozen
+class _Small:
+    """All of it."""
+
+    #: A pause,
+    #: with `code` (wingsd's own).
+    pause: Annotated[int, "seconds"] = attrs.field(default=5, validator=positive)
+
+
+def test_a_comment_may_have_several_lines() -> None:
+    ((key,),) = (section.keys for section in sections(_Small))
+    assert (key.words, key.is_own, key.kind) == (
+        "A pause, with `code`.",
+        True,
+        "whole number, seconds",
+    )
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_the_bounds_hold(value: Any) -> None:
+    with pytest.raises(InvalidField):
+        _Small(value)
