@@ -14,11 +14,11 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv/$(VERSION)$(if $(FLOOR),-floor)
 PREPARE := PYTHON=$(PYTHON) VENV=$(VENV) FLOOR=$(FLOOR) FAST=$(FAST) tools/prepare
 BIN := $(VENV)/bin
-# Named one by one: the document's examples in the README keep their form.
-CODE := wingsd tests demo fuzz bench twisted setup.py
+# Named one by one: the document's examples in docs/http.md keep their form.
+CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test fuzz bench lint format openapi clean
+.PHONY: help demo test fuzz bench docs lint format openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
@@ -43,11 +43,18 @@ else # on what the service runs on: the interpreter and the versions of the dist
 	@$(MAKE) --no-print-directory bench FLOOR=1
 endif
 
+docs: ## make the documents as a site, in build/docs, with what is made from the code
+	@$(PREPARE) docs
+	@$(BIN)/python -m handbook
+	@$(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going \
+	  -d .cache/doctrees docs build/docs
+	@echo "==> build/docs/index.html"
+
 lint: ## run the linters and the type checker
 	@$(PREPARE) lint
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
-	@$(BIN)/mypy wingsd tests demo fuzz bench twisted/plugins
+	@$(BIN)/mypy wingsd tests demo fuzz bench handbook docs/conf.py twisted/plugins
 	@$(BIN)/towncrier build --draft --version next >/dev/null
 	@tools/lint-openapi docs/openapi.yml
 

@@ -45,6 +45,12 @@ BENCH = [
     "matplotlib >= 3.10",
 ]
 
+DOCS = [
+    "furo >= 2024.8.6",
+    "myst-parser >= 4.0",
+    "sphinx >= 8.1",
+]
+
 LINT = [
     "mypy",
     "mypy-zope",
@@ -68,6 +74,6 @@ setup(
     packages=[*find_packages(include=["wingsd", "wingsd.*"]), "twisted.plugins"],
     package_data={"wingsd": ["py.typed"]},
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "fuzz": FUZZ, "bench": BENCH, "lint": LINT},
+    extras_require={"test": TEST, "fuzz": FUZZ, "bench": BENCH, "docs": DOCS, "lint": LINT},
     zip_safe=False,
 )
