@@ -1,0 +1,54 @@
+"""docs/first-transfer.md says what two real nodes say, line by line."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import pytest_twisted
+
+from tests.daemon.house import UUID
+from tests.daemon.pair import Pair
+from tests.pages import page
+
+BLOCKS = [block for block in page("docs/first-transfer.md").blocks if block.language == "text"]
+
+
+def shown(about: str) -> list[str]:
+    """Return the lines of the blocks that show the log of a node."""
+    lines = [line for block in BLOCKS if block.about == about for line in block.code.splitlines()]
+    assert lines
+    return lines
+
+
+def in_order(lines: list[str], log: list[str]) -> bool:
+    """Return whether each of `lines` ends one of the log's, and in this order."""
+    rest = iter(log)
+    for line in lines:
+        pattern = re.escape(line.replace("UUID", UUID)).replace("…", ".+")
+        if not any(re.search(rf"{pattern}$", said) for said in rest):
+            pytest.fail(f"{line!r} is not in the rest of\n" + "\n".join(log))
+    return True
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_node_says_what_the_page_shows(pair: Pair) -> None:
+    pair.add_server()
+    await pair.start()
+    await pair.transfer()
+    await pair.source.wait_for_line(f"{UUID}: its files are deleted")
+    await pair.destination.wait_for_line("state success")
+    for node in (pair.source, pair.destination):
+        assert in_order(shown(""), node.log)
+    # The Panel's order to delete may be faster than the destination's answer.
+    *steps, moved, deleted = shown("node-a")
+    assert in_order([*steps, moved], pair.source.log)
+    assert in_order([deleted], pair.source.log)
+    assert in_order(shown("node-b"), pair.destination.log)
+
+
+def test_it_would_be_seen_if_a_line_were_not_there() -> None:
+    log = [f"{UUID}: stopping the server", f"{UUID}: removing its container"]
+    assert in_order(["UUID: stopping the …"], log)
+    with pytest.raises(pytest.fail.Exception):
+        in_order(["UUID: removing its container", "UUID: stopping the server"], log)

@@ -1,0 +1,151 @@
+"""The code in the documents: it can be read, and the commands in it are there."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.pages import HOME, PAGES, Block, Page
+from wingsd.config import parse
+from wingsd.tap import Options
+
+BLOCKS = [block for page in PAGES.values() for block in page.blocks]
+#: What a configuration must have, for those that show a part of one.
+LEAST = {"token_id": "id", "token": "secret", "remote": "https://panel.example.com"}
+#: Programs that a page may use, all of them in Debian, or the shell's own.
+PROGRAMS = {
+    *("apt", "cd", "certbot", "chown", "curl", "head", "install", "journalctl", "kill", "ln"),
+    *("ls", "mkdir", "sha256sum", "systemctl"),
+}
+#: Units that may be named.
+UNITS = {"wings", "wingsd"}
+JOINED = re.compile(r"\\\n\s*")
+#: Inline code that is a command to type.
+COMMAND = re.compile(r"(?:make|python3? -m|twistd|systemctl|journalctl) .+")
+
+
+def blocks(*languages: str) -> pytest.MarkDecorator:
+    found = [block for block in BLOCKS if block.language in languages]
+    assert found
+    return pytest.mark.parametrize("block", found, ids=[block.place for block in found])
+
+
+def test_every_language_is_one_that_is_looked_at() -> None:
+    known = {"ini", "js", "python", "sh", "text", "yaml", "{include}", "{toctree}"}
+    assert {block.language for block in BLOCKS} <= known
+
+
+@blocks("yaml")
+def test_what_is_yaml_is_a_configuration(block: Block) -> None:
+    data = yaml.safe_load(block.code)
+    _, unknown = parse(yaml.safe_dump(LEAST | data), block.place)
+    assert unknown == []
+
+
+@blocks("python")
+def test_what_is_python_can_be_read(block: Block) -> None:
+    assert ast.parse(block.code).body
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="there is no node to read it")
+@blocks("js")
+def test_what_is_javascript_can_be_read(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "shown.mjs"
+    path.write_text(block.code)
+    subprocess.run(["node", "--check", str(path)], check=True)
+
+
+@blocks("ini")
+def test_what_is_of_a_unit_can_be_read(block: Block) -> None:
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # its names have capitals
+    unit.read_string(block.code)
+    assert unit.sections() == ["Service"]
+    for name, value in unit.items("Service"):
+        assert re.fullmatch(r"[A-Z][A-Za-z]+", name)
+        assert value
+
+
+@blocks("sh")
+def test_what_is_of_a_shell_can_be_read(block: Block) -> None:
+    subprocess.run(["bash", "-n"], input=block.code.encode(), check=True)
+
+
+@blocks("sh")
+def test_the_commands_in_a_block_are_there(block: Block) -> None:
+    for line in JOINED.sub(" ", block.code).splitlines():
+        for command in _commands(line):
+            _check(command)
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_the_commands_in_the_text_are_there(page: Page) -> None:
+    for text in filter(COMMAND.fullmatch, page.code):
+        for command in _commands(text):
+            _check(command)
+
+
+def _commands(line: str) -> list[list[str]]:
+    """Return the commands of a line, each as its words."""
+    words = shlex.split(line, comments=True, posix=True)
+    commands: list[list[str]] = [[]]
+    for word in words:
+        if word in ("&&", "|", ";"):
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    return [command for command in commands if command]
+
+
+def _check(command: list[str]) -> None:
+    """Fail when what a command names is not there."""
+    program, *words = command
+    program = program.removeprefix("/opt/wingsd/bin/")
+    match program:
+        case "make":
+            _check_make(words)
+        case "python" | "python3":
+            assert words[0] == "-m"
+            assert words[1] == "venv" or importlib.util.find_spec(words[1]), words[1]
+        case "pip":
+            assert words == ["install", "."]
+        case "twistd":
+            _check_twistd(words)
+        case "systemctl":
+            assert set(words[1:]) - {"--now"} <= UNITS, command
+        case "journalctl":
+            assert words[:2] == ["-u", "wingsd"], command
+        case _:
+            assert program in PROGRAMS, f"{program}: is it in Debian? Then name it here"
+
+
+def _check_make(words: list[str]) -> None:
+    rules = (HOME / "Makefile").read_text()
+    for word in words:
+        variable, assigned, _ = word.partition("=")
+        line = rf"^# {variable}=" if assigned else rf"^{word}: "
+        assert re.search(line, rules, re.MULTILINE), word
+
+
+def _check_twistd(words: list[str]) -> None:
+    where = words.index("wingsd")
+    assert set(words[:where]) <= {"-n"}
+    for option in filter(lambda word: word.startswith("--"), words[where:]):
+        assert f"{option[2:]}=" in Options().longOpt, option
+
+
+def test_json_in_the_text_can_be_read() -> None:
+    texts = [text for page in PAGES.values() for text in page.code if text.startswith('{"')]
+    assert texts
+    for text in texts:
+        assert json.loads(text)
