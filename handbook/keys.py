@@ -19,8 +19,10 @@ from wingsd.config import Config
 
 __all__ = ["Key", "Section", "Undocumented", "sections"]
 
-#: What a comment says, in so many words, of a key that Wings does not have.
+#: What a comment says, in so many words, of a key that Wings does not have; and what a docstring
+#: says of a section of them.
 OWN = "(wingsd's own)"
+ALL_OWN = "(all of it wingsd's own)"
 _COMMENT = "#:"
 _KINDS = {
     bool: "true or false",
@@ -74,7 +76,10 @@ def _sections(cls: type, path: str) -> Iterator[Section]:
     fields = attrs.fields(attrs.resolve_types(cls))
     comments = _comments(cls)
     keys = [_key(field, path, comments) for field in fields if _inner(field.type) is None]
-    yield Section(path, _words_of_class(cls, path), tuple(keys))
+    words = _words_of_class(cls, path)
+    if ALL_OWN in words:
+        keys = [attrs.evolve(key, is_own=True) for key in keys]
+    yield Section(path, _without(ALL_OWN, words), tuple(keys))
     for field in fields:
         inner = _inner(field.type)
         if inner is not None:
@@ -99,11 +104,15 @@ def _key(field: attrs.Attribute[Any], path: str, comments: dict[str, str]) -> Ke
         kind=_kind(field.type),
         default=_default(field),
         bounds=_bounds(field.validator, here),
-        words=" ".join(words.replace(OWN, "").split()).replace(" .", ".").replace(" ,", ","),
+        words=_without(OWN, words),
         is_required=field.default is attrs.NOTHING,
         is_secret=not field.repr,
         is_own=OWN in words,
     )
+
+
+def _without(mark: str, words: str) -> str:
+    return " ".join(words.replace(f" {mark}", "").split())
 
 
 def _kind(kind: Any) -> str:

@@ -17,9 +17,11 @@ _HEAD = r"""'\" t
 .SH NAME
 wingsd.yml \- configuration of the game server node daemon wingsd
 """
+#: Where it is looked for.
+_FILES = (DEFAULT_PATH,)
 _DESCRIPTION = """\
 .SH DESCRIPTION
-{path} is the file that a Pterodactyl or Pelican Panel prints for a node, in YAML.
+The configuration is the file that a Pterodactyl or Pelican Panel prints for a node, in YAML.
 All keys but three have defaults, which are those of Wings, the Panels' own node daemon.
 A key without a value counts as left out.
 Keys that are not known are ignored, with one line in the log; a value that cannot be used keeps
@@ -27,8 +29,7 @@ the daemon from starting, and is named by its path.
 .PP
 The file holds the node's token, so it should be readable by the daemon's user alone.
 """
-_EXAMPLE = r"""
-.SH EXAMPLES
+_EXAMPLE = r""".SH EXAMPLES
 The least that a node needs, behind a proxy that speaks TLS:
 .PP
 .in +4n
@@ -51,8 +52,8 @@ _OTHER_PAGE = re.compile(r"\b([\w.-]+)(\([1-9]\))")
 def manpage(sections: tuple[Section, ...]) -> str:
     """Return the page, which ends with a newline."""
     keys = "\n".join(line for section in sections if section.keys for line in _section(section))
-    description = _DESCRIPTION.format(path=rf"\fI{_escaped(DEFAULT_PATH)}\fR")
-    return f"{_HEAD}{description}.SH KEYS\n{keys}{_EXAMPLE}"
+    files = "\n".join(f".TP\n.I {_escaped(path)}\nwhere it is looked for." for path in _FILES)
+    return f"{_HEAD}{_DESCRIPTION}.SH KEYS\n{keys}\n.SH FILES\n{files}\n{_EXAMPLE}"
 
 
 def _section(section: Section) -> Iterator[str]:

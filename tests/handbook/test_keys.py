@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import attrs
 import pytest
+import yaml
 
 from handbook.keys import Key, Undocumented, sections
-from tests.test_config import config, leaves
+from tests.test_config import EXAMPLE, config, leaves
 from wingsd.config.checks import positive
 from wingsd.structure import InvalidField
 
@@ -140,6 +141,37 @@ class _Small:
     #: A pause,
     #: with `code` (wingsd's own).
     pause: Annotated[int, "seconds"] = attrs.field(default=5, validator=positive)
+
+
+@attrs.frozen
+class _Own:
+    """`own`: keys that Wings does not have (all of it wingsd's own)."""
+
+    #: A key.
+    key: int = 1
+
+
+@attrs.frozen
+class _WithOwn:
+    """All of it."""
+
+    own: _Own = _Own()
+
+
+def test_a_section_may_be_wingsds_own_as_a_whole() -> None:
+    _, section = sections(_WithOwn)
+    assert section.words == "Keys that Wings does not have."
+    assert [key.is_own for key in section.keys] == [True]
+
+
+def test_the_example_shows_every_key() -> None:
+    shown = yaml.safe_load(EXAMPLE.read_text())
+    for path in KEYS:
+        above, _, name = path.rpartition(".")
+        section = shown
+        for part in above.split(".") if above and "*" not in above else ():
+            section = section[part]
+        assert name in section or "*" in above, path
 
 
 def test_a_comment_may_have_several_lines() -> None:
