@@ -16,14 +16,15 @@ TOPS = "bench|debian|demo|docs|etc|fuzz|handbook|man|tests|tools|twisted|wingsd"
 ROOMS = "archive|bridge|config|eggfiles|environment|journal|privileges|servers|transfers|web"
 FILE = re.compile(rf"(?:{TOPS})(?:/[\w.-]+)+/?")
 MODULE = re.compile(rf"(?<![\w/.-])(?:{ROOMS})/\w+(?:/\w+)*(?:\.py)?(?![\w/])")
-KEY = re.compile(r"(?:api|docker|remote_query|system)(?:\.\w+)+")
-#: These look like keys: a package, and one of Wings' that is shown as unknown here.
-NO_KEYS = {"docker.io", "system.sftp"}
 
 #: Of maps of sections the name without a star is a key, too.
 KEYS = {section.path.removesuffix(".*") for section in sections()} | {
     key.path for section in sections() for key in section.keys
 }
+SECTIONS = "|".join(key for key in KEYS if key and "." not in key)
+KEY = re.compile(rf"(?:{SECTIONS})(?:\.\w+)+")
+#: These look like keys: a package, and one of Wings' that is shown as unknown here.
+NO_KEYS = {"docker.io", "system.sftp"}
 
 pages = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 

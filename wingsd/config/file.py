@@ -41,7 +41,7 @@ class Config:
     token: str = attrs.field(validator=not_empty, repr=False)
     #: The Panel's address, such as `https://panel.example.com`.
     remote: str = attrs.field(validator=url)
-    #: Wings' key: read, and used for nothing.
+    #: Log more than usual, such as each request.
     debug: bool = False
     #: Wings' key: read, and used for nothing.
     app_name: str = "Pterodactyl"
