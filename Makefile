@@ -7,6 +7,7 @@
 # ARGS=...                  more words for pytest, such as ARGS="-k panel -x"
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
+# PREVIOUS=...              the package of another version, for deb-test to upgrade from
 # SERIES=...                the only series of benchmarks, such as SERIES="receive send"
 
 PYTHON ?= $(if $(FLOOR),/usr/bin/python3,python3)
@@ -15,13 +16,13 @@ VENV := .venv/$(VERSION)$(if $(FLOOR),-floor)
 PREPARE := PYTHON=$(PYTHON) VENV=$(VENV) FLOOR=$(FLOOR) FAST=$(FAST) tools/prepare
 BIN := $(VENV)/bin
 # Named one by one: the document's examples in docs/http.md keep their form.
-CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted setup.py
+CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test fuzz bench docs lint format openapi clean
+.PHONY: help demo test fuzz bench docs deb deb-test lint format openapi clean
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
 demo: ## move a real game server from one node to another and show what happened
 	@$(PREPARE) demo
@@ -50,11 +51,20 @@ docs: ## make the documents as a site, in build/docs, with what is made from the
 	  -d .cache/doctrees docs build/docs
 	@echo "==> build/docs/index.html"
 
+deb: ## build the Debian package, in a small system that has only what it asks for (root)
+	@$(PREPARE) deb
+	@tools/deb
+
+deb-test: deb ## boot a small Debian, install the package in it and test the service (root)
+	@$(PREPARE) deb-test
+	@tools/deb-test
+
 lint: ## run the linters and the type checker
 	@$(PREPARE) lint
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy wingsd tests demo fuzz bench handbook docs/conf.py twisted/plugins
+	@MYPYPATH=debian/tests $(BIN)/mypy debian/tests
 	@$(BIN)/towncrier build --draft --version next >/dev/null
 	@tools/lint-openapi docs/openapi.yml
 

@@ -1,0 +1,57 @@
+"""The Debian package says what setup.py says."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).parent.parent
+SETUP = ast.parse((HOME / "setup.py").read_text())
+CONTROL = (HOME / "debian/control").read_text()
+# Where Debian's name is not "python3-" and the distribution's.
+NAMES = {
+    "attrs": "attr",
+    "cattrs": "cattr",
+    "google-re2": "re2",
+    "pyjwt": "jwt",
+    "pyyaml": "yaml",
+    "twisted[tls]": "twisted",
+}
+
+
+def requirements() -> dict[str, str]:
+    """Return setup.py's REQUIRES, the lowest version by the name."""
+    values = {
+        target.id: node.value
+        for node in SETUP.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    pairs = (line.split(" >= ") for line in ast.literal_eval(values["REQUIRES"]))
+    return {name.lower(): version for name, version in pairs}
+
+
+@pytest.mark.parametrize("name", sorted(requirements()))
+def test_what_the_daemon_needs_is_there_when_it_is_built(name: str) -> None:
+    package = f"python3-{NAMES.get(name, name)}"
+    found = re.search(rf"^ {re.escape(package)}(?: \(>= (\S+)\))? <!nocheck>,$", CONTROL, re.M)
+    assert found, f"{package} is not in Build-Depends"
+    # RE2 counts otherwise in Debian.
+    assert found[1] == (None if name == "google-re2" else requirements()[name])
+
+
+def test_it_has_the_projects_version() -> None:
+    (version,) = (
+        ast.literal_eval(node.value)
+        for node in ast.walk(SETUP)
+        if isinstance(node, ast.keyword) and node.arg == "version"
+    )
+    changelog = (HOME / "debian/changelog").read_text()
+    found = re.match(r"wingsd \((\S+)\)", changelog)
+    assert found
+    # 0.1.0~dev0 is before 0.1.0, as 0.1.0.dev0 is; what follows a plus is the packaging's own.
+    assert found[1].partition("+")[0] == re.sub(r"\.?(dev|a|b|rc)", r"~\1", version)
