@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from handbook.keys import Key, Undocumented, sections
-from tests.test_config import EXAMPLE, config, leaves
+from tests.configurations import config
+from tests.test_config_file import EXAMPLE, leaves
 from wingsd.config.checks import positive
 from wingsd.structure import InvalidField
 
