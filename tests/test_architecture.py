@@ -123,6 +123,7 @@ STOREYS = [
     ["transfers"],
     ["servers"],
     ["panel", "environment", "tls", "events", "journal"],
+    ["pools"],
     ["bridge"],
     ["eggfiles"],
     ["archive", "tokens", "privileges"],
