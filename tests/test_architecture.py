@@ -111,6 +111,7 @@ BLOCKING = [
     "privileges.survey",
     "keepalive",
     "servers.directories",
+    "systemd.notify",
     "tcpinfo",
     "threads",
     "transfers.staging",
@@ -118,6 +119,7 @@ BLOCKING = [
 #: From the top down; a room may know those below it and, in its own storey, nobody.
 STOREYS = [
     ["tap"],
+    ["supervision"],
     ["node"],
     ["web"],
     ["transfers"],
@@ -128,7 +130,7 @@ STOREYS = [
     ["eggfiles"],
     ["archive", "tokens", "privileges"],
     ["model", "config"],
-    ["structure", "yamldata"],
+    ["structure", "yamldata", "systemd"],
     [
         "errors",
         "clock",

@@ -36,6 +36,7 @@ from wingsd.transfers.recovery import Recovery, durable
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.trust import checked
+from wingsd.transfers.wording import summary
 from wingsd.transfers.writeback import WriteBack
 from wingsd.web.api import Api
 from wingsd.web.door import Door
@@ -61,6 +62,8 @@ DAY = 24 * 3600.0
 class Node(Service):
     """The running daemon: its servers, its transfers under way, its threads, and its door."""
 
+    #: From its start: fires once it has its servers and has taken up its transfers, with True.
+    booted: Deferred[bool]
     _log = Logger()
 
     def __init__(self, config: Config, endpoint: str, reactor: Any) -> None:
@@ -208,12 +211,12 @@ class Node(Service):
             remote=self._config.remote,
         )
         self._daily.start(DAY).addErrback(lambda failure: self._log.failure("daily", failure))
-        self._booting = Deferred.fromCoroutine(self._boot(unfinished))
+        self.booted = Deferred.fromCoroutine(self._boot(unfinished))
         # The node's end cancels it.
-        self._booting.addErrback(lambda failure: failure.trap(CancelledError))
-        self._booting.addErrback(lambda failure: self._log.failure("booting failed", failure))
+        self.booted.addErrback(lambda failure: not failure.trap(CancelledError))
+        self.booted.addErrback(lambda failure: self._log.failure("booting failed", failure))
 
-    async def _boot(self, unfinished: list[Entry]) -> None:
+    async def _boot(self, unfinished: list[Entry]) -> bool:
         recovery = Recovery(
             entries=unfinished,
             receiver=self.receiver,
@@ -228,6 +231,17 @@ class Node(Service):
         recovery.begin()
         await self._servers.boot()
         recovery.settle()
+        return True
+
+    @property
+    def doing(self) -> str:
+        """What it does, in a line for people."""
+        count = len(self._servers.all()) if self._servers.loaded else None
+        return summary(count, self.receiver.servers, self.sender.servers)
+
+    def pulse(self) -> Deferred[None]:
+        """Return what fires when the journal's thread has come to it, behind all its work."""
+        return self._pools.journal.run(lambda: None)
 
     def stopService(self) -> Deferred[None]:
         """Give up unverified transfers, finish the others, and end the threads."""
@@ -255,7 +269,7 @@ class Node(Service):
 
     async def _wind_up(self) -> None:
         self._daily.stop()
-        self._booting.cancel()
+        self.booted.cancel()
         # The door is open meanwhile: of a server that was sent, the Panel says there that it has
         # moved, and nobody else would ever delete what is left of it here.
         await DeferredList([self.receiver.stop(), self.sender.stop()])

@@ -17,6 +17,7 @@ from wingsd.config import DEFAULT_PATH, Config, load
 from wingsd.errors import ConfigError
 from wingsd.heap import set_thresholds
 from wingsd.node import Node
+from wingsd.supervision import Supervision
 
 __all__ = ["Options", "makeService"]
 
@@ -58,9 +59,10 @@ def makeService(options: Options, reactor: Any = None) -> Service:
     _allow_many_files()
     config = with_system_user(options.config)
     try:
-        return Node(config, options["endpoint"] or _endpoint(config), reactor)
+        node = Node(config, options["endpoint"] or _endpoint(config), reactor)
     except ConfigError as error:
         raise SystemExit(f"wingsd: {error}") from error
+    return Supervision.from_environment(node, reactor)
 
 
 def _allow_many_files() -> None:

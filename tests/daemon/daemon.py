@@ -62,6 +62,8 @@ class Daemon:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.url = ""
+        #: Variables of its environment beside this process's own.
+        self.variables: dict[str, str] = {}
         self._process = _Process()
         self._transport: Any = None
 
@@ -79,7 +81,7 @@ class Daemon:
             self._process,
             command[0],
             command,
-            env=os.environ,
+            env={**os.environ, **self.variables},
             path=str(self.directory),
             childFDs={0: "w", 1: "r", 2: "r"} | (descriptors or {}),
         )

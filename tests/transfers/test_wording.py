@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from wingsd.transfers.wording import DESTINATION, SOURCE, console_line, progress_bar, readable_size
+from wingsd.transfers.wording import (
+    DESTINATION,
+    SOURCE,
+    console_line,
+    progress_bar,
+    readable_size,
+    summary,
+)
 
 GIB = 1 << 30
 
@@ -46,3 +53,18 @@ def test_the_bar_is_as_long_as_what_is_done(done: int, total: int, bar: str) -> 
 
 def test_a_tree_that_grew_is_not_more_than_full() -> None:
     assert progress_bar(3 * GIB, 2 * GIB) == f"[{'=' * 25}] 3.0 GiB / 3.0 GiB"
+
+
+@pytest.mark.parametrize(
+    ("count", "receiving", "sending", "line"),
+    [
+        (None, [], [], "waits for the Panel to tell which servers it has; no transfer under way"),
+        (0, [], [], "0 servers; no transfer under way"),
+        (1, ["a"], [], "1 server; receiving a"),
+        (12, ["a"], ["b", "c"], "12 servers; receiving a, sending 2 servers"),
+    ],
+)
+def test_what_a_node_does_is_told_in_a_line(
+    count: int | None, receiving: list[str], sending: list[str], line: str
+) -> None:
+    assert summary(count, receiving, sending) == line

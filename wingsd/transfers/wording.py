@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-__all__ = ["DESTINATION", "SOURCE", "console_line", "progress_bar", "readable_size"]
+__all__ = ["DESTINATION", "SOURCE", "console_line", "progress_bar", "readable_size", "summary"]
 
 #: Who speaks. The form of the lines is what users of Wings know.
 SOURCE = "Source Node"
@@ -47,3 +48,24 @@ def progress_bar(done: int, total: int) -> str:
     # A tree may grow between being measured and being read.
     filled = min(done * _BAR // total, _BAR)
     return f"[{'=' * filled:{_BAR}}] {readable_size(done)} / {readable_size(max(total, done))}"
+
+
+def summary(count: int | None, receiving: Sequence[str], sending: Sequence[str]) -> str:
+    """Return in a line what a node does that has `count` servers, None while it does not know.
+
+    `receiving` and `sending` are the UUIDs of those under way.
+    """
+    if count is None:
+        servers = "waits for the Panel to tell which servers it has"
+    else:
+        servers = _counted(count)
+    ways = [
+        f"{way} {uuids[0] if len(uuids) == 1 else _counted(len(uuids))}"
+        for way, uuids in (("receiving", receiving), ("sending", sending))
+        if uuids
+    ]
+    return f"{servers}; {', '.join(ways) or 'no transfer under way'}"
+
+
+def _counted(count: int) -> str:
+    return f"{count} server{'' if count == 1 else 's'}"

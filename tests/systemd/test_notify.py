@@ -1,0 +1,124 @@
+"""What the service manager is told, over a socket as it has one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.systemd.manager import Manager
+from wingsd.systemd import Notifier, notify, watchdog_period
+
+
+@pytest.fixture(params=[False, True], ids=["path", "abstract"])
+def manager(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Manager]:
+    with Manager(tmp_path, abstract=request.param) as made:
+        yield made
+
+
+def test_each_word_is_what_the_protocol_wants(manager: Manager) -> None:
+    notifier = Notifier(manager.address)
+    notifier.status("starting")
+    notifier.ready("serves")
+    notifier.alive()
+    notifier.stopping("ending", 9.5)
+    assert manager.heard() == [
+        {"STATUS": "starting"},
+        {"READY": "1", "STATUS": "serves"},
+        {"WATCHDOG": "1"},
+        {"STOPPING": "1", "STATUS": "ending", "EXTEND_TIMEOUT_USEC": "9500000"},
+    ]
+    assert notifier.error is None
+
+
+def test_a_reload_is_told_with_the_time_it_began(manager: Manager) -> None:
+    before = time.clock_gettime(time.CLOCK_MONOTONIC)
+    Notifier(manager.address).reloading()
+    after = time.clock_gettime(time.CLOCK_MONOTONIC)
+    (told,) = manager.heard()
+    assert told.keys() == {"RELOADING", "MONOTONIC_USEC"}
+    assert before - 0.001 <= int(told["MONOTONIC_USEC"]) / 1_000_000 <= after
+
+
+def test_a_status_stays_on_one_line_and_says_nothing_else(manager: Manager) -> None:
+    Notifier(manager.address).status("two\nREADY=1  words")
+    assert manager.heard() == [{"STATUS": "two READY=1 words"}]
+
+
+def test_while_a_start_takes_long_more_time_is_asked_for(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "_EXTENDED_EVERY", 0.001)
+    with Notifier(manager.address).extending():
+        for _ in range(3):
+            assert manager.wait_for("EXTEND_TIMEOUT_USEC=60000000")
+    manager.heard()
+    assert manager.heard() == []
+
+
+def test_it_is_not_asked_for_without_end(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "_EXTENDED_FOR", 0.0)
+    with Notifier(manager.address).extending():
+        pass
+    assert manager.heard() == []
+
+
+def test_a_manager_that_is_gone_raises_nothing_and_is_known(tmp_path: Path) -> None:
+    with Manager(tmp_path) as manager:
+        address = manager.address
+    notifier = Notifier(address)
+    notifier.ready("serves")
+    assert isinstance(notifier.error, ConnectionRefusedError)
+
+
+def test_one_that_takes_nothing_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "_PATIENCE", 0.01)
+    with Manager(tmp_path) as manager:
+        notifier = Notifier(manager.address)
+        while notifier.error is None:
+            notifier.alive()
+        assert isinstance(notifier.error, TimeoutError)
+        assert manager.heard()
+        notifier.alive()
+        assert notifier.error is None
+
+
+def test_without_a_manager_there_is_nothing_to_do() -> None:
+    notifier = Notifier.from_environment({})
+    with notifier.extending():
+        notifier.ready("serves")
+    assert not notifier.is_heard
+    assert notifier.error is None
+
+
+def test_what_the_daemon_starts_cannot_speak_for_it(manager: Manager) -> None:
+    environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"}
+    assert Notifier.from_environment(environ).is_heard
+    watchdog_period(environ)
+    assert environ == {}
+
+
+@pytest.mark.parametrize(
+    ("environ", "period"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 30.0),
+        ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": str(os.getpid())}, 1.5),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "-1"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "²"}, None),
+    ],
+)
+def test_a_watchdog_is_kept_content_when_one_watches(
+    environ: dict[str, str], period: float | None
+) -> None:
+    assert watchdog_period(environ) == period

@@ -1,0 +1,11 @@
+"""What systemd and a service say to each other. Without systemd, all of it does nothing.
+
+These protocols are small and promised to stay, so they are spoken here. A library for them that
+is kept, python3-systemd, is C upon libsystemd: it would need a compiler wherever wingsd is not
+installed as a Debian package, and knows no more of them.
+"""
+
+from wingsd.systemd.notify import Notifier, watchdog_period
+from wingsd.systemd.watchdog import Watchdog
+
+__all__ = ["Notifier", "Watchdog", "watchdog_period"]

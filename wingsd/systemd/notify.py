@@ -1,0 +1,118 @@
+"""Tells the service manager how the daemon is, as sd_notify(3) describes it. Blocking, briefly."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from threading import Event
+
+from wingsd.threads import Thread
+
+__all__ = ["Notifier", "watchdog_period"]
+
+#: Seconds for a manager that is busy.
+_PATIENCE = 1.0
+# Seconds: how long a start may go on from each request for more time, how often that is asked for,
+# and until when. A disk that hangs for ever must not keep the manager from seeing it.
+_EXTENDED_BY = 60.0
+_EXTENDED_EVERY = 20.0
+_EXTENDED_FOR = 3600.0
+_MICROSECONDS = 1_000_000
+
+
+class Notifier:
+    """The way to the service manager, a datagram socket at `address`; empty: there is none.
+
+    Nothing is raised: a manager that cannot be told is no reason to serve no more. What the last
+    attempt failed with is kept in `error`.
+    """
+
+    def __init__(self, address: str = "") -> None:
+        self.error: OSError | None = None
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+
+    @classmethod
+    def from_environment(cls, environ: MutableMapping[str, str]) -> Notifier:
+        """Take the address out of `environ`: what this process starts shall not speak for it."""
+        return cls(environ.pop("NOTIFY_SOCKET", ""))
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is a manager that listens."""
+        return bool(self._address)
+
+    def ready(self, status: str) -> None:
+        """It serves: for the first time, or again after `reloading`."""
+        self._send("READY=1", _status(status))
+
+    def status(self, text: str) -> None:
+        """Show `text` where people look how the service is, on one line."""
+        self._send(_status(text))
+
+    def reloading(self) -> None:
+        """It reads its configuration anew; `ready` is to follow (Type=notify-reload)."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send("RELOADING=1", f"MONOTONIC_USEC={now}")
+
+    def stopping(self, status: str, within: float) -> None:
+        """It is ending, which takes up to `within` seconds."""
+        self._send("STOPPING=1", _status(status), _extended(within))
+
+    def alive(self) -> None:
+        """Keep the watchdog from biting."""
+        self._send("WATCHDOG=1")
+
+    @contextmanager
+    def extending(self) -> Iterator[None]:
+        """Ask for more time again and again while the block runs, for an hour at most."""
+        over = Event()
+        asking = Thread(lambda: self._extend_until(over), "wingsd-notify")
+        if self.is_heard:
+            asking.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if self.is_heard:
+                asking.join()
+
+    def _extend_until(self, over: Event) -> None:
+        end = time.monotonic() + _EXTENDED_FOR
+        while time.monotonic() < end:
+            self._send(_extended(_EXTENDED_BY))
+            if over.wait(_EXTENDED_EVERY):
+                return
+
+    def _send(self, *assignments: str) -> None:
+        if not self.is_heard:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as way:
+                way.settimeout(_PATIENCE)
+                way.sendto("\n".join(assignments).encode(), self._address)
+        except OSError as error:
+            self.error = error
+        else:
+            self.error = None
+
+
+def watchdog_period(environ: MutableMapping[str, str]) -> float | None:
+    """Return the seconds in which the manager wants to hear `alive`, None when it does not.
+
+    As sd_watchdog_enabled(3) reads `environ`, which it is taken out of.
+    """
+    period, pid = (environ.pop(f"WATCHDOG_{name}", "") for name in ("USEC", "PID"))
+    if not (period.isascii() and period.isdigit() and int(period)):
+        return None
+    return int(period) / _MICROSECONDS if pid in ("", str(os.getpid())) else None
+
+
+def _status(text: str) -> str:
+    return f"STATUS={' '.join(text.split())}"
+
+
+def _extended(seconds: float) -> str:
+    return f"EXTEND_TIMEOUT_USEC={round(seconds * _MICROSECONDS)}"
