@@ -48,11 +48,12 @@ __all__ = ["Node"]
 
 # Seconds, when the daemon has to go: until a transfer past its verification is given up as well,
 # for the Panel to hear the last reports (the next daemon tells what it has not), for clients to
-# read their answers, and until the end whatever goes on.
+# read their answers, until the end whatever goes on, and then for the journal to be closed.
 ABANDON_AFTER = 6.0
 TELL_WITHIN = 2.0
 DRAIN_WITHIN = 2.0
 STOP_WITHIN = 9.0
+CLOSE_WITHIN = 1.0
 #: Bytes.
 MIB = 1024 * 1024
 #: Seconds between two looks for what has been kept long enough.
@@ -263,8 +264,10 @@ class Node(Service):
         limit.cancel()
         # When this returns, all connections are cut: not while one of them is still being read.
         await deferLater(self._reactor, 0)
+        # A disk that hangs is not waited for.
+        closed = self._journal.close()
+        await closed.addTimeout(CLOSE_WITHIN, self._reactor, lambda result, within: None)
         self._pools.stop()
-        self._store.close()
         self._staging.close()
 
     async def _wind_up(self) -> None:

@@ -25,6 +25,13 @@ class Journal:
         self._worker = worker
         self._now = now
 
+    def close(self) -> Deferred[None]:
+        """Close the store behind all that is still to be written.
+
+        Not from another thread: SQLite crashes when that closes what the journal's own works on.
+        """
+        return self._worker.run(self._store.close)
+
     # Transfers
 
     def begin(self, server: str, direction: Direction, step: str) -> Deferred[int]:
