@@ -24,6 +24,7 @@ PURE = [
     "config",
     "config.api",
     "config.checks",
+    "config.differences",
     "config.docker",
     "config.file",
     "config.system",

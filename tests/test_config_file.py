@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.configurations import LEAST, PRINTED, config
-from wingsd.config import DEFAULT_PATH, load, parse
+from wingsd.config import PLACES, differences, find, load, parse
 from wingsd.errors import ConfigError
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "wingsd.example.yml"
@@ -43,6 +43,55 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_the_default_path_is_the_panels() -> None:
     assert DEFAULT_PATH == "/etc/pterodactyl/config.yml"
+
+
+def test_the_first_place_that_is_there_is_the_one(tmp_path: Path) -> None:
+    places = [str(tmp_path / name) for name in ("none/config.yml", "a.yml", "b.yml")]
+    for path in places[1:]:
+        Path(path).touch()
+    assert find(places) == places[1]
+
+
+def test_its_own_place_comes_before_those_of_the_panels() -> None:
+    assert PLACES == (
+        "/etc/wingsd/config.yml",
+        "/etc/pterodactyl/config.yml",
+        "/etc/pelican/config.yml",
+    )
+
+
+def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
+    link = tmp_path / "config.yml"
+    link.symlink_to(tmp_path / "none")
+    assert find([str(link)]) == str(link)
+
+
+def test_without_any_it_is_said_where_it_was_looked_for_and_what_to_do(tmp_path: Path) -> None:
+    places = [str(tmp_path / "a"), str(tmp_path / "b")]
+    with pytest.raises(ConfigError) as caught:
+        find(places)
+    assert all(place in str(caught.value) for place in places)
+    assert "--config" in str(caught.value)
+    assert "Configuration tab" in str(caught.value)
+
+
+def test_a_place_that_cannot_be_looked_at_is_not_passed_over(tmp_path: Path) -> None:
+    too_long = str(tmp_path / ("x" * 300))
+    with pytest.raises(ConfigError, match="cannot be looked for: File name too long"):
+        find([too_long, str(tmp_path)])
+
+
+def test_what_differs_is_told_by_its_key_alone() -> None:
+    one, _ = parse(yaml.safe_dump(LEAST), "one")
+    changes = {
+        "token": "another",
+        "debug": True,
+        "api": {"ssl": {"cert": "/c"}},
+        "docker": {"registries": {"registry.example.com": {"username": "u", "password": "p"}}},
+    }
+    other, _ = parse(yaml.safe_dump(LEAST | changes), "other")
+    assert differences(one, one) == []
+    assert differences(one, other) == ["token", "debug", "api.ssl.cert", "docker.registries"]
 
 
 def test_the_example_has_no_unknown_keys() -> None:

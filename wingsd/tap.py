@@ -13,11 +13,12 @@ from twisted.python.usage import Options as UsageOptions
 
 from wingsd import descriptors
 from wingsd.clock import steady
-from wingsd.config import DEFAULT_PATH, Config, load
+from wingsd.config import PLACES, Config, find, load
 from wingsd.errors import ConfigError
 from wingsd.heap import set_thresholds
 from wingsd.node import Node
 from wingsd.supervision import Supervision
+from wingsd.systemd import passed_endpoint
 
 __all__ = ["Options", "makeService"]
 
@@ -26,13 +27,20 @@ class Options(UsageOptions):
     """The command line. A configuration that cannot be used is refused here."""
 
     optParameters: ClassVar[list[list[str | None]]] = [
-        ["config", "c", DEFAULT_PATH, "The node's configuration, as the Panel prints it."],
+        [
+            "config",
+            "c",
+            None,
+            "The node's configuration, as the Panel prints it. By default the first that is "
+            f"there of {', '.join(PLACES)}.",
+        ],
         [
             "endpoint",
             "e",
             None,
             "Where to listen, as a Twisted endpoint (systemd:domain=INET:index=0, "
-            "tcp:8080, ...), in place of api.host and api.port.",
+            "tcp:8080, ...), in place of a socket that systemd passes, and of api.host and "
+            "api.port.",
         ],
     ]
     config: Config
@@ -41,6 +49,7 @@ class Options(UsageOptions):
     def postOptions(self) -> None:
         """Read the configuration."""
         try:
+            self["config"] = self["config"] or find()
             self.config, self.unknown = load(self["config"])
         except ConfigError as error:
             # Not a UsageError: older versions of twistd exit with 0 on that.
@@ -52,6 +61,7 @@ def makeService(options: Options, reactor: Any = None) -> Service:
     if reactor is None:
         # Importing it installs one, which must be left to whoever starts the program.
         from twisted.internet import reactor  # noqa: PLC0415
+    Logger().info("the configuration is {path}", path=options["config"])
     if options.unknown:
         Logger().warn("configuration keys not known: {keys}", keys=", ".join(options.unknown))
     steady(reactor)
@@ -59,7 +69,8 @@ def makeService(options: Options, reactor: Any = None) -> Service:
     _allow_many_files()
     config = with_system_user(options.config)
     try:
-        node = Node(config, options["endpoint"] or _endpoint(config), reactor)
+        endpoint = options["endpoint"] or passed_endpoint(reactor) or _endpoint(config)
+        node = Node(config, endpoint, reactor)
     except ConfigError as error:
         raise SystemExit(f"wingsd: {error}") from error
     return Supervision.from_environment(node, reactor)

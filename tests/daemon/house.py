@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -64,12 +65,15 @@ class House(Daemon):
         self.authority.cert_pem.write_to_path(str(directory / "ca.pem"))
         self.issue_certificate()
 
-    def issue_certificate(self) -> None:
-        """Write a new certificate and key to where the configuration names them."""
+    def issue_certificate(self, prefix: str = "") -> None:
+        """Write a new certificate and key to where the configuration names them.
+
+        With `prefix` before the files' names, they are others.
+        """
         issued = self.authority.issue_cert("127.0.0.1")
-        issued.private_key_pem.write_to_path(str(self.directory / "key.pem"))
+        issued.private_key_pem.write_to_path(str(self.directory / f"{prefix}key.pem"))
         chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
-        (self.directory / "cert.pem").write_bytes(chain)
+        (self.directory / f"{prefix}cert.pem").write_bytes(chain)
 
     def configuration(self, **changes: Any) -> dict[str, Any]:
         """Return what the Panel would print for this node, with whole keys replaced."""
@@ -105,17 +109,17 @@ class House(Daemon):
         await self.wait_for_line("servers loaded")
         await self.panel.called("/reset")
 
-    async def start_with(self, listening: socket) -> None:
-        """Start both, and hand the daemon a listening socket as systemd would."""
+    async def start_with(self, *passed: socket, options: Sequence[str] = ()) -> None:
+        """Start both, and hand the daemon these sockets as systemd would."""
         await self.listen_panel()
-        variables = "LISTEN_FDS=1 LISTEN_FDNAMES=x"
-        command = self.command(self.configuration(), "--endpoint", "systemd:domain=INET:index=0")
+        names = ":".join("wingsd.socket" for _ in passed)
+        variables = f"LISTEN_FDS={len(passed)} LISTEN_FDNAMES={names}"
+        command = self.command(self.configuration(), *options)
         self.spawn(
             # The variables must name the process that the shell becomes.
             ["/bin/sh", "-c", f'LISTEN_PID=$$ {variables} exec "$@"', "sh", *command],
-            {3: listening.fileno()},
+            {number: one.fileno() for number, one in enumerate(passed, 3)},
         )
-        await self.listening()
 
     def launch(self, *options: str, **changes: Any) -> None:
         """Start the daemon's process."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from socket import create_server
+from socket import AF_INET, AF_INET6, AF_UNIX, create_server, socket
 
 import pytest
 import pytest_twisted
@@ -37,12 +37,71 @@ async def test_it_listens_where_the_configuration_says(house: House) -> None:
     assert "http://[::1]:18080" in await house.wait_for_line("listens on")
 
 
+@pytest.mark.parametrize("options", [(), ("--endpoint", "systemd:domain=INET:index=0")])
 @pytest_twisted.ensureDeferred
-async def test_a_socket_handed_over_as_systemd_does_is_used_with_tls(house: House) -> None:
+async def test_a_socket_handed_over_as_systemd_does_is_used_with_tls(
+    house: House, options: tuple[str, ...]
+) -> None:
     with create_server(("127.0.0.1", 0)) as listening:
-        await house.start_with(listening)
+        await house.start_with(listening, options=options)
+        await house.listening()
         assert house.url == f"https://127.0.0.1:{listening.getsockname()[1]}"
         assert await house.upload(archive()) == (200, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_listens_by_a_socket_of_ipv6_and_leaves_those_of_other_kinds(
+    house: House,
+) -> None:
+    with (
+        socket(AF_UNIX) as control,
+        socket(AF_INET) as closed,
+        create_server(("::1", 0), family=AF_INET6) as listening,
+    ):
+        control.bind(str(house.directory / "control"))
+        control.listen()
+        await house.start_with(control, closed, listening)
+        await house.listening()
+        assert house.url == f"https://[::1]:{listening.getsockname()[1]}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_several_sockets_one_must_be_chosen(house: House) -> None:
+    with create_server(("127.0.0.1", 0)) as one, create_server(("127.0.0.1", 0)) as other:
+        await house.start_with(one, other)
+        assert await house.ended() == 1
+        (line,) = [line for line in house.log if "systemd passes 2 sockets" in line]
+        assert "--endpoint systemd:domain=INET:index=1" in line
+        await house.start_with(one, other, options=("-e", "systemd:domain=INET:index=1"))
+        await house.listening()
+        assert house.url == f"https://127.0.0.1:{other.getsockname()[1]}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_socket_goes_before_the_configuration_and_an_endpoint_before_both(
+    house: House,
+) -> None:
+    with create_server(("127.0.0.1", 0)) as listening:
+        await house.start_with(listening, options=("--endpoint", "tcp:0:interface=127.0.0.1"))
+        await house.listening()
+        assert house.url != f"https://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_configuration_it_says_where_it_looked(house: House) -> None:
+    command = house.command(house.configuration())
+    # A machine of its own, as far as /etc goes.
+    house.spawn(
+        [
+            *("/usr/bin/unshare", "--mount", "/bin/sh", "-c"),
+            'mount -t tmpfs none /etc && exec "$@"',
+            *("sh", *command[: command.index("--config")]),
+        ]
+    )
+    assert await house.ended() == 1
+    (line,) = [line for line in house.log if "there is no configuration" in line]
+    assert "/etc/wingsd/config.yml, /etc/pterodactyl/config.yml, /etc/pelican/config.yml" in line
+    assert not [line for line in house.log if "Traceback" in line]
 
 
 @pytest.mark.parametrize("endpoint", ["foo:bar", "tcp:abc", "tcp", "systemd:domain=INET:index=0"])

@@ -5,6 +5,7 @@ only wingsd knows are marked so.
 """
 
 from wingsd.config.api import Api, Limits, Ssl
+from wingsd.config.differences import differences
 from wingsd.config.docker import (
     Docker,
     Interfaces,
@@ -15,11 +16,11 @@ from wingsd.config.docker import (
     Overhead,
     Registry,
 )
-from wingsd.config.file import DEFAULT_PATH, Config, RemoteQuery, load, parse
+from wingsd.config.file import PLACES, Config, RemoteQuery, find, load, parse
 from wingsd.config.system import Backups, Form, Rootless, System, Transfers, User
 
 __all__ = [
-    "DEFAULT_PATH",
+    "PLACES",
     "Api",
     "Backups",
     "Config",
@@ -39,6 +40,8 @@ __all__ = [
     "System",
     "Transfers",
     "User",
+    "differences",
+    "find",
     "load",
     "parse",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -15,9 +17,10 @@ from wingsd.errors import ConfigError, InvalidData
 from wingsd.structure import structure, unknown_keys
 from wingsd.yamldata import read_yaml
 
-__all__ = ["DEFAULT_PATH", "Config", "RemoteQuery", "load", "parse"]
+__all__ = ["PLACES", "Config", "RemoteQuery", "find", "load", "parse"]
 
-DEFAULT_PATH = "/etc/pterodactyl/config.yml"
+PLACES = ("/etc/wingsd/config.yml", "/etc/pterodactyl/config.yml", "/etc/pelican/config.yml")
+"""Where the configuration is looked for: the first that is there is the one."""
 
 
 @attrs.frozen
@@ -81,6 +84,29 @@ def parse(text: str, source: str) -> tuple[Config, list[str]]:
             "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled"
         )
     return config, unknown_keys(data, Config)
+
+
+def find(places: Sequence[str] = PLACES) -> str:
+    """Return the first of `places` that is there.
+
+    Raises `ConfigError` when there is none, and for one that cannot be looked at: the next would
+    be another node's.
+    """
+    for path in places:
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be looked for: {error.strerror}; run wingsd as a user who may, "
+                "or name another file with --config"
+            ) from error
+        return path
+    raise ConfigError(
+        f"there is no configuration: none of {', '.join(places)} is there. Save what the Panel "
+        "shows on the node's Configuration tab as one of them, or name another file with --config"
+    )
 
 
 def load(path: str) -> tuple[Config, list[str]]:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from wingsd.config import DEFAULT_PATH, load
+from wingsd.config import find, load
 from wingsd.errors import ConfigError, StorageError
 from wingsd.journal.store import Store
 
@@ -45,9 +45,9 @@ def _print(title: str, rows: Iterator[tuple[str, ...]]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Print the transfers and the reports that the journal knows. Exits with one line if not."""
     parser = argparse.ArgumentParser(prog="python -m wingsd.journal", description=main.__doc__)
-    parser.add_argument("--config", default=DEFAULT_PATH, help="the node's configuration")
+    parser.add_argument("--config", help="the node's configuration, if not the daemon's usual one")
     try:
-        config, _ = load(parser.parse_args(arguments).config)
+        config, _ = load(parser.parse_args(arguments).config or find())
         store = Store(config.system.root_directory)
         store.open(read_only=True)
         _print("Transfers", _transfers(store))

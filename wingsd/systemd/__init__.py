@@ -6,6 +6,12 @@ installed as a Debian package, and knows no more of them.
 """
 
 from wingsd.systemd.notify import Notifier, watchdog_period
+from wingsd.systemd.sockets import passed_endpoint
 from wingsd.systemd.watchdog import Watchdog
 
-__all__ = ["Notifier", "Watchdog", "watchdog_period"]
+__all__ = [
+    "Notifier",
+    "Watchdog",
+    "passed_endpoint",
+    "watchdog_period",
+]
