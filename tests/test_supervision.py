@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.application.service import Service
+from twisted.application.service import Application, Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, textFileLogObserver
 
 from tests.logs import LoggedErrors
 from tests.systemd.manager import Manager
@@ -29,8 +32,15 @@ class FakeNode(Service):
         return succeed(None)
 
     def stopService(self) -> Deferred[None]:
-        super().stopService()
+        self.running = 0
         return self.ended
+
+
+class ReactorClock(Clock):
+    """A clock that is told from elsewhere what to do, as a reactor is."""
+
+    def callFromThread(self, function: Callable[..., object], *args: object) -> None:
+        self.callLater(0, function, *args)
 
 
 class World:
@@ -38,19 +48,40 @@ class World:
 
     def __init__(self, manager: Manager) -> None:
         self.manager = manager
-        self.clock = Clock()
-        self.node: Any = FakeNode()
-        self.supervision = Supervision(self.node, Notifier(manager.address), 30.0, self.clock)
+        self.clock = ReactorClock()
+        self.reloads: list[float] = []
+        node: Any = FakeNode()
+        self.node = node
+        notifier = Notifier(manager.address)
+        self.supervision = Supervision(node, self.reload, self.clock, notifier, 30.0)
+
+    def reload(self) -> None:
+        """Be what is called on SIGHUP; it fails the second time."""
+        assert not self.reloads
+        self.reloads.append(self.clock.seconds())
 
     def heard(self, key: str) -> list[str]:
         """Return the values of `key` in what the manager has heard since the last call."""
         return [message[key] for message in self.manager.heard() if key in message]
 
 
+@pytest.fixture(autouse=True)
+def kept_signals() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     with Manager(tmp_path) as manager:
         yield World(manager)
+
+
+def hang_up() -> None:
+    """Have the handler of SIGHUP called."""
+    handler: Any = signal.getsignal(signal.SIGHUP)
+    handler(signal.SIGHUP, None)
 
 
 def test_it_is_ready_when_the_node_has_booted_and_not_before(world: World) -> None:
@@ -118,16 +149,67 @@ def test_a_manager_that_cannot_be_told_is_named_in_the_log(
     tmp_path: Path, logged_errors: LoggedErrors
 ) -> None:
     node: Any = FakeNode()
-    supervision = Supervision(node, Notifier(str(tmp_path / "none")), None, Clock())
+    notifier = Notifier(str(tmp_path / "none"))
+    supervision = Supervision(node, lambda: None, Clock(), notifier)
     supervision.startService()
     node.booted.callback(True)
     assert [line for line in logged_errors.lines if "service manager could not be told" in line]
 
 
 def test_without_a_manager_only_the_node_runs() -> None:
-    clock, node = Clock(), FakeNode()
-    of: Any = node
-    supervision = Supervision(of, Notifier(), None, clock)
+    clock = Clock()
+    node: Any = FakeNode()
+    supervision = Supervision(node, lambda: None, clock, Notifier())
     supervision.startService()
     assert node.running
     assert clock.getDelayedCalls() == []
+
+
+def test_a_reload_is_told_from_its_beginning_to_its_end(world: World) -> None:
+    world.supervision.startService()
+    world.node.booted.callback(True)
+    world.manager.heard()
+    hang_up()
+    # Not in the handler, which interrupts anything.
+    assert not world.reloads
+    world.clock.advance(0)
+    assert world.reloads
+    begun, ended = world.manager.heard()
+    assert begun.keys() == {"RELOADING", "MONOTONIC_USEC"}
+    assert ended == {"READY": "1", "STATUS": "waits"}
+
+
+def test_the_signal_for_it_may_come_as_soon_as_the_node_starts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.node, "startService", hang_up)
+    world.supervision.startService()
+    world.clock.advance(0)
+    assert world.reloads
+
+
+def test_a_reload_that_fails_ends_all_the_same(world: World, logged_errors: LoggedErrors) -> None:
+    world.supervision.startService()
+    world.node.booted.callback(True)
+    for _ in range(2):
+        hang_up()
+        world.clock.advance(0)
+    assert world.heard("READY") == ["1"] * 3
+    assert logged_errors.take(AssertionError)
+
+
+def test_before_the_node_serves_a_reload_does_not_say_that_it_does(world: World) -> None:
+    world.supervision.startService()
+    hang_up()
+    world.clock.advance(0)
+    assert world.reloads
+    assert not [told for told in world.manager.heard() if {"RELOADING", "READY"} & told.keys()]
+
+
+def test_twistd_is_told_by_what_to_log() -> None:
+    node: Any = FakeNode()
+    observer = textFileLogObserver(io.StringIO())
+    application = Application("wingsd")
+    supervision = Supervision(node, lambda: None, Clock(), Notifier(), observer=observer)
+    supervision.setServiceParent(application)
+    assert application.getComponent(ILogObserver) is observer

@@ -63,7 +63,7 @@ def test_a_bad_file_at_reload_leaves_the_certificate_in_use(pem: tuple[Path, Pat
     before = certificate._context
     pem[0].write_bytes(b"")
     with pytest.raises(ConfigError):
-        certificate.reload()
+        certificate.reload(*map(str, pem))
     assert certificate._context is before
 
 

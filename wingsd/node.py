@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,9 +15,9 @@ from twisted.logger import Logger
 from wingsd import __version__
 from wingsd.archive import Compression, Limits
 from wingsd.bridge import TokenBucket
-from wingsd.config import Config
+from wingsd.config import Config, Ssl
 from wingsd.environment import DockerEnvironment, Environment, NoEnvironment, engine, information
-from wingsd.errors import ConfigError, StorageError
+from wingsd.errors import StorageError
 from wingsd.events import EventBus
 from wingsd.journal import Entry, Journal
 from wingsd.journal.store import Store
@@ -203,7 +202,6 @@ class Node(Service):
         self._tell_shortcomings()
         unfinished = self._prepare_disk()
         self._pools.start()
-        signal.signal(signal.SIGHUP, self._on_hangup)
         self._door.open()
         self._log.info(
             "wingsd {version} listens on {where}, for the Panel {remote}",
@@ -239,6 +237,10 @@ class Node(Service):
         """What it does, in a line for people."""
         count = len(self._servers.all()) if self._servers.loaded else None
         return summary(count, self.receiver.servers, self.sender.servers)
+
+    def renew_certificate(self, ssl: Ssl) -> bool:
+        """Read it anew; return whether one is used. On `ConfigError` the old one stays."""
+        return self._door.reload(ssl)
 
     def pulse(self) -> Deferred[None]:
         """Return what fires when the journal's thread has come to it, behind all its work."""
@@ -310,16 +312,3 @@ class Node(Service):
         address = engine.address(docker.socket, os.environ) if docker.enabled else None
         for line in shortcomings(survey(self._config, self._owner, address)):
             self._log.warn("this node may not do all that a node does: {line}", line=line)
-
-    def _on_hangup(self, *_: object) -> None:
-        # A signal handler may interrupt anything; the reactor does it when it is safe.
-        self._reactor.callFromThread(self._reload)
-
-    def _reload(self) -> None:
-        try:
-            read = self._door.reload()
-        except ConfigError as error:
-            self._log.error("the certificate in use stays: {error}", error=error)
-        else:
-            if read:
-                self._log.info("the certificate was read anew")

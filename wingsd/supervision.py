@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import LoopingCall, deferLater
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
 
+from wingsd.bridge import relayed
 from wingsd.node import STOP_WITHIN, Node
 from wingsd.systemd import Notifier, Watchdog, watchdog_period
 
@@ -32,12 +35,26 @@ class Supervision(MultiService):
 
     _log = Logger()
 
-    def __init__(self, node: Node, notifier: Notifier, period: float | None, reactor: Any) -> None:
-        """Tell `notifier`; a watchdog wants a sign of life every `period` seconds, if not None."""
+    def __init__(
+        self,
+        node: Node,
+        reload: Callable[[], None],
+        reactor: Any,
+        notifier: Notifier,
+        period: float | None = None,
+        observer: ILogObserver | None = None,
+    ) -> None:
+        """Tell `notifier`; a watchdog wants a sign of life every `period` seconds, if not None.
+
+        `reload` is called on SIGHUP. twistd logs by `observer`, in its own way without one.
+        """
         super().__init__()
         node.setServiceParent(self)
         self._node = node
+        self._reload = reload
         self._notifier = notifier
+        self._observer = observer
+        self._is_ready = False
         self._reactor = reactor
         self._watchdog = None
         if period is not None:
@@ -47,16 +64,31 @@ class Supervision(MultiService):
         self._showing.clock = reactor
 
     @classmethod
-    def from_environment(cls, node: Node, reactor: Any) -> Supervision:
+    def from_environment(
+        cls,
+        node: Node,
+        reload: Callable[[], None],
+        reactor: Any,
+        observer: ILogObserver | None = None,
+    ) -> Supervision:
         """Return the supervision that the manager's variables ask for, and forget these."""
         notifier, period = Notifier.from_environment(os.environ), watchdog_period(os.environ)
         if period is not None:
             # What the watchdog ends, by SIGABRT, says where each thread of it was.
             faulthandler.enable(_STDERR)
-        return cls(node, notifier, period, reactor)
+        return cls(node, reload, reactor, notifier, period, observer)
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Be a part of twistd's application, which says by what twistd logs."""
+        super().setServiceParent(parent)
+        if self._observer is not None:
+            parent.setComponent(ILogObserver, self._observer)
 
     def startService(self) -> None:
         """Start the node, however long that takes; tell when it serves."""
+        # A signal handler may interrupt anything; the reactor does it when it is safe. Not later
+        # than this: whoever sees that it listens may send the signal, which else would end it.
+        signal.signal(signal.SIGHUP, relayed(self._reactor, self._hang_up))
         self._notifier.status("starting: looking at what an earlier daemon left")
         with self._notifier.extending():
             super().startService()
@@ -78,6 +110,7 @@ class Supervision(MultiService):
         booted, which = first
         if which == 0 and not booted:
             return  # It ends; or has failed, and the manager that waits in vain starts it anew.
+        self._is_ready = True
         self._notifier.ready(self._node.doing)
         if self._notifier.error is not None:
             self._log.warn(
@@ -91,8 +124,20 @@ class Supervision(MultiService):
             self._shown = doing
             self._notifier.status(doing)
 
+    def _hang_up(self, *_: object) -> None:
+        if not self._is_ready:
+            self._reload()
+            return
+        self._notifier.reloading()
+        try:
+            self._reload()
+        except Exception:
+            self._log.failure("reloading failed")
+        self._notifier.ready(self._node.doing)
+
     def stopService(self) -> Deferred[Any]:
         """Tell that the node is ending, and end it."""
+        self._is_ready = False
         self._notifier.stopping(f"ending: {self._node.doing}", STOP_WITHIN + _MARGIN)
         if self._showing.running:
             self._showing.stop()

@@ -16,7 +16,9 @@ from wingsd.clock import steady
 from wingsd.config import PLACES, Config, find, load
 from wingsd.errors import ConfigError
 from wingsd.heap import set_thresholds
+from wingsd.logs import Logs
 from wingsd.node import Node
+from wingsd.reload import Reload
 from wingsd.supervision import Supervision
 from wingsd.systemd import passed_endpoint
 
@@ -61,6 +63,7 @@ def makeService(options: Options, reactor: Any = None) -> Service:
     if reactor is None:
         # Importing it installs one, which must be left to whoever starts the program.
         from twisted.internet import reactor  # noqa: PLC0415
+    logs = Logs(debug=options.config.debug)
     Logger().info("the configuration is {path}", path=options["config"])
     if options.unknown:
         Logger().warn("configuration keys not known: {keys}", keys=", ".join(options.unknown))
@@ -73,7 +76,9 @@ def makeService(options: Options, reactor: Any = None) -> Service:
         node = Node(config, endpoint, reactor)
     except ConfigError as error:
         raise SystemExit(f"wingsd: {error}") from error
-    return Supervision.from_environment(node, reactor)
+    reload = Reload(options["config"], options.config, logs.show_debug, node.renew_certificate)
+    observer = None if options.parent is None else logs.observer(options.parent, reactor)
+    return Supervision.from_environment(node, reload, reactor, observer)
 
 
 def _allow_many_files() -> None:

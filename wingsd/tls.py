@@ -30,21 +30,19 @@ _space = no_zero_allocator("char[]", GATHERED + _RECORD)
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerCertificate:
-    """Two PEM files; connections made after `reload` use what they hold then."""
+    """What two PEM files hold; connections made after `reload` use what it has read."""
 
     def __init__(self, cert: str, key: str) -> None:
         """Raise `ConfigError` when the files are not a certificate (chain) and its key."""
-        self._cert = cert
-        self._key = key
-        self.reload()
+        self.reload(cert, key)
 
-    def reload(self) -> None:
-        """Read the files again. On `ConfigError` the previous certificate stays in use."""
+    def reload(self, cert: str, key: str) -> None:
+        """Read these files. On `ConfigError` the previous certificate stays in use."""
         # Twisted's own list of ciphers and curves is the modern one.
         context = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2).getContext()
         _prefer_short_keys(context)
-        _take("api.ssl.cert", self._cert, context.use_certificate_chain_file)
-        _take("api.ssl.key", self._key, lambda path: context.use_privatekey(_private_key(path)))
+        _take("api.ssl.cert", cert, context.use_certificate_chain_file)
+        _take("api.ssl.key", key, lambda path: context.use_privatekey(_private_key(path)))
         self._context = context
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:

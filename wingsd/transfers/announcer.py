@@ -26,6 +26,8 @@ class Announcer:
     _log = Logger()
 
     def __init__(self, server: str, node: str, bus: EventBus, reactor: Any) -> None:
+        #: Its number in the journal of transfers, by which the log's lines of it can be found.
+        self.transfer: int | None = None
         self._server = server
         self._node = node
         self._bus = bus
@@ -37,14 +39,14 @@ class Announcer:
         """Tell of a step and, where it is another state, of that in every word waited for."""
         self._print(step.words)
         if step.state is self._state:
-            self._log.info("{server}: {step}", server=self._server, step=step.words)
+            self._log.info("{server}: {step}", step=step.words, **self._about)
             return
         self._state = step.state
         self._log.info(
             "{server}: state {state}: {step}",
-            server=self._server,
             state=step.state.name.lower(),
             step=step.words,
+            **self._about,
         )
         # Last, since a page that hears the end may look away from this node.
         for word in step.state.value:
@@ -52,12 +54,12 @@ class Announcer:
 
     def say(self, text: str) -> None:
         """Print a line in the server's console; the log has it too."""
-        self._log.info("{server}: {text}", server=self._server, text=text)
+        self._log.info("{server}: {text}", text=text, **self._about)
         self._print(text)
 
     def warn(self, text: str) -> None:
         """The same for what somebody should look into."""
-        self._log.warn("{server}: {text}", server=self._server, text=text)
+        self._log.warn("{server}: {text}", text=text, **self._about)
         self._print(text)
 
     def show_progress(self, text: Callable[[], str]) -> None:
@@ -73,6 +75,10 @@ class Announcer:
         progress, self._progress = self._progress, None
         if progress is not None and progress.running:
             progress.stop()
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        return {"server": self._server, "transfer": self.transfer}
 
     def _print(self, text: str) -> None:
         line = console_line(time.time(), self._node, text)

@@ -48,11 +48,13 @@ class Course(Generic[S]):
         step = self.life.step
         way = Direction.IN if isinstance(step, ReceiveStep) else Direction.OUT
         self._entry = await self._journal.begin(self._server, way, step.name)
+        self.announcer.transfer = self._entry
         self.announcer.enter(step)
 
     def resume(self, entry: int, step: S) -> None:
         """Be the one that an earlier daemon wrote down, at the step it had come to."""
         self._entry = entry
+        self.announcer.transfer = entry
         self.life.step = step
         self.announcer.enter(step)
 

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from wingsd.config import Config
+from wingsd.config import Config, Ssl
 from wingsd.keepalive import keep_alive
 from wingsd.tls import ServerCertificate
 from wingsd.web.site import NodeSite
@@ -62,13 +62,13 @@ class Door:
         where = "" if self._port is None else _readable(self._port.getHost())
         return f"{'http' if self._certificate is None else 'https'}://{where}"
 
-    def reload(self) -> bool:
-        """Read the certificate anew; return whether there is one.
+    def reload(self, ssl: Ssl) -> bool:
+        """Read the certificate anew, from where `ssl` says; return whether one is used.
 
         Raises `ConfigError`; the one in use then stays.
         """
         if self._certificate is not None:
-            self._certificate.reload()
+            self._certificate.reload(ssl.cert, ssl.key)
         return self._certificate is not None
 
     async def close(self) -> None:
