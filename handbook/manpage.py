@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from handbook.keys import Key, Section
 from handbook.wording import default_of
-from wingsd.config import DEFAULT_PATH
+from wingsd.config import PLACES
 
 __all__ = ["manpage"]
 
@@ -18,7 +18,7 @@ _HEAD = r"""'\" t
 wingsd.yml \- configuration of the game server node daemon wingsd
 """
 #: Where it is looked for.
-_FILES = (DEFAULT_PATH,)
+_FILES = PLACES
 _DESCRIPTION = """\
 .SH DESCRIPTION
 The configuration is the file that a Pterodactyl or Pelican Panel prints for a node, in YAML.
@@ -52,7 +52,7 @@ _OTHER_PAGE = re.compile(r"\b([\w.-]+)(\([1-9]\))")
 def manpage(sections: tuple[Section, ...]) -> str:
     """Return the page, which ends with a newline."""
     keys = "\n".join(line for section in sections if section.keys for line in _section(section))
-    files = "\n".join(f".TP\n.I {_escaped(path)}\nwhere it is looked for." for path in _FILES)
+    files = "\n".join(f".TP\n.I {_escaped(path)}\nthe first of these that is there." for path in _FILES)
     return f"{_HEAD}{_DESCRIPTION}.SH KEYS\n{keys}\n.SH FILES\n{files}\n{_EXAMPLE}"
 
 

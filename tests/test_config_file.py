@@ -41,10 +41,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
             load(str(path))
 
 
-def test_the_default_path_is_the_panels() -> None:
-    assert DEFAULT_PATH == "/etc/pterodactyl/config.yml"
-
-
 def test_the_first_place_that_is_there_is_the_one(tmp_path: Path) -> None:
     places = [str(tmp_path / name) for name in ("none/config.yml", "a.yml", "b.yml")]
     for path in places[1:]:
