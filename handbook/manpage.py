@@ -52,7 +52,8 @@ _OTHER_PAGE = re.compile(r"\b([\w.-]+)(\([1-9]\))")
 def manpage(sections: tuple[Section, ...]) -> str:
     """Return the page, which ends with a newline."""
     keys = "\n".join(line for section in sections if section.keys for line in _section(section))
-    files = "\n".join(f".TP\n.I {_escaped(path)}\nthe first of these that is there." for path in _FILES)
+    words = "the first of these that is there."
+    files = "\n".join(f".TP\n.I {_escaped(path)}\n{words}" for path in _FILES)
     return f"{_HEAD}{_DESCRIPTION}.SH KEYS\n{keys}\n.SH FILES\n{files}\n{_EXAMPLE}"
 
 

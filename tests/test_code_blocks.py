@@ -27,6 +27,8 @@ PROGRAMS = {
     *("apt", "cd", "certbot", "chown", "curl", "head", "install", "journalctl", "kill", "ln"),
     *("ls", "mkdir", "sha256sum", "systemctl"),
 }
+#: Sections of a unit.
+SECTIONS = {"Unit", "Service", "Socket", "Install"}
 #: Units that may be named.
 UNITS = {"wings", "wingsd"}
 JOINED = re.compile(r"\\\n\s*")
@@ -72,10 +74,12 @@ def test_what_is_of_a_unit_can_be_read(block: Block) -> None:
     unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]  # its names have capitals
     unit.read_string(block.code)
-    assert unit.sections() == ["Service"]
-    for name, value in unit.items("Service"):
-        assert re.fullmatch(r"[A-Z][A-Za-z]+", name)
-        assert value
+    assert unit.sections()
+    for section in unit.sections():
+        assert section in SECTIONS
+        for name, value in unit.items(section):
+            assert re.fullmatch(r"[A-Z][A-Za-z]+", name)
+            assert value
 
 
 @blocks("sh")
@@ -126,7 +130,7 @@ def _check(command: list[str]) -> None:
         case "systemctl":
             assert set(words[1:]) - {"--now"} <= UNITS, command
         case "journalctl":
-            assert words[:2] == ["-u", "wingsd"], command
+            assert words[:2] == ["-u", "wingsd"] or words[0].startswith("WINGSD_"), command
         case _:
             assert program in PROGRAMS, f"{program}: is it in Debian? Then name it here"
 
