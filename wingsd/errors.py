@@ -11,6 +11,8 @@ __all__ = [
     "AlreadyHere",
     "ArchiveError",
     "BadRequest",
+    "ChecksumFirst",
+    "ChecksumMismatch",
     "ConfigError",
     "Conflict",
     "ConsoleBlocked",
@@ -19,8 +21,10 @@ __all__ = [
     "DestinationLost",
     "DestinationRefused",
     "DestinationUnreachable",
+    "DiskLimitExceeded",
     "EnvironmentFailed",
     "Forbidden",
+    "IncompleteUpload",
     "Interrupted",
     "InvalidData",
     "NotAuthorized",
@@ -30,6 +34,7 @@ __all__ = [
     "PanelError",
     "PanelRefused",
     "PanelUnreachable",
+    "PartialUpload",
     "StorageError",
     "TooManyTransfers",
     "TransferCancelled",
@@ -37,6 +42,7 @@ __all__ = [
     "Unprocessable",
     "UploadCutShort",
     "WingsdError",
+    "WrongContentType",
 ]
 
 
@@ -131,45 +137,59 @@ class BadRequest(WingsdError):
 
     status = 400
 
-    @classmethod
-    def content_type(cls, detail: str) -> BadRequest:
-        """Not multipart/form-data with a boundary."""
-        return cls("invalid content type", detail)
 
-    @classmethod
-    def order(cls) -> BadRequest:
-        """The checksum came first, so nothing could be hashed against it."""
-        return cls(
+class WrongContentType(BadRequest):
+    """Not multipart/form-data with a boundary."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("invalid content type", detail)
+
+
+class ChecksumFirst(BadRequest):
+    """The checksum came first, so nothing could be hashed against it."""
+
+    def __init__(self) -> None:
+        super().__init__(
             "archive must be sent before the checksum",
             'send the part named "archive" first and the part named "checksum" after it',
         )
 
-    @classmethod
-    def partial(cls) -> BadRequest:
-        """It is one of several requests, each with some of the server's files."""
-        return cls(
+
+class PartialUpload(BadRequest):
+    """It is one of several requests, each with some of the server's files."""
+
+    def __init__(self) -> None:
+        super().__init__(
             "this node cannot take a server in more than one stream",
             "transfer it again without additional streams",
         )
 
-    @classmethod
-    def incomplete(cls, detail: str) -> BadRequest:
-        """The body is complete, but one of its two parts is not in it."""
-        return cls("missing archive or checksum", detail)
 
-    @classmethod
-    def checksum(cls, sent: str, received: str) -> BadRequest:
-        """What arrived is not what was sent."""
-        return cls(
+class IncompleteUpload(BadRequest):
+    """The body is complete, but one of its two parts is not in it."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("missing archive or checksum", detail)
+
+
+class ChecksumMismatch(BadRequest):
+    """What arrived is not what was sent."""
+
+    def __init__(self, sent: str, received: str) -> None:
+        super().__init__(
             "checksums don't match",
             f"the sender's SHA-256 is {sent}, that of the archive received is {received}; "
             "the archive was changed on its way, send it again",
         )
 
-    @classmethod
-    def disk_space(cls, detail: str) -> BadRequest:
-        """The server may not have as much disk as this takes, in Wings' own words."""
-        return cls("There is not enough disk space available to perform that action.", detail)
+
+class DiskLimitExceeded(BadRequest):
+    """The server may not have as much disk as this takes, in Wings' own words."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "There is not enough disk space available to perform that action.", detail
+        )
 
 
 class UploadCutShort(BadRequest):

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.config import Form
-from wingsd.errors import BadRequest, UploadCutShort, WingsdError
+from wingsd.errors import (
+    BadRequest,
+    ChecksumFirst,
+    IncompleteUpload,
+    UploadCutShort,
+    WingsdError,
+)
 from wingsd.transfers.formdata import FormFrame, UploadForm
 
 BOUNDARY = "------------------------d74496d66958873e"
@@ -164,13 +170,13 @@ def test_a_quoted_boundary_in_any_case_is_good() -> None:
 
 ONLY_ARCHIVE = body(part("archive", ARCHIVE))
 REFUSED: list[tuple[Callable[[], bytes], type[WingsdError], str]] = [
-    (lambda: b"", BadRequest, "missing archive or checksum"),
-    (body, BadRequest, "missing archive or checksum"),
-    (lambda: body(part("other", b"")), BadRequest, "missing archive or checksum"),
-    (lambda: ONLY_ARCHIVE, BadRequest, "missing archive or checksum"),
+    (lambda: b"", IncompleteUpload, "missing archive or checksum"),
+    (body, IncompleteUpload, "missing archive or checksum"),
+    (lambda: body(part("other", b"")), IncompleteUpload, "missing archive or checksum"),
+    (lambda: ONLY_ARCHIVE, IncompleteUpload, "missing archive or checksum"),
     (
         lambda: body(part("checksum", b"c"), part("archive", b"a")),
-        BadRequest,
+        ChecksumFirst,
         "archive must be sent before the checksum",
     ),
     (lambda: good()[:-90], UploadCutShort, "the upload ended before it was complete"),
@@ -187,7 +193,7 @@ REFUSED: list[tuple[Callable[[], bytes], type[WingsdError], str]] = [
     ),
     (
         lambda: body(part("checksum_archive", b"c"), part("archive", b"a")),
-        BadRequest,
+        ChecksumFirst,
         "archive must be sent before the checksum",
     ),
     (

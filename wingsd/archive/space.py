@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from wingsd.archive.headers import Member
 from wingsd.archive.limits import Limits
 from wingsd.archive.policy import display
-from wingsd.errors import BadRequest, StorageError
+from wingsd.errors import DiskLimitExceeded, StorageError
 
 __all__ = ["STEP", "Space"]
 
@@ -27,7 +27,8 @@ class Space:
     """Keeps account of what one archive takes.
 
     `file_system` tells of the file system that is written to, as os.statvfs does. Every method
-    raises BadRequest where the server may not have so much, StorageError where the node has not.
+    raises DiskLimitExceeded where the server may not have so much, StorageError where the node
+    has not.
     """
 
     def __init__(self, limits: Limits, file_system: Callable[[], os.statvfs_result]) -> None:
@@ -44,7 +45,7 @@ class Space:
         """
         self._claimed += member.size
         if self._limit is not None and self._claimed > self._limit:
-            raise BadRequest.disk_space(
+            raise DiskLimitExceeded(
                 f"with {display(member.name)} the server's files have {_mib_above(self._claimed)} "
                 f"MiB, and it may have {self._limit // _MIB} MiB; raise its disk limit in the "
                 "Panel, or delete files, and transfer it again"

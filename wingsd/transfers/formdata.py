@@ -16,7 +16,13 @@ import attrs
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from wingsd.config import Form
-from wingsd.errors import BadRequest, UploadCutShort
+from wingsd.errors import (
+    BadRequest,
+    ChecksumFirst,
+    IncompleteUpload,
+    UploadCutShort,
+    WrongContentType,
+)
 
 __all__ = ["FormFrame", "UploadForm"]
 
@@ -36,7 +42,7 @@ class UploadForm:
     def __init__(
         self, content_type: str, user_agent: str = "", bounds: Form | None = None
     ) -> None:
-        """Raise `BadRequest` when `content_type` is not multipart/form-data with a boundary."""
+        """Raise `WrongContentType` when `content_type` is not that of a form with a boundary."""
         # The document's own Python example breaks the document's rule: requests writes `data`
         # before `files`, whatever the caller does. Its users cannot help it, so it may.
         self._any_order = user_agent.startswith("python-requests/")
@@ -82,12 +88,12 @@ class UploadForm:
         if self._archive_seen:
             self._require_end()
         if not self.archive_complete:
-            raise BadRequest.incomplete('the body has no part named "archive"')
+            raise IncompleteUpload('the body has no part named "archive"')
         checksums = {
             each.decode("ascii", "replace").strip().lower() for each in self._checksums.values()
         }
         if not checksums:
-            raise BadRequest.incomplete('the body has no part named "checksum"')
+            raise IncompleteUpload('the body has no part named "checksum"')
         if len(checksums) > 1:
             raise BadRequest(
                 f"the parts {' and '.join(CHECKSUM_PARTS)} differ", "send the archive's SHA-256"
@@ -109,7 +115,7 @@ class UploadForm:
             self._archive_seen = True
         elif name in CHECKSUM_PARTS:
             if not self.archive_complete and not self._any_order:
-                raise BadRequest.order()
+                raise ChecksumFirst
             if name in self._checksums:
                 raise BadRequest(f"the part {name} was sent twice", "send it once")
             self._checksums[name] = bytearray()
@@ -164,9 +170,9 @@ class FormFrame:
 def _boundary(content_type: str) -> str:
     kind, options = parse_options_header(content_type)
     if kind.lower() != "multipart/form-data":
-        raise BadRequest.content_type(f"send multipart/form-data, not {kind or 'nothing'}")
+        raise WrongContentType(f"send multipart/form-data, not {kind or 'nothing'}")
     boundary = options.get("boundary", "")
     # RFC 2046, section 5.1.1: 1 to 70 characters. Some senders are more generous.
     if not 0 < len(boundary) <= 200 or "\n" in boundary or "\r" in boundary:  # noqa: PLR2004
-        raise BadRequest.content_type("the header Content-Type must name a boundary")
+        raise WrongContentType("the header Content-Type must name a boundary")
     return str(boundary)

@@ -19,9 +19,10 @@ from wingsd.archive import Extracted, extract
 from wingsd.bridge import Feed, relayed
 from wingsd.errors import (
     AlreadyHere,
-    BadRequest,
+    ChecksumMismatch,
     Interrupted,
     PanelError,
+    PartialUpload,
     UnknownServer,
     UploadCutShort,
     WingsdError,
@@ -210,7 +211,7 @@ class IncomingTransfer:
         means.outbox.drop(self.server)
         await course.begin()
         if upload.is_partial:
-            raise BadRequest.partial()
+            raise PartialUpload
         form = UploadForm(upload.content_type, upload.user_agent, means.form)
         await course.enter(ReceiveStep.RECEIVE)
         await course.chain.wait(means.slots.acquire())
@@ -224,7 +225,7 @@ class IncomingTransfer:
 
         await course.enter(ReceiveStep.VERIFY)
         if checksum != extracted.sha256:
-            raise BadRequest.checksum(checksum, extracted.sha256)
+            raise ChecksumMismatch(checksum, extracted.sha256)
 
         await course.enter(ReceiveStep.DURABLE)
         await course.chain.wait(means.disk.run(means.staging.flush, self.server))
