@@ -13,9 +13,11 @@ from twisted.internet.error import ConnectionRefusedError as NoConnection
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from tests.heard import Heard
 from wingsd import panel as panel_module
 from wingsd.config import Config, RemoteQuery
 from wingsd.errors import PanelError, PanelRefused, PanelUnreachable, UnknownServer
+from wingsd.observer import PANEL, Observer
 from wingsd.panel import Panel
 from wingsd.testing import Answer, Call, Drop, Hang, Node, server_settings
 from wingsd.testing import Panel as FakePanel
@@ -33,14 +35,14 @@ class House:
         self.there = self.fake.add_node("https://there.invalid:8080")
         self.fake.add_server(server_settings(UUID), self.there)
 
-    def client(self, token: str | None = None) -> Panel:
+    def client(self, token: str | None = None, observer: Observer | None = None) -> Panel:
         config = Config(
             remote=self.fake.url + "/",
             token_id=self.here.token_id,
             token=token or self.here.token,
             remote_query=RemoteQuery(boot_servers_per_page=2),
         )
-        return Panel(config, reactor)
+        return Panel(config, reactor, observer=observer)
 
 
 @pytest.fixture
@@ -157,11 +159,11 @@ class DeadHttp:
         return self._outcome()  # type: ignore[no-any-return]
 
 
-def dead_panel(outcome: Any) -> tuple[Panel, DeadHttp, Clock]:
+def dead_panel(outcome: Any, observer: Observer | None = None) -> tuple[Panel, DeadHttp, Clock]:
     node = Node("")
     config = Config(token_id=node.token_id, token=node.token, remote="http://panel.invalid")
     http, clock = DeadHttp(outcome), Clock()
-    return Panel(config, clock, http), http, clock  # type: ignore[arg-type]
+    return Panel(config, clock, http, observer), http, clock  # type: ignore[arg-type]
 
 
 def test_the_pauses_grow_and_end_after_half_a_minute() -> None:
@@ -236,3 +238,43 @@ async def test_a_panel_says_how_long_it_is_to_be_left_alone(house: House, status
         await house.client().owns(UUID)
     assert caught.value.retry_after == 90
     assert len(house.fake.calls) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_attempt_is_told_to_who_counts_them(house: House) -> None:
+    heard = Heard()
+    house.fake.inject("/servers", Answer(502), times=1)
+    panel = house.client(observer=heard)
+    assert not await panel.owns(UUID)
+    with pytest.raises(PanelRefused) as caught:
+        await panel.transfer_succeeded(UUID)
+    (failed, again, refused) = heard.calls
+    assert failed[:2] == again[:2] == (PANEL, "list")
+    assert isinstance(failed[3], ValueError)
+    assert again[3] is None
+    assert (*refused[:2], refused[3]) == (PANEL, "success", caught.value)
+    assert all(0 <= seconds < 5 for _, _, seconds, _ in heard.calls)
+
+
+def test_the_pauses_between_attempts_are_not_the_panels_time() -> None:
+    heard = Heard()
+    panel, _, clock = dead_panel(Deferred, heard)
+    outcome = Deferred.fromCoroutine(panel.owns(UUID))
+    outcome.addErrback(lambda failure: failure.trap(PanelUnreachable))
+    for _ in range(100):
+        clock.advance(1)
+    ((peer, operation, seconds, error),) = heard.calls
+    assert (peer, operation, seconds) == (PANEL, "list", 30)
+    assert isinstance(error, TimeoutError)
+
+
+def test_a_call_that_is_cancelled_is_told_as_that() -> None:
+    heard = Heard()
+    panel, _, clock = dead_panel(Deferred, heard)
+    outcome = Deferred.fromCoroutine(panel.owns(UUID))
+    clock.advance(7)
+    outcome.cancel()
+    outcome.addErrback(lambda failure: failure.trap(CancelledError))
+    ((_, _, seconds, error),) = heard.calls
+    assert seconds == 7
+    assert isinstance(error, CancelledError)

@@ -7,7 +7,7 @@ answers 5xx, never on a 4xx. Each way a call can end has its class in `wingsd.er
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from wingsd import __version__
 from wingsd.config import Config
 from wingsd.errors import InvalidData, PanelRefused, PanelUnreachable, UnknownServer
 from wingsd.model import Configuration, configuration_from_panel
+from wingsd.observer import PANEL, Observer
 from wingsd.retryafter import seconds_asked_for
 from wingsd.structure import structure
 
@@ -67,15 +68,25 @@ class _BadAnswer(InvalidData):
 
 
 class Panel:
-    """One Panel. `http` is a treq client; the default speaks real HTTP(S)."""
+    """One Panel. `http` is a treq client; the default speaks real HTTP(S).
+
+    `observer` is told how long each attempt at a call takes.
+    """
 
     _log = Logger()
 
-    def __init__(self, config: Config, reactor: Any, http: HTTPClient | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        http: HTTPClient | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         self._base = f"{config.remote.rstrip('/')}/api/remote"
         self._per_page = config.remote_query.boot_servers_per_page
         self._timeout = max(config.remote_query.timeout, LEAST_TIMEOUT)
         self._reactor = reactor
+        self._observer = observer or Observer()
         # Not persistent: a POST that meets a connection just closed by the Panel cannot tell
         # whether it was heard.
         pool = HTTPConnectionPool(reactor, persistent=False)
@@ -96,7 +107,9 @@ class Panel:
         Raises `UnknownServer`, `PanelRefused`, `PanelUnreachable`.
         """
         try:
-            found = await self._call("GET", f"/servers/{uuid}", configuration_from_panel)
+            found = await self._call(
+                "describe", "GET", f"/servers/{uuid}", configuration_from_panel
+            )
         except PanelRefused as error:
             # Some Panels say 403 for a server that no transfer brings to this node.
             if error.code not in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
@@ -145,7 +158,7 @@ class Panel:
         page, last = 1, 1
         while page <= last:
             path = f"/servers?page={page}&per_page={self._per_page}"
-            answer = await self._call("GET", path, _page)
+            answer = await self._call("list", "GET", path, _page)
             yield answer.data
             page, last = page + 1, answer.meta.last_page
 
@@ -154,17 +167,17 @@ class Panel:
 
         Raises `PanelRefused`, `PanelUnreachable`.
         """
-        await self._call("POST", "/servers/reset", None)
+        await self._call("reset", "POST", "/servers/reset", None)
 
     async def installed(self, uuid: str, *, successful: bool, reinstall: bool = False) -> None:
         """Tell how a server's installation ended. Raises `PanelRefused`, `PanelUnreachable`."""
         body = {"successful": successful, "reinstall": reinstall}
-        await self._call("POST", f"/servers/{uuid}/install", None, body=body)
+        await self._call("installed", "POST", f"/servers/{uuid}/install", None, body=body)
 
     async def transfer_succeeded(self, uuid: str) -> None:
         """Tell that the server is here now. Raises `PanelRefused`, `PanelUnreachable`."""
         timeout = max(self._timeout, SUCCESS_TIMEOUT)
-        await self._call("POST", f"/servers/{uuid}/transfer/success", None, timeout)
+        await self._call("success", "POST", f"/servers/{uuid}/transfer/success", None, timeout)
 
     async def transfer_failed(self, uuid: str) -> bool:
         """Tell that the server stays where it was; return whether that ended the transfer.
@@ -173,7 +186,7 @@ class Panel:
         Raises `PanelRefused`, `PanelUnreachable`.
         """
         try:
-            await self._call("POST", f"/servers/{uuid}/transfer/failure", None)
+            await self._call("failure", "POST", f"/servers/{uuid}/transfer/failure", None)
         except PanelRefused as error:
             if error.code != HTTPStatus.CONFLICT:
                 raise
@@ -182,6 +195,7 @@ class Panel:
 
     async def _call(
         self,
+        operation: str,
         method: str,
         path: str,
         read: Callable[[object], T] | None,
@@ -190,23 +204,20 @@ class Panel:
     ) -> T:
         """Return what `read` makes of the answer's JSON; without it, the answer has no body.
 
-        `timeout` is the seconds to wait for one answer; `body` is sent as JSON.
+        `operation` names it to the observer; `timeout` is the seconds to wait for one answer;
+        `body` is sent as JSON.
         """
-        timeout = timeout or self._timeout
         started = self._reactor.seconds()
         pause = FIRST_PAUSE
         while True:
-            attempt: Deferred[T] = Deferred.fromCoroutine(self._attempt(method, path, read, body))
-            limit = self._reactor.callLater(timeout, attempt.cancel)
+            attempt = self._attempt(method, path, read, body)
             try:
-                return await attempt
-            except PanelRefused:
+                with self._observer.timing(PANEL, operation, self._reactor.seconds):
+                    return await self._within(timeout or self._timeout, attempt)
+            except (PanelRefused, CancelledError):
                 raise
             except Exception as error:
-                cancelled = _was_cancelled(error)
-                if cancelled and limit.active():
-                    raise CancelledError from error
-                reason = f"no answer within {timeout:g} s" if cancelled else _reason(error)
+                reason = _reason(error)
                 retry_after = error.retry_after if isinstance(error, _BadAnswer) else 0.0
                 wait = max(pause, retry_after)
                 if self._reactor.seconds() - started + wait > GIVE_UP_AFTER:
@@ -215,9 +226,6 @@ class Panel:
                         f"{method} {self._base}{path}: {reason}; try again when it answers",
                         retry_after,
                     ) from error
-            finally:
-                if limit.active():
-                    limit.cancel()
             self._log.warn(
                 "no good answer from the Panel to {method} {path}: {reason}; again in {pause} s",
                 method=method,
@@ -227,6 +235,22 @@ class Panel:
             )
             await deferLater(self._reactor, wait)
             pause = min(pause * PAUSE_FACTOR, LONGEST_PAUSE)
+
+    async def _within(self, timeout: float, attempt: Coroutine[Any, Any, T]) -> T:
+        """Return its result; raise `CancelledError` only when somebody else has cancelled it."""
+        waiting: Deferred[T] = Deferred.fromCoroutine(attempt)
+        limit = self._reactor.callLater(timeout, waiting.cancel)
+        try:
+            return await waiting
+        except Exception as error:
+            if not _was_cancelled(error):
+                raise
+            if limit.active():
+                raise CancelledError from error
+            raise TimeoutError(f"no answer within {timeout:g} s") from error
+        finally:
+            if limit.active():
+                limit.cancel()
 
     async def _attempt(
         self, method: str, path: str, read: Callable[[object], T] | None, sent: object

@@ -12,11 +12,14 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from tests.engine import Engine as RealEngine
+from tests.heard import Heard
 from wingsd.bridge import Workers
 from wingsd.environment import DockerEnvironment
+from wingsd.environment import calls as calls_module
 from wingsd.environment import engine as engine_calls
 from wingsd.environment.calls import Engine
 from wingsd.errors import EnvironmentFailed
+from wingsd.observer import ENGINE
 
 reactor: Any = installed_reactor
 
@@ -155,3 +158,52 @@ async def test_nothing_is_left_when_a_creation_is_cancelled_and_removed(
     gate.open()
     await removing
     assert not engine.client.containers(all=True, filters={"name": server.uuid})
+
+
+@pytest_twisted.ensureDeferred
+async def test_how_long_each_call_takes_is_told(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_calls, "Client", Client)
+    heard = Heard()
+    faked = Engine(workers, "unix:///faked", heard)
+    error = OSError(111, "Connection refused")
+
+    def look(_: Any) -> str:
+        return "found"
+
+    def remove(_: Any) -> None:
+        raise error
+
+    assert await in_turn(faked, "a", look) == "found"
+    with pytest.raises(EnvironmentFailed):
+        await in_turn(faked, "a", remove)
+    calls = [(peer, operation, why) for peer, operation, _, why in heard.calls]
+    assert calls == [(ENGINE, "look", None), (ENGINE, "remove", error)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_waiting_for_a_thread_is_not_the_engines_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine_calls, "Client", Client)
+    heard, now, gate = Heard(), [0.0], Gate()
+    monkeypatch.setattr(calls_module, "monotonic", lambda: now[0])
+    one = Workers(reactor, "one", 1)
+    one.start()
+    faked = Engine(one, "unix:///faked", heard)
+
+    def look(_: Any) -> None:
+        now[0] += 1
+
+    first, second = in_turn(faked, "a", gate), in_turn(faked, "b", look)
+    await gate.entered
+    now[0] += 100
+    gate.open()
+    await first
+    await second
+    one.stop()
+    assert [(name, seconds) for _, name, seconds, _ in heard.calls] == [
+        ("other", 100),
+        ("look", 1),
+    ]

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
 
 from tests.daemon.house import UUID, sha256
 from tests.daemon.house import archive as packed
+from tests.heard import Heard
 from wingsd.archive import Limits
 from wingsd.bridge import Feed, Workers
 from wingsd.config import Form, Transfers
@@ -153,6 +154,7 @@ class House:
         self.store.open()
         workers: Any = SynchronousWorkers()
         self.journal = Journal(self.store, workers, reactor.seconds)
+        self.heard = Heard()
         self.states: list[str] = []
         self.lines: list[str] = []
         bus = EventBus()
@@ -175,6 +177,7 @@ class House:
                 extractors=pool,
                 slots=DeferredSemaphore(2),
                 disk=pool,
+                observer=self.heard,
             ),
             places=3,
             stall_timeout=120,

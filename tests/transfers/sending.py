@@ -16,6 +16,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from tests.daemon.house import UUID
+from tests.heard import Heard
 from wingsd.archive import Compression, measure
 from wingsd.bridge import Workers
 from wingsd.errors import StorageError, WingsdError
@@ -155,6 +156,7 @@ class House:
         self._site: Any = Site(self.destination)
         self._site.displayTracebacks = False
         self._port = reactor.listenTCP(0, self._site, interface="127.0.0.1")
+        self.heard = Heard()
         self.states: list[str] = []
         self.lines: list[str] = []
         bus = EventBus()
@@ -180,6 +182,7 @@ class House:
                 stall_timeout=120,
                 packers=pool,
                 slots=DeferredSemaphore(2),
+                observer=self.heard,
             )
         )
 

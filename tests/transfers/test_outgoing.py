@@ -11,7 +11,14 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, fail
 
 from tests.transfers.sending import House, answer, reactor, sending, stop
-from wingsd.errors import BadRequest, Conflict, DaemonStopping, EnvironmentFailed, PanelUnreachable
+from wingsd.errors import (
+    BadRequest,
+    Conflict,
+    DaemonStopping,
+    DestinationRefused,
+    EnvironmentFailed,
+    PanelUnreachable,
+)
 from wingsd.transfers.outgoing import MOVED, TransferOrder
 
 house = pytest.fixture(sending)
@@ -174,3 +181,23 @@ async def test_a_panel_that_cannot_be_told_does_not_keep_the_server(
     house.world.faults["stop"] = EnvironmentFailed("the engine is away")
     await house.start()
     assert house.world.hold == ""
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_counted_with_the_bytes_that_were_sent(house: House) -> None:
+    await house.start()
+    ((way, error, moved),) = house.heard.over
+    assert (way, error) == ("out", None)
+    (archive,) = house.destination.archives
+    # Around it is the form, with the checksum.
+    assert 0 < (moved or 0) - len(archive) < 1000
+    steps = [step for step, _ in house.heard.steps]
+    assert steps == ["ask", "stop", "retire", "send", "await"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_is_counted_with_its_reason(house: House) -> None:
+    house.destination.status = 500
+    await house.start()
+    ((_, error, _),) = house.heard.over
+    assert isinstance(error, DestinationRefused)

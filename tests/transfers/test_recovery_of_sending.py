@@ -10,6 +10,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from tests.daemon.house import UUID
+from tests.heard import Heard
+from wingsd.errors import Interrupted
 from wingsd.journal import Direction, Journal, Outcome
 from wingsd.journal.store import Store
 from wingsd.testing import SynchronousWorkers
@@ -56,8 +58,9 @@ class World:
         return True
 
 
-def recover(store: Store, world: Any, step: SendStep) -> None:
+def recover(store: Store, world: Any, step: SendStep) -> Heard:
     """Take up, as the next daemon does, a transfer that had come so far."""
+    heard = Heard()
     store.begin(UUID, Direction.OUT, step.name, 1.0)
     workers: Any = SynchronousWorkers()
     recovery = Recovery(
@@ -69,9 +72,11 @@ def recover(store: Store, world: Any, step: SendStep) -> None:
         panel=world,
         attic=world,
         reactor=Clock(),
+        observer=heard,
     )
     recovery.begin()
     recovery.settle()
+    return heard
 
 
 @pytest.mark.parametrize(
@@ -112,3 +117,14 @@ async def test_a_server_that_has_moved_is_put_away(store: Store) -> None:
     assert world.calls == ["hold", "owns", "forget", "store away"]
     (entry,) = store.transfers()
     assert entry.outcome is Outcome.SUCCESS
+
+
+@pytest.mark.parametrize("moved", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_how_it_has_ended_is_counted(store: Store, moved: bool) -> None:
+    world = World()
+    world.owned = not moved
+    heard = recover(store, world, SendStep.SEND)
+    ((way, error, transfer),) = heard.over
+    assert (way, error is None, transfer) == ("out", moved, None)
+    assert moved or isinstance(error, Interrupted)

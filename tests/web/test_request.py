@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
+from tests.heard import Heard
 from tests.logs import LoggedErrors
 from tests.web.talk import REFUSAL, Conversation, Taker, head
 from wingsd.errors import TooManyTransfers
@@ -270,3 +271,10 @@ def test_two_requests_can_share_a_connection() -> None:
     one = head("/whole", Content_Length=1) + b"a"
     talk.send(one + one)
     assert [status for status, _, _ in talk.transport.answers()] == [200, 200]
+
+
+def test_an_answer_that_is_an_error_is_told_to_who_counts_them() -> None:
+    heard, resource = Heard(), Taker(REFUSAL)
+    talk = Conversation(resource, observer=heard)
+    talk.send(head(Content_Length=5), b"abcde")
+    assert heard.answers == [REFUSAL]

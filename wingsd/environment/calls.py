@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from docker.errors import APIError
@@ -16,6 +17,7 @@ from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore
 from wingsd.bridge import Workers
 from wingsd.environment import engine
 from wingsd.errors import EnvironmentFailed
+from wingsd.observer import ENGINE, Observer
 
 __all__ = ["Engine", "Talk"]
 
@@ -35,9 +37,10 @@ class Talk:
     price is one small request.
     """
 
-    def __init__(self, workers: Workers, address: str) -> None:
+    def __init__(self, workers: Workers, address: str, observer: Observer) -> None:
         self._workers = workers
         self._address = address
+        self._observer = observer
         self._client: engine.Client | None = None
         self._working: Deferred[Any] | None = None
 
@@ -48,11 +51,14 @@ class Talk:
 
         Cancelling it leaves the thread to its work.
         """
+        name = getattr(work, "__name__", "other")
 
         def with_client() -> T:
-            if self._client is None:
-                self._client = engine.Client(self._address)
-            return work(self._client, *args, **kwargs)
+            # In the thread: what it has to wait for one is not the engine's.
+            with self._observer.timing(ENGINE, name, monotonic):
+                if self._client is None:
+                    self._client = engine.Client(self._address)
+                return work(self._client, *args, **kwargs)
 
         def finished(outcome: Any) -> Any:
             self._working = None
@@ -92,18 +98,22 @@ class Talk:
 
 
 class Engine:
-    """The Docker engine at `address`, spoken to in the threads of `workers`."""
+    """The Docker engine at `address`, spoken to in the threads of `workers`.
 
-    def __init__(self, workers: Workers, address: str) -> None:
+    `observer` is told how long each call takes.
+    """
+
+    def __init__(self, workers: Workers, address: str, observer: Observer | None = None) -> None:
         self.address = address
         self._workers = workers
+        self._observer = observer or Observer()
         self._turns: dict[str, DeferredLock] = {}
         self.typing = DeferredSemaphore(TYPISTS)
 
     @asynccontextmanager
     async def talk(self) -> AsyncIterator[Talk]:
         """Talk to the engine, whoever else does."""
-        talk = Talk(self._workers, self.address)
+        talk = Talk(self._workers, self.address, self._observer)
         try:
             yield talk
         finally:
@@ -114,7 +124,7 @@ class Engine:
         """Talk to the engine when everybody who came before under that name has finished."""
         lock = self._turns.setdefault(name, DeferredLock())
         await lock.acquire()
-        talk = Talk(self._workers, self.address)
+        talk = Talk(self._workers, self.address, self._observer)
         try:
             yield talk
         finally:

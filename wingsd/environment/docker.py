@@ -28,6 +28,7 @@ from wingsd.environment.streams import Streams
 from wingsd.environment.supplies import Supplies
 from wingsd.errors import EnvironmentFailed
 from wingsd.model import Settings
+from wingsd.observer import Observer
 
 __all__ = ["DockerEnvironment"]
 
@@ -47,12 +48,14 @@ class DockerEnvironment:
 
     _log = Logger()
 
-    def __init__(self, config: Config, workers: Workers, reactor: Any) -> None:
+    def __init__(
+        self, config: Config, workers: Workers, reactor: Any, observer: Observer | None = None
+    ) -> None:
         self._config = config
         self._supplies = Supplies(config)
         self._reactor = reactor
         address = engine.address(config.docker.socket, os.environ)
-        self._engine = Engine(workers, address)
+        self._engine = Engine(workers, address, observer)
         self._streams = Streams(reactor, address)
 
     async def create(self, settings: Settings) -> bool:

@@ -72,10 +72,14 @@ class Supplies:
         registry = registry_for(self._config.docker.registries, image)
         auth = attrs.asdict(registry) if registry else None
         progress = PullProgress()
+
+        def follow_pull(_: object) -> bool:
+            return follow(progress, lines, monotonic)
+
         try:
             lines = await talk.run(engine.pull_lines, image, auth)
             # Some seconds at a time, so that no thread has to log.
-            while await talk.run(lambda _: follow(progress, lines, monotonic)):
+            while await talk.run(follow_pull):
                 so_far = str(progress)
                 self._log.info("{server}: pulling {image}: {progress}", progress=so_far, **names)
         except engine.FAILURES as error:

@@ -82,9 +82,8 @@ class IncomingTransfer:
         self.over: Deferred[None] = Deferred()
         self._after = after
         self._means = means
-        self._course = Course(
-            server, DESTINATION, ReceiveStep, means.journal, means.bus, means.reactor
-        )
+        self._course = Course(server, DESTINATION, ReceiveStep, means)
+        self._course.count = lambda: self._received
         self._undo = UndoList(server)
         self._arrival = Arrival(server, means, self._course, self._undo)
         self._upload: Upload | None = None
@@ -310,7 +309,7 @@ class IncomingTransfer:
     async def _fail(self, error: Exception) -> Deferred[None]:
         """Undo everything, and have the Panel told; return what goes on after that."""
         course, arrival = self._course, self._arrival
-        course.announcer.warn(f"failed while {course.life.step.words}: {error}")
+        course.fail(error)
         if arrival.may_be_told:
             # A mistake of ours: the outbox goes on, and no data is touched.
             return succeed(None)

@@ -13,6 +13,7 @@ from wingsd.config import Form
 from wingsd.environment import Environment
 from wingsd.events import EventBus
 from wingsd.journal import Journal
+from wingsd.observer import Observer
 from wingsd.panel import Panel
 from wingsd.servers import Servers
 from wingsd.transfers.attic import Attic
@@ -48,6 +49,7 @@ class ReceivingMeans:
     slots: DeferredSemaphore
     #: Threads for the short work on the disk.
     disk: Workers
+    observer: Observer = attrs.field(factory=Observer)
 
 
 @attrs.frozen
@@ -72,3 +74,4 @@ class SendingMeans:
     slots: DeferredSemaphore
     #: All servers are sent by it; None without a limit.
     bucket: TokenBucket | None = None
+    observer: Observer = attrs.field(factory=Observer)

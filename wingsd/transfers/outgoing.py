@@ -55,9 +55,7 @@ class OutgoingTransfer:
         self.over: Deferred[None] = Deferred()
         self._means = means
         self._destination = Destination(order.url, order.token, means.reactor, means.trust)
-        self._course = Course(
-            server.uuid, SOURCE, SendStep, means.journal, means.bus, means.reactor
-        )
+        self._course = Course(server.uuid, SOURCE, SendStep, means)
         self._verdict = Verdict(server.uuid, means.panel, means.reactor)
         self._upload: OutgoingUpload | None = None
         self._retired = False
@@ -143,6 +141,7 @@ class OutgoingTransfer:
         # Only for the bar: nothing waits for what is not measured yet.
         server.renew_measure()
         body, frame = Outflow(means.reactor, bucket=means.bucket), FormFrame()
+        self._course.count = lambda: body.bytes_out
         self._upload = upload = self._destination.upload(
             frame.content_type, body, means.stall_timeout
         )
@@ -199,7 +198,7 @@ class OutgoingTransfer:
         if not isinstance(error, WingsdError):
             self._log.failure("{server}: a mistake", server=self.server.uuid)
             error = WingsdError("an unforeseen error", "the reason is in the log of this node")
-        self._course.announcer.warn(f"failed while {self._course.life.step.words}: {error}")
+        self._course.fail(error)
         if not self.is_sent:
             # Told after the state: the server is the user's again at once.
             self._stays()

@@ -119,3 +119,8 @@ class Receiver:
     def servers(self) -> tuple[str, ...]:
         """The UUIDs of the servers being received."""
         return tuple(self._open)
+
+    @property
+    def waiting(self) -> int:
+        """How many of them wait for their turn."""
+        return len(self._means.slots.waiting)

@@ -15,8 +15,9 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from wingsd.errors import UnknownServer
+from wingsd.errors import Interrupted, UnknownServer
 from wingsd.journal import Direction, Entry, Journal, Outcome
+from wingsd.observer import Observer
 from wingsd.panel import Panel
 from wingsd.servers import Servers
 from wingsd.transfers.attic import Attic
@@ -56,6 +57,7 @@ class Recovery:
     panel: Panel
     attic: Attic
     reactor: Any
+    observer: Observer = attrs.field(factory=Observer)
 
     def begin(self) -> None:
         """Go on with what was being received; hold what was being sent."""
@@ -88,6 +90,8 @@ class Recovery:
             moved = False
         else:
             moved = await Verdict(entry.server, self.panel, self.reactor).has_moved()
+        way = entry.direction.value
+        self.observer.transfer_over(way, None if moved else Interrupted())
         await self._release(entry, moved)
         await self.journal.end(entry.id, Outcome.SUCCESS if moved else Outcome.FAILURE)
 

@@ -109,3 +109,8 @@ class Sender:
     def servers(self) -> tuple[str, ...]:
         """The UUIDs of the servers being sent."""
         return tuple(self._open)
+
+    @property
+    def waiting(self) -> int:
+        """How many of them wait for their turn."""
+        return len(self._means.slots.waiting)

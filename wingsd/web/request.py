@@ -68,6 +68,7 @@ class StreamingRequest(Request):
     _log = Logger()
     channel: Any  # an HTTPChannel, of which Twisted annotates too little
     content: BytesIO
+    site: Any  # a NodeSite, which knows this class
     _reader: BodyReader | None = None
     _pace: Pace | None = None
     _presence: Presence | None = None
@@ -86,6 +87,7 @@ class StreamingRequest(Request):
         self.content = BytesIO()
         channel = self.channel
         # The base class learns these only with the body's end, but an answer needs them.
+        self.site = channel.site
         self.method, self.uri = channel._command, channel._path
         self.clientproto = channel._version
         self.path = self.uri.split(b"?", 1)[0]
@@ -214,6 +216,7 @@ class StreamingRequest(Request):
         if not isinstance(error, WingsdError):
             self._log.failure("request {request} failed", failure, request=self)
             error = WingsdError("an unforeseen error", "the reason is in the log of this node")
+        self.site.observer.answered(error)
         if not self.minds_status:
             self._cut_off()
             return
@@ -223,18 +226,21 @@ class StreamingRequest(Request):
         self.answer(error.status, error_json(error.message, error.detail), headers)
 
     def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
-        """Answer, now, with a body of JSON or none; whatever still arrives is thrown away."""
+        """Answer, now, with a body or none; whatever still arrives is thrown away.
+
+        The body is JSON, unless the headers say otherwise.
+        """
         if self._disconnected or self.startedWriting:
             return
         self.setResponseCode(status)
-        for name, value in headers.items():
-            self.setHeader(name, value)
         if status != HTTPStatus.NO_CONTENT:
             self.setHeader("Content-Length", str(len(body)))
         if body:
             self.setHeader("Content-Type", "application/json")
         else:
             self.responseHeaders.removeHeader("Content-Type")
+        for name, value in headers.items():
+            self.setHeader(name, value)
         if self._complete:
             self.write(body)
             self.finish()

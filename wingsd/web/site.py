@@ -17,6 +17,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from wingsd.config import Limits
+from wingsd.observer import Observer
 from wingsd.tls import GATHERED
 from wingsd.web.answers import error_json
 from wingsd.web.request import StreamingRequest
@@ -184,7 +185,7 @@ class NodeSite(Site):
     """A site of streaming requests. `timeout` is the seconds that an upload may be silent.
 
     `least_rate` is the bytes a second that must come of an upload over as long, 0 for any;
-    `limits` is what holds for all connections.
+    `limits` is what holds for all connections; `observer` is told of requests that fail.
 
     It speaks HTTP/1.1 alone: one upload a connection gains nothing from HTTP/2.
     """
@@ -196,10 +197,16 @@ class NodeSite(Site):
     _log = Logger()
 
     def __init__(
-        self, *args: Any, limits: Limits | None = None, least_rate: int = 0, **kwargs: Any
+        self,
+        *args: Any,
+        limits: Limits | None = None,
+        least_rate: int = 0,
+        observer: Observer | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.limits = limits or Limits()
+        self.observer = observer or Observer()
         self.least_rate = least_rate
         #: All that are open, the oldest first.
         self.connections: dict[_Channel, None] = {}

@@ -1,0 +1,40 @@
+"""An observer that writes down what it hears."""
+
+from __future__ import annotations
+
+from wingsd.observer import Observer, Passage
+
+__all__ = ["Heard"]
+
+
+class Heard(Observer):
+    """All that was told, in order, with transfers as they were at that moment."""
+
+    def __init__(self) -> None:
+        #: Steps that were left, and the seconds that they took.
+        self.steps: list[tuple[str, float]] = []
+        self.begun: list[Passage] = []
+        #: Direction, error, and the bytes moved, None without a transfer.
+        self.over: list[tuple[str, Exception | None, int | None]] = []
+        #: Peer, operation, seconds and error.
+        self.calls: list[tuple[str, str, float, Exception | None]] = []
+        self.answers: list[Exception] = []
+
+    def transfer_begun(self, transfer: Passage) -> None:
+        self.begun.append(transfer)
+
+    def step_left(self, transfer: Passage) -> None:
+        self.steps.append((transfer.step, transfer.step_seconds))
+
+    def transfer_over(
+        self, direction: str, error: Exception | None, transfer: Passage | None = None
+    ) -> None:
+        if transfer is not None:
+            assert transfer in self.begun
+        self.over.append((direction, error, None if transfer is None else transfer.moved))
+
+    def called(self, peer: str, operation: str, seconds: float, error: Exception | None) -> None:
+        self.calls.append((peer, operation, seconds, error))
+
+    def answered(self, error: Exception) -> None:
+        self.answers.append(error)
