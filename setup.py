@@ -18,6 +18,7 @@ REQUIRES = [
     "javaproperties >= 0.8.2",
     "lxml >= 5.4",
     "multipart >= 1.2",
+    "prometheus-client >= 0.21",
     "pyjwt >= 2.10",
     "pyyaml >= 6.0",
     "ruamel.yaml >= 0.18.10",

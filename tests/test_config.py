@@ -66,6 +66,9 @@ def test_wingsds_own_keys() -> None:
     assert found.system.transfers.stall_timeout == 5
     assert (found.docker.enabled, found.docker.socket) == (False, "unix:///run/engine.sock")
     assert config().api.public_url == ""
+    assert config().metrics.address == ""
+    for where in ("127.0.0.1:9101", "[::1]:9101", "node.example.com:9101"):
+        assert config(metrics={"address": where}).metrics.address == where
     address = "https://node.example.com:8080"
     assert config(api={"public_url": address}).api.public_url == address
 
@@ -162,6 +165,29 @@ def test_an_empty_credential_is_none(key: str) -> None:
             {"api": {"public_url": "https://node.example.com:80800"}},
             "api.public_url: expected an address such as https://node.example.com:8080, "
             "found 'https://node.example.com:80800'",
+        ),
+        (
+            {"metrics": {"address": ":9101"}},
+            "metrics.address: expected an address such as 127.0.0.1:9101 or [::1]:9101, found "
+            "':9101'",
+        ),
+        *(
+            (
+                {"metrics": {"address": wrong}},
+                f"metrics.address: expected an address such as 127.0.0.1:9101 or [::1]:9101, "
+                f"found '{wrong}'",
+            )
+            for wrong in (
+                "9101",
+                "::1:9101",
+                "[::1",
+                "127.0.0.1:port",
+                "127.0.0.1:99999",
+                "127.0.0.1",
+                "http://127.0.0.1:9101",
+                "127.0.0.1:9101/metrics",
+                "me@127.0.0.1:9101",
+            )
         ),
         (
             {"api": {"public_url": "ftp://node.example.com"}},

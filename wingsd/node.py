@@ -21,6 +21,7 @@ from wingsd.errors import StorageError
 from wingsd.events import EventBus
 from wingsd.journal import Entry, Journal
 from wingsd.journal.store import Store
+from wingsd.metrics import Exposition, Recorder, Sources
 from wingsd.panel import Panel
 from wingsd.pools import PACKERS, Pools
 from wingsd.privileges import shortcomings, survey
@@ -39,6 +40,7 @@ from wingsd.transfers.wording import summary
 from wingsd.transfers.writeback import WriteBack
 from wingsd.web.api import Api
 from wingsd.web.door import Door
+from wingsd.web.metrics import MetricsDoor
 from wingsd.web.services import Services
 from wingsd.web.site import NodeSite
 from wingsd.web.websocket import ConsoleSockets
@@ -75,7 +77,8 @@ class Node(Service):
         self._pools = Pools(reactor, transfers)
         self._staging = Staging(config.system.data, self._owner, durable=transfers.durable)
         self._bus = EventBus()
-        self._panel = Panel(config, reactor)
+        self._observer = Recorder()
+        self._panel = Panel(config, reactor, observer=self._observer)
         self._store = Store(config.system.root_directory)
         self._journal = Journal(self._store, self._pools.journal, time.time)
         self._attic = Attic(
@@ -89,14 +92,15 @@ class Node(Service):
         self.sender = self._make_sender()
         self._daily = LoopingCall(lambda: Deferred.fromCoroutine(self._forget_the_old()))
         self._daily.clock = reactor
-        self._door = Door(config, endpoint, self._make_site(), reactor)
+        self._door = Door(config.api.ssl, endpoint, self._make_site(), reactor)
+        self._metrics_door = MetricsDoor(config, self._make_exposition(), reactor)
 
     # What it is made of
 
     def _make_environment(self) -> Environment:
         if not self._config.docker.enabled:
             return NoEnvironment()
-        return DockerEnvironment(self._config, self._pools.engine, self._reactor)
+        return DockerEnvironment(self._config, self._pools.engine, self._reactor, self._observer)
 
     def _make_servers(self) -> Servers:
         return Servers(
@@ -134,6 +138,7 @@ class Node(Service):
                 extractors=self._pools.extractors,
                 slots=DeferredSemaphore(transfers.concurrent),
                 disk=self._pools.disk,
+                observer=self._observer,
             ),
             places=transfers.concurrent + transfers.waiting,
             stall_timeout=transfers.stall_timeout,
@@ -158,6 +163,7 @@ class Node(Service):
                 packers=self._pools.packers,
                 slots=DeferredSemaphore(PACKERS),
                 bucket=self._bucket(system.transfers.upload_limit),
+                observer=self._observer,
             )
         )
 
@@ -183,7 +189,13 @@ class Node(Service):
             timeout=transfers.stall_timeout,
             least_rate=transfers.least_rate,
             limits=self._config.api.limits,
+            observer=self._observer,
         )
+
+    def _make_exposition(self) -> Exposition:
+        sources = Sources(self.receiver, self.sender, self._outbox)
+        disk, data = self._pools.disk, self._config.system.data
+        return Exposition(self._observer, sources, disk, data, self._reactor)
 
     def _bucket(self, limit: int) -> TokenBucket | None:
         return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None
@@ -203,6 +215,7 @@ class Node(Service):
         unfinished = self._prepare_disk()
         self._pools.start()
         self._door.open()
+        self._metrics_door.open()
         self._log.info(
             "wingsd {version} listens on {where}, for the Panel {remote}",
             version=__version__,
@@ -225,6 +238,7 @@ class Node(Service):
             panel=self._panel,
             attic=self._attic,
             reactor=self._reactor,
+            observer=self._observer,
         )
         await self._outbox.load()
         recovery.begin()
@@ -284,6 +298,7 @@ class Node(Service):
         await self._servers.stop()
         # The answers must be out before the process is gone.
         await self._door.drain(DRAIN_WITHIN)
+        await self._metrics_door.close()
 
     def _prepare_disk(self) -> list[Entry]:
         """Open staging area and journal; return the transfers that are not finished."""

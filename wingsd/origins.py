@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-__all__ = ["Origin", "origin"]
+__all__ = ["Origin", "host_and_port", "origin"]
 
 #: Scheme, host and port; of what is no address, just its text.
 Origin = tuple[str, str, int | None] | str
@@ -20,3 +20,11 @@ def origin(url: str) -> Origin:
     except ValueError:
         return url
     return (parts.scheme, parts.hostname, port) if parts.hostname else url
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return what `host:port` names; an IPv6 host is in brackets. Raises `ValueError`."""
+    parts = urlsplit(f"//{address}")
+    if not parts.hostname or parts.port is None or parts.netloc != address or "@" in address:
+        raise ValueError(address)
+    return parts.hostname, parts.port

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 
@@ -21,6 +20,7 @@ from wingsd.node import Node
 from wingsd.reload import Reload
 from wingsd.supervision import Supervision
 from wingsd.systemd import passed_endpoint
+from wingsd.web.door import tcp_endpoint
 
 __all__ = ["Options", "makeService"]
 
@@ -71,8 +71,11 @@ def makeService(options: Options, reactor: Any = None) -> Service:
     set_thresholds()
     _allow_many_files()
     config = with_system_user(options.config)
+    api = config.api
     try:
-        endpoint = options["endpoint"] or passed_endpoint(reactor) or _endpoint(config)
+        endpoint = (
+            options["endpoint"] or passed_endpoint(reactor) or tcp_endpoint(api.host, api.port)
+        )
         node = Node(config, endpoint, reactor)
     except ConfigError as error:
         raise SystemExit(f"wingsd: {error}") from error
@@ -103,8 +106,3 @@ def with_system_user(config: Config) -> Config:
         return config
     user = attrs.evolve(user, uid=account.pw_uid, gid=account.pw_gid)
     return attrs.evolve(config, system=attrs.evolve(config.system, user=user))
-
-
-def _endpoint(config: Config) -> str:
-    kind = "tcp6" if ":" in config.api.host else "tcp"
-    return f"{kind}:{config.api.port}:interface={quoteStringArgument(config.api.host)}"

@@ -17,7 +17,7 @@ from twisted.web.resource import Resource
 from tests.transfers.peers import fall_silent
 from tests.web.talk import Recorder, head
 from wingsd import keepalive
-from wingsd.config import Config
+from wingsd.config import Ssl
 from wingsd.web.door import Door
 from wingsd.web.request import BodyReader, StreamingRequest
 from wingsd.web.site import NodeSite, NotFound
@@ -60,9 +60,8 @@ async def test_a_client_that_vanished_is_found_before_its_answer(
         monkeypatch.setattr(keepalive, name, value)
     root, waiting = NotFound(), Waiting()
     root.putChild(b"take", waiting)
-    config = Config(token_id="x", token="x", remote="https://panel.invalid")
     site = NodeSite(root, reactor=reactor, timeout=1000)
-    door = Door(config, "tcp:0:interface=127.0.0.1", site, reactor)
+    door = Door(Ssl(), "tcp:0:interface=127.0.0.1", site, reactor)
     door.open()
     url = urlsplit(door.address)
     with socket.create_connection((url.hostname or "", url.port or 0)) as client:
@@ -77,9 +76,8 @@ async def test_a_client_that_vanished_is_found_before_its_answer(
 
 @pytest_twisted.ensureDeferred
 async def test_a_socket_that_is_no_tcp_has_no_such_thing(tmp_path: Any) -> None:
-    config = Config(token_id="x", token="x", remote="https://panel.invalid")
     site = NodeSite(NotFound(), reactor=reactor, timeout=1000)
-    door = Door(config, f"unix:{tmp_path}/socket", site, reactor)
+    door = Door(Ssl(), f"unix:{tmp_path}/socket", site, reactor)
     door.open()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(f"{tmp_path}/socket")

@@ -17,6 +17,7 @@ from wingsd.config.docker import (
     Registry,
 )
 from wingsd.config.file import PLACES, Config, RemoteQuery, find, load, parse
+from wingsd.config.metrics import Metrics
 from wingsd.config.system import Backups, Form, Rootless, System, Transfers, User
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Interfaces",
     "Limits",
     "LogConfig",
+    "Metrics",
     "Network",
     "Overhead",
     "Registry",

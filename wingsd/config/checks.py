@@ -6,11 +6,12 @@ from typing import Any
 
 import attrs
 
-from wingsd.origins import origin
+from wingsd.origins import host_and_port, origin
 from wingsd.structure import InvalidField
 
 __all__ = [
     "absolute",
+    "host_and_port_or_empty",
     "keyed_by_memory",
     "nice_value",
     "not_empty",
@@ -78,6 +79,16 @@ def url_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None
         raise InvalidField(attribute.name, what)
     if value:
         url(_, attribute, value)
+
+
+def host_and_port_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """A host and a port to listen at, or an empty text."""
+    try:
+        if value:
+            host_and_port(value)
+    except ValueError:
+        what = f"expected an address such as 127.0.0.1:9101 or [::1]:9101, found {value!r}"
+        raise InvalidField(attribute.name, what) from None
 
 
 def keyed_by_memory(_: object, attribute: attrs.Attribute[Any], value: dict[str, float]) -> None:

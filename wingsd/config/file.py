@@ -11,6 +11,7 @@ import attrs
 from wingsd.config.api import Api
 from wingsd.config.checks import not_empty, positive, url
 from wingsd.config.docker import Docker
+from wingsd.config.metrics import Metrics
 from wingsd.config.system import System
 from wingsd.config.units import Seconds
 from wingsd.errors import ConfigError, InvalidData
@@ -54,6 +55,7 @@ class Config:
     system: System = System()
     remote_query: RemoteQuery = RemoteQuery()
     docker: Docker = Docker()
+    metrics: Metrics = Metrics()
     #: Directories of the host below which a server's mounts may lie.
     allowed_mounts: tuple[str, ...] = ()
     #: Origins of browsers, beside the Panel's own, that may open a WebSocket; `*` is any.

@@ -5,31 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from wingsd.config import Config, Ssl
+from wingsd.config import Ssl
 from wingsd.keepalive import keep_alive
 from wingsd.tls import ServerCertificate
 from wingsd.web.site import NodeSite
 
-__all__ = ["Door"]
+__all__ = ["Door", "tcp_endpoint"]
 
 #: Connections that may wait to be taken. Twisted's own figure is 50.
 BACKLOG = 1024
 
 
 class Door:
-    """A site behind an endpoint, a Twisted description such as `tcp:8080`."""
+    """A site behind an endpoint, a Twisted description such as `tcp:8080`.
 
-    def __init__(self, config: Config, endpoint: str, site: NodeSite, reactor: Any) -> None:
+    `ssl` says whether it is spoken to by TLS.
+    """
+
+    def __init__(self, ssl: Ssl, endpoint: str, site: NodeSite, reactor: Any) -> None:
         """Raise `ConfigError` when the certificate cannot be used."""
         self._endpoint = endpoint
         self._site = site
         self._reactor = reactor
-        self._certificate = _certificate(config, endpoint)
+        self._certificate = _certificate(ssl, endpoint)
         self._port: IListeningPort | None = None
 
     def open(self) -> None:
@@ -81,11 +84,17 @@ class Door:
         return self._site.drain(within)
 
 
-def _certificate(config: Config, endpoint: str) -> ServerCertificate | None:
+def tcp_endpoint(host: str, port: int) -> str:
+    """Return the description of the endpoint at a port of an IPv4 or IPv6 address."""
+    kind = "tcp6" if ":" in host else "tcp"
+    return f"{kind}:{port}:interface={quoteStringArgument(host)}"
+
+
+def _certificate(ssl: Ssl, endpoint: str) -> ServerCertificate | None:
     # An endpoint that speaks TLS itself is not wrapped in it once more.
-    if not config.api.ssl.enabled or endpoint.startswith("ssl:"):
+    if not ssl.enabled or endpoint.startswith("ssl:"):
         return None
-    return ServerCertificate(config.api.ssl.cert, config.api.ssl.key)
+    return ServerCertificate(ssl.cert, ssl.key)
 
 
 def _readable(address: Any) -> str:

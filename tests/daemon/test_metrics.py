@@ -1,0 +1,132 @@
+"""What Prometheus reads of a real daemon, over HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest_twisted
+from treq.client import HTTPClient
+from twisted.web.client import Agent
+
+from tests.daemon.daemon import TIMEOUT, reactor
+from tests.daemon.house import UUID, House, archive
+from tests.daemon.uploads import Sender
+from tests.daemon.watching import memory
+from tests.metrics.exposed import Samples
+from tests.promtool import promtool
+
+__all__ = ["promtool"]
+
+LOOPBACK = {"address": "127.0.0.1:0"}
+
+
+async def scraped(house: House) -> str:
+    """Return the exposition of a daemon that was started with an address for it."""
+    line = await house.wait_for_line("metrics are at")
+    found = re.search(r"metrics are at (\S+)", line)
+    assert found
+    status, text = await get(found[1])
+    assert status == 200
+    return text
+
+
+async def get(url: str) -> tuple[int, str]:
+    response: Any = await HTTPClient(Agent(reactor)).get(url, timeout=TIMEOUT)
+    return response.code, await response.text("utf-8")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_received_server_is_in_the_metrics(
+    house: House, promtool: Callable[..., str]
+) -> None:
+    await house.start(metrics=LOOPBACK)
+    data = archive()
+    assert await house.upload(data) == (200, None)
+    await house.wait_for_line("state success")
+    text = await scraped(house)
+    promtool("check", "metrics", text=text)
+    assert UUID not in text
+    assert house.node.token not in text
+    found = Samples(text)
+    ended = [{"direction": "in", "outcome": "success"}]
+    assert found.having("wingsd_transfers_total") == ended
+    assert found.get("wingsd_transfers_total", **ended[0]) == 1
+    assert found.get("wingsd_transfer_bytes_total", direction="in") == len(data)
+    took = "wingsd_transfer_step_duration_seconds_count"
+    steps = ["admit", "receive", "verify", "durable", "swap", "environment", "report"]
+    assert found.having(took) == [{"direction": "in", "step": step} for step in steps]
+    asked = {
+        labels["operation"]
+        for labels in found.having("wingsd_panel_request_duration_seconds_count")
+        if labels["outcome"] == "ok"
+    }
+    assert {"list", "describe", "success"} <= asked
+    assert (found.get("wingsd_panel_last_answer_timestamp_seconds") or 0) > 1.7e9
+    assert not found.having("wingsd_transfers_in_flight")
+    assert found.get("wingsd_outbox_reports") == 0
+    resident = found.get("process_resident_memory_bytes") or 0
+    assert 0.5 < resident / memory(house, "VmRSS") < 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_transfer_is_seen_while_it_goes_on(house: House) -> None:
+    await house.start(metrics=LOOPBACK)
+    sender = Sender(house, archive(3_000_000))
+    await sender.begin()
+    await house.wait_for_line("receiving the archive")
+    found = Samples(await scraped(house))
+    assert found.having("wingsd_transfers_in_flight") == [{"direction": "in", "step": "receive"}]
+    assert not found.having("wingsd_transfers_total")
+    assert await sender.finish() == (200, b"")
+    found = Samples(await scraped(house))
+    assert not found.having("wingsd_transfers_in_flight")
+    assert found.having("wingsd_transfers_total")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failure_is_counted_with_its_reason(house: House) -> None:
+    await house.start(metrics=LOOPBACK)
+    status, _ = await house.upload(archive(), checksum="0" * 64)
+    assert status == 400
+    await house.told_of_failure()
+    found = Samples(await scraped(house))
+    assert found.having("wingsd_transfer_failures_total") == [
+        {"direction": "in", "reason": "checksum_mismatch"}
+    ]
+    assert found.having("wingsd_request_errors_total") == [{"reason": "checksum_mismatch"}]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_engine_that_does_not_answer_is_seen(house: House) -> None:
+    nobody = str(house.directory / "no-engine.sock")
+    await house.start(metrics=LOOPBACK, docker={"socket": nobody})
+    await house.loaded()
+    status, _ = await house.upload(archive())
+    assert status == 500
+    found = Samples(await scraped(house))
+    assert found.get("wingsd_engine_last_answer_timestamp_seconds") == 0
+    assert (found.get("wingsd_engine_last_failure_timestamp_seconds") or 0) > 1.7e9
+    (asked,) = found.having("wingsd_engine_request_duration_seconds_count")
+    assert asked == {"operation": "look", "outcome": "failed"}
+    assert found.having("wingsd_transfer_failures_total") == [
+        {"direction": "in", "reason": "environment_failed"}
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_off_unless_configured(house: House) -> None:
+    await house.start(api={})
+    await house.loaded()
+    assert not [line for line in house.log if "metrics are at" in line]
+    status, _ = await get(f"{house.url}/metrics")
+    assert status == 404
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_address_that_is_none_is_said_so(house: House) -> None:
+    house.launch(metrics={"address": "9101"})
+    assert await house.ended() == 1
+    assert [line for line in house.log if "metrics.address: expected an address such as" in line]
+    assert not [line for line in house.log if "Traceback" in line]

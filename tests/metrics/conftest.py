@@ -1,0 +1,5 @@
+"""What the tests of this room share."""
+
+from tests.promtool import promtool
+
+__all__ = ["promtool"]

@@ -1,0 +1,98 @@
+"""A node's metrics without the node: everything that can be told of one has been told once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from docker.errors import APIError
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from wingsd.errors import PanelRefused, StorageError, TooManyTransfers, TransferCancelled
+from wingsd.metrics import Exposition, Recorder, Sources
+from wingsd.observer import ENGINE, PANEL
+from wingsd.testing import SynchronousWorkers
+from wingsd.transfers.lifecycle import ReceiveStep, SendStep
+
+__all__ = ["FakePassage", "Queue", "Reports", "Samples", "exposition", "rendered", "told"]
+
+#: Labels, as they are read back.
+Labels = dict[str, str]
+
+
+@attrs.define(eq=False)
+class FakePassage:
+    """A transfer that is wherever the test says."""
+
+    direction: str = "in"
+    step: str = "receive"
+    step_seconds: float = 0.0
+    moved: int = 0
+
+
+@attrs.define
+class Queue:
+    waiting: int = 0
+
+
+@attrs.define
+class Reports:
+    depth: int = 0
+
+
+class Samples:
+    """What an exposition says."""
+
+    def __init__(self, text: str) -> None:
+        families = list(text_string_to_metric_families(text))
+        self.types = {family.name: family.type for family in families}
+        self.all = [(s.name, s.labels, s.value) for family in families for s in family.samples]
+        self.names = {name for name, _, _ in self.all}
+
+    def get(self, name: str, **labels: str) -> float | None:
+        """Return the value of the one sample with exactly these labels."""
+        found = [value for n, has, value in self.all if (n, has) == (name, labels)]
+        assert len(found) <= 1, f"{name} is told {len(found)} times"
+        return found[0] if found else None
+
+    def having(self, name: str) -> list[Labels]:
+        """Return the labels of all samples of that name whose value is not 0."""
+        return [labels for n, labels, value in self.all if n == name and value]
+
+
+def exposition(
+    recorder: Recorder, sources: Sources | None = None, workers: Any = None, clock: Any = None
+) -> Exposition:
+    sources = sources or Sources(Queue(), Queue(), Reports())
+    workers = workers or SynchronousWorkers()
+    return Exposition(recorder, sources, workers, "/", clock or Clock())
+
+
+def rendered(exposed: Exposition, accept: str = "") -> tuple[str, str]:
+    """Return the text, and its type."""
+    found: list[tuple[bytes, str]] = []
+    Deferred.fromCoroutine(exposed.render(accept)).addCallback(found.append)
+    ((body, kind),) = found
+    return body.decode(), kind
+
+
+def told() -> Recorder:
+    """Return a recorder that was told of everything there is."""
+    recorder = Recorder()
+    for direction, steps in (("in", list(ReceiveStep)), ("out", list(SendStep))):
+        passage = FakePassage(direction, moved=1000)
+        recorder.transfer_begun(passage)
+        for step in steps:
+            passage.step = step.name.lower()
+            recorder.step_left(passage)
+        recorder.transfer_over(direction, None, passage)
+        recorder.transfer_over(direction, StorageError("the disk is full"))
+        recorder.transfer_over(direction, TransferCancelled())
+    refusals = {PANEL: PanelRefused("no", "", 404), ENGINE: APIError("no")}
+    for peer, refusal in refusals.items():
+        for error in (None, refusal, ConnectionError()):
+            recorder.called(peer, "operation", 0.1, error)
+    recorder.answered(TooManyTransfers(72))
+    return recorder

@@ -1,0 +1,122 @@
+"""What Prometheus gets to read: its form, and what is looked at when it asks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+
+from tests.metrics.exposed import (
+    FakePassage,
+    Queue,
+    Reports,
+    Samples,
+    exposition,
+    rendered,
+    told,
+)
+from wingsd import __version__
+from wingsd.metrics import Recorder, Sources
+from wingsd.transfers.lifecycle import ReceiveStep, SendStep, State
+
+
+def test_promtool_has_nothing_to_say_against_it(promtool: Callable[..., str]) -> None:
+    text, kind = rendered(exposition(told()))
+    assert kind.startswith("text/plain; version=0.0.4")
+    promtool("check", "metrics", text=text)
+
+
+def test_it_can_be_had_as_openmetrics() -> None:
+    text, kind = rendered(exposition(told()), "application/openmetrics-text; version=1.0.0")
+    assert kind.startswith("application/openmetrics-text; version=1.0.0")
+    parse: Any = text_string_to_metric_families  # not annotated
+    families = {family.name for family in parse(text)}
+    assert {"wingsd_transfers", "wingsd_transfer_bytes", "process_cpu_seconds"} <= families
+
+
+def test_it_says_what_runs_and_what_that_takes() -> None:
+    found = Samples(rendered(exposition(Recorder()))[0])
+    assert found.get("wingsd_build_info", version=__version__) == 1
+    assert (found.get("process_resident_memory_bytes") or 0) > 1_000_000
+    assert (found.get("process_open_fds") or 0) > 0
+    assert found.having("python_info")
+
+
+def test_no_series_tells_when_another_was_made() -> None:
+    found = Samples(rendered(exposition(told()))[0])
+    assert not [name for name in found.names if name.endswith("_created")]
+
+
+def test_transfers_under_way_are_told_by_their_step() -> None:
+    recorder = Recorder()
+    for step, seconds in (("receive", 5.0), ("receive", 700.0), ("report", 1.0)):
+        recorder.transfer_begun(FakePassage("in", step, seconds))
+    recorder.transfer_begun(FakePassage("out", "await", 3.0))
+    found = Samples(rendered(exposition(recorder))[0])
+    age = "wingsd_transfer_step_age_seconds"
+    assert found.get("wingsd_transfers_in_flight", direction="in", step="receive") == 2
+    assert found.get(age, direction="in", step="receive") == 700
+    assert found.get("wingsd_transfers_in_flight", direction="out", step="await") == 1
+    assert found.get("wingsd_transfers_in_flight", direction="out", step="send") == 0
+    assert found.get(age, direction="out", step="send") == 0
+
+
+def test_every_step_that_a_transfer_can_be_under_way_in_is_told() -> None:
+    found = Samples(rendered(exposition(Recorder()))[0])
+    for way, steps in (("in", list(ReceiveStep)), ("out", list(SendStep))):
+        for step in steps:
+            number = found.get("wingsd_transfers_in_flight", direction=way, step=step.name.lower())
+            over = step.state in (State.SUCCESS, State.FAILURE)
+            assert number == (None if over else 0)
+
+
+def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
+    sources = Sources(Queue(3), Queue(1), Reports(2))
+    exposed = exposition(Recorder(), sources)
+    found = Samples(rendered(exposed)[0])
+    assert found.get("wingsd_transfers_waiting", direction="in") == 3
+    assert found.get("wingsd_transfers_waiting", direction="out") == 1
+    assert found.get("wingsd_outbox_reports") == 2
+    sources.reports.depth = 0  # type: ignore[misc]  # the test's own
+    assert Samples(rendered(exposed)[0]).get("wingsd_outbox_reports") == 0
+
+
+def test_the_disk_is_told_as_the_kernel_tells_it() -> None:
+    found = Samples(rendered(exposition(Recorder()))[0])
+    disk = os.statvfs("/")
+    assert found.get("wingsd_data_size_bytes") == disk.f_blocks * disk.f_frsize
+    available = found.get("wingsd_data_available_bytes") or 0
+    assert abs(available - disk.f_bavail * disk.f_frsize) < disk.f_blocks * disk.f_frsize / 10
+
+
+class Disk:
+    """Threads in which nothing comes to an end, or all ends in the same way."""
+
+    def __init__(self, ending: Deferred[Any]) -> None:
+        self._ending = ending
+
+    def run(self, *_: object) -> Deferred[Any]:
+        return self._ending
+
+
+def test_a_disk_that_does_not_answer_keeps_nothing_else_back() -> None:
+    clock, texts = Clock(), []
+    exposed = exposition(told(), workers=Disk(Deferred()), clock=clock)
+    rendering = Deferred.fromCoroutine(exposed.render())
+    rendering.addCallback(lambda found: texts.append(found[0].decode()))
+    assert not texts
+    clock.advance(2)
+    (text,) = texts
+    found = Samples(text)
+    assert not [name for name in found.names if name.startswith("wingsd_data_")]
+    assert found.having("wingsd_transfers_total")
+
+
+def test_so_does_one_that_is_not_there() -> None:
+    exposed = exposition(Recorder(), workers=Disk(fail(FileNotFoundError("gone"))))
+    found = Samples(rendered(exposed)[0])
+    assert not [name for name in found.names if name.startswith("wingsd_data_")]

@@ -1,0 +1,35 @@
+"""Prometheus' own checker, promtool, for tests of what is made for Prometheus."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+__all__ = ["promtool"]
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Callable[..., str]:
+    """Return what runs promtool with arguments and input, and returns what it says.
+
+    It fails where promtool does, and where it has anything to say against the input.
+    """
+    found = shutil.which("promtool")
+    if found is None:
+        why = "there is no promtool (Debian's package of that name)"
+        if os.environ.get("CI") == "true":
+            raise FileNotFoundError(why)
+        pytest.skip(why)
+
+    def run(*arguments: str, text: str = "") -> str:
+        done = subprocess.run(
+            [found, *arguments], input=text, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+        return done.stdout
+
+    return run

@@ -1,0 +1,90 @@
+"""All that is known of the node, in the form that Prometheus reads.
+
+`prometheus_client.twisted` has a resource for that. It makes the answer in a thread of the
+reactor's pool, while the reactor changes what is being read, and it needs the installed reactor to
+be imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+from twisted.internet.defer import TimeoutError as TimedOut
+from twisted.logger import Logger
+
+from wingsd import __version__
+from wingsd.bridge import Workers
+from wingsd.metrics.gauges import Gauges, Sources
+from wingsd.metrics.recorder import Recorder
+
+__all__ = ["Exposition"]
+
+#: Seconds for the filesystem to tell its size: a network's may be gone.
+DISK_WITHIN = 2
+
+
+class Exposition:
+    """What `recorder` has counted, what `sources` know, and what the process is.
+
+    `data` is the directory of the servers' files, looked at in the threads of `disk`.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, recorder: Recorder, sources: Sources, disk: Workers, data: str, reactor: Any
+    ) -> None:
+        self._disk = disk
+        self._data = data
+        self._reactor = reactor
+        self._registry = registry = recorder.registry
+        self._gauges = Gauges(recorder, sources)
+        registry.register(self._gauges)
+        build = Info("wingsd_build", "What is running.", registry=registry)
+        build.info({"version": __version__})
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    async def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the exposition and its content type, as the header `accept` wants it."""
+        self._gauges.disk = await self._look_at_disk()
+        encode, content_type = choose_encoder(accept)
+        registry: Any = _WithoutCreated(self._registry)
+        return encode(registry), content_type
+
+    async def _look_at_disk(self) -> os.statvfs_result | None:
+        looking = self._disk.run(os.statvfs, self._data)
+        try:
+            return await looking.addTimeout(DISK_WITHIN, self._reactor)
+        except (OSError, TimedOut) as error:
+            self._log.warn("{data} does not tell its size: {error}", data=self._data, error=error)
+            return None
+
+
+class _WithoutCreated:
+    """A registry without the library's own series of when each of the others was first made.
+
+    They double the number of series, and the process's start tells the same. To have the library
+    leave them out is a setting for the whole process.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            created = f"{metric.name}_created"
+            metric.samples = [sample for sample in metric.samples if sample.name != created]
+            yield metric

@@ -1,0 +1,144 @@
+"""What has happened on this node since its start, counted: the `Observer` that remembers."""
+
+from __future__ import annotations
+
+from docker.errors import APIError
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from twisted.internet.defer import CancelledError
+
+from wingsd.errors import TransferCancelled, WingsdError
+from wingsd.metrics.reasons import REASONS, reason
+from wingsd.observer import ENGINE, PANEL, Observer, Passage
+
+__all__ = ["DIRECTIONS", "Recorder"]
+
+DIRECTIONS = ("in", "out")
+SUCCESS, FAILURE, CANCELLED = OUTCOMES = ("success", "failure", "cancelled")
+#: Seconds. A rename takes some thousandths, a large server on a thin line hours.
+STEP_BUCKETS = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800)
+#: Seconds: up to what the Panel's longest answer may take, and beyond.
+CALL_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Recorder(Observer):
+    """Counts what it is told, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        #: Those that have begun, and have not ended.
+        self.under_way: set[Passage] = set()
+        self._moved = dict.fromkeys(DIRECTIONS, 0)
+        self._transfers = Counter(
+            "wingsd_transfers",
+            "Transfers that have ended, to this node (in) and from it (out).",
+            ["direction", "outcome"],
+            registry=registry,
+        )
+        self._failures = Counter(
+            "wingsd_transfer_failures",
+            "Transfers that have failed, by the reason.",
+            ["direction", "reason"],
+            registry=registry,
+        )
+        self._steps = Histogram(
+            "wingsd_transfer_step_duration_seconds",
+            "How long transfers were in each of their steps.",
+            ["direction", "step"],
+            buckets=STEP_BUCKETS,
+            registry=registry,
+        )
+        self._answers = Counter(
+            "wingsd_request_errors",
+            "Requests of the Panel, of other nodes and of browsers that were answered with an "
+            "error, by the reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self._peers = {
+            PANEL: _Peer(registry, PANEL, "the Panel"),
+            ENGINE: _Peer(registry, ENGINE, "the Docker engine"),
+        }
+        self._begin_with_zero()
+
+    def _begin_with_zero(self) -> None:
+        # Of what appears with its first 1, Prometheus cannot tell that it was 0 before.
+        for direction in DIRECTIONS:
+            for outcome in OUTCOMES:
+                self._transfers.labels(direction, outcome)
+            for name in REASONS:
+                self._failures.labels(direction, name)
+        for name in REASONS:
+            self._answers.labels(name)
+
+    def moved(self, direction: str) -> int:
+        """Return the bytes of all transfers of a direction, those under way included."""
+        under_way = (each.moved for each in self.under_way if each.direction == direction)
+        return self._moved[direction] + sum(under_way)
+
+    # What an observer is told
+
+    def transfer_begun(self, transfer: Passage) -> None:
+        """A transfer is under way."""
+        self.under_way.add(transfer)
+
+    def step_left(self, transfer: Passage) -> None:
+        """It leaves a step."""
+        self._steps.labels(transfer.direction, transfer.step).observe(transfer.step_seconds)
+
+    def transfer_over(
+        self, direction: str, error: Exception | None, transfer: Passage | None = None
+    ) -> None:
+        """A transfer has ended, well or not."""
+        if transfer in self.under_way:
+            self.under_way.remove(transfer)
+            self._moved[direction] += transfer.moved
+        self._transfers.labels(direction, _outcome(error)).inc()
+        if _outcome(error) == FAILURE and error is not None:
+            self._failures.labels(direction, reason(error)).inc()
+
+    def called(self, peer: str, operation: str, seconds: float, error: Exception | None) -> None:
+        """A call has ended."""
+        self._peers[peer].called(operation, seconds, error)
+
+    def answered(self, error: Exception) -> None:
+        """A request was answered with an error."""
+        self._answers.labels(reason(error)).inc()
+
+
+class _Peer:
+    """The calls to one of those whom the node calls."""
+
+    def __init__(self, registry: CollectorRegistry, name: str, who: str) -> None:
+        self._duration = Histogram(
+            f"wingsd_{name}_request_duration_seconds",
+            f"How long {who} took for each request: ok, refused (it said no), or failed (no "
+            "answer that could be used).",
+            ["operation", "outcome"],
+            buckets=CALL_BUCKETS,
+            registry=registry,
+        )
+        self._last_answer = Gauge(
+            f"wingsd_{name}_last_answer_timestamp_seconds",
+            f"When {who} last answered, if only to refuse; 0 for never.",
+            registry=registry,
+        )
+        self._last_failure = Gauge(
+            f"wingsd_{name}_last_failure_timestamp_seconds",
+            f"When a request to {who} last had no answer that could be used; 0 for never.",
+            registry=registry,
+        )
+
+    def called(self, operation: str, seconds: float, error: Exception | None) -> None:
+        if isinstance(error, CancelledError):
+            return  # Nobody waited for the answer any more.
+        # Whatever it said came as an error of the tree, or of docker-py.
+        answered = error is None or isinstance(error, (WingsdError, APIError))
+        outcome = "ok" if error is None else "refused" if answered else "failed"
+        self._duration.labels(operation, outcome).observe(seconds)
+        (self._last_answer if answered else self._last_failure).set_to_current_time()
+
+
+def _outcome(error: Exception | None) -> str:
+    if error is None:
+        return SUCCESS
+    return CANCELLED if isinstance(error, TransferCancelled) else FAILURE
