@@ -25,6 +25,7 @@ PURE = [
     "config.api",
     "config.checks",
     "config.docker",
+    "config.family",
     "config.file",
     "config.system",
     "eggfiles.changes",

@@ -15,11 +15,15 @@ from wingsd.config.docker import (
     Overhead,
     Registry,
 )
+from wingsd.config.family import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.config.file import DEFAULT_PATH, Config, RemoteQuery, load, parse
 from wingsd.config.system import Backups, Form, Rootless, System, Transfers, User
 
 __all__ = [
+    "CALAGOPUS",
     "DEFAULT_PATH",
+    "PELICAN",
+    "PTERODACTYL",
     "Api",
     "Backups",
     "Config",

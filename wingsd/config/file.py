@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from wingsd.config.api import Api
-from wingsd.config.checks import not_empty, positive, url
+from wingsd.config.checks import not_empty, one_of, positive, url
 from wingsd.config.docker import Docker
+from wingsd.config.family import FAMILIES, PELICAN, defaults_of, family_of
 from wingsd.config.system import System
 from wingsd.errors import ConfigError, InvalidData
 from wingsd.structure import structure, unknown_keys
@@ -36,6 +38,9 @@ class Config:
     remote: str = attrs.field(validator=url)
     debug: bool = False
     app_name: str = "Pterodactyl"
+    #: The family whose Panel this node serves. Empty: told by where the file stands, by its
+    #: directories and by `app_name` (wingsd's own).
+    family: str = attrs.field(default="", validator=one_of("", *FAMILIES))
     uuid: str = ""
     api: Api = Api()
     system: System = System()
@@ -47,8 +52,9 @@ class Config:
 
     @property
     def is_pelican(self) -> bool:
-        """Whether this node serves a Pelican Panel, told by the directories it was given."""
-        return "/pelican" in self.system.data or "/pelican" in self.system.root_directory
+        """Whether this node serves a Pelican Panel."""
+        traces = (self.system.data, self.system.root_directory, self.app_name)
+        return family_of(self.family, traces) == PELICAN
 
 
 def parse(text: str, source: str) -> tuple[Config, list[str]]:
@@ -69,7 +75,18 @@ def parse(text: str, source: str) -> tuple[Config, list[str]]:
             f"{source} cannot be used:\n"
             "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled"
         )
-    return config, unknown_keys(data, Config)
+    return _of_its_family(config, data, source), unknown_keys(data, Config)
+
+
+def _of_its_family(config: Config, data: Any, source: str) -> Config:
+    """Return `config` with its family, and the defaults that are that family's own."""
+    # Of the file's place only the directory of a system: people put files anywhere else.
+    place = source if source.startswith("/etc/") else ""
+    system = config.system
+    traces = (place, system.data, system.root_directory, config.app_name)
+    family = family_of(config.family, traces)
+    defaults = defaults_of(family, data.get("system"))
+    return attrs.evolve(config, family=family, system=attrs.evolve(system, **defaults))
 
 
 def load(path: str) -> tuple[Config, list[str]]:

@@ -93,6 +93,10 @@ class System:
 
     root_directory: str = path_field("/var/lib/pterodactyl")
     data: str = path_field("/var/lib/pterodactyl/volumes")
+    #: Where local backups are kept. Wings of Pelican has another default, and so has this node
+    #: then; also for the next.
+    backup_directory: str = path_field("/var/lib/pterodactyl/backups")
+    #: In it, the installation logs that come with a server: `install/UUID.log`.
     log_directory: str = path_field("/var/log/pterodactyl")
     username: str = "pterodactyl"
     user: User = User()

@@ -47,7 +47,9 @@ class TransfersEndpoint(Public):
         request.minds_status = not any(map(request.header, numbers))
         try:
             header = request.header("Authorization")
-            token = transfer_token(header, self.config.token, api.public_url)
+            token = transfer_token(
+                header, self.config.token, api.public_url, scoped=self.config.is_pelican
+            )
         except WingsdError as error:
             self._tell_refused(request, error)
             raise
