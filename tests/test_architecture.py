@@ -59,6 +59,7 @@ PURE = [
     "servers.states",
     "servers.stopping",
     "servers.throttle",
+    "transfers.extras",
     "transfers.formdata",
     "transfers.lifecycle",
     "transfers.wording",
@@ -106,6 +107,9 @@ BLOCKING = [
     "servers.directories",
     "tcpinfo",
     "threads",
+    "transfers.backups",
+    "transfers.incomingfile",
+    "transfers.installlog",
     "transfers.staging",
 ]
 #: From the top down; a room may know those below it and, in its own storey, nobody.

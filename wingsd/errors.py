@@ -137,11 +137,11 @@ class BadRequest(WingsdError):
         return cls("invalid content type", detail)
 
     @classmethod
-    def order(cls) -> BadRequest:
-        """The checksum came first, so nothing could be hashed against it."""
+    def order(cls, part: str = "checksum") -> BadRequest:
+        """The checksum came first, so nothing could be hashed against it; or another part did."""
         return cls(
-            "archive must be sent before the checksum",
-            'send the part named "archive" first and the part named "checksum" after it',
+            f"archive must be sent before the {part}",
+            f'send the part named "archive" first and the part named "{part}" after it',
         )
 
     @classmethod
@@ -154,16 +154,16 @@ class BadRequest(WingsdError):
 
     @classmethod
     def incomplete(cls, detail: str) -> BadRequest:
-        """The body is complete, but one of its two parts is not in it."""
+        """The body is complete, but one of the parts that must be there is not in it."""
         return cls("missing archive or checksum", detail)
 
     @classmethod
-    def checksum(cls, sent: str, received: str) -> BadRequest:
+    def checksum(cls, sent: str, received: str, what: str = "archive") -> BadRequest:
         """What arrived is not what was sent."""
         return cls(
             "checksums don't match",
-            f"the sender's SHA-256 is {sent}, that of the archive received is {received}; "
-            "the archive was changed on its way, send it again",
+            f"the sender's SHA-256 is {sent}, that of the {what} received is {received}; "
+            f"the {what} was changed on its way, send it again",
         )
 
     @classmethod

@@ -18,7 +18,7 @@ from wingsd.archive import Compression, Limits
 from wingsd.bridge import TokenBucket, Workers
 from wingsd.config import Config
 from wingsd.environment import DockerEnvironment, Environment, NoEnvironment, engine, information
-from wingsd.errors import ConfigError, DestinationUnreachable, StorageError
+from wingsd.errors import ConfigError, StorageError
 from wingsd.events import EventBus
 from wingsd.journal import Entry, Journal
 from wingsd.journal.store import Store
@@ -28,13 +28,15 @@ from wingsd.servers import Means as ServerMeans
 from wingsd.servers import Servers
 from wingsd.tokens import DenyList
 from wingsd.transfers.attic import Attic
+from wingsd.transfers.backups import Backups
+from wingsd.transfers.installlog import InstallLogs
 from wingsd.transfers.means import ReceivingMeans, SendingMeans
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
-from wingsd.transfers.recovery import Recovery, durable
+from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.staging import Staging
-from wingsd.transfers.trust import Trust
+from wingsd.transfers.trust import trusted
 from wingsd.transfers.writeback import WriteBack
 from wingsd.web.api import Api
 from wingsd.web.door import Door
@@ -84,11 +86,14 @@ class Node(Service):
         self._packers = Workers(reactor, "pack", PACKERS, nice=transfers.nice)
         self._extractors = Workers(reactor, "extract", transfers.concurrent, nice=transfers.nice)
         self._staging = Staging(config.system.data, self._owner, durable=transfers.durable)
+        self._backups = Backups.configured(config.system)
         self._bus = EventBus()
         self._panel = Panel(config, reactor)
         self._store = Store(config.system.root_directory)
         self._journal = Journal(self._store, self._writer, time.time)
-        self._attic = Attic(self._staging, self._disk, self._journal, transfers.quarantine_days)
+        self._attic = Attic(
+            self._staging, self._backups, self._disk, self._journal, transfers.quarantine_days
+        )
         self._outbox = Outbox(self._panel, self._journal, reactor)
         self._denied = DenyList(time.time())
         self._environment = self._make_environment()
@@ -131,11 +136,14 @@ class Node(Service):
                 environment=self._environment,
                 servers=self._servers,
                 staging=self._staging,
+                backups=self._backups,
+                logs=InstallLogs.configured(self._config.system, self._staging),
                 write_back=WriteBack(
                     lambda: self._disk.run(self._staging.write_back), self._reactor
                 ),
                 bus=self._bus,
                 owner=self._owner,
+                family=self._config.family,
                 limits=Limits.configured(transfers),
                 attic=self._attic,
                 form=transfers.form,
@@ -159,7 +167,7 @@ class Node(Service):
                 servers=self._servers,
                 attic=self._attic,
                 bus=self._bus,
-                trust=_trust(system.transfers.ca_file),
+                trust=trusted(system.transfers.ca_file),
                 compression=Compression(system.backups.compression_level),
                 stop_grace=system.transfers.stop_grace,
                 stall_timeout=system.transfers.stall_timeout,
@@ -302,11 +310,9 @@ class Node(Service):
             self._denied.restore(self._store.denied())
             self._denied.refuse_before(self._store.denied_before())
             unfinished = self._store.transfers(unfinished=True)
-            leftovers = self._staging.clear(durable(unfinished))
+            clear_leftovers(unfinished, self._staging, self._backups)
         except StorageError as error:
             raise SystemExit(f"wingsd: {error.detail}") from error
-        for name in leftovers:
-            self._log.warn("{server}: removed an unfinished transfer of before", server=name)
         return unfinished
 
     async def _forget_the_old(self) -> None:
@@ -334,13 +340,3 @@ class Node(Service):
         else:
             if read:
                 self._log.info("the certificate was read anew")
-
-
-def _trust(ca_file: str) -> Trust:
-    trust = Trust(ca_file)
-    try:
-        # A file that is no good is told now, not with the first transfer.
-        trust.context()
-    except DestinationUnreachable as error:
-        raise ConfigError(error.detail) from error
-    return trust

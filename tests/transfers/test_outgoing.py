@@ -132,7 +132,8 @@ class Destination(Resource):
 
     def render_POST(self, request: Any) -> bytes | int:
         form = UploadForm(request.getHeader("Content-Type"))
-        self.archives.append(b"".join(form.receive(request.content.read())))
+        pieces = form.receive(request.content.read())
+        self.archives.append(b"".join(piece for piece in pieces if isinstance(piece, bytes)))
         form.close()
         request.setResponseCode(self.status)
         request.write(self.body) if self.body else None

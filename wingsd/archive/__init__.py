@@ -5,7 +5,7 @@ may be written where), `limits` (how much), `headers`, `extension` and `tar` (wh
 and `pax` (what is written for a member). The rest is behind the doors: receiving are
 `compression`, `space`, `tree`, `directories` and `metadata`; sending are `walk`, `symlinks`,
 `members` and `deflate`; `stages` serves both. `measure` and `remove_tree` are for whole
-directories.
+directories, `demand_room` is for what is written beside them.
 """
 
 from wingsd.archive.deflate import Compression
@@ -13,6 +13,7 @@ from wingsd.archive.extract import Extracted, extract
 from wingsd.archive.limits import Limits
 from wingsd.archive.pack import Packed, pack
 from wingsd.archive.removal import remove_tree
+from wingsd.archive.space import demand_room
 from wingsd.archive.walk import measure
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Extracted",
     "Limits",
     "Packed",
+    "demand_room",
     "extract",
     "measure",
     "pack",

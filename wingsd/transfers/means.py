@@ -16,6 +16,8 @@ from wingsd.journal import Journal
 from wingsd.panel import Panel
 from wingsd.servers import Servers
 from wingsd.transfers.attic import Attic
+from wingsd.transfers.backups import Backups
+from wingsd.transfers.installlog import InstallLogs
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.trust import Trust
@@ -26,7 +28,7 @@ __all__ = ["ReceivingMeans", "SendingMeans"]
 
 @attrs.frozen
 class ReceivingMeans:
-    """`owner` is the uid and gid of every server's files."""
+    """`owner` is the uid and gid of every server's files; `family` is the node's."""
 
     reactor: Any
     panel: Panel
@@ -35,9 +37,13 @@ class ReceivingMeans:
     environment: Environment
     servers: Servers
     staging: Staging
+    #: What comes with a server beside its files.
+    backups: Backups
+    logs: InstallLogs
     write_back: WriteBack
     bus: EventBus
     owner: tuple[int, int]
+    family: str
     #: What one archive may take of this node; a server's own disk limit comes with it.
     limits: Limits
     attic: Attic
