@@ -17,6 +17,7 @@ REQUIRES = [
     "isal >= 1.7",
     "javaproperties >= 0.8.2",
     "lxml >= 5.4",
+    "lz4 >= 4.4",
     "multipart >= 1.2",
     "pyjwt >= 2.10",
     "pyyaml >= 6.0",

@@ -80,6 +80,13 @@ PURE = [
 BLOCKING = [
     "archive",
     "archive.compression",
+    "archive.compression.bzip2_format",
+    "archive.compression.gzip_format",
+    "archive.compression.lz4_format",
+    "archive.compression.skippable",
+    "archive.compression.streams",
+    "archive.compression.xz_format",
+    "archive.compression.zstd_format",
     "archive.deflate",
     "archive.directories",
     "descriptors",
