@@ -79,6 +79,7 @@ PURE = [
 #: They block, in worker threads, and know nothing of the reactor.
 BLOCKING = [
     "archive",
+    "archive.compress",
     "archive.compression",
     "archive.compression.bzip2_format",
     "archive.compression.gzip_format",
@@ -87,7 +88,7 @@ BLOCKING = [
     "archive.compression.streams",
     "archive.compression.xz_format",
     "archive.compression.zstd_format",
-    "archive.deflate",
+    "archive.compressors",
     "archive.directories",
     "descriptors",
     "diskadvice",
@@ -117,6 +118,7 @@ BLOCKING = [
     "transfers.backups",
     "transfers.incomingfile",
     "transfers.installlog",
+    "transfers.order",
     "transfers.staging",
 ]
 #: From the top down; a room may know those below it and, in its own storey, nobody.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet.ssl import Certificate
 
@@ -59,6 +60,19 @@ async def test_a_server_moves_whole_and_leaves_nothing_behind(pair: Pair) -> Non
     assert status == 200
     # The settings of after the move, with this node's allocation.
     assert answer["configuration"]["allocations"]["default"]["port"] == 25566
+
+
+@pytest.mark.parametrize("form", ["tar", "tar_xz", "tar_bz2", "tar_lz4", "tar_zstd"])
+@pytest_twisted.ensureDeferred
+async def test_a_server_moves_in_the_format_that_the_panel_asks_for(pair: Pair, form: str) -> None:
+    pair.add_server()
+    before = seen(pair.source.files())
+    await pair.start()
+    await pair.panel.transfer(
+        UUID, pair.destination.node, archive_format=form, compression_level="good_speed"
+    )
+    await pair.destination.wait_for_line("state success")
+    assert seen(pair.destination.files()) == before
 
 
 @pytest_twisted.ensureDeferred

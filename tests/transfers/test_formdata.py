@@ -333,7 +333,7 @@ def outcome(chunks: Iterable[bytes]) -> tuple[bytes, str] | None:
 
 
 def test_an_upload_is_written_as_gos_multipart_writes_it() -> None:
-    frame = FormFrame("b0")
+    frame = FormFrame(boundary="b0")
     assert frame.content_type == "multipart/form-data; boundary=b0"
     assert frame.before() == (
         b"--b0\r\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from tests.daemon.house import UUID
-from wingsd.archive import Compression, measure
+from wingsd.archive import Compression, extract, measure
 from wingsd.bridge import Workers
 from wingsd.errors import (
     BadRequest,
@@ -36,8 +37,9 @@ from wingsd.testing import SynchronousWorkers
 from wingsd.transfers import sender
 from wingsd.transfers.formdata import UploadForm
 from wingsd.transfers.means import SendingMeans
+from wingsd.transfers.order import TransferOrder
 from wingsd.transfers.outbox import Outbox
-from wingsd.transfers.outgoing import MOVED, TransferOrder
+from wingsd.transfers.outgoing import MOVED
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.trust import Trust
 
@@ -122,6 +124,7 @@ class Destination(Resource):
         self.drop = False
         self.waits: dict[str, Deferred[None]] = {}
         self.archives: list[bytes] = []
+        self.filenames: list[bytes] = []
         self.came: dict[str, Deferred[None]] = {"OPTIONS": Deferred(), "POST": Deferred()}
 
     def render_OPTIONS(self, request: Any) -> bytes | int:
@@ -132,7 +135,9 @@ class Destination(Resource):
 
     def render_POST(self, request: Any) -> bytes | int:
         form = UploadForm(request.getHeader("Content-Type"))
-        pieces = form.receive(request.content.read())
+        data = request.content.read()
+        self.filenames += re.findall(rb'filename="(.*?)"', data)
+        pieces = form.receive(data)
         self.archives.append(b"".join(piece for piece in pieces if isinstance(piece, bytes)))
         form.close()
         request.setResponseCode(self.status)
@@ -197,11 +202,11 @@ class House:
         where = self.states if event.name == "transfer status" else self.lines
         where += event.args
 
-    def start(self, port: int = 0) -> Deferred[None]:
+    def start(self, port: int = 0, **asked: str) -> Deferred[None]:
         """Begin; the Deferred fires when it is over, and nothing waits any more."""
         url = f"http://127.0.0.1:{port or self._port.getHost().port}/api/transfers"
         server: Any = self.world
-        self.sender.start(server, TransferOrder(url, "Bearer token"))
+        self.sender.start(server, TransferOrder(url, "Bearer token", **asked))
         return Deferred.fromCoroutine(self._over())
 
     async def _over(self) -> None:
@@ -306,6 +311,55 @@ async def test_it_is_not_over_before_its_container_is_there_again(house: House) 
     assert entry.step == "SEND"
     house.world.waits["restore"].callback(None)
     assert house.store.transfers(unfinished=True) == []
+
+
+# What the Panel asks for
+
+
+@pytest.mark.parametrize(
+    ("asked", "filename", "begins"),
+    [
+        ("", b"archive.tar.gz", b"\x1f\x8b"),
+        ("tar", b"archive.tar", b"./"),
+        ("tar_gz", b"archive.tar.gz", b"\x1f\x8b"),
+        ("tar_xz", b"archive.tar.xz", b"\xfd7zXZ"),
+        ("tar_bz2", b"archive.tar.bz2", b"BZh"),
+        ("tar_lz4", b"archive.tar.lz4", b"\x04\x22\x4d\x18"),
+        ("tar_zstd", b"archive.tar.zst", b"\x28\xb5\x2f\xfd"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_archive_goes_in_the_format_that_is_asked_for(
+    house: House, asked: str, filename: bytes, begins: bytes, tmp_path: Path
+) -> None:
+    await house.start(archive_format=asked)
+    assert house.destination.filenames == [filename]
+    (archive,) = house.destination.archives
+    assert archive.startswith(begins)
+    (tmp_path / "arrived").mkdir()
+    extract(iter([archive]), str(tmp_path / "arrived"), None, print)
+    arrived = tmp_path / "arrived" / "world" / "level.dat"
+    assert arrived.read_bytes() == (house.tree / "world" / "level.dat").read_bytes()
+    assert house.states[-2:] == ["success", "completed"]
+
+
+@pytest.mark.parametrize(("asked", "is_compressed"), [("", True), ("none", False)])
+@pytest_twisted.ensureDeferred
+async def test_the_level_that_is_asked_for_goes_before_the_nodes_own(
+    house: House, asked: str, is_compressed: bool
+) -> None:
+    await house.start(compression_level=asked)
+    (archive,) = house.destination.archives
+    assert (len(archive) < 128_000 / 2) is is_compressed
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_form_that_nobody_here_knows_is_told_and_the_server_goes(house: House) -> None:
+    await house.start(archive_format="itaf_zstd", compression_level="ultra")
+    assert house.destination.filenames == [b"archive.tar.gz"]
+    assert house.said("the archive format 'itaf_zstd' is none that this node writes")
+    assert house.said("the compression level 'ultra' is none that this node writes")
+    assert house.states[-2:] == ["success", "completed"]
 
 
 # The answer is lost

@@ -82,8 +82,12 @@ class Transfers:
 class Backups:
     """`system.backups`: how hard archives are compressed, those of transfers too."""
 
+    #: The two in the middle are Calagopus'.
     compression_level: str = attrs.field(
-        default="best_speed", validator=one_of("none", "best_speed", "best_compression")
+        default="best_speed",
+        validator=one_of(
+            "none", "best_speed", "good_speed", "good_compression", "best_compression"
+        ),
     )
 
 

@@ -179,8 +179,12 @@ class UploadForm:
 
 @attrs.frozen
 class FormFrame:
-    """What is written before and after an archive. `boundary` is a fresh one by default."""
+    """What is written before and after an archive. `boundary` is a fresh one by default.
 
+    `filename` is the archive's, by which Calagopus' nodes tell its format.
+    """
+
+    filename: str = "archive.tar.gz"
     boundary: str = attrs.field(factory=lambda: secrets.token_hex(30))
 
     @property
@@ -192,7 +196,7 @@ class FormFrame:
         """Return the bytes that precede the archive's."""
         return (
             f"--{self.boundary}\r\n"
-            'Content-Disposition: form-data; name="archive"; filename="archive.tar.gz"\r\n'
+            f'Content-Disposition: form-data; name="archive"; filename="{self.filename}"\r\n'
             "Content-Type: application/octet-stream\r\n\r\n"
         ).encode()
 

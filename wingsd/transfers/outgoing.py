@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from wingsd.archive import Compression, Packed, pack
+from wingsd.archive import Packed, pack
 from wingsd.bridge import Outflow, OutflowClosed, relayed
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.journal import Outcome
@@ -23,23 +22,16 @@ from wingsd.transfers.destination import Destination, OutgoingUpload
 from wingsd.transfers.formdata import FormFrame
 from wingsd.transfers.lifecycle import SendStep
 from wingsd.transfers.means import SendingMeans
+from wingsd.transfers.order import Form, TransferOrder, form_of
 from wingsd.transfers.verdict import Verdict
 from wingsd.transfers.wording import SOURCE, progress_bar, readable_size
 
-__all__ = ["KEEPS_LINKS", "MOVED", "OutgoingTransfer", "TransferOrder"]
+__all__ = ["KEEPS_LINKS", "MOVED", "OutgoingTransfer"]
 
 #: What a destination says that it keeps, when symlinks and hard links may be sent as they are.
 KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
 #: Why a server is not started whose files still wait for the Panel to have them deleted.
 MOVED = "the server has moved to another node"
-
-
-@attrs.frozen
-class TransferOrder:
-    """What the Panel asks for: where to, and the whole `Authorization` header for there."""
-
-    url: str
-    token: str = attrs.field(repr=False)
 
 
 class OutgoingTransfer:
@@ -54,6 +46,7 @@ class OutgoingTransfer:
         #: hears of a failure.
         self.over: Deferred[None] = Deferred()
         self._means = means
+        self._order = order
         self._destination = Destination(order.url, order.token, means.reactor, means.trust)
         self._course = Course(
             server.uuid, SOURCE, SendStep, means.journal, means.bus, means.reactor
@@ -140,13 +133,15 @@ class OutgoingTransfer:
     async def _stream(self, links: bool) -> OutgoingUpload:
         """Send the archive; return when its last byte is on its way."""
         means, server = self._means, self.server
+        announcer = self._course.announcer
+        form = form_of(self._order, means.compression, announcer.warn)
         # Only for the bar: nothing waits for what is not measured yet.
         server.renew_measure()
-        body, frame = Outflow(means.reactor, bucket=means.bucket), FormFrame()
+        frame = FormFrame(f"archive.{form.archive.suffix}")
+        body = Outflow(means.reactor, bucket=means.bucket)
         self._upload = upload = self._destination.upload(
             frame.content_type, body, means.stall_timeout
         )
-        announcer = self._course.announcer
         announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, server.disk_bytes)}")
         started = means.reactor.seconds()
         try:
@@ -156,7 +151,7 @@ class OutgoingTransfer:
                 frame,
                 directory=self._directory,
                 links=links,
-                compression=means.compression,
+                form=form,
                 note=relayed(means.reactor, announcer.warn),
                 progress=self._note_progress,
             )
@@ -279,14 +274,20 @@ def _write_body(
     *,
     directory: str,
     links: bool,
-    compression: Compression,
+    form: Form,
     note: Callable[[str], None],
     progress: Callable[[int], None],
 ) -> Packed:
     """Write the whole body of the upload, in a worker thread: the archive and its checksum."""
     body.write(frame.before())
     packed = pack(
-        directory, body.write, links=links, compression=compression, note=note, progress=progress
+        directory,
+        body.write,
+        links=links,
+        form=form.archive,
+        compression=form.compression,
+        note=note,
+        progress=progress,
     )
     body.write(frame.after(packed.sha256))
     body.finish()

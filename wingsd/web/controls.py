@@ -15,7 +15,7 @@ from wingsd.errors import BadRequest, Unprocessable
 from wingsd.model import canonical_uuid
 from wingsd.servers.server import Server
 from wingsd.servers.states import PowerAction
-from wingsd.transfers.outgoing import TransferOrder
+from wingsd.transfers.order import TransferOrder
 from wingsd.web.answers import Answer
 from wingsd.web.bodies import INVALID, parse
 from wingsd.web.endpoint import Endpoint, Public, server_in_path
@@ -121,6 +121,9 @@ class _Transfer:
     token: str
     server: _Destination = _Destination()
     backups: tuple[str, ...] = ()
+    # Calagopus' Panel asks for these.
+    archive_format: str | None = None
+    compression_level: str | None = None
 
 
 class _TransferEndpoint(ServerPath, Endpoint):
@@ -133,7 +136,15 @@ class _TransferEndpoint(ServerPath, Endpoint):
         named = order.server.uuid
         if named is not None and canonical_uuid(named) != server.uuid:
             raise BadRequest(INVALID, "server.uuid: expected the server that the path names")
-        self.services.sender.start(server, TransferOrder(url=order.url, token=order.token))
+        self.services.sender.start(
+            server,
+            TransferOrder(
+                url=order.url,
+                token=order.token,
+                archive_format=order.archive_format or "",
+                compression_level=order.compression_level or "",
+            ),
+        )
         if order.backups:
             self._log.warn(
                 "{server}: its {count} backups on this node are not sent along",
