@@ -118,6 +118,7 @@ BLOCKING = [
     "transfers.backups",
     "transfers.incomingfile",
     "transfers.installlog",
+    "transfers.localbackups",
     "transfers.order",
     "transfers.staging",
 ]

@@ -171,6 +171,8 @@ class Node(Service):
                 compression=Compression(system.backups.compression_level),
                 stop_grace=system.transfers.stop_grace,
                 stall_timeout=system.transfers.stall_timeout,
+                backup_directory=system.backup_directory,
+                disk=self._disk,
                 packers=self._packers,
                 slots=DeferredSemaphore(PACKERS),
                 bucket=self._bucket(system.transfers.upload_limit),

@@ -242,7 +242,7 @@ async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, T
             f"https://127.0.0.1:{node.port}/api/transfers", "Bearer t", reactor, tls[1]
         )
         upload = destination.upload(frame.content_type, body, 120)
-        for part in (frame.before(), PIECE, frame.after("cafe")):
+        for part in (frame.before(), PIECE, frame.after("cafe"), frame.end()):
             body.write(part)
         body.finish()
         await upload.answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -21,6 +22,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 from tests.daemon.house import UUID
 from wingsd.archive import Compression, extract, measure
 from wingsd.bridge import Workers
+from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
     BadRequest,
     Conflict,
@@ -35,6 +37,7 @@ from wingsd.journal.store import Store
 from wingsd.model import Configuration, Settings
 from wingsd.testing import SynchronousWorkers
 from wingsd.transfers import sender
+from wingsd.transfers.extras import Backup
 from wingsd.transfers.formdata import UploadForm
 from wingsd.transfers.means import SendingMeans
 from wingsd.transfers.order import TransferOrder
@@ -138,8 +141,14 @@ class Destination(Resource):
         data = request.content.read()
         self.filenames += re.findall(rb'filename="(.*?)"', data)
         pieces = form.receive(data)
-        self.archives.append(b"".join(piece for piece in pieces if isinstance(piece, bytes)))
-        form.close()
+        self.came_along: dict[Any, bytes] = {None: b""}
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                self.came_along[[*self.came_along][-1]] += piece
+            else:
+                self.came_along[piece] = b""
+        self.archives.append(self.came_along.pop(None))
+        self.checksums = form.close()
         request.setResponseCode(self.status)
         request.write(self.body) if self.body else None
         return self._answer("POST", request)
@@ -193,6 +202,8 @@ class House:
                 compression=Compression.BEST_SPEED,
                 stop_grace=60,
                 stall_timeout=120,
+                backup_directory=str(directory / "backups"),
+                disk=pool,
                 packers=pool,
                 slots=DeferredSemaphore(2),
             )
@@ -202,7 +213,7 @@ class House:
         where = self.states if event.name == "transfer status" else self.lines
         where += event.args
 
-    def start(self, port: int = 0, **asked: str) -> Deferred[None]:
+    def start(self, port: int = 0, **asked: Any) -> Deferred[None]:
         """Begin; the Deferred fires when it is over, and nothing waits any more."""
         url = f"http://127.0.0.1:{port or self._port.getHost().port}/api/transfers"
         server: Any = self.world
@@ -360,6 +371,56 @@ async def test_a_form_that_nobody_here_knows_is_told_and_the_server_goes(house: 
     assert house.said("the archive format 'itaf_zstd' is none that this node writes")
     assert house.said("the compression level 'ultra' is none that this node writes")
     assert house.states[-2:] == ["success", "completed"]
+
+
+# Backups that come along
+
+BACKUPS = [f"5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c1{number}" for number in range(3)]
+
+
+def keep(house: House, path: str, data: bytes) -> None:
+    file = house.tree.parent / "backups" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(("asked", "family"), [("", PELICAN), ("tar_zstd", CALAGOPUS)])
+@pytest_twisted.ensureDeferred
+async def test_backups_come_along_from_wherever_they_are(
+    house: House, asked: str, family: str
+) -> None:
+    first, second = os.urandom(600_000), b"second"
+    keep(house, f"{UUID}/{BACKUPS[0]}.tar.gz", first)
+    keep(house, f"{BACKUPS[1]}.tar.gz", second)
+    keep(house, f"{BACKUPS[2]}.tar.gz", b"not asked for")
+    await house.start(archive_format=asked, backups=tuple(BACKUPS[:2]))
+    assert house.destination.came_along == {
+        Backup(BACKUPS[0], "tar.gz", family): first,
+        Backup(BACKUPS[1], "tar.gz", family): second,
+    }
+    assert house.destination.checksums.backups == {
+        BACKUPS[0]: hashlib.sha256(first).hexdigest(),
+        BACKUPS[1]: hashlib.sha256(second).hexdigest(),
+    }
+    assert house.states[-2:] == ["success", "completed"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_is_missing_fails_it_before_the_server_is_stopped(house: House) -> None:
+    keep(house, f"{BACKUPS[0]}.tar.gz", b"here")
+    (house.tree.parent / "backups" / f"{BACKUPS[1]}.tar.gz").symlink_to("/etc/passwd")
+    await house.start(backups=tuple(BACKUPS))
+    assert house.said(f"there is no {BACKUPS[1]}, no {BACKUPS[2]}")
+    assert house.world.calls == []
+    assert (house.world.told, house.world.hold) == (["failure"], "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_pelicans_nodes_are_sent_no_other_form_of_backup(house: House) -> None:
+    keep(house, f"{BACKUPS[0]}.tar.zst", b"zst")
+    await house.start(backups=(BACKUPS[0],))
+    assert house.said("the nodes of Pelican keep only backups that are a tar.gz")
+    assert house.world.calls == []
 
 
 # The answer is lost

@@ -167,7 +167,9 @@ async def test_the_format_and_level_that_calagopus_asks_for_are_handed_on(house:
     asked = {"archive_format": "tar_zstd", "compression_level": "good_speed"}
     reply = await house.call("POST", f"{HOME}/transfer", ORDER | asked)
     assert reply.status == 202
-    assert house.calls == [("start", UUID, TransferOrder(URL, "Bearer a.b.c", **asked))]
+    assert house.calls == [
+        ("start", UUID, TransferOrder(URL, "Bearer a.b.c", "tar_zstd", "good_speed"))
+    ]
 
 
 @pytest_twisted.ensureDeferred
@@ -178,12 +180,11 @@ async def test_null_asks_for_nothing(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_backups_stay_where_they_are_and_that_is_said(
-    house: House, logged_errors: LoggedErrors
-) -> None:
-    reply = await house.call("POST", f"{HOME}/transfer", ORDER | {"backups": [OTHER, UUID]})
-    assert reply.status == 202
-    assert f"{UUID}: its 2 backups on this node are not sent along" in logged_errors.lines
+async def test_backups_are_handed_on_once_each(house: House) -> None:
+    asked = {"backups": [OTHER.upper(), UUID, OTHER]}
+    assert (await house.call("POST", f"{HOME}/transfer", ORDER | asked)).status == 202
+    order = TransferOrder(URL, "Bearer a.b.c", backups=(OTHER, UUID))
+    assert house.calls == [("start", UUID, order)]
 
 
 @pytest.mark.parametrize(
@@ -193,6 +194,7 @@ async def test_backups_stay_where_they_are_and_that_is_said(
         ({"server": {"uuid": "x"}}, "server.uuid: expected the server that the path names"),
         ({"url": None, "token": 5}, "url: is missing and has no default; token: expected a text"),
         ({"backups": "all"}, "backups: expected a list"),
+        ({"backups": ["../../etc"]}, "backups: expected the UUIDs of backups"),
         ({"archive_format": 7}, "archive_format: expected a text"),
     ],
 )

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from wingsd.config import Form
+from wingsd.config import PELICAN, Form
 from wingsd.errors import BadRequest, UploadCutShort
 from wingsd.transfers.extras import Backup, BackupChecksum, Extra, extra_of
 
@@ -201,13 +201,36 @@ class FormFrame:
         ).encode()
 
     def after(self, checksum: str) -> bytes:
-        """Return the bytes that follow it: its SHA-256 in hexadecimal, and the form's end."""
-        parts = [
+        """Return the bytes that follow it: its SHA-256 in hexadecimal."""
+        return b"".join(self._field(name, checksum) for name in CHECKSUM_PARTS)
+
+    def before_backup(self, backup: Backup) -> bytes:
+        """Return the bytes that precede a backup's, in the form of its family."""
+        filename = f"{backup.uuid}.{backup.suffix}"
+        pelican = backup.family == PELICAN
+        name = f"backup_{filename}" if pelican else f"backup-{backup.uuid}"
+        kind = "application/octet-stream" if pelican else "backup/wings"
+        return (
             f"\r\n--{self.boundary}\r\n"
-            f'Content-Disposition: form-data; name="{name}"\r\n\r\n{checksum}'
-            for name in CHECKSUM_PARTS
-        ]
-        return f"{''.join(parts)}\r\n--{self.boundary}--\r\n".encode()
+            f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\n'
+            f"Content-Type: {kind}\r\n\r\n"
+        ).encode()
+
+    def after_backup(self, backup: Backup, checksum: str) -> bytes:
+        """Return the bytes that follow it: its SHA-256 in hexadecimal."""
+        if backup.family == PELICAN:
+            return self._field(f"checksum_backup_{backup.uuid}.{backup.suffix}", checksum)
+        return self._field(f"backup-checksum-{backup.uuid}", checksum)
+
+    def end(self) -> bytes:
+        """Return the last bytes."""
+        return f"\r\n--{self.boundary}--\r\n".encode()
+
+    def _field(self, name: str, value: str) -> bytes:
+        return (
+            f"\r\n--{self.boundary}\r\n"
+            f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'
+        ).encode()
 
 
 def _text(checksum: bytearray) -> str:

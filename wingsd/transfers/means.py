@@ -73,6 +73,9 @@ class SendingMeans:
     stop_grace: float
     #: How long a destination may acknowledge nothing of what it is sent.
     stall_timeout: float
+    #: Where local backups are kept, and threads for the short work on the disk.
+    backup_directory: str
+    disk: Workers
     #: Threads that pack, and as many slots: who has none does not connect yet.
     packers: Workers
     slots: DeferredSemaphore

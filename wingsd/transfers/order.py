@@ -9,6 +9,7 @@ from typing import TypeVar
 import attrs
 
 from wingsd.archive import ArchiveFormat, Compression
+from wingsd.config import CALAGOPUS, PELICAN
 
 __all__ = ["Form", "TransferOrder", "form_of"]
 
@@ -26,6 +27,13 @@ class TransferOrder:
     token: str = attrs.field(repr=False)
     archive_format: str = ""
     compression_level: str = ""
+    #: The UUIDs of the local backups that are to come along.
+    backups: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """Whose nodes the destination is one of: Calagopus' Panel alone asks for a format."""
+        return CALAGOPUS if self.archive_format or self.compression_level else PELICAN
 
 
 @attrs.frozen

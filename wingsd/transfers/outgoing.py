@@ -6,7 +6,9 @@ The server's files are only read. They go when the Panel has them deleted, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -21,6 +23,7 @@ from wingsd.transfers.course import Course
 from wingsd.transfers.destination import Destination, OutgoingUpload
 from wingsd.transfers.formdata import FormFrame
 from wingsd.transfers.lifecycle import SendStep
+from wingsd.transfers.localbackups import LocalBackup, find_backups
 from wingsd.transfers.means import SendingMeans
 from wingsd.transfers.order import Form, TransferOrder, form_of
 from wingsd.transfers.verdict import Verdict
@@ -53,6 +56,7 @@ class OutgoingTransfer:
         )
         self._verdict = Verdict(server.uuid, means.panel, means.reactor)
         self._upload: OutgoingUpload | None = None
+        self._backups: tuple[LocalBackup, ...] = ()
         self._retired = False
         self._read = 0
         #: Whether it has moved, and the Panel has not had it deleted here yet.
@@ -112,6 +116,10 @@ class OutgoingTransfer:
         # Asked first: a server need not stop for a destination that cannot be reached.
         links = await self._wait(self._destination.features()) >= KEEPS_LINKS
 
+        # Nor for one of which a backup would be lost.
+        if self._order.backups:
+            self._backups = await self._course.chain.wait(self._find_backups())
+
         await self._course.enter(SendStep.STOP)
         await self._wait(server.stop_within(means.stop_grace))
 
@@ -142,7 +150,7 @@ class OutgoingTransfer:
         self._upload = upload = self._destination.upload(
             frame.content_type, body, means.stall_timeout
         )
-        announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, server.disk_bytes)}")
+        announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, self._all_bytes)}")
         started = means.reactor.seconds()
         try:
             packed = await means.packers.run(
@@ -152,6 +160,7 @@ class OutgoingTransfer:
                 directory=self._directory,
                 links=links,
                 form=form,
+                backups=self._backups,
                 note=relayed(means.reactor, announcer.warn),
                 progress=self._note_progress,
             )
@@ -171,6 +180,18 @@ class OutgoingTransfer:
     def _note_progress(self, read: int) -> None:
         # Called in the packing thread; the reactor only looks at the number.
         self._read = read
+
+    def _find_backups(self) -> Deferred[tuple[LocalBackup, ...]]:
+        order, means = self._order, self._means
+        return means.disk.run(
+            find_backups, means.backup_directory, self.server.uuid, order.backups, order.family
+        )
+
+    @property
+    def _all_bytes(self) -> int:
+        """What there is to read; 0 while the server is not measured."""
+        measured = self.server.disk_bytes
+        return measured and measured + sum(backup.size for backup in self._backups)
 
     async def _wait(self, work: Any) -> Any:
         return await self._course.chain.wait(Deferred.fromCoroutine(work))
@@ -275,10 +296,11 @@ def _write_body(
     directory: str,
     links: bool,
     form: Form,
+    backups: Iterable[LocalBackup],
     note: Callable[[str], None],
     progress: Callable[[int], None],
 ) -> Packed:
-    """Write the whole body of the upload, in a worker thread: the archive and its checksum."""
+    """Write the whole body of the upload, in a worker thread: the archive, then the backups."""
     body.write(frame.before())
     packed = pack(
         directory,
@@ -290,5 +312,17 @@ def _write_body(
         progress=progress,
     )
     body.write(frame.after(packed.sha256))
+    read = packed.packed_bytes
+    for local in backups:
+        body.write(frame.before_backup(local.backup))
+        digest = hashlib.sha256()
+        with closing(local.blocks()) as blocks:
+            for block in blocks:
+                digest.update(block)
+                body.write(block)
+                read += len(block)
+                progress(read)
+        body.write(frame.after_backup(local.backup, digest.hexdigest()))
+    body.write(frame.end())
     body.finish()
     return packed

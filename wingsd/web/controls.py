@@ -7,7 +7,6 @@ from http import HTTPStatus
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
@@ -126,9 +125,15 @@ class _Transfer:
     compression_level: str | None = None
 
 
-class _TransferEndpoint(ServerPath, Endpoint):
-    _log = Logger()
+def _uuids(backups: tuple[str, ...]) -> tuple[str, ...]:
+    """Return each of them once. Only what is a UUID may become part of a path."""
+    uuids = [canonical_uuid(each) for each in backups]
+    if None in uuids:
+        raise BadRequest(INVALID, "backups: expected the UUIDs of backups")
+    return tuple(dict.fromkeys(each for each in uuids if each is not None))
 
+
+class _TransferEndpoint(ServerPath, Endpoint):
     async def handle_POST(self, request: StreamingRequest) -> Answer:
         """Send the server to another node."""
         server = self.find()
@@ -143,14 +148,9 @@ class _TransferEndpoint(ServerPath, Endpoint):
                 token=order.token,
                 archive_format=order.archive_format or "",
                 compression_level=order.compression_level or "",
+                backups=_uuids(order.backups),
             ),
         )
-        if order.backups:
-            self._log.warn(
-                "{server}: its {count} backups on this node are not sent along",
-                server=server.uuid,
-                count=len(order.backups),
-            )
         return Answer(HTTPStatus.ACCEPTED)
 
     async def handle_DELETE(self, request: StreamingRequest) -> Answer:
