@@ -17,6 +17,7 @@ REQUIRES = [
     "isal >= 1.7",
     "javaproperties >= 0.8.2",
     "lxml >= 5.4",
+    "lz4 >= 4.4",
     "multipart >= 1.2",
     "prometheus-client >= 0.21",
     "pyjwt >= 2.10",

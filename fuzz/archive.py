@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
+import lzma
 import os
 import shutil
 import stat
@@ -11,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lz4.frame
 import zstandard
 
 from fuzz.findings import Finding, pieces
@@ -138,8 +141,23 @@ def _zstd(data: bytes) -> bytes:
     return zstandard.compress(_mended(data), 1)
 
 
-# Most of what is found is found in mended ones.
-_FORMS: list[Callable[[bytes], bytes]] = [_mended, _as_it_is, _gzipped, _zstd, _mended, _mended]
+def _xz(data: bytes) -> bytes:
+    return lzma.compress(_mended(data), preset=0)
+
+
+def _bzip2(data: bytes) -> bytes:
+    return bz2.compress(_mended(data), 1)
+
+
+def _lz4(data: bytes) -> bytes:
+    return bytes(lz4.frame.compress(_mended(data), content_checksum=True))
+
+
+# Most of what is found is found in mended ones. New ones come last: what is kept goes by numbers.
+_FORMS: list[Callable[[bytes], bytes]] = [
+    *(_mended, _as_it_is, _gzipped, _zstd, _mended, _mended),
+    *(_mended, _as_it_is, _xz, _bzip2, _lz4, _mended),
+]
 
 
 def seeds() -> Iterator[bytes]:
@@ -166,12 +184,15 @@ def seeds() -> Iterator[bytes]:
         + END,
         member(b"fifo", typeflag=b"6") + member(b"dev", typeflag=b"3") + END,
     ]
+    skippable = b"\x50\x2a\x4d\x18\1\0\0\0x"
     yield from (b"\0" + tar for tar in tars)
     yield b"\1" + gzip.compress(tars[0], mtime=0)
     yield b"\1" + gzip.compress(tars[0], mtime=0) * 2 + b"\0\0"
-    yield b"\1" + zstandard.compress(tars[0]) + b"\x50\x2a\x4d\x18\1\0\0\0x"
-    yield b"\2" + tars[1]
-    yield b"\3" + tars[2]
+    yield b"\1" + zstandard.compress(tars[0]) + skippable
+    yield b"\1" + lzma.compress(tars[0]) * 2 + b"\0\0\0\0"
+    yield b"\1" + bz2.compress(tars[0]) * 2 + b"\0"
+    yield b"\1" + skippable + lz4.frame.compress(tars[0], content_checksum=True) + skippable
+    yield from (bytes([form]) + tars[form % 4] for form in (2, 3, 8, 9, 10))
 
 
 def _old_sparse() -> bytes:

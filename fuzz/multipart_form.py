@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from fuzz.findings import Finding, fields, pieces
 from wingsd.errors import WingsdError
-from wingsd.transfers.formdata import MAX_CHECKSUM, UploadForm
+from wingsd.transfers.extras import Backup, Extra
+from wingsd.transfers.formdata import MAX_CHECKSUM, Checksums, UploadForm
 
 __all__ = ["WORDS", "one", "seeds"]
 
@@ -17,6 +18,13 @@ WORDS = [
     b'name="archive"',
     b'name="checksum"',
     b'; filename="a.tar.gz"',
+    b'name="backup_5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11.tar.gz"',
+    b'name="checksum_backup_5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11.tar.gz"',
+    b'name="backup-5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"',
+    b'name="backup-checksum-5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"',
+    b'; filename="5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11.tar.zst"',
+    b"Content-Type: backup/wings",
+    b'name="install_logs"',
     b"; filename*=utf-8''a%00",
     b"Content-Type: ",
     b"Content-Transfer-Encoding: base64",
@@ -24,6 +32,9 @@ WORDS = [
     b"multipart/form-data; boundary=",
     b"python-requests/2",
 ]
+
+#: The archive, and what has come with it.
+Parts = list[tuple[Extra | None, bytes]]
 
 _TYPE = b"multipart/form-data; boundary=b"
 
@@ -39,18 +50,34 @@ def one(data: bytes) -> None:
         raise Finding(f"whole it is {whole}, in pieces {cut}")
 
 
-def _outcome(kind: str, client: str, chunks: Iterable[bytes]) -> tuple[bytes, str] | str:
+def _outcome(kind: str, client: str, chunks: Iterable[bytes]) -> tuple[Parts, Checksums] | str:
+    parts: Parts = [(None, b"")]
     try:
         form = UploadForm(kind, client)
-        archive = b"".join(piece for chunk in chunks for piece in form.receive(chunk))
-        checksum = form.close()
+        for chunk in chunks:
+            for piece in form.receive(chunk):
+                _add(parts, piece)
+        checksums = form.close()
     except WingsdError as error:
         if error.status != 400 or not error.message or not error.detail:  # noqa: PLR2004
             raise
         return error.message
-    if len(checksum) > MAX_CHECKSUM or not form.archive_complete:
-        raise Finding(f"the checksum {checksum!r} of {archive!r} was taken")
-    return archive, checksum
+    if len(checksums.archive) > MAX_CHECKSUM or not form.archive_complete:
+        raise Finding(f"the checksum {checksums.archive!r} of {parts[0]!r} was taken")
+    if {extra.uuid for extra, _ in parts if isinstance(extra, Backup)} != {*checksums.backups}:
+        raise Finding(f"{parts!r} was taken with {checksums!r}")
+    return parts, checksums
+
+
+def _add(parts: Parts, piece: bytes | Extra) -> None:
+    if not isinstance(piece, bytes):
+        path = piece.path("server") if isinstance(piece, Backup) else "log"
+        if path.count("/") > 1 or path.startswith((".", "/")):
+            raise Finding(f"a backup would be at {path!r}")
+        parts.append((piece, b""))
+        return
+    extra, data = parts.pop()
+    parts.append((extra, data + piece))
 
 
 def seeds() -> Iterator[bytes]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.configurations import PRINTED, SECRET, config, fault, faults
+from tests.configurations import LEAST, PRINTED, SECRET, config, fault, faults
 from wingsd.config import parse
 
 
@@ -240,3 +241,34 @@ def test_an_empty_file(text: str) -> None:
 )
 def test_a_pelican_node_is_told_by_its_directories(system: dict[str, str], pelican: bool) -> None:
     assert config(system=system).is_pelican is pelican
+
+
+@pytest.mark.parametrize(
+    ("keys", "place", "family"),
+    [
+        ({}, "/etc/pterodactyl/config.yml", "pterodactyl"),
+        ({}, "/etc/pelican/config.yml", "pelican"),
+        ({}, "/home/pelican/config.yml", "pterodactyl"),
+        ({"system": {"data": "/var/lib/pelican/volumes"}}, "/srv/config.yml", "pelican"),
+        ({"app_name": "Calagopus"}, "/etc/pterodactyl/config.yml", "calagopus"),
+        ({"family": "pterodactyl"}, "/etc/pelican/config.yml", "pterodactyl"),
+        ({"family": "pelican"}, "/etc/pterodactyl/config.yml", "pelican"),
+    ],
+)
+def test_a_nodes_family_is_told_by_its_file(keys: Any, place: str, family: str) -> None:
+    found, unknown = parse(yaml.safe_dump(LEAST | keys), place)
+    assert (found.family, unknown) == (family, [])
+    assert found.is_pelican is (family == "pelican")
+
+
+def test_a_family_that_nobody_knows_is_refused() -> None:
+    assert faults(family="pufferfish")[0].startswith("family: expected one of")
+
+
+def test_pelicans_directories_are_its_own_where_they_are_not_written() -> None:
+    usual, pelican = config(), config(family="pelican", system={"log_directory": "/logs"})
+    assert usual.system.backup_directory == "/var/lib/pterodactyl/backups"
+    assert pelican.system.backup_directory == "/var/lib/pelican/backups"
+    assert pelican.system.log_directory == "/logs"
+    assert config(family="pelican").system.log_directory == "/var/log/pelican"
+    assert config(family="calagopus").system == usual.system

@@ -100,6 +100,18 @@ async def test_the_outcome_is_told(house: House) -> None:
     assert house.fake.reports() == [(UUID, "success"), (UUID, "failure")]
 
 
+@pytest.mark.parametrize(
+    ("backups", "body"), [(None, None), ((), {"backups": []}), ((UUID,), {"backups": [UUID]})]
+)
+@pytest_twisted.ensureDeferred
+async def test_backups_are_told_where_the_panel_asks_for_them(
+    house: House, backups: tuple[str, ...] | None, body: object
+) -> None:
+    house.fake.open_transfer(UUID, house.here)
+    await house.client().transfer_succeeded(UUID, backups)
+    assert house.fake.calls[-1].body == body
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_second_failure_is_no_error_but_a_second_success_is(house: House) -> None:
     await house.client().transfer_failed(UUID)

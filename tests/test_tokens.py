@@ -103,6 +103,14 @@ def test_a_scope_that_there_is_must_be_that_of_transfers(scope: str | None) -> N
     assert transfer_token(bearer(scope=scope), NODE.token).server == UUID
 
 
+def test_a_scoped_node_takes_no_token_without_a_scope() -> None:
+    token = transfer_token(bearer(scope="transfer"), NODE.token, scoped=True)
+    assert token.server == UUID
+    with pytest.raises(NotAuthorized, match="it has no scope") as caught:
+        transfer_token(bearer(), NODE.token, scoped=True)
+    assert "`family`" in caught.value.detail
+
+
 @pytest.mark.parametrize("scope", ["", "websocket", "transfers", "file-upload", 5, ["x"]])
 def test_another_scope_moves_no_server(scope: Any) -> None:
     assert "its scope is not transfer" in refusal(bearer(scope=scope)).detail

@@ -146,12 +146,12 @@ class WrongContentType(BadRequest):
 
 
 class ChecksumFirst(BadRequest):
-    """The checksum came first, so nothing could be hashed against it."""
+    """The checksum came first, so nothing could be hashed against it; or another part did."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: str = "checksum") -> None:
         super().__init__(
-            "archive must be sent before the checksum",
-            'send the part named "archive" first and the part named "checksum" after it',
+            f"archive must be sent before the {part}",
+            f'send the part named "archive" first and the part named "{part}" after it',
         )
 
 
@@ -166,7 +166,7 @@ class PartialUpload(BadRequest):
 
 
 class IncompleteUpload(BadRequest):
-    """The body is complete, but one of its two parts is not in it."""
+    """The body is complete, but one of the parts that must be there is not in it."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("missing archive or checksum", detail)
@@ -175,11 +175,11 @@ class IncompleteUpload(BadRequest):
 class ChecksumMismatch(BadRequest):
     """What arrived is not what was sent."""
 
-    def __init__(self, sent: str, received: str) -> None:
+    def __init__(self, sent: str, received: str, what: str = "archive") -> None:
         super().__init__(
             "checksums don't match",
-            f"the sender's SHA-256 is {sent}, that of the archive received is {received}; "
-            "the archive was changed on its way, send it again",
+            f"the sender's SHA-256 is {sent}, that of the {what} received is {received}; "
+            f"the {what} was changed on its way, send it again",
         )
 
 

@@ -29,10 +29,12 @@ from wingsd.servers import Means as ServerMeans
 from wingsd.servers import Servers
 from wingsd.tokens import DenyList
 from wingsd.transfers.attic import Attic
+from wingsd.transfers.backups import Backups
+from wingsd.transfers.installlog import InstallLogs
 from wingsd.transfers.means import ReceivingMeans, SendingMeans
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
-from wingsd.transfers.recovery import Recovery, durable
+from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.trust import checked
@@ -76,13 +78,18 @@ class Node(Service):
         transfers = config.system.transfers
         self._pools = Pools(reactor, transfers)
         self._staging = Staging(config.system.data, self._owner, durable=transfers.durable)
+        self._backups = Backups.configured(config.system)
         self._bus = EventBus()
         self._observer = Recorder()
         self._panel = Panel(config, reactor, observer=self._observer)
         self._store = Store(config.system.root_directory)
         self._journal = Journal(self._store, self._pools.journal, time.time)
         self._attic = Attic(
-            self._staging, self._pools.disk, self._journal, transfers.quarantine_days
+            self._staging,
+            self._backups,
+            self._pools.disk,
+            self._journal,
+            transfers.quarantine_days,
         )
         self._outbox = Outbox(self._panel, self._journal, reactor)
         self._denied = DenyList(time.time())
@@ -127,11 +134,14 @@ class Node(Service):
                 environment=self._environment,
                 servers=self._servers,
                 staging=self._staging,
+                backups=self._backups,
+                logs=InstallLogs.configured(self._config.system, self._staging),
                 write_back=WriteBack(
                     lambda: self._pools.disk.run(self._staging.write_back), self._reactor
                 ),
                 bus=self._bus,
                 owner=self._owner,
+                family=self._config.family,
                 limits=Limits.configured(transfers),
                 attic=self._attic,
                 form=transfers.form,
@@ -160,6 +170,8 @@ class Node(Service):
                 compression=Compression(system.backups.compression_level),
                 stop_grace=system.transfers.stop_grace,
                 stall_timeout=system.transfers.stall_timeout,
+                backup_directory=system.backup_directory,
+                disk=self._pools.disk,
                 packers=self._pools.packers,
                 slots=DeferredSemaphore(PACKERS),
                 bucket=self._bucket(system.transfers.upload_limit),
@@ -308,11 +320,9 @@ class Node(Service):
             self._denied.restore(self._store.denied())
             self._denied.refuse_before(self._store.denied_before())
             unfinished = self._store.transfers(unfinished=True)
-            leftovers = self._staging.clear(durable(unfinished))
+            clear_leftovers(unfinished, self._staging, self._backups)
         except StorageError as error:
             raise SystemExit(f"wingsd: {error.detail}") from error
-        for name in leftovers:
-            self._log.warn("{server}: removed an unfinished transfer of before", server=name)
         return unfinished
 
     async def _forget_the_old(self) -> None:

@@ -7,7 +7,7 @@ answers 5xx, never on a 4xx. Each way a call can end has its class in `wingsd.er
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -174,10 +174,15 @@ class Panel:
         body = {"successful": successful, "reinstall": reinstall}
         await self._call("installed", "POST", f"/servers/{uuid}/install", None, body=body)
 
-    async def transfer_succeeded(self, uuid: str) -> None:
-        """Tell that the server is here now. Raises `PanelRefused`, `PanelUnreachable`."""
+    async def transfer_succeeded(self, uuid: str, backups: Sequence[str] | None = None) -> None:
+        """Tell that the server is here now, and with it the backups of these UUIDs.
+
+        None is for the Panels that do not ask for them. Raises `PanelRefused`, `PanelUnreachable`.
+        """
         timeout = max(self._timeout, SUCCESS_TIMEOUT)
-        await self._call("success", "POST", f"/servers/{uuid}/transfer/success", None, timeout)
+        body = None if backups is None else {"backups": list(backups)}
+        path = f"/servers/{uuid}/transfer/success"
+        await self._call("success", "POST", path, None, timeout, body)
 
     async def transfer_failed(self, uuid: str) -> bool:
         """Tell that the server stays where it was; return whether that ended the transfer.

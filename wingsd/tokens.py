@@ -4,7 +4,7 @@ PyJWT does the checking; here is what the Panel's tokens must hold. That `iat` i
 future is left alone, since `nbf` already allows for the five minutes by which two clocks may
 differ. `aud` is the node's public address, which a Panel's configuration does not tell: it is
 judged where `api.public_url` does. A `scope`, which some Panels write and others do not, is held
-to whenever there is one.
+to whenever there is one; a node of Pelican's demands that of transfers, as its family's own do.
 
 Secrets are compared in constant time, here by `compare_digest` and in PyJWT by the same; they are
 compared nowhere else.
@@ -76,15 +76,23 @@ class TransferToken:
     expires: float
 
 
-def transfer_token(authorization: str | None, key: str, public_url: str = "") -> TransferToken:
+def transfer_token(
+    authorization: str | None, key: str, public_url: str = "", *, scoped: bool = False
+) -> TransferToken:
     """Return what the `Authorization` header grants; `key` is the node's `token`.
 
-    `public_url` is the address that the token must be for, empty when it may be any. Raises
-    `NotAuthorized` with the reason. The source of the rules is the document of
-    `POST /api/transfers` and the Panels' own tokens.
+    `public_url` is the address that the token must be for, empty when it may be any; a token for
+    a node that is `scoped` must have a scope. Raises `NotAuthorized` with the reason. The source
+    of the rules is the document of `POST /api/transfers` and the Panels' own tokens.
     """
     token = _bearer(authorization)
     claims = _decode(token, key, ["exp", "sub"], _AGAIN_FOR_TRANSFER)
+    if scoped and claims.get("scope") is None:
+        raise NotAuthorized(
+            _NOT_VALID,
+            "it has no scope, which every token of a Pelican Panel has; when this node's Panel is "
+            "another, say so by `family` in its configuration",
+        )
     _check_scope(claims, "transfer")
     _check_audience(claims.get("aud"), public_url)
     # Of what is signed alone: the signature itself can be written in more ways than one.

@@ -18,7 +18,7 @@ import pytest
 from tests.archives import odd_tree, run, seen, sparse_file
 from tests.packing import packed, unpacked
 from wingsd.archive import Compression, measure, pack
-from wingsd.archive.deflate import OUTPUT
+from wingsd.archive.compress import OUTPUT
 
 
 @pytest.fixture(scope="module")

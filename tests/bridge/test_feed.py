@@ -44,6 +44,35 @@ def test_small_pieces_are_joined() -> None:
     assert b"".join(blocks) == b"".join(bytes([number]) * 16384 for number in range(40))
 
 
+def test_a_stream_is_read_part_by_part() -> None:
+    feed, _ = feed_with(Producer())
+    feed.write(b"first")
+    feed.divide("second")
+    feed.divide("third")
+    feed.write(b"3")
+    feed.divide("fourth")
+    feed.write(b"left unread")
+    feed.divide("fifth")
+    feed.write(b"5")
+    feed.finish()
+    assert list(feed.blocks()) == [b"first"]
+    assert list(feed.blocks()) == []
+    assert (feed.next_part(), list(feed.blocks())) == ("second", [])
+    assert (feed.next_part(), list(feed.blocks())) == ("third", [b"3"])
+    assert (feed.next_part(), feed.next_part()) == ("fourth", "fifth")
+    assert list(feed.blocks()) == [b"5"]
+    assert (feed.next_part(), list(feed.blocks())) == (None, [])
+
+
+def test_who_waits_for_a_part_hears_of_a_failure() -> None:
+    feed, _ = feed_with(Producer())
+    feed.divide("second")
+    assert feed.next_part() == "second"
+    feed.fail(KeyError("cut"))
+    with pytest.raises(KeyError):
+        feed.next_part()
+
+
 def test_an_empty_stream_ends() -> None:
     feed, _ = feed_with(Producer())
     feed.finish()

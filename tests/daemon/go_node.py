@@ -117,7 +117,8 @@ class _Connection(Protocol):
                 headers = dict(event.headers)
                 self._form = UploadForm(headers[b"content-type"].decode())
         elif isinstance(event, h11.Data) and self._form is not None:
-            node.archive += b"".join(self._form.receive(bytes(event.data)))
+            pieces = self._form.receive(bytes(event.data))
+            node.archive += b"".join(piece for piece in pieces if isinstance(piece, bytes))
         elif isinstance(event, h11.Data) and self._http.our_state is h11.MUST_CLOSE:
             self._unread += len(event.data)
             if self._unread >= READS_ON and self._closing is None:
@@ -125,7 +126,7 @@ class _Connection(Protocol):
         elif isinstance(event, h11.EndOfMessage) and self._http.our_state is h11.MUST_CLOSE:
             self.transport.loseConnection()
         elif isinstance(event, h11.EndOfMessage) and self._form is not None:
-            node.checksum = self._form.close()
+            node.checksum = self._form.close().archive
             node.work(self._refuse() if node.fails else self._succeed())
 
     async def _succeed(self) -> None:

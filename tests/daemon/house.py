@@ -91,6 +91,8 @@ class House(Daemon):
             "system": {
                 "data": str(self.volumes),
                 "root_directory": str(self.directory),
+                "backup_directory": str(self.directory / "backups"),
+                "log_directory": str(self.directory / "logs"),
                 "username": "",
                 "user": {"uid": os.getuid(), "gid": os.getgid()},
             },

@@ -10,10 +10,13 @@ import lzma
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import attrs
+import lz4.frame
 import pytest
 import pytest_twisted
+import zstandard
 
 from tests.daemon.families import (
     PTERODACTYL,
@@ -91,28 +94,65 @@ async def test_pterodactyls_files_arrive_as_they_were_packed(house: House) -> No
     await house.wait_for_line('"start.sh" lost its set-user-id')
 
 
+def kept(house: House) -> dict[str, bytes]:
+    """Return what the directories of backups and logs hold: the data by its path."""
+    found: dict[str, bytes] = {}
+    for place in (house.directory / "backups", house.directory / "logs"):
+        paths = [path for path in place.rglob("*") if path.is_file()]
+        found |= {str(path.relative_to(place)): path.read_bytes() for path in paths}
+    return found
+
+
+def body_of_success(house: House) -> Any:
+    (call,) = [call for call in house.panel.calls if call.path.endswith("/success")]
+    return call.body
+
+
 @pytest.mark.parametrize("pool", ["", "pool-1"])
 @pytest_twisted.ensureDeferred
-async def test_pelicans_log_is_skipped(house: House, pool: str) -> None:
-    await house.start()
-    status, _, chunks = await send(house, as_go_packs(go_tar(ODD)), pelican(LOG, pool=pool))
+async def test_pelicans_log_and_backups_are_kept(house: House, pool: str) -> None:
+    # A pool that is none of this node's means nothing to it: all of the server is sent.
+    await house.start(family="pelican")
+    family = pelican(LOG, BACKUP, pool)
+    data, token = as_go_packs(go_tar(ODD)), house.token(scope="websocket transfer")
+    status, _, chunks = await send(house, data, family, token)
     assert status == 200
     assert chunks[:2] == [181, 10]
-    assert chunks[-7:] == [8, 125, 64, 185, 32768, 17232, 68]
+    assert chunks[-3:] == [32768, 17232, 68]
     assert house.panel.reports() == [(UUID, "success")]
+    assert body_of_success(house) is None
     assert (house.volumes / UUID / "server.properties").exists()
+    (uuid,) = BACKUP
+    assert kept(house) == {f"{UUID}/{uuid}.tar.gz": BACKUP[uuid], f"install/{UUID}.log": LOG}
+    assert house.left() == [UUID]
 
 
-@pytest.mark.parametrize("suffix", ["tar.gz", "tar"])
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [
+        ("tar.gz", gzip.compress),
+        ("tar", bytes),
+        ("tar.xz", lzma.compress),
+        ("tar.bz2", bz2.compress),
+        ("tar.lz4", lz4.frame.compress),
+        ("tar.zst", zstandard.compress),
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_calagopus_files_arrive_and_its_log_is_skipped(house: House, suffix: str) -> None:
+async def test_calagopus_files_arrive_with_its_log_and_backups(
+    house: House, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
     await house.start()
-    data = RECORDED.read_bytes()
-    data = data if suffix == "tar.gz" else gzip.decompress(data)
-    status, _, chunks = await send(house, data, calagopus(LOG, suffix=suffix))
+    data = pack(gzip.decompress(RECORDED.read_bytes()))
+    status, _, chunks = await send(house, data, calagopus(LOG, BACKUP, suffix=suffix))
     assert status == 200
     assert chunks[0] == 71
-    assert chunks[-11:] == [2, 71, 98, 64, 2, 71, 105, 32768, 17232, 2, 73]
+    # The archive's end, the checksum, the log, the backup, its checksum, and the form's end.
+    backup = [71, 170, 32768, 32768, 4464, 2, 71, 186, 64, 2, 73]
+    assert chunks[-21:] == [2, 71, 98, 64, 2, 71, 105, 32768, 17232, 2, *backup]
+    (uuid,) = BACKUP
+    assert kept(house) == {f"{uuid}.tar.gz": BACKUP[uuid], f"install/{UUID}.log": LOG}
+    assert body_of_success(house) == {"backups": [uuid]}
     assert house.panel.reports() == [(UUID, "success")]
     home = house.volumes / UUID
     assert look(os.fsencode(home / "world/level.dat")) == (b"hello", 0o640, 1.7e9)
@@ -122,23 +162,62 @@ async def test_calagopus_files_arrive_and_its_log_is_skipped(house: House, suffi
     assert (home / "world").stat().st_mode & 0o7777 == 0o750
 
 
+def without(family: Any, name: str) -> Family:
+    """Return the family's form without one of its parts."""
+    return cast(Family, attrs.evolve(family, parts=[p for p in family.parts if p.name != name]))
+
+
+def altered(family: Any, name: str, data: bytes) -> Family:
+    """Return the family's form with other data in one of its parts."""
+    parts = [attrs.evolve(p, data=data) if p.name == name else p for p in family.parts]
+    return cast(Family, attrs.evolve(family, parts=parts))
+
+
+PELICANS, CALAGOPUS = pelican(LOG, BACKUP), calagopus(LOG, BACKUP)
+(ID,) = BACKUP
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        (without(PELICANS, f"checksum_backup_{ID}.tar.gz"), "missing archive or checksum"),
+        (without(PELICANS, f"backup_{ID}.tar.gz"), "missing archive or checksum"),
+        (altered(PELICANS, f"checksum_backup_{ID}.tar.gz", b"0" * 64), "checksums don't match"),
+        (altered(PELICANS, f"checksum_backup_{ID}.tar.gz", b""), "checksums don't match"),
+        (altered(PELICANS, f"backup_{ID}.tar.gz", b"other"), "checksums don't match"),
+        (without(CALAGOPUS, f"backup-checksum-{ID}"), "missing archive or checksum"),
+        (altered(CALAGOPUS, f"backup-checksum-{ID}", b"0" * 64), "checksums don't match"),
+        (altered(CALAGOPUS, f"backup-{ID}", b"other"), "checksums don't match"),
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_pelicans_backups_are_not_taken_along(house: House) -> None:
+async def test_a_backup_that_is_not_what_was_sent_fails_all_of_it(
+    house: House, family: Family, reason: str
+) -> None:
     await house.start()
-    reason = "this node cannot take backups along with a server"
-    answer = await refused(house, as_go_packs(go_tar(ODD)), pelican(LOG, BACKUP), reason)
-    assert answer["error"] == reason
-    assert answer["detail"]
+    data = as_go_packs(go_tar(ODD))
+    answer = await refused(house, data, family, reason)
+    assert answer is None or ID in answer["detail"]
+    assert kept(house) == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_backup_is_never_written_over_another(house: House) -> None:
+    await house.start()
+    place = house.directory / "backups" / UUID / f"{ID}.tar.gz"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"precious")
+    answer = await refused(house, as_go_packs(go_tar(ODD)), PELICANS, "is not overwritten")
+    assert str(place) in answer["detail"]
+    assert kept(house) == {f"{UUID}/{ID}.tar.gz": b"precious"}
 
 
 @pytest.mark.parametrize(
     ("family", "pack", "reason"),
     [
-        (calagopus(LOG, BACKUP), gzip.compress, "cannot take backups along"),
         (calagopus(stream="multiplex-stream-count: 2"), gzip.compress, "more than one stream"),
         (calagopus(stream="multiplex-stream: 0"), gzip.compress, "more than one stream"),
-        (calagopus(suffix="tar.xz"), lzma.compress, "gzip, zstd and uncompressed tar archives"),
-        (calagopus(suffix="tar.bz2"), bz2.compress, "gzip, zstd and uncompressed tar archives"),
+        (calagopus(suffix="tar.lz"), lambda tar: b"LZIP\1" + tar, "of an unknown kind"),
     ],
 )
 @pytest_twisted.ensureDeferred

@@ -1,4 +1,4 @@
-"""A few kills at moments that a seed has chosen; `tests.daemon.kills` does hundreds."""
+"""A few kills at moments that a seed has chosen; the modules that plan them do hundreds."""
 
 from __future__ import annotations
 
@@ -7,14 +7,33 @@ from pathlib import Path
 
 import pytest_twisted
 
+from tests.daemon.backup_kills import Laden
+from tests.daemon.backup_kills import plan as plan_with_backups
 from tests.daemon.kills import Harness, Kill, plan, plan_with_engine
 from tests.engine import Engine
 
 KILLS = 8
 SEED = 20
+SEED_WITH_BACKUPS = 3
 #: Each takes a few seconds more with an engine.
 KILLS_WITH_ENGINE = 4
 SEED_WITH_ENGINE = 50
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_is_killed_has_all_that_comes_with_a_server_or_nothing(
+    tmp_path: Path,
+) -> None:
+    rng = random.Random(SEED_WITH_BACKUPS)
+    laden = Laden(tmp_path)
+    try:
+        await laden.start()
+        for _ in range(KILLS):
+            await laden.strike(plan_with_backups(rng), rng)
+        for family in ("pelican", "calagopus"):
+            await laden.arrive(family, rng)
+    finally:
+        await laden.close()
 
 
 async def survive(harness: Harness, kills: list[Kill]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet.ssl import Certificate
 
@@ -13,6 +15,8 @@ from tests.daemon.house import UUID
 from tests.daemon.pair import Pair
 from wingsd.testing import Answer, Drop, Hang
 from wingsd.testing.browser import Browser
+
+BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11.tar.gz"
 
 
 async def watch(pair: Pair) -> Browser:
@@ -59,6 +63,35 @@ async def test_a_server_moves_whole_and_leaves_nothing_behind(pair: Pair) -> Non
     assert status == 200
     # The settings of after the move, with this node's allocation.
     assert answer["configuration"]["allocations"]["default"]["port"] == 25566
+
+
+@pytest.mark.parametrize(
+    ("asked", "arrives"), [({}, f"{UUID}/{BACKUP}"), ({"archive_format": "tar_lz4"}, BACKUP)]
+)
+@pytest_twisted.ensureDeferred
+async def test_its_backups_move_with_it(pair: Pair, asked: dict[str, str], arrives: str) -> None:
+    pair.add_server()
+    data = random.Random("backup").randbytes(3_000_000)
+    (pair.source.directory / "backups").mkdir()
+    (pair.source.directory / "backups" / BACKUP).write_bytes(data)
+    await pair.start()
+    uuid = BACKUP.removesuffix(".tar.gz")
+    await pair.panel.transfer(UUID, pair.destination.node, backups=[uuid], **asked)
+    await pair.destination.wait_for_line("state success")
+    assert (pair.destination.directory / "backups" / arrives).read_bytes() == data
+
+
+@pytest.mark.parametrize("form", ["tar", "tar_xz", "tar_bz2", "tar_lz4", "tar_zstd"])
+@pytest_twisted.ensureDeferred
+async def test_a_server_moves_in_the_format_that_the_panel_asks_for(pair: Pair, form: str) -> None:
+    pair.add_server()
+    before = seen(pair.source.files())
+    await pair.start()
+    await pair.panel.transfer(
+        UUID, pair.destination.node, archive_format=form, compression_level="good_speed"
+    )
+    await pair.destination.wait_for_line("state success")
+    assert seen(pair.destination.files()) == before
 
 
 @pytest_twisted.ensureDeferred

@@ -170,3 +170,13 @@ async def test_the_deny_list_survives_a_kill(house: House) -> None:
     finally:
         await refused.close()
         await taken.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pelican_node_takes_only_tokens_with_pelicans_scope(house: House) -> None:
+    await house.start(family="pelican")
+    status, answer = await send(house, house.token())
+    assert (status, answer["error"]) == (401, "The token is not valid")
+    assert "it has no scope" in answer["detail"]
+    assert told(house) == []
+    assert await send(house, house.token(scope="transfer")) == (200, None)

@@ -40,6 +40,17 @@ def test_a_transfer_is_kept_with_its_step(store: Store, tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("backups", [None, (), (A,), (A, B)])
+def test_a_report_is_kept_with_its_backups(
+    store: Store, tmp_path: Path, backups: tuple[str, ...] | None
+) -> None:
+    report = store.add_report(A, Outcome.SUCCESS, 10, backups)
+    store = again(store, tmp_path)
+    assert store.reports() == [report]
+    assert report.backups == backups
+    store.close()
+
+
 def test_a_report_is_kept_until_it_is_settled(store: Store, tmp_path: Path) -> None:
     report = store.add_report(A, Outcome.SUCCESS, 10)
     other = store.add_report(A, Outcome.FAILURE, 11)
@@ -164,7 +175,10 @@ def test_an_older_database_gets_what_it_lacks_and_loses_nothing(
     store.use_token("digest", 100)
     store.close()
     with sqlite3.connect(tmp_path / FILE) as connection:
-        connection.executescript("DROP TABLE forgotten; DROP TABLE kept; PRAGMA user_version = 1;")
+        connection.executescript(
+            "DROP TABLE forgotten; DROP TABLE kept; ALTER TABLE reports DROP COLUMN backups;"
+            "PRAGMA user_version = 1;"
+        )
     store.open()
     assert store.was_used("digest", 100)
     assert (store.ages(["room"], 10), store.denied_before()) == ({"room": 0}, 0)

@@ -26,7 +26,10 @@ from wingsd.journal.store import Store
 from wingsd.model import Configuration, Settings
 from wingsd.testing import SynchronousWorkers
 from wingsd.transfers.attic import Attic
-from wingsd.transfers.formdata import UploadForm
+from wingsd.transfers.backups import Backups
+from wingsd.transfers.extras import Backup, Extra
+from wingsd.transfers.formdata import Checksums, UploadForm
+from wingsd.transfers.installlog import InstallLogs
 from wingsd.transfers.means import ReceivingMeans
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
@@ -51,6 +54,8 @@ class World:
         self.waits: dict[str, Deferred[None]] = {}
         #: Each server that the node knows, and why it is held.
         self.registered: dict[str, str] = {}
+        #: The backups that were told with each success.
+        self.told: list[tuple[str, ...] | None] = []
 
     # The node's servers
 
@@ -92,7 +97,8 @@ class World:
         self._called("server")
         return Configuration(Settings(uuid))
 
-    async def transfer_succeeded(self, uuid: str) -> None:
+    async def transfer_succeeded(self, uuid: str, backups: Any = None) -> None:
+        self.told.append(backups)
         self._called("success")
 
     async def transfer_failed(self, uuid: str) -> bool:
@@ -124,14 +130,27 @@ class Source:
         self.data, self.error = data, error
         self.checksum = checksum or sha256(data)
         self.stopped: list[WingsdError] = []
+        #: What comes with the server, and the checksums of its backups.
+        self.extras: list[tuple[Extra, bytes]] = []
+        self.backups: dict[str, str] = {}
 
-    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[str]:
+    def bring(self, extra: Extra, data: bytes, checksum: str = "") -> Source:
+        """Bring something more with the server; a backup's checksum is right by default."""
+        self.extras.append((extra, data))
+        if isinstance(extra, Backup):
+            self.backups[extra.uuid] = checksum or sha256(data)
+        return self
+
+    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[Checksums]:
         feed.write(self.data)
         if self.error:
             feed.fail(self.error)
             return fail(self.error)
+        for extra, data in self.extras:
+            feed.divide(extra)
+            feed.write(data)
         feed.finish()
-        return succeed(self.checksum)
+        return succeed(Checksums(self.checksum, self.backups))
 
     def stop(self, error: WingsdError) -> None:
         self.stopped.append(error)
@@ -150,6 +169,9 @@ class House:
         self.world, self.data = World(), directory / "volumes"
         self.staging = Staging(str(self.data), OWNER, durable=True)
         self.staging.prepare()
+        self.backup_directory = directory / "backups"
+        self.backups = Backups(str(self.backup_directory), str(self.data), durable=True, reserve=0)
+        self.logs = directory / "logs"
         self.store = Store(str(directory))
         self.store.open()
         workers: Any = SynchronousWorkers()
@@ -168,11 +190,14 @@ class House:
                 environment=self.world,  # type: ignore[arg-type]
                 servers=self.world,  # type: ignore[arg-type]
                 staging=self.staging,
+                backups=self.backups,
+                logs=InstallLogs(str(self.logs), self.staging, reserve=0),
                 write_back=WriteBack(lambda: pool.run(self.staging.write_back), reactor),
                 bus=bus,
                 owner=OWNER,
+                family="pterodactyl",
                 limits=Limits.configured(Transfers()),
-                attic=Attic(self.staging, pool, self.journal, days=30),
+                attic=Attic(self.staging, self.backups, pool, self.journal, days=30),
                 form=Form(),
                 extractors=pool,
                 slots=DeferredSemaphore(2),
@@ -197,6 +222,14 @@ class House:
         await transfer.over
         assert list(self.receiver.servers) == []
         return caught.value
+
+    def kept(self) -> dict[str, bytes]:
+        """Return what is in the directories of backups and logs: each path, and what it holds."""
+        found: dict[str, bytes] = {}
+        for place in (self.backup_directory, self.logs):
+            paths = [path for path in place.rglob("*") if path.is_file()]
+            found |= {str(path.relative_to(place)): path.read_bytes() for path in paths}
+        return found
 
     def left(self) -> list[str]:
         places = (self.data, self.data.with_name(".volumes.staging"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,8 +28,8 @@ from wingsd.model import Configuration, Settings
 from wingsd.testing import SynchronousWorkers
 from wingsd.transfers.formdata import UploadForm
 from wingsd.transfers.means import SendingMeans
+from wingsd.transfers.order import TransferOrder
 from wingsd.transfers.outbox import Outbox
-from wingsd.transfers.outgoing import TransferOrder
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.trust import Trust
 
@@ -114,6 +115,7 @@ class Destination(Resource):
         self.drop = False
         self.waits: dict[str, Deferred[None]] = {}
         self.archives: list[bytes] = []
+        self.filenames: list[bytes] = []
         self.came: dict[str, Deferred[None]] = {"OPTIONS": Deferred(), "POST": Deferred()}
 
     def render_OPTIONS(self, request: Any) -> bytes | int:
@@ -124,8 +126,17 @@ class Destination(Resource):
 
     def render_POST(self, request: Any) -> bytes | int:
         form = UploadForm(request.getHeader("Content-Type"))
-        self.archives.append(b"".join(form.receive(request.content.read())))
-        form.close()
+        data = request.content.read()
+        self.filenames += re.findall(rb'filename="(.*?)"', data)
+        pieces = form.receive(data)
+        self.came_along: dict[Any, bytes] = {None: b""}
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                self.came_along[[*self.came_along][-1]] += piece
+            else:
+                self.came_along[piece] = b""
+        self.archives.append(self.came_along.pop(None))
+        self.checksums = form.close()
         request.setResponseCode(self.status)
         request.write(self.body) if self.body else None
         return self._answer("POST", request)
@@ -180,6 +191,8 @@ class House:
                 compression=Compression.BEST_SPEED,
                 stop_grace=60,
                 stall_timeout=120,
+                backup_directory=str(directory / "backups"),
+                disk=pool,
                 packers=pool,
                 slots=DeferredSemaphore(2),
                 observer=self.heard,
@@ -190,11 +203,11 @@ class House:
         where = self.states if event.name == "transfer status" else self.lines
         where += event.args
 
-    def start(self, port: int = 0) -> Deferred[None]:
+    def start(self, port: int = 0, **asked: Any) -> Deferred[None]:
         """Begin; the Deferred fires when it is over, and nothing waits any more."""
         url = f"http://127.0.0.1:{port or self._port.getHost().port}/api/transfers"
         server: Any = self.world
-        self.sender.start(server, TransferOrder(url, "Bearer token"))
+        self.sender.start(server, TransferOrder(url, "Bearer token", **asked))
         return Deferred.fromCoroutine(self._over())
 
     async def _over(self) -> None:

@@ -16,6 +16,7 @@ from wingsd.journal import Journal
 from wingsd.journal.store import Store
 from wingsd.testing import SynchronousWorkers
 from wingsd.transfers.attic import Attic
+from wingsd.transfers.backups import Backups
 from wingsd.transfers.staging import Staging
 
 OWNER = (os.getuid(), os.getgid())
@@ -37,7 +38,8 @@ class House:
         self.staging.prepare()
         workers: Any = SynchronousWorkers()
         journal = Journal(self.store, workers, lambda: self.now)
-        self.attic = Attic(self.staging, workers, journal, DAYS)
+        backups = Backups(str(directory / "backups"), str(directory), durable=True, reserve=0)
+        self.attic = Attic(self.staging, backups, workers, journal, DAYS)
 
     def store_away(self) -> None:
         self.staging.create(UUID)

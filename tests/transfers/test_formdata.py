@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.config import Form
+from wingsd.config import CALAGOPUS, PELICAN, Form
 from wingsd.errors import (
     BadRequest,
     ChecksumFirst,
@@ -18,7 +18,8 @@ from wingsd.errors import (
     UploadCutShort,
     WingsdError,
 )
-from wingsd.transfers.formdata import FormFrame, UploadForm
+from wingsd.transfers.extras import Backup, InstallLog
+from wingsd.transfers.formdata import Checksums, FormFrame, UploadForm
 
 BOUNDARY = "------------------------d74496d66958873e"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -46,8 +47,16 @@ def good(head: str = CURL) -> bytes:
 
 def receive(chunks: Iterable[bytes], content_type: str = TYPE) -> tuple[bytes, str]:
     form = UploadForm(content_type)
-    archive = b"".join(piece for chunk in chunks for piece in form.receive(chunk))
-    return archive, form.close()
+    archive = b"".join(pieces(form, chunks))
+    return archive, form.close().archive
+
+
+def pieces(form: UploadForm, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the bytes of an archive that nothing comes with."""
+    for chunk in chunks:
+        for piece in form.receive(chunk):
+            assert isinstance(piece, bytes)
+            yield piece
 
 
 @pytest.mark.parametrize("head", [CURL, NODE, REQUESTS])
@@ -72,15 +81,15 @@ def test_any_archive_survives_any_cut(archive: bytes, cuts: list[int]) -> None:
 
 def test_the_archives_end_is_known_before_the_bodys() -> None:
     form = UploadForm(TYPE)
-    archive = b"".join(form.receive(part("archive", ARCHIVE)))
+    archive = b"".join(pieces(form, [part("archive", ARCHIVE)]))
     assert not form.archive_complete
-    archive += b"".join(form.receive(f"--{BOUNDARY}\r\n".encode()))
+    archive += b"".join(pieces(form, [f"--{BOUNDARY}\r\n".encode()]))
     assert form.archive_complete
     assert archive == ARCHIVE
 
 
 def test_unknown_parts_are_skipped() -> None:
-    unknown = part("install_logs", b"x" * 5000)
+    unknown = part("other_logs", b"x" * 5000)
     archive, checksum = part("archive", ARCHIVE), part("checksum", b" C \n")
     whole = body(unknown, archive, unknown, checksum, unknown)
     assert receive([whole]) == (ARCHIVE, "c")
@@ -92,7 +101,7 @@ def test_unknown_parts_are_skipped() -> None:
         ["checksum"],
         ["checksum_archive"],
         ["checksum", "checksum_archive"],
-        ["checksum_archive", "install_logs", "checksum"],
+        ["checksum_archive", "other", "checksum"],
     ],
 )
 def test_each_familys_checksum_is_read(names: list[str]) -> None:
@@ -100,26 +109,90 @@ def test_each_familys_checksum_is_read(names: list[str]) -> None:
     assert receive([body(part("archive", ARCHIVE), *parts)]) == (ARCHIVE, "cafe")
 
 
+ID = "6f5a0c1e-0d0f-4c1b-9d0e-1f2a3b4c5d6e"
+PELICANS = (f"backup_{ID}.tar.gz", f"checksum_backup_{ID}.tar.gz")
+CALAGOPUS_ = (f"backup-{ID}", f"backup-checksum-{ID}")
+WINGS = f'Content-Disposition: form-data; name="{{}}"; filename="{ID}.zip"\r\n'
+WINGS += "Content-Type: backup/wings\r\n"
+BASIS = part("archive", ARCHIVE) + part("checksum", b"C")
+
+
+def taken(whole: bytes, size: int) -> tuple[list[tuple[object, bytes]], Checksums]:
+    """Return each part with its bytes, and the checksums."""
+    form = UploadForm(TYPE)
+    parts: list[tuple[object, bytes]] = [(None, b"")]
+    for at in range(0, len(whole), size):
+        for piece in form.receive(whole[at : at + size]):
+            if isinstance(piece, bytes):
+                parts.append((parts[-1][0], parts.pop()[1] + piece))
+            else:
+                parts.append((piece, b""))
+    return parts, form.close()
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 100_000])
+def test_what_comes_with_a_server_comes_out_part_by_part(size: int) -> None:
+    other = ID.replace("6f5a", "7f5a")
+    extras = (
+        part("unknown", b"u" * 300),
+        part(PELICANS[0], b"b" * 1000),
+        part(PELICANS[1], b" AB \n"),
+        part("install_logs", b"log"),
+        part(f"backup-{other}", b"", WINGS),
+        part(f"backup-checksum-{other}", b"cd"),
+    )
+    parts, checksums = taken(BASIS + body(*extras), size)
+    assert parts == [
+        (None, ARCHIVE),
+        (Backup(ID, "tar.gz", PELICAN), b"b" * 1000),
+        (InstallLog(), b"log"),
+        (Backup(other, "zip", CALAGOPUS), b""),
+    ]
+    assert checksums == Checksums("c", {ID: "ab", other: "cd"})
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("parts", "message", "detail"),
     [
-        "backup_6f5a0c1e-0d0f-4c1b-9d0e-1f2a3b4c5d6e.tar.gz",
-        "backup-6f5a0c1e-0d0f-4c1b-9d0e-1f2a3b4c5d6e",
-        "backup-checksum-6f5a0c1e-0d0f-4c1b-9d0e-1f2a3b4c5d6e",
+        ([part(PELICANS[0], b"b")], "missing archive or checksum", "has not a checksum"),
+        ([part(PELICANS[1], b"c")], "missing archive or checksum", "has not the backup itself"),
+        ([part(CALAGOPUS_[0], b"b", WINGS)], "missing archive or checksum", ID),
+        ([part(PELICANS[0], b"b")] * 2, f"the part {PELICANS[0]} was sent twice", "send it once"),
+        (
+            [part(PELICANS[0], b"b"), part(CALAGOPUS_[0], b"b", WINGS)],
+            f"the part {CALAGOPUS_[0]} was sent twice",
+            "send it once",
+        ),
+        ([part(PELICANS[1], b"b")] * 2, f"the part {PELICANS[1]} was sent twice", "send it once"),
+        ([part("install_logs", b"b")] * 2, "the part install_logs was sent twice", "send it once"),
+        ([part(PELICANS[1], b"b" * 300)], "the checksum is too long", "SHA-256"),
+        (
+            [part("backup_world.tar.gz", b"b")],
+            "this node cannot keep a backup that comes with the server",
+            "without that backup",
+        ),
     ],
 )
-def test_no_backup_is_skipped(name: str) -> None:
-    # Success would have the source delete what nobody has kept.
-    parts = part("archive", ARCHIVE), part("checksum", b"c"), part(name, b"b")
-    with pytest.raises(BadRequest, match="cannot take backups"):
-        receive([body(*parts)])
+def test_a_backup_without_all_that_belongs_to_it_fails_the_upload(
+    parts: list[bytes], message: str, detail: str
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        taken(BASIS + body(*parts), 50)
+    assert caught.value.message == message
+    assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize("name", [PELICANS[0], "install_logs"])
+def test_nothing_else_that_is_kept_comes_before_the_archive(name: str) -> None:
+    with pytest.raises(BadRequest, match=f"archive must be sent before the {name}"):
+        taken(part(name, b"b") + body(part("archive", ARCHIVE)), 50)
 
 
 def test_requests_may_send_the_checksum_first_as_it_always_does() -> None:
     form = UploadForm(TYPE, "python-requests/2.32.3")
     whole = body(part("checksum", b"c"), part("archive", ARCHIVE))
-    assert b"".join(form.receive(whole)) == ARCHIVE
-    assert form.close() == "c"
+    assert b"".join(pieces(form, [whole])) == ARCHIVE
+    assert form.close().archive == "c"
 
 
 LONGEST = len('Content-Disposition: form-data; name="archive"; filename="a.tar.gz"')
@@ -138,11 +211,11 @@ LONGEST = len('Content-Disposition: form-data; name="archive"; filename="a.tar.g
 def test_parts_and_their_headers_are_bounded(bounds: Form, fits: bool, size: int) -> None:
     form = UploadForm(TYPE, bounds=bounds)
     whole = good()
-    pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
+    cut = [whole[at : at + size] for at in range(0, len(whole), size)]
     with nullcontext() if fits else pytest.raises(BadRequest, match="not valid multipart"):
-        for piece in pieces:
+        for piece in cut:
             list(form.receive(piece))
-        assert form.close() == CHECKSUM.lower()
+        assert form.close().archive == CHECKSUM.lower()
 
 
 @pytest.mark.parametrize(
@@ -266,7 +339,7 @@ def outcome(chunks: Iterable[bytes]) -> tuple[bytes, str] | None:
 
 
 def test_an_upload_is_written_as_gos_multipart_writes_it() -> None:
-    frame = FormFrame("b0")
+    frame = FormFrame(boundary="b0")
     assert frame.content_type == "multipart/form-data; boundary=b0"
     assert frame.before() == (
         b"--b0\r\n"
@@ -283,14 +356,37 @@ def test_an_upload_is_written_as_gos_multipart_writes_it() -> None:
         b'Content-Disposition: form-data; name="checksum_archive"\r\n'
         b"\r\n"
         b"cafe"
-        b"\r\n--b0--\r\n"
     )
+    assert frame.end() == b"\r\n--b0--\r\n"
+
+
+def test_backups_are_written_as_each_family_writes_them() -> None:
+    frame = FormFrame(boundary="b0")
+    uuid = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
+    for family, before, after in (
+        (
+            PELICAN,
+            f'form-data; name="backup_{uuid}.tar.gz"; filename="{uuid}.tar.gz"\r\n'
+            "Content-Type: application/octet-stream",
+            f'form-data; name="checksum_backup_{uuid}.tar.gz"',
+        ),
+        (
+            CALAGOPUS,
+            f'form-data; name="backup-{uuid}"; filename="{uuid}.tar.gz"\r\n'
+            "Content-Type: backup/wings",
+            f'form-data; name="backup-checksum-{uuid}"',
+        ),
+    ):
+        backup = Backup(uuid, "tar.gz", family)
+        start = "\r\n--b0\r\nContent-Disposition: "
+        assert frame.before_backup(backup) == f"{start}{before}\r\n\r\n".encode()
+        assert frame.after_backup(backup, "cafe") == f"{start}{after}\r\n\r\ncafe".encode()
 
 
 @given(st.binary(max_size=400))
 def test_what_is_written_can_be_read(archive: bytes) -> None:
     frame = FormFrame()
-    whole = [frame.before(), archive, frame.after(CHECKSUM)]
+    whole = [frame.before(), archive, frame.after(CHECKSUM), frame.end()]
     assert receive(whole, frame.content_type) == (archive, CHECKSUM.lower())
 
 

@@ -46,7 +46,9 @@ class ScriptedPanel:
     async def owns(self, server: str) -> bool:
         return await self._answer("owns", server)
 
-    async def transfer_succeeded(self, server: str) -> None:
+    async def transfer_succeeded(
+        self, server: str, backups: tuple[str, ...] | None = None
+    ) -> None:
         await self._answer("success", server)
 
     async def transfer_failed(self, server: str) -> bool:

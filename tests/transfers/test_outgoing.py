@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, fail
 
+from tests.daemon.house import UUID
 from tests.transfers.sending import House, answer, reactor, sending, stop
+from wingsd.archive import extract
+from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
     BadRequest,
     Conflict,
@@ -19,7 +25,9 @@ from wingsd.errors import (
     EnvironmentFailed,
     PanelUnreachable,
 )
-from wingsd.transfers.outgoing import MOVED, TransferOrder
+from wingsd.transfers.extras import Backup
+from wingsd.transfers.order import TransferOrder
+from wingsd.transfers.outgoing import MOVED
 
 house = pytest.fixture(sending)
 
@@ -101,6 +109,105 @@ async def test_it_is_not_over_before_its_container_is_there_again(house: House) 
     assert entry.step == "SEND"
     house.world.waits["restore"].callback(None)
     assert house.store.transfers(unfinished=True) == []
+
+
+# What the Panel asks for
+
+
+@pytest.mark.parametrize(
+    ("asked", "filename", "begins"),
+    [
+        ("", b"archive.tar.gz", b"\x1f\x8b"),
+        ("tar", b"archive.tar", b"./"),
+        ("tar_gz", b"archive.tar.gz", b"\x1f\x8b"),
+        ("tar_xz", b"archive.tar.xz", b"\xfd7zXZ"),
+        ("tar_bz2", b"archive.tar.bz2", b"BZh"),
+        ("tar_lz4", b"archive.tar.lz4", b"\x04\x22\x4d\x18"),
+        ("tar_zstd", b"archive.tar.zst", b"\x28\xb5\x2f\xfd"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_archive_goes_in_the_format_that_is_asked_for(
+    house: House, asked: str, filename: bytes, begins: bytes, tmp_path: Path
+) -> None:
+    await house.start(archive_format=asked)
+    assert house.destination.filenames == [filename]
+    (archive,) = house.destination.archives
+    assert archive.startswith(begins)
+    (tmp_path / "arrived").mkdir()
+    extract(iter([archive]), str(tmp_path / "arrived"), None, print)
+    arrived = tmp_path / "arrived" / "world" / "level.dat"
+    assert arrived.read_bytes() == (house.tree / "world" / "level.dat").read_bytes()
+    assert house.states[-2:] == ["success", "completed"]
+
+
+@pytest.mark.parametrize(("asked", "is_compressed"), [("", True), ("none", False)])
+@pytest_twisted.ensureDeferred
+async def test_the_level_that_is_asked_for_goes_before_the_nodes_own(
+    house: House, asked: str, is_compressed: bool
+) -> None:
+    await house.start(compression_level=asked)
+    (archive,) = house.destination.archives
+    assert (len(archive) < 128_000 / 2) is is_compressed
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_form_that_nobody_here_knows_is_told_and_the_server_goes(house: House) -> None:
+    await house.start(archive_format="itaf_zstd", compression_level="ultra")
+    assert house.destination.filenames == [b"archive.tar.gz"]
+    assert house.said("the archive format 'itaf_zstd' is none that this node writes")
+    assert house.said("the compression level 'ultra' is none that this node writes")
+    assert house.states[-2:] == ["success", "completed"]
+
+
+# Backups that come along
+
+BACKUPS = [f"5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c1{number}" for number in range(3)]
+
+
+def keep(house: House, path: str, data: bytes) -> None:
+    file = house.tree.parent / "backups" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(("asked", "family"), [("", PELICAN), ("tar_zstd", CALAGOPUS)])
+@pytest_twisted.ensureDeferred
+async def test_backups_come_along_from_wherever_they_are(
+    house: House, asked: str, family: str
+) -> None:
+    first, second = os.urandom(600_000), b"second"
+    keep(house, f"{UUID}/{BACKUPS[0]}.tar.gz", first)
+    keep(house, f"{BACKUPS[1]}.tar.gz", second)
+    keep(house, f"{BACKUPS[2]}.tar.gz", b"not asked for")
+    await house.start(archive_format=asked, backups=tuple(BACKUPS[:2]))
+    assert house.destination.came_along == {
+        Backup(BACKUPS[0], "tar.gz", family): first,
+        Backup(BACKUPS[1], "tar.gz", family): second,
+    }
+    assert house.destination.checksums.backups == {
+        BACKUPS[0]: hashlib.sha256(first).hexdigest(),
+        BACKUPS[1]: hashlib.sha256(second).hexdigest(),
+    }
+    assert house.states[-2:] == ["success", "completed"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_is_missing_fails_it_before_the_server_is_stopped(house: House) -> None:
+    keep(house, f"{BACKUPS[0]}.tar.gz", b"here")
+    (house.tree.parent / "backups" / f"{BACKUPS[1]}.tar.gz").symlink_to("/etc/passwd")
+    await house.start(backups=tuple(BACKUPS))
+    assert house.said(f"there is no {BACKUPS[1]}, no {BACKUPS[2]}")
+    assert house.world.calls == []
+    assert (house.world.told, house.world.hold) == (["failure"], "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_pelicans_nodes_are_sent_no_other_form_of_backup(house: House) -> None:
+    keep(house, f"{BACKUPS[0]}.tar.zst", b"zst")
+    await house.start(backups=(BACKUPS[0],))
+    assert house.said("the nodes of Pelican keep only backups that are a tar.gz")
+    assert house.world.calls == []
 
 
 # The answer is lost

@@ -59,7 +59,7 @@ async def test_a_success_that_cannot_be_written_down_is_not_told(
 ) -> None:
     add = house.store.add_report
 
-    def full(server: str, outcome: Outcome, now: float) -> Report:
+    def full(server: str, outcome: Outcome, now: float, backups: object) -> Report:
         if outcome is Outcome.SUCCESS:
             raise StorageError("the disk is full")
         return add(server, outcome, now)

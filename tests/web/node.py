@@ -20,7 +20,7 @@ from wingsd.config import Config
 from wingsd.environment.information import EngineInformation
 from wingsd.errors import Conflict, NotLoaded, NotRunning, UnknownServer
 from wingsd.servers.states import PowerAction
-from wingsd.transfers.outgoing import TransferOrder
+from wingsd.transfers.order import TransferOrder
 from wingsd.web.api import Api
 from wingsd.web.services import Services
 from wingsd.web.site import NodeSite, NotFound

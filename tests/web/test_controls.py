@@ -11,7 +11,7 @@ from tests.logs import LoggedErrors
 from tests.web.node import NOW, UUID, House
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
 from wingsd.servers.states import PowerAction
-from wingsd.transfers.outgoing import TransferOrder
+from wingsd.transfers.order import TransferOrder
 
 HOME = f"servers/{UUID}"
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
@@ -163,12 +163,28 @@ async def test_a_transfer_is_started(house: House, logged_errors: LoggedErrors) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_backups_stay_where_they_are_and_that_is_said(
-    house: House, logged_errors: LoggedErrors
-) -> None:
-    reply = await house.call("POST", f"{HOME}/transfer", ORDER | {"backups": [OTHER, UUID]})
+async def test_the_format_and_level_that_calagopus_asks_for_are_handed_on(house: House) -> None:
+    asked = {"archive_format": "tar_zstd", "compression_level": "good_speed"}
+    reply = await house.call("POST", f"{HOME}/transfer", ORDER | asked)
     assert reply.status == 202
-    assert f"{UUID}: its 2 backups on this node are not sent along" in logged_errors.lines
+    assert house.calls == [
+        ("start", UUID, TransferOrder(URL, "Bearer a.b.c", "tar_zstd", "good_speed"))
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_null_asks_for_nothing(house: House) -> None:
+    asked = {"archive_format": None, "compression_level": None}
+    await house.call("POST", f"{HOME}/transfer", ORDER | asked)
+    assert house.calls == [("start", UUID, TransferOrder(URL, "Bearer a.b.c"))]
+
+
+@pytest_twisted.ensureDeferred
+async def test_backups_are_handed_on_once_each(house: House) -> None:
+    asked = {"backups": [OTHER.upper(), UUID, OTHER]}
+    assert (await house.call("POST", f"{HOME}/transfer", ORDER | asked)).status == 202
+    order = TransferOrder(URL, "Bearer a.b.c", backups=(OTHER, UUID))
+    assert house.calls == [("start", UUID, order)]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +194,8 @@ async def test_backups_stay_where_they_are_and_that_is_said(
         ({"server": {"uuid": "x"}}, "server.uuid: expected the server that the path names"),
         ({"url": None, "token": 5}, "url: is missing and has no default; token: expected a text"),
         ({"backups": "all"}, "backups: expected a list"),
+        ({"backups": ["../../etc"]}, "backups: expected the UUIDs of backups"),
+        ({"archive_format": 7}, "archive_format: expected a text"),
     ],
 )
 @pytest_twisted.ensureDeferred

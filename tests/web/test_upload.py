@@ -13,7 +13,7 @@ from tests.web.talk import Conversation, Taker, head
 from wingsd.bridge import HIGH_MARK, Feed, TokenBucket
 from wingsd.errors import StorageError, UploadCutShort, WingsdError
 from wingsd.tokens import token_was_used
-from wingsd.transfers.formdata import UploadForm
+from wingsd.transfers.formdata import Checksums, UploadForm
 from wingsd.web.request import BodyReader, StreamingRequest
 from wingsd.web.upload import Upload
 
@@ -82,7 +82,7 @@ def test_it_is_asked_for_when_the_body_is_to_be_taken_and_not_before() -> None:
     assert house.request.calls == ["pause", "proceed", "resume"]
     house.upload.data(BODY)
     house.upload.end()
-    assert house.found == ["0" * 64]
+    assert house.found == [Checksums("0" * 64)]
     assert list(house.feed.blocks()) == [b"data"]
 
 
@@ -95,7 +95,7 @@ def test_what_comes_before_that_is_kept_in_order() -> None:
     house.upload.end()
     assert house.found == []
     house.admitted.callback(None)
-    assert house.found == ["0" * 64]
+    assert house.found == [Checksums("0" * 64)]
     assert list(house.feed.blocks()) == [b"data"]
 
 
@@ -207,7 +207,7 @@ def test_one_that_is_whole_is_not_held_any_more() -> None:
     house.request.calls.clear()
     house.upload.end()
     assert house.request.calls == ["resume"]
-    assert house.found == ["0" * 64]
+    assert house.found == [Checksums("0" * 64)]
     assert house.clock.getDelayedCalls() == []
 
 

@@ -4,22 +4,25 @@ Blocking: both run in a worker thread and know only bytes and a directory. Pure 
 may be written where), `limits` (how much), `headers`, `extension` and `tar` (what the bytes mean),
 and `pax` (what is written for a member). The rest is behind the doors: receiving are
 `compression`, `space`, `tree`, `directories` and `metadata`; sending are `walk`, `symlinks`,
-`members` and `deflate`; `stages` serves both. `measure` and `remove_tree` are for whole
-directories.
+`members`, `compressors` and `compress`; `stages` serves both. `measure` and `remove_tree` are for
+whole directories, `demand_room` is for what is written beside them.
 """
 
-from wingsd.archive.deflate import Compression
+from wingsd.archive.compressors import ArchiveFormat, Compression
 from wingsd.archive.extract import Extracted, extract
 from wingsd.archive.limits import Limits
 from wingsd.archive.pack import Packed, pack
 from wingsd.archive.removal import remove_tree
+from wingsd.archive.space import demand_room
 from wingsd.archive.walk import measure
 
 __all__ = [
+    "ArchiveFormat",
     "Compression",
     "Extracted",
     "Limits",
     "Packed",
+    "demand_room",
     "extract",
     "measure",
     "pack",

@@ -22,7 +22,7 @@ __all__ = ["STEP", "Members"]
 
 STEP = 240 << 10
 """Exactly as many bytes come in each block but the last; see `compression.STEP` for why so many,
-and `deflate.OUTPUT` for why no fewer."""
+and `compress.OUTPUT` for why no fewer."""
 
 # A Go node hashes what its extraction takes of the archive. Its inflater gives out this much at
 # once, and the tar reader asks for no more after the tar's end. When that is where such a portion

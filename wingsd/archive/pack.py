@@ -14,7 +14,8 @@ from contextlib import ExitStack, closing
 
 from attrs import frozen
 
-from wingsd.archive.deflate import Compression, gzipped
+from wingsd.archive.compress import compressed
+from wingsd.archive.compressors import ArchiveFormat, Compression, compressor
 from wingsd.archive.members import Members
 from wingsd.archive.notes import Notes
 from wingsd.archive.policy import Kind
@@ -48,12 +49,13 @@ def pack(
     write: Callable[[bytes], None],
     *,
     links: bool,
+    form: ArchiveFormat = ArchiveFormat.TAR_GZ,
     compression: Compression,
     note: Callable[[str], None],
     progress: Callable[[int], None],
     threads: bool = True,
 ) -> Packed:
-    """Write the tree below `directory` with `write`, as a tar.gz; block until it is done.
+    """Write the tree below `directory` with `write`, in that format; block until it is done.
 
     Sent are directories (the root as `./`), regular files, and with `links` symlinks and hard
     links, with modes and times in nanoseconds. Without `links`, for nodes that make empty files
@@ -76,16 +78,17 @@ def pack(
     notes = Notes(waiting.append)
     members = Members(directory, links=links, tell=notes.tell)
     archive_bytes = 0
+    packer = compressor(form, compression)
     with ExitStack() as stack:
         stage: Iterator[bytes] = stack.enter_context(closing(members.blocks()))
         if threads:
-            ahead = stack.enter_context(read_ahead(stage, QUEUE, "wingsd-read"))
-            stage = gzipped(ahead, compression)
+            stage = ahead = stack.enter_context(read_ahead(stage, QUEUE, "wingsd-read"))
+        if packer is not None:
+            stage = compressed(stage, packer)
+        if threads and packer is not None:
             stage = stack.enter_context(
                 read_ahead(stage, QUEUE, "wingsd-deflate", abort=ahead.close)
             )
-        else:
-            stage = gzipped(stage, compression)
         for block in hashed(stage, digest):
             if block:
                 write(block)

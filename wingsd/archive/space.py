@@ -11,7 +11,7 @@ from wingsd.archive.limits import Limits
 from wingsd.archive.policy import display
 from wingsd.errors import DiskLimitExceeded, StorageError
 
-__all__ = ["STEP", "Space"]
+__all__ = ["STEP", "Space", "demand_room"]
 
 STEP = 8 << 20
 """Bytes after which the file system is asked again: so much may one extraction be off by, between
@@ -70,24 +70,30 @@ class Space:
     def _look(self, name: bytes, more: int) -> None:
         """Ask how much is free, and whether `more` bytes leave enough of it."""
         self._unseen = 0
-        if not self._reserve:
-            return
-        found = self._file_system()
-        free = found.f_bavail * found.f_frsize
-        reserve = min(self._reserve, found.f_blocks * found.f_frsize // _SHARE)
-        if free - more < reserve:
-            raise StorageError(
-                f"the disk is full: {display(name)} takes {_mib_above(more)} MiB more, "
-                f"{free // _MIB} MiB are free, and {_mib_above(reserve)} MiB of them are kept "
-                "(system.transfers.disk_reserve); free space on this node and send the server "
-                "again"
-            )
-        # a file system that makes its inodes as they are needed tells of none
-        if found.f_files and found.f_favail < min(_INODES, found.f_files // _SHARE):
-            raise StorageError(
-                f"the disk is full: {found.f_favail} of its {found.f_files} inodes are free, and "
-                "every file takes one; delete files on this node and send the server again"
-            )
+        if self._reserve:
+            demand_room(self._file_system(), self._reserve, display(name), more)
+
+
+def demand_room(found: os.statvfs_result, reserve: int, name: str, more: int = 0) -> None:
+    """Raise StorageError where `more` bytes for `name` would leave less than `reserve` bytes.
+
+    Of a file system that is `found` to be small a twentieth is enough.
+    """
+    free = found.f_bavail * found.f_frsize
+    reserve = min(reserve, found.f_blocks * found.f_frsize // _SHARE)
+    if free - more < reserve:
+        raise StorageError(
+            f"the disk is full: {name} takes {_mib_above(more)} MiB more, "
+            f"{free // _MIB} MiB are free, and {_mib_above(reserve)} MiB of them are kept "
+            "(system.transfers.disk_reserve); free space on this node and send the server "
+            "again"
+        )
+    # a file system that makes its inodes as they are needed tells of none
+    if found.f_files and found.f_favail < min(_INODES, found.f_files // _SHARE):
+        raise StorageError(
+            f"the disk is full: {found.f_favail} of its {found.f_files} inodes are free, and "
+            "every file takes one; delete files on this node and send the server again"
+        )
 
 
 def _on_disk(segments: array[int]) -> int:

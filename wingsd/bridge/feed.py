@@ -1,4 +1,4 @@
-"""A stream of bytes from the reactor into a thread."""
+"""A stream of bytes from the reactor into a thread; it may be divided into parts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from threading import Condition
 from typing import Any
 
+import attrs
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from zope.interface import implementer
 
@@ -15,11 +16,19 @@ from wingsd.bridge.marks import BLOCK, HIGH_MARK, LOW_MARK
 __all__ = ["Feed"]
 
 
+@attrs.frozen
+class _Division:
+    """Where one part ends and the next begins."""
+
+    label: object
+
+
 @implementer(IConsumer)
 class Feed:
     """A bounded stream of bytes: written by the reactor, read by one thread.
 
-    The writing side pauses its producer between the marks. The reading side is `blocks()`.
+    The writing side pauses its producer between the marks. The reading side is `blocks()`, which
+    ends where `divide` was called, and `next_part()`, from where on it goes on.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -30,7 +39,7 @@ class Feed:
         self._small_size = 0
         # Everything below is shared with the thread and guarded by this.
         self._changed = Condition()
-        self._blocks: deque[bytes] = deque()
+        self._blocks: deque[bytes | _Division] = deque()
         self._size = 0
         self._finished = False
         self._error: BaseException | None = None
@@ -54,6 +63,13 @@ class Feed:
         self._small_size += len(data)
         if self._small_size >= BLOCK:
             self._flush()
+
+    def divide(self, label: object) -> None:
+        """Say that what is written from now on is another part, which is called `label`."""
+        self._flush()
+        with self._changed:
+            self._blocks.append(_Division(label))
+            self._changed.notify()
 
     def finish(self) -> None:
         """Say that the stream is complete."""
@@ -103,9 +119,20 @@ class Feed:
             self._changed.notify()
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the stream's bytes as they come; raise what `fail` was given."""
+        """Yield the part's bytes as they come; raise what `fail` was given."""
         while (block := self._next()) is not None:
             yield block
+
+    def next_part(self) -> object | None:
+        """Return the label of the next part, whatever is left of this one; None after the last.
+
+        Waits until it begins. Raises what `fail` was given.
+        """
+        for _ in self.blocks():
+            pass
+        with self._changed:
+            division = self._blocks.popleft() if self._blocks else None
+        return division.label if isinstance(division, _Division) else None
 
     def _next(self) -> bytes | None:
         with self._changed:
@@ -115,7 +142,10 @@ class Feed:
                 raise self._error
             if not self._blocks:
                 return None
-            block = self._blocks.popleft()
+            block = self._blocks[0]
+            if isinstance(block, _Division):
+                return None
+            self._blocks.popleft()
             self._size -= len(block)
             wake = self._wake_at_low and self._size <= LOW_MARK
             if wake:

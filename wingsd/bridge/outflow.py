@@ -15,7 +15,7 @@ from wingsd.bridge.bucket import Share, TokenBucket
 __all__ = ["HIGH_MARK", "STEP", "Outflow", "OutflowClosed"]
 
 #: Bytes in which the stream is given out, and up to twice as many: as the packing thread writes
-#: them (`archive.deflate.OUTPUT`), without a copy, which would also be of another size.
+#: them (`archive.compress.OUTPUT`), without a copy, which would also be of another size.
 STEP = 120 * 1024
 #: Waiting bytes at which the thread is stopped: some 20 ms of the fastest line.
 HIGH_MARK = 2 * 1024 * 1024

@@ -16,12 +16,16 @@ from wingsd.config.docker import (
     Overhead,
     Registry,
 )
+from wingsd.config.family import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.config.file import PLACES, Config, RemoteQuery, find, load, parse
 from wingsd.config.metrics import Metrics
 from wingsd.config.system import Backups, Form, Rootless, System, Transfers, User
 
 __all__ = [
+    "CALAGOPUS",
+    "PELICAN",
     "PLACES",
+    "PTERODACTYL",
     "Api",
     "Backups",
     "Config",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from wingsd.config.api import Api
-from wingsd.config.checks import not_empty, positive, url
+from wingsd.config.checks import not_empty, one_of, positive, url
 from wingsd.config.docker import Docker
+from wingsd.config.family import FAMILIES, PELICAN, defaults_of, family_of
 from wingsd.config.metrics import Metrics
 from wingsd.config.system import System
 from wingsd.config.units import Seconds
@@ -47,8 +49,11 @@ class Config:
     remote: str = attrs.field(validator=url)
     #: Log more than usual, such as each request.
     debug: bool = False
-    #: Wings' key: read, and used for nothing.
+    #: Wings' key: only its name of a Panel's family counts, where `family` is empty.
     app_name: str = "Pterodactyl"
+    #: The family whose Panel this node serves. Empty: told by where the file stands, by its
+    #: directories and by `app_name` (wingsd's own).
+    family: str = attrs.field(default="", validator=one_of("", *FAMILIES))
     #: Wings' key, the node's name at the Panel: read, and used for nothing.
     uuid: str = ""
     api: Api = Api()
@@ -63,8 +68,9 @@ class Config:
 
     @property
     def is_pelican(self) -> bool:
-        """Whether this node serves a Pelican Panel, told by the directories it was given."""
-        return "/pelican" in self.system.data or "/pelican" in self.system.root_directory
+        """Whether this node serves a Pelican Panel."""
+        traces = (self.system.data, self.system.root_directory, self.app_name)
+        return family_of(self.family, traces) == PELICAN
 
 
 def parse(text: str, source: str) -> tuple[Config, list[str]]:
@@ -85,7 +91,18 @@ def parse(text: str, source: str) -> tuple[Config, list[str]]:
             f"{source} cannot be used:\n"
             "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled"
         )
-    return config, unknown_keys(data, Config)
+    return _of_its_family(config, data, source), unknown_keys(data, Config)
+
+
+def _of_its_family(config: Config, data: Any, source: str) -> Config:
+    """Return `config` with its family, and the defaults that are that family's own."""
+    # Of the file's place only the directory of a system: people put files anywhere else.
+    place = source if source.startswith("/etc/") else ""
+    system = config.system
+    traces = (place, system.data, system.root_directory, config.app_name)
+    family = family_of(config.family, traces)
+    defaults = defaults_of(family, data.get("system"))
+    return attrs.evolve(config, family=family, system=attrs.evolve(system, **defaults))
 
 
 def find(places: Sequence[str] = PLACES) -> str:

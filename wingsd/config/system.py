@@ -97,9 +97,12 @@ class Transfers:
 class Backups:
     """`system.backups`: how hard archives are compressed."""
 
-    #: How hard archives are compressed, those of transfers too.
+    #: The two in the middle are Calagopus'.
     compression_level: str = attrs.field(
-        default="best_speed", validator=one_of("none", "best_speed", "best_compression")
+        default="best_speed",
+        validator=one_of(
+            "none", "best_speed", "good_speed", "good_compression", "best_compression"
+        ),
     )
 
 
@@ -112,7 +115,10 @@ class System:
     #: The servers' files, one directory each. A server being received lies beside this directory,
     #: so there must be room for it on the same filesystem.
     data: str = path_field("/var/lib/pterodactyl/volumes")
-    #: Wings' key: read, and used for nothing.
+    #: Where local backups are kept. Wings of Pelican has another default, and so has this node
+    #: then; also for the next.
+    backup_directory: str = path_field("/var/lib/pterodactyl/backups")
+    #: In it, the installation logs that come with a server: `install/UUID.log`.
     log_directory: str = path_field("/var/log/pterodactyl")
     #: The account that the servers' files belong to. When there is none of that name, they belong
     #: to the ids in `system.user`.

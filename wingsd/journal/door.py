@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from twisted.internet.defer import Deferred
 
@@ -52,9 +52,11 @@ class Journal:
 
     # Reports to the Panel
 
-    def add_report(self, server: str, outcome: Outcome) -> Deferred[Report]:
+    def add_report(
+        self, server: str, outcome: Outcome, backups: Sequence[str] | None = None
+    ) -> Deferred[Report]:
         """Note what the Panel is to be told, before it is."""
-        return self._worker.run(self._store.add_report, server, outcome, self._now())
+        return self._worker.run(self._store.add_report, server, outcome, self._now(), backups)
 
     def note_attempt(self, report: Report, answer: str) -> Deferred[None]:
         """Note one more attempt to tell it, and what came of that."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 import attrs
 
 __all__ = ["Direction", "Entry", "Outcome", "Report"]
+
+
+def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(names.split() if isinstance(names, str) else names)
 
 
 class Direction(Enum):
@@ -52,3 +57,7 @@ class Report:
     attempts: int = 0
     answer: str = ""
     settled: float | None = None
+    #: The UUIDs of the backups that came with the server; None where the Panel is told of none.
+    backups: tuple[str, ...] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_listed)
+    )

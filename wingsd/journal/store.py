@@ -6,7 +6,7 @@ Blocking, and for one thread at a time.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,10 @@ CREATE INDEX unsettled ON reports (id) WHERE settled IS NULL;
 CREATE TABLE forgotten (kind TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
 INSERT INTO forgotten (kind, until) VALUES ('tokens', 0), ('denied', 0);
 CREATE TABLE kept (name TEXT PRIMARY KEY, seen REAL NOT NULL, age REAL NOT NULL) WITHOUT ROWID;
+""",
+    # UUIDs with a space between two; NULL where the Panel is told of no backups.
+    """
+ALTER TABLE reports ADD COLUMN backups TEXT;
 """,
 )
 _VERSION = len(_SCHEMAS)
@@ -143,15 +147,18 @@ class Store:
 
     # Reports to the Panel
 
-    def add_report(self, server: str, outcome: Outcome, now: float) -> Report:
+    def add_report(
+        self, server: str, outcome: Outcome, now: float, backups: Sequence[str] | None = None
+    ) -> Report:
         """Note what the Panel is to be told, before it is."""
         id_ = self._insert(
-            "INSERT INTO reports (server, outcome, created) VALUES (?, ?, ?)",
+            "INSERT INTO reports (server, outcome, created, backups) VALUES (?, ?, ?, ?)",
             server,
             outcome.value,
             now,
+            None if backups is None else " ".join(backups),
         )
-        return Report(id_, server, outcome, now)
+        return Report(id_, server, outcome, now, backups=backups)
 
     def note_attempt(self, report: int, answer: str) -> None:
         """Note one more attempt to tell it, and what came of that."""
@@ -169,8 +176,8 @@ class Store:
         """Return the reports, oldest first: all, or those still to be told."""
         where = "WHERE settled IS NULL" if unsettled else ""
         rows = self._rows(
-            "SELECT id, server, outcome, created, attempts, answer, settled"  # noqa: S608 - same
-            f" FROM reports {where} ORDER BY id"
+            "SELECT id, server, outcome, created, attempts, answer, settled, "  # noqa: S608 - same
+            f"backups FROM reports {where} ORDER BY id"
         )
         return [Report(*row) for row in rows]
 

@@ -12,11 +12,13 @@ from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import Interrupted, NotWanted, WingsdError
+from wingsd.config import CALAGOPUS
+from wingsd.errors import Interrupted, NotWanted, StorageError, WingsdError
 from wingsd.journal import Outcome
 from wingsd.model import Configuration
 from wingsd.servers import Server
 from wingsd.transfers.course import Course
+from wingsd.transfers.extras import Backup
 from wingsd.transfers.interrupt import when_fired
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.means import ReceivingMeans
@@ -49,6 +51,7 @@ class Arrival:
         self.is_unwanted = False
         #: Whether there may be a container of it.
         self.environment_begun = False
+        self._backups: list[Backup] = []
 
     async def complete(self, server: Server, configuration: Configuration) -> Deferred[None]:
         """Make the server this node's; return when the sender may have its answer.
@@ -67,6 +70,8 @@ class Arrival:
         means, name = self._means, self._server
         if self._begins_before(ReceiveStep.SWAP):
             await self._course.enter(ReceiveStep.SWAP)
+        # Also what an earlier daemon has put into place.
+        self._undo.add(lambda: means.disk.run(means.backups.take_back, name))
         if await means.disk.run(means.staging.holds, name):
             await self._make_room()
             await means.disk.run(means.staging.swap, name)
@@ -74,6 +79,7 @@ class Arrival:
             # Undone already, by a daemon that died before it could write that down.
             raise Interrupted
         self._undo.add(lambda: means.disk.run(means.staging.undo_swap, name))
+        self._backups = await means.disk.run(means.backups.place, name)
 
     async def _make_room(self) -> None:
         means, name = self._means, self._server
@@ -100,7 +106,9 @@ class Arrival:
         means, name = self._means, self._server
         if self._begins_before(ReceiveStep.REPORT):
             await self._course.enter(ReceiveStep.REPORT)
-        told = means.outbox.success_of(name) or await means.outbox.tell(name, Outcome.SUCCESS)
+        told = means.outbox.success_of(name) or await means.outbox.tell(
+            name, Outcome.SUCCESS, self._backups_to_tell()
+        )
         # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
         # undone, whatever happens, unless the Panel has plainly said no.
         self._undo.clear()
@@ -113,11 +121,21 @@ class Arrival:
         self._course.announcer.warn("the Panel does not answer; it is told as soon as it does")
         return Deferred.fromCoroutine(self._conclude(server, told))
 
+    def _backups_to_tell(self) -> tuple[str, ...] | None:
+        """Return the UUIDs that the Panel is told with the success; None where it asks for none.
+
+        Whose Panel it is, is also told by the form of the backups: one Panel has both nodes.
+        """
+        its = self._means.family == CALAGOPUS
+        its = its or any(backup.family == CALAGOPUS for backup in self._backups)
+        return tuple(backup.uuid for backup in self._backups) if its else None
+
     async def _conclude(self, server: Server, told: Deferred[bool]) -> None:
         if not await told:
             self.may_be_told, self.is_unwanted = False, True
             self._undo.add(self._store_away)
             raise NotWanted
+        await self._settle()
         self._course.pass_on(ReceiveStep.DONE)
         self._course.close()
         server.let_go()
@@ -131,6 +149,15 @@ class Arrival:
                 server=self._server,
                 error=error,
             )
+
+    async def _settle(self) -> None:
+        """Let what has come with the server be this node's. The server is here in any case."""
+        means = self._means
+        for settle in (means.backups.settle, means.logs.publish):
+            try:
+                await means.disk.run(settle, self._server)
+            except StorageError as error:
+                self._log.error("{server}: {error}", server=self._server, error=error)
 
     async def _store_away(self) -> None:
         # What came here is whole, so it is not thrown away at once.

@@ -7,6 +7,7 @@ from twisted.logger import Logger
 from wingsd.bridge import Workers
 from wingsd.errors import StorageError
 from wingsd.journal import Journal
+from wingsd.transfers.backups import Backups
 from wingsd.transfers.staging import Staging
 
 __all__ = ["Attic"]
@@ -16,7 +17,7 @@ _DAY = 24 * 3600
 
 
 class Attic:
-    """The quarantine of `staging`, where things stay for so many `days`.
+    """The quarantine of `staging` and of `backups`, where things stay for so many `days`.
 
     The days are counted in the journal. The clock alone would have everything deleted that is here
     when it is set forward, or was put here while it was behind.
@@ -24,8 +25,10 @@ class Attic:
 
     _log = Logger()
 
-    def __init__(self, staging: Staging, disk: Workers, journal: Journal, days: int) -> None:
-        self._staging = staging
+    def __init__(
+        self, staging: Staging, backups: Backups, disk: Workers, journal: Journal, days: int
+    ) -> None:
+        self._rooms = (staging, backups)
         self._disk = disk
         self._journal = journal
         self._days = days
@@ -33,27 +36,32 @@ class Attic:
     async def clear(self) -> None:
         """Delete what has been there long enough. To be called daily."""
         try:
-            ages = await self._journal.ages(await self._disk.run(self._staging.quarantined))
+            here = [await self._disk.run(room.quarantined) for room in self._rooms]
+            ages = await self._journal.ages(sorted({name for names in here for name in names}))
             old = [name for name, age in ages.items() if age > self._days * _DAY]
-            expired = await self._disk.run(self._staging.clear_quarantine, old)
+            gone = [await self._disk.run(room.clear_quarantine, old) for room in self._rooms]
         except StorageError as error:
             self._log.error("quarantine: {error}", error=error)
             return
-        for name in expired:
+        for name in sorted({name for names in gone for name in names}):
             self._log.warn("{name}: deleted, it was in quarantine long enough", name=name)
 
     async def store_away(self, server: str) -> None:
-        """Move what stands in the server's place out of it, if anything does."""
-        try:
-            place = await self._disk.run(self._staging.quarantine, server)
-        except StorageError as error:
-            self._log.error("{server}: {error}", server=server, error=error)
-            return
-        if place is not None:
-            self._log.warn(
-                "{server}: the Panel has it on another node; what is here is kept for {days} days "
-                "in {place}",
-                server=server,
-                days=self._days,
-                place=place,
-            )
+        """Move what stands in the server's place out of it, if anything does.
+
+        The backups that have just come with it go as well.
+        """
+        for room in self._rooms:
+            try:
+                place = await self._disk.run(room.quarantine, server)
+            except StorageError as error:
+                self._log.error("{server}: {error}", server=server, error=error)
+                continue
+            if place is not None:
+                self._log.warn(
+                    "{server}: the Panel has it on another node; what is here is kept for {days} "
+                    "days in {place}",
+                    server=server,
+                    days=self._days,
+                    place=place,
+                )

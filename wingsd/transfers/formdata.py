@@ -1,7 +1,7 @@
-"""The upload's body: an archive and its checksum as multipart/form-data, read and written.
+"""The upload's body as multipart/form-data, read and written: an archive, and what comes with it.
 
 The multipart grammar is a library's; here are the rules of `POST /api/transfers` about its parts:
-which there must be, in which order, which may not be lost, and that all others are skipped. What
+which there must be, in which order, and that those are skipped which nobody knows. What
 is written is what Go's mime/multipart writes, to the byte, since that is what all other nodes
 have always been sent.
 Pure: bytes in, bytes out.
@@ -10,12 +10,12 @@ Pure: bytes in, bytes out.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import attrs
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from wingsd.config import Form
+from wingsd.config import PELICAN, Form
 from wingsd.errors import (
     BadRequest,
     ChecksumFirst,
@@ -23,21 +23,27 @@ from wingsd.errors import (
     UploadCutShort,
     WrongContentType,
 )
+from wingsd.transfers.extras import Backup, BackupChecksum, Extra, extra_of
 
-__all__ = ["FormFrame", "UploadForm"]
+__all__ = ["Checksums", "FormFrame", "UploadForm"]
 
 #: Bytes. A SHA-256 in hexadecimal has 64; whatever is longer is not one.
 MAX_CHECKSUM = 256
 #: The checksum's names: Pterodactyl's and Calagopus' nodes speak of the first, Pelican's of the
 #: second, and each skips what it does not know.
 CHECKSUM_PARTS = ("checksum", "checksum_archive")
-#: How the names of parts begin that are a server's backups: Pelican's and Calagopus'. After a
-#: success they go at the source, so they must not be skipped like a log.
-BACKUP_PARTS = ("backup_", "backup-")
+
+
+@attrs.frozen
+class Checksums:
+    """The SHA-256 of the archive, and of each backup by its UUID, as sent but in lower case."""
+
+    archive: str
+    backups: Mapping[str, str] = attrs.field(factory=dict)
 
 
 class UploadForm:
-    """One upload. Feed it the body piece by piece, then `close` it for the checksum."""
+    """One upload. Feed it the body piece by piece, then `close` it for the checksums."""
 
     def __init__(
         self, content_type: str, user_agent: str = "", bounds: Form | None = None
@@ -53,45 +59,53 @@ class UploadForm:
             max_header_count=bounds.headers,
             max_header_size=bounds.header_bytes,
         )
-        self._part = ""
-        self._checksums: dict[str, bytearray] = {}
+        #: What the bytes of the part that is being read are: to be handed on, or a checksum.
+        self._wanted = False
+        self._checksum: bytearray | None = None
+        self._checksums: dict[str | BackupChecksum, bytearray] = {}
+        self._extras: set[Extra] = set()
         self._archive_seen = False
+        self._in_archive = False
         #: True from the archive's last byte on.
         self.archive_complete = False
 
-    def receive(self, chunk: bytes) -> Iterator[bytes]:
-        """Take a piece of the body and yield what it holds of the archive.
+    def receive(self, chunk: bytes) -> Iterator[bytes | Extra]:
+        """Take a piece of the body and yield what it holds of the archive, then of the extras.
 
-        Raises `BadRequest` for parts in the wrong order or number and for what is not multipart.
+        The bytes that follow an extra are its own. Raises `BadRequest` for parts in the wrong
+        order or number, for a backup that cannot be kept, and for what is not multipart.
         """
         try:
             for event in self._parser.parse(chunk) if chunk else ():
                 if isinstance(event, MultipartSegment):
-                    self._start(event.name)
+                    extra = self._start(event)
+                    if extra is not None:
+                        yield extra
                 elif event is None:
                     self._end()
-                elif self._part == "archive":
+                elif self._wanted:
                     yield bytes(event)
-                elif self._part in CHECKSUM_PARTS:
-                    self._add_to_checksum(event)
+                elif self._checksum is not None:
+                    self._add_to_checksum(self._checksum, event)
         except MultipartError as error:
             raise BadRequest(
                 "the request body is not valid multipart/form-data", str(error.args[0])
             ) from error
 
-    def close(self) -> str:
-        """Say that the body has ended and return the checksum as it was sent, without its case.
+    def close(self) -> Checksums:
+        """Say that the body has ended and return the checksums as they were sent.
 
-        Raises `BadRequest` when a part is missing or there are two checksums, `UploadCutShort`
-        when the last part is not whole.
+        Raises `BadRequest` when a part is missing or the archive has two checksums,
+        `UploadCutShort` when the last part is not whole.
         """
         if self._archive_seen:
             self._require_end()
         if not self.archive_complete:
             raise IncompleteUpload('the body has no part named "archive"')
-        checksums = {
-            each.decode("ascii", "replace").strip().lower() for each in self._checksums.values()
-        }
+        return Checksums(self._of_archive(), self._of_backups())
+
+    def _of_archive(self) -> str:
+        checksums = {_text(self._checksums[n]) for n in CHECKSUM_PARTS if n in self._checksums}
         if not checksums:
             raise IncompleteUpload('the body has no part named "checksum"')
         if len(checksums) > 1:
@@ -99,6 +113,18 @@ class UploadForm:
                 f"the parts {' and '.join(CHECKSUM_PARTS)} differ", "send the archive's SHA-256"
             )
         return checksums.pop()
+
+    def _of_backups(self) -> dict[str, str]:
+        came = {extra.uuid for extra in self._extras if isinstance(extra, Backup)}
+        found = {
+            key.uuid: _text(checksum)
+            for key, checksum in self._checksums.items()
+            if isinstance(key, BackupChecksum)
+        }
+        for uuid in sorted(came ^ found.keys()):
+            missing = "a checksum" if uuid in came else "the backup itself"
+            raise IncompleteUpload(f"of the backup {uuid} the body has not {missing}")
+        return found
 
     def _require_end(self) -> None:
         try:
@@ -108,31 +134,50 @@ class UploadForm:
                 "the upload ended before it was complete", "send the server again"
             ) from error
 
-    def _start(self, name: str) -> None:
+    def _start(self, segment: MultipartSegment) -> Extra | None:
+        """Begin a part; return it if it is an extra, whose bytes are to be handed on."""
+        name = segment.name
+        self._wanted, self._checksum = False, None
         if name == "archive":
-            if self._archive_seen:
-                raise BadRequest("the part archive was sent twice", "send it once")
-            self._archive_seen = True
+            self._once(not self._archive_seen, name)
+            self._archive_seen = self._in_archive = self._wanted = True
         elif name in CHECKSUM_PARTS:
-            if not self.archive_complete and not self._any_order:
-                raise ChecksumFirst
-            if name in self._checksums:
-                raise BadRequest(f"the part {name} was sent twice", "send it once")
-            self._checksums[name] = bytearray()
-        elif name.startswith(BACKUP_PARTS):
-            raise BadRequest(
-                "this node cannot take backups along with a server",
-                "transfer it without them; a backup that is to be kept must be moved by hand",
-            )
-        self._part = name
+            self._expect_checksum(name, name)
+        else:
+            found = extra_of(name, segment.filename or "", segment.content_type or "")
+            if isinstance(found, BackupChecksum):
+                self._expect_checksum(name, found)
+            elif found is not None:
+                self._add_extra(name, found)
+                return found
+        return None
+
+    def _expect_checksum(self, name: str, key: str | BackupChecksum) -> None:
+        if not self.archive_complete and not self._any_order:
+            raise ChecksumFirst
+        self._once(key not in self._checksums, name)
+        self._checksum = self._checksums[key] = bytearray()
+
+    def _add_extra(self, name: str, extra: Extra) -> None:
+        if not self.archive_complete:
+            raise ChecksumFirst(name)
+        others = {each.uuid for each in self._extras if isinstance(each, Backup)}
+        known = extra.uuid in others if isinstance(extra, Backup) else extra in self._extras
+        self._once(not known, name)
+        self._extras.add(extra)
+        self._wanted = True
+
+    def _once(self, is_first: bool, name: str) -> None:
+        if not is_first:
+            raise BadRequest(f"the part {name} was sent twice", "send it once")
 
     def _end(self) -> None:
-        if self._part == "archive":
+        if self._in_archive:
             self.archive_complete = True
-        self._part = ""
+        self._in_archive = self._wanted = False
+        self._checksum = None
 
-    def _add_to_checksum(self, data: bytes | bytearray) -> None:
-        checksum = self._checksums[self._part]
+    def _add_to_checksum(self, checksum: bytearray, data: bytes | bytearray) -> None:
         checksum += data
         if len(checksum) > MAX_CHECKSUM:
             raise BadRequest("the checksum is too long", "send the SHA-256 in hexadecimal")
@@ -140,8 +185,12 @@ class UploadForm:
 
 @attrs.frozen
 class FormFrame:
-    """What is written before and after an archive. `boundary` is a fresh one by default."""
+    """What is written before and after an archive. `boundary` is a fresh one by default.
 
+    `filename` is the archive's, by which Calagopus' nodes tell its format.
+    """
+
+    filename: str = "archive.tar.gz"
     boundary: str = attrs.field(factory=lambda: secrets.token_hex(30))
 
     @property
@@ -153,18 +202,45 @@ class FormFrame:
         """Return the bytes that precede the archive's."""
         return (
             f"--{self.boundary}\r\n"
-            'Content-Disposition: form-data; name="archive"; filename="archive.tar.gz"\r\n'
+            f'Content-Disposition: form-data; name="archive"; filename="{self.filename}"\r\n'
             "Content-Type: application/octet-stream\r\n\r\n"
         ).encode()
 
     def after(self, checksum: str) -> bytes:
-        """Return the bytes that follow it: its SHA-256 in hexadecimal, and the form's end."""
-        parts = [
+        """Return the bytes that follow it: its SHA-256 in hexadecimal."""
+        return b"".join(self._field(name, checksum) for name in CHECKSUM_PARTS)
+
+    def before_backup(self, backup: Backup) -> bytes:
+        """Return the bytes that precede a backup's, in the form of its family."""
+        filename = f"{backup.uuid}.{backup.suffix}"
+        pelican = backup.family == PELICAN
+        name = f"backup_{filename}" if pelican else f"backup-{backup.uuid}"
+        kind = "application/octet-stream" if pelican else "backup/wings"
+        return (
             f"\r\n--{self.boundary}\r\n"
-            f'Content-Disposition: form-data; name="{name}"\r\n\r\n{checksum}'
-            for name in CHECKSUM_PARTS
-        ]
-        return f"{''.join(parts)}\r\n--{self.boundary}--\r\n".encode()
+            f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\n'
+            f"Content-Type: {kind}\r\n\r\n"
+        ).encode()
+
+    def after_backup(self, backup: Backup, checksum: str) -> bytes:
+        """Return the bytes that follow it: its SHA-256 in hexadecimal."""
+        if backup.family == PELICAN:
+            return self._field(f"checksum_backup_{backup.uuid}.{backup.suffix}", checksum)
+        return self._field(f"backup-checksum-{backup.uuid}", checksum)
+
+    def end(self) -> bytes:
+        """Return the last bytes."""
+        return f"\r\n--{self.boundary}--\r\n".encode()
+
+    def _field(self, name: str, value: str) -> bytes:
+        return (
+            f"\r\n--{self.boundary}\r\n"
+            f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'
+        ).encode()
+
+
+def _text(checksum: bytearray) -> str:
+    return checksum.decode("ascii", "replace").strip().lower()
 
 
 def _boundary(content_type: str) -> str:

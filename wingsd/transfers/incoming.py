@@ -1,73 +1,41 @@
 """Receiving a server: the chain of steps from an opened upload to the Panel's word.
 
-Read `IncomingTransfer._receive` from top to bottom: receive, verify, make durable; `arrival` has
-the rest: swap into place, environment, Panel. Each step that changes something leaves behind how
-to undo it, and any failure, wherever it comes from, ends in `_fail`: undone, told, and raised
-again for the answer.
+Read `IncomingTransfer._receive` from top to bottom: receive (`reception`), verify, make durable;
+`arrival` has the rest: swap into place, environment, Panel. Each step that changes something
+leaves behind how to undo it, and any failure, wherever it comes from, ends in `_fail`: undone,
+told, and raised again for the answer.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.archive import Extracted, extract
-from wingsd.bridge import Feed, relayed
 from wingsd.errors import (
     AlreadyHere,
-    ChecksumMismatch,
     Interrupted,
     PanelError,
-    PartialUpload,
     UnknownServer,
     UploadCutShort,
     WingsdError,
 )
 from wingsd.journal import Entry, Outcome
-from wingsd.model import Configuration, Settings
+from wingsd.model import Configuration
 from wingsd.transfers.arrival import Arrival
 from wingsd.transfers.course import Course
-from wingsd.transfers.formdata import UploadForm
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.means import ReceivingMeans
+from wingsd.transfers.reception import Reception, Upload
 from wingsd.transfers.undo import UndoList
-from wingsd.transfers.wording import DESTINATION, progress_bar
+from wingsd.transfers.wording import DESTINATION
 
-__all__ = ["IncomingTransfer", "Upload"]
+__all__ = ["IncomingTransfer"]
 
-MIB = 1024 * 1024
 #: Why the server cannot be started meanwhile.
 HOLD = "the server is being transferred to this node"
 #: Seconds between two questions to a Panel that does not answer, after a restart.
 PAUSE = 15.0
-
-
-class Upload(Protocol):
-    """Where the archive comes from. `size` is that of the whole body in bytes, 0 if not known.
-
-    `is_partial` tells that it has only some of the server's files, and other uploads the rest.
-    """
-
-    content_type: str
-    user_agent: str
-    size: int
-    is_partial: bool
-
-    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[str]:
-        """Let the archive flow into `feed`; the Deferred gives the checksum when all is read.
-
-        Raises a `WingsdError` when the upload was stopped before.
-        """
-
-    def stop(self, error: WingsdError) -> None:
-        """Read no further, for the reason `error`."""
-
-    def when_gone(self, tell: Callable[[], None]) -> None:
-        """Call `tell` when the sender goes after its body was complete, before its answer."""
 
 
 class IncomingTransfer:
@@ -83,11 +51,11 @@ class IncomingTransfer:
         self._after = after
         self._means = means
         self._course = Course(server, DESTINATION, ReceiveStep, means)
-        self._course.count = lambda: self._received
         self._undo = UndoList(server)
+        self._reception = Reception(server, means, self._course, self._undo)
+        self._course.count = lambda: self._reception.bytes_in
         self._arrival = Arrival(server, means, self._course, self._undo)
         self._upload: Upload | None = None
-        self._received = 0
         self._begun = means.reactor.seconds()
 
     async def run(self, upload: Upload) -> None:
@@ -209,69 +177,17 @@ class IncomingTransfer:
         # The Panel has begun another transfer: what was to be told of the last one is moot.
         means.outbox.drop(self.server)
         await course.begin()
-        if upload.is_partial:
-            raise PartialUpload
-        form = UploadForm(upload.content_type, upload.user_agent, means.form)
-        await course.enter(ReceiveStep.RECEIVE)
-        await course.chain.wait(means.slots.acquire())
-        try:
-            started = means.reactor.seconds()
-            with means.write_back.during():
-                extracted, checksum = await self._extract(upload, form, configuration.settings)
-            seconds = means.reactor.seconds() - started
-        finally:
-            means.slots.release()
+        received = await self._reception.receive(upload, configuration.settings)
 
         await course.enter(ReceiveStep.VERIFY)
-        if checksum != extracted.sha256:
-            raise ChecksumMismatch(checksum, extracted.sha256)
+        received.verify()
 
         await course.enter(ReceiveStep.DURABLE)
         await course.chain.wait(means.disk.run(means.staging.flush, self.server))
-        self._say_figures(extracted, seconds)
+        await course.chain.wait(means.disk.run(means.backups.flush, self.server))
+        self._reception.say_figures(received)
 
         return await self._arrival.complete(means.servers.get(self.server), configuration)
-
-    async def _extract(
-        self, upload: Upload, form: UploadForm, settings: Settings
-    ) -> tuple[Extracted, str]:
-        means, announcer = self._means, self._course.announcer
-        self._undo.add(lambda: means.disk.run(means.staging.withdraw, self.server))
-        directory = await means.disk.run(means.staging.create, self.server)
-        limits = means.limits.for_server(settings.build.disk_space)
-        feed = Feed(means.reactor)
-        checksum = upload.read_into(form, feed)
-        note = relayed(means.reactor, announcer.warn)
-        announcer.show_progress(self._progress)
-        try:
-            # A failure of the body comes out here too: the feed raises it in the thread. So
-            # there is one place to wait, and no thread is left behind in the directory.
-            extracted = await means.extractors.run(
-                extract,
-                self._counted(feed),
-                directory,
-                means.owner,
-                note,
-                limits=limits,
-                abort=feed.close,
-            )
-        except Exception as error:
-            upload.stop(error if isinstance(error, WingsdError) else WingsdError(str(error)))
-            checksum.addErrback(lambda _: None)  # it is raised already
-            raise
-        finally:
-            announcer.hide_progress()
-        return extracted, await checksum
-
-    def _counted(self, feed: Feed) -> Iterator[bytes]:
-        # Runs in a thread of the extraction; the reactor only looks at the number.
-        for block in feed.blocks():
-            self._received += len(block)
-            yield block
-
-    def _progress(self) -> str:
-        size = self._upload.size if self._upload is not None else 0
-        return f"Receiving {progress_bar(self._received, size)}"
 
     # After a restart
 
@@ -295,6 +211,7 @@ class IncomingTransfer:
         means = self._means
         if self._course.life.before(ReceiveStep.SWAP):
             raise Interrupted
+        self._undo.add(lambda: means.disk.run(means.backups.take_back, self.server))
         ours, configuration = await self._ask_until_answered()
         self._undo.add(lambda: means.disk.run(means.staging.withdraw, self.server))
         if ours:
@@ -328,21 +245,10 @@ class IncomingTransfer:
         if self._arrival.environment_begun:
             tidy.add(lambda: means.environment.remove(self.server))
         tidy.add(lambda: means.disk.run(means.staging.discard, self.server))
+        tidy.add(lambda: means.disk.run(means.backups.discard, self.server))
         await tidy.run()
         self._course.close()
         self._log.info("{server}: the failed transfer is cleaned up", server=self.server)
 
     async def _forget(self) -> None:
         self._means.servers.forget(self.server)
-
-    # What is said of it
-
-    def _say_figures(self, extracted: Extracted, seconds: float) -> None:
-        self._log.info(
-            "{server}: received {bytes} bytes, {files} files, {seconds:.1f} s, {rate:.1f} MiB/s",
-            server=self.server,
-            bytes=extracted.archive_bytes,
-            files=extracted.file_count + extracted.hard_link_count,
-            seconds=seconds,
-            rate=extracted.archive_bytes / MIB / max(seconds, 0.001),
-        )

@@ -17,6 +17,8 @@ from wingsd.observer import Observer
 from wingsd.panel import Panel
 from wingsd.servers import Servers
 from wingsd.transfers.attic import Attic
+from wingsd.transfers.backups import Backups
+from wingsd.transfers.installlog import InstallLogs
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.trust import Trust
@@ -27,7 +29,7 @@ __all__ = ["ReceivingMeans", "SendingMeans"]
 
 @attrs.frozen
 class ReceivingMeans:
-    """`owner` is the uid and gid of every server's files."""
+    """`owner` is the uid and gid of every server's files; `family` is the node's."""
 
     reactor: Any
     panel: Panel
@@ -36,9 +38,13 @@ class ReceivingMeans:
     environment: Environment
     servers: Servers
     staging: Staging
+    #: What comes with a server beside its files.
+    backups: Backups
+    logs: InstallLogs
     write_back: WriteBack
     bus: EventBus
     owner: tuple[int, int]
+    family: str
     #: What one archive may take of this node; a server's own disk limit comes with it.
     limits: Limits
     attic: Attic
@@ -69,6 +75,9 @@ class SendingMeans:
     stop_grace: float
     #: How long a destination may acknowledge nothing of what it is sent.
     stall_timeout: float
+    #: Where local backups are kept, and threads for the short work on the disk.
+    backup_directory: str
+    disk: Workers
     #: Threads that pack, and as many slots: who has none does not connect yet.
     packers: Workers
     slots: DeferredSemaphore

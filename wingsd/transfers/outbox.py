@@ -8,6 +8,7 @@ growing pauses, across restarts of this node.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -74,15 +75,17 @@ class Outbox:
         for report in await self._journal.unsettled():
             self._queue(report)
 
-    async def tell(self, server: str, outcome: Outcome) -> Deferred[bool]:
-        """Note a report and begin to tell it.
+    async def tell(
+        self, server: str, outcome: Outcome, backups: Sequence[str] | None = None
+    ) -> Deferred[bool]:
+        """Note a report and begin to tell it, with the UUIDs of `backups` where there are any.
 
         The Deferred gives True when the Panel sees it so: a success moved the server here, a
         failure leaves it where it was. False is a success that the Panel does not want, or a
         report that `drop` made moot. Raises `StorageError` for a success that cannot be noted.
         """
         try:
-            report = await self._journal.add_report(server, outcome)
+            report = await self._journal.add_report(server, outcome, backups)
         except StorageError as error:
             if outcome is Outcome.SUCCESS:
                 raise
@@ -188,7 +191,7 @@ class Outbox:
         if report.outcome is Outcome.FAILURE:
             return await self._failure(server)
         try:
-            await self._panel.transfer_succeeded(server)
+            await self._panel.transfer_succeeded(server, report.backups)
         except PanelRefused as error:
             if error.code not in _NOT_OPEN:
                 raise

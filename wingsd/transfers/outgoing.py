@@ -6,14 +6,15 @@ The server's files are only read. They go when the Panel has them deleted, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from wingsd.archive import Compression, Packed, pack
+from wingsd.archive import Packed, pack
 from wingsd.bridge import Outflow, OutflowClosed, relayed
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.journal import Outcome
@@ -22,24 +23,18 @@ from wingsd.transfers.course import Course
 from wingsd.transfers.destination import Destination, OutgoingUpload
 from wingsd.transfers.formdata import FormFrame
 from wingsd.transfers.lifecycle import SendStep
+from wingsd.transfers.localbackups import LocalBackup, find_backups
 from wingsd.transfers.means import SendingMeans
+from wingsd.transfers.order import Form, TransferOrder, form_of
 from wingsd.transfers.verdict import Verdict
 from wingsd.transfers.wording import SOURCE, progress_bar, readable_size
 
-__all__ = ["KEEPS_LINKS", "MOVED", "OutgoingTransfer", "TransferOrder"]
+__all__ = ["KEEPS_LINKS", "MOVED", "OutgoingTransfer"]
 
 #: What a destination says that it keeps, when symlinks and hard links may be sent as they are.
 KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
 #: Why a server is not started whose files still wait for the Panel to have them deleted.
 MOVED = "the server has moved to another node"
-
-
-@attrs.frozen
-class TransferOrder:
-    """What the Panel asks for: where to, and the whole `Authorization` header for there."""
-
-    url: str
-    token: str = attrs.field(repr=False)
 
 
 class OutgoingTransfer:
@@ -54,10 +49,12 @@ class OutgoingTransfer:
         #: hears of a failure.
         self.over: Deferred[None] = Deferred()
         self._means = means
+        self._order = order
         self._destination = Destination(order.url, order.token, means.reactor, means.trust)
         self._course = Course(server.uuid, SOURCE, SendStep, means)
         self._verdict = Verdict(server.uuid, means.panel, means.reactor)
         self._upload: OutgoingUpload | None = None
+        self._backups: tuple[LocalBackup, ...] = ()
         self._retired = False
         self._read = 0
         #: Whether it has moved, and the Panel has not had it deleted here yet.
@@ -117,6 +114,10 @@ class OutgoingTransfer:
         # Asked first: a server need not stop for a destination that cannot be reached.
         links = await self._wait(self._destination.features()) >= KEEPS_LINKS
 
+        # Nor for one of which a backup would be lost.
+        if self._order.backups:
+            self._backups = await self._course.chain.wait(self._find_backups())
+
         await self._course.enter(SendStep.STOP)
         await self._wait(server.stop_within(means.stop_grace))
 
@@ -138,15 +139,17 @@ class OutgoingTransfer:
     async def _stream(self, links: bool) -> OutgoingUpload:
         """Send the archive; return when its last byte is on its way."""
         means, server = self._means, self.server
+        announcer = self._course.announcer
+        form = form_of(self._order, means.compression, announcer.warn)
         # Only for the bar: nothing waits for what is not measured yet.
         server.renew_measure()
-        body, frame = Outflow(means.reactor, bucket=means.bucket), FormFrame()
+        frame = FormFrame(f"archive.{form.archive.suffix}")
+        body = Outflow(means.reactor, bucket=means.bucket)
         self._course.count = lambda: body.bytes_out
         self._upload = upload = self._destination.upload(
             frame.content_type, body, means.stall_timeout
         )
-        announcer = self._course.announcer
-        announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, server.disk_bytes)}")
+        announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, self._all_bytes)}")
         started = means.reactor.seconds()
         try:
             packed = await means.packers.run(
@@ -155,7 +158,8 @@ class OutgoingTransfer:
                 frame,
                 directory=self._directory,
                 links=links,
-                compression=means.compression,
+                form=form,
+                backups=self._backups,
                 note=relayed(means.reactor, announcer.warn),
                 progress=self._note_progress,
             )
@@ -175,6 +179,18 @@ class OutgoingTransfer:
     def _note_progress(self, read: int) -> None:
         # Called in the packing thread; the reactor only looks at the number.
         self._read = read
+
+    def _find_backups(self) -> Deferred[tuple[LocalBackup, ...]]:
+        order, means = self._order, self._means
+        return means.disk.run(
+            find_backups, means.backup_directory, self.server.uuid, order.backups, order.family
+        )
+
+    @property
+    def _all_bytes(self) -> int:
+        """What there is to read; 0 while the server is not measured."""
+        measured = self.server.disk_bytes
+        return measured and measured + sum(backup.size for backup in self._backups)
 
     async def _wait(self, work: Any) -> Any:
         return await self._course.chain.wait(Deferred.fromCoroutine(work))
@@ -278,15 +294,34 @@ def _write_body(
     *,
     directory: str,
     links: bool,
-    compression: Compression,
+    form: Form,
+    backups: Iterable[LocalBackup],
     note: Callable[[str], None],
     progress: Callable[[int], None],
 ) -> Packed:
-    """Write the whole body of the upload, in a worker thread: the archive and its checksum."""
+    """Write the whole body of the upload, in a worker thread: the archive, then the backups."""
     body.write(frame.before())
     packed = pack(
-        directory, body.write, links=links, compression=compression, note=note, progress=progress
+        directory,
+        body.write,
+        links=links,
+        form=form.archive,
+        compression=form.compression,
+        note=note,
+        progress=progress,
     )
     body.write(frame.after(packed.sha256))
+    read = packed.packed_bytes
+    for local in backups:
+        body.write(frame.before_backup(local.backup))
+        digest = hashlib.sha256()
+        with closing(local.blocks()) as blocks:
+            for block in blocks:
+                digest.update(block)
+                body.write(block)
+                read += len(block)
+                progress(read)
+        body.write(frame.after_backup(local.backup, digest.hexdigest()))
+    body.write(frame.end())
     body.finish()
     return packed

@@ -15,18 +15,22 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from wingsd.errors import Interrupted, UnknownServer
+from wingsd.errors import Interrupted, StorageError, UnknownServer
 from wingsd.journal import Direction, Entry, Journal, Outcome
 from wingsd.observer import Observer
 from wingsd.panel import Panel
 from wingsd.servers import Servers
 from wingsd.transfers.attic import Attic
+from wingsd.transfers.backups import Backups
 from wingsd.transfers.lifecycle import ReceiveStep, SendStep
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
+from wingsd.transfers.staging import Staging
 from wingsd.transfers.verdict import Verdict
 
-__all__ = ["Recovery", "durable"]
+__all__ = ["Recovery", "clear_leftovers", "durable"]
+
+_log = Logger()
 
 #: Why a server cannot be started that was being sent when the daemon ended.
 HOLD = "the server was being transferred when this node ended, and the Panel is asked about it"
@@ -41,6 +45,21 @@ def durable(entries: Sequence[Entry]) -> set[str]:
     names = {step.name for step in _RECEIVING[first : last + 1]}
     received = (entry for entry in entries if entry.direction is Direction.IN)
     return {entry.server for entry in received if entry.step in names}
+
+
+def clear_leftovers(entries: Sequence[Entry], staging: Staging, backups: Backups) -> None:
+    """Delete what is staged of transfers that were not whole, and log it. Raises `StorageError`.
+
+    Of backups that cannot be looked for it is only logged: most nodes never get any.
+    """
+    whole = durable(entries)
+    leftovers = set(staging.clear(whole))
+    try:
+        leftovers.update(backups.clear(whole))
+    except StorageError as error:
+        _log.error("{error}", error=error)
+    for name in sorted(leftovers):
+        _log.warn("{server}: removed an unfinished transfer of before", server=name)
 
 
 @attrs.frozen

@@ -10,7 +10,8 @@ from wingsd.errors import Conflict, DaemonStopping
 from wingsd.servers import Server
 from wingsd.transfers.interrupt import when_fired
 from wingsd.transfers.means import SendingMeans
-from wingsd.transfers.outgoing import OutgoingTransfer, TransferOrder
+from wingsd.transfers.order import TransferOrder
+from wingsd.transfers.outgoing import OutgoingTransfer
 
 __all__ = ["HOLD", "Sender"]
 

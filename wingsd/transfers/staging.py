@@ -19,6 +19,7 @@ from pathlib import Path
 from wingsd.archive import remove_tree
 from wingsd.diskadvice import disk_advice
 from wingsd.errors import StorageError
+from wingsd.transfers.incomingfile import sync_directory
 
 __all__ = ["Staging"]
 
@@ -66,7 +67,7 @@ class Staging:
 
         The servers in `keep` are whole and durable, and stay. Raises `StorageError`.
         """
-        stay = {_LOCK, _QUARANTINE, *keep}
+        stay = {_LOCK, _QUARANTINE, *keep, *(self.log(server).name for server in keep)}
         with self._explained():
             names = sorted(entry.name for entry in self._root.iterdir())
             leftovers = [name for name in names if name not in stay]
@@ -137,6 +138,10 @@ class Staging:
         except OSError as error:
             raise StorageError(f"{path} cannot be made: {disk_advice(error)}") from error
         return str(path)
+
+    def log(self, server: str) -> Path:
+        """Return where the server's installation log is staged, beside its files."""
+        return self._root / f"{server}.log"
 
     def write_back(self) -> None:
         """Write what has been received so far to stable storage, to leave little to `flush`.
@@ -235,9 +240,10 @@ class Staging:
             self._rename(path, self._root / f"{server}{_DISCARDED}")
 
     def discard(self, server: str) -> None:
-        """Delete what was withdrawn, if anything was."""
+        """Delete what was withdrawn, if anything was, and the server's log."""
         path = self._root / f"{server}{_DISCARDED}"
         try:
+            self.log(server).unlink(missing_ok=True)
             if path.exists():
                 remove_tree(str(path))
         except OSError as error:
@@ -259,11 +265,7 @@ class Staging:
     def _sync(self, *directories: Path) -> None:
         if self._durable:
             for directory in set(directories):
-                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                sync_directory(directory)
 
 
 def _stamp() -> str:

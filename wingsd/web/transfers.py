@@ -15,7 +15,7 @@ from wingsd.model import canonical_uuid
 from wingsd.structure import Keywords
 from wingsd.tokens import TransferToken, token_was_used, transfer_token
 from wingsd.transfers.incoming import IncomingTransfer
-from wingsd.transfers.outgoing import TransferOrder
+from wingsd.transfers.order import TransferOrder
 from wingsd.web.bodies import INVALID
 from wingsd.web.calls import Access, Success, Topic, call
 from wingsd.web.endpoint import Endpoint, Public, ServerPath
@@ -31,10 +31,15 @@ Uuid = Annotated[str, Keywords(format="uuid")]
 class UploadParts:
     """A server's archive, and after it what tells that it has come whole."""
 
-    archive: Annotated[bytes, "A tar, compressed by gzip or zstd, or not at all. It comes first."]
+    archive: Annotated[
+        bytes, "A tar, compressed by gzip, zstd, xz, bzip2 or lz4, or not at all. It comes first."
+    ]
     checksum: Annotated[
         str, "The archive's SHA-256 in hexadecimal. Pelican's nodes call it `checksum_archive`."
     ]
+    install_logs: Annotated[
+        bytes | None, "What the server's installation has printed; also as `install-logs`."
+    ] = None
 
 
 class TransfersEndpoint(Public):
@@ -74,7 +79,8 @@ class TransfersEndpoint(Public):
         request.minds_status = not any(map(request.header, numbers))
         try:
             header = request.header("Authorization")
-            token = transfer_token(header, self.services.config.token, api.public_url)
+            config = self.services.config
+            token = transfer_token(header, config.token, api.public_url, scoped=config.is_pelican)
         except WingsdError as error:
             self._tell_refused(request, error)
             raise
@@ -160,14 +166,27 @@ class Destination:
     url: Annotated[str, "Where the other node takes uploads.", Keywords(format="uri")]
     token: Annotated[str, "The whole value of the header Authorization there."]
     server: MovedServer = MovedServer()
-    backups: Annotated[tuple[Uuid, ...], "Pelican's; they are not sent along."] = ()
+    backups: Annotated[
+        tuple[Uuid, ...],
+        "Local backups that are sent along. One that is not on this node fails the transfer "
+        "before the server is stopped.",
+    ] = ()
+    archive_format: Annotated[
+        str | None,
+        "Calagopus': tar, tar_gz, tar_xz, tar_bz2, tar_lz4 or tar_zstd. By default, and for any "
+        "other, it is tar_gz.",
+    ] = None
+    compression_level: Annotated[
+        str | None,
+        "Calagopus': best_speed, good_speed, good_compression or best_compression, and none. By "
+        "default, and for any other, it is the node's own.",
+    ] = None
 
 
 class OutgoingEndpoint(Endpoint, ServerPath):
     """`/api/servers/{uuid}/transfer`: a transfer from this node."""
 
     topic = Topic.TRANSFERS
-    _log = Logger()
 
     @call(
         "POST",
@@ -179,14 +198,16 @@ class OutgoingEndpoint(Endpoint, ServerPath):
         named = order.server.uuid
         if named is not None and canonical_uuid(named) != self.game_server.uuid:
             raise BadRequest(INVALID, "server.uuid: expected the server that the path names")
-        transfer = TransferOrder(url=order.url, token=order.token)
-        self.services.sender.start(self.game_server, transfer)
-        if order.backups:
-            self._log.warn(
-                "{server}: its {count} backups on this node are not sent along",
-                server=self.game_server.uuid,
-                count=len(order.backups),
-            )
+        self.services.sender.start(
+            self.game_server,
+            TransferOrder(
+                url=order.url,
+                token=order.token,
+                archive_format=order.archive_format or "",
+                compression_level=order.compression_level or "",
+                backups=_uuids(order.backups),
+            ),
+        )
 
     @call(
         "DELETE",
@@ -196,3 +217,11 @@ class OutgoingEndpoint(Endpoint, ServerPath):
     async def cancel_sending(self, request: StreamingRequest) -> None:
         """Cancel a transfer from this node; the server stays."""
         self.services.sender.cancel(self.game_server.uuid)
+
+
+def _uuids(backups: tuple[str, ...]) -> tuple[str, ...]:
+    """Return each of them once. Only what is a UUID may become part of a path."""
+    uuids = [canonical_uuid(each) for each in backups]
+    if None in uuids:
+        raise BadRequest(INVALID, "backups: expected the UUIDs of backups")
+    return tuple(dict.fromkeys(each for each in uuids if each is not None))

@@ -1,8 +1,8 @@
 """An upload's body on its way from the request into a feed: the custom producer.
 
-It takes the bytes as a `BodyReader`, has `UploadForm` tell the archive from the rest, writes the
-archive into the feed and, as the feed's producer, slows the client down when the thread behind it
-cannot keep up; and also when it comes faster than the node's limit lets it.
+It takes the bytes as a `BodyReader`, has `UploadForm` tell its parts apart, writes those that are
+wanted into the feed and, as the feed's producer, slows the client down when the thread
+behind it cannot keep up; and also when it comes faster than the node's limit lets it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from wingsd.bridge import Feed, Share, TokenBucket
 from wingsd.errors import UploadCutShort, WingsdError
-from wingsd.transfers.formdata import UploadForm
+from wingsd.transfers.formdata import Checksums, UploadForm
 from wingsd.web.request import StreamingRequest
 
 __all__ = ["Upload"]
@@ -54,16 +54,16 @@ class Upload:
         self._ended = False
         self._stopped: WingsdError | None = None
         self._form: UploadForm | None = None
-        self._checksum: Deferred[str] = Deferred()
+        self._checksums: Deferred[Checksums] = Deferred()
         self._tell_gone: Callable[[], None] = lambda: None
         request.pause()
 
     # What the transfer calls
 
-    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[str]:
-        """Let the body come, and the archive in it flow into `feed`.
+    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[Checksums]:
+        """Let the body come, and the archive in it flow into `feed`, then each extra as a part.
 
-        The Deferred gives the checksum when the body is complete, or fails with what is wrong
+        The Deferred gives the checksums when the body is complete, or fails with what is wrong
         with the body; the feed then fails with the same. Raises what `stop` was given before.
         """
         if self._stopped is not None:
@@ -71,17 +71,17 @@ class Upload:
         self._form, self._feed = form, feed
         feed.registerProducer(self, True)
         Deferred.fromCoroutine(self._begin()).addErrback(self._refuse)
-        return self._checksum
+        return self._checksums
 
     def stop(self, error: WingsdError) -> None:
         """Read no further, for the reason `error`."""
-        if self._stopped is None and not self._checksum.called:
+        if self._stopped is None and not self._checksums.called:
             self._stopped = error
             self._leave_bucket()
             if self._form is not None:
                 self._feed.unregisterProducer()
                 self._feed.fail(error)
-                self._checksum.errback(error)
+                self._checksums.errback(error)
 
     def when_gone(self, tell: Callable[[], None]) -> None:
         """Call `tell` when the sender goes before its answer, and its body is not being read."""
@@ -91,7 +91,7 @@ class Upload:
 
     def data(self, chunk: bytes) -> None:
         """Take a piece of the body."""
-        if self._stopped is not None or self._checksum.called:
+        if self._stopped is not None or self._checksums.called:
             return
         if self._form is None or not self._begun:
             self._early.append(chunk)
@@ -114,12 +114,13 @@ class Upload:
         self._request.resume()
         if self._form is not None and self._begun and self._stopped is None:
             try:
-                checksum = self._form.close()
+                checksums = self._form.close()
             except WingsdError as error:
                 self.stop(error)
             else:
                 self._feed.unregisterProducer()
-                self._checksum.callback(checksum)
+                self._feed.finish()
+                self._checksums.callback(checksums)
 
     def lost(self, reason: Failure) -> None:
         """Take the connection's end; before the body's it is the end of the upload."""
@@ -162,11 +163,11 @@ class Upload:
         self.stop(error if isinstance(error, WingsdError) else WingsdError(str(error)))
 
     def _take(self, form: UploadForm, chunk: bytes) -> None:
-        was_complete = form.archive_complete
         for piece in form.receive(chunk):
-            self._feed.write(piece)
-        if form.archive_complete and not was_complete:
-            self._feed.finish()
+            if isinstance(piece, bytes):
+                self._feed.write(piece)
+            else:
+                self._feed.divide(piece)
 
     # What the feed calls
 

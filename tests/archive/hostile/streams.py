@@ -9,6 +9,7 @@ import lzma
 import zipfile
 import zlib
 
+import lz4.frame
 import zstandard
 from attrs import evolve
 
@@ -23,6 +24,10 @@ UNKNOWN, GARBAGE, DAMAGED = "of an unknown kind", "followed by something else", 
 PLAIN = file(b"f")
 GZIP = gzip.compress(PLAIN, mtime=0)
 ZSTD = zstandard.compress(PLAIN)
+XZ = lzma.compress(PLAIN)
+BZIP2 = bz2.compress(PLAIN)
+LZ4 = lz4.frame.compress(PLAIN, content_checksum=True)
+SKIPPABLE = b"\x50\x2a\x4d\x18\x04\0\0\0evil"
 IS_F = {b"f": b"evil"}
 
 
@@ -50,6 +55,19 @@ def zstd_bomb() -> bytes:
     return b"".join([*parts, pack.compress(END), pack.flush()])
 
 
+def zeros() -> bytes:
+    """Return an archive of one file of 32 MiB of zeros."""
+    return member(b"f", bytes(32 * MIB)) + END
+
+
+def huge_dictionary() -> bytes:
+    """Return an xz stream that says it needs 4 GiB of memory to be read."""
+    data = bytearray(XZ)
+    data[16] = 40
+    data[20:24] = zlib.crc32(data[12:20]).to_bytes(4, "little")
+    return bytes(data)
+
+
 def named_gzip() -> bytes:
     """Return gzip data with a file's name in its header (RFC 1952, FNAME)."""
     return GZIP[:3] + b"\x08" + GZIP[4:10] + b"../../outside/victim\0" + GZIP[10:]
@@ -64,8 +82,9 @@ BEGINNINGS = [
     refused("blanks", b" " * 1024, UNKNOWN),
     refused("all bits set", b"\xff" * 1024, UNKNOWN),
     refused("a ZIP archive", zipped(), UNKNOWN),
-    refused("bzip2", bz2.compress(PLAIN), UNKNOWN),
-    refused("xz", lzma.compress(PLAIN), UNKNOWN),
+    refused("the old form of lz4", b"\x02\x21\x4c\x18" + bytes(600), UNKNOWN),
+    refused("skippable frames alone", SKIPPABLE * 3, SHORT),
+    refused("gzip after a skippable frame", SKIPPABLE + GZIP, UNKNOWN),
     refused("gzip in gzip", gzip.compress(GZIP), DAMAGED + "|" + SHORT + "|" + UNKNOWN),
     refused("a wrong checksum", header(b"f", checksum=4711) + END, "checksum is wrong"),
     refused(
@@ -114,7 +133,23 @@ COMPRESSED = [
         zstandard.compress(PLAIN[:700]) + zstandard.compress(PLAIN[700:]),
         IS_F,
     ),
-    taken("a skippable zstd frame", b"\x50\x2a\x4d\x18\x04\0\0\0evil" + ZSTD, IS_F),
+    taken("a skippable zstd frame", SKIPPABLE + ZSTD, IS_F),
+    taken("several xz streams", lzma.compress(PLAIN[:700]) + lzma.compress(PLAIN[700:]), IS_F),
+    taken("several bzip2 streams", bz2.compress(PLAIN[:700]) + bz2.compress(PLAIN[700:]), IS_F),
+    taken("several lz4 frames", lz4.frame.compress(b"") * 1000 + LZ4 + SKIPPABLE, IS_F),
+    taken("a skippable lz4 frame", SKIPPABLE + LZ4, IS_F),
+    taken("zeros after each", XZ + bytes(1000), IS_F),
+    refused("something after xz", XZ + b"x", GARBAGE),
+    refused("something after bzip2", BZIP2 + b"x", GARBAGE),
+    refused("something after lz4", LZ4 + b"x", GARBAGE),
+    refused("bzip2 after xz", XZ + BZIP2, GARBAGE),
+    refused("xz cut short", XZ[:-1], SHORT),
+    refused("bzip2 cut short", BZIP2[:-1], SHORT),
+    refused("lz4 cut short", LZ4[:-1], SHORT),
+    refused("xz with a broken middle", XZ[:40] + b"\xff" * 20 + XZ[60:], DAMAGED),
+    refused("bzip2 with a broken middle", BZIP2[:40] + b"\xff" * 20 + BZIP2[60:], DAMAGED),
+    refused("lz4 with a wrong checksum", LZ4[:-4] + bytes(4), DAMAGED),
+    refused("an xz dictionary of 4 GiB", huge_dictionary(), "dictionary is larger"),
     refused("something after gzip", GZIP + b"x", GARBAGE),
     refused("a tar after gzip", GZIP + PLAIN, GARBAGE),
     refused("something after gzip's zeros", GZIP + bytes(100) + b"x", GARBAGE),
@@ -138,6 +173,9 @@ COMPRESSED = [
     ),
     refused("a gzip bomb of many files", bomb(5), FULL, limits=evolve(DEFAULT, disk=20 * MIB)),
     refused("a zstd bomb", zstd_bomb(), FULL, limits=SMALL),
+    refused("an xz bomb", lzma.compress(zeros(), preset=0), FULL, limits=SMALL),
+    refused("a bzip2 bomb", bz2.compress(zeros()), FULL, limits=SMALL),
+    refused("an lz4 bomb", lz4.frame.compress(zeros()), FULL, limits=SMALL),
 ]
 
 CASES: list[Case] = BEGINNINGS + ENDINGS + COMPRESSED

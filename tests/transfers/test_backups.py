@@ -1,0 +1,220 @@
+"""Backups on a real file system: staged, in place, taken back, and never another one's."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.house import sha256
+from wingsd.config import CALAGOPUS, PELICAN
+from wingsd.errors import Conflict, StorageError
+from wingsd.transfers import incomingfile
+from wingsd.transfers.backups import Backups
+from wingsd.transfers.extras import Backup
+
+SERVER = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+ONE = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", PELICAN)
+TWO = Backup("6b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c12", "tar.zst", CALAGOPUS)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "backups"
+
+
+@pytest.fixture
+def backups(directory: Path) -> Backups:
+    return Backups(str(directory), "/srv/volumes", durable=True, reserve=0)
+
+
+def store(backups: Backups) -> None:
+    for backup, data in ((ONE, b"one"), (TWO, b"two")):
+        assert backups.store(SERVER, backup, iter([data[:1], data[1:]])) == sha256(data)
+    backups.flush(SERVER)
+
+
+def files(directory: Path) -> dict[str, str]:
+    """Return what is in place: each path, and what it holds."""
+    return {
+        str(path.relative_to(directory)): path.read_text()
+        for path in directory.rglob("*")
+        if path.is_file() and ".wingsd-" not in str(path)
+    }
+
+
+def staged(directory: Path) -> list[str]:
+    (home,) = directory.glob(".wingsd-*")
+    return sorted(path.name for path in home.iterdir())
+
+
+WHOLE = {f"{SERVER}/{ONE.uuid}.tar.gz": "one", f"{TWO.uuid}.tar.zst": "two"}
+
+
+def test_nothing_is_made_where_no_backup_comes(backups: Backups, directory: Path) -> None:
+    backups.flush(SERVER)
+    assert backups.place(SERVER) == []
+    backups.take_back(SERVER)
+    backups.settle(SERVER)
+    assert (backups.clear(), backups.quarantine(SERVER), backups.quarantined()) == ([], None, [])
+    assert not directory.exists()
+
+
+def test_they_come_into_place_all_together_and_stay(backups: Backups, directory: Path) -> None:
+    store(backups)
+    assert files(directory) == {}
+    assert {*backups.place(SERVER)} == {ONE, TWO}
+    assert files(directory) == WHOLE
+    place = directory / SERVER / f"{ONE.uuid}.tar.gz"
+    assert place.stat().st_mode & 0o777 == 0o600
+    assert staged(directory) == [SERVER]
+    backups.settle(SERVER)
+    assert (files(directory), staged(directory)) == (WHOLE, [])
+    assert place.stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("placed", range(3))
+def test_whenever_a_daemon_dies_the_next_one_places_or_takes_back_all(
+    backups: Backups, directory: Path, placed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(backups)
+    links: list[Path] = []
+    link = os.link
+
+    def mortal(source: Path, target: Path) -> None:
+        if len(links) == placed:
+            raise KeyboardInterrupt
+        links.append(target)
+        link(source, target)
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(os, "link", mortal)
+        backups.place(SERVER)
+    assert len(files(directory)) == placed
+    again = Backups(str(directory), "/srv/volumes", durable=True, reserve=0)
+    assert again.clear({SERVER}) == []
+    assert {*again.place(SERVER)} == {ONE, TWO}
+    assert files(directory) == WHOLE
+    for _ in range(2):
+        again.take_back(SERVER)
+    assert files(directory) == {}
+    assert not (directory / SERVER).exists()
+    assert {*again.place(SERVER)} == {ONE, TWO}
+
+
+def test_a_directory_that_nobody_may_look_into_has_nothing_of_this_nodes(
+    backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object) -> list[str]:
+        raise PermissionError(errno.EACCES, "")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert (backups.clear(), backups.quarantined()) == ([], [])
+
+
+def test_what_was_not_whole_is_cleared(backups: Backups, directory: Path) -> None:
+    store(backups)
+    assert backups.clear() == [SERVER]
+    assert (files(directory), staged(directory)) == ({}, [])
+
+
+def test_another_nodes_staged_backups_are_left_alone(backups: Backups, directory: Path) -> None:
+    store(backups)
+    other = Backups(str(directory), "/srv/others", durable=True, reserve=0)
+    assert other.clear() == []
+    assert backups.clear() == [SERVER]
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_another_backup_is_never_overwritten(backups: Backups, directory: Path, kind: str) -> None:
+    place = directory / f"{TWO.uuid}.tar.zst"
+    directory.mkdir()
+    (directory / "precious").write_text("two")
+    place.write_text("precious") if kind == "file" else place.symlink_to("precious")
+    before = place.read_text()
+    with pytest.raises(Conflict, match="is not overwritten"):
+        backups.store(SERVER, TWO, iter([b"two"]))
+    assert place.read_text() == before
+    assert place.is_symlink() is (kind == "link")
+
+
+def test_nor_one_that_comes_meanwhile(backups: Backups, directory: Path) -> None:
+    store(backups)
+    place = directory / f"{TWO.uuid}.tar.zst"
+    place.write_text("precious")
+    with pytest.raises(Conflict, match="is not overwritten"):
+        backups.place(SERVER)
+    backups.take_back(SERVER)
+    assert files(directory) == {place.name: "precious"}
+
+
+def test_the_same_backup_that_is_there_already_counts_and_stays_whatever_happens(
+    backups: Backups, directory: Path
+) -> None:
+    place = directory / f"{TWO.uuid}.tar.zst"
+    directory.mkdir()
+    place.write_text("two")
+    inode = place.stat().st_ino
+    store(backups)
+    assert {*backups.place(SERVER)} == {ONE, TWO}
+    backups.take_back(SERVER)
+    assert files(directory) == {place.name: "two"}
+    backups.place(SERVER)
+    backups.settle(SERVER)
+    assert (files(directory), place.stat().st_ino) == (WHOLE, inode)
+
+
+def test_what_nobody_wanted_is_kept_apart(backups: Backups, directory: Path) -> None:
+    store(backups)
+    backups.place(SERVER)
+    room = backups.quarantine(SERVER)
+    assert room is not None
+    assert files(directory) == {}
+    assert sorted(path.read_text() for path in Path(room).rglob("*.tar.*")) == ["one", "two"]
+    assert backups.clear() == []
+    (name,) = backups.quarantined()
+    assert backups.clear_quarantine([name, "other"]) == [name]
+    assert not Path(room).exists()
+
+
+def test_a_disk_without_room_is_told_before_it_is_full(directory: Path) -> None:
+    backups = Backups(str(directory), "/srv/volumes", durable=True, reserve=1)
+    with pytest.raises(StorageError, match="the disk is full"):
+        backups.store(SERVER, ONE, iter([_Huge(b"x")]))
+    assert files(directory) == {}
+
+
+class _Huge(bytes):
+    """Says that it is larger than any disk."""
+
+    def __len__(self) -> int:
+        return 1 << 60
+
+
+def test_a_sender_that_breaks_off_is_heard(backups: Backups, directory: Path) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise StorageError("cut")
+
+    with pytest.raises(StorageError, match="cut"):
+        backups.store(SERVER, ONE, broken())
+    backups.discard(SERVER)
+    assert (files(directory), staged(directory)) == ({}, [])
+
+
+def test_it_is_read_in_steps_how_much_is_free(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def room(found: object, reserve: int, name: str, more: int) -> None:
+        asked.append(more)
+
+    monkeypatch.setattr(incomingfile, "demand_room", room)
+    backups = Backups(str(directory), "/srv/volumes", durable=False, reserve=1)
+    backups.store(SERVER, ONE, iter([bytes(1 << 20)] * 17))
+    assert len(asked) == 3

@@ -1,0 +1,68 @@
+"""Backups on the disk, looked for and read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.house import UUID
+from wingsd.config import CALAGOPUS, PELICAN
+from wingsd.errors import StorageError
+from wingsd.transfers.extras import SUFFIXES, Backup
+from wingsd.transfers.localbackups import LocalBackup, find_backups
+
+ONE = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
+
+
+def kept(path: Path, data: bytes = b"backup") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("place", ["", UUID])
+def test_one_is_found_where_any_family_keeps_it(tmp_path: Path, place: str, suffix: str) -> None:
+    file = kept(tmp_path / place / f"{ONE}.{suffix}")
+    (found,) = find_backups(str(tmp_path), UUID, [ONE], CALAGOPUS)
+    assert found == LocalBackup(Backup(ONE, suffix, CALAGOPUS), str(file), 6)
+    assert b"".join(found.blocks()) == b"backup"
+
+
+@pytest.mark.parametrize("kind", ["directory", "symlink", "of another server", "another's name"])
+def test_nothing_else_is_taken_for_one(tmp_path: Path, kind: str) -> None:
+    name = f"{ONE}.tar.gz"
+    if kind == "directory":
+        (tmp_path / name).mkdir()
+    elif kind == "symlink":
+        (tmp_path / name).symlink_to(kept(tmp_path / "secret"))
+    elif kind == "of another server":
+        kept(tmp_path / ONE / name)
+    else:
+        kept(tmp_path / f"{ONE}.exe")
+    with pytest.raises(StorageError, match=f"there is no {ONE}") as caught:
+        find_backups(str(tmp_path), UUID, [ONE], PELICAN)
+    assert (
+        caught.value.message == "a backup that is to be sent with the server is not on this node"
+    )
+
+
+@pytest.mark.parametrize("after", [b"", b"short", b"much longer"])
+def test_one_that_changes_meanwhile_is_not_sent_as_whole(tmp_path: Path, after: bytes) -> None:
+    file = kept(tmp_path / f"{ONE}.tar.gz")
+    (found,) = find_backups(str(tmp_path), UUID, [ONE], PELICAN)
+    file.write_bytes(after)
+    with pytest.raises(StorageError, match="was changed while it was sent"):
+        list(found.blocks())
+
+
+@pytest.mark.parametrize("then", ["gone", "a symlink"])
+def test_one_that_cannot_be_read_any_more_is_named(tmp_path: Path, then: str) -> None:
+    file = kept(tmp_path / f"{ONE}.tar.gz")
+    (found,) = find_backups(str(tmp_path), UUID, [ONE], PELICAN)
+    file.unlink()
+    if then == "a symlink":
+        file.symlink_to(kept(tmp_path / "secret", b"secret"))
+    with pytest.raises(StorageError, match=str(file)):
+        list(found.blocks())

@@ -1,0 +1,72 @@
+"""The log of a server's installation: it comes with the server, and is kept for people to read.
+
+It is staged beside the server's files and put into place when the server is here for good. A
+transfer does not fail for it then. Blocking: run it in a thread.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from wingsd.archive import Limits
+from wingsd.config import System
+from wingsd.diskadvice import disk_advice
+from wingsd.errors import StorageError
+from wingsd.transfers.incomingfile import write_file
+from wingsd.transfers.staging import Staging
+
+__all__ = ["InstallLogs"]
+
+#: Bytes of a log that are kept: more than anybody reads.
+LIMIT = 64 << 20
+
+
+class InstallLogs:
+    """Those in `install` of `system.log_directory`; every method raises `StorageError`."""
+
+    def __init__(self, log_directory: str, staging: Staging, *, reserve: int) -> None:
+        self._directory = Path(log_directory) / "install"
+        self._staging = staging
+        self._reserve = reserve
+
+    @classmethod
+    def configured(cls, system: System, staging: Staging) -> InstallLogs:
+        """Return those of a node."""
+        limits = Limits.configured(system.transfers)
+        return cls(system.log_directory, staging, reserve=limits.reserve)
+
+    def store(self, server: str, blocks: Iterable[bytes]) -> None:
+        """Stage the server's log, as much of it as is kept; take all of `blocks`."""
+        path = self._staging.log(server)
+        write_file(path, _beginning(blocks), reserve=self._reserve, durable=False)
+
+    def publish(self, server: str) -> str | None:
+        """Put the staged log into place, where it replaces an older one; return that, if any."""
+        staged = self._staging.log(server)
+        if not staged.exists():
+            return None
+        place = self._directory / f"{server}.log"
+        # It may be another filesystem, and nobody is to read half a log.
+        growing = self._directory / f".{server}.log.part"
+        try:
+            self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                growing.unlink()
+            shutil.copyfile(staged, growing)
+            growing.chmod(0o600)
+            growing.replace(place)
+            staged.unlink()
+        except OSError as error:
+            why = disk_advice(error)
+            raise StorageError(f"the installation log {place} cannot be written: {why}") from error
+        return str(place)
+
+
+def _beginning(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    left = LIMIT
+    for block in blocks:
+        yield block[:left]
+        left = max(0, left - len(block))

@@ -1,0 +1,83 @@
+"""Backups on this node that are sent with a server: found where each family keeps them, and read.
+
+Blocking: run it in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Generator, Iterable
+
+import attrs
+
+from wingsd.config import CALAGOPUS, PELICAN
+from wingsd.errors import StorageError
+from wingsd.transfers.extras import SUFFIXES, Backup
+
+__all__ = ["LocalBackup", "find_backups"]
+
+_PIECE = 240 << 10
+_NOT_READ = "a backup that is to be sent with the server could not be read"
+
+
+@attrs.frozen
+class LocalBackup:
+    """A file of `size` bytes, and the backup that it is sent as."""
+
+    backup: Backup
+    path: str
+    size: int
+
+    def blocks(self) -> Generator[bytes, None, None]:
+        """Yield what it holds. Raises `StorageError`, also where that is not its size any more."""
+        left = self.size
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with open(descriptor, "rb", buffering=0) as file:
+                while piece := file.read(_PIECE):
+                    left -= len(piece)
+                    yield piece
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror}", _NOT_READ) from error
+        if left:
+            raise StorageError(f"{self.path} was changed while it was sent", _NOT_READ)
+
+
+def find_backups(
+    directory: str, server: str, uuids: Iterable[str], family: str
+) -> tuple[LocalBackup, ...]:
+    """Find the backups `uuids` of a server below `directory`, in the form for nodes of `family`.
+
+    Raises `StorageError` that names all that are not there, or that such a node cannot keep.
+    """
+    found, missing = [], []
+    for uuid in uuids:
+        backup = _find(directory, server, uuid, family)
+        found.append(backup) if backup is not None else missing.append(uuid)
+    if missing:
+        raise StorageError(
+            f"below {directory} there is no {', no '.join(missing)}; "
+            "delete it in the Panel, or leave it out of the transfer",
+            "a backup that is to be sent with the server is not on this node",
+        )
+    for each in found:
+        if family == PELICAN and each.backup.suffix != "tar.gz":
+            raise StorageError(
+                f"{each.path}: the nodes of Pelican keep only backups that are a tar.gz",
+                "a backup cannot be sent to the destination's node",
+            )
+    return tuple(found)
+
+
+def _find(directory: str, server: str, uuid: str, family: str) -> LocalBackup | None:
+    for place in (PELICAN, CALAGOPUS):
+        for suffix in SUFFIXES:
+            path = os.path.join(directory, Backup(uuid, suffix, place).path(server))
+            try:
+                status = os.lstat(path)
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode):
+                return LocalBackup(Backup(uuid, suffix, family), path, status.st_size)
+    return None

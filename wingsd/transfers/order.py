@@ -1,0 +1,66 @@
+"""What the Panel asks for when it has a server sent: where to, and in what form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TypeVar
+
+import attrs
+
+from wingsd.archive import ArchiveFormat, Compression
+from wingsd.config import CALAGOPUS, PELICAN
+
+__all__ = ["Form", "TransferOrder", "form_of"]
+
+_Choice = TypeVar("_Choice", bound=Enum)
+
+
+@attrs.frozen
+class TransferOrder:
+    """`token` is the whole `Authorization` header for there.
+
+    The others are in the words of Calagopus' Panel, and empty where another one says nothing.
+    """
+
+    url: str
+    token: str = attrs.field(repr=False)
+    archive_format: str = ""
+    compression_level: str = ""
+    #: The UUIDs of the local backups that are to come along.
+    backups: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """Whose nodes the destination is one of: Calagopus' Panel alone asks for a format."""
+        return CALAGOPUS if self.archive_format or self.compression_level else PELICAN
+
+
+@attrs.frozen
+class Form:
+    """In what form an archive is sent."""
+
+    archive: ArchiveFormat
+    compression: Compression
+
+
+def form_of(order: TransferOrder, compression: Compression, tell: Callable[[str], None]) -> Form:
+    """Return the form that is asked for; for `compression` the node's own, where none is.
+
+    What this node does not know it does not refuse, since every node reads a tar.gz: it goes as
+    without being asked, and `tell` gets a line about it.
+    """
+    return Form(
+        _choice(order.archive_format, ArchiveFormat.TAR_GZ, "the archive format", tell),
+        _choice(order.compression_level, compression, "the compression level", tell),
+    )
+
+
+def _choice(asked: str, usual: _Choice, what: str, tell: Callable[[str], None]) -> _Choice:
+    if not asked:
+        return usual
+    try:
+        return type(usual)(asked)
+    except ValueError:
+        tell(f"{what} {asked[:40]!r} is none that this node writes: it sends {usual.value}")
+        return usual
