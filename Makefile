@@ -79,6 +79,6 @@ openapi: ## write docs/openapi.yml, which describes the HTTP interface, from the
 	@mv .cache/openapi.yml docs/openapi.yml
 
 clean: ## remove everything these commands made in this directory
-	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache

@@ -24,11 +24,13 @@ from twisted.internet.threads import deferToThread
 
 from wingsd.testing import Panel, server_settings
 
-__all__ = ["VOLUMES", "Failed", "Machine", "check", "main", "run"]
+__all__ = ["CONFIGURATION", "HOME", "STAGING", "VOLUMES", "Machine", "check", "main", "run"]
 
 HOME = Path("/var/lib/pterodactyl")
 VOLUMES = HOME / "volumes"
 STAGING = HOME / ".volumes.staging"
+#: Where a Panel has its configuration saved.
+CONFIGURATION = Path("/etc/pterodactyl/config.yml")
 CERTIFICATES = Path("/etc/letsencrypt/live/node")
 #: Seconds, for what takes a moment.
 PATIENCE = 60
@@ -87,10 +89,10 @@ class Machine:
         chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
         _write(CERTIFICATES / "fullchain.pem", chain)
 
-    async def configure(self, path: str = "/etc/pterodactyl/config.yml") -> None:
-        """Save what the Panel prints at `path`, for root alone; and that there is no engine."""
+    async def configure(self, *, engine: bool = False) -> None:
+        """Save what the Panel prints, for root alone; without an `engine`, that there is none."""
         await self.panel.listen(self._reactor)
-        printed = {
+        printed: dict[str, Any] = {
             "debug": False,
             "uuid": str(uuid4()),
             "token_id": self.node.token_id,
@@ -109,9 +111,10 @@ class Machine:
             "allowed_mounts": [],
             "remote": self.panel.url,
         }
-        Path(path).parent.mkdir(exist_ok=True)
-        text = yaml.safe_dump(printed | {"docker": {"enabled": False}})
-        _write(Path(path), text.encode())
+        if not engine:
+            printed["docker"] = {"enabled": False}
+        CONFIGURATION.parent.mkdir(exist_ok=True)
+        _write(CONFIGURATION, yaml.safe_dump(printed).encode())
 
     async def property(self, name: str, unit: str = "wingsd") -> str:
         """Return what systemd knows of the service."""
@@ -135,10 +138,10 @@ class Machine:
 
     # Servers
 
-    def new_server(self) -> str:
+    def new_server(self, **settings: Any) -> str:
         """Have the Panel begin to move a new server from its source to this node."""
         uuid = str(uuid4())
-        self.panel.add_server(server_settings(uuid), self.source)
+        self.panel.add_server(server_settings(uuid, **settings), self.source)
         self.panel.open_transfer(uuid, self.node)
         return uuid
 

@@ -9,10 +9,9 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from machine import HOME, STAGING, VOLUMES, Machine, check, main, run
+from machine import CONFIGURATION, HOME, STAGING, VOLUMES, Machine, check, main, run
 from package import install, installed_again
 
-PRINTED = Path("/etc/pterodactyl/config.yml")
 OWN = Path("/etc/wingsd/config.yml")
 
 
@@ -32,7 +31,7 @@ async def test(machine: Machine) -> None:
         check("installed again, it runs again", state == "active", state)
         await purge_with_servers(machine, uuid)
         await install(package)
-        await purge_without(uuid)
+        await purge_without()
 
 
 async def remove(machine: Machine, uuid: str) -> None:
@@ -41,7 +40,10 @@ async def remove(machine: Machine, uuid: str) -> None:
     state = await machine.property("LoadState"), await machine.property("ActiveState")
     check("removed, it runs no more", state == ("not-found", "inactive"), state)
     machine.check_files(uuid)
-    check("its configuration and journal stay", PRINTED.exists() and (HOME / "wingsd.db").exists())
+    check(
+        "its configuration and journal stay",
+        CONFIGURATION.exists() and (HOME / "wingsd.db").exists(),
+    )
     left = list(Path("/usr/lib/python3/dist-packages").glob("wingsd*"))
     check("no module of it is left", not left, left)
     cache = Path("/usr/lib/python3/dist-packages/twisted/plugins/dropin.cache")
@@ -58,15 +60,16 @@ async def purge_with_servers(machine: Machine, uuid: str) -> None:
     machine.check_files(uuid)
     check("what was only kept stays, with the journal", (HOME / "wingsd.db").exists() and kept)
     check("its own configuration is gone", not OWN.parent.exists())
-    check("the Panel's is not", PRINTED.exists())
+    check("the Panel's is not", CONFIGURATION.exists())
     check("the servers' user stays", pwd.getpwnam("pterodactyl"))
 
 
-async def purge_without(uuid: str) -> None:
+async def purge_without() -> None:
     """Nothing is left."""
-    shutil.rmtree(VOLUMES / uuid)
-    shutil.rmtree(STAGING / ".quarantine")
     await run("systemctl", "stop", "wingsd")
+    # Other tests' servers, too.
+    shutil.rmtree(VOLUMES)
+    shutil.rmtree(STAGING / ".quarantine")
     said = await run("apt-get", "--yes", "purge", "wingsd")
     check("without servers it tells of none", "are kept" not in said, said)
     places = [HOME, *map(Path, ("/var/lib/pelican", "/etc/wingsd", "/etc/default/wingsd"))]

@@ -17,6 +17,7 @@ async def test(machine: Machine) -> None:
     """Go through it as an operator does."""
     await without_configuration(machine)
     await machine.configure()
+    await beside_wings(machine)
     await run("systemctl", "start", "wingsd")
     await it_runs(machine)
     await it_receives_and_deletes(machine)
@@ -31,6 +32,21 @@ async def without_configuration(machine: Machine) -> None:
     await run("systemctl", "restart", "wingsd")
     state = [await machine.property(name) for name in ("UnitFileState", "ActiveState")]
     check("without a configuration it is skipped", state == ["enabled", "inactive"], state)
+
+
+async def beside_wings(machine: Machine) -> None:
+    """A node that Wings runs is left to it."""
+    await run("systemd-run", "--unit", "wings", "sleep", "600")
+    try:
+        await run("systemctl", "start", "wingsd")
+    finally:
+        await run("systemctl", "stop", "wings")
+    state = await machine.property("ActiveState"), await machine.property("Result")
+    check(
+        "while Wings runs the node it is skipped", state == ("inactive", "exec-condition"), state
+    )
+    said = "wings.service runs this node" in await machine.log()
+    check("and it says so", said, await machine.log())
 
 
 async def it_runs(machine: Machine) -> None:
