@@ -115,6 +115,7 @@ STOREYS = [
     ["transfers"],
     ["servers"],
     ["panel", "environment", "tls", "events", "journal"],
+    ["pools"],
     ["bridge"],
     ["eggfiles"],
     ["archive", "tokens", "privileges"],

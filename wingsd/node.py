@@ -15,14 +15,15 @@ from twisted.logger import Logger
 
 from wingsd import __version__
 from wingsd.archive import Compression, Limits
-from wingsd.bridge import TokenBucket, Workers
+from wingsd.bridge import TokenBucket
 from wingsd.config import Config
 from wingsd.environment import DockerEnvironment, Environment, NoEnvironment, engine, information
-from wingsd.errors import ConfigError, DestinationUnreachable, StorageError
+from wingsd.errors import ConfigError, StorageError
 from wingsd.events import EventBus
 from wingsd.journal import Entry, Journal
 from wingsd.journal.store import Store
 from wingsd.panel import Panel
+from wingsd.pools import PACKERS, Pools
 from wingsd.privileges import shortcomings, survey
 from wingsd.servers import Means as ServerMeans
 from wingsd.servers import Servers
@@ -34,7 +35,7 @@ from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.recovery import Recovery, durable
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.staging import Staging
-from wingsd.transfers.trust import Trust
+from wingsd.transfers.trust import checked
 from wingsd.transfers.writeback import WriteBack
 from wingsd.web.api import Api
 from wingsd.web.door import Door
@@ -44,14 +45,6 @@ from wingsd.web.websocket import ConsoleSockets
 
 __all__ = ["Node"]
 
-#: Archives packed at a time; what comes beyond them waits until it is its turn.
-PACKERS = 8
-#: Threads for renames, syncs and removals, whose work is short; for the eggs' files, which may
-#: take long; and for the engine: a pull holds one for some seconds at a time, and so does a
-#: console that its server does not read.
-DISK_WORKERS = 4
-REWRITERS = 4
-ENGINE_WORKERS = 8
 # Seconds, when the daemon has to go: until a transfer past its verification is given up as well,
 # for the Panel to hear the last reports (the next daemon tells what it has not), for clients to
 # read their answers, and until the end whatever goes on.
@@ -75,20 +68,16 @@ class Node(Service):
         self._config = config
         self._reactor = reactor
         self._owner = (config.system.user.uid, config.system.user.gid)
-        self._disk = Workers(reactor, "disk", DISK_WORKERS)
-        self._rewriters = Workers(reactor, "rewrite", REWRITERS)
-        self._engine = Workers(reactor, "engine", ENGINE_WORKERS)
-        self._writer = Workers(reactor, "journal", 1)
         transfers = config.system.transfers
-        # What else these threads start inherits it: they all work on archives.
-        self._packers = Workers(reactor, "pack", PACKERS, nice=transfers.nice)
-        self._extractors = Workers(reactor, "extract", transfers.concurrent, nice=transfers.nice)
+        self._pools = Pools(reactor, transfers)
         self._staging = Staging(config.system.data, self._owner, durable=transfers.durable)
         self._bus = EventBus()
         self._panel = Panel(config, reactor)
         self._store = Store(config.system.root_directory)
-        self._journal = Journal(self._store, self._writer, time.time)
-        self._attic = Attic(self._staging, self._disk, self._journal, transfers.quarantine_days)
+        self._journal = Journal(self._store, self._pools.journal, time.time)
+        self._attic = Attic(
+            self._staging, self._pools.disk, self._journal, transfers.quarantine_days
+        )
         self._outbox = Outbox(self._panel, self._journal, reactor)
         self._denied = DenyList(time.time())
         self._environment = self._make_environment()
@@ -104,7 +93,7 @@ class Node(Service):
     def _make_environment(self) -> Environment:
         if not self._config.docker.enabled:
             return NoEnvironment()
-        return DockerEnvironment(self._config, self._engine, self._reactor)
+        return DockerEnvironment(self._config, self._pools.engine, self._reactor)
 
     def _make_servers(self) -> Servers:
         return Servers(
@@ -114,8 +103,8 @@ class Node(Service):
                 panel=self._panel,
                 environment=self._environment,
                 bus=self._bus,
-                disk=self._disk,
-                rewriters=self._rewriters,
+                disk=self._pools.disk,
+                rewriters=self._pools.rewriters,
                 owner=self._owner,
             )
         )
@@ -132,16 +121,16 @@ class Node(Service):
                 servers=self._servers,
                 staging=self._staging,
                 write_back=WriteBack(
-                    lambda: self._disk.run(self._staging.write_back), self._reactor
+                    lambda: self._pools.disk.run(self._staging.write_back), self._reactor
                 ),
                 bus=self._bus,
                 owner=self._owner,
                 limits=Limits.configured(transfers),
                 attic=self._attic,
                 form=transfers.form,
-                extractors=self._extractors,
+                extractors=self._pools.extractors,
                 slots=DeferredSemaphore(transfers.concurrent),
-                disk=self._disk,
+                disk=self._pools.disk,
             ),
             places=transfers.concurrent + transfers.waiting,
             stall_timeout=transfers.stall_timeout,
@@ -159,11 +148,11 @@ class Node(Service):
                 servers=self._servers,
                 attic=self._attic,
                 bus=self._bus,
-                trust=_trust(system.transfers.ca_file),
+                trust=checked(system.transfers.ca_file),
                 compression=Compression(system.backups.compression_level),
                 stop_grace=system.transfers.stop_grace,
                 stall_timeout=system.transfers.stall_timeout,
-                packers=self._packers,
+                packers=self._pools.packers,
                 slots=DeferredSemaphore(PACKERS),
                 bucket=self._bucket(system.transfers.upload_limit),
             )
@@ -204,28 +193,16 @@ class Node(Service):
         if not self._config.docker.enabled:
             return None
         address = engine.address(self._config.docker.socket, os.environ)
-        return lambda: self._engine.run(information.ask, address)
+        return lambda: self._pools.engine.run(information.ask, address)
 
     # Its life
-
-    @property
-    def _workers(self) -> tuple[Workers, ...]:
-        return (
-            self._extractors,
-            self._packers,
-            self._disk,
-            self._rewriters,
-            self._engine,
-            self._writer,
-        )
 
     def startService(self) -> None:
         """Clean up, listen, load the servers. Exits with one line when the first two fail."""
         super().startService()
         self._tell_shortcomings()
         unfinished = self._prepare_disk()
-        for workers in self._workers:
-            workers.start()
+        self._pools.start()
         signal.signal(signal.SIGHUP, self._on_hangup)
         self._door.open()
         self._log.info(
@@ -276,8 +253,7 @@ class Node(Service):
         limit.cancel()
         # When this returns, all connections are cut: not while one of them is still being read.
         await deferLater(self._reactor, 0)
-        for workers in self._workers:
-            workers.stop()
+        self._pools.stop()
         self._store.close()
         self._staging.close()
 
@@ -334,13 +310,3 @@ class Node(Service):
         else:
             if read:
                 self._log.info("the certificate was read anew")
-
-
-def _trust(ca_file: str) -> Trust:
-    trust = Trust(ca_file)
-    try:
-        # A file that is no good is told now, not with the first transfer.
-        trust.context()
-    except DestinationUnreachable as error:
-        raise ConfigError(error.detail) from error
-    return trust

@@ -15,9 +15,9 @@ from twisted.internet.ssl import CertificateOptions, TLSVersion, platformTrust
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from wingsd.errors import DestinationUnreachable
+from wingsd.errors import ConfigError, DestinationUnreachable
 
-__all__ = ["PeerVerifier", "Trust"]
+__all__ = ["PeerVerifier", "Trust", "checked"]
 
 NOT_GOOD = "the destination node's certificate is not good"
 # What OpenSSL calls these (x509_vfy.h); the last are the ways of a chain to end nowhere.
@@ -58,6 +58,19 @@ class Trust:
                     f"system.transfers.ca_file: {self.ca_file} cannot be used: {why}",
                 ) from error
         return context
+
+
+def checked(ca_file: str) -> Trust:
+    """Return what trusts `ca_file`, a file that is some good. Raises `ConfigError`.
+
+    So it is told when the node starts, and not with its first transfer.
+    """
+    trust = Trust(ca_file)
+    try:
+        trust.context()
+    except DestinationUnreachable as error:
+        raise ConfigError(error.detail) from error
+    return trust
 
 
 @implementer(IOpenSSLClientConnectionCreator)
