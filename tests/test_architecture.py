@@ -60,6 +60,7 @@ PURE = [
     "servers.throttle",
     "transfers.formdata",
     "transfers.lifecycle",
+    "transfers.progress",
     "transfers.wording",
     "model",
     "origins",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
+from twisted.internet.task import deferLater
 
 from tests.daemon.house import UUID, sha256
 from tests.daemon.house import archive as packed
@@ -194,6 +195,10 @@ class House:
         await transfer.over
         assert list(self.receiver.servers) == []
         return caught.value
+
+    async def passes(self) -> None:
+        """Let a moment pass."""
+        await deferLater(reactor, 0.005)
 
     def left(self) -> list[str]:
         places = (self.data, self.data.with_name(".volumes.staging"))

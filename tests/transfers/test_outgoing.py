@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ class World:
         self.hold = why
 
     def renew_measure(self) -> None:
-        self.disk_bytes = measure(str(self._directory))
+        with suppress(OSError, WingsdError):  # It is measured in the background.
+            self.disk_bytes = measure(str(self._directory))
 
     def forget(self, uuid: str) -> None:
         self.calls.append("forget")

@@ -12,10 +12,10 @@ from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import Interrupted, NotWanted, WingsdError
-from wingsd.journal import Outcome
+from wingsd.errors import Interrupted, NotWanted
 from wingsd.model import Configuration
 from wingsd.servers import Server
+from wingsd.transfers.authority import ReceivingAuthority
 from wingsd.transfers.course import Course
 from wingsd.transfers.interrupt import when_fired
 from wingsd.transfers.lifecycle import ReceiveStep
@@ -37,10 +37,16 @@ class Arrival:
     _log = Logger()
 
     def __init__(
-        self, server: str, means: ReceivingMeans, course: Course[ReceiveStep], undo: UndoList
+        self,
+        server: str,
+        means: ReceivingMeans,
+        authority: ReceivingAuthority,
+        course: Course[ReceiveStep],
+        undo: UndoList,
     ) -> None:
         self._server = server
         self._means = means
+        self._authority = authority
         self._course = course
         self._undo = undo
         #: Whether the Panel may know the server to be here: nothing is undone then.
@@ -100,7 +106,7 @@ class Arrival:
         means, name = self._means, self._server
         if self._begins_before(ReceiveStep.REPORT):
             await self._course.enter(ReceiveStep.REPORT)
-        told = means.outbox.success_of(name) or await means.outbox.tell(name, Outcome.SUCCESS)
+        told = await self._authority.tell_success()
         # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
         # undone, whatever happens, unless the Panel has plainly said no.
         self._undo.clear()
@@ -121,16 +127,7 @@ class Arrival:
         self._course.pass_on(ReceiveStep.DONE)
         self._course.close()
         server.let_go()
-        try:
-            # Only now the Panel tells its addresses on this node.
-            await server.sync()
-        except WingsdError as error:
-            # They are asked for again before it is started.
-            self._log.warn(
-                "{server}: its new settings were not to be had: {error}",
-                server=self._server,
-                error=error,
-            )
+        await self._authority.welcome(server)
 
     async def _store_away(self) -> None:
         # What came here is whole, so it is not thrown away at once.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, Protocol, TypeVar
 
+import attrs
 from twisted.logger import Logger
 
 from wingsd.errors import StorageError
 from wingsd.events import EventBus
-from wingsd.journal import Direction, Journal, Outcome
+from wingsd.journal import Account, Direction, Journal, Outcome
 from wingsd.transfers.announcer import Announcer
 from wingsd.transfers.interrupt import Interruptible
 from wingsd.transfers.lifecycle import Lifecycle, ReceiveStep, SendStep, State
@@ -17,6 +18,18 @@ from wingsd.transfers.lifecycle import Lifecycle, ReceiveStep, SendStep, State
 __all__ = ["Course"]
 
 S = TypeVar("S", bound=ReceiveStep | SendStep)
+
+
+class _Authority(Protocol[S]):
+    """Whose word counts, as far as it shows; see `wingsd.transfers.authority`."""
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether people move the server, and no Panel is asked."""
+
+    @property
+    def words(self) -> Mapping[S, str]:
+        """What is done in steps whose usual words do not fit."""
 
 
 class Course(Generic[S]):
@@ -32,6 +45,7 @@ class Course(Generic[S]):
         server: str,
         node: str,
         steps: Iterable[S],
+        authority: _Authority[S],
         journal: Journal,
         bus: EventBus,
         reactor: Any,
@@ -39,36 +53,48 @@ class Course(Generic[S]):
         self.chain = Interruptible()
         self.life = Lifecycle(steps)
         self.announcer = Announcer(server, node, bus, reactor)
+        #: Its number in the journal, None before and after it is open there.
+        self.entry: int | None = None
         self._server = server
+        self._authority = authority
         self._journal = journal
-        self._entry: int | None = None
+        self._account = Account()
 
-    async def begin(self) -> None:
-        """Write the transfer down, and tell of it. Raises `StorageError`."""
+    @property
+    def doing(self) -> str:
+        """What is done in this step, in words."""
+        step = self.life.step
+        return self._authority.words.get(step, step.words)
+
+    async def begin(self) -> int:
+        """Write the transfer down, and tell of it; return its number. Raises `StorageError`."""
         step = self.life.step
         way = Direction.IN if isinstance(step, ReceiveStep) else Direction.OUT
-        self._entry = await self._journal.begin(self._server, way, step.name)
-        self.announcer.enter(step)
+        by_hand = self._authority.by_hand
+        entry = await self._journal.begin(self._server, way, step.name, by_hand=by_hand)
+        self.entry = entry
+        self.announcer.enter(step, self.doing)
+        return entry
 
     def resume(self, entry: int, step: S) -> None:
         """Be the one that an earlier daemon wrote down, at the step it had come to."""
-        self._entry = entry
+        self.entry = entry
         self.life.step = step
-        self.announcer.enter(step)
+        self.announcer.enter(step, self.doing)
 
     async def enter(self, step: S) -> None:
         """Enter a step, unless the transfer is interrupted. Raises `StorageError`."""
         self.chain.check()
-        if self._entry is not None:
-            await self._journal.enter(self._entry, step.name)
+        if self.entry is not None:
+            await self._journal.enter(self.entry, step.name)
         self.chain.check()
         self.pass_on(step)
 
     async def fall_to(self, step: S) -> None:
         """Enter the step of a failure, interrupted or not, and written down where that goes."""
-        if self._entry is not None:
+        if self.entry is not None:
             try:
-                await self._journal.enter(self._entry, step.name)
+                await self._journal.enter(self.entry, step.name)
             except StorageError as error:
                 self._log_stuck(error)
         self.pass_on(step)
@@ -76,16 +102,26 @@ class Course(Generic[S]):
     def pass_on(self, step: S) -> None:
         """Enter a step that changes nothing by itself, and need not be written down."""
         self.life.advance(step)
-        self.announcer.enter(step)
+        self.announcer.enter(step, self.doing)
+
+    def note_figures(self, size: int, files: int) -> None:
+        """Keep for the journal how many bytes the archive has, and files."""
+        self._account = attrs.evolve(self._account, bytes=size, files=files)
+
+    def tell_failure(self, error: Exception) -> None:
+        """Tell why it fails, and keep that for the journal."""
+        self._account = attrs.evolve(self._account, reason=f"while {self.doing}: {error}")
+        self.announcer.warn(f"failed {self._account.reason}")
 
     def close(self) -> None:
         """Write down how it ended; a journal that cannot be written is logged."""
-        entry, self._entry = self._entry, None
+        entry, self.entry = self.entry, None
         if entry is None:
             return
         moved = self.life.step.state is State.SUCCESS
         outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
-        ending = self._journal.end(entry, outcome)
+        account = attrs.evolve(self._account, reason="") if moved else self._account
+        ending = self._journal.end(entry, outcome, account)
         ending.addErrback(lambda failure: self._log_stuck(failure.value))
 
     def _log_stuck(self, error: object) -> None:

@@ -8,8 +8,7 @@ again for the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Iterator
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
@@ -18,7 +17,6 @@ from twisted.logger import Logger
 from wingsd.archive import Extracted, extract
 from wingsd.bridge import Feed, relayed
 from wingsd.errors import (
-    AlreadyHere,
     BadRequest,
     Interrupted,
     PanelError,
@@ -26,17 +24,20 @@ from wingsd.errors import (
     UploadCutShort,
     WingsdError,
 )
-from wingsd.journal import Entry, Outcome
+from wingsd.journal import Entry
 from wingsd.model import Configuration, Settings
 from wingsd.transfers.arrival import Arrival
+from wingsd.transfers.authority import ReceivingAuthority
 from wingsd.transfers.course import Course
 from wingsd.transfers.formdata import UploadForm
+from wingsd.transfers.inflow import Upload
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.means import ReceivingMeans
+from wingsd.transfers.progress import Meter, Progress
 from wingsd.transfers.undo import UndoList
 from wingsd.transfers.wording import DESTINATION, progress_bar
 
-__all__ = ["IncomingTransfer", "Upload"]
+__all__ = ["IncomingTransfer"]
 
 MIB = 1024 * 1024
 #: Why the server cannot be started meanwhile.
@@ -45,49 +46,32 @@ HOLD = "the server is being transferred to this node"
 PAUSE = 15.0
 
 
-class Upload(Protocol):
-    """Where the archive comes from. `size` is that of the whole body in bytes, 0 if not known.
-
-    `is_partial` tells that it has only some of the server's files, and other uploads the rest.
-    """
-
-    content_type: str
-    user_agent: str
-    size: int
-    is_partial: bool
-
-    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[str]:
-        """Let the archive flow into `feed`; the Deferred gives the checksum when all is read.
-
-        Raises a `WingsdError` when the upload was stopped before.
-        """
-
-    def stop(self, error: WingsdError) -> None:
-        """Read no further, for the reason `error`."""
-
-    def when_gone(self, tell: Callable[[], None]) -> None:
-        """Call `tell` when the sender goes after its body was complete, before its answer."""
-
-
 class IncomingTransfer:
     """One server on its way to this node; it begins when `after` has fired."""
 
     _log = Logger()
 
-    def __init__(self, server: str, means: ReceivingMeans, after: Deferred[None]) -> None:
+    def __init__(
+        self,
+        server: str,
+        means: ReceivingMeans,
+        authority: ReceivingAuthority,
+        after: Deferred[None],
+    ) -> None:
         self.server = server
+        self.authority = authority
         #: Fires when the transfer is over, whichever way, and all is tidied up. The outbox sees to
         #: it that the Panel hears of a failure.
         self.over: Deferred[None] = Deferred()
         self._after = after
         self._means = means
         self._course = Course(
-            server, DESTINATION, ReceiveStep, means.journal, means.bus, means.reactor
+            server, DESTINATION, ReceiveStep, authority, means.journal, means.bus, means.reactor
         )
         self._undo = UndoList(server)
-        self._arrival = Arrival(server, means, self._course, self._undo)
+        self._arrival = Arrival(server, means, authority, self._course, self._undo)
         self._upload: Upload | None = None
-        self._received = 0
+        self._meter = Meter(means.reactor.seconds)
         self._begun = means.reactor.seconds()
 
     async def run(self, upload: Upload) -> None:
@@ -149,14 +133,19 @@ class IncomingTransfer:
         return True
 
     @property
-    def age(self) -> float:
-        """For how many seconds it has been under way in this daemon."""
-        return float(self._means.reactor.seconds() - self._begun)
-
-    @property
-    def doing(self) -> str:
-        """What it does, in words."""
-        return self._course.life.step.words
+    def progress(self) -> Progress:
+        """How far it is; its seconds are those in this daemon."""
+        return Progress(
+            server=self.server,
+            entry=self._course.entry,
+            step=self._course.life.step,
+            words=self._course.doing,
+            by_hand=self.authority.by_hand,
+            seconds=self._means.reactor.seconds() - self._begun,
+            bytes=self._meter.done,
+            total=self._upload.size if self._upload is not None else 0,
+            rate=self._meter.rate,
+        )
 
     @property
     def has_failed(self) -> bool:
@@ -183,10 +172,10 @@ class IncomingTransfer:
     # The chain
 
     async def _admit(self) -> Configuration:
-        """Ask the Panel about the server. Nothing has begun: a failure here is not told to it."""
+        """Ask about the server. Nothing has begun: a failure here is not told."""
         try:
             await self._course.chain.wait(self._after)
-            asking = Deferred.fromCoroutine(self._ask_panel())
+            asking = Deferred.fromCoroutine(self.authority.admit())
             configuration = await self._course.chain.wait(asking)
             self._means.servers.admit(configuration, HOLD)
         except WingsdError as error:
@@ -195,31 +184,22 @@ class IncomingTransfer:
         self._undo.add(self._forget)
         return configuration
 
-    async def _ask_panel(self) -> Configuration:
-        panel = self._means.panel
-        if await panel.owns(self.server):
-            raise AlreadyHere(
-                "this server is already on this node",
-                "a transfer would overwrite it; in the Panel, see which node it belongs to",
-            )
-        return await panel.describe(self.server)
-
     async def _receive(self, upload: Upload, configuration: Configuration) -> Deferred[None]:
         means, course = self._means, self._course
-        # The Panel has begun another transfer: what was to be told of the last one is moot.
-        means.outbox.drop(self.server)
+        self.authority.begin()
         await course.begin()
+        await self.authority.write_down()
         if upload.is_partial:
             raise BadRequest.partial()
         form = UploadForm(upload.content_type, upload.user_agent, means.form)
         await course.enter(ReceiveStep.RECEIVE)
         await course.chain.wait(means.slots.acquire())
         try:
-            started = means.reactor.seconds()
+            self._meter.start()
             with means.write_back.during():
                 extracted, checksum = await self._extract(upload, form, configuration.settings)
-            seconds = means.reactor.seconds() - started
         finally:
+            self._meter.stop()
             means.slots.release()
 
         await course.enter(ReceiveStep.VERIFY)
@@ -228,7 +208,7 @@ class IncomingTransfer:
 
         await course.enter(ReceiveStep.DURABLE)
         await course.chain.wait(means.disk.run(means.staging.flush, self.server))
-        self._say_figures(extracted, seconds)
+        self._say_figures(extracted)
 
         return await self._arrival.complete(means.servers.get(self.server), configuration)
 
@@ -266,21 +246,20 @@ class IncomingTransfer:
     def _counted(self, feed: Feed) -> Iterator[bytes]:
         # Runs in a thread of the extraction; the reactor only looks at the number.
         for block in feed.blocks():
-            self._received += len(block)
+            self._meter.done += len(block)
             yield block
 
     def _progress(self) -> str:
         size = self._upload.size if self._upload is not None else 0
-        return f"Receiving {progress_bar(self._received, size)}"
+        return f"Receiving {progress_bar(self._meter.done, size)}"
 
     # After a restart
 
     async def _ask_until_answered(self) -> tuple[bool, Configuration]:
-        """Return whether the Panel has the server here, and its description."""
-        panel = self._means.panel
+        """Return whether the server has moved here, and its description."""
         while True:
             try:
-                return await panel.owns(self.server), await panel.describe(self.server)
+                return await self.authority.ask_again()
             except UnknownServer:
                 raise
             except PanelError as error:
@@ -307,16 +286,16 @@ class IncomingTransfer:
     # What undoes it
 
     async def _fail(self, error: Exception) -> Deferred[None]:
-        """Undo everything, and have the Panel told; return what goes on after that."""
+        """Undo everything, and have it told; return what goes on after that."""
         course, arrival = self._course, self._arrival
-        course.announcer.warn(f"failed while {course.life.step.words}: {error}")
+        course.tell_failure(error)
         if arrival.may_be_told:
             # A mistake of ours: the outbox goes on, and no data is touched.
             return succeed(None)
         # Told first, since it is what the Panel's users wait for, and what a daemon that has to
         # end must not leave out; the server's place is the source's own again in any case.
         if not arrival.is_unwanted:
-            await self._means.outbox.tell(self.server, Outcome.FAILURE)
+            await self.authority.tell_failure()
         await self._undo.run()
         # From here on nobody may take what is left for a server; the next daemon removes it too.
         await course.fall_to(ReceiveStep.FAILED)
@@ -337,12 +316,14 @@ class IncomingTransfer:
 
     # What is said of it
 
-    def _say_figures(self, extracted: Extracted, seconds: float) -> None:
+    def _say_figures(self, extracted: Extracted) -> None:
+        files = extracted.file_count + extracted.hard_link_count
+        self._course.note_figures(extracted.archive_bytes, files)
         self._log.info(
             "{server}: received {bytes} bytes, {files} files, {seconds:.1f} s, {rate:.1f} MiB/s",
             server=self.server,
             bytes=extracted.archive_bytes,
-            files=extracted.file_count + extracted.hard_link_count,
-            seconds=seconds,
-            rate=extracted.archive_bytes / MIB / max(seconds, 0.001),
+            files=files,
+            seconds=self._meter.seconds,
+            rate=extracted.archive_bytes / MIB / max(self._meter.seconds, 0.001),
         )
