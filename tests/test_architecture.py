@@ -21,12 +21,15 @@ PURE = [
     "archive.pax",
     "archive.policy",
     "archive.tar",
+    "byhand.description",
     "config",
     "config.api",
     "config.checks",
+    "config.control",
     "config.docker",
     "config.file",
     "config.system",
+    "control.views",
     "eggfiles.changes",
     "eggfiles.document",
     "eggfiles.encoded",
@@ -110,9 +113,11 @@ BLOCKING = [
 ]
 #: From the top down; a room may know those below it and, in its own storey, nobody.
 STOREYS = [
-    ["tap"],
+    ["tap", "ctl"],
     ["node"],
+    ["control"],
     ["web"],
+    ["byhand"],
     ["transfers"],
     ["servers"],
     ["panel", "environment", "tls", "events", "journal"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -236,3 +237,27 @@ async def test_a_panel_says_how_long_it_is_to_be_left_alone(house: House, status
         await house.client().owns(UUID)
     assert caught.value.retry_after == 90
     assert len(house.fake.calls) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_known_when_it_last_answered(house: House) -> None:
+    client = house.client()
+    assert client.heard is None
+    await client.greet()
+    assert client.heard is not None
+    assert abs(client.heard - time.time()) < 30
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_greeting_is_tried_once_and_its_failure_told(house: House) -> None:
+    house.fake.inject("/servers", Answer(503))
+    with pytest.raises(PanelUnreachable, match="it answered 503"):
+        await house.client().greet()
+    assert len(house.fake.calls) == 1
+    with pytest.raises(PanelRefused):
+        await house.client(token="another").greet()
+    client = house.client()
+    await house.fake.close()
+    with pytest.raises(PanelUnreachable, match="refused"):
+        await client.greet()
+    assert client.heard is None

@@ -21,6 +21,8 @@ from wingsd.tokens import (
     DenyList,
     authorize_panel,
     console_token,
+    hand_token,
+    is_jwt,
     transfer_token,
 )
 
@@ -335,6 +337,40 @@ def test_a_consoles_token_moves_no_server() -> None:
 def test_a_transfers_token_opens_no_console() -> None:
     token = bearer().removeprefix("Bearer ")
     assert "server_uuid" in console_refusal(token).detail
+
+
+def test_a_token_by_hand_is_told_from_the_panels_own() -> None:
+    now = time.time()
+    token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60)}"
+    known = transfer_token(token, NODE.token)
+    assert (known.server, known.by_hand) == (UUID, True)
+    assert known.expires == int(now + 60)
+    assert not transfer_token(bearer(), NODE.token).by_hand
+    assert transfer_token(bearer(by_hand="yes"), NODE.token).by_hand is False
+    assert hand_token(UUID, NODE.token, now, now + 60) not in token
+
+
+def test_it_is_for_the_nodes_own_address_alone() -> None:
+    now, here = time.time(), "https://node.invalid:8080"
+    token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60, here)}"
+    assert transfer_token(token, NODE.token, here).by_hand
+    assert "not for this node" in refusal(token, "https://other.invalid").detail
+
+
+def test_what_has_expired_is_good_for_asking_alone() -> None:
+    now = time.time() - 7200
+    token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60)}"
+    assert "expired" in refusal(token).detail
+    assert transfer_token(token, NODE.token, expired_too=True).server == UUID
+    with pytest.raises(NotAuthorized, match="not signed with this node's key"):
+        transfer_token(token, "another", expired_too=True)
+
+
+@pytest.mark.parametrize(
+    ("header", "form"), [(bearer(), True), (f"Bearer {NODE.token}", False), ("", False)]
+)
+def test_a_jwt_is_told_by_its_form(header: str, form: bool) -> None:
+    assert is_jwt(header) is form
 
 
 def issued(at: float, jti: str = "a") -> ConsoleToken:

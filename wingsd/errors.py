@@ -33,6 +33,7 @@ __all__ = [
     "StorageError",
     "TooManyTransfers",
     "TransferCancelled",
+    "TryAgain",
     "UnknownServer",
     "Unprocessable",
     "UploadCutShort",
@@ -123,7 +124,7 @@ class TransferCancelled(Conflict):
     """Somebody cancelled the transfer (409)."""
 
     def __init__(self) -> None:
-        super().__init__("the transfer was cancelled", "start it again in the Panel")
+        super().__init__("the transfer was cancelled", "start it again")
 
 
 class BadRequest(WingsdError):
@@ -215,6 +216,13 @@ class DaemonStopping(WingsdError):
 
     def __init__(self) -> None:
         super().__init__("this node is shutting down", "send the server again when it is back")
+
+
+class TryAgain(WingsdError):
+    """What is asked is just being decided (503)."""
+
+    status = 503
+    retry_after = 1.0
 
 
 class TooManyTransfers(WingsdError):

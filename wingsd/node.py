@@ -16,7 +16,9 @@ from twisted.logger import Logger
 from wingsd import __version__
 from wingsd.archive import Compression, Limits
 from wingsd.bridge import TokenBucket
+from wingsd.byhand import ByHand, HandMeans
 from wingsd.config import Config
+from wingsd.control import ControlDoor, Rooms
 from wingsd.environment import DockerEnvironment, Environment, NoEnvironment, engine, information
 from wingsd.errors import ConfigError, StorageError
 from wingsd.events import EventBus
@@ -82,11 +84,15 @@ class Node(Service):
         self._denied = DenyList(time.time())
         self._environment = self._make_environment()
         self._servers = self._make_servers()
+        self._trust = checked(transfers.ca_file)
         self.receiver = self._make_receiver()
         self.sender = self._make_sender()
+        self._by_hand = self._make_by_hand()
         self._daily = LoopingCall(lambda: Deferred.fromCoroutine(self._forget_the_old()))
         self._daily.clock = reactor
+        self._services = self._make_services()
         self._door = Door(config, endpoint, self._make_site(), reactor)
+        self._control = ControlDoor(self._make_rooms())
 
     # What it is made of
 
@@ -148,7 +154,7 @@ class Node(Service):
                 servers=self._servers,
                 attic=self._attic,
                 bus=self._bus,
-                trust=checked(system.transfers.ca_file),
+                trust=self._trust,
                 compression=Compression(system.backups.compression_level),
                 stop_grace=system.transfers.stop_grace,
                 stall_timeout=system.transfers.stall_timeout,
@@ -158,25 +164,40 @@ class Node(Service):
             )
         )
 
-    def _make_site(self) -> NodeSite:
-        sockets = ConsoleSockets(self._config, self._bus, self._denied, self._reactor)
-        root = NotFound()
-        root.putChild(
-            b"api",
-            Api(
-                Services(
-                    config=self._config,
-                    servers=self._servers,
-                    sender=self.sender,
-                    receiver=self.receiver,
-                    journal=self._journal,
-                    denied=self._denied,
-                    websocket=sockets.resource,
-                    engine=self._ask_engine(),
-                    download_bucket=self._bucket(self._config.system.transfers.download_limit),
-                )
-            ),
+    def _make_by_hand(self) -> ByHand:
+        return ByHand(
+            HandMeans(
+                reactor=self._reactor,
+                config=self._config,
+                servers=self._servers,
+                receiver=self.receiver,
+                sender=self.sender,
+                journal=self._journal,
+                bus=self._bus,
+                trust=self._trust,
+                disk=self._pools.disk,
+                now=time.time,
+            )
         )
+
+    def _make_services(self) -> Services:
+        sockets = ConsoleSockets(self._config, self._bus, self._denied, self._reactor)
+        return Services(
+            config=self._config,
+            servers=self._servers,
+            sender=self.sender,
+            receiver=self.receiver,
+            journal=self._journal,
+            by_hand=self._by_hand,
+            denied=self._denied,
+            websocket=sockets.resource,
+            engine=self._ask_engine(),
+            download_bucket=self._bucket(self._config.system.transfers.download_limit),
+        )
+
+    def _make_site(self) -> NodeSite:
+        root = NotFound()
+        root.putChild(b"api", Api(self._services))
         transfers = self._config.system.transfers
         return NodeSite(
             root,
@@ -184,6 +205,17 @@ class Node(Service):
             timeout=transfers.stall_timeout,
             least_rate=transfers.least_rate,
             limits=self._config.api.limits,
+        )
+
+    def _make_rooms(self) -> Rooms:
+        return Rooms(
+            reactor=self._reactor,
+            services=self._services,
+            panel=self._panel,
+            outbox=self._outbox,
+            staging=self._staging,
+            disk=self._pools.disk,
+            address=lambda: self._door.address,
         )
 
     def _bucket(self, limit: int) -> TokenBucket | None:
@@ -205,6 +237,7 @@ class Node(Service):
         self._pools.start()
         signal.signal(signal.SIGHUP, self._on_hangup)
         self._door.open()
+        self._control.open()
         self._log.info(
             "wingsd {version} listens on {where}, for the Panel {remote}",
             version=__version__,
@@ -226,12 +259,15 @@ class Node(Service):
             outbox=self._outbox,
             panel=self._panel,
             attic=self._attic,
+            by_hand=self._by_hand,
             reactor=self._reactor,
         )
         await self._outbox.load()
+        await self._by_hand.load(unfinished)
         recovery.begin()
         await self._servers.boot()
         recovery.settle()
+        await self._by_hand.hand_over()
 
     def stopService(self) -> Deferred[None]:
         """Give up unverified transfers, finish the others, and end the threads."""
@@ -263,6 +299,7 @@ class Node(Service):
         # The door is open meanwhile: of a server that was sent, the Panel says there that it has
         # moved, and nobody else would ever delete what is left of it here.
         await DeferredList([self.receiver.stop(), self.sender.stop()])
+        await self._control.close()
         await self._door.close()
         await self._outbox.drain(TELL_WITHIN)
         self._outbox.stop()

@@ -34,7 +34,7 @@ def endpoints(kind: type[Any] = Public) -> Iterator[type[Any]]:
     for each in kind.__subclasses__():
         yield from endpoints(each)
         methods = vars(each).get("methods") or prefixedMethodNames(each, "handle_")
-        if methods and each.__module__.startswith("wingsd."):
+        if methods and each.__module__.startswith("wingsd.web."):
             yield each
 
 

@@ -50,6 +50,7 @@ async def test_a_transfer_tells_what_it_does_and_how_much_has_come(house: House)
 
 @pytest_twisted.ensureDeferred
 async def test_how_it_ended_is_in_the_journal(house: House) -> None:
+    house.world.owned = [False, False]
     await house.fails(BadRequest, Source(checksum="0" * 64))
     await house.receiver.open(UUID).run(Source())
     success, failure = house.store.past(2)

@@ -78,6 +78,7 @@ def recover(store: Store, world: Any, step: SendStep) -> None:
         outbox=world,
         panel=world,
         attic=world,
+        by_hand=world,
         reactor=Clock(),
     )
     recovery.begin()

@@ -5,6 +5,7 @@ only wingsd knows are marked so.
 """
 
 from wingsd.config.api import Api, Limits, Ssl
+from wingsd.config.control import DEFAULT_SOCKET, Control
 from wingsd.config.docker import (
     Docker,
     Interfaces,
@@ -20,9 +21,11 @@ from wingsd.config.system import Backups, Form, Rootless, System, Transfers, Use
 
 __all__ = [
     "DEFAULT_PATH",
+    "DEFAULT_SOCKET",
     "Api",
     "Backups",
     "Config",
+    "Control",
     "Docker",
     "Form",
     "IPv4",

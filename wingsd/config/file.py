@@ -8,6 +8,7 @@ import attrs
 
 from wingsd.config.api import Api
 from wingsd.config.checks import not_empty, positive, url
+from wingsd.config.control import Control
 from wingsd.config.docker import Docker
 from wingsd.config.system import System
 from wingsd.errors import ConfigError, InvalidData
@@ -41,6 +42,7 @@ class Config:
     system: System = System()
     remote_query: RemoteQuery = RemoteQuery()
     docker: Docker = Docker()
+    control: Control = Control()
     allowed_mounts: tuple[str, ...] = ()
     #: Origins of browsers, beside the Panel's own, that may open a WebSocket; `*` is any.
     allowed_origins: tuple[str, ...] = ()

@@ -98,6 +98,11 @@ class Outbox:
                 return telling.settled
         return None
 
+    @property
+    def depth(self) -> int:
+        """How many reports wait to be told."""
+        return sum(map(len, self._queues.values()))
+
     def drop(self, server: str) -> None:
         """Tell no failure of the server any more: the Panel has begun another transfer of it."""
         for telling in self._queues.get(server, ()):

@@ -140,7 +140,7 @@ class OutgoingTransfer:
     async def _send(self) -> None:
         means, server = self._means, self.server
         # Asked first: a server need not stop for a destination that cannot be reached.
-        await self._wait(self.authority.introduce(self._destination))
+        await self._wait(self.authority.introduce())
         links = await self._wait(self._destination.features()) >= KEEPS_LINKS
 
         await self._course.enter(SendStep.STOP)

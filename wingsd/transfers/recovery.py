@@ -9,23 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.errors import UnknownServer
-from wingsd.journal import Direction, Entry, Journal, Outcome
+from wingsd.journal import Account, Direction, Entry, Journal, Outcome
 from wingsd.panel import Panel
 from wingsd.servers import Servers
 from wingsd.transfers.attic import Attic
+from wingsd.transfers.authority import ReceivingAuthority
 from wingsd.transfers.lifecycle import ReceiveStep, SendStep
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.verdict import Verdict
 
-__all__ = ["Recovery", "durable"]
+__all__ = ["Recovery", "durable", "reached"]
 
 #: Why a server cannot be started that was being sent when the daemon ended.
 HOLD = "the server was being transferred when this node ended, and the Panel is asked about it"
@@ -42,6 +43,16 @@ def durable(entries: Sequence[Entry]) -> set[str]:
     return {entry.server for entry in received if entry.step in names}
 
 
+class _ByHand(Protocol):
+    """What takes up the moves for which no Panel is asked."""
+
+    def receiving(self, server: str) -> ReceivingAuthority:
+        """Return the word for a server that was on its way here."""
+
+    def settle(self, entry: Entry) -> None:
+        """Find out what became of what was being sent."""
+
+
 @attrs.frozen
 class Recovery:
     """Takes up the unfinished `entries` of the journal."""
@@ -55,6 +66,7 @@ class Recovery:
     outbox: Outbox
     panel: Panel
     attic: Attic
+    by_hand: _ByHand
     reactor: Any
 
     def begin(self) -> None:
@@ -66,15 +78,18 @@ class Recovery:
                 way=entry.direction.value,
                 step=entry.step,
             )
-            if entry.direction is Direction.OUT:
-                self.servers.reserve(entry.server, HOLD)
+            if entry.direction is Direction.IN:
+                authority = self.by_hand.receiving(entry.server) if entry.by_hand else None
+                self.receiver.resume(entry, authority)
+            elif entry.by_hand:
+                self.by_hand.settle(entry)
             else:
-                self.receiver.resume(entry)
+                self.servers.reserve(entry.server, HOLD)
 
     def settle(self) -> None:
         """Find out what became of what was being sent, once the servers are loaded."""
         for entry in self.entries:
-            if entry.direction is Direction.OUT:
+            if entry.direction is Direction.OUT and not entry.by_hand:
                 settling = Deferred.fromCoroutine(self._settle(entry))
                 settling.addErrback(self._unsettled, entry.server)
 
@@ -83,13 +98,15 @@ class Recovery:
 
     async def _settle(self, entry: Entry) -> None:
         # A step is written down before it is taken: of SEND nobody knows how far it came.
-        if not _reached(entry, SendStep.SEND):
+        if not reached(entry, SendStep.SEND):
             await self.outbox.tell(entry.server, Outcome.FAILURE)
             moved = False
         else:
             moved = await Verdict(entry.server, self.panel, self.reactor).has_moved()
         await self._release(entry, moved)
-        await self.journal.end(entry.id, Outcome.SUCCESS if moved else Outcome.FAILURE)
+        outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
+        account = Account() if moved else Account("this node was restarted meanwhile")
+        await self.journal.end(entry.id, outcome, account)
 
     async def _release(self, entry: Entry, moved: bool) -> None:
         uuid = entry.server
@@ -101,9 +118,10 @@ class Recovery:
         with suppress(UnknownServer):  # The Panel may have deleted it meanwhile.
             server = self.servers.get(uuid)
             server.let_go()
-            if _reached(entry, SendStep.RETIRE):
+            if reached(entry, SendStep.RETIRE):
                 await server.restore_environment()
 
 
-def _reached(entry: Entry, step: SendStep) -> bool:
+def reached(entry: Entry, step: SendStep) -> bool:
+    """Return whether what was being sent had come to that step."""
     return _SENDING.index(SendStep[entry.step]) >= _SENDING.index(step)

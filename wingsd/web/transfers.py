@@ -14,8 +14,8 @@ from twisted.web.resource import Resource
 from wingsd.errors import WingsdError
 from wingsd.tokens import TransferToken, token_was_used, transfer_token
 from wingsd.transfers.incoming import IncomingTransfer
-from wingsd.web.answers import Answer
-from wingsd.web.endpoint import Endpoint, Public, server_in_path
+from wingsd.web.endpoint import Public
+from wingsd.web.incoming import IncomingEndpoint
 from wingsd.web.request import BodyReader, StreamingRequest
 from wingsd.web.services import Services
 from wingsd.web.upload import Upload
@@ -74,7 +74,9 @@ class TransfersEndpoint(Public):
         # server, and the Panel is not to hear of it.
         if await self._services.journal.was_used(token.digest, token.expires):
             raise token_was_used()
-        return self._services.receiver.open(token.server)
+        by_hand = self._services.by_hand
+        authority = by_hand.arrivals.authority(token) if token.by_hand else None
+        return self._services.receiver.open(token.server, authority)
 
     async def _use_up(self, token: TransferToken) -> None:
         # Calagopus' nodes can send one transfer in several requests (`Multiplex-Stream`), all
@@ -87,18 +89,4 @@ class TransfersEndpoint(Public):
 
     def getChild(self, path: bytes, request: IRequest) -> Resource:
         """Return the transfer of a server."""
-        return _IncomingEndpoint(self._services, path)
-
-
-class _IncomingEndpoint(Endpoint):
-    """`/api/transfers/{uuid}`: a transfer to this node."""
-
-    def __init__(self, services: Services, path: bytes) -> None:
-        super().__init__(services.config)
-        self._receiver = services.receiver
-        self._path = path
-
-    async def handle_DELETE(self, request: StreamingRequest) -> Answer:
-        """Cancel the transfer."""
-        self._receiver.cancel(server_in_path(self._path))
-        return Answer(HTTPStatus.ACCEPTED)
+        return IncomingEndpoint(self._services, path)
