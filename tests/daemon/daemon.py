@@ -61,6 +61,7 @@ class Daemon:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.control = directory / "control.sock"
         self.url = ""
         self._process = _Process()
         self._transport: Any = None
