@@ -6,6 +6,7 @@ import ast
 import configparser
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
@@ -61,7 +62,9 @@ def test_what_is_python_can_be_read(block: Block) -> None:
     assert ast.parse(block.code).body
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="there is no node to read it")
+@pytest.mark.skipif(
+    not (shutil.which("node") or os.environ.get("CI")), reason="there is no node to read it"
+)
 @blocks("js")
 def test_what_is_javascript_can_be_read(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "shown.mjs"

@@ -6,11 +6,11 @@ import fcntl
 import os
 import socket
 from pathlib import Path
-from types import TracebackType
+
+from tests.systemd.datagrams import PATIENCE, Datagrams
 
 __all__ = ["Journal", "parse"]
 
-PATIENCE = 20.0
 SEALED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
@@ -29,27 +29,13 @@ def parse(data: bytes) -> dict[str, str]:
     return fields
 
 
-class Journal:
+class Journal(Datagrams):
     """A datagram socket at `address`, as journald has it."""
 
     def __init__(self, directory: Path) -> None:
-        self.address = str(directory / "journal")
+        super().__init__(str(directory / "journal"))
         #: How many entries came as a file.
         self.files = 0
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self.address)
-        self._socket.setblocking(False)
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        _: TracebackType | None,
-    ) -> None:
-        self._socket.close()
 
     def read(self) -> dict[str, str]:
         """Return the next entry. Raises `BlockingIOError` when there is none."""

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from pathlib import Path
-from types import TracebackType
+
+from tests.systemd.datagrams import PATIENCE, Datagrams
 
 __all__ = ["Manager"]
 
-#: Seconds for a message that another process is to send.
-PATIENCE = 20.0
 
-
-class Manager:
+class Manager(Datagrams):
     """A datagram socket at `address`, as systemd has it; each message is its lines, parsed."""
 
     def __init__(self, directory: Path, *, abstract: bool = False) -> None:
-        self.address = str(directory / "notify")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        if abstract:
-            self.address = f"@{self.address}"
-        self._socket.bind(self.address.replace("@", "\0", 1))
-        self._socket.setblocking(False)
-
-    def __enter__(self) -> Manager:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        _: TracebackType | None,
-    ) -> None:
-        self._socket.close()
+        super().__init__(f"{'@' if abstract else ''}{directory / 'notify'}")
 
     def heard(self) -> list[dict[str, str]]:
         """Return the messages that have arrived since the last call."""
