@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import StorageError
-from wingsd.journal import Direction, Entry, Outcome, Report
+from wingsd.journal import Account, Described, Direction, Entry, Order, Outcome, Report
 from wingsd.journal.__main__ import main
+from wingsd.journal.schema import SCHEMAS
 from wingsd.journal.store import FILE, KEPT, REMEMBERED, Store
 
 DAY = 24 * 3600.0
@@ -48,6 +49,50 @@ def test_a_report_is_kept_with_its_backups(
     store = again(store, tmp_path)
     assert store.reports() == [report]
     assert report.backups == backups
+    store.close()
+
+
+def test_how_it_ended_is_kept_with_it(store: Store, tmp_path: Path) -> None:
+    transfer = store.begin(A, Direction.IN, "RECEIVE", 10, by_hand=True)
+    store.end(transfer, Outcome.FAILURE, 11, Account("the disk is full", 2**40, 3))
+    store = again(store, tmp_path)
+    (entry,) = store.transfers()
+    assert (entry.by_hand, entry.reason) == (True, "the disk is full")
+    assert (entry.bytes, entry.files) == (2**40, 3)
+    store.close()
+
+
+def test_the_past_is_told_with_the_latest_first(store: Store) -> None:
+    ids = [store.begin(server, Direction.IN, "RECEIVE", 10) for server in (A, B, A, A)]
+    for id_ in ids[:3]:
+        store.end(id_, Outcome.SUCCESS, 11)
+    assert [entry.id for entry in store.past(10)] == [ids[2], ids[1], ids[0]]
+    assert [entry.id for entry in store.past(1)] == [ids[2]]
+    assert [entry.id for entry in store.past(10, A)] == [ids[2], ids[0]]
+
+
+def test_a_server_that_is_described_stays_so(store: Store, tmp_path: Path) -> None:
+    store.describe(A, "digest", "{}")
+    store.describe(B, "first", "{}")
+    store.describe(B, "second", '{"settings": 1}')
+    store.arrived(B, 12)
+    store = again(store, tmp_path)
+    there = Described(B, "second", '{"settings": 1}', 12)
+    assert store.described() == [there, Described(A, "digest", "{}")]
+    store.undescribe(A)
+    assert store.described() == [there]
+    store.close()
+
+
+def test_an_order_is_kept_as_long_as_its_transfer_goes_on(store: Store, tmp_path: Path) -> None:
+    order = Order("https://x", "Bearer y", remove=True)
+    transfer = store.begin(A, Direction.OUT, "ASK", 10)
+    store.order(transfer, order)
+    store = again(store, tmp_path)
+    assert store.ordered(transfer) == order
+    assert "Bearer" not in repr(order)
+    store.end(transfer, Outcome.FAILURE, 11)
+    assert store.ordered(transfer) is None
     store.close()
 
 
@@ -169,19 +214,29 @@ def test_each_change_is_on_the_disk_when_it_returns(store: Store, tmp_path: Path
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
+@pytest.mark.parametrize("version", range(1, len(SCHEMAS)))
 def test_an_older_database_gets_what_it_lacks_and_loses_nothing(
-    store: Store, tmp_path: Path
+    tmp_path: Path, version: int
 ) -> None:
-    store.use_token("digest", 100)
-    store.close()
-    with sqlite3.connect(tmp_path / FILE) as connection:
-        connection.executescript(
-            "DROP TABLE forgotten; DROP TABLE kept; ALTER TABLE reports DROP COLUMN backups;"
-            "PRAGMA user_version = 1;"
-        )
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.executescript("".join(SCHEMAS[:version]))
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute("INSERT INTO tokens (digest, expires) VALUES ('digest', 100)")
+    connection.execute(
+        "INSERT INTO transfers (server, direction, step, begun, changed, outcome)"
+        " VALUES (?, 'in', 'DONE', 1, 2, 'success')",
+        (A,),
+    )
+    connection.commit()
+    connection.close()
+    store = Store(str(tmp_path))
+    with pytest.raises(StorageError, match="another version"):
+        store.open(read_only=True)
     store.open()
     assert store.was_used("digest", 100)
     assert (store.ages(["room"], 10), store.denied_before()) == ({"room": 0}, 0)
+    assert store.transfers() == [Entry(1, A, Direction.IN, "DONE", 1, 2, Outcome.SUCCESS)]
+    store.close()
 
 
 def test_a_newer_database_is_left_alone(store: Store, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
+from twisted.internet.task import deferLater
 
 from tests.daemon.house import UUID, sha256
 from tests.daemon.house import archive as packed
@@ -230,6 +231,10 @@ class House:
             paths = [path for path in place.rglob("*") if path.is_file()]
             found |= {str(path.relative_to(place)): path.read_bytes() for path in paths}
         return found
+
+    async def passes(self) -> None:
+        """Let a moment pass."""
+        await deferLater(reactor, 0.005)
 
     def left(self) -> list[str]:
         places = (self.data, self.data.with_name(".volumes.staging"))

@@ -31,7 +31,7 @@ class Journal:
 
     refuses: StorageError | None = None
 
-    def begin(self, *_: object) -> Deferred[int]:
+    def begin(self, *_: object, by_hand: bool) -> Deferred[int]:
         return succeed(1) if self.refuses is None else fail(self.refuses)
 
     def enter(self, *_: object) -> Deferred[None]:
@@ -43,10 +43,11 @@ class Told:
 
     def __init__(self, steps: Any) -> None:
         self.clock, self.heard, self.journal = Clock(), Heard(), Journal()
+        authority: Any = SimpleNamespace(by_hand=False, words={})
         means: Any = SimpleNamespace(
             journal=self.journal, bus=EventBus(), reactor=self.clock, observer=self.heard
         )
-        self.course: Course[Any] = Course(UUID, "Node", steps, means)
+        self.course: Course[Any] = Course(UUID, "Node", steps, means, authority)
 
     async def begin(self) -> None:
         await self.course.begin()

@@ -162,7 +162,8 @@ def begun(house: House, step: ReceiveStep) -> None:
 async def resumed(house: House) -> None:
     entries = house.store.transfers(unfinished=True)
     clear_leftovers(entries, house.staging, house.backups)
-    house.receiver.resume(*entries)
+    (entry,) = entries
+    house.receiver.resume(entry)
     while house.receiver.servers:
         await deferLater(reactor, 0.005)
 

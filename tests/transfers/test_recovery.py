@@ -44,7 +44,7 @@ async def test_a_journal_that_cannot_be_written_fails_the_transfer_and_loses_not
 async def test_without_a_journal_nothing_begins(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> int:
+    def full(*_: object, by_hand: bool) -> int:
         raise StorageError("the disk is full")
 
     monkeypatch.setattr(house.store, "begin", full)
@@ -122,7 +122,8 @@ async def test_what_was_not_whole_is_told_to_have_failed(house: House, step: Rec
 @pytest_twisted.ensureDeferred
 async def test_what_was_undone_already_is_no_success(house: House, step: ReceiveStep) -> None:
     house.store.begin(UUID, Direction.IN, step.name, 1.0)
-    house.receiver.resume(*house.store.transfers(unfinished=True))
+    (entry,) = house.store.transfers(unfinished=True)
+    house.receiver.resume(entry)
     while house.receiver.servers:
         await deferLater(reactor, 0.005)
     assert "success" not in house.world.calls

@@ -5,6 +5,23 @@
 """
 
 from wingsd.journal.door import Journal
-from wingsd.journal.entries import Direction, Entry, Outcome, Report
+from wingsd.journal.entries import (
+    Account,
+    Described,
+    Direction,
+    Entry,
+    Order,
+    Outcome,
+    Report,
+)
 
-__all__ = ["Direction", "Entry", "Journal", "Outcome", "Report"]
+__all__ = [
+    "Account",
+    "Described",
+    "Direction",
+    "Entry",
+    "Journal",
+    "Order",
+    "Outcome",
+    "Report",
+]

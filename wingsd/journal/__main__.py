@@ -18,11 +18,12 @@ def _time(at: float) -> str:
 
 
 def _transfers(store: Store) -> Iterator[tuple[str, ...]]:
-    yield "begun (UTC)", "changed (UTC)", "server", "way", "step", "outcome"
+    yield "begun (UTC)", "changed (UTC)", "server", "way", "step", "outcome", "reason"
     for entry in store.transfers():
         outcome = "under way" if entry.outcome is None else entry.outcome.value
         begun, changed = _time(entry.begun), _time(entry.changed)
-        yield begun, changed, entry.server, entry.direction.value, entry.step, outcome
+        way = entry.direction.value
+        yield begun, changed, entry.server, way, entry.step, outcome, entry.reason
 
 
 def _reports(store: Store) -> Iterator[tuple[str, ...]]:

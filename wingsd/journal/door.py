@@ -7,7 +7,15 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from twisted.internet.defer import Deferred
 
 from wingsd.bridge import Workers
-from wingsd.journal.entries import Direction, Entry, Outcome, Report
+from wingsd.journal.entries import (
+    Account,
+    Described,
+    Direction,
+    Entry,
+    Order,
+    Outcome,
+    Report,
+)
 from wingsd.journal.store import Store
 
 __all__ = ["Journal"]
@@ -34,21 +42,55 @@ class Journal:
 
     # Transfers
 
-    def begin(self, server: str, direction: Direction, step: str) -> Deferred[int]:
+    def begin(
+        self, server: str, direction: Direction, step: str, *, by_hand: bool = False
+    ) -> Deferred[int]:
         """Note a new transfer; the Deferred gives its id."""
-        return self._worker.run(self._store.begin, server, direction, step, self._now())
+        return self._worker.run(
+            self._store.begin, server, direction, step, self._now(), by_hand=by_hand
+        )
 
     def enter(self, transfer: int, step: str) -> Deferred[None]:
         """Note that a transfer enters a step; when the Deferred fires, it may."""
         return self._worker.run(self._store.enter, transfer, step, self._now())
 
-    def end(self, transfer: int, outcome: Outcome) -> Deferred[None]:
+    def end(self, transfer: int, outcome: Outcome, account: Account = Account()) -> Deferred[None]:
         """Note how a transfer ended."""
-        return self._worker.run(self._store.end, transfer, outcome, self._now())
+        return self._worker.run(self._store.end, transfer, outcome, self._now(), account)
 
     def unfinished(self) -> Deferred[list[Entry]]:
         """Return the transfers that have not ended, oldest first."""
         return self._worker.run(self._store.transfers, unfinished=True)
+
+    def past(self, most: int, server: str | None = None) -> Deferred[list[Entry]]:
+        """Return the last `most` that have ended, of one server or of all, the latest first."""
+        return self._worker.run(self._store.past, most, server)
+
+    # Moves by hand
+
+    def describe(self, server: str, digest: str, description: str) -> Deferred[None]:
+        """Note what a server is that comes by the token with that digest."""
+        return self._worker.run(self._store.describe, server, digest, description)
+
+    def arrived(self, server: str) -> Deferred[None]:
+        """Note that a server which was described is here, whole."""
+        return self._worker.run(self._store.arrived, server, self._now())
+
+    def described(self) -> Deferred[list[Described]]:
+        """Return the servers that were described."""
+        return self._worker.run(self._store.described)
+
+    def undescribe(self, server: str) -> Deferred[None]:
+        """Forget what was described of a server."""
+        return self._worker.run(self._store.undescribe, server)
+
+    def order(self, transfer: int, order: Order) -> Deferred[None]:
+        """Note what was asked for with a transfer."""
+        return self._worker.run(self._store.order, transfer, order)
+
+    def ordered(self, transfer: int) -> Deferred[Order | None]:
+        """Return that, as long as the transfer has not ended."""
+        return self._worker.run(self._store.ordered, transfer)
 
     # Reports to the Panel
 

@@ -7,7 +7,7 @@ from enum import Enum
 
 import attrs
 
-__all__ = ["Direction", "Entry", "Outcome", "Report"]
+__all__ = ["Account", "Described", "Direction", "Entry", "Order", "Outcome", "Report"]
 
 
 def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -41,6 +41,21 @@ class Entry:
     outcome: Outcome | None = attrs.field(
         default=None, converter=attrs.converters.optional(Outcome)
     )
+    #: Whether people moved it, and no Panel was asked.
+    by_hand: bool = attrs.field(default=False, converter=bool)
+    #: Why it failed; the archive's bytes and files, None where it did not come so far.
+    reason: str = ""
+    bytes: int | None = None
+    files: int | None = None
+
+
+@attrs.frozen
+class Account:
+    """What is told of a transfer that has ended; see `Entry`."""
+
+    reason: str = ""
+    bytes: int | None = None
+    files: int | None = None
 
 
 @attrs.frozen
@@ -61,3 +76,28 @@ class Report:
     backups: tuple[str, ...] | None = attrs.field(
         default=None, converter=attrs.converters.optional(_listed)
     )
+
+
+@attrs.frozen
+class Described:
+    """A server that is moved here by hand: its `description`, JSON as a Panel would send it.
+
+    `digest` is that of the token it comes by, and `arrived` is when it did, None before.
+    """
+
+    server: str
+    digest: str
+    description: str
+    arrived: float | None = None
+
+
+@attrs.frozen
+class Order:
+    """Where a server is to be moved by hand, and whether it is then to be removed here.
+
+    `url` is where the other node takes uploads, `token` the whole `Authorization` for there.
+    """
+
+    url: str
+    token: str = attrs.field(repr=False)
+    remove: bool = attrs.field(default=False, converter=bool)

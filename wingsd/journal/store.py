@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from wingsd.errors import StorageError
-from wingsd.journal.entries import Direction, Entry, Outcome, Report
+from wingsd.journal.entries import (
+    Account,
+    Described,
+    Direction,
+    Entry,
+    Order,
+    Outcome,
+    Report,
+)
+from wingsd.journal.schema import SCHEMAS
 
 __all__ = ["FILE", "Store"]
 
@@ -24,45 +33,7 @@ KEPT = 90 * _DAY
 #: Seconds that a used token is remembered after it has expired.
 REMEMBERED = _DAY
 
-# A clock that is set forward makes everything old at once, and may be set back again. So it stays
-# known up to which time tokens were forgotten: those from before are good for nothing. And what is
-# kept for some days has its days counted, by looking at it daily.
-_SCHEMAS = (
-    """
-CREATE TABLE transfers (
-    id INTEGER PRIMARY KEY,
-    server TEXT NOT NULL,
-    direction TEXT NOT NULL,
-    step TEXT NOT NULL,
-    begun REAL NOT NULL,
-    changed REAL NOT NULL,
-    outcome TEXT
-);
-CREATE TABLE reports (
-    id INTEGER PRIMARY KEY,
-    server TEXT NOT NULL,
-    outcome TEXT NOT NULL,
-    created REAL NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    answer TEXT NOT NULL DEFAULT '',
-    settled REAL
-);
-CREATE TABLE tokens (digest TEXT PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE denied (jti TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
-CREATE INDEX unfinished ON transfers (id) WHERE outcome IS NULL;
-CREATE INDEX unsettled ON reports (id) WHERE settled IS NULL;
-""",
-    """
-CREATE TABLE forgotten (kind TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
-INSERT INTO forgotten (kind, until) VALUES ('tokens', 0), ('denied', 0);
-CREATE TABLE kept (name TEXT PRIMARY KEY, seen REAL NOT NULL, age REAL NOT NULL) WITHOUT ROWID;
-""",
-    # UUIDs with a space between two; NULL where the Panel is told of no backups.
-    """
-ALTER TABLE reports ADD COLUMN backups TEXT;
-""",
-)
-_VERSION = len(_SCHEMAS)
+_VERSION = len(SCHEMAS)
 
 
 class Store:
@@ -78,6 +49,11 @@ class Store:
             if read_only:
                 uri = f"{self._path.absolute().as_uri()}?mode=ro"
                 self._connection = sqlite3.connect(uri, uri=True)
+                if _version(self._connection) != _VERSION:
+                    raise StorageError(
+                        f"{self._path} was written by another version of wingsd; start this one, "
+                        "which brings it up to date, and try again"
+                    )
                 return
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Its one thread need not be the one that opens it.
@@ -89,14 +65,14 @@ class Store:
             self._migrate(connection)
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        version = _version(connection)
         if version > _VERSION:
             raise StorageError(
                 f"{self._path} was written by a newer wingsd; install that one again, or move the "
                 "file away when no transfer is under way"
             )
         if version < _VERSION:
-            missing = "".join(_SCHEMAS[version:])
+            missing = "".join(SCHEMAS[version:])
             connection.executescript(
                 f"BEGIN IMMEDIATE; {missing} PRAGMA user_version = {_VERSION}; COMMIT;"
             )
@@ -109,16 +85,19 @@ class Store:
 
     # Transfers
 
-    def begin(self, server: str, direction: Direction, step: str, now: float) -> int:
+    def begin(
+        self, server: str, direction: Direction, step: str, now: float, *, by_hand: bool = False
+    ) -> int:
         """Note a new transfer; return its id."""
         return self._insert(
-            "INSERT INTO transfers (server, direction, step, begun, changed)"
-            " VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO transfers (server, direction, step, begun, changed, by_hand)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
             server,
             direction.value,
             step,
             now,
             now,
+            by_hand,
         )
 
     def enter(self, transfer: int, step: str, now: float) -> None:
@@ -127,23 +106,83 @@ class Store:
             "UPDATE transfers SET step = ?, changed = ? WHERE id = ?", step, now, transfer
         )
 
-    def end(self, transfer: int, outcome: Outcome, now: float) -> None:
+    def end(
+        self, transfer: int, outcome: Outcome, now: float, account: Account = Account()
+    ) -> None:
         """Note how a transfer ended."""
         self._execute(
-            "UPDATE transfers SET outcome = ?, changed = ? WHERE id = ?",
+            "UPDATE transfers SET outcome = ?, changed = ?, reason = ?, bytes = ?, files = ?"
+            " WHERE id = ?",
             outcome.value,
             now,
+            account.reason,
+            account.bytes,
+            account.files,
             transfer,
         )
+        # It has the other node's token in it, and nobody needs it any more.
+        self._execute("DELETE FROM orders WHERE transfer = ?", transfer)
 
     def transfers(self, *, unfinished: bool = False) -> list[Entry]:
         """Return the transfers, oldest first: all, or those that have not ended."""
-        where = "WHERE outcome IS NULL" if unfinished else ""
+        return self._transfers(
+            "WHERE outcome IS NULL ORDER BY id" if unfinished else "ORDER BY id"
+        )
+
+    def past(self, most: int, server: str | None = None) -> list[Entry]:
+        """Return the last `most` that have ended, of one server or of all, the latest first."""
+        return self._transfers(
+            "WHERE outcome IS NOT NULL AND ? IN (server, '') ORDER BY id DESC LIMIT ?",
+            server or "",
+            most,
+        )
+
+    def _transfers(self, which: str, *values: object) -> list[Entry]:
         rows = self._rows(
-            "SELECT id, server, direction, step, begun, changed, outcome"  # noqa: S608 - constant
-            f" FROM transfers {where} ORDER BY id"
+            "SELECT id, server, direction, step, begun, changed, outcome,"  # noqa: S608 - constant
+            f" by_hand, reason, bytes, files FROM transfers {which}",
+            *values,
         )
         return [Entry(*row) for row in rows]
+
+    # Moves by hand
+
+    def describe(self, server: str, digest: str, description: str) -> None:
+        """Note what a server is that comes by the token with that digest."""
+        self._execute(
+            "INSERT OR REPLACE INTO described (server, digest, description) VALUES (?, ?, ?)",
+            server,
+            digest,
+            description,
+        )
+
+    def arrived(self, server: str, now: float) -> None:
+        """Note that a server which was described is here, whole."""
+        self._execute("UPDATE described SET arrived = ? WHERE server = ?", now, server)
+
+    def described(self) -> list[Described]:
+        """Return the servers that were described."""
+        rows = self._rows("SELECT server, digest, description, arrived FROM described")
+        return [Described(*row) for row in rows]
+
+    def undescribe(self, server: str) -> None:
+        """Forget what was described of a server."""
+        self._execute("DELETE FROM described WHERE server = ?", server)
+
+    def order(self, transfer: int, order: Order) -> None:
+        """Note what was asked for with a transfer."""
+        self._execute(
+            "INSERT INTO orders (transfer, url, token, remove) VALUES (?, ?, ?, ?)",
+            transfer,
+            order.url,
+            order.token,
+            order.remove,
+        )
+
+    def ordered(self, transfer: int) -> Order | None:
+        """Return that, as long as the transfer has not ended."""
+        rows = self._rows("SELECT url, token, remove FROM orders WHERE transfer = ?", transfer)
+        return Order(*rows[0]) if rows else None
 
     # Reports to the Panel
 
@@ -251,6 +290,10 @@ class Store:
         self._execute("DELETE FROM reports WHERE settled < ?", now - KEPT)
         self._forget("tokens", "expires", now - REMEMBERED)
         self._forget("denied", "at", now - KEPT)
+        self._execute(
+            "DELETE FROM orders"
+            " WHERE transfer NOT IN (SELECT id FROM transfers WHERE outcome IS NULL)"
+        )
 
     def _forget(self, kind: str, time: str, before: float) -> None:
         old = f"FROM {kind} WHERE {time} < ?"
@@ -276,9 +319,9 @@ class Store:
     def _insert(self, statement: str, *values: object) -> int:
         return self._execute(statement, *values).lastrowid or 0
 
-    def _rows(self, statement: str) -> list[tuple[Any, ...]]:
+    def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with self._explained():
-            return self._opened.execute(statement).fetchall()
+            return self._opened.execute(statement, values).fetchall()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -289,3 +332,8 @@ class Store:
                 f"the journal {self._path} cannot be used: {error}; see that its disk has room "
                 "and is writable"
             ) from error
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)

@@ -35,17 +35,21 @@ class Announcer:
         self._state: State | None = None
         self._progress: LoopingCall | None = None
 
-    def enter(self, step: ReceiveStep | SendStep) -> None:
-        """Tell of a step and, where it is another state, of that in every word waited for."""
-        self._print(step.words)
+    def enter(self, step: ReceiveStep | SendStep, words: str = "") -> None:
+        """Tell of a step and, where it is another state, of that in every word waited for.
+
+        `words` say what it does where the usual ones do not fit.
+        """
+        words = words or step.words
+        self._print(words)
         if step.state is self._state:
-            self._log.info("{server}: {step}", step=step.words, **self._about)
+            self._log.info("{server}: {step}", step=words, **self._about)
             return
         self._state = step.state
         self._log.info(
             "{server}: state {state}: {step}",
             state=step.state.name.lower(),
-            step=step.words,
+            step=words,
             **self._about,
         )
         # Last, since a page that hears the end may look away from this node.

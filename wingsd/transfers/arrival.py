@@ -13,10 +13,10 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.config import CALAGOPUS
-from wingsd.errors import Interrupted, NotWanted, StorageError, WingsdError
-from wingsd.journal import Outcome
+from wingsd.errors import Interrupted, NotWanted, StorageError
 from wingsd.model import Configuration
 from wingsd.servers import Server
+from wingsd.transfers.authority import ReceivingAuthority
 from wingsd.transfers.course import Course
 from wingsd.transfers.extras import Backup
 from wingsd.transfers.interrupt import when_fired
@@ -39,10 +39,16 @@ class Arrival:
     _log = Logger()
 
     def __init__(
-        self, server: str, means: ReceivingMeans, course: Course[ReceiveStep], undo: UndoList
+        self,
+        server: str,
+        means: ReceivingMeans,
+        authority: ReceivingAuthority,
+        course: Course[ReceiveStep],
+        undo: UndoList,
     ) -> None:
         self._server = server
         self._means = means
+        self._authority = authority
         self._course = course
         self._undo = undo
         #: Whether the Panel may know the server to be here: nothing is undone then.
@@ -106,9 +112,7 @@ class Arrival:
         means, name = self._means, self._server
         if self._begins_before(ReceiveStep.REPORT):
             await self._course.enter(ReceiveStep.REPORT)
-        told = means.outbox.success_of(name) or await means.outbox.tell(
-            name, Outcome.SUCCESS, self._backups_to_tell()
-        )
+        told = await self._authority.tell_success(self._backups_to_tell())
         # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
         # undone, whatever happens, unless the Panel has plainly said no.
         self._undo.clear()
@@ -139,16 +143,7 @@ class Arrival:
         self._course.pass_on(ReceiveStep.DONE)
         self._course.close()
         server.let_go()
-        try:
-            # Only now the Panel tells its addresses on this node.
-            await server.sync()
-        except WingsdError as error:
-            # They are asked for again before it is started.
-            self._log.warn(
-                "{server}: its new settings were not to be had: {error}",
-                server=self._server,
-                error=error,
-            )
+        await self._authority.welcome(server)
 
     async def _settle(self) -> None:
         """Let what has come with the server be this node's. The server is here in any case."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, Protocol, TypeVar
 
+import attrs
 from twisted.logger import Logger
 
 from wingsd.errors import StorageError
-from wingsd.journal import Direction, Outcome
+from wingsd.journal import Account, Direction, Outcome
 from wingsd.transfers.announcer import Announcer
 from wingsd.transfers.interrupt import Interruptible
 from wingsd.transfers.lifecycle import Lifecycle, ReceiveStep, SendStep, State
@@ -17,6 +18,18 @@ from wingsd.transfers.means import ReceivingMeans, SendingMeans
 __all__ = ["Course"]
 
 S = TypeVar("S", bound=ReceiveStep | SendStep)
+
+
+class _Authority(Protocol[S]):
+    """Whose word counts, as far as it shows; see `wingsd.transfers.authority`."""
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether people move the server, and no Panel is asked."""
+
+    @property
+    def words(self) -> Mapping[S, str]:
+        """What is done in steps whose usual words do not fit."""
 
 
 class Course(Generic[S]):
@@ -29,37 +42,52 @@ class Course(Generic[S]):
     _log = Logger()
 
     def __init__(
-        self, server: str, node: str, steps: Iterable[S], means: ReceivingMeans | SendingMeans
+        self,
+        server: str,
+        node: str,
+        steps: Iterable[S],
+        means: ReceivingMeans | SendingMeans,
+        authority: _Authority[S],
     ) -> None:
         self.chain = Interruptible()
         self.life = Lifecycle(steps)
         self.announcer = Announcer(server, node, means.bus, means.reactor)
+        #: Its number in the journal, None before and after it is open there.
+        self.entry: int | None = None
         #: Returns the bytes that have been moved so far.
         self.count: Callable[[], int] = lambda: 0
         self._server = server
+        self._authority = authority
         self._journal = means.journal
         self._observer = means.observer
         self._clock: Callable[[], float] = means.reactor.seconds
-        self._entry: int | None = None
+        self._account = Account()
         self._error: Exception | None = None
         self._entered = 0.0
         # Of a step that an earlier daemon entered nobody knows how long it takes.
         self._seen_whole = True
 
-    async def begin(self) -> None:
-        """Write the transfer down, and tell of it. Raises `StorageError`."""
+    @property
+    def doing(self) -> str:
+        """What is done in this step, in words."""
+        step = self.life.step
+        return self._authority.words.get(step, step.words)
+
+    async def begin(self) -> int:
+        """Write the transfer down, and tell of it; return its number. Raises `StorageError`."""
         step = self.life.step
         self._entered = self._clock()
         # Before it is written down: one for which that fails has an end, too.
         self._observer.transfer_begun(self)
-        self._entry = await self._journal.begin(self._server, self._way, step.name)
-        self.announcer.transfer = self._entry
-        self.announcer.enter(step)
+        by_hand = self._authority.by_hand
+        entry = await self._journal.begin(self._server, self._way, step.name, by_hand=by_hand)
+        self.entry = self.announcer.transfer = entry
+        self.announcer.enter(step, self.doing)
+        return entry
 
     def resume(self, entry: int, step: S) -> None:
         """Be the one that an earlier daemon wrote down, at the step it had come to."""
-        self._entry = entry
-        self.announcer.transfer = entry
+        self.entry = self.announcer.transfer = entry
         self.life.step = step
         self._go(step)
         self._seen_whole = False
@@ -69,16 +97,16 @@ class Course(Generic[S]):
     async def enter(self, step: S) -> None:
         """Enter a step, unless the transfer is interrupted. Raises `StorageError`."""
         self.chain.check()
-        if self._entry is not None:
-            await self._journal.enter(self._entry, step.name)
+        if self.entry is not None:
+            await self._journal.enter(self.entry, step.name)
         self.chain.check()
         self.pass_on(step)
 
     async def fall_to(self, step: S) -> None:
         """Enter the step of a failure, interrupted or not, and written down where that goes."""
-        if self._entry is not None:
+        if self.entry is not None:
             try:
-                await self._journal.enter(self._entry, step.name)
+                await self._journal.enter(self.entry, step.name)
             except StorageError as error:
                 self._log_stuck(error)
         self.pass_on(step)
@@ -96,12 +124,17 @@ class Course(Generic[S]):
 
     def _go(self, step: S) -> None:
         self._entered = self._clock()
-        self.announcer.enter(step)
+        self.announcer.enter(step, self.doing)
+
+    def note_figures(self, size: int, files: int) -> None:
+        """Keep for the journal how many bytes the archive has, and files."""
+        self._account = attrs.evolve(self._account, bytes=size, files=files)
 
     def fail(self, error: Exception) -> None:
-        """Tell what has gone wrong; where the transfer ends as a failure, that is why."""
+        """Tell and keep what has gone wrong; where the transfer ends as a failure, that is why."""
         self._error = error
-        self.announcer.warn(f"failed while {self.life.step.words}: {error}")
+        self._account = attrs.evolve(self._account, reason=f"while {self.doing}: {error}")
+        self.announcer.warn(f"failed while {self.doing}: {error}")
 
     # What can be seen of it
 
@@ -133,12 +166,13 @@ class Course(Generic[S]):
 
     def close(self) -> None:
         """Write down how it ended; a journal that cannot be written is logged."""
-        entry, self._entry = self._entry, None
+        entry, self.entry = self.entry, None
         if entry is None:
             return
         moved = self.life.step.state is State.SUCCESS
         outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
-        ending = self._journal.end(entry, outcome)
+        account = attrs.evolve(self._account, reason="") if moved else self._account
+        ending = self._journal.end(entry, outcome, account)
         ending.addErrback(lambda failure: self._log_stuck(failure.value))
 
     def _log_stuck(self, error: object) -> None:

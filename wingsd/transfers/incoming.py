@@ -13,19 +13,20 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.errors import (
-    AlreadyHere,
     Interrupted,
     PanelError,
     UnknownServer,
     UploadCutShort,
     WingsdError,
 )
-from wingsd.journal import Entry, Outcome
+from wingsd.journal import Entry
 from wingsd.model import Configuration
 from wingsd.transfers.arrival import Arrival
+from wingsd.transfers.authority import ReceivingAuthority
 from wingsd.transfers.course import Course
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.means import ReceivingMeans
+from wingsd.transfers.progress import Progress
 from wingsd.transfers.reception import Reception, Upload
 from wingsd.transfers.undo import UndoList
 from wingsd.transfers.wording import DESTINATION
@@ -43,18 +44,25 @@ class IncomingTransfer:
 
     _log = Logger()
 
-    def __init__(self, server: str, means: ReceivingMeans, after: Deferred[None]) -> None:
+    def __init__(
+        self,
+        server: str,
+        means: ReceivingMeans,
+        authority: ReceivingAuthority,
+        after: Deferred[None],
+    ) -> None:
         self.server = server
+        self.authority = authority
         #: Fires when the transfer is over, whichever way, and all is tidied up. The outbox sees to
         #: it that the Panel hears of a failure.
         self.over: Deferred[None] = Deferred()
         self._after = after
         self._means = means
-        self._course = Course(server, DESTINATION, ReceiveStep, means)
+        self._course = Course(server, DESTINATION, ReceiveStep, means, authority)
         self._undo = UndoList(server)
         self._reception = Reception(server, means, self._course, self._undo)
-        self._course.count = lambda: self._reception.bytes_in
-        self._arrival = Arrival(server, means, self._course, self._undo)
+        self._course.count = lambda: self._reception.meter.done
+        self._arrival = Arrival(server, means, authority, self._course, self._undo)
         self._upload: Upload | None = None
         self._begun = means.reactor.seconds()
 
@@ -117,14 +125,19 @@ class IncomingTransfer:
         return True
 
     @property
-    def age(self) -> float:
-        """For how many seconds it has been under way in this daemon."""
-        return float(self._means.reactor.seconds() - self._begun)
-
-    @property
-    def doing(self) -> str:
-        """What it does, in words."""
-        return self._course.life.step.words
+    def progress(self) -> Progress:
+        """How far it is; its seconds are those in this daemon."""
+        return Progress(
+            server=self.server,
+            entry=self._course.entry,
+            step=self._course.life.step,
+            words=self._course.doing,
+            by_hand=self.authority.by_hand,
+            seconds=self._means.reactor.seconds() - self._begun,
+            bytes=self._reception.meter.done,
+            total=self._upload.size if self._upload is not None else 0,
+            rate=self._reception.meter.rate,
+        )
 
     @property
     def has_failed(self) -> bool:
@@ -151,10 +164,10 @@ class IncomingTransfer:
     # The chain
 
     async def _admit(self) -> Configuration:
-        """Ask the Panel about the server. Nothing has begun: a failure here is not told to it."""
+        """Ask about the server. Nothing has begun: a failure here is not told."""
         try:
             await self._course.chain.wait(self._after)
-            asking = Deferred.fromCoroutine(self._ask_panel())
+            asking = Deferred.fromCoroutine(self.authority.admit())
             configuration = await self._course.chain.wait(asking)
             self._means.servers.admit(configuration, HOLD)
         except WingsdError as error:
@@ -163,20 +176,11 @@ class IncomingTransfer:
         self._undo.add(self._forget)
         return configuration
 
-    async def _ask_panel(self) -> Configuration:
-        panel = self._means.panel
-        if await panel.owns(self.server):
-            raise AlreadyHere(
-                "this server is already on this node",
-                "a transfer would overwrite it; in the Panel, see which node it belongs to",
-            )
-        return await panel.describe(self.server)
-
     async def _receive(self, upload: Upload, configuration: Configuration) -> Deferred[None]:
         means, course = self._means, self._course
-        # The Panel has begun another transfer: what was to be told of the last one is moot.
-        means.outbox.drop(self.server)
+        self.authority.begin()
         await course.begin()
+        await self.authority.write_down()
         received = await self._reception.receive(upload, configuration.settings)
 
         await course.enter(ReceiveStep.VERIFY)
@@ -192,11 +196,10 @@ class IncomingTransfer:
     # After a restart
 
     async def _ask_until_answered(self) -> tuple[bool, Configuration]:
-        """Return whether the Panel has the server here, and its description."""
-        panel = self._means.panel
+        """Return whether the server has moved here, and its description."""
         while True:
             try:
-                return await panel.owns(self.server), await panel.describe(self.server)
+                return await self.authority.ask_again()
             except UnknownServer:
                 raise
             except PanelError as error:
@@ -224,7 +227,7 @@ class IncomingTransfer:
     # What undoes it
 
     async def _fail(self, error: Exception) -> Deferred[None]:
-        """Undo everything, and have the Panel told; return what goes on after that."""
+        """Undo everything, and have it told; return what goes on after that."""
         course, arrival = self._course, self._arrival
         course.fail(error)
         if arrival.may_be_told:
@@ -233,7 +236,7 @@ class IncomingTransfer:
         # Told first, since it is what the Panel's users wait for, and what a daemon that has to
         # end must not leave out; the server's place is the source's own again in any case.
         if not arrival.is_unwanted:
-            await self._means.outbox.tell(self.server, Outcome.FAILURE)
+            await self.authority.tell_failure()
         await self._undo.run()
         # From here on nobody may take what is left for a server; the next daemon removes it too.
         await course.fall_to(ReceiveStep.FAILED)

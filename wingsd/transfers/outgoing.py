@@ -6,27 +6,26 @@ The server's files are only read. They go when the Panel has them deleted, and n
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
-from contextlib import closing
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from wingsd.archive import Packed, pack
+from wingsd.archive import Packed
 from wingsd.bridge import Outflow, OutflowClosed, relayed
 from wingsd.errors import TransferCancelled, WingsdError
-from wingsd.journal import Outcome
 from wingsd.servers import Server
+from wingsd.transfers.authority import SendingAuthority
+from wingsd.transfers.body import write_body
 from wingsd.transfers.course import Course
 from wingsd.transfers.destination import Destination, OutgoingUpload
 from wingsd.transfers.formdata import FormFrame
 from wingsd.transfers.lifecycle import SendStep
 from wingsd.transfers.localbackups import LocalBackup, find_backups
 from wingsd.transfers.means import SendingMeans
-from wingsd.transfers.order import Form, TransferOrder, form_of
-from wingsd.transfers.verdict import Verdict
+from wingsd.transfers.order import TransferOrder, form_of
+from wingsd.transfers.progress import Meter, Progress
 from wingsd.transfers.wording import SOURCE, progress_bar, readable_size
 
 __all__ = ["KEEPS_LINKS", "MOVED", "OutgoingTransfer"]
@@ -42,30 +41,36 @@ class OutgoingTransfer:
 
     _log = Logger()
 
-    def __init__(self, server: Server, order: TransferOrder, means: SendingMeans) -> None:
+    def __init__(
+        self,
+        server: Server,
+        order: TransferOrder,
+        means: SendingMeans,
+        authority: SendingAuthority,
+    ) -> None:
         """Raise `BadRequest` when the order's address is none."""
         self.server = server
+        self.authority = authority
         #: Fires when the transfer is over, whichever way. The outbox sees to it that the Panel
         #: hears of a failure.
         self.over: Deferred[None] = Deferred()
         self._means = means
         self._order = order
         self._destination = Destination(order.url, order.token, means.reactor, means.trust)
-        self._course = Course(server.uuid, SOURCE, SendStep, means)
-        self._verdict = Verdict(server.uuid, means.panel, means.reactor)
+        self._course = Course(server.uuid, SOURCE, SendStep, means, authority)
         self._upload: OutgoingUpload | None = None
         self._backups: tuple[LocalBackup, ...] = ()
         self._retired = False
-        self._read = 0
+        self._meter = Meter(means.reactor.seconds)
+        self._begun = means.reactor.seconds()
         #: Whether it has moved, and the Panel has not had it deleted here yet.
         self.is_left_behind = False
 
     async def run(self) -> None:
         """Send the server; however that ends is told, and nothing is raised."""
         try:
-            # The Panel has begun another transfer: what was to be told of the last one is moot.
-            self._means.outbox.drop(self.server.uuid)
-            await self._course.begin()
+            self.authority.begin()
+            await self.authority.write_down(await self._course.begin())
             await self._send()
         except Exception as error:
             await self._fail(error)
@@ -93,6 +98,21 @@ class OutgoingTransfer:
         self._course.close()
 
     @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        return Progress(
+            server=self.server.uuid,
+            entry=self._course.entry,
+            step=self._course.life.step,
+            words=self._course.doing,
+            by_hand=self.authority.by_hand,
+            seconds=self._means.reactor.seconds() - self._begun,
+            bytes=self._meter.done,
+            total=self._all_bytes,
+            rate=self._meter.rate,
+        )
+
+    @property
     def is_sent(self) -> bool:
         """Whether the destination may have everything."""
         return self._upload is not None and self._upload.body_sent
@@ -104,6 +124,7 @@ class OutgoingTransfer:
 
     def _interrupt(self, reason: WingsdError) -> None:
         self._course.chain.interrupt(reason)
+        self.authority.give_up(reason)
         if self._upload is not None:
             self._upload.abort()
 
@@ -112,6 +133,7 @@ class OutgoingTransfer:
     async def _send(self) -> None:
         means, server = self._means, self.server
         # Asked first: a server need not stop for a destination that cannot be reached.
+        await self._wait(self.authority.introduce(self._destination))
         links = await self._wait(self._destination.features()) >= KEEPS_LINKS
 
         # Nor for one of which a backup would be lost.
@@ -149,11 +171,11 @@ class OutgoingTransfer:
         self._upload = upload = self._destination.upload(
             frame.content_type, body, means.stall_timeout
         )
-        announcer.show_progress(lambda: f"Uploading {progress_bar(self._read, self._all_bytes)}")
-        started = means.reactor.seconds()
+        announcer.show_progress(self._bar)
+        self._meter.start()
         try:
             packed = await means.packers.run(
-                _write_body,
+                write_body,
                 body,
                 frame,
                 directory=self._directory,
@@ -171,14 +193,17 @@ class OutgoingTransfer:
             upload.abort()
             raise
         finally:
+            self._meter.stop()
             announcer.hide_progress()
-        seconds = means.reactor.seconds() - started
-        self._say_figures(packed, seconds)
+        self._say_figures(packed)
         return upload
 
     def _note_progress(self, read: int) -> None:
         # Called in the packing thread; the reactor only looks at the number.
-        self._read = read
+        self._meter.done = read
+
+    def _bar(self) -> str:
+        return f"Uploading {progress_bar(self._meter.done, self._all_bytes)}"
 
     def _find_backups(self) -> Deferred[tuple[LocalBackup, ...]]:
         order, means = self._order, self._means
@@ -218,30 +243,24 @@ class OutgoingTransfer:
         if not self.is_sent:
             # Told after the state: the server is the user's again at once.
             self._stays()
-            await self._means.outbox.tell(self.server.uuid, Outcome.FAILURE)
+            await self.authority.tell_failure()
             return
         self._course.pass_on(SendStep.SETTLE)
-        moved = await self._verdict.has_moved()
+        moved = await self.authority.has_moved()
         if self._course.life.over:
             return  # The Panel has deleted the server here meanwhile.
         if moved:
-            self._course.announcer.say(
-                "the Panel says that it has moved: only its answer was lost"
-            )
+            self._course.announcer.say("it has moved: only its answer was lost")
             self._moved()
         else:
-            self._course.announcer.say("the Panel says that it is still this node's")
+            self._course.announcer.say("it is still this node's")
             self._stays()
 
     def _stays(self) -> None:
         self._course.pass_on(SendStep.FAILED)
         self.server.let_go()
         # Nobody waits for it, but a daemon that ends before does it at its next start.
-        Deferred.fromCoroutine(self._restore()).addErrback(
-            lambda failure: self._log.failure(
-                "{server}: a mistake", failure, server=self.server.uuid
-            )
-        )
+        Deferred.fromCoroutine(self._restore()).addErrback(self._mistake)
 
     async def _restore(self) -> None:
         if self._retired:
@@ -252,15 +271,24 @@ class OutgoingTransfer:
         if self._course.life.over:
             return
         self._course.pass_on(SendStep.DONE)
-        self.is_left_behind = True
         self.server.disown(MOVED)
+        self.is_left_behind = self.authority.deletes
+        if not self.authority.deletes:
+            Deferred.fromCoroutine(self._part()).addErrback(self._mistake)
+
+    async def _part(self) -> None:
+        await self.authority.part(self.server)
+        self._course.close()
+
+    def _mistake(self, failure: Failure) -> None:
+        self._log.failure("{server}: a mistake", failure, server=self.server.uuid)
 
     async def look_after(self) -> None:
         """See what the Panel makes of a server that has moved, and that it did not have deleted.
 
         The destination may have answered before it could tell the Panel, and be lost since.
         """
-        moved = await self._verdict.has_moved()
+        moved = await self.authority.has_moved()
         if not self.is_left_behind:
             return
         self.is_left_behind = False
@@ -277,51 +305,14 @@ class OutgoingTransfer:
 
     # What is said of it
 
-    def _say_figures(self, packed: Packed, seconds: float) -> None:
+    def _say_figures(self, packed: Packed) -> None:
+        files = packed.file_count + packed.hard_link_count
+        self._course.note_figures(packed.archive_bytes, files)
         self._log.info(
             "{server}: sent {bytes} bytes, {files} files, {seconds:.1f} s, {rate}/s",
             server=self.server.uuid,
             bytes=packed.archive_bytes,
-            files=packed.file_count + packed.hard_link_count,
-            seconds=seconds,
-            rate=readable_size(packed.archive_bytes / max(seconds, 0.001)),
+            files=files,
+            seconds=self._meter.seconds,
+            rate=readable_size(packed.archive_bytes / max(self._meter.seconds, 0.001)),
         )
-
-
-def _write_body(
-    body: Outflow,
-    frame: FormFrame,
-    *,
-    directory: str,
-    links: bool,
-    form: Form,
-    backups: Iterable[LocalBackup],
-    note: Callable[[str], None],
-    progress: Callable[[int], None],
-) -> Packed:
-    """Write the whole body of the upload, in a worker thread: the archive, then the backups."""
-    body.write(frame.before())
-    packed = pack(
-        directory,
-        body.write,
-        links=links,
-        form=form.archive,
-        compression=form.compression,
-        note=note,
-        progress=progress,
-    )
-    body.write(frame.after(packed.sha256))
-    read = packed.packed_bytes
-    for local in backups:
-        body.write(frame.before_backup(local.backup))
-        digest = hashlib.sha256()
-        with closing(local.blocks()) as blocks:
-            for block in blocks:
-                digest.update(block)
-                body.write(block)
-                read += len(block)
-                progress(read)
-        body.write(frame.after_backup(local.backup, digest.hexdigest()))
-    body.write(frame.end())
-    body.finish()
-    return packed

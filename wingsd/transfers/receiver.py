@@ -14,9 +14,11 @@ from wingsd.errors import (
     TransferCancelled,
 )
 from wingsd.journal import Entry
+from wingsd.transfers.authority import PanelReceiving, ReceivingAuthority
 from wingsd.transfers.incoming import IncomingTransfer
 from wingsd.transfers.interrupt import when_fired
 from wingsd.transfers.means import ReceivingMeans
+from wingsd.transfers.progress import Progress
 
 __all__ = ["Receiver"]
 
@@ -35,11 +37,12 @@ class Receiver:
         self._open: dict[str, IncomingTransfer] = {}
         self._stopping = False
 
-    def open(self, server: str) -> IncomingTransfer:
+    def open(self, server: str, authority: ReceivingAuthority | None = None) -> IncomingTransfer:
         """Return a new transfer of the server with the UUID `server`.
 
-        It waits for one that has failed, until that is tidied up. Raises `AlreadyHere` while one
-        is under way, `TooManyTransfers` while there is no place, `DaemonStopping` after `stop`.
+        The Panel's word counts, where there is no other `authority`. It waits for one that has
+        failed, until that is tidied up. Raises `AlreadyHere` while one is under way,
+        `TooManyTransfers` while there is no place, `DaemonStopping` after `stop`.
         """
         if self._stopping:
             raise DaemonStopping
@@ -50,11 +53,13 @@ class Receiver:
             raise AlreadyHere("this server is already being received", self._prospects(before))
         if sum(transfer.is_receiving for transfer in self._open.values()) >= self._places:
             raise TooManyTransfers(self._places)
-        return self._add(server, succeed(None) if before is None else when_fired(before.over))
+        after = succeed(None) if before is None else when_fired(before.over)
+        return self._add(server, authority, after)
 
     def _prospects(self, transfer: IncomingTransfer) -> str:
         """Return since when a transfer goes on, and when it ends if its sender is gone."""
-        so_far = f"the transfer under way began {transfer.age:.0f} s ago and is {transfer.doing}"
+        now = transfer.progress
+        so_far = f"the transfer under way began {now.seconds:.0f} s ago and is {now.words}"
         if not transfer.is_receiving:
             return f"{so_far}; wait for it to end"
         return (
@@ -62,13 +67,17 @@ class Receiver:
             "silence: send the server again then"
         )
 
-    def resume(self, entry: Entry) -> None:
+    def resume(self, entry: Entry, authority: ReceivingAuthority | None = None) -> None:
         """Bring to its end what an earlier daemon did not."""
-        transfer = self._add(entry.server, succeed(None))
+        transfer = self._add(entry.server, authority, succeed(None))
         Deferred.fromCoroutine(transfer.resume(entry))
 
-    def _add(self, server: str, after: Deferred[None]) -> IncomingTransfer:
-        transfer = IncomingTransfer(server, self._means, after)
+    def _add(
+        self, server: str, authority: ReceivingAuthority | None, after: Deferred[None]
+    ) -> IncomingTransfer:
+        if authority is None:
+            authority = PanelReceiving(server, self._means.panel, self._means.outbox)
+        transfer = IncomingTransfer(server, self._means, authority, after)
         self._open[server] = transfer
         transfer.over.addCallback(self._forget, transfer)
         return transfer
@@ -114,6 +123,15 @@ class Receiver:
         """Give up what is verified as well, where the Panel has not been told of it."""
         for transfer in tuple(self._open.values()):
             transfer.give_up(DaemonStopping(), verified=True)
+
+    def find(self, server: str) -> IncomingTransfer | None:
+        """Return the server's transfer, if there is one."""
+        return self._open.get(server)
+
+    @property
+    def progress(self) -> list[Progress]:
+        """How far each transfer is, those included whose traces still have to go."""
+        return [transfer.progress for transfer in self._open.values()]
 
     @property
     def servers(self) -> tuple[str, ...]:

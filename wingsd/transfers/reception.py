@@ -23,6 +23,7 @@ from wingsd.transfers.extras import Backup
 from wingsd.transfers.formdata import Checksums, UploadForm
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.means import ReceivingMeans
+from wingsd.transfers.progress import Meter
 from wingsd.transfers.undo import UndoList
 from wingsd.transfers.wording import progress_bar
 
@@ -64,7 +65,6 @@ class Received:
     #: The SHA-256 of each backup by its UUID.
     backups: dict[str, str]
     checksums: Checksums
-    seconds: float
 
     def verify(self) -> None:
         """Raise `BadRequest` where anything is not what was sent."""
@@ -89,13 +89,9 @@ class Reception:
         self._means = means
         self._course = course
         self._undo = undo
-        self._bytes = 0
+        #: Counts the bytes that come, those of what comes with the server too.
+        self.meter = Meter(means.reactor.seconds)
         self._size = 0
-
-    @property
-    def bytes_in(self) -> int:
-        """How many bytes have come so far."""
-        return self._bytes
 
     async def receive(self, upload: Upload, settings: Settings) -> Received:
         """Take the whole upload, when it is its turn. Raises the `WingsdError` that stops it."""
@@ -105,15 +101,16 @@ class Reception:
         form = UploadForm(upload.content_type, upload.user_agent, means.form)
         await course.enter(ReceiveStep.RECEIVE)
         await course.chain.wait(means.slots.acquire())
+        self.meter.start()
         try:
             with means.write_back.during():
                 return await self._take(upload, form, settings)
         finally:
+            self.meter.stop()
             means.slots.release()
 
     async def _take(self, upload: Upload, form: UploadForm, settings: Settings) -> Received:
         means, announcer = self._means, self._course.announcer
-        started = means.reactor.seconds()
         self._undo.add(lambda: means.disk.run(means.staging.withdraw, self._server))
         directory = await means.disk.run(means.staging.create, self._server)
         await means.disk.run(means.backups.discard, self._server)
@@ -138,7 +135,7 @@ class Reception:
             raise
         finally:
             announcer.hide_progress()
-        return Received(archive, backups, await coming, means.reactor.seconds() - started)
+        return Received(archive, backups, await coming)
 
     # What the thread does
 
@@ -158,24 +155,26 @@ class Reception:
     def _counted(self, feed: Feed) -> Iterator[bytes]:
         # The reactor only looks at the number.
         for block in feed.blocks():
-            self._bytes += len(block)
+            self.meter.done += len(block)
             yield block
 
     # What is said of it
 
     def _progress(self) -> str:
-        return f"Receiving {progress_bar(self._bytes, self._size)}"
+        return f"Receiving {progress_bar(self.meter.done, self._size)}"
 
     def say_figures(self, received: Received) -> None:
-        """Tell how much came, and how fast."""
-        archive, seconds = received.archive, received.seconds
+        """Tell how much came, and how fast; the journal has it too."""
+        archive, meter = received.archive, self.meter
+        files = archive.file_count + archive.hard_link_count
+        self._course.note_figures(archive.archive_bytes, files)
         self._log.info(
             "{server}: received {bytes} bytes, {files} files, {backups} backups, {seconds:.1f} s, "
             "{rate:.1f} MiB/s",
             server=self._server,
-            bytes=self._bytes,
-            files=archive.file_count + archive.hard_link_count,
+            bytes=meter.done,
+            files=files,
             backups=len(received.backups),
-            seconds=seconds,
-            rate=self._bytes / MIB / max(seconds, 0.001),
+            seconds=meter.seconds,
+            rate=meter.done / MIB / max(meter.seconds, 0.001),
         )

@@ -8,10 +8,12 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from wingsd.errors import Conflict, DaemonStopping
 from wingsd.servers import Server
+from wingsd.transfers.authority import PanelSending, SendingAuthority
 from wingsd.transfers.interrupt import when_fired
 from wingsd.transfers.means import SendingMeans
 from wingsd.transfers.order import TransferOrder
 from wingsd.transfers.outgoing import OutgoingTransfer
+from wingsd.transfers.progress import Progress
 
 __all__ = ["HOLD", "Sender"]
 
@@ -30,11 +32,14 @@ class Sender:
         self._left_behind: dict[str, OutgoingTransfer] = {}
         self._stopping = False
 
-    def start(self, server: Server, order: TransferOrder) -> None:
+    def start(
+        self, server: Server, order: TransferOrder, authority: SendingAuthority | None = None
+    ) -> None:
         """Begin to send `server`; the rest is told by events, and to the Panel.
 
-        Raises `Conflict` while it is on its way already, `BadRequest` when `order` names no
-        address, `DaemonStopping` after `stop`.
+        The Panel's word counts, where there is no other `authority`. Raises `Conflict` while it
+        is on its way already, `BadRequest` when `order` names no address, `DaemonStopping` after
+        `stop`.
         """
         if self._stopping:
             raise DaemonStopping
@@ -42,7 +47,10 @@ class Sender:
             raise Conflict("A transfer is already in progress for this server.", server.hold)
         if server.hold:
             raise Conflict(server.hold, "try again when that is over")
-        transfer = OutgoingTransfer(server, order, self._means)
+        if authority is None:
+            means = self._means
+            authority = PanelSending(server.uuid, means.panel, means.outbox, means.reactor)
+        transfer = OutgoingTransfer(server, order, self._means, authority)
         server.take(HOLD)
         self._open[server.uuid] = transfer
         transfer.over.addCallback(self._forget, transfer)
@@ -81,9 +89,9 @@ class Sender:
     async def release(self, server: str) -> None:
         """Make way for the server's deletion, which the Panel has ordered.
 
-        When everything was sent, the order is the Panel's word that the server has moved, and
-        comes while the destination still waits for it: so nothing is waited for here. Any other
-        transfer is cancelled, and over when this returns.
+        When everything was sent by the Panel's own order, this one is its word that the server
+        has moved, and comes while the destination still waits for it: so nothing is waited for
+        here. Any other transfer is cancelled, and over when this returns.
         """
         left_behind = self._left_behind.pop(server, None)
         if left_behind is not None:
@@ -91,7 +99,7 @@ class Sender:
         transfer = self._under_way(server)
         if transfer is None:
             return
-        if transfer.is_sent:
+        if transfer.is_sent and transfer.authority.deletes:
             transfer.deleted()
         else:
             transfer.cancel()
@@ -105,6 +113,11 @@ class Sender:
         for transfer in transfers:
             transfer.give_up(DaemonStopping())
         return over
+
+    @property
+    def progress(self) -> list[Progress]:
+        """How far each transfer is."""
+        return [transfer.progress for transfer in self._open.values()]
 
     @property
     def servers(self) -> tuple[str, ...]:

@@ -1,0 +1,198 @@
+"""Whose word counts in a transfer: who knows the server, and is told what becomes of it.
+
+That is the Panel. `wingsd.byhand` has the others, for servers that people move without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from wingsd.errors import AlreadyHere, WingsdError
+from wingsd.journal import Outcome
+from wingsd.model import Configuration
+from wingsd.panel import Panel
+from wingsd.servers import Server
+from wingsd.transfers.destination import Destination
+from wingsd.transfers.lifecycle import ReceiveStep, SendStep
+from wingsd.transfers.outbox import Outbox
+from wingsd.transfers.verdict import Verdict
+
+__all__ = ["PanelReceiving", "PanelSending", "ReceivingAuthority", "SendingAuthority"]
+
+
+class ReceivingAuthority(Protocol):
+    """Whose word counts for one server that comes."""
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether people move it, and no Panel is asked."""
+
+    @property
+    def words(self) -> Mapping[ReceiveStep, str]:
+        """What is done in steps whose usual words do not fit."""
+
+    async def admit(self) -> Configuration:
+        """Return what the server is. Raises `AlreadyHere`, and why it may not come."""
+
+    def begin(self) -> None:
+        """The transfer begins."""
+
+    async def write_down(self) -> None:
+        """Write down what a daemon that dies must not forget. Raises `StorageError`."""
+
+    async def ask_again(self) -> tuple[bool, Configuration]:
+        """Return, after a restart, whether it has moved here, and what it is.
+
+        Raises `PanelError` when that cannot be told yet, and `UnknownServer`.
+        """
+
+    async def tell_success(self, backups: Sequence[str] | None) -> Deferred[bool]:
+        """Have it told, for certain, that the server is here; return whether it is wanted.
+
+        `backups` are the UUIDs of those that came with it, None where nobody asks.
+        Raises `StorageError` where that is not certain, and nothing is told.
+        """
+
+    async def tell_failure(self) -> None:
+        """Have it told that the server stays where it was."""
+
+    async def welcome(self, server: Server) -> None:
+        """The success was told, and the server is this node's."""
+
+
+class SendingAuthority(Protocol):
+    """Whose word counts for one server that goes."""
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether people move it, and no Panel is asked."""
+
+    @property
+    def deletes(self) -> bool:
+        """Whether it orders the deletion of a server that has moved, which is its word for that.
+
+        Otherwise `part` does what is to be done with it.
+        """
+
+    @property
+    def words(self) -> Mapping[SendStep, str]:
+        """What is done in steps whose usual words do not fit."""
+
+    def begin(self) -> None:
+        """The transfer begins."""
+
+    async def write_down(self, entry: int) -> None:
+        """Write down what a daemon that dies must not forget; in the journal it is `entry`.
+
+        Raises `StorageError`.
+        """
+
+    async def introduce(self, destination: Destination) -> None:
+        """Tell the destination of the server, where it does not learn of it otherwise."""
+
+    async def tell_failure(self) -> None:
+        """Have it told that the server stays here."""
+
+    async def has_moved(self) -> bool:
+        """Return what became of a server that was sent whole; ask until that is known."""
+
+    def give_up(self, reason: WingsdError) -> None:
+        """Ask no longer, where somebody may decide that."""
+
+    async def part(self, server: Server) -> None:
+        """Do with a server that has moved what is to be done here."""
+
+
+class PanelReceiving:
+    """The Panel's word for a server that comes."""
+
+    by_hand = False
+    words: ClassVar[Mapping[ReceiveStep, str]] = {}
+    _log = Logger()
+
+    def __init__(self, server: str, panel: Panel, outbox: Outbox) -> None:
+        self._server = server
+        self._panel = panel
+        self._outbox = outbox
+
+    async def admit(self) -> Configuration:
+        """Return the Panel's description. Raises `AlreadyHere`, and what asking it raises."""
+        if await self._panel.owns(self._server):
+            raise AlreadyHere(
+                "this server is already on this node",
+                "a transfer would overwrite it; in the Panel, see which node it belongs to",
+            )
+        return await self._panel.describe(self._server)
+
+    def begin(self) -> None:
+        """The Panel has begun another transfer: what was to be told of the last one is moot."""
+        self._outbox.drop(self._server)
+
+    async def write_down(self) -> None:
+        """Do nothing: the Panel can be asked again."""
+
+    async def ask_again(self) -> tuple[bool, Configuration]:
+        """Return whether the Panel has the server here, and its description."""
+        return await self._panel.owns(self._server), await self._panel.describe(self._server)
+
+    async def tell_success(self, backups: Sequence[str] | None) -> Deferred[bool]:
+        """Have the outbox tell it, unless it does so already."""
+        success = self._outbox.success_of(self._server)
+        return success or await self._outbox.tell(self._server, Outcome.SUCCESS, backups)
+
+    async def tell_failure(self) -> None:
+        """Have the outbox tell it."""
+        await self._outbox.tell(self._server, Outcome.FAILURE)
+
+    async def welcome(self, server: Server) -> None:
+        """Fetch the settings anew: only now the Panel tells its addresses on this node."""
+        try:
+            await server.sync()
+        except WingsdError as error:
+            # They are asked for again before it is started.
+            self._log.warn(
+                "{server}: its new settings were not to be had: {error}",
+                server=self._server,
+                error=error,
+            )
+
+
+class PanelSending:
+    """The Panel's word for a server that goes."""
+
+    by_hand = False
+    deletes = True
+    words: ClassVar[Mapping[SendStep, str]] = {}
+
+    def __init__(self, server: str, panel: Panel, outbox: Outbox, reactor: Any) -> None:
+        self._server = server
+        self._outbox = outbox
+        self._verdict = Verdict(server, panel, reactor)
+
+    def begin(self) -> None:
+        """The Panel has begun another transfer: what was to be told of the last one is moot."""
+        self._outbox.drop(self._server)
+
+    async def write_down(self, entry: int) -> None:
+        """Do nothing: the Panel can be asked again."""
+
+    async def introduce(self, destination: Destination) -> None:
+        """Do nothing: the destination asks the Panel itself."""
+
+    async def tell_failure(self) -> None:
+        """Have the outbox tell it."""
+        await self._outbox.tell(self._server, Outcome.FAILURE)
+
+    async def has_moved(self) -> bool:
+        """Ask the Panel until it answers."""
+        return await self._verdict.has_moved()
+
+    def give_up(self, reason: WingsdError) -> None:
+        """Do nothing: nobody else may decide."""
+
+    async def part(self, server: Server) -> None:
+        """Do nothing: the Panel has it deleted."""
