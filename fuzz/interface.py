@@ -34,6 +34,7 @@ from twisted.internet.threads import deferToThread
 from fuzz.findings import Finding
 from tests.daemon.house import House
 from wingsd.testing import server_settings
+from wingsd.tokens import hand_token
 
 __all__ = ["SERVER", "WITHIN", "Asker", "prepared"]
 
@@ -112,7 +113,11 @@ class Asker:
     def _authorization(self, case: Any, choice: int) -> str | None:
         if choice <= NO_GOOD:
             return _FORGED if choice else None
-        return f"Bearer {self.transfer() if case.path == '/api/transfers' else self.panel}"
+        if case.path == "/api/transfers":
+            return f"Bearer {self.transfer()}"
+        if case.path.endswith("/by-hand"):
+            return f"Bearer {hand_token(SERVER, self.panel, time.time(), time.time() + WITHIN)}"
+        return f"Bearer {self.panel}"
 
     def _judge(self, case: Any, authorization: str | None) -> int | None:
         """Send a request and return the answer's status, None where it cannot even be sent."""

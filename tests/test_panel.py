@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -290,3 +291,27 @@ def test_a_call_that_is_cancelled_is_told_as_that() -> None:
     ((_, _, seconds, error),) = heard.calls
     assert seconds == 7
     assert isinstance(error, CancelledError)
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_known_when_it_last_answered(house: House) -> None:
+    client = house.client()
+    assert client.heard is None
+    await client.greet()
+    assert client.heard is not None
+    assert abs(client.heard - time.time()) < 30
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_greeting_is_tried_once_and_its_failure_told(house: House) -> None:
+    house.fake.inject("/servers", Answer(503))
+    with pytest.raises(PanelUnreachable, match="it answered 503"):
+        await house.client().greet()
+    assert len(house.fake.calls) == 1
+    with pytest.raises(PanelRefused):
+        await house.client(token="another").greet()
+    client = house.client()
+    await house.fake.close()
+    with pytest.raises(PanelUnreachable, match="refused"):
+        await client.greet()
+    assert client.heard is None

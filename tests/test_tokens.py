@@ -15,7 +15,7 @@ import pytest
 import wingsd
 from tests.tokens import NODE, UUID, bearer, refusal
 from wingsd.errors import Forbidden, NotAuthorized
-from wingsd.tokens import DenyList, authorize_panel, console_token, transfer_token
+from wingsd.tokens import DenyList, authorize_panel, console_token, hand_token, transfer_token
 
 HOME = Path(wingsd.__file__).parent
 
@@ -222,6 +222,33 @@ def test_no_part_of_a_token_is_in_what_is_said_of_it() -> None:
     error = refusal(header)
     for part in header.removeprefix("Bearer ").split("."):
         assert part not in str(error)
+
+
+def test_a_token_by_hand_is_told_from_the_panels_own() -> None:
+    now = time.time()
+    token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60)}"
+    known = transfer_token(token, NODE.token)
+    assert (known.server, known.by_hand) == (UUID, True)
+    assert known.expires == int(now + 60)
+    assert not transfer_token(bearer(), NODE.token).by_hand
+    assert transfer_token(bearer(by_hand="yes"), NODE.token).by_hand is False
+    assert hand_token(UUID, NODE.token, now, now + 60) not in token
+
+
+def test_it_is_for_the_nodes_own_address_alone() -> None:
+    now, here = time.time(), "https://node.invalid:8080"
+    token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60, here)}"
+    assert transfer_token(token, NODE.token, here).by_hand
+    assert "not for this node" in refusal(token, "https://other.invalid").detail
+
+
+def test_what_has_expired_is_good_for_asking_alone() -> None:
+    now = time.time() - 7200
+    token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60)}"
+    assert "expired" in refusal(token).detail
+    assert transfer_token(token, NODE.token, expired_too=True).server == UUID
+    with pytest.raises(NotAuthorized, match="not signed with this node's key"):
+        transfer_token(token, "another", expired_too=True)
 
 
 def compared(node: ast.AST) -> Iterator[str]:

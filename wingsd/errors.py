@@ -38,6 +38,7 @@ __all__ = [
     "StorageError",
     "TooManyTransfers",
     "TransferCancelled",
+    "TryAgain",
     "UnknownServer",
     "Unprocessable",
     "UploadCutShort",
@@ -129,7 +130,7 @@ class TransferCancelled(Conflict):
     """Somebody cancelled the transfer (409)."""
 
     def __init__(self) -> None:
-        super().__init__("the transfer was cancelled", "start it again in the Panel")
+        super().__init__("the transfer was cancelled", "start it again")
 
 
 class BadRequest(WingsdError):
@@ -235,6 +236,13 @@ class DaemonStopping(WingsdError):
 
     def __init__(self) -> None:
         super().__init__("this node is shutting down", "send the server again when it is back")
+
+
+class TryAgain(WingsdError):
+    """What is asked is just being decided (503)."""
+
+    status = 503
+    retry_after = 1.0
 
 
 class TooManyTransfers(WingsdError):

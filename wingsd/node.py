@@ -1,51 +1,24 @@
-"""The running daemon: everything is made and wired together here, started, and ended."""
+"""The running daemon: how its parts are started, taken up again, and ended."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from wingsd import __version__
-from wingsd.archive import Compression, Limits
-from wingsd.bridge import TokenBucket
 from wingsd.config import Config, Ssl
-from wingsd.environment import DockerEnvironment, Environment, NoEnvironment, engine, information
+from wingsd.environment import engine
 from wingsd.errors import StorageError
-from wingsd.events import EventBus
-from wingsd.journal import Entry, Journal
-from wingsd.journal.store import Store
-from wingsd.metrics import Exposition, Recorder, Sources
-from wingsd.panel import Panel
-from wingsd.pools import PACKERS, Pools
+from wingsd.journal import Entry
+from wingsd.parts import Parts
 from wingsd.privileges import shortcomings, survey
-from wingsd.servers import Means as ServerMeans
-from wingsd.servers import Servers
-from wingsd.tokens import DenyList
-from wingsd.transfers.attic import Attic
-from wingsd.transfers.backups import Backups
-from wingsd.transfers.installlog import InstallLogs
-from wingsd.transfers.means import ReceivingMeans, SendingMeans
-from wingsd.transfers.outbox import Outbox
-from wingsd.transfers.receiver import Receiver
-from wingsd.transfers.recovery import Recovery, clear_leftovers
-from wingsd.transfers.sender import Sender
-from wingsd.transfers.staging import Staging
-from wingsd.transfers.trust import checked
+from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.wording import summary
-from wingsd.transfers.writeback import WriteBack
-from wingsd.web.api import Api
-from wingsd.web.door import Door
-from wingsd.web.metrics import MetricsDoor
-from wingsd.web.services import Services
-from wingsd.web.site import NodeSite
-from wingsd.web.websocket import ConsoleSockets
 
 __all__ = ["Node"]
 
@@ -57,14 +30,12 @@ TELL_WITHIN = 2.0
 DRAIN_WITHIN = 2.0
 STOP_WITHIN = 9.0
 CLOSE_WITHIN = 1.0
-#: Bytes.
-MIB = 1024 * 1024
 #: Seconds between two looks for what has been kept long enough.
 DAY = 24 * 3600.0
 
 
 class Node(Service):
-    """The running daemon: its servers, its transfers under way, its threads, and its door."""
+    """The running daemon: its servers, its transfers under way, its threads, and its doors."""
 
     #: From its start: fires once it has its servers and has taken up its transfers, with True.
     booted: Deferred[bool]
@@ -74,164 +45,26 @@ class Node(Service):
         """Raise `ConfigError` where the configuration names files that are no good."""
         self._config = config
         self._reactor = reactor
-        self._owner = (config.system.user.uid, config.system.user.gid)
-        transfers = config.system.transfers
-        self._pools = Pools(reactor, transfers)
-        self._staging = Staging(config.system.data, self._owner, durable=transfers.durable)
-        self._backups = Backups.configured(config.system)
-        self._bus = EventBus()
-        self._observer = Recorder()
-        self._panel = Panel(config, reactor, observer=self._observer)
-        self._store = Store(config.system.root_directory)
-        self._journal = Journal(self._store, self._pools.journal, time.time)
-        self._attic = Attic(
-            self._staging,
-            self._backups,
-            self._pools.disk,
-            self._journal,
-            transfers.quarantine_days,
-        )
-        self._outbox = Outbox(self._panel, self._journal, reactor)
-        self._denied = DenyList(time.time())
-        self._environment = self._make_environment()
-        self._servers = self._make_servers()
-        self.receiver = self._make_receiver()
-        self.sender = self._make_sender()
+        self._parts = Parts(config, endpoint, reactor)
         self._daily = LoopingCall(lambda: Deferred.fromCoroutine(self._forget_the_old()))
         self._daily.clock = reactor
-        self._door = Door(config.api.ssl, endpoint, self._make_site(), reactor)
-        self._metrics_door = MetricsDoor(config, self._make_exposition(), reactor)
 
-    # What it is made of
-
-    def _make_environment(self) -> Environment:
-        if not self._config.docker.enabled:
-            return NoEnvironment()
-        return DockerEnvironment(self._config, self._pools.engine, self._reactor, self._observer)
-
-    def _make_servers(self) -> Servers:
-        return Servers(
-            ServerMeans(
-                reactor=self._reactor,
-                config=self._config,
-                panel=self._panel,
-                environment=self._environment,
-                bus=self._bus,
-                disk=self._pools.disk,
-                rewriters=self._pools.rewriters,
-                owner=self._owner,
-            )
-        )
-
-    def _make_receiver(self) -> Receiver:
-        transfers = self._config.system.transfers
-        return Receiver(
-            ReceivingMeans(
-                reactor=self._reactor,
-                panel=self._panel,
-                journal=self._journal,
-                outbox=self._outbox,
-                environment=self._environment,
-                servers=self._servers,
-                staging=self._staging,
-                backups=self._backups,
-                logs=InstallLogs.configured(self._config.system, self._staging),
-                write_back=WriteBack(
-                    lambda: self._pools.disk.run(self._staging.write_back), self._reactor
-                ),
-                bus=self._bus,
-                owner=self._owner,
-                family=self._config.family,
-                limits=Limits.configured(transfers),
-                attic=self._attic,
-                form=transfers.form,
-                extractors=self._pools.extractors,
-                slots=DeferredSemaphore(transfers.concurrent),
-                disk=self._pools.disk,
-                observer=self._observer,
-            ),
-            places=transfers.concurrent + transfers.waiting,
-            stall_timeout=transfers.stall_timeout,
-        )
-
-    def _make_sender(self) -> Sender:
-        system = self._config.system
-        return Sender(
-            SendingMeans(
-                reactor=self._reactor,
-                panel=self._panel,
-                journal=self._journal,
-                outbox=self._outbox,
-                environment=self._environment,
-                servers=self._servers,
-                attic=self._attic,
-                bus=self._bus,
-                trust=checked(system.transfers.ca_file),
-                compression=Compression(system.backups.compression_level),
-                stop_grace=system.transfers.stop_grace,
-                stall_timeout=system.transfers.stall_timeout,
-                backup_directory=system.backup_directory,
-                disk=self._pools.disk,
-                packers=self._pools.packers,
-                slots=DeferredSemaphore(PACKERS),
-                bucket=self._bucket(system.transfers.upload_limit),
-                observer=self._observer,
-            )
-        )
-
-    def _make_site(self) -> NodeSite:
-        sockets = ConsoleSockets(self._config, self._bus, self._denied, self._reactor)
-        api = Api(
-            Services(
-                config=self._config,
-                servers=self._servers,
-                sender=self.sender,
-                receiver=self.receiver,
-                journal=self._journal,
-                denied=self._denied,
-                websocket=sockets.resource,
-                engine=self._ask_engine(),
-                download_bucket=self._bucket(self._config.system.transfers.download_limit),
-            )
-        )
-        transfers = self._config.system.transfers
-        return NodeSite(
-            api,
-            reactor=self._reactor,
-            timeout=transfers.stall_timeout,
-            least_rate=transfers.least_rate,
-            limits=self._config.api.limits,
-            observer=self._observer,
-        )
-
-    def _make_exposition(self) -> Exposition:
-        sources = Sources(self.receiver, self.sender, self._outbox)
-        disk, data = self._pools.disk, self._config.system.data
-        return Exposition(self._observer, sources, disk, data, self._reactor)
-
-    def _bucket(self, limit: int) -> TokenBucket | None:
-        return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None
-
-    def _ask_engine(self) -> Callable[[], Awaitable[information.EngineInformation]] | None:
-        if not self._config.docker.enabled:
-            return None
-        address = engine.address(self._config.docker.socket, os.environ)
-        return lambda: self._pools.engine.run(information.ask, address)
-
-    # Its life
+    # Its start
 
     def startService(self) -> None:
         """Clean up, listen, load the servers. Exits with one line when the first two fail."""
         super().startService()
         self._tell_shortcomings()
         unfinished = self._prepare_disk()
-        self._pools.start()
-        self._door.open()
-        self._metrics_door.open()
+        parts = self._parts
+        parts.pools.start()
+        parts.door.open()
+        parts.metrics_door.open()
+        parts.control_door.open()
         self._log.info(
             "wingsd {version} listens on {where}, for the Panel {remote}",
             version=__version__,
-            where=self._door.address,
+            where=parts.door.address,
             remote=self._config.remote,
         )
         self._daily.start(DAY).addErrback(lambda failure: self._log.failure("daily", failure))
@@ -240,37 +73,62 @@ class Node(Service):
         self.booted.addErrback(lambda failure: not failure.trap(CancelledError))
         self.booted.addErrback(lambda failure: self._log.failure("booting failed", failure))
 
+    def _tell_shortcomings(self) -> None:
+        docker = self._config.docker
+        address = engine.address(docker.socket, os.environ) if docker.enabled else None
+        for line in shortcomings(survey(self._config, self._parts.owner, address)):
+            self._log.warn("this node may not do all that a node does: {line}", line=line)
+
+    def _prepare_disk(self) -> list[Entry]:
+        """Open staging area and journal; return the transfers that are not finished."""
+        parts = self._parts
+        try:
+            parts.staging.prepare()
+            parts.store.open()
+            parts.denied.restore(parts.store.denied())
+            parts.denied.refuse_before(parts.store.denied_before())
+            unfinished = parts.store.transfers(unfinished=True)
+            clear_leftovers(unfinished, parts.staging, parts.backups)
+        except StorageError as error:
+            raise SystemExit(f"wingsd: {error.detail}") from error
+        return unfinished
+
     async def _boot(self, unfinished: list[Entry]) -> bool:
-        recovery = Recovery(
-            entries=unfinished,
-            receiver=self.receiver,
-            servers=self._servers,
-            journal=self._journal,
-            outbox=self._outbox,
-            panel=self._panel,
-            attic=self._attic,
-            reactor=self._reactor,
-            observer=self._observer,
-        )
-        await self._outbox.load()
+        parts = self._parts
+        recovery = parts.make_recovery(unfinished)
+        await parts.outbox.load()
+        await parts.by_hand.load(unfinished)
         recovery.begin()
-        await self._servers.boot()
+        await parts.servers.boot()
         recovery.settle()
+        await parts.by_hand.hand_over()
         return True
+
+    # Its life
 
     @property
     def doing(self) -> str:
         """What it does, in a line for people."""
-        count = len(self._servers.all()) if self._servers.loaded else None
-        return summary(count, self.receiver.servers, self.sender.servers)
+        parts = self._parts
+        count = len(parts.servers.all()) if parts.servers.loaded else None
+        return summary(count, parts.receiver.servers, parts.sender.servers)
 
     def renew_certificate(self, ssl: Ssl) -> bool:
         """Read it anew; return whether one is used. On `ConfigError` the old one stays."""
-        return self._door.reload(ssl)
+        return self._parts.door.reload(ssl)
 
     def pulse(self) -> Deferred[None]:
         """Return what fires when the journal's thread has come to it, behind all its work."""
-        return self._pools.journal.run(lambda: None)
+        return self._parts.pools.journal.run(lambda: None)
+
+    async def _forget_the_old(self) -> None:
+        try:
+            await self._parts.journal.forget()
+        except StorageError as error:
+            self._log.error("{error}", error=error)
+        await self._parts.attic.clear()
+
+    # Its end
 
     def stopService(self) -> Deferred[None]:
         """Give up unverified transfers, finish the others, and end the threads."""
@@ -278,13 +136,14 @@ class Node(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        abandoning = self._reactor.callLater(ABANDON_AFTER, self.receiver.abandon)
+        parts = self._parts
+        abandoning = self._reactor.callLater(ABANDON_AFTER, parts.receiver.abandon)
         limit: Deferred[None] = deferLater(self._reactor, STOP_WITHIN)
         # Not a cancellation at the limit: what still goes on may as well go on to the very end.
         done = Deferred.fromCoroutine(self._wind_up())
         done.addErrback(lambda failure: self._log.failure("winding up failed", failure))
         await DeferredList([done, limit], fireOnOneCallback=True, consumeErrors=True)
-        for server in (*self.receiver.servers, *self.sender.servers):
+        for server in (*parts.receiver.servers, *parts.sender.servers):
             self._log.critical("{server}: not finished in time", server=server)
         if abandoning.active():
             abandoning.cancel()
@@ -293,47 +152,23 @@ class Node(Service):
         # When this returns, all connections are cut: not while one of them is still being read.
         await deferLater(self._reactor, 0)
         # A disk that hangs is not waited for.
-        closed = self._journal.close()
+        closed = parts.journal.close()
         await closed.addTimeout(CLOSE_WITHIN, self._reactor, lambda result, within: None)
-        self._pools.stop()
-        self._staging.close()
+        parts.pools.stop()
+        parts.staging.close()
 
     async def _wind_up(self) -> None:
+        parts = self._parts
         self._daily.stop()
         self.booted.cancel()
         # The door is open meanwhile: of a server that was sent, the Panel says there that it has
         # moved, and nobody else would ever delete what is left of it here.
-        await DeferredList([self.receiver.stop(), self.sender.stop()])
-        await self._door.close()
-        await self._outbox.drain(TELL_WITHIN)
-        self._outbox.stop()
-        await self._servers.stop()
+        await DeferredList([parts.receiver.stop(), parts.sender.stop()])
+        await parts.control_door.close()
+        await parts.door.close()
+        await parts.outbox.drain(TELL_WITHIN)
+        parts.outbox.stop()
+        await parts.servers.stop()
         # The answers must be out before the process is gone.
-        await self._door.drain(DRAIN_WITHIN)
-        await self._metrics_door.close()
-
-    def _prepare_disk(self) -> list[Entry]:
-        """Open staging area and journal; return the transfers that are not finished."""
-        try:
-            self._staging.prepare()
-            self._store.open()
-            self._denied.restore(self._store.denied())
-            self._denied.refuse_before(self._store.denied_before())
-            unfinished = self._store.transfers(unfinished=True)
-            clear_leftovers(unfinished, self._staging, self._backups)
-        except StorageError as error:
-            raise SystemExit(f"wingsd: {error.detail}") from error
-        return unfinished
-
-    async def _forget_the_old(self) -> None:
-        try:
-            await self._journal.forget()
-        except StorageError as error:
-            self._log.error("{error}", error=error)
-        await self._attic.clear()
-
-    def _tell_shortcomings(self) -> None:
-        docker = self._config.docker
-        address = engine.address(docker.socket, os.environ) if docker.enabled else None
-        for line in shortcomings(survey(self._config, self._owner, address)):
-            self._log.warn("this node may not do all that a node does: {line}", line=line)
+        await parts.door.drain(DRAIN_WITHIN)
+        await parts.metrics_door.close()

@@ -7,6 +7,7 @@ answers 5xx, never on a 4xx. Each way a call can end has its class in `wingsd.er
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -87,6 +88,8 @@ class Panel:
         self._timeout = max(config.remote_query.timeout, LEAST_TIMEOUT)
         self._reactor = reactor
         self._observer = observer or Observer()
+        #: When it last answered, in seconds since the epoch; None if it has not yet.
+        self.heard: float | None = None
         # Not persistent: a POST that meets a connection just closed by the Panel cannot tell
         # whether it was heard.
         pool = HTTPConnectionPool(reactor, persistent=False)
@@ -161,6 +164,19 @@ class Panel:
             answer = await self._call("list", "GET", path, _page)
             yield answer.data
             page, last = page + 1, answer.meta.last_page
+
+    async def greet(self) -> None:
+        """Find out, by asking once for next to nothing, whether it answers this node.
+
+        Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        try:
+            with self._observer.timing(PANEL, "list", self._reactor.seconds):
+                await self._attempt("GET", "/servers?page=1&per_page=1", _page, None)
+        except (CancelledError, PanelRefused):
+            raise
+        except Exception as error:
+            raise PanelUnreachable("the Panel gave no answer", _reason(error)) from error
 
     async def reset(self) -> None:
         """Tell that this node has just started: whatever its servers were doing is over.
@@ -269,6 +285,7 @@ class Panel:
             allow_redirects=False,
         )
         body = await treq.content(response)
+        self.heard = time.time()
         (asked, *_) = response.headers.getRawHeaders("Retry-After") or [""]
         retry_after = seconds_asked_for(asked)
         if HTTPStatus.BAD_REQUEST <= response.code < HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -13,6 +13,7 @@ compared nowhere else.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from hmac import compare_digest
@@ -32,6 +33,7 @@ __all__ = [
     "TransferToken",
     "authorize_panel",
     "console_token",
+    "hand_token",
     "token_was_used",
     "transfer_token",
 ]
@@ -44,6 +46,10 @@ _MISSING = "The required authorization heads were not present in the request."
 _NOT_VALID = "The token is not valid"
 _AGAIN_FOR_TRANSFER = "start the transfer again in the Panel for a new token"
 _AGAIN_FOR_CONSOLE = "reload the page for a new token"
+#: The claim of a token that this node made itself; no Panel writes it.
+_BY_HAND = "by_hand"
+#: Seconds by which two nodes' clocks may differ; the Panels' own figure.
+_CLOCKS_DIFFER = 300
 
 #: Seconds since the epoch that are later than anything: a number can be too large for a float.
 _FOREVER = 1 << 52
@@ -74,19 +80,27 @@ class TransferToken:
     server: str
     digest: str
     expires: float
+    #: Whether this node made it, for people who move the server, and not the Panel.
+    by_hand: bool = False
 
 
 def transfer_token(
-    authorization: str | None, key: str, public_url: str = "", *, scoped: bool = False
+    authorization: str | None,
+    key: str,
+    public_url: str = "",
+    *,
+    scoped: bool = False,
+    expired_too: bool = False,
 ) -> TransferToken:
     """Return what the `Authorization` header grants; `key` is the node's `token`.
 
     `public_url` is the address that the token must be for, empty when it may be any; a token for
-    a node that is `scoped` must have a scope. Raises `NotAuthorized` with the reason. The source
-    of the rules is the document of `POST /api/transfers` and the Panels' own tokens.
+    a node that is `scoped` must have a scope. One that has expired begins no transfer; to ask what
+    became of one, it is good `expired_too`. Raises `NotAuthorized` with the reason. The source of
+    the rules is the document of `POST /api/transfers` and the Panels' own tokens.
     """
     token = _bearer(authorization)
-    claims = _decode(token, key, ["exp", "sub"], _AGAIN_FOR_TRANSFER)
+    claims = _decode(token, key, ["exp", "sub"], _AGAIN_FOR_TRANSFER, expired_too=expired_too)
     if scoped and claims.get("scope") is None:
         raise NotAuthorized(
             _NOT_VALID,
@@ -101,7 +115,25 @@ def transfer_token(
         server=_server(claims["sub"], "its subject"),
         digest=sha256(signed.encode()).hexdigest(),
         expires=float(min(int(claims["exp"]), _FOREVER)),
+        by_hand=claims.get(_BY_HAND) is True,
     )
+
+
+def hand_token(server: str, key: str, now: float, expires: float, public_url: str = "") -> str:
+    """Return a token by which the server may be sent to this node once, by hand.
+
+    `key`, `public_url` as for `transfer_token`; times in seconds since the epoch.
+    """
+    claims = {
+        "sub": server,
+        "scope": "transfer",
+        "iat": int(now),
+        "nbf": int(now) - _CLOCKS_DIFFER,
+        "exp": int(expires),
+        "unique_id": secrets.token_hex(8),
+        _BY_HAND: True,
+    } | ({"aud": [public_url]} if public_url else {})
+    return jwt.encode(claims, key, "HS256")
 
 
 def token_was_used() -> NotAuthorized:
@@ -202,14 +234,25 @@ def _bearer(authorization: str | None) -> str:
 
 
 def _decode(
-    token: str, key: str, required: list[str], again: str, expired: str = _NOT_VALID
+    token: str,
+    key: str,
+    required: list[str],
+    again: str,
+    expired: str = _NOT_VALID,
+    *,
+    expired_too: bool = False,
 ) -> dict[str, Any]:
     try:
         return jwt.decode(
             token,
             key,
             algorithms=["HS256"],
-            options={"require": required, "verify_aud": False, "verify_iat": False},
+            options={
+                "require": required,
+                "verify_aud": False,
+                "verify_iat": False,
+                "verify_exp": not expired_too,
+            },
         )
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
         # Not all of them are PyJWT's: half a character, a header nested too deep for JSON, a time

@@ -13,7 +13,7 @@ TEXTS = {message.text for message in told()}
     "text",
     [
         # An error whose words are its own, one with its words where it is raised,
-        "the transfer was cancelled: start it again in the Panel",
+        "the transfer was cancelled: start it again",
         "the server has no Docker image; choose one for it on the Panel",
         # by a constant, by one of another module, by a class method,
         "The token is not valid: its scope is not …",

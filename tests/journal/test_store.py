@@ -80,7 +80,8 @@ def test_a_server_that_is_described_stays_so(store: Store, tmp_path: Path) -> No
     there = Described(B, "second", '{"settings": 1}', 12)
     assert store.described() == [there, Described(A, "digest", "{}")]
     store.undescribe(A)
-    assert store.described() == [there]
+    store.hand_over(B)
+    assert store.described() == [Described(B, "second", "", 12)]
     store.close()
 
 

@@ -71,6 +71,7 @@ def recover(store: Store, world: Any, step: SendStep) -> Heard:
         outbox=world,
         panel=world,
         attic=world,
+        by_hand=world,
         reactor=Clock(),
         observer=heard,
     )

@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 import attrs
 from treq.client import HTTPClient
 from twisted.internet import reactor as installed_reactor
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, succeed
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
@@ -20,6 +20,7 @@ from wingsd.config import Config
 from wingsd.environment.information import EngineInformation
 from wingsd.errors import Conflict, NotLoaded, NotRunning, UnknownServer
 from wingsd.servers.states import PowerAction
+from wingsd.tokens import TransferToken
 from wingsd.transfers.order import TransferOrder
 from wingsd.web.api import Api
 from wingsd.web.services import Services
@@ -146,6 +147,22 @@ class FakeTransfers:
         self.servers = ()
 
 
+class FakeByHand:
+    """Moves by hand, of which one server has come."""
+
+    def __init__(self, calls: Calls) -> None:
+        self.arrivals = self
+        self.moved = True
+        self._calls = calls
+
+    def describe(self, token: TransferToken, description: object) -> None:
+        self._calls.note("describe", token.server, description)
+
+    async def conclude(self, token: TransferToken) -> bool:
+        self._calls.note("conclude", token.server)
+        return self.moved
+
+
 class FakeDenyList:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -158,10 +175,14 @@ class FakeJournal:
     """What must outlive the node, kept in memory."""
 
     def __init__(self, calls: Calls) -> None:
+        self.used: set[str] = set()
         self._calls = calls
 
     def deny(self, jtis: tuple[str, ...]) -> Deferred[None]:
         return execute(self._calls.note, "note denied", jtis)
+
+    def was_used(self, digest: str, expires: float) -> Deferred[bool]:
+        return succeed(digest in self.used)
 
 
 class Socket(Resource):
@@ -196,6 +217,8 @@ class House:
         self.servers = FakeServers(self.calls)
         self.sender = FakeTransfers("out", self.calls)
         self.receiver = FakeTransfers("in", self.calls)
+        self.by_hand = FakeByHand(self.calls)
+        self.journal = FakeJournal(self.calls)
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
         self.client = HTTPClient(Agent(reactor))
         self.port = 0
@@ -211,7 +234,8 @@ class House:
             "servers": self.servers,
             "sender": self.sender,
             "receiver": self.receiver,
-            "journal": FakeJournal(self.calls),
+            "journal": self.journal,
+            "by_hand": self.by_hand,
             "denied": FakeDenyList(self.calls),
             "websocket": Socket,
             "engine": self.engine,

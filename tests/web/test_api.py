@@ -20,7 +20,7 @@ def endpoints(kind: type[Public] = Public) -> Iterator[type[Public]]:
     """Yield the classes of all paths that can be called."""
     for each in kind.__subclasses__():
         yield from endpoints(each)
-        if each.calls and each.__module__.startswith("wingsd."):
+        if each.calls and each.__module__.startswith("wingsd.web."):
             yield each
 
 
@@ -53,6 +53,8 @@ def test_all_but_these_are_the_panels() -> None:
         ("GET", "/api/servers/{uuid}/ws"): Access.ANYBODY,  # Who shows his token there.
         ("POST", "/api/transfers"): Access.TRANSFER,
         ("OPTIONS", "/api/transfers"): Access.ANYBODY,
+        ("PUT", "/api/transfers/{uuid}/by-hand"): Access.HAND,
+        ("DELETE", "/api/transfers/{uuid}/by-hand"): Access.HAND,
         ("GET", "/openapi.json"): Access.ANYBODY,
     }
 

@@ -69,6 +69,7 @@ class Town:
             sender=transfers,
             receiver=transfers,
             journal=Journal(self.store, self.disk, time.time),
+            by_hand=transfers,
             denied=denied,
             websocket=ConsoleSockets(config, bus, denied, reactor).resource,
         )

@@ -5,6 +5,7 @@ only wingsd knows are marked so.
 """
 
 from wingsd.config.api import Api, Limits, Ssl
+from wingsd.config.control import DEFAULT_SOCKET, Control
 from wingsd.config.differences import differences
 from wingsd.config.docker import (
     Docker,
@@ -23,12 +24,14 @@ from wingsd.config.system import Backups, Form, Rootless, System, Transfers, Use
 
 __all__ = [
     "CALAGOPUS",
+    "DEFAULT_SOCKET",
     "PELICAN",
     "PLACES",
     "PTERODACTYL",
     "Api",
     "Backups",
     "Config",
+    "Control",
     "Docker",
     "Form",
     "IPv4",

@@ -11,6 +11,7 @@ from wingsd.structure import InvalidField
 
 __all__ = [
     "absolute",
+    "absolute_or_empty",
     "host_and_port_or_empty",
     "keyed_by_memory",
     "nice_value",
@@ -63,6 +64,12 @@ def absolute(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     """An absolute path."""
     if not value.startswith("/"):
         raise InvalidField(attribute.name, f"expected an absolute path, found {value!r}")
+
+
+def absolute_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """An absolute path, or an empty text."""
+    if value:
+        absolute(_, attribute, value)
 
 
 def url(_: object, attribute: attrs.Attribute[str], value: str) -> None:

@@ -11,6 +11,7 @@ import attrs
 
 from wingsd.config.api import Api
 from wingsd.config.checks import not_empty, one_of, positive, url
+from wingsd.config.control import Control
 from wingsd.config.docker import Docker
 from wingsd.config.family import FAMILIES, PELICAN, defaults_of, family_of
 from wingsd.config.metrics import Metrics
@@ -61,6 +62,7 @@ class Config:
     remote_query: RemoteQuery = RemoteQuery()
     docker: Docker = Docker()
     metrics: Metrics = Metrics()
+    control: Control = Control()
     #: Directories of the host below which a server's mounts may lie.
     allowed_mounts: tuple[str, ...] = ()
     #: Origins of browsers, beside the Panel's own, that may open a WebSocket; `*` is any.

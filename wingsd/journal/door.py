@@ -80,6 +80,10 @@ class Journal:
         """Return the servers that were described."""
         return self._worker.run(self._store.described)
 
+    def hand_over(self, server: str) -> Deferred[None]:
+        """Note that a server which arrived is described by the Panel now."""
+        return self._worker.run(self._store.hand_over, server)
+
     def undescribe(self, server: str) -> Deferred[None]:
         """Forget what was described of a server."""
         return self._worker.run(self._store.undescribe, server)

@@ -82,7 +82,8 @@ class Report:
 class Described:
     """A server that is moved here by hand: its `description`, JSON as a Panel would send it.
 
-    `digest` is that of the token it comes by, and `arrived` is when it did, None before.
+    That is empty when the Panel describes it now. `digest` is that of the token it comes by, and
+    `arrived` is when it did, None before.
     """
 
     server: str

@@ -165,6 +165,10 @@ class Store:
         rows = self._rows("SELECT server, digest, description, arrived FROM described")
         return [Described(*row) for row in rows]
 
+    def hand_over(self, server: str) -> None:
+        """Note that a server which arrived is described by the Panel now."""
+        self._execute("UPDATE described SET description = '' WHERE server = ?", server)
+
     def undescribe(self, server: str) -> None:
         """Forget what was described of a server."""
         self._execute("DELETE FROM described WHERE server = ?", server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -64,9 +65,7 @@ class Servers:
     async def _boot_up(self) -> None:
         self._tasks.start("finishing deletions of before", self._disposal.finish())
         for configuration in await self._boot.load():
-            uuid = configuration.settings.uuid
-            if uuid not in self._servers:
-                self._add(configuration)
+            self._take_in(configuration)
         self.loaded = True
         self._log.info("{count} servers loaded", count=len(self._servers))
         self._tasks.start("telling the Panel of the restart", self._boot.reset())
@@ -76,6 +75,12 @@ class Servers:
             self._tasks.start("finding out which servers run", retrying)
         for server in self._servers.values():
             server.measure()
+
+    def _take_in(self, configuration: Configuration) -> None:
+        """The Panel says that a server is this node's, and what it is."""
+        known = self.known(configuration)
+        known.configuration = configuration
+        known.by_hand = False
 
     async def stop(self) -> None:
         """Let go of all consoles and background work. Containers go on."""
@@ -130,8 +135,20 @@ class Servers:
         self._reserved[uuid] = why
 
     def known(self, configuration: Configuration) -> Server:
-        """Return the server, which the Panel has on this node."""
+        """Return the server, which is on this node; it is made known where it is not yet."""
         return self._servers.get(configuration.settings.uuid) or self._add(configuration)
+
+    def settle(self, configurations: Sequence[Configuration]) -> None:
+        """Make servers known that people moved here; take up in the background what runs."""
+        settled = [self.known(configuration) for configuration in configurations]
+        for server in settled:
+            server.by_hand = True
+        if settled:
+            self._tasks.start("finding out which servers run", self._adopt(settled))
+
+    async def _adopt(self, servers: Sequence[Server]) -> None:
+        unknown = await self._boot.adopt(servers)
+        await self._boot.adopt_later(unknown, self._has)
 
     def forget(self, uuid: str) -> None:
         """Make a server unknown, and touch nothing of it."""

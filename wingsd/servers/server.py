@@ -48,6 +48,9 @@ class Server:
         self.hold = ""
         #: Whether the Panel has it elsewhere, or may have: what is here is only what is left.
         self.disowned = False
+        #: Whether people moved it here, and the Panel has not said yet that it is this node's.
+        #: As long as that is so, its settings are those that came with it.
+        self.by_hand = False
         self._means = means
         self._tasks = tasks
         self._disk_usage = disk_usage
@@ -194,6 +197,8 @@ class Server:
 
         Raises `UnknownServer`, `PanelRefused`, `PanelUnreachable`.
         """
+        if self.by_hand:
+            self.by_hand = not await self._means.panel.owns(self.uuid)
         await self._fetch()
         self.stop_if_suspended()
 
@@ -208,7 +213,8 @@ class Server:
             )
 
     async def _fetch(self) -> None:
-        self.configuration = await self._means.panel.describe(self.uuid)
+        if not self.by_hand:
+            self.configuration = await self._means.panel.describe(self.uuid)
 
     async def prepare(self) -> None:
         """Do what comes before every start: fresh settings, the egg's files.

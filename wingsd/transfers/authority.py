@@ -16,7 +16,6 @@ from wingsd.journal import Outcome
 from wingsd.model import Configuration
 from wingsd.panel import Panel
 from wingsd.servers import Server
-from wingsd.transfers.destination import Destination
 from wingsd.transfers.lifecycle import ReceiveStep, SendStep
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.verdict import Verdict
@@ -91,7 +90,7 @@ class SendingAuthority(Protocol):
         Raises `StorageError`.
         """
 
-    async def introduce(self, destination: Destination) -> None:
+    async def introduce(self) -> None:
         """Tell the destination of the server, where it does not learn of it otherwise."""
 
     async def tell_failure(self) -> None:
@@ -180,7 +179,7 @@ class PanelSending:
     async def write_down(self, entry: int) -> None:
         """Do nothing: the Panel can be asked again."""
 
-    async def introduce(self, destination: Destination) -> None:
+    async def introduce(self) -> None:
         """Do nothing: the destination asks the Panel itself."""
 
     async def tell_failure(self) -> None:

@@ -64,9 +64,10 @@ class Conversation(Protocol):
     """A connection for one request, made by `start`.
 
     `verify` looks at the TLS connection before anything is sent on it, and raises when it is not
-    to be trusted; without it nothing but plain TCP is expected. A request has no body without
-    `body`, which is closed when this ends before it does. What is sent of one the peer may leave
-    unacknowledged for `stall_timeout` seconds, without that for as long as TCP does.
+    to be trusted; without it nothing but plain TCP is expected. What a request says is `content`,
+    or what comes out of `body`, which is closed when this ends before it does. What is sent of one
+    the peer may leave unacknowledged for `stall_timeout` seconds, without that for as long as TCP
+    does.
     """
 
     transport: Any
@@ -78,9 +79,11 @@ class Conversation(Protocol):
         body: Outflow | None = None,
         verify: Callable[[Any], None] | None = None,
         stall_timeout: float | None = None,
+        content: bytes = b"",
     ) -> None:
         self._reactor = reactor
         self._request = request
+        self._content = content
         self._body = body
         self._verify = verify
         self._stall_timeout = stall_timeout
@@ -181,6 +184,8 @@ class Conversation(Protocol):
         self.transport.registerProducer(self, True)
         self._send(self._request)
         if self._body is None:
+            if self._content:
+                self._send(h11.Data(self._content))
             self._end_request()
         else:
             self._clear_limit()

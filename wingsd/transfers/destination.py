@@ -39,8 +39,8 @@ MAX_QUOTE = 500
 PORTS = {"http": 80, "https": 443}
 #: What to do when there is no connection.
 HINTS: tuple[tuple[type[Exception], str], ...] = (
-    (DNSLookupError, "the name {host} is not known; correct it in the Panel, or this node's DNS"),
-    (Refused, "nothing listens at {address}; start that node, or correct its port in the Panel"),
+    (DNSLookupError, "the name {host} is not known; correct it {there}, or this node's DNS"),
+    (Refused, "nothing listens at {address}; start that node, or correct its port {there}"),
     (TimedOut, "{address} is silent; let this node through the firewall in front of it"),
     (ConnectError, "there is no way to {address} ({error}); see this node's network"),
     (ConnectionDone, "{address} closed the connection before anything could be sent"),
@@ -49,9 +49,19 @@ HINTS: tuple[tuple[type[Exception], str], ...] = (
 
 
 class Destination:
-    """The node at `url`, as the Panel gives it, and the header Authorization's whole value."""
+    """The node at `url`, and the header Authorization's whole value.
 
-    def __init__(self, url: str, authorization: str, reactor: Any, trust: Trust) -> None:
+    `there` is where somebody gave its address, and may correct it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        authorization: str,
+        reactor: Any,
+        trust: Trust,
+        there: str = "in the Panel",
+    ) -> None:
         """Raise `BadRequest` for a URL or a header that is none.
 
         Raises `DestinationUnreachable` when the certificates to trust cannot be read.
@@ -59,6 +69,7 @@ class Destination:
         self._url = _parse(url)
         self._host = self._url.hostname or ""
         self._reactor = reactor
+        self._there = there
         self._context = trust.context() if self._url.scheme == "https" else None
         self._headers = [
             ("Host", self._url.netloc),
@@ -84,6 +95,17 @@ class Destination:
         features = answer.header("transfer-features").lower().split(",") if answer.good else ()
         return frozenset(feature.strip() for feature in features if feature.strip())
 
+    async def ask(self, method: str, content: bytes = b"") -> Answer:
+        """Return the answer to a request whose JSON is `content`, a good one.
+
+        Raises `DestinationUnreachable`, `DestinationLost`, and `DestinationRefused` for any other.
+        """
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
+        request = self._request(method, headers)
+        answer = await self._start(request, content=content)[1]
+        _judge(answer)
+        return answer
+
     def upload(self, content_type: str, body: Outflow, stall_timeout: float) -> OutgoingUpload:
         """Begin to send what comes out of `body`; it is closed if this ends before it does.
 
@@ -102,6 +124,7 @@ class Destination:
         request: h11.Request,
         body: Outflow | None = None,
         stall_timeout: float | None = None,
+        content: bytes = b"",
     ) -> tuple[Conversation, Deferred[Answer]]:
         port = self._url.port or PORTS[self._url.scheme]
         endpoint: IStreamClientEndpoint = HostnameEndpoint(
@@ -112,7 +135,7 @@ class Destination:
             verifier = PeerVerifier(self._context, self._host)
             endpoint = wrapClientTLS(verifier, endpoint)
         verify = verifier.verify_name if verifier is not None else None
-        conversation = Conversation(self._reactor, request, body, verify, stall_timeout)
+        conversation = Conversation(self._reactor, request, body, verify, stall_timeout, content)
         answer = conversation.start(endpoint, CONNECT_WITHIN)
         answer.addErrback(self._explain, conversation, verifier)
         return conversation, answer
@@ -131,7 +154,7 @@ class Destination:
             raise verifier.fault from error
         raise DestinationUnreachable(
             "the destination node cannot be reached",
-            _why_unreachable(error, self._host, self._url.netloc),
+            _why_unreachable(error, self._host, self._url.netloc, self._there),
         ) from error
 
 
@@ -251,11 +274,11 @@ def _how_it_ended(error: object) -> str:
     return _plain(str(error)) or type(error).__name__
 
 
-def _why_unreachable(error: object, host: str, address: str) -> str:
+def _why_unreachable(error: object, host: str, address: str, there: str) -> str:
     if isinstance(error, SSL.Error):
         reason = "; ".join(each[-1] for each in error.args[0]) if error.args else ""
         return f"there is no TLS at {address} that this node can speak ({reason or 'no reason'})"
     for kind, hint in HINTS:
         if isinstance(error, kind):
-            return hint.format(host=host, address=address, error=error)
+            return hint.format(host=host, address=address, error=error, there=there)
     return f"{address}: {_plain(str(error)) or type(error).__name__}"

@@ -133,7 +133,7 @@ class OutgoingTransfer:
     async def _send(self) -> None:
         means, server = self._means, self.server
         # Asked first: a server need not stop for a destination that cannot be reached.
-        await self._wait(self.authority.introduce(self._destination))
+        await self._wait(self.authority.introduce())
         links = await self._wait(self._destination.features()) >= KEEPS_LINKS
 
         # Nor for one of which a backup would be lost.

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.errors import Interrupted, StorageError, UnknownServer
-from wingsd.journal import Direction, Entry, Journal, Outcome
+from wingsd.journal import Account, Direction, Entry, Journal, Outcome
 from wingsd.observer import Observer
 from wingsd.panel import Panel
 from wingsd.servers import Servers
 from wingsd.transfers.attic import Attic
+from wingsd.transfers.authority import ReceivingAuthority
 from wingsd.transfers.backups import Backups
 from wingsd.transfers.lifecycle import ReceiveStep, SendStep
 from wingsd.transfers.outbox import Outbox
@@ -28,7 +29,7 @@ from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.verdict import Verdict
 
-__all__ = ["Recovery", "clear_leftovers", "durable"]
+__all__ = ["Recovery", "clear_leftovers", "durable", "reached"]
 
 _log = Logger()
 
@@ -62,6 +63,16 @@ def clear_leftovers(entries: Sequence[Entry], staging: Staging, backups: Backups
         _log.warn("{server}: removed an unfinished transfer of before", server=name)
 
 
+class _ByHand(Protocol):
+    """What takes up the moves for which no Panel is asked."""
+
+    def receiving(self, server: str) -> ReceivingAuthority:
+        """Return the word for a server that was on its way here."""
+
+    def settle(self, entry: Entry) -> None:
+        """Find out what became of what was being sent."""
+
+
 @attrs.frozen
 class Recovery:
     """Takes up the unfinished `entries` of the journal."""
@@ -75,6 +86,7 @@ class Recovery:
     outbox: Outbox
     panel: Panel
     attic: Attic
+    by_hand: _ByHand
     reactor: Any
     observer: Observer = attrs.field(factory=Observer)
 
@@ -87,15 +99,18 @@ class Recovery:
                 way=entry.direction.value,
                 step=entry.step,
             )
-            if entry.direction is Direction.OUT:
-                self.servers.reserve(entry.server, HOLD)
+            if entry.direction is Direction.IN:
+                authority = self.by_hand.receiving(entry.server) if entry.by_hand else None
+                self.receiver.resume(entry, authority)
+            elif entry.by_hand:
+                self.by_hand.settle(entry)
             else:
-                self.receiver.resume(entry)
+                self.servers.reserve(entry.server, HOLD)
 
     def settle(self) -> None:
         """Find out what became of what was being sent, once the servers are loaded."""
         for entry in self.entries:
-            if entry.direction is Direction.OUT:
+            if entry.direction is Direction.OUT and not entry.by_hand:
                 settling = Deferred.fromCoroutine(self._settle(entry))
                 settling.addErrback(self._unsettled, entry.server)
 
@@ -104,7 +119,7 @@ class Recovery:
 
     async def _settle(self, entry: Entry) -> None:
         # A step is written down before it is taken: of SEND nobody knows how far it came.
-        if not _reached(entry, SendStep.SEND):
+        if not reached(entry, SendStep.SEND):
             await self.outbox.tell(entry.server, Outcome.FAILURE)
             moved = False
         else:
@@ -112,7 +127,9 @@ class Recovery:
         way = entry.direction.value
         self.observer.transfer_over(way, None if moved else Interrupted())
         await self._release(entry, moved)
-        await self.journal.end(entry.id, Outcome.SUCCESS if moved else Outcome.FAILURE)
+        outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
+        account = Account() if moved else Account("this node was restarted meanwhile")
+        await self.journal.end(entry.id, outcome, account)
 
     async def _release(self, entry: Entry, moved: bool) -> None:
         uuid = entry.server
@@ -124,9 +141,10 @@ class Recovery:
         with suppress(UnknownServer):  # The Panel may have deleted it meanwhile.
             server = self.servers.get(uuid)
             server.let_go()
-            if _reached(entry, SendStep.RETIRE):
+            if reached(entry, SendStep.RETIRE):
                 await server.restore_environment()
 
 
-def _reached(entry: Entry, step: SendStep) -> bool:
+def reached(entry: Entry, step: SendStep) -> bool:
+    """Return whether what was being sent had come to that step."""
     return _SENDING.index(SendStep[entry.step]) >= _SENDING.index(step)

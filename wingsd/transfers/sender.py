@@ -46,7 +46,8 @@ class Sender:
         if self._under_way(server.uuid) is not None:
             raise Conflict("A transfer is already in progress for this server.", server.hold)
         if server.hold:
-            raise Conflict(server.hold, "try again when that is over")
+            advice = "" if server.disowned else "try again when that is over"
+            raise Conflict(server.hold, advice)
         if authority is None:
             means = self._means
             authority = PanelSending(server.uuid, means.panel, means.outbox, means.reactor)
@@ -116,8 +117,9 @@ class Sender:
 
     @property
     def progress(self) -> list[Progress]:
-        """How far each transfer is."""
-        return [transfer.progress for transfer in self._open.values()]
+        """How far each is, those included that the Panel is still to have deleted here."""
+        transfers = self._left_behind | self._open
+        return [transfer.progress for transfer in transfers.values()]
 
     @property
     def servers(self) -> tuple[str, ...]:

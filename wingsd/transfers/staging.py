@@ -62,6 +62,11 @@ class Staging:
                 self._root = self._data / ".staging"
                 self._claim()
 
+    @property
+    def path(self) -> str:
+        """Where servers lie that are being received; `prepare` finds out."""
+        return str(self._root)
+
     def clear(self, keep: Collection[str] = ()) -> list[str]:
         """Clear what an earlier daemon left; return the names of that.
 

@@ -159,16 +159,3 @@ def _names(certificate: x509.Certificate) -> list[str]:
     names = extension.value.get_values_for_type(x509.DNSName)
     addresses = extension.value.get_values_for_type(x509.IPAddress)
     return [*names, *map(str, addresses)][:MAX_NAMES]
-
-
-def trusted(ca_file: str) -> Trust:
-    """Return whom a node trusts that is only starting. Raises `ConfigError` with what is wrong.
-
-    A file that is no good is told now, not with the first transfer.
-    """
-    trust = Trust(ca_file)
-    try:
-        trust.context()
-    except DestinationUnreachable as error:
-        raise ConfigError(error.detail) from error
-    return trust

@@ -13,11 +13,11 @@ from twisted.logger import Logger
 from wingsd.errors import PanelError
 from wingsd.panel import Panel
 
-__all__ = ["Verdict"]
+__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "Verdict"]
 
 #: Seconds between two questions to a Panel that does not answer.
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 60.0
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
 
 
 class Verdict:
@@ -36,7 +36,7 @@ class Verdict:
         Unless the Panel says that it has moved, it is told that it has not, and its answer
         counts: of a success and a failure it takes the first. Asks until it answers.
         """
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         while True:
             try:
                 return await self._ask()
@@ -49,7 +49,7 @@ class Verdict:
                     error=error,
                 )
             await deferLater(self._reactor, pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _ask(self) -> bool:
         if not await self._panel.owns(self._server):

@@ -7,16 +7,13 @@ from functools import cache
 from http import HTTPStatus
 from typing import Any
 
-from twisted.web.iweb import IRequest
-from twisted.web.resource import Resource
-
-from wingsd.web import controls, servers, system, transfers
+from wingsd.web import byhand, controls, servers, system, transfers
 from wingsd.web.calls import Success, Topic, call
 from wingsd.web.endpoint import Public
 from wingsd.web.openapi import document
+from wingsd.web.paths import Paths
 from wingsd.web.request import StreamingRequest
 from wingsd.web.services import Services
-from wingsd.web.site import NotFound
 
 __all__ = ["PATHS", "Api", "interface"]
 
@@ -49,6 +46,7 @@ PATHS: Mapping[str, type[Public]] = {
     "/api/servers/{uuid}/ws/deny": controls.DenyEndpoint,
     "/api/transfers": transfers.TransfersEndpoint,
     "/api/transfers/{uuid}": transfers.IncomingEndpoint,
+    "/api/transfers/{uuid}/by-hand": byhand.ByHandEndpoint,
     "/openapi.json": InterfaceEndpoint,
 }
 
@@ -59,32 +57,8 @@ def interface() -> dict[str, Any]:
     return document({path: endpoint.calls for path, endpoint in PATHS.items()})
 
 
-class Api(NotFound):
-    """The root of the site: finds a path in the table, and nothing where it is not there."""
+class Api(Paths[Services]):
+    """What is found below the root of the site."""
 
     def __init__(self, services: Services) -> None:
-        super().__init__()
-        self._services = services
-        self._paths = [(path.split("/")[1:], endpoint) for path, endpoint in PATHS.items()]
-
-    def getChild(self, path: bytes, request: IRequest) -> Resource:
-        """Return what is at a path, of which the first part is given and the others are left."""
-        parts = [path, *request.postpath]
-        for wanted, endpoint in self._paths:
-            found = _match(wanted, parts)
-            if found is not None:
-                return endpoint(self._services, found)
-        return NotFound()
-
-
-def _match(wanted: list[str], parts: list[bytes]) -> dict[str, bytes] | None:
-    """Return what is in the places of the names in braces; None when it is another path."""
-    if len(wanted) != len(parts):
-        return None
-    found = {}
-    for name, part in zip(wanted, parts, strict=True):
-        if name.startswith("{"):
-            found[name.strip("{}")] = part
-        elif name.encode() != part:
-            return None
-    return found
+        super().__init__(PATHS, services)

@@ -26,11 +26,15 @@ _OF_BODIES = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 class Access(Enum):
-    """Who may make a call: who shows no token, the node's own, or one for a transfer."""
+    """Who may make a call: who shows no token, the node's own, or one for a transfer.
+
+    Those for a transfer are the Panel's, or the node's own for a move by hand.
+    """
 
     ANYBODY = "anybody"
     PANEL = "panel"
     TRANSFER = "transfer"
+    HAND = "hand"
 
 
 class Topic(Enum):

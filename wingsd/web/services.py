@@ -9,6 +9,7 @@ import attrs
 from twisted.web.resource import IResource
 
 from wingsd.bridge import TokenBucket
+from wingsd.byhand import ByHand
 from wingsd.config import Config
 from wingsd.environment.information import EngineInformation
 from wingsd.journal import Journal
@@ -34,6 +35,7 @@ class Services:
     sender: Sender
     receiver: Receiver
     journal: Journal
+    by_hand: ByHand
     denied: DenyList
     websocket: Callable[[Server], IResource]
     engine: Callable[[], Awaitable[EngineInformation]] | None = None

@@ -125,7 +125,9 @@ class TransfersEndpoint(Public):
         # server, and the Panel is not to hear of it.
         if await self.services.journal.was_used(token.digest, token.expires):
             raise token_was_used()
-        return self.services.receiver.open(token.server)
+        by_hand = self.services.by_hand
+        authority = by_hand.arrivals.authority(token) if token.by_hand else None
+        return self.services.receiver.open(token.server, authority)
 
     async def _use_up(self, token: TransferToken) -> None:
         # Calagopus' nodes can send one transfer in several requests (`Multiplex-Stream`), all

@@ -41,6 +41,12 @@ SCHEMES: Mapping[Access, Mapping[str, str]] = {
         "bearerFormat": "JWT",
         "description": "Issued by the Panel for the transfer of one server to this node.",
     },
+    Access.HAND: {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "Issued by this node for moving one server here by hand.",
+    },
 }
 
 #: The parts of paths that are not the same in every request.

@@ -1,0 +1,13 @@
+"""Moving servers by hand, from node to node, without a Panel.
+
+The destination is told to expect a server, and gives a token for it, good once. The source tells
+it with that token what the server is, sends it as it sends any, and asks with the same token what
+became of it where no answer came: of arriving and being called off the destination takes the
+first, as a Panel does. `description` is what a server is, `arrivals` with `receiving` the
+destination's part, `departures` with `sending` the source's, and `ByHand` both.
+"""
+
+from wingsd.byhand.both import ByHand
+from wingsd.byhand.means import HandMeans
+
+__all__ = ["ByHand", "HandMeans"]

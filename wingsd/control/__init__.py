@@ -1,0 +1,10 @@
+"""What an operator asks of the running daemon, and what `wingsctl` speaks to.
+
+HTTP over a Unix socket that only root and one group can open: `door` is that socket, `api` what is
+found below `/v1`, `views` the JSON of its answers, which docs/control.md describes.
+"""
+
+from wingsd.control.door import ControlDoor
+from wingsd.control.rooms import Rooms
+
+__all__ = ["ControlDoor", "Rooms"]

@@ -1,0 +1,150 @@
+"""How the node is: what it can reach, what it has room for, and what it is allowed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+
+from wingsd import __version__
+from wingsd.control.endpoint import ControlEndpoint
+from wingsd.control.rooms import Rooms
+from wingsd.errors import NotLoaded, PanelRefused, WingsdError
+from wingsd.servers import PowerState
+from wingsd.web.calls import Success, Topic, call
+from wingsd.web.request import StreamingRequest
+
+__all__ = ["StatusEndpoint"]
+
+#: Seconds that the Panel, and the engine, have to answer.
+WITHIN = 3.0
+
+Json = dict[str, Any]
+
+
+class StatusEndpoint(ControlEndpoint):
+    """`status`."""
+
+    topic = Topic.NODE
+
+    @call("GET", Success(HTTPStatus.OK, "It is told."))
+    async def get_status(self, request: StreamingRequest) -> Json:
+        """Tell how the node is; takes a few seconds at most."""
+        return await _Survey(self.rooms).gather()
+
+
+class _Survey:
+    """One look at the node whose `rooms` these are."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    async def gather(self) -> Json:
+        rooms = self._rooms
+        asking: list[Deferred[Any]] = [
+            Deferred.fromCoroutine(self._panel()),
+            Deferred.fromCoroutine(self._engine()),
+            rooms.disk.run(_disks, self._places()),
+        ]
+        panel, engine, disks = await gatherResults(asking, consumeErrors=True)
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_seconds": rooms.reactor.seconds() - rooms.started,
+            "address": rooms.address(),
+            "panel": panel,
+            "engine": engine,
+            "servers": self._servers(),
+            "transfers": {
+                "receiving": len(rooms.services.receiver.servers),
+                "sending": len(rooms.services.sender.servers),
+                "expected": len(rooms.services.by_hand.arrivals.expected),
+            },
+            "reports_waiting": rooms.outbox.depth,
+            "disks": disks,
+            "limits": self._limits(),
+        }
+
+    async def _panel(self) -> Json:
+        panel = self._rooms.panel
+        answers, why = True, ""
+        try:
+            await self._in_time(panel.greet())
+        except PanelRefused as error:
+            why = error.detail
+        except WingsdError as error:
+            answers, why = False, error.detail
+        return {
+            "url": self._rooms.services.config.remote,
+            "reachable": answers,
+            "error": why,
+            "last_heard": panel.heard,
+        }
+
+    async def _engine(self) -> Json:
+        ask = self._rooms.services.engine
+        version, why = "", ""
+        if ask is not None:
+            try:
+                version = (await self._in_time(_asked(ask))).version
+            except WingsdError as error:
+                why = error.detail
+        return {"enabled": ask is not None, "version": version, "error": why}
+
+    async def _in_time(self, asking: Coroutine[Any, Any, Any]) -> Any:
+        asked = Deferred.fromCoroutine(asking)
+        try:
+            return await asked.addTimeout(WITHIN, self._rooms.reactor)
+        except (DeferredTimeout, CancelledError) as error:
+            raise WingsdError("no answer", f"no answer within {WITHIN:g} s") from error
+
+    def _servers(self) -> Json:
+        try:
+            servers = self._rooms.services.servers.all()
+        except NotLoaded:
+            return {"loaded": False, "count": None, "running": None}
+        alive = [server for server in servers if server.state is not PowerState.OFFLINE]
+        return {"loaded": True, "count": len(servers), "running": len(alive)}
+
+    def _places(self) -> dict[str, str]:
+        system = self._rooms.services.config.system
+        return {
+            "servers": system.data,
+            "arriving": self._rooms.staging.path,
+            "journal": system.root_directory,
+        }
+
+    def _limits(self) -> Json:
+        transfers = self._rooms.services.config.system.transfers
+        return {
+            "download_mib_per_second": max(transfers.download_limit, 0) or None,
+            "upload_mib_per_second": transfers.upload_limit or None,
+            "concurrent": transfers.concurrent,
+            "waiting": transfers.waiting,
+            "disk_reserve_mib": transfers.disk_reserve,
+        }
+
+
+async def _asked(ask: Any) -> Any:
+    return await ask()
+
+
+def _disks(places: dict[str, str]) -> list[Json]:
+    """Return what the filesystems have of room; one that cannot be asked has an error."""
+    found = []
+    for purpose, path in places.items():
+        disk: Json = {"purpose": purpose, "path": path, "free_bytes": None, "total_bytes": None}
+        try:
+            held = os.statvfs(path)
+        except OSError as error:
+            disk["error"] = error.strerror or str(error)
+        else:
+            disk["error"] = ""
+            disk["free_bytes"] = held.f_bavail * held.f_frsize
+            disk["total_bytes"] = held.f_blocks * held.f_frsize
+        found.append(disk)
+    return found

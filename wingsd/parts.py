@@ -1,0 +1,246 @@
+"""What a node is made of, and how that is wired together. Nothing of it runs yet."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import DeferredSemaphore
+
+from wingsd.archive import Compression, Limits
+from wingsd.bridge import TokenBucket
+from wingsd.byhand import ByHand, HandMeans
+from wingsd.config import Config
+from wingsd.control import ControlDoor, Rooms
+from wingsd.environment import DockerEnvironment, Environment, NoEnvironment, engine, information
+from wingsd.events import EventBus
+from wingsd.journal import Entry, Journal
+from wingsd.journal.store import Store
+from wingsd.metrics import Exposition, Recorder, Sources
+from wingsd.panel import Panel
+from wingsd.pools import PACKERS, Pools
+from wingsd.servers import Means as ServerMeans
+from wingsd.servers import Servers
+from wingsd.tokens import DenyList
+from wingsd.transfers.attic import Attic
+from wingsd.transfers.backups import Backups
+from wingsd.transfers.installlog import InstallLogs
+from wingsd.transfers.means import ReceivingMeans, SendingMeans
+from wingsd.transfers.outbox import Outbox
+from wingsd.transfers.receiver import Receiver
+from wingsd.transfers.recovery import Recovery
+from wingsd.transfers.sender import Sender
+from wingsd.transfers.staging import Staging
+from wingsd.transfers.trust import checked
+from wingsd.transfers.writeback import WriteBack
+from wingsd.web.api import Api
+from wingsd.web.door import Door
+from wingsd.web.metrics import MetricsDoor
+from wingsd.web.services import Services
+from wingsd.web.site import NodeSite
+from wingsd.web.websocket import ConsoleSockets
+
+__all__ = ["Parts"]
+
+#: Bytes.
+MIB = 1024 * 1024
+
+
+class Parts:
+    """All that a node has, each made once; what one needs of another, it is given here."""
+
+    def __init__(self, config: Config, endpoint: str, reactor: Any) -> None:
+        """Raise `ConfigError` where the configuration names files that are no good."""
+        self._config = config
+        self._reactor = reactor
+        self.owner = (config.system.user.uid, config.system.user.gid)
+        transfers = config.system.transfers
+        self.pools = Pools(reactor, transfers)
+        self.staging = Staging(config.system.data, self.owner, durable=transfers.durable)
+        self.backups = Backups.configured(config.system)
+        self._bus = EventBus()
+        self._observer = Recorder()
+        self.panel = Panel(config, reactor, observer=self._observer)
+        self.store = Store(config.system.root_directory)
+        self.journal = Journal(self.store, self.pools.journal, time.time)
+        self.attic = Attic(
+            self.staging,
+            self.backups,
+            self.pools.disk,
+            self.journal,
+            transfers.quarantine_days,
+        )
+        self.outbox = Outbox(self.panel, self.journal, reactor)
+        self.denied = DenyList(time.time())
+        self._environment = self._make_environment()
+        self.servers = self._make_servers()
+        self._trust = checked(transfers.ca_file)
+        self.receiver = self._make_receiver()
+        self.sender = self._make_sender()
+        self.by_hand = self._make_by_hand()
+        self._services = self._make_services()
+        self.door = Door(config.api.ssl, endpoint, self._make_site(), reactor)
+        self.control_door = ControlDoor(self._make_rooms())
+        self.metrics_door = MetricsDoor(config, self._make_exposition(), reactor)
+
+    def _make_environment(self) -> Environment:
+        if not self._config.docker.enabled:
+            return NoEnvironment()
+        return DockerEnvironment(self._config, self.pools.engine, self._reactor, self._observer)
+
+    def _make_servers(self) -> Servers:
+        return Servers(
+            ServerMeans(
+                reactor=self._reactor,
+                config=self._config,
+                panel=self.panel,
+                environment=self._environment,
+                bus=self._bus,
+                disk=self.pools.disk,
+                rewriters=self.pools.rewriters,
+                owner=self.owner,
+            )
+        )
+
+    def _make_receiver(self) -> Receiver:
+        transfers = self._config.system.transfers
+        return Receiver(
+            ReceivingMeans(
+                reactor=self._reactor,
+                panel=self.panel,
+                journal=self.journal,
+                outbox=self.outbox,
+                environment=self._environment,
+                servers=self.servers,
+                staging=self.staging,
+                backups=self.backups,
+                logs=InstallLogs.configured(self._config.system, self.staging),
+                write_back=WriteBack(
+                    lambda: self.pools.disk.run(self.staging.write_back), self._reactor
+                ),
+                bus=self._bus,
+                owner=self.owner,
+                family=self._config.family,
+                limits=Limits.configured(transfers),
+                attic=self.attic,
+                form=transfers.form,
+                extractors=self.pools.extractors,
+                slots=DeferredSemaphore(transfers.concurrent),
+                disk=self.pools.disk,
+                observer=self._observer,
+            ),
+            places=transfers.concurrent + transfers.waiting,
+            stall_timeout=transfers.stall_timeout,
+        )
+
+    def _make_sender(self) -> Sender:
+        system = self._config.system
+        return Sender(
+            SendingMeans(
+                reactor=self._reactor,
+                panel=self.panel,
+                journal=self.journal,
+                outbox=self.outbox,
+                environment=self._environment,
+                servers=self.servers,
+                attic=self.attic,
+                bus=self._bus,
+                trust=self._trust,
+                compression=Compression(system.backups.compression_level),
+                stop_grace=system.transfers.stop_grace,
+                stall_timeout=system.transfers.stall_timeout,
+                backup_directory=system.backup_directory,
+                disk=self.pools.disk,
+                packers=self.pools.packers,
+                slots=DeferredSemaphore(PACKERS),
+                bucket=self._bucket(system.transfers.upload_limit),
+                observer=self._observer,
+            )
+        )
+
+    def _make_by_hand(self) -> ByHand:
+        return ByHand(
+            HandMeans(
+                reactor=self._reactor,
+                config=self._config,
+                servers=self.servers,
+                receiver=self.receiver,
+                sender=self.sender,
+                journal=self.journal,
+                bus=self._bus,
+                trust=self._trust,
+                disk=self.pools.disk,
+                now=time.time,
+                observer=self._observer,
+            )
+        )
+
+    def make_recovery(self, unfinished: list[Entry]) -> Recovery:
+        """Return who takes up the transfers that an earlier daemon has left."""
+        return Recovery(
+            entries=unfinished,
+            receiver=self.receiver,
+            servers=self.servers,
+            journal=self.journal,
+            outbox=self.outbox,
+            panel=self.panel,
+            attic=self.attic,
+            by_hand=self.by_hand,
+            reactor=self._reactor,
+            observer=self._observer,
+        )
+
+    # Its doors, and who is asked there
+
+    def _make_services(self) -> Services:
+        sockets = ConsoleSockets(self._config, self._bus, self.denied, self._reactor)
+        return Services(
+            config=self._config,
+            servers=self.servers,
+            sender=self.sender,
+            receiver=self.receiver,
+            journal=self.journal,
+            by_hand=self.by_hand,
+            denied=self.denied,
+            websocket=sockets.resource,
+            engine=self._ask_engine(),
+            download_bucket=self._bucket(self._config.system.transfers.download_limit),
+        )
+
+    def _make_site(self) -> NodeSite:
+        transfers = self._config.system.transfers
+        return NodeSite(
+            Api(self._services),
+            reactor=self._reactor,
+            timeout=transfers.stall_timeout,
+            least_rate=transfers.least_rate,
+            limits=self._config.api.limits,
+            observer=self._observer,
+        )
+
+    def _make_rooms(self) -> Rooms:
+        return Rooms(
+            reactor=self._reactor,
+            services=self._services,
+            panel=self.panel,
+            outbox=self.outbox,
+            staging=self.staging,
+            disk=self.pools.disk,
+            address=lambda: self.door.address,
+        )
+
+    def _make_exposition(self) -> Exposition:
+        sources = Sources(self.receiver, self.sender, self.outbox)
+        disk, data = self.pools.disk, self._config.system.data
+        return Exposition(self._observer, sources, disk, data, self._reactor)
+
+    def _bucket(self, limit: int) -> TokenBucket | None:
+        return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None
+
+    def _ask_engine(self) -> Callable[[], Awaitable[information.EngineInformation]] | None:
+        if not self._config.docker.enabled:
+            return None
+        address = engine.address(self._config.docker.socket, os.environ)
+        return lambda: self.pools.engine.run(information.ask, address)
