@@ -11,6 +11,7 @@ REQUIRES = [
     "attrs >= 25.3",
     "autobahn >= 23.1",
     "cattrs >= 24.1",
+    "click >= 8.1",
     "docker >= 7.1",
     "google-re2 >= 1.1",
     "h11 >= 0.14",
@@ -22,6 +23,7 @@ REQUIRES = [
     "prometheus-client >= 0.21",
     "pyjwt >= 2.10",
     "pyyaml >= 6.0",
+    "rich >= 13.9",
     "ruamel.yaml >= 0.18.10",
     "tomlkit >= 0.13.2",
     "treq >= 24.9",
@@ -74,6 +76,7 @@ setup(
     # "twisted.plugins" is listed by hand: it is a namespace of Twisted's own, and
     # find_packages() must not see (and claim) anything else below twisted/.
     packages=[*find_packages(include=["wingsd", "wingsd.*"]), "twisted.plugins"],
+    entry_points={"console_scripts": ["wingsctl = wingsd.ctl.main:main"]},
     package_data={"wingsd": ["py.typed"]},
     install_requires=REQUIRES,
     extras_require={"test": TEST, "fuzz": FUZZ, "bench": BENCH, "docs": DOCS, "lint": LINT},

@@ -43,7 +43,9 @@ api:
 .in
 .SH SEE ALSO
 .BR twistd (1),
-.BR signal (7)
+.BR wingsctl (1),
+.BR signal (7),
+.BR wingsd (8)
 """
 _CODE = re.compile(r"`([^`]+)`")
 _OTHER_PAGE = re.compile(r"\b([\w.-]+)(\([1-9]\))")

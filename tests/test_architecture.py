@@ -144,7 +144,7 @@ BLOCKING = [
 ]
 #: From the top down; a room may know those below it and, in its own storey, nobody.
 STOREYS = [
-    ["tap"],
+    ["tap", "ctl"],
     ["supervision", "reload"],
     ["node"],
     ["parts"],

@@ -13,11 +13,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
 from tests.pages import HOME, PAGES, Block, Page
 from wingsd.config import parse
+from wingsd.ctl.main import main
 from wingsd.tap import Options
 
 BLOCKS = [block for page in PAGES.values() for block in page.blocks]
@@ -33,8 +35,8 @@ SECTIONS = {"Unit", "Service", "Socket", "Install"}
 #: Units that may be named.
 UNITS = {"wings", "wingsd"}
 JOINED = re.compile(r"\\\n\s*")
-#: Inline code that is a command to type.
-COMMAND = re.compile(r"(?:make|python3? -m|twistd|systemctl|journalctl) .+")
+#: Inline code that is a command to type, and no message that begins as one.
+COMMAND = re.compile(r"(?:make|python3? -m|twistd|wingsctl(?! cannot)|systemctl|journalctl) .+")
 
 
 def blocks(*languages: str) -> pytest.MarkDecorator:
@@ -130,6 +132,8 @@ def _check(command: list[str]) -> None:
             assert words == ["install", "."]
         case "twistd":
             _check_twistd(words)
+        case "wingsctl":
+            _check_wingsctl(words)
         case "systemctl":
             assert set(words[1:]) - {"--now"} <= UNITS, command
         case "journalctl":
@@ -151,6 +155,16 @@ def _check_twistd(words: list[str]) -> None:
     assert set(words[:where]) <= {"-n"}
     for option in filter(lambda word: word.startswith("--"), words[where:]):
         assert f"{option[2:]}=" in Options().longOpt, option
+
+
+def _check_wingsctl(words: list[str]) -> None:
+    assert isinstance(main, click.Group)
+    options = {name for parameter in main.params for name in parameter.opts} | {"--help"}
+    given, found = words[0], main.commands.get(words[0])
+    assert found is not None or given in options, given
+    if found is not None:
+        known = {name for parameter in found.params for name in parameter.opts} | {"--help"}
+        assert {word for word in words if word.startswith("--")} <= known, words
 
 
 def test_json_in_the_text_can_be_read() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_what_the_daemon_needs_is_there_when_it_is_built(name: str) -> None:
     assert found, f"{package} is not in Build-Depends"
     # RE2 counts otherwise in Debian.
     assert found[1] == (None if name == "google-re2" else requirements()[name])
+
+
+def test_the_command_is_there() -> None:
+    (points,) = (
+        ast.literal_eval(node.value)
+        for node in ast.walk(SETUP)
+        if isinstance(node, ast.keyword) and node.arg == "entry_points"
+    )
+    (point,) = points["console_scripts"]
+    name, _, place = point.partition(" = ")
+    module, _, function = place.partition(":")
+    assert name == "wingsctl"
+    assert callable(getattr(import_module(module), function))
 
 
 def test_it_has_the_projects_version() -> None:

@@ -61,6 +61,7 @@ class Daemon:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.control = directory / "control.sock"
         self.url = ""
         #: Variables of its environment beside this process's own.
         self.variables: dict[str, str] = {}

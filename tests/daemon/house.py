@@ -97,6 +97,7 @@ class House(Daemon):
                 "user": {"uid": os.getuid(), "gid": os.getgid()},
             },
             "docker": {"enabled": False},
+            "control": {"socket": str(self.control)},
         }
         return usual | changes
 

@@ -57,19 +57,31 @@ class Peer(Daemon):
                 "transfers": {"ca_file": str(self.authority)},
             },
             "docker": {"enabled": False},
+            "control": {"socket": str(self.control)},
         }
 
     async def start(self, **changes: Any) -> None:
         """Start it, whole keys replaced; return when it knows its servers."""
         self.past += self.log
         self.spawn(self.command(self.configuration() | changes, "-e", "tcp:0:interface=127.0.0.1"))
+        await self._reachable()
+        await self.wait_for_line("servers loaded")
+
+    async def start_alone(self, **changes: Any) -> None:
+        """Start it where no Panel answers; return when it listens."""
+        remote = {"remote": "http://127.0.0.1:9"}
+        configuration = self.configuration() | remote | changes
+        self.past += self.log
+        self.spawn(self.command(configuration, "-e", "tcp:0:interface=127.0.0.1"))
+        await self._reachable()
+
+    async def _reachable(self) -> None:
         port = int((await self.listening()).rpartition(":")[2])
         if self.line is None:
             self.line = SlowLine(reactor, port, FAST)
             self.node.address = f"https://127.0.0.1:{self.line.entrance}"
         # The address stays when the node is started again.
         self.line.port = port
-        await self.wait_for_line("servers loaded")
 
     async def close(self) -> None:
         """End it."""

@@ -1,0 +1,50 @@
+"""The JSON that programs get is what wingsctl(1) says it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from tests.byhand.station import UUID
+from tests.control.operator import Desk
+from wingsd.journal import Direction, Outcome
+
+MANUAL = Path(__file__).parent.parent.parent / "man" / "wingsctl.1"
+
+
+def documented() -> set[str]:
+    """Return the words that the manual's section on JSON sets as literals."""
+    section = MANUAL.read_text().partition("\n.Sh JSON\n")[2].partition("\n.Sh ")[0]
+    lines = re.findall(r"^\.(?:Li|Pq Li) (.*)", section, re.M)
+    return {word for line in lines for word in re.findall(r"\w+", line)}
+
+
+def keys(told: Any) -> Iterator[str]:
+    """Yield the keys of all objects in what was told."""
+    if isinstance(told, dict):
+        for key, value in told.items():
+            yield key
+            yield from keys(value)
+    elif isinstance(told, list):
+        for each in told:
+            yield from keys(each)
+
+
+@pytest.mark.parametrize("path", ["status", "transfers", f"transfers/{UUID}"])
+@pytest_twisted.ensureDeferred
+async def test_every_key_is_documented(desk: Desk, path: str) -> None:
+    store = desk.ends.source.store
+    store.end(store.begin(UUID, Direction.IN, "SWAP", 1.0), Outcome.SUCCESS, 2.0)
+    store.begin(UUID, Direction.OUT, "SEND", 3.0)
+    store.add_report(UUID, Outcome.FAILURE, 4.0)
+    other = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
+    invited = await desk.ask("POST", "receive", {"server": other})
+    told = await desk.ask("GET", path)
+    found = {*keys(told), *keys(invited)}
+    assert len(found) > 10
+    assert found <= documented()

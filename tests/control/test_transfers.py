@@ -1,0 +1,153 @@
+"""What moves and has moved, as an operator is told over the control socket."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from tests.byhand.station import UUID, until
+from tests.control.operator import Desk
+from wingsd.ctl.exits import Exit
+from wingsd.journal import Direction, Outcome
+
+OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
+
+
+async def held_up(desk: Desk) -> Any:
+    """Begin a move that cannot get on; return what the source tells of it."""
+    await desk.ends.destination.slots.acquire()
+    invited = await desk.ask("POST", "receive", {"server": UUID}, end="destination")
+    order = {"server": UUID, "url": desk.ends.destination.url, "token": invited["token"]}
+    await desk.ask("POST", "send", order)
+    await until(lambda: any(p.step.name == "AWAIT" for p in desk.ends.source.sender.progress))
+    (found,) = (await desk.ask("GET", "transfers"))["running"]
+    return found
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_where_nothing_moves_says_so(desk: Desk) -> None:
+    assert await desk.ask("GET", "transfers") == {"running": [], "expected": [], "past": []}
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_moves_is_told_at_both_ends(desk: Desk) -> None:
+    found = await held_up(desk)
+    assert (found["server"], found["direction"], found["by_hand"]) == (UUID, "out", True)
+    assert (found["state"], found["step"]) == ("processing", "await")
+    assert found["doing"] == "waiting for the destination to finish"
+    assert (found["bytes"], found["transfer"]) == (128_000, 1)
+    assert abs(found["begun"] - time.time()) < 30
+    other = await desk.ask("GET", f"transfers/{UUID}", end="destination")
+    assert (other["running"]["direction"], other["running"]["step"]) == ("in", "receive")
+    assert other["running"]["total_bytes"] is None
+    await desk.ask("DELETE", f"transfers/{UUID}")
+    await desk.ends.over()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_has_ended_is_told_with_its_reason(desk: Desk) -> None:
+    await held_up(desk)
+    await desk.ask("DELETE", f"transfers/{UUID.upper()}", end="destination")
+    await desk.ends.over()
+    found = await desk.ask("GET", "transfers")
+    (past,) = found["past"]
+    assert (found["running"], past["outcome"], past["step"]) == ([], "failure", "send")
+    assert "the transfer was cancelled" in past["reason"]
+    assert past["begun"] <= past["ended"]
+    assert (past["bytes"], past["files"]) == (pytest.approx(1000, abs=900), 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_server_is_told_whole(desk: Desk) -> None:
+    found = await desk.ask("GET", f"transfers/{UUID}")
+    assert found["uuid"] == UUID
+    server = found["server"]
+    assert (server["name"], server["state"], server["hold"]) == ("Lobby", "offline", "")
+    assert (found["running"], found["expected"], found["past"]) == (None, None, [])
+    await desk.ends.source.outbox.tell(UUID, Outcome.FAILURE)
+    (report,) = (await desk.ask("GET", f"transfers/{UUID}"))["reports_waiting"]
+    assert (report["outcome"], report["server"]) == ("failure", UUID)
+    desk.ends.source.outbox.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_a_server_that_nobody_knows_nothing_is_told(desk: Desk) -> None:
+    refusal = await desk.refusal("GET", f"transfers/{OTHER}")
+    assert refusal.exit_code == Exit.UNKNOWN
+    assert "knows nothing of that server" in refusal.message
+    assert (await desk.refusal("GET", "transfers/what")).exit_code == Exit.UNKNOWN
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_expected_is_told_until_it_is_cancelled(desk: Desk) -> None:
+    order = {"server": OTHER, "seconds": 60}
+    invited = await desk.ask("POST", "receive", order)
+    (expected,) = (await desk.ask("GET", "transfers"))["expected"]
+    assert expected == {"server": OTHER, "expires": invited["expires"]}
+    assert (await desk.ask("GET", f"transfers/{OTHER}"))["expected"] == expected
+    await desk.ask("DELETE", f"transfers/{OTHER}")
+    refusal = await desk.refusal("DELETE", f"transfers/{OTHER}")
+    assert "no transfer of this server that could be cancelled" in refusal.message
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(desk: Desk) -> None:
+    store = desk.ends.source.store
+    store.begin(OTHER, Direction.IN, "SWAP", 1_700_000_000, by_hand=True)
+    store.begin(UUID, Direction.OUT, "SEND", time.time() + 60)
+    before, now = (await desk.ask("GET", "transfers"))["running"]
+    assert (before["server"], before["begun"]) == (OTHER, 1_700_000_000)
+    assert before["doing"] == "finding out what became of it when this node was restarted"
+    assert (now["server"], now["doing"]) == (UUID, "being brought to its end")
+
+
+@pytest_twisted.ensureDeferred
+async def test_as_many_that_have_ended_are_told_as_are_asked_for(desk: Desk) -> None:
+    store = desk.ends.source.store
+    ids = [store.begin(OTHER, Direction.IN, "SWAP", number) for number in range(30)]
+    for each in ids:
+        store.end(each, Outcome.SUCCESS, 100)
+    found = await desk.ask("GET", "transfers")
+    assert [each["transfer"] for each in found["past"]] == ids[:9:-1]
+    found = await desk.ask("GET", "transfers?past=2")
+    assert [each["transfer"] for each in found["past"]] == [ids[-1], ids[-2]]
+    assert (await desk.ask("GET", "transfers?past=0"))["past"] == []
+    for wrong in ("x", "-1", "10001"):
+        refusal = await desk.refusal("GET", f"transfers?past={wrong}")
+        assert refusal.exit_code == Exit.FAILED
+
+
+# Orders that make no sense
+
+
+@pytest.mark.parametrize(
+    ("path", "order", "says"),
+    [
+        ("receive", {"server": "x"}, "named by its UUID"),
+        ("receive", {}, "server: is missing"),
+        ("receive", {"server": OTHER, "seconds": 0}, "a week at most"),
+        ("receive", {"server": OTHER, "seconds": 10**9}, "a week at most"),
+        ("receive", {"server": OTHER, "settings": {}}, "settings: is missing"),
+        ("receive", {"server": OTHER, "addresses": ["x"]}, "IP:PORT"),
+        ("send", {"server": UUID, "url": "x", "token": "t"}, "must be an http or https URL"),
+        ("send", {"server": UUID, "url": "https://x"}, "token: is missing"),
+        ("send", {"server": UUID, "url": "https://x", "token": "a\nb"}, "cannot be sent"),
+        ("send", {"server": UUID, "url": "https://x", "token": "t", "settings": {}}, "settings"),
+        ("send", {"server": OTHER, "url": "https://x", "token": "t"}, "not loaded its servers"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_order_that_makes_no_sense_is_refused(
+    desk: Desk, path: str, order: dict[str, Any], says: str
+) -> None:
+    refusal = await desk.refusal("POST", path, order)
+    assert says in f"{refusal.message}: {refusal.detail}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_there_is_nothing_else(desk: Desk) -> None:
+    assert (await desk.refusal("GET", "what")).exit_code == Exit.UNKNOWN
+    assert "not possible here" in (await desk.refusal("POST", "status", {})).message

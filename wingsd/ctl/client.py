@@ -1,0 +1,116 @@
+"""Speaks to the daemon: HTTP over its control socket, one request a connection."""
+
+from __future__ import annotations
+
+import getpass
+import grp
+import json
+import os
+import socket
+from contextlib import closing
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+from wingsd.ctl.exits import CtlError, Exit
+
+__all__ = ["Client"]
+
+#: Seconds that the daemon has for an answer.
+TIMEOUT = 30.0
+
+
+class _UnixConnection(HTTPConnection):
+    """An HTTP connection over the socket at `path`."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("wingsd", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect. Raises `OSError`."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Client:
+    """The daemon that listens at the socket `path`."""
+
+    def __init__(self, path: str, timeout: float = TIMEOUT) -> None:
+        self._path = path
+        self._timeout = timeout
+
+    def ask(self, method: str, path: str, content: object = None) -> Any:
+        """Return what the daemon answers, None for nothing; `content` is sent as JSON.
+
+        Raises `CtlError`.
+        """
+        with closing(_UnixConnection(self._path, self._timeout)) as connection:
+            try:
+                body = None if content is None else json.dumps(content)
+                connection.request(method, f"/v1/{path}", body)
+                answer = connection.getresponse()
+                text = answer.read()
+            except (OSError, HTTPException) as error:
+                raise self._unreachable(error) from error
+        told = _decoded(text)
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            fault = told if isinstance(told, dict) else {}
+            raise CtlError(
+                str(fault.get("error") or f"the daemon answered {answer.status}"),
+                str(fault.get("detail") or ""),
+                Exit.UNKNOWN if answer.status == HTTPStatus.NOT_FOUND else Exit.FAILED,
+            )
+        return told
+
+    def _unreachable(self, error: Exception) -> CtlError:
+        path = self._path
+        match error:
+            case PermissionError():
+                return CtlError(f"{path} is not for you", _who_may(path), Exit.NOT_PERMITTED)
+            case FileNotFoundError() | NotADirectoryError():
+                return CtlError(
+                    f"no wingsd runs here: there is no {path}",
+                    "start it with systemctl start wingsd; another socket (control.socket in its "
+                    "configuration) is named with --socket",
+                    Exit.NO_DAEMON,
+                )
+            case ConnectionRefusedError():
+                return CtlError(
+                    f"no wingsd runs here: nobody listens at {path} any more",
+                    "start it with systemctl start wingsd, and see its log for why it ended",
+                    Exit.NO_DAEMON,
+                )
+            case TimeoutError():
+                return CtlError(
+                    f"wingsd gave no answer within {self._timeout:g} s",
+                    "see its log",
+                    Exit.NO_DAEMON,
+                )
+        return CtlError(f"{path}: {error}", "see whether wingsd is what listens", Exit.NO_DAEMON)
+
+
+def _decoded(text: bytes) -> Any:
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return None
+
+
+def _who_may(path: str) -> str:
+    """Return who may open a socket that this user may not."""
+    try:
+        number = os.stat(path).st_gid
+    except OSError:
+        return f"run wingsctl as root, or as somebody who may enter {os.path.dirname(path)}"
+    try:
+        group = grp.getgrgid(number).gr_name
+    except KeyError:
+        group = str(number)
+    if number == 0:
+        return "it is for root alone: run wingsctl as root"
+    return (
+        f"it is for root and the group {group}: run wingsctl as root, or join that with "
+        f"adduser {getpass.getuser()} {group} and log in anew"
+    )
