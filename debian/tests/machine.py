@@ -24,7 +24,17 @@ from twisted.internet.threads import deferToThread
 
 from wingsd.testing import Panel, server_settings
 
-__all__ = ["CONFIGURATION", "HOME", "STAGING", "VOLUMES", "Machine", "check", "main", "run"]
+__all__ = [
+    "CONFIGURATION",
+    "HOME",
+    "STAGING",
+    "VOLUMES",
+    "Failed",
+    "Machine",
+    "check",
+    "main",
+    "run",
+]
 
 HOME = Path("/var/lib/pterodactyl")
 VOLUMES = HOME / "volumes"

@@ -7,7 +7,7 @@ import pwd
 import ssl
 from pathlib import Path
 
-from machine import VOLUMES, Machine, check, main, run
+from machine import VOLUMES, Failed, Machine, check, main, run
 from twisted.internet.threads import deferToThread
 
 MAX_EXPOSURE = 20  # 2.0 in tenths
@@ -20,6 +20,7 @@ async def test(machine: Machine) -> None:
     await beside_wings(machine)
     await run("systemctl", "start", "wingsd")
     await it_runs(machine)
+    await it_is_controlled()
     await it_receives_and_deletes(machine)
     await it_reloads(machine)
     await hardening()
@@ -59,6 +60,21 @@ async def it_runs(machine: Machine) -> None:
     log = await machine.log()
     check("it lacks no privilege", "may not do all" not in log, log)
     check("it could use Twisted's list of plugins", "dropin.cache" not in log, log)
+
+
+async def it_is_controlled() -> None:
+    """By root and the group wingsd, and by nobody else."""
+    await run("wingsctl", "status")
+    anyone = ("setpriv", "--reuid=nobody", "--regid=nogroup")
+    await run(*anyone, "--groups=wingsd", "wingsctl", "status")
+    check("root and the group wingsd control it", True)
+    try:
+        await run(*anyone, "--clear-groups", "wingsctl", "status")
+    except Failed as refused:
+        check("nobody else does", True)
+        print(refused)
+    else:
+        raise Failed("anyone may control it")
 
 
 async def it_receives_and_deletes(machine: Machine) -> None:
