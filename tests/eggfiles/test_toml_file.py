@@ -74,6 +74,11 @@ def test_an_empty_file() -> None:
     assert tomllib.loads(changed("toml", "", put("a.b", "1"))) == {"a": {"b": 1}}
 
 
+def test_a_single_value_takes_the_place_of_a_table_among_others() -> None:
+    text = changed("toml", "[b]\nx = 1\n[a]\ny = 2\n[c]\n", put("a", "z"))
+    assert tomllib.loads(text) == {"a": "z", "b": {"x": 1}, "c": {}}
+
+
 def test_tables_out_of_order_are_written_right_or_not_at_all() -> None:
     text = "[a.b]\nc = 1\n[z]\n[a.d]\ne = 1\n"
     assert changed("toml", text, put("a.d.e", 7)) == text.replace("e = 1", "e = 7")

@@ -58,6 +58,16 @@ class NestedFile:
         """
         self._descend(self.root, steps(change.match), change)
 
+    def put(self, node: Any, key: Any, value: object) -> None:
+        """Put `value` into `node`, in the place of what is there or as something new."""
+        if isinstance(node, MutableSequence) and key == len(node):
+            node.append(value)
+        elif isinstance(node, MutableMapping) and key not in node:
+            node[self.key(key)] = value
+        else:
+            node[key] = value
+        self.changed = True
+
     def _descend(self, node: Any, path: list[Step], change: Change) -> None:
         step, rest = path[0], path[1:]
         if step is not ALL:
@@ -84,18 +94,9 @@ class NestedFile:
         if new is None or ALL in rest:
             return
         if rest:
-            self._put(node, key, self._built(rest, self.scalar(new, None)))
+            self.put(node, key, self._built(rest, self.scalar(new, None)))
         elif not _same(new, self.plain(found)):
-            self._put(node, key, self.scalar(new, found))
-
-    def _put(self, node: Any, key: Any, value: object) -> None:
-        if isinstance(node, MutableSequence) and key == len(node):
-            node.append(value)
-        elif isinstance(node, MutableMapping) and key not in node:
-            node[self.key(key)] = value
-        else:
-            node[key] = value
-        self.changed = True
+            self.put(node, key, self.scalar(new, found))
 
     def _built(self, rest: list[Step], value: object) -> object:
         """Return `value` inside of the maps and lists that are missing on the way to it."""

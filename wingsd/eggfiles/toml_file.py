@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import MutableMapping
+from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
@@ -27,6 +29,12 @@ class TomlFile(NestedFile):
     def plain(self, found: object) -> object:
         """Return the value without its layout."""
         return found.unwrap() if isinstance(found, Item) else found
+
+    def put(self, node: Any, key: Any, value: object) -> None:
+        """Put `value` there. A single value must come before every table to belong to `node`."""
+        if isinstance(node, MutableMapping) and isinstance(node.get(key), MutableMapping):
+            del node[key]
+        super().put(node, key, value)
 
     def dump(self) -> str:
         """Return the text, which must say what was meant: tables out of order are delicate."""
