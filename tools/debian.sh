@@ -24,6 +24,8 @@ begin() {
     [ "$(id -u)" -eq 0 ] || die "only root can make and run a system of its own; as root: make ${0##*/}"
     mkdir -p "$cache"
     : >"$log"
+    # A shell that is ended by a signal runs no trap of EXIT, and would leave its systems running.
+    trap 'exit 130' INT TERM HUP
     work=$(mktemp -d "$PWD/$cache/work.XXXXXX")
 }
 
