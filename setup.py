@@ -36,6 +36,7 @@ TEST = [
     "hypothesis >= 6.130",
     "pytest >= 8.3",
     "pytest-twisted >= 1.14",
+    "pytest-xdist >= 3.6",
     "requests >= 2.32",
     "schemathesis >= 4.10",
     "trustme >= 1.2",

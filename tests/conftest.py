@@ -15,6 +15,13 @@ from wingsd.journal.store import Store
 __all__ = ["busybox", "engine", "logged_errors", "store"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """Free what the tests of a module have left to each other: each looks only for its own."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """A journal, open and empty."""
@@ -24,7 +31,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.close()
 
 
-def pytest_collection_finish() -> None:
-    """Keep what is there before the first test out of the collections after each of them."""
-    gc.collect()
-    gc.freeze()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have one worker run all that uses the Docker engine, whose names each test takes anew."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "busybox" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("engine"))

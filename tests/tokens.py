@@ -11,7 +11,8 @@ from wingsd.testing import Node, Panel
 from wingsd.tokens import transfer_token
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
-NODE = Node("https://node.invalid:8080")
+# The names of the tests are made of its secret: each worker must give them the same names.
+NODE = Node("https://node.invalid:8080", token="0123456789abcdef" * 4)
 
 
 def bearer(**claims: Any) -> str:

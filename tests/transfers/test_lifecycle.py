@@ -9,7 +9,7 @@ import pytest
 from wingsd.transfers.lifecycle import Lifecycle, ReceiveStep, SendStep, State
 
 STEPS = [*ReceiveStep, *SendStep]
-ENDS = {ReceiveStep.DONE, ReceiveStep.FAILED, SendStep.DONE, SendStep.FAILED}
+ENDS = [ReceiveStep.DONE, ReceiveStep.FAILED, SendStep.DONE, SendStep.FAILED]
 
 
 def at(step: ReceiveStep | SendStep) -> Lifecycle[ReceiveStep] | Lifecycle[SendStep]:

@@ -67,6 +67,7 @@ async def test_a_source_tells_what_it_will_send(house: House) -> None:
         (by_hand(age=7200), 401, "it has expired"),
         (f"Bearer {Panel().transfer_token(UUID, Node('https://x', token=TOKEN))}", 401, "by hand"),
     ],
+    ids=["none", "the node's", "another server's", "expired", "a Panel's"],
 )
 @pytest_twisted.ensureDeferred
 async def test_who_has_no_token_for_it_tells_nothing(
