@@ -135,7 +135,7 @@ BLOCKING = [
     "tcpinfo",
     "threads",
     "transfers.backups",
-    "transfers.body",
+    "transfers.cargo",
     "transfers.incomingfile",
     "transfers.installlog",
     "transfers.localbackups",

@@ -60,6 +60,7 @@ class Parts:
         self.pools = Pools(reactor, transfers)
         self.staging = Staging(config.system.data, self.owner, durable=transfers.durable)
         self.backups = Backups.configured(config.system)
+        self._logs = InstallLogs.configured(config.system, self.staging)
         self._bus = EventBus()
         self._observer = Recorder()
         self.panel = Panel(config, reactor, observer=self._observer)
@@ -116,7 +117,7 @@ class Parts:
                 servers=self.servers,
                 staging=self.staging,
                 backups=self.backups,
-                logs=InstallLogs.configured(self._config.system, self.staging),
+                logs=self._logs,
                 write_back=WriteBack(
                     lambda: self.pools.disk.run(self.staging.write_back), self._reactor
                 ),
@@ -152,6 +153,7 @@ class Parts:
                 stop_grace=system.transfers.stop_grace,
                 stall_timeout=system.transfers.stall_timeout,
                 backup_directory=system.backup_directory,
+                logs=self._logs,
                 disk=self.pools.disk,
                 packers=self.pools.packers,
                 slots=DeferredSemaphore(PACKERS),

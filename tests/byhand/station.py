@@ -110,6 +110,7 @@ class Station:
         self.staging.prepare()
         backups = str(directory / "backups")
         self.backups = Backups(backups, str(self.data), durable=False, reserve=0)
+        self.logs = InstallLogs(str(self.directory / "logs"), self.staging, reserve=0)
         self.heard = Heard()
         self._pool = pool
         #: Servers that are received at a time.
@@ -147,7 +148,7 @@ class Station:
                 servers=self.servers,
                 staging=self.staging,
                 backups=self.backups,
-                logs=InstallLogs(str(self.directory / "logs"), self.staging, reserve=0),
+                logs=self.logs,
                 write_back=WriteBack(lambda: pool.run(self.staging.write_back), reactor),
                 bus=self.bus,
                 owner=owner,
@@ -180,6 +181,7 @@ class Station:
                 stop_grace=60,
                 stall_timeout=120,
                 backup_directory=str(self.directory / "backups"),
+                logs=self.logs,
                 disk=self._pool,
                 packers=self._pool,
                 slots=DeferredSemaphore(2),

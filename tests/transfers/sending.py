@@ -27,10 +27,12 @@ from wingsd.journal.store import Store
 from wingsd.model import Configuration, Settings
 from wingsd.testing import SynchronousWorkers
 from wingsd.transfers.formdata import UploadForm
+from wingsd.transfers.installlog import InstallLogs
 from wingsd.transfers.means import SendingMeans
 from wingsd.transfers.order import TransferOrder
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.sender import Sender
+from wingsd.transfers.staging import Staging
 from wingsd.transfers.trust import Trust
 
 reactor: Any = installed_reactor
@@ -116,6 +118,7 @@ class Destination(Resource):
         self.waits: dict[str, Deferred[None]] = {}
         self.archives: list[bytes] = []
         self.filenames: list[bytes] = []
+        self.log_name = b""
         self.came: dict[str, Deferred[None]] = {"OPTIONS": Deferred(), "POST": Deferred()}
 
     def render_OPTIONS(self, request: Any) -> bytes | int:
@@ -127,6 +130,7 @@ class Destination(Resource):
     def render_POST(self, request: Any) -> bytes | int:
         form = UploadForm(request.getHeader("Content-Type"))
         data = request.content.read()
+        self.log_name = b"".join(re.findall(rb'name="(install[_-]logs)"', data))
         self.filenames += re.findall(rb'filename="(.*?)"', data)
         pieces = form.receive(data)
         self.came_along: dict[Any, bytes] = {None: b""}
@@ -177,6 +181,8 @@ class House:
         self.store.open()
         workers: Any = SynchronousWorkers()
         journal = Journal(self.store, workers, reactor.seconds)
+        self.backup_directory, self.logs = directory / "backups", directory / "logs"
+        staging = Staging(str(directory / "volumes"), (os.getuid(), os.getgid()), durable=False)
         self.sender = Sender(
             SendingMeans(
                 reactor=reactor,
@@ -191,7 +197,8 @@ class House:
                 compression=Compression.BEST_SPEED,
                 stop_grace=60,
                 stall_timeout=120,
-                backup_directory=str(directory / "backups"),
+                backup_directory=str(self.backup_directory),
+                logs=InstallLogs(str(self.logs), staging, reserve=0),
                 disk=pool,
                 packers=pool,
                 slots=DeferredSemaphore(2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +55,23 @@ def test_backups_are_written_as_each_family_writes_them() -> None:
         start = "\r\n--b0\r\nContent-Disposition: "
         assert frame.before_backup(backup) == f"{start}{before}\r\n\r\n".encode()
         assert frame.after_backup(backup, "cafe") == f"{start}{after}\r\n\r\ncafe".encode()
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "kind"),
+    [
+        (PELICAN, "install_logs", "application/octet-stream"),
+        (CALAGOPUS, "install-logs", "text/plain"),
+    ],
+)
+def test_a_log_is_written_as_each_family_writes_it(family: str, name: str, kind: str) -> None:
+    assert (
+        FormFrame(boundary="b0").before_log(family)
+        == (
+            f'\r\n--b0\r\nContent-Disposition: form-data; name="{name}"; filename="install.log"\r\n'
+            f"Content-Type: {kind}\r\n\r\n"
+        ).encode()
+    )
 
 
 @given(st.binary(max_size=400))

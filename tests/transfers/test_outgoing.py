@@ -25,7 +25,7 @@ from wingsd.errors import (
     EnvironmentFailed,
     PanelUnreachable,
 )
-from wingsd.transfers.extras import Backup
+from wingsd.transfers.extras import Backup, InstallLog
 from wingsd.transfers.order import TransferOrder
 from wingsd.transfers.outgoing import MOVED
 
@@ -208,6 +208,49 @@ async def test_pelicans_nodes_are_sent_no_other_form_of_backup(house: House) -> 
     await house.start(backups=(BACKUPS[0],))
     assert house.said("the nodes of Pelican keep only backups that are a tar.gz")
     assert house.world.calls == []
+
+
+# The log of its installation
+
+
+def keep_log(house: House, data: bytes) -> Path:
+    file: Path = house.logs / "install" / f"{UUID}.log"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return file
+
+
+@pytest.mark.parametrize("asked", ["", "tar_zstd"])
+@pytest_twisted.ensureDeferred
+async def test_the_log_of_its_installation_comes_along(house: House, asked: str) -> None:
+    log = os.urandom(600_000)
+    keep_log(house, log)
+    keep(house, f"{BACKUPS[0]}.tar.gz", b"backup")
+    await house.start(archive_format=asked, backups=tuple(BACKUPS[:1]))
+    assert house.destination.came_along == {
+        InstallLog(): log,
+        Backup(BACKUPS[0], "tar.gz", CALAGOPUS if asked else PELICAN): b"backup",
+    }
+    assert house.destination.log_name == (b"install-logs" if asked else b"install_logs")
+    assert house.states[-2:] == ["success", "completed"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_transfer_fails_for_a_log(house: House) -> None:
+    file = keep_log(house, b"secret")
+    file.rename(file.with_name("another.log"))
+    file.symlink_to("another.log")
+    await house.start()
+    assert house.said(f"the server goes without its installation log {file}")
+    assert house.destination.came_along == {}
+    assert house.states[-2:] == ["success", "completed"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_is_told_of_a_log_that_there_is_not(house: House) -> None:
+    await house.start()
+    assert not house.said("log")
+    assert house.destination.came_along == {}
 
 
 # The answer is lost

@@ -118,7 +118,7 @@ class System:
     #: Where local backups are kept. Wings of Pelican has another default, and so has this node
     #: then; also for the next.
     backup_directory: str = path_field("/var/lib/pterodactyl/backups")
-    #: In it, the installation logs that come with a server: `install/UUID.log`.
+    #: In it, the logs of servers' installations, which go along with them: `install/UUID.log`.
     log_directory: str = path_field("/var/log/pterodactyl")
     #: The account that the servers' files belong to. When there is none of that name, they belong
     #: to the ids in `system.user`.

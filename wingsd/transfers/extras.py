@@ -7,6 +7,8 @@ a UUID and a suffix from a list are ever part of a path. Pure.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import attrs
 
@@ -14,15 +16,28 @@ from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import BadRequest
 from wingsd.model import canonical_uuid
 
-__all__ = ["SUFFIXES", "Backup", "BackupChecksum", "Extra", "InstallLog", "backup_at", "extra_of"]
+__all__ = [
+    "LOG_PARTS",
+    "SUFFIXES",
+    "WINGS",
+    "Backup",
+    "BackupChecksum",
+    "Extra",
+    "InstallLog",
+    "backup_at",
+    "extra_of",
+]
 
 #: The forms in which the families' nodes keep local backups. Pelican's know only the second.
 SUFFIXES = ("tar", "tar.gz", "tar.xz", "tar.bz2", "tar.lz4", "tar.zst", "zip", "7z")
-LOG_PARTS = ("install_logs", "install-logs")
+#: What each family calls the part of an installation's log; Pterodactyl's has none.
+LOG_PARTS: Mapping[str, str] = MappingProxyType(
+    {PELICAN: "install_logs", CALAGOPUS: "install-logs"}
+)
+#: What Calagopus' nodes call a backup that is one file; of their other kinds none can be sent.
+WINGS = "backup/wings"
 
 _FILE = re.compile(rf"([0-9A-Fa-f-]{{36}})\.({'|'.join(map(re.escape, SUFFIXES))})")
-#: What Calagopus' nodes call a backup that is one file; of their other kinds none can be sent.
-_WINGS = "backup/wings"
 
 
 @attrs.frozen
@@ -62,7 +77,7 @@ def extra_of(
     Raises `BadRequest` for a backup that cannot be kept: a success would have the source delete
     what nobody has.
     """
-    if name in LOG_PARTS:
+    if name in LOG_PARTS.values():
         return InstallLog()
     if name.startswith("checksum_backup_"):
         return BackupChecksum(_file(name, name.removeprefix("checksum_backup_"))[0])
@@ -72,8 +87,8 @@ def extra_of(
         return BackupChecksum(_uuid(name, name.removeprefix("backup-checksum-")))
     if name.startswith("backup-"):
         uuid = _uuid(name, name.removeprefix("backup-"))
-        if content_type != _WINGS:
-            raise _refused(name, f"its content type is {content_type[:80]!r}, not {_WINGS}")
+        if content_type != WINGS:
+            raise _refused(name, f"its content type is {content_type[:80]!r}, not {WINGS}")
         return Backup(uuid, _file(name, filename)[1], CALAGOPUS)
     return None
 

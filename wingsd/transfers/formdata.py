@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from wingsd.config import PELICAN, Form
+from wingsd.config import CALAGOPUS, PELICAN, Form
 from wingsd.errors import (
     BadRequest,
     ChecksumFirst,
@@ -23,7 +23,14 @@ from wingsd.errors import (
     UploadCutShort,
     WrongContentType,
 )
-from wingsd.transfers.extras import Backup, BackupChecksum, Extra, extra_of
+from wingsd.transfers.extras import (
+    LOG_PARTS,
+    WINGS,
+    Backup,
+    BackupChecksum,
+    Extra,
+    extra_of,
+)
 
 __all__ = ["Checksums", "FormFrame", "UploadForm"]
 
@@ -32,6 +39,8 @@ MAX_CHECKSUM = 256
 #: The checksum's names: Pterodactyl's and Calagopus' nodes speak of the first, Pelican's of the
 #: second, and each skips what it does not know.
 CHECKSUM_PARTS = ("checksum", "checksum_archive")
+#: The content type of a file of which nothing is said.
+_BYTES = "application/octet-stream"
 
 
 @attrs.frozen
@@ -200,11 +209,7 @@ class FormFrame:
 
     def before(self) -> bytes:
         """Return the bytes that precede the archive's."""
-        return (
-            f"--{self.boundary}\r\n"
-            f'Content-Disposition: form-data; name="archive"; filename="{self.filename}"\r\n'
-            "Content-Type: application/octet-stream\r\n\r\n"
-        ).encode()
+        return self._file("archive", self.filename).removeprefix(b"\r\n")
 
     def after(self, checksum: str) -> bytes:
         """Return the bytes that follow it: its SHA-256 in hexadecimal."""
@@ -213,14 +218,9 @@ class FormFrame:
     def before_backup(self, backup: Backup) -> bytes:
         """Return the bytes that precede a backup's, in the form of its family."""
         filename = f"{backup.uuid}.{backup.suffix}"
-        pelican = backup.family == PELICAN
-        name = f"backup_{filename}" if pelican else f"backup-{backup.uuid}"
-        kind = "application/octet-stream" if pelican else "backup/wings"
-        return (
-            f"\r\n--{self.boundary}\r\n"
-            f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\n'
-            f"Content-Type: {kind}\r\n\r\n"
-        ).encode()
+        if backup.family == PELICAN:
+            return self._file(f"backup_{filename}", filename)
+        return self._file(f"backup-{backup.uuid}", filename, WINGS)
 
     def after_backup(self, backup: Backup, checksum: str) -> bytes:
         """Return the bytes that follow it: its SHA-256 in hexadecimal."""
@@ -228,9 +228,21 @@ class FormFrame:
             return self._field(f"checksum_backup_{backup.uuid}.{backup.suffix}", checksum)
         return self._field(f"backup-checksum-{backup.uuid}", checksum)
 
+    def before_log(self, family: str) -> bytes:
+        """Return the bytes that precede an installation's log, in the form of a family."""
+        kind = "text/plain" if family == CALAGOPUS else _BYTES
+        return self._file(LOG_PARTS[family], "install.log", kind)
+
     def end(self) -> bytes:
         """Return the last bytes."""
         return f"\r\n--{self.boundary}--\r\n".encode()
+
+    def _file(self, name: str, filename: str, kind: str = _BYTES) -> bytes:
+        return (
+            f"\r\n--{self.boundary}\r\n"
+            f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\n'
+            f"Content-Type: {kind}\r\n\r\n"
+        ).encode()
 
     def _field(self, name: str, value: str) -> bytes:
         return (

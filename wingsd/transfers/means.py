@@ -75,8 +75,10 @@ class SendingMeans:
     stop_grace: float
     #: How long a destination may acknowledge nothing of what it is sent.
     stall_timeout: float
-    #: Where local backups are kept, and threads for the short work on the disk.
+    #: Where local backups are kept, and the logs of installations.
     backup_directory: str
+    logs: InstallLogs
+    #: Threads for the short work on the disk.
     disk: Workers
     #: Threads that pack, and as many slots: who has none does not connect yet.
     packers: Workers

@@ -6,6 +6,7 @@ The server's files are only read. They go when the Panel has them deleted, and n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,14 +18,14 @@ from wingsd.bridge import Outflow, OutflowClosed, relayed
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.servers import Server
 from wingsd.transfers.authority import SendingAuthority
-from wingsd.transfers.body import write_body
+from wingsd.transfers.cargo import Cargo
 from wingsd.transfers.course import Course
 from wingsd.transfers.destination import Destination, OutgoingUpload
 from wingsd.transfers.formdata import FormFrame
 from wingsd.transfers.lifecycle import SendStep
 from wingsd.transfers.localbackups import LocalBackup, find_backups
 from wingsd.transfers.means import SendingMeans
-from wingsd.transfers.order import TransferOrder, form_of
+from wingsd.transfers.order import Form, TransferOrder, form_of
 from wingsd.transfers.progress import Meter, Progress
 from wingsd.transfers.wording import SOURCE, progress_bar, readable_size
 
@@ -175,15 +176,12 @@ class OutgoingTransfer:
         self._meter.start()
         try:
             packed = await means.packers.run(
-                write_body,
+                _fill,
                 body,
+                self._cargo(links, form),
                 frame,
-                directory=self._directory,
-                links=links,
-                form=form,
-                backups=self._backups,
-                note=relayed(means.reactor, announcer.warn),
-                progress=self._note_progress,
+                relayed(means.reactor, announcer.warn),
+                self._note_progress,
             )
         except OutflowClosed:
             await upload.answer  # which tells why
@@ -197,6 +195,17 @@ class OutgoingTransfer:
             announcer.hide_progress()
         self._say_figures(packed)
         return upload
+
+    def _cargo(self, links: bool, form: Form) -> Cargo:
+        return Cargo(
+            server=self.server.uuid,
+            family=self._order.family,
+            directory=self._means.servers.directory(self.server.uuid),
+            links=links,
+            form=form,
+            backups=self._backups,
+            logs=self._means.logs,
+        )
 
     def _note_progress(self, read: int) -> None:
         # Called in the packing thread; the reactor only looks at the number.
@@ -219,10 +228,6 @@ class OutgoingTransfer:
 
     async def _wait(self, work: Any) -> Any:
         return await self._course.chain.wait(Deferred.fromCoroutine(work))
-
-    @property
-    def _directory(self) -> str:
-        return self._means.servers.directory(self.server.uuid)
 
     # The end
 
@@ -316,3 +321,16 @@ class OutgoingTransfer:
             seconds=self._meter.seconds,
             rate=readable_size(packed.archive_bytes / max(self._meter.seconds, 0.001)),
         )
+
+
+def _fill(
+    body: Outflow,
+    cargo: Cargo,
+    frame: FormFrame,
+    note: Callable[[str], None],
+    progress: Callable[[int], None],
+) -> Packed:
+    """Write the whole body of the upload, in a worker thread."""
+    packed = cargo.write(frame, body.write, note, progress)
+    body.finish()
+    return packed

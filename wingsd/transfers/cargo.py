@@ -1,0 +1,104 @@
+"""All that is sent of a server, written into an upload's body: its files, and what goes along.
+
+Blocking: run it in a thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import closing
+
+import attrs
+
+from wingsd.archive import Packed, pack
+from wingsd.config import CALAGOPUS
+from wingsd.errors import StorageError
+from wingsd.transfers.formdata import FormFrame
+from wingsd.transfers.installlog import InstallLogs
+from wingsd.transfers.localbackups import LocalBackup
+from wingsd.transfers.order import Form
+
+__all__ = ["Cargo"]
+
+
+@attrs.frozen
+class Cargo:
+    """One server's files, those in `directory`; its backups; and the log of its installation.
+
+    `links` tells whether the destination keeps symlinks and hard links, and `family` whose nodes
+    it is one of.
+    """
+
+    server: str
+    family: str
+    directory: str
+    links: bool
+    form: Form
+    backups: tuple[LocalBackup, ...]
+    logs: InstallLogs
+
+    def write(
+        self,
+        frame: FormFrame,
+        write: Callable[[bytes], None],
+        note: Callable[[str], None],
+        progress: Callable[[int], None],
+    ) -> Packed:
+        """Write the whole body; `note` gets a line for each thing that cannot go as it is.
+
+        `progress` gets the bytes of files and backups read so far. Raises `StorageError`, and
+        whatever `write` raises.
+        """
+        write(frame.before())
+        packed = pack(
+            self.directory,
+            write,
+            links=self.links,
+            form=self.form.archive,
+            compression=self.form.compression,
+            note=note,
+            progress=progress,
+        )
+        write(frame.after(packed.sha256))
+        # In the order in which the family's own nodes send them.
+        if self.family == CALAGOPUS:
+            self._write_log(frame, write, note)
+        self._write_backups(frame, write, lambda read: progress(packed.packed_bytes + read))
+        if self.family != CALAGOPUS:
+            self._write_log(frame, write, note)
+        write(frame.end())
+        return packed
+
+    def _write_backups(
+        self,
+        frame: FormFrame,
+        write: Callable[[bytes], None],
+        progress: Callable[[int], None],
+    ) -> None:
+        read = 0
+        for local in self.backups:
+            write(frame.before_backup(local.backup))
+            digest = hashlib.sha256()
+            with closing(local.blocks()) as blocks:
+                for block in blocks:
+                    digest.update(block)
+                    write(block)
+                    read += len(block)
+                    progress(read)
+            write(frame.after_backup(local.backup, digest.hexdigest()))
+
+    def _write_log(
+        self, frame: FormFrame, write: Callable[[bytes], None], note: Callable[[str], None]
+    ) -> None:
+        """Write the log, as far as it can be read: no transfer fails for it."""
+        try:
+            log = self.logs.open(self.server)
+            if log is None:
+                return
+            with closing(log):
+                write(frame.before_log(self.family))
+                for block in log.blocks():
+                    write(block)
+        except StorageError as error:
+            note(error.detail)
