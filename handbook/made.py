@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from handbook.compatibility import details, overview
 from handbook.configuration import markdown
 from handbook.keys import sections
 from handbook.manpage import manpage
@@ -26,10 +27,15 @@ def made() -> dict[Path, str]:
     Raises `LookupError` where a page asks for what is not made here.
     """
     keys = sections()
-    parts = {"keys": markdown(keys), "storeys": storeys(), "rooms": table()}
-    pages = {
-        page: filled(page.read_text(), parts) for page in sorted((HOME / "docs").glob("*.md"))
+    parts = {
+        "families": overview(),
+        "families_in_full": details(),
+        "keys": markdown(keys),
+        "rooms": table(),
+        "storeys": storeys(),
     }
+    paths = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
+    pages = {page: filled(page.read_text(), parts) for page in paths}
     return {**pages, HOME / "man" / "wingsd.yml.5": manpage(keys)}
 
 

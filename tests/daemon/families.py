@@ -47,8 +47,8 @@ class Family(Protocol):
     def archive(self, data: bytes) -> list[bytes]:
         """Return the archive in pieces."""
 
-    def after(self, checksum: str) -> list[bytes]:
-        """Return what follows the archive, to the form's end."""
+    def after(self, checksum: str | None) -> list[bytes]:
+        """Return what follows the archive, to the form's end; None leaves its checksum out."""
 
 
 @attrs.frozen
@@ -81,10 +81,11 @@ class Go:
         head, tail = len(GZIP_HEADER), len(data) - GZIP_TRAILER
         return [data[:head], *_pieces(data[head:tail]), data[tail:]]
 
-    def after(self, checksum: str) -> list[bytes]:
+    def after(self, checksum: str | None) -> list[bytes]:
         """Return the checksum's part, the others, and the end."""
         writes = []
-        for part in (Part(self.checksum, checksum.encode()), *self.parts):
+        first = [] if checksum is None else [Part(self.checksum, checksum.encode())]
+        for part in (*first, *self.parts):
             writes += [self._header(part), *_pieces(part.data)]
         return [*writes, f"\r\n--{self.boundary}--\r\n".encode()]
 
@@ -124,10 +125,13 @@ class Calagopus:
         """Return the archive in pieces."""
         return _pieces(data)
 
-    def after(self, checksum: str) -> list[bytes]:
+    def after(self, checksum: str | None) -> list[bytes]:
         """Return the archive's end, the checksum's part, the others, and the form's end."""
         writes = [b"\r\n"]
-        for part in (Part("checksum", checksum.encode(), "checksum", "text/plain"), *self.parts):
+        first = []
+        if checksum is not None:
+            first = [Part("checksum", checksum.encode(), "checksum", "text/plain")]
+        for part in (*first, *self.parts):
             writes += [*self._header(part), *_pieces(part.data), b"\r\n"]
         return [*writes, f"--{self.boundary}--\r\n".encode()]
 

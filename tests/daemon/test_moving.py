@@ -69,16 +69,23 @@ async def test_a_server_moves_whole_and_leaves_nothing_behind(pair: Pair) -> Non
     ("asked", "arrives"), [({}, f"{UUID}/{BACKUP}"), ({"archive_format": "tar_lz4"}, BACKUP)]
 )
 @pytest_twisted.ensureDeferred
-async def test_its_backups_move_with_it(pair: Pair, asked: dict[str, str], arrives: str) -> None:
+async def test_its_backups_and_its_log_move_with_it(
+    pair: Pair, asked: dict[str, str], arrives: str
+) -> None:
     pair.add_server()
     data = random.Random("backup").randbytes(3_000_000)
     (pair.source.directory / "backups").mkdir()
     (pair.source.directory / "backups" / BACKUP).write_bytes(data)
+    log = pair.source.directory / "logs" / "install" / f"{UUID}.log"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"installed\n")
     await pair.start()
     uuid = BACKUP.removesuffix(".tar.gz")
     await pair.panel.transfer(UUID, pair.destination.node, backups=[uuid], **asked)
     await pair.destination.wait_for_line("state success")
     assert (pair.destination.directory / "backups" / arrives).read_bytes() == data
+    installed = pair.destination.directory / "logs" / "install" / f"{UUID}.log"
+    assert installed.read_bytes() == b"installed\n"
 
 
 @pytest.mark.parametrize("form", ["tar", "tar_xz", "tar_bz2", "tar_lz4", "tar_zstd"])

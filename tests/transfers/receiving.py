@@ -17,7 +17,7 @@ from tests.daemon.house import archive as packed
 from tests.heard import Heard
 from wingsd.archive import Limits
 from wingsd.bridge import Feed, Workers
-from wingsd.config import Form, Transfers
+from wingsd.config import PTERODACTYL, Form, Transfers
 from wingsd.errors import (
     WingsdError,
 )
@@ -166,15 +166,26 @@ class Source:
 class House:
     """A receiver with real files and threads between a faked Panel and a faked engine."""
 
-    def __init__(self, directory: Path, pool: Workers) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        pool: Workers,
+        *,
+        durable: bool = True,
+        family: str = PTERODACTYL,
+    ) -> None:
         self.world, self.data = World(), directory / "volumes"
-        self.staging = Staging(str(self.data), OWNER, durable=True)
+        self.staging = Staging(str(self.data), OWNER, durable=durable)
         self.staging.prepare()
         self.backup_directory = directory / "backups"
-        self.backups = Backups(str(self.backup_directory), str(self.data), durable=True, reserve=0)
+        self.backups = Backups(
+            str(self.backup_directory), str(self.data), durable=durable, reserve=0
+        )
         self.logs = directory / "logs"
         self.store = Store(str(directory))
         self.store.open()
+        if not durable and (connection := self.store._connection):
+            connection.execute("PRAGMA synchronous = OFF")
         workers: Any = SynchronousWorkers()
         self.journal = Journal(self.store, workers, reactor.seconds)
         self.heard = Heard()
@@ -196,7 +207,7 @@ class House:
                 write_back=WriteBack(lambda: pool.run(self.staging.write_back), reactor),
                 bus=bus,
                 owner=OWNER,
-                family="pterodactyl",
+                family=family,
                 limits=Limits.configured(Transfers()),
                 attic=Attic(self.staging, self.backups, pool, self.journal, days=30),
                 form=Form(),

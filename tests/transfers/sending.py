@@ -19,7 +19,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 from tests.daemon.house import UUID
 from tests.heard import Heard
 from wingsd.archive import Compression, measure
-from wingsd.bridge import Workers
+from wingsd.bridge import TokenBucket, Workers
 from wingsd.errors import StorageError, WingsdError
 from wingsd.events import Event, EventBus
 from wingsd.journal import Journal
@@ -161,7 +161,7 @@ class Destination(Resource):
 class House:
     """A sender with real files, threads and sockets."""
 
-    def __init__(self, directory: Path, pool: Workers) -> None:
+    def __init__(self, directory: Path, pool: Workers, bucket: TokenBucket | None = None) -> None:
         self.tree = directory / "server"
         (self.tree / "world").mkdir(parents=True)
         (self.tree / "world" / "level.dat").write_bytes(bytes(range(256)) * 500)
@@ -202,6 +202,7 @@ class House:
                 disk=pool,
                 packers=pool,
                 slots=DeferredSemaphore(2),
+                bucket=bucket,
                 observer=self.heard,
             )
         )

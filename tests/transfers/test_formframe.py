@@ -65,13 +65,9 @@ def test_backups_are_written_as_each_family_writes_them() -> None:
     ],
 )
 def test_a_log_is_written_as_each_family_writes_it(family: str, name: str, kind: str) -> None:
-    assert (
-        FormFrame(boundary="b0").before_log(family)
-        == (
-            f'\r\n--b0\r\nContent-Disposition: form-data; name="{name}"; filename="install.log"\r\n'
-            f"Content-Type: {kind}\r\n\r\n"
-        ).encode()
-    )
+    head = f'Content-Disposition: form-data; name="{name}"; filename="install.log"'
+    expected = f"\r\n--b0\r\n{head}\r\nContent-Type: {kind}\r\n\r\n"
+    assert FormFrame(boundary="b0").before_log(family) == expected.encode()
 
 
 @given(st.binary(max_size=400))

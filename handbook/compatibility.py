@@ -1,0 +1,229 @@
+"""Who can send what to whom: one cell for each family of nodes, each way, and each thing.
+
+It is said here and nowhere else. `tests/families/test_matrix.py` takes every cell for what has to
+happen, and the documents show it. A new thing is a member of `Thing`, its six cells, and in
+`tests/families/receiving.py` and `sending.py` the proofs of them, without which the tests fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+
+import attrs
+
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+
+__all__ = ["MATRIX", "Cell", "Fate", "Thing", "Way", "cell", "details", "overview"]
+
+
+class Way(Enum):
+    """Whether wingsd receives a server from a node of the family, or sends it one."""
+
+    RECEIVE = "receive"
+    SEND = "send"
+
+
+class Thing(Enum):
+    """What a server has with it, and what can be wrong with that; each has its own column."""
+
+    ARCHIVE = "files"
+    BACKUPS = "local backups"
+    LOG = "installation's log"
+    WRONG = "wrong checksum"
+    MISSING = "no checksum"
+    CUT = "cut short"
+
+
+class Fate(Enum):
+    """What becomes of it, and the word for that in a small table."""
+
+    ARRIVES = "yes"
+    NONE = "–"  # noqa: RUF001 - for people
+    SKIPPED = "skipped"
+    FAILS = "fails"
+
+
+@attrs.frozen
+class Cell:
+    """The fate of a thing, and more of it in words.
+
+    `parts` are the names of the form's parts that it goes in, where `UUID` stands for a backup's;
+    `reason` is what people read when the transfer fails.
+    """
+
+    fate: Fate
+    words: str
+    parts: tuple[str, ...] = ()
+    reason: str = ""
+
+
+Cells = Mapping[Thing, Cell]
+
+_OF_ANY = "the archive's, or that of any backup"
+_NO_MATCH = "checksums don't match"
+_MISSING = "missing archive or checksum"
+_HALF = "the upload ended before it was complete"
+_GO_SAYS = "An unexpected error was encountered while processing this request"
+_CALAGOPUS_SAYS = "failed to complete server transfer"
+_BROKE = "the connection to it broke"
+
+
+def _received(checksum: str, refusal: str) -> Cells:
+    """Return what becomes of a server that comes with something wrong, whoever sends it."""
+    return {
+        Thing.WRONG: Cell(Fate.FAILS, f"{_OF_ANY}. {refusal}", (checksum,), _NO_MATCH),
+        Thing.MISSING: Cell(Fate.FAILS, f"{_OF_ANY}. {refusal}", (checksum,), _MISSING),
+        Thing.CUT: Cell(Fate.FAILS, "wherever it is cut; nothing of it stays", reason=_HALF),
+    }
+
+
+def _sent(checksum: str, says: str) -> Cells:
+    """Return what becomes of a server that does not come to a node as it was sent."""
+    return {
+        Thing.WRONG: Cell(
+            Fate.FAILS, "its node finds that out, and the server stays here", (checksum,), says
+        ),
+        Thing.MISSING: Cell(
+            Fate.FAILS,
+            "each is always sent. Where one is lost on its way, its node misses it, and the "
+            "server stays here",
+            (checksum,),
+            says,
+        ),
+        Thing.CUT: Cell(Fate.FAILS, "the server stays here", reason=_BROKE),
+    }
+
+
+_ANSWERED = "The answer is 400, with the reason"
+_UNANSWERED = "Its node takes every answer for success, so that it gets none: the connection ends"
+_GO_SENDS = "a tar.gz of files: its nodes send no directories and no symlinks"
+_GO_KEEPS = "a tar.gz. Links go as whole files, since its nodes would make empty ones of them"
+_LOG_KEPT = "kept in `system.log_directory` once the server is here. No transfer fails for it"
+_LOG_SENT = "where this node has one. No transfer fails for it"
+_PELICANS = ("backup_UUID.tar.gz", "checksum_backup_UUID.tar.gz")
+_CALAGOPUS_PARTS = ("backup-UUID", "backup-checksum-UUID")
+
+MATRIX: Mapping[tuple[str, Way], Cells] = {
+    (PTERODACTYL, Way.RECEIVE): {
+        Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_SENDS, ("archive", "checksum")),
+        Thing.BACKUPS: Cell(Fate.NONE, "its nodes send none; they stay where they are"),
+        Thing.LOG: Cell(Fate.NONE, "its nodes send none"),
+        **_received("checksum", _ANSWERED),
+    },
+    (PELICAN, Way.RECEIVE): {
+        Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_SENDS, ("archive", "checksum_archive")),
+        Thing.BACKUPS: Cell(
+            Fate.ARRIVES,
+            "kept in the server's own directory in `system.backup_directory`, and come into place "
+            "with the server and not before",
+            _PELICANS,
+        ),
+        Thing.LOG: Cell(Fate.ARRIVES, _LOG_KEPT, ("install_logs",)),
+        **_received("checksum_archive", _ANSWERED),
+    },
+    (CALAGOPUS, Way.RECEIVE): {
+        Thing.ARCHIVE: Cell(
+            Fate.ARRIVES,
+            "a tar, or that compressed by gzip, xz, bzip2, lz4 or zstd, with directories and "
+            "symlinks",
+            ("archive", "checksum"),
+        ),
+        Thing.BACKUPS: Cell(
+            Fate.ARRIVES,
+            "those that are one file, kept in `system.backup_directory` itself. They come into "
+            "place with the server and not before, and the Panel is told which came",
+            _CALAGOPUS_PARTS,
+        ),
+        Thing.LOG: Cell(Fate.ARRIVES, _LOG_KEPT, ("install-logs",)),
+        **_received("checksum", _UNANSWERED),
+    },
+    (PTERODACTYL, Way.SEND): {
+        Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_KEEPS, ("archive", "checksum")),
+        Thing.BACKUPS: Cell(Fate.NONE, "its Panel asks for none; they stay where they are"),
+        Thing.LOG: Cell(
+            Fate.SKIPPED,
+            "its nodes skip what they do not know. A node of wingsd in their place keeps it",
+            ("install_logs",),
+        ),
+        **_sent("checksum", _GO_SAYS),
+    },
+    (PELICAN, Way.SEND): {
+        Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_KEEPS, ("archive", "checksum_archive")),
+        Thing.BACKUPS: Cell(
+            Fate.ARRIVES,
+            "those that the Panel asks for, from wherever a family keeps them. Its nodes keep no "
+            "others than tar.gz: any other one, or one that is not there, fails the transfer "
+            "before the server is stopped",
+            _PELICANS,
+        ),
+        Thing.LOG: Cell(Fate.ARRIVES, _LOG_SENT, ("install_logs",)),
+        **_sent("checksum_archive", _GO_SAYS),
+    },
+    (CALAGOPUS, Way.SEND): {
+        Thing.ARCHIVE: Cell(
+            Fate.ARRIVES,
+            "in the format and at the level that its Panel asks for. Links go as whole files",
+            ("archive", "checksum"),
+        ),
+        Thing.BACKUPS: Cell(
+            Fate.ARRIVES,
+            "those that the Panel asks for, from wherever a family keeps them. One that is not "
+            "there fails the transfer before the server is stopped",
+            _CALAGOPUS_PARTS,
+        ),
+        Thing.LOG: Cell(Fate.ARRIVES, _LOG_SENT, ("install-logs",)),
+        **_sent("checksum", _CALAGOPUS_SAYS),
+    },
+}
+
+_NODES = {
+    PTERODACTYL: "Pterodactyl's nodes",
+    PELICAN: "Pelican's nodes",
+    CALAGOPUS: "Calagopus' nodes",
+}
+
+
+def cell(family: str, way: Way, thing: Thing) -> Cell:
+    """Return one cell."""
+    return MATRIX[family, way][thing]
+
+
+def overview() -> str:
+    """Return all of it as a small table, a row for each pair of nodes."""
+    head = ["from", "to", *(thing.value for thing in Thing)]
+    rows = [
+        [*_pair(family, way), *(cells[thing].fate.value for thing in Thing)]
+        for (family, way), cells in MATRIX.items()
+    ]
+    return "\n".join(map(_row, [head, ["---"] * len(head), *rows]))
+
+
+def details() -> str:
+    """Return a table with all of the words for each pair of nodes."""
+    return "\n\n".join(
+        "\n".join([f"### From {' to '.join(_pair(family, way))}", "", *_lines(cells)])
+        for (family, way), cells in MATRIX.items()
+    )
+
+
+def _lines(cells: Cells) -> Iterator[str]:
+    yield _row(["what", "", "parts of the form", "more of it", "what people read"])
+    yield _row(["---"] * 5)
+    for thing in Thing:
+        its = cells[thing]
+        parts = ", ".join(map(_code, its.parts))
+        yield _row([thing.value, its.fate.value, parts, its.words, _code(its.reason)])
+
+
+def _pair(family: str, way: Way) -> list[str]:
+    pair = [_NODES[family], "wingsd"]
+    return pair if way is Way.RECEIVE else pair[::-1]
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _row(fields: list[str]) -> str:
+    return f"| {' | '.join(fields)} |"

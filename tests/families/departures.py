@@ -1,0 +1,99 @@
+"""A server sent by its Panel's order, as each family's gives it, to a node of that family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor as installed_reactor
+
+from tests.configurations import config
+from tests.daemon.house import UUID
+from tests.families.endpoint import Connection, site
+from tests.families.nodes import FamilyNode
+from tests.families.recordings import BACKUPS, LOG
+from tests.transfers.sending import House
+from tests.web.node import until
+from wingsd.bridge import TokenBucket, Workers
+from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+
+__all__ = ["Departures"]
+
+reactor: Any = installed_reactor
+#: What the order of each family's Panel has beside the address and the token.
+ORDERS: Mapping[str, Mapping[str, Any]] = {
+    PTERODACTYL: {"server_id": UUID},
+    PELICAN: {"backups": [*BACKUPS]},
+    CALAGOPUS: {
+        "backups": [*BACKUPS],
+        "archive_format": "tar_zstd",
+        "compression_level": "good_speed",
+    },
+}
+
+
+class Departures:
+    """A node with a server, its backups and the log of its installation, and where it goes.
+
+    With a `rate`, in bytes a second, it is sent no faster.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        workers: Workers,
+        destination: FamilyNode,
+        family: str,
+        rate: int = 0,
+    ) -> None:
+        self.house = House(directory, workers, TokenBucket(reactor, rate) if rate else None)
+        self.destination = destination
+        self._order = ORDERS[family]
+        self.log = self.house.logs / "install" / f"{UUID}.log"
+        self.log.parent.mkdir(parents=True)
+        self.log.write_bytes(LOG)
+        for place, (uuid, data) in zip((UUID, "."), BACKUPS.items(), strict=True):
+            file = self.house.backup_directory / place / f"{uuid}.tar.gz"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+
+    async def send(self) -> None:
+        """Have the Panel give its order; return when all is over."""
+        node = config()
+        servers = type("Servers", (), {"get": lambda _, uuid: self.house.world})()
+        connection = Connection(site(node, servers=servers, sender=self.house.sender))
+        order = {
+            "url": self.destination.url,
+            "token": "Bearer a.b.c",
+            "server": {"uuid": UUID, "start_on_completion": False},
+        }
+        body = json.dumps(order | dict(self._order)).encode()
+        lines = [f"POST /api/servers/{UUID}/transfer HTTP/1.1"]
+        lines += [f"Authorization: Bearer {node.token}", f"Content-Length: {len(body)}"]
+        await connection.send(["\r\n".join([*lines, "", ""]).encode(), body])
+        assert await connection.answer() == (202, "")
+        await until(lambda: not self.house.sender.servers)
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether it is the destination's now, as far as the source knows."""
+        return self.house.states[-2:] == ["success", "completed"]
+
+    def stays(self, reason: str) -> bool:
+        """Return whether the server stays where it is, all of it, and people read why."""
+        house = self.house
+        return (
+            house.said(reason)
+            and house.states[-2:] == ["failed", "failure"]
+            and house.world.told.count("failure") == 1
+            and house.world.calls[-1] == "restore"
+            and house.world.hold == ""
+        )
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        await self.house.close()
+        await self.destination.close()
+        self.house.store.close()

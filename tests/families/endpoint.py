@@ -1,0 +1,178 @@
+"""A node's HTTP interface over connections in memory; behind it Panel and engine are faked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import attrs
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from tests.daemon.house import UUID
+from tests.families.receptions import files_in
+from tests.families.recordings import Recording
+from tests.transfers.receiving import House
+from tests.web.node import until
+from tests.web.talk import Transport
+from wingsd.config import PELICAN, Config
+from wingsd.testing import Panel
+from wingsd.web.api import Api
+from wingsd.web.services import Services
+from wingsd.web.site import NodeSite
+
+__all__ = ["Connection", "Endpoint", "Outcome", "chunks_of", "site"]
+
+
+@attrs.frozen
+class Outcome:
+    """What a sender has got for an answer, None for a status where it got none; and what is left.
+
+    `told` has each report to the Panel: the name of the call, and which backups went with it.
+    """
+
+    status: int | None
+    error: str
+    files: dict[str, bytes]
+    #: What is in the directories of backups and logs, by its path.
+    kept: dict[str, bytes]
+    told: list[tuple[str, Any]]
+    state: str
+    #: What is in the directories of servers and of staging.
+    left: list[str]
+    #: The lines in the server's console.
+    said: list[str]
+
+
+class Connection:
+    """One client's."""
+
+    def __init__(self, its: NodeSite) -> None:
+        self._transport = Transport(peerAddress=IPv4Address("TCP", "192.0.2.1", 50000))
+        self._protocol: Any = its.buildProtocol(None)
+        self._protocol.makeConnection(self._transport)
+
+    async def send(self, pieces: Iterable[bytes]) -> None:
+        """Send them, each when the node reads, and none once it has answered."""
+        for piece in pieces:
+            await until(lambda: self._transport.producerState == "producing" or self._is_over)
+            if self._is_over:
+                return
+            self._protocol.dataReceived(piece)
+
+    async def answer(self) -> tuple[int | None, str]:
+        """Return the answer's status and, of a failure, its words; None where there is none."""
+        await until(lambda: self._is_over)
+        self.close()
+        if self._transport.aborting:
+            return None, ""
+        ((status, _, body),) = self._transport.answers()
+        return status, json.loads(body)["error"] if body else ""
+
+    def close(self) -> None:
+        """End the connection."""
+        self._protocol.connectionLost(Failure(ConnectionDone()))
+
+    @property
+    def _is_over(self) -> bool:
+        return bool(self._transport.value()) or self._transport.aborting
+
+
+class Endpoint:
+    """A node of a family, and uploads to it."""
+
+    def __init__(self, house: House, family: str) -> None:
+        self.house = house
+        self._panel = Panel()
+        self._node = self._panel.add_node("https://node.invalid:8080")
+        config = Config(
+            token_id=self._node.token_id,
+            token=self._node.token,
+            remote=self._panel.url,
+            family=family,
+        )
+        # What Pelican's Panel says more in its tokens, and its nodes demand.
+        self._claims: dict[str, Any] = {"scope": "transfer"} if family == PELICAN else {}
+        self._site = site(config, receiver=house.receiver, journal=house.journal)
+
+    async def upload(
+        self, recording: Recording, cut: Callable[[bytes], Iterable[bytes]] | None = None
+    ) -> Outcome:
+        """Send a recording, a chunk for each write, or the whole request in pieces by `cut`."""
+        connection = self._connect()
+        head = recording.head(self._token())
+        pieces: Iterable[bytes] = [head, *chunks_of(recording.writes)]
+        await connection.send(cut(b"".join(pieces)) if cut else pieces)
+        return await self._outcome(*await connection.answer())
+
+    async def relay(self, content_type: str, body: bytes) -> Outcome:
+        """Send a form as another node has sent it, or would have."""
+        connection = self._connect()
+        lines = ["POST /api/transfers HTTP/1.1", f"Authorization: Bearer {self._token()}"]
+        lines += [f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
+        await connection.send(["\r\n".join([*lines, "", ""]).encode(), body])
+        return await self._outcome(*await connection.answer())
+
+    async def break_off(self, recording: Recording, size: int) -> Outcome:
+        """Send so many bytes of a recording's body, and then go away."""
+        connection = self._connect()
+        head = recording.head(self._token())
+        await connection.send([head, *chunks_of([recording.body[:size]], end=b"")])
+        connection.close()
+        return await self._outcome(None, "")
+
+    def _connect(self) -> Connection:
+        house = self.house
+        for place in (house.data / UUID, house.backup_directory, house.logs):
+            shutil.rmtree(place, ignore_errors=True)
+        house.world.owned, house.world.told = [False], []
+        house.world.calls.clear()
+        house.lines.clear()
+        return Connection(self._site)
+
+    def _token(self) -> str:
+        return self._panel.transfer_token(UUID, self._node, **self._claims)
+
+    async def _outcome(self, status: int | None, error: str) -> Outcome:
+        house = self.house
+        await until(lambda: not house.receiver.servers)
+        reports = [call for call in house.world.calls if call in ("success", "failure")]
+        told = [*house.world.told, *(None for _ in reports)]
+        return Outcome(
+            status=status,
+            error=error,
+            files=files_in(house.data / UUID),
+            kept=house.kept(),
+            told=[*zip(reports, told, strict=False)],
+            state=house.states[-1],
+            left=house.left(),
+            # Without the time, and who speaks.
+            said=[line.partition("\x1b[0m ")[2] for line in house.lines],
+        )
+
+
+def site(config: Config, **rooms: Any) -> NodeSite:
+    """Return the site of a node that has only these rooms."""
+    others = dict.fromkeys(
+        [
+            "servers",
+            "sender",
+            "receiver",
+            "journal",
+            "by_hand",
+            "denied",
+            "websocket",
+        ]
+    )
+    services = Services(**cast(dict[str, Any], others | rooms | {"config": config}))
+    return NodeSite(Api(services), reactor=Clock(), timeout=60)
+
+
+def chunks_of(writes: Iterable[bytes], end: bytes = b"0\r\n\r\n") -> Iterable[bytes]:
+    """Yield a body as HTTP carries it in chunks, and its end."""
+    yield from (b"%x\r\n%s\r\n" % (len(write), write) for write in writes if write)
+    yield end

@@ -1,0 +1,165 @@
+"""Uploads received one after another, whole or not: all is real but the connection and the Panel.
+
+The body is there before it is read, so everything happens at once and in one thread; where it
+comes from is no socket, but the pieces that the test cuts it into.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from tests.bridge.reactor import Reactor
+from tests.daemon.house import UUID
+from tests.families.recordings import Recording
+from tests.transfers.receiving import House
+from wingsd.bridge import Feed
+from wingsd.model import Settings
+from wingsd.testing import SynchronousWorkers
+from wingsd.transfers.authority import PanelReceiving
+from wingsd.transfers.course import Course
+from wingsd.transfers.formdata import Checksums, UploadForm
+from wingsd.transfers.lifecycle import ReceiveStep
+from wingsd.transfers.reception import Received, Reception
+from wingsd.transfers.undo import UndoList
+from wingsd.transfers.wording import DESTINATION
+from wingsd.web.upload import Upload
+
+__all__ = ["Parts", "Receptions", "Result", "files_in", "now", "read"]
+
+T = TypeVar("T")
+#: What each part is, and its blocks; the archive is None.
+Parts = list[tuple[object, list[bytes]]]
+
+
+@attrs.frozen
+class Result:
+    """What an upload has brought into the staging areas, and what was computed from it."""
+
+    files: dict[str, bytes]
+    backups: dict[str, bytes]
+    log: bytes | None
+    sha256: str
+    backup_sha256: dict[str, str]
+    checksums: Checksums
+
+
+def read(recording: Recording, pieces: Iterable[bytes]) -> tuple[Parts, Checksums]:
+    """Return each part of an upload's body as the thread gets it, and the checksums.
+
+    Raises the `WingsdError` that the sender would read.
+    """
+    upload, feed = _upload(recording, pieces), Feed(Reactor())
+    checksums = upload.read_into(UploadForm(recording.content_type), feed)
+    parts: Parts = [(None, [*feed.blocks()])]
+    while (label := feed.next_part()) is not None:
+        parts.append((label, [*feed.blocks()]))
+    return parts, now(checksums)
+
+
+class Receptions:
+    """A node that receives nothing but what is handed to it."""
+
+    def __init__(self, directory: Path) -> None:
+        workers: Any = SynchronousWorkers()
+        self._house = House(directory, workers, durable=False)
+        self._means: Any = self._house.receiver._means
+        self._staged = self._house.backups._root / UUID
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._house.store.close()
+        self._house.staging.close()
+
+    def receive(self, recording: Recording, pieces: Iterable[bytes]) -> Result:
+        """Receive a body in pieces; return what came of it, and forget it again.
+
+        Raises the `WingsdError` that the sender would read.
+        """
+        upload = _upload(recording, pieces)
+        undo = UndoList(UUID)
+        panel = PanelReceiving(UUID, self._means.panel, self._means.outbox)
+        course = Course(UUID, DESTINATION, ReceiveStep, self._means, panel)
+        reception = Reception(UUID, self._means, course, undo)
+        try:
+            received = now(Deferred.fromCoroutine(reception.receive(upload, Settings(UUID))))
+            received.verify()
+            return self._look(received)
+        finally:
+            self._forget()
+
+    def _look(self, received: Received) -> Result:
+        house = self._house
+        log = house.staging.log(UUID)
+        return Result(
+            files=files_in(log.with_suffix("")),
+            backups=files_in(self._staged),
+            log=log.read_bytes() if log.exists() else None,
+            sha256=received.archive.sha256,
+            backup_sha256=received.backups,
+            checksums=received.checksums,
+        )
+
+    def _forget(self) -> None:
+        # As the node does, but without a process for each directory that has to go.
+        staging, log = self._house.staging, self._house.staging.log(UUID)
+        staging.settle(UUID)
+        log.unlink(missing_ok=True)
+        for path in (log.with_suffix(""), self._staged):
+            if path.exists():
+                shutil.rmtree(path)
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    """Return the data of each file below a directory, by its path."""
+    files = [path for path in directory.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+class _Request:
+    """The headers of an upload; that its sender may or may not send is nothing to it."""
+
+    def __init__(self, content_type: str) -> None:
+        self._headers = {"Content-Type": content_type}
+
+    def header(self, name: str) -> str:
+        return self._headers.get(name, "")
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
+
+    def proceed(self) -> None:
+        pass
+
+
+def _upload(recording: Recording, pieces: Iterable[bytes]) -> Upload:
+    """Return an upload that has come to its end, and of which nothing is read yet."""
+
+    async def admit() -> None:
+        pass
+
+    request: Any = _Request(recording.content_type)
+    upload = Upload(request, admit)
+    for piece in pieces:
+        upload.data(piece)
+    upload.end()
+    return upload
+
+
+def now(coming: Deferred[T]) -> T:
+    """Return what a Deferred gives that has it already."""
+    found: list[Any] = []
+    coming.addBoth(found.append)
+    (result,) = found
+    if isinstance(result, Failure):
+        result.raiseException()
+    return cast(T, result)

@@ -1,0 +1,42 @@
+"""The tables of who can send what to whom."""
+
+from __future__ import annotations
+
+from handbook.compatibility import MATRIX, Fate, Thing, cell, details, overview
+from tests.pages import page
+
+WHO = {"pterodactyl": "Pterodactyl's", "pelican": "Pelican's", "calagopus": "Calagopus'"}
+
+
+def test_the_small_table_has_each_cell() -> None:
+    head, _, *rows = [line.strip("| ").split(" | ") for line in overview().splitlines()]
+    assert head == ["from", "to", *(thing.value for thing in Thing)]
+    assert len(rows) == len(MATRIX)
+    for (family, way), row in zip(MATRIX, rows, strict=True):
+        pair = [f"{WHO[family]} nodes", "wingsd"]
+        assert row[:2] == (pair if way.value == "receive" else pair[::-1])
+        assert row[2:] == [cell(family, way, thing).fate.value for thing in Thing]
+
+
+def test_the_full_one_has_all_of_the_words() -> None:
+    text = details()
+    for cells in MATRIX.values():
+        for its in cells.values():
+            assert its.words in text
+            assert all(f"`{part}`" in text for part in its.parts)
+            assert its.reason in text
+    assert text.count("### From ") == len(MATRIX)
+
+
+def test_only_what_goes_has_parts_and_only_what_fails_has_a_reason() -> None:
+    for cells in MATRIX.values():
+        for its in cells.values():
+            assert bool(its.reason) == (its.fate is Fate.FAILS)
+            assert its.parts or its.fate in (Fate.NONE, Fate.FAILS)
+
+
+def test_the_readme_has_the_small_one_and_says_what_its_words_mean() -> None:
+    text = page("README.md").text
+    assert overview() in text
+    for fate in Fate:
+        assert fate is Fate.ARRIVES or f"*{fate.value}*:" in text
