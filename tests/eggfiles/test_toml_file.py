@@ -88,3 +88,8 @@ def test_tables_out_of_order_are_written_right_or_not_at_all() -> None:
 def test_what_is_no_toml_is_refused(text: str) -> None:
     with pytest.raises(Refused, match="it is not TOML"):
         tried("toml", text, put("a", 1))
+
+
+def test_what_one_library_reads_and_another_does_not_is_refused() -> None:
+    with pytest.raises(Refused):
+        tried("toml", "\r", put("a", "1"))

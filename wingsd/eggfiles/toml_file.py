@@ -38,7 +38,14 @@ class TomlFile(NestedFile):
 
     def dump(self) -> str:
         """Return the text, which must say what was meant: tables out of order are delicate."""
-        text = self.root.as_string()
-        if tomllib.loads(text) != self.root.unwrap():
+        text = str(self.root.as_string())
+        if not self._is_read_from(text):
             raise Refused("it could not be written as TOML that reads as it should")
-        return str(text)
+        return text
+
+    def _is_read_from(self, text: str) -> bool:
+        try:
+            return bool(tomllib.loads(text) == self.root.unwrap())
+        except ValueError:
+            # tomlkit has read what is no TOML, such as a lone carriage return, and kept it
+            return False
