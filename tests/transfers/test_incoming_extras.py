@@ -183,12 +183,28 @@ async def test_the_next_daemon_brings_it_to_its_end(house: House, step: ReceiveS
 
 @pytest.mark.parametrize("step", WHOLE)
 @pytest_twisted.ensureDeferred
-async def test_or_takes_all_of_it_back(house: House, step: ReceiveStep) -> None:
+async def test_or_keeps_all_of_it_apart(house: House, step: ReceiveStep) -> None:
     begun(house, step)
     house.world.faults["owns"] = UnknownServer("deleted meanwhile")
     await resumed(house)
     assert house.world.told == []
-    assert (house.kept(), house.store.transfers(unfinished=True)) == ({}, [])
+    assert (house.left(), house.store.transfers(unfinished=True)) == ([".quarantine"], [])
+    (files,) = house.staging.quarantined()
+    quarantine = house.data.with_name(".volumes.staging") / ".quarantine"
+    assert (quarantine / files / "world").read_text() == "whole"
+    kept = house.kept()
+    assert sorted(kept.values()) == [b"one", b"two"]
+    assert all("/.quarantine/" in path for path in kept)
+
+
+@pytest_twisted.ensureDeferred
+async def test_or_gives_up_what_is_not_in_place(house: House) -> None:
+    begun(house, ReceiveStep.DURABLE)
+    (entry,) = house.store.transfers(unfinished=True)
+    house.store.enter(entry.id, ReceiveStep.SWAP.name, 2.0)
+    house.world.faults["owns"] = UnknownServer("deleted meanwhile")
+    await resumed(house)
+    assert (house.kept(), house.left()) == ({}, [])
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])

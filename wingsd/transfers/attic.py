@@ -59,8 +59,8 @@ class Attic:
                 continue
             if place is not None:
                 self._log.warn(
-                    "{server}: the Panel has it on another node; what is here is kept for {days} "
-                    "days in {place}",
+                    "{server}: the Panel does not have it on this node; what is here is kept for "
+                    "{days} days in {place}",
                     server=server,
                     days=self._days,
                     place=place,

@@ -214,9 +214,10 @@ class IncomingTransfer:
         means = self._means
         if self._course.life.before(ReceiveStep.SWAP):
             raise Interrupted
-        self._undo.add(lambda: means.disk.run(means.backups.take_back, self.server))
-        ours, configuration = await self._ask_until_answered()
         self._undo.add(lambda: means.disk.run(means.staging.withdraw, self.server))
+        self._undo.add(lambda: means.disk.run(means.backups.take_back, self.server))
+        self._undo.add(self._vacate)
+        ours, configuration = await self._ask_until_answered()
         if ours:
             server = means.servers.known(configuration)
         else:
@@ -241,6 +242,17 @@ class IncomingTransfer:
         # From here on nobody may take what is left for a server; the next daemon removes it too.
         await course.fall_to(ReceiveStep.FAILED)
         return Deferred.fromCoroutine(self._tidy_up())
+
+    async def _vacate(self) -> None:
+        """Let what an earlier daemon has put into place stand there no longer.
+
+        The Panel may have heard of it, and the source have deleted its own: it is kept apart.
+        """
+        means = self._means
+        if await means.disk.run(means.staging.holds, self.server):
+            return
+        if await means.disk.run(means.staging.is_in_place, self.server):
+            await means.attic.store_away(self.server)
 
     async def _tidy_up(self) -> None:
         means = self._means
