@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
+from tests.logs import LoggedErrors
 from tests.metrics.exposed import (
     FakePassage,
     Queue,
@@ -97,10 +98,12 @@ class Disk:
     """Threads in which nothing comes to an end, or all ends in the same way."""
 
     def __init__(self, ending: Deferred[Any]) -> None:
-        self._ending = ending
+        self.ending = ending
+        self.asked = 0
 
     def run(self, *_: object) -> Deferred[Any]:
-        return self._ending
+        self.asked += 1
+        return self.ending
 
 
 def test_a_disk_that_does_not_answer_keeps_nothing_else_back() -> None:
@@ -114,6 +117,37 @@ def test_a_disk_that_does_not_answer_keeps_nothing_else_back() -> None:
     found = Samples(text)
     assert not [name for name in found.names if name.startswith("wingsd_data_")]
     assert found.having("wingsd_transfers_total")
+
+
+def test_a_disk_that_hangs_is_asked_once_and_complained_of_once(
+    logged_errors: LoggedErrors,
+) -> None:
+    disk, clock = Disk(Deferred()), Clock()
+    exposed = exposition(Recorder(), workers=disk, clock=clock)
+    for _ in range(3):
+        rendering = Deferred.fromCoroutine(exposed.render())
+        clock.advance(2)
+        assert rendering.called
+    assert disk.asked == 1
+    assert [line for line in logged_errors.lines if "its size" in line] == [
+        "/ does not tell its size: no answer within 2 s"
+    ]
+    # It tells it in the end, which nobody waits for any more: it is asked anew.
+    disk.ending.callback(os.statvfs("/"))
+    disk.ending = succeed(os.statvfs("/"))
+    assert Samples(rendered(exposed)[0]).get("wingsd_data_size_bytes")
+    assert disk.asked == 2
+
+
+def test_two_that_ask_at_a_time_have_the_same_answer() -> None:
+    disk, texts = Disk(Deferred()), []
+    exposed = exposition(Recorder(), workers=disk)
+    for _ in range(2):
+        rendering = Deferred.fromCoroutine(exposed.render())
+        rendering.addCallback(lambda found: texts.append(found[0].decode()))
+    disk.ending.callback(os.statvfs("/"))
+    assert disk.asked == 1
+    assert [bool(Samples(text).get("wingsd_data_size_bytes")) for text in texts] == [True, True]
 
 
 def test_so_does_one_that_is_not_there() -> None:

@@ -20,11 +20,13 @@ from prometheus_client import (
 )
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.logger import Logger
 
 from wingsd import __version__
 from wingsd.bridge import Workers
+from wingsd.diskadvice import reading_advice
 from wingsd.metrics.gauges import Gauges, Sources
 from wingsd.metrics.recorder import Recorder
 
@@ -49,6 +51,11 @@ class Exposition:
         self._data = data
         self._reactor = reactor
         self._registry = registry = recorder.registry
+        # Who waits for the one look at the disk that there is at a time: each takes a thread, and
+        # keeps it while the disk hangs.
+        self._looking: set[Deferred[os.statvfs_result]] = set()
+        self._is_asked = False
+        self._has_told = True
         self._gauges = Gauges(recorder, sources)
         registry.register(self._gauges)
         build = Info("wingsd_build", "What is running.", registry=registry)
@@ -65,12 +72,34 @@ class Exposition:
         return encode(registry), content_type
 
     async def _look_at_disk(self) -> os.statvfs_result | None:
-        looking = self._disk.run(os.statvfs, self._data)
+        looking: Deferred[os.statvfs_result] = Deferred()
+        self._looking.add(looking)
+        if not self._is_asked:
+            self._is_asked = True
+            self._disk.run(os.statvfs, self._data).addBoth(self._disk_told)
         try:
-            return await looking.addTimeout(DISK_WITHIN, self._reactor)
-        except (OSError, TimedOut) as error:
-            self._log.warn("{data} does not tell its size: {error}", data=self._data, error=error)
-            return None
+            found = await looking.addTimeout(DISK_WITHIN, self._reactor)
+        except TimedOut:
+            self._say_untold(f"no answer within {DISK_WITHIN} s")
+        except OSError as error:
+            self._say_untold(reading_advice(error))
+        else:
+            self._has_told = True
+            return found
+        finally:
+            self._looking.discard(looking)
+        return None
+
+    def _disk_told(self, found: Any) -> None:
+        self._is_asked = False
+        for looking in tuple(self._looking):
+            looking.callback(found)
+
+    def _say_untold(self, why: str) -> None:
+        # Once: it is asked every few seconds.
+        if self._has_told:
+            self._has_told = False
+            self._log.warn("{data} does not tell its size: {why}", data=self._data, why=why)
 
 
 class _WithoutCreated:
