@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 
 from tests.daemon.house import UUID
 from tests.heard import Heard
-from tests.transfers.receiving import DATA, House, Source
+from tests.transfers.receiving import DATA, House, Source, reactor
 from wingsd.errors import (
     AlreadyHere,
     ArchiveError,
@@ -63,6 +63,22 @@ async def test_each_step_is_told_with_its_time() -> None:
     assert (told.course.step, told.course.step_seconds) == ("receive", 5000)
     told.course.pass_on(ReceiveStep.DONE)
     assert told.heard.steps == [("admit", 1), ("receive", 5000)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_it_waits_for_its_turn_is_not_counted(house: House) -> None:
+    now, slots = [0.0], house.receiver._means.slots
+    for _ in range(2):
+        await slots.acquire()
+    outcome = Deferred.fromCoroutine(house.receiver.open(UUID).run(Source()))
+    while not slots.waiting:
+        await deferLater(reactor, 0.005)
+    (course,) = house.heard.begun
+    course._clock = lambda: now[0]  # type: ignore[attr-defined]
+    now[0] = 1e9
+    slots.release()
+    await outcome
+    assert dict(house.heard.steps)["receive"] == 0
 
 
 @pytest_twisted.ensureDeferred

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import deferLater
 
 from tests.daemon.house import UUID
 from tests.transfers.sending import House, answer, reactor, sending, stop
@@ -46,6 +47,22 @@ async def test_a_server_goes_through_every_step_in_order(house: House) -> None:
     assert members(house.destination.archives[0])["link"].issym()
     # What is left of it here is not to be started.
     assert house.world.hold == MOVED
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_it_waits_for_its_turn_is_not_counted(house: House) -> None:
+    now, slots = [0.0], house.sender._means.slots
+    for _ in range(2):
+        await slots.acquire()
+    over = house.start()
+    while not slots.waiting:
+        await deferLater(reactor, 0.005)
+    (course,) = house.heard.begun
+    course._clock = lambda: now[0]  # type: ignore[attr-defined]
+    now[0] = 1e9
+    slots.release()
+    await over
+    assert dict(house.heard.steps)["send"] == 0
 
 
 @pytest_twisted.ensureDeferred

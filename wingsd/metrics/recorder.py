@@ -42,7 +42,7 @@ class Recorder(Observer):
         )
         self._steps = Histogram(
             "wingsd_transfer_step_duration_seconds",
-            "How long transfers were in each of their steps.",
+            "How long transfers were in each of their steps, from their turn on.",
             ["direction", "step"],
             buckets=STEP_BUCKETS,
             registry=registry,

@@ -102,6 +102,10 @@ class Course(Generic[S]):
         self.chain.check()
         self.pass_on(step)
 
+    def take_turn(self) -> None:
+        """Count the step from now on: so far it has only waited for its turn."""
+        self._entered = self._clock()
+
     async def fall_to(self, step: S) -> None:
         """Enter the step of a failure, interrupted or not, and written down where that goes."""
         if self.entry is not None:

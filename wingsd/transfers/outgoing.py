@@ -151,6 +151,7 @@ class OutgoingTransfer:
         await self._course.enter(SendStep.SEND)
         await self._course.chain.wait(means.slots.acquire())
         try:
+            self._course.take_turn()
             upload = await self._stream(links)
         finally:
             means.slots.release()

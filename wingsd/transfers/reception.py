@@ -103,6 +103,7 @@ class Reception:
         await course.chain.wait(means.slots.acquire())
         self.meter.start()
         try:
+            course.take_turn()
             with means.write_back.during():
                 return await self._take(upload, form, settings)
         finally:
