@@ -245,4 +245,4 @@ class Parts:
         if not self._config.docker.enabled:
             return None
         address = engine.address(self._config.docker.socket, os.environ)
-        return lambda: self.pools.engine.run(information.ask, address)
+        return lambda: self.pools.engine.run(information.ask, address, self._observer)

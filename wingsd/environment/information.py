@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from time import monotonic
 from typing import Any
 
 import attrs
 
 from wingsd.environment import engine
 from wingsd.errors import EnvironmentFailed
+from wingsd.observer import ENGINE, Observer
 
 __all__ = ["EngineInformation", "ask"]
 
@@ -30,10 +32,16 @@ class EngineInformation:
     runc: str
 
 
-def ask(address: str) -> EngineInformation:
-    """Return what the engine at `address` says of itself. Raises `EnvironmentFailed`."""
+def ask(address: str, observer: Observer) -> EngineInformation:
+    """Return what the engine at `address` says of itself. Raises `EnvironmentFailed`.
+
+    `observer` is told how long that takes.
+    """
     try:
-        with closing(engine.Client(address)) as client:
+        with (
+            observer.timing(ENGINE, "information", monotonic),
+            closing(engine.Client(address)) as client,
+        ):
             return _information(client.version(), client.info())
     except engine.FAILURES as error:
         raise EnvironmentFailed(
