@@ -59,7 +59,7 @@ class Parts:
         transfers = config.system.transfers
         self.pools = Pools(reactor, transfers)
         self.staging = Staging(config.system.data, self.owner, durable=transfers.durable)
-        self.backups = Backups.configured(config.system)
+        self.backups = Backups.configured(config.system, config.uuid)
         self._logs = InstallLogs.configured(config.system, self.staging)
         self._bus = EventBus()
         self._observer = Recorder()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.house import sha256
-from wingsd.config import CALAGOPUS, PELICAN
+from wingsd.config import CALAGOPUS, PELICAN, System
 from wingsd.errors import Conflict, StorageError
 from wingsd.transfers import incomingfile
 from wingsd.transfers.backups import Backups
@@ -116,6 +116,25 @@ def test_a_directory_that_nobody_may_look_into_has_nothing_of_this_nodes(
     assert (backups.clear(), backups.quarantined()) == ([], [])
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_one_that_is_closed_to_this_node_fails_no_server_without_backups(
+    backups: Backups, directory: Path
+) -> None:
+    directory.mkdir(mode=0o700)
+    os.seteuid(4711)
+    try:
+        backups.discard(SERVER)
+        backups.flush(SERVER)
+        assert backups.place(SERVER) == []
+        backups.take_back(SERVER)
+        backups.settle(SERVER)
+        assert (backups.clear(), backups.quarantine(SERVER)) == ([], None)
+        with pytest.raises(StorageError, match="permission denied"):
+            backups.store(SERVER, ONE, [b"one"])
+    finally:
+        os.seteuid(0)
+
+
 def test_what_was_not_whole_is_cleared(backups: Backups, directory: Path) -> None:
     store(backups)
     assert backups.clear() == [SERVER]
@@ -127,6 +146,14 @@ def test_another_nodes_staged_backups_are_left_alone(backups: Backups, directory
     other = Backups(str(directory), "/srv/others", durable=True, reserve=0)
     assert other.clear() == []
     assert backups.clear() == [SERVER]
+
+
+def test_so_are_those_of_another_machine_with_the_same_paths(directory: Path) -> None:
+    system = System(backup_directory=str(directory))
+    one, other = (Backups.configured(system, uuid) for uuid in ("one", "other"))
+    store(one)
+    assert other.clear() == []
+    assert {*one.place(SERVER)} == {ONE, TWO}
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])

@@ -55,7 +55,8 @@ class Config:
     #: The family whose Panel this node serves. Empty: told by where the file stands, by its
     #: directories and by `app_name` (wingsd's own).
     family: str = attrs.field(default="", validator=one_of("", *FAMILIES))
-    #: Wings' key, the node's name at the Panel: read, and used for nothing.
+    #: The node's name at the Panel. It tells what is this node's own in a
+    #: `system.backup_directory` that others have, too.
     uuid: str = ""
     api: Api = Api()
     system: System = System()

@@ -34,7 +34,7 @@ _THERE = ".there"
 
 
 class Backups:
-    """Those of one `system.backup_directory`; `node` is the `system.data` of this node.
+    """Those of one `system.backup_directory`; `node` names this node, as its `system.data` does.
 
     Whoever holds that directory, holds the staged backups as well. `reserve` is the bytes that
     they leave free. Every method raises `StorageError`.
@@ -42,18 +42,19 @@ class Backups:
 
     def __init__(self, directory: str, node: str, *, durable: bool, reserve: int) -> None:
         self._directory = Path(directory)
-        # Several nodes of one machine may keep their backups in one directory.
+        # Several nodes, of one machine or of many, may keep their backups in one directory.
         name = hashlib.sha256(node.encode()).hexdigest()[:16]
         self._root = self._directory / f".wingsd-{name}"
         self._durable = durable
         self._reserve = reserve
 
     @classmethod
-    def configured(cls, system: System) -> Backups:
-        """Return those of a node."""
+    def configured(cls, system: System, node: str = "") -> Backups:
+        """Return those of a node; `node` is its name, where others have the same `system.data`."""
         limits = Limits.configured(system.transfers)
         durable = system.transfers.durable
-        return cls(system.backup_directory, system.data, durable=durable, reserve=limits.reserve)
+        name = f"{node}:{system.data}" if node else system.data
+        return cls(system.backup_directory, name, durable=durable, reserve=limits.reserve)
 
     # A transfer's way
 
@@ -116,7 +117,7 @@ class Backups:
         """Delete what is staged, if anything is."""
         path = self._root / server
         with self._explained(path):
-            if path.exists():
+            if self._holds(server):
                 remove_tree(str(path))
 
     def clear(self, keep: Collection[str] = ()) -> list[str]:
@@ -169,7 +170,12 @@ class Backups:
                 # Where this process may not look, it has put nothing.
                 return []
 
+    def _holds(self, server: str) -> bool:
+        return server in self._names(self._root)
+
     def _staged(self, server: str) -> list[Path]:
+        if not self._holds(server):
+            return []
         home = self._root / server
         with self._explained(home):
             files = [path for path in home.rglob("*") if path.is_file()]
