@@ -26,17 +26,19 @@ import json, os, sys
 import attrs
 from wingsd.config import Config, System
 from wingsd.privileges import survey
-os.setgroups([int(group) for group in sys.argv[4:]])
+os.setgroups([int(group) for group in sys.argv[5:]])
 os.setresgid(4711, 4711, 4711)
 os.setresuid(4711, 4711, 4711)
-root, data, engine = sys.argv[1:4]
-config = Config("id", "token", "https://p.invalid", system=System(root_directory=root, data=data))
+root, data, backups, engine = sys.argv[1:5]
+system = System(root_directory=root, data=data, backup_directory=backups)
+config = Config("id", "token", "https://p.invalid", system=system)
 print(json.dumps(attrs.asdict(survey(config, (988, 988), engine)), default=sorted))
 """
 
 
 def config(root: Path, data: Path) -> Config:
-    system = System(root_directory=str(root), data=str(data))
+    backups = data.with_name("backups")
+    system = System(root_directory=str(root), data=str(data), backup_directory=str(backups))
     return Config("id", "token", "https://panel.invalid", system=system)
 
 
@@ -44,7 +46,9 @@ def as_nobody(
     root: Path, data: Path, engine: Path, *groups: int, wrapper: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return what a process of another user, without any capability, finds."""
-    command = [sys.executable, "-c", SURVEY, str(root), str(data), f"unix://{engine}"]
+    backups = data.with_name("backups")
+    arguments = [str(root), str(data), str(backups), f"unix://{engine}"]
+    command = [sys.executable, "-c", SURVEY, *arguments]
     done = subprocess.run(
         [*wrapper, *command, *map(str, groups)], capture_output=True, text=True, check=False
     )
@@ -84,6 +88,7 @@ def test_somebody_else_may_nothing(place: Path) -> None:
         f"system.root_directory ({root})": "permission denied",
         f"system.data ({data})": "permission denied",
         f"{place}, where servers being received lie beside system.data": "permission denied",
+        f"system.backup_directory ({place}/backups)": "permission denied",
     }
 
 
@@ -116,4 +121,4 @@ def test_a_read_only_file_system_is_called_so(place: Path) -> None:
     wrapper = ["unshare", "--mount", "/bin/sh", "-c", mount, str(place)]
     found = as_nobody(place, place / "volumes", place / "no.sock", wrapper=wrapper)
     assert set(found["directories"].values()) == {"its file system is read-only"}
-    assert len(found["directories"]) == 3
+    assert len(found["directories"]) == 4

@@ -49,12 +49,14 @@ def _capabilities(line: str) -> frozenset[str]:
 
 
 def _directories(config: Config) -> Mapping[str, str]:
-    root, data = config.system.root_directory, config.system.data
+    system = config.system
+    root, data, backups = system.root_directory, system.data, system.backup_directory
     beside = os.path.dirname(data.rstrip("/"))
     places = {
         f"system.root_directory ({root})": root,
         f"system.data ({data})": data,
         f"{beside}, where servers being received lie beside system.data": beside,
+        f"system.backup_directory ({backups})": backups,
     }
     found = {place: _obstacle(path) for place, path in places.items()}
     return {place: why for place, why in found.items() if why}
