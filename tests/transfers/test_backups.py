@@ -77,6 +77,22 @@ def test_they_come_into_place_all_together_and_stay(backups: Backups, directory:
     assert place.stat().st_nlink == 1
 
 
+def test_a_file_system_without_hard_links_is_called_so(
+    backups: Backups, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(backups)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError) as caught:
+        backups.place(SERVER)
+    assert "has no hard links" in caught.value.detail
+    assert "system.backup_directory" in caught.value.detail
+    assert files(directory) == {}
+
+
 @pytest.mark.parametrize("placed", range(3))
 def test_whenever_a_daemon_dies_the_next_one_places_or_takes_back_all(
     backups: Backups, directory: Path, placed: int, monkeypatch: pytest.MonkeyPatch

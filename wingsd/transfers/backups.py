@@ -11,6 +11,7 @@ Blocking: run it in a thread.
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import hashlib
 import os
@@ -31,6 +32,8 @@ __all__ = ["Backups"]
 _QUARANTINE = ".quarantine"
 #: Ends the name of a staged backup that is in place already, from before: only noted.
 _THERE = ".there"
+#: What file systems without hard links say, by link(2).
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Backups:
@@ -206,6 +209,14 @@ class Backups:
             except FileExistsError:
                 if not _is_same(staged, place):
                     raise _another(place) from None
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    raise StorageError(
+                        f"the file system of {place} has no hard links, by which backups that "
+                        "come with a server are put into place; have system.backup_directory on "
+                        "another one, or transfer the server without its backups"
+                    ) from error
+                raise
             self._sync(place.parent)
 
     def _sync(self, directory: Path) -> None:
