@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 from typing import Any, ClassVar
 
@@ -51,7 +52,8 @@ class Options(UsageOptions):
     def postOptions(self) -> None:
         """Read the configuration."""
         try:
-            self["config"] = self["config"] or find()
+            # Read anew on SIGHUP, when twistd is in the directory of --rundir.
+            self["config"] = os.path.abspath(self["config"] or find())
             self.config, self.unknown = load(self["config"])
         except ConfigError as error:
             # Not a UsageError: older versions of twistd exit with 0 on that.

@@ -1,0 +1,21 @@
+"""The command's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wingsd.tap import Options
+
+
+def test_the_configuration_is_found_again_from_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "token_id: id\ntoken: secret\nremote: https://panel.invalid\n"
+    (tmp_path / "config.yml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    options: Any = Options()  # type: ignore[no-untyped-call]
+    options.parseOptions(["--config", "config.yml"])
+    assert options["config"] == str(tmp_path / "config.yml")
