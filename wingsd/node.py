@@ -46,7 +46,7 @@ class Node(Service):
         self._config = config
         self._reactor = reactor
         self._parts = Parts(config, endpoint, reactor)
-        self._daily = LoopingCall(lambda: Deferred.fromCoroutine(self._forget_the_old()))
+        self._daily = LoopingCall(self._begin_day)
         self._daily.clock = reactor
 
     # Its start
@@ -67,7 +67,7 @@ class Node(Service):
             where=parts.door.address,
             remote=self._config.remote,
         )
-        self._daily.start(DAY).addErrback(lambda failure: self._log.failure("daily", failure))
+        self._daily.start(DAY)
         self.booted = Deferred.fromCoroutine(self._boot(unfinished))
         # The node's end cancels it.
         self.booted.addErrback(lambda failure: not failure.trap(CancelledError))
@@ -120,6 +120,11 @@ class Node(Service):
     def pulse(self) -> Deferred[None]:
         """Return what fires when the journal's thread has come to it, behind all its work."""
         return self._parts.pools.journal.run(lambda: None)
+
+    def _begin_day(self) -> Deferred[None]:
+        forgetting = Deferred.fromCoroutine(self._forget_the_old())
+        # A day that goes wrong is not the last one: the node's end relies on it as well.
+        return forgetting.addErrback(lambda failure: self._log.failure("daily", failure))
 
     async def _forget_the_old(self) -> None:
         try:
