@@ -95,7 +95,7 @@ class Gauges(Collector):
     def _moved(self) -> Metric:
         moved = CounterMetricFamily(
             "wingsd_transfer_bytes",
-            "Bytes of archives, as they went over the network.",
+            "Bytes of servers and what goes along, as they went over the network.",
             labels=["direction"],
         )
         for direction in DIRECTIONS:
