@@ -15,6 +15,7 @@ from wingsd.config import Config, Ssl
 from wingsd.environment import engine
 from wingsd.errors import StorageError
 from wingsd.journal import Entry
+from wingsd.metrics import DIRECTIONS
 from wingsd.parts import Parts
 from wingsd.privileges import shortcomings, survey
 from wingsd.transfers.recovery import clear_leftovers
@@ -111,7 +112,8 @@ class Node(Service):
         """What it does, in a line for people."""
         parts = self._parts
         count = len(parts.servers.all()) if parts.servers.loaded else None
-        return summary(count, parts.receiver.servers, parts.sender.servers)
+        moved = map(parts.observer.moving, DIRECTIONS)
+        return summary(count, parts.receiver.servers, parts.sender.servers, *moved)
 
     def renew_certificate(self, ssl: Ssl) -> bool:
         """Read it anew; return whether one is used. On `ConfigError` the old one stays."""

@@ -62,8 +62,8 @@ class Parts:
         self.backups = Backups.configured(config.system, config.uuid)
         self._logs = InstallLogs.configured(config.system, self.staging)
         self._bus = EventBus()
-        self._observer = Recorder()
-        self.panel = Panel(config, reactor, observer=self._observer)
+        self.observer = Recorder()
+        self.panel = Panel(config, reactor, observer=self.observer)
         self.store = Store(config.system.root_directory)
         self.journal = Journal(self.store, self.pools.journal, time.time)
         self.attic = Attic(
@@ -89,7 +89,7 @@ class Parts:
     def _make_environment(self) -> Environment:
         if not self._config.docker.enabled:
             return NoEnvironment()
-        return DockerEnvironment(self._config, self.pools.engine, self._reactor, self._observer)
+        return DockerEnvironment(self._config, self.pools.engine, self._reactor, self.observer)
 
     def _make_servers(self) -> Servers:
         return Servers(
@@ -130,7 +130,7 @@ class Parts:
                 extractors=self.pools.extractors,
                 slots=DeferredSemaphore(transfers.concurrent),
                 disk=self.pools.disk,
-                observer=self._observer,
+                observer=self.observer,
             ),
             places=transfers.concurrent + transfers.waiting,
             stall_timeout=transfers.stall_timeout,
@@ -158,7 +158,7 @@ class Parts:
                 packers=self.pools.packers,
                 slots=DeferredSemaphore(PACKERS),
                 bucket=self._bucket(system.transfers.upload_limit),
-                observer=self._observer,
+                observer=self.observer,
             )
         )
 
@@ -175,7 +175,7 @@ class Parts:
                 trust=self._trust,
                 disk=self.pools.disk,
                 now=time.time,
-                observer=self._observer,
+                observer=self.observer,
             )
         )
 
@@ -191,7 +191,7 @@ class Parts:
             attic=self.attic,
             by_hand=self.by_hand,
             reactor=self._reactor,
-            observer=self._observer,
+            observer=self.observer,
         )
 
     # Its doors, and who is asked there
@@ -219,7 +219,7 @@ class Parts:
             timeout=transfers.stall_timeout,
             least_rate=transfers.least_rate,
             limits=self._config.api.limits,
-            observer=self._observer,
+            observer=self.observer,
         )
 
     def _make_rooms(self) -> Rooms:
@@ -236,7 +236,7 @@ class Parts:
     def _make_exposition(self) -> Exposition:
         sources = Sources(self.receiver, self.sender, self.outbox)
         disk, data = self.pools.disk, self._config.system.data
-        return Exposition(self._observer, sources, disk, data, self._reactor)
+        return Exposition(self.observer, sources, disk, data, self._reactor)
 
     def _bucket(self, limit: int) -> TokenBucket | None:
         return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None
@@ -245,4 +245,4 @@ class Parts:
         if not self._config.docker.enabled:
             return None
         address = engine.address(self._config.docker.socket, os.environ)
-        return lambda: self.pools.engine.run(information.ask, address, self._observer)
+        return lambda: self.pools.engine.run(information.ask, address, self.observer)

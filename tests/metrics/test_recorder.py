@@ -95,6 +95,7 @@ def test_the_bytes_of_a_transfer_count_while_it_goes_on_and_after_it() -> None:
     # Whatever becomes of its counter now is nobody's concern.
     one.moved = 0
     assert (recorder.moved("in"), recorder.moved("out")) == (90, 500)
+    assert (recorder.moving("in"), recorder.moving("out")) == (0, 500)
     assert recorder.under_way == {two}
 
 

@@ -68,3 +68,8 @@ def test_what_a_node_does_is_told_in_a_line(
     count: int | None, receiving: list[str], sending: list[str], line: str
 ) -> None:
     assert summary(count, receiving, sending) == line
+
+
+def test_and_how_far_it_has_come() -> None:
+    line = "1 server; receiving a (1.5 GiB so far), sending 2 servers (1.0 KiB so far)"
+    assert summary(1, ["a"], ["b", "c"], 1536 << 20, 1024) == line

@@ -6,6 +6,6 @@ when it is asked for.
 
 from wingsd.metrics.exposition import Exposition
 from wingsd.metrics.gauges import Sources
-from wingsd.metrics.recorder import Recorder
+from wingsd.metrics.recorder import DIRECTIONS, Recorder
 
-__all__ = ["Exposition", "Recorder", "Sources"]
+__all__ = ["DIRECTIONS", "Exposition", "Recorder", "Sources"]

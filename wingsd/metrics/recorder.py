@@ -72,8 +72,11 @@ class Recorder(Observer):
 
     def moved(self, direction: str) -> int:
         """Return the bytes of all transfers of a direction, those under way included."""
-        under_way = (each.moved for each in self.under_way if each.direction == direction)
-        return self._moved[direction] + sum(under_way)
+        return self._moved[direction] + self.moving(direction)
+
+    def moving(self, direction: str) -> int:
+        """Return the bytes so far of the transfers of a direction that are under way."""
+        return sum(each.moved for each in self.under_way if each.direction == direction)
 
     # What an observer is told
 

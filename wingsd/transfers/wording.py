@@ -50,21 +50,32 @@ def progress_bar(done: int, total: int) -> str:
     return f"[{'=' * filled:{_BAR}}] {readable_size(done)} / {readable_size(max(total, done))}"
 
 
-def summary(count: int | None, receiving: Sequence[str], sending: Sequence[str]) -> str:
+def summary(
+    count: int | None,
+    receiving: Sequence[str],
+    sending: Sequence[str],
+    received: int = 0,
+    sent: int = 0,
+) -> str:
     """Return in a line what a node does that has `count` servers, None while it does not know.
 
-    `receiving` and `sending` are the UUIDs of those under way.
+    `receiving` and `sending` are the UUIDs of those under way, `received` and `sent` how many
+    bytes of them have come and gone so far.
     """
     if count is None:
         servers = "waits for the Panel to tell which servers it has"
     else:
         servers = _counted(count)
     ways = [
-        f"{way} {uuids[0] if len(uuids) == 1 else _counted(len(uuids))}"
-        for way, uuids in (("receiving", receiving), ("sending", sending))
+        f"{way} {uuids[0] if len(uuids) == 1 else _counted(len(uuids))}{_so_far(moved)}"
+        for way, uuids, moved in (("receiving", receiving, received), ("sending", sending, sent))
         if uuids
     ]
     return f"{servers}; {', '.join(ways) or 'no transfer under way'}"
+
+
+def _so_far(moved: int) -> str:
+    return f" ({readable_size(moved)} so far)" if moved else ""
 
 
 def _counted(count: int) -> str:
