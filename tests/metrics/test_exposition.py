@@ -39,6 +39,12 @@ def test_it_can_be_had_as_openmetrics() -> None:
     assert {"wingsd_transfers", "wingsd_transfer_bytes", "process_cpu_seconds"} <= families
 
 
+def test_what_makes_no_sense_is_not_looked_at() -> None:
+    text, kind = rendered(exposition(told()), "application/openmetrics-text; version=a.b")
+    assert "wingsd_build_info" in text
+    assert kind.startswith(("text/plain", "application/openmetrics-text; version=1.0.0"))
+
+
 def test_it_says_what_runs_and_what_that_takes() -> None:
     found = Samples(rendered(exposition(Recorder()))[0])
     assert found.get("wingsd_build_info", version=__version__) == 1

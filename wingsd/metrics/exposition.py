@@ -67,7 +67,11 @@ class Exposition:
     async def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return the exposition and its content type, as the header `accept` wants it."""
         self._gauges.disk = await self._look_at_disk()
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):
+            # Of a version that is none; RFC 9110 leaves it to the server what to answer then.
+            encode, content_type = choose_encoder("")
         registry: Any = _WithoutCreated(self._registry)
         return encode(registry), content_type
 
