@@ -16,8 +16,9 @@ __all__ = ["busybox", "engine", "logged_errors", "store"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def collected() -> Iterator[None]:
-    """Free what the tests of a module have left to each other: each looks only for its own."""
+def frozen() -> Iterator[None]:
+    """Keep all that there is already out of the collections after each test of this module."""
+    gc.freeze()
     yield
     gc.collect()
 
