@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.archives import odd_tree, run
-from wingsd.archive.walk import Listing, measure, opened, walk
+from wingsd.archive.listing import Listing
+from wingsd.archive.walk import measure, opened, walk
 from wingsd.errors import StorageError
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 
-__all__ = ["Directories", "Path"]
+from wingsd.archive.listing import Path
 
-Path = tuple[bytes, ...]
+__all__ = ["Directories"]
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _KEPT = 64
@@ -16,13 +17,20 @@ _KEPT = 64
 class Directories:
     """Descriptors of directories below `root`, the most recently used kept open.
 
-    `made` is called with the path of every directory that had to be made on the way. A kept
-    descriptor stays right: nothing here ever moves or removes a directory.
+    `made` is called with the path of every directory that had to be made on the way; `lock` is
+    held from its making to the end of that call. A kept descriptor stays right: nothing here ever
+    moves or removes a directory.
     """
 
-    def __init__(self, root: int, made: Callable[[Path], None]) -> None:
+    def __init__(
+        self,
+        root: int,
+        made: Callable[[Path], None],
+        lock: AbstractContextManager[object] | None = None,
+    ) -> None:
         self._root = root
         self._made = made
+        self._lock = nullcontext() if lock is None else lock
         self._open: dict[Path, int] = {}
         self._last: Path = ()
         self._last_fd = root
@@ -66,9 +74,11 @@ class Directories:
         except FileNotFoundError:
             if not make:
                 raise
-        # closed to others until it is whole; its own mode comes at the very end
-        os.mkdir(path[-1], 0o700, dir_fd=parent)
-        self._made(path)
+        # another thread may be faster
+        with suppress(FileExistsError), self._lock:
+            # closed to others until it is whole; its own mode comes at the very end
+            os.mkdir(path[-1], 0o700, dir_fd=parent)
+            self._made(path)
         return os.open(path[-1], _FLAGS, dir_fd=parent)
 
     def _remember(self, path: Path, fd: int, keep: int) -> None:

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from wingsd.archive.blocks import Blocks
 from wingsd.archive.compression import decompressed
+from wingsd.archive.jointtree import JointTree
 from wingsd.archive.limits import DEFAULT, Limits
 from wingsd.archive.notes import MAX_NOTES, Notes
 from wingsd.archive.policy import (
@@ -29,9 +30,8 @@ from wingsd.archive.space import Space
 from wingsd.archive.stages import Digest, hashed, read_ahead
 from wingsd.archive.tar import Member, TarReader
 from wingsd.archive.tree import TreeWriter
-from wingsd.errors import ArchiveError
 
-__all__ = ["MAX_NOTES", "QUEUE", "Extracted", "extract"]
+__all__ = ["MAX_NOTES", "QUEUE", "Extracted", "extract", "extract_part"]
 
 QUEUE = 3 << 20
 """The most bytes that wait between two stages; there are two such places."""
@@ -76,6 +76,37 @@ def extract(
     `limits`), BadRequest (the server's disk limit), StorageError (the disk), and whatever `blocks`
     raises. What was written until then stays.
     """
+    with closing(TreeWriter(directory, owner, limits)) as writer:
+        space = Space(limits, writer.file_system)
+        extracted = _extract(blocks, writer, space, note, abort, threads)
+        writer.finish()
+    return extracted
+
+
+def extract_part(
+    blocks: Iterator[bytes],
+    tree: JointTree,
+    note: Callable[[str], None],
+    *,
+    abort: Callable[[], None] | None = None,
+    threads: bool = True,
+) -> Extracted:
+    """Extract one of several archives into the tree that they share; block until it is done.
+
+    As `extract` does, but for what `tree.finish` does when all of them are there.
+    """
+    with closing(tree.writer()) as writer:
+        return _extract(blocks, writer, tree.space(), note, abort, threads)
+
+
+def _extract(
+    blocks: Iterator[bytes],
+    writer: TreeWriter,
+    space: Space,
+    note: Callable[[str], None],
+    abort: Callable[[], None] | None,
+    threads: bool,
+) -> Extracted:
     digest = hashlib.sha256()
     intake = _Intake(blocks)
     with ExitStack() as stack:
@@ -88,10 +119,8 @@ def extract(
             )
         else:
             stage = decompressed(stage)
-        reader = TarReader(Blocks(stage))
-        writer = stack.enter_context(closing(TreeWriter(directory, owner, limits)))
         notes = Notes(note)
-        unpacking = _Unpacking(reader, writer, limits, notes.tell)
+        unpacking = _Unpacking(TarReader(Blocks(stage)), writer, space, notes.tell)
         unpacking.run()
         notes.finish()
     return unpacking.result(digest, intake.size)
@@ -120,13 +149,12 @@ class _Unpacking:
         self,
         reader: TarReader,
         writer: TreeWriter,
-        limits: Limits,
+        space: Space,
         tell: Callable[[str], None],
     ) -> None:
         self._reader = reader
         self._writer = writer
-        self._space = Space(limits, writer.file_system)
-        self._limits = limits
+        self._space = space
         self._tell = tell
         self._counts = dict.fromkeys(Kind, 0)
         self._files = 0
@@ -135,11 +163,7 @@ class _Unpacking:
     def run(self) -> None:
         """Write every member, then read to the very end."""
         reader, claim = self._reader, self._space.claim
-        left = self._limits.members
         while (member := reader.next_member()) is not None:
-            left -= 1
-            if left < 0:
-                raise self._too_many()
             claim(member)
             kind = member_kind(member.typeflag, member.name, member.size)
             if kind is Kind.FILE:
@@ -149,7 +173,6 @@ class _Unpacking:
                 self._counts[kind] += 1
                 self._other(kind, member)
         reader.drain()
-        self._writer.finish()
 
     def result(self, digest: Digest, archive_bytes: int) -> Extracted:
         """Return the sums."""
@@ -190,9 +213,3 @@ class _Unpacking:
         if stripped:
             self._tell(f"{display(member.name)} lost its set-user-id or set-group-id bit")
         return mode
-
-    def _too_many(self) -> ArchiveError:
-        return ArchiveError(
-            f"it holds more than {self._limits.members} files, directories and links; "
-            "raise system.transfers.max_members on this node if it is to be received"
-        )

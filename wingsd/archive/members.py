@@ -14,9 +14,12 @@ from contextlib import closing
 
 from wingsd.archive import pax
 from wingsd.archive.headers import LATEST
+from wingsd.archive.listing import Listing
 from wingsd.archive.policy import Kind, display, member_mode
+from wingsd.archive.span import directory_key
+from wingsd.archive.split import Inode, Part
 from wingsd.archive.symlinks import OPEN_FILE, LeadsNowhere, SymlinkFollower, special_name
-from wingsd.archive.walk import REPLACED, VANISHED, Listing, opened, unreadable, walk
+from wingsd.archive.walk import REPLACED, VANISHED, gone, opened, unreadable, walk
 
 __all__ = ["STEP", "Members"]
 
@@ -32,26 +35,29 @@ _PORTION = 32 << 10
 _LATEST = LATEST * 1_000_000_000
 _ZEROS = bytes(STEP)
 _SYMLINK_MODE = 0o777
-_VANISHED = (errno.ENOENT, errno.ESTALE)
 _NO_FILE = (errno.ELOOP, errno.ENXIO)  # what open(2) says of a symlink, and of a socket
 _NO_SYMLINK = (errno.EINVAL,)  # what readlink(2) says of all else
 
 
 class Members:
-    """The members of the tree below `directory`, and what they were when `blocks` has ended.
+    """The members of a part of a tree, and what they were when `blocks` has ended.
 
     `links`: whether symlinks and hard links go as such, or as copies of the files they stand
     for. `tell` gets a line for whatever is left out or sent otherwise than it was. `packed_bytes`
     are those of file data so far, `counts` the members by kind.
     """
 
-    def __init__(self, directory: str, *, links: bool, tell: Callable[[str], None]) -> None:
+    def __init__(self, part: Part, *, links: bool, tell: Callable[[str], None]) -> None:
         self.packed_bytes = 0
         self.counts = dict.fromkeys(Kind, 0)
-        self._directory = directory
         self._links = links
         self._tell = tell
-        self._linked: dict[tuple[int, int], bytes] = {}
+        self._part = part
+        self._linked: dict[Inode, bytes] = {}
+        #: A header that changes nothing where it comes again: the root's own.
+        self._again = b""
+        #: A descriptor of the root, while it is read.
+        self._root = -1
         #: Bytes that the block has room for: read no more, and it need not be cut and copied.
         self._room = STEP
 
@@ -62,10 +68,8 @@ class Members:
         """
         gathered: list[bytes] = []
         size = total = 0
-        root = b""
         with closing(self._pieces()) as pieces:
             for piece in pieces:
-                root = root or piece
                 gathered.append(piece)
                 size += len(piece)
                 total += len(piece)
@@ -77,17 +81,18 @@ class Members:
                 self._room = STEP - size
         if (total + len(pax.END)) % _PORTION == 0:
             self.counts[Kind.DIRECTORY] += 1
-            gathered.append(root)  # once more: it changes nothing, and the end is elsewhere
+            gathered.append(self._again)  # and the end is elsewhere
         yield b"".join((*gathered, pax.END))
 
     def _pieces(self) -> Generator[bytes, None, None]:
         with (
-            opened(self._directory) as root,
+            opened(self._part.directory) as root,
             closing(SymlinkFollower(root)) as follower,
-            closing(walk(root, self._leave_out)) as listings,
+            closing(walk(root, self._leave_out, self._part.span)) as listings,
         ):
+            self._root = root
             for listing in listings:
-                yield self._directory_header(listing)
+                yield from self._own_header(listing)
                 prefix = listing.prefix
                 for name in listing.files:
                     yield from self._file(listing.fd, name, prefix + name)
@@ -96,9 +101,15 @@ class Members:
                 for name in listing.others:
                     self._other(listing.fd, name, prefix + name)
 
-    def _directory_header(self, listing: Listing) -> bytes:
-        self.counts[Kind.DIRECTORY] += 1
-        return self._header(b"/".join(listing.path) or b".", pax.DIRECTORY, listing.stat)
+    def _own_header(self, listing: Listing) -> Iterator[bytes]:
+        is_in_part = self._part.span.holds(directory_key(listing.path))
+        if not is_in_part and self._again:
+            return
+        header = self._header(b"/".join(listing.path) or b".", pax.DIRECTORY, listing.stat)
+        self._again = self._again or header
+        if is_in_part:
+            self.counts[Kind.DIRECTORY] += 1
+            yield header
 
     def _file(self, parent: int, leaf: bytes, name: bytes) -> Iterator[bytes]:
         try:
@@ -181,8 +192,19 @@ class Members:
         """Return under which name the inode was sent already, if it was and links are sent."""
         if not self._links or found.st_nlink == 1:
             return None
-        first = self._linked.setdefault((found.st_dev, found.st_ino), name)
+        inode = (found.st_dev, found.st_ino)
+        first = self._part.first_names.get(inode)
+        if first is None or (first != name and not self._is(first, inode)):
+            first = self._linked.setdefault(inode, name)
         return None if first == name else first
+
+    def _is(self, name: bytes, inode: Inode) -> bool:
+        """Return whether what was found there before is there still, for another part to send."""
+        try:
+            found = os.stat(name, dir_fd=self._root, follow_symlinks=False)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == inode
 
     def _hard_link(self, name: bytes, found: os.stat_result, first: bytes) -> bytes:
         self.counts[Kind.HARD_LINK] += 1
@@ -207,7 +229,7 @@ class Members:
 
     def _not_there(self, name: bytes, error: OSError, replaced: tuple[int, ...] = ()) -> None:
         """Leave out what is not what it was a moment ago; all else is the disk's failure."""
-        if error.errno in _VANISHED:
+        if gone(error):
             self._leave_out(name, VANISHED)
         elif error.errno in replaced:
             self._leave_out(name, REPLACED)

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from struct import Struct
 from tempfile import SpooledTemporaryFile
+from threading import Lock
 
-from wingsd.archive.directories import Path
+from wingsd.archive.listing import Path
 from wingsd.errors import ArchiveError
 
 __all__ = ["DirectoryMetadata"]
@@ -30,9 +31,13 @@ class DirectoryMetadata:
 
     `place` is a directory's path on the disk that is to keep them; `memory` the bytes that those
     of `again` may take. `close` must be called.
+
+    Threads that share it hold `lock` while they make a directory and say so: else what is in one
+    could be told before it, and the order at the end would be wrong.
     """
 
     def __init__(self, place: str, memory: int) -> None:
+        self.lock = Lock()
         self._file = SpooledTemporaryFile(_SPOOLED, dir=place)  # noqa: SIM115 - closed by close
         self._borders = array("q", [0])
         self._chunk = bytearray()

@@ -19,6 +19,7 @@ from wingsd.archive.compressors import ArchiveFormat, Compression, compressor
 from wingsd.archive.members import Members
 from wingsd.archive.notes import Notes
 from wingsd.archive.policy import Kind
+from wingsd.archive.split import Part
 from wingsd.archive.stages import hashed, read_ahead
 
 __all__ = ["QUEUE", "Packed", "pack"]
@@ -45,7 +46,7 @@ class Packed:
 
 
 def pack(
-    directory: str,
+    directory: str | Part,
     write: Callable[[bytes], None],
     *,
     links: bool,
@@ -56,6 +57,8 @@ def pack(
     threads: bool = True,
 ) -> Packed:
     """Write the tree below `directory` with `write`, in that format; block until it is done.
+
+    Of a part of a tree, what is in that alone; a hard link in it may have its file in another.
 
     Sent are directories (the root as `./`), regular files, and with `links` symlinks and hard
     links, with modes and times in nanoseconds. Without `links`, for nodes that make empty files
@@ -76,7 +79,8 @@ def pack(
     digest = hashlib.sha256()
     waiting: deque[str] = deque()
     notes = Notes(waiting.append)
-    members = Members(directory, links=links, tell=notes.tell)
+    part = Part(directory) if isinstance(directory, str) else directory
+    members = Members(part, links=links, tell=notes.tell)
     archive_bytes = 0
     packer = compressor(form, compression)
     with ExitStack() as stack:

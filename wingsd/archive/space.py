@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from wingsd.archive.headers import Member
 from wingsd.archive.limits import Limits
 from wingsd.archive.policy import display
-from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.errors import ArchiveError, DiskLimitExceeded, StorageError
 
 __all__ = ["STEP", "Space", "demand_room"]
 
@@ -26,15 +26,24 @@ _INODES = 1024
 class Space:
     """Keeps account of what one archive takes.
 
-    `file_system` tells of the file system that is written to, as os.statvfs does. Every method
-    raises DiskLimitExceeded where the server may not have so much, StorageError where the node
-    has not.
+    `file_system` tells of the file system that is written to, as os.statvfs does. Where a server
+    comes in several archives at a time, each has its own in `together`, and the limits are for all
+    of them. Every method raises DiskLimitExceeded where the server may not have so much,
+    StorageError where the node has not.
     """
 
-    def __init__(self, limits: Limits, file_system: Callable[[], os.statvfs_result]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        file_system: Callable[[], os.statvfs_result],
+        together: Sequence[Space] = (),
+    ) -> None:
         self._limit = limits.disk
+        self._most = limits.members
         self._reserve = limits.reserve
         self._file_system = file_system
+        self._together = together
+        self._members = 0
         self._claimed = 0
         self._unseen = 0
 
@@ -42,11 +51,24 @@ class Space:
         """Take what a member says it has, before anything of it is written.
 
         Data that is not written counts as well: it has to be read, and could go on for ever.
+        Raises ArchiveError for one member too many.
         """
+        self._members += 1
         self._claimed += member.size
-        if self._limit is not None and self._claimed > self._limit:
+        members, claimed = self._members, self._claimed
+        if self._together:
+            # No lock: each number is written by one thread alone, and of two that claim at once
+            # at least the one that looks later sees both.
+            members = sum(space._members for space in self._together)
+            claimed = sum(space._claimed for space in self._together)
+        if members > self._most:
+            raise ArchiveError(
+                f"it holds more than {self._most} files, directories and links; "
+                "raise system.transfers.max_members on this node if it is to be received"
+            )
+        if self._limit is not None and claimed > self._limit:
             raise DiskLimitExceeded(
-                f"with {display(member.name)} the server's files have {_mib_above(self._claimed)} "
+                f"with {display(member.name)} the server's files have {_mib_above(claimed)} "
                 f"MiB, and it may have {self._limit // _MIB} MiB; raise its disk limit in the "
                 "Panel, or delete files, and transfer it again"
             )

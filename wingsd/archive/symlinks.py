@@ -12,7 +12,8 @@ import os
 import stat
 from collections import deque
 
-from wingsd.archive.directories import Directories, Path
+from wingsd.archive.directories import Directories
+from wingsd.archive.listing import Path
 from wingsd.archive.policy import display
 from wingsd.archive.walk import REPLACED
 

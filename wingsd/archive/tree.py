@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import NoReturn
 
-from wingsd.archive.directories import Directories, Path
+from wingsd.archive.directories import Directories
+from wingsd.archive.latelinks import LateLinks
 from wingsd.archive.limits import DEFAULT, Limits
+from wingsd.archive.listing import Path
 from wingsd.archive.metadata import DirectoryMetadata
 from wingsd.archive.policy import MemberRefused, display
 from wingsd.diskadvice import disk_advice
@@ -38,6 +40,10 @@ class TreeWriter:
 
     Every method raises ArchiveError where the archive is at fault, StorageError where the disk
     is, both with the member's name.
+
+    Several may write one tree at the same time, each in its thread: all with the same `late`, and
+    all but the first with the first's `metadata`, which alone calls `finish`. What one of them has
+    written no other replaces, and a hard link may come before its file.
     """
 
     def __init__(
@@ -45,13 +51,20 @@ class TreeWriter:
         root: int | str | bytes,
         owner: tuple[int, int] | None,
         limits: Limits = DEFAULT,
+        *,
+        late: LateLinks | None = None,
+        metadata: DirectoryMetadata | None = None,
     ) -> None:
-        self._root = os.dup(root) if isinstance(root, int) else _open_root(root)
+        self.root = os.dup(root) if isinstance(root, int) else _open_root(root)
         self._owner = None if owner is None or self._is_own(owner) else owner
         self._umask = _umask()
+        self._late = late
+        self._is_first = metadata is None
         # by its descriptor, as its name may be another's meanwhile
-        self._metadata = DirectoryMetadata(f"/proc/self/fd/{self._root}", limits.directory_memory)
-        self._directories = Directories(self._root, self._implied)
+        self.metadata = metadata or DirectoryMetadata(
+            f"/proc/self/fd/{self.root}", limits.directory_memory
+        )
+        self._directories = Directories(self.root, self._implied, self.metadata.lock)
 
     def file(self, path: Path, mode: int, mtime: int, pieces: Iterable[memoryview]) -> None:
         """Write a regular file. Errors of `pieces` pass as they are."""
@@ -91,7 +104,8 @@ class TreeWriter:
         if path:
             self._call(path, self._make_directory, path, mode, mtime)
         else:
-            self._metadata.again(path, mode, mtime)
+            with self.metadata.lock:
+                self.metadata.again(path, mode, mtime)
 
     def symlink(self, path: Path, mtime: int, text: bytes) -> None:
         """Make a symlink; its text is neither read nor followed."""
@@ -100,7 +114,11 @@ class TreeWriter:
     def hard_link(self, path: Path, target: Path) -> None:
         """Make one more name for the file `target`, which is below the root as well."""
         try:
-            self._make_hard_link(path, target)
+            try:
+                self._make_hard_link(path, target)
+            except FileNotFoundError:
+                if self._late is None or not self._late.keep(path, target):
+                    raise
         except FileNotFoundError:
             raise ArchiveError(
                 f"{_shown(path)} is a hard link to {_shown(target)}, which is not there"
@@ -112,7 +130,7 @@ class TreeWriter:
         """Give directories their owners, modes and times: the deepest first, the root last."""
         path: Path = ()
         try:
-            for path, mode, mtime in self._metadata.in_order():
+            for path, mode, mtime in self.metadata.in_order():
                 self._finish_directory(path, mode, mtime)
         except OSError as error:
             self._fail(error, path)
@@ -120,23 +138,24 @@ class TreeWriter:
     def file_system(self) -> os.statvfs_result:
         """Tell how full the file system is that the tree is on."""
         try:
-            return os.statvfs(self._root)
+            return os.statvfs(self.root)
         except OSError as error:
             self._fail(error, ())
 
     def close(self) -> None:
         """Close every descriptor."""
-        self._metadata.close()
+        if self._is_first:
+            self.metadata.close()
         self._directories.close()
-        os.close(self._root)
+        os.close(self.root)
 
     def _is_own(self, owner: tuple[int, int]) -> bool:
         # below a set-group-id directory files get that directory's group instead
-        inherits = os.fstat(self._root).st_mode & stat.S_ISGID
+        inherits = os.fstat(self.root).st_mode & stat.S_ISGID
         return owner == (os.geteuid(), os.getegid()) and not inherits
 
     def _implied(self, path: Path) -> None:
-        self._metadata.made(path, _IMPLIED_MODE, None)
+        self.metadata.made(path, _IMPLIED_MODE, None)
 
     def _create(self, path: Path, mode: int) -> int:
         try:
@@ -144,10 +163,18 @@ class TreeWriter:
             try:
                 return os.open(path[-1], _CREATE, mode, dir_fd=parent)
             except FileExistsError:
-                os.unlink(path[-1], dir_fd=parent)
+                self._make_way(path, parent)
                 return os.open(path[-1], _CREATE, mode, dir_fd=parent)
         except OSError as error:
             self._fail(error, path)
+
+    def _make_way(self, path: Path, parent: int) -> None:
+        if self._late is not None:
+            raise ArchiveError(
+                f"{_shown(path)} comes more than once, and of several streams nobody can say "
+                "which has the right one; send it in one of them"
+            )
+        os.unlink(path[-1], dir_fd=parent)
 
     def _parent(self, path: Path) -> int:
         if not path:
@@ -175,17 +202,18 @@ class TreeWriter:
 
     def _make_directory(self, path: Path, mode: int, mtime: int) -> None:
         parent = self._parent(path)
-        # open to the process alone until its own mode comes at the end
-        try:
-            os.mkdir(path[-1], 0o700, dir_fd=parent)
-        except FileExistsError:
-            found = os.stat(path[-1], dir_fd=parent, follow_symlinks=False)
-            if stat.S_ISDIR(found.st_mode):
-                self._metadata.again(path, mode, mtime)
-                return
-            os.unlink(path[-1], dir_fd=parent)
-            os.mkdir(path[-1], 0o700, dir_fd=parent)
-        self._metadata.made(path, mode, mtime)
+        with self.metadata.lock:
+            # open to the process alone until its own mode comes at the end
+            try:
+                os.mkdir(path[-1], 0o700, dir_fd=parent)
+            except FileExistsError:
+                found = os.stat(path[-1], dir_fd=parent, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    self.metadata.again(path, mode, mtime)
+                    return
+                self._make_way(path, parent)
+                os.mkdir(path[-1], 0o700, dir_fd=parent)
+            self.metadata.made(path, mode, mtime)
 
     def _make_symlink(self, path: Path, mtime: int, text: bytes) -> None:
         parent = self._parent(path)
@@ -193,7 +221,7 @@ class TreeWriter:
         try:
             os.symlink(text, name, dir_fd=parent)
         except FileExistsError:
-            os.unlink(name, dir_fd=parent)
+            self._make_way(path, parent)
             os.symlink(text, name, dir_fd=parent)
         if self._owner is not None:
             os.chown(name, *self._owner, dir_fd=parent, follow_symlinks=False)
@@ -214,7 +242,7 @@ class TreeWriter:
         except FileExistsError:
             if os.path.samestat(found, os.stat(path[-1], dir_fd=parent, follow_symlinks=False)):
                 return
-            os.unlink(path[-1], dir_fd=parent)
+            self._make_way(path, parent)
             _link(target[-1], source, path[-1], parent)
 
     def _parent_beside(self, path: Path, other: int) -> int:

@@ -14,17 +14,17 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import NoReturn
 
-from attrs import Factory, frozen
-
-from wingsd.archive.directories import Directories, Path
+from wingsd.archive.directories import Directories
+from wingsd.archive.listing import Listing, Path
 from wingsd.archive.policy import MAX_NAME, display
+from wingsd.archive.span import EVERYTHING, Span
 from wingsd.diskadvice import reading_advice
 from wingsd.errors import StorageError
 
 __all__ = [
     "REPLACED",
     "VANISHED",
-    "Listing",
+    "gone",
     "measure",
     "opened",
     "unreadable",
@@ -35,27 +35,6 @@ VANISHED = "it vanished meanwhile"
 REPLACED = "it was replaced by something else meanwhile"
 
 _MISSING = (errno.ENOENT, errno.ESTALE)
-
-
-@frozen
-class Listing:
-    """One directory: its path, a descriptor and what it tells, and the names in it by kind.
-
-    The descriptor is good until the next listing is asked for.
-    """
-
-    path: Path
-    fd: int
-    stat: os.stat_result
-    files: list[bytes] = Factory(list)
-    symlinks: list[bytes] = Factory(list)
-    others: list[bytes] = Factory(list)
-    directories: list[bytes] = Factory(list)
-
-    @property
-    def prefix(self) -> bytes:
-        """What stands before the names in it to make names below the root."""
-        return b"".join(part + b"/" for part in self.path)
 
 
 def measure(directory: str) -> int:
@@ -83,7 +62,7 @@ def _stats(listing: Listing) -> Iterator[os.stat_result]:
         try:
             found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _MISSING:
+            if not gone(error):
                 unreadable(listing.prefix + name, error)
             continue
         if stat.S_ISREG(found.st_mode):
@@ -103,8 +82,12 @@ def opened(directory: str) -> Iterator[int]:
         os.close(fd)
 
 
-def walk(root: int, leave_out: Callable[[bytes, str], None]) -> Generator[Listing, None, None]:
+def walk(
+    root: int, leave_out: Callable[[bytes, str], None], span: Span = EVERYTHING
+) -> Generator[Listing, None, None]:
     """Yield every directory of the tree below the descriptor `root`, itself first.
+
+    Of a `span` that is not everything, each that it enters, with what is in it alone.
 
     `leave_out` gets the name and the reason for each directory that is gone, or something else,
     when its turn comes. Raises StorageError where one cannot be read, and for names too long.
@@ -115,6 +98,8 @@ def walk(root: int, leave_out: Callable[[bytes, str], None]) -> Generator[Listin
         while True:
             listing = _listing(directories, tuple(here), leave_out)
             if listing is not None:
+                if span is not EVERYTHING:
+                    listing = span.of(listing)
                 yield listing
             todo.append(listing.directories[::-1] if listing is not None else [])
             while todo and not todo[-1]:
@@ -138,7 +123,7 @@ def _listing(
         listing = Listing(path, fd, os.fstat(fd))
         _fill(listing)
     except OSError as error:
-        if error.errno in _MISSING and path:
+        if gone(error) and path:
             leave_out(name, VANISHED)
         elif error.errno in (errno.ENOTDIR, errno.ELOOP):
             leave_out(name, REPLACED)
@@ -162,6 +147,11 @@ def _names(listing: Listing, entry: os.DirEntry[str]) -> list[bytes]:
     if entry.is_dir(follow_symlinks=False):
         return listing.directories
     return listing.symlinks if entry.is_symlink() else listing.others
+
+
+def gone(error: OSError) -> bool:
+    """Return whether it says of a name that nothing has it any more."""
+    return error.errno in _MISSING
 
 
 def unreadable(name: bytes, error: OSError) -> NoReturn:

@@ -16,7 +16,8 @@ from typing import Self
 
 import attrs
 
-from wingsd.archive.directories import Directories, Path
+from wingsd.archive.directories import Directories
+from wingsd.archive.listing import Path
 from wingsd.archive.policy import display
 from wingsd.eggfiles.refused import Refused
 

@@ -1,0 +1,109 @@
+"""A server's tree divided into spans, each for an archive of its own, by borders in its order.
+
+The order is that in which `walk` goes. A border is a place in it and no list of files, so whatever
+changes in the tree while it is read, each name is in exactly one span. Pure.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+from attrs import evolve, frozen
+
+from wingsd.archive.listing import Listing, Path
+
+__all__ = ["EVERYTHING", "FILES", "SYMLINKS", "Borders", "Key", "Span", "directory_key"]
+
+Key = tuple[tuple[int, bytes], ...]
+"""The place of a name in the order: each directory above it, then itself, with its kind."""
+
+FILES, SYMLINKS, OTHERS, DIRECTORIES = range(4)
+_END: Key = ((DIRECTORIES + 1, b""),)  # behind all that there can be
+
+#: The most places that are remembered: by so many the parts may be off, in parts of the whole.
+MARKS = 4096
+
+
+def directory_key(path: Path) -> Key:
+    """Return the place of a directory, which comes right before all that is in it."""
+    return tuple((DIRECTORIES, part) for part in path)
+
+
+@frozen
+class Span:
+    """All from `first` on that comes before `end`."""
+
+    first: Key = ()
+    end: Key = _END
+
+    def holds(self, key: Key) -> bool:
+        """Return whether a name is in it."""
+        return self.first <= key < self.end
+
+    def enters(self, path: Path) -> bool:
+        """Return whether the directory, or anything below it, is in it."""
+        key = directory_key(path)
+        return self.first[: len(key)] <= key < self.end
+
+    def of(self, listing: Listing) -> Listing:
+        """Return what of a directory is in it, with the directories that it enters."""
+        return evolve(
+            listing,
+            files=self._cut(listing.path, FILES, listing.files),
+            symlinks=self._cut(listing.path, SYMLINKS, listing.symlinks),
+            others=self._cut(listing.path, OTHERS, listing.others),
+            directories=[n for n in listing.directories if self.enters((*listing.path, n))],
+        )
+
+    def _cut(self, path: Path, kind: int, names: list[bytes]) -> list[bytes]:
+        above = directory_key(path)
+
+        def place(name: bytes) -> Key:
+            return (*above, (kind, name))
+
+        start = bisect_left(names, self.first, key=place)
+        return names[start : bisect_left(names, self.end, lo=start, key=place)]
+
+
+EVERYTHING = Span()
+
+
+class Borders:
+    """Finds the borders between about equal parts of what is added, which comes in its order.
+
+    It remembers some thousand places, however much is added.
+    """
+
+    def __init__(self) -> None:
+        #: Each place, and the bytes before it.
+        self._marks: list[tuple[int, Key]] = []
+        self._next = 1
+        self._apart = 1
+        self._total = 0
+
+    def add(self, key: Key, size: int) -> None:
+        """Add a name, and the bytes that it takes of an archive."""
+        if self._total >= self._next:
+            self._marks.append((self._total, key))
+            self._next = self._total + self._apart
+            if len(self._marks) > MARKS:
+                self._thin_out()
+        self._total += size
+
+    def _thin_out(self) -> None:
+        self._apart = 2 * self._total // MARKS
+        marks, self._marks, self._next = self._marks, [], 1
+        for start, key in marks:
+            if start >= self._next:
+                self._marks.append((start, key))
+                self._next = start + self._apart
+
+    def spans(self, count: int) -> list[Span]:
+        """Return that many spans, in order, which hold everything; some may hold nothing."""
+        cuts = [self._nearest(self._total * number // count) for number in range(1, count)]
+        return [Span(first, end) for first, end in zip([(), *cuts], [*cuts, _END], strict=True)]
+
+    def _nearest(self, place: int) -> Key:
+        at = bisect_right(self._marks, place, key=lambda mark: mark[0])
+        near = [*self._marks[max(at - 1, 0) : at + 1], (self._total, _END)]
+        return min(near, key=lambda mark: abs(mark[0] - place))[1]

@@ -1,0 +1,71 @@
+"""Divides a tree into parts of about equal size, each to be packed into an archive of its own."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import closing
+from types import MappingProxyType
+
+from attrs import frozen
+
+from wingsd.archive.listing import Listing
+from wingsd.archive.span import EVERYTHING, FILES, SYMLINKS, Borders, Span, directory_key
+from wingsd.archive.walk import gone, opened, unreadable, walk
+
+__all__ = ["Inode", "Part", "split"]
+
+Inode = tuple[int, int]
+
+_HEADER = 1536  # what the headers of a member take, which has its time in nanoseconds
+
+
+@frozen
+class Part:
+    """What of the tree below `directory` is in a span, by default all of it.
+
+    It has the first name in the whole tree of each file that has several.
+    """
+
+    directory: str
+    span: Span = EVERYTHING
+    first_names: Mapping[Inode, bytes] = MappingProxyType({})
+
+
+def split(directory: str, count: int) -> list[Part]:
+    """Divide the tree below `directory` into that many parts, the same for the same tree.
+
+    They hold about as many bytes, but for single files that are larger. Blocking: every file is
+    looked at once, and none is read. Raises StorageError where something cannot be read.
+    """
+    borders = Borders()
+    names: dict[Inode, bytes] = {}
+    with opened(directory) as root, closing(walk(root, lambda name, why: None)) as listings:
+        for listing in listings:
+            borders.add(directory_key(listing.path), _HEADER)
+            _add(listing, FILES, listing.files, borders, names)
+            _add(listing, SYMLINKS, listing.symlinks, borders, names)
+    known = MappingProxyType(names)
+    return [Part(directory, span, known) for span in borders.spans(count)]
+
+
+def _add(
+    listing: Listing,
+    kind: int,
+    names: list[bytes],
+    borders: Borders,
+    first_names: dict[Inode, bytes],
+) -> None:
+    above = directory_key(listing.path)
+    for name in names:
+        try:
+            found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
+        except OSError as error:
+            if not gone(error):
+                unreadable(listing.prefix + name, error)
+            continue
+        if found.st_nlink > 1:
+            first_names.setdefault((found.st_dev, found.st_ino), listing.prefix + name)
+        size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+        borders.add((*above, (kind, name)), _HEADER + size)
