@@ -124,6 +124,8 @@ class Asker:
         case.headers = {} if case.headers is None else case.headers
         case.headers.pop("Authorization", None)
         headers = {} if authorization is None else {"Authorization": authorization}
+        # Who numbers streams and is no node of this kind gets no answer where it is refused.
+        headers["User-Agent"] = "wingsd/fuzz"
         try:
             response = case.call(base_url=self.url, headers=headers, timeout=WITHIN)
         except (requests.exceptions.InvalidHeader, requests.exceptions.InvalidURL):
@@ -153,7 +155,10 @@ def _settle(case: Any, *, ours: bool) -> None:
 
 async def prepared(house: House) -> Asker:
     """Start a node with a server on it; return who asks it."""
-    await house.start(api={})
+    # One that waits for others is not to wait for longer than a client here.
+    system: dict[str, Any] = house.configuration()["system"]
+    transfers = {"streams": {"within": 1}}
+    await house.start(api={}, system=system | {"transfers": transfers})
     await house.loaded()
     house.node.address = house.url
     await house.panel.create_server_on(house.node, server_settings(SERVER))

@@ -34,8 +34,9 @@ __all__ = [
     "PanelError",
     "PanelRefused",
     "PanelUnreachable",
-    "PartialUpload",
     "StorageError",
+    "StreamMissing",
+    "StreamRefused",
     "TooManyTransfers",
     "TransferCancelled",
     "TryAgain",
@@ -69,9 +70,16 @@ class WingsdError(Exception):
     retry_after: float = 0.0
 
     def __init__(self, message: str, detail: str = "") -> None:
-        super().__init__(f"{message}: {detail}" if detail else message)
+        super().__init__(message, detail)
         self.message = message
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.message}: {self.detail}" if self.detail else self.message
+
+    def told_of(self, what: str) -> None:
+        """Say in the detail which of several things it is about."""
+        self.detail = f"{what}: {self.detail}" if self.detail else what
 
 
 class NotAuthorized(WingsdError):
@@ -156,14 +164,18 @@ class ChecksumFirst(BadRequest):
         )
 
 
-class PartialUpload(BadRequest):
-    """It is one of several requests, each with some of the server's files."""
+class StreamRefused(BadRequest):
+    """One of several requests with one server is not one that belongs to the others."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "this node cannot take a server in more than one stream",
-            "transfer it again without additional streams",
-        )
+    def __init__(self, detail: str) -> None:
+        super().__init__("the streams of this transfer do not belong together", detail)
+
+
+class StreamMissing(BadRequest):
+    """Not all of the requests have come that one server is sent in."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("a stream of this transfer is missing", detail)
 
 
 class IncompleteUpload(BadRequest):

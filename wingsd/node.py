@@ -170,6 +170,7 @@ class Node(Service):
         self.booted.cancel()
         # The door is open meanwhile: of a server that was sent, the Panel says there that it has
         # moved, and nobody else would ever delete what is left of it here.
+        parts.streams.stop()
         await DeferredList([parts.receiver.stop(), parts.sender.stop()])
         await parts.control_door.close()
         await parts.door.close()

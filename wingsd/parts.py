@@ -33,6 +33,7 @@ from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.recovery import Recovery
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.staging import Staging
+from wingsd.transfers.streams import StreamGroups
 from wingsd.transfers.trust import checked
 from wingsd.transfers.writeback import WriteBack
 from wingsd.web.api import Api
@@ -79,6 +80,7 @@ class Parts:
         self.servers = self._make_servers()
         self._trust = checked(transfers.ca_file)
         self.receiver = self._make_receiver()
+        self.streams = StreamGroups(self.receiver, self.journal, transfers.streams, reactor)
         self.sender = self._make_sender()
         self.by_hand = self._make_by_hand()
         self._services = self._make_services()
@@ -157,6 +159,7 @@ class Parts:
                 disk=self.pools.disk,
                 packers=self.pools.packers,
                 slots=DeferredSemaphore(PACKERS),
+                streams=min(system.transfers.streams.most, PACKERS - 1),
                 bucket=self._bucket(system.transfers.upload_limit),
                 observer=self.observer,
             )
@@ -203,6 +206,7 @@ class Parts:
             servers=self.servers,
             sender=self.sender,
             receiver=self.receiver,
+            streams=self.streams,
             journal=self.journal,
             by_hand=self.by_hand,
             denied=self.denied,

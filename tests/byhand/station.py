@@ -25,7 +25,7 @@ from wingsd.archive import Compression, Limits
 from wingsd.bridge import Workers
 from wingsd.byhand import ByHand, HandMeans
 from wingsd.byhand.arrivals import Invitation
-from wingsd.config import Config, Control, Form, System, Transfers
+from wingsd.config import Config, Control, Form, Streams, System, Transfers
 from wingsd.control import Rooms
 from wingsd.environment.information import EngineInformation
 from wingsd.events import EventBus
@@ -49,6 +49,7 @@ from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.staging import Staging
+from wingsd.transfers.streams import StreamGroups
 from wingsd.transfers.trust import Trust
 from wingsd.transfers.writeback import WriteBack
 from wingsd.web.api import Api
@@ -195,6 +196,7 @@ class Station:
             servers=self.servers,
             sender=self.sender,
             receiver=self.receiver,
+            streams=StreamGroups(self.receiver, self.journal, Streams(), reactor),
             journal=self.journal,
             by_hand=self.by_hand,
             denied=DenyList(0),

@@ -143,9 +143,9 @@ class Pair:
         at_source = self.panel.node_of(UUID) is self.source.node
         return self.source if at_source else self.destination
 
-    async def transfer(self) -> None:
-        """Have the Panel begin the move."""
-        await self.panel.transfer(UUID, self.destination.node)
+    async def transfer(self, **fields: Any) -> None:
+        """Have the Panel begin the move; `fields` are put into what the source is told."""
+        await self.panel.transfer(UUID, self.destination.node, **fields)
 
     async def cancel(self, peer: Peer) -> int:
         """Have the Panel cancel the move at one of the nodes; return the answer's status."""

@@ -19,8 +19,9 @@ from tests.families.recordings import Recording
 from tests.transfers.receiving import House
 from tests.web.node import until
 from tests.web.talk import Transport
-from wingsd.config import PELICAN, Config
+from wingsd.config import PELICAN, Config, Streams
 from wingsd.testing import Panel
+from wingsd.transfers.streams import StreamGroups
 from wingsd.web.api import Api
 from wingsd.web.services import Services
 from wingsd.web.site import NodeSite
@@ -97,7 +98,8 @@ class Endpoint:
         )
         # What Pelican's Panel says more in its tokens, and its nodes demand.
         self._claims: dict[str, Any] = {"scope": "transfer"} if family == PELICAN else {}
-        self._site = site(config, receiver=house.receiver, journal=house.journal)
+        streams = StreamGroups(house.receiver, house.journal, Streams(), Clock())
+        self._site = site(config, receiver=house.receiver, streams=streams, journal=house.journal)
 
     async def upload(
         self, recording: Recording, cut: Callable[[bytes], Iterable[bytes]] | None = None
@@ -162,6 +164,7 @@ def site(config: Config, **rooms: Any) -> NodeSite:
             "servers",
             "sender",
             "receiver",
+            "streams",
             "journal",
             "by_hand",
             "denied",

@@ -96,14 +96,15 @@ class Receptions:
 
     def _look(self, received: Received) -> Result:
         house = self._house
+        (part,) = received.parts
         log = house.staging.log(UUID)
         return Result(
             files=files_in(log.with_suffix("")),
             backups=files_in(self._staged),
             log=log.read_bytes() if log.exists() else None,
-            sha256=received.archive.sha256,
-            backup_sha256=received.backups,
-            checksums=received.checksums,
+            sha256=part.archive.sha256,
+            backup_sha256=part.backups,
+            checksums=part.checksums,
         )
 
     def _forget(self) -> None:

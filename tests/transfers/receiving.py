@@ -123,7 +123,6 @@ class Source:
     content_type = "multipart/form-data; boundary=x"
     user_agent = ""
     size = 0
-    is_partial = False
 
     def __init__(
         self, data: bytes = DATA, checksum: str = "", error: WingsdError | None = None

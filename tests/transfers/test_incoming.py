@@ -80,17 +80,10 @@ def not_multipart() -> Source:
     return source
 
 
-def one_of_many() -> Source:
-    source = Source()
-    source.is_partial = True
-    return source
-
-
 @pytest.mark.parametrize(
     ("source", "kind"),
     [
         (not_multipart(), BadRequest),
-        (one_of_many(), BadRequest),
         (Source(checksum="0"), BadRequest),
         (Source(data=b"nonsense"), ArchiveError),
         (Source(data=DATA[:-5]), ArchiveError),

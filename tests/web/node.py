@@ -236,6 +236,7 @@ class House:
             "receiver": self.receiver,
             "journal": self.journal,
             "by_hand": self.by_hand,
+            "streams": None,
             "denied": FakeDenyList(self.calls),
             "websocket": Socket,
             "engine": self.engine,

@@ -57,3 +57,14 @@ def test_what_is_not_as_asked_for_is_named(body: bytes, detail: str) -> None:
     with pytest.raises(BadRequest, match="could not be validated") as caught:
         parse(body, Order)
     assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize(("text", "value"), [("3", 3), ("3.0", 3), ("3e1", 30)])
+def test_a_whole_number_may_be_written_with_a_point(text: str, value: int) -> None:
+    assert parse(b'{"url": "x", "count": %b}' % text.encode(), Order) == Order("x", value)
+
+
+@pytest.mark.parametrize("text", ["3.5", "1e999", "NaN", "true"])
+def test_another_is_none(text: str) -> None:
+    with pytest.raises(BadRequest, match="count: expected a whole number"):
+        parse(b'{"url": "x", "count": %b}' % text.encode(), Order)

@@ -173,8 +173,22 @@ async def test_the_format_and_level_that_calagopus_asks_for_are_handed_on(house:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_streams_that_it_asks_for_are_handed_on(house: House) -> None:
+    assert (
+        await house.call("POST", f"{HOME}/transfer", ORDER | {"multiplex_streams": 3})
+    ).status == 202
+    assert house.calls == [("start", UUID, TransferOrder(URL, "Bearer a.b.c", streams=3))]
+    house.calls.clear()
+    for wrong in (-1, "x"):
+        reply = await house.call("POST", f"{HOME}/transfer", ORDER | {"multiplex_streams": wrong})
+        assert reply.status == 400
+        assert reply.json["detail"].startswith("multiplex_streams: ")
+    assert house.calls == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_null_asks_for_nothing(house: House) -> None:
-    asked = {"archive_format": None, "compression_level": None}
+    asked = {"archive_format": None, "compression_level": None, "multiplex_streams": None}
     await house.call("POST", f"{HOME}/transfer", ORDER | asked)
     assert house.calls == [("start", UUID, TransferOrder(URL, "Bearer a.b.c"))]
 

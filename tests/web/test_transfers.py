@@ -28,7 +28,7 @@ async def test_senders_may_ask_what_may_be_in_an_archive(house: House) -> None:
     reply = await house.call("OPTIONS", "transfers", Authorization=None)
     assert (reply.status, reply.text) == (204, "")
     assert reply.headers["allow"] == "OPTIONS, POST"
-    assert reply.headers["transfer-features"] == "symlinks, hard-links"
+    assert reply.headers["transfer-features"] == "symlinks, hard-links, streams"
     assert house.calls == []
 
 

@@ -68,6 +68,7 @@ class Town:
             servers=self.servers,
             sender=transfers,
             receiver=transfers,
+            streams=transfers,
             journal=Journal(self.store, self.disk, time.time),
             by_hand=transfers,
             denied=denied,

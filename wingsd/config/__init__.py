@@ -20,7 +20,7 @@ from wingsd.config.docker import (
 from wingsd.config.family import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.config.file import PLACES, Config, RemoteQuery, find, load, parse
 from wingsd.config.metrics import Metrics
-from wingsd.config.system import Backups, Form, Rootless, System, Transfers, User
+from wingsd.config.system import Backups, Form, Rootless, Streams, System, Transfers, User
 
 __all__ = [
     "CALAGOPUS",
@@ -46,6 +46,7 @@ __all__ = [
     "RemoteQuery",
     "Rootless",
     "Ssl",
+    "Streams",
     "System",
     "Transfers",
     "User",

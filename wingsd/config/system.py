@@ -7,7 +7,7 @@ import attrs
 from wingsd.config.checks import nice_value, not_negative, one_of, path_field, positive
 from wingsd.config.units import Bytes, BytesPerSecond, Days, MiB, MiBPerSecond, Seconds
 
-__all__ = ["Backups", "Form", "Rootless", "System", "Transfers", "User"]
+__all__ = ["Backups", "Form", "Rootless", "Streams", "System", "Transfers", "User"]
 
 
 @attrs.frozen
@@ -47,6 +47,19 @@ class Form:
 
 
 @attrs.frozen
+class Streams:
+    """`system.transfers.streams`: a server that moves in several requests at the same time."""
+
+    #: As many beside the first are taken for one server, and sent where the Panel asks for them:
+    #: never more than 7 (wingsd's own). Each that is received takes a place in `concurrent` and
+    #: the memory of one upload; where there are not enough for all, they are read in turn.
+    most: int = attrs.field(default=16, validator=not_negative)
+    #: How long the others may be missing when one of them has come, before all of them fail
+    #: (wingsd's own).
+    within: Seconds = attrs.field(default=60, validator=positive)
+
+
+@attrs.frozen
 class Transfers:
     """`system.transfers`: how servers are moved."""
 
@@ -76,6 +89,7 @@ class Transfers:
     #: any rate (wingsd's own).
     least_rate: BytesPerSecond = attrs.field(default=1024, validator=not_negative)
     form: Form = Form()
+    streams: Streams = Streams()
     #: How long a server may take to stop before it is killed, to be sent away (wingsd's own).
     stop_grace: Seconds = attrs.field(default=60, validator=positive)
     #: How long a whole copy of a server is kept that the Panel has on another node (wingsd's own).

@@ -6,10 +6,7 @@ also where a transfer goes on that was cut off by the end of an earlier daemon.
 
 from __future__ import annotations
 
-from typing import Any
-
-from twisted.internet.defer import Deferred, DeferredList, succeed
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from wingsd.config import CALAGOPUS
@@ -19,7 +16,7 @@ from wingsd.servers import Server
 from wingsd.transfers.authority import ReceivingAuthority
 from wingsd.transfers.course import Course
 from wingsd.transfers.extras import Backup
-from wingsd.transfers.interrupt import when_fired
+from wingsd.transfers.interrupt import fires_within
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.means import ReceivingMeans
 from wingsd.transfers.undo import UndoList
@@ -118,7 +115,7 @@ class Arrival:
         self._undo.clear()
         self.may_be_told = True
         means.staging.settle(name)
-        if await _fires_within(told, PATIENCE, means.reactor):
+        if await fires_within(told, PATIENCE, means.reactor):
             await self._conclude(server, told)
             return succeed(None)
         server.hold = NOT_TOLD
@@ -158,13 +155,3 @@ class Arrival:
         # What came here is whole, so it is not thrown away at once.
         self._means.servers.forget(self._server)
         await self._means.attic.store_away(self._server)
-
-
-async def _fires_within(waiting: Deferred[bool], seconds: float, reactor: Any) -> bool:
-    """Return whether it fires so soon; it goes on in any case, and keeps its result."""
-    limit: Deferred[None] = deferLater(reactor, seconds)
-    fired = when_fired(waiting)
-    await DeferredList([fired, limit], fireOnOneCallback=True, consumeErrors=True)
-    limit.addErrback(lambda _: None)
-    limit.cancel()
-    return waiting.called

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import attrs
 
-from wingsd.archive import Packed, pack
+from wingsd.archive import Packed, Part, pack
 from wingsd.config import CALAGOPUS
 from wingsd.errors import StorageError
 from wingsd.transfers.formdata import FormFrame
@@ -24,19 +24,27 @@ __all__ = ["Cargo"]
 
 @attrs.frozen
 class Cargo:
-    """One server's files, those in `directory`; its backups; and the log of its installation.
+    """One server's files, those in `source`; its backups; and the log of its installation.
 
-    `links` tells whether the destination keeps symlinks and hard links, and `family` whose nodes
-    it is one of.
+    `source` is a directory, or a part of one. `links` tells whether the destination keeps
+    symlinks and hard links, and `family` whose nodes it is one of.
     """
 
     server: str
     family: str
-    directory: str
+    source: str | Part
     links: bool
     form: Form
     backups: tuple[LocalBackup, ...]
-    logs: InstallLogs
+    logs: InstallLogs | None
+
+    def of(self, part: Part) -> Cargo:
+        """Return the same, but of the files those in a part of the directory alone."""
+        return attrs.evolve(self, source=part)
+
+    def files_of(self, part: Part) -> Cargo:
+        """Return the files in a part of the directory, and nothing beside them."""
+        return attrs.evolve(self, source=part, backups=(), logs=None)
 
     def write(
         self,
@@ -45,14 +53,14 @@ class Cargo:
         note: Callable[[str], None],
         progress: Callable[[int], None],
     ) -> Packed:
-        """Write the whole body; `note` gets a line for each thing that cannot go as it is.
+        """Write all but the form's end; `note` gets a line for what cannot go as it is.
 
         `progress` gets the bytes of files and backups read so far. Raises `StorageError`, and
         whatever `write` raises.
         """
         write(frame.before())
         packed = pack(
-            self.directory,
+            self.source,
             write,
             links=self.links,
             form=self.form.archive,
@@ -67,7 +75,6 @@ class Cargo:
         self._write_backups(frame, write, lambda read: progress(packed.packed_bytes + read))
         if self.family != CALAGOPUS:
             self._write_log(frame, write, note)
-        write(frame.end())
         return packed
 
     def _write_backups(
@@ -93,7 +100,7 @@ class Cargo:
     ) -> None:
         """Write the log, as far as it can be read: no transfer fails for it."""
         try:
-            log = self.logs.open(self.server)
+            log = self.logs.open(self.server) if self.logs is not None else None
             if log is None:
                 return
             with closing(log):

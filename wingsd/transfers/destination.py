@@ -106,13 +106,20 @@ class Destination:
         _judge(answer)
         return answer
 
-    def upload(self, content_type: str, body: Outflow, stall_timeout: float) -> OutgoingUpload:
+    def upload(
+        self,
+        content_type: str,
+        body: Outflow,
+        stall_timeout: float,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> OutgoingUpload:
         """Begin to send what comes out of `body`; it is closed if this ends before it does.
 
-        The node may leave what it is sent unacknowledged for `stall_timeout` seconds.
+        The node may leave what it is sent unacknowledged for `stall_timeout` seconds. `headers`
+        are further ones of the request.
         """
-        headers = [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
-        request = self._request("POST", headers)
+        usual = [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
+        request = self._request("POST", [*usual, *headers])
         return OutgoingUpload(*self._start(request, body, stall_timeout))
 
     def _request(self, method: str, headers: Iterable[tuple[str, str]] = ()) -> h11.Request:

@@ -27,8 +27,9 @@ from wingsd.transfers.course import Course
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.means import ReceivingMeans
 from wingsd.transfers.progress import Progress
-from wingsd.transfers.reception import Reception, Upload
+from wingsd.transfers.reception import Reception
 from wingsd.transfers.undo import UndoList
+from wingsd.transfers.upload import ALONE, Companions, Upload
 from wingsd.transfers.wording import DESTINATION
 
 __all__ = ["IncomingTransfer"]
@@ -64,12 +65,14 @@ class IncomingTransfer:
         self._course.count = lambda: self._reception.meter.done
         self._arrival = Arrival(server, means, authority, self._course, self._undo)
         self._upload: Upload | None = None
+        self._others: Companions = ALONE
         self._begun = means.reactor.seconds()
 
-    async def run(self, upload: Upload) -> None:
+    async def run(self, upload: Upload, others: Companions = ALONE) -> None:
         """Receive the server. Raises the `WingsdError` that the sender is to read."""
-        self._upload = upload
+        self._upload, self._others = upload, others
         upload.when_gone(self._sender_gone)
+        others.when_failed(self._stream_failed)
         rest: Deferred[None] = succeed(None)
         try:
             configuration = await self._admit()
@@ -122,6 +125,7 @@ class IncomingTransfer:
         self._course.chain.interrupt(reason)
         if self._upload is not None:
             self._upload.stop(reason)
+            self._others.stop(reason)
         return True
 
     @property
@@ -135,9 +139,14 @@ class IncomingTransfer:
             by_hand=self.authority.by_hand,
             seconds=self._means.reactor.seconds() - self._begun,
             bytes=self._reception.meter.done,
-            total=self._upload.size if self._upload is not None else 0,
+            total=self._reception.size,
             rate=self._reception.meter.rate,
         )
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether others are at work, and it is not its turn yet."""
+        return self._course.chain.is_waiting
 
     @property
     def has_failed(self) -> bool:
@@ -161,6 +170,11 @@ class IncomingTransfer:
             verified=True,
         )
 
+    def _stream_failed(self, error: WingsdError) -> None:
+        # Before, it is raised where the others are waited for: so it comes to be told.
+        if not self._course.life.before(ReceiveStep.RECEIVE):
+            self.give_up(error, verified=True)
+
     # The chain
 
     async def _admit(self) -> Configuration:
@@ -181,7 +195,7 @@ class IncomingTransfer:
         self.authority.begin()
         await course.begin()
         await self.authority.write_down()
-        received = await self._reception.receive(upload, configuration.settings)
+        received = await self._reception.receive(upload, configuration.settings, self._others)
 
         await course.enter(ReceiveStep.VERIFY)
         received.verify()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.task import deferLater
 
 from wingsd.errors import DaemonStopping, WingsdError
 
-__all__ = ["Interruptible", "when_fired"]
+__all__ = ["Interruptible", "fires_within", "when_fired"]
 
 T = TypeVar("T")
 
@@ -18,6 +19,8 @@ class Interruptible:
 
     def __init__(self) -> None:
         self.reason: WingsdError | None = None
+        #: Whether it waits for its turn, while others are at work.
+        self.is_waiting = False
         self._waiting: Deferred[Any] | None = None
 
     def interrupt(self, reason: WingsdError) -> None:
@@ -54,3 +57,13 @@ def when_fired(deferred: Deferred[T]) -> Deferred[None]:
 
     deferred.addCallback(tell)
     return fired
+
+
+async def fires_within(waiting: Deferred[Any], seconds: float, reactor: Any) -> bool:
+    """Return whether it fires so soon; it goes on in any case, and keeps its result."""
+    limit: Deferred[None] = deferLater(reactor, seconds)
+    fired = when_fired(waiting)
+    await DeferredList([fired, limit], fireOnOneCallback=True, consumeErrors=True)
+    limit.addErrback(lambda _: None)
+    limit.cancel()
+    return waiting.called

@@ -83,6 +83,8 @@ class SendingMeans:
     #: Threads that pack, and as many slots: who has none does not connect yet.
     packers: Workers
     slots: DeferredSemaphore
+    #: As many further streams a server is sent in at most, where they are asked for.
+    streams: int = 0
     #: All servers are sent by it; None without a limit.
     bucket: TokenBucket | None = None
     observer: Observer = attrs.field(factory=Observer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import TypeVar
 
@@ -11,7 +11,10 @@ import attrs
 from wingsd.archive import ArchiveFormat, Compression
 from wingsd.config import CALAGOPUS, PELICAN
 
-__all__ = ["Form", "TransferOrder", "form_of"]
+__all__ = ["JOINS_STREAMS", "Form", "TransferOrder", "form_of", "streams_of"]
+
+#: What a destination says that it does, when it takes all requests of a server for one transfer.
+JOINS_STREAMS = "streams"
 
 _Choice = TypeVar("_Choice", bound=Enum)
 
@@ -29,11 +32,14 @@ class TransferOrder:
     compression_level: str = ""
     #: The UUIDs of the local backups that are to come along.
     backups: tuple[str, ...] = ()
+    #: In how many requests beside the first it is to be sent.
+    streams: int = 0
 
     @property
     def family(self) -> str:
-        """Whose nodes the destination is one of: Calagopus' Panel alone asks for a format."""
-        return CALAGOPUS if self.archive_format or self.compression_level else PELICAN
+        """Whose nodes the destination is one of: Calagopus' Panel alone asks for a form."""
+        asks = self.archive_format or self.compression_level or self.streams
+        return CALAGOPUS if asks else PELICAN
 
 
 @attrs.frozen
@@ -54,6 +60,23 @@ def form_of(order: TransferOrder, compression: Compression, tell: Callable[[str]
         _choice(order.archive_format, ArchiveFormat.TAR_GZ, "the archive format", tell),
         _choice(order.compression_level, compression, "the compression level", tell),
     )
+
+
+def streams_of(
+    order: TransferOrder, most: int, features: Collection[str], tell: Callable[[str], None]
+) -> int:
+    """Return in how many requests beside the first the server is sent; `most` is the node's own.
+
+    A node that says which `features` it has, and not that it joins streams, takes only one.
+    Where it is not as asked, `tell` gets a line about it.
+    """
+    asked, sent = order.streams, min(order.streams, most)
+    if features and JOINS_STREAMS not in features:
+        sent = 0
+    if sent < asked:
+        whose = "this node sends" if sent else "the destination takes"
+        tell(f"{asked} streams are asked for beside the first: {whose} {sent or 'none'}")
+    return max(sent, 0)
 
 
 def _choice(asked: str, usual: _Choice, what: str, tell: Callable[[str], None]) -> _Choice:

@@ -6,27 +6,28 @@ The server's files are only read. They go when the Panel has them deleted, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import Packed
-from wingsd.bridge import Outflow, OutflowClosed, relayed
+from wingsd.archive import Packed, split
+from wingsd.bridge import relayed
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.servers import Server
 from wingsd.transfers.authority import SendingAuthority
 from wingsd.transfers.cargo import Cargo
 from wingsd.transfers.course import Course
-from wingsd.transfers.destination import Destination, OutgoingUpload
-from wingsd.transfers.formdata import FormFrame
+from wingsd.transfers.destination import Destination
 from wingsd.transfers.lifecycle import SendStep
 from wingsd.transfers.localbackups import LocalBackup, find_backups
 from wingsd.transfers.means import SendingMeans
-from wingsd.transfers.order import Form, TransferOrder, form_of
+from wingsd.transfers.order import JOINS_STREAMS, TransferOrder, form_of, streams_of
+from wingsd.transfers.outgoingstreams import OutgoingStreams
 from wingsd.transfers.progress import Meter, Progress
+from wingsd.transfers.slots import slots_held
 from wingsd.transfers.wording import SOURCE, progress_bar, readable_size
 
 __all__ = ["KEEPS_LINKS", "MOVED", "OutgoingTransfer"]
@@ -59,10 +60,10 @@ class OutgoingTransfer:
         self._order = order
         self._destination = Destination(order.url, order.token, means.reactor, means.trust)
         self._course = Course(server.uuid, SOURCE, SendStep, means, authority)
-        self._upload: OutgoingUpload | None = None
+        self._streams: OutgoingStreams | None = None
         self._backups: tuple[LocalBackup, ...] = ()
         self._retired = False
-        self._meter = Meter(means.reactor.seconds)
+        self._meter = Meter(means.reactor.seconds, self._count)
         self._begun = means.reactor.seconds()
         #: Whether it has moved, and the Panel has not had it deleted here yet.
         self.is_left_behind = False
@@ -114,9 +115,14 @@ class OutgoingTransfer:
         )
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether others are at work, and it is not its turn yet."""
+        return self._course.chain.is_waiting
+
+    @property
     def is_sent(self) -> bool:
         """Whether the destination may have everything."""
-        return self._upload is not None and self._upload.body_sent
+        return self._streams is not None and self._streams.body_sent
 
     @property
     def is_over(self) -> bool:
@@ -126,8 +132,8 @@ class OutgoingTransfer:
     def _interrupt(self, reason: WingsdError) -> None:
         self._course.chain.interrupt(reason)
         self.authority.give_up(reason)
-        if self._upload is not None:
-            self._upload.abort()
+        if self._streams is not None:
+            self._streams.abort()
 
     # The chain
 
@@ -135,7 +141,9 @@ class OutgoingTransfer:
         means, server = self._means, self.server
         # Asked first: a server need not stop for a destination that cannot be reached.
         await self._wait(self.authority.introduce())
-        links = await self._wait(self._destination.features()) >= KEEPS_LINKS
+        features = await self._wait(self._destination.features())
+        warn = self._course.announcer.warn
+        further = streams_of(self._order, means.streams, features, warn)
 
         # Nor for one of which a backup would be lost.
         if self._order.backups:
@@ -149,71 +157,58 @@ class OutgoingTransfer:
         await self._wait(means.environment.remove(server.uuid))
 
         await self._course.enter(SendStep.SEND)
-        await self._course.chain.wait(means.slots.acquire())
-        try:
+        async with slots_held(means.slots, 1 + further, self._course.chain):
             self._course.take_turn()
-            upload = await self._stream(links)
-        finally:
-            means.slots.release()
+            streams = await self._stream(features, further)
 
         if not self._course.life.over:  # The Panel's word may be faster.
             self._course.pass_on(SendStep.AWAIT)
-        await upload.answer
+        await streams.answered()
 
-    async def _stream(self, links: bool) -> OutgoingUpload:
-        """Send the archive; return when its last byte is on its way."""
-        means, server = self._means, self.server
-        announcer = self._course.announcer
-        form = form_of(self._order, means.compression, announcer.warn)
+    async def _stream(self, features: frozenset[str], further: int) -> OutgoingStreams:
+        """Send the archives; return when the last bytes of all are on their way."""
+        means, announcer = self._means, self._course.announcer
         # Only for the bar: nothing waits for what is not measured yet.
-        server.renew_measure()
-        frame = FormFrame(f"archive.{form.archive.suffix}")
-        body = Outflow(means.reactor, bucket=means.bucket)
-        self._course.count = lambda: body.bytes_out
-        self._upload = upload = self._destination.upload(
-            frame.content_type, body, means.stall_timeout
-        )
+        self.server.renew_measure()
+        cargoes = await self._cargoes(features >= KEEPS_LINKS, further)
+        self._course.chain.check()
+        joined = JOINS_STREAMS in features
+        streams = OutgoingStreams(cargoes, self._destination, means, joined=joined)
+        self._streams = streams
+        self._course.count = lambda: streams.bytes_out
         announcer.show_progress(self._bar)
         self._meter.start()
         try:
-            packed = await means.packers.run(
-                _fill,
-                body,
-                self._cargo(links, form),
-                frame,
-                relayed(means.reactor, announcer.warn),
-                self._note_progress,
-            )
-        except OutflowClosed:
-            await upload.answer  # which tells why
-            raise
-        except Exception:
-            upload.answer.addErrback(lambda _: None)
-            upload.abort()
-            raise
+            packed = await streams.send(relayed(means.reactor, announcer.warn))
         finally:
             self._meter.stop()
             announcer.hide_progress()
         self._say_figures(packed)
-        return upload
+        return streams
 
-    def _cargo(self, links: bool, form: Form) -> Cargo:
-        return Cargo(
+    async def _cargoes(self, links: bool, further: int) -> list[Cargo]:
+        """Return what each upload is to hold: the first also has all that is beside the files."""
+        means, directory = self._means, self._means.servers.directory(self.server.uuid)
+        whole = Cargo(
             server=self.server.uuid,
             family=self._order.family,
-            directory=self._means.servers.directory(self.server.uuid),
+            source=directory,
             links=links,
-            form=form,
+            form=form_of(self._order, means.compression, self._course.announcer.warn),
             backups=self._backups,
-            logs=self._means.logs,
+            logs=means.logs,
         )
-
-    def _note_progress(self, read: int) -> None:
-        # Called in the packing thread; the reactor only looks at the number.
-        self._meter.done = read
+        if not further:
+            return [whole]
+        dividing = means.packers.run(split, directory, 1 + further)
+        first, *others = await self._course.chain.wait(dividing)
+        return [whole.of(first), *(whole.files_of(part) for part in others)]
 
     def _bar(self) -> str:
         return f"Uploading {progress_bar(self._meter.done, self._all_bytes)}"
+
+    def _count(self) -> int:
+        return self._streams.read if self._streams is not None else 0
 
     def _find_backups(self) -> Deferred[tuple[LocalBackup, ...]]:
         order, means = self._order, self._means
@@ -311,27 +306,15 @@ class OutgoingTransfer:
 
     # What is said of it
 
-    def _say_figures(self, packed: Packed) -> None:
-        files = packed.file_count + packed.hard_link_count
-        self._course.note_figures(packed.archive_bytes, files)
+    def _say_figures(self, packed: Sequence[Packed]) -> None:
+        size = sum(each.archive_bytes for each in packed)
+        files = sum(each.file_count + each.hard_link_count for each in packed)
+        self._course.note_figures(size, files)
         self._log.info(
             "{server}: sent {bytes} bytes, {files} files, {seconds:.1f} s, {rate}/s",
             server=self.server.uuid,
-            bytes=packed.archive_bytes,
+            bytes=size,
             files=files,
             seconds=self._meter.seconds,
-            rate=readable_size(packed.archive_bytes / max(self._meter.seconds, 0.001)),
+            rate=readable_size(size / max(self._meter.seconds, 0.001)),
         )
-
-
-def _fill(
-    body: Outflow,
-    cargo: Cargo,
-    frame: FormFrame,
-    note: Callable[[str], None],
-    progress: Callable[[int], None],
-) -> Packed:
-    """Write the whole body of the upload, in a worker thread."""
-    packed = cargo.write(frame, body.write, note, progress)
-    body.finish()
-    return packed

@@ -32,16 +32,21 @@ class Progress:
 
 
 class Meter:
-    """Counts bytes, and the seconds between `start` and `stop`; `seconds` is the clock.
+    """Tells of bytes, and of the seconds between `start` and `stop`.
 
-    `done` may be written by another thread.
+    `seconds` is the clock, and `count` tells how many bytes have gone by so far.
     """
 
-    def __init__(self, seconds: Callable[[], float]) -> None:
-        self.done = 0
+    def __init__(self, seconds: Callable[[], float], count: Callable[[], int]) -> None:
         self._clock = seconds
+        self._count = count
         self._begun: float | None = None
         self._ended: float | None = None
+
+    @property
+    def done(self) -> int:
+        """How many bytes have gone by."""
+        return self._count()
 
     def start(self) -> None:
         """The first byte may come."""

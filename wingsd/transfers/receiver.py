@@ -141,4 +141,4 @@ class Receiver:
     @property
     def waiting(self) -> int:
         """How many of them wait for their turn."""
-        return len(self._means.slots.waiting)
+        return sum(transfer.is_waiting for transfer in self._open.values())

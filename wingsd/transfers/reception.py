@@ -1,80 +1,63 @@
 """The first half of receiving: from an upload's bytes to what stands whole in the staging area.
 
-One thread takes the parts of an upload in their order: it extracts the archive, then writes what
-comes with it.
+One thread takes the parts of an upload in their order (`incomingpart`). Where a server comes by
+several uploads, `together` has them read at the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from wingsd.archive import Extracted, extract
-from wingsd.bridge import Feed, relayed
-from wingsd.errors import ChecksumMismatch, PartialUpload, WingsdError
+from wingsd.archive import Extracted, JointTree, Limits, extract
+from wingsd.bridge import relayed
+from wingsd.errors import WingsdError
 from wingsd.model import Settings
 from wingsd.transfers.course import Course
-from wingsd.transfers.extras import Backup
-from wingsd.transfers.formdata import Checksums, UploadForm
+from wingsd.transfers.incomingpart import IncomingPart, ReceivedPart
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.means import ReceivingMeans
 from wingsd.transfers.progress import Meter
+from wingsd.transfers.slots import slots_held
+from wingsd.transfers.streamroll import FIRST, name_of
+from wingsd.transfers.together import Together
 from wingsd.transfers.undo import UndoList
+from wingsd.transfers.upload import ALONE, Companions, Upload
 from wingsd.transfers.wording import progress_bar
 
-__all__ = ["Received", "Reception", "Upload"]
+__all__ = ["Received", "Reception"]
 
 MIB = 1024 * 1024
 
 
-class Upload(Protocol):
-    """Where the archive comes from. `size` is that of the whole body in bytes, 0 if not known.
-
-    `is_partial` tells that it has only some of the server's files, and other uploads the rest.
-    """
-
-    content_type: str
-    user_agent: str
-    size: int
-    is_partial: bool
-
-    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[Checksums]:
-        """Let the archive flow into `feed`, then each extra as a part of its own.
-
-        The Deferred gives the checksums when all is read. Raises a `WingsdError` when the upload
-        was stopped before.
-        """
-
-    def stop(self, error: WingsdError) -> None:
-        """Read no further, for the reason `error`."""
-
-    def when_gone(self, tell: Callable[[], None]) -> None:
-        """Call `tell` when the sender goes after its body was complete, before its answer."""
-
-
 @attrs.frozen
 class Received:
-    """What has come, and which checksums it should have."""
+    """What has come, by one upload or by several."""
 
-    archive: Extracted
-    #: The SHA-256 of each backup by its UUID.
-    backups: dict[str, str]
-    checksums: Checksums
+    parts: Sequence[ReceivedPart]
 
     def verify(self) -> None:
         """Raise `BadRequest` where anything is not what was sent."""
-        sent = self.checksums
-        if sent.archive != self.archive.sha256:
-            raise ChecksumMismatch(sent.archive, self.archive.sha256)
-        for uuid, checksum in sorted(self.backups.items()):
-            if sent.backups[uuid] != checksum:
-                what = f"backup {uuid}"
-                raise ChecksumMismatch(sent.backups[uuid], checksum, what)
+        for part in self.parts:
+            part.verify()
+
+    @property
+    def files(self) -> int:
+        """How many files there are, by all their names."""
+        archives = [part.archive for part in self.parts]
+        return sum(each.file_count + each.hard_link_count for each in archives)
+
+    @property
+    def archive_bytes(self) -> int:
+        """The bytes of all archives, as they were sent."""
+        return sum(part.archive.archive_bytes for part in self.parts)
+
+    @property
+    def backups(self) -> int:
+        """How many backups there are."""
+        return sum(len(part.backups) for part in self.parts)
 
 
 class Reception:
@@ -89,93 +72,103 @@ class Reception:
         self._means = means
         self._course = course
         self._undo = undo
+        self._parts: Sequence[IncomingPart] = ()
         #: Counts the bytes that come, those of what comes with the server too.
-        self.meter = Meter(means.reactor.seconds)
-        self._size = 0
+        self.meter = Meter(means.reactor.seconds, self._count)
 
-    async def receive(self, upload: Upload, settings: Settings) -> Received:
-        """Take the whole upload, when it is its turn. Raises the `WingsdError` that stops it."""
+    def _count(self) -> int:
+        return sum(part.bytes for part in self._parts)
+
+    @property
+    def size(self) -> int:
+        """How many bytes are to come, 0 where that is not known."""
+        sizes = [part.upload.size for part in self._parts]
+        return sum(sizes) if all(sizes) else 0
+
+    async def receive(
+        self, upload: Upload, settings: Settings, others: Companions = ALONE
+    ) -> Received:
+        """Take the whole server, when it is its turn. Raises the `WingsdError` that stops it."""
         means, course = self._means, self._course
-        if upload.is_partial:
-            raise PartialUpload
-        form = UploadForm(upload.content_type, upload.user_agent, means.form)
+        self._parts = self._parts_of(upload, await course.chain.wait(others.gathered()))
         await course.enter(ReceiveStep.RECEIVE)
-        await course.chain.wait(means.slots.acquire())
-        self.meter.start()
-        try:
-            course.take_turn()
-            with means.write_back.during():
-                return await self._take(upload, form, settings)
-        finally:
-            self.meter.stop()
-            means.slots.release()
+        async with slots_held(means.slots, len(self._parts), course.chain) as slots:
+            self.meter.start()
+            try:
+                course.take_turn()
+                with means.write_back.during():
+                    return await self._take(settings, slots)
+            finally:
+                self.meter.stop()
 
-    async def _take(self, upload: Upload, form: UploadForm, settings: Settings) -> Received:
+    def _parts_of(self, upload: Upload, others: Sequence[Upload]) -> list[IncomingPart]:
+        name = FIRST if others else ""
+        parts = [IncomingPart(self._server, upload, self._means, name, first=True)]
+        for number, other in enumerate(others):
+            name = name_of(number)
+            try:
+                part = IncomingPart(self._server, other, self._means, name, first=False)
+            except WingsdError as error:
+                error.told_of(name)
+                raise
+            parts.append(part)
+        return parts
+
+    async def _take(self, settings: Settings, slots: int) -> Received:
         means, announcer = self._means, self._course.announcer
         self._undo.add(lambda: means.disk.run(means.staging.withdraw, self._server))
         directory = await means.disk.run(means.staging.create, self._server)
         await means.disk.run(means.backups.discard, self._server)
-        feed = Feed(means.reactor)
-        self._size = upload.size
-        coming = upload.read_into(form, feed)
-        announcer.show_progress(self._progress)
         limits = means.limits.for_server(settings.build.disk_space)
-        note = relayed(means.reactor, announcer.warn)
-        unpack = partial(extract, limits=limits, abort=feed.close)
+        announcer.show_progress(self._progress)
         try:
-            # A failure of the body comes out here too: the feed raises it in the thread. So
-            # there is one place to wait, and no thread is left behind in the directory.
-            archive, backups = await means.extractors.run(
-                self._work,
-                feed,
-                lambda: unpack(self._counted(feed), directory, means.owner, note),
-            )
-        except Exception as error:
-            upload.stop(error if isinstance(error, WingsdError) else WingsdError(str(error)))
-            coming.addErrback(lambda _: None)  # it is raised already
-            raise
+            if len(self._parts) == 1:
+                parts = [await self._alone(directory, limits)]
+            else:
+                parts = await self._together(directory, limits, slots)
         finally:
             announcer.hide_progress()
-        return Received(archive, backups, await coming)
+        return Received(parts)
 
-    # What the thread does
+    async def _alone(self, directory: str, limits: Limits) -> ReceivedPart:
+        means = self._means
+        (part,) = self._parts
 
-    def _work(
-        self, feed: Feed, unpack: Callable[[], Extracted]
-    ) -> tuple[Extracted, dict[str, str]]:
-        means, backups = self._means, {}
-        archive = unpack()
-        while (extra := feed.next_part()) is not None:
-            blocks = self._counted(feed)
-            if isinstance(extra, Backup):
-                backups[extra.uuid] = means.backups.store(self._server, extra, blocks)
-            else:
-                means.logs.store(self._server, blocks)
-        return archive, backups
+        def unpack(blocks: Iterator[bytes], abort: Callable[[], None]) -> Extracted:
+            return extract(blocks, directory, means.owner, self._note, limits=limits, abort=abort)
 
-    def _counted(self, feed: Feed) -> Iterator[bytes]:
-        # The reactor only looks at the number.
-        for block in feed.blocks():
-            self.meter.done += len(block)
-            yield block
+        return await part.read(unpack)
+
+    async def _together(self, directory: str, limits: Limits, slots: int) -> list[ReceivedPart]:
+        means, parts = self._means, self._parts
+        tree = await means.disk.run(JointTree, directory, means.owner, limits, len(parts))
+        try:
+            received = await Together(parts, tree, slots, self._course.chain).read(self._note)
+            await means.extractors.run(tree.finish)
+        finally:
+            await means.disk.run(tree.close)
+        return received
+
+    @property
+    def _note(self) -> Callable[[str], None]:
+        return relayed(self._means.reactor, self._course.announcer.warn)
 
     # What is said of it
 
     def _progress(self) -> str:
-        return f"Receiving {progress_bar(self.meter.done, self._size)}"
+        return f"Receiving {progress_bar(self.meter.done, self.size)}"
 
     def say_figures(self, received: Received) -> None:
         """Tell how much came, and how fast; the journal has it too."""
-        archive, meter = received.archive, self.meter
-        files = archive.file_count + archive.hard_link_count
-        self._course.note_figures(archive.archive_bytes, files)
+        meter = self.meter
+        self._course.note_figures(received.archive_bytes, received.files)
         self._log.info(
             "{server}: received {bytes} bytes, {files} files, {backups} backups, {seconds:.1f} s, "
             "{rate:.1f} MiB/s",
             server=self._server,
             bytes=meter.done,
-            files=files,
-            backups=len(received.backups),
+            files=received.files,
+            backups=received.backups,
             seconds=meter.seconds,
             rate=meter.done / MIB / max(meter.seconds, 0.001),
         )

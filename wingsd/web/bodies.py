@@ -18,13 +18,19 @@ _UNREADABLE = "The data passed in the request was not in a parsable format. Plea
 INVALID = "The data provided in the request could not be validated."
 
 
+def _number(text: str) -> float:
+    """Return what JSON has as a number: to it 3.0 is as whole as 3."""
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
 def parse(body: bytes, cls: type[T]) -> T:
     """Return the JSON object `body` as an instance of the attrs class `cls`.
 
     Raises `BadRequest` with what is wrong, by the paths of the keys.
     """
     try:
-        data = json.loads(body)
+        data = json.loads(body, parse_float=_number)
         # JSON can spell half of a UTF-16 pair, which is no character and can be sent nowhere.
         json.dumps(data, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

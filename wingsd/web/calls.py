@@ -64,7 +64,8 @@ class Call:
 
     `order` and `query` are attrs classes, None for nothing; `content` is the type of what is
     answered, None for no body. `form` is the class that tells of a body which is not kept, but
-    taken as it arrives. `fails` are the statuses of all refusals that are to be reckoned with.
+    taken as it arrives, and `headers` the one of what may come with it. `fails` are the statuses
+    of all refusals that are to be reckoned with.
     """
 
     method: str
@@ -74,6 +75,7 @@ class Call:
     query: Any = None
     content: Any = None
     form: Any = None
+    headers: Any = None
     access: Access = Access.ANYBODY
     topic: Topic = Topic.NODE
     fails: tuple[HTTPStatus, ...] = ()
@@ -106,6 +108,7 @@ def call(
     fails: tuple[HTTPStatus, ...] = (),
     access: Access = Access.ANYBODY,
     form: type | None = None,
+    headers: type | None = None,
 ) -> Callable[[Handler], Handler]:
     """Declare that a handler answers `method`; its docstring is what people read of it.
 
@@ -127,6 +130,7 @@ def call(
                 query=types.get("query"),
                 content=None if form or gives is type(None) else gives,
                 form=form,
+                headers=headers,
                 access=access,
                 fails=fails + (_OF_BODIES if order else ()),
             ),

@@ -18,6 +18,7 @@ from wingsd.servers.server import Server
 from wingsd.tokens import DenyList
 from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.sender import Sender
+from wingsd.transfers.streams import StreamGroups
 
 __all__ = ["Services"]
 
@@ -34,6 +35,7 @@ class Services:
     servers: Servers
     sender: Sender
     receiver: Receiver
+    streams: StreamGroups
     journal: Journal
     by_hand: ByHand
     denied: DenyList

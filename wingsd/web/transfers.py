@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from http import HTTPStatus
 from typing import Annotated
 
@@ -13,9 +12,11 @@ from twisted.logger import Logger
 from wingsd.errors import BadRequest, WingsdError
 from wingsd.model import canonical_uuid
 from wingsd.structure import Keywords
-from wingsd.tokens import TransferToken, token_was_used, transfer_token
-from wingsd.transfers.incoming import IncomingTransfer
+from wingsd.tokens import TransferToken, transfer_token
+from wingsd.transfers.authority import ReceivingAuthority
 from wingsd.transfers.order import TransferOrder
+from wingsd.transfers.streamroll import COUNT, NUMBER
+from wingsd.transfers.streams import StreamGroup
 from wingsd.web.bodies import INVALID
 from wingsd.web.calls import Access, Success, Topic, call
 from wingsd.web.endpoint import Endpoint, Public, ServerPath
@@ -42,10 +43,25 @@ class UploadParts:
     ] = None
 
 
+@attrs.frozen
+class StreamHeaders:
+    """Which of several requests with one server it is."""
+
+    multiplex_stream_count: Annotated[
+        str,
+        "How many others there are beside this one, the first.",
+        Keywords(type="integer", minimum=0),
+    ] = ""
+    multiplex_stream: Annotated[
+        str, "The number of one of those others, from 0 on.", Keywords(type="integer", minimum=0)
+    ] = ""
+
+
 class TransfersEndpoint(Public):
     """`/api/transfers`: opens a transfer for each POST with a good token.
 
-    A token is good for one: it is used up when the first of a body is taken.
+    A token is good for one: it is used up when the first of a body is taken. Other requests with
+    it belong to the transfer under way, or are refused.
     """
 
     topic = Topic.TRANSFERS
@@ -56,6 +72,7 @@ class TransfersEndpoint(Public):
         Success(HTTPStatus.OK, "The server is here and the Panel knows."),
         access=Access.TRANSFER,
         form=UploadParts,
+        headers=StreamHeaders,
         fails=(
             HTTPStatus.BAD_REQUEST,
             HTTPStatus.UNAUTHORIZED,
@@ -68,15 +85,24 @@ class TransfersEndpoint(Public):
     def receive_server(self, request: StreamingRequest) -> BodyReader:
         """Take a server that another node sends.
 
-        The answer comes when the server is here and the Panel knows. A client that sends the
-        header `Multiplex-Stream` or `Multiplex-Stream-Count`, as Calagopus' nodes do, takes every
-        answer for success; to it, a refusal is a connection that ends without one.
+        The answer comes when the server is here and the Panel knows.
+
+        It may come in several requests at the same time, all with one token: each with an archive
+        of some of the files, and its checksum. The first has the header `Multiplex-Stream-Count`
+        with the number of the others, and all that comes beside the files; each of those has
+        `Multiplex-Stream` with its own number, from 0 on. They have one outcome, which is the
+        answer to each of them.
+
+        A client that sends one of these headers, as Calagopus' nodes do, takes every answer for
+        success; to it, a refusal is a connection that ends without one. Only wingsd, by its
+        User-Agent, is answered.
         """
         api = self.services.config.api
-        # Only Calagopus' nodes number their streams, also when there is but one. They take every
-        # answer for success, and may then delete the backups that were to move along.
-        numbers = ("Multiplex-Stream-Count", "Multiplex-Stream")
-        request.minds_status = not any(map(request.header, numbers))
+        # Calagopus' nodes number their streams also when there is but one. They take every answer
+        # for success, and may then delete the backups that were to move along.
+        is_numbered = any(map(request.header, (COUNT, NUMBER)))
+        is_ours = request.header("User-Agent").startswith("wingsd/")
+        request.minds_status = is_ours or not is_numbered
         try:
             header = request.header("Authorization")
             config = self.services.config
@@ -84,8 +110,9 @@ class TransfersEndpoint(Public):
         except WingsdError as error:
             self._tell_refused(request, error)
             raise
-        upload = Upload(request, partial(self._use_up, token), self.services.download_bucket)
-        outcome = Deferred.fromCoroutine(self._receive(request, token, upload))
+        group = self.services.streams.of(token)
+        upload = Upload(request, group.admit, self.services.download_bucket)
+        outcome = Deferred.fromCoroutine(self._receive(request, group, upload))
         outcome.addCallbacks(
             lambda _: request.answer(HTTPStatus.OK),
             request.fail,
@@ -102,38 +129,34 @@ class TransfersEndpoint(Public):
             "It is in the headers.",
             {
                 "Allow": "The methods of this path.",
-                "Transfer-Features": "A comma list, such as `symlinks, hard-links`.",
+                "Transfer-Features": "A comma list, such as `symlinks, hard-links, streams`.",
             },
         ),
     )
     async def get_transfer_features(self, request: StreamingRequest) -> None:
-        """Tell what the node keeps of a server beyond what every node does."""
-        request.setHeader("Transfer-Features", "symlinks, hard-links")
+        """Tell what the node keeps of a server beyond what every node does.
+
+        With `streams`, the requests that a server comes in have one outcome, and a hard link in
+        one may have its file in another.
+        """
+        request.setHeader("Transfer-Features", "symlinks, hard-links, streams")
 
     async def _receive(
-        self, request: StreamingRequest, token: TransferToken, upload: Upload
+        self, request: StreamingRequest, group: StreamGroup, upload: Upload
     ) -> None:
+        number, count = request.header(NUMBER), request.header(COUNT)
         try:
-            transfer = await self._open(token)
+            if number:
+                rest = await group.join(number, count, upload)
+            else:
+                rest = await group.open(count, upload, lambda: self._authority(group.token))
         except WingsdError as error:
             self._tell_refused(request, error)
             raise
-        await transfer.run(upload)
+        await rest()
 
-    async def _open(self, token: TransferToken) -> IncomingTransfer:
-        # Before there is a transfer: what a used token is sent with says nothing about the
-        # server, and the Panel is not to hear of it.
-        if await self.services.journal.was_used(token.digest, token.expires):
-            raise token_was_used()
-        by_hand = self.services.by_hand
-        authority = by_hand.arrivals.authority(token) if token.by_hand else None
-        return self.services.receiver.open(token.server, authority)
-
-    async def _use_up(self, token: TransferToken) -> None:
-        # Calagopus' nodes can send one transfer in several requests (`Multiplex-Stream`), all
-        # with one token: those after the first belong to the transfer that has used it up.
-        if not await self.services.journal.use_token(token.digest, token.expires):
-            raise token_was_used()
+    def _authority(self, token: TransferToken) -> ReceivingAuthority | None:
+        return self.services.by_hand.arrivals.authority(token) if token.by_hand else None
 
     def _tell_refused(self, request: StreamingRequest, error: Exception) -> None:
         self._log.warn("an upload from {peer} is refused: {error}", peer=request.peer, error=error)
@@ -183,6 +206,12 @@ class Destination:
         "Calagopus': best_speed, good_speed, good_compression or best_compression, and none. By "
         "default, and for any other, it is the node's own.",
     ] = None
+    multiplex_streams: Annotated[
+        int,
+        "Calagopus': in how many requests beside the first, all at the same time. More than "
+        "`system.transfers.streams.most` or 7 are not made.",
+        Keywords(minimum=0),
+    ] = 0
 
 
 class OutgoingEndpoint(Endpoint, ServerPath):
@@ -200,6 +229,8 @@ class OutgoingEndpoint(Endpoint, ServerPath):
         named = order.server.uuid
         if named is not None and canonical_uuid(named) != self.game_server.uuid:
             raise BadRequest(INVALID, "server.uuid: expected the server that the path names")
+        if order.multiplex_streams < 0:
+            raise BadRequest(INVALID, "multiplex_streams: expected a number, 0 for none")
         self.services.sender.start(
             self.game_server,
             TransferOrder(
@@ -208,6 +239,7 @@ class OutgoingEndpoint(Endpoint, ServerPath):
                 archive_format=order.archive_format or "",
                 compression_level=order.compression_level or "",
                 backups=_uuids(order.backups),
+                streams=order.multiplex_streams,
             ),
         )
 

@@ -41,9 +41,6 @@ class Upload:
         self.user_agent = request.header("User-Agent")
         length = request.header("Content-Length")
         self.size = int(length) if length.isdecimal() else 0
-        # Of Calagopus' nodes: which of several requests it is, or how many others the first has.
-        number, others = (request.header(f"Multiplex-Stream{end}") for end in ("", "-Count"))
-        self.is_partial = number != "" or others not in ("", "0")
         self._request = request
         self._admit = admit
         self._bucket = bucket

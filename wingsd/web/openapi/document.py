@@ -62,8 +62,9 @@ def _operation(made: Call, schemas: Schemas) -> dict[str, Any]:
     if made.description:
         operation["description"] = made.description
     operation["security"] = [] if made.access is Access.ANYBODY else [{made.access.value: []}]
-    if made.query is not None:
-        operation["parameters"] = _query(made, schemas)
+    parameters = [*_texts(made.query, "query", schemas), *_texts(made.headers, "header", schemas)]
+    if parameters:
+        operation["parameters"] = parameters
     if made.order is not None:
         operation["requestBody"] = _body(_JSON, schemas.asked(made.order))
     elif made.form is not None:
@@ -76,11 +77,12 @@ def _operation(made: Call, schemas: Schemas) -> dict[str, Any]:
     return operation
 
 
-def _query(made: Call, schemas: Schemas) -> list[dict[str, Any]]:
-    found = []
-    for name, (schema, required) in schemas.texts(made.query).items():
+def _texts(of: Any, place: str, schemas: Schemas) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for key, (schema, required) in ({} if of is None else schemas.texts(of)).items():
+        name = key.title().replace("_", "-") if place == "header" else key
         said = {"description": schema.pop("description")} if "description" in schema else {}
-        found.append({"name": name, "in": "query", "required": required, **said, "schema": schema})
+        found.append({"name": name, "in": place, "required": required, **said, "schema": schema})
     return found
 
 

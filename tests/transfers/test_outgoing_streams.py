@@ -1,0 +1,281 @@
+"""A server that is sent in several requests: all of them are taken, or it stays."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.task import deferLater
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from tests.archives import odd_tree, seen
+from tests.daemon.house import UUID
+from tests.transfers.sending import House, reactor, sending
+from wingsd.archive import JointTree, extract_part
+from wingsd.archive.limits import DEFAULT
+from wingsd.archive.split import split
+from wingsd.errors import StorageError
+from wingsd.transfers import outgoingstreams
+from wingsd.transfers.cargo import Cargo
+from wingsd.transfers.extras import Backup
+from wingsd.transfers.formdata import Checksums, UploadForm
+
+JOINING = "symlinks, hard-links, streams"
+FIRST = ""
+
+
+@attrs.define
+class Taken:
+    """A request as it came: what it says of the streams, and what was in it."""
+
+    count: str | None
+    archive: bytes
+    extras: dict[Any, bytes]
+    checksums: Checksums
+
+
+class Streams(Resource):
+    """A node that takes several requests, and notes in which order their ends came."""
+
+    isLeaf = True
+
+    def __init__(self, features: str, others: int) -> None:
+        super().__init__()
+        self.features = features
+        self.others = others
+        self.taken: dict[str, Taken] = {}
+        self.ends: list[str] = []
+        #: Which of them is refused; and whether those beside the first are answered at once.
+        self.refused: str | None = None
+        self.answers_each = not features
+        self._waiting: list[Any] = []
+
+    def render_OPTIONS(self, request: Any) -> bytes:
+        request.setResponseCode(204)
+        if self.features:
+            request.setHeader("Transfer-Features", self.features)
+        return b""
+
+    def render_POST(self, request: Any) -> int:
+        assert request.getHeader("Authorization") == "Bearer token"
+        number = request.getHeader("Multiplex-Stream") or FIRST
+        form = UploadForm(request.getHeader("Content-Type"))
+        extras: dict[Any, bytes] = {None: b""}
+        for piece in form.receive(request.content.read()):
+            if isinstance(piece, bytes):
+                extras[[*extras][-1]] += piece
+            else:
+                extras[piece] = b""
+        archive = extras.pop(None)
+        assert number not in self.taken
+        self.taken[number] = Taken(
+            request.getHeader("Multiplex-Stream-Count"), archive, extras, form.close()
+        )
+        self.ends.append(number)
+        if number == self.refused:
+            request.setResponseCode(400)
+            request.write(b'{"error": "this one is not wanted"}')
+            request.finish()
+        elif self.answers_each:
+            request.finish()
+        else:
+            self._waiting.append(request)
+            if len(self._waiting) == self.others + 1:
+                self.answer()
+        return NOT_DONE_YET
+
+    def answer(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for request in waiting:
+            request.finish()
+
+
+class Town(House):
+    """A house whose destination takes streams."""
+
+    def use(self, features: str, others: int, slots: int = 8) -> Streams:
+        streams = Streams(features, others)
+        self._site.resource = streams
+        self.means = attrs.evolve(
+            self.sender._means, slots=DeferredSemaphore(slots), streams=slots - 1
+        )
+        self.sender._means = self.means
+        return streams
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    for made in sending(tmp_path):
+        made.__class__ = Town
+        (made.tree / "odd").mkdir()
+        odd_tree(made.tree / "odd")
+        yield made
+
+
+def town(house: House) -> Any:
+    return house
+
+
+def joined(streams: Streams, into: Path) -> Any:
+    """Return the tree that all archives make together."""
+    into.mkdir()
+    with closing(JointTree(str(into), None, DEFAULT, len(streams.taken))) as tree:
+        for taken in streams.taken.values():
+            done = extract_part(iter([taken.archive]), tree, lambda note: None, threads=False)
+            assert done.sha256 == taken.checksums.archive
+        tree.finish()
+    return seen(into, owner=False)
+
+
+@pytest.mark.parametrize("others", [1, 3, 7])
+@pytest_twisted.ensureDeferred
+async def test_all_of_them_together_are_the_server(
+    house: House, tmp_path: Path, others: int
+) -> None:
+    streams = town(house).use(JOINING, others)
+    await house.start(streams=others)
+    assert house.states == ["pending", "processing", "success", "completed"]
+    numbers = [str(number) for number in range(others)]
+    assert sorted(streams.taken) == [FIRST, *numbers]
+    assert streams.taken[FIRST].count == str(others)
+    assert [streams.taken[number].count for number in numbers] == [None] * others
+    assert joined(streams, tmp_path / "out") == seen(house.tree, owner=False)
+    assert town(house).means.slots.tokens == 8
+    sizes = [len(taken.archive) for taken in streams.taken.values()]
+    assert house.heard.over[0][2] is not None
+    assert house.heard.over[0][2] >= sum(sizes)
+
+
+@pytest_twisted.ensureDeferred
+async def test_backups_come_with_the_first(house: House, tmp_path: Path) -> None:
+    streams = town(house).use(JOINING, 1)
+    backup = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", "calagopus")
+    (tmp_path / "backups").mkdir()
+    (tmp_path / "backups" / f"{backup.uuid}.tar.gz").write_bytes(b"backup")
+    await house.start(streams=1, backups=(backup.uuid,))
+    assert streams.taken[FIRST].extras == {backup: b"backup"}
+    assert streams.taken["0"].extras == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_to_a_node_that_answers_each_the_first_ends_last(house: House) -> None:
+    streams = town(house).use("", 4)
+    await house.start(streams=4)
+    assert house.states[-1] == "completed"
+    assert streams.ends[-1] == FIRST
+    assert sorted(streams.ends[:-1]) == ["0", "1", "2", "3"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_but_it_does_not_wait_for_ever(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outgoingstreams, "HOLD_BACK", 0.1)
+    streams = town(house).use("", 2)
+    streams.answers_each = False
+    await house.start(streams=2)
+    assert house.states[-1] == "completed"
+    assert streams.ends[-1] == FIRST
+
+
+@pytest.mark.parametrize("features", ["", JOINING])
+@pytest.mark.parametrize("refused", [FIRST, "0", "2"])
+@pytest_twisted.ensureDeferred
+async def test_one_that_is_refused_ends_all(house: House, features: str, refused: str) -> None:
+    streams = town(house).use(features, 3)
+    streams.refused = refused
+    await house.start(streams=3)
+    assert house.said("this one is not wanted")
+    assert house.states[-2:] == ["failed", "failure"]
+    assert house.world.told.count("failure") == 1
+    assert house.world.hold == ""
+    assert town(house).means.slots.tokens == 8
+    if not features and refused != FIRST:
+        assert FIRST not in streams.taken
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_read_ends_all(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Cargo.write
+
+    def fail_for_one(cargo: Cargo, *args: Any) -> Any:
+        if cargo.source == parts[1]:
+            raise StorageError.reading("world: Input/output error")
+        return write(cargo, *args)
+
+    monkeypatch.setattr(Cargo, "write", fail_for_one)
+    streams = town(house).use(JOINING, 2)
+    parts = split(str(house.tree), 3)
+    await house.start(streams=2)
+    assert house.said("Input/output error")
+    assert house.states[-2:] == ["failed", "failure"]
+    assert house.world.told.count("failure") == 1
+    assert "0" not in streams.taken
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_can_be_cancelled_while_the_answers_are_waited_for(house: House) -> None:
+    streams = town(house).use(JOINING, 99)
+    over = house.start(streams=3)
+    while len(streams.taken) < 4:
+        await deferLater(reactor, 0.005)
+    assert house.sender._open[UUID].is_sent
+    house.sender.cancel(UUID)
+    await over
+    assert house.said("the transfer was cancelled")
+    # All was sent, so the Panel says whose it is.
+    assert house.world.told == ["owns", "failure"]
+
+
+@pytest.mark.parametrize(
+    ("features", "asked", "sent", "told"),
+    [
+        (JOINING, 9, 7, "9 streams are asked for beside the first: this node sends 7"),
+        ("", 9, 7, "9 streams are asked for beside the first: this node sends 7"),
+        ("symlinks, hard-links", 3, 0, "the destination takes none"),
+        (JOINING, 0, 0, ""),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_as_many_are_sent_as_both_nodes_can(
+    house: House, features: str, asked: int, sent: int, told: str
+) -> None:
+    streams = town(house).use(features, sent)
+    await house.start(streams=asked)
+    assert len(streams.taken) == sent + 1
+    assert streams.taken[FIRST].count == (str(sent) if sent else None)
+    assert house.said(told) or not told
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_links_no_name_is_sent_twice(house: House) -> None:
+    streams = town(house).use("", 5)
+    await house.start(streams=5)
+    names: list[str] = []
+    for taken in streams.taken.values():
+        with tarfile.open(fileobj=io.BytesIO(taken.archive)) as archive:
+            names += [member.name for member in archive]
+    assert len(names) == len(set(names))
+    assert {".", "odd/z-hard", "odd/a/plain", "link"} <= set(names)
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_servers_take_turns(house: House) -> None:
+    # Whoever sends holds all places that it needs.
+    streams = town(house).use(JOINING, 3, slots=4)
+    held: Deferred[Any] = town(house).means.slots.acquire()
+    over = house.start(streams=3)
+    await deferLater(reactor, 0.1)
+    assert (streams.taken, house.sender.waiting) == ({}, 1)
+    (await held).release()
+    await over
+    assert len(streams.taken) == 4
