@@ -15,3 +15,4 @@ nitpicky = True
 html_theme = "furo"
 html_title = "wingsd"
 html_copy_source = False
+html_show_copyright = False
