@@ -72,6 +72,7 @@ PURE = [
     "transfers.extras",
     "transfers.formdata",
     "transfers.lifecycle",
+    "transfers.pool",
     "transfers.progress",
     "transfers.streamroll",
     "transfers.wording",
@@ -147,6 +148,7 @@ BLOCKING = [
     "transfers.localbackups",
     "transfers.order",
     "transfers.staging",
+    "transfers.volume",
 ]
 #: From the top down; a room may know those below it and, in its own storey, nobody.
 STOREYS = [

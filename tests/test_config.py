@@ -78,6 +78,15 @@ def test_a_download_limit_below_0_is_none_as_wings_has_it() -> None:
     assert config(system={"transfers": {"download_limit": -1}}).system.transfers.download_limit < 0
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_pool_has_a_name_only_where_it_is_enabled(enabled: bool) -> None:
+    pool = {"enabled": enabled, "pool_name": "The Attic"}
+    uuid = "8D2F5A14-6e2b-4c43-9d57-0c4c5e1c7f10" if enabled else ""
+    found = config(uuid=uuid, system={"transfers": {"storage_pool": pool}})
+    assert found.system.transfers.storage_pool.name == ("The Attic" if enabled else "")
+    assert config().system.transfers.storage_pool.name == ""
+
+
 def test_empty_maps_of_php_and_keys_without_a_value() -> None:
     found = config(docker={"registries": [], "network": []}, system=None, uuid=None)
     assert found == config()
@@ -110,6 +119,20 @@ def test_an_empty_credential_is_none(key: str) -> None:
         (
             {"api": {"ssl": {"enabled": True, "cert": "/c"}}},
             "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled",
+        ),
+        (
+            {"system": {"transfers": {"storage_pool": {"enabled": True}}}},
+            "system.transfers.storage_pool: expected pool_name, since it is enabled",
+        ),
+        (
+            {"system": {"transfers": {"storage_pool": {"enabled": True, "pool_name": "a"}}}},
+            "uuid: expected that of the node, as the Panel prints it, since "
+            "system.transfers.storage_pool is enabled",
+        ),
+        (
+            {"system": {"transfers": {"storage_pool": {"pool_name": "a\nb"}}}},
+            "system.transfers.storage_pool.pool_name: expected ASCII letters, figures and signs, "
+            "no blanks around them, found 'a\\nb'",
         ),
         ({"api": 5}, "api: expected a map of keys and values, found a whole number"),
         (

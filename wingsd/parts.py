@@ -31,10 +31,12 @@ from wingsd.transfers.means import ReceivingMeans, SendingMeans
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.recovery import Recovery
+from wingsd.transfers.removal import Removal
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.streams import StreamGroups
 from wingsd.transfers.trust import checked
+from wingsd.transfers.volume import Volume
 from wingsd.transfers.writeback import WriteBack
 from wingsd.web.api import Api
 from wingsd.web.door import Door
@@ -59,21 +61,21 @@ class Parts:
         self.owner = (config.system.user.uid, config.system.user.gid)
         transfers = config.system.transfers
         self.pools = Pools(reactor, transfers)
-        self.staging = Staging(config.system.data, self.owner, durable=transfers.durable)
+        pool = transfers.storage_pool.name
+        # On a volume that others have, too, what is this node's own bears its name.
+        name, data = config.uuid if pool else "", config.system.data
+        self.staging = Staging(data, self.owner, durable=transfers.durable, node=name)
         self.backups = Backups.configured(config.system, config.uuid)
+        self._volume = Volume(data, self.owner, pool)
+        self._removal = Removal(config.system.backup_directory, self.pools.disk)
         self._logs = InstallLogs.configured(config.system, self.staging)
         self._bus = EventBus()
         self.observer = Recorder()
         self.panel = Panel(config, reactor, observer=self.observer)
         self.store = Store(config.system.root_directory)
         self.journal = Journal(self.store, self.pools.journal, time.time)
-        self.attic = Attic(
-            self.staging,
-            self.backups,
-            self.pools.disk,
-            self.journal,
-            transfers.quarantine_days,
-        )
+        disk, days = self.pools.disk, transfers.quarantine_days
+        self.attic = Attic(self.staging, self.backups, disk, self.journal, days)
         self.outbox = Outbox(self.panel, self.journal, reactor)
         self.denied = DenyList(time.time())
         self._environment = self._make_environment()
@@ -132,6 +134,7 @@ class Parts:
                 extractors=self.pools.extractors,
                 slots=DeferredSemaphore(transfers.concurrent),
                 disk=self.pools.disk,
+                volume=self._volume,
                 observer=self.observer,
             ),
             places=transfers.concurrent + transfers.waiting,
@@ -157,6 +160,8 @@ class Parts:
                 backup_directory=system.backup_directory,
                 logs=self._logs,
                 disk=self.pools.disk,
+                removal=self._removal,
+                volume=self._volume,
                 packers=self.pools.packers,
                 slots=DeferredSemaphore(PACKERS),
                 streams=min(system.transfers.streams.most, PACKERS - 1),
@@ -193,6 +198,9 @@ class Parts:
             panel=self.panel,
             attic=self.attic,
             by_hand=self.by_hand,
+            removal=self._removal,
+            volume=self._volume,
+            disk=self.pools.disk,
             reactor=self._reactor,
             observer=self.observer,
         )

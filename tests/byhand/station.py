@@ -47,10 +47,12 @@ from wingsd.transfers.means import ReceivingMeans, SendingMeans
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.recovery import Recovery, clear_leftovers
+from wingsd.transfers.removal import Removal
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.streams import StreamGroups
 from wingsd.transfers.trust import Trust
+from wingsd.transfers.volume import Volume
 from wingsd.transfers.writeback import WriteBack
 from wingsd.web.api import Api
 from wingsd.web.request import StreamingRequest
@@ -111,6 +113,8 @@ class Station:
         self.staging.prepare()
         backups = str(directory / "backups")
         self.backups = Backups(backups, str(self.data), durable=False, reserve=0)
+        self.removal = Removal(backups, pool)
+        self.volume = Volume(str(self.data), owner, self.config.system.transfers.storage_pool.name)
         self.logs = InstallLogs(str(self.directory / "logs"), self.staging, reserve=0)
         self.heard = Heard()
         self._pool = pool
@@ -160,6 +164,7 @@ class Station:
                 extractors=pool,
                 slots=self.slots,
                 disk=pool,
+                volume=self.volume,
                 observer=self.heard,
             ),
             places=3,
@@ -184,6 +189,8 @@ class Station:
                 backup_directory=str(self.directory / "backups"),
                 logs=self.logs,
                 disk=self._pool,
+                removal=self.removal,
+                volume=self.volume,
                 packers=self._pool,
                 slots=DeferredSemaphore(2),
                 observer=self.heard,
@@ -256,6 +263,9 @@ class Station:
             panel=panel,
             attic=Attic(self.staging, self.backups, self._pool, self.journal, days=30),
             by_hand=self.by_hand,
+            removal=self.removal,
+            volume=self.volume,
+            disk=self._pool,
             reactor=reactor,
             observer=self.heard,
         )

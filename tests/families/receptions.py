@@ -97,6 +97,7 @@ class Receptions:
     def _look(self, received: Received) -> Result:
         house = self._house
         (part,) = received.parts
+        assert part.archive is not None
         log = house.staging.log(UUID)
         return Result(
             files=files_in(log.with_suffix("")),

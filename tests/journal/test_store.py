@@ -41,6 +41,18 @@ def test_a_transfer_is_kept_with_its_step(store: Store, tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_transfer_is_kept_with_its_pool_and_with_what_is_to_go(
+    store: Store, tmp_path: Path
+) -> None:
+    plain, described = (store.begin(A, Direction.OUT, "ASK", 10) for _ in range(2))
+    store.note_terms(described, "the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"))
+    store = again(store, tmp_path)
+    one, two = store.transfers(unfinished=True)
+    assert (one.id, one.pool, one.removals) == (plain, "", ())
+    assert (two.pool, two.removals) == ("the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"))
+    store.close()
+
+
 @pytest.mark.parametrize("backups", [None, (), (A,), (A, B)])
 def test_a_report_is_kept_with_its_backups(
     store: Store, tmp_path: Path, backups: tuple[str, ...] | None

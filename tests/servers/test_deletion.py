@@ -68,6 +68,43 @@ def test_no_engine_delays_the_deletion_of_what_has_moved_away(house: House) -> N
     assert house.environment.containers == {}
 
 
+def test_of_what_is_in_a_pool_no_file_goes(house: House) -> None:
+    server = house.server()
+    (house.data / UUID / "world").touch()
+    house.servers.share(UUID, "attic")
+    server.disown("the server has moved to another node")
+    delete(house).value()
+    assert [*house.environment.containers] == []
+    assert os.listdir(house.data / UUID) == ["world"]
+    assert house.told("deleted") == [""]
+    with pytest.raises(UnknownServer):
+        house.servers.get(UUID)
+
+
+def test_that_the_panel_still_has_it_here_at_the_start_does_not_make_them_its_own(
+    house: House,
+) -> None:
+    """So it is after a restart, until the Panel has heard of the success."""
+    house.servers.share(UUID, "attic")
+    house.server()
+    (house.data / UUID / "world").touch()
+    delete(house).value()
+    assert os.listdir(house.data / UUID) == ["world"]
+
+
+@pytest.mark.parametrize("how", ["it stays", "it comes back"])
+def test_once_they_are_its_own_again_they_go_with_it(house: House, how: str) -> None:
+    server = house.server()
+    house.servers.share(UUID, "attic")
+    if how == "it stays":
+        house.servers.unshare(UUID)
+    else:
+        server.disown("the server has moved to another node")
+        house.servers.admit(configuration(), "a transfer brings it")
+    delete(house).value()
+    assert os.listdir(house.data) == []
+
+
 def test_a_server_whose_container_stays_is_not_deleted(house: House) -> None:
     server = house.server()
     server.take("the server is being transferred")

@@ -35,6 +35,7 @@ from wingsd.transfers.means import ReceivingMeans
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.staging import Staging
+from wingsd.transfers.volume import Volume
 from wingsd.transfers.writeback import WriteBack
 
 reactor: Any = installed_reactor
@@ -55,6 +56,8 @@ class World:
         self.waits: dict[str, Deferred[None]] = {}
         #: Each server that the node knows, and why it is held.
         self.registered: dict[str, str] = {}
+        #: By which pools others may have the server, one after the other; none is empty.
+        self.shared: list[str] = []
         #: The backups that were told with each success.
         self.told: list[tuple[str, ...] | None] = []
 
@@ -72,6 +75,12 @@ class World:
 
     def get(self, uuid: str) -> World:
         return self
+
+    def share(self, uuid: str, pool: str) -> None:
+        self.shared.append(pool)
+
+    def unshare(self, uuid: str) -> None:
+        self.shared.append("")
 
     def let_go(self) -> None:
         self.registered[UUID] = ""
@@ -100,6 +109,7 @@ class World:
 
     async def transfer_succeeded(self, uuid: str, backups: Any = None) -> None:
         self.told.append(backups)
+        await self.waits.get("success", succeed(None))
         self._called("success")
 
     async def transfer_failed(self, uuid: str) -> bool:
@@ -123,6 +133,7 @@ class Source:
     content_type = "multipart/form-data; boundary=x"
     user_agent = ""
     size = 0
+    pool = mark = ""
 
     def __init__(
         self, data: bytes = DATA, checksum: str = "", error: WingsdError | None = None
@@ -176,6 +187,7 @@ class House:
         self.world, self.data = World(), directory / "volumes"
         self.staging = Staging(str(self.data), OWNER, durable=durable)
         self.staging.prepare()
+        self.volume = Volume(str(self.data), OWNER, "")
         self.backup_directory = directory / "backups"
         self.backups = Backups(
             str(self.backup_directory), str(self.data), durable=durable, reserve=0
@@ -213,6 +225,7 @@ class House:
                 extractors=pool,
                 slots=DeferredSemaphore(2),
                 disk=pool,
+                volume=self.volume,
                 observer=self.heard,
             ),
             places=3,

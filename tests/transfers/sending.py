@@ -31,9 +31,11 @@ from wingsd.transfers.installlog import InstallLogs
 from wingsd.transfers.means import SendingMeans
 from wingsd.transfers.order import TransferOrder
 from wingsd.transfers.outbox import Outbox
+from wingsd.transfers.removal import Removal
 from wingsd.transfers.sender import Sender
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.trust import Trust
+from wingsd.transfers.volume import Volume
 
 reactor: Any = installed_reactor
 
@@ -50,6 +52,7 @@ class World:
         self.faults: dict[str, WingsdError] = {}
         self.waits: dict[str, Deferred[None]] = {}
         self.owned = True
+        self.shared = ""
         self.disk_bytes = 0
         self._directory = directory
 
@@ -77,8 +80,14 @@ class World:
     def forget(self, uuid: str) -> None:
         self.calls.append("forget")
 
-    async def store_away(self, uuid: str) -> None:
-        self.calls.append("store away")
+    def share(self, uuid: str, pool: str) -> None:
+        self.shared = pool
+
+    def unshare(self, uuid: str) -> None:
+        self.shared = ""
+
+    async def store_away(self, uuid: str, *, pooled: bool = False) -> None:
+        self.calls.append("store away backups" if pooled else "store away")
 
     async def stop_within(self, grace: float) -> None:
         await self._called("stop")
@@ -120,14 +129,18 @@ class Destination(Resource):
         self.filenames: list[bytes] = []
         self.log_name = b""
         self.came: dict[str, Deferred[None]] = {"OPTIONS": Deferred(), "POST": Deferred()}
+        self.requests: list[Any] = []
+        self.on_request: Callable[[], object] = lambda: None
 
     def render_OPTIONS(self, request: Any) -> bytes | int:
+        self._note(request)
         request.setResponseCode(204)
         if self.features:
             request.setHeader("Transfer-Features", self.features)
         return self._answer("OPTIONS", request)
 
     def render_POST(self, request: Any) -> bytes | int:
+        self._note(request)
         form = UploadForm(request.getHeader("Content-Type"))
         data = request.content.read()
         self.log_name = b"".join(re.findall(rb'name="(install[_-]logs)"', data))
@@ -145,6 +158,10 @@ class Destination(Resource):
         request.write(self.body) if self.body else None
         return self._answer("POST", request)
 
+    def _note(self, request: Any) -> None:
+        self.requests.append(request)
+        self.on_request()
+
     def _answer(self, method: str, request: Any) -> int:
         def finish(_: None) -> None:
             if self.drop and method == "POST":
@@ -161,7 +178,13 @@ class Destination(Resource):
 class House:
     """A sender with real files, threads and sockets."""
 
-    def __init__(self, directory: Path, pool: Workers, bucket: TokenBucket | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        pool: Workers,
+        bucket: TokenBucket | None = None,
+        storage_pool: str = "",
+    ) -> None:
         self.tree = directory / "server"
         (self.tree / "world").mkdir(parents=True)
         (self.tree / "world" / "level.dat").write_bytes(bytes(range(256)) * 500)
@@ -200,6 +223,8 @@ class House:
                 backup_directory=str(self.backup_directory),
                 logs=InstallLogs(str(self.logs), staging, reserve=0),
                 disk=pool,
+                removal=Removal(str(directory / "backups"), pool),
+                volume=Volume(str(directory), (os.getuid(), os.getgid()), storage_pool),
                 packers=pool,
                 slots=DeferredSemaphore(2),
                 bucket=bucket,
@@ -233,14 +258,25 @@ class House:
         await deferLater(reactor, 0)
 
 
-def sending(tmp_path: Path) -> Iterator[House]:
-    """Yield a house, for a fixture."""
+def sending(tmp_path: Path, storage_pool: str = "") -> Iterator[House]:
+    """Yield a house, for a fixture; its volume may be a storage pool."""
     pool = Workers(reactor, "test", 4)
     pool.start()
-    made = House(tmp_path, pool)
+    made = House(tmp_path, pool, storage_pool=storage_pool)
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
     pool.stop()
+
+
+# Backups that the node has
+
+BACKUPS = [f"5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c1{number}" for number in range(3)]
+
+
+def keep(house: House, path: str, data: bytes) -> None:
+    file = house.tree.parent / "backups" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
 
 
 # How far a transfer is
@@ -276,7 +312,7 @@ def deaf(protocol: Any) -> Any:
     def data_received(data: bytes) -> None:
         heard(data)
         if data.startswith(b"POST"):
-            protocol.transport.pauseProducing()
+            protocol._channel.transport.pauseProducing()
 
     protocol.dataReceived = data_received
     return protocol

@@ -68,6 +68,14 @@ def house(tmp_path: Path) -> Iterator[House]:
     made.staging.close()
 
 
+def test_of_what_another_node_has_too_nothing_is_moved(house: House) -> None:
+    house.staging.create(UUID)
+    house.staging.swap(UUID)
+    Deferred.fromCoroutine(house.attic.store_away(UUID, pooled=True))
+    assert house.is_empty
+    assert house.staging.is_in_place(UUID)
+
+
 def test_it_is_kept_for_its_days_and_then_deleted(
     house: House, logged_errors: LoggedErrors
 ) -> None:

@@ -10,7 +10,7 @@ from tests.daemon.house import UUID
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import StorageError
 from wingsd.transfers.extras import SUFFIXES, Backup
-from wingsd.transfers.localbackups import LocalBackup, find_backups
+from wingsd.transfers.localbackups import LocalBackup, find_backups, remove_backup
 
 ONE = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
 
@@ -26,7 +26,9 @@ def kept(path: Path, data: bytes = b"backup") -> Path:
 def test_one_is_found_where_any_family_keeps_it(tmp_path: Path, place: str, suffix: str) -> None:
     file = kept(tmp_path / place / f"{ONE}.{suffix}")
     (found,) = find_backups(str(tmp_path), UUID, [ONE], CALAGOPUS)
-    assert found == LocalBackup(Backup(ONE, suffix, CALAGOPUS), str(file), 6)
+    assert found == LocalBackup(
+        Backup(ONE, suffix, CALAGOPUS), str(file), 6, str(file.relative_to(tmp_path))
+    )
     assert b"".join(found.blocks()) == b"backup"
 
 
@@ -66,3 +68,40 @@ def test_one_that_cannot_be_read_any_more_is_named(tmp_path: Path, then: str) ->
         file.symlink_to(kept(tmp_path / "secret", b"secret"))
     with pytest.raises(StorageError, match=str(file)):
         list(found.blocks())
+
+
+# Removing
+
+
+@pytest.mark.parametrize("place", [f"{ONE}.tar", f"{UUID}/{ONE}.tar.gz"])
+def test_one_that_has_moved_is_removed_with_a_directory_that_it_leaves_empty(
+    tmp_path: Path, place: str
+) -> None:
+    kept(tmp_path / place)
+    remove_backup(str(tmp_path), place)
+    remove_backup(str(tmp_path), place)  # as after a kill
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_others_stay_where_they_are(tmp_path: Path) -> None:
+    other = kept(tmp_path / UUID / "other.tar.gz")
+    kept(tmp_path / UUID / f"{ONE}.tar.gz")
+    remove_backup(str(tmp_path), f"{UUID}/{ONE}.tar.gz")
+    assert list((tmp_path / UUID).iterdir()) == [other]
+
+
+@pytest.mark.parametrize("place", ["../secret", "", f"{ONE}.exe", f"{ONE}.tar/../../secret"])
+def test_what_is_no_backup_is_never_removed(tmp_path: Path, place: str) -> None:
+    secret = kept(tmp_path / "secret")
+    (tmp_path / "backups").mkdir()
+    remove_backup(str(tmp_path / "backups"), place)
+    assert secret.exists()
+
+
+def test_one_that_cannot_be_removed_says_so(tmp_path: Path) -> None:
+    kept(tmp_path / f"{ONE}.tar" / "file")
+    with pytest.raises(StorageError, match="delete it by hand") as caught:
+        remove_backup(str(tmp_path), f"{ONE}.tar")
+    assert (
+        caught.value.message == "a backup that has moved to another node could not be removed here"
+    )

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 
 from tests.daemon.house import UUID
-from tests.transfers.sending import House, answer, reactor, sending, stop
+from tests.transfers.sending import BACKUPS, House, answer, keep, reactor, sending, stop
 from wingsd.archive import extract
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
@@ -178,14 +178,6 @@ async def test_a_form_that_nobody_here_knows_is_told_and_the_server_goes(house: 
 
 
 # Backups that come along
-
-BACKUPS = [f"5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c1{number}" for number in range(3)]
-
-
-def keep(house: House, path: str, data: bytes) -> None:
-    file = house.tree.parent / "backups" / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
 
 
 @pytest.mark.parametrize(("asked", "family"), [("", PELICAN), ("tar_zstd", CALAGOPUS)])

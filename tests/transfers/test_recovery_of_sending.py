@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ class World:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.owned = True
+        self.shared, self.marks = "before", 1
         self.restoring: Deferred[None] = succeed(None)
 
     def get(self, uuid: str) -> World:
@@ -43,8 +45,20 @@ class World:
     def forget(self, uuid: str) -> None:
         self.calls.append("forget")
 
-    async def store_away(self, uuid: str) -> None:
-        self.calls.append("store away")
+    def share(self, uuid: str, pool: str) -> None:
+        self.calls.append(f"share by {pool}")
+
+    def unshare(self, uuid: str) -> None:
+        self.shared = ""
+
+    async def store_away(self, uuid: str, *, pooled: bool = False) -> None:
+        self.calls.append("store away backups" if pooled else "store away")
+
+    async def remove(self, uuid: str, places: Sequence[str]) -> None:
+        self.calls += [f"remove {place}" for place in places]
+
+    def unmark(self, uuid: str) -> None:
+        self.marks = 0
 
     async def tell(self, uuid: str, outcome: Outcome) -> None:
         self.calls.append(outcome.value)
@@ -58,10 +72,13 @@ class World:
         return True
 
 
-def recover(store: Store, world: Any, step: SendStep) -> Heard:
+def recover(
+    store: Store, world: Any, step: SendStep, pool: str = "", removals: Sequence[str] = ()
+) -> Heard:
     """Take up, as the next daemon does, a transfer that had come so far."""
     heard = Heard()
-    store.begin(UUID, Direction.OUT, step.name, 1.0)
+    entry = store.begin(UUID, Direction.OUT, step.name, 1.0)
+    store.note_terms(entry, pool, removals)
     workers: Any = SynchronousWorkers()
     recovery = Recovery(
         entries=store.transfers(unfinished=True),
@@ -71,6 +88,9 @@ def recover(store: Store, world: Any, step: SendStep) -> Heard:
         outbox=world,
         panel=world,
         attic=world,
+        removal=world,
+        volume=world,
+        disk=workers,
         by_hand=world,
         reactor=Clock(),
         observer=heard,
@@ -129,3 +149,45 @@ async def test_how_it_has_ended_is_counted(store: Store, moved: bool) -> None:
     ((way, error, transfer),) = heard.over
     assert (way, error is None, transfer) == ("out", moved, None)
     assert moved or isinstance(error, Interrupted)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_in_a_pool_stays_where_it_is_when_it_has_moved(store: Store) -> None:
+    world = World()
+    world.owned = False
+    recover(store, world, SendStep.SEND, pool="attic")
+    calls = ["hold", "share by attic", "owns", "forget", "store away backups"]
+    assert (world.calls, world.marks) == (calls, 0)
+
+
+@pytest.mark.parametrize("moved", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_what_has_left_within_a_pool_is_no_server_that_is_here_by_hand(
+    store: Store, moved: bool
+) -> None:
+    """It once came so; its files are there still, and would have it known at the next start."""
+    store.describe(UUID, "digest", "{}")
+    store.arrived(UUID, 1.0)
+    world = World()
+    world.owned = not moved
+    recover(store, world, SendStep.SEND, pool="attic")
+    assert len(store.described()) == (not moved)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_in_a_pool_and_stays_here_is_this_nodes_alone_again(store: Store) -> None:
+    world = World()
+    recover(store, world, SendStep.SEND, pool="attic")
+    assert world.shared == ""
+    assert "let go" in world.calls
+
+
+@pytest.mark.parametrize("moved", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_backups_that_were_to_go_go_only_with_the_server(store: Store, moved: bool) -> None:
+    world = World()
+    world.owned = not moved
+    recover(store, world, SendStep.AWAIT, removals=["one.tar", "two.tar"])
+    assert [call for call in world.calls if call.startswith("remove")] == (
+        ["remove one.tar", "remove two.tar"] if moved else []
+    )

@@ -178,6 +178,21 @@ def test_what_a_killed_daemon_left_is_cleared_at_the_start(staging: Staging, dat
     ]
 
 
+@pytest.mark.parametrize("other", ["", "other"])
+def test_nodes_of_one_volume_have_areas_of_their_own(data: Path, other: str) -> None:
+    nodes = [Staging(str(data), OWNER, durable=True, node=name) for name in ("one", other)]
+    for node in nodes:
+        node.prepare()
+    path = receive(nodes[0])
+    assert nodes[1].clear() == []
+    assert (path / "world").exists()
+    assert tree(data).count("volumes") == 1
+    with pytest.raises(StorageError, match="another wingsd is running"):
+        Staging(str(data), OWNER, durable=True, node="one").prepare()
+    for node in nodes:
+        node.close()
+
+
 def test_what_could_not_be_undone_is_cleared_by_the_next_transfer(staging: Staging) -> None:
     receive(staging)
     assert list(Path(staging.create(UUID)).iterdir()) == []

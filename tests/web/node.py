@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
-TOKEN = "the-token-of-this-node"
+TOKEN = "the-token-of-this-node-in-all-its-length"
 NOW = 1_700_000_000.0
 TIMEOUT = 10
 reactor: Any = installed_reactor
@@ -141,6 +141,10 @@ class FakeTransfers:
         if uuid not in self.servers:
             raise Conflict("Server is not currently being transferred.")
         self.servers = ()
+
+    async def pool_features(self, server: str, pool: str, mark: str) -> list[str]:
+        self._calls.note("pool_features", server, pool, mark)
+        return ["shared-volume"]
 
     async def release(self, uuid: str) -> None:
         self._calls.note("release", self._direction, uuid)

@@ -201,6 +201,17 @@ async def test_backups_are_handed_on_once_each(house: House) -> None:
     assert house.calls == [("start", UUID, order)]
 
 
+@pytest.mark.parametrize("asked", [True, False, None])
+@pytest_twisted.ensureDeferred
+async def test_whether_they_are_to_be_deleted_here_is_handed_on(
+    house: House, asked: bool | None
+) -> None:
+    body = ORDER | {"backups": [OTHER], "delete_backups": asked}
+    assert (await house.call("POST", f"{HOME}/transfer", body)).status == 202
+    order = TransferOrder(URL, "Bearer a.b.c", backups=(OTHER,), delete_backups=bool(asked))
+    assert house.calls == [("start", UUID, order)]
+
+
 @pytest.mark.parametrize(
     ("changes", "detail"),
     [
@@ -210,6 +221,7 @@ async def test_backups_are_handed_on_once_each(house: House) -> None:
         ({"backups": "all"}, "backups: expected a list"),
         ({"backups": ["../../etc"]}, "backups: expected the UUIDs of backups"),
         ({"archive_format": 7}, "archive_format: expected a text"),
+        ({"delete_backups": "yes"}, "delete_backups: expected true or false"),
     ],
 )
 @pytest_twisted.ensureDeferred

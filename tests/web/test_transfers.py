@@ -9,8 +9,8 @@ import pytest
 import pytest_twisted
 
 from tests.web.node import TOKEN, UUID, House
-from wingsd.testing import Panel
-from wingsd.testing.panel import Node
+from wingsd.errors import StorageError
+from wingsd.testing import Node, Panel
 from wingsd.tokens import hand_token, transfer_token
 
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -30,6 +30,33 @@ async def test_senders_may_ask_what_may_be_in_an_archive(house: House) -> None:
     assert reply.headers["allow"] == "OPTIONS, POST"
     assert reply.headers["transfer-features"] == "symlinks, hard-links, streams"
     assert house.calls == []
+
+
+POOL = {"X-Storage-Pool": "attic", "X-Storage-Pool-Mark": "0" * 32}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sender_with_a_token_is_told_of_the_storage_pool(house: House) -> None:
+    token = Panel().transfer_token(UUID, Node("https://node.invalid", token=TOKEN))
+    reply = await house.call("OPTIONS", "transfers", Authorization=f"Bearer {token}", **POOL)
+    assert reply.headers["transfer-features"] == "symlinks, hard-links, streams, shared-volume"
+    assert house.calls == [("pool_features", UUID, "attic", "0" * 32)]
+
+
+@pytest.mark.parametrize("fault", ["no token", "another's token", "no mark", "the disk"])
+@pytest_twisted.ensureDeferred
+async def test_nobody_else_is(house: House, fault: str) -> None:
+    key = "the-token-of-some-other-node-as-long" if fault == "another's token" else TOKEN
+    token = Panel().transfer_token(UUID, Node("https://node.invalid", token=key))
+    headers: dict[str, str | None] = {"Authorization": f"Bearer {token}", **POOL}
+    if fault == "no token":
+        headers["Authorization"] = None
+    elif fault == "no mark":
+        del headers["X-Storage-Pool-Mark"]
+    elif fault == "the disk":
+        house.calls.faults["pool_features"] = StorageError("it hangs")
+    reply = await house.call("OPTIONS", "transfers", **headers)
+    assert reply.headers["transfer-features"] == "symlinks, hard-links, streams"
 
 
 @pytest_twisted.ensureDeferred

@@ -20,7 +20,16 @@ from wingsd.config.docker import (
 from wingsd.config.family import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.config.file import PLACES, Config, RemoteQuery, find, load, parse
 from wingsd.config.metrics import Metrics
-from wingsd.config.system import Backups, Form, Rootless, Streams, System, Transfers, User
+from wingsd.config.system import (
+    Backups,
+    Form,
+    Rootless,
+    StoragePool,
+    Streams,
+    System,
+    Transfers,
+    User,
+)
 
 __all__ = [
     "CALAGOPUS",
@@ -46,6 +55,7 @@ __all__ = [
     "RemoteQuery",
     "Rootless",
     "Ssl",
+    "StoragePool",
     "Streams",
     "System",
     "Transfers",

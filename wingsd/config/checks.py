@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import attrs
 
@@ -12,7 +13,9 @@ from wingsd.structure import InvalidField
 __all__ = [
     "absolute",
     "absolute_or_empty",
+    "header_text",
     "host_and_port_or_empty",
+    "is_uuid",
     "keyed_by_memory",
     "nice_value",
     "not_empty",
@@ -72,6 +75,13 @@ def absolute_or_empty(_: object, attribute: attrs.Attribute[str], value: str) ->
         absolute(_, attribute, value)
 
 
+def header_text(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """A text that can be sent as a header, or an empty one."""
+    if not (value.isascii() and value.isprintable() and value == value.strip()):
+        what = f"expected ASCII letters, figures and signs, no blanks around them, found {value!r}"
+        raise InvalidField(attribute.name, what)
+
+
 def url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     """An address of HTTP(S)."""
     if not value.startswith(("http://", "https://")):
@@ -105,6 +115,14 @@ def keyed_by_memory(_: object, attribute: attrs.Attribute[Any], value: dict[str,
             raise InvalidField(
                 attribute.name, f"expected whole numbers of MB as keys, found {key!r}"
             )
+
+
+def is_uuid(text: str) -> bool:
+    """Return whether a text is a UUID, as a Panel writes it."""
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
 
 
 def one_of(*words: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from wingsd.config.api import Api
-from wingsd.config.checks import not_empty, one_of, positive, url
+from wingsd.config.checks import is_uuid, not_empty, one_of, positive, url
 from wingsd.config.control import Control
 from wingsd.config.docker import Docker
 from wingsd.config.family import FAMILIES, PELICAN, defaults_of, family_of
@@ -56,7 +56,8 @@ class Config:
     #: directories and by `app_name` (wingsd's own).
     family: str = attrs.field(default="", validator=one_of("", *FAMILIES))
     #: The node's name at the Panel. It tells what is this node's own in a
-    #: `system.backup_directory` that others have, too.
+    #: `system.backup_directory` that others have, too, and on a volume that it shares with them,
+    #: `system.transfers.storage_pool`.
     uuid: str = ""
     api: Api = Api()
     system: System = System()
@@ -89,12 +90,24 @@ def parse(text: str, source: str) -> tuple[Config, list[str]]:
         config = structure(data, Config)
     except InvalidData as error:
         raise ConfigError(f"{source} cannot be used:\n{error}") from error
-    if config.api.ssl.enabled and not (config.api.ssl.cert and config.api.ssl.key):
-        raise ConfigError(
-            f"{source} cannot be used:\n"
-            "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled"
-        )
+    if missing := _missing(config):
+        raise ConfigError(f"{source} cannot be used:\n{missing}")
     return _of_its_family(config, data, source), unknown_keys(data, Config)
+
+
+def _missing(config: Config) -> str:
+    """Return what is needed by something that is enabled, and is not there."""
+    ssl, pool = config.api.ssl, config.system.transfers.storage_pool
+    if ssl.enabled and not (ssl.cert and ssl.key):
+        return "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled"
+    if pool.enabled and not pool.pool_name:
+        return "system.transfers.storage_pool: expected pool_name, since it is enabled"
+    if pool.enabled and not is_uuid(config.uuid):
+        return (
+            "uuid: expected that of the node, as the Panel prints it, since "
+            "system.transfers.storage_pool is enabled"
+        )
+    return ""
 
 
 def _of_its_family(config: Config, data: Any, source: str) -> Config:

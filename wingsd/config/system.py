@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import attrs
 
-from wingsd.config.checks import nice_value, not_negative, one_of, path_field, positive
+from wingsd.config.checks import (
+    header_text,
+    nice_value,
+    not_negative,
+    one_of,
+    path_field,
+    positive,
+)
 from wingsd.config.units import Bytes, BytesPerSecond, Days, MiB, MiBPerSecond, Seconds
 
-__all__ = ["Backups", "Form", "Rootless", "Streams", "System", "Transfers", "User"]
+__all__ = ["Backups", "Form", "Rootless", "StoragePool", "Streams", "System", "Transfers", "User"]
 
 
 @attrs.frozen
@@ -60,6 +67,23 @@ class Streams:
 
 
 @attrs.frozen
+class StoragePool:
+    """`system.transfers.storage_pool`: a volume that several nodes share (Pelican's)."""
+
+    #: `system.data` is on a volume that other nodes have as well: between them a server moves
+    #: without being copied, and its files stay when the Panel has it deleted at the source. It
+    #: takes `uuid`, too, to tell the nodes' own directories on the volume apart.
+    enabled: bool = False
+    #: The name of the pool, the same on all of its nodes; upper and lower case are the same.
+    pool_name: str = attrs.field(default="", validator=header_text)
+
+    @property
+    def name(self) -> str:
+        """The pool's name, empty where there is none."""
+        return self.pool_name if self.enabled else ""
+
+
+@attrs.frozen
 class Transfers:
     """`system.transfers`: how servers are moved."""
 
@@ -90,6 +114,7 @@ class Transfers:
     least_rate: BytesPerSecond = attrs.field(default=1024, validator=not_negative)
     form: Form = Form()
     streams: Streams = Streams()
+    storage_pool: StoragePool = StoragePool()
     #: How long a server may take to stop before it is killed, to be sent away (wingsd's own).
     stop_grace: Seconds = attrs.field(default=60, validator=positive)
     #: How long a whole copy of a server is kept that the Panel has on another node (wingsd's own).

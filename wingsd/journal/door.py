@@ -54,6 +54,12 @@ class Journal:
         """Note that a transfer enters a step; when the Deferred fires, it may."""
         return self._worker.run(self._store.enter, transfer, step, self._now())
 
+    def note_terms(
+        self, transfer: int, pool: str = "", removals: Sequence[str] = ()
+    ) -> Deferred[None]:
+        """Note a transfer's storage pool, and the backups to be removed once it has succeeded."""
+        return self._worker.run(self._store.note_terms, transfer, pool, removals)
+
     def end(self, transfer: int, outcome: Outcome, account: Account = Account()) -> Deferred[None]:
         """Note how a transfer ended."""
         return self._worker.run(self._store.end, transfer, outcome, self._now(), account)

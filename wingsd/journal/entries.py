@@ -47,6 +47,10 @@ class Entry:
     reason: str = ""
     bytes: int | None = None
     files: int | None = None
+    #: The storage pool by which the other node may have the server's files: they are left alone.
+    pool: str = ""
+    #: Local backups to be removed here once the server has moved: paths where they are kept.
+    removals: tuple[str, ...] = attrs.field(default=(), converter=_listed)
 
 
 @attrs.frozen

@@ -59,4 +59,9 @@ CREATE TABLE orders (
     remove INTEGER NOT NULL
 );
 """,
+    # Paths in `system.backup_directory`, with a space between two: UUIDs and suffixes are in them.
+    """
+ALTER TABLE transfers ADD COLUMN pool TEXT NOT NULL DEFAULT '';
+ALTER TABLE transfers ADD COLUMN removals TEXT NOT NULL DEFAULT '';
+""",
 )

@@ -37,6 +37,7 @@ class Servers:
         self._means = means
         self._servers: dict[str, Server] = {}
         self._reserved: dict[str, str] = {}
+        self._shared: dict[str, str] = {}
         self._tasks = Tasks()
         self._disk_usage = DiskUsage(means.disk, self._tasks)
         self._directories = Directories(means.config.system.data, means.owner)
@@ -128,6 +129,7 @@ class Servers:
             known.disown(hold)  # Browsers that watch it may not start it in the new one's place.
         server = self._add(configuration)
         server.hold = hold
+        self.unshare(uuid)
         return server
 
     def reserve(self, uuid: str, why: str) -> None:
@@ -137,6 +139,17 @@ class Servers:
     def known(self, configuration: Configuration) -> Server:
         """Return the server, which is on this node; it is made known where it is not yet."""
         return self._servers.get(configuration.settings.uuid) or self._add(configuration)
+
+    def share(self, uuid: str, pool: str) -> None:
+        """Keep a server's files when it is deleted: by `pool`, another node may have them.
+
+        That is so until `unshare`, or until it is admitted anew.
+        """
+        self._shared[uuid] = pool
+
+    def unshare(self, uuid: str) -> None:
+        """The server's files are this node's alone."""
+        self._shared.pop(uuid, None)
 
     def settle(self, configurations: Sequence[Configuration]) -> None:
         """Make servers known that people moved here; take up in the background what runs."""
@@ -211,6 +224,8 @@ class Servers:
     async def delete(self, uuid: str) -> None:
         """Kill a server and remove its container, then forget it; its files go in the background.
 
+        Those that `share` was told of stay.
+
         Raises `NotLoaded`, `UnknownServer`, `Conflict` while it is being deleted already, and
         `EnvironmentFailed`, after which it is still there.
         """
@@ -243,4 +258,14 @@ class Servers:
                 raise
             self.forget(uuid)
         self._means.bus.publish(Event(uuid, DELETED))
-        await self._disposal.dispose(uuid)
+        pool = self._shared.pop(uuid, "")
+        if not pool:
+            await self._disposal.dispose(uuid)
+            return
+        self._log.info(
+            "{server}: its files stay in {directory}, where the storage pool {pool} has them for "
+            "another node",
+            server=uuid,
+            directory=self.directory(uuid),
+            pool=pool,
+        )

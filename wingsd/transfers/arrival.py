@@ -54,6 +54,8 @@ class Arrival:
         self.is_unwanted = False
         #: Whether there may be a container of it.
         self.environment_begun = False
+        #: What the sender has left in the storage pool.
+        self.mark = ""
         self._backups: list[Backup] = []
 
     async def complete(self, server: Server, configuration: Configuration) -> Deferred[None]:
@@ -75,6 +77,15 @@ class Arrival:
             await self._course.enter(ReceiveStep.SWAP)
         # Also what an earlier daemon has put into place.
         self._undo.add(lambda: means.disk.run(means.backups.take_back, name))
+        if not self._course.pool:
+            await self._swap()
+        elif self._begins_before(ReceiveStep.REPORT):
+            # Again: the sender may have taken long to send what comes with them.
+            await means.disk.run(means.volume.check, name, self.mark)
+        self._backups = await means.disk.run(means.backups.place, name)
+
+    async def _swap(self) -> None:
+        means, name = self._means, self._server
         if await means.disk.run(means.staging.holds, name):
             await self._make_room()
             await means.disk.run(means.staging.swap, name)
@@ -82,7 +93,6 @@ class Arrival:
             # Undone already, by a daemon that died before it could write that down.
             raise Interrupted
         self._undo.add(lambda: means.disk.run(means.staging.undo_swap, name))
-        self._backups = await means.disk.run(means.backups.place, name)
 
     async def _make_room(self) -> None:
         means, name = self._means, self._server
@@ -137,6 +147,7 @@ class Arrival:
             self._undo.add(self._store_away)
             raise NotWanted
         await self._settle()
+        self._means.servers.unshare(self._server)
         self._course.pass_on(ReceiveStep.DONE)
         self._course.close()
         server.let_go()
@@ -154,4 +165,4 @@ class Arrival:
     async def _store_away(self) -> None:
         # What came here is whole, so it is not thrown away at once.
         self._means.servers.forget(self._server)
-        await self._means.attic.store_away(self._server)
+        await self._means.attic.store_away(self._server, pooled=self._course.pool != "")

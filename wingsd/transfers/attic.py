@@ -46,12 +46,13 @@ class Attic:
         for name in sorted({name for names in gone for name in names}):
             self._log.warn("{name}: deleted, it was in quarantine long enough", name=name)
 
-    async def store_away(self, server: str) -> None:
+    async def store_away(self, server: str, *, pooled: bool = False) -> None:
         """Move what stands in the server's place out of it, if anything does.
 
-        The backups that have just come with it go as well.
+        The backups that have just come with it go as well, and they alone when it is `pooled`:
+        another node then has the same files.
         """
-        for room in self._rooms:
+        for room in self._rooms[1:] if pooled else self._rooms:
             try:
                 place = await self._disk.run(room.quarantine, server)
             except StorageError as error:

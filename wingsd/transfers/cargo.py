@@ -26,13 +26,14 @@ __all__ = ["Cargo"]
 class Cargo:
     """One server's files, those in `source`; its backups; and the log of its installation.
 
-    `source` is a directory, or a part of one. `links` tells whether the destination keeps
-    symlinks and hard links, and `family` whose nodes it is one of.
+    `source` is a directory, or a part of one; without one the archive is empty, since the
+    destination has the files. `links` tells whether the destination keeps symlinks and hard
+    links, and `family` whose nodes it is one of.
     """
 
     server: str
     family: str
-    source: str | Part
+    source: str | Part | None
     links: bool
     form: Form
     backups: tuple[LocalBackup, ...]
@@ -52,14 +53,33 @@ class Cargo:
         write: Callable[[bytes], None],
         note: Callable[[str], None],
         progress: Callable[[int], None],
-    ) -> Packed:
-        """Write all but the form's end; `note` gets a line for what cannot go as it is.
+    ) -> Packed | None:
+        """Write all but the form's end; return what the archive was, None where it is empty.
 
-        `progress` gets the bytes of files and backups read so far. Raises `StorageError`, and
-        whatever `write` raises.
+        `note` gets a line for each thing that cannot go as it is, `progress` the bytes of files
+        and backups read so far. Raises `StorageError`, and whatever `write` raises.
         """
         write(frame.before())
-        packed = pack(
+        packed = self._write_files(write, note, progress)
+        write(frame.after(packed.sha256 if packed else hashlib.sha256().hexdigest()))
+        read = packed.packed_bytes if packed else 0
+        # In the order in which the family's own nodes send them.
+        if self.family == CALAGOPUS:
+            self._write_log(frame, write, note)
+        self._write_backups(frame, write, lambda more: progress(read + more))
+        if self.family != CALAGOPUS:
+            self._write_log(frame, write, note)
+        return packed
+
+    def _write_files(
+        self,
+        write: Callable[[bytes], None],
+        note: Callable[[str], None],
+        progress: Callable[[int], None],
+    ) -> Packed | None:
+        if self.source is None:
+            return None
+        return pack(
             self.source,
             write,
             links=self.links,
@@ -68,14 +88,6 @@ class Cargo:
             note=note,
             progress=progress,
         )
-        write(frame.after(packed.sha256))
-        # In the order in which the family's own nodes send them.
-        if self.family == CALAGOPUS:
-            self._write_log(frame, write, note)
-        self._write_backups(frame, write, lambda read: progress(packed.packed_bytes + read))
-        if self.family != CALAGOPUS:
-            self._write_log(frame, write, note)
-        return packed
 
     def _write_backups(
         self,

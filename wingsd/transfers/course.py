@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import attrs
@@ -54,6 +54,9 @@ class Course(Generic[S]):
         self.announcer = Announcer(server, node, means.bus, means.reactor)
         #: Its number in the journal, None before and after it is open there.
         self.entry: int | None = None
+        #: The storage pool by which the other node may have the files, of which none is then
+        #: moved or deleted here; empty without.
+        self.pool = ""
         #: Returns the bytes that have been moved so far.
         self.count: Callable[[], int] = lambda: 0
         self._server = server
@@ -85,14 +88,21 @@ class Course(Generic[S]):
         self.announcer.enter(step, self.doing)
         return entry
 
-    def resume(self, entry: int, step: S) -> None:
+    def resume(self, entry: int, step: S, pool: str = "") -> None:
         """Be the one that an earlier daemon wrote down, at the step it had come to."""
         self.entry = self.announcer.transfer = entry
+        self.pool = pool
         self.life.step = step
         self._go(step)
         self._seen_whole = False
         if not self.life.over:
             self._observer.transfer_begun(self)
+
+    async def note_terms(self, pool: str = "", removals: Sequence[str] = ()) -> None:
+        """Write down what is special about the transfer, before it is. Raises `StorageError`."""
+        if self.entry is not None:
+            await self._journal.note_terms(self.entry, pool, removals)
+        self.pool = pool
 
     async def enter(self, step: S) -> None:
         """Enter a step, unless the transfer is interrupted. Raises `StorageError`."""

@@ -84,14 +84,16 @@ class Destination:
                 "the destination's URL or token cannot be sent", "start the transfer anew"
             ) from error
 
-    async def features(self) -> frozenset[str]:
+    async def features(self, headers: Iterable[tuple[str, str]] = ()) -> frozenset[str]:
         """Return what the node keeps of a server beyond what every node does.
+
+        `headers` are what it is to know for its answer.
 
         wingsd tells it when it is asked with OPTIONS, in the header `Transfer-Features`, a comma
         list; other nodes give some other answer, and no features.
         Raises `DestinationUnreachable`, and `DestinationLost` when there is no answer at all.
         """
-        answer = await self._start(self._request("OPTIONS"))[1]
+        answer = await self._start(self._request("OPTIONS", headers))[1]
         features = answer.header("transfer-features").lower().split(",") if answer.good else ()
         return frozenset(feature.strip() for feature in features if feature.strip())
 
@@ -112,15 +114,18 @@ class Destination:
         body: Outflow,
         stall_timeout: float,
         headers: Iterable[tuple[str, str]] = (),
+        *,
+        may_be_early: bool = False,
     ) -> OutgoingUpload:
         """Begin to send what comes out of `body`; it is closed if this ends before it does.
 
         The node may leave what it is sent unacknowledged for `stall_timeout` seconds. `headers`
-        are further ones of the request.
+        are further ones of the request; by them it need not take the body if it `may_be_early`.
         """
         usual = [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
         request = self._request("POST", [*usual, *headers])
-        return OutgoingUpload(*self._start(request, body, stall_timeout))
+        conversation, answer = self._start(request, body, stall_timeout)
+        return OutgoingUpload(conversation, answer, may_be_early=may_be_early)
 
     def _request(self, method: str, headers: Iterable[tuple[str, str]] = ()) -> h11.Request:
         target = (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
@@ -168,14 +173,22 @@ class Destination:
 class OutgoingUpload:
     """An upload on its way.
 
-    `answer` gives None when the node took it: a 2xx, after the whole body was sent. It fails with
+    `answer` gives None when the node took it: a 2xx, after the whole body was sent, or as early as
+    it likes where it `may_be_early`. It fails with
     `DestinationUnreachable`, `DestinationRefused` (any other answer, whenever it comes),
     `DestinationLost` (none), and with `CancelledError` after `abort`.
     """
 
-    def __init__(self, conversation: Conversation, answer: Deferred[Answer]) -> None:
+    def __init__(
+        self, conversation: Conversation, answer: Deferred[Answer], *, may_be_early: bool = False
+    ) -> None:
         self._conversation = conversation
-        self.answer: Deferred[None] = answer.addCallback(_judge)
+        self.answer: Deferred[None] = answer.addCallback(_judge, may_be_early=may_be_early)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the node may have the headers."""
+        return self._conversation.begun
 
     @property
     def body_sent(self) -> bool:
@@ -213,10 +226,10 @@ def _fault(url: str, parts: SplitResult, port: int | None) -> str:
 # What became of it, in words
 
 
-def _judge(answer: Answer) -> None:
+def _judge(answer: Answer, *, may_be_early: bool = False) -> None:
     """Raise `DestinationRefused` for an answer that is not the one of success."""
     status = f"{answer.code} {_plain(answer.reason)}".rstrip()
-    if answer.good and answer.early:
+    if answer.good and answer.early and not may_be_early:
         raise DestinationRefused(
             "the destination node answered before it had everything",
             f"{status} came while the server was still being sent; see its log, and whether a "

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 #: The forms in which the families' nodes keep local backups. Pelican's know only the second.
-SUFFIXES = ("tar", "tar.gz", "tar.xz", "tar.bz2", "tar.lz4", "tar.zst", "zip", "7z")
+SUFFIXES = ("tar", "tar.gz", "tar.xz", "tar.lz", "tar.bz2", "tar.lz4", "tar.zst", "zip", "7z")
 #: What each family calls the part of an installation's log; Pterodactyl's has none.
 LOG_PARTS: Mapping[str, str] = MappingProxyType(
     {PELICAN: "install_logs", CALAGOPUS: "install-logs"}

@@ -26,6 +26,7 @@ from wingsd.transfers.authority import ReceivingAuthority
 from wingsd.transfers.course import Course
 from wingsd.transfers.lifecycle import ReceiveStep
 from wingsd.transfers.means import ReceivingMeans
+from wingsd.transfers.pooling import finds_files
 from wingsd.transfers.progress import Progress
 from wingsd.transfers.reception import Reception
 from wingsd.transfers.undo import UndoList
@@ -89,7 +90,7 @@ class IncomingTransfer:
     async def resume(self, entry: Entry) -> None:
         """Bring to its end, well or not, what an earlier daemon did not."""
         step = ReceiveStep[entry.step]
-        self._course.resume(entry.id, step)
+        self._course.resume(entry.id, step, entry.pool)
         self._arrival.environment_begun = not self._course.life.before(ReceiveStep.ENVIRONMENT)
         if step is ReceiveStep.FAILED:
             self._go_on(Deferred.fromCoroutine(self._tidy_up()))
@@ -137,6 +138,7 @@ class IncomingTransfer:
             step=self._course.life.step,
             words=self._course.doing,
             by_hand=self.authority.by_hand,
+            pool=self._course.pool,
             seconds=self._means.reactor.seconds() - self._begun,
             bytes=self._reception.meter.done,
             total=self._reception.size,
@@ -195,17 +197,30 @@ class IncomingTransfer:
         self.authority.begin()
         await course.begin()
         await self.authority.write_down()
-        received = await self._reception.receive(upload, configuration.settings, self._others)
+        pooled = not self.authority.by_hand and await finds_files(self.server, upload, means)
+        if pooled:
+            await self._join(means.volume.pool, upload.mark)
+        received = await self._reception.receive(
+            upload, configuration.settings, self._others, pooled=pooled
+        )
 
         await course.enter(ReceiveStep.VERIFY)
         received.verify()
 
         await course.enter(ReceiveStep.DURABLE)
-        await course.chain.wait(means.disk.run(means.staging.flush, self.server))
+        if not pooled:
+            await course.chain.wait(means.disk.run(means.staging.flush, self.server))
         await course.chain.wait(means.disk.run(means.backups.flush, self.server))
         self._reception.say_figures(received)
 
         return await self._arrival.complete(means.servers.get(self.server), configuration)
+
+    async def _join(self, pool: str, mark: str) -> None:
+        """Take the files for those in the storage pool, which the sender has as well."""
+        await self._course.note_terms(pool)
+        self._means.servers.share(self.server, pool)
+        self._course.announcer.say(f"its files are here, in the storage pool {pool}")
+        self._arrival.mark = mark
 
     # After a restart
 
@@ -228,15 +243,27 @@ class IncomingTransfer:
         means = self._means
         if self._course.life.before(ReceiveStep.SWAP):
             raise Interrupted
-        self._undo.add(lambda: means.disk.run(means.staging.withdraw, self.server))
+        pool = self._course.pool
+        if not pool:
+            self._undo.add(lambda: means.disk.run(means.staging.withdraw, self.server))
         self._undo.add(lambda: means.disk.run(means.backups.take_back, self.server))
+        if pool and self._course.life.before(ReceiveStep.REPORT):
+            # A Pelican source for which this connection has ended takes the files for its own
+            # again, and deletes them when the Panel then hears of a success.
+            raise Interrupted
         self._undo.add(self._vacate)
+        # Looked for first: it may be told, and forgotten, while the Panel is asked.
+        is_told = means.outbox.success_of(self.server) is not None
         ours, configuration = await self._ask_until_answered()
+        if pool and not (ours or is_told):
+            raise Interrupted
         if ours:
             server = means.servers.known(configuration)
         else:
             server = means.servers.admit(configuration, HOLD)
             self._undo.add(self._forget)
+        if pool:
+            means.servers.share(self.server, pool)
         return await self._arrival.complete(server, configuration)
 
     # What undoes it
@@ -266,7 +293,7 @@ class IncomingTransfer:
         if await means.disk.run(means.staging.holds, self.server):
             return
         if await means.disk.run(means.staging.is_in_place, self.server):
-            await means.attic.store_away(self.server)
+            await means.attic.store_away(self.server, pooled=self._course.pool != "")
 
     async def _tidy_up(self) -> None:
         means = self._means

@@ -16,15 +16,16 @@ from wingsd.transfers.upload import Upload
 
 __all__ = ["IncomingPart", "ReceivedPart", "Unpack"]
 
-#: Unpacks what it is given; the other function ends that early.
-Unpack = Callable[[Iterator[bytes], Callable[[], None]], Extracted]
+#: Unpacks what it is given, or takes it for nothing; the other function ends that early.
+Unpack = Callable[[Iterator[bytes], Callable[[], None]], Extracted | None]
 
 
 @attrs.frozen
 class ReceivedPart:
     """What has come by one upload, and which checksums it should have."""
 
-    archive: Extracted
+    #: None where the files were here already.
+    archive: Extracted | None
     #: The SHA-256 of each backup by its UUID.
     backups: dict[str, str]
     checksums: Checksums
@@ -32,7 +33,7 @@ class ReceivedPart:
     def verify(self) -> None:
         """Raise `BadRequest` where anything is not what was sent."""
         sent = self.checksums
-        if sent.archive != self.archive.sha256:
+        if self.archive is not None and sent.archive != self.archive.sha256:
             raise ChecksumMismatch(sent.archive, self.archive.sha256)
         for uuid, checksum in sorted(self.backups.items()):
             if sent.backups[uuid] != checksum:
@@ -72,7 +73,7 @@ class IncomingPart:
 
     # What the thread does
 
-    def _work(self, feed: Feed, unpack: Unpack) -> tuple[Extracted, dict[str, str]]:
+    def _work(self, feed: Feed, unpack: Unpack) -> tuple[Extracted | None, dict[str, str]]:
         means, backups = self._means, {}
         archive = unpack(self._counted(feed), feed.close)
         while (extra := feed.next_part()) is not None:

@@ -1,4 +1,5 @@
-"""Backups on this node that are sent with a server: found where each family keeps them, and read.
+"""Backups on this node that are sent with a server: found where each family keeps them, read, and
+removed when they have moved.
 
 Blocking: run it in a thread.
 """
@@ -8,14 +9,18 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Generator, Iterable
+from contextlib import suppress
+from pathlib import Path
 
 import attrs
 
 from wingsd.config import CALAGOPUS, PELICAN
+from wingsd.diskadvice import disk_advice
 from wingsd.errors import StorageError
-from wingsd.transfers.extras import SUFFIXES, Backup
+from wingsd.transfers.extras import SUFFIXES, Backup, backup_at
+from wingsd.transfers.incomingfile import sync_directory
 
-__all__ = ["LocalBackup", "find_backups"]
+__all__ = ["LocalBackup", "find_backups", "remove_backup"]
 
 _PIECE = 240 << 10
 _NOT_READ = "a backup that is to be sent with the server could not be read"
@@ -23,11 +28,15 @@ _NOT_READ = "a backup that is to be sent with the server could not be read"
 
 @attrs.frozen
 class LocalBackup:
-    """A file of `size` bytes, and the backup that it is sent as."""
+    """A file of `size` bytes, and the backup that it is sent as.
+
+    `place` is its path in the directory of all backups.
+    """
 
     backup: Backup
     path: str
     size: int
+    place: str
 
     def blocks(self) -> Generator[bytes, None, None]:
         """Yield what it holds. Raises `StorageError`, also where that is not its size any more."""
@@ -73,11 +82,31 @@ def find_backups(
 def _find(directory: str, server: str, uuid: str, family: str) -> LocalBackup | None:
     for place in (PELICAN, CALAGOPUS):
         for suffix in SUFFIXES:
-            path = os.path.join(directory, Backup(uuid, suffix, place).path(server))
+            name = Backup(uuid, suffix, place).path(server)
+            path = os.path.join(directory, name)
             try:
                 status = os.lstat(path)
             except OSError:
                 continue
             if stat.S_ISREG(status.st_mode):
-                return LocalBackup(Backup(uuid, suffix, family), path, status.st_size)
+                return LocalBackup(Backup(uuid, suffix, family), path, status.st_size, name)
     return None
+
+
+def remove_backup(directory: str, place: str) -> None:
+    """Remove the backup at `place` in `directory`, if it is there; raises `StorageError`."""
+    if backup_at(place) is None:
+        return  # Nothing else is ever removed by this way.
+    path = os.path.join(directory, place)
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+            sync_directory(Path(path).parent)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: {disk_advice(error)}; delete it by hand",
+            "a backup that has moved to another node could not be removed here",
+        ) from error
+    if os.path.dirname(place):
+        with suppress(OSError):  # The server may have others in it.
+            os.rmdir(os.path.dirname(path))

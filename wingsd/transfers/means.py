@@ -20,8 +20,10 @@ from wingsd.transfers.attic import Attic
 from wingsd.transfers.backups import Backups
 from wingsd.transfers.installlog import InstallLogs
 from wingsd.transfers.outbox import Outbox
+from wingsd.transfers.removal import Removal
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.trust import Trust
+from wingsd.transfers.volume import Volume
 from wingsd.transfers.writeback import WriteBack
 
 __all__ = ["ReceivingMeans", "SendingMeans"]
@@ -55,6 +57,7 @@ class ReceivingMeans:
     slots: DeferredSemaphore
     #: Threads for the short work on the disk.
     disk: Workers
+    volume: Volume
     observer: Observer = attrs.field(factory=Observer)
 
 
@@ -80,6 +83,8 @@ class SendingMeans:
     logs: InstallLogs
     #: Threads for the short work on the disk.
     disk: Workers
+    removal: Removal
+    volume: Volume
     #: Threads that pack, and as many slots: who has none does not connect yet.
     packers: Workers
     slots: DeferredSemaphore

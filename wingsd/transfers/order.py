@@ -32,14 +32,16 @@ class TransferOrder:
     compression_level: str = ""
     #: The UUIDs of the local backups that are to come along.
     backups: tuple[str, ...] = ()
+    #: Whether those are to be removed here once the server has moved.
+    delete_backups: bool = False
     #: In how many requests beside the first it is to be sent.
     streams: int = 0
 
     @property
     def family(self) -> str:
         """Whose nodes the destination is one of: Calagopus' Panel alone asks for a form."""
-        asks = self.archive_format or self.compression_level or self.streams
-        return CALAGOPUS if asks else PELICAN
+        form = self.archive_format or self.compression_level or self.streams
+        return CALAGOPUS if form or self.delete_backups else PELICAN
 
 
 @attrs.frozen

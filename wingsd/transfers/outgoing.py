@@ -6,34 +6,29 @@ The server's files are only read. They go when the Panel has them deleted, and n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import Packed, split
-from wingsd.bridge import relayed
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.servers import Server
 from wingsd.transfers.authority import SendingAuthority
-from wingsd.transfers.cargo import Cargo
 from wingsd.transfers.course import Course
 from wingsd.transfers.destination import Destination
+from wingsd.transfers.dispatch import Dispatch
 from wingsd.transfers.lifecycle import SendStep
-from wingsd.transfers.localbackups import LocalBackup, find_backups
 from wingsd.transfers.means import SendingMeans
-from wingsd.transfers.order import JOINS_STREAMS, TransferOrder, form_of, streams_of
-from wingsd.transfers.outgoingstreams import OutgoingStreams
-from wingsd.transfers.progress import Meter, Progress
+from wingsd.transfers.order import TransferOrder, streams_of
+from wingsd.transfers.pooling import SourcePool
+from wingsd.transfers.progress import Progress
 from wingsd.transfers.slots import slots_held
-from wingsd.transfers.wording import SOURCE, progress_bar, readable_size
+from wingsd.transfers.wording import SOURCE
 
-__all__ = ["KEEPS_LINKS", "MOVED", "OutgoingTransfer"]
+__all__ = ["MOVED", "OutgoingTransfer"]
 
-#: What a destination says that it keeps, when symlinks and hard links may be sent as they are.
-KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
 #: Why a server is not started whose files still wait for the Panel to have them deleted.
 MOVED = "the server has moved to another node"
 
@@ -60,10 +55,10 @@ class OutgoingTransfer:
         self._order = order
         self._destination = Destination(order.url, order.token, means.reactor, means.trust)
         self._course = Course(server.uuid, SOURCE, SendStep, means, authority)
-        self._streams: OutgoingStreams | None = None
-        self._backups: tuple[LocalBackup, ...] = ()
+        self._pool = SourcePool(server.uuid, order, means, by_hand=authority.by_hand)
+        self._dispatch = Dispatch(server, order, means, self._course, self._pool)
+        self._removals: tuple[str, ...] = ()
         self._retired = False
-        self._meter = Meter(means.reactor.seconds, self._count)
         self._begun = means.reactor.seconds()
         #: Whether it has moved, and the Panel has not had it deleted here yet.
         self.is_left_behind = False
@@ -79,15 +74,21 @@ class OutgoingTransfer:
         else:
             self._moved()
         finally:
-            self.over.callback(None)
+            try:
+                await self._pool.leave()
+            finally:
+                self.over.callback(None)
 
     def cancel(self) -> None:
         """End the transfer, wherever it is."""
         self._interrupt(TransferCancelled())
 
     def give_up(self, reason: WingsdError) -> None:
-        """End it unless the destination has everything: it may then be moving already."""
-        if not self.is_sent:
+        """End it unless the destination has everything: it may then be moving already.
+
+        Of what is still being sent within a pool, the Panel is asked.
+        """
+        if not self._dispatch.body_sent:
             self._interrupt(reason)
 
     def deleted(self) -> None:
@@ -97,7 +98,9 @@ class OutgoingTransfer:
         """
         self._moved()
         self.is_left_behind = False
-        self._course.close()
+        if not self._dispatch.body_sent:
+            self._dispatch.abort()  # of what it has already
+        self._in_background(self._finish())
 
     @property
     def progress(self) -> Progress:
@@ -108,10 +111,11 @@ class OutgoingTransfer:
             step=self._course.life.step,
             words=self._course.doing,
             by_hand=self.authority.by_hand,
+            pool=self._course.pool,
             seconds=self._means.reactor.seconds() - self._begun,
-            bytes=self._meter.done,
-            total=self._all_bytes,
-            rate=self._meter.rate,
+            bytes=self._dispatch.meter.done,
+            total=self._dispatch.total,
+            rate=self._dispatch.meter.rate,
         )
 
     @property
@@ -121,8 +125,8 @@ class OutgoingTransfer:
 
     @property
     def is_sent(self) -> bool:
-        """Whether the destination may have everything."""
-        return self._streams is not None and self._streams.body_sent
+        """Whether the destination may have everything. What is pooled, it has from the start."""
+        return self._dispatch.may_be_taken
 
     @property
     def is_over(self) -> bool:
@@ -132,8 +136,7 @@ class OutgoingTransfer:
     def _interrupt(self, reason: WingsdError) -> None:
         self._course.chain.interrupt(reason)
         self.authority.give_up(reason)
-        if self._streams is not None:
-            self._streams.abort()
+        self._dispatch.abort()
 
     # The chain
 
@@ -141,13 +144,14 @@ class OutgoingTransfer:
         means, server = self._means, self.server
         # Asked first: a server need not stop for a destination that cannot be reached.
         await self._wait(self.authority.introduce())
-        features = await self._wait(self._destination.features())
+        features = await self._wait(self._pool.ask(self._destination.features))
         warn = self._course.announcer.warn
         further = streams_of(self._order, means.streams, features, warn)
 
         # Nor for one of which a backup would be lost.
         if self._order.backups:
-            self._backups = await self._course.chain.wait(self._find_backups())
+            await self._wait(self._dispatch.find_backups())
+        await self._note_terms()
 
         await self._course.enter(SendStep.STOP)
         await self._wait(server.stop_within(means.stop_grace))
@@ -159,68 +163,22 @@ class OutgoingTransfer:
         await self._course.enter(SendStep.SEND)
         async with slots_held(means.slots, 1 + further, self._course.chain):
             self._course.take_turn()
-            streams = await self._stream(features, further)
+            streams = await self._dispatch.send(self._destination, features, further)
 
         if not self._course.life.over:  # The Panel's word may be faster.
             self._course.pass_on(SendStep.AWAIT)
         await streams.answered()
 
-    async def _stream(self, features: frozenset[str], further: int) -> OutgoingStreams:
-        """Send the archives; return when the last bytes of all are on their way."""
-        means, announcer = self._means, self._course.announcer
-        # Only for the bar: nothing waits for what is not measured yet.
-        self.server.renew_measure()
-        cargoes = await self._cargoes(features >= KEEPS_LINKS, further)
-        self._course.chain.check()
-        joined = JOINS_STREAMS in features
-        streams = OutgoingStreams(cargoes, self._destination, means, joined=joined)
-        self._streams = streams
-        self._course.count = lambda: streams.bytes_out
-        announcer.show_progress(self._bar)
-        self._meter.start()
-        try:
-            packed = await streams.send(relayed(means.reactor, announcer.warn))
-        finally:
-            self._meter.stop()
-            announcer.hide_progress()
-        self._say_figures(packed)
-        return streams
-
-    async def _cargoes(self, links: bool, further: int) -> list[Cargo]:
-        """Return what each upload is to hold: the first also has all that is beside the files."""
-        means, directory = self._means, self._means.servers.directory(self.server.uuid)
-        whole = Cargo(
-            server=self.server.uuid,
-            family=self._order.family,
-            source=directory,
-            links=links,
-            form=form_of(self._order, means.compression, self._course.announcer.warn),
-            backups=self._backups,
-            logs=means.logs,
-        )
-        if not further:
-            return [whole]
-        dividing = means.packers.run(split, directory, 1 + further)
-        first, *others = await self._course.chain.wait(dividing)
-        return [whole.of(first), *(whole.files_of(part) for part in others)]
-
-    def _bar(self) -> str:
-        return f"Uploading {progress_bar(self._meter.done, self._all_bytes)}"
-
-    def _count(self) -> int:
-        return self._streams.read if self._streams is not None else 0
-
-    def _find_backups(self) -> Deferred[tuple[LocalBackup, ...]]:
-        order, means = self._order, self._means
-        return means.disk.run(
-            find_backups, means.backup_directory, self.server.uuid, order.backups, order.family
-        )
-
-    @property
-    def _all_bytes(self) -> int:
-        """What there is to read; 0 while the server is not measured."""
-        measured = self.server.disk_bytes
-        return measured and measured + sum(backup.size for backup in self._backups)
+    async def _note_terms(self) -> None:
+        """Write down what must not be forgotten of this transfer, before it can be needed."""
+        pool = self._pool.name
+        if self._order.delete_backups and not pool:
+            self._removals = tuple(backup.place for backup in self._dispatch.backups)
+        if pool or self._removals:
+            await self._course.note_terms(pool, self._removals)
+        if pool:
+            self._means.servers.share(self.server.uuid, pool)
+            self._course.announcer.say(f"it is in the storage pool {pool}: its files stay there")
 
     async def _wait(self, work: Any) -> Any:
         return await self._course.chain.wait(Deferred.fromCoroutine(work))
@@ -230,6 +188,8 @@ class OutgoingTransfer:
     async def _fail(self, error: Exception) -> None:
         """Find out whether it is a failure indeed, have the Panel told, and let the server go."""
         if self._course.life.over:
+            if isinstance(error, CancelledError):
+                return  # It was told to take no more.
             self._log.warn(
                 "{server}: moved by the Panel's word, though the destination's was: {error}",
                 server=self.server.uuid,
@@ -259,13 +219,14 @@ class OutgoingTransfer:
 
     def _stays(self) -> None:
         self._course.pass_on(SendStep.FAILED)
+        self._means.servers.unshare(self.server.uuid)
         self.server.let_go()
-        # Nobody waits for it, but a daemon that ends before does it at its next start.
-        Deferred.fromCoroutine(self._restore()).addErrback(self._mistake)
+        self._in_background(self._restore())
 
     async def _restore(self) -> None:
         if self._retired:
             await self.server.restore_environment()
+        await self._pool.leave()
         self._course.close()
 
     def _moved(self) -> None:
@@ -275,11 +236,24 @@ class OutgoingTransfer:
         self.server.disown(MOVED)
         self.is_left_behind = self.authority.deletes
         if not self.authority.deletes:
-            Deferred.fromCoroutine(self._part()).addErrback(self._mistake)
+            self._in_background(self._part())
 
     async def _part(self) -> None:
         await self.authority.part(self.server)
         self._course.close()
+
+    async def _finish(self) -> None:
+        """Remove what has moved, and nobody else does. The Panel has said that it has."""
+        await self._means.removal.remove(self.server.uuid, self._removals)
+        if self._pool.name:
+            # Its files stay in sight: they do not make it one that is here by hand.
+            await self._means.journal.undescribe(self.server.uuid)
+        await self._pool.leave()
+        self._course.close()
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        # Nobody waits for it, but a daemon that ends before does it at its next start.
+        Deferred.fromCoroutine(work).addErrback(self._mistake)
 
     def _mistake(self, failure: Failure) -> None:
         self._log.failure("{server}: a mistake", failure, server=self.server.uuid)
@@ -295,26 +269,14 @@ class OutgoingTransfer:
         self.is_left_behind = False
         if moved:
             self._means.servers.forget(self.server.uuid)
-            await self._means.attic.store_away(self.server.uuid)
+            pooled = self._pool.name != ""
+            await self._means.attic.store_away(self.server.uuid, pooled=pooled)
+            await self._finish()
         else:
             self._log.warn(
                 "{server}: the destination took it, but the Panel has it here: it stays",
                 server=self.server.uuid,
             )
+            self._means.servers.unshare(self.server.uuid)
             self.server.let_go()
-        self._course.close()
-
-    # What is said of it
-
-    def _say_figures(self, packed: Sequence[Packed]) -> None:
-        size = sum(each.archive_bytes for each in packed)
-        files = sum(each.file_count + each.hard_link_count for each in packed)
-        self._course.note_figures(size, files)
-        self._log.info(
-            "{server}: sent {bytes} bytes, {files} files, {seconds:.1f} s, {rate}/s",
-            server=self.server.uuid,
-            bytes=size,
-            files=files,
-            seconds=self._meter.seconds,
-            rate=readable_size(size / max(self._meter.seconds, 0.001)),
-        )
+            self._course.close()

@@ -38,6 +38,7 @@ class _Stream:
         means: SendingMeans,
         number: int | None,
         others: int,
+        pool: Sequence[tuple[str, str]],
     ) -> None:
         self.cargo = cargo
         self.frame = FormFrame(f"archive.{cargo.form.archive.suffix}")
@@ -50,10 +51,14 @@ class _Stream:
         elif others:
             headers = [("Multiplex-Stream-Count", str(others))]
         self.upload = destination.upload(
-            self.frame.content_type, self.body, means.stall_timeout, headers
+            self.frame.content_type,
+            self.body,
+            means.stall_timeout,
+            [*headers, *pool],
+            may_be_early=bool(pool),
         )
 
-    def write(self, note: Callable[[str], None], ends: bool) -> Packed:
+    def write(self, note: Callable[[str], None], ends: bool) -> Packed | None:
         """Write the body, in a worker thread."""
         packed = self.cargo.write(self.frame, self.body.write, note, self._note_progress)
         if ends:
@@ -73,7 +78,8 @@ class _Stream:
 class OutgoingStreams:
     """The uploads of all `cargoes`, begun at once.
 
-    `joined` tells that the destination gives them one answer.
+    `joined` tells that the destination gives them one answer. `pool` are headers that tell of a
+    storage pool; who has the files in that need not take what is sent.
     """
 
     def __init__(
@@ -83,13 +89,15 @@ class OutgoingStreams:
         means: SendingMeans,
         *,
         joined: bool,
+        pool: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._means = means
+        self._need_not_take = bool(pool)
         self._joined = joined or len(cargoes) == 1
         self._error: BaseException | None = None
         others = len(cargoes) - 1
         self._streams = [
-            _Stream(each, destination, means, number - 1 if number else None, others)
+            _Stream(each, destination, means, number - 1 if number else None, others, pool)
             for number, each in enumerate(cargoes)
         ]
         for stream in self._streams:
@@ -126,6 +134,11 @@ class OutgoingStreams:
             stream.upload.abort()
 
     @property
+    def begun(self) -> bool:
+        """Whether the destination may have the headers of any."""
+        return any(stream.upload.begun for stream in self._streams)
+
+    @property
     def body_sent(self) -> bool:
         """Whether the last byte of each was handed over: only now can the node have it all."""
         return all(stream.upload.body_sent for stream in self._streams)
@@ -149,7 +162,8 @@ class OutgoingStreams:
             return await self._means.packers.run(work, *args)
         except OutflowClosed as closed:
             await stream.upload.answer  # which tells why
-            self._fail(Failure(closed))
+            if not self._need_not_take:
+                self._fail(Failure(closed))
         except Exception:
             self._fail(Failure())
         return None

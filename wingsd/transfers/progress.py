@@ -18,6 +18,7 @@ class Progress:
     `entry` is its number in the journal, None before it is there. `bytes` are those that have gone
     by: of a server that comes its upload's, of one that goes its files' and backups'; `total` is
     how many they will be, 0 where that is not known; `rate` is bytes a second on average.
+    `pool` is the storage pool by which both nodes may have the files, empty without.
     """
 
     server: str
@@ -25,6 +26,7 @@ class Progress:
     step: ReceiveStep | SendStep
     words: str
     by_hand: bool
+    pool: str
     seconds: float
     bytes: int
     total: int

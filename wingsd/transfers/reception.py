@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from wingsd.archive import Extracted, JointTree, Limits, extract
 from wingsd.bridge import relayed
-from wingsd.errors import WingsdError
+from wingsd.errors import BadRequest, StreamRefused, WingsdError
 from wingsd.model import Settings
 from wingsd.transfers.course import Course
 from wingsd.transfers.incomingpart import IncomingPart, ReceivedPart
@@ -44,15 +44,18 @@ class Received:
             part.verify()
 
     @property
+    def _archives(self) -> list[Extracted]:
+        return [part.archive for part in self.parts if part.archive is not None]
+
+    @property
     def files(self) -> int:
         """How many files there are, by all their names."""
-        archives = [part.archive for part in self.parts]
-        return sum(each.file_count + each.hard_link_count for each in archives)
+        return sum(each.file_count + each.hard_link_count for each in self._archives)
 
     @property
     def archive_bytes(self) -> int:
         """The bytes of all archives, as they were sent."""
-        return sum(part.archive.archive_bytes for part in self.parts)
+        return sum(each.archive_bytes for each in self._archives)
 
     @property
     def backups(self) -> int:
@@ -86,17 +89,30 @@ class Reception:
         return sum(sizes) if all(sizes) else 0
 
     async def receive(
-        self, upload: Upload, settings: Settings, others: Companions = ALONE
+        self,
+        upload: Upload,
+        settings: Settings,
+        others: Companions = ALONE,
+        *,
+        pooled: bool = False,
     ) -> Received:
-        """Take the whole server, when it is its turn. Raises the `WingsdError` that stops it."""
+        """Take the whole server, when it is its turn. Raises the `WingsdError` that stops it.
+
+        Of what is `pooled` the files are here: an archive is then read and thrown away, for what
+        comes after it.
+        """
         means, course = self._means, self._course
         self._parts = self._parts_of(upload, await course.chain.wait(others.gathered()))
+        if pooled and len(self._parts) > 1:
+            raise StreamRefused("within a storage pool a server is sent in one request")
         await course.enter(ReceiveStep.RECEIVE)
         async with slots_held(means.slots, len(self._parts), course.chain) as slots:
             self.meter.start()
             try:
                 course.take_turn()
                 with means.write_back.during():
+                    if pooled:
+                        return await self._take_pooled()
                     return await self._take(settings, slots)
             finally:
                 self.meter.stop()
@@ -130,6 +146,18 @@ class Reception:
             announcer.hide_progress()
         return Received(parts)
 
+    async def _take_pooled(self) -> Received:
+        means, announcer = self._means, self._course.announcer
+        await means.disk.run(means.staging.discard, self._server)
+        await means.disk.run(means.backups.discard, self._server)
+        most = await means.disk.run(means.volume.size)
+        (part,) = self._parts
+        announcer.show_progress(self._progress)
+        try:
+            return Received([await part.read(lambda blocks, _: _discard(blocks, most))])
+        finally:
+            announcer.hide_progress()
+
     async def _alone(self, directory: str, limits: Limits) -> ReceivedPart:
         means = self._means
         (part,) = self._parts
@@ -161,7 +189,8 @@ class Reception:
     def say_figures(self, received: Received) -> None:
         """Tell how much came, and how fast; the journal has it too."""
         meter = self.meter
-        self._course.note_figures(received.archive_bytes, received.files)
+        if not self._course.pool:
+            self._course.note_figures(received.archive_bytes, received.files)
         self._log.info(
             "{server}: received {bytes} bytes, {files} files, {backups} backups, {seconds:.1f} s, "
             "{rate:.1f} MiB/s",
@@ -172,3 +201,15 @@ class Reception:
             seconds=meter.seconds,
             rate=meter.done / MIB / max(meter.seconds, 0.001),
         )
+
+
+def _discard(blocks: Iterator[bytes], most: int) -> None:
+    """Take an archive for nothing, in a thread; raise `BadRequest` beyond so many bytes."""
+    left = most
+    for block in blocks:
+        left -= len(block)
+        if left < 0:
+            raise BadRequest(
+                "the archive is larger than the storage pool that its files are in",
+                "send the server again",
+            )

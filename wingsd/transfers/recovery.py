@@ -15,6 +15,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from wingsd.bridge import Workers
 from wingsd.errors import Interrupted, StorageError, UnknownServer
 from wingsd.journal import Account, Direction, Entry, Journal, Outcome
 from wingsd.observer import Observer
@@ -26,8 +27,10 @@ from wingsd.transfers.backups import Backups
 from wingsd.transfers.lifecycle import ReceiveStep, SendStep
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
+from wingsd.transfers.removal import Removal
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.verdict import Verdict
+from wingsd.transfers.volume import Volume
 
 __all__ = ["Recovery", "clear_leftovers", "durable", "reached"]
 
@@ -87,6 +90,9 @@ class Recovery:
     panel: Panel
     attic: Attic
     by_hand: _ByHand
+    removal: Removal
+    volume: Volume
+    disk: Workers
     reactor: Any
     observer: Observer = attrs.field(factory=Observer)
 
@@ -106,6 +112,8 @@ class Recovery:
                 self.by_hand.settle(entry)
             else:
                 self.servers.reserve(entry.server, HOLD)
+                if entry.pool:
+                    self.servers.share(entry.server, entry.pool)
 
     def settle(self) -> None:
         """Find out what became of what was being sent, once the servers are loaded."""
@@ -118,6 +126,7 @@ class Recovery:
         self._log.failure("{server}: its transfer stays unsettled", failure, server=server)
 
     async def _settle(self, entry: Entry) -> None:
+        await self.disk.run(self.volume.unmark, entry.server)
         # A step is written down before it is taken: of SEND nobody knows how far it came.
         if not reached(entry, SendStep.SEND):
             await self.outbox.tell(entry.server, Outcome.FAILURE)
@@ -135,8 +144,13 @@ class Recovery:
         uuid = entry.server
         if moved:
             self.servers.forget(uuid)
-            await self.attic.store_away(uuid)
+            await self.attic.store_away(uuid, pooled=entry.pool != "")
+            await self.removal.remove(uuid, entry.removals)
+            if entry.pool:
+                # Its files stay in sight: they do not make it one that is here by hand.
+                await self.journal.undescribe(uuid)
             return
+        self.servers.unshare(uuid)
         self._log.info("{server}: its transfer failed, it is still here", server=uuid)
         with suppress(UnknownServer):  # The Panel may have deleted it meanwhile.
             server = self.servers.get(uuid)

@@ -32,14 +32,18 @@ _QUARANTINE = ".quarantine"
 class Staging:
     """The staging area of one `system.data` directory.
 
-    `owner` is the user and group id of every server's directory.
+    `owner` is the user and group id of every server's directory. `node` is the node's name, where
+    others have the same directory: each then has a staging area of its own, and clears no other's.
     """
 
-    def __init__(self, data: str, owner: tuple[int, int], *, durable: bool) -> None:
+    def __init__(
+        self, data: str, owner: tuple[int, int], *, durable: bool, node: str = ""
+    ) -> None:
         self._data = Path(data)
         self._owner = owner
         self._durable = durable
-        self._root = self._data.with_name(f".{self._data.name}.staging")
+        self._name = f"staging.{node}" if node else "staging"
+        self._root = self._data.with_name(f".{self._data.name}.{self._name}")
         # An open descriptor per server being received: syncfs(2) only tells of errors since its
         # descriptor was opened, so it must be as old as the first byte.
         self._open: dict[str, int] = {}
@@ -59,7 +63,7 @@ class Staging:
             if not self._is_same_filesystem():
                 # `system.data` is a mount of its own: nothing beside it is on its filesystem.
                 self._release()
-                self._root = self._data / ".staging"
+                self._root = self._data / f".{self._name}"
                 self._claim()
 
     @property
@@ -113,7 +117,7 @@ class Staging:
 
     def _is_same_filesystem(self) -> bool:
         # A rename is the only honest answer: two mounts of one device have the same number.
-        probe, target = self._root / ".probe", self._data / ".staging-probe"
+        probe, target = self._root / ".probe", self._data / f".{self._name}-probe"
         probe.mkdir(exist_ok=True)
         try:
             probe.rename(target)

@@ -15,11 +15,16 @@ __all__ = ["ALONE", "Companions", "Upload"]
 
 
 class Upload(Protocol):
-    """Where an archive comes from. `size` is that of the whole body in bytes, 0 if not known."""
+    """Where an archive comes from. `size` is that of the whole body in bytes, 0 if not known.
+
+    `pool` is the storage pool of the sender, and `mark` what it has left there; empty without.
+    """
 
     content_type: str
     user_agent: str
     size: int
+    pool: str
+    mark: str
 
     def read_into(self, form: UploadForm, feed: Feed) -> Deferred[Checksums]:
         """Let the archive flow into `feed`, then each extra as a part of its own.

@@ -15,6 +15,7 @@ from wingsd.structure import Keywords
 from wingsd.tokens import TransferToken, transfer_token
 from wingsd.transfers.authority import ReceivingAuthority
 from wingsd.transfers.order import TransferOrder
+from wingsd.transfers.pool import MARK, POOL
 from wingsd.transfers.streamroll import COUNT, NUMBER
 from wingsd.transfers.streams import StreamGroup
 from wingsd.web.bodies import INVALID
@@ -97,16 +98,13 @@ class TransfersEndpoint(Public):
         success; to it, a refusal is a connection that ends without one. Only wingsd, by its
         User-Agent, is answered.
         """
-        api = self.services.config.api
         # Calagopus' nodes number their streams also when there is but one. They take every answer
         # for success, and may then delete the backups that were to move along.
         is_numbered = any(map(request.header, (COUNT, NUMBER)))
         is_ours = request.header("User-Agent").startswith("wingsd/")
         request.minds_status = is_ours or not is_numbered
         try:
-            header = request.header("Authorization")
-            config = self.services.config
-            token = transfer_token(header, config.token, api.public_url, scoped=config.is_pelican)
+            token = self._token(request)
         except WingsdError as error:
             self._tell_refused(request, error)
             raise
@@ -138,8 +136,27 @@ class TransfersEndpoint(Public):
 
         With `streams`, the requests that a server comes in have one outcome, and a hard link in
         one may have its file in another.
+
+        To a sender with a transfer's token that names its storage pool, in `X-Storage-Pool`, and a
+        mark that it has left there, in `X-Storage-Pool-Mark`, also whether it has that pool.
         """
-        request.setHeader("Transfer-Features", "symlinks, hard-links, streams")
+        features = ["symlinks", "hard-links", "streams", *await self._pool_features(request)]
+        request.setHeader("Transfer-Features", ", ".join(features))
+
+    async def _pool_features(self, request: StreamingRequest) -> list[str]:
+        mark = request.header(MARK)
+        if not mark:
+            return []
+        try:
+            server = self._token(request).server
+            return await self.services.receiver.pool_features(server, request.header(POOL), mark)
+        except WingsdError:
+            return []  # It is told why when it sends something.
+
+    def _token(self, request: StreamingRequest) -> TransferToken:
+        config = self.services.config
+        header, address = request.header("Authorization"), config.api.public_url
+        return transfer_token(header, config.token, address, scoped=config.is_pelican)
 
     async def _receive(
         self, request: StreamingRequest, group: StreamGroup, upload: Upload
@@ -196,6 +213,10 @@ class Destination:
         "Local backups that are sent along. One that is not on this node fails the transfer "
         "before the server is stopped.",
     ] = ()
+    delete_backups: Annotated[
+        bool | None,
+        "Calagopus': remove those backups here, when the server has moved and the Panel says so.",
+    ] = None
     archive_format: Annotated[
         str | None,
         "Calagopus': tar, tar_gz, tar_xz, tar_bz2, tar_lz4 or tar_zstd. By default, and for any "
@@ -239,6 +260,7 @@ class OutgoingEndpoint(Endpoint, ServerPath):
                 archive_format=order.archive_format or "",
                 compression_level=order.compression_level or "",
                 backups=_uuids(order.backups),
+                delete_backups=bool(order.delete_backups),
                 streams=order.multiplex_streams,
             ),
         )

@@ -17,6 +17,7 @@ from zope.interface import implementer
 from wingsd.bridge import Feed, Share, TokenBucket
 from wingsd.errors import UploadCutShort, WingsdError
 from wingsd.transfers.formdata import Checksums, UploadForm
+from wingsd.transfers.pool import MARK, POOL
 from wingsd.web.request import StreamingRequest
 
 __all__ = ["Upload"]
@@ -39,6 +40,7 @@ class Upload:
     ) -> None:
         self.content_type = request.header("Content-Type")
         self.user_agent = request.header("User-Agent")
+        self.pool, self.mark = request.header(POOL), request.header(MARK)
         length = request.header("Content-Length")
         self.size = int(length) if length.isdecimal() else 0
         self._request = request

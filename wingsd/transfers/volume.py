@@ -1,0 +1,143 @@
+"""The volume of `system.data` as other nodes of a storage pool may see it: marks, and a look at
+what is there. Of a server's own files nothing is ever changed here.
+
+Blocking: run it in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from wingsd.diskadvice import disk_advice
+from wingsd.errors import Conflict, StorageError
+from wingsd.transfers.pool import POOLED, SEEN, is_same_pool
+
+__all__ = ["Volume"]
+
+_MARK = re.compile(r"[0-9a-f]{32}")
+_NOT_SOUND = "the server's files in the storage pool cannot be used"
+#: Mode bits that a server's user needs on its directory.
+_ALL = stat.S_IRWXU
+
+
+class Volume:
+    """`data` is `system.data`, `owner` the user and group id of every server's files.
+
+    `pool` is the name of the storage pool that it is, empty where it is none.
+    """
+
+    def __init__(self, data: str, owner: tuple[int, int], pool: str) -> None:
+        self.pool = pool
+        self._data = Path(data)
+        self._user = owner[0]
+
+    # At the source
+
+    def mark(self, server: str) -> str:
+        """Leave a mark for the destination of the server's transfer. Raises `StorageError`."""
+        self.unmark(server)
+        mark = secrets.token_hex(16)
+        path = self._path_of(server, mark)
+        try:
+            path.touch(mode=0o600, exist_ok=False)
+        except OSError as error:
+            raise StorageError(
+                f"{path}, by which another node sees that it has the same storage pool, cannot be "
+                f"made: {disk_advice(error)}"
+            ) from error
+        return mark
+
+    def unmark(self, server: str, mark: str = "*") -> None:
+        """Remove a mark, or all of the server's, as far as that goes: they do no harm."""
+        with suppress(OSError):
+            for path in self._data.glob(self._path_of(server, mark).name):
+                path.unlink()
+
+    # At the destination
+
+    def features(self, server: str, pool: str, mark: str) -> list[str]:
+        """Return what the sender of the server is answered about its pool and its mark."""
+        if not self._sees(server, mark):
+            return []
+        return [SEEN, POOLED] if is_same_pool(self.pool, pool) else [SEEN]
+
+    def check(self, server: str, mark: str) -> None:
+        """Return if the server's directory is there and sound.
+
+        Without the proof of a `mark` it must not be empty. Raises `StorageError`.
+        """
+        path = self._data / server
+        if mark and not self._sees(server, mark):
+            raise _not_sound(
+                f"{self._data} is not the volume that the other node has, though both call it "
+                f"{self.pool!r}; mount the same, or give them pools of different names"
+            )
+        try:
+            status = path.lstat()
+            fault = self._fault(path, status) or ("" if mark else _emptiness(path))
+        except FileNotFoundError:
+            fault = "is not there; see that the volume that both nodes share is mounted"
+        except OSError as error:
+            fault = f"cannot be looked at: {disk_advice(error)}"
+        if fault:
+            raise _not_sound(f"{path} {fault}")
+
+    def require_free(self, server: str) -> None:
+        """Return if there is nothing in the server's place.
+
+        What is there may be the sender's own, of which a copy would then take the place. Raises
+        `Conflict`.
+        """
+        path = self._data / server
+        if os.path.lexists(path):
+            raise Conflict(
+                "the server's directory is in the storage pool already",
+                f"{path} may be what the other node sends: if both have the same volume, set "
+                "system.transfers.storage_pool on both to the same pool_name; if it is only left "
+                "over, move it away",
+            )
+
+    def size(self) -> int:
+        """Return how many bytes the volume has, so that no archive of what is on it has more."""
+        try:
+            return shutil.disk_usage(self._data).total
+        except OSError as error:
+            raise _not_sound(f"{self._data} cannot be looked at: {disk_advice(error)}") from error
+
+    def _fault(self, path: Path, status: os.stat_result) -> str:
+        if not stat.S_ISDIR(status.st_mode):
+            return "is no directory; put the server's own in its place"
+        if status.st_uid != self._user:
+            return (
+                f"belongs to the user id {status.st_uid}, and the servers of this node to "
+                f"{self._user}; set system.user to the same on all nodes of the pool"
+            )
+        if status.st_mode & _ALL != _ALL:
+            return f"has the mode {stat.S_IMODE(status.st_mode):o}; its user needs all of rwx"
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            return "cannot be read and written by this node; see the user it runs as"
+        return ""
+
+    def _sees(self, server: str, mark: str) -> bool:
+        # What a sender writes is no part of a path but for what a mark is made of.
+        return _MARK.fullmatch(mark) is not None and self._path_of(server, mark).is_file()
+
+    def _path_of(self, server: str, mark: str) -> Path:
+        return self._data / f".pool-mark-{server}-{mark}"
+
+
+def _emptiness(path: Path) -> str:
+    with os.scandir(path) as entries:
+        if next(entries, None) is None:
+            return "is empty; see that the volume that both nodes share is mounted"
+    return ""
+
+
+def _not_sound(detail: str) -> StorageError:
+    return StorageError(detail, _NOT_SOUND)
