@@ -38,7 +38,15 @@ from tests.engine import Engine, cleaned_engine, connected, imported_busybox
 from wingsd.journal.store import Store
 from wingsd.transfers.lifecycle import ReceiveStep, SendStep
 
-__all__ = ["Harness", "Kill", "plan", "plan_with_engine"]
+__all__ = [
+    "Broken",
+    "Harness",
+    "Kill",
+    "arguments_of",
+    "kill_often",
+    "plan",
+    "plan_with_engine",
+]
 
 #: Seconds in which all must have come to rest again.
 SETTLES_WITHIN = 60.0
@@ -101,11 +109,15 @@ def plan_with_engine(rng: random.Random) -> Kill:
 class Harness:
     """Two nodes with one server between them, on an engine or without one."""
 
-    def __init__(self, directory: Path, engine: Engine | None = None) -> None:
-        self.pair = Pair(directory)
+    def __init__(
+        self, directory: Path, engine: Engine | None = None, pair: Pair | None = None
+    ) -> None:
+        self.pair = pair or Pair(directory)
         self._containers = Containers(engine, self.pair) if engine else None
         self._changes = self._containers.configuration if self._containers else {}
-        self._before: Any = None
+        self.before: Any = None
+        #: What the Panel asks the source for, beside the move.
+        self.asked: dict[str, Any] = {}
         #: How many died in which step, as their journals had it.
         self.deaths: Counter[str] = Counter()
 
@@ -113,7 +125,7 @@ class Harness:
         """Start the Panel and both nodes."""
         self.pair.add_server(SIZE, **(self._containers.settings if self._containers else {}))
         await self.pair.start(self._changes, self._changes)
-        self._before = seen(self.pair.source.files())
+        self.before = seen(self.pair.source.files())
         if self._containers:
             # Its container is made with its first start.
             await self._containers.run()
@@ -123,25 +135,25 @@ class Harness:
         await self.pair.close()
 
     @property
-    def _ends(self) -> tuple[Peer, Peer]:
+    def ends(self) -> tuple[Peer, Peer]:
         """The node that has the server, and the other."""
         source, destination = self.pair.source, self.pair.destination
         return (source, destination) if self.pair.has_it is source else (destination, source)
 
     async def strike(self, kill: Kill) -> None:
         """Begin a move, kill, start again, and see that all is well. Raises `Broken`."""
-        source, destination = self._ends
+        source, destination = self.ends
         peers = {"source": source, "destination": destination}
         victims = [peers[name] for name in kill.victims]
         if self._containers and kill.running:
             await self._containers.run()
         mark = len(victims[0].log)
-        await self.pair.panel.transfer(UUID, destination.node)
+        await self.pair.panel.transfer(UUID, destination.node, **self.asked)
         await self._until_moment(kill.moment, victims[0], mark)
         await self._kill(victims, kill.delays)
         await self._settle()
         for peer in (source, destination):
-            shutil.rmtree(peer.directory / ".volumes.staging" / ".quarantine", ignore_errors=True)
+            shutil.rmtree(peer.staging / ".quarantine", ignore_errors=True)
 
     async def _kill(self, victims: list[Peer], delays: tuple[float, ...]) -> None:
         """Kill them one after the other, and start them again."""
@@ -165,7 +177,7 @@ class Harness:
     async def _settle(self) -> None:
         """Return when all has come to rest, and is as it must be."""
         await self._until_none(self._unrest)
-        self._check()
+        self.check()
         if self._containers:
             await self._until_none(self._containers.fault)
 
@@ -179,14 +191,15 @@ class Harness:
     async def _unrest(self) -> str:
         if self.pair.panel.in_transfer(UUID):
             return "the Panel's transfer does not end"
-        finished = all(_is_finished(peer) and not _is_deleting(peer) for peer in self._ends)
+        finished = all(_is_finished(peer) and not _is_deleting(peer) for peer in self.ends)
         return "" if finished else "a node does not come to its end with what it has begun"
 
-    def _check(self) -> None:
-        here, there = self._ends
+    def check(self) -> None:
+        """Raise `Broken` where anything is not as it must be."""
+        here, there = self.ends
         if not here.files().is_dir():
             raise Broken("the server is lost: it is not where the Panel says")
-        if seen(here.files()) != self._before:
+        if seen(here.files()) != self.before:
             raise Broken("the server is not whole where the Panel says that it is")
         left = [name for peer in (here, there) for name in peer.left() if _counts(name)]
         left.remove(f"volumes/{UUID}")
@@ -198,15 +211,15 @@ class Harness:
 
     async def move(self) -> None:
         """Move the server without a kill. Raises `Broken` when that does not go well."""
-        _, destination = self._ends
-        await self.pair.panel.transfer(UUID, destination.node)
+        _, destination = self.ends
+        await self.pair.panel.transfer(UUID, destination.node, **self.asked)
         await self._settle()
         if self.pair.has_it is not destination:
             raise Broken("the next move does not go well")
 
     def tail(self) -> str:
         """Return the ends of both nodes' logs."""
-        logs = [(peer.directory.name, peer.log[-40:]) for peer in self._ends]
+        logs = [(peer.directory.name, peer.log[-40:]) for peer in self.ends]
         return "\n".join(line for name, log in logs for line in (f"--- {name}", *log))
 
 
@@ -238,9 +251,8 @@ def _steps(peer: Peer) -> list[str]:
 
 def _is_deleting(peer: Peer) -> bool:
     # Deletions and tidying up go on in the background.
-    staging = peer.directory / ".volumes.staging"
     return any(".deleting" in name for name in peer.left()) or any(
-        path.name.endswith(".discarded") for path in staging.iterdir()
+        path.name.endswith(".discarded") for path in peer.staging.iterdir()
     )
 
 
@@ -254,14 +266,16 @@ def _real_engine(directory: Path) -> Iterator[Engine]:
         yield engine
 
 
-async def _run(count: int, seed: int, engine: Engine | None, directory: Path) -> None:
+async def kill_often(
+    harness: Harness, count: int, seed: int, plan_one: Callable[[random.Random], Kill] = plan
+) -> None:
+    """Strike with `count` kills of a seed and tell of each. Raises `Broken`."""
     rng = random.Random(seed)
-    harness = Harness(directory, engine)
     kills = 0
     try:
         await harness.start()
         while kills < count:
-            kill = plan_with_engine(rng) if engine else plan(rng)
+            kill = plan_one(rng)
             try:
                 await harness.strike(kill)
                 kills += len(kill.victims)
@@ -277,17 +291,25 @@ async def _run(count: int, seed: int, engine: Engine | None, directory: Path) ->
     print(f"{kills} kills, seed {seed}: the invariant held each time")
 
 
+def arguments_of(description: str, count: int) -> argparse.ArgumentParser:
+    """Return the command line of a module that kills `count` times by default."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--count", type=int, default=count)
+    parser.add_argument("--seed", type=int, default=1)
+    return parser
+
+
 def main() -> None:
     """Kill as often as asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = arguments_of(__doc__, 500)
     parser.add_argument("--docker", action="store_true", help="both nodes on a real engine")
     arguments = parser.parse_args()
+    plan_one = plan_with_engine if arguments.docker else plan
     with tempfile.TemporaryDirectory() as name, ExitStack() as cleanup:
         directory = Path(name)
         engine = cleanup.enter_context(_real_engine(directory)) if arguments.docker else None
-        running = _run(arguments.count, arguments.seed, engine, directory)
+        harness = Harness(directory, engine)
+        running = kill_often(harness, arguments.count, arguments.seed, plan_one)
         react(lambda _: Deferred.fromCoroutine(running))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import trustme
 
@@ -24,10 +25,16 @@ FAST = float("inf")
 class Peer(Daemon):
     """One of the nodes, behind a line that can be made slow."""
 
-    def __init__(self, directory: Path, panel: Panel, authority: trustme.CA, port: int) -> None:
+    def __init__(
+        self, directory: Path, panel: Panel, authority: trustme.CA, port: int, pool: str = ""
+    ) -> None:
         directory.mkdir()
         super().__init__(directory)
-        self.volumes = directory / "volumes"
+        #: Its name at the Panel, and the storage pool that its volume is then shared by.
+        self.uuid, self.pool = str(uuid5(NAMESPACE_URL, directory.name)), pool
+        home = directory.parent if pool else directory
+        self.volumes = home / "volumes"
+        self.staging = home / f".volumes.staging{f'.{self.uuid}' if pool else ''}"
         self.authority = directory.parent / "ca.pem"
         self._panel = panel
         self._pem = directory / "node.pem"
@@ -42,7 +49,9 @@ class Peer(Daemon):
 
     def configuration(self) -> dict[str, Any]:
         """Return what the Panel would print for this node."""
+        shared = {"storage_pool": {"enabled": True, "pool_name": self.pool}} if self.pool else {}
         return {
+            "uuid": self.uuid,
             "token_id": self.node.token_id,
             "token": self.node.token,
             "remote": self._panel.url,
@@ -54,7 +63,7 @@ class Peer(Daemon):
                 "log_directory": str(self.directory / "logs"),
                 "username": "",
                 "user": {"uid": os.getuid(), "gid": os.getgid()},
-                "transfers": {"ca_file": str(self.authority)},
+                "transfers": {"ca_file": str(self.authority), **shared},
             },
             "docker": {"enabled": False},
             "control": {"socket": str(self.control)},
@@ -109,14 +118,15 @@ class Peer(Daemon):
 
 
 class Pair:
-    """A source and a destination."""
+    """A source and a destination; with `pools`, the name that each has for their one volume."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, pools: tuple[str, str] = ("", "")) -> None:
         self.panel = Panel()
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(directory / "ca.pem"))
-        self.source = Peer(directory / "source", self.panel, authority, 25565)
-        self.destination = Peer(directory / "destination", self.panel, authority, 25566)
+        here, there = pools
+        self.source = Peer(directory / "source", self.panel, authority, 25565, here)
+        self.destination = Peer(directory / "destination", self.panel, authority, 25566, there)
 
     def add_server(self, size: int = 100_000, **settings: Any) -> None:
         """Put a server on the source; `size` bytes of it do not compress."""
