@@ -85,14 +85,18 @@ async def until(so: Callable[[], bool]) -> None:
 class Station:
     """A node in `directory`; what is on its disk outlives it."""
 
-    def __init__(self, directory: Path, pool: Workers, port: int = 0) -> None:
+    def __init__(
+        self, directory: Path, pool: Workers, port: int = 0, system: System | None = None
+    ) -> None:
+        """What `system` has of directories is its own; by default they are in `directory`."""
         self.directory = directory
-        self.data = directory / "volumes"
+        system = system or System(data=str(directory / "volumes"))
+        self.data = Path(system.data)
         self.config = Config(
             token_id="id",
             token=f"the-secret-token-of-the-node-{directory.name}",
             remote="https://panel.invalid",
-            system=System(data=str(self.data), root_directory=str(directory)),
+            system=attrs.evolve(system, root_directory=str(directory)),
         )
         self.panel = SilentPanel()
         self.environment = FakeEnvironment()
@@ -109,12 +113,14 @@ class Station:
         self.servers = Servers(
             Means(reactor, self.config, panel, self.environment, self.bus, pool, pool, owner)
         )
-        self.staging = Staging(str(self.data), owner, durable=False)
+        storage_pool = system.transfers.storage_pool.name
+        node = directory.name if storage_pool else ""
+        self.staging = Staging(str(self.data), owner, durable=False, node=node)
         self.staging.prepare()
         backups = str(directory / "backups")
         self.backups = Backups(backups, str(self.data), durable=False, reserve=0)
         self.removal = Removal(backups, pool)
-        self.volume = Volume(str(self.data), owner, self.config.system.transfers.storage_pool.name)
+        self.volume = Volume(str(self.data), owner, storage_pool)
         self.logs = InstallLogs(str(self.directory / "logs"), self.staging, reserve=0)
         self.heard = Heard()
         self._pool = pool

@@ -105,6 +105,18 @@ async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(d
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_storage_pool_is_told(desk: Desk) -> None:
+    store = desk.ends.source.store
+    for uuid in (OTHER, UUID):
+        store.note_terms(store.begin(uuid, Direction.OUT, "SEND", 1.0), "attic", ())
+    store.end(2, Outcome.SUCCESS, 2.0)
+    found = await desk.ask("GET", "transfers")
+    (running,), (past,) = found["running"], found["past"]
+    assert (running["server"], running["storage_pool"]) == (OTHER, "attic")
+    assert (past["server"], past["storage_pool"]) == (UUID, "attic")
+
+
+@pytest_twisted.ensureDeferred
 async def test_as_many_that_have_ended_are_told_as_are_asked_for(desk: Desk) -> None:
     store = desk.ends.source.store
     ids = [store.begin(OTHER, Direction.IN, "SWAP", number) for number in range(30)]

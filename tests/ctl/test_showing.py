@@ -177,6 +177,23 @@ def test_one_server(scripted: Scripted, wingsctl: Command) -> None:
     assert wingsctl("show", UUID, "--json").json == told
 
 
+def test_what_is_pooled_is_shown_so(scripted: Scripted, wingsctl: Command) -> None:
+    pooled = {"by_hand": False, "storage_pool": "attic"}
+    told = {
+        "uuid": UUID,
+        "server": None,
+        "running": running(**pooled),
+        "expected": None,
+        "past": [past(**pooled, bytes=None, files=None)],
+        "reports_waiting": [],
+    }
+    scripted.answers("GET", f"transfers/{UUID}", told)
+    shown = wingsctl("show", UUID).out
+    assert "out in a pool, for" in shown
+    assert "storage pool  attic" in shown
+    assert "out in a pool  20" in shown
+
+
 def test_a_server_that_is_gone_has_its_past(scripted: Scripted, wingsctl: Command) -> None:
     told = {
         "uuid": UUID,

@@ -14,6 +14,7 @@ from wingsd.byhand.means import HandMeans
 from wingsd.byhand.sending import HandSending
 from wingsd.errors import (
     BadRequest,
+    Conflict,
     Interrupted,
     NotLoaded,
     TransferCancelled,
@@ -58,7 +59,8 @@ class Departures:
 
         `description` replaces what this node knows of it. When it has moved it stays, or with
         `remove` it is deleted here. Raises `UnknownServer` where there is nothing of that name,
-        `BadRequest`, and what `Sender.start` raises.
+        `Conflict` where that is in a storage pool and may be another node's, `BadRequest`, and
+        what `Sender.start` raises.
         """
         order = Order(_uploads_at(url), f"Bearer {token}", remove)
         if description is not None:
@@ -76,12 +78,18 @@ class Departures:
         except (NotLoaded, UnknownServer) as error:
             if not await self._means.disk.run(os.path.isdir, servers.directory(server)):
                 raise
+            why = (
+                "its Panel has not told it"
+                if isinstance(error, NotLoaded)
+                else "its Panel does not have it here"
+            )
+            if pool := self._means.config.system.transfers.storage_pool.name:
+                raise Conflict(
+                    "the server may be another node's",
+                    f"{why}, and its files are in the storage pool {pool}; send it from the node "
+                    "that has it",
+                ) from error
             if description is None:
-                why = (
-                    "its Panel has not told it"
-                    if isinstance(error, NotLoaded)
-                    else "its Panel does not have it here"
-                )
                 raise BadRequest(
                     "this node has the server's files, and does not know what it is",
                     f"{why}; give the server's settings with --settings FILE",

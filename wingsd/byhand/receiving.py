@@ -40,9 +40,13 @@ async def check_place(server: str, means: HandMeans) -> None:
         raise AlreadyHere("this server is already on this node", known.hold)
     place = means.servers.directory(server)
     if await means.disk.run(os.path.lexists, place):
+        pool = means.config.system.transfers.storage_pool.name
         raise AlreadyHere(
             "there are files of a server of that name already",
-            f"see what {place} is, and move it away or delete it",
+            f"{place} is in the storage pool {pool}: where the other node has that too, it is the "
+            "server itself, which only the Panel can move; if it is only left over, move it away"
+            if pool
+            else f"see what {place} is, and move it away or delete it",
         )
 
 

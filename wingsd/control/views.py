@@ -21,6 +21,7 @@ def running(progress: Progress, now: float) -> Json:
         "server": progress.server,
         "direction": (Direction.IN if coming else Direction.OUT).value,
         "by_hand": progress.by_hand,
+        "storage_pool": progress.pool or None,
         "state": progress.step.state.name.lower(),
         "step": progress.step.name.lower(),
         "doing": progress.words,
@@ -44,6 +45,7 @@ def ending(entry: Entry, started: float) -> Json:
         "server": entry.server,
         "direction": entry.direction.value,
         "by_hand": entry.by_hand,
+        "storage_pool": entry.pool or None,
         "state": step.state.name.lower(),
         "step": step.name.lower(),
         "doing": (
@@ -65,6 +67,7 @@ def past(entry: Entry) -> Json:
         "server": entry.server,
         "direction": entry.direction.value,
         "by_hand": entry.by_hand,
+        "storage_pool": entry.pool or None,
         "outcome": None if entry.outcome is None else entry.outcome.value,
         "reason": entry.reason,
         "step": entry.step.lower(),

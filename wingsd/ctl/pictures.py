@@ -79,7 +79,9 @@ def past(found: Iterable[Json]) -> Table:
 
 def way(transfer: Json) -> str:
     """Return which way a transfer goes."""
-    return str(transfer["direction"]) + (" by hand" if transfer["by_hand"] else "")
+    pooled = transfer.get("storage_pool")  # which a daemon of before does not tell
+    how = " by hand" if transfer["by_hand"] else " in a pool" if pooled else ""
+    return str(transfer["direction"]) + how
 
 
 def state_of(transfer: Json) -> Text:

@@ -95,6 +95,7 @@ def _facts(server: str, found: Json) -> list[tuple[str, object]]:
                 "transfer",
                 f"{pictures.way(running)}, for {duration(time.time() - running['begun'])}",
             ),
+            *([("storage pool", pool)] if (pool := running.get("storage_pool")) else []),
             ("doing", running["doing"]),
             ("moved", f"{size(running['bytes'])}{total}, {size(running['bytes_per_second'])}/s"),
         ]
