@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 
 from tests.daemon.daemon import Daemon, reactor
 
-__all__ = ["MIB", "cpu_seconds", "memory", "nice_values", "open_files", "until"]
+__all__ = ["MIB", "at_rest", "memory", "nice_values", "open_files", "until"]
 
 MIB = 1024 * 1024
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -31,8 +31,17 @@ def open_files(daemon: Daemon) -> int:
     return len(os.listdir(f"/proc/{daemon.pid}/fd"))
 
 
-def cpu_seconds(daemon: Daemon) -> float:
-    """Return the processor time that it has taken."""
+async def at_rest(daemon: Daemon) -> None:
+    """Return when it takes less than a quarter of a core: one that only turns round never does."""
+    for _ in range(20):
+        before, began = _cpu_seconds(daemon), reactor.seconds()
+        await deferLater(reactor, 0.5)
+        if _cpu_seconds(daemon) - before < 0.25 * (reactor.seconds() - began):
+            return
+    raise AssertionError("it does not come to rest")
+
+
+def _cpu_seconds(daemon: Daemon) -> float:
     fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock, deferLater
 
 from tests.daemon.house import UUID
@@ -17,6 +17,7 @@ from wingsd.errors import (
     AlreadyHere,
     ArchiveError,
     ChecksumMismatch,
+    DaemonStopping,
     DestinationLost,
     StorageError,
     TransferCancelled,
@@ -184,12 +185,18 @@ async def test_one_that_the_panel_does_not_know_has_never_begun(house: House) ->
     assert (house.heard.begun, house.heard.over) == ([], [])
 
 
-def test_who_waits_for_a_turn_is_counted(house: House) -> None:
+@pytest_twisted.ensureDeferred
+async def test_who_waits_for_a_turn_is_counted(house: House) -> None:
     slots = house.receiver._means.slots
-    while slots.tokens:
-        slots.acquire()
+    for _ in range(2):
+        await slots.acquire()
+    transfer = house.receiver.open(UUID)
     assert house.receiver.waiting == 0
-    waiting = slots.acquire().addErrback(lambda failure: failure.trap(CancelledError))
+    outcome = Deferred.fromCoroutine(transfer.run(Source()))
+    while not slots.waiting:
+        await deferLater(reactor, 0.005)
     assert house.receiver.waiting == 1
-    waiting.cancel()
+    transfer.give_up(DaemonStopping())
+    with pytest.raises(DaemonStopping):
+        await outcome
     assert house.receiver.waiting == 0
