@@ -11,8 +11,8 @@ import pytest
 
 from tests.archives import in_blocks, run
 from wingsd.archive.compress import OUTPUT, SILENT_INPUT, compressed
-from wingsd.archive.compression import decompressed
 from wingsd.archive.compressors import ArchiveFormat, Compression, compressor
+from wingsd.archive.decompression import decompressed
 from wingsd.config import Backups
 
 RANDOM = random.Random("deflate")

@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 from attrs import frozen
 
 from wingsd.archive.blocks import Blocks
-from wingsd.archive.compression import decompressed
+from wingsd.archive.decompression import decompressed
 from wingsd.archive.jointtree import JointTree
 from wingsd.archive.limits import DEFAULT, Limits
 from wingsd.archive.notes import MAX_NOTES, Notes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import lz4.frame
 
-from wingsd.archive.compression import skippable
-from wingsd.archive.compression.streams import Streams
+from wingsd.archive.decompression import skippable
+from wingsd.archive.decompression.streams import Streams
 
 __all__ = ["LZ4"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import zstandard
 
-from tests.archive.compression.formats import PLAIN, unpacked
+from tests.archive.decompression.formats import PLAIN, unpacked
 from wingsd.errors import ArchiveError
 
 

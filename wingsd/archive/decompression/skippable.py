@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from wingsd.archive.blocks import Blocks
-from wingsd.archive.compression.streams import ENDS
+from wingsd.archive.decompression.streams import ENDS
 from wingsd.errors import ArchiveError
 
 __all__ = ["MAGICS", "is_skippable", "passed_over"]

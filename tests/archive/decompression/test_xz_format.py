@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from tests.archive.compression.formats import PACKERS, SMALL, unpacked
+from tests.archive.decompression.formats import PACKERS, SMALL, unpacked
 from wingsd.errors import ArchiveError
 
 #: Where the first block's header has the size of its dictionary, and where its CRC-32 is.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lzma
 
-from wingsd.archive.compression.streams import Streams
+from wingsd.archive.decompression.streams import Streams
 
 __all__ = ["MAX_DICTIONARY", "XZ"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.archive.compression.formats import PACKERS, PLAIN, SIZES, unpacked
+from tests.archive.decompression.formats import PACKERS, PLAIN, SIZES, unpacked
 from wingsd.errors import ArchiveError
 
 both = pytest.mark.parametrize("name", ["zstd", "lz4"])

@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from tests.archive.compression.formats import PLAIN, unpacked
+from tests.archive.decompression.formats import PLAIN, unpacked
 from wingsd.errors import ArchiveError
 
 GZIP = gzip.compress(PLAIN, 1)

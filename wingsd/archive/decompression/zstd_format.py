@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import zstandard
 
 from wingsd.archive.blocks import Blocks
-from wingsd.archive.compression.skippable import is_skippable
-from wingsd.archive.compression.streams import ENDS, GARBAGE, only_padding
+from wingsd.archive.decompression.skippable import is_skippable
+from wingsd.archive.decompression.streams import ENDS, GARBAGE, only_padding
 from wingsd.errors import ArchiveError
 
 __all__ = ["MAGIC", "MAX_WINDOW", "unzstd"]

@@ -6,7 +6,7 @@ from typing import cast
 
 from isal import igzip_lib
 
-from wingsd.archive.compression.streams import Streams
+from wingsd.archive.decompression.streams import Streams
 
 __all__ = ["GZIP"]
 

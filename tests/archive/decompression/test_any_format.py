@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.archive.compression.formats import PACKERS, PLAIN, SIZES, SMALL, unpacked
+from tests.archive.decompression.formats import PACKERS, PLAIN, SIZES, SMALL, unpacked
 from tests.archives import END, member, run
-from wingsd.archive.compression import STEP, decompressed
+from wingsd.archive.decompression import STEP, decompressed
 from wingsd.errors import ArchiveError
 
 WHOLE = {name: pack(PLAIN) for name, pack in PACKERS.items()}

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from wingsd.archive.compression.bzip2_format import BZIP2
-from wingsd.archive.compression.gzip_format import GZIP
-from wingsd.archive.compression.lz4_format import LZ4
-from wingsd.archive.compression.skippable import is_skippable, passed_over
-from wingsd.archive.compression.streams import STEP
-from wingsd.archive.compression.xz_format import XZ
-from wingsd.archive.compression.zstd_format import MAGIC as ZSTD_MAGIC
-from wingsd.archive.compression.zstd_format import unzstd
+from wingsd.archive.decompression.bzip2_format import BZIP2
+from wingsd.archive.decompression.gzip_format import GZIP
+from wingsd.archive.decompression.lz4_format import LZ4
+from wingsd.archive.decompression.skippable import is_skippable, passed_over
+from wingsd.archive.decompression.streams import STEP
+from wingsd.archive.decompression.xz_format import XZ
+from wingsd.archive.decompression.zstd_format import MAGIC as ZSTD_MAGIC
+from wingsd.archive.decompression.zstd_format import unzstd
 from wingsd.archive.headers import BLOCK, is_header
 from wingsd.errors import ArchiveError
 
