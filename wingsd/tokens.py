@@ -27,6 +27,7 @@ from wingsd.model import canonical_uuid
 from wingsd.origins import origin
 
 __all__ = [
+    "AGAIN_BY_HAND",
     "EXPIRED",
     "ConsoleToken",
     "DenyList",
@@ -41,6 +42,8 @@ __all__ = [
 #: What is said of a console's token that has expired. The Panel's page looks for these words,
 #: and for none else but those of the deny list, and then asks for another token by itself.
 EXPIRED = "jwt: exp claim is invalid"
+#: What gives another token to who moves a server by hand.
+AGAIN_BY_HAND = "run wingsctl receive there again for a new token"
 
 _MISSING = "The required authorization heads were not present in the request."
 _NOT_VALID = "The token is not valid"
@@ -91,16 +94,18 @@ def transfer_token(
     *,
     scoped: bool = False,
     expired_too: bool = False,
+    again: str = _AGAIN_FOR_TRANSFER,
 ) -> TransferToken:
     """Return what the `Authorization` header grants; `key` is the node's `token`.
 
     `public_url` is the address that the token must be for, empty when it may be any; a token for
     a node that is `scoped` must have a scope. One that has expired begins no transfer; to ask what
-    became of one, it is good `expired_too`. Raises `NotAuthorized` with the reason. The source of
-    the rules is the document of `POST /api/transfers` and the Panels' own tokens.
+    became of one, it is good `expired_too`. `again` says how another is to be had. Raises
+    `NotAuthorized` with the reason. The source of the rules is the document of
+    `POST /api/transfers` and the Panels' own tokens.
     """
     token = _bearer(authorization)
-    claims = _decode(token, key, ["exp", "sub"], _AGAIN_FOR_TRANSFER, expired_too=expired_too)
+    claims = _decode(token, key, ["exp", "sub"], again, expired_too=expired_too)
     if scoped and claims.get("scope") is None:
         raise NotAuthorized(
             _NOT_VALID,
@@ -136,9 +141,9 @@ def hand_token(server: str, key: str, now: float, expires: float, public_url: st
     return jwt.encode(claims, key, "HS256")
 
 
-def token_was_used() -> NotAuthorized:
+def token_was_used(again: str = _AGAIN_FOR_TRANSFER) -> NotAuthorized:
     """Return the refusal of a token with which a server was sent before."""
-    return NotAuthorized(_NOT_VALID, f"it was used for a transfer before; {_AGAIN_FOR_TRANSFER}")
+    return NotAuthorized(_NOT_VALID, f"it was used for a transfer before; {again}")
 
 
 @attrs.frozen

@@ -102,7 +102,8 @@ async def test_a_question_calls_off_what_waits_for_its_turn(ends: Ends) -> None:
     # With that token it never comes any more.
     await ends.send(invitation)
     await stays(ends)
-    assert "used for a transfer before" in reason(ends.source)
+    again = "it was used for a transfer before; run wingsctl receive there again"
+    assert again in reason(ends.source)
 
 
 @pytest_twisted.ensureDeferred

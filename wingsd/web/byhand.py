@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 import attrs
 
 from wingsd.errors import NotAuthorized
-from wingsd.tokens import TransferToken, token_was_used, transfer_token
+from wingsd.tokens import AGAIN_BY_HAND, TransferToken, token_was_used, transfer_token
 from wingsd.web.calls import Access, Call, Success, Topic, call
 from wingsd.web.endpoint import Public
 from wingsd.web.request import StreamingRequest
@@ -58,6 +58,7 @@ class ByHandEndpoint(Public):
             config.api.public_url,
             # What became of a transfer is asked when it is over, which may be much later.
             expired_too=request.method == b"DELETE",
+            again=AGAIN_BY_HAND,
         )
         if not self._token.by_hand or self._token.server != self.uuid:
             raise NotAuthorized(
@@ -76,7 +77,7 @@ class ByHandEndpoint(Public):
         """Tell what the server is that is about to be sent here by hand."""
         token = self._token
         if await self.services.journal.was_used(token.digest, token.expires):
-            raise token_was_used()
+            raise token_was_used(AGAIN_BY_HAND)
         described = attrs.asdict(order, filter=lambda _, value: value is not None)
         self.services.by_hand.arrivals.describe(token, described)
 
