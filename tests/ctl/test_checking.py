@@ -66,6 +66,14 @@ def test_people_read_it_in_lines(good: dict[str, Any], tmp_path: Path, wingsctl:
     assert ran.status == Exit.FAILED
     assert "error: remote: expected an http:// or https:// address, found 'panel'\n" in ran.out
     assert ran.out.endswith(f"{path} cannot be used\n")
+    assert ran.out.count("cannot be used") == 1
+
+
+def test_programs_get_a_line_for_each_fault(check: Any, good: dict[str, Any]) -> None:
+    status, found = check(good | {"remote": "panel", "uuid": 5})
+    assert status == Exit.FAILED
+    assert found["errors"]
+    assert all(line.startswith(("remote: ", "uuid: ")) for line in found["errors"])
 
 
 def test_keys_that_are_not_known_are_told(check: Any, good: dict[str, Any]) -> None:

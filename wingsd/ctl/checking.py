@@ -62,7 +62,9 @@ def check(path: str) -> Finding:
     try:
         config, unknown = load(path)
     except ConfigError as error:
-        found.errors += str(error).split("\n")
+        # Of several lines the first only says of which file the others are.
+        first, *others = str(error).split("\n")
+        found.errors += others or [first]
         return found
     found.warnings += [f"{key}: not a key that wingsd knows; it is ignored" for key in unknown]
     # What that reads in takes a while, and no other command has a use for it.
