@@ -76,6 +76,17 @@ def test_an_address_that_is_a_guess_is_called_one(scripted: Scripted, wingsctl: 
     assert "--to https://other:1 " in ran.json["send"]
 
 
+@pytest.mark.parametrize("url", ["node.example.com:8080", "ftp://node", "https://", "node"])
+@pytest.mark.parametrize("words", [("receive", UUID, "--url"), ("send", UUID, "--to")])
+def test_what_is_no_address_is_a_wrong_command_line(
+    scripted: Scripted, wingsctl: Command, words: tuple[str, ...], url: str
+) -> None:
+    ran = wingsctl(*words, url, *(("--token", TOKEN) if words[0] == "send" else ()))
+    assert ran.status == Exit.USAGE
+    assert f"{url!r} is not an address such as https://" in ran.err.replace("\n", " ")
+    assert scripted.asked == []
+
+
 def test_all_that_can_be_said_of_the_server(
     scripted: Scripted, wingsctl: Command, file: str
 ) -> None:

@@ -14,8 +14,9 @@ from wingsd.config import DEFAULT_SOCKET
 from wingsd.ctl.client import Client
 from wingsd.ctl.exits import CtlError
 from wingsd.model import canonical_uuid
+from wingsd.origins import origin
 
-__all__ = ["SERVER", "SettingsFile", "client_of"]
+__all__ = ["ADDRESS", "SERVER", "SettingsFile", "client_of"]
 
 #: Seconds that the daemon has to help with completing a word.
 _HELP_WITHIN = 2.0
@@ -56,6 +57,24 @@ class _Server(click.ParamType):  # type: ignore[type-arg]  # older versions have
 
 
 SERVER = _Server()
+
+
+class _Address(click.ParamType):  # type: ignore[type-arg]  # older versions have none
+    """A node's address: what is none would be told of by the other node's command alone."""
+
+    name = "url"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as it is; fail for what is none."""
+        found = origin(value)
+        if isinstance(found, str) or found[0] not in ("http", "https"):
+            self.fail(
+                f"{value!r} is not an address such as https://node.example.com:8080", param, ctx
+            )
+        return value
+
+
+ADDRESS = _Address()
 
 
 class SettingsFile(click.Path):

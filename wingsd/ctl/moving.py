@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from wingsd.ctl.common import SERVER, SettingsFile, client_of
+from wingsd.ctl.common import ADDRESS, SERVER, SettingsFile, client_of
 from wingsd.ctl.exits import CtlError, Exit
 from wingsd.ctl.following import follow
 from wingsd.ctl.printing import duration, json_option, plain, print_json, show, size
@@ -42,6 +42,7 @@ A_WEEK = 7 * 24 * 60
 )
 @click.option(
     "--url",
+    type=ADDRESS,
     metavar="URL",
     help="This node's address, as its source reaches it, where api.public_url does not tell it.",
 )
@@ -119,7 +120,14 @@ def _print_invitation(told: Json, minutes: int) -> None:
 
 @click.command()
 @click.argument("server", type=SERVER, metavar="UUID")
-@click.option("--to", "url", required=True, metavar="URL", help="The other node's address.")
+@click.option(
+    "--to",
+    "url",
+    type=ADDRESS,
+    required=True,
+    metavar="URL",
+    help="The other node's address.",
+)
 @click.option(
     "--token",
     required=True,
