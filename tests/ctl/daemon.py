@@ -66,6 +66,7 @@ class Scripted:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+            self._server = None
             self.path.unlink()
 
 

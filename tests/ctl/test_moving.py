@@ -226,6 +226,18 @@ def test_who_leaves_reads_that_it_goes_on(
     assert f"wingsctl cancel {UUID} ends it" in ran.err
 
 
+def test_a_daemon_that_goes_meanwhile_is_told_from_none(
+    scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = failing(scripted)
+    scripted.answers("GET", f"transfers/{UUID}", found(running=running()))
+    monkeypatch.setattr(time, "sleep", lambda _: scripted.stop())
+    ran = wingsctl(*words)
+    assert ran.status == Exit.NO_DAEMON
+    assert "wingsd has gone while this was waited for" in ran.err
+    assert f"wingsctl show {UUID}" in ran.err
+
+
 @pytest.mark.parametrize("given", ["option", "environment", "standard input"])
 def test_the_token_need_not_stand_in_the_list_of_processes(
     scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch, given: str

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
@@ -248,6 +249,14 @@ def test_bars_are_drawn_where_there_is_one() -> None:
     assert "512.0/1024.0 MiB" in drawn or "0.5/1.0 GiB" in drawn
     assert "━" in drawn
     assert f"{UUID} out by hand: " in drawn
+
+
+def test_the_rate_has_the_units_of_the_sizes() -> None:
+    out = io.StringIO()
+    with Screen(Console(file=out, width=160, force_terminal=True)).shown() as screen:
+        for done in (0, 1 << 28, 1 << 29):
+            screen.show([running(bytes=done)])
+    assert re.search(r"\d [KMGTP]iB/s", out.getvalue())
 
 
 def test_watching_on_a_terminal_goes_on_until_it_is_left(

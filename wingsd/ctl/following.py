@@ -12,17 +12,18 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 from rich.text import Text
 
 from wingsd.ctl.client import Client
-from wingsd.ctl.exits import CtlError
+from wingsd.ctl.exits import CtlError, Exit
 from wingsd.ctl.pictures import state_of, way
-from wingsd.ctl.printing import console, plain
+from wingsd.ctl.printing import console, plain, size
 
 __all__ = ["EVERY", "Screen", "follow", "watch"]
 
@@ -30,6 +31,15 @@ __all__ = ["EVERY", "Screen", "follow", "watch"]
 EVERY = 0.3
 
 Json = dict[str, Any]
+
+
+class _Rate(ProgressColumn):
+    """Bytes a second in the units that all else is told in; rich's own are decimal."""
+
+    def render(self, task: Task) -> Text:
+        """Return it, nothing while it is not known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{size(speed)}/s", style="progress.data.speed")
 
 
 class Screen:
@@ -44,7 +54,7 @@ class Screen:
             TextColumn("{task.fields[server]} {task.fields[way]}"),
             BarColumn(bar_width=25),
             DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            _Rate(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.description}", markup=False),
             console=target,
@@ -131,7 +141,18 @@ def follow(client: Client, server: str, after: int, *, quiet: bool) -> Json:
 
 
 def _look(client: Client, server: str) -> Json:
-    found: Json = client.ask("GET", f"transfers/{server}")
+    try:
+        found: Json = client.ask("GET", f"transfers/{server}")
+    except CtlError as error:
+        # One that is too busy to answer is there still.
+        if error.exit_code != Exit.NO_DAEMON or isinstance(error.__cause__, TimeoutError):
+            raise
+        raise CtlError(
+            "wingsd has gone while this was waited for",
+            f"start it again: what it had begun it finishes or undoes, and wingsctl show {server} "
+            f"tells which ({error.message})",
+            Exit.NO_DAEMON,
+        ) from error
     return found
 
 
