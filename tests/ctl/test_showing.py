@@ -205,7 +205,7 @@ def test_a_server_that_is_gone_has_its_past(scripted: Scripted, wingsctl: Comman
         "reports_waiting": [],
     }
     scripted.answers("GET", f"transfers/{UUID}", told)
-    assert "not on this node" in wingsctl("show", UUID).out
+    assert "not known to this node" in wingsctl("show", UUID).out
 
 
 def test_one_that_nobody_knows(scripted: Scripted, wingsctl: Command) -> None:

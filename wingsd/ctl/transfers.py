@@ -87,7 +87,8 @@ def _facts(server: str, found: Json) -> list[tuple[str, object]]:
         ]
         pairs += [("described by", "what came with it by hand")] if known["by_hand"] else []
     else:
-        pairs.append(("state", "not on this node"))
+        # There may be files of it: of what no Panel has told, the directory is not looked for.
+        pairs.append(("state", "not known to this node"))
     if running is not None:
         total = f" of {size(running['total_bytes'])}" if running["total_bytes"] else ""
         pairs += [
