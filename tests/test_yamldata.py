@@ -40,6 +40,16 @@ def test_a_fault_is_told_by_its_place_and_not_by_what_is_there(value: str) -> No
     assert str(caught.value).startswith("see line 2, column ")
 
 
+def test_a_key_that_is_there_twice_is_no_choice_of_ours() -> None:
+    with pytest.raises(InvalidData, match=r"^a key is there twice, see line 4, column 3$"):
+        read_yaml("api:\n  port: 1\n  host: x\n  port: 2\n")
+
+
+def test_what_is_merged_may_be_said_anew() -> None:
+    text = "a: &a {x: 1, y: 1}\nb: {<<: *a, <<: {z: 3}, x: 2}\n"
+    assert read_yaml(text) == {"a": {"x": 1, "y": 1}, "b": {"x": 2, "y": 1, "z": 3}}
+
+
 def test_a_file_that_is_nested_too_deeply() -> None:
     with pytest.raises(InvalidData, match="nested too deeply"):
         read_yaml("[" * 20_000)

@@ -14,6 +14,9 @@ from wingsd.errors import InvalidData
 
 __all__ = ["read_yaml"]
 
+_MERGE = "tag:yaml.org,2002:merge"
+_TWICE = "a key is there twice"
+
 
 class _Loader(yaml.SafeLoader):
     """A safe loader that knows the place of values that cannot be made."""
@@ -27,6 +30,19 @@ class _Loader(yaml.SafeLoader):
         except Exception:
             raise yaml.MarkedYAMLError(problem_mark=node.start_mark) from None
 
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Return the node of a map: YAML has each key once, PyYAML takes the last of several."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            # Of the key for merging there may be several.
+            name = isinstance(key, yaml.ScalarNode) and (key.tag, key.value)
+            if name in seen and key.tag != _MERGE:
+                raise yaml.MarkedYAMLError(problem=_TWICE, problem_mark=key.start_mark)
+            if name:
+                seen.add(name)
+        return node
+
 
 def read_yaml(text: str) -> object:
     """Return the data of the one document in `text`.
@@ -39,6 +55,7 @@ def read_yaml(text: str) -> object:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"see line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InvalidData(where) from None
+        twice = getattr(error, "problem", None) == _TWICE
+        raise InvalidData(f"{_TWICE}, {where}" if twice else where) from None
     except RecursionError:
         raise InvalidData("it is nested too deeply") from None
