@@ -19,7 +19,13 @@ from twisted.web.resource import Resource
 from tests.transfers.peers import Peer, closed_port
 from tests.transfers.uploading import PIECE, TYPE, Sending, reactor
 from wingsd.bridge import Outflow
-from wingsd.errors import BadRequest, DestinationRefused, DestinationUnreachable, StorageError
+from wingsd.errors import (
+    BadRequest,
+    DestinationLost,
+    DestinationRefused,
+    DestinationUnreachable,
+    StorageError,
+)
 from wingsd.tls import ServerCertificate
 from wingsd.transfers.destination import Destination, Trust
 from wingsd.transfers.formdata import FormFrame, UploadForm
@@ -215,6 +221,19 @@ async def test_no_tls() -> None:
     url = f"https://127.0.0.1:{peer.port}/"
     with pytest.raises(DestinationUnreachable, match="there is no TLS at "):
         await Destination(url, "Bearer t", reactor, Trust()).features()
+    await peer.outcome
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_asks_a_node_that_wants_tls_without_it_reads_what_to_change() -> None:
+    peer = Peer(lambda connection: connection.recv(65536))
+    with pytest.raises(DestinationLost) as caught:
+        await Destination(
+            f"http://127.0.0.1:{peer.port}/", "Bearer t", reactor, Trust()
+        ).features()
+    assert "its address begins with https://" in caught.value.detail
+    # It was only asked.
+    assert "whole server" not in caught.value.detail
     await peer.outcome
 
 

@@ -149,11 +149,16 @@ class Destination:
         verify = verifier.verify_name if verifier is not None else None
         conversation = Conversation(self._reactor, request, body, verify, stall_timeout, content)
         answer = conversation.start(endpoint, CONNECT_WITHIN)
-        answer.addErrback(self._explain, conversation, verifier)
+        answer.addErrback(self._explain, conversation, verifier, uploads=body is not None)
         return conversation, answer
 
     def _explain(
-        self, failure: Failure, conversation: Conversation, verifier: PeerVerifier | None
+        self,
+        failure: Failure,
+        conversation: Conversation,
+        verifier: PeerVerifier | None,
+        *,
+        uploads: bool,
     ) -> NoReturn:
         """Raise, for the reason that there is no answer, an error for people."""
         error = failure.value
@@ -161,7 +166,10 @@ class Destination:
             raise error
         if conversation.begun:
             reason = _how_it_ended(error)
-            raise DestinationLost(reason, body_sent=conversation.request_sent) from error
+            if self._context is None and not uploads:
+                reason += "; if it serves TLS, its address begins with https://"
+            sent = uploads and conversation.request_sent
+            raise DestinationLost(reason, body_sent=sent) from error
         if verifier is not None and verifier.fault is not None:
             raise verifier.fault from error
         raise DestinationUnreachable(

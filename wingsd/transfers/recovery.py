@@ -100,10 +100,10 @@ class Recovery:
         """Go on with what was being received; hold what was being sent."""
         for entry in self.entries:
             self._log.warn(
-                "{server}: a transfer of before is unfinished: {way}, {step}",
+                "{server}: a transfer of before is unfinished: {way}, at {step}",
                 server=entry.server,
                 way=entry.direction.value,
-                step=entry.step,
+                step=entry.step.lower(),
             )
             if entry.direction is Direction.IN:
                 authority = self.by_hand.receiving(entry.server) if entry.by_hand else None
