@@ -1,0 +1,75 @@
+"""The places that the requests of one server wait for together."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, DeferredSemaphore
+
+from tests.transfers.town import Held, Stream, Town
+from wingsd.transfers.interrupt import Interruptible
+from wingsd.transfers.slots import slots_held
+
+
+def have_begun(streams: list[Held], count: int) -> bool:
+    return sum(stream.read for stream in streams) == count
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest_twisted.ensureDeferred
+async def test_with_fewer_places_they_are_read_in_turn(town: Town, slots: int) -> None:
+    town.house.receiver._means.slots.limit = slots
+    town.house.receiver._means.slots.tokens = slots
+    streams = [Held(str(number)) for number in range(4)]
+    first = Held("first")
+    jobs = [town.first(first, "4")]
+    jobs += [town.further(stream, str(n)) for n, stream in enumerate(streams)]
+    for number in range(0, 4, slots):
+        begun = partial(have_begun, streams, min(number + slots, 4))
+        await town.until(begun)
+        assert not first.read
+        for stream in streams[number : number + slots]:
+            stream.go_on()
+    await town.until(lambda: first.read)
+    first.go_on()
+    for job in jobs:
+        await job
+    assert [stream.answer for stream in (first, *streams)] == [None] * 5
+    assert town.house.receiver._means.slots.tokens == slots
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_of_them_are_one_that_waits_for_its_turn(town: Town) -> None:
+    slots = town.house.receiver._means.slots
+    held = [slots.acquire() for _ in range(slots.limit)]
+    first, other = Stream("first"), Stream("other")
+    jobs = [town.first(first, "1"), town.further(other, "0")]
+    await town.until(lambda: slots.waiting)
+    assert town.house.receiver.waiting == 1
+    for each in held:
+        (await each).release()
+    for job in jobs:
+        await job
+    assert (first.answer, other.answer, town.house.receiver.waiting) == (None, None, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_transfers_never_wait_for_each_others_places() -> None:
+    slots, held = DeferredSemaphore(5), []
+
+    async def hold(name: str, end: Deferred[None]) -> None:
+        async with slots_held(slots, 4, Interruptible()) as count:
+            held.append((name, count))
+            await end
+
+    ends: list[Deferred[None]] = [Deferred(), Deferred()]
+    jobs = [Deferred.fromCoroutine(hold(n, end)) for n, end in zip("ab", ends, strict=True)]
+    assert held == [("a", 4)]
+    ends[0].callback(None)
+    assert held == [("a", 4), ("b", 4)]
+    ends[1].callback(None)
+    assert slots.tokens == 5
+    for job in jobs:
+        await job
