@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.byhand.station import ends
+from tests.byhand.ends import ends
 from wingsd.byhand import sending
 
 __all__ = ["ends", "short_pauses"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.byhand.station import UUID, Ends, Station, until
+from tests.byhand.ends import Ends
+from tests.byhand.station import UUID, Station, until
 
 __all__ = ["hold", "moved", "moved_and_gone", "reason", "stays"]
 

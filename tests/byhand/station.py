@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
-import pytest
-import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.task import deferLater
@@ -31,7 +29,6 @@ from wingsd.environment.information import EngineInformation
 from wingsd.events import EventBus
 from wingsd.journal import Entry, Journal
 from wingsd.journal.store import Store
-from wingsd.model import configuration_from_panel
 from wingsd.servers import Means, Servers
 from wingsd.testing import (
     FakeEnvironment,
@@ -59,7 +56,7 @@ from wingsd.web.request import StreamingRequest
 from wingsd.web.services import Services
 from wingsd.web.site import NodeSite, NotFound
 
-__all__ = ["UUID", "Ends", "Station", "description", "until"]
+__all__ = ["UUID", "Station", "description", "reactor", "until"]
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 reactor: Any = installed_reactor
@@ -250,6 +247,16 @@ class Station:
         """Its address."""
         return f"http://127.0.0.1:{self.port}"
 
+    def die_at(self, last: str) -> None:
+        """Have every transfer stop for good once a step is written down, as if it were killed."""
+        enter = self.journal.enter
+
+        def dies(transfer: int, step: str) -> Deferred[None]:
+            written = enter(transfer, step)
+            return written.addCallback(lambda _: Deferred()) if step == last else written
+
+        self.journal.enter = dies  # type: ignore[method-assign]
+
     async def invite(self, **options: Any) -> Invitation:
         """Expect the server."""
         return await self.by_hand.arrivals.expect(UUID, **{"seconds": 60} | options)
@@ -284,6 +291,11 @@ class Station:
             for entry in self.store.transfers()
         ]
 
+    def is_at_rest(self) -> bool:
+        """Whether nothing is under way, and all of it is written down."""
+        under_way = self.sender.servers or self.receiver.servers
+        return not under_way and not self.store.transfers(unfinished=True)
+
     def left(self) -> list[str]:
         """Return what there is of servers here, in place and on the way."""
         places = (self.data, Path(self.staging.path))
@@ -297,59 +309,3 @@ class Station:
         await self.servers.stop()
         self.store.close()
         self.staging.close()
-
-
-class Ends:
-    """A source that has the server, a destination that has not, and what runs their threads."""
-
-    def __init__(self, directory: Path) -> None:
-        self.pool = Workers(reactor, "test", 8)
-        self.pool.start()
-        for name in ("source", "destination"):
-            (directory / name).mkdir()
-        self.source = Station(directory / "source", self.pool)
-        self.destination = Station(directory / "destination", self.pool)
-        world = self.source.data / UUID / "world"
-        world.mkdir(parents=True)
-        (world / "level.dat").write_bytes(bytes(range(256)) * 500)
-        self.source.servers.known(configuration_from_panel(description(name="Lobby")))
-
-    async def send(self, invitation: Invitation, **options: Any) -> None:
-        """Begin to send the server."""
-        await self.source.by_hand.departures.send(
-            UUID, self.destination.url, invitation.token, **options
-        )
-
-    async def over(self) -> None:
-        """Return when nothing is under way at either end, and all of it is written down."""
-        for station in (self.source, self.destination):
-            await until(lambda s=station: not s.sender.servers and not s.receiver.servers)  # type: ignore[misc]
-            await until(lambda s=station: not s.store.transfers(unfinished=True))  # type: ignore[misc]
-
-    def arrived(self) -> bool:
-        """Whether the destination has the server whole."""
-        level = self.destination.data / UUID / "world" / "level.dat"
-        return level.exists() and level.read_bytes() == bytes(range(256)) * 500
-
-    async def restart(self, end: str) -> Station:
-        """Have another daemon in the place of one that has just gone; return it."""
-        before: Station = getattr(self, end)
-        port = before.port
-        await before.close()
-        again = Station(before.directory, self.pool, port)
-        setattr(self, end, again)
-        return again
-
-    async def close(self) -> None:
-        """End both."""
-        await self.source.close()
-        await self.destination.close()
-        self.pool.stop()
-
-
-@pytest.fixture
-def ends(tmp_path: Path) -> Iterator[Ends]:
-    """A source with the server, and a destination."""
-    made = Ends(tmp_path)
-    yield made
-    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

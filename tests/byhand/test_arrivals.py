@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from tests.byhand.station import UUID, Ends, Station, description, until
+from tests.byhand.ends import Ends
+from tests.byhand.station import UUID, Station, description, until
 from wingsd.byhand.arrivals import Invitation
 from wingsd.errors import AlreadyHere, BadRequest, NotAuthorized, NotLoaded
 from wingsd.model import configuration_from_panel

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 
+from tests.byhand.ends import Ends
 from tests.byhand.outcomes import hold, moved, moved_and_gone, reason, stays
-from tests.byhand.station import UUID, Ends, description
+from tests.byhand.station import UUID, description
 from wingsd.errors import (
     AlreadyHere,
     BadRequest,

@@ -6,8 +6,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from tests.byhand.ends import Ends
 from tests.byhand.outcomes import hold, moved, moved_and_gone, reason, stays
-from tests.byhand.station import UUID, Ends, Station, until
+from tests.byhand.station import UUID, Station, until
 from wingsd.byhand import sending
 from wingsd.errors import (
     Conflict,
@@ -164,13 +165,7 @@ async def test_a_destination_that_died_late_has_it(
         return await ask(self)
 
     monkeypatch.setattr(sending.HandSending, "_ask", ask_later)
-    enter = station.journal.enter
-
-    def dies(transfer: int, step: str) -> Deferred[None]:
-        written = enter(transfer, step)
-        return written.addCallback(lambda _: Deferred()) if step == at else written
-
-    station.journal.enter = dies  # type: ignore[method-assign]
+    station.die_at(at)
     await ends.send(await station.invite())
     await until(lambda: [e.step for e in station.store.transfers()] == [at])
     again = await ends.restart("destination")
@@ -184,13 +179,7 @@ async def test_a_destination_that_died_late_has_it(
 @pytest_twisted.ensureDeferred
 async def test_a_destination_that_is_asked_before_it_has_it_all_never_has(ends: Ends) -> None:
     station = ends.destination
-    enter = station.journal.enter
-
-    def dies(transfer: int, step: str) -> Deferred[None]:
-        written = enter(transfer, step)
-        return written.addCallback(lambda _: Deferred()) if step == "ENVIRONMENT" else written
-
-    station.journal.enter = dies  # type: ignore[method-assign]
+    station.die_at("ENVIRONMENT")
     await ends.send(await station.invite())
     await until(lambda: [e.step for e in station.store.transfers()] == ["ENVIRONMENT"])
     again = await ends.restart("destination")
@@ -206,13 +195,7 @@ async def test_a_destination_that_has_just_been_started_does_not_say_yet(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     station = ends.destination
-    enter = station.journal.enter
-
-    def dies(transfer: int, step: str) -> Deferred[None]:
-        written = enter(transfer, step)
-        return written.addCallback(lambda _: Deferred()) if step == "SWAP" else written
-
-    station.journal.enter = dies  # type: ignore[method-assign]
+    station.die_at("SWAP")
     asked: list[int] = []
     say = sending.HandSending._say_unknown
 
@@ -236,13 +219,7 @@ async def test_a_destination_that_has_just_been_started_does_not_say_yet(
 @pytest_twisted.ensureDeferred
 async def test_a_destination_that_died_early_has_not(ends: Ends, at: str) -> None:
     station = ends.destination
-    enter = station.journal.enter
-
-    def dies(transfer: int, step: str) -> Deferred[None]:
-        written = enter(transfer, step)
-        return written.addCallback(lambda _: Deferred()) if step == at else written
-
-    station.journal.enter = dies  # type: ignore[method-assign]
+    station.die_at(at)
     await ends.send(await station.invite())
     await until(lambda: [e.step for e in station.store.transfers()] == [at])
     await (await ends.restart("destination")).recover()
@@ -273,13 +250,7 @@ async def test_a_source_that_died_asks_when_it_is_back(ends: Ends, remove: bool)
 async def test_a_source_that_died_before_it_sent_anything_has_it(ends: Ends) -> None:
     station = ends.source
     station.environment.containers[UUID] = station.servers.get(UUID).configuration.settings
-    enter = station.journal.enter
-
-    def dies(transfer: int, step: str) -> Deferred[None]:
-        written = enter(transfer, step)
-        return written.addCallback(lambda _: Deferred()) if step == "RETIRE" else written
-
-    station.journal.enter = dies  # type: ignore[method-assign]
+    station.die_at("RETIRE")
     await ends.send(await ends.destination.invite(), remove=True)
     await until(lambda: [e.step for e in station.store.transfers()] == ["RETIRE"])
     again = await ends.restart("source")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from tests.byhand.station import UUID, Ends, Station, description, until
+from tests.byhand.ends import Ends
+from tests.byhand.station import UUID, Station, description, until
 from wingsd.config import StoragePool, System, Transfers
 from wingsd.errors import AlreadyHere, Conflict
 from wingsd.model import configuration_from_panel

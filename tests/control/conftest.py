@@ -1,6 +1,6 @@
 """What the tests of this room share."""
 
-from tests.byhand.station import ends
+from tests.byhand.ends import ends
 from tests.control.operator import desk
 
 __all__ = ["desk", "ends"]

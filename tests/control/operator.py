@@ -11,7 +11,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.byhand.station import Ends, Station
+from tests.byhand.ends import Ends
+from tests.byhand.station import Station
 from wingsd.config import Control
 from wingsd.control import ControlDoor
 from wingsd.ctl.client import Client

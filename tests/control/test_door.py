@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from tests.byhand.station import Ends
+from tests.byhand.ends import Ends
 from tests.logs import LoggedErrors
 from wingsd.config import Control
 from wingsd.control import ControlDoor

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, fail
 
-from tests.byhand.station import Ends
+from tests.byhand.ends import Ends
 from wingsd import __version__
 from wingsd.config import Control
 from wingsd.control import status as module

@@ -1,6 +1,6 @@
-"""Backups on this node that are sent with a server: found where each family keeps them, read, and
-removed when they have moved.
+"""Backups on this node that are sent with a server, and may be removed when they have moved.
 
+They are found where each family keeps them.
 Blocking: run it in a thread.
 """
 

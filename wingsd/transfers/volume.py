@@ -1,6 +1,6 @@
-"""The volume of `system.data` as other nodes of a storage pool may see it: marks, and a look at
-what is there. Of a server's own files nothing is ever changed here.
+"""The volume of `system.data` as other nodes of a storage pool see it, too.
 
+Marks are left there, and looked for. Of a server's own files nothing is ever changed here.
 Blocking: run it in a thread.
 """
 
