@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from tests.bridge.reactor import Reactor
 from tests.web.talk import Conversation, Taker, head
@@ -126,9 +128,10 @@ def test_a_mistake_is_an_error_too_and_no_transfer_that_hangs() -> None:
 def test_a_client_that_goes_meanwhile_is_gone() -> None:
     house = House()
     house.read()
-    reason: Any = type("Reason", (), {"getErrorMessage": lambda _: "reset"})()
-    house.upload.lost(reason)
-    assert isinstance(house.error(), UploadCutShort)
+    house.upload.lost(Failure(ConnectionLost()))
+    error = house.error()
+    assert isinstance(error, UploadCutShort)
+    assert error.detail == "the sender gave up, or its connection broke; its own log says which"
     house.admitted.callback(None)
     assert house.request.calls == ["pause"]
 

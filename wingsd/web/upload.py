@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -21,6 +22,9 @@ from wingsd.transfers.pool import MARK, POOL
 from wingsd.web.request import StreamingRequest
 
 __all__ = ["Upload"]
+
+# In place of Twisted's words, by which nobody knows at which end to look.
+_GONE = "the sender gave up, or its connection broke; its own log says which"
 
 
 @implementer(IPushProducer)
@@ -124,12 +128,9 @@ class Upload:
     def lost(self, reason: Failure) -> None:
         """Take the connection's end; before the body's it is the end of the upload."""
         if not self._ended:
-            self.stop(
-                UploadCutShort(
-                    "the upload ended before it was complete",
-                    reason.getErrorMessage(),
-                )
-            )
+            went = reason.check(ConnectionDone, ConnectionLost)
+            detail = _GONE if went else reason.getErrorMessage()
+            self.stop(UploadCutShort("the upload ended before it was complete", detail))
         if self._ended or self._form is None:
             self._tell_gone()
 
