@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from tests.archive.decompression.formats import PACKERS, SMALL, unpacked
+from tests.archive.decompression.formats import PACKERS, SIZES, SMALL, unpacked
 from wingsd.errors import ArchiveError
 
 #: Where the first block's header has the size of its dictionary, and where its CRC-32 is.
@@ -39,3 +39,22 @@ def test_its_check_index_and_footer_are_verified(back: int) -> None:
     data[-back] ^= 1
     with pytest.raises(ArchiveError, match=r"xz data is wrong|ends in the middle"):
         unpacked(bytes(data))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("padding", [4, 512, 1 << 17])
+def test_between_two_streams_may_be_padding(padding: int, size: int) -> None:
+    data = bytes(padding).join(PACKERS["xz"](half) for half in (SMALL[:1000], SMALL[1000:]))
+    assert unpacked(data, size) == SMALL
+
+
+@pytest.mark.parametrize("padding", [1, 3, 6, (1 << 17) + 2])
+def test_but_only_in_multiples_of_four(padding: int) -> None:
+    with pytest.raises(ArchiveError, match="followed by something else"):
+        unpacked(bytes(padding).join([PACKERS["xz"](SMALL)] * 2))
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2", "lz4"])
+def test_and_in_no_other_format(name: str) -> None:
+    with pytest.raises(ArchiveError, match="followed by something else"):
+        unpacked(bytes(4).join([PACKERS[name](SMALL)] * 2))

@@ -60,6 +60,7 @@ class Streams:
 
     `make` is called for each stream. `errors` are what its `decompress` raises for wrong data;
     `advice` turns one of them into words that help, where it is something else than damage.
+    Between two streams may be zeros in multiples of `padding` bytes, none where that is 0.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Streams:
     make: Callable[[], Decompressor]
     errors: tuple[type[Exception], ...]
     advice: Callable[[Exception], str] = lambda error: ""
+    padding: int = 0
 
     def plain(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield what the streams in `blocks` hold, to the very end.
@@ -82,10 +84,23 @@ class Streams:
             if not rest:
                 return
             if rest[0] == 0:
-                only_padding(chain((rest,), pieces))
-                return
+                rest = self._behind_padding(rest, pieces)
+                if not rest:
+                    return
             if rest[0] not in begins:
                 raise ArchiveError(GARBAGE)
+
+    def _behind_padding(self, first: bytes, pieces: Iterator[bytes]) -> bytes:
+        """Read over zeros; return what follows them. Raises ArchiveError where nothing may."""
+        zeros = 0
+        for piece in chain((first,), pieces):
+            rest = piece.lstrip(b"\0")
+            zeros += len(piece) - len(rest)
+            if rest:
+                if not self.padding or zeros % self.padding:
+                    raise ArchiveError(GARBAGE)
+                return rest
+        return b""
 
     def _stream(self, first: bytes, pieces: Iterator[bytes]) -> Generator[bytes, None, bytes]:
         """Yield what one stream holds; return the bytes read beyond it."""

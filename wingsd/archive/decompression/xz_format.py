@@ -30,4 +30,5 @@ XZ = Streams(
     make=lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_DICTIONARY + _BESIDE_IT),
     errors=(lzma.LZMAError,),
     advice=_advice,
+    padding=4,  # the xz format, section 2.2
 )
