@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+import attrs
 import pytest
 
 from tests.logs import LoggedErrors
 from tests.servers.house import OTHER, UUID, House, Outcome, configuration
+from wingsd.config import StoragePool
 from wingsd.errors import (
     Conflict,
     EnvironmentFailed,
@@ -16,6 +18,7 @@ from wingsd.errors import (
     UnknownServer,
 )
 from wingsd.servers.directories import Directories
+from wingsd.servers.registry import Servers
 from wingsd.servers.states import PowerAction
 from wingsd.testing import Hang
 
@@ -162,6 +165,21 @@ def test_what_a_node_did_not_finish_deleting_goes_at_its_next_start(house: House
     house.panel.faults["servers"] = DOWN
     boot(house)
     assert os.listdir(house.data) == [OTHER]
+
+
+def test_what_another_node_of_the_pool_is_deleting_is_left_to_that(house: House) -> None:
+    config, name = house.config, f".deleting-{UUID}-abc.{OTHER}"
+    transfers = attrs.evolve(
+        config.system.transfers, storage_pool=StoragePool(enabled=True, pool_name="attic")
+    )
+    system = attrs.evolve(config.system, transfers=transfers)
+    house.servers = Servers(
+        attrs.evolve(house.means, config=attrs.evolve(config, uuid=UUID, system=system))
+    )
+    (house.data / name).mkdir()
+    (house.data / f".deleting-{UUID}-abc.{UUID}").mkdir()
+    boot(house)
+    assert os.listdir(house.data) == [name]
 
 
 def test_what_cannot_be_deleted_keeps_nothing_else(

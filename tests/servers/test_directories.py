@@ -117,6 +117,19 @@ def test_only_what_was_set_apart_is_taken_for_unfinished(
     assert directories.unfinished() == [str(data / f".deleting-{UUID}-abc")]
 
 
+def test_nodes_of_one_volume_finish_their_own_deletions(data: Path) -> None:
+    owner = (os.getuid(), os.getgid())
+    node, other = (Directories(str(data), owner, name) for name in (UUID, OTHER))
+    node.make(UUID)
+    apart = node.set_apart(UUID)
+    # Of before this was a volume of several nodes.
+    (data / f".deleting-{UUID}-abc").mkdir()
+    assert other.unfinished() == [str(data / f".deleting-{UUID}-abc")]
+    assert apart in node.unfinished()
+    node.delete(apart or "")
+    assert node.unfinished() == other.unfinished()
+
+
 def test_a_failure_says_where_and_leaves_the_files(
     directories: Directories, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

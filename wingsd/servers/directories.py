@@ -1,8 +1,9 @@
 """The servers' directories: made, and deleted so that a crash in between leaves no half of one.
 
 What is to be deleted is first moved, by one rename, below a directory of its own beside the
-servers' (`.deleting-UUID-...`). That is found and finished when the node starts anew. Blocking:
-run it in a thread.
+servers' (`.deleting-UUID-...`). That is found and finished when the node starts anew. On a volume
+that other nodes have, too, its name ends with the node's: each finishes its own deletions, and
+gets in the way of no other's. Blocking: run it in a thread.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ from wingsd.errors import StorageError
 __all__ = ["Directories"]
 
 _PREFIX = ".deleting-"
-_DELETING = re.compile(re.escape(_PREFIX) + r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-\w+")
+_DELETING = re.compile(
+    re.escape(_PREFIX) + r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-\w+(?:\.(.+))?"
+)
 
 
 class Directories:
     """Those below `data`, which is `system.data`; `owner` is their user and group id.
 
-    Every method raises `StorageError`.
+    `node` is the node's name, where others have the same directory. Every method raises
+    `StorageError`.
     """
 
-    def __init__(self, data: str, owner: tuple[int, int]) -> None:
+    def __init__(self, data: str, owner: tuple[int, int], node: str = "") -> None:
         self._data = data
         self._owner = owner
+        self._node = node
 
     def path(self, uuid: str) -> str:
         """Return where the server's files are, or would be."""
@@ -67,7 +72,8 @@ class Directories:
         if not os.path.lexists(path):
             return None
         try:
-            apart = tempfile.mkdtemp(prefix=f"{_PREFIX}{uuid}-", dir=self._data)
+            suffix = f".{self._node}" if self._node else ""
+            apart = tempfile.mkdtemp(suffix, f"{_PREFIX}{uuid}-", self._data)
             try:
                 os.rename(path, os.path.join(apart, uuid))
             except OSError:
@@ -81,18 +87,25 @@ class Directories:
         return apart
 
     def unfinished(self) -> list[str]:
-        """Return what was set apart and is not deleted yet."""
+        """Return what this node has set apart and not deleted yet.
+
+        What bears no node's name is from before others had the directory.
+        """
         try:
             with os.scandir(self._data) as entries:
                 return sorted(
                     entry.path
                     for entry in entries
-                    if _DELETING.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+                    if self._is_own(entry.name) and entry.is_dir(follow_symlinks=False)
                 )
         except FileNotFoundError:
             return []
         except OSError as error:
             raise StorageError(f"{self._data} cannot be read: {disk_advice(error)}") from error
+
+    def _is_own(self, name: str) -> bool:
+        found = _DELETING.fullmatch(name)
+        return found is not None and found[1] in (None, self._node)
 
     def delete(self, apart: str) -> None:
         """Delete what was set apart; symlinks in it are removed and not followed."""

@@ -40,7 +40,10 @@ class Servers:
         self._shared: dict[str, str] = {}
         self._tasks = Tasks()
         self._disk_usage = DiskUsage(means.disk, self._tasks)
-        self._directories = Directories(means.config.system.data, means.owner)
+        config = means.config
+        # As the staging area does, on a volume that others have.
+        node = config.uuid if config.system.transfers.storage_pool.name else ""
+        self._directories = Directories(config.system.data, means.owner, node)
         self._boot = Boot(means)
         self._disposal = Disposal(means.disk, self._directories, self._tasks)
         self._booting: Deferred[None] | None = None
