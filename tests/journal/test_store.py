@@ -45,11 +45,12 @@ def test_a_transfer_is_kept_with_its_pool_and_with_what_is_to_go(
     store: Store, tmp_path: Path
 ) -> None:
     plain, described = (store.begin(A, Direction.OUT, "ASK", 10) for _ in range(2))
-    store.note_terms(described, "the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"))
+    store.note_terms(described, "the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"), 2**64 - 1)
     store = again(store, tmp_path)
     one, two = store.transfers(unfinished=True)
-    assert (one.id, one.pool, one.removals) == (plain, "", ())
+    assert (one.id, one.pool, one.removals, one.inode) == (plain, "", (), None)
     assert (two.pool, two.removals) == ("the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"))
+    assert two.inode == 2**64 - 1
     store.close()
 
 

@@ -53,6 +53,10 @@ class World:
         self.waits: dict[str, Deferred[None]] = {}
         self.owned = True
         self.shared = ""
+        #: The server that the node has by now, None for the one that was sent.
+        self.current: object = None
+        #: Of the directory that was put away.
+        self.inode: int | None = None
         self.disk_bytes = 0
         self._directory = directory
 
@@ -86,7 +90,13 @@ class World:
     def unshare(self, uuid: str) -> None:
         self.shared = ""
 
-    async def store_away(self, uuid: str, *, pooled: bool = False) -> None:
+    def get(self, uuid: str) -> object:
+        return self.current or self
+
+    async def store_away(
+        self, uuid: str, *, pooled: bool = False, inode: int | None = None
+    ) -> None:
+        self.inode = inode
         self.calls.append("store away backups" if pooled else "store away")
 
     async def stop_within(self, grace: float) -> None:

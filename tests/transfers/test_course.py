@@ -23,6 +23,7 @@ from wingsd.errors import (
     TransferCancelled,
 )
 from wingsd.events import EventBus
+from wingsd.journal import Direction, Entry
 from wingsd.transfers.course import Course
 from wingsd.transfers.lifecycle import ReceiveStep, SendStep
 
@@ -52,6 +53,9 @@ class Told:
 
     async def begin(self) -> None:
         await self.course.begin()
+
+    def resume(self, step: ReceiveStep) -> None:
+        self.course.resume(Entry(1, UUID, Direction.IN, step.name, 0, 0), step)
 
 
 @pytest_twisted.ensureDeferred
@@ -115,7 +119,7 @@ async def test_a_server_that_has_moved_after_all_is_no_failure() -> None:
 def test_nobody_knows_how_long_the_step_of_an_earlier_daemon_took() -> None:
     told = Told(ReceiveStep)
     told.clock.advance(1000)
-    told.course.resume(1, ReceiveStep.SWAP)
+    told.resume(ReceiveStep.SWAP)
     told.clock.advance(2)
     assert told.course.step_seconds == 2
     told.course.pass_on(ReceiveStep.ENVIRONMENT)
@@ -127,7 +131,7 @@ def test_nobody_knows_how_long_the_step_of_an_earlier_daemon_took() -> None:
 
 def test_one_that_has_only_to_be_tidied_up_is_not_under_way() -> None:
     told = Told(ReceiveStep)
-    told.course.resume(1, ReceiveStep.FAILED)
+    told.resume(ReceiveStep.FAILED)
     assert (told.heard.begun, told.heard.over) == ([], [])
 
 

@@ -78,6 +78,21 @@ async def test_a_panel_that_does_not_have_it_deleted_is_asked_first(
     assert is_over(laden)
 
 
+@pytest.mark.parametrize("later", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_what_has_come_back_meanwhile_is_not_removed(laden: House, later: bool) -> None:
+    await start(laden)
+    (transfer,) = laden.sender._left_behind.values()
+    laden.world.current, laden.world.owned = "the server that came back", False
+    if later:
+        await Deferred.fromCoroutine(transfer.look_after())
+    else:
+        await laden.sender.release(UUID)
+    assert laden.world.calls[-1] not in ("forget", "store away")
+    assert (kept(laden), laden.world.told) == (sorted(PLACES + OTHERS), [])
+    assert is_over(laden)
+
+
 @pytest.mark.parametrize("status", [400, 500])
 @pytest_twisted.ensureDeferred
 async def test_a_transfer_that_fails_removes_none(laden: House, status: int) -> None:

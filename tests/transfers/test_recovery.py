@@ -12,10 +12,16 @@ from twisted.internet.task import deferLater
 
 from tests.daemon.house import UUID
 from tests.transfers.receiving import JOURNALED, House, Source, reactor
-from wingsd.errors import EnvironmentFailed, PanelRefused, StorageError, UnknownServer
+from wingsd.errors import (
+    EnvironmentFailed,
+    NotWanted,
+    PanelRefused,
+    StorageError,
+    UnknownServer,
+)
 from wingsd.journal import Direction, Entry, Outcome, Report
 from wingsd.transfers.lifecycle import ReceiveStep
-from wingsd.transfers.recovery import durable
+from wingsd.transfers.recovery import clear_leftovers, durable
 
 # The journal
 
@@ -180,6 +186,55 @@ async def test_what_the_panel_does_not_want_any_more_is_kept_apart(house: House)
     house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
     await resumed(house, ReceiveStep.SWAP)
     assert house.left() == [".quarantine"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_set_aside_and_put_back_is_no_server_of_the_transfer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious = house.data / UUID / "precious"
+    precious.parent.mkdir()
+    precious.touch()
+    house.world.faults["create"] = EnvironmentFailed("no engine")
+
+    def die(transfer: int, name: str, *_: object) -> None:
+        if name == "FAILED":
+            raise StorageError("the daemon is killed here")
+        enter(transfer, name, 1.0)
+
+    enter = house.store.enter
+    monkeypatch.setattr(house.store, "enter", die)
+    monkeypatch.setattr(house.store, "end", lambda *_: None)
+    await house.fails(EnvironmentFailed)
+    assert precious.exists()
+    monkeypatch.undo()
+    (entry,) = house.store.transfers(unfinished=True)
+    assert entry.step == "ENVIRONMENT"
+
+    del house.world.faults["create"]
+    house.world.calls.clear()
+    house.world.owned = [False]
+    clear_leftovers([entry], house.staging, house.backups)
+    house.receiver.resume(entry)
+    while house.receiver.servers:
+        await deferLater(reactor, 0.005)
+    assert "success" not in house.world.calls
+    assert precious.exists()
+    assert (house.left(), house.store.transfers(unfinished=True)) == ([UUID], [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_set_aside_is_put_back_when_the_panel_does_not_want_the_server(
+    house: House,
+) -> None:
+    precious = house.data / UUID / "precious"
+    precious.parent.mkdir()
+    precious.touch()
+    house.world.owned = [False, False]
+    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    await house.fails(NotWanted)
+    assert precious.exists()
+    assert house.left() == [".quarantine", UUID]
 
 
 def test_what_is_whole_is_told_by_its_step() -> None:

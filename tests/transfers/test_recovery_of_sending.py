@@ -28,6 +28,10 @@ class World:
         self.owned = True
         self.shared, self.marks = "before", 1
         self.restoring: Deferred[None] = succeed(None)
+        #: The transfer that brings the server here.
+        self.arriving: object = None
+        #: Of the directory that was put away.
+        self.inode: int | None = None
 
     def get(self, uuid: str) -> World:
         return self
@@ -51,7 +55,13 @@ class World:
     def unshare(self, uuid: str) -> None:
         self.shared = ""
 
-    async def store_away(self, uuid: str, *, pooled: bool = False) -> None:
+    def find(self, uuid: str) -> object:
+        return self.arriving
+
+    async def store_away(
+        self, uuid: str, *, pooled: bool = False, inode: int | None = None
+    ) -> None:
+        self.inode = inode
         self.calls.append("store away backups" if pooled else "store away")
 
     async def remove(self, uuid: str, places: Sequence[str]) -> None:
@@ -73,12 +83,17 @@ class World:
 
 
 def recover(
-    store: Store, world: Any, step: SendStep, pool: str = "", removals: Sequence[str] = ()
+    store: Store,
+    world: Any,
+    step: SendStep,
+    pool: str = "",
+    removals: Sequence[str] = (),
+    inode: int | None = None,
 ) -> Heard:
     """Take up, as the next daemon does, a transfer that had come so far."""
     heard = Heard()
     entry = store.begin(UUID, Direction.OUT, step.name, 1.0)
-    store.note_terms(entry, pool, removals)
+    store.note_terms(entry, pool, removals, inode)
     workers: Any = SynchronousWorkers()
     recovery = Recovery(
         entries=store.transfers(unfinished=True),
@@ -136,6 +151,26 @@ async def test_a_server_that_has_moved_is_put_away(store: Store) -> None:
     world.owned = False
     recover(store, world, SendStep.SEND)
     assert world.calls == ["hold", "owns", "forget", "store away"]
+    (entry,) = store.transfers()
+    assert entry.outcome is Outcome.SUCCESS
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_what_has_moved_only_the_directory_that_was_sent_is_put_away(
+    store: Store,
+) -> None:
+    world = World()
+    world.owned = False
+    recover(store, world, SendStep.AWAIT, inode=4711)
+    assert (world.calls[-1], world.inode) == ("store away", 4711)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_has_moved_and_comes_back_already_is_left_alone(store: Store) -> None:
+    world = World()
+    world.owned, world.arriving = False, "a transfer"
+    recover(store, world, SendStep.AWAIT, removals=("a backup",))
+    assert world.calls == ["hold", "owns"]
     (entry,) = store.transfers()
     assert entry.outcome is Outcome.SUCCESS
 

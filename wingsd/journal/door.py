@@ -55,10 +55,14 @@ class Journal:
         return self._worker.run(self._store.enter, transfer, step, self._now())
 
     def note_terms(
-        self, transfer: int, pool: str = "", removals: Sequence[str] = ()
+        self,
+        transfer: int,
+        pool: str = "",
+        removals: Sequence[str] = (),
+        inode: int | None = None,
     ) -> Deferred[None]:
-        """Note a transfer's storage pool, and the backups to be removed once it has succeeded."""
-        return self._worker.run(self._store.note_terms, transfer, pool, removals)
+        """Note what `Entry` has by these names, all of it at once."""
+        return self._worker.run(self._store.note_terms, transfer, pool, removals, inode)
 
     def end(self, transfer: int, outcome: Outcome, account: Account = Account()) -> Deferred[None]:
         """Note how a transfer ended."""

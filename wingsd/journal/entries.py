@@ -51,6 +51,8 @@ class Entry:
     pool: str = ""
     #: Local backups to be removed here once the server has moved: paths where they are kept.
     removals: tuple[str, ...] = attrs.field(default=(), converter=_listed)
+    #: That of the directory with the server's files; None where it is not known, or of a pool.
+    inode: int | None = attrs.field(default=None, converter=attrs.converters.optional(int))
 
 
 @attrs.frozen

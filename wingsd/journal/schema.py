@@ -64,4 +64,8 @@ CREATE TABLE orders (
 ALTER TABLE transfers ADD COLUMN pool TEXT NOT NULL DEFAULT '';
 ALTER TABLE transfers ADD COLUMN removals TEXT NOT NULL DEFAULT '';
 """,
+    # Decimal, since some are larger than any INTEGER; NULL where it is not known.
+    """
+ALTER TABLE transfers ADD COLUMN inode TEXT;
+""",
 )

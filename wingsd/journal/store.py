@@ -106,12 +106,12 @@ class Store:
             "UPDATE transfers SET step = ?, changed = ? WHERE id = ?", step, now, transfer
         )
 
-    def note_terms(self, transfer: int, pool: str, removals: Sequence[str]) -> None:
-        """Note of a transfer what `Entry` has of its storage pool and of backups to be removed."""
-        listed = " ".join(removals)
-        self._execute(
-            "UPDATE transfers SET pool = ?, removals = ? WHERE id = ?", pool, listed, transfer
-        )
+    def note_terms(
+        self, transfer: int, pool: str, removals: Sequence[str], inode: int | None = None
+    ) -> None:
+        """Note of a transfer what `Entry` has by these names."""
+        statement = "UPDATE transfers SET pool = ?, removals = ?, inode = ? WHERE id = ?"
+        self._execute(statement, pool, " ".join(removals), inode and str(inode), transfer)
 
     def end(
         self, transfer: int, outcome: Outcome, now: float, account: Account = Account()
@@ -147,7 +147,7 @@ class Store:
     def _transfers(self, which: str, *values: object) -> list[Entry]:
         rows = self._rows(
             "SELECT id, server, direction, step, begun, changed, outcome,"  # noqa: S608 - constant
-            f" by_hand, reason, bytes, files, pool, removals FROM transfers {which}",
+            f" by_hand, reason, bytes, files, pool, removals, inode FROM transfers {which}",
             *values,
         )
         return [Entry(*row) for row in rows]

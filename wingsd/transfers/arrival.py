@@ -54,9 +54,13 @@ class Arrival:
         self.is_unwanted = False
         #: Whether there may be a container of it.
         self.environment_begun = False
+        #: Whether an earlier daemon has told that it is here: what is in its place is the server.
+        self.was_told = False
         #: What the sender has left in the storage pool.
         self.mark = ""
         self._backups: list[Backup] = []
+        #: Where what stood in the server's place is now.
+        self._aside: str | None = None
 
     async def complete(self, server: Server, configuration: Configuration) -> Deferred[None]:
         """Make the server this node's; return when the sender may have its answer.
@@ -74,6 +78,10 @@ class Arrival:
     async def _take_place(self) -> None:
         means, name = self._means, self._server
         if self._begins_before(ReceiveStep.SWAP):
+            if not self._course.pool:
+                # What a later daemon finds in the server's place, it can so tell from all else.
+                inode = await means.disk.run(means.staging.inode, name)
+                await self._course.note_terms(inode=inode)
             await self._course.enter(ReceiveStep.SWAP)
         # Also what an earlier daemon has put into place.
         self._undo.add(lambda: means.disk.run(means.backups.take_back, name))
@@ -86,24 +94,29 @@ class Arrival:
 
     async def _swap(self) -> None:
         means, name = self._means, self._server
+        inode = None if self.was_told else self._course.inode
         if await means.disk.run(means.staging.holds, name):
             await self._make_room()
             await means.disk.run(means.staging.swap, name)
-        elif not await means.disk.run(means.staging.is_in_place, name):
+        elif not await means.disk.run(means.staging.is_in_place, name, inode):
             # Undone already, by a daemon that died before it could write that down.
             raise Interrupted
         self._undo.add(lambda: means.disk.run(means.staging.undo_swap, name))
 
     async def _make_room(self) -> None:
         means, name = self._means, self._server
-        aside = await means.disk.run(means.staging.set_aside, name)
-        if aside is None:
+        if means.volume.pool:
+            # It may be another node's by now, and in use.
+            await means.disk.run(means.volume.require_free, name)
             return
-        self._undo.add(lambda: means.disk.run(means.staging.restore, name, aside))
+        self._aside = await means.disk.run(means.staging.set_aside, name)
+        if self._aside is None:
+            return
+        self._undo.add(self._put_back)
         self._log.warn(
             "{server}: a directory of its name was no server of this node; it is now {aside}",
             server=name,
-            aside=aside,
+            aside=self._aside,
         )
 
     async def _make_environment(self, configuration: Configuration) -> None:
@@ -144,6 +157,7 @@ class Arrival:
     async def _conclude(self, server: Server, told: Deferred[bool]) -> None:
         if not await told:
             self.may_be_told, self.is_unwanted = False, True
+            self._undo.add(self._put_back)
             self._undo.add(self._store_away)
             raise NotWanted
         await self._settle()
@@ -162,7 +176,15 @@ class Arrival:
             except StorageError as error:
                 self._log.error("{server}: {error}", server=self._server, error=error)
 
+    async def _put_back(self) -> None:
+        if self._aside is not None:
+            means = self._means
+            await means.disk.run(means.staging.restore, self._server, self._aside)
+
     async def _store_away(self) -> None:
         # What came here is whole, so it is not thrown away at once.
         self._means.servers.forget(self._server)
-        await self._means.attic.store_away(self._server, pooled=self._course.pool != "")
+        course = self._course
+        await self._means.attic.store_away(
+            self._server, pooled=course.pool != "", inode=course.inode
+        )

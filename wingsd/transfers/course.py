@@ -9,7 +9,7 @@ import attrs
 from twisted.logger import Logger
 
 from wingsd.errors import StorageError
-from wingsd.journal import Account, Direction, Outcome
+from wingsd.journal import Account, Direction, Entry, Outcome
 from wingsd.transfers.announcer import Announcer
 from wingsd.transfers.interrupt import Interruptible
 from wingsd.transfers.lifecycle import Lifecycle, ReceiveStep, SendStep, State
@@ -57,6 +57,8 @@ class Course(Generic[S]):
         #: The storage pool by which the other node may have the files, of which none is then
         #: moved or deleted here; empty without.
         self.pool = ""
+        #: The inode of the directory that the server's files are in; None where that is not known.
+        self.inode: int | None = None
         #: Returns the bytes that have been moved so far.
         self.count: Callable[[], int] = lambda: 0
         self._server = server
@@ -88,21 +90,23 @@ class Course(Generic[S]):
         self.announcer.enter(step, self.doing)
         return entry
 
-    def resume(self, entry: int, step: S, pool: str = "") -> None:
+    def resume(self, entry: Entry, step: S) -> None:
         """Be the one that an earlier daemon wrote down, at the step it had come to."""
-        self.entry = self.announcer.transfer = entry
-        self.pool = pool
+        self.entry = self.announcer.transfer = entry.id
+        self.pool, self.inode = entry.pool, entry.inode
         self.life.step = step
         self._go(step)
         self._seen_whole = False
         if not self.life.over:
             self._observer.transfer_begun(self)
 
-    async def note_terms(self, pool: str = "", removals: Sequence[str] = ()) -> None:
+    async def note_terms(
+        self, pool: str = "", removals: Sequence[str] = (), inode: int | None = None
+    ) -> None:
         """Write down what is special about the transfer, before it is. Raises `StorageError`."""
         if self.entry is not None:
-            await self._journal.note_terms(self.entry, pool, removals)
-        self.pool = pool
+            await self._journal.note_terms(self.entry, pool, removals, inode)
+        self.pool, self.inode = pool, inode
 
     async def enter(self, step: S) -> None:
         """Enter a step, unless the transfer is interrupted. Raises `StorageError`."""

@@ -90,7 +90,7 @@ class IncomingTransfer:
     async def resume(self, entry: Entry) -> None:
         """Bring to its end, well or not, what an earlier daemon did not."""
         step = ReceiveStep[entry.step]
-        self._course.resume(entry.id, step, entry.pool)
+        self._course.resume(entry, step)
         self._arrival.environment_begun = not self._course.life.before(ReceiveStep.ENVIRONMENT)
         if step is ReceiveStep.FAILED:
             self._go_on(Deferred.fromCoroutine(self._tidy_up()))
@@ -257,6 +257,7 @@ class IncomingTransfer:
         ours, configuration = await self._ask_until_answered()
         if pool and not (ours or is_told):
             raise Interrupted
+        self._arrival.was_told = ours or is_told
         if ours:
             server = means.servers.known(configuration)
         else:
@@ -289,11 +290,11 @@ class IncomingTransfer:
 
         The Panel may have heard of it, and the source have deleted its own: it is kept apart.
         """
-        means = self._means
+        means, course = self._means, self._course
         if await means.disk.run(means.staging.holds, self.server):
             return
-        if await means.disk.run(means.staging.is_in_place, self.server):
-            await means.attic.store_away(self.server, pooled=self._course.pool != "")
+        if await means.disk.run(means.staging.is_in_place, self.server, course.inode):
+            await means.attic.store_away(self.server, pooled=course.pool != "", inode=course.inode)
 
     async def _tidy_up(self) -> None:
         means = self._means

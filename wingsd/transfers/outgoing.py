@@ -171,13 +171,13 @@ class OutgoingTransfer:
 
     async def _note_terms(self) -> None:
         """Write down what must not be forgotten of this transfer, before it can be needed."""
-        pool = self._pool.name
+        means, pool = self._means, self._pool.name
         if self._order.delete_backups and not pool:
             self._removals = tuple(backup.place for backup in self._dispatch.backups)
-        if pool or self._removals:
-            await self._course.note_terms(pool, self._removals)
+        inode = None if pool else await means.disk.run(means.volume.inode, self.server.uuid)
+        await self._course.note_terms(pool, self._removals, inode)
         if pool:
-            self._means.servers.share(self.server.uuid, pool)
+            means.servers.share(self.server.uuid, pool)
             self._course.announcer.say(f"it is in the storage pool {pool}: its files stay there")
 
     async def _wait(self, work: Any) -> Any:
@@ -244,12 +244,22 @@ class OutgoingTransfer:
 
     async def _finish(self) -> None:
         """Remove what has moved, and nobody else does. The Panel has said that it has."""
-        await self._means.removal.remove(self.server.uuid, self._removals)
-        if self._pool.name:
-            # Its files stay in sight: they do not make it one that is here by hand.
-            await self._means.journal.undescribe(self.server.uuid)
+        means, uuid = self._means, self.server.uuid
+        if not self._is_back:  # Else what is here, backups too, may have come back with it.
+            await means.removal.remove(uuid, self._removals)
+            if self._pool.name:
+                # Its files stay in sight: they do not make it one that is here by hand.
+                await means.journal.undescribe(uuid)
         await self._pool.leave()
         self._course.close()
+
+    @property
+    def _is_back(self) -> bool:
+        """Whether another transfer has brought, or brings, the server here again."""
+        try:
+            return self._means.servers.get(self.server.uuid) is not self.server
+        except WingsdError:
+            return False
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         # Nobody waits for it, but a daemon that ends before does it at its next start.
@@ -263,14 +273,17 @@ class OutgoingTransfer:
 
         The destination may have answered before it could tell the Panel, and be lost since.
         """
-        moved = await self.authority.has_moved()
+        moved = not self._is_back and await self.authority.has_moved()
         if not self.is_left_behind:
             return
         self.is_left_behind = False
-        if moved:
+        if self._is_back:
+            await self._finish()
+        elif moved:
             self._means.servers.forget(self.server.uuid)
-            pooled = self._pool.name != ""
-            await self._means.attic.store_away(self.server.uuid, pooled=pooled)
+            await self._means.attic.store_away(
+                self.server.uuid, pooled=self._pool.name != "", inode=self._course.inode
+            )
             await self._finish()
         else:
             self._log.warn(

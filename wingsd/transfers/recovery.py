@@ -142,9 +142,11 @@ class Recovery:
 
     async def _release(self, entry: Entry, moved: bool) -> None:
         uuid = entry.server
+        if moved and self.receiver.find(uuid) is not None:
+            return  # It comes back already: all that is here is that transfer's.
         if moved:
             self.servers.forget(uuid)
-            await self.attic.store_away(uuid, pooled=entry.pool != "")
+            await self.attic.store_away(uuid, pooled=entry.pool != "", inode=entry.inode)
             await self.removal.remove(uuid, entry.removals)
             if entry.pool:
                 # Its files stay in sight: they do not make it one that is here by hand.

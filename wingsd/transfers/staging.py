@@ -11,6 +11,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -180,9 +181,21 @@ class Staging:
         """Return whether the server's files are still here, and not in its place."""
         return (self._root / server).is_dir()
 
-    def is_in_place(self, server: str) -> bool:
-        """Return whether there is something in the server's place."""
-        return (self._data / server).is_dir()
+    def inode(self, server: str) -> int:
+        """Return that of the received files' directory, which it keeps in the server's place."""
+        path = self._root / server
+        try:
+            return path.lstat().st_ino
+        except OSError as error:
+            raise StorageError(f"{path} cannot be looked at: {disk_advice(error)}") from error
+
+    def is_in_place(self, server: str, inode: int | None = None) -> bool:
+        """Return whether a directory is in the server's place, where given the one of `inode`."""
+        try:
+            status = (self._data / server).lstat()
+        except FileNotFoundError:
+            return False
+        return stat.S_ISDIR(status.st_mode) and inode in (None, status.st_ino)
 
     def swap(self, server: str) -> None:
         """Make the received files the server's own, wholly or, when it fails, not at all."""
@@ -196,12 +209,15 @@ class Staging:
 
     # What nobody wanted
 
-    def quarantine(self, server: str) -> str | None:
+    def quarantine(self, server: str, inode: int | None = None) -> str | None:
         """Move a server's files from its place to where they are only kept.
 
-        Return where to; None when there are none.
+        Return where to; None when there are none, or others than those in the directory with
+        `inode`.
         """
         if not os.path.lexists(self._data / server):
+            return None
+        if inode is not None and not self.is_in_place(server, inode):
             return None
         rooms = self._root / _QUARANTINE
         try:

@@ -53,6 +53,14 @@ class Volume:
             ) from error
         return mark
 
+    def inode(self, server: str) -> int | None:
+        """Return that of the server's directory, None where there is none to be seen."""
+        try:
+            status = (self._data / server).lstat()
+        except OSError:
+            return None
+        return status.st_ino if stat.S_ISDIR(status.st_mode) else None
+
     def unmark(self, server: str, mark: str = "*") -> None:
         """Remove a mark, or all of the server's, as far as that goes: they do no harm."""
         with suppress(OSError):
