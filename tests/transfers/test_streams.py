@@ -24,6 +24,11 @@ from wingsd.transfers.extras import Backup, InstallLog
 BACKUP = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", "calagopus")
 
 
+def names(town: Town) -> list[str]:
+    """Return the files that came."""
+    return sorted(path.name for path in (town.house.data / UUID / "world").iterdir())
+
+
 @pytest.mark.parametrize("order", ["f01", "f10", "0f1", "10f"])
 @pytest_twisted.ensureDeferred
 async def test_they_are_one_transfer_in_whichever_order_they_come(town: Town, order: str) -> None:
@@ -131,45 +136,68 @@ async def test_a_file_in_two_of_them_fails_all(town: Town) -> None:
     ("number", "count", "reason"),
     [
         ("0", "", "stream 0 came twice"),
-        ("3", "", "stream 3 came, and the first request tells of 0 to 2"),
+        ("3", "", "stream 3 came, and the first request tells of 0 to 1"),
         ("x", "", "expected a number"),
         ("1", "1", "not both"),
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_one_that_may_not_come_fails_all_that_are_here(
+async def test_one_that_is_none_of_them_is_refused_alone(
     town: Town, number: str, count: str, reason: str
 ) -> None:
-    first, good, bad = Stream("first"), Stream("good"), Stream("bad")
-    jobs = [town.first(first, "3"), town.further(good, "0"), town.further(bad, number, count)]
+    first, good, bad, last = (Stream(name) for name in ("first", "good", "bad", "last"))
+    jobs = [town.first(first, "2"), town.further(good, "0")]
+    await town.further(bad, number, count)
+    assert isinstance(bad.answer, StreamRefused)
+    assert reason in bad.answer.detail
+    jobs.append(town.further(last, "1"))
     for job in jobs:
         await job
-    error = await town.all_fail(StreamRefused, first, good, bad)
-    assert reason in error.detail
-    assert [each.read for each in (first, good, bad)] == [False] * 3
+    assert [each.answer for each in (first, good, last)] == [None] * 3
+    assert names(town) == ["first", "good", "last"]
+    assert not bad.read
 
 
 @pytest_twisted.ensureDeferred
-async def test_so_does_one_while_the_others_are_read(town: Town) -> None:
-    first, good, again = Held("first"), Held("good"), Stream("good")
+async def test_so_is_one_while_the_others_are_read(town: Town) -> None:
+    first, good, again, second = Held("first"), Held("good"), Stream("good"), Stream("first")
     jobs = [town.first(first, "1"), town.further(good, "0")]
     await town.until(lambda: first.read and good.read)
-    jobs.append(town.further(again, "0"))
+    await town.further(again, "0")
+    await town.first(second, "1")
+    assert isinstance(again.answer, StreamRefused)
+    assert isinstance(second.answer, StreamRefused)
+    assert "the first request came twice" in second.answer.detail
+    for held in (first, good):
+        held.go_on()
     for job in jobs:
         await job
-    await town.all_fail(StreamRefused, first, good, again)
+    assert (first.answer, good.answer) == (None, None)
+    assert names(town) == ["first", "good"]
+
+
+@pytest.mark.parametrize("number", ["0", "x"])
+@pytest_twisted.ensureDeferred
+async def test_so_is_one_with_the_token_of_an_upload_alone(town: Town, number: str) -> None:
+    first, foreign = Held("first"), Stream("foreign")
+    job = town.first(first)
+    await town.until(lambda: first.read)
+    await town.further(foreign, number)
+    assert isinstance(foreign.answer, StreamRefused)
+    first.go_on()
+    await job
+    assert first.answer is None
+    assert names(town) == ["first"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_so_does_a_first_that_comes_twice(town: Town) -> None:
-    first, good, again = Held("first"), Held("good"), Stream("first")
-    jobs = [town.first(first, "1"), town.further(good, "0")]
-    await town.until(lambda: first.read and good.read)
-    jobs.append(town.first(again, "1"))
+async def test_one_too_many_is_told_to_those_that_came_before_the_first(town: Town) -> None:
+    other, first = Stream("other"), Stream("first")
+    jobs = [town.further(other, "5"), town.first(first, "2")]
     for job in jobs:
         await job
-    error = await town.all_fail(StreamRefused, first, good, again)
-    assert "the first request came twice" in error.detail
+    error = await town.all_fail(StreamRefused, first, other)
+    assert "stream 5 came, and the first request tells of 0 to 1" in error.detail
 
 
 @pytest_twisted.ensureDeferred

@@ -173,24 +173,32 @@ def test_one_that_waits_to_be_asked_is_asked_when_all_are_here(town: Town) -> No
         ({"Multiplex_Stream_Count": 2}, "the first request came twice"),
     ],
 )
-def test_all_that_are_here_read_why_they_fail(
+def test_one_that_is_none_of_them_reads_why_and_the_others_go_on(
     town: Town, headers: dict[str, object], reason: str
 ) -> None:
     first = town.come(b"first", Multiplex_Stream_Count=2, **OURS)
     zero = town.come(b"zero", Multiplex_Stream=0, **OURS)
     wrong = town.come(b"wrong", **headers, **OURS)
-    for status, text in answers(first, zero, wrong):
-        assert status == 400
-        assert text["error"] == "the streams of this transfer do not belong together"
-        assert reason in text["detail"]
+    ((status, text),) = answers(wrong)
+    assert status == 400
+    assert text["error"] == "the streams of this transfer do not belong together"
+    assert reason in text["detail"]
+    wrong.protocol.connectionLost(Failure(ConnectionLost()))
+    one = town.come(b"one", Multiplex_Stream=1, **OURS)
+    assert town.transfer.read == [b"first", b"zero", b"one"]
+    town.transfer.end.callback(None)
+    assert answers(first, zero, one) == [(200, None)] * 3
 
 
 def test_calagopus_nodes_read_it_by_having_no_answer(town: Town) -> None:
     first = town.come(b"first", Multiplex_Stream_Count=2)
     zero = town.come(b"zero", Multiplex_Stream=0)
     again = town.come(b"zero", Multiplex_Stream=0)
-    for talk in (first, zero, again):
-        assert (talk.transport.value(), talk.transport.aborting) == (b"", True)
+    assert (again.transport.value(), again.transport.aborting) == (b"", True)
+    again.protocol.connectionLost(Failure(ConnectionLost()))
+    # Whose request that was loses another with it, and so all of them.
+    zero.protocol.connectionLost(Failure(ConnectionLost()))
+    assert (first.transport.value(), first.transport.aborting) == (b"", True)
 
 
 def test_one_whose_connection_breaks_fails_all(town: Town) -> None:

@@ -3,12 +3,16 @@
 The rules are `streamroll`'s. They share one token, which is good for one transfer: the others are
 let in by the transfer that it was used for, and by nothing else. They come at the same time, so
 any of them may be here before the first; it is held until that comes, and not read.
+
+One that is none of them is refused alone: whoever has the token, or repeats a request, ends no
+transfer by that. To its sender, if it is the others' as well, the refusal of one is the failure of
+all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -144,9 +148,9 @@ class StreamGroup:
                 await self._refuse_used()
             if self._is_over:
                 raise self._error or token_was_used()
-            each = self._meet(lambda: self._roll.further(number, count))
             if self._error is not None:
                 raise self._error
+            each = self._roll.further(number, count)
             upload.when_gone(partial(self._leave, each))
             self._others[each] = upload
             answer: Deferred[None] = Deferred()
@@ -195,7 +199,7 @@ class StreamGroup:
         if self._error is not None:
             raise self._error
         if self._roll.others:
-            self._meet(lambda: self._roll.first(count))
+            self._roll.first(count)
 
     @contextmanager
     def _visit(self) -> Iterator[None]:
@@ -210,16 +214,11 @@ class StreamGroup:
     def _begin(self, count: str, upload: Upload) -> None:
         self._first = upload
         self._stop_timer()
-        with suppress(WingsdError):  # It is kept, and raised when they are gathered.
-            self._meet(lambda: self._roll.first(count))
-        self._look()
-
-    def _meet(self, rule: Callable[[], Any]) -> Any:
         try:
-            return rule()
+            self._roll.first(count)
         except WingsdError as error:
-            self._fail(error)
-            raise
+            self._fail(error)  # Raised when they are gathered.
+        self._look()
 
     def _look(self) -> None:
         """Go on when all are here, and wait for the others when they are not."""
@@ -268,12 +267,9 @@ class StreamGroup:
             return
         self._error = error
         self.stop(error)
-        if self._first is None:
-            self._answer(error)
-            self._others.clear()
-            return
         self._stop_timer()
-        self._first.stop(error)
+        if self._first is not None:
+            self._first.stop(error)
         if self._gathering is not None and not self._gathering.called:
             self._gathering.errback(error)
         self._tell_failed(error)
