@@ -12,6 +12,7 @@ from twisted.internet.task import Clock, deferLater
 
 from tests.daemon.house import UUID
 from tests.heard import Heard
+from tests.logs import LoggedErrors
 from tests.transfers.receiving import DATA, House, Source, reactor
 from wingsd.errors import (
     AlreadyHere,
@@ -204,3 +205,43 @@ async def test_who_waits_for_a_turn_is_counted(house: House) -> None:
     with pytest.raises(DaemonStopping):
         await outcome
     assert house.receiver.waiting == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mistake_in_what_comes_with_a_server_leaves_none_under_way(
+    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    def mistaken(_: str) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(house.backups, "settle", mistaken)
+    transfer = house.receiver.open(UUID)
+    await transfer.run(Source())
+    await transfer.over
+    assert house.heard.over == [("in", None, len(DATA))]
+    assert house.world.registered == {UUID: ""}
+    assert house.store.transfers(unfinished=True) == []
+    logged_errors.take(RuntimeError)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nor_does_one_when_the_panel_may_have_heard(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = OSError("a mistake")
+
+    def mistaken(server: str) -> None:
+        settle(server)
+        if house.store.reports():
+            raise error
+
+    settle = house.staging.settle
+    monkeypatch.setattr(house.staging, "settle", mistaken)
+    transfer = house.receiver.open(UUID)
+    with pytest.raises(OSError, match="a mistake"):
+        await transfer.run(Source())
+    await transfer.over
+    assert house.heard.over == [("in", error, len(DATA))]
+    # The next daemon goes on with it.
+    (entry,) = house.store.transfers(unfinished=True)
+    assert entry.step == "REPORT"

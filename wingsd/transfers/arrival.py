@@ -175,6 +175,8 @@ class Arrival:
                 await means.disk.run(settle, self._server)
             except StorageError as error:
                 self._log.error("{server}: {error}", server=self._server, error=error)
+            except Exception:
+                self._log.failure("{server}: a mistake", server=self._server)
 
     async def _put_back(self) -> None:
         if self._aside is not None:

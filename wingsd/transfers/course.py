@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 import attrs
 from twisted.logger import Logger
 
-from wingsd.errors import StorageError
+from wingsd.errors import StorageError, WingsdError
 from wingsd.journal import Account, Direction, Entry, Outcome
 from wingsd.transfers.announcer import Announcer
 from wingsd.transfers.interrupt import Interruptible
@@ -71,6 +71,8 @@ class Course(Generic[S]):
         self._entered = 0.0
         # Of a step that an earlier daemon entered nobody knows how long it takes.
         self._seen_whole = True
+        #: Whether the observer was told of its beginning, and not of its end.
+        self._is_counted = False
 
     @property
     def doing(self) -> str:
@@ -83,7 +85,7 @@ class Course(Generic[S]):
         step = self.life.step
         self._entered = self._clock()
         # Before it is written down: one for which that fails has an end, too.
-        self._observer.transfer_begun(self)
+        self._count_begun()
         by_hand = self._authority.by_hand
         entry = await self._journal.begin(self._server, self._way, step.name, by_hand=by_hand)
         self.entry = self.announcer.transfer = entry
@@ -98,7 +100,7 @@ class Course(Generic[S]):
         self._go(step)
         self._seen_whole = False
         if not self.life.over:
-            self._observer.transfer_begun(self)
+            self._count_begun()
 
     async def note_terms(
         self, pool: str = "", removals: Sequence[str] = (), inode: int | None = None
@@ -137,12 +139,24 @@ class Course(Generic[S]):
         self.life.advance(step)
         self._go(step)
         if self.life.over:
-            error = None if step.state is State.SUCCESS else self._error
-            self._observer.transfer_over(self.direction, error, self)
+            self._count_over(None if step.state is State.SUCCESS else self._error)
 
     def _go(self, step: S) -> None:
         self._entered = self._clock()
         self.announcer.enter(step, self.doing)
+
+    def abandon(self) -> None:
+        """Leave it to the next daemon: this one does no more for it, by a mistake of its own."""
+        if self._is_counted:
+            self._count_over(self._error or WingsdError("an unforeseen error"))
+
+    def _count_begun(self) -> None:
+        self._is_counted = True
+        self._observer.transfer_begun(self)
+
+    def _count_over(self, error: Exception | None) -> None:
+        self._is_counted = False
+        self._observer.transfer_over(self.direction, error, self)
 
     def note_figures(self, size: int, files: int) -> None:
         """Keep for the journal how many bytes the archive has, and files."""

@@ -113,6 +113,7 @@ class IncomingTransfer:
         except Exception:
             self._log.failure("{server}: a mistake", server=self.server)
         finally:
+            self._course.abandon()  # unless it has its end
             self.over.callback(None)
 
     def give_up(self, reason: WingsdError, *, verified: bool = False) -> bool:
