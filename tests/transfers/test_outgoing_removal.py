@@ -145,3 +145,17 @@ async def test_a_daemon_that_dies_before_they_are_gone_has_not_ended_the_transfe
     assert entry.removals == tuple(PLACES)
     dying.callback(None)
     await until(lambda: is_over(laden))
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_logged_bytes_are_those_of_its_seconds(
+    laden: House, logged_errors: LoggedErrors
+) -> None:
+    keep(laden, PLACES[0], bytes(1 << 20))
+    await start(laden)
+    (line,) = [line for line in logged_errors.lines if f"{UUID}: sent " in line]
+    await laden.sender.release(UUID)
+    await until(lambda: is_over(laden))
+    archive = laden.store.transfers()[0].bytes
+    assert archive is not None
+    assert f"{UUID}: sent {archive + (1 << 20) + len(b'backup')} bytes, " in line

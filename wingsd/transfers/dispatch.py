@@ -66,11 +66,14 @@ class Dispatch:
     @property
     def total(self) -> int:
         """The bytes there are to read; 0 while the server is not measured."""
-        along = sum(backup.size for backup in self.backups)
         if self._pool.has_files:
-            return along
+            return self._along
         measured = self._server.disk_bytes
-        return measured and measured + along
+        return measured and measured + self._along
+
+    @property
+    def _along(self) -> int:
+        return sum(backup.size for backup in self.backups)
 
     def _count(self) -> int:
         return self._streams.read if self._streams is not None else 0
@@ -146,6 +149,8 @@ class Dispatch:
         size = sum(each.archive_bytes for each in packed)
         files = sum(each.file_count + each.hard_link_count for each in packed)
         self._course.note_figures(size, files)
+        # The seconds are theirs, too.
+        size += self._along
         self._log.info(
             "{server}: sent {bytes} bytes, {files} files, {seconds:.1f} s, {rate}/s",
             server=self._server.uuid,
