@@ -85,6 +85,7 @@ async def test_what_comes_just_now_is_not_expected_once_more(ends: Ends) -> None
     await until(lambda: bool(ends.destination.receiver.servers))
     with pytest.raises(AlreadyHere, match=r"being received|already on this node"):
         await ends.destination.invite()
+    assert ends.destination.by_hand.arrivals.expected == {}
     ends.source.sender.cancel(UUID)
     await ends.over()
 

@@ -99,9 +99,20 @@ class Arrivals:
 
     @property
     def expected(self) -> dict[str, float]:
-        """Until when each server is expected, in seconds since the epoch."""
+        """Until when each server is expected that does not come yet: seconds since the epoch."""
         now = self._means.now()
-        return {uuid: each.expires for uuid, each in self._expected.items() if each.expires > now}
+        return {
+            uuid: each.expires
+            for uuid, each in self._expected.items()
+            if each.expires > now and not self._comes(uuid, each.digest)
+        }
+
+    def _comes(self, server: str, digest: str) -> bool:
+        """Return whether it comes just now by the token with that digest."""
+        transfer = self._means.receiver.find(server)
+        if transfer is None or transfer.has_failed:
+            return False
+        return getattr(transfer.authority, "digest", None) == digest
 
     # What its source does
 
