@@ -121,7 +121,10 @@ def test_an_empty_credential_is_none(key: str) -> None:
             "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled",
         ),
         (
-            {"system": {"transfers": {"storage_pool": {"enabled": True}}}},
+            {
+                "uuid": "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10",
+                "system": {"transfers": {"storage_pool": {"enabled": True}}},
+            },
             "system.transfers.storage_pool: expected pool_name, since it is enabled",
         ),
         (

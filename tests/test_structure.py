@@ -136,6 +136,28 @@ def test_all_faults_are_told_at_once() -> None:
     ]
 
 
+def test_so_are_values_out_of_range_beside_wrong_kinds_and_each_other() -> None:
+    @attrs.frozen
+    class Two:
+        one: int = attrs.field(default=0, validator=_even)
+        other: int = attrs.field(default=0, validator=_even)
+        word: str = ""
+
+    assert faults({"one": 1, "other": 3}, Two) == [
+        "one: expected an even number, found 1",
+        "other: expected an even number, found 3",
+    ]
+    assert faults({"one": 1, "other": "3", "word": 5}, Two) == [
+        "other: expected a whole number, found a text",
+        "word: expected a text, found a whole number",
+        "one: expected an even number, found 1",
+    ]
+    assert faults({"leaf": {"name": "x", "size": 3}, "words": 5}) == [
+        "leaf.size: expected an even number, found 3",
+        "words: expected a list, found a whole number",
+    ]
+
+
 def test_unknown_keys_are_ignored_and_listed() -> None:
     data = {"leaf": {"name": "x", "colour": 1}, "more": {"than": "known"}, 5: None}
     assert structure(data, Tree) == Tree(Leaf("x"))

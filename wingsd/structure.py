@@ -7,12 +7,12 @@ way back, a field is left out that has its default.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import GenericAlias
 from typing import Any, TypeVar
 
 import attrs
-from cattrs import BaseValidationError, Converter, transform_error
+from cattrs import BaseValidationError, ClassValidationError, Converter, transform_error
 from cattrs.gen import make_dict_structure_fn
 
 from wingsd.errors import InvalidData
@@ -81,9 +81,31 @@ def _class_hook(cls: type) -> Callable[[Any, Any], Any]:
     fill: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, _converter)
 
     def hook(value: object, _: object) -> object:
-        return fill(_as_map(value), cls)
+        data = _as_map(value)
+        try:
+            return fill(data, cls)
+        except ClassValidationError as error:
+            kinds = [each for each in error.exceptions if not isinstance(each, InvalidField)]
+            faults = [*kinds, *_invalid_fields(data, cls)]
+            raise ClassValidationError(error.message, faults, cls) from None
 
     return hook
+
+
+def _invalid_fields(data: Mapping[str, Any], cls: type) -> Iterator[InvalidField]:
+    """Yield what the validators find wrong with values of the right kinds.
+
+    They are called when a class is made, which is not where another value is of a wrong kind; and
+    the first of them ends that.
+    """
+    for field in attrs.fields(attrs.resolve_types(cls)):
+        if field.validator is not None and field.name in data:
+            try:
+                field.validator(None, field, _converter.structure(data[field.name], field.type))
+            except InvalidField as error:
+                yield error
+            except (BaseValidationError, ValueError):
+                continue  # It is told already.
 
 
 def _is_list(kind: object) -> bool:

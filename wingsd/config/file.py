@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,24 +90,23 @@ def parse(text: str, source: str) -> tuple[Config, list[str]]:
         config = structure(data, Config)
     except InvalidData as error:
         raise ConfigError(f"{source} cannot be used:\n{error}") from error
-    if missing := _missing(config):
+    if missing := "\n".join(_missing(config)):
         raise ConfigError(f"{source} cannot be used:\n{missing}")
     return _of_its_family(config, data, source), unknown_keys(data, Config)
 
 
-def _missing(config: Config) -> str:
-    """Return what is needed by something that is enabled, and is not there."""
+def _missing(config: Config) -> Iterator[str]:
+    """Yield what is needed by something that is enabled, and is not there."""
     ssl, pool = config.api.ssl, config.system.transfers.storage_pool
     if ssl.enabled and not (ssl.cert and ssl.key):
-        return "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled"
+        yield "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled"
     if pool.enabled and not pool.pool_name:
-        return "system.transfers.storage_pool: expected pool_name, since it is enabled"
+        yield "system.transfers.storage_pool: expected pool_name, since it is enabled"
     if pool.enabled and not is_uuid(config.uuid):
-        return (
+        yield (
             "uuid: expected that of the node, as the Panel prints it, since "
             "system.transfers.storage_pool is enabled"
         )
-    return ""
 
 
 def _of_its_family(config: Config, data: Any, source: str) -> Config:
