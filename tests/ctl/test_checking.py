@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -72,8 +74,7 @@ def test_people_read_it_in_lines(good: dict[str, Any], tmp_path: Path, wingsctl:
 def test_programs_get_a_line_for_each_fault(check: Any, good: dict[str, Any]) -> None:
     status, found = check(good | {"remote": "panel", "uuid": 5})
     assert status == Exit.FAILED
-    assert found["errors"]
-    assert all(line.startswith(("remote: ", "uuid: ")) for line in found["errors"])
+    assert sorted(line.partition(": ")[0] for line in found["errors"]) == ["remote", "uuid"]
 
 
 def test_keys_that_are_not_known_are_told(check: Any, good: dict[str, Any]) -> None:
@@ -104,6 +105,50 @@ def test_what_keeps_it_from_starting_is_named(
     status, found = check(good | change)
     assert (status, found["usable"]) == (Exit.FAILED, False)
     assert says in "\n".join(found["errors"])
+
+
+def test_all_that_is_needed_is_named_at_once(check: Any, good: dict[str, Any]) -> None:
+    del good["api"]["ssl"]["key"]
+    good["system"] = {"transfers": {"storage_pool": {"enabled": True}}}
+    _, found = check(good)
+    assert [line.partition(":")[0] for line in found["errors"]] == [
+        "api.ssl",
+        "system.transfers.storage_pool",
+        "uuid",
+    ]
+
+
+@pytest.fixture
+def street() -> Iterator[Path]:
+    """A directory that everybody may look into, as /etc is, and into all that it is in."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.parametrize(
+    ("mode", "around", "warns"),
+    [
+        (0o644, 0o755, True),
+        (0o602, 0o755, True),
+        (0o640, 0o755, False),
+        (0o600, 0o755, False),
+        (0o644, 0o750, False),
+    ],
+)
+def test_one_that_everybody_can_read_is_complained_of(
+    good: dict[str, Any], street: Path, wingsctl: Command, mode: int, around: int, warns: bool
+) -> None:
+    path = street / "config.yml"
+    path.write_text(yaml.safe_dump(good))
+    path.chmod(mode)
+    street.chmod(around)
+    link = street / "link.yml"
+    link.symlink_to(path)
+    found = wingsctl("check-config", str(link), "--json").json
+    told = f"{link} can be read or written by every user of this system, and the node's token is"
+    assert [line.startswith(told) for line in found["warnings"]] == [True] * warns
+    assert found["usable"]
 
 
 def test_a_file_that_is_not_there(wingsctl: Command, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import socket
+import stat
 import sys
+from pathlib import Path
 
 import attrs
 import click
@@ -59,6 +61,11 @@ def _found(file: str | None) -> tuple[str, Finding]:
 def check(path: str) -> Finding:
     """Return what is wrong with the configuration at `path`."""
     found = Finding()
+    if _is_open_to_all(path):
+        found.warnings.append(
+            f"{path} can be read or written by every user of this system, and the node's token is "
+            f"in it: chmod 600 {path}"
+        )
     try:
         config, unknown = load(path)
     except ConfigError as error:
@@ -75,6 +82,16 @@ def check(path: str) -> Finding:
     found.warnings += warnings
     _check_listening(config.api, found)
     return found
+
+
+def _is_open_to_all(path: str) -> bool:
+    """Return whether others than its owner and group can reach and open a file."""
+    place = Path(path).resolve()
+    try:
+        reached = all(each.stat().st_mode & stat.S_IXOTH for each in place.parents)
+        return reached and bool(place.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
+    except OSError:
+        return False  # Where it cannot be read either, that is told.
 
 
 def _check_listening(api: Api, found: Finding) -> None:
