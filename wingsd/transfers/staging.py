@@ -11,7 +11,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import stat
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -191,11 +190,8 @@ class Staging:
 
     def is_in_place(self, server: str, inode: int | None = None) -> bool:
         """Return whether a directory is in the server's place, where given the one of `inode`."""
-        try:
-            status = (self._data / server).lstat()
-        except FileNotFoundError:
-            return False
-        return stat.S_ISDIR(status.st_mode) and inode in (None, status.st_ino)
+        place = self._data / server
+        return place.is_dir() and inode in (None, place.lstat().st_ino)
 
     def swap(self, server: str) -> None:
         """Make the received files the server's own, wholly or, when it fails, not at all."""
