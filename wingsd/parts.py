@@ -66,7 +66,7 @@ class Parts:
         name, data = config.uuid if pool else "", config.system.data
         self.staging = Staging(data, self.owner, durable=transfers.durable, node=name)
         self.backups = Backups.configured(config.system, config.uuid)
-        self._volume = Volume(data, self.owner, pool)
+        self._volume = Volume(data, self.owner, pool, config.system.backup_directory)
         self._removal = Removal(config.system.backup_directory, self.pools.disk)
         self._logs = InstallLogs.configured(config.system, self.staging)
         self._bus = EventBus()

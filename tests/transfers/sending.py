@@ -234,7 +234,12 @@ class House:
                 logs=InstallLogs(str(self.logs), staging, reserve=0),
                 disk=pool,
                 removal=Removal(str(directory / "backups"), pool),
-                volume=Volume(str(directory), (os.getuid(), os.getgid()), storage_pool),
+                volume=Volume(
+                    str(directory),
+                    (os.getuid(), os.getgid()),
+                    storage_pool,
+                    str(self.backup_directory),
+                ),
                 packers=pool,
                 slots=DeferredSemaphore(2),
                 bucket=bucket,

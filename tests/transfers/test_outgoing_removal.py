@@ -78,6 +78,33 @@ async def test_a_panel_that_does_not_have_it_deleted_is_asked_first(
     assert is_over(laden)
 
 
+@pytest_twisted.ensureDeferred
+async def test_none_goes_where_the_destination_has_the_same_directory(laden: House) -> None:
+    laden.destination.features = "symlinks, hard-links, streams, shared-backups"
+    await start(laden)
+    assert laden.said("the same system.backup_directory: no backup is removed")
+    await laden.sender.release(UUID)
+    await until(lambda: is_over(laden))
+    assert kept(laden) == sorted(PLACES + OTHERS)
+
+
+@pytest.mark.parametrize("delete", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_it_is_asked_by_a_mark_that_goes_with_the_transfer(
+    laden: House, delete: bool
+) -> None:
+    waiting = answer(laden)
+    over = start(laden, delete=delete)
+    await waiting
+    (asking, *_) = laden.destination.requests
+    mark = asking.getHeader("X-Backup-Directory-Mark")
+    names = [f".backups-mark-{UUID}-{mark}"] * delete
+    assert kept(laden) == sorted([*PLACES, *OTHERS, *names])
+    laden.destination.waits["POST"].callback(None)
+    await over
+    assert kept(laden) == sorted(PLACES + OTHERS)
+
+
 @pytest.mark.parametrize("later", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_what_has_come_back_meanwhile_is_not_removed(laden: House, later: bool) -> None:
@@ -88,9 +115,9 @@ async def test_what_has_come_back_meanwhile_is_not_removed(laden: House, later: 
         await Deferred.fromCoroutine(transfer.look_after())
     else:
         await laden.sender.release(UUID)
+    await until(lambda: is_over(laden))
     assert laden.world.calls[-1] not in ("forget", "store away")
     assert (kept(laden), laden.world.told) == (sorted(PLACES + OTHERS), [])
-    assert is_over(laden)
 
 
 @pytest.mark.parametrize("status", [400, 500])

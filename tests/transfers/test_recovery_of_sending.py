@@ -26,7 +26,7 @@ class World:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.owned = True
-        self.shared, self.marks = "before", 1
+        self.shared, self.marks = "before", 2
         self.restoring: Deferred[None] = succeed(None)
         #: The transfer that brings the server here.
         self.arriving: object = None
@@ -68,7 +68,10 @@ class World:
         self.calls += [f"remove {place}" for place in places]
 
     def unmark(self, uuid: str) -> None:
-        self.marks = 0
+        self.marks -= 1
+
+    def unmark_backups(self, uuid: str) -> None:
+        self.marks -= 1
 
     async def tell(self, uuid: str, outcome: Outcome) -> None:
         self.calls.append(outcome.value)

@@ -51,6 +51,24 @@ def test_a_mark_is_good_for_its_server_alone(volume: Volume) -> None:
     assert volume.features(OTHER, "attic", volume.mark(UUID)) == []
 
 
+def test_so_is_one_in_a_directory_of_backups(tmp_path: Path, volume: Volume) -> None:
+    for name in ("volumes", "other", "backups"):
+        (tmp_path / name).mkdir()
+    here, there = (
+        Volume(str(tmp_path / name), OWNER, "", str(tmp_path / "backups"))
+        for name in ("volumes", "other")
+    )
+    mark = here.mark_backups(UUID)
+    assert there.features(UUID, "", "", mark) == ["shared-backups"]
+    assert there.features(OTHER, "", "", mark) == []
+    assert there.features(UUID, "", "", "*") == []
+    assert volume.features(UUID, "", "", mark) == []
+    old, mark = mark, here.mark_backups(UUID)
+    assert there.features(UUID, "", "", old) == []
+    here.unmark_backups(UUID)
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
 def test_a_new_mark_takes_the_place_of_one_that_was_left(tmp_path: Path, volume: Volume) -> None:
     old, other = volume.mark(UUID), volume.mark(OTHER)
     new = volume.mark(UUID)

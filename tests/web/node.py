@@ -142,8 +142,10 @@ class FakeTransfers:
             raise Conflict("Server is not currently being transferred.")
         self.servers = ()
 
-    async def pool_features(self, server: str, pool: str, mark: str) -> list[str]:
-        self._calls.note("pool_features", server, pool, mark)
+    async def pool_features(
+        self, server: str, pool: str, mark: str, backups_mark: str
+    ) -> list[str]:
+        self._calls.note("pool_features", server, pool, mark, backups_mark)
         return ["shared-volume"]
 
     async def release(self, uuid: str) -> None:

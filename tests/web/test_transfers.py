@@ -40,7 +40,15 @@ async def test_a_sender_with_a_token_is_told_of_the_storage_pool(house: House) -
     token = Panel().transfer_token(UUID, Node("https://node.invalid", token=TOKEN))
     reply = await house.call("OPTIONS", "transfers", Authorization=f"Bearer {token}", **POOL)
     assert reply.headers["transfer-features"] == "symlinks, hard-links, streams, shared-volume"
-    assert house.calls == [("pool_features", UUID, "attic", "0" * 32)]
+    assert house.calls == [("pool_features", UUID, "attic", "0" * 32, "")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_so_it_is_of_the_directory_of_backups(house: House) -> None:
+    token = Panel().transfer_token(UUID, Node("https://node.invalid", token=TOKEN))
+    mark = {"X-Backup-Directory-Mark": "1" * 32}
+    await house.call("OPTIONS", "transfers", Authorization=f"Bearer {token}", **mark)
+    assert house.calls == [("pool_features", UUID, "", "", "1" * 32)]
 
 
 @pytest.mark.parametrize("fault", ["no token", "another's token", "no mark", "the disk"])

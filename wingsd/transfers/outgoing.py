@@ -173,12 +173,20 @@ class OutgoingTransfer:
         """Write down what must not be forgotten of this transfer, before it can be needed."""
         means, pool = self._means, self._pool.name
         if self._order.delete_backups and not pool:
-            self._removals = tuple(backup.place for backup in self._dispatch.backups)
+            self._note_removals()
         inode = None if pool else await means.disk.run(means.volume.inode, self.server.uuid)
         await self._course.note_terms(pool, self._removals, inode)
         if pool:
             means.servers.share(self.server.uuid, pool)
             self._course.announcer.say(f"it is in the storage pool {pool}: its files stay there")
+
+    def _note_removals(self) -> None:
+        if self._pool.shares_backups:
+            self._course.announcer.warn(
+                "the destination has the same system.backup_directory: no backup is removed"
+            )
+        else:
+            self._removals = tuple(backup.place for backup in self._dispatch.backups)
 
     async def _wait(self, work: Any) -> Any:
         return await self._course.chain.wait(Deferred.fromCoroutine(work))

@@ -16,10 +16,12 @@ from enum import Enum
 from wingsd.errors import Conflict
 
 __all__ = [
+    "BACKUPS_MARK",
     "MARK",
     "POOL",
     "POOLED",
     "SEEN",
+    "SHARED_BACKUPS",
     "Sharing",
     "is_same_pool",
     "pool_headers",
@@ -30,6 +32,10 @@ POOL = "X-Storage-Pool"
 #: The mark that the source has made (wingsd's own). With an upload it tells that there is no
 #: archive in it.
 MARK = "X-Storage-Pool-Mark"
+#: The same in the source's `system.backup_directory`, where backups are to go once they moved.
+BACKUPS_MARK = "X-Backup-Directory-Mark"
+#: What a destination answers that sees it: what is removed there is removed here.
+SHARED_BACKUPS = "shared-backups"
 #: What a destination answers about its features: that it has the pool, and sees the mark in it;
 #: and that it sees the mark, whatever it calls its own pool.
 POOLED = "storage-pool"

@@ -15,7 +15,14 @@ from wingsd.config import PELICAN
 from wingsd.errors import Conflict
 from wingsd.transfers.means import ReceivingMeans, SendingMeans
 from wingsd.transfers.order import TransferOrder
-from wingsd.transfers.pool import Sharing, is_same_pool, pool_headers, sharing_of
+from wingsd.transfers.pool import (
+    BACKUPS_MARK,
+    SHARED_BACKUPS,
+    Sharing,
+    is_same_pool,
+    pool_headers,
+    sharing_of,
+)
 from wingsd.transfers.upload import Upload
 
 __all__ = ["SourcePool", "finds_files"]
@@ -31,6 +38,8 @@ class SourcePool:
         self, server: str, order: TransferOrder, means: SendingMeans, *, by_hand: bool = False
     ) -> None:
         self.sharing = Sharing.COPIED
+        #: Whether both nodes have the same directory of backups, so that none may be removed.
+        self.shares_backups = False
         self._server = server
         self._disk = means.disk
         self._volume = means.volume
@@ -38,6 +47,7 @@ class SourcePool:
         # The header is Pelican's, and so are all nodes that mind it. By hand, no Panel would say
         # whose the files are.
         self._is_used = means.volume.pool != "" and order.family == PELICAN and not by_hand
+        self._removes_backups = order.delete_backups and bool(order.backups)
 
     async def ask(
         self, features: Callable[[_Headers], Awaitable[frozenset[str]]]
@@ -46,11 +56,17 @@ class SourcePool:
 
         Raises whatever that raises, `StorageError`, and `Conflict` where a transfer would do harm.
         """
-        if not self._is_used:
-            return await features(())
-        self._mark = await self._disk.run(self._volume.mark, self._server)
-        found = await features(pool_headers(self._volume.pool, self._mark))
-        self.sharing = sharing_of(found, self._volume.pool)
+        headers: list[tuple[str, str]] = []
+        if self._is_used:
+            self._mark = await self._disk.run(self._volume.mark, self._server)
+            headers += pool_headers(self._volume.pool, self._mark)
+        if self._removes_backups:
+            mark = await self._disk.run(self._volume.mark_backups, self._server)
+            headers.append((BACKUPS_MARK, mark))
+        found = await features(headers)
+        if self._is_used:
+            self.sharing = sharing_of(found, self._volume.pool)
+        self.shares_backups = SHARED_BACKUPS in found
         return found
 
     @property
@@ -72,6 +88,8 @@ class SourcePool:
         """The transfer is over, or nearly: remove what was left for it on the volume."""
         if self._mark:
             await self._disk.run(self._volume.unmark, self._server, self._mark)
+        if self._removes_backups:
+            await self._disk.run(self._volume.unmark_backups, self._server)
 
 
 async def finds_files(server: str, upload: Upload, means: ReceivingMeans) -> bool:

@@ -56,9 +56,12 @@ class Receiver:
         after = succeed(None) if before is None else when_fired(before.over)
         return self._add(server, authority, after)
 
-    def pool_features(self, server: str, pool: str, mark: str) -> Deferred[list[str]]:
-        """Return what the sender of a server is answered about its storage pool and its mark."""
-        return self._means.disk.run(self._means.volume.features, server, pool, mark)
+    def pool_features(
+        self, server: str, pool: str, mark: str, backups_mark: str
+    ) -> Deferred[list[str]]:
+        """Return what the sender of a server is answered about its storage pool and its marks."""
+        features = self._means.volume.features
+        return self._means.disk.run(features, server, pool, mark, backups_mark)
 
     def _prospects(self, transfer: IncomingTransfer) -> str:
         """Return since when a transfer goes on, and when it ends if its sender is gone."""

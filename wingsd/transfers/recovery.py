@@ -127,6 +127,7 @@ class Recovery:
 
     async def _settle(self, entry: Entry) -> None:
         await self.disk.run(self.volume.unmark, entry.server)
+        await self.disk.run(self.volume.unmark_backups, entry.server)
         # A step is written down before it is taken: of SEND nobody knows how far it came.
         if not reached(entry, SendStep.SEND):
             await self.outbox.tell(entry.server, Outcome.FAILURE)

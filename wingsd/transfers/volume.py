@@ -1,4 +1,4 @@
-"""The volume of `system.data` as other nodes of a storage pool see it, too.
+"""The volume of `system.data` as other nodes of a storage pool see it, too; and that of backups.
 
 Marks are left there, and looked for. Of a server's own files nothing is ever changed here.
 Blocking: run it in a thread.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from wingsd.diskadvice import disk_advice
 from wingsd.errors import Conflict, StorageError
-from wingsd.transfers.pool import POOLED, SEEN, is_same_pool
+from wingsd.transfers.pool import POOLED, SEEN, SHARED_BACKUPS, is_same_pool
 
 __all__ = ["Volume"]
 
@@ -29,12 +29,14 @@ _ALL = stat.S_IRWXU
 class Volume:
     """`data` is `system.data`, `owner` the user and group id of every server's files.
 
-    `pool` is the name of the storage pool that it is, empty where it is none.
+    `pool` is the name of the storage pool that it is, empty where it is none. `backups` is
+    `system.backup_directory`, which nodes may share whatever they have of the other.
     """
 
-    def __init__(self, data: str, owner: tuple[int, int], pool: str) -> None:
+    def __init__(self, data: str, owner: tuple[int, int], pool: str, backups: str = "") -> None:
         self.pool = pool
         self._data = Path(data)
+        self._backups = Path(backups or data)
         self._user = owner[0]
 
     # At the source
@@ -43,14 +45,14 @@ class Volume:
         """Leave a mark for the destination of the server's transfer. Raises `StorageError`."""
         self.unmark(server)
         mark = secrets.token_hex(16)
-        path = self._path_of(server, mark)
-        try:
-            path.touch(mode=0o600, exist_ok=False)
-        except OSError as error:
-            raise StorageError(
-                f"{path}, by which another node sees that it has the same storage pool, cannot be "
-                f"made: {disk_advice(error)}"
-            ) from error
+        _make(self._path_of(server, mark), "storage pool")
+        return mark
+
+    def mark_backups(self, server: str) -> str:
+        """Leave one in the directory of backups. Raises `StorageError`."""
+        self.unmark_backups(server)
+        mark = secrets.token_hex(16)
+        _make(self._backups_path_of(server, mark), "directory of backups")
         return mark
 
     def inode(self, server: str) -> int | None:
@@ -63,17 +65,22 @@ class Volume:
 
     def unmark(self, server: str, mark: str = "*") -> None:
         """Remove a mark, or all of the server's, as far as that goes: they do no harm."""
-        with suppress(OSError):
-            for path in self._data.glob(self._path_of(server, mark).name):
-                path.unlink()
+        _remove(self._data, self._path_of(server, mark).name)
+
+    def unmark_backups(self, server: str) -> None:
+        """Remove all of the server's there, as far as that goes."""
+        _remove(self._backups, self._backups_path_of(server, "*").name)
 
     # At the destination
 
-    def features(self, server: str, pool: str, mark: str) -> list[str]:
-        """Return what the sender of the server is answered about its pool and its mark."""
-        if not self._sees(server, mark):
-            return []
-        return [SEEN, POOLED] if is_same_pool(self.pool, pool) else [SEEN]
+    def features(self, server: str, pool: str, mark: str, backups_mark: str = "") -> list[str]:
+        """Return what the sender of the server is answered about its pool and its marks."""
+        found = []
+        if self._sees(server, mark):
+            found += [SEEN, POOLED] if is_same_pool(self.pool, pool) else [SEEN]
+        if _is_mark(backups_mark) and self._backups_path_of(server, backups_mark).is_file():
+            found.append(SHARED_BACKUPS)
+        return found
 
     def check(self, server: str, mark: str) -> None:
         """Return if the server's directory is there and sound.
@@ -134,10 +141,33 @@ class Volume:
 
     def _sees(self, server: str, mark: str) -> bool:
         # What a sender writes is no part of a path but for what a mark is made of.
-        return _MARK.fullmatch(mark) is not None and self._path_of(server, mark).is_file()
+        return _is_mark(mark) and self._path_of(server, mark).is_file()
 
     def _path_of(self, server: str, mark: str) -> Path:
         return self._data / f".pool-mark-{server}-{mark}"
+
+    def _backups_path_of(self, server: str, mark: str) -> Path:
+        return self._backups / f".backups-mark-{server}-{mark}"
+
+
+def _is_mark(text: str) -> bool:
+    return _MARK.fullmatch(text) is not None
+
+
+def _make(path: Path, what: str) -> None:
+    try:
+        path.touch(mode=0o600, exist_ok=False)
+    except OSError as error:
+        raise StorageError(
+            f"{path}, by which another node sees that it has the same {what}, cannot be made: "
+            f"{disk_advice(error)}"
+        ) from error
+
+
+def _remove(directory: Path, pattern: str) -> None:
+    with suppress(OSError):
+        for path in directory.glob(pattern):
+            path.unlink()
 
 
 def _emptiness(path: Path) -> str:

@@ -15,7 +15,7 @@ from wingsd.structure import Keywords
 from wingsd.tokens import TransferToken, transfer_token
 from wingsd.transfers.authority import ReceivingAuthority
 from wingsd.transfers.order import TransferOrder
-from wingsd.transfers.pool import MARK, POOL
+from wingsd.transfers.pool import BACKUPS_MARK, MARK, POOL
 from wingsd.transfers.streamroll import COUNT, NUMBER
 from wingsd.transfers.streams import StreamGroup
 from wingsd.web.bodies import INVALID
@@ -138,18 +138,20 @@ class TransfersEndpoint(Public):
         one may have its file in another.
 
         To a sender with a transfer's token that names its storage pool, in `X-Storage-Pool`, and a
-        mark that it has left there, in `X-Storage-Pool-Mark`, also whether it has that pool.
+        mark that it has left there, in `X-Storage-Pool-Mark`, also whether it has that pool. To
+        one that names a mark in its directory of backups, in `X-Backup-Directory-Mark`, also
+        whether it has that directory.
         """
         features = ["symlinks", "hard-links", "streams", *await self._pool_features(request)]
         request.setHeader("Transfer-Features", ", ".join(features))
 
     async def _pool_features(self, request: StreamingRequest) -> list[str]:
-        mark = request.header(MARK)
-        if not mark:
+        marks = request.header(MARK), request.header(BACKUPS_MARK)
+        if not any(marks):
             return []
         try:
-            server = self._token(request).server
-            return await self.services.receiver.pool_features(server, request.header(POOL), mark)
+            server, pool = self._token(request).server, request.header(POOL)
+            return await self.services.receiver.pool_features(server, pool, *marks)
         except WingsdError:
             return []  # It is told why when it sends something.
 
