@@ -71,6 +71,7 @@ PURE = [
     "servers.throttle",
     "transfers.extras",
     "transfers.formdata",
+    "transfers.formparts",
     "transfers.lifecycle",
     "transfers.pool",
     "transfers.progress",

@@ -1,8 +1,8 @@
 """The upload's body as multipart/form-data, read and written: an archive, and what comes with it.
 
-The multipart grammar is a library's; here are the rules of `POST /api/transfers` about its parts:
-which there must be, in which order, and that those are skipped which nobody knows. What
-is written is what Go's mime/multipart writes, to the byte, since that is what all other nodes
+Here are the rules of `POST /api/transfers` about the parts: which there must be, in which order,
+and that those are skipped which nobody knows; `formparts` divides the body into them. What is
+written is what Go's mime/multipart writes, to the byte, since that is what all other nodes
 have always been sent.
 Pure: bytes in, bytes out.
 """
@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 
 import attrs
-from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from multipart import MultipartError, MultipartSegment, parse_options_header
 
 from wingsd.config import CALAGOPUS, PELICAN, Form
 from wingsd.errors import (
@@ -31,6 +31,7 @@ from wingsd.transfers.extras import (
     Extra,
     extra_of,
 )
+from wingsd.transfers.formparts import FormParts
 
 __all__ = ["Checksums", "FormFrame", "UploadForm"]
 
@@ -61,13 +62,7 @@ class UploadForm:
         # The document's own Python example breaks the document's rule: requests writes `data`
         # before `files`, whatever the caller does. Its users cannot help it, so it may.
         self._any_order = user_agent.startswith("python-requests/")
-        bounds = bounds or Form()
-        self._parser = PushMultipartParser(
-            _boundary(content_type),
-            max_segment_count=bounds.parts,
-            max_header_count=bounds.headers,
-            max_header_size=bounds.header_bytes,
-        )
+        self._parts = FormParts(_boundary(content_type), bounds or Form())
         #: What the bytes of the part that is being read are: to be handed on, or a checksum.
         self._wanted = False
         self._checksum: bytearray | None = None
@@ -85,7 +80,7 @@ class UploadForm:
         order or number, for a backup that cannot be kept, and for what is not multipart.
         """
         try:
-            for event in self._parser.parse(chunk) if chunk else ():
+            for event in self._parts.parse(chunk):
                 if isinstance(event, MultipartSegment):
                     extra = self._start(event)
                     if extra is not None:
@@ -93,7 +88,7 @@ class UploadForm:
                 elif event is None:
                     self._end()
                 elif self._wanted:
-                    yield bytes(event)
+                    yield event
                 elif self._checksum is not None:
                     self._add_to_checksum(self._checksum, event)
         except MultipartError as error:
@@ -107,8 +102,10 @@ class UploadForm:
         Raises `BadRequest` when a part is missing or the archive has two checksums,
         `UploadCutShort` when the last part is not whole.
         """
-        if self._archive_seen:
-            self._require_end()
+        if self._archive_seen and not self._parts.is_complete:
+            raise UploadCutShort(
+                "the upload ended before it was complete", "send the server again"
+            )
         if not self.archive_complete:
             raise IncompleteUpload('the body has no part named "archive"')
         return Checksums(self._of_archive(), self._of_backups())
@@ -134,14 +131,6 @@ class UploadForm:
             missing = "a checksum" if uuid in came else "the backup itself"
             raise IncompleteUpload(f"of the backup {uuid} the body has not {missing}")
         return found
-
-    def _require_end(self) -> None:
-        try:
-            self._parser.close()
-        except MultipartError as error:
-            raise UploadCutShort(
-                "the upload ended before it was complete", "send the server again"
-            ) from error
 
     def _start(self, segment: MultipartSegment) -> Extra | None:
         """Begin a part; return it if it is an extra, whose bytes are to be handed on."""
@@ -186,7 +175,7 @@ class UploadForm:
         self._in_archive = self._wanted = False
         self._checksum = None
 
-    def _add_to_checksum(self, checksum: bytearray, data: bytes | bytearray) -> None:
+    def _add_to_checksum(self, checksum: bytearray, data: bytes) -> None:
         checksum += data
         if len(checksum) > MAX_CHECKSUM:
             raise BadRequest("the checksum is too long", "send the SHA-256 in hexadecimal")
