@@ -117,8 +117,8 @@ def test_of_what_the_client_offers_the_least_work_is_taken(pem: tuple[Path, Path
 
 def test_full_records_in_a_row_come_as_one_of_bounded_size(pem: tuple[Path, Path]) -> None:
     pair = Pair(pem)
-    pair.send(*[FULL] * 40, b"end")
-    assert [len(data) for data in pair.receive()] == [256 << 10, 256 << 10, (128 << 10) + 3]
+    pair.send(*[FULL] * 72, b"end")
+    assert [len(data) for data in pair.receive()] == [512 << 10, 512 << 10, (128 << 10) + 3]
     pair.send(FULL, b"short", FULL)
     assert pair.receive() == [FULL + b"short", FULL]
 

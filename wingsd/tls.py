@@ -20,7 +20,7 @@ from wingsd.errors import ConfigError
 __all__ = ["GATHERED", "ServerCertificate"]
 
 _RECORD = 16 << 10  # bytes that a TLS record has at most
-GATHERED = 256 << 10
+GATHERED = 512 << 10
 """The most bytes of full records that are handed out as one."""
 
 _SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"

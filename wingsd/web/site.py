@@ -98,7 +98,7 @@ class _Channel(HTTPChannel):
             super().dataReceived(data)
 
     def expect_much(self) -> None:
-        """An upload comes: read as much at a time as its records are joined to, not a quarter."""
+        """An upload comes: read as much at a time as its records are joined to."""
         getattr(self.transport, "transport", self.transport).bufferSize = GATHERED
 
     @property
