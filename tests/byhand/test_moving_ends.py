@@ -132,6 +132,7 @@ async def test_a_panel_that_deletes_it_meanwhile_is_no_word_that_it_has_moved(en
     await ends.send(await ends.destination.invite())
     await until(lambda: any(p.step.name == "AWAIT" for p in ends.source.sender.progress))
     await ends.source.sender.release(UUID)
+    ends.source.sender.deleted(UUID)
     await ends.over()
     assert ends.source.entries() == [("out", "failure")]
 

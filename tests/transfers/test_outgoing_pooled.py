@@ -173,6 +173,7 @@ async def test_the_panels_word_ends_it_while_it_is_still_being_sent(house: House
     await begun
     await until(lambda: house.sender._open[UUID].is_sent)
     await house.sender.release(UUID)
+    house.sender.deleted(UUID)
     await over
     assert house.states[-2:] == ["success", "completed"]
     assert house.world.told == []

@@ -49,6 +49,7 @@ async def test_the_destinations_word_removes_none_and_the_panels_those_that_move
     (entry,) = laden.store.transfers()
     assert (entry.removals, entry.outcome) == (tuple(PLACES), None)
     await laden.sender.release(UUID)
+    laden.sender.deleted(UUID)
     await until(lambda: is_over(laden))
     assert kept(laden) == sorted(OTHERS)
 
@@ -59,6 +60,7 @@ async def test_the_panels_word_may_come_before_the_destinations(laden: House) ->
     over = start(laden)
     await waiting
     await laden.sender.release(UUID)
+    laden.sender.deleted(UUID)
     await until(lambda: is_over(laden))
     assert kept(laden) == sorted(OTHERS)
     laden.destination.waits["POST"].callback(None)
@@ -84,6 +86,7 @@ async def test_none_goes_where_the_destination_has_the_same_directory(laden: Hou
     await start(laden)
     assert laden.said("the same system.backup_directory: no backup is removed")
     await laden.sender.release(UUID)
+    laden.sender.deleted(UUID)
     await until(lambda: is_over(laden))
     assert kept(laden) == sorted(PLACES + OTHERS)
 
@@ -115,6 +118,7 @@ async def test_what_has_come_back_meanwhile_is_not_removed(laden: House, later: 
         await Deferred.fromCoroutine(transfer.look_after())
     else:
         await laden.sender.release(UUID)
+        laden.sender.deleted(UUID)
     await until(lambda: is_over(laden))
     assert laden.world.calls[-1] not in ("forget", "store away")
     assert (kept(laden), laden.world.told) == (sorted(PLACES + OTHERS), [])
@@ -133,6 +137,7 @@ async def test_a_transfer_that_fails_removes_none(laden: House, status: int) -> 
 async def test_who_does_not_ask_for_it_keeps_all_of_them(laden: House) -> None:
     await start(laden, delete=False)
     await laden.sender.release(UUID)
+    laden.sender.deleted(UUID)
     await until(lambda: is_over(laden))
     assert kept(laden) == sorted(PLACES + OTHERS)
 
@@ -146,6 +151,7 @@ async def test_one_that_cannot_be_removed_is_told_and_the_others_go(
     place.unlink()
     place.mkdir()
     await laden.sender.release(UUID)
+    laden.sender.deleted(UUID)
     await until(lambda: is_over(laden))
     assert kept(laden) == sorted(OTHERS)
     (line,) = [line for line in logged_errors.lines if "could not be removed" in line]
@@ -168,6 +174,7 @@ async def test_a_daemon_that_dies_before_they_are_gone_has_not_ended_the_transfe
     laden.sender._means = attrs.evolve(means, removal=Dying(means.removal.directory, means.disk))
     await start(laden)
     await laden.sender.release(UUID)
+    laden.sender.deleted(UUID)
     (entry,) = laden.store.transfers(unfinished=True)
     assert entry.removals == tuple(PLACES)
     dying.callback(None)
@@ -182,6 +189,7 @@ async def test_the_logged_bytes_are_those_of_its_seconds(
     await start(laden)
     (line,) = [line for line in logged_errors.lines if f"{UUID}: sent " in line]
     await laden.sender.release(UUID)
+    laden.sender.deleted(UUID)
     await until(lambda: is_over(laden))
     archive = laden.store.transfers()[0].bytes
     assert archive is not None

@@ -152,6 +152,9 @@ class FakeTransfers:
         self._calls.note("release", self._direction, uuid)
         self.servers = ()
 
+    def deleted(self, uuid: str) -> None:
+        self._calls.note("deleted", self._direction, uuid)
+
 
 class FakeByHand:
     """Moves by hand, of which one server has come."""

@@ -100,6 +100,9 @@ class OutgoingTransfer:
         self.is_left_behind = False
         if not self._dispatch.body_sent:
             self._dispatch.abort()  # of what it has already
+
+    def finish(self) -> None:
+        """Its files are out of its place: nothing is left to a later daemon."""
         self._in_background(self._finish())
 
     @property

@@ -30,6 +30,8 @@ class Sender:
         self._means = means
         self._open: dict[str, OutgoingTransfer] = {}
         self._left_behind: dict[str, OutgoingTransfer] = {}
+        #: Those whose servers have moved and are just being deleted here.
+        self._deleted: dict[str, OutgoingTransfer] = {}
         self._stopping = False
 
     def start(
@@ -92,19 +94,30 @@ class Sender:
 
         When everything was sent by the Panel's own order, this one is its word that the server
         has moved, and comes while the destination still waits for it: so nothing is waited for
-        here. Any other transfer is cancelled, and over when this returns.
+        here. Any other transfer is cancelled, and over when this returns. When the server's files
+        are out of its place, `deleted` is to be called.
         """
         left_behind = self._left_behind.pop(server, None)
         if left_behind is not None:
-            left_behind.deleted()
+            self._let_delete(left_behind)
         transfer = self._under_way(server)
         if transfer is None:
             return
         if transfer.is_sent and transfer.authority.deletes:
-            transfer.deleted()
+            self._let_delete(transfer)
         else:
             transfer.cancel()
             await when_fired(transfer.over)
+
+    def _let_delete(self, transfer: OutgoingTransfer) -> None:
+        transfer.deleted()
+        self._deleted[transfer.server.uuid] = transfer
+
+    def deleted(self, server: str) -> None:
+        """End the transfer that made way. A daemon that dies before this leaves it to the next."""
+        transfer = self._deleted.pop(server, None)
+        if transfer is not None:
+            transfer.finish()
 
     def stop(self) -> Deferred[Any]:
         """Give up what is not sent yet; the Deferred fires when the rest is at its end."""

@@ -105,6 +105,9 @@ class ServerEndpoint(Endpoint):
         try:
             await self.services.servers.delete(uuid)
         except UnknownServer:
+            self.services.sender.deleted(uuid)
             # A transfer to this node that was called off has taken the server along.
             if not arriving:
                 raise
+        else:
+            self.services.sender.deleted(uuid)
