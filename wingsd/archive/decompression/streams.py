@@ -171,7 +171,7 @@ def _divided(block: bytes, most: int) -> Iterator[memoryview]:
         yield view[at : at + size]
 
 
-def only_padding(rest: Iterable[bytes | memoryview]) -> None:
+def only_padding(rest: Iterable[Piece]) -> None:
     """Read to the end. Raises ArchiveError for anything but zeros."""
     for piece in rest:
         if bytes(piece).strip(b"\0"):
