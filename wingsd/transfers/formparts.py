@@ -20,6 +20,7 @@ _LINE_END = b"\r\n"
 _HEADERS_END = b"\r\n\r\n"
 #: What comes after the last boundary; after any other it is the end of the line.
 _LAST = b"--"
+_KEYS = "system.transfers.form"
 
 Event: TypeAlias = MultipartSegment | bytes | None
 
@@ -103,18 +104,24 @@ class FormParts:
         return (at if at >= 0 and delimiter.startswith(data[at:]) else len(data)), b""
 
     def _bounded(self, headers: bytes) -> bytes:
-        """Return what there is of a part's headers, all or not yet."""
+        """Return a part's headers, all or those so far, where they are within the bounds."""
         most, longest = self._bounds.headers, self._bounds.header_bytes
         if max(map(len, headers.split(_LINE_END))) > longest:
-            raise MultipartError(f"a part's header is over {longest} bytes long")
+            raise MultipartError(
+                f"a header is longer than the {longest} bytes that {_KEYS}.header_bytes allows"
+            )
         if len(headers) > most * (longest + len(_LINE_END)) + len(_HEADERS_END):
-            raise MultipartError(f"a part has over {most} headers")
+            raise MultipartError(
+                f"a part has more than the {most} headers that {_KEYS}.headers allows"
+            )
         return headers
 
     def _begin(self, headers: bytes) -> MultipartSegment:
         self._count += 1
         if self._count > self._bounds.parts:
-            raise MultipartError(f"it has more than {self._bounds.parts} parts")
+            raise MultipartError(
+                f"it has more than the {self._bounds.parts} parts that {_KEYS}.parts allows"
+            )
         parser = PushMultipartParser(
             "-",
             max_header_count=self._bounds.headers,
