@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,18 @@ def test_the_rate_has_the_units_of_the_sizes() -> None:
     assert re.search(r"\d [KMGTP]iB/s", out.getvalue())
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What is started can be left by SIGINT, also where the tests run in a shell's background.
+
+    Such a shell has it ignored, and so would everything that is started.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_watching_on_a_terminal_goes_on_until_it_is_left(
     scripted: Scripted, tmp_path: Path
 ) -> None:
