@@ -11,7 +11,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -272,9 +271,7 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_watching_on_a_terminal_goes_on_until_it_is_left(
-    scripted: Scripted, tmp_path: Path
-) -> None:
+def test_watching_on_a_terminal_goes_on_until_it_is_left(scripted: Scripted) -> None:
     at_first = NOTHING | {"running": [running()]}
     scripted.answers("GET", "transfers?past=1", NOTHING)
     scripted.answers("GET", "transfers?past=100", at_first, at_first, NOTHING | {"past": [past()]})
