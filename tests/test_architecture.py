@@ -171,6 +171,7 @@ STOREYS = [
     ["structure", "yamldata", "systemd"],
     [
         "errors",
+        "accepting",
         "clock",
         "descriptors",
         "diskadvice",

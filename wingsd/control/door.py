@@ -13,6 +13,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
+from wingsd.accepting import rest_when_full
 from wingsd.config import Control
 from wingsd.control.api import ControlApi
 from wingsd.control.rooms import Rooms
@@ -47,7 +48,7 @@ class ControlDoor:
             return
         try:
             _make_room(path)
-            self._port = self._reactor.listenUNIX(path, self._site, mode=MODE)
+            port = self._reactor.listenUNIX(path, self._site, mode=MODE)
         except (OSError, CannotListenError) as error:
             self._log.warn(
                 "wingsctl cannot speak to this node: no socket could be made at {path}: {reason}",
@@ -55,6 +56,8 @@ class ControlDoor:
                 reason=_reason(error, path),
             )
             return
+        rest_when_full(port, self._reactor)
+        self._port = port
         self._give_to_group(path)
         self._log.info("wingsctl may speak to this node at {path}", path=path)
 

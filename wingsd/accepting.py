@@ -1,0 +1,38 @@
+"""What a listening port does while the process can take no connection.
+
+Where none can be opened any more, Twisted gives up a descriptor that it keeps for this, and takes
+and closes by it whoever waits. But a thread may be quicker to have it, and it is gone for good:
+from then on the port is told of the same connection in each turn of the reactor, to no avail. That
+costs a whole core and thousands of lines a second in the log.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["REST", "rest_when_full"]
+
+#: Seconds until it is tried again. Those that wait meanwhile stay in the socket's queue.
+REST = 0.5
+
+
+def rest_when_full(port: Any, reactor: Any) -> None:
+    """Have `port`, a listening one of Twisted's, look away for `REST` seconds when it took none.
+
+    It is told of connections only where there are some, whatever then keeps it from them: no free
+    descriptor in the process or the system, or no memory.
+    """
+    accept = port.doRead
+
+    def accept_or_rest() -> None:
+        taken = port.sessionno
+        accept()
+        if port.sessionno == taken and port.connected:
+            port.stopReading()
+            reactor.callLater(REST, look_again)
+
+    def look_again() -> None:
+        if port.connected and not port.disconnecting:
+            port.startReading()
+
+    port.doRead = accept_or_rest
