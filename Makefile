@@ -30,7 +30,7 @@ demo: ## move a real game server from one node to another and show what happened
 
 test: ## run all tests
 	@$(PREPARE) test
-	@$(BIN)/pytest --numprocesses=auto --dist=loadgroup $(ARGS)
+	@$(BIN)/pytest --numprocesses=auto --dist=worksteal $(ARGS)
 
 fuzz: ## look for inputs that crash or hang what reads other people's bytes
 	@$(PREPARE) fuzz

@@ -30,10 +30,3 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.open()
     yield made
     made.close()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one worker run all that uses the Docker engine, whose names each test takes anew."""
-    for item in items:
-        if isinstance(item, pytest.Function) and "busybox" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("engine"))

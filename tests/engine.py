@@ -5,6 +5,7 @@ Everything a test makes through it is removed at the end, whether the test passe
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +24,8 @@ from wingsd.testing.image import CHANGES, image_tar
 
 #: A registry that nobody runs.
 NO_REGISTRY = "127.0.0.1:1"
+#: Held by the test that has the engine; in the directory that the workers of a run share.
+LOCK = "engine.lock"
 
 
 @attrs.define
@@ -154,10 +157,23 @@ def busybox() -> Iterator[str]:
         yield name
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture
-def engine(busybox: str, tmp_path: Path) -> Iterator[Engine]:
-    """Yield the engine; what was made on it is removed afterwards."""
+def engine(
+    busybox: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    """Yield the engine; what was made on it is removed afterwards.
+
+    One test at a time has it, whichever worker runs it: some give their servers the same names.
+    """
     with (
+        _locked(tmp_path_factory.getbasetemp().parent / LOCK),
         _connected_or_skipped() as client,
         cleaned_engine(client, busybox, tmp_path) as cleaned,
     ):
