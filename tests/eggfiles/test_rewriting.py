@@ -160,7 +160,7 @@ def test_a_planted_symlink_leads_nowhere(
         ("a\0b", "zero byte"),
         ("x" * 300, "too long"),
         ("file/below", "Not a directory"),
-        ("directory", "Is a directory"),
+        ("directory", "not a regular file"),
         ("fifo", "not a regular file"),
         ("socket", "No such device"),
         ("\ud800", "left as it was"),
@@ -245,12 +245,14 @@ def test_a_full_disk_leaves_the_file_and_no_litter(
 
 
 def test_no_descriptor_is_left_open(root: Path) -> None:
+    (root / "directory").mkdir()
     files: Sequence[ConfigurationFile] = [
         *(properties(f"{n}/a/b.properties") for n in range(80)),
         properties("../x"),
+        properties("directory"),
         file("bad", "csv"),
     ]
     before = len(os.listdir("/proc/self/fd"))
-    assert len(run(root, *files)) == 2
+    assert len(run(root, *files)) == 3
     assert len(os.listdir("/proc/self/fd")) == before
-    assert len(os.listdir(root)) == 80
+    assert len(os.listdir(root)) == 81

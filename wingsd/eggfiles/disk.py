@@ -72,13 +72,16 @@ class Tree:
             fd = os.open(path[-1], _READ, dir_fd=parent)
         except FileNotFoundError:
             return Found(path, None)
-        with os.fdopen(fd, "rb") as file:
+        try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise Refused("it is not a regular file")
-            data = file.read(limit + 1) if status.st_size <= limit else b""
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                data = file.read(limit + 1) if status.st_size <= limit else b""
             if max(status.st_size, len(data)) > limit:
                 raise Refused(f"it is larger than {limit >> 10} KiB")
+        finally:
+            os.close(fd)
         # set-id bits are none of a configuration's business
         return Found(path, data, stat.S_IMODE(status.st_mode) & 0o777)
 
