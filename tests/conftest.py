@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +17,30 @@ __all__ = ["busybox", "engine", "logged_errors", "store"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def frozen() -> Iterator[None]:
-    """Keep all that there is already out of the collections after each test of this module."""
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep all that there is already out of the collections after each test of this module.
+
+    What they left would never be collected. So nothing may be left that takes a descriptor: there
+    are only so many.
+    """
     gc.freeze()
+    before = _open_below(tmp_path_factory.getbasetemp())
     yield
     gc.collect()
+    assert _open_below(tmp_path_factory.getbasetemp()) - before == set()
+
+
+def _open_below(directory: Path) -> set[str]:
+    """Return the files in it that this process has open."""
+    names = (_target(descriptor) for descriptor in os.listdir("/proc/self/fd"))
+    return {name for name in names if name.startswith(f"{directory}/")}
+
+
+def _target(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:  # that by which they were listed, or another thread's
+        return ""
 
 
 @pytest.fixture

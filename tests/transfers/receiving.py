@@ -259,6 +259,10 @@ class House:
         """Let a moment pass."""
         await deferLater(reactor, 0.005)
 
+    def close(self) -> None:
+        self.staging.close()
+        self.store.close()
+
     def left(self) -> list[str]:
         places = (self.data, self.data.with_name(".volumes.staging"))
         names = [path.name for place in places for path in place.iterdir()]
@@ -269,5 +273,7 @@ class House:
 def house(tmp_path: Path) -> Iterator[House]:
     pool = Workers(reactor, "test", 4)
     pool.start()
-    yield House(tmp_path, pool)
+    made = House(tmp_path, pool)
+    yield made
     pool.stop()
+    made.close()

@@ -271,6 +271,7 @@ class House:
             if not waiting.called:
                 waiting.callback(None)
         await deferLater(reactor, 0)
+        self.store.close()
 
 
 def sending(tmp_path: Path, storage_pool: str = "") -> Iterator[House]:

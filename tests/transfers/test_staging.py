@@ -25,10 +25,11 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def staging(data: Path) -> Staging:
+def staging(data: Path) -> Iterator[Staging]:
     staging = Staging(str(data), OWNER, durable=True)
     staging.prepare()
-    return staging
+    yield staging
+    staging.close()
 
 
 def tree(data: Path) -> list[str]:
@@ -176,6 +177,7 @@ def test_what_a_killed_daemon_left_is_cleared_at_the_start(staging: Staging, dat
         "volumes",
         "volumes/other",
     ]
+    again.close()
 
 
 @pytest.mark.parametrize("other", ["", "other"])

@@ -94,8 +94,12 @@ class Staging:
             ) from error
 
     def close(self) -> None:
-        """Let another daemon have the directory."""
-        os.close(self._lock)
+        """Let another daemon have the directory. No thread may be at work here any more."""
+        for server in tuple(self._open):
+            self.settle(server)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _claim(self) -> None:
         self._root.mkdir(mode=0o700, exist_ok=True)
@@ -104,6 +108,7 @@ class Staging:
             # Held as long as the process lives, however it ends.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self.close()
             raise StorageError(
                 f"another wingsd is running with {self._data} as its system.data; "
                 "end it first, or give this one a directory of its own"
