@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 _HEAD = """# Benchmarks
 
-Written by `make bench`; nothing of it by hand. {rounds} rounds a world, each on an ext4 made for
-it and mounted from a file; the competitors take turns from both ends, and all is flushed between
-them. The client is curl over TLS, the archive is in the page cache, Docker is off. Times are
-medians of the rounds' ratios to the yardstick in the same round, with the lowest and the highest
-in brackets: seconds mean little on another machine. What is verified always is: checksum, gzip's
-CRC, names, modes, times, owners.
+Written by `make bench`; nothing of it by hand. Rounds of receiving: {rounds}; each is on an ext4
+made for it and mounted from a file. The competitors take turns from both ends, and all is flushed
+between them. The client is curl over TLS, the archive is in the page cache, Docker is off. Times
+are medians of the rounds' ratios to the yardstick in the same round, with the lowest and the
+highest in brackets: seconds mean little on another machine. What is verified always is: checksum,
+gzip's CRC, names, modes, times, owners.
 
 Machine: {machine}. Version: {version}.
 
@@ -34,7 +34,8 @@ jars, logs and 3,000 small files; `small` 50,000 files of 0.2 to 8 KiB.
 
 def report(results: Results) -> str:
     """Return the document."""
-    rounds = max((len(one) for one in results.received.values()), default=0)
+    counts = [f"{len(rounds)} of `{name}`" for name, rounds in results.received.items()]
+    rounds = ", ".join(counts) or "none"
     head = _HEAD.format(rounds=rounds, machine=results.machine, version=results.version)
     parts = [head, *_receiving(results), *_sending(results), *_moving(results), *_growth(results)]
     return "\n".join(parts)
