@@ -8,6 +8,7 @@
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
+# ROUNDS=...                how many rounds of each world, in place of five
 # SERIES=...                the only series of benchmarks, such as SERIES="receive send"
 
 PYTHON ?= $(if $(FLOOR),/usr/bin/python3,python3)

@@ -46,7 +46,8 @@ async def _run(arguments: argparse.Namespace) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
     parser.add_argument("series", nargs="*", choices=_ALL, metavar="SERIES", help=", ".join(_ALL))
-    parser.add_argument("--rounds", type=int, default=5, help="of each world (5)")
+    rounds = "of each world (5), of receiving small three times as many"
+    parser.add_argument("--rounds", type=int, default=5, help=rounds)
     parser.add_argument("--report", action="store_true", help="only write the report anew")
     parser.add_argument("--output", type=Path, default=_HOME / "docs/benchmarks.md")
     return parser.parse_args()

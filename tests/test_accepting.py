@@ -33,17 +33,10 @@ class Full:
         return getattr(self._real, name)
 
 
-class Silent(MemoryReactorClock):
-    """A reactor that knows who is to be told, and tells nobody."""
-
-    def addWriter(self, writer: Any) -> None:
-        """Take it as the others are taken."""
-
-
 @pytest.fixture
 def port() -> Iterator[Any]:
     """Yield one that rests when it is full, which it is, and for which a client waits."""
-    reactor = Silent()
+    reactor = MemoryReactorClock()
     port: Any = Port(0, Factory.forProtocol(Protocol), interface="127.0.0.1", reactor=reactor)
     port.startListening()
     rest_when_full(port, reactor)

@@ -3,7 +3,8 @@
 Where none can be opened any more, Twisted gives up a descriptor that it keeps for this, and takes
 and closes by it whoever waits. But a thread may be quicker to have it, and it is gone for good:
 from then on the port is told of the same connection in each turn of the reactor, to no avail. That
-costs a whole core and thousands of lines a second in the log.
+costs a whole core and thousands of lines a second in the log (Twisted 24.11 and 26.10; its issue
+5368 brought the spare descriptor).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def rest_when_full(port: Any, reactor: Any) -> None:
     accept = port.doRead
 
     def accept_or_rest() -> None:
-        taken = port.sessionno
+        taken = port.sessionno  # the number that the next connection gets
         accept()
         if port.sessionno == taken and port.connected:
             port.stopReading()

@@ -6,6 +6,7 @@ import grp
 import json
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,25 @@ def test_a_daemon_that_is_silent_is_not_waited_for_for_ever(tmp_path: Path) -> N
         listening.listen()
         with pytest.raises(CtlError, match="gave no answer within") as caught:
             Client(str(path), timeout=0.05).ask("GET", "status")
+    assert caught.value.exit_code == Exit.NO_DAEMON
+
+
+def test_one_that_hangs_up_is_told_with_its_likely_reasons(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def hang_up() -> None:
+            connection, _ = listening.accept()
+            connection.close()
+
+        hanging_up = threading.Thread(target=hang_up)
+        hanging_up.start()
+        with pytest.raises(CtlError, match="closed the connection without an answer") as caught:
+            Client(str(path)).ask("GET", "status")
+        hanging_up.join()
+    assert "LimitNOFILE=" in caught.value.detail
     assert caught.value.exit_code == Exit.NO_DAEMON
 
 

@@ -82,6 +82,12 @@ class Client:
                     "start it with systemctl start wingsd, and see its log for why it ended",
                     Exit.NO_DAEMON,
                 )
+            case ConnectionError():
+                return CtlError(
+                    "wingsd closed the connection without an answer",
+                    "see its log: it ends, or can open no more files (LimitNOFILE= in its unit)",
+                    Exit.NO_DAEMON,
+                )
             case TimeoutError():
                 return CtlError(
                     f"wingsd gave no answer within {self._timeout:g} s",
