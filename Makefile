@@ -9,7 +9,7 @@
 # TARGET=...                the only target that is fuzzed
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
 # ROUNDS=...                how many rounds of each world, in place of five
-# SERIES=...                the only series of benchmarks, such as SERIES="receive send"
+# SERIES=...                the only series of benchmarks, such as SERIES="receive send", or floods
 
 PYTHON ?= $(if $(FLOOR),/usr/bin/python3,python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')

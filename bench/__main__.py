@@ -14,11 +14,12 @@ import cattrs
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
+from bench.floods import flood_report
 from bench.plots import draw
 from bench.report import report
 from bench.series import Results, Series
 
-_ALL = ["receive", "send", "move", "at_once", "growth"]
+_ALL = ["receive", "send", "move", "at_once", "growth", "floods"]
 _HOME = Path(__file__).parent.parent
 _WORK = _HOME / ".cache/bench"
 
@@ -38,9 +39,14 @@ async def _run(arguments: argparse.Namespace) -> None:
         for name in arguments.series or _ALL:
             await getattr(series, name)()
             kept.write_text(json.dumps(cattrs.unstructure(results)))
-    arguments.output.write_text(report(results))
-    draw(results, arguments.output.with_suffix(""))
-    print(f"see {arguments.output}")
+    if results.floods:
+        floods = arguments.output.with_name("floods.md")
+        floods.write_text(flood_report(results.floods, results.machine, results.version))
+        print(f"see {floods}")
+    if arguments.series != ["floods"]:
+        arguments.output.write_text(report(results))
+        draw(results, arguments.output.with_suffix(""))
+        print(f"see {arguments.output}")
 
 
 def _arguments() -> argparse.Namespace:

@@ -79,10 +79,14 @@ class Meter:
             threads=self._sums(),
         )
 
+    def resident(self) -> float:
+        """Return the resident memory now, in MiB."""
+        return sum(_status(pid, "VmRSS") for pid in self._family())
+
     def _read(self) -> None:
         while not self._done.wait(_EVERY):
             now = time.monotonic() - self._began
-            self._memory.append((now, sum(_status(pid, "VmRSS") for pid in self._family())))
+            self._memory.append((now, self.resident()))
             self._last |= self._threads()
 
     def _family(self) -> list[int]:

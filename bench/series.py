@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import attrs
 from attrs import frozen
 from twisted.internet.threads import deferToThread
 
 from bench.disk import fresh_disk
+from bench.flood_client import KINDS
+from bench.floods import FloodResult, measure_flood
 from bench.meter import Cost
 from bench.runs import move, receive, received_tree, send, tar_and_curl
 from bench.worlds import MIB, WORLDS, World, of_bytes, of_files, world
@@ -77,6 +80,7 @@ class Results:
     at_once: dict[int, list[Cost]] = attrs.field(factory=dict)
     by_bytes: list[Growth] = attrs.field(factory=list)
     by_files: list[Growth] = attrs.field(factory=list)
+    floods: list[FloodResult] = attrs.field(factory=list)
 
 
 class Series:
@@ -136,6 +140,16 @@ class Series:
         ):
             for amount in amounts:
                 await self._grow(await deferToThread(make, amount, self._worlds), results)
+
+    async def floods(self) -> None:
+        """What a client without a token may send, while another one asks."""
+        for kind in KINDS:
+            with TemporaryDirectory() as directory:
+                result = await measure_flood(kind, Path(directory))
+            self._results.floods.append(result)
+            _say(
+                f"{kind}: {result.longest:.2f} s at most, {result.peak - result.idle:.0f} MiB more"
+            )
 
     async def _grow(self, one: World, results: list[Growth]) -> None:
         one.warm()

@@ -14,7 +14,7 @@ from twisted.internet.tcp import Port
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from wingsd.accepting import REST, rest_when_full
+from wingsd.accepting import ACCEPTS, REST, accept_few
 
 
 class Full:
@@ -39,7 +39,7 @@ def port() -> Iterator[Any]:
     reactor = MemoryReactorClock()
     port: Any = Port(0, Factory.forProtocol(Protocol), interface="127.0.0.1", reactor=reactor)
     port.startListening()
-    rest_when_full(port, reactor)
+    accept_few(port, reactor)
     port.socket = Full(port.socket)
     with socket.create_connection(("127.0.0.1", port.getHost().port)):
         yield port
@@ -82,3 +82,14 @@ def test_one_that_is_closed_meanwhile_stays_so(port: Any) -> None:
     port.reactor.advance(REST)
     assert not port.connected
     assert not is_told(port)
+
+
+def test_few_connections_are_taken_in_one_turn(port: Any) -> None:
+    port.socket.error = 0
+    address = ("127.0.0.1", port.getHost().port)
+    others = [socket.create_connection(address) for _ in range(2 * ACCEPTS)]
+    for turn in (1, 2):
+        port.doRead()
+        assert port.sessionno == turn * ACCEPTS
+    for other in others:
+        other.close()

@@ -70,7 +70,7 @@ class Departures:
             "server": {"uuid": UUID, "start_on_completion": False},
         }
         body = json.dumps(order | dict(self._order)).encode()
-        lines = [f"POST /api/servers/{UUID}/transfer HTTP/1.1"]
+        lines = [f"POST /api/servers/{UUID}/transfer HTTP/1.1", "Host: node"]
         lines += [f"Authorization: Bearer {node.token}", f"Content-Length: {len(body)}"]
         await connection.send(["\r\n".join([*lines, "", ""]).encode(), body])
         assert await connection.answer() == (202, "")

@@ -53,6 +53,7 @@ class Connection:
     """One client's."""
 
     def __init__(self, its: NodeSite) -> None:
+        self._clock: Any = its.reactor
         self._transport = Transport(peerAddress=IPv4Address("TCP", "192.0.2.1", 50000))
         self._protocol: Any = its.buildProtocol(None)
         self._protocol.makeConnection(self._transport)
@@ -64,6 +65,7 @@ class Connection:
             if self._is_over:
                 return
             self._protocol.dataReceived(piece)
+            self._clock.advance(0)
 
     async def answer(self) -> tuple[int | None, str]:
         """Return the answer's status and, of a failure, its words; None where there is none."""
@@ -114,7 +116,11 @@ class Endpoint:
     async def relay(self, content_type: str, body: bytes) -> Outcome:
         """Send a form as another node has sent it, or would have."""
         connection = self._connect()
-        lines = ["POST /api/transfers HTTP/1.1", f"Authorization: Bearer {self._token()}"]
+        lines = [
+            "POST /api/transfers HTTP/1.1",
+            "Host: node",
+            f"Authorization: Bearer {self._token()}",
+        ]
         lines += [f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
         await connection.send(["\r\n".join([*lines, "", ""]).encode(), body])
         return await self._outcome(*await connection.answer())

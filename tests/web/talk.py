@@ -15,7 +15,7 @@ from wingsd.errors import NotAuthorized
 from wingsd.web.request import BodyReader, StreamingRequest
 from wingsd.web.site import NodeSite, NotFound
 
-__all__ = ["REFUSAL", "Conversation", "Recorder", "Taker", "head"]
+__all__ = ["REFUSAL", "Conversation", "Recorder", "Taker", "head", "turn"]
 
 REFUSAL = NotAuthorized("no", "do better")
 
@@ -84,6 +84,7 @@ class Transport(StringTransport):
     """What is written to it can be read as HTTP answers."""
 
     aborting = False
+    bufferSize = 0
 
     def abortConnection(self) -> None:
         self.aborting = True
@@ -121,7 +122,8 @@ class Conversation:
         address: str = "192.0.2.1",
         **settings: Any,
     ) -> None:
-        self.taker, self.clock = taker, Clock()
+        self.taker: Taker = taker
+        self.clock: Any = site.reactor if site else Clock()
         self.transport = Transport(peerAddress=IPv4Address("TCP", address, 50000))
         root = NotFound()
         root.putChild(b"take", taker)
@@ -134,6 +136,7 @@ class Conversation:
     def send(self, *pieces: bytes) -> None:
         for piece in pieces:
             self.protocol.dataReceived(piece)
+            self.clock.advance(0)
 
     @property
     def request(self) -> StreamingRequest:
@@ -152,3 +155,11 @@ def head(path: str = "/take", *, method: str = "POST", **headers: object) -> byt
     lines = [f"{method} {path} HTTP/1.1", "Host: x"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode()
+
+
+def turn(clock: Clock) -> None:
+    """Run what is due, but not what that makes due: one turn of the reactor."""
+    now = clock.seconds()
+    for call in [call for call in clock.calls if call.getTime() <= now]:
+        clock.calls.remove(call)
+        call.func(*call.args, **call.kw)

@@ -13,7 +13,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from wingsd.accepting import rest_when_full
+from wingsd.accepting import accept_few
 from wingsd.config import Control
 from wingsd.control.api import ControlApi
 from wingsd.control.rooms import Rooms
@@ -56,7 +56,7 @@ class ControlDoor:
                 reason=_reason(error, path),
             )
             return
-        rest_when_full(port, self._reactor)
+        accept_few(port, self._reactor)
         self._port = port
         self._give_to_group(path)
         self._log.info("wingsctl may speak to this node at {path}", path=path)

@@ -9,7 +9,11 @@ import attrs
 
 from wingsd.structure import Keywords, unstructure
 
-__all__ = ["Error", "error_json", "to_json"]
+__all__ = ["EncodedObject", "Error", "error_json", "to_json"]
+
+
+class EncodedObject(bytes):
+    """A JSON object that was encoded before, since it is the same in every answer."""
 
 
 @attrs.frozen
@@ -22,6 +26,8 @@ class Error:
 
 def to_json(content: object) -> bytes:
     """Return a body that says `content`, which is plain or holds values of attrs classes."""
+    if isinstance(content, EncodedObject):
+        return content
     return json.dumps(unstructure(content)).encode()
 
 

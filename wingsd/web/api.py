@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from wingsd.web import byhand, controls, servers, system, transfers
+from wingsd.web.answers import EncodedObject, to_json
 from wingsd.web.calls import Success, Topic, call
 from wingsd.web.endpoint import Public
 from wingsd.web.openapi import document
@@ -28,9 +29,9 @@ class InterfaceEndpoint(Public):
     topic = Topic.NODE
 
     @call("GET", Success(HTTPStatus.OK, "This document."))
-    async def get_interface(self, request: StreamingRequest) -> dict[str, Any]:
+    async def get_interface(self, request: StreamingRequest) -> EncodedObject:
         """Describe all that can be called here, as OpenAPI 3.1 does."""
-        return interface()
+        return _encoded_interface()
 
 
 PATHS: Mapping[str, type[Public]] = {
@@ -55,6 +56,12 @@ PATHS: Mapping[str, type[Public]] = {
 def interface() -> dict[str, Any]:
     """Return the description of all paths, in the form of OpenAPI 3.1."""
     return document({path: endpoint.calls for path, endpoint in PATHS.items()})
+
+
+@cache
+def _encoded_interface() -> EncodedObject:
+    # Made once: it takes milliseconds, and everybody may ask for it.
+    return EncodedObject(to_json(interface()))
 
 
 class Api(Paths[Services]):

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from wingsd.accepting import rest_when_full
+from wingsd.accepting import accept_few
 from wingsd.config import Ssl
 from wingsd.keepalive import keep_alive
 from wingsd.tls import ServerCertificate
@@ -55,7 +55,7 @@ class Door:
             raise SystemExit(f"wingsd: cannot listen on {self._endpoint}: {why}")
 
     def _listening(self, port: Any) -> None:
-        rest_when_full(port, self._reactor)
+        accept_few(port, self._reactor)
         keep_alive(port.socket)
         # Anew, with more room: a burst of connections that finds none waits for seconds.
         port.socket.listen(BACKLOG)

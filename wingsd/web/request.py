@@ -190,7 +190,7 @@ class StreamingRequest(Request):
             self.channel.setTimeout(None)
             if self._pace is not None:
                 self._pace.rest()
-            self.channel.transport.pauseProducing()
+            self.channel.pause_reading()
             if self._presence is None:
                 reactor = self.channel.site.reactor
                 self._presence = Presence(reactor, self.channel.transport, self.resume)
@@ -205,7 +205,7 @@ class StreamingRequest(Request):
                 self.channel.setTimeout(self.channel.site.timeOut)
                 if self._pace is not None:
                     self._pace.go_on()
-            self.channel.transport.resumeProducing()
+            self.channel.resume_reading()
 
     def fail(self, failure: Failure) -> None:
         """Answer with the error that `failure` holds; one nobody foresaw is logged whole.
@@ -257,7 +257,6 @@ class StreamingRequest(Request):
         expects = self.header("Expect").lower() == "100-continue"
         self._wants_continue = expects and self.clientproto == b"HTTP/1.1"
         self._be_the_last()
-        self.channel.expect_much()
         site = self.channel.site
         self.channel.setTimeout(site.timeOut)
         if site.least_rate:
@@ -267,7 +266,9 @@ class StreamingRequest(Request):
         except Exception:
             self.fail(Failure())
         else:
-            self._reader = self._reader or reader
+            if self._reader is None:
+                self._reader = reader
+                self.channel.expect_much()
 
     def _expect_body(self, resource: object, length: int | None) -> None:
         """Have a body stored, but not what anybody may send."""

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.iweb import IRequest
@@ -20,6 +21,7 @@ from wingsd.config import Limits
 from wingsd.observer import Observer
 from wingsd.tls import GATHERED
 from wingsd.web.answers import error_json
+from wingsd.web.input import InputScheduler, ReadControl
 from wingsd.web.request import StreamingRequest
 
 __all__ = ["NodeSite", "NotFound", "Upgraded"]
@@ -27,6 +29,16 @@ __all__ = ["NodeSite", "NotFound", "Upgraded"]
 #: Seconds a peer has to close its side of a connection that was closed here. Over TLS it could
 #: keep it open for ever otherwise.
 CLOSE_WITHIN = 10
+#: Bytes that are read at a time. As many may wait to be written before no more requests are taken.
+READ_SIZE = 16 * 1024
+#: Bytes of a client's input that are processed in one turn of the reactor. They take a millisecond
+#: at most, even as 170 chunks of one byte.
+PIECE = 1024
+# What twisted.web reads a request by.
+_PARSING = ("lineReceived", "rawDataReceived", "allHeadersReceived", "allContentReceived")
+# Why the transport is paused; see `ReadControl`.
+_INPUT_WAITS = "input waits"
+_REQUEST_PAUSED = "a request has paused its body"
 
 
 class Upgraded(Protocol):
@@ -46,16 +58,25 @@ class Upgraded(Protocol):
 
 
 class _Channel(HTTPChannel):
-    """A connection that its site knows of, that answers in JSON, and that ends when it is told."""
+    """A connection that its site knows of, that answers in JSON, and that ends when it is told.
+
+    Input is kept and processed in turns (`wingsd.web.input`): at most one request a turn, and none
+    while earlier answers still wait to be written. Only the body of an upload that was let in is
+    passed on as it arrives.
+    """
 
     site: NodeSite
     transport: Any
     timeOut: Any
+    _networkProducer: ReadControl  # type: ignore[assignment]  # all that twisted.web calls of one
     #: Where the client is; empty on a UNIX socket.
     address = ""
     _aborted = False
     _abort: IDelayedCall | None = None
     _upgraded: Upgraded | None = None
+    #: Input that has been read and not been processed.
+    _unread = b""
+    _closing = False
 
     def connectionMade(self) -> None:
         limits = self.site.limits
@@ -63,11 +84,15 @@ class _Channel(HTTPChannel):
         self.maxHeaders = limits.headers
         self.MAX_LENGTH = self.totalHeadersSize = limits.header_bytes
         super().connectionMade()
+        self._networkProducer = ReadControl(self.transport)
+        self._socket.bufferSize = READ_SIZE
         self.address = getattr(self.getPeer(), "host", "")
         self.site.connections[self] = None
         self.site.make_room()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._closing = True
+        self.site.input.remove(self)
         super().connectionLost(reason)
         if self._upgraded is not None:
             self._upgraded.connectionLost(reason)
@@ -82,32 +107,106 @@ class _Channel(HTTPChannel):
         Such a connection is never idle. A protocol that wants to know how fast the client reads
         registers itself as the channel's producer.
         """
-        # The client may have sent more with its request than that.
-        early = [*self._dataBuffer, self.clearLineBuffer()]
-        self._dataBuffer = []
         self._upgraded = protocol
         protocol.makeConnection(self)
-        for data in filter(None, [opening, *early]):
-            protocol.dataReceived(data)
+        protocol.dataReceived(opening)
+        self._process_later()
 
     def dataReceived(self, data: bytes) -> None:
         """Take what has arrived."""
+        if self._closing:
+            return
+        if self._upgraded is None:
+            self.resetTimeout()
+        self._unread += data
+        if self._uploads:
+            data, self._unread = self._unread, b""
+            LineReceiver.dataReceived(self, data)
+        self._process_later()
+
+    def take_piece(self) -> None:
+        """Process the next piece of what has arrived."""
+        if self._closing or not self._may_process:
+            return
+        # A body whose length is known costs nothing to take; chunks, lines and frames do.
+        whole = self._upgraded is None and (self.length or self._uploads)
+        size = len(self._unread) if whole else PIECE
+        piece, self._unread = self._unread[:size], self._unread[size:]
         if self._upgraded is not None:
-            self._upgraded.dataReceived(data)
+            self._upgraded.dataReceived(piece)
         else:
-            super().dataReceived(data)
+            LineReceiver.dataReceived(self, piece)
+        self._process_later()
+
+    @property
+    def _may_process(self) -> bool:
+        """Whether input can be processed now; else that goes on with what it waits for."""
+        busy = self._handlingRequest or self._waitingForTransport
+        return self._upgraded is not None or not busy
+
+    def _process_later(self) -> None:
+        """Process more in the next turn; read more when there is nothing left."""
+        if self._closing:
+            return
+        if not self._unread:
+            self._networkProducer.resume(_INPUT_WAITS)
+            return
+        self._networkProducer.pause(_INPUT_WAITS)
+        if self._may_process:
+            self.site.input.add(self)
+
+    def allHeadersReceived(self) -> None:
+        """Find the request's resource, unless it has not one Host (RFC 9112, section 3.2)."""
+        hosts = self.requests[-1].requestHeaders.getRawHeaders("Host", [])
+        if self._version == b"HTTP/1.1" and len(hosts) != 1:
+            self.refuse(HTTPStatus.BAD_REQUEST, "a request must have one Host header")
+        else:
+            super().allHeadersReceived()
+
+    def allContentReceived(self) -> None:
+        """Answer a request. What has arrived behind it waits for its turn."""
+        self._unread = b"".join([*self._dataBuffer, self.clearLineBuffer(), self._unread])
+        self._dataBuffer = []
+        super().allContentReceived()
+
+    def requestDone(self, request: StreamingRequest) -> None:
+        """Take the next request, if its turn has come."""
+        super().requestDone(request)
+        self._process_later()
+
+    def resumeProducing(self) -> None:
+        """Take requests again: the transport has written what had piled up."""
+        super().resumeProducing()
+        self._process_later()
+
+    def pause_reading(self) -> None:
+        """Read no more of a request's body for now."""
+        self._networkProducer.pause(_REQUEST_PAUSED)
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        self._networkProducer.resume(_REQUEST_PAUSED)
 
     def expect_much(self) -> None:
         """An upload comes: read as much at a time as its records are joined to."""
-        getattr(self.transport, "transport", self.transport).bufferSize = GATHERED
+        self._socket.bufferSize = GATHERED
+
+    @property
+    def _socket(self) -> Any:
+        """What is below TLS, or the transport itself."""
+        return getattr(self.transport, "transport", self.transport)
+
+    @property
+    def _uploads(self) -> bool:
+        """Whether an upload that was let in is on its way."""
+        request = self.requests[-1] if self.requests else None
+        return request is not None and request.is_streamed and not request.startedWriting
 
     @property
     def is_waiting(self) -> bool:
         """Whether the client has asked for nothing that is being done now."""
-        request = self.requests[-1] if self.requests else None
-        uploads = request is not None and request.is_streamed and not request.startedWriting
         busy = self._handlingRequest or self._upgraded is not None
-        return not (uploads or busy or self._aborted)
+        return not (self._uploads or busy or self._aborted)
 
     def resetTimeout(self) -> None:
         """Take it as a sign of life that something has arrived.
@@ -115,7 +214,7 @@ class _Channel(HTTPChannel):
         Only an upload may go on for as long as something does. Any other request must be whole
         by then, or whoever sends one byte by byte could keep a connection for weeks.
         """
-        begun = self.requests or self._buffer
+        begun = self.requests or self._buffer or self._unread
         if not begun or (self.requests and self.requests[-1].is_streamed):
             super().resetTimeout()
 
@@ -128,6 +227,8 @@ class _Channel(HTTPChannel):
 
     def loseConnection(self) -> None:
         """Close the connection; a peer that does not close its side in time is cut off."""
+        self._closing, self._unread = True, b""
+        self._networkProducer.resume_all()
         super().loseConnection()
         if self._abort is None:
             self._abort = self.callLater(CLOSE_WITHIN, self.abortConnection)
@@ -163,7 +264,7 @@ class _Channel(HTTPChannel):
     def refuse(self, status: HTTPStatus, message: str) -> None:
         """Answer what is no request that could be answered, and close the connection."""
         # Nothing of it may be taken for anything, now or later.
-        for method in ("dataReceived", "lineReceived", "rawDataReceived"):
+        for method in _PARSING:
             setattr(self, method, _ignore)
         if not (self.requests and self.requests[-1].break_off(message)):
             body = error_json(message)
@@ -208,6 +309,7 @@ class NodeSite(Site):
         self.limits = limits or Limits()
         self.observer = observer or Observer()
         self.least_rate = least_rate
+        self.input = InputScheduler(self.reactor)
         #: All that are open, the oldest first.
         self.connections: dict[_Channel, None] = {}
         self._drained: Deferred[None] | None = None

@@ -66,6 +66,7 @@ class Talk:
 
     def send(self, data: bytes) -> None:
         self.channel.dataReceived(data)
+        self.clock.advance(0)
 
     def answer(self) -> tuple[bytes, list[dict[str, Any]]]:
         """Return the head of the last HTTP answer, and the messages after it."""
@@ -103,6 +104,9 @@ def frame(event: str, *args: str) -> bytes:
     size = len(payload)
     length = bytes([0x80 | size]) if size < 126 else struct.pack("!BH", 0x80 | 126, size)
     return b"\x81" + length + b"\0\0\0\0" + payload
+
+
+PING = b"\x89\x80" + bytes(4)
 
 
 def token(talk: Talk, lifetime: float = 600) -> str:
@@ -178,6 +182,27 @@ def test_one_without_a_token_is_closed_after_a_minute(talk: Talk) -> None:
     reason = b"no good token was sent"
     close = struct.pack("!BBH", 0x88, 2 + len(reason), 1008) + reason
     assert talk.transport.value().endswith(close)
+
+
+@pytest.mark.parametrize(
+    ("first", "others"),
+    [(PING, PING), (b"\x01\x80" + bytes(4), b"\x00\x80" + bytes(4)), (frame("x"), frame("x"))],
+)
+def test_few_frames_are_taken_of_one_that_has_shown_no_token(
+    talk: Talk, first: bytes, others: bytes
+) -> None:
+    too_many = struct.pack("!H", 1008) + b"too many messages"
+    talk.send(HANDSHAKE + first + others * 9)
+    assert too_many not in talk.transport.value()
+    talk.send(others)
+    assert talk.transport.value().endswith(too_many)
+
+
+def test_more_frames_are_taken_of_one_that_has_shown_a_token(talk: Talk) -> None:
+    talk.send(HANDSHAKE + frame("auth", token(talk)) + PING * 200)
+    assert b"too many messages" not in talk.transport.value()
+    talk.send(PING)
+    assert talk.transport.value().endswith(b"too many messages")
 
 
 def test_the_sites_idle_timeout_is_over(talk: Talk) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import attrs
 
 from wingsd.structure import Keywords
+from wingsd.web.answers import EncodedObject
 
 __all__ = ["Schemas"]
 
@@ -27,6 +28,7 @@ _SCALARS: dict[object, Schema] = {
     int: {"type": "integer"},
     str: {"type": "string"},
     Any: {},
+    EncodedObject: {"type": "object"},
 }
 
 

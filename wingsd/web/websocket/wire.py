@@ -23,6 +23,8 @@ MESSAGE_MAX = 4096
 #: Frames at once, and then per second: more than any page sends, so whoever does is sent away.
 #: Frames count, not messages: pings and the pieces of a message cost as much.
 FRAMES = (200, 50.0)
+#: The same before a token was shown: a page sends nothing but that.
+FRAMES_WITHOUT_TOKEN = (10, 1.0)
 #: Seconds from ping to ping, and for an answer: nobody who is gone is kept for longer than both.
 PING_EVERY = 30
 PONG_WITHIN = 50
@@ -36,6 +38,10 @@ SERVICE_RESTART = 1012
 
 class Receiver(Protocol):
     """What takes the messages of a connection."""
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the browser has shown a token."""
 
     @property
     def paused(self) -> bool:
@@ -63,6 +69,7 @@ class Wire(WebSocketServerProtocol):
         self.factory = factory
         self._receiver = receiver
         self._frames = Meter(*FRAMES)
+        self._frames_without_token = Meter(*FRAMES_WITHOUT_TOKEN)
         self._flooded = False
 
     def send(self, payload: bytes) -> None:
@@ -125,7 +132,8 @@ class Wire(WebSocketServerProtocol):
         self._count()
 
     def _count(self) -> None:
-        if not self._flooded and not self._frames.allows(self.factory.reactor.seconds()):
+        meter = self._frames if self._receiver.admitted else self._frames_without_token
+        if not self._flooded and not meter.allows(self.factory.reactor.seconds()):
             self._flooded = True
             self.end(POLICY_VIOLATION, "too many messages")
 
