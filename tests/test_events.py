@@ -36,3 +36,12 @@ def test_an_event_is_for_its_own_server_alone() -> None:
     bus.subscribe("b", heard.append)
     bus.publish(EVENT)
     assert heard == []
+
+
+def test_a_subscriber_to_all_hears_of_every_server_first() -> None:
+    bus, heard = EventBus(), []  # type: EventBus, list[str]
+    bus.subscribe("a", lambda _: heard.append("its own"))
+    bus.subscribe_to_all(lambda event: heard.append(event.server))
+    bus.publish(EVENT)
+    bus.publish(Event("b", "status", ("offline",)))
+    assert heard == ["a", "its own", "b"]

@@ -49,6 +49,11 @@ class EventBus:
 
     def __init__(self) -> None:
         self._subscribers: dict[str, list[Callable[[Event], None]]] = {}
+        self._to_all: list[Callable[[Event], None]] = []
+
+    def subscribe_to_all(self, subscriber: Callable[[Event], None]) -> None:
+        """Call `subscriber` for each event of every server, before those of the server alone."""
+        self._to_all.append(subscriber)
 
     def subscribe(self, server: str, subscriber: Callable[[Event], None]) -> Callable[[], None]:
         """Call `subscriber` for each event of the server from now on. Returns what ends that."""
@@ -64,7 +69,7 @@ class EventBus:
 
     def publish(self, event: Event) -> None:
         """Tell all. A subscriber that fails is logged and hurts nobody else."""
-        for subscriber in tuple(self._subscribers.get(event.server, ())):
+        for subscriber in (*self._to_all, *self._subscribers.get(event.server, ())):
             try:
                 subscriber(event)
             except Exception:

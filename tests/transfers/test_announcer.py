@@ -43,6 +43,13 @@ def test_each_state_is_told_once_and_each_step_said(heard: Heard) -> None:
     assert heard.said() == [step.words for step in steps]
 
 
+def test_a_transfer_begins_with_its_state_and_not_with_a_line(heard: Heard) -> None:
+    heard.announcer.enter(SendStep.ASK)
+    heard.announcer.enter(SendStep.STOP)
+    names = [event.name for event in heard.events]
+    assert names == ["transfer status", "transfer logs", "transfer logs"]
+
+
 def test_the_last_words_come_before_the_state_that_ends_it(heard: Heard) -> None:
     heard.announcer.enter(ReceiveStep.FAILED)
     names = [event.name for event in heard.events]

@@ -41,9 +41,9 @@ class Announcer:
         `words` say what it does where the usual ones do not fit.
         """
         words = words or step.words
-        self._print(words)
         if step.state is self._state:
             self._log.info("{server}: {step}", step=words, **self._about)
+            self._print(words)
             return
         self._state = step.state
         self._log.info(
@@ -52,9 +52,14 @@ class Announcer:
             step=words,
             **self._about,
         )
-        # Last, since a page that hears the end may look away from this node.
+        if step.state.is_end:
+            # First, since a page that hears the end may look away from this node.
+            self._print(words)
         for word in step.state.value:
             self._bus.publish(Event(self._server, TRANSFER_STATUS, (word,)))
+        if not step.state.is_end:
+            # Last, since the state is what a transfer begins with for those who keep its lines.
+            self._print(words)
 
     def say(self, text: str) -> None:
         """Print a line in the server's console; the log has it too."""

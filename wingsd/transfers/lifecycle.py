@@ -25,6 +25,11 @@ class State(Enum):
     SUCCESS = ("success", "completed")
     FAILURE = ("failed", "failure")
 
+    @property
+    def is_end(self) -> bool:
+        """Whether no other state follows."""
+        return self in (State.SUCCESS, State.FAILURE)
+
 
 class ReceiveStep(Enum):
     """Where an incoming transfer is: what it does in words, and the state that shows it.
@@ -92,4 +97,4 @@ class Lifecycle(Generic[S]):
     @property
     def over(self) -> bool:
         """Whether nothing more can happen."""
-        return self.step.state in (State.SUCCESS, State.FAILURE)
+        return self.step.state.is_end
