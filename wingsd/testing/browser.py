@@ -48,6 +48,9 @@ class Browser:
         self.events: list[BrowserEvent] = []
         #: The code and the reason with which the connection ended; None while it goes on.
         self.closed: tuple[int | None, str | None] | None = None
+        #: Called with each event, and with the code of the connection's end.
+        self.heard: Callable[[BrowserEvent], None] = lambda _: None
+        self.ended: Callable[[int | None], None] = lambda _: None
         self._url = url
         self._origin = origin
         self._ca = ca
@@ -139,11 +142,14 @@ class Browser:
     def _on_message(self, payload: bytes) -> None:
         message = json.loads(payload)
         args = tuple(message.get("args") or ())
-        self.events.append(BrowserEvent(message["event"], args, self._reactor.seconds()))
+        event = BrowserEvent(message["event"], args, self._reactor.seconds())
+        self.events.append(event)
+        self.heard(event)
         self._look()
 
     def _on_close(self, code: int | None, reason: str | None) -> None:
         self.closed = (code, reason)
+        self.ended(code)
         self._look()
         waiting, self._waiting = self._waiting, []
         for _, deferred in waiting:
