@@ -24,6 +24,7 @@ WORDS = [
     b"LATER",
     b"DENY",
     b"EVENT ",
+    b"LEFT",
     b"\\ud800",
     b"eyJhbGciOiJIUzI1NiJ9.e30.",
     b"eyJhbGciOiJub25lIn0.e30.",
@@ -49,7 +50,10 @@ _TOKENS = {
 def one(data: bytes) -> None:
     """Hold a conversation, a message in each line; some words stand for other happenings."""
     denied = DenyList(_NOW - 60)
-    session = Session(_UUID, _NODE.token, denied, lambda: "offline", lambda: "{}")
+    has_left = data.startswith(b"LEFT")
+    session = Session(
+        _UUID, _NODE.token, denied, lambda: "offline", lambda: "{}", has_left=has_left
+    )
     now, let_in, full = float(_NOW), False, False
     for line in data.split(b"\n"):
         if line == b"LOOK":
@@ -67,7 +71,7 @@ def one(data: bytes) -> None:
             for word, token in _TOKENS.items():
                 line = line.replace(word, token)  # noqa: PLW2901
             steps = session.receive(line, now)
-        _check(steps, let_in, full)
+        _check(steps, let_in and not has_left, full and not has_left)
         if any(step == Message("auth success") for step in steps):
             let_in, full = True, _TOKENS[b"%TOKEN%"] in line
 
@@ -100,3 +104,4 @@ def seeds() -> Iterator[bytes]:
     yield b"\n".join([b"LOOK", small, b"EVENT status", state % b"kill", command, b"EVENT deleted"])
     yield b"\n".join([auth, b"DENY", b"LATER", command, b"EVENT stats", b"LOOK", auth])
     yield b"\n".join([b"LOOK", b"LOOK", *[state % b"bad"] * 12])
+    yield b"\n".join([b"LEFT", auth, logs, stats, state % b"start", command, b"LOOK"])

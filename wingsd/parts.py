@@ -219,6 +219,7 @@ class Parts:
             by_hand=self.by_hand,
             denied=self.denied,
             websocket=sockets.resource,
+            websocket_of_moved=sockets.resource_of_moved,
             engine=self._ask_engine(),
             download_bucket=self._bucket(self._config.system.transfers.download_limit),
         )

@@ -35,6 +35,7 @@ __all__ = [
     "FakeTransfers",
     "House",
     "Reply",
+    "Socket",
     "until",
 ]
 
@@ -229,6 +230,8 @@ class House:
         self.by_hand = FakeByHand(self.calls)
         self.journal = FakeJournal(self.calls)
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
+        #: The WebSockets of servers that have moved to another node, by their UUIDs.
+        self.moved: dict[str, Socket] = {}
         self.client = HTTPClient(Agent(reactor))
         self.port = 0
         self.site = NodeSite(NotFound(), reactor=reactor, timeout=60)
@@ -248,6 +251,7 @@ class House:
             "streams": None,
             "denied": FakeDenyList(self.calls),
             "websocket": Socket,
+            "websocket_of_moved": self.moved.get,
             "engine": self.engine,
             "now": lambda: NOW,
         }

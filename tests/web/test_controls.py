@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 
 from tests.logs import LoggedErrors
-from tests.web.node import NOW, UUID, House
+from tests.web.node import NOW, UUID, FakeServer, House, Socket
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
 from wingsd.servers.states import PowerAction
 from wingsd.transfers.order import TransferOrder
@@ -265,6 +265,19 @@ async def test_a_transfer_is_cancelled_once(house: House) -> None:
 async def test_a_browser_gets_to_the_socket_without_a_header(house: House) -> None:
     reply = await house.call("GET", f"{HOME}/ws", Authorization=None)
     assert (reply.status, reply.text) == (200, f"the socket of {UUID}")
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_a_server_that_has_moved_only_the_socket_can_still_be_opened(
+    house: House,
+) -> None:
+    reply = await house.call("GET", f"servers/{OTHER}/ws", Authorization=None)
+    assert reply.status == 404
+    house.moved[OTHER] = Socket(FakeServer(OTHER, house.calls))
+    reply = await house.call("GET", f"servers/{OTHER}/ws", Authorization=None)
+    assert (reply.status, reply.text) == (200, f"the socket of {OTHER}")
+    reply = await house.call("GET", f"servers/{OTHER}")
+    assert reply.status == 404
 
 
 @pytest_twisted.ensureDeferred

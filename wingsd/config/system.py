@@ -165,7 +165,7 @@ class System:
     user: User = User()
     #: The time zone of the containers, their variable `TZ`.
     timezone: str = "UTC"
-    #: Console lines that a browser gets when it asks for what was before.
+    #: Lines of the console, and of a transfer, that a browser gets when it asks for the last ones.
     websocket_log_count: int = attrs.field(default=150, validator=positive)
     #: How long a server may take to stop before it is killed (wingsd's own).
     stop_timeout: Seconds = attrs.field(default=600, validator=positive)

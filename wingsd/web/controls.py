@@ -8,11 +8,11 @@ from typing import Annotated
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.errors import BadRequest, Unprocessable
+from wingsd.errors import BadRequest, UnknownServer, Unprocessable
 from wingsd.servers.states import PowerAction
 from wingsd.structure import Keywords
 from wingsd.web.bodies import INVALID
-from wingsd.web.calls import Success, Topic, call
+from wingsd.web.calls import Call, Success, Topic, call
 from wingsd.web.endpoint import Endpoint, ServerPath
 from wingsd.web.request import StreamingRequest
 
@@ -163,8 +163,21 @@ class SocketEndpoint(ServerPath):
         """Open a WebSocket (RFC 6455) for the console and the events of a server.
 
         Its first message must be `{"event": "auth", "args": [TOKEN]}` with a token of the Panel's.
+
+        For a minute after a transfer has taken the server to another node it can still be opened,
+        and tells that; nothing else is possible then.
         """
         request.render(self.services.websocket(self.game_server))
+
+    async def handle(self, request: StreamingRequest, call: Call) -> None:
+        """Make a call. Raises `UnknownServer`, `NotLoaded`."""
+        try:
+            await super().handle(request, call)
+        except UnknownServer:
+            moved = self.services.websocket_of_moved(self.uuid)
+            if moved is None:
+                raise
+            request.render(moved)
 
 
 @attrs.frozen

@@ -27,6 +27,8 @@ __all__ = ["Services"]
 class Services:
     """`denied` is the deny list of the WebSocket's tokens, and `websocket` makes its resource.
 
+    `websocket_of_moved` makes that of a server which has left this node, by its UUID; it returns
+    None where there is no such server.
     `engine` asks the Docker engine about itself, None when there is none; by `download_bucket` all
     servers are received, None without a limit; `now` gives the seconds since the epoch.
     """
@@ -40,6 +42,7 @@ class Services:
     by_hand: ByHand
     denied: DenyList
     websocket: Callable[[Server], IResource]
+    websocket_of_moved: Callable[[str], IResource | None] = lambda _: None
     engine: Callable[[], Awaitable[EngineInformation]] | None = None
     download_bucket: TokenBucket | None = None
     now: Callable[[], float] = time.time

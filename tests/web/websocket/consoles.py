@@ -33,6 +33,7 @@ class FakeServer:
     """A server of which only a console is there."""
 
     uuid = UUID
+    disowned = False
 
     def __init__(self) -> None:
         self.state = PowerState.RUNNING
@@ -65,6 +66,8 @@ class _At(Resource):
         self._house = house
 
     def getChild(self, path: bytes, request: IRequest) -> Resource:
+        if self._house.has_left:
+            return self._house.sockets.resource_of_moved(UUID) or NotFound()
         return self._house.sockets.resource(self._house.server)  # type: ignore[arg-type]
 
 
@@ -73,6 +76,8 @@ class House:
 
     def __init__(self) -> None:
         self.server = FakeServer()
+        #: Whether the server has left this node.
+        self.has_left = False
         self.bus = EventBus()
         self.denied = DenyList(booted=time.time() - 1000)
         self.authority = trustme.CA()

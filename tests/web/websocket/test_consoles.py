@@ -12,6 +12,9 @@ from tests.logs import LoggedErrors
 from tests.web.websocket.consoles import House, reactor
 from wingsd.errors import Conflict
 from wingsd.servers.states import PowerAction, PowerState
+from wingsd.testing.browser import Browser, NotOpened
+
+LOGS = "transfer logs"
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -153,3 +156,102 @@ async def test_one_that_does_not_take_part_in_that_is_cut_off(house: House) -> N
     browser.pause()
     await house.site.drain(0.05)
     assert not house.site.connections
+
+
+def transfer(house: House, *states: str) -> None:
+    for state in states:
+        house.publish("transfer status", state)
+
+
+def console(browser: Browser) -> list[str]:
+    """Return the lines of a server and of its transfer that a browser has, in order."""
+    events = [entry for entry in browser.events if entry.event in ("console output", LOGS)]
+    return [entry.args[0] for entry in events]
+
+
+@pytest_twisted.ensureDeferred
+async def test_during_a_transfer_its_own_lines_are_sent_and_not_the_console(house: House) -> None:
+    house.listen()
+    transfer(house, "pending", "processing")
+    house.publish(LOGS, "one")
+    browser = await house.watch("admin.websocket.transfer")
+    house.publish(LOGS, "two")
+    browser.send("send logs")
+    await browser.wait_for("transfer logs", "one")
+    house.publish(LOGS, "three")
+    await browser.wait_for("transfer logs", "three")
+    assert console(browser) == ["two", "one", "two", "three"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_may_not_see_a_transfers_lines_gets_the_console(house: House) -> None:
+    house.listen()
+    house.server.lines = ["line"]
+    transfer(house, "pending", "processing")
+    house.publish(LOGS, "secret")
+    browser = await house.watch("*")
+    browser.send("send logs")
+    await browser.wait_for("console output", "line")
+    assert console(browser) == ["line"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_a_transfer_its_lines_are_sent_behind_the_console(house: House) -> None:
+    house.listen()
+    house.server.lines = ["line"]
+    transfer(house, "pending", "processing")
+    house.publish(LOGS, "failed since")
+    transfer(house, "failed", "failure")
+    browser = await house.watch("admin.websocket.transfer")
+    await browser.wait_for("transfer status", "failed")
+    browser.send("send logs")
+    await browser.wait_for("transfer logs", "failed since")
+    assert console(browser) == ["line", "failed since"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_socket_of_a_server_that_has_moved_tells_that_and_nothing_else(
+    house: House,
+) -> None:
+    house.listen()
+    transfer(house, "pending", "processing", "success", "completed")
+    house.has_left = True
+    browser = await house.open("*")
+    await browser.auth()
+    browser.send("set state", "start")
+    await browser.wait_for("daemon error", "the server has moved to another node: reload")
+    assert [(entry.event, entry.args) for entry in browser.events[:2]] == [
+        ("auth success", ()),
+        ("transfer status", ("completed",)),
+    ]
+    assert house.server.done == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_whose_transfer_failed_elsewhere_has_no_socket(house: House) -> None:
+    house.listen()
+    transfer(house, "pending", "processing", "failed", "failure")
+    house.has_left = True
+    with pytest.raises(NotOpened, match="404"):
+        await house.open("*")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_waits_for_its_deletion_tells_that_it_has_moved(house: House) -> None:
+    house.listen()
+    transfer(house, "pending", "processing", "success", "completed")
+    house.server.disowned = True
+    browser = await house.watch()
+    await browser.wait_for("transfer status", "completed")
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_whose_token_comes_after_the_deletion_hears_of_the_move(house: House) -> None:
+    house.listen()
+    browser = await house.open("*")
+    transfer(house, "pending", "processing", "success", "completed")
+    house.server.disowned = True
+    house.publish("deleted")
+    await browser.auth()
+    await browser.wait_for("transfer status", "completed")
+    assert browser.closed is None

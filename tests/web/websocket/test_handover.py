@@ -40,6 +40,7 @@ HANDSHAKE = (
 
 class FakeServer:
     uuid = UUID
+    disowned = False
     state = PowerState.RUNNING
 
     def stats(self) -> str:

@@ -21,6 +21,19 @@ DENIED = "jwt: created too far in past (denylist)"
 SUCCESS = Message("auth success")
 
 
+class LastTransfer:
+    """The server's last transfer: it has taken the server away or not, and `state` is its end."""
+
+    def __init__(self) -> None:
+        self.has_moved = False
+        self.state = ""
+        self.asked: list[tuple[str, float]] = []
+
+    def repeat(self, user: str, issued: float) -> str:
+        self.asked.append((user, issued))
+        return self.state
+
+
 class Talk:
     """A browser's session, at a time that the test sets; messages are far enough apart."""
 
@@ -29,7 +42,20 @@ class Talk:
         self.begin = self.now = float(int(time.time()))
         self.denied = DenyList(booted=self.begin - 1000)
         self.state = state
-        self.session = Session(UUID, KEY, self.denied, lambda: self.state, lambda: "{}")
+        self.transfer = LastTransfer()
+        self.session = self.connect()
+
+    def connect(self, *, has_left: bool = False) -> Session:
+        self.session = Session(
+            UUID,
+            KEY,
+            self.denied,
+            lambda: self.state,
+            lambda: "{}",
+            self.transfer,
+            has_left=has_left,
+        )
+        return self.session
 
     def token(self, *permissions: str, **claims: Any) -> str:
         usual = {
@@ -239,6 +265,75 @@ def test_a_later_token_of_the_same_user_is_good_again() -> None:
     later = talk.now + 1
     talk.denied.deny(["j"], later)
     assert talk.auth(iat=later)[0] == SUCCESS
+
+
+def test_one_that_missed_the_end_of_a_transfer_is_sent_it_after_the_state() -> None:
+    talk = Talk()
+    talk.transfer.state = "failed"
+    assert talk.auth() == [
+        SUCCESS,
+        Message("status", ("running",)),
+        Message("transfer status", ("failed",)),
+    ]
+    assert talk.auth() == [SUCCESS]
+    assert talk.transfer.asked == [("user", talk.begin)]
+
+
+def test_pending_is_not_sent_and_processing_is() -> None:
+    talk = authenticated()
+    assert talk.event("transfer status", "pending") == []
+    processing = Message("transfer status", ("processing",))
+    assert talk.event("transfer status", "processing") == [processing]
+
+
+def test_the_lines_of_a_transfer_are_for_those_who_may_see_them() -> None:
+    assert authenticated("*").send("send logs", None) == [Logs(transfer=False)]
+    administrator = authenticated("admin.websocket.transfer")
+    assert administrator.send("send logs", None) == [Logs(transfer=True)]
+
+
+def test_of_a_server_that_has_left_only_the_end_of_its_transfer_is_sent() -> None:
+    talk = Talk()
+    talk.transfer.state = "completed"
+    talk.connect(has_left=True)
+    assert talk.auth("*") == [SUCCESS, Message("transfer status", ("completed",))]
+    assert talk.event("console output", "secret") == []
+    assert talk.send("send logs", None) == []
+    assert talk.send("send stats", None) == []
+    for event, text in (("set state", "start"), ("set state", "kill"), ("send command", "x")):
+        assert "moved to another node: reload" in error(talk.send(event, text))
+
+
+def test_nor_is_that_without_a_good_token() -> None:
+    talk = Talk()
+    talk.transfer.state = "completed"
+    talk.connect(has_left=True)
+    assert error(talk.send("set state", "start"), "jwt error") == "jwt: no jwt present"
+    assert "jwt: server uuid mismatch" in error(talk.auth(server_uuid=OTHER), "jwt error")
+    assert talk.transfer.asked == []
+
+
+def test_a_browser_of_a_server_that_has_left_is_sent_away_soon() -> None:
+    talk = Talk()
+    talk.connect(has_left=True)
+    assert talk.auth() == [SUCCESS]
+    assert talk.look() == [Close(1001, "the server is not on this node any more")]
+
+
+def test_one_whose_token_is_still_on_its_way_when_the_server_leaves_is_sent_the_end() -> None:
+    talk = Talk()
+    talk.transfer.has_moved, talk.transfer.state = True, "completed"
+    assert talk.event("deleted") == []
+    assert talk.auth("*") == [SUCCESS, Message("transfer status", ("completed",))]
+    assert "moved to another node" in error(talk.send("set state", "start"))
+
+
+def test_one_that_saw_the_end_is_closed_when_the_server_leaves() -> None:
+    talk = authenticated()
+    talk.transfer.has_moved = True
+    deleted, close = talk.event("deleted")
+    assert deleted == Message("deleted")
+    assert isinstance(close, Close)
 
 
 def test_one_that_shows_no_token_is_sent_away() -> None:

@@ -1,7 +1,8 @@
 """A server's WebSocket, by which browsers watch it and have it do things.
 
 `messages`, `meter`, `outbox` and `session` are rules; `wire` is the connection, `client` lies
-between the two, and `resource` is how a browser gets there.
+between the two, and `resource` is how a browser gets there. `recent` keeps what transfers have
+sent, for browsers that connect late.
 """
 
 from wingsd.web.websocket.resource import ConsoleSocket, ConsoleSockets

@@ -13,12 +13,19 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from wingsd.errors import WingsdError
-from wingsd.eventnames import CONSOLE_OUTPUT, DAEMON_MESSAGE, INSTALL_OUTPUT, STATS
+from wingsd.eventnames import (
+    CONSOLE_OUTPUT,
+    DAEMON_MESSAGE,
+    INSTALL_OUTPUT,
+    STATS,
+    TRANSFER_LOGS,
+)
 from wingsd.events import Event, EventBus
 from wingsd.servers.server import Server
 from wingsd.servers.states import PowerAction
 from wingsd.web.websocket.messages import DAEMON_ERROR, Message
 from wingsd.web.websocket.outbox import Fate, Outbox
+from wingsd.web.websocket.recent import RecentTransfers
 from wingsd.web.websocket.session import (
     LOOK_EVERY,
     Close,
@@ -48,22 +55,29 @@ class Surroundings:
     reactor: Any
     now: Callable[[], float]
     bus: EventBus
+    transfers: RecentTransfers
     log_count: int
 
 
 @implementer(IPushProducer)
 class Client:
-    """A browser that watches `server`. `leave` is called when it is gone, or is to go."""
+    """A browser that watches the server with the UUID `uuid`.
+
+    `server` is None when that has left this node. `leave` is called when the browser is gone, or
+    is to go.
+    """
 
     _log = Logger()
 
     def __init__(
         self,
-        server: Server,
+        uuid: str,
+        server: Server | None,
         session: Session,
         surroundings: Surroundings,
         leave: Callable[[Client], None],
     ) -> None:
+        self._uuid = uuid
         self._server = server
         self._session = session
         self._around = surroundings
@@ -95,7 +109,7 @@ class Client:
         """It is there."""
         self._wire = wire
         wire.transport.registerProducer(self, True)
-        self._unsubscribe = self._around.bus.subscribe(self._server.uuid, self._happened)
+        self._unsubscribe = self._around.bus.subscribe(self._uuid, self._happened)
         self._looks.start(LOOK_EVERY, now=False)
 
     def message(self, payload: bytes) -> None:
@@ -154,8 +168,9 @@ class Client:
         if fate is Fate.SEND:
             self._wire.send(payload)
         elif fate is Fate.GIVE_UP:
-            server = self._server.uuid
-            self._log.warn("{server}: a browser that reads nothing is sent away", server=server)
+            self._log.warn(
+                "{server}: a browser that reads nothing is sent away", server=self._uuid
+            )
             self._close(TRY_AGAIN_LATER, "this browser reads too slowly")
 
     def _close(self, code: int, reason: str) -> None:
@@ -173,27 +188,39 @@ class Client:
             self._unsubscribe = None
 
     async def _serve(self, step: Power | Command | Logs) -> None:
+        if self._server is None:
+            return  # Its session asks for nothing.
         try:
-            await self._ask(step)
+            await self._ask(self._server, step)
         except WingsdError as error:
             self._send(self._session.failure(error))
         except Exception:
-            self._log.failure("{server}: {step} failed", server=self._server.uuid, step=step)
+            self._log.failure("{server}: {step} failed", server=self._uuid, step=step)
             self._send(Message(DAEMON_ERROR, (_UNFORESEEN,)))
 
-    async def _ask(self, step: Power | Command | Logs) -> None:
+    async def _ask(self, server: Server, step: Power | Command | Logs) -> None:
         match step:
             case Power(action, user):
                 self._log.info(
                     "{server}: {action}, asked for by user {user}",
-                    server=self._server.uuid,
+                    server=self._uuid,
                     action=action,
                     user=user,
                 )
                 # A person sees that another action is under way, and need not wait for it.
-                await self._server.power(PowerAction(action), wait_seconds=0)
+                await server.power(PowerAction(action), wait_seconds=0)
             case Command(line):
-                await self._server.command(line)
-            case Logs():
-                for line in await self._server.logs(self._around.log_count):
-                    self._send(Message(CONSOLE_OUTPUT, (line,)))
+                await server.command(line)
+            case Logs(transfer):
+                await self._send_lines(server, transfer=transfer)
+
+    async def _send_lines(self, server: Server, *, transfer: bool) -> None:
+        transfers = self._around.transfers
+        # What is told from here on is sent as it comes.
+        told = transfers.lines(self._uuid) if transfer else []
+        # The Panel's page connects again in the middle of a transfer, and has the console still.
+        if not (transfer and transfers.is_under_way(self._uuid)):
+            for line in await server.logs(self._around.log_count):
+                self._send(Message(CONSOLE_OUTPUT, (line,)))
+        for line in told:
+            self._send(Message(TRANSFER_LOGS, (line,)))

@@ -22,6 +22,7 @@ from wingsd.web.origins import allows_origin
 from wingsd.web.request import StreamingRequest
 from wingsd.web.site import NotFound
 from wingsd.web.websocket.client import Client, Surroundings
+from wingsd.web.websocket.recent import RecentTransfers
 from wingsd.web.websocket.session import Session
 from wingsd.web.websocket.wire import Wire, wire_factory
 
@@ -53,26 +54,39 @@ class ConsoleSockets:
     ) -> None:
         self._config = config
         self._denied = denied
-        self._around = Surroundings(reactor, now, bus, config.system.websocket_log_count)
+        log_count = config.system.websocket_log_count
+        self._transfers = RecentTransfers(bus, reactor, now, log_count)
+        self._around = Surroundings(reactor, now, bus, self._transfers, log_count)
         self._wires = wire_factory(reactor)
         # The oldest first.
         self._clients: dict[str, dict[Client, None]] = {}
 
     def resource(self, server: Server) -> ConsoleSocket:
         """Return the resource of a server."""
-        return ConsoleSocket(server, self)
+        return ConsoleSocket(server.uuid, server, self)
+
+    def resource_of_moved(self, server: str) -> ConsoleSocket | None:
+        """Return the resource of a server with this UUID that has left this node.
+
+        Pages that missed the end of its transfer learn it there. None when it is not known to have
+        moved, or when that is more than a minute ago.
+        """
+        return ConsoleSocket(server, None, self) if self._transfers.has_moved(server) else None
 
     def count(self, server: str) -> int:
         """Return how many are open for the server with this UUID."""
         return len(self._clients.get(server, ()))
 
-    def admit(self, server: Server, request: StreamingRequest) -> None:
-        """Hand the request's connection over. Raises `Forbidden`, `BadRequest`."""
+    def admit(self, uuid: str, server: Server | None, request: StreamingRequest) -> None:
+        """Hand the request's connection over; `server` is None when it has left this node.
+
+        Raises `Forbidden`, `BadRequest`.
+        """
         origin = request.header("Origin")
         if not allows_origin(self._config, origin):
             self._log.warn(
                 "{server}: a WebSocket from {peer} is refused: its page is of {origin!r}",
-                server=server.uuid,
+                server=uuid,
                 peer=request.peer,
                 origin=origin,
             )
@@ -80,9 +94,9 @@ class ConsoleSockets:
                 "this page may not open a WebSocket here",
                 "its origin is neither the Panel's nor one of `allowed_origins`",
             )
-        if self.count(server.uuid) >= SOCKETS_MAX:
-            self._make_room(server.uuid)
-        wire = Wire(self._client(server), self._wires)
+        if self.count(uuid) >= SOCKETS_MAX:
+            self._make_room(uuid)
+        wire = Wire(self._client(uuid, server), self._wires)
         request.channel.upgrade(wire, _opening(request))
 
     def _make_room(self, server: str) -> None:
@@ -94,31 +108,54 @@ class ConsoleSockets:
         limit = f"there are {SOCKETS_MAX} for this server; close some of its consoles"
         raise BadRequest("Too many open websocket connections.", limit)
 
-    def _client(self, server: Server) -> Client:
+    def _client(self, uuid: str, server: Server | None) -> Client:
         session = Session(
-            server.uuid,
+            uuid,
             self._config.token,
             self._denied,
-            status=lambda: server.state.value,
-            stats=server.stats,
+            status=lambda: server.state.value if server else "",
+            stats=lambda: server.stats() if server else "",
+            transfer=_LastTransfer(uuid, server, self._transfers),
+            has_left=server is None,
         )
-        clients = self._clients.setdefault(server.uuid, {})
+        clients = self._clients.setdefault(uuid, {})
 
         def leave(client: Client) -> None:
             clients.pop(client, None)
-            if not clients and self._clients.get(server.uuid) is clients:
-                del self._clients[server.uuid]
+            if not clients and self._clients.get(uuid) is clients:
+                del self._clients[uuid]
 
-        client = Client(server, session, self._around, leave)
+        client = Client(uuid, server, session, self._around, leave)
         clients[client] = None
         return client
 
 
-class ConsoleSocket(Resource):
-    """The WebSocket of one server."""
+class _LastTransfer:
+    """The last transfer of one server, which is None when it has left this node."""
 
-    def __init__(self, server: Server, sockets: ConsoleSockets) -> None:
+    def __init__(self, uuid: str, server: Server | None, transfers: RecentTransfers) -> None:
+        self._uuid = uuid
+        self._server = server
+        self._transfers = transfers
+
+    @property
+    def has_moved(self) -> bool:
+        return self._has_left and self._transfers.has_moved(self._uuid)
+
+    def repeat(self, user: str, issued: float) -> str:
+        return self._transfers.repeat(self._uuid, user, issued, is_here=not self._has_left)
+
+    @property
+    def _has_left(self) -> bool:
+        return self._server is None or self._server.disowned
+
+
+class ConsoleSocket(Resource):
+    """The WebSocket of one server; `server` is None when it has left this node."""
+
+    def __init__(self, uuid: str, server: Server | None, sockets: ConsoleSockets) -> None:
         super().__init__()
+        self._uuid = uuid
         self._server = server
         self._sockets = sockets
 
@@ -136,7 +173,7 @@ class ConsoleSocket(Resource):
             request.answer(HTTPStatus.UPGRADE_REQUIRED, error, {"Upgrade": "websocket"})
         else:
             try:
-                self._sockets.admit(self._server, request)
+                self._sockets.admit(self._uuid, self._server, request)
             except WingsdError as error:
                 request.answer(error.status, error_json(error.message, error.detail))
         return NOT_DONE_YET

@@ -9,10 +9,11 @@ the next, and one that shows no token at all is sent away.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import attrs
 
-from wingsd.errors import BadRequest, NotAuthorized, NotRunning, WingsdError
+from wingsd.errors import BadRequest, Conflict, NotAuthorized, NotRunning, WingsdError
 from wingsd.eventnames import (
     BACKUP_COMPLETED,
     DELETED,
@@ -20,6 +21,7 @@ from wingsd.eventnames import (
     STATS,
     STATUS,
     TRANSFER_LOGS,
+    TRANSFER_STATUS,
 )
 from wingsd.tokens import EXPIRED, ConsoleToken, DenyList, console_token
 from wingsd.web.websocket.messages import (
@@ -38,7 +40,16 @@ from wingsd.web.websocket.messages import (
 )
 from wingsd.web.websocket.meter import Meters
 
-__all__ = ["LOOK_EVERY", "Close", "Command", "Logs", "Power", "Session", "Step"]
+__all__ = [
+    "LOOK_EVERY",
+    "Close",
+    "Command",
+    "LastTransfer",
+    "Logs",
+    "Power",
+    "Session",
+    "Step",
+]
 
 #: Seconds between two calls of `Session.look`.
 LOOK_EVERY = 30.0
@@ -63,6 +74,9 @@ _SHOWN_WITH = {
     TRANSFER_LOGS: "admin.websocket.transfer",
     INSTALL_OUTPUT: "admin.websocket.install",
 }
+# The Panel's page connects again on this one and on `processing`, which follows: once is enough.
+_NOT_SENT = (TRANSFER_STATUS, ("pending",))
+_GONE = "the server is not on this node any more"
 
 
 @attrs.frozen
@@ -82,7 +96,9 @@ class Command:
 
 @attrs.frozen
 class Logs:
-    """Send the last lines of the console."""
+    """Send the last lines of the console; with `transfer` those of the transfer as well."""
+
+    transfer: bool = False
 
 
 @attrs.frozen
@@ -96,8 +112,25 @@ class Close:
 Step = Message | Power | Command | Logs | Close
 
 
+class LastTransfer(Protocol):
+    """The server's last transfer from this node or to it."""
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether it has just taken the server to another node."""
+
+    def repeat(self, user: str, issued: float) -> str:
+        """Return the state to send to a user once more, empty for none.
+
+        Their token was `issued` then, in seconds since the epoch.
+        """
+
+
 class Session:
-    """One browser's. `key` is the node's `token`; `status` and `stats` tell the server's."""
+    """One browser's. `key` is the node's `token`; `status` and `stats` tell the server's.
+
+    When the server `has_left`, the browser is sent the end of its `transfer` and nothing else.
+    """
 
     def __init__(
         self,
@@ -106,12 +139,17 @@ class Session:
         denied: DenyList,
         status: Callable[[], str],
         stats: Callable[[], str],
+        transfer: LastTransfer | None = None,
+        *,
+        has_left: bool = False,
     ) -> None:
         self._server = server
         self._key = key
         self._denied = denied
         self._status = status
         self._stats = stats
+        self._transfer = transfer
+        self._has_left = has_left
         self._meters = Meters()
         self._token: ConsoleToken | None = None
         self._told = ""
@@ -140,19 +178,26 @@ class Session:
 
     def event(self, name: str, args: tuple[str, ...], now: float) -> list[Step]:
         """Take an event of the server's."""
+        if self._has_left:
+            return []
         steps: list[Step] = []
         if self._token is not None:
             lapse = self._lapse(now)
             if lapse:
                 steps += self._tell_once(lapse)
-            elif self._may_see(self._token, name):
+            elif (name, args) != _NOT_SENT and self._may_see(self._token, name):
                 steps.append(Message(name, args))
         if name == DELETED:
-            steps.append(Close(GOING_AWAY, "the server is not on this node any more"))
+            # One whose token is still on its way has not seen how the transfer ended.
+            self._has_left = self._token is None and self._has_moved
+            if not self._has_left:
+                steps.append(Close(GOING_AWAY, _GONE))
         return steps
 
     def look(self, now: float) -> list[Step]:
         """See whether the token still holds; to be called every `LOOK_EVERY` seconds."""
+        if self._has_left:
+            return [Close(GOING_AWAY, _GONE)]
         if self._token is None:
             self._looks += 1
             if self._looks < LOOKS_WITHOUT_TOKEN:
@@ -184,13 +229,15 @@ class Session:
         lapse = self._lapse(now)
         if self._token is None or lapse:
             raise NotAuthorized(lapse)
+        if self._has_left:
+            return _refuse(message)
         if message.event == SET_STATE:
             return [self._power(self._token, message.text)]
         if message.event == SEND_COMMAND:
             _demand(self._token, "control.console")
             return [Command(message.text)]
         if message.event == SEND_LOGS:
-            return [Logs()]
+            return [Logs(self._may_see(self._token, TRANSFER_LOGS))]
         if message.event == SEND_STATS:
             return [Message(STATS, (self._stats(),))]
         raise BadRequest(f"this node knows no message {message.event[:40]!r}")
@@ -206,15 +253,24 @@ class Session:
         if not token.allows("websocket.connect"):
             raise NotAuthorized("jwt: missing connect permission")
         # One that only renews its token knows the state already.
-        greeting = self._greeting() if self._lapse(now) else []
+        greeting = self._greeting(token) if self._lapse(now) else []
         self._token, self._told = token, ""
         return [Message(AUTH_SUCCESS), *greeting]
 
-    def _greeting(self) -> list[Step]:
+    def _greeting(self, token: ConsoleToken) -> list[Step]:
+        state = self._transfer.repeat(token.user, token.issued) if self._transfer else ""
+        end: list[Step] = [Message(TRANSFER_STATUS, (state,))] if state else []
+        return end if self._has_left else [*self._state(), *end]
+
+    def _state(self) -> list[Step]:
         status = self._status()
-        greeting: list[Step] = [Message(STATUS, (status,))]
+        state: list[Step] = [Message(STATUS, (status,))]
         # Of a server that runs they come by themselves.
-        return [*greeting, Message(STATS, (self._stats(),))] if status == "offline" else greeting
+        return [*state, Message(STATS, (self._stats(),))] if status == "offline" else state
+
+    @property
+    def _has_moved(self) -> bool:
+        return self._transfer is not None and self._transfer.has_moved
 
     def _lapse(self, now: float) -> str:
         """Return why nothing may be seen or done now; empty when it may."""
@@ -252,6 +308,13 @@ class Session:
 def _demand(token: ConsoleToken, permission: str) -> None:
     if not token.allows(permission):
         raise BadRequest(f"you do not have the permission {permission} for this server")
+
+
+def _refuse(message: Message) -> list[Step]:
+    """Raise `Conflict`, unless it is what every page asks for when it connects."""
+    if message.event in (SEND_LOGS, SEND_STATS):
+        return []
+    raise Conflict("the server has moved to another node", "reload this page")
 
 
 def _throttled(excess: str) -> list[Step]:

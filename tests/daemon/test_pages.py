@@ -1,0 +1,113 @@
+"""Pages of a Panel that are open while a server moves: each ends without the banner."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from tests.daemon.daemon import reactor
+from tests.daemon.house import UUID
+from tests.daemon.pair import Pair
+from tests.daemon.watching import until
+from wingsd.testing import Hang
+from wingsd.testing.page import Page
+
+USERS = [f"2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e2{number}" for number in range(3)]
+
+Open = Callable[[Pair], Awaitable[list[Page]]]
+
+
+@pytest.fixture
+def open_pages() -> Iterator[Open]:
+    """Open a page for each user; return when all are connected."""
+    pages: list[Page] = []
+
+    async def opened(pair: Pair) -> list[Page]:
+        new = [Page(reactor, pair.panel, UUID, user) for user in USERS]
+        pages.extend(new)
+        await until(lambda: all(page.is_connected for page in new))
+        return new
+
+    yield opened
+    for page in pages:
+        pytest_twisted.blockon(Deferred.fromCoroutine(page.close()))
+
+
+def hold(pages: list[Page]) -> Hang:
+    """Let no page open another WebSocket before the result is released."""
+    held = Hang()
+    for page in pages:
+        page.before_opening = held.wait
+    return held
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages_that_reconnect_while_a_transfer_fails_lose_the_banner(
+    pair: Pair, open_pages: Open
+) -> None:
+    pair.add_server()
+    await pair.start()
+    pages = await open_pages(pair)
+    held = hold(pages)
+    await pair.transfer(token="Bearer refused")
+    await pair.source.wait_for_line(f"{UUID}: state failure")
+    await until(lambda: all(is_reconnecting(page) for page in pages))
+    held.release()
+    await until(lambda: not any(page.is_transferring for page in pages))
+    # Its reason is read where the console was cleared since.
+    await until(lambda: all(shows(page, "failed while") for page in pages))
+    assert all(page.states[1:] == ["failed"] * (page.opened - 2) for page in pages)
+    assert all(page.opened <= 5 for page in pages)
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages_that_reconnect_when_the_server_has_left_follow_it(
+    pair: Pair, open_pages: Open
+) -> None:
+    pair.add_server()
+    await pair.start()
+    pages = await open_pages(pair)
+    held = hold(pages)
+    await pair.transfer()
+    await pair.source.wait_for_line(f"{UUID}: its files are deleted")
+    await until(lambda: all(is_reconnecting(page) for page in pages))
+    status, _ = await pair.panel.ask(pair.source.node, "GET", f"/api/servers/{UUID}")
+    assert status == 404
+    held.release()
+    await until(lambda: not any(page.is_transferring for page in pages))
+    await until(lambda: all(page.is_connected for page in pages))
+    assert [page.states[:2] for page in pages] == [["processing", "completed"]] * len(pages)
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages_lose_no_line_of_a_transfer_while_they_reconnect(
+    pair: Pair, open_pages: Open
+) -> None:
+    pair.add_server()
+    await pair.start()
+    success = Hang()
+    pair.panel.inject("/transfer/success", success)
+    pages = await open_pages(pair)
+    held = hold(pages)
+    await pair.transfer()
+    await pair.source.wait_for_line("waiting for the destination to finish")
+    await until(lambda: all(is_reconnecting(page) for page in pages))
+    held.release()
+    late = await open_pages(pair)
+    await until(lambda: all(shows(page, "waiting for the destination") for page in late))
+    for page in late:
+        for step in ("asking the destination", "stopping", "removing its", "sending the archive"):
+            assert shows(page, step)
+    success.release()
+    await until(lambda: not any(page.is_transferring for page in late))
+
+
+def is_reconnecting(page: Page) -> bool:
+    return page.is_transferring and not page.is_connected
+
+
+def shows(page: Page, text: str) -> bool:
+    return any(text in line for line in page.console)
