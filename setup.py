@@ -15,6 +15,7 @@ REQUIRES = [
     "docker >= 7.1",
     "google-re2 >= 1.1",
     "h11 >= 0.14",
+    "hyperlink >= 21.0",
     "isal >= 1.7",
     "javaproperties >= 0.8.2",
     "lxml >= 5.4",

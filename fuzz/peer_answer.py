@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from fuzz.findings import Finding, pieces
 from tests.transfers.wire import Endpoint
 from wingsd.errors import DestinationRefused
+from wingsd.httpclient import AnswerRefused
 from wingsd.transfers.conversation import Answer, Conversation
 from wingsd.transfers.destination import OutgoingUpload
 
@@ -33,7 +34,13 @@ WORDS = [
     b"[" * 20,
 ]
 
-_ANSWERED = (DestinationRefused, h11.RemoteProtocolError, ConnectionDone, ConnectionLost)
+_ANSWERED = (
+    AnswerRefused,
+    DestinationRefused,
+    h11.RemoteProtocolError,
+    ConnectionDone,
+    ConnectionLost,
+)
 
 
 class _Body:

@@ -168,7 +168,7 @@ STOREYS = [
     ["eggfiles"],
     ["archive", "tokens", "privileges"],
     ["model", "config"],
-    ["structure", "yamldata", "systemd"],
+    ["structure", "yamldata", "systemd", "httpclient"],
     [
         "errors",
         "accepting",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,11 +16,14 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.heard import Heard
+from tests.transfers.peers import Peer, read_head
+from wingsd import httpclient
 from wingsd import panel as panel_module
 from wingsd.config import Config, RemoteQuery
 from wingsd.errors import PanelError, PanelRefused, PanelUnreachable, UnknownServer
+from wingsd.httpclient import MAX_BODY, BoundedClient
 from wingsd.observer import PANEL, Observer
-from wingsd.panel import Panel
+from wingsd.panel import MAX_VALUES, Panel
 from wingsd.testing import Answer, Call, Drop, Hang, Node, server_settings
 from wingsd.testing import Panel as FakePanel
 
@@ -153,6 +157,45 @@ async def test_what_is_no_answer_is_asked_for_again(house: House, fault: Any) ->
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_answer_past_its_bound_is_asked_for_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(httpclient, "MAX_BODY", 10_000)
+    house.fake.inject("/servers", Answer(200, b" " * 10_001), times=2)
+    assert not await house.client().owns(UUID)
+    assert len(house.fake.calls) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_panel_whose_answers_are_past_a_bound_is_named_with_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel_module, "GIVE_UP_AFTER", 0)
+    house.fake.inject("/servers", Answer(200, b" " * (MAX_BODY + 1)))
+    with pytest.raises(PanelUnreachable) as caught:
+        await house.client().owns(UUID)
+    assert caught.value.detail == (
+        f"GET {house.fake.url}/api/remote/servers?page=1&per_page=2: its answer is longer than "
+        "64 MiB; see whether remote in the configuration is the Panel's address, and what a "
+        "proxy in front of it sends; try again when it answers"
+    )
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest_twisted.ensureDeferred
+async def test_json_of_more_values_than_its_bound_is_not_decoded(
+    house: House, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(panel_module, "GIVE_UP_AFTER", 0)
+    values = b"[],{}," * (MAX_VALUES // 4)
+    body = b'{"data": [], "errors": [{"detail": "why"}], "x": [%s1]}' % values
+    house.fake.inject("/servers", Answer(status, body))
+    says = {200: "its answer has more than 2,000,000 values", 500: "it answered 500: no reason"}
+    with pytest.raises(PanelUnreachable, match=says[status]):
+        await house.client().owns(UUID)
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_answer_about_another_server_is_not_believed(house: House) -> None:
     house.fake.open_transfer(UUID, house.here)
     house.fake.settings_of(UUID)["uuid"] = UNKNOWN
@@ -222,6 +265,34 @@ async def test_a_real_request_that_is_cancelled_is_over_at_once(house: House) ->
     with pytest.raises(CancelledError):
         await outcome
     assert len(house.fake.calls) == 1
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n "])
+@pytest.mark.parametrize("ask", [lambda panel: panel.owns(UUID), lambda panel: panel.greet()])
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_drips_has_no_more_time_than_any(ask: Any, begun: bytes) -> None:
+    begins: Deferred[None] = Deferred()
+
+    def drip(connection: socket.socket) -> bytes:
+        read_head(connection)
+        connection.sendall(begun)
+        reactor.callFromThread(begins.callback, None)  # type: ignore[attr-defined]
+        try:
+            return connection.recv(100)  # until the client closes
+        except ConnectionResetError:
+            return b""
+
+    peer, clock = Peer(drip), Clock()
+    config = Config(remote=f"http://127.0.0.1:{peer.port}", token_id="x", token="y")
+    outcome = Deferred.fromCoroutine(ask(Panel(config, clock, BoundedClient(reactor))))
+    await begins
+    clock.advance(29)
+    assert not outcome.called
+    clock.advance(2)
+    with pytest.raises(PanelUnreachable, match="no answer within 30 s"):
+        await outcome
+    assert await peer.outcome == b""
+    assert clock.getDelayedCalls() == []
 
 
 @pytest_twisted.ensureDeferred

@@ -13,17 +13,15 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 import attrs
-import treq
-from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
 from wingsd import __version__
 from wingsd.config import Config
 from wingsd.errors import InvalidData, PanelRefused, PanelUnreachable, UnknownServer
+from wingsd.httpclient import AnswerRefused, BoundedClient
 from wingsd.model import Configuration, configuration_from_panel
 from wingsd.observer import PANEL, Observer
 from wingsd.retryafter import seconds_asked_for
@@ -43,6 +41,8 @@ LEAST_TIMEOUT = 30
 #: The same for `success`: the Panel answers it only after it has asked the source to delete its
 #: copy, which takes 15 s and more, and giving up too early leaves everybody in doubt.
 SUCCESS_TIMEOUT = 120
+#: Lists, maps and values in an answer's JSON: one of three bytes takes sixty and more in memory.
+MAX_VALUES = 2_000_000
 
 
 @attrs.frozen
@@ -56,10 +56,6 @@ class _Page:
     meta: _Meta = _Meta()
 
 
-# Twisted's own logs two lines for each connection.
-_QuietFactory: Any = type("_QuietFactory", (HTTPConnectionPool._factory,), {"noisy": False})
-
-
 class _BadAnswer(InvalidData):
     """An answer that is none; the Panel may say for how many seconds it is to be left alone."""
 
@@ -69,7 +65,7 @@ class _BadAnswer(InvalidData):
 
 
 class Panel:
-    """One Panel. `http` is a treq client; the default speaks real HTTP(S).
+    """One Panel. `http` makes the requests; the default bounds their answers.
 
     `observer` is told how long each attempt at a call takes.
     """
@@ -80,7 +76,7 @@ class Panel:
         self,
         config: Config,
         reactor: Any,
-        http: HTTPClient | None = None,
+        http: BoundedClient | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._base = f"{config.remote.rstrip('/')}/api/remote"
@@ -90,11 +86,7 @@ class Panel:
         self._observer = observer or Observer()
         #: When it last answered, in seconds since the epoch; None if it has not yet.
         self.heard: float | None = None
-        # Not persistent: a POST that meets a connection just closed by the Panel cannot tell
-        # whether it was heard.
-        pool = HTTPConnectionPool(reactor, persistent=False)
-        pool._factory = _QuietFactory
-        self._http = http or HTTPClient(Agent(reactor, pool=pool))
+        self._http = http or BoundedClient(reactor)
         self._headers = Headers(
             {
                 "Authorization": [f"Bearer {config.token_id}.{config.token}"],
@@ -172,7 +164,8 @@ class Panel:
         """
         try:
             with self._observer.timing(PANEL, "list", self._reactor.seconds):
-                await self._attempt("GET", "/servers?page=1&per_page=1", _page, None)
+                attempt = self._attempt("GET", "/servers?page=1&per_page=1", _page, None)
+                await self._within(self._timeout, attempt)
         except (CancelledError, PanelRefused):
             raise
         except Exception as error:
@@ -276,15 +269,17 @@ class Panel:
     async def _attempt(
         self, method: str, path: str, read: Callable[[object], T] | None, sent: object
     ) -> Any:
+        content = None if sent is None else json.dumps(sent).encode()
         # A redirect is no answer to a POST, and following one could leak the token.
-        response = await self._http.request(
-            method,
-            self._base + path,
-            headers=self._headers,
-            data=None if sent is None else json.dumps(sent).encode(),
-            allow_redirects=False,
-        )
-        body = await treq.content(response)
+        try:
+            response, body = await self._http.request(
+                method, self._base + path, headers=self._headers, content=content
+            )
+        except AnswerRefused as error:
+            raise InvalidData(
+                f"{error}; see whether remote in the configuration is the Panel's address, and "
+                "what a proxy in front of it sends"
+            ) from error
         self.heard = time.time()
         (asked, *_) = response.headers.getRawHeaders("Retry-After") or [""]
         retry_after = seconds_asked_for(asked)
@@ -326,6 +321,8 @@ def _reason(error: Exception) -> str:
 
 
 def _json(body: bytes) -> object:
+    if sum(map(body.count, b",[{")) > MAX_VALUES:
+        raise InvalidData(f"its answer has more than {MAX_VALUES:,} values")
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -335,8 +332,8 @@ def _json(body: bytes) -> object:
 def _fault(body: bytes) -> str:
     """Return what a Panel's error answer says for people, whatever form it has."""
     try:
-        answer = json.loads(body)
+        answer: Any = _json(body)
         details = [str(fault["detail"]) for fault in answer["errors"]]
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError):
         return "no reason given"
     return "; ".join(details) or "no reason given"

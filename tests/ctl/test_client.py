@@ -94,6 +94,19 @@ def test_an_answer_that_is_no_words_is_told_by_its_status(
     assert (ran.status, ran.err) == (Exit.FAILED, "wingsctl: the daemon answered 500\n")
 
 
+def test_an_answer_past_its_bound_is_refused(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ANSWER", 1024 * 1024)
+    scripted.answers("GET", "fits", b'"%s"' % (b"x" * (1024 * 1024 - 2)))
+    scripted.answers("GET", "longer", b" " * (1024 * 1024 + 1))
+    client = Client(str(scripted.path))
+    assert len(client.ask("GET", "fits")) == 1024 * 1024 - 2
+    with pytest.raises(CtlError, match="the answer is longer than 1 MiB") as caught:
+        client.ask("GET", "longer")
+    assert caught.value.exit_code == Exit.FAILED
+
+
 def test_a_daemon_that_is_silent_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as listening:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+from h11 import RemoteProtocolError
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.error import ConnectionRefusedError as Refused
@@ -13,7 +14,8 @@ from twisted.internet.error import TimeoutError as TimedOut
 from tests.transfers.talk import OK, REFUSAL, Talk
 from tests.transfers.wire import Endpoint
 from wingsd.bridge.outflow import STEP
-from wingsd.transfers.conversation import ANSWER_WITHIN
+from wingsd.httpclient import MAX_HEAD, AnswerRefused
+from wingsd.transfers.conversation import ANSWER_WITHIN, INTERIM_WITHIN, MAX_INTERIM
 
 
 @pytest.mark.parametrize("reason", [ConnectionDone(), ConnectionLost()])
@@ -102,6 +104,54 @@ def test_neither_an_upload_nor_its_answer_has_one() -> None:
     talk.reactor.advance(3600)
     talk.hear(OK)
     assert talk.result.code == 200
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def test_interim_answers_past_their_number_end_it() -> None:
+    talk = Talk()
+    talk.write(b"x" * STEP)
+    talk.hear(CONTINUE * MAX_INTERIM)
+    assert not talk.closed_body()
+    talk = Talk()
+    talk.hear(CONTINUE * (MAX_INTERIM + 1000))
+    assert isinstance(talk.failure, AnswerRefused)
+    assert "it sent more than 1000 interim answers (1xx) and no final one" in str(talk.failure)
+    assert talk.wire.aborted
+    assert talk.closed_body()
+    assert talk.reactor.getDelayedCalls() == []
+
+
+def test_interim_answers_may_come_for_an_hour_after_the_request() -> None:
+    talk = Talk()
+    talk.hear(CONTINUE)
+    talk.reactor.advance(10 * INTERIM_WITHIN)
+    talk.write(b"x", last=True)
+    for _ in range(60):
+        talk.hear(CONTINUE)
+        talk.reactor.advance(INTERIM_WITHIN / 60)
+    talk.hear(CONTINUE)
+    assert talk.failures == []
+    talk.reactor.advance(1)
+    talk.hear(CONTINUE)
+    assert isinstance(talk.failure, AnswerRefused)
+    assert "it sent interim answers (1xx) and no final one for 3600 s" in str(talk.failure)
+    assert talk.wire.aborted
+
+
+@pytest.mark.parametrize("block", [b"X: 1\r\n", b"x" * 100])
+def test_headers_past_their_bound_end_it(block: bytes) -> None:
+    talk = Talk()
+    talk.hear(b"HTTP/1.1 200 OK\r\nX: ")
+    heard = 0
+    while not talk.failures and heard < 2 * MAX_HEAD:
+        talk.hear(block)
+        heard += len(block)
+    assert heard <= MAX_HEAD + len(block)
+    assert isinstance(talk.failure, RemoteProtocolError)
+    assert talk.wire.aborted
+    assert talk.closed_body()
 
 
 def test_the_answer_to_a_question_has_one() -> None:

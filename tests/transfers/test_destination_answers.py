@@ -257,6 +257,58 @@ async def test_what_is_not_http() -> None:
     await peer.outcome
 
 
+ENDLESS = 64 * 1024 * 1024
+#: What the kernel's buffers on both sides may hold: the most that Linux gives to a socket.
+BUFFERS = 8 * 1024 * 1024
+WITHOUT_END = [
+    (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, "it sent more than 1000 interim answers"),
+    (b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n" * 1000, "headers of its answer are longer than 16 KiB"),
+]
+
+
+def goes_on(first: bytes, block: bytes) -> Script:
+    """Answer with `first`, then send `block` again and again; return how many bytes were taken."""
+
+    def script(connection: socket.socket) -> int:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        read_head(connection)
+        sent = 0
+        try:
+            connection.sendall(first)
+            while sent < ENDLESS:
+                connection.sendall(block)
+                sent += len(block)
+        except OSError:
+            pass
+        return sent
+
+    return script
+
+
+@pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
+@pytest_twisted.ensureDeferred
+async def test_an_upload_ends_at_an_answer_without_end(
+    first: bytes, block: bytes, says: str
+) -> None:
+    peer = Peer(goes_on(first, block))
+    sending = Sending(peer.port, pieces=10_000)
+    with pytest.raises(DestinationLost, match=says) as caught:
+        await sending.upload.answer
+    assert not caught.value.body_sent
+    assert await sending.written == "closed"
+    assert await peer.outcome < BUFFERS
+
+
+@pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
+@pytest_twisted.ensureDeferred
+async def test_so_does_what_a_move_by_hand_asks(first: bytes, block: bytes, says: str) -> None:
+    peer = Peer(goes_on(first, block))
+    url = f"http://127.0.0.1:{peer.port}/api/transfers/x/by-hand"
+    with pytest.raises(DestinationLost, match=says):
+        await Destination(url, "Bearer t", reactor, Trust()).ask("DELETE")
+    assert await peer.outcome < BUFFERS
+
+
 @pytest.mark.parametrize("secure", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_does_not_read_stops_the_thread_that_writes(

@@ -18,6 +18,8 @@ __all__ = ["Client"]
 
 #: Seconds that the daemon has for an answer.
 TIMEOUT = 30.0
+#: Bytes of an answer.
+MAX_ANSWER = 64 * 1024 * 1024
 
 
 class _UnixConnection(HTTPConnection):
@@ -51,9 +53,15 @@ class Client:
                 body = None if content is None else json.dumps(content)
                 connection.request(method, f"/v1/{path}", body)
                 answer = connection.getresponse()
-                text = answer.read()
+                text = answer.read(MAX_ANSWER + 1)
             except (OSError, HTTPException) as error:
                 raise self._unreachable(error) from error
+        if len(text) > MAX_ANSWER:
+            raise CtlError(
+                f"the answer is longer than {MAX_ANSWER // 1024**2} MiB",
+                f"see whether wingsd is what listens at {self._path}",
+                Exit.FAILED,
+            )
         told = _decoded(text)
         if answer.status >= HTTPStatus.BAD_REQUEST:
             fault = told if isinstance(told, dict) else {}

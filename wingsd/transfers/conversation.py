@@ -25,11 +25,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from wingsd.bridge import Outflow
+from wingsd.httpclient import MAX_HEAD, AnswerRefused
 from wingsd.keepalive import keep_alive
 from wingsd.transfers.silence import Silence
 
 __all__ = ["Answer", "Conversation"]
 
+#: Interim answers (1xx) before the final one. A node may say every 20 s that it is still at work.
+MAX_INTERIM = 1000
+#: Seconds for which they may come when the whole request was sent.
+INTERIM_WITHIN = 3600
 #: Bytes read of an answer's body.
 MAX_ANSWER = 64 * 1024
 #: Seconds an answer may take from its head to its end; what came until then is the answer.
@@ -87,13 +92,16 @@ class Conversation(Protocol):
         self._body = body
         self._verify = verify
         self._stall_timeout = stall_timeout
-        self._http = h11.Connection(h11.CLIENT)
+        self._http = h11.Connection(h11.CLIENT, MAX_HEAD)
         self._answer: Deferred[Answer] = Deferred(lambda _: self.abort(CancelledError()))
         self._connecting: Deferred[Any] | None = None
         self._limit: IDelayedCall | None = None
         self._silence: Silence | None = None
         self._head: h11.Response | None = None
         self._early = False
+        self._interim = 0
+        #: When the first interim answer came after the whole request was sent.
+        self._interim_since: float | None = None
         self._text = bytearray()
         self._over = False
         #: Whether the first byte of the request was handed over for sending, and the last.
@@ -105,7 +113,8 @@ class Conversation(Protocol):
 
         It fails with the reason when there is none, `TimeoutError` of Twisted's when the peer
         could not be connected to within `timeout` seconds (a request without a body: when it was
-        not answered), `CancelledError` when it is cancelled.
+        not answered), `AnswerRefused` when interim answers come without end, `CancelledError`
+        when it is cancelled.
         """
         self._set_limit(timeout, lambda: self.abort(TimedOut()))
         factory = Factory.forProtocol(lambda: self)
@@ -227,6 +236,8 @@ class Conversation(Protocol):
 
     def _take(self, event: object) -> None:
         match event:
+            case h11.InformationalResponse():
+                self._take_interim()
             case h11.Response():
                 self._head = event
                 self._early = not self.request_sent
@@ -239,6 +250,18 @@ class Conversation(Protocol):
                     self._conclude()
             case h11.EndOfMessage():
                 self._conclude()
+
+    def _take_interim(self) -> None:
+        self._interim += 1
+        now = self._reactor.seconds()
+        if self.request_sent and self._interim_since is None:
+            self._interim_since = now
+        if self._interim > MAX_INTERIM:
+            what = f"it sent more than {MAX_INTERIM} interim answers (1xx) and no final one"
+            self.abort(AnswerRefused(what))
+        elif self._interim_since is not None and now - self._interim_since > INTERIM_WITHIN:
+            what = f"it sent interim answers (1xx) and no final one for {INTERIM_WITHIN} s"
+            self.abort(AnswerRefused(what))
 
     def _conclude(self) -> None:
         head = self._head

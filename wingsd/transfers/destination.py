@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from wingsd import __version__
 from wingsd.bridge import Outflow
 from wingsd.errors import BadRequest, DestinationLost, DestinationRefused, DestinationUnreachable
+from wingsd.httpclient import MAX_HEAD
 from wingsd.retryafter import seconds_asked_for
 from wingsd.transfers.conversation import Answer, Conversation
 from wingsd.transfers.trust import PeerVerifier, Trust
@@ -297,6 +298,8 @@ def _how_it_ended(error: object) -> str:
             return "the connection to it broke"
         case TimedOut():
             return f"it said nothing for {CONNECT_WITHIN} s"
+        case h11.RemoteProtocolError(error_status_hint=431):
+            return f"the headers of its answer are longer than {MAX_HEAD // 1024} KiB"
         case h11.RemoteProtocolError():
             return f"what it said is not HTTP ({error})"
     return _plain(str(error)) or type(error).__name__

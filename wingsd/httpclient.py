@@ -1,0 +1,253 @@
+"""HTTP requests whose answers are bounded: headers, interim answers (1xx), body and encoding.
+
+Twisted's parser keeps as many headers as a server sends, logs each interim answer, and hands out a
+body of any size; treq also asks for gzip and decodes it to any size. The bounds are therefore on
+the connection, below that parser, and a request asks for no encoding and takes none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from io import BytesIO
+from typing import Any
+
+import treq
+from hyperlink import EncodedURL
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IResponse
+from zope.interface import implementer
+
+from wingsd.errors import InvalidData
+
+__all__ = ["MAX_BODY", "MAX_HEAD", "MAX_HEADERS", "MAX_INTERIM", "AnswerRefused", "BoundedClient"]
+
+#: Bytes of a status line with its headers: as many as h11 and most proxies take.
+MAX_HEAD = 16 * 1024
+#: Header lines of one answer.
+MAX_HEADERS = 128
+#: Interim answers (1xx) before the final one.
+MAX_INTERIM = 16
+#: Bytes of a body as they are sent, with what separates its chunks.
+MAX_BODY = 64 * 1024 * 1024
+#: Seconds that the server has to close its side, too, when its answer has been read.
+CLOSE_WITHIN = 10
+
+_HEAD_END = re.compile(rb"\n\r?\n")
+_PROTOCOL = b"HTTP/"
+
+
+class AnswerRefused(InvalidData):
+    """An answer that is past one of the bounds; the text names the bound."""
+
+
+class BoundedClient:
+    """An HTTP/1.1 client that makes one connection for each request, and follows no redirect."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    async def request(
+        self, method: str, url: str, headers: Headers, content: bytes | None = None
+    ) -> tuple[IResponse, bytes]:
+        """Return the answer and its body. The connection is closed whatever comes of it.
+
+        `content` is the request's body. Raises `AnswerRefused`, and what twisted.web's Agent does.
+        A cancelled request is over at once; the time limit is the caller's.
+        """
+        pool = _Pool(self._reactor)
+        asked = headers.copy()
+        asked.setRawHeaders("Accept-Encoding", ["identity"])
+        producer = None if content is None else FileBodyProducer(BytesIO(content))
+        # A host name in Unicode is sent in its xn-- form.
+        uri = EncodedURL.from_text(url).to_uri().to_text().encode("ascii")
+        complete = False
+        try:
+            agent = Agent(self._reactor, pool=pool)
+            response = await agent.request(method.encode("ascii"), uri, asked, producer)
+            _check(response)
+            body = await treq.content(response)
+            complete = pool.refusal is None
+        except Exception as error:
+            if pool.refusal is None:
+                raise
+            raise pool.refusal from error
+        finally:
+            pool.finish(politely=complete)
+        # A body without a length ends with its connection, whoever closes that.
+        if pool.refusal is not None:
+            raise pool.refusal
+        return response, body
+
+
+def _check(response: IResponse) -> None:
+    """Raise `AnswerRefused` for a body that is too long, or encoded, by its headers."""
+    encodings = response.headers.getRawHeaders("Content-Encoding") or []
+    for encoding in encodings:
+        if encoding.strip().lower() not in ("", "identity"):
+            raise AnswerRefused(
+                f"its answer is encoded with {encoding[:60]!r}, which was not asked for"
+            )
+    if isinstance(response.length, int) and response.length > MAX_BODY:
+        raise _too_long()
+
+
+def _too_long() -> AnswerRefused:
+    return AnswerRefused(f"its answer is longer than {MAX_BODY // 1024**2} MiB")
+
+
+class _Pool(HTTPConnectionPool):
+    """The connection of one request."""
+
+    def __init__(self, reactor: Any) -> None:
+        # Not persistent: a POST that meets a connection just closed by the server cannot tell
+        # whether it was heard.
+        super().__init__(reactor, persistent=False)
+        self._clock = reactor
+        self.guard: _Guard | None = None
+
+    def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
+        """Connect through a guard."""
+        return super().getConnection(key, _GuardedEndpoint(endpoint, self))
+
+    @property
+    def refusal(self) -> AnswerRefused | None:
+        """Return why the answer was not taken to its end, None if it was."""
+        return self.guard.refusal if self.guard is not None else None
+
+    def finish(self, *, politely: bool) -> None:
+        """Close the connection, if there is one."""
+        if self.guard is not None:
+            self.guard.finish(self._clock, politely=politely)
+
+
+@implementer(IStreamClientEndpoint)
+class _GuardedEndpoint:
+    """Connects to `endpoint`, with a guard between the transport and the protocol."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint, pool: _Pool) -> None:
+        self._endpoint = endpoint
+        self._pool = pool
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        """Return the protocol that `factory` builds, connected."""
+        inner: Any = factory
+        guarding: Any = _GuardingFactory(inner)
+        # Twisted's own log two lines for each connection.
+        inner.noisy = guarding.noisy = False
+        connected: Deferred[Any] = self._endpoint.connect(guarding)
+        return connected.addCallback(self._connected)
+
+    def _connected(self, guard: Any) -> Any:
+        self._pool.guard = guard
+        return guard.wrappedProtocol
+
+
+class _Guard(ProtocolWrapper):
+    """Hands on what a server sends as long as that is within the bounds; then it disconnects."""
+
+    def __init__(self, factory: Any, protocol: Any) -> None:
+        super().__init__(factory, protocol)
+        #: Why nothing more is taken.
+        self.refusal: AnswerRefused | None = None
+        self._closing: IDelayedCall | None = None
+        #: What has come of a head, until it is complete; interim answers are left out.
+        self._head = bytearray()
+        self._in_head = True
+        self._interim = 0
+        self._body = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        """Hand on a final answer."""
+        if self.refusal is not None:
+            return
+        try:
+            passed = self._read_head(data) if self._in_head else data
+            self._body += 0 if self._in_head else len(passed)
+            if self._body > MAX_BODY:
+                raise _too_long()
+        except AnswerRefused as error:
+            self.refusal = error
+            self.abortConnection()
+            return
+        if passed:
+            super().dataReceived(passed)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell the protocol."""
+        self.connected = 0
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        super().connectionLost(reason)
+
+    def finish(self, reactor: Any, *, politely: bool) -> None:
+        """Close the connection: at once, or when the server has closed it, too."""
+        if not self.connected:
+            return
+        if not politely:
+            self.abortConnection()
+            return
+        self.loseConnection()
+        # TLS ends when both sides have said so.
+        self._closing = reactor.callLater(CLOSE_WITHIN, self._be_closed)
+
+    def _be_closed(self) -> None:
+        self._closing = None
+        self.abortConnection()
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Return the final answer's head with what follows, nothing while that is incomplete.
+
+        Raises `AnswerRefused`.
+        """
+        start = max(0, len(self._head) - 2)  # its end may come in pieces
+        self._head += data
+        while (end := _HEAD_END.search(self._head, start)) is not None:
+            head = bytes(self._head[: end.end()])
+            _check_head(head)
+            if not 100 <= _status(head) < 200:  # noqa: PLR2004 - as HTTP has them
+                whole, self._head = bytes(self._head), bytearray()
+                self._in_head = False
+                self._body = -len(head)
+                return whole
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise AnswerRefused(
+                    f"it sent more than {MAX_INTERIM} interim answers (1xx) and no final one"
+                )
+            del self._head[: end.end()]
+            start = 0
+        _check_head(self._head)
+        return b""
+
+
+class _GuardingFactory(WrappingFactory):
+    protocol = _Guard
+
+
+def _check_head(head: bytes | bytearray) -> None:
+    """Raise `AnswerRefused` for a head, whole or not, that is none or past a bound."""
+    if not _PROTOCOL.startswith(bytes(head[: len(_PROTOCOL)])):
+        raise AnswerRefused(f"its answer is not HTTP but {bytes(head[:60])!r}")
+    # The lines are the status line, those of headers, and the empty one.
+    if len(head) > MAX_HEAD or head.count(b"\n") > MAX_HEADERS + 2:
+        raise AnswerRefused(
+            f"its answer's headers are longer than {MAX_HEAD // 1024} KiB, or more than "
+            f"{MAX_HEADERS} lines"
+        )
+
+
+def _status(head: bytes) -> int:
+    """Return the status, 0 for none; understood as Twisted's parser does, which comes next."""
+    parts = head.partition(b"\n")[0].split(b" ", 2)
+    try:
+        return int(parts[1])
+    except (IndexError, ValueError):
+        return 0
