@@ -29,6 +29,7 @@ from wingsd.environment.information import EngineInformation
 from wingsd.events import EventBus
 from wingsd.journal import Entry, Journal
 from wingsd.journal.store import Store
+from wingsd.pools import Rewriters
 from wingsd.servers import Means, Servers
 from wingsd.testing import (
     FakeEnvironment,
@@ -107,8 +108,9 @@ class Station:
         panel: Any = self.panel
         self.outbox = Outbox(panel, self.journal, reactor)
         owner = (os.getuid(), os.getgid())
+        eggs = Rewriters(pool, pool)
         self.servers = Servers(
-            Means(reactor, self.config, panel, self.environment, self.bus, pool, pool, owner)
+            Means(reactor, self.config, panel, self.environment, self.bus, pool, eggs, owner)
         )
         storage_pool = system.transfers.storage_pool.name
         node = directory.name if storage_pool else ""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.eggfiles.helpers import NODE, put
-from wingsd.eggfiles import rewrite
+from tests.eggfiles.helpers import NODE, in_process, put
+from wingsd.eggfiles.rewriting import rewrite
 from wingsd.model import ConfigurationFile, Replacement
 
 
@@ -23,7 +23,7 @@ def properties(name: str, port: str = "25570") -> ConfigurationFile:
 
 
 def run(root: Path, *files: ConfigurationFile, owner: tuple[int, int] | None = None) -> list[str]:
-    return rewrite(str(root), owner, files, NODE)
+    return rewrite(str(root), owner, files, NODE, in_process)
 
 
 @pytest.fixture

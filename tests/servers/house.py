@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from wingsd.config import Config, System
 from wingsd.events import Event, EventBus
 from wingsd.model import Configuration, Process, Settings, Startup, Stop
+from wingsd.pools import Rewriters
 from wingsd.servers.means import Means
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
@@ -137,7 +138,10 @@ class House:
             environment=self.environment,
             bus=bus,
             disk=SynchronousWorkers(),  # type: ignore[arg-type]
-            rewriters=SynchronousWorkers(),  # type: ignore[arg-type]
+            rewriters=Rewriters(
+                SynchronousWorkers(),  # type: ignore[arg-type]
+                SynchronousWorkers(),  # type: ignore[arg-type]
+            ),
             owner=(os.getuid(), os.getgid()),
         )
         self.servers = Servers(self.means)

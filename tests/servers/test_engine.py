@@ -17,6 +17,7 @@ from wingsd.bridge import Workers
 from wingsd.environment import DockerEnvironment
 from wingsd.events import Event, EventBus
 from wingsd.model import Configuration, Process, Settings, Startup
+from wingsd.pools import Rewriters
 from wingsd.servers.means import Means
 from wingsd.servers.registry import Servers
 from wingsd.servers.states import PowerAction, PowerState
@@ -65,7 +66,7 @@ class House:
                 environment=DockerEnvironment(self.config, self.workers, reactor),
                 bus=self.bus,
                 disk=self.workers,
-                rewriters=self.workers,
+                rewriters=Rewriters(self.workers, self.workers),
                 owner=(os.getuid(), os.getgid()),
             )
         )

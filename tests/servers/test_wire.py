@@ -18,6 +18,7 @@ from wingsd.bridge import Workers
 from wingsd.config import Config, RemoteQuery, System
 from wingsd.events import EventBus
 from wingsd.panel import Panel
+from wingsd.pools import Rewriters
 from wingsd.servers.means import Means
 from wingsd.servers.registry import Servers
 from wingsd.servers.states import PowerAction, PowerState
@@ -54,7 +55,7 @@ class House:
                 environment=self.environment,
                 bus=EventBus(),
                 disk=self.disk,
-                rewriters=self.disk,
+                rewriters=Rewriters(self.disk, self.disk),
                 owner=(os.getuid(), os.getgid()),
             )
         )

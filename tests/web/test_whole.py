@@ -20,6 +20,7 @@ from wingsd.events import EventBus
 from wingsd.journal import Journal
 from wingsd.journal.store import Store
 from wingsd.panel import Panel
+from wingsd.pools import Rewriters
 from wingsd.servers.means import Means
 from wingsd.servers.registry import Servers
 from wingsd.testing import FakeEnvironment, NodeError, server_settings
@@ -60,7 +61,8 @@ class Town:
         )
         bus, denied = EventBus(), DenyList(time.time() - 60)
         panel, owner = Panel(config, reactor), (os.getuid(), os.getgid())
-        means = Means(reactor, config, panel, self.environment, bus, self.disk, self.disk, owner)
+        disk, eggs = self.disk, Rewriters(self.disk, self.disk)
+        means = Means(reactor, config, panel, self.environment, bus, disk, eggs, owner)
         self.servers = Servers(means)
         transfers: Any = FakeTransfers("none", Calls())
         services = Services(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from wingsd.errors import ArchiveError
+from wingsd.quoting import display
 
 __all__ = [
     "MAX_COMPONENT",
@@ -38,7 +39,6 @@ quarter of it (PATH_MAX); without a limit, directories in directories could take
 MAX_LINK_TEXT = 4095
 """Bytes in a symlink's text: PATH_MAX of Linux without its NUL."""
 
-_MAX_DISPLAY = 200
 _NEEDS_CARE = frozenset((b"", b".", b".."))
 
 
@@ -81,16 +81,6 @@ _TYPE_NAMES = {
     b"V": "volume label",
     b"M": "part of a multi-volume archive",
 }
-
-
-def display(name: bytes) -> str:
-    """Return `name` in quotes, safe to show: printable, on one line, not endlessly long.
-
-    What is not UTF-8 or not printable is shown as an escape sequence.
-    """
-    shown = name[: _MAX_DISPLAY + 1].decode("utf-8", "backslashreplace")
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
-    return f'"{text[:_MAX_DISPLAY]}..."' if len(text) > _MAX_DISPLAY else f'"{text}"'
 
 
 def type_name(typeflag: bytes) -> str:

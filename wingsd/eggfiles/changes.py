@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -11,7 +11,9 @@ from wingsd.eggfiles.lookups import filled
 from wingsd.eggfiles.refused import Refused
 from wingsd.eggfiles.scalars import Scalar, like, text_of
 from wingsd.eggfiles.substitution import Pattern
-from wingsd.model import Replacement
+
+if TYPE_CHECKING:  # It takes longer to import than the parsers do.
+    from wingsd.model import Replacement
 
 __all__ = ["Change"]
 

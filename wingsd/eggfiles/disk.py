@@ -18,8 +18,8 @@ import attrs
 
 from wingsd.archive.directories import Directories
 from wingsd.archive.listing import Path
-from wingsd.archive.policy import display
 from wingsd.eggfiles.refused import Refused
+from wingsd.quoting import display
 
 __all__ = ["Found", "Tree"]
 

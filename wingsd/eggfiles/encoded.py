@@ -5,12 +5,13 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 
 import attrs
 
 from wingsd.eggfiles.refused import Refused
 
-__all__ = ["Encoded", "declared_encodings"]
+__all__ = ["Encoded", "declared_encodings", "load_encodings"]
 
 #: Unreal Engine writes its ini files in UTF-16 as soon as they hold more than ASCII.
 _MARKS = {
@@ -65,6 +66,16 @@ class Encoded:
         if not self.mark and body.startswith(tuple(_MARKS)):
             raise Refused("it would begin with a byte order mark, which it does not have")
         return self.mark + body
+
+
+def load_encodings(data: bytes, encodings: Iterable[str]) -> None:
+    """Have Python import what `Encoded.decode` needs for the same bytes."""
+    for encoding in [
+        *encodings,
+        *(name for mark, name in _MARKS.items() if data.startswith(mark)),
+    ]:
+        with suppress(LookupError):
+            codecs.lookup(encoding)
 
 
 def declared_encodings(data: bytes) -> list[str]:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 
 import attrs
 
-from wingsd.archive.policy import display
 from wingsd.eggfiles.changes import Change
 from wingsd.eggfiles.document import Document
-from wingsd.eggfiles.encoded import Encoded, declared_encodings
-from wingsd.eggfiles.ini_file import IniFile
-from wingsd.eggfiles.json_file import JsonFile
-from wingsd.eggfiles.line_file import LineFile
-from wingsd.eggfiles.properties_file import PropertiesFile
+from wingsd.eggfiles.encoded import Encoded, declared_encodings, load_encodings
 from wingsd.eggfiles.refused import Refused
-from wingsd.eggfiles.toml_file import TomlFile
-from wingsd.eggfiles.xml_file import XmlFile
-from wingsd.eggfiles.yaml_file import YamlFile
+from wingsd.quoting import display
 
 __all__ = ["Form", "Rewritten", "form_of", "shown"]
 
@@ -46,13 +40,24 @@ class Rewritten:
 
 @attrs.frozen
 class Form:
-    """How files of one kind are read and written. `limit` is the largest one taken, in bytes."""
+    """How files of one kind are read and written.
 
-    open: Callable[[str], Document]
+    `document` is the module and class that open a text. `limit` is the size of the largest file
+    that is read or written, in bytes.
+    """
+
+    document: str
     encodings: Callable[[bytes], Iterable[str]] = _utf8
     limit: int = _LARGE
     #: What is done with characters that the file's encoding does not have.
     errors: str = "strict"
+    #: A file with all for which the library imports modules only when it meets it.
+    sample: bytes = b""
+
+    def load(self, data: bytes) -> None:
+        """Import all that rewriting `data` will need; of `data` only the encoding is read."""
+        load_encodings(data, self.encodings(data))
+        self.rewrite(self.sample, [Change("c.d", "e")])
 
     def rewrite(self, data: bytes, changes: Sequence[Change]) -> Rewritten:
         """Return `data` with the changes made.
@@ -60,8 +65,11 @@ class Form:
         Raises Refused where the file as a whole cannot be read or written.
         """
         encoded = Encoded.decode(data, self.encodings(data))
+        module, _, name = self.document.partition(":")
+        opened: Callable[[str], Document]
+        opened = getattr(import_module(f"wingsd.eggfiles.{module}"), name)
         try:
-            document = self.open(encoded.text)
+            document = opened(encoded.text)
             faults = []
             for change in changes:
                 try:
@@ -73,18 +81,21 @@ class Form:
             raise Refused("it is nested too deeply") from error
         if text == encoded.text:
             return Rewritten(data, faults)
-        return Rewritten(encoded.encode(text, self.errors), faults)
+        new = encoded.encode(text, self.errors)
+        if len(new) > self.limit:
+            raise Refused(f"it would become larger than {self.limit >> 10} KiB")
+        return Rewritten(new, faults)
 
 
 #: Its library takes a hundred times as long as the others.
-_YAML = Form(YamlFile, limit=_TINY)
+_YAML = Form("yaml_file:YamlFile", limit=_TINY, sample=b"a: &a {b: !!binary YQ==}\nc:\n  <<: *a\n")
 _FORMS = {
-    "file": Form(LineFile, _any),
-    "ini": Form(IniFile, _any, _SMALL),
-    "json": Form(JsonFile),
-    "properties": Form(PropertiesFile, _any, _SMALL),
-    "toml": Form(TomlFile, limit=_SMALL),
-    "xml": Form(XmlFile, declared_encodings, errors="xmlcharrefreplace"),
+    "file": Form("line_file:LineFile", _any),
+    "ini": Form("ini_file:IniFile", _any, _SMALL),
+    "json": Form("json_file:JsonFile"),
+    "properties": Form("properties_file:PropertiesFile", _any, _SMALL),
+    "toml": Form("toml_file:TomlFile", limit=_SMALL),
+    "xml": Form("xml_file:XmlFile", declared_encodings, errors="xmlcharrefreplace"),
     "yaml": _YAML,
     "yml": _YAML,
 }

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, MutableMapping, MutableSequence
 from typing import Any
 
-from wingsd.archive.policy import display
 from wingsd.eggfiles.changes import Change
 from wingsd.eggfiles.paths import ALL, Step, steps
 from wingsd.eggfiles.refused import Refused
 from wingsd.eggfiles.scalars import Scalar, text_of
+from wingsd.quoting import display
 
 __all__ = ["NestedFile"]
 

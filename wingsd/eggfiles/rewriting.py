@@ -1,17 +1,24 @@
-"""Rewrites the files that an egg names, one after the other, in a worker thread."""
+"""Rewrites the files that an egg names, one after the other, in a worker thread.
+
+What is in a file is parsed elsewhere: here files are read and replaced.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from wingsd.eggfiles.changes import Change
 from wingsd.eggfiles.disk import Tree
-from wingsd.eggfiles.forms import form_of, shown
+from wingsd.eggfiles.forms import Rewritten, form_of, shown
 from wingsd.eggfiles.refused import Refused
 from wingsd.model import ConfigurationFile, Replacement
 
-__all__ = ["rewrite"]
+__all__ = ["Parse", "rewrite"]
+
+#: Returns a file's bytes, which the parser of that name takes, with the changes made; or raises
+#: Refused.
+Parse = Callable[[str, bytes, Sequence[Change]], Rewritten]
 
 _MAX_LINE = 500
 
@@ -21,12 +28,13 @@ def rewrite(
     owner: tuple[int, int] | None,
     files: Sequence[ConfigurationFile],
     node: Mapping[str, Any],
+    parse: Parse,
 ) -> list[str]:
     """Rewrite every file below the server's directory `root`, and make those that are missing.
 
     `owner` (user id, group id) is given to what is written; None leaves it to the process. `node`
-    is the node's configuration as plain nested data in snake case, for `{{config.*}}`. A file in
-    which nothing has to change is not touched.
+    is the node's configuration as plain nested data in snake case, for `{{config.*}}`. `parse`
+    makes the changes in a file's bytes. A file in which nothing has to change is not touched.
 
     Returns one line, for a person to read, for each file or replacement that could not be done.
     Such a file is left as it was, and the server starts all the same. Blocks; raises nothing for
@@ -34,24 +42,25 @@ def rewrite(
     """
     try:
         with Tree(root, owner) as tree:
-            return [line for file in files for line in _lines(tree, file, node)]
+            return [line for file in files for line in _lines(tree, file, node, parse)]
     except OSError as error:
         return [f"{shown(root)} could not be opened: {error.strerror or error}"]
 
 
-def _lines(tree: Tree, file: ConfigurationFile, node: Mapping[str, Any]) -> Iterator[str]:
+def _lines(
+    tree: Tree, file: ConfigurationFile, node: Mapping[str, Any], parse: Parse
+) -> Iterator[str]:
     name = shown(file.file)
     try:
-        for fault in _rewritten(tree, file, node):
+        for fault in _rewritten(tree, file, node, parse):
             yield _line(f"{name}: {fault}")
     except Refused as error:
         yield _line(f"{name} is left as it was: {error}")
     except OSError as error:
         yield _line(f"{name} is left as it was: {error.strerror or error}")
     except Exception as error:
-        # what four libraries make of hostile files is theirs to decide; the server starts anyway
-        what = f"{type(error).__name__}: {error}"
-        yield _line(f"{name} is left as it was: its parser, {shown(file.parser)}, failed: {what}")
+        # One file that nobody thought of keeps no server from starting.
+        yield _line(f"{name} is left as it was: {type(error).__name__}: {error}")
 
 
 def _line(text: str) -> str:
@@ -60,11 +69,12 @@ def _line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _rewritten(tree: Tree, file: ConfigurationFile, node: Mapping[str, Any]) -> list[str]:
-    form = form_of(file.parser)
-    found = tree.read(file.file, form.limit)
+def _rewritten(
+    tree: Tree, file: ConfigurationFile, node: Mapping[str, Any], parse: Parse
+) -> list[str]:
+    found = tree.read(file.file, form_of(file.parser).limit)
     changes, faults = _changes(file.replace, node)
-    rewritten = form.rewrite(found.data or b"", changes)
+    rewritten = parse(file.parser, found.data or b"", changes)
     if rewritten.data != found.data:
         tree.replace(found, rewritten.data)
     return faults + rewritten.faults

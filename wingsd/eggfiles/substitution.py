@@ -20,9 +20,10 @@ _REFERENCE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)\})", re.ASCII)
 
 
 class Pattern:
-    """A regular expression. Raises Refused for a text that is none."""
+    """The regular expression `text`. Raises Refused where it is not one."""
 
     def __init__(self, text: str) -> None:
+        self.text = text
         options = re2.Options()
         options.log_errors = False
         options.max_mem = _MAX_MEMORY

@@ -158,6 +158,8 @@ def _parsed(body: str) -> etree._Element:
     try:
         return etree.fromstring(body.encode("utf-8"), parser)
     except (etree.XMLSyntaxError, UnicodeEncodeError) as error:
+        if getattr(error, "code", None) == etree.ErrorTypes.ERR_NO_MEMORY:
+            raise MemoryError from error
         raise Refused(f"it is not XML: {error}") from error
 
 

@@ -54,7 +54,7 @@ class YamlFile(NestedFile):
         self._is_empty = _EMPTY.fullmatch(source) is not None
         try:
             root = {} if self._is_empty else self._yaml.load(source)
-        except RecursionError:
+        except (MemoryError, RecursionError):
             raise
         except Exception as error:  # For a value that cannot be, it is any of Python's own.
             raise _not_yaml(error) from error

@@ -11,6 +11,7 @@ from wingsd.config import Config
 from wingsd.environment.interface import Environment
 from wingsd.events import EventBus
 from wingsd.panel import Panel
+from wingsd.pools import Rewriters
 
 __all__ = ["Means"]
 
@@ -19,8 +20,8 @@ __all__ = ["Means"]
 class Means:
     """`owner` is the uid and gid of every server's files, `disk` the threads for work on them.
 
-    `rewriters` are those that parse what is in them: that takes as long as the servers' users
-    make it take, and must keep nothing else waiting.
+    `rewriters` are threads of their own: parsing egg files takes as long as the servers' users
+    make it take, within bounds, and must keep nothing else waiting.
     """
 
     reactor: Any
@@ -29,5 +30,5 @@ class Means:
     environment: Environment
     bus: EventBus
     disk: Workers
-    rewriters: Workers
+    rewriters: Rewriters
     owner: tuple[int, int]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
 from wingsd.config import Config
-from wingsd.eggfiles import rewrite
+from wingsd.eggfiles.process import RewriteJob
 from wingsd.model import Configuration
 from wingsd.servers.means import Means
 
@@ -28,27 +28,37 @@ def visible(config: Config) -> dict[str, Any]:
 class Rewriting:
     """The egg's files in one server's `directory`, rewritten by one thread at a time.
 
-    A start can be called off, and its thread cannot: the next one waits for that, so that no
-    server ever takes more than one.
+    A start that is called off ends the process that parses, but not its thread at once. The next
+    start waits for that, so that a server never has more than one thread and one process.
     """
 
     def __init__(self, means: Means, directory: str) -> None:
         self._means = means
         self._directory = directory
         self._turn = DeferredLock()
+        self._slow = False
 
     async def run(self, configuration: Configuration) -> list[str]:
-        """Rewrite the egg's files; return a line for whatever could not be done."""
+        """Rewrite the egg's files; return a line for each that could not be rewritten."""
         files = configuration.process.configs
         if not files:
             return []
         await self._turn.acquire()
-        means, done = self._means, Deferred[list[str]]()
-        node = visible(means.config)
-        working = means.rewriters.run(rewrite, self._directory, means.owner, files, node)
-        working.addBoth(self._ended).chainDeferred(done)
-        return await done
+        means = self._means
+        job, working = means.rewriters.begin(
+            self._directory, means.owner, files, visible(means.config), slow=self._slow
+        )
+        done = Deferred[list[str]]()
+        working.addBoth(self._ended, job).chainDeferred(done)
+        try:
+            return await done
+        except CancelledError:
+            job.cancel()
+            raise
 
-    def _ended(self, outcome: Any) -> Any:
+    def _ended(self, outcome: Any, job: RewriteJob) -> Any:
+        # A job that was called off before it had a process says nothing about the files.
+        if job.slow or not job.cancelled:
+            self._slow = job.slow
         self._turn.release()
         return outcome
