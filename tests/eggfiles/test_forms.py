@@ -118,3 +118,11 @@ def test_an_unknown_parser_is_refused() -> None:
 def test_no_byte_order_mark_comes_to_be(parser: str, data: bytes, match: str, value: str) -> None:
     with pytest.raises(Refused, match="byte order mark"):
         rewritten(parser, data, match, value)
+
+
+def test_a_file_does_not_become_larger_than_what_is_read() -> None:
+    limit = form_of("yaml").limit
+    before = b"# " + b"x" * (limit - 10) + b"\na: 1\n"
+    assert rewritten("yaml", before, "a", "2").faults == []
+    with pytest.raises(Refused, match="it would become larger than 256 KiB"):
+        rewritten("yaml", before, "b", "2")

@@ -11,7 +11,7 @@ from pathlib import Path
 OWNER = 988
 # All is imported before: whoever it becomes may not be able to read the interpreter's files.
 WAY = """
-import io, os, stat, sys, tarfile
+import gzip, io, os, stat, sys, tarfile
 from wingsd.archive import Compression, extract, pack
 from wingsd.eggfiles.disk import Tree
 from wingsd.servers.directories import Directories
