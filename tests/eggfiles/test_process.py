@@ -16,7 +16,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.eggfiles.helpers import DOTTED_KEYS
+from tests.eggfiles.helpers import DOTTED_KEYS, lives
 from wingsd.eggfiles.changes import Change
 from wingsd.eggfiles.process import BOUNDS, RewriteBounds, RewriteJob, child
 from wingsd.eggfiles.refused import Refused
@@ -267,15 +267,6 @@ def test_it_ends_with_a_daemon_that_is_killed(open_directory: Path) -> None:
         daemon.wait()
     (made,) = open_directory.iterdir()
     until(lambda: not lives(int(made.name)))
-
-
-def lives(pid: int) -> bool:
-    """Return whether a process has not ended; one that nobody has waited for has."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return status.rpartition(") ")[2][0] not in "ZX"
 
 
 def until(true: Callable[[], bool]) -> None:

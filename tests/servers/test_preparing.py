@@ -16,7 +16,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, execute, gatherResults, succeed
 from twisted.internet.task import deferLater
 
-from tests.eggfiles.helpers import DOTTED_KEYS
+from tests.eggfiles.helpers import DOTTED_KEYS, processes_of
 from tests.servers.house import UUID, House, configuration
 from wingsd.bridge import Workers
 from wingsd.eggfiles.process import BOUNDS, RewriteBounds, RewriteJob
@@ -187,17 +187,6 @@ async def test_four_hostile_files_keep_no_server_from_starting(node: Node) -> No
         assert left.read_bytes() == DOTTED_KEYS
 
 
-def processes() -> list[int]:
-    """Return the ids of the processes that parse for this one now."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            parent = (path / "stat").read_text().rpartition(") ")[2].split()[1]
-            if int(parent) == os.getpid() and b"eggfiles.child" in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
-    return found
-
-
 async def until(true: Callable[[], bool]) -> None:
     """Return when it is true."""
     while not true():
@@ -211,15 +200,15 @@ async def test_a_kill_and_the_nodes_end_leave_no_process(node: Node) -> None:
     await node.servers.boot()
     server = node.servers.get(UUID)
     first = Deferred.fromCoroutine(server.power(PowerAction.START))
-    await until(lambda: len(processes()) == 1)
-    (old,) = processes()
+    await until(lambda: len(processes_of(os.getpid())) == 1)
+    (old,) = processes_of(os.getpid())
     await server.power(PowerAction.KILL)
     with pytest.raises(Conflict, match="called off"):
         await first
     second = Deferred.fromCoroutine(server.power(PowerAction.START))
-    await until(lambda: processes() not in ([], [old]))
-    assert len(processes()) == 1
+    await until(lambda: processes_of(os.getpid()) not in ([], [old]))
+    assert len(processes_of(os.getpid())) == 1
     node.rewriters.stop()
-    await until(lambda: processes() == [])
+    await until(lambda: processes_of(os.getpid()) == [])
     await second
     assert len(node.house.called("start")) == 1

@@ -1,0 +1,43 @@
+"""Egg files of a real daemon: a process of its own parses each, and ends with the daemon."""
+
+from __future__ import annotations
+
+from signal import SIGTERM
+
+import pytest_twisted
+from twisted.internet.task import deferLater
+
+from tests.daemon.house import House, reactor
+from tests.eggfiles.helpers import DOTTED_KEYS, lives, processes_of
+from wingsd.testing import process_configuration, server_settings
+
+UUID = "22222222-6e2b-4c43-9d57-0c4c5e1c7f10"
+FILES = [
+    {"file": name, "parser": parser, "replace": [{"match": "port", "replace_with": "25570"}]}
+    for name, parser in (("server.properties", "properties"), ("hostile.toml", "toml"))
+]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_is_rewritten_and_the_process_of_a_hostile_one_ends_with_the_daemon(
+    house: House,
+) -> None:
+    directory = house.volumes / UUID
+    directory.mkdir(parents=True)
+    (directory / "server.properties").write_text("port=1\n")
+    (directory / "hostile.toml").write_bytes(DOTTED_KEYS)
+    house.panel.add_server(server_settings(UUID), house.node, process_configuration(configs=FILES))
+    await house.start(api={"ssl": {"enabled": False}})
+    await house.loaded()
+    house.node.address = house.url
+    await house.panel.power(UUID, "start")
+    children: list[int] = []
+    while (directory / "server.properties").read_text() == "port=1\n" or not children:
+        await deferLater(reactor, 0.02)
+        children = processes_of(house.pid)
+    assert (directory / "server.properties").read_text() == "port=25570\n"
+    house.signal("TERM")
+    assert await house.ended() == -SIGTERM
+    while any(map(lives, children)):
+        await deferLater(reactor, 0.02)
+    assert (directory / "hostile.toml").read_bytes() == DOTTED_KEYS
