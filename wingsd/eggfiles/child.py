@@ -33,7 +33,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 
 def main(cpu_seconds: int, memory: int) -> None:
-    """RewriteAnswer the request on stdin, with so many seconds of CPU time and bytes of memory."""
+    """Answer the request on stdin, with so many seconds of CPU time and bytes of memory."""
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_AS, memory)
