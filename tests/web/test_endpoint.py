@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tests.web.node import TOKEN, UUID, House, reactor, until
 from wingsd.errors import EnvironmentFailed, PanelUnreachable
 from wingsd.web.api import PATHS
 from wingsd.web.calls import Access
+
+UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @implementer(IAgentEndpointFactory)
@@ -47,10 +50,12 @@ async def test_none_of_them_is_for_anybody_but_the_panel(
 ) -> None:
     reply = await house.call(method, path, {}, Authorization=None)
     assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
+    assert UUID_TEXT.fullmatch(reply.headers["x-request-id"])
     assert reply.json["error"].startswith("The required authorization heads were not present")
     reply = await house.call(method, path, {}, Authorization=f"Bearer {TOKEN}x")
     assert reply.status == 403
     assert reply.json["error"] == "You are not authorized to access this endpoint."
+    assert UUID_TEXT.fullmatch(reply.headers["x-request-id"])
     assert house.calls == []
 
 
@@ -98,6 +103,7 @@ async def test_other_methods_are_told_which_ones_there_are(
 async def test_other_paths_lead_nowhere(house: House, path: str) -> None:
     reply = await house.call("GET", path)
     assert (reply.status, reply.headers["content-type"]) == (404, "application/json")
+    assert UUID_TEXT.fullmatch(reply.headers["x-request-id"])
 
 
 @pytest.mark.parametrize("part", ["8d2f5a14", UUID.replace("-", ""), "%2e%2e", "%FF", "x" * 5000])
@@ -166,8 +172,9 @@ async def test_an_unforeseen_one_is_logged_whole_and_tells_nothing(
 async def test_a_request_is_noted_without_its_secrets(
     house: House, logged_errors: LoggedErrors
 ) -> None:
-    await house.call("GET", "servers?v=secret")
-    assert "127.0.0.1: GET /api/servers: 200" in logged_errors.lines
+    reply = await house.call("GET", "servers?v=secret")
+    number = reply.headers["x-request-id"]
+    assert f"127.0.0.1: GET /api/servers: 200 (request {number})" in logged_errors.lines
     assert not [line for line in logged_errors.lines if "secret" in line or TOKEN in line]
 
 

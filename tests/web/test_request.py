@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from uuid import UUID
 
 import pytest
 from twisted.internet.error import ConnectionLost
@@ -73,6 +74,44 @@ def test_a_refusal_is_json_and_read_before_the_body_is_sent() -> None:
     assert headers["www-authenticate"] == "bearer"
     assert json.loads(body) == {"error": "no", "detail": "do better"}
     assert not talk.transport.disconnecting
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (head("/nothing", method="GET"), 404),
+        (head(Content_Length=1000), 401),
+        (head("/whole", Content_Length=2) + b"ab", 200),
+        (head("/whole", Content_Length=2, Authorization="wrong"), 401),
+        (head("/whole", Content_Length=request_module.MAX_STORED_BODY + 1), 413),
+        (head("/whole", X="y" * 20_000), 431),
+        (b"nonsense\r\n\r\n", 400),
+    ],
+)
+def test_every_answer_has_a_request_id_of_its_own(sent: bytes, status: int) -> None:
+    ids = set()
+    for _ in range(2):
+        talk = Conversation(Taker(REFUSAL))
+        talk.send(sent)
+        ((found, headers, _),) = talk.transport.answers()
+        assert found == status
+        ids.add(UUID(headers["x-request-id"]))
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        (422, b"HTTP/1.1 422 Unprocessable Entity\r\n"),
+        (426, b"HTTP/1.1 426 Upgrade Required\r\n"),
+        (409, b"HTTP/1.1 409 Conflict\r\n"),
+    ],
+)
+def test_every_status_has_its_reason_phrase(status: int, line: bytes) -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=0))
+    talk.reader.request.answer(status)
+    assert talk.transport.value().startswith(line)
 
 
 def test_a_client_that_may_come_again_is_told_when() -> None:

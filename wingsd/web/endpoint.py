@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
-from uuid import uuid4
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -82,7 +81,6 @@ class Public(Resource):
 
     def render(self, request: Any) -> int:
         """Answer when the method's coroutine has ended."""
-        request.setHeader("X-Request-Id", str(uuid4()))
         self._welcome(request)
         Deferred.fromCoroutine(self._respond(request))
         return NOT_DONE_YET
@@ -133,13 +131,11 @@ class Public(Resource):
                     request.setHeader(name, value)
 
     def _complain(self, request: StreamingRequest, error: Exception) -> None:
-        # The Panel shows people no more of it than this number.
-        (number,) = request.responseHeaders.getRawHeaders("X-Request-Id", [""])
         self._log.warn(
             "{method} {path} failed (request {number}): {error}",
             method=request.method.decode("latin-1"),
             path=request.path.decode("latin-1"),
-            number=number,
+            number=request.request_id,
             error=error,
         )
 

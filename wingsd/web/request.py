@@ -13,6 +13,7 @@ from io import BytesIO
 from math import ceil
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote_to_bytes
+from uuid import uuid4
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,6 +32,12 @@ MAX_STORED_BODY = 1024 * 1024
 # only when it has sent everything would otherwise see nothing but a broken connection.
 MAX_DRAINED_BODY = 1024 * 1024 * 1024  # bytes
 MAX_DRAIN_TIME = 60  # seconds
+#: Reason phrases as Wings sends them, for statuses that twisted.web has none for. Those of
+#: `http.HTTPStatus` are not the same in all versions of Python.
+_REASONS: Mapping[int, bytes] = {
+    HTTPStatus.UNPROCESSABLE_ENTITY: b"Unprocessable Entity",
+    HTTPStatus.UPGRADE_REQUIRED: b"Upgrade Required",
+}
 
 
 class BodyReader(Protocol):
@@ -79,6 +86,13 @@ class StreamingRequest(Request):
     _wants_continue = False
     #: Whether the client looks at an answer's status; else a failure is told by no answer at all.
     minds_status = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Names the request in its answer and in the log. A Panel shows people no more of an
+        #: answer of 500 and above.
+        self.request_id = str(uuid4())
+        self.setHeader("X-Request-Id", self.request_id)
 
     # What twisted.web's channel calls
 
@@ -157,6 +171,10 @@ class StreamingRequest(Request):
         return bool(self.startedWriting)
 
     # What resources and readers call
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        """Set the status of the answer, with its reason phrase."""
+        super().setResponseCode(code, message or _REASONS.get(code))
 
     def header(self, name: str) -> str:
         """Return a header of the request, empty without it; any bytes may be in it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from http import HTTPStatus
 from typing import Any, Protocol
+from uuid import uuid4
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
@@ -273,6 +274,7 @@ class _Channel(HTTPChannel):
                 "Content-Type: application/json",
                 f"Content-Length: {len(body)}",
                 "Connection: close",
+                f"X-Request-Id: {uuid4()}",
             ]
             self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.loseConnection()
@@ -345,11 +347,12 @@ class NodeSite(Site):
     def log(self, request: Any) -> None:
         """Note an answered request; without query and headers, which may hold secrets."""
         self._log.debug(
-            "{peer}: {method} {path}: {status}",
+            "{peer}: {method} {path}: {status} (request {number})",
             peer=request.peer,
             method=request.method.decode("latin-1"),
             path=request.path.decode("latin-1"),
             status=request.code,
+            number=request.request_id,
         )
 
     def _abort_all(self) -> None:

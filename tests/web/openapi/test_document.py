@@ -49,5 +49,8 @@ def test_every_failure_has_the_form_of_an_error() -> None:
     for failure in components["responses"].values():
         schema = failure["content"]["application/json"]["schema"]
         assert schema == {"$ref": "#/components/schemas/Error"}
+        reference = failure["headers"]["X-Request-Id"]
+        assert reference == {"$ref": "#/components/headers/X-Request-Id"}
+    assert components["headers"]["X-Request-Id"]["required"]
     assert components["schemas"]["Error"]["required"] == ["error"]
     assert list(components["schemas"]["Error"]["properties"]) == ["error", "detail"]

@@ -12,7 +12,7 @@ from typing import Any
 from wingsd.web.answers import Error
 from wingsd.web.calls import Access, Call, Success, Topic
 from wingsd.web.openapi.schemas import Schemas
-from wingsd.web.openapi.words import FAILURES, INFO, PARAMETERS, SCHEMES
+from wingsd.web.openapi.words import FAILURES, HEADERS, INFO, PARAMETERS, SCHEMES, Failure
 
 __all__ = ["document"]
 
@@ -24,7 +24,7 @@ def document(paths: Mapping[str, Mapping[str, Call]]) -> dict[str, Any]:
     """Return the document of calls, which are given by path and method."""
     schemas = Schemas()
     items = {path: _item(path, calls, schemas) for path, calls in paths.items()}
-    error = {"content": {_JSON: {"schema": schemas.answered(Error)}}}
+    error = schemas.answered(Error)
     return {
         "openapi": "3.1.0",
         "info": dict(INFO),
@@ -38,10 +38,8 @@ def document(paths: Mapping[str, Mapping[str, Call]]) -> dict[str, Any]:
                 name: {"name": name, "in": "path", "required": True, **said}
                 for name, said in PARAMETERS.items()
             },
-            "responses": {
-                failure.name: _answer(failure.meaning, failure.headers) | error
-                for failure in FAILURES.values()
-            },
+            "headers": {name: dict(said) for name, said in HEADERS.items()},
+            "responses": {failure.name: _failure(failure, error) for failure in FAILURES.values()},
             "schemas": dict(sorted(schemas.found.items())),
         },
     }
@@ -105,6 +103,13 @@ def _answer(meaning: str, headers: Mapping[str, str]) -> dict[str, Any]:
             for name, said in headers.items()
         }
     return answer
+
+
+def _failure(failure: Failure, error: dict[str, Any]) -> dict[str, Any]:
+    answer = _answer(failure.meaning, failure.headers)
+    common = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS}
+    answer["headers"] = answer.get("headers", {}) | common
+    return answer | {"content": {_JSON: {"schema": error}}}
 
 
 def _tag(topic: Topic) -> str:

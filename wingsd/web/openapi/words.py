@@ -10,7 +10,7 @@ import attrs
 
 from wingsd.web.calls import Access
 
-__all__ = ["FAILURES", "INFO", "PARAMETERS", "SCHEMES", "Failure"]
+__all__ = ["FAILURES", "HEADERS", "INFO", "PARAMETERS", "SCHEMES", "Failure"]
 
 #: The version is that of the interface: which release of wingsd a node runs is told to those who
 #: have its token.
@@ -24,7 +24,7 @@ INFO: Mapping[str, Any] = {
         "answer 400 to what is not HTTP, 413 to a body over 1 MiB (an upload may be of any size), "
         "431 to a header line over 16 KiB, and 503 while the node goes down. OPTIONS is answered "
         "everywhere, with `Allow`. Null is the same as nothing; names that are not known are not "
-        "looked at."
+        "looked at. Every answer has `X-Request-Id`, a UUID that names it in the node's log."
     ),
     "license": {"name": "MIT", "identifier": "MIT"},
 }
@@ -52,6 +52,16 @@ SCHEMES: Mapping[Access, Mapping[str, str]] = {
 #: The parts of paths that are not the same in every request.
 PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "uuid": {"description": "The server's.", "schema": {"type": "string", "format": "uuid"}},
+}
+
+
+#: The headers of every failure, by the names that the document refers to them by.
+HEADERS: Mapping[str, Mapping[str, Any]] = {
+    "X-Request-Id": {
+        "description": "Names the request in the node's log.",
+        "required": True,
+        "schema": {"type": "string", "format": "uuid"},
+    },
 }
 
 
