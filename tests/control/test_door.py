@@ -104,6 +104,7 @@ async def test_where_there_can_be_none_that_is_said(
     opened.open()
     lines = [line for line in logged_errors.lines if "wingsctl cannot speak" in line]
     assert says in " ".join(lines)
+    assert [line for line in logged_errors.lines if str(tmp_path) in line] == lines
     assert (tmp_path / "file").read_text() == "precious"
     await opened.close()
 

@@ -48,6 +48,7 @@ class ControlDoor:
             return
         try:
             _make_room(path)
+            _check_usable(path)
             port = self._reactor.listenUNIX(path, self._site, mode=MODE)
         except (OSError, CannotListenError) as error:
             self._log.warn(
@@ -104,6 +105,16 @@ def _make_room(path: str) -> None:
     raise FileExistsError(
         "another daemon listens there; give this one another path as control.socket"
     )
+
+
+def _check_usable(path: str) -> None:
+    """Raise `OSError` where no socket can be made at `path`, before anything is logged about it.
+
+    Twisted logs that it listens before it tries to.
+    """
+    with socket.socket(socket.AF_UNIX) as trial:
+        trial.bind(path)
+    os.unlink(path)
 
 
 def _reason(error: OSError | CannotListenError, path: str) -> str:
