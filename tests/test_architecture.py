@@ -34,6 +34,7 @@ PURE = [
     "config.family",
     "config.file",
     "config.system",
+    "config.unused",
     "config.units",
     "control.views",
     "eggfiles",

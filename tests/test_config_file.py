@@ -12,8 +12,17 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.configurations import LEAST, PRINTED, config
+from tests.configurations import (
+    LEAST,
+    PRINTED,
+    WRITTEN_BY_CALAGOPUS,
+    WRITTEN_BY_PELICAN,
+    WRITTEN_BY_WINGS,
+    config,
+    merged,
+)
 from wingsd.config import PLACES, differences, find, load, parse
+from wingsd.config.unused import UNUSED, UNUSED_BY_DEFAULT
 from wingsd.errors import ConfigError
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "wingsd.example.yml"
@@ -93,6 +102,47 @@ def test_what_differs_is_told_by_its_key_alone() -> None:
 def test_the_example_has_no_unknown_keys() -> None:
     _, unknown = load(str(EXAMPLE))
     assert unknown == []
+
+
+@pytest.mark.parametrize("added", [{}, WRITTEN_BY_PELICAN, WRITTEN_BY_CALAGOPUS])
+def test_what_the_families_write_into_the_file_is_known(added: dict[str, Any]) -> None:
+    written = merged(yaml.safe_load(WRITTEN_BY_WINGS), added)
+    assert parse(yaml.safe_dump(written), "here")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "unknown"),
+    [
+        ({"system": {"sftp": {"bind_prot": 2022}}}, ["system.sftp.bind_prot"]),
+        ({"system": {"sftp": 2022}}, ["system.sftp"]),
+        ({"system": {"sftpp": {"bind_port": 2022}}}, ["system.sftpp"]),
+        ({"api": {"upload_limits": 5, "upload_limit": 5}}, ["api.upload_limits"]),
+        ({"upload_limit": 5}, ["upload_limit"]),
+        ({"system": {"sftp": None}, "throttles": {}}, []),
+    ],
+)
+def test_a_key_that_is_misspelt_is_told(keys: dict[str, Any], unknown: list[str]) -> None:
+    assert parse(yaml.safe_dump(LEAST | keys), "here")[1] == unknown
+
+
+@pytest.mark.parametrize(
+    ("keys", "path"),
+    [
+        ({"docker": {"network": {"IPv6": False}}}, "docker.network.IPv6"),
+        ({"docker": {"network": {"mode": "host"}}}, "docker.network.mode"),
+        ({"remote_query": {"custom_headers": {"X-Key": "1"}}}, "remote_query.custom_headers"),
+        ({"remote_headers": {"X-Key": "1"}}, "remote_headers"),
+    ],
+)
+def test_a_key_whose_value_asks_for_what_is_not_done_here_is_told(
+    keys: dict[str, Any], path: str
+) -> None:
+    assert parse(yaml.safe_dump(LEAST | keys), "here")[1] == [path]
+
+
+def test_no_key_is_both_used_and_unused() -> None:
+    used = {path for path, _ in leaves(config())}
+    assert not used & (UNUSED | UNUSED_BY_DEFAULT.keys())
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

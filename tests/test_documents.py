@@ -23,8 +23,8 @@ KEYS = {section.path.removesuffix(".*") for section in sections()} | {
 }
 SECTIONS = "|".join(key for key in KEYS if key and "." not in key)
 KEY = re.compile(rf"(?:{SECTIONS})(?:\.\w+)+")
-#: These look like keys: a package, permissions of a Panel's users, and one of Wings' that is shown
-#: as unknown here.
+#: These look like keys: a package, permissions of a Panel's users, and keys of Wings' that are not
+#: used here.
 NO_KEYS = {
     "control.start",
     "control.stop",
@@ -32,6 +32,9 @@ NO_KEYS = {
     "control.console",
     "docker.io",
     "system.sftp",
+    "docker.network.IPv6",
+    "docker.network.mode",
+    "remote_query.custom_headers",
 }
 
 pages = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)

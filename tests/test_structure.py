@@ -161,12 +161,12 @@ def test_so_are_values_out_of_range_beside_wrong_kinds_and_each_other() -> None:
 def test_unknown_keys_are_ignored_and_listed() -> None:
     data = {"leaf": {"name": "x", "colour": 1}, "more": {"than": "known"}, 5: None}
     assert structure(data, Tree) == Tree(Leaf("x"))
-    assert unknown_keys(data, Tree) == ["leaf.colour", "more", "5"]
+    assert list(unknown_keys(data, Tree)) == ["leaf.colour", "more", "5"]
 
 
 def test_free_maps_hold_no_unknown_keys() -> None:
-    assert unknown_keys({"anything": {"a": {"b": 1}}, "ports": {"x": []}}, Tree) == []
-    assert unknown_keys([], Tree) == []
+    assert unknown_keys({"anything": {"a": {"b": 1}}, "ports": {"x": []}}, Tree) == {}
+    assert unknown_keys([], Tree) == {}
 
 
 json_values = st.recursive(

@@ -177,17 +177,17 @@ def unstructure(value: object) -> Any:
     return _converter.unstructure(value)
 
 
-def unknown_keys(data: object, cls: type[Any], path: str = "") -> list[str]:
-    """Return the paths of the keys in `data` that `cls` has no field for, in order."""
+def unknown_keys(data: object, cls: type[Any], path: str = "") -> dict[str, object]:
+    """Return the values in `data` that `cls` has no field for by their paths, in order."""
     if not isinstance(data, Mapping):
-        return []
+        return {}
     fields = attrs.fields_dict(attrs.resolve_types(cls))
-    unknown = []
+    unknown: dict[str, object] = {}
     for key, value in data.items():
         here = f"{path}.{key}" if path else str(key)
         field = fields.get(str(key))
         if field is None:
-            unknown.append(here)
+            unknown[here] = value
         elif isinstance(field.type, type) and attrs.has(field.type):
-            unknown += unknown_keys(value, field.type, here)
+            unknown |= unknown_keys(value, field.type, here)
     return unknown

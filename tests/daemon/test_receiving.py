@@ -48,9 +48,20 @@ async def test_no_secret_is_ever_logged(house: House) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_it_says_where_it_listens_and_which_keys_it_does_not_know(house: House) -> None:
-    await house.start(crash_detection=True, throttles={"lines": 5})
+    await house.start(crash_detection=True, throttles={"lines": 5, "line": 5})
     assert "https://127.0.0.1:" in await house.wait_for_line("listens on")
-    assert "crash_detection, throttles" in await house.wait_for_line("keys not known")
+    line = await house.wait_for_line("keys not known")
+    assert line.endswith("not known: crash_detection, throttles.line")
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_what_every_panel_prints_it_knows_every_key(house: House) -> None:
+    usual = house.configuration()
+    await house.start(
+        api=usual["api"] | {"upload_limit": 100},
+        system=usual["system"] | {"sftp": {"bind_port": 2022}},
+    )
+    assert not [line for line in house.log if "not known" in line]
 
 
 @pytest_twisted.ensureDeferred

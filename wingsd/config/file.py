@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from wingsd.config.family import FAMILIES, PELICAN, defaults_of, family_of
 from wingsd.config.metrics import Metrics
 from wingsd.config.system import System
 from wingsd.config.units import Seconds
+from wingsd.config.unused import is_unused, leads_to_unused
 from wingsd.errors import ConfigError, InvalidData
 from wingsd.structure import structure, unknown_keys
 from wingsd.yamldata import read_yaml
@@ -78,9 +79,10 @@ class Config:
 
 
 def parse(text: str, source: str) -> tuple[Config, list[str]]:
-    """Return the configuration written in `text` and the paths of the keys it did not know.
+    """Return the configuration written in `text` and the paths of the keys that nobody knows.
 
-    `source` names the text in errors. Raises `ConfigError`.
+    A key that one of the families has, and this node does not use, is known. `source` names the
+    text in errors. Raises `ConfigError`.
     """
     try:
         data = read_yaml(text)
@@ -92,7 +94,24 @@ def parse(text: str, source: str) -> tuple[Config, list[str]]:
         raise ConfigError(f"{source} cannot be used:\n{error}") from error
     if missing := "\n".join(_missing(config)):
         raise ConfigError(f"{source} cannot be used:\n{missing}")
-    return _of_its_family(config, data, source), unknown_keys(data, Config)
+    return _of_its_family(config, data, source), _unknown(data)
+
+
+def _unknown(data: Any) -> list[str]:
+    keys = unknown_keys(data, Config)
+    return [path for key, value in keys.items() for path in _not_unused(key, value)]
+
+
+def _not_unused(path: str, value: object) -> Iterator[str]:
+    """Yield the paths of `value`, and of what is below it, that are no keys of the families."""
+    if is_unused(path, value):
+        return
+    below = leads_to_unused(path)
+    if below and isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _not_unused(f"{path}.{key}", inner)
+    elif not (below and value is None):
+        yield path
 
 
 def _missing(config: Config) -> Iterator[str]:
