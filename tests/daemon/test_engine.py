@@ -43,6 +43,31 @@ async def test_it_goes_when_the_panel_does_not_want_it(house: House, engine: Eng
 
 
 @pytest_twisted.ensureDeferred
+async def test_while_another_nodes_container_has_its_name_no_byte_of_it_is_taken(
+    house: House, engine: Engine
+) -> None:
+    await house.start(docker=with_engine(house, engine))
+    image, mounts = engine.image.removeprefix("~"), ["/srv/node2:/home/container"]
+    host = engine.client.create_host_config(binds=mounts)
+    theirs = engine.client.create_container(image, "true", name=UUID, host_config=host)
+    token = house.token()
+    sender = Sender(house, archive(), token=token)
+    await sender.begin()
+    status, body = await sender.answer()
+    assert status == 409
+    assert b"the server cannot have a container on this node" in body
+    assert b"/srv/node2" in body
+    await house.told_of_failure()
+    assert house.left() == []
+    assert house.panel.reports() == [(UUID, "failure")]
+    engine.client.remove_container(theirs)
+    house.panel.open_transfer(UUID, house.node)
+    again = Sender(house, archive(), token=token)  # The token was not used up.
+    await again.begin()
+    assert await again.finish() == (200, b"")
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_missing_image_is_named(house: House, engine: Engine) -> None:
     await house.start(docker=with_engine(house, engine))
     house.panel.settings_of(UUID)["container"]["image"] = "~nobody/made:this"

@@ -214,6 +214,10 @@ async def test_another_nodes_container_is_never_touched(house: House) -> None:
         detail = await failure(doing)
         assert mine in detail
         assert theirs in detail
+    conflict = await other.name_conflict(server.uuid)
+    assert mine in conflict
+    assert theirs in conflict
+    assert await house.environment.name_conflict(server.uuid) == ""
     await other.remove(server.uuid)
     assert await other.adopt(server.uuid, Notes()) is None
     assert await other.logs(server.uuid, 10) == []
@@ -224,7 +228,9 @@ async def test_another_nodes_container_is_never_touched(house: House) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_container_that_has_nothing_to_do_with_servers_stays(house: House) -> None:
     server = house.engine.server()
+    assert await house.environment.name_conflict(server.uuid) == ""
     house.engine.client.create_container(house.engine.image[1:], "true", name=server.uuid)
+    assert "no server's files" in await house.environment.name_conflict(server.uuid)
     assert "no server's files" in await failure(house.environment.create(server))
     await house.environment.remove(server.uuid)
     assert house.exists(server)

@@ -89,7 +89,9 @@ async def test_what_is_not_so_is_refused() -> None:
     await running.kill()
     with pytest.raises(EnvironmentFailed, match="not running"):
         await running.command("list")
+    assert await fake.name_conflict(UUID) == ""
     fake.foreign.add(UUID)
+    assert "another node's" in await fake.name_conflict(UUID)
     for foreign in (fake.create(SERVER), fake.renew(SERVER), fake.start(UUID, notes)):
         with pytest.raises(EnvironmentFailed, match="another node's"):
             await foreign

@@ -60,6 +60,8 @@ class World:
         self.shared: list[str] = []
         #: The backups that were told with each success.
         self.told: list[tuple[str, ...] | None] = []
+        #: Whose container has the server's name.
+        self.conflict = ""
 
     # The node's servers
 
@@ -116,6 +118,11 @@ class World:
         self._called("failure")
         await self.waits.get("failure", succeed(None))
         return True
+
+    async def name_conflict(self, uuid: str) -> str:
+        if "conflict" in self.faults:
+            raise self.faults["conflict"]
+        return self.conflict
 
     async def create(self, server: Settings) -> bool:
         self._called("create")

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from tests.daemon.house import UUID
 from tests.logs import LoggedErrors
 from tests.transfers.receiving import DATA, House, Source
+from wingsd.bridge import Feed
 from wingsd.errors import (
     AlreadyHere,
     ArchiveError,
@@ -25,6 +26,7 @@ from wingsd.errors import (
 )
 from wingsd.journal import Outcome
 from wingsd.transfers import arrival
+from wingsd.transfers.formdata import Checksums, UploadForm
 from wingsd.transfers.incoming import HOLD
 
 
@@ -38,6 +40,31 @@ async def test_a_good_upload_goes_through_every_step_in_order(house: House) -> N
     assert house.world.registered == {UUID: ""}
     assert house.left() == [UUID]
     assert list(house.receiver.servers) == []
+
+
+class Unread(Source):
+    """An upload of which not one byte may be taken."""
+
+    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[Checksums]:
+        raise AssertionError("it is read")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_container_of_another_nodes_is_found_before_the_first_byte(house: House) -> None:
+    house.world.conflict = "a container of that name is another node's"
+    error = await house.fails(Conflict, Unread())
+    assert error.detail.startswith("a container of that name is another node's. ")
+    assert house.world.calls == ["owns", "server", "failure"]
+    assert (house.left(), house.world.registered) == ([], {})
+    (ended,) = house.store.transfers()
+    assert "a container of that name" in ended.reason
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_engine_that_is_silent_is_found_before_the_first_byte(house: House) -> None:
+    house.world.faults["conflict"] = EnvironmentFailed("the engine does not answer")
+    await house.fails(EnvironmentFailed, Unread())
+    assert house.world.calls == ["owns", "server", "failure"]
 
 
 @pytest_twisted.ensureDeferred

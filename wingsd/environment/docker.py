@@ -72,6 +72,15 @@ class DockerEnvironment:
             await self._supplies.ensure(talk, settings)
             return await self._create(talk, spec)
 
+    async def name_conflict(self, uuid: str) -> str:
+        """Return which container of another node's has the server's name; empty for none.
+
+        Raises `EnvironmentFailed` when the engine does not tell.
+        """
+        async with self._engine.talk() as talk:
+            state = await talk.ask(engine.look, uuid)
+        return "" if state is None else self._in_the_way(state, uuid)
+
     async def renew(self, settings: Settings) -> None:
         """Create the container anew from fresh settings, and remove the one there is.
 
@@ -171,7 +180,10 @@ class DockerEnvironment:
         state = await talk.ask(engine.look, uuid)
         why_not = state and self._in_the_way(state, uuid)
         if why_not:
-            raise EnvironmentFailed(why_not)
+            raise EnvironmentFailed(
+                f"{why_not}; two nodes that share an engine cannot both have a server: delete it "
+                "on the other node first, or give each node an engine of its own"
+            )
         return state
 
     def _check_stopped(self, state: ContainerState | None, uuid: str) -> None:

@@ -75,6 +75,12 @@ class Environment(Protocol):
         One of this node that is there already is kept.
         """
 
+    async def name_conflict(self, uuid: str) -> str:
+        """Return what of another node's has the name of the server's environment, if anything.
+
+        Empty where it can be made, as far as that goes. The text is for people.
+        """
+
     async def renew(self, settings: Settings) -> None:
         """Make it anew from fresh settings; what is there must not run, and is removed."""
 

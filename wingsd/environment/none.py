@@ -16,6 +16,10 @@ class NoEnvironment:
         """Do nothing; return False."""
         return False
 
+    async def name_conflict(self, uuid: str) -> str:
+        """Return nothing: there is no engine."""
+        return ""
+
     async def renew(self, settings: Settings) -> None:
         """Do nothing."""
 

@@ -60,8 +60,7 @@ def in_the_way(state: ContainerState, name: str, home: str) -> str:
     shows = f"the files at {state.home}" if state.home else "no server's files"
     return (
         f"a container named {name} is on this Docker engine already, and it is not this node's: "
-        f"it shows {shows}, and not those at {home}; two nodes that share an engine cannot both "
-        "have a server: delete it on the other node first, or give each node an engine of its own"
+        f"it shows {shows}, and not those at {home}"
     )
 
 

@@ -144,6 +144,11 @@ class FakeEnvironment:
         self._make(settings)
         return True
 
+    async def name_conflict(self, uuid: str) -> str:
+        """Return whose the container is, where it is another node's."""
+        await self.called("name_conflict", uuid)
+        return f"the container {uuid} is another node's" if uuid in self.foreign else ""
+
     async def renew(self, settings: Settings) -> None:
         """Make a container anew."""
         await self.called("renew", settings.uuid)

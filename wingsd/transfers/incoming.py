@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.errors import (
+    Conflict,
     Interrupted,
     PanelError,
     UnknownServer,
@@ -198,6 +199,7 @@ class IncomingTransfer:
         self.authority.begin()
         await course.begin()
         await self.authority.write_down()
+        await course.chain.wait(Deferred.fromCoroutine(self._check_engine()))
         pooled = not self.authority.by_hand and await finds_files(self.server, upload, means)
         if pooled:
             await self._join(means.volume.pool, upload.mark)
@@ -215,6 +217,21 @@ class IncomingTransfer:
         self._reception.say_figures(received)
 
         return await self._arrival.complete(means.servers.get(self.server), configuration)
+
+    async def _check_engine(self) -> None:
+        """Raise `Conflict` where another node's container on the engine has the server's name.
+
+        A node of Pterodactyl's or Pelican's keeps its own until all of the server has moved, and
+        this node's could not be made then. Raises `EnvironmentFailed` when the engine is silent.
+        """
+        conflict = await self._means.environment.name_conflict(self.server)
+        if conflict:
+            raise Conflict(
+                "the server cannot have a container on this node",
+                f"{conflict}. Give each node an engine of its own; or stop the server, remove "
+                "that container (docker rm), which its node makes again before a start, and send "
+                "the server again",
+            )
 
     async def _join(self, pool: str, mark: str) -> None:
         """Take the files for those in the storage pool, which the sender has as well."""
