@@ -65,6 +65,26 @@ async def test_a_server_moves_whole_and_leaves_nothing_behind(pair: Pair) -> Non
     assert answer["configuration"]["allocations"]["default"]["port"] == 25566
 
 
+@pytest_twisted.ensureDeferred
+async def test_its_size_is_known_when_it_is_here_and_nobody_looks_for_it_before(
+    pair: Pair,
+) -> None:
+    pair.add_server(size=2_000_000)
+    await pair.start()
+    destination = pair.destination
+    assert destination.line
+    destination.line.bytes_per_second = 400_000
+    await pair.transfer()
+    await destination.wait_for_line("receiving the archive")
+    status, (server,) = await pair.panel.ask(destination.node, "GET", "/api/servers")
+    assert (status, server["state"]) == (200, "offline")
+    destination.line.bytes_per_second = float("inf")
+    await destination.wait_for_line("state success")
+    status, server = await pair.panel.ask(destination.node, "GET", f"/api/servers/{UUID}")
+    assert (status, server["utilization"]["disk_bytes"]) == (200, 2_000_000)
+    assert not [line for line in destination.log if "measuring" in line]
+
+
 @pytest.mark.parametrize(
     ("asked", "arrives"), [({}, f"{UUID}/{BACKUP}"), ({"archive_format": "tar_lz4"}, BACKUP)]
 )

@@ -19,6 +19,7 @@ from wingsd.errors import (
     UnknownServer,
 )
 from wingsd.servers.directories import Directories
+from wingsd.servers.server import Server
 from wingsd.servers.states import PowerAction, PowerState
 from wingsd.testing import Hang
 
@@ -31,6 +32,10 @@ def boot(house: House) -> Outcome:
 
 def create(house: House, *, start: bool = False) -> Outcome:
     return Outcome.of(house.servers.create(UUID, start_on_completion=start))
+
+
+def start(server: Server) -> Outcome:
+    return Outcome.of(server.power(PowerAction.START))
 
 
 def empty(house: House) -> None:
@@ -76,37 +81,70 @@ def test_a_server_is_created_once(house: House) -> None:
     assert len(house.called("create")) == 1
 
 
-@pytest.mark.parametrize("where", ["describe", "directory", "create"])
-def test_a_creation_that_fails_leaves_nothing(
-    house: House, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_a_server_that_the_panel_does_not_describe_is_not_created(house: House) -> None:
     empty(house)
-    error: PanelError | StorageError | EnvironmentFailed = PanelRefused("refused", "x", 429)
-    if where == "describe":
-        house.panel.faults[where] = error
-    elif where == "directory":
-        error = StorageError("full")
-
-        def full(*_: object) -> bool:
-            raise error
-
-        monkeypatch.setattr(Directories, "make", full)
-    else:
-        error = house.environment.faults[where] = EnvironmentFailed("no image")
-    assert create(house).error(type(error)) is error
+    error = house.panel.faults["describe"] = PanelRefused("refused", "x", 429)
+    assert create(house).error(PanelError) is error
     assert house.panel.calls[-1] == ("installed", UUID, False)
     assert os.listdir(house.data) == []
-    assert house.environment.containers == {}
     with pytest.raises(UnknownServer):
         house.servers.get(UUID)
 
 
-def test_what_was_there_before_stays_when_a_creation_fails(house: House) -> None:
+def test_a_server_whose_container_cannot_be_made_is_here_and_a_start_makes_it(
+    house: House, logged_errors: LoggedErrors
+) -> None:
     empty(house)
-    (house.data / UUID).mkdir()
-    house.environment.faults["create"] = EnvironmentFailed("no image")
-    create(house).error(EnvironmentFailed)
-    assert os.listdir(house.data) == [UUID]
+    fault = EnvironmentFailed("the image x could not be pulled")
+    house.environment.faults |= {"create": fault, "renew": fault}
+    server = create(house, start=True).value()
+    assert house.servers.get(UUID) is server
+    assert (server.state, server.hold) == (PowerState.OFFLINE, "")
+    assert house.called("start", "renew", "remove") == []
+    # For the Panel an installation that has failed could not be used any more.
+    assert house.panel.calls[-1] == ("installed", UUID, True)
+    reason = "The server's container could not be made: the image x could not be pulled"
+    assert reason in house.told("daemon message")
+    assert f"{UUID}: {reason}" in logged_errors.lines
+    assert f"[wingsd] {reason}" in Outcome.of(server.logs(10)).value()
+
+    start(server).error(EnvironmentFailed)
+    house.environment.faults.clear()
+    start(server).value()
+    assert server.state is PowerState.STARTING
+    assert Outcome.of(server.logs(10)).value() == []
+
+
+def test_a_server_whose_directory_cannot_be_made_is_here_and_a_start_makes_it(
+    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    empty(house)
+
+    def full(*_: object) -> None:
+        raise StorageError("/volumes cannot be made: the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Directories, "make", full)
+        server = create(house).value()
+        assert house.panel.calls[-1] == ("installed", UUID, False)
+        assert "The server's directory could not be made" in house.told("daemon message")[0]
+        assert server.details().utilization.disk_bytes == 0
+        start(server).error(StorageError)
+    start(server).value()
+    assert (house.data / UUID).is_dir()
+    assert not any("measuring" in line for line in logged_errors.lines)
+
+
+def test_an_unforeseen_error_leaves_the_server_here_too(
+    house: House, logged_errors: LoggedErrors
+) -> None:
+    empty(house)
+    house.environment.faults["create"] = RuntimeError("secret")  # type: ignore[assignment]
+    server = create(house).value()
+    assert house.servers.get(UUID) is server
+    assert "unforeseen" in house.told("daemon message")[0]
+    assert "secret" not in " ".join(house.told("daemon message"))
+    assert logged_errors.take(RuntimeError)
 
 
 def test_a_panel_that_does_not_know_the_server_is_told_nothing_of_it(house: House) -> None:

@@ -25,15 +25,17 @@ def directories(data: Path) -> Directories:
 
 
 def test_a_directory_is_made_once(directories: Directories, data: Path) -> None:
-    assert directories.make(UUID)
+    directories.make(UUID)
     assert (data / UUID).stat().st_mode & 0o777 == 0o755
-    assert not directories.make(UUID)
+    (data / UUID / "world").touch()
+    directories.make(UUID)
+    assert os.listdir(data / UUID) == ["world"]
 
 
 def test_it_belongs_to_its_owner(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
     monkeypatch.setattr(os, "chown", lambda *args: given.append(args))
-    assert Directories(str(data), (12345, 54321)).make(UUID)
+    Directories(str(data), (12345, 54321)).make(UUID)
     assert given == [(str(data / UUID), 12345, 54321)]
 
 
@@ -46,15 +48,6 @@ def test_a_symlink_in_its_place_is_no_directory(
         directories.make(UUID)
 
 
-def test_what_was_made_is_unmade_unless_it_is_used(directories: Directories, data: Path) -> None:
-    for uuid in (UUID, OTHER):
-        directories.make(uuid)
-    (data / OTHER / "world").touch()
-    for uuid in (UUID, OTHER):
-        directories.unmake(uuid)
-    assert os.listdir(data) == [OTHER]
-
-
 def test_what_is_deleted_leaves_its_place_first(directories: Directories, data: Path) -> None:
     directories.make(UUID)
     (data / UUID / "world").mkdir()
@@ -62,7 +55,7 @@ def test_what_is_deleted_leaves_its_place_first(directories: Directories, data: 
     apart = directories.set_apart(UUID)
     assert apart is not None
     assert not (data / UUID).exists()
-    assert directories.make(UUID)
+    directories.make(UUID)
     assert directories.unfinished() == [apart]
     directories.delete(apart)
     assert os.listdir(data) == [UUID]

@@ -16,7 +16,7 @@ from tests.servers.house import BY_COMMAND, PanelInMemory
 from wingsd.bridge import Workers
 from wingsd.environment import DockerEnvironment
 from wingsd.events import Event, EventBus
-from wingsd.model import Configuration, Process, Settings, Startup
+from wingsd.model import Configuration, Image, Process, Settings, Startup
 from wingsd.pools import Rewriters
 from wingsd.servers.means import Means
 from wingsd.servers.registry import Servers
@@ -113,6 +113,28 @@ async def test_a_life(house: House) -> None:
     await servers.delete(uuid)
     assert house.events[-1] == ("deleted",)
     assert not os.path.exists(servers.directory(uuid))
+    await servers.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_was_created_without_its_image_starts_when_it_is_there(
+    house: House, engine: Engine
+) -> None:
+    name = f"{engine.image.removeprefix('~')}-later"
+    house.say(attrs.evolve(house.settings, container=Image(f"~{name}")))
+    uuid, servers = house.settings.uuid, house.node()
+    described = house.panel.known.pop(uuid)
+    await servers.boot()
+    house.panel.known[uuid] = described
+    server = await servers.create(uuid, start_on_completion=True)
+    assert house.panel.calls[-1] == ("installed", uuid, True)
+    assert server.state is PowerState.OFFLINE
+    assert f"there is no image {name} on this node" in " ".join(await server.logs(10))
+    engine.tag(name)
+    up = house.event("status", "running")
+    await server.power(PowerAction.START)
+    await up
+    await servers.delete(uuid)
     await servers.stop()
 
 

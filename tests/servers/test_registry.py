@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests.logs import LoggedErrors
 from tests.servers.house import UUID, House, Outcome, configuration
 from wingsd.errors import AlreadyHere, Conflict, UnknownServer
 from wingsd.servers.states import PowerAction
@@ -24,6 +25,27 @@ def test_an_arriving_server_is_known_and_held(house: House) -> None:
     house.servers.forget(UUID)
     with pytest.raises(UnknownServer):
         house.servers.get(UUID)
+
+
+def test_an_arriving_server_is_not_measured_before_its_directory_is_here(
+    house: House, logged_errors: LoggedErrors
+) -> None:
+    boot(house).value()
+    server = house.servers.admit(configuration(), "it is being received")
+    assert [each.details().utilization.disk_bytes for each in house.servers.all()] == [0]
+    assert not any("measuring" in line for line in logged_errors.lines)
+    server.take_directory(1234)
+    assert server.details().utilization.disk_bytes == 1234
+
+
+def test_one_whose_size_is_not_known_is_measured_when_its_directory_is_here(house: House) -> None:
+    boot(house).value()
+    server = house.servers.admit(configuration(), "it is being received")
+    server.details()
+    (house.data / UUID).mkdir()
+    (house.data / UUID / "world").write_bytes(b"x" * 1000)
+    server.take_directory(None)
+    assert server.disk_bytes == 1000
 
 
 def test_what_is_in_use_here_does_not_arrive(house: House) -> None:

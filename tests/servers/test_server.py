@@ -6,6 +6,7 @@ import json
 
 import attrs
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.logs import LoggedErrors
 from tests.servers.house import UUID, House, Outcome, configuration
@@ -14,10 +15,11 @@ from wingsd.environment.interface import Usage
 from wingsd.errors import EnvironmentFailed, NotRunning, PanelUnreachable
 from wingsd.model import ConfigurationFile, Replacement
 from wingsd.servers.preparing import visible
-from wingsd.servers.server import DISK_AGE, Server
+from wingsd.servers.server import DISK_AGE, LEAST_ASKED_AGE, Server
 from wingsd.servers.states import PowerAction, PowerState
 from wingsd.servers.throttle import LINES, WINDOW
 from wingsd.structure import unstructure
+from wingsd.testing import Hang
 
 USAGE = Usage(1000, 2000, 12.5, 30, 40, 5000)
 
@@ -227,6 +229,61 @@ def test_the_disk_is_measured_at_boot_after_runs_and_when_old_figures_are_asked_
     house.clock.advance(DISK_AGE + 1)
     server.details()
     assert server.details().utilization.disk_bytes == 3000
+
+
+def test_the_size_is_known_before_the_engine_has_answered(house: House) -> None:
+    house.panel.known[UUID] = configuration()
+    (house.data / UUID).mkdir()
+    (house.data / UUID / "world").write_bytes(b"x" * 1000)
+    house.environment.faults["adopt"] = Hang()
+    booting = Outcome.of(house.servers.boot())
+    assert not booting.over
+    assert house.servers.get(UUID).disk_bytes == 1000
+
+
+def test_who_asks_about_a_server_that_fills_learns_its_size_soon(house: House) -> None:
+    server = started(house)
+    (house.data / UUID / "world").write_bytes(b"x" * 1000)
+    house.clock.advance(LEAST_ASKED_AGE)
+    assert server.details().utilization.disk_bytes == 0
+    house.clock.advance(1)
+    server.details()
+    assert server.details().utilization.disk_bytes == 1000
+
+
+def test_a_server_that_runs_is_measured_though_nobody_asks(house: House) -> None:
+    server = started(house)
+    (house.data / UUID / "world").write_bytes(b"x" * 1000)
+    house.clock.advance(DISK_AGE + 1)
+    house.process().use(USAGE)
+    assert server.disk_bytes == 1000
+
+
+@attrs.define
+class LateWorkers:
+    """Measures when the test says so, and counts how often."""
+
+    asked: list[Deferred[int]] = attrs.field(factory=list)
+
+    def run(self, *_: object) -> Deferred[int]:
+        self.asked.append(Deferred())
+        return self.asked[-1]
+
+
+def test_a_server_that_takes_long_to_measure_is_measured_less_often(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = house.server()
+    workers = LateWorkers()
+    monkeypatch.setattr(house.servers._disk_usage, "_disk", workers)
+    server.measure()
+    house.clock.advance(0.1)
+    server.details()
+    workers.asked[0].callback(1000)
+    for seconds, measured in ((99, 1), (2, 2)):
+        house.clock.advance(seconds)
+        server.details()
+        assert len(workers.asked) == measured
 
 
 def test_what_cannot_be_measured_is_logged(house: House, logged_errors: LoggedErrors) -> None:

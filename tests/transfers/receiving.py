@@ -60,6 +60,8 @@ class World:
         self.shared: list[str] = []
         #: The backups that were told with each success.
         self.told: list[tuple[str, ...] | None] = []
+        #: The sizes of servers whose directory has come into place.
+        self.sizes: list[int | None] = []
         #: Whose container has the server's name.
         self.conflict = ""
 
@@ -83,6 +85,9 @@ class World:
 
     def unshare(self, uuid: str) -> None:
         self.shared.append("")
+
+    def take_directory(self, size: int | None) -> None:
+        self.sizes.append(size)
 
     def let_go(self) -> None:
         self.registered[UUID] = ""

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from tests.daemon.house import UUID
 from tests.logs import LoggedErrors
 from tests.transfers.receiving import DATA, House, Source
+from wingsd.archive import measure
 from wingsd.bridge import Feed
 from wingsd.errors import (
     AlreadyHere,
@@ -40,6 +41,8 @@ async def test_a_good_upload_goes_through_every_step_in_order(house: House) -> N
     assert house.world.registered == {UUID: ""}
     assert house.left() == [UUID]
     assert list(house.receiver.servers) == []
+    # The size of its files is known, since they were just written.
+    assert house.world.sizes == [measure(str(house.data / UUID))]
 
 
 class Unread(Source):

@@ -64,6 +64,7 @@ async def test_nothing_is_copied_and_the_panel_is_told(pooled: House) -> None:
     assert (seen(pooled.data / UUID), (pooled.data / UUID).stat().st_ino) == (before, inode)
     assert pooled.left() == [UUID]
     assert pooled.world.shared == ["Attic", ""]
+    assert pooled.world.sizes == [None]  # Only a look tells it.
     assert pooled.states == ["pending", "processing", "success", "completed"]
     (entry,) = pooled.store.transfers()
     assert (entry.pool, entry.outcome) == ("Attic", Outcome.SUCCESS)

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from tests.web.node import Calls, FakeTransfers, until
 from wingsd.bridge import Workers
 from wingsd.config import Config, System
+from wingsd.errors import EnvironmentFailed
 from wingsd.events import EventBus
 from wingsd.journal import Journal
 from wingsd.journal.store import Store
@@ -151,6 +152,29 @@ async def test_a_servers_life_as_a_panel_and_a_browser_see_it(town: Town) -> Non
     assert town.environment.containers == {}
     assert (await town.ask("GET"))[0] == 404
     assert (await town.ask("DELETE"))[0] == 404
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_without_an_image_is_there_and_starts_when_it_has_one(town: Town) -> None:
+    missing = EnvironmentFailed("the image of the server could not be pulled")
+    town.environment.faults |= {"create": missing, "renew": missing}
+    await town.create()
+    assert town.panel.installed(UUID) is True
+    status, details = await town.ask("GET")
+    assert (status, details["state"]) == (200, "offline")
+    # A browser that comes only now sees why.
+    browser = await town.browser()
+    browser.send("send logs")
+    why = "[wingsd] The server's container could not be made: the image of the server could not"
+    await browser.wait_for("console output", why)
+    await browser.wait_for(
+        "console output", "[wingsd] The next start of the server tries that again."
+    )
+    town.environment.faults.clear()
+    await town.panel.power(UUID, "start")
+    await browser.wait_for("status", "starting")
+    await until(lambda: UUID in town.environment.running)
+    await browser.close()
 
 
 @pytest_twisted.ensureDeferred

@@ -121,4 +121,3 @@ class HandReceiving:
     async def welcome(self, server: Server) -> None:
         """Have it keep the settings that came with it."""
         server.by_hand = True
-        server.measure()

@@ -12,7 +12,6 @@ import os
 import re
 import stat
 import tempfile
-from contextlib import suppress
 
 from wingsd.archive import remove_tree
 from wingsd.diskadvice import disk_advice
@@ -42,8 +41,8 @@ class Directories:
         """Return where the server's files are, or would be."""
         return os.path.join(self._data, uuid)
 
-    def make(self, uuid: str) -> bool:
-        """Make the server's directory; return whether this call made it. One there is kept."""
+    def make(self, uuid: str) -> None:
+        """Make the server's directory; one that is there is kept."""
         path = self.path(uuid)
         try:
             os.makedirs(self._data, exist_ok=True)
@@ -51,17 +50,11 @@ class Directories:
                 os.mkdir(path, 0o755)
             except FileExistsError:
                 if stat.S_ISDIR(os.lstat(path).st_mode):
-                    return False
+                    return
                 raise
             os.chown(path, *self._owner)
         except OSError as error:
             raise StorageError(f"{path} cannot be made: {disk_advice(error)}") from error
-        return True
-
-    def unmake(self, uuid: str) -> None:
-        """Remove what `make` made, unless something has come into it since."""
-        with suppress(OSError):
-            os.rmdir(self.path(uuid))
 
     def set_apart(self, uuid: str) -> str | None:
         """Move the server's directory away to be deleted; return where to, None without one.

@@ -29,11 +29,20 @@ LEAST_KEPT = 100
 
 
 class Life:
-    """The life of the server with the UUID `uuid`. `when_offline` is called after each run."""
+    """The life of the server with the UUID `uuid`.
+
+    `when_offline` is called after each run, `when_used` whenever the program was measured.
+    """
 
     _log = Logger()
 
-    def __init__(self, uuid: str, means: Means, when_offline: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        uuid: str,
+        means: Means,
+        when_offline: Callable[[], None],
+        when_used: Callable[[], None],
+    ) -> None:
         self.uuid = uuid
         self.state = PowerState.OFFLINE
         self.usage = Usage()
@@ -46,6 +55,7 @@ class Life:
         self.joined_late = False
         self._means = means
         self._when_offline = when_offline
+        self._when_used = when_used
 
     # How a run begins
 
@@ -106,9 +116,14 @@ class Life:
         """Tell an event of this server."""
         self._means.bus.publish(Event(self.uuid, event, args))
 
-    def say(self, message: str) -> None:
-        """Tell people something of the node's own, in the console and in the log."""
+    def say(self, message: str, *, keep: bool = False) -> None:
+        """Tell people something of the node's own, in the console and in the log.
+
+        With `keep` it is one of the console's last lines as well.
+        """
         self._log.info("{server}: {message}", server=self.uuid, message=message)
+        if keep:
+            self.console.add(f"[wingsd] {message}")
         self.publish(DAEMON_MESSAGE, message)
 
     def happen(self, happening: Happening) -> None:
@@ -156,6 +171,7 @@ class Life:
     def on_usage(self, usage: Usage) -> None:
         """Tell what the program uses."""
         self.usage = usage
+        self._when_used()
         self.publish(STATS, self.stats())
 
     def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:

@@ -70,6 +70,9 @@ class Servers:
         self._tasks.start("finishing deletions of before", self._disposal.finish())
         for configuration in await self._boot.load():
             self._take_in(configuration)
+        # First: an engine that is silent keeps nobody from knowing how large the servers are.
+        for server in self._servers.values():
+            server.measure()
         self.loaded = True
         self._log.info("{count} servers loaded", count=len(self._servers))
         self._tasks.start("telling the Panel of the restart", self._boot.reset())
@@ -77,8 +80,6 @@ class Servers:
         if unknown:
             retrying = self._boot.adopt_later(unknown, self._has)
             self._tasks.start("finding out which servers run", retrying)
-        for server in self._servers.values():
-            server.measure()
 
     def _take_in(self, configuration: Configuration) -> None:
         """The Panel says that a server is this node's, and what it is."""
@@ -131,7 +132,7 @@ class Servers:
             known.close()
             known.disown(hold)  # Browsers that watch it may not start it in the new one's place.
         server = self._add(configuration)
-        server.hold = hold
+        server.hold, server.has_directory = hold, False
         self.unshare(uuid)
         return server
 
@@ -159,6 +160,7 @@ class Servers:
         settled = [self.known(configuration) for configuration in configurations]
         for server in settled:
             server.by_hand = True
+            server.measure()
         if settled:
             self._tasks.start("finding out which servers run", self._adopt(settled))
 
@@ -175,7 +177,7 @@ class Servers:
     def _add(self, configuration: Configuration) -> Server:
         uuid = configuration.settings.uuid
         server = Server(
-            configuration, self.directory(uuid), self._means, self._tasks, self._disk_usage
+            configuration, self._directories, self._means, self._tasks, self._disk_usage
         )
         server.hold = self._reserved.pop(uuid, "")
         self._servers[uuid] = server
@@ -189,15 +191,18 @@ class Servers:
     async def create(self, uuid: str, *, start_on_completion: bool) -> Server:
         """Make a new server of this node, and tell the Panel how its installation ended.
 
-        The egg's installation script is not run. A start that fails fails no creation. Raises
-        `NotLoaded`, `Conflict` for a server that is here or was deleted meanwhile, and whatever
-        its making raised, after everything was undone.
+        The egg's installation script is not run. A server whose directory or container cannot be
+        made is here all the same, offline, and the first start makes them. A start that fails
+        fails no creation. Raises `NotLoaded`, `Conflict` for a server that is here or was deleted
+        meanwhile, and `PanelError` where the Panel does not tell what the server is: then it is
+        not here.
         """
         if not self.loaded:
             raise NotLoaded
         if uuid in self._servers or uuid in self._creating or uuid in self._deleting:
             raise Conflict("this server is already on this node", "delete it first")
-        creating = self._creating[uuid] = Deferred.fromCoroutine(self._create(uuid))
+        creation = Creation(self._means)
+        creating = self._creating[uuid] = Deferred.fromCoroutine(self._create(uuid, creation))
         try:
             server = await creating
         except CancelledError:
@@ -206,15 +211,15 @@ class Servers:
             raise Conflict("the server was deleted while it was being created") from None
         finally:
             del self._creating[uuid]
-        if start_on_completion:
+        if start_on_completion and creation.succeeded:
             with suppress(WingsdError):  # It is told where people see it.
                 await server.power(PowerAction.START)
         return server
 
-    async def _create(self, uuid: str) -> Server:
-        creation = Creation(self._means, self._directories)
+    async def _create(self, uuid: str, creation: Creation) -> Server:
         try:
             server = self._add(await self._means.panel.describe(uuid))
+            server.has_directory = False
             server.take(INSTALLING)
             await creation.make(server)
         except BaseException as error:

@@ -10,6 +10,7 @@ from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, NotRunning, W
 from wingsd.model import Configuration
 from wingsd.servers.console import Console
 from wingsd.servers.details import ServerDetails
+from wingsd.servers.directories import Directories
 from wingsd.servers.diskusage import DiskUsage
 from wingsd.servers.life import Life
 from wingsd.servers.means import Means
@@ -20,8 +21,12 @@ from wingsd.servers.tasks import Tasks
 
 __all__ = ["Server"]
 
-#: Seconds after which a measured disk usage is old.
+#: Seconds after which a measured disk usage is old; Wings' figure.
 DISK_AGE = 150.0
+#: The same where somebody asks for it: so many times what the measuring took, waiting for its turn
+#: included, and at least so many seconds. A node that is busy measuring thus measures less often.
+ASKED_AGE_FACTOR = 1000.0
+LEAST_ASKED_AGE = 15.0
 #: Seconds that a server may take to stop when it is suspended; Wings' figure.
 SUSPENSION_GRACE = 60.0
 
@@ -36,14 +41,14 @@ class Server:
     def __init__(
         self,
         configuration: Configuration,
-        directory: str,
+        directories: Directories,
         means: Means,
         tasks: Tasks,
         disk_usage: DiskUsage,
     ) -> None:
         self.uuid = configuration.settings.uuid
         self.configuration = configuration
-        self.directory = directory
+        self.directory = directories.path(self.uuid)
         #: Why it may not be started now; empty when it may.
         self.hold = ""
         #: Whether the Panel has it elsewhere, or may have: what is here is only what is left.
@@ -51,14 +56,20 @@ class Server:
         #: Whether people moved it here, and the Panel has not said yet that it is this node's.
         #: As long as that is so, its settings are those that came with it.
         self.by_hand = False
+        #: Whether its directory is where it belongs: of a server that is created or received it is
+        #: not yet.
+        self.has_directory = True
+        self._directories = directories
         self._means = means
         self._tasks = tasks
         self._disk_usage = disk_usage
         self._measured_at = float("-inf")
+        #: The seconds that the last measuring took; infinite while it has not ended.
+        self._measuring_took = float("inf")
         self._closed = False
-        self._life = Life(self.uuid, means, self.measure)
+        self._life = Life(self.uuid, means, self.measure, self.renew_measure)
         self._power = Power(self, self._life, means)
-        self._rewriting = Rewriting(means, directory)
+        self._rewriting = Rewriting(means, self.directory)
 
     # What it is
 
@@ -88,8 +99,8 @@ class Server:
         return self._life.disk_bytes
 
     def details(self) -> ServerDetails:
-        """Return what `GET /api/servers/{uuid}` answers; measure its files anew for the next."""
-        self.renew_measure()
+        """Return what `GET /api/servers/{uuid}` answers; measure its files again for the next."""
+        self._renew_asked_measure()
         return ServerDetails(
             state=self.state,
             is_suspended=self.suspended,
@@ -98,7 +109,8 @@ class Server:
         )
 
     def stats(self) -> str:
-        """Return the text of a `stats` event, which is JSON."""
+        """Return the text of a `stats` event, which is JSON; measure its files for the next."""
+        self._renew_asked_measure()
         return self._life.stats()
 
     async def logs(self, lines: int) -> list[str]:
@@ -123,9 +135,12 @@ class Server:
         """Tell an event of this server."""
         self._life.publish(event, *args)
 
-    def say(self, message: str) -> None:
-        """Tell people something of the node's own, in the console and in the log."""
-        self._life.say(message)
+    def say(self, message: str, *, keep: bool = False) -> None:
+        """Tell people something of the node's own, in the console and in the log.
+
+        With `keep`, those who open the console later see it too, until the next start.
+        """
+        self._life.say(message, keep=keep)
 
     # Who has it
 
@@ -219,10 +234,12 @@ class Server:
     async def prepare(self) -> None:
         """Do what comes before every start: fresh settings, the egg's files.
 
-        Raises what `sync` raises.
+        Raises what `sync` raises, and `StorageError` where its directory is still to be made.
         """
         await self._fetch()
         self.check_power(PowerAction.START)
+        if not self.has_directory:
+            await self.make_directory()
         for line in await self._rewriting.run(self.configuration):
             self.say(line)
 
@@ -233,19 +250,39 @@ class Server:
         await self._power.adopt()
         self.stop_if_suspended()
 
+    async def make_directory(self) -> None:
+        """Make its directory; one that is there is kept. Raises `StorageError`."""
+        await self._means.disk.run(self._directories.make, self.uuid)
+        self.has_directory = True
+        self.measure()
+
+    def take_directory(self, size: int | None) -> None:
+        """Its directory has come to where it belongs, with files of `size` bytes, if known."""
+        self.has_directory = True
+        if size is None:
+            self.measure()
+        else:
+            self._measured_at = self._means.reactor.seconds()
+            self._take_measure(size)  # It took no time.
+
     def measure(self) -> None:
-        """Have its files measured in the background."""
-        if self._closed:
+        """Have its files measured in the background, once they are where they belong."""
+        if self._closed or not self.has_directory:
             return
-        self._measured_at = self._means.reactor.seconds()
+        self._measured_at, self._measuring_took = self._means.reactor.seconds(), float("inf")
         self._disk_usage.ask(self.uuid, self.directory, self._take_measure)
 
-    def renew_measure(self) -> None:
-        """Have its files measured again if the last time is long ago."""
-        if self._means.reactor.seconds() - self._measured_at > DISK_AGE:
+    def renew_measure(self, age: float = DISK_AGE) -> None:
+        """Have its files measured again if the last time is more than `age` seconds ago."""
+        if self._means.reactor.seconds() - self._measured_at > age:
             self.measure()
 
+    def _renew_asked_measure(self) -> None:
+        age = max(self._measuring_took * ASKED_AGE_FACTOR, LEAST_ASKED_AGE)
+        self.renew_measure(min(age, DISK_AGE))
+
     def _take_measure(self, size: int) -> None:
+        self._measuring_took = self._means.reactor.seconds() - self._measured_at
         self._life.disk_bytes = size
 
     async def remove_environment(self) -> None:

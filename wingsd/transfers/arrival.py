@@ -62,13 +62,17 @@ class Arrival:
         #: Where what stood in the server's place is now.
         self._aside: str | None = None
 
-    async def complete(self, server: Server, configuration: Configuration) -> Deferred[None]:
+    async def complete(
+        self, server: Server, configuration: Configuration, size: int | None = None
+    ) -> Deferred[None]:
         """Make the server this node's; return when the sender may have its answer.
 
+        `size` is how many bytes its files have, None where they are to be measured.
         The Deferred fires when the Panel has heard of it, and fails with `NotWanted` when it does
         not want the server here. Raises `NotWanted` too, and whatever a step fails with.
         """
         await self._take_place()
+        server.take_directory(size)
         await self._make_environment(configuration)
         return await self._report(server)
 

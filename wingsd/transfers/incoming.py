@@ -216,7 +216,8 @@ class IncomingTransfer:
         await course.chain.wait(means.disk.run(means.backups.flush, self.server))
         self._reception.say_figures(received)
 
-        return await self._arrival.complete(means.servers.get(self.server), configuration)
+        server = means.servers.get(self.server)
+        return await self._arrival.complete(server, configuration, received.unpacked_bytes)
 
     async def _check_engine(self) -> None:
         """Raise `Conflict` where another node's container on the engine has the server's name.

@@ -58,6 +58,12 @@ class Received:
         return sum(each.archive_bytes for each in self._archives)
 
     @property
+    def unpacked_bytes(self) -> int | None:
+        """The bytes of all files; None where no archive was unpacked."""
+        archives = self._archives
+        return sum(each.unpacked_bytes for each in archives) if archives else None
+
+    @property
     def backups(self) -> int:
         """How many backups there are."""
         return sum(len(part.backups) for part in self.parts)

@@ -53,7 +53,8 @@ class ServersEndpoint(Endpoint):
         """Make a server, which the Panel knows already.
 
         It is made in the background; the Panel is told of the end by the report of its
-        installation.
+        installation. A server whose container cannot be made is here all the same, offline, with
+        the reason in its console; a start of it tries again.
         """
         uuid = canonical_uuid(order.uuid)
         if uuid is None:
