@@ -17,7 +17,7 @@ from typing import Any
 __all__ = ["ACCEPTS", "REST", "accept_few"]
 
 #: Connections that are taken in one turn of the reactor.
-ACCEPTS = 8
+ACCEPTS = 32
 
 #: Seconds until it is tried again. Those that wait meanwhile stay in the socket's queue.
 REST = 0.5

@@ -322,6 +322,8 @@ class NodeSite(Site):
         Anybody can open them, but a process can hold only so many, and needs them for files too.
         It is the oldest of the address with the most: one client alone crowds out no other.
         """
+        if len(self.connections) <= self.limits.connections:
+            return
         waiting = [channel for channel in self.connections if channel.is_waiting]
         if len(waiting) > self.limits.connections:
             ((most, _),) = Counter(channel.address for channel in waiting).most_common(1)
