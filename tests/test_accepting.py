@@ -37,7 +37,9 @@ class Full:
 def port() -> Iterator[Any]:
     """Yield one that rests when it is full, which it is, and for which a client waits."""
     reactor = MemoryReactorClock()
-    port: Any = Port(0, Factory.forProtocol(Protocol), interface="127.0.0.1", reactor=reactor)
+    port: Any = Port(
+        0, Factory.forProtocol(Protocol), 4 * ACCEPTS, interface="127.0.0.1", reactor=reactor
+    )
     port.startListening()
     accept_few(port, reactor)
     port.socket = Full(port.socket)
