@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attrs import Factory, define
 
-from wingsd.archive import Compression, Extracted, Packed, extract, pack
+from wingsd.archive import Compression, Extracted, Packed, Part, extract, pack
 
 
 @define
@@ -25,6 +25,7 @@ def packed(
     *,
     links: bool = True,
     compression: Compression = Compression.NONE,
+    limit: int | None = None,
     threads: bool = False,
     meanwhile: Callable[[int], None] = lambda total: None,
 ) -> Sent:
@@ -36,7 +37,7 @@ def packed(
         meanwhile(total)
 
     sent.packed = pack(
-        str(tree),
+        Part(str(tree), limit=limit),
         sent.archive.extend,
         links=links,
         compression=compression,

@@ -16,8 +16,10 @@ from attrs import evolve
 
 from tests.archive.hostile.case import directory
 from tests.archives import END, header, in_blocks, member
+from tests.packing import packed
+from wingsd.archive import limits, measure
 from wingsd.archive.extract import extract
-from wingsd.archive.limits import DEFAULT, Limits
+from wingsd.archive.limits import DEFAULT, ENTRY_SIZE, Limits
 from wingsd.errors import BadRequest, StorageError
 from wingsd.transfers.staging import Staging
 
@@ -25,7 +27,7 @@ MIB = 1 << 20
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OWNER = (1234, 1235)
 WORDS = "There is not enough disk space available to perform that action."
-NO_RESERVE = evolve(DEFAULT, reserve=0)
+NO_RESERVE = evolve(DEFAULT, reserve=0, inode_reserve=0)
 RANDOM = random.Random("disks")
 Mount = Callable[..., Path]
 
@@ -198,6 +200,57 @@ def test_small_files_stop_at_the_servers_limit(house: House) -> None:
         house.receive(in_blocks(archive), DEFAULT.for_server(2))
     assert house.state() == house.before
     house.receive(in_blocks(archive), DEFAULT.for_server(5))
+
+
+def test_directories_alone_stop_at_the_servers_limit(mount: Mount) -> None:
+    large = mount("-t", "tmpfs", "-o", "size=64m,nr_inodes=200000", "tmpfs")
+    archive = b"".join(directory(b"d%d/" % n) for n in range(51_000)) + END
+    with closing(House(large)) as house:
+        with pytest.raises(
+            BadRequest, match=r'with "d50257/" .* 2 MiB, and it may have 1 MiB \(50257 directories'
+        ):
+            house.receive(in_blocks(archive), DEFAULT.for_server(1))
+        assert house.state() == house.before
+
+
+def test_so_do_those_that_long_names_bring(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FREE_ENTRIES", 50)
+    few = b"".join(member(b"%d/" % n + b"d/" * 40 + b"f", b"") for n in range(3)) + END
+    with pytest.raises(BadRequest, match=r"123 directories and links among them"):
+        house.receive(in_blocks(few), evolve(NO_RESERVE, disk=72 * ENTRY_SIZE))
+    assert house.state() == house.before
+    house.receive(in_blocks(few), evolve(NO_RESERVE, disk=73 * ENTRY_SIZE))
+
+
+def test_directories_leave_inodes_to_others(mount: Mount) -> None:
+    small = mount("-t", "tmpfs", "-o", "size=64m,nr_inodes=60000", "tmpfs")
+    archive = b"".join(directory(b"d%d/" % n) for n in range(60_000)) + END
+    with closing(House(small)) as house:
+        place = house.staging.create(UUID)
+        with pytest.raises(StorageError, match=r"3000 of them are kept .*inode_reserve"):
+            extract(in_blocks(archive), place, OWNER, print, limits=DEFAULT)
+        assert os.statvfs(small).f_favail > 900
+        house.staging.withdraw(UUID)
+        house.staging.discard(UUID)
+        assert house.state() == house.before
+
+
+def test_what_is_sent_counts_as_much_as_what_is_received(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FREE_ENTRIES", 4)
+    tree = tmp_path / "tree"
+    (tree / "a/b/c").mkdir(parents=True)
+    (tree / "f").write_bytes(b"x" * 5000)
+    for number in range(5):
+        os.link(tree / "f", tree / f"a/{number}")
+        (tree / f"s{number}").symlink_to("f")
+    size = measure(str(tree))
+    assert size == 5000 + (3 + 5 + 5 - 4) * ENTRY_SIZE
+    archive = bytes(packed(tree).archive)
+    house.receive(in_blocks(archive), evolve(NO_RESERVE, disk=size))
+    with pytest.raises(BadRequest):
+        house.receive(in_blocks(archive), evolve(NO_RESERVE, disk=size - 1))
 
 
 def test_as_much_as_there_is_fits(house: House) -> None:

@@ -15,7 +15,16 @@ import pytest
 from attrs import evolve
 
 from tests.archives import END, TIME, in_blocks, member, odd_tree, pax, seen, stamp
-from wingsd.archive import Compression, Extracted, JointTree, Limits, Packed, Part, extract_part
+from wingsd.archive import (
+    Compression,
+    Extracted,
+    JointTree,
+    Limits,
+    Packed,
+    Part,
+    extract_part,
+    walk,
+)
 from wingsd.archive import pack as pack_tree
 from wingsd.archive.limits import DEFAULT
 from wingsd.archive.split import split
@@ -102,6 +111,18 @@ def test_a_tree_that_was_divided_is_the_same_again(
     assert sum(each.hard_link_count for each in done) == whole.hard_link_count
     assert sum(each.symlink_count for each in done) == whole.symlink_count
     assert sum(each.unpacked_bytes for each in done) == whole.packed_bytes
+
+
+def test_so_is_one_whose_directories_are_read_in_batches(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "BATCH", 3)
+    parts = split(str(tree), 5)
+    done = join([pack(part) for part in parts], tmp_path / "out")
+    assert seen(tmp_path / "out", owner=False) == seen(tree, owner=False)
+    whole = packed(str(tree))[1]
+    assert sum(each.file_count for each in done) == whole.file_count
+    assert sum(each.directory_count for each in done) == whole.directory_count
 
 
 def test_without_links_each_name_is_a_file_in_exactly_one_part(tree: Path) -> None:

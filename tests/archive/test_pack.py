@@ -17,8 +17,11 @@ import pytest
 
 from tests.archives import odd_tree, run, seen, sparse_file
 from tests.packing import packed, unpacked
-from wingsd.archive import Compression, measure, pack
+from wingsd.archive import Compression, measure, members, pack
 from wingsd.archive.compress import OUTPUT
+from wingsd.errors import DiskLimitExceeded, StorageError
+
+MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +207,58 @@ def test_hard_links_across_directories_and_out_of_the_tree(tmp_path: Path) -> No
     assert (tmp_path / "out/a/f").samefile(tmp_path / "out/b/g")
     assert sent.packed is not None
     assert (sent.packed.hard_link_count, sent.packed.symlink_count) == (2, 1)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_of_somebody_else_with_more_than_one_name_is_not_sent(
+    tmp_path: Path, links: bool
+) -> None:
+    top = tmp_path / "t"
+    top.mkdir()
+    os.chown(top, 1234, 1235)
+    for name, owner in (("own", 1234), ("others", 0)):
+        (top / name).write_bytes(b"data")
+        os.chown(top / name, owner, owner)
+    os.link(top / "own", top / "again")
+    assert packed(top, links=links).notes == []
+    (tmp_path / "shadow").write_bytes(b"secret")
+    os.link(tmp_path / "shadow", top / "linked")
+    with pytest.raises(
+        StorageError,
+        match=r'"linked" belongs to user 0, .* user 1234, and it has 2 names .*\(chown 1234\)',
+    ) as caught:
+        packed(top, links=links)
+    assert caught.value.message == "the server's files could not be read"
+    os.chown(top / "linked", 1234, 0)
+    assert packed(top, links=links).notes == []
+
+
+def test_a_sparse_file_beyond_the_limit_is_refused_before_its_data(tmp_path: Path) -> None:
+    top = tmp_path / "t"
+    top.mkdir()
+    (top / "a").write_bytes(b"x" * MIB)
+    with (top / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DiskLimitExceeded) as caught:
+        packed(top, limit=2 * MIB)
+    assert caught.value.detail.startswith(
+        'with "sparse", which has 1048576 MiB (0 MiB on this disk), the server\'s files have '
+        "1048577 MiB, and it may have 2 MiB; raise its disk limit"
+    )
+    os.truncate(top / "sparse", MIB)
+    assert packed(top, limit=2 * MIB).notes == []
+
+
+def test_a_file_with_large_holes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "_LARGE_HOLES", 3 * MIB)
+    top = tmp_path / "t"
+    top.mkdir()
+    for name, size in (("large", 3 * MIB), ("small", 3 * MIB - 1)):
+        with (top / name).open("wb") as file:
+            file.truncate(size)
+    assert packed(top).notes == [
+        '"large" is sparse: all of its 3 MiB are sent, of which 0 MiB are on this disk'
+    ]
 
 
 def test_without_links_everything_is_a_file(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from tests.archives import header
 from wingsd.archive.headers import Member
-from wingsd.archive.limits import DEFAULT, Limits
+from wingsd.archive.limits import DEFAULT, ENTRY_SIZE, FREE_ENTRIES, Limits
 from wingsd.archive.space import STEP, Space
 from wingsd.config import Transfers
 from wingsd.errors import BadRequest, StorageError
@@ -37,15 +37,19 @@ class Disk:
         )
 
 
-def one(size: int, name: bytes = b"world/f") -> Member:
-    found = Member(memoryview(header(name)))
+def one(size: int, name: bytes = b"world/f", typeflag: bytes = b"0") -> Member:
+    found = Member(memoryview(header(name, typeflag=typeflag)))
     found.size = size
     return found
 
 
 def test_the_settings_are_mebibytes() -> None:
-    limits = Limits.configured(Transfers(disk_reserve=3, max_members=7, directory_memory=5))
-    assert limits == Limits(disk=None, reserve=3 * MIB, members=7, directory_memory=5 * MIB)
+    limits = Limits.configured(
+        Transfers(disk_reserve=3, inode_reserve=9, max_members=7, directory_memory=5)
+    )
+    assert limits == Limits(
+        disk=None, reserve=3 * MIB, inode_reserve=9, members=7, directory_memory=5 * MIB
+    )
     assert limits.for_server(2).disk == 2 * MIB
     assert limits.for_server(2).for_server(0).disk is limits.for_server(-1).disk is None
 
@@ -84,7 +88,7 @@ def test_the_reserve_is_at_most_a_twentieth() -> None:
 
 def test_without_a_reserve_the_file_system_is_not_asked() -> None:
     disk = Disk(0)
-    space = Space(evolve(DEFAULT, reserve=0), disk)
+    space = Space(evolve(DEFAULT, reserve=0, inode_reserve=0), disk)
     space.claim(one(GIB))
     assert not disk.asked
 
@@ -146,3 +150,58 @@ def test_a_sparse_file_counts_whole_for_the_server_and_by_its_blocks_for_the_dis
     many.segments = array("q", [n for at in range(0, 1 << 22, 16) for n in (at, 1)])
     with pytest.raises(StorageError, match="takes 1024 MiB more"):
         Space(DEFAULT, Disk(GIB + 1023 * MIB)).claim(many)
+
+
+@pytest.mark.parametrize("typeflag", [b"1", b"2"])
+def test_links_beyond_the_free_ones_count_against_the_servers_limit(typeflag: bytes) -> None:
+    space = Space(DEFAULT.for_server(1), Disk(50 * GIB))
+    for number in range(FREE_ENTRIES + MIB // ENTRY_SIZE):
+        space.claim(one(0, b"d/%d" % number, typeflag))
+    space.claim(one(0))
+    with pytest.raises(BadRequest) as caught:
+        space.claim(one(0, b"d/more", typeflag))
+    assert caught.value.message == WORDS
+    assert '"d/more" the server\'s files have 2 MiB, and it may have 1 MiB' in caught.value.detail
+    assert (
+        "50257 directories and links among them, of which those beyond the first 50000 count "
+        "4 KiB each" in caught.value.detail
+    )
+
+
+def test_directories_that_were_made_count_as_well() -> None:
+    space = Space(DEFAULT.for_server(1), Disk(50 * GIB))
+    space.claim(one(MIB - ENTRY_SIZE), FREE_ENTRIES + 1)
+    with pytest.raises(BadRequest, match="50002 directories and links"):
+        space.claim(one(0), FREE_ENTRIES + 2)
+    other = Space(DEFAULT.for_server(1), Disk(50 * GIB))
+    other.claim(one(MIB), 0)
+    with pytest.raises(BadRequest, match="50001 directories and links"):
+        other.end(FREE_ENTRIES + 1)
+
+
+def test_directories_of_several_archives_count_together() -> None:
+    together: list[Space] = []
+    for _ in range(2):
+        together.append(Space(DEFAULT.for_server(1), Disk(50 * GIB), together))
+    together[0].claim(one(MIB), FREE_ENTRIES)
+    together[1].claim(one(0), 0)
+    with pytest.raises(BadRequest, match="50001 directories and links"):
+        together[1].claim(one(0), 1)
+
+
+def test_directories_on_the_way_to_one_member_are_seen_by_the_reserve() -> None:
+    disk = Disk(50 * GIB)
+    space = Space(DEFAULT, disk)
+    for number in range(1, 100):
+        space.claim(one(0), number * 250)
+    assert 10 <= disk.asked <= 14
+
+
+def test_the_inode_reserve_is_a_setting_and_at_most_a_twentieth() -> None:
+    for inodes, files, kept in ((19_999, 10**7, 20_000), (499, 10_000, 500)):
+        space = Space(evolve(DEFAULT, reserve=0), Disk(50 * GIB, inodes=inodes, files=files))
+        with pytest.raises(StorageError) as caught:
+            space.claim(one(STEP))
+        assert f"and {kept} of them are kept (system.transfers.inode_reserve)" in str(caught.value)
+        enough = Disk(50 * GIB, inodes=kept, files=files)
+        Space(evolve(DEFAULT, reserve=0), enough).claim(one(STEP))

@@ -118,3 +118,13 @@ def test_a_file_larger_than_all_else_has_a_span_of_its_own() -> None:
 def test_without_anything_to_divide_the_first_span_has_all_there_may_be() -> None:
     spans = Borders().spans(3)
     assert [each.holds(()) for each in spans].count(True) == 1
+
+
+def test_names_may_be_added_in_any_order() -> None:
+    rng = random.Random(11)
+    keys: list[Key] = [((FILES, b"%06d" % number),) for number in range(30_000)]
+    for order in (keys[::-1], rng.sample(keys, len(keys))):
+        spans = equal_spans(order, [1000] * len(order), 4)
+        held = [sum(map(each.holds, keys)) for each in spans]
+        assert sum(held) == len(keys)
+        assert all(abs(each - len(keys) / 4) <= 300 for each in held)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.archives import odd_tree, run
+from tests.packing import packed
+from wingsd.archive import limits
+from wingsd.archive import walk as walking
+from wingsd.archive.limits import ENTRY_SIZE
 from wingsd.archive.listing import Listing
-from wingsd.archive.walk import measure, opened, walk
+from wingsd.archive.split import split
+from wingsd.archive.walk import BATCH, FirstNames, Measured, measure, opened, survey, walk
 from wingsd.errors import StorageError
 
 
@@ -200,3 +206,95 @@ def test_measuring_says_what_it_cannot_read(
         patched.setattr(os, "stat", failing)
         with pytest.raises(StorageError, match=r'"f" could not be read: the disk failed'):
             measure(str(tmp_path))
+
+
+def test_a_directory_with_many_names_comes_in_batches(tmp_path: Path) -> None:
+    for number in range(BATCH + 700):
+        (tmp_path / f"f{number}").touch()
+    for number in range(300):
+        (tmp_path / f"d{number}" / "below").mkdir(parents=True)
+    found, _ = walked(tmp_path)
+    first, second, *below = found
+    assert [first.is_first, second.is_first] == [True, False]
+    assert [first.path, second.path] == [(), ()]
+    for kind in ("files", "directories"):
+        one, other = getattr(first, kind), getattr(second, kind)
+        assert (one, other) == (sorted(one), sorted(other))
+    assert sorted(first.files + second.files) == sorted(
+        b"f%d" % number for number in range(BATCH + 700)
+    )
+    # each directory is entered once, after all files beside it
+    entered = [listing.path for listing in below]
+    assert sorted(path[0] for path in entered if len(path) == 1) == sorted(
+        b"d%d" % number for number in range(300)
+    )
+    assert len(entered) == 600
+    assert all(listing.is_first for listing in below)
+
+
+MANY = 40_000
+#: Bytes of memory, for names of 200 bytes of which all together take 8 MB.
+LITTLE = 5 << 20
+
+
+def needed(work: Callable[[], object]) -> int:
+    """Return the most bytes of memory that `work` takes at a time."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_directory_of_many_names_takes_little_memory(tmp_path: Path) -> None:
+    for number in range(MANY):
+        os.mknod(tmp_path / f"{number:0200}", 0o600)
+    assert needed(lambda: measure(str(tmp_path))) < LITTLE
+    assert needed(lambda: split(str(tmp_path), 3)) < LITTLE
+    archived = MANY * 2048  # what the test itself keeps of the archive
+    assert needed(lambda: packed(tmp_path)) < 2 * archived + LITTLE
+
+
+def test_too_many_directories_side_by_side_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walking, "MAX_PENDING", 1010)
+    (tmp_path / "wide").mkdir()
+    for number in range(101):
+        (tmp_path / "wide" / f"{number:09}").mkdir()
+    with pytest.raises(StorageError, match=r'"wide" holds too many directories: .*delete some'):
+        measure(str(tmp_path))
+    (tmp_path / "wide" / f"{0:09}").rmdir()
+    assert measure(str(tmp_path)) == 0
+    # those that were entered are not counted any more
+    (tmp_path / "also").mkdir()
+    for number in range(90):
+        (tmp_path / "also" / f"{number:09}").mkdir()
+    assert measure(str(tmp_path)) == 0
+
+
+def test_too_many_files_with_several_names_are_told() -> None:
+    names = FirstNames(3 * 260)
+    assert [names.add((1, number), b"12345") for number in (1, 2, 1, 3)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    with pytest.raises(StorageError, match="more than 3 of its files have several names"):
+        names.add((1, 4), b"12345")
+
+
+def test_directories_and_links_beyond_the_free_ones_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FREE_ENTRIES", 3)
+    (tmp_path / "f").write_bytes(b"x" * 100)
+    (tmp_path / "large").write_bytes(b"x" * 1000)
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "s").symlink_to("f")
+    assert measure(str(tmp_path)) == 1100
+    os.link(tmp_path / "f", tmp_path / "a/b/g")
+    (tmp_path / "c").mkdir()
+    assert survey(str(tmp_path)) == Measured(1100 + 2 * ENTRY_SIZE, b"large", 1000)

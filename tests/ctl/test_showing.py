@@ -178,6 +178,31 @@ def test_one_server(scripted: Scripted, wingsctl: Command) -> None:
     assert wingsctl("show", UUID, "--json").json == told
 
 
+def test_a_size_that_is_not_measured_is_not_shown_as_0(
+    scripted: Scripted, wingsctl: Command
+) -> None:
+    server = {
+        "name": "Lobby",
+        "state": "offline",
+        "hold": "",
+        "by_hand": False,
+        "disk_bytes": None,
+    }
+    told: dict[str, Any] = {
+        "uuid": UUID,
+        "server": server,
+        "running": None,
+        "expected": None,
+        "past": [],
+        "reports_waiting": [],
+    }
+    scripted.answers("GET", f"transfers/{UUID}", told)
+    assert "files   not measured" in wingsctl("show", UUID).out
+    server["disk_bytes"] = 0
+    scripted.answers("GET", f"transfers/{UUID}", told)
+    assert "files   0 B" in wingsctl("show", UUID).out
+
+
 def test_what_is_pooled_is_shown_so(scripted: Scripted, wingsctl: Command) -> None:
     pooled = {"by_hand": False, "storage_pool": "attic"}
     told = {

@@ -293,6 +293,18 @@ def test_what_cannot_be_measured_is_logged(house: House, logged_errors: LoggedEr
     assert any(line.startswith(f"{UUID}: measuring") for line in logged_errors.lines)
 
 
+def test_a_size_that_is_not_known_is_none_here_and_0_for_the_panel(
+    house: House, logged_errors: LoggedErrors
+) -> None:
+    (house.data / "elsewhere").mkdir()
+    (house.data / UUID).symlink_to("elsewhere")
+    server = house.server()
+    assert any(line.startswith(f"{UUID}: measuring") for line in logged_errors.lines)
+    assert server.disk_bytes is None
+    assert server.details().utilization.disk_bytes == 0
+    assert json.loads(server.stats())["disk_bytes"] == 0
+
+
 # Settings
 
 

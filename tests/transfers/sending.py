@@ -57,7 +57,7 @@ class World:
         self.current: object = None
         #: Of the directory that was put away.
         self.inode: int | None = None
-        self.disk_bytes = 0
+        self.disk_bytes: int | None = 0
         self._directory = directory
 
     async def _called(self, name: str) -> None:

@@ -12,6 +12,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 
+from tests.daemon.house import UUID
 from tests.transfers.sending import House, answer, reactor, sending, stop
 from wingsd.archive import extract
 from wingsd.errors import (
@@ -22,6 +23,7 @@ from wingsd.errors import (
     EnvironmentFailed,
     PanelUnreachable,
 )
+from wingsd.model import Build, Configuration, Settings
 from wingsd.transfers.order import TransferOrder
 from wingsd.transfers.outgoing import MOVED
 
@@ -66,6 +68,46 @@ async def test_a_node_that_does_not_say_that_it_keeps_links_gets_copies(house: H
     await house.start()
     link = members(house.destination.archives[0])["link"]
     assert (link.isreg(), link.size) == (True, 128_000)
+
+
+def allow(house: House, disk_space: int) -> None:
+    """Have the Panel say that the server may have so many MiB."""
+    house.world.configuration = Configuration(Settings(UUID, build=Build(disk_space=disk_space)))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_with_more_than_its_disk_limit_is_not_stopped_and_not_sent(
+    house: House,
+) -> None:
+    allow(house, 1)
+    with (house.tree / "world" / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    # Neither before it is measured, nor afterwards.
+    for measured in (None, 1 << 40):
+        house.world.disk_bytes = measured
+        await house.start()
+        assert house.said('it may have 1.0 MiB; the largest is "world/sparse" with 1.0 TiB.')
+        house.lines.clear()
+    assert house.world.calls == []
+    assert house.destination.archives == []
+    assert house.world.hold == ""
+    # Files may have been deleted since it was measured.
+    (house.tree / "world" / "sparse").unlink()
+    await house.start()
+    assert house.states[-1] == "completed"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_that_grew_beyond_the_disk_limit_is_not_sent(house: House) -> None:
+    allow(house, 1)
+    house.world.disk_bytes = 200_000
+    with (house.tree / "world" / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    await house.start()
+    assert house.said('with "world/sparse", which has 1048576 MiB (0 MiB on this disk)')
+    assert house.destination.archives == []
+    assert house.world.told.count("failure") == 1
+    assert house.world.hold == ""
 
 
 @pytest_twisted.ensureDeferred

@@ -44,7 +44,7 @@ def test_sizes_have_units(size: int, text: str) -> None:
         (0, 10 * GIB, f"[{' ' * 25}] 0 B / 10.0 GiB"),
         (2 * GIB, 10 * GIB, f"[{'=' * 5}{' ' * 20}] 2.0 GiB / 10.0 GiB"),
         (10 * GIB, 10 * GIB, f"[{'=' * 25}] 10.0 GiB / 10.0 GiB"),
-        (5 << 20, 0, "5.0 MiB"),
+        (5 << 20, 0, "5.0 MiB of an unknown total"),
     ],
 )
 def test_the_bar_is_as_long_as_what_is_done(done: int, total: int, bar: str) -> None:

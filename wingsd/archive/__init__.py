@@ -18,7 +18,7 @@ from wingsd.archive.pack import Packed, pack
 from wingsd.archive.removal import remove_tree
 from wingsd.archive.space import demand_room
 from wingsd.archive.split import Part, split
-from wingsd.archive.walk import measure
+from wingsd.archive.walk import Measured, measure, survey
 
 __all__ = [
     "ArchiveFormat",
@@ -26,6 +26,7 @@ __all__ = [
     "Extracted",
     "JointTree",
     "Limits",
+    "Measured",
     "Packed",
     "Part",
     "demand_room",
@@ -35,4 +36,5 @@ __all__ = [
     "pack",
     "remove_tree",
     "split",
+    "survey",
 ]

@@ -162,9 +162,9 @@ class _Unpacking:
 
     def run(self) -> None:
         """Write every member, then read to the very end."""
-        reader, claim = self._reader, self._space.claim
+        reader, writer, claim = self._reader, self._writer, self._space.claim
         while (member := reader.next_member()) is not None:
-            claim(member)
+            claim(member, writer.directories)
             kind = member_kind(member.typeflag, member.name, member.size)
             if kind is Kind.FILE:
                 self._files += 1
@@ -173,6 +173,7 @@ class _Unpacking:
                 self._counts[kind] += 1
                 self._other(kind, member)
         reader.drain()
+        self._space.end(writer.directories)
 
     def result(self, digest: Digest, archive_bytes: int) -> Extracted:
         """Return the sums."""

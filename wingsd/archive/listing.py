@@ -16,7 +16,8 @@ Path = tuple[bytes, ...]
 class Listing:
     """One directory: its path, a descriptor and what it tells, and the names in it by kind.
 
-    The descriptor is good until the next listing is asked for.
+    The descriptor is good until the next listing is asked for. A directory with many names comes
+    in several listings, one after the other.
     """
 
     path: Path
@@ -26,6 +27,8 @@ class Listing:
     symlinks: list[bytes] = Factory(list)
     others: list[bytes] = Factory(list)
     directories: list[bytes] = Factory(list)
+    #: Whether it is the directory's first listing.
+    is_first: bool = True
 
     @property
     def prefix(self) -> bytes:

@@ -17,9 +17,19 @@ from wingsd.archive.headers import LATEST
 from wingsd.archive.listing import Listing
 from wingsd.archive.policy import Kind, display, member_mode
 from wingsd.archive.span import directory_key
-from wingsd.archive.split import Inode, Part
+from wingsd.archive.split import Part
 from wingsd.archive.symlinks import OPEN_FILE, LeadsNowhere, SymlinkFollower, special_name
-from wingsd.archive.walk import REPLACED, VANISHED, gone, opened, unreadable, walk
+from wingsd.archive.walk import (
+    REPLACED,
+    VANISHED,
+    FirstNames,
+    Inode,
+    gone,
+    opened,
+    unreadable,
+    walk,
+)
+from wingsd.errors import DiskLimitExceeded, StorageError
 
 __all__ = ["STEP", "Members"]
 
@@ -37,6 +47,9 @@ _ZEROS = bytes(STEP)
 _SYMLINK_MODE = 0o777
 _NO_FILE = (errno.ELOOP, errno.ENXIO)  # what open(2) says of a symlink, and of a socket
 _NO_SYMLINK = (errno.EINVAL,)  # what readlink(2) says of all else
+_MIB = 1 << 20
+_SECTOR = 512  # bytes of a unit of st_blocks, whatever the file system's own: inode(7)
+_LARGE_HOLES = 1 << 30
 
 
 class Members:
@@ -53,18 +66,20 @@ class Members:
         self._links = links
         self._tell = tell
         self._part = part
-        self._linked: dict[Inode, bytes] = {}
+        self._linked = FirstNames()
         #: A header that changes nothing where it comes again: the root's own.
         self._again = b""
-        #: A descriptor of the root, while it is read.
-        self._root = -1
+        self._limit = part.limit
+        #: A descriptor of the root, while it is read, and the user id of its owner.
+        self._root = self._owner = -1
         #: Bytes that the block has room for: read no more, and it need not be cut and copied.
         self._room = STEP
 
     def blocks(self) -> Generator[bytes, None, None]:
         """Yield the archive in blocks of `STEP` bytes. May be called once.
 
-        Raises StorageError where something cannot be read.
+        Raises StorageError where something cannot be read, or may be another user's file, and
+        DiskLimitExceeded for a file that would take it over the limit.
         """
         gathered: list[bytes] = []
         size = total = 0
@@ -92,7 +107,10 @@ class Members:
         ):
             self._root = root
             for listing in listings:
-                yield from self._own_header(listing)
+                if not listing.path:
+                    self._owner = listing.stat.st_uid
+                if listing.is_first:
+                    yield from self._own_header(listing)
                 prefix = listing.prefix
                 for name in listing.files:
                     yield from self._file(listing.fd, name, prefix + name)
@@ -125,9 +143,12 @@ class Members:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 self._leave_out(name, REPLACED)
-            elif (first := self._first_name(found, name)) is not None:
+                return
+            self._check_owner(found, name)
+            if (first := self._first_name(found, name)) is not None:
                 yield self._hard_link(name, found, first)
             else:
+                self._check_size(found, name)
                 self.counts[Kind.FILE] += 1
                 yield self._header(name, pax.FILE, found, found.st_size)
                 yield from self._data(fd, name, found)
@@ -135,6 +156,35 @@ class Members:
             unreadable(name, error)
         finally:
             os.close(fd)
+
+    def _check_owner(self, found: os.stat_result, name: bytes) -> None:
+        """Refuse what may be the file of somebody else, to which a hard link was made here.
+
+        Linux allows such links where `fs.protected_hardlinks` is off, proc_sys_fs(5).
+        """
+        if found.st_nlink > 1 and found.st_uid != self._owner:
+            raise StorageError.reading(
+                f"{display(name)} belongs to user {found.st_uid}, the server's directory to user "
+                f"{self._owner}, and it has {found.st_nlink} names (hard links): it may be a file "
+                "from outside the server, and is not sent; if it is the server's, give it to its "
+                f"user (chown {self._owner}), else delete it, and transfer the server again"
+            )
+
+    def _check_size(self, found: os.stat_result, name: bytes) -> None:
+        size, held = found.st_size, found.st_blocks * _SECTOR
+        if self._limit is not None and self.packed_bytes + size > self._limit:
+            raise DiskLimitExceeded(
+                f"with {display(name)}, which has {_mib_above(size)} MiB ({_mib_above(held)} MiB "
+                "on this disk), the server's files have "
+                f"{_mib_above(self.packed_bytes + size)} MiB, and it may have "
+                f"{self._limit // _MIB} MiB; raise its disk limit in the Panel, or delete files, "
+                "and transfer it again"
+            )
+        if size - held >= _LARGE_HOLES:
+            self._tell(
+                f"{display(name)} is sparse: all of its {_mib_above(size)} MiB are sent, of which "
+                f"{_mib_above(held)} MiB are on this disk"
+            )
 
     def _data(self, fd: int, name: bytes, found: os.stat_result) -> Iterator[bytes]:
         left = found.st_size
@@ -195,7 +245,8 @@ class Members:
         inode = (found.st_dev, found.st_ino)
         first = self._part.first_names.get(inode)
         if first is None or (first != name and not self._is(first, inode)):
-            first = self._linked.setdefault(inode, name)
+            self._linked.add(inode, name)
+            first = self._linked.get(inode)
         return None if first == name else first
 
     def _is(self, name: bytes, inode: Inode) -> bool:
@@ -239,6 +290,10 @@ class Members:
     def _leave_out(self, name: bytes, why: str) -> None:
         self.counts[Kind.SKIPPED] += 1
         self._tell(f"{display(name)} is left out: {why}")
+
+
+def _mib_above(size: int) -> int:
+    return -(-size // _MIB)
 
 
 def _zeros(size: int) -> Iterator[bytes]:

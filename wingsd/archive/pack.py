@@ -70,11 +70,12 @@ def pack(
     `write`, `note` and `progress` are called in this thread only. `note` gets a line for each
     thing that is left out or sent otherwise; after `MAX_NOTES`, one that tells of more.
     `progress` gets the bytes of file data read so far; they end as `measure` told when nothing
-    changed, and beyond it where copies go in place of links. `threads=False` does everything in
-    this thread.
+    changed, but for what it counts of directories and links, and beyond it where copies go in
+    place of links. `threads=False` does everything in this thread.
 
-    Raises StorageError where the disk fails, and whatever `write`, `note` and `progress` raise;
-    all threads have then ended and all descriptors are closed.
+    Raises StorageError where the disk fails, or a file with several names belongs to another user
+    than the directory; DiskLimitExceeded beyond the part's limit; and whatever `write`, `note` and
+    `progress` raise; all threads have then ended and all descriptors are closed.
     """
     digest = hashlib.sha256()
     waiting: deque[str] = deque()

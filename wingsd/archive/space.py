@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from wingsd.archive.headers import Member
-from wingsd.archive.limits import Limits
+from wingsd.archive.limits import FREE_ENTRIES, Limits, counted_entries
 from wingsd.archive.policy import display
 from wingsd.errors import ArchiveError, DiskLimitExceeded, StorageError
 
@@ -21,6 +21,7 @@ _MIB = 1 << 20
 _BLOCK = 4096  # what the least file or segment takes of a common file system
 _SHARE = 20
 _INODES = 1024
+_LINKS = (b"1", b"2")
 
 
 class Space:
@@ -41,42 +42,69 @@ class Space:
         self._limit = limits.disk
         self._most = limits.members
         self._reserve = limits.reserve
+        self._inode_reserve = limits.inode_reserve
         self._file_system = file_system
         self._together = together
         self._members = 0
         self._claimed = 0
+        self._links = 0
+        self._directories = 0
         self._unseen = 0
 
-    def claim(self, member: Member) -> None:
+    def claim(self, member: Member, directories: int = 0) -> None:
         """Take what a member says it has, before anything of it is written.
+
+        `directories` is how many were made for this archive so far: the name of a single member
+        may bring some hundred.
 
         Data that is not written counts as well: it has to be read, and could go on for ever.
         Raises ArchiveError for one member too many.
         """
         self._members += 1
         self._claimed += member.size
+        if member.typeflag in _LINKS:
+            self._links += 1
+        made, self._directories = directories - self._directories, directories
+        self._check(member.name)
+        taken = member.size if member.segments is None else _on_disk(member.segments)
+        # its last block, and a directory's only one; its name takes something too
+        self._unseen += taken + (1 + made) * _BLOCK + len(member.name)
+        if self._unseen >= STEP:
+            self._look(member.name, taken)
+
+    def end(self, directories: int) -> None:
+        """Take the directories that were made for the last member."""
+        self._directories = directories
+        self._check(b".")
+
+    def _check(self, name: bytes) -> None:
         members, claimed = self._members, self._claimed
+        entries = self._links + self._directories
         if self._together:
             # No lock: each number is written by one thread alone, and of two that claim at once
             # at least the one that looks later sees both.
             members = sum(space._members for space in self._together)
             claimed = sum(space._claimed for space in self._together)
+            entries = sum(space._links + space._directories for space in self._together)
+        counted = counted_entries(entries)
+        claimed += counted
         if members > self._most:
             raise ArchiveError(
                 f"it holds more than {self._most} files, directories and links; "
                 "raise system.transfers.max_members on this node if it is to be received"
             )
         if self._limit is not None and claimed > self._limit:
-            raise DiskLimitExceeded(
-                f"with {display(member.name)} the server's files have {_mib_above(claimed)} "
-                f"MiB, and it may have {self._limit // _MIB} MiB; raise its disk limit in the "
-                "Panel, or delete files, and transfer it again"
+            why = (
+                f" ({entries} directories and links among them, of which those beyond the first "
+                f"{FREE_ENTRIES} count 4 KiB each)"
+                if counted
+                else ""
             )
-        taken = member.size if member.segments is None else _on_disk(member.segments)
-        # its header and its name take something too, whatever it is
-        self._unseen += taken + _BLOCK + len(member.name)
-        if self._unseen >= STEP:
-            self._look(member.name, taken)
+            raise DiskLimitExceeded(
+                f"with {display(name)} the server's files have {_mib_above(claimed)} "
+                f"MiB, and it may have {self._limit // _MIB} MiB{why}; raise its disk limit "
+                "in the Panel, or delete files, and transfer it again"
+            )
 
     def watched(self, member: Member, data: Iterable[memoryview]) -> Iterable[memoryview]:
         """Return the data of a claimed member, which stops where the disk fills up meanwhile."""
@@ -92,18 +120,22 @@ class Space:
     def _look(self, name: bytes, more: int) -> None:
         """Ask how much is free, and whether `more` bytes leave enough of it."""
         self._unseen = 0
-        if self._reserve:
-            demand_room(self._file_system(), self._reserve, display(name), more)
+        if self._reserve or self._inode_reserve:
+            found = self._file_system()
+            demand_room(found, self._reserve, display(name), more, self._inode_reserve)
 
 
-def demand_room(found: os.statvfs_result, reserve: int, name: str, more: int = 0) -> None:
+def demand_room(
+    found: os.statvfs_result, reserve: int, name: str, more: int = 0, inodes: int = _INODES
+) -> None:
     """Raise StorageError where `more` bytes for `name` would leave less than `reserve` bytes.
 
-    Of a file system that is `found` to be small a twentieth is enough.
+    So it does where less than `inodes` inodes are free. Of a file system that is `found` to be
+    small a twentieth is enough, of both.
     """
     free = found.f_bavail * found.f_frsize
     reserve = min(reserve, found.f_blocks * found.f_frsize // _SHARE)
-    if free - more < reserve:
+    if reserve and free - more < reserve:
         raise StorageError(
             f"the disk is full: {name} takes {_mib_above(more)} MiB more, "
             f"{free // _MIB} MiB are free, and {_mib_above(reserve)} MiB of them are kept "
@@ -111,10 +143,12 @@ def demand_room(found: os.statvfs_result, reserve: int, name: str, more: int = 0
             "again"
         )
     # a file system that makes its inodes as they are needed tells of none
-    if found.f_files and found.f_favail < min(_INODES, found.f_files // _SHARE):
+    inodes = min(inodes, found.f_files // _SHARE)
+    if found.f_files and found.f_favail < inodes:
         raise StorageError(
             f"the disk is full: {found.f_favail} of its {found.f_files} inodes are free, and "
-            "every file takes one; delete files on this node and send the server again"
+            f"{inodes} of them are kept (system.transfers.inode_reserve); every file, directory "
+            "and symlink takes one: delete files on this node and send the server again"
         )
 
 

@@ -69,41 +69,50 @@ EVERYTHING = Span()
 
 
 class Borders:
-    """Finds the borders between about equal parts of what is added, which comes in its order.
+    """Finds the borders between about equal parts of what is added, in whatever order that comes.
 
     It remembers some thousand places, however much is added.
     """
 
     def __init__(self) -> None:
-        #: Each place, and the bytes before it.
-        self._marks: list[tuple[int, Key]] = []
-        self._next = 1
-        self._apart = 1
+        #: Places, each with the bytes of what lies between it and the next.
+        self._marks: list[tuple[Key, int]] = []
         self._total = 0
 
     def add(self, key: Key, size: int) -> None:
         """Add a name, and the bytes that it takes of an archive."""
-        if self._total >= self._next:
-            self._marks.append((self._total, key))
-            self._next = self._total + self._apart
-            if len(self._marks) > MARKS:
-                self._thin_out()
+        self._marks.append((key, size))
         self._total += size
+        if len(self._marks) > MARKS:
+            self._thin_out()
 
     def _thin_out(self) -> None:
-        self._apart = 2 * self._total // MARKS
-        marks, self._marks, self._next = self._marks, [], 1
-        for start, key in marks:
-            if start >= self._next:
-                self._marks.append((start, key))
-                self._next = start + self._apart
+        """Join neighbours, so that about half as many places are left."""
+        apart = max(1, -(-2 * self._total // MARKS))
+        marks = sorted(self._marks)
+        self._marks.clear()
+        here, gathered = marks[0][0], 0
+        for key, size in marks:
+            if gathered >= apart:
+                self._marks.append((here, gathered))
+                here, gathered = key, 0
+            gathered += size
+        self._marks.append((here, gathered))
 
     def spans(self, count: int) -> list[Span]:
         """Return that many spans, in order, which hold everything; some may hold nothing."""
-        cuts = [self._nearest(self._total * number // count) for number in range(1, count)]
+        starts: list[tuple[int, Key]] = []
+        before = 0
+        for key, size in sorted(self._marks):
+            if before:
+                starts.append((before, key))
+            before += size
+        starts.append((self._total, _END))
+        cuts = [_nearest(starts, self._total * number // count) for number in range(1, count)]
         return [Span(first, end) for first, end in zip([(), *cuts], [*cuts, _END], strict=True)]
 
-    def _nearest(self, place: int) -> Key:
-        at = bisect_right(self._marks, place, key=lambda mark: mark[0])
-        near = [*self._marks[max(at - 1, 0) : at + 1], (self._total, _END)]
-        return min(near, key=lambda mark: abs(mark[0] - place))[1]
+
+def _nearest(starts: list[tuple[int, Key]], place: int) -> Key:
+    at = bisect_right(starts, place, key=lambda start: start[0])
+    near = starts[max(at - 1, 0) : at + 1]
+    return min(near, key=lambda start: abs(start[0] - place))[1]

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
 from contextlib import closing
-from types import MappingProxyType
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 from wingsd.archive.listing import Listing
 from wingsd.archive.span import EVERYTHING, FILES, SYMLINKS, Borders, Span, directory_key
-from wingsd.archive.walk import gone, opened, unreadable, walk
+from wingsd.archive.walk import FirstNames, gone, opened, unreadable, walk
 
-__all__ = ["Inode", "Part", "split"]
-
-Inode = tuple[int, int]
+__all__ = ["Part", "split"]
 
 _HEADER = 1536  # what the headers of a member take, which has its time in nanoseconds
 
@@ -25,29 +21,32 @@ _HEADER = 1536  # what the headers of a member take, which has its time in nanos
 class Part:
     """What of the tree below `directory` is in a span, by default all of it.
 
-    It has the first name in the whole tree of each file that has several.
+    It has the first name in the whole tree of each file that has several. `limit` is the most
+    bytes of file data that may be sent of it, None without a limit.
     """
 
     directory: str
     span: Span = EVERYTHING
-    first_names: Mapping[Inode, bytes] = MappingProxyType({})
+    first_names: FirstNames = Factory(FirstNames)
+    limit: int | None = None
 
 
-def split(directory: str, count: int) -> list[Part]:
+def split(directory: str, count: int, limit: int | None = None) -> list[Part]:
     """Divide the tree below `directory` into that many parts, the same for the same tree.
 
-    They hold about as many bytes, but for single files that are larger. Blocking: every file is
-    looked at once, and none is read. Raises StorageError where something cannot be read.
+    Each may have `limit` bytes of file data. They hold about as many bytes, but for single files
+    that are larger. Blocking: every file is looked at once, and none is read. Raises StorageError
+    where something cannot be read.
     """
     borders = Borders()
-    names: dict[Inode, bytes] = {}
+    names = FirstNames()
     with opened(directory) as root, closing(walk(root, lambda name, why: None)) as listings:
         for listing in listings:
-            borders.add(directory_key(listing.path), _HEADER)
+            if listing.is_first:
+                borders.add(directory_key(listing.path), _HEADER)
             _add(listing, FILES, listing.files, borders, names)
             _add(listing, SYMLINKS, listing.symlinks, borders, names)
-    known = MappingProxyType(names)
-    return [Part(directory, span, known) for span in borders.spans(count)]
+    return [Part(directory, span, names, limit) for span in borders.spans(count)]
 
 
 def _add(
@@ -55,7 +54,7 @@ def _add(
     kind: int,
     names: list[bytes],
     borders: Borders,
-    first_names: dict[Inode, bytes],
+    first_names: FirstNames,
 ) -> None:
     above = directory_key(listing.path)
     for name in names:
@@ -66,6 +65,6 @@ def _add(
                 unreadable(listing.prefix + name, error)
             continue
         if found.st_nlink > 1:
-            first_names.setdefault((found.st_dev, found.st_ino), listing.prefix + name)
+            first_names.add((found.st_dev, found.st_ino), listing.prefix + name)
         size = found.st_size if stat.S_ISREG(found.st_mode) else 0
         borders.add((*above, (kind, name)), _HEADER + size)

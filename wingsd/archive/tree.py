@@ -56,6 +56,8 @@ class TreeWriter:
         metadata: DirectoryMetadata | None = None,
     ) -> None:
         self.root = os.dup(root) if isinstance(root, int) else _open_root(root)
+        #: How many directories this writer has made, those on the way to members among them.
+        self.directories = 0
         self._owner = None if owner is None or self._is_own(owner) else owner
         self._umask = _umask()
         self._late = late
@@ -155,6 +157,7 @@ class TreeWriter:
         return owner == (os.geteuid(), os.getegid()) and not inherits
 
     def _implied(self, path: Path) -> None:
+        self.directories += 1
         self.metadata.made(path, _IMPLIED_MODE, None)
 
     def _create(self, path: Path, mode: int) -> int:
@@ -213,6 +216,7 @@ class TreeWriter:
                     return
                 self._make_way(path, parent)
                 os.mkdir(path[-1], 0o700, dir_fd=parent)
+            self.directories += 1
             self.metadata.made(path, mode, mtime)
 
     def _make_symlink(self, path: Path, mtime: int, text: bytes) -> None:

@@ -1,8 +1,10 @@
 """Walks a tree by directory descriptors: no symlink is followed, no recursion, few descriptors.
 
-The order is the same every time. A directory comes before what is in it; of one directory first
-the files, then the symlinks, then the rest, then its directories, each sorted by their bytes. So
-only the names of directories that are still to come are kept of the directories above.
+A directory comes before what is in it; of one directory first the files, then the symlinks, then
+the rest, each sorted by their bytes, and at last its directories. A directory with more than
+`BATCH` names is read in batches of so many, in the order of the file system; each batch is sorted
+in itself. So no whole directory is kept in memory, but for the names of directories that are still
+to be entered: they may take `MAX_PENDING` bytes.
 """
 
 from __future__ import annotations
@@ -10,11 +12,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
+from itertools import islice
 from typing import NoReturn
 
+from attrs import Factory, define, frozen
+
 from wingsd.archive.directories import Directories
+from wingsd.archive.limits import counted_entries
 from wingsd.archive.listing import Listing, Path
 from wingsd.archive.policy import MAX_NAME, display
 from wingsd.archive.span import EVERYTHING, Span
@@ -22,42 +29,118 @@ from wingsd.diskadvice import reading_advice
 from wingsd.errors import StorageError
 
 __all__ = [
+    "BATCH",
+    "MAX_LINKED",
+    "MAX_PENDING",
     "REPLACED",
     "VANISHED",
+    "FirstNames",
+    "Inode",
+    "Measured",
     "gone",
     "measure",
     "opened",
+    "survey",
     "unreadable",
     "walk",
 ]
+
+Inode = tuple[int, int]
+"""The device and the number of a file, which all its names have in common."""
+
+BATCH = 4096
+"""The most names of one listing."""
+
+MAX_PENDING = 64 << 20
+"""The most bytes of names of directories that were seen and not entered yet."""
+
+MAX_LINKED = 128 << 20
+"""About the most bytes of memory for files with several names, in one walk."""
 
 VANISHED = "it vanished meanwhile"
 REPLACED = "it was replaced by something else meanwhile"
 
 _MISSING = (errno.ENOENT, errno.ESTALE)
+_LINKED = 250  # bytes of an entry of `FirstNames` beside its name, as CPython 3.11 has it
+
+
+@define
+class FirstNames:
+    """The first name that was found of each file that has several.
+
+    `room` is about the bytes of memory that they may take.
+    """
+
+    _room: int = MAX_LINKED
+    _names: dict[Inode, bytes] = Factory(dict)
+
+    def get(self, inode: Inode) -> bytes | None:
+        """Return the first name of a file, None before it has one."""
+        return self._names.get(inode)
+
+    def add(self, inode: Inode, name: bytes) -> bool:
+        """Give a file its first name; return whether it had none yet.
+
+        Raises StorageError where there are too many.
+        """
+        if inode in self._names:
+            return False
+        self._room -= _LINKED + len(name)
+        if self._room < 0:
+            raise StorageError.reading(
+                f"more than {len(self._names)} of its files have several names (hard links), and "
+                "the memory for them is used up; delete some of the links"
+            )
+        self._names[inode] = name
+        return True
+
+
+@frozen
+class Measured:
+    """What the files of a directory take, as a server's disk limit counts it.
+
+    `size` is in bytes; `largest` is the name of the largest file, empty where there is none.
+    """
+
+    size: int
+    largest: bytes
+    largest_size: int
+
+    @property
+    def shown(self) -> str:
+        """The name of the largest file, to be shown."""
+        return display(self.largest)
 
 
 def measure(directory: str) -> int:
-    """Return the bytes of data of all regular files below it, a hard-linked one counted once.
+    """Return the bytes that a directory takes; see `survey`."""
+    return survey(directory).size
 
-    What is a hole of a sparse file counts as well. Blocking; follows no symlink. What vanishes
-    meanwhile counts as nothing. Raises StorageError where a directory cannot be read.
+
+def survey(directory: str) -> Measured:
+    """Measure a directory: the data of all regular files below it, a hard-linked one once.
+
+    The holes of sparse files count as well, and so do directories, symlinks and further names of
+    hard-linked files beyond the first `limits.FREE_ENTRIES`. Blocking; follows no symlink. What
+    vanishes meanwhile counts as nothing. Raises StorageError where a directory cannot be read.
     """
-    total = 0
-    linked: set[tuple[int, int]] = set()
-    with opened(directory) as root:
-        for listing in walk(root, lambda name, why: None):
-            for found in _stats(listing):
-                if found.st_nlink > 1:
-                    inode = (found.st_dev, found.st_ino)
-                    if inode in linked:
-                        continue
-                    linked.add(inode)
+    total = entries = largest_size = 0
+    largest = b""
+    linked = FirstNames()
+    with opened(directory) as root, closing(walk(root, lambda name, why: None)) as listings:
+        for listing in listings:
+            entries += len(listing.directories) + len(listing.symlinks)
+            for name, found in _stats(listing):
+                if found.st_nlink > 1 and not linked.add((found.st_dev, found.st_ino), b""):
+                    entries += 1
+                    continue
                 total += found.st_size
-    return total
+                if found.st_size > largest_size:
+                    largest, largest_size = listing.prefix + name, found.st_size
+    return Measured(total + counted_entries(entries), largest, largest_size)
 
 
-def _stats(listing: Listing) -> Iterator[os.stat_result]:
+def _stats(listing: Listing) -> Iterator[tuple[bytes, os.stat_result]]:
     for name in listing.files:
         try:
             found = os.stat(name, dir_fd=listing.fd, follow_symlinks=False)
@@ -66,7 +149,7 @@ def _stats(listing: Listing) -> Iterator[os.stat_result]:
                 unreadable(listing.prefix + name, error)
             continue
         if stat.S_ISREG(found.st_mode):
-            yield found
+            yield name, found
 
 
 @contextmanager
@@ -90,28 +173,77 @@ def walk(
     Of a `span` that is not everything, each that it enters, with what is in it alone.
 
     `leave_out` gets the name and the reason for each directory that is gone, or something else,
-    when its turn comes. Raises StorageError where one cannot be read, and for names too long.
+    when its turn comes. Raises StorageError where one cannot be read, for names too long, and for
+    too many directories side by side.
     """
     with closing(Directories(root, lambda path: None)) as directories:
         here: list[bytes] = []
-        todo: list[list[bytes]] = []
+        pending = _Pending()
         while True:
-            listing = _listing(directories, tuple(here), leave_out)
-            if listing is not None:
-                if span is not EVERYTHING:
-                    listing = span.of(listing)
-                yield listing
-            todo.append(listing.directories[::-1] if listing is not None else [])
-            while todo and not todo[-1]:
-                todo.pop()
-            if not todo:
+            pending.enter()
+            for listing in _listings(directories, tuple(here), leave_out):
+                part = listing if span is EVERYTHING else span.of(listing)
+                pending.add(part)
+                yield part
+            depth, name = pending.take()
+            if not name:
                 return
-            here[len(todo) - 1 :] = [todo[-1].pop()]
+            here[depth:] = [name]
 
 
-def _listing(
+class _Pending:
+    """The names of directories that were seen and not entered yet.
+
+    Those of each listing are kept as one text, as there may be millions of them.
+    """
+
+    def __init__(self) -> None:
+        self._texts: list[deque[bytes]] = []
+        self._names: list[Iterator[bytes]] = []
+        self._size = 0
+
+    def enter(self) -> None:
+        """Begin with the names in one more directory, which is in the last that was taken."""
+        texts: deque[bytes] = deque()
+        self._texts.append(texts)
+        self._names.append(self._taken(texts))
+
+    def add(self, listing: Listing) -> None:
+        """Add the directories of a listing. Raises StorageError where there are too many."""
+        if not listing.directories:
+            return
+        text = b"/".join((*listing.directories, b""))
+        self._texts[-1].append(text)
+        self._size += len(text)
+        if self._size > MAX_PENDING:
+            raise StorageError.reading(
+                f"{display(b'/'.join(listing.path) or b'.')} holds too many directories: the "
+                f"names of those still to be read take more than {MAX_PENDING >> 20} MiB; "
+                "delete some of them"
+            )
+
+    def take(self) -> tuple[int, bytes]:
+        """Return the next name, and how deep its directory lies; an empty one at the end."""
+        while self._names:
+            name = next(self._names[-1], b"")
+            if name:
+                return len(self._names) - 1, name
+            self._names.pop()
+            self._texts.pop()
+        return 0, b""
+
+    def _taken(self, texts: deque[bytes]) -> Iterator[bytes]:
+        while texts:
+            text, at = texts.popleft(), 0
+            while (end := text.find(b"/", at)) >= 0:
+                yield text[at:end]
+                at = end + 1
+            self._size -= len(text)
+
+
+def _listings(
     directories: Directories, path: Path, leave_out: Callable[[bytes, str], None]
-) -> Listing | None:
+) -> Iterator[Listing]:
     name = b"/".join(path)
     if len(name) > MAX_NAME:
         raise StorageError.reading(
@@ -120,8 +252,11 @@ def _listing(
         )
     try:
         fd = directories.get(path, make=False)
-        listing = Listing(path, fd, os.fstat(fd))
-        _fill(listing)
+        found = os.fstat(fd)
+        with os.scandir(fd) as entries:
+            yield _filled(Listing(path, fd, found), islice(entries, BATCH))
+            while batch := list(islice(entries, BATCH)):
+                yield _filled(Listing(path, fd, found, is_first=False), batch)
     except OSError as error:
         if gone(error) and path:
             leave_out(name, VANISHED)
@@ -129,16 +264,14 @@ def _listing(
             leave_out(name, REPLACED)
         else:
             unreadable(name, error)
-        return None
-    return listing
 
 
-def _fill(listing: Listing) -> None:
-    with os.scandir(listing.fd) as entries:
-        for entry in entries:
-            _names(listing, entry).append(os.fsencode(entry.name))
+def _filled(listing: Listing, entries: Iterable[os.DirEntry[str]]) -> Listing:
+    for entry in entries:
+        _names(listing, entry).append(os.fsencode(entry.name))
     for names in (listing.files, listing.symlinks, listing.others, listing.directories):
         names.sort()
+    return listing
 
 
 def _names(listing: Listing, entry: os.DirEntry[str]) -> list[bytes]:

@@ -125,6 +125,9 @@ class Transfers:
     #: What received servers leave free of the filesystem of `system.data`, and never more than a
     #: twentieth of it; 0 is nothing (wingsd's own).
     disk_reserve: MiB = attrs.field(default=1024, validator=not_negative)
+    #: Inodes of that filesystem that received servers leave free, and never more than a twentieth
+    #: of them; 0 is none (wingsd's own). Every file, directory and symlink takes one.
+    inode_reserve: int = attrs.field(default=20_000, validator=not_negative)
     #: Files, directories and links that one archive may hold (wingsd's own).
     max_members: int = attrs.field(default=10_000_000, validator=positive)
     #: Memory for what one archive says of directories after what is in them; all else that it

@@ -76,6 +76,10 @@ def show(context: click.Context, *, server: str, as_json: bool) -> None:
         printing.show("", pictures.past(found["past"]))
 
 
+def _files(measured: int | None) -> str:
+    return "not measured" if measured is None else size(measured)
+
+
 def _facts(server: str, found: Json) -> list[tuple[str, object]]:
     pairs: list[tuple[str, object]] = [("server", server)]
     known, running, expected = found["server"], found["running"], found["expected"]
@@ -83,7 +87,7 @@ def _facts(server: str, found: Json) -> list[tuple[str, object]]:
         pairs += [
             ("name", known["name"]),
             ("state", known["state"] + (f" ({known['hold']})" if known["hold"] else "")),
-            ("files", size(known["disk_bytes"])),
+            ("files", _files(known["disk_bytes"])),
         ]
         pairs += [("described by", "what came with it by hand")] if known["by_hand"] else []
     else:

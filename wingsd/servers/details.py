@@ -32,7 +32,7 @@ class Utilization:
     network: Network
     uptime: Annotated[Amount, "Milliseconds since its start."]
     state: PowerState
-    disk_bytes: Annotated[Amount, "What its files use, as last measured."]
+    disk_bytes: Annotated[Amount, "What its files use, as last measured; 0 before that was done."]
 
 
 @attrs.frozen

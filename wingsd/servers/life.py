@@ -46,8 +46,8 @@ class Life:
         self.uuid = uuid
         self.state = PowerState.OFFLINE
         self.usage = Usage()
-        #: Bytes, as somebody has measured them.
-        self.disk_bytes = 0
+        #: Bytes, as last measured; None before that was done once.
+        self.disk_bytes: int | None = None
         self.console = Console(max(means.config.system.websocket_log_count, LEAST_KEPT))
         #: The run under way, from before it starts to its end.
         self.run: Run | None = None
@@ -148,7 +148,7 @@ class Life:
             network=Network(usage.rx_bytes, usage.tx_bytes),
             uptime=usage.uptime,
             state=self.state,
-            disk_bytes=self.disk_bytes,
+            disk_bytes=self.disk_bytes or 0,  # Panels read a number
         )
 
     def stats(self) -> str:

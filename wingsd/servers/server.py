@@ -94,8 +94,8 @@ class Server:
         return self._life.usage
 
     @property
-    def disk_bytes(self) -> int:
-        """What its files use, as last measured."""
+    def disk_bytes(self) -> int | None:
+        """What its files use, as last measured; None before that was done once."""
         return self._life.disk_bytes
 
     def details(self) -> ServerDetails:

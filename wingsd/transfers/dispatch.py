@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from twisted.logger import Logger
 
-from wingsd.archive import Packed, split
+from wingsd.archive import Limits, Packed, Part, split, survey
 from wingsd.bridge import relayed
+from wingsd.errors import DiskLimitExceeded
 from wingsd.servers import Server
 from wingsd.transfers.cargo import Cargo
 from wingsd.transfers.course import Course
@@ -69,7 +70,12 @@ class Dispatch:
         if self._pool.has_files:
             return self._along
         measured = self._server.disk_bytes
-        return measured and measured + self._along
+        return 0 if measured is None else measured + self._along
+
+    @property
+    def _limit(self) -> int | None:
+        """Bytes that the server's files may have, None without a limit."""
+        return Limits.disk_of(self._server.configuration.settings.build.disk_space)
 
     @property
     def _along(self) -> int:
@@ -86,6 +92,25 @@ class Dispatch:
         self.backups = await means.disk.run(
             find_backups, means.backup_directory, uuid, order.backups, order.family
         )
+
+    async def check_size(self) -> None:
+        """Raise `DiskLimitExceeded` where the server's files are more than it may have.
+
+        They are measured where that is not known, or where the last figure is too large: files
+        may have been deleted since. Raises `StorageError` where they cannot be.
+        """
+        limit, known = self._limit, self._server.disk_bytes
+        if limit is None or self._pool.has_files or (known is not None and known <= limit):
+            return
+        means = self._means
+        found = await means.disk.run(survey, means.servers.directory(self._server.uuid))
+        if found.size > limit:
+            raise DiskLimitExceeded(
+                f"the server's files have {readable_size(found.size)}, and it may have "
+                f"{readable_size(limit)}; the largest is {found.shown} with "
+                f"{readable_size(found.largest_size)}. Holes of sparse files count. Raise its "
+                "disk limit in the Panel, or delete files, and transfer it again"
+            )
 
     async def send(
         self, destination: Destination, features: frozenset[str], further: int
@@ -128,7 +153,7 @@ class Dispatch:
         whole = Cargo(
             server=self._server.uuid,
             family=self._order.family,
-            source=None if self._pool.has_files else directory,
+            source=None if self._pool.has_files else Part(directory, limit=self._limit),
             links=links,
             form=form_of(self._order, means.compression, self._course.announcer.warn),
             backups=self.backups,
@@ -136,7 +161,7 @@ class Dispatch:
         )
         if not further:
             return [whole]
-        dividing = means.packers.run(split, directory, 1 + further)
+        dividing = means.packers.run(split, directory, 1 + further, self._limit)
         first, *others = await self._course.chain.wait(dividing)
         return [whole.of(first), *(whole.files_of(part) for part in others)]
 

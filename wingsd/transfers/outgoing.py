@@ -154,6 +154,8 @@ class OutgoingTransfer:
         # Nor for one of which a backup would be lost.
         if self._order.backups:
             await self._wait(self._dispatch.find_backups())
+        # Nor for one that no destination would take.
+        await self._wait(self._dispatch.check_size())
         await self._note_terms()
 
         await self._course.enter(SendStep.STOP)

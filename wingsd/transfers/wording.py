@@ -44,7 +44,7 @@ def progress_bar(done: int, total: int) -> str:
     Where it is not known of how many (0), only what is done.
     """
     if not total:
-        return readable_size(done)
+        return f"{readable_size(done)} of an unknown total"
     # A tree may grow between being measured and being read.
     filled = min(done * _BAR // total, _BAR)
     return f"[{'=' * filled:{_BAR}}] {readable_size(done)} / {readable_size(max(total, done))}"
