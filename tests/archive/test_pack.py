@@ -238,12 +238,12 @@ def test_a_sparse_file_beyond_the_limit_is_refused_before_its_data(tmp_path: Pat
     top.mkdir()
     (top / "a").write_bytes(b"x" * MIB)
     with (top / "sparse").open("wb") as file:
-        file.truncate(1 << 40)
+        file.truncate(64 * MIB)
     with pytest.raises(DiskLimitExceeded) as caught:
         packed(top, limit=2 * MIB)
     assert caught.value.detail.startswith(
-        'with "sparse", which has 1048576 MiB (0 MiB on this disk), the server\'s files have '
-        "1048577 MiB, and it may have 2 MiB; raise its disk limit"
+        'with "sparse", which has 64 MiB (0 MiB on this disk), the server\'s files have '
+        "65 MiB, and it may have 2 MiB; raise its disk limit"
     )
     os.truncate(top / "sparse", MIB)
     assert packed(top, limit=2 * MIB).notes == []

@@ -81,12 +81,12 @@ async def test_a_server_with_more_than_its_disk_limit_is_not_stopped_and_not_sen
 ) -> None:
     allow(house, 1)
     with (house.tree / "world" / "sparse").open("wb") as file:
-        file.truncate(1 << 40)
+        file.truncate(64 << 20)
     # Neither before it is measured, nor afterwards.
-    for measured in (None, 1 << 40):
+    for measured in (None, 64 << 20):
         house.world.disk_bytes = measured
         await house.start()
-        assert house.said('it may have 1.0 MiB; the largest is "world/sparse" with 1.0 TiB.')
+        assert house.said('it may have 1.0 MiB; the largest is "world/sparse" with 64.0 MiB.')
         house.lines.clear()
     assert house.world.calls == []
     assert house.destination.archives == []
@@ -102,9 +102,9 @@ async def test_a_file_that_grew_beyond_the_disk_limit_is_not_sent(house: House) 
     allow(house, 1)
     house.world.disk_bytes = 200_000
     with (house.tree / "world" / "sparse").open("wb") as file:
-        file.truncate(1 << 40)
+        file.truncate(64 << 20)
     await house.start()
-    assert house.said('with "world/sparse", which has 1048576 MiB (0 MiB on this disk)')
+    assert house.said('with "world/sparse", which has 64 MiB (0 MiB on this disk)')
     assert house.destination.archives == []
     assert house.world.told.count("failure") == 1
     assert house.world.hold == ""
