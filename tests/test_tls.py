@@ -70,11 +70,11 @@ def test_a_bad_file_at_reload_leaves_the_certificate_in_use(pem: tuple[Path, Pat
 class Pair:
     """A server's connection as `ServerCertificate` makes it, and a client's, in memory."""
 
-    def __init__(self, pem: tuple[Path, Path]) -> None:
+    def __init__(self, pem: tuple[Path, Path], offers: SSL.Context | None = None) -> None:
         certificate = ServerCertificate(*map(str, pem))
         protocol: Any = None
         self.server = certificate.serverConnectionForTLS(protocol)
-        self.client = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+        self.client = SSL.Connection(offers or SSL.Context(SSL.TLS_METHOD), None)
         self.server.set_accept_state()
         self.client.set_connect_state()
         for _ in range(3):
@@ -113,6 +113,29 @@ FULL = bytes(range(256)) * 64
 
 def test_of_what_the_client_offers_the_least_work_is_taken(pem: tuple[Path, Path]) -> None:
     assert Pair(pem).server.get_cipher_name() == "TLS_AES_128_GCM_SHA256"
+
+
+def tls12(suite: bytes) -> SSL.Context:
+    """Return what a client offers that speaks TLS 1.2 by one cipher suite."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(suite)
+    return context
+
+
+@pytest.mark.parametrize(
+    "suite", [b"ECDHE-ECDSA-AES128-GCM-SHA256", b"ECDHE-ECDSA-CHACHA20-POLY1305"]
+)
+def test_tls_12_with_authenticated_encryption_is_accepted(
+    pem: tuple[Path, Path], suite: bytes
+) -> None:
+    assert Pair(pem, tls12(suite)).server.get_cipher_name() == suite.decode()
+
+
+@pytest.mark.parametrize("suite", [b"ECDHE-ECDSA-AES128-SHA256", b"ECDHE-ECDSA-AES256-SHA"])
+def test_tls_12_with_a_cbc_suite_is_refused(pem: tuple[Path, Path], suite: bytes) -> None:
+    with pytest.raises(SSL.Error, match="no shared cipher"):
+        Pair(pem, tls12(suite))
 
 
 def test_full_records_in_a_row_come_as_one_of_bounded_size(pem: tuple[Path, Path]) -> None:

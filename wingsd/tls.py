@@ -1,9 +1,13 @@
-"""The node's certificate: TLS 1.2 and above, read anew on demand without dropping anyone."""
+"""TLS 1.2 and above, with authenticated encryption alone, and the node's certificate.
+
+The certificate is read again on demand; connections in progress keep the previous one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -11,21 +15,36 @@ from OpenSSL import SSL
 from OpenSSL._util import ffi, lib, no_zero_allocator
 from OpenSSL.crypto import PKey
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from wingsd.errors import ConfigError
 
-__all__ = ["GATHERED", "ServerCertificate"]
+__all__ = ["GATHERED", "ServerCertificate", "tls_options"]
 
 _RECORD = 16 << 10  # bytes that a TLS record has at most
 GATHERED = 512 << 10
 """The most bytes of full records that are handed out as one."""
 
-_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+#: The cipher suites of TLS 1.2, as OpenSSL writes them: forward secrecy and authenticated encryption
+#: (AEAD). Twisted's default has CBC suites and RSA key exchange as well.
+_TLS12_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
+#: Those of TLS 1.3, all of which are AEAD.
+_TLS13_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 #: Where records are read to. One is enough: connections are the reactor's, and read in its thread.
 _space = no_zero_allocator("char[]", GATHERED + _RECORD)
+
+
+def tls_options(**arguments: Any) -> CertificateOptions:
+    """Return Twisted's options for TLS 1.2 and above, with AEAD cipher suites alone.
+
+    `arguments` are further ones of `CertificateOptions`.
+    """
+    ciphers = AcceptableCiphers.fromOpenSSLCipherString(_TLS12_SUITES)
+    return CertificateOptions(
+        raiseMinimumTo=TLSVersion.TLSv1_2, acceptableCiphers=ciphers, **arguments
+    )
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -38,8 +57,7 @@ class ServerCertificate:
 
     def reload(self, cert: str, key: str) -> None:
         """Read these files. On `ConfigError` the previous certificate stays in use."""
-        # Twisted's own list of ciphers and curves is the modern one.
-        context = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_2).getContext()
+        context = tls_options().getContext()
         _prefer_short_keys(context)
         _take("api.ssl.cert", cert, context.use_certificate_chain_file)
         _take("api.ssl.key", key, lambda path: context.use_privatekey(_private_key(path)))
@@ -97,7 +115,7 @@ def _prefer_short_keys(context: SSL.Context) -> None:
 
     Older versions of pyOpenSSL have no name for it. Where it is not taken, OpenSSL's order stays.
     """
-    lib.SSL_CTX_set_ciphersuites(context._context, _SUITES)
+    lib.SSL_CTX_set_ciphersuites(context._context, _TLS13_SUITES)
 
 
 def _take(option: str, path: str, take: Callable[[str], None]) -> None:

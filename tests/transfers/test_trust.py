@@ -176,6 +176,29 @@ async def test_old_tls_is_not_spoken(ca: trustme.CA, ca_file: str) -> None:
     assert "there is no TLS at localhost" in error.detail
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_destination_with_cbc_suites_alone_is_refused(
+    ca: trustme.CA, ca_file: str
+) -> None:
+    certificate = ca.issue_cert("localhost")
+    context = server_context(certificate)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES256-SHA384")
+    error = await refusal(certificate, "localhost", Trust(ca_file), context)
+    assert "there is no TLS at localhost" in error.detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_destination_with_tls_12_and_aead_is_accepted(
+    ca: trustme.CA, ca_file: str
+) -> None:
+    certificate = ca.issue_cert("localhost")
+    context = server_context(certificate)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
+    assert b"secret" in await ask(certificate, "localhost", Trust(ca_file), context)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
 def test_a_file_without_certificates_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "ca.pem"

@@ -11,11 +11,12 @@ from service_identity import CertificateError, VerificationError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.ssl import CertificateOptions, TLSVersion, platformTrust
+from twisted.internet.ssl import platformTrust
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from wingsd.errors import ConfigError, DestinationUnreachable
+from wingsd.tls import tls_options
 
 __all__ = ["PeerVerifier", "Trust", "checked"]
 
@@ -39,12 +40,11 @@ class Trust:
     ca_file: str = ""
 
     def context(self) -> SSL.Context:
-        """Return an OpenSSL context for connections of TLS 1.2 and above.
+        """Return an OpenSSL context for connections of TLS 1.2 and above, by AEAD suites alone.
 
         Raises `DestinationUnreachable` when `ca_file` cannot be used.
         """
-        options = CertificateOptions(trustRoot=platformTrust(), raiseMinimumTo=TLSVersion.TLSv1_2)
-        context: SSL.Context = options.getContext()
+        context: SSL.Context = tls_options(trustRoot=platformTrust()).getContext()
         if self.ca_file:
             try:
                 with open(self.ca_file, "rb"):  # OpenSSL does not say why it cannot
