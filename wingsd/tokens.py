@@ -1,6 +1,7 @@
 """Who may do what on this node: the Panel itself, and whoever has a JWT of it.
 
-PyJWT does the checking; here is what the Panel's tokens must hold. That `iat` is not in the
+PyJWT does the checking; here is what the Panel's tokens must hold. Times must be numbers, as RFC
+7519 says, where PyJWT also takes texts that look like one. That `iat` is not in the
 future is left alone, since `nbf` already allows for the five minutes by which two clocks may
 differ. `aud` is the node's public address, which a Panel's configuration does not tell: it is
 judged where `api.public_url` does. A `scope`, which some Panels write and others do not, is held
@@ -54,6 +55,8 @@ _BY_HAND = "by_hand"
 #: Seconds by which two nodes' clocks may differ; the Panels' own figure.
 _CLOCKS_DIFFER = 300
 
+#: The claims that are times.
+_TIMES = ("exp", "iat", "nbf")
 #: Seconds since the epoch that are later than anything: a number can be too large for a float.
 _FOREVER = 1 << 52
 
@@ -119,7 +122,7 @@ def transfer_token(
     return TransferToken(
         server=_server(claims["sub"], "its subject"),
         digest=sha256(signed.encode()).hexdigest(),
-        expires=float(min(int(claims["exp"]), _FOREVER)),
+        expires=_seconds(claims, "exp"),
         by_hand=claims.get(_BY_HAND) is True,
     )
 
@@ -248,7 +251,7 @@ def _decode(
     expired_too: bool = False,
 ) -> dict[str, Any]:
     try:
-        return jwt.decode(
+        claims = jwt.decode(
             token,
             key,
             algorithms=["HS256"],
@@ -265,6 +268,20 @@ def _decode(
         message = expired if isinstance(error, jwt.ExpiredSignatureError) else _NOT_VALID
         reason = next(text for kind, text in _REASONS if isinstance(error, kind))
         raise NotAuthorized(message, reason.format(error=error, again=again)) from error
+    for name in _TIMES:
+        _check_time(claims, name)
+    return claims
+
+
+def _check_time(claims: Mapping[str, Any], name: str) -> None:
+    """Raise `NotAuthorized` where a time that there is is not a JSON number (RFC 7519, section 2).
+
+    Python reads NaN and Infinity as numbers, which JSON does not have.
+    """
+    time = claims.get(name, 0)
+    is_number = isinstance(time, int | float) and not isinstance(time, bool)
+    if not is_number or (isinstance(time, float) and not math.isfinite(time)):
+        raise NotAuthorized(_NOT_VALID, f"its {name} is not a time in seconds")
 
 
 def _check_scope(claims: Mapping[str, Any], needed: str) -> None:
@@ -292,9 +309,5 @@ def _server(claim: Any, name: str) -> str:
     return server
 
 
-def _seconds(claims: dict[str, Any], name: str) -> float:
-    value = claims[name]
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise NotAuthorized(_NOT_VALID, f"its {name} is not a time in seconds")
-    # In this order: what JSON calls NaN then becomes the earliest time, and is good for nothing.
-    return float(max(-_FOREVER, min(value, _FOREVER)))
+def _seconds(claims: Mapping[str, Any], name: str) -> float:
+    return float(max(-_FOREVER, min(claims[name], _FOREVER)))
