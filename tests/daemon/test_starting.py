@@ -9,6 +9,7 @@ import pytest_twisted
 
 from tests.daemon.house import UUID, House, archive
 from tests.daemon.uploads import Sender
+from wingsd.journal.store import FILE, Store
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,23 @@ async def test_what_it_cannot_start_with_is_said_in_one_line(
     house.launch(**changes)
     assert await house.ended() == 1
     assert [line for line in house.log if says in line]
+    assert not [line for line in house.log if "Traceback" in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_damaged_journal_is_said_in_one_line(house: House) -> None:
+    store = Store(str(house.directory))
+    store.open()
+    store.deny([f"{number:0>100}" for number in range(500)], 10)
+    store.close()
+    with (house.directory / FILE).open("r+b") as file:
+        file.seek(10 * 4096)
+        file.write(b"\xff" * 4096)
+    house.launch()
+    assert await house.ended() == 1
+    (line,) = [line for line in house.log if "wingsd.db is damaged: " in line]
+    assert "] wingsd: the journal " in line
+    assert "move all three away" in line
     assert not [line for line in house.log if "Traceback" in line]
 
 

@@ -16,6 +16,8 @@ from wingsd.journal.schema import SCHEMAS
 from wingsd.journal.store import FILE, KEPT, REMEMBERED, Store
 
 DAY = 24 * 3600.0
+#: Bytes of a page, SQLite's default.
+PAGE = 4096
 YEAR = 365 * DAY
 A, B = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 
@@ -261,10 +263,88 @@ def test_a_newer_database_is_left_alone(store: Store, tmp_path: Path) -> None:
         Store(str(tmp_path)).open()
 
 
-def test_what_is_no_database_is_named(tmp_path: Path) -> None:
+def damage(path: Path, content: bytes) -> None:
+    """Fill a journal to many pages, and overwrite one in the middle of its file with `content`."""
+    store = Store(str(path.parent))
+    store.open()
+    store.deny([f"{number:0>100}" for number in range(500)], 10)
+    store.close()
+    size = path.stat().st_size
+    assert size > 10 * PAGE
+    with path.open("r+b") as file:
+        file.seek(size // PAGE // 2 * PAGE)
+        file.write(content)
+
+
+def refusal(root: Path, *, read_only: bool = False) -> str:
+    with pytest.raises(StorageError) as caught:
+        Store(str(root)).open(read_only=read_only)
+    return caught.value.detail
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("content", [bytes(PAGE), b"\xff" * PAGE])
+def test_a_damaged_page_is_found_when_it_is_opened(
+    tmp_path: Path, content: bytes, read_only: bool
+) -> None:
+    damage(tmp_path / FILE, content)
+    detail = refusal(tmp_path, read_only=read_only)
+    assert detail.startswith(f"the journal {tmp_path / FILE} is damaged: ")
+    assert "move all three away" in detail
+    assert "\n" not in detail
+
+
+@pytest.mark.parametrize("pages", [1, 5])
+def test_a_journal_that_was_cut_short_is_damaged(tmp_path: Path, pages: int) -> None:
+    damage(tmp_path / FILE, b"")
+    os.truncate(tmp_path / FILE, pages * PAGE)
+    assert "is damaged: " in refusal(tmp_path)
+
+
+def test_an_empty_file_is_a_damaged_journal_and_not_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / FILE).touch()
+    assert "is damaged: the file is empty" in refusal(tmp_path)
+    assert not (tmp_path / FILE).stat().st_size
+
+
+def test_a_file_that_is_no_database_is_damaged(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"nonsense" * 1000)
-    with pytest.raises(StorageError, match=r"wingsd\.db cannot be used"):
-        Store(str(tmp_path)).open()
+    assert "wingsd.db is damaged: file is not a database" in refusal(tmp_path)
+
+
+def test_damage_done_while_it_is_open_is_told_as_such(store: Store, tmp_path: Path) -> None:
+    store.close()
+    damage(tmp_path / FILE, b"")
+    store.open()
+    connection = store._connection
+    assert connection is not None
+    connection.execute("PRAGMA shrink_memory")  # What it has read it would not read again.
+    size = (tmp_path / FILE).stat().st_size
+    with (tmp_path / FILE).open("r+b") as file:
+        file.seek(PAGE)
+        file.write(b"\xff" * (size - PAGE))
+    with pytest.raises(StorageError, match="is damaged: database disk image is malformed"):
+        store.denied()
+
+
+def test_a_journal_that_was_moved_away_alone_leaves_nothing_to_the_next(
+    store: Store, tmp_path: Path
+) -> None:
+    store.use_token("digest", 100)
+    (tmp_path / FILE).rename(tmp_path / "old")
+    assert (tmp_path / f"{FILE}-wal").stat().st_size
+    new = Store(str(tmp_path))
+    new.open()
+    assert not new.was_used("digest", 100)
+    new.close()
+
+
+def test_a_start_that_was_killed_while_it_made_the_journal_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / f"{FILE}.new").write_bytes(b"half")
+    store = Store(str(tmp_path))
+    store.open()
+    assert store.transfers() == []
+    store.close()
 
 
 def test_a_full_disk_is_told_and_what_was_written_stays(store: Store, tmp_path: Path) -> None:
@@ -293,6 +373,16 @@ def test_people_can_list_it(
     assert "2023-11-14 22:13:20" in out
     assert f"{A}  in   RECEIVE  under way" in out
     assert f"{B}  success  1         it is down" in out
+
+
+def test_a_damaged_one_is_not_listed_and_that_is_said_in_one_line(tmp_path: Path) -> None:
+    damage(tmp_path / FILE, b"\xff" * PAGE)
+    config = tmp_path / "config.yml"
+    config.write_text(
+        f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
+    )
+    with pytest.raises(SystemExit, match=r"^wingsd: the journal .*wingsd\.db is damaged: .*$"):
+        main(["--config", str(config)])
 
 
 def test_without_a_journal_that_is_said(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """The journal's database: SQLite with a write-ahead log, each change on the disk when it returns.
 
-Blocking, and for one thread at a time.
+Blocking, and for one thread at a time. The database is checked for damage when it is opened: a
+damaged page would else be found by the first transfer that needs it.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ KEPT = 90 * _DAY
 REMEMBERED = _DAY
 
 _VERSION = len(SCHEMAS)
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Store:
@@ -44,7 +46,7 @@ class Store:
         self._connection: sqlite3.Connection | None = None
 
     def open(self, *, read_only: bool = False) -> None:
-        """Open it, and make it where it is missing; with `read_only`, only to be read."""
+        """Open it and check it; make it where it is missing. With `read_only`, only to be read."""
         with self._explained():
             if read_only:
                 uri = f"{self._path.absolute().as_uri()}?mode=ro"
@@ -54,15 +56,50 @@ class Store:
                         f"{self._path} was written by another version of wingsd; start this one, "
                         "which brings it up to date, and try again"
                     )
+                self._check(self._connection)
                 return
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if not self._path.exists():
+                self._make()
             # Its one thread need not be the one that opens it.
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             self._connection = connection
             self._path.chmod(0o600)
+            self._check(connection)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             self._migrate(connection)
+
+    def _make(self) -> None:
+        """Make it whole, or not at all: so an empty file is one that has lost its content."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        new = self._path.with_name(f"{FILE}.new")
+        # The log of a database that was moved away would be played into this one.
+        for left in (new, self._beside("-journal"), self._beside("-wal"), self._beside("-shm")):
+            left.unlink(missing_ok=True)
+        with closing(sqlite3.connect(new, isolation_level=None)) as connection:
+            new.chmod(0o600)
+            self._migrate(connection)
+        new.rename(self._path)
+
+    def _beside(self, suffix: str) -> Path:
+        return self._path.with_name(FILE + suffix)
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Raise `StorageError` where the database is damaged. Reads all of it."""
+        if not self._path.stat().st_size:
+            raise self._damaged("the file is empty")
+        ((found,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
+        if found != "ok":
+            raise self._damaged(found)
+
+    def _damaged(self, why: object) -> StorageError:
+        fault = "; ".join(str(why).split("\n"))
+        return StorageError(
+            f"the journal {self._path} is damaged: {fault}; stop wingsd, keep a copy of {FILE}, "
+            f"{FILE}-wal and {FILE}-shm, move all three away and start it again: the new journal "
+            "knows no unfinished transfers, no reports that the Panel has not heard, no servers "
+            "moved by hand without a Panel, and no used tokens"
+        )
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         version = _version(connection)
@@ -339,6 +376,9 @@ class Store:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            # The lowest byte is the primary code, see https://www.sqlite.org/rescode.html.
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+                raise self._damaged(error) from error
             raise StorageError(
                 f"the journal {self._path} cannot be used: {error}; see that its disk has room "
                 "and is writable"
