@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.byhand.station import UUID, description
-from wingsd.byhand.description import describe, read, read_text, with_addresses
+from wingsd.byhand.description import describe, mounts_in, read, read_text, with_addresses
 from wingsd.errors import BadRequest
 from wingsd.model import (
     Configuration,
@@ -33,6 +33,15 @@ def test_nothing_of_the_process_is_lost() -> None:
     files = (ConfigurationFile("a.yml", "yaml", (Replacement("x", "1", True),)),)
     known = Configuration(Settings(UUID, invocation="run"), Process(configs=files))
     assert read_text(json.dumps(describe(known)), UUID) == known
+
+
+def test_mounts_are_left_out_also_of_what_is_told_on() -> None:
+    told = description(mounts=[{"source": "/srv/maps", "target": "/maps", "read_only": True}])
+    found = read(told, UUID)
+    assert found.settings.mounts == ()
+    assert "mounts" not in describe(found)["settings"]
+    assert mounts_in(told) == 1
+    assert read_text(json.dumps(told), UUID).settings.mounts == ()
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import pytest_twisted
 
 from tests.byhand.ends import Ends
 from tests.byhand.outcomes import hold, moved, moved_and_gone, reason, stays
 from tests.byhand.station import UUID, description
+from tests.logs import LoggedErrors
 from wingsd.errors import (
     AlreadyHere,
     BadRequest,
     UnknownServer,
 )
+from wingsd.model import configuration_from_panel
 from wingsd.transfers.outgoing import MOVED
 
 # The way
@@ -32,6 +36,34 @@ async def test_it_moves_with_all_that_it_is(ends: Ends) -> None:
     assert (hold(ends.source), ends.source.left()) == (MOVED, [UUID])
     assert ends.source.panel.calls == ends.destination.panel.calls == []
     assert ends.source.store.reports() == ends.destination.store.reports() == []
+
+
+MOUNTS = [{"source": "/srv/maps", "target": "/maps", "read_only": True}]
+
+
+@pytest.mark.parametrize("given", [None, description(mounts=MOUNTS)])
+@pytest_twisted.ensureDeferred
+async def test_no_mounts_come_with_it(
+    ends: Ends, given: dict[str, Any] | None, logged_errors: LoggedErrors
+) -> None:
+    server = ends.source.servers.known(configuration_from_panel(description()))
+    server.configuration = configuration_from_panel(description(mounts=MOUNTS))
+    await ends.send(await ends.destination.invite(description=given))
+    await moved(ends)
+    assert ends.destination.environment.containers[UUID].mounts == ()
+    assert any("1 mounts of its settings are left out" in line for line in logged_errors.lines)
+    destination = await ends.restart("destination")
+    await destination.recover()
+    assert destination.servers.get(UUID).configuration.settings.mounts == ()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_variable_that_no_container_can_have_is_refused(ends: Ends) -> None:
+    told = configuration_from_panel(description(environment={"STARTUP=sh": "x"}))
+    ends.source.servers.known(told).configuration = told
+    await ends.send(await ends.destination.invite())
+    await stays(ends)
+    assert "'STARTUP=sh' cannot be the name" in reason(ends.source)
 
 
 @pytest_twisted.ensureDeferred

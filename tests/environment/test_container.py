@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.environment.containers import NODE, SERVER, UUID, body, environment, host, node
 from wingsd.config import LogConfig, Network, Overhead, Rootless, System, User
 from wingsd.environment.container import container_spec
+from wingsd.errors import EnvironmentFailed
 from wingsd.model import Allocations, Default, Mount
 from wingsd.structure import InvalidField
 
@@ -135,6 +136,33 @@ def test_rootless_ids_take_the_place_of_the_users() -> None:
 def test_variables_and_labels_are_texts(value: object, text: str) -> None:
     assert environment(environment={"max_players": value})["MAX_PLAYERS"] == text
     assert body(labels={"key": value})["Labels"]["key"] == text
+
+
+@pytest.mark.parametrize(
+    "name", ["", "STARTUP=sh -c evil;", "A=", "A\nB", "A\rB", "A\0B", "A\x85B", "A\u2028B", "\x1b"]
+)
+def test_a_name_that_no_variable_can_have_is_refused(name: str) -> None:
+    with pytest.raises(EnvironmentFailed) as caught:
+        body(environment={"GOOD": "1", name: "x"})
+    assert caught.value.detail.startswith(f"{name!r} cannot be the name of an environment variable")
+    assert "correct it in the server's settings" in caught.value.detail
+
+
+def test_a_long_name_is_named_by_its_ends() -> None:
+    with pytest.raises(EnvironmentFailed) as caught:
+        body(environment={"A" * 10_000 + "=": "x"})
+    assert len(caught.value.detail) < 200
+
+
+def test_a_nul_character_is_refused_where_docker_takes_none() -> None:
+    with pytest.raises(EnvironmentFailed, match="the environment variable 'MOTD' has a NUL"):
+        body(environment={"MOTD": "a\0b"})
+    with pytest.raises(EnvironmentFailed, match="the startup command has a NUL"):
+        body(invocation="java\0")
+
+
+def test_the_lines_of_a_value_are_kept() -> None:
+    assert environment(environment={"MOTD": "a\nb=c"})["MOTD"] == "a\nb=c"
 
 
 def test_a_null_variable_is_left_to_the_image() -> None:

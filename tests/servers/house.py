@@ -37,11 +37,12 @@ def configuration(
     suspended: bool = False,
     done: tuple[str, ...] = ("up",),
     stop: Stop = BY_COMMAND,
+    environment: dict[str, Any] | None = None,
     **process: Any,
 ) -> Configuration:
     """Return a server that is up with the line "up" and stops by the command "stop"."""
     return Configuration(
-        Settings(uuid, suspended=suspended),
+        Settings(uuid, suspended=suspended, environment=environment or {}),
         Process(Startup(done), stop, **process),
         {"uuid": uuid, "suspended": suspended},
     )

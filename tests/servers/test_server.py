@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.logs import LoggedErrors
-from tests.servers.house import UUID, House, Outcome, configuration
+from tests.servers.house import OTHER, UUID, House, Outcome, configuration
 from wingsd.config import Registry
 from wingsd.environment.interface import Usage
 from wingsd.errors import EnvironmentFailed, NotRunning, PanelUnreachable
@@ -31,6 +31,23 @@ def started(house: House) -> Server:
     house.events.clear()
     house.environment.calls.clear()
     return server
+
+
+def test_a_variable_that_no_container_can_have_fails_the_start_of_its_server_alone(
+    house: House,
+) -> None:
+    house.panel.known[OTHER] = configuration(OTHER)
+    (house.data / OTHER).mkdir()
+    server = house.server(configuration(environment={"STARTUP=sh -c evil;": "x"}))
+    assert len(house.servers.all()) == 2
+    Outcome.of(server.power(PowerAction.START)).error(EnvironmentFailed)
+    (message,) = house.told("daemon message")
+    assert message.startswith("The start was not done: ")
+    assert "'STARTUP=sh -c evil;' cannot be the name of an environment variable" in message
+    assert server.state is PowerState.OFFLINE
+    other = house.servers.get(OTHER)
+    Outcome.of(other.power(PowerAction.START)).value()
+    assert other.state is PowerState.STARTING
 
 
 # The console

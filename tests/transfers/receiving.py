@@ -58,6 +58,8 @@ class World:
         self.registered: dict[str, str] = {}
         #: By which pools others may have the server, one after the other; none is empty.
         self.shared: list[str] = []
+        #: The variables of the server, as the Panel describes it.
+        self.variables: dict[str, Any] = {}
         #: The backups that were told with each success.
         self.told: list[tuple[str, ...] | None] = []
         #: The sizes of servers whose directory has come into place.
@@ -112,7 +114,7 @@ class World:
 
     async def describe(self, uuid: str) -> Configuration:
         self._called("server")
-        return Configuration(Settings(uuid))
+        return Configuration(Settings(uuid, environment=self.variables))
 
     async def transfer_succeeded(self, uuid: str, backups: Any = None) -> None:
         self.told.append(backups)

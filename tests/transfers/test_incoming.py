@@ -71,6 +71,18 @@ async def test_an_engine_that_is_silent_is_found_before_the_first_byte(house: Ho
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_variable_that_no_container_can_have_is_refused_before_the_archive(
+    house: House,
+) -> None:
+    house.world.variables = {"STARTUP=sh": "x"}
+    source = Source()
+    with pytest.raises(EnvironmentFailed, match="'STARTUP=sh' cannot be the name"):
+        await house.receiver.open(UUID).run(source)
+    assert house.world.calls == ["owns", "server"]
+    assert house.left() == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_files_are_in_place_before_the_environment_is_made(house: House) -> None:
     seen = []
     house.world.before["create"] = lambda: seen.append(house.left())

@@ -1,4 +1,7 @@
-"""What a server is, as one node tells another: the JSON that a Panel answers for it."""
+"""What a server is, as one node tells another: the JSON that a Panel answers for it.
+
+Mounts are left out: which directories of a host a server sees is for that node's Panel to say.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import attrs
 from wingsd.errors import BadRequest, InvalidData
 from wingsd.model import Configuration, canonical_uuid, configuration_from_panel
 
-__all__ = ["Description", "describe", "read", "read_text", "with_addresses"]
+__all__ = ["Description", "describe", "mounts_in", "read", "read_text", "with_addresses"]
 
 #: `{"settings": ..., "process_configuration": ...}`, as from a Panel's `GET /servers/{uuid}`.
 Description = Mapping[str, Any]
@@ -30,7 +33,7 @@ def describe(configuration: Configuration) -> Description:
 
 
 def read(description: object, server: str) -> Configuration:
-    """Return what a description says of the server with the UUID `server`.
+    """Return what a description says of the server with the UUID `server`, without its mounts.
 
     Raises `BadRequest` with what is wrong, by the paths of the keys.
     """
@@ -43,7 +46,16 @@ def read(description: object, server: str) -> Configuration:
     named = configuration.settings.uuid
     if canonical_uuid(named) != server:
         raise BadRequest("the settings are another server's", f"settings.uuid is {named}")
-    return configuration
+    return attrs.evolve(
+        configuration,
+        settings=attrs.evolve(configuration.settings, mounts=()),
+        raw={key: value for key, value in configuration.raw.items() if key != "mounts"},
+    )
+
+
+def mounts_in(description: Description) -> int:
+    """Return how many mounts a description has that `read` has accepted."""
+    return len(configuration_from_panel(description).settings.mounts)
 
 
 def read_text(text: str, server: str) -> Configuration:

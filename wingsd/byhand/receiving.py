@@ -10,7 +10,7 @@ from typing import ClassVar
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from wingsd.byhand.description import Description, read, read_text
+from wingsd.byhand.description import Description, mounts_in, read, read_text
 from wingsd.byhand.means import HandMeans
 from wingsd.errors import AlreadyHere, BadRequest, StorageError, UnknownServer, WingsdError
 from wingsd.journal import Described
@@ -87,7 +87,15 @@ class HandReceiving:
                 "run wingsctl receive with --settings FILE, or send it with wingsctl send, which "
                 "tells its settings",
             )
-        return read(self._description, self._server)
+        configuration = read(self._description, self._server)
+        left_out = mounts_in(self._description)
+        if left_out:
+            self._log.warn(
+                "{server}: {count} mounts of its settings are left out: a move by hand brings none",
+                server=self._server,
+                count=left_out,
+            )
+        return configuration
 
     def begin(self) -> None:
         """Nothing is to be told of an earlier transfer."""

@@ -8,6 +8,8 @@ server, since eggs, images and people's firewalls rely on it.
 from __future__ import annotations
 
 import posixpath
+import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +24,7 @@ __all__ = [
     "HOME",
     "ContainerSpec",
     "ImageSource",
+    "check_variables",
     "container_spec",
     "home_directory",
     "image_source",
@@ -43,6 +46,8 @@ _CAPABILITIES_DROPPED = (
     "sys_chroot",
     "setfcap",
 )
+#: What would end a variable's name early, or begin another variable or line where they are listed.
+_NOT_IN_A_NAME = re.compile(r"[=\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _DOCKER_HUB = "docker.io"
 _DOCKER_HUB_ALIASES = ("index.docker.io", "registry-1.docker.io")
 
@@ -67,8 +72,9 @@ class ContainerSpec:
 def container_spec(config: Config, server: Settings) -> ContainerSpec:
     """Return the container that `server` gets on the node of `config`.
 
-    Raises `EnvironmentFailed` when the server names no image.
+    Raises `EnvironmentFailed` when the server names no image, and as `check_variables` does.
     """
+    check_variables(server)
     allowed, refused = _mounts(config, server)
     bindings = port_bindings(config, server.allocations)
     body = {
@@ -93,6 +99,29 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
         },
     }
     return ContainerSpec(server.uuid, body, refused)
+
+
+def check_variables(server: Settings) -> None:
+    """Raise `EnvironmentFailed` for a variable that no container can have, and name it.
+
+    Docker takes each as `NAME=value`: a name with `=` in it would set another variable.
+    """
+    for name, value in server.environment.items():
+        if not name or _NOT_IN_A_NAME.search(name):
+            raise EnvironmentFailed(
+                f"{reprlib.repr(name)} cannot be the name of an environment variable, which is not "
+                "empty and has no =, control character or line break; correct it in the server's "
+                "settings"
+            )
+        if "\0" in _text(value):
+            raise EnvironmentFailed(
+                f"the value of the environment variable {reprlib.repr(name)} has a NUL character; "
+                "correct it in the server's settings"
+            )
+    if "\0" in server.invocation:
+        raise EnvironmentFailed(
+            "the startup command has a NUL character; correct it in the server's settings"
+        )
 
 
 def home_directory(config: Config, uuid: str) -> str:

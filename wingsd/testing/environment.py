@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 import attrs
 
+from wingsd.environment.container import check_variables
 from wingsd.environment.interface import Usage, Watcher
 from wingsd.environment.state import console_lines
 from wingsd.errors import EnvironmentFailed
@@ -138,6 +139,7 @@ class FakeEnvironment:
     async def create(self, settings: Settings) -> bool:
         """Make a container unless there is one."""
         await self.called("create", settings.uuid)
+        check_variables(settings)
         self._check_owner(settings.uuid)
         if settings.uuid in self.containers:
             return False
@@ -152,6 +154,7 @@ class FakeEnvironment:
     async def renew(self, settings: Settings) -> None:
         """Make a container anew."""
         await self.called("renew", settings.uuid)
+        check_variables(settings)
         self._check_owner(settings.uuid)
         self._check_stopped(settings.uuid)
         self._make(settings)

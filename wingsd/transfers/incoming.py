@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from wingsd.environment.container import check_variables
 from wingsd.errors import (
     Conflict,
     Interrupted,
@@ -187,6 +188,8 @@ class IncomingTransfer:
             await self._course.chain.wait(self._after)
             asking = Deferred.fromCoroutine(self.authority.admit())
             configuration = await self._course.chain.wait(asking)
+            # Before the archive comes: its container could not be made of these.
+            check_variables(configuration.settings)
             self._means.servers.admit(configuration, HOLD)
         except WingsdError as error:
             self._log.warn("{server}: not received: {error}", server=self.server, error=error)
