@@ -137,6 +137,7 @@ BLOCKING = [
     "eggfiles.rewriting",
     "environment.engine",
     "environment.information",
+    "environment.mounts",
     "heap",
     "journal.store",
     "privileges",

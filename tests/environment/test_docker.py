@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Iterator
 from typing import Any, TypeVar
 
@@ -220,9 +221,15 @@ async def test_mounts_are_made_where_they_are_allowed(
     shared = engine.volumes / "shared"
     shared.mkdir()
     (shared / "map").write_text("of the node\n")
+    (shared / "out").symlink_to("/etc")
+    (engine.volumes / "in").symlink_to("shared")
     server = attrs.evolve(
         engine.server("read line < /data/map; echo $line; echo x > /data/map"),
-        mounts=(Mount(str(shared), "/data", read_only=True), Mount("/etc", "/host")),
+        mounts=(
+            Mount(str(engine.volumes / "in"), "/data", read_only=True),
+            Mount("/etc", "/host"),
+            Mount(str(shared / "out"), "/link"),
+        ),
     )
     config = attrs.evolve(engine.config(), allowed_mounts=(str(engine.volumes),))
     await DockerEnvironment(config, workers, reactor).create(server)
@@ -230,8 +237,11 @@ async def test_mounts_are_made_where_they_are_allowed(
     assert "of the node" in output
     assert "Read-only file system" in output
     assert any("mount of /etc left out" in line for line in logged_errors.lines)
+    link = f"mount of {shared / 'out'} (/etc) left out"
+    assert any(link in line for line in logged_errors.lines)
     mounts = engine.client.inspect_container(server.uuid)["HostConfig"]["Mounts"]
     assert [mount["Target"] for mount in mounts] == ["/home/container", "/data"]
+    assert mounts[1]["Source"] == os.path.realpath(shared)
 
 
 @pytest_twisted.ensureDeferred

@@ -66,7 +66,11 @@ class Config:
     docker: Docker = Docker()
     metrics: Metrics = Metrics()
     control: Control = Control()
-    #: Directories of the host below which a server's mounts may lie.
+    #: Directories of the host below which a server's mounts may lie, after all links in both are
+    #: resolved; the engine is given the resolved path. In a directory that servers write to, allow
+    #: only what is for all of them: who can rename directories in it can exchange one for a link
+    #: in the moment between this node's look at it and the engine's. Servers moved by hand bring
+    #: no mounts.
     allowed_mounts: tuple[str, ...] = ()
     #: Origins of browsers, beside the Panel's own, that may open a WebSocket; `*` is any.
     allowed_origins: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -28,7 +28,9 @@ __all__ = [
     "container_spec",
     "home_directory",
     "image_source",
+    "is_below",
     "registry_for",
+    "with_mounts",
 ]
 
 #: Where a server's files are, seen from inside its container.
@@ -62,20 +64,20 @@ class ImageSource:
 
 @attrs.frozen
 class ContainerSpec:
-    """A container by name, how to create it, and the mounts that this node does not allow."""
+    """A container by name, and how to create it."""
 
     name: str
     body: dict[str, Any]
-    refused_mounts: tuple[Mount, ...] = ()
 
 
 def container_spec(config: Config, server: Settings) -> ContainerSpec:
-    """Return the container that `server` gets on the node of `config`.
+    """Return the container that `server` gets on the node of `config`, without the server's mounts.
+
+    `with_mounts` adds them: which of them are allowed, the disk has to tell (`mounts`).
 
     Raises `EnvironmentFailed` when the server names no image, and as `check_variables` does.
     """
     check_variables(server)
-    allowed, refused = _mounts(config, server)
     bindings = port_bindings(config, server.allocations)
     body = {
         "Image": image_source(server).name,
@@ -92,13 +94,20 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
         "ExposedPorts": {port: {} for port in bindings},
         "HostConfig": {
             **_resources(config, server.build),
-            "Mounts": [_mount(mount) for mount in allowed],
+            "Mounts": [_mount(Mount(home_directory(config, server.uuid), HOME))],
             "PortBindings": bindings,
             "NetworkMode": network_mode(config, server),
             **_host_settings(config),
         },
     }
-    return ContainerSpec(server.uuid, body, refused)
+    return ContainerSpec(server.uuid, body)
+
+
+def with_mounts(spec: ContainerSpec, mounts: Sequence[Mount]) -> ContainerSpec:
+    """Return the container with these mounts beside its own."""
+    host = spec.body["HostConfig"]
+    more = [*host["Mounts"], *map(_mount, mounts)]
+    return attrs.evolve(spec, body={**spec.body, "HostConfig": {**host, "Mounts": more}})
 
 
 def check_variables(server: Settings) -> None:
@@ -152,7 +161,7 @@ def registry_for(registries: Mapping[str, Registry], image: str) -> Registry | N
     longest = -1
     for key, registry in registries.items():
         prefix = _registry_prefix(key)
-        if _is_below(wanted, prefix) and len(prefix) > longest:
+        if is_below(wanted, prefix) and len(prefix) > longest:
             best, longest = registry, len(prefix)
     return best
 
@@ -176,7 +185,8 @@ def _unalias(name: str) -> str:
     return (_DOCKER_HUB if host in _DOCKER_HUB_ALIASES else host) + slash + rest
 
 
-def _is_below(path: str, top: str) -> bool:
+def is_below(path: str, top: str) -> bool:
+    """Return whether a path is `top` or lies below it; both are normal."""
     return path == top or path.startswith(top.rstrip("/") + "/")
 
 
@@ -221,25 +231,6 @@ def _environment(config: Config, server: Settings) -> dict[str, str]:
 def _labels(server: Settings) -> dict[str, str]:
     labels = {key: _text(value) for key, value in server.labels.items() if value is not None}
     return labels | {"Service": "Pterodactyl", "ContainerType": "server_process"}
-
-
-def _mounts(config: Config, server: Settings) -> tuple[list[Mount], tuple[Mount, ...]]:
-    """Return the mounts the container gets, the server's files first, and those refused."""
-    allowed_tops = [_normal(top) for top in config.allowed_mounts if top.startswith("/")]
-    allowed = [Mount(home_directory(config, server.uuid), HOME)]
-    refused = []
-    for mount in server.mounts:
-        source = _normal(mount.source)
-        if mount.source.startswith("/") and any(_is_below(source, top) for top in allowed_tops):
-            allowed.append(attrs.evolve(mount, source=source, target=_normal(mount.target)))
-        else:
-            refused.append(mount)
-    return allowed, tuple(refused)
-
-
-def _normal(path: str) -> str:
-    # POSIX keeps two leading slashes apart from one; Linux does not.
-    return posixpath.normpath("/" + path.lstrip("/"))
 
 
 def _mount(mount: Mount) -> dict[str, Any]:

@@ -20,8 +20,14 @@ from wingsd.bridge import Workers
 from wingsd.config import Config
 from wingsd.environment import engine
 from wingsd.environment.calls import Engine, Talk
-from wingsd.environment.container import ContainerSpec, container_spec, home_directory
+from wingsd.environment.container import (
+    ContainerSpec,
+    container_spec,
+    home_directory,
+    with_mounts,
+)
 from wingsd.environment.interface import Running, Watcher
+from wingsd.environment.mounts import judge_mounts
 from wingsd.environment.process import ContainerProcess
 from wingsd.environment.state import ContainerState, console_lines, in_the_way
 from wingsd.environment.streams import Streams
@@ -52,6 +58,7 @@ class DockerEnvironment:
         self, config: Config, workers: Workers, reactor: Any, observer: Observer | None = None
     ) -> None:
         self._config = config
+        self._workers = workers
         self._supplies = Supplies(config)
         self._reactor = reactor
         address = engine.address(config.docker.socket, os.environ)
@@ -70,7 +77,7 @@ class DockerEnvironment:
                 self._log.info("{server}: its container exists and is kept", server=spec.name)
                 return False
             await self._supplies.ensure(talk, settings)
-            return await self._create(talk, spec)
+            return await self._create(talk, await self._with_mounts(spec, settings))
 
     async def name_conflict(self, uuid: str) -> str:
         """Return which container of another node's has the server's name; empty for none.
@@ -91,6 +98,7 @@ class DockerEnvironment:
         async with self._engine.turn(spec.name) as talk:
             self._check_stopped(await self._own(talk, spec.name), spec.name)
             await self._supplies.ensure(talk, settings)
+            spec = await self._with_mounts(spec, settings)
             own = await self._own(talk, spec.name)
             if own is not None:
                 await talk.ask(engine.remove_container, own.id, force=False)
@@ -195,13 +203,22 @@ class DockerEnvironment:
             uuid, state.id, watcher, self._engine, self._streams, self._reactor
         )
 
-    async def _create(self, talk: Talk, spec: ContainerSpec) -> bool:
-        for mount in spec.refused_mounts:
+    async def _with_mounts(self, spec: ContainerSpec, settings: Settings) -> ContainerSpec:
+        """Add the mounts that are allowed, as late as can be: links may be changed meanwhile."""
+        if not settings.mounts:
+            return spec
+        judged = await self._workers.run(
+            judge_mounts, self._config.allowed_mounts, settings.mounts
+        )
+        for source in judged.refused:
             self._log.warn(
                 "{server}: mount of {source} left out, it is not below one of allowed_mounts",
                 server=spec.name,
-                source=mount.source,
+                source=source,
             )
+        return with_mounts(spec, judged.allowed)
+
+    async def _create(self, talk: Talk, spec: ContainerSpec) -> bool:
         warnings = await self._create_unless_there(talk, spec)
         if warnings is None:
             self._log.info("{server}: its container exists and is kept", server=spec.name)
