@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.python.failure import Failure
+from twisted.python.log import LogPublisher
 from twisted.python.syslog import SyslogObserver
 
-from wingsd.logs import Logs
+from tests.systemd.journal import Journal
+from wingsd.logs import EscapingObserver, Logs
+from wingsd.systemd import Journald, JournalObserver
 
 USUAL = {"logfile": None, "logger": None, "nodaemon": 1, "prefix": "twisted", "syslog": 0}
 
@@ -44,6 +48,117 @@ def test_lines_look_as_twistd_writes_them(capsys: pytest.CaptureFixture[str]) ->
         r"\d{4}-\d\d-\d\dT[\d:]+[+-]\d{4} \[wingsd\.some\.Place#info\] a: here\n",
         capsys.readouterr().out,
     )
+
+
+ESCAPES = "\x1b[2J\x9b\u202e\u2028\r\n2026-01-01T00:00:00+0000 [wingsd.node#info] forged"
+ESCAPED = "\\x1b[2J\\x9b\\u202e\\u2028\\r\\n2026-01-01T00:00:00+0000 [wingsd.node#info] forged"
+
+
+class Foreign(Exception):
+    """An error whose words are another's."""
+
+
+def lines_of(text: str) -> list[str]:
+    """Return what a terminal, or any reader of text, takes for the lines of a log."""
+    assert text.endswith("\n")
+    return text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("form", "values"),
+    [
+        ("{it}", {"it": ESCAPES}),
+        ("{it}", {"it": Foreign(ESCAPES)}),
+        ("{it.args[0]}", {"it": Foreign(ESCAPES)}),
+        ("{it()}", {"it": lambda: ESCAPES}),
+        ("{it.lower}", {"it": type("", (), {"lower": ESCAPES})()}),
+        ("{it!s:>5}", {"it": ESCAPES}),
+    ],
+)
+def test_no_value_of_an_event_makes_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], form: str, values: dict[str, Any]
+) -> None:
+    log(Logs(debug=False)).info(f"from outside: {form}, {{count:.1f}}", count=2, **values)
+    (line,) = lines_of(capsys.readouterr().out)
+    assert line.endswith(f"] from outside: {ESCAPED}, 2.0")
+
+
+def test_a_long_value_is_cut_off_and_what_follows_stays(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log(Logs(debug=False)).info("{it}: {why}", it="x" * 10**6, why="too long")
+    (line,) = lines_of(capsys.readouterr().out)
+    assert line.endswith("xx…: too long")
+    assert len(line) < 3000
+
+
+def failed() -> Failure:
+    def fail() -> None:
+        raise Foreign(ESCAPES)
+
+    try:
+        fail()
+    except Foreign:
+        return Failure()
+    raise AssertionError("it did not fail")
+
+
+def test_a_traceback_stays_readable_and_its_exception_forges_no_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log(Logs(debug=False)).failure("{it}: a mistake", failed(), it=ESCAPES)
+    first, *rest = lines_of(capsys.readouterr().out)
+    assert first.endswith(f"] {ESCAPED}: a mistake")
+    assert rest[0] == "\tTraceback (most recent call last):"
+    assert '", line ' in rest[1]
+    # Lines that the exception begins are marked as all others of a traceback are.
+    assert all(line.startswith("\t") and line[1:].isprintable() for line in rest)
+
+
+def test_an_endless_traceback_is_cut_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
+    failure = failed()
+    failure.value = Foreign("line\n" * 10**5)
+    log(Logs(debug=False)).failure("it failed", failure)
+    lines = lines_of(capsys.readouterr().out)
+    assert len(lines) == 402
+    assert any("lines are left out" in line for line in lines)
+
+
+def test_what_is_logged_in_the_old_way_is_escaped_too(capsys: pytest.CaptureFixture[str]) -> None:
+    observer: Any = Logs(debug=False).observer(USUAL, ReactorClock())
+    publisher = LogPublisher(publishPublisher=observer)
+    publisher.msg(ESCAPES)
+    publisher.msg(format="%(it)s", it=ESCAPES)
+    publisher.msg(failure=failed(), why=ESCAPES, isError=1)
+    one, other, error, *rest = lines_of(capsys.readouterr().out)
+    assert one.endswith(f"] {ESCAPED}")
+    assert other.endswith(f"] {ESCAPED}")
+    assert error.endswith(f"] {ESCAPED}")
+    assert rest[0] == "\tTraceback (most recent call last):"
+    assert all(line.startswith("\t") for line in rest)
+
+
+def test_an_event_without_words_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    observer: Any = Logs(debug=False).observer(USUAL, ReactorClock())
+    observer({"log_level": LogLevel.info, "log_time": 1.0, "log_namespace": "x"})
+    assert not capsys.readouterr().out
+
+
+def test_syslog_and_the_systems_journal_get_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(SyslogObserver, "syslog", lambda _, priority, line: sent.append(line))
+    log(Logs(debug=False), syslog=1).error("{it}", it=ESCAPES)
+    assert sent == [f"[-] {ESCAPED}"]
+    with Journal(tmp_path) as journal:
+        observer = EscapingObserver(JournalObserver(Journald(journal.address)))
+        logger = Logger("wingsd.some.Place", observer=observer)
+        logger.warn("{why}", why=ESCAPES, error=Foreign(ESCAPES), count=2)
+        entry = journal.read()
+    assert entry["MESSAGE"] == entry["WINGSD_WHY"] == entry["WINGSD_ERROR"] == ESCAPED
+    assert entry["WINGSD_COUNT"] == "2"
+    assert entry["CODE_FILE"] == __file__
 
 
 def test_the_level_debug_is_shown_where_it_is_asked_for(

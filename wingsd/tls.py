@@ -27,8 +27,8 @@ _RECORD = 16 << 10  # bytes that a TLS record has at most
 GATHERED = 512 << 10
 """The most bytes of full records that are handed out as one."""
 
-#: The cipher suites of TLS 1.2, as OpenSSL writes them: forward secrecy and authenticated encryption
-#: (AEAD). Twisted's default has CBC suites and RSA key exchange as well.
+#: The cipher suites of TLS 1.2, as OpenSSL writes them: forward secrecy and authenticated
+#: encryption (AEAD). Twisted's default has CBC suites and RSA key exchange as well.
 _TLS12_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
 #: Those of TLS 1.3, all of which are AEAD.
 _TLS13_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"

@@ -40,6 +40,13 @@ def test_with_json_an_error_is_json_too(wingsctl: Command) -> None:
     assert "systemctl" in told["detail"]
 
 
+def test_what_the_daemon_quotes_reaches_no_terminal_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    CtlError("it said \x1b[2J", "try\nagain").show()
+    assert capsys.readouterr().err == "wingsctl: it said \\x1b[2J\n  try\\nagain\n"
+
+
 def forbidden(path: Path, monkeypatch: pytest.MonkeyPatch) -> CtlError:
     """Return what is said to a user whom the kernel keeps out of the socket there."""
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
+from socket import create_connection
 
+import jwt
 import pytest
 import pytest_twisted
+from twisted.internet.threads import deferToThread
 
 from tests.daemon.house import UUID, House, archive
 from tests.daemon.uploads import Sender
@@ -24,6 +28,36 @@ async def test_a_refused_token_is_told_why_and_the_panel_nothing(house: House) -
     assert "expired" in answer["detail"]
     assert "expired" in await house.wait_for_line("is refused")
     assert house.panel.calls == before
+
+
+def get(address: tuple[str, int], path: bytes) -> None:
+    """Send a request as it stands, and read until the answer ends."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with context.wrap_socket(create_connection(address)) as line:
+        line.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path)
+        while line.recv(4096):
+            pass
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_that_a_stranger_sends_forges_a_line_of_the_log(house: House) -> None:
+    await house.start(debug=True)
+    await house.loaded()
+    forged = "\x1b[2J\x85\u202e\n2026-01-01T00:00:00+0000 [wingsd.node#info] forged"
+    header = {"alg": "HS256", "typ": "JWT", "crit": [forged]}
+    # Newer versions of PyJWT name the extension that they do not know.
+    token = jwt.encode({"sub": UUID}, "x" * 32, "HS256", headers=header)
+    status, _ = await house.curl("-F", "archive=x", token=token)
+    assert status == 401
+    await house.wait_for_line("is refused")
+    address = ("127.0.0.1", int(house.url.rpartition(":")[2]))
+    # Newer versions of Twisted refuse the first path, and note nothing of it.
+    for path in (b"/\x1b[2J\x85", b"/" + b"x" * 5000):
+        await deferToThread(get, address, path)
+    assert (await house.wait_for_line("GET /xxx")).endswith("x…: 404")
+    assert not [line for line in house.log if not line.isprintable() and line[0] != "\t"]
+    assert not [line for line in house.log if line.startswith("2026-01-01T00:00:00+0000")]
 
 
 @pytest.mark.parametrize(

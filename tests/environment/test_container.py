@@ -143,8 +143,9 @@ def test_variables_and_labels_are_texts(value: object, text: str) -> None:
 def test_a_name_that_no_variable_can_have_is_refused(name: str) -> None:
     with pytest.raises(EnvironmentFailed) as caught:
         body(environment={"GOOD": "1", name: "x"})
-    assert caught.value.detail.startswith(f"{name!r} cannot be the name of an environment variable")
-    assert "correct it in the server's settings" in caught.value.detail
+    detail = caught.value.detail
+    assert detail.startswith(f"{name!r} cannot be the name of an environment variable")
+    assert "correct it in the server's settings" in detail
 
 
 def test_a_long_name_is_named_by_its_ends() -> None:

@@ -84,7 +84,7 @@ def test_mounts_that_are_not_allowed(host: str, allowed: str, source: str) -> No
     assert len(judged.refused) == 1
 
 
-@pytest.mark.parametrize("link", ["outside", "absolute", "twice", "up/secret", "outside/../secret"])
+@pytest.mark.parametrize("link", ["outside", "absolute", "twice", "up/secret", "up/a/outside"])
 def test_a_link_that_leads_out_is_refused_and_told_with_where_it_leads(
     host: str, link: str
 ) -> None:

@@ -375,6 +375,19 @@ def test_people_can_list_it(
     assert f"{B}  success  1         it is down" in out
 
 
+def test_what_others_said_is_listed_without_control_characters(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transfer = store.begin(A, Direction.IN, "RECEIVE", 10)
+    store.end(transfer, Outcome.FAILURE, 11, Account("it said \x1b[2J\nno"))
+    config = tmp_path / "config.yml"
+    config.write_text(
+        f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
+    )
+    main(["--config", str(config)])
+    assert "it said \\x1b[2J\\nno" in capsys.readouterr().out
+
+
 def test_a_damaged_one_is_not_listed_and_that_is_said_in_one_line(tmp_path: Path) -> None:
     damage(tmp_path / FILE, b"\xff" * PAGE)
     config = tmp_path / "config.yml"

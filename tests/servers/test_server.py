@@ -63,6 +63,14 @@ def test_lines_are_told_and_kept(house: House) -> None:
     assert server.console.lines(2) == ["two", "three"]
 
 
+def test_what_others_say_is_escaped_in_a_message_of_the_node(house: House) -> None:
+    server = house.server()
+    house.environment.faults["renew"] = EnvironmentFailed("no \x1b[2J\nimage\u202e")
+    Outcome.of(server.power(PowerAction.START)).error(EnvironmentFailed)
+    (message,) = house.told("daemon message")
+    assert message.endswith("no \\x1b[2J\\nimage\\u202e")
+
+
 def test_each_run_has_a_console_of_its_own(house: House) -> None:
     server = started(house)
     house.process().end()

@@ -23,6 +23,10 @@ def test_a_line_is_dated_and_says_who_speaks() -> None:
     assert "[Destination Node]:" in console_line(0, DESTINATION, "x")
 
 
+def test_what_others_say_is_escaped_in_a_line() -> None:
+    assert console_line(0, SOURCE, "a\x1b[2J\nb").endswith(":\x1b[0m a\\x1b[2J\\nb")
+
+
 @pytest.mark.parametrize(
     ("size", "text"),
     [

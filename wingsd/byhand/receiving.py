@@ -91,7 +91,8 @@ class HandReceiving:
         left_out = mounts_in(self._description)
         if left_out:
             self._log.warn(
-                "{server}: {count} mounts of its settings are left out: a move by hand brings none",
+                "{server}: {count} mounts of its settings are left out: a move by hand brings "
+                "none",
                 server=self._server,
                 count=left_out,
             )

@@ -8,6 +8,8 @@ from typing import IO, Any
 
 import click
 
+from wingsd.escaping import escaped
+
 __all__ = ["CtlError", "Exit"]
 
 
@@ -45,5 +47,7 @@ class CtlError(click.ClickException):
         if self._as_json:
             text = json.dumps({"error": self.message, "detail": self.detail})
         else:
-            text = f"wingsctl: {self.message}" + (f"\n  {self.detail}" if self.detail else "")
+            # The daemon's words, which may quote others.
+            text = f"wingsctl: {escaped(self.message)}"
+            text += f"\n  {escaped(self.detail)}" if self.detail else ""
         click.echo(text, file=file, err=True)

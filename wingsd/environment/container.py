@@ -71,9 +71,9 @@ class ContainerSpec:
 
 
 def container_spec(config: Config, server: Settings) -> ContainerSpec:
-    """Return the container that `server` gets on the node of `config`, without the server's mounts.
+    """Return the container that `server` gets on the node of `config`, without its mounts.
 
-    `with_mounts` adds them: which of them are allowed, the disk has to tell (`mounts`).
+    `with_mounts` adds these: which of them are allowed, the disk has to tell (`mounts`).
 
     Raises `EnvironmentFailed` when the server names no image, and as `check_variables` does.
     """
@@ -118,9 +118,9 @@ def check_variables(server: Settings) -> None:
     for name, value in server.environment.items():
         if not name or _NOT_IN_A_NAME.search(name):
             raise EnvironmentFailed(
-                f"{reprlib.repr(name)} cannot be the name of an environment variable, which is not "
-                "empty and has no =, control character or line break; correct it in the server's "
-                "settings"
+                f"{reprlib.repr(name)} cannot be the name of an environment variable, which is "
+                "not empty and has no =, control character or line break; correct it in the "
+                "server's settings"
             )
         if "\0" in _text(value):
             raise EnvironmentFailed(

@@ -1,8 +1,8 @@
 """Which of a server's mounts the node allows: judged by where their paths really lead. Blocking.
 
-A mount's source is often in a directory that servers write to, and a link there can point anywhere.
-So a source is allowed when it is below one of `allowed_mounts` after all links are resolved, and
-the engine is given the resolved path: a link that is changed later changes nothing.
+A mount's source is often in a directory that servers write to, and a link there can point
+anywhere. So a source is allowed when it is below one of `allowed_mounts` after all links are
+resolved, and the engine is given the resolved path: a link that is changed later changes nothing.
 
 What remains: the engine resolves the path once more when the container starts, some milliseconds
 later. Who can rename directories within an allowed one can put a link into that path meanwhile.

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from wingsd.config import find, load
 from wingsd.errors import ConfigError, StorageError
+from wingsd.escaping import escaped
 from wingsd.journal.store import Store
 
 __all__ = ["main"]
@@ -35,7 +36,8 @@ def _reports(store: Store) -> Iterator[tuple[str, ...]]:
 
 
 def _print(title: str, rows: Iterator[tuple[str, ...]]) -> None:
-    table = list(rows)
+    # Reasons and answers are other programs' words.
+    table = [[escaped(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     print(title)
     for row in table:

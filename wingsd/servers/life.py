@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from wingsd.environment.interface import Usage
 from wingsd.errors import EnvironmentFailed
+from wingsd.escaping import escaped
 from wingsd.events import CONSOLE_OUTPUT, DAEMON_MESSAGE, STATS, STATUS, Event
 from wingsd.model import Startup
 from wingsd.servers.console import Console
@@ -122,9 +123,11 @@ class Life:
         With `keep` it is one of the console's last lines as well.
         """
         self._log.info("{server}: {message}", server=self.uuid, message=message)
+        # It may quote the engine, a registry or another node, and ends up in a terminal.
+        shown = escaped(message)
         if keep:
-            self.console.add(f"[wingsd] {message}")
-        self.publish(DAEMON_MESSAGE, message)
+            self.console.add(f"[wingsd] {shown}")
+        self.publish(DAEMON_MESSAGE, shown)
 
     def happen(self, happening: Happening) -> None:
         """Enter the state that follows. Raises `ValueError` where none does."""

@@ -25,7 +25,7 @@ _PRIORITIES = {
 }
 _IDENTIFIER = {"SYSLOG_IDENTIFIER": "wingsd"}
 #: What lies on the stack between an event's place in the code and here.
-_LOGGING = ("twisted.logger.", "twisted.python.log", "wingsd.systemd.observer")
+_LOGGING = ("twisted.logger.", "twisted.python.log", "wingsd.logs", "wingsd.systemd.observer")
 #: Hands out what was logged before the log had begun: the place is no longer on the stack.
 _LATE = "twisted.application.app"
 

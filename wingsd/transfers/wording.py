@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from wingsd.escaping import escaped
+
 __all__ = ["DESTINATION", "SOURCE", "console_line", "progress_bar", "readable_size", "summary"]
 
 #: Who speaks. The form of the lines is what users of Wings know.
@@ -21,12 +23,15 @@ _STEP = 1024
 
 
 def console_line(now: float, node: str, text: str) -> str:
-    """Return a line of the node `node` for the console; `now` in seconds since the epoch."""
+    """Return a line of the node `node` for the console; `now` in seconds since the epoch.
+
+    `text` may quote another node or an archive.
+    """
     at = datetime.fromtimestamp(now, UTC)
     # RFC 1123 in English, whatever the locale.
     day, month = _DAYS[at.weekday()], _MONTHS[at.month - 1]
     stamp = f"{day}, {at.day:02} {month} {at:%Y %H:%M:%S} UTC"
-    return f"{_YELLOW_BOLD}{stamp} [Transfer System] [{node}]:{_RESET} {text}"
+    return f"{_YELLOW_BOLD}{stamp} [Transfer System] [{node}]:{_RESET} {escaped(text)}"
 
 
 def readable_size(size: float) -> str:
