@@ -55,7 +55,7 @@ async def test_nothing_that_a_stranger_sends_forges_a_line_of_the_log(house: Hou
     # Newer versions of Twisted refuse the first path, and note nothing of it.
     for path in (b"/\x1b[2J\x85", b"/" + b"x" * 5000):
         await deferToThread(get, address, path)
-    assert (await house.wait_for_line("GET /xxx")).endswith("x…: 404")
+    assert "x…: 404" in await house.wait_for_line("GET /xxx")
     assert not [line for line in house.log if not line.isprintable() and line[0] != "\t"]
     assert not [line for line in house.log if line.startswith("2026-01-01T00:00:00+0000")]
 
