@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import UNIXServerEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.defer import Deferred
 
 from tests.archives import seen
 from tests.daemon.containers import with_engine
 from tests.daemon.daemon import reactor
 from tests.daemon.house import UUID
 from tests.daemon.pair import SLOW, Pair
+from tests.daemon.silent_engine import SilentEngine
 from tests.engine import Engine
 from wingsd.testing import Hang, process_configuration
 
@@ -24,20 +23,6 @@ from wingsd.testing import Hang, process_configuration
 AT_ONCE = 2
 
 Moment = Callable[[Pair, Engine], AbstractAsyncContextManager[None]]
-
-
-class SilentEngine(Factory):
-    """An engine that takes connections and answers nothing."""
-
-    protocol = Protocol
-
-    def __init__(self) -> None:
-        self.connections: list[Any] = []
-
-    def buildProtocol(self, address: Any) -> Any:
-        connection = super().buildProtocol(address)
-        self.connections.append(connection)
-        return connection
 
 
 @asynccontextmanager
@@ -87,14 +72,12 @@ async def configuring(pair: Pair, engine: Engine) -> AsyncIterator[None]:
     pair.add_server()
     socket = str(pair.destination.directory / "engine.sock")
     silent = SilentEngine()
-    port = await UNIXServerEndpoint(reactor, socket).listen(silent)
+    await silent.listen(socket)
     await pair.start(destination={"docker": {"socket": socket}})
     await pair.transfer()
     await pair.destination.wait_for_line("configuring the environment")
     yield
-    await maybeDeferred(port.stopListening)
-    for connection in silent.connections:
-        connection.transport.abortConnection()
+    await silent.close()
 
 
 @asynccontextmanager

@@ -7,12 +7,11 @@ import signal
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import UNIXServerEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 
 from tests.daemon.house import UUID, House, archive, reactor
+from tests.daemon.silent_engine import SilentEngine
 from tests.daemon.uploads import Sender
 from wingsd.testing import Hang
 
@@ -64,7 +63,8 @@ async def test_sigterm_does_not_wait_for_a_panel_that_hangs(house: House) -> Non
 @pytest_twisted.ensureDeferred
 async def test_sigterm_ends_it_in_time_though_the_engine_hangs(house: House) -> None:
     socket = str(house.directory / "engine.sock")
-    engine = await UNIXServerEndpoint(reactor, socket).listen(Factory.forProtocol(Protocol))
+    engine = SilentEngine()
+    await engine.listen(socket)
     await house.start(docker={"socket": socket})
     upload = Deferred.fromCoroutine(house.upload(archive()))
     await house.wait_for_line("configuring the environment")
@@ -77,7 +77,7 @@ async def test_sigterm_ends_it_in_time_though_the_engine_hangs(house: House) -> 
     assert house.left() == []
     assert house.panel.reports() == [(UUID, "failure")]
     assert not [line for line in house.log if "Unhandled" in line]
-    await maybeDeferred(engine.stopListening)
+    await engine.close()
 
 
 @pytest_twisted.ensureDeferred
