@@ -20,6 +20,7 @@ __all__ = [
     "DestinationError",
     "DestinationLost",
     "DestinationRefused",
+    "DestinationSilent",
     "DestinationUnreachable",
     "DiskLimitExceeded",
     "EnvironmentFailed",
@@ -28,7 +29,9 @@ __all__ = [
     "Interrupted",
     "InvalidData",
     "NotAuthorized",
+    "NotForThisNode",
     "NotLoaded",
+    "NotOpenYet",
     "NotRunning",
     "NotWanted",
     "PanelError",
@@ -37,6 +40,7 @@ __all__ = [
     "StorageError",
     "StreamMissing",
     "StreamRefused",
+    "TokenRefused",
     "TooManyTransfers",
     "TransferCancelled",
     "TryAgain",
@@ -98,6 +102,10 @@ class UnknownServer(WingsdError):
     """The Panel does not know the server, or not for this node (404)."""
 
     status = 404
+
+
+class NotForThisNode(UnknownServer):
+    """The Panel knows the server, but of no transfer that brings it to this node (404)."""
 
 
 class NotLoaded(WingsdError):
@@ -290,6 +298,35 @@ class PanelRefused(PanelError):
         self.code = code
 
 
+class TokenRefused(PanelRefused):
+    """The Panel refuses this node's own token (503): it has said nothing of any server.
+
+    `answer` is what it said, with its status in `code`.
+    """
+
+    status = 503
+
+    def __init__(self, answer: str, code: int, retry_after: float = 0.0) -> None:
+        super().__init__(
+            "the Panel does not accept this node's token",
+            "copy the node's configuration from the Panel again, then restart this node; "
+            f"{answer}",
+            code,
+            retry_after,
+        )
+
+
+class NotOpenYet(PanelError):
+    """The Panel denies a transfer that it may still be about to commit.
+
+    It is to be asked again in `pause` seconds.
+    """
+
+    def __init__(self, pause: float) -> None:
+        super().__init__("the Panel does not know this transfer yet")
+        self.pause = pause
+
+
 class NotWanted(Conflict):
     """The Panel says that no transfer brings the server to this node (409)."""
 
@@ -315,9 +352,13 @@ class PanelUnreachable(PanelError):
 
 
 class DestinationError(WingsdError):
-    """The node a server is sent to did not take it (502)."""
+    """The node a server is sent to did not take it (502).
+
+    `may_go_on` tells that it may still be at work, and have the server in the end.
+    """
 
     status = 502
+    may_go_on = False
 
 
 class DestinationUnreachable(DestinationError):
@@ -327,9 +368,10 @@ class DestinationUnreachable(DestinationError):
 class DestinationRefused(DestinationError):
     """It answered, and the answer was no: its HTTP status in `code`, and its words in ours."""
 
-    def __init__(self, message: str, detail: str, code: int) -> None:
+    def __init__(self, message: str, detail: str, code: int, *, may_go_on: bool = False) -> None:
         super().__init__(message, detail)
         self.code = code
+        self.may_go_on = may_go_on
 
 
 class DestinationLost(DestinationError):
@@ -337,6 +379,8 @@ class DestinationLost(DestinationError):
 
     With `body_sent` it may have everything, and may even have told the Panel so.
     """
+
+    may_go_on = True
 
     def __init__(self, reason: str, *, body_sent: bool) -> None:
         sent = (
@@ -346,3 +390,12 @@ class DestinationLost(DestinationError):
         )
         super().__init__("the destination node gave no answer", f"{reason}; {sent}")
         self.body_sent = body_sent
+
+
+class DestinationSilent(DestinationLost):
+    """It had everything, and gave no answer for as long as this node waits for one."""
+
+    may_go_on = False
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"it has said nothing for {seconds:g} s", body_sent=True)

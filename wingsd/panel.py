@@ -1,7 +1,8 @@
 """The Panel's API for nodes, as this node calls it: `{remote}/api/remote`.
 
 Calls are retried as Wings retries them: with growing pauses while the Panel cannot be reached or
-answers 5xx, never on a 4xx. Each way a call can end has its class in `wingsd.errors`.
+answers 5xx, never on a 4xx. Each way a call can end has its class in `wingsd.errors`: a Panel that
+refuses the node's own token is `TokenRefused`, in any call.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from twisted.web.http_headers import Headers
 
 from wingsd import __version__
 from wingsd.config import Config
-from wingsd.errors import InvalidData, PanelRefused, PanelUnreachable, UnknownServer
+from wingsd.errors import (
+    InvalidData,
+    NotForThisNode,
+    PanelRefused,
+    PanelUnreachable,
+    TokenRefused,
+    UnknownServer,
+)
 from wingsd.httpclient import AnswerRefused, BoundedClient
 from wingsd.model import Configuration, configuration_from_panel
 from wingsd.observer import PANEL, Observer
@@ -43,6 +51,9 @@ LEAST_TIMEOUT = 30
 SUCCESS_TIMEOUT = 120
 #: Lists, maps and values in an answer's JSON: one of three bytes takes sixty and more in memory.
 MAX_VALUES = 2_000_000
+#: Calls that a Panel grants to every node whose token it accepts.
+_NODES_OWN = ("/servers?", "/servers/reset")
+_ANY_SERVER = "/servers?page=1&per_page=1"
 
 
 @attrs.frozen
@@ -99,17 +110,20 @@ class Panel:
     async def describe(self, uuid: str) -> Configuration:
         """Return what the Panel says of the server now.
 
-        Raises `UnknownServer`, `PanelRefused`, `PanelUnreachable`.
+        Raises `UnknownServer`, `NotForThisNode`, `PanelRefused`, `PanelUnreachable`.
         """
         try:
             found = await self._call(
                 "describe", "GET", f"/servers/{uuid}", configuration_from_panel
             )
+        except TokenRefused:
+            raise
         except PanelRefused as error:
             # Some Panels say 403 for a server that no transfer brings to this node.
             if error.code not in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
                 raise
-            raise UnknownServer(
+            kind = UnknownServer if error.code == HTTPStatus.NOT_FOUND else NotForThisNode
+            raise kind(
                 "the Panel does not know this server, or not for this node",
                 "start the transfer in the Panel that `remote` in the node's configuration names",
             ) from error
@@ -164,7 +178,7 @@ class Panel:
         """
         try:
             with self._observer.timing(PANEL, "list", self._reactor.seconds):
-                attempt = self._attempt("GET", "/servers?page=1&per_page=1", _page, None)
+                attempt = self._attempt("GET", _ANY_SERVER, _page, None)
                 await self._within(self._timeout, attempt)
         except (CancelledError, PanelRefused):
             raise
@@ -221,6 +235,25 @@ class Panel:
         `operation` names it to the observer; `timeout` is the seconds to wait for one answer;
         `body` is sent as JSON.
         """
+        try:
+            return await self._call_until_answered(operation, method, path, read, timeout, body)
+        except TokenRefused:
+            raise
+        except PanelRefused as error:
+            if error.code == HTTPStatus.FORBIDDEN:
+                # It may be the token, which this tells, or what was asked of this one server.
+                await self._call("list", "GET", _ANY_SERVER, _page)
+            raise
+
+    async def _call_until_answered(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        read: Callable[[object], T] | None,
+        timeout: float | None,
+        body: object,
+    ) -> T:
         started = self._reactor.seconds()
         pause = FIRST_PAUSE
         while True:
@@ -284,7 +317,11 @@ class Panel:
         (asked, *_) = response.headers.getRawHeaders("Retry-After") or [""]
         retry_after = seconds_asked_for(asked)
         if HTTPStatus.BAD_REQUEST <= response.code < HTTPStatus.INTERNAL_SERVER_ERROR:
-            what = f"{method} {path} was answered {response.code}: {_fault(body)}"
+            answered = f"was answered {response.code}: {_fault(body)}"
+            if _is_about_token(path, response.code):
+                where = f"{method} {self._base}{path}"
+                raise TokenRefused(f"{where} {answered}", response.code, retry_after)
+            what = f"{method} {path} {answered}"
             refusal = "the Panel refused this node's request"
             raise PanelRefused(refusal, what, response.code, retry_after)
         if not HTTPStatus.OK <= response.code < HTTPStatus.MULTIPLE_CHOICES:
@@ -293,6 +330,12 @@ class Panel:
             return read(_json(body))
         # A page that says "maintenance" comes with 200 too; the Panel's own word has no such body.
         return _json(body) if body else None
+
+
+def _is_about_token(path: str, code: int) -> bool:
+    if code == HTTPStatus.FORBIDDEN:
+        return path.startswith(_NODES_OWN)
+    return code == HTTPStatus.UNAUTHORIZED
 
 
 def _page(answer: object) -> _Page:

@@ -157,6 +157,8 @@ class Parts:
                 compression=Compression(system.backups.compression_level),
                 stop_grace=system.transfers.stop_grace,
                 stall_timeout=system.transfers.stall_timeout,
+                answer_grace=system.transfers.answer_grace,
+                answer_timeout=system.transfers.answer_timeout,
                 backup_directory=system.backup_directory,
                 logs=self._logs,
                 disk=self.pools.disk,
@@ -192,6 +194,7 @@ class Parts:
         return Recovery(
             entries=unfinished,
             receiver=self.receiver,
+            sender=self.sender,
             servers=self.servers,
             journal=self.journal,
             outbox=self.outbox,
@@ -202,6 +205,7 @@ class Parts:
             volume=self._volume,
             disk=self.pools.disk,
             reactor=self._reactor,
+            answer_grace=self._config.system.transfers.answer_grace,
             observer=self.observer,
         )
 

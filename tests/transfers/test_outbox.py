@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.logs import LoggedErrors
-from wingsd.errors import PanelRefused, PanelUnreachable, StorageError
-from wingsd.journal import Journal, Outcome
+from wingsd.errors import NotForThisNode, PanelRefused, PanelUnreachable, StorageError
+from wingsd.journal import Direction, Journal, Outcome
 from wingsd.journal.store import Store
 from wingsd.testing import SynchronousWorkers
 from wingsd.transfers.outbox import LONGEST_PAUSE, Outbox
@@ -32,6 +32,8 @@ class ScriptedPanel:
     def __init__(self) -> None:
         self.answers: dict[str, list[object]] = {}
         self.calls: list[tuple[str, str]] = []
+        #: Whether it describes a server to this node.
+        self.describes = True
 
     async def _answer(self, call: str, server: str) -> bool:
         self.calls.append((call, server))
@@ -45,6 +47,10 @@ class ScriptedPanel:
 
     async def owns(self, server: str) -> bool:
         return await self._answer("owns", server)
+
+    async def describe(self, server: str) -> None:
+        if not self.describes:
+            raise NotForThisNode("not for this node")
 
     async def transfer_succeeded(
         self, server: str, backups: tuple[str, ...] | None = None
@@ -72,6 +78,11 @@ class House:
         self.journal = Journal(self.store, workers, lambda: self.clock.seconds() + self.set_by)
         panel: Any = self.panel
         self.outbox = Outbox(panel, self.journal, self.clock)
+
+    def begin(self, *, seconds_ago: float) -> None:
+        """Have begun a transfer of A."""
+        begun = self.clock.seconds() - seconds_ago
+        self.store.begin(A, Direction.IN, "RECEIVE", begun)
 
     def tell(self, outcome: Outcome, server: str = A) -> Deferred[bool]:
         noted = Deferred.fromCoroutine(self.outbox.tell(server, outcome))
@@ -150,6 +161,7 @@ def test_a_panel_that_wants_to_be_left_alone_is(house: House) -> None:
 def test_a_success_without_an_open_transfer_is_settled_by_asking(
     house: House, code: int, ours: bool
 ) -> None:
+    house.begin(seconds_ago=61)
     house.panel.answers[A] = [refused(code), ours]
     assert house.tell(Outcome.SUCCESS).result is ours
     assert house.panel.calls == [("success", A), ("owns", A)]
@@ -166,9 +178,138 @@ def test_while_that_cannot_be_asked_nothing_is_concluded(house: House) -> None:
 
 @pytest.mark.parametrize("answer", [False, refused(404)])
 def test_a_failure_that_the_other_node_told_first_is_settled(house: House, answer: object) -> None:
+    house.begin(seconds_ago=61)
     house.panel.answers[A] = [answer]
     assert house.tell(Outcome.FAILURE).result is True
     assert house.unsettled() == []
+
+
+# The transfer's first minute, in which the Panel may not have committed it
+
+
+#: What a Panel says to a failure, and to a success, of a transfer that it does not know.
+DENIALS = {
+    Outcome.FAILURE: [[False], [refused(404)]],
+    Outcome.SUCCESS: [[refused(409), False], [refused(404), False]],
+}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "denial"), [(outcome, each) for outcome in Outcome for each in DENIALS[outcome]]
+)
+def test_a_transfer_that_the_panel_denies_is_told_again_in_its_first_minute(
+    house: House, outcome: Outcome, denial: list[object]
+) -> None:
+    house.begin(seconds_ago=1)
+    house.panel.answers[A] = [*denial, *denial, True]
+    settled = house.tell(outcome)
+    assert house.outbox.is_denied(A)
+    house.clock.pump([0.5] * 12)
+    assert settled.result is True
+    assert [call for call, _ in house.panel.calls].count(outcome.value) == 3
+    assert house.unsettled() == []
+    assert not house.outbox.is_denied(A)
+
+
+@pytest.mark.parametrize(("outcome", "so"), [(Outcome.FAILURE, True), (Outcome.SUCCESS, False)])
+def test_after_that_minute_a_denial_is_the_end(house: House, outcome: Outcome, so: bool) -> None:
+    house.begin(seconds_ago=1)
+    house.panel.answers[A] = DENIALS[outcome][0] * 100
+    settled = house.tell(outcome)
+    house.clock.pump([0.5] * 117)
+    assert not settled.called
+    house.clock.pump([0.5] * 2)
+    assert settled.result is so
+    asked = [call for call, _ in house.panel.calls].count(outcome.value)
+    assert 5 < asked < 12  # with growing pauses
+    assert house.unsettled() == []
+
+
+@pytest.mark.parametrize(("outcome", "so"), [(Outcome.FAILURE, True), (Outcome.SUCCESS, False)])
+def test_a_panel_that_describes_the_server_no_more_has_closed_the_transfer(
+    house: House, outcome: Outcome, so: bool
+) -> None:
+    # It did when the transfer began, for the transfer alone: so it has known it.
+    house.begin(seconds_ago=1)
+    house.panel.describes = False
+    house.panel.answers[A] = list(DENIALS[outcome][0])
+    assert house.tell(outcome).result is so
+
+
+def test_a_success_that_was_heard_before_is_settled_in_the_first_minute(house: House) -> None:
+    house.begin(seconds_ago=1)
+    house.panel.answers[A] = [refused(409), True]
+    assert house.tell(Outcome.SUCCESS).result is True
+
+
+@pytest.mark.parametrize(("later", "is_told_again"), [(30, True), (70, False)])
+def test_the_first_minute_goes_on_over_a_restart(
+    house: House, later: float, is_told_again: bool
+) -> None:
+    house.begin(seconds_ago=1)
+    house.panel.answers[A] = [False, False, True]
+    house.tell(Outcome.FAILURE)
+    house.outbox.stop()
+    house.store.close()
+    house.clock.advance(later)
+    house.restart()
+    Deferred.fromCoroutine(house.outbox.load())
+    assert (house.unsettled() == [A]) is is_told_again
+    house.clock.pump([0.5] * 4)
+    assert house.unsettled() == []
+    assert len(house.panel.calls) == (3 if is_told_again else 2)
+
+
+@pytest.mark.parametrize("jump", [YEAR, -YEAR])
+def test_no_clock_that_is_set_makes_the_first_minute_longer(house: House, jump: float) -> None:
+    house.begin(seconds_ago=1)
+    house.panel.answers[A] = [False] * 100
+    settled = house.tell(Outcome.FAILURE)
+    house.set_by = jump
+    house.clock.pump([0.5] * 119)
+    assert settled.result is True
+    house.set_by = 0
+    house.begin(seconds_ago=1)
+    house.tell(Outcome.FAILURE)
+    house.outbox.stop()
+    house.store.close()
+    house.set_by = jump
+    house.restart()
+    Deferred.fromCoroutine(house.outbox.load())
+    assert house.unsettled() == []
+
+
+def test_the_minute_is_that_of_the_latest_transfer(house: House) -> None:
+    house.begin(seconds_ago=3600)
+    house.begin(seconds_ago=1)
+    house.store.begin(A, Direction.OUT, "SEND", house.clock.seconds() - 3600, by_hand=True)
+    house.panel.answers[A] = [False, True]
+    settled = house.tell(Outcome.FAILURE)
+    assert not settled.called
+    house.clock.pump([0.5] * 4)
+    assert settled.result is True
+
+
+def test_a_failure_that_is_denied_is_dropped_for_the_next_transfer(house: House) -> None:
+    house.begin(seconds_ago=1)
+    house.panel.answers[A] = [False] * 9
+    denied = house.tell(Outcome.FAILURE)
+    house.outbox.drop(A, denied=True)
+    assert denied.result is False
+    house.panel.answers[A] = [DOWN, True]
+    unheard = house.tell(Outcome.FAILURE)
+    house.outbox.drop(A, denied=True)
+    house.clock.advance(1)
+    assert unheard.result is True
+
+
+def test_a_daemon_that_ends_does_not_wait_for_what_is_denied(house: House) -> None:
+    house.begin(seconds_ago=1)
+    house.panel.answers[A] = [False] * 9
+    house.tell(Outcome.FAILURE)
+    drained = Deferred.fromCoroutine(house.outbox.drain(2))
+    assert drained.called
+    assert house.unsettled() == [A]
 
 
 def test_one_servers_reports_are_told_in_order_and_hold_up_no_other(house: House) -> None:

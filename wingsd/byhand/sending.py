@@ -49,6 +49,8 @@ class HandSending:
 
     by_hand = True
     deletes = False
+    #: To be asked calls off what a destination has not finished.
+    grace = 0.0
     words: ClassVar[Mapping[SendStep, str]] = {
         SendStep.ASK: "telling the destination what the server is",
         SendStep.SETTLE: "asking the destination whether it has the server",
@@ -84,7 +86,7 @@ class HandSending:
     async def tell_failure(self) -> None:
         """The destination has seen it, or does when it is asked next."""
 
-    async def has_moved(self) -> bool:
+    async def has_moved(self, *, lost: bool = False) -> bool:
         """Ask the destination until it answers, or `give_up` is called: then it has not.
 
         The question itself calls the transfer off: no server arrives after it was answered.

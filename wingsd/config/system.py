@@ -112,6 +112,13 @@ class Transfers:
     #: What must come from a sender on average over `stall_timeout`, while it is its turn; 0 is
     #: any rate (wingsd's own).
     least_rate: BytesPerSecond = attrs.field(default=1024, validator=not_negative)
+    #: How long a destination whose answer is lost, as by a proxy's time limit, may go on with its
+    #: work once it has everything: the Panel is asked meanwhile whether the server has moved. 0 is
+    #: no such time (wingsd's own).
+    answer_grace: Seconds = attrs.field(default=600, validator=not_negative)
+    #: How long a destination that has everything may give no answer, before the Panel is asked
+    #: whose the server is; 0 is no limit (wingsd's own).
+    answer_timeout: Seconds = attrs.field(default=4 * 3600, validator=not_negative)
     form: Form = Form()
     streams: Streams = Streams()
     storage_pool: StoragePool = StoragePool()

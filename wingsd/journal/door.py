@@ -33,6 +33,10 @@ class Journal:
         self._worker = worker
         self._now = now
 
+    def seconds_since(self, time: float) -> float:
+        """Return how long ago that was, in seconds; below 0 where the clock was set back."""
+        return self._now() - time
+
     def close(self) -> Deferred[None]:
         """Close the store behind all that is still to be written.
 

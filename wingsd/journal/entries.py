@@ -82,6 +82,8 @@ class Report:
     backups: tuple[str, ...] | None = attrs.field(
         default=None, converter=attrs.converters.optional(_listed)
     )
+    #: When its transfer began at this node; None where the journal has no such transfer.
+    begun: float | None = None
 
 
 @attrs.frozen

@@ -245,7 +245,8 @@ class Store:
             now,
             None if backups is None else " ".join(backups),
         )
-        return Report(id_, server, outcome, now, backups=backups)
+        (report,) = self._reports("WHERE id = ?", id_)
+        return report
 
     def note_attempt(self, report: int, answer: str) -> None:
         """Note one more attempt to tell it, and what came of that."""
@@ -261,10 +262,15 @@ class Store:
 
     def reports(self, *, unsettled: bool = False) -> list[Report]:
         """Return the reports, oldest first: all, or those still to be told."""
-        where = "WHERE settled IS NULL" if unsettled else ""
+        return self._reports("WHERE settled IS NULL ORDER BY id" if unsettled else "ORDER BY id")
+
+    def _reports(self, which: str, *values: object) -> list[Report]:
         rows = self._rows(
-            "SELECT id, server, outcome, created, attempts, answer, settled, "  # noqa: S608 - same
-            f"backups FROM reports {where} ORDER BY id"
+            "SELECT id, server, outcome, created, attempts, answer, settled, backups,"  # noqa: S608
+            " (SELECT begun FROM transfers WHERE transfers.server = reports.server AND NOT by_hand"
+            "  AND begun <= created ORDER BY transfers.id DESC LIMIT 1)"
+            f" FROM reports {which}",
+            *values,
         )
         return [Report(*row) for row in rows]
 

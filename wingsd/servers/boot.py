@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from http import HTTPStatus
 from typing import Any, TypeVar
 
 from twisted.application.internet import backoffPolicy
@@ -11,7 +10,7 @@ from twisted.internet.defer import CancelledError, DeferredList, DeferredSemapho
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import EnvironmentFailed, PanelError, PanelRefused
+from wingsd.errors import EnvironmentFailed, PanelError
 from wingsd.model import Configuration
 from wingsd.servers.means import Means
 from wingsd.servers.server import Server
@@ -94,21 +93,9 @@ class Boot:
                 return await ask()
             except PanelError as error:
                 self._log.error(
-                    "the Panel was asked {what}, and will be again: {error}{advice}",
+                    "the Panel was asked {what}, and will be again: {error}",
                     what=what,
                     error=error,
-                    advice=self._advice(error),
                 )
             await self.pause(attempt)
             attempt += 1
-
-    def _advice(self, error: PanelError) -> str:
-        if not isinstance(error, PanelRefused) or error.code not in (
-            HTTPStatus.UNAUTHORIZED,
-            HTTPStatus.FORBIDDEN,
-        ):
-            return ""
-        return (
-            "; compare `token_id`, `token` and `remote` in this node's configuration with what "
-            f"the Panel at {self._means.config.remote} shows on the node's Configuration tab"
-        )

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 
-from wingsd.testing.faults import Fault
+from wingsd.testing.faults import Fault, Hang
 from wingsd.testing.http import Call, Listener
 from wingsd.testing.nodes import NodeError, ask
 from wingsd.testing.settings import Json
@@ -39,6 +39,8 @@ class Panel(State):
     #: Copies that sources were told to delete after a success, and how that went: server UUID,
     #: and the answer's status or why there was none.
     deletions: list[tuple[str, int | str]] = attrs.field(factory=list, init=False)
+    #: Holds back the row of each transfer that its source has begun, until it is released.
+    slow_commit: Hang | None = attrs.field(default=None, init=False)
     _faults: list[tuple[str, Fault]] = attrs.field(factory=list, init=False)
     _watchers: list[tuple[str, int, Deferred[None]]] = attrs.field(factory=list, init=False)
     _listener: Listener | None = attrs.field(default=None, init=False)
@@ -148,19 +150,18 @@ class Panel(State):
         await self._demand(self.node_of(uuid), "POST", path, {"action": action})
 
     async def transfer(self, uuid: str, destination: Node, **fields: Any) -> None:
-        """Open a transfer and have the source begin it; return when that is answered.
+        """Have the source begin a transfer and open it; return when both are done.
 
-        `fields` are put into what the source is told (Pelican: `backups`). Raises `NodeError`
-        when the source does not begin; then no transfer is open.
+        The transfer's row is committed only when the source has answered 202, and `slow_commit`
+        was released, if there is one. `fields` are put into what the source is told (Pelican:
+        `backups`). Raises `NodeError` when the source does not begin; then no transfer is open.
         """
         source = self.node_of(uuid)
         order = self.transfer_order(uuid, destination) | fields
+        await self._demand(source, "POST", f"/api/servers/{uuid}/transfer", order)
+        if self.slow_commit is not None:
+            await self.slow_commit.wait()
         self.open_transfer(uuid, destination)
-        try:
-            await self._demand(source, "POST", f"/api/servers/{uuid}/transfer", order)
-        except NodeError:
-            self.close_transfer(uuid)
-            raise
 
     def transfer_order(self, uuid: str, destination: Node) -> Json:
         """Return what the source of a transfer is told."""

@@ -92,7 +92,7 @@ class State:
         self._servers[uuid].destination = destination
 
     def close_transfer(self, uuid: str) -> None:
-        """End a transfer that nobody has begun."""
+        """End a transfer without the word of a node, as an administrator does."""
         self._servers[uuid].destination = None
 
     def node_of(self, uuid: str) -> Node:

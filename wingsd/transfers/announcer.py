@@ -71,12 +71,12 @@ class Announcer:
         self._log.warn("{server}: {text}", text=text, **self._about)
         self._print(text)
 
-    def show_progress(self, text: Callable[[], str]) -> None:
-        """Print what `text` returns every few seconds, until `hide_progress`."""
+    def show_progress(self, text: Callable[[], str], every: float = PROGRESS_EVERY) -> None:
+        """Print what `text` returns `every` so many seconds, until `hide_progress`."""
         self.hide_progress()
         self._progress = LoopingCall(lambda: self._print(text()))
         self._progress.clock = self._reactor
-        started: Deferred[Any] = self._progress.start(PROGRESS_EVERY, now=False)
+        started: Deferred[Any] = self._progress.start(every, now=False)
         started.addErrback(lambda failure: self._log.failure("no progress is shown", failure))
 
     def hide_progress(self) -> None:

@@ -142,7 +142,11 @@ class Arrival:
         self._undo.clear()
         self.may_be_told = True
         means.staging.settle(name)
-        if await fires_within(told, PATIENCE, means.reactor):
+        while not await fires_within(told, PATIENCE, means.reactor):
+            # A Panel that denies the transfer does answer: what comes of that is soon known.
+            if not means.outbox.is_denied(name):
+                break
+        if told.called:
             await self._conclude(server, told)
             return succeed(None)
         server.hold = NOT_TOLD

@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import AlreadyHere, WingsdError
+from wingsd.errors import AlreadyHere, NotForThisNode, WingsdError
 from wingsd.journal import Outcome
 from wingsd.model import Configuration
 from wingsd.panel import Panel
 from wingsd.servers import Server
+from wingsd.transfers.firstminute import FirstMinute
 from wingsd.transfers.lifecycle import ReceiveStep, SendStep
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.verdict import Verdict
@@ -78,6 +80,10 @@ class SendingAuthority(Protocol):
         """
 
     @property
+    def grace(self) -> float:
+        """The seconds for which a destination whose answer is lost may go on with its work."""
+
+    @property
     def words(self) -> Mapping[SendStep, str]:
         """What is done in steps whose usual words do not fit."""
 
@@ -96,8 +102,11 @@ class SendingAuthority(Protocol):
     async def tell_failure(self) -> None:
         """Have it told that the server stays here."""
 
-    async def has_moved(self) -> bool:
-        """Return what became of a server that was sent whole; ask until that is known."""
+    async def has_moved(self, *, lost: bool = False) -> bool:
+        """Return what became of a server that was sent whole; ask until that is known.
+
+        Of a destination that is `lost` it is not known whether it goes on.
+        """
 
     def give_up(self, reason: WingsdError) -> None:
         """Ask no longer, where somebody may decide that."""
@@ -113,19 +122,32 @@ class PanelReceiving:
     words: ClassVar[Mapping[ReceiveStep, str]] = {}
     _log = Logger()
 
-    def __init__(self, server: str, panel: Panel, outbox: Outbox) -> None:
+    def __init__(self, server: str, panel: Panel, outbox: Outbox, reactor: Any) -> None:
         self._server = server
         self._panel = panel
         self._outbox = outbox
+        self._reactor = reactor
 
     async def admit(self) -> Configuration:
-        """Return the Panel's description. Raises `AlreadyHere`, and what asking it raises."""
+        """Return the Panel's description. Raises `AlreadyHere`, and what asking it raises.
+
+        A Panel that grants it to a transfer's two nodes alone is asked again for a minute, since
+        it may not have committed the transfer yet.
+        """
         if await self._panel.owns(self._server):
             raise AlreadyHere(
                 "this server is already on this node",
                 "a transfer would overwrite it; in the Panel, see which node it belongs to",
             )
-        return await self._panel.describe(self._server)
+        first_minute = FirstMinute(self._reactor)
+        while True:
+            try:
+                return await self._panel.describe(self._server)
+            except NotForThisNode:
+                pause = first_minute.next_pause()
+                if not pause:
+                    raise
+            await deferLater(self._reactor, pause)
 
     def begin(self) -> None:
         """The Panel has begun another transfer: what was to be told of the last one is moot."""
@@ -167,7 +189,10 @@ class PanelSending:
     deletes = True
     words: ClassVar[Mapping[SendStep, str]] = {}
 
-    def __init__(self, server: str, panel: Panel, outbox: Outbox, reactor: Any) -> None:
+    def __init__(
+        self, server: str, panel: Panel, outbox: Outbox, reactor: Any, grace: float = 0.0
+    ) -> None:
+        self.grace = grace
         self._server = server
         self._outbox = outbox
         self._verdict = Verdict(server, panel, reactor)
@@ -186,12 +211,18 @@ class PanelSending:
         """Have the outbox tell it."""
         await self._outbox.tell(self._server, Outcome.FAILURE)
 
-    async def has_moved(self) -> bool:
-        """Ask the Panel until it answers."""
-        return await self._verdict.has_moved()
+    async def has_moved(self, *, lost: bool = False) -> bool:
+        """Ask the Panel until it answers; first for the grace, where the destination is `lost`."""
+        if lost and self.grace and await self._verdict.moves_within(self.grace):
+            return True
+        moved = await self._verdict.has_moved(lost=lost)
+        if self._verdict.is_denied and not moved:
+            await self.tell_failure()
+        return moved
 
     def give_up(self, reason: WingsdError) -> None:
-        """Do nothing: nobody else may decide."""
+        """Have the Panel decide now: nobody else may."""
+        self._verdict.hurry()
 
     async def part(self, server: Server) -> None:
         """Do nothing: the Panel has it deleted."""

@@ -68,7 +68,7 @@ class Backups:
         """
         staged, place = self._paths(server, backup)
         with self._explained(staged):
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_home(server)
             staged.parent.mkdir(parents=True, exist_ok=True)
         found = write_file(staged, blocks, reserve=self._reserve, durable=self._durable)
         with self._explained(place):
@@ -117,11 +117,12 @@ class Backups:
                             place.parent.rmdir()
 
     def discard(self, server: str) -> None:
-        """Delete what is staged, if anything is."""
+        """Delete what is staged, if anything is, and then the directory of all if it is empty."""
         path = self._root / server
         with self._explained(path):
             if self._holds(server):
                 remove_tree(str(path))
+        self._leave()
 
     def clear(self, keep: Collection[str] = ()) -> list[str]:
         """Delete what an earlier daemon left staged, but of the servers in `keep`; say whose."""
@@ -129,6 +130,7 @@ class Backups:
         leftovers = [name for name in names if name not in {_QUARANTINE, *keep}]
         for name in leftovers:
             self.discard(name)
+        self._leave()
         return leftovers
 
     # What nobody wanted
@@ -160,6 +162,20 @@ class Backups:
         return gone
 
     # Paths and links
+
+    def _make_home(self, server: str) -> None:
+        while True:
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                (self._root / server).mkdir(exist_ok=True)
+            except FileNotFoundError:
+                continue  # Another transfer has just ended, and found it empty.
+            return
+
+    def _leave(self) -> None:
+        """Remove the directory of all that is staged, where it is empty."""
+        with suppress(OSError):
+            self._root.rmdir()
 
     def _paths(self, server: str, backup: Backup) -> tuple[Path, Path]:
         path = backup.path(server)

@@ -123,13 +123,17 @@ class Course(Generic[S]):
         self._entered = self._clock()
 
     async def fall_to(self, step: S) -> None:
-        """Enter the step of a failure, interrupted or not, and written down where that goes."""
+        """Enter a step, interrupted or not, and written down where that goes.
+
+        Not when the transfer is over meanwhile.
+        """
         if self.entry is not None:
             try:
                 await self._journal.enter(self.entry, step.name)
             except StorageError as error:
                 self._log_stuck(error)
-        self.pass_on(step)
+        if not self.life.over:
+            self.pass_on(step)
 
     def pass_on(self, step: S) -> None:
         """Enter a step that changes nothing by itself, and need not be written down."""

@@ -37,6 +37,9 @@ __all__ = ["Destination", "OutgoingUpload", "Trust"]
 CONNECT_WITHIN = 30
 #: Characters that are taken over from an answer.
 MAX_QUOTE = 500
+#: Statuses by which a proxy tells that it has no answer of the node's: that may still be at work.
+#: 520 to 524 are Cloudflare's.
+GATEWAYS = frozenset({408, 502, 503, 504, *range(520, 525)})
 PORTS = {"http": 80, "https": 443}
 #: What to do when there is no connection.
 HINTS: tuple[tuple[type[Exception], str], ...] = (
@@ -262,7 +265,12 @@ def _judge(answer: Answer, *, may_be_early: bool = False) -> None:
     wait = ceil(seconds_asked_for(answer.header("retry-after")))
     again = f"try again in {wait} s" if wait else ""
     detail = "; ".join(filter(None, (detail, again)))
-    raise DestinationRefused(f"the destination node {says}", detail, answer.code)
+    raise DestinationRefused(
+        f"the destination node {says}",
+        detail,
+        answer.code,
+        may_go_on=not error and answer.code in GATEWAYS,
+    )
 
 
 def _words(body: bytes, status: str) -> tuple[str, str]:

@@ -63,7 +63,7 @@ class ReceivingMeans:
 
 @attrs.frozen
 class SendingMeans:
-    """`stop_grace` and `stall_timeout` in seconds."""
+    """`stop_grace`, `stall_timeout`, `answer_grace` and `answer_timeout` in seconds."""
 
     reactor: Any
     panel: Panel
@@ -88,6 +88,11 @@ class SendingMeans:
     #: Threads that pack, and as many slots: who has none does not connect yet.
     packers: Workers
     slots: DeferredSemaphore
+    #: How long the Panel is asked again when the answer of a destination that has everything is
+    #: lost; 0 for not at all.
+    answer_grace: float = 0
+    #: How long that answer is waited for; 0 for ever.
+    answer_timeout: float = 0
     #: As many further streams a server is sent in at most, where they are asked for.
     streams: int = 0
     #: All servers are sent by it; None without a limit.

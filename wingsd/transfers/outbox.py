@@ -1,8 +1,10 @@
 """Reports to the Panel, told until it has heard them: kept in the journal, retried, in order.
 
-Of each server one report is told at a time, oldest first. What a 2xx settles is plain; a 409 or
-404 to a success is settled by asking whose server it is; everything else is tried again, with
-growing pauses, across restarts of this node.
+Of each server one report is told at a time, oldest first. What a 2xx settles is plain. After a 409
+or 404 it is told again in the transfer's first minute, since the Panel may not have committed the
+transfer yet; later a success is then settled by asking whose server it is, and a failure was told
+by the other node. Everything else is tried again, with growing pauses, across restarts of this
+node.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import PanelError, PanelRefused, StorageError
+from wingsd.errors import NotOpenYet, PanelError, PanelRefused, StorageError, UnknownServer
 from wingsd.journal import Journal, Outcome, Report
 from wingsd.panel import Panel
+from wingsd.transfers.firstminute import FirstMinute
 from wingsd.transfers.interrupt import when_fired
 
 __all__ = ["Outbox"]
@@ -36,8 +39,11 @@ class _Telling:
     """A report on its way; `settled` gives whether the Panel sees it so."""
 
     report: Report
+    first_minute: FirstMinute
     settled: Deferred[bool] = attrs.field(factory=Deferred)
     moot: bool = False
+    #: Whether the Panel's last word was that it does not know the transfer.
+    denied: bool = False
     _pausing: Deferred[None] | None = None
 
     async def pause(self, reactor: Any, seconds: float) -> None:
@@ -101,20 +107,31 @@ class Outbox:
                 return telling.settled
         return None
 
+    def is_denied(self, server: str) -> bool:
+        """Return whether the Panel does not know the transfer of which it is being told."""
+        return any(telling.denied for telling in self._queues.get(server, ()))
+
     @property
     def depth(self) -> int:
         """How many reports there are that the Panel has not heard."""
         return sum(map(len, self._queues.values()))
 
-    def drop(self, server: str) -> None:
-        """Tell no failure of the server any more: the Panel has begun another transfer of it."""
+    def drop(self, server: str, *, denied: bool = False) -> None:
+        """Tell no failure of the server any more: the Panel has begun another transfer of it.
+
+        With `denied`, only one that the Panel does not know the transfer of.
+        """
         for telling in self._queues.get(server, ()):
-            if telling.report.outcome is Outcome.FAILURE:
+            if telling.report.outcome is Outcome.FAILURE and telling.denied >= denied:
                 telling.drop()
 
     async def drain(self, within: float) -> None:
-        """Return when nothing waits to be told, and after so many seconds in any case."""
-        told = [when_fired(t.settled) for queue in self._queues.values() for t in queue]
+        """Return when nothing waits to be told, and after so many seconds in any case.
+
+        What the Panel denies is not waited for: the next daemon tells it again.
+        """
+        tellings = [each for queue in self._queues.values() for each in queue if not each.denied]
+        told = [when_fired(each.settled) for each in tellings]
         all_told: Deferred[Any] = DeferredList(told)
         limit: Deferred[Any] = deferLater(self._reactor, within)
         await DeferredList([all_told, limit], fireOnOneCallback=True, consumeErrors=True)
@@ -128,7 +145,8 @@ class Outbox:
             loop.cancel()
 
     def _queue(self, report: Report) -> Deferred[bool]:
-        telling = _Telling(report)
+        age = 0.0 if report.begun is None else self._journal.seconds_since(report.begun)
+        telling = _Telling(report, FirstMinute(self._reactor, age))
         queue = self._queues.setdefault(report.server, [])
         queue.append(telling)
         if len(queue) == 1:
@@ -157,10 +175,22 @@ class Outbox:
         report, pause = telling.report, FIRST_PAUSE
         while not telling.moot:
             try:
-                so, answer = await self._attempt(report)
+                so, answer = await self._attempt(telling)
             except CancelledError:
                 raise
+            except NotOpenYet as error:
+                telling.denied = True
+                self._log.info(
+                    "{server}: the Panel does not know of the transfer, told its {outcome} again "
+                    "in {seconds:.0f} s",
+                    server=report.server,
+                    outcome=report.outcome.value,
+                    seconds=error.pause,
+                )
+                await self._note(self._journal.note_attempt(report, str(error)), report)
+                await telling.pause(self._reactor, error.pause)
             except Exception as error:
+                telling.denied = False
                 seconds = max(pause, getattr(error, "retry_after", 0.0))
                 await self._put_off(report, error, seconds)
                 await telling.pause(self._reactor, seconds)
@@ -186,30 +216,47 @@ class Outbox:
         )
         await self._note(self._journal.note_attempt(report, str(error)), report)
 
-    async def _attempt(self, report: Report) -> tuple[bool, str]:
+    async def _attempt(self, telling: _Telling) -> tuple[bool, str]:
+        report = telling.report
         server = report.server
         if report.outcome is Outcome.FAILURE:
-            return await self._failure(server)
+            return await self._failure(telling)
         try:
             await self._panel.transfer_succeeded(server, report.backups)
         except PanelRefused as error:
             if error.code not in _NOT_OPEN:
                 raise
-            if not await self._panel.owns(server):
-                return False, f"the Panel does not want the server here: {error.detail}"
-            return True, "the Panel had been told of the success before"
+            if await self._panel.owns(server):
+                return True, "the Panel had been told of the success before"
+            await self._require_over(telling)
+            return False, f"the Panel does not want the server here: {error.detail}"
         return True, "the Panel was told of the success"
 
-    async def _failure(self, server: str) -> tuple[bool, str]:
+    async def _failure(self, telling: _Telling) -> tuple[bool, str]:
         try:
-            closed = await self._panel.transfer_failed(server)
+            closed = await self._panel.transfer_failed(telling.report.server)
         except PanelRefused as error:
             if error.code != HTTPStatus.NOT_FOUND:
                 raise
+            await self._require_over(telling)
             return True, "the Panel does not know the server any more"
         if closed:
             return True, "the Panel was told of the failure"
+        await self._require_over(telling)
         return True, "the Panel was told of the failure by the other node"
+
+    async def _require_over(self, telling: _Telling) -> None:
+        """Raise `NotOpenYet` while the Panel may not have committed the transfer it denies."""
+        pause = telling.first_minute.next_pause()
+        if not pause:
+            return
+        try:
+            await self._panel.describe(telling.report.server)
+        except UnknownServer:
+            # It described the server when the transfer began. Where it does not do so any more,
+            # that was by the transfer's word: it was there, and is over.
+            return
+        raise NotOpenYet(pause)
 
     async def _note(self, writing: Deferred[None], report: Report) -> None:
         # At worst it is told once more after a restart, which the Panel answers with 409.

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.errors import TransferCancelled, WingsdError
+from wingsd.errors import DestinationError, TransferCancelled, WingsdError
 from wingsd.servers import Server
 from wingsd.transfers.authority import SendingAuthority
 from wingsd.transfers.course import Course
@@ -25,12 +25,14 @@ from wingsd.transfers.order import TransferOrder, streams_of
 from wingsd.transfers.pooling import SourcePool
 from wingsd.transfers.progress import Progress
 from wingsd.transfers.slots import slots_held
-from wingsd.transfers.wording import SOURCE
+from wingsd.transfers.wording import SOURCE, readable_time
 
 __all__ = ["MOVED", "OutgoingTransfer"]
 
 #: Why a server is not started whose files still wait for the Panel to have them deleted.
 MOVED = "the server has moved to another node"
+#: Seconds between two lines that tell what is still waited for.
+WAITING_EVERY = 60.0
 
 
 class OutgoingTransfer:
@@ -60,6 +62,7 @@ class OutgoingTransfer:
         self._removals: tuple[str, ...] = ()
         self._retired = False
         self._begun = means.reactor.seconds()
+        self._settling: Deferred[bool] | None = None
         #: Whether it has moved, and the Panel has not had it deleted here yet.
         self.is_left_behind = False
 
@@ -70,10 +73,12 @@ class OutgoingTransfer:
             await self.authority.write_down(await self._course.begin())
             await self._send()
         except Exception as error:
+            self._course.announcer.hide_progress()
             await self._fail(error)
         else:
             self._moved()
         finally:
+            self._course.announcer.hide_progress()
             try:
                 await self._pool.leave()
             finally:
@@ -86,10 +91,13 @@ class OutgoingTransfer:
     def give_up(self, reason: WingsdError) -> None:
         """End it unless the destination has everything: it may then be moving already.
 
-        Of what is still being sent within a pool, the Panel is asked.
+        Of what is still being sent within a pool, the Panel is asked. What the Panel is being
+        asked about, the next daemon finds out.
         """
-        if not self._dispatch.body_sent:
+        if not self._dispatch.body_sent and self._settling is None:
             self._interrupt(reason)
+        elif self._settling is not None and not self.authority.by_hand:
+            self._settling.cancel()
 
     def deleted(self) -> None:
         """The Panel deletes the server here, which is its word that the server has moved.
@@ -98,6 +106,8 @@ class OutgoingTransfer:
         """
         self._moved()
         self.is_left_behind = False
+        if self._settling is not None:
+            self._settling.cancel()
         if not self._dispatch.body_sent:
             self._dispatch.abort()  # of what it has already
 
@@ -172,7 +182,17 @@ class OutgoingTransfer:
 
         if not self._course.life.over:  # The Panel's word may be faster.
             self._course.pass_on(SendStep.AWAIT)
+            self._show_waiting("the destination has everything, and has not answered for")
         await streams.answered()
+
+    def _show_waiting(self, what: str) -> None:
+        """Print every minute what is waited for, and how long that has been."""
+        since = self._means.reactor.seconds()
+
+        def text() -> str:
+            return f"{what} {readable_time(self._means.reactor.seconds() - since)}"
+
+        self._course.announcer.show_progress(text, every=WAITING_EVERY)
 
     async def _note_terms(self) -> None:
         """Write down what must not be forgotten of this transfer, before it can be needed."""
@@ -213,22 +233,55 @@ class OutgoingTransfer:
         if not isinstance(error, WingsdError):
             self._log.failure("{server}: a mistake", server=self.server.uuid)
             error = WingsdError("an unforeseen error", "the reason is in the log of this node")
-        self._course.fail(error)
-        if not self.is_sent:
-            # Told after the state: the server is the user's again at once.
-            self._stays()
-            await self.authority.tell_failure()
+        if self.is_sent:
+            await self._settle(error)
             return
-        self._course.pass_on(SendStep.SETTLE)
-        moved = await self.authority.has_moved()
+        self._course.fail(error)
+        # Told after the state: the server is the user's again at once.
+        self._stays()
+        await self.authority.tell_failure()
+
+    async def _settle(self, error: WingsdError) -> None:
+        """Have the Panel decide: the destination may have everything."""
+        lost = isinstance(error, DestinationError) and error.may_go_on
+        is_waited_for = lost and self.authority.grace > 0
+        if is_waited_for:
+            await self._wait_for_lost(error)
+        else:
+            self._course.fail(error)
+            self._course.pass_on(SendStep.SETTLE)
         if self._course.life.over:
             return  # The Panel has deleted the server here meanwhile.
+        self._settling = Deferred.fromCoroutine(self.authority.has_moved(lost=lost))
+        try:
+            moved = await self._settling
+        except CancelledError:
+            return  # The same, or this daemon ends: then the next one asks.
+        finally:
+            self._settling = None
+        if self._course.life.over:
+            return
         if moved:
             self._course.announcer.say("it has moved: only its answer was lost")
             self._moved()
-        else:
-            self._course.announcer.say("it is still this node's")
-            self._stays()
+            return
+        if is_waited_for:
+            self._course.fail(error)
+        self._course.announcer.say("it is still this node's")
+        self._stays()
+
+    async def _wait_for_lost(self, error: WingsdError) -> None:
+        """Enter the grace of a destination that may still be at work; a later daemon goes on."""
+        announcer = self._course.announcer
+        announcer.warn(str(error))
+        # Written down: of the time that is left a later daemon gives the rest.
+        await self._course.fall_to(SendStep.SETTLE)
+        announcer.say(
+            "the destination may still be at work: for "
+            f"{readable_time(self.authority.grace)} the Panel is asked whether the server has "
+            "moved; cancel the transfer to end that now"
+        )
+        self._show_waiting("the Panel is asked whether the server has moved, for")
 
     def _stays(self) -> None:
         self._course.pass_on(SendStep.FAILED)
@@ -245,6 +298,7 @@ class OutgoingTransfer:
     def _moved(self) -> None:
         if self._course.life.over:
             return
+        self._course.announcer.hide_progress()
         self._course.pass_on(SendStep.DONE)
         self.server.disown(MOVED)
         self.is_left_behind = self.authority.deletes

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from wingsd.archive import Packed
 from wingsd.bridge import Outflow, OutflowClosed
+from wingsd.errors import DestinationSilent
 from wingsd.transfers.cargo import Cargo
 from wingsd.transfers.destination import Destination
 from wingsd.transfers.formdata import FormFrame
@@ -123,8 +124,19 @@ class OutgoingStreams:
         return [packed for _, packed in done if packed is not None]
 
     async def answered(self) -> None:
-        """Return when the destination has taken all; raise the reason why it has not."""
+        """Return when the destination has taken all; raise the reason why it has not.
+
+        That is `DestinationSilent` when it does not answer in `answer_timeout`.
+        """
+        limit, clock = self._means.answer_timeout, self._means.reactor
+        timer = (
+            clock.callLater(limit, self._fail, Failure(DestinationSilent(limit)))
+            if limit
+            else None
+        )
         await DeferredList([stream.upload.answer for stream in self._streams])
+        if timer is not None and timer.active():
+            timer.cancel()
         if self._error is not None:
             raise self._error
 

@@ -56,6 +56,13 @@ class Receiver:
         after = succeed(None) if before is None else when_fired(before.over)
         return self._add(server, authority, after)
 
+    def expect(self, server: str) -> None:
+        """Take notice that the Panel has begun a transfer of the server to this node.
+
+        The failure of an earlier one, which the Panel denies, would end it.
+        """
+        self._means.outbox.drop(server, denied=True)
+
     def pool_features(
         self, server: str, pool: str, mark: str, backups_mark: str
     ) -> Deferred[list[str]]:
@@ -83,7 +90,8 @@ class Receiver:
         self, server: str, authority: ReceivingAuthority | None, after: Deferred[None]
     ) -> IncomingTransfer:
         if authority is None:
-            authority = PanelReceiving(server, self._means.panel, self._means.outbox)
+            means = self._means
+            authority = PanelReceiving(server, means.panel, means.outbox, means.reactor)
         transfer = IncomingTransfer(server, self._means, authority, after)
         self._open[server] = transfer
         transfer.over.addCallback(self._forget, transfer)

@@ -28,6 +28,7 @@ from wingsd.transfers.lifecycle import ReceiveStep, SendStep
 from wingsd.transfers.outbox import Outbox
 from wingsd.transfers.receiver import Receiver
 from wingsd.transfers.removal import Removal
+from wingsd.transfers.sender import Sender
 from wingsd.transfers.staging import Staging
 from wingsd.transfers.verdict import Verdict
 from wingsd.transfers.volume import Volume
@@ -84,6 +85,7 @@ class Recovery:
 
     entries: Sequence[Entry]
     receiver: Receiver
+    sender: Sender
     servers: Servers
     journal: Journal
     outbox: Outbox
@@ -94,6 +96,8 @@ class Recovery:
     volume: Volume
     disk: Workers
     reactor: Any
+    #: Seconds for which a destination whose answer was lost may go on with its work.
+    answer_grace: float = 0
     observer: Observer = attrs.field(factory=Observer)
 
     def begin(self) -> None:
@@ -133,13 +137,23 @@ class Recovery:
             await self.outbox.tell(entry.server, Outcome.FAILURE)
             moved = False
         else:
-            moved = await Verdict(entry.server, self.panel, self.reactor).has_moved()
+            moved = await self._has_moved(entry)
         way = entry.direction.value
         self.observer.transfer_over(way, None if moved else Interrupted())
         await self._release(entry, moved)
         outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
         account = Account() if moved else Account("this node was restarted meanwhile")
         await self.journal.end(entry.id, outcome, account)
+
+    async def _has_moved(self, entry: Entry) -> bool:
+        age = self.journal.seconds_since(entry.begun)
+        verdict = Verdict(entry.server, self.panel, self.reactor, age)
+        if reached(entry, SendStep.SETTLE):
+            # Entered with the grace alone; of that, the rest is left.
+            grace = self.answer_grace - max(self.journal.seconds_since(entry.changed), 0)
+            if grace > 0 and await self.sender.moves_within(grace, entry.server, verdict):
+                return True
+        return await verdict.has_moved(lost=True)
 
     async def _release(self, entry: Entry, moved: bool) -> None:
         uuid = entry.server

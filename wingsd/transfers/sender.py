@@ -14,6 +14,7 @@ from wingsd.transfers.means import SendingMeans
 from wingsd.transfers.order import TransferOrder
 from wingsd.transfers.outgoing import OutgoingTransfer
 from wingsd.transfers.progress import Progress
+from wingsd.transfers.verdict import Verdict
 
 __all__ = ["HOLD", "Sender"]
 
@@ -32,6 +33,8 @@ class Sender:
         self._left_behind: dict[str, OutgoingTransfer] = {}
         #: Those whose servers have moved and are just being deleted here.
         self._deleted: dict[str, OutgoingTransfer] = {}
+        #: What the Panel is asked about transfers of an earlier daemon.
+        self._asked_about: dict[str, Verdict] = {}
         self._stopping = False
 
     def start(
@@ -52,7 +55,9 @@ class Sender:
             raise Conflict(server.hold, advice)
         if authority is None:
             means = self._means
-            authority = PanelSending(server.uuid, means.panel, means.outbox, means.reactor)
+            authority = PanelSending(
+                server.uuid, means.panel, means.outbox, means.reactor, means.answer_grace
+            )
         transfer = OutgoingTransfer(server, order, self._means, authority)
         server.take(HOLD)
         self._open[server.uuid] = transfer
@@ -82,12 +87,24 @@ class Sender:
         Raises `Conflict` when there is none, or none any more: not once the server has moved.
         """
         transfer = self._under_way(server)
+        verdict = self._asked_about.pop(server, None)
+        if verdict is not None:
+            verdict.hurry()
+            return
         if transfer is None:
             raise Conflict(
                 "Server is not currently being transferred.",
                 "there is no transfer from this node that could still be cancelled",
             )
         transfer.cancel()
+
+    async def moves_within(self, grace: float, server: str, verdict: Verdict) -> bool:
+        """Have `verdict` ask about what an earlier daemon was sending, until `cancel`."""
+        self._asked_about[server] = verdict
+        try:
+            return await verdict.moves_within(grace)
+        finally:
+            self._asked_about.pop(server, None)
 
     async def release(self, server: str) -> None:
         """Make way for the server's deletion, which the Panel has ordered.

@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 
 from wingsd.escaping import escaped
 
-__all__ = ["DESTINATION", "SOURCE", "console_line", "progress_bar", "readable_size", "summary"]
+__all__ = [
+    "DESTINATION",
+    "SOURCE",
+    "console_line",
+    "progress_bar",
+    "readable_size",
+    "readable_time",
+    "summary",
+]
 
 #: Who speaks. The form of the lines is what users of Wings know.
 SOURCE = "Source Node"
@@ -20,6 +28,8 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 _BAR = 25
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP = 1024
+_MINUTE = 60
+_HOUR = 3600
 
 
 def console_line(now: float, node: str, text: str) -> str:
@@ -41,6 +51,14 @@ def readable_size(size: float) -> str:
         size /= _STEP
         unit += 1
     return f"{size:.1f} {_UNITS[unit]}" if unit else f"{int(size)} B"
+
+
+def readable_time(seconds: float) -> str:
+    """Return a time in whole seconds, minutes or hours, such as "10 min"; rounded down."""
+    for unit, name in ((_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= 2 * unit or seconds == unit:
+            return f"{int(seconds // unit)} {name}"
+    return f"{int(seconds)} s"
 
 
 def progress_bar(done: int, total: int) -> str:

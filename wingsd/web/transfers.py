@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated
 
@@ -142,18 +143,19 @@ class TransfersEndpoint(Public):
         one that names a mark in its directory of backups, in `X-Backup-Directory-Mark`, also
         whether it has that directory.
         """
-        features = ["symlinks", "hard-links", "streams", *await self._pool_features(request)]
+        features = ["symlinks", "hard-links", "streams"]
+        with suppress(WingsdError):  # It is told why when it sends something.
+            features += await self._features_for(self._token(request), request)
         request.setHeader("Transfer-Features", ", ".join(features))
 
-    async def _pool_features(self, request: StreamingRequest) -> list[str]:
+    async def _features_for(self, token: TransferToken, request: StreamingRequest) -> list[str]:
+        receiver = self.services.receiver
+        if not token.by_hand:
+            receiver.expect(token.server)
         marks = request.header(MARK), request.header(BACKUPS_MARK)
         if not any(marks):
             return []
-        try:
-            server, pool = self._token(request).server, request.header(POOL)
-            return await self.services.receiver.pool_features(server, pool, *marks)
-        except WingsdError:
-            return []  # It is told why when it sends something.
+        return await receiver.pool_features(token.server, request.header(POOL), *marks)
 
     def _token(self, request: StreamingRequest) -> TransferToken:
         config = self.services.config
