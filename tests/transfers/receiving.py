@@ -18,9 +18,7 @@ from tests.heard import Heard
 from wingsd.archive import Limits
 from wingsd.bridge import Feed, Workers
 from wingsd.config import PTERODACTYL, Form, Transfers
-from wingsd.errors import (
-    WingsdError,
-)
+from wingsd.errors import NotForThisNode, PanelRefused, WingsdError
 from wingsd.events import Event, EventBus
 from wingsd.journal import Journal
 from wingsd.journal.store import Store
@@ -113,6 +111,9 @@ class World:
         return self.owned.pop(0)
 
     async def describe(self, uuid: str) -> Configuration:
+        if self.told and isinstance(self.faults.get("success"), PanelRefused):
+            # As a Panel that has closed the transfer, and grants it to a transfer's nodes alone.
+            raise NotForThisNode("not for this node")
         self._called("server")
         return Configuration(Settings(uuid, environment=self.variables))
 

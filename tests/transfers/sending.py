@@ -194,6 +194,7 @@ class House:
         pool: Workers,
         bucket: TokenBucket | None = None,
         storage_pool: str = "",
+        **means: Any,
     ) -> None:
         self.tree = directory / "server"
         (self.tree / "world").mkdir(parents=True)
@@ -244,6 +245,7 @@ class House:
                 slots=DeferredSemaphore(2),
                 bucket=bucket,
                 observer=self.heard,
+                **means,
             )
         )
 
@@ -274,11 +276,14 @@ class House:
         self.store.close()
 
 
-def sending(tmp_path: Path, storage_pool: str = "") -> Iterator[House]:
-    """Yield a house, for a fixture; its volume may be a storage pool."""
+def sending(tmp_path: Path, storage_pool: str = "", **means: Any) -> Iterator[House]:
+    """Yield a house, for a fixture; its volume may be a storage pool.
+
+    `means` are further ones of the sender's.
+    """
     pool = Workers(reactor, "test", 4)
     pool.start()
-    made = House(tmp_path, pool, storage_pool=storage_pool)
+    made = House(tmp_path, pool, storage_pool=storage_pool, **means)
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
     pool.stop()

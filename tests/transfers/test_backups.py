@@ -48,7 +48,9 @@ def files(directory: Path) -> dict[str, str]:
 
 
 def staged(directory: Path) -> list[str]:
-    (home,) = directory.glob(".wingsd-*")
+    home = next(directory.glob(".wingsd-*"), None)
+    if home is None:
+        return []  # Where nothing is staged, there is no such directory either.
     return sorted(path.name for path in home.iterdir())
 
 

@@ -18,6 +18,7 @@ from wingsd.journal.store import Store
 from wingsd.testing import SynchronousWorkers
 from wingsd.transfers.lifecycle import SendStep
 from wingsd.transfers.recovery import Recovery
+from wingsd.transfers.verdict import Verdict
 
 
 class World:
@@ -76,6 +77,10 @@ class World:
     async def tell(self, uuid: str, outcome: Outcome) -> None:
         self.calls.append(outcome.value)
 
+    async def moves_within(self, grace: float, uuid: str, verdict: Verdict) -> bool:
+        self.calls.append(f"grace of {grace:g} s")
+        return await verdict.moves_within(grace)
+
     async def owns(self, uuid: str) -> bool:
         self.calls.append("owns")
         return self.owned
@@ -92,8 +97,10 @@ def recover(
     pool: str = "",
     removals: Sequence[str] = (),
     inode: int | None = None,
+    answer_grace: float = 600,
+    clock: Clock | None = None,
 ) -> Heard:
-    """Take up, as the next daemon does, a transfer that had come so far."""
+    """Take up, as the next daemon does, a transfer that had come so far a second ago."""
     heard = Heard()
     entry = store.begin(UUID, Direction.OUT, step.name, 1.0)
     store.note_terms(entry, pool, removals, inode)
@@ -101,6 +108,7 @@ def recover(
     recovery = Recovery(
         entries=store.transfers(unfinished=True),
         receiver=world,
+        sender=world,
         servers=world,
         journal=Journal(store, workers, lambda: 2.0),
         outbox=world,
@@ -110,7 +118,8 @@ def recover(
         volume=world,
         disk=workers,
         by_hand=world,
-        reactor=Clock(),
+        reactor=clock or Clock(),
+        answer_grace=answer_grace,
         observer=heard,
     )
     recovery.begin()
@@ -229,3 +238,26 @@ async def test_backups_that_were_to_go_go_only_with_the_server(store: Store, mov
     assert [call for call in world.calls if call.startswith("remove")] == (
         ["remove one.tar", "remove two.tar"] if moved else []
     )
+
+
+# The grace of a destination whose answer was lost
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_the_rest_of_the_grace_is_given_after_a_restart(store: Store, moved: bool) -> None:
+    world, clock = World(), Clock()
+    recover(store, world, SendStep.SETTLE, clock=clock)
+    assert world.calls == ["hold", "grace of 599 s", "owns"]
+    clock.pump([1.0] * 100)
+    assert set(world.calls[1:]) == {"grace of 599 s", "owns"}
+    world.owned = not moved
+    clock.pump([1.0] * 510)
+    (entry,) = store.transfers()
+    assert entry.outcome is (Outcome.SUCCESS if moved else Outcome.FAILURE)
+    assert ("failure" in world.calls) is not moved
+
+
+def test_no_grace_is_given_after_a_restart_when_it_is_over(store: Store) -> None:
+    world = World()
+    recover(store, world, SendStep.SETTLE, answer_grace=0.5)
+    assert world.calls == ["hold", "owns", "failure", "let go", "restore"]
