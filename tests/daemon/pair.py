@@ -44,6 +44,8 @@ class Peer(Daemon):
             "https://127.0.0.1:1", reachable=True, ca=str(self.authority), port=port
         )
         self.line: SlowLine | None = None
+        #: More of `system.transfers` in its configuration.
+        self.transfers: dict[str, Any] = {}
         #: The log lines of the daemons before this one.
         self.past: list[str] = []
 
@@ -63,7 +65,7 @@ class Peer(Daemon):
                 "log_directory": str(self.directory / "logs"),
                 "username": "",
                 "user": {"uid": os.getuid(), "gid": os.getgid()},
-                "transfers": {"ca_file": str(self.authority), **shared},
+                "transfers": {"ca_file": str(self.authority), **shared, **self.transfers},
             },
             "docker": {"enabled": False},
             "control": {"socket": str(self.control)},

@@ -140,9 +140,15 @@ async def test_it_can_move_there_and_back(pair: Pair) -> None:
 async def test_a_refusal_is_read_at_the_source(pair: Pair) -> None:
     pair.add_server()
     await pair.start()
-    pair.panel.inject("/transfer/success", Answer(409))
+    # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
+    pair.panel.strict = True
+    hang = Hang()
+    pair.panel.inject("/transfer/success", hang)
     browser = await watch(pair)
     await pair.transfer()
+    await pair.panel.called("/transfer/success")
+    pair.panel.close_transfer(UUID)
+    hang.release()
     await browser.wait_for("transfer status", "failed")
     said = "\n".join(texts(browser, "transfer logs"))
     assert "the Panel does not want the server on this node" in said

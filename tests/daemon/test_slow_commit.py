@@ -1,0 +1,121 @@
+"""A Panel commits a transfer only after it has the source's 202: outcomes may come before."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from tests.archives import seen
+from tests.daemon.house import UUID
+from tests.daemon.pair import Pair, Peer
+from wingsd.testing import Hang
+
+BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c19"
+MIB = 1 << 20
+
+
+def quarantined(peer: Peer) -> list[str]:
+    return [name for name in peer.left() if ".quarantine" in name]
+
+
+async def until_closed(pair: Pair) -> None:
+    """Return when the Panel's transfer is over."""
+    while pair.panel.in_transfer(UUID):
+        await pair.panel.called("/transfer/", times=len(pair.panel.reports()) + 1)
+        # The call that this waits for is just being carried out.
+        await pair.panel.ask(pair.source.node, "GET", "/api/system")
+
+
+async def is_free(pair: Pair) -> None:
+    """See that the server is the source's own again: it can move right away."""
+    pair.panel.slow_commit = None
+    before = seen(pair.source.files())
+    logged = len(pair.destination.log)
+    await pair.transfer()
+    await pair.destination.wait_for_line("state success", since=logged)
+    assert seen(pair.destination.files()) == before
+    assert not pair.panel.in_transfer(UUID)
+    assert quarantined(pair.source) == quarantined(pair.destination) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_quick_failure_at_the_source_is_told_until_the_panel_has_the_transfer(
+    pair: Pair,
+) -> None:
+    pair.add_server()
+    await pair.start()
+    pair.panel.slow_commit = hang = Hang()
+    beginning = Deferred.fromCoroutine(pair.transfer(backups=[BACKUP]))
+    await pair.panel.called("/transfer/failure", times=2)
+    hang.release()
+    await beginning
+    await pair.source.wait_for_line("the Panel was told of the failure")
+    assert not pair.panel.in_transfer(UUID)
+    assert {outcome for _, outcome in pair.panel.reports()} == {"failure"}
+    await is_free(pair)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_quick_failure_at_the_destination_is_told_until_the_panel_has_the_transfer(
+    pair: Pair,
+) -> None:
+    pair.add_server(2 * MIB)
+    build = pair.panel.settings_of(UUID)["build"]
+    build["disk_space"] = 1
+    await pair.start()
+    pair.panel.slow_commit = hang = Hang()
+    beginning = Deferred.fromCoroutine(pair.transfer())
+    # Both nodes tell it, and both again.
+    await pair.panel.called("/transfer/failure", times=4)
+    await pair.source.wait_for_line("state failure")
+    hang.release()
+    await beginning
+    await until_closed(pair)
+    await pair.destination.wait_for_line("cleaned up")
+    assert pair.destination.left() == []
+    assert pair.panel.node_of(UUID) is pair.source.node
+    build["disk_space"] = 0
+    await is_free(pair)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_quick_success_is_told_until_the_panel_has_the_transfer(
+    pair: Pair, strict: bool
+) -> None:
+    pair.add_server(MIB)
+    before = seen(pair.source.files())
+    await pair.start()
+    pair.panel.strict = strict
+    pair.panel.slow_commit = hang = Hang()
+    beginning = Deferred.fromCoroutine(pair.transfer())
+    # A strict Panel does not even describe the server to its destination before.
+    await pair.panel.called(f"/servers/{UUID}" if strict else "/transfer/success", times=2)
+    hang.release()
+    await beginning
+    await pair.destination.wait_for_line("state success")
+    await pair.source.wait_for_line("state success")
+    assert seen(pair.destination.files()) == before
+    assert pair.panel.node_of(UUID) is pair.destination.node
+    assert not pair.panel.in_transfer(UUID)
+    assert pair.panel.deletions == [(UUID, 204)]
+    assert {outcome for _, outcome in pair.panel.reports()} == {"success"}
+    assert quarantined(pair.source) == quarantined(pair.destination) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failure_that_is_denied_is_told_again_after_a_restart(pair: Pair) -> None:
+    pair.add_server()
+    await pair.start()
+    pair.panel.slow_commit = hang = Hang()
+    beginning = Deferred.fromCoroutine(pair.transfer(backups=[BACKUP]))
+    await pair.panel.called("/transfer/failure")
+    await pair.source.wait_for_line("told its failure again")
+    pair.source.signal("KILL")
+    await pair.source.ended()
+    hang.release()
+    await beginning
+    await pair.source.start()
+    await pair.source.wait_for_line("the Panel was told of the failure")
+    assert not pair.panel.in_transfer(UUID)
