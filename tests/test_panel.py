@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,7 +20,14 @@ from tests.transfers.peers import Peer, read_head
 from wingsd import httpclient
 from wingsd import panel as panel_module
 from wingsd.config import Config, RemoteQuery
-from wingsd.errors import PanelError, PanelRefused, PanelUnreachable, UnknownServer
+from wingsd.errors import (
+    NotForThisNode,
+    PanelError,
+    PanelRefused,
+    PanelUnreachable,
+    TokenRefused,
+    UnknownServer,
+)
 from wingsd.httpclient import MAX_BODY, BoundedClient
 from wingsd.observer import PANEL, Observer
 from wingsd.panel import MAX_VALUES, Panel
@@ -133,6 +140,59 @@ async def test_a_no_is_not_asked_again_and_its_reason_is_told(house: House) -> N
     assert "403" in caught.value.detail
     assert "No node has these credentials." in caught.value.detail
     assert len(house.fake.calls) == 1
+
+
+CALLS: list[Callable[[Panel], Awaitable[object]]] = [
+    lambda panel: panel.describe(UUID),
+    lambda panel: panel.owns(UUID),
+    lambda panel: panel.servers(),
+    lambda panel: panel.greet(),
+    lambda panel: panel.reset(),
+    lambda panel: panel.installed(UUID, successful=True),
+    lambda panel: panel.transfer_succeeded(UUID),
+    lambda panel: panel.transfer_failed(UUID),
+]
+
+
+@pytest.mark.parametrize("ask", CALLS)
+@pytest_twisted.ensureDeferred
+async def test_a_token_that_the_panel_refuses_is_told_in_each_call(house: House, ask: Any) -> None:
+    with pytest.raises(TokenRefused) as caught:
+        await ask(house.client(token="x"))
+    assert (caught.value.status, caught.value.code) == (503, 403)
+    assert str(caught.value).startswith(
+        "the Panel does not accept this node's token: copy the node's configuration from the "
+        "Panel again, then restart this node; "
+    )
+    assert "No node has these credentials." in caught.value.detail
+
+
+@pytest.mark.parametrize("ask", CALLS)
+@pytest_twisted.ensureDeferred
+async def test_so_it_is_with_401(house: House, ask: Any) -> None:
+    house.fake.inject("/servers", Answer(401))
+    with pytest.raises(TokenRefused):
+        await ask(house.client())
+    assert len(house.fake.calls) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_no_transfer_brings_here_is_told_from_a_refused_token(
+    house: House,
+) -> None:
+    with pytest.raises(NotForThisNode):
+        await house.client().describe(UUID)
+    with pytest.raises(PanelRefused) as caught:
+        await house.client().installed(UUID, successful=True)
+    assert not isinstance(caught.value, TokenRefused)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_concluded_while_it_is_not_known_which_was_refused(house: House) -> None:
+    # Its `Retry-After` is longer than any call is repeated for.
+    house.fake.inject("/servers?", Answer(503, retry_after="90"))
+    with pytest.raises(PanelUnreachable):
+        await house.client().describe(UUID)
 
 
 FAULTS = [

@@ -13,7 +13,7 @@ from tests.archives import seen
 from tests.daemon.daemon import reactor
 from tests.daemon.house import UUID
 from tests.daemon.pair import Pair
-from wingsd.testing import Answer, Drop, Hang
+from wingsd.testing import Drop, Hang
 from wingsd.testing.browser import Browser
 
 BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11.tar.gz"

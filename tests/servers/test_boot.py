@@ -10,8 +10,8 @@ from tests.servers.house import OTHER, UUID, House, Outcome, configuration
 from wingsd.errors import (
     EnvironmentFailed,
     NotLoaded,
-    PanelRefused,
     PanelUnreachable,
+    TokenRefused,
     UnknownServer,
 )
 from wingsd.servers.states import PowerState
@@ -84,14 +84,13 @@ def test_a_panel_that_is_down_is_asked_for_ever(house: House, logged_errors: Log
     assert house.servers.loaded
 
 
-@pytest.mark.parametrize("code", [401, 403, 429])
-def test_who_is_refused_reads_what_to_compare(
-    house: House, logged_errors: LoggedErrors, code: int
+def test_a_node_whose_token_is_refused_reads_what_to_do(
+    house: House, logged_errors: LoggedErrors
 ) -> None:
-    house.panel.faults["servers"] = PanelRefused("refused", "x", code)
+    house.panel.faults["servers"] = TokenRefused("GET /servers was answered 403: no", 403)
     booting = boot(house)
     (line,) = [line for line in logged_errors.lines if "was asked" in line]
-    assert ("compare `token_id`, `token`" in line) is (code != 429)
+    assert "the Panel does not accept this node's token: copy the node's configuration" in line
     house.panel.faults.clear()
     house.clock.advance(2)
     booting.value()

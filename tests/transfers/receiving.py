@@ -58,6 +58,8 @@ class World:
         self.shared: list[str] = []
         #: The variables of the server, as the Panel describes it.
         self.variables: dict[str, Any] = {}
+        #: Whether it describes a server of which it denies the transfer.
+        self.describes_all = False
         #: The backups that were told with each success.
         self.told: list[tuple[str, ...] | None] = []
         #: The sizes of servers whose directory has come into place.
@@ -111,8 +113,8 @@ class World:
         return self.owned.pop(0)
 
     async def describe(self, uuid: str) -> Configuration:
-        if self.told and isinstance(self.faults.get("success"), PanelRefused):
-            # As a Panel that has closed the transfer, and grants it to a transfer's nodes alone.
+        is_denied = self.told and isinstance(self.faults.get("success"), PanelRefused)
+        if is_denied and not self.describes_all:
             raise NotForThisNode("not for this node")
         self._called("server")
         return Configuration(Settings(uuid, environment=self.variables))

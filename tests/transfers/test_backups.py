@@ -18,6 +18,7 @@ from wingsd.transfers.backups import Backups
 from wingsd.transfers.extras import Backup
 
 SERVER = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 ONE = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", PELICAN)
 TWO = Backup("6b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c12", "tar.zst", CALAGOPUS)
 
@@ -55,6 +56,27 @@ def staged(directory: Path) -> list[str]:
 
 
 WHOLE = {f"{SERVER}/{ONE.uuid}.tar.gz": "one", f"{TWO.uuid}.tar.zst": "two"}
+
+
+@pytest.mark.parametrize("ends", ["settle", "discard"])
+def test_where_nothing_is_staged_any_more_no_directory_stays(
+    backups: Backups, directory: Path, ends: str
+) -> None:
+    store(backups)
+    backups.store(OTHER, ONE, iter([b"one"]))
+    getattr(backups, ends)(SERVER)
+    assert staged(directory) == [OTHER]
+    getattr(backups, ends)(OTHER)
+    assert list(directory.glob(".wingsd-*")) == []
+
+
+def test_an_empty_one_of_before_is_removed_at_the_start(backups: Backups, directory: Path) -> None:
+    store(backups)
+    (home,) = directory.glob(".wingsd-*")
+    backups.discard(SERVER)
+    home.mkdir()
+    assert backups.clear() == []
+    assert not home.exists()
 
 
 def test_nothing_is_made_where_no_backup_comes(backups: Backups, directory: Path) -> None:

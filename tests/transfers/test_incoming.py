@@ -26,7 +26,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.journal import Outcome
-from wingsd.transfers import arrival
+from wingsd.transfers import arrival, firstminute
 from wingsd.transfers.formdata import Checksums, UploadForm
 from wingsd.transfers.incoming import HOLD
 
@@ -244,6 +244,27 @@ async def test_the_panel_does_not_want_it_here(house: House, code: int) -> None:
     assert (room / "server.properties").exists()
     assert house.world.registered == {}
     assert house.store.transfers(unfinished=True) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_sender_waits_while_the_panel_may_not_have_committed_the_transfer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch)
+    monkeypatch.setattr(firstminute, "_pause", lambda attempt: 0.2)
+    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    house.world.describes_all = True
+    house.world.owned = [False] * 100
+    transfer = house.receiver.open(UUID)
+    receiving = Deferred.fromCoroutine(transfer.run(Source()))
+    while house.world.calls.count("success") < 3:
+        await house.passes()
+    # By now a Panel that does not answer would not be waited for.
+    assert not receiving.called
+    assert house.left() == [UUID]
+    del house.world.faults["success"]
+    await receiving
+    assert house.states[-1] == "completed"
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ def test_a_failure_that_the_other_node_told_first_is_settled(house: House, answe
 
 
 #: What a Panel says to a failure, and to a success, of a transfer that it does not know.
-DENIALS = {
+DENIALS: dict[Outcome, list[list[object]]] = {
     Outcome.FAILURE: [[False], [refused(404)]],
     Outcome.SUCCESS: [[refused(409), False], [refused(404), False]],
 }

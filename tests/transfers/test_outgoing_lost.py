@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from tests.daemon.house import UUID
 from tests.transfers.sending import House, answer, reactor, sending, until
-from wingsd.transfers import outgoing, verdict
+from wingsd.transfers import firstminute, outgoing, verdict
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +112,20 @@ async def test_a_nodes_own_refusal_is_not(house: House, status: int, body: bytes
     await house.start()
     assert house.world.told == ["owns", "failure"]
     assert house.states[-1] == "failure"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refused_server_is_free_while_its_failure_is_told_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The Panel has not committed the transfer yet, or the destination was the first to tell.
+    monkeypatch.setattr(firstminute, "_pause", lambda attempt: 0.01)
+    house.world.denials = 3
+    house.destination.status, house.destination.body = 400, b'{"error": "checksums don\'t match"}'
+    await house.start()
+    assert (house.states[-1], house.world.hold) == ("failure", "")
+    await until(lambda: house.store.reports(unsettled=True) == [])
+    assert house.world.told.count("failure") == 4
 
 
 @pytest_twisted.ensureDeferred

@@ -10,6 +10,7 @@ from wingsd.transfers.wording import (
     console_line,
     progress_bar,
     readable_size,
+    readable_time,
     summary,
 )
 
@@ -40,6 +41,14 @@ def test_what_others_say_is_escaped_in_a_line() -> None:
 )
 def test_sizes_have_units(size: int, text: str) -> None:
     assert readable_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.9, "0 s"), (60, "1 min"), (119, "119 s"), (600, "10 min"), (3600, "1 h"), (14400, "4 h")],
+)
+def test_times_have_units(seconds: float, text: str) -> None:
+    assert readable_time(seconds) == text
 
 
 @pytest.mark.parametrize(

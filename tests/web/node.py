@@ -143,6 +143,9 @@ class FakeTransfers:
             raise Conflict("Server is not currently being transferred.")
         self.servers = ()
 
+    def expect(self, server: str) -> None:
+        self._calls.note("expect", server)
+
     async def pool_features(
         self, server: str, pool: str, mark: str, backups_mark: str
     ) -> list[str]:

@@ -40,7 +40,7 @@ async def test_a_sender_with_a_token_is_told_of_the_storage_pool(house: House) -
     token = Panel().transfer_token(UUID, Node("https://node.invalid", token=TOKEN))
     reply = await house.call("OPTIONS", "transfers", Authorization=f"Bearer {token}", **POOL)
     assert reply.headers["transfer-features"] == "symlinks, hard-links, streams, shared-volume"
-    assert house.calls == [("pool_features", UUID, "attic", "0" * 32, "")]
+    assert house.calls[1:] == [("pool_features", UUID, "attic", "0" * 32, "")]
 
 
 @pytest_twisted.ensureDeferred
@@ -48,7 +48,18 @@ async def test_so_it_is_of_the_directory_of_backups(house: House) -> None:
     token = Panel().transfer_token(UUID, Node("https://node.invalid", token=TOKEN))
     mark = {"X-Backup-Directory-Mark": "1" * 32}
     await house.call("OPTIONS", "transfers", Authorization=f"Bearer {token}", **mark)
-    assert house.calls == [("pool_features", UUID, "", "", "1" * 32)]
+    assert house.calls[1:] == [("pool_features", UUID, "", "", "1" * 32)]
+
+
+@pytest.mark.parametrize("way", ["by the Panel", "by hand", "by nobody"])
+@pytest_twisted.ensureDeferred
+async def test_a_sender_with_a_token_of_the_panel_is_expected(house: House, way: str) -> None:
+    key = "the-token-of-some-other-node-as-long" if way == "by nobody" else TOKEN
+    token = Panel().transfer_token(UUID, Node("https://node.invalid", token=key))
+    header = by_hand() if way == "by hand" else f"Bearer {token}"
+    reply = await house.call("OPTIONS", "transfers", Authorization=header)
+    assert reply.status == 204
+    assert house.calls == ([("expect", UUID)] if way == "by the Panel" else [])
 
 
 @pytest.mark.parametrize("fault", ["no token", "another's token", "no mark", "the disk"])

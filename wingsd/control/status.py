@@ -75,7 +75,7 @@ class _Survey:
         try:
             await self._in_time(panel.greet())
         except PanelRefused as error:
-            why = str(error)
+            why = error.detail
         except WingsdError as error:
             answers, why = False, error.detail
         return {
