@@ -88,6 +88,8 @@ class Laden:
 
     def __init__(self, directory: Path) -> None:
         self.house = House(directory)
+        # It describes a server to a transfer's nodes alone, by which these know what is over.
+        self.house.panel.strict = True
         self.precious = directory / "backups" / "precious.tar.gz"
         #: How the transfers ended.
         self.ends: Counter[str] = Counter()

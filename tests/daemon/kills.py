@@ -114,6 +114,8 @@ class Harness:
         self, directory: Path, engine: Engine | None = None, pair: Pair | None = None
     ) -> None:
         self.pair = pair or Pair(directory)
+        # It describes a server to a transfer's nodes alone, by which these know what is over.
+        self.pair.panel.strict = True
         for peer in (self.pair.source, self.pair.destination):
             # One that dies is not waited for as if its answer alone were lost.
             peer.transfers = {"answer_grace": 0}

@@ -129,9 +129,8 @@ async def test_cancelled_at_the_source(pair: Pair, engine: Engine, moment: Momen
     if arrives or moment is admitting:
         await pair.destination.wait_for_line("cleaned up")
     await as_before(pair, before)
-    # Each node tells it at most once; of two the Panel has taken the first.
+    # Of two the Panel has taken the first. The other, which it denies, may be told again.
     assert set(told(pair)) == {"failure"}
-    assert len(told(pair)) <= 2
 
 
 @pytest.mark.parametrize("moment", [admitting, receiving, configuring])
@@ -145,7 +144,6 @@ async def test_cancelled_at_the_destination(pair: Pair, engine: Engine, moment: 
         await pair.destination.wait_for_line("cleaned up")
     await as_before(pair, before)
     assert set(told(pair)) == {"failure"}
-    assert len(told(pair)) <= 2
 
 
 @pytest.mark.parametrize("moment", [receiving, asking])

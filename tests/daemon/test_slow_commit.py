@@ -7,6 +7,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.archives import seen
+from tests.daemon.daemon import TIMEOUT, reactor
 from tests.daemon.house import UUID
 from tests.daemon.pair import Pair, Peer
 from wingsd.testing import Hang
@@ -19,10 +20,15 @@ def quarantined(peer: Peer) -> list[str]:
     return [name for name in peer.left() if ".quarantine" in name]
 
 
+def called(pair: Pair, match: str, times: int = 1) -> Deferred[None]:
+    """Return when the Panel was asked so often; it fails when that is not soon."""
+    return pair.panel.called(match, times).addTimeout(TIMEOUT, reactor)
+
+
 async def until_closed(pair: Pair) -> None:
     """Return when the Panel's transfer is over."""
     while pair.panel.in_transfer(UUID):
-        await pair.panel.called("/transfer/", times=len(pair.panel.reports()) + 1)
+        await called(pair, "/transfer/", times=len(pair.panel.reports()) + 1)
         # The call that this waits for is just being carried out.
         await pair.panel.ask(pair.source.node, "GET", "/api/system")
 
@@ -47,7 +53,7 @@ async def test_a_quick_failure_at_the_source_is_told_until_the_panel_has_the_tra
     await pair.start()
     pair.panel.slow_commit = hang = Hang()
     beginning = Deferred.fromCoroutine(pair.transfer(backups=[BACKUP]))
-    await pair.panel.called("/transfer/failure", times=2)
+    await called(pair, "/transfer/failure", times=2)
     hang.release()
     await beginning
     await pair.source.wait_for_line("the Panel was told of the failure")
@@ -67,7 +73,7 @@ async def test_a_quick_failure_at_the_destination_is_told_until_the_panel_has_th
     pair.panel.slow_commit = hang = Hang()
     beginning = Deferred.fromCoroutine(pair.transfer())
     # Both nodes tell it, and both again.
-    await pair.panel.called("/transfer/failure", times=4)
+    await called(pair, "/transfer/failure", times=4)
     await pair.source.wait_for_line("state failure")
     hang.release()
     await beginning
@@ -91,7 +97,7 @@ async def test_a_quick_success_is_told_until_the_panel_has_the_transfer(
     pair.panel.slow_commit = hang = Hang()
     beginning = Deferred.fromCoroutine(pair.transfer())
     # A strict Panel does not even describe the server to its destination before.
-    await pair.panel.called(f"/servers/{UUID}" if strict else "/transfer/success", times=2)
+    await called(pair, f"/servers/{UUID}" if strict else "/transfer/success", times=2)
     hang.release()
     await beginning
     await pair.destination.wait_for_line("state success")
@@ -110,7 +116,7 @@ async def test_a_failure_that_is_denied_is_told_again_after_a_restart(pair: Pair
     await pair.start()
     pair.panel.slow_commit = hang = Hang()
     beginning = Deferred.fromCoroutine(pair.transfer(backups=[BACKUP]))
-    await pair.panel.called("/transfer/failure")
+    await called(pair, "/transfer/failure")
     await pair.source.wait_for_line("told its failure again")
     pair.source.signal("KILL")
     await pair.source.ended()
