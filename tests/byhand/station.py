@@ -272,6 +272,7 @@ class Station:
         recovery = Recovery(
             entries=unfinished,
             receiver=self.receiver,
+            sender=self.sender,
             servers=self.servers,
             journal=self.journal,
             outbox=self.outbox,

@@ -84,7 +84,7 @@ class Receptions:
         """
         upload = _upload(recording, pieces)
         undo = UndoList(UUID)
-        panel = PanelReceiving(UUID, self._means.panel, self._means.outbox)
+        panel = PanelReceiving(UUID, self._means.panel, self._means.outbox, self._means.reactor)
         course = Course(UUID, DESTINATION, ReceiveStep, self._means, panel)
         reception = Reception(UUID, self._means, course, undo)
         try:

@@ -68,4 +68,8 @@ ALTER TABLE transfers ADD COLUMN removals TEXT NOT NULL DEFAULT '';
     """
 ALTER TABLE transfers ADD COLUMN inode TEXT;
 """,
+    # When the transfer began that is reported; NULL where that is not known.
+    """
+ALTER TABLE reports ADD COLUMN begun REAL;
+""",
 )

@@ -239,11 +239,14 @@ class Store:
     ) -> Report:
         """Note what the Panel is to be told, before it is."""
         id_ = self._insert(
-            "INSERT INTO reports (server, outcome, created, backups) VALUES (?, ?, ?, ?)",
+            "INSERT INTO reports (server, outcome, created, backups, begun)"
+            " SELECT ?, ?, ?, ?, (SELECT begun FROM transfers WHERE server = ? AND NOT by_hand"
+            " ORDER BY id DESC LIMIT 1)",
             server,
             outcome.value,
             now,
             None if backups is None else " ".join(backups),
+            server,
         )
         (report,) = self._reports("WHERE id = ?", id_)
         return report
@@ -267,9 +270,7 @@ class Store:
     def _reports(self, which: str, *values: object) -> list[Report]:
         rows = self._rows(
             "SELECT id, server, outcome, created, attempts, answer, settled, backups,"  # noqa: S608
-            " (SELECT begun FROM transfers WHERE transfers.server = reports.server AND NOT by_hand"
-            "  AND begun <= created ORDER BY transfers.id DESC LIMIT 1)"
-            f" FROM reports {which}",
+            f" begun FROM reports {which}",
             *values,
         )
         return [Report(*row) for row in rows]
