@@ -13,6 +13,7 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
@@ -130,6 +131,10 @@ class _Connection(Protocol):
             node.work(self._refuse() if node.fails else self._succeed())
 
     async def _succeed(self) -> None:
+        # It tells it once. A real one has a container to make before, which takes longer than the
+        # Panel's commit of the transfer.
+        while not self._node.panel.in_transfer(UUID):
+            await deferLater(reactor, 0.01)
         await self._node.report("success")
         self._answer(200, [("Content-Length", "0")])
 

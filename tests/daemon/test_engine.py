@@ -6,11 +6,12 @@ import attrs
 import pytest
 import pytest_twisted
 from docker.errors import NotFound
+from twisted.internet.defer import Deferred
 
 from tests.daemon.house import UUID, House, archive
 from tests.daemon.uploads import Sender
 from tests.engine import Engine
-from wingsd.testing import Answer
+from wingsd.testing import Hang
 
 
 def with_engine(house: House, engine: Engine) -> dict[str, object]:
@@ -34,8 +35,15 @@ async def test_the_container_of_the_received_files_is_made(house: House, engine:
 @pytest_twisted.ensureDeferred
 async def test_it_goes_when_the_panel_does_not_want_it(house: House, engine: Engine) -> None:
     await house.start(docker=with_engine(house, engine))
-    house.panel.inject("/success", Answer(409))
-    status, answer = await house.upload(archive())
+    # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
+    house.panel.strict = True
+    hang = Hang()
+    house.panel.inject("/success", hang)
+    uploading = Deferred.fromCoroutine(house.upload(archive()))
+    await house.panel.called("/success")
+    house.panel.close_transfer(UUID)
+    hang.release()
+    status, answer = await uploading
     assert (status, answer["error"]) == (409, "the Panel does not want the server on this node")
     await house.wait_for_line("cleaned up")
     with pytest.raises(NotFound):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from tests.daemon.house import UUID, House, archive
 from tests.daemon.uploads import Sender
-from wingsd.testing import Answer
+from wingsd.testing import Answer, Hang
 
 
 @pytest_twisted.ensureDeferred
@@ -44,8 +45,15 @@ async def test_a_success_whose_answer_got_lost_is_a_success(house: House) -> Non
 @pytest_twisted.ensureDeferred
 async def test_a_success_the_panel_refuses_keeps_the_files_apart(house: House) -> None:
     await house.start()
-    house.panel.inject("/success", Answer(409))
-    status, answer = await house.upload(archive())
+    # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
+    house.panel.strict = True
+    hang = Hang()
+    house.panel.inject("/success", hang)
+    uploading = Deferred.fromCoroutine(house.upload(archive()))
+    await house.panel.called("/success")
+    house.panel.close_transfer(UUID)
+    hang.release()
+    status, answer = await uploading
     assert (status, answer["error"]) == (409, "the Panel does not want the server on this node")
     assert house.left() == [".quarantine"]
     await house.wait_for_line("kept for 30 days in")

@@ -95,7 +95,7 @@ async def test_a_refusal_before_the_body_does_not_use_it_up(house: House) -> Non
     await house.told_of_failure()
     house.panel.open_transfer(UUID, house.node)
     # The Panel cannot be asked.
-    house.panel.inject(f"/servers/{UUID}", Answer(403))
+    house.panel.inject(f"/servers/{UUID}", Answer(404))
     status, _ = await send(house, token)
     assert status in (403, 404, 500, 502, 503)
     # The server is being received already.
