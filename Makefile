@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test fuzz bench docs deb deb-test lint format openapi clean
+.PHONY: help demo test fuzz bench docs deb deb-test lint format structure openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -66,6 +66,7 @@ lint: ## run the linters and the type checker
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy wingsd tests demo fuzz bench handbook docs/conf.py twisted/plugins
 	@MYPYPATH=debian/tests $(BIN)/mypy debian/tests
+	@$(BIN)/lint-imports
 	@$(BIN)/towncrier build --draft --version next >/dev/null
 	@tools/lint-openapi docs/openapi.yml
 
@@ -74,9 +75,12 @@ format: ## put the code into its form
 	@$(BIN)/ruff check --fix $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
+structure: ## print the size of wingsd/ and of its parts
+	@tools/structure
+
 openapi: ## write docs/openapi.yml, which describes the HTTP interface, from the code
 	@$(PREPARE) lint
-	@$(BIN)/python -m wingsd.web.openapi >.cache/openapi.yml
+	@$(BIN)/python -m handbook.openapi >.cache/openapi.yml
 	@mv .cache/openapi.yml docs/openapi.yml
 
 clean: ## remove everything these commands made in this directory

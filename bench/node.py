@@ -10,7 +10,7 @@ from uuid import UUID
 import trustme
 
 from tests.daemon.daemon import Daemon, reactor
-from wingsd.testing import Panel, process_configuration, server_settings
+from tests.support import Panel, process_configuration, server_settings
 
 __all__ = ["BenchNode", "Site", "reactor"]
 

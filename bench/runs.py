@@ -18,7 +18,7 @@ from bench.meter import Cost, Meter
 from bench.node import BenchNode, Site
 from bench.worlds import World
 from bench.yardsticks import tar_to_sink
-from wingsd.testing import Node
+from tests.support import Node
 
 __all__ = ["move", "receive", "received_tree", "send", "tar_and_curl"]
 

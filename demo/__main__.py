@@ -16,7 +16,7 @@ from demo.counter import Counter
 from demo.course import Course
 from demo.luanti import Luanti
 from demo.show import Failed, heading
-from wingsd.testing import NodeError
+from tests.support import NodeError
 
 
 def _cancel_on_signal(reactor: Any, running: Deferred[None]) -> None:

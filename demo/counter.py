@@ -11,8 +11,8 @@ from demo.engine import Engine
 from demo.game import Landmark, port_line
 from demo.tree import add_odds_and_ends
 from demo.watch import Watch
-from wingsd.testing import process_configuration
-from wingsd.testing.image import image_tar
+from tests.support import process_configuration
+from tests.support.image import image_tar
 
 __all__ = ["Counter"]
 

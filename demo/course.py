@@ -15,7 +15,7 @@ from demo.node import GROUP, OWNER, RunningNode
 from demo.show import Failed, check, heading, line, mib
 from demo.stage import Stage
 from demo.watch import Watch, until
-from wingsd.testing import Hang, server_settings
+from tests.support import Hang, server_settings
 
 __all__ = ["Course"]
 

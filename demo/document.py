@@ -12,7 +12,7 @@ from demo.node import OWNER, RunningNode
 from demo.process import Process
 from demo.show import Failed, check, line, mib
 from demo.stage import Stage
-from wingsd.testing import server_settings
+from tests.support import server_settings
 
 __all__ = ["DocumentUpload"]
 

@@ -20,8 +20,8 @@ from twisted.internet.task import deferLater
 from demo.engine import network
 from demo.process import Process
 from demo.show import Failed
-from wingsd.testing import Panel
-from wingsd.testing.line import SlowLine
+from tests.support import Panel
+from tests.support.line import SlowLine
 
 __all__ = ["GROUP", "OWNER", "RunningNode", "free_port"]
 

@@ -15,7 +15,7 @@ from demo.engine import Engine
 from demo.game import Game
 from demo.node import RunningNode
 from demo.show import line
-from wingsd.testing import Panel
+from tests.support import Panel
 
 __all__ = ["Stage"]
 

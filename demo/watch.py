@@ -12,8 +12,8 @@ from twisted.internet.ssl import Certificate
 from twisted.internet.task import LoopingCall, deferLater
 
 from demo.show import Failed, line
-from wingsd.testing import Node, Panel
-from wingsd.testing.browser import Browser, BrowserEvent, NotOpened
+from tests.support import Node, Panel
+from tests.support.browser import Browser, BrowserEvent, NotOpened
 
 __all__ = ["Watch", "until"]
 

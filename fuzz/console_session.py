@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fuzz.findings import Finding
-from wingsd.testing.state import Node
-from wingsd.testing.tokens import console_claims, signed
-from wingsd.tokens import DenyList
-from wingsd.web.websocket.messages import Message
-from wingsd.web.websocket.session import Close, Command, Logs, Power, Session, Step
+from tests.support.state import Node
+from tests.support.tokens import console_claims, signed
+from wingsd.auth.tokens import DenyList
+from wingsd.websocket.messages import Message
+from wingsd.websocket.session import Close, Command, Logs, Power, Session, Step
 
 __all__ = ["WORDS", "one", "seeds"]
 

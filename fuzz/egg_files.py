@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from fuzz.findings import Finding, fields
-from wingsd.eggfiles.changes import Change
-from wingsd.eggfiles.forms import form_of
-from wingsd.eggfiles.refused import Refused
-from wingsd.model import Replacement
+from wingsd.egg_files.changes import Change
+from wingsd.egg_files.formats import form_of
+from wingsd.egg_files.values import Refused
+from wingsd.panel.schemas import Replacement
 
 __all__ = ["WORDS", "one", "seeds"]
 

@@ -32,9 +32,9 @@ from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
 from fuzz.findings import Finding
-from tests.daemon.house import House
-from wingsd.testing import server_settings
-from wingsd.tokens import hand_token
+from tests.daemon.harness import House
+from tests.support import server_settings
+from wingsd.auth.tokens import hand_token
 
 __all__ = ["SERVER", "WITHIN", "Asker", "prepared"]
 

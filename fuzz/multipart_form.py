@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fuzz.findings import Finding, fields, pieces
+from wingsd.backups.attachments import Backup, Extra
 from wingsd.errors import WingsdError
-from wingsd.transfers.extras import Backup, Extra
-from wingsd.transfers.formdata import MAX_CHECKSUM, Checksums, UploadForm
+from wingsd.transfers.form.upload_form import MAX_CHECKSUM, Checksums, UploadForm
 
 __all__ = ["WORDS", "one", "seeds"]
 

@@ -14,9 +14,9 @@ from twisted.python.failure import Failure
 from fuzz.findings import Finding, pieces
 from tests.transfers.wire import Endpoint
 from wingsd.errors import DestinationRefused
-from wingsd.httpclient import AnswerRefused
-from wingsd.transfers.conversation import Answer, Conversation
-from wingsd.transfers.destination import OutgoingUpload
+from wingsd.panel.http_client import AnswerRefused
+from wingsd.transfers.peer.client import OutgoingUpload
+from wingsd.transfers.peer.http_exchange import Answer, Conversation
 
 __all__ = ["WORDS", "one", "seeds"]
 

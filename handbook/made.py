@@ -12,8 +12,8 @@ from pathlib import Path
 from handbook.compatibility import details, overview
 from handbook.configuration import markdown
 from handbook.keys import sections
+from handbook.layers import folders, layers
 from handbook.manpage import manpage
-from handbook.rooms import storeys, table
 
 __all__ = ["HOME", "filled", "made"]
 
@@ -31,8 +31,8 @@ def made() -> dict[Path, str]:
         "families": overview(),
         "families_in_full": details(),
         "keys": markdown(keys),
-        "rooms": table(),
-        "storeys": storeys(),
+        "folders": folders(),
+        "layers": layers(),
     }
     paths = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
     pages = {page: filled(page.read_text(), parts) for page in paths}

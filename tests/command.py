@@ -8,7 +8,7 @@ from pathlib import Path
 __all__ = ["WINGSCTL", "installed"]
 
 #: The command's words.
-WINGSCTL = (sys.executable, "-m", "wingsd.ctl")
+WINGSCTL = (sys.executable, "-m", "wingsd.cli")
 
 
 def installed(directory: Path) -> str:

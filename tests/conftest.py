@@ -11,7 +11,7 @@ import pytest
 
 from tests.engine import busybox, engine
 from tests.logs import logged_errors
-from wingsd.journal.store import Store
+from wingsd.statedb.store import Store
 
 __all__ = ["busybox", "engine", "logged_errors", "store"]
 

@@ -18,9 +18,9 @@ import pytest
 from docker import APIClient
 from docker.errors import DockerException, NotFound
 
+from tests.support.image import CHANGES, image_tar
 from wingsd.config import Config, Docker, Interfaces, IPv4, IPv6, Network, System, User
-from wingsd.model import Allocations, Build, Default, Image, Settings
-from wingsd.testing.image import CHANGES, image_tar
+from wingsd.panel.schemas import Allocations, Build, Default, Image, Settings
 
 #: A registry that nobody runs.
 NO_REGISTRY = "127.0.0.1:1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wingsd.observer import Observer, Passage
+from wingsd.util.observer import Observer, Passage
 
 __all__ = ["Heard"]
 

@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from tests.pages import HOME, PAGES, Block, Page
+from wingsd.cli.main import main
 from wingsd.config import parse
-from wingsd.ctl.main import main
 from wingsd.tap import Options
 
 BLOCKS = [block for page in PAGES.values() for block in page.blocks]

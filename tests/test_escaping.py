@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.escaping import LONGEST, escaped
+from wingsd.util.text import LONGEST, escaped
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,6 @@ def test_the_configuration_is_found_again_from_another_directory(
     text = "token_id: id\ntoken: secret\nremote: https://panel.invalid\n"
     (tmp_path / "config.yml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    options: Any = Options()  # type: ignore[no-untyped-call]
+    options: Any = Options()
     options.parseOptions(["--config", "config.yml"])
     assert options["config"] == str(tmp_path / "config.yml")

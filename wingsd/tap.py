@@ -11,17 +11,15 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 
-from wingsd import descriptors
-from wingsd.clock import steady
+from wingsd.app import process as descriptors
+from wingsd.app.daemon import Node
+from wingsd.app.logging import Logs
+from wingsd.app.process import set_thresholds, steady
+from wingsd.app.service import Reload, Supervision
 from wingsd.config import PLACES, Config, find, load
 from wingsd.errors import ConfigError
-from wingsd.heap import set_thresholds
-from wingsd.logs import Logs
-from wingsd.node import Node
-from wingsd.reload import Reload
-from wingsd.supervision import Supervision
+from wingsd.http.listener import tcp_endpoint
 from wingsd.systemd import passed_endpoint
-from wingsd.web.door import tcp_endpoint
 
 __all__ = ["Options", "makeService"]
 

@@ -10,7 +10,7 @@ from docker.errors import NotFound
 from machine import VOLUMES, Machine, check, main, run
 from twisted.internet.threads import deferToThread
 
-from wingsd.testing.image import CHANGES, image_tar
+from tests.support.image import CHANGES, image_tar
 
 IMAGE = "wingsd-test/busybox"
 

@@ -8,7 +8,7 @@ from typing import Any
 from machine import Machine, check
 from twisted.internet.defer import ensureDeferred
 
-from wingsd.testing import Hang
+from tests.support import Hang
 
 __all__ = ["while_a_server_arrives", "while_the_panel_hears_of_it"]
 

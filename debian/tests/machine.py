@@ -22,7 +22,10 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater, react
 from twisted.internet.threads import deferToThread
 
-from wingsd.testing import Panel, server_settings
+# Its helpers are the source's; the daemon under test is the installed one.
+sys.path.append(str(Path(__file__).parents[2]))
+
+from tests.support import Panel, server_settings  # noqa: E402
 
 __all__ = [
     "CONFIGURATION",

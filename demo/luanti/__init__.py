@@ -16,7 +16,7 @@ from demo.process import run
 from demo.show import Failed
 from demo.tree import add_odds_and_ends
 from demo.watch import Watch
-from wingsd.testing import process_configuration
+from tests.support import process_configuration
 
 __all__ = ["Luanti"]
 

@@ -10,9 +10,15 @@ from typing import Any
 import pytest
 
 from tests.archives import in_blocks, run
-from wingsd.archive.compress import OUTPUT, SILENT_INPUT, compressed
-from wingsd.archive.compressors import ArchiveFormat, Compression, compressor
-from wingsd.archive.decompression import decompressed
+from wingsd.archive.compress import (
+    OUTPUT,
+    SILENT_INPUT,
+    ArchiveFormat,
+    Compression,
+    compressed,
+    compressor,
+)
+from wingsd.archive.decompress import decompressed
 from wingsd.config import Backups
 
 RANDOM = random.Random("deflate")

@@ -17,11 +17,12 @@ from attrs import evolve
 from tests.archive.hostile.case import directory
 from tests.archives import END, header, in_blocks, member
 from tests.packing import packed
-from wingsd.archive import limits, measure
+from wingsd.archive import measure
+from wingsd.archive import quota as limits
 from wingsd.archive.extract import extract
-from wingsd.archive.limits import DEFAULT, ENTRY_SIZE, Limits
+from wingsd.archive.quota import DEFAULT, ENTRY_SIZE, Limits
 from wingsd.errors import BadRequest, StorageError
-from wingsd.transfers.staging import Staging
+from wingsd.transfers.storage.staging import Staging
 
 MIB = 1 << 20
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"

@@ -17,8 +17,9 @@ import pytest
 
 from tests.archives import odd_tree, run, seen, sparse_file
 from tests.packing import packed, unpacked
-from wingsd.archive import Compression, measure, members, pack
+from wingsd.archive import Compression, measure, pack
 from wingsd.archive.compress import OUTPUT
+from wingsd.archive.tar import writer as members
 from wingsd.errors import DiskLimitExceeded, StorageError
 
 MIB = 1 << 20
@@ -150,7 +151,7 @@ def test_a_time_beyond_what_is_read_becomes_the_nearest_that_is(
 ) -> None:
     # not every file system goes as far as the true limit, the year 2262
     limit = 10**18
-    monkeypatch.setattr("wingsd.archive.members._LATEST", limit)
+    monkeypatch.setattr("wingsd.archive.tar.writer._LATEST", limit)
     top, out = tmp_path / "t", tmp_path / "out"
     top.mkdir()
     for name, time in (("early", -limit - 1), ("late", limit + 1), ("last", limit)):

@@ -16,7 +16,7 @@ import pytest
 
 from tests.packing import Sent, packed, unpacked
 from wingsd.archive import Compression, measure, pack
-from wingsd.archive.notes import MAX_NOTES
+from wingsd.archive.policy import MAX_NOTES
 from wingsd.errors import StorageError
 
 BIG = 2 << 20

@@ -13,11 +13,11 @@ import pytest
 
 from tests.archives import odd_tree, run
 from tests.packing import packed
-from wingsd.archive import limits
+from wingsd.archive import quota as limits
 from wingsd.archive import walk as walking
-from wingsd.archive.limits import ENTRY_SIZE
-from wingsd.archive.listing import Listing
-from wingsd.archive.split import split
+from wingsd.archive.partition import split
+from wingsd.archive.quota import ENTRY_SIZE
+from wingsd.archive.tree_range import Listing
 from wingsd.archive.walk import BATCH, FirstNames, Measured, measure, opened, survey, walk
 from wingsd.errors import StorageError
 

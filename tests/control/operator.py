@@ -11,12 +11,11 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.byhand.ends import Ends
-from tests.byhand.station import Station
+from tests.direct_transfers.harness import Station
+from tests.direct_transfers.scenarios import Ends
+from wingsd.cli.client import Client, CtlError
 from wingsd.config import Control
 from wingsd.control import ControlDoor
-from wingsd.ctl.client import Client
-from wingsd.ctl.exits import CtlError
 
 __all__ = ["Desk", "desk"]
 

@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from wingsd.config import Api, Config, Ssl
-from wingsd.control.address import reachable_at
+from wingsd.control.status import reachable_at
 
 
 def config(api: Api) -> Config:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from tests.byhand.station import UUID
 from tests.control.operator import Desk
-from wingsd.journal import Direction, Outcome
+from tests.direct_transfers.harness import UUID
+from wingsd.statedb import Direction, Outcome
 
 MANUAL = Path(__file__).parent.parent.parent / "man" / "wingsctl.1"
 

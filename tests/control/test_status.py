@@ -10,12 +10,12 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, fail
 
-from tests.byhand.ends import Ends
+from tests.direct_transfers.scenarios import Ends
 from wingsd import __version__
 from wingsd.config import Control
 from wingsd.control import status as module
 from wingsd.control.status import StatusEndpoint
-from wingsd.environment.information import EngineInformation
+from wingsd.docker.engine import EngineInformation
 from wingsd.errors import EnvironmentFailed, PanelRefused, PanelUnreachable
 
 ENGINE = EngineInformation("27.1", "", "", 0, 0, 0, 0, "", "", "")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from tests.byhand.station import UUID, until
 from tests.control.operator import Desk
-from wingsd.ctl.exits import Exit
-from wingsd.journal import Direction, Outcome
+from tests.direct_transfers.harness import UUID, until
+from wingsd.cli.client import Exit
+from wingsd.statedb import Direction, Outcome
 
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 

@@ -27,12 +27,12 @@ from twisted.internet.task import deferLater, react
 
 from tests.daemon.daemon import reactor
 from tests.daemon.families import Family, calagopus, pelican
-from tests.daemon.house import House, archive
+from tests.daemon.harness import House, archive
 from tests.daemon.uploads import Sender, Unanswered
-from wingsd.journal.store import Store
-from wingsd.testing import server_settings
-from wingsd.testing.state import Refused
-from wingsd.transfers.lifecycle import ReceiveStep
+from tests.support import server_settings
+from tests.support.state import Refused
+from wingsd.statedb.store import Store
+from wingsd.transfers.steps import ReceiveStep
 
 __all__ = ["Broken", "Kill", "Laden", "plan"]
 

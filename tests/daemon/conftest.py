@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.house import House
+from tests.daemon.harness import House
 from tests.daemon.pair import Pair
 
 

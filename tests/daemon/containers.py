@@ -7,10 +7,10 @@ from typing import Any
 
 import attrs
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.daemon.pair import Pair, Peer
 from tests.engine import Engine
-from wingsd.testing import process_configuration
+from tests.support import process_configuration
 
 __all__ = ["Containers", "with_engine"]
 

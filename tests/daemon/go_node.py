@@ -18,9 +18,9 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from tests.daemon.daemon import reactor
-from tests.daemon.house import UUID
-from wingsd.testing import Node, Panel
-from wingsd.transfers.formdata import UploadForm
+from tests.daemon.harness import UUID
+from tests.support import Node, Panel
+from wingsd.transfers.form.upload_form import UploadForm
 
 __all__ = ["GoNode"]
 

@@ -32,12 +32,12 @@ from twisted.internet.task import deferLater, react
 from tests.archives import seen
 from tests.daemon.containers import Containers
 from tests.daemon.daemon import reactor
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.daemon.pair import Pair, Peer
 from tests.engine import Engine, cleaned_engine, connected, imported_busybox
-from wingsd.journal.store import Store
-from wingsd.transfers.firstminute import MINUTE
-from wingsd.transfers.lifecycle import ReceiveStep, SendStep
+from wingsd.statedb.store import Store
+from wingsd.transfers.panel_callbacks import MINUTE
+from wingsd.transfers.steps import ReceiveStep, SendStep
 
 __all__ = [
     "Broken",

@@ -11,9 +11,9 @@ from uuid import NAMESPACE_URL, uuid5
 import trustme
 
 from tests.daemon.daemon import Daemon, reactor
-from tests.daemon.house import UUID
-from wingsd.testing import Panel, process_configuration, server_settings
-from wingsd.testing.line import SlowLine
+from tests.daemon.harness import UUID
+from tests.support import Panel, process_configuration, server_settings
+from tests.support.line import SlowLine
 
 __all__ = ["Pair", "Peer"]
 

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from tests.archives import seen
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.daemon.kills import Broken, Harness, arguments_of, kill_often
 from tests.daemon.pair import Pair
 

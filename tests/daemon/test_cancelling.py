@@ -13,11 +13,11 @@ from twisted.internet.defer import Deferred
 from tests.archives import seen
 from tests.daemon.containers import with_engine
 from tests.daemon.daemon import reactor
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.daemon.pair import SLOW, Pair
 from tests.daemon.silent_engine import SilentEngine
 from tests.engine import Engine
-from wingsd.testing import Hang, process_configuration
+from tests.support import Hang, process_configuration
 
 #: Seconds in which a cancelled transfer is to be over.
 AT_ONCE = 2

@@ -12,7 +12,7 @@ import requests
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.daemon.house import UUID, House, archive, sha256
+from tests.daemon.harness import UUID, House, archive, sha256
 
 NODE = shutil.which("node") or ""
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest_twisted
 
-from tests.daemon.house import UUID, House, archive
+from tests.daemon.harness import UUID, House, archive
 from tests.daemon.uploads import Sender
 from tests.daemon.watching import MIB, at_rest, memory, open_files, until
 

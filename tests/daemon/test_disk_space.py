@@ -6,8 +6,8 @@ import pytest
 import pytest_twisted
 
 from tests.archive.hostile.streams import bomb
-from tests.daemon.house import UUID, House, archive
-from wingsd.testing import server_settings
+from tests.daemon.harness import UUID, House, archive
+from tests.support import server_settings
 
 WORDS = "There is not enough disk space available to perform that action."
 MIB = 1 << 20

@@ -7,9 +7,9 @@ from signal import SIGTERM
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.daemon.house import House, reactor
-from tests.eggfiles.helpers import DOTTED_KEYS, lives, processes_of
-from wingsd.testing import process_configuration, server_settings
+from tests.daemon.harness import House, reactor
+from tests.egg_files.helpers import DOTTED_KEYS, lives, processes_of
+from tests.support import process_configuration, server_settings
 
 UUID = "22222222-6e2b-4c43-9d57-0c4c5e1c7f10"
 FILES = [

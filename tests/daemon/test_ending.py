@@ -10,10 +10,10 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.daemon.house import UUID, House, archive, reactor
+from tests.daemon.harness import UUID, House, archive, reactor
 from tests.daemon.silent_engine import SilentEngine
 from tests.daemon.uploads import Sender
-from wingsd.testing import Hang
+from tests.support import Hang
 
 
 @pytest_twisted.ensureDeferred

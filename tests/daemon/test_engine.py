@@ -8,10 +8,10 @@ import pytest_twisted
 from docker.errors import NotFound
 from twisted.internet.defer import Deferred
 
-from tests.daemon.house import UUID, House, archive
+from tests.daemon.harness import UUID, House, archive
 from tests.daemon.uploads import Sender
 from tests.engine import Engine
-from wingsd.testing import Hang
+from tests.support import Hang
 
 
 def with_engine(house: House, engine: Engine) -> dict[str, object]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.house import UUID, House, archive
+from tests.daemon.harness import UUID, House, archive
 from tests.daemon.uploads import Sender
-from wingsd.testing import Answer, Hang
+from tests.support import Answer, Hang
 
 
 @pytest_twisted.ensureDeferred

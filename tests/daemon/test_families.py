@@ -18,15 +18,8 @@ import pytest
 import pytest_twisted
 import zstandard
 
-from tests.daemon.families import (
-    PTERODACTYL,
-    Calagopus,
-    Family,
-    as_go_packs,
-    calagopus,
-    pelican,
-)
-from tests.daemon.house import UUID, House
+from tests.daemon.families import PTERODACTYL, Calagopus, Family, as_go_packs, calagopus, pelican
+from tests.daemon.harness import UUID, House
 from tests.daemon.uploads import Sender, Unanswered
 from tests.go_tar import FIFO, ODD, GoFile, go_tar
 

@@ -7,7 +7,7 @@ import re
 import pytest
 import pytest_twisted
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.daemon.pair import Pair
 from tests.pages import page
 

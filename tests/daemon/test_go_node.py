@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from tests.daemon.daemon import reactor
 from tests.daemon.go_node import UNEXPECTED, GoNode
-from tests.daemon.house import UUID, sha256
+from tests.daemon.harness import UUID, sha256
 from tests.daemon.pair import Pair
 
 # Bytes: what the sockets between the two nodes hold, but a Go node does not read on for, and more.

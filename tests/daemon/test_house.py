@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from tests.daemon.house import archive
+from tests.daemon.harness import archive
 
 
 def test_an_archive_is_the_same_in_the_next_second(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 
-from tests.daemon.house import House, archive, reactor
+from tests.daemon.harness import House, archive, reactor
 from tests.daemon.uploads import Sender
 from tests.daemon.watching import MIB, memory, until
-from wingsd.testing import server_settings
+from tests.support import server_settings
 
 SERVERS = [f"8d2f5a14-6e2b-4c43-9d57-{number:012x}" for number in range(51)]
 

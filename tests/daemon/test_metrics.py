@@ -11,7 +11,7 @@ from treq.client import HTTPClient
 from twisted.web.client import Agent
 
 from tests.daemon.daemon import TIMEOUT, reactor
-from tests.daemon.house import UUID, House, archive
+from tests.daemon.harness import UUID, House, archive
 from tests.daemon.uploads import Sender
 from tests.daemon.watching import memory
 from tests.metrics.exposed import Samples

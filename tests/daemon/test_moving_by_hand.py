@@ -12,11 +12,11 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.archives import seen
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.daemon.operator import Ran, wingsctl
 from tests.daemon.pair import SLOW, Pair, Peer
 from tests.daemon.watching import until
-from wingsd.testing import process_configuration, server_settings
+from tests.support import process_configuration, server_settings
 
 MOVED = "the server has moved to another node"
 

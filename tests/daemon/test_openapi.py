@@ -14,9 +14,9 @@ from schemathesis import GenerationMode
 from twisted.internet.threads import deferToThread
 
 from fuzz.interface import SERVER, WITHIN, prepared
-from tests.daemon.house import House
-from wingsd.web.api import PATHS, interface
-from wingsd.web.bodies import parse
+from tests.daemon.harness import House
+from wingsd.api.routes import PATHS, interface
+from wingsd.http.operations import parse
 
 #: Requests of each call, good ones and bad ones. `make fuzz` makes them for as long as one likes.
 EXAMPLES = 12

@@ -13,7 +13,7 @@ from twisted.internet.protocol import ProcessProtocol
 
 from tests.command import WINGSCTL
 from tests.daemon.daemon import reactor
-from tests.daemon.house import UUID, House, archive
+from tests.daemon.harness import UUID, House, archive
 from tests.daemon.operator import wingsctl
 from tests.daemon.uploads import Sender
 from wingsd import __version__

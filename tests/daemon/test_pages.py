@@ -9,11 +9,11 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.daemon.daemon import reactor
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.daemon.pair import Pair
 from tests.daemon.watching import until
-from wingsd.testing import Hang
-from wingsd.testing.page import Page
+from tests.support import Hang
+from tests.support.page import Page
 
 USERS = [f"2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e2{number}" for number in range(3)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.house import UUID, House, archive
-from wingsd.testing import Hang
+from tests.daemon.harness import UUID, House, archive
+from tests.support import Hang
 
 REFUSED = "the Panel does not accept this node's token"
 

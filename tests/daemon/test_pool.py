@@ -14,11 +14,11 @@ from twisted.internet.task import deferLater
 from tests.archives import seen
 from tests.daemon.daemon import reactor
 from tests.daemon.families import pelican
-from tests.daemon.house import UUID, House, archive
+from tests.daemon.harness import UUID, House, archive
 from tests.daemon.pair import Pair
 from tests.daemon.pool_kills import PoolHarness
 from tests.daemon.uploads import Sender
-from wingsd.testing import Node
+from tests.support import Node
 
 ONE = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
 NODE = "9d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"

@@ -19,9 +19,9 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.daemon.house import UUID, House, archive
-from wingsd.journal.store import Store
-from wingsd.testing import Hang
+from tests.daemon.harness import UUID, House, archive
+from tests.support import Hang
+from wingsd.statedb.store import Store
 
 SIZE = 48 << 20
 

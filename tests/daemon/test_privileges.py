@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import pytest_twisted
 
-from tests.daemon.house import UUID, House, archive, reactor
+from tests.daemon.harness import UUID, House, archive, reactor
 from tests.daemon.test_engine import with_engine
 from tests.engine import Engine
 

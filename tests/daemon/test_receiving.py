@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest_twisted
 
-from tests.daemon.house import UUID, House, archive, sha256
+from tests.daemon.harness import UUID, House, archive, sha256
 from tests.daemon.uploads import Sender
 
 

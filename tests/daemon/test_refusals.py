@@ -12,7 +12,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from tests.daemon.house import UUID, House, archive
+from tests.daemon.harness import UUID, House, archive
 from tests.daemon.uploads import Sender
 
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
@@ -44,7 +44,7 @@ def get(address: tuple[str, int], path: bytes) -> None:
 async def test_nothing_that_a_stranger_sends_forges_a_line_of_the_log(house: House) -> None:
     await house.start(debug=True)
     await house.loaded()
-    forged = "\x1b[2J\x85\u202e\n2026-01-01T00:00:00+0000 [wingsd.node#info] forged"
+    forged = "\x1b[2J\x85\u202e\n2026-01-01T00:00:00+0000 [wingsd.app.daemon#info] forged"
     header = {"alg": "HS256", "typ": "JWT", "crit": [forged]}
     # Newer versions of PyJWT name the extension that they do not know.
     token = jwt.encode({"sub": UUID}, "x" * 32, "HS256", headers=header)

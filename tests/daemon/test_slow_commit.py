@@ -9,9 +9,9 @@ from twisted.internet.task import deferLater
 
 from tests.archives import seen
 from tests.daemon.daemon import TIMEOUT, reactor
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.daemon.pair import Pair, Peer
-from wingsd.testing import Hang
+from tests.support import Hang
 
 BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c19"
 MIB = 1 << 20

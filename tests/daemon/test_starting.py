@@ -7,9 +7,9 @@ from socket import AF_INET, AF_INET6, AF_UNIX, create_server, socket
 import pytest
 import pytest_twisted
 
-from tests.daemon.house import UUID, House, archive
+from tests.daemon.harness import UUID, House, archive
 from tests.daemon.uploads import Sender
-from wingsd.journal.store import FILE, Store
+from wingsd.statedb.store import FILE, Store
 
 
 @pytest.mark.parametrize(

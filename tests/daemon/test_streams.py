@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from tests.archives import seen, stamp
 from tests.daemon.daemon import Daemon, reactor
 from tests.daemon.families import Calagopus, calagopus
-from tests.daemon.house import UUID, House
+from tests.daemon.harness import UUID, House
 from tests.daemon.pair import FAST, SLOW, Pair
 from tests.daemon.uploads import Sender, Unanswered
 

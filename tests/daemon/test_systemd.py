@@ -10,11 +10,11 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from tests.daemon.house import UUID, House, archive
+from tests.daemon.harness import UUID, House, archive
 from tests.daemon.uploads import Sender
+from tests.support import Hang
 from tests.systemd.journal import Journal
 from tests.systemd.manager import Manager
-from wingsd.testing import Hang
 
 #: Have the socket $1 for that of journald, and the output for what systemd has made a way to it.
 UNDER_THE_JOURNAL = """
@@ -127,7 +127,7 @@ async def test_under_the_journal_it_logs_with_fields(house: House) -> None:
         # What was logged before the log had begun has no place in the code any more.
         assert "CODE_FILE" not in early
         listens = await entry(journal, "listens on")
-        assert listens["CODE_FILE"].endswith("wingsd/node.py")
+        assert listens["CODE_FILE"].endswith("wingsd/app/daemon.py")
         assert listens["CODE_FUNC"] == "Node.startService"
         assert (listens["PRIORITY"], listens["SYSLOG_IDENTIFIER"]) == ("6", "wingsd")
         house.url = listens["WINGSD_WHERE"]
@@ -135,5 +135,5 @@ async def test_under_the_journal_it_logs_with_fields(house: House) -> None:
         receiving = await entry(journal, "receiving the archive")
         assert receiving["WINGSD_SERVER"] == UUID
         assert receiving["WINGSD_TRANSFER"] == "1"
-        assert receiving["WINGSD_NAMESPACE"] == "wingsd.transfers.announcer.Announcer"
+        assert receiving["WINGSD_NAMESPACE"] == "wingsd.transfers.step_log.Announcer"
         assert house.log == []

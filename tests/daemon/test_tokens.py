@@ -9,11 +9,11 @@ import pytest
 import pytest_twisted
 from twisted.internet.ssl import Certificate
 
-from tests.daemon.house import UUID, House, archive, reactor, sha256
+from tests.daemon.harness import UUID, House, archive, reactor, sha256
 from tests.daemon.uploads import Sender
-from wingsd.journal.store import Store
-from wingsd.testing import Answer, server_settings
-from wingsd.testing.browser import Browser
+from tests.support import Answer, server_settings
+from tests.support.browser import Browser
+from wingsd.statedb.store import Store
 
 USED = "it was used for a transfer before; start the transfer again in the Panel for a new token"
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"

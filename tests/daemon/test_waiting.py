@@ -7,9 +7,9 @@ from typing import Any
 import pytest_twisted
 
 from tests.daemon.daemon import reactor
-from tests.daemon.house import UUID, House, archive
+from tests.daemon.harness import UUID, House, archive
 from tests.daemon.uploads import Sender
-from wingsd.testing import server_settings
+from tests.support import server_settings
 
 OTHER = "1b0c7f6e-9a3d-4e52-8c41-5f2e7d90ab36"
 

@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 
 from tests.daemon.daemon import Daemon
-from tests.daemon.house import UUID, House, archive, reactor
+from tests.daemon.harness import UUID, House, archive, reactor
 from tests.daemon.pair import Pair
 from tests.daemon.uploads import Sender
 from tests.daemon.watching import MIB, nice_values, until

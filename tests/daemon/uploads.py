@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.daemon.daemon import TIMEOUT
 from tests.daemon.families import PTERODACTYL, Family
-from tests.daemon.house import House, sha256
+from tests.daemon.harness import House, sha256
 
 __all__ = ["Sender", "Unanswered"]
 

@@ -15,7 +15,7 @@ from tests.families.endpoint import Endpoint
 from tests.families.nodes import FamilyNode, SentPart
 from tests.families.receptions import Receptions
 from tests.transfers.receiving import House
-from wingsd.bridge import Workers
+from wingsd.threadio import Workers
 
 pytest.register_assert_rewrite("tests.families.receiving", "tests.families.sending")
 

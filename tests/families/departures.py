@@ -9,15 +9,15 @@ from typing import Any
 
 from twisted.internet import reactor as installed_reactor
 
+from tests.api.node import until
 from tests.configurations import config
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.families.endpoint import Connection, site
 from tests.families.nodes import FamilyNode
 from tests.families.recordings import BACKUPS, LOG
 from tests.transfers.sending import House
-from tests.web.node import until
-from wingsd.bridge import TokenBucket, Workers
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
+from wingsd.threadio import TokenBucket, Workers
 
 __all__ = ["Departures"]
 

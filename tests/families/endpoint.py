@@ -13,18 +13,18 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.daemon.house import UUID
+from tests.api.node import until
+from tests.daemon.harness import UUID
 from tests.families.receptions import files_in
 from tests.families.recordings import Recording
+from tests.http.talk import Transport
+from tests.support import Panel
 from tests.transfers.receiving import House
-from tests.web.node import until
-from tests.web.talk import Transport
+from wingsd.api.resource import Services
+from wingsd.api.routes import Api
 from wingsd.config import PELICAN, Config, Streams
-from wingsd.testing import Panel
-from wingsd.transfers.streams import StreamGroups
-from wingsd.web.api import Api
-from wingsd.web.services import Services
-from wingsd.web.site import NodeSite
+from wingsd.http.site import NodeSite
+from wingsd.transfers.incoming.multistream import StreamGroups
 
 __all__ = ["Connection", "Endpoint", "Outcome", "chunks_of", "site"]
 

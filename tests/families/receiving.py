@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handbook.compatibility import Fate, Thing, Way
 from tests.daemon.families import Part
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.families.endpoint import Outcome
 from tests.families.proofs import Arrival, proves
 from tests.families.recordings import BACKUPS, LOG, RECORDINGS, Recording

@@ -15,21 +15,20 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from tests.bridge.reactor import Reactor
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.families.recordings import Recording
+from tests.support import SynchronousWorkers
+from tests.threadio.reactor import Reactor
 from tests.transfers.receiving import House
-from wingsd.bridge import Feed
-from wingsd.model import Settings
-from wingsd.testing import SynchronousWorkers
-from wingsd.transfers.authority import PanelReceiving
-from wingsd.transfers.course import Course
-from wingsd.transfers.formdata import Checksums, UploadForm
-from wingsd.transfers.lifecycle import ReceiveStep
-from wingsd.transfers.reception import Received, Reception
-from wingsd.transfers.undo import UndoList
-from wingsd.transfers.wording import DESTINATION
-from wingsd.web.upload import Upload
+from wingsd.api.upload import Upload
+from wingsd.panel.schemas import Settings
+from wingsd.threadio import Feed
+from wingsd.transfers.coordinator import PanelReceiving
+from wingsd.transfers.form.upload_form import Checksums, UploadForm
+from wingsd.transfers.formatting import DESTINATION
+from wingsd.transfers.incoming.receive import Received, Reception
+from wingsd.transfers.step_log import Course
+from wingsd.transfers.steps import ReceiveStep, UndoList
 
 __all__ = ["Parts", "Receptions", "Result", "files_in", "now", "read"]
 

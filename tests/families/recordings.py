@@ -12,17 +12,10 @@ from typing import Any, cast
 
 import attrs
 
-from tests.daemon.families import (
-    PTERODACTYL,
-    Family,
-    Part,
-    as_go_packs,
-    calagopus,
-    pelican,
-)
+from tests.daemon.families import PTERODACTYL, Family, Part, as_go_packs, calagopus, pelican
 from tests.go_tar import GoFile, go_tar
 from wingsd import config
-from wingsd.transfers.extras import Backup
+from wingsd.backups.attachments import Backup
 
 __all__ = ["BACKUPS", "FAMILIES", "LOG", "RECORDINGS", "Recording"]
 

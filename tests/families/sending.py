@@ -13,7 +13,7 @@ import attrs
 import zstandard
 
 from handbook.compatibility import Fate, Thing, Way, cell
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.families.nodes import SentPart
 from tests.families.proofs import Departure, general, proves
 from tests.families.recordings import BACKUPS, LOG

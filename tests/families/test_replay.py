@@ -9,13 +9,13 @@ from functools import partial
 import pytest
 import pytest_twisted
 
-from tests.daemon.house import sha256
+from tests.daemon.harness import sha256
 from tests.families.endpoint import Endpoint, chunks_of
 from tests.families.receptions import Parts, Receptions, read
 from tests.families.recordings import BACKUPS, FAMILIES, LOG, RECORDINGS, Recording
+from wingsd.backups.attachments import InstallLog
 from wingsd.config import CALAGOPUS
-from wingsd.transfers.extras import InstallLog
-from wingsd.transfers.formdata import Checksums
+from wingsd.transfers.form.upload_form import Checksums
 
 recordings = pytest.mark.parametrize("recording", RECORDINGS.values(), ids=RECORDINGS)
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from handbook.keys import Key, Undocumented, sections
+from tests.config.test_loader import EXAMPLE, leaves
 from tests.configurations import config
-from tests.test_config_file import EXAMPLE, leaves
-from wingsd.config.checks import positive
-from wingsd.structure import InvalidField
+from wingsd.config.validators import positive
+from wingsd.util.serialization import InvalidField
 
 KEYS = {key.path: key for section in sections() for key in section.keys}
 

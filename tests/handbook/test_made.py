@@ -10,12 +10,12 @@ from pathlib import Path
 import attrs
 import pytest
 
+import wingsd
 from handbook.configuration import markdown
 from handbook.keys import Section, sections
+from handbook.layers import folders, layers
 from handbook.made import HOME, filled, made
 from handbook.manpage import manpage
-from handbook.rooms import storeys, table
-from tests.test_architecture import STOREYS
 
 MADE = made()
 MANPAGE = HOME / "man" / "wingsd.yml.5"
@@ -90,15 +90,14 @@ def test_a_section_without_keys_is_not_shown() -> None:
     assert markdown((Section("empty", "Nothing.", ()),)) == ""
 
 
-def test_the_storeys_are_those_that_the_code_is_held_to() -> None:
-    drawn = storeys()
-    for names in STOREYS:
-        assert f"| {'  '.join(names)} " in drawn
+def test_the_layers_are_those_of_the_import_contract() -> None:
+    drawn = layers().splitlines()[1:-1]
+    assert drawn[0] == "tap"
+    assert drawn[-1] == "errors   events"
+    assert "control   cli" in drawn
 
 
-def test_the_table_has_each_room_with_whom_it_knows() -> None:
-    rows = {row.split("|")[1].strip(): row for row in table().splitlines()[2:]}
-    assert rows.keys() == {f"`{name}`" for names in STOREYS for name in names}
-    assert rows["`errors`"].endswith("| pure | nobody |")
-    assert rows["`bridge`"].endswith("| adapter | `threads` |")
-    assert "`wingsd" not in table()
+def test_the_folders_are_those_of_the_code() -> None:
+    rows = [row.split("|")[1].strip(" `") for row in folders().splitlines()[2:]]
+    found = {path.name for path in Path(wingsd.__file__).parent.iterdir()}
+    assert set(rows) == found - {"__init__.py", "py.typed", "__pycache__"}

@@ -10,11 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from tests.support import SynchronousWorkers
 from wingsd.errors import PanelRefused, StorageError, TooManyTransfers, TransferCancelled
 from wingsd.metrics import Exposition, Recorder, Sources
-from wingsd.observer import ENGINE, PANEL
-from wingsd.testing import SynchronousWorkers
-from wingsd.transfers.lifecycle import ReceiveStep, SendStep
+from wingsd.transfers.steps import ReceiveStep, SendStep
+from wingsd.util.observer import ENGINE, PANEL
 
 __all__ = ["FakePassage", "Queue", "Reports", "Samples", "exposition", "rendered", "told"]
 

@@ -11,18 +11,10 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from tests.logs import LoggedErrors
-from tests.metrics.exposed import (
-    FakePassage,
-    Queue,
-    Reports,
-    Samples,
-    exposition,
-    rendered,
-    told,
-)
+from tests.metrics.exposed import FakePassage, Queue, Reports, Samples, exposition, rendered, told
 from wingsd import __version__
 from wingsd.metrics import Recorder, Sources
-from wingsd.transfers.lifecycle import ReceiveStep, SendStep, State
+from wingsd.transfers.steps import ReceiveStep, SendStep, State
 
 
 def test_promtool_has_nothing_to_say_against_it(promtool: Callable[..., str]) -> None:

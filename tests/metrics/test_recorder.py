@@ -19,8 +19,8 @@ from wingsd.errors import (
     TransferCancelled,
 )
 from wingsd.metrics import Recorder
-from wingsd.metrics.reasons import REASONS
-from wingsd.observer import ENGINE, PANEL
+from wingsd.metrics.recorder import REASONS
+from wingsd.util.observer import ENGINE, PANEL
 
 
 def samples(recorder: Recorder) -> Samples:

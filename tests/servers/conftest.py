@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.house import House
+from tests.servers.harness import House
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.logs import LoggedErrors
-from tests.servers.house import UUID, House, Outcome, configuration
+from tests.servers.harness import UUID, House, Outcome, configuration
+from tests.support import Hang
 from wingsd.errors import (
     Conflict,
     EnvironmentFailed,
@@ -18,10 +19,9 @@ from wingsd.errors import (
     StorageError,
     UnknownServer,
 )
-from wingsd.servers.directories import Directories
+from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
-from wingsd.servers.states import PowerAction, PowerState
-from wingsd.testing import Hang
+from wingsd.servers.storage import Directories
 
 DOWN = PanelUnreachable("down", "x")
 

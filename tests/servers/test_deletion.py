@@ -8,7 +8,8 @@ import attrs
 import pytest
 
 from tests.logs import LoggedErrors
-from tests.servers.house import OTHER, UUID, House, Outcome, configuration
+from tests.servers.harness import OTHER, UUID, House, Outcome, configuration
+from tests.support import Hang
 from wingsd.config import StoragePool
 from wingsd.errors import (
     Conflict,
@@ -17,10 +18,9 @@ from wingsd.errors import (
     StorageError,
     UnknownServer,
 )
-from wingsd.servers.directories import Directories
+from wingsd.servers.power_states import PowerAction
 from wingsd.servers.registry import Servers
-from wingsd.servers.states import PowerAction
-from wingsd.testing import Hang
+from wingsd.servers.storage import Directories
 
 DOWN = PanelUnreachable("down", "x")
 

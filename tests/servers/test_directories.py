@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import StorageError
-from wingsd.servers.directories import Directories
+from wingsd.servers.storage import Directories
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"

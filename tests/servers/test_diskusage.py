@@ -7,8 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from wingsd.errors import StorageError
-from wingsd.servers.diskusage import DiskUsage
-from wingsd.servers.tasks import Tasks
+from wingsd.servers.storage import DiskUsage, Tasks
 
 
 class SlowWorkers:

@@ -12,15 +12,15 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from tests.engine import Engine
-from tests.servers.house import BY_COMMAND, PanelInMemory
-from wingsd.bridge import Workers
-from wingsd.environment import DockerEnvironment
+from tests.servers.harness import BY_COMMAND, PanelInMemory
+from wingsd.docker import DockerEnvironment
+from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
-from wingsd.model import Configuration, Image, Process, Settings, Startup
-from wingsd.pools import Rewriters
-from wingsd.servers.means import Means
+from wingsd.panel.schemas import Configuration, Image, Process, Settings, Startup
+from wingsd.servers.collaborators import Means
+from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
-from wingsd.servers.states import PowerAction, PowerState
+from wingsd.threadio import Workers
 
 #: Echoes what is typed, and ends by the command "stop"; deaf to signals.
 OBEDIENT = (

@@ -6,14 +6,14 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.logs import LoggedErrors
-from tests.servers.house import UUID, House, Outcome, configuration, do, running
-from wingsd.environment.interface import Usage, Watcher
+from tests.servers.harness import UUID, House, Outcome, configuration, do, running
+from tests.support import FakeEnvironment
+from tests.support.environment import FakeProcess
+from wingsd.docker.runtime import Usage, Watcher
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, NotRunning, PanelUnreachable
-from wingsd.model import Stop
+from wingsd.panel.schemas import Stop
 from wingsd.servers.power import KILL_WITHIN
-from wingsd.servers.states import PowerAction, PowerState
-from wingsd.testing import FakeEnvironment
-from wingsd.testing.environment import FakeProcess
+from wingsd.servers.power_states import PowerAction, PowerState
 
 # Starting
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
-from tests.servers.house import UUID, House, do, running
+from tests.servers.harness import UUID, House, do, running
+from tests.support import Hang
 from wingsd.errors import Conflict
-from wingsd.servers.states import PowerAction, PowerState
-from wingsd.testing import Hang
+from wingsd.servers.power_states import PowerAction, PowerState
 
 
 def test_a_restart_is_a_stop_and_a_start(house: House) -> None:

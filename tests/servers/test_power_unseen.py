@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.servers.house import UUID, House, Outcome, configuration, do
+from tests.servers.harness import UUID, House, Outcome, configuration, do
 from wingsd.errors import Conflict, EnvironmentFailed
+from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
-from wingsd.servers.states import PowerAction, PowerState
 
 AWAY = EnvironmentFailed("the engine is away")
 

@@ -7,9 +7,9 @@ import os
 import pytest
 
 from tests.logs import LoggedErrors
-from tests.servers.house import UUID, House, Outcome, configuration
+from tests.servers.harness import UUID, House, Outcome, configuration
 from wingsd.errors import AlreadyHere, Conflict, UnknownServer
-from wingsd.servers.states import PowerAction
+from wingsd.servers.power_states import PowerAction
 
 
 def boot(house: House) -> Outcome:

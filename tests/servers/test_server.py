@@ -9,17 +9,17 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.logs import LoggedErrors
-from tests.servers.house import OTHER, UUID, House, Outcome, configuration
+from tests.servers.harness import OTHER, UUID, House, Outcome, configuration
+from tests.support import Hang
 from wingsd.config import Registry
-from wingsd.environment.interface import Usage
+from wingsd.docker.runtime import Usage
 from wingsd.errors import EnvironmentFailed, NotRunning, PanelUnreachable
-from wingsd.model import ConfigurationFile, Replacement
-from wingsd.servers.preparing import visible
+from wingsd.panel.schemas import ConfigurationFile, Replacement
+from wingsd.servers.console import LINES, WINDOW
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.pre_start import visible
 from wingsd.servers.server import DISK_AGE, LEAST_ASKED_AGE, Server
-from wingsd.servers.states import PowerAction, PowerState
-from wingsd.servers.throttle import LINES, WINDOW
-from wingsd.structure import unstructure
-from wingsd.testing import Hang
+from wingsd.util.serialization import unstructure
 
 USAGE = Usage(1000, 2000, 12.5, 30, 40, 5000)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError
 
-from tests.servers.house import UUID, House, Outcome, do, running
+from tests.servers.harness import UUID, House, Outcome, do, running
+from tests.support import Hang
 from wingsd.errors import Conflict, ConsoleBlocked
-from wingsd.servers.states import PowerAction, PowerState
-from wingsd.testing import Hang
+from wingsd.servers.power_states import PowerAction, PowerState
 
 
 def test_a_server_that_stops_in_time_is_not_killed(house: House) -> None:

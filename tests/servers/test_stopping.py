@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wingsd.model import Stop
-from wingsd.servers.stopping import EngineStop, StopCommand, StopSignal, StopWay, stop_way
+from wingsd.panel.schemas import Stop
+from wingsd.servers.power_states import EngineStop, StopCommand, StopSignal, StopWay, stop_way
 
 
 @pytest.mark.parametrize(

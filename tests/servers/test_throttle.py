@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wingsd.servers.throttle import BYTES, LINES, LONGEST_EPISODE, WINDOW, Throttle
+from wingsd.servers.console import BYTES, LINES, LONGEST_EPISODE, WINDOW, Throttle
 
 LINE = b"x"
 

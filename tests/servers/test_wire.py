@@ -12,18 +12,18 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from tests.logs import LoggedErrors
-from tests.servers.house import OTHER, UUID
-from wingsd import panel as panel_module
-from wingsd.bridge import Workers
+from tests.servers.harness import OTHER, UUID
+from tests.support import Answer, Call, FakeEnvironment, process_configuration, server_settings
+from tests.support import Panel as FakePanel
 from wingsd.config import Config, RemoteQuery, System
+from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import EventBus
-from wingsd.panel import Panel
-from wingsd.pools import Rewriters
-from wingsd.servers.means import Means
+from wingsd.panel import client as panel_module
+from wingsd.panel.client import Panel
+from wingsd.servers.collaborators import Means
+from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
-from wingsd.servers.states import PowerAction, PowerState
-from wingsd.testing import Answer, Call, FakeEnvironment, process_configuration, server_settings
-from wingsd.testing import Panel as FakePanel
+from wingsd.threadio import Workers
 
 
 class House:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.systemd.journal import Journal, parse
 from wingsd.systemd import Journald, is_journal, journald
-from wingsd.systemd.entries import entry, own_field
+from wingsd.systemd.journald import entry, own_field
 
 
 @pytest.fixture

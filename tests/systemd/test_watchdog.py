@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from tests.logs import LoggedErrors
 from tests.systemd.manager import Manager
 from wingsd.systemd import Notifier, Watchdog
-from wingsd.systemd.watchdog import STUCK_AFTER
+from wingsd.systemd.notify import STUCK_AFTER
 
 ALIVE = {"WATCHDOG": "1"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.transfers.receiving import House, house
-from tests.transfers.town import Town
+from tests.transfers.two_nodes import Town
 from tests.transfers.uploading import ca, certificate, tls
 
 __all__ = ["ca", "certificate", "house", "tls"]

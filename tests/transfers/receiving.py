@@ -12,29 +12,27 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
 from twisted.internet.task import deferLater
 
-from tests.daemon.house import UUID, sha256
-from tests.daemon.house import archive as packed
+from tests.daemon.harness import UUID, sha256
+from tests.daemon.harness import archive as packed
 from tests.heard import Heard
+from tests.support import SynchronousWorkers
 from wingsd.archive import Limits
-from wingsd.bridge import Feed, Workers
+from wingsd.backups.attachments import Backup, Extra
+from wingsd.backups.received import Backups
 from wingsd.config import PTERODACTYL, Form, Transfers
 from wingsd.errors import NotForThisNode, PanelRefused, WingsdError
 from wingsd.events import Event, EventBus
-from wingsd.journal import Journal
-from wingsd.journal.store import Store
-from wingsd.model import Configuration, Settings
-from wingsd.testing import SynchronousWorkers
-from wingsd.transfers.attic import Attic
-from wingsd.transfers.backups import Backups
-from wingsd.transfers.extras import Backup, Extra
-from wingsd.transfers.formdata import Checksums, UploadForm
-from wingsd.transfers.installlog import InstallLogs
-from wingsd.transfers.means import ReceivingMeans
-from wingsd.transfers.outbox import Outbox
-from wingsd.transfers.receiver import Receiver
-from wingsd.transfers.staging import Staging
-from wingsd.transfers.volume import Volume
-from wingsd.transfers.writeback import WriteBack
+from wingsd.panel.schemas import Configuration, Settings
+from wingsd.statedb import Journal
+from wingsd.statedb.store import Store
+from wingsd.threadio import Feed, Workers
+from wingsd.transfers.collaborators import ReceivingMeans
+from wingsd.transfers.form.install_log import InstallLogs
+from wingsd.transfers.form.upload_form import Checksums, UploadForm
+from wingsd.transfers.incoming.manager import Receiver
+from wingsd.transfers.panel_callbacks import Outbox
+from wingsd.transfers.storage.shared_volume import Volume
+from wingsd.transfers.storage.staging import Attic, Staging, WriteBack
 
 reactor: Any = installed_reactor
 DATA = packed()

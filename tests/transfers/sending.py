@@ -16,26 +16,26 @@ from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.heard import Heard
+from tests.support import SynchronousWorkers
 from wingsd.archive import Compression, measure
-from wingsd.bridge import TokenBucket, Workers
+from wingsd.backups.local import Removal
 from wingsd.errors import StorageError, WingsdError
 from wingsd.events import Event, EventBus
-from wingsd.journal import Journal
-from wingsd.journal.store import Store
-from wingsd.model import Configuration, Settings
-from wingsd.testing import SynchronousWorkers
-from wingsd.transfers.formdata import UploadForm
-from wingsd.transfers.installlog import InstallLogs
-from wingsd.transfers.means import SendingMeans
-from wingsd.transfers.order import TransferOrder
-from wingsd.transfers.outbox import Outbox
-from wingsd.transfers.removal import Removal
-from wingsd.transfers.sender import Sender
-from wingsd.transfers.staging import Staging
-from wingsd.transfers.trust import Trust
-from wingsd.transfers.volume import Volume
+from wingsd.panel.schemas import Configuration, Settings
+from wingsd.statedb import Journal
+from wingsd.statedb.store import Store
+from wingsd.threadio import TokenBucket, Workers
+from wingsd.transfers.collaborators import SendingMeans
+from wingsd.transfers.form.install_log import InstallLogs
+from wingsd.transfers.form.upload_form import UploadForm
+from wingsd.transfers.outgoing.manager import Sender
+from wingsd.transfers.outgoing.request import TransferOrder
+from wingsd.transfers.panel_callbacks import Outbox
+from wingsd.transfers.peer.tls import Trust
+from wingsd.transfers.storage.shared_volume import Volume
+from wingsd.transfers.storage.staging import Staging
 
 reactor: Any = installed_reactor
 

@@ -7,10 +7,10 @@ from typing import Any
 import h11
 from twisted.python.failure import Failure
 
-from tests.bridge.reactor import Reactor
+from tests.threadio.reactor import Reactor
 from tests.transfers.wire import Endpoint
-from wingsd.bridge import Outflow, OutflowClosed
-from wingsd.transfers.conversation import Answer, Conversation
+from wingsd.threadio import Outflow, OutflowClosed
+from wingsd.transfers.peer.http_exchange import Answer, Conversation
 
 HEAD = b"POST /up HTTP/1.1\r\nHost: node\r\nTransfer-Encoding: chunked\r\n\r\n"
 REFUSAL = b'HTTP/1.1 409 Conflict\r\nContent-Length: 15\r\n\r\n{"error":"here"}'[:-1]

@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from wingsd.errors import NotForThisNode, TokenRefused, UnknownServer, WingsdError
-from wingsd.model import Configuration, Settings
-from wingsd.transfers.authority import PanelReceiving
+from wingsd.panel.schemas import Configuration, Settings
+from wingsd.transfers.coordinator import PanelReceiving
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 

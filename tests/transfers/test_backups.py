@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.house import sha256
+from tests.daemon.harness import sha256
+from wingsd.backups import received as incomingfile
+from wingsd.backups.attachments import Backup
+from wingsd.backups.received import Backups
 from wingsd.config import CALAGOPUS, PELICAN, System
 from wingsd.errors import Conflict, StorageError
-from wingsd.transfers import incomingfile
-from wingsd.transfers.backups import Backups
-from wingsd.transfers.extras import Backup
 
 SERVER = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"

@@ -6,11 +6,11 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.transfers.receiving import House, reactor
 from wingsd.errors import Conflict, NotWanted, PanelRefused
-from wingsd.journal import Direction
-from wingsd.transfers.lifecycle import ReceiveStep
+from wingsd.statedb import Direction
+from wingsd.transfers.steps import ReceiveStep
 
 
 def replaced(house: House) -> None:

@@ -6,11 +6,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.logs import LoggedErrors
 from tests.transfers.receiving import DATA, House, Source
 from wingsd.archive import measure
-from wingsd.bridge import Feed
 from wingsd.errors import (
     AlreadyHere,
     ArchiveError,
@@ -25,10 +24,12 @@ from wingsd.errors import (
     UploadCutShort,
     WingsdError,
 )
-from wingsd.journal import Outcome
-from wingsd.transfers import arrival, firstminute
-from wingsd.transfers.formdata import Checksums, UploadForm
-from wingsd.transfers.incoming import HOLD
+from wingsd.statedb import Outcome
+from wingsd.threadio import Feed
+from wingsd.transfers import panel_callbacks as firstminute
+from wingsd.transfers.form.upload_form import Checksums, UploadForm
+from wingsd.transfers.incoming import commit as arrival
+from wingsd.transfers.incoming.transfer import HOLD
 
 
 @pytest_twisted.ensureDeferred

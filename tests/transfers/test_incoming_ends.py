@@ -6,7 +6,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.transfers.receiving import House, Source, reactor
 from wingsd.errors import (
     AlreadyHere,
@@ -18,8 +18,8 @@ from wingsd.errors import (
     TransferCancelled,
     UploadCutShort,
 )
-from wingsd.transfers.incoming import IncomingTransfer
-from wingsd.transfers.lifecycle import ReceiveStep
+from wingsd.transfers.incoming.transfer import IncomingTransfer
+from wingsd.transfers.steps import ReceiveStep
 
 # Giving up
 

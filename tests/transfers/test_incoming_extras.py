@@ -8,9 +8,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.logs import LoggedErrors
 from tests.transfers.receiving import House, Source, reactor
+from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
     BadRequest,
@@ -22,10 +23,9 @@ from wingsd.errors import (
     UnknownServer,
     WingsdError,
 )
-from wingsd.journal import Direction
-from wingsd.transfers.extras import Backup, InstallLog
-from wingsd.transfers.lifecycle import ReceiveStep
+from wingsd.statedb import Direction
 from wingsd.transfers.recovery import clear_leftovers
+from wingsd.transfers.steps import ReceiveStep
 
 ONE = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", PELICAN)
 TWO = Backup("6b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c12", "tar", CALAGOPUS)

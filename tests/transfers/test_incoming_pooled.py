@@ -11,9 +11,10 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 
 from tests.archives import seen
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.logs import LoggedErrors
 from tests.transfers.receiving import JOURNALED, House, Source, reactor
+from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import PELICAN
 from wingsd.errors import (
     BadRequest,
@@ -26,11 +27,10 @@ from wingsd.errors import (
     UploadCutShort,
     WingsdError,
 )
-from wingsd.journal import Direction, Outcome
-from wingsd.transfers.extras import Backup, InstallLog
-from wingsd.transfers.lifecycle import ReceiveStep
+from wingsd.statedb import Direction, Outcome
+from wingsd.transfers.incoming.uploads import Upload
 from wingsd.transfers.recovery import clear_leftovers
-from wingsd.transfers.upload import Upload
+from wingsd.transfers.steps import ReceiveStep
 
 ONE = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", PELICAN)
 LOG = f"install/{UUID}.log"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
+from wingsd.backups.attachments import SUFFIXES, Backup
+from wingsd.backups.local import LocalBackup, find_backups, remove_backup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import StorageError
-from wingsd.transfers.extras import SUFFIXES, Backup
-from wingsd.transfers.localbackups import LocalBackup, find_backups, remove_backup
 
 ONE = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
 

@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.transfers.sending import House, answer, reactor, sending, stop
 from wingsd.archive import extract
 from wingsd.errors import (
@@ -23,9 +23,9 @@ from wingsd.errors import (
     EnvironmentFailed,
     PanelUnreachable,
 )
-from wingsd.model import Build, Configuration, Settings
-from wingsd.transfers.order import TransferOrder
-from wingsd.transfers.outgoing import MOVED
+from wingsd.panel.schemas import Build, Configuration, Settings
+from wingsd.transfers.outgoing.request import TransferOrder
+from wingsd.transfers.outgoing.transfer import MOVED
 
 house = pytest.fixture(sending)
 

@@ -8,20 +8,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.house import UUID
-from tests.transfers.sending import (
-    House,
-    answer,
-    ask,
-    reactor,
-    retire,
-    send,
-    sending,
-    stop,
-    until,
-)
+from tests.daemon.harness import UUID
+from tests.transfers.sending import House, answer, ask, reactor, retire, send, sending, stop, until
 from wingsd.errors import Conflict
-from wingsd.transfers import sender
+from wingsd.transfers.outgoing import manager as sender
 
 house = pytest.fixture(sending)
 MOMENTS = [ask, stop, retire, send, answer]

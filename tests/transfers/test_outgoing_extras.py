@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.transfers.sending import BACKUPS, House, keep, sending
+from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN
-from wingsd.transfers.extras import Backup, InstallLog
 
 house = pytest.fixture(sending)
 

@@ -9,9 +9,11 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.transfers.sending import House, answer, reactor, sending, until
-from wingsd.transfers import firstminute, outgoing, verdict
+from wingsd.transfers import ownership as verdict
+from wingsd.transfers import panel_callbacks as firstminute
+from wingsd.transfers.outgoing import transfer as outgoing
 
 
 @pytest.fixture(autouse=True)

@@ -11,22 +11,13 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.web.server import Site
 
-from tests.daemon.house import UUID, sha256
+from tests.daemon.harness import UUID, sha256
 from tests.transfers.peers import closed_port
-from tests.transfers.sending import (
-    BACKUPS,
-    House,
-    answer,
-    keep,
-    reactor,
-    send,
-    sending,
-    until,
-)
+from tests.transfers.sending import BACKUPS, House, answer, keep, reactor, send, sending, until
+from wingsd.backups.attachments import Backup
 from wingsd.config import PELICAN
-from wingsd.journal import Outcome
-from wingsd.transfers.destination import Destination, Trust
-from wingsd.transfers.extras import Backup
+from wingsd.statedb import Outcome
+from wingsd.transfers.peer.client import Destination, Trust
 
 POOLED = "symlinks, hard-links, storage-pool, shared-volume"
 

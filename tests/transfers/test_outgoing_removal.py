@@ -7,11 +7,11 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.logs import LoggedErrors
 from tests.transfers.sending import BACKUPS, House, answer, keep, sending, until
-from wingsd.journal import Outcome
-from wingsd.transfers.removal import Removal
+from wingsd.backups.local import Removal
+from wingsd.statedb import Outcome
 
 house = pytest.fixture(sending)
 PLACES = [f"{BACKUPS[0]}.tar.zst", f"{UUID}/{BACKUPS[1]}.tar.gz"]

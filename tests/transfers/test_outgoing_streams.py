@@ -18,16 +18,16 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from tests.archives import odd_tree, seen
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.transfers.sending import House, reactor, sending
 from wingsd.archive import JointTree, extract_part
-from wingsd.archive.limits import DEFAULT
-from wingsd.archive.split import split
+from wingsd.archive.partition import split
+from wingsd.archive.quota import DEFAULT
+from wingsd.backups.attachments import Backup
 from wingsd.errors import StorageError
-from wingsd.transfers import outgoingstreams
-from wingsd.transfers.cargo import Cargo
-from wingsd.transfers.extras import Backup
-from wingsd.transfers.formdata import Checksums, UploadForm
+from wingsd.transfers.form.upload_form import Checksums, UploadForm
+from wingsd.transfers.outgoing import upload as outgoingstreams
+from wingsd.transfers.outgoing.payload import Cargo
 
 JOINING = "symlinks, hard-links, streams"
 FIRST = ""

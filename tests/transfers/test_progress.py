@@ -6,11 +6,11 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.transfers.receiving import DATA, House, Source
 from wingsd.errors import BadRequest
-from wingsd.transfers.lifecycle import ReceiveStep
-from wingsd.transfers.progress import Meter
+from wingsd.transfers.step_log import Meter
+from wingsd.transfers.steps import ReceiveStep
 
 
 def test_a_meter_counts_from_its_start_to_its_stop() -> None:

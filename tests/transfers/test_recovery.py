@@ -10,18 +10,12 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.transfers.receiving import JOURNALED, House, Source, reactor
-from wingsd.errors import (
-    EnvironmentFailed,
-    NotWanted,
-    PanelRefused,
-    StorageError,
-    UnknownServer,
-)
-from wingsd.journal import Direction, Entry, Outcome, Report
-from wingsd.transfers.lifecycle import ReceiveStep
+from wingsd.errors import EnvironmentFailed, NotWanted, PanelRefused, StorageError, UnknownServer
+from wingsd.statedb import Direction, Entry, Outcome, Report
 from wingsd.transfers.recovery import clear_leftovers, durable
+from wingsd.transfers.steps import ReceiveStep
 
 # The journal
 

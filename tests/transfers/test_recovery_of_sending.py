@@ -10,15 +10,15 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from tests.daemon.house import UUID
+from tests.daemon.harness import UUID
 from tests.heard import Heard
+from tests.support import SynchronousWorkers
 from wingsd.errors import Interrupted
-from wingsd.journal import Direction, Journal, Outcome
-from wingsd.journal.store import Store
-from wingsd.testing import SynchronousWorkers
-from wingsd.transfers.lifecycle import SendStep
+from wingsd.statedb import Direction, Journal, Outcome
+from wingsd.statedb.store import Store
+from wingsd.transfers.ownership import Verdict
 from wingsd.transfers.recovery import Recovery
-from wingsd.transfers.verdict import Verdict
+from wingsd.transfers.steps import SendStep
 
 
 class World:

@@ -8,9 +8,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
-from tests.transfers.town import Held, Stream, Town
-from wingsd.transfers.interrupt import Interruptible
-from wingsd.transfers.slots import slots_held
+from tests.transfers.two_nodes import Held, Stream, Town
+from wingsd.transfers.cancellation import Interruptible, slots_held
 
 
 def have_begun(streams: list[Held], count: int) -> bool:

@@ -8,9 +8,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.daemon.house import UUID, sha256
+from tests.daemon.harness import UUID, sha256
 from tests.transfers.receiving import reactor
-from tests.transfers.town import Held, Stream, Town
+from tests.transfers.two_nodes import Held, Stream, Town
+from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.errors import (
     AlreadyHere,
     BadRequest,
@@ -19,7 +20,6 @@ from wingsd.errors import (
     UploadCutShort,
     WingsdError,
 )
-from wingsd.transfers.extras import Backup, InstallLog
 
 BACKUP = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", "calagopus")
 

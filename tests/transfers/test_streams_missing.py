@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest_twisted
 
-from tests.daemon.house import UUID
-from tests.transfers.town import Held, Stream, Town
+from tests.daemon.harness import UUID
+from tests.transfers.two_nodes import Held, Stream, Town
 from wingsd.errors import (
     DaemonStopping,
     NotAuthorized,

@@ -12,11 +12,11 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.bridge.reactor import Waits
+from tests.threadio.reactor import Waits
 from tests.transfers.peers import pem
-from wingsd.bridge import Outflow, OutflowClosed
-from wingsd.tls import ServerCertificate
-from wingsd.transfers.destination import Destination, OutgoingUpload, Trust
+from wingsd.threadio import Outflow, OutflowClosed
+from wingsd.transfers.peer.client import Destination, OutgoingUpload, Trust
+from wingsd.util.tls import ServerCertificate
 
 reactor: Any = installed_reactor
 TYPE = "multipart/form-data; boundary=b"

@@ -1,4 +1,4 @@
-"""From an archive's bytes to a directory tree, and back: `extract` and `pack` are the doors.
+"""Archives: extracted from a stream of bytes into a tree, and packed from one, hashed on the way.
 
 Blocking: both run in a worker thread and know only bytes and a directory. Pure are `policy` (what
 may be written where), `limits` (how much), `headers`, `extension` and `tar` (what the bytes mean),
@@ -10,15 +10,12 @@ and `extract_part`, and `split` to make them. `measure` and `remove_tree` are fo
 directories, `demand_room` is for what is written beside them.
 """
 
-from wingsd.archive.compressors import ArchiveFormat, Compression
-from wingsd.archive.extract import Extracted, extract, extract_part
-from wingsd.archive.jointtree import JointTree
-from wingsd.archive.limits import Limits
+from wingsd.archive.compress import ArchiveFormat, Compression
+from wingsd.archive.extract import Extracted, JointTree, extract, extract_part
 from wingsd.archive.pack import Packed, pack
-from wingsd.archive.removal import remove_tree
-from wingsd.archive.space import demand_room
-from wingsd.archive.split import Part, split
-from wingsd.archive.walk import Measured, measure, survey
+from wingsd.archive.partition import Part, split
+from wingsd.archive.quota import Limits, demand_room
+from wingsd.archive.walk import Measured, measure, remove_tree, survey
 
 __all__ = [
     "ArchiveFormat",

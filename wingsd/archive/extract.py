@@ -1,4 +1,8 @@
-"""The façade: from the bytes of an archive to a directory tree, hashed on the way.
+"""Extracts archives into a directory tree, hashed on the way.
+
+They share the directories, and the limits. A file is in one of them: where two bring the same
+name, which of them is last would be chance, so neither is taken. What can only be done when all
+are there is done by `finish`: hard links whose files came later, and the directories' times.
 
 Each stage is an iterator of blocks; hashing and decompressing run ahead in threads of their own,
 the calling thread writes. Memory is bounded by the queues between them, whatever the archive.
@@ -10,15 +14,14 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from wingsd.archive.blocks import Blocks
-from wingsd.archive.decompression import decompressed
-from wingsd.archive.jointtree import JointTree
-from wingsd.archive.limits import DEFAULT, Limits
-from wingsd.archive.notes import MAX_NOTES, Notes
+from wingsd.archive.decompress import decompressed
+from wingsd.archive.pipeline import Blocks, Digest, hashed, read_ahead
 from wingsd.archive.policy import (
+    MAX_NOTES,
     Kind,
+    Notes,
     display,
     link_text,
     member_kind,
@@ -26,12 +29,58 @@ from wingsd.archive.policy import (
     member_path,
     type_name,
 )
-from wingsd.archive.space import Space
-from wingsd.archive.stages import Digest, hashed, read_ahead
-from wingsd.archive.tar import Member, TarReader
-from wingsd.archive.tree import TreeWriter
+from wingsd.archive.quota import DEFAULT, Limits, Space
+from wingsd.archive.tar.reader import Member, TarReader
+from wingsd.archive.tree_writer import LateLinks, TreeWriter
 
-__all__ = ["MAX_NOTES", "QUEUE", "Extracted", "extract", "extract_part"]
+__all__ = ["MAX_NOTES", "QUEUE", "Extracted", "JointTree", "extract", "extract_part"]
+
+
+class JointTree:
+    """A tree below the existing `directory`, for as many as `archives`; `close` must be called.
+
+    The owner of everything is `owner`, as `extract` has it. Every method raises StorageError.
+    """
+
+    def __init__(
+        self, directory: str, owner: tuple[int, int] | None, limits: Limits, archives: int
+    ) -> None:
+        self._owner = owner
+        # What one archive may take of the node's memory each of them may.
+        self._limits = evolve(limits, directory_memory=limits.directory_memory * archives)
+        with ExitStack() as stack:
+            self._late = stack.enter_context(closing(LateLinks(directory)))
+            first = TreeWriter(directory, owner, self._limits, late=self._late)
+            self._first = stack.enter_context(closing(first))
+            self._open = stack.pop_all()
+        self._spaces: list[Space] = []
+
+    def writer(self) -> TreeWriter:
+        """Return what one archive is written with, in its thread."""
+        first = self._first
+        return TreeWriter(
+            first.root, self._owner, self._limits, late=self._late, metadata=first.metadata
+        )
+
+    def space(self) -> Space:
+        """Return what keeps account of one archive, and of all of them together."""
+        space = Space(self._limits, self._first.file_system, self._spaces)
+        self._spaces.append(space)
+        return space
+
+    def finish(self) -> None:
+        """Make what only all archives together make possible; they must be there.
+
+        Raises ArchiveError for a hard link to what is in none of them.
+        """
+        for path, target in self._late.take():
+            self._first.hard_link(path, target)
+        self._first.finish()
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        self._open.close()
+
 
 QUEUE = 3 << 20
 """The most bytes that wait between two stages; there are two such places."""

@@ -14,13 +14,11 @@ from contextlib import ExitStack, closing
 
 from attrs import frozen
 
-from wingsd.archive.compress import compressed
-from wingsd.archive.compressors import ArchiveFormat, Compression, compressor
-from wingsd.archive.members import Members
-from wingsd.archive.notes import Notes
-from wingsd.archive.policy import Kind
-from wingsd.archive.split import Part
-from wingsd.archive.stages import hashed, read_ahead
+from wingsd.archive.compress import ArchiveFormat, Compression, compressed, compressor
+from wingsd.archive.partition import Part
+from wingsd.archive.pipeline import hashed, read_ahead
+from wingsd.archive.policy import Kind, Notes
+from wingsd.archive.tar.writer import Members
 
 __all__ = ["QUEUE", "Packed", "pack"]
 

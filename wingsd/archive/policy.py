@@ -1,4 +1,4 @@
-"""The one place that decides where a member of an archive may go and what it may be.
+"""Decides where a member of an archive may go, what it may be, and which warnings are kept.
 
 Everything here is a function of plain values: no disk is looked at. Names are bytes, as file
 systems have them. What the disk has to say (a symlink in the way) is the tree writer's to find.
@@ -6,18 +6,21 @@ systems have them. What the disk has to say (a symlink in the way) is the tree w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 from wingsd.errors import ArchiveError
-from wingsd.quoting import display
+from wingsd.util.text import display
 
 __all__ = [
     "MAX_COMPONENT",
     "MAX_DEPTH",
     "MAX_LINK_TEXT",
     "MAX_NAME",
+    "MAX_NOTES",
     "Kind",
     "MemberRefused",
+    "Notes",
     "display",
     "link_text",
     "member_kind",
@@ -25,6 +28,29 @@ __all__ = [
     "member_path",
     "type_name",
 ]
+
+MAX_NOTES = 10_000
+"""The most notes of one archive: it must not fill the disk with the node's log."""
+
+
+class Notes:
+    """Passes at most `MAX_NOTES` lines on to `note`, then counts."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._count = 0
+
+    def tell(self, line: str) -> None:
+        """Pass one line on."""
+        self._count += 1
+        if self._count <= MAX_NOTES:
+            self._note(line)
+
+    def finish(self) -> None:
+        """Tell how many more there were."""
+        if self._count > MAX_NOTES:
+            self._note(f"and {self._count - MAX_NOTES} more notes")
+
 
 MAX_DEPTH = 256
 """How many directories deep a member may lie."""

@@ -13,8 +13,8 @@ import stat
 from collections import deque
 
 from wingsd.archive.directories import Directories
-from wingsd.archive.listing import Path
 from wingsd.archive.policy import display
+from wingsd.archive.tree_range import Path
 from wingsd.archive.walk import REPLACED
 
 __all__ = ["OPEN_FILE", "LeadsNowhere", "SymlinkFollower", "special_name"]

@@ -1,4 +1,4 @@
-"""Walks a tree by directory descriptors: no symlink is followed, no recursion, few descriptors.
+"""Walks, measures and removes trees by directory descriptors: no symlink is followed.
 
 A directory comes before what is in it; of one directory first the files, then the symlinks, then
 the rest, each sorted by their bytes, and at last its directories. A directory with more than
@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -21,12 +22,11 @@ from typing import NoReturn
 from attrs import Factory, define, frozen
 
 from wingsd.archive.directories import Directories
-from wingsd.archive.limits import counted_entries
-from wingsd.archive.listing import Listing, Path
 from wingsd.archive.policy import MAX_NAME, display
-from wingsd.archive.span import EVERYTHING, Span
-from wingsd.diskadvice import reading_advice
+from wingsd.archive.quota import counted_entries
+from wingsd.archive.tree_range import EVERYTHING, Listing, Path, Span
 from wingsd.errors import StorageError
+from wingsd.util.os_errors import reading_advice
 
 __all__ = [
     "BATCH",
@@ -40,10 +40,28 @@ __all__ = [
     "gone",
     "measure",
     "opened",
+    "remove_tree",
     "survey",
     "unreadable",
     "walk",
 ]
+
+_LONGEST = 300
+
+
+def remove_tree(path: str) -> None:
+    """Delete a directory and all below it; symlinks are not followed. A missing one is fine.
+
+    What is mounted in it stays, and fails the rest. Raises OSError with rm's first complaint.
+    """
+    # Not by shutil.rmtree: its depth is bounded by the stack and the open files of this process,
+    # and a server can make directories in directories without end.
+    command = ["/bin/rm", "-rf", "--one-file-system", "--", path]
+    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+    if done.returncode:
+        complaint = done.stderr.decode(errors="replace").partition("\n")[0]
+        raise OSError(complaint.removeprefix("/bin/rm: ")[:_LONGEST] or "it was not deleted")
+
 
 Inode = tuple[int, int]
 """The device and the number of a file, which all its names have in common."""

@@ -4,9 +4,7 @@ The classes here are the reference: a key's name, type and default are read from
 only wingsd knows are marked so.
 """
 
-from wingsd.config.api import Api, Limits, Ssl
-from wingsd.config.control import DEFAULT_SOCKET, Control
-from wingsd.config.differences import differences
+from wingsd.config.api import DEFAULT_SOCKET, Api, Control, Limits, Metrics, Ssl
 from wingsd.config.docker import (
     Docker,
     Interfaces,
@@ -17,9 +15,7 @@ from wingsd.config.docker import (
     Overhead,
     Registry,
 )
-from wingsd.config.family import CALAGOPUS, PELICAN, PTERODACTYL
-from wingsd.config.file import PLACES, Config, RemoteQuery, find, load, parse
-from wingsd.config.metrics import Metrics
+from wingsd.config.loader import PLACES, Config, RemoteQuery, differences, find, load, parse
 from wingsd.config.system import (
     Backups,
     Form,
@@ -30,6 +26,7 @@ from wingsd.config.system import (
     Transfers,
     User,
 )
+from wingsd.config.vendors import CALAGOPUS, PELICAN, PTERODACTYL
 
 __all__ = [
     "CALAGOPUS",

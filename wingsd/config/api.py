@@ -1,13 +1,20 @@
-"""`api`: where the node listens, and what strangers may cost."""
+"""`api`, `control` and `metrics`: where the node listens, and what clients may cost."""
 
 from __future__ import annotations
 
 import attrs
 
-from wingsd.config.checks import port, positive, url_or_empty
-from wingsd.config.units import Bytes, Seconds
+from wingsd.config.validators import (
+    Bytes,
+    Seconds,
+    absolute_or_empty,
+    host_and_port_or_empty,
+    port,
+    positive,
+    url_or_empty,
+)
 
-__all__ = ["Api", "Limits", "Ssl"]
+__all__ = ["DEFAULT_SOCKET", "Api", "Control", "Limits", "Metrics", "Ssl"]
 
 
 @attrs.frozen
@@ -53,3 +60,25 @@ class Api:
     #: Tokens for transfers must be for it; empty: for any address, since the key they are signed
     #: with is this node's alone (wingsd's own).
     public_url: str = attrs.field(default="", validator=url_or_empty)
+
+
+DEFAULT_SOCKET = "/run/wingsd/control.sock"
+
+
+@attrs.frozen
+class Control:
+    """`control`: who may open the socket may do what an operator may, and see every server."""
+
+    #: The socket's path; empty is none.
+    socket: str = attrs.field(default=DEFAULT_SOCKET, validator=absolute_or_empty)
+    #: The group whose members may open it; empty is the daemon's own.
+    group: str = ""
+
+
+@attrs.frozen
+class Metrics:
+    """`metrics`: what this node tells Prometheus (all of it wingsd's own)."""
+
+    #: Where `GET /metrics` is answered, such as `127.0.0.1:9101`; empty: nowhere. It asks for no
+    #: token and has no TLS, so it is for an address that strangers do not reach (wingsd's own).
+    address: str = attrs.field(default="", validator=host_and_port_or_empty)

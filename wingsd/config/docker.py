@@ -6,8 +6,7 @@ from typing import Any
 
 import attrs
 
-from wingsd.config.checks import keyed_by_memory, positive
-from wingsd.config.units import Bytes, MiB
+from wingsd.config.validators import Bytes, MiB, keyed_by_memory, positive
 
 __all__ = ["Docker", "IPv4", "IPv6", "Interfaces", "LogConfig", "Network", "Overhead", "Registry"]
 

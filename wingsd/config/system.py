@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import attrs
 
-from wingsd.config.checks import (
+from wingsd.config.validators import (
+    Bytes,
+    BytesPerSecond,
+    Days,
+    MiB,
+    MiBPerSecond,
+    Seconds,
     header_text,
     nice_value,
     not_negative,
@@ -12,7 +18,6 @@ from wingsd.config.checks import (
     path_field,
     positive,
 )
-from wingsd.config.units import Bytes, BytesPerSecond, Days, MiB, MiBPerSecond, Seconds
 
 __all__ = ["Backups", "Form", "Rootless", "StoragePool", "Streams", "System", "Transfers", "User"]
 

@@ -1,10 +1,10 @@
-"""What an operator asks of the running daemon, and what `wingsctl` speaks to.
+"""The control socket: what an operator asks of the running daemon by `wingsctl`.
 
 HTTP over a Unix socket that only root and one group can open: `door` is that socket, `api` what is
 found below `/v1`, `views` the JSON of its answers, which docs/control.md describes.
 """
 
-from wingsd.control.door import ControlDoor
-from wingsd.control.rooms import Rooms
+from wingsd.control.listener import ControlDoor
+from wingsd.control.resource import Rooms
 
 __all__ = ["ControlDoor", "Rooms"]

@@ -1,16 +1,40 @@
-"""What has happened on this node since its start, counted: the `Observer` that remembers."""
+"""Counts what has happened on this node since its start."""
 
 from __future__ import annotations
+
+import re
 
 from docker.errors import APIError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from twisted.internet.defer import CancelledError
 
+from wingsd import errors
 from wingsd.errors import TransferCancelled, WingsdError
-from wingsd.metrics.reasons import REASONS, reason
-from wingsd.observer import ENGINE, PANEL, Observer, Passage
+from wingsd.util.observer import ENGINE, PANEL, Observer, Passage
 
-__all__ = ["DIRECTIONS", "Recorder"]
+__all__ = ["DIRECTIONS", "REASONS", "UNFORESEEN", "Recorder", "reason"]
+
+#: What has no class in the tree of errors.
+UNFORESEEN = "unforeseen"
+
+
+def _name(error: type[WingsdError]) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__).lower()
+
+
+_TREE = [getattr(errors, name) for name in errors.__all__]
+_NAMES = {error: _name(error) for error in _TREE if issubclass(error, WingsdError)}
+# What is of no kind but that is somebody's mistake.
+_NAMES[WingsdError] = UNFORESEEN
+#: All of them.
+REASONS = tuple(sorted(_NAMES.values()))
+
+
+def reason(error: BaseException) -> str:
+    """Return the name that the error is counted by."""
+    kinds = type(error).__mro__
+    return next((_NAMES[kind] for kind in kinds if kind in _NAMES), UNFORESEEN)
+
 
 DIRECTIONS = ("in", "out")
 SUCCESS, FAILURE, CANCELLED = OUTCOMES = ("success", "failure", "cancelled")

@@ -1,4 +1,10 @@
-"""A server's console: from the bytes of a terminal to lines, and the last of them kept.
+"""A server's console: lines of a terminal, throttled and kept, and the one that says it is up.
+
+An entry of `done` is a part of the line or, after `regex:`, an expression in Go's syntax, since
+eggs are written for Wings. RE2 has that syntax, and its time grows with the line only: whatever
+an egg says, it cannot hang the node.
+
+Time is handed in, in seconds.
 
 A run's output is not trusted: no line is longer than `LONGEST`, and what is kept is bounded in
 lines and in bytes.
@@ -7,9 +13,137 @@ lines and in bytes.
 from __future__ import annotations
 
 import codecs
+import re
 from collections import deque
 
-__all__ = ["CUT", "LONGEST", "Console", "Lines", "text"]
+import re2
+
+from wingsd.panel.schemas import Startup
+
+__all__ = [
+    "CUT",
+    "LONGEST",
+    "LONGEST_MATCHED_LINE",
+    "WINDOW",
+    "Console",
+    "DoneLines",
+    "Lines",
+    "Throttle",
+    "text",
+]
+
+#: Characters of a line that are looked at.
+LONGEST_MATCHED_LINE = 4096
+
+_REGEX = "regex:"
+#: Control sequences of terminals (ECMA-48): commands to the terminal such as its title, then
+#: colours, cursor movements and the like.
+_ANSI = re.compile(
+    "(?:\x1b\\]|\x9d)[^\x07\x1b\x9c\x9d]*(?:\x07|\x1b\\\\|\x9c)"
+    "|(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"
+    "|\x1b[ -/]*[0-Z\\\\^-~]"
+)
+
+
+class DoneLines:
+    """The lines of one server.
+
+    `faults` has a text for every expression that cannot be used; it matches nothing.
+    """
+
+    def __init__(self, startup: Startup) -> None:
+        self.faults: list[str] = []
+        self._strip = startup.strip_ansi
+        self._parts: list[str] = []
+        self._expressions: list[re2._Regexp] = []
+        for entry in startup.done:
+            if entry.startswith(_REGEX) and entry != _REGEX:
+                self._compile(entry.removeprefix(_REGEX))
+            elif entry:
+                self._parts.append(entry)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to wait for, if only what can never match."""
+        return bool(self._parts or self._expressions or self.faults)
+
+    def match(self, line: str) -> bool:
+        """Return whether the line says that the server is up."""
+        line = line[:LONGEST_MATCHED_LINE]
+        if self._strip:
+            line = _ANSI.sub("", line)
+        return any(part in line for part in self._parts) or any(
+            expression.search(line) for expression in self._expressions
+        )
+
+    def _compile(self, expression: str) -> None:
+        options = re2.Options()
+        options.log_errors = False
+        try:
+            self._expressions.append(re2.compile(expression, options))
+        except re2.error as error:
+            (why,) = error.args
+            text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
+            self.faults.append(f"the done line {_REGEX}{expression} is no expression: {text}")
+
+
+#: Seconds; and what is passed on in each window: 2,000 lines and 1 MiB a second.
+WINDOW = 0.125
+LINES = 250
+BYTES = 128 * 1024
+#: Seconds after which a flood that does not end is told of all the same.
+LONGEST_EPISODE = 10.0
+
+
+class Throttle:
+    """Counts lines by windows.
+
+    An episode begins with the first line left out, and is over when a whole window has passed
+    without one, or when it has become too long to say nothing of it.
+    """
+
+    def __init__(self) -> None:
+        self._window = float("-inf")
+        self._lines = 0
+        self._bytes = 0
+        self._left_out = 0
+        self._began = 0.0
+        self._last = 0.0
+
+    def admit(self, lines: list[bytes], now: float) -> int:
+        """Return how many of `lines`, from the first, are passed on."""
+        if now - self._window >= WINDOW:
+            self._window, self._lines, self._bytes = now, 0, 0
+        admitted = 0
+        for line in lines[: LINES - self._lines]:
+            if self._bytes >= BYTES:
+                break
+            self._bytes += len(line)
+            admitted += 1
+        self._lines += admitted
+        if admitted < len(lines):
+            if not self._left_out:
+                self._began = now
+            self._left_out += len(lines) - admitted
+            self._last = now
+        return admitted
+
+    def ended(self, now: float) -> int:
+        """Return how many lines the episode that is over left out; 0 when none is over."""
+        if not self._left_out:
+            return 0
+        quiet = now - self._last >= 2 * WINDOW
+        return self.flush() if quiet or now - self._began >= LONGEST_EPISODE else 0
+
+    def flush(self) -> int:
+        """End the episode, if there is one; return how many lines it left out."""
+        left_out, self._left_out = self._left_out, 0
+        return left_out
+
+    @property
+    def on(self) -> bool:
+        """Whether an episode is under way."""
+        return self._left_out > 0
+
 
 #: Bytes of a line that are kept; what `CUT` stands for is left out.
 LONGEST = 8 * 1024

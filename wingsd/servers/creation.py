@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from wingsd.errors import PanelError, UnknownServer, WingsdError
-from wingsd.servers.means import Means
+from wingsd.servers.collaborators import Means
 from wingsd.servers.server import Server
 
 __all__ = ["Creation"]

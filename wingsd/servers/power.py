@@ -10,14 +10,19 @@ from typing import Protocol
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
-from wingsd.environment.interface import Running
+from wingsd.docker.runtime import Running
 from wingsd.errors import Conflict, ConsoleBlocked, EnvironmentFailed
-from wingsd.model import Configuration
-from wingsd.servers.life import Life
-from wingsd.servers.means import Means
-from wingsd.servers.run import Run
-from wingsd.servers.states import Happening, PowerAction, PowerState
-from wingsd.servers.stopping import StopCommand, StopSignal, stop_way
+from wingsd.panel.schemas import Configuration
+from wingsd.servers.collaborators import Means
+from wingsd.servers.power_states import (
+    Happening,
+    PowerAction,
+    PowerState,
+    StopCommand,
+    StopSignal,
+    stop_way,
+)
+from wingsd.servers.runtime import Life, Run
 
 __all__ = ["Power", "Subject"]
 

@@ -10,16 +10,13 @@ from twisted.logger import Logger
 
 from wingsd.errors import AlreadyHere, Conflict, NotLoaded, UnknownServer, WingsdError
 from wingsd.events import DELETED, Event
-from wingsd.model import Configuration
-from wingsd.servers.boot import Boot
+from wingsd.panel.schemas import Configuration
+from wingsd.servers.collaborators import Means
 from wingsd.servers.creation import Creation
-from wingsd.servers.directories import Directories
-from wingsd.servers.diskusage import DiskUsage
-from wingsd.servers.disposal import Disposal
-from wingsd.servers.means import Means
+from wingsd.servers.loader import Boot
+from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
-from wingsd.servers.states import PowerAction, PowerState
-from wingsd.servers.tasks import Tasks
+from wingsd.servers.storage import Directories, DiskUsage, Disposal, Tasks
 
 __all__ = ["Servers"]
 

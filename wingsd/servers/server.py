@@ -5,19 +5,16 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from wingsd.environment.interface import Usage
+from wingsd.docker.runtime import Usage
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, NotRunning, WingsdError
-from wingsd.model import Configuration
+from wingsd.panel.schemas import Configuration
+from wingsd.servers.collaborators import Means
 from wingsd.servers.console import Console
-from wingsd.servers.details import ServerDetails
-from wingsd.servers.directories import Directories
-from wingsd.servers.diskusage import DiskUsage
-from wingsd.servers.life import Life
-from wingsd.servers.means import Means
 from wingsd.servers.power import Power
-from wingsd.servers.preparing import Rewriting
-from wingsd.servers.states import PowerAction, PowerState
-from wingsd.servers.tasks import Tasks
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.pre_start import Rewriting
+from wingsd.servers.runtime import Life, ServerDetails
+from wingsd.servers.storage import Directories, DiskUsage, Tasks
 
 __all__ = ["Server"]
 

@@ -1,1 +1,1 @@
-"""Moving whole servers between nodes: each way of it as one chain of steps."""
+"""Transfers: moving whole servers between nodes, in each direction as one chain of steps."""

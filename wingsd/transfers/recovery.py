@@ -15,23 +15,22 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from wingsd.bridge import Workers
+from wingsd.backups.local import Removal
+from wingsd.backups.received import Backups
 from wingsd.errors import Interrupted, StorageError, UnknownServer
-from wingsd.journal import Account, Direction, Entry, Journal, Outcome
-from wingsd.observer import Observer
-from wingsd.panel import Panel
+from wingsd.panel.client import Panel
 from wingsd.servers import Servers
-from wingsd.transfers.attic import Attic
-from wingsd.transfers.authority import ReceivingAuthority
-from wingsd.transfers.backups import Backups
-from wingsd.transfers.lifecycle import ReceiveStep, SendStep
-from wingsd.transfers.outbox import Outbox
-from wingsd.transfers.receiver import Receiver
-from wingsd.transfers.removal import Removal
-from wingsd.transfers.sender import Sender
-from wingsd.transfers.staging import Staging
-from wingsd.transfers.verdict import Verdict
-from wingsd.transfers.volume import Volume
+from wingsd.statedb import Account, Direction, Entry, Journal, Outcome
+from wingsd.threadio import Workers
+from wingsd.transfers.coordinator import ReceivingAuthority
+from wingsd.transfers.incoming.manager import Receiver
+from wingsd.transfers.outgoing.manager import Sender
+from wingsd.transfers.ownership import Verdict
+from wingsd.transfers.panel_callbacks import Outbox
+from wingsd.transfers.steps import ReceiveStep, SendStep
+from wingsd.transfers.storage.shared_volume import Volume
+from wingsd.transfers.storage.staging import Attic, Staging
+from wingsd.util.observer import Observer
 
 __all__ = ["Recovery", "clear_leftovers", "durable", "reached"]
 

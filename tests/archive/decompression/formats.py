@@ -12,7 +12,7 @@ import lz4.frame
 import zstandard
 
 from tests.archives import END, in_blocks, member
-from wingsd.archive.decompression import decompressed
+from wingsd.archive.decompress import decompressed
 
 RANDOM = random.Random("compression")
 PLAIN = member(b"f", RANDOM.randbytes(1 << 16) + b"text " * 100_000) + END

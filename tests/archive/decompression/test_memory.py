@@ -21,7 +21,7 @@ HUGE_DICTIONARY = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 64 << 20}
 # Given a file, it prints by how many MiB its peak grew while reading that.
 PROGRAM = """
 import resource, sys
-from wingsd.archive.decompression import decompressed
+from wingsd.archive.decompress import decompressed
 list(decompressed(iter([bytes(1024)])))  # the imports, once and for all
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

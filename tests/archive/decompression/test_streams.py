@@ -6,7 +6,7 @@ from collections import deque
 
 import pytest
 
-from wingsd.archive.decompression.streams import STEP, Piece, Streams
+from wingsd.archive.decompress import STEP, Piece, Streams
 from wingsd.errors import ArchiveError
 
 BLOCK = 496 << 10

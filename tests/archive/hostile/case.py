@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from attrs import Factory, frozen
 
 from tests.archives import END, member
-from wingsd.archive.limits import DEFAULT, Limits
+from wingsd.archive.quota import DEFAULT, Limits
 
 __all__ = ["Case", "directory", "file", "hard_link", "refused", "symlink", "taken"]
 

@@ -6,7 +6,7 @@ from attrs import evolve
 
 from tests.archive.hostile.case import Case, directory, file, refused, taken
 from tests.archives import END, header, member, padded, pax, pax_record
-from wingsd.archive.limits import DEFAULT
+from wingsd.archive.quota import DEFAULT
 
 MIB = 1 << 20
 FULL = "There is not enough disk space"

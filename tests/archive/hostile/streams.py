@@ -15,7 +15,7 @@ from attrs import evolve
 
 from tests.archive.hostile.case import Case, file, refused, taken
 from tests.archives import END, ZERO, header, member
-from wingsd.archive.limits import DEFAULT
+from wingsd.archive.quota import DEFAULT
 
 MIB = 1 << 20
 SMALL = evolve(DEFAULT, disk=MIB)

@@ -1,0 +1,20 @@
+"""What the tests of the Panel's calls share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from tests.api.node import House
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    """A node's site that listens."""
+    made = House()
+    made.start()
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

@@ -1,0 +1,309 @@
+"""A node's site on loopback, for tests of the Panel's calls: real HTTP, and rooms that record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urljoin
+
+import attrs
+from treq.client import HTTPClient
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred, execute, succeed
+from twisted.internet.task import deferLater
+from twisted.web.client import Agent
+from twisted.web.http_headers import Headers
+from twisted.web.resource import Resource
+
+from wingsd.api.resource import Services
+from wingsd.api.routes import Api
+from wingsd.auth.tokens import TransferToken
+from wingsd.config import Config
+from wingsd.docker.engine import EngineInformation
+from wingsd.errors import Conflict, NotLoaded, NotRunning, UnknownServer
+from wingsd.http.site import NodeSite, NotFound
+from wingsd.servers.power_states import PowerAction
+from wingsd.transfers.outgoing.request import TransferOrder
+
+__all__ = [
+    "NOW",
+    "TOKEN",
+    "UUID",
+    "Calls",
+    "FakeServer",
+    "FakeTransfers",
+    "House",
+    "Reply",
+    "Socket",
+    "until",
+]
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+TOKEN = "the-token-of-this-node-in-all-its-length"
+NOW = 1_700_000_000.0
+TIMEOUT = 10
+reactor: Any = installed_reactor
+
+
+class Calls(list[tuple[Any, ...]]):
+    """What was called, in order; a name in `faults` raises that instead of doing anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: dict[str, Exception] = {}
+
+    def note(self, *call: Any) -> None:
+        self.append(call)
+        if call[0] in self.faults:
+            raise self.faults[call[0]]
+
+
+class FakeServer:
+    """A server whose power and console are only written down."""
+
+    def __init__(self, uuid: str, calls: Calls) -> None:
+        self.uuid = uuid
+        self.online = True
+        self.lines = [f"line {number}" for number in range(500)]
+        self.powered: Deferred[None] = Deferred()
+        self._calls = calls
+
+    def details(self) -> dict[str, Any]:
+        return {"state": "offline", "configuration": {"uuid": self.uuid}}
+
+    def check_power(self, action: PowerAction) -> None:
+        self._calls.note("check_power", action)
+
+    async def power(self, action: PowerAction, wait_seconds: float = 30) -> None:
+        self._calls.note("power", action, wait_seconds)
+        await self.powered
+
+    async def command(self, line: str) -> None:
+        self._calls.note("command", line)
+        if not self.online:
+            raise NotRunning("Cannot send commands to a stopped server instance.")
+
+    async def logs(self, lines: int) -> list[str]:
+        return self.lines[-lines:]
+
+    async def sync(self) -> None:
+        self._calls.note("sync")
+
+
+class FakeServers:
+    """The registry, of servers that are only names."""
+
+    def __init__(self, calls: Calls) -> None:
+        self.loaded = True
+        self.known = {UUID: FakeServer(UUID, calls)}
+        self.may_delete: Deferred[None] | None = None
+        self._calls = calls
+
+    def get(self, uuid: str) -> FakeServer:
+        if uuid not in self.known:
+            if not self.loaded:
+                raise NotLoaded
+            raise UnknownServer("The requested resource was not found on this instance.")
+        return self.known[uuid]
+
+    def all(self) -> list[FakeServer]:
+        if not self.loaded:
+            raise NotLoaded
+        return list(self.known.values())
+
+    async def create(self, uuid: str, *, start_on_completion: bool) -> None:
+        self._calls.note("create", uuid, start_on_completion)
+
+    async def delete(self, uuid: str) -> None:
+        self._calls.note("delete", uuid)
+        self.get(uuid)
+        if self.may_delete is not None:
+            await self.may_delete
+        del self.known[uuid]
+
+
+class FakeTransfers:
+    """The transfers of one direction."""
+
+    def __init__(self, direction: str, calls: Calls) -> None:
+        self._direction = direction
+        self.servers: tuple[str, ...] = ()
+        self._calls = calls
+
+    def start(self, server: FakeServer, order: TransferOrder) -> None:
+        self._calls.note("start", server.uuid, order)
+        if server.uuid in self.servers:
+            raise Conflict("A transfer is already in progress for this server.")
+        self.servers = (server.uuid,)
+
+    def cancel(self, uuid: str) -> None:
+        self._calls.note("cancel", self._direction, uuid)
+        if uuid not in self.servers:
+            raise Conflict("Server is not currently being transferred.")
+        self.servers = ()
+
+    def expect(self, server: str) -> None:
+        self._calls.note("expect", server)
+
+    async def pool_features(
+        self, server: str, pool: str, mark: str, backups_mark: str
+    ) -> list[str]:
+        self._calls.note("pool_features", server, pool, mark, backups_mark)
+        return ["shared-volume"]
+
+    async def release(self, uuid: str) -> None:
+        self._calls.note("release", self._direction, uuid)
+        self.servers = ()
+
+    def deleted(self, uuid: str) -> None:
+        self._calls.note("deleted", self._direction, uuid)
+
+
+class FakeByHand:
+    """Moves by hand, of which one server has come."""
+
+    def __init__(self, calls: Calls) -> None:
+        self.arrivals = self
+        self.moved = True
+        self._calls = calls
+
+    def describe(self, token: TransferToken, description: object) -> None:
+        self._calls.note("describe", token.server, description)
+
+    async def conclude(self, token: TransferToken) -> bool:
+        self._calls.note("conclude", token.server)
+        return self.moved
+
+
+class FakeDenyList:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def deny(self, jtis: tuple[str, ...], now: float) -> None:
+        self._calls.note("deny", jtis, now)
+
+
+class FakeJournal:
+    """What must outlive the node, kept in memory."""
+
+    def __init__(self, calls: Calls) -> None:
+        self.used: set[str] = set()
+        self._calls = calls
+
+    def deny(self, jtis: tuple[str, ...]) -> Deferred[None]:
+        return execute(self._calls.note, "note denied", jtis)
+
+    def was_used(self, digest: str, expires: float) -> Deferred[bool]:
+        return succeed(digest in self.used)
+
+
+class Socket(Resource):
+    """Stands where the WebSocket will."""
+
+    def __init__(self, server: FakeServer) -> None:
+        super().__init__()
+        self._server = server
+
+    def render_GET(self, request: Any) -> bytes:
+        return f"the socket of {self._server.uuid}".encode()
+
+
+@attrs.frozen
+class Reply:
+    """An answer as it came; `json` is None without a body."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text) if self.text else None
+
+
+class House:
+    """The site, its port, and a client."""
+
+    def __init__(self) -> None:
+        self.calls = Calls()
+        self.servers = FakeServers(self.calls)
+        self.sender = FakeTransfers("out", self.calls)
+        self.receiver = FakeTransfers("in", self.calls)
+        self.by_hand = FakeByHand(self.calls)
+        self.journal = FakeJournal(self.calls)
+        self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
+        #: The WebSockets of servers that have moved to another node, by their UUIDs.
+        self.moved: dict[str, Socket] = {}
+        self.client = HTTPClient(Agent(reactor))
+        self.port = 0
+        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60)
+        self._listening: Any = None
+
+    @property
+    def server(self) -> FakeServer:
+        return self.servers.known[UUID]
+
+    def start(self) -> None:
+        rooms: dict[str, Any] = {
+            "servers": self.servers,
+            "sender": self.sender,
+            "receiver": self.receiver,
+            "journal": self.journal,
+            "by_hand": self.by_hand,
+            "streams": None,
+            "denied": FakeDenyList(self.calls),
+            "websocket": Socket,
+            "websocket_of_moved": self.moved.get,
+            "engine": self.engine,
+            "now": lambda: NOW,
+        }
+        config = Config(
+            token_id="id",
+            token=TOKEN,
+            remote="https://panel.example.com",
+            allowed_origins=("https://status.example.com",),
+        )
+        self.site.resource = Api(Services(config=config, **rooms))
+        self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
+        self.port = self._listening.getHost().port
+
+    async def close(self) -> None:
+        await self._listening.stopListening()
+        await self.site.drain(0)
+
+    async def call(
+        self, method: str, path: str, content: object = None, **headers: str | None
+    ) -> Reply:
+        """Send a request as the Panel does; `content` is bytes as they are, or what JSON says.
+
+        `path` is below `/api/`. `headers` replace the usual ones; None leaves one out.
+        """
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        usual = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = Headers()
+        for name, value in (usual | named).items():
+            if value is not None:
+                sent.addRawHeader(name, value)
+        response = await self.client.request(
+            method,
+            urljoin(f"http://127.0.0.1:{self.port}/api/", path),
+            headers=sent,
+            data=None if content is None else body,
+            timeout=TIMEOUT,
+        )
+        text = await response.text("utf-8")
+        found = {
+            name.decode().lower(): values[-1].decode()
+            for name, values in response.headers.getAllRawHeaders()
+        }
+        return Reply(response.code, found, text)
+
+
+async def until(so: Callable[[], bool]) -> None:
+    """Return when `so` is so, while the reactor does what it has to do."""
+    deadline = reactor.seconds() + TIMEOUT
+    while not so():
+        assert reactor.seconds() < deadline
+        await deferLater(reactor, 0)

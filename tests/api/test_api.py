@@ -1,0 +1,105 @@
+"""The table of paths: what is served, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from tests.api.node import UUID, House
+from wingsd.api.resource import Public
+from wingsd.api.routes import PATHS, interface
+from wingsd.http.operations import Access, Call
+
+CALLS = [made for endpoint in PATHS.values() for made in endpoint.calls.values()]
+
+
+def endpoints(kind: type[Public] = Public) -> Iterator[type[Public]]:
+    """Yield the classes of all paths that can be called."""
+    for each in kind.__subclasses__():
+        yield from endpoints(each)
+        if each.calls and each.__module__.startswith("wingsd.web."):
+            yield each
+
+
+def test_whatever_can_be_called_is_in_it_once() -> None:
+    assert sorted(PATHS.values(), key=id) == sorted(set(endpoints()), key=id)
+
+
+def test_whatever_is_in_it_can_be_called() -> None:
+    assert [path for path, endpoint in PATHS.items() if not endpoint.calls] == []
+
+
+@pytest.mark.parametrize("made", CALLS, ids=lambda made: made.name)
+def test_every_call_says_what_it_does(made: Call) -> None:
+    assert made.summary.endswith(".")
+
+
+def test_every_call_has_a_name_of_its_own() -> None:
+    names = [made.name for made in CALLS]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_all_but_these_are_the_panels() -> None:
+    others = {
+        (method, path): made.access
+        for path, endpoint in PATHS.items()
+        for method, made in endpoint.calls.items()
+        if made.access is not Access.PANEL
+    }
+    assert others == {
+        ("GET", "/api/servers/{uuid}/ws"): Access.ANYBODY,  # Who shows his token there.
+        ("POST", "/api/transfers"): Access.TRANSFER,
+        ("OPTIONS", "/api/transfers"): Access.ANYBODY,
+        ("PUT", "/api/transfers/{uuid}/by-hand"): Access.HAND,
+        ("DELETE", "/api/transfers/{uuid}/by-hand"): Access.HAND,
+        ("GET", "/openapi.json"): Access.ANYBODY,
+    }
+
+
+@pytest_twisted.ensureDeferred
+async def test_anybody_may_know_what_can_be_called(house: House) -> None:
+    reply = await house.call("GET", "/openapi.json", Authorization=None)
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    assert reply.json == interface()
+
+
+@pytest_twisted.ensureDeferred
+async def test_that_says_nothing_of_the_node(house: House) -> None:
+    text = (await house.call("GET", "/openapi.json")).text
+    assert not [word for word in ("the-token-of", "panel.example", UUID, "0.1.0") if word in text]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/openapi.json/", "/openapi", "/apis/system", "/api//system"]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_path_is_in_it_word_by_word(house: House, path: str) -> None:
+    reply = await house.call("GET", path)
+    assert reply.status == 404
+    assert reply.json == {"error": f"this node has nothing at {path}"}
+
+
+def kinds(schema: Any) -> Iterator[str]:
+    """Yield the names of the schemas that something refers to."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            yield schema["$ref"]
+        for value in schema.values():
+            yield from kinds(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from kinds(value)
+
+
+def test_the_document_has_what_it_refers_to_and_nothing_else() -> None:
+    document = interface()
+    there = {
+        f"#/components/{kind}/{name}"
+        for kind, named in document["components"].items()
+        if kind != "securitySchemes"
+        for name in named
+    }
+    assert set(kinds(document)) == there

@@ -1,0 +1,114 @@
+"""`GET /metrics` behind its own door."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from socket import create_server
+from typing import Any
+
+import pytest
+import pytest_twisted
+import requests
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.threads import deferToThread
+
+from tests.logs import LoggedErrors
+from tests.metrics.exposed import Samples, exposition, told
+from wingsd.api.metrics import MetricsDoor
+from wingsd.config import Config, Metrics
+
+reactor: Any = installed_reactor
+
+
+def door(address: str, exposed: Any = None) -> MetricsDoor:
+    config = Config(
+        token_id="id", token="x", remote="https://panel.invalid", metrics=Metrics(address)
+    )
+    return MetricsDoor(config, exposed or exposition(told()), reactor)
+
+
+class Asked:
+    """A door that is open, and what it answers."""
+
+    def __init__(self, opened: MetricsDoor) -> None:
+        assert opened._door is not None
+        self.url = opened._door.address
+        self._session = requests.Session()
+        # No proxy: where packages are built one is named that leads nowhere.
+        self._session.trust_env = False
+
+    async def ask(self, path: str, method: str = "GET", **headers: str) -> requests.Response:
+        url = self.url + path
+        return await deferToThread(self._session.request, method, url, headers=headers, timeout=10)
+
+
+@asynccontextmanager
+async def opened(address: str, exposed: Any = None) -> AsyncIterator[Asked]:
+    made = door(address, exposed)
+    made.open()
+    try:
+        yield Asked(made)
+    finally:
+        await made.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
+@pytest_twisted.ensureDeferred
+async def test_prometheus_reads_it_without_a_token(address: str) -> None:
+    async with opened(address) as asked:
+        response = await asked.ask("/metrics")
+        assert response.status_code == 200
+        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        found = Samples(response.text)
+        assert found.get("wingsd_transfers_total", direction="in", outcome="success") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_client_chooses_the_form() -> None:
+    async with opened("127.0.0.1:0") as asked:
+        response = await asked.ask("/metrics", Accept="application/openmetrics-text")
+        kind = response.headers["Content-Type"]
+        assert kind.startswith("application/openmetrics-text; version=1.0.0")
+        assert response.text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("HEAD", "/metrics", 200), ("POST", "/metrics", 405), ("GET", "/", 404), ("GET", "/x", 404)],
+)
+@pytest_twisted.ensureDeferred
+async def test_there_is_nothing_else(method: str, path: str, status: int) -> None:
+    async with opened("127.0.0.1:0") as asked:
+        response = await asked.ask(path, method)
+        assert response.status_code == status
+        assert method == "HEAD" or status == 200 or response.json()["error"]
+
+
+class Broken:
+    async def render(self, accept: str) -> tuple[bytes, str]:
+        raise RuntimeError("a mistake")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mistake_is_an_answer_too(logged_errors: LoggedErrors) -> None:
+    async with opened("127.0.0.1:0", Broken()) as asked:
+        response = await asked.ask("/metrics")
+        assert response.status_code == 500
+        assert response.json()["error"] == "an unforeseen error"
+    assert len(logged_errors.take(RuntimeError)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_an_address_there_is_no_door() -> None:
+    made = door("")
+    made.open()
+    assert made._door is None
+    await made.close()
+
+
+def test_an_address_that_is_taken_is_said_in_one_line() -> None:
+    with create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match=f"cannot listen on tcp:{port}:interface=127.0.0.1"):
+            door(f"127.0.0.1:{port}").open()

@@ -1,0 +1,239 @@
+"""A server in several requests: the web's side of it, over connections in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from tests.auth.token_values import NODE, bearer
+from tests.http.talk import Conversation, Taker, head
+from tests.threadio.reactor import Reactor
+from wingsd.api.resource import Services
+from wingsd.api.routes import Api
+from wingsd.api.upload import Upload
+from wingsd.config import Config, Streams
+from wingsd.errors import StreamRefused, WingsdError
+from wingsd.http.site import NodeSite
+from wingsd.threadio import Feed
+from wingsd.transfers.form.upload_form import UploadForm
+from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.incoming.uploads import Companions
+
+TOKEN = bearer()
+OURS = {"User_Agent": "wingsd/1"}
+TYPE = "multipart/form-data; boundary=x"
+
+
+def body(data: bytes) -> bytes:
+    return (
+        b'--x\r\nContent-Disposition: form-data; name="archive"; filename="a"\r\n\r\n%b\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="checksum"\r\n\r\n%b\r\n--x--\r\n'
+    ) % (data, b"0" * 64)
+
+
+class Transfer:
+    """Takes all that comes, and ends as it is told."""
+
+    def __init__(self) -> None:
+        self.end: Deferred[None] = Deferred()
+        self.read: list[bytes] = []
+
+    async def run(self, upload: Upload, others: Companions) -> None:
+        uploads: Sequence[Any] = [upload, *await others.gathered()]
+        others.when_failed(self.end.errback)
+        coming = []
+        for each in uploads:
+            feed = Feed(Reactor())
+            form = UploadForm(each.content_type)
+            coming.append((each.read_into(form, feed), feed))
+        for checksums, feed in coming:
+            await checksums
+            self.read.append(b"".join(feed.blocks()))
+        await self.end
+
+
+class Receiver:
+    def __init__(self) -> None:
+        self.transfers: list[Transfer] = []
+
+    def open(self, server: str, authority: None) -> Transfer:
+        self.transfers.append(Transfer())
+        return self.transfers[-1]
+
+
+class Journal:
+    def __init__(self) -> None:
+        self.used: list[str] = []
+
+    def was_used(self, digest: str, expires: float) -> Deferred[bool]:
+        return succeed(digest in self.used)
+
+    def use_token(self, digest: str, expires: float) -> Deferred[bool]:
+        is_new = digest not in self.used
+        self.used.append(digest)
+        return succeed(is_new)
+
+
+class Town:
+    """A site with nothing behind it, and its clients."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.receiver, self.journal = Receiver(), Journal()
+        receiver: Any = self.receiver
+        journal: Any = self.journal
+        nothing: Any = None
+        streams = StreamGroups(receiver, journal, Streams(most=4, within=60), self.clock)
+        services = Services(
+            config=Config(token_id="id", token=NODE.token, remote="https://panel.example.com"),
+            servers=nothing,
+            sender=nothing,
+            receiver=receiver,
+            streams=streams,
+            journal=journal,
+            by_hand=nothing,
+            denied=nothing,
+            websocket=nothing,
+        )
+        self.site = NodeSite(Api(services), reactor=self.clock, timeout=300)
+
+    @property
+    def transfer(self) -> Transfer:
+        (transfer,) = self.receiver.transfers
+        return transfer
+
+    def come(self, data: bytes | None, **headers: object) -> Conversation:
+        """Begin a request, with its body or without."""
+        talk = Conversation(Taker(), self.site)
+        whole = body(data or b"")
+        lines: dict[str, Any] = {"Authorization": TOKEN, "Content_Type": TYPE} | headers
+        talk.send(
+            head("/api/transfers", Content_Length=len(whole), **lines),
+            *([] if data is None else [whole]),
+        )
+        return talk
+
+
+def answers(*talks: Conversation) -> list[tuple[int, Any]]:
+    found = []
+    for talk in talks:
+        ((status, _, text),) = talk.transport.answers()
+        found.append((status, json.loads(text) if text else None))
+    return found
+
+
+@pytest.fixture
+def town() -> Town:
+    return Town()
+
+
+def test_all_are_answered_when_it_is_over_and_none_before(town: Town) -> None:
+    one = town.come(b"one", Multiplex_Stream=1)
+    first = town.come(b"first", Multiplex_Stream_Count=2)
+    assert town.journal.used == []
+    zero = town.come(b"zero", Multiplex_Stream=0)
+    # The others are in the order of their numbers.
+    assert town.transfer.read == [b"first", b"zero", b"one"]
+    # Used up once, for all of them.
+    assert len(town.journal.used) == 1
+    assert all(talk.transport.value() == b"" for talk in (first, zero, one))
+    town.transfer.end.callback(None)
+    assert answers(first, zero, one) == [(200, None)] * 3
+
+
+def test_none_is_read_before_all_are_here(town: Town) -> None:
+    first = town.come(None, Multiplex_Stream_Count=2)
+    zero = town.come(None, Multiplex_Stream=0)
+    assert [talk.transport.producerState for talk in (first, zero)] == ["paused"] * 2
+    one = town.come(None, Multiplex_Stream=1)
+    assert [talk.transport.producerState for talk in (first, zero, one)] == ["producing"] * 3
+
+
+def test_one_that_waits_to_be_asked_is_asked_when_all_are_here(town: Town) -> None:
+    first = town.come(None, Multiplex_Stream_Count=1, Expect="100-continue")
+    assert first.transport.value() == b""
+    town.come(None, Multiplex_Stream=0)
+    assert first.transport.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({"Multiplex_Stream": 0}, "stream 0 came twice"),
+        ({"Multiplex_Stream": 2}, "stream 2 came, and the first request tells of 0 to 1"),
+        ({"Multiplex_Stream": "one"}, "the header Multiplex-Stream is 'one'"),
+        ({"Multiplex_Stream": 1, "Multiplex_Stream_Count": 2}, "not both"),
+        ({"Multiplex_Stream_Count": 2}, "the first request came twice"),
+    ],
+)
+def test_one_that_is_none_of_them_reads_why_and_the_others_go_on(
+    town: Town, headers: dict[str, object], reason: str
+) -> None:
+    first = town.come(b"first", Multiplex_Stream_Count=2, **OURS)
+    zero = town.come(b"zero", Multiplex_Stream=0, **OURS)
+    wrong = town.come(b"wrong", **headers, **OURS)
+    ((status, text),) = answers(wrong)
+    assert status == 400
+    assert text["error"] == "the streams of this transfer do not belong together"
+    assert reason in text["detail"]
+    wrong.protocol.connectionLost(Failure(ConnectionLost()))
+    one = town.come(b"one", Multiplex_Stream=1, **OURS)
+    assert town.transfer.read == [b"first", b"zero", b"one"]
+    town.transfer.end.callback(None)
+    assert answers(first, zero, one) == [(200, None)] * 3
+
+
+def test_calagopus_nodes_read_it_by_having_no_answer(town: Town) -> None:
+    first = town.come(b"first", Multiplex_Stream_Count=2)
+    zero = town.come(b"zero", Multiplex_Stream=0)
+    again = town.come(b"zero", Multiplex_Stream=0)
+    assert (again.transport.value(), again.transport.aborting) == (b"", True)
+    again.protocol.connectionLost(Failure(ConnectionLost()))
+    # Whose request that was loses another with it, and so all of them.
+    zero.protocol.connectionLost(Failure(ConnectionLost()))
+    assert (first.transport.value(), first.transport.aborting) == (b"", True)
+
+
+def test_one_whose_connection_breaks_fails_all(town: Town) -> None:
+    first = town.come(b"first", Multiplex_Stream_Count=2, **OURS)
+    zero = town.come(None, Multiplex_Stream=0, **OURS)
+    zero.protocol.connectionLost(Failure(ConnectionLost()))
+    ((status, text),) = answers(first)
+    assert (status, text["detail"]) == (400, "stream 0: send the server again")
+
+
+def test_what_fails_the_transfer_is_the_answer_to_each(town: Town) -> None:
+    first = town.come(b"first", Multiplex_Stream_Count=1, **OURS)
+    zero = town.come(b"zero", Multiplex_Stream=0, **OURS)
+    error: WingsdError = StreamRefused("the reason")
+    town.transfer.end.errback(error)
+    assert [text["detail"] for _, text in answers(first, zero)] == ["the reason"] * 2
+    late = town.come(b"late", Multiplex_Stream=0, **OURS)
+    ((status, text),) = answers(late)
+    assert (status, "used for a transfer before" in text["detail"]) == (401, True)
+
+
+def test_a_token_that_is_no_good_opens_none(town: Town) -> None:
+    talk = Conversation(Taker(), town.site)
+    talk.send(
+        head(
+            "/api/transfers",
+            Authorization="Bearer no",
+            Multiplex_Stream=0,
+            Content_Length=0,
+            **OURS,
+        )
+    )
+    ((status, _),) = answers(talk)
+    assert status == 401
+    assert town.receiver.transfers == []
+    # Nobody waits for a first.
+    town.clock.advance(60)
+    assert town.receiver.transfers == []

@@ -1,0 +1,103 @@
+"""`/api/system`: what the node runs on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from tests.api.node import House
+from tests.logs import LoggedErrors
+from wingsd import __version__
+from wingsd.docker.engine import EngineInformation
+from wingsd.errors import EnvironmentFailed
+
+ENGINE = EngineInformation(
+    version="28.0.1",
+    cgroup_driver="systemd",
+    cgroup_version="2",
+    containers=7,
+    running=4,
+    paused=1,
+    stopped=2,
+    storage_driver="overlay2",
+    filesystem="extfs",
+    runc="v1.2.5",
+)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_panel_sees_what_the_node_runs_on(house: House) -> None:
+    reply = await house.call("GET", "system")
+    assert reply.status == 200
+    assert reply.json == {
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
+        "cpu_count": os.cpu_count(),
+        "kernel_version": Path("/proc/sys/kernel/osrelease").read_text().strip(),
+        "os": "linux",
+        "version": __version__,
+    }
+
+
+@pytest_twisted.ensureDeferred
+async def test_version_2_tells_of_the_engine_too() -> None:
+    async def engine() -> EngineInformation:
+        return ENGINE
+
+    house = House()
+    house.engine = engine
+    house.start()
+    reply = await house.call("GET", "system?v=2")
+    await house.close()
+    answer = reply.json
+    system = answer.pop("system")
+    assert answer == {
+        "version": __version__,
+        "docker": {
+            "version": "28.0.1",
+            "cgroups": {"driver": "systemd", "version": "2"},
+            "containers": {"total": 7, "running": 4, "paused": 1, "stopped": 2},
+            "storage": {"driver": "overlay2", "filesystem": "extfs"},
+            "runc": {"version": "v1.2.5"},
+        },
+    }
+    total = Path("/proc/meminfo").read_text().split()[1]
+    assert system["memory_bytes"] == int(total) * 1024
+    assert system["cpu_threads"] == os.cpu_count()
+    assert system["os"] == platform.freedesktop_os_release()["PRETTY_NAME"]
+    assert (system["os_type"], system["kernel_version"]) == ("linux", platform.release())
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_engine_that_does_not_answer_is_left_out(logged_errors: LoggedErrors) -> None:
+    async def engine() -> EngineInformation:
+        raise EnvironmentFailed("it is not there")
+
+    house = House()
+    house.engine = engine
+    house.start()
+    reply = await house.call("GET", "system?v=2")
+    await house.close()
+    assert (reply.status, sorted(reply.json)) == (200, ["system", "version"])
+    assert [line for line in logged_errors.lines if "it is not there" in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_so_is_one_that_the_node_does_without(house: House) -> None:
+    reply = await house.call("GET", "system?v=2")
+    assert (reply.status, sorted(reply.json)) == (200, ["system", "version"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_system_without_a_name_is_called_by_its_kernels(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> dict[str, str]:
+        raise FileNotFoundError("/etc/os-release")
+
+    monkeypatch.setattr(platform, "freedesktop_os_release", missing)
+    reply = await house.call("GET", "system?v=2")
+    assert reply.json["system"]["os"] == "Linux"

@@ -1,0 +1,49 @@
+"""What the node does by itself, whatever becomes of its transfers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from tests.logs import LoggedErrors
+from tests.metrics.exposed import FakePassage
+from wingsd.app.daemon import DAY, Node
+from wingsd.config import Config, Docker, System
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def node(tmp_path: Path, clock: Any) -> Node:
+    """One that is made, and not started."""
+    system = System(root_directory=str(tmp_path), data=str(tmp_path / "volumes"))
+    docker = Docker(enabled=False)
+    config = Config("id", "token", "https://panel.invalid", system=system, docker=docker)
+    return Node(config, "tcp:0", clock)
+
+
+def test_it_says_what_it_does_and_how_far_that_has_come(node: Node) -> None:
+    node._parts.receiver._open["a"] = None  # type: ignore[assignment]  # whatever it is
+    node._parts.observer.transfer_begun(FakePassage("in", moved=1024))
+    unknown = "waits for the Panel to tell which servers it has"
+    assert node.doing == f"{unknown}; receiving a (1.0 KiB so far)"
+
+
+def test_a_day_that_goes_wrong_is_not_the_last(
+    node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(node._parts.journal, "forget", fail)
+    node._daily.start(DAY)
+    clock.advance(DAY)
+    assert len(logged_errors.take(ZeroDivisionError)) == 2
+    # As the end of the node does, which leaves the rest undone where this raises.
+    node._daily.stop()

@@ -1,0 +1,87 @@
+"""A wall clock that is set while the daemon runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.base import ReactorBase
+from twisted.internet.selectreactor import SelectReactor
+from twisted.internet.task import Clock, LoopingCall
+
+from wingsd.app.process import steady
+from wingsd.config import Config, Docker
+from wingsd.tap import Options, makeService
+
+HOUR = 3600.0
+
+
+class Wall:
+    """A wall clock that can be set."""
+
+    def __init__(self) -> None:
+        self.set_by = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.set_by
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    """The one that Twisted reads."""
+    made = Wall()
+    monkeypatch.setattr(ReactorBase, "seconds", staticmethod(made))
+    return made
+
+
+def nothing(_: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize(("prepare", "early"), [(nothing, True), (steady, False)])
+def test_a_clock_set_forward_ends_no_waiting(
+    wall: Wall, prepare: Callable[[object], None], early: bool
+) -> None:
+    reactor, fired = SelectReactor(), list[bool]()
+    prepare(reactor)
+    reactor.callLater(120, fired.append, True)
+    wall.set_by = HOUR
+    reactor.runUntilCurrent()
+    assert bool(fired) is early
+
+
+@pytest.mark.parametrize(("prepare", "late"), [(nothing, True), (steady, False)])
+def test_a_clock_set_back_prolongs_none(
+    wall: Wall, prepare: Callable[[object], None], late: bool
+) -> None:
+    reactor, fired = SelectReactor(), list[bool]()
+    prepare(reactor)
+    reactor.callLater(0, fired.append, True)
+    looping = LoopingCall(fired.append, True)
+    looping.clock = reactor
+    looping.start(0.001, now=False)
+    wall.set_by = -HOUR
+    end = time.monotonic() + 0.01
+    while time.monotonic() < end:
+        reactor.runUntilCurrent()
+    assert (len(fired) < 2) is late
+    looping.stop()
+
+
+def test_a_reactor_with_a_clock_of_its_own_keeps_it() -> None:
+    clock = Clock()
+    steady(clock)
+    clock.advance(5)
+    assert clock.seconds() == 5
+
+
+def test_the_daemon_has_such_a_clock() -> None:
+    reactor = SelectReactor()
+    options: Any = Options()
+    remote = "https://panel.invalid"
+    options.config = Config("x", "x", remote, docker=Docker(enabled=False))
+    options.unknown = []
+    makeService(options, reactor)
+    assert reactor.seconds is time.monotonic

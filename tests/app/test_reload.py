@@ -1,0 +1,122 @@
+"""The configuration read anew: what changes at once, and what is told of the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.logs import LoggedErrors
+from wingsd.app.service import Reload
+from wingsd.config import Ssl, load
+from wingsd.errors import ConfigError
+
+SECRET = "s3cr3t-t0k3n-of-this-n0d3"
+USUAL: dict[str, Any] = {
+    "token_id": "id",
+    "token": SECRET,
+    "remote": "https://panel.example.com",
+    "api": {"ssl": {"enabled": True, "cert": "/a.crt", "key": "/a.key"}},
+}
+
+
+class World:
+    """A configuration file, and what is made of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "config.yml"
+        self.write()
+        self.read: list[Ssl] = []
+        self.debug: list[bool] = []
+        self.fault: ConfigError | None = None
+        self.uses_tls = True
+        self.reload = Reload(
+            str(self.path), load(str(self.path))[0], self.debug.append, self.renew
+        )
+
+    def write(self, **changes: Any) -> None:
+        """Write the file with whole keys replaced."""
+        self.path.write_text(yaml.safe_dump(USUAL | changes))
+
+    def renew(self, ssl: Ssl) -> bool:
+        """Read a certificate as a node does."""
+        if self.fault is not None:
+            raise self.fault
+        self.read.append(ssl)
+        return self.uses_tls
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def lines(logged: LoggedErrors, text: str) -> list[str]:
+    return [line for line in logged.lines if text in line]
+
+
+def test_the_certificate_is_read_from_where_the_file_says_now(
+    world: World, logged_errors: LoggedErrors
+) -> None:
+    world.write(api={"ssl": {"enabled": True, "cert": "/b.crt", "key": "/b.key"}}, debug=True)
+    world.reload()
+    assert world.read == [Ssl(True, "/b.crt", "/b.key")]
+    assert world.debug == [True]
+    assert lines(logged_errors, "certificate was read anew")
+    assert not lines(logged_errors, "differs")
+
+
+def test_what_needs_a_new_start_is_named_and_not_shown(
+    world: World, logged_errors: LoggedErrors
+) -> None:
+    world.write(token="another-s3cr3t", system={"data": "/elsewhere"}, docker={"enabled": False})
+    for _ in range(2):
+        world.reload()
+    first, second = lines(logged_errors, "differs from what this node was started with")
+    # It does not become true by being read twice.
+    assert first == second
+    assert first.endswith("use it: token, system.data, docker.enabled")
+    assert not [line for line in logged_errors.lines if "s3cr3t" in line or "/elsewhere" in line]
+
+
+def test_tls_is_neither_begun_nor_ended(world: World, logged_errors: LoggedErrors) -> None:
+    world.write(api={"ssl": {"enabled": False}})
+    world.reload()
+    assert lines(logged_errors, "differs")[0].endswith("use it: api.ssl.enabled")
+    # The node goes on with the certificate that it has, and that may be renewed.
+    assert world.read == [Ssl(True, "/a.crt", "/a.key")]
+
+
+@pytest.mark.parametrize("text", ["token: [", "token_id: id", None])
+def test_with_a_file_that_is_no_good_the_certificate_is_still_renewed(
+    world: World, logged_errors: LoggedErrors, text: str | None
+) -> None:
+    world.path.unlink() if text is None else world.path.write_text(text)
+    world.reload()
+    (line,) = lines(logged_errors, "the configuration in use stays")
+    assert str(world.path) in line
+    assert world.debug == []
+    assert world.read == [Ssl(True, "/a.crt", "/a.key")]
+
+
+def test_a_certificate_that_is_no_good_is_not_what_the_next_reload_goes_by(
+    world: World, logged_errors: LoggedErrors
+) -> None:
+    world.fault = ConfigError("api.ssl.cert: /b.crt cannot be used")
+    world.write(api={"ssl": {"enabled": True, "cert": "/b.crt", "key": "/b.key"}})
+    world.reload()
+    assert lines(logged_errors, "the certificate in use stays: api.ssl.cert: /b.crt")
+    world.fault = None
+    world.path.unlink()
+    world.reload()
+    assert world.read == [Ssl(True, "/a.crt", "/a.key")]
+
+
+def test_a_node_without_tls_says_nothing_of_a_certificate(
+    world: World, logged_errors: LoggedErrors
+) -> None:
+    world.uses_tls = False
+    world.reload()
+    assert not lines(logged_errors, "certificate")

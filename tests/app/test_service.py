@@ -1,0 +1,215 @@
+"""What the service manager hears of a node's life, in which order."""
+
+from __future__ import annotations
+
+import io
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.application.service import Application, Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, textFileLogObserver
+
+from tests.logs import LoggedErrors
+from tests.systemd.manager import Manager
+from wingsd.app.service import READY_WITHIN, SHOWN_EVERY, Supervision
+from wingsd.systemd import Notifier
+
+
+class FakeNode(Service):
+    """A node that starts and ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.booted: Deferred[bool] = Deferred()
+        self.doing = "waits"
+        self.ended: Deferred[None] = Deferred()
+
+    def pulse(self) -> Deferred[None]:
+        return succeed(None)
+
+    def stopService(self) -> Deferred[None]:
+        self.running = 0
+        return self.ended
+
+
+class ReactorClock(Clock):
+    """A clock that is told from elsewhere what to do, as a reactor is."""
+
+    def callFromThread(self, function: Callable[..., object], *args: object) -> None:
+        self.callLater(0, function, *args)
+
+
+class World:
+    """A manager that listens, a node, and what supervises it."""
+
+    def __init__(self, manager: Manager) -> None:
+        self.manager = manager
+        self.clock = ReactorClock()
+        self.reloads: list[float] = []
+        node: Any = FakeNode()
+        self.node = node
+        notifier = Notifier(manager.address)
+        self.supervision = Supervision(node, self.reload, self.clock, notifier, 30.0)
+
+    def reload(self) -> None:
+        """Be what is called on SIGHUP; it fails the second time."""
+        assert not self.reloads
+        self.reloads.append(self.clock.seconds())
+
+    def heard(self, key: str) -> list[str]:
+        """Return the values of `key` in what the manager has heard since the last call."""
+        return [message[key] for message in self.manager.heard() if key in message]
+
+
+@pytest.fixture(autouse=True)
+def kept_signals() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with Manager(tmp_path) as manager:
+        yield World(manager)
+
+
+def hang_up() -> None:
+    """Have the handler of SIGHUP called."""
+    handler: Any = signal.getsignal(signal.SIGHUP)
+    handler(signal.SIGHUP, None)
+
+
+def test_it_is_ready_when_the_node_has_booted_and_not_before(world: World) -> None:
+    world.supervision.startService()
+    assert world.node.running
+    assert not [message for message in world.manager.heard() if "READY" in message]
+    world.node.doing = "serves"
+    world.node.booted.callback(True)
+    assert world.manager.heard()[-1] == {"READY": "1", "STATUS": "serves"}
+    world.clock.advance(READY_WITHIN)
+    assert world.heard("READY") == []
+
+
+def test_a_start_that_may_take_long_has_more_time_from_the_first_moment(world: World) -> None:
+    world.supervision.startService()
+    first, second = world.manager.heard()[:2]
+    assert first["STATUS"].startswith("starting")
+    assert second == {"EXTEND_TIMEOUT_USEC": "60000000"}
+
+
+def test_a_panel_that_is_down_does_not_keep_it_from_being_ready(world: World) -> None:
+    world.supervision.startService()
+    world.clock.advance(READY_WITHIN - 0.1)
+    assert world.heard("READY") == []
+    world.clock.advance(0.1)
+    assert world.heard("READY") == ["1"]
+    world.node.booted.callback(True)
+    assert world.heard("READY") == []
+
+
+def test_a_node_that_cannot_boot_is_never_ready(world: World) -> None:
+    world.supervision.startService()
+    world.node.booted.callback(False)
+    world.clock.advance(READY_WITHIN)
+    assert world.heard("READY") == []
+
+
+def test_what_it_does_is_shown_when_it_changes(world: World) -> None:
+    world.supervision.startService()
+    assert world.heard("STATUS")[-1] == "waits"
+    world.clock.advance(SHOWN_EVERY)
+    assert world.heard("STATUS") == []
+    world.node.doing = "receives"
+    world.clock.advance(SHOWN_EVERY)
+    assert world.heard("STATUS") == ["receives"]
+
+
+def test_the_watchdog_hears_of_it_until_all_is_over(world: World) -> None:
+    world.supervision.startService()
+    assert world.heard("WATCHDOG") == ["1"]
+    stopped = world.supervision.stopService()
+    (told,) = world.manager.heard()
+    assert (told["STOPPING"], told["STATUS"]) == ("1", "ending: waits")
+    assert int(told["EXTEND_TIMEOUT_USEC"]) > 9_000_000
+    world.clock.advance(15.0)
+    assert world.heard("WATCHDOG") == ["1"]
+    assert not stopped.called
+    world.node.ended.callback(None)
+    assert stopped.called
+    world.clock.advance(60.0)
+    assert world.manager.heard() == []
+
+
+def test_a_manager_that_cannot_be_told_is_named_in_the_log(
+    tmp_path: Path, logged_errors: LoggedErrors
+) -> None:
+    node: Any = FakeNode()
+    notifier = Notifier(str(tmp_path / "none"))
+    supervision = Supervision(node, lambda: None, Clock(), notifier)
+    supervision.startService()
+    node.booted.callback(True)
+    assert [line for line in logged_errors.lines if "service manager could not be told" in line]
+
+
+def test_without_a_manager_only_the_node_runs() -> None:
+    clock = Clock()
+    node: Any = FakeNode()
+    supervision = Supervision(node, lambda: None, clock, Notifier())
+    supervision.startService()
+    assert node.running
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_reload_is_told_from_its_beginning_to_its_end(world: World) -> None:
+    world.supervision.startService()
+    world.node.booted.callback(True)
+    world.manager.heard()
+    hang_up()
+    # Not in the handler, which interrupts anything.
+    assert not world.reloads
+    world.clock.advance(0)
+    assert world.reloads
+    begun, ended = world.manager.heard()
+    assert begun.keys() == {"RELOADING", "MONOTONIC_USEC"}
+    assert ended == {"READY": "1", "STATUS": "waits"}
+
+
+def test_the_signal_for_it_may_come_as_soon_as_the_node_starts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.node, "startService", hang_up)
+    world.supervision.startService()
+    world.clock.advance(0)
+    assert world.reloads
+
+
+def test_a_reload_that_fails_ends_all_the_same(world: World, logged_errors: LoggedErrors) -> None:
+    world.supervision.startService()
+    world.node.booted.callback(True)
+    for _ in range(2):
+        hang_up()
+        world.clock.advance(0)
+    assert world.heard("READY") == ["1"] * 3
+    assert logged_errors.take(AssertionError)
+
+
+def test_before_the_node_serves_a_reload_does_not_say_that_it_does(world: World) -> None:
+    world.supervision.startService()
+    hang_up()
+    world.clock.advance(0)
+    assert world.reloads
+    assert not [told for told in world.manager.heard() if {"RELOADING", "READY"} & told.keys()]
+
+
+def test_twistd_is_told_by_what_to_log() -> None:
+    node: Any = FakeNode()
+    observer = textFileLogObserver(io.StringIO())
+    application = Application("wingsd")
+    supervision = Supervision(node, lambda: None, Clock(), Notifier(), observer=observer)
+    supervision.setServiceParent(application)
+    assert application.getComponent(ILogObserver) is observer

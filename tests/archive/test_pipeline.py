@@ -1,0 +1,166 @@
+"""Reading ahead in a thread: order, bounds, errors, and leaving early."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from wingsd.archive.pipeline import StageClosed, hashed, read_ahead
+
+PATIENCE = 10  # seconds after which a test that hangs fails instead
+
+
+def threads_named(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+class Counted:
+    """Blocks that tell how many were asked for."""
+
+    def __init__(self, blocks: list[bytes]) -> None:
+        self.blocks = iter(blocks)
+        self.given = 0
+        self.changed = threading.Condition()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        block = next(self.blocks)
+        with self.changed:
+            self.given += 1
+            self.changed.notify_all()
+        return block
+
+    def wait(self, until: Callable[[int], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: until(self.given), PATIENCE)
+
+
+class Stuck:
+    """Blocks that do not come until aborted, as from a silent network."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.aborted = threading.Event()
+        self.aborts = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        self.asked.set()
+        assert self.aborted.wait(PATIENCE)
+        raise ConnectionError("aborted")
+
+    def abort(self) -> None:
+        self.aborts += 1
+        self.aborted.set()
+
+
+def test_hashed_passes_on_what_it_hashes() -> None:
+    digest = hashlib.sha256()
+    assert list(hashed(iter([b"a", b"", b"bc"]), digest)) == [b"a", b"", b"bc"]
+    assert digest.hexdigest() == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_blocks_come_in_order_from_another_thread() -> None:
+    blocks = [b"%d" % n for n in range(5000)]
+    seen = set()
+
+    def watched() -> Iterator[bytes]:
+        for block in blocks:
+            seen.add(threading.current_thread().name)
+            yield block
+
+    with read_ahead(watched(), 1000, "a-stage") as ahead:
+        assert list(ahead) == blocks
+        assert next(ahead, None) is None
+    assert seen == {"a-stage"}
+    assert not threads_named("a-stage")
+
+
+def test_what_is_queued_is_bounded_by_bytes() -> None:
+    source = Counted([b"x" * 10] * 100)
+    with read_ahead(source, 35, "bounded") as ahead:
+        source.wait(lambda given: given == 4)  # three queued, one in hand
+        assert next(ahead) == b"x" * 10
+        source.wait(lambda given: given == 5)
+        assert sum(map(len, ahead)) == 990
+
+
+def test_a_block_larger_than_the_bound_passes_alone() -> None:
+    blocks = [b"a", b"b" * 100, b"c"]
+    with read_ahead(iter(blocks), 10, "large") as ahead:
+        assert list(ahead) == blocks
+
+
+def test_an_error_comes_after_the_blocks_before_it_and_stays() -> None:
+    def failing() -> Iterator[bytes]:
+        yield b"first"
+        raise LookupError("broken")
+
+    with read_ahead(failing(), 100, "failing") as ahead:
+        assert next(ahead) == b"first"
+        for _ in range(2):
+            with pytest.raises(LookupError, match="broken"):
+                next(ahead)
+
+
+def test_leaving_early_wakes_a_thread_that_waits_for_room() -> None:
+    source = Counted([b"x" * 10] * 100)
+    with read_ahead(source, 10, "full"):
+        source.wait(lambda given: given == 2)
+    assert not threads_named("full")
+    assert source.given == 2
+
+
+def test_leaving_early_aborts_a_thread_that_waits_for_its_source() -> None:
+    source = Stuck()
+    with read_ahead(source, 10, "stuck", abort=source.abort):
+        assert source.asked.wait(PATIENCE)
+    assert source.aborts == 1
+    assert not threads_named("stuck")
+
+
+def test_a_source_that_ended_is_not_aborted() -> None:
+    source = Stuck()
+    with read_ahead(iter([b"x"]), 10, "ended", abort=source.abort) as ahead:
+        assert list(ahead) == [b"x"]
+    assert source.aborts == 0
+
+
+def test_stages_in_a_row_are_all_left() -> None:
+    source = Stuck()
+    with (
+        read_ahead(source, 10, "first", abort=source.abort) as first,
+        read_ahead(first, 10, "second", abort=first.close),
+    ):
+        assert source.asked.wait(PATIENCE)
+    assert source.aborts == 1
+    assert not threads_named("first") + threads_named("second")
+
+
+def test_a_stage_that_was_left_says_so() -> None:
+    with read_ahead(iter([b"x"]), 10, "left") as ahead:
+        pass
+    with pytest.raises(StageClosed):
+        next(ahead)
+
+
+def test_a_generator_is_closed_in_the_thread_it_ran_in() -> None:
+    closed_in = []
+
+    def watched() -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 10
+        finally:
+            closed_in.append(threading.current_thread().name)
+
+    with read_ahead(watched(), 10, "closing") as ahead:
+        next(ahead)
+    assert closed_in == ["closing"]

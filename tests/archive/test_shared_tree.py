@@ -1,0 +1,256 @@
+"""A tree that comes in several archives at a time, and one that is sent so."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from tests.archives import END, TIME, in_blocks, member, odd_tree, pax, seen, stamp
+from wingsd.archive import (
+    Compression,
+    Extracted,
+    JointTree,
+    Limits,
+    Packed,
+    Part,
+    extract_part,
+    walk,
+)
+from wingsd.archive import pack as pack_tree
+from wingsd.archive.partition import split
+from wingsd.archive.quota import DEFAULT
+from wingsd.errors import ArchiveError, DiskLimitExceeded, WingsdError
+
+
+def join(
+    archives: Sequence[bytes], into: Path, limits: Limits = DEFAULT, *, threads: bool = False
+) -> list[Extracted]:
+    """Extract them, one after the other or all at the same time."""
+    into.mkdir()
+    notes: list[str] = []
+    with closing(JointTree(str(into), None, limits, len(archives))) as tree:
+
+        def one(archive: bytes) -> Extracted:
+            return extract_part(in_blocks(archive), tree, notes.append, threads=threads)
+
+        if threads:
+            with ThreadPoolExecutor(len(archives)) as pool:
+                done = list(pool.map(one, archives))
+        else:
+            done = [one(archive) for archive in archives]
+        tree.finish()
+    assert notes == []
+    return done
+
+
+def fails(archives: Sequence[bytes], into: Path, limits: Limits = DEFAULT) -> WingsdError:
+    with pytest.raises(WingsdError) as caught:
+        join(archives, into, limits)
+    return caught.value
+
+
+def packed(source: str | Part, *, links: bool = True) -> tuple[bytes, Packed]:
+    archive, notes = bytearray(), list[str]()
+    done = pack_tree(
+        source,
+        archive.extend,
+        links=links,
+        compression=Compression.NONE,
+        note=notes.append,
+        progress=lambda size: None,
+        threads=False,
+    )
+    return bytes(archive), done
+
+
+def pack(part: Part, *, links: bool = True) -> bytes:
+    return packed(part, links=links)[0]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Odd names and kinds, links across directories, and many small files."""
+    root = tmp_path / "source"
+    root.mkdir()
+    odd_tree(root)
+    for number in range(40):
+        path = root / f"region{number % 7}" / f"r.{number}.mca"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(random.Random(number).randbytes(3000 * (number % 5)))
+    os.link(root / "region0" / "r.0.mca", root / "region6" / "again")
+    os.link(root / "region3" / "r.3.mca", root / "region1" / "again")
+    os.symlink("../region2/r.2.mca", root / "region5" / "latest")
+    (root / "region4" / "empty").mkdir()
+    stamp(root)
+    return root
+
+
+@pytest.mark.parametrize("threads", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 5, 16])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_tree_that_was_divided_is_the_same_again(
+    tree: Path, tmp_path: Path, count: int, backwards: bool, threads: bool
+) -> None:
+    parts = split(str(tree), count)
+    assert parts == split(str(tree), count)
+    archives = [pack(part) for part in parts]
+    assert archives == [pack(part) for part in parts]
+    done = join(archives[::-1] if backwards else archives, tmp_path / "out", threads=threads)
+    assert seen(tmp_path / "out", owner=False) == seen(tree, owner=False)
+    whole = packed(str(tree))[1]
+    assert sum(each.file_count for each in done) == whole.file_count
+    assert sum(each.hard_link_count for each in done) == whole.hard_link_count
+    assert sum(each.symlink_count for each in done) == whole.symlink_count
+    assert sum(each.unpacked_bytes for each in done) == whole.packed_bytes
+
+
+def test_so_is_one_whose_directories_are_read_in_batches(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "BATCH", 3)
+    parts = split(str(tree), 5)
+    done = join([pack(part) for part in parts], tmp_path / "out")
+    assert seen(tmp_path / "out", owner=False) == seen(tree, owner=False)
+    whole = packed(str(tree))[1]
+    assert sum(each.file_count for each in done) == whole.file_count
+    assert sum(each.directory_count for each in done) == whole.directory_count
+
+
+def test_without_links_each_name_is_a_file_in_exactly_one_part(tree: Path) -> None:
+    names: list[str] = []
+    for part in split(str(tree), 6):
+        with tarfile.open(fileobj=io.BytesIO(pack(part, links=False))) as archive:
+            names += [each.name for each in archive if each.isfile()]
+    assert sorted(names) == sorted(set(names))
+    assert {"region0/r.0.mca", "region6/again", "region5/latest"} <= set(names)
+
+
+def test_what_comes_between_the_walks_is_in_one_part_all_the_same(
+    tree: Path, tmp_path: Path
+) -> None:
+    parts = split(str(tree), 5)
+    for directory in ("region0", "region3", "region6"):
+        (tree / directory / "new").write_bytes(b"new")
+    join([pack(part) for part in parts], tmp_path / "out")
+    assert (tmp_path / "out" / "region3" / "new").read_bytes() == b"new"
+    assert (tmp_path / "out" / "region6" / "new").read_bytes() == b"new"
+
+
+def test_a_first_name_that_is_another_files_by_now_is_not_linked_to(
+    tree: Path, tmp_path: Path
+) -> None:
+    parts = split(str(tree), 5)
+    data = (tree / "region0" / "r.0.mca").read_bytes()
+    (tree / "region0" / "r.0.mca").unlink()
+    (tree / "region0" / "r.0.mca").write_bytes(b"another")
+    join([pack(part) for part in parts], tmp_path / "out")
+    assert (tmp_path / "out" / "region6" / "again").read_bytes() == data
+    assert (tmp_path / "out" / "region0" / "r.0.mca").read_bytes() == b"another"
+
+
+def test_an_archive_whose_end_a_go_node_would_miss_says_the_root_once_more(tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    (root / "a").mkdir(parents=True)
+    (root / "b").mkdir()
+    (root / "a" / "file").write_bytes(b"y" * 60_000)
+    roots = []
+    for size in range(30_000, 30_000 + 64 * 512, 512):
+        (root / "b" / "file").write_bytes(b"x" * size)
+        archive = pack(split(str(root), 2)[1])
+        assert len(archive) % (32 * 1024)
+        with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+            roots.append([each.name for each in members].count("."))
+    assert sorted(roots) == [0] * 63 + [1]
+
+
+# What other senders may bring
+
+
+def test_directories_are_shared_and_the_most_said_of_them_holds(tmp_path: Path) -> None:
+    time = pax((b"mtime", b"%.9f" % (TIME / 1e9)))
+    archives = [
+        member(b"a/b/one", b"1") + END,
+        time + member(b"a/", typeflag=b"5", mode=0o710) + END,
+        member(b"a/b/two", b"2") + time + member(b"a/b/", typeflag=b"5", mode=0o701) + END,
+    ]
+    join(archives, tmp_path / "out")
+    for name, mode in (("a", 0o710), ("a/b", 0o701)):
+        found = (tmp_path / "out" / name).stat()
+        assert found.st_mode & 0o7777 == mode
+        assert int(found.st_mtime) == TIME // 10**9
+    assert sorted(os.listdir(tmp_path / "out" / "a" / "b")) == ["one", "two"]
+
+
+def test_a_directory_that_nobody_may_enter_is_closed_after_all_is_in_it(tmp_path: Path) -> None:
+    closed = member(b"a/", typeflag=b"5", mode=0o500) + member(b"a/b/", typeflag=b"5", mode=0o500)
+    join([closed + END, member(b"a/b/file", b"1") + END], tmp_path / "out")
+    assert (tmp_path / "out" / "a" / "b").stat().st_mode & 0o7777 == 0o500
+    assert (tmp_path / "out" / "a" / "b" / "file").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        member(b"x", b"other"),
+        member(b"x", typeflag=b"2", link=b"elsewhere"),
+        member(b"y", b"") + member(b"x", typeflag=b"1", link=b"y"),
+        member(b"x/", typeflag=b"5"),
+    ],
+    ids=["file", "symlink", "hard link", "directory"],
+)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_comes_twice_is_refused_whichever_is_first(
+    tmp_path: Path, other: bytes, backwards: bool
+) -> None:
+    archives = [member(b"x", b"one") + END, other + END]
+    error = fails(archives[::-1] if backwards else archives, tmp_path / "out")
+    assert isinstance(error, ArchiveError)
+    assert "comes more than once" in error.detail
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_no_symlink_of_another_archive_is_followed(tmp_path: Path, backwards: bool) -> None:
+    (tmp_path / "outside").mkdir()
+    link = member(b"x", typeflag=b"2", link=b"../outside") + END
+    archives = [link, member(b"x/file", b"1") + END]
+    error = fails(archives[::-1] if backwards else archives, tmp_path / "out")
+    assert isinstance(error, ArchiveError)
+    assert os.listdir(tmp_path / "outside") == []
+
+
+def test_a_hard_link_may_come_before_its_file(tmp_path: Path) -> None:
+    link = member(b"dir/name", typeflag=b"1", link=b"other/file") + END
+    join([link, member(b"other/file", b"data") + END], tmp_path / "out")
+    out = tmp_path / "out"
+    assert os.path.samefile(out / "dir" / "name", out / "other" / "file")
+
+
+def test_one_to_what_is_in_no_archive_is_an_error(tmp_path: Path) -> None:
+    link = member(b"name", typeflag=b"1", link=b"missing") + END
+    error = fails([link, member(b"file", b"") + END], tmp_path / "out")
+    assert "which is not there" in error.detail
+
+
+def test_the_limits_are_for_all_of_them_together(tmp_path: Path) -> None:
+    half = b"x" * 600_000
+    archives = [member(b"a", half) + END, member(b"b", half) + END]
+    error = fails(archives, tmp_path / "disk", DEFAULT.for_server(1))
+    assert isinstance(error, DiskLimitExceeded)
+    few = [member(b"a%d" % n, b"") + member(b"b%d" % n, b"") + END for n in range(3)]
+    error = fails(few, tmp_path / "members", evolve(DEFAULT, members=5))
+    assert "more than 5 files" in error.detail
+    join(few, tmp_path / "enough", evolve(DEFAULT, members=6))
+
+
+def test_an_archive_may_hold_nothing(tmp_path: Path) -> None:
+    done = join([member(b"a", b"1") + END, END], tmp_path / "out")
+    assert [each.file_count for each in done] == [1, 0]

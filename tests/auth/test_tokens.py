@@ -1,0 +1,302 @@
+"""Which tokens open the door, and what is said to the others."""
+
+from __future__ import annotations
+
+import ast
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+import wingsd
+from tests.auth.token_values import NODE, UUID, bearer, refusal
+from wingsd.auth.tokens import DenyList, authorize_panel, console_token, hand_token, transfer_token
+from wingsd.errors import Forbidden, NotAuthorized
+
+HOME = Path(wingsd.__file__).parent
+
+
+def test_the_panel_calls_with_the_nodes_own_token() -> None:
+    authorize_panel(f"Bearer {NODE.token}", NODE.token)
+    authorize_panel(f"bearer  {NODE.token} ", NODE.token)
+
+
+@pytest.mark.parametrize("token", ["x", NODE.token[:-1], NODE.token + "x", "\N{SNOWMAN}"])
+def test_another_token_is_forbidden(token: str) -> None:
+    with pytest.raises(
+        Forbidden, match="You are not authorized to access this endpoint"
+    ) as caught:
+        authorize_panel(f"Bearer {token}", NODE.token)
+    assert caught.value.status == 403
+    assert NODE.token not in str(caught.value)
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", f"Basic {NODE.token}"])
+def test_without_a_token_the_panel_is_not_known(header: str | None) -> None:
+    with pytest.raises(NotAuthorized, match="required authorization heads"):
+        authorize_panel(header, NODE.token)
+
+
+def test_the_panels_token_is_good() -> None:
+    assert transfer_token(bearer(), NODE.token).server == UUID
+
+
+def test_an_upper_case_uuid_is_the_same_server() -> None:
+    assert transfer_token(bearer(sub=UUID.upper()), NODE.token).server == UUID
+
+
+@pytest.mark.parametrize("audience", [None, "https://other", ["https://other"], 5])
+def test_a_node_that_does_not_know_its_address_judges_no_audience(audience: Any) -> None:
+    assert transfer_token(bearer(aud=audience), NODE.token).server == UUID
+
+
+@pytest.mark.parametrize(
+    "audience",
+    [
+        "https://node.invalid:8080",
+        ["https://other.invalid", "https://node.invalid:8080"],
+        "https://NODE.invalid:8080/",
+    ],
+)
+def test_the_audience_is_the_nodes_own_address(audience: Any) -> None:
+    token = transfer_token(bearer(aud=audience), NODE.token, "https://node.invalid:8080/")
+    assert token.server == UUID
+
+
+def test_a_port_that_is_the_usual_one_need_not_be_written() -> None:
+    token = bearer(aud=["https://node.invalid"])
+    assert transfer_token(token, NODE.token, "https://node.invalid:443").server == UUID
+
+
+@pytest.mark.parametrize(
+    "audience",
+    [
+        None,
+        [],
+        {},
+        5,
+        "",
+        [5, None],
+        "http://node.invalid:8080",
+        "https://node.invalid",
+        "https://node.invalid:8081",
+        ["https://other.invalid:8080"],
+        "https://node.invalid:8080.other.invalid",
+        "https://node.invalid:8080@other.invalid",
+        "https://other.invalid:8080/https://node.invalid:8080",
+        "node.invalid:8080",
+    ],
+)
+def test_a_token_for_another_node_is_refused(audience: Any) -> None:
+    address = "https://node.invalid:8080"
+    detail = refusal(bearer(aud=audience), address).detail
+    assert detail.startswith("it is not for this node, https://node.invalid:8080;")
+    assert "`api.public_url`" in detail
+
+
+@pytest.mark.parametrize("scope", [None, "transfer", "other transfer"])
+def test_a_scope_that_there_is_must_be_that_of_transfers(scope: str | None) -> None:
+    assert transfer_token(bearer(scope=scope), NODE.token).server == UUID
+
+
+def test_a_scoped_node_takes_no_token_without_a_scope() -> None:
+    token = transfer_token(bearer(scope="transfer"), NODE.token, scoped=True)
+    assert token.server == UUID
+    with pytest.raises(NotAuthorized, match="it has no scope") as caught:
+        transfer_token(bearer(), NODE.token, scoped=True)
+    assert "`family`" in caught.value.detail
+
+
+@pytest.mark.parametrize("scope", ["", "websocket", "transfers", "file-upload", 5, ["x"]])
+def test_another_scope_moves_no_server(scope: Any) -> None:
+    assert "its scope is not transfer" in refusal(bearer(scope=scope)).detail
+
+
+def test_a_token_is_told_from_all_others() -> None:
+    header = bearer()
+    first, same = (transfer_token(header, NODE.token) for _ in range(2))
+    assert first == same
+    assert transfer_token(bearer(), NODE.token).digest != first.digest
+    assert first.digest not in header
+
+
+def test_a_signature_written_otherwise_is_no_other_token() -> None:
+    header = bearer()
+    known = transfer_token(header, NODE.token).digest
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    # Its last letter holds four bits of the signature, and two that nobody has to look at.
+    ways = [f"{header}=", f"{header}!", *(header[:-1] + letter for letter in letters)]
+    accepted = 0
+    for way in ways:
+        try:
+            found = transfer_token(way, NODE.token).digest
+        except NotAuthorized:
+            continue
+        accepted += 1
+        assert found == known
+    assert accepted > 1, "PyJWT has become strict, and this can go"
+
+
+def test_it_is_remembered_until_it_expires() -> None:
+    at = time.time() + 60.5
+    assert int(at) <= transfer_token(bearer(exp=at), NODE.token).expires <= at
+
+
+def test_times_may_be_floats() -> None:
+    now = time.time()
+    token = bearer(iat=now + 0.5, nbf=now - 0.5, exp=now + 60.5)
+    assert transfer_token(token, NODE.token).server == UUID
+
+
+def test_a_node_whose_clock_is_behind_the_panels_accepts_its_tokens() -> None:
+    assert transfer_token(bearer(now=time.time() + 200), NODE.token).server == UUID
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "abc.def.ghi"])
+def test_no_token_gets_the_documents_words(header: str | None) -> None:
+    words = "The required authorization heads were not present in the request."
+    assert refusal(header).message == words
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"exp": int(time.time()) - 1}, "expired"),
+        ({"nbf": int(time.time()) + 86_400}, "not valid yet"),
+        ({"exp": None}, '"exp"'),
+        ({"sub": None}, '"sub"'),
+        ({"sub": "../../etc"}, "not the UUID of a server"),
+        ({"sub": UUID + "\n"}, "not the UUID of a server"),
+        ({"sub": UUID.replace("-", "")}, "not the UUID of a server"),
+        ({"exp": "soon"}, "cannot be read"),
+        ({"key": "k" * 64}, "not signed with this node's key"),
+        ({"algorithm": "HS512"}, "signed with HS256"),
+        ({"algorithm": "none", "key": ""}, "signed with HS256"),
+    ],
+)
+def test_a_bad_token_is_refused_with_its_reason(claims: dict[str, Any], reason: str) -> None:
+    assert reason in refusal(bearer(**claims)).detail
+
+
+@pytest.mark.parametrize(
+    "token", ["abc", "a.b.c", "a.b.c.d", "\x00", "é.é.é", "\ud800.b.c", f"{'W1tb' * 3000}.b.c"]
+)
+def test_what_is_no_jwt_is_refused(token: str) -> None:
+    assert "cannot be read" in refusal(f"Bearer {token}").detail
+
+
+def signed(**claims: Any) -> str:
+    """Return a token that says what PyJWT itself would not sign."""
+    return jwt.api_jws.encode(json.dumps(claims).encode(), NODE.token, "HS256")
+
+
+@pytest.mark.parametrize("subject", [5, None, [], {}, [UUID]])
+def test_what_is_no_text_is_no_subject(subject: Any) -> None:
+    refusal(f"Bearer {signed(sub=subject, exp=int(time.time()) + 60)}")
+
+
+@pytest.mark.parametrize("name", ["exp", "nbf"])
+@pytest.mark.parametrize("value", [[1], {}, float("inf"), float("-inf"), float("nan"), "x"])
+def test_what_is_no_time_is_refused(name: str, value: Any) -> None:
+    claims = {"sub": UUID, "exp": int(time.time()) + 60} | {name: value}
+    assert "cannot be read" in refusal(f"Bearer {signed(**claims)}").detail
+
+
+def test_a_time_can_be_too_large_for_a_float() -> None:
+    token = transfer_token(f"Bearer {signed(sub=UUID, exp=10**400)}", NODE.token)
+    assert 1e15 < token.expires < 1e16
+    claims = {"server_uuid": UUID, "jti": "c", "iat": -(10**400), "exp": 10**400}
+    watcher = console_token(signed(**claims), NODE.token)
+    assert watcher.issued < 0 < watcher.expires
+    assert DenyList(booted=1000.0).refuses(watcher)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("exp", "4000000000"),
+        ("exp", str(10**30)),
+        ("nbf", "1000"),
+        ("nbf", True),
+        ("iat", "1000"),
+        ("iat", False),
+        ("iat", None),
+        ("iat", float("nan")),
+        ("iat", float("inf")),
+    ],
+)
+def test_a_time_that_is_not_a_number_is_refused_and_named(name: str, value: Any) -> None:
+    claims = {"sub": UUID, "exp": int(time.time()) + 60} | {name: value}
+    assert refusal(f"Bearer {signed(**claims)}").detail == f"its {name} is not a time in seconds"
+
+
+def test_an_expiry_that_is_a_text_is_refused_also_when_expired_tokens_are_taken() -> None:
+    token = f"Bearer {signed(sub=UUID, exp='1000')}"
+    with pytest.raises(NotAuthorized, match="its exp is not a time in seconds"):
+        transfer_token(token, NODE.token, expired_too=True)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1000", True])
+def test_a_consoles_token_with_an_issue_time_that_is_no_number_is_refused(value: Any) -> None:
+    claims = {"server_uuid": UUID, "jti": "c", "exp": 4e9, "iat": value}
+    with pytest.raises(NotAuthorized, match="its iat is not a time in seconds"):
+        console_token(signed(**claims), NODE.token)
+
+
+def test_no_part_of_a_token_is_in_what_is_said_of_it() -> None:
+    header = bearer(exp=1)
+    error = refusal(header)
+    for part in header.removeprefix("Bearer ").split("."):
+        assert part not in str(error)
+
+
+def test_a_token_by_hand_is_told_from_the_panels_own() -> None:
+    now = time.time()
+    token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60)}"
+    known = transfer_token(token, NODE.token)
+    assert (known.server, known.by_hand) == (UUID, True)
+    assert known.expires == int(now + 60)
+    assert not transfer_token(bearer(), NODE.token).by_hand
+    assert transfer_token(bearer(by_hand="yes"), NODE.token).by_hand is False
+    assert hand_token(UUID, NODE.token, now, now + 60) not in token
+
+
+def test_it_is_for_the_nodes_own_address_alone() -> None:
+    now, here = time.time(), "https://node.invalid:8080"
+    token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60, here)}"
+    assert transfer_token(token, NODE.token, here).by_hand
+    assert "not for this node" in refusal(token, "https://other.invalid").detail
+
+
+def test_what_has_expired_is_good_for_asking_alone() -> None:
+    now = time.time() - 7200
+    token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60)}"
+    assert "expired" in refusal(token).detail
+    assert transfer_token(token, NODE.token, expired_too=True).server == UUID
+    with pytest.raises(NotAuthorized, match="not signed with this node's key"):
+        transfer_token(token, "another", expired_too=True)
+
+
+def compared(node: ast.AST) -> Iterator[str]:
+    """Yield the names of what a comparison compares."""
+    for side in ast.iter_child_nodes(node):
+        if isinstance(side, ast.Tuple | ast.List | ast.Call):
+            yield from compared(side)
+        elif isinstance(side, ast.Attribute | ast.Name):
+            name = side.attr if isinstance(side, ast.Attribute) else side.id
+            yield name.lstrip("_").lower()
+
+
+def test_secrets_are_compared_in_constant_time_alone() -> None:
+    secret = {"token", "authorization", "password", "secret", "signature", "credentials"}
+    for path in HOME.rglob("*.py"):
+        if "testing" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            # Whether there is one at all (`is`) is no secret.
+            if isinstance(node, ast.Compare) and not isinstance(node.ops[0], ast.Is | ast.IsNot):
+                assert not secret & set(compared(node)), f"{path.name}, line {node.lineno}"

@@ -1,0 +1,149 @@
+"""A daemon that answers over a real socket what a test says, and the command in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+from threading import Thread
+from typing import Any
+
+import attrs
+import pytest
+
+from wingsd.cli.main import main
+
+__all__ = ["UUID", "Command", "Ran", "Scripted", "past", "running", "scripted", "wingsctl"]
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+
+
+class Scripted:
+    """A daemon. Each request is answered by the next of its answers; the last is given again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked: list[tuple[str, str, Any]] = []
+        self._answers: dict[tuple[str, str], list[tuple[int, bytes]]] = {}
+        self._server: ThreadingUnixStreamServer | None = None
+
+    def answers(self, method: str, path: str, *content: Any, status: int = 200) -> None:
+        """Answer so from now on."""
+        bodies = [
+            each if isinstance(each, bytes) else json.dumps(each).encode() for each in content
+        ]
+        self._answers[method, f"/v1/{path}"] = [(status, body) for body in bodies]
+
+    def start(self) -> None:
+        scripted = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_one(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length)
+                scripted.asked.append(
+                    (self.command, self.path, json.loads(body) if body else None)
+                )
+                ready = scripted._answers.get((self.command, self.path), [(404, b"{}")])
+                status, content = ready.pop(0) if len(ready) > 1 else ready[0]
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = do_DELETE = handle_one
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingUnixStreamServer(str(self.path), Handler)
+        self._server.daemon_threads = True
+        Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+            self.path.unlink()
+
+
+@attrs.frozen
+class Ran:
+    """How the command ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Command:
+    """`wingsctl`, run in this process against one socket."""
+
+    def __init__(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.path = path
+        self._capsys = capsys
+
+    def __call__(self, *words: str) -> Ran:
+        with pytest.raises(SystemExit) as ended:
+            main(["--socket", str(self.path), *words], prog_name="wingsctl")
+        code: Any = ended.value.code
+        printed = self._capsys.readouterr()
+        return Ran(int(code or 0), printed.out, printed.err)
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Iterator[Scripted]:
+    """A daemon that runs."""
+    made = Scripted(tmp_path / "control.sock")
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def wingsctl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command, for the daemon where there is one."""
+    return Command(tmp_path / "control.sock", capsys)
+
+
+def running(**changes: Any) -> dict[str, Any]:
+    """Return a transfer under way, as the daemon tells it."""
+    return {
+        "transfer": 7,
+        "server": UUID,
+        "direction": "out",
+        "by_hand": True,
+        "storage_pool": None,
+        "state": "processing",
+        "step": "send",
+        "doing": "sending the archive",
+        "begun": 1_700_000_000.0,
+        "bytes": 512 * 1024**2,
+        "total_bytes": 1024**3,
+        "bytes_per_second": 64.0 * 1024**2,
+    } | changes
+
+
+def past(**changes: Any) -> dict[str, Any]:
+    """Return a transfer that has ended, as the daemon tells it."""
+    return {
+        "transfer": 7,
+        "server": UUID,
+        "direction": "out",
+        "by_hand": True,
+        "storage_pool": None,
+        "outcome": "success",
+        "reason": "",
+        "step": "send",
+        "begun": 1_700_000_000.0,
+        "ended": 1_700_000_200.0,
+        "bytes": 1024**3,
+        "files": 12,
+    } | changes

@@ -1,0 +1,169 @@
+"""What is said when the daemon cannot be spoken to, or refuses."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.cli.daemon import Command, Scripted
+from wingsd.cli import client as module
+from wingsd.cli.client import Client, CtlError, Exit
+
+
+def test_without_a_daemon_it_says_how_one_is_started(wingsctl: Command) -> None:
+    ran = wingsctl("status")
+    assert (ran.status, ran.out) == (Exit.NO_DAEMON, "")
+    assert "no wingsd runs here: there is no" in ran.err
+    assert "systemctl start wingsd" in ran.err
+
+
+def test_so_it_does_when_one_has_died(wingsctl: Command) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(wingsctl.path))
+    ran = wingsctl("transfers")
+    assert ran.status == Exit.NO_DAEMON
+    assert "nobody listens at" in ran.err
+
+
+def test_with_json_an_error_is_json_too(wingsctl: Command) -> None:
+    ran = wingsctl("status", "--json")
+    assert (ran.status, ran.out) == (Exit.NO_DAEMON, "")
+    told = json.loads(ran.err)
+    assert told["error"].startswith("no wingsd runs here")
+    assert "systemctl" in told["detail"]
+
+
+def test_what_the_daemon_quotes_reaches_no_terminal_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    CtlError("it said \x1b[2J", "try\nagain").show()
+    assert capsys.readouterr().err == "wingsctl: it said \\x1b[2J\n  try\\nagain\n"
+
+
+def forbidden(path: Path, monkeypatch: pytest.MonkeyPatch) -> CtlError:
+    """Return what is said to a user whom the kernel keeps out of the socket there."""
+
+    def connect(self: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module._UnixConnection, "connect", connect)
+    with pytest.raises(CtlError) as caught:
+        Client(str(path)).ask("GET", "status")
+    assert caught.value.exit_code == Exit.NOT_PERMITTED
+    return caught.value
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a file to any group")
+@pytest.mark.parametrize(
+    ("group", "says"),
+    [
+        (grp.getgrnam("nogroup").gr_gid, "the group nogroup: run wingsctl as root, or join that"),
+        (4_000_000, "the group 4000000"),
+        (0, "it is for root alone"),
+    ],
+)
+def test_who_may_not_open_it_reads_who_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int, says: str
+) -> None:
+    path = tmp_path / "control.sock"
+    path.touch()
+    os.chown(path, -1, group)
+    assert says in forbidden(path, monkeypatch).detail
+
+
+def test_so_is_a_directory_that_may_not_be_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detail = forbidden(tmp_path / "closed" / "control.sock", monkeypatch).detail
+    assert f"may enter {tmp_path / 'closed'}" in detail
+
+
+def test_a_refusal_is_the_daemons_own_words(scripted: Scripted, wingsctl: Command) -> None:
+    told = {"error": "no", "detail": "do better"}
+    scripted.answers("GET", "status", told, status=409)
+    ran = wingsctl("status")
+    assert (ran.status, ran.err) == (Exit.FAILED, "wingsctl: no\n  do better\n")
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"[]"])
+def test_an_answer_that_is_no_words_is_told_by_its_status(
+    scripted: Scripted, wingsctl: Command, content: bytes
+) -> None:
+    scripted.answers("GET", "status", content, status=500)
+    ran = wingsctl("status")
+    assert (ran.status, ran.err) == (Exit.FAILED, "wingsctl: the daemon answered 500\n")
+
+
+def test_an_answer_past_its_bound_is_refused(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ANSWER", 1024 * 1024)
+    scripted.answers("GET", "fits", b'"%s"' % (b"x" * (1024 * 1024 - 2)))
+    scripted.answers("GET", "longer", b" " * (1024 * 1024 + 1))
+    client = Client(str(scripted.path))
+    assert len(client.ask("GET", "fits")) == 1024 * 1024 - 2
+    with pytest.raises(CtlError, match="the answer is longer than 1 MiB") as caught:
+        client.ask("GET", "longer")
+    assert caught.value.exit_code == Exit.FAILED
+
+
+def test_a_daemon_that_is_silent_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        with pytest.raises(CtlError, match="gave no answer within") as caught:
+            Client(str(path), timeout=0.05).ask("GET", "status")
+    assert caught.value.exit_code == Exit.NO_DAEMON
+
+
+def test_one_that_hangs_up_is_told_with_its_likely_reasons(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def hang_up() -> None:
+            connection, _ = listening.accept()
+            connection.close()
+
+        hanging_up = threading.Thread(target=hang_up)
+        hanging_up.start()
+        with pytest.raises(CtlError, match="closed the connection without an answer") as caught:
+            Client(str(path)).ask("GET", "status")
+        hanging_up.join()
+    assert "LimitNOFILE=" in caught.value.detail
+    assert caught.value.exit_code == Exit.NO_DAEMON
+
+
+def test_what_is_no_daemon_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "control.sock").touch()
+    with pytest.raises(CtlError, match="nobody listens"):
+        Client(str(tmp_path / "control.sock")).ask("GET", "status")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show"],
+        ["show", "x"],
+        ["cancel", "8d2f5a14"],
+        ["what"],
+        ["transfers", "--past", "-1"],
+        ["receive"],
+        ["receive", "--minutes", "0"],
+        ["send", "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "--to", "https://x"],
+    ],
+)
+def test_a_wrong_command_line_is_told_before_anything_is_asked(
+    wingsctl: Command, words: list[str]
+) -> None:
+    ran = wingsctl(*words)
+    assert (ran.status, ran.out) == (Exit.USAGE, "")
+    assert "Error:" in ran.err

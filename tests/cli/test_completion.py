@@ -1,0 +1,125 @@
+"""Completion of the command line: the files that shells read, and what they are told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.shell_completion import get_completion_class
+
+from tests.cli.daemon import UUID, Scripted, past, running
+from tests.command import WINGSCTL, installed
+from wingsd.cli.main import main
+
+HOME = Path(__file__).parent.parent.parent / "etc" / "completion"
+FILES = {"bash": "wingsctl.bash", "zsh": "_wingsctl", "fish": "wingsctl.fish"}
+OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
+
+
+@pytest.fixture(autouse=True)
+def shells_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let there be a wingsctl in the path."""
+    installed(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+
+def shell(name: str, *words: str, **environment: str) -> str:
+    """Run a shell; return what it prints."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"there is no {name}")
+    ran = subprocess.run(
+        [path, *words],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_files_are_what_click_makes(name: str) -> None:
+    kind = get_completion_class(name)
+    assert kind is not None
+    source = kind(main, {}, "wingsctl", "_WINGSCTL_COMPLETE").source()
+    made = (HOME / FILES[name]).read_text()
+    command = f"_WINGSCTL_COMPLETE={name}_source wingsctl > etc/completion/{FILES[name]}"
+    assert made.strip() == source.strip(), f"make it anew: {command}"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("wingsctl s", ["status", "show", "send"]),
+        ("wingsctl transfers --", ["--watch", "--past", "--json", "--help"]),
+    ],
+)
+def test_bash_completes_by_its_file(words: str, found: list[str]) -> None:
+    script = (
+        f"source {HOME / FILES['bash']}; COMP_WORDS=({words})"
+        "; COMP_CWORD=$((${#COMP_WORDS[@]} - 1))"
+        '; _wingsctl_completion wingsctl; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    assert sorted(shell("bash", "-c", script).split()) == sorted(found)
+
+
+def test_fish_completes_by_its_file() -> None:
+    out = shell("fish", "-c", f"source {HOME / FILES['fish']}; complete -C 'wingsctl ca'")
+    assert out.split("\t")[0] == "cancel"
+
+
+def test_zsh_can_read_its_file() -> None:
+    shell("zsh", "-n", str(HOME / FILES["zsh"]))
+    out = shell(
+        "zsh",
+        "-c",
+        "wingsctl",
+        _WINGSCTL_COMPLETE="zsh_complete",
+        COMP_WORDS="wingsctl st",
+        COMP_CWORD="1",
+    )
+    assert out.splitlines()[:2] == ["plain", "status"]
+
+
+def completed(words: str, **environment: str) -> list[str]:
+    ran = subprocess.run(
+        WINGSCTL,
+        env=os.environ
+        | {
+            "_WINGSCTL_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }
+        | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert ran.stderr == ""
+    return [line.partition(",")[2] for line in ran.stdout.split()]
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_a_servers_name_is_one_that_moves_or_has_moved(scripted: Scripted, by: str) -> None:
+    told = {
+        "running": [running()],
+        "expected": [{"server": OTHER, "expires": 1.0}],
+        "past": [past(), past(server=OTHER)],
+    }
+    scripted.answers("GET", "transfers", told)
+    path = str(scripted.path)
+    words = f"wingsctl --socket {path} show " if by == "option" else "wingsctl show "
+    socket = {} if by == "option" else {"WINGSCTL_SOCKET": path}
+    assert completed(words, **socket) == [UUID, OTHER]
+    assert completed(f"{words}1", **socket) == [OTHER]
+
+
+def test_without_a_daemon_nothing_is_offered_and_nothing_said(tmp_path: Path) -> None:
+    assert completed("wingsctl show ", WINGSCTL_SOCKET=str(tmp_path / "none")) == []

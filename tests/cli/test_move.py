@@ -1,0 +1,251 @@
+"""`wingsctl receive` and `send`: what is asked of the daemon, and what is told of the end."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.daemon import UUID, Command, Scripted, past, running
+from wingsd.cli import progress as following
+from wingsd.cli.client import Exit
+
+TOKEN = "aaa.bbb.ccc"
+INVITATION: dict[str, Any] = {
+    "server": UUID,
+    "url": "https://node.example.com:8080",
+    "url_is_certain": True,
+    "token": TOKEN,
+    "expires": 1_700_000_000.0,
+    "after": 6,
+}
+BEGUN = {"server": UUID, "after": 6, "backups_stay_in": "/backups"}
+DESCRIPTION = {"settings": {"uuid": UUID}, "process_configuration": {}}
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "EVERY", 0.001)
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    return {
+        "uuid": UUID,
+        "server": None,
+        "running": None,
+        "expected": None,
+        "past": [],
+        "reports_waiting": [],
+    } | changes
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(DESCRIPTION))
+    return str(path)
+
+
+# receive
+
+
+def test_the_line_for_the_source_is_printed_whole(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("POST", "receive", INVITATION, status=201)
+    ran = wingsctl("receive", UUID)
+    assert (ran.status, ran.err) == (0, "")
+    (line,) = [line for line in ran.out.splitlines() if "wingsctl send" in line]
+    words = ["wingsctl", "send", UUID, "--to", INVITATION["url"], "--token", TOKEN]
+    assert shlex.split(line) == words
+    assert "a guess" not in ran.out
+    order: dict[str, Any] = {"server": UUID, "settings": None, "addresses": []}
+    order["seconds"] = 3600
+    assert scripted.asked == [("POST", "/v1/receive", order)]
+
+
+def test_an_address_that_is_a_guess_is_called_one(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("POST", "receive", INVITATION | {"url_is_certain": False}, status=201)
+    assert "https://node.example.com:8080 is a guess" in wingsctl("receive", UUID).out
+    ran = wingsctl("receive", UUID, "--url", "https://other:1", "--json")
+    assert (ran.json["url"], ran.json["url_is_certain"]) == ("https://other:1", True)
+    assert "--to https://other:1 " in ran.json["send"]
+
+
+@pytest.mark.parametrize("url", ["node.example.com:8080", "ftp://node", "https://", "node"])
+@pytest.mark.parametrize("words", [("receive", UUID, "--url"), ("send", UUID, "--to")])
+def test_what_is_no_address_is_a_wrong_command_line(
+    scripted: Scripted, wingsctl: Command, words: tuple[str, ...], url: str
+) -> None:
+    ran = wingsctl(*words, url, *(("--token", TOKEN) if words[0] == "send" else ()))
+    assert ran.status == Exit.USAGE
+    assert f"{url!r} is not an address such as https://" in ran.err.replace("\n", " ")
+    assert scripted.asked == []
+
+
+def test_all_that_can_be_said_of_the_server(
+    scripted: Scripted, wingsctl: Command, file: str
+) -> None:
+    scripted.answers("POST", "receive", INVITATION, status=201)
+    addresses = ("--address", "203.0.113.5:1", "--address", "203.0.113.5:2")
+    assert wingsctl("receive", "--settings", file, *addresses, "--minutes", "5").status == 0
+    ((_, _, order),) = scripted.asked
+    assert order == {
+        "server": UUID,
+        "settings": DESCRIPTION,
+        "addresses": ["203.0.113.5:1", "203.0.113.5:2"],
+        "seconds": 300,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "expected an object with the keys settings"),
+        ('{"settings": 5}', "expected an object with the keys settings"),
+        ('{"settings": {"uuid": "x"}}', "have no UUID"),
+        ('{"settings": {}}', "have no UUID"),
+        ("\xff", "cannot be read as JSON"),
+    ],
+)
+def test_settings_that_are_none_are_a_wrong_command_line(
+    wingsctl: Command, tmp_path: Path, content: str, says: str
+) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(content, encoding="latin-1")
+    ran = wingsctl("receive", "--settings", str(path))
+    assert ran.status == Exit.USAGE
+    assert says in ran.err.replace("\n", " ")
+
+
+def test_settings_may_come_from_standard_input(
+    scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(DESCRIPTION)))
+    scripted.answers("POST", "receive", INVITATION, status=201)
+    assert wingsctl("receive", "--settings", "-").status == 0
+    assert scripted.asked[0][2]["settings"] == DESCRIPTION
+
+
+def test_waiting_for_it_to_come(scripted: Scripted, wingsctl: Command) -> None:
+    expected = {"server": UUID, "expires": 1.0}
+    coming = running(direction="in", doing="receiving the archive")
+    scripted.answers("POST", "receive", INVITATION, status=201)
+    scripted.answers(
+        "GET",
+        f"transfers/{UUID}",
+        found(expected=expected, past=[past(transfer=6, outcome="failure")]),
+        found(expected=expected, running=coming),
+        found(running=coming),
+        found(past=[past(direction="in"), past(transfer=6)]),
+    )
+    ran = wingsctl("receive", UUID, "--wait")
+    assert ran.status == 0
+    assert f"{UUID} in by hand: receiving the archive" in ran.err
+    assert ran.out.endswith(f"{UUID}: moved: 1.0 GiB, 12 files, in 3 min 20 s\n")
+
+
+def test_one_that_is_expected_no_more_is_not_waited_for(
+    scripted: Scripted, wingsctl: Command
+) -> None:
+    scripted.answers("POST", "receive", INVITATION, status=201)
+    scripted.answers("GET", f"transfers/{UUID}", found(past=[past(transfer=6)]))
+    ran = wingsctl("receive", UUID, "--wait", "--json")
+    assert ran.status == Exit.FAILED
+    assert "no such transfer any more" in json.loads(ran.err)["error"]
+
+
+# send
+
+
+def test_sending_goes_on_to_the_end(scripted: Scripted, wingsctl: Command, file: str) -> None:
+    scripted.answers("POST", "send", BEGUN, status=202)
+    scripted.answers("GET", f"transfers/{UUID}", found(running=running()), found(past=[past()]))
+    words = ("send", UUID, "--to", "https://x", "--token", TOKEN, "--settings", file, "--delete")
+    ran = wingsctl(*words)
+    assert ran.status == 0
+    moved, stays = ran.out.splitlines()
+    assert moved == f"{UUID}: moved: 1.0 GiB, 12 files, in 3 min 20 s"
+    # Said by name: with --delete, they are all that is left of it here.
+    assert stays == "Its backups, where it has any, stay on this node, in /backups."
+    order = {
+        "server": UUID,
+        "url": "https://x",
+        "token": TOKEN,
+        "settings": DESCRIPTION,
+        "remove": True,
+    }
+    assert scripted.asked[0] == ("POST", "/v1/send", order)
+
+
+def failing(scripted: Scripted) -> tuple[str, ...]:
+    scripted.answers("POST", "send", BEGUN, status=202)
+    ended = past(outcome="failure", reason="while sending: no")
+    scripted.answers("GET", f"transfers/{UUID}", found(past=[ended]))
+    return "send", UUID, "--to", "https://x", "--token", TOKEN
+
+
+def test_a_failure_is_told_with_its_reason(scripted: Scripted, wingsctl: Command) -> None:
+    ran = wingsctl(*failing(scripted))
+    assert (ran.status, ran.out) == (Exit.FAILED, "")
+    assert ran.err == f"wingsctl: {UUID} has not moved\n  while sending: no\n"
+
+
+def test_programs_get_it_as_json(scripted: Scripted, wingsctl: Command) -> None:
+    ran = wingsctl(*failing(scripted), "--json")
+    assert (ran.status, ran.err) == (Exit.FAILED, "")
+    assert (ran.json["outcome"], ran.json["reason"]) == ("failure", "while sending: no")
+    assert ran.json["backups_stay_in"] == "/backups"
+
+
+def test_it_may_go_on_by_itself(scripted: Scripted, wingsctl: Command) -> None:
+    words = failing(scripted)
+    out = wingsctl(*words, "--no-wait").out
+    assert f"wingsctl show {UUID}" in out
+    assert "stay on this node, in /backups." in out
+    assert wingsctl(*words, "--no-wait", "--json").json == BEGUN
+
+
+def test_who_leaves_reads_that_it_goes_on(
+    scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = failing(scripted)
+    scripted.answers("GET", f"transfers/{UUID}", found(running=running()))
+
+    def leave(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", leave)
+    ran = wingsctl(*words)
+    assert ran.status == Exit.LEFT
+    assert f"wingsctl cancel {UUID} ends it" in ran.err
+
+
+def test_a_daemon_that_goes_meanwhile_is_told_from_none(
+    scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = failing(scripted)
+    scripted.answers("GET", f"transfers/{UUID}", found(running=running()))
+    monkeypatch.setattr(time, "sleep", lambda _: scripted.stop())
+    ran = wingsctl(*words)
+    assert ran.status == Exit.NO_DAEMON
+    assert "wingsd has gone while this was waited for" in ran.err
+    assert f"wingsctl show {UUID}" in ran.err
+
+
+@pytest.mark.parametrize("given", ["option", "environment", "standard input"])
+def test_the_token_need_not_stand_in_the_list_of_processes(
+    scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    failing(scripted)
+    option = {"option": ["--token", f"Bearer {TOKEN}"], "standard input": ["--token", "-"]}
+    if given == "environment":
+        monkeypatch.setenv("WINGSCTL_TOKEN", TOKEN)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{TOKEN}\n"))
+    wingsctl("send", UUID, "--to", "https://x", "--no-wait", *option.get(given, []))
+    assert scripted.asked[0][2]["token"] == TOKEN

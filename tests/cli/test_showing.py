@@ -1,0 +1,366 @@
+"""What people and programs are shown of the node and its transfers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.cli.daemon import UUID, Command, Scripted, past, running
+from tests.command import WINGSCTL
+from wingsd.cli.client import Exit
+from wingsd.cli.output import duration, plain, size, when
+from wingsd.cli.progress import Screen
+
+NOTHING: dict[str, Any] = {"running": [], "expected": [], "past": []}
+GIB = 1024**3
+
+
+def status(**changes: Any) -> dict[str, Any]:
+    return {
+        "version": "1.2.3",
+        "pid": 1,
+        "uptime_seconds": 3 * 86400 + 7200,
+        "address": "https://0.0.0.0:8080",
+        "panel": {
+            "url": "https://panel.invalid",
+            "reachable": True,
+            "error": "",
+            "last_heard": time.time() - 90,
+        },
+        "engine": {"enabled": True, "version": "27.1", "error": ""},
+        "servers": {"loaded": True, "count": 5, "running": 2},
+        "transfers": {"receiving": 1, "sending": 2, "expected": 3},
+        "reports_waiting": 4,
+        "disks": [
+            {
+                "purpose": "servers",
+                "path": "/srv",
+                "free_bytes": 5 * GIB,
+                "total_bytes": 10 * GIB,
+                "error": "",
+            },
+            {
+                "purpose": "arriving",
+                "path": "/gone",
+                "free_bytes": None,
+                "total_bytes": None,
+                "error": "No such file or directory",
+            },
+        ],
+        "limits": {
+            "download_mib_per_second": 50,
+            "upload_mib_per_second": None,
+            "concurrent": 8,
+            "waiting": 64,
+            "disk_reserve_mib": 1024,
+        },
+    } | changes
+
+
+# status
+
+
+def test_the_node_at_a_glance(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("GET", "status", status())
+    ran = wingsctl("status")
+    assert (ran.status, ran.err) == (0, "")
+    for text in (
+        "1.2.3, up for 3 d 2 h",
+        "https://panel.invalid answers",
+        "Docker 27.1",
+        "5, of which 2 run",
+        "1 coming, 2 going, 3 expected by hand",
+        "4 wait to be told",
+        "in 50 MiB/s, out without limit",
+        "5.0 GiB  10.0 GiB  /srv",
+        "/gone (No such file or directory)",
+    ):
+        assert text in ran.out
+    assert not [line for line in ran.out.splitlines() if line != line.rstrip()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"panel": {"url": "u", "reachable": False, "error": "gone", "last_heard": None}},
+            "u is NOT reachable: gone; last heard never",
+        ),
+        (
+            {"panel": {"url": "u", "reachable": True, "error": "401", "last_heard": 1.0}},
+            "u REFUSES this node: 401",
+        ),
+        ({"engine": {"enabled": False, "version": "", "error": ""}}, "docker.enabled is false"),
+        ({"engine": {"enabled": True, "version": "", "error": "dead"}}, "NOT usable: dead"),
+        ({"servers": {"loaded": False, "count": None, "running": None}}, "not known yet"),
+    ],
+)
+def test_what_is_wrong_stands_out(
+    scripted: Scripted, wingsctl: Command, changes: dict[str, Any], says: str
+) -> None:
+    scripted.answers("GET", "status", status(**changes))
+    assert says in wingsctl("status").out
+
+
+def test_programs_get_what_the_daemon_says(scripted: Scripted, wingsctl: Command) -> None:
+    told = status()
+    scripted.answers("GET", "status", told)
+    assert wingsctl("status", "--json").json == told
+
+
+# transfers
+
+
+def test_transfers_now_and_past(scripted: Scripted, wingsctl: Command) -> None:
+    failed = past(outcome="failure", reason="while x: \x1b[31mno\n", bytes=None, files=None)
+    told = {
+        "running": [running()],
+        "expected": [{"server": UUID, "expires": 1_700_000_000.0}],
+        "past": [failed, past(direction="in", by_hand=False)],
+    }
+    scripted.answers("GET", "transfers?past=20", told)
+    ran = wingsctl("transfers")
+    assert ran.status == 0
+    assert "512.0 MiB  1.0 GiB  64.0 MiB/s  sending the archive" in ran.out
+    assert "is expected until 2023-11-1" in ran.out
+    # What comes from elsewhere moves no cursor.
+    assert "failure: while x:  [31mno" in ran.out
+    assert "3 min 20 s  1.0 GiB  12     success" in ran.out
+
+
+def test_where_nothing_moves_that_is_said(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("GET", "transfers?past=3", NOTHING)
+    assert wingsctl("transfers", "--past", "3").out == "no transfer is under way\n"
+    assert wingsctl("transfers", "--past", "3", "--json").json == NOTHING
+
+
+def test_one_server(scripted: Scripted, wingsctl: Command) -> None:
+    told = {
+        "uuid": UUID,
+        "server": {
+            "name": "Lobby [red]",
+            "state": "offline",
+            "hold": "it is being moved",
+            "by_hand": True,
+            "disk_bytes": GIB,
+        },
+        "running": running(),
+        "expected": {"server": UUID, "expires": 1_700_000_000.0},
+        "past": [past()],
+        "reports_waiting": [
+            {"server": UUID, "outcome": "failure", "since": 1.0, "attempts": 3, "answer": "down"}
+        ],
+    }
+    scripted.answers("GET", f"transfers/{UUID}", told)
+    ran = wingsctl("show", UUID.upper())
+    for text in (
+        "Lobby [red]",
+        "offline (it is being moved)",
+        "what came with it by hand",
+        "out by hand, for",
+        "512.0 MiB of 1.0 GiB, 64.0 MiB/s",
+        "failure, since 1970-01-01",
+        "3 attempts; down",
+        "success",
+    ):
+        assert text in ran.out
+    assert wingsctl("show", UUID, "--json").json == told
+
+
+def test_a_size_that_is_not_measured_is_not_shown_as_0(
+    scripted: Scripted, wingsctl: Command
+) -> None:
+    server = {
+        "name": "Lobby",
+        "state": "offline",
+        "hold": "",
+        "by_hand": False,
+        "disk_bytes": None,
+    }
+    told: dict[str, Any] = {
+        "uuid": UUID,
+        "server": server,
+        "running": None,
+        "expected": None,
+        "past": [],
+        "reports_waiting": [],
+    }
+    scripted.answers("GET", f"transfers/{UUID}", told)
+    assert "files   not measured" in wingsctl("show", UUID).out
+    server["disk_bytes"] = 0
+    scripted.answers("GET", f"transfers/{UUID}", told)
+    assert "files   0 B" in wingsctl("show", UUID).out
+
+
+def test_what_is_pooled_is_shown_so(scripted: Scripted, wingsctl: Command) -> None:
+    pooled = {"by_hand": False, "storage_pool": "attic"}
+    told = {
+        "uuid": UUID,
+        "server": None,
+        "running": running(**pooled),
+        "expected": None,
+        "past": [past(**pooled, bytes=None, files=None)],
+        "reports_waiting": [],
+    }
+    scripted.answers("GET", f"transfers/{UUID}", told)
+    shown = wingsctl("show", UUID).out
+    assert "out in a pool, for" in shown
+    assert "storage pool  attic" in shown
+    assert "out in a pool  20" in shown
+
+
+def test_a_server_that_is_gone_has_its_past(scripted: Scripted, wingsctl: Command) -> None:
+    told = {
+        "uuid": UUID,
+        "server": None,
+        "running": None,
+        "expected": None,
+        "past": [past()],
+        "reports_waiting": [],
+    }
+    scripted.answers("GET", f"transfers/{UUID}", told)
+    assert "not known to this node" in wingsctl("show", UUID).out
+
+
+def test_one_that_nobody_knows(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("GET", f"transfers/{UUID}", {"error": "unknown"}, status=404)
+    assert wingsctl("show", UUID).status == Exit.UNKNOWN
+
+
+def test_cancelling(scripted: Scripted, wingsctl: Command) -> None:
+    scripted.answers("DELETE", f"transfers/{UUID}", b"", status=202)
+    assert wingsctl("cancel", UUID).out == f"{UUID}: it is being cancelled\n"
+    assert wingsctl("cancel", UUID, "--json").json == {"server": UUID, "cancelled": True}
+    assert scripted.asked == [("DELETE", f"/v1/transfers/{UUID}", None)] * 2
+
+
+# As it goes on
+
+
+def test_lines_are_printed_where_there_is_no_terminal() -> None:
+    out = io.StringIO()
+    with Screen(Console(file=out, width=200)).shown() as screen:
+        screen.show([running(doing="one")])
+        screen.show([running(doing="one", bytes=5)])
+        screen.show([running(doing="two")])
+        screen.tell(past(outcome="failure", reason="while two: no"))
+        screen.show([])
+        screen.show([running(doing="two")])
+    assert out.getvalue().splitlines() == [
+        f"{UUID} out by hand: one",
+        f"{UUID} out by hand: two",
+        f"{UUID} out by hand: failure: while two: no",
+        f"{UUID} out by hand: two",
+    ]
+
+
+def test_bars_are_drawn_where_there_is_one() -> None:
+    out = io.StringIO()
+    with Screen(Console(file=out, width=160, force_terminal=True)).shown() as screen:
+        screen.show([running(), running(server="11111111", total_bytes=None)])
+        screen.tell(past())
+    drawn = out.getvalue()
+    assert "512.0/1024.0 MiB" in drawn or "0.5/1.0 GiB" in drawn
+    assert "━" in drawn
+    assert f"{UUID} out by hand: " in drawn
+
+
+def test_the_rate_has_the_units_of_the_sizes() -> None:
+    out = io.StringIO()
+    with Screen(Console(file=out, width=160, force_terminal=True)).shown() as screen:
+        for done in (0, 1 << 28, 1 << 29):
+            screen.show([running(bytes=done)])
+    assert re.search(r"\d [KMGTP]iB/s", out.getvalue())
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What is started can be left by SIGINT, also where the tests run in a shell's background.
+
+    Such a shell has it ignored, and so would everything that is started.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_watching_on_a_terminal_goes_on_until_it_is_left(scripted: Scripted) -> None:
+    at_first = NOTHING | {"running": [running()]}
+    scripted.answers("GET", "transfers?past=1", NOTHING)
+    scripted.answers("GET", "transfers?past=100", at_first, at_first, NOTHING | {"past": [past()]})
+    ours, theirs = pty.openpty()
+    command = [*WINGSCTL, "--socket", str(scripted.path)]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "150"}
+    with subprocess.Popen(
+        [*command, "transfers", "--watch"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        drawn = b""
+        while b"success" not in drawn:
+            drawn += os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        while True:
+            try:
+                rest = os.read(ours, 65536)
+            except OSError:  # what a terminal says that nobody is at any more
+                break
+            drawn += rest
+        assert process.wait(30) == 0
+    os.close(ours)
+    assert "sending the archive" in drawn.decode()
+    assert "━" in drawn.decode()
+    assert b"Traceback" not in drawn
+
+
+def test_watching_by_a_program_is_a_line_for_each_look(
+    scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.answers("GET", "transfers?past=20", NOTHING, NOTHING | {"running": [running()]})
+    looks = iter([None, None])
+
+    def sleep(_: float) -> None:
+        if next(looks, "over") is not None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    ran = wingsctl("transfers", "--watch", "--json")
+    assert ran.status == 0
+    lines = [json.loads(line) for line in ran.out.splitlines()]
+    assert [len(line["running"]) for line in lines] == [0, 1, 1]
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-5, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3600, "1 h 0 min"), (90000, "1 d 1 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_sizes_and_times_that_there_are_not() -> None:
+    assert (size(None), size(0), size(1536)) == ("-", "0 B", "1.5 KiB")
+    assert when(None) == "never"
+
+
+def test_nothing_moves_the_cursor() -> None:
+    assert plain("a\x1b[2J\nb\x07\u202e") == "a [2J b  "

@@ -1,0 +1,69 @@
+"""YAML that is not what it should be: every fault has its place, whatever Python calls it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wingsd.config.loader import read_yaml
+from wingsd.errors import InvalidData
+
+TAGS = ["binary", "bool", "float", "int", "map", "null", "omap", "pairs", "seq", "set", "str"]
+
+
+def test_what_is_right_is_read() -> None:
+    assert read_yaml("a: [1, 2.5, 2001-01-02, x]\n") is not None
+    assert read_yaml("") is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2001-99-99",
+        "!!int x",
+        "!!float /p",
+        "!!bool maybe",
+        "!!timestamp x",
+        "!!binary é",
+        "0b_",
+        "&a [*a, {? *a : 1}]",
+        "!!python/object:os.system {}",
+        "'",
+        "[",
+        "*nobody",
+    ],
+)
+def test_a_fault_is_told_by_its_place_and_not_by_what_is_there(value: str) -> None:
+    with pytest.raises(InvalidData) as caught:
+        read_yaml(f"debug: true\nkey: {value}")
+    assert str(caught.value).startswith("see line 2, column ")
+
+
+def test_a_key_that_is_there_twice_is_no_choice_of_ours() -> None:
+    with pytest.raises(InvalidData, match=r"^a key is there twice, see line 4, column 3$"):
+        read_yaml("api:\n  port: 1\n  host: x\n  port: 2\n")
+
+
+def test_what_is_merged_may_be_said_anew() -> None:
+    text = "a: &a {x: 1, y: 1}\nb: {<<: *a, <<: {z: 3}, x: 2}\n"
+    assert read_yaml(text) == {"a": {"x": 1, "y": 1}, "b": {"x": 2, "y": 1, "z": 3}}
+
+
+def test_a_file_that_is_nested_too_deeply() -> None:
+    with pytest.raises(InvalidData, match="nested too deeply"):
+        read_yaml("[" * 20_000)
+
+
+def test_a_character_that_no_yaml_has() -> None:
+    with pytest.raises(InvalidData):
+        read_yaml("a: \0")
+
+
+@given(st.sampled_from(TAGS), st.text("ab01:_-.+~[]{}&*!?%\"' \n\té", max_size=20))
+def test_any_value_with_any_tag_is_read_or_refused(tag: str, value: str) -> None:
+    for text in (value, f"!!{tag} {value}", f"a: !!{tag} {value}"):
+        try:
+            read_yaml(text)
+        except InvalidData:
+            continue

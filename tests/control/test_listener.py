@@ -1,0 +1,117 @@
+"""The control socket: who may open it, and what is said where there can be none."""
+
+from __future__ import annotations
+
+import grp
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from tests.direct_transfers.scenarios import Ends
+from tests.logs import LoggedErrors
+from wingsd.config import Control
+from wingsd.control import ControlDoor
+
+
+def door(ends: Ends, path: Path | str, group: str = "") -> ControlDoor:
+    return ControlDoor(ends.source.rooms(Control(socket=str(path), group=group)))
+
+
+def abandoned(path: Path) -> None:
+    """Leave a socket there as a daemon does that is killed."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+
+
+@pytest_twisted.ensureDeferred
+async def test_root_and_one_group_may_open_it(ends: Ends, tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    opened = door(ends, path, grp.getgrgid(os.getgid()).gr_name)
+    opened.open()
+    found = path.lstat()
+    assert stat.S_ISSOCK(found.st_mode)
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, os.getgid())
+    await opened.close()
+    assert not path.exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_the_groups_that_is_named(ends: Ends, tmp_path: Path) -> None:
+    if os.getuid():
+        pytest.skip("only root may give it to any group")
+    path = tmp_path / "control.sock"
+    opened = door(ends, path, "nogroup")
+    opened.open()
+    assert path.stat().st_gid == grp.getgrnam("nogroup").gr_gid
+    await opened.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_group_that_there_is_not_is_said_so(
+    ends: Ends, tmp_path: Path, logged_errors: LoggedErrors
+) -> None:
+    opened = door(ends, tmp_path / "control.sock", "no-such-group")
+    opened.open()
+    assert any("no-such-group cannot have it" in line for line in logged_errors.lines)
+    await opened.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_socket_that_a_dead_daemon_left_is_replaced(ends: Ends, tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    abandoned(path)
+    opened = door(ends, path)
+    opened.open()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    await opened.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_where_somebody_listens_is_left_to_them(
+    ends: Ends, tmp_path: Path, logged_errors: LoggedErrors
+) -> None:
+    path = tmp_path / "control.sock"
+    first, second = door(ends, path), door(ends, path)
+    first.open()
+    before = path.stat().st_ino
+    second.open()
+    await second.close()
+    assert path.stat().st_ino == before
+    assert any("another daemon listens there" in line for line in logged_errors.lines)
+    await first.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("no/such/directory/control.sock", "there is no directory"),
+        ("file", "there is something else than a socket"),
+        ("file/control.sock", "there is no directory"),
+        ("x" * 150, "too long"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_where_there_can_be_none_that_is_said(
+    ends: Ends, tmp_path: Path, logged_errors: LoggedErrors, path: str, says: str
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    opened = door(ends, tmp_path / path)
+    opened.open()
+    lines = [line for line in logged_errors.lines if "wingsctl cannot speak" in line]
+    assert says in " ".join(lines)
+    assert [line for line in logged_errors.lines if str(tmp_path) in line] == lines
+    assert (tmp_path / "file").read_text() == "precious"
+    await opened.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_can_do_without(ends: Ends, logged_errors: LoggedErrors) -> None:
+    opened = door(ends, "")
+    opened.open()
+    assert any("control.socket is empty" in line for line in logged_errors.lines)
+    await opened.close()

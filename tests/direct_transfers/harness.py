@@ -1,0 +1,312 @@
+"""Nodes in one process that servers are moved between by hand: all of it but Panel and engine.
+
+Files, threads and HTTP on loopback are real; a station can be stopped as if it were
+killed, and another one take its place.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.task import deferLater
+
+from tests.direct_transfers.fakes import LossyRequest, SilentPanel
+from tests.heard import Heard
+from tests.support import (
+    FakeEnvironment,
+    SynchronousWorkers,
+    process_configuration,
+    server_settings,
+)
+from wingsd.api.resource import Services
+from wingsd.api.routes import Api
+from wingsd.archive import Compression, Limits
+from wingsd.auth.tokens import DenyList
+from wingsd.backups.local import Removal
+from wingsd.backups.received import Backups
+from wingsd.config import Config, Control, Form, Streams, System, Transfers
+from wingsd.control import Rooms
+from wingsd.direct_transfers import ByHand, HandMeans
+from wingsd.direct_transfers.incoming import Invitation
+from wingsd.docker.engine import EngineInformation
+from wingsd.egg_files.rewriters import Rewriters
+from wingsd.events import EventBus
+from wingsd.http.request import StreamingRequest
+from wingsd.http.site import NodeSite, NotFound
+from wingsd.servers import Means, Servers
+from wingsd.statedb import Entry, Journal
+from wingsd.statedb.store import Store
+from wingsd.threadio import Workers
+from wingsd.transfers.collaborators import ReceivingMeans, SendingMeans
+from wingsd.transfers.form.install_log import InstallLogs
+from wingsd.transfers.incoming.manager import Receiver
+from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.outgoing.manager import Sender
+from wingsd.transfers.panel_callbacks import Outbox
+from wingsd.transfers.peer.tls import Trust
+from wingsd.transfers.recovery import Recovery, clear_leftovers
+from wingsd.transfers.storage.shared_volume import Volume
+from wingsd.transfers.storage.staging import Attic, Staging, WriteBack
+
+__all__ = ["UUID", "Station", "description", "reactor", "until"]
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+reactor: Any = installed_reactor
+
+
+def description(**settings: Any) -> dict[str, Any]:
+    """Return what a Panel would say of the server."""
+    return {
+        "settings": server_settings(UUID, **settings),
+        "process_configuration": process_configuration(),
+    }
+
+
+async def until(so: Callable[[], bool]) -> None:
+    """Return when it is so."""
+    for _ in range(2000):
+        if so():
+            return
+        await deferLater(reactor, 0.005)
+    raise AssertionError("it never came to that")
+
+
+class Station:
+    """A node in `directory`; what is on its disk outlives it."""
+
+    def __init__(
+        self, directory: Path, pool: Workers, port: int = 0, system: System | None = None
+    ) -> None:
+        """What `system` has of directories is its own; by default they are in `directory`."""
+        self.directory = directory
+        system = system or System(data=str(directory / "volumes"))
+        self.data = Path(system.data)
+        self.config = Config(
+            token_id="id",
+            token=f"the-secret-token-of-the-node-{directory.name}",
+            remote="https://panel.invalid",
+            system=attrs.evolve(system, root_directory=str(directory)),
+        )
+        self.panel = SilentPanel()
+        self.environment = FakeEnvironment()
+        self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
+        self.bus = EventBus()
+        self.store = Store(str(directory))
+        self.store.open()
+        # In this thread: tests read the store, and close it, whatever goes on.
+        writer: Any = SynchronousWorkers()
+        self.journal = Journal(self.store, writer, time.time)
+        panel: Any = self.panel
+        self.outbox = Outbox(panel, self.journal, reactor)
+        owner = (os.getuid(), os.getgid())
+        eggs = Rewriters(pool, pool)
+        self.servers = Servers(
+            Means(reactor, self.config, panel, self.environment, self.bus, pool, eggs, owner)
+        )
+        storage_pool = system.transfers.storage_pool.name
+        node = directory.name if storage_pool else ""
+        self.staging = Staging(str(self.data), owner, durable=False, node=node)
+        self.staging.prepare()
+        backups = str(directory / "backups")
+        self.backups = Backups(backups, str(self.data), durable=False, reserve=0)
+        self.removal = Removal(backups, pool)
+        self.volume = Volume(str(self.data), owner, storage_pool)
+        self.logs = InstallLogs(str(self.directory / "logs"), self.staging, reserve=0)
+        self.heard = Heard()
+        self._pool = pool
+        #: Servers that are received at a time.
+        self.slots = DeferredSemaphore(1)
+        self.receiver = self._make_receiver(panel, owner)
+        self.sender = self._make_sender(panel)
+        self.by_hand = ByHand(
+            HandMeans(
+                reactor=reactor,
+                config=self.config,
+                servers=self.servers,
+                receiver=self.receiver,
+                sender=self.sender,
+                journal=self.journal,
+                bus=self.bus,
+                trust=Trust(),
+                disk=pool,
+                now=time.time,
+                observer=self.heard,
+            )
+        )
+        #: Whether a request's answer is lost on its way.
+        self.lose: Callable[[StreamingRequest], bool] = lambda _: False
+        self._listen(port)
+
+    def _make_receiver(self, panel: Any, owner: tuple[int, int]) -> Receiver:
+        pool = self._pool
+        return Receiver(
+            ReceivingMeans(
+                reactor=reactor,
+                panel=panel,
+                journal=self.journal,
+                outbox=self.outbox,
+                environment=self.environment,
+                servers=self.servers,
+                staging=self.staging,
+                backups=self.backups,
+                logs=self.logs,
+                write_back=WriteBack(lambda: pool.run(self.staging.write_back), reactor),
+                bus=self.bus,
+                owner=owner,
+                family="pterodactyl",
+                limits=Limits.configured(Transfers()),
+                attic=Attic(self.staging, self.backups, pool, self.journal, days=30),
+                form=Form(),
+                extractors=pool,
+                slots=self.slots,
+                disk=pool,
+                volume=self.volume,
+                observer=self.heard,
+            ),
+            places=3,
+            stall_timeout=120,
+        )
+
+    def _make_sender(self, panel: Any) -> Sender:
+        return Sender(
+            SendingMeans(
+                reactor=reactor,
+                panel=panel,
+                journal=self.journal,
+                outbox=self.outbox,
+                environment=self.environment,
+                servers=self.servers,
+                attic=Attic(self.staging, self.backups, self._pool, self.journal, days=30),
+                bus=self.bus,
+                trust=Trust(),
+                compression=Compression.BEST_SPEED,
+                stop_grace=60,
+                stall_timeout=120,
+                backup_directory=str(self.directory / "backups"),
+                logs=self.logs,
+                disk=self._pool,
+                removal=self.removal,
+                volume=self.volume,
+                packers=self._pool,
+                slots=DeferredSemaphore(2),
+                observer=self.heard,
+            )
+        )
+
+    def _listen(self, port: int) -> None:
+        self.services = Services(
+            config=self.config,
+            servers=self.servers,
+            sender=self.sender,
+            receiver=self.receiver,
+            streams=StreamGroups(self.receiver, self.journal, Streams(), reactor),
+            journal=self.journal,
+            by_hand=self.by_hand,
+            denied=DenyList(0),
+            websocket=lambda _: NotFound(),
+            engine=self.engine,
+        )
+        site: Any = NodeSite(Api(self.services), reactor=reactor, timeout=60)
+        site.requestFactory = LossyRequest
+        site.lose = self._loses
+        self._site = site
+        self._port = reactor.listenTCP(port, site, interface="127.0.0.1")
+
+    def _loses(self, request: StreamingRequest) -> bool:
+        return self.lose(request)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        number: int = self._port.getHost().port
+        return number
+
+    def rooms(self, control: Control) -> Rooms:
+        """Return what an operator may look into."""
+        panel: Any = self.panel
+        config = attrs.evolve(self.config, control=control)
+        return Rooms(
+            reactor=reactor,
+            services=attrs.evolve(self.services, config=config, engine=self.engine),
+            panel=panel,
+            outbox=self.outbox,
+            staging=self.staging,
+            disk=self._pool,
+            address=lambda: self.url,
+        )
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def die_at(self, last: str) -> None:
+        """Have every transfer stop for good once a step is written down, as if it were killed."""
+        enter = self.journal.enter
+
+        def dies(transfer: int, step: str) -> Deferred[None]:
+            written = enter(transfer, step)
+            return written.addCallback(lambda _: Deferred()) if step == last else written
+
+        self.journal.enter = dies  # type: ignore[method-assign]
+
+    async def invite(self, **options: Any) -> Invitation:
+        """Expect the server."""
+        return await self.by_hand.arrivals.expect(UUID, **{"seconds": 60} | options)
+
+    async def recover(self) -> None:
+        """Take up what an earlier station in this directory left, as a node does at its start."""
+        unfinished: list[Entry] = self.store.transfers(unfinished=True)
+        clear_leftovers(unfinished, self.staging, self.backups)
+        await self.by_hand.load(unfinished)
+        panel: Any = self.panel
+        recovery = Recovery(
+            entries=unfinished,
+            receiver=self.receiver,
+            sender=self.sender,
+            servers=self.servers,
+            journal=self.journal,
+            outbox=self.outbox,
+            panel=panel,
+            attic=Attic(self.staging, self.backups, self._pool, self.journal, days=30),
+            by_hand=self.by_hand,
+            removal=self.removal,
+            volume=self.volume,
+            disk=self._pool,
+            reactor=reactor,
+            observer=self.heard,
+        )
+        recovery.begin()
+
+    def entries(self) -> list[tuple[str, str | None]]:
+        """Return the transfers of the journal: which way, and how they ended."""
+        return [
+            (entry.direction.value, entry.outcome and entry.outcome.value)
+            for entry in self.store.transfers()
+        ]
+
+    def is_at_rest(self) -> bool:
+        """Whether nothing is under way, and all of it is written down."""
+        under_way = self.sender.servers or self.receiver.servers
+        return not under_way and not self.store.transfers(unfinished=True)
+
+    def left(self) -> list[str]:
+        """Return what there is of servers here, in place and on the way."""
+        places = (self.data, Path(self.staging.path))
+        names = [path.name for place in places for path in place.iterdir()]
+        return sorted(name for name in names if name != ".lock")
+
+    async def close(self) -> None:
+        """End it."""
+        await self._port.stopListening()
+        await self._site.drain(0)
+        await self.servers.stop()
+        self.store.close()
+        self.staging.close()

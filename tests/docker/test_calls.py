@@ -1,0 +1,209 @@
+"""Calls to the engine keep their order, whatever becomes of those who wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from threading import Event
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import CancelledError, Deferred
+
+from tests.engine import Engine as RealEngine
+from tests.heard import Heard
+from wingsd.docker import DockerEnvironment
+from wingsd.docker import calls as calls_module
+from wingsd.docker import engine as engine_calls
+from wingsd.docker.calls import Engine
+from wingsd.errors import EnvironmentFailed
+from wingsd.threadio import Workers
+from wingsd.util.observer import ENGINE
+
+reactor: Any = installed_reactor
+
+
+class Client:
+    """A client that only notes that it was closed."""
+
+    closed = 0
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def close(self) -> None:
+        Client.closed += 1
+
+
+class Gate:
+    """Work in a thread that takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.entered: Deferred[None] = Deferred()
+        self._open = Event()
+
+    def __call__(self, *_: Any) -> str:
+        reactor.callFromThread(self.entered.callback, None)
+        assert self._open.wait(30)
+        return "done"
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    pool = Workers(reactor, "calls-test", 4)
+    pool.start()
+    yield pool
+    pool.stop()
+
+
+@pytest.fixture
+def faked(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    monkeypatch.setattr(engine_calls, "Client", Client)
+    monkeypatch.setattr(Client, "closed", 0)
+    return Engine(workers, "unix:///faked")
+
+
+def in_turn(faked: Engine, name: str, work: Any) -> Deferred[Any]:
+    async def operation() -> Any:
+        async with faked.turn(name) as talk:
+            return await talk.ask(work)
+
+    return Deferred.fromCoroutine(operation())
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_name_is_served_in_order_and_others_meanwhile(faked: Engine) -> None:
+    gate = Gate()
+    first = in_turn(faked, "a", gate)
+    second = in_turn(faked, "a", lambda client: client.address)
+    await gate.entered
+    assert await in_turn(faked, "b", lambda _: "other") == "other"
+    assert not second.called
+    gate.open()
+    assert await first == "done"
+    assert await second == "unix:///faked"
+    assert Client.closed == 3
+    assert faked._turns == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cancelled_call_keeps_its_turn_until_its_thread_is_done(faked: Engine) -> None:
+    gate = Gate()
+    first = in_turn(faked, "a", gate)
+    second = in_turn(faked, "a", lambda _: "second")
+    await gate.entered
+    first.cancel()
+    with pytest.raises(CancelledError):
+        await first
+    assert await in_turn(faked, "b", lambda _: "other") == "other"
+    assert not second.called
+    assert Client.closed == 1
+    gate.open()
+    assert await second == "second"
+    assert Client.closed == 3
+    assert faked._turns == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_gives_up_waiting_is_passed_over(faked: Engine) -> None:
+    gate = Gate()
+    first = in_turn(faked, "a", gate)
+    second = in_turn(faked, "a", lambda _: pytest.fail("nobody wants this any more"))
+    third = in_turn(faked, "a", lambda _: "third")
+    await gate.entered
+    second.cancel()
+    with pytest.raises(CancelledError):
+        await second
+    gate.open()
+    assert await first == "done"
+    assert await third == "third"
+    assert faked._turns == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failure_ends_the_turn_too(faked: Engine) -> None:
+    def broken(_: Any) -> None:
+        raise OSError(111, "Connection refused")
+
+    with pytest.raises(EnvironmentFailed, match="unix:///faked does not answer: Connection refus"):
+        await in_turn(faked, "a", broken)
+    assert await in_turn(faked, "a", lambda _: "next") == "next"
+    assert faked._turns == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left_when_a_creation_is_cancelled_and_removed(
+    engine: RealEngine, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, create = Gate(), engine_calls.create_container
+
+    def slowly(client: Any, spec: Any) -> Any:
+        gate()
+        return create(client, spec)
+
+    monkeypatch.setattr(engine_calls, "create_container", slowly)
+    server = engine.server()
+    environment = DockerEnvironment(engine.config(), workers, reactor)
+    creating = Deferred.fromCoroutine(environment.create(server))
+    await gate.entered
+    creating.cancel()
+    with pytest.raises(CancelledError):
+        await creating
+    removing = Deferred.fromCoroutine(environment.remove(server.uuid))
+    assert not removing.called
+    gate.open()
+    await removing
+    assert not engine.client.containers(all=True, filters={"name": server.uuid})
+
+
+@pytest_twisted.ensureDeferred
+async def test_how_long_each_call_takes_is_told(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_calls, "Client", Client)
+    heard = Heard()
+    faked = Engine(workers, "unix:///faked", heard)
+    error = OSError(111, "Connection refused")
+
+    def look(_: Any) -> str:
+        return "found"
+
+    def remove(_: Any) -> None:
+        raise error
+
+    assert await in_turn(faked, "a", look) == "found"
+    with pytest.raises(EnvironmentFailed):
+        await in_turn(faked, "a", remove)
+    calls = [(peer, operation, why) for peer, operation, _, why in heard.calls]
+    assert calls == [(ENGINE, "look", None), (ENGINE, "remove", error)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_waiting_for_a_thread_is_not_the_engines_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine_calls, "Client", Client)
+    heard, now, gate = Heard(), [0.0], Gate()
+    monkeypatch.setattr(calls_module, "monotonic", lambda: now[0])
+    one = Workers(reactor, "one", 1)
+    one.start()
+    faked = Engine(one, "unix:///faked", heard)
+
+    def look(_: Any) -> None:
+        now[0] += 1
+
+    first, second = in_turn(faked, "a", gate), in_turn(faked, "b", look)
+    await gate.entered
+    now[0] += 100
+    gate.open()
+    await first
+    await second
+    one.stop()
+    assert [(name, seconds) for _, name, seconds, _ in heard.calls] == [
+        ("other", 100),
+        ("look", 1),
+    ]

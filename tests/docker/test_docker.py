@@ -1,0 +1,331 @@
+"""Tests for `wingsd.docker.environment` against a real engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Iterator
+from typing import Any, TypeVar
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.engine import NO_REGISTRY, Engine
+from tests.logs import LoggedErrors
+from tests.registry import Registry as FakeRegistry
+from tests.support.image import image_tar
+from wingsd.config import Config, Registry
+from wingsd.docker import DockerEnvironment, Environment
+from wingsd.errors import EnvironmentFailed
+from wingsd.panel.schemas import Allocations, Default, Mount, Settings
+from wingsd.threadio import Workers
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    pool = Workers(reactor, "docker-test", 4)
+    pool.start()
+    yield pool
+    pool.stop()
+
+
+def with_docker(config: Config, **docker: Any) -> Config:
+    return attrs.evolve(config, docker=attrs.evolve(config.docker, **docker))
+
+
+def with_network(config: Config, **network: Any) -> Config:
+    return with_docker(config, network=attrs.evolve(config.docker.network, **network))
+
+
+async def both(first: Awaitable[T], second: Awaitable[T]) -> list[T]:
+    """Return the results of two operations that are under way at the same time."""
+
+    async def as_coroutine(operation: Awaitable[T]) -> T:
+        return await operation
+
+    operations = [Deferred.fromCoroutine(as_coroutine(each)) for each in (first, second)]
+    return list(await gatherResults(operations, consumeErrors=True))
+
+
+async def refusal(environment: Environment, server: Settings) -> str:
+    """Return the detail of the error that creating the container of `server` ends in."""
+    with pytest.raises(EnvironmentFailed) as failed:
+        await environment.create(server)
+    assert failed.value.message == "the server's environment could not be configured"
+    return failed.value.detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_engine_takes_every_field(engine: Engine, workers: Workers) -> None:
+    config, server = engine.config(), engine.server()
+    server = attrs.evolve(
+        server,
+        environment={"max_players": 20.0, "pvp": True},
+        labels={"tier": 2},
+        build=attrs.evolve(server.build, threads="0", swap=128, oom_disabled=True),
+        allocations=attrs.evolve(server.allocations, mappings={"127.0.0.1": (25565,)}),
+    )
+    assert await DockerEnvironment(config, workers, reactor).create(server)
+
+    made = engine.client.inspect_container(server.uuid)
+    settings, host = made["Config"], made["HostConfig"]
+    assert made["Name"] == f"/{server.uuid}"
+    assert made["State"]["Status"] == "created"
+    assert settings["Image"] == engine.image.removeprefix("~")
+    assert (settings["User"], settings["Hostname"]) == ("1234:1234", server.uuid)
+    assert settings["Tty"]
+    assert settings["OpenStdin"]
+    assert settings["AttachStdin"]
+    assert settings["AttachStdout"]
+    assert settings["AttachStderr"]
+    assert {"TZ=UTC", "MAX_PLAYERS=20", "PVP=true", "SERVER_MEMORY=64"} < set(settings["Env"])
+    gateway = config.docker.network.interface
+    assert f"SERVER_IP={gateway}" in settings["Env"]
+    assert settings["Labels"] == {
+        "tier": "2",
+        "Service": "Pterodactyl",
+        "ContainerType": "server_process",
+    }
+    assert host["PortBindings"]["25565/udp"] == [{"HostIp": gateway, "HostPort": "25565"}]
+    assert (host["Memory"], host["MemoryReservation"]) == (73_600_000, 64_000_000)
+    assert host["MemorySwap"] == 73_600_000 + 128_000_000
+    assert (host["CpuQuota"], host["CpuPeriod"], host["CpuShares"]) == (50_000, 100_000, 1024)
+    assert (host["CpusetCpus"], host["PidsLimit"]) == ("0", 512)
+    assert host["ReadonlyRootfs"]
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert {"mknod", "net_raw", "setfcap"} < {name.lower() for name in host["CapDrop"]}
+    assert host["Tmpfs"] == {"/tmp": "rw,exec,nosuid,size=100M"}
+    assert host["LogConfig"]["Type"] == "local"
+    assert host["NetworkMode"] == config.docker.network.name
+    assert host["Dns"] == ["1.1.1.1", "1.0.0.1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_container_starts_and_writes_only_its_own(
+    engine: Engine, workers: Workers
+) -> None:
+    server = engine.server(
+        "id -u; echo kept > /home/container/world; echo scratch > /tmp/x && "
+        "busybox=/bin/busybox; echo no > /nowhere; echo no > /etc/nowhere; "
+        "$busybox env | $busybox grep SERVER_PORT; exit 7"
+    )
+    allocations = attrs.evolve(server.allocations, mappings={"127.0.0.1": (25565,)})
+    server = attrs.evolve(server, allocations=allocations)
+    await DockerEnvironment(engine.config(), workers, reactor).create(server)
+
+    status, output = engine.run(server)
+    assert status == 7
+    assert output.startswith("1234\r\n")
+    assert "SERVER_PORT=25565" in output
+    assert output.count("Read-only file system") == 2
+    assert (engine.volumes / server.uuid / "world").read_text() == "kept\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_container_that_exists_is_kept(engine: Engine, workers: Workers) -> None:
+    environment, server = DockerEnvironment(engine.config(), workers, reactor), engine.server()
+    assert await environment.create(server)
+    before = engine.client.inspect_container(server.uuid)["Id"]
+    other = attrs.evolve(server, invocation="exit 1")
+    assert not await environment.create(other)
+    assert engine.client.inspect_container(server.uuid)["Id"] == before
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_two_at_once_one_creates_the_container(engine: Engine, workers: Workers) -> None:
+    environment, server = DockerEnvironment(engine.config(), workers, reactor), engine.server()
+    made = await both(environment.create(server), environment.create(server))
+    assert sorted(made) == [False, True]
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_is_still_being_made_is_kept_when_it_is_there(
+    engine: Engine, workers: Workers
+) -> None:
+    config, server = engine.config(), engine.server()
+
+    async def create() -> str:
+        # Each knows nothing of the other, as a daemon of its own.
+        await DockerEnvironment(config, workers, reactor).create(server)
+        found: str = engine.client.inspect_container(server.uuid)["Id"]
+        return found
+
+    for _ in range(5):
+        assert len(set(await both(create(), create()))) == 1
+        engine.client.remove_container(server.uuid)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_stays_taken_by_nothing_is_told(
+    engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wingsd.docker.environment.MADE_WITHIN", 0.3)
+    monkeypatch.setattr("wingsd.docker.engine.create_container", lambda *_: None)
+    environment = DockerEnvironment(engine.config(), workers, reactor)
+    assert "neither made nor removed" in await refusal(environment, engine.server())
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_servers_at_once_share_a_new_network(engine: Engine, workers: Workers) -> None:
+    config = engine.config()
+    environment = DockerEnvironment(config, workers, reactor)
+    made = await both(environment.create(engine.server()), environment.create(engine.server()))
+    assert made == [True, True]
+    name = config.docker.network.name
+    assert len(engine.client.networks(names=[name])) == 1
+    network = engine.client.inspect_network(name)
+    v4, v6 = config.docker.network.interfaces.v4, config.docker.network.interfaces.v6
+    assert network["IPAM"]["Config"] == [
+        {"Subnet": v4.subnet, "Gateway": v4.gateway},
+        {"Subnet": v6.subnet, "Gateway": v6.gateway},
+    ]
+    assert network["EnableIPv6"]
+    bridge = config.docker.network.bridge_name
+    assert network["Options"]["com.docker.network.bridge.name"] == bridge
+
+
+@pytest_twisted.ensureDeferred
+async def test_removing_what_runs_and_what_is_gone(engine: Engine, workers: Workers) -> None:
+    environment = DockerEnvironment(engine.config(), workers, reactor)
+    server = engine.server("while read line; do :; done")
+    await environment.create(server)
+    engine.client.start(server.uuid)
+    await both(environment.remove(server.uuid), environment.remove(server.uuid))
+    assert not engine.client.containers(all=True, filters={"name": server.uuid})
+    await environment.remove(server.uuid)
+    assert await environment.create(server)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_forced_outgoing_address_gets_its_bridge(engine: Engine, workers: Workers) -> None:
+    config, server = engine.config(), engine.server()
+    ip = config.docker.network.interface
+    name = engine.will_make_network("ip-" + ip.replace(".", "-"))
+    forced = attrs.evolve(server, allocations=Allocations(True, Default(ip, 25565)))
+    assert await DockerEnvironment(config, workers, reactor).create(forced)
+    host = engine.client.inspect_container(server.uuid)["HostConfig"]
+    assert host["NetworkMode"] == name
+    options = engine.client.inspect_network(name)["Options"]
+    assert options["com.docker.network.host_ipv4"] == ip
+    assert not engine.client.networks(names=[config.docker.network.name])
+
+
+@pytest_twisted.ensureDeferred
+async def test_mounts_are_made_where_they_are_allowed(
+    engine: Engine, workers: Workers, logged_errors: LoggedErrors
+) -> None:
+    shared = engine.volumes / "shared"
+    shared.mkdir()
+    (shared / "map").write_text("of the node\n")
+    (shared / "out").symlink_to("/etc")
+    (engine.volumes / "in").symlink_to("shared")
+    server = attrs.evolve(
+        engine.server("read line < /data/map; echo $line; echo x > /data/map"),
+        mounts=(
+            Mount(str(engine.volumes / "in"), "/data", read_only=True),
+            Mount("/etc", "/host"),
+            Mount(str(shared / "out"), "/link"),
+        ),
+    )
+    config = attrs.evolve(engine.config(), allowed_mounts=(str(engine.volumes),))
+    await DockerEnvironment(config, workers, reactor).create(server)
+    _, output = engine.run(server)
+    assert "of the node" in output
+    assert "Read-only file system" in output
+    assert any("mount of /etc left out" in line for line in logged_errors.lines)
+    link = f"mount of {shared / 'out'} (/etc) left out"
+    assert any(link in line for line in logged_errors.lines)
+    mounts = engine.client.inspect_container(server.uuid)["HostConfig"]["Mounts"]
+    assert [mount["Target"] for mount in mounts] == ["/home/container", "/data"]
+    assert mounts[1]["Source"] == os.path.realpath(shared)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_missing_local_image(engine: Engine, workers: Workers) -> None:
+    environment = DockerEnvironment(engine.config(), workers, reactor)
+    detail = await refusal(environment, engine.server(image="~wingsd-test/none:1"))
+    assert "no image wingsd-test/none:1 on this node" in detail
+    assert "leading ~" in detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_that_is_neither_there_nor_pulled(engine: Engine, workers: Workers) -> None:
+    image = f"{NO_REGISTRY}/wingsd-test/none:1"
+    environment = DockerEnvironment(engine.config(), workers, reactor)
+    detail = await refusal(environment, engine.server(image=image))
+    assert image in detail
+    assert "connection refused" in detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failed_pull_falls_back_to_the_image_at_hand(
+    engine: Engine, workers: Workers, logged_errors: LoggedErrors
+) -> None:
+    image = engine.tag(f"{NO_REGISTRY}/wingsd-test/busybox:1")
+    server = engine.server("echo works", image=image)
+    assert await DockerEnvironment(engine.config(), workers, reactor).create(server)
+    assert engine.run(server) == (0, "works\r\n")
+    assert any("the one on this node is used" in line for line in logged_errors.lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_image_is_pulled_with_the_registrys_credentials(
+    engine: Engine, workers: Workers, logged_errors: LoggedErrors
+) -> None:
+    registry = FakeRegistry("group/busybox", image_tar(), "the user", "the password")
+    try:
+        image = engine.will_have_image(f"{registry.host}/group/busybox:latest")
+        server = attrs.evolve(engine.server(image=image))
+        config = engine.config()
+        anonymous = DockerEnvironment(config, workers, reactor)
+        assert "no basic auth credentials" in await refusal(anonymous, server)
+        registries = {registry.host: Registry("the user", "the password")}
+        known = DockerEnvironment(with_docker(config, registries=registries), workers, reactor)
+        # An image without a command: the engine refuses the container only after the pull.
+        assert "no command specified" in await refusal(known, server)
+    finally:
+        await registry.stop()
+    assert any(f"{image} is up to date" in line for line in logged_errors.lines)
+    assert "the password" not in "\n".join(logged_errors.lines)
+
+
+@pytest.mark.parametrize("socket", ["/nonexistent/docker.sock", "tcp://127.0.0.1:1", "what://"])
+@pytest_twisted.ensureDeferred
+async def test_an_engine_that_does_not_answer(workers: Workers, socket: str) -> None:
+    config = Config(token_id="id", token="secret", remote="http://panel")
+    environment = DockerEnvironment(with_docker(config, socket=socket), workers, reactor)
+    server = Settings("6f1ad85f-8ee2-46ae-9b45-7ee3f65bd0a4")
+    server = attrs.evolve(server, container=attrs.evolve(server.container, image="any"))
+    assert socket in await refusal(environment, server)
+    with pytest.raises(EnvironmentFailed, match="does not answer"):
+        await environment.remove(server.uuid)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_network_in_the_way(engine: Engine, workers: Workers) -> None:
+    config = engine.config()
+    await DockerEnvironment(config, workers, reactor).create(engine.server())
+    name = engine.will_make_network(f"{config.docker.network.name}-other")
+    other = with_network(config, name=name, network_mode=name)
+    detail = await refusal(DockerEnvironment(other, workers, reactor), engine.server())
+    assert f"the network {name} could not be created" in detail
+    assert "overlaps" in detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_administrators_network_that_is_missing(engine: Engine, workers: Workers) -> None:
+    config = with_network(engine.config(), network_mode="wingsd-test-none")
+    detail = await refusal(DockerEnvironment(config, workers, reactor), engine.server())
+    assert "names the network wingsd-test-none, which does not exist" in detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_engines_own_explanation_is_told(engine: Engine, workers: Workers) -> None:
+    server = engine.server()
+    server = attrs.evolve(server, build=attrs.evolve(server.build, threads="4000"))
+    detail = await refusal(DockerEnvironment(engine.config(), workers, reactor), server)
+    assert "Docker refuses: Requested CPUs are not available" in detail

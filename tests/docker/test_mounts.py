@@ -1,0 +1,132 @@
+"""Which mounts are allowed: judged on real directories and links."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wingsd.docker.mounts import JudgedMounts, judge_mounts
+from wingsd.errors import EnvironmentFailed
+from wingsd.panel.schemas import Mount
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> str:
+    """A host with an allowed directory `a`, one beside it, and links within `a`."""
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "ab").mkdir()
+    (tmp_path / "secret").mkdir()
+    links = {
+        "a/inside": "b/c",
+        "a/outside": "../secret",
+        "a/absolute": str(tmp_path / "secret"),
+        "a/twice": "absolute",
+        "a/up": "..",
+        "a/dangling": "nowhere",
+        "a/loop": "loop",
+        "to_a": "a",
+    }
+    for name, leads_to in links.items():
+        (tmp_path / name).symlink_to(leads_to)
+    return str(tmp_path)
+
+
+def judge(host: str, allowed: str, source: str) -> JudgedMounts:
+    return judge_mounts([allowed.format(host)], [Mount(source.format(host), "/data")])
+
+
+@pytest.mark.parametrize(
+    ("allowed", "source", "real"),
+    [
+        ("{}/a", "{}/a", "{}/a"),
+        ("{}/a/", "{}/a", "{}/a"),
+        ("{}/a", "{}/a//b/./c", "{}/a/b/c"),
+        ("/{}/a", "{}/a/b", "{}/a/b"),
+        ("{}/a", "/{}/a/b", "{}/a/b"),
+        ("{}/ab/../a", "{}/a/b", "{}/a/b"),
+        ("/", "{}/secret", "{}/secret"),
+        ("{}/a", "{}/a/inside", "{}/a/b/c"),
+        ("{}/to_a", "{}/to_a/b", "{}/a/b"),
+        ("{}/to_a", "{}/a/b", "{}/a/b"),
+        ("{}/a", "{}/to_a/b", "{}/a/b"),
+        ("{}/a", "{}/a/up/a/b", "{}/a/b"),
+    ],
+)
+def test_mounts_that_are_allowed(host: str, allowed: str, source: str, real: str) -> None:
+    judged = judge(host, allowed, source)
+    assert judged.refused == ()
+    assert judged.allowed == (Mount(real.format(host), "/data"),)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "source"),
+    [
+        ("{}/a", "{}/ab"),
+        ("{}/a", "{}"),
+        ("{}/a", "{}/a/../../etc"),
+        ("{}/a", "{}/a/../secret"),
+        ("{}/a", "{}/nowhere"),
+        ("{}/a", "a/b"),
+        ("{}/a", ""),
+        ("{}/a", "/\0"),
+        ("a", "{}/a"),
+        ("", "{}/a"),
+        ("{}/nowhere", "{}/a"),
+    ],
+)
+def test_mounts_that_are_not_allowed(host: str, allowed: str, source: str) -> None:
+    judged = judge(host, allowed, source)
+    assert judged.allowed == ()
+    assert len(judged.refused) == 1
+
+
+@pytest.mark.parametrize("link", ["outside", "absolute", "twice", "up/secret", "up/a/outside"])
+def test_a_link_that_leads_out_is_refused_and_told_with_where_it_leads(
+    host: str, link: str
+) -> None:
+    source = f"{host}/a/{link}"
+    assert judge(host, "{}/a", source) == JudgedMounts((), (f"{source} ({host}/secret)",))
+
+
+@pytest.mark.parametrize("name", ["dangling", "loop", "nowhere", "nul\0"])
+def test_what_cannot_be_looked_at_in_an_allowed_directory_fails_the_start(
+    host: str, name: str
+) -> None:
+    with pytest.raises(EnvironmentFailed) as caught:
+        judge(host, "{}/a", f"{{}}/a/{name}")
+    assert f"the mount of {host}/a/{name} cannot be made: " in caught.value.detail
+
+
+def test_a_link_that_is_changed_afterwards_changes_nothing(host: str) -> None:
+    judged = judge(host, "{}/a", "{}/a/inside")
+    os.unlink(f"{host}/a/inside")
+    os.symlink("../secret", f"{host}/a/inside")
+    assert [mount.source for mount in judged.allowed] == [f"{host}/a/b/c"]
+
+
+def test_target_and_mode_of_a_mount_stay(host: str) -> None:
+    (mount,) = judge_mounts([host], [Mount(f"{host}/a", "/data//x/", read_only=True)]).allowed
+    assert mount == Mount(f"{host}/a", "/data/x", read_only=True)
+
+
+def test_without_allowed_mounts_there_are_none(host: str) -> None:
+    assert judge_mounts([], [Mount("/", "/x"), Mount(host, "/y")]).refused == ("/", host)
+
+
+NAMES = ["a", "b", "c", "ab", "..", ".", "", "inside", "outside", "absolute", "up", "secret"]
+
+
+@given(st.lists(st.sampled_from(NAMES)).map("/".join))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_path_leads_out_of_an_allowed_directory(host: str, path: str) -> None:
+    try:
+        judged = judge(host, "{}/a", f"{{}}/a/{path}")
+    except EnvironmentFailed:
+        return
+    for mount in judged.allowed:
+        assert os.path.realpath(mount.source) == mount.source
+        assert mount.source == f"{host}/a" or mount.source.startswith(f"{host}/a/")

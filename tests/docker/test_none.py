@@ -1,0 +1,26 @@
+"""Tests for the environment of a node of files only."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+
+from tests.docker.watcher import Notes
+from wingsd.docker import Environment, NoEnvironment
+from wingsd.errors import EnvironmentFailed
+from wingsd.panel.schemas import Settings
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_of_files_only_makes_and_runs_nothing() -> None:
+    environment: Environment = NoEnvironment()
+    notes = Notes()
+    assert not await environment.create(Settings("uuid"))
+    await environment.renew(Settings("uuid"))
+    await environment.remove("uuid")
+    assert await environment.name_conflict("uuid") == ""
+    assert await environment.adopt("uuid", notes) is None
+    assert await environment.logs("uuid", 10) == []
+    with pytest.raises(EnvironmentFailed, match="switched off"):
+        await environment.start("uuid", notes)
+    assert notes.told == []

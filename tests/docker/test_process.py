@@ -1,0 +1,210 @@
+"""A process whose engine is away, comes back, or tells odd things: with a clock of the test's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+from docker.errors import NotFound
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from tests.docker.watcher import Notes
+from tests.logs import LoggedErrors
+from tests.support import SynchronousWorkers
+from wingsd.docker import Usage, engine
+from wingsd.docker.calls import Engine
+from wingsd.docker.process import LONGEST_PAUSE, ContainerProcess
+from wingsd.docker.streams import Stream, Streams
+from wingsd.errors import EnvironmentFailed
+
+RUNNING = {"Running": True, "StartedAt": "2026-01-01T00:00:00Z"}
+ENDED = {"Running": False, "ExitCode": 3}
+SAMPLE = b'{"read": "2026-01-01T00:00:01Z", "memory_stats": {"usage": 7, "limit": 9}}\n'
+
+
+class FakeStreams(Streams):
+    """Streams that the test feeds and ends; `down` refuses new ones."""
+
+    def __init__(self) -> None:
+        self.consoles: list[Stream] = []
+        self.measurements: list[Stream] = []
+        self.down = False
+
+    async def console(self, container: str, take: Callable[[bytes], object]) -> Stream:
+        return self._add(self.consoles, take)
+
+    async def stats(self, container: str, take: Callable[[bytes], object]) -> Stream:
+        return self._add(self.measurements, take)
+
+    def _add(self, streams: list[Stream], take: Callable[[bytes], object]) -> Stream:
+        if self.down:
+            raise EnvironmentFailed("the engine is away")
+        streams.append(Stream(take))
+        return streams[-1]
+
+
+@attrs.define(eq=False)
+class World:
+    """One process, the engine it is on, and who watches it."""
+
+    clock: Clock = attrs.field(factory=Clock)
+    streams: FakeStreams = attrs.field(factory=FakeStreams)
+    notes: Notes = attrs.field(factory=Notes)
+    #: What an inspection tells: a state, or an error.
+    state: dict[str, Any] | Exception = attrs.field(factory=lambda: dict(RUNNING))
+    inspections: int = 0
+
+    def inspect_container(self, name: str) -> dict[str, Any]:
+        assert name == "0123"
+        self.inspections += 1
+        if isinstance(self.state, Exception):
+            raise self.state
+        return {"Id": name, "State": self.state}
+
+    def close(self) -> None:
+        pass
+
+    def process(self) -> ContainerProcess:
+        calls = Engine(SynchronousWorkers(), "unix:///faked")  # type: ignore[arg-type]
+        process = ContainerProcess("uuid", "0123", self.notes, calls, self.streams, self.clock)
+        Deferred.fromCoroutine(process.attach())
+        process.follow()
+        return process
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.pump([0.05] * round(seconds / 0.05))
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(engine, "Client", lambda address: world)
+    return world
+
+
+def test_the_end_is_told_once_and_last(world: World) -> None:
+    world.process()
+    world.streams.consoles[0].dataReceived(b"bye")
+    world.state = dict(ENDED)
+    world.streams.measurements[0].dataReceived(SAMPLE)
+    world.streams.consoles[0].connectionLost()
+    world.streams.measurements[0].dataReceived(SAMPLE)
+    world.pass_time(60)
+    assert world.notes.told == [b"bye", Usage(7, 9, uptime=1000), (3, False)]
+    assert len(world.streams.measurements) == 1
+    assert not world.clock.getDelayedCalls()
+
+
+def test_a_container_that_is_gone_has_ended(world: World) -> None:
+    world.process()
+    world.state = NotFound("no such container")
+    world.streams.consoles[0].connectionLost()
+    assert world.notes.told == [(None, False)]
+
+
+def test_the_engine_tells_of_the_end_a_little_later(world: World) -> None:
+    world.process()
+    world.streams.consoles[0].connectionLost()
+    world.state = dict(ENDED)
+    assert world.notes.told == []
+    world.pass_time(0.15)
+    assert world.notes.told == [(3, False)]
+    # It was attached once more meanwhile, which is of no use any more.
+    assert len(world.streams.consoles) == 2
+    world.streams.consoles[1].dataReceived(b"late")
+    assert world.notes.told == [(3, False)]
+
+
+def test_an_engine_that_is_away_is_waited_for(world: World, logged_errors: LoggedErrors) -> None:
+    world.process()
+    world.state, world.streams.down = OSError(111, "Connection refused"), True
+    world.streams.consoles[0].connectionLost()
+    world.streams.measurements[0].connectionLost()
+    world.pass_time(600)
+    assert world.notes.told == []
+    # Two ask in turn, ever more rarely; and one line says so.
+    assert world.inspections < 2 * (600 / LONGEST_PAUSE + 10)
+    assert sum("its console is lost" in line for line in logged_errors.lines) == 1
+
+    world.state, world.streams.down = dict(RUNNING), False
+    world.pass_time(LONGEST_PAUSE + 0.2)
+    world.streams.consoles[1].dataReceived(b"still here")
+    world.streams.measurements[1].dataReceived(SAMPLE)
+    assert world.notes.told == [b"still here", Usage(7, 9, uptime=1000)]
+
+    world.state = dict(ENDED)
+    world.streams.consoles[1].connectionLost()
+    assert world.notes.ends == [(3, False)]
+
+
+def test_consoles_that_end_at_once_are_tried_ever_more_rarely(world: World) -> None:
+    world.process()
+    for _ in range(600):
+        last = world.streams.consoles[-1]
+        if not last.over.called:
+            last.connectionLost()
+        world.pass_time(1)
+    assert 10 < len(world.streams.consoles) < 600 / LONGEST_PAUSE + 20
+    assert world.notes.told == []
+
+
+def test_who_detaches_is_told_nothing_more(world: World) -> None:
+    process = world.process()
+    process.detach()
+    world.state = dict(ENDED)
+    for stream in (world.streams.consoles[0], world.streams.measurements[0]):
+        stream.dataReceived(SAMPLE)
+        stream.connectionLost()
+    world.pass_time(60)
+    assert world.notes.told == []
+    assert not world.clock.getDelayedCalls()
+
+
+def test_detaching_while_the_engine_is_away_ends_the_tries(world: World) -> None:
+    process = world.process()
+    world.state = OSError(111, "Connection refused")
+    world.streams.consoles[0].connectionLost()
+    world.pass_time(5)
+    process.detach()
+    tries = world.inspections
+    world.pass_time(60)
+    assert (world.inspections, world.notes.told) == (tries, [])
+    assert not world.clock.getDelayedCalls()
+
+
+def test_a_watcher_that_fails_goes_on_being_told(
+    world: World, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = world.notes.output
+
+    def picky(data: bytes) -> None:
+        if data == b"bad":
+            raise ValueError(data)
+        output(data)
+
+    monkeypatch.setattr(Notes, "output", lambda _, data: picky(data))
+    world.process()
+    world.streams.consoles[0].dataReceived(b"bad")
+    world.streams.consoles[0].dataReceived(b"good")
+    assert world.notes.told == [b"good"]
+    assert len(logged_errors.take(ValueError)) == 1
+
+
+def test_a_watcher_may_detach_while_it_is_told_of_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = world.notes.ended
+    processes: list[ContainerProcess] = []
+
+    def let_go(_: Notes, status: int | None, *, out_of_memory: bool) -> None:
+        processes[0].detach()
+        ended(status, out_of_memory=out_of_memory)
+
+    monkeypatch.setattr(Notes, "ended", let_go)
+    processes.append(world.process())
+    world.state = dict(ENDED)
+    world.streams.consoles[0].connectionLost()
+    assert world.notes.told == [(3, False)]

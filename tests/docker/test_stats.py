@@ -1,0 +1,136 @@
+"""Tests for `wingsd.docker.streams`: the engine's figures, and those of its command line."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wingsd.docker.runtime import Usage
+from wingsd.docker.streams import LONGEST, Samples, usage
+
+STARTED = datetime(2026, 11, 25, 9, 16, 0, tzinfo=UTC)
+SAMPLE: dict[str, Any] = {
+    "read": "2026-11-25T09:16:29.764190574Z",
+    "preread": "2026-11-25T09:16:28.759058876Z",
+    "cpu_stats": {
+        "cpu_usage": {"total_usage": 1_523_456_789},
+        "system_cpu_usage": 12_000_000_000,
+        "online_cpus": 4,
+    },
+    "precpu_stats": {
+        "cpu_usage": {"total_usage": 1_023_456_789},
+        "system_cpu_usage": 8_000_000_000,
+        "online_cpus": 4,
+    },
+    "memory_stats": {
+        "usage": 50_000_000,
+        "stats": {"inactive_file": 8_000_000},
+        "limit": 73_600_000,
+    },
+    "networks": {
+        "eth0": {"rx_bytes": 100, "tx_bytes": 10},
+        "eth1": {"rx_bytes": 20, "tx_bytes": 2},
+    },
+}
+
+
+def changed(section: str, **fields: Any) -> dict[str, Any]:
+    sample = copy.deepcopy(SAMPLE)
+    sample[section] |= fields
+    return sample
+
+
+def used(sample: dict[str, Any]) -> Usage:
+    found = usage(sample, STARTED)
+    assert found is not None
+    return found
+
+
+def test_the_figures_of_a_sample() -> None:
+    assert usage(SAMPLE, STARTED) == Usage(
+        memory_bytes=42_000_000,
+        memory_limit_bytes=73_600_000,
+        cpu_absolute=50.0,
+        rx_bytes=120,
+        tx_bytes=12,
+        uptime=29_764,
+    )
+
+
+@pytest.mark.parametrize(
+    ("details", "memory"),
+    [
+        ({"total_inactive_file": 1_000_000, "inactive_file": 8_000_000}, 49_000_000),
+        ({"total_inactive_file": 60_000_000, "inactive_file": 8_000_000}, 42_000_000),
+        ({"inactive_file": 50_000_000}, 50_000_000),
+        ({}, 50_000_000),
+        (None, 50_000_000),
+    ],
+)
+def test_memory_is_told_without_the_cache_of_files(details: Any, memory: int) -> None:
+    assert used(changed("memory_stats", stats=details)).memory_bytes == memory
+
+
+@pytest.mark.parametrize(
+    ("now", "percent"),
+    [
+        ({"online_cpus": 1}, 12.5),
+        ({"online_cpus": 0, "cpu_usage": {"total_usage": 1_523_456_789}}, 12.5),
+        (
+            {
+                "online_cpus": 0,
+                "cpu_usage": {"total_usage": 1_523_456_789, "percpu_usage": [1, 1]},
+            },
+            25.0,
+        ),
+        ({"cpu_usage": {"total_usage": 1_023_456_789 + 1_234_567}}, 0.123),
+        ({"cpu_usage": {"total_usage": 5}}, 0.0),
+        ({"system_cpu_usage": 8_000_000_000}, 0.0),
+        ({"system_cpu_usage": None}, 0.0),
+    ],
+)
+def test_cpu_is_told_in_percent_of_one_core(now: dict[str, Any], percent: float) -> None:
+    assert used(changed("cpu_stats", **now)).cpu_absolute == percent
+
+
+def test_uptime_is_by_the_engines_clock() -> None:
+    later = datetime(2026, 11, 25, 9, 17, tzinfo=UTC)
+    before_its_start, unknown = usage(SAMPLE, later), usage(SAMPLE, None)
+    assert before_its_start is not None
+    assert unknown is not None
+    assert (before_its_start.uptime, unknown.uptime) == (0, 0)
+
+
+def test_a_container_that_does_not_run_uses_nothing() -> None:
+    assert usage({"read": "0001-01-01T00:00:00Z", "memory_stats": {}}, STARTED) is None
+    assert usage({}, STARTED) is None
+
+
+@pytest.mark.parametrize("section", ["cpu_stats", "precpu_stats", "memory_stats", "networks"])
+def test_what_the_engine_leaves_out_is_nought(section: str) -> None:
+    assert usage(SAMPLE | {section: {}}, STARTED) is not None
+    assert usage(SAMPLE | {section: None}, STARTED) is not None
+    assert usage({"read": SAMPLE["read"]}, STARTED) == Usage(uptime=29_764)
+
+
+@given(st.lists(st.dictionaries(st.text(), st.integers())), st.integers(1, 50))
+def test_samples_are_put_together_from_any_pieces(
+    samples: list[dict[str, int]], size: int
+) -> None:
+    data = b"".join(json.dumps(sample).encode() + b"\r\n" for sample in samples)
+    reader = Samples()
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    assert [sample for piece in pieces for sample in reader.feed(piece)] == samples
+
+
+def test_lines_that_are_no_samples_are_passed_over() -> None:
+    reader = Samples()
+    assert list(reader.feed(b'nonsense\n[1]\n\xff\n{"a": 1}\n')) == [{"a": 1}]
+    assert list(reader.feed(b"x" * (LONGEST + 1))) == []
+    assert list(reader.feed(b'{"b": 2}\n')) == [{"b": 2}]

@@ -1,0 +1,76 @@
+"""A watcher that writes down what it is told, and can be waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from wingsd.docker import Usage
+
+__all__ = ["Notes"]
+
+
+@attrs.define(eq=False)
+class Notes:
+    """All that was told, in order: output as bytes, a usage, and the end as a pair."""
+
+    told: list[object] = attrs.field(factory=list)
+    _waiting: list[tuple[Callable[[], bool], Deferred[None]]] = attrs.field(factory=list)
+
+    @property
+    def console(self) -> bytes:
+        """Everything that was written."""
+        return b"".join(piece for piece in self.told if isinstance(piece, bytes))
+
+    @property
+    def usages(self) -> list[Usage]:
+        """Everything that was measured."""
+        return [usage for usage in self.told if isinstance(usage, Usage)]
+
+    @property
+    def ends(self) -> list[tuple[int | None, bool]]:
+        """The ends that were told, as exit status and want of memory."""
+        return [end for end in self.told if isinstance(end, tuple)]
+
+    def seen(self, text: bytes) -> Deferred[None]:
+        """Return a Deferred that fires when the console has shown `text`."""
+        return self._when(lambda: text in self.console)
+
+    def measured(self, times: int = 1) -> Deferred[None]:
+        """Return a Deferred that fires when there were so many usages."""
+        return self._when(lambda: len(self.usages) >= times)
+
+    def over(self) -> Deferred[None]:
+        """Return a Deferred that fires with the end."""
+        return self._when(lambda: bool(self.ends))
+
+    def output(self, data: bytes) -> None:
+        """Note what was written."""
+        self._note(data)
+
+    def usage(self, usage: Usage) -> None:
+        """Note a measurement."""
+        self._note(usage)
+
+    def ended(self, status: int | None, *, out_of_memory: bool) -> None:
+        """Note the end."""
+        self._note((status, out_of_memory))
+
+    def _note(self, what: object) -> None:
+        self.told.append(what)
+        waiting, self._waiting = self._waiting, []
+        for ready, waiter in waiting:
+            self._wait(ready, waiter)
+
+    def _when(self, ready: Callable[[], bool]) -> Deferred[None]:
+        waiter: Deferred[None] = Deferred()
+        self._wait(ready, waiter)
+        return waiter
+
+    def _wait(self, ready: Callable[[], bool], waiter: Deferred[None]) -> None:
+        if ready():
+            waiter.callback(None)
+        else:
+            self._waiting.append((ready, waiter))

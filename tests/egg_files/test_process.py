@@ -1,0 +1,275 @@
+"""Real processes that parse one file each: what they may take, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.egg_files.helpers import DOTTED_KEYS, lives
+from wingsd.egg_files.changes import Change
+from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob, child
+from wingsd.egg_files.values import Refused
+
+CHANGES = [Change("a.b", "2")]
+MIB = 1 << 20
+
+
+def program(code: str) -> list[str]:
+    """Return a program that stands in for the parser's: `out(bytes)` is its answer."""
+    return [
+        sys.executable,
+        "-I",
+        "-c",
+        f"import os, signal\nout = lambda b: os.write(1, b)\n{code}",
+    ]
+
+
+def refusal(job: RewriteJob, parser: str = "json", data: bytes = b"{}") -> str:
+    with pytest.raises(Refused) as refused:
+        job.rewrite(parser, data, CHANGES)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("parser", "before", "after"),
+    [
+        ("file", b"a.b=1\nc\xff\n", b"2\nc\xff\n"),
+        ("ini", *(f"\ufeff[a]\r\nb={value}\r\n".encode("utf-16-le") for value in (1, 2))),
+        ("json", b'{"a": {"b": 1}}', b'{"a": {"b": 2}}'),
+        ("properties", b"a.b=\\u00e9\n", b"a.b=2\n"),
+        ("toml", b"[a]\nb = 1\nd = 2020-01-01\n", b"[a]\nb = 2\nd = 2020-01-01\n"),
+        (
+            "xml",
+            "<?xml version='1.0' encoding='koi8-r'?>\n<a><b>я</b></a>".encode("koi8-r"),
+            b"<?xml version='1.0' encoding='koi8-r'?>\n<a><b>2</b></a>",
+        ),
+        (
+            "yaml",
+            b"m: &m {x: 1}\na:\n  b: 1\n  <<: *m\n  t: 2020-01-01 10:00:00\n",
+            b"m: &m {x: 1}\na:\n  b: 2\n  <<: *m\n  t: 2020-01-01 10:00:00\n",
+        ),
+    ],
+)
+def test_each_form_is_rewritten(parser: str, before: bytes, after: bytes) -> None:
+    job = RewriteJob(BOUNDS)
+    assert job.rewrite(parser, before, CHANGES).data == after
+    assert job.rewrite(parser, after, CHANGES).data == after
+    assert not job.slow
+
+
+def test_what_the_parser_refuses_is_refused_in_its_words() -> None:
+    job = RewriteJob(BOUNDS)
+    assert refusal(job, "yaml", b"a: [\n").startswith("it is not YAML: line 2: ")
+    why = refusal(job, "xml", b"<?xml version='1.0' encoding='gb1'?><a/>")
+    assert why == 'its parser, "xml", failed: LookupError: unknown encoding: gb1'
+    (fault,) = job.rewrite("json", b'{"a": 1}', CHANGES).faults
+    assert fault.startswith('"a.b": "a" is a single value')
+    assert not job.slow
+
+
+def test_a_file_of_dotted_keys_ends_at_its_cpu_time() -> None:
+    job = RewriteJob(attrs.evolve(BOUNDS, cpu_seconds=1, seconds=600))
+    assert refusal(job, "toml", DOTTED_KEYS) == "its parser needs more than 1 s of CPU time"
+    assert job.slow
+
+
+@pytest.mark.parametrize(
+    ("parser", "data"),
+    [
+        ("json", b"[" + b"[]," * (3 * MIB) + b"[]]"),
+        ("xml", b"<a>" + b"<b c='' d='' e=''/>" * (MIB // 2) + b"</a>"),
+    ],
+    ids=["json", "xml"],
+)
+def test_a_file_that_takes_memory_ends_at_its_bound(parser: str, data: bytes) -> None:
+    job = RewriteJob(attrs.evolve(BOUNDS, memory=112 * MIB, cpu_seconds=600, seconds=600))
+    assert refusal(job, parser, data) == "its parser needs more than 112 MiB of memory"
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "signal 11 (Segmentation fault)"),
+        ("out(b'half'); os.abort()", "signal 6 (Aborted)"),
+        ("os.kill(os.getpid(), signal.SIGRTMIN + 2)", "signal 36 (Real-time signal 2)"),
+        ("os._exit(3)", "its exit with status 3"),
+    ],
+)
+def test_a_process_that_breaks_is_named_with_its_cause(code: str, cause: str) -> None:
+    job = RewriteJob(BOUNDS, program(code))
+    assert refusal(job) == f'its parser, "json", ended by {cause}'
+    assert job.slow
+
+
+@pytest.mark.parametrize("code", ["signal.pause()", "os.close(1); signal.pause()"])
+def test_a_process_that_waits_is_ended_with_the_time_of_all_files(code: str) -> None:
+    job = RewriteJob(attrs.evolve(BOUNDS, seconds=0.3), program(code))
+    why = "the 0.3 s that a server's egg files may take are over"
+    assert refusal(job) == why
+    assert job.slow
+    assert refusal(job) == why
+    assert job.process_id is None
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("while True: out(b'x' * 65536)", "the process that parsed it sent too long an answer"),
+        ("out(b'{}')", "the process that parsed it sent an invalid answer"),
+        ("pass", "the process that parsed it sent an invalid answer"),
+    ],
+)
+def test_an_answer_without_end_or_sense_is_refused(code: str, why: str) -> None:
+    assert refusal(RewriteJob(BOUNDS, program(code))) == why
+
+
+def test_many_seconds_of_cpu_time_make_a_start_slow_that_succeeds() -> None:
+    job = RewriteJob(attrs.evolve(BOUNDS, slow_seconds=0))
+    assert job.rewrite("json", b"{}", CHANGES).data
+    assert job.slow
+
+
+def test_no_interpreter_is_an_error_of_the_system() -> None:
+    with pytest.raises(FileNotFoundError):
+        RewriteJob(BOUNDS, ["/nowhere/python"]).rewrite("json", b"{}", CHANGES)
+
+
+def test_a_job_that_is_cancelled_ends_its_process_and_starts_no_other() -> None:
+    job = RewriteJob(attrs.evolve(BOUNDS, seconds=600), program("signal.pause()"))
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(refusal(job)))
+    thread.start()
+    until(lambda: job.process_id is not None)
+    job.cancel()
+    thread.join()
+    assert found == ['its parser, "json", ended by signal 9 (Killed)']
+    assert refusal(job) == "the start was called off"
+    assert job.process_id is None
+
+
+# What it sees and may do. The spy stands in the place of a form: what it finds is the new file.
+SPY = """
+import ctypes, json, os, resource, signal, socket, sys
+sys.path[:] = json.loads(sys.argv[1])
+from wingsd.egg_files import child
+from wingsd.egg_files.formats import Rewritten
+
+def tried(what, *args):
+    try:
+        what(*args)
+    except OSError as error:
+        return type(error).__name__ + " " + str(error.errno)
+    return "done"
+
+class Spy:
+    def load(self, data):
+        descriptors = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+                       if os.path.exists(f"/proc/self/fd/{fd}")}
+        with open("/proc/self/environ") as file:
+            self.found = {"descriptors": descriptors, "environment": file.read(),
+                          "arguments": sys.argv[2:], "directory": os.getcwd()}
+
+    def rewrite(self, data, changes):
+        DO
+        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+        held = (ctypes.c_uint32 * 6)()
+        ctypes.CDLL(None).capget(header, held)
+        self.found |= {
+            "open": tried(open, "/etc/passwd"),
+            "socket": tried(socket.socket),
+            "fork": tried(os.fork),
+            "capabilities": list(held),
+            "users": os.getresuid(), "groups": [os.getresgid(), os.getgroups()],
+            "core": resource.getrlimit(resource.RLIMIT_CORE),
+            "size": resource.getrlimit(resource.RLIMIT_FSIZE),
+        }
+        return Rewritten(json.dumps(self.found).encode(), [])
+
+child.form_of = lambda parser: Spy()
+child.main(int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+def spy(do: str = "pass") -> list[str]:
+    """Return the program with a spy that does that once it is confined."""
+    *start, _code, path, cpu_seconds, memory = child(RewriteBounds())
+    return [*start, SPY.replace("DO", do), path, cpu_seconds, memory]
+
+
+@pytest.fixture
+def open_secret(tmp_path: Path) -> Iterator[str]:
+    """A file that the daemon has open, in a way that other programs would inherit."""
+    path = tmp_path / "journal"
+    path.write_text("hunter2")
+    with path.open() as file:
+        os.set_inheritable(file.fileno(), True)
+        yield str(path)
+
+
+def test_it_inherits_no_descriptor_no_variable_and_no_argument(
+    open_secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WINGSD_TOKEN", "hunter2")
+    seen = json.loads(RewriteJob(BOUNDS, spy()).rewrite("json", b"{}", CHANGES).data)
+    assert seen["descriptors"].keys() == {"0", "1", "2"}
+    assert open_secret not in seen["descriptors"].values()
+    assert seen["environment"] == ""
+    assert seen["arguments"] == [str(BOUNDS.cpu_seconds), str(BOUNDS.memory)]
+    assert seen["directory"] == "/"
+
+
+def test_it_opens_nothing_starts_nothing_and_has_no_privileges() -> None:
+    seen = json.loads(RewriteJob(BOUNDS, spy()).rewrite("json", b"{}", CHANGES).data)
+    assert (seen["open"], seen["socket"]) == ("OSError 24", "OSError 24")
+    assert seen["fork"] == "BlockingIOError 11"
+    assert seen["capabilities"] == [0] * 6
+    user = 65534 if os.geteuid() == 0 else os.geteuid()
+    assert seen["users"] == [user] * 3
+    assert (seen["core"], seen["size"]) == ([0, 0], [0, 0])
+
+
+DAEMON = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from wingsd.egg_files.process import BOUNDS, RewriteJob
+RewriteJob(BOUNDS, json.loads(sys.argv[2])).rewrite("json", b"{}", [])
+"""
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user can write to."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o777)
+        yield Path(made)
+
+
+def test_it_ends_with_a_daemon_that_is_killed(open_directory: Path) -> None:
+    # Making a directory is what it can still do, and says its process id.
+    program = spy(f"os.mkdir({str(open_directory)!r} + '/' + str(os.getpid())); signal.pause()")
+    path = json.dumps(sys.path)
+    daemon = subprocess.Popen([sys.executable, "-c", DAEMON, path, json.dumps(program)])
+    try:
+        until(lambda: any(open_directory.iterdir()))
+    finally:
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait()
+    (made,) = open_directory.iterdir()
+    until(lambda: not lives(int(made.name)))
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Return when it is true."""
+    while not true():
+        time.sleep(0.01)

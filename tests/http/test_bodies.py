@@ -1,0 +1,70 @@
+"""JSON bodies as values, and what is said of those that are none."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from wingsd.errors import BadRequest
+from wingsd.http.operations import parse
+
+
+@attrs.frozen
+class Order:
+    url: str
+    count: int = 1
+    names: tuple[str, ...] = ()
+
+
+def test_an_object_is_a_value_and_unknown_keys_are_fine() -> None:
+    body = b'{"url": "x", "names": ["a", "\\u00e9"], "more": {"of": "it"}}'
+    assert parse(body, Order) == Order("x", 1, ("a", "\N{LATIN SMALL LETTER E WITH ACUTE}"))
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b"action=start", "Expecting value"),
+        (b'{"url": "\xff"}', "can't decode"),
+        (b'{"url": "\\ud800"}', "surrogates not allowed"),
+        (b'{"url": ' + b"[" * 100_000, "recursion"),
+        (b'{"count": ' + b"9" * 10_000 + b"}", "digits"),
+    ],
+)
+def test_what_is_no_json_is_told_so(body: bytes, detail: str) -> None:
+    with pytest.raises(BadRequest, match="not in a parsable format") as caught:
+        parse(body, Order)
+    assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"{}", "url: is missing and has no default"),
+        (b"[]", "url: is missing and has no default"),
+        (b'{"url": null}', "url: is missing and has no default"),
+        (b'{"url": 5}', "url: expected a text, found a whole number"),
+        (b"5", "expected a map of keys and values, found a whole number"),
+        (b"null", "expected a map of keys and values, found nothing"),
+        (b'{"url": "x", "names": "x"}', "names: expected a list, found a text"),
+        (b'{"url": "x", "names": ["x", 5]}', "names[1]: expected a text, found a whole number"),
+        (b'{"url": 5, "count": true}', "url: expected a text, found a whole number; count: "),
+    ],
+)
+def test_what_is_not_as_asked_for_is_named(body: bytes, detail: str) -> None:
+    with pytest.raises(BadRequest, match="could not be validated") as caught:
+        parse(body, Order)
+    assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize(("text", "value"), [("3", 3), ("3.0", 3), ("3e1", 30)])
+def test_a_whole_number_may_be_written_with_a_point(text: str, value: int) -> None:
+    assert parse(b'{"url": "x", "count": %b}' % text.encode(), Order) == Order("x", value)
+
+
+@pytest.mark.parametrize("text", ["3.5", "1e999", "NaN", "true"])
+def test_another_is_none(text: str) -> None:
+    with pytest.raises(BadRequest, match="count: expected a whole number"):
+        parse(b'{"url": "x", "count": %b}' % text.encode(), Order)

@@ -1,0 +1,150 @@
+"""What a client without a token can have the node do: so much in a turn, and so much kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from tests.http.talk import REFUSAL, Conversation, Taker, head, turn
+from wingsd.api.routes import InterfaceEndpoint, interface
+from wingsd.http.site import PIECE, READ_SIZE
+from wingsd.util.tls import GATHERED
+
+GET = head("/nothing", method="GET")
+
+
+def statuses(talk: Conversation) -> list[int]:
+    return [status for status, _, _ in talk.transport.answers()]
+
+
+def turns_until_it_reads(talk: Conversation) -> int:
+    turns = 0
+    while talk.transport.producerState == "paused":
+        turn(talk.clock)
+        turns += 1
+    return turns
+
+
+def test_one_request_of_each_connection_is_answered_in_a_turn() -> None:
+    first = Conversation(Taker())
+    second = Conversation(Taker(), first.site)
+    for talk in (first, second):
+        talk.protocol.dataReceived(GET * 5)
+    for count in range(1, 6):
+        turn(first.clock)
+        assert statuses(first) == statuses(second) == [404] * count
+    turn(first.clock)
+    assert len(statuses(first)) == 5
+
+
+def test_no_more_is_read_while_requests_wait_for_their_turn() -> None:
+    talk = Conversation(Taker())
+    talk.protocol.dataReceived(GET * 5)
+    assert talk.transport.producerState == "paused"
+    assert turns_until_it_reads(talk) == 5
+
+
+def test_no_request_is_taken_while_answers_wait_to_be_written() -> None:
+    talk = Conversation(Taker())
+    talk.send(GET)
+    talk.protocol.pauseProducing()
+    for _ in range(10):
+        talk.send(GET * 10)
+    assert statuses(talk) == [404]
+    assert talk.transport.producerState == "paused"
+    talk.protocol.resumeProducing()
+    turn(talk.clock)
+    assert statuses(talk) == [404, 404]
+    talk.protocol.pauseProducing()
+    talk.clock.advance(0)
+    assert statuses(talk) == [404, 404]
+    talk.protocol.resumeProducing()
+    talk.clock.advance(0)
+    assert statuses(talk) == [404] * 101
+    assert talk.transport.producerState == "producing"
+
+
+def test_nothing_is_read_behind_a_request_that_is_not_answered_yet() -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/endless", method="GET") + GET)
+    assert statuses(talk) == []
+    assert talk.transport.producerState == "paused"
+    talk.request.answer(200)
+    talk.clock.advance(0)
+    assert statuses(talk) == [200, 404]
+    assert talk.transport.producerState == "producing"
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        head(Transfer_Encoding="chunked"),
+        head("/whole", Authorization="wrong", Transfer_Encoding="chunked"),
+        head("/nothing", Transfer_Encoding="chunked"),
+    ],
+)
+def test_chunks_of_a_body_that_nobody_wants_are_taken_a_piece_a_turn(opening: bytes) -> None:
+    talk = Conversation(Taker(REFUSAL))
+    talk.send(opening)
+    talk.protocol.dataReceived(b"1\r\nx\r\n" * (READ_SIZE // 6))
+    assert turns_until_it_reads(talk) == READ_SIZE // PIECE
+
+
+def test_a_body_of_known_length_is_taken_at_once() -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/whole", Content_Length=100_000))
+    talk.protocol.dataReceived(bytes(100_000))
+    assert turns_until_it_reads(talk) == 1
+    assert statuses(talk) == [200]
+
+
+def test_the_body_of_an_upload_waits_for_no_turn() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Transfer_Encoding="chunked"))
+    talk.protocol.dataReceived(b"1\r\nx\r\n" * 1000)
+    assert talk.reader.body == b"x" * 1000
+    assert talk.transport.producerState == "producing"
+
+
+def test_much_is_read_at_a_time_of_an_upload_that_was_let_in_alone() -> None:
+    talk, refused = Conversation(Taker()), Conversation(Taker(REFUSAL))
+    for each in (talk, refused):
+        assert each.transport.bufferSize == READ_SIZE
+        each.send(head(Content_Length=10))
+    assert (talk.transport.bufferSize, refused.transport.bufferSize) == (GATHERED, READ_SIZE)
+
+
+def test_a_connection_that_closes_reads_on_so_that_its_end_is_seen() -> None:
+    talk = Conversation(Taker())
+    talk.protocol.dataReceived(b"nonsense\r\n" + GET * 5)
+    assert talk.transport.producerState == "paused"
+    talk.clock.advance(0)
+    assert statuses(talk) == [400]
+    assert talk.transport.disconnecting
+    assert talk.transport.producerState == "producing"
+
+
+async def get_interface() -> bytes:
+    endpoint = InterfaceEndpoint.__new__(InterfaceEndpoint)
+    answered: bytes = await InterfaceEndpoint.get_interface(endpoint, None)  # type: ignore[arg-type]
+    return answered
+
+
+def test_the_document_of_the_interface_is_encoded_once() -> None:
+    first: bytes = Deferred.fromCoroutine(get_interface()).result  # type: ignore[assignment]
+    second = Deferred.fromCoroutine(get_interface()).result
+    assert first is second
+    assert json.loads(first) == interface()
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [("1.1", [], 400), ("1.1", ["a", "b"], 400), ("1.1", ["a"], 404), ("1.0", [], 404)],
+)
+def test_a_request_of_http_1_1_has_one_host(version: str, hosts: list[str], status: int) -> None:
+    talk = Conversation(Taker())
+    lines = [f"GET /nothing HTTP/{version}", *(f"Host: {host}" for host in hosts), "", ""]
+    talk.send("\r\n".join(lines).encode())
+    assert statuses(talk) == [status]

@@ -1,0 +1,73 @@
+"""What is too slow: bytes against the time in which they could have come."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.task import Clock
+
+from wingsd.http.watchdogs import Pace
+
+
+class Client:
+    """One that is held to 10 bytes a second over 60 s."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.faults: list[str] = []
+        self.pace = Pace(self.clock, 10, 60, self.faults.append)
+
+    def send(self, each_second: int, seconds: int) -> None:
+        for _ in range(seconds):
+            self.pace.note(each_second)
+            self.clock.advance(1)
+
+
+def test_a_client_that_is_quick_enough_may_go_on_for_ever() -> None:
+    client = Client()
+    client.send(10, 6000)
+    assert client.faults == []
+
+
+@pytest.mark.parametrize("each_second", [0, 1, 9])
+def test_one_that_is_too_slow_is_found_when_the_stretch_ends_and_once(each_second: int) -> None:
+    client = Client()
+    client.send(10, 60)
+    client.send(each_second, 59)
+    assert client.faults == []
+    client.send(each_second, 1)
+    (fault,) = client.faults
+    assert f"only {each_second * 60} bytes" in fault
+    assert "where 600 are the least" in fault
+    client.send(0, 6000)
+    assert len(client.faults) == 1
+    assert client.clock.getDelayedCalls() == []
+
+
+def test_a_pause_within_the_stretch_is_no_fault() -> None:
+    client = Client()
+    client.send(0, 50)
+    client.send(600, 1)
+    client.send(0, 58)
+    client.send(600, 1)
+    client.send(0, 50)
+    assert client.faults == []
+
+
+def test_the_time_in_which_a_client_must_wait_does_not_count() -> None:
+    client = Client()
+    for _ in range(59):
+        client.send(1, 1)
+        client.pace.rest()
+        client.clock.advance(1000)
+        client.pace.rest()
+        client.pace.go_on()
+        client.pace.go_on()
+    assert client.faults == []
+    client.clock.advance(1)
+    assert len(client.faults) == 1
+
+
+def test_who_rests_for_good_leaves_nothing_behind() -> None:
+    client = Client()
+    client.pace.rest()
+    assert client.clock.getDelayedCalls() == []

@@ -1,0 +1,319 @@
+"""Requests whose bodies stream, over an in-memory transport."""
+
+from __future__ import annotations
+
+import json
+from uuid import UUID
+
+import pytest
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
+
+from tests.heard import Heard
+from tests.http.talk import REFUSAL, Conversation, Taker, head
+from tests.logs import LoggedErrors
+from wingsd.errors import TooManyTransfers
+from wingsd.http import request as request_module
+from wingsd.http.request import BodyReader, StreamingRequest
+
+
+def test_the_body_comes_as_it_arrives_and_nothing_is_stored() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=6), b"abc")
+    assert (talk.reader.body, talk.reader.events) == (b"abc", [])
+    talk.send(b"def")
+    assert (talk.reader.body, talk.reader.events) == (b"abcdef", ["end"])
+    assert talk.reader.request.content.getvalue() == b""
+
+
+def test_a_chunked_body_is_the_same() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Transfer_Encoding="chunked"), b"3\r\nabc\r\n", b"3\r\nd", b"ef\r\n0\r\n\r\n")
+    assert (talk.reader.body, talk.reader.events) == (b"abcdef", ["end"])
+
+
+def test_a_request_without_a_body_ends_at_once() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=0))
+    assert talk.reader.events == ["end"]
+
+
+def test_the_answer_after_the_body_closes_the_connection() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=3), b"abc")
+    talk.reader.request.answer(200)
+    ((status, headers, body),) = talk.transport.answers()
+    assert (status, headers["content-length"], body) == (200, "0", b"")
+    assert "content-type" not in headers
+    assert headers["connection"] == "close"
+    assert talk.transport.disconnecting
+
+
+def test_continue_is_said_when_the_resource_is_ready_and_once() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=3, Expect="100-continue"))
+    assert talk.transport.value() == b""
+    talk.reader.request.proceed()
+    talk.reader.request.proceed()
+    assert talk.transport.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def test_continue_is_not_said_to_a_client_that_did_not_ask() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=3))
+    talk.reader.request.proceed()
+    assert talk.transport.value() == b""
+
+
+def test_a_refusal_is_json_and_read_before_the_body_is_sent() -> None:
+    talk = Conversation(Taker(REFUSAL))
+    talk.send(head(Content_Length=1000, Expect="100-continue"))
+    ((status, headers, body),) = talk.transport.answers()
+    assert status == 401
+    assert headers["content-type"] == "application/json"
+    assert headers["www-authenticate"] == "bearer"
+    assert json.loads(body) == {"error": "no", "detail": "do better"}
+    assert not talk.transport.disconnecting
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (head("/nothing", method="GET"), 404),
+        (head(Content_Length=1000), 401),
+        (head("/whole", Content_Length=2) + b"ab", 200),
+        (head("/whole", Content_Length=2, Authorization="wrong"), 401),
+        (head("/whole", Content_Length=request_module.MAX_STORED_BODY + 1), 413),
+        (head("/whole", X="y" * 20_000), 431),
+        (b"nonsense\r\n\r\n", 400),
+    ],
+)
+def test_every_answer_has_a_request_id_of_its_own(sent: bytes, status: int) -> None:
+    ids = set()
+    for _ in range(2):
+        talk = Conversation(Taker(REFUSAL))
+        talk.send(sent)
+        ((found, headers, _),) = talk.transport.answers()
+        assert found == status
+        ids.add(UUID(headers["x-request-id"]))
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        (422, b"HTTP/1.1 422 Unprocessable Entity\r\n"),
+        (426, b"HTTP/1.1 426 Upgrade Required\r\n"),
+        (409, b"HTTP/1.1 409 Conflict\r\n"),
+    ],
+)
+def test_every_status_has_its_reason_phrase(status: int, line: bytes) -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=0))
+    talk.reader.request.answer(status)
+    assert talk.transport.value().startswith(line)
+
+
+def test_a_client_that_may_come_again_is_told_when() -> None:
+    talk = Conversation(Taker(TooManyTransfers(72)))
+    talk.send(head(Content_Length=1000))
+    ((status, headers, body),) = talk.transport.answers()
+    assert (status, headers["retry-after"]) == (503, "60")
+    assert json.loads(body)["error"] == "this node is receiving 72 servers already"
+
+
+def test_a_client_that_sends_on_after_a_refusal_is_heard_to_its_end() -> None:
+    talk = Conversation(Taker(REFUSAL))
+    talk.send(head(Content_Length=10), b"12345")
+    assert not talk.transport.disconnecting
+    talk.send(b"67890")
+    assert talk.reader.body == b""
+    assert talk.transport.disconnecting
+    talk.protocol.connectionLost(Failure(ConnectionLost()))
+    assert talk.clock.getDelayedCalls() == []
+    assert [status for status, _, _ in talk.transport.answers()] == [401]
+
+
+def test_it_is_not_heard_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_module, "MAX_DRAINED_BODY", 100)
+    talk = Conversation(Taker(REFUSAL))
+    talk.send(head(Transfer_Encoding="chunked"), b"60\r\n" + b"x" * 0x60 + b"\r\n")
+    assert not talk.transport.disconnecting
+    talk.send(b"60\r\n" + b"x" * 0x60 + b"\r\n")
+    assert talk.transport.disconnecting
+
+
+def test_nor_for_ever() -> None:
+    talk = Conversation(Taker(REFUSAL))
+    talk.send(head(Content_Length=1000))
+    for _ in range(int(request_module.MAX_DRAIN_TIME) - 1):
+        talk.clock.advance(1)
+        talk.send(b"x")
+    assert not talk.transport.disconnecting
+    talk.clock.advance(1)
+    assert talk.transport.disconnecting
+
+
+def test_an_answer_in_the_middle_of_the_body_is_whole_and_the_rest_thrown_away() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=10), b"12345")
+    talk.reader.request.pause()
+    talk.reader.request.fail(Failure(REFUSAL))
+    assert talk.transport.producerState == "producing"
+    assert [status for status, _, _ in talk.transport.answers()] == [401]
+    talk.send(b"67890")
+    assert (talk.reader.body, talk.reader.events) == (b"12345", [])
+    assert talk.transport.disconnecting
+
+
+def test_only_the_first_answer_counts() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=3), b"abc")
+    talk.reader.request.answer(200)
+    talk.reader.request.fail(Failure(REFUSAL))
+    assert [status for status, _, _ in talk.transport.answers()] == [200]
+
+
+def test_a_lost_client_is_told_of_and_cannot_be_answered() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=10), b"123")
+    talk.protocol.connectionLost(Failure(ConnectionLost()))
+    assert talk.reader.events == ["lost"]
+    talk.reader.request.pause()
+    talk.reader.request.proceed()
+    talk.reader.request.resume()
+    talk.reader.request.answer(200)
+    assert talk.transport.value() == b""
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        head(Content_Length=3, Transfer_Encoding="gzip") + b"abc",
+        head(Content_Length=-3),
+        head(Content_Length="1" * 5000),
+        head(Content_Length=3)[:-4] + b"\r\nno header\r\n\r\nabc",
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_answered_in_json_and_taken_for_nothing(broken: bytes) -> None:
+    talk = Conversation(Taker())
+    talk.send(broken, head(Content_Length=0))
+    ((status, _, body),) = talk.transport.answers()
+    assert (status, json.loads(body)) == (400, {"error": "this is not a valid HTTP request"})
+    assert talk.taker.readers == []
+    assert talk.transport.disconnecting
+
+
+def test_a_body_that_is_no_http_ends_the_upload() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Transfer_Encoding="chunked"), b"3\r\nabc\r\n", b"nonsense\r\n", b"more")
+    assert (talk.reader.body, talk.reader.events) == (b"abc", ["lost"])
+    assert [status for status, _, _ in talk.transport.answers()] == [400]
+
+
+def test_a_header_may_hold_any_bytes() -> None:
+    talk = Conversation(Taker())
+    talk.send(head(Content_Length=0).replace(b"Host: x", b"Host: x\r\nUser-Agent: caf\xe9"))
+    assert talk.reader.request.header("User-Agent") == "caf\N{REPLACEMENT CHARACTER}"
+    assert talk.reader.request.header("Missing") == ""
+
+
+class Mistaken(Taker):
+    def open_body(self, request: StreamingRequest) -> BodyReader:
+        raise RuntimeError("a mistake")
+
+
+def test_a_resource_that_fails_at_once_is_answered_for(logged_errors: LoggedErrors) -> None:
+    talk = Conversation(Mistaken())
+    talk.send(head(Content_Length=3), b"abc")
+    assert [status for status, _, _ in talk.transport.answers()] == [500]
+    assert logged_errors.take(RuntimeError)
+
+
+def test_an_unforeseen_error_is_logged_and_its_answer_tells_nothing_of_it(
+    logged_errors: LoggedErrors,
+) -> None:
+    talk = Conversation(Taker(RuntimeError("secret")))
+    talk.send(head(Content_Length=0))
+    ((status, _, body),) = talk.transport.answers()
+    assert status == 500
+    assert b"secret" not in body
+    assert "log of this node" in json.loads(body)["detail"]
+    assert len(logged_errors.take(RuntimeError)) == 1
+
+
+def test_a_resource_that_wants_the_whole_body_gets_it() -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/whole", Content_Length=6), b"abc", b"def")
+    ((status, _, body),) = talk.transport.answers()
+    assert (status, body) == (200, b"fedcba")
+
+
+def test_a_form_is_no_business_of_twisteds() -> None:
+    # Its parser fails on names in the form of RFC 2231, and runs before anybody is asked to let
+    # the client in.
+    form = b"--b\r\nContent-Disposition: form-data; name*=utf-8''x\r\n\r\nv\r\n--b--\r\n"
+    talk = Conversation(Taker())
+    kind = "multipart/form-data; boundary=b"
+    talk.send(head("/whole", Content_Type=kind, Content_Length=len(form)), form)
+    assert [body for _, _, body in talk.transport.answers()] == [form[::-1]]
+
+
+def test_and_its_mistakes_are_answered_in_json(logged_errors: LoggedErrors) -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/whole", method="PUT", Content_Length=0))
+    ((status, _, body),) = talk.transport.answers()
+    assert (status, json.loads(body)["error"]) == (500, "an unforeseen error")
+    assert logged_errors.take(RuntimeError)
+
+
+@pytest.mark.parametrize("headers", [{"Content_Length": 2**21}, {"Transfer_Encoding": "chunked"}])
+def test_a_body_too_large_to_store_is_refused(headers: dict[str, object]) -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/whole", method="POST", **headers))
+    for _ in range(2**21 // 2**16):
+        piece = b"x" * 2**16
+        chunked = "Transfer_Encoding" in headers
+        talk.send(b"10000\r\n" + piece + b"\r\n" if chunked else piece)
+    assert [status for status, _, _ in talk.transport.answers()] == [413]
+
+
+def test_a_body_is_refused_before_it_comes_when_nobody_is_let_in_with_it() -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/whole", Authorization="wrong", Content_Length=10), b"12345")
+    assert [status for status, _, _ in talk.transport.answers()] == [401]
+    assert talk.request.content.getvalue() == b""
+    talk.send(b"67890", head("/whole"))
+    assert [status for status, _, _ in talk.transport.answers()] == [401]
+    assert talk.transport.disconnecting
+
+
+def test_a_body_for_nothing_is_not_stored() -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/nothing", Content_Length=10), b"12345")
+    assert talk.request.content.getvalue() == b""
+    talk.send(b"67890", head("/nothing", Content_Length=0))
+    assert [status for status, _, _ in talk.transport.answers()] == [404, 404]
+
+
+def test_an_unknown_path_is_answered_in_json() -> None:
+    talk = Conversation(Taker())
+    talk.send(head("/nothing/here", method="GET"))
+    ((status, headers, body),) = talk.transport.answers()
+    assert (status, headers["content-type"]) == (404, "application/json")
+    assert json.loads(body) == {"error": "this node has nothing at /nothing/here"}
+
+
+def test_two_requests_can_share_a_connection() -> None:
+    talk = Conversation(Taker())
+    one = head("/whole", Content_Length=1) + b"a"
+    talk.send(one + one)
+    assert [status for status, _, _ in talk.transport.answers()] == [200, 200]
+
+
+def test_an_answer_that_is_an_error_is_told_to_who_counts_them() -> None:
+    heard, resource = Heard(), Taker(REFUSAL)
+    talk = Conversation(resource, observer=heard)
+    talk.send(head(Content_Length=5), b"abcde")
+    assert heard.answers == [REFUSAL]

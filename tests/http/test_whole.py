@@ -1,0 +1,198 @@
+"""A server's life on a node, as a Panel and a browser see it: all but the engine is real."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred
+
+from tests.api.node import Calls, FakeTransfers, until
+from tests.support import FakeEnvironment, NodeError, server_settings
+from tests.support import Panel as FakePanel
+from tests.support.browser import Browser
+from wingsd.api.resource import Services
+from wingsd.api.routes import Api
+from wingsd.auth.tokens import DenyList
+from wingsd.config import Config, System
+from wingsd.egg_files.rewriters import Rewriters
+from wingsd.errors import EnvironmentFailed
+from wingsd.events import EventBus
+from wingsd.http.site import NodeSite, NotFound
+from wingsd.panel.client import Panel
+from wingsd.servers.collaborators import Means
+from wingsd.servers.registry import Servers
+from wingsd.statedb import Journal
+from wingsd.statedb.store import Store
+from wingsd.threadio import Workers
+from wingsd.websocket import ConsoleSockets
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+reactor: Any = installed_reactor
+
+
+class Town:
+    """A Panel, and a node of it that it can call."""
+
+    def __init__(self, directory: Path) -> None:
+        self.panel = FakePanel(strict=True)
+        self.environment = FakeEnvironment()
+        self.volumes = directory / "volumes"
+        self.volumes.mkdir()
+        self.disk = Workers(reactor, "disk", 1)
+        self.store = Store(str(directory))
+        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60)
+        self.listening: Any = None
+
+    async def start(self) -> None:
+        await self.panel.listen(reactor)
+        self.listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
+        self.node = self.panel.add_node(f"http://127.0.0.1:{self.listening.getHost().port}")
+        config = Config(
+            token_id=self.node.token_id,
+            token=self.node.token,
+            remote=self.panel.url,
+            system=System(data=str(self.volumes)),
+        )
+        bus, denied = EventBus(), DenyList(time.time() - 60)
+        panel, owner = Panel(config, reactor), (os.getuid(), os.getgid())
+        disk, eggs = self.disk, Rewriters(self.disk, self.disk)
+        means = Means(reactor, config, panel, self.environment, bus, disk, eggs, owner)
+        self.servers = Servers(means)
+        transfers: Any = FakeTransfers("none", Calls())
+        services = Services(
+            config=config,
+            servers=self.servers,
+            sender=transfers,
+            receiver=transfers,
+            streams=transfers,
+            journal=Journal(self.store, self.disk, time.time),
+            by_hand=transfers,
+            denied=denied,
+            websocket=ConsoleSockets(config, bus, denied, reactor).resource,
+        )
+        self.site.resource = Api(services)
+        self.disk.start()
+        self.store.open()
+        await self.servers.boot()
+
+    async def close(self) -> None:
+        await self.servers.stop()
+        await self.listening.stopListening()
+        await self.site.drain(5)
+        await self.panel.close()
+        self.disk.stop()
+        self.store.close()
+
+    async def create(self, **settings: Any) -> None:
+        """Have the Panel create the server; return when it is free."""
+        await self.panel.create_server_on(self.node, server_settings(UUID, **settings))
+        await self.panel.called("/install")
+        server = self.servers.get(UUID)
+        await until(lambda: not server.hold)
+
+    async def ask(self, method: str, path: str = "", body: Any = None) -> tuple[int, Any]:
+        return await self.panel.ask(self.node, method, f"/api/servers/{UUID}{path}", body)
+
+    async def browser(self) -> Browser:
+        url = self.node.address.replace("http", "ws") + f"/api/servers/{UUID}/ws"
+        token = self.panel.console_token(UUID, node=self.node)
+        browser = await Browser(url, token, self.panel.url).connect(reactor)
+        await browser.auth()
+        return browser
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    made = Town(tmp_path)
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.start()))
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_servers_life_as_a_panel_and_a_browser_see_it(town: Town) -> None:
+    await town.create()
+    assert town.panel.installed(UUID) is True
+    assert (town.volumes / UUID).is_dir()
+    assert await town.ask("POST", "/commands", {"commands": ["help"]}) == (
+        502,
+        {"error": "Cannot send commands to a stopped server instance."},
+    )
+
+    browser = await town.browser()
+    await town.panel.power(UUID, "start")
+    await browser.wait_for("status", "starting")
+    await until(lambda: UUID in town.environment.running)
+    process = town.environment.running[UUID]
+    process.say(b"the server is listening on 25565\r\n")
+    await browser.wait_for("status", "running")
+
+    status, details = await town.ask("GET")
+    assert (status, details["state"], details["is_suspended"]) == (200, "running", False)
+    assert details["configuration"] == server_settings(UUID)
+    assert details["utilization"]["state"] == "running"
+    assert await town.ask("POST", "/commands", {"commands": ["say hello"]}) == (204, None)
+    assert process.commands == ["say hello"]
+    status, logs = await town.ask("GET", "/logs?size=1")
+    assert (status, logs) == (200, {"data": ["the server is listening on 25565"]})
+    status, listed = await town.panel.ask(town.node, "GET", "/api/servers")
+    assert [server["configuration"]["uuid"] for server in listed] == [UUID]
+
+    await town.panel.power(UUID, "kill")
+    await browser.wait_for("status", "offline")
+    assert await town.ask("DELETE") == (204, None)
+    await browser.wait_for("deleted")
+    assert town.environment.containers == {}
+    assert (await town.ask("GET"))[0] == 404
+    assert (await town.ask("DELETE"))[0] == 404
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_without_an_image_is_there_and_starts_when_it_has_one(town: Town) -> None:
+    missing = EnvironmentFailed("the image of the server could not be pulled")
+    town.environment.faults |= {"create": missing, "renew": missing}
+    await town.create()
+    assert town.panel.installed(UUID) is True
+    status, details = await town.ask("GET")
+    assert (status, details["state"]) == (200, "offline")
+    # A browser that comes only now sees why.
+    browser = await town.browser()
+    browser.send("send logs")
+    why = "[wingsd] The server's container could not be made: the image of the server could not"
+    await browser.wait_for("console output", why)
+    await browser.wait_for(
+        "console output", "[wingsd] The next start of the server tries that again."
+    )
+    town.environment.faults.clear()
+    await town.panel.power(UUID, "start")
+    await browser.wait_for("status", "starting")
+    await until(lambda: UUID in town.environment.running)
+    await browser.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_suspended_server_is_not_started(town: Town) -> None:
+    await town.create(suspended=True)
+    with pytest.raises(NodeError) as caught:
+        await town.panel.power(UUID, "start")
+    assert caught.value.status == 400
+    assert "suspended" in caught.value.body["error"]
+    assert await town.ask("POST", "/sync") == (204, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_denied_token_opens_nothing(town: Town) -> None:
+    await town.create()
+    browser = await town.browser()
+    token = town.panel.console_token(UUID, node=town.node, now=time.time() - 30, jti="theirs")
+    assert await town.ask("POST", "/ws/deny", {"jtis": ["theirs"]}) == (204, None)
+    browser.send("auth", token)
+    await browser.wait_for("jwt error")
+    await browser.close()

@@ -1,0 +1,448 @@
+"""The Panel's API as the node calls it: over real sockets, and with a clock where time matters."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectionRefusedError as NoConnection
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from tests.heard import Heard
+from tests.support import Answer, Call, Drop, Hang, Node, server_settings
+from tests.support import Panel as FakePanel
+from tests.transfers.peers import Peer, read_head
+from wingsd.config import Config, RemoteQuery
+from wingsd.errors import (
+    NotForThisNode,
+    PanelError,
+    PanelRefused,
+    PanelUnreachable,
+    TokenRefused,
+    UnknownServer,
+)
+from wingsd.panel import client as panel_module
+from wingsd.panel import http_client as httpclient
+from wingsd.panel.client import MAX_VALUES, Panel
+from wingsd.panel.http_client import MAX_BODY, BoundedClient
+from wingsd.util.observer import PANEL, Observer
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+class House:
+    """The fake Panel, listening, and wingsd's client as the node `here`."""
+
+    def __init__(self) -> None:
+        self.fake = FakePanel(strict=True)
+        self.here = self.fake.add_node("https://here.invalid:8080")
+        self.there = self.fake.add_node("https://there.invalid:8080")
+        self.fake.add_server(server_settings(UUID), self.there)
+
+    def client(self, token: str | None = None, observer: Observer | None = None) -> Panel:
+        config = Config(
+            remote=self.fake.url + "/",
+            token_id=self.here.token_id,
+            token=token or self.here.token,
+            remote_query=RemoteQuery(boot_servers_per_page=2),
+        )
+        return Panel(config, reactor, observer=observer)
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    monkeypatch.setattr(panel_module, "FIRST_PAUSE", 0.001)
+    made = House()
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.fake.listen(reactor)))
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.fake.close()))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_is_described(house: House) -> None:
+    house.fake.open_transfer(UUID, house.here)
+    server = (await house.client().describe(UUID)).settings
+    assert (server.uuid, server.container.image) == (UUID, "~busybox")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_headers_are_the_panels(house: House) -> None:
+    await house.client().owns(UUID)
+    headers = house.fake.headers[0]
+    assert headers["authorization"] == f"Bearer {house.here.token_id}.{house.here.token}"
+    assert headers["accept"] == "application/vnd.pterodactyl.v1+json"
+    assert headers["content-type"] == "application/json"
+    assert headers["user-agent"].startswith("wingsd/")
+
+
+@pytest.mark.parametrize("uuid", [UNKNOWN, UUID])
+@pytest_twisted.ensureDeferred
+async def test_a_server_it_does_not_know_for_us_is_unknown(house: House, uuid: str) -> None:
+    with pytest.raises(UnknownServer):
+        await house.client().describe(uuid)
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_page_is_asked_for_whose_a_server_is(house: House) -> None:
+    others = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
+    for other in others:
+        house.fake.add_server(server_settings(other), house.here)
+    client = house.client()
+    assert await client.owns(others[4])
+    asked = [f"/api/remote/servers?page={page}&per_page=2" for page in (1, 2, 3)]
+    assert [call.path for call in house.fake.calls] == asked
+    assert not await client.owns(UUID)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_outcome_is_told(house: House) -> None:
+    house.fake.open_transfer(UUID, house.here)
+    await house.client().transfer_succeeded(UUID)
+    assert house.fake.node_of(UUID) == house.here
+    house.fake.open_transfer(UUID, house.there)
+    await house.client().transfer_failed(UUID)
+    assert house.fake.reports() == [(UUID, "success"), (UUID, "failure")]
+
+
+@pytest.mark.parametrize(
+    ("backups", "body"), [(None, None), ((), {"backups": []}), ((UUID,), {"backups": [UUID]})]
+)
+@pytest_twisted.ensureDeferred
+async def test_backups_are_told_where_the_panel_asks_for_them(
+    house: House, backups: tuple[str, ...] | None, body: object
+) -> None:
+    house.fake.open_transfer(UUID, house.here)
+    await house.client().transfer_succeeded(UUID, backups)
+    assert house.fake.calls[-1].body == body
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_failure_is_no_error_but_a_second_success_is(house: House) -> None:
+    await house.client().transfer_failed(UUID)
+    with pytest.raises(PanelRefused) as caught:
+        await house.client().transfer_succeeded(UUID)
+    assert caught.value.code == 409
+    assert "No transfer of that server is open." in caught.value.detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_no_is_not_asked_again_and_its_reason_is_told(house: House) -> None:
+    with pytest.raises(PanelRefused) as caught:
+        await house.client(token="x").owns(UUID)
+    assert "403" in caught.value.detail
+    assert "No node has these credentials." in caught.value.detail
+    assert len(house.fake.calls) == 1
+
+
+CALLS: list[Callable[[Panel], Awaitable[object]]] = [
+    lambda panel: panel.describe(UUID),
+    lambda panel: panel.owns(UUID),
+    lambda panel: panel.servers(),
+    lambda panel: panel.greet(),
+    lambda panel: panel.reset(),
+    lambda panel: panel.installed(UUID, successful=True),
+    lambda panel: panel.transfer_succeeded(UUID),
+    lambda panel: panel.transfer_failed(UUID),
+]
+
+
+@pytest.mark.parametrize("ask", CALLS)
+@pytest_twisted.ensureDeferred
+async def test_a_token_that_the_panel_refuses_is_told_in_each_call(house: House, ask: Any) -> None:
+    with pytest.raises(TokenRefused) as caught:
+        await ask(house.client(token="x"))
+    assert (caught.value.status, caught.value.code) == (503, 403)
+    assert str(caught.value).startswith(
+        "the Panel does not accept this node's token: copy the node's configuration from the "
+        "Panel again, then restart this node; "
+    )
+    assert "No node has these credentials." in caught.value.detail
+
+
+@pytest.mark.parametrize("ask", CALLS)
+@pytest_twisted.ensureDeferred
+async def test_so_it_is_with_401(house: House, ask: Any) -> None:
+    house.fake.inject("/servers", Answer(401))
+    with pytest.raises(TokenRefused):
+        await ask(house.client())
+    assert len(house.fake.calls) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_no_transfer_brings_here_is_told_from_a_refused_token(
+    house: House,
+) -> None:
+    with pytest.raises(NotForThisNode):
+        await house.client().describe(UUID)
+    with pytest.raises(PanelRefused) as caught:
+        await house.client().installed(UUID, successful=True)
+    assert not isinstance(caught.value, TokenRefused)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_concluded_while_it_is_not_known_which_was_refused(house: House) -> None:
+    # Its `Retry-After` is longer than any call is repeated for.
+    house.fake.inject("/servers?", Answer(503, retry_after="90"))
+    with pytest.raises(PanelUnreachable):
+        await house.client().describe(UUID)
+
+
+FAULTS = [
+    Answer(500),
+    Answer(502, b"<html>Bad gateway</html>", "text/html"),
+    Answer(200, b"<html>We are updating</html>", "text/html"),
+    Answer(200, b'{"data": 5}'),
+    Answer(200, b"[" * 100_000),
+    Answer(500, b"[" * 100_000),
+    Answer(302, b""),
+    Drop(),
+    Drop(carried_out=True),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_answer_is_asked_for_again(house: House, fault: Any) -> None:
+    house.fake.inject("/servers", fault, times=2)
+    assert not await house.client().owns(UUID)
+    assert len(house.fake.calls) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_past_its_bound_is_asked_for_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(httpclient, "MAX_BODY", 10_000)
+    house.fake.inject("/servers", Answer(200, b" " * 10_001), times=2)
+    assert not await house.client().owns(UUID)
+    assert len(house.fake.calls) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_panel_whose_answers_are_past_a_bound_is_named_with_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel_module, "GIVE_UP_AFTER", 0)
+    house.fake.inject("/servers", Answer(200, b" " * (MAX_BODY + 1)))
+    with pytest.raises(PanelUnreachable) as caught:
+        await house.client().owns(UUID)
+    assert caught.value.detail == (
+        f"GET {house.fake.url}/api/remote/servers?page=1&per_page=2: its answer is longer than "
+        "64 MiB; see whether remote in the configuration is the Panel's address, and what a "
+        "proxy in front of it sends; try again when it answers"
+    )
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest_twisted.ensureDeferred
+async def test_json_of_more_values_than_its_bound_is_not_decoded(
+    house: House, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(panel_module, "GIVE_UP_AFTER", 0)
+    values = b"[],{}," * (MAX_VALUES // 4)
+    body = b'{"data": [], "errors": [{"detail": "why"}], "x": [%s1]}' % values
+    house.fake.inject("/servers", Answer(status, body))
+    says = {200: "its answer has more than 2,000,000 values", 500: "it answered 500: no reason"}
+    with pytest.raises(PanelUnreachable, match=says[status]):
+        await house.client().owns(UUID)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_about_another_server_is_not_believed(house: House) -> None:
+    house.fake.open_transfer(UUID, house.here)
+    house.fake.settings_of(UUID)["uuid"] = UNKNOWN
+    with pytest.raises(PanelUnreachable, match="makes no sense"):
+        await house.client().describe(UUID)
+
+
+class DeadHttp:
+    """An HTTP client whose requests all end the same way."""
+
+    def __init__(self, outcome: Any) -> None:
+        self.requests: list[Call] = []
+        self._outcome = outcome
+
+    def request(self, method: str, url: str, **_: Any) -> Deferred[Any]:
+        self.requests.append(Call(method, url, None))
+        return self._outcome()  # type: ignore[no-any-return]
+
+
+def dead_panel(outcome: Any, observer: Observer | None = None) -> tuple[Panel, DeadHttp, Clock]:
+    node = Node("")
+    config = Config(token_id=node.token_id, token=node.token, remote="http://panel.invalid")
+    http, clock = DeadHttp(outcome), Clock()
+    return Panel(config, clock, http, observer), http, clock  # type: ignore[arg-type]
+
+
+def test_the_pauses_grow_and_end_after_half_a_minute() -> None:
+    panel, http, clock = dead_panel(lambda: fail(NoConnection()))
+    outcome = Deferred.fromCoroutine(panel.owns(UUID))
+    pauses = []
+    while not outcome.called:
+        (call,) = clock.getDelayedCalls()
+        pauses.append(round(call.getTime() - clock.seconds(), 2))
+        clock.advance(call.getTime() - clock.seconds())
+    assert pauses == [0.5, 0.75, 1.12, 1.69, 2.53, 3.8, 5.7, 8.54]
+    assert len(http.requests) == 9
+    errors: list[Failure] = []
+    outcome.addErrback(errors.append)
+    assert errors[0].check(PanelUnreachable)
+    assert "panel.invalid" in errors[0].getErrorMessage()
+
+
+@pytest.mark.parametrize(
+    ("ask", "seconds"),
+    [(lambda panel: panel.owns(UUID), 30), (lambda panel: panel.transfer_succeeded(UUID), 120)],
+)
+def test_an_answer_is_waited_for(ask: Any, seconds: float) -> None:
+    panel, http, clock = dead_panel(Deferred)
+    outcome = Deferred.fromCoroutine(ask(panel))
+    clock.advance(seconds - 0.1)
+    assert not outcome.called
+    clock.advance(0.2)
+    errors: list[Failure] = []
+    outcome.addErrback(errors.append)
+    assert f"no answer within {seconds} s" in errors[0].getErrorMessage()
+    assert errors[0].check(PanelUnreachable)
+    assert len(http.requests) == 1
+    assert clock.getDelayedCalls() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_real_request_that_is_cancelled_is_over_at_once(house: House) -> None:
+    house.fake.inject("/servers", Hang(), times=5)
+    outcome = Deferred.fromCoroutine(house.client().owns(UUID))
+    await house.fake.called("/servers")
+    outcome.cancel()
+    with pytest.raises(CancelledError):
+        await outcome
+    assert len(house.fake.calls) == 1
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n "])
+@pytest.mark.parametrize("ask", [lambda panel: panel.owns(UUID), lambda panel: panel.greet()])
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_drips_has_no_more_time_than_any(ask: Any, begun: bytes) -> None:
+    begins: Deferred[None] = Deferred()
+
+    def drip(connection: socket.socket) -> bytes:
+        read_head(connection)
+        connection.sendall(begun)
+        reactor.callFromThread(begins.callback, None)  # type: ignore[attr-defined]
+        try:
+            return connection.recv(100)  # until the client closes
+        except ConnectionResetError:
+            return b""
+
+    peer, clock = Peer(drip), Clock()
+    config = Config(remote=f"http://127.0.0.1:{peer.port}", token_id="x", token="y")
+    outcome = Deferred.fromCoroutine(ask(Panel(config, clock, BoundedClient(reactor))))
+    await begins
+    clock.advance(29)
+    assert not outcome.called
+    clock.advance(2)
+    with pytest.raises(PanelUnreachable, match="no answer within 30 s"):
+        await outcome
+    assert await peer.outcome == b""
+    assert clock.getDelayedCalls() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_page_is_not_the_panels_word(house: House) -> None:
+    house.fake.open_transfer(UUID, house.here)
+    house.fake.inject("/success", Answer(200, b"<html>We are updating</html>", "text/html"))
+    await house.client().transfer_succeeded(UUID)
+    assert house.fake.reports() == [(UUID, "success")] * 2
+    assert house.fake.node_of(UUID) == house.here
+
+
+def test_a_cancelled_call_is_not_tried_again() -> None:
+    panel, http, clock = dead_panel(Deferred)
+    outcome = Deferred.fromCoroutine(panel.owns(UUID))
+    outcome.cancel()
+    outcome.addErrback(lambda failure: failure.trap(CancelledError))
+    clock.advance(60)
+    assert len(http.requests) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest_twisted.ensureDeferred
+async def test_a_panel_says_how_long_it_is_to_be_left_alone(house: House, status: int) -> None:
+    answer = Answer(status, retry_after="90")
+    house.fake.inject("/servers", answer)
+    with pytest.raises(PanelError) as caught:
+        await house.client().owns(UUID)
+    assert caught.value.retry_after == 90
+    assert len(house.fake.calls) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_attempt_is_told_to_who_counts_them(house: House) -> None:
+    heard = Heard()
+    house.fake.inject("/servers", Answer(502), times=1)
+    panel = house.client(observer=heard)
+    assert not await panel.owns(UUID)
+    with pytest.raises(PanelRefused) as caught:
+        await panel.transfer_succeeded(UUID)
+    (failed, again, refused) = heard.calls
+    assert failed[:2] == again[:2] == (PANEL, "list")
+    assert isinstance(failed[3], ValueError)
+    assert again[3] is None
+    assert (*refused[:2], refused[3]) == (PANEL, "success", caught.value)
+    assert all(0 <= seconds < 5 for _, _, seconds, _ in heard.calls)
+
+
+def test_the_pauses_between_attempts_are_not_the_panels_time() -> None:
+    heard = Heard()
+    panel, _, clock = dead_panel(Deferred, heard)
+    outcome = Deferred.fromCoroutine(panel.owns(UUID))
+    outcome.addErrback(lambda failure: failure.trap(PanelUnreachable))
+    for _ in range(100):
+        clock.advance(1)
+    ((peer, operation, seconds, error),) = heard.calls
+    assert (peer, operation, seconds) == (PANEL, "list", 30)
+    assert isinstance(error, TimeoutError)
+
+
+def test_a_call_that_is_cancelled_is_told_as_that() -> None:
+    heard = Heard()
+    panel, _, clock = dead_panel(Deferred, heard)
+    outcome = Deferred.fromCoroutine(panel.owns(UUID))
+    clock.advance(7)
+    outcome.cancel()
+    outcome.addErrback(lambda failure: failure.trap(CancelledError))
+    ((_, _, seconds, error),) = heard.calls
+    assert seconds == 7
+    assert isinstance(error, CancelledError)
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_known_when_it_last_answered(house: House) -> None:
+    client = house.client()
+    assert client.heard is None
+    await client.greet()
+    assert client.heard is not None
+    assert abs(client.heard - time.time()) < 30
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_greeting_is_tried_once_and_its_failure_told(house: House) -> None:
+    house.fake.inject("/servers", Answer(503))
+    with pytest.raises(PanelUnreachable, match="it answered 503"):
+        await house.client().greet()
+    assert len(house.fake.calls) == 1
+    with pytest.raises(PanelRefused):
+        await house.client(token="another").greet()
+    client = house.client()
+    await house.fake.close()
+    with pytest.raises(PanelUnreachable, match="refused"):
+        await client.greet()
+    assert client.heard is None

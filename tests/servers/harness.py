@@ -1,0 +1,189 @@
+"""Servers in a house of fakes: a Panel and an environment in memory, a clock, real files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from tests.support import FakeEnvironment, SynchronousWorkers
+from tests.support.environment import FakeProcess
+from wingsd.config import Config, System
+from wingsd.egg_files.rewriters import Rewriters
+from wingsd.events import Event, EventBus
+from wingsd.panel.schemas import Configuration, Process, Settings, Startup, Stop
+from wingsd.servers.collaborators import Means
+from wingsd.servers.power_states import PowerAction
+from wingsd.servers.registry import Servers
+from wingsd.servers.server import Server
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
+
+BY_COMMAND = Stop("command", "stop")
+
+T = TypeVar("T")
+
+
+def configuration(
+    uuid: str = UUID,
+    *,
+    suspended: bool = False,
+    done: tuple[str, ...] = ("up",),
+    stop: Stop = BY_COMMAND,
+    environment: dict[str, Any] | None = None,
+    **process: Any,
+) -> Configuration:
+    """Return a server that is up with the line "up" and stops by the command "stop"."""
+    return Configuration(
+        Settings(uuid, suspended=suspended, environment=environment or {}),
+        Process(Startup(done), stop, **process),
+        {"uuid": uuid, "suspended": suspended},
+    )
+
+
+class PanelInMemory:
+    """What servers ask of a Panel. `faults` are raised, by the call's name, or waited for."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Configuration] = {}
+        self.calls: list[tuple[Any, ...]] = []
+        self.faults: dict[str, Exception | Deferred[None]] = {}
+
+    async def _called(self, name: str, *args: Any) -> None:
+        self.calls.append((name, *args))
+        fault = self.faults.get(name)
+        if isinstance(fault, Deferred):
+            await fault
+        elif fault is not None:
+            raise fault
+
+    async def describe(self, uuid: str) -> Configuration:
+        await self._called("describe", uuid)
+        return self.known[uuid]
+
+    async def servers(self) -> list[Configuration]:
+        await self._called("servers")
+        return list(self.known.values())
+
+    async def reset(self) -> None:
+        await self._called("reset")
+
+    async def installed(self, uuid: str, *, successful: bool, reinstall: bool = False) -> None:
+        await self._called("installed", uuid, successful)
+
+
+@attrs.define(eq=False)
+class Outcome:
+    """How something asynchronous ends, looked at while the test holds the clock."""
+
+    _ended: list[object] = attrs.field(factory=list)
+
+    @classmethod
+    def of(cls, work: Awaitable[Any]) -> Outcome:
+        outcome = cls()
+        outcome.deferred = Deferred.fromCoroutine(work)  # type: ignore[arg-type]
+        outcome.deferred.addBoth(outcome._ended.append)
+        return outcome
+
+    deferred: Deferred[Any] = attrs.field(init=False)
+
+    @property
+    def over(self) -> bool:
+        return bool(self._ended)
+
+    def value(self) -> Any:
+        """Return its result; raise what it raised."""
+        (ended,) = self._ended
+        if isinstance(ended, Failure):
+            ended.raiseException()
+        return ended
+
+    def error(self, kind: type[T]) -> T:
+        """Return what it raised."""
+        (ended,) = self._ended
+        assert isinstance(ended, Failure)
+        assert isinstance(ended.value, kind), ended.getTraceback()
+        return ended.value
+
+
+class House:
+    """A registry, and all that its servers live on."""
+
+    def __init__(self, directory: Path) -> None:
+        self.data = directory / "volumes"
+        self.data.mkdir()
+        self.clock = Clock()
+        self.panel = PanelInMemory()
+        self.environment = FakeEnvironment()
+        self.events: list[tuple[str, ...]] = []
+        bus = EventBus()
+        for uuid in (UUID, OTHER):
+            bus.subscribe(uuid, self._note)
+        self.config = Config(
+            token_id="an id",
+            token="a secret",
+            remote="http://panel.invalid",
+            system=System(data=str(self.data), stop_timeout=600, websocket_log_count=150),
+        )
+        self.means = Means(
+            reactor=self.clock,
+            config=self.config,
+            panel=self.panel,  # type: ignore[arg-type]
+            environment=self.environment,
+            bus=bus,
+            disk=SynchronousWorkers(),  # type: ignore[arg-type]
+            rewriters=Rewriters(
+                SynchronousWorkers(),  # type: ignore[arg-type]
+                SynchronousWorkers(),  # type: ignore[arg-type]
+            ),
+            owner=(os.getuid(), os.getgid()),
+        )
+        self.servers = Servers(self.means)
+
+    def _note(self, event: Event) -> None:
+        self.events.append((event.name, *event.args))
+
+    def server(self, known: Configuration | None = None) -> Server:
+        """Return a server that is loaded, with its directory, offline."""
+        known = known or configuration()
+        uuid = known.settings.uuid
+        self.panel.known[uuid] = known
+        (self.data / uuid).mkdir(exist_ok=True)
+        Outcome.of(self.servers.boot()).value()
+        self.events.clear()
+        self.environment.calls.clear()
+        self.panel.calls.clear()
+        return self.servers.get(uuid)
+
+    def process(self, uuid: str = UUID) -> FakeProcess:
+        """Return the program that runs."""
+        return self.environment.running[uuid]
+
+    def told(self, name: str) -> list[str]:
+        """Return what the events of that name said, in order."""
+        return [" ".join(args) for told, *args in self.events if told == name]
+
+    def called(self, *names: str) -> list[str]:
+        """Return which of those methods of the environment were called, in order."""
+        return [call[0] for call in self.environment.calls if call[0] in names]
+
+
+def do(server: Server, action: PowerAction, wait_seconds: float = 30) -> Outcome:
+    return Outcome.of(server.power(action, wait_seconds))
+
+
+def running(house: House, stop: Stop = BY_COMMAND) -> Server:
+    """Return a server that has been started and is up."""
+    server = house.server(configuration(stop=stop))
+    do(server, PowerAction.START).value()
+    house.process().say(b"up\n")
+    house.events.clear()
+    house.environment.calls.clear()
+    return server

@@ -1,0 +1,214 @@
+"""What is done to a server's files before it starts, in threads and processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted._threads import AlreadyQuit
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, execute, gatherResults, succeed
+from twisted.internet.task import deferLater
+
+from tests.egg_files.helpers import DOTTED_KEYS, processes_of
+from tests.servers.harness import UUID, House, configuration
+from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob
+from wingsd.egg_files.rewriters import Rewriters
+from wingsd.errors import Conflict
+from wingsd.panel.schemas import Configuration, ConfigurationFile, Replacement
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.pre_start import Rewriting
+from wingsd.servers.registry import Servers
+from wingsd.threadio import Workers
+
+
+class SlowWorkers:
+    """Threads that have been given work, and have not ended it."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], object]] = []
+
+    def run(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self.work.append(lambda: execute(work, *args).chainDeferred(done))
+        return done
+
+
+def with_file(name: str) -> Configuration:
+    file = ConfigurationFile(name, "file", (Replacement("a", replace_with="b"),))
+    plain = configuration()
+    return attrs.evolve(plain, process=attrs.evolve(plain.process, configs=(file,)))
+
+
+@pytest.fixture
+def threads() -> SlowWorkers:
+    return SlowWorkers()
+
+
+@pytest.fixture
+def rewriting(house: House, threads: SlowWorkers, tmp_path: Path) -> Rewriting:
+    return Rewriting(
+        attrs.evolve(house.means, rewriters=Rewriters(threads, threads)),  # type: ignore[arg-type]
+        str(tmp_path),
+    )
+
+
+def test_one_server_has_one_thread_whoever_gives_up(
+    rewriting: Rewriting, threads: SlowWorkers, tmp_path: Path
+) -> None:
+    given_up = Deferred.fromCoroutine(rewriting.run(with_file("first")))
+    given_up.cancel()
+    given_up.addErrback(lambda failure: failure.trap(CancelledError))
+    never_begun = Deferred.fromCoroutine(rewriting.run(with_file("never")))
+    never_begun.cancel()
+    never_begun.addErrback(lambda failure: failure.trap(CancelledError))
+    second = Deferred.fromCoroutine(rewriting.run(with_file("second")))
+    assert (given_up.called, never_begun.called, second.called) == (True, True, False)
+    assert len(threads.work) == 1
+    threads.work[0]()
+    assert len(threads.work) == 2
+    threads.work[1]()
+    assert second.result == []
+    # A start that was called off has no process any more, and writes nothing.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["second", "volumes"]
+
+
+def test_a_server_without_such_files_waits_for_nothing(
+    rewriting: Rewriting, threads: SlowWorkers
+) -> None:
+    assert Deferred.fromCoroutine(rewriting.run(configuration())).result == []
+    assert threads.work == []
+
+
+class Rewritten:
+    """Rewriters whose jobs are at once over. They were `slow` one after the other as given."""
+
+    def __init__(self, *slow: bool) -> None:
+        self._slow = list(slow)
+        self.asked: list[bool] = []
+
+    def begin(self, *_: object, slow: bool) -> tuple[RewriteJob, Deferred[list[str]]]:
+        self.asked.append(slow)
+        job = RewriteJob(BOUNDS)
+        job.slow = self._slow.pop(0)
+        return job, succeed([])
+
+
+def test_a_server_that_was_slow_is_rewritten_as_a_slow_one_until_it_is_not(
+    house: House, tmp_path: Path
+) -> None:
+    rewriters = Rewritten(True, True, False, False)
+    means = attrs.evolve(house.means, rewriters=rewriters)  # type: ignore[arg-type]
+    rewriting = Rewriting(means, str(tmp_path))
+    for _ in range(4):
+        assert Deferred.fromCoroutine(rewriting.run(with_file("a"))).result == []
+    assert rewriters.asked == [False, True, True, False]
+
+
+def test_a_start_called_off_before_its_turn_leaves_a_server_slow(
+    house: House, threads: SlowWorkers, tmp_path: Path
+) -> None:
+    slow = SlowWorkers()
+    rewriters = Rewriters(threads, slow, attrs.evolve(BOUNDS, slow_seconds=0))  # type: ignore[arg-type]
+    rewriting = Rewriting(attrs.evolve(house.means, rewriters=rewriters), str(tmp_path))
+
+    def start() -> Deferred[list[str]]:
+        return Deferred.fromCoroutine(rewriting.run(with_file("a")))
+
+    first = start()
+    threads.work[0]()
+    assert first.result == []
+    second = start()
+    second.cancel()
+    second.addErrback(lambda failure: failure.trap(CancelledError))
+    slow.work[0]()
+    start()
+    assert (len(threads.work), len(slow.work)) == (1, 2)
+
+
+@attrs.frozen
+class Node:
+    """Servers whose egg files are rewritten in real threads and processes."""
+
+    house: House
+    rewriters: Rewriters
+    servers: Servers
+
+    def add(self, uuid: str, data: bytes) -> Path:
+        """Have the Panel know a server with a TOML file in which its egg changes a value."""
+        file = ConfigurationFile("a.toml", "toml", (Replacement("port", replace_with="1"),))
+        self.house.panel.known[uuid] = configuration(uuid, configs=(file,))
+        path = self.house.data / uuid / "a.toml"
+        path.parent.mkdir()
+        path.write_bytes(data)
+        return path
+
+
+@pytest.fixture
+def bounds() -> RewriteBounds:
+    return attrs.evolve(BOUNDS, cpu_seconds=1, seconds=600)
+
+
+@pytest.fixture
+def node(house: House, bounds: RewriteBounds) -> Iterator[Node]:
+    rewriters = Rewriters(Workers(reactor, "rewrite", 4), Workers(reactor, "slow", 1), bounds)
+    rewriters.start()
+    servers = Servers(attrs.evolve(house.means, rewriters=rewriters))
+    yield Node(house, rewriters, servers)
+    with suppress(AlreadyQuit):
+        rewriters.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_four_hostile_files_keep_no_server_from_starting(node: Node) -> None:
+    hostile = [f"{number}1111111-6e2b-4c43-9d57-0c4c5e1c7f10" for number in range(4)]
+    files = [node.add(uuid, DOTTED_KEYS) for uuid in hostile]
+    file = node.add(UUID, b"port = 2\n")
+    lines: list[tuple[str, ...]] = []
+    for uuid in hostile:
+        node.house.means.bus.subscribe(uuid, lambda event: lines.append((event.name, *event.args)))
+    await node.servers.boot()
+    starts = [
+        Deferred.fromCoroutine(node.servers.get(uuid).power(PowerAction.START)) for uuid in hostile
+    ]
+    await node.servers.get(UUID).power(PowerAction.START)
+    assert file.read_text() == "port = 1\n"
+    await gatherResults(starts)
+    why = '"a.toml" is left as it was: its parser needs more than 1 s of CPU time'
+    assert lines.count(("daemon message", why)) == len(hostile)
+    for uuid, left in zip(hostile, files, strict=True):
+        assert node.servers.get(uuid).state is PowerState.STARTING
+        assert left.read_bytes() == DOTTED_KEYS
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Return when it is true."""
+    while not true():
+        await deferLater(reactor, 0.01)
+
+
+@pytest.mark.parametrize("bounds", [attrs.evolve(BOUNDS, cpu_seconds=600, seconds=600)])
+@pytest_twisted.ensureDeferred
+async def test_a_kill_and_the_nodes_end_leave_no_process(node: Node) -> None:
+    node.add(UUID, DOTTED_KEYS)
+    await node.servers.boot()
+    server = node.servers.get(UUID)
+    first = Deferred.fromCoroutine(server.power(PowerAction.START))
+    await until(lambda: len(processes_of(os.getpid())) == 1)
+    (old,) = processes_of(os.getpid())
+    await server.power(PowerAction.KILL)
+    with pytest.raises(Conflict, match="called off"):
+        await first
+    second = Deferred.fromCoroutine(server.power(PowerAction.START))
+    await until(lambda: processes_of(os.getpid()) not in ([], [old]))
+    assert len(processes_of(os.getpid())) == 1
+    node.rewriters.stop()
+    await until(lambda: processes_of(os.getpid()) == [])
+    await second
+    assert len(node.house.called("start")) == 1

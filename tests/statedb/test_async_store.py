@@ -1,0 +1,49 @@
+"""The journal from the reactor: one thread, in order, to the very end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from wingsd.errors import StorageError
+from wingsd.statedb import Direction, Journal, Outcome
+from wingsd.statedb.store import Store
+from wingsd.threadio import Workers
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+
+
+@pytest.fixture
+def worker() -> Iterator[Workers]:
+    made = Workers(reactor, "journal", 1)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_closed_behind_all_that_is_still_to_be_written(
+    tmp_path: Path, worker: Workers
+) -> None:
+    store = Store(str(tmp_path))
+    store.open()
+    journal = Journal(store, worker, lambda: 10.0)
+    entry = await journal.begin(UUID, Direction.IN, "RECEIVE")
+    busy = threading.Event()
+    worker.run(busy.wait)
+    ended = journal.end(entry, Outcome.FAILURE)
+    closed = journal.close()
+    busy.set()
+    await closed
+    assert ended.called
+    await ended
+    with pytest.raises(StorageError, match="is not open"):
+        store.transfers()
+    store.open()
+    assert [kept.outcome for kept in store.transfers()] == [Outcome.FAILURE]
+    store.close()

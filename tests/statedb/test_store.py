@@ -1,0 +1,408 @@
+"""What the journal keeps, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from wingsd.errors import StorageError
+from wingsd.statedb import Account, Described, Direction, Entry, Order, Outcome, Report
+from wingsd.statedb.__main__ import main
+from wingsd.statedb.records import SCHEMAS
+from wingsd.statedb.store import FILE, KEPT, REMEMBERED, Store
+
+DAY = 24 * 3600.0
+#: Bytes of a page, SQLite's default.
+PAGE = 4096
+YEAR = 365 * DAY
+A, B = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
+
+
+def again(store: Store, tmp_path: Path) -> Store:
+    """Return the journal as the next daemon finds it."""
+    store.close()
+    made = Store(str(tmp_path))
+    made.open()
+    return made
+
+
+def test_a_transfer_is_kept_with_its_step(store: Store, tmp_path: Path) -> None:
+    first = store.begin(A, Direction.IN, "RECEIVE", 10)
+    second = store.begin(B, Direction.OUT, "ASK", 11)
+    store.enter(first, "VERIFY", 12)
+    store.end(second, Outcome.FAILURE, 13)
+    store = again(store, tmp_path)
+    unfinished = Entry(first, A, Direction.IN, "VERIFY", 10, 12)
+    assert store.transfers(unfinished=True) == [unfinished]
+    ended = Entry(second, B, Direction.OUT, "ASK", 11, 13, Outcome.FAILURE)
+    assert store.transfers() == [unfinished, ended]
+    store.close()
+
+
+def test_a_transfer_is_kept_with_its_pool_and_with_what_is_to_go(
+    store: Store, tmp_path: Path
+) -> None:
+    plain, described = (store.begin(A, Direction.OUT, "ASK", 10) for _ in range(2))
+    store.note_terms(described, "the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"), 2**64 - 1)
+    store = again(store, tmp_path)
+    one, two = store.transfers(unfinished=True)
+    assert (one.id, one.pool, one.removals, one.inode) == (plain, "", (), None)
+    assert (two.pool, two.removals) == ("the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"))
+    assert two.inode == 2**64 - 1
+    store.close()
+
+
+@pytest.mark.parametrize("backups", [None, (), (A,), (A, B)])
+def test_a_report_is_kept_with_its_backups(
+    store: Store, tmp_path: Path, backups: tuple[str, ...] | None
+) -> None:
+    report = store.add_report(A, Outcome.SUCCESS, 10, backups)
+    store = again(store, tmp_path)
+    assert store.reports() == [report]
+    assert report.backups == backups
+    store.close()
+
+
+def test_how_it_ended_is_kept_with_it(store: Store, tmp_path: Path) -> None:
+    transfer = store.begin(A, Direction.IN, "RECEIVE", 10, by_hand=True)
+    store.end(transfer, Outcome.FAILURE, 11, Account("the disk is full", 2**40, 3))
+    store = again(store, tmp_path)
+    (entry,) = store.transfers()
+    assert (entry.by_hand, entry.reason) == (True, "the disk is full")
+    assert (entry.bytes, entry.files) == (2**40, 3)
+    store.close()
+
+
+def test_the_past_is_told_with_the_latest_first(store: Store) -> None:
+    ids = [store.begin(server, Direction.IN, "RECEIVE", 10) for server in (A, B, A, A)]
+    for id_ in ids[:3]:
+        store.end(id_, Outcome.SUCCESS, 11)
+    assert [entry.id for entry in store.past(10)] == [ids[2], ids[1], ids[0]]
+    assert [entry.id for entry in store.past(1)] == [ids[2]]
+    assert [entry.id for entry in store.past(10, A)] == [ids[2], ids[0]]
+
+
+def test_a_server_that_is_described_stays_so(store: Store, tmp_path: Path) -> None:
+    store.describe(A, "digest", "{}")
+    store.describe(B, "first", "{}")
+    store.describe(B, "second", '{"settings": 1}')
+    store.arrived(B, 12)
+    store = again(store, tmp_path)
+    there = Described(B, "second", '{"settings": 1}', 12)
+    assert store.described() == [there, Described(A, "digest", "{}")]
+    store.undescribe(A)
+    store.hand_over(B)
+    assert store.described() == [Described(B, "second", "", 12)]
+    store.close()
+
+
+def test_an_order_is_kept_as_long_as_its_transfer_goes_on(store: Store, tmp_path: Path) -> None:
+    order = Order("https://x", "Bearer y", remove=True)
+    transfer = store.begin(A, Direction.OUT, "ASK", 10)
+    store.order(transfer, order)
+    store = again(store, tmp_path)
+    assert store.ordered(transfer) == order
+    assert "Bearer" not in repr(order)
+    store.end(transfer, Outcome.FAILURE, 11)
+    assert store.ordered(transfer) is None
+    store.close()
+
+
+def test_a_report_is_kept_until_it_is_settled(store: Store, tmp_path: Path) -> None:
+    report = store.add_report(A, Outcome.SUCCESS, 10)
+    other = store.add_report(A, Outcome.FAILURE, 11)
+    store.note_attempt(report.id, "it is down")
+    store = again(store, tmp_path)
+    told = Report(report.id, A, Outcome.SUCCESS, 10, 1, "it is down")
+    assert store.reports(unsettled=True) == [told, other]
+    store.settle(report.id, "heard", 12)
+    assert store.reports(unsettled=True) == [other]
+    assert store.reports()[0].settled == 12
+    store.close()
+
+
+def test_a_token_is_used_once(store: Store, tmp_path: Path) -> None:
+    assert store.use_token("digest", 100)
+    store = again(store, tmp_path)
+    assert (store.was_used("digest", 100), store.was_used("other", 100)) == (True, False)
+    assert not store.use_token("digest", 100)
+    assert store.use_token("other", 100)
+    store.close()
+
+
+def test_a_token_that_is_forgotten_is_good_for_nothing(store: Store, tmp_path: Path) -> None:
+    assert store.use_token("digest", 100)
+    assert store.use_token("long", 2 * YEAR)
+    store.forget(now=YEAR)  # The clock was set forward, and is set back now.
+    store.forget(now=10)
+    store = again(store, tmp_path)
+    assert store.was_used("digest", 100)
+    assert not store.use_token("digest", 100)
+    assert not store.use_token("long", 2 * YEAR)
+    assert not store.was_used("later", 101)
+    assert store.use_token("later", 101)
+    store.close()
+
+
+def test_a_token_is_remembered_for_a_day_after_it_has_expired(store: Store) -> None:
+    store.use_token("digest", 100)
+    store.forget(now=100 + REMEMBERED)
+    assert store.use_token("other", 50)
+    store.forget(now=101 + REMEMBERED)
+    assert not store.use_token("another", 50)
+
+
+def test_denied_tokens_outlive_the_daemon(store: Store, tmp_path: Path) -> None:
+    store.deny(["a", "b"], 10)
+    store.deny(["a"], 20)
+    store.deny(["a"], 15)  # The clock was set back.
+    store = again(store, tmp_path)
+    assert store.denied() == {"a": 20, "b": 10}
+    store.close()
+
+
+def test_of_denials_that_are_forgotten_their_time_is_known(store: Store, tmp_path: Path) -> None:
+    store.deny(["a"], 10)
+    store.deny(["b"], 20)
+    store.forget(now=15 + KEPT)
+    assert (store.denied(), store.denied_before()) == ({"b": 20}, 10)
+    store.forget(now=YEAR)
+    store.forget(now=30)
+    store = again(store, tmp_path)
+    assert (store.denied(), store.denied_before()) == ({}, 20)
+    store.close()
+
+
+def test_what_is_kept_has_its_age_counted_by_looking_at_it(store: Store, tmp_path: Path) -> None:
+    assert store.ages(["room"], now=10) == {"room": 0}
+    assert store.ages(["room", "other"], now=DAY) == {"room": DAY - 10, "other": 0}
+    store = again(store, tmp_path)
+    assert store.ages(["room"], now=DAY + 5) == {"room": DAY - 5}
+    assert store.ages(["other"], now=DAY + 6) == {"other": 0}
+    store.close()
+
+
+@pytest.mark.parametrize("jump", [YEAR, -YEAR])
+def test_a_clock_that_is_set_makes_nothing_older_than_a_day(store: Store, jump: float) -> None:
+    store.ages(["room"], now=YEAR)
+    counted = store.ages(["room"], now=YEAR + jump)["room"]
+    assert counted == max(0, min(jump, DAY))
+    assert store.ages(["room"], now=YEAR + jump + 10)["room"] == counted + 10
+
+
+@pytest.mark.parametrize("jump", [YEAR, -YEAR])
+def test_a_clock_that_is_set_ends_and_reorders_nothing(store: Store, jump: float) -> None:
+    first = store.begin(A, Direction.OUT, "SEND", YEAR)
+    told_first = store.add_report(A, Outcome.SUCCESS, YEAR)
+    second = store.begin(A, Direction.IN, "SWAP", YEAR + jump)
+    told_second = store.add_report(A, Outcome.FAILURE, YEAR + jump)
+    for now in (YEAR, YEAR + jump, 3 * YEAR):
+        store.forget(now)
+    assert [entry.id for entry in store.transfers(unfinished=True)] == [first, second]
+    assert store.reports(unsettled=True) == [told_first, told_second]
+
+
+def test_what_is_over_for_long_is_forgotten(store: Store) -> None:
+    old, open_ = (store.begin(A, Direction.IN, "RECEIVE", 10) for _ in range(2))
+    store.end(old, Outcome.SUCCESS, 10)
+    store.settle(store.add_report(A, Outcome.SUCCESS, 10).id, "heard", 10)
+    waiting = store.add_report(A, Outcome.FAILURE, 10)
+    store.deny(["a"], 10)
+    store.forget(11 + KEPT)
+    assert [entry.id for entry in store.transfers()] == [open_]
+    assert store.reports() == [waiting]
+    assert store.denied() == {}
+
+
+def test_only_its_user_reads_it(store: Store, tmp_path: Path) -> None:
+    assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
+
+
+def test_each_change_is_on_the_disk_when_it_returns(store: Store, tmp_path: Path) -> None:
+    """SQLite's own promise, which is made only with these two."""
+    connection = store._connection
+    assert connection is not None
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("version", range(1, len(SCHEMAS)))
+def test_an_older_database_gets_what_it_lacks_and_loses_nothing(
+    tmp_path: Path, version: int
+) -> None:
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.executescript("".join(SCHEMAS[:version]))
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute("INSERT INTO tokens (digest, expires) VALUES ('digest', 100)")
+    connection.execute(
+        "INSERT INTO transfers (server, direction, step, begun, changed, outcome)"
+        " VALUES (?, 'in', 'DONE', 1, 2, 'success')",
+        (A,),
+    )
+    connection.commit()
+    connection.close()
+    store = Store(str(tmp_path))
+    with pytest.raises(StorageError, match="another version"):
+        store.open(read_only=True)
+    store.open()
+    assert store.was_used("digest", 100)
+    assert (store.ages(["room"], 10), store.denied_before()) == ({"room": 0}, 0)
+    assert store.transfers() == [Entry(1, A, Direction.IN, "DONE", 1, 2, Outcome.SUCCESS)]
+    store.close()
+
+
+def test_a_newer_database_is_left_alone(store: Store, tmp_path: Path) -> None:
+    store.close()
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(StorageError, match="newer wingsd"):
+        Store(str(tmp_path)).open()
+
+
+def damage(path: Path, content: bytes) -> None:
+    """Fill a journal to many pages, and overwrite one in the middle of its file with `content`."""
+    store = Store(str(path.parent))
+    store.open()
+    store.deny([f"{number:0>100}" for number in range(500)], 10)
+    store.close()
+    size = path.stat().st_size
+    assert size > 10 * PAGE
+    with path.open("r+b") as file:
+        file.seek(size // PAGE // 2 * PAGE)
+        file.write(content)
+
+
+def refusal(root: Path, *, read_only: bool = False) -> str:
+    with pytest.raises(StorageError) as caught:
+        Store(str(root)).open(read_only=read_only)
+    return caught.value.detail
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("content", [bytes(PAGE), b"\xff" * PAGE])
+def test_a_damaged_page_is_found_when_it_is_opened(
+    tmp_path: Path, content: bytes, read_only: bool
+) -> None:
+    damage(tmp_path / FILE, content)
+    detail = refusal(tmp_path, read_only=read_only)
+    assert detail.startswith(f"the journal {tmp_path / FILE} is damaged: ")
+    assert "move all three away" in detail
+    assert "\n" not in detail
+
+
+@pytest.mark.parametrize("pages", [1, 5])
+def test_a_journal_that_was_cut_short_is_damaged(tmp_path: Path, pages: int) -> None:
+    damage(tmp_path / FILE, b"")
+    os.truncate(tmp_path / FILE, pages * PAGE)
+    assert "is damaged: " in refusal(tmp_path)
+
+
+def test_an_empty_file_is_a_damaged_journal_and_not_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / FILE).touch()
+    assert "is damaged: the file is empty" in refusal(tmp_path)
+    assert not (tmp_path / FILE).stat().st_size
+
+
+def test_a_file_that_is_no_database_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"nonsense" * 1000)
+    assert "wingsd.db is damaged: file is not a database" in refusal(tmp_path)
+
+
+def test_damage_done_while_it_is_open_is_told_as_such(store: Store, tmp_path: Path) -> None:
+    store.close()
+    damage(tmp_path / FILE, b"")
+    store.open()
+    connection = store._connection
+    assert connection is not None
+    connection.execute("PRAGMA shrink_memory")  # What it has read it would not read again.
+    size = (tmp_path / FILE).stat().st_size
+    with (tmp_path / FILE).open("r+b") as file:
+        file.seek(PAGE)
+        file.write(b"\xff" * (size - PAGE))
+    with pytest.raises(StorageError, match="is damaged: database disk image is malformed"):
+        store.denied()
+
+
+def test_a_journal_that_was_moved_away_alone_leaves_nothing_to_the_next(
+    store: Store, tmp_path: Path
+) -> None:
+    store.use_token("digest", 100)
+    (tmp_path / FILE).rename(tmp_path / "old")
+    assert (tmp_path / f"{FILE}-wal").stat().st_size
+    new = Store(str(tmp_path))
+    new.open()
+    assert not new.was_used("digest", 100)
+    new.close()
+
+
+def test_a_start_that_was_killed_while_it_made_the_journal_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / f"{FILE}.new").write_bytes(b"half")
+    store = Store(str(tmp_path))
+    store.open()
+    assert store.transfers() == []
+    store.close()
+
+
+def test_a_full_disk_is_told_and_what_was_written_stays(store: Store, tmp_path: Path) -> None:
+    kept = store.begin(A, Direction.IN, "RECEIVE", 10)
+    connection = store._connection
+    assert connection is not None
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StorageError, match="see that its disk has room"):
+        store.deny([f"{number:0>500}" for number in range(1000)], 10)
+    assert [entry.id for entry in store.transfers()] == [kept]
+
+
+def test_people_can_list_it(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.begin(A, Direction.IN, "RECEIVE", 1_700_000_000)
+    report = store.add_report(B, Outcome.SUCCESS, 1_700_000_000)
+    store.note_attempt(report.id, "it is down")
+    config = tmp_path / "config.yml"
+    config.write_text(
+        f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
+    )
+    main(["--config", str(config)])
+    out = capsys.readouterr().out
+    assert "2023-11-14 22:13:20" in out
+    assert f"{A}  in   RECEIVE  under way" in out
+    assert f"{B}  success  1         it is down" in out
+
+
+def test_what_others_said_is_listed_without_control_characters(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transfer = store.begin(A, Direction.IN, "RECEIVE", 10)
+    store.end(transfer, Outcome.FAILURE, 11, Account("it said \x1b[2J\nno"))
+    config = tmp_path / "config.yml"
+    config.write_text(
+        f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
+    )
+    main(["--config", str(config)])
+    assert "it said \\x1b[2J\\nno" in capsys.readouterr().out
+
+
+def test_a_damaged_one_is_not_listed_and_that_is_said_in_one_line(tmp_path: Path) -> None:
+    damage(tmp_path / FILE, b"\xff" * PAGE)
+    config = tmp_path / "config.yml"
+    config.write_text(
+        f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
+    )
+    with pytest.raises(SystemExit, match=r"^wingsd: the journal .*wingsd\.db is damaged: .*$"):
+        main(["--config", str(config)])
+
+
+def test_without_a_journal_that_is_said(tmp_path: Path) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text(
+        f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
+    )
+    with pytest.raises(SystemExit, match=r"wingsd\.db cannot be used"):
+        main(["--config", str(config)])
+    assert os.listdir(tmp_path) == ["config.yml"]

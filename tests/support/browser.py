@@ -1,0 +1,198 @@
+"""A browser that watches a server: a WebSocket client that speaks as a Panel's page does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
+from twisted.python.failure import Failure
+from txaio.tx import make_logger
+
+__all__ = ["Browser", "BrowserEvent", "NotOpened"]
+
+#: Seconds that anything is waited for.
+TIMEOUT = 20.0
+
+
+class NotOpened(Exception):
+    """The node did not open the WebSocket; the text is its reason."""
+
+
+@attrs.frozen
+class BrowserEvent:
+    """Something that was received: its name, its texts, and when (the reactor's seconds)."""
+
+    event: str
+    args: tuple[str, ...]
+    received: float
+
+
+class Browser:
+    """A client of the WebSocket at `url` (`ws://` or `wss://`).
+
+    `token` is the JWT for `auth`, `origin` the page's, None for none; `ca` is the authority's
+    certificate (a twisted.internet.ssl.Certificate) for `wss`.
+    """
+
+    def __init__(
+        self, url: str, token: str = "", origin: str | None = None, ca: Any = None
+    ) -> None:
+        self.token = token
+        #: All that was received, in order.
+        self.events: list[BrowserEvent] = []
+        #: The code and the reason with which the connection ended; None while it goes on.
+        self.closed: tuple[int | None, str | None] | None = None
+        #: Called with each event, and with the code of the connection's end.
+        self.heard: Callable[[BrowserEvent], None] = lambda _: None
+        self.ended: Callable[[int | None], None] = lambda _: None
+        self._url = url
+        self._origin = origin
+        self._ca = ca
+        self._wire: _Wire | None = None
+        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
+
+    async def connect(self, reactor: Any) -> Browser:
+        """Open the WebSocket. Raises `NotOpened`, or what connecting raises."""
+        self._reactor = reactor
+        factory: Any = WebSocketClientFactory(self._url, origin=self._origin, reactor=reactor)
+        factory.setProtocolOptions(openHandshakeTimeout=TIMEOUT)
+        endpoint: Any = HostnameEndpoint(reactor, factory.host, factory.port)
+        if factory.isSecure:
+            trust = trustRootFromCertificates([self._ca])
+            endpoint = wrapClientTLS(optionsForClientTLS(factory.host, trust), endpoint)
+        factory.protocol = lambda: _Wire(self)
+        self._wire = await endpoint.connect(factory)
+        await self._until(lambda: self._opened or self.closed is not None)
+        if not self._opened:
+            raise NotOpened(self.closed[1] if self.closed else "")
+        return self
+
+    async def auth(self, token: str | None = None) -> None:
+        """Show the token, or another one from now on; return when it was accepted."""
+        self.token = self.token if token is None else token
+        before = self.count("auth success")
+        self.send("auth", self.token)
+        await self._until(lambda: self.count("auth success") > before)
+
+    def send(self, event: str, *args: str) -> None:
+        """Send an event."""
+        self.send_raw(json.dumps({"event": event, "args": args}).encode())
+
+    def send_raw(self, payload: bytes, *, binary: bool = False) -> None:
+        """Send whatever it is as one message."""
+        self.wire.sendMessage(payload, binary)
+
+    async def wait_for(self, event: str, *prefix: str) -> BrowserEvent:
+        """Return the first event of that name whose texts begin as `prefix` does, in order.
+
+        It may have been received already. Fails when the connection ends before it comes.
+        """
+        found: list[BrowserEvent] = []
+
+        def received() -> bool:
+            found[:] = [entry for entry in self.events if _matches(entry, event, prefix)][:1]
+            return bool(found)
+
+        await self._until(received)
+        return found[0]
+
+    async def wait_closed(self) -> tuple[int | None, str | None]:
+        """Return the code and the reason with which the connection ended."""
+        await self._until(lambda: self.closed is not None)
+        assert self.closed is not None
+        return self.closed
+
+    def count(self, event: str) -> int:
+        """Return how many events of that name were received."""
+        return sum(entry.event == event for entry in self.events)
+
+    def pause(self) -> None:
+        """Read nothing more until `resume`."""
+        self.wire.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read on."""
+        self.wire.transport.resumeProducing()
+
+    async def close(self) -> None:
+        """Close the connection, and wait until it is."""
+        if self.closed is None:
+            self.wire.sendClose(1000)
+            await self.wait_closed()
+
+    @property
+    def wire(self) -> Any:
+        """The autobahn protocol, for what is not here."""
+        return self._wire
+
+    # What the connection calls
+
+    _opened = False
+
+    def _on_open(self) -> None:
+        self._opened = True
+        self._look()
+
+    def _on_message(self, payload: bytes) -> None:
+        message = json.loads(payload)
+        args = tuple(message.get("args") or ())
+        event = BrowserEvent(message["event"], args, self._reactor.seconds())
+        self.events.append(event)
+        self.heard(event)
+        self._look()
+
+    def _on_close(self, code: int | None, reason: str | None) -> None:
+        self.closed = (code, reason)
+        self.ended(code)
+        self._look()
+        waiting, self._waiting = self._waiting, []
+        for _, deferred in waiting:
+            deferred.errback(Failure(ConnectionError(f"the connection ended: {code}, {reason}")))
+
+    async def _until(self, so: Callable[[], bool]) -> None:
+        if so():
+            return
+        if self.closed is not None:
+            raise ConnectionError(f"the connection has ended: {self.closed}")
+        deferred: Deferred[None] = Deferred()
+        self._waiting.append((so, deferred))
+        deferred.addTimeout(TIMEOUT, self._reactor)
+        try:
+            await deferred
+        finally:
+            self._waiting = [entry for entry in self._waiting if entry[1] is not deferred]
+
+    def _look(self) -> None:
+        for entry in tuple(self._waiting):
+            if entry[0]():
+                self._waiting.remove(entry)
+                entry[1].callback(None)
+
+
+class _Wire(WebSocketClientProtocol):
+    log = make_logger(level="critical")
+
+    def __init__(self, browser: Browser) -> None:
+        super().__init__()
+        self._browser = browser
+
+    def onOpen(self) -> None:
+        self._browser._on_open()
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self._browser._on_message(payload)
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        self._browser._on_close(code, reason)
+
+
+def _matches(entry: BrowserEvent, event: str, prefix: tuple[str, ...]) -> bool:
+    texts = zip(entry.args, prefix, strict=False)
+    enough = len(entry.args) >= len(prefix)
+    return entry.event == event and enough and all(text.startswith(part) for text, part in texts)

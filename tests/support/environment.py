@@ -1,0 +1,206 @@
+"""What servers run in, in memory: for tests that want containers without an engine.
+
+`FakeEnvironment` keeps what a real one would, and records what it is asked. The processes in it
+do nothing by themselves: the test says what they write, use and end with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import attrs
+
+from tests.support.faults import Hang
+from wingsd.docker.container import check_variables
+from wingsd.docker.inspect import console_lines
+from wingsd.docker.runtime import Usage, Watcher
+from wingsd.errors import EnvironmentFailed
+from wingsd.panel.schemas import Settings
+
+__all__ = ["FakeEnvironment", "FakeProcess"]
+
+#: The exit status of a process that was killed, 128 + SIGKILL.
+KILLED = 137
+
+
+@attrs.define(eq=False)
+class FakeProcess:
+    """A process that runs in a `FakeEnvironment`; also the `Running` that wingsd holds of it."""
+
+    uuid: str
+    _environment: FakeEnvironment
+    #: None when nobody watches: detached, or ended.
+    watcher: Watcher | None
+    #: The console lines typed into it, without their ends.
+    commands: list[str] = attrs.field(factory=list, init=False)
+
+    # What tests do
+
+    def say(self, data: bytes) -> None:
+        """Write to the console."""
+        self._environment.consoles[self.uuid] += data
+        if self.watcher is not None:
+            self.watcher.output(data)
+
+    def use(self, usage: Usage) -> None:
+        """Be measured."""
+        if self.watcher is not None:
+            self.watcher.usage(usage)
+
+    def end(self, status: int | None = 0, *, out_of_memory: bool = False) -> None:
+        """End by itself."""
+        self._environment.running.pop(self.uuid, None)
+        watcher, self.watcher = self.watcher, None
+        if watcher is not None:
+            watcher.ended(status, out_of_memory=out_of_memory)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._environment.running.get(self.uuid) is self
+
+    # What wingsd does: `wingsd.docker.Running`
+
+    async def command(self, line: str) -> None:
+        """Take a line; one of the environment's `quit_commands` ends the process."""
+        await self._environment.called("command", self.uuid, line)
+        if not self.runs:
+            raise EnvironmentFailed(f"the container {self.uuid} is not running")
+        self.commands.append(line)
+        if line in self._environment.quit_commands:
+            self._obey(0)
+
+    async def signal(self, name: str) -> None:
+        """End by any signal, unless stubborn."""
+        await self._environment.called("signal", self.uuid, name)
+        self._obey(KILLED if name == "SIGKILL" else 0, always=name == "SIGKILL")
+
+    async def stop(self) -> None:
+        """End, unless stubborn."""
+        await self._environment.called("stop", self.uuid)
+        self._obey(0)
+
+    async def kill(self) -> None:
+        """End in any case."""
+        await self._environment.called("kill", self.uuid)
+        self._obey(KILLED, always=True)
+
+    def detach(self) -> None:
+        """Tell the watcher nothing more."""
+        self._environment.calls.append(("detach", self.uuid))
+        self.watcher = None
+
+    def _obey(self, status: int, *, always: bool = False) -> None:
+        if self.runs and (always or self.uuid not in self._environment.stubborn):
+            self.end(status)
+
+
+@attrs.define(eq=False)
+class FakeEnvironment:
+    """An `Environment` in memory.
+
+    `calls` has one tuple for every call, refused ones included: the method's name, the server's
+    UUID, and a command's line or a signal's name, those of a `Running` among them.
+    """
+
+    calls: list[tuple[str, ...]] = attrs.field(factory=list, init=False)
+    #: The containers by server, each with the settings it was made from.
+    containers: dict[str, Settings] = attrs.field(factory=dict, init=False)
+    #: The processes that run, by server.
+    running: dict[str, FakeProcess] = attrs.field(factory=dict, init=False)
+    #: All that was written since the container was made, by server: what `logs` reads.
+    consoles: dict[str, bytes] = attrs.field(factory=dict, init=False)
+    #: Servers whose name another node's container has taken.
+    foreign: set[str] = attrs.field(factory=set, init=False)
+    #: Servers whose processes end by themselves or by a kill, and ignore all else.
+    stubborn: set[str] = attrs.field(factory=set, init=False)
+    #: Console lines that end a process which is not stubborn.
+    quit_commands: Collection[str] = attrs.field(default=("stop", "end", "quit"), init=False)
+    #: What a method, by name, meets until it is taken out: raised, or waited for before it acts.
+    faults: dict[str, EnvironmentFailed | Hang] = attrs.field(factory=dict, init=False)
+
+    def run(self, settings: Settings) -> FakeProcess:
+        """Have a server running that nobody watches yet, as after a restart of the daemon."""
+        self.containers[settings.uuid] = settings
+        self.consoles.setdefault(settings.uuid, b"")
+        return self._run(settings.uuid, None)
+
+    async def called(self, name: str, uuid: str, *more: str) -> None:
+        """Record a call; meet the fault that is set for it."""
+        self.calls.append((name, uuid, *more))
+        fault = self.faults.get(name)
+        if isinstance(fault, Hang):
+            await fault.wait()
+        elif fault is not None:
+            raise fault
+
+    # `wingsd.docker.Environment`
+
+    async def create(self, settings: Settings) -> bool:
+        """Make a container unless there is one."""
+        await self.called("create", settings.uuid)
+        check_variables(settings)
+        self._check_owner(settings.uuid)
+        if settings.uuid in self.containers:
+            return False
+        self._make(settings)
+        return True
+
+    async def name_conflict(self, uuid: str) -> str:
+        """Return whose the container is, where it is another node's."""
+        await self.called("name_conflict", uuid)
+        return f"the container {uuid} is another node's" if uuid in self.foreign else ""
+
+    async def renew(self, settings: Settings) -> None:
+        """Make a container anew."""
+        await self.called("renew", settings.uuid)
+        check_variables(settings)
+        self._check_owner(settings.uuid)
+        self._check_stopped(settings.uuid)
+        self._make(settings)
+
+    async def remove(self, uuid: str) -> None:
+        """Forget a container; its process is killed."""
+        await self.called("remove", uuid)
+        self.containers.pop(uuid, None)
+        self.consoles.pop(uuid, None)
+        if uuid in self.running:
+            self.running[uuid].end(KILLED)
+
+    async def start(self, uuid: str, watcher: Watcher) -> FakeProcess:
+        """Run what was made; it says nothing until the test does."""
+        await self.called("start", uuid)
+        self._check_owner(uuid)
+        self._check_stopped(uuid)
+        if uuid not in self.containers:
+            raise EnvironmentFailed(f"there is no container {uuid}")
+        return self._run(uuid, watcher)
+
+    async def adopt(self, uuid: str, watcher: Watcher) -> FakeProcess | None:
+        """Watch what runs, in place of whoever did before."""
+        await self.called("adopt", uuid)
+        process = self.running.get(uuid)
+        if process is not None:
+            process.watcher = watcher
+        return process
+
+    async def logs(self, uuid: str, lines: int) -> list[str]:
+        """Return the last lines written."""
+        await self.called("logs", uuid)
+        return console_lines(self.consoles.get(uuid, b""))[-lines:] if lines > 0 else []
+
+    def _make(self, settings: Settings) -> None:
+        self.containers[settings.uuid] = settings
+        self.consoles[settings.uuid] = b""
+
+    def _run(self, uuid: str, watcher: Watcher | None) -> FakeProcess:
+        self.running[uuid] = process = FakeProcess(uuid, self, watcher)
+        return process
+
+    def _check_owner(self, uuid: str) -> None:
+        if uuid in self.foreign:
+            raise EnvironmentFailed(f"the container {uuid} is another node's")
+
+    def _check_stopped(self, uuid: str) -> None:
+        if uuid in self.running:
+            raise EnvironmentFailed(f"the container {uuid} is running")

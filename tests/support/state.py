@@ -1,0 +1,165 @@
+"""The truth about nodes, servers and transfers, as a Panel keeps it. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from typing import Any
+
+import attrs
+
+from tests.support.eggs import resolved
+from tests.support.settings import Json, process_configuration
+
+__all__ = ["Node", "Refused", "State"]
+
+
+class Refused(Exception):
+    """The Panel will not do it: an HTTP status and the words for it."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+@attrs.define(eq=False)
+class Node:
+    """One node as the Panel knows it; `ip` and `port` are what it gives to arriving servers.
+
+    A node that is not `reachable` is only a name: it is never told to delete what has moved away.
+    """
+
+    address: str
+    reachable: bool = False
+    #: The PEM file of the authority its certificate is from; empty for the system's.
+    ca: str = ""
+    token_id: str = attrs.field(factory=lambda: secrets.token_hex(8))
+    token: str = attrs.field(factory=lambda: secrets.token_hex(32), repr=False)
+    ip: str = "127.0.0.1"
+    port: int = 25566
+
+
+@attrs.define
+class _Server:
+    settings: Json
+    process_configuration: Json
+    node: Node
+    installed: bool | None = None
+    destination: Node | None = None
+
+    def seen_by(self, node: Node) -> bool:
+        return node in (self.node, self.destination)
+
+    def described(self) -> Json:
+        return {
+            "settings": self.settings,
+            "process_configuration": resolved(self.process_configuration, self.settings),
+        }
+
+    def move(self, node: Node) -> None:
+        self.node = node
+        self.settings["allocations"] |= {
+            "default": {"ip": node.ip, "port": node.port},
+            "mappings": {node.ip: [node.port]},
+        }
+
+
+@attrs.define(eq=False)
+class State:
+    """All of it. A `strict` one refuses (403) a node that asks for a server that is not its."""
+
+    strict: bool = False
+    _nodes: list[Node] = attrs.field(factory=list, init=False)
+    _servers: dict[str, _Server] = attrs.field(factory=dict, init=False)
+
+    # What tests and the demo say and ask.
+
+    def add_node(self, address: str, **fields: Any) -> Node:
+        """Make a node, with fresh credentials unless they are given (the fields of `Node`)."""
+        node = Node(address, **fields)
+        self._nodes.append(node)
+        return node
+
+    def add_server(self, settings: Json, node: Node, process: Json | None = None) -> None:
+        """Put a server on `node`."""
+        process = process_configuration() if process is None else process
+        server = _Server(copy.deepcopy(settings), copy.deepcopy(process), node)
+        self._servers[settings["uuid"]] = server
+
+    def open_transfer(self, uuid: str, destination: Node) -> None:
+        """Begin to move a server from its node to `destination`."""
+        self._servers[uuid].destination = destination
+
+    def close_transfer(self, uuid: str) -> None:
+        """End a transfer without the word of a node, as an administrator does."""
+        self._servers[uuid].destination = None
+
+    def node_of(self, uuid: str) -> Node:
+        """Return the node that a server is on."""
+        return self._servers[uuid].node
+
+    def settings_of(self, uuid: str) -> Json:
+        """Return a server's settings as a node would get them now; to be changed at will."""
+        return self._servers[uuid].settings
+
+    def in_transfer(self, uuid: str) -> bool:
+        """Tell whether a transfer is open for a server."""
+        return self._servers[uuid].destination is not None
+
+    def installed(self, uuid: str) -> bool | None:
+        """Return what was told of a server's installation; None when nothing was."""
+        return self._servers[uuid].installed
+
+    # What nodes say and ask; every method may raise `Refused`.
+
+    def node_with(self, token_id: str, token: str) -> Node:
+        """Return the node with these credentials."""
+        for node in self._nodes:
+            if (node.token_id, node.token) == (token_id, token):
+                return node
+        raise Refused(403, "No node has these credentials.")
+
+    def servers_of(self, node: Node) -> list[Json]:
+        """Return the entries of the list of servers assigned to `node`."""
+        return [
+            {"uuid": uuid, **server.described()}
+            for uuid, server in self._servers.items()
+            if server.node == node
+        ]
+
+    def describe(self, node: Node, uuid: str) -> Json:
+        """Return one server's configuration."""
+        server = self._server(uuid)
+        if self.strict and not server.seen_by(node):
+            raise Refused(403, "That server is not this node's.")
+        return server.described()
+
+    def finish_install(self, node: Node, uuid: str, successful: bool) -> None:
+        """Take the report of an installation."""
+        server = self._server(uuid)
+        if server.node != node:
+            raise Refused(403, "That server is not this node's.")
+        server.installed = successful
+
+    def finish_transfer(self, node: Node, uuid: str, outcome: str) -> Node | None:
+        """Close a transfer; on success the server and its allocation move to the destination.
+
+        Return the node it moved away from, if it did.
+        """
+        server = self._server(uuid)
+        if server.destination is None:
+            raise Refused(409, "No transfer of that server is open.")
+        if not server.seen_by(node) or (outcome == "success" and node != server.destination):
+            raise Refused(403, "That transfer is not this node's to report.")
+        source = server.node
+        server.destination = None
+        if outcome != "success":
+            return None
+        server.move(node)
+        return source
+
+    def _server(self, uuid: str) -> _Server:
+        if uuid not in self._servers:
+            raise Refused(404, "There is no such server.")
+        return self._servers[uuid]

@@ -1,0 +1,337 @@
+"""The fake Panel, asked over real sockets as a node would ask it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import jwt
+import pytest
+import pytest_twisted
+import treq
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.web.client import HTTPConnectionPool, ResponseNeverReceived
+
+from tests.support import (
+    Answer,
+    Call,
+    Drop,
+    Hang,
+    Node,
+    Panel,
+    SynchronousWorkers,
+    process_configuration,
+    server_settings,
+)
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+SERVERS = "/api/remote/servers"
+SUCCESS = f"{SERVERS}/{UUID}/transfer/success"
+FAILURE = f"{SERVERS}/{UUID}/transfer/failure"
+
+
+class House:
+    """A listening Panel with a server on its way from one node to another."""
+
+    def __init__(self, pool: HTTPConnectionPool) -> None:
+        self.panel = Panel()
+        self.source = self.panel.add_node("https://source.invalid:8080")
+        self.destination = self.panel.add_node(
+            "https://destination.invalid:8080", ip="127.0.0.2", port=30000
+        )
+        self.panel.add_server(server_settings(UUID, port=25565), self.source)
+        self.panel.open_transfer(UUID, self.destination)
+        self._pool = pool
+
+    async def ask(
+        self, method: str, path: str, node: Node | None = None, body: Any = None, **kwargs: Any
+    ) -> tuple[int, Any]:
+        node = node or self.destination
+        kwargs.setdefault("headers", {"Authorization": f"Bearer {node.token_id}.{node.token}"})
+        data = None if body is None else json.dumps(body).encode()
+        url = self.panel.url + path
+        answer = await treq.request(method, url, data=data, pool=self._pool, **kwargs)
+        text = await answer.content()
+        return answer.code, json.loads(text) if text.startswith(b"{") else text
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    pool = HTTPConnectionPool(reactor, persistent=False)
+    house = House(pool)
+    pytest_twisted.blockon(Deferred.fromCoroutine(house.panel.listen(reactor)))
+    yield house
+    pytest_twisted.blockon(Deferred.fromCoroutine(house.panel.close()))
+
+
+def start(work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
+    return Deferred.fromCoroutine(work)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_is_described_as_php_does(house: House) -> None:
+    code, answer = await house.ask("GET", f"{SERVERS}/{UUID}")
+    assert code == 200
+    assert set(answer) == {"settings", "process_configuration"}
+    assert answer["settings"]["labels"] == []
+    assert answer["settings"]["build"]["threads"] is None
+    assert house.panel.calls == [("GET", f"{SERVERS}/{UUID}", None)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_success_moves_the_server_and_its_allocation(house: House) -> None:
+    assert await house.ask("POST", SUCCESS) == (204, b"")
+    assert house.panel.node_of(UUID) == house.destination
+    assert not house.panel.in_transfer(UUID)
+    allocations = house.panel.settings_of(UUID)["allocations"]
+    assert allocations["default"] == {"ip": "127.0.0.2", "port": 30000}
+    assert allocations["mappings"] == {"127.0.0.2": [30000]}
+    assert house.panel.reports() == [(UUID, "success")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_failure_closes_the_transfer_and_moves_nothing(house: House) -> None:
+    assert await house.ask("POST", FAILURE, house.source) == (204, b"")
+    assert house.panel.node_of(UUID) == house.source
+    code, answer = await house.ask("POST", FAILURE)
+    assert code == 409
+    (error,) = answer["errors"]
+    assert error["status"] == "409"
+    assert set(error) == {"code", "status", "detail"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_the_destination_reports_success(house: House) -> None:
+    code, _ = await house.ask("POST", SUCCESS, house.source)
+    assert code == 403
+    assert house.panel.in_transfer(UUID)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": "Bearer nothing"}, 401),
+        ({"Authorization": "Basic a.b"}, 401),
+        ({"Authorization": "Bearer some.thing"}, 403),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_credentials_are_needed(house: House, headers: dict[str, str], status: int) -> None:
+    code, answer = await house.ask("GET", SERVERS, headers=headers)
+    assert code == status
+    assert answer["errors"][0]["status"] == str(status)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_does_not_exist(house: House) -> None:
+    for method, path in [
+        ("GET", f"{SERVERS}/{UNKNOWN}"),
+        ("POST", f"{SERVERS}/{UNKNOWN}/transfer/failure"),
+        ("POST", f"{SERVERS}/{UUID}/transfer/perhaps"),
+        ("GET", "/api/elsewhere"),
+    ]:
+        code, _ = await house.ask(method, path)
+        assert code == 404, path
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_strict_panel_tells_only_those_concerned(house: House) -> None:
+    house.panel.add_server(server_settings(OTHER), house.source)
+    assert (await house.ask("GET", f"{SERVERS}/{OTHER}"))[0] == 200
+    house.panel.strict = True
+    assert (await house.ask("GET", f"{SERVERS}/{OTHER}"))[0] == 403
+    assert (await house.ask("GET", f"{SERVERS}/{UUID}"))[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_list_has_pages_and_only_a_nodes_own_servers(house: House) -> None:
+    uuids = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
+    for uuid in uuids:
+        house.panel.add_server(server_settings(uuid), house.destination)
+    _, answer = await house.ask("GET", f"{SERVERS}?page=2&per_page=3")
+    assert [entry["uuid"] for entry in answer["data"]] == uuids[3:]
+    assert answer["meta"] == {
+        "current_page": 2,
+        "from": 4,
+        "last_page": 2,
+        "per_page": 3,
+        "to": 5,
+        "total": 5,
+    }
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_empty_list(house: House) -> None:
+    house.panel.add_node("https://third.invalid:8080", token_id="id", token="secret")
+    _, answer = await house.ask("GET", SERVERS, headers={"Authorization": "Bearer id.secret"})
+    assert answer["data"] == []
+    assert (answer["meta"]["last_page"], answer["meta"]["from"]) == (1, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_install_and_reset(house: House) -> None:
+    report = {"successful": True, "reinstall": False}
+    path = f"{SERVERS}/{UUID}/install"
+    assert (await house.ask("POST", path, house.source, report))[0] == 204
+    assert house.panel.installed(UUID) is True
+    assert (await house.ask("POST", path, house.source))[0] == 422
+    assert (await house.ask("POST", path, house.destination, report))[0] == 403
+    assert (await house.ask("POST", f"{SERVERS}/reset"))[0] == 204
+    assert house.panel.calls[0] == Call("POST", path, report)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_injected_answer_comes_so_many_times(house: House) -> None:
+    house.panel.inject("/success", Answer(503), times=2)
+    answers = [await house.ask("POST", SUCCESS) for _ in range(3)]
+    assert [code for code, _ in answers] == [503, 503, 204]
+    assert answers[0][1]["errors"][0]["status"] == "503"
+    assert house.panel.calls == [("POST", SUCCESS, None)] * 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_nonsense(house: House) -> None:
+    house.panel.inject(UUID, Answer(200, b"<html>", "text/html"))
+    assert await house.ask("GET", f"{SERVERS}/{UUID}") == (200, b"<html>")
+
+
+@pytest.mark.parametrize("carried_out", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_cut_connection(house: House, carried_out: bool) -> None:
+    house.panel.inject("/success", Drop(carried_out))
+    with pytest.raises(ResponseNeverReceived):
+        await house.ask("POST", SUCCESS)
+    assert house.panel.in_transfer(UUID) is not carried_out
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_call_that_hangs_until_released(house: House) -> None:
+    hang = Hang()
+    house.panel.inject("/success", hang)
+    asking = start(house.ask("POST", SUCCESS))
+    await house.panel.called("/success")
+    assert not asking.called
+    assert house.panel.in_transfer(UUID)
+    hang.release()
+    assert (await asking)[0] == 204
+
+
+@pytest_twisted.ensureDeferred
+async def test_close_cuts_what_hangs(house: House) -> None:
+    house.panel.inject("/success", Hang())
+    asking = start(house.ask("POST", SUCCESS))
+    await house.panel.called("/success")
+    await house.panel.close()
+    with pytest.raises(ResponseNeverReceived):
+        await asking
+
+
+def test_the_token_is_the_one_of_a_transfer() -> None:
+    panel = Panel()
+    node = panel.add_node("https://node.invalid:8080")
+    token = panel.transfer_token(UUID, node, now=1_000_000)
+    claims = jwt.decode(token, node.token, ["HS256"], options={"verify_signature": False})
+    assert len(claims.pop("unique_id")) == 16
+    jti = claims["jti"]
+    assert claims == {
+        "iss": panel.url,
+        "aud": ["https://node.invalid:8080"],
+        "sub": UUID,
+        "jti": jti,
+        "iat": 1_000_000,
+        "nbf": 1_000_000 - 300,
+        "exp": 1_000_000 + 900,
+    }
+    assert len(jti) == 64
+    assert jwt.get_unverified_header(token) == {
+        "alg": "HS256",
+        "typ": "JWT",
+        "jti": jti,
+        "sub": UUID,
+    }
+
+
+def test_a_token_can_be_made_wrong() -> None:
+    panel = Panel()
+    node = panel.add_node("https://node.invalid:8080")
+    token = panel.transfer_token(UUID, node, algorithm="none", key="", sub=OTHER, exp=None)
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert claims["sub"] == OTHER
+    assert "exp" not in claims
+
+
+def test_the_token_of_a_browser_is_for_the_node_the_server_is_on() -> None:
+    panel = Panel()
+    node = panel.add_node("https://node.invalid:8080")
+    panel.add_server(server_settings(UUID), node)
+    token = panel.console_token(UUID, ["websocket.connect"], user=OTHER, now=1_000_000, nbf=None)
+    claims = jwt.decode(token, node.token, ["HS256"], options={"verify_signature": False})
+    assert len(claims.pop("unique_id")) == 16
+    assert len(claims.pop("jti")) == 32
+    assert claims == {
+        "iss": panel.url,
+        "aud": ["https://node.invalid:8080"],
+        "user_uuid": OTHER,
+        "server_uuid": UUID,
+        "permissions": ["websocket.connect"],
+        "iat": 1_000_000,
+        "exp": 1_000_000 + 600,
+    }
+
+
+def test_another_key_or_node_can_sign_for_a_browser() -> None:
+    panel = Panel()
+    node = panel.add_node("https://node.invalid:8080")
+    other = panel.add_node("https://other.invalid:8080")
+    panel.add_server(server_settings(UUID), node)
+    for token, key in [
+        (panel.console_token(UUID, node=other), other.token),
+        (panel.console_token(UUID, key="k" * 32), "k" * 32),
+    ]:
+        claims = jwt.decode(token, key, ["HS256"], options={"verify_aud": False})
+        assert claims["permissions"] == ["*"]
+
+
+def test_an_eggs_files_name_the_servers_own_values() -> None:
+    def replaced(text: str) -> dict[str, Any]:
+        return {"match": "x", "replace_with": text}
+
+    panel = Panel()
+    node = panel.add_node("https://node.invalid:8080")
+    target = panel.add_node("https://target.invalid:8080", ip="127.0.0.3", port=30003)
+    texts = [
+        "{{server.build.default.ip}}:{{server.build.default.port}}",
+        "{{env.SERVER_PORT}} {{server.build.memory}} {{server.build.env.MODE}} {{env.MODE}}",
+        "{{config.docker.interface}}{{server.nothing}}{{else}}",
+    ]
+    entries = [replaced(text) for text in texts] + [{"match": "y", "replace_with": True}]
+    configs = [{"file": "a.conf", "parser": "file", "replace": entries}]
+    settings = server_settings(UUID, port=25565, environment={"MODE": "hard"})
+    panel.add_server(settings, node, process_configuration(configs=configs))
+
+    def resolved() -> list[Any]:
+        (file,) = panel.describe(node, UUID)["process_configuration"]["configs"]
+        return [entry["replace_with"] for entry in file["replace"]]
+
+    rest = ["{{config.docker.interface}}{{else}}", True]
+    assert resolved() == ["127.0.0.1:25565", "25565 512 hard hard", *rest]
+    panel.open_transfer(UUID, target)
+    panel.finish_transfer(target, UUID, "success")
+    assert resolved() == ["127.0.0.3:30003", "30003 512 hard hard", *rest]
+
+
+def test_synchronous_workers_work_at_once() -> None:
+    workers = SynchronousWorkers()
+    workers.start()
+    results: list[int] = []
+    workers.run(lambda a, b: a - b, 5, b=3).addCallback(results.append)
+    failures: list[Any] = []
+    workers.run(int, "no number").addErrback(failures.append)
+    workers.stop()
+    assert results == [2]
+    failures[0].trap(ValueError)

@@ -1,0 +1,61 @@
+"""Threads as the kernel sees them, and where it does not let itself be told."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from wingsd.threadio import workers as threads
+from wingsd.threadio.workers import Thread
+
+T = TypeVar("T")
+
+
+def run(look: Callable[[], T], name: str = "a-thread", nice: int = 0) -> T:
+    """Return what `look` finds in a thread."""
+    found: list[T] = []
+    thread = Thread(lambda: found.append(look()), name, nice=nice)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def nice_value() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.parametrize("name", ["a-thread", "of-fifteen-byte"])
+def test_the_kernel_knows_its_name(name: str) -> None:
+    assert run(Path("/proc/thread-self/comm").read_text, name) == f"{name}\n"
+
+
+def test_a_name_that_is_too_long_is_cut() -> None:
+    assert run(Path("/proc/thread-self/comm").read_text, "of-more-than-fifteen") == (
+        "of-more-than-fi\n"
+    )
+
+
+def test_its_nice_value_is_its_own() -> None:
+    usual = nice_value()
+    assert run(nice_value, nice=usual + 3) == usual + 3
+    assert nice_value() == usual
+
+
+def test_it_is_never_less_nice_than_the_process() -> None:
+    assert run(lambda: run(nice_value, nice=2), nice=7) == 7
+
+
+def test_where_neither_can_be_set_it_works_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(threads, "_COMM", tmp_path / "none" / "comm")
+    monkeypatch.setattr(os, "setpriority", refuse)
+    assert run(lambda: "done", nice=19) == "done"

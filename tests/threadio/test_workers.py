@@ -1,0 +1,58 @@
+"""Work in threads, and what comes back."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from wingsd.threadio import Workers
+from wingsd.threadio.workers import Thread
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_is_done_in_a_thread(workers: Workers) -> None:
+    assert await workers.run(threading.get_ident) != threading.get_ident()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_error_comes_back(workers: Workers) -> None:
+    def fails() -> None:
+        raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        await workers.run(fails)
+
+
+def seen_by_the_kernel() -> tuple[str, int]:
+    """Return this thread's name and its nice value."""
+    name = Path("/proc/thread-self/comm").read_text().rstrip()
+    return name, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pool_yields_as_far_as_it_is_told_and_so_does_what_it_starts() -> None:
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    pools = [Workers(reactor, "yields", 2, nice=19), Workers(reactor, "not", 2)]
+    for pool in pools:
+        pool.start()
+
+    def look_from_another_thread() -> tuple[str, int]:
+        found: list[tuple[str, int]] = []
+        thread = Thread(lambda: found.append(seen_by_the_kernel()), "started")
+        thread.start()
+        thread.join()
+        return found[0]
+
+    try:
+        assert await pools[0].run(seen_by_the_kernel) == ("wingsd-yields", 19)
+        assert await pools[0].run(look_from_another_thread) == ("started", 19)
+        assert await pools[1].run(seen_by_the_kernel) == ("wingsd-not", usual)
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == usual
+    finally:
+        for pool in pools:
+            pool.stop()

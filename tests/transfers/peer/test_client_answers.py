@@ -1,0 +1,342 @@
+"""Destinations that do what a script says: what is made of their answers, and of their end."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+import threading
+from typing import Any
+
+import pytest
+import pytest_twisted
+import trustme
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from tests.transfers.peers import Peer, Script, chunks, read_head, server_context
+from tests.transfers.uploading import OK, PIECE, Sending, answer, reactor
+from wingsd.errors import DestinationLost, DestinationRefused
+from wingsd.threadio.streams import HIGH_MARK, STEP
+from wingsd.transfers.peer.client import Destination, Trust
+from wingsd.util.tls import ServerCertificate
+
+
+def says(data: bytes) -> Script:
+    """Read the head, say `data`, and go on reading until the client closes."""
+
+    def script(connection: socket.socket) -> bytes:
+        head = read_head(connection)
+        connection.sendall(data)
+        try:
+            while connection.recv(65536):
+                pass
+        except ConnectionResetError:
+            pass
+        return head
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer("204 No Content", b"", "Access-Control-Allow-Methods: GET, POST\r\n"),
+        answer("404 Not Found", b"404 page not found"),
+        answer("405 Method Not Allowed", b"{}"),
+        answer("401 Unauthorized", b"", "Transfer-Features: symlinks\r\n"),
+        answer("500 Internal Server Error", b"<html>"),
+        b"HTTP/1.0 301 Moved\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_another_nodes_answer_tells_of_no_features(reply: bytes) -> None:
+    peer = Peer(says(reply))
+    url = f"http://127.0.0.1:{peer.port}/api/transfers?x=1"
+    assert await Destination(url, "Bearer t", reactor, Trust()).features() == frozenset()
+    assert (await peer.outcome).startswith(b"OPTIONS /api/transfers?x=1 HTTP/1.1\r\n")
+
+
+BUSY = b'{"error": "this node is receiving 72 servers already", "detail": "send it again"}'
+SAYS_BUSY = "the destination node says: this node is receiving 72 servers already"
+REFUSALS = [
+    (
+        answer("503 Service Unavailable", BUSY, "Retry-After: 60\r\n"),
+        (503, SAYS_BUSY, "send it again; try again in 60 s"),
+    ),
+    (
+        answer("429 Too Many Requests", b"", "Retry-After: 5\r\n"),
+        (429, "the destination node answered 429 Too Many Requests", "try again in 5 s"),
+    ),
+    (
+        answer("503 Service Unavailable", BUSY, "Retry-After: when it rains\r\n"),
+        (503, SAYS_BUSY, "send it again"),
+    ),
+    (
+        answer("409 Conflict", b'{"error": "it is here", "detail": "see"}'),
+        (409, "the destination node says: it is here", "see"),
+    ),
+    (
+        answer("500 Internal Server Error", b'{"error": "boom", "request_id": "1"}'),
+        (
+            500,
+            "the destination node says: boom",
+            "500 Internal Server Error; the reason is in its log, with request_id 1",
+        ),
+    ),
+    (
+        answer("502 Bad Gateway", b"<html>\r\n  no\x1b[1m node  \x00</html>"),
+        (502, "the destination node answered 502 Bad Gateway", "<html> no [1m node </html>"),
+    ),
+    (
+        answer("404 Not Found", b""),
+        (404, "the destination node answered 404 Not Found", ""),
+    ),
+    (
+        answer("400 Bad Request", b'["error"]'),
+        (400, "the destination node answered 400 Bad Request", '["error"]'),
+    ),
+    (
+        answer("400 Bad Request", b"[" * 60_000),
+        (400, "the destination node answered 400 Bad Request", "[" * 500 + "…"),
+    ),
+    (
+        answer("413 Content Too Large", b""),
+        (
+            413,
+            "the destination node answered 413 Content Too Large",
+            "a proxy in front of it limits how much may be sent; lift that limit",
+        ),
+    ),
+    (
+        answer("308 Permanent Redirect", b"x", "Location: https://other:1/\r\n"),
+        (
+            308,
+            "the destination node is not where the Panel says",
+            "308 Permanent Redirect points to https://other:1/; "
+            "give the node its right address in the Panel",
+        ),
+    ),
+    (
+        OK,
+        (
+            200,
+            "the destination node answered before it had everything",
+            "200 OK came while the server was still being sent; see its log, and whether a proxy "
+            "in front of it answers in its place",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("reply", "expected"), REFUSALS)
+@pytest_twisted.ensureDeferred
+async def test_an_early_answer_is_a_refusal(reply: bytes, expected: tuple[int, str, str]) -> None:
+    peer = Peer(says(reply))
+    sending = Sending(peer.port, pieces=10_000)
+    with pytest.raises(DestinationRefused) as caught:
+        await sending.upload.answer
+    error = caught.value
+    assert (error.code, error.message, error.detail) == expected
+    assert await sending.written == "closed"
+    assert (await peer.outcome).startswith(b"POST /api/transfers HTTP/1.1\r\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_late_refusal_is_one_too() -> None:
+    def script(connection: socket.socket) -> int:
+        read_head(connection)
+        size = sum(map(len, chunks(connection)))
+        connection.sendall(answer("400 Bad Request", b'{"error": "checksums don\'t match"}'))
+        return size
+
+    peer = Peer(script)
+    sending = Sending(peer.port, pieces=50)
+    with pytest.raises(DestinationRefused) as caught:
+        await sending.upload.answer
+    assert (caught.value.code, caught.value.message) == (
+        400,
+        "the destination node says: checksums don't match",
+    )
+    assert sending.upload.body_sent
+    assert await peer.outcome == 50 * (len(PIECE) + 4)
+    assert await sending.written != "closed"
+
+
+def reset(connection: socket.socket) -> None:
+    """Have the connection closed as by one that still has something unread: with a reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_is_read_though_the_connection_is_reset_behind_it() -> None:
+    def script(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(answer("409 Conflict", b'{"error": "it is here"}'))
+        # Closing with the body unread is what resets it.
+
+    peer = Peer(script)
+    sending = Sending(peer.port, pieces=10_000)
+    with pytest.raises(DestinationRefused, match="it is here"):
+        await sending.upload.answer
+    assert await sending.written == "closed"
+    await peer.outcome
+
+
+@pytest.mark.parametrize("secure", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_it_is_read_even_when_sending_meets_the_reset_first(
+    tls: tuple[ServerCertificate, Trust], certificate: trustme.LeafCert, secure: bool
+) -> None:
+    deaf = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        read_head(connection)
+        deaf.wait(20)
+        connection.sendall(answer("409 Conflict", b'{"error": "it is here"}'))
+
+    peer = Peer(script, server_context(certificate) if secure else None)
+    scheme = "https" if secure else "http"
+    sending = Sending(peer.port, pieces=10_000, scheme=scheme, trust=tls[1])
+    conversation: Any = sending.upload._conversation
+    while not conversation.begun:
+        await deferToThread(int)
+    # As if the reactor had looked for what can be read just before there was something.
+    conversation._tcp().stopReading()
+    deaf.set()
+    with pytest.raises(DestinationRefused, match="it is here"):
+        await sending.upload.answer
+    assert await sending.written == "closed"
+    await peer.outcome
+
+
+@pytest.mark.parametrize("how", [lambda _: None, reset])
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_ends_in_the_middle(how: Any) -> None:
+    def script(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.recv(100_000)
+        how(connection)
+
+    peer = Peer(script)
+    sending = Sending(peer.port, pieces=10_000)
+    with pytest.raises(DestinationLost) as caught:
+        await sending.upload.answer
+    assert not caught.value.body_sent
+    assert caught.value.message == "the destination node gave no answer"
+    assert "had not received everything" in caught.value.detail
+    assert await sending.written == "closed"
+    await peer.outcome
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_ends_after_everything_was_sent() -> None:
+    def script(connection: socket.socket) -> int:
+        read_head(connection)
+        return sum(map(len, chunks(connection)))
+
+    peer = Peer(script)
+    sending = Sending(peer.port, pieces=10)
+    with pytest.raises(DestinationLost) as caught:
+        await sending.upload.answer
+    assert caught.value.body_sent
+    assert caught.value.detail == (
+        "it closed the connection; it may have received the whole server; see in the Panel where "
+        "the server is now"
+    )
+    assert await peer.outcome == 10 * (len(PIECE) + 4)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_http() -> None:
+    peer = Peer(says(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"))
+    sending = Sending(peer.port, pieces=10_000)
+    with pytest.raises(DestinationLost, match="is not HTTP"):
+        await sending.upload.answer
+    await sending.written
+    await peer.outcome
+
+
+ENDLESS = 64 * 1024 * 1024
+#: What the kernel's buffers on both sides may hold: the most that Linux gives to a socket.
+BUFFERS = 8 * 1024 * 1024
+WITHOUT_END = [
+    (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, "it sent more than 1000 interim answers"),
+    (b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n" * 1000, "headers of its answer are longer than 16 KiB"),
+]
+
+
+def goes_on(first: bytes, block: bytes) -> Script:
+    """Answer with `first`, then send `block` again and again; return how many bytes were taken."""
+
+    def script(connection: socket.socket) -> int:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        read_head(connection)
+        sent = 0
+        try:
+            connection.sendall(first)
+            while sent < ENDLESS:
+                connection.sendall(block)
+                sent += len(block)
+        except OSError:
+            pass
+        return sent
+
+    return script
+
+
+@pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
+@pytest_twisted.ensureDeferred
+async def test_an_upload_ends_at_an_answer_without_end(
+    first: bytes, block: bytes, says: str
+) -> None:
+    peer = Peer(goes_on(first, block))
+    sending = Sending(peer.port, pieces=10_000)
+    with pytest.raises(DestinationLost, match=says) as caught:
+        await sending.upload.answer
+    assert not caught.value.body_sent
+    assert await sending.written == "closed"
+    assert await peer.outcome < BUFFERS
+
+
+@pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
+@pytest_twisted.ensureDeferred
+async def test_so_does_what_a_move_by_hand_asks(first: bytes, block: bytes, says: str) -> None:
+    peer = Peer(goes_on(first, block))
+    url = f"http://127.0.0.1:{peer.port}/api/transfers/x/by-hand"
+    with pytest.raises(DestinationLost, match=says):
+        await Destination(url, "Bearer t", reactor, Trust()).ask("DELETE")
+    assert await peer.outcome < BUFFERS
+
+
+@pytest.mark.parametrize("secure", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_does_not_read_stops_the_thread_that_writes(
+    tls: tuple[ServerCertificate, Trust], certificate: trustme.LeafCert, secure: bool
+) -> None:
+    reads = threading.Event()
+
+    def script(connection: socket.socket) -> str:
+        read_head(connection)
+        reads.wait(20)
+        digest = hashlib.sha256()
+        for chunk in chunks(connection):
+            digest.update(chunk)
+        connection.sendall(OK)
+        return digest.hexdigest()
+
+    peer = Peer(script, server_context(certificate) if secure else None)
+    scheme = "https" if secure else "http"
+    sending = Sending(peer.port, pieces=1000, scheme=scheme, trust=tls[1])
+    before = -1
+    while not (sending.waits.begun.is_set() and sending.body.bytes_out == before > 0):
+        before = sending.body.bytes_out
+        assert not sending.written.called
+        await deferLater(reactor, 0.05)
+    conversation: Any = sending.upload._conversation
+    tcp = conversation._tcp()
+    assert sending.body._size <= HIGH_MARK + STEP
+    assert len(tcp.dataBuffer) + tcp._tempDataLen <= 3 * STEP
+    reads.set()
+    await sending.upload.answer
+    assert await sending.written == await peer.outcome

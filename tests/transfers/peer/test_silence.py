@@ -1,0 +1,228 @@
+"""A destination that acknowledges nothing any more, and one that only takes nothing for now."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
+
+from tests.transfers.peers import Peer, chunks, fall_silent, read_head
+from wingsd.errors import DestinationLost
+from wingsd.threadio import Outflow, OutflowClosed
+from wingsd.transfers.peer import http_exchange as silence
+from wingsd.transfers.peer.client import Destination, OutgoingUpload, Trust
+from wingsd.transfers.peer.http_exchange import LOOKS, Silence
+from wingsd.util.net import PROBES, TcpInfo, tcp_info
+
+reactor: Any = installed_reactor
+LIMIT = 120.0
+EVERY = LIMIT / LOOKS
+#: For real sockets: the kernel asks again after 0.2 s, and after twice as long each time.
+SHORT = 0.5
+TIMEOUT = 20
+
+IDLE = TcpInfo(established=True, probes=0, unacknowledged=0, silence=0.0)
+
+
+@attrs.define
+class Line:
+    """A socket whose peer is as the test has it."""
+
+    info: TcpInfo = IDLE
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
+        found = bytearray(size)
+        found[0], found[3] = 1, self.info.probes
+        struct.pack_into("=I", found, 24, self.info.unacknowledged)
+        struct.pack_into("=I", found, 56, int(self.info.silence * 1000))
+        return bytes(found)
+
+
+class Watched:
+    """A line that is watched, and a clock by which the peer's silence grows."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.line = Line()
+        self.told: list[float] = []
+        line: Any = self.line
+        self.silence = Silence(
+            self.clock, line, LIMIT, lambda: self.told.append(self.clock.seconds())
+        )
+
+    def be(self, **changes: Any) -> None:
+        self.line.info = attrs.evolve(self.line.info, **changes)
+
+    def pass_seconds(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.be(silence=self.line.info.silence + 1)
+            self.clock.advance(1)
+
+
+def test_a_peer_that_acknowledges_nothing_is_told_of_once() -> None:
+    watched = Watched()
+    watched.be(unacknowledged=10)
+    watched.pass_seconds(1000)
+    assert watched.told == [EVERY + LIMIT]
+    assert watched.clock.getDelayedCalls() == []
+
+
+def test_one_that_owes_nothing_may_say_nothing() -> None:
+    watched = Watched()
+    watched.pass_seconds(1000)
+    assert watched.told == []
+
+
+def test_its_time_begins_with_what_it_owes() -> None:
+    watched = Watched()
+    watched.pass_seconds(1000)
+    watched.be(unacknowledged=1)
+    watched.pass_seconds(int(LIMIT - EVERY - 1))
+    assert watched.told == []
+    watched.pass_seconds(int(2 * EVERY))
+    assert len(watched.told) == 1
+
+
+def test_each_sign_of_life_begins_it_anew() -> None:
+    watched = Watched()
+    watched.be(unacknowledged=10)
+    for _ in range(10):
+        watched.pass_seconds(int(LIMIT - EVERY))
+        watched.be(silence=0)
+    assert watched.told == []
+
+
+def test_one_that_takes_nothing_is_asked_until_it_is_certain() -> None:
+    watched = Watched()
+    watched.be(probes=PROBES - 1)
+    watched.pass_seconds(1000)
+    assert watched.told == []
+    watched.be(probes=PROBES)
+    watched.pass_seconds(int(EVERY))
+    assert len(watched.told) == 1
+
+
+def test_one_that_answers_each_question_may_take_nothing_for_ever() -> None:
+    watched = Watched()
+    for _ in range(20):
+        watched.pass_seconds(118)
+        watched.be(probes=1)
+        watched.pass_seconds(2)
+        watched.be(probes=0, silence=0)
+    assert watched.told == []
+
+
+def test_nobody_is_watched_any_more_after_its_end() -> None:
+    watched = Watched()
+    watched.be(unacknowledged=10)
+    for _ in range(2):
+        watched.silence.stop()
+    watched.pass_seconds(1000)
+    assert watched.told == []
+
+
+# Real sockets
+
+
+class Sending:
+    """An upload to a peer on loopback, without an end of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.body = Outflow(reactor)
+        destination = Destination(f"http://127.0.0.1:{port}/", "Bearer t", reactor, Trust())
+        self.upload: OutgoingUpload = destination.upload("x/y", self.body, SHORT)
+        self.ending = threading.Event()
+        self.written: Deferred[None] = deferToThread(self._write)
+
+    def _write(self) -> None:
+        try:
+            while not self.ending.is_set():
+                self.body.write(bytes(100_000))
+            self.body.finish()
+        except OutflowClosed:
+            pass
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_destination_that_vanished_ends_the_upload_in_time() -> None:
+    over = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.recv(1_000_000)
+        fall_silent(connection)
+        over.wait(TIMEOUT)
+
+    peer = Peer(script)
+    sending = Sending(peer.port)
+    sending.upload.answer.addTimeout(TIMEOUT, reactor)
+    with pytest.raises(DestinationLost) as caught:
+        await sending.upload.answer
+    assert caught.value.detail == (
+        "it acknowledged nothing of what it was sent for 0.5 s; it had not received everything; "
+        "transfer the server again"
+    )
+    await sending.written
+    over.set()
+    await peer.outcome
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_only_takes_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: Deferred[None] = Deferred()
+
+    def look(connection: socket.socket) -> TcpInfo:
+        info = tcp_info(connection)
+        # Its word is that it takes nothing, and it gives it less often than it may be silent.
+        if info.silence > SHORT and not held.called:
+            held.callback(None)
+        return info
+
+    monkeypatch.setattr(silence, "tcp_info", look)
+    reads = threading.Event()
+
+    def script(connection: socket.socket) -> int:
+        read_head(connection)
+        reads.wait(TIMEOUT)
+        size = sum(len(chunk) for chunk in chunks(connection))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        return size
+
+    peer = Peer(script)
+    sending = Sending(peer.port)
+    await held.addTimeout(TIMEOUT, reactor)
+    sending.ending.set()
+    reads.set()
+    await sending.upload.answer
+    assert await peer.outcome == sending.body.bytes_out
+    await sending.written
+
+
+def test_the_kernel_tells_what_is_expected_of_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        with client, listener.accept()[0] as peer:
+            client.sendall(b"x")
+            assert peer.recv(1) == b"x"
+            info = tcp_info(client)
+            assert info == TcpInfo(True, 0, 0, info.silence)
+            assert info.silence < TIMEOUT
+            fall_silent(peer)
+            client.sendall(b"x")
+            assert tcp_info(client).unacknowledged == 1
+
+
+def test_a_socket_that_is_no_tcp_tells_nothing() -> None:
+    here, there = socket.socketpair()
+    with here, there, pytest.raises(OSError, match="not supported"):
+        tcp_info(here)

@@ -1,0 +1,154 @@
+"""Marks on a shared volume, and what is found there of a server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.harness import UUID
+from wingsd.errors import Conflict, StorageError
+from wingsd.transfers.storage.shared_volume import Volume
+
+OWNER = (os.getuid(), os.getgid())
+OTHER = "9d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    (tmp_path / UUID).mkdir()
+    (tmp_path / UUID / "world").touch()
+    return Volume(str(tmp_path), OWNER, "attic")
+
+
+def fault(volume: Volume, mark: str = "") -> str:
+    with pytest.raises(StorageError) as caught:
+        volume.check(UUID, mark)
+    assert caught.value.message == "the server's files in the storage pool cannot be used"
+    return caught.value.detail
+
+
+# Marks
+
+
+def test_a_mark_is_seen_from_another_node_of_the_volume(tmp_path: Path, volume: Volume) -> None:
+    mark = volume.mark(UUID)
+    there = Volume(str(tmp_path), OWNER, "ATTIC")
+    assert there.features(UUID, "attic", mark) == ["shared-volume", "storage-pool"]
+    assert there.features(UUID, "cellar", mark) == ["shared-volume"]
+    assert Volume(str(tmp_path), OWNER, "").features(UUID, "attic", mark) == ["shared-volume"]
+    there.check(UUID, mark)
+
+
+@pytest.mark.parametrize("mark", ["", "0" * 32, "../../etc/passwd", "*", "A" * 32, "0" * 33])
+def test_what_is_no_mark_of_the_volume_proves_nothing(volume: Volume, mark: str) -> None:
+    volume.mark(UUID)
+    assert volume.features(UUID, "attic", mark) == []
+
+
+def test_a_mark_is_good_for_its_server_alone(volume: Volume) -> None:
+    assert volume.features(OTHER, "attic", volume.mark(UUID)) == []
+
+
+def test_so_is_one_in_a_directory_of_backups(tmp_path: Path, volume: Volume) -> None:
+    for name in ("volumes", "other", "backups"):
+        (tmp_path / name).mkdir()
+    here, there = (
+        Volume(str(tmp_path / name), OWNER, "", str(tmp_path / "backups"))
+        for name in ("volumes", "other")
+    )
+    mark = here.mark_backups(UUID)
+    assert there.features(UUID, "", "", mark) == ["shared-backups"]
+    assert there.features(OTHER, "", "", mark) == []
+    assert there.features(UUID, "", "", "*") == []
+    assert volume.features(UUID, "", "", mark) == []
+    old, mark = mark, here.mark_backups(UUID)
+    assert there.features(UUID, "", "", old) == []
+    here.unmark_backups(UUID)
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_a_new_mark_takes_the_place_of_one_that_was_left(tmp_path: Path, volume: Volume) -> None:
+    old, other = volume.mark(UUID), volume.mark(OTHER)
+    new = volume.mark(UUID)
+    assert volume.features(UUID, "attic", old) == []
+    volume.unmark(UUID, old)
+    assert volume.features(UUID, "attic", new) != []
+    volume.unmark(UUID)
+    assert volume.features(UUID, "attic", new) == []
+    assert volume.features(OTHER, "attic", other) != []
+    volume.unmark(OTHER)
+    assert [path.name for path in tmp_path.iterdir()] == [UUID]
+
+
+def test_a_mark_that_cannot_be_made_fails_the_transfer(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="by which another node sees"):
+        Volume(str(tmp_path / "missing"), OWNER, "attic").mark(UUID)
+
+
+# The server's directory
+
+
+def test_a_directory_that_is_there_and_sound_will_do(volume: Volume) -> None:
+    volume.check(UUID, "")
+
+
+def test_an_empty_one_will_do_with_a_proof_alone(tmp_path: Path, volume: Volume) -> None:
+    (tmp_path / UUID / "world").unlink()
+    assert "is empty; see that the volume that both nodes share is mounted" in fault(volume)
+    volume.check(UUID, volume.mark(UUID))
+
+
+def test_a_mark_that_is_not_here_tells_of_two_volumes(volume: Volume) -> None:
+    assert "is not the volume that the other node has" in fault(volume, "0" * 32)
+
+
+def test_a_missing_one_tells_of_a_volume_that_is_not_mounted(
+    tmp_path: Path, volume: Volume
+) -> None:
+    (tmp_path / UUID).rename(tmp_path / "elsewhere")
+    assert f"{UUID} is not there; see that the volume" in fault(volume)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "file"])
+def test_what_is_no_directory_is_not_followed(tmp_path: Path, volume: Volume, kind: str) -> None:
+    (tmp_path / UUID).rename(tmp_path / "elsewhere")
+    if kind == "symlink":
+        (tmp_path / UUID).symlink_to(tmp_path / "elsewhere")
+    else:
+        (tmp_path / UUID).touch()
+    assert "is no directory" in fault(volume)
+
+
+def test_another_users_cannot_be_run(tmp_path: Path) -> None:
+    (tmp_path / UUID).mkdir()
+    volume = Volume(str(tmp_path), (OWNER[0] + 1, OWNER[1]), "attic")
+    detail = fault(volume)
+    assert f"belongs to the user id {OWNER[0]}, and the servers of this node to" in detail
+    assert "set system.user to the same" in detail
+
+
+@pytest.mark.parametrize("mode", [0o077, 0o500, 0o600])
+def test_one_that_its_user_may_not_use_is_not_sound(
+    tmp_path: Path, volume: Volume, mode: int
+) -> None:
+    (tmp_path / UUID).chmod(mode)
+    try:
+        assert f"has the mode {mode:o}; its user needs all of rwx" in fault(volume)
+    finally:
+        (tmp_path / UUID).chmod(0o755)
+
+
+def test_a_copy_may_only_come_where_nothing_is(tmp_path: Path, volume: Volume) -> None:
+    volume.require_free(OTHER)
+    (tmp_path / OTHER).symlink_to("nowhere")
+    for server in (UUID, OTHER):
+        with pytest.raises(Conflict, match=r"set system\.transfers\.storage_pool on both"):
+            volume.require_free(server)
+
+
+def test_no_archive_is_larger_than_the_volume(tmp_path: Path, volume: Volume) -> None:
+    assert volume.size() > 0
+    with pytest.raises(StorageError, match="cannot be looked at"):
+        Volume(str(tmp_path / "missing"), OWNER, "attic").size()

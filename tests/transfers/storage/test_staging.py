@@ -1,0 +1,279 @@
+"""How received files become a server's: on a real file system."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wingsd.errors import StorageError
+from wingsd.transfers.storage.staging import Staging
+
+# Only root can give files away.
+OWNER = (1234, 1235) if os.geteuid() == 0 else (os.getuid(), os.getgid())
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "node" / "volumes"
+
+
+@pytest.fixture
+def staging(data: Path) -> Iterator[Staging]:
+    staging = Staging(str(data), OWNER, durable=True)
+    staging.prepare()
+    yield staging
+    staging.close()
+
+
+def tree(data: Path) -> list[str]:
+    """Return every path beside and below `data`, its own parents left out."""
+    return sorted(str(path.relative_to(data.parent)) for path in data.parent.rglob("*"))
+
+
+def receive(staging: Staging) -> Path:
+    path = Path(staging.create(UUID))
+    (path / "world").write_text("new")
+    staging.flush(UUID)
+    return path
+
+
+def swap(staging: Staging) -> str | None:
+    aside = staging.set_aside(UUID)
+    staging.swap(UUID)
+    staging.settle(UUID)
+    return aside
+
+
+def test_it_stands_beside_the_data_where_nobody_else_looks(staging: Staging, data: Path) -> None:
+    path = receive(staging)
+    assert UUID in path.name
+    assert path.parent.parent == data.parent
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    found = path.stat()
+    assert (found.st_mode & 0o777, found.st_uid, found.st_gid) == (0o755, *OWNER)
+    assert list(data.iterdir()) == []
+
+
+def test_a_swap_makes_the_files_the_servers(staging: Staging, data: Path) -> None:
+    inode = receive(staging).stat().st_ino
+    assert swap(staging) is None
+    assert (data / UUID).stat().st_ino == inode
+    assert tree(data) == [
+        ".volumes.staging",
+        ".volumes.staging/.lock",
+        "volumes",
+        f"volumes/{UUID}",
+        f"volumes/{UUID}/world",
+    ]
+
+
+@pytest.mark.parametrize("found", ["directory", "empty directory", "file", "dangling link"])
+def test_what_stands_in_the_place_is_set_aside(staging: Staging, data: Path, found: str) -> None:
+    place = data / UUID
+    if "directory" in found:
+        place.mkdir()
+    if found == "directory":
+        (place / "precious").write_text("old")
+    if found == "file":
+        place.write_text("old")
+    if found == "dangling link":
+        place.symlink_to("nowhere")
+    before = os.lstat(place).st_ino
+    receive(staging)
+    aside = swap(staging)
+    assert aside is not None
+    assert Path(aside).name.startswith(f"{UUID}.set-aside-")
+    assert Path(aside).parent == data
+    assert os.lstat(aside).st_ino == before
+    assert (place / "world").read_text() == "new"
+
+
+def test_two_of_one_name_are_set_aside_under_two(staging: Staging, data: Path) -> None:
+    for _ in range(3):
+        receive(staging)
+        swap(staging)
+    assert len(list(data.glob(f"{UUID}.set-aside-*"))) == 2
+
+
+def test_undone_and_discarded_nothing_is_left(staging: Staging, data: Path) -> None:
+    receive(staging)
+    staging.swap(UUID)
+    staging.undo_swap(UUID)
+    for _ in range(2):
+        staging.withdraw(UUID)
+        staging.discard(UUID)
+    assert tree(data) == [".volumes.staging", ".volumes.staging/.lock", "volumes"]
+
+
+def test_what_is_withdrawn_is_out_of_the_way_at_once(staging: Staging, data: Path) -> None:
+    path = receive(staging)
+    staging.withdraw(UUID)
+    assert not path.exists()
+    assert (path.with_name(f"{UUID}.discarded") / "world").exists()
+
+
+def test_what_was_set_aside_can_be_put_back(staging: Staging, data: Path) -> None:
+    (data / UUID).mkdir()
+    (data / UUID / "precious").write_text("old")
+    receive(staging)
+    aside = staging.set_aside(UUID)
+    assert aside
+    staging.swap(UUID)
+    staging.undo_swap(UUID)
+    staging.restore(UUID, aside)
+    assert [path.name for path in data.iterdir()] == [UUID]
+    assert (data / UUID / "precious").read_text() == "old"
+
+
+def test_a_swap_that_cannot_be_made_durable_is_no_swap(
+    staging: Staging, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = receive(staging)
+
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.EIO, "")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(StorageError, match="the disk failed"):
+        staging.swap(UUID)
+    assert path.exists()
+    assert list(data.iterdir()) == []
+
+
+def test_the_sync_is_of_a_descriptor_as_old_as_the_files(staging: Staging) -> None:
+    # syncfs(2) tells only of errors that came after its descriptor was opened.
+    path = Path(staging.create(UUID))
+    (path / "world").write_text("new")
+    found = path.stat()
+    assert os.path.samestat(os.fstat(staging._open[UUID]), found)
+    staging.settle(UUID)
+
+
+def test_a_second_daemon_is_kept_out_and_clears_nothing(staging: Staging, data: Path) -> None:
+    path = receive(staging)
+    with pytest.raises(StorageError, match="another wingsd is running"):
+        Staging(str(data), OWNER, durable=True).prepare()
+    assert (path / "world").exists()
+
+
+def test_what_a_killed_daemon_left_is_cleared_at_the_start(staging: Staging, data: Path) -> None:
+    receive(staging)
+    data.with_name(".volumes.staging").joinpath("stray file").write_text("")
+    (data / "other").mkdir()
+    staging.close()
+    again = Staging(str(data), OWNER, durable=True)
+    again.prepare()
+    assert again.clear() == [UUID, "stray file"]
+    assert tree(data) == [
+        ".volumes.staging",
+        ".volumes.staging/.lock",
+        "volumes",
+        "volumes/other",
+    ]
+    again.close()
+
+
+@pytest.mark.parametrize("other", ["", "other"])
+def test_nodes_of_one_volume_have_areas_of_their_own(data: Path, other: str) -> None:
+    nodes = [Staging(str(data), OWNER, durable=True, node=name) for name in ("one", other)]
+    for node in nodes:
+        node.prepare()
+    path = receive(nodes[0])
+    assert nodes[1].clear() == []
+    assert (path / "world").exists()
+    assert tree(data).count("volumes") == 1
+    with pytest.raises(StorageError, match="another wingsd is running"):
+        Staging(str(data), OWNER, durable=True, node="one").prepare()
+    for node in nodes:
+        node.close()
+
+
+def test_what_could_not_be_undone_is_cleared_by_the_next_transfer(staging: Staging) -> None:
+    receive(staging)
+    assert list(Path(staging.create(UUID)).iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_made_is_named(staging: Staging, data: Path) -> None:
+    shutil.rmtree(data.with_name(".volumes.staging"))
+    with pytest.raises(StorageError, match=rf"{UUID} cannot be made"):
+        staging.create(UUID)
+
+
+def test_data_that_cannot_be_a_directory_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot be used as system\.data"):
+        Staging(str(tmp_path / "file" / "volumes"), OWNER, durable=True).prepare()
+
+
+@pytest.fixture
+def mounted(data: Path) -> Iterator[Path]:
+    data.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", data], check=True)
+    try:
+        yield data
+    finally:
+        subprocess.run(["umount", data], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_data_that_is_a_mount_of_its_own_is_staged_inside(mounted: Path) -> None:
+    staging = Staging(str(mounted), OWNER, durable=True)
+    staging.prepare()
+    path = receive(staging)
+    assert path.stat().st_dev == mounted.stat().st_dev != mounted.parent.stat().st_dev
+    swap(staging)
+    assert tree(mounted) == [
+        "volumes",
+        "volumes/.staging",
+        "volumes/.staging/.lock",
+        f"volumes/{UUID}",
+        f"volumes/{UUID}/world",
+    ]
+    staging.close()
+
+
+def test_what_is_whole_is_not_cleared_away(staging: Staging, data: Path) -> None:
+    staging.create(UUID)
+    assert staging.holds(UUID)
+    assert staging.clear({UUID}) == []
+    assert staging.holds(UUID)
+    assert staging.clear() == [UUID]
+    assert not staging.holds(UUID)
+
+
+def test_what_nobody_wanted_is_kept_until_it_is_cleared(staging: Staging, data: Path) -> None:
+    assert staging.quarantined() == []
+    staging.create(UUID)
+    staging.swap(UUID)
+    (data / UUID / "world").write_text("precious")
+    place = staging.quarantine(UUID)
+    assert place is not None
+    room = Path(place)
+    assert (room / "world").read_text() == "precious"
+    assert not (data / UUID).exists()
+    assert staging.clear() == []
+    assert staging.quarantined() == [room.name]
+    assert staging.clear_quarantine([room.name]) == [room.name]
+    assert staging.quarantine(UUID) is None
+    assert list(room.parent.iterdir()) == []
+
+
+def test_a_quarantined_tree_of_any_depth_keeps_no_node_from_starting(
+    staging: Staging, data: Path
+) -> None:
+    deep = data / UUID
+    deep.mkdir()
+    for _ in range(1500):
+        (data / "outer").mkdir()
+        deep.rename(data / "outer" / "inner")
+        (data / "outer").rename(deep)
+    place = staging.quarantine(UUID)
+    assert place is not None
+    assert staging.clear_quarantine(staging.quarantined()) == [Path(place).name]

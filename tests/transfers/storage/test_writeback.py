@@ -1,0 +1,68 @@
+"""When the disk is made to begin."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+
+from wingsd.transfers.storage.staging import EVERY, WriteBack
+
+
+def test_it_goes_on_while_any_server_arrives() -> None:
+    clock, calls = Clock(), []
+
+    def write_back() -> Deferred[None]:
+        calls.append(clock.seconds())
+        return succeed(None)
+
+    write = WriteBack(write_back, clock)
+    with write.during():
+        clock.pump([EVERY] * 2)
+        with write.during():
+            clock.advance(EVERY)
+        clock.advance(EVERY)
+    clock.pump([EVERY] * 10)
+    assert calls == [EVERY, 2 * EVERY, 3 * EVERY, 4 * EVERY]
+    with write.during():
+        clock.advance(EVERY)
+    assert len(calls) == 5
+    clock.advance(EVERY)
+    assert not clock.getDelayedCalls()
+
+
+def test_a_disk_that_takes_long_is_not_asked_again_meanwhile() -> None:
+    clock, asked = Clock(), list[Deferred[None]]()
+
+    def write_back() -> Deferred[None]:
+        asked.append(Deferred())
+        return asked[-1]
+
+    with WriteBack(write_back, clock).during():
+        clock.pump([EVERY] * 5)
+        assert len(asked) == 1
+        asked[0].callback(None)
+        clock.advance(EVERY)
+        assert len(asked) == 2
+        asked[1].callback(None)
+
+
+def test_one_that_begins_while_the_last_of_another_goes_on_is_written_back_too() -> None:
+    clock, asked = Clock(), list[Deferred[None]]()
+
+    def write_back() -> Deferred[None]:
+        asked.append(Deferred())
+        return asked[-1]
+
+    write = WriteBack(write_back, clock)
+    with write.during():
+        clock.advance(EVERY)
+    with write.during():
+        asked[0].callback(None)
+        clock.advance(EVERY)
+        assert len(asked) == 2
+        asked[1].callback(None)
+        clock.advance(EVERY)
+        assert len(asked) == 3
+    asked[2].callback(None)
+    clock.advance(EVERY)
+    assert not clock.getDelayedCalls()

@@ -1,0 +1,82 @@
+"""What the world hears of a transfer while it goes on."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.task import Clock
+
+from tests.logs import LoggedErrors
+from wingsd.events import Event, EventBus
+from wingsd.transfers.formatting import SOURCE, progress_bar
+from wingsd.transfers.step_log import Announcer
+from wingsd.transfers.steps import ReceiveStep, SendStep
+
+
+class Heard:
+    """An announcer, and what a browser would get of it."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.events: list[Event] = []
+        bus = EventBus()
+        bus.subscribe("a-server", self.events.append)
+        self.announcer = Announcer("a-server", SOURCE, bus, self.clock)
+
+    def said(self) -> list[str]:
+        lines = [event.args[0] for event in self.events if event.name == "transfer logs"]
+        return [line.partition("[Source Node]:\x1b[0m ")[2] for line in lines]
+
+    def states(self) -> list[str]:
+        return [event.args[0] for event in self.events if event.name == "transfer status"]
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+def test_each_state_is_told_once_and_each_step_said(heard: Heard) -> None:
+    steps = [SendStep.ASK, SendStep.STOP, SendStep.SEND, SendStep.AWAIT, SendStep.DONE]
+    for step in steps:
+        heard.announcer.enter(step)
+    assert heard.states() == ["pending", "processing", "success", "completed"]
+    assert heard.said() == [step.words for step in steps]
+
+
+def test_a_transfer_begins_with_its_state_and_not_with_a_line(heard: Heard) -> None:
+    heard.announcer.enter(SendStep.ASK)
+    heard.announcer.enter(SendStep.STOP)
+    names = [event.name for event in heard.events]
+    assert names == ["transfer status", "transfer logs", "transfer logs"]
+
+
+def test_the_last_words_come_before_the_state_that_ends_it(heard: Heard) -> None:
+    heard.announcer.enter(ReceiveStep.FAILED)
+    names = [event.name for event in heard.events]
+    assert names == ["transfer logs", "transfer status", "transfer status"]
+
+
+def test_the_progress_is_said_every_five_seconds_until_it_is_hidden(heard: Heard) -> None:
+    done = [0]
+    heard.announcer.show_progress(lambda: f"Uploading {progress_bar(done[0], 100)}")
+    heard.clock.advance(4.9)
+    assert heard.said() == []
+    done[0] = 20
+    heard.clock.advance(0.2)
+    done[0] = 40
+    heard.clock.advance(5)
+    assert heard.said() == [
+        "Uploading [=====                    ] 20 B / 100 B",
+        "Uploading [==========               ] 40 B / 100 B",
+    ]
+    heard.announcer.hide_progress()
+    heard.clock.advance(60)
+    assert len(heard.said()) == 2
+    assert heard.clock.getDelayedCalls() == []
+
+
+def test_what_is_said_is_also_in_the_log(heard: Heard, logged_errors: LoggedErrors) -> None:
+    heard.announcer.say("hello")
+    heard.announcer.warn("look here")
+    assert heard.said() == ["hello", "look here"]
+    assert logged_errors.lines[-2:] == ["a-server: hello", "a-server: look here"]

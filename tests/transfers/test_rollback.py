@@ -1,0 +1,48 @@
+"""Undoing."""
+
+from __future__ import annotations
+
+import pytest_twisted
+
+from tests.logs import LoggedErrors
+from wingsd.errors import StorageError
+from wingsd.transfers.steps import UndoList
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_thing_done_is_undone_first_and_each_once(
+    logged_errors: LoggedErrors,
+) -> None:
+    undo, done = UndoList("a-server"), []  # type: UndoList, list[str]
+
+    async def first() -> None:
+        done.append("first")
+
+    async def stuck() -> None:
+        done.append("stuck")
+        raise StorageError("the disk is full")
+
+    async def wrong() -> None:
+        done.append("wrong")
+        raise KeyError
+
+    for step in (first, stuck, wrong):
+        undo.add(step)
+    await undo.run()
+    await undo.run()
+    assert done == ["wrong", "stuck", "first"]
+    assert len(logged_errors.take(KeyError)) == 1
+    assert [line for line in logged_errors.lines if "a-server" in line and "disk is full" in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_cleared_stays_done() -> None:
+    undo, done = UndoList("a-server"), []  # type: UndoList, list[str]
+
+    async def step() -> None:
+        done.append("step")
+
+    undo.add(step)
+    undo.clear()
+    await undo.run()
+    assert done == []

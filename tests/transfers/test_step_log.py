@@ -1,0 +1,247 @@
+"""The course of a transfer is told to whoever counts transfers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock, deferLater
+
+from tests.daemon.harness import UUID
+from tests.heard import Heard
+from tests.logs import LoggedErrors
+from tests.transfers.receiving import DATA, House, Source, reactor
+from wingsd.errors import (
+    AlreadyHere,
+    ArchiveError,
+    ChecksumMismatch,
+    DaemonStopping,
+    DestinationLost,
+    StorageError,
+    TransferCancelled,
+)
+from wingsd.events import EventBus
+from wingsd.statedb import Direction, Entry
+from wingsd.transfers.step_log import Course
+from wingsd.transfers.steps import ReceiveStep, SendStep
+
+
+class Journal:
+    """Takes everything at once, or refuses to take anything."""
+
+    refuses: StorageError | None = None
+
+    def begin(self, *_: object, by_hand: bool) -> Deferred[int]:
+        return succeed(1) if self.refuses is None else fail(self.refuses)
+
+    def enter(self, *_: object) -> Deferred[None]:
+        return succeed(None)
+
+
+class Told:
+    """A course, its clock, and who hears of it."""
+
+    def __init__(self, steps: Any) -> None:
+        self.clock, self.heard, self.journal = Clock(), Heard(), Journal()
+        authority: Any = SimpleNamespace(by_hand=False, words={})
+        means: Any = SimpleNamespace(
+            journal=self.journal, bus=EventBus(), reactor=self.clock, observer=self.heard
+        )
+        self.course: Course[Any] = Course(UUID, "Node", steps, means, authority)
+
+    async def begin(self) -> None:
+        await self.course.begin()
+
+    def resume(self, step: ReceiveStep) -> None:
+        self.course.resume(Entry(1, UUID, Direction.IN, step.name, 0, 0), step)
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_step_is_told_with_its_time() -> None:
+    told = Told(ReceiveStep)
+    await told.begin()
+    told.clock.advance(1)
+    await told.course.enter(ReceiveStep.RECEIVE)
+    told.clock.advance(5000)
+    assert (told.course.step, told.course.step_seconds) == ("receive", 5000)
+    told.course.pass_on(ReceiveStep.DONE)
+    assert told.heard.steps == [("admit", 1), ("receive", 5000)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_it_waits_for_its_turn_is_not_counted(house: House) -> None:
+    now, slots = [0.0], house.receiver._means.slots
+    for _ in range(2):
+        await slots.acquire()
+    outcome = Deferred.fromCoroutine(house.receiver.open(UUID).run(Source()))
+    while not slots.waiting:
+        await deferLater(reactor, 0.005)
+    (course,) = house.heard.begun
+    course._clock = lambda: now[0]  # type: ignore[attr-defined]
+    now[0] = 1e9
+    slots.release()
+    await outcome
+    assert dict(house.heard.steps)["receive"] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_its_end_is_told_with_what_it_has_moved() -> None:
+    told = Told(SendStep)
+    await told.begin()
+    assert told.heard.begun == [told.course]
+    told.course.count = lambda: 77
+    told.course.pass_on(SendStep.DONE)
+    assert told.heard.over == [("out", None, 77)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_so_is_why_it_has_failed() -> None:
+    told, error = Told(ReceiveStep), ArchiveError("cut")
+    await told.begin()
+    told.course.fail(error)
+    assert told.heard.over == []
+    await told.course.fall_to(ReceiveStep.FAILED)
+    assert told.heard.over == [("in", error, 0)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_has_moved_after_all_is_no_failure() -> None:
+    told = Told(SendStep)
+    await told.begin()
+    told.course.fail(DestinationLost("the line broke", body_sent=True))
+    told.course.pass_on(SendStep.SETTLE)
+    told.course.pass_on(SendStep.DONE)
+    assert told.heard.over == [("out", None, 0)]
+
+
+def test_nobody_knows_how_long_the_step_of_an_earlier_daemon_took() -> None:
+    told = Told(ReceiveStep)
+    told.clock.advance(1000)
+    told.resume(ReceiveStep.SWAP)
+    told.clock.advance(2)
+    assert told.course.step_seconds == 2
+    told.course.pass_on(ReceiveStep.ENVIRONMENT)
+    told.clock.advance(3)
+    told.course.pass_on(ReceiveStep.DONE)
+    assert told.heard.steps == [("environment", 3)]
+    assert told.heard.over == [("in", None, 0)]
+
+
+def test_one_that_has_only_to_be_tidied_up_is_not_under_way() -> None:
+    told = Told(ReceiveStep)
+    told.resume(ReceiveStep.FAILED)
+    assert (told.heard.begun, told.heard.over) == ([], [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_cannot_be_written_down_has_begun_and_ended() -> None:
+    told, error = Told(ReceiveStep), StorageError("the disk is full")
+    told.clock.advance(1_000_000)
+    told.journal.refuses = error
+    with pytest.raises(StorageError):
+        await told.begin()
+    told.course.fail(error)
+    await told.course.fall_to(ReceiveStep.FAILED)
+    assert told.heard.over == [("in", error, 0)]
+    assert told.heard.steps == [("admit", 0)]
+
+
+# In the chain of receiving
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_is_received_is_counted_once(house: House) -> None:
+    transfer = house.receiver.open(UUID)
+    await transfer.run(Source())
+    await transfer.over
+    assert house.heard.over == [("in", None, len(DATA))]
+    assert [step for step, _ in house.heard.steps] == [
+        "admit",
+        "receive",
+        "verify",
+        "durable",
+        "swap",
+        "environment",
+        "report",
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_fails_is_counted_with_its_reason(house: House) -> None:
+    error = await house.fails(ChecksumMismatch, Source(checksum="0" * 64))
+    assert house.heard.over == [("in", error, len(DATA))]
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_is_cancelled_says_so(house: House) -> None:
+    house.world.waits["create"] = Deferred()
+    house.world.before["create"] = lambda: house.receiver.cancel(UUID)
+    error = await house.fails(TransferCancelled)
+    assert house.heard.over == [("in", error, len(DATA))]
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_the_panel_does_not_know_has_never_begun(house: House) -> None:
+    house.world.owned = [True]
+    await house.fails(AlreadyHere)
+    assert (house.heard.begun, house.heard.over) == ([], [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_waits_for_a_turn_is_counted(house: House) -> None:
+    slots = house.receiver._means.slots
+    for _ in range(2):
+        await slots.acquire()
+    transfer = house.receiver.open(UUID)
+    assert house.receiver.waiting == 0
+    outcome = Deferred.fromCoroutine(transfer.run(Source()))
+    while not slots.waiting:
+        await deferLater(reactor, 0.005)
+    assert house.receiver.waiting == 1
+    transfer.give_up(DaemonStopping())
+    with pytest.raises(DaemonStopping):
+        await outcome
+    assert house.receiver.waiting == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mistake_in_what_comes_with_a_server_leaves_none_under_way(
+    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    def mistaken(_: str) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(house.backups, "settle", mistaken)
+    transfer = house.receiver.open(UUID)
+    await transfer.run(Source())
+    await transfer.over
+    assert house.heard.over == [("in", None, len(DATA))]
+    assert house.world.registered == {UUID: ""}
+    assert house.store.transfers(unfinished=True) == []
+    logged_errors.take(RuntimeError)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nor_does_one_when_the_panel_may_have_heard(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = OSError("a mistake")
+
+    def mistaken(server: str) -> None:
+        settle(server)
+        if house.store.reports():
+            raise error
+
+    settle = house.staging.settle
+    monkeypatch.setattr(house.staging, "settle", mistaken)
+    transfer = house.receiver.open(UUID)
+    with pytest.raises(OSError, match="a mistake"):
+        await transfer.run(Source())
+    await transfer.over
+    assert house.heard.over == [("in", error, len(DATA))]
+    # The next daemon goes on with it.
+    (entry,) = house.store.transfers(unfinished=True)
+    assert entry.step == "REPORT"

@@ -1,0 +1,117 @@
+"""Which streams of one transfer may come: in any order, each once, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import permutations
+
+import pytest
+
+from wingsd.errors import StreamMissing, StreamRefused
+from wingsd.transfers.incoming.uploads import StreamRoll, name_of
+
+FIRST = -1
+
+
+def call(roll: StreamRoll, number: int, count: int) -> None:
+    if number == FIRST:
+        roll.first(str(count))
+    else:
+        assert roll.further(str(number)) == number
+
+
+@pytest.mark.parametrize("order", permutations([FIRST, 0, 1, 2]))
+def test_they_may_come_in_any_order(order: tuple[int, ...]) -> None:
+    roll = StreamRoll(16)
+    for number in order[:-1]:
+        call(roll, number, 3)
+        assert not roll.is_complete
+    call(roll, order[-1], 3)
+    assert roll.is_complete
+
+
+@pytest.mark.parametrize("count", ["", "0"])
+def test_one_without_others_is_complete_at_once(count: str) -> None:
+    roll = StreamRoll(16)
+    roll.first(count)
+    assert roll.is_complete
+    assert roll.others == 0
+
+
+def come(*numbers: int, count: int = 3) -> Callable[[StreamRoll], object]:
+    def come_all(roll: StreamRoll) -> None:
+        for number in numbers:
+            call(roll, number, count)
+
+    return come_all
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        (come(FIRST, 1, 1), "stream 1 came twice"),
+        (come(1, 1), "stream 1 came twice"),
+        (come(FIRST, FIRST), "the first request came twice"),
+        (come(FIRST, 0, 1, 2, 2), "stream 2 came twice"),
+        (come(FIRST, 3), "stream 3 came, and the first request tells of 0 to 2"),
+        (come(3, FIRST), "stream 3 came, and the first request tells of 0 to 2"),
+        (come(FIRST, 0, count=0), "stream 0 came, and the first request tells of none"),
+        (come(0, FIRST, count=0), "stream 0 came, and the first request tells of none"),
+        (come(16), "this node takes 16 beside the first"),
+        (come(FIRST, count=17), "in 17 streams beside the first, and this node takes 16"),
+    ],
+)
+def test_one_that_is_not_one_of_them_is_refused(
+    steps: Callable[[StreamRoll], object], reason: str
+) -> None:
+    with pytest.raises(StreamRefused) as caught:
+        steps(StreamRoll(16))
+    assert reason in caught.value.detail
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.5", " 1", "1_0", "٣", "9999999", "0x1", "1, 2"])
+def test_a_header_that_is_no_number_is_refused(text: str) -> None:
+    for read in (StreamRoll(16).first, StreamRoll(16).further):
+        with pytest.raises(StreamRefused, match="expected a number"):
+            read(text)
+
+
+def test_a_request_is_the_first_or_one_of_the_others() -> None:
+    with pytest.raises(StreamRefused, match="not both"):
+        StreamRoll(16).further("0", "2")
+
+
+def test_a_first_that_is_refused_has_come_all_the_same() -> None:
+    roll = StreamRoll(16)
+    with pytest.raises(StreamRefused, match="expected a number"):
+        roll.first("many")
+    with pytest.raises(StreamRefused, match="twice"):
+        roll.first("2")
+
+
+def test_one_that_left_may_come_again() -> None:
+    roll = StreamRoll(16)
+    roll.further("0")
+    roll.leave(0)
+    roll.leave(0)
+    roll.first("1")
+    assert not roll.is_complete
+    roll.further("0")
+    assert roll.is_complete
+
+
+def test_it_is_told_what_is_missing() -> None:
+    roll = StreamRoll(16)
+    roll.further("1")
+    error = roll.missing(60)
+    assert isinstance(error, StreamMissing)
+    assert error.detail.startswith("the first request, the one with Multiplex-Stream-Count, did")
+    roll.first("4")
+    assert roll.missing(2.5).detail == (
+        "stream 0, stream 2, stream 3 did not come within 2.5 s (system.transfers.streams.within)"
+    )
+
+
+def test_they_have_names() -> None:
+    assert (name_of(None), name_of(3)) == ("the first request", "stream 3")

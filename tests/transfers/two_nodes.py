@@ -1,0 +1,129 @@
+"""Requests that bring one server, on their way to a node, and what their senders are answered."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
+
+from tests.daemon.harness import UUID
+from tests.transfers.receiving import House, Source, reactor
+from wingsd.auth.tokens import TransferToken
+from wingsd.config import Streams
+from wingsd.errors import WingsdError
+from wingsd.threadio import Feed
+from wingsd.transfers.form.upload_form import Checksums, UploadForm
+from wingsd.transfers.incoming.multistream import StreamGroups
+
+
+def archive(name: str, data: bytes = b"data") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size, member.mtime = len(data), 1_700_000_000
+        tar.addfile(member, io.BytesIO(data))
+    return gzip.compress(buffer.getvalue())
+
+
+class Stream(Source):
+    """One of the requests, and what its sender was answered: None for success."""
+
+    def __init__(self, name: str, **how: Any) -> None:
+        super().__init__(archive(f"world/{name}"), **how)
+        self.answers: list[WingsdError | None] = []
+        self.read = False
+
+    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[Checksums]:
+        if self.stopped:
+            raise self.stopped[0]
+        self.read = True
+        return super().read_into(form, feed)
+
+    @property
+    def answer(self) -> WingsdError | None:
+        (answer,) = self.answers
+        return answer
+
+
+class Held(Stream):
+    """One whose body does not come before `go_on`; the thread waits for it."""
+
+    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[Checksums]:
+        if self.stopped:
+            raise self.stopped[0]
+        self.read = True
+        self._feed = feed
+        self._coming: Deferred[Checksums] = Deferred()
+        return self._coming
+
+    def go_on(self) -> None:
+        self._feed.write(self.data)
+        self._feed.finish()
+        self._coming.callback(Checksums(self.checksum, {}))
+
+    def stop(self, error: WingsdError) -> None:
+        super().stop(error)
+        if self.read and not self._coming.called:
+            self._feed.fail(error)
+            self._coming.errback(error)
+
+
+class Town:
+    """The requests of one token, on their way to a node."""
+
+    def __init__(self, house: House, most: int = 16) -> None:
+        self.house = house
+        self.clock = Clock()
+        self.token = TransferToken(UUID, "digest", reactor.seconds() + 1000)
+        self.groups = StreamGroups(
+            house.receiver, house.journal, Streams(most=most, within=60), self.clock
+        )
+
+    def first(self, stream: Stream, count: str = "") -> Deferred[None]:
+        return self._come(stream, lambda group: group.open(count, stream))
+
+    def further(self, stream: Stream, number: str, count: str = "") -> Deferred[None]:
+        return self._come(stream, lambda group: group.join(number, count, stream))
+
+    def _come(self, stream: Stream, enter: Callable[[Any], Awaitable[Any]]) -> Deferred[None]:
+        group = self.groups.of(self.token)
+
+        async def come() -> None:
+            try:
+                rest = await enter(group)
+                await rest()
+            except WingsdError as error:
+                stream.answers.append(error)
+            else:
+                stream.answers.append(None)
+
+        return Deferred.fromCoroutine(come())
+
+    async def settled(self) -> None:
+        for transfer in tuple(self.house.receiver._open.values()):
+            await transfer.over
+        assert self.groups._open == {}
+
+    async def all_fail(self, kind: type[WingsdError], *streams: Stream) -> WingsdError:
+        """See that each was answered with the same error, and that nothing is left."""
+        error = streams[0].answer
+        assert isinstance(error, kind)
+        assert [stream.answer for stream in streams] == [error] * len(streams)
+        await self.settled()
+        assert self.house.world.calls == ["owns", "server", "failure"]
+        assert self.house.left() == []
+        assert self.house.kept() == {}
+        assert await self.house.journal.was_used(self.token.digest, self.token.expires)
+        return error
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        for _ in range(2000):
+            if condition():
+                return
+            await deferLater(reactor, 0.005)
+        raise AssertionError("it did not come to that")

@@ -1,0 +1,35 @@
+"""Whoever listens hears how long a call took and how it ended."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.task import Clock
+
+from tests.heard import Heard
+from wingsd.util.observer import ENGINE, PANEL, Observer
+
+
+def test_a_call_is_timed() -> None:
+    heard, clock = Heard(), Clock()
+    with heard.timing(PANEL, "list", clock.seconds):
+        clock.advance(3)
+    assert heard.calls == [(PANEL, "list", 3, None)]
+
+
+def test_one_that_fails_is_too_and_fails_all_the_same() -> None:
+    heard, clock, error = Heard(), Clock(), OSError("gone")
+
+    def look() -> None:
+        with heard.timing(ENGINE, "look", clock.seconds):
+            clock.advance(2)
+            raise error
+
+    with pytest.raises(OSError, match="gone"):
+        look()
+    assert heard.calls == [(ENGINE, "look", 2, error)]
+
+
+def test_nobody_need_listen() -> None:
+    with Observer().timing(PANEL, "list", Clock().seconds):
+        pass
+    Observer().answered(ValueError())

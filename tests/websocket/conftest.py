@@ -1,0 +1,18 @@
+"""What the tests of the WebSocket share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from tests.websocket.consoles import House
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    made = House()
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

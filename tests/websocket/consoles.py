@@ -1,0 +1,148 @@
+"""A site with one server's WebSocket, and browsers that open it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jwt
+import trustme
+from twisted.internet import reactor as installed_reactor
+from twisted.internet import ssl
+from twisted.internet.task import deferLater
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.web.iweb import IRequest
+from twisted.web.resource import Resource
+
+from tests.support.browser import Browser
+from wingsd.auth.tokens import DenyList
+from wingsd.config import Config
+from wingsd.errors import NotRunning
+from wingsd.events import Event, EventBus
+from wingsd.http.site import NodeSite, NotFound
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.websocket import ConsoleSockets
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+KEY = "k" * 64
+ORIGIN = "https://panel.example.com"
+reactor: Any = installed_reactor
+
+
+class FakeServer:
+    """A server of which only a console is there."""
+
+    uuid = UUID
+    disowned = False
+
+    def __init__(self) -> None:
+        self.state = PowerState.RUNNING
+        self.lines = [f"line {number}" for number in range(200)]
+        self.done: list[tuple[Any, ...]] = []
+        self.fault: Exception | None = None
+
+    def stats(self) -> str:
+        return '{"state": "running"}'
+
+    async def power(self, action: PowerAction, wait_seconds: float = 30) -> None:
+        self.done.append((action, wait_seconds))
+        if self.fault is not None:
+            raise self.fault
+
+    async def command(self, line: str) -> None:
+        if self.state is PowerState.OFFLINE:
+            raise NotRunning("Cannot send commands to a stopped server instance.")
+        self.done.append((line,))
+
+    async def logs(self, lines: int) -> list[str]:
+        return self.lines[-lines:]
+
+
+class _At(Resource):
+    """Finds the WebSocket as the Panel's calls do: anew for each look at the path."""
+
+    def __init__(self, house: House) -> None:
+        super().__init__()
+        self._house = house
+
+    def getChild(self, path: bytes, request: IRequest) -> Resource:
+        if self._house.has_left:
+            return self._house.sockets.resource_of_moved(UUID) or NotFound()
+        return self._house.sockets.resource(self._house.server)  # type: ignore[arg-type]
+
+
+class House:
+    """A site with one server's WebSocket, and the browsers that a test opens."""
+
+    def __init__(self) -> None:
+        self.server = FakeServer()
+        #: Whether the server has left this node.
+        self.has_left = False
+        self.bus = EventBus()
+        self.denied = DenyList(booted=time.time() - 1000)
+        self.authority = trustme.CA()
+        self.browsers: list[Browser] = []
+        self.url = ""
+
+    def listen(self, *, secure: bool = False, timeout: float = 60, **changes: Any) -> None:
+        config = Config(token_id="id", token=KEY, remote=f"{ORIGIN}/", **changes)
+        self.sockets = ConsoleSockets(config, self.bus, self.denied, reactor)
+        root = NotFound()
+        root.putChild(b"servers", _At(self))
+        self.site = NodeSite(root, reactor=reactor, timeout=timeout)
+        factory: Any = self.site
+        if secure:
+            issued = self.authority.issue_cert("localhost")
+            pem = issued.private_key_and_cert_chain_pem.bytes()
+            certificate = ssl.PrivateCertificate.loadPEM(pem)
+            factory = TLSMemoryBIOFactory(certificate.options(), False, factory)
+        self.port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        scheme = "wss" if secure else "ws"
+        self.url = f"{scheme}://localhost:{self.port.getHost().port}/servers/ws"
+
+    def token(self, *permissions: str, **claims: Any) -> str:
+        now = int(time.time())
+        usual = {
+            "iat": now,
+            "exp": now + 600,
+            "jti": "j",
+            "user_uuid": "user",
+            "server_uuid": UUID,
+            "permissions": ["websocket.connect", *permissions],
+        }
+        return jwt.encode(usual | claims, KEY, "HS256")
+
+    async def open(self, *permissions: str, origin: str | None = ORIGIN) -> Browser:
+        """Return a browser that is connected and has shown no token."""
+        ca = ssl.Certificate.loadPEM(self.authority.cert_pem.bytes())
+        browser = Browser(self.url, self.token(*permissions), origin, ca)
+        self.browsers.append(browser)
+        return await browser.connect(reactor)
+
+    async def watch(self, *permissions: str) -> Browser:
+        """Return a browser that watches the server."""
+        browser = await self.open(*permissions)
+        await browser.auth()
+        await browser.wait_for("status")
+        return browser
+
+    def publish(self, name: str, *args: str) -> None:
+        self.bus.publish(Event(UUID, name, args))
+
+    @property
+    def clients(self) -> list[Any]:
+        return list(self.sockets._clients.get(UUID, ()))
+
+    async def gone(self) -> None:
+        """Return when the site has no connection any more."""
+        while self.site.connections:
+            await deferLater(reactor, 0.001)
+
+    async def close(self) -> None:
+        for browser in self.browsers:
+            if browser.closed is None and browser._wire is not None:
+                browser.wire.transport.abortConnection()
+        await self.port.stopListening()
+        await self.gone()
+        assert self.sockets.count(UUID) == 0
+        assert self.bus._subscribers == {}

@@ -1,0 +1,129 @@
+"""What is kept of transfers for browsers that connect late, on a clock of the test's own."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.task import Clock
+
+from wingsd.events import Event, EventBus
+from wingsd.websocket.recent_transfers import ENDED_MAX, REPEATS_MAX, RecentTransfers
+
+SERVER = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+USER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"
+LINES_MAX = 5
+
+
+class Node:
+    """A bus with transfers on it, and what is kept of them."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_700_000_000.75)
+        self.bus = EventBus()
+        self.recent = RecentTransfers(self.bus, self.clock, self.clock.seconds, LINES_MAX)
+
+    def states(self, *states: str, server: str = SERVER) -> None:
+        for state in states:
+            self.bus.publish(Event(server, "transfer status", (state,)))
+
+    def say(self, *lines: str) -> None:
+        for line in lines:
+            self.bus.publish(Event(SERVER, "transfer logs", (line,)))
+
+    def repeat(self, user: str = USER, issued: float = 0, *, is_here: bool = True) -> str:
+        issued = issued or self.clock.seconds()
+        return self.recent.repeat(SERVER, user, issued, is_here=is_here)
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+def test_the_lines_of_a_transfer_are_kept_in_order(node: Node) -> None:
+    node.states("pending")
+    node.say("one")
+    node.states("processing")
+    node.say("two")
+    assert node.recent.is_under_way(SERVER)
+    assert node.recent.lines(SERVER) == ["one", "two"]
+
+
+def test_only_so_many_lines_are_kept(node: Node) -> None:
+    node.states("pending")
+    node.say(*map(str, range(20)))
+    assert node.recent.lines(SERVER) == ["15", "16", "17", "18", "19"]
+
+
+def test_lines_without_a_transfer_are_not_kept(node: Node) -> None:
+    node.say("one")
+    assert node.recent.lines(SERVER) == []
+    assert not node.recent.is_under_way(SERVER)
+
+
+def test_another_transfer_begins_without_the_lines_and_the_end_of_the_last(node: Node) -> None:
+    node.states("pending")
+    node.say("one")
+    node.states("failed", "failure", "pending")
+    node.say("two")
+    assert node.recent.lines(SERVER) == ["two"]
+    assert node.repeat() == ""
+
+
+@pytest.mark.parametrize("states", [("failed", "failure"), ("success", "completed")])
+def test_an_ended_transfer_is_kept_for_a_minute(node: Node, states: tuple[str, ...]) -> None:
+    node.states("pending")
+    node.say("one")
+    node.states(*states)
+    node.clock.advance(59.9)
+    assert not node.recent.is_under_way(SERVER)
+    assert node.recent.lines(SERVER) == ["one"]
+    assert node.recent.has_moved(SERVER) == (states[-1] == "completed")
+    node.clock.advance(0.2)
+    assert node.recent.lines(SERVER) == []
+    assert not node.recent.has_moved(SERVER)
+    assert node.clock.getDelayedCalls() == []
+
+
+def test_a_transfer_under_way_outlives_the_minute_of_the_one_before(node: Node) -> None:
+    node.states("pending", "failed", "pending")
+    node.say("one")
+    node.clock.advance(61)
+    assert node.recent.lines(SERVER) == ["one"]
+
+
+def test_only_so_many_ended_transfers_are_kept(node: Node) -> None:
+    for number in range(ENDED_MAX + 1):
+        node.states("pending", "success", "completed", server=f"server {number}")
+    assert not node.recent.has_moved("server 0")
+    assert node.recent.has_moved("server 1")
+    assert node.recent.has_moved(f"server {ENDED_MAX}")
+
+
+def test_a_failure_is_repeated_where_the_server_is_and_a_success_where_it_is_not(
+    node: Node,
+) -> None:
+    node.states("pending", "failed", "failure")
+    assert (node.repeat(is_here=False), node.repeat()) == ("", "failed")
+    node.states("pending", "success", "completed")
+    assert (node.repeat(), node.repeat(is_here=False)) == ("", "completed")
+
+
+def test_nothing_is_repeated_of_a_transfer_under_way(node: Node) -> None:
+    assert node.repeat() == ""
+    node.states("pending", "processing")
+    assert (node.repeat(), node.repeat(is_here=False)) == ("", "")
+
+
+def test_each_user_hears_an_end_three_times_at_most(node: Node) -> None:
+    node.states("pending", "failed", "failure")
+    assert [node.repeat() for _ in range(5)] == ["failed"] * REPEATS_MAX + [""] * 2
+    assert node.repeat("another user") == "failed"
+
+
+def test_a_token_issued_more_than_a_second_after_the_end_hears_nothing(node: Node) -> None:
+    node.states("pending", "failed", "failure")
+    end = node.clock.seconds()
+    node.clock.advance(30)
+    assert node.repeat(issued=end + 1.01) == ""
+    assert [node.repeat(issued=end + late) for late in (-300, 0, 1)] == ["failed"] * REPEATS_MAX

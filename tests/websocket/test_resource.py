@@ -1,0 +1,119 @@
+"""Who may open a WebSocket, and what the others are told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from tests.support.browser import NotOpened
+from tests.websocket.consoles import ORIGIN, UUID, House, reactor
+from wingsd.websocket.resource import SOCKETS_MAX
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example.com", "http://panel.example.com", None])
+@pytest_twisted.ensureDeferred
+async def test_a_page_of_elsewhere_is_refused_before_the_upgrade(
+    house: House, origin: str | None
+) -> None:
+    house.listen()
+    with pytest.raises(NotOpened, match="403"):
+        await house.open(origin=origin)
+    assert house.sockets.count(UUID) == 0
+
+
+@pytest.mark.parametrize("origin", ["https://other.example.com", "https://any.example.com", None])
+@pytest_twisted.ensureDeferred
+async def test_pages_that_are_allowed_are_not(house: House, origin: str | None) -> None:
+    allowed = ("*",) if origin != "https://other.example.com" else (origin,)
+    house.listen(allowed_origins=allowed)
+    await house.open(origin=origin)
+    assert house.sockets.count(UUID) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_there_are_only_so_many_for_a_server(house: House) -> None:
+    house.listen()
+    browsers = [await house.watch() for _ in range(SOCKETS_MAX)]
+    with pytest.raises(NotOpened, match="400"):
+        await house.open()
+    await browsers[0].close()
+    await house.open()
+    assert house.sockets.count(UUID) == SOCKETS_MAX
+
+
+@pytest_twisted.ensureDeferred
+async def test_those_without_a_token_take_nobodys_place(house: House) -> None:
+    house.listen()
+    watching = await house.watch()
+    waiting = [await house.open() for _ in range(SOCKETS_MAX - 1)]
+    late = [await house.watch() for _ in range(2)]
+    for browser in waiting[:2]:
+        assert await browser.wait_closed() == (1013, "too many WebSockets wait for a token")
+    assert house.sockets.count(UUID) == SOCKETS_MAX
+    assert [b.closed for b in (watching, *waiting[2:], *late)] == [None] * SOCKETS_MAX
+
+
+async def answer_to(house: House, request: bytes) -> tuple[int, Any]:
+    """Return status and JSON of the answer to what is no browser's request."""
+    from twisted.internet.endpoints import HostnameEndpoint  # noqa: PLC0415
+    from twisted.internet.protocol import Factory, Protocol  # noqa: PLC0415
+
+    done: Deferred[bytes] = Deferred()
+
+    class Raw(Protocol):
+        received = b""
+
+        def connectionMade(self) -> None:
+            assert self.transport is not None
+            self.transport.write(request)
+
+        def dataReceived(self, data: bytes) -> None:
+            self.received += data
+
+        def connectionLost(self, reason: Any = None) -> None:
+            done.callback(self.received)
+
+    endpoint = HostnameEndpoint(reactor, "localhost", house.port.getHost().port)
+    await endpoint.connect(Factory.forProtocol(Raw))
+    head, _, body = (await done.addTimeout(10, reactor)).partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def handshake(**headers: str | None) -> bytes:
+    usual = {
+        "Host": "localhost",
+        "Origin": ORIGIN,
+        "Upgrade": "WebSocket",
+        "Connection": "keep-alive, Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    changed = usual | {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [f"{name}: {value}" for name, value in changed.items() if value is not None]
+    return "\r\n".join(["GET /servers/ws HTTP/1.1", *lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (handshake(Upgrade=None, Connection="close"), 426),
+        (handshake(Connection="close").replace(b"GET", b"POST"), 405),
+        (handshake(Connection="keep-alive"), 400),
+        (handshake(Host=None), 400),
+        (handshake(Sec_WebSocket_Key="short"), 400),
+        (handshake(Sec_WebSocket_Version="12"), 400),
+        (handshake().replace(b"HTTP/1.1", b"HTTP/1.0"), 505),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_handshake_is_answered_in_json(
+    house: House, request_bytes: bytes, status: int
+) -> None:
+    house.listen()
+    code, body = await answer_to(house, request_bytes)
+    assert code == status
+    assert body["error"]

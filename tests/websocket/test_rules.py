@@ -1,0 +1,127 @@
+"""Messages, how many of them may come, and what happens to those for a slow browser."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wingsd.errors import BadRequest
+from wingsd.websocket.client import ALL_MAX, LINES_MAX, Fate, Outbox
+from wingsd.websocket.messages import Message, Meter, Meters
+
+
+def encoded(**message: object) -> bytes:
+    return json.dumps(message).encode()
+
+
+@given(st.text(), st.lists(st.text()))
+def test_a_message_is_read_as_it_was_written(event: str, args: list[str]) -> None:
+    message = Message(event, tuple(args))
+    assert Message.decode(message.encode()) == message
+
+
+def test_what_is_no_unicode_is_sent_all_the_same() -> None:
+    assert json.loads(Message("x", ("a\udcffb",)).encode())["args"] == ["a?b"]
+
+
+@pytest.mark.parametrize(
+    ("args", "read"),
+    [(["a", "b"], "ab"), ([None], ""), ([], ""), (None, "")],
+)
+def test_the_texts_are_read_as_one(args: object, read: str) -> None:
+    assert Message.decode(encoded(event="x", args=args)).text == read
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[" * 4096, "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b'{"event": "x"}'.decode().encode("utf-16"), "not JSON"),
+        (b"5", '"event"'),
+        (b"[]", '"event"'),
+        (encoded(args=[]), '"event"'),
+        (encoded(event=5), '"event"'),
+        (encoded(event="x", args="y"), '"args"'),
+        (encoded(event="x", args=[5]), '"args"'),
+        (encoded(event="x", args=[["y"]]), '"args"'),
+    ],
+)
+def test_what_is_no_message_is_told_why(payload: bytes, why: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        Message.decode(payload)
+    assert why in caught.value.detail
+
+
+def test_a_meter_lets_a_burst_pass_and_then_so_many_a_second() -> None:
+    meter = Meter(3, 2.0)
+    assert [meter.allows(100.0) for _ in range(4)] == [True, True, True, False]
+    assert [meter.allows(100.6) for _ in range(2)] == [True, False]
+    assert [meter.allows(200.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_clock_that_goes_back_gives_nothing_and_takes_nothing() -> None:
+    meter = Meter(2, 1.0)
+    assert [meter.allows(at) for at in (100.0, 50.0, 50.0)] == [True, True, False]
+    assert meter.allows(51.0)
+
+
+def test_what_is_too_much_is_said_once_until_something_passes() -> None:
+    meters = Meters()
+    assert [meters.refuse("auth", 0.0) for _ in range(4)] == [None, None, "auth", ""]
+    assert [meters.refuse("auth", at) for at in (5.0, 5.1)] == [None, "auth"]
+
+
+def test_each_kind_has_a_meter_and_all_have_one_in_common() -> None:
+    meters = Meters()
+    assert [meters.refuse("send stats", 0.0) for _ in range(5)][-1] == "send stats"
+    assert meters.refuse("set state", 0.0) == ""
+    assert meters.refuse("send command", 0.0) is None
+    assert [meters.refuse_any(0.0) for _ in range(12)][-3:] == [None, "global", ""]
+
+
+def test_everything_is_sent_to_a_browser_that_reads() -> None:
+    outbox = Outbox()
+    assert outbox.fate(10 * ALL_MAX, droppable=True) is Fate.SEND
+
+
+def test_lines_for_one_that_does_not_read_wait_up_to_a_mark_and_then_are_dropped() -> None:
+    outbox = Outbox()
+    outbox.pause()
+    line = 1024
+    fates = [outbox.fate(line, droppable=True, line=True) for _ in range(LINES_MAX // line + 3)]
+    assert fates == [Fate.SEND] * (LINES_MAX // line) + [Fate.DROP] * 3
+    assert outbox.fate(1, droppable=True, line=True) is Fate.DROP
+    assert outbox.fate(LINES_MAX, droppable=True) is Fate.DROP
+    assert outbox.resume() == 4
+    assert outbox.fate(line, droppable=True, line=True) is Fate.SEND
+
+
+def test_the_transport_may_say_many_times_that_it_has_too_much() -> None:
+    outbox = Outbox()
+    for _ in range(10):
+        outbox.pause()
+        outbox.fate(LINES_MAX // 4, droppable=True)
+    assert outbox.waiting <= LINES_MAX
+
+
+def test_what_must_not_be_dropped_waits_beyond_that_mark_but_not_without_end() -> None:
+    outbox = Outbox()
+    outbox.pause()
+    outbox.fate(LINES_MAX, droppable=True)
+    room = ALL_MAX - LINES_MAX
+    assert outbox.fate(room, droppable=False) is Fate.SEND
+    assert outbox.fate(1, droppable=False) is Fate.GIVE_UP
+    assert outbox.waiting_most == ALL_MAX
+
+
+def test_nothing_is_said_of_an_episode_in_which_no_line_was_lost() -> None:
+    outbox = Outbox()
+    outbox.pause()
+    outbox.fate(2 * LINES_MAX, droppable=True)
+    assert outbox.resume() == 0

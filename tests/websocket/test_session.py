@@ -1,0 +1,374 @@
+"""What a browser may see and do, with plain values."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import jwt
+import pytest
+
+from wingsd.auth.tokens import EXPIRED, DenyList
+from wingsd.errors import BadRequest, EnvironmentFailed, NotRunning
+from wingsd.websocket.messages import Message
+from wingsd.websocket.session import Close, Command, Logs, Power, Session, Step
+
+UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+OTHER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
+KEY = "k" * 64
+DENIED = "jwt: created too far in past (denylist)"
+SUCCESS = Message("auth success")
+
+
+class LastTransfer:
+    """The server's last transfer: it has taken the server away or not, and `state` is its end."""
+
+    def __init__(self) -> None:
+        self.has_moved = False
+        self.state = ""
+        self.asked: list[tuple[str, float]] = []
+
+    def repeat(self, user: str, issued: float) -> str:
+        self.asked.append((user, issued))
+        return self.state
+
+
+class Talk:
+    """A browser's session, at a time that the test sets; messages are far enough apart."""
+
+    def __init__(self, state: str = "running") -> None:
+        # PyJWT has a clock of its own, so the talk begins now.
+        self.begin = self.now = float(int(time.time()))
+        self.denied = DenyList(booted=self.begin - 1000)
+        self.state = state
+        self.transfer = LastTransfer()
+        self.session = self.connect()
+
+    def connect(self, *, has_left: bool = False) -> Session:
+        self.session = Session(
+            UUID,
+            KEY,
+            self.denied,
+            lambda: self.state,
+            lambda: "{}",
+            self.transfer,
+            has_left=has_left,
+        )
+        return self.session
+
+    def token(self, *permissions: str, **claims: Any) -> str:
+        usual = {
+            "iat": self.begin,
+            "exp": self.begin + 600,
+            "jti": "j",
+            "user_uuid": "user",
+            "server_uuid": UUID,
+            "permissions": ["websocket.connect", *permissions],
+        }
+        return jwt.encode(usual | claims, KEY, "HS256")
+
+    def send(self, event: str, *args: str | None) -> list[Step]:
+        self.now += 6
+        payload = json.dumps({"event": event, "args": args}).encode()
+        return self.session.receive(payload, self.now)
+
+    def auth(self, *permissions: str, **claims: Any) -> list[Step]:
+        return self.send("auth", self.token(*permissions, **claims))
+
+    def event(self, name: str, *args: str) -> list[Step]:
+        return self.session.event(name, args, self.now)
+
+    def look(self, after: float = 30) -> list[Step]:
+        self.now += after
+        return self.session.look(self.now)
+
+
+def authenticated(*permissions: str, **claims: Any) -> Talk:
+    talk = Talk()
+    assert talk.auth(*permissions, **claims)[0] == SUCCESS
+    return talk
+
+
+def error(steps: list[Step], event: str = "daemon error") -> str:
+    (message,) = steps
+    assert isinstance(message, Message)
+    assert message.event == event
+    return message.args[0]
+
+
+def test_a_good_token_is_answered_with_the_servers_state() -> None:
+    assert Talk("starting").auth() == [SUCCESS, Message("status", ("starting",))]
+
+
+def test_of_a_stopped_server_the_stats_come_too() -> None:
+    stats = Message("stats", ("{}",))
+    assert Talk("offline").auth() == [SUCCESS, Message("status", ("offline",)), stats]
+
+
+def test_a_renewed_token_is_answered_and_nothing_else() -> None:
+    talk = authenticated()
+    assert talk.auth() == [SUCCESS]
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ({"exp": 1000}, EXPIRED),
+        ({"iat": 1000}, DENIED),
+        ({"server_uuid": OTHER}, "jwt: server uuid mismatch"),
+        ({"permissions": ["control.console"]}, "jwt: missing connect permission"),
+        ({"server_uuid": "x"}, "not the UUID of a server"),
+    ],
+)
+def test_a_bad_token_is_refused_in_words(claims: dict[str, Any], words: str) -> None:
+    talk = Talk()
+    assert words in error(talk.auth(**claims), "jwt error")
+    assert talk.event("status", "running") == []
+
+
+def test_what_is_no_token_is_refused() -> None:
+    assert "cannot be read" in error(Talk().send("auth", "nonsense"), "jwt error")
+    assert "cannot be read" in error(Talk().send("auth"), "jwt error")
+    assert "cannot be read" in error(Talk().send("auth", "\ud800"), "jwt error")
+
+
+def test_a_bad_token_takes_nothing_from_a_good_one() -> None:
+    talk = authenticated()
+    assert error(talk.auth(server_uuid=OTHER), "jwt error")
+    assert talk.event("status", "offline") == [Message("status", ("offline",))]
+
+
+@pytest.mark.parametrize("event", ["set state", "send command", "send logs", "send stats", "?"])
+def test_without_a_token_nothing_is_done(event: str) -> None:
+    assert error(Talk().send(event, "start"), "jwt error") == "jwt: no jwt present"
+
+
+def test_everything_is_done_for_one_who_may_do_everything() -> None:
+    talk = authenticated("*")
+    assert talk.send("set state", "start") == [Power("start", "user")]
+    assert talk.send("set state", "restart") == [Power("restart", "user")]
+    assert talk.send("send command", "say ", "hello") == [Command("say hello")]
+    assert talk.send("send logs", None) == [Logs()]
+    assert talk.send("send stats", None) == [Message("stats", ("{}",))]
+
+
+@pytest.mark.parametrize(
+    ("action", "permission"),
+    [
+        ("start", "control.start"),
+        ("stop", "control.stop"),
+        ("kill", "control.stop"),
+        ("restart", "control.restart"),
+    ],
+)
+def test_each_action_needs_its_permission_and_no_other(action: str, permission: str) -> None:
+    assert authenticated(permission).send("set state", action) == [Power(action, "user")]
+    others = {"control.start", "control.stop", "control.restart", "control.console"} - {permission}
+    assert permission in error(authenticated(*others).send("set state", action))
+
+
+def test_a_command_needs_its_permission() -> None:
+    assert authenticated("control.console").send("send command", "x") == [Command("x")]
+    assert "control.console" in error(authenticated("control.start").send("send command", "x"))
+
+
+def test_what_nobody_knows_is_told_so() -> None:
+    talk = authenticated("*")
+    assert "start, stop, restart, kill" in error(talk.send("set state", "explode"))
+    assert "'dance'" in error(talk.send("dance"))
+    assert "not JSON" in error(talk.session.receive(b"{", talk.now))
+
+
+@pytest.mark.parametrize(
+    ("event", "permission"),
+    [
+        ("transfer logs", "admin.websocket.transfer"),
+        ("install output", "admin.websocket.install"),
+        ("backup completed:8d2f5a14", "backup.read"),
+    ],
+)
+def test_some_events_are_not_for_all(event: str, permission: str) -> None:
+    shown = [Message(event, ("x",))]
+    assert authenticated(permission).event(event, "x") == shown
+    assert authenticated("control.start").event(event, "x") == []
+    assert authenticated("*").event(event, "x") == ([] if "admin" in permission else shown)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        "status",
+        "stats",
+        "console output",
+        "daemon message",
+        "transfer status",
+        "install started",
+        "install completed",
+        "backup restore completed",
+    ],
+)
+def test_the_others_are(event: str) -> None:
+    assert Talk().event(event, "x") == []
+    assert authenticated().event(event, "x") == [Message(event, ("x",))]
+
+
+def test_a_server_that_is_deleted_takes_everybody_off() -> None:
+    (close,) = Talk().event("deleted")
+    assert isinstance(close, Close)
+    assert close.code == 1001
+    assert authenticated().event("deleted") == [Message("deleted"), close]
+
+
+def test_a_token_that_ends_is_told_of_once_before_and_again_and_again_after() -> None:
+    talk = authenticated(exp=Talk().begin + 100)
+    assert talk.look(20) == []
+    assert talk.look() == [Message("token expiring")]
+    assert talk.look() == []
+    assert talk.look() == [Message("token expired")]
+    assert talk.look() == [Message("token expired")]
+
+
+def test_after_its_end_nothing_is_seen_or_done_until_there_is_another() -> None:
+    talk = authenticated("*", exp=Talk().begin + 100)
+    talk.now += 200
+    assert talk.event("console output", "secret") == [Message("token expired")]
+    assert talk.event("console output", "secret") == []
+    assert error(talk.send("send command", "x"), "jwt error") == EXPIRED
+    talk.state = "stopping"
+    assert talk.auth("*") == [SUCCESS, Message("status", ("stopping",))]
+    assert talk.event("console output", "x") == [Message("console output", ("x",))]
+    assert talk.send("send command", "x") == [Command("x")]
+
+
+def test_a_token_taken_back_is_told_of_once_and_sees_and_does_nothing_more() -> None:
+    talk = authenticated("*")
+    talk.denied.deny(["j"], talk.now)
+    assert talk.event("status", "offline") == [Message("jwt error", (DENIED,))]
+    assert talk.event("status", "running") == []
+    assert talk.look() == []
+    assert error(talk.send("set state", "start"), "jwt error") == DENIED
+    assert error(talk.auth("*"), "jwt error") == DENIED
+
+
+def test_it_is_told_of_soon_when_nothing_happens() -> None:
+    talk = authenticated()
+    talk.denied.deny(["j"], talk.now)
+    assert talk.look() == [Message("jwt error", (DENIED,))]
+    assert talk.look() == []
+
+
+def test_a_later_token_of_the_same_user_is_good_again() -> None:
+    talk = authenticated()
+    talk.denied.deny(["j"], talk.now)
+    assert talk.event("status", "offline") == [Message("jwt error", (DENIED,))]
+    later = talk.now + 1
+    talk.denied.deny(["j"], later)
+    assert talk.auth(iat=later)[0] == SUCCESS
+
+
+def test_one_that_missed_the_end_of_a_transfer_is_sent_it_after_the_state() -> None:
+    talk = Talk()
+    talk.transfer.state = "failed"
+    assert talk.auth() == [
+        SUCCESS,
+        Message("status", ("running",)),
+        Message("transfer status", ("failed",)),
+    ]
+    assert talk.auth() == [SUCCESS]
+    assert talk.transfer.asked == [("user", talk.begin)]
+
+
+def test_pending_is_not_sent_and_processing_is() -> None:
+    talk = authenticated()
+    assert talk.event("transfer status", "pending") == []
+    processing = Message("transfer status", ("processing",))
+    assert talk.event("transfer status", "processing") == [processing]
+
+
+def test_the_lines_of_a_transfer_are_for_those_who_may_see_them() -> None:
+    assert authenticated("*").send("send logs", None) == [Logs(transfer=False)]
+    administrator = authenticated("admin.websocket.transfer")
+    assert administrator.send("send logs", None) == [Logs(transfer=True)]
+
+
+def test_of_a_server_that_has_left_only_the_end_of_its_transfer_is_sent() -> None:
+    talk = Talk()
+    talk.transfer.state = "completed"
+    talk.connect(has_left=True)
+    assert talk.auth("*") == [SUCCESS, Message("transfer status", ("completed",))]
+    assert talk.event("console output", "secret") == []
+    assert talk.send("send logs", None) == []
+    assert talk.send("send stats", None) == []
+    for event, text in (("set state", "start"), ("set state", "kill"), ("send command", "x")):
+        assert "moved to another node: reload" in error(talk.send(event, text))
+
+
+def test_nor_is_that_without_a_good_token() -> None:
+    talk = Talk()
+    talk.transfer.state = "completed"
+    talk.connect(has_left=True)
+    assert error(talk.send("set state", "start"), "jwt error") == "jwt: no jwt present"
+    assert "jwt: server uuid mismatch" in error(talk.auth(server_uuid=OTHER), "jwt error")
+    assert talk.transfer.asked == []
+
+
+def test_a_browser_of_a_server_that_has_left_is_sent_away_soon() -> None:
+    talk = Talk()
+    talk.connect(has_left=True)
+    assert talk.auth() == [SUCCESS]
+    assert talk.look() == [Close(1001, "the server is not on this node any more")]
+
+
+def test_one_whose_token_is_still_on_its_way_when_the_server_leaves_is_sent_the_end() -> None:
+    talk = Talk()
+    talk.transfer.has_moved, talk.transfer.state = True, "completed"
+    assert talk.event("deleted") == []
+    assert talk.auth("*") == [SUCCESS, Message("transfer status", ("completed",))]
+    assert "moved to another node" in error(talk.send("set state", "start"))
+
+
+def test_one_that_saw_the_end_is_closed_when_the_server_leaves() -> None:
+    talk = authenticated()
+    talk.transfer.has_moved = True
+    deleted, close = talk.event("deleted")
+    assert deleted == Message("deleted")
+    assert isinstance(close, Close)
+
+
+def test_one_that_shows_no_token_is_sent_away() -> None:
+    talk = Talk()
+    assert talk.look() == []
+    (close,) = talk.look()
+    assert isinstance(close, Close)
+    assert close.code == 1008
+
+
+def test_a_flood_is_thrown_away_with_one_word_about_it() -> None:
+    talk = authenticated("*")
+    payload = json.dumps({"event": "send command", "args": ["x"]}).encode()
+    talk.now += 60
+    answers = [talk.session.receive(payload, talk.now) for _ in range(100)]
+    assert answers[:10] == [[Command("x")]] * 10
+    assert [answer for answer in answers[10:] if answer] == [[Message("throttled", ("global",))]]
+    assert talk.send("send command", "x") == [Command("x")]
+
+
+def test_one_kind_of_flood_leaves_room_for_the_rest() -> None:
+    talk = authenticated("*")
+    payload = json.dumps({"event": "send logs"}).encode()
+    answers = [talk.session.receive(payload, talk.now) for _ in range(4)]
+    assert answers == [[Logs()], [Logs()], [Message("throttled", ("send logs",))], []]
+    assert talk.send("set state", "stop") == [Power("stop", "user")]
+
+
+def test_a_failure_on_this_node_is_told_in_full_to_administrators_alone() -> None:
+    failure = EnvironmentFailed("no such image: secret/image")
+    assert authenticated("*").session.failure(failure).args == (failure.message,)
+    administrator = authenticated("admin.websocket.errors").session
+    assert administrator.failure(failure).args == (str(failure),)
+
+
+@pytest.mark.parametrize("fault", [BadRequest("no", "do this"), NotRunning("no", "do this")])
+def test_who_asked_for_what_cannot_be_is_told_what_to_do(fault: Any) -> None:
+    assert authenticated().session.failure(fault) == Message("daemon error", ("no: do this",))

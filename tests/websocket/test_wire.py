@@ -1,0 +1,151 @@
+"""What one connection may cost: floods, long messages, slow readers, and those who are gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.task import deferLater
+
+from tests.support.browser import Browser, BrowserEvent
+from tests.websocket.consoles import UUID, House, reactor
+from wingsd.websocket import protocol as wire_module
+from wingsd.websocket.client import ALL_MAX
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_sites_timeout_does_not_cut_an_idle_socket(house: House) -> None:
+    house.listen(timeout=0.05)
+    browser = await house.watch()
+    await deferLater(reactor, 0.2)
+    house.publish("status", "offline")
+    await browser.wait_for("status", "offline")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_flood_of_messages_is_thrown_away_and_one_of_frames_ends_it(house: House) -> None:
+    house.listen()
+    browser = await house.watch("*")
+    for _ in range(100):
+        browser.send("send command", "x")
+    await browser.wait_for("throttled", "global")
+    assert len(house.server.done) <= 10
+    for _ in range(300):
+        browser.send("send command", "x")
+    assert await browser.wait_closed() == (1008, "too many messages")
+    assert browser.count("throttled") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_flood_of_pings_or_of_pieces_ends_it_too(house: House) -> None:
+    house.listen()
+    pinging, piecing = await house.watch(), await house.watch()
+    piecing.wire.beginMessage()
+    for _ in range(300):
+        pinging.wire.sendPing(b"x" * 125)
+        piecing.wire.sendMessageFrame(b"x")
+    assert (await pinging.wait_closed())[0] == 1008
+    assert (await piecing.wait_closed())[0] == 1008
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_too_long_ends_it(house: House) -> None:
+    house.listen()
+    browser = await house.watch("*")
+    browser.send("send command", "x" * 4000)
+    browser.send("send stats")
+    await browser.wait_for("stats")
+    assert len(house.server.done) == 1
+    browser.send("send command", "x" * 5000)
+    assert (await browser.wait_closed())[0] == 1009
+    assert len(house.server.done) == 1
+
+
+@pytest.mark.parametrize("secure", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_slow_reader_costs_so_much_memory_and_no_more(house: House, secure: bool) -> None:
+    house.listen(secure=secure)
+    slow = await house.watch()
+    client = nodes_end(house, slow)
+    slow.pause()
+    # 100 MB, in pieces that a browser that reads would take.
+    for turn in range(1000):
+        for number in range(10):
+            house.publish("console output", f"{turn * 10 + number} {'x' * 10_000}")
+        house.publish("stats", "{}")
+        house.publish("status", f"turn {turn}")
+        assert held_for(client) < ALL_MAX + 200_000
+        await deferLater(reactor, 0)
+    assert client.paused
+    slow.resume()
+    await slow.wait_for("daemon message")
+    house.publish("console output", "10000 and on")
+    await slow.wait_for("console output", "10000 ")
+    lines = [int(entry.args[0].split()[0]) for entry in slow.events if is_line(entry)]
+    assert len(lines) > 50
+    assert lines == sorted(set(lines))
+    notices = [entry.args[0] for entry in slow.events if entry.event == "daemon message"]
+    assert sum(int(notice.split()[0]) for notice in notices) == 10_001 - len(lines) > 5_000
+    states = [entry.args[0] for entry in slow.events if entry.event == "status"]
+    assert states == ["running", *(f"turn {turn}" for turn in range(1000))]
+
+
+def is_line(entry: BrowserEvent) -> bool:
+    return entry.event == "console output"
+
+
+def nodes_end(house: House, browser: Browser) -> Any:
+    """Return the node's end of a browser's connection."""
+    port = browser.wire.transport.getHost().port
+    return next(one for one in house.clients if one._wire.transport.getPeer().port == port)
+
+
+def held_for(client: Any) -> int:
+    """Return the bytes that the transport, TLS or not, holds for a client."""
+    transport = client._wire.transport.transport
+    held = 0
+    if hasattr(transport, "_tlsConnection"):
+        held += sum(map(len, transport._appSendBuffer))
+        transport = transport.transport
+    return held + len(transport.dataBuffer) + int(transport._tempDataLen)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reader_that_never_reads_is_given_up(house: House) -> None:
+    house.listen()
+    browser = await house.watch()
+    browser.pause()
+    client = nodes_end(house, browser)
+    transport = client._wire.transport.transport
+    message = "x" * 10_000
+    for turn in range(10_000):
+        house.publish("transfer status", message)
+        if not house.bus._subscribers:
+            break
+        if turn % 50 == 0:
+            await deferLater(reactor, 0)
+        assert len(transport.dataBuffer) + transport._tempDataLen < ALL_MAX + 200_000
+    assert not house.bus._subscribers
+    browser.resume()
+    assert await browser.wait_closed() == (1013, "this browser reads too slowly")
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_is_gone_without_a_word_is_found_by_pings(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Autobahn cuts its times down to whole seconds.
+    monkeypatch.setattr(wire_module, "PING_EVERY", 1)
+    monkeypatch.setattr(wire_module, "PONG_WITHIN", 2)
+    house.listen()
+    alive, gone = await house.watch(), await house.watch()
+    gone.pause()
+    while house.sockets.count(UUID) > 1:
+        await deferLater(reactor, 0.01)
+    house.publish("status", "offline")
+    await alive.wait_for("status", "offline")
+
+
+def test_nobody_who_is_gone_is_kept_for_longer_than_a_minute_and_a_half() -> None:
+    assert wire_module.PING_EVERY + wire_module.PONG_WITHIN <= 90

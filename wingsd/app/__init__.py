@@ -1,0 +1,1 @@
+"""The daemon as a whole: how it is wired, started, reloaded and ended."""

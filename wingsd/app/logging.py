@@ -1,0 +1,159 @@
+"""Where the log goes, from which level on, and that no text from outside can forge lines of it.
+
+As twistd's options say. Without any, lines go to standard output, and where that is the system's
+journal, to the journal in its own form.
+
+Values in events come from anybody: a header, a path, another program's error. `EscapingObserver`
+is the one place where they are made harmless. Only tracebacks have several lines, of which each
+destination marks all but the first.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    LegacyLogObserverWrapper,
+    LogEvent,
+    Logger,
+    LogLevel,
+    LogLevelFilterPredicate,
+    eventAsText,
+    formatEvent,
+    textFileLogObserver,
+)
+from twisted.python.logfile import LogFile
+from twisted.python.syslog import SyslogObserver
+from zope.interface import implementer
+
+from wingsd.systemd import JournalObserver, is_journal
+from wingsd.threadio import relayed
+from wingsd.util.text import escaped
+
+__all__ = ["EscapingObserver", "Logs"]
+
+_STDOUT = 1
+#: Lines of a traceback that are kept, at its beginning and at its end.
+_TRACEBACK = 200
+#: The keys by which observers make an event's text, also those of `twisted.python.log`.
+_TEXT_KEYS = {"log_format", "log_flattened", "log_failure", "failure", "format"}
+
+
+class Logs:
+    """What is logged: from the level info on, or `debug` too."""
+
+    _log = Logger()
+
+    def __init__(self, *, debug: bool) -> None:
+        self._levels = LogLevelFilterPredicate()
+        self._is_debug = False
+        self.show_debug(debug)
+
+    def show_debug(self, debug: bool) -> None:
+        """Log the level debug as well, or no longer."""
+        if debug is self._is_debug:
+            return
+        level = LogLevel.debug if debug else LogLevel.info
+        self._levels.setLogLevelForNamespace("", level)
+        self._is_debug = debug
+        self._log.info("the log shows the level {least} and above", least=level.name)
+
+    def observer(self, twistd: Mapping[str, Any], reactor: Any) -> ILogObserver | None:
+        """Return what twistd is to log by; None where its options name something of their own.
+
+        `twistd` are its options.
+        """
+        destination = _destination(twistd, reactor)
+        if destination is None:
+            return None
+        escaping = EscapingObserver(destination)
+        observer: ILogObserver = FilteringLogObserver(escaping, [self._levels])
+        return observer
+
+
+@implementer(ILogObserver)
+class EscapingObserver:
+    """Makes the texts of events, with each value in them `escaped`, for a `destination`."""
+
+    def __init__(self, destination: ILogObserver) -> None:
+        self._destination = destination
+
+    def __call__(self, event: LogEvent) -> None:
+        """Pass on a copy of `event` whose texts are plain: its message, traceback and fields."""
+        fields = {key: _plain(value) for key, value in event.items() if key not in _TEXT_KEYS}
+        if isinstance(fields.get("message"), tuple):
+            del fields["message"]  # the text of one by `twisted.python.log`
+        text = "\n".join(_texts(event))
+        self._destination(fields | {"log_format": "{log_text}", "log_text": text})
+
+
+def _plain(value: Any) -> Any:
+    return escaped(str(value)) if isinstance(value, str | Exception) else value
+
+
+def _texts(event: LogEvent) -> Iterator[str]:
+    """Yield the message of an event, and its traceback where it has one."""
+    failure = event.get("log_failure")
+    if failure is None and event.get("isError") and "failure" in event:
+        # An error logged by `twisted.python.log`: its text has the traceback in it.
+        failure = event["failure"]
+        yield escaped(str(event.get("why") or "Unhandled Error"))
+    else:
+        yield formatEvent({key: _Escaped.of(key, value) for key, value in event.items()})
+    if failure is not None:
+        lines = eventAsText({"log_failure": failure}, True, False, False).strip("\n").split("\n")
+        if len(lines) > 2 * _TRACEBACK:
+            left_out = len(lines) - 2 * _TRACEBACK
+            lines[_TRACEBACK:-_TRACEBACK] = [f"… {left_out} lines are left out …"]
+        yield from map(escaped, lines)
+
+
+class _Escaped:
+    """A value of an event; whatever a format takes of it is escaped."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    @classmethod
+    def of(cls, key: str, value: Any) -> Any:
+        return value if key == "log_format" else cls(value)
+
+    def __format__(self, spec: str) -> str:
+        return escaped(format(self._value, spec))
+
+    def __str__(self) -> str:
+        return escaped(str(self._value))
+
+    def __repr__(self) -> str:
+        return escaped(repr(self._value))
+
+    def __getattr__(self, name: str) -> _Escaped:
+        return _Escaped(getattr(self._value, name))
+
+    def __getitem__(self, key: Any) -> _Escaped:
+        return _Escaped(self._value[key])
+
+    def __call__(self) -> _Escaped:
+        return _Escaped(self._value())
+
+
+def _destination(twistd: Mapping[str, Any], reactor: Any) -> ILogObserver | None:
+    name = twistd["logfile"]
+    if twistd["logger"] or (name == "-" and not twistd["nodaemon"]):
+        return None  # twistd refuses the latter
+    if twistd["syslog"]:
+        legacy: Any = SyslogObserver(twistd["prefix"]).emit
+        return LegacyLogObserverWrapper(legacy)
+    if name == "-" or (twistd["nodaemon"] and not name):
+        if not name and is_journal(_STDOUT, os.environ):
+            return JournalObserver()
+        return textFileLogObserver(sys.stdout)
+    file = LogFile.fromFullPath(name or "twistd.log")
+    signal.signal(signal.SIGUSR1, relayed(reactor, lambda *_: file.rotate()))
+    return textFileLogObserver(file)

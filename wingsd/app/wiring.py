@@ -1,0 +1,264 @@
+"""What a node is made of, and how that is wired together. Nothing of it runs yet."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import DeferredSemaphore
+
+from wingsd.api.metrics import MetricsDoor
+from wingsd.api.resource import Services
+from wingsd.api.routes import Api
+from wingsd.app.process import PACKERS, Pools
+from wingsd.archive import Compression, Limits
+from wingsd.auth.tokens import DenyList
+from wingsd.backups.local import Removal
+from wingsd.backups.received import Backups
+from wingsd.config import Config
+from wingsd.control import ControlDoor, Rooms
+from wingsd.direct_transfers import ByHand, HandMeans
+from wingsd.docker import DockerEnvironment, Environment, NoEnvironment, engine
+from wingsd.docker import engine as information
+from wingsd.events import EventBus
+from wingsd.http.listener import Door
+from wingsd.http.site import NodeSite
+from wingsd.metrics import Exposition, Recorder, Sources
+from wingsd.panel.client import Panel
+from wingsd.servers import Means as ServerMeans
+from wingsd.servers import Servers
+from wingsd.statedb import Entry, Journal
+from wingsd.statedb.store import Store
+from wingsd.threadio import TokenBucket
+from wingsd.transfers.collaborators import ReceivingMeans, SendingMeans
+from wingsd.transfers.form.install_log import InstallLogs
+from wingsd.transfers.incoming.manager import Receiver
+from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.outgoing.manager import Sender
+from wingsd.transfers.panel_callbacks import Outbox
+from wingsd.transfers.peer.tls import checked
+from wingsd.transfers.recovery import Recovery
+from wingsd.transfers.storage.shared_volume import Volume
+from wingsd.transfers.storage.staging import Attic, Staging, WriteBack
+from wingsd.websocket import ConsoleSockets
+
+__all__ = ["Parts"]
+
+#: Bytes.
+MIB = 1024 * 1024
+
+
+class Parts:
+    """All that a node has, each made once; what one needs of another, it is given here."""
+
+    def __init__(self, config: Config, endpoint: str, reactor: Any) -> None:
+        """Raise `ConfigError` where the configuration names files that are no good."""
+        self._config = config
+        self._reactor = reactor
+        self.owner = (config.system.user.uid, config.system.user.gid)
+        transfers = config.system.transfers
+        self.pools = Pools(reactor, transfers)
+        pool = transfers.storage_pool.name
+        # On a volume that others have, too, what is this node's own bears its name.
+        name, data = config.uuid if pool else "", config.system.data
+        self.staging = Staging(data, self.owner, durable=transfers.durable, node=name)
+        self.backups = Backups.configured(config.system, config.uuid)
+        self._volume = Volume(data, self.owner, pool, config.system.backup_directory)
+        self._removal = Removal(config.system.backup_directory, self.pools.disk)
+        self._logs = InstallLogs.configured(config.system, self.staging)
+        self._bus = EventBus()
+        self.observer = Recorder()
+        self.panel = Panel(config, reactor, observer=self.observer)
+        self.store = Store(config.system.root_directory)
+        self.journal = Journal(self.store, self.pools.journal, time.time)
+        disk, days = self.pools.disk, transfers.quarantine_days
+        self.attic = Attic(self.staging, self.backups, disk, self.journal, days)
+        self.outbox = Outbox(self.panel, self.journal, reactor)
+        self.denied = DenyList(time.time())
+        self._environment = self._make_environment()
+        self.servers = self._make_servers()
+        self._trust = checked(transfers.ca_file)
+        self.receiver = self._make_receiver()
+        self.streams = StreamGroups(self.receiver, self.journal, transfers.streams, reactor)
+        self.sender = self._make_sender()
+        self.by_hand = self._make_by_hand()
+        self._services = self._make_services()
+        self.door = Door(config.api.ssl, endpoint, self._make_site(), reactor)
+        self.control_door = ControlDoor(self._make_rooms())
+        self.metrics_door = MetricsDoor(config, self._make_exposition(), reactor)
+
+    def _make_environment(self) -> Environment:
+        if not self._config.docker.enabled:
+            return NoEnvironment()
+        return DockerEnvironment(self._config, self.pools.engine, self._reactor, self.observer)
+
+    def _make_servers(self) -> Servers:
+        return Servers(
+            ServerMeans(
+                reactor=self._reactor,
+                config=self._config,
+                panel=self.panel,
+                environment=self._environment,
+                bus=self._bus,
+                disk=self.pools.disk,
+                rewriters=self.pools.rewriters,
+                owner=self.owner,
+            )
+        )
+
+    def _make_receiver(self) -> Receiver:
+        transfers = self._config.system.transfers
+        return Receiver(
+            ReceivingMeans(
+                reactor=self._reactor,
+                panel=self.panel,
+                journal=self.journal,
+                outbox=self.outbox,
+                environment=self._environment,
+                servers=self.servers,
+                staging=self.staging,
+                backups=self.backups,
+                logs=self._logs,
+                write_back=WriteBack(
+                    lambda: self.pools.disk.run(self.staging.write_back), self._reactor
+                ),
+                bus=self._bus,
+                owner=self.owner,
+                family=self._config.family,
+                limits=Limits.configured(transfers),
+                attic=self.attic,
+                form=transfers.form,
+                extractors=self.pools.extractors,
+                slots=DeferredSemaphore(transfers.concurrent),
+                disk=self.pools.disk,
+                volume=self._volume,
+                observer=self.observer,
+            ),
+            places=transfers.concurrent + transfers.waiting,
+            stall_timeout=transfers.stall_timeout,
+        )
+
+    def _make_sender(self) -> Sender:
+        system = self._config.system
+        return Sender(
+            SendingMeans(
+                reactor=self._reactor,
+                panel=self.panel,
+                journal=self.journal,
+                outbox=self.outbox,
+                environment=self._environment,
+                servers=self.servers,
+                attic=self.attic,
+                bus=self._bus,
+                trust=self._trust,
+                compression=Compression(system.backups.compression_level),
+                stop_grace=system.transfers.stop_grace,
+                stall_timeout=system.transfers.stall_timeout,
+                answer_grace=system.transfers.answer_grace,
+                answer_timeout=system.transfers.answer_timeout,
+                backup_directory=system.backup_directory,
+                logs=self._logs,
+                disk=self.pools.disk,
+                removal=self._removal,
+                volume=self._volume,
+                packers=self.pools.packers,
+                slots=DeferredSemaphore(PACKERS),
+                streams=min(system.transfers.streams.most, PACKERS - 1),
+                bucket=self._bucket(system.transfers.upload_limit),
+                observer=self.observer,
+            )
+        )
+
+    def _make_by_hand(self) -> ByHand:
+        return ByHand(
+            HandMeans(
+                reactor=self._reactor,
+                config=self._config,
+                servers=self.servers,
+                receiver=self.receiver,
+                sender=self.sender,
+                journal=self.journal,
+                bus=self._bus,
+                trust=self._trust,
+                disk=self.pools.disk,
+                now=time.time,
+                observer=self.observer,
+            )
+        )
+
+    def make_recovery(self, unfinished: list[Entry]) -> Recovery:
+        """Return who takes up the transfers that an earlier daemon has left."""
+        return Recovery(
+            entries=unfinished,
+            receiver=self.receiver,
+            sender=self.sender,
+            servers=self.servers,
+            journal=self.journal,
+            outbox=self.outbox,
+            panel=self.panel,
+            attic=self.attic,
+            by_hand=self.by_hand,
+            removal=self._removal,
+            volume=self._volume,
+            disk=self.pools.disk,
+            reactor=self._reactor,
+            answer_grace=self._config.system.transfers.answer_grace,
+            observer=self.observer,
+        )
+
+    # Its doors, and who is asked there
+
+    def _make_services(self) -> Services:
+        sockets = ConsoleSockets(self._config, self._bus, self.denied, self._reactor)
+        return Services(
+            config=self._config,
+            servers=self.servers,
+            sender=self.sender,
+            receiver=self.receiver,
+            streams=self.streams,
+            journal=self.journal,
+            by_hand=self.by_hand,
+            denied=self.denied,
+            websocket=sockets.resource,
+            websocket_of_moved=sockets.resource_of_moved,
+            engine=self._ask_engine(),
+            download_bucket=self._bucket(self._config.system.transfers.download_limit),
+        )
+
+    def _make_site(self) -> NodeSite:
+        transfers = self._config.system.transfers
+        return NodeSite(
+            Api(self._services),
+            reactor=self._reactor,
+            timeout=transfers.stall_timeout,
+            least_rate=transfers.least_rate,
+            limits=self._config.api.limits,
+            observer=self.observer,
+        )
+
+    def _make_rooms(self) -> Rooms:
+        return Rooms(
+            reactor=self._reactor,
+            services=self._services,
+            panel=self.panel,
+            outbox=self.outbox,
+            staging=self.staging,
+            disk=self.pools.disk,
+            address=lambda: self.door.address,
+        )
+
+    def _make_exposition(self) -> Exposition:
+        sources = Sources(self.receiver, self.sender, self.outbox)
+        disk, data = self.pools.disk, self._config.system.data
+        return Exposition(self.observer, sources, disk, data, self._reactor)
+
+    def _bucket(self, limit: int) -> TokenBucket | None:
+        return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None
+
+    def _ask_engine(self) -> Callable[[], Awaitable[information.EngineInformation]] | None:
+        if not self._config.docker.enabled:
+            return None
+        address = engine.address(self._config.docker.socket, os.environ)
+        return lambda: self.pools.engine.run(information.ask, address, self.observer)

@@ -1,0 +1,224 @@
+"""A pipeline of blocks: its stages, any of them in a thread, and a cursor to read exact amounts.
+
+Hashing, inflating and writing release the interpreter lock, so a stage that reads ahead in its
+own thread lets them overlap on several cores. What waits between two stages is bounded by bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from wingsd.threadio.workers import Thread
+
+__all__ = ["Blocks", "Digest", "ReadAhead", "StageClosed", "hashed", "read_ahead"]
+
+
+class Blocks:
+    """Takes exact numbers of bytes from an iterator of bytes blocks of any size.
+
+    Within one block nothing is copied: what is handed out are views of it. Every method raises
+    EOFError where the stream has fewer bytes than asked for.
+    """
+
+    __slots__ = ("_at", "_blocks", "_size", "_view")
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._view = memoryview(b"")
+        self._at = 0
+        self._size = 0
+
+    def at_end(self) -> bool:
+        """Tell whether nothing is left, waiting for the next block if need be."""
+        while self._at == self._size:
+            block = next(self._blocks, None)
+            if block is None:
+                return True
+            self._view = memoryview(block)
+            self._at = 0
+            self._size = len(block)
+        return False
+
+    def ready(self, size: int) -> memoryview | None:
+        """Return the next `size` bytes where all of them lie in the current block."""
+        start = self._at
+        end = start + size
+        if end > self._size:
+            return None
+        self._at = end
+        return self._view[start:end]
+
+    def take(self, size: int) -> memoryview:
+        """Return exactly `size` bytes, joined where they lie in several blocks."""
+        start = self._at
+        end = start + size
+        if end <= self._size:
+            self._at = end
+            return self._view[start:end]
+        return memoryview(b"".join(self.pieces(size)))
+
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        """Yield exactly `size` bytes as they come."""
+        while size:
+            if self.at_end():
+                raise EOFError
+            start = self._at
+            self._at = end = min(start + size, self._size)
+            size -= end - start
+            yield self._view[start:end]
+
+    def skip(self, size: int) -> None:
+        """Pass over `size` bytes."""
+        if self._at + size <= self._size:
+            self._at += size
+            return
+        for _ in self.pieces(size):
+            pass
+
+    def rest(self) -> Iterator[memoryview]:
+        """Yield everything that is left."""
+        while not self.at_end():
+            start = self._at
+            self._at = self._size
+            yield self._view[start:]
+
+
+class Digest(Protocol):
+    """What hashlib makes."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take `data` into the digest."""
+
+    def hexdigest(self) -> str:
+        """Return the digest of everything taken so far."""
+
+
+class StageClosed(Exception):
+    """The stage that was asked for a block was left by its consumer."""
+
+
+def hashed(blocks: Iterator[bytes], digest: Digest) -> Iterator[bytes]:
+    """Yield every block after `digest` has it."""
+    for block in blocks:
+        digest.update(block)
+        yield block
+
+
+@contextmanager
+def read_ahead(
+    blocks: Iterator[bytes], limit: int, name: str, *, abort: Callable[[], None] | None = None
+) -> Iterator[ReadAhead]:
+    """Run `blocks` in a thread of its own, at most `limit` bytes ahead of the consumer.
+
+    A single block larger than `limit` still passes, alone. An error of `blocks` is raised at the
+    consumer, after the blocks that came before it.
+
+    The thread runs at the nice value of the one that makes it. `name` is to have 15 bytes at most:
+    that many the kernel shows.
+
+    Leaving the context stops the thread and joins it. Where the thread is at that moment:
+
+    - waiting for room: it is woken and ends;
+    - inside `next(blocks)`: `abort` is called (from the leaving thread, at most once, only if
+      `blocks` has not ended), and its duty is to make that call return or raise soon. Without
+      `abort`, leaving waits until `next(blocks)` returns of itself.
+
+    Stages behind one another pass the `close` of the stage before as `abort`. When the thread
+    ends it closes `blocks` if that can be closed, so a generator's cleanup runs in that thread.
+    """
+    stage = ReadAhead(blocks, limit, abort)
+    thread = Thread(stage.run, name)
+    thread.start()
+    try:
+        yield stage
+    finally:
+        stage.close()
+        thread.join()
+
+
+class ReadAhead:
+    """The queue of one stage: `run` fills it in a thread, iterating takes from it in another."""
+
+    def __init__(
+        self, blocks: Iterator[bytes], limit: int, abort: Callable[[], None] | None
+    ) -> None:
+        self._blocks = blocks
+        self._limit = limit
+        self._abort = abort
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._ended = False
+        self._closed = False
+        self._error: BaseException | None = None
+        lock = threading.Lock()
+        self._filled = threading.Condition(lock)
+        self._drained = threading.Condition(lock)
+
+    def __iter__(self) -> ReadAhead:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._filled:
+            while not self._queue:
+                if self._closed:
+                    raise StageClosed
+                if self._error is not None:
+                    raise self._error
+                if self._ended:
+                    raise StopIteration
+                self._filled.wait()
+            block = self._queue.popleft()
+            self._queued -= len(block)
+            self._drained.notify()
+            return block
+
+    def run(self) -> None:
+        """Read until `blocks` ends or fails, or the stage is closed."""
+        error = None
+        try:
+            for block in self._blocks:
+                if not self._put(block):
+                    break
+        except BaseException as failure:  # handed on, never lost: the consumer raises it
+            error = failure
+        finally:
+            self._end(error)
+
+    def close(self) -> None:
+        """Stop reading ahead; whoever waits for a block gets StageClosed. May be called twice."""
+        with self._filled:
+            abort = None if self._ended or self._closed else self._abort
+            self._closed = True
+            self._queue.clear()
+            self._queued = 0
+            self._filled.notify_all()
+            self._drained.notify_all()
+        if abort is not None:
+            abort()
+
+    def _put(self, block: bytes) -> bool:
+        with self._drained:
+            while self._queue and self._queued + len(block) > self._limit and not self._closed:
+                self._drained.wait()
+            if self._closed:
+                return False
+            self._queue.append(block)
+            self._queued += len(block)
+            self._filled.notify()
+            return True
+
+    def _end(self, error: BaseException | None) -> None:
+        close = getattr(self._blocks, "close", None)
+        if close is not None and not isinstance(self._blocks, ReadAhead):
+            try:
+                close()
+            except BaseException as failure:  # as above
+                error = error or failure
+        with self._filled:
+            self._error = error
+            self._ended = True
+            self._filled.notify_all()

@@ -1,0 +1,1 @@
+"""Tokens and origins: who may call this node."""

@@ -1,0 +1,1 @@
+"""Local backups of servers: sent, received, and removed when they have moved."""

@@ -1,0 +1,311 @@
+"""Backups that come with a server: staged, put into place with it, and taken back with it.
+
+What is staged stands in a directory of this node's own in `system.backup_directory`, by the same
+path that it is to have there, so that it is on the same filesystem. It is put into place by a hard
+link, which never replaces a file, and stays staged until the transfer is over. So the disk alone
+tells at any moment what is this transfer's own: a file in place that is the same as a staged one.
+A daemon that dies at any step leaves nothing that the next one could not finish or undo.
+
+Blocking: run it in a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import filecmp
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from wingsd.archive import Limits, demand_room, remove_tree
+from wingsd.backups.attachments import Backup, backup_at
+from wingsd.config import System
+from wingsd.errors import Conflict, StorageError
+from wingsd.util.os_errors import disk_advice
+
+__all__ = ["Backups", "sync_directory", "write_file"]
+
+#: Bytes after which the filesystem is asked how much is free.
+_STEP = 8 << 20
+
+
+def write_file(path: Path, blocks: Iterable[bytes], *, reserve: int, durable: bool) -> str:
+    """Write a new file that only this process's user may read; return its SHA-256 in hexadecimal.
+
+    `reserve` is the bytes that it leaves free. With `durable` its data is on stable storage when
+    this returns; its name is for the directory to tell. Raises `StorageError`, and whatever
+    `blocks` raises; what was written until then stays.
+    """
+    digest = hashlib.sha256()
+    unseen = _STEP
+    try:
+        with open(path, "xb", buffering=0, opener=_private) as file:
+            for block in blocks:
+                unseen += len(block)
+                if reserve and unseen >= _STEP:
+                    unseen = 0
+                    demand_room(os.fstatvfs(file.fileno()), reserve, path.name, len(block))
+                digest.update(block)
+                _write(file.fileno(), block)
+            if durable:
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {disk_advice(error)}") from error
+    return digest.hexdigest()
+
+
+def sync_directory(path: Path) -> None:
+    """Return when the names in a directory are on stable storage. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _write(descriptor: int, block: bytes) -> None:
+    rest = memoryview(block)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+_QUARANTINE = ".quarantine"
+#: Ends the name of a staged backup that is in place already, from before: only noted.
+_THERE = ".there"
+#: What file systems without hard links say, by link(2).
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class Backups:
+    """Those of one `system.backup_directory`; `node` names this node, as its `system.data` does.
+
+    Whoever holds that directory, holds the staged backups as well. `reserve` is the bytes that
+    they leave free. Every method raises `StorageError`.
+    """
+
+    def __init__(self, directory: str, node: str, *, durable: bool, reserve: int) -> None:
+        self._directory = Path(directory)
+        # Several nodes, of one machine or of many, may keep their backups in one directory.
+        name = hashlib.sha256(node.encode()).hexdigest()[:16]
+        self._root = self._directory / f".wingsd-{name}"
+        self._durable = durable
+        self._reserve = reserve
+
+    @classmethod
+    def configured(cls, system: System, node: str = "") -> Backups:
+        """Return those of a node; `node` is its name, where others have the same `system.data`."""
+        limits = Limits.configured(system.transfers)
+        durable = system.transfers.durable
+        name = f"{node}:{system.data}" if node else system.data
+        return cls(system.backup_directory, name, durable=durable, reserve=limits.reserve)
+
+    # A transfer's way
+
+    def store(self, server: str, backup: Backup, blocks: Iterable[bytes]) -> str:
+        """Stage a backup; return its SHA-256.
+
+        Raises `Conflict` where another is in its place, and whatever `blocks` raises.
+        """
+        staged, place = self._paths(server, backup)
+        with self._explained(staged):
+            self._make_home(server)
+            staged.parent.mkdir(parents=True, exist_ok=True)
+        found = write_file(staged, blocks, reserve=self._reserve, durable=self._durable)
+        with self._explained(place):
+            if os.path.lexists(place):
+                self._recognize(staged, place)
+        return found
+
+    def flush(self, server: str) -> None:
+        """Return when everything that is staged is on stable storage."""
+        directories = {path.parent for path in self._staged(server)}
+        if self._durable and directories:
+            with self._explained(self._root / server):
+                home = self._root / server
+                for directory in {*directories, home, self._root, self._directory}:
+                    sync_directory(directory)
+
+    def place(self, server: str) -> list[Backup]:
+        """Put everything that is staged into place; return what came with the server.
+
+        What is in place already stays. Raises `Conflict` where another backup has come there.
+        """
+        came = []
+        for staged in self._staged(server):
+            backup = self._backup(server, staged)
+            came.append(backup)
+            if not staged.name.endswith(_THERE):
+                self._link(staged, self._paths(server, backup)[1])
+        return came
+
+    def settle(self, server: str) -> None:
+        """The transfer is over, and what is in place stays: forget that it was staged."""
+        self.discard(server)
+
+    # What undoes it
+
+    def take_back(self, server: str) -> None:
+        """Take out of place what is staged as well, and nothing else."""
+        for staged in self._staged(server):
+            place = self._paths(server, self._backup(server, staged))[1]
+            with self._explained(place):
+                if _is_same(staged, place):
+                    place.unlink()
+                    self._sync(place.parent)
+                    if place.parent != self._directory:
+                        with suppress(OSError):  # There may be others in it.
+                            place.parent.rmdir()
+
+    def discard(self, server: str) -> None:
+        """Delete what is staged, if anything is, and then the directory of all if it is empty."""
+        path = self._root / server
+        with self._explained(path):
+            if self._holds(server):
+                remove_tree(str(path))
+        self._leave()
+
+    def clear(self, keep: Collection[str] = ()) -> list[str]:
+        """Delete what an earlier daemon left staged, but of the servers in `keep`; say whose."""
+        names = self._names(self._root)
+        leftovers = [name for name in names if name not in {_QUARANTINE, *keep}]
+        for name in leftovers:
+            self.discard(name)
+        self._leave()
+        return leftovers
+
+    # What nobody wanted
+
+    def quarantine(self, server: str) -> str | None:
+        """Take everything out of place, and keep it apart; return where, None without any."""
+        if not self._staged(server):
+            return None
+        self.take_back(server)
+        room = self._root / _QUARANTINE / f"{server}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        with self._explained(room):
+            room.parent.mkdir(mode=0o700, exist_ok=True)
+            (self._root / server).rename(room)
+            self._sync(room.parent)
+        return str(room)
+
+    def quarantined(self) -> list[str]:
+        """Return the names of all that was put there."""
+        return self._names(self._root / _QUARANTINE)
+
+    def clear_quarantine(self, names: Iterable[str]) -> list[str]:
+        """Delete what has these names; return the names of what is gone."""
+        here = set(self.quarantined())
+        gone = []
+        for name in here.intersection(names):
+            with suppress(OSError):
+                remove_tree(str(self._root / _QUARANTINE / name))
+                gone.append(name)
+        return gone
+
+    # Paths and links
+
+    def _make_home(self, server: str) -> None:
+        while True:
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                (self._root / server).mkdir(exist_ok=True)
+            except FileNotFoundError:
+                continue  # Another transfer has just ended, and found it empty.
+            return
+
+    def _leave(self) -> None:
+        """Remove the directory of all that is staged, where it is empty."""
+        with suppress(OSError):
+            self._root.rmdir()
+
+    def _paths(self, server: str, backup: Backup) -> tuple[Path, Path]:
+        path = backup.path(server)
+        return self._root / server / path, self._directory / path
+
+    def _names(self, directory: Path) -> list[str]:
+        with self._explained(directory):
+            try:
+                return sorted(os.listdir(directory))
+            except (FileNotFoundError, PermissionError):
+                # Where this process may not look, it has put nothing.
+                return []
+
+    def _holds(self, server: str) -> bool:
+        return server in self._names(self._root)
+
+    def _staged(self, server: str) -> list[Path]:
+        if not self._holds(server):
+            return []
+        home = self._root / server
+        with self._explained(home):
+            files = [path for path in home.rglob("*") if path.is_file()]
+        return sorted(files, key=lambda path: path.name)
+
+    def _backup(self, server: str, staged: Path) -> Backup:
+        path = str(staged.relative_to(self._root / server)).removesuffix(_THERE)
+        backup = backup_at(path)
+        if backup is None:
+            raise StorageError(f"{staged} is no backup; delete it, and transfer the server again")
+        return backup
+
+    def _recognize(self, staged: Path, place: Path) -> None:
+        """See whether what is in a backup's place is that backup, and then only note it."""
+        if place.is_symlink() or not filecmp.cmp(staged, place, shallow=False):
+            raise _another(place)
+        note = staged.with_name(f"{staged.name}{_THERE}")
+        note.touch(mode=0o600)
+        staged.unlink()
+
+    def _link(self, staged: Path, place: Path) -> None:
+        with self._explained(place):
+            if place.parent != self._directory:
+                place.parent.mkdir(mode=0o700, exist_ok=True)
+                self._sync(self._directory)
+            try:
+                os.link(staged, place)
+            except FileExistsError:
+                if not _is_same(staged, place):
+                    raise _another(place) from None
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    raise StorageError(
+                        f"the file system of {place} has no hard links, by which backups that "
+                        "come with a server are put into place; have system.backup_directory on "
+                        "another one, or transfer the server without its backups"
+                    ) from error
+                raise
+            self._sync(place.parent)
+
+    def _sync(self, directory: Path) -> None:
+        if self._durable:
+            sync_directory(directory)
+
+    @contextmanager
+    def _explained(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"{path}, of the backups that come with a server: {disk_advice(error)}"
+            ) from error
+
+
+def _is_same(staged: Path, place: Path) -> bool:
+    try:
+        return os.path.samestat(staged.lstat(), place.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _another(place: Path) -> Conflict:
+    return Conflict(
+        "this node has another backup in the place of one that comes with the server",
+        f"{place} is not what was sent, and is not overwritten; move it away, or transfer the "
+        "server without that backup",
+    )

@@ -1,0 +1,250 @@
+"""Reads a configuration file, and compares two configurations.
+
+PyYAML finds faults of the syntax, and tells where. For a value that is not what its form or its
+tag says (`2001-99-99`, `!!int x`), Python's own errors of all kinds come out of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from wingsd.config.api import Api, Control, Metrics
+from wingsd.config.docker import Docker
+from wingsd.config.system import System
+from wingsd.config.validators import Seconds, is_uuid, not_empty, one_of, positive, url
+from wingsd.config.vendors import (
+    FAMILIES,
+    PELICAN,
+    defaults_of,
+    family_of,
+    is_unused,
+    leads_to_unused,
+)
+from wingsd.errors import ConfigError, InvalidData
+from wingsd.util.serialization import structure, unknown_keys
+
+__all__ = ["PLACES", "Config", "RemoteQuery", "differences", "find", "load", "parse", "read_yaml"]
+
+_MERGE = "tag:yaml.org,2002:merge"
+_TWICE = "a key is there twice"
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that knows the place of values that cannot be made."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return the value of a node."""
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception:
+            raise yaml.MarkedYAMLError(problem_mark=node.start_mark) from None
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Return the node of a map: YAML has each key once, PyYAML takes the last of several."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            # Of the key for merging there may be several.
+            name = isinstance(key, yaml.ScalarNode) and (key.tag, key.value)
+            if name in seen and key.tag != _MERGE:
+                raise yaml.MarkedYAMLError(problem=_TWICE, problem_mark=key.start_mark)
+            if name:
+                seen.add(name)
+        return node
+
+
+def read_yaml(text: str) -> object:
+    """Return the data of the one document in `text`.
+
+    Raises `InvalidData` with the place of the fault, and with none of the text around it, which
+    may be a secret.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - it is a safe one
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"see line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        twice = getattr(error, "problem", None) == _TWICE
+        raise InvalidData(f"{_TWICE}, {where}" if twice else where) from None
+    except RecursionError:
+        raise InvalidData("it is nested too deeply") from None
+
+
+PLACES = ("/etc/wingsd/config.yml", "/etc/pterodactyl/config.yml", "/etc/pelican/config.yml")
+"""Where the configuration is looked for: the first that is there is the one."""
+
+
+@attrs.frozen
+class RemoteQuery:
+    """`remote_query`: how the Panel is asked."""
+
+    #: How long to wait for an answer of the Panel, and never less than 30.
+    timeout: Seconds = attrs.field(default=30, validator=positive)
+    #: Servers to ask for at once, when the node starts.
+    boot_servers_per_page: int = attrs.field(default=50, validator=positive)
+
+
+@attrs.frozen
+class Config:
+    """The whole file. `remote` (the Panel's address), `token_id` and `token` have no defaults."""
+
+    #: The public half of the node's credentials at the Panel.
+    token_id: str = attrs.field(validator=not_empty)
+    #: The secret half. The Panel calls this node with it, and signs the tokens of transfers and
+    #: consoles; with it anyone can send servers to this node.
+    token: str = attrs.field(validator=not_empty, repr=False)
+    #: The Panel's address, such as `https://panel.example.com`.
+    remote: str = attrs.field(validator=url)
+    #: Log more than usual, such as each request.
+    debug: bool = False
+    #: Wings' key: only its name of a Panel's family counts, where `family` is empty.
+    app_name: str = "Pterodactyl"
+    #: The family whose Panel this node serves. Empty: told by where the file stands, by its
+    #: directories and by `app_name` (wingsd's own).
+    family: str = attrs.field(default="", validator=one_of("", *FAMILIES))
+    #: The node's name at the Panel. It tells what is this node's own in a
+    #: `system.backup_directory` that others have, too, and on a volume that it shares with them,
+    #: `system.transfers.storage_pool`.
+    uuid: str = ""
+    api: Api = Api()
+    system: System = System()
+    remote_query: RemoteQuery = RemoteQuery()
+    docker: Docker = Docker()
+    metrics: Metrics = Metrics()
+    control: Control = Control()
+    #: Directories of the host below which a server's mounts may lie, after all links in both are
+    #: resolved; the engine is given the resolved path. In a directory that servers write to, allow
+    #: only what is for all of them: who can rename directories in it can exchange one for a link
+    #: in the moment between this node's look at it and the engine's. Servers moved by hand bring
+    #: no mounts.
+    allowed_mounts: tuple[str, ...] = ()
+    #: Origins of browsers, beside the Panel's own, that may open a WebSocket; `*` is any.
+    allowed_origins: tuple[str, ...] = ()
+
+    @property
+    def is_pelican(self) -> bool:
+        """Whether this node serves a Pelican Panel."""
+        traces = (self.system.data, self.system.root_directory, self.app_name)
+        return family_of(self.family, traces) == PELICAN
+
+
+def parse(text: str, source: str) -> tuple[Config, list[str]]:
+    """Return the configuration written in `text` and the paths of the keys that nobody knows.
+
+    A key that one of the families has, and this node does not use, is known. `source` names the
+    text in errors. Raises `ConfigError`.
+    """
+    try:
+        data = read_yaml(text)
+    except InvalidData as error:
+        raise ConfigError(f"{source} is not YAML: {error}".rstrip(": ")) from None
+    try:
+        config = structure(data, Config)
+    except InvalidData as error:
+        raise ConfigError(f"{source} cannot be used:\n{error}") from error
+    if missing := "\n".join(_missing(config)):
+        raise ConfigError(f"{source} cannot be used:\n{missing}")
+    return _of_its_family(config, data, source), _unknown(data)
+
+
+def _unknown(data: Any) -> list[str]:
+    keys = unknown_keys(data, Config)
+    return [path for key, value in keys.items() for path in _not_unused(key, value)]
+
+
+def _not_unused(path: str, value: object) -> Iterator[str]:
+    """Yield the paths of `value`, and of what is below it, that are no keys of the families."""
+    if is_unused(path, value):
+        return
+    below = leads_to_unused(path)
+    if below and isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _not_unused(f"{path}.{key}", inner)
+    elif not (below and value is None):
+        yield path
+
+
+def _missing(config: Config) -> Iterator[str]:
+    """Yield what is needed by something that is enabled, and is not there."""
+    ssl, pool = config.api.ssl, config.system.transfers.storage_pool
+    if ssl.enabled and not (ssl.cert and ssl.key):
+        yield "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled"
+    if pool.enabled and not pool.pool_name:
+        yield "system.transfers.storage_pool: expected pool_name, since it is enabled"
+    if pool.enabled and not is_uuid(config.uuid):
+        yield (
+            "uuid: expected that of the node, as the Panel prints it, since "
+            "system.transfers.storage_pool is enabled"
+        )
+
+
+def _of_its_family(config: Config, data: Any, source: str) -> Config:
+    """Return `config` with its family, and the defaults that are that family's own."""
+    # Of the file's place only the directory of a system: people put files anywhere else.
+    place = source if source.startswith("/etc/") else ""
+    system = config.system
+    traces = (place, system.data, system.root_directory, config.app_name)
+    family = family_of(config.family, traces)
+    defaults = defaults_of(family, data.get("system"))
+    return attrs.evolve(config, family=family, system=attrs.evolve(system, **defaults))
+
+
+def find(places: Sequence[str] = PLACES) -> str:
+    """Return the first of `places` that is there.
+
+    Raises `ConfigError` when there is none, and for one that cannot be looked at: the next would
+    be another node's.
+    """
+    for path in places:
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be looked for: {error.strerror}; run wingsd as a user who may, "
+                "or name another file with --config"
+            ) from error
+        return path
+    raise ConfigError(
+        f"there is no configuration: none of {', '.join(places)} is there. Save what the Panel "
+        "shows on the node's Configuration tab as one of them, or name another file with --config"
+    )
+
+
+def load(path: str) -> tuple[Config, list[str]]:
+    """Return what `parse` makes of the file at `path`. Raises `ConfigError`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"there is no {path}: save the node's configuration from the Panel there, "
+            "or name another file with --config"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    return parse(text, path)
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Return the paths of the keys whose values differ in two configurations, in order.
+
+    Never the values, which may be secrets. A map or a list differs as a whole.
+    """
+    if one == other:
+        return []
+    if not attrs.has(type(one)):
+        return [path]
+    found = []
+    for field in attrs.fields(type(one)):
+        here = f"{path}.{field.name}" if path else field.name
+        found += differences(getattr(one, field.name), getattr(other, field.name), here)
+    return found

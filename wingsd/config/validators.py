@@ -1,0 +1,155 @@
+"""Validators of configuration values, and the units that they are given in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import attrs
+
+from wingsd.util.serialization import InvalidField
+from wingsd.util.text import host_and_port, origin
+
+__all__ = [
+    "Bytes",
+    "BytesPerSecond",
+    "Days",
+    "MiB",
+    "MiBPerSecond",
+    "Seconds",
+    "absolute",
+    "absolute_or_empty",
+    "header_text",
+    "host_and_port_or_empty",
+    "is_uuid",
+    "keyed_by_memory",
+    "nice_value",
+    "not_empty",
+    "not_negative",
+    "one_of",
+    "path_field",
+    "port",
+    "positive",
+    "url",
+    "url_or_empty",
+]
+
+Bytes = Annotated[int, "bytes"]
+BytesPerSecond = Annotated[int, "bytes a second"]
+Days = Annotated[int, "days"]
+MiB = Annotated[int, "MiB"]
+MiBPerSecond = Annotated[int, "MiB/s"]
+Seconds = Annotated[int, "seconds"]
+
+
+_MAX_PORT = 65535
+_MAX_NICE = 19
+
+
+def not_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """A text that is not empty."""
+    if not value:
+        raise InvalidField(attribute.name, "expected a text, found an empty one")
+
+
+def port(_: object, attribute: attrs.Attribute[int], value: int) -> None:
+    """A TCP port, from 1 to 65535."""
+    if not 0 < value <= _MAX_PORT:
+        raise InvalidField(attribute.name, f"expected a port from 1 to {_MAX_PORT}, found {value}")
+
+
+def positive(_: object, attribute: attrs.Attribute[int], value: float) -> None:
+    """A number above 0."""
+    if value <= 0:
+        raise InvalidField(attribute.name, f"expected a number above 0, found {value}")
+
+
+def not_negative(_: object, attribute: attrs.Attribute[int], value: float) -> None:
+    """0 or a number above it."""
+    if value < 0:
+        raise InvalidField(attribute.name, f"expected 0 or a number above it, found {value}")
+
+
+def nice_value(_: object, attribute: attrs.Attribute[int], value: int) -> None:
+    """A nice value that asks for no privilege, from 0 to 19."""
+    if not 0 <= value <= _MAX_NICE:
+        what = f"expected a nice value from 0 to {_MAX_NICE}, found {value}"
+        raise InvalidField(attribute.name, what)
+
+
+def absolute(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """An absolute path."""
+    if not value.startswith("/"):
+        raise InvalidField(attribute.name, f"expected an absolute path, found {value!r}")
+
+
+def absolute_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """An absolute path, or an empty text."""
+    if value:
+        absolute(_, attribute, value)
+
+
+def header_text(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """A text that can be sent as a header, or an empty one."""
+    if not (value.isascii() and value.isprintable() and value == value.strip()):
+        what = f"expected ASCII letters, figures and signs, no blanks around them, found {value!r}"
+        raise InvalidField(attribute.name, what)
+
+
+def url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """An address of HTTP(S)."""
+    if not value.startswith(("http://", "https://")):
+        what = f"expected an http:// or https:// address, found {value!r}"
+        raise InvalidField(attribute.name, what)
+
+
+def url_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """An address of HTTP(S) with nothing behind host and port, or an empty text."""
+    if value and not isinstance(origin(value), tuple):
+        what = f"expected an address such as https://node.example.com:8080, found {value!r}"
+        raise InvalidField(attribute.name, what)
+    if value:
+        url(_, attribute, value)
+
+
+def host_and_port_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """A host and a port to listen at, or an empty text."""
+    try:
+        if value:
+            host_and_port(value)
+    except ValueError:
+        what = f"expected an address such as 127.0.0.1:9101 or [::1]:9101, found {value!r}"
+        raise InvalidField(attribute.name, what) from None
+
+
+def keyed_by_memory(_: object, attribute: attrs.Attribute[Any], value: dict[str, float]) -> None:
+    """A map whose keys are whole numbers of MB."""
+    for key in value:
+        if not (key.isascii() and key.isdigit()):
+            raise InvalidField(
+                attribute.name, f"expected whole numbers of MB as keys, found {key!r}"
+            )
+
+
+def is_uuid(text: str) -> bool:
+    """Return whether a text is a UUID, as a Panel writes it."""
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def one_of(*words: str) -> Any:
+    """Return the check that a text is one of `words`."""
+
+    def check(_: object, attribute: attrs.Attribute[str], value: str) -> None:
+        if value not in words:
+            raise InvalidField(attribute.name, f"expected one of {', '.join(words)}: {value!r}")
+
+    check.__doc__ = f"One of {', '.join(words)}."
+    return check
+
+
+def path_field(default: str) -> Any:
+    """Return the field of an absolute path."""
+    return attrs.field(default=default, validator=absolute)

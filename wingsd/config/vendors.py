@@ -1,0 +1,144 @@
+"""The families of Panels and nodes: how they are told apart, and keys of theirs not used here.
+
+They are what Panels print, and what the families' node daemons write back into the file with
+their own defaults. A key that comes to be used becomes a field of the configuration's classes, and
+is removed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+__all__ = [
+    "CALAGOPUS",
+    "FAMILIES",
+    "PELICAN",
+    "PTERODACTYL",
+    "UNUSED",
+    "UNUSED_BY_DEFAULT",
+    "defaults_of",
+    "family_of",
+    "is_unused",
+    "leads_to_unused",
+]
+
+PTERODACTYL = "pterodactyl"
+PELICAN = "pelican"
+CALAGOPUS = "calagopus"
+FAMILIES = (PTERODACTYL, PELICAN, CALAGOPUS)
+
+#: What is another default of `system` than Pterodactyl's, where a Panel does not print the key.
+#: Calagopus' nodes have Pterodactyl's.
+_DEFAULTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        PELICAN: MappingProxyType(
+            {
+                "log_directory": "/var/log/pelican",
+                "backup_directory": "/var/lib/pelican/backups",
+            }
+        )
+    }
+)
+
+
+def family_of(named: str, traces: Iterable[str]) -> str:
+    """Return the family that is `named` or, where none is, that one of `traces` speaks of.
+
+    Traces are what the configuration says by the way: where it stands, its directories, the name
+    of the Panel. Pterodactyl's is the family of whoever says nothing.
+    """
+    told = " ".join(traces).lower()
+    found = (family for family in (PELICAN, CALAGOPUS) if family in told)
+    return named or next(found, PTERODACTYL)
+
+
+def defaults_of(family: str, written: Any) -> dict[str, Any]:
+    """Return the values of `system` that a node of the family has where none is `written`."""
+    keys = written if isinstance(written, Mapping) else {}
+    found = _DEFAULTS.get(family, {})
+    return {key: value for key, value in found.items() if keys.get(key) is None}
+
+
+#: The names of keys by the dotted path of the section that they are in.
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "": "quiet BlockBaseDirMount allow_cors_private_network ignore_panel_config_updates",
+        "throttles": "enabled lines line_reset_interval",
+        "Search": "blacklisted_dirs max_recursion_depth",
+        "remote_query": "retry_limit",
+        "api": (
+            "upload_limit trusted_proxies disable_remote_download "
+            "remote_download_blocked_cidrs server_remote_download_limit disable_openapi_docs "
+            "disable_directory_size directory_entry_limit send_offline_server_logs "
+            "max_jwt_uses file_search_threads file_decompression_threads "
+            "file_compression_threads"
+        ),
+        "api.remote_download": "max_redirects",
+        "system": (
+            "archive_directory tmp_directory openat_mode enable_log_rotate "
+            "check_permissions_on_boot check_permissions_on_boot_threads disk_check_interval "
+            "disk_check_threads disk_limiter_mode activity_send_interval activity_send_count "
+            "crash_detection_activity_lines"
+        ),
+        "system.quotas": "enabled",
+        "system.crash_detection": "enabled detect_clean_exit_as_crash timeout",
+        "system.passwd": "enabled directory",
+        "system.user.passwd": "enable directory",
+        "system.machine_id": "enable directory",
+        "system.sftp": (
+            "enabled bind_address bind_port read_only key_only key_algorithm "
+            "disable_password_auth directory_entry_limit directory_entry_send_amount"
+        ),
+        "system.sftp.limits": (
+            "authentication_password_attempts authentication_pubkey_attempts "
+            "authentication_cooldown"
+        ),
+        "system.sftp.shell": "enabled",
+        "system.sftp.shell.cli": "name",
+        "system.sftp.activity": "log_logins log_file_reads",
+        "system.backups": (
+            "write_limit read_limit restore_host_allowlist remove_backups_on_server_delete"
+        ),
+        "system.backups.mounting": "enabled path",
+        "system.backups.wings": "create_threads restore_threads archive_format",
+        "system.backups.s3": "create_threads part_upload_timeout retry_limit",
+        "system.backups.ddup_bak": "create_threads compression_format",
+        "system.backups.restic": "repository password_file retry_lock_seconds environment",
+        "system.backups.btrfs": "restore_threads create_read_only",
+        "system.backups.zfs": "restore_threads",
+        "docker.installer_limits": "memory cpu timeout",
+        "docker": (
+            "use_performant_inspect system_ips server_name_in_container_name "
+            "delete_container_on_stop"
+        ),
+        "docker.network": "disable_interface_binding",
+    }
+)
+UNUSED = frozenset(
+    f"{section}.{name}".lstrip(".") for section, names in _NAMES.items() for name in names.split()
+)
+#: Keys that may be left unused as long as they have the value that the families write by default.
+#: With another, this node does something else than it is told.
+UNUSED_BY_DEFAULT: Mapping[str, object] = MappingProxyType(
+    {
+        "remote_headers": {},
+        "remote_query.custom_headers": {},
+        "docker.network.IPv6": True,
+        "docker.network.mode": "pterodactyl_nw",
+    }
+)
+
+
+def is_unused(path: str, value: object) -> bool:
+    """Return whether the key at the dotted `path` is one of these, with a `value` it may have."""
+    if path in UNUSED_BY_DEFAULT:
+        # An empty map is a list in what PHP writes.
+        return value in (None, [], UNUSED_BY_DEFAULT[path])
+    return path in UNUSED
+
+
+def leads_to_unused(path: str) -> bool:
+    """Return whether one of these keys is below `path`."""
+    return any(key.startswith(f"{path}.") for key in (*UNUSED, *UNUSED_BY_DEFAULT))

@@ -1,0 +1,142 @@
+"""Images and networks that a container needs, pulled and created before it.
+
+Pure: the lines and the clock are handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from time import monotonic
+from typing import Any
+
+import attrs
+from twisted.logger import Logger
+
+from wingsd.config import Config
+from wingsd.docker import engine
+from wingsd.docker.calls import Talk
+from wingsd.docker.container import image_source, network_spec, registry_for
+from wingsd.errors import EnvironmentFailed
+from wingsd.panel.schemas import Settings
+
+__all__ = ["PullProgress", "Supplies", "follow"]
+
+#: Seconds between two reports about a pull.
+PULL_REPORT = 10
+
+_MB = 1_000_000
+
+
+@attrs.define
+class PullProgress:
+    """How far a pull has come, from the lines the engine tells it in."""
+
+    #: Layer by id: whether it is complete.
+    _layers: dict[str, bool] = attrs.field(factory=dict)
+    #: Layer by id: bytes downloaded and, as far as known, to download.
+    _bytes: dict[str, tuple[int, int]] = attrs.field(factory=dict)
+    error: str = ""
+
+    def note(self, line: Mapping[str, Any]) -> None:
+        """Take one line of the engine's answer to `POST /images/create` into account."""
+        self.error = self.error or str(line.get("error") or "")
+        layer, status = line.get("id"), line.get("status", "")
+        if layer is None or status.startswith("Pulling from"):
+            return
+        self._layers[layer] = status in ("Pull complete", "Already exists")
+        detail = line.get("progressDetail") or {}
+        if status == "Downloading":
+            self._bytes[layer] = (detail.get("current", 0), detail.get("total", 0))
+        elif layer in self._bytes:
+            _, total = self._bytes[layer]
+            self._bytes[layer] = (total, total)
+
+    def __str__(self) -> str:
+        """Return the progress in words, with sizes in MB."""
+        done = sum(size for size, _ in self._bytes.values()) / _MB
+        total = sum(size for _, size in self._bytes.values()) / _MB
+        complete = sum(self._layers.values())
+        return f"{complete} of {len(self._layers)} layers, {done:.1f} of {total:.1f} MB"
+
+
+def follow(
+    progress: PullProgress, lines: Iterator[Mapping[str, Any]], clock: Callable[[], float]
+) -> bool:
+    """Take the lines of a pull for `PULL_REPORT` seconds; return whether more may come."""
+    until = clock() + PULL_REPORT
+    for line in lines:
+        progress.note(line)
+        if clock() >= until:
+            return True
+    return False
+
+
+class Supplies:
+    """The networks and images of the node's containers."""
+
+    _log = Logger()
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    async def ensure(self, talk: Talk, server: Settings) -> None:
+        """Make the network if it is missing, and get the newest image, else the one at hand.
+
+        Raises `EnvironmentFailed`.
+        """
+        await self._ensure_network(talk, server)
+        await self._ensure_image(talk, server)
+
+    async def _ensure_network(self, talk: Talk, server: Settings) -> None:
+        spec = network_spec(self._config, server)
+        if spec is not None and await talk.ask(engine.ensure_network, spec):
+            self._log.info("network {network} created", network=spec.name)
+
+    async def _ensure_image(self, talk: Talk, server: Settings) -> None:
+        image = image_source(server)
+        if image.local_only:
+            if not await talk.ask(engine.image_exists, image.name):
+                raise EnvironmentFailed(
+                    f"there is no image {image.name} on this node, and it is never pulled since "
+                    "the Panel names it with a leading ~: load or build it here under that name, "
+                    "or remove the ~ to have it pulled"
+                )
+            return
+        why = await self._pull(talk, server.uuid, image.name)
+        if not why:
+            return
+        if not await talk.ask(engine.image_exists, image.name):
+            raise EnvironmentFailed(
+                f"the image {image.name} could not be pulled, and there is none of that name on "
+                f"this node: {why}"
+            )
+        self._log.warn(
+            "{server}: {image} could not be pulled, the one on this node is used: {why}",
+            server=server.uuid,
+            image=image.name,
+            why=why,
+        )
+
+    async def _pull(self, talk: Talk, uuid: str, image: str) -> str:
+        """Pull `image`; return why that failed, empty when it did not."""
+        names = {"server": uuid, "image": image}
+        self._log.info("{server}: pulling {image}", **names)
+        registry = registry_for(self._config.docker.registries, image)
+        auth = attrs.asdict(registry) if registry else None
+        progress = PullProgress()
+
+        def follow_pull(_: object) -> bool:
+            return follow(progress, lines, monotonic)
+
+        try:
+            lines = await talk.run(engine.pull_lines, image, auth)
+            # Some seconds at a time, so that no thread has to log.
+            while await talk.run(follow_pull):
+                so_far = str(progress)
+                self._log.info("{server}: pulling {image}: {progress}", progress=so_far, **names)
+        except engine.FAILURES as error:
+            return engine.explain(error)
+        if progress.error:
+            return progress.error
+        self._log.info("{server}: {image} is up to date", **names)
+        return ""

@@ -1,0 +1,213 @@
+"""A server's process in its container: what it writes and uses is told to its watcher.
+
+The connection to a console can break while the server goes on, as when the engine is restarted
+with `live-restore`. It is made again then, and only the engine's word that the container is
+stopped or gone counts as the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from wingsd.docker import engine
+from wingsd.docker.calls import Engine
+from wingsd.docker.inspect import ContainerState
+from wingsd.docker.runtime import Watcher
+from wingsd.docker.streams import Samples, Stream, Streams, usage
+from wingsd.errors import EnvironmentFailed
+
+__all__ = ["ContainerProcess"]
+
+# Seconds between tries: an engine tells of a container's end some milliseconds after its console
+# has ended, while one that is upgraded may be away for minutes.
+FIRST_PAUSE = 0.1
+PAUSE_FACTOR = 1.5
+LONGEST_PAUSE = 3.0
+#: Seconds after which things count as well again.
+STEADY = 30.0
+
+
+@attrs.define
+class _Pauses:
+    """Pauses that grow as long as one follows another."""
+
+    _reactor: Any
+    _next: float = FIRST_PAUSE
+    _last: float = 0.0
+
+    def pause(self) -> Deferred[None]:
+        now = self._reactor.seconds()
+        if now - self._last > STEADY:
+            self._next = FIRST_PAUSE
+        seconds = self._next
+        self._last = now + seconds
+        self._next = min(seconds * PAUSE_FACTOR, LONGEST_PAUSE)
+        return deferLater(self._reactor, seconds)
+
+
+@attrs.define(eq=False)
+class ContainerProcess:
+    """The `Running` of a container. `attach`, have it run, then `follow`."""
+
+    _log = Logger()
+
+    _uuid: str
+    #: The container's id: one of the same name may take its place.
+    _container: str
+    _watcher: Watcher
+    _engine: Engine
+    _streams: Streams
+    _reactor: Any
+    _console: Stream | None = attrs.field(default=None, init=False)
+    _watching: Deferred[None] | None = attrs.field(default=None, init=False)
+    _measuring: Deferred[None] | None = attrs.field(default=None, init=False)
+
+    async def attach(self) -> None:
+        """Connect to the console: what is written from now on is told.
+
+        Raises `EnvironmentFailed`.
+        """
+        output = partial(self._tell, self._watcher.output)
+        self._console = await self._streams.console(self._container, output)
+
+    def follow(self) -> None:
+        """Watch it until its end; it was attached to before it ran, or has run since it was."""
+        self._measuring = self._go(self._measure)
+        self._watching = self._go(self._watch)
+
+    # Running
+
+    async def command(self, line: str) -> None:
+        """Type a line into the console; return when the server's terminal has it."""
+        typed = f"{line}\n".encode(errors="replace")
+        async with self._engine.turn(f"console of {self._container}") as talk:
+            await self._engine.typing.run(talk.ask, engine.type_line, self._container, typed)
+
+    async def signal(self, name: str) -> None:
+        """Send a signal, by name; one that has ended needs none."""
+        async with self._engine.talk() as talk:
+            await talk.ask(engine.send_signal, self._container, name)
+
+    async def stop(self) -> None:
+        """Send the signal that the image names for this, SIGTERM if none."""
+        async with self._engine.talk() as talk:
+            await talk.ask(engine.stop_container, self._container)
+
+    async def kill(self) -> None:
+        """Send SIGKILL."""
+        await self.signal("SIGKILL")
+
+    def detach(self) -> None:
+        """Tell nothing more."""
+        for task in (self._watching, self._measuring):
+            if task is not None:
+                task.cancel()
+        self._close_console()
+
+    # How it is watched
+
+    def _go(self, work: Callable[[], Any]) -> Deferred[None]:
+        def trouble(failure: Failure) -> None:
+            if not failure.check(CancelledError):
+                self._log.failure("{server}: no longer watched", failure, server=self._uuid)
+
+        return Deferred.fromCoroutine(work()).addErrback(trouble)
+
+    async def _watch(self) -> None:
+        losses = _Pauses(self._reactor)
+        state = None
+        while self._console is not None:
+            await self._console.over
+            state = await self._resume(losses)
+        if self._measuring is not None:
+            self._measuring.cancel()
+        status = state.exit_status if state else None
+        out_of_memory = bool(state and state.out_of_memory)
+        self._tell(partial(self._watcher.ended, out_of_memory=out_of_memory), status)
+
+    async def _resume(self, losses: _Pauses) -> ContainerState | None:
+        """Attach to the console again, unless the container has ended; return its state then."""
+        self._console = None
+        pauses = _Pauses(self._reactor)
+        told = False
+        while True:
+            try:
+                state = await self._attach_again(losses)
+            except EnvironmentFailed as error:
+                self._close_console()
+                if not told:
+                    self._log.warn(
+                        "{server}: its console is lost for now: {error}",
+                        server=self._uuid,
+                        error=error,
+                    )
+                told = True
+                await pauses.pause()
+                continue
+            if told:
+                self._log.info("{server}: its engine is back", server=self._uuid)
+            return state
+
+    async def _attach_again(self, losses: _Pauses) -> ContainerState | None:
+        state = await self._look()
+        if state is None or not state.running:
+            return state
+        # Short after a first loss: every line that is written meanwhile is missed.
+        await losses.pause()
+        await self.attach()
+        # It may have ended meanwhile, and a console attached after that never ends.
+        state = await self._look()
+        if state is None or not state.running:
+            self._close_console()
+        return state
+
+    async def _measure(self) -> None:
+        pauses = _Pauses(self._reactor)
+        while True:
+            try:
+                await self._measure_once()
+            except EnvironmentFailed as error:
+                self._log.debug("{server}: not measured: {error}", server=self._uuid, error=error)
+            await pauses.pause()
+
+    async def _measure_once(self) -> None:
+        state = await self._look()
+        if state is None or not state.running:
+            return
+        started, samples = state.started, Samples()
+
+        def take(data: bytes) -> None:
+            for sample in samples.feed(data):
+                used = usage(sample, started)
+                if used is not None:
+                    self._tell(self._watcher.usage, used)
+
+        stream = await self._streams.stats(self._container, take)
+        try:
+            await stream.over
+        finally:
+            stream.close()
+
+    async def _look(self) -> ContainerState | None:
+        async with self._engine.talk() as talk:
+            return await talk.ask(engine.look, self._container)
+
+    def _close_console(self) -> None:
+        console, self._console = self._console, None
+        if console is not None:
+            console.close()
+
+    def _tell(self, watcher: Callable[[Any], None], what: Any) -> None:
+        # Whatever the watcher thinks of it, the next piece must get there.
+        try:
+            watcher(what)
+        except Exception:
+            self._log.failure("{server}: what it did was not taken in", server=self._uuid)

@@ -1,0 +1,198 @@
+"""The process that parses one egg file: the request on its stdin, the answer on its stdout.
+
+A request is a line of JSON, with the parser and the changes, and then the file's bytes. An answer
+is a line of JSON and, where the file has changed, its new bytes. The answer comes from a process
+that has read hostile bytes: all of it is checked.
+
+It is started by `wingsd.egg_files.process`. Before it reads a byte of the file it bounds its own
+time and memory, and before it parses one it gives up what it could do harm with: from then on it
+opens no file or connection, starts no process, and has no privileges.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import attrs
+
+from wingsd.egg_files.changes import Change, Pattern
+from wingsd.egg_files.formats import Rewritten, form_of, shown
+from wingsd.egg_files.values import Refused
+
+__all__ = ["MAX_HEADER", "RewriteAnswer", "RewriteRequest", "main"]
+
+#: Bytes of an answer's line of JSON.
+MAX_HEADER = 1 << 20
+#: Characters of a text for people; it is cut further where it is shown.
+_MAX_TEXT = 1000
+
+
+@attrs.frozen
+class RewriteRequest:
+    """A file's bytes, the name of its parser, and what is to be changed."""
+
+    parser: str
+    data: bytes
+    changes: Sequence[Change]
+
+    def encode(self) -> bytes:
+        """Return the request as bytes."""
+        changes = [
+            [change.match, change.value, change.if_value, change.pattern and change.pattern.text]
+            for change in self.changes
+        ]
+        return _message({"parser": self.parser, "changes": changes}, self.data)
+
+    @classmethod
+    def decode(cls, message: bytes) -> RewriteRequest:
+        """Return the request that the daemon sent."""
+        header, _, data = message.partition(b"\n")
+        found = json.loads(header)
+        changes = [
+            Change(match, value, if_value, None if pattern is None else Pattern(pattern))
+            for match, value, if_value, pattern in found["changes"]
+        ]
+        return cls(found["parser"], data, changes)
+
+
+@attrs.frozen
+class RewriteAnswer:
+    """What became of the file: `rewritten`, or else the reason why it is `refused`.
+
+    `cpu_seconds` is what its process has used.
+    """
+
+    cpu_seconds: float
+    rewritten: Rewritten | None = None
+    refused: str = ""
+
+    def encode(self, request: RewriteRequest) -> bytes:
+        """Return the answer to `request` as bytes. Unchanged bytes are not sent back."""
+        header: dict[str, Any] = {"cpu_seconds": self.cpu_seconds}
+        if self.rewritten is None:
+            return _message({**header, "refused": self.refused[:_MAX_TEXT]}, b"")
+        changed = self.rewritten.data != request.data
+        faults = [fault[:_MAX_TEXT] for fault in self.rewritten.faults]
+        header |= {"changed": changed, "faults": faults}
+        return _message(header, self.rewritten.data if changed else b"")
+
+    @classmethod
+    def decode(cls, message: bytes, request: RewriteRequest, limit: int) -> RewriteAnswer:
+        """Return the answer to `request`; new bytes are at most `limit`.
+
+        Raises Refused for bytes that are not an answer.
+        """
+        header, _, data = message[:MAX_HEADER].partition(b"\n")
+        data = message[len(header) + 1 :]
+        try:
+            found = json.loads(header)
+        except (ValueError, RecursionError):
+            found = None
+        match found:
+            case {"cpu_seconds": float(used), "refused": str(why), **rest} if not (rest or data):
+                return cls(used, refused=why)
+            case {
+                "cpu_seconds": float(used),
+                "changed": bool(changed),
+                "faults": list(faults),
+            } if (
+                len(found) == 3  # noqa: PLR2004
+                and len(faults) <= len(request.changes)
+                and all(isinstance(fault, str) for fault in faults)
+                and len(data) <= (limit if changed else 0)
+            ):
+                return cls(used, Rewritten(data if changed else request.data, faults))
+        raise Refused("the process that parsed it sent an invalid answer")
+
+
+def _message(header: dict[str, Any], body: bytes) -> bytes:
+    return b"%s\n%s" % (json.dumps(header).encode("ascii"), body)
+
+
+#: The user and group "nobody".
+_NOBODY = 65534
+#: stdin, stdout and stderr.
+_DESCRIPTORS = 3
+#: The kernel ends this process before any other when memory runs out, proc(5).
+_FIRST_TO_END = "1000"
+# prctl(2), capset(2).
+_PR_SET_PDEATHSIG = 1
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def main(cpu_seconds: int, memory: int) -> None:
+    """Answer the request on stdin, with so many seconds of CPU time and bytes of memory."""
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_AS, memory)
+    # At the soft limit comes SIGXCPU, by which the daemon tells this from other ends.
+    _limit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + 1)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write(_FIRST_TO_END)
+    try:
+        answer = _answer(RewriteRequest.decode(sys.stdin.buffer.read()))
+    except MemoryError:
+        why = f"its parser needs more than {memory >> 20} MiB of memory"
+        answer = RewriteAnswer(time.process_time(), refused=why).encode(
+            RewriteRequest("", b"", [])
+        )
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+        out.write(answer)
+    # Nothing of a large document is freed piece by piece.
+    os._exit(0)
+
+
+def _answer(request: RewriteRequest) -> bytes:
+    try:
+        form = form_of(request.parser)
+        form.load(request.data)
+        _confine()
+        rewritten = form.rewrite(request.data, request.changes)
+    except Refused as error:
+        return RewriteAnswer(time.process_time(), refused=str(error)).encode(request)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # What the libraries make of hostile files is theirs to decide.
+        what = f"{type(error).__name__}: {error}"
+        why = f"its parser, {shown(request.parser)}, failed: {what}"
+        return RewriteAnswer(time.process_time(), refused=why).encode(request)
+    return RewriteAnswer(time.process_time(), rewritten).encode(request)
+
+
+def _confine() -> None:
+    """Give up what parsing does not need. All that is to be imported has been."""
+    _drop_privileges()
+    # Ends with the daemon. Changing the user would undo it.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _limit(resource.RLIMIT_NPROC, 0)
+    _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS)
+
+
+def _drop_privileges() -> None:
+    """Give up root and all capabilities, as far as the sandbox that the daemon runs in lets it."""
+    if os.geteuid() == 0:
+        with suppress(OSError):
+            os.setgroups([])
+            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)())
+
+
+def _limit(kind: int, soft: int, hard: int | None = None) -> None:
+    """Lower a limit of this process; a lower one that it has already stays."""
+    highest = resource.getrlimit(kind)[1]
+    hard = soft if hard is None else hard
+    if highest != resource.RLIM_INFINITY:
+        hard = min(hard, highest)
+    resource.setrlimit(kind, (min(soft, hard), hard))

@@ -1,0 +1,201 @@
+"""The formats of files by the names of eggs' parsers: bytes in, changes, bytes out."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from importlib import import_module
+
+import attrs
+
+from wingsd.egg_files.changes import Change, Document
+from wingsd.egg_files.values import Refused
+from wingsd.util.text import display
+
+__all__ = [
+    "Encoded",
+    "Form",
+    "Rewritten",
+    "declared_encodings",
+    "form_of",
+    "load_encodings",
+    "shown",
+]
+
+#: Unreal Engine writes its ini files in UTF-16 as soon as they hold more than ASCII.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*['"]([\w.-]{1,40})['"]""")
+#: Names that Python would take for something else than a plain encoding of text are left out.
+_KNOWN = re.compile(r"us-ascii|iso-8859-\d+|windows-125\d|koi8-[ru]|gb\w+|big5|shift_jis|euc-\w+")
+
+
+@attrs.frozen
+class Encoded:
+    """A file's text, its lines ended by line feeds, and how it was written as bytes."""
+
+    text: str
+    encoding: str
+    mark: bytes
+    crlf: bool
+
+    @classmethod
+    def decode(cls, data: bytes, encodings: Iterable[str]) -> Encoded:
+        """Return the text of `data`, by its byte order mark or the first encoding that fits.
+
+        Raises Refused where none does.
+        """
+        mark = next(filter(data.startswith, _MARKS), b"")
+        body = data[len(mark) :]
+        for encoding in [_MARKS[mark]] if mark else encodings:
+            try:
+                text = body.decode(encoding)
+            except UnicodeDecodeError:
+                continue
+            crlf = "\r\n" in text and not re.search(r"(?<!\r)\n", text)
+            return cls(text.replace("\r\n", "\n") if crlf else text, encoding, mark, crlf)
+        raise Refused("its bytes are not text in a known encoding")
+
+    def encode(self, text: str, errors: str = "strict") -> bytes:
+        """Return other text as bytes, written as this one was.
+
+        Raises Refused for characters that the file's encoding does not have, and for a beginning
+        that would be taken for a byte order mark.
+        """
+        if self.crlf:
+            text = text.replace("\r\n", "\n").replace("\n", "\r\n")
+        try:
+            body = text.encode(self.encoding, errors)
+        except UnicodeEncodeError as error:
+            character = ascii(error.object[error.start])
+            raise Refused(f"its encoding, {self.encoding}, has no {character}") from error
+        if not self.mark and body.startswith(tuple(_MARKS)):
+            raise Refused("it would begin with a byte order mark, which it does not have")
+        return self.mark + body
+
+
+def load_encodings(data: bytes, encodings: Iterable[str]) -> None:
+    """Have Python import what `Encoded.decode` needs for the same bytes."""
+    for encoding in [
+        *encodings,
+        *(name for mark, name in _MARKS.items() if data.startswith(mark)),
+    ]:
+        with suppress(LookupError):
+            codecs.lookup(encoding)
+
+
+def declared_encodings(data: bytes) -> list[str]:
+    """Return the encoding that an XML file declares, and else UTF-8.
+
+    A declared UTF-16 without a byte order mark is a well-known slip of .NET's: it is UTF-8.
+    """
+    found = _DECLARED.match(data)
+    name = found[1].decode("ascii").lower() if found else ""
+    return [name] if _KNOWN.fullmatch(name) else ["utf-8"]
+
+
+_MIB = 1 << 20
+_SMALL = 1 * _MIB
+_TINY = _MIB // 4
+_LARGE = 10 * _MIB
+
+
+def _utf8(data: bytes) -> Iterable[str]:
+    return ["utf-8"]
+
+
+def _any(data: bytes) -> Iterable[str]:
+    # every byte is a character of Latin-1, so what is not touched comes back as it was
+    return ["utf-8", "latin-1"]
+
+
+@attrs.frozen
+class Rewritten:
+    """A file's new bytes, and one line for each change that could not be made."""
+
+    data: bytes
+    faults: list[str]
+
+
+@attrs.frozen
+class Form:
+    """How files of one kind are read and written.
+
+    `document` is the module and class that open a text. `limit` is the size of the largest file
+    that is read or written, in bytes.
+    """
+
+    document: str
+    encodings: Callable[[bytes], Iterable[str]] = _utf8
+    limit: int = _LARGE
+    #: What is done with characters that the file's encoding does not have.
+    errors: str = "strict"
+    #: A file with all for which the library imports modules only when it meets it.
+    sample: bytes = b""
+
+    def load(self, data: bytes) -> None:
+        """Import all that rewriting `data` will need; of `data` only the encoding is read."""
+        load_encodings(data, self.encodings(data))
+        self.rewrite(self.sample, [Change("c.d", "e")])
+
+    def rewrite(self, data: bytes, changes: Sequence[Change]) -> Rewritten:
+        """Return `data` with the changes made.
+
+        Raises Refused where the file as a whole cannot be read or written.
+        """
+        encoded = Encoded.decode(data, self.encodings(data))
+        module, _, name = self.document.partition(":")
+        opened: Callable[[str], Document]
+        opened = getattr(import_module(f"wingsd.egg_files.{module}"), name)
+        try:
+            document = opened(encoded.text)
+            faults = []
+            for change in changes:
+                try:
+                    document.apply(change)
+                except Refused as error:
+                    faults.append(f"{shown(change.match)}: {error}")
+            text = document.text()
+        except RecursionError as error:
+            raise Refused("it is nested too deeply") from error
+        if text == encoded.text:
+            return Rewritten(data, faults)
+        new = encoded.encode(text, self.errors)
+        if len(new) > self.limit:
+            raise Refused(f"it would become larger than {self.limit >> 10} KiB")
+        return Rewritten(new, faults)
+
+
+#: Its library takes a hundred times as long as the others.
+_YAML = Form(
+    "yaml_format:YamlFile", limit=_TINY, sample=b"a: &a {b: !!binary YQ==}\nc:\n  <<: *a\n"
+)
+_FORMS = {
+    "file": Form("line_formats:LineFile", _any),
+    "ini": Form("line_formats:IniFile", _any, _SMALL),
+    "json": Form("nested_formats:JsonFile"),
+    "properties": Form("line_formats:PropertiesFile", _any, _SMALL),
+    "toml": Form("toml_format:TomlFile", limit=_SMALL),
+    "xml": Form("xml_format:XmlFile", declared_encodings, errors="xmlcharrefreplace"),
+    "yaml": _YAML,
+    "yml": _YAML,
+}
+
+
+def form_of(parser: str) -> Form:
+    """Return the form for an egg's parser. Raises Refused where there is no such parser."""
+    try:
+        return _FORMS[parser]
+    except KeyError:
+        known = ", ".join(_FORMS)
+        raise Refused(f"there is no parser {shown(parser)}; these are: {known}") from None
+
+
+def shown(text: str) -> str:
+    """Return a name from outside in quotes, safe to show on one line."""
+    return display(text.encode("utf-8", "backslashreplace"))

@@ -1,0 +1,178 @@
+"""Has each egg file parsed by a process of its own, whose time and memory are bounded.
+
+The files belong to the server's users, and the parsers are large libraries: some take time by the
+square of a file's size, some a hundred times its memory. In a process of its own a file costs
+nobody else anything but that process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from threading import Lock
+from typing import IO, cast
+
+import attrs
+
+from wingsd.egg_files.changes import Change
+from wingsd.egg_files.child import MAX_HEADER, RewriteAnswer, RewriteRequest
+from wingsd.egg_files.formats import Rewritten, form_of, shown
+from wingsd.egg_files.values import Refused
+
+__all__ = ["BOUNDS", "RewriteBounds", "RewriteJob", "child"]
+
+_CHUNK = 1 << 16
+#: Where the daemon finds its modules, the child does; no other variable or directory counts.
+_CODE = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from wingsd.egg_files.child import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+)
+
+
+@attrs.frozen
+class RewriteBounds:
+    """What the egg files of one start may take.
+
+    `cpu_seconds` (CPU time) and `memory` (bytes of address space) bound the process of each file,
+    `seconds` the time of all of them together. A start is slow that has used more CPU time than
+    `slow_seconds`.
+    """
+
+    cpu_seconds: int = 10
+    memory: int = 512 << 20
+    seconds: float = 20.0
+    slow_seconds: float = 2.0
+
+
+BOUNDS = RewriteBounds()
+
+
+def child(bounds: RewriteBounds) -> list[str]:
+    """Return the command that answers one request."""
+    path = json.dumps([entry for entry in sys.path if os.path.isabs(entry)])
+    limits = [str(bounds.cpu_seconds), str(bounds.memory)]
+    return [sys.executable, "-I", "-B", "-W", "ignore", "-c", _CODE, path, *limits]
+
+
+class RewriteJob:
+    """The egg files of one start, parsed one after the other by `program`.
+
+    `rewrite` blocks, and is called by one thread; `cancel` can be called by any other.
+    """
+
+    def __init__(self, bounds: RewriteBounds, program: Sequence[str] | None = None) -> None:
+        #: Whether a file ran into a bound, or all of them took long.
+        self.slow = False
+        self._bounds = bounds
+        self._program = program or child(bounds)
+        self._deadline: float | None = None
+        self._cpu_seconds = 0.0
+        self._lock = Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._cancelled = False
+
+    def rewrite(self, parser: str, data: bytes, changes: Sequence[Change]) -> Rewritten:
+        """Return the file's bytes with the changes made.
+
+        Raises Refused for what its parser refuses, for a file that takes more than the bounds, and
+        after `cancel`; OSError where no process can be started.
+        """
+        limit = form_of(parser).limit
+        request = RewriteRequest(parser, data, changes)
+        message = self._run(request.encode(), MAX_HEADER + limit, parser)
+        answer = RewriteAnswer.decode(message, request, limit)
+        self._cpu_seconds += answer.cpu_seconds
+        self.slow |= self._cpu_seconds > self._bounds.slow_seconds
+        if answer.rewritten is None:
+            raise Refused(answer.refused)
+        return answer.rewritten
+
+    def cancel(self) -> None:
+        """End the process that runs, and start no other."""
+        with self._lock:
+            self._cancelled = True
+            if self._process is not None:
+                self._process.kill()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was."""
+        return self._cancelled
+
+    @property
+    def process_id(self) -> int | None:
+        """The id of the process that runs now."""
+        process = self._process
+        return None if process is None or process.returncode is not None else process.pid
+
+    def _run(self, message: bytes, most: int, parser: str) -> bytes:
+        """Return what the program answers: at most `most` bytes."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._bounds.seconds
+        process = self._start(message)
+        stdout = cast("IO[bytes]", process.stdout)
+        status = None
+        try:
+            answer = self._read(stdout.fileno(), most)
+            status = process.wait(self._left())
+        except (TimeoutError, subprocess.TimeoutExpired):
+            raise Refused(
+                f"the {self._bounds.seconds:g} s that a server's egg files may take are over"
+            ) from None
+        finally:
+            self.slow |= status != 0
+            process.kill()
+            process.wait()
+            stdout.close()
+        if status == -signal.SIGXCPU:
+            raise Refused(f"its parser needs more than {self._bounds.cpu_seconds} s of CPU time")
+        if status:
+            raise Refused(f"its parser, {shown(parser)}, ended by {_cause(status)}")
+        return answer
+
+    def _start(self, message: bytes) -> subprocess.Popen[bytes]:
+        with os.fdopen(os.memfd_create("egg-file"), "w+b") as stdin:
+            stdin.write(message)
+            stdin.seek(0)
+            with self._lock:
+                if self._cancelled:
+                    raise Refused("the start was called off")
+                self._process = subprocess.Popen(  # noqa: S603
+                    self._program,
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env={},
+                )
+                return self._process
+
+    def _read(self, stdout: int, most: int) -> bytes:
+        """Return all that comes. Raises TimeoutError, and Refused for more than `most` bytes."""
+        answer = bytearray()
+        waiting = select.poll()
+        waiting.register(stdout, select.POLLIN)
+        while waiting.poll(self._left() * 1000):
+            chunk = os.read(stdout, _CHUNK)
+            if not chunk:
+                return bytes(answer)
+            answer += chunk
+            if len(answer) > most:
+                raise Refused("the process that parsed it sent too long an answer")
+        raise TimeoutError
+
+    def _left(self) -> float:
+        return max((self._deadline or 0.0) - time.monotonic(), 0.0)
+
+
+def _cause(status: int) -> str:
+    """Return the words for an exit status, of which a negative one is a signal's."""
+    if status < 0:
+        return f"signal {-status} ({signal.strsignal(-status)})"
+    return f"its exit with status {status}"

@@ -1,0 +1,1 @@
+"""The framework of the HTTP interface: connections, requests, operations and the document."""

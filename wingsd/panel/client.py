@@ -1,0 +1,382 @@
+"""The Panel's API for nodes, as this node calls it: `{remote}/api/remote`.
+
+Calls are retried as Wings retries them: with growing pauses while the Panel cannot be reached or
+answers 5xx, never on a 4xx. Each way a call can end has its class in `wingsd.errors`: a Panel that
+refuses the node's own token is `TokenRefused`, in any call.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.web.http_headers import Headers
+
+from wingsd import __version__
+from wingsd.config import Config
+from wingsd.errors import (
+    InvalidData,
+    NotForThisNode,
+    PanelRefused,
+    PanelUnreachable,
+    TokenRefused,
+    UnknownServer,
+)
+from wingsd.panel.http_client import AnswerRefused, BoundedClient
+from wingsd.panel.schemas import Configuration, configuration_from_panel
+from wingsd.util.observer import PANEL, Observer
+from wingsd.util.retry import seconds_asked_for
+from wingsd.util.serialization import structure
+
+__all__ = ["Panel"]
+
+T = TypeVar("T")
+
+# Seconds; the figures are Wings' own.
+FIRST_PAUSE = 0.5
+PAUSE_FACTOR = 1.5
+LONGEST_PAUSE = 12.0
+GIVE_UP_AFTER = 30.0
+#: Seconds to wait for an answer, whatever is configured.
+LEAST_TIMEOUT = 30
+#: The same for `success`: the Panel answers it only after it has asked the source to delete its
+#: copy, which takes 15 s and more, and giving up too early leaves everybody in doubt.
+SUCCESS_TIMEOUT = 120
+#: Lists, maps and values in an answer's JSON: one of three bytes takes sixty and more in memory.
+MAX_VALUES = 2_000_000
+#: Calls that a Panel grants to every node whose token it accepts.
+_NODES_OWN = ("/servers?", "/servers/reset")
+_ANY_SERVER = "/servers?page=1&per_page=1"
+
+
+@attrs.frozen
+class _Meta:
+    last_page: int = 1
+
+
+@attrs.frozen
+class _Page:
+    data: tuple[Any, ...]
+    meta: _Meta = _Meta()
+
+
+class _BadAnswer(InvalidData):
+    """An answer that is none; the Panel may say for how many seconds it is to be left alone."""
+
+    def __init__(self, what: str, retry_after: float) -> None:
+        super().__init__(what)
+        self.retry_after = retry_after
+
+
+class Panel:
+    """One Panel. `http` makes the requests; the default bounds their answers.
+
+    `observer` is told how long each attempt at a call takes.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        http: BoundedClient | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._base = f"{config.remote.rstrip('/')}/api/remote"
+        self._per_page = config.remote_query.boot_servers_per_page
+        self._timeout = max(config.remote_query.timeout, LEAST_TIMEOUT)
+        self._reactor = reactor
+        self._observer = observer or Observer()
+        #: When it last answered, in seconds since the epoch; None if it has not yet.
+        self.heard: float | None = None
+        self._http = http or BoundedClient(reactor)
+        self._headers = Headers(
+            {
+                "Authorization": [f"Bearer {config.token_id}.{config.token}"],
+                "Accept": ["application/vnd.pterodactyl.v1+json"],
+                "Content-Type": ["application/json"],
+                "User-Agent": [f"wingsd/{__version__} (id:{config.token_id})"],
+            }
+        )
+
+    async def describe(self, uuid: str) -> Configuration:
+        """Return what the Panel says of the server now.
+
+        Raises `UnknownServer`, `NotForThisNode`, `PanelRefused`, `PanelUnreachable`.
+        """
+        try:
+            found = await self._call(
+                "describe", "GET", f"/servers/{uuid}", configuration_from_panel
+            )
+        except TokenRefused:
+            raise
+        except PanelRefused as error:
+            # Some Panels say 403 for a server that no transfer brings to this node.
+            if error.code not in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
+                raise
+            kind = UnknownServer if error.code == HTTPStatus.NOT_FOUND else NotForThisNode
+            raise kind(
+                "the Panel does not know this server, or not for this node",
+                "start the transfer in the Panel that `remote` in the node's configuration names",
+            ) from error
+        described = found.settings.uuid
+        if described != uuid:
+            raise PanelUnreachable(
+                "the Panel's answer makes no sense", f"asked for {uuid} it described {described}"
+            )
+        return found
+
+    async def owns(self, uuid: str) -> bool:
+        """Return whether the Panel lists the server as one of this node's.
+
+        Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        async for page in self._pages():
+            if any(_uuid_of(entry) == uuid for entry in page):
+                return True
+        return False
+
+    async def servers(self) -> list[Configuration]:
+        """Return all servers of this node. One whose description makes no sense is logged.
+
+        Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        found = []
+        async for page in self._pages():
+            for entry in page:
+                try:
+                    found.append(configuration_from_panel(entry))
+                except InvalidData as error:
+                    self._log.error(
+                        "{server}: not loaded, the Panel's description of it makes no sense: "
+                        "{error}",
+                        server=_uuid_of(entry),
+                        error=error,
+                    )
+        return found
+
+    async def _pages(self) -> AsyncIterator[tuple[Any, ...]]:
+        page, last = 1, 1
+        while page <= last:
+            path = f"/servers?page={page}&per_page={self._per_page}"
+            answer = await self._call("list", "GET", path, _page)
+            yield answer.data
+            page, last = page + 1, answer.meta.last_page
+
+    async def greet(self) -> None:
+        """Find out, by asking once for next to nothing, whether it answers this node.
+
+        Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        try:
+            with self._observer.timing(PANEL, "list", self._reactor.seconds):
+                attempt = self._attempt("GET", _ANY_SERVER, _page, None)
+                await self._within(self._timeout, attempt)
+        except (CancelledError, PanelRefused):
+            raise
+        except Exception as error:
+            raise PanelUnreachable("the Panel gave no answer", _reason(error)) from error
+
+    async def reset(self) -> None:
+        """Tell that this node has just started: whatever its servers were doing is over.
+
+        Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        await self._call("reset", "POST", "/servers/reset", None)
+
+    async def installed(self, uuid: str, *, successful: bool, reinstall: bool = False) -> None:
+        """Tell how a server's installation ended. Raises `PanelRefused`, `PanelUnreachable`."""
+        body = {"successful": successful, "reinstall": reinstall}
+        await self._call("installed", "POST", f"/servers/{uuid}/install", None, body=body)
+
+    async def transfer_succeeded(self, uuid: str, backups: Sequence[str] | None = None) -> None:
+        """Tell that the server is here now, and with it the backups of these UUIDs.
+
+        None is for the Panels that do not ask for them. Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        timeout = max(self._timeout, SUCCESS_TIMEOUT)
+        body = None if backups is None else {"backups": list(backups)}
+        path = f"/servers/{uuid}/transfer/success"
+        await self._call("success", "POST", path, None, timeout, body)
+
+    async def transfer_failed(self, uuid: str) -> bool:
+        """Tell that the server stays where it was; return whether that ended the transfer.
+
+        False: no such transfer was open any more (409), since the other node was faster.
+        Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        try:
+            await self._call("failure", "POST", f"/servers/{uuid}/transfer/failure", None)
+        except PanelRefused as error:
+            if error.code != HTTPStatus.CONFLICT:
+                raise
+            return False
+        return True
+
+    async def _call(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        read: Callable[[object], T] | None,
+        timeout: float | None = None,
+        body: object = None,
+    ) -> T:
+        """Return what `read` makes of the answer's JSON; without it, the answer has no body.
+
+        `operation` names it to the observer; `timeout` is the seconds to wait for one answer;
+        `body` is sent as JSON.
+        """
+        try:
+            return await self._call_until_answered(operation, method, path, read, timeout, body)
+        except TokenRefused:
+            raise
+        except PanelRefused as error:
+            if error.code == HTTPStatus.FORBIDDEN:
+                # It may be the token, which this tells, or what was asked of this one server.
+                await self._call("list", "GET", _ANY_SERVER, _page)
+            raise
+
+    async def _call_until_answered(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        read: Callable[[object], T] | None,
+        timeout: float | None,
+        body: object,
+    ) -> T:
+        started = self._reactor.seconds()
+        pause = FIRST_PAUSE
+        while True:
+            attempt = self._attempt(method, path, read, body)
+            try:
+                with self._observer.timing(PANEL, operation, self._reactor.seconds):
+                    return await self._within(timeout or self._timeout, attempt)
+            except (PanelRefused, CancelledError):
+                raise
+            except Exception as error:
+                reason = _reason(error)
+                retry_after = error.retry_after if isinstance(error, _BadAnswer) else 0.0
+                wait = max(pause, retry_after)
+                if self._reactor.seconds() - started + wait > GIVE_UP_AFTER:
+                    raise PanelUnreachable(
+                        "the Panel could not be asked",
+                        f"{method} {self._base}{path}: {reason}; try again when it answers",
+                        retry_after,
+                    ) from error
+            self._log.warn(
+                "no good answer from the Panel to {method} {path}: {reason}; again in {pause} s",
+                method=method,
+                path=path,
+                reason=reason,
+                pause=round(wait, 1),
+            )
+            await deferLater(self._reactor, wait)
+            pause = min(pause * PAUSE_FACTOR, LONGEST_PAUSE)
+
+    async def _within(self, timeout: float, attempt: Coroutine[Any, Any, T]) -> T:
+        """Return its result; raise `CancelledError` only when somebody else has cancelled it."""
+        waiting: Deferred[T] = Deferred.fromCoroutine(attempt)
+        limit = self._reactor.callLater(timeout, waiting.cancel)
+        try:
+            return await waiting
+        except Exception as error:
+            if not _was_cancelled(error):
+                raise
+            if limit.active():
+                raise CancelledError from error
+            raise TimeoutError(f"no answer within {timeout:g} s") from error
+        finally:
+            if limit.active():
+                limit.cancel()
+
+    async def _attempt(
+        self, method: str, path: str, read: Callable[[object], T] | None, sent: object
+    ) -> Any:
+        content = None if sent is None else json.dumps(sent).encode()
+        # A redirect is no answer to a POST, and following one could leak the token.
+        try:
+            response, body = await self._http.request(
+                method, self._base + path, headers=self._headers, content=content
+            )
+        except AnswerRefused as error:
+            raise InvalidData(
+                f"{error}; see whether remote in the configuration is the Panel's address, and "
+                "what a proxy in front of it sends"
+            ) from error
+        self.heard = time.time()
+        (asked, *_) = response.headers.getRawHeaders("Retry-After") or [""]
+        retry_after = seconds_asked_for(asked)
+        if HTTPStatus.BAD_REQUEST <= response.code < HTTPStatus.INTERNAL_SERVER_ERROR:
+            answered = f"was answered {response.code}: {_fault(body)}"
+            if _is_about_token(path, response.code):
+                where = f"{method} {self._base}{path}"
+                raise TokenRefused(f"{where} {answered}", response.code, retry_after)
+            what = f"{method} {path} {answered}"
+            refusal = "the Panel refused this node's request"
+            raise PanelRefused(refusal, what, response.code, retry_after)
+        if not HTTPStatus.OK <= response.code < HTTPStatus.MULTIPLE_CHOICES:
+            raise _BadAnswer(f"it answered {response.code}: {_fault(body)}", retry_after)
+        if read is not None:
+            return read(_json(body))
+        # A page that says "maintenance" comes with 200 too; the Panel's own word has no such body.
+        return _json(body) if body else None
+
+
+def _is_about_token(path: str, code: int) -> bool:
+    if code == HTTPStatus.FORBIDDEN:
+        return path.startswith(_NODES_OWN)
+    return code == HTTPStatus.UNAUTHORIZED
+
+
+def _page(answer: object) -> _Page:
+    page = structure(answer, _Page)
+    if any(_uuid_of(entry) is None for entry in page.data):
+        raise InvalidData("its list of servers has an entry without a uuid")
+    return page
+
+
+def _uuid_of(entry: object) -> str | None:
+    uuid = entry.get("uuid") if isinstance(entry, dict) else None
+    return uuid if isinstance(uuid, str) else None
+
+
+def _was_cancelled(error: Exception) -> bool:
+    """Return whether a request was cancelled, also in the Agent's words for it."""
+    reasons = getattr(error, "reasons", ())
+    return isinstance(error, CancelledError) or any(r.check(CancelledError) for r in reasons)
+
+
+def _reason(error: Exception) -> str:
+    reasons = getattr(error, "reasons", ())
+    if reasons:
+        return ", ".join(reason.getErrorMessage() for reason in reasons)
+    return str(error) or type(error).__name__
+
+
+def _json(body: bytes) -> object:
+    if sum(map(body.count, b",[{")) > MAX_VALUES:
+        raise InvalidData(f"its answer has more than {MAX_VALUES:,} values")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidData(f"its answer is not JSON but {body[:60]!r}") from error
+
+
+def _fault(body: bytes) -> str:
+    """Return what a Panel's error answer says for people, whatever form it has."""
+    try:
+        answer: Any = _json(body)
+        details = [str(fault["detail"]) for fault in answer["errors"]]
+    except (ValueError, LookupError, TypeError):
+        return "no reason given"
+    return "; ".join(details) or "no reason given"

@@ -1,0 +1,124 @@
+"""The log of a server's installation: it goes with the server, and is kept for people to read.
+
+One that comes is staged beside the server's files and put into place when the server is here for
+good. A transfer does not fail for it then. Blocking: run it in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from wingsd.archive import Limits
+from wingsd.backups.received import write_file
+from wingsd.config import System
+from wingsd.errors import StorageError
+from wingsd.transfers.storage.staging import Staging
+from wingsd.util.os_errors import disk_advice
+
+__all__ = ["InstallLogs", "OpenLog"]
+
+#: Bytes of a log that are kept, and sent: more than anybody reads.
+LIMIT = 64 << 20
+_PIECE = 240 << 10
+
+
+class InstallLogs:
+    """Those in `install` of `system.log_directory`, where the nodes of all families keep them.
+
+    Every method raises `StorageError`.
+    """
+
+    def __init__(self, log_directory: str, staging: Staging, *, reserve: int) -> None:
+        self._directory = Path(log_directory) / "install"
+        self._staging = staging
+        self._reserve = reserve
+
+    @classmethod
+    def configured(cls, system: System, staging: Staging) -> InstallLogs:
+        """Return those of a node."""
+        limits = Limits.configured(system.transfers)
+        return cls(system.log_directory, staging, reserve=limits.reserve)
+
+    def store(self, server: str, blocks: Iterable[bytes]) -> None:
+        """Stage the server's log, as much of it as is kept; take all of `blocks`."""
+        path = self._staging.log(server)
+        write_file(path, _beginning(blocks), reserve=self._reserve, durable=False)
+
+    def open(self, server: str) -> OpenLog | None:
+        """Return the log of a server of this node, to be read; None where there is none."""
+        path = self._place(server)
+        # A FIFO would have whoever opens it wait.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unread(path, error.strerror) from error
+        log = OpenLog(path, descriptor)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            log.close()
+            raise _unread(path, "it is not a file")
+        return log
+
+    def publish(self, server: str) -> str | None:
+        """Put the staged log into place, where it replaces an older one; return that, if any."""
+        staged = self._staging.log(server)
+        if not staged.exists():
+            return None
+        place = self._place(server)
+        # It may be another filesystem, and nobody is to read half a log.
+        growing = self._directory / f".{server}.log.part"
+        try:
+            self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                growing.unlink()
+            shutil.copyfile(staged, growing)
+            growing.chmod(0o600)
+            growing.replace(place)
+            staged.unlink()
+        except OSError as error:
+            why = disk_advice(error)
+            raise StorageError(f"the installation log {place} cannot be written: {why}") from error
+        return str(place)
+
+    def _place(self, server: str) -> Path:
+        return self._directory / f"{server}.log"
+
+
+class OpenLog:
+    """A log that is being read. Close it."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield as much of it as is kept. Raises `StorageError`."""
+        left = LIMIT
+        try:
+            while left and (block := os.read(self._descriptor, min(_PIECE, left))):
+                left -= len(block)
+                yield block
+        except OSError as error:
+            raise _unread(self._path, error.strerror) from error
+
+    def close(self) -> None:
+        """Read no further."""
+        os.close(self._descriptor)
+
+
+def _unread(path: Path, why: object) -> StorageError:
+    return StorageError(f"the server goes without its installation log {path}: {why}")
+
+
+def _beginning(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    left = LIMIT
+    for block in blocks:
+        yield block[:left]
+        left = max(0, left - len(block))

@@ -1,0 +1,248 @@
+"""The upload's body as multipart/form-data, read and written: an archive, and what comes with it.
+
+Here are the rules of `POST /api/transfers` about the parts: which there must be, in which order,
+and that those are skipped which nobody knows; `formparts` divides the body into them. What is
+written is what Go's mime/multipart writes, to the byte, since that is what all other nodes
+have always been sent.
+Pure: bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+
+import attrs
+from multipart import MultipartError, MultipartSegment, parse_options_header
+
+from wingsd.backups.attachments import LOG_PARTS, WINGS, Backup, BackupChecksum, Extra, extra_of
+from wingsd.config import CALAGOPUS, PELICAN, Form
+from wingsd.errors import (
+    BadRequest,
+    ChecksumFirst,
+    IncompleteUpload,
+    UploadCutShort,
+    WrongContentType,
+)
+from wingsd.transfers.form.multipart import FormParts
+
+__all__ = ["Checksums", "FormFrame", "UploadForm"]
+
+#: Bytes. A SHA-256 in hexadecimal has 64; whatever is longer is not one.
+MAX_CHECKSUM = 256
+#: The checksum's names: Pterodactyl's and Calagopus' nodes speak of the first, Pelican's of the
+#: second, and each skips what it does not know.
+CHECKSUM_PARTS = ("checksum", "checksum_archive")
+#: The content type of a file of which nothing is said.
+_BYTES = "application/octet-stream"
+
+
+@attrs.frozen
+class Checksums:
+    """The SHA-256 of the archive, and of each backup by its UUID, as sent but in lower case."""
+
+    archive: str
+    backups: Mapping[str, str] = attrs.field(factory=dict)
+
+
+class UploadForm:
+    """One upload. Feed it the body piece by piece, then `close` it for the checksums."""
+
+    def __init__(
+        self, content_type: str, user_agent: str = "", bounds: Form | None = None
+    ) -> None:
+        """Raise `WrongContentType` when `content_type` is not that of a form with a boundary."""
+        # The document's own Python example breaks the document's rule: requests writes `data`
+        # before `files`, whatever the caller does. Its users cannot help it, so it may.
+        self._any_order = user_agent.startswith("python-requests/")
+        self._parts = FormParts(_boundary(content_type), bounds or Form())
+        #: What the bytes of the part that is being read are: to be handed on, or a checksum.
+        self._wanted = False
+        self._checksum: bytearray | None = None
+        self._checksums: dict[str | BackupChecksum, bytearray] = {}
+        self._extras: set[Extra] = set()
+        self._archive_seen = False
+        self._in_archive = False
+        #: True from the archive's last byte on.
+        self.archive_complete = False
+
+    def receive(self, chunk: bytes) -> Iterator[bytes | Extra]:
+        """Take a piece of the body and yield what it holds of the archive, then of the extras.
+
+        The bytes that follow an extra are its own. Raises `BadRequest` for parts in the wrong
+        order or number, for a backup that cannot be kept, and for what is not multipart.
+        """
+        try:
+            for event in self._parts.parse(chunk):
+                if isinstance(event, MultipartSegment):
+                    extra = self._start(event)
+                    if extra is not None:
+                        yield extra
+                elif event is None:
+                    self._end()
+                elif self._wanted:
+                    yield event
+                elif self._checksum is not None:
+                    self._add_to_checksum(self._checksum, event)
+        except MultipartError as error:
+            raise BadRequest(
+                "the request body is not valid multipart/form-data", str(error.args[0])
+            ) from error
+
+    def close(self) -> Checksums:
+        """Say that the body has ended and return the checksums as they were sent.
+
+        Raises `BadRequest` when a part is missing or the archive has two checksums,
+        `UploadCutShort` when the last part is not whole.
+        """
+        if self._archive_seen and not self._parts.is_complete:
+            raise UploadCutShort(
+                "the upload ended before it was complete", "send the server again"
+            )
+        if not self.archive_complete:
+            raise IncompleteUpload('the body has no part named "archive"')
+        return Checksums(self._of_archive(), self._of_backups())
+
+    def _of_archive(self) -> str:
+        checksums = {_text(self._checksums[n]) for n in CHECKSUM_PARTS if n in self._checksums}
+        if not checksums:
+            raise IncompleteUpload('the body has no part named "checksum"')
+        if len(checksums) > 1:
+            raise BadRequest(
+                f"the parts {' and '.join(CHECKSUM_PARTS)} differ", "send the archive's SHA-256"
+            )
+        return checksums.pop()
+
+    def _of_backups(self) -> dict[str, str]:
+        came = {extra.uuid for extra in self._extras if isinstance(extra, Backup)}
+        found = {
+            key.uuid: _text(checksum)
+            for key, checksum in self._checksums.items()
+            if isinstance(key, BackupChecksum)
+        }
+        for uuid in sorted(came ^ found.keys()):
+            missing = "a checksum" if uuid in came else "the backup itself"
+            raise IncompleteUpload(f"of the backup {uuid} the body has not {missing}")
+        return found
+
+    def _start(self, segment: MultipartSegment) -> Extra | None:
+        """Begin a part; return it if it is an extra, whose bytes are to be handed on."""
+        name = segment.name
+        self._wanted, self._checksum = False, None
+        if name == "archive":
+            self._once(not self._archive_seen, name)
+            self._archive_seen = self._in_archive = self._wanted = True
+        elif name in CHECKSUM_PARTS:
+            self._expect_checksum(name, name)
+        else:
+            found = extra_of(name, segment.filename or "", segment.content_type or "")
+            if isinstance(found, BackupChecksum):
+                self._expect_checksum(name, found)
+            elif found is not None:
+                self._add_extra(name, found)
+                return found
+        return None
+
+    def _expect_checksum(self, name: str, key: str | BackupChecksum) -> None:
+        if not self.archive_complete and not self._any_order:
+            raise ChecksumFirst
+        self._once(key not in self._checksums, name)
+        self._checksum = self._checksums[key] = bytearray()
+
+    def _add_extra(self, name: str, extra: Extra) -> None:
+        if not self.archive_complete:
+            raise ChecksumFirst(name)
+        others = {each.uuid for each in self._extras if isinstance(each, Backup)}
+        known = extra.uuid in others if isinstance(extra, Backup) else extra in self._extras
+        self._once(not known, name)
+        self._extras.add(extra)
+        self._wanted = True
+
+    def _once(self, is_first: bool, name: str) -> None:
+        if not is_first:
+            raise BadRequest(f"the part {name} was sent twice", "send it once")
+
+    def _end(self) -> None:
+        if self._in_archive:
+            self.archive_complete = True
+        self._in_archive = self._wanted = False
+        self._checksum = None
+
+    def _add_to_checksum(self, checksum: bytearray, data: bytes) -> None:
+        checksum += data
+        if len(checksum) > MAX_CHECKSUM:
+            raise BadRequest("the checksum is too long", "send the SHA-256 in hexadecimal")
+
+
+@attrs.frozen
+class FormFrame:
+    """What is written before and after an archive. `boundary` is a fresh one by default.
+
+    `filename` is the archive's, by which Calagopus' nodes tell its format.
+    """
+
+    filename: str = "archive.tar.gz"
+    boundary: str = attrs.field(factory=lambda: secrets.token_hex(30))
+
+    @property
+    def content_type(self) -> str:
+        """The request's Content-Type."""
+        return f"multipart/form-data; boundary={self.boundary}"
+
+    def before(self) -> bytes:
+        """Return the bytes that precede the archive's."""
+        return self._file("archive", self.filename).removeprefix(b"\r\n")
+
+    def after(self, checksum: str) -> bytes:
+        """Return the bytes that follow it: its SHA-256 in hexadecimal."""
+        return b"".join(self._field(name, checksum) for name in CHECKSUM_PARTS)
+
+    def before_backup(self, backup: Backup) -> bytes:
+        """Return the bytes that precede a backup's, in the form of its family."""
+        filename = f"{backup.uuid}.{backup.suffix}"
+        if backup.family == PELICAN:
+            return self._file(f"backup_{filename}", filename)
+        return self._file(f"backup-{backup.uuid}", filename, WINGS)
+
+    def after_backup(self, backup: Backup, checksum: str) -> bytes:
+        """Return the bytes that follow it: its SHA-256 in hexadecimal."""
+        if backup.family == PELICAN:
+            return self._field(f"checksum_backup_{backup.uuid}.{backup.suffix}", checksum)
+        return self._field(f"backup-checksum-{backup.uuid}", checksum)
+
+    def before_log(self, family: str) -> bytes:
+        """Return the bytes that precede an installation's log, in the form of a family."""
+        kind = "text/plain" if family == CALAGOPUS else _BYTES
+        return self._file(LOG_PARTS[family], "install.log", kind)
+
+    def end(self) -> bytes:
+        """Return the last bytes."""
+        return f"\r\n--{self.boundary}--\r\n".encode()
+
+    def _file(self, name: str, filename: str, kind: str = _BYTES) -> bytes:
+        return (
+            f"\r\n--{self.boundary}\r\n"
+            f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\n'
+            f"Content-Type: {kind}\r\n\r\n"
+        ).encode()
+
+    def _field(self, name: str, value: str) -> bytes:
+        return (
+            f"\r\n--{self.boundary}\r\n"
+            f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'
+        ).encode()
+
+
+def _text(checksum: bytearray) -> str:
+    return checksum.decode("ascii", "replace").strip().lower()
+
+
+def _boundary(content_type: str) -> str:
+    kind, options = parse_options_header(content_type)
+    if kind.lower() != "multipart/form-data":
+        raise WrongContentType(f"send multipart/form-data, not {kind or 'nothing'}")
+    boundary = options.get("boundary", "")
+    # RFC 2046, section 5.1.1: 1 to 70 characters. Some senders are more generous.
+    if not 0 < len(boundary) <= 200 or "\n" in boundary or "\r" in boundary:  # noqa: PLR2004
+        raise WrongContentType("the header Content-Type must name a boundary")
+    return str(boundary)

@@ -1,0 +1,1 @@
+"""Receiving a server from another node."""

@@ -1,0 +1,1 @@
+"""Sending a server to another node."""

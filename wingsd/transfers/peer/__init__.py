@@ -1,0 +1,1 @@
+"""The other node of a transfer: its HTTP interface and its certificate."""

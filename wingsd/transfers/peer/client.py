@@ -1,0 +1,323 @@
+"""The node that a server is sent to, as the node that sends it sees it.
+
+`Destination` asks it what it keeps, and uploads to it. Each is one `Conversation`; each way one
+can end has its class in `wingsd.errors`, with words that say what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from http import HTTPStatus
+from math import ceil
+from typing import Any, NoReturn
+from urllib.parse import SplitResult, urlsplit
+
+import h11
+from OpenSSL import SSL
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost, DNSLookupError
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.internet.error import TimeoutError as TimedOut
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.python.failure import Failure
+
+from wingsd import __version__
+from wingsd.errors import BadRequest, DestinationLost, DestinationRefused, DestinationUnreachable
+from wingsd.panel.http_client import MAX_HEAD
+from wingsd.threadio import Outflow
+from wingsd.transfers.peer.http_exchange import Answer, Conversation
+from wingsd.transfers.peer.tls import PeerVerifier, Trust
+from wingsd.util.retry import seconds_asked_for
+
+__all__ = ["Destination", "OutgoingUpload", "Trust"]
+
+#: Seconds to connect in, TLS included; for a question, to be answered in.
+CONNECT_WITHIN = 30
+#: Characters that are taken over from an answer.
+MAX_QUOTE = 500
+#: Statuses by which a proxy tells that it has no answer of the node's: that may still be at work.
+#: 520 to 524 are Cloudflare's.
+GATEWAYS = frozenset({408, 502, 503, 504, *range(520, 525)})
+PORTS = {"http": 80, "https": 443}
+#: What to do when there is no connection.
+HINTS: tuple[tuple[type[Exception], str], ...] = (
+    (DNSLookupError, "the name {host} is not known; correct it {there}, or this node's DNS"),
+    (Refused, "nothing listens at {address}; start that node, or correct its port {there}"),
+    (TimedOut, "{address} is silent; let this node through the firewall in front of it"),
+    (ConnectError, "there is no way to {address} ({error}); see this node's network"),
+    (ConnectionDone, "{address} closed the connection before anything could be sent"),
+    (ConnectionLost, "{address} closed the connection before anything could be sent"),
+)
+
+
+class Destination:
+    """The node at `url`, and the header Authorization's whole value.
+
+    `there` is where somebody gave its address, and may correct it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        authorization: str,
+        reactor: Any,
+        trust: Trust,
+        there: str = "in the Panel",
+    ) -> None:
+        """Raise `BadRequest` for a URL or a header that is none.
+
+        Raises `DestinationUnreachable` when the certificates to trust cannot be read.
+        """
+        self._url = _parse(url)
+        self._host = self._url.hostname or ""
+        self._reactor = reactor
+        self._there = there
+        self._context = trust.context() if self._url.scheme == "https" else None
+        self._headers = [
+            ("Host", self._url.netloc),
+            ("User-Agent", f"wingsd/{__version__}"),
+            ("Authorization", authorization),
+            ("Connection", "close"),
+        ]
+        try:
+            self._request("OPTIONS")
+        except (h11.LocalProtocolError, UnicodeEncodeError) as error:
+            raise BadRequest(
+                "the destination's URL or token cannot be sent", "start the transfer anew"
+            ) from error
+
+    async def features(self, headers: Iterable[tuple[str, str]] = ()) -> frozenset[str]:
+        """Return what the node keeps of a server beyond what every node does.
+
+        `headers` are what it is to know for its answer.
+
+        wingsd tells it when it is asked with OPTIONS, in the header `Transfer-Features`, a comma
+        list; other nodes give some other answer, and no features.
+        Raises `DestinationUnreachable`, and `DestinationLost` when there is no answer at all.
+        """
+        answer = await self._start(self._request("OPTIONS", headers))[1]
+        features = answer.header("transfer-features").lower().split(",") if answer.good else ()
+        return frozenset(feature.strip() for feature in features if feature.strip())
+
+    async def ask(self, method: str, content: bytes = b"") -> Answer:
+        """Return the answer to a request whose JSON is `content`, a good one.
+
+        Raises `DestinationUnreachable`, `DestinationLost`, and `DestinationRefused` for any other.
+        """
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
+        request = self._request(method, headers)
+        answer = await self._start(request, content=content)[1]
+        _judge(answer)
+        return answer
+
+    def upload(
+        self,
+        content_type: str,
+        body: Outflow,
+        stall_timeout: float,
+        headers: Iterable[tuple[str, str]] = (),
+        *,
+        may_be_early: bool = False,
+    ) -> OutgoingUpload:
+        """Begin to send what comes out of `body`; it is closed if this ends before it does.
+
+        The node may leave what it is sent unacknowledged for `stall_timeout` seconds. `headers`
+        are further ones of the request; by them it need not take the body if it `may_be_early`.
+        """
+        usual = [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
+        request = self._request("POST", [*usual, *headers])
+        conversation, answer = self._start(request, body, stall_timeout)
+        return OutgoingUpload(conversation, answer, may_be_early=may_be_early)
+
+    def _request(self, method: str, headers: Iterable[tuple[str, str]] = ()) -> h11.Request:
+        target = (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
+        return h11.Request(method=method, target=target, headers=[*self._headers, *headers])
+
+    def _start(
+        self,
+        request: h11.Request,
+        body: Outflow | None = None,
+        stall_timeout: float | None = None,
+        content: bytes = b"",
+    ) -> tuple[Conversation, Deferred[Answer]]:
+        port = self._url.port or PORTS[self._url.scheme]
+        endpoint: IStreamClientEndpoint = HostnameEndpoint(
+            self._reactor, self._host, port, CONNECT_WITHIN
+        )
+        verifier = None
+        if self._context is not None:
+            verifier = PeerVerifier(self._context, self._host)
+            endpoint = wrapClientTLS(verifier, endpoint)
+        verify = verifier.verify_name if verifier is not None else None
+        conversation = Conversation(self._reactor, request, body, verify, stall_timeout, content)
+        answer = conversation.start(endpoint, CONNECT_WITHIN)
+        answer.addErrback(self._explain, conversation, verifier, uploads=body is not None)
+        return conversation, answer
+
+    def _explain(
+        self,
+        failure: Failure,
+        conversation: Conversation,
+        verifier: PeerVerifier | None,
+        *,
+        uploads: bool,
+    ) -> NoReturn:
+        """Raise, for the reason that there is no answer, an error for people."""
+        error = failure.value
+        if isinstance(error, CancelledError | DestinationUnreachable):
+            raise error
+        if conversation.begun:
+            reason = _how_it_ended(error)
+            if self._context is None and not uploads:
+                reason += "; if it serves TLS, its address begins with https://"
+            sent = uploads and conversation.request_sent
+            raise DestinationLost(reason, body_sent=sent) from error
+        if verifier is not None and verifier.fault is not None:
+            raise verifier.fault from error
+        raise DestinationUnreachable(
+            "the destination node cannot be reached",
+            _why_unreachable(error, self._host, self._url.netloc, self._there),
+        ) from error
+
+
+class OutgoingUpload:
+    """An upload on its way.
+
+    `answer` gives None when the node took it: a 2xx, after the whole body was sent, or as early as
+    it likes where it `may_be_early`. It fails with
+    `DestinationUnreachable`, `DestinationRefused` (any other answer, whenever it comes),
+    `DestinationLost` (none), and with `CancelledError` after `abort`.
+    """
+
+    def __init__(
+        self, conversation: Conversation, answer: Deferred[Answer], *, may_be_early: bool = False
+    ) -> None:
+        self._conversation = conversation
+        self.answer: Deferred[None] = answer.addCallback(_judge, may_be_early=may_be_early)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the node may have the headers."""
+        return self._conversation.begun
+
+    @property
+    def body_sent(self) -> bool:
+        """Whether the last byte was handed over for sending: only now can the node have it all."""
+        return self._conversation.request_sent
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._conversation.abort(CancelledError())
+
+
+def _parse(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        fault = _fault(url, parts, parts.port)
+    except ValueError as error:  # of brackets or of the port
+        fault = str(error)
+    if fault:
+        raise BadRequest("the destination's URL is not valid", f"{url[:MAX_QUOTE]!r}: {fault}")
+    return parts
+
+
+def _fault(url: str, parts: SplitResult, port: int | None) -> str:
+    if parts.scheme not in PORTS or not parts.hostname:
+        return "it must be an http or https URL with a host"
+    if port == 0:
+        return "nothing listens at port 0"
+    if parts.username is not None:
+        return "it must not have a user in it"
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return "write it in ASCII alone, an international name in its xn-- form"
+    return ""
+
+
+# What became of it, in words
+
+
+def _judge(answer: Answer, *, may_be_early: bool = False) -> None:
+    """Raise `DestinationRefused` for an answer that is not the one of success."""
+    status = f"{answer.code} {_plain(answer.reason)}".rstrip()
+    if answer.good and answer.early and not may_be_early:
+        raise DestinationRefused(
+            "the destination node answered before it had everything",
+            f"{status} came while the server was still being sent; see its log, and whether a "
+            "proxy in front of it answers in its place",
+            answer.code,
+        )
+    if answer.good:
+        return
+    if HTTPStatus.MULTIPLE_CHOICES <= answer.code < HTTPStatus.BAD_REQUEST:
+        where = _plain(answer.header("location")) or "nowhere"
+        raise DestinationRefused(
+            "the destination node is not where the Panel says",
+            f"{status} points to {where}; give the node its right address in the Panel",
+            answer.code,
+        )
+    error, detail = _words(answer.body, status)
+    # Its words are about "this node", and are read in the console of another one.
+    says = f"says: {error}" if error else f"answered {status}"
+    if answer.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and not detail:
+        detail = "a proxy in front of it limits how much may be sent; lift that limit"
+    wait = ceil(seconds_asked_for(answer.header("retry-after")))
+    again = f"try again in {wait} s" if wait else ""
+    detail = "; ".join(filter(None, (detail, again)))
+    raise DestinationRefused(
+        f"the destination node {says}",
+        detail,
+        answer.code,
+        may_go_on=not error and answer.code in GATEWAYS,
+    )
+
+
+def _words(body: bytes, status: str) -> tuple[str, str]:
+    """Return what a node's answer has as `error` and `detail`; if it is not a node's, its text.
+
+    Go nodes keep the reason to themselves, and say only how to find it.
+    """
+    text = body.decode("utf-8", "replace")
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        return "", _plain(text)
+    if not isinstance(answer, dict) or not isinstance(answer.get("error"), str):
+        return "", _plain(text)
+    detail, request = answer.get("detail"), answer.get("request_id")
+    if not detail and isinstance(request, str):
+        detail = f"{status}; the reason is in its log, with request_id {request}"
+    return _plain(answer["error"]), _plain(detail) if isinstance(detail, str) else ""
+
+
+def _plain(text: str) -> str:
+    """Return the beginning of `text` as one line without control characters."""
+    printable = "".join(each if each.isprintable() else " " for each in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= MAX_QUOTE else f"{line[:MAX_QUOTE]}…"
+
+
+def _how_it_ended(error: object) -> str:
+    match error:
+        case ConnectionDone():
+            return "it closed the connection"
+        case ConnectionLost():
+            return "the connection to it broke"
+        case TimedOut():
+            return f"it said nothing for {CONNECT_WITHIN} s"
+        case h11.RemoteProtocolError(error_status_hint=431):
+            return f"the headers of its answer are longer than {MAX_HEAD // 1024} KiB"
+        case h11.RemoteProtocolError():
+            return f"what it said is not HTTP ({error})"
+    return _plain(str(error)) or type(error).__name__
+
+
+def _why_unreachable(error: object, host: str, address: str, there: str) -> str:
+    if isinstance(error, SSL.Error):
+        reason = "; ".join(each[-1] for each in error.args[0]) if error.args else ""
+        return f"there is no TLS at {address} that this node can speak ({reason or 'no reason'})"
+    for kind, hint in HINTS:
+        if isinstance(error, kind):
+            return hint.format(host=host, address=address, error=error, there=there)
+    return f"{address}: {_plain(str(error)) or type(error).__name__}"

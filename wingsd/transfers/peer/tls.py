@@ -1,0 +1,161 @@
+"""Whether another node is who the Panel says it is: its certificate, and what is wrong with it."""
+
+from __future__ import annotations
+
+import attrs
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from service_identity import CertificateError, VerificationError
+from service_identity.pyopenssl import verify_hostname, verify_ip_address
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.ssl import platformTrust
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from wingsd.errors import ConfigError, DestinationUnreachable
+from wingsd.util.tls import tls_options
+
+__all__ = ["PeerVerifier", "Trust", "checked"]
+
+NOT_GOOD = "the destination node's certificate is not good"
+# What OpenSSL calls these (x509_vfy.h); the last are the ways of a chain to end nowhere.
+NOT_YET_VALID = 9
+EXPIRED = 10
+UNTRUSTED = frozenset({2, 18, 19, 20, 21})
+#: Names of a certificate that are told.
+MAX_NAMES = 5
+
+
+@attrs.frozen
+class Trust:
+    """The authorities whose certificates are good.
+
+    These are the system's (those `SSL_CERT_FILE` and `SSL_CERT_DIR` name, where they are set) and
+    with them those in `ca_file`, if it is not empty: PEM, `system.transfers.ca_file`.
+    """
+
+    ca_file: str = ""
+
+    def context(self) -> SSL.Context:
+        """Return an OpenSSL context for connections of TLS 1.2 and above, by AEAD suites alone.
+
+        Raises `DestinationUnreachable` when `ca_file` cannot be used.
+        """
+        context: SSL.Context = tls_options(trustRoot=platformTrust()).getContext()
+        if self.ca_file:
+            try:
+                with open(self.ca_file, "rb"):  # OpenSSL does not say why it cannot
+                    context.load_verify_locations(self.ca_file)
+            except (OSError, SSL.Error) as error:
+                why = (
+                    error if isinstance(error, OSError) else "it holds no certificate in PEM form"
+                )
+                raise DestinationUnreachable(
+                    "the destination node's certificate cannot be verified",
+                    f"system.transfers.ca_file: {self.ca_file} cannot be used: {why}",
+                ) from error
+        return context
+
+
+def checked(ca_file: str) -> Trust:
+    """Return what trusts `ca_file`, a file that is some good. Raises `ConfigError`.
+
+    So it is told when the node starts, and not with its first transfer.
+    """
+    trust = Trust(ca_file)
+    try:
+        trust.context()
+    except DestinationUnreachable as error:
+        raise ConfigError(error.detail) from error
+    return trust
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class PeerVerifier:
+    """Makes one TLS connection, verifies the peer's certificate, and says what is wrong with it.
+
+    Twisted's `optionsForClientTLS` would do, but for the last: of a certificate that has expired
+    and one that nobody knows it says the same.
+    """
+
+    def __init__(self, context: SSL.Context, host: str) -> None:
+        """`host` is a name or an IP address, as the certificate must have it."""
+        self._context = context
+        self._host = host
+        self._by_address = isIPAddress(host) or isIPv6Address(host)
+        #: What OpenSSL found wrong with the certificate, if it did.
+        self.fault: DestinationUnreachable | None = None
+
+    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """Return the connection. OpenSSL fails its handshake when the chain is no good."""
+        connection = SSL.Connection(self._context, None)
+        if not self._by_address:  # RFC 6066, section 3
+            connection.set_tlsext_host_name(self._host.encode("ascii"))
+        connection.set_alpn_protos([b"http/1.1"])
+        connection.set_verify(SSL.VERIFY_PEER, self._note)
+        return connection
+
+    def verify_name(self, connection: SSL.Connection) -> None:
+        """Raise `DestinationUnreachable` when the certificate, known to be good, is not `host`'s.
+
+        To be called when the handshake is complete, before anything is sent.
+        """
+        verify = verify_ip_address if self._by_address else verify_hostname
+        try:
+            verify(connection, self._host)
+        except (VerificationError, CertificateError, ValueError) as error:
+            # The last is service-identity 24's word for a wildcard and a host without a dot.
+            certificate = connection.get_peer_certificate()
+            assert certificate is not None  # noqa: S101 - it was verified
+            names = ", ".join(_names(certificate.to_cryptography())) or "no name at all"
+            raise DestinationUnreachable(
+                NOT_GOOD,
+                f"it is for {names}, and the Panel calls that node {self._host}; give it a "
+                "certificate for that name, or the node the right name in the Panel",
+            ) from error
+
+    def _note(self, _: SSL.Connection, cert: X509, code: int, depth: int, ok: int) -> bool:
+        if not ok and self.fault is None:
+            self.fault = DestinationUnreachable(
+                NOT_GOOD, _chain_fault(cert.to_cryptography(), code, self._host)
+            )
+        return bool(ok)
+
+
+def _chain_fault(certificate: x509.Certificate, code: int, host: str) -> str:
+    """Return what is wrong with a certificate that OpenSSL does not accept, and what to do."""
+    if code == EXPIRED:
+        end = certificate.not_valid_after_utc
+        return f"it expired on {end:%Y-%m-%d at %H:%M} UTC; renew it on {host}"
+    if code == NOT_YET_VALID:
+        begin = certificate.not_valid_before_utc
+        return (
+            f"it is not valid before {begin:%Y-%m-%d, %H:%M} UTC, which this node's clock has not "
+            "reached; set the clocks of both nodes"
+        )
+    if code in UNTRUSTED:
+        return (
+            f"{host} shows one issued by {_common_name(certificate.issuer)}, which this node does "
+            "not trust; for a private authority, let system.transfers.ca_file in this node's "
+            "configuration name a file with its certificate, else use one of a public authority"
+        )
+    return f"OpenSSL refuses that of {host} (verification error {code}); get a new one there"
+
+
+def _common_name(name: x509.Name) -> str:
+    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return f'"{found[0].value!s}"' if found else f'"{name.rfc4514_string()}"'
+
+
+def _names(certificate: x509.Certificate) -> list[str]:
+    """Return the names and addresses that the certificate is for, the first of them."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return []
+    names = extension.value.get_values_for_type(x509.DNSName)
+    addresses = extension.value.get_values_for_type(x509.IPAddress)
+    return [*names, *map(str, addresses)][:MAX_NAMES]

@@ -1,0 +1,133 @@
+"""The steps of a transfer, their order, and what is rolled back when one fails.
+
+The states are those of the document. A node receives by `ReceiveStep` and sends by `SendStep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from enum import Enum
+from typing import Generic, TypeVar
+
+from twisted.logger import Logger
+
+from wingsd.errors import WingsdError
+
+__all__ = ["Lifecycle", "ReceiveStep", "SendStep", "State", "UndoList"]
+
+
+class State(Enum):
+    """What is told of a transfer, each in the words that are waited for.
+
+    The document knows one word for each; a Panel's page prints `failure`, but only `failed` and
+    `completed` end its waiting. It leaves this node's WebSocket at the first word of a failure and
+    hears no other, so `failed` comes first; what failed is in the transfer's log.
+    """
+
+    PENDING = ("pending",)
+    PROCESSING = ("processing",)
+    SUCCESS = ("success", "completed")
+    FAILURE = ("failed", "failure")
+
+    @property
+    def is_end(self) -> bool:
+        """Whether no other state follows."""
+        return self in (State.SUCCESS, State.FAILURE)
+
+
+class ReceiveStep(Enum):
+    """Where an incoming transfer is: what it does in words, and the state that shows it.
+
+    Up to and including `VERIFY` it can be given up without loss; after it the server's data is
+    whole here, and from `REPORT` on the Panel may know. When it has `FAILED`, what is left of it
+    still has to be removed.
+    """
+
+    ADMIT = ("waiting for the archive", State.PENDING)
+    RECEIVE = ("receiving the archive", State.PROCESSING)
+    VERIFY = ("verifying the checksum", State.PROCESSING)
+    DURABLE = ("writing to stable storage", State.PROCESSING)
+    SWAP = ("moving the files into place", State.PROCESSING)
+    ENVIRONMENT = ("configuring the environment", State.PROCESSING)
+    REPORT = ("telling the Panel", State.PROCESSING)
+    DONE = ("done, the server is here", State.SUCCESS)
+    FAILED = ("undone", State.FAILURE)
+
+    def __init__(self, words: str, state: State) -> None:
+        self.words = words
+        self.state = state
+
+
+class SendStep(Enum):
+    """Where an outgoing transfer is. The server's files are left alone in every step.
+
+    From `AWAIT` on the destination has everything, and only the Panel knows whose the server is.
+    """
+
+    ASK = ("asking the destination what it keeps", State.PENDING)
+    STOP = ("stopping the server", State.PENDING)
+    RETIRE = ("removing its container", State.PENDING)
+    SEND = ("sending the archive", State.PROCESSING)
+    AWAIT = ("waiting for the destination to finish", State.PROCESSING)
+    SETTLE = ("asking the Panel whose server it is now", State.PROCESSING)
+    DONE = ("done, the server has moved", State.SUCCESS)
+    FAILED = ("the server stays here", State.FAILURE)
+
+    def __init__(self, words: str, state: State) -> None:
+        self.words = words
+        self.state = state
+
+
+S = TypeVar("S", bound=ReceiveStep | SendStep)
+
+
+class Lifecycle(Generic[S]):
+    """A transfer's way through its steps: always onward, and to `FAILED` from any but the ends."""
+
+    def __init__(self, steps: Iterable[S]) -> None:
+        self._order = tuple(steps)
+        self.step = self._order[0]
+
+    def advance(self, to: S) -> None:
+        """Enter the step `to`. Raises `ValueError` when no such way leads from here."""
+        if self.over or self._order.index(to) <= self._order.index(self.step):
+            raise ValueError(f"a transfer cannot go from {self.step.name} to {to.name}")
+        self.step = to
+
+    def before(self, step: S) -> bool:
+        """Return whether `step` has not been reached."""
+        return self._order.index(self.step) < self._order.index(step)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can happen."""
+        return self.step.state.is_end
+
+
+class UndoList:
+    """Undoes what was done to the server with the UUID `server`, the last thing first."""
+
+    _log = Logger()
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._steps: list[Callable[[], Awaitable[object]]] = []
+
+    def add(self, step: Callable[[], Awaitable[object]]) -> None:
+        """Note how the step now to come, or just done, is undone."""
+        self._steps.append(step)
+
+    def clear(self) -> None:
+        """Undo nothing of what was noted."""
+        self._steps.clear()
+
+    async def run(self) -> None:
+        """Undo everything. What cannot be undone is logged, and the rest goes on."""
+        while self._steps:
+            undo = self._steps.pop()
+            try:
+                await undo()
+            except WingsdError as stuck:
+                self._log.error("{server}: not undone: {error}", server=self._server, error=stuck)
+            except Exception:
+                self._log.failure("{server}: not undone", server=self._server)

@@ -1,0 +1,254 @@
+"""Volumes that several nodes share, between which a server's files need not be copied.
+
+A source names its pool in the header `X-Storage-Pool`, which is Pelican's; for a destination of
+the same name the files are there already. A Pelican source sends all of them nevertheless, since
+only the Panel's word tells it that they were not wanted.
+
+Two nodes of wingsd do better. The source puts a mark on its volume and asks, before anything is
+begun, whether the destination sees it: names can be the same by mistake, a mark cannot. Pure.
+
+Marks are left there, and looked for. Of a server's own files nothing is ever changed here.
+Blocking: run it in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Collection
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+
+from wingsd.errors import Conflict, StorageError
+from wingsd.util.os_errors import disk_advice
+
+__all__ = [
+    "BACKUPS_MARK",
+    "MARK",
+    "POOL",
+    "POOLED",
+    "SEEN",
+    "SHARED_BACKUPS",
+    "Sharing",
+    "Volume",
+    "is_same_pool",
+    "pool_headers",
+    "sharing_of",
+]
+
+POOL = "X-Storage-Pool"
+#: The mark that the source has made (wingsd's own). With an upload it tells that there is no
+#: archive in it.
+MARK = "X-Storage-Pool-Mark"
+#: The same in the source's `system.backup_directory`, where backups are to go once they moved.
+BACKUPS_MARK = "X-Backup-Directory-Mark"
+#: What a destination answers that sees it: what is removed there is removed here.
+SHARED_BACKUPS = "shared-backups"
+#: What a destination answers about its features: that it has the pool, and sees the mark in it;
+#: and that it sees the mark, whatever it calls its own pool.
+POOLED = "storage-pool"
+SEEN = "shared-volume"
+
+
+class Sharing(Enum):
+    """What is known, before a server is sent, of the files at the destination."""
+
+    #: It gets a copy of its own.
+    COPIED = "copied"
+    #: It has them: there is nothing to copy, and nothing may be deleted.
+    POOLED = "pooled"
+    #: It is told of the pool and sent a copy, and takes which of them it will.
+    UNSURE = "unsure"
+
+
+def is_same_pool(ours: str, theirs: str) -> bool:
+    """Return whether both are the name of one pool; who has none has an empty name."""
+    return ours != "" and ours.casefold() == theirs.casefold()
+
+
+def pool_headers(pool: str, mark: str = "") -> list[tuple[str, str]]:
+    """Return the headers that tell of them."""
+    return [(name, value) for name, value in ((POOL, pool), (MARK, mark)) if value]
+
+
+def sharing_of(features: Collection[str], pool: str) -> Sharing:
+    """Return what `features`, the answer to a question with a mark, says about the files.
+
+    Raises `Conflict` for a destination that sees them and does not know it: it would take them for
+    something else that is in the way, and this node then delete what it has made of them.
+    """
+    if POOLED in features:
+        return Sharing.POOLED
+    if SEEN in features:
+        raise Conflict(
+            "both nodes have the same volume, but not the same storage pool",
+            f"on the destination, set system.transfers.storage_pool.pool_name to {pool!r} and "
+            "enabled to true, as here",
+        )
+    # Whoever has features is a wingsd, and would have said so.
+    return Sharing.COPIED if features else Sharing.UNSURE
+
+
+_MARK = re.compile(r"[0-9a-f]{32}")
+_NOT_SOUND = "the server's files in the storage pool cannot be used"
+#: Mode bits that a server's user needs on its directory.
+_ALL = stat.S_IRWXU
+
+
+class Volume:
+    """`data` is `system.data`, `owner` the user and group id of every server's files.
+
+    `pool` is the name of the storage pool that it is, empty where it is none. `backups` is
+    `system.backup_directory`, which nodes may share whatever they have of the other.
+    """
+
+    def __init__(self, data: str, owner: tuple[int, int], pool: str, backups: str = "") -> None:
+        self.pool = pool
+        self._data = Path(data)
+        self._backups = Path(backups or data)
+        self._user = owner[0]
+
+    # At the source
+
+    def mark(self, server: str) -> str:
+        """Leave a mark for the destination of the server's transfer. Raises `StorageError`."""
+        self.unmark(server)
+        mark = secrets.token_hex(16)
+        _make(self._path_of(server, mark), "storage pool")
+        return mark
+
+    def mark_backups(self, server: str) -> str:
+        """Leave one in the directory of backups. Raises `StorageError`."""
+        self.unmark_backups(server)
+        mark = secrets.token_hex(16)
+        _make(self._backups_path_of(server, mark), "directory of backups")
+        return mark
+
+    def inode(self, server: str) -> int | None:
+        """Return that of the server's directory, None where there is none to be seen."""
+        try:
+            status = (self._data / server).lstat()
+        except OSError:
+            return None
+        return status.st_ino if stat.S_ISDIR(status.st_mode) else None
+
+    def unmark(self, server: str, mark: str = "*") -> None:
+        """Remove a mark, or all of the server's, as far as that goes: they do no harm."""
+        _remove(self._data, self._path_of(server, mark).name)
+
+    def unmark_backups(self, server: str) -> None:
+        """Remove all of the server's there, as far as that goes."""
+        _remove(self._backups, self._backups_path_of(server, "*").name)
+
+    # At the destination
+
+    def features(self, server: str, pool: str, mark: str, backups_mark: str = "") -> list[str]:
+        """Return what the sender of the server is answered about its pool and its marks."""
+        found = []
+        if self._sees(server, mark):
+            found += [SEEN, POOLED] if is_same_pool(self.pool, pool) else [SEEN]
+        if _is_mark(backups_mark) and self._backups_path_of(server, backups_mark).is_file():
+            found.append(SHARED_BACKUPS)
+        return found
+
+    def check(self, server: str, mark: str) -> None:
+        """Return if the server's directory is there and sound.
+
+        Without the proof of a `mark` it must not be empty. Raises `StorageError`.
+        """
+        path = self._data / server
+        if mark and not self._sees(server, mark):
+            raise _not_sound(
+                f"{self._data} is not the volume that the other node has, though both call it "
+                f"{self.pool!r}; mount the same, or give them pools of different names"
+            )
+        try:
+            status = path.lstat()
+            fault = self._fault(path, status) or ("" if mark else _emptiness(path))
+        except FileNotFoundError:
+            fault = "is not there; see that the volume that both nodes share is mounted"
+        except OSError as error:
+            fault = f"cannot be looked at: {disk_advice(error)}"
+        if fault:
+            raise _not_sound(f"{path} {fault}")
+
+    def require_free(self, server: str) -> None:
+        """Return if there is nothing in the server's place.
+
+        What is there may be the sender's own, of which a copy would then take the place. Raises
+        `Conflict`.
+        """
+        path = self._data / server
+        if os.path.lexists(path):
+            raise Conflict(
+                "the server's directory is in the storage pool already",
+                f"{path} may be what the other node sends: if both have the same volume, set "
+                "system.transfers.storage_pool on both to the same pool_name; if it is only left "
+                "over, move it away",
+            )
+
+    def size(self) -> int:
+        """Return how many bytes the volume has, so that no archive of what is on it has more."""
+        try:
+            return shutil.disk_usage(self._data).total
+        except OSError as error:
+            raise _not_sound(f"{self._data} cannot be looked at: {disk_advice(error)}") from error
+
+    def _fault(self, path: Path, status: os.stat_result) -> str:
+        if not stat.S_ISDIR(status.st_mode):
+            return "is no directory; put the server's own in its place"
+        if status.st_uid != self._user:
+            return (
+                f"belongs to the user id {status.st_uid}, and the servers of this node to "
+                f"{self._user}; set system.user to the same on all nodes of the pool"
+            )
+        if status.st_mode & _ALL != _ALL:
+            return f"has the mode {stat.S_IMODE(status.st_mode):o}; its user needs all of rwx"
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            return "cannot be read and written by this node; see the user it runs as"
+        return ""
+
+    def _sees(self, server: str, mark: str) -> bool:
+        # What a sender writes is no part of a path but for what a mark is made of.
+        return _is_mark(mark) and self._path_of(server, mark).is_file()
+
+    def _path_of(self, server: str, mark: str) -> Path:
+        return self._data / f".pool-mark-{server}-{mark}"
+
+    def _backups_path_of(self, server: str, mark: str) -> Path:
+        return self._backups / f".backups-mark-{server}-{mark}"
+
+
+def _is_mark(text: str) -> bool:
+    return _MARK.fullmatch(text) is not None
+
+
+def _make(path: Path, what: str) -> None:
+    try:
+        path.touch(mode=0o600, exist_ok=False)
+    except OSError as error:
+        raise StorageError(
+            f"{path}, by which another node sees that it has the same {what}, cannot be made: "
+            f"{disk_advice(error)}"
+        ) from error
+
+
+def _remove(directory: Path, pattern: str) -> None:
+    with suppress(OSError):
+        for path in directory.glob(pattern):
+            path.unlink()
+
+
+def _emptiness(path: Path) -> str:
+    with os.scandir(path) as entries:
+        if next(entries, None) is None:
+            return "is empty; see that the volume that both nodes share is mounted"
+    return ""
+
+
+def _not_sound(detail: str) -> StorageError:
+    return StorageError(detail, _NOT_SOUND)

@@ -1,0 +1,1 @@
+"""Helpers that know nothing of servers: sockets, JSON and YAML, retries, text."""

@@ -1,1 +1,0 @@
-"""The node's HTTP interface: requests whose bodies stream, and the resources that take them."""

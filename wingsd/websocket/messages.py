@@ -1,0 +1,139 @@
+"""The messages of a browser's WebSocket, and how many of each may come.
+
+Their form and names are those of the Panel's page, and of Wings.
+"""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+
+from wingsd.errors import BadRequest
+
+__all__ = [
+    "AUTH",
+    "AUTH_SUCCESS",
+    "DAEMON_ERROR",
+    "JWT_ERROR",
+    "SEND_COMMAND",
+    "SEND_LOGS",
+    "SEND_STATS",
+    "SET_STATE",
+    "THROTTLED",
+    "TOKEN_EXPIRED",
+    "TOKEN_EXPIRING",
+    "Message",
+    "Meter",
+    "Meters",
+]
+
+# What browsers send.
+AUTH = "auth"
+SET_STATE = "set state"
+SEND_COMMAND = "send command"
+SEND_LOGS = "send logs"
+SEND_STATS = "send stats"
+# What they are answered, beside the events of the server (`wingsd.events`).
+AUTH_SUCCESS = "auth success"
+JWT_ERROR = "jwt error"
+DAEMON_ERROR = "daemon error"
+TOKEN_EXPIRING = "token expiring"  # noqa: S105 - an event's name
+TOKEN_EXPIRED = "token expired"  # noqa: S105 - an event's name
+THROTTLED = "throttled"
+
+
+@attrs.frozen
+class Message:
+    """One message, in either direction."""
+
+    event: str
+    args: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """All its texts as one, which is how a browser's are read."""
+        return "".join(self.args)
+
+    def encode(self) -> bytes:
+        """Return its JSON, which any text can be part of."""
+        text = json.dumps({"event": self.event, "args": self.args}, ensure_ascii=False)
+        return text.encode("utf-8", "replace")
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Message:
+        """Return what a browser sent. Raises `BadRequest`.
+
+        The Panel's page sends `[null]` where it has no text to send.
+        """
+        try:
+            data = json.loads(payload.decode())
+        except (ValueError, RecursionError) as error:
+            raise _not_a_message("it is not JSON") from error
+        if not isinstance(data, dict) or not isinstance(data.get("event"), str):
+            raise _not_a_message('it has no "event" that is a text')
+        args = data.get("args") or []
+        if not isinstance(args, list) or not all(isinstance(arg, str | None) for arg in args):
+            raise _not_a_message('its "args" are not a list of texts')
+        return cls(data["event"], tuple(arg or "" for arg in args))
+
+
+def _not_a_message(why: str) -> BadRequest:
+    return BadRequest(
+        "this message cannot be read", f'{why}; send {{"event": "...", "args": ["..."]}}'
+    )
+
+
+#: Messages at once, and then per second; the figures are those of Pelican's Wings.
+ALL_MESSAGES = (10, 5.0)
+_EACH = {AUTH: (2, 0.2), SEND_LOGS: (2, 0.2), SEND_COMMAND: (10, 1.0)}
+_OTHERS = (4, 1.0)
+
+
+class Meter:
+    """Lets `burst` pass at once, and then `rate` per second."""
+
+    def __init__(self, burst: int, rate: float) -> None:
+        self._burst = burst
+        self._rate = rate
+        self._left = float(burst)
+        self._at: float | None = None
+        #: Whether the last one was refused.
+        self.refusing = False
+
+    def allows(self, now: float) -> bool:
+        """Count one at the time `now` (seconds), and return whether it may pass."""
+        passed = 0.0 if self._at is None else max(now - self._at, 0.0)
+        self._left = min(self._left + passed * self._rate, self._burst)
+        self._at = now
+        self.refusing = self._left < 1
+        if not self.refusing:
+            self._left -= 1
+        return not self.refusing
+
+
+class Meters:
+    """The meters of one browser."""
+
+    def __init__(self) -> None:
+        self._all = Meter(*ALL_MESSAGES)
+        self._others = Meter(*_OTHERS)
+        self._each = {event: Meter(*limits) for event, limits in _EACH.items()}
+
+    def refuse_any(self, now: float) -> str | None:
+        """Count a message of any kind; see `refuse`."""
+        return _refusal(self._all, "global", now)
+
+    def refuse(self, event: str, now: float) -> str | None:
+        """Count a message; None lets it pass, a text throws it away.
+
+        The text is what the browser is told is too much; it is empty when it knows already.
+        """
+        return _refusal(self._each.get(event, self._others), event, now)
+
+
+def _refusal(meter: Meter, what: str, now: float) -> str | None:
+    known = meter.refusing
+    if meter.allows(now):
+        return None
+    return "" if known else what
