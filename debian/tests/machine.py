@@ -25,7 +25,7 @@ from twisted.internet.threads import deferToThread
 # Its helpers are the source's; the daemon under test is the installed one.
 sys.path.append(str(Path(__file__).parents[2]))
 
-from tests.support import Panel, server_settings  # noqa: E402
+from tests.support import Panel, server_settings
 
 __all__ = [
     "CONFIGURATION",
