@@ -9,7 +9,7 @@ from tests.support.state import Node
 from tests.support.tokens import console_claims, signed
 from wingsd.auth.tokens import DenyList
 from wingsd.websocket.messages import Message
-from wingsd.websocket.session import Close, Command, Logs, Power, Session, Step
+from wingsd.websocket.session import ChangePower, Close, Command, SendLogs, Session, Step
 
 __all__ = ["WORDS", "one", "seeds"]
 
@@ -83,9 +83,9 @@ def _check(steps: list[Step], let_in: bool, full: bool) -> None:
                 again = Message.decode(step.encode())
                 if again.event.encode("utf-8", "replace") != step.event.encode("utf-8", "replace"):
                     raise Finding(f"{step} arrives as {again}")
-            case Logs() if not let_in:
+            case SendLogs() if not let_in:
                 raise Finding("the console is told to somebody who showed no token")
-            case Power() | Command() if not full:
+            case ChangePower() | Command() if not full:
                 raise Finding(f"{step} is done for somebody without the permission")
             case Close(code, reason) if code < 1000 or len(reason.encode()) > 123:  # noqa: PLR2004
                 raise Finding(f"{step} cannot be sent")

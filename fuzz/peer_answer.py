@@ -16,7 +16,7 @@ from tests.transfers.wire import Endpoint
 from wingsd.errors import DestinationRefused
 from wingsd.panel.http_client import AnswerRefused
 from wingsd.transfers.peer.client import OutgoingUpload
-from wingsd.transfers.peer.http_exchange import Answer, Conversation
+from wingsd.transfers.peer.http_exchange import Answer, HttpExchange
 
 __all__ = ["WORDS", "one", "seeds"]
 
@@ -73,7 +73,7 @@ def one(data: bytes) -> None:
     body: Any = _Body(sends=bool(data[0] & 1))
     headers = [("Host", "node"), ("Transfer-Encoding", "chunked")]
     request = h11.Request(method="POST", target="/up", headers=headers)
-    conversation = Conversation(clock, request, body, stall_timeout=120)
+    conversation = HttpExchange(clock, request, body, stall_timeout=120)
     results: list[object] = []
     answer: Deferred[Answer] = conversation.start(endpoint, 30)
     upload = OutgoingUpload(conversation, answer)

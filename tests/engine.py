@@ -19,7 +19,16 @@ from docker import APIClient
 from docker.errors import DockerException, NotFound
 
 from tests.support.image import CHANGES, image_tar
-from wingsd.config import Config, Docker, Interfaces, IPv4, IPv6, Network, System, User
+from wingsd.config import (
+    Config,
+    DockerConfig,
+    Interfaces,
+    IPv4,
+    IPv6,
+    NetworkConfig,
+    SystemConfig,
+    User,
+)
 from wingsd.panel.schemas import Allocations, Build, Default, Image, Settings
 
 #: A registry that nobody runs.
@@ -46,7 +55,7 @@ class Engine:
         third, fourth = int(self._token[:2], 16), int(self._token[2:3], 16) * 16
         v4 = IPv4(f"198.18.{third}.{fourth}/28", f"198.18.{third}.{fourth + 1}")
         prefix = f"fd{self._token[:2]}:{self._token[2:6]}:{self._token[6:10]}"
-        network = Network(
+        network = NetworkConfig(
             interface=v4.gateway,
             name=name,
             network_mode=name,
@@ -57,8 +66,8 @@ class Engine:
             token_id="id",
             token="secret",
             remote="http://127.0.0.1:1",
-            system=System(data=str(self.volumes), user=User(uid=1234, gid=1234)),
-            docker=Docker(network=network),
+            system=SystemConfig(data=str(self.volumes), user=User(uid=1234, gid=1234)),
+            docker=DockerConfig(network=network),
         )
 
     def server(self, invocation: str = "exit 0", image: str = "") -> Settings:

@@ -13,7 +13,7 @@ from twisted.python.usage import Options as UsageOptions
 
 from wingsd.app import process as descriptors
 from wingsd.app.daemon import Node
-from wingsd.app.logging import Logs
+from wingsd.app.logging import LogOutput
 from wingsd.app.process import set_thresholds, steady
 from wingsd.app.service import Reload, Supervision
 from wingsd.config import PLACES, Config, find, load
@@ -63,7 +63,7 @@ def makeService(options: Options, reactor: Any = None) -> Service:
     if reactor is None:
         # Importing it installs one, which must be left to whoever starts the program.
         from twisted.internet import reactor  # noqa: PLC0415
-    logs = Logs(debug=options.config.debug)
+    logs = LogOutput(debug=options.config.debug)
     Logger().info("the configuration is {path}", path=options["config"])
     if options.unknown:
         Logger().warn("configuration keys not known: {keys}", keys=", ".join(options.unknown))

@@ -17,7 +17,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
 from wingsd.api.resource import Services
-from wingsd.api.routes import Api
+from wingsd.api.routes import ApiRoot
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
 from wingsd.docker.engine import EngineInformation
@@ -264,7 +264,7 @@ class House:
             remote="https://panel.example.com",
             allowed_origins=("https://status.example.com",),
         )
-        self.site.resource = Api(Services(config=config, **rooms))
+        self.site.resource = ApiRoot(Services(config=config, **rooms))
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.port = self._listening.getHost().port
 

@@ -15,23 +15,23 @@ from twisted.internet.threads import deferToThread
 
 from tests.logs import LoggedErrors
 from tests.metrics.exposed import Samples, exposition, told
-from wingsd.api.metrics import MetricsDoor
+from wingsd.api.metrics import MetricsListener
 from wingsd.config import Config, Metrics
 
 reactor: Any = installed_reactor
 
 
-def door(address: str, exposed: Any = None) -> MetricsDoor:
+def door(address: str, exposed: Any = None) -> MetricsListener:
     config = Config(
         token_id="id", token="x", remote="https://panel.invalid", metrics=Metrics(address)
     )
-    return MetricsDoor(config, exposed or exposition(told()), reactor)
+    return MetricsListener(config, exposed or exposition(told()), reactor)
 
 
 class Asked:
     """A door that is open, and what it answers."""
 
-    def __init__(self, opened: MetricsDoor) -> None:
+    def __init__(self, opened: MetricsListener) -> None:
         assert opened._door is not None
         self.url = opened._door.address
         self._session = requests.Session()

@@ -16,15 +16,15 @@ from tests.auth.token_values import NODE, bearer
 from tests.http.talk import Conversation, Taker, head
 from tests.threadio.reactor import Reactor
 from wingsd.api.resource import Services
-from wingsd.api.routes import Api
-from wingsd.api.upload import Upload
-from wingsd.config import Config, Streams
+from wingsd.api.routes import ApiRoot
+from wingsd.api.upload import UploadBody
+from wingsd.config import Config, StreamsConfig
 from wingsd.errors import StreamRefused, WingsdError
 from wingsd.http.site import NodeSite
 from wingsd.threadio import Feed
 from wingsd.transfers.form.upload_form import UploadForm
 from wingsd.transfers.incoming.multistream import StreamGroups
-from wingsd.transfers.incoming.uploads import Companions
+from wingsd.transfers.incoming.uploads import SiblingUploads
 
 TOKEN = bearer()
 OURS = {"User_Agent": "wingsd/1"}
@@ -45,7 +45,7 @@ class Transfer:
         self.end: Deferred[None] = Deferred()
         self.read: list[bytes] = []
 
-    async def run(self, upload: Upload, others: Companions) -> None:
+    async def run(self, upload: UploadBody, others: SiblingUploads) -> None:
         uploads: Sequence[Any] = [upload, *await others.gathered()]
         others.when_failed(self.end.errback)
         coming = []
@@ -90,7 +90,7 @@ class Town:
         receiver: Any = self.receiver
         journal: Any = self.journal
         nothing: Any = None
-        streams = StreamGroups(receiver, journal, Streams(most=4, within=60), self.clock)
+        streams = StreamGroups(receiver, journal, StreamsConfig(most=4, within=60), self.clock)
         services = Services(
             config=Config(token_id="id", token=NODE.token, remote="https://panel.example.com"),
             servers=nothing,
@@ -102,7 +102,7 @@ class Town:
             denied=nothing,
             websocket=nothing,
         )
-        self.site = NodeSite(Api(services), reactor=self.clock, timeout=300)
+        self.site = NodeSite(ApiRoot(services), reactor=self.clock, timeout=300)
 
     @property
     def transfer(self) -> Transfer:

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from tests.http.talk import Conversation, Taker, head
 from tests.threadio.reactor import Reactor
-from wingsd.api.upload import Upload
+from wingsd.api.upload import UploadBody
 from wingsd.auth.tokens import token_was_used
 from wingsd.errors import StorageError, UploadCutShort, WingsdError
 from wingsd.http.request import BodyReader, StreamingRequest
@@ -52,7 +52,7 @@ class House:
         self.request: FakeRequest = request
         self.admitted: Deferred[None] = Deferred()
         self.asked = 0
-        self.upload = Upload(request, self._admit, bucket)
+        self.upload = UploadBody(request, self._admit, bucket)
         self.reactor = Reactor()
         self.feed = Feed(self.reactor)
         self.found: list[Any] = []
@@ -241,7 +241,7 @@ class LimitedTaker(Taker):
         async def admit() -> None:
             pass
 
-        self.upload = Upload(request, admit, TokenBucket(request.channel.site.reactor, 100))
+        self.upload = UploadBody(request, admit, TokenBucket(request.channel.site.reactor, 100))
         self.found: list[Any] = []
         form = UploadForm("multipart/form-data; boundary=x", "")
         self.upload.read_into(form, Feed(Reactor())).addBoth(self.found.append)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from wingsd.app.capabilities import CHOWN, DAC_OVERRIDE, FOWNER, Facts, survey
-from wingsd.config import Config, System
+from wingsd.config import Config, SystemConfig
 
 NOBODY = 4711
 # All is imported before: whoever it becomes may not be able to read the interpreter's files.
@@ -37,7 +37,7 @@ print(json.dumps(attrs.asdict(survey(config, (988, 988), engine)), default=sorte
 
 def config(root: Path, data: Path) -> Config:
     backups = data.with_name("backups")
-    system = System(root_directory=str(root), data=str(data), backup_directory=str(backups))
+    system = SystemConfig(root_directory=str(root), data=str(data), backup_directory=str(backups))
     return Config("id", "token", "https://panel.invalid", system=system)
 
 

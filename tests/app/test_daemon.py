@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from tests.logs import LoggedErrors
 from tests.metrics.exposed import FakePassage
 from wingsd.app.daemon import DAY, Node
-from wingsd.config import Config, Docker, System
+from wingsd.config import Config, DockerConfig, SystemConfig
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def clock() -> Clock:
 @pytest.fixture
 def node(tmp_path: Path, clock: Any) -> Node:
     """One that is made, and not started."""
-    system = System(root_directory=str(tmp_path), data=str(tmp_path / "volumes"))
-    docker = Docker(enabled=False)
+    system = SystemConfig(root_directory=str(tmp_path), data=str(tmp_path / "volumes"))
+    docker = DockerConfig(enabled=False)
     config = Config("id", "token", "https://panel.invalid", system=system, docker=docker)
     return Node(config, "tcp:0", clock)
 

@@ -16,7 +16,7 @@ from twisted.python.log import LogPublisher
 from twisted.python.syslog import SyslogObserver
 
 from tests.systemd.journal import Journal
-from wingsd.app.logging import EscapingObserver, Logs
+from wingsd.app.logging import EscapingObserver, LogOutput
 from wingsd.systemd import Journald, JournalObserver
 
 USUAL = {"logfile": None, "logger": None, "nodaemon": 1, "prefix": "twisted", "syslog": 0}
@@ -29,7 +29,7 @@ def kept_signals() -> Iterator[None]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def log(logs: Logs, **options: Any) -> Logger:
+def log(logs: LogOutput, **options: Any) -> Logger:
     observer: Any = logs.observer(USUAL | options, ReactorClock())
     assert ILogObserver.providedBy(observer)
     return Logger("wingsd.some.Place", observer=observer)
@@ -43,7 +43,7 @@ class ReactorClock(Clock):
 
 
 def test_lines_look_as_twistd_writes_them(capsys: pytest.CaptureFixture[str]) -> None:
-    log(Logs(debug=False)).info("{server}: here", server="a")
+    log(LogOutput(debug=False)).info("{server}: here", server="a")
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\dT[\d:]+[+-]\d{4} \[wingsd\.some\.Place#info\] a: here\n",
         capsys.readouterr().out,
@@ -80,7 +80,7 @@ def lines_of(text: str) -> list[str]:
 def test_no_value_of_an_event_makes_a_line_of_its_own(
     capsys: pytest.CaptureFixture[str], form: str, values: dict[str, Any]
 ) -> None:
-    log(Logs(debug=False)).info(f"from outside: {form}, {{count:.1f}}", count=2, **values)
+    log(LogOutput(debug=False)).info(f"from outside: {form}, {{count:.1f}}", count=2, **values)
     (line,) = lines_of(capsys.readouterr().out)
     assert line.endswith(f"] from outside: {ESCAPED}, 2.0")
 
@@ -88,7 +88,7 @@ def test_no_value_of_an_event_makes_a_line_of_its_own(
 def test_a_long_value_is_cut_off_and_what_follows_stays(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    log(Logs(debug=False)).info("{it}: {why}", it="x" * 10**6, why="too long")
+    log(LogOutput(debug=False)).info("{it}: {why}", it="x" * 10**6, why="too long")
     (line,) = lines_of(capsys.readouterr().out)
     assert line.endswith("xx…: too long")
     assert len(line) < 3000
@@ -108,7 +108,7 @@ def failed() -> Failure:
 def test_a_traceback_stays_readable_and_its_exception_forges_no_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    log(Logs(debug=False)).failure("{it}: a mistake", failed(), it=ESCAPES)
+    log(LogOutput(debug=False)).failure("{it}: a mistake", failed(), it=ESCAPES)
     first, *rest = lines_of(capsys.readouterr().out)
     assert first.endswith(f"] {ESCAPED}: a mistake")
     assert rest[0] == "\tTraceback (most recent call last):"
@@ -120,14 +120,14 @@ def test_a_traceback_stays_readable_and_its_exception_forges_no_line(
 def test_an_endless_traceback_is_cut_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
     failure = failed()
     failure.value = Foreign("line\n" * 10**5)
-    log(Logs(debug=False)).failure("it failed", failure)
+    log(LogOutput(debug=False)).failure("it failed", failure)
     lines = lines_of(capsys.readouterr().out)
     assert len(lines) == 402
     assert any("lines are left out" in line for line in lines)
 
 
 def test_what_is_logged_in_the_old_way_is_escaped_too(capsys: pytest.CaptureFixture[str]) -> None:
-    observer: Any = Logs(debug=False).observer(USUAL, ReactorClock())
+    observer: Any = LogOutput(debug=False).observer(USUAL, ReactorClock())
     publisher = LogPublisher(publishPublisher=observer)
     publisher.msg(ESCAPES)
     publisher.msg(format="%(it)s", it=ESCAPES)
@@ -141,7 +141,7 @@ def test_what_is_logged_in_the_old_way_is_escaped_too(capsys: pytest.CaptureFixt
 
 
 def test_an_event_without_words_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    observer: Any = Logs(debug=False).observer(USUAL, ReactorClock())
+    observer: Any = LogOutput(debug=False).observer(USUAL, ReactorClock())
     observer({"log_level": LogLevel.info, "log_time": 1.0, "log_namespace": "x"})
     assert not capsys.readouterr().out
 
@@ -151,7 +151,7 @@ def test_syslog_and_the_systems_journal_get_the_same(
 ) -> None:
     sent: list[str] = []
     monkeypatch.setattr(SyslogObserver, "syslog", lambda _, priority, line: sent.append(line))
-    log(Logs(debug=False), syslog=1).error("{it}", it=ESCAPES)
+    log(LogOutput(debug=False), syslog=1).error("{it}", it=ESCAPES)
     assert sent == [f"[-] {ESCAPED}"]
     with Journal(tmp_path) as journal:
         observer = EscapingObserver(JournalObserver(Journald(journal.address)))
@@ -166,7 +166,7 @@ def test_syslog_and_the_systems_journal_get_the_same(
 def test_the_level_debug_is_shown_where_it_is_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    logs = Logs(debug=False)
+    logs = LogOutput(debug=False)
     logger = log(logs)
     logger.debug("one")
     logs.show_debug(True)
@@ -178,13 +178,13 @@ def test_the_level_debug_is_shown_where_it_is_asked_for(
 
 
 def test_it_is_shown_from_the_start(capsys: pytest.CaptureFixture[str]) -> None:
-    log(Logs(debug=True)).debug("one")
+    log(LogOutput(debug=True)).debug("one")
     assert capsys.readouterr().out
 
 
 def test_a_file_that_is_named_gets_the_log_and_is_begun_anew_on_a_signal(tmp_path: Path) -> None:
     path = tmp_path / "node.log"
-    logger = log(Logs(debug=False), logfile=str(path))
+    logger = log(LogOutput(debug=False), logfile=str(path))
     logger.info("before")
     handler: Any = signal.getsignal(signal.SIGUSR1)
     handler(signal.SIGUSR1, None)
@@ -198,7 +198,7 @@ def test_a_daemon_in_the_background_logs_to_twistds_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    log(Logs(debug=False), nodaemon=0).info("there")
+    log(LogOutput(debug=False), nodaemon=0).info("there")
     assert "there" in (tmp_path / "twistd.log").read_text()
 
 
@@ -206,13 +206,13 @@ def test_a_daemon_in_the_background_logs_to_twistds_file(
     "options", [{"logger": "some.module.observer"}, {"logfile": "-", "nodaemon": 0}]
 )
 def test_what_twistd_has_to_say_is_left_to_it(options: dict[str, Any]) -> None:
-    assert Logs(debug=False).observer(USUAL | options, ReactorClock()) is None
+    assert LogOutput(debug=False).observer(USUAL | options, ReactorClock()) is None
 
 
 def test_syslog_is_filtered_too(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr(SyslogObserver, "syslog", lambda _, priority, line: lines.append(line))
-    logger = log(Logs(debug=False), syslog=1)
+    logger = log(LogOutput(debug=False), syslog=1)
     logger.debug("one")
     logger.info("two")
     assert lines == ["[-] two"]

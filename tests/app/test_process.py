@@ -12,7 +12,7 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock, LoopingCall
 
 from wingsd.app.process import steady
-from wingsd.config import Config, Docker
+from wingsd.config import Config, DockerConfig
 from wingsd.tap import Options, makeService
 
 HOUR = 3600.0
@@ -81,7 +81,7 @@ def test_the_daemon_has_such_a_clock() -> None:
     reactor = SelectReactor()
     options: Any = Options()
     remote = "https://panel.invalid"
-    options.config = Config("x", "x", remote, docker=Docker(enabled=False))
+    options.config = Config("x", "x", remote, docker=DockerConfig(enabled=False))
     options.unknown = []
     makeService(options, reactor)
     assert reactor.seconds is time.monotonic

@@ -19,7 +19,7 @@ from wingsd.archive.compress import (
     compressor,
 )
 from wingsd.archive.decompress import decompressed
-from wingsd.config import Backups
+from wingsd.config import BackupsConfig
 
 RANDOM = random.Random("deflate")
 TEXT = "".join(RANDOM.choices(["block ", "chunk ", "entity ", "42, "], k=80_000)).encode()
@@ -95,7 +95,7 @@ def test_a_format_has_the_name_that_tools_know() -> None:
 
 @each_compression
 def test_each_level_is_a_value_of_the_configuration(compression: Compression) -> None:
-    assert Backups(compression.value).compression_level == compression.value
+    assert BackupsConfig(compression.value).compression_level == compression.value
 
 
 @each_form

@@ -20,7 +20,7 @@ from tests.packing import packed
 from wingsd.archive import measure
 from wingsd.archive import quota as limits
 from wingsd.archive.extract import extract
-from wingsd.archive.quota import DEFAULT, ENTRY_SIZE, Limits
+from wingsd.archive.quota import DEFAULT, ENTRY_SIZE, ArchiveLimits
 from wingsd.errors import BadRequest, StorageError
 from wingsd.transfers.storage.staging import Staging
 
@@ -62,7 +62,7 @@ class House:
     def close(self) -> None:
         self.staging.close()
 
-    def receive(self, archive: Iterator[bytes], limits: Limits = NO_RESERVE) -> None:
+    def receive(self, archive: Iterator[bytes], limits: ArchiveLimits = NO_RESERVE) -> None:
         """Extract as a transfer does, and undo as it does."""
         directory = self.staging.create(UUID)
         try:

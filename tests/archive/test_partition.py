@@ -16,7 +16,7 @@ from wingsd.archive.tree_range import (
     Key,
     Listing,
     Path,
-    Span,
+    TreeRange,
     directory_key,
 )
 
@@ -41,7 +41,7 @@ TREE: dict[Path, list[bytes]] = {
 }
 
 
-def equal_spans(keys: list[Key], sizes: list[int], count: int) -> list[Span]:
+def equal_spans(keys: list[Key], sizes: list[int], count: int) -> list[TreeRange]:
     borders = Borders()
     for key, size in zip(keys, sizes, strict=True):
         borders.add(key, size)
@@ -83,11 +83,11 @@ def test_of_a_listing_a_span_has_what_is_in_it() -> None:
     names = [b"%02d" % number for number in range(20)]
     whole = Listing((b"d",), -1, NO_STAT, files=names, symlinks=names, directories=names)
     above = directory_key((b"d",))
-    middle = Span((*above, (FILES, b"15")), (*above, (SYMLINKS, b"03x")))
+    middle = TreeRange((*above, (FILES, b"15")), (*above, (SYMLINKS, b"03x")))
     part = middle.of(whole)
     assert (part.files, part.symlinks) == (names[15:], names[:4])
     assert (part.others, part.directories) == ([], [])
-    rest = Span((*above, (SYMLINKS, b"03x")), (*above, (span.DIRECTORIES, b"02"))).of(whole)
+    rest = TreeRange((*above, (SYMLINKS, b"03x")), (*above, (span.DIRECTORIES, b"02"))).of(whole)
     assert (rest.files, rest.symlinks) == ([], names[4:])
     assert rest.directories == names[:2]
     assert EVERYTHING.of(whole) == whole

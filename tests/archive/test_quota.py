@@ -9,9 +9,16 @@ import pytest
 from attrs import evolve
 
 from tests.archives import header
-from wingsd.archive.quota import DEFAULT, ENTRY_SIZE, FREE_ENTRIES, STEP, Limits, Space
+from wingsd.archive.quota import (
+    DEFAULT,
+    ENTRY_SIZE,
+    FREE_ENTRIES,
+    STEP,
+    ArchiveLimits,
+    ArchiveQuota,
+)
 from wingsd.archive.tar.headers import Member
-from wingsd.config import Transfers
+from wingsd.config import TransfersConfig
 from wingsd.errors import BadRequest, StorageError
 
 MIB = 1 << 20
@@ -43,10 +50,10 @@ def one(size: int, name: bytes = b"world/f", typeflag: bytes = b"0") -> Member:
 
 
 def test_the_settings_are_mebibytes() -> None:
-    limits = Limits.configured(
-        Transfers(disk_reserve=3, inode_reserve=9, max_members=7, directory_memory=5)
+    limits = ArchiveLimits.configured(
+        TransfersConfig(disk_reserve=3, inode_reserve=9, max_members=7, directory_memory=5)
     )
-    assert limits == Limits(
+    assert limits == ArchiveLimits(
         disk=None, reserve=3 * MIB, inode_reserve=9, members=7, directory_memory=5 * MIB
     )
     assert limits.for_server(2).disk == 2 * MIB
@@ -54,7 +61,7 @@ def test_the_settings_are_mebibytes() -> None:
 
 
 def test_a_server_gets_as_much_as_it_may_have_and_no_byte_more() -> None:
-    space = Space(DEFAULT.for_server(10), Disk(50 * GIB))
+    space = ArchiveQuota(DEFAULT.for_server(10), Disk(50 * GIB))
     space.claim(one(6 * MIB))
     space.claim(one(4 * MIB))
     space.claim(one(0))
@@ -67,7 +74,7 @@ def test_a_server_gets_as_much_as_it_may_have_and_no_byte_more() -> None:
 
 
 def test_without_a_limit_the_nodes_reserve_stays_free() -> None:
-    space = Space(DEFAULT, Disk(3 * GIB))
+    space = ArchiveQuota(DEFAULT, Disk(3 * GIB))
     space.claim(one(2 * GIB))
     with pytest.raises(StorageError) as caught:
         space.claim(one(2 * GIB + 1))
@@ -79,7 +86,7 @@ def test_without_a_limit_the_nodes_reserve_stays_free() -> None:
 
 
 def test_the_reserve_is_at_most_a_twentieth() -> None:
-    space = Space(evolve(DEFAULT, reserve=50 * GIB), Disk(6 * GIB))
+    space = ArchiveQuota(evolve(DEFAULT, reserve=50 * GIB), Disk(6 * GIB))
     space.claim(one(GIB))
     with pytest.raises(StorageError, match="5120 MiB of them are kept"):
         space.claim(one(GIB + 1))
@@ -87,14 +94,14 @@ def test_the_reserve_is_at_most_a_twentieth() -> None:
 
 def test_without_a_reserve_the_file_system_is_not_asked() -> None:
     disk = Disk(0)
-    space = Space(evolve(DEFAULT, reserve=0, inode_reserve=0), disk)
+    space = ArchiveQuota(evolve(DEFAULT, reserve=0, inode_reserve=0), disk)
     space.claim(one(GIB))
     assert not disk.asked
 
 
 def test_many_small_files_are_seen_too_and_seldom_asked_for() -> None:
     disk = Disk(50 * GIB)
-    space = Space(DEFAULT, disk)
+    space = ArchiveQuota(DEFAULT, disk)
     for _ in range(10_000):
         space.claim(one(100))
     assert 3 <= disk.asked <= 8
@@ -109,16 +116,16 @@ def test_many_small_files_are_seen_too_and_seldom_asked_for() -> None:
 
 
 def test_inodes_can_be_used_up() -> None:
-    space = Space(DEFAULT, Disk(50 * GIB, inodes=1023))
+    space = ArchiveQuota(DEFAULT, Disk(50 * GIB, inodes=1023))
     with pytest.raises(StorageError, match="1023 of its 10000000 inodes are free"):
         space.claim(one(STEP))
     # btrfs tells of none
-    Space(DEFAULT, Disk(50 * GIB, inodes=0, files=0)).claim(one(STEP))
+    ArchiveQuota(DEFAULT, Disk(50 * GIB, inodes=0, files=0)).claim(one(STEP))
 
 
 def test_a_large_file_stops_where_others_fill_the_disk_meanwhile() -> None:
     disk = Disk(50 * GIB)
-    space = Space(DEFAULT, disk)
+    space = ArchiveQuota(DEFAULT, disk)
     large = one(10 * GIB)
     space.claim(large)
     written = []
@@ -136,24 +143,24 @@ def test_a_large_file_stops_where_others_fill_the_disk_meanwhile() -> None:
 
 def test_a_small_file_is_passed_as_it_is() -> None:
     data = [memoryview(b"x")]
-    assert Space(DEFAULT, Disk(GIB)).watched(one(1), data) is data
+    assert ArchiveQuota(DEFAULT, Disk(GIB)).watched(one(1), data) is data
 
 
 def test_a_sparse_file_counts_whole_for_the_server_and_by_its_blocks_for_the_disk() -> None:
     sparse = one(100 * GIB)
     sparse.segments = array("q", [0, 1, 5 * GIB, 4097])
-    Space(DEFAULT, Disk(2 * GIB)).claim(sparse)
+    ArchiveQuota(DEFAULT, Disk(2 * GIB)).claim(sparse)
     with pytest.raises(BadRequest):
-        Space(DEFAULT.for_server(50 * 1024), Disk(2 * GIB)).claim(sparse)
+        ArchiveQuota(DEFAULT.for_server(50 * 1024), Disk(2 * GIB)).claim(sparse)
     many = one(GIB)
     many.segments = array("q", [n for at in range(0, 1 << 22, 16) for n in (at, 1)])
     with pytest.raises(StorageError, match="takes 1024 MiB more"):
-        Space(DEFAULT, Disk(GIB + 1023 * MIB)).claim(many)
+        ArchiveQuota(DEFAULT, Disk(GIB + 1023 * MIB)).claim(many)
 
 
 @pytest.mark.parametrize("typeflag", [b"1", b"2"])
 def test_links_beyond_the_free_ones_count_against_the_servers_limit(typeflag: bytes) -> None:
-    space = Space(DEFAULT.for_server(1), Disk(50 * GIB))
+    space = ArchiveQuota(DEFAULT.for_server(1), Disk(50 * GIB))
     for number in range(FREE_ENTRIES + MIB // ENTRY_SIZE):
         space.claim(one(0, b"d/%d" % number, typeflag))
     space.claim(one(0))
@@ -168,20 +175,20 @@ def test_links_beyond_the_free_ones_count_against_the_servers_limit(typeflag: by
 
 
 def test_directories_that_were_made_count_as_well() -> None:
-    space = Space(DEFAULT.for_server(1), Disk(50 * GIB))
+    space = ArchiveQuota(DEFAULT.for_server(1), Disk(50 * GIB))
     space.claim(one(MIB - ENTRY_SIZE), FREE_ENTRIES + 1)
     with pytest.raises(BadRequest, match="50002 directories and links"):
         space.claim(one(0), FREE_ENTRIES + 2)
-    other = Space(DEFAULT.for_server(1), Disk(50 * GIB))
+    other = ArchiveQuota(DEFAULT.for_server(1), Disk(50 * GIB))
     other.claim(one(MIB), 0)
     with pytest.raises(BadRequest, match="50001 directories and links"):
         other.end(FREE_ENTRIES + 1)
 
 
 def test_directories_of_several_archives_count_together() -> None:
-    together: list[Space] = []
+    together: list[ArchiveQuota] = []
     for _ in range(2):
-        together.append(Space(DEFAULT.for_server(1), Disk(50 * GIB), together))
+        together.append(ArchiveQuota(DEFAULT.for_server(1), Disk(50 * GIB), together))
     together[0].claim(one(MIB), FREE_ENTRIES)
     together[1].claim(one(0), 0)
     with pytest.raises(BadRequest, match="50001 directories and links"):
@@ -190,7 +197,7 @@ def test_directories_of_several_archives_count_together() -> None:
 
 def test_directories_on_the_way_to_one_member_are_seen_by_the_reserve() -> None:
     disk = Disk(50 * GIB)
-    space = Space(DEFAULT, disk)
+    space = ArchiveQuota(DEFAULT, disk)
     for number in range(1, 100):
         space.claim(one(0), number * 250)
     assert 10 <= disk.asked <= 14
@@ -198,9 +205,11 @@ def test_directories_on_the_way_to_one_member_are_seen_by_the_reserve() -> None:
 
 def test_the_inode_reserve_is_a_setting_and_at_most_a_twentieth() -> None:
     for inodes, files, kept in ((19_999, 10**7, 20_000), (499, 10_000, 500)):
-        space = Space(evolve(DEFAULT, reserve=0), Disk(50 * GIB, inodes=inodes, files=files))
+        space = ArchiveQuota(
+            evolve(DEFAULT, reserve=0), Disk(50 * GIB, inodes=inodes, files=files)
+        )
         with pytest.raises(StorageError) as caught:
             space.claim(one(STEP))
         assert f"and {kept} of them are kept (system.transfers.inode_reserve)" in str(caught.value)
         enough = Disk(50 * GIB, inodes=kept, files=files)
-        Space(evolve(DEFAULT, reserve=0), enough).claim(one(STEP))
+        ArchiveQuota(evolve(DEFAULT, reserve=0), enough).claim(one(STEP))

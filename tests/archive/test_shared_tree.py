@@ -16,12 +16,12 @@ from attrs import evolve
 
 from tests.archives import END, TIME, in_blocks, member, odd_tree, pax, seen, stamp
 from wingsd.archive import (
+    ArchiveLimits,
     Compression,
     Extracted,
-    JointTree,
-    Limits,
     Packed,
     Part,
+    SharedTreeWriter,
     extract_part,
     walk,
 )
@@ -32,12 +32,16 @@ from wingsd.errors import ArchiveError, DiskLimitExceeded, WingsdError
 
 
 def join(
-    archives: Sequence[bytes], into: Path, limits: Limits = DEFAULT, *, threads: bool = False
+    archives: Sequence[bytes],
+    into: Path,
+    limits: ArchiveLimits = DEFAULT,
+    *,
+    threads: bool = False,
 ) -> list[Extracted]:
     """Extract them, one after the other or all at the same time."""
     into.mkdir()
     notes: list[str] = []
-    with closing(JointTree(str(into), None, limits, len(archives))) as tree:
+    with closing(SharedTreeWriter(str(into), None, limits, len(archives))) as tree:
 
         def one(archive: bytes) -> Extracted:
             return extract_part(in_blocks(archive), tree, notes.append, threads=threads)
@@ -52,7 +56,7 @@ def join(
     return done
 
 
-def fails(archives: Sequence[bytes], into: Path, limits: Limits = DEFAULT) -> WingsdError:
+def fails(archives: Sequence[bytes], into: Path, limits: ArchiveLimits = DEFAULT) -> WingsdError:
     with pytest.raises(WingsdError) as caught:
         join(archives, into, limits)
     return caught.value

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.daemon import Command, Scripted
 from wingsd.cli import client as module
-from wingsd.cli.client import Client, CtlError, Exit
+from wingsd.cli.client import ControlClient, CtlError, Exit
 
 
 def test_without_a_daemon_it_says_how_one_is_started(wingsctl: Command) -> None:
@@ -54,7 +54,7 @@ def forbidden(path: Path, monkeypatch: pytest.MonkeyPatch) -> CtlError:
 
     monkeypatch.setattr(module._UnixConnection, "connect", connect)
     with pytest.raises(CtlError) as caught:
-        Client(str(path)).ask("GET", "status")
+        ControlClient(str(path)).ask("GET", "status")
     assert caught.value.exit_code == Exit.NOT_PERMITTED
     return caught.value
 
@@ -106,7 +106,7 @@ def test_an_answer_past_its_bound_is_refused(
     monkeypatch.setattr(module, "MAX_ANSWER", 1024 * 1024)
     scripted.answers("GET", "fits", b'"%s"' % (b"x" * (1024 * 1024 - 2)))
     scripted.answers("GET", "longer", b" " * (1024 * 1024 + 1))
-    client = Client(str(scripted.path))
+    client = ControlClient(str(scripted.path))
     assert len(client.ask("GET", "fits")) == 1024 * 1024 - 2
     with pytest.raises(CtlError, match="the answer is longer than 1 MiB") as caught:
         client.ask("GET", "longer")
@@ -119,7 +119,7 @@ def test_a_daemon_that_is_silent_is_not_waited_for_for_ever(tmp_path: Path) -> N
         listening.bind(str(path))
         listening.listen()
         with pytest.raises(CtlError, match="gave no answer within") as caught:
-            Client(str(path), timeout=0.05).ask("GET", "status")
+            ControlClient(str(path), timeout=0.05).ask("GET", "status")
     assert caught.value.exit_code == Exit.NO_DAEMON
 
 
@@ -136,7 +136,7 @@ def test_one_that_hangs_up_is_told_with_its_likely_reasons(tmp_path: Path) -> No
         hanging_up = threading.Thread(target=hang_up)
         hanging_up.start()
         with pytest.raises(CtlError, match="closed the connection without an answer") as caught:
-            Client(str(path)).ask("GET", "status")
+            ControlClient(str(path)).ask("GET", "status")
         hanging_up.join()
     assert "LimitNOFILE=" in caught.value.detail
     assert caught.value.exit_code == Exit.NO_DAEMON
@@ -145,7 +145,7 @@ def test_one_that_hangs_up_is_told_with_its_likely_reasons(tmp_path: Path) -> No
 def test_what_is_no_daemon_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "control.sock").touch()
     with pytest.raises(CtlError, match="nobody listens"):
-        Client(str(tmp_path / "control.sock")).ask("GET", "status")
+        ControlClient(str(tmp_path / "control.sock")).ask("GET", "status")
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from twisted.internet.threads import deferToThread
 
 from tests.direct_transfers.harness import Station
 from tests.direct_transfers.scenarios import Ends
-from wingsd.cli.client import Client, CtlError
+from wingsd.cli.client import ControlClient, CtlError
 from wingsd.config import Control
-from wingsd.control import ControlDoor
+from wingsd.control import ControlListener
 
 __all__ = ["Desk", "desk"]
 
@@ -26,7 +26,7 @@ class Desk:
     def __init__(self, directory: Path) -> None:
         self.ends = Ends(directory)
         self._doors = {
-            name: ControlDoor(station.rooms(Control(socket=self.path(station))))
+            name: ControlListener(station.rooms(Control(socket=self.path(station))))
             for name, station in (
                 ("source", self.ends.source),
                 ("destination", self.ends.destination),
@@ -43,7 +43,7 @@ class Desk:
         self, method: str, path: str, content: object = None, end: str = "source"
     ) -> Any:
         """Return what the daemon at that end answers."""
-        client = Client(self.path(getattr(self.ends, end)))
+        client = ControlClient(self.path(getattr(self.ends, end)))
         return await deferToThread(client.ask, method, path, content)
 
     async def refusal(self, *request: Any, **options: Any) -> CtlError:

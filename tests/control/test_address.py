@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 import trustme
 
-from wingsd.config import Api, Config, Ssl
+from wingsd.config import ApiConfig, Config, Ssl
 from wingsd.control.status import reachable_at
 
 
-def config(api: Api) -> Config:
+def config(api: ApiConfig) -> Config:
     return Config(token_id="id", token="secret", remote="https://panel.invalid", api=api)
 
 
-def certified(directory: Path, *names: str) -> Api:
+def certified(directory: Path, *names: str) -> ApiConfig:
     """Return a node with a certificate for those names."""
     path = directory / "cert.pem"
     issued = trustme.CA().issue_cert(*names)
     path.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-    return Api(ssl=Ssl(True, str(path), str(path)))
+    return ApiConfig(ssl=Ssl(True, str(path), str(path)))
 
 
 def test_what_is_configured_is_certain() -> None:
-    api = Api(public_url="https://node.example.com:8080/")
+    api = ApiConfig(public_url="https://node.example.com:8080/")
     found = reachable_at(config(api), "https://0.0.0.0:8080")
     assert found == ("https://node.example.com:8080", True)
 
@@ -45,18 +45,18 @@ def test_a_certificate_has_the_name(tmp_path: Path, names: tuple[str, ...], host
 
 
 def test_else_where_it_listens_is_a_guess() -> None:
-    found = reachable_at(config(Api()), "http://192.0.2.7:8080")
+    found = reachable_at(config(ApiConfig()), "http://192.0.2.7:8080")
     assert found == ("http://192.0.2.7:8080", False)
 
 
 @pytest.mark.parametrize("listens", ["http://0.0.0.0:81", "http://[::]:81"])
 def test_or_the_machines_name(listens: str) -> None:
-    assert reachable_at(config(Api()), listens) == (f"http://{platform.node()}:81", False)
+    assert reachable_at(config(ApiConfig()), listens) == (f"http://{platform.node()}:81", False)
 
 
 @pytest.mark.parametrize("content", ["", "nonsense"])
 def test_a_certificate_that_is_none_is_no_help(tmp_path: Path, content: str) -> None:
     path = tmp_path / "cert.pem"
     path.write_text(content)
-    api = Api(ssl=Ssl(True, str(path), str(path)))
+    api = ApiConfig(ssl=Ssl(True, str(path), str(path)))
     assert reachable_at(config(api), "https://127.0.0.1:81") == ("https://127.0.0.1:81", False)

@@ -14,11 +14,11 @@ import pytest_twisted
 from tests.direct_transfers.scenarios import Ends
 from tests.logs import LoggedErrors
 from wingsd.config import Control
-from wingsd.control import ControlDoor
+from wingsd.control import ControlListener
 
 
-def door(ends: Ends, path: Path | str, group: str = "") -> ControlDoor:
-    return ControlDoor(ends.source.rooms(Control(socket=str(path), group=group)))
+def door(ends: Ends, path: Path | str, group: str = "") -> ControlListener:
+    return ControlListener(ends.source.rooms(Control(socket=str(path), group=group)))
 
 
 def abandoned(path: Path) -> None:

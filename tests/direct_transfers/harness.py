@@ -26,34 +26,34 @@ from tests.support import (
     server_settings,
 )
 from wingsd.api.resource import Services
-from wingsd.api.routes import Api
-from wingsd.archive import Compression, Limits
+from wingsd.api.routes import ApiRoot
+from wingsd.archive import ArchiveLimits, Compression
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.local import Removal
-from wingsd.backups.received import Backups
-from wingsd.config import Config, Control, Form, Streams, System, Transfers
-from wingsd.control import Rooms
-from wingsd.direct_transfers import ByHand, HandMeans
+from wingsd.backups.received import ReceivedBackups
+from wingsd.config import Config, Control, FormConfig, StreamsConfig, SystemConfig, TransfersConfig
+from wingsd.control import ControlContext
+from wingsd.direct_transfers import DirectTransferCollaborators, DirectTransfers
 from wingsd.direct_transfers.incoming import Invitation
 from wingsd.docker.engine import EngineInformation
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import EventBus
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
-from wingsd.servers import Means, Servers
-from wingsd.statedb import Entry, Journal
+from wingsd.servers import ServerCollaborators, Servers
+from wingsd.statedb import Entry, StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
-from wingsd.transfers.collaborators import ReceivingMeans, SendingMeans
+from wingsd.transfers.collaborators import ReceivingCollaborators, SendingCollaborators
 from wingsd.transfers.form.install_log import InstallLogs
-from wingsd.transfers.incoming.manager import Receiver
+from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroups
-from wingsd.transfers.outgoing.manager import Sender
-from wingsd.transfers.panel_callbacks import Outbox
-from wingsd.transfers.peer.tls import Trust
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.panel_callbacks import CallbackQueue
+from wingsd.transfers.peer.tls import PeerTls
 from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.storage.shared_volume import Volume
-from wingsd.transfers.storage.staging import Attic, Staging, WriteBack
+from wingsd.transfers.storage.staging import Quarantine, Staging, WriteBack
 
 __all__ = ["UUID", "Station", "description", "reactor", "until"]
 
@@ -82,11 +82,11 @@ class Station:
     """A node in `directory`; what is on its disk outlives it."""
 
     def __init__(
-        self, directory: Path, pool: Workers, port: int = 0, system: System | None = None
+        self, directory: Path, pool: Workers, port: int = 0, system: SystemConfig | None = None
     ) -> None:
         """What `system` has of directories is its own; by default they are in `directory`."""
         self.directory = directory
-        system = system or System(data=str(directory / "volumes"))
+        system = system or SystemConfig(data=str(directory / "volumes"))
         self.data = Path(system.data)
         self.config = Config(
             token_id="id",
@@ -102,20 +102,22 @@ class Station:
         self.store.open()
         # In this thread: tests read the store, and close it, whatever goes on.
         writer: Any = SynchronousWorkers()
-        self.journal = Journal(self.store, writer, time.time)
+        self.journal = StateDatabase(self.store, writer, time.time)
         panel: Any = self.panel
-        self.outbox = Outbox(panel, self.journal, reactor)
+        self.outbox = CallbackQueue(panel, self.journal, reactor)
         owner = (os.getuid(), os.getgid())
         eggs = Rewriters(pool, pool)
         self.servers = Servers(
-            Means(reactor, self.config, panel, self.environment, self.bus, pool, eggs, owner)
+            ServerCollaborators(
+                reactor, self.config, panel, self.environment, self.bus, pool, eggs, owner
+            )
         )
         storage_pool = system.transfers.storage_pool.name
         node = directory.name if storage_pool else ""
         self.staging = Staging(str(self.data), owner, durable=False, node=node)
         self.staging.prepare()
         backups = str(directory / "backups")
-        self.backups = Backups(backups, str(self.data), durable=False, reserve=0)
+        self.backups = ReceivedBackups(backups, str(self.data), durable=False, reserve=0)
         self.removal = Removal(backups, pool)
         self.volume = Volume(str(self.data), owner, storage_pool)
         self.logs = InstallLogs(str(self.directory / "logs"), self.staging, reserve=0)
@@ -125,8 +127,8 @@ class Station:
         self.slots = DeferredSemaphore(1)
         self.receiver = self._make_receiver(panel, owner)
         self.sender = self._make_sender(panel)
-        self.by_hand = ByHand(
-            HandMeans(
+        self.by_hand = DirectTransfers(
+            DirectTransferCollaborators(
                 reactor=reactor,
                 config=self.config,
                 servers=self.servers,
@@ -134,7 +136,7 @@ class Station:
                 sender=self.sender,
                 journal=self.journal,
                 bus=self.bus,
-                trust=Trust(),
+                trust=PeerTls(),
                 disk=pool,
                 now=time.time,
                 observer=self.heard,
@@ -144,10 +146,10 @@ class Station:
         self.lose: Callable[[StreamingRequest], bool] = lambda _: False
         self._listen(port)
 
-    def _make_receiver(self, panel: Any, owner: tuple[int, int]) -> Receiver:
+    def _make_receiver(self, panel: Any, owner: tuple[int, int]) -> IncomingTransfers:
         pool = self._pool
-        return Receiver(
-            ReceivingMeans(
+        return IncomingTransfers(
+            ReceivingCollaborators(
                 reactor=reactor,
                 panel=panel,
                 journal=self.journal,
@@ -161,9 +163,9 @@ class Station:
                 bus=self.bus,
                 owner=owner,
                 family="pterodactyl",
-                limits=Limits.configured(Transfers()),
-                attic=Attic(self.staging, self.backups, pool, self.journal, days=30),
-                form=Form(),
+                limits=ArchiveLimits.configured(TransfersConfig()),
+                attic=Quarantine(self.staging, self.backups, pool, self.journal, days=30),
+                form=FormConfig(),
                 extractors=pool,
                 slots=self.slots,
                 disk=pool,
@@ -174,18 +176,18 @@ class Station:
             stall_timeout=120,
         )
 
-    def _make_sender(self, panel: Any) -> Sender:
-        return Sender(
-            SendingMeans(
+    def _make_sender(self, panel: Any) -> OutgoingTransfers:
+        return OutgoingTransfers(
+            SendingCollaborators(
                 reactor=reactor,
                 panel=panel,
                 journal=self.journal,
                 outbox=self.outbox,
                 environment=self.environment,
                 servers=self.servers,
-                attic=Attic(self.staging, self.backups, self._pool, self.journal, days=30),
+                attic=Quarantine(self.staging, self.backups, self._pool, self.journal, days=30),
                 bus=self.bus,
-                trust=Trust(),
+                trust=PeerTls(),
                 compression=Compression.BEST_SPEED,
                 stop_grace=60,
                 stall_timeout=120,
@@ -206,14 +208,14 @@ class Station:
             servers=self.servers,
             sender=self.sender,
             receiver=self.receiver,
-            streams=StreamGroups(self.receiver, self.journal, Streams(), reactor),
+            streams=StreamGroups(self.receiver, self.journal, StreamsConfig(), reactor),
             journal=self.journal,
             by_hand=self.by_hand,
             denied=DenyList(0),
             websocket=lambda _: NotFound(),
             engine=self.engine,
         )
-        site: Any = NodeSite(Api(self.services), reactor=reactor, timeout=60)
+        site: Any = NodeSite(ApiRoot(self.services), reactor=reactor, timeout=60)
         site.requestFactory = LossyRequest
         site.lose = self._loses
         self._site = site
@@ -228,11 +230,11 @@ class Station:
         number: int = self._port.getHost().port
         return number
 
-    def rooms(self, control: Control) -> Rooms:
+    def rooms(self, control: Control) -> ControlContext:
         """Return what an operator may look into."""
         panel: Any = self.panel
         config = attrs.evolve(self.config, control=control)
-        return Rooms(
+        return ControlContext(
             reactor=reactor,
             services=attrs.evolve(self.services, config=config, engine=self.engine),
             panel=panel,
@@ -275,7 +277,7 @@ class Station:
             journal=self.journal,
             outbox=self.outbox,
             panel=panel,
-            attic=Attic(self.staging, self.backups, self._pool, self.journal, days=30),
+            attic=Quarantine(self.staging, self.backups, self._pool, self.journal, days=30),
             by_hand=self.by_hand,
             removal=self.removal,
             volume=self.volume,

@@ -11,11 +11,11 @@ import pytest_twisted
 
 from tests.direct_transfers.harness import UUID, Station, description, until
 from tests.direct_transfers.scenarios import Ends
-from wingsd.config import StoragePool, System, Transfers
+from wingsd.config import StoragePool, SystemConfig, TransfersConfig
 from wingsd.errors import AlreadyHere, Conflict
 from wingsd.panel.schemas import configuration_from_panel
 
-POOL = Transfers(storage_pool=StoragePool(enabled=True, pool_name="attic"))
+POOL = TransfersConfig(storage_pool=StoragePool(enabled=True, pool_name="attic"))
 
 
 async def give_pools(ends: Ends, *, one_volume: bool) -> None:
@@ -24,7 +24,7 @@ async def give_pools(ends: Ends, *, one_volume: bool) -> None:
         station: Station = getattr(ends, end)
         data = ends.source.data if one_volume else station.data
         await station.close()
-        system = System(data=str(data), transfers=POOL)
+        system = SystemConfig(data=str(data), transfers=POOL)
         setattr(ends, end, Station(station.directory, ends.pool, 0, system))
     ends.source.servers.known(configuration_from_panel(description(name="Lobby")))
 

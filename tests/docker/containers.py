@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from wingsd.config import Config, Docker
+from wingsd.config import Config, DockerConfig
 from wingsd.docker.container import container_spec
 from wingsd.panel.schemas import Allocations, Build, Default, Image, Settings
 
@@ -24,7 +24,7 @@ SERVER = Settings(
 
 
 def node(**docker: Any) -> Config:
-    return attrs.evolve(NODE, docker=Docker(**docker))
+    return attrs.evolve(NODE, docker=DockerConfig(**docker))
 
 
 def body(config: Config = NODE, **server: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.docker.containers import NODE, SERVER, UUID, body, environment, host, node
-from wingsd.config import LogConfig, Network, Overhead, Rootless, System, User
+from wingsd.config import LogConfig, NetworkConfig, Overhead, Rootless, SystemConfig, User
 from wingsd.docker.container import container_spec, with_mounts
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Allocations, Default, Mount
@@ -96,7 +96,7 @@ def test_the_node_decides_what_all_its_containers_share() -> None:
         container_pid_limit=99,
         userns_mode="host",
         log_config=LogConfig("json-file", {"max-file": 3, "compress": True}),
-        network=Network(dns=("9.9.9.9",), network_mode="host"),
+        network=NetworkConfig(dns=("9.9.9.9",), network_mode="host"),
     )
     settings = body(config)["HostConfig"]
     assert body(config)["Domainname"] == "games.example"
@@ -113,10 +113,10 @@ def test_the_node_decides_what_all_its_containers_share() -> None:
 
 def test_rootless_ids_take_the_place_of_the_users() -> None:
     ids = User(1000, 1001, Rootless(container_uid=5, container_gid=6))
-    config = attrs.evolve(NODE, system=System(user=ids))
+    config = attrs.evolve(NODE, system=SystemConfig(user=ids))
     assert body(config)["User"] == "1000:1001"
     rootless = attrs.evolve(ids, rootless=attrs.evolve(ids.rootless, enabled=True))
-    assert body(attrs.evolve(NODE, system=System(user=rootless)))["User"] == "5:6"
+    assert body(attrs.evolve(NODE, system=SystemConfig(user=rootless)))["User"] == "5:6"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_null_variable_is_left_to_the_image() -> None:
 
 
 def test_the_nodes_own_variables_and_labels_stay() -> None:
-    config = attrs.evolve(NODE, system=System(timezone="Europe/Berlin"))
+    config = attrs.evolve(NODE, system=SystemConfig(timezone="Europe/Berlin"))
     given_values = {"tz": "UTC", "STARTUP": "evil", "server_port": 1}
     variables = environment(config, environment=given_values)
     assert variables["TZ"] == "Europe/Berlin"
@@ -225,7 +225,7 @@ def test_a_reservation_is_never_above_the_limit() -> None:
 
 
 def test_a_megabyte_is_larger_for_pelican() -> None:
-    pelican = attrs.evolve(NODE, system=System(data="/var/lib/pelican/volumes"))
+    pelican = attrs.evolve(NODE, system=SystemConfig(data="/var/lib/pelican/volumes"))
     settings = host(pelican, memory_limit=100, swap=10)
     assert settings["MemoryReservation"] == 104_857_600
     assert settings["Memory"] == 120_586_240

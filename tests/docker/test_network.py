@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.config import Config, Docker, Interfaces, IPv6, Network
+from wingsd.config import Config, DockerConfig, Interfaces, IPv6, NetworkConfig
 from wingsd.docker.container import (
     NetworkSpec,
     network_mode,
@@ -20,7 +20,7 @@ from wingsd.panel.schemas import Allocations, Default, Settings
 
 
 def node(**network: Any) -> Config:
-    docker = Docker(network=Network(**network))
+    docker = DockerConfig(network=NetworkConfig(**network))
     return Config(token_id="id", token="secret", remote="http://panel", docker=docker)
 
 

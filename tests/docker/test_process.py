@@ -17,7 +17,7 @@ from tests.support import SynchronousWorkers
 from wingsd.docker import Usage, engine
 from wingsd.docker.calls import Engine
 from wingsd.docker.process import LONGEST_PAUSE, ContainerProcess
-from wingsd.docker.streams import Stream, Streams
+from wingsd.docker.streams import ContainerStreams, Stream
 from wingsd.errors import EnvironmentFailed
 
 RUNNING = {"Running": True, "StartedAt": "2026-01-01T00:00:00Z"}
@@ -25,7 +25,7 @@ ENDED = {"Running": False, "ExitCode": 3}
 SAMPLE = b'{"read": "2026-01-01T00:00:01Z", "memory_stats": {"usage": 7, "limit": 9}}\n'
 
 
-class FakeStreams(Streams):
+class FakeStreams(ContainerStreams):
     """Streams that the test feeds and ends; `down` refuses new ones."""
 
     def __init__(self) -> None:

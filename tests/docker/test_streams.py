@@ -28,7 +28,7 @@ from tests.docker.watcher import Notes
 from tests.engine import Engine
 from wingsd.config import Config
 from wingsd.docker import DockerEnvironment
-from wingsd.docker.streams import TIMEOUT, Streams
+from wingsd.docker.streams import TIMEOUT, ContainerStreams
 from wingsd.errors import EnvironmentFailed
 from wingsd.threadio import Workers
 
@@ -176,12 +176,12 @@ async def test_who_detaches_leaves_no_connection(
 async def test_an_engine_that_does_not_answer_is_named() -> None:
     for address in ("unix:///nonexistent.sock", "tcp://127.0.0.1:1", "ssh://engine", "what://"):
         with pytest.raises(EnvironmentFailed, match=address):
-            await Streams(reactor, address).console("any", len)
+            await ContainerStreams(reactor, address).console("any", len)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_container_that_is_gone_is_told_in_the_engines_words(engine: Engine) -> None:
-    streams = Streams(reactor, f"unix://{socket_of(engine)}")
+    streams = ContainerStreams(reactor, f"unix://{socket_of(engine)}")
     with pytest.raises(EnvironmentFailed, match=r"Docker refuses: .*[Nn]o such container"):
         await streams.console("no-such-container", len)
 
@@ -206,7 +206,7 @@ class _Timed(Clock):
 @pytest_twisted.ensureDeferred
 async def test_an_engine_that_says_nothing_is_given_up(deaf: str) -> None:
     timed = _Timed()
-    opening = Deferred.fromCoroutine(Streams(timed, deaf).stats("any", len))
+    opening = Deferred.fromCoroutine(ContainerStreams(timed, deaf).stats("any", len))
     timed.advance(TIMEOUT)
     with pytest.raises(EnvironmentFailed, match="nothing came within 30 s"):
         await opening
@@ -214,7 +214,7 @@ async def test_an_engine_that_says_nothing_is_given_up(deaf: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_who_is_cancelled_is_not_told_of_a_failure(deaf: str) -> None:
-    opening = Deferred.fromCoroutine(Streams(reactor, deaf).stats("any", len))
+    opening = Deferred.fromCoroutine(ContainerStreams(reactor, deaf).stats("any", len))
     opening.cancel()
     with pytest.raises(CancelledError):
         await opening

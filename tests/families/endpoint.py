@@ -21,8 +21,8 @@ from tests.http.talk import Transport
 from tests.support import Panel
 from tests.transfers.receiving import House
 from wingsd.api.resource import Services
-from wingsd.api.routes import Api
-from wingsd.config import PELICAN, Config, Streams
+from wingsd.api.routes import ApiRoot
+from wingsd.config import PELICAN, Config, StreamsConfig
 from wingsd.http.site import NodeSite
 from wingsd.transfers.incoming.multistream import StreamGroups
 
@@ -100,7 +100,7 @@ class Endpoint:
         )
         # What Pelican's Panel says more in its tokens, and its nodes demand.
         self._claims: dict[str, Any] = {"scope": "transfer"} if family == PELICAN else {}
-        streams = StreamGroups(house.receiver, house.journal, Streams(), Clock())
+        streams = StreamGroups(house.receiver, house.journal, StreamsConfig(), Clock())
         self._site = site(config, receiver=house.receiver, streams=streams, journal=house.journal)
 
     async def upload(
@@ -178,7 +178,7 @@ def site(config: Config, **rooms: Any) -> NodeSite:
         ]
     )
     services = Services(**cast(dict[str, Any], others | rooms | {"config": config}))
-    return NodeSite(Api(services), reactor=Clock(), timeout=60)
+    return NodeSite(ApiRoot(services), reactor=Clock(), timeout=60)
 
 
 def chunks_of(writes: Iterable[bytes], end: bytes = b"0\r\n\r\n") -> Iterable[bytes]:

@@ -20,15 +20,15 @@ from tests.families.recordings import Recording
 from tests.support import SynchronousWorkers
 from tests.threadio.reactor import Reactor
 from tests.transfers.receiving import House
-from wingsd.api.upload import Upload
+from wingsd.api.upload import UploadBody
 from wingsd.panel.schemas import Settings
 from wingsd.threadio import Feed
 from wingsd.transfers.coordinator import PanelReceiving
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 from wingsd.transfers.formatting import DESTINATION
 from wingsd.transfers.incoming.receive import Received, Reception
-from wingsd.transfers.step_log import Course
-from wingsd.transfers.steps import ReceiveStep, UndoList
+from wingsd.transfers.step_log import StepLog
+from wingsd.transfers.steps import ReceiveStep, RollbackList
 
 __all__ = ["Parts", "Receptions", "Result", "files_in", "now", "read"]
 
@@ -82,9 +82,9 @@ class Receptions:
         Raises the `WingsdError` that the sender would read.
         """
         upload = _upload(recording, pieces)
-        undo = UndoList(UUID)
+        undo = RollbackList(UUID)
         panel = PanelReceiving(UUID, self._means.panel, self._means.outbox, self._means.reactor)
-        course = Course(UUID, DESTINATION, ReceiveStep, self._means, panel)
+        course = StepLog(UUID, DESTINATION, ReceiveStep, self._means, panel)
         reception = Reception(UUID, self._means, course, undo)
         try:
             received = now(Deferred.fromCoroutine(reception.receive(upload, Settings(UUID))))
@@ -142,14 +142,14 @@ class _Request:
         pass
 
 
-def _upload(recording: Recording, pieces: Iterable[bytes]) -> Upload:
+def _upload(recording: Recording, pieces: Iterable[bytes]) -> UploadBody:
     """Return an upload that has come to its end, and of which nothing is read yet."""
 
     async def admit() -> None:
         pass
 
     request: Any = _Request(recording.content_type)
-    upload = Upload(request, admit)
+    upload = UploadBody(request, admit)
     for piece in pieces:
         upload.data(piece)
     upload.end()

@@ -17,7 +17,7 @@ from twisted.web.resource import Resource
 from tests.http.talk import Recorder, head
 from tests.transfers.peers import fall_silent
 from wingsd.config import Ssl
-from wingsd.http.listener import Door
+from wingsd.http.listener import HttpListener
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.util import net as keepalive
@@ -61,7 +61,7 @@ async def test_a_client_that_vanished_is_found_before_its_answer(
     root, waiting = NotFound(), Waiting()
     root.putChild(b"take", waiting)
     site = NodeSite(root, reactor=reactor, timeout=1000)
-    door = Door(Ssl(), "tcp:0:interface=127.0.0.1", site, reactor)
+    door = HttpListener(Ssl(), "tcp:0:interface=127.0.0.1", site, reactor)
     door.open()
     url = urlsplit(door.address)
     with socket.create_connection((url.hostname or "", url.port or 0)) as client:
@@ -77,7 +77,7 @@ async def test_a_client_that_vanished_is_found_before_its_answer(
 @pytest_twisted.ensureDeferred
 async def test_a_socket_that_is_no_tcp_has_no_such_thing(tmp_path: Any) -> None:
     site = NodeSite(NotFound(), reactor=reactor, timeout=1000)
-    door = Door(Ssl(), f"unix:{tmp_path}/socket", site, reactor)
+    door = HttpListener(Ssl(), f"unix:{tmp_path}/socket", site, reactor)
     door.open()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(f"{tmp_path}/socket")

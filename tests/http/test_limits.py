@@ -9,7 +9,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from tests.http.talk import REFUSAL, Conversation, Taker, head
-from wingsd.config import Limits
+from wingsd.config import LimitsConfig
 from wingsd.http.site import CLOSE_WITHIN, NodeSite
 
 
@@ -36,7 +36,7 @@ def test_a_silent_client_is_disconnected_but_not_one_that_is_paused() -> None:
     ("settings", "seconds"),
     [
         ({"timeout": 120}, 30),
-        ({"timeout": 120, "limits": Limits(request_timeout=5)}, 5),
+        ({"timeout": 120, "limits": LimitsConfig(request_timeout=5)}, 5),
         ({"timeout": 5}, 5),
     ],
 )
@@ -79,7 +79,7 @@ def test_a_request_that_comes_byte_by_byte_has_no_more_time_than_another(start: 
 
 
 def test_an_upload_has_as_long_as_something_comes() -> None:
-    talk = Conversation(Taker(), limits=Limits(request_timeout=5))
+    talk = Conversation(Taker(), limits=LimitsConfig(request_timeout=5))
     talk.send(head(Content_Length=100))
     for _ in range(100):
         talk.clock.advance(20)
@@ -143,7 +143,7 @@ def crowd(site: NodeSite, number: int, address: str = "192.0.2.1") -> list[Conve
 
 
 def test_of_too_many_connections_those_that_wait_longest_make_way() -> None:
-    uploading = Conversation(Taker(), limits=Limits(connections=10))
+    uploading = Conversation(Taker(), limits=LimitsConfig(connections=10))
     uploading.send(head(Content_Length=100))
     asking, refused, *others = crowd(uploading.site, 10)
     asking.send(head("/endless", method="GET"))
@@ -153,7 +153,7 @@ def test_of_too_many_connections_those_that_wait_longest_make_way() -> None:
 
 
 def test_a_client_with_many_connections_crowds_out_no_other() -> None:
-    first = Conversation(Taker(), address="192.0.2.2", limits=Limits(connections=10))
+    first = Conversation(Taker(), address="192.0.2.2", limits=LimitsConfig(connections=10))
     flood = crowd(first.site, 50)
     last = Conversation(Taker(), first.site, "192.0.2.3")
     assert not first.transport.aborting
@@ -172,7 +172,7 @@ def test_a_client_with_many_connections_crowds_out_no_other() -> None:
     ],
 )
 def test_headers_are_bounded(headers: dict[str, str], status: int) -> None:
-    talk = Conversation(Taker(), limits=Limits(headers=10, header_bytes=1000))
+    talk = Conversation(Taker(), limits=LimitsConfig(headers=10, header_bytes=1000))
     talk.send(head("/whole", Content_Length=0, **headers))
     assert [status for status, _, _ in talk.transport.answers()] == [status]
     assert talk.transport.disconnecting == (status != 200)

@@ -18,17 +18,17 @@ from tests.support import FakeEnvironment, NodeError, server_settings
 from tests.support import Panel as FakePanel
 from tests.support.browser import Browser
 from wingsd.api.resource import Services
-from wingsd.api.routes import Api
+from wingsd.api.routes import ApiRoot
 from wingsd.auth.tokens import DenyList
-from wingsd.config import Config, System
+from wingsd.config import Config, SystemConfig
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.errors import EnvironmentFailed
 from wingsd.events import EventBus
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.panel.client import Panel
-from wingsd.servers.collaborators import Means
+from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.registry import Servers
-from wingsd.statedb import Journal
+from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
 from wingsd.websocket import ConsoleSockets
@@ -58,12 +58,14 @@ class Town:
             token_id=self.node.token_id,
             token=self.node.token,
             remote=self.panel.url,
-            system=System(data=str(self.volumes)),
+            system=SystemConfig(data=str(self.volumes)),
         )
         bus, denied = EventBus(), DenyList(time.time() - 60)
         panel, owner = Panel(config, reactor), (os.getuid(), os.getgid())
         disk, eggs = self.disk, Rewriters(self.disk, self.disk)
-        means = Means(reactor, config, panel, self.environment, bus, disk, eggs, owner)
+        means = ServerCollaborators(
+            reactor, config, panel, self.environment, bus, disk, eggs, owner
+        )
         self.servers = Servers(means)
         transfers: Any = FakeTransfers("none", Calls())
         services = Services(
@@ -72,12 +74,12 @@ class Town:
             sender=transfers,
             receiver=transfers,
             streams=transfers,
-            journal=Journal(self.store, self.disk, time.time),
+            journal=StateDatabase(self.store, self.disk, time.time),
             by_hand=transfers,
             denied=denied,
             websocket=ConsoleSockets(config, bus, denied, reactor).resource,
         )
-        self.site.resource = Api(services)
+        self.site.resource = ApiRoot(services)
         self.disk.start()
         self.store.open()
         await self.servers.boot()

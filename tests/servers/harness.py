@@ -14,11 +14,11 @@ from twisted.python.failure import Failure
 
 from tests.support import FakeEnvironment, SynchronousWorkers
 from tests.support.environment import FakeProcess
-from wingsd.config import Config, System
+from wingsd.config import Config, SystemConfig
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Process, Settings, Startup, Stop
-from wingsd.servers.collaborators import Means
+from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
@@ -130,9 +130,9 @@ class House:
             token_id="an id",
             token="a secret",
             remote="http://panel.invalid",
-            system=System(data=str(self.data), stop_timeout=600, websocket_log_count=150),
+            system=SystemConfig(data=str(self.data), stop_timeout=600, websocket_log_count=150),
         )
-        self.means = Means(
+        self.means = ServerCollaborators(
             reactor=self.clock,
             config=self.config,
             panel=self.panel,  # type: ignore[arg-type]

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.servers import console
-from wingsd.servers.console import CUT, LONGEST, Console, Lines, text
+from wingsd.servers.console import CUT, LONGEST, Console, LineSplitter, text
 
 
 def read(*pieces: bytes) -> list[str]:
-    lines = Lines()
+    lines = LineSplitter()
     found = [line for piece in pieces for line in lines.feed(piece)]
     return [text(line) for line in found + lines.end()]
 
@@ -54,7 +54,7 @@ def test_a_cut_goes_through_no_character() -> None:
 
 
 def test_what_has_no_end_is_not_kept() -> None:
-    lines = Lines()
+    lines = LineSplitter()
     for _ in range(100):
         assert lines.feed(b"x" * 65536) == []
     assert len(lines._partial) <= LONGEST + 1

@@ -21,7 +21,7 @@ from wingsd.errors import (
 )
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
-from wingsd.servers.storage import Directories
+from wingsd.servers.storage import ServerDirectories
 
 DOWN = PanelUnreachable("down", "x")
 
@@ -124,7 +124,7 @@ def test_a_server_whose_directory_cannot_be_made_is_here_and_a_start_makes_it(
         raise StorageError("/volumes cannot be made: the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Directories, "make", full)
+        patched.setattr(ServerDirectories, "make", full)
         server = create(house).value()
         assert house.panel.calls[-1] == ("installed", UUID, False)
         assert "The server's directory could not be made" in house.told("daemon message")[0]

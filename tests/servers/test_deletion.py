@@ -20,7 +20,7 @@ from wingsd.errors import (
 )
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.registry import Servers
-from wingsd.servers.storage import Directories
+from wingsd.servers.storage import ServerDirectories
 
 DOWN = PanelUnreachable("down", "x")
 
@@ -152,7 +152,7 @@ def test_files_that_cannot_go_are_named(
     def stuck(*_: object) -> str:
         raise StorageError(f"{UUID} is stuck")
 
-    monkeypatch.setattr(Directories, "set_apart", stuck)
+    monkeypatch.setattr(ServerDirectories, "set_apart", stuck)
     delete(house).value()
     assert any("its files stay" in line for line in logged_errors.lines)
     assert house.told("deleted") == [""]
@@ -187,14 +187,14 @@ def test_what_cannot_be_deleted_keeps_nothing_else(
 ) -> None:
     for uuid in (UUID, OTHER):
         (house.data / f".deleting-{uuid}-abc").mkdir()
-    delete_one = Directories.delete
+    delete_one = ServerDirectories.delete
 
-    def stuck(directories: Directories, apart: str) -> None:
+    def stuck(directories: ServerDirectories, apart: str) -> None:
         if OTHER in apart:
             raise StorageError(f"{apart} is stuck")
         delete_one(directories, apart)
 
-    monkeypatch.setattr(Directories, "delete", stuck)
+    monkeypatch.setattr(ServerDirectories, "delete", stuck)
     Outcome.of(house.servers.boot()).value()
     assert os.listdir(house.data) == [f".deleting-{OTHER}-abc"]
     assert any("is stuck" in line for line in logged_errors.lines)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import StorageError
-from wingsd.servers.storage import Directories
+from wingsd.servers.storage import ServerDirectories
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -20,11 +20,11 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def directories(data: Path) -> Directories:
-    return Directories(str(data), (os.getuid(), os.getgid()))
+def directories(data: Path) -> ServerDirectories:
+    return ServerDirectories(str(data), (os.getuid(), os.getgid()))
 
 
-def test_a_directory_is_made_once(directories: Directories, data: Path) -> None:
+def test_a_directory_is_made_once(directories: ServerDirectories, data: Path) -> None:
     directories.make(UUID)
     assert (data / UUID).stat().st_mode & 0o777 == 0o755
     (data / UUID / "world").touch()
@@ -35,12 +35,12 @@ def test_a_directory_is_made_once(directories: Directories, data: Path) -> None:
 def test_it_belongs_to_its_owner(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
     monkeypatch.setattr(os, "chown", lambda *args: given.append(args))
-    Directories(str(data), (12345, 54321)).make(UUID)
+    ServerDirectories(str(data), (12345, 54321)).make(UUID)
     assert given == [(str(data / UUID), 12345, 54321)]
 
 
 def test_a_symlink_in_its_place_is_no_directory(
-    directories: Directories, data: Path, tmp_path: Path
+    directories: ServerDirectories, data: Path, tmp_path: Path
 ) -> None:
     data.mkdir()
     (data / UUID).symlink_to(tmp_path)
@@ -48,7 +48,9 @@ def test_a_symlink_in_its_place_is_no_directory(
         directories.make(UUID)
 
 
-def test_what_is_deleted_leaves_its_place_first(directories: Directories, data: Path) -> None:
+def test_what_is_deleted_leaves_its_place_first(
+    directories: ServerDirectories, data: Path
+) -> None:
     directories.make(UUID)
     (data / UUID / "world").mkdir()
     (data / UUID / "world" / "region").write_bytes(b"x")
@@ -63,7 +65,7 @@ def test_what_is_deleted_leaves_its_place_first(directories: Directories, data: 
     directories.delete(apart)
 
 
-def test_what_is_deleted_may_be_of_any_depth(directories: Directories, data: Path) -> None:
+def test_what_is_deleted_may_be_of_any_depth(directories: ServerDirectories, data: Path) -> None:
     directories.make(UUID)
     # From the inside out: no path is as long as what this becomes.
     for _ in range(1500):
@@ -76,13 +78,13 @@ def test_what_is_deleted_may_be_of_any_depth(directories: Directories, data: Pat
     assert os.listdir(data) == []
 
 
-def test_nothing_to_delete_is_fine(directories: Directories, data: Path) -> None:
+def test_nothing_to_delete_is_fine(directories: ServerDirectories, data: Path) -> None:
     assert directories.set_apart(UUID) is None
     assert directories.unfinished() == []
 
 
 def test_symlinks_go_and_what_they_point_to_stays(
-    directories: Directories, data: Path, tmp_path: Path
+    directories: ServerDirectories, data: Path, tmp_path: Path
 ) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
@@ -99,7 +101,7 @@ def test_symlinks_go_and_what_they_point_to_stays(
 
 
 def test_only_what_was_set_apart_is_taken_for_unfinished(
-    directories: Directories, data: Path, tmp_path: Path
+    directories: ServerDirectories, data: Path, tmp_path: Path
 ) -> None:
     data.mkdir()
     for name in (UUID, ".deleting-me", f".deleting-{UUID}", f"x.deleting-{UUID}-abc", ".staging"):
@@ -112,7 +114,7 @@ def test_only_what_was_set_apart_is_taken_for_unfinished(
 
 def test_nodes_of_one_volume_finish_their_own_deletions(data: Path) -> None:
     owner = (os.getuid(), os.getgid())
-    node, other = (Directories(str(data), owner, name) for name in (UUID, OTHER))
+    node, other = (ServerDirectories(str(data), owner, name) for name in (UUID, OTHER))
     node.make(UUID)
     apart = node.set_apart(UUID)
     # Of before this was a volume of several nodes.
@@ -124,7 +126,7 @@ def test_nodes_of_one_volume_finish_their_own_deletions(data: Path) -> None:
 
 
 def test_a_failure_says_where_and_leaves_the_files(
-    directories: Directories, data: Path, monkeypatch: pytest.MonkeyPatch
+    directories: ServerDirectories, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directories.make(UUID)
 

@@ -17,7 +17,7 @@ from wingsd.docker import DockerEnvironment
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Image, Process, Settings, Startup
-from wingsd.servers.collaborators import Means
+from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
 from wingsd.threadio import Workers
@@ -59,7 +59,7 @@ class House:
     def node(self) -> Servers:
         """Return a node as it starts."""
         return Servers(
-            Means(
+            ServerCollaborators(
                 reactor=reactor,
                 config=self.config,
                 panel=self.panel,  # type: ignore[arg-type]

@@ -7,11 +7,11 @@ from time import perf_counter
 import pytest
 
 from wingsd.panel.schemas import Startup
-from wingsd.servers.console import LONGEST, DoneLines
+from wingsd.servers.console import LONGEST, StartupDetector
 
 
 def matches(line: str, *done: str, strip_ansi: bool = False) -> bool:
-    return DoneLines(Startup(done, strip_ansi)).match(line)
+    return StartupDetector(Startup(done, strip_ansi)).match(line)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_one_entry(entry: str, line: str, matched: bool) -> None:
 
 
 def test_any_of_several() -> None:
-    done = DoneLines(Startup(("one", "regex:tw[o]", "three")))
+    done = StartupDetector(Startup(("one", "regex:tw[o]", "three")))
     assert [done.match(line) for line in ("one", "two", "three", "four")] == [True] * 3 + [False]
 
 
@@ -54,7 +54,7 @@ def test_colours_are_in_the_way_unless_they_are_stripped(line: str) -> None:
 
 
 def test_an_expression_that_is_none_is_told_and_the_others_count() -> None:
-    done = DoneLines(Startup(("regex:(oops", "up")))
+    done = StartupDetector(Startup(("regex:(oops", "up")))
     (fault,) = done.faults
     assert "regex:(oops" in fault
     assert "missing )" in fault
@@ -63,15 +63,15 @@ def test_an_expression_that_is_none_is_told_and_the_others_count() -> None:
 
 
 def test_whether_there_is_anything_to_wait_for() -> None:
-    assert not DoneLines(Startup())
-    assert not DoneLines(Startup(("",)))
-    assert DoneLines(Startup(("up",)))
+    assert not StartupDetector(Startup())
+    assert not StartupDetector(Startup(("",)))
+    assert StartupDetector(Startup(("up",)))
     # Not up at once, only because nobody can tell.
-    assert DoneLines(Startup(("regex:(",)))
+    assert StartupDetector(Startup(("regex:(",)))
 
 
 def test_no_expression_hangs_the_node() -> None:
-    done = DoneLines(Startup((r"regex:^(a+)+$", r"regex:(x+x+)+y", r"regex:(.*)*\d{3}$")))
+    done = StartupDetector(Startup((r"regex:^(a+)+$", r"regex:(x+x+)+y", r"regex:(.*)*\d{3}$")))
     began = perf_counter()
     assert not done.match("a" * (LONGEST - 1) + "!")
     assert not done.match("x" * LONGEST)
@@ -84,7 +84,7 @@ def test_only_the_beginning_of_a_long_line_is_looked_at() -> None:
 
 
 def test_no_control_sequences_hang_the_node() -> None:
-    done = DoneLines(Startup(("up",), strip_ansi=True))
+    done = StartupDetector(Startup(("up",), strip_ansi=True))
     began = perf_counter()
     for begun in ("\x1b]", "\x9d", "\x1b[", "\x9b", "\x1b "):
         assert not done.match(begun * LONGEST)

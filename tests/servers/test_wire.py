@@ -15,12 +15,12 @@ from tests.logs import LoggedErrors
 from tests.servers.harness import OTHER, UUID
 from tests.support import Answer, Call, FakeEnvironment, process_configuration, server_settings
 from tests.support import Panel as FakePanel
-from wingsd.config import Config, RemoteQuery, System
+from wingsd.config import Config, RemoteQuery, SystemConfig
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import EventBus
 from wingsd.panel import client as panel_module
 from wingsd.panel.client import Panel
-from wingsd.servers.collaborators import Means
+from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
 from wingsd.threadio import Workers
@@ -45,10 +45,10 @@ class House:
             token_id=self.node.token_id,
             token=self.node.token,
             remote_query=RemoteQuery(boot_servers_per_page=2),
-            system=System(data=str(self.data)),
+            system=SystemConfig(data=str(self.data)),
         )
         self.servers = Servers(
-            Means(
+            ServerCollaborators(
                 reactor=reactor,
                 config=config,
                 panel=Panel(config, reactor),

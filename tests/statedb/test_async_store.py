@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from wingsd.errors import StorageError
-from wingsd.statedb import Direction, Journal, Outcome
+from wingsd.statedb import Direction, Outcome, StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
 
@@ -32,7 +32,7 @@ async def test_it_is_closed_behind_all_that_is_still_to_be_written(
 ) -> None:
     store = Store(str(tmp_path))
     store.open()
-    journal = Journal(store, worker, lambda: 10.0)
+    journal = StateDatabase(store, worker, lambda: 10.0)
     entry = await journal.begin(UUID, Direction.IN, "RECEIVE")
     busy = threading.Event()
     worker.run(busy.wait)

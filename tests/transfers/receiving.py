@@ -16,23 +16,23 @@ from tests.daemon.harness import UUID, sha256
 from tests.daemon.harness import archive as packed
 from tests.heard import Heard
 from tests.support import SynchronousWorkers
-from wingsd.archive import Limits
+from wingsd.archive import ArchiveLimits
 from wingsd.backups.attachments import Backup, Extra
-from wingsd.backups.received import Backups
-from wingsd.config import PTERODACTYL, Form, Transfers
+from wingsd.backups.received import ReceivedBackups
+from wingsd.config import PTERODACTYL, FormConfig, TransfersConfig
 from wingsd.errors import NotForThisNode, PanelRefused, WingsdError
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Settings
-from wingsd.statedb import Journal
+from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import Feed, Workers
-from wingsd.transfers.collaborators import ReceivingMeans
+from wingsd.transfers.collaborators import ReceivingCollaborators
 from wingsd.transfers.form.install_log import InstallLogs
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
-from wingsd.transfers.incoming.manager import Receiver
-from wingsd.transfers.panel_callbacks import Outbox
+from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.storage.shared_volume import Volume
-from wingsd.transfers.storage.staging import Attic, Staging, WriteBack
+from wingsd.transfers.storage.staging import Quarantine, Staging, WriteBack
 
 reactor: Any = installed_reactor
 DATA = packed()
@@ -204,7 +204,7 @@ class House:
         self.staging.prepare()
         self.volume = Volume(str(self.data), OWNER, "")
         self.backup_directory = directory / "backups"
-        self.backups = Backups(
+        self.backups = ReceivedBackups(
             str(self.backup_directory), str(self.data), durable=durable, reserve=0
         )
         self.logs = directory / "logs"
@@ -213,18 +213,18 @@ class House:
         if not durable and (connection := self.store._connection):
             connection.execute("PRAGMA synchronous = OFF")
         workers: Any = SynchronousWorkers()
-        self.journal = Journal(self.store, workers, reactor.seconds)
+        self.journal = StateDatabase(self.store, workers, reactor.seconds)
         self.heard = Heard()
         self.states: list[str] = []
         self.lines: list[str] = []
         bus = EventBus()
         bus.subscribe(UUID, self._note)
-        self.receiver = Receiver(
-            ReceivingMeans(
+        self.receiver = IncomingTransfers(
+            ReceivingCollaborators(
                 reactor=reactor,
                 panel=self.world,  # type: ignore[arg-type]
                 journal=self.journal,
-                outbox=Outbox(self.world, self.journal, reactor),  # type: ignore[arg-type]
+                outbox=CallbackQueue(self.world, self.journal, reactor),  # type: ignore[arg-type]
                 environment=self.world,  # type: ignore[arg-type]
                 servers=self.world,  # type: ignore[arg-type]
                 staging=self.staging,
@@ -234,9 +234,9 @@ class House:
                 bus=bus,
                 owner=OWNER,
                 family=family,
-                limits=Limits.configured(Transfers()),
-                attic=Attic(self.staging, self.backups, pool, self.journal, days=30),
-                form=Form(),
+                limits=ArchiveLimits.configured(TransfersConfig()),
+                attic=Quarantine(self.staging, self.backups, pool, self.journal, days=30),
+                form=FormConfig(),
                 extractors=pool,
                 slots=DeferredSemaphore(2),
                 disk=pool,

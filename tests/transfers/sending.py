@@ -24,16 +24,16 @@ from wingsd.backups.local import Removal
 from wingsd.errors import StorageError, WingsdError
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Settings
-from wingsd.statedb import Journal
+from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket, Workers
-from wingsd.transfers.collaborators import SendingMeans
+from wingsd.transfers.collaborators import SendingCollaborators
 from wingsd.transfers.form.install_log import InstallLogs
 from wingsd.transfers.form.upload_form import UploadForm
-from wingsd.transfers.outgoing.manager import Sender
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.request import TransferOrder
-from wingsd.transfers.panel_callbacks import Outbox
-from wingsd.transfers.peer.tls import Trust
+from wingsd.transfers.panel_callbacks import CallbackQueue
+from wingsd.transfers.peer.tls import PeerTls
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Staging
 
@@ -220,20 +220,20 @@ class House:
         self.store = Store(str(directory))
         self.store.open()
         workers: Any = SynchronousWorkers()
-        journal = Journal(self.store, workers, reactor.seconds)
+        journal = StateDatabase(self.store, workers, reactor.seconds)
         self.backup_directory, self.logs = directory / "backups", directory / "logs"
         staging = Staging(str(directory / "volumes"), (os.getuid(), os.getgid()), durable=False)
-        self.sender = Sender(
-            SendingMeans(
+        self.sender = OutgoingTransfers(
+            SendingCollaborators(
                 reactor=reactor,
                 panel=world,
                 journal=journal,
-                outbox=Outbox(world, journal, reactor),
+                outbox=CallbackQueue(world, journal, reactor),
                 environment=world,
                 servers=world,
                 attic=world,
                 bus=bus,
-                trust=Trust(),
+                trust=PeerTls(),
                 compression=Compression.BEST_SPEED,
                 stop_grace=60,
                 stall_timeout=120,

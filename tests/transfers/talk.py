@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from tests.threadio.reactor import Reactor
 from tests.transfers.wire import Endpoint
 from wingsd.threadio import Outflow, OutflowClosed
-from wingsd.transfers.peer.http_exchange import Answer, Conversation
+from wingsd.transfers.peer.http_exchange import Answer, HttpExchange
 
 HEAD = b"POST /up HTTP/1.1\r\nHost: node\r\nTransfer-Encoding: chunked\r\n\r\n"
 REFUSAL = b'HTTP/1.1 409 Conflict\r\nContent-Length: 15\r\n\r\n{"error":"here"}'[:-1]
@@ -34,7 +34,7 @@ class Talk:
         self.body = Outflow(self.reactor)
         self.endpoint = endpoint or Endpoint()
         request = upload() if body else question()
-        self.conversation = Conversation(
+        self.conversation = HttpExchange(
             self.reactor, request, self.body if body else None, stall_timeout=120
         )
         self.results: list[Answer] = []

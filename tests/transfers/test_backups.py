@@ -13,8 +13,8 @@ import pytest
 from tests.daemon.harness import sha256
 from wingsd.backups import received as incomingfile
 from wingsd.backups.attachments import Backup
-from wingsd.backups.received import Backups
-from wingsd.config import CALAGOPUS, PELICAN, System
+from wingsd.backups.received import ReceivedBackups
+from wingsd.config import CALAGOPUS, PELICAN, SystemConfig
 from wingsd.errors import Conflict, StorageError
 
 SERVER = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -29,11 +29,11 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def backups(directory: Path) -> Backups:
-    return Backups(str(directory), "/srv/volumes", durable=True, reserve=0)
+def backups(directory: Path) -> ReceivedBackups:
+    return ReceivedBackups(str(directory), "/srv/volumes", durable=True, reserve=0)
 
 
-def store(backups: Backups) -> None:
+def store(backups: ReceivedBackups) -> None:
     for backup, data in ((ONE, b"one"), (TWO, b"two")):
         assert backups.store(SERVER, backup, iter([data[:1], data[1:]])) == sha256(data)
     backups.flush(SERVER)
@@ -60,7 +60,7 @@ WHOLE = {f"{SERVER}/{ONE.uuid}.tar.gz": "one", f"{TWO.uuid}.tar.zst": "two"}
 
 @pytest.mark.parametrize("ends", ["settle", "discard"])
 def test_where_nothing_is_staged_any_more_no_directory_stays(
-    backups: Backups, directory: Path, ends: str
+    backups: ReceivedBackups, directory: Path, ends: str
 ) -> None:
     store(backups)
     backups.store(OTHER, ONE, iter([b"one"]))
@@ -70,7 +70,9 @@ def test_where_nothing_is_staged_any_more_no_directory_stays(
     assert list(directory.glob(".wingsd-*")) == []
 
 
-def test_an_empty_one_of_before_is_removed_at_the_start(backups: Backups, directory: Path) -> None:
+def test_an_empty_one_of_before_is_removed_at_the_start(
+    backups: ReceivedBackups, directory: Path
+) -> None:
     store(backups)
     (home,) = directory.glob(".wingsd-*")
     backups.discard(SERVER)
@@ -79,7 +81,7 @@ def test_an_empty_one_of_before_is_removed_at_the_start(backups: Backups, direct
     assert not home.exists()
 
 
-def test_nothing_is_made_where_no_backup_comes(backups: Backups, directory: Path) -> None:
+def test_nothing_is_made_where_no_backup_comes(backups: ReceivedBackups, directory: Path) -> None:
     backups.flush(SERVER)
     assert backups.place(SERVER) == []
     backups.take_back(SERVER)
@@ -88,7 +90,9 @@ def test_nothing_is_made_where_no_backup_comes(backups: Backups, directory: Path
     assert not directory.exists()
 
 
-def test_they_come_into_place_all_together_and_stay(backups: Backups, directory: Path) -> None:
+def test_they_come_into_place_all_together_and_stay(
+    backups: ReceivedBackups, directory: Path
+) -> None:
     store(backups)
     assert files(directory) == {}
     assert {*backups.place(SERVER)} == {ONE, TWO}
@@ -102,7 +106,7 @@ def test_they_come_into_place_all_together_and_stay(backups: Backups, directory:
 
 
 def test_a_file_system_without_hard_links_is_called_so(
-    backups: Backups, directory: Path, monkeypatch: pytest.MonkeyPatch
+    backups: ReceivedBackups, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(backups)
 
@@ -119,7 +123,7 @@ def test_a_file_system_without_hard_links_is_called_so(
 
 @pytest.mark.parametrize("placed", range(3))
 def test_whenever_a_daemon_dies_the_next_one_places_or_takes_back_all(
-    backups: Backups, directory: Path, placed: int, monkeypatch: pytest.MonkeyPatch
+    backups: ReceivedBackups, directory: Path, placed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(backups)
     links: list[Path] = []
@@ -135,7 +139,7 @@ def test_whenever_a_daemon_dies_the_next_one_places_or_takes_back_all(
         patch.setattr(os, "link", mortal)
         backups.place(SERVER)
     assert len(files(directory)) == placed
-    again = Backups(str(directory), "/srv/volumes", durable=True, reserve=0)
+    again = ReceivedBackups(str(directory), "/srv/volumes", durable=True, reserve=0)
     assert again.clear({SERVER}) == []
     assert {*again.place(SERVER)} == {ONE, TWO}
     assert files(directory) == WHOLE
@@ -147,7 +151,7 @@ def test_whenever_a_daemon_dies_the_next_one_places_or_takes_back_all(
 
 
 def test_a_directory_that_nobody_may_look_into_has_nothing_of_this_nodes(
-    backups: Backups, monkeypatch: pytest.MonkeyPatch
+    backups: ReceivedBackups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: object) -> list[str]:
         raise PermissionError(errno.EACCES, "")
@@ -158,7 +162,7 @@ def test_a_directory_that_nobody_may_look_into_has_nothing_of_this_nodes(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_one_that_is_closed_to_this_node_fails_no_server_without_backups(
-    backups: Backups, directory: Path
+    backups: ReceivedBackups, directory: Path
 ) -> None:
     directory.mkdir(mode=0o700)
     os.seteuid(4711)
@@ -175,29 +179,33 @@ def test_one_that_is_closed_to_this_node_fails_no_server_without_backups(
         os.seteuid(0)
 
 
-def test_what_was_not_whole_is_cleared(backups: Backups, directory: Path) -> None:
+def test_what_was_not_whole_is_cleared(backups: ReceivedBackups, directory: Path) -> None:
     store(backups)
     assert backups.clear() == [SERVER]
     assert (files(directory), staged(directory)) == ({}, [])
 
 
-def test_another_nodes_staged_backups_are_left_alone(backups: Backups, directory: Path) -> None:
+def test_another_nodes_staged_backups_are_left_alone(
+    backups: ReceivedBackups, directory: Path
+) -> None:
     store(backups)
-    other = Backups(str(directory), "/srv/others", durable=True, reserve=0)
+    other = ReceivedBackups(str(directory), "/srv/others", durable=True, reserve=0)
     assert other.clear() == []
     assert backups.clear() == [SERVER]
 
 
 def test_so_are_those_of_another_machine_with_the_same_paths(directory: Path) -> None:
-    system = System(backup_directory=str(directory))
-    one, other = (Backups.configured(system, uuid) for uuid in ("one", "other"))
+    system = SystemConfig(backup_directory=str(directory))
+    one, other = (ReceivedBackups.configured(system, uuid) for uuid in ("one", "other"))
     store(one)
     assert other.clear() == []
     assert {*one.place(SERVER)} == {ONE, TWO}
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_another_backup_is_never_overwritten(backups: Backups, directory: Path, kind: str) -> None:
+def test_another_backup_is_never_overwritten(
+    backups: ReceivedBackups, directory: Path, kind: str
+) -> None:
     place = directory / f"{TWO.uuid}.tar.zst"
     directory.mkdir()
     (directory / "precious").write_text("two")
@@ -209,7 +217,7 @@ def test_another_backup_is_never_overwritten(backups: Backups, directory: Path, 
     assert place.is_symlink() is (kind == "link")
 
 
-def test_nor_one_that_comes_meanwhile(backups: Backups, directory: Path) -> None:
+def test_nor_one_that_comes_meanwhile(backups: ReceivedBackups, directory: Path) -> None:
     store(backups)
     place = directory / f"{TWO.uuid}.tar.zst"
     place.write_text("precious")
@@ -220,7 +228,7 @@ def test_nor_one_that_comes_meanwhile(backups: Backups, directory: Path) -> None
 
 
 def test_the_same_backup_that_is_there_already_counts_and_stays_whatever_happens(
-    backups: Backups, directory: Path
+    backups: ReceivedBackups, directory: Path
 ) -> None:
     place = directory / f"{TWO.uuid}.tar.zst"
     directory.mkdir()
@@ -235,7 +243,7 @@ def test_the_same_backup_that_is_there_already_counts_and_stays_whatever_happens
     assert (files(directory), place.stat().st_ino) == (WHOLE, inode)
 
 
-def test_what_nobody_wanted_is_kept_apart(backups: Backups, directory: Path) -> None:
+def test_what_nobody_wanted_is_kept_apart(backups: ReceivedBackups, directory: Path) -> None:
     store(backups)
     backups.place(SERVER)
     room = backups.quarantine(SERVER)
@@ -249,7 +257,7 @@ def test_what_nobody_wanted_is_kept_apart(backups: Backups, directory: Path) -> 
 
 
 def test_a_disk_without_room_is_told_before_it_is_full(directory: Path) -> None:
-    backups = Backups(str(directory), "/srv/volumes", durable=True, reserve=1)
+    backups = ReceivedBackups(str(directory), "/srv/volumes", durable=True, reserve=1)
     with pytest.raises(StorageError, match="the disk is full"):
         backups.store(SERVER, ONE, iter([_Huge(b"x")]))
     assert files(directory) == {}
@@ -262,7 +270,7 @@ class _Huge(bytes):
         return 1 << 60
 
 
-def test_a_sender_that_breaks_off_is_heard(backups: Backups, directory: Path) -> None:
+def test_a_sender_that_breaks_off_is_heard(backups: ReceivedBackups, directory: Path) -> None:
     def broken() -> Iterator[bytes]:
         yield b"half"
         raise StorageError("cut")
@@ -282,6 +290,6 @@ def test_it_is_read_in_steps_how_much_is_free(
         asked.append(more)
 
     monkeypatch.setattr(incomingfile, "demand_room", room)
-    backups = Backups(str(directory), "/srv/volumes", durable=False, reserve=1)
+    backups = ReceivedBackups(str(directory), "/srv/volumes", durable=False, reserve=1)
     backups.store(SERVER, ONE, iter([bytes(1 << 20)] * 17))
     assert len(asked) == 3

@@ -13,9 +13,9 @@ from twisted.internet.task import Clock
 from tests.logs import LoggedErrors
 from tests.support import SynchronousWorkers
 from wingsd.errors import NotForThisNode, PanelRefused, PanelUnreachable, StorageError
-from wingsd.statedb import Direction, Journal, Outcome
+from wingsd.statedb import Direction, Outcome, StateDatabase
 from wingsd.statedb.store import Store
-from wingsd.transfers.panel_callbacks import LONGEST_PAUSE, Outbox
+from wingsd.transfers.panel_callbacks import LONGEST_PAUSE, CallbackQueue
 
 A, B = "a-server", "b-server"
 YEAR = 365 * 24 * 3600.0
@@ -75,9 +75,11 @@ class House:
         self.store = Store(str(self.directory))
         self.store.open()
         workers: Any = SynchronousWorkers()
-        self.journal = Journal(self.store, workers, lambda: self.clock.seconds() + self.set_by)
+        self.journal = StateDatabase(
+            self.store, workers, lambda: self.clock.seconds() + self.set_by
+        )
         panel: Any = self.panel
-        self.outbox = Outbox(panel, self.journal, self.clock)
+        self.outbox = CallbackQueue(panel, self.journal, self.clock)
 
     def begin(self, *, seconds_ago: float) -> None:
         """Have begun a transfer of A."""

@@ -28,7 +28,7 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.statedb import Direction, Outcome
-from wingsd.transfers.incoming.uploads import Upload
+from wingsd.transfers.incoming.uploads import IncomingUpload
 from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.steps import ReceiveStep
 
@@ -126,7 +126,7 @@ async def test_more_than_the_volume_could_have_is_not_read(
 class Another:
     """One more request with the server."""
 
-    def gathered(self) -> Deferred[Sequence[Upload]]:
+    def gathered(self) -> Deferred[Sequence[IncomingUpload]]:
         return succeed([source()])
 
     def stop(self, error: WingsdError) -> None:

@@ -17,7 +17,7 @@ from tests.transfers.sending import BACKUPS, House, answer, keep, reactor, send,
 from wingsd.backups.attachments import Backup
 from wingsd.config import PELICAN
 from wingsd.statedb import Outcome
-from wingsd.transfers.peer.client import Destination, Trust
+from wingsd.transfers.peer.client import PeerClient, PeerTls
 
 POOLED = "symlinks, hard-links, storage-pool, shared-volume"
 
@@ -143,7 +143,7 @@ def move_to(house: House, port: int) -> None:
     """Have the upload go to another port than the question."""
     (transfer,) = house.sender._open.values()
     url = f"http://127.0.0.1:{port}/api/transfers"
-    transfer._destination = Destination(url, "Bearer token", reactor, Trust())
+    transfer._destination = PeerClient(url, "Bearer token", reactor, PeerTls())
 
 
 @pytest_twisted.ensureDeferred

@@ -20,14 +20,14 @@ from twisted.web.server import NOT_DONE_YET
 from tests.archives import odd_tree, seen
 from tests.daemon.harness import UUID
 from tests.transfers.sending import House, reactor, sending
-from wingsd.archive import JointTree, extract_part
+from wingsd.archive import SharedTreeWriter, extract_part
 from wingsd.archive.partition import split
 from wingsd.archive.quota import DEFAULT
 from wingsd.backups.attachments import Backup
 from wingsd.errors import StorageError
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 from wingsd.transfers.outgoing import upload as outgoingstreams
-from wingsd.transfers.outgoing.payload import Cargo
+from wingsd.transfers.outgoing.payload import Payload
 
 JOINING = "symlinks, hard-links, streams"
 FIRST = ""
@@ -128,7 +128,7 @@ def town(house: House) -> Any:
 def joined(streams: Streams, into: Path) -> Any:
     """Return the tree that all archives make together."""
     into.mkdir()
-    with closing(JointTree(str(into), None, DEFAULT, len(streams.taken))) as tree:
+    with closing(SharedTreeWriter(str(into), None, DEFAULT, len(streams.taken))) as tree:
         for taken in streams.taken.values():
             done = extract_part(iter([taken.archive]), tree, lambda note: None, threads=False)
             assert done.sha256 == taken.checksums.archive
@@ -205,14 +205,14 @@ async def test_one_that_is_refused_ends_all(house: House, features: str, refused
 
 @pytest_twisted.ensureDeferred
 async def test_what_cannot_be_read_ends_all(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = Cargo.write
+    write = Payload.write
 
-    def fail_for_one(cargo: Cargo, *args: Any) -> Any:
+    def fail_for_one(cargo: Payload, *args: Any) -> Any:
         if cargo.source == parts[1]:
             raise StorageError.reading("world: Input/output error")
         return write(cargo, *args)
 
-    monkeypatch.setattr(Cargo, "write", fail_for_one)
+    monkeypatch.setattr(Payload, "write", fail_for_one)
     streams = town(house).use(JOINING, 2)
     parts = split(str(house.tree), 3)
     await house.start(streams=2)

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from wingsd.errors import PanelRefused, PanelUnreachable
-from wingsd.transfers.ownership import Verdict
+from wingsd.transfers.ownership import OwnershipCheck
 
 DOWN = PanelUnreachable("down", "x")
 
@@ -43,8 +43,8 @@ class ScriptedPanel:
         return await self._answer("failure")
 
 
-def verdict(panel: ScriptedPanel, clock: Clock | None = None, age: float = 0) -> Verdict:
-    return Verdict("a-server", panel, clock or Clock(), age)  # type: ignore[arg-type]
+def verdict(panel: ScriptedPanel, clock: Clock | None = None, age: float = 0) -> OwnershipCheck:
+    return OwnershipCheck("a-server", panel, clock or Clock(), age)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from twisted.internet.task import Clock
 from tests.daemon.harness import UUID
 from tests.transfers.receiving import DATA, House, Source
 from wingsd.errors import BadRequest
-from wingsd.transfers.step_log import Meter
+from wingsd.transfers.step_log import ProgressMeter
 from wingsd.transfers.steps import ReceiveStep
 
 
 def test_a_meter_counts_from_its_start_to_its_stop() -> None:
     clock, counted = Clock(), [0]
-    meter = Meter(clock.seconds, lambda: counted[0])
+    meter = ProgressMeter(clock.seconds, lambda: counted[0])
     assert (meter.done, meter.seconds, meter.rate) == (0, 0.0, 0.0)
     clock.advance(5)
     meter.start()

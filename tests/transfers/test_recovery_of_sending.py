@@ -14,9 +14,9 @@ from tests.daemon.harness import UUID
 from tests.heard import Heard
 from tests.support import SynchronousWorkers
 from wingsd.errors import Interrupted
-from wingsd.statedb import Direction, Journal, Outcome
+from wingsd.statedb import Direction, Outcome, StateDatabase
 from wingsd.statedb.store import Store
-from wingsd.transfers.ownership import Verdict
+from wingsd.transfers.ownership import OwnershipCheck
 from wingsd.transfers.recovery import Recovery
 from wingsd.transfers.steps import SendStep
 
@@ -77,7 +77,7 @@ class World:
     async def tell(self, uuid: str, outcome: Outcome) -> None:
         self.calls.append(outcome.value)
 
-    async def moves_within(self, grace: float, uuid: str, verdict: Verdict) -> bool:
+    async def moves_within(self, grace: float, uuid: str, verdict: OwnershipCheck) -> bool:
         self.calls.append(f"grace of {grace:g} s")
         return await verdict.moves_within(grace)
 
@@ -110,7 +110,7 @@ def recover(
         receiver=world,
         sender=world,
         servers=world,
-        journal=Journal(store, workers, lambda: 2.0),
+        journal=StateDatabase(store, workers, lambda: 2.0),
         outbox=world,
         panel=world,
         attic=world,

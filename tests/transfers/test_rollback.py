@@ -6,14 +6,14 @@ import pytest_twisted
 
 from tests.logs import LoggedErrors
 from wingsd.errors import StorageError
-from wingsd.transfers.steps import UndoList
+from wingsd.transfers.steps import RollbackList
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_last_thing_done_is_undone_first_and_each_once(
     logged_errors: LoggedErrors,
 ) -> None:
-    undo, done = UndoList("a-server"), []  # type: UndoList, list[str]
+    undo, done = RollbackList("a-server"), []  # type: RollbackList, list[str]
 
     async def first() -> None:
         done.append("first")
@@ -37,7 +37,7 @@ async def test_the_last_thing_done_is_undone_first_and_each_once(
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_cleared_stays_done() -> None:
-    undo, done = UndoList("a-server"), []  # type: UndoList, list[str]
+    undo, done = RollbackList("a-server"), []  # type: RollbackList, list[str]
 
     async def step() -> None:
         done.append("step")

@@ -25,7 +25,7 @@ from wingsd.errors import (
 )
 from wingsd.events import EventBus
 from wingsd.statedb import Direction, Entry
-from wingsd.transfers.step_log import Course
+from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
 
@@ -50,7 +50,7 @@ class Told:
         means: Any = SimpleNamespace(
             journal=self.journal, bus=EventBus(), reactor=self.clock, observer=self.heard
         )
-        self.course: Course[Any] = Course(UUID, "Node", steps, means, authority)
+        self.course: StepLog[Any] = StepLog(UUID, "Node", steps, means, authority)
 
     async def begin(self) -> None:
         await self.course.begin()

@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from tests.transfers.two_nodes import Held, Stream, Town
-from wingsd.transfers.cancellation import Interruptible, slots_held
+from wingsd.transfers.cancellation import CancelScope, slots_held
 
 
 def have_begun(streams: list[Held], count: int) -> bool:
@@ -59,7 +59,7 @@ async def test_two_transfers_never_wait_for_each_others_places() -> None:
     slots, held = DeferredSemaphore(5), []
 
     async def hold(name: str, end: Deferred[None]) -> None:
-        async with slots_held(slots, 4, Interruptible()) as count:
+        async with slots_held(slots, 4, CancelScope()) as count:
             held.append((name, count))
             await end
 

@@ -8,12 +8,12 @@ from itertools import permutations
 import pytest
 
 from wingsd.errors import StreamMissing, StreamRefused
-from wingsd.transfers.incoming.uploads import StreamRoll, name_of
+from wingsd.transfers.incoming.uploads import StreamRegistry, name_of
 
 FIRST = -1
 
 
-def call(roll: StreamRoll, number: int, count: int) -> None:
+def call(roll: StreamRegistry, number: int, count: int) -> None:
     if number == FIRST:
         roll.first(str(count))
     else:
@@ -22,7 +22,7 @@ def call(roll: StreamRoll, number: int, count: int) -> None:
 
 @pytest.mark.parametrize("order", permutations([FIRST, 0, 1, 2]))
 def test_they_may_come_in_any_order(order: tuple[int, ...]) -> None:
-    roll = StreamRoll(16)
+    roll = StreamRegistry(16)
     for number in order[:-1]:
         call(roll, number, 3)
         assert not roll.is_complete
@@ -32,14 +32,14 @@ def test_they_may_come_in_any_order(order: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("count", ["", "0"])
 def test_one_without_others_is_complete_at_once(count: str) -> None:
-    roll = StreamRoll(16)
+    roll = StreamRegistry(16)
     roll.first(count)
     assert roll.is_complete
     assert roll.others == 0
 
 
-def come(*numbers: int, count: int = 3) -> Callable[[StreamRoll], object]:
-    def come_all(roll: StreamRoll) -> None:
+def come(*numbers: int, count: int = 3) -> Callable[[StreamRegistry], object]:
+    def come_all(roll: StreamRegistry) -> None:
         for number in numbers:
             call(roll, number, count)
 
@@ -62,28 +62,28 @@ def come(*numbers: int, count: int = 3) -> Callable[[StreamRoll], object]:
     ],
 )
 def test_one_that_is_not_one_of_them_is_refused(
-    steps: Callable[[StreamRoll], object], reason: str
+    steps: Callable[[StreamRegistry], object], reason: str
 ) -> None:
     with pytest.raises(StreamRefused) as caught:
-        steps(StreamRoll(16))
+        steps(StreamRegistry(16))
     assert reason in caught.value.detail
     assert caught.value.status == 400
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", " 1", "1_0", "٣", "9999999", "0x1", "1, 2"])
 def test_a_header_that_is_no_number_is_refused(text: str) -> None:
-    for read in (StreamRoll(16).first, StreamRoll(16).further):
+    for read in (StreamRegistry(16).first, StreamRegistry(16).further):
         with pytest.raises(StreamRefused, match="expected a number"):
             read(text)
 
 
 def test_a_request_is_the_first_or_one_of_the_others() -> None:
     with pytest.raises(StreamRefused, match="not both"):
-        StreamRoll(16).further("0", "2")
+        StreamRegistry(16).further("0", "2")
 
 
 def test_a_first_that_is_refused_has_come_all_the_same() -> None:
-    roll = StreamRoll(16)
+    roll = StreamRegistry(16)
     with pytest.raises(StreamRefused, match="expected a number"):
         roll.first("many")
     with pytest.raises(StreamRefused, match="twice"):
@@ -91,7 +91,7 @@ def test_a_first_that_is_refused_has_come_all_the_same() -> None:
 
 
 def test_one_that_left_may_come_again() -> None:
-    roll = StreamRoll(16)
+    roll = StreamRegistry(16)
     roll.further("0")
     roll.leave(0)
     roll.leave(0)
@@ -102,7 +102,7 @@ def test_one_that_left_may_come_again() -> None:
 
 
 def test_it_is_told_what_is_missing() -> None:
-    roll = StreamRoll(16)
+    roll = StreamRegistry(16)
     roll.further("1")
     error = roll.missing(60)
     assert isinstance(error, StreamMissing)

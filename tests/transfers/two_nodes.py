@@ -14,7 +14,7 @@ from twisted.internet.task import Clock, deferLater
 from tests.daemon.harness import UUID
 from tests.transfers.receiving import House, Source, reactor
 from wingsd.auth.tokens import TransferToken
-from wingsd.config import Streams
+from wingsd.config import StreamsConfig
 from wingsd.errors import WingsdError
 from wingsd.threadio import Feed
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
@@ -81,7 +81,7 @@ class Town:
         self.clock = Clock()
         self.token = TransferToken(UUID, "digest", reactor.seconds() + 1000)
         self.groups = StreamGroups(
-            house.receiver, house.journal, Streams(most=most, within=60), self.clock
+            house.receiver, house.journal, StreamsConfig(most=most, within=60), self.clock
         )
 
     def first(self, stream: Stream, count: str = "") -> Deferred[None]:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.errors import BadRequest
-from wingsd.websocket.client import ALL_MAX, LINES_MAX, Fate, Outbox
-from wingsd.websocket.messages import Message, Meter, Meters
+from wingsd.websocket.client import ALL_MAX, LINES_MAX, SendBuffer, SendDecision
+from wingsd.websocket.messages import Message, MessageRateLimits, RateLimit
 
 
 def encoded(**message: object) -> bytes:
@@ -59,26 +59,26 @@ def test_what_is_no_message_is_told_why(payload: bytes, why: str) -> None:
 
 
 def test_a_meter_lets_a_burst_pass_and_then_so_many_a_second() -> None:
-    meter = Meter(3, 2.0)
+    meter = RateLimit(3, 2.0)
     assert [meter.allows(100.0) for _ in range(4)] == [True, True, True, False]
     assert [meter.allows(100.6) for _ in range(2)] == [True, False]
     assert [meter.allows(200.0) for _ in range(4)] == [True, True, True, False]
 
 
 def test_a_clock_that_goes_back_gives_nothing_and_takes_nothing() -> None:
-    meter = Meter(2, 1.0)
+    meter = RateLimit(2, 1.0)
     assert [meter.allows(at) for at in (100.0, 50.0, 50.0)] == [True, True, False]
     assert meter.allows(51.0)
 
 
 def test_what_is_too_much_is_said_once_until_something_passes() -> None:
-    meters = Meters()
+    meters = MessageRateLimits()
     assert [meters.refuse("auth", 0.0) for _ in range(4)] == [None, None, "auth", ""]
     assert [meters.refuse("auth", at) for at in (5.0, 5.1)] == [None, "auth"]
 
 
 def test_each_kind_has_a_meter_and_all_have_one_in_common() -> None:
-    meters = Meters()
+    meters = MessageRateLimits()
     assert [meters.refuse("send stats", 0.0) for _ in range(5)][-1] == "send stats"
     assert meters.refuse("set state", 0.0) == ""
     assert meters.refuse("send command", 0.0) is None
@@ -86,24 +86,24 @@ def test_each_kind_has_a_meter_and_all_have_one_in_common() -> None:
 
 
 def test_everything_is_sent_to_a_browser_that_reads() -> None:
-    outbox = Outbox()
-    assert outbox.fate(10 * ALL_MAX, droppable=True) is Fate.SEND
+    outbox = SendBuffer()
+    assert outbox.fate(10 * ALL_MAX, droppable=True) is SendDecision.SEND
 
 
 def test_lines_for_one_that_does_not_read_wait_up_to_a_mark_and_then_are_dropped() -> None:
-    outbox = Outbox()
+    outbox = SendBuffer()
     outbox.pause()
     line = 1024
     fates = [outbox.fate(line, droppable=True, line=True) for _ in range(LINES_MAX // line + 3)]
-    assert fates == [Fate.SEND] * (LINES_MAX // line) + [Fate.DROP] * 3
-    assert outbox.fate(1, droppable=True, line=True) is Fate.DROP
-    assert outbox.fate(LINES_MAX, droppable=True) is Fate.DROP
+    assert fates == [SendDecision.SEND] * (LINES_MAX // line) + [SendDecision.DROP] * 3
+    assert outbox.fate(1, droppable=True, line=True) is SendDecision.DROP
+    assert outbox.fate(LINES_MAX, droppable=True) is SendDecision.DROP
     assert outbox.resume() == 4
-    assert outbox.fate(line, droppable=True, line=True) is Fate.SEND
+    assert outbox.fate(line, droppable=True, line=True) is SendDecision.SEND
 
 
 def test_the_transport_may_say_many_times_that_it_has_too_much() -> None:
-    outbox = Outbox()
+    outbox = SendBuffer()
     for _ in range(10):
         outbox.pause()
         outbox.fate(LINES_MAX // 4, droppable=True)
@@ -111,17 +111,17 @@ def test_the_transport_may_say_many_times_that_it_has_too_much() -> None:
 
 
 def test_what_must_not_be_dropped_waits_beyond_that_mark_but_not_without_end() -> None:
-    outbox = Outbox()
+    outbox = SendBuffer()
     outbox.pause()
     outbox.fate(LINES_MAX, droppable=True)
     room = ALL_MAX - LINES_MAX
-    assert outbox.fate(room, droppable=False) is Fate.SEND
-    assert outbox.fate(1, droppable=False) is Fate.GIVE_UP
+    assert outbox.fate(room, droppable=False) is SendDecision.SEND
+    assert outbox.fate(1, droppable=False) is SendDecision.GIVE_UP
     assert outbox.waiting_most == ALL_MAX
 
 
 def test_nothing_is_said_of_an_episode_in_which_no_line_was_lost() -> None:
-    outbox = Outbox()
+    outbox = SendBuffer()
     outbox.pause()
     outbox.fate(2 * LINES_MAX, droppable=True)
     assert outbox.resume() == 0

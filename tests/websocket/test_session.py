@@ -12,7 +12,7 @@ import pytest
 from wingsd.auth.tokens import EXPIRED, DenyList
 from wingsd.errors import BadRequest, EnvironmentFailed, NotRunning
 from wingsd.websocket.messages import Message
-from wingsd.websocket.session import Close, Command, Logs, Power, Session, Step
+from wingsd.websocket.session import ChangePower, Close, Command, SendLogs, Session, Step
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OTHER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
@@ -146,10 +146,10 @@ def test_without_a_token_nothing_is_done(event: str) -> None:
 
 def test_everything_is_done_for_one_who_may_do_everything() -> None:
     talk = authenticated("*")
-    assert talk.send("set state", "start") == [Power("start", "user")]
-    assert talk.send("set state", "restart") == [Power("restart", "user")]
+    assert talk.send("set state", "start") == [ChangePower("start", "user")]
+    assert talk.send("set state", "restart") == [ChangePower("restart", "user")]
     assert talk.send("send command", "say ", "hello") == [Command("say hello")]
-    assert talk.send("send logs", None) == [Logs()]
+    assert talk.send("send logs", None) == [SendLogs()]
     assert talk.send("send stats", None) == [Message("stats", ("{}",))]
 
 
@@ -163,7 +163,7 @@ def test_everything_is_done_for_one_who_may_do_everything() -> None:
     ],
 )
 def test_each_action_needs_its_permission_and_no_other(action: str, permission: str) -> None:
-    assert authenticated(permission).send("set state", action) == [Power(action, "user")]
+    assert authenticated(permission).send("set state", action) == [ChangePower(action, "user")]
     others = {"control.start", "control.stop", "control.restart", "control.console"} - {permission}
     assert permission in error(authenticated(*others).send("set state", action))
 
@@ -287,9 +287,9 @@ def test_pending_is_not_sent_and_processing_is() -> None:
 
 
 def test_the_lines_of_a_transfer_are_for_those_who_may_see_them() -> None:
-    assert authenticated("*").send("send logs", None) == [Logs(transfer=False)]
+    assert authenticated("*").send("send logs", None) == [SendLogs(transfer=False)]
     administrator = authenticated("admin.websocket.transfer")
-    assert administrator.send("send logs", None) == [Logs(transfer=True)]
+    assert administrator.send("send logs", None) == [SendLogs(transfer=True)]
 
 
 def test_of_a_server_that_has_left_only_the_end_of_its_transfer_is_sent() -> None:
@@ -358,8 +358,8 @@ def test_one_kind_of_flood_leaves_room_for_the_rest() -> None:
     talk = authenticated("*")
     payload = json.dumps({"event": "send logs"}).encode()
     answers = [talk.session.receive(payload, talk.now) for _ in range(4)]
-    assert answers == [[Logs()], [Logs()], [Message("throttled", ("send logs",))], []]
-    assert talk.send("set state", "stop") == [Power("stop", "user")]
+    assert answers == [[SendLogs()], [SendLogs()], [Message("throttled", ("send logs",))], []]
+    assert talk.send("set state", "stop") == [ChangePower("stop", "user")]
 
 
 def test_a_failure_on_this_node_is_told_in_full_to_administrators_alone() -> None:

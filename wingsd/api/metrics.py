@@ -12,22 +12,22 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from wingsd.config import Config, Ssl
-from wingsd.http.listener import Door, tcp_endpoint
+from wingsd.http.listener import HttpListener, tcp_endpoint
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NodeSite, NotFound, error_body
 from wingsd.metrics import Exposition
 from wingsd.util.text import host_and_port
 
-__all__ = ["MetricsDoor"]
+__all__ = ["MetricsListener"]
 
 
-class MetricsDoor:
+class MetricsListener:
     """The door at `metrics.address`; without an address there is none, and none is opened."""
 
     _log = Logger()
 
     def __init__(self, config: Config, exposition: Exposition, reactor: Any) -> None:
-        self._door: Door | None = None
+        self._door: HttpListener | None = None
         if not config.metrics.address:
             return
         root = NotFound()
@@ -36,7 +36,7 @@ class MetricsDoor:
         site = NodeSite(root, reactor=reactor, timeout=limits.request_timeout, limits=limits)
         endpoint = tcp_endpoint(*host_and_port(config.metrics.address))
         # In the clear: who may come here is settled by the address.
-        self._door = Door(Ssl(), endpoint, site, reactor)
+        self._door = HttpListener(Ssl(), endpoint, site, reactor)
 
     def open(self) -> None:
         """Listen. Exits with one line when that cannot be done."""

@@ -22,7 +22,7 @@ from twisted.web.server import NOT_DONE_YET
 from wingsd.auth.origins import allows_origin
 from wingsd.auth.tokens import DenyList, authorize_panel
 from wingsd.config import Config
-from wingsd.direct_transfers import ByHand
+from wingsd.direct_transfers import DirectTransfers
 from wingsd.docker.engine import EngineInformation
 from wingsd.errors import NotRunning, UnknownServer, WingsdError
 from wingsd.http.answers import error_json, to_json
@@ -30,11 +30,11 @@ from wingsd.http.operations import Access, Call, Topic, declared, parse
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
-from wingsd.statedb import Journal
+from wingsd.statedb import StateDatabase
 from wingsd.threadio import TokenBucket
-from wingsd.transfers.incoming.manager import Receiver
+from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroups
-from wingsd.transfers.outgoing.manager import Sender
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.util.text import canonical_uuid
 
 __all__ = ["Endpoint", "Public", "ServerPath", "Services"]
@@ -52,11 +52,11 @@ class Services:
 
     config: Config
     servers: Servers
-    sender: Sender
-    receiver: Receiver
+    sender: OutgoingTransfers
+    receiver: IncomingTransfers
     streams: StreamGroups
-    journal: Journal
-    by_hand: ByHand
+    journal: StateDatabase
+    by_hand: DirectTransfers
     denied: DenyList
     websocket: Callable[[Server], IResource]
     websocket_of_moved: Callable[[str], IResource | None] = lambda _: None

@@ -17,7 +17,7 @@ from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import Paths
 
-__all__ = ["PATHS", "Api", "interface"]
+__all__ = ["PATHS", "ApiRoot", "interface"]
 
 
 class InterfaceEndpoint(Public):
@@ -65,7 +65,7 @@ def _encoded_interface() -> EncodedObject:
     return EncodedObject(to_json(interface()))
 
 
-class Api(Paths[Services]):
+class ApiRoot(Paths[Services]):
     """What is found below the root of the site."""
 
     def __init__(self, services: Services) -> None:

@@ -105,7 +105,7 @@ class LogsQuery:
 
 
 @attrs.frozen
-class Lines:
+class ConsoleLines:
     """The end of the console, the oldest line first."""
 
     data: Annotated[list[str], Keywords(maxItems=MAX_LINES)]
@@ -117,9 +117,11 @@ class LogsEndpoint(Endpoint, ServerPath):
     topic = Topic.SERVERS
 
     @call("GET", Success(HTTPStatus.OK, "The lines."), fails=(HTTPStatus.BAD_REQUEST,))
-    async def get_logs(self, request: StreamingRequest, query: LogsQuery) -> Lines:
+    async def get_logs(self, request: StreamingRequest, query: LogsQuery) -> ConsoleLines:
         """Tell the last lines of the console."""
-        return Lines(await self.game_server.logs(_number_of_lines(query.size or query.lines)))
+        return ConsoleLines(
+            await self.game_server.logs(_number_of_lines(query.size or query.lines))
+        )
 
 
 def _number_of_lines(text: str) -> int:

@@ -36,7 +36,7 @@ _ARCHITECTURES = {
 
 
 @attrs.frozen
-class System:
+class SystemInformation:
     """What the node runs on, in few words."""
 
     architecture: str
@@ -92,7 +92,7 @@ class Runc:
 
 
 @attrs.frozen
-class Docker:
+class DockerInformation:
     """The Docker engine. What it does not tell is empty."""
 
     version: str
@@ -108,7 +108,7 @@ class SystemAndEngine:
 
     version: Annotated[str, "Of wingsd."]
     system: Machine
-    docker: Annotated[Docker | None, "When there is an engine, and it answers."] = None
+    docker: Annotated[DockerInformation | None, "When there is an engine, and it answers."] = None
 
 
 @attrs.frozen
@@ -127,12 +127,12 @@ class SystemEndpoint(Endpoint):
     @call("GET", Success(HTTPStatus.OK, "The node."))
     async def get_system(
         self, request: StreamingRequest, query: SystemQuery
-    ) -> System | SystemAndEngine:
+    ) -> SystemInformation | SystemAndEngine:
         """Tell what the node runs on."""
         machine = _machine()
         if query.v == "2":
             return SystemAndEngine(__version__, machine, await self._docker())
-        return System(
+        return SystemInformation(
             architecture=machine.architecture,
             cpu_count=machine.cpu_threads,
             kernel_version=machine.kernel_version,
@@ -140,7 +140,7 @@ class SystemEndpoint(Endpoint):
             version=__version__,
         )
 
-    async def _docker(self) -> Docker | None:
+    async def _docker(self) -> DockerInformation | None:
         if self.services.engine is None:
             return None
         try:
@@ -169,8 +169,8 @@ def _distribution() -> str:
         return platform.system()
 
 
-def _described(engine: EngineInformation) -> Docker:
-    return Docker(
+def _described(engine: EngineInformation) -> DockerInformation:
+    return DockerInformation(
         version=engine.version,
         cgroups=Cgroups(engine.cgroup_driver, engine.cgroup_version),
         containers=Containers(engine.containers, engine.running, engine.paused, engine.stopped),

@@ -11,12 +11,12 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, Public, ServerPath
-from wingsd.api.upload import Upload
+from wingsd.api.upload import UploadBody
 from wingsd.auth.tokens import TransferToken, transfer_token
 from wingsd.errors import BadRequest, WingsdError
 from wingsd.http.operations import INVALID, Access, Success, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
-from wingsd.transfers.coordinator import ReceivingAuthority
+from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.multistream import StreamGroup
 from wingsd.transfers.incoming.uploads import COUNT, NUMBER
 from wingsd.transfers.outgoing.request import TransferOrder
@@ -109,7 +109,7 @@ class TransfersEndpoint(Public):
             self._tell_refused(request, error)
             raise
         group = self.services.streams.of(token)
-        upload = Upload(request, group.admit, self.services.download_bucket)
+        upload = UploadBody(request, group.admit, self.services.download_bucket)
         outcome = Deferred.fromCoroutine(self._receive(request, group, upload))
         outcome.addCallbacks(
             lambda _: request.answer(HTTPStatus.OK),
@@ -162,7 +162,7 @@ class TransfersEndpoint(Public):
         return transfer_token(header, config.token, address, scoped=config.is_pelican)
 
     async def _receive(
-        self, request: StreamingRequest, group: StreamGroup, upload: Upload
+        self, request: StreamingRequest, group: StreamGroup, upload: UploadBody
     ) -> None:
         number, count = request.header(NUMBER), request.header(COUNT)
         try:
@@ -175,7 +175,7 @@ class TransfersEndpoint(Public):
             raise
         await rest()
 
-    def _authority(self, token: TransferToken) -> ReceivingAuthority | None:
+    def _authority(self, token: TransferToken) -> ReceivingCoordinator | None:
         return self.services.by_hand.arrivals.authority(token) if token.by_hand else None
 
     def _tell_refused(self, request: StreamingRequest, error: Exception) -> None:
@@ -205,7 +205,7 @@ class MovedServer:
 
 
 @attrs.frozen
-class Destination:
+class TransferDestination:
     """Where a server is sent."""
 
     url: Annotated[str, "Where the other node takes uploads.", Keywords(format="uri")]
@@ -248,7 +248,7 @@ class OutgoingEndpoint(Endpoint, ServerPath):
         Success(HTTPStatus.ACCEPTED, "The transfer is begun."),
         fails=(HTTPStatus.CONFLICT,),
     )
-    async def send_server(self, request: StreamingRequest, order: Destination) -> None:
+    async def send_server(self, request: StreamingRequest, order: TransferDestination) -> None:
         """Send a server to another node."""
         named = order.server.uuid
         if named is not None and canonical_uuid(named) != self.game_server.uuid:

@@ -21,14 +21,14 @@ from wingsd.threadio import Feed, Share, TokenBucket
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 from wingsd.transfers.storage.shared_volume import MARK, POOL
 
-__all__ = ["Upload"]
+__all__ = ["UploadBody"]
 
 # In place of Twisted's words, by which nobody knows at which end to look.
 _GONE = "the sender gave up, or its connection broke; its own log says which"
 
 
 @implementer(IPushProducer)
-class Upload:
+class UploadBody:
     """The body of one `POST /api/transfers`.
 
     Until `read_into` is called the client is paused, and the little that has arrived is kept.

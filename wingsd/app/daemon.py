@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from wingsd import __version__
 from wingsd.app.capabilities import shortcomings, survey
-from wingsd.app.wiring import Parts
+from wingsd.app.wiring import Wiring
 from wingsd.config import Config, Ssl
 from wingsd.docker import engine
 from wingsd.errors import StorageError
@@ -46,7 +46,7 @@ class Node(Service):
         """Raise `ConfigError` where the configuration names files that are no good."""
         self._config = config
         self._reactor = reactor
-        self._parts = Parts(config, endpoint, reactor)
+        self._parts = Wiring(config, endpoint, reactor)
         self._daily = LoopingCall(self._begin_day)
         self._daily.clock = reactor
 

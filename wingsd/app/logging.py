@@ -36,7 +36,7 @@ from wingsd.systemd import JournalObserver, is_journal
 from wingsd.threadio import relayed
 from wingsd.util.text import escaped
 
-__all__ = ["EscapingObserver", "Logs"]
+__all__ = ["EscapingObserver", "LogOutput"]
 
 _STDOUT = 1
 #: Lines of a traceback that are kept, at its beginning and at its end.
@@ -45,7 +45,7 @@ _TRACEBACK = 200
 _TEXT_KEYS = {"log_format", "log_flattened", "log_failure", "failure", "format"}
 
 
-class Logs:
+class LogOutput:
     """What is logged: from the level info on, or `debug` too."""
 
     _log = Logger()

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.base import ReactorBase
 
-from wingsd.config import Transfers
+from wingsd.config import TransfersConfig
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.threadio import Workers
 
@@ -82,7 +82,7 @@ SLOW_REWRITERS = 1
 class Pools:
     """All of them. `transfers` says how many archives are read at a time, and how nicely."""
 
-    def __init__(self, reactor: Any, transfers: Transfers) -> None:
+    def __init__(self, reactor: Any, transfers: TransfersConfig) -> None:
         # What else these threads start inherits it: they all work on archives.
         self.extractors = Workers(reactor, "extract", transfers.concurrent, nice=transfers.nice)
         self.packers = Workers(reactor, "pack", PACKERS, nice=transfers.nice)

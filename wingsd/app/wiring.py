@@ -9,48 +9,48 @@ from typing import Any
 
 from twisted.internet.defer import DeferredSemaphore
 
-from wingsd.api.metrics import MetricsDoor
+from wingsd.api.metrics import MetricsListener
 from wingsd.api.resource import Services
-from wingsd.api.routes import Api
+from wingsd.api.routes import ApiRoot
 from wingsd.app.process import PACKERS, Pools
-from wingsd.archive import Compression, Limits
+from wingsd.archive import ArchiveLimits, Compression
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.local import Removal
-from wingsd.backups.received import Backups
+from wingsd.backups.received import ReceivedBackups
 from wingsd.config import Config
-from wingsd.control import ControlDoor, Rooms
-from wingsd.direct_transfers import ByHand, HandMeans
+from wingsd.control import ControlContext, ControlListener
+from wingsd.direct_transfers import DirectTransferCollaborators, DirectTransfers
 from wingsd.docker import DockerEnvironment, Environment, NoEnvironment, engine
 from wingsd.docker import engine as information
 from wingsd.events import EventBus
-from wingsd.http.listener import Door
+from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
 from wingsd.metrics import Exposition, Recorder, Sources
 from wingsd.panel.client import Panel
-from wingsd.servers import Means as ServerMeans
+from wingsd.servers import ServerCollaborators as ServerMeans
 from wingsd.servers import Servers
-from wingsd.statedb import Entry, Journal
+from wingsd.statedb import Entry, StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket
-from wingsd.transfers.collaborators import ReceivingMeans, SendingMeans
+from wingsd.transfers.collaborators import ReceivingCollaborators, SendingCollaborators
 from wingsd.transfers.form.install_log import InstallLogs
-from wingsd.transfers.incoming.manager import Receiver
+from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroups
-from wingsd.transfers.outgoing.manager import Sender
-from wingsd.transfers.panel_callbacks import Outbox
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.peer.tls import checked
 from wingsd.transfers.recovery import Recovery
 from wingsd.transfers.storage.shared_volume import Volume
-from wingsd.transfers.storage.staging import Attic, Staging, WriteBack
+from wingsd.transfers.storage.staging import Quarantine, Staging, WriteBack
 from wingsd.websocket import ConsoleSockets
 
-__all__ = ["Parts"]
+__all__ = ["Wiring"]
 
 #: Bytes.
 MIB = 1024 * 1024
 
 
-class Parts:
+class Wiring:
     """All that a node has, each made once; what one needs of another, it is given here."""
 
     def __init__(self, config: Config, endpoint: str, reactor: Any) -> None:
@@ -64,7 +64,7 @@ class Parts:
         # On a volume that others have, too, what is this node's own bears its name.
         name, data = config.uuid if pool else "", config.system.data
         self.staging = Staging(data, self.owner, durable=transfers.durable, node=name)
-        self.backups = Backups.configured(config.system, config.uuid)
+        self.backups = ReceivedBackups.configured(config.system, config.uuid)
         self._volume = Volume(data, self.owner, pool, config.system.backup_directory)
         self._removal = Removal(config.system.backup_directory, self.pools.disk)
         self._logs = InstallLogs.configured(config.system, self.staging)
@@ -72,10 +72,10 @@ class Parts:
         self.observer = Recorder()
         self.panel = Panel(config, reactor, observer=self.observer)
         self.store = Store(config.system.root_directory)
-        self.journal = Journal(self.store, self.pools.journal, time.time)
+        self.journal = StateDatabase(self.store, self.pools.journal, time.time)
         disk, days = self.pools.disk, transfers.quarantine_days
-        self.attic = Attic(self.staging, self.backups, disk, self.journal, days)
-        self.outbox = Outbox(self.panel, self.journal, reactor)
+        self.attic = Quarantine(self.staging, self.backups, disk, self.journal, days)
+        self.outbox = CallbackQueue(self.panel, self.journal, reactor)
         self.denied = DenyList(time.time())
         self._environment = self._make_environment()
         self.servers = self._make_servers()
@@ -85,9 +85,9 @@ class Parts:
         self.sender = self._make_sender()
         self.by_hand = self._make_by_hand()
         self._services = self._make_services()
-        self.door = Door(config.api.ssl, endpoint, self._make_site(), reactor)
-        self.control_door = ControlDoor(self._make_rooms())
-        self.metrics_door = MetricsDoor(config, self._make_exposition(), reactor)
+        self.door = HttpListener(config.api.ssl, endpoint, self._make_site(), reactor)
+        self.control_door = ControlListener(self._make_rooms())
+        self.metrics_door = MetricsListener(config, self._make_exposition(), reactor)
 
     def _make_environment(self) -> Environment:
         if not self._config.docker.enabled:
@@ -108,10 +108,10 @@ class Parts:
             )
         )
 
-    def _make_receiver(self) -> Receiver:
+    def _make_receiver(self) -> IncomingTransfers:
         transfers = self._config.system.transfers
-        return Receiver(
-            ReceivingMeans(
+        return IncomingTransfers(
+            ReceivingCollaborators(
                 reactor=self._reactor,
                 panel=self.panel,
                 journal=self.journal,
@@ -127,7 +127,7 @@ class Parts:
                 bus=self._bus,
                 owner=self.owner,
                 family=self._config.family,
-                limits=Limits.configured(transfers),
+                limits=ArchiveLimits.configured(transfers),
                 attic=self.attic,
                 form=transfers.form,
                 extractors=self.pools.extractors,
@@ -140,10 +140,10 @@ class Parts:
             stall_timeout=transfers.stall_timeout,
         )
 
-    def _make_sender(self) -> Sender:
+    def _make_sender(self) -> OutgoingTransfers:
         system = self._config.system
-        return Sender(
-            SendingMeans(
+        return OutgoingTransfers(
+            SendingCollaborators(
                 reactor=self._reactor,
                 panel=self.panel,
                 journal=self.journal,
@@ -171,9 +171,9 @@ class Parts:
             )
         )
 
-    def _make_by_hand(self) -> ByHand:
-        return ByHand(
-            HandMeans(
+    def _make_by_hand(self) -> DirectTransfers:
+        return DirectTransfers(
+            DirectTransferCollaborators(
                 reactor=self._reactor,
                 config=self._config,
                 servers=self.servers,
@@ -230,7 +230,7 @@ class Parts:
     def _make_site(self) -> NodeSite:
         transfers = self._config.system.transfers
         return NodeSite(
-            Api(self._services),
+            ApiRoot(self._services),
             reactor=self._reactor,
             timeout=transfers.stall_timeout,
             least_rate=transfers.least_rate,
@@ -238,8 +238,8 @@ class Parts:
             observer=self.observer,
         )
 
-    def _make_rooms(self) -> Rooms:
-        return Rooms(
+    def _make_rooms(self) -> ControlContext:
+        return ControlContext(
             reactor=self._reactor,
             services=self._services,
             panel=self.panel,

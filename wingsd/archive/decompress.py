@@ -41,7 +41,7 @@ __all__ = [
     "ZSTD_MAGIC",
     "Decompressor",
     "Piece",
-    "Streams",
+    "StreamFormat",
     "decompressed",
     "is_skippable",
     "only_padding",
@@ -119,7 +119,7 @@ class Decompressor(Protocol):
 
 
 @frozen
-class Streams:
+class StreamFormat:
     """One format: its `name` for people, how a stream begins, and what reads one.
 
     `make` is called for each stream. `errors` are what its `decompress` raises for wrong data;
@@ -238,7 +238,7 @@ def only_padding(rest: Iterable[Piece]) -> None:
 # "BZh9" would be taken for one.
 _FIRST = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")
 
-BZIP2 = Streams(
+BZIP2 = StreamFormat(
     name="bzip2",
     magics=tuple(b"BZh%d%b" % (level, first) for level in range(1, 10) for first in _FIRST),
     make=bz2.BZ2Decompressor,
@@ -247,7 +247,7 @@ BZIP2 = Streams(
 """A block is 900 KB at most, and its decompressor takes some 4 MiB."""
 
 
-GZIP = Streams(
+GZIP = StreamFormat(
     name="gzip",
     magics=(b"\x1f\x8b",),
     make=lambda: igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP),
@@ -256,7 +256,7 @@ GZIP = Streams(
 """Its window is 32 KiB."""
 
 
-LZ4 = Streams(
+LZ4 = StreamFormat(
     name="lz4",
     magics=(b"\x04\x22\x4d\x18", *SKIPPABLE_MAGICS),
     make=lz4.frame.LZ4FrameDecompressor,
@@ -281,7 +281,7 @@ def _advice(error: Exception) -> str:
     )
 
 
-XZ = Streams(
+XZ = StreamFormat(
     name="xz",
     magics=(b"\xfd7zXZ\0",),
     make=lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_DICTIONARY + _BESIDE_IT),

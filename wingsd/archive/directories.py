@@ -17,13 +17,13 @@ from threading import Lock
 from wingsd.archive.tree_range import Path
 from wingsd.errors import ArchiveError
 
-__all__ = ["Directories", "DirectoryMetadata"]
+__all__ = ["DirectoryMetadata", "OpenDirectories"]
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _KEPT = 64
 
 
-class Directories:
+class OpenDirectories:
     """Descriptors of directories below `root`, the most recently used kept open.
 
     `made` is called with the path of every directory that had to be made on the way; `lock` is

@@ -21,7 +21,7 @@ from wingsd.archive.pipeline import Blocks, Digest, hashed, read_ahead
 from wingsd.archive.policy import (
     MAX_NOTES,
     Kind,
-    Notes,
+    WarningLimiter,
     display,
     link_text,
     member_kind,
@@ -29,31 +29,31 @@ from wingsd.archive.policy import (
     member_path,
     type_name,
 )
-from wingsd.archive.quota import DEFAULT, Limits, Space
+from wingsd.archive.quota import DEFAULT, ArchiveLimits, ArchiveQuota
 from wingsd.archive.tar.reader import Member, TarReader
-from wingsd.archive.tree_writer import LateLinks, TreeWriter
+from wingsd.archive.tree_writer import DeferredLinks, TreeWriter
 
-__all__ = ["MAX_NOTES", "QUEUE", "Extracted", "JointTree", "extract", "extract_part"]
+__all__ = ["MAX_NOTES", "QUEUE", "Extracted", "SharedTreeWriter", "extract", "extract_part"]
 
 
-class JointTree:
+class SharedTreeWriter:
     """A tree below the existing `directory`, for as many as `archives`; `close` must be called.
 
     The owner of everything is `owner`, as `extract` has it. Every method raises StorageError.
     """
 
     def __init__(
-        self, directory: str, owner: tuple[int, int] | None, limits: Limits, archives: int
+        self, directory: str, owner: tuple[int, int] | None, limits: ArchiveLimits, archives: int
     ) -> None:
         self._owner = owner
         # What one archive may take of the node's memory each of them may.
         self._limits = evolve(limits, directory_memory=limits.directory_memory * archives)
         with ExitStack() as stack:
-            self._late = stack.enter_context(closing(LateLinks(directory)))
+            self._late = stack.enter_context(closing(DeferredLinks(directory)))
             first = TreeWriter(directory, owner, self._limits, late=self._late)
             self._first = stack.enter_context(closing(first))
             self._open = stack.pop_all()
-        self._spaces: list[Space] = []
+        self._spaces: list[ArchiveQuota] = []
 
     def writer(self) -> TreeWriter:
         """Return what one archive is written with, in its thread."""
@@ -62,9 +62,9 @@ class JointTree:
             first.root, self._owner, self._limits, late=self._late, metadata=first.metadata
         )
 
-    def space(self) -> Space:
+    def space(self) -> ArchiveQuota:
         """Return what keeps account of one archive, and of all of them together."""
-        space = Space(self._limits, self._first.file_system, self._spaces)
+        space = ArchiveQuota(self._limits, self._first.file_system, self._spaces)
         self._spaces.append(space)
         return space
 
@@ -106,7 +106,7 @@ def extract(
     owner: tuple[int, int] | None,
     note: Callable[[str], None],
     *,
-    limits: Limits = DEFAULT,
+    limits: ArchiveLimits = DEFAULT,
     abort: Callable[[], None] | None = None,
     threads: bool = True,
 ) -> Extracted:
@@ -126,7 +126,7 @@ def extract(
     raises. What was written until then stays.
     """
     with closing(TreeWriter(directory, owner, limits)) as writer:
-        space = Space(limits, writer.file_system)
+        space = ArchiveQuota(limits, writer.file_system)
         extracted = _extract(blocks, writer, space, note, abort, threads)
         writer.finish()
     return extracted
@@ -134,7 +134,7 @@ def extract(
 
 def extract_part(
     blocks: Iterator[bytes],
-    tree: JointTree,
+    tree: SharedTreeWriter,
     note: Callable[[str], None],
     *,
     abort: Callable[[], None] | None = None,
@@ -151,7 +151,7 @@ def extract_part(
 def _extract(
     blocks: Iterator[bytes],
     writer: TreeWriter,
-    space: Space,
+    space: ArchiveQuota,
     note: Callable[[str], None],
     abort: Callable[[], None] | None,
     threads: bool,
@@ -168,7 +168,7 @@ def _extract(
             )
         else:
             stage = decompressed(stage)
-        notes = Notes(note)
+        notes = WarningLimiter(note)
         unpacking = _Unpacking(TarReader(Blocks(stage)), writer, space, notes.tell)
         unpacking.run()
         notes.finish()
@@ -198,7 +198,7 @@ class _Unpacking:
         self,
         reader: TarReader,
         writer: TreeWriter,
-        space: Space,
+        space: ArchiveQuota,
         tell: Callable[[str], None],
     ) -> None:
         self._reader = reader

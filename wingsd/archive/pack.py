@@ -17,7 +17,7 @@ from attrs import frozen
 from wingsd.archive.compress import ArchiveFormat, Compression, compressed, compressor
 from wingsd.archive.partition import Part
 from wingsd.archive.pipeline import hashed, read_ahead
-from wingsd.archive.policy import Kind, Notes
+from wingsd.archive.policy import Kind, WarningLimiter
 from wingsd.archive.tar.writer import Members
 
 __all__ = ["QUEUE", "Packed", "pack"]
@@ -77,7 +77,7 @@ def pack(
     """
     digest = hashlib.sha256()
     waiting: deque[str] = deque()
-    notes = Notes(waiting.append)
+    notes = WarningLimiter(waiting.append)
     part = Part(directory) if isinstance(directory, str) else directory
     members = Members(part, links=links, tell=notes.tell)
     archive_bytes = 0

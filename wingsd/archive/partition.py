@@ -14,7 +14,7 @@ from wingsd.archive.tree_range import (
     SYMLINKS,
     Borders,
     Listing,
-    Span,
+    TreeRange,
     directory_key,
 )
 from wingsd.archive.walk import FirstNames, gone, opened, unreadable, walk
@@ -33,7 +33,7 @@ class Part:
     """
 
     directory: str
-    span: Span = EVERYTHING
+    span: TreeRange = EVERYTHING
     first_names: FirstNames = Factory(FirstNames)
     limit: int | None = None
 

@@ -20,7 +20,7 @@ __all__ = [
     "MAX_NOTES",
     "Kind",
     "MemberRefused",
-    "Notes",
+    "WarningLimiter",
     "display",
     "link_text",
     "member_kind",
@@ -33,7 +33,7 @@ MAX_NOTES = 10_000
 """The most notes of one archive: it must not fill the disk with the node's log."""
 
 
-class Notes:
+class WarningLimiter:
     """Passes at most `MAX_NOTES` lines on to `note`, then counts."""
 
     def __init__(self, note: Callable[[str], None]) -> None:

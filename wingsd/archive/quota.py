@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 
 from wingsd.archive.policy import display
 from wingsd.archive.tar.headers import Member
-from wingsd.config import Transfers
+from wingsd.config import TransfersConfig
 from wingsd.errors import ArchiveError, DiskLimitExceeded, StorageError
 
 __all__ = [
@@ -18,8 +18,8 @@ __all__ = [
     "ENTRY_SIZE",
     "FREE_ENTRIES",
     "STEP",
-    "Limits",
-    "Space",
+    "ArchiveLimits",
+    "ArchiveQuota",
     "counted_entries",
     "demand_room",
 ]
@@ -35,7 +35,7 @@ _MIB = 1 << 20
 
 
 @frozen
-class Limits:
+class ArchiveLimits:
     """The limits of one extraction; `config.Transfers` has what a node may say of them."""
 
     #: Bytes that the data of all files may have together, with the holes of sparse ones; a file
@@ -52,7 +52,7 @@ class Limits:
     directory_memory: int
 
     @classmethod
-    def configured(cls, transfers: Transfers) -> Limits:
+    def configured(cls, transfers: TransfersConfig) -> ArchiveLimits:
         """Return those of a node; what a server may have is said by `for_server`."""
         return cls(
             disk=None,
@@ -62,7 +62,7 @@ class Limits:
             directory_memory=transfers.directory_memory * _MIB,
         )
 
-    def for_server(self, disk_space: int) -> Limits:
+    def for_server(self, disk_space: int) -> ArchiveLimits:
         """Return them for a server with a `build.disk_space` of so many MiB.
 
         0 is no limit, as Wings has it; what is below 0 as well.
@@ -80,7 +80,7 @@ def counted_entries(count: int) -> int:
     return max(count - FREE_ENTRIES, 0) * ENTRY_SIZE
 
 
-DEFAULT = Limits.configured(Transfers())
+DEFAULT = ArchiveLimits.configured(TransfersConfig())
 """Those of a node whose configuration says nothing of them."""
 
 
@@ -94,7 +94,7 @@ _INODES = 1024
 _LINKS = (b"1", b"2")
 
 
-class Space:
+class ArchiveQuota:
     """Keeps account of what one archive takes.
 
     `file_system` tells of the file system that is written to, as os.statvfs does. Where a server
@@ -105,9 +105,9 @@ class Space:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: ArchiveLimits,
         file_system: Callable[[], os.statvfs_result],
-        together: Sequence[Space] = (),
+        together: Sequence[ArchiveQuota] = (),
     ) -> None:
         self._limit = limits.disk
         self._most = limits.members

@@ -12,7 +12,7 @@ import os
 import stat
 from collections import deque
 
-from wingsd.archive.directories import Directories
+from wingsd.archive.directories import OpenDirectories
 from wingsd.archive.policy import display
 from wingsd.archive.tree_range import Path
 from wingsd.archive.walk import REPLACED
@@ -45,7 +45,7 @@ class SymlinkFollower:
     """Follows symlinks within the tree below the descriptor `root`. `close` must be called."""
 
     def __init__(self, root: int) -> None:
-        self._directories = Directories(root, lambda path: None)
+        self._directories = OpenDirectories(root, lambda path: None)
 
     def close(self) -> None:
         """Close every descriptor."""

@@ -19,7 +19,7 @@ __all__ = [
     "Key",
     "Listing",
     "Path",
-    "Span",
+    "TreeRange",
     "directory_key",
 ]
 
@@ -67,7 +67,7 @@ def directory_key(path: Path) -> Key:
 
 
 @frozen
-class Span:
+class TreeRange:
     """All from `first` on that comes before `end`."""
 
     first: Key = ()
@@ -102,7 +102,7 @@ class Span:
         return names[start : bisect_left(names, self.end, lo=start, key=place)]
 
 
-EVERYTHING = Span()
+EVERYTHING = TreeRange()
 
 
 class Borders:
@@ -136,7 +136,7 @@ class Borders:
             gathered += size
         self._marks.append((here, gathered))
 
-    def spans(self, count: int) -> list[Span]:
+    def spans(self, count: int) -> list[TreeRange]:
         """Return that many spans, in order, which hold everything; some may hold nothing."""
         starts: list[tuple[int, Key]] = []
         before = 0
@@ -146,7 +146,9 @@ class Borders:
             before += size
         starts.append((self._total, _END))
         cuts = [_nearest(starts, self._total * number // count) for number in range(1, count)]
-        return [Span(first, end) for first, end in zip([(), *cuts], [*cuts, _END], strict=True)]
+        return [
+            TreeRange(first, end) for first, end in zip([(), *cuts], [*cuts, _END], strict=True)
+        ]
 
 
 def _nearest(starts: list[tuple[int, Key]], place: int) -> Key:

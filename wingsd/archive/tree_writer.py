@@ -21,20 +21,20 @@ from tempfile import SpooledTemporaryFile
 from threading import Lock
 from typing import NoReturn
 
-from wingsd.archive.directories import Directories, DirectoryMetadata
+from wingsd.archive.directories import DirectoryMetadata, OpenDirectories
 from wingsd.archive.policy import MemberRefused, display
-from wingsd.archive.quota import DEFAULT, Limits
+from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.archive.tree_range import Path
 from wingsd.errors import ArchiveError, StorageError
 from wingsd.util.os_errors import disk_advice
 
-__all__ = ["LateLinks", "TreeWriter"]
+__all__ = ["DeferredLinks", "TreeWriter"]
 
 _SPOOLED = 1 << 19
 _HEAD = Struct("<II")
 
 
-class LateLinks:
+class DeferredLinks:
     """Those of one tree, from any of the threads that write it; `close` must be called.
 
     `place` is a directory's path on the disk that is to keep them.
@@ -98,9 +98,9 @@ class TreeWriter:
         self,
         root: int | str | bytes,
         owner: tuple[int, int] | None,
-        limits: Limits = DEFAULT,
+        limits: ArchiveLimits = DEFAULT,
         *,
-        late: LateLinks | None = None,
+        late: DeferredLinks | None = None,
         metadata: DirectoryMetadata | None = None,
     ) -> None:
         self.root = os.dup(root) if isinstance(root, int) else _open_root(root)
@@ -114,7 +114,7 @@ class TreeWriter:
         self.metadata = metadata or DirectoryMetadata(
             f"/proc/self/fd/{self.root}", limits.directory_memory
         )
-        self._directories = Directories(self.root, self._implied, self.metadata.lock)
+        self._directories = OpenDirectories(self.root, self._implied, self.metadata.lock)
 
     def file(self, path: Path, mode: int, mtime: int, pieces: Iterable[memoryview]) -> None:
         """Write a regular file. Errors of `pieces` pass as they are."""

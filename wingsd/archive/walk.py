@@ -21,10 +21,10 @@ from typing import NoReturn
 
 from attrs import Factory, define, frozen
 
-from wingsd.archive.directories import Directories
+from wingsd.archive.directories import OpenDirectories
 from wingsd.archive.policy import MAX_NAME, display
 from wingsd.archive.quota import counted_entries
-from wingsd.archive.tree_range import EVERYTHING, Listing, Path, Span
+from wingsd.archive.tree_range import EVERYTHING, Listing, Path, TreeRange
 from wingsd.errors import StorageError
 from wingsd.util.os_errors import reading_advice
 
@@ -184,7 +184,7 @@ def opened(directory: str) -> Iterator[int]:
 
 
 def walk(
-    root: int, leave_out: Callable[[bytes, str], None], span: Span = EVERYTHING
+    root: int, leave_out: Callable[[bytes, str], None], span: TreeRange = EVERYTHING
 ) -> Generator[Listing, None, None]:
     """Yield every directory of the tree below the descriptor `root`, itself first.
 
@@ -194,7 +194,7 @@ def walk(
     when its turn comes. Raises StorageError where one cannot be read, for names too long, and for
     too many directories side by side.
     """
-    with closing(Directories(root, lambda path: None)) as directories:
+    with closing(OpenDirectories(root, lambda path: None)) as directories:
         here: list[bytes] = []
         pending = _Pending()
         while True:
@@ -260,7 +260,7 @@ class _Pending:
 
 
 def _listings(
-    directories: Directories, path: Path, leave_out: Callable[[bytes, str], None]
+    directories: OpenDirectories, path: Path, leave_out: Callable[[bytes, str], None]
 ) -> Iterator[Listing]:
     name = b"/".join(path)
     if len(name) > MAX_NAME:

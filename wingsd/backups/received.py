@@ -20,13 +20,13 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wingsd.archive import Limits, demand_room, remove_tree
+from wingsd.archive import ArchiveLimits, demand_room, remove_tree
 from wingsd.backups.attachments import Backup, backup_at
-from wingsd.config import System
+from wingsd.config import SystemConfig
 from wingsd.errors import Conflict, StorageError
 from wingsd.util.os_errors import disk_advice
 
-__all__ = ["Backups", "sync_directory", "write_file"]
+__all__ = ["ReceivedBackups", "sync_directory", "write_file"]
 
 #: Bytes after which the filesystem is asked how much is free.
 _STEP = 8 << 20
@@ -83,7 +83,7 @@ _THERE = ".there"
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-class Backups:
+class ReceivedBackups:
     """Those of one `system.backup_directory`; `node` names this node, as its `system.data` does.
 
     Whoever holds that directory, holds the staged backups as well. `reserve` is the bytes that
@@ -99,9 +99,9 @@ class Backups:
         self._reserve = reserve
 
     @classmethod
-    def configured(cls, system: System, node: str = "") -> Backups:
+    def configured(cls, system: SystemConfig, node: str = "") -> ReceivedBackups:
         """Return those of a node; `node` is its name, where others have the same `system.data`."""
-        limits = Limits.configured(system.transfers)
+        limits = ArchiveLimits.configured(system.transfers)
         durable = system.transfers.durable
         name = f"{node}:{system.data}" if node else system.data
         return cls(system.backup_directory, name, durable=durable, reserve=limits.reserve)

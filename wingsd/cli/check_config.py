@@ -15,7 +15,7 @@ from cryptography import x509
 
 from wingsd.cli.client import Exit
 from wingsd.cli.output import json_option, plain, print_json, show
-from wingsd.config import Api, Config, find, load
+from wingsd.config import ApiConfig, Config, find, load
 from wingsd.errors import ConfigError
 from wingsd.transfers.peer.tls import checked
 from wingsd.util.tls import ServerCertificate
@@ -128,7 +128,7 @@ def _is_open_to_all(path: str) -> bool:
         return False  # Where it cannot be read either, that is told.
 
 
-def _check_listening(api: Api, found: Finding) -> None:
+def _check_listening(api: ApiConfig, found: Finding) -> None:
     where = f"api.host and api.port: {api.host} port {api.port}"
     family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
     try:

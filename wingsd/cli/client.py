@@ -17,7 +17,7 @@ import click
 
 from wingsd.util.text import escaped
 
-__all__ = ["Client", "CtlError", "Exit"]
+__all__ = ["ControlClient", "CtlError", "Exit"]
 
 
 class Exit(IntEnum):
@@ -80,7 +80,7 @@ class _UnixConnection(HTTPConnection):
         self.sock.connect(self._path)
 
 
-class Client:
+class ControlClient:
     """The daemon that listens at the socket `path`."""
 
     def __init__(self, path: str, timeout: float = TIMEOUT) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from wingsd.cli.client import Client, CtlError
+from wingsd.cli.client import ControlClient, CtlError
 from wingsd.config import DEFAULT_SOCKET
 from wingsd.util.text import canonical_uuid, origin
 
@@ -20,10 +20,10 @@ __all__ = ["ADDRESS", "SERVER", "SettingsFile", "client_of"]
 _HELP_WITHIN = 2.0
 
 
-def client_of(context: click.Context, timeout: float | None = None) -> Client:
+def client_of(context: click.Context, timeout: float | None = None) -> ControlClient:
     """Return the client for the daemon that the command line names."""
     path = context.find_root().params.get("socket") or DEFAULT_SOCKET
-    return Client(path) if timeout is None else Client(path, timeout)
+    return ControlClient(path) if timeout is None else ControlClient(path, timeout)
 
 
 class _Server(click.ParamType):  # type: ignore[type-arg]  # older versions have none

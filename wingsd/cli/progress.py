@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from wingsd.cli.client import Client, CtlError, Exit
+from wingsd.cli.client import ControlClient, CtlError, Exit
 from wingsd.cli.output import console, plain, size, state_of, way
 
 __all__ = ["EVERY", "Screen", "follow", "watch"]
@@ -102,7 +102,7 @@ class Screen:
             self._bars.remove_task(task)
 
 
-def watch(client: Client) -> NoReturn:
+def watch(client: ControlClient) -> NoReturn:
     """Show all transfers, and how they end, until the operator leaves."""
     last = _newest(client.ask("GET", "transfers?past=1")["past"])
     with Screen(console()).shown() as screen:
@@ -116,7 +116,7 @@ def watch(client: Client) -> NoReturn:
             time.sleep(EVERY)
 
 
-def follow(client: Client, server: str, after: int, *, quiet: bool) -> Json:
+def follow(client: ControlClient, server: str, after: int, *, quiet: bool) -> Json:
     """Show one server's transfer until it ends, unless `quiet`; return how that was.
 
     It is the one whose number in the journal is above `after`. Raises `CtlError` when there is
@@ -138,7 +138,7 @@ def follow(client: Client, server: str, after: int, *, quiet: bool) -> Json:
             time.sleep(EVERY)
 
 
-def _look(client: Client, server: str) -> Json:
+def _look(client: ControlClient, server: str) -> Json:
     try:
         found: Json = client.ask("GET", f"transfers/{server}")
     except CtlError as error:

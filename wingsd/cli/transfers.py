@@ -10,7 +10,7 @@ import click
 
 from wingsd.cli import output as pictures
 from wingsd.cli import output as printing
-from wingsd.cli.client import Client
+from wingsd.cli.client import ControlClient
 from wingsd.cli.common import SERVER, client_of
 from wingsd.cli.output import duration, json_option, print_json, size, when
 from wingsd.cli.progress import EVERY, watch
@@ -56,7 +56,7 @@ def transfers(context: click.Context, *, watching: bool, past: int, as_json: boo
         printing.show("", pictures.past(found["past"]))
 
 
-def _watch_as_json(client: Client, past: int) -> NoReturn:
+def _watch_as_json(client: ControlClient, past: int) -> NoReturn:
     while True:
         print_json(client.ask("GET", f"transfers?past={past}"), line=True)
         time.sleep(EVERY)

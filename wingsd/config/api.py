@@ -14,7 +14,7 @@ from wingsd.config.validators import (
     url_or_empty,
 )
 
-__all__ = ["DEFAULT_SOCKET", "Api", "Control", "Limits", "Metrics", "Ssl"]
+__all__ = ["DEFAULT_SOCKET", "ApiConfig", "Control", "LimitsConfig", "Metrics", "Ssl"]
 
 
 @attrs.frozen
@@ -30,7 +30,7 @@ class Ssl:
 
 
 @attrs.frozen
-class Limits:
+class LimitsConfig:
     """`api.limits`: what a client may cost that nobody has let in yet."""
 
     #: How long a request may take from its connection, or from the answer before it, to its end;
@@ -46,7 +46,7 @@ class Limits:
 
 
 @attrs.frozen
-class Api:
+class ApiConfig:
     """`api`: where the node listens."""
 
     #: The address to listen at; `0.0.0.0` is every one of IPv4, `::` every one
@@ -55,7 +55,7 @@ class Api:
     #: The port to listen at, for the Panel, browsers and other nodes alike.
     port: int = attrs.field(default=8080, validator=port)
     ssl: Ssl = Ssl()
-    limits: Limits = Limits()
+    limits: LimitsConfig = LimitsConfig()
     #: Where the Panel and other nodes reach this one, such as `https://node.example.com:8080`.
     #: Tokens for transfers must be for it; empty: for any address, since the key they are signed
     #: with is this node's alone (wingsd's own).

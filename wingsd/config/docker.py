@@ -8,7 +8,16 @@ import attrs
 
 from wingsd.config.validators import Bytes, MiB, keyed_by_memory, positive
 
-__all__ = ["Docker", "IPv4", "IPv6", "Interfaces", "LogConfig", "Network", "Overhead", "Registry"]
+__all__ = [
+    "DockerConfig",
+    "IPv4",
+    "IPv6",
+    "Interfaces",
+    "LogConfig",
+    "NetworkConfig",
+    "Overhead",
+    "Registry",
+]
 
 
 @attrs.frozen
@@ -40,7 +49,7 @@ class Interfaces:
 
 
 @attrs.frozen
-class Network:
+class NetworkConfig:
     """`docker.network`: the network that every server's container joins."""
 
     #: The address that a server's 127.0.0.1 stands for: the host's in the network.
@@ -109,7 +118,7 @@ class Overhead:
 
 
 @attrs.frozen
-class Docker:
+class DockerConfig:
     """`docker`: the engine and what every container on this node has in common."""
 
     #: False makes a node of files only, without containers (wingsd's own). It is never chosen by
@@ -118,7 +127,7 @@ class Docker:
     #: Where the engine listens, such as `unix:///run/user/988/docker.sock`; empty is the variable
     #: `DOCKER_HOST`, else the usual socket (wingsd's own).
     socket: str = ""
-    network: Network = Network()
+    network: NetworkConfig = NetworkConfig()
     #: The domain of the containers' host names.
     domainname: str = ""
     registries: dict[str, Registry] = attrs.field(factory=dict)

@@ -14,9 +14,9 @@ from typing import Any
 import attrs
 import yaml
 
-from wingsd.config.api import Api, Control, Metrics
-from wingsd.config.docker import Docker
-from wingsd.config.system import System
+from wingsd.config.api import ApiConfig, Control, Metrics
+from wingsd.config.docker import DockerConfig
+from wingsd.config.system import SystemConfig
 from wingsd.config.validators import Seconds, is_uuid, not_empty, one_of, positive, url
 from wingsd.config.vendors import (
     FAMILIES,
@@ -114,10 +114,10 @@ class Config:
     #: `system.backup_directory` that others have, too, and on a volume that it shares with them,
     #: `system.transfers.storage_pool`.
     uuid: str = ""
-    api: Api = Api()
-    system: System = System()
+    api: ApiConfig = ApiConfig()
+    system: SystemConfig = SystemConfig()
     remote_query: RemoteQuery = RemoteQuery()
-    docker: Docker = Docker()
+    docker: DockerConfig = DockerConfig()
     metrics: Metrics = Metrics()
     control: Control = Control()
     #: Directories of the host below which a server's mounts may lie, after all links in both are

@@ -19,7 +19,16 @@ from wingsd.config.validators import (
     positive,
 )
 
-__all__ = ["Backups", "Form", "Rootless", "StoragePool", "Streams", "System", "Transfers", "User"]
+__all__ = [
+    "BackupsConfig",
+    "FormConfig",
+    "Rootless",
+    "StoragePool",
+    "StreamsConfig",
+    "SystemConfig",
+    "TransfersConfig",
+    "User",
+]
 
 
 @attrs.frozen
@@ -46,7 +55,7 @@ class User:
 
 
 @attrs.frozen
-class Form:
+class FormConfig:
     """`system.transfers.form`: bounds for the parts of an upload."""
 
     #: The parts of one upload. It is more than any sender needs: an archive, a checksum, a log,
@@ -59,7 +68,7 @@ class Form:
 
 
 @attrs.frozen
-class Streams:
+class StreamsConfig:
     """`system.transfers.streams`: a server that moves in several requests at the same time."""
 
     #: As many beside the first are taken for one server, and sent where the Panel asks for them:
@@ -89,7 +98,7 @@ class StoragePool:
 
 
 @attrs.frozen
-class Transfers:
+class TransfersConfig:
     """`system.transfers`: how servers are moved."""
 
     #: The rate at which all servers together are received; those at work share it equally. 0 is
@@ -124,8 +133,8 @@ class Transfers:
     #: How long a destination that has everything may give no answer, before the Panel is asked
     #: whose the server is; 0 is no limit (wingsd's own).
     answer_timeout: Seconds = attrs.field(default=4 * 3600, validator=not_negative)
-    form: Form = Form()
-    streams: Streams = Streams()
+    form: FormConfig = FormConfig()
+    streams: StreamsConfig = StreamsConfig()
     storage_pool: StoragePool = StoragePool()
     #: How long a server may take to stop before it is killed, to be sent away (wingsd's own).
     stop_grace: Seconds = attrs.field(default=60, validator=positive)
@@ -148,7 +157,7 @@ class Transfers:
 
 
 @attrs.frozen
-class Backups:
+class BackupsConfig:
     """`system.backups`: how hard archives are compressed."""
 
     #: The two in the middle are Calagopus'.
@@ -161,7 +170,7 @@ class Backups:
 
 
 @attrs.frozen
-class System:
+class SystemConfig:
     """`system`: the node's directories, its user and its time zone."""
 
     #: Where the node keeps what it must not forget: its journal, `wingsd.db`.
@@ -184,5 +193,5 @@ class System:
     websocket_log_count: int = attrs.field(default=150, validator=positive)
     #: How long a server may take to stop before it is killed (wingsd's own).
     stop_timeout: Seconds = attrs.field(default=600, validator=positive)
-    transfers: Transfers = Transfers()
-    backups: Backups = Backups()
+    transfers: TransfersConfig = TransfersConfig()
+    backups: BackupsConfig = BackupsConfig()

@@ -4,7 +4,7 @@ HTTP over a Unix socket that only root and one group can open: `door` is that so
 found below `/v1`, `views` the JSON of its answers, which docs/control.md describes.
 """
 
-from wingsd.control.listener import ControlDoor
-from wingsd.control.resource import Rooms
+from wingsd.control.listener import ControlListener
+from wingsd.control.resource import ControlContext
 
-__all__ = ["ControlDoor", "Rooms"]
+__all__ = ["ControlContext", "ControlListener"]

@@ -15,32 +15,32 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from wingsd.config import Control
-from wingsd.control.resource import ControlEndpoint, Rooms
+from wingsd.control.resource import ControlContext, ControlEndpoint
 from wingsd.control.status import StatusEndpoint
 from wingsd.control.transfers import (
+    ControlTransfersEndpoint,
     ReceiveEndpoint,
     SendEndpoint,
     TransferEndpoint,
-    TransfersEndpoint,
 )
 from wingsd.http.site import NodeSite, Paths
 from wingsd.util.net import accept_few
 
-__all__ = ["PATHS", "ControlApi", "ControlDoor"]
+__all__ = ["PATHS", "ControlApi", "ControlListener"]
 
 PATHS: Mapping[str, type[ControlEndpoint]] = {
     "/v1/status": StatusEndpoint,
-    "/v1/transfers": TransfersEndpoint,
+    "/v1/transfers": ControlTransfersEndpoint,
     "/v1/transfers/{uuid}": TransferEndpoint,
     "/v1/receive": ReceiveEndpoint,
     "/v1/send": SendEndpoint,
 }
 
 
-class ControlApi(Paths[Rooms]):
+class ControlApi(Paths[ControlContext]):
     """What is found below the root of the control socket."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: ControlContext) -> None:
         super().__init__(PATHS, rooms)
 
 
@@ -52,12 +52,12 @@ TIMEOUT = 30
 DRAIN_WITHIN = 1.0
 
 
-class ControlDoor:
+class ControlListener:
     """The control socket of a node, as `rooms.services.config.control` has it."""
 
     _log = Logger()
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: ControlContext) -> None:
         self._settings: Control = rooms.services.config.control
         self._reactor = rooms.reactor
         self._site = NodeSite(ControlApi(rooms), reactor=rooms.reactor, timeout=TIMEOUT)

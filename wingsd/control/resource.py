@@ -13,16 +13,16 @@ from wingsd.http.request import StreamingRequest
 from wingsd.panel.client import Panel
 from wingsd.statedb.records import Direction, Entry, Report
 from wingsd.threadio import Workers
-from wingsd.transfers.panel_callbacks import Outbox
+from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.step_log import Progress
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.transfers.storage.staging import Staging
 
-__all__ = ["ControlEndpoint", "Rooms", "ending", "past", "report", "running"]
+__all__ = ["ControlContext", "ControlEndpoint", "ending", "past", "report", "running"]
 
 
 @attrs.frozen
-class Rooms:
+class ControlContext:
     """`services` are those that the Panel's calls are made on, `disk` threads for short work.
 
     `address` returns where the node listens, as a URL; `now` gives seconds since the epoch.
@@ -31,7 +31,7 @@ class Rooms:
     reactor: Any
     services: Services
     panel: Panel
-    outbox: Outbox
+    outbox: CallbackQueue
     staging: Staging
     disk: Workers
     address: Callable[[], str]
@@ -46,7 +46,7 @@ class Rooms:
 class ControlEndpoint(Public):
     """A path that is answered by what the node's `rooms` tell."""
 
-    def __init__(self, rooms: Rooms, parts: Mapping[str, bytes]) -> None:
+    def __init__(self, rooms: ControlContext, parts: Mapping[str, bytes]) -> None:
         super().__init__(rooms.services, parts)
         self.rooms = rooms
 

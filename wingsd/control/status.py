@@ -17,7 +17,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from wingsd import __version__
 from wingsd.config import Config
-from wingsd.control.resource import ControlEndpoint, Rooms
+from wingsd.control.resource import ControlContext, ControlEndpoint
 from wingsd.errors import NotLoaded, PanelRefused, WingsdError
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
@@ -77,7 +77,7 @@ class StatusEndpoint(ControlEndpoint):
 class _Survey:
     """One look at the node whose `rooms` these are."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: ControlContext) -> None:
         self._rooms = rooms
 
     async def gather(self) -> Json:

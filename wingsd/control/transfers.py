@@ -9,14 +9,14 @@ from typing import Any
 import attrs
 
 from wingsd.control import resource as views
-from wingsd.control.resource import ControlEndpoint, Rooms
+from wingsd.control.resource import ControlContext, ControlEndpoint
 from wingsd.control.status import reachable_at
 from wingsd.errors import BadRequest, Conflict, NotLoaded, UnknownServer
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["ReceiveEndpoint", "SendEndpoint", "TransferEndpoint", "TransfersEndpoint"]
+__all__ = ["ControlTransfersEndpoint", "ReceiveEndpoint", "SendEndpoint", "TransferEndpoint"]
 
 #: Seconds that a server is expected: usually, and at most.
 AN_HOUR = 3600
@@ -117,7 +117,7 @@ MOST = 10_000
 Json = dict[str, Any]
 
 
-async def _running(rooms: Rooms) -> list[Json]:
+async def _running(rooms: ControlContext) -> list[Json]:
     """Return what is under way, the oldest first.
 
     What is under way no more when this returns, is among those that have ended afterwards.
@@ -143,12 +143,12 @@ class Past:
     past: str = ""
 
 
-def _expected(rooms: Rooms) -> list[Json]:
+def _expected(rooms: ControlContext) -> list[Json]:
     expected = rooms.services.by_hand.arrivals.expected
     return [{"server": uuid, "expires": until} for uuid, until in expected.items()]
 
 
-class TransfersEndpoint(ControlEndpoint):
+class ControlTransfersEndpoint(ControlEndpoint):
     """`transfers`: all of the node's."""
 
     topic = Topic.TRANSFERS

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from wingsd.auth.tokens import TransferToken, hand_token, transfer_token
-from wingsd.direct_transfers.collaborators import HandMeans
+from wingsd.direct_transfers.collaborators import DirectTransferCollaborators
 from wingsd.direct_transfers.description import (
     Description,
     mounts_in,
@@ -36,16 +36,16 @@ from wingsd.servers import Server
 from wingsd.statedb import Described, Direction
 from wingsd.transfers.steps import ReceiveStep
 
-__all__ = ["Arrivals", "HandReceiving", "Invitation", "check_place", "row_of"]
+__all__ = ["HandReceiving", "IncomingDirectTransfers", "Invitation", "check_place", "row_of"]
 
 
-async def row_of(server: str, means: HandMeans) -> Described | None:
+async def row_of(server: str, means: DirectTransferCollaborators) -> Described | None:
     """Return what the journal has of a server that is moved here. Raises `StorageError`."""
     rows = await means.journal.described()
     return next((row for row in rows if row.server == server), None)
 
 
-async def check_place(server: str, means: HandMeans) -> None:
+async def check_place(server: str, means: DirectTransferCollaborators) -> None:
     """Raise `AlreadyHere` where something of that name is on this node.
 
     A Panel says whether that is a server; here nobody does, so nothing is ever put aside.
@@ -83,7 +83,7 @@ class HandReceiving:
     def __init__(
         self,
         server: str,
-        means: HandMeans,
+        means: DirectTransferCollaborators,
         digest: str = "",
         describe: Callable[[], Description | None] = lambda: None,
         over: Callable[[bool], None] = lambda _: None,
@@ -171,12 +171,12 @@ class _Expected:
     is_settled: bool
 
 
-class Arrivals:
+class IncomingDirectTransfers:
     """Servers that are moved to this node. What is expected is known to this daemon alone."""
 
     _log = Logger()
 
-    def __init__(self, means: HandMeans) -> None:
+    def __init__(self, means: DirectTransferCollaborators) -> None:
         self._means = means
         self._expected: dict[str, _Expected] = {}
 

@@ -6,23 +6,23 @@ from collections.abc import Sequence
 
 from twisted.logger import Logger
 
-from wingsd.direct_transfers.collaborators import HandMeans
-from wingsd.direct_transfers.incoming import Arrivals, HandReceiving
-from wingsd.direct_transfers.outgoing import Departures
+from wingsd.direct_transfers.collaborators import DirectTransferCollaborators
+from wingsd.direct_transfers.incoming import HandReceiving, IncomingDirectTransfers
+from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
 from wingsd.errors import StorageError
 from wingsd.statedb import Entry
 
-__all__ = ["ByHand"]
+__all__ = ["DirectTransfers"]
 
 
-class ByHand:
+class DirectTransfers:
     """Moves by hand to and from this node."""
 
     _log = Logger()
 
-    def __init__(self, means: HandMeans) -> None:
-        self.arrivals = Arrivals(means)
-        self.departures = Departures(means)
+    def __init__(self, means: DirectTransferCollaborators) -> None:
+        self.arrivals = IncomingDirectTransfers(means)
+        self.departures = OutgoingDirectTransfers(means)
 
     async def load(self, unfinished: Sequence[Entry]) -> None:
         """Make the servers known that are here by hand. Raises `StorageError`."""

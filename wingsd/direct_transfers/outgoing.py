@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.direct_transfers.collaborators import HandMeans
+from wingsd.direct_transfers.collaborators import DirectTransferCollaborators
 from wingsd.direct_transfers.description import Description, describe, read
 from wingsd.errors import (
     BadRequest,
@@ -31,16 +31,16 @@ from wingsd.errors import (
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers import Server
 from wingsd.statedb import Account, Entry, Order, Outcome
-from wingsd.transfers.cancellation import Interruptible
+from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.outgoing.request import TransferOrder
 from wingsd.transfers.outgoing.transfer import MOVED
 from wingsd.transfers.ownership import FIRST_PAUSE, LONGEST_PAUSE
-from wingsd.transfers.peer.client import Destination
+from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.recovery import reached
 from wingsd.transfers.steps import SendStep
 from wingsd.util.serialization import structure
 
-__all__ = ["Departures", "HandSending"]
+__all__ = ["HandSending", "OutgoingDirectTransfers"]
 
 #: The least status of an answer that says nothing about what was asked.
 _NO_WORD = 500
@@ -71,16 +71,20 @@ class HandSending:
     _log = Logger()
 
     def __init__(
-        self, server: str, order: Order, means: HandMeans, description: Description | None = None
+        self,
+        server: str,
+        order: Order,
+        means: DirectTransferCollaborators,
+        description: Description | None = None,
     ) -> None:
         self._server = server
         self._order = order
         self._means = means
         self._description = description
-        self._peer = Destination(
+        self._peer = PeerClient(
             f"{order.url}/{server}/by-hand", order.token, means.reactor, means.trust, "after --to"
         )
-        self._asking: Interruptible | None = None
+        self._asking: CancelScope | None = None
 
     def begin(self) -> None:
         """Nothing is to be told of an earlier transfer."""
@@ -92,7 +96,7 @@ class HandSending:
     async def introduce(self) -> None:
         """Tell the destination what the server is; it refuses early what it cannot take.
 
-        Raises what asking a `Destination` does.
+        Raises what asking a `PeerClient` does.
         """
         await self._peer.ask("PUT", json.dumps(self._description).encode())
 
@@ -104,7 +108,7 @@ class HandSending:
 
         The question itself calls the transfer off: no server arrives after it was answered.
         """
-        self._asking = asking = Interruptible()
+        self._asking = asking = CancelScope()
         pause = FIRST_PAUSE
         while asking.reason is None:
             try:
@@ -182,12 +186,12 @@ UPLOADS = "/api/transfers"
 HOLD = "the server was being moved when this node ended, and its destination is asked about it"
 
 
-class Departures:
+class OutgoingDirectTransfers:
     """Servers that are moved from this node."""
 
     _log = Logger()
 
-    def __init__(self, means: HandMeans) -> None:
+    def __init__(self, means: DirectTransferCollaborators) -> None:
         self._means = means
         self._settling: dict[str, HandSending] = {}
 

@@ -41,11 +41,14 @@ class Talk:
         self._workers = workers
         self._address = address
         self._observer = observer
-        self._client: engine.Client | None = None
+        self._client: engine.DockerClient | None = None
         self._working: Deferred[Any] | None = None
 
     def run(
-        self, work: Callable[Concatenate[engine.Client, P], T], *args: P.args, **kwargs: P.kwargs
+        self,
+        work: Callable[Concatenate[engine.DockerClient, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> Deferred[T]:
         """Return what `work` returns from a thread, given the client; or one of its `FAILURES`.
 
@@ -57,7 +60,7 @@ class Talk:
             # In the thread: what it has to wait for one is not the engine's.
             with self._observer.timing(ENGINE, name, monotonic):
                 if self._client is None:
-                    self._client = engine.Client(self._address)
+                    self._client = engine.DockerClient(self._address)
                 return work(self._client, *args, **kwargs)
 
         def finished(outcome: Any) -> Any:
@@ -70,7 +73,10 @@ class Talk:
         return result
 
     async def ask(
-        self, work: Callable[Concatenate[engine.Client, P], T], *args: P.args, **kwargs: P.kwargs
+        self,
+        work: Callable[Concatenate[engine.DockerClient, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
         """Return what `work` returns from a thread, its failures as `EnvironmentFailed`."""
         try:

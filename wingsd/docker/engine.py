@@ -29,7 +29,7 @@ from wingsd.util.observer import ENGINE, Observer
 
 __all__ = [
     "FAILURES",
-    "Client",
+    "DockerClient",
     "EngineInformation",
     "address",
     "ask",
@@ -76,7 +76,7 @@ def tls_config() -> TLSConfig | None:
     return kwargs_from_env().get("tls")
 
 
-class Client(APIClient):
+class DockerClient(APIClient):
     """A docker-py client in which no request waits for ever, not even a pull.
 
     Making one asks the engine for its version. The environment's DOCKER_TLS_VERIFY and
@@ -296,7 +296,7 @@ def ask(address: str, observer: Observer) -> EngineInformation:
     try:
         with (
             observer.timing(ENGINE, "information", monotonic),
-            closing(Client(address)) as client,
+            closing(DockerClient(address)) as client,
         ):
             return _information(client.version(), client.info())
     except FAILURES as error:

@@ -20,12 +20,12 @@ from wingsd.config import Config
 from wingsd.docker import engine
 from wingsd.docker.calls import Engine, Talk
 from wingsd.docker.container import ContainerSpec, container_spec, home_directory, with_mounts
-from wingsd.docker.images import Supplies
+from wingsd.docker.images import ImagesAndNetworks
 from wingsd.docker.inspect import ContainerState, console_lines, in_the_way
 from wingsd.docker.mounts import judge_mounts
 from wingsd.docker.process import ContainerProcess
 from wingsd.docker.runtime import Running, Watcher
-from wingsd.docker.streams import Streams
+from wingsd.docker.streams import ContainerStreams
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
 from wingsd.threadio import Workers
@@ -54,11 +54,11 @@ class DockerEnvironment:
     ) -> None:
         self._config = config
         self._workers = workers
-        self._supplies = Supplies(config)
+        self._supplies = ImagesAndNetworks(config)
         self._reactor = reactor
         address = engine.address(config.docker.socket, os.environ)
         self._engine = Engine(workers, address, observer)
-        self._streams = Streams(reactor, address)
+        self._streams = ContainerStreams(reactor, address)
 
     async def create(self, settings: Settings) -> bool:
         """Create the container of a server, with the network and the image that it needs.

@@ -19,7 +19,7 @@ from wingsd.docker.container import image_source, network_spec, registry_for
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
 
-__all__ = ["PullProgress", "Supplies", "follow"]
+__all__ = ["ImagesAndNetworks", "PullProgress", "follow"]
 
 #: Seconds between two reports about a pull.
 PULL_REPORT = 10
@@ -71,7 +71,7 @@ def follow(
     return False
 
 
-class Supplies:
+class ImagesAndNetworks:
     """The networks and images of the node's containers."""
 
     _log = Logger()

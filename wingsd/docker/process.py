@@ -21,7 +21,7 @@ from wingsd.docker import engine
 from wingsd.docker.calls import Engine
 from wingsd.docker.inspect import ContainerState
 from wingsd.docker.runtime import Watcher
-from wingsd.docker.streams import Samples, Stream, Streams, usage
+from wingsd.docker.streams import ContainerStreams, Samples, Stream, usage
 from wingsd.errors import EnvironmentFailed
 
 __all__ = ["ContainerProcess"]
@@ -64,7 +64,7 @@ class ContainerProcess:
     _container: str
     _watcher: Watcher
     _engine: Engine
-    _streams: Streams
+    _streams: ContainerStreams
     _reactor: Any
     _console: Stream | None = attrs.field(default=None, init=False)
     _watching: Deferred[None] | None = attrs.field(default=None, init=False)

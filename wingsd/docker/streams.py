@@ -43,7 +43,7 @@ from wingsd.docker.inspect import moment
 from wingsd.docker.runtime import Usage
 from wingsd.errors import EnvironmentFailed
 
-__all__ = ["Samples", "Stream", "Streams", "usage"]
+__all__ = ["ContainerStreams", "Samples", "Stream", "usage"]
 
 #: Bytes that a sample may have; one of a host with many cores has some ten thousand.
 LONGEST = 1024 * 1024
@@ -149,7 +149,7 @@ class Stream(Protocol):
             self.transport.loseConnection()
 
 
-class Streams:
+class ContainerStreams:
     """The streams of the engine at `address`."""
 
     def __init__(self, reactor: Any, address: str) -> None:

@@ -16,7 +16,7 @@ from wingsd.util.text import display
 
 __all__ = [
     "Encoded",
-    "Form",
+    "FileFormat",
     "Rewritten",
     "declared_encodings",
     "form_of",
@@ -123,7 +123,7 @@ class Rewritten:
 
 
 @attrs.frozen
-class Form:
+class FileFormat:
     """How files of one kind are read and written.
 
     `document` is the module and class that open a text. `limit` is the size of the largest file
@@ -172,22 +172,22 @@ class Form:
 
 
 #: Its library takes a hundred times as long as the others.
-_YAML = Form(
+_YAML = FileFormat(
     "yaml_format:YamlFile", limit=_TINY, sample=b"a: &a {b: !!binary YQ==}\nc:\n  <<: *a\n"
 )
 _FORMS = {
-    "file": Form("line_formats:LineFile", _any),
-    "ini": Form("line_formats:IniFile", _any, _SMALL),
-    "json": Form("nested_formats:JsonFile"),
-    "properties": Form("line_formats:PropertiesFile", _any, _SMALL),
-    "toml": Form("toml_format:TomlFile", limit=_SMALL),
-    "xml": Form("xml_format:XmlFile", declared_encodings, errors="xmlcharrefreplace"),
+    "file": FileFormat("line_formats:LineFile", _any),
+    "ini": FileFormat("line_formats:IniFile", _any, _SMALL),
+    "json": FileFormat("nested_formats:JsonFile"),
+    "properties": FileFormat("line_formats:PropertiesFile", _any, _SMALL),
+    "toml": FileFormat("toml_format:TomlFile", limit=_SMALL),
+    "xml": FileFormat("xml_format:XmlFile", declared_encodings, errors="xmlcharrefreplace"),
     "yaml": _YAML,
     "yml": _YAML,
 }
 
 
-def form_of(parser: str) -> Form:
+def form_of(parser: str) -> FileFormat:
     """Return the form for an egg's parser. Raises Refused where there is no such parser."""
     try:
         return _FORMS[parser]

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import attrs
 
-from wingsd.archive.directories import Directories
+from wingsd.archive.directories import OpenDirectories
 from wingsd.archive.tree_range import Path
 from wingsd.egg_files.changes import Change
 from wingsd.egg_files.formats import Rewritten, form_of, shown
@@ -56,7 +56,7 @@ class Tree:
         self._owner = owner
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         self._made: list[Path] = []
-        self._directories = Directories(self._root, self._made.append)
+        self._directories = OpenDirectories(self._root, self._made.append)
 
     def __enter__(self) -> Self:
         return self

@@ -15,13 +15,13 @@ from wingsd.http.site import NodeSite
 from wingsd.util.net import accept_few, keep_alive
 from wingsd.util.tls import ServerCertificate
 
-__all__ = ["Door", "tcp_endpoint"]
+__all__ = ["HttpListener", "tcp_endpoint"]
 
 #: Connections that may wait to be taken. Twisted's own figure is 50.
 BACKLOG = 1024
 
 
-class Door:
+class HttpListener:
     """A site behind an endpoint, a Twisted description such as `tcp:8080`.
 
     `ssl` says whether it is spoken to by TLS.

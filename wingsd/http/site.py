@@ -19,7 +19,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from wingsd.config import Limits
+from wingsd.config import LimitsConfig
 from wingsd.http.answers import error_json
 from wingsd.http.input import InputScheduler, ReadControl
 from wingsd.http.request import StreamingRequest
@@ -303,13 +303,13 @@ class NodeSite(Site):
     def __init__(
         self,
         *args: Any,
-        limits: Limits | None = None,
+        limits: LimitsConfig | None = None,
         least_rate: int = 0,
         observer: Observer | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.limits = limits or Limits()
+        self.limits = limits or LimitsConfig()
         self.observer = observer or Observer()
         self.least_rate = least_rate
         self.input = InputScheduler(self.reactor)

@@ -42,7 +42,7 @@ _STEPS = [
 ]
 
 
-class Transfers(Protocol):
+class WaitingTransfers(Protocol):
     """The transfers of one direction."""
 
     @property
@@ -62,8 +62,8 @@ class Reports(Protocol):
 class Sources:
     """Where what is exposed is looked up: transfers `received` and `sent`, and `reports`."""
 
-    received: Transfers
-    sent: Transfers
+    received: WaitingTransfers
+    sent: WaitingTransfers
     reports: Reports
 
 

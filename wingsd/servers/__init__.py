@@ -5,9 +5,9 @@ program, the `life` it is a part of, the `power` over it, the `server` that has 
 the `registry` of all servers.
 """
 
-from wingsd.servers.collaborators import Means
+from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 
-__all__ = ["Means", "PowerAction", "PowerState", "Server", "Servers"]
+__all__ = ["PowerAction", "PowerState", "Server", "ServerCollaborators", "Servers"]

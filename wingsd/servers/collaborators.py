@@ -13,11 +13,11 @@ from wingsd.events import EventBus
 from wingsd.panel.client import Panel
 from wingsd.threadio import Workers
 
-__all__ = ["Means"]
+__all__ = ["ServerCollaborators"]
 
 
 @attrs.frozen
-class Means:
+class ServerCollaborators:
     """`owner` is the uid and gid of every server's files, `disk` the threads for work on them.
 
     `rewriters` are threads of their own: parsing egg files takes as long as the servers' users

@@ -26,8 +26,8 @@ __all__ = [
     "LONGEST_MATCHED_LINE",
     "WINDOW",
     "Console",
-    "DoneLines",
-    "Lines",
+    "LineSplitter",
+    "StartupDetector",
     "Throttle",
     "text",
 ]
@@ -45,7 +45,7 @@ _ANSI = re.compile(
 )
 
 
-class DoneLines:
+class StartupDetector:
     """The lines of one server.
 
     `faults` has a text for every expression that cannot be used; it matches nothing.
@@ -152,7 +152,7 @@ CUT = " [...]"
 KEPT_BYTES = 512 * 1024
 
 
-class Lines:
+class LineSplitter:
     """Cuts a stream of bytes into lines, which come without their end (LF or CR LF).
 
     They are given out as bytes, for most of a flood is never looked at; `text` reads them.

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from wingsd.errors import PanelError, UnknownServer, WingsdError
-from wingsd.servers.collaborators import Means
+from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.server import Server
 
 __all__ = ["Creation"]
@@ -24,7 +24,7 @@ class Creation:
 
     _log = Logger()
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: ServerCollaborators) -> None:
         self._means = means
         #: Whether the server has all that it needs to be started.
         self.succeeded = False

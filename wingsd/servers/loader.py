@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from wingsd.errors import EnvironmentFailed, PanelError
 from wingsd.panel.schemas import Configuration
-from wingsd.servers.collaborators import Means
+from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.server import Server
 
 __all__ = ["Boot"]
@@ -31,7 +31,7 @@ class Boot:
 
     _log = Logger()
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: ServerCollaborators) -> None:
         self._means = means
 
     async def load(self) -> list[Configuration]:

@@ -13,7 +13,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from wingsd.docker.runtime import Running
 from wingsd.errors import Conflict, ConsoleBlocked, EnvironmentFailed
 from wingsd.panel.schemas import Configuration
-from wingsd.servers.collaborators import Means
+from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.power_states import (
     Happening,
     PowerAction,
@@ -22,9 +22,9 @@ from wingsd.servers.power_states import (
     StopSignal,
     stop_way,
 )
-from wingsd.servers.runtime import Life, Run
+from wingsd.servers.runtime import Run, ServerRuntime
 
-__all__ = ["Power", "Subject"]
+__all__ = ["PowerControl", "Subject"]
 
 #: Seconds until an engine that was told to kill a server must have told of its end.
 KILL_WITHIN = 30.0
@@ -42,10 +42,10 @@ class Subject(Protocol):
         """Do all that comes before a start; raise a `WingsdError` when it cannot be done."""
 
 
-class Power:
+class PowerControl:
     """The power actions of one server."""
 
-    def __init__(self, subject: Subject, life: Life, means: Means) -> None:
+    def __init__(self, subject: Subject, life: ServerRuntime, means: ServerCollaborators) -> None:
         self._subject = subject
         self._life = life
         self._means = means

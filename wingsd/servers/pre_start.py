@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from wingsd.config import Config
 from wingsd.egg_files.process import RewriteJob
 from wingsd.panel.schemas import Configuration
-from wingsd.servers.collaborators import Means
+from wingsd.servers.collaborators import ServerCollaborators
 
 __all__ = ["Rewriting", "visible"]
 
@@ -32,7 +32,7 @@ class Rewriting:
     start waits for that, so that a server never has more than one thread and one process.
     """
 
-    def __init__(self, means: Means, directory: str) -> None:
+    def __init__(self, means: ServerCollaborators, directory: str) -> None:
         self._means = means
         self._directory = directory
         self._turn = DeferredLock()

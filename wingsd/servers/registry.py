@@ -11,12 +11,12 @@ from twisted.logger import Logger
 from wingsd.errors import AlreadyHere, Conflict, NotLoaded, UnknownServer, WingsdError
 from wingsd.events import DELETED, Event
 from wingsd.panel.schemas import Configuration
-from wingsd.servers.collaborators import Means
+from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.creation import Creation
 from wingsd.servers.loader import Boot
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
-from wingsd.servers.storage import Directories, DiskUsage, Disposal, Tasks
+from wingsd.servers.storage import DiskUsage, Disposal, ServerDirectories, Tasks
 
 __all__ = ["Servers"]
 
@@ -29,7 +29,7 @@ class Servers:
 
     _log = Logger()
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: ServerCollaborators) -> None:
         self.loaded = False
         self._means = means
         self._servers: dict[str, Server] = {}
@@ -40,7 +40,7 @@ class Servers:
         config = means.config
         # As the staging area does, on a volume that others have.
         node = config.uuid if config.system.transfers.storage_pool.name else ""
-        self._directories = Directories(config.system.data, means.owner, node)
+        self._directories = ServerDirectories(config.system.data, means.owner, node)
         self._boot = Boot(means)
         self._disposal = Disposal(means.disk, self._directories, self._tasks)
         self._booting: Deferred[None] | None = None

@@ -18,19 +18,19 @@ from wingsd.docker.runtime import Running, Usage
 from wingsd.errors import EnvironmentFailed
 from wingsd.events import CONSOLE_OUTPUT, DAEMON_MESSAGE, STATS, STATUS, Event
 from wingsd.panel.schemas import Startup
-from wingsd.servers.collaborators import Means
-from wingsd.servers.console import WINDOW, Console, DoneLines, Lines, Throttle, text
+from wingsd.servers.collaborators import ServerCollaborators
+from wingsd.servers.console import WINDOW, Console, LineSplitter, StartupDetector, Throttle, text
 from wingsd.servers.power_states import Happening, PowerState, after
 from wingsd.util.serialization import Keywords, unstructure
 from wingsd.util.text import escaped
 
-__all__ = ["Life", "Listener", "Network", "Run", "ServerDetails", "Utilization"]
+__all__ = ["Listener", "NetworkUsage", "Run", "ServerDetails", "ServerRuntime", "Utilization"]
 
 Amount = Annotated[int, Keywords(minimum=0)]
 
 
 @attrs.frozen
-class Network:
+class NetworkUsage:
     """Bytes that have come and gone since the server's start."""
 
     rx_bytes: Amount
@@ -44,7 +44,7 @@ class Utilization:
     memory_bytes: Amount
     memory_limit_bytes: Annotated[Amount, "0 is no limit."]
     cpu_absolute: Annotated[float, Keywords(minimum=0), "Percent of one core."]
-    network: Network
+    network: NetworkUsage
     uptime: Annotated[Amount, "Milliseconds since its start."]
     state: PowerState
     disk_bytes: Annotated[Amount, "What its files use, as last measured; 0 before that was done."]
@@ -83,7 +83,9 @@ class Run:
     it to end, `up` whether it has said that it is up, if it is expected to.
     """
 
-    def __init__(self, listener: Listener, reactor: Any, done: DoneLines | None = None) -> None:
+    def __init__(
+        self, listener: Listener, reactor: Any, done: StartupDetector | None = None
+    ) -> None:
         self.running: Running | None = None
         self.asked = False
         self.up = done is None
@@ -91,7 +93,7 @@ class Run:
         self._listener = listener
         self._reactor = reactor
         self._done = done
-        self._lines = Lines()
+        self._lines = LineSplitter()
         self._throttle = Throttle()
         self._timer: Any = None
         self._detached = False
@@ -178,7 +180,7 @@ class Run:
 LEAST_KEPT = 100
 
 
-class Life:
+class ServerRuntime:
     """The life of the server with the UUID `uuid`.
 
     `when_offline` is called after each run, `when_used` whenever the program was measured.
@@ -189,7 +191,7 @@ class Life:
     def __init__(
         self,
         uuid: str,
-        means: Means,
+        means: ServerCollaborators,
         when_offline: Callable[[], None],
         when_used: Callable[[], None],
     ) -> None:
@@ -214,7 +216,7 @@ class Life:
 
         Raises `EnvironmentFailed`; then nothing runs.
         """
-        done = DoneLines(startup)
+        done = StartupDetector(startup)
         for fault in done.faults:
             self.say(fault)
         run = self.run = Run(self, self._means.reactor, done or None)
@@ -297,7 +299,7 @@ class Life:
             memory_bytes=usage.memory_bytes,
             memory_limit_bytes=usage.memory_limit_bytes,
             cpu_absolute=usage.cpu_absolute,
-            network=Network(usage.rx_bytes, usage.tx_bytes),
+            network=NetworkUsage(usage.rx_bytes, usage.tx_bytes),
             uptime=usage.uptime,
             state=self.state,
             disk_bytes=self.disk_bytes or 0,  # Panels read a number

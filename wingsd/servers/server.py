@@ -8,13 +8,13 @@ from twisted.logger import Logger
 from wingsd.docker.runtime import Usage
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, NotRunning, WingsdError
 from wingsd.panel.schemas import Configuration
-from wingsd.servers.collaborators import Means
+from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.console import Console
-from wingsd.servers.power import Power
+from wingsd.servers.power import PowerControl
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.pre_start import Rewriting
-from wingsd.servers.runtime import Life, ServerDetails
-from wingsd.servers.storage import Directories, DiskUsage, Tasks
+from wingsd.servers.runtime import ServerDetails, ServerRuntime
+from wingsd.servers.storage import DiskUsage, ServerDirectories, Tasks
 
 __all__ = ["Server"]
 
@@ -38,8 +38,8 @@ class Server:
     def __init__(
         self,
         configuration: Configuration,
-        directories: Directories,
-        means: Means,
+        directories: ServerDirectories,
+        means: ServerCollaborators,
         tasks: Tasks,
         disk_usage: DiskUsage,
     ) -> None:
@@ -64,8 +64,8 @@ class Server:
         #: The seconds that the last measuring took; infinite while it has not ended.
         self._measuring_took = float("inf")
         self._closed = False
-        self._life = Life(self.uuid, means, self.measure, self.renew_measure)
-        self._power = Power(self, self._life, means)
+        self._life = ServerRuntime(self.uuid, means, self.measure, self.renew_measure)
+        self._power = PowerControl(self, self._life, means)
         self._rewriting = Rewriting(means, self.directory)
 
     # What it is

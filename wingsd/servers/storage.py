@@ -24,7 +24,7 @@ from wingsd.errors import StorageError, WingsdError
 from wingsd.threadio import Workers
 from wingsd.util.os_errors import disk_advice
 
-__all__ = ["Directories", "DiskUsage", "Disposal", "Tasks"]
+__all__ = ["DiskUsage", "Disposal", "ServerDirectories", "Tasks"]
 
 
 class Tasks:
@@ -101,7 +101,7 @@ _DELETING = re.compile(
 )
 
 
-class Directories:
+class ServerDirectories:
     """Those below `data`, which is `system.data`; `owner` is their user and group id.
 
     `node` is the node's name, where others have the same directory. Every method raises
@@ -192,7 +192,7 @@ class Disposal:
 
     _log = Logger()
 
-    def __init__(self, disk: Workers, directories: Directories, tasks: Tasks) -> None:
+    def __init__(self, disk: Workers, directories: ServerDirectories, tasks: Tasks) -> None:
         self._disk = disk
         self._directories = directories
         self._tasks = tasks

@@ -1,10 +1,10 @@
 """The state database: transfers, callbacks to the Panel and used tokens, kept across restarts.
 
-`entries` are the values, `store` is SQLite, blocking; `Journal` is the door to it on the reactor.
-`python -m wingsd.statedb` lists it for people.
+`records` are the values, `store` is SQLite and blocks; `StateDatabase` calls it from the reactor.
+`python -m wingsd.statedb` prints it.
 """
 
-from wingsd.statedb.async_store import Journal
+from wingsd.statedb.async_store import StateDatabase
 from wingsd.statedb.records import Account, Described, Direction, Entry, Order, Outcome, Report
 
 __all__ = [
@@ -12,8 +12,8 @@ __all__ = [
     "Described",
     "Direction",
     "Entry",
-    "Journal",
     "Order",
     "Outcome",
     "Report",
+    "StateDatabase",
 ]

@@ -10,10 +10,10 @@ from wingsd.statedb.records import Account, Described, Direction, Entry, Order, 
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
 
-__all__ = ["Journal"]
+__all__ = ["StateDatabase"]
 
 
-class Journal:
+class StateDatabase:
     """The journal in `store`. `worker` has one thread; `now` gives seconds since the epoch.
 
     Every Deferred fails with `StorageError` where the disk does not do its part; what it guards

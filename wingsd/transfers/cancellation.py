@@ -11,12 +11,12 @@ from twisted.internet.task import deferLater
 
 from wingsd.errors import DaemonStopping, WingsdError
 
-__all__ = ["Interruptible", "fires_within", "slots_held", "when_fired"]
+__all__ = ["CancelScope", "fires_within", "slots_held", "when_fired"]
 
 T = TypeVar("T")
 
 
-class Interruptible:
+class CancelScope:
     """What a chain waits by, so that `interrupt` ends it there, or at its next wait."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ async def fires_within(waiting: Deferred[Any], seconds: float, reactor: Any) -> 
 
 @asynccontextmanager
 async def slots_held(
-    slots: DeferredSemaphore, count: int, chain: Interruptible
+    slots: DeferredSemaphore, count: int, chain: CancelScope
 ) -> AsyncIterator[int]:
     """Hold `count` of the slots, or all there are; yield how many.
 

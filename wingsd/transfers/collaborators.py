@@ -7,49 +7,49 @@ from typing import Any
 import attrs
 from twisted.internet.defer import DeferredSemaphore
 
-from wingsd.archive import Compression, Limits
+from wingsd.archive import ArchiveLimits, Compression
 from wingsd.backups.local import Removal
-from wingsd.backups.received import Backups
-from wingsd.config import Form
+from wingsd.backups.received import ReceivedBackups
+from wingsd.config import FormConfig
 from wingsd.docker import Environment
 from wingsd.events import EventBus
 from wingsd.panel.client import Panel
 from wingsd.servers import Servers
-from wingsd.statedb import Journal
+from wingsd.statedb import StateDatabase
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.form.install_log import InstallLogs
-from wingsd.transfers.panel_callbacks import Outbox
-from wingsd.transfers.peer.tls import Trust
+from wingsd.transfers.panel_callbacks import CallbackQueue
+from wingsd.transfers.peer.tls import PeerTls
 from wingsd.transfers.storage.shared_volume import Volume
-from wingsd.transfers.storage.staging import Attic, Staging, WriteBack
+from wingsd.transfers.storage.staging import Quarantine, Staging, WriteBack
 from wingsd.util.observer import Observer
 
-__all__ = ["ReceivingMeans", "SendingMeans"]
+__all__ = ["ReceivingCollaborators", "SendingCollaborators"]
 
 
 @attrs.frozen
-class ReceivingMeans:
+class ReceivingCollaborators:
     """`owner` is the uid and gid of every server's files; `family` is the node's."""
 
     reactor: Any
     panel: Panel
-    journal: Journal
-    outbox: Outbox
+    journal: StateDatabase
+    outbox: CallbackQueue
     environment: Environment
     servers: Servers
     staging: Staging
     #: What comes with a server beside its files.
-    backups: Backups
+    backups: ReceivedBackups
     logs: InstallLogs
     write_back: WriteBack
     bus: EventBus
     owner: tuple[int, int]
     family: str
     #: What one archive may take of this node; a server's own disk limit comes with it.
-    limits: Limits
-    attic: Attic
+    limits: ArchiveLimits
+    attic: Quarantine
     #: Bounds for the parts of an upload.
-    form: Form
+    form: FormConfig
     #: Threads that extract, and as many slots: who has none is not read from yet.
     extractors: Workers
     slots: DeferredSemaphore
@@ -60,18 +60,18 @@ class ReceivingMeans:
 
 
 @attrs.frozen
-class SendingMeans:
+class SendingCollaborators:
     """`stop_grace`, `stall_timeout`, `answer_grace` and `answer_timeout` in seconds."""
 
     reactor: Any
     panel: Panel
-    journal: Journal
-    outbox: Outbox
+    journal: StateDatabase
+    outbox: CallbackQueue
     environment: Environment
     servers: Servers
-    attic: Attic
+    attic: Quarantine
     bus: EventBus
-    trust: Trust
+    trust: PeerTls
     compression: Compression
     stop_grace: float
     #: How long a destination may acknowledge nothing of what it is sent.

@@ -17,14 +17,14 @@ from wingsd.panel.client import Panel
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
 from wingsd.statedb import Outcome
-from wingsd.transfers.ownership import Verdict
-from wingsd.transfers.panel_callbacks import FirstMinute, Outbox
+from wingsd.transfers.ownership import OwnershipCheck
+from wingsd.transfers.panel_callbacks import CallbackQueue, FirstMinute
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
-__all__ = ["PanelReceiving", "PanelSending", "ReceivingAuthority", "SendingAuthority"]
+__all__ = ["PanelReceiving", "PanelSending", "ReceivingCoordinator", "SendingCoordinator"]
 
 
-class ReceivingAuthority(Protocol):
+class ReceivingCoordinator(Protocol):
     """Whose word counts for one server that comes."""
 
     @property
@@ -64,7 +64,7 @@ class ReceivingAuthority(Protocol):
         """The success was told, and the server is this node's."""
 
 
-class SendingAuthority(Protocol):
+class SendingCoordinator(Protocol):
     """Whose word counts for one server that goes."""
 
     @property
@@ -121,7 +121,7 @@ class PanelReceiving:
     words: ClassVar[Mapping[ReceiveStep, str]] = {}
     _log = Logger()
 
-    def __init__(self, server: str, panel: Panel, outbox: Outbox, reactor: Any) -> None:
+    def __init__(self, server: str, panel: Panel, outbox: CallbackQueue, reactor: Any) -> None:
         self._server = server
         self._panel = panel
         self._outbox = outbox
@@ -189,12 +189,12 @@ class PanelSending:
     words: ClassVar[Mapping[SendStep, str]] = {}
 
     def __init__(
-        self, server: str, panel: Panel, outbox: Outbox, reactor: Any, grace: float = 0.0
+        self, server: str, panel: Panel, outbox: CallbackQueue, reactor: Any, grace: float = 0.0
     ) -> None:
         self.grace = grace
         self._server = server
         self._outbox = outbox
-        self._verdict = Verdict(server, panel, reactor)
+        self._verdict = OwnershipCheck(server, panel, reactor)
 
     def begin(self) -> None:
         """The Panel has begun another transfer: what was to be told of the last one is moot."""

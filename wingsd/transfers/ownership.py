@@ -16,7 +16,7 @@ from wingsd.errors import NotOpenYet, PanelError
 from wingsd.panel.client import Panel
 from wingsd.transfers.panel_callbacks import FirstMinute
 
-__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "Verdict"]
+__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "OwnershipCheck"]
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ LONGEST_PAUSE = 60.0
 _grace_pause = backoffPolicy(initialDelay=0.5, maxDelay=5.0, factor=1.5)
 
 
-class Verdict:
+class OwnershipCheck:
     """The Panel's word on one server's transfer, which began `age` seconds ago."""
 
     _log = Logger()

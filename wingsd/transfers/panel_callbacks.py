@@ -26,10 +26,10 @@ from twisted.logger import Logger
 
 from wingsd.errors import NotOpenYet, PanelError, PanelRefused, StorageError, UnknownServer
 from wingsd.panel.client import Panel
-from wingsd.statedb import Journal, Outcome, Report
+from wingsd.statedb import Outcome, Report, StateDatabase
 from wingsd.transfers.cancellation import when_fired
 
-__all__ = ["MINUTE", "FirstMinute", "Outbox"]
+__all__ = ["MINUTE", "CallbackQueue", "FirstMinute"]
 
 #: Seconds after its beginning in which a transfer that the Panel denies may still be there.
 MINUTE = 60.0
@@ -101,12 +101,12 @@ class _Telling:
             self._pausing.cancel()
 
 
-class Outbox:
+class CallbackQueue:
     """All reports of this node that the Panel has not heard yet."""
 
     _log = Logger()
 
-    def __init__(self, panel: Panel, journal: Journal, reactor: Any) -> None:
+    def __init__(self, panel: Panel, journal: StateDatabase, reactor: Any) -> None:
         self._panel = panel
         self._journal = journal
         self._reactor = reactor

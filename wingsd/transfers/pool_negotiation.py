@@ -13,8 +13,8 @@ from twisted.logger import Logger
 
 from wingsd.config import PELICAN
 from wingsd.errors import Conflict
-from wingsd.transfers.collaborators import ReceivingMeans, SendingMeans
-from wingsd.transfers.incoming.uploads import Upload
+from wingsd.transfers.collaborators import ReceivingCollaborators, SendingCollaborators
+from wingsd.transfers.incoming.uploads import IncomingUpload
 from wingsd.transfers.outgoing.request import TransferOrder
 from wingsd.transfers.storage.shared_volume import (
     BACKUPS_MARK,
@@ -35,7 +35,12 @@ class SourcePool:
     """The storage pool of the source, as far as the transfer of one `server` goes."""
 
     def __init__(
-        self, server: str, order: TransferOrder, means: SendingMeans, *, by_hand: bool = False
+        self,
+        server: str,
+        order: TransferOrder,
+        means: SendingCollaborators,
+        *,
+        by_hand: bool = False,
     ) -> None:
         self.sharing = Sharing.COPIED
         #: Whether both nodes have the same directory of backups, so that none may be removed.
@@ -92,7 +97,7 @@ class SourcePool:
             await self._disk.run(self._volume.unmark_backups, self._server)
 
 
-async def finds_files(server: str, upload: Upload, means: ReceivingMeans) -> bool:
+async def finds_files(server: str, upload: IncomingUpload, means: ReceivingCollaborators) -> bool:
     """Return whether a server's files are here, in a pool that the sender has as well.
 
     Raises `StorageError` where they are not sound, `Conflict` where a copy would meet them.

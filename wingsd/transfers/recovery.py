@@ -16,20 +16,20 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.backups.local import Removal
-from wingsd.backups.received import Backups
+from wingsd.backups.received import ReceivedBackups
 from wingsd.errors import Interrupted, StorageError, UnknownServer
 from wingsd.panel.client import Panel
 from wingsd.servers import Servers
-from wingsd.statedb import Account, Direction, Entry, Journal, Outcome
+from wingsd.statedb import Account, Direction, Entry, Outcome, StateDatabase
 from wingsd.threadio import Workers
-from wingsd.transfers.coordinator import ReceivingAuthority
-from wingsd.transfers.incoming.manager import Receiver
-from wingsd.transfers.outgoing.manager import Sender
-from wingsd.transfers.ownership import Verdict
-from wingsd.transfers.panel_callbacks import Outbox
+from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.ownership import OwnershipCheck
+from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.transfers.storage.shared_volume import Volume
-from wingsd.transfers.storage.staging import Attic, Staging
+from wingsd.transfers.storage.staging import Quarantine, Staging
 from wingsd.util.observer import Observer
 
 __all__ = ["Recovery", "clear_leftovers", "durable", "reached"]
@@ -51,7 +51,7 @@ def durable(entries: Sequence[Entry]) -> set[str]:
     return {entry.server for entry in received if entry.step in names}
 
 
-def clear_leftovers(entries: Sequence[Entry], staging: Staging, backups: Backups) -> None:
+def clear_leftovers(entries: Sequence[Entry], staging: Staging, backups: ReceivedBackups) -> None:
     """Delete what is staged of transfers that were not whole, and log it. Raises `StorageError`.
 
     Of backups that cannot be looked for it is only logged: most nodes never get any.
@@ -69,7 +69,7 @@ def clear_leftovers(entries: Sequence[Entry], staging: Staging, backups: Backups
 class _ByHand(Protocol):
     """What takes up the moves for which no Panel is asked."""
 
-    def receiving(self, server: str) -> ReceivingAuthority:
+    def receiving(self, server: str) -> ReceivingCoordinator:
         """Return the word for a server that was on its way here."""
 
     def settle(self, entry: Entry) -> None:
@@ -83,13 +83,13 @@ class Recovery:
     _log: ClassVar[Logger] = Logger()
 
     entries: Sequence[Entry]
-    receiver: Receiver
-    sender: Sender
+    receiver: IncomingTransfers
+    sender: OutgoingTransfers
     servers: Servers
-    journal: Journal
-    outbox: Outbox
+    journal: StateDatabase
+    outbox: CallbackQueue
     panel: Panel
-    attic: Attic
+    attic: Quarantine
     by_hand: _ByHand
     removal: Removal
     volume: Volume
@@ -146,7 +146,7 @@ class Recovery:
 
     async def _has_moved(self, entry: Entry) -> bool:
         age = self.journal.seconds_since(entry.begun)
-        verdict = Verdict(entry.server, self.panel, self.reactor, age)
+        verdict = OwnershipCheck(entry.server, self.panel, self.reactor, age)
         if reached(entry, SendStep.SETTLE):
             # Entered with the grace alone; of that, the rest is left.
             grace = self.answer_grace - max(self.journal.seconds_since(entry.changed), 0)

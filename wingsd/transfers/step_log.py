@@ -14,12 +14,12 @@ from twisted.logger import Logger
 from wingsd.errors import StorageError, WingsdError
 from wingsd.events import TRANSFER_LOGS, TRANSFER_STATUS, Event, EventBus
 from wingsd.statedb import Account, Direction, Entry, Outcome
-from wingsd.transfers.cancellation import Interruptible
-from wingsd.transfers.collaborators import ReceivingMeans, SendingMeans
+from wingsd.transfers.cancellation import CancelScope
+from wingsd.transfers.collaborators import ReceivingCollaborators, SendingCollaborators
 from wingsd.transfers.formatting import console_line
 from wingsd.transfers.steps import Lifecycle, ReceiveStep, SendStep, State
 
-__all__ = ["PROGRESS_EVERY", "Announcer", "Course", "Meter", "Progress"]
+__all__ = ["PROGRESS_EVERY", "Announcer", "Progress", "ProgressMeter", "StepLog"]
 
 
 @attrs.frozen
@@ -44,7 +44,7 @@ class Progress:
     rate: float
 
 
-class Meter:
+class ProgressMeter:
     """Tells of bytes, and of the seconds between `start` and `stop`.
 
     `seconds` is the clock, and `count` tells how many bytes have gone by so far.
@@ -175,7 +175,7 @@ class _Authority(Protocol[S]):
         """What is done in steps whose usual words do not fit."""
 
 
-class Course(Generic[S]):
+class StepLog(Generic[S]):
     """The course of the transfer of the server with the UUID `server`.
 
     `node` says in the console which of the two nodes speaks (`wording.SOURCE` or the other). It is
@@ -189,10 +189,10 @@ class Course(Generic[S]):
         server: str,
         node: str,
         steps: Iterable[S],
-        means: ReceivingMeans | SendingMeans,
+        means: ReceivingCollaborators | SendingCollaborators,
         authority: _Authority[S],
     ) -> None:
-        self.chain = Interruptible()
+        self.chain = CancelScope()
         self.life = Lifecycle(steps)
         self.announcer = Announcer(server, node, means.bus, means.reactor)
         #: Its number in the journal, None before and after it is open there.

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from wingsd.errors import WingsdError
 
-__all__ = ["Lifecycle", "ReceiveStep", "SendStep", "State", "UndoList"]
+__all__ = ["Lifecycle", "ReceiveStep", "RollbackList", "SendStep", "State"]
 
 
 class State(Enum):
@@ -104,7 +104,7 @@ class Lifecycle(Generic[S]):
         return self.step.state.is_end
 
 
-class UndoList:
+class RollbackList:
     """Undoes what was done to the server with the UUID `server`, the last thing first."""
 
     _log = Logger()

@@ -30,11 +30,19 @@ from wingsd.events import (
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server
 from wingsd.websocket.messages import DAEMON_ERROR, Message
-from wingsd.websocket.protocol import Wire
+from wingsd.websocket.protocol import ConsoleProtocol
 from wingsd.websocket.recent_transfers import RecentTransfers
-from wingsd.websocket.session import LOOK_EVERY, Close, Command, Logs, Power, Session, Step
+from wingsd.websocket.session import (
+    LOOK_EVERY,
+    ChangePower,
+    Close,
+    Command,
+    SendLogs,
+    Session,
+    Step,
+)
 
-__all__ = ["Client", "Fate", "Outbox", "Surroundings"]
+__all__ = ["ClientContext", "ConsoleClient", "SendBuffer", "SendDecision"]
 
 #: Bytes that may wait beyond what the transport likes to hold. There is room for all the lines
 #: of `send logs`, which come at once.
@@ -43,7 +51,7 @@ LINES_MAX = 512 * 1024
 ALL_MAX = 1024 * 1024
 
 
-class Fate(Enum):
+class SendDecision(Enum):
     """What is to be done with a message."""
 
     SEND = auto()
@@ -51,7 +59,7 @@ class Fate(Enum):
     GIVE_UP = auto()
 
 
-class Outbox:
+class SendBuffer:
     """Counts what waits for one browser."""
 
     def __init__(self) -> None:
@@ -62,22 +70,22 @@ class Outbox:
         self._dropping = False
         self._lines = 0
 
-    def fate(self, size: int, *, droppable: bool, line: bool = False) -> Fate:
+    def fate(self, size: int, *, droppable: bool, line: bool = False) -> SendDecision:
         """Return what is to be done with a message of `size` bytes, and count it.
 
         A `line` is one that people miss when it is dropped.
         """
         if not self.paused:
-            return Fate.SEND
+            return SendDecision.SEND
         if droppable and (self._dropping or self.waiting + size > LINES_MAX):
             self._dropping = True
             self._lines += line
-            return Fate.DROP
+            return SendDecision.DROP
         if self.waiting + size > ALL_MAX:
-            return Fate.GIVE_UP
+            return SendDecision.GIVE_UP
         self.waiting += size
         self.waiting_most = max(self.waiting_most, self.waiting)
-        return Fate.SEND
+        return SendDecision.SEND
 
     def pause(self) -> None:
         """The transport has more than it likes. It may say so many times."""
@@ -98,7 +106,7 @@ _UNFORESEEN = "an unexpected error was encountered while handling this request"
 
 
 @attrs.frozen
-class Surroundings:
+class ClientContext:
     """What every client has around it.
 
     `now` tells the seconds since the epoch, `log_count` is the number of lines for `send logs`.
@@ -112,7 +120,7 @@ class Surroundings:
 
 
 @implementer(IPushProducer)
-class Client:
+class ConsoleClient:
     """A browser that watches the server with the UUID `uuid`.
 
     `server` is None when that has left this node. `leave` is called when the browser is gone, or
@@ -126,16 +134,16 @@ class Client:
         uuid: str,
         server: Server | None,
         session: Session,
-        surroundings: Surroundings,
-        leave: Callable[[Client], None],
+        surroundings: ClientContext,
+        leave: Callable[[ConsoleClient], None],
     ) -> None:
         self._uuid = uuid
         self._server = server
         self._session = session
         self._around = surroundings
         self._leave = leave
-        self._outbox = Outbox()
-        self._wire: Wire | None = None
+        self._outbox = SendBuffer()
+        self._wire: ConsoleProtocol | None = None
         self._looks = LoopingCall(self._look)
         self._looks.clock = surroundings.reactor
         self._unsubscribe: Callable[[], None] | None = None
@@ -157,7 +165,7 @@ class Client:
         """Whether it reads too slowly right now."""
         return self._outbox.paused
 
-    def opened(self, wire: Wire) -> None:
+    def opened(self, wire: ConsoleProtocol) -> None:
         """It is there."""
         self._wire = wire
         wire.transport.registerProducer(self, True)
@@ -217,9 +225,9 @@ class Client:
         line = message.event in _LINES
         droppable = line or message.event == STATS
         fate = self._outbox.fate(len(payload), droppable=droppable, line=line)
-        if fate is Fate.SEND:
+        if fate is SendDecision.SEND:
             self._wire.send(payload)
-        elif fate is Fate.GIVE_UP:
+        elif fate is SendDecision.GIVE_UP:
             self._log.warn(
                 "{server}: a browser that reads nothing is sent away", server=self._uuid
             )
@@ -239,7 +247,7 @@ class Client:
             self._unsubscribe()
             self._unsubscribe = None
 
-    async def _serve(self, step: Power | Command | Logs) -> None:
+    async def _serve(self, step: ChangePower | Command | SendLogs) -> None:
         if self._server is None:
             return  # Its session asks for nothing.
         try:
@@ -250,9 +258,9 @@ class Client:
             self._log.failure("{server}: {step} failed", server=self._uuid, step=step)
             self._send(Message(DAEMON_ERROR, (_UNFORESEEN,)))
 
-    async def _ask(self, server: Server, step: Power | Command | Logs) -> None:
+    async def _ask(self, server: Server, step: ChangePower | Command | SendLogs) -> None:
         match step:
-            case Power(action, user):
+            case ChangePower(action, user):
                 self._log.info(
                     "{server}: {action}, asked for by user {user}",
                     server=self._uuid,
@@ -263,7 +271,7 @@ class Client:
                 await server.power(PowerAction(action), wait_seconds=0)
             case Command(line):
                 await server.command(line)
-            case Logs(transfer):
+            case SendLogs(transfer):
                 await self._send_lines(server, transfer=transfer)
 
     async def _send_lines(self, server: Server, *, transfer: bool) -> None:

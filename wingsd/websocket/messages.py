@@ -24,8 +24,8 @@ __all__ = [
     "TOKEN_EXPIRED",
     "TOKEN_EXPIRING",
     "Message",
-    "Meter",
-    "Meters",
+    "MessageRateLimits",
+    "RateLimit",
 ]
 
 # What browsers send.
@@ -90,7 +90,7 @@ _EACH = {AUTH: (2, 0.2), SEND_LOGS: (2, 0.2), SEND_COMMAND: (10, 1.0)}
 _OTHERS = (4, 1.0)
 
 
-class Meter:
+class RateLimit:
     """Lets `burst` pass at once, and then `rate` per second."""
 
     def __init__(self, burst: int, rate: float) -> None:
@@ -112,13 +112,13 @@ class Meter:
         return not self.refusing
 
 
-class Meters:
+class MessageRateLimits:
     """The meters of one browser."""
 
     def __init__(self) -> None:
-        self._all = Meter(*ALL_MESSAGES)
-        self._others = Meter(*_OTHERS)
-        self._each = {event: Meter(*limits) for event, limits in _EACH.items()}
+        self._all = RateLimit(*ALL_MESSAGES)
+        self._others = RateLimit(*_OTHERS)
+        self._each = {event: RateLimit(*limits) for event, limits in _EACH.items()}
 
     def refuse_any(self, now: float) -> str | None:
         """Count a message of any kind; see `refuse`."""
@@ -132,7 +132,7 @@ class Meters:
         return _refusal(self._each.get(event, self._others), event, now)
 
 
-def _refusal(meter: Meter, what: str, now: float) -> str | None:
+def _refusal(meter: RateLimit, what: str, now: float) -> str | None:
     known = meter.refusing
     if meter.allows(now):
         return None

@@ -14,9 +14,9 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
-from wingsd.websocket.messages import Meter
+from wingsd.websocket.messages import RateLimit
 
-__all__ = ["Receiver", "Wire", "wire_factory"]
+__all__ = ["ConsoleProtocol", "MessageReceiver", "wire_factory"]
 
 #: Bytes of a message of a browser's; Pelican's Wings has the same.
 MESSAGE_MAX = 4096
@@ -36,7 +36,7 @@ POLICY_VIOLATION = 1008
 SERVICE_RESTART = 1012
 
 
-class Receiver(Protocol):
+class MessageReceiver(Protocol):
     """What takes the messages of a connection."""
 
     @property
@@ -47,7 +47,7 @@ class Receiver(Protocol):
     def paused(self) -> bool:
         """Whether the browser reads too slowly right now."""
 
-    def opened(self, wire: Wire) -> None:
+    def opened(self, wire: ConsoleProtocol) -> None:
         """The connection can be used."""
 
     def message(self, payload: bytes) -> None:
@@ -57,19 +57,19 @@ class Receiver(Protocol):
         """The connection is gone, or never could be used."""
 
 
-class Wire(WebSocketServerProtocol):
+class ConsoleProtocol(WebSocketServerProtocol):
     """A connection."""
 
     transport: Any  # the site's channel
     # Autobahn's own lines about connections that end do not say which server they are about.
     log = make_logger(level="critical")
 
-    def __init__(self, receiver: Receiver, factory: WebSocketServerFactory) -> None:
+    def __init__(self, receiver: MessageReceiver, factory: WebSocketServerFactory) -> None:
         super().__init__()
         self.factory = factory
         self._receiver = receiver
-        self._frames = Meter(*FRAMES)
-        self._frames_without_token = Meter(*FRAMES_WITHOUT_TOKEN)
+        self._frames = RateLimit(*FRAMES)
+        self._frames_without_token = RateLimit(*FRAMES_WITHOUT_TOKEN)
         self._flooded = False
 
     def send(self, payload: bytes) -> None:

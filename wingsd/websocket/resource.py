@@ -21,8 +21,8 @@ from wingsd.http.answers import error_json
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NotFound
 from wingsd.servers.server import Server
-from wingsd.websocket.client import Client, Surroundings
-from wingsd.websocket.protocol import Wire, wire_factory
+from wingsd.websocket.client import ClientContext, ConsoleClient
+from wingsd.websocket.protocol import ConsoleProtocol, wire_factory
 from wingsd.websocket.recent_transfers import RecentTransfers
 from wingsd.websocket.session import Session
 
@@ -56,10 +56,10 @@ class ConsoleSockets:
         self._denied = denied
         log_count = config.system.websocket_log_count
         self._transfers = RecentTransfers(bus, reactor, now, log_count)
-        self._around = Surroundings(reactor, now, bus, self._transfers, log_count)
+        self._around = ClientContext(reactor, now, bus, self._transfers, log_count)
         self._wires = wire_factory(reactor)
         # The oldest first.
-        self._clients: dict[str, dict[Client, None]] = {}
+        self._clients: dict[str, dict[ConsoleClient, None]] = {}
 
     def resource(self, server: Server) -> ConsoleSocket:
         """Return the resource of a server."""
@@ -96,7 +96,7 @@ class ConsoleSockets:
             )
         if self.count(uuid) >= SOCKETS_MAX:
             self._make_room(uuid)
-        wire = Wire(self._client(uuid, server), self._wires)
+        wire = ConsoleProtocol(self._client(uuid, server), self._wires)
         request.channel.upgrade(wire, _opening(request))
 
     def _make_room(self, server: str) -> None:
@@ -108,7 +108,7 @@ class ConsoleSockets:
         limit = f"there are {SOCKETS_MAX} for this server; close some of its consoles"
         raise BadRequest("Too many open websocket connections.", limit)
 
-    def _client(self, uuid: str, server: Server | None) -> Client:
+    def _client(self, uuid: str, server: Server | None) -> ConsoleClient:
         session = Session(
             uuid,
             self._config.token,
@@ -120,12 +120,12 @@ class ConsoleSockets:
         )
         clients = self._clients.setdefault(uuid, {})
 
-        def leave(client: Client) -> None:
+        def leave(client: ConsoleClient) -> None:
             clients.pop(client, None)
             if not clients and self._clients.get(uuid) is clients:
                 del self._clients[uuid]
 
-        client = Client(uuid, server, session, self._around, leave)
+        client = ConsoleClient(uuid, server, session, self._around, leave)
         clients[client] = None
         return client
 

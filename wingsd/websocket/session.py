@@ -37,16 +37,16 @@ from wingsd.websocket.messages import (
     TOKEN_EXPIRED,
     TOKEN_EXPIRING,
     Message,
-    Meters,
+    MessageRateLimits,
 )
 
 __all__ = [
     "LOOK_EVERY",
+    "ChangePower",
     "Close",
     "Command",
     "LastTransfer",
-    "Logs",
-    "Power",
+    "SendLogs",
     "Session",
     "Step",
 ]
@@ -80,7 +80,7 @@ _GONE = "the server is not on this node any more"
 
 
 @attrs.frozen
-class Power:
+class ChangePower:
     """Have the server do this: start, stop, restart or kill. `user` is who asks."""
 
     action: str
@@ -95,7 +95,7 @@ class Command:
 
 
 @attrs.frozen
-class Logs:
+class SendLogs:
     """Send the last lines of the console; with `transfer` those of the transfer as well."""
 
     transfer: bool = False
@@ -109,7 +109,7 @@ class Close:
     reason: str
 
 
-Step = Message | Power | Command | Logs | Close
+Step = Message | ChangePower | Command | SendLogs | Close
 
 
 class LastTransfer(Protocol):
@@ -150,7 +150,7 @@ class Session:
         self._stats = stats
         self._transfer = transfer
         self._has_left = has_left
-        self._meters = Meters()
+        self._meters = MessageRateLimits()
         self._token: ConsoleToken | None = None
         self._told = ""
         self._looks = 0
@@ -237,7 +237,7 @@ class Session:
             _demand(self._token, "control.console")
             return [Command(message.text)]
         if message.event == SEND_LOGS:
-            return [Logs(self._may_see(self._token, TRANSFER_LOGS))]
+            return [SendLogs(self._may_see(self._token, TRANSFER_LOGS))]
         if message.event == SEND_STATS:
             return [Message(STATS, (self._stats(),))]
         raise BadRequest(f"this node knows no message {message.event[:40]!r}")
@@ -297,12 +297,12 @@ class Session:
         return name not in _SHOWN_WITH or token.allows(_SHOWN_WITH[name])
 
     @staticmethod
-    def _power(token: ConsoleToken, action: str) -> Power:
+    def _power(token: ConsoleToken, action: str) -> ChangePower:
         if action not in _POWER:
             known = ", ".join(_POWER)
             raise BadRequest(f"a server cannot be told to {action[:40]!r}", f"use one of {known}")
         _demand(token, _POWER[action])
-        return Power(action, token.user)
+        return ChangePower(action, token.user)
 
 
 def _demand(token: ConsoleToken, permission: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from attrs import Factory, frozen
 
 from tests.archives import END, member
-from wingsd.archive.quota import DEFAULT, Limits
+from wingsd.archive.quota import DEFAULT, ArchiveLimits
 
 __all__ = ["Case", "directory", "file", "hard_link", "refused", "symlink", "taken"]
 
@@ -24,15 +24,17 @@ class Case:
     words: str = ""
     tree: Tree = Factory(dict)
     notes: tuple[str, ...] = ()
-    limits: Limits = DEFAULT
+    limits: ArchiveLimits = DEFAULT
 
 
-def refused(name: str, archive: bytes, words: str, limits: Limits = DEFAULT) -> Case:
+def refused(name: str, archive: bytes, words: str, limits: ArchiveLimits = DEFAULT) -> Case:
     """Return a case that must fail with an error that has `words` in it."""
     return Case(name, archive, words=words, limits=limits)
 
 
-def taken(name: str, archive: bytes, tree: Tree, *notes: str, limits: Limits = DEFAULT) -> Case:
+def taken(
+    name: str, archive: bytes, tree: Tree, *notes: str, limits: ArchiveLimits = DEFAULT
+) -> Case:
     """Return a case that must leave exactly `tree`."""
     return Case(name, archive, tree=tree, notes=notes, limits=limits)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
-from wingsd.config import Form
+from wingsd.config import FormConfig
 from wingsd.transfers.form.multipart import FormParts
 
 HEAD = b'Content-Disposition: form-data; name="n"'
@@ -51,7 +51,7 @@ def found(parser: FormParts | PushMultipartParser, pieces: Iterable[bytes]) -> l
 
 
 def in_parts(*pieces: bytes) -> list[bytes]:
-    return found(FormParts("bb", Form()), pieces)
+    return found(FormParts("bb", FormConfig()), pieces)
 
 
 @given(st.lists(CONTENTS, max_size=4), st.sets(st.integers(1, 400), max_size=9))
@@ -63,7 +63,7 @@ def test_any_form_is_divided_as_the_library_divides_it(
 
 
 def test_a_piece_of_a_part_is_handed_on_and_not_copied() -> None:
-    parts = FormParts("bb", Form())
+    parts = FormParts("bb", FormConfig())
     assert len([*parts.parse(b"--bb\r\n" + HEAD + b"\r\n\r\n")]) == 1
     for piece in (b"x" * 1000, b"\r\n--" * 1000 + b"\n", b"\r\r\n\n--bb"):
         (same,) = parts.parse(piece)
@@ -71,7 +71,7 @@ def test_a_piece_of_a_part_is_handed_on_and_not_copied() -> None:
 
 
 def test_what_may_become_a_boundary_waits_for_the_next_piece() -> None:
-    parts = FormParts("bb", Form())
+    parts = FormParts("bb", FormConfig())
     assert len([*parts.parse(b"--bb\r\n" + HEAD + b"\r\n\r\n1\r\n--bb")]) == 2
     assert [*parts.parse(b"-")] == []
     assert [*parts.parse(b"x")] == [b"\r\n--bb-x"]
@@ -103,13 +103,13 @@ def test_a_boundary_that_goes_on_is_none() -> None:
 )
 def test_headers_that_are_wrong_or_too_much_are_refused(head: bytes, why: str, size: int) -> None:
     whole = form(b"12", head=head)
-    parts = FormParts("bb", Form(headers=2, header_bytes=50))
+    parts = FormParts("bb", FormConfig(headers=2, header_bytes=50))
     with pytest.raises(MultipartError, match=why):
         found(parts, cut(whole, range(size, len(whole), size)))
 
 
 def test_headers_that_do_not_end_are_not_kept_for_ever() -> None:
-    parts = FormParts("bb", Form())
+    parts = FormParts("bb", FormConfig())
     with pytest.raises(MultipartError, match="more than the 8 headers"):
         found(parts, [b"--bb\r\n", *[b"A: a\r\n"] * 10_000])
 
@@ -119,7 +119,7 @@ def test_a_length_that_is_right_is_taken() -> None:
 
 
 def test_no_more_parts_than_the_bound_are_taken() -> None:
-    bounds = Form(parts=2)
+    bounds = FormConfig(parts=2)
     assert found(FormParts("bb", bounds), [form(b"1", b"2")]) == [b"1", b"2"]
     with pytest.raises(
         MultipartError, match=r"more than the 2 parts that system\.transfers\.form\.parts"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.backups.attachments import Backup, InstallLog
-from wingsd.config import CALAGOPUS, PELICAN, Form
+from wingsd.config import CALAGOPUS, PELICAN, FormConfig
 from wingsd.errors import BadRequest, ChecksumFirst, IncompleteUpload, UploadCutShort, WingsdError
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 
@@ -195,14 +195,14 @@ LONGEST = len('Content-Disposition: form-data; name="archive"; filename="a.tar.g
 @pytest.mark.parametrize(
     ("bounds", "fits"),
     [
-        (Form(parts=2, headers=2, header_bytes=LONGEST + 2), True),
-        (Form(parts=1), False),
-        (Form(headers=1), False),
-        (Form(header_bytes=LONGEST - 1), False),
+        (FormConfig(parts=2, headers=2, header_bytes=LONGEST + 2), True),
+        (FormConfig(parts=1), False),
+        (FormConfig(headers=1), False),
+        (FormConfig(header_bytes=LONGEST - 1), False),
     ],
 )
 @pytest.mark.parametrize("size", [1, 10_000])
-def test_parts_and_their_headers_are_bounded(bounds: Form, fits: bool, size: int) -> None:
+def test_parts_and_their_headers_are_bounded(bounds: FormConfig, fits: bool, size: int) -> None:
     form = UploadForm(TYPE, bounds=bounds)
     whole = good()
     cut = [whole[at : at + size] for at in range(0, len(whole), size)]

@@ -29,7 +29,7 @@ from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.threadio import Outflow
 from wingsd.transfers.form.upload_form import FormFrame, UploadForm
-from wingsd.transfers.peer.client import Destination, Trust
+from wingsd.transfers.peer.client import PeerClient, PeerTls
 from wingsd.util.tls import ServerCertificate
 
 # To a node of our own kind
@@ -101,7 +101,10 @@ class Node:
 
 @pytest.mark.parametrize("secure", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_an_upload_arrives_whole(tls: tuple[ServerCertificate, Trust], secure: bool) -> None:
+async def test_an_upload_arrives_whole(
+    tls: tuple[ServerCertificate, PeerTls],
+    secure: bool,
+) -> None:
     receiver = Receiver()
     node = Node(receiver, tls[0] if secure else None)
     scheme = "https" if secure else "http"
@@ -123,7 +126,7 @@ async def test_an_upload_arrives_whole(tls: tuple[ServerCertificate, Trust], sec
 @pytest.mark.parametrize("secure", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_a_refusal_in_the_middle_comes_at_once_in_the_nodes_words(
-    tls: tuple[ServerCertificate, Trust], secure: bool
+    tls: tuple[ServerCertificate, PeerTls], secure: bool
 ) -> None:
     receiver = Receiver(StorageError("the disk is full"), after=2_000_000)
     node = Node(receiver, tls[0] if secure else None)
@@ -143,7 +146,7 @@ async def test_a_refusal_in_the_middle_comes_at_once_in_the_nodes_words(
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_that_is_aborted_ends_at_both_ends(
-    tls: tuple[ServerCertificate, Trust],
+    tls: tuple[ServerCertificate, PeerTls],
 ) -> None:
     receiver = Receiver(Exception("never"), after=1 << 60)
     node = Node(receiver, tls[0])
@@ -160,7 +163,7 @@ async def test_an_upload_that_is_aborted_ends_at_both_ends(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, Trust]) -> None:
+async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, PeerTls]) -> None:
     node = Node(receiver := Receiver(), tls[0])
     frame, body = FormFrame(), Outflow(reactor)
     form = UploadForm(frame.content_type)
@@ -173,7 +176,7 @@ async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, T
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Taken, "data", data)
-        destination = Destination(
+        destination = PeerClient(
             f"https://127.0.0.1:{node.port}/api/transfers", "Bearer t", reactor, tls[1]
         )
         upload = destination.upload(frame.content_type, body, 120)
@@ -187,10 +190,10 @@ async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, T
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_features_of_our_own(tls: tuple[ServerCertificate, Trust]) -> None:
+async def test_the_features_of_our_own(tls: tuple[ServerCertificate, PeerTls]) -> None:
     node = Node(Receiver(), tls[0])
     url = f"https://127.0.0.1:{node.port}/api/transfers"
-    features = await Destination(url, "Bearer t", reactor, tls[1]).features()
+    features = await PeerClient(url, "Bearer t", reactor, tls[1]).features()
     assert features == {"symlinks", "hard-links"}
     await node.close()
 
@@ -212,7 +215,7 @@ async def test_nothing_listens() -> None:
 @pytest_twisted.ensureDeferred
 async def test_no_such_name() -> None:
     with pytest.raises(DestinationUnreachable, match=r"the name node\.invalid is not known"):
-        await Destination("http://node.invalid:8080/", "Bearer t", reactor, Trust()).features()
+        await PeerClient("http://node.invalid:8080/", "Bearer t", reactor, PeerTls()).features()
 
 
 @pytest_twisted.ensureDeferred
@@ -220,17 +223,16 @@ async def test_no_tls() -> None:
     peer = Peer(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
     url = f"https://127.0.0.1:{peer.port}/"
     with pytest.raises(DestinationUnreachable, match="there is no TLS at "):
-        await Destination(url, "Bearer t", reactor, Trust()).features()
+        await PeerClient(url, "Bearer t", reactor, PeerTls()).features()
     await peer.outcome
 
 
 @pytest_twisted.ensureDeferred
 async def test_who_asks_a_node_that_wants_tls_without_it_reads_what_to_change() -> None:
     peer = Peer(lambda connection: connection.recv(65536))
+    client = PeerClient(f"http://127.0.0.1:{peer.port}/", "Bearer t", reactor, PeerTls())
     with pytest.raises(DestinationLost) as caught:
-        await Destination(
-            f"http://127.0.0.1:{peer.port}/", "Bearer t", reactor, Trust()
-        ).features()
+        await client.features()
     assert "its address begins with https://" in caught.value.detail
     # It was only asked.
     assert "whole server" not in caught.value.detail
@@ -242,7 +244,7 @@ async def test_a_connection_closed_before_tls_is_up() -> None:
     peer = Peer(lambda connection: connection.recv(65536))
     url = f"https://127.0.0.1:{peer.port}/"
     with pytest.raises(DestinationUnreachable, match="closed the connection before"):
-        await Destination(url, "Bearer t", reactor, Trust()).features()
+        await PeerClient(url, "Bearer t", reactor, PeerTls()).features()
     await peer.outcome
 
 
@@ -282,17 +284,17 @@ async def test_an_upload_can_be_cancelled_while_tls_is_set_up() -> None:
 )
 def test_a_url_that_is_none(url: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        Destination(url, "Bearer t", reactor, Trust())
+        PeerClient(url, "Bearer t", reactor, PeerTls())
     assert caught.value.detail
 
 
 @pytest.mark.parametrize("token", ["Bearer a\r\nX: y", "Bearer \u00f6", "Bearer \x00"])
 def test_a_token_that_cannot_be_sent_is_not_told(token: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        Destination("https://node/", token, reactor, Trust())
+        PeerClient("https://node/", token, reactor, PeerTls())
     assert token not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["[::1]", "NODE.example.com", "10.0.0.1"])
 def test_hosts_of_all_kinds_are_taken(host: str) -> None:
-    Destination(f"https://{host}:8080/api/transfers", "Bearer t", reactor, Trust())
+    PeerClient(f"https://{host}:8080/api/transfers", "Bearer t", reactor, PeerTls())

@@ -18,7 +18,7 @@ from tests.transfers.peers import Peer, Script, chunks, read_head, server_contex
 from tests.transfers.uploading import OK, PIECE, Sending, answer, reactor
 from wingsd.errors import DestinationLost, DestinationRefused
 from wingsd.threadio.streams import HIGH_MARK, STEP
-from wingsd.transfers.peer.client import Destination, Trust
+from wingsd.transfers.peer.client import PeerClient, PeerTls
 from wingsd.util.tls import ServerCertificate
 
 
@@ -53,7 +53,7 @@ def says(data: bytes) -> Script:
 async def test_another_nodes_answer_tells_of_no_features(reply: bytes) -> None:
     peer = Peer(says(reply))
     url = f"http://127.0.0.1:{peer.port}/api/transfers?x=1"
-    assert await Destination(url, "Bearer t", reactor, Trust()).features() == frozenset()
+    assert await PeerClient(url, "Bearer t", reactor, PeerTls()).features() == frozenset()
     assert (await peer.outcome).startswith(b"OPTIONS /api/transfers?x=1 HTTP/1.1\r\n")
 
 
@@ -186,7 +186,7 @@ async def test_a_refusal_is_read_though_the_connection_is_reset_behind_it() -> N
 @pytest.mark.parametrize("secure", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_it_is_read_even_when_sending_meets_the_reset_first(
-    tls: tuple[ServerCertificate, Trust], certificate: trustme.LeafCert, secure: bool
+    tls: tuple[ServerCertificate, PeerTls], certificate: trustme.LeafCert, secure: bool
 ) -> None:
     deaf = threading.Event()
 
@@ -305,14 +305,14 @@ async def test_so_does_what_a_move_by_hand_asks(first: bytes, block: bytes, says
     peer = Peer(goes_on(first, block))
     url = f"http://127.0.0.1:{peer.port}/api/transfers/x/by-hand"
     with pytest.raises(DestinationLost, match=says):
-        await Destination(url, "Bearer t", reactor, Trust()).ask("DELETE")
+        await PeerClient(url, "Bearer t", reactor, PeerTls()).ask("DELETE")
     assert await peer.outcome < BUFFERS
 
 
 @pytest.mark.parametrize("secure", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_does_not_read_stops_the_thread_that_writes(
-    tls: tuple[ServerCertificate, Trust], certificate: trustme.LeafCert, secure: bool
+    tls: tuple[ServerCertificate, PeerTls], certificate: trustme.LeafCert, secure: bool
 ) -> None:
     reads = threading.Event()
 

@@ -14,7 +14,7 @@ from tests.transfers.talk import HEAD, OK, REFUSAL, Talk, upload
 from tests.transfers.wire import Endpoint
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.threadio.streams import STEP
-from wingsd.transfers.peer.http_exchange import CLOSE_WITHIN, MAX_ANSWER, Answer, Conversation
+from wingsd.transfers.peer.http_exchange import CLOSE_WITHIN, MAX_ANSWER, Answer, HttpExchange
 
 
 def test_a_body_goes_out_in_chunks_and_the_answer_comes_back() -> None:
@@ -33,7 +33,7 @@ def test_what_was_written_before_there_was_a_connection_is_not_lost() -> None:
     body.write(b"early")
     body.finish()
     endpoint = Endpoint()
-    Conversation(Clock(), upload(), body).start(endpoint, 30)
+    HttpExchange(Clock(), upload(), body).start(endpoint, 30)
     wire: Any = endpoint.wire
     assert wire.value() == HEAD + b"5\r\nearly\r\n0\r\n\r\n"
 

@@ -19,7 +19,7 @@ from tests.transfers.peers import Peer, chunks, fall_silent, read_head
 from wingsd.errors import DestinationLost
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.peer import http_exchange as silence
-from wingsd.transfers.peer.client import Destination, OutgoingUpload, Trust
+from wingsd.transfers.peer.client import OutgoingUpload, PeerClient, PeerTls
 from wingsd.transfers.peer.http_exchange import LOOKS, Silence
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 
@@ -139,7 +139,7 @@ class Sending:
 
     def __init__(self, port: int) -> None:
         self.body = Outflow(reactor)
-        destination = Destination(f"http://127.0.0.1:{port}/", "Bearer t", reactor, Trust())
+        destination = PeerClient(f"http://127.0.0.1:{port}/", "Bearer t", reactor, PeerTls())
         self.upload: OutgoingUpload = destination.upload("x/y", self.body, SHORT)
         self.ending = threading.Event()
         self.written: Deferred[None] = deferToThread(self._write)

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from tests.transfers.peers import Peer, pem, read_head, server_context
 from wingsd.errors import DestinationUnreachable
-from wingsd.transfers.peer.client import Destination, Trust
+from wingsd.transfers.peer.client import PeerClient, PeerTls
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -46,7 +46,7 @@ def heard_nothing(failure: Failure) -> None:
 
 
 async def ask(
-    certificate: trustme.LeafCert, host: str, trust: Trust, context: ssl.SSLContext | None = None
+    certificate: trustme.LeafCert, host: str, trust: PeerTls, context: ssl.SSLContext | None = None
 ) -> bytes:
     """Ask a node with that certificate for its features; return what it heard."""
     heard = b""
@@ -60,7 +60,7 @@ async def ask(
 
     peer = Peer(answer, context or server_context(certificate))
     peer.outcome.addErrback(heard_nothing)
-    destination = Destination(f"https://{host}:{peer.port}/up", "Bearer secret", reactor, trust)
+    destination = PeerClient(f"https://{host}:{peer.port}/up", "Bearer secret", reactor, trust)
     try:
         assert await destination.features() == {"tls"}
     finally:
@@ -73,7 +73,7 @@ async def ask(
 async def test_a_private_authority_in_a_file_is_trusted(
     ca: trustme.CA, ca_file: str, host: str
 ) -> None:
-    assert b"secret" in await ask(ca.issue_cert(host), host, Trust(ca_file))
+    assert b"secret" in await ask(ca.issue_cert(host), host, PeerTls(ca_file))
 
 
 @pytest_twisted.ensureDeferred
@@ -81,7 +81,7 @@ async def test_so_is_the_systems_from_a_file(
     ca: trustme.CA, ca_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", ca_file)
-    assert await ask(ca.issue_cert("localhost"), "localhost", Trust())
+    assert await ask(ca.issue_cert("localhost"), "localhost", PeerTls())
 
 
 @pytest_twisted.ensureDeferred
@@ -93,7 +93,7 @@ async def test_and_from_a_directory(
     directory.mkdir()
     pem(ca, directory / f"{certificate.subject_name_hash():08x}.0")
     monkeypatch.setenv("SSL_CERT_DIR", str(directory))
-    assert await ask(ca.issue_cert("localhost"), "localhost", Trust())
+    assert await ask(ca.issue_cert("localhost"), "localhost", PeerTls())
 
 
 @pytest_twisted.ensureDeferred
@@ -102,11 +102,11 @@ async def test_a_private_authority_does_not_take_the_systems_place(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", ca_file)
     other = str(pem(trustme.CA(), tmp_path / "other.pem"))
-    assert await ask(ca.issue_cert("localhost"), "localhost", Trust(other))
+    assert await ask(ca.issue_cert("localhost"), "localhost", PeerTls(other))
 
 
 async def refusal(
-    certificate: trustme.LeafCert, host: str, trust: Trust, context: ssl.SSLContext | None = None
+    certificate: trustme.LeafCert, host: str, trust: PeerTls, context: ssl.SSLContext | None = None
 ) -> DestinationUnreachable:
     """Return the error for that certificate."""
     with pytest.raises(DestinationUnreachable) as caught:
@@ -116,7 +116,7 @@ async def refusal(
 
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_authority(ca: trustme.CA) -> None:
-    error = await refusal(ca.issue_cert("localhost"), "localhost", Trust())
+    error = await refusal(ca.issue_cert("localhost"), "localhost", PeerTls())
     assert error.message == "the destination node's certificate is not good"
     assert "does not trust" in error.detail
     assert "system.transfers.ca_file" in error.detail
@@ -126,7 +126,7 @@ async def test_an_unknown_authority(ca: trustme.CA) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_certificate_of_a_day_gone_by(ca: trustme.CA, ca_file: str) -> None:
     old = ca.issue_cert("localhost", not_before=NOW - 9 * DAY, not_after=NOW - DAY)
-    error = await refusal(old, "localhost", Trust(ca_file))
+    error = await refusal(old, "localhost", PeerTls(ca_file))
     assert f"expired on {NOW - DAY:%Y-%m-%d}" in error.detail
     assert "renew it on localhost" in error.detail
 
@@ -134,7 +134,7 @@ async def test_a_certificate_of_a_day_gone_by(ca: trustme.CA, ca_file: str) -> N
 @pytest_twisted.ensureDeferred
 async def test_a_certificate_of_a_day_to_come(ca: trustme.CA, ca_file: str) -> None:
     new = ca.issue_cert("localhost", not_before=NOW + DAY, not_after=NOW + 9 * DAY)
-    error = await refusal(new, "localhost", Trust(ca_file))
+    error = await refusal(new, "localhost", PeerTls(ca_file))
     assert "clock" in error.detail
 
 
@@ -151,7 +151,7 @@ async def test_a_certificate_of_a_day_to_come(ca: trustme.CA, ca_file: str) -> N
 async def test_a_certificate_of_another_name(
     ca: trustme.CA, ca_file: str, host: str, names: list[str]
 ) -> None:
-    error = await refusal(ca.issue_cert(*names), host, Trust(ca_file))
+    error = await refusal(ca.issue_cert(*names), host, PeerTls(ca_file))
     assert error.message == "the destination node's certificate is not good"
     assert f"it is for {', '.join(names)}" in error.detail
     assert f"calls that node {host}" in error.detail
@@ -160,7 +160,7 @@ async def test_a_certificate_of_another_name(
 @pytest_twisted.ensureDeferred
 async def test_a_name_alone_in_the_subject_is_none(ca: trustme.CA, ca_file: str) -> None:
     certificate = ca.issue_cert("alice@example.com", common_name="localhost")
-    error = await refusal(certificate, "localhost", Trust(ca_file))
+    error = await refusal(certificate, "localhost", PeerTls(ca_file))
     assert "no name at all" in error.detail
 
 
@@ -172,7 +172,7 @@ async def test_old_tls_is_not_spoken(ca: trustme.CA, ca_file: str) -> None:
     context.set_ciphers("DEFAULT@SECLEVEL=0")
     context.minimum_version = ssl.TLSVersion.TLSv1
     context.maximum_version = ssl.TLSVersion.TLSv1_1
-    error = await refusal(certificate, "localhost", Trust(ca_file), context)
+    error = await refusal(certificate, "localhost", PeerTls(ca_file), context)
     assert "there is no TLS at localhost" in error.detail
 
 
@@ -184,7 +184,7 @@ async def test_a_destination_with_cbc_suites_alone_is_refused(
     context = server_context(certificate)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES256-SHA384")
-    error = await refusal(certificate, "localhost", Trust(ca_file), context)
+    error = await refusal(certificate, "localhost", PeerTls(ca_file), context)
     assert "there is no TLS at localhost" in error.detail
 
 
@@ -196,7 +196,7 @@ async def test_a_destination_with_tls_12_and_aead_is_accepted(
     context = server_context(certificate)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
-    assert b"secret" in await ask(certificate, "localhost", Trust(ca_file), context)
+    assert b"secret" in await ask(certificate, "localhost", PeerTls(ca_file), context)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
@@ -205,5 +205,5 @@ def test_a_file_without_certificates_is_named(tmp_path: Path, content: bytes | N
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DestinationUnreachable) as caught:
-        Destination("https://localhost/", "Bearer x", reactor, Trust(str(path)))
+        PeerClient("https://localhost/", "Bearer x", reactor, PeerTls(str(path)))
     assert f"system.transfers.ca_file: {path} cannot be used" in caught.value.detail

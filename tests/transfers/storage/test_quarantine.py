@@ -12,11 +12,11 @@ from twisted.internet.defer import Deferred
 
 from tests.logs import LoggedErrors
 from tests.support import SynchronousWorkers
-from wingsd.backups.received import Backups
+from wingsd.backups.received import ReceivedBackups
 from wingsd.errors import StorageError
-from wingsd.statedb import Journal
+from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
-from wingsd.transfers.storage.staging import Attic, Staging
+from wingsd.transfers.storage.staging import Quarantine, Staging
 
 OWNER = (os.getuid(), os.getgid())
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -36,9 +36,11 @@ class House:
         self.staging = Staging(str(directory / "volumes"), OWNER, durable=True)
         self.staging.prepare()
         workers: Any = SynchronousWorkers()
-        journal = Journal(self.store, workers, lambda: self.now)
-        backups = Backups(str(directory / "backups"), str(directory), durable=True, reserve=0)
-        self.attic = Attic(self.staging, backups, workers, journal, DAYS)
+        journal = StateDatabase(self.store, workers, lambda: self.now)
+        backups = ReceivedBackups(
+            str(directory / "backups"), str(directory), durable=True, reserve=0
+        )
+        self.attic = Quarantine(self.staging, backups, workers, journal, DAYS)
 
     def store_away(self) -> None:
         self.staging.create(UUID)

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from wingsd.archive import Limits
+from wingsd.archive import ArchiveLimits
 from wingsd.backups.received import write_file
-from wingsd.config import System
+from wingsd.config import SystemConfig
 from wingsd.errors import StorageError
 from wingsd.transfers.storage.staging import Staging
 from wingsd.util.os_errors import disk_advice
@@ -39,9 +39,9 @@ class InstallLogs:
         self._reserve = reserve
 
     @classmethod
-    def configured(cls, system: System, staging: Staging) -> InstallLogs:
+    def configured(cls, system: SystemConfig, staging: Staging) -> InstallLogs:
         """Return those of a node."""
-        limits = Limits.configured(system.transfers)
+        limits = ArchiveLimits.configured(system.transfers)
         return cls(system.log_directory, staging, reserve=limits.reserve)
 
     def store(self, server: str, blocks: Iterable[bytes]) -> None:

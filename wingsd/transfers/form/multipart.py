@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
-from wingsd.config import Form
+from wingsd.config import FormConfig
 
 __all__ = ["FormParts"]
 
@@ -31,7 +31,7 @@ class FormParts:
     What is before the first boundary and after the last one is passed over.
     """
 
-    def __init__(self, boundary: str, bounds: Form) -> None:
+    def __init__(self, boundary: str, bounds: FormConfig) -> None:
         self._delimiter = b"\r\n--" + boundary.encode()
         self._bounds = bounds
         self._count = 0

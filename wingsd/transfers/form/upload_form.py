@@ -16,7 +16,7 @@ import attrs
 from multipart import MultipartError, MultipartSegment, parse_options_header
 
 from wingsd.backups.attachments import LOG_PARTS, WINGS, Backup, BackupChecksum, Extra, extra_of
-from wingsd.config import CALAGOPUS, PELICAN, Form
+from wingsd.config import CALAGOPUS, PELICAN, FormConfig
 from wingsd.errors import (
     BadRequest,
     ChecksumFirst,
@@ -49,13 +49,13 @@ class UploadForm:
     """One upload. Feed it the body piece by piece, then `close` it for the checksums."""
 
     def __init__(
-        self, content_type: str, user_agent: str = "", bounds: Form | None = None
+        self, content_type: str, user_agent: str = "", bounds: FormConfig | None = None
     ) -> None:
         """Raise `WrongContentType` when `content_type` is not that of a form with a boundary."""
         # The document's own Python example breaks the document's rule: requests writes `data`
         # before `files`, whatever the caller does. Its users cannot help it, so it may.
         self._any_order = user_agent.startswith("python-requests/")
-        self._parts = FormParts(_boundary(content_type), bounds or Form())
+        self._parts = FormParts(_boundary(content_type), bounds or FormConfig())
         #: What the bytes of the part that is being read are: to be handed on, or a checksum.
         self._wanted = False
         self._checksum: bytearray | None = None

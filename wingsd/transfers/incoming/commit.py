@@ -15,10 +15,10 @@ from wingsd.errors import Interrupted, NotWanted, StorageError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
 from wingsd.transfers.cancellation import fires_within
-from wingsd.transfers.collaborators import ReceivingMeans
-from wingsd.transfers.coordinator import ReceivingAuthority
-from wingsd.transfers.step_log import Course
-from wingsd.transfers.steps import ReceiveStep, UndoList
+from wingsd.transfers.collaborators import ReceivingCollaborators
+from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.step_log import StepLog
+from wingsd.transfers.steps import ReceiveStep, RollbackList
 
 __all__ = ["Arrival"]
 
@@ -37,10 +37,10 @@ class Arrival:
     def __init__(
         self,
         server: str,
-        means: ReceivingMeans,
-        authority: ReceivingAuthority,
-        course: Course[ReceiveStep],
-        undo: UndoList,
+        means: ReceivingCollaborators,
+        authority: ReceivingCoordinator,
+        course: StepLog[ReceiveStep],
+        undo: RollbackList,
     ) -> None:
         self._server = server
         self._means = means

@@ -15,18 +15,20 @@ from wingsd.errors import (
 )
 from wingsd.statedb import Entry
 from wingsd.transfers.cancellation import when_fired
-from wingsd.transfers.collaborators import ReceivingMeans
-from wingsd.transfers.coordinator import PanelReceiving, ReceivingAuthority
+from wingsd.transfers.collaborators import ReceivingCollaborators
+from wingsd.transfers.coordinator import PanelReceiving, ReceivingCoordinator
 from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.step_log import Progress
 
-__all__ = ["Receiver"]
+__all__ = ["IncomingTransfers"]
 
 
-class Receiver:
+class IncomingTransfers:
     """All transfers to this node, at most one for each server."""
 
-    def __init__(self, means: ReceivingMeans, *, places: int, stall_timeout: float) -> None:
+    def __init__(
+        self, means: ReceivingCollaborators, *, places: int, stall_timeout: float
+    ) -> None:
         """Receive at most `places` servers at once, those included that wait for their turn.
 
         `stall_timeout` is the seconds a sender may be silent, to be told to the next one.
@@ -37,7 +39,7 @@ class Receiver:
         self._open: dict[str, IncomingTransfer] = {}
         self._stopping = False
 
-    def open(self, server: str, authority: ReceivingAuthority | None = None) -> IncomingTransfer:
+    def open(self, server: str, authority: ReceivingCoordinator | None = None) -> IncomingTransfer:
         """Return a new transfer of the server with the UUID `server`.
 
         The Panel's word counts, where there is no other `authority`. It waits for one that has
@@ -81,13 +83,13 @@ class Receiver:
             "silence: send the server again then"
         )
 
-    def resume(self, entry: Entry, authority: ReceivingAuthority | None = None) -> None:
+    def resume(self, entry: Entry, authority: ReceivingCoordinator | None = None) -> None:
         """Bring to its end what an earlier daemon did not."""
         transfer = self._add(entry.server, authority, succeed(None))
         Deferred.fromCoroutine(transfer.resume(entry))
 
     def _add(
-        self, server: str, authority: ReceivingAuthority | None, after: Deferred[None]
+        self, server: str, authority: ReceivingCoordinator | None, after: Deferred[None]
     ) -> IncomingTransfer:
         if authority is None:
             means = self._means

@@ -22,13 +22,13 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from wingsd.auth.tokens import TransferToken, token_was_used
-from wingsd.config import Streams
+from wingsd.config import StreamsConfig
 from wingsd.errors import DaemonStopping, UploadCutShort, WingsdError
-from wingsd.statedb import Journal
-from wingsd.transfers.coordinator import ReceivingAuthority
-from wingsd.transfers.incoming.manager import Receiver
+from wingsd.statedb import StateDatabase
+from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.transfer import IncomingTransfer
-from wingsd.transfers.incoming.uploads import StreamRoll, Upload, name_of
+from wingsd.transfers.incoming.uploads import IncomingUpload, StreamRegistry, name_of
 
 __all__ = ["StreamGroup", "StreamGroups"]
 
@@ -37,9 +37,9 @@ Rest = Callable[[], Awaitable[None]]
 
 @attrs.frozen
 class _Means:
-    receiver: Receiver
-    journal: Journal
-    limits: Streams
+    receiver: IncomingTransfers
+    journal: StateDatabase
+    limits: StreamsConfig
     reactor: Any
 
 
@@ -47,7 +47,11 @@ class StreamGroups:
     """All of them, by their tokens."""
 
     def __init__(
-        self, receiver: Receiver, journal: Journal, limits: Streams, reactor: Any
+        self,
+        receiver: IncomingTransfers,
+        journal: StateDatabase,
+        limits: StreamsConfig,
+        reactor: Any,
     ) -> None:
         self._means = _Means(receiver, journal, limits, reactor)
         self._open: dict[str, StreamGroup] = {}
@@ -81,15 +85,15 @@ class StreamGroup:
         self.token = token
         self._means = means
         self._forget = forget
-        self._roll = StreamRoll(means.limits.most)
-        self._others: dict[int, Upload] = {}
+        self._roll = StreamRegistry(means.limits.most)
+        self._others: dict[int, IncomingUpload] = {}
         self._answers: list[Deferred[None]] = []
         #: The first request, when it has come, or what fails in its place.
-        self._first: Upload | None = None
+        self._first: IncomingUpload | None = None
         self._visitors = 0
         self._error: WingsdError | None = None
         self._is_over = False
-        self._gathering: Deferred[Sequence[Upload]] | None = None
+        self._gathering: Deferred[Sequence[IncomingUpload]] | None = None
         self._timer: IDelayedCall | None = None
         self._tell_failed: Callable[[WingsdError], object] = lambda error: None
         self._admitting = DeferredLock()
@@ -115,8 +119,8 @@ class StreamGroup:
     async def open(
         self,
         count: str,
-        upload: Upload,
-        authority: Callable[[], ReceivingAuthority | None] = lambda: None,
+        upload: IncomingUpload,
+        authority: Callable[[], ReceivingCoordinator | None] = lambda: None,
     ) -> Rest:
         """Take the first request, with `count` in its header; return what receives the server.
 
@@ -136,7 +140,7 @@ class StreamGroup:
             self._begin(count, upload)
         return lambda: self._receive(transfer, upload)
 
-    async def join(self, number: str, count: str, upload: Upload) -> Rest:
+    async def join(self, number: str, count: str, upload: IncomingUpload) -> Rest:
         """Take another request, with these in its headers; return what waits for the outcome.
 
         That raises the `WingsdError` that its sender is to read, as this does where the request is
@@ -166,7 +170,7 @@ class StreamGroup:
 
     # What the transfer calls
 
-    def gathered(self) -> Deferred[Sequence[Upload]]:
+    def gathered(self) -> Deferred[Sequence[IncomingUpload]]:
         """Return the others by their numbers, when all are here."""
         if self._error is not None:
             return fail(self._error)
@@ -210,7 +214,7 @@ class StreamGroup:
             if not self._visitors and self._timer is None and self._first is None:
                 self._close()
 
-    def _begin(self, count: str, upload: Upload) -> None:
+    def _begin(self, count: str, upload: IncomingUpload) -> None:
         self._first = upload
         self._stop_timer()
         try:
@@ -232,7 +236,7 @@ class StreamGroup:
             within = self._means.limits.within
             self._timer = self._means.reactor.callLater(within, self._waited_enough)
 
-    def _in_order(self) -> list[Upload]:
+    def _in_order(self) -> list[IncomingUpload]:
         return [self._others[number] for number in sorted(self._others)]
 
     def _leave(self, number: int) -> None:
@@ -288,7 +292,7 @@ class StreamGroup:
             self._log.failure("{server}: a mistake", server=self.token.server)
         await self._end(error)
 
-    async def _receive(self, transfer: IncomingTransfer, upload: Upload) -> None:
+    async def _receive(self, transfer: IncomingTransfer, upload: IncomingUpload) -> None:
         try:
             await transfer.run(upload, self)
         except Exception as error:

@@ -11,25 +11,25 @@ from collections.abc import Callable, Iterator, Sequence
 import attrs
 from twisted.logger import Logger
 
-from wingsd.archive import Extracted, JointTree, Limits, extract
+from wingsd.archive import ArchiveLimits, Extracted, SharedTreeWriter, extract
 from wingsd.errors import BadRequest, StreamRefused, WingsdError
 from wingsd.panel.schemas import Settings
 from wingsd.threadio import relayed
 from wingsd.transfers.cancellation import slots_held
-from wingsd.transfers.collaborators import ReceivingMeans
+from wingsd.transfers.collaborators import ReceivingCollaborators
 from wingsd.transfers.formatting import progress_bar
 from wingsd.transfers.incoming.uploads import (
     ALONE,
     FIRST,
-    Companions,
     IncomingPart,
+    IncomingUpload,
+    ParallelUploads,
     ReceivedPart,
-    Together,
-    Upload,
+    SiblingUploads,
     name_of,
 )
-from wingsd.transfers.step_log import Course, Meter
-from wingsd.transfers.steps import ReceiveStep, UndoList
+from wingsd.transfers.step_log import ProgressMeter, StepLog
+from wingsd.transfers.steps import ReceiveStep, RollbackList
 
 __all__ = ["Received", "Reception"]
 
@@ -79,7 +79,11 @@ class Reception:
     _log = Logger()
 
     def __init__(
-        self, server: str, means: ReceivingMeans, course: Course[ReceiveStep], undo: UndoList
+        self,
+        server: str,
+        means: ReceivingCollaborators,
+        course: StepLog[ReceiveStep],
+        undo: RollbackList,
     ) -> None:
         self._server = server
         self._means = means
@@ -87,7 +91,7 @@ class Reception:
         self._undo = undo
         self._parts: Sequence[IncomingPart] = ()
         #: Counts the bytes that come, those of what comes with the server too.
-        self.meter = Meter(means.reactor.seconds, self._count)
+        self.meter = ProgressMeter(means.reactor.seconds, self._count)
 
     def _count(self) -> int:
         return sum(part.bytes for part in self._parts)
@@ -100,9 +104,9 @@ class Reception:
 
     async def receive(
         self,
-        upload: Upload,
+        upload: IncomingUpload,
         settings: Settings,
-        others: Companions = ALONE,
+        others: SiblingUploads = ALONE,
         *,
         pooled: bool = False,
     ) -> Received:
@@ -127,7 +131,9 @@ class Reception:
             finally:
                 self.meter.stop()
 
-    def _parts_of(self, upload: Upload, others: Sequence[Upload]) -> list[IncomingPart]:
+    def _parts_of(
+        self, upload: IncomingUpload, others: Sequence[IncomingUpload]
+    ) -> list[IncomingPart]:
         name = FIRST if others else ""
         parts = [IncomingPart(self._server, upload, self._means, name, first=True)]
         for number, other in enumerate(others):
@@ -168,7 +174,7 @@ class Reception:
         finally:
             announcer.hide_progress()
 
-    async def _alone(self, directory: str, limits: Limits) -> ReceivedPart:
+    async def _alone(self, directory: str, limits: ArchiveLimits) -> ReceivedPart:
         means = self._means
         (part,) = self._parts
 
@@ -177,11 +183,15 @@ class Reception:
 
         return await part.read(unpack)
 
-    async def _together(self, directory: str, limits: Limits, slots: int) -> list[ReceivedPart]:
+    async def _together(
+        self, directory: str, limits: ArchiveLimits, slots: int
+    ) -> list[ReceivedPart]:
         means, parts = self._means, self._parts
-        tree = await means.disk.run(JointTree, directory, means.owner, limits, len(parts))
+        tree = await means.disk.run(SharedTreeWriter, directory, means.owner, limits, len(parts))
         try:
-            received = await Together(parts, tree, slots, self._course.chain).read(self._note)
+            received = await ParallelUploads(parts, tree, slots, self._course.chain).read(
+                self._note
+            )
             await means.extractors.run(tree.finish)
         finally:
             await means.disk.run(tree.close)

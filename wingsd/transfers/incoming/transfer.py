@@ -23,15 +23,15 @@ from wingsd.errors import (
 )
 from wingsd.panel.schemas import Configuration
 from wingsd.statedb import Entry
-from wingsd.transfers.collaborators import ReceivingMeans
-from wingsd.transfers.coordinator import ReceivingAuthority
+from wingsd.transfers.collaborators import ReceivingCollaborators
+from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.formatting import DESTINATION
 from wingsd.transfers.incoming.commit import Arrival
 from wingsd.transfers.incoming.receive import Reception
-from wingsd.transfers.incoming.uploads import ALONE, Companions, Upload
+from wingsd.transfers.incoming.uploads import ALONE, IncomingUpload, SiblingUploads
 from wingsd.transfers.pool_negotiation import finds_files
-from wingsd.transfers.step_log import Course, Progress
-from wingsd.transfers.steps import ReceiveStep, UndoList
+from wingsd.transfers.step_log import Progress, StepLog
+from wingsd.transfers.steps import ReceiveStep, RollbackList
 
 __all__ = ["IncomingTransfer"]
 
@@ -49,8 +49,8 @@ class IncomingTransfer:
     def __init__(
         self,
         server: str,
-        means: ReceivingMeans,
-        authority: ReceivingAuthority,
+        means: ReceivingCollaborators,
+        authority: ReceivingCoordinator,
         after: Deferred[None],
     ) -> None:
         self.server = server
@@ -60,16 +60,16 @@ class IncomingTransfer:
         self.over: Deferred[None] = Deferred()
         self._after = after
         self._means = means
-        self._course = Course(server, DESTINATION, ReceiveStep, means, authority)
-        self._undo = UndoList(server)
+        self._course = StepLog(server, DESTINATION, ReceiveStep, means, authority)
+        self._undo = RollbackList(server)
         self._reception = Reception(server, means, self._course, self._undo)
         self._course.count = lambda: self._reception.meter.done
         self._arrival = Arrival(server, means, authority, self._course, self._undo)
-        self._upload: Upload | None = None
-        self._others: Companions = ALONE
+        self._upload: IncomingUpload | None = None
+        self._others: SiblingUploads = ALONE
         self._begun = means.reactor.seconds()
 
-    async def run(self, upload: Upload, others: Companions = ALONE) -> None:
+    async def run(self, upload: IncomingUpload, others: SiblingUploads = ALONE) -> None:
         """Receive the server. Raises the `WingsdError` that the sender is to read."""
         self._upload, self._others = upload, others
         upload.when_gone(self._sender_gone)
@@ -195,7 +195,9 @@ class IncomingTransfer:
         self._undo.add(self._forget)
         return configuration
 
-    async def _receive(self, upload: Upload, configuration: Configuration) -> Deferred[None]:
+    async def _receive(
+        self, upload: IncomingUpload, configuration: Configuration
+    ) -> Deferred[None]:
         means, course = self._means, self._course
         self.authority.begin()
         await course.begin()
@@ -318,7 +320,7 @@ class IncomingTransfer:
 
     async def _tidy_up(self) -> None:
         means = self._means
-        tidy = UndoList(self.server)
+        tidy = RollbackList(self.server)
         if self._arrival.environment_begun:
             tidy.add(lambda: means.environment.remove(self.server))
         tidy.add(lambda: means.disk.run(means.staging.discard, self.server))

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import attrs
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, succeed
 
-from wingsd.archive import Extracted, JointTree, extract_part
+from wingsd.archive import Extracted, SharedTreeWriter, extract_part
 from wingsd.backups.attachments import Backup
 from wingsd.errors import BadRequest, ChecksumMismatch, StreamMissing, StreamRefused, WingsdError
 from wingsd.threadio import Feed
-from wingsd.transfers.cancellation import Interruptible
-from wingsd.transfers.collaborators import ReceivingMeans
+from wingsd.transfers.cancellation import CancelScope
+from wingsd.transfers.collaborators import ReceivingCollaborators
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 
 __all__ = [
@@ -27,18 +27,18 @@ __all__ = [
     "COUNT",
     "FIRST",
     "NUMBER",
-    "Companions",
     "IncomingPart",
+    "IncomingUpload",
+    "ParallelUploads",
     "ReceivedPart",
-    "StreamRoll",
-    "Together",
+    "SiblingUploads",
+    "StreamRegistry",
     "Unpack",
-    "Upload",
     "name_of",
 ]
 
 
-class Upload(Protocol):
+class IncomingUpload(Protocol):
     """Where an archive comes from. `size` is that of the whole body in bytes, 0 if not known.
 
     `pool` is the storage pool of the sender, and `mark` what it has left there; empty without.
@@ -64,10 +64,10 @@ class Upload(Protocol):
         """Call `tell` when the sender goes after its body was complete, before its answer."""
 
 
-class Companions(Protocol):
+class SiblingUploads(Protocol):
     """The other uploads that a server comes by, beside the first."""
 
-    def gathered(self) -> Deferred[Sequence[Upload]]:
+    def gathered(self) -> Deferred[Sequence[IncomingUpload]]:
         """Return all of them by their numbers, when they are here.
 
         The Deferred fails with the `WingsdError` that any of them has failed with.
@@ -83,7 +83,7 @@ class Companions(Protocol):
 class _Alone:
     """There are no others."""
 
-    def gathered(self) -> Deferred[Sequence[Upload]]:
+    def gathered(self) -> Deferred[Sequence[IncomingUpload]]:
         return succeed(())
 
     def stop(self, error: WingsdError) -> None:
@@ -93,7 +93,7 @@ class _Alone:
         pass
 
 
-ALONE: Companions = _Alone()
+ALONE: SiblingUploads = _Alone()
 
 
 #: Unpacks what it is given, or takes it for nothing; the other function ends that early.
@@ -125,7 +125,13 @@ class IncomingPart:
     """One upload of a server; of several `name` says which, and only the first has extras."""
 
     def __init__(
-        self, server: str, upload: Upload, means: ReceivingMeans, name: str = "", *, first: bool
+        self,
+        server: str,
+        upload: IncomingUpload,
+        means: ReceivingCollaborators,
+        name: str = "",
+        *,
+        first: bool,
     ) -> None:
         """Raise `WrongContentType` where it is no form."""
         self.name = name
@@ -176,14 +182,14 @@ class IncomingPart:
             yield block
 
 
-class Together:
+class ParallelUploads:
     """The uploads of one server, the first of them before the others.
 
     Of those that it is read by, `slots` threads are its own.
     """
 
     def __init__(
-        self, parts: Sequence[IncomingPart], tree: JointTree, slots: int, chain: Interruptible
+        self, parts: Sequence[IncomingPart], tree: SharedTreeWriter, slots: int, chain: CancelScope
     ) -> None:
         self._parts = parts
         self._tree = tree
@@ -248,7 +254,7 @@ def name_of(number: int | None) -> str:
     return FIRST if number is None else f"stream {number}"
 
 
-class StreamRoll:
+class StreamRegistry:
     """The streams of one transfer; `most` are as many as this node takes beside the first."""
 
     def __init__(self, most: int) -> None:

@@ -9,14 +9,14 @@ from twisted.internet.defer import Deferred, DeferredList
 from wingsd.errors import Conflict, DaemonStopping
 from wingsd.servers import Server
 from wingsd.transfers.cancellation import when_fired
-from wingsd.transfers.collaborators import SendingMeans
-from wingsd.transfers.coordinator import PanelSending, SendingAuthority
+from wingsd.transfers.collaborators import SendingCollaborators
+from wingsd.transfers.coordinator import PanelSending, SendingCoordinator
 from wingsd.transfers.outgoing.request import TransferOrder
 from wingsd.transfers.outgoing.transfer import OutgoingTransfer
-from wingsd.transfers.ownership import Verdict
+from wingsd.transfers.ownership import OwnershipCheck
 from wingsd.transfers.step_log import Progress
 
-__all__ = ["HOLD", "Sender"]
+__all__ = ["HOLD", "OutgoingTransfers"]
 
 #: Why the server cannot be started meanwhile.
 HOLD = "the server is being transferred to another node"
@@ -24,21 +24,21 @@ HOLD = "the server is being transferred to another node"
 DELETION_WITHIN = 600.0
 
 
-class Sender:
+class OutgoingTransfers:
     """All transfers from this node, at most one for each server."""
 
-    def __init__(self, means: SendingMeans) -> None:
+    def __init__(self, means: SendingCollaborators) -> None:
         self._means = means
         self._open: dict[str, OutgoingTransfer] = {}
         self._left_behind: dict[str, OutgoingTransfer] = {}
         #: Those whose servers have moved and are just being deleted here.
         self._deleted: dict[str, OutgoingTransfer] = {}
         #: What the Panel is asked about transfers of an earlier daemon.
-        self._asked_about: dict[str, Verdict] = {}
+        self._asked_about: dict[str, OwnershipCheck] = {}
         self._stopping = False
 
     def start(
-        self, server: Server, order: TransferOrder, authority: SendingAuthority | None = None
+        self, server: Server, order: TransferOrder, authority: SendingCoordinator | None = None
     ) -> None:
         """Begin to send `server`; the rest is told by events, and to the Panel.
 
@@ -98,7 +98,7 @@ class Sender:
             )
         transfer.cancel()
 
-    async def moves_within(self, grace: float, server: str, verdict: Verdict) -> bool:
+    async def moves_within(self, grace: float, server: str, verdict: OwnershipCheck) -> bool:
         """Have `verdict` ask about what an earlier daemon was sending, until `cancel`."""
         self._asked_about[server] = verdict
         try:

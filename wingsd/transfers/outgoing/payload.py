@@ -17,13 +17,13 @@ from wingsd.config import CALAGOPUS
 from wingsd.errors import StorageError
 from wingsd.transfers.form.install_log import InstallLogs
 from wingsd.transfers.form.upload_form import FormFrame
-from wingsd.transfers.outgoing.request import Form
+from wingsd.transfers.outgoing.request import UploadFormat
 
-__all__ = ["Cargo"]
+__all__ = ["Payload"]
 
 
 @attrs.frozen
-class Cargo:
+class Payload:
     """One server's files, those in `source`; its backups; and the log of its installation.
 
     `source` is a directory, or a part of one; without one the archive is empty, since the
@@ -35,15 +35,15 @@ class Cargo:
     family: str
     source: str | Part | None
     links: bool
-    form: Form
+    form: UploadFormat
     backups: tuple[LocalBackup, ...]
     logs: InstallLogs | None
 
-    def of(self, part: Part) -> Cargo:
+    def of(self, part: Part) -> Payload:
         """Return the same, but of the files those in a part of the directory alone."""
         return attrs.evolve(self, source=part)
 
-    def files_of(self, part: Part) -> Cargo:
+    def files_of(self, part: Part) -> Payload:
         """Return the files in a part of the directory, and nothing beside them."""
         return attrs.evolve(self, source=part, backups=(), logs=None)
 

@@ -11,7 +11,7 @@ import attrs
 from wingsd.archive import ArchiveFormat, Compression
 from wingsd.config import CALAGOPUS, PELICAN
 
-__all__ = ["JOINS_STREAMS", "Form", "TransferOrder", "form_of", "streams_of"]
+__all__ = ["JOINS_STREAMS", "TransferOrder", "UploadFormat", "form_of", "streams_of"]
 
 #: What a destination says that it does, when it takes all requests of a server for one transfer.
 JOINS_STREAMS = "streams"
@@ -45,20 +45,22 @@ class TransferOrder:
 
 
 @attrs.frozen
-class Form:
+class UploadFormat:
     """In what form an archive is sent."""
 
     archive: ArchiveFormat
     compression: Compression
 
 
-def form_of(order: TransferOrder, compression: Compression, tell: Callable[[str], None]) -> Form:
+def form_of(
+    order: TransferOrder, compression: Compression, tell: Callable[[str], None]
+) -> UploadFormat:
     """Return the form that is asked for; for `compression` the node's own, where none is.
 
     What this node does not know it does not refuse, since every node reads a tar.gz: it goes as
     without being asked, and `tell` gets a line about it.
     """
-    return Form(
+    return UploadFormat(
         _choice(order.archive_format, ArchiveFormat.TAR_GZ, "the archive format", tell),
         _choice(order.compression_level, compression, "the compression level", tell),
     )

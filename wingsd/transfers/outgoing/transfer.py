@@ -16,14 +16,14 @@ from twisted.python.failure import Failure
 from wingsd.errors import DestinationError, TransferCancelled, WingsdError
 from wingsd.servers import Server
 from wingsd.transfers.cancellation import slots_held
-from wingsd.transfers.collaborators import SendingMeans
-from wingsd.transfers.coordinator import SendingAuthority
+from wingsd.transfers.collaborators import SendingCollaborators
+from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.formatting import SOURCE, readable_time
 from wingsd.transfers.outgoing.request import TransferOrder, streams_of
 from wingsd.transfers.outgoing.upload import Dispatch
-from wingsd.transfers.peer.client import Destination
+from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.pool_negotiation import SourcePool
-from wingsd.transfers.step_log import Course, Progress
+from wingsd.transfers.step_log import Progress, StepLog
 from wingsd.transfers.steps import SendStep
 
 __all__ = ["MOVED", "OutgoingTransfer"]
@@ -43,8 +43,8 @@ class OutgoingTransfer:
         self,
         server: Server,
         order: TransferOrder,
-        means: SendingMeans,
-        authority: SendingAuthority,
+        means: SendingCollaborators,
+        authority: SendingCoordinator,
     ) -> None:
         """Raise `BadRequest` when the order's address is none."""
         self.server = server
@@ -54,8 +54,8 @@ class OutgoingTransfer:
         self.over: Deferred[None] = Deferred()
         self._means = means
         self._order = order
-        self._destination = Destination(order.url, order.token, means.reactor, means.trust)
-        self._course = Course(server.uuid, SOURCE, SendStep, means, authority)
+        self._destination = PeerClient(order.url, order.token, means.reactor, means.trust)
+        self._course = StepLog(server.uuid, SOURCE, SendStep, means, authority)
         self._pool = SourcePool(server.uuid, order, means, by_hand=authority.by_hand)
         self._dispatch = Dispatch(server, order, means, self._course, self._pool)
         self._removals: tuple[str, ...] = ()

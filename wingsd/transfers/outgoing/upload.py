@@ -14,20 +14,20 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import Limits, Packed, Part, split, survey
+from wingsd.archive import ArchiveLimits, Packed, Part, split, survey
 from wingsd.backups.local import LocalBackup, find_backups
 from wingsd.errors import DestinationSilent, DiskLimitExceeded
 from wingsd.servers import Server
 from wingsd.threadio import Outflow, OutflowClosed, relayed
 from wingsd.transfers.cancellation import fires_within
-from wingsd.transfers.collaborators import SendingMeans
+from wingsd.transfers.collaborators import SendingCollaborators
 from wingsd.transfers.form.upload_form import FormFrame
 from wingsd.transfers.formatting import progress_bar, readable_size
-from wingsd.transfers.outgoing.payload import Cargo
+from wingsd.transfers.outgoing.payload import Payload
 from wingsd.transfers.outgoing.request import JOINS_STREAMS, TransferOrder, form_of
-from wingsd.transfers.peer.client import Destination
+from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.pool_negotiation import SourcePool
-from wingsd.transfers.step_log import Course, Meter
+from wingsd.transfers.step_log import ProgressMeter, StepLog
 from wingsd.transfers.steps import SendStep
 
 __all__ = ["KEEPS_LINKS", "Dispatch", "OutgoingStreams"]
@@ -42,9 +42,9 @@ class _Stream:
 
     def __init__(
         self,
-        cargo: Cargo,
-        destination: Destination,
-        means: SendingMeans,
+        cargo: Payload,
+        destination: PeerClient,
+        means: SendingCollaborators,
         number: int | None,
         others: int,
         pool: Sequence[tuple[str, str]],
@@ -93,9 +93,9 @@ class OutgoingStreams:
 
     def __init__(
         self,
-        cargoes: Sequence[Cargo],
-        destination: Destination,
-        means: SendingMeans,
+        cargoes: Sequence[Payload],
+        destination: PeerClient,
+        means: SendingCollaborators,
         *,
         joined: bool,
         pool: Sequence[tuple[str, str]] = (),
@@ -207,13 +207,13 @@ class Dispatch:
         self,
         server: Server,
         order: TransferOrder,
-        means: SendingMeans,
-        course: Course[SendStep],
+        means: SendingCollaborators,
+        course: StepLog[SendStep],
         pool: SourcePool,
     ) -> None:
         self.backups: tuple[LocalBackup, ...] = ()
         #: Counts the bytes that are read of files and backups.
-        self.meter = Meter(means.reactor.seconds, self._count)
+        self.meter = ProgressMeter(means.reactor.seconds, self._count)
         self._server = server
         self._order = order
         self._means = means
@@ -245,7 +245,7 @@ class Dispatch:
     @property
     def _limit(self) -> int | None:
         """Bytes that the server's files may have, None without a limit."""
-        return Limits.disk_of(self._server.configuration.settings.build.disk_space)
+        return ArchiveLimits.disk_of(self._server.configuration.settings.build.disk_space)
 
     @property
     def _along(self) -> int:
@@ -283,7 +283,7 @@ class Dispatch:
             )
 
     async def send(
-        self, destination: Destination, features: frozenset[str], further: int
+        self, destination: PeerClient, features: frozenset[str], further: int
     ) -> OutgoingStreams:
         """Send it all; return when the last bytes are on their way.
 
@@ -317,10 +317,10 @@ class Dispatch:
         if self._streams is not None:
             self._streams.abort()
 
-    async def _cargoes(self, links: bool, further: int) -> list[Cargo]:
+    async def _cargoes(self, links: bool, further: int) -> list[Payload]:
         """Return what each upload is to hold: the first also has all that is beside the files."""
         means, directory = self._means, self._means.servers.directory(self._server.uuid)
-        whole = Cargo(
+        whole = Payload(
             server=self._server.uuid,
             family=self._order.family,
             source=None if self._pool.has_files else Part(directory, limit=self._limit),

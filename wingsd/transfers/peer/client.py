@@ -1,6 +1,6 @@
 """The node that a server is sent to, as the node that sends it sees it.
 
-`Destination` asks it what it keeps, and uploads to it. Each is one `Conversation`; each way one
+`PeerClient` asks it what it keeps, and uploads to it. Each is one `HttpExchange`; each way one
 can end has its class in `wingsd.errors`, with words that say what to do.
 """
 
@@ -27,11 +27,11 @@ from wingsd import __version__
 from wingsd.errors import BadRequest, DestinationLost, DestinationRefused, DestinationUnreachable
 from wingsd.panel.http_client import MAX_HEAD
 from wingsd.threadio import Outflow
-from wingsd.transfers.peer.http_exchange import Answer, Conversation
-from wingsd.transfers.peer.tls import PeerVerifier, Trust
+from wingsd.transfers.peer.http_exchange import Answer, HttpExchange
+from wingsd.transfers.peer.tls import PeerTls, PeerVerifier
 from wingsd.util.retry import seconds_asked_for
 
-__all__ = ["Destination", "OutgoingUpload", "Trust"]
+__all__ = ["OutgoingUpload", "PeerClient", "PeerTls"]
 
 #: Seconds to connect in, TLS included; for a question, to be answered in.
 CONNECT_WITHIN = 30
@@ -52,7 +52,7 @@ HINTS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-class Destination:
+class PeerClient:
     """The node at `url`, and the header Authorization's whole value.
 
     `there` is where somebody gave its address, and may correct it.
@@ -63,7 +63,7 @@ class Destination:
         url: str,
         authorization: str,
         reactor: Any,
-        trust: Trust,
+        trust: PeerTls,
         there: str = "in the Panel",
     ) -> None:
         """Raise `BadRequest` for a URL or a header that is none.
@@ -141,7 +141,7 @@ class Destination:
         body: Outflow | None = None,
         stall_timeout: float | None = None,
         content: bytes = b"",
-    ) -> tuple[Conversation, Deferred[Answer]]:
+    ) -> tuple[HttpExchange, Deferred[Answer]]:
         port = self._url.port or PORTS[self._url.scheme]
         endpoint: IStreamClientEndpoint = HostnameEndpoint(
             self._reactor, self._host, port, CONNECT_WITHIN
@@ -151,7 +151,7 @@ class Destination:
             verifier = PeerVerifier(self._context, self._host)
             endpoint = wrapClientTLS(verifier, endpoint)
         verify = verifier.verify_name if verifier is not None else None
-        conversation = Conversation(self._reactor, request, body, verify, stall_timeout, content)
+        conversation = HttpExchange(self._reactor, request, body, verify, stall_timeout, content)
         answer = conversation.start(endpoint, CONNECT_WITHIN)
         answer.addErrback(self._explain, conversation, verifier, uploads=body is not None)
         return conversation, answer
@@ -159,7 +159,7 @@ class Destination:
     def _explain(
         self,
         failure: Failure,
-        conversation: Conversation,
+        conversation: HttpExchange,
         verifier: PeerVerifier | None,
         *,
         uploads: bool,
@@ -192,7 +192,7 @@ class OutgoingUpload:
     """
 
     def __init__(
-        self, conversation: Conversation, answer: Deferred[Answer], *, may_be_early: bool = False
+        self, conversation: HttpExchange, answer: Deferred[Answer], *, may_be_early: bool = False
     ) -> None:
         self._conversation = conversation
         self.answer: Deferred[None] = answer.addCallback(_judge, may_be_early=may_be_early)

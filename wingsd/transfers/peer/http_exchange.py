@@ -33,7 +33,7 @@ from wingsd.panel.http_client import MAX_HEAD, AnswerRefused
 from wingsd.threadio import Outflow
 from wingsd.util.net import PROBES, keep_alive, tcp_info
 
-__all__ = ["Answer", "Conversation", "Silence"]
+__all__ = ["Answer", "HttpExchange", "Silence"]
 
 #: How often is looked in the time that a peer may be silent.
 LOOKS = 8
@@ -113,7 +113,7 @@ class Answer:
 
 
 @implementer(IHandshakeListener, IPushProducer)
-class Conversation(Protocol):
+class HttpExchange(Protocol):
     """A connection for one request, made by `start`.
 
     `verify` looks at the TLS connection before anything is sent on it, and raises when it is not

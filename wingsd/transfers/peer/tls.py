@@ -18,7 +18,7 @@ from zope.interface import implementer
 from wingsd.errors import ConfigError, DestinationUnreachable
 from wingsd.util.tls import tls_options
 
-__all__ = ["PeerVerifier", "Trust", "checked"]
+__all__ = ["PeerTls", "PeerVerifier", "checked"]
 
 NOT_GOOD = "the destination node's certificate is not good"
 # What OpenSSL calls these (x509_vfy.h); the last are the ways of a chain to end nowhere.
@@ -30,7 +30,7 @@ MAX_NAMES = 5
 
 
 @attrs.frozen
-class Trust:
+class PeerTls:
     """The authorities whose certificates are good.
 
     These are the system's (those `SSL_CERT_FILE` and `SSL_CERT_DIR` name, where they are set) and
@@ -60,12 +60,12 @@ class Trust:
         return context
 
 
-def checked(ca_file: str) -> Trust:
+def checked(ca_file: str) -> PeerTls:
     """Return what trusts `ca_file`, a file that is some good. Raises `ConfigError`.
 
     So it is told when the node starts, and not with its first transfer.
     """
-    trust = Trust(ca_file)
+    trust = PeerTls(ca_file)
     try:
         trust.context()
     except DestinationUnreachable as error:

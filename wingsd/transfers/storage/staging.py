@@ -29,13 +29,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.archive import remove_tree
-from wingsd.backups.received import Backups, sync_directory
+from wingsd.backups.received import ReceivedBackups, sync_directory
 from wingsd.errors import StorageError
-from wingsd.statedb import Journal
+from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
 from wingsd.util.os_errors import disk_advice
 
-__all__ = ["EVERY", "Attic", "Staging", "WriteBack"]
+__all__ = ["EVERY", "Quarantine", "Staging", "WriteBack"]
 
 #: Seconds between two, however long each takes.
 EVERY = 0.5
@@ -71,7 +71,7 @@ class WriteBack:
 _DAY = 24 * 3600
 
 
-class Attic:
+class Quarantine:
     """The quarantine of `staging` and of `backups`, where things stay for so many `days`.
 
     The days are counted in the journal. The clock alone would have everything deleted that is here
@@ -81,7 +81,12 @@ class Attic:
     _log = Logger()
 
     def __init__(
-        self, staging: Staging, backups: Backups, disk: Workers, journal: Journal, days: int
+        self,
+        staging: Staging,
+        backups: ReceivedBackups,
+        disk: Workers,
+        journal: StateDatabase,
+        days: int,
     ) -> None:
         self._staging = staging
         self._backups = backups
