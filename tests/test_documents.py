@@ -11,11 +11,11 @@ from handbook.keys import sections
 from tests.pages import HOME, PAGES, Page
 
 TEST = re.compile(r"(tests/[\w/]+\.py)(?:::(test_\w+))?")
-#: Directories whose files documents name, and those in `wingsd/` that they name without it.
+#: Directories whose files documents name, and packages in `wingsd/` that they name without it.
 TOPS = "bench|debian|demo|docs|etc|fuzz|handbook|man|tests|tools|twisted|wingsd"
-ROOMS = "archive|bridge|config|eggfiles|environment|journal|privileges|servers|transfers|web"
+PACKAGES = "|".join(path.parent.name for path in HOME.glob("wingsd/*/__init__.py"))
 FILE = re.compile(rf"(?:{TOPS})(?:/[\w.-]+)+/?")
-MODULE = re.compile(rf"(?<![\w/.-])(?:{ROOMS})/\w+(?:/\w+)*(?:\.py)?(?![\w/])")
+MODULE = re.compile(rf"(?<![\w/.-])(?:{PACKAGES})/\w+(?:/\w+)*(?:\.py)?(?![\w/])")
 
 #: Of maps of sections the name without a star is a key, too.
 KEYS = {section.path.removesuffix(".*") for section in sections()} | {

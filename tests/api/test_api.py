@@ -20,7 +20,7 @@ def endpoints(kind: type[Public] = Public) -> Iterator[type[Public]]:
     """Yield the classes of all paths that can be called."""
     for each in kind.__subclasses__():
         yield from endpoints(each)
-        if each.calls and each.__module__.startswith("wingsd.web."):
+        if each.calls and each.__module__.startswith("wingsd.api."):
             yield each
 
 

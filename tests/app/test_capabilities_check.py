@@ -23,13 +23,13 @@ NOBODY = 4711
 SURVEY = """
 import json, os, sys
 import attrs
-from wingsd.config import Config, System
+from wingsd.config import Config, SystemConfig
 from wingsd.app.capabilities import survey
 os.setgroups([int(group) for group in sys.argv[5:]])
 os.setresgid(4711, 4711, 4711)
 os.setresuid(4711, 4711, 4711)
 root, data, backups, engine = sys.argv[1:5]
-system = System(root_directory=root, data=data, backup_directory=backups)
+system = SystemConfig(root_directory=root, data=data, backup_directory=backups)
 config = Config("id", "token", "https://p.invalid", system=system)
 print(json.dumps(attrs.asdict(survey(config, (988, 988), engine)), default=sorted))
 """

@@ -14,7 +14,7 @@ WAY = """
 import gzip, io, os, stat, sys, tarfile
 from wingsd.archive import Compression, extract, pack
 from wingsd.egg_files.rewrite import Tree
-from wingsd.servers.storage import Directories
+from wingsd.servers.storage import ServerDirectories
 from wingsd.transfers.storage.staging import Staging
 
 os.setgroups([])
@@ -52,7 +52,7 @@ sent = pack(
     progress=lambda size: None,
 )
 print(sent.file_count, sent.hard_link_count, sent.symlink_count, sent.skipped_count)
-directories = Directories(data, owner)
+directories = ServerDirectories(data, owner)
 directories.delete(directories.set_apart(uuid))
 print(sorted(os.listdir(data)))
 """

@@ -62,7 +62,7 @@ def workers() -> Iterator[Workers]:
 
 @pytest.fixture
 def faked(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    monkeypatch.setattr(engine_calls, "Client", Client)
+    monkeypatch.setattr(engine_calls, "DockerClient", Client)
     monkeypatch.setattr(Client, "closed", 0)
     return Engine(workers, "unix:///faked")
 
@@ -164,7 +164,7 @@ async def test_nothing_is_left_when_a_creation_is_cancelled_and_removed(
 async def test_how_long_each_call_takes_is_told(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_calls, "Client", Client)
+    monkeypatch.setattr(engine_calls, "DockerClient", Client)
     heard = Heard()
     faked = Engine(workers, "unix:///faked", heard)
     error = OSError(111, "Connection refused")
@@ -186,7 +186,7 @@ async def test_how_long_each_call_takes_is_told(
 async def test_waiting_for_a_thread_is_not_the_engines_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engine_calls, "Client", Client)
+    monkeypatch.setattr(engine_calls, "DockerClient", Client)
     heard, now, gate = Heard(), [0.0], Gate()
     monkeypatch.setattr(calls_module, "monotonic", lambda: now[0])
     one = Workers(reactor, "one", 1)

@@ -60,7 +60,7 @@ class Sparing:
 
 
 def test_what_it_leaves_out_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "Client", Sparing)
+    monkeypatch.setattr(engine_module, "DockerClient", Sparing)
     heard = Heard()
     told = ask("unix:///x", heard)
     assert [(operation, error) for _, operation, _, error in heard.calls] == [

@@ -81,7 +81,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(engine, "Client", lambda address: world)
+    monkeypatch.setattr(engine, "DockerClient", lambda address: world)
     return world
 
 

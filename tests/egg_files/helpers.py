@@ -55,7 +55,7 @@ def processes_of(daemon: int) -> list[int]:
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parent = (path / "stat").read_text().rpartition(") ")[2].split()[1]
-            if int(parent) == daemon and b"eggfiles.child" in (path / "cmdline").read_bytes():
+            if int(parent) == daemon and b"egg_files.child" in (path / "cmdline").read_bytes():
                 found.append(int(path.name))
     return found
 

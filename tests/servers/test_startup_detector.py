@@ -7,7 +7,7 @@ from time import perf_counter
 import pytest
 
 from wingsd.panel.schemas import Startup
-from wingsd.servers.console import LONGEST, StartupDetector
+from wingsd.servers.console import LONGEST_MATCHED_LINE, StartupDetector
 
 
 def matches(line: str, *done: str, strip_ansi: bool = False) -> bool:
@@ -73,19 +73,19 @@ def test_whether_there_is_anything_to_wait_for() -> None:
 def test_no_expression_hangs_the_node() -> None:
     done = StartupDetector(Startup((r"regex:^(a+)+$", r"regex:(x+x+)+y", r"regex:(.*)*\d{3}$")))
     began = perf_counter()
-    assert not done.match("a" * (LONGEST - 1) + "!")
-    assert not done.match("x" * LONGEST)
+    assert not done.match("a" * (LONGEST_MATCHED_LINE - 1) + "!")
+    assert not done.match("x" * LONGEST_MATCHED_LINE)
     assert perf_counter() - began < 1
 
 
 def test_only_the_beginning_of_a_long_line_is_looked_at() -> None:
-    assert matches("x" * (LONGEST - 2) + "up", "up")
-    assert not matches("x" * LONGEST + "up", "up")
+    assert matches("x" * (LONGEST_MATCHED_LINE - 2) + "up", "up")
+    assert not matches("x" * LONGEST_MATCHED_LINE + "up", "up")
 
 
 def test_no_control_sequences_hang_the_node() -> None:
     done = StartupDetector(Startup(("up",), strip_ansi=True))
     began = perf_counter()
     for begun in ("\x1b]", "\x9d", "\x1b[", "\x9b", "\x1b "):
-        assert not done.match(begun * LONGEST)
+        assert not done.match(begun * LONGEST_MATCHED_LINE)
     assert perf_counter() - began < 0.05

@@ -28,7 +28,7 @@ def test_a_call_is_described_by_its_declaration() -> None:
     assert [parameter["name"] for parameter in made["parameters"]] == ["size", "lines"]
     assert list(made["responses"]) == ["200", "400", "401", "403", "404", "503"]
     answer = made["responses"]["200"]["content"]["application/json"]["schema"]
-    assert answer == {"$ref": "#/components/schemas/Lines"}
+    assert answer == {"$ref": "#/components/schemas/ConsoleLines"}
 
 
 def test_what_has_no_body_has_none() -> None:
