@@ -169,7 +169,7 @@ class Harness:
         for peer in victims:
             await peer.ended()
             self.deaths.update(_steps(peer))
-            _age(peer)
+            peer.age()
         for peer in victims:
             await peer.start(**self._changes)
 
@@ -254,16 +254,6 @@ def _steps(peer: Peer) -> list[str]:
     with _journal(peer) as journal:
         entries = journal.transfers(unfinished=True)
     return [f"{entry.direction.value} {entry.step}" for entry in entries] or ["at rest"]
-
-
-def _age(peer: Peer) -> None:
-    """Have a node's transfers begun a minute before: what the Panel denies then is over."""
-    store = Store(str(peer.directory))
-    store.open()
-    try:
-        store._execute("UPDATE transfers SET begun = begun - ?", MINUTE)
-    finally:
-        store.close()
 
 
 def _is_deleting(peer: Peer) -> bool:

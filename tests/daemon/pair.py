@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -14,6 +16,7 @@ from tests.daemon.daemon import Daemon, reactor
 from tests.daemon.house import UUID
 from wingsd.testing import Panel, process_configuration, server_settings
 from wingsd.testing.line import SlowLine
+from wingsd.transfers.firstminute import MINUTE
 
 __all__ = ["Pair", "Peer"]
 
@@ -99,6 +102,14 @@ class Peer(Daemon):
         await super().close()
         if self.line is not None:
             await self.line.close()
+
+    def age(self) -> None:
+        """While it is not running, have its transfers begun a minute before.
+
+        What the Panel denies is then over, and it need not be asked again for a minute.
+        """
+        with closing(sqlite3.connect(self.directory / "wingsd.db")) as journal, journal:
+            journal.execute("UPDATE transfers SET begun = begun - ?", (MINUTE,))
 
     def files(self) -> Path:
         """Return where the server's files are, or would be."""

@@ -108,6 +108,9 @@ class PelicanNode(Protocol):
 
     async def _take(self) -> None:
         panel = self._pair.panel
+        # It tells it once, and the Panel commits the transfer when it has the source's 202.
+        while not panel.in_transfer(UUID):
+            await deferLater(reactor, 0.01)
         source = panel.finish_transfer(self._destination, UUID, "success")
         assert source is self._pair.source.node
         status, _ = await panel.ask(source, "DELETE", f"/api/servers/{UUID}")
