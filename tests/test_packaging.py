@@ -69,3 +69,11 @@ def test_it_has_the_projects_version() -> None:
     assert found
     # 0.1.0~dev0 is before 0.1.0, as 0.1.0.dev0 is; what follows a plus is the packaging's own.
     assert found[1].partition("+")[0] == re.sub(r"\.?(dev|a|b|rc)", r"~\1", version)
+
+
+def test_the_tests_that_the_packages_build_leaves_out_are_there() -> None:
+    rules = (HOME / "debian/rules").read_text()
+    listed = rules.partition("WANT_ROOT = \\\n")[2].partition("#")[0]
+    names = listed.replace("\\\n", " ").split()
+    assert names
+    assert [name for name in names if not (HOME / "tests" / name).exists()] == []
