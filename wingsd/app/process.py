@@ -1,8 +1,8 @@
 """What the daemon sets for its own process: open files, memory, the clock, and thread pools.
 
-Twisted measures its timeouts by the wall clock: one that is set an hour forward (by NTP, or since
-a virtual machine was paused) ends every transfer as stalled, and one that is set back keeps every
-silent peer for as long.
+The clock: Twisted measures its timeouts by the wall clock. Set an hour forward (by NTP, or since a
+virtual machine was paused), it ends every transfer as stalled; set back, it keeps every silent
+peer for as long. `steady` makes the reactor use a monotonic one.
 """
 
 from __future__ import annotations

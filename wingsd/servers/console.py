@@ -1,10 +1,10 @@
 """A server's console: lines of a terminal, throttled and kept, and the one that says it is up.
 
-An entry of `done` is a part of the line or, after `regex:`, an expression in Go's syntax, since
-eggs are written for Wings. RE2 has that syntax, and its time grows with the line only: whatever
-an egg says, it cannot hang the node.
+`StartupDetector`: an entry of the egg's `done` is a part of the line or, after `regex:`, an
+expression in Go's syntax, since eggs are written for Wings. RE2 has that syntax, and its time
+grows with the line only: whatever an egg says, it cannot hang the node.
 
-Time is handed in, in seconds.
+`Throttle` gets the time as an argument, in seconds.
 
 A run's output is not trusted: no line is longer than `LONGEST`, and what is kept is bounded in
 lines and in bytes.

@@ -1,10 +1,10 @@
 """The staging area and the quarantine: where received servers are kept until they are in use.
 
-The kernel by itself waits for half a minute, or for gigabytes. Measured on an ext4 by the seconds
-until all is durable, with writing back every 64 MiB and without: 4.4 against 6.2 for 2 GiB in 16
-files, 3.0 against 3.3 for 50,000 small files; by syncfs(2), which also covers small files and
-directories, and has less of an effect on the writing itself than posix_fadvise(2) or
-sync_file_range(2) for each file.
+Writing back: without a request the kernel waits for half a minute, or for gigabytes. Measured on
+an ext4 by the seconds until all is durable, with writing back every 64 MiB and without: 4.4
+against 6.2 for 2 GiB in 16 files, 3.0 against 3.3 for 50,000 small files; by syncfs(2), which also
+covers small files and directories, and has less of an effect on the writing itself than
+posix_fadvise(2) or sync_file_range(2) for each file.
 
 The staging directory stands beside `system.data`, on the same filesystem, so that one rename makes
 the files the server's own. What is found in a server's place and is no server of this node is
