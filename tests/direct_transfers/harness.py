@@ -52,6 +52,7 @@ from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.peer.tls import PeerTls
 from wingsd.transfers.recovery import Recovery, clear_leftovers
+from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Quarantine, Staging, WriteBack
 
@@ -122,6 +123,7 @@ class Station:
         self.volume = Volume(str(self.data), owner, storage_pool)
         self.logs = InstallLogs(str(self.directory / "logs"), self.staging, reserve=0)
         self.heard = Heard()
+        self.step_logs = StepLogs(self.journal, self.bus, self.heard, reactor)
         self._pool = pool
         #: Servers that are received at a time.
         self.slots = DeferredSemaphore(1)
@@ -160,7 +162,7 @@ class Station:
                 backups=self.backups,
                 logs=self.logs,
                 write_back=WriteBack(lambda: pool.run(self.staging.write_back), reactor),
-                bus=self.bus,
+                step_logs=self.step_logs,
                 owner=owner,
                 family="pterodactyl",
                 limits=ArchiveLimits.configured(TransfersConfig()),
@@ -170,7 +172,6 @@ class Station:
                 slots=self.slots,
                 disk=pool,
                 volume=self.volume,
-                observer=self.heard,
             ),
             places=3,
             stall_timeout=120,
@@ -186,7 +187,7 @@ class Station:
                 environment=self.environment,
                 servers=self.servers,
                 attic=Quarantine(self.staging, self.backups, self._pool, self.journal, days=30),
-                bus=self.bus,
+                step_logs=self.step_logs,
                 trust=PeerTls(),
                 compression=Compression.BEST_SPEED,
                 stop_grace=60,
@@ -198,7 +199,6 @@ class Station:
                 volume=self.volume,
                 packers=self._pool,
                 slots=DeferredSemaphore(2),
-                observer=self.heard,
             )
         )
 

@@ -25,10 +25,8 @@ from wingsd.panel.schemas import Settings
 from wingsd.threadio import Feed
 from wingsd.transfers.coordinator import PanelReceiving
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
-from wingsd.transfers.formatting import DESTINATION
 from wingsd.transfers.incoming.receive import Received, Reception
-from wingsd.transfers.step_log import StepLog
-from wingsd.transfers.steps import ReceiveStep, RollbackList
+from wingsd.transfers.steps import RollbackList
 
 __all__ = ["Parts", "Receptions", "Result", "files_in", "now", "read"]
 
@@ -84,7 +82,7 @@ class Receptions:
         upload = _upload(recording, pieces)
         undo = RollbackList(UUID)
         panel = PanelReceiving(UUID, self._means.panel, self._means.outbox, self._means.reactor)
-        course = StepLog(UUID, DESTINATION, ReceiveStep, self._means, panel)
+        course = self._means.step_logs.receiving(UUID, panel)
         reception = Reception(UUID, self._means, course, undo)
         try:
             received = now(Deferred.fromCoroutine(reception.receive(upload, Settings(UUID))))

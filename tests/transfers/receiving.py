@@ -31,6 +31,7 @@ from wingsd.transfers.form.install_log import InstallLogs
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.panel_callbacks import CallbackQueue
+from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Quarantine, Staging, WriteBack
 
@@ -231,7 +232,7 @@ class House:
                 backups=self.backups,
                 logs=InstallLogs(str(self.logs), self.staging, reserve=0),
                 write_back=WriteBack(lambda: pool.run(self.staging.write_back), reactor),
-                bus=bus,
+                step_logs=StepLogs(self.journal, bus, self.heard, reactor),
                 owner=OWNER,
                 family=family,
                 limits=ArchiveLimits.configured(TransfersConfig()),
@@ -241,7 +242,6 @@ class House:
                 slots=DeferredSemaphore(2),
                 disk=pool,
                 volume=self.volume,
-                observer=self.heard,
             ),
             places=3,
             stall_timeout=120,

@@ -34,6 +34,7 @@ from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.request import TransferOrder
 from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.peer.tls import PeerTls
+from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Staging
 
@@ -232,7 +233,7 @@ class House:
                 environment=world,
                 servers=world,
                 attic=world,
-                bus=bus,
+                step_logs=StepLogs(journal, bus, self.heard, reactor),
                 trust=PeerTls(),
                 compression=Compression.BEST_SPEED,
                 stop_grace=60,
@@ -250,7 +251,6 @@ class House:
                 packers=pool,
                 slots=DeferredSemaphore(2),
                 bucket=bucket,
-                observer=self.heard,
                 **means,
             )
         )

@@ -25,7 +25,7 @@ from wingsd.errors import (
 )
 from wingsd.events import EventBus
 from wingsd.statedb import Direction, Entry
-from wingsd.transfers.step_log import StepLog
+from wingsd.transfers.step_log import StepLog, StepLogs
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
 
@@ -47,10 +47,9 @@ class Told:
     def __init__(self, steps: Any) -> None:
         self.clock, self.heard, self.journal = Clock(), Heard(), Journal()
         authority: Any = SimpleNamespace(by_hand=False, words={})
-        means: Any = SimpleNamespace(
-            journal=self.journal, bus=EventBus(), reactor=self.clock, observer=self.heard
-        )
-        self.course: StepLog[Any] = StepLog(UUID, "Node", steps, means, authority)
+        database: Any = self.journal
+        logs = StepLogs(database, EventBus(), self.heard, self.clock)
+        self.course: StepLog[Any] = StepLog(UUID, "Node", steps, logs, authority)
 
     async def begin(self) -> None:
         await self.course.begin()

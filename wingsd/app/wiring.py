@@ -40,6 +40,7 @@ from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.peer.tls import checked
 from wingsd.transfers.recovery import Recovery
+from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Quarantine, Staging, WriteBack
 from wingsd.websocket import ConsoleSockets
@@ -79,6 +80,7 @@ class Wiring:
         self.denied = DenyList(time.time())
         self._environment = self._make_environment()
         self.servers = self._make_servers()
+        self._step_logs = StepLogs(self.journal, self._bus, self.observer, self._reactor)
         self._trust = checked(transfers.ca_file)
         self.receiver = self._make_receiver()
         self.streams = StreamGroups(self.receiver, self.journal, transfers.streams, reactor)
@@ -124,7 +126,7 @@ class Wiring:
                 write_back=WriteBack(
                     lambda: self.pools.disk.run(self.staging.write_back), self._reactor
                 ),
-                bus=self._bus,
+                step_logs=self._step_logs,
                 owner=self.owner,
                 family=self._config.family,
                 limits=ArchiveLimits.configured(transfers),
@@ -134,7 +136,6 @@ class Wiring:
                 slots=DeferredSemaphore(transfers.concurrent),
                 disk=self.pools.disk,
                 volume=self._volume,
-                observer=self.observer,
             ),
             places=transfers.concurrent + transfers.waiting,
             stall_timeout=transfers.stall_timeout,
@@ -151,7 +152,7 @@ class Wiring:
                 environment=self._environment,
                 servers=self.servers,
                 attic=self.attic,
-                bus=self._bus,
+                step_logs=self._step_logs,
                 trust=self._trust,
                 compression=Compression(system.backups.compression_level),
                 stop_grace=system.transfers.stop_grace,
@@ -167,7 +168,6 @@ class Wiring:
                 slots=DeferredSemaphore(PACKERS),
                 streams=min(system.transfers.streams.most, PACKERS - 1),
                 bucket=self._bucket(system.transfers.upload_limit),
-                observer=self.observer,
             )
         )
 

@@ -13,7 +13,16 @@ from zope.interface import implementer
 
 from wingsd.threadio.rate_limit import Share, TokenBucket
 
-__all__ = ["BLOCK", "HIGH_MARK", "LOW_MARK", "STEP", "Feed", "Outflow", "OutflowClosed"]
+__all__ = [
+    "BLOCK",
+    "HIGH_MARK",
+    "LOW_MARK",
+    "OUTFLOW_HIGH_MARK",
+    "STEP",
+    "Feed",
+    "Outflow",
+    "OutflowClosed",
+]
 
 #: Streams pass in pieces of this size: TLS hands data up 16 KiB at a time, and taking the lock
 #: and waking the other side for each of these costs more than copying them once.
@@ -166,7 +175,7 @@ class Feed:
 #: them (`archive.compress.OUTPUT`), without a copy, which would also be of another size.
 STEP = 120 * 1024
 #: Waiting bytes at which the thread is stopped: some 20 ms of the fastest line.
-HIGH_MARK = 2 * 1024 * 1024
+OUTFLOW_HIGH_MARK = 2 * 1024 * 1024
 
 
 class OutflowClosed(Exception):
@@ -183,7 +192,7 @@ class Outflow:
     """
 
     def __init__(
-        self, reactor: Any, high_mark: int = HIGH_MARK, bucket: TokenBucket | None = None
+        self, reactor: Any, high_mark: int = OUTFLOW_HIGH_MARK, bucket: TokenBucket | None = None
     ) -> None:
         self._reactor = reactor
         self._high_mark = high_mark

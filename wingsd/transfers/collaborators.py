@@ -12,7 +12,6 @@ from wingsd.backups.local import Removal
 from wingsd.backups.received import ReceivedBackups
 from wingsd.config import FormConfig
 from wingsd.docker import Environment
-from wingsd.events import EventBus
 from wingsd.panel.client import Panel
 from wingsd.servers import Servers
 from wingsd.statedb import StateDatabase
@@ -20,9 +19,9 @@ from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.form.install_log import InstallLogs
 from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.peer.tls import PeerTls
+from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Quarantine, Staging, WriteBack
-from wingsd.util.observer import Observer
 
 __all__ = ["ReceivingCollaborators", "SendingCollaborators"]
 
@@ -42,7 +41,7 @@ class ReceivingCollaborators:
     backups: ReceivedBackups
     logs: InstallLogs
     write_back: WriteBack
-    bus: EventBus
+    step_logs: StepLogs
     owner: tuple[int, int]
     family: str
     #: What one archive may take of this node; a server's own disk limit comes with it.
@@ -56,7 +55,6 @@ class ReceivingCollaborators:
     #: Threads for the short work on the disk.
     disk: Workers
     volume: Volume
-    observer: Observer = attrs.field(factory=Observer)
 
 
 @attrs.frozen
@@ -70,7 +68,7 @@ class SendingCollaborators:
     environment: Environment
     servers: Servers
     attic: Quarantine
-    bus: EventBus
+    step_logs: StepLogs
     trust: PeerTls
     compression: Compression
     stop_grace: float
@@ -95,4 +93,3 @@ class SendingCollaborators:
     streams: int = 0
     #: All servers are sent by it; None without a limit.
     bucket: TokenBucket | None = None
-    observer: Observer = attrs.field(factory=Observer)

@@ -8,18 +8,19 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from wingsd.errors import StorageError, WingsdError
 from wingsd.events import TRANSFER_LOGS, TRANSFER_STATUS, Event, EventBus
-from wingsd.statedb import Account, Direction, Entry, Outcome
+from wingsd.statedb import Account, Direction, Entry, Outcome, StateDatabase
 from wingsd.transfers.cancellation import CancelScope
-from wingsd.transfers.collaborators import ReceivingCollaborators, SendingCollaborators
-from wingsd.transfers.formatting import console_line
+from wingsd.transfers.formatting import DESTINATION, SOURCE, console_line
 from wingsd.transfers.steps import Lifecycle, ReceiveStep, SendStep, State
+from wingsd.util.observer import Observer
 
-__all__ = ["PROGRESS_EVERY", "Announcer", "Progress", "ProgressMeter", "StepLog"]
+__all__ = ["PROGRESS_EVERY", "Announcer", "Progress", "ProgressMeter", "StepLog", "StepLogs"]
 
 
 @attrs.frozen
@@ -91,7 +92,7 @@ class Announcer:
 
     _log = Logger()
 
-    def __init__(self, server: str, node: str, bus: EventBus, reactor: Any) -> None:
+    def __init__(self, server: str, node: str, bus: EventBus, reactor: IReactorTime) -> None:
         #: Its number in the journal of transfers, by which the log's lines of it can be found.
         self.transfer: int | None = None
         self._server = server
@@ -175,6 +176,24 @@ class _Authority(Protocol[S]):
         """What is done in steps whose usual words do not fit."""
 
 
+@attrs.frozen
+class StepLogs:
+    """Where the steps of all transfers are logged: the state database, consoles and metrics."""
+
+    database: StateDatabase
+    bus: EventBus
+    observer: Observer
+    reactor: IReactorTime
+
+    def receiving(self, server: str, authority: _Authority[ReceiveStep]) -> StepLog[ReceiveStep]:
+        """Return the log of a transfer to this node."""
+        return StepLog(server, DESTINATION, ReceiveStep, self, authority)
+
+    def sending(self, server: str, authority: _Authority[SendStep]) -> StepLog[SendStep]:
+        """Return the log of a transfer from this node."""
+        return StepLog(server, SOURCE, SendStep, self, authority)
+
+
 class StepLog(Generic[S]):
     """The course of the transfer of the server with the UUID `server`.
 
@@ -189,12 +208,12 @@ class StepLog(Generic[S]):
         server: str,
         node: str,
         steps: Iterable[S],
-        means: ReceivingCollaborators | SendingCollaborators,
+        logs: StepLogs,
         authority: _Authority[S],
     ) -> None:
         self.chain = CancelScope()
         self.life = Lifecycle(steps)
-        self.announcer = Announcer(server, node, means.bus, means.reactor)
+        self.announcer = Announcer(server, node, logs.bus, logs.reactor)
         #: Its number in the journal, None before and after it is open there.
         self.entry: int | None = None
         #: The storage pool by which the other node may have the files, of which none is then
@@ -206,9 +225,10 @@ class StepLog(Generic[S]):
         self.count: Callable[[], int] = lambda: 0
         self._server = server
         self._authority = authority
-        self._journal = means.journal
-        self._observer = means.observer
-        self._clock: Callable[[], float] = means.reactor.seconds
+        self._journal = logs.database
+        self._observer = logs.observer
+        self._clock: Callable[[], float] = logs.reactor.seconds
+        self._begun = self._clock()
         self._account = Account()
         self._error: Exception | None = None
         self._entered = 0.0
@@ -340,6 +360,21 @@ class StepLog(Generic[S]):
     def moved(self) -> int:
         """The bytes of the archive that have come, or of the upload that have gone."""
         return self.count()
+
+    def progress(self, meter: ProgressMeter, total: int) -> Progress:
+        """Return how far the transfer is, by what `meter` has counted of `total` bytes."""
+        return Progress(
+            server=self._server,
+            entry=self.entry,
+            step=self.life.step,
+            words=self.doing,
+            by_hand=self._authority.by_hand,
+            pool=self.pool,
+            seconds=self._clock() - self._begun,
+            bytes=meter.done,
+            total=total,
+            rate=meter.rate,
+        )
 
     # Its end
 

@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 from tests.transfers.peers import Peer, Script, chunks, read_head, server_context
 from tests.transfers.uploading import OK, PIECE, Sending, answer, reactor
 from wingsd.errors import DestinationLost, DestinationRefused
-from wingsd.threadio.streams import HIGH_MARK, STEP
+from wingsd.threadio.streams import OUTFLOW_HIGH_MARK, STEP
 from wingsd.transfers.peer.client import PeerClient, PeerTls
 from wingsd.util.tls import ServerCertificate
 
@@ -335,7 +335,7 @@ async def test_a_peer_that_does_not_read_stops_the_thread_that_writes(
         await deferLater(reactor, 0.05)
     conversation: Any = sending.upload._conversation
     tcp = conversation._tcp()
-    assert sending.body._size <= HIGH_MARK + STEP
+    assert sending.body._size <= OUTFLOW_HIGH_MARK + STEP
     assert len(tcp.dataBuffer) + tcp._tempDataLen <= 3 * STEP
     reads.set()
     await sending.upload.answer

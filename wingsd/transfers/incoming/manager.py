@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import Deferred, succeed
 
 from wingsd.errors import (
     AlreadyHere,
@@ -18,12 +18,12 @@ from wingsd.transfers.cancellation import when_fired
 from wingsd.transfers.collaborators import ReceivingCollaborators
 from wingsd.transfers.coordinator import PanelReceiving, ReceivingCoordinator
 from wingsd.transfers.incoming.transfer import IncomingTransfer
-from wingsd.transfers.step_log import Progress
+from wingsd.transfers.table import TransferTable, all_over
 
 __all__ = ["IncomingTransfers"]
 
 
-class IncomingTransfers:
+class IncomingTransfers(TransferTable[IncomingTransfer]):
     """All transfers to this node, at most one for each server."""
 
     def __init__(
@@ -33,10 +33,10 @@ class IncomingTransfers:
 
         `stall_timeout` is the seconds a sender may be silent, to be told to the next one.
         """
+        super().__init__()
         self._means = means
         self._places = places
         self._stall_timeout = stall_timeout
-        self._open: dict[str, IncomingTransfer] = {}
         self._stopping = False
 
     def open(self, server: str, authority: ReceivingCoordinator | None = None) -> IncomingTransfer:
@@ -56,7 +56,7 @@ class IncomingTransfers:
         if sum(transfer.is_receiving for transfer in self._open.values()) >= self._places:
             raise TooManyTransfers(self._places)
         after = succeed(None) if before is None else when_fired(before.over)
-        return self._add(server, authority, after)
+        return self._begin(server, authority, after)
 
     def expect(self, server: str) -> None:
         """Take notice that the Panel has begun a transfer of the server to this node.
@@ -85,23 +85,18 @@ class IncomingTransfers:
 
     def resume(self, entry: Entry, authority: ReceivingCoordinator | None = None) -> None:
         """Bring to its end what an earlier daemon did not."""
-        transfer = self._add(entry.server, authority, succeed(None))
+        transfer = self._begin(entry.server, authority, succeed(None))
         Deferred.fromCoroutine(transfer.resume(entry))
 
-    def _add(
+    def _begin(
         self, server: str, authority: ReceivingCoordinator | None, after: Deferred[None]
     ) -> IncomingTransfer:
         if authority is None:
             means = self._means
             authority = PanelReceiving(server, means.panel, means.outbox, means.reactor)
         transfer = IncomingTransfer(server, self._means, authority, after)
-        self._open[server] = transfer
-        transfer.over.addCallback(self._forget, transfer)
+        self._add(server, transfer)
         return transfer
-
-    def _forget(self, _: None, transfer: IncomingTransfer) -> None:
-        if self._open.get(transfer.server) is transfer:
-            del self._open[transfer.server]
 
     def cancel(self, server: str) -> None:
         """End the server's transfer, wherever it is; nothing of it stays.
@@ -131,7 +126,7 @@ class IncomingTransfers:
         """
         self._stopping = True
         transfers = [transfer for transfer in self._open.values() if not transfer.has_arrived]
-        over = DeferredList([when_fired(transfer.over) for transfer in transfers])
+        over = all_over(transfers)
         for transfer in transfers:
             transfer.give_up(DaemonStopping())
         return over
@@ -140,22 +135,3 @@ class IncomingTransfers:
         """Give up what is verified as well, where the Panel has not been told of it."""
         for transfer in tuple(self._open.values()):
             transfer.give_up(DaemonStopping(), verified=True)
-
-    def find(self, server: str) -> IncomingTransfer | None:
-        """Return the server's transfer, if there is one."""
-        return self._open.get(server)
-
-    @property
-    def progress(self) -> list[Progress]:
-        """How far each transfer is, those included whose traces still have to go."""
-        return [transfer.progress for transfer in self._open.values()]
-
-    @property
-    def servers(self) -> tuple[str, ...]:
-        """The UUIDs of the servers being received."""
-        return tuple(self._open)
-
-    @property
-    def waiting(self) -> int:
-        """How many of them wait for their turn."""
-        return sum(transfer.is_waiting for transfer in self._open.values())

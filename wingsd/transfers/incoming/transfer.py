@@ -25,12 +25,11 @@ from wingsd.panel.schemas import Configuration
 from wingsd.statedb import Entry
 from wingsd.transfers.collaborators import ReceivingCollaborators
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.formatting import DESTINATION
 from wingsd.transfers.incoming.commit import Arrival
 from wingsd.transfers.incoming.receive import Reception
 from wingsd.transfers.incoming.uploads import ALONE, IncomingUpload, SiblingUploads
 from wingsd.transfers.pool_negotiation import finds_files
-from wingsd.transfers.step_log import Progress, StepLog
+from wingsd.transfers.step_log import Progress
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 
 __all__ = ["IncomingTransfer"]
@@ -60,14 +59,13 @@ class IncomingTransfer:
         self.over: Deferred[None] = Deferred()
         self._after = after
         self._means = means
-        self._course = StepLog(server, DESTINATION, ReceiveStep, means, authority)
+        self._course = means.step_logs.receiving(server, authority)
         self._undo = RollbackList(server)
         self._reception = Reception(server, means, self._course, self._undo)
         self._course.count = lambda: self._reception.meter.done
         self._arrival = Arrival(server, means, authority, self._course, self._undo)
         self._upload: IncomingUpload | None = None
         self._others: SiblingUploads = ALONE
-        self._begun = means.reactor.seconds()
 
     async def run(self, upload: IncomingUpload, others: SiblingUploads = ALONE) -> None:
         """Receive the server. Raises the `WingsdError` that the sender is to read."""
@@ -133,18 +131,7 @@ class IncomingTransfer:
     @property
     def progress(self) -> Progress:
         """How far it is; its seconds are those in this daemon."""
-        return Progress(
-            server=self.server,
-            entry=self._course.entry,
-            step=self._course.life.step,
-            words=self._course.doing,
-            by_hand=self.authority.by_hand,
-            pool=self._course.pool,
-            seconds=self._means.reactor.seconds() - self._begun,
-            bytes=self._reception.meter.done,
-            total=self._reception.size,
-            rate=self._reception.meter.rate,
-        )
+        return self._course.progress(self._reception.meter, self._reception.size)
 
     @property
     def is_waiting(self) -> bool:

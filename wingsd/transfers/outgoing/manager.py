@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 
 from wingsd.errors import Conflict, DaemonStopping
 from wingsd.servers import Server
@@ -15,6 +15,7 @@ from wingsd.transfers.outgoing.request import TransferOrder
 from wingsd.transfers.outgoing.transfer import OutgoingTransfer
 from wingsd.transfers.ownership import OwnershipCheck
 from wingsd.transfers.step_log import Progress
+from wingsd.transfers.table import TransferTable, all_over
 
 __all__ = ["HOLD", "OutgoingTransfers"]
 
@@ -24,12 +25,12 @@ HOLD = "the server is being transferred to another node"
 DELETION_WITHIN = 600.0
 
 
-class OutgoingTransfers:
+class OutgoingTransfers(TransferTable[OutgoingTransfer]):
     """All transfers from this node, at most one for each server."""
 
     def __init__(self, means: SendingCollaborators) -> None:
+        super().__init__()
         self._means = means
-        self._open: dict[str, OutgoingTransfer] = {}
         self._left_behind: dict[str, OutgoingTransfer] = {}
         #: Those whose servers have moved and are just being deleted here.
         self._deleted: dict[str, OutgoingTransfer] = {}
@@ -60,14 +61,12 @@ class OutgoingTransfers:
             )
         transfer = OutgoingTransfer(server, order, self._means, authority)
         server.take(HOLD)
-        self._open[server.uuid] = transfer
-        transfer.over.addCallback(self._forget, transfer)
+        self._add(server.uuid, transfer)
+        transfer.over.addCallback(self._note_left_behind, transfer)
         Deferred.fromCoroutine(transfer.run())
 
-    def _forget(self, _: None, transfer: OutgoingTransfer) -> None:
+    def _note_left_behind(self, _: None, transfer: OutgoingTransfer) -> None:
         server = transfer.server.uuid
-        if self._open.get(server) is transfer:
-            del self._open[server]
         if transfer.is_left_behind and not self._stopping:
             self._left_behind[server] = transfer
             self._means.reactor.callLater(DELETION_WITHIN, self._look_after, transfer)
@@ -140,7 +139,7 @@ class OutgoingTransfers:
         """Give up what is not sent yet; the Deferred fires when the rest is at its end."""
         self._stopping = True
         transfers = tuple(self._open.values())
-        over = DeferredList([when_fired(transfer.over) for transfer in transfers])
+        over = all_over(transfers)
         for transfer in transfers:
             transfer.give_up(DaemonStopping())
         return over
@@ -150,13 +149,3 @@ class OutgoingTransfers:
         """How far each is, those included that the Panel is still to have deleted here."""
         transfers = self._left_behind | self._open
         return [transfer.progress for transfer in transfers.values()]
-
-    @property
-    def servers(self) -> tuple[str, ...]:
-        """The UUIDs of the servers being sent."""
-        return tuple(self._open)
-
-    @property
-    def waiting(self) -> int:
-        """How many of them wait for their turn."""
-        return sum(transfer.is_waiting for transfer in self._open.values())

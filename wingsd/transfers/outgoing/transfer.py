@@ -18,12 +18,12 @@ from wingsd.servers import Server
 from wingsd.transfers.cancellation import slots_held
 from wingsd.transfers.collaborators import SendingCollaborators
 from wingsd.transfers.coordinator import SendingCoordinator
-from wingsd.transfers.formatting import SOURCE, readable_time
+from wingsd.transfers.formatting import readable_time
 from wingsd.transfers.outgoing.request import TransferOrder, streams_of
 from wingsd.transfers.outgoing.upload import Dispatch
 from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.pool_negotiation import SourcePool
-from wingsd.transfers.step_log import Progress, StepLog
+from wingsd.transfers.step_log import Progress
 from wingsd.transfers.steps import SendStep
 
 __all__ = ["MOVED", "OutgoingTransfer"]
@@ -55,12 +55,11 @@ class OutgoingTransfer:
         self._means = means
         self._order = order
         self._destination = PeerClient(order.url, order.token, means.reactor, means.trust)
-        self._course = StepLog(server.uuid, SOURCE, SendStep, means, authority)
+        self._course = means.step_logs.sending(server.uuid, authority)
         self._pool = SourcePool(server.uuid, order, means, by_hand=authority.by_hand)
         self._dispatch = Dispatch(server, order, means, self._course, self._pool)
         self._removals: tuple[str, ...] = ()
         self._retired = False
-        self._begun = means.reactor.seconds()
         self._settling: Deferred[bool] | None = None
         #: Whether it has moved, and the Panel has not had it deleted here yet.
         self.is_left_behind = False
@@ -117,18 +116,7 @@ class OutgoingTransfer:
     @property
     def progress(self) -> Progress:
         """How far it is."""
-        return Progress(
-            server=self.server.uuid,
-            entry=self._course.entry,
-            step=self._course.life.step,
-            words=self._course.doing,
-            by_hand=self.authority.by_hand,
-            pool=self._course.pool,
-            seconds=self._means.reactor.seconds() - self._begun,
-            bytes=self._dispatch.meter.done,
-            total=self._dispatch.total,
-            rate=self._dispatch.meter.rate,
-        )
+        return self._course.progress(self._dispatch.meter, self._dispatch.total)
 
     @property
     def is_waiting(self) -> bool:
