@@ -8,10 +8,11 @@ import json
 from base64 import b64encode
 from typing import Any, cast
 
-from twisted.internet import reactor
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
+
+from tests.support.reactor import reactor
 
 __all__ = ["Registry"]
 

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from tests.auth.token_values import NODE, bearer
 from tests.http.talk import Conversation, Taker, head
-from tests.threadio.reactor import Reactor
+from tests.threadio.reactor import ManualReactor
 from wingsd.api.resource import Services
 from wingsd.api.routes import ApiRoot
 from wingsd.api.upload import UploadBody
@@ -50,7 +50,7 @@ class Transfer:
         others.when_failed(self.end.errback)
         coming = []
         for each in uploads:
-            feed = Feed(Reactor())
+            feed = Feed(ManualReactor())
             form = UploadForm(each.content_type)
             coming.append((each.read_into(form, feed), feed))
         for checksums, feed in coming:

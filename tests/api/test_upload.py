@@ -11,12 +11,12 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.http.talk import Conversation, Taker, head
-from tests.threadio.reactor import Reactor
+from tests.threadio.reactor import ManualReactor
 from wingsd.api.upload import UploadBody
 from wingsd.auth.tokens import token_was_used
 from wingsd.errors import StorageError, UploadCutShort, WingsdError
 from wingsd.http.request import BodyReader, StreamingRequest
-from wingsd.threadio import HIGH_MARK, Feed, TokenBucket
+from wingsd.threadio import FEED_HIGH_MARK, Feed, TokenBucket
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 
 BODY = (
@@ -53,7 +53,7 @@ class House:
         self.admitted: Deferred[None] = Deferred()
         self.asked = 0
         self.upload = UploadBody(request, self._admit, bucket)
-        self.reactor = Reactor()
+        self.reactor = ManualReactor()
         self.feed = Feed(self.reactor)
         self.found: list[Any] = []
 
@@ -183,7 +183,7 @@ def test_one_that_goes_on_all_the_same_is_paused_again() -> None:
 @pytest.mark.parametrize("feed_is_last", [True, False])
 def test_it_goes_on_when_both_the_limit_and_the_disk_let_it(feed_is_last: bool) -> None:
     house = LimitedHouse()
-    house.send(2 * HIGH_MARK)
+    house.send(2 * FEED_HIGH_MARK)
     assert set(house.request.calls) == {"pause"}
     house.request.calls.clear()
 
@@ -244,7 +244,7 @@ class LimitedTaker(Taker):
         self.upload = UploadBody(request, admit, TokenBucket(request.channel.site.reactor, 100))
         self.found: list[Any] = []
         form = UploadForm("multipart/form-data; boundary=x", "")
-        self.upload.read_into(form, Feed(Reactor())).addBoth(self.found.append)
+        self.upload.read_into(form, Feed(ManualReactor())).addBoth(self.found.append)
         return self.upload
 
 

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.engine import NO_REGISTRY, Engine
 from tests.logs import LoggedErrors
 from tests.registry import Registry as FakeRegistry
 from tests.support.image import image_tar
+from tests.support.reactor import reactor
 from wingsd.config import Config, Registry
 from wingsd.docker import DockerEnvironment, Environment
 from wingsd.errors import EnvironmentFailed

@@ -10,11 +10,11 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.docker.watcher import Notes
 from tests.engine import Engine
+from tests.support.reactor import reactor
 from wingsd.config import Config
 from wingsd.docker import DockerEnvironment, Running, calls
 from wingsd.docker import engine as engine_calls

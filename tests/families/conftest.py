@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from tests.families.departures import Departures
 from tests.families.endpoint import Endpoint
 from tests.families.nodes import FamilyNode, SentPart
 from tests.families.receptions import Receptions
+from tests.support.reactor import reactor
 from tests.transfers.receiving import House
 from wingsd.threadio import Workers
 

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from tests.daemon.harness import UUID
 from tests.families.recordings import Recording
 from tests.support import SynchronousWorkers
-from tests.threadio.reactor import Reactor
+from tests.threadio.reactor import ManualReactor
 from tests.transfers.receiving import House
 from wingsd.api.upload import UploadBody
 from wingsd.panel.schemas import Settings
@@ -52,7 +52,7 @@ def read(recording: Recording, pieces: Iterable[bytes]) -> tuple[Parts, Checksum
 
     Raises the `WingsdError` that the sender would read.
     """
-    upload, feed = _upload(recording, pieces), Feed(Reactor())
+    upload, feed = _upload(recording, pieces), Feed(ManualReactor())
     checksums = upload.read_into(UploadForm(recording.content_type), feed)
     parts: Parts = [(None, [*feed.blocks()])]
     while (label := feed.next_part()) is not None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionRefusedError as NoConnection
 from twisted.internet.task import Clock
@@ -18,6 +17,7 @@ from twisted.python.failure import Failure
 from tests.heard import Heard
 from tests.support import Answer, Call, Drop, Hang, Node, server_settings
 from tests.support import Panel as FakePanel
+from tests.support.reactor import reactor
 from tests.transfers.peers import Peer, read_head
 from wingsd.config import Config, RemoteQuery
 from wingsd.errors import (
@@ -336,7 +336,7 @@ async def test_an_answer_that_drips_has_no_more_time_than_any(ask: Any, begun: b
     def drip(connection: socket.socket) -> bytes:
         read_head(connection)
         connection.sendall(begun)
-        reactor.callFromThread(begins.callback, None)  # type: ignore[attr-defined]
+        reactor.callFromThread(begins.callback, None)
         try:
             return connection.recv(100)  # until the client closes
         except ConnectionResetError:

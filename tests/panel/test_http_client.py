@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import pytest_twisted
 import trustme
-from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from tests.logs import LoggedErrors
+from tests.support.reactor import reactor
 from tests.transfers.peers import Peer, Script, pem, read_head, server_context
 from wingsd.panel import http_client as httpclient
 from wingsd.panel.http_client import (
@@ -233,7 +233,7 @@ async def test_a_request_that_is_cancelled_closes_its_connection(begun: bytes) -
     def script(connection: socket.socket) -> bytes:
         read_head(connection)
         connection.sendall(begun)
-        reactor.callFromThread(said.callback, None)  # type: ignore[attr-defined]
+        reactor.callFromThread(said.callback, None)
         return received(connection)
 
     peer = Peer(script)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from tests.engine import Engine
 from tests.servers.harness import BY_COMMAND, PanelInMemory
+from tests.support.reactor import reactor
 from wingsd.docker import DockerEnvironment
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus

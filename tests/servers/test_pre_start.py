@@ -12,12 +12,12 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted._threads import AlreadyQuit
-from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, execute, gatherResults, succeed
 from twisted.internet.task import deferLater
 
 from tests.egg_files.helpers import DOTTED_KEYS, processes_of
 from tests.servers.harness import UUID, House, configuration
+from tests.support.reactor import reactor
 from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.errors import Conflict

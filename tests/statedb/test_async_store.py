@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 
+from tests.support.reactor import reactor
 from wingsd.errors import StorageError
 from wingsd.statedb import Direction, Outcome, StateDatabase
 from wingsd.statedb.store import Store

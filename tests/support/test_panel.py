@@ -10,7 +10,6 @@ import jwt
 import pytest
 import pytest_twisted
 import treq
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.web.client import HTTPConnectionPool, ResponseNeverReceived
 
@@ -25,6 +24,7 @@ from tests.support import (
     process_configuration,
     server_settings,
 )
+from tests.support.reactor import reactor
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"

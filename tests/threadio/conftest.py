@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from twisted.internet import reactor
 
+from tests.support.reactor import reactor
 from wingsd.threadio import Workers
 
 

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from twisted.internet.task import Clock
+from zope.interface import implementer
 
-__all__ = ["Reactor", "Waits"]
+from wingsd.util.reactor import ThreadedReactor
+
+__all__ = ["ManualReactor", "Waits"]
 
 
-class Reactor(Clock):
+@implementer(ThreadedReactor)
+class ManualReactor(Clock):
     """A clock whose calls from threads are made when the test says so."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiting: list[Callable[[], None]] = []
+        self.waiting: list[Callable[[], object]] = []
 
-    def callFromThread(self, call: Callable[[], None]) -> None:
-        self.waiting.append(call)
+    def callFromThread(
+        self,
+        callable: Callable[..., object],  # noqa: A002 - the interface's name
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        self.waiting.append(partial(callable, *args, **kwargs))
 
 
 class Waits(threading.Condition):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from tests.threadio.reactor import Reactor
-from wingsd.threadio import BLOCK, HIGH_MARK, LOW_MARK, Feed, Workers
+from tests.support.reactor import reactor
+from tests.threadio.reactor import ManualReactor
+from wingsd.threadio import BLOCK, FEED_HIGH_MARK, FEED_LOW_MARK, Feed, Workers
 
 
 @implementer(IPushProducer)
@@ -27,8 +27,8 @@ class Producer:
         self.calls.append("stop")
 
 
-def feed_with(producer: Producer) -> tuple[Feed, Reactor]:
-    clock = Reactor()
+def feed_with(producer: Producer) -> tuple[Feed, ManualReactor]:
+    clock = ManualReactor()
     feed = Feed(clock)
     feed.registerProducer(producer, True)
     return feed, clock
@@ -82,13 +82,13 @@ def test_an_empty_stream_ends() -> None:
 def test_the_producer_is_paused_at_the_high_mark_and_resumed_at_the_low_one() -> None:
     producer = Producer()
     feed, clock = feed_with(producer)
-    for _ in range(HIGH_MARK // BLOCK - 1):
+    for _ in range(FEED_HIGH_MARK // BLOCK - 1):
         feed.write(b"x" * BLOCK)
     assert producer.calls == []
     feed.write(b"x" * BLOCK)
     assert producer.calls == ["pause"]
     blocks = feed.blocks()
-    for _ in range((HIGH_MARK - LOW_MARK) // BLOCK - 1):
+    for _ in range((FEED_HIGH_MARK - FEED_LOW_MARK) // BLOCK - 1):
         next(blocks)
     assert clock.waiting == []
     next(blocks)
@@ -100,7 +100,7 @@ def test_the_producer_is_paused_at_the_high_mark_and_resumed_at_the_low_one() ->
 def test_a_producer_that_goes_on_all_the_same_is_paused_again() -> None:
     producer = Producer()
     feed, _ = feed_with(producer)
-    feed.write(b"x" * HIGH_MARK)
+    feed.write(b"x" * FEED_HIGH_MARK)
     feed.write(b"x" * BLOCK)
     assert producer.calls == ["pause", "pause"]
 
@@ -108,7 +108,7 @@ def test_a_producer_that_goes_on_all_the_same_is_paused_again() -> None:
 def test_a_producer_that_is_gone_is_not_called() -> None:
     producer = Producer()
     feed, clock = feed_with(producer)
-    feed.write(b"x" * HIGH_MARK)
+    feed.write(b"x" * FEED_HIGH_MARK)
     feed.unregisterProducer()
     feed.finish()
     list(feed.blocks())
@@ -146,7 +146,7 @@ def test_it_takes_one_push_producer() -> None:
     with pytest.raises(RuntimeError):
         feed.registerProducer(Producer(), True)
     with pytest.raises(RuntimeError):
-        Feed(Reactor()).registerProducer(Producer(), False)
+        Feed(ManualReactor()).registerProducer(Producer(), False)
 
 
 @pytest_twisted.ensureDeferred
@@ -157,7 +157,7 @@ async def test_a_stream_far_larger_than_the_marks_passes_through(workers: Worker
     received = workers.run(lambda: sum(len(block) for block in feed.blocks()))
     sender.resumeProducing()
     assert await received == 2000 * 16384
-    assert sender.most_waiting <= HIGH_MARK + BLOCK
+    assert sender.most_waiting <= FEED_HIGH_MARK + BLOCK
 
 
 @implementer(IPushProducer)
@@ -185,3 +185,7 @@ class Sender:
 
     def stopProducing(self) -> None:
         self._running = False
+
+
+def test_a_feed_pauses_its_producer_later_than_it_resumes_it() -> None:
+    assert FEED_LOW_MARK < FEED_HIGH_MARK

@@ -6,10 +6,10 @@ import pytest
 import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from tests.threadio.reactor import Reactor, Waits
+from tests.support.reactor import reactor
+from tests.threadio.reactor import ManualReactor, Waits
 from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers
 from wingsd.threadio.streams import STEP
 
@@ -36,15 +36,15 @@ class Consumer:
         return b"".join(self.pieces)
 
 
-def started(*, holding: bool = False) -> tuple[Outflow, Reactor, Consumer]:
-    clock = Reactor()
+def started(*, holding: bool = False) -> tuple[Outflow, ManualReactor, Consumer]:
+    clock = ManualReactor()
     outflow = Outflow(clock)
     consumer = Consumer(outflow, holding=holding)
     consumer.start()
     return outflow, clock, consumer
 
 
-def make(calls: Reactor) -> None:
+def make(calls: ManualReactor) -> None:
     waiting, calls.waiting = calls.waiting, []
     for call in waiting:
         call()
@@ -98,7 +98,7 @@ def test_an_empty_stream_ends() -> None:
 
 
 def test_what_was_written_before_the_start_is_not_lost() -> None:
-    clock = Reactor()
+    clock = ManualReactor()
     outflow = Outflow(clock)
     outflow.write(b"early")
     outflow.finish()
@@ -109,7 +109,7 @@ def test_what_was_written_before_the_start_is_not_lost() -> None:
 
 
 def test_nothing_comes_while_it_is_paused_not_even_from_the_start() -> None:
-    clock = Reactor()
+    clock = ManualReactor()
     outflow = Outflow(clock)
     outflow.pauseProducing()
     consumer = Consumer(outflow)
@@ -161,7 +161,7 @@ def test_a_closed_stream_is_told_to_its_writer() -> None:
 
 
 def test_a_consumer_that_closes_it_gets_no_more() -> None:
-    clock = Reactor()
+    clock = ManualReactor()
     outflow = Outflow(clock)
     taken: list[bytes] = []
 
@@ -246,9 +246,9 @@ async def test_a_stream_far_larger_than_the_marks_passes_through(workers: Worker
 RATE = 10 * STEP
 
 
-def limited() -> tuple[Outflow, Reactor, Consumer]:
+def limited() -> tuple[Outflow, ManualReactor, Consumer]:
     """Return a stream whose rate is ten blocks a second, and that has more than it may give."""
-    clock = Reactor()
+    clock = ManualReactor()
     outflow = Outflow(clock, 100 * STEP, TokenBucket(clock, RATE))
     write_blocks(outflow, 20)
     return outflow, clock, Consumer(outflow)
@@ -288,7 +288,7 @@ def test_a_limited_stream_that_is_closed_leaves_nothing_behind() -> None:
 
 
 def test_limited_streams_share_the_rate() -> None:
-    clock = Reactor()
+    clock = ManualReactor()
     bucket = TokenBucket(clock, RATE)
     consumers = []
     for number in (20, 20, 2):

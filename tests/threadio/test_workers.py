@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 
+from tests.support.reactor import reactor
 from wingsd.threadio import Workers
 from wingsd.threadio.workers import Thread
 

@@ -7,7 +7,7 @@ from typing import Any
 import h11
 from twisted.python.failure import Failure
 
-from tests.threadio.reactor import Reactor
+from tests.threadio.reactor import ManualReactor
 from tests.transfers.wire import Endpoint
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.peer.http_exchange import Answer, HttpExchange
@@ -30,7 +30,7 @@ class Talk:
     """A conversation begun, with the other side in the test's hands."""
 
     def __init__(self, *, body: bool = True, endpoint: Endpoint | None = None) -> None:
-        self.reactor = Reactor()
+        self.reactor = ManualReactor()
         self.body = Outflow(self.reactor)
         self.endpoint = endpoint or Endpoint()
         request = upload() if body else question()

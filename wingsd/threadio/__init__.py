@@ -7,13 +7,20 @@ Nothing else in wingsd starts a reactor-side thread or calls into the reactor fr
 """
 
 from wingsd.threadio.rate_limit import Share, TokenBucket
-from wingsd.threadio.streams import BLOCK, HIGH_MARK, LOW_MARK, Feed, Outflow, OutflowClosed
+from wingsd.threadio.streams import (
+    BLOCK,
+    FEED_HIGH_MARK,
+    FEED_LOW_MARK,
+    Feed,
+    Outflow,
+    OutflowClosed,
+)
 from wingsd.threadio.workers import Workers, relayed
 
 __all__ = [
     "BLOCK",
-    "HIGH_MARK",
-    "LOW_MARK",
+    "FEED_HIGH_MARK",
+    "FEED_LOW_MARK",
     "Feed",
     "Outflow",
     "OutflowClosed",

@@ -9,9 +9,8 @@ second, and then stops everybody.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 __all__ = ["Share", "TokenBucket"]
 
@@ -30,7 +29,7 @@ class TokenBucket:
     the others' (max-min fairness). Nothing runs while no stream takes any.
     """
 
-    def __init__(self, reactor: Any, rate: float) -> None:
+    def __init__(self, reactor: IReactorTime, rate: float) -> None:
         self._reactor = reactor
         self._rate = rate
         self._shares: dict[Share, None] = {}

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from threading import Condition
-from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer, IReactorFromThreads
 from zope.interface import implementer
 
 from wingsd.threadio.rate_limit import Share, TokenBucket
 
 __all__ = [
     "BLOCK",
-    "HIGH_MARK",
-    "LOW_MARK",
+    "FEED_HIGH_MARK",
+    "FEED_LOW_MARK",
     "OUTFLOW_HIGH_MARK",
     "STEP",
     "Feed",
@@ -27,9 +26,9 @@ __all__ = [
 #: Streams pass in pieces of this size: TLS hands data up 16 KiB at a time, and taking the lock
 #: and waking the other side for each of these costs more than copying them once.
 BLOCK = 256 * 1024
-#: Waiting bytes at which the writing side is stopped, and at which it may go on.
-HIGH_MARK = 4 * 1024 * 1024
-LOW_MARK = 2 * 1024 * 1024
+#: Waiting bytes at which a feed pauses its producer, and at which it resumes it.
+FEED_HIGH_MARK = 4 * 1024 * 1024
+FEED_LOW_MARK = 2 * 1024 * 1024
 
 
 @attrs.frozen
@@ -47,7 +46,7 @@ class Feed:
     ends where `divide` was called, and `next_part()`, from where on it goes on.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: IReactorFromThreads) -> None:
         self._reactor = reactor
         self._producer: IPushProducer | None = None
         self._paused = False
@@ -112,7 +111,7 @@ class Feed:
                 return
             self._blocks.append(block)
             self._size += len(block)
-            full = self._size >= HIGH_MARK
+            full = self._size >= FEED_HIGH_MARK
             self._wake_at_low = self._wake_at_low or full
             self._changed.notify()
         # Also when it was paused before: the transport resumes itself after some writes.
@@ -163,7 +162,7 @@ class Feed:
                 return None
             self._blocks.popleft()
             self._size -= len(block)
-            wake = self._wake_at_low and self._size <= LOW_MARK
+            wake = self._wake_at_low and self._size <= FEED_LOW_MARK
             if wake:
                 self._wake_at_low = False
         if wake:
@@ -174,7 +173,7 @@ class Feed:
 #: Bytes in which the stream is given out, and up to twice as many: as the packing thread writes
 #: them (`archive.compress.OUTPUT`), without a copy, which would also be of another size.
 STEP = 120 * 1024
-#: Waiting bytes at which the thread is stopped: some 20 ms of the fastest line.
+#: Waiting bytes at which the thread that writes is stopped: 20 ms of a 1 Gbit/s link.
 OUTFLOW_HIGH_MARK = 2 * 1024 * 1024
 
 
@@ -192,7 +191,10 @@ class Outflow:
     """
 
     def __init__(
-        self, reactor: Any, high_mark: int = OUTFLOW_HIGH_MARK, bucket: TokenBucket | None = None
+        self,
+        reactor: IReactorFromThreads,
+        high_mark: int = OUTFLOW_HIGH_MARK,
+        bucket: TokenBucket | None = None,
     ) -> None:
         self._reactor = reactor
         self._high_mark = high_mark

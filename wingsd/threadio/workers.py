@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
@@ -63,7 +64,9 @@ class Workers:
     A thread stays in its pool, and so never does another's work as slowly.
     """
 
-    def __init__(self, reactor: Any, name: str, threads: int, *, nice: int = 0) -> None:
+    def __init__(
+        self, reactor: IReactorFromThreads, name: str, threads: int, *, nice: int = 0
+    ) -> None:
         self._reactor = reactor
         self._pool = ThreadPool(0, threads, name)
 
@@ -89,7 +92,7 @@ class Workers:
         return deferToThreadPool(self._reactor, self._pool, work, *args, **kwargs)
 
 
-def relayed(reactor: Any, function: Callable[P, object]) -> Callable[P, None]:
+def relayed(reactor: IReactorFromThreads, function: Callable[P, object]) -> Callable[P, None]:
     """Return what calls `function` on the reactor, from whichever thread it is called."""
 
     def relay(*args: P.args, **kwargs: P.kwargs) -> None:

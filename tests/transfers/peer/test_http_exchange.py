@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 
-from tests.threadio.reactor import Reactor
+from tests.threadio.reactor import ManualReactor
 from tests.transfers.talk import HEAD, OK, REFUSAL, Talk, upload
 from tests.transfers.wire import Endpoint
 from wingsd.threadio import Outflow, OutflowClosed
@@ -29,7 +29,7 @@ def test_a_body_goes_out_in_chunks_and_the_answer_comes_back() -> None:
 
 
 def test_what_was_written_before_there_was_a_connection_is_not_lost() -> None:
-    body = Outflow(Reactor())
+    body = Outflow(ManualReactor())
     body.write(b"early")
     body.finish()
     endpoint = Endpoint()

@@ -10,9 +10,9 @@ import pytest
 import pytest_twisted
 import trustme
 from OpenSSL.crypto import FILETYPE_PEM, load_certificate
-from twisted.internet import reactor
 from twisted.python.failure import Failure
 
+from tests.support.reactor import reactor
 from tests.transfers.peers import Peer, pem, read_head, server_context
 from wingsd.errors import DestinationUnreachable
 from wingsd.transfers.peer.client import PeerClient, PeerTls
