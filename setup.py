@@ -79,7 +79,7 @@ setup(
     # "twisted.plugins" is listed by hand: it is a namespace of Twisted's own, and
     # find_packages() must not see (and claim) anything else below twisted/.
     packages=[*find_packages(include=["wingsd", "wingsd.*"]), "twisted.plugins"],
-    entry_points={"console_scripts": ["wingsctl = wingsd.cli.main:main"]},
+    entry_points={"console_scripts": ["wingsctl = wingsd.cli.__main__:main"]},
     package_data={"wingsd": ["py.typed"]},
     install_requires=REQUIRES,
     extras_require={"test": TEST, "fuzz": FUZZ, "bench": BENCH, "docs": DOCS, "lint": LINT},

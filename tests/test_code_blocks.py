@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.pages import HOME, PAGES, Block, Page
-from wingsd.cli.main import main
+from wingsd.cli.__main__ import main
 from wingsd.config import parse
 from wingsd.tap import Options
 

@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.logs import LoggedErrors
 from tests.metrics.exposed import Samples, exposition, told
-from wingsd.api.metrics import MetricsListener
+from wingsd.api.routes import MetricsListener
 from wingsd.config import Config, Metrics
 
 reactor: Any = installed_reactor

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import pytest
 
-from wingsd.cli.main import main
+from wingsd.cli.__main__ import main
 
 __all__ = ["UUID", "Command", "Ran", "Scripted", "past", "running", "scripted", "wingsctl"]
 

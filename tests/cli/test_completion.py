@@ -12,7 +12,7 @@ from click.shell_completion import get_completion_class
 
 from tests.cli.daemon import UUID, Scripted, past, running
 from tests.command import WINGSCTL, installed
-from wingsd.cli.main import main
+from wingsd.cli.__main__ import main
 
 HOME = Path(__file__).parent.parent.parent / "etc" / "completion"
 FILES = {"bash": "wingsctl.bash", "zsh": "_wingsctl", "fish": "wingsctl.fish"}

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
+from wingsd.cli.__main__ import main
 from wingsd.cli.client import Exit
-from wingsd.cli.main import main
 from wingsd.config import DEFAULT_SOCKET, PLACES
 from wingsd.tap import Options
 

@@ -10,7 +10,8 @@ from twisted.python.failure import Failure
 
 from tests.http.talk import REFUSAL, Conversation, Taker, head
 from wingsd.config import LimitsConfig
-from wingsd.http.site import CLOSE_WITHIN, NodeSite
+from wingsd.http.channel import CLOSE_WITHIN
+from wingsd.http.site import NodeSite
 
 
 def test_a_silent_client_is_disconnected_but_not_one_that_is_paused() -> None:

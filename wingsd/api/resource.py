@@ -19,14 +19,12 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
-from wingsd.auth.origins import allows_origin
 from wingsd.auth.tokens import DenyList, authorize_panel
 from wingsd.config import Config
 from wingsd.direct_transfers import DirectTransfers
 from wingsd.docker.engine import EngineInformation
 from wingsd.errors import NotRunning, UnknownServer, WingsdError
-from wingsd.http.answers import error_json, to_json
-from wingsd.http.operations import Access, Call, Topic, declared, parse
+from wingsd.http.operations import Access, Call, Topic, declared, error_json, parse, to_json
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
@@ -157,7 +155,7 @@ class Public(Resource):
         if not origin:
             return
         request.setHeader("Vary", "Origin")
-        if allows_origin(self.services.config, origin):
+        if self.services.config.allows_origin(origin):
             request.setHeader("Access-Control-Allow-Origin", origin)
             if request.method == b"OPTIONS":
                 request.setHeader("Access-Control-Allow-Methods", self.methods)

@@ -1,10 +1,10 @@
-"""`/api/transfers` and `/api/servers/{uuid}/transfer`: servers that come here, and that go."""
+"""`/api/transfers` and `/api/servers/{uuid}/transfer`: transfers to this node and from it."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -12,9 +12,9 @@ from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, Public, ServerPath
 from wingsd.api.upload import UploadBody
-from wingsd.auth.tokens import TransferToken, transfer_token
-from wingsd.errors import BadRequest, WingsdError
-from wingsd.http.operations import INVALID, Access, Success, Topic, call
+from wingsd.auth.tokens import AGAIN_BY_HAND, TransferToken, token_was_used, transfer_token
+from wingsd.errors import BadRequest, NotAuthorized, WingsdError
+from wingsd.http.operations import INVALID, Access, Call, Success, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.multistream import StreamGroup
@@ -24,7 +24,7 @@ from wingsd.transfers.storage.shared_volume import BACKUPS_MARK, MARK, POOL
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["IncomingEndpoint", "OutgoingEndpoint", "TransfersEndpoint"]
+__all__ = ["ByHandEndpoint", "IncomingEndpoint", "OutgoingEndpoint", "TransfersEndpoint"]
 
 Uuid = Annotated[str, Keywords(format="uuid")]
 
@@ -284,3 +284,77 @@ def _uuids(backups: tuple[str, ...]) -> tuple[str, ...]:
     if None in uuids:
         raise BadRequest(INVALID, "backups: expected the UUIDs of backups")
     return tuple(dict.fromkeys(each for each in uuids if each is not None))
+
+
+@attrs.frozen
+class Description:
+    """What a server is: what a Panel answers for it."""
+
+    settings: dict[str, Any]
+    process_configuration: Annotated[
+        dict[str, Any] | None, "How it is started and stopped, and its files that an egg rewrites."
+    ] = None
+
+
+@attrs.frozen
+class Moved:
+    """What became of a server."""
+
+    moved: Annotated[bool, "Whether it is here, by this token. If it is not, it never will be."]
+
+
+class ByHandEndpoint(Public):
+    """The move of the server with that UUID, for who has the token for it."""
+
+    access = Access.HAND
+    topic = Topic.TRANSFERS
+    fails: ClassVar[tuple[HTTPStatus, ...]] = (
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+    )
+    _token: TransferToken
+
+    def authorize(self, request: StreamingRequest) -> None:
+        """Let who has the token for this server pass. Raises `NotAuthorized`, `UnknownServer`."""
+        config = self.services.config
+        self._token = transfer_token(
+            request.header("Authorization"),
+            config.token,
+            config.api.public_url,
+            # What became of a transfer is asked when it is over, which may be much later.
+            expired_too=request.method == b"DELETE",
+            again=AGAIN_BY_HAND,
+        )
+        if not self._token.by_hand or self._token.server != self.uuid:
+            raise NotAuthorized(
+                "The token is not valid",
+                "it is not for moving this server by hand; take the one that wingsctl receive "
+                "printed",
+            )
+
+    async def handle(self, request: StreamingRequest, call: Call) -> None:
+        """Make a call. Raises `NotAuthorized`, `UnknownServer`."""
+        self.authorize(request)
+        await super().handle(request, call)
+
+    @call("PUT", Success(HTTPStatus.NO_CONTENT, "It may be sent."))
+    async def describe_server(self, request: StreamingRequest, order: Description) -> None:
+        """Tell what the server is that is about to be sent here by hand."""
+        token = self._token
+        if await self.services.journal.was_used(token.digest, token.expires):
+            raise token_was_used(AGAIN_BY_HAND)
+        described = attrs.asdict(order, filter=lambda _, value: value is not None)
+        self.services.by_hand.arrivals.describe(token, described)
+
+    @call(
+        "DELETE",
+        Success(HTTPStatus.OK, "It is told."),
+        fails=(HTTPStatus.SERVICE_UNAVAILABLE,),
+    )
+    async def conclude_move(self, request: StreamingRequest) -> Moved:
+        """Call off a move by hand, and tell whether the server had moved here before.
+
+        A token that has expired is good for this.
+        """
+        return Moved(await self.services.by_hand.arrivals.conclude(self._token))

@@ -9,9 +9,8 @@ from typing import Any
 
 from twisted.internet.defer import DeferredSemaphore
 
-from wingsd.api.metrics import MetricsListener
 from wingsd.api.resource import Services
-from wingsd.api.routes import ApiRoot
+from wingsd.api.routes import ApiRoot, MetricsListener
 from wingsd.app.process import PACKERS, Pools
 from wingsd.archive import ArchiveLimits, Compression
 from wingsd.auth.tokens import DenyList

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from wingsd.cli.client import CtlError, Exit
-from wingsd.cli.common import ADDRESS, SERVER, SettingsFile, client_of
 from wingsd.cli.output import duration, json_option, plain, print_json, show, size
+from wingsd.cli.parameters import ADDRESS, SERVER, SettingsFile, client_of
 from wingsd.cli.progress import follow
 from wingsd.util.text import canonical_uuid
 

@@ -1,17 +1,20 @@
-"""`wingsctl status`: how the node is."""
+"""`wingsctl status`, `transfers`, `show` and `cancel`: the node, and its transfers."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import click
 
-from wingsd.cli import output as pictures
-from wingsd.cli.common import client_of
-from wingsd.cli.output import duration, json_option, print_json, show, when
+from wingsd.cli import output
+from wingsd.cli.client import ControlClient
+from wingsd.cli.output import duration, json_option, print_json, size, when
+from wingsd.cli.parameters import SERVER, client_of
+from wingsd.cli.progress import EVERY, watch
 
-__all__ = ["status"]
+__all__ = ["cancel", "show", "status", "transfers"]
 
 Json = dict[str, Any]
 
@@ -25,10 +28,10 @@ def status(context: click.Context, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    show(pictures.facts(_facts(found)), "", pictures.disks(found["disks"]))
+    output.show(output.facts(_node_facts(found)), "", output.disks(found["disks"]))
 
 
-def _facts(found: Json) -> list[tuple[str, object]]:
+def _node_facts(found: Json) -> list[tuple[str, object]]:
     moving, limits = found["transfers"], found["limits"]
     return [
         ("wingsd", f"{found['version']}, up for {duration(found['uptime_seconds'])}"),
@@ -77,3 +80,117 @@ def _servers(servers: Json) -> str:
 
 def _rate(limit: int | None) -> str:
     return "without limit" if limit is None else f"{limit} MiB/s"
+
+
+@click.command()
+@click.option("--watch", "-w", "watching", is_flag=True, help="Go on showing them, until Ctrl-C.")
+@click.option(
+    "--past",
+    type=click.IntRange(0, 10_000),
+    default=20,
+    show_default=True,
+    help="How many that have ended are shown.",
+)
+@json_option
+@click.pass_context
+def transfers(context: click.Context, *, watching: bool, past: int, as_json: bool) -> None:
+    """Show the transfers under way, and the last that have ended.
+
+    Those that have ended are known for 90 days. With --watch and --json, each line is a whole
+    answer.
+    """
+    client = client_of(context)
+    if watching:
+        with suppress(KeyboardInterrupt):
+            _watch_as_json(client, past) if as_json else watch(client)
+        return
+    found = client.ask("GET", f"transfers?past={past}")
+    if as_json:
+        print_json(found)
+        return
+    if found["running"]:
+        output.show(output.running(found["running"], time.time()))
+    else:
+        output.show("no transfer is under way")
+    for each in found["expected"]:
+        output.show(f"{each['server']} is expected until {when(each['expires'])}")
+    if found["past"]:
+        output.show("", output.past(found["past"]))
+
+
+def _watch_as_json(client: ControlClient, past: int) -> NoReturn:
+    while True:
+        print_json(client.ask("GET", f"transfers?past={past}"), line=True)
+        time.sleep(EVERY)
+
+
+@click.command()
+@click.argument("server", type=SERVER, metavar="UUID")
+@json_option
+@click.pass_context
+def show(context: click.Context, *, server: str, as_json: bool) -> None:
+    """Show all that is known of one server's transfers."""
+    found = client_of(context).ask("GET", f"transfers/{server}")
+    if as_json:
+        print_json(found)
+        return
+    output.show(output.facts(_transfer_facts(server, found)))
+    if found["past"]:
+        output.show("", output.past(found["past"]))
+
+
+def _files(measured: int | None) -> str:
+    return "not measured" if measured is None else size(measured)
+
+
+def _transfer_facts(server: str, found: Json) -> list[tuple[str, object]]:
+    pairs: list[tuple[str, object]] = [("server", server)]
+    known, running, expected = found["server"], found["running"], found["expected"]
+    if known is not None:
+        pairs += [
+            ("name", known["name"]),
+            ("state", known["state"] + (f" ({known['hold']})" if known["hold"] else "")),
+            ("files", _files(known["disk_bytes"])),
+        ]
+        pairs += [("described by", "what came with it by hand")] if known["by_hand"] else []
+    else:
+        # There may be files of it: of what no Panel has told, the directory is not looked for.
+        pairs.append(("state", "not known to this node"))
+    if running is not None:
+        total = f" of {size(running['total_bytes'])}" if running["total_bytes"] else ""
+        pairs += [
+            (
+                "transfer",
+                f"{output.way(running)}, for {duration(time.time() - running['begun'])}",
+            ),
+            *([("storage pool", pool)] if (pool := running.get("storage_pool")) else []),
+            ("doing", running["doing"]),
+            ("moved", f"{size(running['bytes'])}{total}, {size(running['bytes_per_second'])}/s"),
+        ]
+    if expected is not None:
+        pairs.append(("expected", f"until {when(expected['expires'])}"))
+    for report in found["reports_waiting"]:
+        pairs.append(
+            (
+                "to be told",
+                f"{report['outcome']}, since {when(report['since'])}, {report['attempts']} "
+                f"attempts; {report['answer'] or 'no answer yet'}",
+            )
+        )
+    return pairs
+
+
+@click.command()
+@click.argument("server", type=SERVER, metavar="UUID")
+@json_option
+@click.pass_context
+def cancel(context: click.Context, *, server: str, as_json: bool) -> None:
+    """Cancel a server's transfer, or expect it no longer.
+
+    The server stays where it was. Once its success is told it cannot be cancelled any more.
+    """
+    client_of(context).ask("DELETE", f"transfers/{server}")
+    if as_json:
+        print_json({"server": server, "cancelled": True})
+    else:
+        output.show(f"{server}: it is being cancelled")

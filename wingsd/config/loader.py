@@ -28,6 +28,7 @@ from wingsd.config.vendors import (
 )
 from wingsd.errors import ConfigError, InvalidData
 from wingsd.util.serialization import structure, unknown_keys
+from wingsd.util.text import origin
 
 __all__ = ["PLACES", "Config", "RemoteQuery", "differences", "find", "load", "parse", "read_yaml"]
 
@@ -134,6 +135,13 @@ class Config:
         """Whether this node serves a Pelican Panel."""
         traces = (self.system.data, self.system.root_directory, self.app_name)
         return family_of(self.family, traces) == PELICAN
+
+    def allows_origin(self, page: str) -> bool:
+        """Return whether web pages of an origin, a value of the header `Origin`, may call."""
+        return any(
+            allowed == "*" or origin(allowed) == origin(page)
+            for allowed in (self.remote, *self.allowed_origins)
+        )
 
 
 def parse(text: str, source: str) -> tuple[Config, list[str]]:

@@ -21,8 +21,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import attrs
 
-from wingsd.http.answers import EncodedObject, Error
-from wingsd.http.operations import Access, Call, Success, Topic
+from wingsd.http.operations import Access, Call, EncodedObject, Error, Success, Topic
 from wingsd.util.serialization import Keywords
 
 __all__ = [

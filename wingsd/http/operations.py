@@ -1,10 +1,4 @@
-"""Operations: the methods of a path, declared once for serving and for describing them.
-
-`call` declares a method of a path. How it is served, and how it is described to the world, are
-both taken from that and from the handler's own signature: its `order` is what the body is made
-into, its `query` what the query is, and what it returns is the answer's content. So no call is
-without a description, and none is other than its description. Pure.
-"""
+"""Operations: the methods of a path, declared once for serving and documentation; JSON bodies."""
 
 from __future__ import annotations
 
@@ -13,14 +7,27 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from http import HTTPStatus
 from inspect import getdoc
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import attrs
 
 from wingsd.errors import BadRequest, InvalidData
-from wingsd.util.serialization import structure
+from wingsd.util.serialization import Keywords, structure, unstructure
 
-__all__ = ["INVALID", "Access", "Call", "Success", "Topic", "call", "declared", "parse"]
+__all__ = [
+    "INVALID",
+    "Access",
+    "Call",
+    "EncodedObject",
+    "Error",
+    "Success",
+    "Topic",
+    "call",
+    "declared",
+    "error_json",
+    "parse",
+    "to_json",
+]
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -193,3 +200,27 @@ def parse(body: bytes, cls: type[T]) -> T:
         return structure(data, cls)
     except InvalidData as error:
         raise BadRequest(INVALID, "; ".join(str(error).split("\n"))) from error
+
+
+class EncodedObject(bytes):
+    """A JSON object that was encoded before, since it is the same in every answer."""
+
+
+@attrs.frozen
+class Error:
+    """What is said of whatever is refused, or fails."""
+
+    error: Annotated[str, "What went wrong.", Keywords(minLength=1)]
+    detail: Annotated[str, "What to do, where that is not plain.", Keywords(minLength=1)] = ""
+
+
+def to_json(content: object) -> bytes:
+    """Return a body that says `content`, which is plain or holds values of attrs classes."""
+    if isinstance(content, EncodedObject):
+        return content
+    return json.dumps(unstructure(content)).encode()
+
+
+def error_json(message: str, detail: str = "") -> bytes:
+    """Return the body `{"error": message}`, with a `detail` where there is one."""
+    return to_json(Error(message, detail))

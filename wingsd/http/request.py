@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from wingsd.errors import WingsdError
-from wingsd.http.answers import error_json
+from wingsd.http.operations import error_json
 from wingsd.http.watchdogs import Pace, Presence
 
 __all__ = ["BodyReader", "GuardedResource", "StreamingRequest", "StreamingResource"]

@@ -6,8 +6,7 @@ installed as a Debian package, and knows no more of them.
 """
 
 from wingsd.systemd.journald import Journald, JournalObserver, is_journal
-from wingsd.systemd.notify import Notifier, Watchdog, watchdog_period
-from wingsd.systemd.sockets import passed_endpoint
+from wingsd.systemd.sd_daemon import Notifier, Watchdog, passed_endpoint, watchdog_period
 
 __all__ = [
     "JournalObserver",

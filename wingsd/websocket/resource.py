@@ -12,12 +12,11 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from wingsd.auth.origins import allows_origin
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import BadRequest, Forbidden, WingsdError
 from wingsd.events import EventBus
-from wingsd.http.answers import error_json
+from wingsd.http.operations import error_json
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NotFound
 from wingsd.servers.server import Server
@@ -83,7 +82,7 @@ class ConsoleSockets:
         Raises `Forbidden`, `BadRequest`.
         """
         origin = request.header("Origin")
-        if not allows_origin(self._config, origin):
+        if not self._config.allows_origin(origin):
             self._log.warn(
                 "{server}: a WebSocket from {peer} is refused: its page is of {origin!r}",
                 server=uuid,

@@ -1,4 +1,4 @@
-"""Notifications to systemd: readiness, status, and the watchdog."""
+"""sd-daemon(3): notifications to systemd, its watchdog, and the socket that it passes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import socket
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from itertools import count
 from threading import Event
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from wingsd.errors import ConfigError
 from wingsd.threadio.workers import Thread
 
-__all__ = ["STUCK_AFTER", "Notifier", "Watchdog", "watchdog_period"]
+__all__ = ["STUCK_AFTER", "Notifier", "Watchdog", "passed_endpoint", "watchdog_period"]
 
 #: Seconds for a manager that is busy.
 _PATIENCE = 1.0
@@ -183,3 +187,52 @@ class Watchdog:
     def _answered(self, _: object) -> None:
         self._asked = None
         self._is_stuck = False
+
+
+_TCP = {socket.AF_INET: "INET", socket.AF_INET6: "INET6"}
+
+
+@attrs.frozen
+class _Passed:
+    """A socket by its place among those passed; `domain` is empty when nobody listens on TCP."""
+
+    index: int
+    domain: str
+
+    @property
+    def endpoint(self) -> str:
+        return f"systemd:domain={self.domain}:index={self.index}"
+
+
+def passed_endpoint(reactor: Any) -> str | None:
+    """Return the endpoint of the TCP socket that was passed, None without one.
+
+    Sockets of other kinds are for other purposes. Raises `ConfigError` where several would do.
+    """
+    found = [passed for passed in _passed(reactor) if passed.domain]
+    if len(found) > 1:
+        ways = " or ".join(f"--endpoint {passed.endpoint}" for passed in found)
+        raise ConfigError(
+            f"systemd passes {len(found)} sockets that this node could listen on: leave one in "
+            f"the socket unit (ListenStream=), or choose by {ways}"
+        )
+    return found[0].endpoint if found else None
+
+
+def _passed(reactor: Any) -> Iterator[_Passed]:
+    for index in count():
+        try:
+            # Twisted has taken the variables out of the environment, and is the one to ask.
+            endpoint: Any = serverFromString(reactor, f"systemd:domain=INET:index={index}")
+        except LookupError:
+            return
+        yield _Passed(index, _domain(endpoint.fileno))
+
+
+def _domain(fileno: int) -> str:
+    try:
+        with socket.socket(fileno=os.dup(fileno)) as passed:
+            listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            return _TCP.get(passed.family, "") if listens else ""
+    except OSError:  # no socket
+        return ""

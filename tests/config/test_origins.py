@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from wingsd.auth.origins import allows_origin
 from wingsd.config import Config
 
 
 def allows(origin: str, *others: str, remote: str = "https://Panel.example.com/panel/") -> bool:
     config = Config(token_id="i", token="t", remote=remote, allowed_origins=others)
-    return allows_origin(config, origin)
+    return config.allows_origin(origin)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the service manager is told, over a socket as it has one."""
+"""What systemd is sent, over a socket as it has one; and by the watchdog."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
 
+from tests.logs import LoggedErrors
 from tests.systemd.manager import Manager
-from wingsd.systemd import Notifier, notify, watchdog_period
+from wingsd.systemd import Notifier, Watchdog, sd_daemon, watchdog_period
+from wingsd.systemd.sd_daemon import STUCK_AFTER
 
 
 @pytest.fixture(params=[False, True], ids=["path", "abstract"])
@@ -51,7 +56,7 @@ def test_a_status_stays_on_one_line_and_says_nothing_else(manager: Manager) -> N
 def test_while_a_start_takes_long_more_time_is_asked_for(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "_EXTENDED_EVERY", 0.001)
+    monkeypatch.setattr(sd_daemon, "_EXTENDED_EVERY", 0.001)
     with Notifier(manager.address).extending():
         for _ in range(3):
             assert manager.wait_for("EXTEND_TIMEOUT_USEC=60000000")
@@ -62,7 +67,7 @@ def test_while_a_start_takes_long_more_time_is_asked_for(
 def test_it_is_not_asked_for_without_end(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "_EXTENDED_FOR", 0.0)
+    monkeypatch.setattr(sd_daemon, "_EXTENDED_FOR", 0.0)
     with Notifier(manager.address).extending():
         pass
     assert manager.heard() == []
@@ -79,7 +84,7 @@ def test_a_manager_that_is_gone_raises_nothing_and_is_known(tmp_path: Path) -> N
 def test_one_that_takes_nothing_is_not_waited_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "_PATIENCE", 0.01)
+    monkeypatch.setattr(sd_daemon, "_PATIENCE", 0.01)
     with Manager(tmp_path) as manager:
         notifier = Notifier(manager.address)
         while notifier.error is None:
@@ -122,3 +127,49 @@ def test_a_watchdog_is_kept_content_when_one_watches(
     environ: dict[str, str], period: float | None
 ) -> None:
     assert watchdog_period(environ) == period
+
+
+ALIVE = {"WATCHDOG": "1"}
+
+
+def test_it_is_told_at_once_and_twice_in_each_period(tmp_path: Path) -> None:
+    clock = Clock()
+    with Manager(tmp_path) as manager:
+        watchdog = Watchdog(Notifier(manager.address), 30.0, lambda: succeed(None), clock)
+        watchdog.start()
+        assert manager.heard() == [ALIVE]
+        clock.advance(14.9)
+        assert manager.heard() == []
+        clock.advance(0.1)
+        assert manager.heard() == [ALIVE]
+        clock.pump([15.0] * 4)
+        assert manager.heard() == [ALIVE] * 4
+        watchdog.stop()
+        clock.advance(60)
+        assert manager.heard() == []
+
+
+def test_it_is_not_while_the_journal_is_stuck(tmp_path: Path, logged_errors: LoggedErrors) -> None:
+    clock = Clock()
+    asked: list[Deferred[Any]] = []
+
+    def pulse() -> Deferred[Any]:
+        asked.append(Deferred())
+        return asked[-1]
+
+    with Manager(tmp_path) as manager:
+        watchdog = Watchdog(Notifier(manager.address), STUCK_AFTER / 2, pulse, clock)
+        watchdog.start()
+        clock.pump([STUCK_AFTER / 4] * 3)
+        assert manager.heard() == [ALIVE] * 4
+        clock.pump([STUCK_AFTER / 4] * 3)
+        assert manager.heard() == []
+        (line,) = [line for line in logged_errors.lines if "journal of transfers" in line]
+        assert "300 s" in line
+        # It is asked once, and again only when it has answered.
+        assert len(asked) == 1
+        asked[0].callback(None)
+        clock.advance(STUCK_AFTER / 4)
+        assert manager.heard() == [ALIVE]
+        assert len(asked) == 2
+        watchdog.stop()
