@@ -4,6 +4,7 @@ import pytest
 
 from tests.direct_transfers.scenarios import ends
 from wingsd.direct_transfers import outgoing as sending
+from wingsd.util.retry import Backoff
 
 __all__ = ["ends", "short_pauses"]
 
@@ -11,4 +12,4 @@ __all__ = ["ends", "short_pauses"]
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a source ask again at once."""
-    monkeypatch.setattr(sending, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(sending, "BACKOFF", Backoff(0.02, 60.0))

@@ -16,7 +16,7 @@ from tests.logs import LoggedErrors
 from tests.support import SynchronousWorkers
 from wingsd.docker import Usage, engine
 from wingsd.docker.calls import Engine
-from wingsd.docker.process import LONGEST_PAUSE, ContainerProcess
+from wingsd.docker.process import BACKOFF, ContainerProcess
 from wingsd.docker.streams import ContainerStreams, Stream
 from wingsd.errors import EnvironmentFailed
 
@@ -126,11 +126,11 @@ def test_an_engine_that_is_away_is_waited_for(world: World, logged_errors: Logge
     world.pass_time(600)
     assert world.notes.told == []
     # Two ask in turn, ever more rarely; and one line says so.
-    assert world.inspections < 2 * (600 / LONGEST_PAUSE + 10)
+    assert world.inspections < 2 * (600 / BACKOFF.longest + 10)
     assert sum("its console is lost" in line for line in logged_errors.lines) == 1
 
     world.state, world.streams.down = dict(RUNNING), False
-    world.pass_time(LONGEST_PAUSE + 0.2)
+    world.pass_time(BACKOFF.longest + 0.2)
     world.streams.consoles[1].dataReceived(b"still here")
     world.streams.measurements[1].dataReceived(SAMPLE)
     assert world.notes.told == [b"still here", Usage(7, 9, uptime=1000)]
@@ -147,7 +147,7 @@ def test_consoles_that_end_at_once_are_tried_ever_more_rarely(world: World) -> N
         if not last.over.called:
             last.connectionLost()
         world.pass_time(1)
-    assert 10 < len(world.streams.consoles) < 600 / LONGEST_PAUSE + 20
+    assert 10 < len(world.streams.consoles) < 600 / BACKOFF.longest + 20
     assert world.notes.told == []
 
 

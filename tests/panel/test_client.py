@@ -33,6 +33,7 @@ from wingsd.panel import http_client as httpclient
 from wingsd.panel.client import MAX_VALUES, Panel
 from wingsd.panel.http_client import MAX_BODY, BoundedClient
 from wingsd.util.observer import PANEL, Observer
+from wingsd.util.retry import Backoff
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -59,7 +60,7 @@ class House:
 
 @pytest.fixture
 def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setattr(panel_module, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(panel_module, "BACKOFF", Backoff(0.001, 12.0, factor=1.5))
     made = House()
     pytest_twisted.blockon(Deferred.fromCoroutine(made.fake.listen(reactor)))
     yield made

@@ -24,6 +24,7 @@ from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
 from wingsd.threadio import Workers
+from wingsd.util.retry import Backoff
 
 
 class House:
@@ -68,7 +69,7 @@ class House:
 
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setattr(panel_module, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(panel_module, "BACKOFF", Backoff(0.001, 12.0, factor=1.5))
     made = House(tmp_path)
     pytest_twisted.blockon(Deferred.fromCoroutine(made.open()))
     yield made

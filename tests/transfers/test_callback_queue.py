@@ -15,7 +15,7 @@ from tests.support import SynchronousWorkers
 from wingsd.errors import NotForThisNode, PanelRefused, PanelUnreachable, StorageError
 from wingsd.statedb import Direction, Outcome, StateDatabase
 from wingsd.statedb.store import Store
-from wingsd.transfers.panel_callbacks import LONGEST_PAUSE, CallbackQueue
+from wingsd.transfers.panel_callbacks import BACKOFF, CallbackQueue
 
 A, B = "a-server", "b-server"
 YEAR = 365 * 24 * 3600.0
@@ -145,7 +145,7 @@ def test_the_pauses_grow_to_minutes(house: House) -> None:
     house.tell(Outcome.SUCCESS)
     house.clock.pump([1.0] * 511)
     before = len(house.panel.calls)
-    house.clock.pump([LONGEST_PAUSE] * 10)
+    house.clock.pump([BACKOFF.longest] * 10)
     assert len(house.panel.calls) == before + 10
 
 

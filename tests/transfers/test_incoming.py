@@ -30,6 +30,7 @@ from wingsd.transfers import panel_callbacks as firstminute
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 from wingsd.transfers.incoming import commit as arrival
 from wingsd.transfers.incoming.transfer import HOLD
+from wingsd.util.retry import Backoff
 
 
 @pytest_twisted.ensureDeferred
@@ -252,7 +253,7 @@ async def test_the_sender_waits_while_the_panel_may_not_have_committed_the_trans
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient(monkeypatch)
-    monkeypatch.setattr(firstminute, "_pause", lambda attempt: 0.2)
+    monkeypatch.setattr(firstminute, "MINUTE_BACKOFF", Backoff(0.2, 0.2))
     house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
     house.world.describes_all = True
     house.world.owned = [False] * 100

@@ -1,13 +1,14 @@
-"""How long somebody asks to be left alone."""
+"""Pauses between attempts, and the header Retry-After."""
 
 from __future__ import annotations
 
 import time
 from email.utils import formatdate
+from itertools import islice
 
 import pytest
 
-from wingsd.util.retry import seconds_asked_for
+from wingsd.util.retry import Backoff, seconds_asked_for
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,18 @@ def test_retry_after_is_a_number_or_a_date(value: str, seconds: float) -> None:
 def test_a_date_to_come_is_counted_from_now() -> None:
     date = formatdate(time.time() + 100, usegmt=True)
     assert 90 < seconds_asked_for(date) <= 100
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    assert list(islice(Backoff(1.0, 5.0), 5)) == [1, 2, 4, 5, 5]
+
+
+def test_pauses_begin_again_with_each_iteration() -> None:
+    backoff = Backoff(0.5, 60.0, factor=3.0)
+    assert list(islice(backoff, 2)) == list(islice(backoff, 2)) == [0.5, 1.5]
+
+
+def test_jitter_makes_each_pause_up_to_a_second_longer() -> None:
+    pauses = list(islice(Backoff(2.0, 2.0, jitter=True), 20))
+    assert all(2 <= pause < 3 for pause in pauses)
+    assert len(set(pauses)) > 1

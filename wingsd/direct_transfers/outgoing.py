@@ -34,7 +34,7 @@ from wingsd.statedb import Account, Entry, Order, Outcome
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.outgoing.request import TransferOrder
 from wingsd.transfers.outgoing.transfer import MOVED
-from wingsd.transfers.ownership import FIRST_PAUSE, LONGEST_PAUSE
+from wingsd.transfers.ownership import BACKOFF
 from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.recovery import reached
 from wingsd.transfers.steps import SendStep
@@ -109,8 +109,9 @@ class HandSending:
         The question itself calls the transfer off: no server arrives after it was answered.
         """
         self._asking = asking = CancelScope()
-        pause = FIRST_PAUSE
+        pauses = iter(BACKOFF)
         while asking.reason is None:
+            pause = next(pauses)
             try:
                 return await asking.wait(Deferred.fromCoroutine(self._ask()))
             except DestinationRefused as error:
@@ -130,7 +131,6 @@ class HandSending:
                 await asking.wait(deferLater(self._means.reactor, pause))
             except WingsdError:
                 break
-            pause = min(2 * pause, LONGEST_PAUSE)
         self._log.warn(
             "{server}: it stays here by the operator's word; see whether {url} has it too, and "
             "delete one of them",

@@ -7,7 +7,7 @@ stopped or gone counts as the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -23,14 +23,13 @@ from wingsd.docker.inspect import ContainerState
 from wingsd.docker.runtime import Watcher
 from wingsd.docker.streams import ContainerStreams, Samples, Stream, usage
 from wingsd.errors import EnvironmentFailed
+from wingsd.util.retry import Backoff
 
 __all__ = ["ContainerProcess"]
 
 # Seconds between tries: an engine tells of a container's end some milliseconds after its console
 # has ended, while one that is upgraded may be away for minutes.
-FIRST_PAUSE = 0.1
-PAUSE_FACTOR = 1.5
-LONGEST_PAUSE = 3.0
+BACKOFF = Backoff(0.1, 3.0, factor=1.5)
 #: Seconds after which things count as well again.
 STEADY = 30.0
 
@@ -40,16 +39,15 @@ class _Pauses:
     """Pauses that grow as long as one follows another."""
 
     _reactor: Any
-    _next: float = FIRST_PAUSE
+    _pauses: Iterator[float] = attrs.field(factory=lambda: iter(BACKOFF))
     _last: float = 0.0
 
     def pause(self) -> Deferred[None]:
         now = self._reactor.seconds()
         if now - self._last > STEADY:
-            self._next = FIRST_PAUSE
-        seconds = self._next
+            self._pauses = iter(BACKOFF)
+        seconds = next(self._pauses)
         self._last = now + seconds
-        self._next = min(seconds * PAUSE_FACTOR, LONGEST_PAUSE)
         return deferLater(self._reactor, seconds)
 
 

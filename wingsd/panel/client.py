@@ -32,7 +32,7 @@ from wingsd.errors import (
 from wingsd.panel.http_client import AnswerRefused, BoundedClient
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.util.observer import PANEL, Observer
-from wingsd.util.retry import seconds_asked_for
+from wingsd.util.retry import Backoff, seconds_asked_for
 from wingsd.util.serialization import structure
 
 __all__ = ["Panel"]
@@ -40,9 +40,7 @@ __all__ = ["Panel"]
 T = TypeVar("T")
 
 # Seconds; the figures are Wings' own.
-FIRST_PAUSE = 0.5
-PAUSE_FACTOR = 1.5
-LONGEST_PAUSE = 12.0
+BACKOFF = Backoff(0.5, 12.0, factor=1.5)
 GIVE_UP_AFTER = 30.0
 #: Seconds to wait for an answer, whatever is configured.
 LEAST_TIMEOUT = 30
@@ -255,7 +253,7 @@ class Panel:
         body: object,
     ) -> T:
         started = self._reactor.seconds()
-        pause = FIRST_PAUSE
+        pauses = iter(BACKOFF)
         while True:
             attempt = self._attempt(method, path, read, body)
             try:
@@ -266,7 +264,7 @@ class Panel:
             except Exception as error:
                 reason = _reason(error)
                 retry_after = error.retry_after if isinstance(error, _BadAnswer) else 0.0
-                wait = max(pause, retry_after)
+                wait = max(next(pauses), retry_after)
                 if self._reactor.seconds() - started + wait > GIVE_UP_AFTER:
                     raise PanelUnreachable(
                         "the Panel could not be asked",
@@ -281,7 +279,6 @@ class Panel:
                 pause=round(wait, 1),
             )
             await deferLater(self._reactor, wait)
-            pause = min(pause * PAUSE_FACTOR, LONGEST_PAUSE)
 
     async def _within(self, timeout: float, attempt: Coroutine[Any, Any, T]) -> T:
         """Return its result; raise `CancelledError` only when somebody else has cancelled it."""

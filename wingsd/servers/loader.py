@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import CancelledError, DeferredList, DeferredSemaphore
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -14,6 +13,7 @@ from wingsd.errors import EnvironmentFailed, PanelError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.server import Server
+from wingsd.util.retry import Backoff
 
 __all__ = ["Boot"]
 
@@ -22,8 +22,8 @@ T = TypeVar("T")
 #: Servers looked for in the engine at a time.
 AT_A_TIME = 4
 
-# Seconds: 1, 2, 4 and so on up to a minute, each a little off so that nodes do not ask in step.
-_pause = backoffPolicy(initialDelay=1.0, maxDelay=60.0, factor=2.0)
+#: Seconds between two attempts.
+BACKOFF = Backoff(1.0, 60.0, jitter=True)
 
 
 class Boot:
@@ -76,18 +76,13 @@ class Boot:
         self, servers: Sequence[Server], still_here: Callable[[Server], bool]
     ) -> None:
         """Go on looking for those, as long as the node has them, until the engine has told."""
-        attempt = 0
+        pauses = iter(BACKOFF)
         while servers:
-            await self.pause(attempt)
+            await deferLater(self._means.reactor, next(pauses))
             servers = await self.adopt([server for server in servers if still_here(server)])
-            attempt += 1
-
-    async def pause(self, attempt: int) -> None:
-        """Wait before the next attempt; `attempt` is the number of those that failed, less one."""
-        await deferLater(self._means.reactor, _pause(attempt))
 
     async def _insist(self, what: str, ask: Callable[[], Awaitable[T]]) -> T:
-        attempt = 0
+        pauses = iter(BACKOFF)
         while True:
             try:
                 return await ask()
@@ -97,5 +92,4 @@ class Boot:
                     what=what,
                     error=error,
                 )
-            await self.pause(attempt)
-            attempt += 1
+            await deferLater(self._means.reactor, next(pauses))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -15,18 +14,16 @@ from twisted.logger import Logger
 from wingsd.errors import NotOpenYet, PanelError
 from wingsd.panel.client import Panel
 from wingsd.transfers.panel_callbacks import FirstMinute
+from wingsd.util.retry import Backoff
 
-__all__ = ["FIRST_PAUSE", "LONGEST_PAUSE", "OwnershipCheck"]
+__all__ = ["BACKOFF", "OwnershipCheck"]
 
 T = TypeVar("T")
 
-#: Seconds between two questions to a Panel that does not answer.
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 60.0
-
-# Seconds between two questions while the destination may still be at work: up to 5, each up to a
-# second longer so that nodes do not ask in step.
-_grace_pause = backoffPolicy(initialDelay=0.5, maxDelay=5.0, factor=1.5)
+#: Seconds between two questions to a Panel or a destination that does not answer.
+BACKOFF = Backoff(1.0, 60.0)
+#: Seconds between two questions while the destination may still be at work.
+GRACE_BACKOFF = Backoff(0.5, 5.0, factor=1.5, jitter=True)
 
 
 class OwnershipCheck:
@@ -49,10 +46,10 @@ class OwnershipCheck:
 
         False is no word that it has not. `hurry` ends it before.
         """
-        end, attempt = self._reactor.seconds() + grace, 0
+        end, pauses = self._reactor.seconds() + grace, iter(GRACE_BACKOFF)
         while not self._hurried:
             asking = Deferred.fromCoroutine(self._panel.owns(self._server))
-            pause = _grace_pause(attempt)
+            pause = next(pauses)
             try:
                 if await self._unless_hurried(asking) is False:
                     return True
@@ -62,7 +59,6 @@ class OwnershipCheck:
             if left <= 0:
                 return False
             await self._unless_hurried(deferLater(self._reactor, min(pause, left)))
-            attempt += 1
         return False
 
     def hurry(self) -> None:
@@ -78,7 +74,7 @@ class OwnershipCheck:
         counts: of a success and a failure it takes the first. Asks until it answers; where the
         destination is `lost` and may succeed, until the Panel must have committed the transfer.
         """
-        pause = FIRST_PAUSE
+        pauses = iter(BACKOFF)
         while True:
             try:
                 return await self._ask(lost)
@@ -86,9 +82,9 @@ class OwnershipCheck:
                 self._say_unknown(error, error.pause)
                 await self._unless_hurried(deferLater(self._reactor, error.pause))
             except PanelError as error:
+                pause = next(pauses)
                 self._say_unknown(error, pause)
                 await deferLater(self._reactor, pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _ask(self, lost: bool) -> bool:
         if not await self._panel.owns(self._server):

@@ -19,7 +19,6 @@ from http import HTTPStatus
 from typing import Any
 
 import attrs
-from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -28,15 +27,16 @@ from wingsd.errors import NotOpenYet, PanelError, PanelRefused, StorageError, Un
 from wingsd.panel.client import Panel
 from wingsd.statedb import Outcome, Report, StateDatabase
 from wingsd.transfers.cancellation import when_fired
+from wingsd.util.retry import Backoff
 
 __all__ = ["MINUTE", "CallbackQueue", "FirstMinute"]
 
 #: Seconds after its beginning in which a transfer that the Panel denies may still be there.
 MINUTE = 60.0
 
-# Seconds: 0.5, 1, 2 and so on up to 15, each up to a second longer so that nodes do not ask in
-# step.
-_pause = backoffPolicy(initialDelay=0.5, maxDelay=15.0, factor=2.0)
+#: Seconds between two attempts in that minute, and after it.
+MINUTE_BACKOFF = Backoff(0.5, 15.0, jitter=True)
+BACKOFF = Backoff(1.0, 300.0)
 
 
 class FirstMinute:
@@ -49,26 +49,21 @@ class FirstMinute:
         left = MINUTE - age if age >= 0 else 0.0
         self._reactor = reactor
         self._end = reactor.seconds() + left
-        self._attempt = 0
+        self._pauses = iter(MINUTE_BACKOFF)
 
     def next_pause(self) -> float:
         """Return in how many seconds to ask again, growing; 0 when the minute is over.
 
         The last one ends with the minute.
         """
-        left = self._end - self._reactor.seconds()
+        left: float = self._end - self._reactor.seconds()
         if left <= 0:
             return 0.0
-        pause: float = min(_pause(self._attempt), left)
-        self._attempt += 1
-        return pause
+        return min(next(self._pauses), left)
 
 
 #: Answers by which the Panel plainly says that no such transfer is open.
 _NOT_OPEN = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
-#: Seconds between two attempts.
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 300.0
 
 
 @attrs.define(eq=False)
@@ -209,7 +204,7 @@ class CallbackQueue:
             self._loops.pop(server, None)
 
     async def _tell(self, telling: _Telling) -> bool:
-        report, pause = telling.report, FIRST_PAUSE
+        report, pauses = telling.report, iter(BACKOFF)
         while not telling.moot:
             try:
                 so, answer = await self._attempt(telling)
@@ -228,10 +223,9 @@ class CallbackQueue:
                 await telling.pause(self._reactor, error.pause)
             except Exception as error:
                 telling.denied = False
-                seconds = max(pause, getattr(error, "retry_after", 0.0))
+                seconds = max(next(pauses), getattr(error, "retry_after", 0.0))
                 await self._put_off(report, error, seconds)
                 await telling.pause(self._reactor, seconds)
-                pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 # Said when that is written down: a node that dies before tells it again.
                 await self._note(self._journal.settle(report, answer), report)

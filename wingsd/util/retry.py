@@ -1,21 +1,48 @@
-"""How long somebody who answers asks to be left alone: HTTP's header `Retry-After`."""
+"""When to try again: growing pauses between attempts, and HTTP's header `Retry-After`."""
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
+from itertools import count
 
-__all__ = ["seconds_asked_for"]
+import attrs
+from twisted.application.internet import backoffPolicy
 
-#: Whoever asks for more than that is asked again all the same, and so is one whose date is as far
-#: away because a clock is wrong.
+__all__ = ["Backoff", "seconds_asked_for"]
+
+
+@attrs.frozen
+class Backoff:
+    """Pauses in seconds: `first`, then each `factor` times the previous one, up to `longest`.
+
+    Iterating yields them without end, from the first one on. With `jitter` each is up to a second
+    longer, so that several nodes do not ask at the same time.
+    """
+
+    first: float
+    longest: float
+    factor: float = 2.0
+    jitter: bool = False
+
+    def __iter__(self) -> Iterator[float]:
+        jitter = random.random if self.jitter else float
+        pause: Callable[[int], float] = backoffPolicy(
+            self.first, self.longest, self.factor, jitter
+        )
+        return map(pause, count())
+
+
+#: Seconds: a longer or malformed wish (a date by a wrong clock) is cut to this.
 LONGEST = 3600.0
 
 
 def seconds_asked_for(value: str) -> float:
-    """Return the seconds that the header asks for, as a number or a date (RFC 9110, 10.2.3).
+    """Return the seconds of a `Retry-After`: a number, or a date (RFC 9110, section 10.2.3).
 
-    0 when it does not say, or nothing that can be understood.
+    0 where it is empty or malformed, at most an hour.
     """
     if value.isdecimal():
         seconds = float(value)
