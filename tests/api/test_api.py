@@ -79,7 +79,7 @@ async def test_that_says_nothing_of_the_node(house: House) -> None:
 async def test_a_path_is_in_it_word_by_word(house: House, path: str) -> None:
     reply = await house.call("GET", path)
     assert reply.status == 404
-    assert reply.json == {"error": f"this node has nothing at {path}"}
+    assert reply.json["code"] == "path-not-found"
 
 
 def kinds(schema: Any) -> Iterator[str]:

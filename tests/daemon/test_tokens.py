@@ -45,7 +45,7 @@ async def assert_used(house: House, token: str) -> None:
     """See the token refused, and nothing done on its account."""
     before, since = told(house), len(house.log)
     status, answer = await send(house, token)
-    assert (status, answer) == (401, {"error": "The token is not valid", "detail": USED})
+    assert (status, answer["code"], answer["detail"]) == (401, "unauthorized", USED)
     assert USED in await house.wait_for_line("is refused", since)
     # What it is sent with says nothing of the server: the next transfer is not its to end.
     assert told(house) == before

@@ -195,7 +195,7 @@ async def test_a_destination_that_has_just_been_started_does_not_say_yet(
     say = sending.HandSending._say_unknown
 
     def note(self: sending.HandSending, error: WingsdError, pause: float) -> None:
-        asked.append(getattr(error, "code", 0))
+        asked.append(getattr(error, "response_status", 0))
         say(self, error, pause)
 
     monkeypatch.setattr(sending.HandSending, "_say_unknown", note)

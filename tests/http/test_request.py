@@ -72,7 +72,7 @@ def test_a_refusal_is_json_and_read_before_the_body_is_sent() -> None:
     assert status == 401
     assert headers["content-type"] == "application/json"
     assert headers["www-authenticate"] == "bearer"
-    assert json.loads(body) == {"error": "no", "detail": "do better"}
+    assert json.loads(body) == {"error": "no", "code": "unauthorized", "detail": "do better"}
     assert not talk.transport.disconnecting
 
 
@@ -200,7 +200,7 @@ def test_what_is_no_http_is_answered_in_json_and_taken_for_nothing(broken: bytes
     talk = Conversation(Taker())
     talk.send(broken, head(Content_Length=0))
     ((status, _, body),) = talk.transport.answers()
-    assert (status, json.loads(body)) == (400, {"error": "this is not a valid HTTP request"})
+    assert (status, json.loads(body)["code"]) == (400, "http-request-invalid")
     assert talk.taker.readers == []
     assert talk.transport.disconnecting
 
@@ -302,7 +302,7 @@ def test_an_unknown_path_is_answered_in_json() -> None:
     talk.send(head("/nothing/here", method="GET"))
     ((status, headers, body),) = talk.transport.answers()
     assert (status, headers["content-type"]) == (404, "application/json")
-    assert json.loads(body) == {"error": "this node has nothing at /nothing/here"}
+    assert json.loads(body)["code"] == "path-not-found"
 
 
 def test_two_requests_can_share_a_connection() -> None:

@@ -125,7 +125,10 @@ async def test_a_servers_life_as_a_panel_and_a_browser_see_it(town: Town) -> Non
     assert (town.volumes / UUID).is_dir()
     assert await town.ask("POST", "/commands", {"commands": ["help"]}) == (
         502,
-        {"error": "Cannot send commands to a stopped server instance."},
+        {
+            "error": "Cannot send commands to a stopped server instance.",
+            "code": "server-not-running",
+        },
     )
 
     browser = await town.browser()

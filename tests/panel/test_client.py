@@ -130,7 +130,7 @@ async def test_a_second_failure_is_no_error_but_a_second_success_is(house: House
     await house.client().transfer_failed(UUID)
     with pytest.raises(PanelRefused) as caught:
         await house.client().transfer_succeeded(UUID)
-    assert caught.value.code == 409
+    assert caught.value.response_status == 409
     assert "No transfer of that server is open." in caught.value.detail
 
 
@@ -160,7 +160,7 @@ CALLS: list[Callable[[Panel], Awaitable[object]]] = [
 async def test_a_token_that_the_panel_refuses_is_told_in_each_call(house: House, ask: Any) -> None:
     with pytest.raises(TokenRefused) as caught:
         await ask(house.client(token="x"))
-    assert (caught.value.status, caught.value.code) == (503, 403)
+    assert (caught.value.status, caught.value.response_status) == (503, 403)
     assert str(caught.value).startswith(
         "the Panel does not accept this node's token: copy the node's configuration from the "
         "Panel again, then restart this node; "

@@ -24,7 +24,8 @@ from wingsd.config import Config
 from wingsd.direct_transfers import DirectTransfers
 from wingsd.docker.engine import EngineInformation
 from wingsd.errors import NotRunning, UnknownServer, WingsdError
-from wingsd.http.operations import Access, Call, Topic, declared, error_json, parse, to_json
+from wingsd.http.errors import MethodNotAllowed, error_json
+from wingsd.http.operations import Access, Call, Topic, declared, parse, to_json
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
@@ -146,8 +147,8 @@ class Public(Resource):
         elif method == "OPTIONS":
             request.answer(HTTPStatus.NO_CONTENT)
         else:
-            error = error_json(f"{method} is not possible here", f"use {self.methods}")
-            request.answer(HTTPStatus.METHOD_NOT_ALLOWED, error)
+            error = MethodNotAllowed(f"{method} is not possible here", f"use {self.methods}")
+            request.answer(error.status, error_json(error))
 
     def _welcome(self, request: StreamingRequest) -> None:
         """Let a browser hand the answer to a page of the Panel's."""

@@ -16,6 +16,7 @@ from twisted.web.server import NOT_DONE_YET
 from wingsd.api import servers, system, transfers
 from wingsd.api.resource import Public, Services
 from wingsd.config import Config, Ssl
+from wingsd.http.errors import MethodNotAllowed
 from wingsd.http.listener import HttpListener, tcp_endpoint
 from wingsd.http.openapi import document
 from wingsd.http.operations import EncodedObject, Success, Topic, call, to_json
@@ -120,7 +121,7 @@ class _Metrics(Resource):
         """Answer when all of it is known."""
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader("Allow", "GET, HEAD")
-            return error_body(request, HTTPStatus.METHOD_NOT_ALLOWED, "metrics can only be read")
+            return error_body(request, MethodNotAllowed("metrics can only be read"))
         Deferred.fromCoroutine(self._respond(request))
         return NOT_DONE_YET
 

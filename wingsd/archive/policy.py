@@ -71,6 +71,8 @@ _NEEDS_CARE = frozenset((b"", b".", b".."))
 class MemberRefused(ArchiveError):
     """A member that may not be written, whatever the disk looks like."""
 
+    code = "archive-member-refused"
+
     def __init__(self, name: bytes, why: str) -> None:
         super().__init__(f"{display(name)} is refused: {why}")
 

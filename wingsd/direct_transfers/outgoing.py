@@ -115,7 +115,7 @@ class HandSending:
             try:
                 return await asking.wait(Deferred.fromCoroutine(self._ask()))
             except DestinationRefused as error:
-                if error.code < _NO_WORD:
+                if error.response_status < _NO_WORD:
                     self._log.warn(
                         "{server}: its destination does not say that it has it: {error}",
                         server=self._server,

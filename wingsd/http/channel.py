@@ -20,7 +20,8 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
 from wingsd.config import LimitsConfig
-from wingsd.http.operations import error_json
+from wingsd.errors import WingsdError
+from wingsd.http.errors import HeaderTooLong, InvalidHttpRequest, error_json
 from wingsd.http.request import StreamingRequest
 from wingsd.util.tls import GATHERED
 
@@ -270,7 +271,7 @@ class NodeChannel(HTTPChannel):
         """Find the request's resource, unless it has not one Host (RFC 9112, section 3.2)."""
         hosts = self.requests[-1].requestHeaders.getRawHeaders("Host", [])
         if self._version == b"HTTP/1.1" and len(hosts) != 1:
-            self.refuse(HTTPStatus.BAD_REQUEST, "a request must have one Host header")
+            self.refuse(InvalidHttpRequest("a request must have one Host header"))
         else:
             super().allHeadersReceived()
 
@@ -366,19 +367,20 @@ class NodeChannel(HTTPChannel):
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """A header line is longer than twisted.web takes."""
-        self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "a header line is too long")
+        self.refuse(HeaderTooLong())
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """What twisted.web calls for a request it cannot read."""
-        self.refuse(HTTPStatus.BAD_REQUEST, "this is not a valid HTTP request")
+        self.refuse(InvalidHttpRequest())
 
-    def refuse(self, status: HTTPStatus, message: str) -> None:
+    def refuse(self, error: WingsdError) -> None:
         """Answer what is no request that could be answered, and close the connection."""
         # Nothing of it may be taken for anything, now or later.
         for method in _PARSING:
             setattr(self, method, _ignore)
-        if not (self.requests and self.requests[-1].break_off(message)):
-            body = error_json(message)
+        if not (self.requests and self.requests[-1].break_off(error.message)):
+            body = error_json(error)
+            status = HTTPStatus(error.status)
             head = [
                 f"HTTP/1.1 {status.value} {status.phrase}",
                 "Content-Type: application/json",

@@ -21,7 +21,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import attrs
 
-from wingsd.http.operations import Access, Call, EncodedObject, Error, Success, Topic
+from wingsd.http.errors import Error
+from wingsd.http.operations import Access, Call, EncodedObject, Success, Topic
 from wingsd.util.serialization import Keywords
 
 __all__ = [

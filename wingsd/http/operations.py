@@ -7,24 +7,22 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from http import HTTPStatus
 from inspect import getdoc
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import attrs
 
 from wingsd.errors import BadRequest, InvalidData
-from wingsd.util.serialization import Keywords, structure, unstructure
+from wingsd.util.serialization import structure, unstructure
 
 __all__ = [
     "INVALID",
     "Access",
     "Call",
     "EncodedObject",
-    "Error",
     "Success",
     "Topic",
     "call",
     "declared",
-    "error_json",
     "parse",
     "to_json",
 ]
@@ -206,21 +204,8 @@ class EncodedObject(bytes):
     """A JSON object that was encoded before, since it is the same in every answer."""
 
 
-@attrs.frozen
-class Error:
-    """What is said of whatever is refused, or fails."""
-
-    error: Annotated[str, "What went wrong.", Keywords(minLength=1)]
-    detail: Annotated[str, "What to do, where that is not plain.", Keywords(minLength=1)] = ""
-
-
 def to_json(content: object) -> bytes:
     """Return a body that says `content`, which is plain or holds values of attrs classes."""
     if isinstance(content, EncodedObject):
         return content
     return json.dumps(unstructure(content)).encode()
-
-
-def error_json(message: str, detail: str = "") -> bytes:
-    """Return the body `{"error": message}`, with a `detail` where there is one."""
-    return to_json(Error(message, detail))

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from wingsd.errors import WingsdError
-from wingsd.http.operations import error_json
+from wingsd.http.errors import BodyTooLarge, error_json
 from wingsd.http.watchdogs import Pace, Presence
 
 __all__ = ["BodyReader", "GuardedResource", "StreamingRequest", "StreamingResource"]
@@ -240,7 +240,7 @@ class StreamingRequest(Request):
         headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
         if error.retry_after:
             headers["Retry-After"] = str(ceil(error.retry_after))
-        self.answer(error.status, error_json(error.message, error.detail), headers)
+        self.answer(error.status, error_json(error), headers)
 
     def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
         """Answer, now, with a body or none; whatever still arrives is thrown away.
@@ -302,11 +302,8 @@ class StreamingRequest(Request):
 
     def _refuse_size(self) -> None:
         self._be_the_last()
-        limit = f"send {MAX_STORED_BODY} bytes at most; an upload goes to /api/transfers"
-        self.answer(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            error_json("the request body is too large", limit),
-        )
+        error = BodyTooLarge(MAX_STORED_BODY)
+        self.answer(error.status, error_json(error))
 
     def _forget_pace(self) -> None:
         if self._pace is not None:

@@ -13,8 +13,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from wingsd.config import LimitsConfig
+from wingsd.errors import WingsdError
 from wingsd.http.channel import InputScheduler, NodeChannel
-from wingsd.http.operations import error_json
+from wingsd.http.errors import PathNotFound, error_json
 from wingsd.http.request import StreamingRequest
 from wingsd.util.observer import Observer
 
@@ -117,14 +118,14 @@ class NotFound(Resource):
     def render(self, request: Any) -> bytes:
         """Say that there is nothing here."""
         path = request.path.decode("utf-8", "replace")
-        return error_body(request, 404, f"this node has nothing at {path}")
+        return error_body(request, PathNotFound(path))
 
 
-def error_body(request: Any, status: int, message: str) -> bytes:
-    """Set up an answer of `{"error": message}` and return its body."""
-    request.setResponseCode(status)
+def error_body(request: Any, error: WingsdError) -> bytes:
+    """Set status and type of an answer with `error`, and return its body."""
+    request.setResponseCode(error.status)
     request.setHeader("Content-Type", "application/json")
-    return error_json(message)
+    return error_json(error)
 
 
 Rooms = TypeVar("Rooms")

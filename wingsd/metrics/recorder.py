@@ -2,38 +2,68 @@
 
 from __future__ import annotations
 
-import re
-
 from docker.errors import APIError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from twisted.internet.defer import CancelledError
 
-from wingsd import errors
 from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.util.observer import ENGINE, PANEL, Observer, Passage
 
 __all__ = ["DIRECTIONS", "REASONS", "UNFORESEEN", "Recorder", "reason"]
 
-#: What has no class in the tree of errors.
+#: The label of errors that are in no class of the tree.
 UNFORESEEN = "unforeseen"
-
-
-def _name(error: type[WingsdError]) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__).lower()
-
-
-_TREE = [getattr(errors, name) for name in errors.__all__]
-_NAMES = {error: _name(error) for error in _TREE if issubclass(error, WingsdError)}
-# What is of no kind but that is somebody's mistake.
-_NAMES[WingsdError] = UNFORESEEN
-#: All of them.
-REASONS = tuple(sorted(_NAMES.values()))
+#: The label of each error, by its code. A subclass that is not here is counted as its base class.
+#: Dashboards and alerts name the labels, so they stay when a class or a code is renamed.
+_LABELS = {
+    WingsdError.code: UNFORESEEN,
+    "archive-invalid": "archive_error",
+    "archive-not-first": "checksum_first",
+    "bad-request": "bad_request",
+    "checksum-mismatch": "checksum_mismatch",
+    "conflict": "conflict",
+    "console-blocked": "console_blocked",
+    "content-type-invalid": "wrong_content_type",
+    "daemon-restarted": "interrupted",
+    "daemon-stopping": "daemon_stopping",
+    "destination-disconnected": "destination_lost",
+    "destination-failed": "destination_error",
+    "destination-refused": "destination_refused",
+    "destination-timeout": "destination_silent",
+    "destination-unreachable": "destination_unreachable",
+    "disk-limit-exceeded": "disk_limit_exceeded",
+    "environment-failed": "environment_failed",
+    "forbidden": "forbidden",
+    "node-token-refused": "token_refused",
+    "panel-failed": "panel_error",
+    "panel-refused": "panel_refused",
+    "panel-unreachable": "panel_unreachable",
+    "server-already-exists": "already_here",
+    "server-not-assigned": "not_for_this_node",
+    "server-not-found": "unknown_server",
+    "server-not-running": "not_running",
+    "servers-not-loaded": "not_loaded",
+    "storage-failed": "storage_error",
+    "stream-mismatch": "stream_refused",
+    "stream-missing": "stream_missing",
+    "too-many-transfers": "too_many_transfers",
+    "transfer-cancelled": "transfer_cancelled",
+    "transfer-not-committed": "not_open_yet",
+    "transfer-revoked": "not_wanted",
+    "try-again": "try_again",
+    "unauthorized": "not_authorized",
+    "unprocessable": "unprocessable",
+    "upload-part-missing": "incomplete_upload",
+    "upload-truncated": "upload_cut_short",
+}
+#: All labels.
+REASONS = tuple(sorted(_LABELS.values()))
 
 
 def reason(error: BaseException) -> str:
-    """Return the name that the error is counted by."""
-    kinds = type(error).__mro__
-    return next((_NAMES[kind] for kind in kinds if kind in _NAMES), UNFORESEEN)
+    """Return the label that the error is counted by."""
+    codes = (getattr(kind, "code", "") for kind in type(error).__mro__)
+    return next((_LABELS[code] for code in codes if code in _LABELS), UNFORESEEN)
 
 
 DIRECTIONS = ("in", "out")

@@ -118,9 +118,11 @@ class Panel:
             raise
         except PanelRefused as error:
             # Some Panels say 403 for a server that no transfer brings to this node.
-            if error.code not in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
+            if error.response_status not in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
                 raise
-            kind = UnknownServer if error.code == HTTPStatus.NOT_FOUND else NotForThisNode
+            kind = (
+                UnknownServer if error.response_status == HTTPStatus.NOT_FOUND else NotForThisNode
+            )
             raise kind(
                 "the Panel does not know this server, or not for this node",
                 "start the transfer in the Panel that `remote` in the node's configuration names",
@@ -214,7 +216,7 @@ class Panel:
         try:
             await self._call("failure", "POST", f"/servers/{uuid}/transfer/failure", None)
         except PanelRefused as error:
-            if error.code != HTTPStatus.CONFLICT:
+            if error.response_status != HTTPStatus.CONFLICT:
                 raise
             return False
         return True
@@ -238,7 +240,7 @@ class Panel:
         except TokenRefused:
             raise
         except PanelRefused as error:
-            if error.code == HTTPStatus.FORBIDDEN:
+            if error.response_status == HTTPStatus.FORBIDDEN:
                 # It may be the token, which this tells, or what was asked of this one server.
                 await self._call("list", "GET", _ANY_SERVER, _page)
             raise

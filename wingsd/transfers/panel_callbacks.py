@@ -255,7 +255,7 @@ class CallbackQueue:
         try:
             await self._panel.transfer_succeeded(server, report.backups)
         except PanelRefused as error:
-            if error.code not in _NOT_OPEN:
+            if error.response_status not in _NOT_OPEN:
                 raise
             if await self._panel.owns(server):
                 return True, "the Panel had been told of the success before"
@@ -267,7 +267,7 @@ class CallbackQueue:
         try:
             closed = await self._panel.transfer_failed(telling.report.server)
         except PanelRefused as error:
-            if error.code != HTTPStatus.NOT_FOUND:
+            if error.response_status != HTTPStatus.NOT_FOUND:
                 raise
             await self._require_over(telling)
             return True, "the Panel does not know the server any more"

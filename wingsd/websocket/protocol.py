@@ -14,6 +14,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
+from wingsd.errors import WingsdError
 from wingsd.websocket.messages import RateLimit
 
 __all__ = ["ConsoleProtocol", "MessageReceiver", "wire_factory"]
@@ -34,6 +35,17 @@ CLOSE_WITHIN = 2
 POLICY_VIOLATION = 1008
 # Not 1001, "going away": on that, the Panel's page would not come back by itself.
 SERVICE_RESTART = 1012
+
+
+class InvalidHandshake(WingsdError):
+    """The opening handshake of a WebSocket is not that of RFC 6455."""
+
+    code = "websocket-handshake-invalid"
+    status = HTTPStatus.BAD_REQUEST
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = HTTPStatus(status)
 
 
 class MessageReceiver(Protocol):
@@ -105,7 +117,7 @@ class ConsoleProtocol(WebSocketServerProtocol):
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
         """Refuse a handshake, in JSON as everything is refused here."""
-        self.transport.refuse(HTTPStatus(code), reason)
+        self.transport.refuse(InvalidHandshake(reason, code))
 
     def onOpen(self) -> None:
         """The handshake is over."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any
 
 from twisted.logger import Logger
@@ -16,7 +15,7 @@ from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import BadRequest, Forbidden, WingsdError
 from wingsd.events import EventBus
-from wingsd.http.operations import error_json
+from wingsd.http.errors import MethodNotAllowed, UpgradeRequired, error_json
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NotFound
 from wingsd.servers.server import Server
@@ -165,16 +164,16 @@ class ConsoleSocket(Resource):
     def render(self, request: Any) -> int:
         """Open a WebSocket, or say why not."""
         if request.method != b"GET":
-            error = error_json("this is a WebSocket", "open it with GET")
-            request.answer(HTTPStatus.METHOD_NOT_ALLOWED, error, {"Allow": "GET"})
+            refusal: WingsdError = MethodNotAllowed("this is a WebSocket", "open it with GET")
+            request.answer(refusal.status, error_json(refusal), {"Allow": "GET"})
         elif request.header("Upgrade").lower() != "websocket":
-            error = error_json("this is a WebSocket", "send the headers of RFC 6455")
-            request.answer(HTTPStatus.UPGRADE_REQUIRED, error, {"Upgrade": "websocket"})
+            refusal = UpgradeRequired()
+            request.answer(refusal.status, error_json(refusal), {"Upgrade": "websocket"})
         else:
             try:
                 self._sockets.admit(self._uuid, self._server, request)
             except WingsdError as error:
-                request.answer(error.status, error_json(error.message, error.detail))
+                request.answer(error.status, error_json(error))
         return NOT_DONE_YET
 
 

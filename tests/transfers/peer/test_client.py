@@ -134,7 +134,7 @@ async def test_a_refusal_in_the_middle_comes_at_once_in_the_nodes_words(
     sending = Sending(node.port, pieces=10_000, scheme=scheme, trust=tls[1])
     with pytest.raises(DestinationRefused) as caught:
         await sending.upload.answer
-    assert (caught.value.code, caught.value.message, caught.value.detail) == (
+    assert (caught.value.response_status, caught.value.message, caught.value.detail) == (
         500,
         "the destination node says: the server's files could not be stored",
         "the disk is full",

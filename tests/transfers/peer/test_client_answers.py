@@ -137,7 +137,7 @@ async def test_an_early_answer_is_a_refusal(reply: bytes, expected: tuple[int, s
     with pytest.raises(DestinationRefused) as caught:
         await sending.upload.answer
     error = caught.value
-    assert (error.code, error.message, error.detail) == expected
+    assert (error.response_status, error.message, error.detail) == expected
     assert await sending.written == "closed"
     assert (await peer.outcome).startswith(b"POST /api/transfers HTTP/1.1\r\n")
 
@@ -154,7 +154,7 @@ async def test_a_late_refusal_is_one_too() -> None:
     sending = Sending(peer.port, pieces=50)
     with pytest.raises(DestinationRefused) as caught:
         await sending.upload.answer
-    assert (caught.value.code, caught.value.message) == (
+    assert (caught.value.response_status, caught.value.message) == (
         400,
         "the destination node says: checksums don't match",
     )
