@@ -27,8 +27,20 @@ BLOCKS = [block for page in PAGES.values() for block in page.blocks]
 LEAST = {"token_id": "id", "token": "secret", "remote": "https://panel.example.com"}
 #: Programs that a page may use, all of them in Debian, or the shell's own.
 PROGRAMS = {
-    *("apt", "cd", "certbot", "chown", "curl", "head", "install", "journalctl", "kill", "ln"),
-    *("ls", "mkdir", "sha256sum", "systemctl"),
+    *(
+        "apt",
+        "cd",
+        "certbot",
+        "chown",
+        "curl",
+        "git",
+        "head",
+        "install",
+        "journalctl",
+        "kill",
+        "ln",
+    ),
+    *("ls", "mkdir", "pre-commit", "sha256sum", "systemctl"),
 }
 #: Sections of a unit.
 SECTIONS = {"Unit", "Service", "Socket", "Install"}
@@ -122,6 +134,8 @@ def _check(command: list[str]) -> None:
     """Fail when what a command names is not there."""
     program, *words = command
     program = program.removeprefix("/opt/wingsd/bin/")
+    if program == "tools/venv":
+        program, *words = words
     match program:
         case "make":
             _check_make(words)
