@@ -5,6 +5,7 @@
 # KEEP=1                    leave the demo running
 # FAST=1                    the demo with a small game that is made in a moment
 # ARGS=...                  more words for pytest, such as ARGS="-k panel -x"
+# COVERAGE=1                measure the line coverage of wingsd/ by the tests
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
@@ -31,7 +32,8 @@ demo: ## move a real game server from one node to another and show what happened
 
 test: ## run all tests
 	@$(PREPARE) test
-	@$(BIN)/pytest --numprocesses=auto --dist=worksteal $(ARGS)
+	@$(BIN)/pytest --numprocesses=auto --dist=worksteal \
+	  $(if $(COVERAGE),--cov=wingsd --cov-report=term) $(ARGS)
 
 fuzz: ## look for inputs that crash or hang what reads other people's bytes
 	@$(PREPARE) fuzz
@@ -84,6 +86,6 @@ openapi: ## write docs/openapi.yml, which describes the HTTP interface, from the
 	@mv .cache/openapi.yml docs/openapi.yml
 
 clean: ## remove everything these commands made in this directory
-	rm -rf .venv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache

@@ -1,16 +1,16 @@
-"""The Debian package says what setup.py says."""
+"""The Debian package agrees with pyproject.toml."""
 
 from __future__ import annotations
 
-import ast
 import re
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 HOME = Path(__file__).parent.parent
-SETUP = ast.parse((HOME / "setup.py").read_text())
+PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
 CONTROL = (HOME / "debian/control").read_text()
 # Where Debian's name is not "python3-" and the distribution's.
 NAMES = {
@@ -24,15 +24,8 @@ NAMES = {
 
 
 def requirements() -> dict[str, str]:
-    """Return setup.py's REQUIRES, the lowest version by the name."""
-    values = {
-        target.id: node.value
-        for node in SETUP.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    pairs = (line.split(" >= ") for line in ast.literal_eval(values["REQUIRES"]))
+    """Return the project's dependencies, the lowest version by the name."""
+    pairs = (line.split(" >= ") for line in PROJECT["dependencies"])
     return {name.lower(): version for name, version in pairs}
 
 
@@ -46,29 +39,17 @@ def test_what_the_daemon_needs_is_there_when_it_is_built(name: str) -> None:
 
 
 def test_the_command_is_there() -> None:
-    (points,) = (
-        ast.literal_eval(node.value)
-        for node in ast.walk(SETUP)
-        if isinstance(node, ast.keyword) and node.arg == "entry_points"
-    )
-    (point,) = points["console_scripts"]
-    name, _, place = point.partition(" = ")
+    place = PROJECT["scripts"]["wingsctl"]
     module, _, function = place.partition(":")
-    assert name == "wingsctl"
     assert callable(getattr(import_module(module), function))
 
 
 def test_it_has_the_projects_version() -> None:
-    (version,) = (
-        ast.literal_eval(node.value)
-        for node in ast.walk(SETUP)
-        if isinstance(node, ast.keyword) and node.arg == "version"
-    )
     changelog = (HOME / "debian/changelog").read_text()
     found = re.match(r"wingsd \((\S+)\)", changelog)
     assert found
     # 0.1.0~dev0 is before 0.1.0, as 0.1.0.dev0 is; what follows a plus is the packaging's own.
-    assert found[1].partition("+")[0] == re.sub(r"\.?(dev|a|b|rc)", r"~\1", version)
+    assert found[1].partition("+")[0] == re.sub(r"\.?(dev|a|b|rc)", r"~\1", PROJECT["version"])
 
 
 def test_the_tests_that_the_packages_build_leaves_out_are_there() -> None:
