@@ -19,7 +19,8 @@ import zstandard
 from fuzz.findings import Finding, pieces
 from tests.archives import END, header, member, pax
 from wingsd.archive import extract
-from wingsd.errors import ArchiveError, StorageError
+from wingsd.archive.errors import ArchiveError
+from wingsd.errors import StorageError
 
 __all__ = ["WORDS", "one", "seeds"]
 

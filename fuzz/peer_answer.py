@@ -13,8 +13,8 @@ from twisted.python.failure import Failure
 
 from fuzz.findings import Finding, pieces
 from tests.transfers.wire import Endpoint
-from wingsd.errors import DestinationRefused
 from wingsd.panel.http_client import AnswerRefused
+from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.peer.client import OutgoingUpload
 from wingsd.transfers.peer.http_exchange import Answer, HttpExchange
 

@@ -9,47 +9,22 @@ from __future__ import annotations
 
 __all__ = [
     "ERROR_CODES",
-    "AlreadyHere",
-    "ArchiveError",
     "BadRequest",
-    "ChecksumFirst",
-    "ChecksumMismatch",
     "ConfigError",
     "Conflict",
-    "ConsoleBlocked",
     "DaemonStopping",
-    "DestinationError",
-    "DestinationLost",
-    "DestinationRefused",
-    "DestinationSilent",
-    "DestinationUnreachable",
-    "DiskLimitExceeded",
     "EnvironmentFailed",
     "Forbidden",
-    "IncompleteUpload",
-    "Interrupted",
     "InvalidData",
-    "NotAuthorized",
-    "NotForThisNode",
-    "NotLoaded",
-    "NotOpenYet",
-    "NotRunning",
-    "NotWanted",
-    "PanelError",
-    "PanelRefused",
-    "PanelUnreachable",
+    "ServerAlreadyExists",
+    "ServerNotFound",
+    "ServerNotRunning",
+    "ServersNotLoaded",
     "StorageError",
-    "StreamMissing",
-    "StreamRefused",
-    "TokenRefused",
-    "TooManyTransfers",
     "TransferCancelled",
-    "TryAgain",
-    "UnknownServer",
+    "Unauthorized",
     "Unprocessable",
-    "UploadCutShort",
     "WingsdError",
-    "WrongContentType",
 ]
 
 
@@ -87,12 +62,12 @@ class WingsdError(Exception):
     def __str__(self) -> str:
         return f"{self.message}: {self.detail}" if self.detail else self.message
 
-    def told_of(self, what: str) -> None:
+    def add_context(self, what: str) -> None:
         """Say in the detail which of several things it is about."""
         self.detail = f"{what}: {self.detail}" if self.detail else what
 
 
-class NotAuthorized(WingsdError):
+class Unauthorized(WingsdError):
     """The token is missing or no good (401)."""
 
     code = "unauthorized"
@@ -106,20 +81,14 @@ class Forbidden(WingsdError):
     status = 403
 
 
-class UnknownServer(WingsdError):
+class ServerNotFound(WingsdError):
     """The Panel does not know the server, or not for this node (404)."""
 
     code = "server-not-found"
     status = 404
 
 
-class NotForThisNode(UnknownServer):
-    """The Panel knows the server, but of no transfer that brings it to this node (404)."""
-
-    code = "server-not-assigned"
-
-
-class NotLoaded(WingsdError):
+class ServersNotLoaded(WingsdError):
     """The node does not know its servers yet: the Panel has not told it (503)."""
 
     code = "servers-not-loaded"
@@ -139,7 +108,7 @@ class Unprocessable(WingsdError):
     status = 422
 
 
-class NotRunning(WingsdError):
+class ServerNotRunning(WingsdError):
     """The server must run for this, and does not (502, Wings' own answer)."""
 
     code = "server-not-running"
@@ -153,7 +122,7 @@ class Conflict(WingsdError):
     status = 409
 
 
-class AlreadyHere(Conflict):
+class ServerAlreadyExists(Conflict):
     """The server is on this node or being received right now (409)."""
 
     code = "server-already-exists"
@@ -173,93 +142,6 @@ class BadRequest(WingsdError):
 
     code = "bad-request"
     status = 400
-
-
-class WrongContentType(BadRequest):
-    """Not multipart/form-data with a boundary."""
-
-    code = "content-type-invalid"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("invalid content type", detail)
-
-
-class ChecksumFirst(BadRequest):
-    """The checksum came first, so nothing could be hashed against it; or another part did."""
-
-    code = "archive-not-first"
-
-    def __init__(self, part: str = "checksum") -> None:
-        super().__init__(
-            f"archive must be sent before the {part}",
-            f'send the part named "archive" first and the part named "{part}" after it',
-        )
-
-
-class StreamRefused(BadRequest):
-    """One of several requests with one server is not one that belongs to the others."""
-
-    code = "stream-mismatch"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the streams of this transfer do not belong together", detail)
-
-
-class StreamMissing(BadRequest):
-    """Not all of the requests have come that one server is sent in."""
-
-    code = "stream-missing"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("a stream of this transfer is missing", detail)
-
-
-class IncompleteUpload(BadRequest):
-    """The body is complete, but one of the parts that must be there is not in it."""
-
-    code = "upload-part-missing"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("missing archive or checksum", detail)
-
-
-class ChecksumMismatch(BadRequest):
-    """What arrived is not what was sent."""
-
-    code = "checksum-mismatch"
-
-    def __init__(self, sent: str, received: str, what: str = "archive") -> None:
-        super().__init__(
-            "checksums don't match",
-            f"the sender's SHA-256 is {sent}, that of the {what} received is {received}; "
-            f"the {what} was changed on its way, send it again",
-        )
-
-
-class DiskLimitExceeded(BadRequest):
-    """The server may not have as much disk as this takes, in Wings' own words."""
-
-    code = "disk-limit-exceeded"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(
-            "There is not enough disk space available to perform that action.", detail
-        )
-
-
-class UploadCutShort(BadRequest):
-    """The connection or the body ended before the upload was complete."""
-
-    code = "upload-truncated"
-
-
-class ArchiveError(WingsdError):
-    """The archive cannot be extracted: damaged, of an unknown kind, or with a refused member."""
-
-    code = "archive-invalid"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the archive could not be extracted", detail)
 
 
 class StorageError(WingsdError):
@@ -287,12 +169,6 @@ class EnvironmentFailed(WingsdError):
         super().__init__("the server's environment could not be configured", detail)
 
 
-class ConsoleBlocked(EnvironmentFailed):
-    """The server does not take what is typed into its console; it may still do so."""
-
-    code = "console-blocked"
-
-
 class DaemonStopping(WingsdError):
     """The daemon is going down and takes nothing on (503)."""
 
@@ -301,174 +177,6 @@ class DaemonStopping(WingsdError):
 
     def __init__(self) -> None:
         super().__init__("this node is shutting down", "send the server again when it is back")
-
-
-class TryAgain(WingsdError):
-    """What is asked is just being decided (503)."""
-
-    code = "try-again"
-    status = 503
-    retry_after = 1.0
-
-
-class TooManyTransfers(WingsdError):
-    """As many servers as this node takes are on their way to it (503)."""
-
-    code = "too-many-transfers"
-    status = 503
-    retry_after = 60.0
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"this node is receiving {limit} servers already",
-            "send the server again in some minutes; system.transfers.concurrent and .waiting in "
-            "this node's configuration set how many it takes",
-        )
-
-
-class PanelError(WingsdError):
-    """The Panel did not do what was asked of it.
-
-    `retry_after` is the seconds it asks to be left alone for, 0 when it does not.
-    """
-
-    code = "panel-failed"
-
-    def __init__(self, message: str, detail: str = "", retry_after: float = 0.0) -> None:
-        super().__init__(message, detail)
-        self.retry_after = retry_after
-
-
-class PanelRefused(PanelError):
-    """The Panel answered, and the answer was no (a 4xx in `response_status`)."""
-
-    code = "panel-refused"
-
-    def __init__(
-        self, message: str, detail: str, response_status: int, retry_after: float = 0.0
-    ) -> None:
-        super().__init__(message, detail, retry_after)
-        self.response_status = response_status
-
-
-class TokenRefused(PanelRefused):
-    """The Panel refuses this node's own token (503): it has said nothing of any server.
-
-    `answer` is what it said, with its status in `response_status`.
-    """
-
-    code = "node-token-refused"
-    status = 503
-
-    def __init__(self, answer: str, response_status: int, retry_after: float = 0.0) -> None:
-        super().__init__(
-            "the Panel does not accept this node's token",
-            "copy the node's configuration from the Panel again, then restart this node; "
-            f"{answer}",
-            response_status,
-            retry_after,
-        )
-
-
-class NotOpenYet(PanelError):
-    """The Panel denies a transfer that it may still be about to commit.
-
-    It is to be asked again in `pause` seconds.
-    """
-
-    code = "transfer-not-committed"
-
-    def __init__(self, pause: float) -> None:
-        super().__init__("the Panel does not know this transfer yet")
-        self.pause = pause
-
-
-class NotWanted(Conflict):
-    """The Panel says that no transfer brings the server to this node (409)."""
-
-    code = "transfer-revoked"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the Panel does not want the server on this node",
-            "it has cancelled the transfer, or the other node has told it of a failure; the "
-            "server is where it was",
-        )
-
-
-class Interrupted(WingsdError):
-    """The daemon ended in the middle of it."""
-
-    code = "daemon-restarted"
-
-    def __init__(self) -> None:
-        super().__init__("this node was restarted meanwhile", "start the transfer again")
-
-
-class PanelUnreachable(PanelError):
-    """The Panel gave no answer that could be used: down, too slow, a 5xx, or nonsense (503)."""
-
-    code = "panel-unreachable"
-    status = 503
-
-
-class DestinationError(WingsdError):
-    """The node a server is sent to did not take it (502).
-
-    `may_go_on` tells that it may still be at work, and have the server in the end.
-    """
-
-    code = "destination-failed"
-    status = 502
-    may_go_on = False
-
-
-class DestinationUnreachable(DestinationError):
-    """Nothing could be sent to it: there is no connection, or its certificate is no good."""
-
-    code = "destination-unreachable"
-
-
-class DestinationRefused(DestinationError):
-    """It answered, and the answer was no: its status in `response_status`, its words in ours."""
-
-    code = "destination-refused"
-
-    def __init__(
-        self, message: str, detail: str, response_status: int, *, may_go_on: bool = False
-    ) -> None:
-        super().__init__(message, detail)
-        self.response_status = response_status
-        self.may_go_on = may_go_on
-
-
-class DestinationLost(DestinationError):
-    """The connection to it ended without an answer.
-
-    With `body_sent` it may have everything, and may even have told the Panel so.
-    """
-
-    code = "destination-disconnected"
-    may_go_on = True
-
-    def __init__(self, reason: str, *, body_sent: bool) -> None:
-        sent = (
-            "it may have received the whole server; see in the Panel where the server is now"
-            if body_sent
-            else "it had not received everything; transfer the server again"
-        )
-        super().__init__("the destination node gave no answer", f"{reason}; {sent}")
-        self.body_sent = body_sent
-
-
-class DestinationSilent(DestinationLost):
-    """It had everything, and gave no answer for as long as this node waits for one."""
-
-    code = "destination-timeout"
-    may_go_on = False
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"it has said nothing for {seconds:g} s", body_sent=True)
 
 
 #: The code of every `WingsdError`, those that only one package raises included. They are stable.

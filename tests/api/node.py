@@ -21,7 +21,7 @@ from wingsd.api.routes import ApiRoot
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
 from wingsd.docker.engine import EngineInformation
-from wingsd.errors import Conflict, NotLoaded, NotRunning, UnknownServer
+from wingsd.errors import Conflict, ServerNotFound, ServerNotRunning, ServersNotLoaded
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.outgoing.request import TransferOrder
@@ -82,7 +82,7 @@ class FakeServer:
     async def command(self, line: str) -> None:
         self._calls.note("command", line)
         if not self.online:
-            raise NotRunning("Cannot send commands to a stopped server instance.")
+            raise ServerNotRunning("Cannot send commands to a stopped server instance.")
 
     async def logs(self, lines: int) -> list[str]:
         return self.lines[-lines:]
@@ -103,13 +103,13 @@ class FakeServers:
     def get(self, uuid: str) -> FakeServer:
         if uuid not in self.known:
             if not self.loaded:
-                raise NotLoaded
-            raise UnknownServer("The requested resource was not found on this instance.")
+                raise ServersNotLoaded
+            raise ServerNotFound("The requested resource was not found on this instance.")
         return self.known[uuid]
 
     def all(self) -> list[FakeServer]:
         if not self.loaded:
-            raise NotLoaded
+            raise ServersNotLoaded
         return list(self.known.values())
 
     async def create(self, uuid: str, *, start_on_completion: bool) -> None:

@@ -18,8 +18,9 @@ from zope.interface import implementer
 from tests.api.node import TOKEN, UUID, House, reactor, until
 from tests.logs import LoggedErrors
 from wingsd.api.routes import PATHS
-from wingsd.errors import EnvironmentFailed, PanelUnreachable
+from wingsd.errors import EnvironmentFailed
 from wingsd.http.operations import Access
+from wingsd.panel.errors import PanelUnreachable
 
 UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

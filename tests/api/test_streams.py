@@ -19,9 +19,10 @@ from wingsd.api.resource import Services
 from wingsd.api.routes import ApiRoot
 from wingsd.api.upload import UploadBody
 from wingsd.config import Config, StreamsConfig
-from wingsd.errors import StreamRefused, WingsdError
+from wingsd.errors import WingsdError
 from wingsd.http.site import NodeSite
 from wingsd.threadio import Feed
+from wingsd.transfers.errors import StreamMismatch
 from wingsd.transfers.form.upload_form import UploadForm
 from wingsd.transfers.incoming.multistream import StreamGroups
 from wingsd.transfers.incoming.uploads import SiblingUploads
@@ -212,7 +213,7 @@ def test_one_whose_connection_breaks_fails_all(town: Town) -> None:
 def test_what_fails_the_transfer_is_the_answer_to_each(town: Town) -> None:
     first = town.come(b"first", Multiplex_Stream_Count=1, **OURS)
     zero = town.come(b"zero", Multiplex_Stream=0, **OURS)
-    error: WingsdError = StreamRefused("the reason")
+    error: WingsdError = StreamMismatch("the reason")
     town.transfer.end.errback(error)
     assert [text["detail"] for _, text in answers(first, zero)] == ["the reason"] * 2
     late = town.come(b"late", Multiplex_Stream=0, **OURS)

@@ -14,9 +14,10 @@ from tests.http.talk import Conversation, Taker, head
 from tests.threadio.reactor import ManualReactor
 from wingsd.api.upload import UploadBody
 from wingsd.auth.tokens import token_was_used
-from wingsd.errors import StorageError, UploadCutShort, WingsdError
+from wingsd.errors import StorageError, WingsdError
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.threadio import FEED_HIGH_MARK, Feed, TokenBucket
+from wingsd.transfers.errors import UploadTruncated
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 
 BODY = (
@@ -130,7 +131,7 @@ def test_a_client_that_goes_meanwhile_is_gone() -> None:
     house.read()
     house.upload.lost(Failure(ConnectionLost()))
     error = house.error()
-    assert isinstance(error, UploadCutShort)
+    assert isinstance(error, UploadTruncated)
     assert error.detail == "the sender gave up, or its connection broke; its own log says which"
     house.admitted.callback(None)
     assert house.request.calls == ["pause"]
@@ -217,8 +218,8 @@ def test_one_that_is_whole_is_not_held_any_more() -> None:
 def test_one_that_is_stopped_while_it_is_held_leaves_nothing_behind() -> None:
     house = LimitedHouse()
     house.send(RATE)
-    house.upload.stop(UploadCutShort("cancelled"))
-    assert isinstance(house.error(), UploadCutShort)
+    house.upload.stop(UploadTruncated("cancelled"))
+    assert isinstance(house.error(), UploadTruncated)
     assert house.clock.getDelayedCalls() == []
     assert house.request.calls == ["pause"]
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tests.archive.unpacking import unpack
 from tests.archives import END, by_tarfile, header, member, odd_tree, run, seen, sparse_file
+from wingsd.archive.errors import ArchiveError
 from wingsd.archive.extract import MAX_NOTES, extract
-from wingsd.errors import ArchiveError
 
 RANDOM = random.Random("extract")
 

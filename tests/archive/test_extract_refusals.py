@@ -10,7 +10,8 @@ import pytest
 
 from tests.archive.unpacking import unpack
 from tests.archives import END, header, member, pax
-from wingsd.errors import ArchiveError, StorageError
+from wingsd.archive.errors import ArchiveError
+from wingsd.errors import StorageError
 
 
 @pytest.fixture

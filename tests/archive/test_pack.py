@@ -19,8 +19,9 @@ from tests.archives import odd_tree, run, seen, sparse_file
 from tests.packing import packed, unpacked
 from wingsd.archive import Compression, measure, pack
 from wingsd.archive.compress import OUTPUT
+from wingsd.archive.errors import DiskLimitExceeded
 from wingsd.archive.tar import writer as members
-from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.errors import StorageError
 
 MIB = 1 << 20
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from wingsd.archive.errors import ArchiveError
 from wingsd.archive.policy import member_path
 from wingsd.archive.tree_writer import TreeWriter
-from wingsd.errors import ArchiveError, StorageError
+from wingsd.errors import StorageError
 
 TIME = 1_700_000_000_123_456_789
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.auth.token_values import NODE, UUID, bearer, refusal
 from wingsd.auth.tokens import EXPIRED, ConsoleToken, DenyList, console_token
-from wingsd.errors import NotAuthorized
+from wingsd.errors import Unauthorized
 
 
 def console(**claims: Any) -> str:
@@ -31,8 +31,8 @@ def console(**claims: Any) -> str:
     return jwt.encode(payload, NODE.token, "HS256")
 
 
-def console_refusal(token: str) -> NotAuthorized:
-    with pytest.raises(NotAuthorized) as caught:
+def console_refusal(token: str) -> Unauthorized:
+    with pytest.raises(Unauthorized) as caught:
         console_token(token, NODE.token)
     return caught.value
 

@@ -15,7 +15,7 @@ import pytest
 import wingsd
 from tests.auth.token_values import NODE, UUID, bearer, refusal
 from wingsd.auth.tokens import DenyList, authorize_panel, console_token, hand_token, transfer_token
-from wingsd.errors import Forbidden, NotAuthorized
+from wingsd.errors import Forbidden, Unauthorized
 
 HOME = Path(wingsd.__file__).parent
 
@@ -37,7 +37,7 @@ def test_another_token_is_forbidden(token: str) -> None:
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", f"Basic {NODE.token}"])
 def test_without_a_token_the_panel_is_not_known(header: str | None) -> None:
-    with pytest.raises(NotAuthorized, match="required authorization heads"):
+    with pytest.raises(Unauthorized, match="required authorization heads"):
         authorize_panel(header, NODE.token)
 
 
@@ -106,7 +106,7 @@ def test_a_scope_that_there_is_must_be_that_of_transfers(scope: str | None) -> N
 def test_a_scoped_node_takes_no_token_without_a_scope() -> None:
     token = transfer_token(bearer(scope="transfer"), NODE.token, scoped=True)
     assert token.server == UUID
-    with pytest.raises(NotAuthorized, match="it has no scope") as caught:
+    with pytest.raises(Unauthorized, match="it has no scope") as caught:
         transfer_token(bearer(), NODE.token, scoped=True)
     assert "`family`" in caught.value.detail
 
@@ -134,7 +134,7 @@ def test_a_signature_written_otherwise_is_no_other_token() -> None:
     for way in ways:
         try:
             found = transfer_token(way, NODE.token).digest
-        except NotAuthorized:
+        except Unauthorized:
             continue
         accepted += 1
         assert found == known
@@ -236,14 +236,14 @@ def test_a_time_that_is_not_a_number_is_refused_and_named(name: str, value: Any)
 
 def test_an_expiry_that_is_a_text_is_refused_also_when_expired_tokens_are_taken() -> None:
     token = f"Bearer {signed(sub=UUID, exp='1000')}"
-    with pytest.raises(NotAuthorized, match="its exp is not a time in seconds"):
+    with pytest.raises(Unauthorized, match="its exp is not a time in seconds"):
         transfer_token(token, NODE.token, expired_too=True)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "1000", True])
 def test_a_consoles_token_with_an_issue_time_that_is_no_number_is_refused(value: Any) -> None:
     claims = {"server_uuid": UUID, "jti": "c", "exp": 4e9, "iat": value}
-    with pytest.raises(NotAuthorized, match="its iat is not a time in seconds"):
+    with pytest.raises(Unauthorized, match="its iat is not a time in seconds"):
         console_token(signed(**claims), NODE.token)
 
 
@@ -277,7 +277,7 @@ def test_what_has_expired_is_good_for_asking_alone() -> None:
     token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60)}"
     assert "expired" in refusal(token).detail
     assert transfer_token(token, NODE.token, expired_too=True).server == UUID
-    with pytest.raises(NotAuthorized, match="not signed with this node's key"):
+    with pytest.raises(Unauthorized, match="not signed with this node's key"):
         transfer_token(token, "another", expired_too=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import Node, Panel
 from wingsd.auth.tokens import transfer_token
-from wingsd.errors import NotAuthorized
+from wingsd.errors import Unauthorized
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 # The names of the tests are made of its secret: each worker must give them the same names.
@@ -19,8 +19,8 @@ def bearer(**claims: Any) -> str:
     return f"Bearer {Panel().transfer_token(UUID, NODE, **claims)}"
 
 
-def refusal(authorization: str | None, public_url: str = "") -> NotAuthorized:
-    with pytest.raises(NotAuthorized) as caught:
+def refusal(authorization: str | None, public_url: str = "") -> Unauthorized:
+    with pytest.raises(Unauthorized) as caught:
         transfer_token(authorization, NODE.token, public_url)
     assert caught.value.status == 401
     return caught.value

@@ -16,7 +16,8 @@ from wingsd.config import Control
 from wingsd.control import status as module
 from wingsd.control.status import StatusEndpoint
 from wingsd.docker.engine import EngineInformation
-from wingsd.errors import EnvironmentFailed, PanelRefused, PanelUnreachable
+from wingsd.errors import EnvironmentFailed
+from wingsd.panel.errors import PanelRefused, PanelUnreachable
 
 ENGINE = EngineInformation("27.1", "", "", 0, 0, 0, 0, "", "", "")
 

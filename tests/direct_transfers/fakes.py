@@ -6,8 +6,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from wingsd.errors import PanelUnreachable, UnknownServer
+from wingsd.errors import ServerNotFound
 from wingsd.http.request import StreamingRequest
+from wingsd.panel.errors import PanelUnreachable
 from wingsd.panel.schemas import Configuration
 
 __all__ = ["LossyRequest", "SilentPanel"]
@@ -32,7 +33,7 @@ class SilentPanel:
     async def describe(self, uuid: str) -> Configuration:
         self.calls.append("describe")
         if uuid not in self.known:
-            raise UnknownServer("the Panel does not know this server")
+            raise ServerNotFound("the Panel does not know this server")
         return self.known[uuid]
 
     async def servers(self) -> list[Configuration]:

@@ -12,7 +12,7 @@ from tests.direct_transfers.harness import UUID, Station, description, until
 from tests.direct_transfers.scenarios import Ends
 from wingsd.auth.tokens import TransferToken, transfer_token
 from wingsd.direct_transfers.incoming import Invitation
-from wingsd.errors import AlreadyHere, BadRequest, NotAuthorized, NotLoaded
+from wingsd.errors import BadRequest, ServerAlreadyExists, ServersNotLoaded, Unauthorized
 from wingsd.panel.schemas import configuration_from_panel
 from wingsd.servers import PowerAction, PowerState
 
@@ -51,7 +51,7 @@ async def test_it_is_expected_until_its_time_is_over(ends: Ends) -> None:
 async def test_a_second_invitation_makes_the_first_void(ends: Ends) -> None:
     first, second = await ends.destination.invite(), await ends.destination.invite()
     arrivals = ends.destination.by_hand.arrivals
-    with pytest.raises(NotAuthorized, match="does not expect the server by it any more"):
+    with pytest.raises(Unauthorized, match="does not expect the server by it any more"):
         arrivals.authority(token_of(ends.destination, first))
     arrivals.authority(token_of(ends.destination, second))
 
@@ -83,7 +83,7 @@ async def test_what_comes_just_now_is_not_expected_once_more(ends: Ends) -> None
     await ends.destination.slots.acquire()
     await ends.send(await ends.destination.invite())
     await until(lambda: bool(ends.destination.receiver.servers))
-    with pytest.raises(AlreadyHere, match=r"being received|already on this node"):
+    with pytest.raises(ServerAlreadyExists, match=r"being received|already on this node"):
         await ends.destination.invite()
     assert ends.destination.by_hand.arrivals.expected == {}
     ends.source.sender.cancel(UUID)
@@ -114,7 +114,7 @@ async def test_it_is_known_after_a_restart_and_taken_up_where_it_runs(ends: Ends
     server = again.servers.get(UUID)
     assert server.configuration.settings.meta.name == "Lobby"
     await until(lambda: server.state is PowerState.RUNNING)
-    with pytest.raises(NotLoaded):
+    with pytest.raises(ServersNotLoaded):
         again.servers.all()
 
 
@@ -157,7 +157,7 @@ async def test_a_panel_that_lists_it_has_the_say_after_a_start(ends: Ends) -> No
     assert await again.by_hand.arrivals.conclude(token_of(again, invitation))
     third = await ends.restart("destination")
     await third.recover()
-    with pytest.raises(NotLoaded):
+    with pytest.raises(ServersNotLoaded):
         third.servers.get(UUID)
     assert await third.by_hand.arrivals.conclude(token_of(third, invitation))
 
@@ -170,7 +170,7 @@ async def test_what_is_deleted_is_forgotten(ends: Ends) -> None:
     await until(lambda: station.store.described() == [] and station.left() == [])
     again = await ends.restart("destination")
     await again.recover()
-    with pytest.raises(NotLoaded):
+    with pytest.raises(ServersNotLoaded):
         again.servers.get(UUID)
 
 
@@ -190,5 +190,5 @@ async def test_files_that_somebody_took_away_are_no_server(ends: Ends) -> None:
     (again.data / UUID).rename(again.data / "elsewhere")
     await again.recover()
     assert again.store.described() == []
-    with pytest.raises(NotLoaded):
+    with pytest.raises(ServersNotLoaded):
         again.servers.get(UUID)

@@ -11,7 +11,7 @@ from tests.direct_transfers.harness import UUID, description
 from tests.direct_transfers.outcomes import hold, moved, moved_and_gone, reason, stays
 from tests.direct_transfers.scenarios import Ends
 from tests.logs import LoggedErrors
-from wingsd.errors import AlreadyHere, BadRequest, UnknownServer
+from wingsd.errors import BadRequest, ServerAlreadyExists, ServerNotFound
 from wingsd.panel.schemas import configuration_from_panel
 from wingsd.transfers.outgoing.transfer import MOVED
 
@@ -132,10 +132,10 @@ async def test_it_can_move_there_and_back(ends: Ends) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_there_already_is_never_expected(ends: Ends) -> None:
-    with pytest.raises(AlreadyHere, match="already on this node"):
+    with pytest.raises(ServerAlreadyExists, match="already on this node"):
         await ends.source.invite()
     (ends.destination.data / UUID).mkdir()
-    with pytest.raises(AlreadyHere, match="there are files of a server of that name"):
+    with pytest.raises(ServerAlreadyExists, match="there are files of a server of that name"):
         await ends.destination.invite()
 
 
@@ -155,7 +155,7 @@ async def test_what_there_is_not_is_not_sent(ends: Ends) -> None:
     invitation = await ends.destination.invite()
     other = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
     ends.source.servers.loaded = True
-    with pytest.raises(UnknownServer):
+    with pytest.raises(ServerNotFound):
         await ends.source.by_hand.departures.send(other, ends.destination.url, invitation.token)
 
 

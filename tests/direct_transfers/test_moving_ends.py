@@ -11,8 +11,9 @@ from tests.direct_transfers.outcomes import hold, moved, moved_and_gone, reason,
 from tests.direct_transfers.scenarios import Ends
 from tests.support import Hang
 from wingsd.direct_transfers import outgoing as sending
-from wingsd.errors import Conflict, EnvironmentFailed, Interrupted, StorageError, WingsdError
+from wingsd.errors import Conflict, EnvironmentFailed, StorageError, WingsdError
 from wingsd.http.request import StreamingRequest
+from wingsd.transfers.errors import DaemonRestarted
 
 # Failures, and what is asked then
 
@@ -254,7 +255,7 @@ async def test_a_source_that_died_before_it_sent_anything_has_it(ends: Ends) -> 
     assert reason(again) == "this node was restarted meanwhile"
     assert again.left() == [UUID]
     ((_, error, _),) = again.heard.over
-    assert isinstance(error, Interrupted)
+    assert isinstance(error, DaemonRestarted)
 
 
 @pytest_twisted.ensureDeferred

@@ -12,7 +12,7 @@ import pytest_twisted
 from tests.direct_transfers.harness import UUID, Station, description, until
 from tests.direct_transfers.scenarios import Ends
 from wingsd.config import StoragePool, SystemConfig, TransfersConfig
-from wingsd.errors import AlreadyHere, Conflict
+from wingsd.errors import Conflict, ServerAlreadyExists
 from wingsd.panel.schemas import configuration_from_panel
 
 POOL = TransfersConfig(storage_pool=StoragePool(enabled=True, pool_name="attic"))
@@ -37,7 +37,7 @@ def files(directory: Path) -> list[Path]:
 async def test_within_a_pool_a_server_is_not_moved_by_hand(ends: Ends) -> None:
     await give_pools(ends, one_volume=True)
     before = files(ends.source.data)
-    with pytest.raises(AlreadyHere, match="only the Panel can move") as refused:
+    with pytest.raises(ServerAlreadyExists, match="only the Panel can move") as refused:
         await ends.destination.invite()
     assert "is in the storage pool attic" in refused.value.detail
     assert files(ends.source.data) == before

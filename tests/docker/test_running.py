@@ -18,7 +18,8 @@ from tests.support.reactor import reactor
 from wingsd.config import Config
 from wingsd.docker import DockerEnvironment, Running, calls
 from wingsd.docker import engine as engine_calls
-from wingsd.errors import ConsoleBlocked, EnvironmentFailed
+from wingsd.docker.runtime import ConsoleBlocked
+from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Image, Settings
 from wingsd.threadio import Workers
 

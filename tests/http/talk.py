@@ -11,13 +11,13 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from wingsd.errors import NotAuthorized
+from wingsd.errors import Unauthorized
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
 
 __all__ = ["REFUSAL", "Conversation", "Recorder", "Taker", "head", "turn"]
 
-REFUSAL = NotAuthorized("no", "do better")
+REFUSAL = Unauthorized("no", "do better")
 
 
 class Recorder:

@@ -12,9 +12,9 @@ from twisted.python.failure import Failure
 from tests.heard import Heard
 from tests.http.talk import REFUSAL, Conversation, Taker, head
 from tests.logs import LoggedErrors
-from wingsd.errors import TooManyTransfers
 from wingsd.http import request as request_module
 from wingsd.http.request import BodyReader, StreamingRequest
+from wingsd.transfers.errors import TooManyTransfers
 
 
 def test_the_body_comes_as_it_arrives_and_nothing_is_stored() -> None:

@@ -7,8 +7,10 @@ import re
 import pytest
 
 from tests.test_errors import classes
-from wingsd.errors import ChecksumMismatch, PanelUnreachable, StorageError, WingsdError
+from wingsd.errors import StorageError, WingsdError
 from wingsd.metrics.recorder import REASONS, UNFORESEEN, reason
+from wingsd.panel.errors import PanelUnreachable
+from wingsd.transfers.errors import ChecksumMismatch
 
 
 @pytest.mark.parametrize("kind", classes())

@@ -165,9 +165,9 @@ def test_no_two_panels_lie_on_the_same_place() -> None:
 
 
 def test_the_document_has_every_series_of_the_node_and_no_other(samples: Samples) -> None:
-    told_of = set(re.findall(r"^\| `(wingsd_\w+)`", DOCUMENT.read_text(), re.MULTILINE))
+    add_context = set(re.findall(r"^\| `(wingsd_\w+)`", DOCUMENT.read_text(), re.MULTILINE))
     endings = ("_bucket", "_sum", "_count")
     own = {name for name in samples.names if name.startswith("wingsd_")}
-    assert told_of == {name for name in own if not name.endswith(endings)} | {
+    assert add_context == {name for name in own if not name.endswith(endings)} | {
         name.removesuffix("_count") for name in own if name.endswith("_count")
     }

@@ -11,15 +11,11 @@ from prometheus_client import REGISTRY, generate_latest
 from twisted.internet.defer import CancelledError
 
 from tests.metrics.exposed import FakePassage, Samples, told
-from wingsd.errors import (
-    ArchiveError,
-    EnvironmentFailed,
-    NotAuthorized,
-    PanelRefused,
-    TransferCancelled,
-)
+from wingsd.archive.errors import ArchiveError
+from wingsd.errors import EnvironmentFailed, TransferCancelled, Unauthorized
 from wingsd.metrics import Recorder
 from wingsd.metrics.recorder import REASONS
+from wingsd.panel.errors import PanelRefused
 from wingsd.util.observer import ENGINE, PANEL
 
 
@@ -67,7 +63,7 @@ def test_no_text_that_anybody_may_send_becomes_a_label() -> None:
     recorder = Recorder()
     before = len(samples(recorder).all)
     for number in range(50):
-        recorder.answered(NotAuthorized(f"token {number}", f"of peer {number}"))
+        recorder.answered(Unauthorized(f"token {number}", f"of peer {number}"))
         recorder.transfer_over("in", ArchiveError(f"member {number}"))
     assert len(samples(recorder).all) == before
 

@@ -20,17 +20,17 @@ from tests.support import Panel as FakePanel
 from tests.support.reactor import reactor
 from tests.transfers.peers import Peer, read_head
 from wingsd.config import Config, RemoteQuery
-from wingsd.errors import (
-    NotForThisNode,
-    PanelError,
-    PanelRefused,
-    PanelUnreachable,
-    TokenRefused,
-    UnknownServer,
-)
+from wingsd.errors import ServerNotFound
 from wingsd.panel import client as panel_module
 from wingsd.panel import http_client as httpclient
 from wingsd.panel.client import MAX_VALUES, Panel
+from wingsd.panel.errors import (
+    NodeTokenRefused,
+    PanelError,
+    PanelRefused,
+    PanelUnreachable,
+    ServerNotAssigned,
+)
 from wingsd.panel.http_client import MAX_BODY, BoundedClient
 from wingsd.util.observer import PANEL, Observer
 from wingsd.util.retry import Backoff
@@ -87,7 +87,7 @@ async def test_the_headers_are_the_panels(house: House) -> None:
 @pytest.mark.parametrize("uuid", [UNKNOWN, UUID])
 @pytest_twisted.ensureDeferred
 async def test_a_server_it_does_not_know_for_us_is_unknown(house: House, uuid: str) -> None:
-    with pytest.raises(UnknownServer):
+    with pytest.raises(ServerNotFound):
         await house.client().describe(uuid)
 
 
@@ -158,7 +158,7 @@ CALLS: list[Callable[[Panel], Awaitable[object]]] = [
 @pytest.mark.parametrize("ask", CALLS)
 @pytest_twisted.ensureDeferred
 async def test_a_token_that_the_panel_refuses_is_told_in_each_call(house: House, ask: Any) -> None:
-    with pytest.raises(TokenRefused) as caught:
+    with pytest.raises(NodeTokenRefused) as caught:
         await ask(house.client(token="x"))
     assert (caught.value.status, caught.value.response_status) == (503, 403)
     assert str(caught.value).startswith(
@@ -172,7 +172,7 @@ async def test_a_token_that_the_panel_refuses_is_told_in_each_call(house: House,
 @pytest_twisted.ensureDeferred
 async def test_so_it_is_with_401(house: House, ask: Any) -> None:
     house.fake.inject("/servers", Answer(401))
-    with pytest.raises(TokenRefused):
+    with pytest.raises(NodeTokenRefused):
         await ask(house.client())
     assert len(house.fake.calls) == 1
 
@@ -181,11 +181,11 @@ async def test_so_it_is_with_401(house: House, ask: Any) -> None:
 async def test_a_server_that_no_transfer_brings_here_is_told_from_a_refused_token(
     house: House,
 ) -> None:
-    with pytest.raises(NotForThisNode):
+    with pytest.raises(ServerNotAssigned):
         await house.client().describe(UUID)
     with pytest.raises(PanelRefused) as caught:
         await house.client().installed(UUID, successful=True)
-    assert not isinstance(caught.value, TokenRefused)
+    assert not isinstance(caught.value, NodeTokenRefused)
 
 
 @pytest_twisted.ensureDeferred

@@ -10,15 +10,8 @@ from twisted.internet.defer import Deferred
 from tests.logs import LoggedErrors
 from tests.servers.harness import UUID, House, Outcome, configuration
 from tests.support import Hang
-from wingsd.errors import (
-    Conflict,
-    EnvironmentFailed,
-    PanelError,
-    PanelRefused,
-    PanelUnreachable,
-    StorageError,
-    UnknownServer,
-)
+from wingsd.errors import Conflict, EnvironmentFailed, ServerNotFound, StorageError
+from wingsd.panel.errors import PanelError, PanelRefused, PanelUnreachable
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
 from wingsd.servers.storage import ServerDirectories
@@ -87,7 +80,7 @@ def test_a_server_that_the_panel_does_not_describe_is_not_created(house: House) 
     assert create(house).error(PanelError) is error
     assert house.panel.calls[-1] == ("installed", UUID, False)
     assert os.listdir(house.data) == []
-    with pytest.raises(UnknownServer):
+    with pytest.raises(ServerNotFound):
         house.servers.get(UUID)
 
 
@@ -158,8 +151,8 @@ def test_a_variable_that_no_container_can_have_is_named_in_the_console(house: Ho
 
 def test_a_panel_that_does_not_know_the_server_is_told_nothing_of_it(house: House) -> None:
     empty(house)
-    house.panel.faults["describe"] = UnknownServer("unknown", "x")
-    create(house).error(UnknownServer)
+    house.panel.faults["describe"] = ServerNotFound("unknown", "x")
+    create(house).error(ServerNotFound)
     assert [call[0] for call in house.panel.calls] == ["describe"]
 
 

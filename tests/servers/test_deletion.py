@@ -11,13 +11,8 @@ from tests.logs import LoggedErrors
 from tests.servers.harness import OTHER, UUID, House, Outcome, configuration
 from tests.support import Hang
 from wingsd.config import StoragePool
-from wingsd.errors import (
-    Conflict,
-    EnvironmentFailed,
-    PanelUnreachable,
-    StorageError,
-    UnknownServer,
-)
+from wingsd.errors import Conflict, EnvironmentFailed, ServerNotFound, StorageError
+from wingsd.panel.errors import PanelUnreachable
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.registry import Servers
 from wingsd.servers.storage import ServerDirectories
@@ -45,9 +40,9 @@ def test_a_running_server_is_deleted_and_has_not_crashed(house: House) -> None:
     assert os.listdir(house.data) == [OTHER]
     assert house.told("deleted") == [""]
     assert house.told("daemon message") == []
-    with pytest.raises(UnknownServer):
+    with pytest.raises(ServerNotFound):
         house.servers.get(UUID)
-    delete(house).error(UnknownServer)
+    delete(house).error(ServerNotFound)
 
 
 def test_a_server_held_by_a_transfer_is_deleted_too(house: House) -> None:
@@ -55,7 +50,7 @@ def test_a_server_held_by_a_transfer_is_deleted_too(house: House) -> None:
     server.take("the server is being transferred")
     delete(house).value()
     server.let_go()
-    with pytest.raises(UnknownServer):
+    with pytest.raises(ServerNotFound):
         house.servers.get(UUID)
 
 
@@ -80,7 +75,7 @@ def test_of_what_is_in_a_pool_no_file_goes(house: House) -> None:
     assert [*house.environment.containers] == []
     assert os.listdir(house.data / UUID) == ["world"]
     assert house.told("deleted") == [""]
-    with pytest.raises(UnknownServer):
+    with pytest.raises(ServerNotFound):
         house.servers.get(UUID)
 
 

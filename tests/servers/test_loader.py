@@ -8,13 +8,8 @@ from twisted.internet.defer import Deferred
 from tests.logs import LoggedErrors
 from tests.servers.harness import OTHER, UUID, House, Outcome, configuration
 from tests.support import Hang
-from wingsd.errors import (
-    EnvironmentFailed,
-    NotLoaded,
-    PanelUnreachable,
-    TokenRefused,
-    UnknownServer,
-)
+from wingsd.errors import EnvironmentFailed, ServerNotFound, ServersNotLoaded
+from wingsd.panel.errors import NodeTokenRefused, PanelUnreachable
 from wingsd.servers.power_states import PowerState
 
 DOWN = PanelUnreachable("down", "x")
@@ -38,7 +33,7 @@ def test_servers_are_loaded_the_panel_told_and_what_runs_taken_up(house: House) 
     assert house.told("console output") == ["hello"]
     house.process().end(1)
     assert house.servers.get(UUID).state is PowerState.OFFLINE
-    with pytest.raises(UnknownServer, match="The requested resource was not found"):
+    with pytest.raises(ServerNotFound, match="The requested resource was not found"):
         house.servers.get("00000000-0000-4000-8000-000000000000")
 
 
@@ -46,12 +41,12 @@ def test_until_then_nothing_is_known(house: House) -> None:
     house.panel.faults["servers"] = Deferred()
     boot(house)
     assert not house.servers.loaded
-    with pytest.raises(NotLoaded):
+    with pytest.raises(ServersNotLoaded):
         house.servers.get(UUID)
-    with pytest.raises(NotLoaded):
+    with pytest.raises(ServersNotLoaded):
         house.servers.all()
-    Outcome.of(house.servers.create(UUID, start_on_completion=False)).error(NotLoaded)
-    Outcome.of(house.servers.delete(UUID)).error(NotLoaded)
+    Outcome.of(house.servers.create(UUID, start_on_completion=False)).error(ServersNotLoaded)
+    Outcome.of(house.servers.delete(UUID)).error(ServersNotLoaded)
     arriving = house.servers.admit(configuration(), "it is being received")
     assert house.servers.get(UUID) is arriving
 
@@ -87,7 +82,7 @@ def test_a_panel_that_is_down_is_asked_for_ever(house: House, logged_errors: Log
 def test_a_node_whose_token_is_refused_reads_what_to_do(
     house: House, logged_errors: LoggedErrors
 ) -> None:
-    house.panel.faults["servers"] = TokenRefused("GET /servers was answered 403: no", 403)
+    house.panel.faults["servers"] = NodeTokenRefused("GET /servers was answered 403: no", 403)
     booting = boot(house)
     (line,) = [line for line in logged_errors.lines if "was asked" in line]
     assert "the Panel does not accept this node's token: copy the node's configuration" in line

@@ -10,7 +10,8 @@ from tests.servers.harness import UUID, House, Outcome, configuration, do, runni
 from tests.support import FakeEnvironment
 from tests.support.environment import FakeProcess
 from wingsd.docker.runtime import Usage, Watcher
-from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, NotRunning, PanelUnreachable
+from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, ServerNotRunning
+from wingsd.panel.errors import PanelUnreachable
 from wingsd.panel.schemas import Stop
 from wingsd.servers.power import KILL_WITHIN
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -114,7 +115,7 @@ def test_a_program_that_ends_before_the_engine_has_answered(
     assert house.told("status") == ["starting", "offline"]
     assert house.told("console output") == ["no such file"]
     assert "exit status 127" in house.told("daemon message")[0]
-    Outcome.of(server.command("x")).error(NotRunning)
+    Outcome.of(server.command("x")).error(ServerNotRunning)
 
 
 def test_what_runs_unknown_to_the_node_is_taken_up_and_not_started(house: House) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.logs import LoggedErrors
 from tests.servers.harness import UUID, House, Outcome, configuration
-from wingsd.errors import AlreadyHere, Conflict, UnknownServer
+from wingsd.errors import Conflict, ServerAlreadyExists, ServerNotFound
 from wingsd.servers.power_states import PowerAction
 
 
@@ -23,7 +23,7 @@ def test_an_arriving_server_is_known_and_held(house: House) -> None:
     assert server.hold == "it is being received"
     house.servers.forget(UUID)
     house.servers.forget(UUID)
-    with pytest.raises(UnknownServer):
+    with pytest.raises(ServerNotFound):
         house.servers.get(UUID)
 
 
@@ -51,11 +51,11 @@ def test_one_whose_size_is_not_known_is_measured_when_its_directory_is_here(hous
 def test_what_is_in_use_here_does_not_arrive(house: House) -> None:
     server = house.server()
     server.take("the server is being deleted")
-    with pytest.raises(AlreadyHere, match="being deleted"):
+    with pytest.raises(ServerAlreadyExists, match="being deleted"):
         house.servers.admit(configuration(), "it is being received")
     server.let_go()
     Outcome.of(server.power(PowerAction.START)).value()
-    with pytest.raises(AlreadyHere, match="running"):
+    with pytest.raises(ServerAlreadyExists, match="running"):
         house.servers.admit(configuration(), "it is being received")
 
 

@@ -13,7 +13,8 @@ from tests.servers.harness import OTHER, UUID, House, Outcome, configuration
 from tests.support import Hang
 from wingsd.config import Registry
 from wingsd.docker.runtime import Usage
-from wingsd.errors import EnvironmentFailed, NotRunning, PanelUnreachable
+from wingsd.errors import EnvironmentFailed, ServerNotRunning
+from wingsd.panel.errors import PanelUnreachable
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.servers.console import LINES, WINDOW
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -116,7 +117,7 @@ def test_commands_are_typed_while_it_runs(house: House) -> None:
     Outcome.of(server.command("say hello")).value()
     assert house.process().commands == ["say hello"]
     house.process().end()
-    error = Outcome.of(server.command("say hello")).error(NotRunning)
+    error = Outcome.of(server.command("say hello")).error(ServerNotRunning)
     assert (error.status, error.message) == (
         502,
         "Cannot send commands to a stopped server instance.",

@@ -7,7 +7,8 @@ from twisted.internet.defer import CancelledError
 
 from tests.servers.harness import UUID, House, Outcome, do, running
 from tests.support import Hang
-from wingsd.errors import Conflict, ConsoleBlocked
+from wingsd.docker.runtime import ConsoleBlocked
+from wingsd.errors import Conflict
 from wingsd.servers.power_states import PowerAction, PowerState
 
 

@@ -20,8 +20,9 @@ from wingsd.archive import ArchiveLimits
 from wingsd.backups.attachments import Backup, Extra
 from wingsd.backups.received import ReceivedBackups
 from wingsd.config import PTERODACTYL, FormConfig, TransfersConfig
-from wingsd.errors import NotForThisNode, PanelRefused, WingsdError
+from wingsd.errors import WingsdError
 from wingsd.events import Event, EventBus
+from wingsd.panel.errors import PanelRefused, ServerNotAssigned
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
@@ -114,7 +115,7 @@ class World:
     async def describe(self, uuid: str) -> Configuration:
         is_denied = self.told and isinstance(self.faults.get("success"), PanelRefused)
         if is_denied and not self.describes_all:
-            raise NotForThisNode("not for this node")
+            raise ServerNotAssigned("not for this node")
         self._called("server")
         return Configuration(Settings(uuid, environment=self.variables))
 

@@ -8,7 +8,8 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from wingsd.errors import NotForThisNode, TokenRefused, UnknownServer, WingsdError
+from wingsd.errors import ServerNotFound, WingsdError
+from wingsd.panel.errors import NodeTokenRefused, ServerNotAssigned
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.transfers.coordinator import PanelReceiving
 
@@ -37,7 +38,7 @@ def admit(panel: ScriptedPanel, clock: Clock) -> Deferred[Configuration]:
 
 def test_a_server_is_let_in_when_the_panel_has_committed_its_transfer() -> None:
     clock = Clock()
-    admitting = admit(ScriptedPanel(*[NotForThisNode("no")] * 3), clock)
+    admitting = admit(ScriptedPanel(*[ServerNotAssigned("no")] * 3), clock)
     assert not admitting.called
     clock.pump([0.5] * 14)
     assert admitting.result.settings.uuid == UUID  # type: ignore[attr-defined]
@@ -45,18 +46,18 @@ def test_a_server_is_let_in_when_the_panel_has_committed_its_transfer() -> None:
 
 def test_after_a_minute_a_server_that_no_transfer_brings_is_refused() -> None:
     clock = Clock()
-    panel = ScriptedPanel(*[NotForThisNode("no")] * 100)
+    panel = ScriptedPanel(*[ServerNotAssigned("no")] * 100)
     admitting = admit(panel, clock)
     refused: list[Any] = []
     admitting.addErrback(refused.append)
     clock.pump([0.5] * 119)
     assert refused == []
     clock.pump([0.5] * 2)
-    assert refused[0].check(NotForThisNode)
+    assert refused[0].check(ServerNotAssigned)
     assert len(panel.errors) > 88  # asked with growing pauses
 
 
-@pytest.mark.parametrize("error", [UnknownServer("no"), TokenRefused("no", 403)])
+@pytest.mark.parametrize("error", [ServerNotFound("no"), NodeTokenRefused("no", 403)])
 def test_no_other_refusal_is_waited_out(error: WingsdError) -> None:
     refused: list[Any] = []
     admit(ScriptedPanel(error), Clock()).addErrback(refused.append)

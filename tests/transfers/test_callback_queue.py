@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 
 from tests.logs import LoggedErrors
 from tests.support import SynchronousWorkers
-from wingsd.errors import NotForThisNode, PanelRefused, PanelUnreachable, StorageError
+from wingsd.errors import StorageError
+from wingsd.panel.errors import PanelRefused, PanelUnreachable, ServerNotAssigned
 from wingsd.statedb import Direction, Outcome, StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.transfers.panel_callbacks import BACKOFF, CallbackQueue
@@ -50,7 +51,7 @@ class ScriptedPanel:
 
     async def describe(self, server: str) -> None:
         if not self.describes:
-            raise NotForThisNode("not for this node")
+            raise ServerNotAssigned("not for this node")
 
     async def transfer_succeeded(
         self, server: str, backups: tuple[str, ...] | None = None

@@ -8,8 +8,10 @@ from twisted.internet.task import deferLater
 
 from tests.daemon.harness import UUID
 from tests.transfers.receiving import House, reactor
-from wingsd.errors import Conflict, NotWanted, PanelRefused
+from wingsd.errors import Conflict
+from wingsd.panel.errors import PanelRefused
 from wingsd.statedb import Direction
+from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.steps import ReceiveStep
 
 
@@ -70,5 +72,5 @@ async def test_nor_put_away_when_the_panel_does_not_want_the_copy(house: House) 
     house.world.before["success"] = lambda: replaced(house)
     house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
     house.world.owned = [False, False]
-    await house.fails(NotWanted)
+    await house.fails(TransferRevoked)
     assert is_untouched(house)

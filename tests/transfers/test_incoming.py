@@ -10,23 +10,21 @@ from tests.daemon.harness import UUID
 from tests.logs import LoggedErrors
 from tests.transfers.receiving import DATA, House, Source
 from wingsd.archive import measure
+from wingsd.archive.errors import ArchiveError
 from wingsd.errors import (
-    AlreadyHere,
-    ArchiveError,
     BadRequest,
     Conflict,
     EnvironmentFailed,
-    NotWanted,
-    PanelRefused,
-    PanelUnreachable,
+    ServerAlreadyExists,
+    ServerNotFound,
     StorageError,
-    UnknownServer,
-    UploadCutShort,
     WingsdError,
 )
+from wingsd.panel.errors import PanelRefused, PanelUnreachable
 from wingsd.statedb import Outcome
 from wingsd.threadio import Feed
 from wingsd.transfers import panel_callbacks as firstminute
+from wingsd.transfers.errors import TransferRevoked, UploadTruncated
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 from wingsd.transfers.incoming import commit as arrival
 from wingsd.transfers.incoming.transfer import HOLD
@@ -97,7 +95,7 @@ async def test_the_files_are_in_place_before_the_environment_is_made(house: Hous
     ("call", "error"),
     [
         ("owns", PanelUnreachable("down", "x")),
-        ("server", UnknownServer("unknown", "x")),
+        ("server", ServerNotFound("unknown", "x")),
         ("server", PanelRefused("no", "x", 401)),
     ],
 )
@@ -114,7 +112,7 @@ async def test_what_was_not_admitted_is_not_told(
 @pytest_twisted.ensureDeferred
 async def test_a_server_of_this_node_is_not_received(house: House) -> None:
     house.world.owned = [True]
-    await house.fails(AlreadyHere)
+    await house.fails(ServerAlreadyExists)
     assert house.world.calls == ["owns"]
 
 
@@ -131,8 +129,8 @@ def not_multipart() -> Source:
         (Source(checksum="0"), BadRequest),
         (Source(data=b"nonsense"), ArchiveError),
         (Source(data=DATA[:-5]), ArchiveError),
-        (Source(error=UploadCutShort("cut", "x")), UploadCutShort),
-        (Source(data=b"", error=UploadCutShort("cut", "x")), UploadCutShort),
+        (Source(error=UploadTruncated("cut", "x")), UploadTruncated),
+        (Source(data=b"", error=UploadTruncated("cut", "x")), UploadTruncated),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -237,7 +235,7 @@ async def test_it_turns_out_that_the_panel_had_heard_it(house: House) -> None:
 async def test_the_panel_does_not_want_it_here(house: House, code: int) -> None:
     house.world.faults["success"] = PanelRefused("no transfer open", "x", code)
     house.world.owned = [False, False]
-    await house.fails(NotWanted)
+    await house.fails(TransferRevoked)
     # It has said that no transfer is open: a failure is no news to it.
     assert house.world.calls[-3:] == ["success", "owns", "remove"]
     assert house.left() == [".quarantine"]
@@ -297,7 +295,7 @@ async def test_until_the_panel_has_heard_of_it_it_stays_and_is_held(
     await transfer.run(Source())
     assert house.left() == [UUID]
     assert house.world.registered == {UUID: HOLD}
-    with pytest.raises(AlreadyHere):
+    with pytest.raises(ServerAlreadyExists):
         house.receiver.open(UUID)
     with pytest.raises(Conflict):
         house.receiver.cancel(UUID)

@@ -9,15 +9,14 @@ from twisted.internet.defer import Deferred
 from tests.daemon.harness import UUID
 from tests.transfers.receiving import House, Source, reactor
 from wingsd.errors import (
-    AlreadyHere,
     Conflict,
     DaemonStopping,
     EnvironmentFailed,
-    PanelUnreachable,
-    TooManyTransfers,
+    ServerAlreadyExists,
     TransferCancelled,
-    UploadCutShort,
 )
+from wingsd.panel.errors import PanelUnreachable
+from wingsd.transfers.errors import TooManyTransfers, UploadTruncated
 from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.steps import ReceiveStep
 
@@ -125,7 +124,7 @@ async def test_an_idle_receiver_stops_at_once(house: House) -> None:
 
 def test_one_server_has_one_transfer(house: House) -> None:
     house.receiver.open(UUID)
-    with pytest.raises(AlreadyHere, match="already being received") as caught:
+    with pytest.raises(ServerAlreadyExists, match="already being received") as caught:
         house.receiver.open(UUID)
     assert caught.value.detail == (
         "the transfer under way began 0 s ago and is waiting for the archive; if its sender is "
@@ -135,10 +134,10 @@ def test_one_server_has_one_transfer(house: House) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_one_that_has_come_is_only_to_be_waited_for(house: House) -> None:
-    refused: list[AlreadyHere] = []
+    refused: list[ServerAlreadyExists] = []
 
     def next_one() -> None:
-        with pytest.raises(AlreadyHere) as caught:
+        with pytest.raises(ServerAlreadyExists) as caught:
             house.receiver.open(UUID)
         refused.append(caught.value)
 
@@ -160,7 +159,7 @@ async def test_the_next_attempt_waits_until_the_last_one_is_tidied_up(house: Hou
     house.world.owned = [False]
     second = Deferred.fromCoroutine(house.receiver.open(UUID).run(Source()))
     assert house.world.calls.count("owns") == 1
-    with pytest.raises(AlreadyHere):
+    with pytest.raises(ServerAlreadyExists):
         house.receiver.open(UUID)
     hanging.callback(None)
     await second
@@ -225,7 +224,7 @@ async def test_a_sender_that_goes_before_its_answer_keeps_its_server(house: Hous
     source = Source()
     house.world.waits["create"] = Deferred()
     house.world.before["create"] = lambda: reactor.callLater(0, source.go)
-    await house.fails(UploadCutShort, source)
+    await house.fails(UploadTruncated, source)
     assert house.world.calls[-2:] == ["failure", "remove"]
     assert house.left() == []
 

@@ -17,13 +17,13 @@ from wingsd.errors import (
     BadRequest,
     Conflict,
     EnvironmentFailed,
-    NotWanted,
-    PanelRefused,
+    ServerNotFound,
     StorageError,
-    UnknownServer,
     WingsdError,
 )
+from wingsd.panel.errors import PanelRefused
 from wingsd.statedb import Direction
+from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.steps import ReceiveStep
 
@@ -85,7 +85,7 @@ async def test_one_wrong_checksum_fails_all_of_it(house: House) -> None:
 
 @pytest.mark.parametrize(
     ("call", "error"),
-    [("create", EnvironmentFailed("no image")), ("server", UnknownServer("unknown"))],
+    [("create", EnvironmentFailed("no image")), ("server", ServerNotFound("unknown"))],
 )
 @pytest_twisted.ensureDeferred
 async def test_nothing_of_it_stays_when_the_transfer_fails(
@@ -136,7 +136,7 @@ async def test_a_log_that_cannot_be_kept_fails_nothing(
 async def test_what_the_panel_does_not_want_is_kept_apart_with_its_backups(house: House) -> None:
     house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
     house.world.owned = [False, False]
-    await house.fails(NotWanted, laden())
+    await house.fails(TransferRevoked, laden())
     assert house.left() == [".quarantine"]
     kept = house.kept()
     assert sorted(kept.values()) == [b"one", b"two"]
@@ -185,7 +185,7 @@ async def test_the_next_daemon_brings_it_to_its_end(house: House, step: ReceiveS
 @pytest_twisted.ensureDeferred
 async def test_or_keeps_all_of_it_apart(house: House, step: ReceiveStep) -> None:
     begun(house, step)
-    house.world.faults["owns"] = UnknownServer("deleted meanwhile")
+    house.world.faults["owns"] = ServerNotFound("deleted meanwhile")
     await resumed(house)
     assert house.world.told == []
     assert (house.left(), house.store.transfers(unfinished=True)) == ([".quarantine"], [])
@@ -202,7 +202,7 @@ async def test_or_gives_up_what_is_not_in_place(house: House) -> None:
     begun(house, ReceiveStep.DURABLE)
     (entry,) = house.store.transfers(unfinished=True)
     house.store.enter(entry.id, ReceiveStep.SWAP.name, 2.0)
-    house.world.faults["owns"] = UnknownServer("deleted meanwhile")
+    house.world.faults["owns"] = ServerNotFound("deleted meanwhile")
     await resumed(house)
     assert (house.kept(), house.left()) == ({}, [])
 

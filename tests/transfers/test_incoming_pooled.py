@@ -16,18 +16,10 @@ from tests.logs import LoggedErrors
 from tests.transfers.receiving import JOURNALED, House, Source, reactor
 from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import PELICAN
-from wingsd.errors import (
-    BadRequest,
-    Conflict,
-    EnvironmentFailed,
-    NotWanted,
-    PanelRefused,
-    StorageError,
-    StreamRefused,
-    UploadCutShort,
-    WingsdError,
-)
+from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError, WingsdError
+from wingsd.panel.errors import PanelRefused
 from wingsd.statedb import Direction, Outcome
+from wingsd.transfers.errors import StreamMismatch, TransferRevoked, UploadTruncated
 from wingsd.transfers.incoming.uploads import IncomingUpload
 from wingsd.transfers.recovery import clear_leftovers
 from wingsd.transfers.steps import ReceiveStep
@@ -140,7 +132,7 @@ class Another:
 async def test_what_comes_in_several_requests_is_refused(pooled: House) -> None:
     """No family's nodes do both: it could only be somebody who guesses."""
     before = seen(pooled.data / UUID)
-    with pytest.raises(StreamRefused, match="in one request"):
+    with pytest.raises(StreamMismatch, match="in one request"):
         await pooled.receiver.open(UUID).run(source(), Another())
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
@@ -228,14 +220,14 @@ async def test_whatever_fails_the_files_are_left_alone(
 
 
 @pytest.mark.parametrize(
-    "error", [EnvironmentFailed("no image"), UploadCutShort("the upload ended", "x")]
+    "error", [EnvironmentFailed("no image"), UploadTruncated("the upload ended", "x")]
 )
 @pytest_twisted.ensureDeferred
 async def test_an_engine_or_a_sender_that_fails_changes_nothing(
     pooled: House, error: BadRequest | EnvironmentFailed
 ) -> None:
     before, broken = seen(pooled.data / UUID), source()
-    if isinstance(error, UploadCutShort):
+    if isinstance(error, UploadTruncated):
         broken.error = error
     else:
         pooled.world.faults["create"] = error
@@ -248,7 +240,7 @@ async def test_files_that_the_panel_does_not_want_here_are_not_put_away(pooled: 
     pooled.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
     pooled.world.owned = [False, False]
     before = seen(pooled.data / UUID)
-    await pooled.fails(NotWanted, source().bring(ONE, b"one"))
+    await pooled.fails(TransferRevoked, source().bring(ONE, b"one"))
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
     assert "remove" in pooled.world.calls
     assert all("/.quarantine/" in path for path in pooled.kept())

@@ -15,15 +15,10 @@ from twisted.internet.task import deferLater
 from tests.daemon.harness import UUID
 from tests.transfers.sending import House, answer, reactor, sending, stop
 from wingsd.archive import extract
-from wingsd.errors import (
-    BadRequest,
-    Conflict,
-    DaemonStopping,
-    DestinationRefused,
-    EnvironmentFailed,
-    PanelUnreachable,
-)
+from wingsd.errors import BadRequest, Conflict, DaemonStopping, EnvironmentFailed
+from wingsd.panel.errors import PanelUnreachable
 from wingsd.panel.schemas import Build, Configuration, Settings
+from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing.request import TransferOrder
 from wingsd.transfers.outgoing.transfer import MOVED
 

@@ -7,7 +7,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from wingsd.errors import PanelRefused, PanelUnreachable
+from wingsd.panel.errors import PanelRefused, PanelUnreachable
 from wingsd.transfers.ownership import OwnershipCheck
 
 DOWN = PanelUnreachable("down", "x")

@@ -12,8 +12,10 @@ from twisted.internet.task import deferLater
 
 from tests.daemon.harness import UUID
 from tests.transfers.receiving import JOURNALED, House, Source, reactor
-from wingsd.errors import EnvironmentFailed, NotWanted, PanelRefused, StorageError, UnknownServer
+from wingsd.errors import EnvironmentFailed, ServerNotFound, StorageError
+from wingsd.panel.errors import PanelRefused
 from wingsd.statedb import Direction, Entry, Outcome, Report
+from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.recovery import clear_leftovers, durable
 from wingsd.transfers.steps import ReceiveStep
 
@@ -137,7 +139,7 @@ async def test_what_was_undone_already_is_no_success(house: House, step: Receive
 async def test_with_what_was_whole_and_is_not_wanted_its_container_goes(
     house: House, step: ReceiveStep
 ) -> None:
-    house.world.faults["owns"] = UnknownServer("deleted meanwhile")
+    house.world.faults["owns"] = ServerNotFound("deleted meanwhile")
     await resumed(house, step)
     assert house.world.calls == ["owns", "failure", "remove"]
 
@@ -226,7 +228,7 @@ async def test_what_was_set_aside_is_put_back_when_the_panel_does_not_want_the_s
     precious.touch()
     house.world.owned = [False, False]
     house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
-    await house.fails(NotWanted)
+    await house.fails(TransferRevoked)
     assert precious.exists()
     assert house.left() == [".quarantine", UUID]
 

@@ -13,9 +13,9 @@ from twisted.internet.task import Clock
 from tests.daemon.harness import UUID
 from tests.heard import Heard
 from tests.support import SynchronousWorkers
-from wingsd.errors import Interrupted
 from wingsd.statedb import Direction, Outcome, StateDatabase
 from wingsd.statedb.store import Store
+from wingsd.transfers.errors import DaemonRestarted
 from wingsd.transfers.ownership import OwnershipCheck
 from wingsd.transfers.recovery import Recovery
 from wingsd.transfers.steps import SendStep
@@ -195,7 +195,7 @@ async def test_how_it_has_ended_is_counted(store: Store, moved: bool) -> None:
     heard = recover(store, world, SendStep.SEND)
     ((way, error, transfer),) = heard.over
     assert (way, error is None, transfer) == ("out", moved, None)
-    assert moved or isinstance(error, Interrupted)
+    assert moved or isinstance(error, DaemonRestarted)
 
 
 @pytest_twisted.ensureDeferred

@@ -14,17 +14,11 @@ from tests.daemon.harness import UUID
 from tests.heard import Heard
 from tests.logs import LoggedErrors
 from tests.transfers.receiving import DATA, House, Source, reactor
-from wingsd.errors import (
-    AlreadyHere,
-    ArchiveError,
-    ChecksumMismatch,
-    DaemonStopping,
-    DestinationLost,
-    StorageError,
-    TransferCancelled,
-)
+from wingsd.archive.errors import ArchiveError
+from wingsd.errors import DaemonStopping, ServerAlreadyExists, StorageError, TransferCancelled
 from wingsd.events import EventBus
 from wingsd.statedb import Direction, Entry
+from wingsd.transfers.errors import ChecksumMismatch, DestinationDisconnected
 from wingsd.transfers.step_log import StepLog, StepLogs
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
@@ -110,7 +104,7 @@ async def test_so_is_why_it_has_failed() -> None:
 async def test_a_server_that_has_moved_after_all_is_no_failure() -> None:
     told = Told(SendStep)
     await told.begin()
-    told.course.fail(DestinationLost("the line broke", body_sent=True))
+    told.course.fail(DestinationDisconnected("the line broke", body_sent=True))
     told.course.pass_on(SendStep.SETTLE)
     told.course.pass_on(SendStep.DONE)
     assert told.heard.over == [("out", None, 0)]
@@ -185,7 +179,7 @@ async def test_one_that_is_cancelled_says_so(house: House) -> None:
 @pytest_twisted.ensureDeferred
 async def test_one_that_the_panel_does_not_know_has_never_begun(house: House) -> None:
     house.world.owned = [True]
-    await house.fails(AlreadyHere)
+    await house.fails(ServerAlreadyExists)
     assert (house.heard.begun, house.heard.over) == ([], [])
 
 

@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 
-from wingsd.errors import StreamMissing, StreamRefused
+from wingsd.transfers.errors import StreamMismatch, StreamMissing
 from wingsd.transfers.incoming.uploads import StreamRegistry, name_of
 
 FIRST = -1
@@ -64,7 +64,7 @@ def come(*numbers: int, count: int = 3) -> Callable[[StreamRegistry], object]:
 def test_one_that_is_not_one_of_them_is_refused(
     steps: Callable[[StreamRegistry], object], reason: str
 ) -> None:
-    with pytest.raises(StreamRefused) as caught:
+    with pytest.raises(StreamMismatch) as caught:
         steps(StreamRegistry(16))
     assert reason in caught.value.detail
     assert caught.value.status == 400
@@ -73,20 +73,20 @@ def test_one_that_is_not_one_of_them_is_refused(
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", " 1", "1_0", "٣", "9999999", "0x1", "1, 2"])
 def test_a_header_that_is_no_number_is_refused(text: str) -> None:
     for read in (StreamRegistry(16).first, StreamRegistry(16).further):
-        with pytest.raises(StreamRefused, match="expected a number"):
+        with pytest.raises(StreamMismatch, match="expected a number"):
             read(text)
 
 
 def test_a_request_is_the_first_or_one_of_the_others() -> None:
-    with pytest.raises(StreamRefused, match="not both"):
+    with pytest.raises(StreamMismatch, match="not both"):
         StreamRegistry(16).further("0", "2")
 
 
 def test_a_first_that_is_refused_has_come_all_the_same() -> None:
     roll = StreamRegistry(16)
-    with pytest.raises(StreamRefused, match="expected a number"):
+    with pytest.raises(StreamMismatch, match="expected a number"):
         roll.first("many")
-    with pytest.raises(StreamRefused, match="twice"):
+    with pytest.raises(StreamMismatch, match="twice"):
         roll.first("2")
 
 

@@ -12,14 +12,8 @@ from tests.daemon.harness import UUID, sha256
 from tests.transfers.receiving import reactor
 from tests.transfers.two_nodes import Held, Stream, Town
 from wingsd.backups.attachments import Backup, InstallLog
-from wingsd.errors import (
-    AlreadyHere,
-    BadRequest,
-    ChecksumMismatch,
-    StreamRefused,
-    UploadCutShort,
-    WingsdError,
-)
+from wingsd.errors import BadRequest, ServerAlreadyExists, WingsdError
+from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, UploadTruncated
 
 BACKUP = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", "calagopus")
 
@@ -68,7 +62,7 @@ def wrong() -> Stream:
 
 
 def cut() -> Stream:
-    return Stream("x", error=UploadCutShort("the upload ended before it was complete", "lost"))
+    return Stream("x", error=UploadTruncated("the upload ended before it was complete", "lost"))
 
 
 def no_form() -> Stream:
@@ -94,9 +88,9 @@ def damaged() -> Stream:
     ("make", "kind"),
     [
         (wrong, ChecksumMismatch),
-        (cut, UploadCutShort),
+        (cut, UploadTruncated),
         (no_form, BadRequest),
-        (laden, StreamRefused),
+        (laden, StreamMismatch),
         (damaged, WingsdError),
     ],
 )
@@ -148,7 +142,7 @@ async def test_one_that_is_none_of_them_is_refused_alone(
     first, good, bad, last = (Stream(name) for name in ("first", "good", "bad", "last"))
     jobs = [town.first(first, "2"), town.further(good, "0")]
     await town.further(bad, number, count)
-    assert isinstance(bad.answer, StreamRefused)
+    assert isinstance(bad.answer, StreamMismatch)
     assert reason in bad.answer.detail
     jobs.append(town.further(last, "1"))
     for job in jobs:
@@ -165,8 +159,8 @@ async def test_so_is_one_while_the_others_are_read(town: Town) -> None:
     await town.until(lambda: first.read and good.read)
     await town.further(again, "0")
     await town.first(second, "1")
-    assert isinstance(again.answer, StreamRefused)
-    assert isinstance(second.answer, StreamRefused)
+    assert isinstance(again.answer, StreamMismatch)
+    assert isinstance(second.answer, StreamMismatch)
     assert "the first request came twice" in second.answer.detail
     for held in (first, good):
         held.go_on()
@@ -183,7 +177,7 @@ async def test_so_is_one_with_the_token_of_an_upload_alone(town: Town, number: s
     job = town.first(first)
     await town.until(lambda: first.read)
     await town.further(foreign, number)
-    assert isinstance(foreign.answer, StreamRefused)
+    assert isinstance(foreign.answer, StreamMismatch)
     first.go_on()
     await job
     assert first.answer is None
@@ -196,7 +190,7 @@ async def test_one_too_many_is_told_to_those_that_came_before_the_first(town: To
     jobs = [town.further(other, "5"), town.first(first, "2")]
     for job in jobs:
         await job
-    error = await town.all_fail(StreamRefused, first, other)
+    error = await town.all_fail(StreamMismatch, first, other)
     assert "stream 5 came, and the first request tells of 0 to 1" in error.detail
 
 
@@ -206,7 +200,7 @@ async def test_an_upload_alone_that_comes_twice_goes_on(town: Town) -> None:
     job = town.first(first)
     await town.until(lambda: first.read)
     await town.first(again)
-    assert isinstance(again.answer, AlreadyHere)
+    assert isinstance(again.answer, ServerAlreadyExists)
     first.go_on()
     await job
     assert first.answer is None

@@ -6,14 +6,8 @@ import pytest_twisted
 
 from tests.daemon.harness import UUID
 from tests.transfers.two_nodes import Held, Stream, Town
-from wingsd.errors import (
-    DaemonStopping,
-    NotAuthorized,
-    StreamMissing,
-    TooManyTransfers,
-    TransferCancelled,
-    UploadCutShort,
-)
+from wingsd.errors import DaemonStopping, TransferCancelled, Unauthorized
+from wingsd.transfers.errors import StreamMissing, TooManyTransfers, UploadTruncated
 
 
 @pytest_twisted.ensureDeferred
@@ -42,7 +36,7 @@ async def test_without_a_first_they_fail_and_the_panel_is_told_once(town: Town) 
     assert error.detail.startswith("the first request, the one with Multiplex-Stream-Count,")
     late = Stream("first")
     await town.first(late, "2")
-    assert isinstance(late.answer, NotAuthorized)
+    assert isinstance(late.answer, Unauthorized)
     assert town.house.world.calls.count("failure") == 1
 
 
@@ -68,7 +62,7 @@ async def test_one_that_left_before_the_first_came_fails_it(town: Town) -> None:
     await town.until(town.clock.getDelayedCalls)
     other.go()
     await town.first(first, "1")
-    assert isinstance(first.answer, UploadCutShort)
+    assert isinstance(first.answer, UploadTruncated)
     assert first.answer.detail.startswith("stream 0: ")
     await town.settled()
     assert town.house.world.calls == ["owns", "server", "failure"]
@@ -82,7 +76,7 @@ async def test_one_whose_sender_leaves_meanwhile_fails_all(town: Town) -> None:
     other.go()
     for job in jobs:
         await job
-    await town.all_fail(UploadCutShort, first, other)
+    await town.all_fail(UploadTruncated, first, other)
 
 
 @pytest_twisted.ensureDeferred
@@ -93,10 +87,10 @@ async def test_after_the_transfer_none_is_let_in(town: Town) -> None:
     assert first.answer is None
     for late in (Stream("0"), Stream("1")):
         await town.further(late, "0")
-        assert isinstance(late.answer, NotAuthorized)
+        assert isinstance(late.answer, Unauthorized)
     late = Stream("first")
     await town.first(late, "1")
-    assert isinstance(late.answer, NotAuthorized)
+    assert isinstance(late.answer, Unauthorized)
     await town.settled()
     assert town.house.world.calls.count("failure") == 0
 

@@ -17,7 +17,7 @@ from twisted.web.resource import Resource
 from tests.support.browser import Browser
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
-from wingsd.errors import NotRunning
+from wingsd.errors import ServerNotRunning
 from wingsd.events import Event, EventBus
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -51,7 +51,7 @@ class FakeServer:
 
     async def command(self, line: str) -> None:
         if self.state is PowerState.OFFLINE:
-            raise NotRunning("Cannot send commands to a stopped server instance.")
+            raise ServerNotRunning("Cannot send commands to a stopped server instance.")
         self.done.append((line,))
 
     async def logs(self, lines: int) -> list[str]:

@@ -10,7 +10,7 @@ import jwt
 import pytest
 
 from wingsd.auth.tokens import EXPIRED, DenyList
-from wingsd.errors import BadRequest, EnvironmentFailed, NotRunning
+from wingsd.errors import BadRequest, EnvironmentFailed, ServerNotRunning
 from wingsd.websocket.messages import Message
 from wingsd.websocket.session import ChangePower, Close, Command, SendLogs, Session, Step
 
@@ -369,6 +369,6 @@ def test_a_failure_on_this_node_is_told_in_full_to_administrators_alone() -> Non
     assert administrator.failure(failure).args == (str(failure),)
 
 
-@pytest.mark.parametrize("fault", [BadRequest("no", "do this"), NotRunning("no", "do this")])
+@pytest.mark.parametrize("fault", [BadRequest("no", "do this"), ServerNotRunning("no", "do this")])
 def test_who_asked_for_what_cannot_be_is_told_what_to_do(fault: Any) -> None:
     assert authenticated().session.failure(fault) == Message("daemon error", ("no: do this",))

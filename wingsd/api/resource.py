@@ -23,7 +23,7 @@ from wingsd.auth.tokens import DenyList, authorize_panel
 from wingsd.config import Config
 from wingsd.direct_transfers import DirectTransfers
 from wingsd.docker.engine import EngineInformation
-from wingsd.errors import NotRunning, UnknownServer, WingsdError
+from wingsd.errors import ServerNotFound, ServerNotRunning, WingsdError
 from wingsd.http.errors import MethodNotAllowed, error_json
 from wingsd.http.operations import Access, Call, Topic, declared, parse, to_json
 from wingsd.http.request import StreamingRequest
@@ -75,7 +75,9 @@ def _is_ours(error: Exception) -> bool:
     """Return whether the node, and not its caller or a player, has to do with the failure."""
     if not isinstance(error, WingsdError):
         return True
-    return error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, NotRunning)
+    return error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(
+        error, ServerNotRunning
+    )
 
 
 class Public(Resource):
@@ -103,10 +105,10 @@ class Public(Resource):
 
     @property
     def uuid(self) -> str:
-        """The UUID in the path. Raises `UnknownServer` when what is there is none."""
+        """The UUID in the path. Raises `ServerNotFound` when what is there is none."""
         uuid = canonical_uuid(self._parts["uuid"].decode("latin-1"))
         if uuid is None:
-            raise UnknownServer(
+            raise ServerNotFound(
                 "The requested resource was not found on this instance.",
                 "a server is named by its UUID",
             )
@@ -192,11 +194,11 @@ class Endpoint(Public):
     fails: ClassVar[tuple[HTTPStatus, ...]] = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
     def authorize(self, request: StreamingRequest) -> None:
-        """Let the Panel pass. Raises `NotAuthorized`, `Forbidden`."""
+        """Let the Panel pass. Raises `Unauthorized`, `Forbidden`."""
         authorize_panel(request.header("Authorization"), self.services.config.token)
 
     async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Make a call. Raises `NotAuthorized`, `Forbidden`."""
+        """Make a call. Raises `Unauthorized`, `Forbidden`."""
         self.authorize(request)
         await super().handle(request, call)
 
@@ -211,6 +213,6 @@ class ServerPath(Public):
     game_server: Server
 
     async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Make a call. Raises `UnknownServer`, `NotLoaded`."""
+        """Make a call. Raises `ServerNotFound`, `ServersNotLoaded`."""
         self.game_server = self.services.servers.get(self.uuid)
         await super().handle(request, call)

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, ServerPath
-from wingsd.errors import BadRequest, Conflict, UnknownServer, Unprocessable, WingsdError
+from wingsd.errors import BadRequest, Conflict, ServerNotFound, Unprocessable, WingsdError
 from wingsd.http.operations import INVALID, Call, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.power_states import PowerAction
@@ -68,7 +68,7 @@ class ServersEndpoint(Endpoint):
         uuid = canonical_uuid(order.uuid)
         if uuid is None:
             raise Unprocessable(INVALID, "uuid: expected the UUID of a server")
-        with suppress(UnknownServer):
+        with suppress(ServerNotFound):
             self.services.servers.get(uuid)  # Or it is not known which there are.
             raise Conflict("This server is already on this node.", "delete it first")
         Deferred.fromCoroutine(self._create(uuid, start=order.start_on_completion))
@@ -114,7 +114,7 @@ class ServerEndpoint(Endpoint):
         await self.services.receiver.release(uuid)
         try:
             await self.services.servers.delete(uuid)
-        except UnknownServer:
+        except ServerNotFound:
             self.services.sender.deleted(uuid)
             # A transfer to this node that was called off has taken the server along.
             if not arriving:
@@ -270,10 +270,10 @@ class SocketEndpoint(ServerPath):
         request.render(self.services.websocket(self.game_server))
 
     async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Make a call. Raises `UnknownServer`, `NotLoaded`."""
+        """Make a call. Raises `ServerNotFound`, `ServersNotLoaded`."""
         try:
             await super().handle(request, call)
-        except UnknownServer:
+        except ServerNotFound:
             moved = self.services.websocket_of_moved(self.uuid)
             if moved is None:
                 raise

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from wingsd.api.resource import Endpoint, Public, ServerPath
 from wingsd.api.upload import UploadBody
 from wingsd.auth.tokens import AGAIN_BY_HAND, TransferToken, token_was_used, transfer_token
-from wingsd.errors import BadRequest, NotAuthorized, WingsdError
+from wingsd.errors import BadRequest, Unauthorized, WingsdError
 from wingsd.http.operations import INVALID, Access, Call, Success, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.transfers.coordinator import ReceivingCoordinator
@@ -316,7 +316,7 @@ class ByHandEndpoint(Public):
     _token: TransferToken
 
     def authorize(self, request: StreamingRequest) -> None:
-        """Let who has the token for this server pass. Raises `NotAuthorized`, `UnknownServer`."""
+        """Let who has the token for this server pass. Raises `Unauthorized`, `ServerNotFound`."""
         config = self.services.config
         self._token = transfer_token(
             request.header("Authorization"),
@@ -327,14 +327,14 @@ class ByHandEndpoint(Public):
             again=AGAIN_BY_HAND,
         )
         if not self._token.by_hand or self._token.server != self.uuid:
-            raise NotAuthorized(
+            raise Unauthorized(
                 "The token is not valid",
                 "it is not for moving this server by hand; take the one that wingsctl receive "
                 "printed",
             )
 
     async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Make a call. Raises `NotAuthorized`, `UnknownServer`."""
+        """Make a call. Raises `Unauthorized`, `ServerNotFound`."""
         self.authorize(request)
         await super().handle(request, call)
 

@@ -15,9 +15,10 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from wingsd.errors import UploadCutShort, WingsdError
+from wingsd.errors import WingsdError
 from wingsd.http.request import StreamingRequest
 from wingsd.threadio import Feed, Share, TokenBucket
+from wingsd.transfers.errors import UploadTruncated
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 from wingsd.transfers.storage.shared_volume import MARK, POOL
 
@@ -130,7 +131,7 @@ class UploadBody:
         if not self._ended:
             went = reason.check(ConnectionDone, ConnectionLost)
             detail = _GONE if went else reason.getErrorMessage()
-            self.stop(UploadCutShort("the upload ended before it was complete", detail))
+            self.stop(UploadTruncated("the upload ended before it was complete", detail))
         if self._ended or self._form is None:
             self._tell_gone()
 

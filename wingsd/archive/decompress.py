@@ -23,9 +23,9 @@ import zstandard
 from attrs import frozen
 from isal import igzip_lib
 
+from wingsd.archive.errors import ArchiveError
 from wingsd.archive.pipeline import Blocks
 from wingsd.archive.tar.headers import BLOCK, is_header
-from wingsd.errors import ArchiveError
 
 __all__ = [
     "BZIP2",

@@ -14,8 +14,8 @@ from struct import Struct
 from tempfile import SpooledTemporaryFile
 from threading import Lock
 
+from wingsd.archive.errors import ArchiveError
 from wingsd.archive.tree_range import Path
-from wingsd.errors import ArchiveError
 
 __all__ = ["DirectoryMetadata", "OpenDirectories"]
 

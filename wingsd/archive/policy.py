@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from wingsd.errors import ArchiveError
+from wingsd.archive.errors import ArchiveError
 from wingsd.util.text import display
 
 __all__ = [

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import evolve, frozen
 
+from wingsd.archive.errors import ArchiveError, DiskLimitExceeded
 from wingsd.archive.policy import display
 from wingsd.archive.tar.headers import Member
 from wingsd.config import TransfersConfig
-from wingsd.errors import ArchiveError, DiskLimitExceeded, StorageError
+from wingsd.errors import StorageError
 
 __all__ = [
     "DEFAULT",

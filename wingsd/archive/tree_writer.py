@@ -22,10 +22,11 @@ from threading import Lock
 from typing import NoReturn
 
 from wingsd.archive.directories import DirectoryMetadata, OpenDirectories
+from wingsd.archive.errors import ArchiveError
 from wingsd.archive.policy import MemberRefused, display
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.archive.tree_range import Path
-from wingsd.errors import ArchiveError, StorageError
+from wingsd.errors import StorageError
 from wingsd.util.os_errors import disk_advice
 
 __all__ = ["DeferredLinks", "TreeWriter"]

@@ -23,7 +23,7 @@ from typing import Any
 import attrs
 import jwt
 
-from wingsd.errors import Forbidden, NotAuthorized
+from wingsd.errors import Forbidden, Unauthorized
 from wingsd.util.text import canonical_uuid, origin
 
 __all__ = [
@@ -103,13 +103,13 @@ def transfer_token(
     `public_url` is the address that the token must be for, empty when it may be any; a token for
     a node that is `scoped` must have a scope. One that has expired begins no transfer; to ask what
     became of one, it is good `expired_too`. `again` says how another is to be had. Raises
-    `NotAuthorized` with the reason. The source of the rules is the document of
+    `Unauthorized` with the reason. The source of the rules is the document of
     `POST /api/transfers` and the Panels' own tokens.
     """
     token = _bearer(authorization)
     claims = _decode(token, key, ["exp", "sub"], again, expired_too=expired_too)
     if scoped and claims.get("scope") is None:
-        raise NotAuthorized(
+        raise Unauthorized(
             _NOT_VALID,
             "it has no scope, which every token of a Pelican Panel has; when this node's Panel is "
             "another, say so by `family` in its configuration",
@@ -143,9 +143,9 @@ def hand_token(server: str, key: str, now: float, expires: float, public_url: st
     return jwt.encode(claims, key, "HS256")
 
 
-def token_was_used(again: str = _AGAIN_FOR_TRANSFER) -> NotAuthorized:
+def token_was_used(again: str = _AGAIN_FOR_TRANSFER) -> Unauthorized:
     """Return the refusal of a token with which a server was sent before."""
-    return NotAuthorized(_NOT_VALID, f"it was used for a transfer before; {again}")
+    return Unauthorized(_NOT_VALID, f"it was used for a transfer before; {again}")
 
 
 @attrs.frozen
@@ -172,13 +172,13 @@ class ConsoleToken:
 def console_token(token: str, key: str) -> ConsoleToken:
     """Return what the JWT of a WebSocket's `auth` grants; `key` is the node's `token`.
 
-    Raises `NotAuthorized` with the reason. The source of the rules are the Panels' own tokens.
+    Raises `Unauthorized` with the reason. The source of the rules are the Panels' own tokens.
     """
     claims = _decode(token, key, ["exp", "iat", "jti"], _AGAIN_FOR_CONSOLE, EXPIRED)
     _check_scope(claims, "websocket")
     permissions = claims.get("permissions") or []
     if not (isinstance(permissions, list) and all(isinstance(word, str) for word in permissions)):
-        raise NotAuthorized(_NOT_VALID, "its permissions are not a list of texts")
+        raise Unauthorized(_NOT_VALID, "its permissions are not a list of texts")
     return ConsoleToken(
         user=str(claims.get("user_uuid") or ""),
         server=_server(claims.get("server_uuid"), "its server_uuid"),
@@ -223,7 +223,7 @@ class DenyList:
 def authorize_panel(authorization: str | None, key: str) -> None:
     """Let the Panel's own calls pass: `Authorization` bears `key`, the node's `token`.
 
-    Raises `NotAuthorized` without a token, `Forbidden` for another one, in the words of Wings.
+    Raises `Unauthorized` without a token, `Forbidden` for another one, in the words of Wings.
     """
     if not compare_digest(_bearer(authorization).encode(), key.encode()):
         raise Forbidden(
@@ -236,7 +236,7 @@ def authorize_panel(authorization: str | None, key: str) -> None:
 def _bearer(authorization: str | None) -> str:
     scheme, _, token = (authorization or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise NotAuthorized(_MISSING, "send the header Authorization: Bearer <token of the Panel>")
+        raise Unauthorized(_MISSING, "send the header Authorization: Bearer <token of the Panel>")
     return token.strip()
 
 
@@ -266,27 +266,27 @@ def _decode(
         # that is a list, or without end.
         message = expired if isinstance(error, jwt.ExpiredSignatureError) else _NOT_VALID
         reason = next(text for kind, text in _REASONS if isinstance(error, kind))
-        raise NotAuthorized(message, reason.format(error=error, again=again)) from error
+        raise Unauthorized(message, reason.format(error=error, again=again)) from error
     for name in _TIMES:
         _check_time(claims, name)
     return claims
 
 
 def _check_time(claims: Mapping[str, Any], name: str) -> None:
-    """Raise `NotAuthorized` where a time that there is is not a JSON number (RFC 7519, section 2).
+    """Raise `Unauthorized` where a time that there is is not a JSON number (RFC 7519, section 2).
 
     Python reads NaN and Infinity as numbers, which JSON does not have.
     """
     time = claims.get(name, 0)
     is_number = isinstance(time, int | float) and not isinstance(time, bool)
     if not is_number or (isinstance(time, float) and not math.isfinite(time)):
-        raise NotAuthorized(_NOT_VALID, f"its {name} is not a time in seconds")
+        raise Unauthorized(_NOT_VALID, f"its {name} is not a time in seconds")
 
 
 def _check_scope(claims: Mapping[str, Any], needed: str) -> None:
     scope = claims.get("scope")
     if scope is not None and needed not in str(scope).split():
-        raise NotAuthorized(_NOT_VALID, f"its scope is not {needed}")
+        raise Unauthorized(_NOT_VALID, f"its scope is not {needed}")
 
 
 def _check_audience(audience: Any, public_url: str) -> None:
@@ -294,7 +294,7 @@ def _check_audience(audience: Any, public_url: str) -> None:
         return
     addresses = audience if isinstance(audience, list) else [audience]
     if not any(isinstance(a, str) and origin(a) == origin(public_url) for a in addresses):
-        raise NotAuthorized(
+        raise Unauthorized(
             _NOT_VALID,
             f"it is not for this node, {public_url}; compare the node's address in the Panel with "
             "`api.public_url` in its configuration",
@@ -304,7 +304,7 @@ def _check_audience(audience: Any, public_url: str) -> None:
 def _server(claim: Any, name: str) -> str:
     server = canonical_uuid(claim) if isinstance(claim, str) else None
     if server is None:
-        raise NotAuthorized(_NOT_VALID, f"{name} is not the UUID of a server")
+        raise Unauthorized(_NOT_VALID, f"{name} is not the UUID of a server")
     return server
 
 

@@ -18,9 +18,10 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from wingsd import __version__
 from wingsd.config import Config
 from wingsd.control.resource import ControlContext, ControlEndpoint
-from wingsd.errors import NotLoaded, PanelRefused, WingsdError
+from wingsd.errors import ServersNotLoaded, WingsdError
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
+from wingsd.panel.errors import PanelRefused
 from wingsd.servers import PowerState
 
 __all__ = ["StatusEndpoint", "reachable_at"]
@@ -142,7 +143,7 @@ class _Survey:
     def _servers(self) -> Json:
         try:
             servers = self._rooms.services.servers.all()
-        except NotLoaded:
+        except ServersNotLoaded:
             return {"loaded": False, "count": None, "running": None}
         alive = [server for server in servers if server.state is not PowerState.OFFLINE]
         return {"loaded": True, "count": len(servers), "running": len(alive)}

@@ -11,7 +11,7 @@ import attrs
 from wingsd.control import resource as views
 from wingsd.control.resource import ControlContext, ControlEndpoint
 from wingsd.control.status import reachable_at
-from wingsd.errors import BadRequest, Conflict, NotLoaded, UnknownServer
+from wingsd.errors import BadRequest, Conflict, ServerNotFound, ServersNotLoaded
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.util.text import canonical_uuid
@@ -170,7 +170,7 @@ class TransferEndpoint(ControlEndpoint):
 
     @call("GET", Success(HTTPStatus.OK, "Its transfers."))
     async def show_transfers(self, request: StreamingRequest) -> Json:
-        """Return all that is known of a server. Raises `UnknownServer`."""
+        """Return all that is known of a server. Raises `ServerNotFound`."""
         uuid, rooms = self.uuid, self.rooms
         answer: Json = {
             "server": self._server(uuid),
@@ -182,7 +182,7 @@ class TransferEndpoint(ControlEndpoint):
         answer["past"] = [views.past(entry) for entry in ended]
         answer["reports_waiting"] = [views.report(each) for each in reports if each.server == uuid]
         if not any(answer.values()):
-            raise UnknownServer(
+            raise ServerNotFound(
                 "this node knows nothing of that server",
                 "wingsctl transfers shows those that were moved in the last 90 days",
             )
@@ -205,7 +205,7 @@ class TransferEndpoint(ControlEndpoint):
     def _server(self, uuid: str) -> Json | None:
         try:
             server = self.rooms.services.servers.get(uuid)
-        except (NotLoaded, UnknownServer):
+        except (ServersNotLoaded, ServerNotFound):
             return None
         server.renew_measure()
         return {

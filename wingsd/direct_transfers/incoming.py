@@ -21,13 +21,12 @@ from wingsd.direct_transfers.description import (
     with_addresses,
 )
 from wingsd.errors import (
-    AlreadyHere,
     BadRequest,
-    NotAuthorized,
+    ServerAlreadyExists,
+    ServerNotFound,
     StorageError,
     TransferCancelled,
-    TryAgain,
-    UnknownServer,
+    Unauthorized,
     WingsdError,
 )
 from wingsd.events import DELETED, Event
@@ -36,7 +35,22 @@ from wingsd.servers import Server
 from wingsd.statedb import Described, Direction
 from wingsd.transfers.steps import ReceiveStep
 
-__all__ = ["HandReceiving", "IncomingDirectTransfers", "Invitation", "check_place", "row_of"]
+__all__ = [
+    "HandReceiving",
+    "IncomingDirectTransfers",
+    "Invitation",
+    "TryAgain",
+    "check_place",
+    "row_of",
+]
+
+
+class TryAgain(WingsdError):
+    """The answer is not decided yet (503)."""
+
+    code = "try-again"
+    status = 503
+    retry_after = 1.0
 
 
 async def row_of(server: str, means: DirectTransferCollaborators) -> Described | None:
@@ -46,7 +60,7 @@ async def row_of(server: str, means: DirectTransferCollaborators) -> Described |
 
 
 async def check_place(server: str, means: DirectTransferCollaborators) -> None:
-    """Raise `AlreadyHere` where something of that name is on this node.
+    """Raise `ServerAlreadyExists` where something of that name is on this node.
 
     A Panel says whether that is a server; here nobody does, so nothing is ever put aside.
     """
@@ -55,11 +69,11 @@ async def check_place(server: str, means: DirectTransferCollaborators) -> None:
     except WingsdError:
         known = None
     if known is not None and not known.disowned:
-        raise AlreadyHere("this server is already on this node", known.hold)
+        raise ServerAlreadyExists("this server is already on this node", known.hold)
     place = means.servers.directory(server)
     if await means.disk.run(os.path.lexists, place):
         pool = means.config.system.transfers.storage_pool.name
-        raise AlreadyHere(
+        raise ServerAlreadyExists(
             "there are files of a server of that name already",
             f"{place} is in the storage pool {pool}: where the other node has that too, it is the "
             "server itself, which only the Panel can move; if it is only left over, move it away"
@@ -96,7 +110,7 @@ class HandReceiving:
         self._description: Description | None = None
 
     async def admit(self) -> Configuration:
-        """Return what the server is. Raises `AlreadyHere`, and `BadRequest` when nobody said."""
+        """Return the configuration. Raises `ServerAlreadyExists`, `BadRequest` without one."""
         await check_place(self._server, self._means)
         self._description = self._describe()
         if self._description is None:
@@ -128,7 +142,7 @@ class HandReceiving:
         """Return whether it was written down that it is here, and what it is."""
         row = await row_of(self._server, self._means)
         if row is None:
-            raise UnknownServer("it is not written down what the server is")
+            raise ServerNotFound("it is not written down what the server is")
         return row.arrived is not None, read_text(row.description, self._server)
 
     async def tell_success(self, backups: Sequence[str] | None) -> Deferred[bool]:
@@ -192,8 +206,8 @@ class IncomingDirectTransfers:
     ) -> Invitation:
         """Expect a server for so many seconds; an earlier invitation for it is void.
 
-        `addresses` replace those of its settings, see `with_addresses`. Raises `AlreadyHere`, and
-        `BadRequest` where settings or addresses make no sense.
+        `addresses` replace those of its settings, see `with_addresses`. Raises
+        `ServerAlreadyExists`, and `BadRequest` where settings or addresses make no sense.
         """
         means = self._means
         with_addresses({"settings": {}}, addresses)
@@ -202,7 +216,7 @@ class IncomingDirectTransfers:
             description = with_addresses(description, addresses)
         under_way = means.receiver.find(server)
         if under_way is not None and not under_way.has_failed:
-            raise AlreadyHere("this server is being received", under_way.progress.words)
+            raise ServerAlreadyExists("this server is being received", under_way.progress.words)
         await check_place(server, means)
         key, public_url = means.config.token, means.config.api.public_url
         now = means.now()
@@ -238,14 +252,14 @@ class IncomingDirectTransfers:
     # What its source does
 
     def describe(self, token: TransferToken, description: Description) -> None:
-        """Take its source's word for what a server is. Raises `NotAuthorized`, `BadRequest`."""
+        """Take its source's word for what a server is. Raises `Unauthorized`, `BadRequest`."""
         expected = self._find(token)
         read(description, token.server)
         if not expected.is_settled:
             expected.description = with_addresses(description, expected.addresses)
 
     def authority(self, token: TransferToken) -> HandReceiving:
-        """Return the word for a server that comes by that token. Raises `NotAuthorized`."""
+        """Return the word for a server that comes by that token. Raises `Unauthorized`."""
         expected, server = self._find(token), token.server
         return HandReceiving(
             server,
@@ -300,7 +314,7 @@ class IncomingDirectTransfers:
     def _find(self, token: TransferToken) -> _Expected:
         expected = self._expected.get(token.server)
         if expected is None or expected.digest != token.digest:
-            raise NotAuthorized(
+            raise Unauthorized(
                 "The token is not valid",
                 "this node does not expect the server by it any more: run wingsctl receive there "
                 "again",
@@ -357,7 +371,7 @@ class IncomingDirectTransfers:
         for row in await self._means.journal.described():
             try:
                 known = self._means.servers.get(row.server)
-            except UnknownServer:
+            except ServerNotFound:
                 continue
             if row.description and row.arrived is not None and not known.by_hand:
                 await self._means.journal.hand_over(row.server)

@@ -19,19 +19,17 @@ from wingsd.direct_transfers.description import Description, describe, read
 from wingsd.errors import (
     BadRequest,
     Conflict,
-    DestinationError,
-    DestinationRefused,
-    Interrupted,
-    NotLoaded,
+    ServerNotFound,
+    ServersNotLoaded,
     StorageError,
     TransferCancelled,
-    UnknownServer,
     WingsdError,
 )
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers import Server
 from wingsd.statedb import Account, Entry, Order, Outcome
 from wingsd.transfers.cancellation import CancelScope
+from wingsd.transfers.errors import DaemonRestarted, DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.request import TransferOrder
 from wingsd.transfers.outgoing.transfer import MOVED
 from wingsd.transfers.ownership import BACKOFF
@@ -207,7 +205,7 @@ class OutgoingDirectTransfers:
         """Begin to send a server to the node at `url` by its `token`; the rest is told by events.
 
         `description` replaces what this node knows of it. When it has moved it stays, or with
-        `remove` it is deleted here. Raises `UnknownServer` where there is nothing of that name,
+        `remove` it is deleted here. Raises `ServerNotFound` where there is nothing of that name,
         `Conflict` where that is in a storage pool and may be another node's, `BadRequest`, and
         what `Sender.start` raises.
         """
@@ -224,12 +222,12 @@ class OutgoingDirectTransfers:
         servers = self._means.servers
         try:
             return servers.get(server)
-        except (NotLoaded, UnknownServer) as error:
+        except (ServersNotLoaded, ServerNotFound) as error:
             if not await self._means.disk.run(os.path.isdir, servers.directory(server)):
                 raise
             why = (
                 "its Panel has not told it"
-                if isinstance(error, NotLoaded)
+                if isinstance(error, ServersNotLoaded)
                 else "its Panel does not have it here"
             )
             if pool := self._means.config.system.transfers.storage_pool.name:
@@ -281,7 +279,7 @@ class OutgoingDirectTransfers:
         if not moved:
             await self._stays(entry)
         way = entry.direction.value
-        self._means.observer.transfer_over(way, None if moved else Interrupted())
+        self._means.observer.transfer_over(way, None if moved else DaemonRestarted())
         outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
         account = Account() if moved else Account("this node was restarted meanwhile")
         await self._means.journal.end(entry.id, outcome, account)
@@ -295,7 +293,7 @@ class OutgoingDirectTransfers:
     async def _stays(self, entry: Entry) -> None:
         self._log.info("{server}: its move failed, it is still here", server=entry.server)
         self._means.servers.reserve(entry.server, "")
-        with suppress(NotLoaded, UnknownServer):
+        with suppress(ServersNotLoaded, ServerNotFound):
             server = self._means.servers.get(entry.server)
             server.let_go()
             if reached(entry, SendStep.RETIRE):

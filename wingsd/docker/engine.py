@@ -24,7 +24,8 @@ from docker.utils import kwargs_from_env
 
 from wingsd.docker.container import ContainerSpec, NetworkSpec
 from wingsd.docker.inspect import ContainerState, container_state
-from wingsd.errors import ConsoleBlocked, EnvironmentFailed
+from wingsd.docker.runtime import ConsoleBlocked
+from wingsd.errors import EnvironmentFailed
 from wingsd.util.observer import ENGINE, Observer
 
 __all__ = [

@@ -13,7 +13,13 @@ import attrs
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
 
-__all__ = ["Environment", "NoEnvironment", "Running", "Usage", "Watcher"]
+__all__ = ["ConsoleBlocked", "Environment", "NoEnvironment", "Running", "Usage", "Watcher"]
+
+
+class ConsoleBlocked(EnvironmentFailed):
+    """The server does not take what is typed into its console; it may still do so."""
+
+    code = "console-blocked"
 
 
 @attrs.frozen

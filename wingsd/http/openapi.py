@@ -218,7 +218,7 @@ FAILURES: Mapping[HTTPStatus, Failure] = {
         "BadRequest", "It is not of the form it should have, or cannot be done to this server."
     ),
     HTTPStatus.UNAUTHORIZED: Failure(
-        "NotAuthorized",
+        "Unauthorized",
         "There is no token, or none that is good.",
         {"WWW-Authenticate": "`Bearer`."},
     ),
@@ -237,7 +237,7 @@ FAILURES: Mapping[HTTPStatus, Failure] = {
     HTTPStatus.INTERNAL_SERVER_ERROR: Failure(
         "Failed", "The node could not do it; its log tells more."
     ),
-    HTTPStatus.BAD_GATEWAY: Failure("NotRunning", "The server does not run."),
+    HTTPStatus.BAD_GATEWAY: Failure("ServerNotRunning", "The server does not run."),
     HTTPStatus.SERVICE_UNAVAILABLE: Failure(
         "Unavailable",
         "The Panel cannot be reached, or has not told yet which servers there are; or the node is "

@@ -2,7 +2,7 @@
 
 Calls are retried as Wings retries them: with growing pauses while the Panel cannot be reached or
 answers 5xx, never on a 4xx. Each way a call can end has its class in `wingsd.errors`: a Panel that
-refuses the node's own token is `TokenRefused`, in any call.
+refuses the node's own token is `NodeTokenRefused`, in any call.
 """
 
 from __future__ import annotations
@@ -21,14 +21,8 @@ from twisted.web.http_headers import Headers
 
 from wingsd import __version__
 from wingsd.config import Config
-from wingsd.errors import (
-    InvalidData,
-    NotForThisNode,
-    PanelRefused,
-    PanelUnreachable,
-    TokenRefused,
-    UnknownServer,
-)
+from wingsd.errors import InvalidData, ServerNotFound
+from wingsd.panel.errors import NodeTokenRefused, PanelRefused, PanelUnreachable, ServerNotAssigned
 from wingsd.panel.http_client import AnswerRefused, BoundedClient
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.util.observer import PANEL, Observer
@@ -108,20 +102,22 @@ class Panel:
     async def describe(self, uuid: str) -> Configuration:
         """Return what the Panel says of the server now.
 
-        Raises `UnknownServer`, `NotForThisNode`, `PanelRefused`, `PanelUnreachable`.
+        Raises `ServerNotFound`, `ServerNotAssigned`, `PanelRefused`, `PanelUnreachable`.
         """
         try:
             found = await self._call(
                 "describe", "GET", f"/servers/{uuid}", configuration_from_panel
             )
-        except TokenRefused:
+        except NodeTokenRefused:
             raise
         except PanelRefused as error:
             # Some Panels say 403 for a server that no transfer brings to this node.
             if error.response_status not in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
                 raise
             kind = (
-                UnknownServer if error.response_status == HTTPStatus.NOT_FOUND else NotForThisNode
+                ServerNotFound
+                if error.response_status == HTTPStatus.NOT_FOUND
+                else ServerNotAssigned
             )
             raise kind(
                 "the Panel does not know this server, or not for this node",
@@ -237,7 +233,7 @@ class Panel:
         """
         try:
             return await self._call_until_answered(operation, method, path, read, timeout, body)
-        except TokenRefused:
+        except NodeTokenRefused:
             raise
         except PanelRefused as error:
             if error.response_status == HTTPStatus.FORBIDDEN:
@@ -319,7 +315,7 @@ class Panel:
             answered = f"was answered {response.code}: {_fault(body)}"
             if _is_about_token(path, response.code):
                 where = f"{method} {self._base}{path}"
-                raise TokenRefused(f"{where} {answered}", response.code, retry_after)
+                raise NodeTokenRefused(f"{where} {answered}", response.code, retry_after)
             what = f"{method} {path} {answered}"
             refusal = "the Panel refused this node's request"
             raise PanelRefused(refusal, what, response.code, retry_after)

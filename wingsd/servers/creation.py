@@ -7,7 +7,8 @@ from collections.abc import Awaitable
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from wingsd.errors import PanelError, UnknownServer, WingsdError
+from wingsd.errors import ServerNotFound, WingsdError
+from wingsd.panel.errors import PanelError
 from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.server import Server
 
@@ -55,7 +56,7 @@ class Creation:
                 await self._means.environment.remove(uuid)
             except WingsdError as error:
                 self._log.error("{server}: not undone: {error}", server=uuid, error=error)
-        if not (cancelled or isinstance(why, UnknownServer)):
+        if not (cancelled or isinstance(why, ServerNotFound)):
             await self._tell(uuid, successful=False)
 
     async def _works(self, server: Server, what: str, making: Awaitable[object]) -> bool:

@@ -9,7 +9,8 @@ from twisted.internet.defer import CancelledError, DeferredList, DeferredSemapho
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import EnvironmentFailed, PanelError
+from wingsd.errors import EnvironmentFailed
+from wingsd.panel.errors import PanelError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.server import Server

@@ -10,8 +10,8 @@ from typing import Protocol
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
-from wingsd.docker.runtime import Running
-from wingsd.errors import Conflict, ConsoleBlocked, EnvironmentFailed
+from wingsd.docker.runtime import ConsoleBlocked, Running
+from wingsd.errors import Conflict, EnvironmentFailed
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.power_states import (

@@ -8,7 +8,13 @@ from contextlib import suppress
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 
-from wingsd.errors import AlreadyHere, Conflict, NotLoaded, UnknownServer, WingsdError
+from wingsd.errors import (
+    Conflict,
+    ServerAlreadyExists,
+    ServerNotFound,
+    ServersNotLoaded,
+    WingsdError,
+)
 from wingsd.events import DELETED, Event
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.collaborators import ServerCollaborators
@@ -96,17 +102,17 @@ class Servers:
     # Which there are
 
     def get(self, uuid: str) -> Server:
-        """Return a server. Raises `NotLoaded` while that is not known, `UnknownServer`."""
+        """Return a server. Raises `ServersNotLoaded` while that is not known, `ServerNotFound`."""
         if uuid in self._servers:
             return self._servers[uuid]
         if not self.loaded:
-            raise NotLoaded
-        raise UnknownServer("The requested resource was not found on this instance.")
+            raise ServersNotLoaded
+        raise ServerNotFound("The requested resource was not found on this instance.")
 
     def all(self) -> list[Server]:
-        """Return every server. Raises `NotLoaded`."""
+        """Return every server. Raises `ServersNotLoaded`."""
         if not self.loaded:
-            raise NotLoaded
+            raise ServersNotLoaded
         return list(self._servers.values())
 
     def directory(self, uuid: str) -> str:
@@ -117,7 +123,8 @@ class Servers:
         """Make a server known that a transfer brings, held for the reason `hold`.
 
         One of that name that is known, offline, and disowned or not held is a leftover, since the
-        Panel says that it is not here: it is taken over. Raises `AlreadyHere` for any other.
+        Panel says that it is not here: it is taken over. Raises `ServerAlreadyExists` for any
+        other.
         """
         uuid = configuration.settings.uuid
         known = self._servers.get(uuid)
@@ -125,7 +132,7 @@ class Servers:
             held = known.hold and not known.disowned
             if held or known.state is not PowerState.OFFLINE:
                 why = known.hold or "it is running"
-                raise AlreadyHere("this server is already on this node", why)
+                raise ServerAlreadyExists("this server is already on this node", why)
             known.close()
             known.disown(hold)  # Browsers that watch it may not start it in the new one's place.
         server = self._add(configuration)
@@ -190,12 +197,12 @@ class Servers:
 
         The egg's installation script is not run. A server whose directory or container cannot be
         made is here all the same, offline, and the first start makes them. A start that fails
-        fails no creation. Raises `NotLoaded`, `Conflict` for a server that is here or was deleted
-        meanwhile, and `PanelError` where the Panel does not tell what the server is: then it is
-        not here.
+        fails no creation. Raises `ServersNotLoaded`, `Conflict` for a server that is here or was
+        deleted meanwhile, and `PanelError` where the Panel does not tell what the server is: then
+        it is not here.
         """
         if not self.loaded:
-            raise NotLoaded
+            raise ServersNotLoaded
         if uuid in self._servers or uuid in self._creating or uuid in self._deleting:
             raise Conflict("this server is already on this node", "delete it first")
         creation = Creation(self._means)
@@ -231,8 +238,8 @@ class Servers:
 
         Those that `share` was told of stay.
 
-        Raises `NotLoaded`, `UnknownServer`, `Conflict` while it is being deleted already, and
-        `EnvironmentFailed`, after which it is still there.
+        Raises `ServersNotLoaded`, `ServerNotFound`, `Conflict` while it is being deleted already,
+        and `EnvironmentFailed`, after which it is still there.
         """
         if uuid in self._deleting:
             raise Conflict(DELETING, "wait for that to end")

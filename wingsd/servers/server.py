@@ -6,7 +6,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from wingsd.docker.runtime import Usage
-from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, NotRunning, WingsdError
+from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, ServerNotRunning, WingsdError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.console import Console
@@ -195,10 +195,10 @@ class Server:
         await self._power.stop_within(grace)
 
     async def command(self, line: str) -> None:
-        """Type a line into the console. Raises `NotRunning`, `EnvironmentFailed`."""
+        """Type a line into the console. Raises `ServerNotRunning`, `EnvironmentFailed`."""
         run = self._life.run
         if run is None or run.running is None:
-            raise NotRunning("Cannot send commands to a stopped server instance.")
+            raise ServerNotRunning("Cannot send commands to a stopped server instance.")
         stop = self.configuration.process.stop
         if stop.type == "command" and line.strip() == stop.value.strip():
             run.asked = True
@@ -207,7 +207,7 @@ class Server:
     async def sync(self) -> None:
         """Fetch the settings anew; one that became suspended is stopped, in the background.
 
-        Raises `UnknownServer`, `PanelRefused`, `PanelUnreachable`.
+        Raises `ServerNotFound`, `PanelRefused`, `PanelUnreachable`.
         """
         if self.by_hand:
             self.by_hand = not await self._means.panel.owns(self.uuid)

@@ -12,8 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import AlreadyHere, NotForThisNode, WingsdError
+from wingsd.errors import ServerAlreadyExists, WingsdError
 from wingsd.panel.client import Panel
+from wingsd.panel.errors import ServerNotAssigned
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
 from wingsd.statedb import Outcome
@@ -36,7 +37,7 @@ class ReceivingCoordinator(Protocol):
         """What is done in steps whose usual words do not fit."""
 
     async def admit(self) -> Configuration:
-        """Return what the server is. Raises `AlreadyHere`, and why it may not come."""
+        """Return what the server is. Raises `ServerAlreadyExists`, and why it may not come."""
 
     def begin(self) -> None:
         """The transfer begins."""
@@ -47,7 +48,7 @@ class ReceivingCoordinator(Protocol):
     async def ask_again(self) -> tuple[bool, Configuration]:
         """Return, after a restart, whether it has moved here, and what it is.
 
-        Raises `PanelError` when that cannot be told yet, and `UnknownServer`.
+        Raises `PanelError` when that cannot be told yet, and `ServerNotFound`.
         """
 
     async def tell_success(self, backups: Sequence[str] | None) -> Deferred[bool]:
@@ -128,13 +129,13 @@ class PanelReceiving:
         self._reactor = reactor
 
     async def admit(self) -> Configuration:
-        """Return the Panel's description. Raises `AlreadyHere`, and what asking it raises.
+        """Return the Panel's description. Raises `ServerAlreadyExists`, and what asking it raises.
 
         A Panel that grants it to a transfer's two nodes alone is asked again for a minute, since
         it may not have committed the transfer yet.
         """
         if await self._panel.owns(self._server):
-            raise AlreadyHere(
+            raise ServerAlreadyExists(
                 "this server is already on this node",
                 "a transfer would overwrite it; in the Panel, see which node it belongs to",
             )
@@ -142,7 +143,7 @@ class PanelReceiving:
         while True:
             try:
                 return await self._panel.describe(self._server)
-            except NotForThisNode:
+            except ServerNotAssigned:
                 pause = first_minute.next_pause()
                 if not pause:
                     raise

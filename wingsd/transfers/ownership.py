@@ -11,8 +11,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import NotOpenYet, PanelError
 from wingsd.panel.client import Panel
+from wingsd.panel.errors import PanelError
+from wingsd.transfers.errors import TransferNotCommitted
 from wingsd.transfers.panel_callbacks import FirstMinute
 from wingsd.util.retry import Backoff
 
@@ -78,7 +79,7 @@ class OwnershipCheck:
         while True:
             try:
                 return await self._ask(lost)
-            except NotOpenYet as error:
+            except TransferNotCommitted as error:
                 self._say_unknown(error, error.pause)
                 await self._unless_hurried(deferLater(self._reactor, error.pause))
             except PanelError as error:
@@ -96,7 +97,7 @@ class OwnershipCheck:
             return True
         pause = self._first_minute.next_pause()
         if pause and lost and not self._hurried:
-            raise NotOpenYet(pause)
+            raise TransferNotCommitted(pause)
         self.is_denied = pause > 0
         return False
 

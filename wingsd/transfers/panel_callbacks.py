@@ -23,10 +23,12 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.errors import NotOpenYet, PanelError, PanelRefused, StorageError, UnknownServer
+from wingsd.errors import ServerNotFound, StorageError
 from wingsd.panel.client import Panel
+from wingsd.panel.errors import PanelError, PanelRefused
 from wingsd.statedb import Outcome, Report, StateDatabase
 from wingsd.transfers.cancellation import when_fired
+from wingsd.transfers.errors import TransferNotCommitted
 from wingsd.util.retry import Backoff
 
 __all__ = ["MINUTE", "CallbackQueue", "FirstMinute"]
@@ -210,7 +212,7 @@ class CallbackQueue:
                 so, answer = await self._attempt(telling)
             except CancelledError:
                 raise
-            except NotOpenYet as error:
+            except TransferNotCommitted as error:
                 telling.denied = True
                 self._log.info(
                     "{server}: the Panel does not know of the transfer, told its {outcome} again "
@@ -277,17 +279,17 @@ class CallbackQueue:
         return True, "the Panel was told of the failure by the other node"
 
     async def _require_over(self, telling: _Telling) -> None:
-        """Raise `NotOpenYet` while the Panel may not have committed the transfer it denies."""
+        """Raise `TransferNotCommitted` while the Panel may still commit the transfer."""
         pause = telling.first_minute.next_pause()
         if not pause:
             return
         try:
             await self._panel.describe(telling.report.server)
-        except UnknownServer:
+        except ServerNotFound:
             # It described the server when the transfer began. Where it does not do so any more,
             # that was by the transfer's word: it was there, and is over.
             return
-        raise NotOpenYet(pause)
+        raise TransferNotCommitted(pause)
 
     async def _note(self, writing: Deferred[None], report: Report) -> None:
         # At worst it is told once more after a restart, which the Panel answers with 409.

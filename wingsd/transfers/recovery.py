@@ -17,12 +17,13 @@ from twisted.logger import Logger
 
 from wingsd.backups.local import Removal
 from wingsd.backups.received import ReceivedBackups
-from wingsd.errors import Interrupted, StorageError, UnknownServer
+from wingsd.errors import ServerNotFound, StorageError
 from wingsd.panel.client import Panel
 from wingsd.servers import Servers
 from wingsd.statedb import Account, Direction, Entry, Outcome, StateDatabase
 from wingsd.threadio import Workers
 from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.errors import DaemonRestarted
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.ownership import OwnershipCheck
@@ -138,7 +139,7 @@ class Recovery:
         else:
             moved = await self._has_moved(entry)
         way = entry.direction.value
-        self.observer.transfer_over(way, None if moved else Interrupted())
+        self.observer.transfer_over(way, None if moved else DaemonRestarted())
         await self._release(entry, moved)
         outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
         account = Account() if moved else Account("this node was restarted meanwhile")
@@ -168,7 +169,7 @@ class Recovery:
             return
         self.servers.unshare(uuid)
         self._log.info("{server}: its transfer failed, it is still here", server=uuid)
-        with suppress(UnknownServer):  # The Panel may have deleted it meanwhile.
+        with suppress(ServerNotFound):  # The Panel may have deleted it meanwhile.
             server = self.servers.get(uuid)
             server.let_go()
             if reached(entry, SendStep.RETIRE):

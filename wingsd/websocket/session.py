@@ -14,7 +14,7 @@ from typing import Protocol
 import attrs
 
 from wingsd.auth.tokens import EXPIRED, ConsoleToken, DenyList, console_token
-from wingsd.errors import BadRequest, Conflict, NotAuthorized, NotRunning, WingsdError
+from wingsd.errors import BadRequest, Conflict, ServerNotRunning, Unauthorized, WingsdError
 from wingsd.events import (
     BACKUP_COMPLETED,
     DELETED,
@@ -171,7 +171,7 @@ class Session:
             message = Message.decode(payload)
             excess = self._meters.refuse(message.event, now)
             return self._obey(message, now) if excess is None else _throttled(excess)
-        except NotAuthorized as error:
+        except Unauthorized as error:
             return [Message(JWT_ERROR, (str(error),))]
         except WingsdError as error:
             return [self.failure(error)]
@@ -216,7 +216,7 @@ class Session:
         Details of what failed on this node are for administrators; who asked for something that
         cannot be is told what to do.
         """
-        theirs = error.status < 500 or isinstance(error, NotRunning)  # noqa: PLR2004
+        theirs = error.status < 500 or isinstance(error, ServerNotRunning)  # noqa: PLR2004
         allowed = self._token is not None and self._token.allows("admin.websocket.errors")
         text = str(error) if theirs or allowed else error.message
         return Message(DAEMON_ERROR, (text,))
@@ -228,7 +228,7 @@ class Session:
             return self._authenticate(message.text, now)
         lapse = self._lapse(now)
         if self._token is None or lapse:
-            raise NotAuthorized(lapse)
+            raise Unauthorized(lapse)
         if self._has_left:
             return _refuse(message)
         if message.event == SET_STATE:
@@ -245,13 +245,13 @@ class Session:
     def _authenticate(self, text: str, now: float) -> list[Step]:
         token = console_token(text, self._key)
         if self._denied.refuses(token):
-            raise NotAuthorized(_DENIED)
+            raise Unauthorized(_DENIED)
         if token.expires <= now:
-            raise NotAuthorized(EXPIRED)
+            raise Unauthorized(EXPIRED)
         if token.server != self._server:
-            raise NotAuthorized("jwt: server uuid mismatch", "the token is for another server")
+            raise Unauthorized("jwt: server uuid mismatch", "the token is for another server")
         if not token.allows("websocket.connect"):
-            raise NotAuthorized("jwt: missing connect permission")
+            raise Unauthorized("jwt: missing connect permission")
         # One that only renews its token knows the state already.
         greeting = self._greeting(token) if self._lapse(now) else []
         self._token, self._told = token, ""

@@ -6,7 +6,7 @@ import pytest
 import zstandard
 
 from tests.archive.decompression.formats import PLAIN, unpacked
-from wingsd.errors import ArchiveError
+from wingsd.archive.errors import ArchiveError
 
 
 def test_a_window_beyond_the_bound_is_refused_with_advice() -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN, FormConfig
-from wingsd.errors import BadRequest, ChecksumFirst, IncompleteUpload, UploadCutShort, WingsdError
+from wingsd.errors import BadRequest, WingsdError
+from wingsd.transfers.errors import ArchiveNotFirst, UploadPartMissing, UploadTruncated
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 
 BOUNDARY = "------------------------d74496d66958873e"
@@ -237,17 +238,17 @@ def test_a_quoted_boundary_in_any_case_is_good() -> None:
 
 ONLY_ARCHIVE = body(part("archive", ARCHIVE))
 REFUSED: list[tuple[Callable[[], bytes], type[WingsdError], str]] = [
-    (lambda: b"", IncompleteUpload, "missing archive or checksum"),
-    (body, IncompleteUpload, "missing archive or checksum"),
-    (lambda: body(part("other", b"")), IncompleteUpload, "missing archive or checksum"),
-    (lambda: ONLY_ARCHIVE, IncompleteUpload, "missing archive or checksum"),
+    (lambda: b"", UploadPartMissing, "missing archive or checksum"),
+    (body, UploadPartMissing, "missing archive or checksum"),
+    (lambda: body(part("other", b"")), UploadPartMissing, "missing archive or checksum"),
+    (lambda: ONLY_ARCHIVE, UploadPartMissing, "missing archive or checksum"),
     (
         lambda: body(part("checksum", b"c"), part("archive", b"a")),
-        ChecksumFirst,
+        ArchiveNotFirst,
         "archive must be sent before the checksum",
     ),
-    (lambda: good()[:-90], UploadCutShort, "the upload ended before it was complete"),
-    (lambda: good()[:200], UploadCutShort, "the upload ended before it was complete"),
+    (lambda: good()[:-90], UploadTruncated, "the upload ended before it was complete"),
+    (lambda: good()[:200], UploadTruncated, "the upload ended before it was complete"),
     (
         lambda: body(part("archive", b"a"), part("archive", b"b")),
         BadRequest,
@@ -260,7 +261,7 @@ REFUSED: list[tuple[Callable[[], bytes], type[WingsdError], str]] = [
     ),
     (
         lambda: body(part("checksum_archive", b"c"), part("archive", b"a")),
-        ChecksumFirst,
+        ArchiveNotFirst,
         "archive must be sent before the checksum",
     ),
     (

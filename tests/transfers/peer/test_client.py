@@ -18,16 +18,15 @@ from twisted.web.resource import Resource
 
 from tests.transfers.peers import Peer, closed_port
 from tests.transfers.uploading import PIECE, TYPE, Sending, reactor
-from wingsd.errors import (
-    BadRequest,
-    DestinationLost,
-    DestinationRefused,
-    DestinationUnreachable,
-    StorageError,
-)
+from wingsd.errors import BadRequest, StorageError
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.threadio import Outflow
+from wingsd.transfers.errors import (
+    DestinationDisconnected,
+    DestinationRefused,
+    DestinationUnreachable,
+)
 from wingsd.transfers.form.upload_form import FormFrame, UploadForm
 from wingsd.transfers.peer.client import PeerClient, PeerTls
 from wingsd.util.tls import ServerCertificate
@@ -231,7 +230,7 @@ async def test_no_tls() -> None:
 async def test_who_asks_a_node_that_wants_tls_without_it_reads_what_to_change() -> None:
     peer = Peer(lambda connection: connection.recv(65536))
     client = PeerClient(f"http://127.0.0.1:{peer.port}/", "Bearer t", reactor, PeerTls())
-    with pytest.raises(DestinationLost) as caught:
+    with pytest.raises(DestinationDisconnected) as caught:
         await client.features()
     assert "its address begins with https://" in caught.value.detail
     # It was only asked.

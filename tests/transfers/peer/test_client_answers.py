@@ -16,8 +16,8 @@ from twisted.internet.threads import deferToThread
 
 from tests.transfers.peers import Peer, Script, chunks, read_head, server_context
 from tests.transfers.uploading import OK, PIECE, Sending, answer, reactor
-from wingsd.errors import DestinationLost, DestinationRefused
 from wingsd.threadio.streams import OUTFLOW_HIGH_MARK, STEP
+from wingsd.transfers.errors import DestinationDisconnected, DestinationRefused
 from wingsd.transfers.peer.client import PeerClient, PeerTls
 from wingsd.util.tls import ServerCertificate
 
@@ -220,7 +220,7 @@ async def test_a_connection_that_ends_in_the_middle(how: Any) -> None:
 
     peer = Peer(script)
     sending = Sending(peer.port, pieces=10_000)
-    with pytest.raises(DestinationLost) as caught:
+    with pytest.raises(DestinationDisconnected) as caught:
         await sending.upload.answer
     assert not caught.value.body_sent
     assert caught.value.message == "the destination node gave no answer"
@@ -237,7 +237,7 @@ async def test_a_connection_that_ends_after_everything_was_sent() -> None:
 
     peer = Peer(script)
     sending = Sending(peer.port, pieces=10)
-    with pytest.raises(DestinationLost) as caught:
+    with pytest.raises(DestinationDisconnected) as caught:
         await sending.upload.answer
     assert caught.value.body_sent
     assert caught.value.detail == (
@@ -251,7 +251,7 @@ async def test_a_connection_that_ends_after_everything_was_sent() -> None:
 async def test_what_is_not_http() -> None:
     peer = Peer(says(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"))
     sending = Sending(peer.port, pieces=10_000)
-    with pytest.raises(DestinationLost, match="is not HTTP"):
+    with pytest.raises(DestinationDisconnected, match="is not HTTP"):
         await sending.upload.answer
     await sending.written
     await peer.outcome
@@ -292,7 +292,7 @@ async def test_an_upload_ends_at_an_answer_without_end(
 ) -> None:
     peer = Peer(goes_on(first, block))
     sending = Sending(peer.port, pieces=10_000)
-    with pytest.raises(DestinationLost, match=says) as caught:
+    with pytest.raises(DestinationDisconnected, match=says) as caught:
         await sending.upload.answer
     assert not caught.value.body_sent
     assert await sending.written == "closed"
@@ -304,7 +304,7 @@ async def test_an_upload_ends_at_an_answer_without_end(
 async def test_so_does_what_a_move_by_hand_asks(first: bytes, block: bytes, says: str) -> None:
     peer = Peer(goes_on(first, block))
     url = f"http://127.0.0.1:{peer.port}/api/transfers/x/by-hand"
-    with pytest.raises(DestinationLost, match=says):
+    with pytest.raises(DestinationDisconnected, match=says):
         await PeerClient(url, "Bearer t", reactor, PeerTls()).ask("DELETE")
     assert await peer.outcome < BUFFERS
 

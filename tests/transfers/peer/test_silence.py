@@ -16,8 +16,8 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from tests.transfers.peers import Peer, chunks, fall_silent, read_head
-from wingsd.errors import DestinationLost
 from wingsd.threadio import Outflow, OutflowClosed
+from wingsd.transfers.errors import DestinationDisconnected
 from wingsd.transfers.peer import http_exchange as silence
 from wingsd.transfers.peer.client import OutgoingUpload, PeerClient, PeerTls
 from wingsd.transfers.peer.http_exchange import LOOKS, Silence
@@ -166,7 +166,7 @@ async def test_a_destination_that_vanished_ends_the_upload_in_time() -> None:
     peer = Peer(script)
     sending = Sending(peer.port)
     sending.upload.answer.addTimeout(TIMEOUT, reactor)
-    with pytest.raises(DestinationLost) as caught:
+    with pytest.raises(DestinationDisconnected) as caught:
         await sending.upload.answer
     assert caught.value.detail == (
         "it acknowledged nothing of what it was sent for 0.5 s; it had not received everything; "

@@ -17,6 +17,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from wingsd.archive.errors import ArchiveError
 from wingsd.archive.pipeline import Blocks
 from wingsd.archive.policy import display
 from wingsd.archive.tar.headers import (
@@ -31,7 +32,6 @@ from wingsd.archive.tar.headers import (
     sparse_number,
     verify_segments,
 )
-from wingsd.errors import ArchiveError
 
 __all__ = [
     "KEYS",

@@ -20,6 +20,7 @@ from contextlib import closing
 from struct import Struct
 from zlib import adler32
 
+from wingsd.archive.errors import DiskLimitExceeded
 from wingsd.archive.partition import Part
 from wingsd.archive.policy import Kind, display, member_mode
 from wingsd.archive.symlinks import OPEN_FILE, LeadsNowhere, SymlinkFollower, special_name
@@ -35,7 +36,7 @@ from wingsd.archive.walk import (
     unreadable,
     walk,
 )
-from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.errors import StorageError
 
 __all__ = [
     "DIRECTORY",

@@ -17,12 +17,12 @@ from multipart import MultipartError, MultipartSegment, parse_options_header
 
 from wingsd.backups.attachments import LOG_PARTS, WINGS, Backup, BackupChecksum, Extra, extra_of
 from wingsd.config import CALAGOPUS, PELICAN, FormConfig
-from wingsd.errors import (
-    BadRequest,
-    ChecksumFirst,
-    IncompleteUpload,
-    UploadCutShort,
-    WrongContentType,
+from wingsd.errors import BadRequest
+from wingsd.transfers.errors import (
+    ArchiveNotFirst,
+    InvalidContentType,
+    UploadPartMissing,
+    UploadTruncated,
 )
 from wingsd.transfers.form.multipart import FormParts
 
@@ -51,7 +51,7 @@ class UploadForm:
     def __init__(
         self, content_type: str, user_agent: str = "", bounds: FormConfig | None = None
     ) -> None:
-        """Raise `WrongContentType` when `content_type` is not that of a form with a boundary."""
+        """Raise `InvalidContentType` when `content_type` is not that of a form with a boundary."""
         # The document's own Python example breaks the document's rule: requests writes `data`
         # before `files`, whatever the caller does. Its users cannot help it, so it may.
         self._any_order = user_agent.startswith("python-requests/")
@@ -93,20 +93,20 @@ class UploadForm:
         """Say that the body has ended and return the checksums as they were sent.
 
         Raises `BadRequest` when a part is missing or the archive has two checksums,
-        `UploadCutShort` when the last part is not whole.
+        `UploadTruncated` when the last part is not whole.
         """
         if self._archive_seen and not self._parts.is_complete:
-            raise UploadCutShort(
+            raise UploadTruncated(
                 "the upload ended before it was complete", "send the server again"
             )
         if not self.archive_complete:
-            raise IncompleteUpload('the body has no part named "archive"')
+            raise UploadPartMissing('the body has no part named "archive"')
         return Checksums(self._of_archive(), self._of_backups())
 
     def _of_archive(self) -> str:
         checksums = {_text(self._checksums[n]) for n in CHECKSUM_PARTS if n in self._checksums}
         if not checksums:
-            raise IncompleteUpload('the body has no part named "checksum"')
+            raise UploadPartMissing('the body has no part named "checksum"')
         if len(checksums) > 1:
             raise BadRequest(
                 f"the parts {' and '.join(CHECKSUM_PARTS)} differ", "send the archive's SHA-256"
@@ -122,7 +122,7 @@ class UploadForm:
         }
         for uuid in sorted(came ^ found.keys()):
             missing = "a checksum" if uuid in came else "the backup itself"
-            raise IncompleteUpload(f"of the backup {uuid} the body has not {missing}")
+            raise UploadPartMissing(f"of the backup {uuid} the body has not {missing}")
         return found
 
     def _start(self, segment: MultipartSegment) -> Extra | None:
@@ -145,13 +145,13 @@ class UploadForm:
 
     def _expect_checksum(self, name: str, key: str | BackupChecksum) -> None:
         if not self.archive_complete and not self._any_order:
-            raise ChecksumFirst
+            raise ArchiveNotFirst
         self._once(key not in self._checksums, name)
         self._checksum = self._checksums[key] = bytearray()
 
     def _add_extra(self, name: str, extra: Extra) -> None:
         if not self.archive_complete:
-            raise ChecksumFirst(name)
+            raise ArchiveNotFirst(name)
         others = {each.uuid for each in self._extras if isinstance(each, Backup)}
         known = extra.uuid in others if isinstance(extra, Backup) else extra in self._extras
         self._once(not known, name)
@@ -240,9 +240,9 @@ def _text(checksum: bytearray) -> str:
 def _boundary(content_type: str) -> str:
     kind, options = parse_options_header(content_type)
     if kind.lower() != "multipart/form-data":
-        raise WrongContentType(f"send multipart/form-data, not {kind or 'nothing'}")
+        raise InvalidContentType(f"send multipart/form-data, not {kind or 'nothing'}")
     boundary = options.get("boundary", "")
     # RFC 2046, section 5.1.1: 1 to 70 characters. Some senders are more generous.
     if not 0 < len(boundary) <= 200 or "\n" in boundary or "\r" in boundary:  # noqa: PLR2004
-        raise WrongContentType("the header Content-Type must name a boundary")
+        raise InvalidContentType("the header Content-Type must name a boundary")
     return str(boundary)

@@ -11,12 +11,13 @@ from twisted.logger import Logger
 
 from wingsd.backups.attachments import Backup
 from wingsd.config import CALAGOPUS
-from wingsd.errors import Interrupted, NotWanted, StorageError
+from wingsd.errors import StorageError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
 from wingsd.transfers.cancellation import fires_within
 from wingsd.transfers.collaborators import ReceivingCollaborators
 from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.errors import DaemonRestarted, TransferRevoked
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 
@@ -67,8 +68,9 @@ class Arrival:
         """Make the server this node's; return when the sender may have its answer.
 
         `size` is how many bytes its files have, None where they are to be measured.
-        The Deferred fires when the Panel has heard of it, and fails with `NotWanted` when it does
-        not want the server here. Raises `NotWanted` too, and whatever a step fails with.
+        The Deferred fires when the Panel has heard of it, and fails with `TransferRevoked` when
+        it does not want the server here. Raises `TransferRevoked` too, and whatever a step fails
+        with.
         """
         await self._take_place()
         server.take_directory(size)
@@ -103,7 +105,7 @@ class Arrival:
             await means.disk.run(means.staging.swap, name)
         elif not await means.disk.run(means.staging.is_in_place, name, inode):
             # Undone already, by a daemon that died before it could write that down.
-            raise Interrupted
+            raise DaemonRestarted
         self._undo.add(lambda: means.disk.run(means.staging.undo_swap, name))
 
     async def _make_room(self) -> None:
@@ -166,7 +168,7 @@ class Arrival:
             self.may_be_told, self.is_unwanted = False, True
             self._undo.add(self._put_back)
             self._undo.add(self._store_away)
-            raise NotWanted
+            raise TransferRevoked
         await self._settle()
         self._means.servers.unshare(self._server)
         self._course.pass_on(ReceiveStep.DONE)

@@ -6,17 +6,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from wingsd.errors import (
-    AlreadyHere,
-    Conflict,
-    DaemonStopping,
-    TooManyTransfers,
-    TransferCancelled,
-)
+from wingsd.errors import Conflict, DaemonStopping, ServerAlreadyExists, TransferCancelled
 from wingsd.statedb import Entry
 from wingsd.transfers.cancellation import when_fired
 from wingsd.transfers.collaborators import ReceivingCollaborators
 from wingsd.transfers.coordinator import PanelReceiving, ReceivingCoordinator
+from wingsd.transfers.errors import TooManyTransfers
 from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.table import TransferTable, all_over
 
@@ -43,7 +38,7 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         """Return a new transfer of the server with the UUID `server`.
 
         The Panel's word counts, where there is no other `authority`. It waits for one that has
-        failed, until that is tidied up. Raises `AlreadyHere` while one is under way,
+        failed, until that is tidied up. Raises `ServerAlreadyExists` while one is under way,
         `TooManyTransfers` while there is no place, `DaemonStopping` after `stop`.
         """
         if self._stopping:
@@ -52,7 +47,9 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         if before is not None and not before.has_failed:
             # Not given up for the next one, though that has a newer token: the failure of a
             # transfer is told to the Panel by the server's name alone, and would end both.
-            raise AlreadyHere("this server is already being received", self._prospects(before))
+            raise ServerAlreadyExists(
+                "this server is already being received", self._prospects(before)
+            )
         if sum(transfer.is_receiving for transfer in self._open.values()) >= self._places:
             raise TooManyTransfers(self._places)
         after = succeed(None) if before is None else when_fired(before.over)

@@ -23,9 +23,10 @@ from twisted.logger import Logger
 
 from wingsd.auth.tokens import TransferToken, token_was_used
 from wingsd.config import StreamsConfig
-from wingsd.errors import DaemonStopping, UploadCutShort, WingsdError
+from wingsd.errors import DaemonStopping, WingsdError
 from wingsd.statedb import StateDatabase
 from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.errors import UploadTruncated
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.incoming.uploads import IncomingUpload, StreamRegistry, name_of
@@ -104,7 +105,7 @@ class StreamGroup:
     async def admit(self) -> None:
         """Use the token up, once for all of them; nothing is read before.
 
-        Raises `NotAuthorized` where it was used before.
+        Raises `Unauthorized` where it was used before.
         """
         await self._admitting.acquire()
         try:
@@ -240,8 +241,8 @@ class StreamGroup:
         return [self._others[number] for number in sorted(self._others)]
 
     def _leave(self, number: int) -> None:
-        error = UploadCutShort("the sender went away before its answer", "send the server again")
-        error.told_of(name_of(number))
+        error = UploadTruncated("the sender went away before its answer", "send the server again")
+        error.add_context(name_of(number))
         if self._first is not None:
             self._fail(error)
         elif not self._is_over:

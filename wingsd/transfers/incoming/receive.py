@@ -12,11 +12,12 @@ import attrs
 from twisted.logger import Logger
 
 from wingsd.archive import ArchiveLimits, Extracted, SharedTreeWriter, extract
-from wingsd.errors import BadRequest, StreamRefused, WingsdError
+from wingsd.errors import BadRequest, WingsdError
 from wingsd.panel.schemas import Settings
 from wingsd.threadio import relayed
 from wingsd.transfers.cancellation import slots_held
 from wingsd.transfers.collaborators import ReceivingCollaborators
+from wingsd.transfers.errors import StreamMismatch
 from wingsd.transfers.formatting import progress_bar
 from wingsd.transfers.incoming.uploads import (
     ALONE,
@@ -118,7 +119,7 @@ class Reception:
         means, course = self._means, self._course
         self._parts = self._parts_of(upload, await course.chain.wait(others.gathered()))
         if pooled and len(self._parts) > 1:
-            raise StreamRefused("within a storage pool a server is sent in one request")
+            raise StreamMismatch("within a storage pool a server is sent in one request")
         await course.enter(ReceiveStep.RECEIVE)
         async with slots_held(means.slots, len(self._parts), course.chain) as slots:
             self.meter.start()
@@ -141,7 +142,7 @@ class Reception:
             try:
                 part = IncomingPart(self._server, other, self._means, name, first=False)
             except WingsdError as error:
-                error.told_of(name)
+                error.add_context(name)
                 raise
             parts.append(part)
         return parts

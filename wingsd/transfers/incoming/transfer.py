@@ -13,18 +13,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.docker.container import check_variables
-from wingsd.errors import (
-    Conflict,
-    Interrupted,
-    PanelError,
-    UnknownServer,
-    UploadCutShort,
-    WingsdError,
-)
+from wingsd.errors import Conflict, ServerNotFound, WingsdError
+from wingsd.panel.errors import PanelError
 from wingsd.panel.schemas import Configuration
 from wingsd.statedb import Entry
 from wingsd.transfers.collaborators import ReceivingCollaborators
 from wingsd.transfers.coordinator import ReceivingCoordinator
+from wingsd.transfers.errors import DaemonRestarted, UploadTruncated
 from wingsd.transfers.incoming.commit import Arrival
 from wingsd.transfers.incoming.receive import Reception
 from wingsd.transfers.incoming.uploads import ALONE, IncomingUpload, SiblingUploads
@@ -156,7 +151,7 @@ class IncomingTransfer:
     def _sender_gone(self) -> None:
         # It can no longer be told, and every sender then takes the server to be still with it.
         self.give_up(
-            UploadCutShort("the sender went away before its answer", "send the server again"),
+            UploadTruncated("the sender went away before its answer", "send the server again"),
             verified=True,
         )
 
@@ -238,7 +233,7 @@ class IncomingTransfer:
         while True:
             try:
                 return await self.authority.ask_again()
-            except UnknownServer:
+            except ServerNotFound:
                 raise
             except PanelError as error:
                 self._log.warn(
@@ -251,7 +246,7 @@ class IncomingTransfer:
     async def _arrive(self) -> Deferred[None]:
         means = self._means
         if self._course.life.before(ReceiveStep.SWAP):
-            raise Interrupted
+            raise DaemonRestarted
         pool = self._course.pool
         if not pool:
             self._undo.add(lambda: means.disk.run(means.staging.withdraw, self.server))
@@ -259,13 +254,13 @@ class IncomingTransfer:
         if pool and self._course.life.before(ReceiveStep.REPORT):
             # A Pelican source for which this connection has ended takes the files for its own
             # again, and deletes them when the Panel then hears of a success.
-            raise Interrupted
+            raise DaemonRestarted
         self._undo.add(self._vacate)
         # Looked for first: it may be told, and forgotten, while the Panel is asked.
         is_told = means.outbox.success_of(self.server) is not None
         ours, configuration = await self._ask_until_answered()
         if pool and not (ours or is_told):
-            raise Interrupted
+            raise DaemonRestarted
         self._arrival.was_told = ours or is_told
         if ours:
             server = means.servers.known(configuration)

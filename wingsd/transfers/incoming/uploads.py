@@ -16,10 +16,11 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, su
 
 from wingsd.archive import Extracted, SharedTreeWriter, extract_part
 from wingsd.backups.attachments import Backup
-from wingsd.errors import BadRequest, ChecksumMismatch, StreamMissing, StreamRefused, WingsdError
+from wingsd.errors import BadRequest, WingsdError
 from wingsd.threadio import Feed
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.collaborators import ReceivingCollaborators
+from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, StreamMissing
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 
 __all__ = [
@@ -133,7 +134,7 @@ class IncomingPart:
         *,
         first: bool,
     ) -> None:
-        """Raise `WrongContentType` where it is no form."""
+        """Raise `InvalidContentType` where it is no form."""
         self.name = name
         self.upload = upload
         #: How many bytes have come so far.
@@ -164,7 +165,7 @@ class IncomingPart:
         archive = unpack(self._counted(feed), feed.close)
         while (extra := feed.next_part()) is not None:
             if not self._is_first:
-                raise StreamRefused(
+                raise StreamMismatch(
                     "it brings more than an archive; backups and the log of the installation "
                     "come with the first request"
                 )
@@ -235,7 +236,7 @@ class ParallelUploads:
         self._error = error
         told = error if isinstance(error, WingsdError) else WingsdError(str(error))
         if told is not self._chain.reason:
-            told.told_of(part.name)
+            told.add_context(part.name)
         for each in self._parts:
             each.upload.stop(told)
 
@@ -271,15 +272,15 @@ class StreamRegistry:
     def first(self, count: str) -> None:
         """The first request has come, with `count` in its header, which it may leave out.
 
-        Raises `StreamRefused`.
+        Raises `StreamMismatch`.
         """
         if self.others is not None:
-            raise StreamRefused(f"{FIRST} came twice; each stream is sent once")
+            raise StreamMismatch(f"{FIRST} came twice; each stream is sent once")
         # From here on it has come, whatever it says.
         self.others = 0
         others = _number(COUNT, count or "0")
         if others > self._most:
-            raise StreamRefused(
+            raise StreamMismatch(
                 f"it is to come in {others} streams beside the first, and this node takes "
                 f"{self._most} (system.transfers.streams.most)"
             )
@@ -290,14 +291,14 @@ class StreamRegistry:
     def further(self, header: str, count: str = "") -> int:
         """Another stream has come, with `header`; return its number.
 
-        `count` is what it has in the first one's header. Raises `StreamRefused`.
+        `count` is what it has in the first one's header. Raises `StreamMismatch`.
         """
         number = _number(NUMBER, header)
         if count:
-            raise StreamRefused(f"a request has {COUNT} or {NUMBER}, and not both of them")
+            raise StreamMismatch(f"a request has {COUNT} or {NUMBER}, and not both of them")
         self._expect(number)
         if number in self._numbers:
-            raise StreamRefused(f"{name_of(number)} came twice; each stream is sent once")
+            raise StreamMismatch(f"{name_of(number)} came twice; each stream is sent once")
         self._numbers.add(number)
         return number
 
@@ -321,16 +322,16 @@ class StreamRegistry:
     def _expect(self, number: int) -> None:
         if self.others is None:
             if number >= self._most:
-                raise StreamRefused(
+                raise StreamMismatch(
                     f"there is {name_of(number)}, counted from 0, and this node takes "
                     f"{self._most} beside the first (system.transfers.streams.most)"
                 )
         elif number >= self.others:
             known = f"0 to {self.others - 1}" if self.others else "none"
-            raise StreamRefused(f"{name_of(number)} came, and {FIRST} tells of {known}")
+            raise StreamMismatch(f"{name_of(number)} came, and {FIRST} tells of {known}")
 
 
 def _number(header: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
-        raise StreamRefused(f"the header {header} is {text[:40]!r}: expected a number")
+        raise StreamMismatch(f"the header {header} is {text[:40]!r}: expected a number")
     return int(text)

@@ -13,11 +13,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.errors import DestinationError, TransferCancelled, WingsdError
+from wingsd.errors import TransferCancelled, WingsdError
 from wingsd.servers import Server
 from wingsd.transfers.cancellation import slots_held
 from wingsd.transfers.collaborators import SendingCollaborators
 from wingsd.transfers.coordinator import SendingCoordinator
+from wingsd.transfers.errors import DestinationError
 from wingsd.transfers.formatting import readable_time
 from wingsd.transfers.outgoing.request import TransferOrder, streams_of
 from wingsd.transfers.outgoing.upload import Dispatch
@@ -230,7 +231,7 @@ class OutgoingTransfer:
 
     async def _settle(self, error: WingsdError) -> None:
         """Have the Panel decide: the destination may have everything."""
-        lost = isinstance(error, DestinationError) and error.may_go_on
+        lost = isinstance(error, DestinationError) and error.may_complete
         is_waited_for = lost and self.authority.grace > 0
         if is_waited_for:
             await self._wait_for_lost(error)

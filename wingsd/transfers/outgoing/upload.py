@@ -15,12 +15,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.archive import ArchiveLimits, Packed, Part, split, survey
+from wingsd.archive.errors import DiskLimitExceeded
 from wingsd.backups.local import LocalBackup, find_backups
-from wingsd.errors import DestinationSilent, DiskLimitExceeded
 from wingsd.servers import Server
 from wingsd.threadio import Outflow, OutflowClosed, relayed
 from wingsd.transfers.cancellation import fires_within
 from wingsd.transfers.collaborators import SendingCollaborators
+from wingsd.transfers.errors import DestinationTimeout
 from wingsd.transfers.form.upload_form import FormFrame
 from wingsd.transfers.formatting import progress_bar, readable_size
 from wingsd.transfers.outgoing.payload import Payload
@@ -134,11 +135,11 @@ class OutgoingStreams:
     async def answered(self) -> None:
         """Return when the destination has taken all; raise the reason why it has not.
 
-        That is `DestinationSilent` when it does not answer in `answer_timeout`.
+        That is `DestinationTimeout` when it does not answer in `answer_timeout`.
         """
         limit, clock = self._means.answer_timeout, self._means.reactor
         timer = (
-            clock.callLater(limit, self._fail, Failure(DestinationSilent(limit)))
+            clock.callLater(limit, self._fail, Failure(DestinationTimeout(limit)))
             if limit
             else None
         )

@@ -24,9 +24,14 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from wingsd import __version__
-from wingsd.errors import BadRequest, DestinationLost, DestinationRefused, DestinationUnreachable
+from wingsd.errors import BadRequest
 from wingsd.panel.http_client import MAX_HEAD
 from wingsd.threadio import Outflow
+from wingsd.transfers.errors import (
+    DestinationDisconnected,
+    DestinationRefused,
+    DestinationUnreachable,
+)
 from wingsd.transfers.peer.http_exchange import Answer, HttpExchange
 from wingsd.transfers.peer.tls import PeerTls, PeerVerifier
 from wingsd.util.retry import seconds_asked_for
@@ -95,7 +100,7 @@ class PeerClient:
 
         wingsd tells it when it is asked with OPTIONS, in the header `Transfer-Features`, a comma
         list; other nodes give some other answer, and no features.
-        Raises `DestinationUnreachable`, and `DestinationLost` when there is no answer at all.
+        Raises `DestinationUnreachable`, and `DestinationDisconnected` without an answer.
         """
         answer = await self._start(self._request("OPTIONS", headers))[1]
         features = answer.header("transfer-features").lower().split(",") if answer.good else ()
@@ -104,7 +109,8 @@ class PeerClient:
     async def ask(self, method: str, content: bytes = b"") -> Answer:
         """Return the answer to a request whose JSON is `content`, a good one.
 
-        Raises `DestinationUnreachable`, `DestinationLost`, and `DestinationRefused` for any other.
+        Raises `DestinationUnreachable`, `DestinationDisconnected`, and `DestinationRefused` for
+        any other.
         """
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
         request = self._request(method, headers)
@@ -173,7 +179,7 @@ class PeerClient:
             if self._context is None and not uploads:
                 reason += "; if it serves TLS, its address begins with https://"
             sent = uploads and conversation.request_sent
-            raise DestinationLost(reason, body_sent=sent) from error
+            raise DestinationDisconnected(reason, body_sent=sent) from error
         if verifier is not None and verifier.fault is not None:
             raise verifier.fault from error
         raise DestinationUnreachable(
@@ -188,7 +194,7 @@ class OutgoingUpload:
     `answer` gives None when the node took it: a 2xx, after the whole body was sent, or as early as
     it likes where it `may_be_early`. It fails with
     `DestinationUnreachable`, `DestinationRefused` (any other answer, whenever it comes),
-    `DestinationLost` (none), and with `CancelledError` after `abort`.
+    `DestinationDisconnected` (none), and with `CancelledError` after `abort`.
     """
 
     def __init__(
@@ -269,7 +275,7 @@ def _judge(answer: Answer, *, may_be_early: bool = False) -> None:
         f"the destination node {says}",
         detail,
         answer.code,
-        may_go_on=not error and answer.code in GATEWAYS,
+        may_complete=not error and answer.code in GATEWAYS,
     )
 
 

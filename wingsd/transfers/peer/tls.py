@@ -15,7 +15,8 @@ from twisted.internet.ssl import platformTrust
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from wingsd.errors import ConfigError, DestinationUnreachable
+from wingsd.errors import ConfigError
+from wingsd.transfers.errors import DestinationUnreachable
 from wingsd.util.tls import tls_options
 
 __all__ = ["PeerTls", "PeerVerifier", "checked"]

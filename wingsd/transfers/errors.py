@@ -1,0 +1,204 @@
+"""The errors of transfers: of uploads received, of the destination, and of the Panel's answers.
+
+The documented texts of `POST /api/transfers` are here.
+"""
+
+from __future__ import annotations
+
+from wingsd.errors import BadRequest, Conflict, WingsdError
+from wingsd.panel.errors import PanelError
+
+__all__ = [
+    "ArchiveNotFirst",
+    "ChecksumMismatch",
+    "DaemonRestarted",
+    "DestinationDisconnected",
+    "DestinationError",
+    "DestinationRefused",
+    "DestinationTimeout",
+    "DestinationUnreachable",
+    "InvalidContentType",
+    "StreamMismatch",
+    "StreamMissing",
+    "TooManyTransfers",
+    "TransferNotCommitted",
+    "TransferRevoked",
+    "UploadPartMissing",
+    "UploadTruncated",
+]
+
+
+class InvalidContentType(BadRequest):
+    """Not multipart/form-data with a boundary."""
+
+    code = "content-type-invalid"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("invalid content type", detail)
+
+
+class ArchiveNotFirst(BadRequest):
+    """The checksum came first, so nothing could be hashed against it; or another part did."""
+
+    code = "archive-not-first"
+
+    def __init__(self, part: str = "checksum") -> None:
+        super().__init__(
+            f"archive must be sent before the {part}",
+            f'send the part named "archive" first and the part named "{part}" after it',
+        )
+
+
+class StreamMismatch(BadRequest):
+    """One of several requests with one server is not one that belongs to the others."""
+
+    code = "stream-mismatch"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("the streams of this transfer do not belong together", detail)
+
+
+class StreamMissing(BadRequest):
+    """Not all of the requests have come that one server is sent in."""
+
+    code = "stream-missing"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("a stream of this transfer is missing", detail)
+
+
+class UploadPartMissing(BadRequest):
+    """The body is complete, but one of the parts that must be there is not in it."""
+
+    code = "upload-part-missing"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("missing archive or checksum", detail)
+
+
+class ChecksumMismatch(BadRequest):
+    """What arrived is not what was sent."""
+
+    code = "checksum-mismatch"
+
+    def __init__(self, sent: str, received: str, what: str = "archive") -> None:
+        super().__init__(
+            "checksums don't match",
+            f"the sender's SHA-256 is {sent}, that of the {what} received is {received}; "
+            f"the {what} was changed on its way, send it again",
+        )
+
+
+class UploadTruncated(BadRequest):
+    """The connection or the body ended before the upload was complete."""
+
+    code = "upload-truncated"
+
+
+class TooManyTransfers(WingsdError):
+    """As many servers as this node takes are on their way to it (503)."""
+
+    code = "too-many-transfers"
+    status = 503
+    retry_after = 60.0
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"this node is receiving {limit} servers already",
+            "send the server again in some minutes; system.transfers.concurrent and .waiting in "
+            "this node's configuration set how many it takes",
+        )
+
+
+class TransferNotCommitted(PanelError):
+    """The Panel denies a transfer that it may still be about to commit.
+
+    It is to be asked again in `pause` seconds.
+    """
+
+    code = "transfer-not-committed"
+
+    def __init__(self, pause: float) -> None:
+        super().__init__("the Panel does not know this transfer yet")
+        self.pause = pause
+
+
+class TransferRevoked(Conflict):
+    """The Panel says that no transfer brings the server to this node (409)."""
+
+    code = "transfer-revoked"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the Panel does not want the server on this node",
+            "it has cancelled the transfer, or the other node has told it of a failure; the "
+            "server is where it was",
+        )
+
+
+class DaemonRestarted(WingsdError):
+    """The daemon ended in the middle of it."""
+
+    code = "daemon-restarted"
+
+    def __init__(self) -> None:
+        super().__init__("this node was restarted meanwhile", "start the transfer again")
+
+
+class DestinationError(WingsdError):
+    """The node a server is sent to did not take it (502).
+
+    `may_complete` tells that it may still be at work, and have the server in the end.
+    """
+
+    code = "destination-failed"
+    status = 502
+    may_complete = False
+
+
+class DestinationUnreachable(DestinationError):
+    """Nothing could be sent to it: there is no connection, or its certificate is no good."""
+
+    code = "destination-unreachable"
+
+
+class DestinationRefused(DestinationError):
+    """It answered, and the answer was no: its status in `response_status`, its words in ours."""
+
+    code = "destination-refused"
+
+    def __init__(
+        self, message: str, detail: str, response_status: int, *, may_complete: bool = False
+    ) -> None:
+        super().__init__(message, detail)
+        self.response_status = response_status
+        self.may_complete = may_complete
+
+
+class DestinationDisconnected(DestinationError):
+    """The connection to it ended without an answer.
+
+    With `body_sent` it may have everything, and may even have told the Panel so.
+    """
+
+    code = "destination-disconnected"
+    may_complete = True
+
+    def __init__(self, reason: str, *, body_sent: bool) -> None:
+        sent = (
+            "it may have received the whole server; see in the Panel where the server is now"
+            if body_sent
+            else "it had not received everything; transfer the server again"
+        )
+        super().__init__("the destination node gave no answer", f"{reason}; {sent}")
+        self.body_sent = body_sent
+
+
+class DestinationTimeout(DestinationDisconnected):
+    """It had everything, and gave no answer for as long as this node waits for one."""
+
+    code = "destination-timeout"
+    may_complete = False
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"it has said nothing for {seconds:g} s", body_sent=True)
