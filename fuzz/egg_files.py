@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from fuzz.findings import Finding, fields
-from wingsd.egg_files.changes import Change
+from wingsd.egg_files.changes import Change, Refused
 from wingsd.egg_files.formats import form_of
-from wingsd.egg_files.values import Refused
 from wingsd.panel.schemas import Replacement
 
 __all__ = ["WORDS", "one", "seeds"]

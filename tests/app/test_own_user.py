@@ -14,7 +14,7 @@ WAY = """
 import gzip, io, os, stat, sys, tarfile
 from wingsd.archive import Compression, extract, pack
 from wingsd.egg_files.rewrite import Tree
-from wingsd.servers.storage import ServerDirectories
+from wingsd.servers.files import ServerDirectories
 from wingsd.transfers.storage.staging import Staging
 
 os.setgroups([])

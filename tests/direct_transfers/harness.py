@@ -40,7 +40,7 @@ from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import EventBus
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
-from wingsd.servers import ServerCollaborators, Servers
+from wingsd.servers import Servers
 from wingsd.statedb import Entry, StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
@@ -109,9 +109,14 @@ class Station:
         owner = (os.getuid(), os.getgid())
         eggs = Rewriters(pool, pool)
         self.servers = Servers(
-            ServerCollaborators(
-                reactor, self.config, panel, self.environment, self.bus, pool, eggs, owner
-            )
+            self.config,
+            panel,
+            self.environment,
+            self.bus,
+            disk=pool,
+            rewriters=eggs,
+            owner=owner,
+            reactor=reactor,
         )
         storage_pool = system.transfers.storage_pool.name
         node = directory.name if storage_pool else ""

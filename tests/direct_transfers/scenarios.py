@@ -31,7 +31,7 @@ class Ends:
         world = self.source.data / UUID / "world"
         world.mkdir(parents=True)
         (world / "level.dat").write_bytes(bytes(range(256)) * 500)
-        self.source.servers.known(configuration_from_panel(description(name="Lobby")))
+        self.source.servers.get_or_add(configuration_from_panel(description(name="Lobby")))
 
     async def send(self, invitation: Invitation, **options: Any) -> None:
         """Begin to send the server."""

@@ -42,7 +42,7 @@ MOUNTS = [{"source": "/srv/maps", "target": "/maps", "read_only": True}]
 async def test_no_mounts_come_with_it(
     ends: Ends, given: dict[str, Any] | None, logged_errors: LoggedErrors
 ) -> None:
-    server = ends.source.servers.known(configuration_from_panel(description()))
+    server = ends.source.servers.get_or_add(configuration_from_panel(description()))
     server.configuration = configuration_from_panel(description(mounts=MOUNTS))
     await ends.send(await ends.destination.invite(description=given))
     await moved(ends)
@@ -56,7 +56,7 @@ async def test_no_mounts_come_with_it(
 @pytest_twisted.ensureDeferred
 async def test_a_variable_that_no_container_can_have_is_refused(ends: Ends) -> None:
     told = configuration_from_panel(description(environment={"STARTUP=sh": "x"}))
-    ends.source.servers.known(told).configuration = told
+    ends.source.servers.get_or_add(told).configuration = told
     await ends.send(await ends.destination.invite())
     await stays(ends)
     assert "'STARTUP=sh' cannot be the name" in reason(ends.source)

@@ -26,7 +26,7 @@ async def give_pools(ends: Ends, *, one_volume: bool) -> None:
         await station.close()
         system = SystemConfig(data=str(data), transfers=POOL)
         setattr(ends, end, Station(station.directory, ends.pool, 0, system))
-    ends.source.servers.known(configuration_from_panel(description(name="Lobby")))
+    ends.source.servers.get_or_add(configuration_from_panel(description(name="Lobby")))
 
 
 def files(directory: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wingsd.docker.mounts import JudgedMounts, judge_mounts
+from wingsd.docker.container import JudgedMounts, judge_mounts
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Mount
 

@@ -1,4 +1,4 @@
-"""Tests for `wingsd.docker.container`: ports and networks, as plain values."""
+"""Tests for `wingsd.docker.network`: ports and networks, as plain values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.config import Config, DockerConfig, Interfaces, IPv6, NetworkConfig
-from wingsd.docker.container import (
+from wingsd.docker.network import (
     NetworkSpec,
     network_mode,
     network_spec,

@@ -16,7 +16,7 @@ async def test_a_node_of_files_only_makes_and_runs_nothing() -> None:
     environment: Environment = NoEnvironment()
     notes = Notes()
     assert not await environment.create(Settings("uuid"))
-    await environment.renew(Settings("uuid"))
+    await environment.recreate(Settings("uuid"))
     await environment.remove("uuid")
     assert await environment.name_conflict("uuid") == ""
     assert await environment.adopt("uuid", notes) is None

@@ -15,7 +15,7 @@ from tests.docker.watcher import Notes
 from tests.logs import LoggedErrors
 from tests.support import SynchronousWorkers
 from wingsd.docker import Usage, engine
-from wingsd.docker.calls import Engine
+from wingsd.docker.async_engine import Engine
 from wingsd.docker.process import BACKOFF, ContainerProcess
 from wingsd.docker.streams import ContainerStreams, Stream
 from wingsd.errors import EnvironmentFailed

@@ -16,7 +16,7 @@ from tests.docker.watcher import Notes
 from tests.engine import Engine
 from tests.support.reactor import reactor
 from wingsd.config import Config
-from wingsd.docker import DockerEnvironment, Running, calls
+from wingsd.docker import DockerEnvironment, Running, async_engine
 from wingsd.docker import engine as engine_calls
 from wingsd.docker.runtime import ConsoleBlocked
 from wingsd.errors import EnvironmentFailed
@@ -128,7 +128,7 @@ async def test_consoles_that_nobody_reads_keep_no_other_server_waiting(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_calls, "TYPING", 3)
-    monkeypatch.setattr(calls, "TYPISTS", 3)
+    monkeypatch.setattr(async_engine, "TYPISTS", 3)
     environment = house.environment
     deaf: list[Running] = []
     for _ in range(4):
@@ -211,7 +211,7 @@ async def test_another_nodes_container_is_never_touched(house: House) -> None:
     server, notes, _ = await house.start(OBEDIENT)
     other = house.other
     mine, theirs = f"{house.config.system.data}/{server.uuid}", f"/var/lib/other/{server.uuid}"
-    for doing in (other.create(server), other.renew(server), other.start(server.uuid, Notes())):
+    for doing in (other.create(server), other.recreate(server), other.start(server.uuid, Notes())):
         detail = await failure(doing)
         assert mine in detail
         assert theirs in detail
@@ -241,16 +241,16 @@ async def test_a_container_that_has_nothing_to_do_with_servers_stays(house: Hous
 async def test_a_container_is_renewed_from_fresh_settings(house: House) -> None:
     server, notes, running = await house.start(OBEDIENT)
     fresh = attrs.evolve(server, invocation="echo fresh")
-    assert "is running" in await failure(house.environment.renew(fresh))
+    assert "is running" in await failure(house.environment.recreate(fresh))
     await running.kill()
     await notes.over()
 
     before = house.engine.client.inspect_container(server.uuid)["Id"]
     missing = attrs.evolve(fresh, container=Image("~wingsd-test/none:1"))
-    assert "no image" in await failure(house.environment.renew(missing))
+    assert "no image" in await failure(house.environment.recreate(missing))
     assert house.engine.client.inspect_container(server.uuid)["Id"] == before
 
-    await house.environment.renew(fresh)
+    await house.environment.recreate(fresh)
     notes = Notes()
     await house.environment.start(server.uuid, notes)
     await notes.over()
@@ -260,7 +260,7 @@ async def test_a_container_is_renewed_from_fresh_settings(house: House) -> None:
 @pytest_twisted.ensureDeferred
 async def test_renewing_what_is_missing_makes_it(house: House) -> None:
     server = house.engine.server()
-    await house.environment.renew(server)
+    await house.environment.recreate(server)
     assert house.state(server)["Status"] == "created"
 
 

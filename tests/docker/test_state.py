@@ -1,4 +1,4 @@
-"""Tests for `wingsd.docker.inspect`."""
+"""Tests for `wingsd.docker.engine`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.docker.inspect import (
+from wingsd.docker.engine import (
     ContainerState,
     console_lines,
     container_state,

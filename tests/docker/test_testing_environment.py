@@ -83,7 +83,7 @@ async def test_what_is_not_so_is_refused() -> None:
     with pytest.raises(EnvironmentFailed, match="no container"):
         await fake.start(UUID, notes)
     running = await started(fake, notes)
-    for refused in (fake.renew(SERVER), fake.start(UUID, notes)):
+    for refused in (fake.recreate(SERVER), fake.start(UUID, notes)):
         with pytest.raises(EnvironmentFailed, match="is running"):
             await refused
     await running.kill()
@@ -92,7 +92,7 @@ async def test_what_is_not_so_is_refused() -> None:
     assert await fake.name_conflict(UUID) == ""
     fake.foreign.add(UUID)
     assert "another node's" in await fake.name_conflict(UUID)
-    for foreign in (fake.create(SERVER), fake.renew(SERVER), fake.start(UUID, notes)):
+    for foreign in (fake.create(SERVER), fake.recreate(SERVER), fake.start(UUID, notes)):
         with pytest.raises(EnvironmentFailed, match="another node's"):
             await foreign
 

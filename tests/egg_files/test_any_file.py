@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from tests.egg_files.helpers import changed, put, tried
-from wingsd.egg_files.changes import Change
+from wingsd.egg_files.changes import Change, Refused
 from wingsd.egg_files.formats import form_of
-from wingsd.egg_files.values import Refused
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_-]{0,7}", fullmatch=True)
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map(".".join)

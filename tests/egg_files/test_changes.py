@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from tests.egg_files.helpers import NODE, put
-from wingsd.egg_files.changes import Change
-from wingsd.egg_files.values import Refused
+from wingsd.egg_files.changes import Change, Refused
 
 
 def outcome(value: Any, found: object, if_value: str = "") -> object:

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from wingsd.egg_files.changes import Change, Pattern
+from wingsd.egg_files.changes import Change, Pattern, Refused
 from wingsd.egg_files.child import MAX_HEADER, RewriteAnswer, RewriteRequest
 from wingsd.egg_files.formats import Rewritten
-from wingsd.egg_files.values import Refused
 
 REQUEST = RewriteRequest("file", b"old\n", [Change("a", "b"), Change("c", "d")])
 LIMIT = 10

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from tests.egg_files.helpers import put
-from wingsd.egg_files.changes import Change
+from wingsd.egg_files.changes import Change, Refused
 from wingsd.egg_files.formats import Rewritten, form_of
-from wingsd.egg_files.values import Refused
 
 
 def rewritten(parser: str, data: bytes, match: str, value: Any) -> Rewritten:

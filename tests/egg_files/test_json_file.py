@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.egg_files.helpers import changed, put, tried
-from wingsd.egg_files.values import Refused
+from wingsd.egg_files.changes import Refused
 
 FACTORIO = """{
   "name": "Name of the game",

@@ -17,9 +17,8 @@ import attrs
 import pytest
 
 from tests.egg_files.helpers import DOTTED_KEYS, lives
-from wingsd.egg_files.changes import Change
+from wingsd.egg_files.changes import Change, Refused
 from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob, child
-from wingsd.egg_files.values import Refused
 
 CHANGES = [Change("a.b", "2")]
 MIB = 1 << 20
@@ -154,7 +153,7 @@ def test_a_job_that_is_cancelled_ends_its_process_and_starts_no_other() -> None:
     job.cancel()
     thread.join()
     assert found == ['its parser, "json", ended by signal 9 (Killed)']
-    assert refusal(job) == "the start was called off"
+    assert refusal(job) == "the start was cancelled"
     assert job.process_id is None
 
 

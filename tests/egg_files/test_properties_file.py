@@ -4,8 +4,8 @@ import javaproperties
 import pytest
 
 from tests.egg_files.helpers import changed, put, tried
+from wingsd.egg_files.changes import Refused
 from wingsd.egg_files.formats import form_of
-from wingsd.egg_files.values import Refused
 
 MINECRAFT = r"""#Minecraft server properties
 #Wed Nov 25 09:00:00 UTC 2026

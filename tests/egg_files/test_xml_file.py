@@ -7,7 +7,7 @@ import pytest
 from lxml import etree
 
 from tests.egg_files.helpers import changed, put, tried
-from wingsd.egg_files.values import Refused
+from wingsd.egg_files.changes import Refused
 
 SEVEN_DAYS = """\
 <?xml version="1.0"?>

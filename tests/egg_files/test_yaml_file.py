@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.egg_files.helpers import changed, put, tried
-from wingsd.egg_files.values import Refused
+from wingsd.egg_files.changes import Refused
 
 BUNGEECORD = """\
 # The proxy's own settings.

@@ -26,7 +26,6 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.events import EventBus
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.panel.client import Panel
-from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.registry import Servers
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
@@ -63,10 +62,16 @@ class Town:
         bus, denied = EventBus(), DenyList(time.time() - 60)
         panel, owner = Panel(config, reactor), (os.getuid(), os.getgid())
         disk, eggs = self.disk, Rewriters(self.disk, self.disk)
-        means = ServerCollaborators(
-            reactor, config, panel, self.environment, bus, disk, eggs, owner
+        self.servers = Servers(
+            config,
+            panel,
+            self.environment,
+            bus,
+            disk=disk,
+            rewriters=eggs,
+            owner=owner,
+            reactor=reactor,
         )
-        self.servers = Servers(means)
         transfers: Any = FakeTransfers("none", Calls())
         services = Services(
             config=config,
@@ -162,7 +167,7 @@ async def test_a_servers_life_as_a_panel_and_a_browser_see_it(town: Town) -> Non
 @pytest_twisted.ensureDeferred
 async def test_a_server_without_an_image_is_there_and_starts_when_it_has_one(town: Town) -> None:
     missing = EnvironmentFailed("the image of the server could not be pulled")
-    town.environment.faults |= {"create": missing, "renew": missing}
+    town.environment.faults |= {"create": missing, "recreate": missing}
     await town.create()
     assert town.panel.installed(UUID) is True
     status, details = await town.ask("GET")

@@ -18,7 +18,6 @@ from wingsd.config import Config, SystemConfig
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Process, Settings, Startup, Stop
-from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
@@ -114,7 +113,7 @@ class Outcome:
 
 
 class House:
-    """A registry, and all that its servers live on."""
+    """A registry, and the collaborators of its servers."""
 
     def __init__(self, directory: Path) -> None:
         self.data = directory / "volumes"
@@ -123,29 +122,32 @@ class House:
         self.panel = PanelInMemory()
         self.environment = FakeEnvironment()
         self.events: list[tuple[str, ...]] = []
-        bus = EventBus()
+        self.bus = EventBus()
         for uuid in (UUID, OTHER):
-            bus.subscribe(uuid, self._note)
+            self.bus.subscribe(uuid, self._note)
         self.config = Config(
             token_id="an id",
             token="a secret",
             remote="http://panel.invalid",
             system=SystemConfig(data=str(self.data), stop_timeout=600, websocket_log_count=150),
         )
-        self.means = ServerCollaborators(
+        self.owner = (os.getuid(), os.getgid())
+        self.servers = self.make_servers()
+
+    def make_servers(self, rewriters: Rewriters | None = None) -> Servers:
+        """Return a registry whose servers' egg files are rewritten by `rewriters`."""
+        panel: Any = self.panel
+        disk: Any = SynchronousWorkers()
+        return Servers(
+            self.config,
+            panel,
+            self.environment,
+            self.bus,
+            disk=disk,
+            rewriters=rewriters or Rewriters(disk, disk),
+            owner=self.owner,
             reactor=self.clock,
-            config=self.config,
-            panel=self.panel,  # type: ignore[arg-type]
-            environment=self.environment,
-            bus=bus,
-            disk=SynchronousWorkers(),  # type: ignore[arg-type]
-            rewriters=Rewriters(
-                SynchronousWorkers(),  # type: ignore[arg-type]
-                SynchronousWorkers(),  # type: ignore[arg-type]
-            ),
-            owner=(os.getuid(), os.getgid()),
         )
-        self.servers = Servers(self.means)
 
     def _note(self, event: Event) -> None:
         self.events.append((event.name, *event.args))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.servers import console
-from wingsd.servers.console import CUT, LONGEST, Console, LineSplitter, text
+from wingsd.servers.console import CUT, MAX_LINE, Console, LineSplitter, text
 
 
 def read(*pieces: bytes) -> list[str]:
@@ -38,26 +38,26 @@ def test_how_the_bytes_come_makes_no_difference(pieces: list[bytes]) -> None:
     assert read(*pieces) == read(b"".join(pieces))
 
 
-@pytest.mark.parametrize("size", [1, 1000, LONGEST, 10 * LONGEST])
+@pytest.mark.parametrize("size", [1, 1000, MAX_LINE, 10 * MAX_LINE])
 def test_a_line_without_end_is_cut(size: int) -> None:
-    data = b"x" * 10 * LONGEST + b"\nnext\n"
+    data = b"x" * 10 * MAX_LINE + b"\nnext\n"
     pieces = [data[start : start + size] for start in range(0, len(data), size)]
-    assert read(*pieces) == ["x" * LONGEST + CUT, "next"]
+    assert read(*pieces) == ["x" * MAX_LINE + CUT, "next"]
 
 
 def test_a_line_as_long_as_allowed_is_whole() -> None:
-    assert read(b"x" * LONGEST + b"\r\n") == ["x" * LONGEST]
+    assert read(b"x" * MAX_LINE + b"\r\n") == ["x" * MAX_LINE]
 
 
 def test_a_cut_goes_through_no_character() -> None:
-    assert read(b"x" * (LONGEST - 1) + "\u20ac".encode() + b"\n") == ["x" * (LONGEST - 1) + CUT]
+    assert read(b"x" * (MAX_LINE - 1) + "\u20ac".encode() + b"\n") == ["x" * (MAX_LINE - 1) + CUT]
 
 
 def test_what_has_no_end_is_not_kept() -> None:
     lines = LineSplitter()
     for _ in range(100):
         assert lines.feed(b"x" * 65536) == []
-    assert len(lines._partial) <= LONGEST + 1
+    assert len(lines._partial) <= MAX_LINE + 1
 
 
 def test_the_last_lines_are_kept() -> None:

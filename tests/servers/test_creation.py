@@ -10,11 +10,16 @@ from twisted.internet.defer import Deferred
 from tests.logs import LoggedErrors
 from tests.servers.harness import UUID, House, Outcome, configuration
 from tests.support import Hang
-from wingsd.errors import Conflict, EnvironmentFailed, ServerNotFound, StorageError
+from wingsd.errors import (
+    Conflict,
+    EnvironmentFailed,
+    ServerNotFound,
+    StorageError,
+)
 from wingsd.panel.errors import PanelError, PanelRefused, PanelUnreachable
+from wingsd.servers.files import ServerDirectories
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
-from wingsd.servers.storage import ServerDirectories
 
 DOWN = PanelUnreachable("down", "x")
 
@@ -89,11 +94,11 @@ def test_a_server_whose_container_cannot_be_made_is_here_and_a_start_makes_it(
 ) -> None:
     empty(house)
     fault = EnvironmentFailed("the image x could not be pulled")
-    house.environment.faults |= {"create": fault, "renew": fault}
+    house.environment.faults |= {"create": fault, "recreate": fault}
     server = create(house, start=True).value()
     assert house.servers.get(UUID) is server
     assert (server.state, server.hold) == (PowerState.OFFLINE, "")
-    assert house.called("start", "renew", "remove") == []
+    assert house.called("start", "recreate", "remove") == []
     # For the Panel an installation that has failed could not be used any more.
     assert house.panel.calls[-1] == ("installed", UUID, True)
     reason = "The server's container could not be made: the image x could not be pulled"
@@ -128,14 +133,14 @@ def test_a_server_whose_directory_cannot_be_made_is_here_and_a_start_makes_it(
     assert not any("measuring" in line for line in logged_errors.lines)
 
 
-def test_an_unforeseen_error_leaves_the_server_here_too(
+def test_an_internal_error_leaves_the_server_here_too(
     house: House, logged_errors: LoggedErrors
 ) -> None:
     empty(house)
     house.environment.faults["create"] = RuntimeError("secret")  # type: ignore[assignment]
     server = create(house).value()
     assert house.servers.get(UUID) is server
-    assert "unforeseen" in house.told("daemon message")[0]
+    assert "internal error" in house.told("daemon message")[0]
     assert "secret" not in " ".join(house.told("daemon message"))
     assert logged_errors.take(RuntimeError)
 
@@ -163,7 +168,7 @@ def test_a_panel_that_cannot_be_told_loses_no_server(
     house.panel.faults["installed"] = DOWN
     server = create(house).value()
     assert house.servers.get(UUID) is server
-    assert any("was not told" in line for line in logged_errors.lines)
+    assert any("was not reported" in line for line in logged_errors.lines)
 
 
 @pytest.mark.parametrize("where", ["describe", "create", "installed"])

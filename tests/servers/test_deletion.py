@@ -11,11 +11,15 @@ from tests.logs import LoggedErrors
 from tests.servers.harness import OTHER, UUID, House, Outcome, configuration
 from tests.support import Hang
 from wingsd.config import StoragePool
-from wingsd.errors import Conflict, EnvironmentFailed, ServerNotFound, StorageError
+from wingsd.errors import (
+    Conflict,
+    EnvironmentFailed,
+    ServerNotFound,
+    StorageError,
+)
 from wingsd.panel.errors import PanelUnreachable
+from wingsd.servers.files import ServerDirectories
 from wingsd.servers.power_states import PowerAction
-from wingsd.servers.registry import Servers
-from wingsd.servers.storage import ServerDirectories
 
 DOWN = PanelUnreachable("down", "x")
 
@@ -47,9 +51,9 @@ def test_a_running_server_is_deleted_and_has_not_crashed(house: House) -> None:
 
 def test_a_server_held_by_a_transfer_is_deleted_too(house: House) -> None:
     server = house.server()
-    server.take("the server is being transferred")
+    server.place_hold("the server is being transferred")
     delete(house).value()
-    server.let_go()
+    server.release()
     with pytest.raises(ServerNotFound):
         house.servers.get(UUID)
 
@@ -105,7 +109,7 @@ def test_once_they_are_its_own_again_they_go_with_it(house: House, how: str) -> 
 
 def test_a_server_whose_container_stays_is_not_deleted(house: House) -> None:
     server = house.server()
-    server.take("the server is being transferred")
+    server.place_hold("the server is being transferred")
     house.environment.faults["remove"] = EnvironmentFailed("the engine is away")
     delete(house).error(EnvironmentFailed)
     assert house.servers.get(UUID) is server
@@ -132,7 +136,7 @@ def test_during_a_deletion_it_does_not_start_nor_go_twice(house: House) -> None:
 
 def test_a_start_under_way_is_called_off(house: House) -> None:
     server = house.server()
-    house.environment.faults["renew"] = Hang()
+    house.environment.faults["recreate"] = Hang()
     starting = Outcome.of(server.power(PowerAction.START))
     delete(house).value()
     starting.error(Conflict)
@@ -147,9 +151,9 @@ def test_files_that_cannot_go_are_named(
     def stuck(*_: object) -> str:
         raise StorageError(f"{UUID} is stuck")
 
-    monkeypatch.setattr(ServerDirectories, "set_apart", stuck)
+    monkeypatch.setattr(ServerDirectories, "set_aside", stuck)
     delete(house).value()
-    assert any("its files stay" in line for line in logged_errors.lines)
+    assert any("its files are kept" in line for line in logged_errors.lines)
     assert house.told("deleted") == [""]
 
 
@@ -168,9 +172,8 @@ def test_what_another_node_of_the_pool_is_deleting_is_left_to_that(house: House)
         config.system.transfers, storage_pool=StoragePool(enabled=True, pool_name="attic")
     )
     system = attrs.evolve(config.system, transfers=transfers)
-    house.servers = Servers(
-        attrs.evolve(house.means, config=attrs.evolve(config, uuid=UUID, system=system))
-    )
+    house.config = attrs.evolve(config, uuid=UUID, system=system)
+    house.servers = house.make_servers()
     (house.data / name).mkdir()
     (house.data / f".deleting-{UUID}-abc.{UUID}").mkdir()
     boot(house)

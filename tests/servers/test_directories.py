@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import StorageError
-from wingsd.servers.storage import ServerDirectories
+from wingsd.servers.files import ServerDirectories
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -54,7 +54,7 @@ def test_what_is_deleted_leaves_its_place_first(
     directories.make(UUID)
     (data / UUID / "world").mkdir()
     (data / UUID / "world" / "region").write_bytes(b"x")
-    apart = directories.set_apart(UUID)
+    apart = directories.set_aside(UUID)
     assert apart is not None
     assert not (data / UUID).exists()
     directories.make(UUID)
@@ -72,14 +72,14 @@ def test_what_is_deleted_may_be_of_any_depth(directories: ServerDirectories, dat
         (data / "outer").mkdir()
         (data / UUID).rename(data / "outer" / "inner")
         (data / "outer").rename(data / UUID)
-    apart = directories.set_apart(UUID)
+    apart = directories.set_aside(UUID)
     assert apart is not None
     directories.delete(apart)
     assert os.listdir(data) == []
 
 
 def test_nothing_to_delete_is_fine(directories: ServerDirectories, data: Path) -> None:
-    assert directories.set_apart(UUID) is None
+    assert directories.set_aside(UUID) is None
     assert directories.unfinished() == []
 
 
@@ -93,7 +93,7 @@ def test_symlinks_go_and_what_they_point_to_stays(
     (data / UUID / "link").symlink_to(precious)
     (data / OTHER).symlink_to(precious)
     for uuid in (UUID, OTHER):
-        apart = directories.set_apart(uuid)
+        apart = directories.set_aside(uuid)
         assert apart is not None
         directories.delete(apart)
     assert os.listdir(data) == []
@@ -116,7 +116,7 @@ def test_nodes_of_one_volume_finish_their_own_deletions(data: Path) -> None:
     owner = (os.getuid(), os.getgid())
     node, other = (ServerDirectories(str(data), owner, name) for name in (UUID, OTHER))
     node.make(UUID)
-    apart = node.set_apart(UUID)
+    apart = node.set_aside(UUID)
     # Of before this was a volume of several nodes.
     (data / f".deleting-{UUID}-abc").mkdir()
     assert other.unfinished() == [str(data / f".deleting-{UUID}-abc")]
@@ -135,5 +135,5 @@ def test_a_failure_says_where_and_leaves_the_files(
 
     monkeypatch.setattr(os, "rename", busy)
     with pytest.raises(StorageError, match=f"{UUID} cannot be moved away.*busy.*by hand"):
-        directories.set_apart(UUID)
+        directories.set_aside(UUID)
     assert os.listdir(data) == [UUID]

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from wingsd.errors import StorageError
-from wingsd.servers.storage import DiskUsage, Tasks
+from wingsd.servers.files import BackgroundTasks, DiskUsage
 
 
 class SlowWorkers:
@@ -33,25 +33,25 @@ class SlowWorkers:
 def test_one_at_a_time_and_nobody_twice() -> None:
     workers = SlowWorkers()
     told: list[int] = []
-    usage = DiskUsage(workers, Tasks())  # type: ignore[arg-type]
+    usage = DiskUsage(workers, BackgroundTasks())  # type: ignore[arg-type]
     for uuid in ("a", "b", "a", "b", "c"):
-        usage.ask(uuid, f"/{uuid}", told.append)
+        usage.request(uuid, f"/{uuid}", told.append)
     assert workers.begun == ["/a"]
-    usage.forget("c")
+    usage.discard("c")
     workers.end(1)
     workers.end(StorageError("not to be read"))
     assert workers.begun == ["/a", "/b"]
     assert told == [1]
-    usage.ask("a", "/a", told.append)
+    usage.request("a", "/a", told.append)
     assert workers.begun == ["/a", "/b", "/a"]
 
 
 def test_background_work_ends_with_the_node() -> None:
-    workers, tasks = SlowWorkers(), Tasks()
+    workers, tasks = SlowWorkers(), BackgroundTasks()
     told: list[int] = []
     usage = DiskUsage(workers, tasks)  # type: ignore[arg-type]
     for uuid in ("a", "b"):
-        usage.ask(uuid, f"/{uuid}", told.append)
+        usage.request(uuid, f"/{uuid}", told.append)
     tasks.stop()
     assert workers.begun == ["/a"]
     assert told == []

@@ -17,7 +17,6 @@ from wingsd.docker import DockerEnvironment
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Image, Process, Settings, Startup
-from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
 from wingsd.threadio import Workers
@@ -59,16 +58,14 @@ class House:
     def node(self) -> Servers:
         """Return a node as it starts."""
         return Servers(
-            ServerCollaborators(
-                reactor=reactor,
-                config=self.config,
-                panel=self.panel,  # type: ignore[arg-type]
-                environment=DockerEnvironment(self.config, self.workers, reactor),
-                bus=self.bus,
-                disk=self.workers,
-                rewriters=Rewriters(self.workers, self.workers),
-                owner=(os.getuid(), os.getgid()),
-            )
+            self.config,
+            self.panel,  # type: ignore[arg-type]
+            DockerEnvironment(self.config, self.workers, reactor),
+            self.bus,
+            disk=self.workers,
+            rewriters=Rewriters(self.workers, self.workers),
+            owner=(os.getuid(), os.getgid()),
+            reactor=reactor,
         )
 
     def event(self, *event: str) -> Deferred[None]:

@@ -13,7 +13,7 @@ from wingsd.docker.runtime import Usage, Watcher
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, ServerNotRunning
 from wingsd.panel.errors import PanelUnreachable
 from wingsd.panel.schemas import Stop
-from wingsd.servers.power import KILL_WITHIN
+from wingsd.servers.power import KILL_TIMEOUT
 from wingsd.servers.power_states import PowerAction, PowerState
 
 # Starting
@@ -24,7 +24,7 @@ def test_a_start_comes_from_fresh_settings_and_is_up_with_its_done_line(house: H
     fresh = house.panel.known[UUID] = configuration(done=("ready",))
     do(server, PowerAction.START).value()
     assert house.panel.calls == [("describe", UUID)]
-    assert house.called("renew", "start") == ["renew", "start"]
+    assert house.called("recreate", "start") == ["recreate", "start"]
     assert house.environment.containers[UUID] is fresh.settings
     assert server.state is PowerState.STARTING
     house.process().say(b"up\r\nrea")
@@ -44,7 +44,7 @@ def test_a_done_line_that_is_no_expression_is_told(house: House) -> None:
     server = house.server(configuration(done=("regex:(",)))
     do(server, PowerAction.START).value()
     assert server.state is PowerState.STARTING
-    assert "is no expression" in house.told("daemon message")[0]
+    assert "is invalid" in house.told("daemon message")[0]
 
 
 @pytest.mark.parametrize("state", ["starting", "running"])
@@ -62,7 +62,7 @@ def test_what_runs_is_not_started_again(house: House, state: str) -> None:
     ("where", "error"),
     [
         ("panel", PanelUnreachable("down", "x")),
-        ("renew", EnvironmentFailed("no image")),
+        ("recreate", EnvironmentFailed("no image")),
         ("start", EnvironmentFailed("no port")),
     ],
 )
@@ -92,7 +92,7 @@ def test_a_mistake_of_ours_is_logged_whole_and_told_in_few_words(
     house.panel.faults["describe"] = RuntimeError("a mistake")
     do(server, PowerAction.START).error(RuntimeError)
     assert server.state is PowerState.OFFLINE
-    assert "unforeseen" in house.told("daemon message")[0]
+    assert "unexpectedly" in house.told("daemon message")[0]
     assert logged_errors.take(RuntimeError)
 
 
@@ -126,7 +126,7 @@ def test_what_runs_unknown_to_the_node_is_taken_up_and_not_started(house: House)
     house.environment.faults.clear()
     assert "running already" in str(do(server, PowerAction.START).error(Conflict))
     assert server.state is PowerState.RUNNING
-    assert house.called("renew", "start") == []
+    assert house.called("recreate", "start") == []
 
 
 def test_a_start_that_failed_is_heard_of_no_more(
@@ -163,7 +163,7 @@ def test_who_was_suspended_since_is_found_out_by_the_start(house: House) -> None
     house.panel.known[UUID] = configuration(suspended=True)
     do(server, PowerAction.START).error(BadRequest)
     assert house.told("status") == ["starting", "offline"]
-    assert house.called("renew", "start") == []
+    assert house.called("recreate", "start") == []
     assert server.suspended
 
 
@@ -256,8 +256,8 @@ def test_a_kill_that_kills_nothing_is_a_failure(
 
     monkeypatch.setattr(FakeProcess, "kill", nothing)
     killing = do(server, PowerAction.KILL)
-    house.clock.advance(KILL_WITHIN + 1)
-    assert "has not ended" in str(killing.error(EnvironmentFailed))
+    house.clock.advance(KILL_TIMEOUT + 1)
+    assert "has not reported its end" in str(killing.error(EnvironmentFailed))
 
 
 def test_one_that_is_up_before_the_engine_says_that_it_runs_can_be_spoken_to(

@@ -1,4 +1,4 @@
-"""One power action at a time, who is called off, and who holds a server."""
+"""One power action at a time, what is cancelled, and who holds a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_restart_is_a_stop_and_a_start(house: House) -> None:
     server = running(house)
     do(server, PowerAction.RESTART).value()
     assert house.told("status") == ["stopping", "offline", "starting"]
-    assert house.called("command", "renew", "start") == ["command", "renew", "start"]
+    assert house.called("command", "recreate", "start") == ["command", "recreate", "start"]
 
 
 def test_a_restart_of_what_is_offline_is_a_start(house: House) -> None:
@@ -49,8 +49,8 @@ def test_it_does_not_wait_for_ever(house: House, wait: int) -> None:
 
 
 @pytest.mark.parametrize("action", [PowerAction.STOP, PowerAction.KILL])
-@pytest.mark.parametrize("where", ["panel", "renew", "start"])
-def test_a_start_that_has_not_come_to_running_is_called_off(
+@pytest.mark.parametrize("where", ["panel", "recreate", "start"])
+def test_a_start_that_has_not_come_to_running_is_cancelled(
     house: House, where: str, action: PowerAction
 ) -> None:
     server = house.server()
@@ -60,7 +60,7 @@ def test_a_start_that_has_not_come_to_running_is_called_off(
         house.environment.faults[where] = Hang()
     starting = do(server, PowerAction.START)
     do(server, action).value()
-    assert "called off" in str(starting.error(Conflict))
+    assert "was cancelled" in str(starting.error(Conflict))
     assert house.told("status") == ["starting", "offline"]
     assert house.called("remove") == (["remove"] if where == "start" else [])
     assert house.clock.getDelayedCalls() == []
@@ -71,7 +71,7 @@ def test_a_start_that_has_not_come_to_running_is_called_off(
 
 def test_a_start_whose_caller_gives_up_is_undone(house: House) -> None:
     server = house.server()
-    house.environment.faults["renew"] = Hang()
+    house.environment.faults["recreate"] = Hang()
     starting = do(server, PowerAction.START)
     starting.deferred.cancel()
     starting.error(CancelledError)
@@ -85,31 +85,31 @@ def test_a_start_whose_caller_gives_up_is_undone(house: House) -> None:
 
 def test_a_held_server_can_only_be_ended(house: House) -> None:
     server = running(house)
-    server.take("the server is being transferred")
+    server.place_hold("the server is being transferred")
     for action in (PowerAction.START, PowerAction.RESTART):
         error = do(server, action).error(Conflict)
         assert error.message == "the server is being transferred"
     do(server, PowerAction.STOP).value()
     do(server, PowerAction.STOP).error(Conflict)
-    server.let_go()
+    server.release()
     do(server, PowerAction.START).value()
 
 
 def test_who_holds_it_is_alone(house: House) -> None:
     server = house.server()
-    server.take("one thing")
+    server.place_hold("one thing")
     with pytest.raises(Conflict, match="one thing"):
-        server.take("another")
-    server.let_go()
-    server.take("another")
+        server.place_hold("another")
+    server.release()
+    server.place_hold("another")
 
 
 def test_a_server_taken_while_it_is_being_started_does_not_start(house: House) -> None:
     server = house.server()
     waiting = house.panel.faults["describe"] = Deferred()
     starting = do(server, PowerAction.START)
-    server.take("the server is being transferred")
+    server.place_hold("the server is being transferred")
     waiting.callback(None)
     starting.error(Conflict)
-    assert house.called("renew", "start") == []
+    assert house.called("recreate", "start") == []
     assert server.state is PowerState.OFFLINE

@@ -4,50 +4,66 @@ from __future__ import annotations
 
 import pytest
 
-from wingsd.servers.power_states import Happening, PowerAction, PowerState, after
+from wingsd.servers.power_states import PowerAction, PowerEvent, PowerState, next_state
 
 
 @pytest.mark.parametrize(
     "way",
     [
-        [(Happening.START, "starting"), (Happening.UP, "running"), (Happening.END, "offline")],
-        [(Happening.START, "starting"), (Happening.END, "offline")],
-        [(Happening.START, "starting"), (Happening.STOP, "stopping"), (Happening.END, "offline")],
-        [(Happening.FOUND, "running"), (Happening.STOP, "stopping"), (Happening.STOP, "stopping")],
-        [(Happening.FOUND, "running"), (Happening.STOP, "stopping"), (Happening.UP, "stopping")],
         [
-            (Happening.FOUND, "running"),
-            (Happening.STOP, "stopping"),
-            (Happening.GOES_ON, "running"),
-            (Happening.GOES_ON, "running"),
+            (PowerEvent.START, "starting"),
+            (PowerEvent.READY, "running"),
+            (PowerEvent.END, "offline"),
         ],
-        [(Happening.END, "offline")],
+        [(PowerEvent.START, "starting"), (PowerEvent.END, "offline")],
+        [
+            (PowerEvent.START, "starting"),
+            (PowerEvent.STOP, "stopping"),
+            (PowerEvent.END, "offline"),
+        ],
+        [
+            (PowerEvent.ADOPTED, "running"),
+            (PowerEvent.STOP, "stopping"),
+            (PowerEvent.STOP, "stopping"),
+        ],
+        [
+            (PowerEvent.ADOPTED, "running"),
+            (PowerEvent.STOP, "stopping"),
+            (PowerEvent.READY, "stopping"),
+        ],
+        [
+            (PowerEvent.ADOPTED, "running"),
+            (PowerEvent.STOP, "stopping"),
+            (PowerEvent.STOP_FAILED, "running"),
+            (PowerEvent.STOP_FAILED, "running"),
+        ],
+        [(PowerEvent.END, "offline")],
     ],
 )
-def test_a_life_goes_its_way(way: list[tuple[Happening, str]]) -> None:
+def test_events_change_the_state(way: list[tuple[PowerEvent, str]]) -> None:
     state = PowerState.OFFLINE
-    for happening, word in way:
-        state = after(state, happening)
+    for event, word in way:
+        state = next_state(state, event)
         assert state.value == word
 
 
 @pytest.mark.parametrize(
-    ("state", "happening"),
+    ("state", "event"),
     [
-        (PowerState.OFFLINE, Happening.UP),
-        (PowerState.OFFLINE, Happening.STOP),
-        (PowerState.RUNNING, Happening.START),
-        (PowerState.STARTING, Happening.START),
-        (PowerState.STARTING, Happening.FOUND),
+        (PowerState.OFFLINE, PowerEvent.READY),
+        (PowerState.OFFLINE, PowerEvent.STOP),
+        (PowerState.RUNNING, PowerEvent.START),
+        (PowerState.STARTING, PowerEvent.START),
+        (PowerState.STARTING, PowerEvent.ADOPTED),
     ],
 )
-def test_what_cannot_be_is_a_mistake(state: PowerState, happening: Happening) -> None:
+def test_what_cannot_be_is_a_mistake(state: PowerState, event: PowerEvent) -> None:
     with pytest.raises(ValueError, match=state.value):
-        after(state, happening)
+        next_state(state, event)
 
 
-def test_every_life_can_end() -> None:
-    assert {after(state, Happening.END) for state in PowerState} == {PowerState.OFFLINE}
+def test_every_state_can_end() -> None:
+    assert {next_state(state, PowerEvent.END) for state in PowerState} == {PowerState.OFFLINE}
 
 
 def test_which_actions_lead_to_a_running_server() -> None:

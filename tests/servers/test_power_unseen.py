@@ -48,7 +48,7 @@ def test_while_nobody_knows_nothing_is_done(server: Server, action: PowerAction)
 
 def test_one_that_runs_though_its_start_failed_can_be_stopped(house: House) -> None:
     server = house.server()
-    house.environment.faults["renew"] = EnvironmentFailed("it is running; stop it first")
+    house.environment.faults["recreate"] = EnvironmentFailed("it is running; stop it first")
     house.environment.run(configuration().settings)
     do(server, PowerAction.START).error(EnvironmentFailed)
     house.environment.faults.clear()

@@ -34,7 +34,7 @@ def test_an_arriving_server_is_not_measured_before_its_directory_is_here(
     server = house.servers.admit(configuration(), "it is being received")
     assert [each.details().utilization.disk_bytes for each in house.servers.all()] == [0]
     assert not any("measuring" in line for line in logged_errors.lines)
-    server.take_directory(1234)
+    server.files.received(1234)
     assert server.details().utilization.disk_bytes == 1234
 
 
@@ -44,16 +44,16 @@ def test_one_whose_size_is_not_known_is_measured_when_its_directory_is_here(hous
     server.details()
     (house.data / UUID).mkdir()
     (house.data / UUID / "world").write_bytes(b"x" * 1000)
-    server.take_directory(None)
+    server.files.received(None)
     assert server.disk_bytes == 1000
 
 
 def test_what_is_in_use_here_does_not_arrive(house: House) -> None:
     server = house.server()
-    server.take("the server is being deleted")
+    server.place_hold("the server is being deleted")
     with pytest.raises(ServerAlreadyExists, match="being deleted"):
         house.servers.admit(configuration(), "it is being received")
-    server.let_go()
+    server.release()
     Outcome.of(server.power(PowerAction.START)).value()
     with pytest.raises(ServerAlreadyExists, match="running"):
         house.servers.admit(configuration(), "it is being received")
@@ -68,7 +68,7 @@ def test_a_leftover_makes_room(house: House) -> None:
 
 def test_what_has_moved_away_may_come_back_though_nobody_deleted_it(house: House) -> None:
     moved = house.server()
-    moved.take("the server is being transferred")
+    moved.place_hold("the server is being transferred")
     moved.disown("the server has moved to another node")
     Outcome.of(moved.power(PowerAction.START)).error(Conflict)
     server = house.servers.admit(configuration(), "it is being received")

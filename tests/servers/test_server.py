@@ -13,13 +13,14 @@ from tests.servers.harness import OTHER, UUID, House, Outcome, configuration
 from tests.support import Hang
 from wingsd.config import Registry
 from wingsd.docker.runtime import Usage
+from wingsd.egg_files.rewriters import public_configuration
 from wingsd.errors import EnvironmentFailed, ServerNotRunning
 from wingsd.panel.errors import PanelUnreachable
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.servers.console import LINES, WINDOW
+from wingsd.servers.files import DISK_AGE, LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.pre_start import visible
-from wingsd.servers.server import DISK_AGE, LEAST_ASKED_AGE, Server
+from wingsd.servers.server import Server
 from wingsd.util.serialization import unstructure
 
 USAGE = Usage(1000, 2000, 12.5, 30, 40, 5000)
@@ -66,7 +67,7 @@ def test_lines_are_told_and_kept(house: House) -> None:
 
 def test_what_others_say_is_escaped_in_a_message_of_the_node(house: House) -> None:
     server = house.server()
-    house.environment.faults["renew"] = EnvironmentFailed("no \x1b[2J\nimage\u202e")
+    house.environment.faults["recreate"] = EnvironmentFailed("no \x1b[2J\nimage\u202e")
     Outcome.of(server.power(PowerAction.START)).error(EnvironmentFailed)
     (message,) = house.told("daemon message")
     assert message.endswith("no \\x1b[2J\\nimage\\u202e")
@@ -163,7 +164,7 @@ def test_what_was_found_running_has_its_beginning_in_the_engine(house: House) ->
         (0, False, "exit status 0"),
         (139, False, "exit status 139"),
         (137, True, "exit status 137, out of memory: raise the server's memory limit"),
-        (None, False, "an exit status the engine does not tell"),
+        (None, False, "exit status unknown to the engine"),
     ],
 )
 def test_an_end_that_nobody_asked_for_is_told(
@@ -173,7 +174,7 @@ def test_an_end_that_nobody_asked_for_is_told(
     house.process().end(status, out_of_memory=out_of_memory)
     assert house.told("status") == ["offline"]
     (message,) = house.told("daemon message")
-    assert message.endswith(f"nobody asked it to: {words}")
+    assert message.endswith(f"unexpectedly: {words}")
     assert house.called("start") == []
     assert server.state is PowerState.OFFLINE
 
@@ -199,7 +200,7 @@ def test_what_cannot_be_made_again_is_only_logged(
 ) -> None:
     house.environment.faults["create"] = EnvironmentFailed("no image")
     Outcome.of(house.server().restore_environment()).value()
-    assert any("its next start does it" in line for line in logged_errors.lines)
+    assert any("the next start does it" in line for line in logged_errors.lines)
 
 
 # Figures
@@ -270,7 +271,7 @@ def test_the_size_is_known_before_the_engine_has_answered(house: House) -> None:
 def test_who_asks_about_a_server_that_fills_learns_its_size_soon(house: House) -> None:
     server = started(house)
     (house.data / UUID / "world").write_bytes(b"x" * 1000)
-    house.clock.advance(LEAST_ASKED_AGE)
+    house.clock.advance(LEAST_REQUESTED_AGE)
     assert server.details().utilization.disk_bytes == 0
     house.clock.advance(1)
     server.details()
@@ -302,7 +303,7 @@ def test_a_server_that_takes_long_to_measure_is_measured_less_often(
     server = house.server()
     workers = LateWorkers()
     monkeypatch.setattr(house.servers._disk_usage, "_disk", workers)
-    server.measure()
+    server.files.measure()
     house.clock.advance(0.1)
     server.details()
     workers.asked[0].callback(1000)
@@ -315,7 +316,7 @@ def test_a_server_that_takes_long_to_measure_is_measured_less_often(
 def test_what_cannot_be_measured_is_logged(house: House, logged_errors: LoggedErrors) -> None:
     server = house.server()
     (house.data / UUID).rmdir()
-    server.measure()
+    server.files.measure()
     assert any(line.startswith(f"{UUID}: measuring") for line in logged_errors.lines)
 
 
@@ -376,7 +377,7 @@ def test_the_eggs_files_are_rewritten_before_each_start(house: House) -> None:
 def test_an_egg_sees_no_secret_of_the_node(house: House) -> None:
     registries = {"registry.invalid": Registry("somebody", "a password")}
     docker = attrs.evolve(house.config.docker, registries=registries)
-    seen = visible(attrs.evolve(house.config, docker=docker))
+    seen = public_configuration(attrs.evolve(house.config, docker=docker))
     assert seen["docker"]["network"]["interface"] == "172.18.0.1"
     for secret in ("a secret", "an id", "a password"):
         assert secret not in repr(seen)

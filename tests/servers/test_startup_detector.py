@@ -55,7 +55,7 @@ def test_colours_are_in_the_way_unless_they_are_stripped(line: str) -> None:
 
 def test_an_expression_that_is_none_is_told_and_the_others_count() -> None:
     done = StartupDetector(Startup(("regex:(oops", "up")))
-    (fault,) = done.faults
+    (fault,) = done.errors
     assert "regex:(oops" in fault
     assert "missing )" in fault
     assert done.match("it is up")

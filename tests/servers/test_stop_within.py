@@ -15,7 +15,7 @@ from wingsd.servers.power_states import PowerAction, PowerState
 def test_a_server_that_stops_in_time_is_not_killed(house: House) -> None:
     server = running(house)
     house.environment.stubborn.add(UUID)
-    server.take("the server is being transferred")
+    server.place_hold("the server is being transferred")
     stopping = Outcome.of(server.stop_within(60))
     house.clock.advance(59)
     house.process().end()
@@ -42,7 +42,7 @@ def test_one_that_is_offline_needs_nothing(house: House) -> None:
 
 def test_a_start_under_way_is_called_off_for_it(house: House) -> None:
     server = house.server()
-    house.environment.faults["renew"] = Hang()
+    house.environment.faults["recreate"] = Hang()
     starting = do(server, PowerAction.START)
     Outcome.of(server.stop_within(60)).value()
     starting.error(Conflict)
@@ -69,7 +69,7 @@ def test_a_restart_under_way_ends_offline(house: House) -> None:
     server = running(house)
     house.environment.stubborn.add(UUID)
     restarting = do(server, PowerAction.RESTART)
-    server.take("the server is being transferred")
+    server.place_hold("the server is being transferred")
     stopping = Outcome.of(server.stop_within(60))
     house.process().end()
     restarting.error(Conflict)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from wingsd.panel.schemas import Stop
-from wingsd.servers.power_states import EngineStop, StopCommand, StopSignal, StopWay, stop_way
+from wingsd.servers.power_states import (
+    EngineStop,
+    StopCommand,
+    StopMethod,
+    StopSignal,
+    stop_method,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,5 +33,5 @@ from wingsd.servers.power_states import EngineStop, StopCommand, StopSignal, Sto
         ("nonsense", "x", EngineStop()),
     ],
 )
-def test_a_configuration_names_a_way(kind: str, value: str, way: StopWay) -> None:
-    assert stop_way(Stop(kind, value)) == way
+def test_a_configuration_names_a_way(kind: str, value: str, way: StopMethod) -> None:
+    assert stop_method(Stop(kind, value)) == way

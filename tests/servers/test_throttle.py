@@ -11,7 +11,7 @@ def test_what_is_no_flood_passes() -> None:
     throttle = Throttle()
     for window in range(5):
         assert throttle.admit([LINE] * LINES, window * WINDOW) == LINES
-    assert not throttle.on
+    assert not throttle.active
 
 
 def test_a_flood_is_cut_off_in_each_window() -> None:
@@ -32,11 +32,11 @@ def test_an_episode_is_over_after_a_quiet_window() -> None:
     throttle = Throttle()
     throttle.admit([LINE] * (LINES + 5), 0)
     throttle.admit([LINE] * 2, WINDOW / 2)
-    assert throttle.on
+    assert throttle.active
     assert throttle.ended(WINDOW) == 0
     assert throttle.ended(3 * WINDOW) == 7
     assert throttle.ended(3 * WINDOW) == 0
-    assert not throttle.on
+    assert not throttle.active
 
 
 def test_a_flood_without_end_is_told_of_now_and_then() -> None:

@@ -20,7 +20,6 @@ from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import EventBus
 from wingsd.panel import client as panel_module
 from wingsd.panel.client import Panel
-from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
 from wingsd.threadio import Workers
@@ -49,16 +48,14 @@ class House:
             system=SystemConfig(data=str(self.data)),
         )
         self.servers = Servers(
-            ServerCollaborators(
-                reactor=reactor,
-                config=config,
-                panel=Panel(config, reactor),
-                environment=self.environment,
-                bus=EventBus(),
-                disk=self.disk,
-                rewriters=Rewriters(self.disk, self.disk),
-                owner=(os.getuid(), os.getgid()),
-            )
+            config,
+            Panel(config, reactor),
+            self.environment,
+            EventBus(),
+            disk=self.disk,
+            rewriters=Rewriters(self.disk, self.disk),
+            owner=(os.getuid(), os.getgid()),
+            reactor=reactor,
         )
 
     async def close(self) -> None:

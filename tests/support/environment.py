@@ -12,7 +12,7 @@ import attrs
 
 from tests.support.faults import Hang
 from wingsd.docker.container import check_variables
-from wingsd.docker.inspect import console_lines
+from wingsd.docker.engine import console_lines
 from wingsd.docker.runtime import Usage, Watcher
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
@@ -151,9 +151,9 @@ class FakeEnvironment:
         await self.called("name_conflict", uuid)
         return f"the container {uuid} is another node's" if uuid in self.foreign else ""
 
-    async def renew(self, settings: Settings) -> None:
+    async def recreate(self, settings: Settings) -> None:
         """Make a container anew."""
-        await self.called("renew", settings.uuid)
+        await self.called("recreate", settings.uuid)
         check_variables(settings)
         self._check_owner(settings.uuid)
         self._check_stopped(settings.uuid)

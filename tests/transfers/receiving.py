@@ -76,7 +76,7 @@ class World:
     def forget(self, uuid: str) -> None:
         self.registered.pop(uuid, None)
 
-    def known(self, configuration: Configuration) -> World:
+    def get_or_add(self, configuration: Configuration) -> World:
         return self
 
     def get(self, uuid: str) -> World:
@@ -88,10 +88,14 @@ class World:
     def unshare(self, uuid: str) -> None:
         self.shared.append("")
 
-    def take_directory(self, size: int | None) -> None:
+    @property
+    def files(self) -> World:
+        return self
+
+    def received(self, size: int | None) -> None:
         self.sizes.append(size)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self.registered[UUID] = ""
 
     def disown(self, why: str) -> None:

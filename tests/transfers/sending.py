@@ -71,16 +71,20 @@ class World:
 
     # The server, and the node's servers
 
-    def take(self, why: str) -> None:
+    @property
+    def files(self) -> World:
+        return self
+
+    def place_hold(self, why: str) -> None:
         self.hold = why
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self.hold = ""
 
     def disown(self, why: str) -> None:
         self.hold = why
 
-    def renew_measure(self) -> None:
+    def measure_if_stale(self) -> None:
         with suppress(StorageError):  # The node measures in the background, and only logs it.
             self.disk_bytes = measure(str(self._directory))
 

@@ -40,7 +40,7 @@ class World:
     def reserve(self, uuid: str, why: str) -> None:
         self.calls.append("hold")
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self.calls.append("let go")
 
     async def restore_environment(self) -> None:

@@ -26,7 +26,6 @@ from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
 from wingsd.metrics import Exposition, Recorder, Sources
 from wingsd.panel.client import Panel
-from wingsd.servers import ServerCollaborators as ServerMeans
 from wingsd.servers import Servers
 from wingsd.statedb import Entry, StateDatabase
 from wingsd.statedb.store import Store
@@ -97,16 +96,14 @@ class Wiring:
 
     def _make_servers(self) -> Servers:
         return Servers(
-            ServerMeans(
-                reactor=self._reactor,
-                config=self._config,
-                panel=self.panel,
-                environment=self._environment,
-                bus=self._bus,
-                disk=self.pools.disk,
-                rewriters=self.pools.rewriters,
-                owner=self.owner,
-            )
+            self._config,
+            self.panel,
+            self._environment,
+            self._bus,
+            disk=self.pools.disk,
+            rewriters=self.pools.rewriters,
+            owner=self.owner,
+            reactor=self._reactor,
         )
 
     def _make_receiver(self) -> IncomingTransfers:

@@ -207,7 +207,7 @@ class TransferEndpoint(ControlEndpoint):
             server = self.rooms.services.servers.get(uuid)
         except (ServersNotLoaded, ServerNotFound):
             return None
-        server.renew_measure()
+        server.files.measure_if_stale()
         return {
             "name": server.configuration.settings.meta.name,
             "state": server.state.value,

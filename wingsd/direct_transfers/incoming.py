@@ -350,7 +350,7 @@ class IncomingDirectTransfers:
                 continue
             self._watch(row.server)
             configurations += self._configuration(row)
-        self._means.servers.settle(configurations)
+        self._means.servers.add_moved(configurations)
 
     async def _is_there(self, row: Described) -> bool:
         place = self._means.servers.directory(row.server)

@@ -241,7 +241,7 @@ class OutgoingDirectTransfers:
                     "this node has the server's files, and does not know what it is",
                     f"{why}; give the server's settings with --settings FILE",
                 ) from error
-        return servers.known(read(description, server))
+        return servers.get_or_add(read(description, server))
 
     def cancel(self, server: str) -> bool:
         """Ask no longer what became of a server sent before a restart; return whether it was."""
@@ -286,7 +286,7 @@ class OutgoingDirectTransfers:
 
     async def _part(self, sending: HandSending, uuid: str) -> None:
         # Known or not: what is here can be deleted without its settings.
-        server = self._means.servers.known(Configuration(Settings(uuid)))
+        server = self._means.servers.get_or_add(Configuration(Settings(uuid)))
         server.disown(MOVED)
         await sending.part(server)
 
@@ -295,7 +295,7 @@ class OutgoingDirectTransfers:
         self._means.servers.reserve(entry.server, "")
         with suppress(ServersNotLoaded, ServerNotFound):
             server = self._means.servers.get(entry.server)
-            server.let_go()
+            server.release()
             if reached(entry, SendStep.RETIRE):
                 await server.restore_environment()
 

@@ -1,159 +1,45 @@
-"""What Docker is asked for: a container, and the network it joins, as Engine API JSON.
+"""The container of a server, as Engine API JSON, and the mounts that it may have.
 
-Pure: from the node's configuration and a server to Docker Engine API JSON. The network driver's
-options are those Wings gives, so that a network either of them made serves both.
+Pure but for `judge_mounts`, which looks at the disk (blocking). The bodies hold the field names of
+the Docker Engine API; their contents are what Wings gives a server, since eggs, images and
+people's firewalls rely on it.
 
-Pure: values in, values out. `docker` carries the result to the engine and decides nothing.
-The bodies hold the field names of the Docker Engine API; their contents are what Wings gives a
-server, since eggs, images and people's firewalls rely on it.
+A mount's source is often in a directory that servers write to, and a link there can point
+anywhere. So a source is allowed when it is below one of `allowed_mounts` after all links are
+resolved, and the engine is given the resolved path: a link that is changed later has no effect.
+What remains: the engine resolves the path once more when the container starts, some milliseconds
+later. Who can rename directories within an allowed one can put a link into that path meanwhile.
 """
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
-from wingsd.config import Config, Overhead, Registry
+from wingsd.config import Config, Overhead
+from wingsd.docker.network import network_mode, port_bindings, reachable
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.schemas import Allocations, Build, Mount, Settings
+from wingsd.panel.schemas import Build, Mount, Settings
 
 __all__ = [
     "HOME",
     "ContainerSpec",
     "ImageSource",
-    "NetworkSpec",
+    "JudgedMounts",
     "check_variables",
     "container_spec",
     "home_directory",
     "image_source",
     "is_below",
-    "network_mode",
-    "network_spec",
-    "port_bindings",
-    "reachable",
-    "registry_for",
+    "judge_mounts",
     "with_mounts",
 ]
-
-_LOOPBACK = "127.0.0.1"
-_ANY = "0.0.0.0"  # noqa: S104 - where the engine binds a port that has no address of its own
-_MAX_PORT = 65535
-_PROTOCOLS = ("tcp", "udp")
-_ENGINES_OWN_NETWORKS = ("", "default", "bridge", "host", "none")
-
-
-@attrs.frozen
-class NetworkSpec:
-    """A network by name; `body` is how to create it, None for one that has to exist already."""
-
-    name: str
-    body: dict[str, Any] | None = None
-
-
-def network_spec(config: Config, server: Settings) -> NetworkSpec | None:
-    """Return the network that must exist for `server`, None for one of the engine's own."""
-    network = config.docker.network
-    forced = _forced_ip(server.allocations)
-    if forced:
-        return NetworkSpec(_forced_network_name(forced), _forced_network(forced))
-    if network.network_mode == network.name:
-        return NetworkSpec(network.name, _main_network(config))
-    mode = network.network_mode
-    if mode in _ENGINES_OWN_NETWORKS or mode.startswith("container:"):
-        return None
-    return NetworkSpec(mode)
-
-
-def network_mode(config: Config, server: Settings) -> str:
-    """Return the name of the network, or the mode of the engine, that the container joins."""
-    forced = _forced_ip(server.allocations)
-    return _forced_network_name(forced) if forced else config.docker.network.network_mode
-
-
-def reachable(config: Config, ip: str) -> str:
-    """Return the address by which containers and the host reach what is said to be at `ip`."""
-    # The host's loopback does not lead into a container; the network's own address does.
-    return config.docker.network.interface if ip == _LOOPBACK else ip
-
-
-def port_bindings(config: Config, allocations: Allocations) -> dict[str, list[dict[str, str]]]:
-    """Return the server's ports, each with the host addresses it is bound to."""
-    bindings: dict[str, list[dict[str, str]]] = {}
-    for ip, ports in allocations.mappings.items():
-        if ip == _LOOPBACK and config.docker.network.ispn:
-            continue
-        for port in ports:
-            if not 0 < port <= _MAX_PORT:
-                continue
-            binding = {"HostIp": reachable(config, ip), "HostPort": str(port)}
-            for protocol in _PROTOCOLS:
-                of_port = bindings.setdefault(f"{port}/{protocol}", [])
-                # 127.0.0.1 may have become an address that is mapped as well.
-                if binding not in of_port:
-                    of_port.append(binding)
-    return bindings
-
-
-def _forced_ip(allocations: Allocations) -> str:
-    """Return the address that the server's own traffic must come from; empty for any."""
-    ip = allocations.default.ip
-    if not allocations.force_outgoing_ip or not ip:
-        return ""
-    try:
-        address = ip_address(ip)
-    except ValueError:
-        return ""
-    # Nothing can be sent from "every address" or from the loopback.
-    return "" if address.is_unspecified or address.is_loopback else ip
-
-
-def _forced_network_name(ip: str) -> str:
-    return "ip-" + ip.replace(".", "-").replace(":", "-")
-
-
-def _forced_network(ip: str) -> dict[str, Any]:
-    return {
-        "Driver": "bridge",
-        "EnableIPv6": False,
-        "Internal": False,
-        "Options": {
-            "encryption": "false",
-            "com.docker.network.bridge.default_bridge": "false",
-            "com.docker.network.host_ipv4": ip,
-        },
-    }
-
-
-def _main_network(config: Config) -> dict[str, Any]:
-    network = config.docker.network
-    pools = [
-        {"Subnet": pool.subnet, "Gateway": pool.gateway}
-        for pool in (network.interfaces.v4, network.interfaces.v6)
-        if pool.subnet
-    ]
-    return {
-        "Driver": network.driver,
-        # A node without IPv6 says so with an empty subnet.
-        "EnableIPv6": bool(network.interfaces.v6.subnet),
-        "Internal": network.is_internal,
-        "IPAM": {"Driver": "default", "Config": pools},
-        "Options": {
-            "encryption": "false",
-            "com.docker.network.bridge.default_bridge": "false",
-            "com.docker.network.bridge.enable_icc": "true" if network.enable_icc else "false",
-            "com.docker.network.bridge.enable_ip_masquerade": "true",
-            "com.docker.network.bridge.host_binding_ipv4": _ANY,
-            "com.docker.network.bridge.name": network.bridge_name,
-            "com.docker.network.driver.mtu": str(network.network_mtu),
-        },
-    }
-
 
 #: Where a server's files are, seen from inside its container.
 HOME = "/home/container"
@@ -172,8 +58,6 @@ _CAPABILITIES_DROPPED = (
 )
 #: What would end a variable's name early, or begin another variable or line where they are listed.
 _NOT_IN_A_NAME = re.compile(r"[=\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_DOCKER_HUB = "docker.io"
-_DOCKER_HUB_ALIASES = ("index.docker.io", "registry-1.docker.io")
 
 
 @attrs.frozen
@@ -270,41 +154,6 @@ def image_source(server: Settings) -> ImageSource:
     if not name:
         raise EnvironmentFailed("the server has no Docker image; choose one for it on the Panel")
     return ImageSource(name, image.startswith("~"))
-
-
-def registry_for(registries: Mapping[str, Registry], image: str) -> Registry | None:
-    """Return the credentials in `docker.registries` that `image` is pulled with, if any.
-
-    A key is a registry's host, with or without scheme and the first parts of a path; of several
-    that match, the longest counts.
-    """
-    wanted = _with_host(image)
-    best = None
-    longest = -1
-    for key, registry in registries.items():
-        prefix = _registry_prefix(key)
-        if is_below(wanted, prefix) and len(prefix) > longest:
-            best, longest = registry, len(prefix)
-    return best
-
-
-def _with_host(image: str) -> str:
-    # The first part is a host only if it looks like one; so does Docker tell it.
-    first, slash, _ = image.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost"):
-        return _unalias(image)
-    return f"{_DOCKER_HUB}/{image}"
-
-
-def _registry_prefix(key: str) -> str:
-    prefix = key.split("://", 1)[-1].rstrip("/")
-    # `docker login` keeps Docker Hub's credentials under https://index.docker.io/v1/.
-    return _DOCKER_HUB if prefix == "index.docker.io/v1" else _unalias(prefix)
-
-
-def _unalias(name: str) -> str:
-    host, slash, rest = name.partition("/")
-    return (_DOCKER_HUB if host in _DOCKER_HUB_ALIASES else host) + slash + rest
 
 
 def is_below(path: str, top: str) -> bool:
@@ -416,3 +265,65 @@ def _host_settings(config: Config) -> dict[str, Any]:
         "UsernsMode": docker.userns_mode,
         "Dns": list(docker.network.dns),
     }
+
+
+@attrs.frozen
+class JudgedMounts:
+    """The mounts that a container gets, with resolved sources; and the sources of the others.
+
+    A refused source that leads elsewhere is followed by where, in parentheses.
+    """
+
+    allowed: tuple[Mount, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+def judge_mounts(directories: Sequence[str], mounts: Sequence[Mount]) -> JudgedMounts:
+    """Return which `mounts` are below one of the `directories`, those of `allowed_mounts`.
+
+    Raises `EnvironmentFailed` for a source that should be, and cannot be looked at.
+    """
+    tops = [top for top in directories if top.startswith("/")]
+    real_tops = [real for real in map(_resolved_or_none, tops) if real is not None]
+    allowed, refused = [], []
+    for mount in mounts:
+        real = _resolve(mount.source, tops)
+        if real is None:
+            refused.append(mount.source)
+        elif any(is_below(real, top) for top in real_tops):
+            target = _normal(mount.target)
+            allowed.append(attrs.evolve(mount, source=real, target=target))
+        else:
+            leads = "" if real == _normal(mount.source) else f" ({real})"
+            refused.append(mount.source + leads)
+    return JudgedMounts(tuple(allowed), tuple(refused))
+
+
+def _resolve(source: str, tops: Sequence[str]) -> str | None:
+    """Return where a source leads; None where it may not be mounted, wherever that is."""
+    if not source.startswith("/"):
+        return None
+    try:
+        # Strict: a link behind a directory that this node may not enter would else count as none.
+        return os.path.realpath(source, strict=True)
+    except (OSError, ValueError) as error:
+        if not any(is_below(_normal(source), _normal(top)) for top in tops):
+            return None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise EnvironmentFailed(
+            f"the mount of {source} cannot be made: {why}; create it, remove the mount in the "
+            "Panel, or let this node see it (under systemd, ProtectHome= and PrivateTmp= hide "
+            "directories)"
+        ) from error
+
+
+def _resolved_or_none(path: str) -> str | None:
+    try:
+        return os.path.realpath(path, strict=True)
+    except (OSError, ValueError):
+        return None
+
+
+def _normal(path: str) -> str:
+    # POSIX keeps two leading slashes apart from one; Linux does not.
+    return posixpath.normpath("/" + path.lstrip("/"))

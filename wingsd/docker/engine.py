@@ -7,10 +7,12 @@ calls it in worker threads. Where it can tell a person more than the engine does
 
 from __future__ import annotations
 
+import posixpath
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
+from datetime import datetime
 from http import HTTPStatus
 from time import monotonic
 from typing import Any, cast
@@ -22,24 +24,29 @@ from docker.errors import APIError, DockerException, NotFound, StreamParseError
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 
-from wingsd.docker.container import ContainerSpec, NetworkSpec
-from wingsd.docker.inspect import ContainerState, container_state
+from wingsd.docker.container import HOME, ContainerSpec
+from wingsd.docker.network import NetworkSpec
 from wingsd.docker.runtime import ConsoleBlocked
 from wingsd.errors import EnvironmentFailed
 from wingsd.util.observer import ENGINE, Observer
 
 __all__ = [
     "FAILURES",
+    "ContainerState",
     "DockerClient",
     "EngineInformation",
     "address",
     "ask",
     "console",
+    "console_lines",
+    "container_state",
     "create_container",
     "ensure_network",
     "explain",
     "image_exists",
+    "in_the_way",
     "look",
+    "moment",
     "pull_lines",
     "remove_container",
     "send_signal",
@@ -109,6 +116,66 @@ def _system_words(error: BaseException | None) -> str | None:
             return error.strerror
         error = error.__cause__ or error.__context__
     return None
+
+
+@attrs.frozen
+class ContainerState:
+    """A container as it is at one moment."""
+
+    id: str
+    #: The host's directory at `/home/container`; empty when there is none.
+    home: str = ""
+    running: bool = False
+    #: Of the last run; the engine says 0 for a container that never ran.
+    exit_status: int | None = None
+    #: Whether the kernel ended something in it for want of memory.
+    out_of_memory: bool = False
+    #: By the engine's clock.
+    started: datetime | None = None
+    #: What the engine itself stops it with.
+    stop_signal: str = "SIGTERM"
+
+
+def container_state(inspected: Mapping[str, Any]) -> ContainerState:
+    """Return what matters of the engine's answer to an inspection."""
+    state = inspected.get("State") or {}
+    mounts = inspected.get("Mounts") or ()
+    homes = [mount.get("Source") for mount in mounts if mount.get("Destination") == HOME]
+    return ContainerState(
+        id=inspected["Id"],
+        home=(homes and homes[0]) or "",
+        running=bool(state.get("Running")),
+        exit_status=state.get("ExitCode"),
+        out_of_memory=bool(state.get("OOMKilled")),
+        started=moment(state.get("StartedAt")),
+        stop_signal=(inspected.get("Config") or {}).get("StopSignal") or "SIGTERM",
+    )
+
+
+def in_the_way(state: ContainerState, name: str, home: str) -> str:
+    """Return why this is not the container of the server whose files are at `home`, or nothing."""
+    if state.home and posixpath.normpath(state.home) == posixpath.normpath(home):
+        return ""
+    shows = f"the files at {state.home}" if state.home else "no server's files"
+    return (
+        f"a container named {name} is on this Docker engine already, and it is not this node's: "
+        f"it shows {shows}, and not those at {home}"
+    )
+
+
+def moment(text: object) -> datetime | None:
+    """Return a time of the engine's; None for none, which it writes as the year 1."""
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return found if found.year > 1 and found.tzinfo is not None else None
+
+
+def console_lines(written: bytes) -> list[str]:
+    """Return the lines of what was written to a console, without their ends."""
+    lines = written.decode(errors="replace").replace("\r", "").split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 def look(client: APIClient, name: str) -> ContainerState | None:

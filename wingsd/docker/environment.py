@@ -18,11 +18,16 @@ from twisted.logger import Logger
 
 from wingsd.config import Config
 from wingsd.docker import engine
-from wingsd.docker.calls import Engine, Talk
-from wingsd.docker.container import ContainerSpec, container_spec, home_directory, with_mounts
+from wingsd.docker.async_engine import Engine, Talk
+from wingsd.docker.container import (
+    ContainerSpec,
+    container_spec,
+    home_directory,
+    judge_mounts,
+    with_mounts,
+)
+from wingsd.docker.engine import ContainerState, console_lines, in_the_way
 from wingsd.docker.images import ImagesAndNetworks
-from wingsd.docker.inspect import ContainerState, console_lines, in_the_way
-from wingsd.docker.mounts import judge_mounts
 from wingsd.docker.process import ContainerProcess
 from wingsd.docker.runtime import Running, Watcher
 from wingsd.docker.streams import ContainerStreams
@@ -83,7 +88,7 @@ class DockerEnvironment:
             state = await talk.ask(engine.look, uuid)
         return "" if state is None else self._in_the_way(state, uuid)
 
-    async def renew(self, settings: Settings) -> None:
+    async def recreate(self, settings: Settings) -> None:
         """Create the container anew from fresh settings, and remove the one there is.
 
         It is removed at the last moment: when the image cannot be had, it stays. Raises

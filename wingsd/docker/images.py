@@ -12,19 +12,58 @@ from typing import Any
 import attrs
 from twisted.logger import Logger
 
-from wingsd.config import Config
+from wingsd.config import Config, Registry
 from wingsd.docker import engine
-from wingsd.docker.calls import Talk
-from wingsd.docker.container import image_source, network_spec, registry_for
+from wingsd.docker.async_engine import Talk
+from wingsd.docker.container import image_source, is_below
+from wingsd.docker.network import network_spec
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
 
-__all__ = ["ImagesAndNetworks", "PullProgress", "follow"]
+__all__ = ["ImagesAndNetworks", "PullProgress", "follow", "registry_for"]
 
 #: Seconds between two reports about a pull.
 PULL_REPORT = 10
 
 _MB = 1_000_000
+
+_DOCKER_HUB = "docker.io"
+_DOCKER_HUB_ALIASES = ("index.docker.io", "registry-1.docker.io")
+
+
+def registry_for(registries: Mapping[str, Registry], image: str) -> Registry | None:
+    """Return the credentials in `docker.registries` that `image` is pulled with, if any.
+
+    A key is a registry's host, with or without scheme and the first parts of a path; of several
+    that match, the longest counts.
+    """
+    wanted = _with_host(image)
+    best = None
+    longest = -1
+    for key, registry in registries.items():
+        prefix = _registry_prefix(key)
+        if is_below(wanted, prefix) and len(prefix) > longest:
+            best, longest = registry, len(prefix)
+    return best
+
+
+def _with_host(image: str) -> str:
+    # The first part is a host only if it looks like one; so does Docker tell it.
+    first, slash, _ = image.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return _unalias(image)
+    return f"{_DOCKER_HUB}/{image}"
+
+
+def _registry_prefix(key: str) -> str:
+    prefix = key.split("://", 1)[-1].rstrip("/")
+    # `docker login` keeps Docker Hub's credentials under https://index.docker.io/v1/.
+    return _DOCKER_HUB if prefix == "index.docker.io/v1" else _unalias(prefix)
+
+
+def _unalias(name: str) -> str:
+    host, slash, rest = name.partition("/")
+    return (_DOCKER_HUB if host in _DOCKER_HUB_ALIASES else host) + slash + rest
 
 
 @attrs.define

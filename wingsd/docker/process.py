@@ -18,8 +18,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.docker import engine
-from wingsd.docker.calls import Engine
-from wingsd.docker.inspect import ContainerState
+from wingsd.docker.async_engine import Engine
+from wingsd.docker.engine import ContainerState
 from wingsd.docker.runtime import Watcher
 from wingsd.docker.streams import ContainerStreams, Samples, Stream, usage
 from wingsd.errors import EnvironmentFailed

@@ -88,7 +88,7 @@ class Environment(Protocol):
         Empty where it can be made, as far as that goes. The text is for people.
         """
 
-    async def renew(self, settings: Settings) -> None:
+    async def recreate(self, settings: Settings) -> None:
         """Make it anew from fresh settings; what is there must not run, and is removed."""
 
     async def remove(self, uuid: str) -> None:
@@ -115,7 +115,7 @@ class NoEnvironment:
         """Return nothing: there is no engine."""
         return ""
 
-    async def renew(self, settings: Settings) -> None:
+    async def recreate(self, settings: Settings) -> None:
         """Do nothing."""
 
     async def remove(self, uuid: str) -> None:

@@ -39,7 +39,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from wingsd.docker import engine
-from wingsd.docker.inspect import moment
+from wingsd.docker.engine import moment
 from wingsd.docker.runtime import Usage
 from wingsd.errors import EnvironmentFailed
 

@@ -24,9 +24,8 @@ from typing import Any
 
 import attrs
 
-from wingsd.egg_files.changes import Change, Pattern
+from wingsd.egg_files.changes import Change, Pattern, Refused
 from wingsd.egg_files.formats import Rewritten, form_of, shown
-from wingsd.egg_files.values import Refused
 
 __all__ = ["MAX_HEADER", "RewriteAnswer", "RewriteRequest", "main"]
 

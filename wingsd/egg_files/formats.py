@@ -10,8 +10,7 @@ from importlib import import_module
 
 import attrs
 
-from wingsd.egg_files.changes import Change, Document
-from wingsd.egg_files.values import Refused
+from wingsd.egg_files.changes import Change, Document, Refused
 from wingsd.util.text import display
 
 __all__ = [

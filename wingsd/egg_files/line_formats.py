@@ -16,8 +16,7 @@ import re
 import attrs
 from javaproperties import InvalidUEscapeError, KeyValue, PropertiesElement, escape, parse
 
-from wingsd.egg_files.changes import Change
-from wingsd.egg_files.values import Refused
+from wingsd.egg_files.changes import Change, Refused
 
 __all__ = ["IniFile", "LineFile", "PropertiesFile"]
 

@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterable, MutableMapping, MutableSequence
 from typing import Any
 
-from wingsd.egg_files.changes import Change
-from wingsd.egg_files.values import ALL, Refused, Scalar, Step, steps, text_of
+from wingsd.egg_files.changes import ALL, Change, Refused, Scalar, Step, steps, text_of
 from wingsd.util.text import display
 
 __all__ = ["JsonFile", "NestedFile"]

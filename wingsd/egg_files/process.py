@@ -20,10 +20,9 @@ from typing import IO, cast
 
 import attrs
 
-from wingsd.egg_files.changes import Change
+from wingsd.egg_files.changes import Change, Refused
 from wingsd.egg_files.child import MAX_HEADER, RewriteAnswer, RewriteRequest
 from wingsd.egg_files.formats import Rewritten, form_of, shown
-from wingsd.egg_files.values import Refused
 
 __all__ = ["BOUNDS", "RewriteBounds", "RewriteJob", "child"]
 
@@ -142,7 +141,7 @@ class RewriteJob:
             stdin.seek(0)
             with self._lock:
                 if self._cancelled:
-                    raise Refused("the start was called off")
+                    raise Refused("the start was cancelled")
                 self._process = subprocess.Popen(  # noqa: S603
                     self._program,
                     stdin=stdin,

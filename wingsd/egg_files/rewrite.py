@@ -21,9 +21,8 @@ import attrs
 
 from wingsd.archive.directories import OpenDirectories
 from wingsd.archive.tree_range import Path
-from wingsd.egg_files.changes import Change
+from wingsd.egg_files.changes import Change, Refused
 from wingsd.egg_files.formats import Rewritten, form_of, shown
-from wingsd.egg_files.values import Refused
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.util.text import display
 

@@ -1,18 +1,20 @@
-"""Threads that rewrite egg files, each with at most one process that parses."""
+"""Threads that rewrite egg files before a server starts, each with at most one parsing process."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
+from wingsd.config import Config
 from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob
 from wingsd.egg_files.rewrite import rewrite
-from wingsd.panel.schemas import ConfigurationFile
+from wingsd.panel.schemas import Configuration, ConfigurationFile
 from wingsd.threadio import Workers
 
-__all__ = ["Rewriters"]
+__all__ = ["Rewriters", "ServerEggFiles", "public_configuration"]
 
 T = TypeVar("T")
 
@@ -20,8 +22,8 @@ T = TypeVar("T")
 class Rewriters:
     """Rewrites egg files in threads; each thread has at most one process that parses.
 
-    The servers' users decide how long that takes, within the bounds. A server for which it took
-    long waits in `slow` the next time, where it delays only its like.
+    The servers' users decide how long that takes, within the bounds. A server whose files were
+    slow to parse gets a thread of `slow` the next time, where it delays only similar ones.
     """
 
     def __init__(self, workers: Workers, slow: Workers, bounds: RewriteBounds = BOUNDS) -> None:
@@ -53,8 +55,8 @@ class Rewriters:
     ) -> tuple[RewriteJob, Deferred[list[str]]]:
         """Begin to rewrite a server's egg files, as `wingsd.egg_files.rewrite.rewrite` does.
 
-        Returns the job, to be cancelled or asked whether it was slow, and what fires with the
-        lines for people when it has ended, cancelled or not.
+        Returns the job, to cancel it or to read whether it was slow, and a Deferred that fires
+        with the messages when it has ended, cancelled or not.
         """
         job = RewriteJob(self._bounds)
         self._jobs.add(job)
@@ -64,4 +66,58 @@ class Rewriters:
 
     def _ended(self, outcome: T, job: RewriteJob) -> T:
         self._jobs.discard(job)
+        return outcome
+
+
+def public_configuration(config: Config) -> dict[str, Any]:
+    """Return the node's configuration without secrets, for placeholders in an egg's files.
+
+    Values that an egg writes into a server's files are readable by the server's users.
+    """
+    public = attrs.asdict(config)
+    del public["token"], public["token_id"], public["docker"]["registries"]
+    return public
+
+
+class ServerEggFiles:
+    """The egg's files in one server's `directory`, rewritten by one thread at a time.
+
+    `owner` is the user and group id of files that are made. A cancelled start ends the process
+    that parses, but not its thread at once. The next start waits for the thread, so that a server
+    never has more than one thread and one process.
+    """
+
+    def __init__(
+        self, rewriters: Rewriters, directory: str, owner: tuple[int, int], config: Config
+    ) -> None:
+        self._rewriters = rewriters
+        self._directory = directory
+        self._owner = owner
+        self._config = config
+        self._lock = DeferredLock()
+        self._slow = False
+
+    async def rewrite(self, configuration: Configuration) -> list[str]:
+        """Rewrite the egg's files; return a line for each that could not be rewritten."""
+        files = configuration.process.configs
+        if not files:
+            return []
+        await self._lock.acquire()
+        node = public_configuration(self._config)
+        job, working = self._rewriters.begin(
+            self._directory, self._owner, files, node, slow=self._slow
+        )
+        done = Deferred[list[str]]()
+        working.addBoth(self._ended, job).chainDeferred(done)
+        try:
+            return await done
+        except CancelledError:
+            job.cancel()
+            raise
+
+    def _ended(self, outcome: Any, job: RewriteJob) -> Any:
+        # A job that was cancelled before it had a process does not show how slow the files are.
+        if job.slow or not job.cancelled:
+            self._slow = job.slow
+        self._lock.release()
         return outcome

@@ -10,8 +10,8 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Item
 
+from wingsd.egg_files.changes import Refused
 from wingsd.egg_files.nested_formats import NestedFile
-from wingsd.egg_files.values import Refused
 
 __all__ = ["TomlFile"]
 

@@ -8,8 +8,7 @@ from collections.abc import Container, Iterable
 import attrs
 from lxml import etree
 
-from wingsd.egg_files.changes import Change
-from wingsd.egg_files.values import Refused
+from wingsd.egg_files.changes import Change, Refused
 
 __all__ = ["XmlFile"]
 

@@ -18,8 +18,8 @@ from ruamel.yaml.scalarstring import (
     SingleQuotedScalarString,
 )
 
+from wingsd.egg_files.changes import Refused, Scalar
 from wingsd.egg_files.nested_formats import NestedFile
-from wingsd.egg_files.values import Refused, Scalar
 
 __all__ = ["YamlFile"]
 

@@ -1,12 +1,6 @@
-"""A server's console: lines of a terminal, throttled and kept, and the one that says it is up.
+"""A server's console: output is split into lines, throttled, kept, and matched for startup.
 
-`StartupDetector`: an entry of the egg's `done` is a part of the line or, after `regex:`, an
-expression in Go's syntax, since eggs are written for Wings. RE2 has that syntax, and its time
-grows with the line only: whatever an egg says, it cannot hang the node.
-
-`Throttle` gets the time as an argument, in seconds.
-
-A run's output is not trusted: no line is longer than `LONGEST`, and what is kept is bounded in
+A run's output is not trusted: no line is longer than `MAX_LINE`, and what is kept is bounded in
 lines and in bytes.
 """
 
@@ -22,8 +16,8 @@ from wingsd.panel.schemas import Startup
 
 __all__ = [
     "CUT",
-    "LONGEST",
     "LONGEST_MATCHED_LINE",
+    "MAX_LINE",
     "WINDOW",
     "Console",
     "LineSplitter",
@@ -32,7 +26,7 @@ __all__ = [
     "text",
 ]
 
-#: Characters of a line that are looked at.
+#: Characters of a line that are matched.
 LONGEST_MATCHED_LINE = 4096
 
 _REGEX = "regex:"
@@ -46,13 +40,15 @@ _ANSI = re.compile(
 
 
 class StartupDetector:
-    """The lines of one server.
+    """Detects the end of a server's startup by the egg's `done` entries.
 
-    `faults` has a text for every expression that cannot be used; it matches nothing.
+    An entry is a part of the line or, after `regex:`, an expression in Go's syntax, since eggs are
+    written for Wings. RE2 has that syntax, and its time is linear in the line, so that no egg can
+    block the node. `errors` has a message for every invalid expression; that matches nothing.
     """
 
     def __init__(self, startup: Startup) -> None:
-        self.faults: list[str] = []
+        self.errors: list[str] = []
         self._strip = startup.strip_ansi
         self._parts: list[str] = []
         self._expressions: list[re2._Regexp] = []
@@ -63,11 +59,11 @@ class StartupDetector:
                 self._parts.append(entry)
 
     def __bool__(self) -> bool:
-        """Whether there is anything to wait for, if only what can never match."""
-        return bool(self._parts or self._expressions or self.faults)
+        """Whether the egg has any entry, if only an invalid one."""
+        return bool(self._parts or self._expressions or self.errors)
 
     def match(self, line: str) -> bool:
-        """Return whether the line says that the server is up."""
+        """Return whether the line marks the end of the startup."""
         line = line[:LONGEST_MATCHED_LINE]
         if self._strip:
             line = _ANSI.sub("", line)
@@ -83,34 +79,34 @@ class StartupDetector:
         except re2.error as error:
             (why,) = error.args
             text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
-            self.faults.append(f"the done line {_REGEX}{expression} is no expression: {text}")
+            self.errors.append(f"the startup expression {_REGEX}{expression} is invalid: {text}")
 
 
-#: Seconds; and what is passed on in each window: 2,000 lines and 1 MiB a second.
+#: Seconds, and the limits in each window: 2,000 lines and 1 MiB a second.
 WINDOW = 0.125
 LINES = 250
 BYTES = 128 * 1024
-#: Seconds after which a flood that does not end is told of all the same.
+#: Seconds after which a flood is reported though it has not ended.
 LONGEST_EPISODE = 10.0
 
 
 class Throttle:
-    """Counts lines by windows.
+    """Limits lines by windows of time; each method gets the time `now`, in seconds.
 
-    An episode begins with the first line left out, and is over when a whole window has passed
-    without one, or when it has become too long to say nothing of it.
+    An episode begins with the first omitted line. It ends when a whole window has passed without
+    one, or after `LONGEST_EPISODE`.
     """
 
     def __init__(self) -> None:
         self._window = float("-inf")
         self._lines = 0
         self._bytes = 0
-        self._left_out = 0
+        self._omitted = 0
         self._began = 0.0
         self._last = 0.0
 
     def admit(self, lines: list[bytes], now: float) -> int:
-        """Return how many of `lines`, from the first, are passed on."""
+        """Return how many of `lines`, from the first, pass."""
         if now - self._window >= WINDOW:
             self._window, self._lines, self._bytes = now, 0, 0
         admitted = 0
@@ -121,69 +117,69 @@ class Throttle:
             admitted += 1
         self._lines += admitted
         if admitted < len(lines):
-            if not self._left_out:
+            if not self._omitted:
                 self._began = now
-            self._left_out += len(lines) - admitted
+            self._omitted += len(lines) - admitted
             self._last = now
         return admitted
 
     def ended(self, now: float) -> int:
-        """Return how many lines the episode that is over left out; 0 when none is over."""
-        if not self._left_out:
+        """Return how many lines an ended episode omitted; 0 when none has ended."""
+        if not self._omitted:
             return 0
         quiet = now - self._last >= 2 * WINDOW
         return self.flush() if quiet or now - self._began >= LONGEST_EPISODE else 0
 
     def flush(self) -> int:
-        """End the episode, if there is one; return how many lines it left out."""
-        left_out, self._left_out = self._left_out, 0
-        return left_out
+        """End the episode, if there is one; return how many lines it omitted."""
+        omitted, self._omitted = self._omitted, 0
+        return omitted
 
     @property
-    def on(self) -> bool:
-        """Whether an episode is under way."""
-        return self._left_out > 0
+    def active(self) -> bool:
+        """Whether an episode has begun and not ended."""
+        return self._omitted > 0
 
 
-#: Bytes of a line that are kept; what `CUT` stands for is left out.
-LONGEST = 8 * 1024
+#: Bytes of a line that are kept; `CUT` replaces the rest.
+MAX_LINE = 8 * 1024
 CUT = " [...]"
-#: Bytes of lines kept for those who come later.
+#: Bytes of lines that are kept.
 KEPT_BYTES = 512 * 1024
 
 
 class LineSplitter:
-    """Cuts a stream of bytes into lines, which come without their end (LF or CR LF).
+    """Splits a stream of bytes into lines, without their end (LF or CR LF).
 
-    They are given out as bytes, for most of a flood is never looked at; `text` reads them.
+    Lines are bytes, as most of a flood is dropped undecoded; `text` decodes them.
     """
 
     def __init__(self) -> None:
         self._partial = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that `data` completes."""
+        """Return the lines that are complete with `data`."""
         *lines, rest = data.split(b"\n")
         if lines:
             lines[0] = self._partial + lines[0]
             self._partial = b""
-        # One byte more than a line may have tells that it was longer.
-        self._partial = (self._partial + rest)[: LONGEST + 1]
+        # One byte more than a line may have shows that it was longer.
+        self._partial = (self._partial + rest)[: MAX_LINE + 1]
         return lines
 
     def end(self) -> list[bytes]:
-        """Return the line that was never completed, if there is one."""
+        """Return the incomplete last line, if there is one."""
         lines, self._partial = [self._partial] if self._partial else [], b""
         return lines
 
 
 def text(line: bytes) -> str:
-    """Return what a line says: cut where it is too long, with U+FFFD for what is not UTF-8."""
+    """Return a line as text: cut where it is too long, U+FFFD for bytes that are not UTF-8."""
     line = line.removesuffix(b"\r")
-    if len(line) <= LONGEST:
+    if len(line) <= MAX_LINE:
         return line.decode("utf-8", "replace")
-    # Not final: a character that the cut goes through is left out.
-    kept, _ = codecs.utf_8_decode(line[:LONGEST], "replace", False)
+    # Not final: a character that is cut is omitted.
+    kept, _ = codecs.utf_8_decode(line[:MAX_LINE], "replace", False)
     return kept + CUT
 
 
@@ -196,7 +192,7 @@ class Console:
         self._size = 0
 
     def add(self, line: str) -> None:
-        """Keep a line, and let go of the oldest where there are too many."""
+        """Keep a line, and drop the oldest lines beyond the limits."""
         size = len(line.encode("utf-8", "replace"))
         self._lines.append((line, size))
         self._size += size
@@ -204,7 +200,7 @@ class Console:
             self._size -= self._lines.popleft()[1]
 
     def clear(self) -> None:
-        """Forget everything: a new run begins."""
+        """Drop all lines: a new run begins."""
         self._lines.clear()
         self._size = 0
 

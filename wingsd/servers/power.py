@@ -1,6 +1,6 @@
-"""What people do to a server's power: start, stop, restart, kill. One action at a time.
+"""The power of a server: start, stop, restart and kill, one action at a time.
 
-A kill waits for nobody, and calls off a start that has not come to running yet.
+A kill does not wait for another action, and cancels a start whose program does not run yet.
 """
 
 from __future__ import annotations
@@ -9,29 +9,29 @@ from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
 
 from wingsd.docker.runtime import ConsoleBlocked, Running
 from wingsd.errors import Conflict, EnvironmentFailed
 from wingsd.panel.schemas import Configuration
-from wingsd.servers.collaborators import ServerCollaborators
 from wingsd.servers.power_states import (
-    Happening,
     PowerAction,
+    PowerEvent,
     PowerState,
     StopCommand,
     StopSignal,
-    stop_way,
+    stop_method,
 )
 from wingsd.servers.runtime import Run, ServerRuntime
 
-__all__ = ["PowerControl", "Subject"]
+__all__ = ["PowerControl", "PoweredServer"]
 
-#: Seconds until an engine that was told to kill a server must have told of its end.
-KILL_WITHIN = 30.0
+#: Seconds after a kill within which the engine must report the end of the program.
+KILL_TIMEOUT = 30.0
 
 
-class Subject(Protocol):
-    """The server whose power it is."""
+class PoweredServer(Protocol):
+    """The server that `PowerControl` starts and stops."""
 
     configuration: Configuration
 
@@ -43,35 +43,42 @@ class Subject(Protocol):
 
 
 class PowerControl:
-    """The power actions of one server."""
+    """The power actions of one server; `stop_timeout` is in seconds."""
 
-    def __init__(self, subject: Subject, life: ServerRuntime, means: ServerCollaborators) -> None:
-        self._subject = subject
-        self._life = life
-        self._means = means
+    def __init__(
+        self,
+        server: PoweredServer,
+        runtime: ServerRuntime,
+        reactor: IReactorTime,
+        stop_timeout: float,
+    ) -> None:
+        self._server = server
+        self._runtime = runtime
+        self._reactor = reactor
+        self._stop_timeout = stop_timeout
         self._lock = DeferredLock()
-        self._launching: Deferred[None] | None = None
-        self._called_off = False
-        #: Whether the engine has told if a program runs that this node did not see start.
-        self._looked = False
+        self._starting: Deferred[None] | None = None
+        self._start_cancelled = False
+        #: Whether the engine has answered if a program runs that this node did not start.
+        self._adopted = False
 
     async def do(self, action: PowerAction, wait_seconds: float) -> None:
-        """Run one action to its end, after waiting at most so long for another's end.
+        """Run one action to its end, after waiting at most `wait_seconds` for the previous one.
 
-        Raises `Conflict` when that is not over in time, or the server runs already, and
-        whatever preparing and the environment raise.
+        Raises `Conflict` when that is not over in time, or the server runs already, and the errors
+        of preparation and of the environment.
         """
         if action is PowerAction.KILL:
             await self._kill()
             return
         if action is PowerAction.STOP:
-            self.call_off()
+            self.cancel_start()
         elif action is PowerAction.START:
             self._check_startable(PowerState.OFFLINE, PowerState.STOPPING)
         await self._acquire(wait_seconds)
         try:
             if action is not PowerAction.START:
-                await self._stop(self._means.config.system.stop_timeout)
+                await self._stop(self._stop_timeout)
             if action.starts:
                 await self._start()
         finally:
@@ -80,42 +87,42 @@ class PowerControl:
     async def stop_within(self, grace: float) -> None:
         """Return when the server is offline: stopped, or killed after `grace` seconds.
 
-        Calls off a start under way, and waits for another action within the same time.
+        Cancels a start, and waits for another action within the same time.
         """
-        deadline = self._means.reactor.seconds() + grace
-        self.call_off()
+        deadline = self._reactor.seconds() + grace
+        self.cancel_start()
         try:
             await self._acquire(grace)
         except Conflict:
             await self._kill()
             await self._lock.acquire()
         try:
-            await self._stop(grace, deadline - self._means.reactor.seconds())
+            await self._stop(grace, deadline - self._reactor.seconds())
         finally:
             self._lock.release()
 
     async def adopt(self) -> None:
-        """Take up a program that runs already. Raises `EnvironmentFailed`."""
+        """Watch a program that runs already. Raises `EnvironmentFailed`."""
         await self._lock.acquire()
         try:
-            await self._look()
+            await self._adopt()
         finally:
             self._lock.release()
 
-    async def _look(self) -> None:
-        if not self._looked:
-            await self._life.adopt()
-            self._looked = True
+    async def _adopt(self) -> None:
+        if not self._adopted:
+            await self._runtime.adopt()
+            self._adopted = True
 
-    def call_off(self) -> None:
-        """End a start whose program does not run yet; nothing of it is left."""
-        if self._launching is not None and not self._called_off:
-            self._called_off = True
-            self._launching.cancel()
+    def cancel_start(self) -> None:
+        """Cancel a start whose program does not run yet, and roll it back."""
+        if self._starting is not None and not self._start_cancelled:
+            self._start_cancelled = True
+            self._starting.cancel()
 
     async def _acquire(self, seconds: float) -> None:
         try:
-            await self._lock.acquire().addTimeout(seconds, self._means.reactor)
+            await self._lock.acquire().addTimeout(seconds, self._reactor)
         except DeferredTimeout:
             raise Conflict(
                 "another power action is under way for this server",
@@ -125,68 +132,66 @@ class PowerControl:
     # Starting
 
     def _check_startable(self, *states: PowerState) -> None:
-        if self._life.state not in states:
+        if self._runtime.state not in states:
             raise Conflict("this server is running already", "stop it first, or restart it")
 
     async def _start(self) -> None:
-        self._subject.check_power(PowerAction.START)
-        await self._look()
+        self._server.check_power(PowerAction.START)
+        await self._adopt()
         self._check_startable(PowerState.OFFLINE)
-        self._called_off = False
-        self._launching = Deferred.fromCoroutine(self._launch())
+        self._start_cancelled = False
+        self._starting = Deferred.fromCoroutine(self._launch())
         try:
-            await self._launching
+            await self._starting
         except CancelledError:
-            if not self._called_off:
+            if not self._start_cancelled:
                 raise
-            raise Conflict("the start was called off", "start the server again") from None
+            raise Conflict("the start was cancelled", "start the server again") from None
         finally:
-            self._launching = None
+            self._starting = None
 
     async def _launch(self) -> None:
-        life = self._life
-        life.console.clear()
-        life.happen(Happening.START)
+        runtime = self._runtime
+        runtime.console.clear()
+        runtime.transition(PowerEvent.START)
         try:
-            await self._subject.prepare()
-            # The Panel may have said something new, and somebody may have taken the server.
-            self._subject.check_power(PowerAction.START)
-            configuration = self._subject.configuration
-            await self._means.environment.renew(configuration.settings)
-            await life.launch(configuration.process.startup)
+            await self._server.prepare()
+            # The Panel's settings may be new, and a transfer may have begun.
+            self._server.check_power(PowerAction.START)
+            await runtime.launch(self._server.configuration)
         except BaseException:
-            # It may run all the same: an engine that fails may have begun.
-            self._looked = False
-            life.happen(Happening.END)
+            # The program may run all the same: an engine that fails may have started it.
+            self._adopted = False
+            runtime.transition(PowerEvent.END)
             raise
 
     # Stopping
 
     async def _stop(self, timeout: float, left: float | None = None) -> None:
         """Stop within `timeout` seconds, of which `left` are left; then kill."""
-        await self._look()
-        run = self._life.run
+        await self._adopt()
+        run = self._runtime.run
         if run is None or run.running is None:
             return
         left = timeout if left is None else left
-        self._life.happen(Happening.STOP)
-        run.asked = True
+        self._runtime.transition(PowerEvent.STOP)
+        run.end_requested = True
         try:
-            await self._ask(run.running)
+            await self._request_stop(run.running)
         except ConsoleBlocked as error:
-            # A server that hangs is what the time is there for.
-            self._life.say(str(error))
+            # The timeout is for servers that hang.
+            self._runtime.say(str(error))
         except BaseException as error:
-            # Cancelled, it may have been asked or not: its end is no crash in any case.
-            self._goes_on(run, asked=isinstance(error, CancelledError))
+            # Cancelled, the request may have been sent: the end is then no crash.
+            self._stop_failed(run, end_requested=isinstance(error, CancelledError))
             raise
         if await run.wait(max(left, 0)):
             return
-        self._life.say(f"The server has not stopped within {timeout:g} s and is killed.")
+        self._runtime.say(f"The server has not stopped within {timeout:g} s and is killed.")
         await self._kill()
 
-    async def _ask(self, running: Running) -> None:
-        match stop_way(self._subject.configuration.process.stop):
+    async def _request_stop(self, running: Running) -> None:
+        match stop_method(self._server.configuration.process.stop):
             case StopCommand(line):
                 await running.command(line)
             case StopSignal(name):
@@ -195,29 +200,29 @@ class PowerControl:
                 await running.stop()
 
     async def _kill(self) -> None:
-        if self._launching is not None:
-            self.call_off()
+        if self._starting is not None:
+            self.cancel_start()
             await self._lock.run(lambda: None)
             return
-        if not self._looked:
+        if not self._adopted:
             await self.adopt()
-        run = self._life.run
+        run = self._runtime.run
         if run is None or run.running is None:
             return
-        stopping, run.asked = run.asked, True
-        self._life.happen(Happening.STOP)
+        end_requested, run.end_requested = run.end_requested, True
+        self._runtime.transition(PowerEvent.STOP)
         try:
             await run.running.kill()
         except BaseException:
-            self._goes_on(run, asked=stopping)
+            self._stop_failed(run, end_requested=end_requested)
             raise
-        if not await run.wait(KILL_WITHIN):
+        if not await run.wait(KILL_TIMEOUT):
             raise EnvironmentFailed(
-                f"the engine was told to kill it, and {KILL_WITHIN:g} s later it has not ended; "
-                "look at the engine, and kill it again"
+                f"the server was killed, and {KILL_TIMEOUT:g} s later the engine has not reported "
+                "its end; see the engine's log, and kill the server again"
             )
 
-    def _goes_on(self, run: Run, *, asked: bool) -> None:
+    def _stop_failed(self, run: Run, *, end_requested: bool) -> None:
         if not run.over:
-            run.asked = asked
-            self._life.happen(Happening.GOES_ON)
+            run.end_requested = end_requested
+            self._runtime.transition(PowerEvent.STOP_FAILED)

@@ -1,6 +1,6 @@
-"""The states of a server's power, and how it is stopped.
+"""The power states of a server, the transitions between them, and the ways to stop a server.
 
-The words are those of the Panel's page (`status` events, `set state`).
+The values are those of the Panel's page (`status` events, `set state`).
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from wingsd.panel.schemas import Stop
 
 __all__ = [
     "EngineStop",
-    "Happening",
     "PowerAction",
+    "PowerEvent",
     "PowerState",
     "StopCommand",
+    "StopMethod",
     "StopSignal",
-    "StopWay",
-    "after",
-    "stop_way",
+    "next_state",
+    "stop_method",
 ]
 
 
 class PowerState(Enum):
-    """What a server's program is doing."""
+    """The state of a server's program."""
 
     OFFLINE = "offline"
     STARTING = "starting"
@@ -34,7 +34,7 @@ class PowerState(Enum):
 
 
 class PowerAction(Enum):
-    """What people ask of a server's power."""
+    """The power actions of the API."""
 
     START = "start"
     STOP = "stop"
@@ -43,49 +43,49 @@ class PowerAction(Enum):
 
     @property
     def starts(self) -> bool:
-        """Whether the server is to run in the end."""
+        """Whether the action starts the server."""
         return self in (PowerAction.START, PowerAction.RESTART)
 
 
-class Happening(Enum):
+class PowerEvent(Enum):
     """What changes a server's state."""
 
-    START = "it is being started"
-    UP = "it says that it is up"
-    FOUND = "it was found running"
+    START = "a start begins"
+    READY = "its program has printed the line for a finished startup"
+    ADOPTED = "its program was found running"
     STOP = "it is asked to stop"
-    GOES_ON = "it could not be asked to stop"
+    STOP_FAILED = "it could not be asked to stop"
     END = "its program has ended, or could not be started"
 
 
-_WAYS = {
-    (PowerState.OFFLINE, Happening.START): PowerState.STARTING,
-    (PowerState.OFFLINE, Happening.FOUND): PowerState.RUNNING,
-    (PowerState.STARTING, Happening.UP): PowerState.RUNNING,
-    (PowerState.STARTING, Happening.STOP): PowerState.STOPPING,
-    (PowerState.RUNNING, Happening.STOP): PowerState.STOPPING,
-    (PowerState.STOPPING, Happening.GOES_ON): PowerState.RUNNING,
-    (PowerState.STARTING, Happening.END): PowerState.OFFLINE,
-    (PowerState.RUNNING, Happening.END): PowerState.OFFLINE,
-    (PowerState.STOPPING, Happening.END): PowerState.OFFLINE,
-    # What changes nothing: asked once more, said once more, or said too late.
-    (PowerState.OFFLINE, Happening.END): PowerState.OFFLINE,
-    (PowerState.RUNNING, Happening.UP): PowerState.RUNNING,
-    (PowerState.STOPPING, Happening.UP): PowerState.STOPPING,
-    (PowerState.STOPPING, Happening.STOP): PowerState.STOPPING,
-    (PowerState.RUNNING, Happening.GOES_ON): PowerState.RUNNING,
+_TRANSITIONS = {
+    (PowerState.OFFLINE, PowerEvent.START): PowerState.STARTING,
+    (PowerState.OFFLINE, PowerEvent.ADOPTED): PowerState.RUNNING,
+    (PowerState.STARTING, PowerEvent.READY): PowerState.RUNNING,
+    (PowerState.STARTING, PowerEvent.STOP): PowerState.STOPPING,
+    (PowerState.RUNNING, PowerEvent.STOP): PowerState.STOPPING,
+    (PowerState.STOPPING, PowerEvent.STOP_FAILED): PowerState.RUNNING,
+    (PowerState.STARTING, PowerEvent.END): PowerState.OFFLINE,
+    (PowerState.RUNNING, PowerEvent.END): PowerState.OFFLINE,
+    (PowerState.STOPPING, PowerEvent.END): PowerState.OFFLINE,
+    # Repeated or late events change nothing.
+    (PowerState.OFFLINE, PowerEvent.END): PowerState.OFFLINE,
+    (PowerState.RUNNING, PowerEvent.READY): PowerState.RUNNING,
+    (PowerState.STOPPING, PowerEvent.READY): PowerState.STOPPING,
+    (PowerState.STOPPING, PowerEvent.STOP): PowerState.STOPPING,
+    (PowerState.RUNNING, PowerEvent.STOP_FAILED): PowerState.RUNNING,
 }
 
 
-def after(state: PowerState, happening: Happening) -> PowerState:
-    """Return the state that follows. Raises `ValueError` where `happening` cannot be."""
+def next_state(state: PowerState, event: PowerEvent) -> PowerState:
+    """Return the state that follows. Raises `ValueError` where `event` is impossible."""
     try:
-        return _WAYS[state, happening]
+        return _TRANSITIONS[state, event]
     except KeyError:
-        raise ValueError(f"{happening.value}, but it is {state.value}") from None
+        raise ValueError(f"{event.value}, but the server is {state.value}") from None
 
 
-#: The names and the shorthands that eggs use; Wings kills by any other.
+#: Names and shorthands in eggs; for any other, Wings sends SIGKILL.
 _SIGNALS = {
     "C": "SIGINT",
     "^C": "SIGINT",
@@ -111,14 +111,14 @@ class StopSignal:
 
 @attrs.frozen
 class EngineStop:
-    """The engine's own way."""
+    """The engine's stop, by the signal that the image names."""
 
 
-StopWay = StopCommand | StopSignal | EngineStop
+StopMethod = StopCommand | StopSignal | EngineStop
 
 
-def stop_way(stop: Stop) -> StopWay:
-    """Return how to stop. `^C` as a command is what it is at a terminal: SIGINT."""
+def stop_method(stop: Stop) -> StopMethod:
+    """Return how to stop. The command `^C` means SIGINT, as at a terminal."""
     value = stop.value.strip()
     match stop.type:
         case "command" if value == "^C":

@@ -1,4 +1,4 @@
-"""All servers of this node: which there are, and how they come and go."""
+"""The registry of the servers of this node: lookup, creation, arrival and deletion."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from wingsd.config import Config
+from wingsd.docker.runtime import Environment
+from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
 from wingsd.errors import (
     Conflict,
     ServerAlreadyExists,
@@ -15,14 +19,21 @@ from wingsd.errors import (
     ServersNotLoaded,
     WingsdError,
 )
-from wingsd.events import DELETED, Event
+from wingsd.events import DELETED, Event, EventBus
+from wingsd.panel.client import Panel
 from wingsd.panel.schemas import Configuration
-from wingsd.servers.collaborators import ServerCollaborators
-from wingsd.servers.creation import Creation
-from wingsd.servers.loader import Boot
+from wingsd.servers.files import (
+    BackgroundTasks,
+    Deleter,
+    DiskUsage,
+    ServerDirectories,
+    ServerFiles,
+)
+from wingsd.servers.lifecycle import Creation, Loader
 from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.runtime import ServerRuntime
 from wingsd.servers.server import Server
-from wingsd.servers.storage import DiskUsage, Disposal, ServerDirectories, Tasks
+from wingsd.threadio import Workers
 
 __all__ = ["Servers"]
 
@@ -31,24 +42,46 @@ DELETING = "the server is being deleted"
 
 
 class Servers:
-    """The servers. `loaded` tells whether the Panel has said which there are."""
+    """The servers of a node. `loaded` says whether the Panel has listed them.
+
+    `disk` are the threads for the servers' files, which belong to the `owner` (user and group id).
+    `rewriters` are threads of their own, as parsing egg files takes as long as the servers' users
+    make it take, within bounds.
+    """
 
     _log = Logger()
 
-    def __init__(self, means: ServerCollaborators) -> None:
+    def __init__(
+        self,
+        config: Config,
+        panel: Panel,
+        environment: Environment,
+        bus: EventBus,
+        *,
+        disk: Workers,
+        rewriters: Rewriters,
+        owner: tuple[int, int],
+        reactor: IReactorTime,
+    ) -> None:
         self.loaded = False
-        self._means = means
+        self._config = config
+        self._panel = panel
+        self._environment = environment
+        self._bus = bus
+        self._disk = disk
+        self._rewriters = rewriters
+        self._owner = owner
+        self._reactor = reactor
         self._servers: dict[str, Server] = {}
         self._reserved: dict[str, str] = {}
         self._shared: dict[str, str] = {}
-        self._tasks = Tasks()
-        self._disk_usage = DiskUsage(means.disk, self._tasks)
-        config = means.config
-        # As the staging area does, on a volume that others have.
+        self._tasks = BackgroundTasks()
+        self._disk_usage = DiskUsage(disk, self._tasks)
+        # On a shared volume the node's own directories bear its name, as in the staging area.
         node = config.uuid if config.system.transfers.storage_pool.name else ""
-        self._directories = ServerDirectories(config.system.data, means.owner, node)
-        self._boot = Boot(means)
-        self._disposal = Disposal(means.disk, self._directories, self._tasks)
+        self._directories = ServerDirectories(config.system.data, owner, node)
+        self._deleter = Deleter(disk, self._directories, self._tasks)
+        self._loader = Loader(panel, reactor)
         self._booting: Deferred[None] | None = None
         self._stopped = False
         self._creating: dict[str, Deferred[Server]] = {}
@@ -57,41 +90,41 @@ class Servers:
     # The node's start and end
 
     async def boot(self) -> None:
-        """Load the servers, tell the Panel of the restart, and take up what runs already.
+        """Load the servers, report the restart to the Panel, and watch the programs that run.
 
-        Goes on asking for as long as it takes. What an engine does not tell at once is found out
-        later in the background. Returns early when the node ends.
+        Requests to the Panel are repeated until they succeed. Programs that the engine fails for
+        are looked up again in the background. Returns early when the node ends.
         """
-        self._booting = Deferred.fromCoroutine(self._boot_up())
+        self._booting = Deferred.fromCoroutine(self._boot())
         try:
             await self._booting
         except CancelledError:
             if not self._stopped:
                 raise
 
-    async def _boot_up(self) -> None:
-        self._tasks.start("finishing deletions of before", self._disposal.finish())
-        for configuration in await self._boot.load():
-            self._take_in(configuration)
-        # First: an engine that is silent keeps nobody from knowing how large the servers are.
+    async def _boot(self) -> None:
+        self._tasks.start("finishing previous deletions", self._deleter.finish())
+        for configuration in await self._loader.load():
+            self._add_assigned(configuration)
+        # First: the sizes of the servers do not depend on an engine that may not answer.
         for server in self._servers.values():
-            server.measure()
+            server.files.measure()
         self.loaded = True
         self._log.info("{count} servers loaded", count=len(self._servers))
-        self._tasks.start("telling the Panel of the restart", self._boot.reset())
-        unknown = await self._boot.adopt(tuple(self._servers.values()))
+        self._tasks.start("reporting the restart to the Panel", self._loader.reset())
+        unknown = await self._loader.adopt(tuple(self._servers.values()))
         if unknown:
-            retrying = self._boot.adopt_later(unknown, self._has)
+            retrying = self._loader.adopt_later(unknown, self._has)
             self._tasks.start("finding out which servers run", retrying)
 
-    def _take_in(self, configuration: Configuration) -> None:
-        """The Panel says that a server is this node's, and what it is."""
-        known = self.known(configuration)
-        known.configuration = configuration
-        known.by_hand = False
+    def _add_assigned(self, configuration: Configuration) -> None:
+        """Add a server that the Panel has assigned to this node, or update its configuration."""
+        server = self.get_or_add(configuration)
+        server.configuration = configuration
+        server.by_hand = False
 
     async def stop(self) -> None:
-        """Let go of all consoles and background work. Containers go on."""
+        """Detach from all consoles and end background work. Containers continue to run."""
         self._stopped = True
         if self._booting is not None:
             self._booting.cancel()
@@ -99,10 +132,10 @@ class Servers:
         for server in self._servers.values():
             server.detach()
 
-    # Which there are
+    # Lookup
 
     def get(self, uuid: str) -> Server:
-        """Return a server. Raises `ServersNotLoaded` while that is not known, `ServerNotFound`."""
+        """Return a server. Raises `ServerNotFound`, or `ServersNotLoaded` before `loaded`."""
         if uuid in self._servers:
             return self._servers[uuid]
         if not self.loaded:
@@ -120,11 +153,11 @@ class Servers:
         return self._directories.path(uuid)
 
     def admit(self, configuration: Configuration, hold: str) -> Server:
-        """Make a server known that a transfer brings, held for the reason `hold`.
+        """Add a server that a transfer brings, held for the reason `hold`.
 
-        One of that name that is known, offline, and disowned or not held is a leftover, since the
-        Panel says that it is not here: it is taken over. Raises `ServerAlreadyExists` for any
-        other.
+        A known server of that UUID is replaced if it is offline, and disowned or not held: the
+        Panel has assigned it to another node, and it is a remainder. Raises `ServerAlreadyExists`
+        for any other.
         """
         uuid = configuration.settings.uuid
         known = self._servers.get(uuid)
@@ -134,54 +167,70 @@ class Servers:
                 why = known.hold or "it is running"
                 raise ServerAlreadyExists("this server is already on this node", why)
             known.close()
-            known.disown(hold)  # Browsers that watch it may not start it in the new one's place.
+            known.disown(hold)  # WebSockets that watch it must not start it beside the new one.
         server = self._add(configuration)
-        server.hold, server.has_directory = hold, False
+        server.hold, server.files.exists = hold, False
         self.unshare(uuid)
         return server
 
     def reserve(self, uuid: str, why: str) -> None:
-        """Hold a server from the moment on that it becomes known, until it is let go."""
+        """Hold a server as soon as it is added, until it is released."""
         self._reserved[uuid] = why
 
-    def known(self, configuration: Configuration) -> Server:
-        """Return the server, which is on this node; it is made known where it is not yet."""
+    def get_or_add(self, configuration: Configuration) -> Server:
+        """Return the server of this node; add it if it is not known."""
         return self._servers.get(configuration.settings.uuid) or self._add(configuration)
 
     def share(self, uuid: str, pool: str) -> None:
-        """Keep a server's files when it is deleted: by `pool`, another node may have them.
+        """Keep a server's files when it is deleted, as another node of `pool` may use them.
 
-        That is so until `unshare`, or until it is admitted anew.
+        Ends with `unshare`, and when the server is admitted again.
         """
         self._shared[uuid] = pool
 
     def unshare(self, uuid: str) -> None:
-        """The server's files are this node's alone."""
+        """End `share`: the server's files are this node's alone."""
         self._shared.pop(uuid, None)
 
-    def settle(self, configurations: Sequence[Configuration]) -> None:
-        """Make servers known that people moved here; take up in the background what runs."""
-        settled = [self.known(configuration) for configuration in configurations]
-        for server in settled:
+    def add_moved(self, configurations: Sequence[Configuration]) -> None:
+        """Add servers that direct transfers moved here, and watch those that run."""
+        servers = [self.get_or_add(configuration) for configuration in configurations]
+        for server in servers:
             server.by_hand = True
-            server.measure()
-        if settled:
-            self._tasks.start("finding out which servers run", self._adopt(settled))
+            server.files.measure()
+        if servers:
+            self._tasks.start("finding out which servers run", self._adopt(servers))
 
     async def _adopt(self, servers: Sequence[Server]) -> None:
-        unknown = await self._boot.adopt(servers)
-        await self._boot.adopt_later(unknown, self._has)
+        unknown = await self._loader.adopt(servers)
+        await self._loader.adopt_later(unknown, self._has)
 
     def forget(self, uuid: str) -> None:
-        """Make a server unknown, and touch nothing of it."""
+        """Remove a server from the registry; its files and environment stay."""
         server = self._servers.pop(uuid, None)
         if server is not None:
             server.close()
 
     def _add(self, configuration: Configuration) -> Server:
         uuid = configuration.settings.uuid
+        system = self._config.system
+        files = ServerFiles(uuid, self._directories, self._disk, self._disk_usage, self._reactor)
         server = Server(
-            configuration, self._directories, self._means, self._tasks, self._disk_usage
+            configuration,
+            panel=self._panel,
+            runtime=ServerRuntime(
+                uuid,
+                self._environment,
+                self._bus,
+                files,
+                self._reactor,
+                system.websocket_log_count,
+            ),
+            files=files,
+            egg_files=ServerEggFiles(self._rewriters, files.directory, self._owner, self._config),
+            tasks=self._tasks,
+            reactor=self._reactor,
+            stop_timeout=system.stop_timeout,
         )
         server.hold = self._reserved.pop(uuid, "")
         self._servers[uuid] = server
@@ -190,22 +239,21 @@ class Servers:
     def _has(self, server: Server) -> bool:
         return self._servers.get(server.uuid) is server
 
-    # How they come and go
+    # Creation and deletion
 
     async def create(self, uuid: str, *, start_on_completion: bool) -> Server:
-        """Make a new server of this node, and tell the Panel how its installation ended.
+        """Make a new server of this node, and report the end of its installation to the Panel.
 
-        The egg's installation script is not run. A server whose directory or container cannot be
-        made is here all the same, offline, and the first start makes them. A start that fails
-        fails no creation. Raises `ServersNotLoaded`, `Conflict` for a server that is here or was
-        deleted meanwhile, and `PanelError` where the Panel does not tell what the server is: then
-        it is not here.
+        A server whose directory or container cannot be made is added all the same, offline, and
+        its first start makes them. A failed start does not fail the creation. Raises
+        `ServersNotLoaded`, `Conflict` for a server that is here or was deleted meanwhile, and
+        `PanelError` where the Panel does not return its configuration: then it is not added.
         """
         if not self.loaded:
             raise ServersNotLoaded
         if uuid in self._servers or uuid in self._creating or uuid in self._deleting:
             raise Conflict("this server is already on this node", "delete it first")
-        creation = Creation(self._means)
+        creation = Creation(self._panel, self._environment)
         creating = self._creating[uuid] = Deferred.fromCoroutine(self._create(uuid, creation))
         try:
             server = await creating
@@ -216,27 +264,27 @@ class Servers:
         finally:
             del self._creating[uuid]
         if start_on_completion and creation.succeeded:
-            with suppress(WingsdError):  # It is told where people see it.
+            with suppress(WingsdError):  # It is shown in the console.
                 await server.power(PowerAction.START)
         return server
 
     async def _create(self, uuid: str, creation: Creation) -> Server:
         try:
-            server = self._add(await self._means.panel.describe(uuid))
-            server.has_directory = False
-            server.take(INSTALLING)
+            server = self._add(await self._panel.describe(uuid))
+            server.files.exists = False
+            server.place_hold(INSTALLING)
             await creation.make(server)
         except BaseException as error:
             self.forget(uuid)
-            await creation.fail(uuid, error)
+            await creation.roll_back(uuid, error)
             raise
-        server.let_go()
+        server.release()
         return server
 
     async def delete(self, uuid: str) -> None:
-        """Kill a server and remove its container, then forget it; its files go in the background.
+        """Kill a server and remove its container, then delete its files in the background.
 
-        Those that `share` was told of stay.
+        Files that `share` was called for are kept.
 
         Raises `ServersNotLoaded`, `ServerNotFound`, `Conflict` while it is being deleted already,
         and `EnvironmentFailed`, after which it is still there.
@@ -255,8 +303,8 @@ class Servers:
             creating.cancel()
             await DeferredList([creating], consumeErrors=True)
         elif self.get(uuid).disowned:
-            # Its container went before it did. The Panel waits for this call with its own answer
-            # to the other node, so no engine may keep it waiting.
+            # Its container was removed before the transfer. The Panel answers the other node after
+            # this call, so the call must not wait for the engine.
             removing = self.get(uuid).remove_environment()
             self.forget(uuid)
             self._tasks.start("removing its container", removing, uuid)
@@ -269,14 +317,13 @@ class Servers:
                 server.hold = held
                 raise
             self.forget(uuid)
-        self._means.bus.publish(Event(uuid, DELETED))
+        self._bus.publish(Event(uuid, DELETED))
         pool = self._shared.pop(uuid, "")
         if not pool:
-            await self._disposal.dispose(uuid)
+            await self._deleter.delete(uuid)
             return
         self._log.info(
-            "{server}: its files stay in {directory}, where the storage pool {pool} has them for "
-            "another node",
+            "{server}: its files stay in {directory} for another node of the storage pool {pool}",
             server=uuid,
             directory=self.directory(uuid),
             pool=pool,

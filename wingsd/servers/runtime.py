@@ -1,37 +1,37 @@
-"""A server while it runs: its process, its state, its console, and what it uses.
+"""The runtime of a server: its environment, its process, its state, console and usage.
 
-Whatever changes here is told on the event bus.
+Every change is published on the event bus.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Annotated, Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from wingsd.docker.runtime import Running, Usage
+from wingsd.docker.runtime import Environment, Running, Usage
 from wingsd.errors import EnvironmentFailed
-from wingsd.events import CONSOLE_OUTPUT, DAEMON_MESSAGE, STATS, STATUS, Event
-from wingsd.panel.schemas import Startup
-from wingsd.servers.collaborators import ServerCollaborators
+from wingsd.events import CONSOLE_OUTPUT, DAEMON_MESSAGE, STATS, STATUS, Event, EventBus
+from wingsd.panel.schemas import Configuration, Settings, Startup
 from wingsd.servers.console import WINDOW, Console, LineSplitter, StartupDetector, Throttle, text
-from wingsd.servers.power_states import Happening, PowerState, after
+from wingsd.servers.files import ServerFiles
+from wingsd.servers.power_states import PowerEvent, PowerState, next_state
 from wingsd.util.serialization import Keywords, unstructure
 from wingsd.util.text import escaped
 
-__all__ = ["Listener", "NetworkUsage", "Run", "ServerDetails", "ServerRuntime", "Utilization"]
+__all__ = ["NetworkUsage", "Run", "RunListener", "ServerDetails", "ServerRuntime", "Utilization"]
 
 Amount = Annotated[int, Keywords(minimum=0)]
 
 
 @attrs.frozen
 class NetworkUsage:
-    """Bytes that have come and gone since the server's start."""
+    """Bytes received and sent since the server's start."""
 
     rx_bytes: Amount
     tx_bytes: Amount
@@ -60,42 +60,46 @@ class ServerDetails:
     configuration: Annotated[dict[str, Any], "The settings, as the Panel gave them."]
 
 
-class Listener(Protocol):
-    """Who is told what a run does."""
+class RunListener(Protocol):
+    """The receiver of a run's events."""
 
     def on_line(self, line: str) -> None:
-        """It wrote a line to its console."""
+        """Take a line of the console."""
 
-    def on_up(self) -> None:
-        """It says that it is up."""
+    def on_ready(self) -> None:
+        """Take note that the startup is finished."""
 
     def on_usage(self, usage: Usage) -> None:
-        """What it uses."""
+        """Take a measurement of the program's usage."""
 
     def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
-        """It has ended; nothing more is told."""
+        """Take the end of the run, its last event."""
 
 
 class Run:
-    """A `wingsd.docker.Watcher`.
+    """One run of a server's program: a `wingsd.docker.Watcher`.
 
-    `running` is None until the program has been started; `asked` tells whether somebody wanted
-    it to end, `up` whether it has said that it is up, if it is expected to.
+    `running` is None until the program has been started. `end_requested` says whether a user or
+    the node asked for the end, `ready` whether the startup is finished, by the `startup` line if
+    the egg has one.
     """
 
     def __init__(
-        self, listener: Listener, reactor: Any, done: StartupDetector | None = None
+        self,
+        listener: RunListener,
+        reactor: IReactorTime,
+        startup: StartupDetector | None = None,
     ) -> None:
         self.running: Running | None = None
-        self.asked = False
-        self.up = done is None
+        self.end_requested = False
+        self.ready = startup is None
         self.over = False
         self._listener = listener
         self._reactor = reactor
-        self._done = done
+        self._startup = startup
         self._lines = LineSplitter()
         self._throttle = Throttle()
-        self._timer: Any = None
+        self._timer: IDelayedCall | None = None
         self._detached = False
         self._waiting: list[Deferred[None]] = []
 
@@ -116,7 +120,7 @@ class Run:
         return True
 
     def detach(self) -> None:
-        """Listen no longer; the program goes on."""
+        """Stop listening; the program continues to run."""
         self._detached = True
         self._stop_timer()
         if self.running is not None and not self.over:
@@ -125,22 +129,22 @@ class Run:
     # `wingsd.docker.Watcher`
 
     def output(self, data: bytes) -> None:
-        """Pass on the lines that the program wrote, unless they are too many."""
+        """Pass on the lines that the program wrote, within the throttle's limits."""
         if not self._detached:
             self._take(self._lines.feed(data))
 
     def usage(self, usage: Usage) -> None:
-        """Pass on what the program uses."""
+        """Pass on the program's usage."""
         if not self._detached:
             self._listener.on_usage(usage)
 
     def ended(self, status: int | None, *, out_of_memory: bool) -> None:
-        """Pass on the last words and the end."""
+        """Pass on an unfinished last line, and the end."""
         self.over = True
         if not self._detached:
             self._take(self._lines.end())
             self._stop_timer()
-            self._tell_left_out(self._throttle.flush())
+            self._report_omitted(self._throttle.flush())
             self._listener.on_end(self, status, out_of_memory=out_of_memory)
         waiting, self._waiting = self._waiting, []
         for one in waiting:
@@ -148,25 +152,25 @@ class Run:
 
     def _take(self, lines: list[bytes]) -> None:
         now = self._reactor.seconds()
-        self._tell_left_out(self._throttle.ended(now))
+        self._report_omitted(self._throttle.ended(now))
         for line in lines[: self._throttle.admit(lines, now)]:
             self._listener.on_line(text(line))
-        if self._throttle.on and self._timer is None:
-            self._timer = self._reactor.callLater(WINDOW, self._look)
-        done = self._done
-        # What is left out counts here all the same; a flood says mostly one thing.
-        if done is not None and any(done.match(text(line)) for line in dict.fromkeys(lines)):
-            self._done = None
-            self.up = True
-            self._listener.on_up()
+        if self._throttle.active and self._timer is None:
+            self._timer = self._reactor.callLater(WINDOW, self._check_throttle)
+        startup = self._startup
+        # Omitted lines count here all the same; most lines of a flood are equal.
+        if startup is not None and any(startup.match(text(line)) for line in dict.fromkeys(lines)):
+            self._startup = None
+            self.ready = True
+            self._listener.on_ready()
 
-    def _look(self) -> None:
+    def _check_throttle(self) -> None:
         self._timer = None
-        self._tell_left_out(self._throttle.ended(self._reactor.seconds()))
-        if self._throttle.on:
-            self._timer = self._reactor.callLater(WINDOW, self._look)
+        self._report_omitted(self._throttle.ended(self._reactor.seconds()))
+        if self._throttle.active:
+            self._timer = self._reactor.callLater(WINDOW, self._check_throttle)
 
-    def _tell_left_out(self, count: int) -> None:
+    def _report_omitted(self, count: int) -> None:
         if count:
             self._listener.on_line(f"[wingsd] {count} lines were left out")
 
@@ -176,14 +180,16 @@ class Run:
             self._timer = None
 
 
-#: What Wings gives out at most over its API; the WebSocket's figure is configured.
+#: The lines of a console that Wings returns at most over its API; the WebSocket's figure is
+#: configured.
 LEAST_KEPT = 100
 
 
 class ServerRuntime:
-    """The life of the server with the UUID `uuid`.
+    """The environment and the state of the server with the UUID `uuid`.
 
-    `when_offline` is called after each run, `when_used` whenever the program was measured.
+    At least `log_count` lines of the console are kept. The server's `files` are measured after
+    each run, and while the program runs.
     """
 
     _log = Logger()
@@ -191,87 +197,130 @@ class ServerRuntime:
     def __init__(
         self,
         uuid: str,
-        means: ServerCollaborators,
-        when_offline: Callable[[], None],
-        when_used: Callable[[], None],
+        environment: Environment,
+        bus: EventBus,
+        files: ServerFiles,
+        reactor: IReactorTime,
+        log_count: int,
     ) -> None:
         self.uuid = uuid
         self.state = PowerState.OFFLINE
         self.usage = Usage()
-        #: Bytes, as last measured; None before that was done once.
-        self.disk_bytes: int | None = None
-        self.console = Console(max(means.config.system.websocket_log_count, LEAST_KEPT))
-        #: The run under way, from before it starts to its end.
+        self.console = Console(max(log_count, LEAST_KEPT))
+        #: The current run, from before its start to its end.
         self.run: Run | None = None
-        #: Whether the console lacks the beginning of the run, since it was found running.
-        self.joined_late = False
-        self._means = means
-        self._when_offline = when_offline
-        self._when_used = when_used
+        #: Whether the run was found running, so that the console lacks its beginning.
+        self._joined_late = False
+        self._environment = environment
+        self._bus = bus
+        self._files = files
+        self._reactor = reactor
 
-    # How a run begins
+    # The environment
 
-    async def launch(self, startup: Startup) -> None:
-        """Start the program in an environment that has been made.
+    async def launch(self, configuration: Configuration) -> None:
+        """Make the environment from these settings, and start the program.
 
         Raises `EnvironmentFailed`; then nothing runs.
         """
-        done = StartupDetector(startup)
-        for fault in done.faults:
-            self.say(fault)
-        run = self.run = Run(self, self._means.reactor, done or None)
-        self.joined_late = False
+        await self._environment.recreate(configuration.settings)
+        await self._start(configuration.process.startup)
+
+    async def _start(self, startup: Startup) -> None:
+        detector = StartupDetector(startup)
+        for error in detector.errors:
+            self.say(error)
+        run = self.run = Run(self, self._reactor, detector or None)
+        self._joined_late = False
         try:
-            run.running = await self._means.environment.start(self.uuid, run)
+            run.running = await self._environment.start(self.uuid, run)
         except BaseException:
-            run.asked = True
-            # It may run all the same: the engine was asked, and only the answer is missing.
-            await self._clear_away()
+            run.end_requested = True
+            # It may run all the same: the engine may have started it before it failed to answer.
+            await self._remove_failed()
             run.detach()
             self.run = None
             raise
-        if run.up and not run.over:
-            self.happen(Happening.UP)
+        if run.ready and not run.over:
+            self.transition(PowerEvent.READY)
 
     async def adopt(self) -> bool:
-        """Watch the program where it runs already; return whether it does.
+        """Watch the program if it runs already; return whether it does.
 
         Raises `EnvironmentFailed`.
         """
-        run = Run(self, self._means.reactor)
-        running = await self._means.environment.adopt(self.uuid, run)
+        run = Run(self, self._reactor)
+        running = await self._environment.adopt(self.uuid, run)
         if running is None or run.over:
             return False
         run.running, self.run = running, run
-        self.joined_late = True
-        self.happen(Happening.FOUND)
+        self._joined_late = True
+        self.transition(PowerEvent.ADOPTED)
         return True
 
-    async def _clear_away(self) -> None:
+    async def _remove_failed(self) -> None:
         try:
-            await self._means.environment.remove(self.uuid)
+            await self._environment.remove(self.uuid)
         except EnvironmentFailed as error:
             self._log.error(
-                "{server}: what a failed start left was not removed: {error}",
+                "{server}: the container of a failed start was not removed: {error}",
+                server=self.uuid,
+                error=error,
+            )
+
+    async def remove(self) -> None:
+        """Remove the environment, which kills the program. Raises `EnvironmentFailed`."""
+        if self.run is not None:
+            self.run.end_requested = True
+        await self._environment.remove(self.uuid)
+
+    async def restore(self, settings: Settings) -> None:
+        """Make the environment again after a removal that is rolled back.
+
+        A failure is only logged: the next start makes the environment in any case.
+        """
+        try:
+            await self._environment.create(settings)
+        except EnvironmentFailed as error:
+            self._log.warn(
+                "{server}: its container was not created again, the next start does it: {error}",
                 server=self.uuid,
                 error=error,
             )
 
     def detach(self) -> None:
-        """Hear nothing more of the run; the program goes on."""
+        """Stop listening to the run; the program continues to run."""
         if self.run is not None:
             self.run.detach()
 
-    # What is told
+    async def logs(self, lines: int) -> list[str]:
+        """Return the last lines of the console.
+
+        The engine is asked for those that this node has not seen; its failure is logged.
+        """
+        seen = self.console.lines(lines)
+        if seen and (len(seen) >= lines or not self._joined_late):
+            return seen
+        try:
+            return await self._environment.logs(self.uuid, lines) or seen
+        except EnvironmentFailed as error:
+            self._log.warn(
+                "{server}: its old console lines cannot be read: {error}",
+                server=self.uuid,
+                error=error,
+            )
+            return seen
+
+    # Events
 
     def publish(self, event: str, *args: str) -> None:
-        """Tell an event of this server."""
-        self._means.bus.publish(Event(self.uuid, event, args))
+        """Publish an event of this server."""
+        self._bus.publish(Event(self.uuid, event, args))
 
     def say(self, message: str, *, keep: bool = False) -> None:
-        """Tell people something of the node's own, in the console and in the log.
+        """Show a message of the node in the console, and log it.
 
-        With `keep` it is one of the console's last lines as well.
+        With `keep` it becomes one of the console's last lines as well.
         """
         self._log.info("{server}: {message}", server=self.uuid, message=message)
         # It may quote the engine, a registry or another node, and ends up in a terminal.
@@ -280,20 +329,20 @@ class ServerRuntime:
             self.console.add(f"[wingsd] {shown}")
         self.publish(DAEMON_MESSAGE, shown)
 
-    def happen(self, happening: Happening) -> None:
-        """Enter the state that follows. Raises `ValueError` where none does."""
-        before, self.state = self.state, after(self.state, happening)
-        if self.state is before:
+    def transition(self, event: PowerEvent) -> None:
+        """Enter the next state. Raises `ValueError` for an impossible event."""
+        previous, self.state = self.state, next_state(self.state, event)
+        if self.state is previous:
             return
         self._log.info("{server}: {state}", server=self.uuid, state=self.state.value)
         self.publish(STATUS, self.state.value)
         if self.state is PowerState.OFFLINE:
             self.usage = Usage()
             self.publish(STATS, self.stats())
-            self._when_offline()
+            self._files.measure()
 
     def utilization(self) -> Utilization:
-        """Return what the server uses, in the Panel's form."""
+        """Return the server's usage, in the Panel's form."""
         usage = self.usage
         return Utilization(
             memory_bytes=usage.memory_bytes,
@@ -302,43 +351,42 @@ class ServerRuntime:
             network=NetworkUsage(usage.rx_bytes, usage.tx_bytes),
             uptime=usage.uptime,
             state=self.state,
-            disk_bytes=self.disk_bytes or 0,  # Panels read a number
+            disk_bytes=self._files.disk_bytes or 0,  # Panels read a number
         )
 
     def stats(self) -> str:
         """Return `utilization` as JSON."""
         return json.dumps(unstructure(self.utilization()), separators=(",", ":"))
 
-    # `wingsd.servers.runtime.Listener`
+    # `wingsd.servers.runtime.RunListener`
 
     def on_line(self, line: str) -> None:
-        """Keep and tell a console line."""
+        """Keep and publish a console line."""
         self.console.add(line)
         self.publish(CONSOLE_OUTPUT, line)
 
-    def on_up(self) -> None:
-        """The program says that it is up."""
-        # Before the engine has said that it runs, nobody could do anything with it.
+    def on_ready(self) -> None:
+        """Enter the state `running`, unless the engine has not yet confirmed the start."""
         if self.run is not None and self.run.running is not None:
-            self.happen(Happening.UP)
+            self.transition(PowerEvent.READY)
 
     def on_usage(self, usage: Usage) -> None:
-        """Tell what the program uses."""
+        """Publish the program's usage."""
         self.usage = usage
-        self._when_used()
+        self._files.measure_if_stale()
         self.publish(STATS, self.stats())
 
     def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
-        """The program has ended: where nobody asked for that, say how."""
+        """Enter the state `offline`; say how an end came that was not requested."""
         if run is not self.run:
             return
         self.run = None
-        self.happen(Happening.END)
-        if not run.asked:
-            self.say(_epitaph(status, out_of_memory=out_of_memory))
+        self.transition(PowerEvent.END)
+        if not run.end_requested:
+            self.say(_unexpected_end(status, out_of_memory=out_of_memory))
 
 
-def _epitaph(status: int | None, *, out_of_memory: bool) -> str:
-    how = "an exit status the engine does not tell" if status is None else f"exit status {status}"
+def _unexpected_end(status: int | None, *, out_of_memory: bool) -> str:
+    how = "exit status unknown to the engine" if status is None else f"exit status {status}"
     memory = ", out of memory: raise the server's memory limit" if out_of_memory else ""
-    return f"The server has ended though nobody asked it to: {how}{memory}"
+    return f"The server has ended unexpectedly: {how}{memory}"

@@ -171,7 +171,7 @@ class Recovery:
         self._log.info("{server}: its transfer failed, it is still here", server=uuid)
         with suppress(ServerNotFound):  # The Panel may have deleted it meanwhile.
             server = self.servers.get(uuid)
-            server.let_go()
+            server.release()
             if reached(entry, SendStep.RETIRE):
                 await server.restore_environment()
 

@@ -73,7 +73,7 @@ class Arrival:
         with.
         """
         await self._take_place()
-        server.take_directory(size)
+        server.files.received(size)
         await self._make_environment(configuration)
         return await self._report(server)
 
@@ -173,7 +173,7 @@ class Arrival:
         self._means.servers.unshare(self._server)
         self._course.pass_on(ReceiveStep.DONE)
         self._course.close()
-        server.let_go()
+        server.release()
         await self._authority.welcome(server)
 
     async def _settle(self) -> None:

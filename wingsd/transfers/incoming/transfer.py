@@ -263,7 +263,7 @@ class IncomingTransfer:
             raise DaemonRestarted
         self._arrival.was_told = ours or is_told
         if ours:
-            server = means.servers.known(configuration)
+            server = means.servers.get_or_add(configuration)
         else:
             server = means.servers.admit(configuration, HOLD)
             self._undo.add(self._forget)

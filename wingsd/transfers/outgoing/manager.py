@@ -60,7 +60,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
                 server.uuid, means.panel, means.outbox, means.reactor, means.answer_grace
             )
         transfer = OutgoingTransfer(server, order, self._means, authority)
-        server.take(HOLD)
+        server.place_hold(HOLD)
         self._add(server.uuid, transfer)
         transfer.over.addCallback(self._note_left_behind, transfer)
         Deferred.fromCoroutine(transfer.run())

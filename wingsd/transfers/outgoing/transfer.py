@@ -274,7 +274,7 @@ class OutgoingTransfer:
     def _stays(self) -> None:
         self._course.pass_on(SendStep.FAILED)
         self._means.servers.unshare(self.server.uuid)
-        self.server.let_go()
+        self.server.release()
         self._in_background(self._restore())
 
     async def _restore(self) -> None:
@@ -346,5 +346,5 @@ class OutgoingTransfer:
                 server=self.server.uuid,
             )
             self._means.servers.unshare(self.server.uuid)
-            self.server.let_go()
+            self.server.release()
             self._course.close()

@@ -293,7 +293,7 @@ class Dispatch:
         """
         means, announcer = self._means, self._course.announcer
         # Only for the bar: nothing waits for what is not measured yet.
-        self._server.renew_measure()
+        self._server.files.measure_if_stale()
         cargoes = await self._cargoes(features >= KEEPS_LINKS, further)
         self._course.chain.check()
         joined = JOINS_STREAMS in features

@@ -1,4 +1,4 @@
-"""What is done to a server's files before it starts, in threads and processes."""
+"""The egg's files of servers are rewritten before a start, in threads and processes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from tests.egg_files.helpers import DOTTED_KEYS, processes_of
 from tests.servers.harness import UUID, House, configuration
 from tests.support.reactor import reactor
 from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob
-from wingsd.egg_files.rewriters import Rewriters
+from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
 from wingsd.errors import Conflict
 from wingsd.panel.schemas import Configuration, ConfigurationFile, Replacement
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.pre_start import Rewriting
 from wingsd.servers.registry import Servers
 from wingsd.threadio import Workers
 
@@ -52,37 +51,35 @@ def threads() -> SlowWorkers:
 
 
 @pytest.fixture
-def rewriting(house: House, threads: SlowWorkers, tmp_path: Path) -> Rewriting:
-    return Rewriting(
-        attrs.evolve(house.means, rewriters=Rewriters(threads, threads)),  # type: ignore[arg-type]
-        str(tmp_path),
-    )
+def egg_files(house: House, threads: SlowWorkers, tmp_path: Path) -> ServerEggFiles:
+    rewriters = Rewriters(threads, threads)  # type: ignore[arg-type]
+    return ServerEggFiles(rewriters, str(tmp_path), house.owner, house.config)
 
 
 def test_one_server_has_one_thread_whoever_gives_up(
-    rewriting: Rewriting, threads: SlowWorkers, tmp_path: Path
+    egg_files: ServerEggFiles, threads: SlowWorkers, tmp_path: Path
 ) -> None:
-    given_up = Deferred.fromCoroutine(rewriting.run(with_file("first")))
+    given_up = Deferred.fromCoroutine(egg_files.rewrite(with_file("first")))
     given_up.cancel()
     given_up.addErrback(lambda failure: failure.trap(CancelledError))
-    never_begun = Deferred.fromCoroutine(rewriting.run(with_file("never")))
+    never_begun = Deferred.fromCoroutine(egg_files.rewrite(with_file("never")))
     never_begun.cancel()
     never_begun.addErrback(lambda failure: failure.trap(CancelledError))
-    second = Deferred.fromCoroutine(rewriting.run(with_file("second")))
+    second = Deferred.fromCoroutine(egg_files.rewrite(with_file("second")))
     assert (given_up.called, never_begun.called, second.called) == (True, True, False)
     assert len(threads.work) == 1
     threads.work[0]()
     assert len(threads.work) == 2
     threads.work[1]()
     assert second.result == []
-    # A start that was called off has no process any more, and writes nothing.
+    # A cancelled start has no process any more, and writes nothing.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["second", "volumes"]
 
 
 def test_a_server_without_such_files_waits_for_nothing(
-    rewriting: Rewriting, threads: SlowWorkers
+    egg_files: ServerEggFiles, threads: SlowWorkers
 ) -> None:
-    assert Deferred.fromCoroutine(rewriting.run(configuration())).result == []
+    assert Deferred.fromCoroutine(egg_files.rewrite(configuration())).result == []
     assert threads.work == []
 
 
@@ -104,22 +101,21 @@ def test_a_server_that_was_slow_is_rewritten_as_a_slow_one_until_it_is_not(
     house: House, tmp_path: Path
 ) -> None:
     rewriters = Rewritten(True, True, False, False)
-    means = attrs.evolve(house.means, rewriters=rewriters)  # type: ignore[arg-type]
-    rewriting = Rewriting(means, str(tmp_path))
+    egg_files = ServerEggFiles(rewriters, str(tmp_path), house.owner, house.config)  # type: ignore[arg-type]
     for _ in range(4):
-        assert Deferred.fromCoroutine(rewriting.run(with_file("a"))).result == []
+        assert Deferred.fromCoroutine(egg_files.rewrite(with_file("a"))).result == []
     assert rewriters.asked == [False, True, True, False]
 
 
-def test_a_start_called_off_before_its_turn_leaves_a_server_slow(
+def test_a_start_cancelled_before_its_turn_leaves_a_server_slow(
     house: House, threads: SlowWorkers, tmp_path: Path
 ) -> None:
     slow = SlowWorkers()
     rewriters = Rewriters(threads, slow, attrs.evolve(BOUNDS, slow_seconds=0))  # type: ignore[arg-type]
-    rewriting = Rewriting(attrs.evolve(house.means, rewriters=rewriters), str(tmp_path))
+    egg_files = ServerEggFiles(rewriters, str(tmp_path), house.owner, house.config)
 
     def start() -> Deferred[list[str]]:
-        return Deferred.fromCoroutine(rewriting.run(with_file("a")))
+        return Deferred.fromCoroutine(egg_files.rewrite(with_file("a")))
 
     first = start()
     threads.work[0]()
@@ -159,7 +155,7 @@ def bounds() -> RewriteBounds:
 def node(house: House, bounds: RewriteBounds) -> Iterator[Node]:
     rewriters = Rewriters(Workers(reactor, "rewrite", 4), Workers(reactor, "slow", 1), bounds)
     rewriters.start()
-    servers = Servers(attrs.evolve(house.means, rewriters=rewriters))
+    servers = house.make_servers(rewriters)
     yield Node(house, rewriters, servers)
     with suppress(AlreadyQuit):
         rewriters.stop()
@@ -172,7 +168,7 @@ async def test_four_hostile_files_keep_no_server_from_starting(node: Node) -> No
     file = node.add(UUID, b"port = 2\n")
     lines: list[tuple[str, ...]] = []
     for uuid in hostile:
-        node.house.means.bus.subscribe(uuid, lambda event: lines.append((event.name, *event.args)))
+        node.house.bus.subscribe(uuid, lambda event: lines.append((event.name, *event.args)))
     await node.servers.boot()
     starts = [
         Deferred.fromCoroutine(node.servers.get(uuid).power(PowerAction.START)) for uuid in hostile
@@ -203,7 +199,7 @@ async def test_a_kill_and_the_nodes_end_leave_no_process(node: Node) -> None:
     await until(lambda: len(processes_of(os.getpid())) == 1)
     (old,) = processes_of(os.getpid())
     await server.power(PowerAction.KILL)
-    with pytest.raises(Conflict, match="called off"):
+    with pytest.raises(Conflict, match="cancelled"):
         await first
     second = Deferred.fromCoroutine(server.power(PowerAction.START))
     await until(lambda: processes_of(os.getpid()) not in ([], [old]))

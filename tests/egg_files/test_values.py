@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from wingsd.egg_files.values import Scalar, like, text_of
+from wingsd.egg_files.changes import Scalar, like, text_of
 
 
 @pytest.mark.parametrize(
