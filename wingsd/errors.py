@@ -25,6 +25,7 @@ __all__ = [
     "Unauthorized",
     "Unprocessable",
     "WingsdError",
+    "error_code",
 ]
 
 
@@ -62,9 +63,14 @@ class WingsdError(Exception):
     def __str__(self) -> str:
         return f"{self.message}: {self.detail}" if self.detail else self.message
 
-    def add_context(self, what: str) -> None:
-        """Say in the detail which of several things it is about."""
-        self.detail = f"{what}: {self.detail}" if self.detail else what
+    def add_context(self, subject: str) -> None:
+        """Begin the detail with the one of several things that the error is about."""
+        self.detail = f"{subject}: {self.detail}" if self.detail else subject
+
+
+def error_code(error: BaseException) -> str:
+    """Return the code of an error; any but a `WingsdError` is an internal one."""
+    return error.code if isinstance(error, WingsdError) else WingsdError.code
 
 
 class Unauthorized(WingsdError):

@@ -151,10 +151,10 @@ async def test_a_failure_of_the_nodes_own_is_logged_under_the_number_that_is_tol
 ) -> None:
     house.calls.faults["sync"] = PanelUnreachable("the Panel is down", "try again")
     reply = await house.call("POST", f"servers/{UUID}/sync")
-    assert (reply.status, reply.json["error"]) == (503, "the Panel is down")
+    assert (reply.status, reply.json["code"]) == (503, "panel-unreachable")
     (line,) = [line for line in logged_errors.lines if "failed" in line]
     assert f"POST /api/servers/{UUID}/sync failed" in line
-    assert f"(request {reply.headers['x-request-id']}): the Panel is down: try again" in line
+    assert f"(request {reply.headers['x-request-id']}): panel-unreachable: the Panel is" in line
 
 
 @pytest_twisted.ensureDeferred

@@ -84,11 +84,14 @@ def test_so_is_a_directory_that_may_not_be_entered(
     assert f"may enter {tmp_path / 'closed'}" in detail
 
 
-def test_a_refusal_is_the_daemons_own_words(scripted: Scripted, wingsctl: Command) -> None:
-    told = {"error": "no", "detail": "do better"}
-    scripted.answers("GET", "status", told, status=409)
+def test_an_error_of_the_daemon_is_printed_with_its_code(
+    scripted: Scripted, wingsctl: Command
+) -> None:
+    answer = {"error": "no", "code": "conflict", "detail": "do better"}
+    scripted.answers("GET", "status", answer, status=409)
     ran = wingsctl("status")
-    assert (ran.status, ran.err) == (Exit.FAILED, "wingsctl: no\n  do better\n")
+    assert (ran.status, ran.err) == (Exit.FAILED, "wingsctl: no (conflict)\n  do better\n")
+    assert json.loads(wingsctl("status", "--json").err) == answer
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"[]"])

@@ -35,7 +35,7 @@ async def test_it_tells_what_it_is_and_has_room_for(ends: Ends) -> None:
     assert found["address"] == ends.source.url
     assert found["servers"] == {"loaded": False, "count": None, "running": None}
     assert found["transfers"] == {"receiving": 0, "sending": 0, "expected": 0}
-    assert found["engine"] == {"enabled": False, "version": "", "error": ""}
+    assert found["engine"] == {"enabled": False, "version": "", "error": "", "code": ""}
     assert found["limits"]["download_mib_per_second"] is None
     assert found["limits"]["concurrent"] == 8
     assert [disk["purpose"] for disk in found["disks"]] == ["servers", "arriving", "journal"]
@@ -101,6 +101,7 @@ async def test_the_engine_tells_its_version_or_why_not(ends: Ends) -> None:
         raise EnvironmentFailed("the socket is not there")
 
     ends.source.engine = answers
-    assert (await gathered(ends))["engine"] == {"enabled": True, "version": "27.1", "error": ""}
+    engine = (await gathered(ends))["engine"]
+    assert engine == {"enabled": True, "version": "27.1", "error": "", "code": ""}
     ends.source.engine = does_not
     assert (await gathered(ends))["engine"]["error"] == "the socket is not there"

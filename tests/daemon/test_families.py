@@ -229,5 +229,5 @@ async def test_calagopus_gets_no_answer_to_a_bad_token_either(house: House) -> N
     await house.start()
     with pytest.raises(Unanswered):
         await send(house, RECORDED.read_bytes(), calagopus(), token="bad")
-    await house.wait_for_line("is refused")
+    await house.wait_for_line(" refused: ")
     assert house.panel.reports() == []

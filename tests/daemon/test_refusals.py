@@ -26,7 +26,7 @@ async def test_a_refused_token_is_told_why_and_the_panel_nothing(house: House) -
     status, answer = await house.curl("-F", "archive=x", token=house.token(exp=1))
     assert (status, answer["error"]) == (401, "The token is not valid")
     assert "expired" in answer["detail"]
-    assert "expired" in await house.wait_for_line("is refused")
+    assert "expired" in await house.wait_for_line(" refused: ")
     assert house.panel.calls == before
 
 
@@ -50,7 +50,7 @@ async def test_nothing_that_a_stranger_sends_forges_a_line_of_the_log(house: Hou
     token = jwt.encode({"sub": UUID}, "x" * 32, "HS256", headers=header)
     status, _ = await house.curl("-F", "archive=x", token=token)
     assert status == 401
-    await house.wait_for_line("is refused")
+    await house.wait_for_line(" refused: ")
     address = ("127.0.0.1", int(house.url.rpartition(":")[2]))
     # Newer versions of Twisted refuse the first path, and note nothing of it.
     for path in (b"/\x1b[2J\x85", b"/" + b"x" * 5000):

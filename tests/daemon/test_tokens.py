@@ -46,7 +46,7 @@ async def assert_used(house: House, token: str) -> None:
     before, since = told(house), len(house.log)
     status, answer = await send(house, token)
     assert (status, answer["code"], answer["detail"]) == (401, "unauthorized", USED)
-    assert USED in await house.wait_for_line("is refused", since)
+    assert USED in await house.wait_for_line(" refused: ", since)
     # What it is sent with says nothing of the server: the next transfer is not its to end.
     assert told(house) == before
     assert house.left() == []

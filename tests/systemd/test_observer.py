@@ -53,6 +53,7 @@ def test_an_event_comes_with_what_it_is_about(journal: Journal, log: Logger) -> 
         "WINGSD_COUNT": "2",
         "WINGSD_RATE": "0.5",
         "WINGSD_ERROR": str(StorageError("no room")),
+        "WINGSD_CODE": "storage-failed",
     }
     assert code["CODE_FILE"] == __file__
     assert code["CODE_FUNC"] == "test_an_event_comes_with_what_it_is_about"

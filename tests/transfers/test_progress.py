@@ -54,6 +54,6 @@ async def test_how_it_ended_is_in_the_journal(house: House) -> None:
     await house.fails(BadRequest, Source(checksum="0" * 64))
     await house.receiver.open(UUID).run(Source())
     success, failure = house.store.past(2)
-    assert "while verifying the checksum: checksums don't match" in failure.reason
+    assert "checksum-mismatch" in failure.reason
     assert (failure.bytes, failure.files) == (None, None)
     assert (success.reason, success.bytes, success.files) == ("", len(DATA), 2)

@@ -364,11 +364,12 @@ def test_one_kind_of_flood_leaves_room_for_the_rest() -> None:
 
 def test_a_failure_on_this_node_is_told_in_full_to_administrators_alone() -> None:
     failure = EnvironmentFailed("no such image: secret/image")
-    assert authenticated("*").session.failure(failure).args == (failure.message,)
+    assert authenticated("*").session.failure(failure).args == (failure.message, failure.code)
     administrator = authenticated("admin.websocket.errors").session
-    assert administrator.failure(failure).args == (str(failure),)
+    assert administrator.failure(failure).args == (str(failure), failure.code)
 
 
 @pytest.mark.parametrize("fault", [BadRequest("no", "do this"), ServerNotRunning("no", "do this")])
 def test_who_asked_for_what_cannot_be_is_told_what_to_do(fault: Any) -> None:
-    assert authenticated().session.failure(fault) == Message("daemon error", ("no: do this",))
+    told = authenticated().session.failure(fault)
+    assert told == Message("daemon error", ("no: do this", fault.code))

@@ -23,7 +23,7 @@ from wingsd.auth.tokens import DenyList, authorize_panel
 from wingsd.config import Config
 from wingsd.direct_transfers import DirectTransfers
 from wingsd.docker.engine import EngineInformation
-from wingsd.errors import ServerNotFound, ServerNotRunning, WingsdError
+from wingsd.errors import ServerNotFound, ServerNotRunning, WingsdError, error_code
 from wingsd.http.errors import MethodNotAllowed, error_json
 from wingsd.http.operations import Access, Call, Topic, declared, parse, to_json
 from wingsd.http.request import StreamingRequest
@@ -167,10 +167,11 @@ class Public(Resource):
 
     def _complain(self, request: StreamingRequest, error: Exception) -> None:
         self._log.warn(
-            "{method} {path} failed (request {number}): {error}",
+            "{method} {path} failed (request {number}): {code}: {error}",
             method=request.method.decode("latin-1"),
             path=request.path.decode("latin-1"),
             number=request.request_id,
+            code=error_code(error),
             error=error,
         )
 

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from wingsd.api.resource import Endpoint, Public, ServerPath
 from wingsd.api.upload import UploadBody
 from wingsd.auth.tokens import AGAIN_BY_HAND, TransferToken, token_was_used, transfer_token
-from wingsd.errors import BadRequest, Unauthorized, WingsdError
+from wingsd.errors import BadRequest, Unauthorized, WingsdError, error_code
 from wingsd.http.operations import INVALID, Access, Call, Success, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.transfers.coordinator import ReceivingCoordinator
@@ -179,7 +179,12 @@ class TransfersEndpoint(Public):
         return self.services.by_hand.arrivals.authority(token) if token.by_hand else None
 
     def _tell_refused(self, request: StreamingRequest, error: Exception) -> None:
-        self._log.warn("an upload from {peer} is refused: {error}", peer=request.peer, error=error)
+        self._log.warn(
+            "upload from {peer} refused: {code}: {error}",
+            peer=request.peer,
+            code=error_code(error),
+            error=error,
+        )
 
 
 class IncomingEndpoint(Endpoint):

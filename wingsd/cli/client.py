@@ -39,11 +39,18 @@ class Exit(IntEnum):
 
 
 class CtlError(click.ClickException):
-    """The command fails with the status `exit`; `detail` says what to do, where there is that."""
+    """The command fails with the exit status `status`.
 
-    def __init__(self, message: str, detail: str = "", status: Exit = Exit.FAILED) -> None:
+    `detail` says what to do, where that is known; `code` is the daemon's for the error, if it is
+    the daemon's.
+    """
+
+    def __init__(
+        self, message: str, detail: str = "", status: Exit = Exit.FAILED, code: str = ""
+    ) -> None:
         super().__init__(message)
         self.detail = detail
+        self.code = code
         # It is shown when the command's context is gone.
         context = click.get_current_context(silent=True)
         self._as_json = context is not None and bool(context.params.get("as_json"))
@@ -52,10 +59,12 @@ class CtlError(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it where errors go: for people, or with `--json` as JSON."""
         if self._as_json:
-            text = json.dumps({"error": self.message, "detail": self.detail})
+            answer = {"error": self.message, "detail": self.detail}
+            text = json.dumps(answer | ({"code": self.code} if self.code else {}))
         else:
             # The daemon's words, which may quote others.
             text = f"wingsctl: {escaped(self.message)}"
+            text += f" ({escaped(self.code)})" if self.code else ""
             text += f"\n  {escaped(self.detail)}" if self.detail else ""
         click.echo(text, file=file, err=True)
 
@@ -113,6 +122,7 @@ class ControlClient:
                 str(fault.get("error") or f"the daemon answered {answer.status}"),
                 str(fault.get("detail") or ""),
                 Exit.UNKNOWN if answer.status == HTTPStatus.NOT_FOUND else Exit.FAILED,
+                str(fault.get("code") or ""),
             )
         return told
 

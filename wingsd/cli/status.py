@@ -58,18 +58,22 @@ def _panel(panel: Json) -> str:
     heard = panel["last_heard"]
     ago = "" if heard is None else f", {duration(time.time() - heard)} ago"
     if not panel["reachable"]:
-        return f"{panel['url']} is NOT reachable: {panel['error']}; last heard {when(heard)}{ago}"
+        return f"{panel['url']} is NOT reachable: {_error(panel)}; last heard {when(heard)}{ago}"
     if panel["error"]:
-        return f"{panel['url']} REFUSES this node: {panel['error']}"
+        return f"{panel['url']} REFUSES this node: {_error(panel)}"
     return f"{panel['url']} answers"
 
 
 def _engine(engine: Json) -> str:
     if not engine["enabled"]:
         return "none: docker.enabled is false"
-    return (
-        f"Docker {engine['version']}" if not engine["error"] else f"NOT usable: {engine['error']}"
-    )
+    return f"NOT usable: {_error(engine)}" if engine["error"] else f"Docker {engine['version']}"
+
+
+def _error(part: Json) -> str:
+    """Return a part's error with its code, which an older daemon does not send."""
+    code = part.get("code")
+    return f"{code}: {part['error']}" if code else str(part["error"])
 
 
 def _servers(servers: Json) -> str:

@@ -109,29 +109,28 @@ class _Survey:
 
     async def _panel(self) -> Json:
         panel = self._rooms.panel
-        answers, why = True, ""
+        answers, why, code = True, "", ""
         try:
             await self._in_time(panel.greet())
-        except PanelRefused as error:
-            why = error.detail
         except WingsdError as error:
-            answers, why = False, error.detail
+            answers, why, code = isinstance(error, PanelRefused), error.detail, error.code
         return {
             "url": self._rooms.services.config.remote,
             "reachable": answers,
             "error": why,
+            "code": code,
             "last_heard": panel.heard,
         }
 
     async def _engine(self) -> Json:
         ask = self._rooms.services.engine
-        version, why = "", ""
+        version, why, code = "", "", ""
         if ask is not None:
             try:
                 version = (await self._in_time(_asked(ask))).version
             except WingsdError as error:
-                why = error.detail
-        return {"enabled": ask is not None, "version": version, "error": why}
+                why, code = error.detail, error.code
+        return {"enabled": ask is not None, "version": version, "error": why, "code": code}
 
     async def _in_time(self, asking: Coroutine[Any, Any, Any]) -> Any:
         asked = Deferred.fromCoroutine(asking)

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from wingsd.errors import StorageError, WingsdError
+from wingsd.errors import StorageError, WingsdError, error_code
 from wingsd.events import TRANSFER_LOGS, TRANSFER_STATUS, Event, EventBus
 from wingsd.statedb import Account, Direction, Entry, Outcome, StateDatabase
 from wingsd.transfers.cancellation import CancelScope
@@ -133,9 +133,10 @@ class Announcer:
         self._log.info("{server}: {text}", text=text, **self._about)
         self._print(text)
 
-    def warn(self, text: str) -> None:
-        """The same for what somebody should look into."""
-        self._log.warn("{server}: {text}", text=text, **self._about)
+    def warn(self, text: str, code: str = "") -> None:
+        """Print a line as `say` does, and log it as a warning; `code` is that of an error."""
+        about = self._about | ({"code": code} if code else {})
+        self._log.warn("{server}: {text}", text=text, **about)
         self._print(text)
 
     def show_progress(self, text: Callable[[], str], every: float = PROGRESS_EVERY) -> None:
@@ -332,8 +333,9 @@ class StepLog(Generic[S]):
     def fail(self, error: Exception) -> None:
         """Tell and keep what has gone wrong; where the transfer ends as a failure, that is why."""
         self._error = error
-        self._account = attrs.evolve(self._account, reason=f"while {self.doing}: {error}")
-        self.announcer.warn(f"failed while {self.doing}: {error}")
+        code = error_code(error)
+        self._account = attrs.evolve(self._account, reason=f"while {self.doing}: {code}: {error}")
+        self.announcer.warn(f"transfer failed while {self.doing}: {code}: {error}", code)
 
     # What can be seen of it
 

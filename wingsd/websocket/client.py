@@ -256,7 +256,7 @@ class ConsoleClient:
             self._send(self._session.failure(error))
         except Exception:
             self._log.failure("{server}: {step} failed", server=self._uuid, step=step)
-            self._send(Message(DAEMON_ERROR, (_UNFORESEEN,)))
+            self._send(Message(DAEMON_ERROR, (_UNFORESEEN, WingsdError.code)))
 
     async def _ask(self, server: Server, step: ChangePower | Command | SendLogs) -> None:
         match step:

@@ -172,7 +172,7 @@ class Session:
             excess = self._meters.refuse(message.event, now)
             return self._obey(message, now) if excess is None else _throttled(excess)
         except Unauthorized as error:
-            return [Message(JWT_ERROR, (str(error),))]
+            return [Message(JWT_ERROR, (str(error), error.code))]
         except WingsdError as error:
             return [self.failure(error)]
 
@@ -219,7 +219,7 @@ class Session:
         theirs = error.status < 500 or isinstance(error, ServerNotRunning)  # noqa: PLR2004
         allowed = self._token is not None and self._token.allows("admin.websocket.errors")
         text = str(error) if theirs or allowed else error.message
-        return Message(DAEMON_ERROR, (text,))
+        return Message(DAEMON_ERROR, (text, error.code))
 
     # How it is judged
 

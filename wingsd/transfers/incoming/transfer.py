@@ -172,7 +172,12 @@ class IncomingTransfer:
             check_variables(configuration.settings)
             self._means.servers.admit(configuration, HOLD)
         except WingsdError as error:
-            self._log.warn("{server}: not received: {error}", server=self.server, error=error)
+            self._log.warn(
+                "{server}: transfer refused: {code}: {error}",
+                server=self.server,
+                code=error.code,
+                error=error,
+            )
             raise
         self._undo.add(self._forget)
         return configuration
