@@ -27,7 +27,7 @@ _ROOTS = frozenset(
     {"ConfigError", "InvalidData", "InvalidField", "Refused", "SystemExit", "WingsdError"}
 )
 #: What is called with a line for the log, for the console, or for both.
-_TELLS = frozenset({"_note", "_tell", "critical", "error", "failure", "say", "warn"})
+_TELLS = frozenset({"_note", "_tell", "_warn", "critical", "error", "failure", "say", "warn"})
 _FIELD = re.compile(r"\{[^{}]*\}")
 #: A line of the log begins with the server that it is about.
 _ABOUT = re.compile(rf"^{VARIES}: ")

@@ -41,7 +41,7 @@ def packed(
         sent.archive.extend,
         links=links,
         compression=compression,
-        note=sent.notes.append,
+        warn=sent.notes.append,
         progress=progress,
         threads=threads,
     )

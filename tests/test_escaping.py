@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.util.text import LONGEST, escaped
+from wingsd.util.text import MAX_TEXT, escaped
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ def test_what_is_not_printable_is_escaped(text: str, line: str) -> None:
 
 
 def test_a_long_text_is_cut_off_and_says_so() -> None:
-    assert escaped("x" * LONGEST) == "x" * LONGEST
-    assert escaped("x" * LONGEST + "y") == "x" * LONGEST + "…"
+    assert escaped("x" * MAX_TEXT) == "x" * MAX_TEXT
+    assert escaped("x" * MAX_TEXT + "y") == "x" * MAX_TEXT + "…"
 
 
 @given(st.text())

@@ -48,7 +48,7 @@ assert stat.S_IMODE(level.st_mode) == 0o640, level
 with Tree(home, owner) as tree:
     tree.replace(tree.read("server.properties", 100), b"server-port=1")
 sent = pack(
-    home, lambda block: None, links=True, compression=Compression.NONE, note=print,
+    home, lambda block: None, links=True, compression=Compression.NONE, warn=print,
     progress=lambda size: None,
 )
 print(sent.file_count, sent.hard_link_count, sent.symlink_count, sent.skipped_count)

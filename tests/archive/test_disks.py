@@ -190,14 +190,16 @@ def test_a_bomb_stops_at_the_servers_limit(house: House) -> None:
     with pytest.raises(BadRequest) as caught:
         house.receive(archive(), DEFAULT.for_server(3))
     assert (caught.value.status, caught.value.message) == (400, WORDS)
-    assert "5 MiB, and it may have 3 MiB" in caught.value.detail
+    assert "5 MiB, its disk limit is 3 MiB" in caught.value.detail
     assert house.state() == house.before
 
 
 def test_small_files_stop_at_the_servers_limit(house: House) -> None:
     data = noise(100 << 10)
     archive = b"".join(member(b"d/%d" % n, data) for n in range(50)) + END
-    with pytest.raises(BadRequest, match=r'with "d/20" the server.* 3 MiB, and it may have 2 MiB'):
+    with pytest.raises(
+        BadRequest, match=r'with "d/20" the server.* 3 MiB, its disk limit is 2 MiB'
+    ):
         house.receive(in_blocks(archive), DEFAULT.for_server(2))
     assert house.state() == house.before
     house.receive(in_blocks(archive), DEFAULT.for_server(5))
@@ -208,7 +210,8 @@ def test_directories_alone_stop_at_the_servers_limit(mount: Mount) -> None:
     archive = b"".join(directory(b"d%d/" % n) for n in range(51_000)) + END
     with closing(House(large)) as house:
         with pytest.raises(
-            BadRequest, match=r'with "d50257/" .* 2 MiB, and it may have 1 MiB \(50257 directories'
+            BadRequest,
+            match=r'with "d50257/" .* 2 MiB, its disk limit is 1 MiB \(of its 50257 directories',
         ):
             house.receive(in_blocks(archive), DEFAULT.for_server(1))
         assert house.state() == house.before
@@ -217,7 +220,7 @@ def test_directories_alone_stop_at_the_servers_limit(mount: Mount) -> None:
 def test_so_do_those_that_long_names_bring(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "FREE_ENTRIES", 50)
     few = b"".join(member(b"%d/" % n + b"d/" * 40 + b"f", b"") for n in range(3)) + END
-    with pytest.raises(BadRequest, match=r"123 directories and links among them"):
+    with pytest.raises(BadRequest, match=r"of its 123 directories and links"):
         house.receive(in_blocks(few), evolve(NO_RESERVE, disk=72 * ENTRY_SIZE))
     assert house.state() == house.before
     house.receive(in_blocks(few), evolve(NO_RESERVE, disk=73 * ENTRY_SIZE))
@@ -228,7 +231,7 @@ def test_directories_leave_inodes_to_others(mount: Mount) -> None:
     archive = b"".join(directory(b"d%d/" % n) for n in range(60_000)) + END
     with closing(House(small)) as house:
         place = house.staging.create(UUID)
-        with pytest.raises(StorageError, match=r"3000 of them are kept .*inode_reserve"):
+        with pytest.raises(StorageError, match=r"3000 must stay free .*inode_reserve"):
             extract(in_blocks(archive), place, OWNER, print, limits=DEFAULT)
         assert os.statvfs(small).f_favail > 900
         house.staging.withdraw(UUID)
@@ -312,7 +315,7 @@ def test_a_disk_that_fails(ext4: Path, tmp_path: Path) -> None:
             extract(archive(), place, OWNER, print, limits=NO_RESERVE)
         assert isinstance(caught.value.__cause__, OSError)
         assert caught.value.__cause__.errno in (errno.EROFS, errno.EIO)
-        assert "look into this node's kernel log" in caught.value.detail
+        assert "see this node's kernel log" in caught.value.detail
         with pytest.raises(StorageError, match="kernel log"):
             house.staging.withdraw(UUID)
         house.staging.settle(UUID)

@@ -26,9 +26,9 @@ def kept(tmp_path: Path) -> Iterator[DirectoryMetadata]:
 
 
 def test_the_last_made_comes_first(kept: DirectoryMetadata) -> None:
-    kept.made((b"a",), 0o755, 5)
-    kept.made((b"a", b"\n\xff"), 0o1700, -(1 << 62))
-    kept.made((b"a", b"\n\xff", b"c"), 0, None)
+    kept.add((b"a",), 0o755, 5)
+    kept.add((b"a", b"\n\xff"), 0o1700, -(1 << 62))
+    kept.add((b"a", b"\n\xff", b"c"), 0, None)
     assert list(kept.in_order()) == [
         ((b"a", b"\n\xff", b"c"), 0, None),
         ((b"a", b"\n\xff"), 0o1700, -(1 << 62)),
@@ -39,19 +39,19 @@ def test_the_last_made_comes_first(kept: DirectoryMetadata) -> None:
 def test_any_number_of_them_comes_back(kept: DirectoryMetadata, tmp_path: Path) -> None:
     paths = [(b"d" * 200, b"%d" % n) for n in range(20_000)]
     for n, path in enumerate(paths):
-        kept.made(path, n % 0o777, n)
+        kept.add(path, n % 0o777, n)
     assert os.listdir(tmp_path) == []  # it has no name
     found = list(kept.in_order())
     assert found == [(path, n % 0o777, n) for n, path in enumerate(paths)][::-1]
 
 
 def test_the_last_word_holds(kept: DirectoryMetadata) -> None:
-    kept.made((b"a",), 0o700, None)
-    kept.made((b"b",), 0o700, 1)
-    kept.again((b"a",), 0o755, 2)
-    kept.again((b"a",), 0o711, 3)
-    kept.again((), 0o750, 4)
-    kept.again((b"before",), 0o700, 5)
+    kept.add((b"a",), 0o700, None)
+    kept.add((b"b",), 0o700, 1)
+    kept.update((b"a",), 0o755, 2)
+    kept.update((b"a",), 0o711, 3)
+    kept.update((), 0o750, 4)
+    kept.update((b"before",), 0o700, 5)
     assert list(kept.in_order()) == [
         ((b"b",), 0o700, 1),
         ((b"a",), 0o711, 3),
@@ -62,11 +62,11 @@ def test_the_last_word_holds(kept: DirectoryMetadata) -> None:
 
 def test_memory_for_the_last_word_is_bounded(kept: DirectoryMetadata) -> None:
     for _ in range(100):
-        kept.again((b"same",), 0o755, 0)
+        kept.update((b"same",), 0o755, 0)
     for n in range(10):
-        kept.again((b"%d" % n,), 0o755, 0)
+        kept.update((b"%d" % n,), 0o755, 0)
     with pytest.raises(ArchiveError, match=r"too many directories.*directories first"):
-        kept.again((b"one more",), 0o755, 0)
+        kept.update((b"one more",), 0o755, 0)
 
 
 def test_directories_without_number_take_little_memory(tmp_path: Path) -> None:

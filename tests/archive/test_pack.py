@@ -18,9 +18,9 @@ import pytest
 from tests.archives import odd_tree, run, seen, sparse_file
 from tests.packing import packed, unpacked
 from wingsd.archive import Compression, measure, pack
+from wingsd.archive import tar_writer as members
 from wingsd.archive.compress import OUTPUT
 from wingsd.archive.errors import DiskLimitExceeded
-from wingsd.archive.tar import writer as members
 from wingsd.errors import StorageError
 
 MIB = 1 << 20
@@ -152,7 +152,7 @@ def test_a_time_beyond_what_is_read_becomes_the_nearest_that_is(
 ) -> None:
     # not every file system goes as far as the true limit, the year 2262
     limit = 10**18
-    monkeypatch.setattr("wingsd.archive.tar.writer._LATEST", limit)
+    monkeypatch.setattr("wingsd.archive.tar_writer._LATEST", limit)
     top, out = tmp_path / "t", tmp_path / "out"
     top.mkdir()
     for name, time in (("early", -limit - 1), ("late", limit + 1), ("last", limit)):
@@ -163,7 +163,7 @@ def test_a_time_beyond_what_is_read_becomes_the_nearest_that_is(
     unpacked(sent, out)
     times = [(out / name).lstat().st_mtime_ns for name in ("early", "late", "last")]
     assert times == [-limit, limit, limit]
-    words = "is sent with another time: its own is in a far century"
+    words = "is sent with another modification time: its own is out of range"
     assert sent.notes == [f'"late" {words}', f'"early" {words}']
 
 
@@ -227,7 +227,7 @@ def test_a_file_of_somebody_else_with_more_than_one_name_is_not_sent(
     os.link(tmp_path / "shadow", top / "linked")
     with pytest.raises(
         StorageError,
-        match=r'"linked" belongs to user 0, .* user 1234, and it has 2 names .*\(chown 1234\)',
+        match=r'"linked" belongs to user 0, .* user 1234, and it has 2 hard links.*chown 1234\)',
     ) as caught:
         packed(top, links=links)
     assert caught.value.message == "the server's files could not be read"
@@ -244,8 +244,8 @@ def test_a_sparse_file_beyond_the_limit_is_refused_before_its_data(tmp_path: Pat
     with pytest.raises(DiskLimitExceeded) as caught:
         packed(top, limit=2 * MIB)
     assert caught.value.detail.startswith(
-        'with "sparse", which has 64 MiB (0 MiB on this disk), the server\'s files have '
-        "65 MiB, and it may have 2 MiB; raise its disk limit"
+        'with "sparse", which takes 64 MiB (0 MiB on this disk), the server\'s files take '
+        "65 MiB, its disk limit is 2 MiB; raise its disk limit"
     )
     os.truncate(top / "sparse", MIB)
     assert packed(top, limit=2 * MIB).notes == []
@@ -259,7 +259,7 @@ def test_a_file_with_large_holes_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         with (top / name).open("wb") as file:
             file.truncate(size)
     assert packed(top).notes == [
-        '"large" is sparse: all of its 3 MiB are sent, of which 0 MiB are on this disk'
+        '"large" is sparse: its 3 MiB are sent in full, 0 MiB are on this disk'
     ]
 
 
@@ -286,9 +286,9 @@ def test_without_links_everything_is_a_file(tmp_path: Path) -> None:
         assert (out / name).read_bytes() == b"-jar server.jar"
     assert set(os.listdir(out)) == {"libraries", "hard", "user_args.txt", "inside"}
     assert sent.notes == [
-        '"gone" is left out: it is a symlink to "missing.jar", which is not there',
-        '"libs" is left out: it is a symlink to a directory, and the other node takes none',
-        '"loop" is left out: it is a symlink that leads in a circle',
+        '"gone" is left out: it is a symlink to "missing.jar", which does not exist',
+        '"libs" is left out: it is a symlink to a directory, which the other node does not accept',
+        '"loop" is left out: it is a symlink in a loop of symlinks',
         '"passwd" is left out: it is a symlink to "/etc/passwd", outside the server\'s directory',
     ]
     assert (done.file_count, done.symlink_count, done.hard_link_count) == (4, 0, 0)
@@ -321,7 +321,7 @@ def test_the_caller_is_called_in_its_own_thread(tree: Path) -> None:
         called,
         links=False,
         compression=Compression.BEST_SPEED,
-        note=called,
+        warn=called,
         progress=called,
     )
     assert callers == {threading.current_thread()}

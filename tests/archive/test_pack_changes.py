@@ -16,7 +16,7 @@ import pytest
 
 from tests.packing import Sent, packed, unpacked
 from wingsd.archive import Compression, measure, pack
-from wingsd.archive.policy import MAX_NOTES
+from wingsd.archive.policy import MAX_WARNINGS
 from wingsd.errors import StorageError
 
 BIG = 2 << 20
@@ -65,7 +65,7 @@ def test_a_file_that_shrinks_ends_in_zeros(top: Path, tmp_path: Path) -> None:
     assert content == (top / "a-big").read_bytes() + bytes(300_007)
     assert (tmp_path / "out/zone/below/f").read_bytes() == b"f"
     assert sent.notes == [
-        '"a-big" shrank while it was read; 300007 zeros end it in its place',
+        '"a-big" shrank while it was read; 300007 zeros replace its end',
     ]
     assert sent.packed is not None
     assert sent.packed.packed_bytes == sent.progress[-1] == BIG + 6
@@ -185,7 +185,7 @@ def test_a_receiver_that_goes_away_ends_it(
             write,
             links=True,
             compression=compression,
-            note=print,
+            warn=print,
             progress=lambda total: None,
             threads=threads,
         )
@@ -245,16 +245,16 @@ def test_a_target_that_cannot_be_read_is_the_disks_failure_too(
 
 def test_no_tree_at_all(tmp_path: Path) -> None:
     for work in (measure, lambda name: packed(Path(name))):
-        with pytest.raises(StorageError, match="missing: it is not there"):
+        with pytest.raises(StorageError, match="missing: it does not exist"):
             work(str(tmp_path / "missing"))
 
 
 def test_notes_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
-    for n in range(MAX_NOTES + 5):
+    for n in range(MAX_WARNINGS + 5):
         os.mkfifo(tmp_path / "t" / str(n))
     sent = packed(tmp_path / "t", threads=True)
-    assert len(sent.notes) == MAX_NOTES + 1
-    assert sent.notes[-1] == "and 5 more notes"
+    assert len(sent.notes) == MAX_WARNINGS + 1
+    assert sent.notes[-1] == "and 5 more warnings"
     assert sent.packed is not None
-    assert sent.packed.skipped_count == MAX_NOTES + 5
+    assert sent.packed.skipped_count == MAX_WARNINGS + 5

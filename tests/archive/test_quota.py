@@ -17,7 +17,7 @@ from wingsd.archive.quota import (
     ArchiveLimits,
     ArchiveQuota,
 )
-from wingsd.archive.tar.headers import Member
+from wingsd.archive.tar_headers import Member
 from wingsd.config import TransfersConfig
 from wingsd.errors import BadRequest, StorageError
 
@@ -61,77 +61,77 @@ def test_the_settings_are_mebibytes() -> None:
 
 
 def test_a_server_gets_as_much_as_it_may_have_and_no_byte_more() -> None:
-    space = ArchiveQuota(DEFAULT.for_server(10), Disk(50 * GIB))
-    space.claim(one(6 * MIB))
-    space.claim(one(4 * MIB))
-    space.claim(one(0))
+    quota = ArchiveQuota(DEFAULT.for_server(10), Disk(50 * GIB))
+    quota.reserve(one(6 * MIB))
+    quota.reserve(one(4 * MIB))
+    quota.reserve(one(0))
     with pytest.raises(BadRequest) as caught:
-        space.claim(one(1))
+        quota.reserve(one(1))
     assert (caught.value.status, caught.value.message) == (400, WORDS)
     assert caught.value.detail.startswith(
-        'with "world/f" the server\'s files have 11 MiB, and it may have 10 MiB; '
+        'with "world/f" the server\'s files take 11 MiB, its disk limit is 10 MiB; '
     )
 
 
 def test_without_a_limit_the_nodes_reserve_stays_free() -> None:
-    space = ArchiveQuota(DEFAULT, Disk(3 * GIB))
-    space.claim(one(2 * GIB))
+    quota = ArchiveQuota(DEFAULT, Disk(3 * GIB))
+    quota.reserve(one(2 * GIB))
     with pytest.raises(StorageError) as caught:
-        space.claim(one(2 * GIB + 1))
+        quota.reserve(one(2 * GIB + 1))
     assert caught.value.status == 500
     assert (
-        '"world/f" takes 2049 MiB more, 3072 MiB are free, and 1024 MiB of them are kept'
+        '"world/f" takes 2049 MiB more, 3072 MiB are free, and 1024 MiB must stay free'
         in caught.value.detail
     )
 
 
 def test_the_reserve_is_at_most_a_twentieth() -> None:
-    space = ArchiveQuota(evolve(DEFAULT, reserve=50 * GIB), Disk(6 * GIB))
-    space.claim(one(GIB))
-    with pytest.raises(StorageError, match="5120 MiB of them are kept"):
-        space.claim(one(GIB + 1))
+    quota = ArchiveQuota(evolve(DEFAULT, reserve=50 * GIB), Disk(6 * GIB))
+    quota.reserve(one(GIB))
+    with pytest.raises(StorageError, match="5120 MiB must stay free"):
+        quota.reserve(one(GIB + 1))
 
 
 def test_without_a_reserve_the_file_system_is_not_asked() -> None:
     disk = Disk(0)
-    space = ArchiveQuota(evolve(DEFAULT, reserve=0, inode_reserve=0), disk)
-    space.claim(one(GIB))
+    quota = ArchiveQuota(evolve(DEFAULT, reserve=0, inode_reserve=0), disk)
+    quota.reserve(one(GIB))
     assert not disk.asked
 
 
 def test_many_small_files_are_seen_too_and_seldom_asked_for() -> None:
     disk = Disk(50 * GIB)
-    space = ArchiveQuota(DEFAULT, disk)
+    quota = ArchiveQuota(DEFAULT, disk)
     for _ in range(10_000):
-        space.claim(one(100))
+        quota.reserve(one(100))
     assert 3 <= disk.asked <= 8
     disk.free = GIB - 4096
 
     def go_on() -> None:
         for _ in range(10_000):
-            space.claim(one(0))
+            quota.reserve(one(0))
 
     with pytest.raises(StorageError, match="the disk is full"):
         go_on()
 
 
 def test_inodes_can_be_used_up() -> None:
-    space = ArchiveQuota(DEFAULT, Disk(50 * GIB, inodes=1023))
+    quota = ArchiveQuota(DEFAULT, Disk(50 * GIB, inodes=1023))
     with pytest.raises(StorageError, match="1023 of its 10000000 inodes are free"):
-        space.claim(one(STEP))
+        quota.reserve(one(STEP))
     # btrfs tells of none
-    ArchiveQuota(DEFAULT, Disk(50 * GIB, inodes=0, files=0)).claim(one(STEP))
+    ArchiveQuota(DEFAULT, Disk(50 * GIB, inodes=0, files=0)).reserve(one(STEP))
 
 
 def test_a_large_file_stops_where_others_fill_the_disk_meanwhile() -> None:
     disk = Disk(50 * GIB)
-    space = ArchiveQuota(DEFAULT, disk)
+    quota = ArchiveQuota(DEFAULT, disk)
     large = one(10 * GIB)
-    space.claim(large)
+    quota.reserve(large)
     written = []
 
     def write() -> None:
-        for piece in space.watched(large, [memoryview(bytes(MIB))] * 100):
+        for piece in quota.watched(large, [memoryview(bytes(MIB))] * 100):
             written.append(piece)
             if len(written) == 20:
                 disk.free = 100 * MIB
@@ -149,38 +149,40 @@ def test_a_small_file_is_passed_as_it_is() -> None:
 def test_a_sparse_file_counts_whole_for_the_server_and_by_its_blocks_for_the_disk() -> None:
     sparse = one(100 * GIB)
     sparse.segments = array("q", [0, 1, 5 * GIB, 4097])
-    ArchiveQuota(DEFAULT, Disk(2 * GIB)).claim(sparse)
+    ArchiveQuota(DEFAULT, Disk(2 * GIB)).reserve(sparse)
     with pytest.raises(BadRequest):
-        ArchiveQuota(DEFAULT.for_server(50 * 1024), Disk(2 * GIB)).claim(sparse)
+        ArchiveQuota(DEFAULT.for_server(50 * 1024), Disk(2 * GIB)).reserve(sparse)
     many = one(GIB)
     many.segments = array("q", [n for at in range(0, 1 << 22, 16) for n in (at, 1)])
     with pytest.raises(StorageError, match="takes 1024 MiB more"):
-        ArchiveQuota(DEFAULT, Disk(GIB + 1023 * MIB)).claim(many)
+        ArchiveQuota(DEFAULT, Disk(GIB + 1023 * MIB)).reserve(many)
 
 
 @pytest.mark.parametrize("typeflag", [b"1", b"2"])
 def test_links_beyond_the_free_ones_count_against_the_servers_limit(typeflag: bytes) -> None:
-    space = ArchiveQuota(DEFAULT.for_server(1), Disk(50 * GIB))
+    quota = ArchiveQuota(DEFAULT.for_server(1), Disk(50 * GIB))
     for number in range(FREE_ENTRIES + MIB // ENTRY_SIZE):
-        space.claim(one(0, b"d/%d" % number, typeflag))
-    space.claim(one(0))
+        quota.reserve(one(0, b"d/%d" % number, typeflag))
+    quota.reserve(one(0))
     with pytest.raises(BadRequest) as caught:
-        space.claim(one(0, b"d/more", typeflag))
+        quota.reserve(one(0, b"d/more", typeflag))
     assert caught.value.message == WORDS
-    assert '"d/more" the server\'s files have 2 MiB, and it may have 1 MiB' in caught.value.detail
     assert (
-        "50257 directories and links among them, of which those beyond the first 50000 count "
+        '"d/more" the server\'s files take 2 MiB, its disk limit is 1 MiB' in caught.value.detail
+    )
+    assert (
+        "50257 directories and links, those beyond the first 50000 count "
         "4 KiB each" in caught.value.detail
     )
 
 
 def test_directories_that_were_made_count_as_well() -> None:
-    space = ArchiveQuota(DEFAULT.for_server(1), Disk(50 * GIB))
-    space.claim(one(MIB - ENTRY_SIZE), FREE_ENTRIES + 1)
+    quota = ArchiveQuota(DEFAULT.for_server(1), Disk(50 * GIB))
+    quota.reserve(one(MIB - ENTRY_SIZE), FREE_ENTRIES + 1)
     with pytest.raises(BadRequest, match="50002 directories and links"):
-        space.claim(one(0), FREE_ENTRIES + 2)
+        quota.reserve(one(0), FREE_ENTRIES + 2)
     other = ArchiveQuota(DEFAULT.for_server(1), Disk(50 * GIB))
-    other.claim(one(MIB), 0)
+    other.reserve(one(MIB), 0)
     with pytest.raises(BadRequest, match="50001 directories and links"):
         other.end(FREE_ENTRIES + 1)
 
@@ -189,27 +191,27 @@ def test_directories_of_several_archives_count_together() -> None:
     together: list[ArchiveQuota] = []
     for _ in range(2):
         together.append(ArchiveQuota(DEFAULT.for_server(1), Disk(50 * GIB), together))
-    together[0].claim(one(MIB), FREE_ENTRIES)
-    together[1].claim(one(0), 0)
+    together[0].reserve(one(MIB), FREE_ENTRIES)
+    together[1].reserve(one(0), 0)
     with pytest.raises(BadRequest, match="50001 directories and links"):
-        together[1].claim(one(0), 1)
+        together[1].reserve(one(0), 1)
 
 
 def test_directories_on_the_way_to_one_member_are_seen_by_the_reserve() -> None:
     disk = Disk(50 * GIB)
-    space = ArchiveQuota(DEFAULT, disk)
+    quota = ArchiveQuota(DEFAULT, disk)
     for number in range(1, 100):
-        space.claim(one(0), number * 250)
+        quota.reserve(one(0), number * 250)
     assert 10 <= disk.asked <= 14
 
 
 def test_the_inode_reserve_is_a_setting_and_at_most_a_twentieth() -> None:
     for inodes, files, kept in ((19_999, 10**7, 20_000), (499, 10_000, 500)):
-        space = ArchiveQuota(
+        quota = ArchiveQuota(
             evolve(DEFAULT, reserve=0), Disk(50 * GIB, inodes=inodes, files=files)
         )
         with pytest.raises(StorageError) as caught:
-            space.claim(one(STEP))
-        assert f"and {kept} of them are kept (system.transfers.inode_reserve)" in str(caught.value)
+            quota.reserve(one(STEP))
+        assert f"and {kept} must stay free (system.transfers.inode_reserve)" in str(caught.value)
         enough = Disk(50 * GIB, inodes=kept, files=files)
-        ArchiveQuota(evolve(DEFAULT, reserve=0), enough).claim(one(STEP))
+        ArchiveQuota(evolve(DEFAULT, reserve=0), enough).reserve(one(STEP))

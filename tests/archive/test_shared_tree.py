@@ -70,7 +70,7 @@ def packed(source: str | Part, *, links: bool = True) -> tuple[bytes, Packed]:
         archive.extend,
         links=links,
         compression=Compression.NONE,
-        note=notes.append,
+        warn=notes.append,
         progress=lambda size: None,
         threads=False,
     )
@@ -242,7 +242,7 @@ def test_a_hard_link_may_come_before_its_file(tmp_path: Path) -> None:
 def test_one_to_what_is_in_no_archive_is_an_error(tmp_path: Path) -> None:
     link = member(b"name", typeflag=b"1", link=b"missing") + END
     error = fails([link, member(b"file", b"") + END], tmp_path / "out")
-    assert "which is not there" in error.detail
+    assert "which does not exist" in error.detail
 
 
 def test_the_limits_are_for_all_of_them_together(tmp_path: Path) -> None:

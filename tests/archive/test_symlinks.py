@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from wingsd.archive.symlinks import LeadsNowhere, SymlinkFollower
+from wingsd.archive.directories import SymlinkResolver, UnresolvableSymlink
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def follower(root: Path) -> Iterator[SymlinkFollower]:
+def follower(root: Path) -> Iterator[SymlinkResolver]:
     fd = os.open(root, os.O_RDONLY)
-    with closing(SymlinkFollower(fd)) as made:
+    with closing(SymlinkResolver(fd)) as made:
         yield made
     os.close(fd)
 
 
-def content(follower: SymlinkFollower, text: bytes, link: tuple[bytes, ...] = (b"x",)) -> bytes:
+def content(follower: SymlinkResolver, text: bytes, link: tuple[bytes, ...] = (b"x",)) -> bytes:
     fd = follower.open(link, text)
     try:
         return os.read(fd, 100)
@@ -64,11 +64,11 @@ def content(follower: SymlinkFollower, text: bytes, link: tuple[bytes, ...] = (b
         (b"/home/container//a/b/../../chain", b"content of g"),
     ],
 )
-def test_it_leads_to_a_file(follower: SymlinkFollower, text: bytes, expected: bytes) -> None:
+def test_it_leads_to_a_file(follower: SymlinkResolver, text: bytes, expected: bytes) -> None:
     assert content(follower, text) == expected
 
 
-def test_it_begins_where_it_lies(follower: SymlinkFollower) -> None:
+def test_it_begins_where_it_lies(follower: SymlinkResolver) -> None:
     assert content(follower, b"g", (b"a", b"b", b"x")) == b"content of g"
     assert content(follower, b"../../f", (b"a", b"b", b"x")) == b"content of f"
 
@@ -81,11 +81,11 @@ def test_it_begins_where_it_lies(follower: SymlinkFollower) -> None:
         (b"/home/container", "a symlink to a directory"),
         (b"/home/container/", "a symlink to a directory"),
         (b"home", "a symlink to a directory"),
-        (b"nothing", 'a symlink to "nothing", which is not there'),
-        (b"a/nothing/f", "not there"),
-        (b"n" * 256, "not there"),
-        (b"f/", "not there"),
-        (b"f/../f", "not there"),
+        (b"nothing", 'a symlink to "nothing", which does not exist'),
+        (b"a/nothing/f", "does not exist"),
+        (b"n" * 256, "does not exist"),
+        (b"f/", "does not exist"),
+        (b"f/../f", "does not exist"),
         (b"../secret", "outside the server's directory"),
         (b"a/../../secret", "outside the server's directory"),
         (b"to-a/../../secret", "outside the server's directory"),
@@ -93,24 +93,24 @@ def test_it_begins_where_it_lies(follower: SymlinkFollower) -> None:
         (b"/home/containers/f", "outside the server's directory"),
         (b"/etc/passwd", '"/etc/passwd", outside the server\'s directory'),
         (b"/", "outside the server's directory"),
-        (b"round", "in a circle"),
+        (b"round", "in a loop"),
         (b"fifo", "a symlink to a FIFO"),
         (b"sock", "a symlink to a socket"),
     ],
 )
-def test_it_leads_nowhere(follower: SymlinkFollower, text: bytes, why: str) -> None:
-    with pytest.raises(LeadsNowhere, match=re.escape(why)):
+def test_it_leads_nowhere(follower: SymlinkResolver, text: bytes, why: str) -> None:
+    with pytest.raises(UnresolvableSymlink, match=re.escape(why)):
         content(follower, text)
 
 
-def test_the_kernel_agrees_on_how_many_are_followed(root: Path, follower: SymlinkFollower) -> None:
+def test_the_kernel_agrees_on_how_many_are_followed(root: Path, follower: SymlinkResolver) -> None:
     (root / "s1").symlink_to("f")
     for n in range(2, 43):
         (root / f"s{n}").symlink_to(f"s{n - 1}")
     assert (root / "s40").read_bytes() == content(follower, b"s39", (b"s40",))
     with pytest.raises(OSError, match="Too many levels"):
         (root / "s41").read_bytes()
-    with pytest.raises(LeadsNowhere, match="circle"):
+    with pytest.raises(UnresolvableSymlink, match="loop"):
         content(follower, b"s40", (b"s41",))
 
 
@@ -121,7 +121,7 @@ def test_the_kernel_agrees_on_how_many_are_followed(root: Path, follower: Symlin
 )
 def test_what_is_swapped_on_the_way_leads_nowhere(
     root: Path,
-    follower: SymlinkFollower,
+    follower: SymlinkResolver,
     monkeypatch: pytest.MonkeyPatch,
     looked_at: bytes,
     text: bytes,
@@ -137,12 +137,12 @@ def test_what_is_swapped_on_the_way_leads_nowhere(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "stat", swapping)
-        with pytest.raises(LeadsNowhere, match="replaced by something else"):
+        with pytest.raises(UnresolvableSymlink, match="replaced by something else"):
             content(follower, text)
 
 
 def test_the_disks_failure_is_no_dangling_symlink(
-    follower: SymlinkFollower, monkeypatch: pytest.MonkeyPatch
+    follower: SymlinkResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*_: object, **__: object) -> os.stat_result:
         raise OSError(errno.EIO, "broken")

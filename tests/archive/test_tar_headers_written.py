@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wingsd.archive import tar_headers as pax
 from wingsd.archive.pipeline import Blocks
-from wingsd.archive.tar import writer as pax
-from wingsd.archive.tar.headers import LATEST
-from wingsd.archive.tar.reader import Member, TarReader
+from wingsd.archive.tar_headers import LATEST
+from wingsd.archive.tar_reader import Member, TarReader
 
 SECOND = 10**9
 FAR = LATEST * SECOND

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.archives import END, ZERO, by_tarfile, header, in_blocks, member, padded, pax
 from wingsd.archive.errors import ArchiveError
 from wingsd.archive.pipeline import Blocks
-from wingsd.archive.tar.reader import MAX_EXTENSION, Member, TarReader
+from wingsd.archive.tar_reader import MAX_EXTENSION, Member, TarReader
 
 SIZES = (1, 7, 511, 512, 513, 65536)
 

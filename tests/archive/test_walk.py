@@ -17,8 +17,16 @@ from wingsd.archive import quota as limits
 from wingsd.archive import walk as walking
 from wingsd.archive.partition import split
 from wingsd.archive.quota import ENTRY_SIZE
-from wingsd.archive.tree_range import Listing
-from wingsd.archive.walk import BATCH, FirstNames, Measured, measure, opened, survey, walk
+from wingsd.archive.walk import (
+    BATCH,
+    FirstNames,
+    Listing,
+    Measured,
+    measure,
+    opened,
+    survey,
+    walk,
+)
 from wingsd.errors import StorageError
 
 
@@ -96,7 +104,7 @@ def test_deep_and_wide_trees_need_few_descriptors(tmp_path: Path) -> None:
 def test_what_is_too_deep_is_said_so(tmp_path: Path) -> None:
     with (
         deep_tree(tmp_path / "t", b"n" * 255, 70),
-        pytest.raises(StorageError, match=r"lies too deep.*move it up or delete it"),
+        pytest.raises(StorageError, match=r"nested too deeply.*move it up or delete it"),
     ):
         walked(tmp_path / "t")
 
@@ -112,7 +120,7 @@ def test_no_symlink_is_followed(tmp_path: Path) -> None:
 def test_a_root_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
     (tmp_path / "s").symlink_to(tmp_path)
-    for name, why in (("missing", "not there"), ("f", "not a directory"), ("s", "directory")):
+    for name, why in (("missing", "does not exist"), ("f", "not a directory"), ("s", "directory")):
         with pytest.raises(StorageError, match=f"{name}: .*{why}") as caught:
             walked(tmp_path / name)
         assert caught.value.message == "the server's files could not be read"
@@ -282,7 +290,7 @@ def test_too_many_files_with_several_names_are_told() -> None:
         False,
         True,
     ]
-    with pytest.raises(StorageError, match="more than 3 of its files have several names"):
+    with pytest.raises(StorageError, match="more than 3 of its files have several hard links"):
         names.add((1, 4), b"12345")
 
 

@@ -29,7 +29,7 @@ async def test_a_server_gets_no_more_disk_than_the_panel_gives_it(
     await house.start()
     status, answer = await house.upload(data)
     assert (status, answer["error"]) == (400, WORDS)
-    assert "MiB, and it may have 2 MiB" in answer["detail"]
+    assert "MiB, its disk limit is 2 MiB" in answer["detail"]
     await house.told_of_failure()
     assert house.left() == []
     assert house.panel.reports() == [(UUID, "failure")]

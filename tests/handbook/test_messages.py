@@ -52,7 +52,7 @@ def test_written_has_more_than_what_is_told() -> None:
         ("a mistake", "a mistake", True),
         ("a mistake", "this was a mistake", False),
         ("a hard link to", "… is a hard link to …", True),
-        ("… is a hard link to …", "… is a hard link to …, which is not there", True),
+        ("… is a hard link to …", "… is a hard link to …, which does not exist", True),
         ("… failed", "… failed: …", False),
         ("it is another message", "it is this message", False),
     ],

@@ -289,7 +289,7 @@ def test_it_is_read_in_steps_how_much_is_free(
     def room(found: object, reserve: int, name: str, more: int) -> None:
         asked.append(more)
 
-    monkeypatch.setattr(incomingfile, "demand_room", room)
+    monkeypatch.setattr(incomingfile, "require_free_space", room)
     backups = ReceivedBackups(str(directory), "/srv/volumes", durable=False, reserve=1)
     backups.store(SERVER, ONE, iter([bytes(1 << 20)] * 17))
     assert len(asked) == 3

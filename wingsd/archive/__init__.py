@@ -1,16 +1,16 @@
 """Archives: extracted from a stream of bytes into a tree, and packed from one, hashed on the way.
 
 Blocking: `extract` and `pack` run in worker threads and know only bytes and a directory. To
-extract: `decompress`, `tar/reader`, `policy` (where a member may go), `quota` (how much there may
-be) and `tree_writer`. To pack: `walk`, `tree_range`, `tar/writer` and `compress`. A server in
-several archives at the same time: `partition`, `extract_part` and `SharedTreeWriter`.
+extract: `decompress`, `tar_reader`, `policy` (where a member may go), `quota` (how much there may
+be) and `tree_writer`. To pack: `walk`, `tar_writer` and `compress`. A server in several archives
+at the same time: `partition`, `extract_part` and `SharedTreeWriter`.
 """
 
 from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.archive.extract import Extracted, SharedTreeWriter, extract, extract_part
 from wingsd.archive.pack import Packed, pack
 from wingsd.archive.partition import Part, split
-from wingsd.archive.quota import ArchiveLimits, demand_room
+from wingsd.archive.quota import ArchiveLimits, require_free_space
 from wingsd.archive.walk import Measured, measure, remove_tree, survey
 
 __all__ = [
@@ -22,12 +22,12 @@ __all__ = [
     "Packed",
     "Part",
     "SharedTreeWriter",
-    "demand_room",
     "extract",
     "extract_part",
     "measure",
     "pack",
     "remove_tree",
+    "require_free_space",
     "split",
     "survey",
 ]

@@ -25,7 +25,7 @@ from isal import igzip_lib
 
 from wingsd.archive.errors import ArchiveError
 from wingsd.archive.pipeline import Blocks
-from wingsd.archive.tar.headers import BLOCK, is_header
+from wingsd.archive.tar_headers import BLOCK, is_header
 
 __all__ = [
     "BZIP2",

@@ -1,11 +1,7 @@
 """Extracts archives into a directory tree, hashed on the way.
 
-They share the directories, and the limits. A file is in one of them: where two bring the same
-name, which of them is last would be chance, so neither is taken. What can only be done when all
-are there is done by `finish`: hard links whose files came later, and the directories' times.
-
 Each stage is an iterator of blocks; hashing and decompressing run ahead in threads of their own,
-the calling thread writes. Memory is bounded by the queues between them, whatever the archive.
+the calling thread writes. Memory is bounded by the queues between them.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ from attrs import evolve, frozen
 from wingsd.archive.decompress import decompressed
 from wingsd.archive.pipeline import Blocks, Digest, hashed, read_ahead
 from wingsd.archive.policy import (
-    MAX_NOTES,
+    MAX_WARNINGS,
     Kind,
     WarningLimiter,
     display,
@@ -30,50 +26,57 @@ from wingsd.archive.policy import (
     type_name,
 )
 from wingsd.archive.quota import DEFAULT, ArchiveLimits, ArchiveQuota
-from wingsd.archive.tar.reader import Member, TarReader
+from wingsd.archive.tar_reader import Member, TarReader
 from wingsd.archive.tree_writer import DeferredLinks, TreeWriter
 
-__all__ = ["MAX_NOTES", "QUEUE", "Extracted", "SharedTreeWriter", "extract", "extract_part"]
+__all__ = ["MAX_WARNINGS", "QUEUE", "Extracted", "SharedTreeWriter", "extract", "extract_part"]
 
 
 class SharedTreeWriter:
-    """A tree below the existing `directory`, for as many as `archives`; `close` must be called.
+    """A tree below the existing `directory` that several `archives` are extracted to.
 
-    The owner of everything is `owner`, as `extract` has it. Every method raises StorageError.
+    The archives share directories and limits. A file name may be in one of them only: which of two
+    came last would be chance. `finish` does what needs all of them: hard links to files that come
+    later, and the directories' times. `owner` is as for `extract`. `close` must be called. Every
+    method raises StorageError.
     """
 
     def __init__(
         self, directory: str, owner: tuple[int, int] | None, limits: ArchiveLimits, archives: int
     ) -> None:
         self._owner = owner
-        # What one archive may take of the node's memory each of them may.
+        # The limit is for one archive.
         self._limits = evolve(limits, directory_memory=limits.directory_memory * archives)
         with ExitStack() as stack:
-            self._late = stack.enter_context(closing(DeferredLinks(directory)))
-            first = TreeWriter(directory, owner, self._limits, late=self._late)
+            self._deferred_links = stack.enter_context(closing(DeferredLinks(directory)))
+            first = TreeWriter(directory, owner, self._limits, deferred_links=self._deferred_links)
             self._first = stack.enter_context(closing(first))
             self._open = stack.pop_all()
-        self._spaces: list[ArchiveQuota] = []
+        self._quotas: list[ArchiveQuota] = []
 
     def writer(self) -> TreeWriter:
-        """Return what one archive is written with, in its thread."""
+        """Return the writer of one archive, for its thread."""
         first = self._first
         return TreeWriter(
-            first.root, self._owner, self._limits, late=self._late, metadata=first.metadata
+            first.root,
+            self._owner,
+            self._limits,
+            deferred_links=self._deferred_links,
+            metadata=first.metadata,
         )
 
-    def space(self) -> ArchiveQuota:
-        """Return what keeps account of one archive, and of all of them together."""
-        space = ArchiveQuota(self._limits, self._first.file_system, self._spaces)
-        self._spaces.append(space)
-        return space
+    def quota(self) -> ArchiveQuota:
+        """Return the quota of one archive, which counts the others as well."""
+        quota = ArchiveQuota(self._limits, self._first.file_system, self._quotas)
+        self._quotas.append(quota)
+        return quota
 
     def finish(self) -> None:
-        """Make what only all archives together make possible; they must be there.
+        """Make the deferred links and set the directories' metadata, after all archives.
 
-        Raises ArchiveError for a hard link to what is in none of them.
+        Raises ArchiveError for a hard link to a file that is in none of them.
         """
-        for path, target in self._late.take():
+        for path, target in self._deferred_links.take():
             self._first.hard_link(path, target)
         self._first.finish()
 
@@ -83,12 +86,12 @@ class SharedTreeWriter:
 
 
 QUEUE = 3 << 20
-"""The most bytes that wait between two stages; there are two such places."""
+"""The most bytes in each of the two queues between stages."""
 
 
 @frozen
 class Extracted:
-    """What an archive held. Sizes in bytes; `sha256` in hex is that of the archive as sent."""
+    """The result of `extract`. Sizes in bytes; `sha256` in hex is that of the archive as sent."""
 
     sha256: str
     archive_bytes: int
@@ -104,7 +107,7 @@ def extract(
     blocks: Iterator[bytes],
     directory: str,
     owner: tuple[int, int] | None,
-    note: Callable[[str], None],
+    warn: Callable[[str], None],
     *,
     limits: ArchiveLimits = DEFAULT,
     abort: Callable[[], None] | None = None,
@@ -112,22 +115,22 @@ def extract(
 ) -> Extracted:
     """Extract the archive in `blocks` into the existing `directory`; block until it is done.
 
-    All of `blocks` is read, also what follows the tar's end, so hash and checksums are whole.
-    Everything gets `owner` (user id, group id), or the process's own ids for None; `directory`
-    itself only where the archive has a member for it. `note` gets a line, from this thread, for
-    each member that was left out or written otherwise; after `MAX_NOTES`, one that tells of more.
+    `blocks` is read to its end, beyond the tar's, for hash and checksums to be complete. All files
+    get `owner` (user id, group id), or the process's own ids for None; `directory` itself only
+    where the archive has a member for it. `warn` gets a line, from this thread, for each member
+    that was left out or changed; after `MAX_WARNINGS`, one with the number of others.
 
     When extraction fails while another thread waits inside `next(blocks)`, `abort` is called once
-    and must make that call return or raise soon; without it this call waits for the next block.
+    and must make that call return or raise soon; else this function waits for the next block.
     `threads=False` does everything in this thread.
 
     Raises ArchiveError (damaged, cut short, of an unknown kind, with a refused member, or beyond
     `limits`), BadRequest (the server's disk limit), StorageError (the disk), and whatever `blocks`
-    raises. What was written until then stays.
+    raises. Files written until then stay.
     """
     with closing(TreeWriter(directory, owner, limits)) as writer:
-        space = ArchiveQuota(limits, writer.file_system)
-        extracted = _extract(blocks, writer, space, note, abort, threads)
+        quota = ArchiveQuota(limits, writer.file_system)
+        extracted = _extract(blocks, writer, quota, warn, abort, threads)
         writer.finish()
     return extracted
 
@@ -135,31 +138,31 @@ def extract(
 def extract_part(
     blocks: Iterator[bytes],
     tree: SharedTreeWriter,
-    note: Callable[[str], None],
+    warn: Callable[[str], None],
     *,
     abort: Callable[[], None] | None = None,
     threads: bool = True,
 ) -> Extracted:
-    """Extract one of several archives into the tree that they share; block until it is done.
+    """Extract one of several archives into a shared tree; block until it is done.
 
-    As `extract` does, but for what `tree.finish` does when all of them are there.
+    Does what `extract` does, except for the part of `tree.finish`.
     """
     with closing(tree.writer()) as writer:
-        return _extract(blocks, writer, tree.space(), note, abort, threads)
+        return _extract(blocks, writer, tree.quota(), warn, abort, threads)
 
 
 def _extract(
     blocks: Iterator[bytes],
     writer: TreeWriter,
-    space: ArchiveQuota,
-    note: Callable[[str], None],
+    quota: ArchiveQuota,
+    warn: Callable[[str], None],
     abort: Callable[[], None] | None,
     threads: bool,
 ) -> Extracted:
     digest = hashlib.sha256()
-    intake = _Intake(blocks)
+    counted = _CountedBlocks(blocks)
     with ExitStack() as stack:
-        stage: Iterator[bytes] = hashed(intake, digest)
+        stage: Iterator[bytes] = hashed(counted, digest)
         if threads:
             ahead = stack.enter_context(read_ahead(stage, QUEUE, "wingsd-hash", abort=abort))
             stage = decompressed(ahead)
@@ -168,15 +171,15 @@ def _extract(
             )
         else:
             stage = decompressed(stage)
-        notes = WarningLimiter(note)
-        unpacking = _Unpacking(TarReader(Blocks(stage)), writer, space, notes.tell)
-        unpacking.run()
-        notes.finish()
-    return unpacking.result(digest, intake.size)
+        warnings = WarningLimiter(warn)
+        extraction = _Extraction(TarReader(Blocks(stage)), writer, quota, warnings.warn)
+        extraction.run()
+        warnings.finish()
+    return extraction.result(digest, counted.size)
 
 
-class _Intake:
-    """Counts what comes in."""
+class _CountedBlocks:
+    """Passes blocks on and counts their bytes."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
@@ -191,29 +194,29 @@ class _Intake:
         return block
 
 
-class _Unpacking:
-    """Carries the members from a reader to a writer, as the policy says."""
+class _Extraction:
+    """Writes the members of a reader with a writer, as the policy and the quota allow."""
 
     def __init__(
         self,
         reader: TarReader,
         writer: TreeWriter,
-        space: ArchiveQuota,
-        tell: Callable[[str], None],
+        quota: ArchiveQuota,
+        warn: Callable[[str], None],
     ) -> None:
         self._reader = reader
         self._writer = writer
-        self._space = space
-        self._tell = tell
+        self._quota = quota
+        self._warn = warn
         self._counts = dict.fromkeys(Kind, 0)
         self._files = 0
         self._unpacked = 0
 
     def run(self) -> None:
         """Write every member, then read to the very end."""
-        reader, writer, claim = self._reader, self._writer, self._space.claim
+        reader, writer, reserve = self._reader, self._writer, self._quota.reserve
         while (member := reader.next_member()) is not None:
-            claim(member, writer.directories)
+            reserve(member, writer.directories)
             kind = member_kind(member.typeflag, member.name, member.size)
             if kind is Kind.FILE:
                 self._files += 1
@@ -222,7 +225,7 @@ class _Unpacking:
                 self._counts[kind] += 1
                 self._other(kind, member)
         reader.drain()
-        self._space.end(writer.directories)
+        self._quota.end(writer.directories)
 
     def result(self, digest: Digest, archive_bytes: int) -> Extracted:
         """Return the sums."""
@@ -240,7 +243,7 @@ class _Unpacking:
     def _file(self, member: Member) -> None:
         path = member_path(member.name)
         mode = self._mode(member)
-        data = self._space.watched(member, self._reader.data())
+        data = self._quota.watched(member, self._reader.data())
         if member.segments is None:
             self._writer.file(path, mode, member.mtime, data)
         else:
@@ -256,10 +259,10 @@ class _Unpacking:
         elif kind is Kind.HARD_LINK:
             self._writer.hard_link(member_path(name), member_path(member.link))
         else:
-            self._tell(f"{display(name)} is left out: it is a {type_name(member.typeflag)}")
+            self._warn(f"{display(name)} is left out: it is a {type_name(member.typeflag)}")
 
     def _mode(self, member: Member) -> int:
         mode, stripped = member_mode(member.mode)
         if stripped:
-            self._tell(f"{display(member.name)} lost its set-user-id or set-group-id bit")
+            self._warn(f"{display(member.name)} lost its set-user-id or set-group-id bit")
         return mode

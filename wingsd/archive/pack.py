@@ -1,8 +1,8 @@
-"""The façade of the sending side: from a directory tree to the bytes of an archive, hashed.
+"""Packs a directory tree into an archive, hashed on the way.
 
 Each stage is an iterator of blocks; reading and compressing run ahead in threads of their own,
-the calling thread hashes and writes. Memory is bounded by the queues between them, whatever the
-tree, and nothing of it is copied on disk.
+the calling thread hashes and writes. Memory is bounded by the queues between them, and no copy
+is made on disk.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from wingsd.archive.compress import ArchiveFormat, Compression, compressed, comp
 from wingsd.archive.partition import Part
 from wingsd.archive.pipeline import hashed, read_ahead
 from wingsd.archive.policy import Kind, WarningLimiter
-from wingsd.archive.tar.writer import Members
+from wingsd.archive.tar_writer import TarWriter
 
 __all__ = ["QUEUE", "Packed", "pack"]
 
 QUEUE = 1 << 20
-"""The most bytes that wait between two stages; there are two such places."""
+"""The most bytes in each of the two queues between stages."""
 
 
 @frozen
 class Packed:
-    """What was sent. Sizes in bytes; `sha256` in hex is that of the archive as written.
+    """The result of `pack`. Sizes in bytes; `sha256` in hex is that of the archive as written.
 
-    `packed_bytes` are those of file data; `skipped_count` is of what was left out.
+    `packed_bytes` counts file data; `skipped_count` the files that were left out.
     """
 
     sha256: str
@@ -50,40 +50,40 @@ def pack(
     links: bool,
     form: ArchiveFormat = ArchiveFormat.TAR_GZ,
     compression: Compression,
-    note: Callable[[str], None],
+    warn: Callable[[str], None],
     progress: Callable[[int], None],
     threads: bool = True,
 ) -> Packed:
-    """Write the tree below `directory` with `write`, in that format; block until it is done.
+    """Write the tree below `directory` with `write`, in format `form`; block until it is done.
 
-    Of a part of a tree, what is in that alone; a hard link in it may have its file in another.
+    A hard link in one part of a tree may have its file in another part.
 
     Sent are directories (the root as `./`), regular files, and with `links` symlinks and hard
     links, with modes and times in nanoseconds. Without `links`, for nodes that make empty files
-    of them, a hard link goes as one more file, and a symlink as a copy of the file it leads to
-    inside the tree; all other symlinks are left out. Not sent are owners, which are the
-    destination's to give, set-id bits, extended attributes, and sockets, FIFOs and devices. The
-    holes of sparse files go as zeros.
+    of them, a hard link is sent as one more file, and a symlink as a copy of the file it leads to
+    inside the tree; other symlinks are left out. Not sent are owners, which the destination sets,
+    set-id bits, extended attributes, sockets, FIFOs and devices. Holes of sparse files are sent as
+    zeros.
 
-    `write`, `note` and `progress` are called in this thread only. `note` gets a line for each
-    thing that is left out or sent otherwise; after `MAX_NOTES`, one that tells of more.
-    `progress` gets the bytes of file data read so far; they end as `measure` told when nothing
-    changed, but for what it counts of directories and links, and beyond it where copies go in
-    place of links. `threads=False` does everything in this thread.
+    `write`, `warn` and `progress` are called in this thread only. `warn` gets a line for each file
+    that is left out or sent in another form; after `MAX_WARNINGS`, one with the number of others.
+    `progress` gets the bytes of file data read so far. At the end these equal what `measure`
+    returns, without its share for directories and links, if nothing changed; with copies in place
+    of links they exceed it. `threads=False` does everything in this thread.
 
-    Raises StorageError where the disk fails, or a file with several names belongs to another user
-    than the directory; DiskLimitExceeded beyond the part's limit; and whatever `write`, `note` and
+    Raises StorageError where the disk fails, or a hard-linked file belongs to another user than
+    the directory; DiskLimitExceeded beyond the part's limit; and whatever `write`, `warn` and
     `progress` raise; all threads have then ended and all descriptors are closed.
     """
     digest = hashlib.sha256()
     waiting: deque[str] = deque()
-    notes = WarningLimiter(waiting.append)
+    warnings = WarningLimiter(waiting.append)
     part = Part(directory) if isinstance(directory, str) else directory
-    members = Members(part, links=links, tell=notes.tell)
+    writer = TarWriter(part, links=links, warn=warnings.warn)
     archive_bytes = 0
     packer = compressor(form, compression)
     with ExitStack() as stack:
-        stage: Iterator[bytes] = stack.enter_context(closing(members.blocks()))
+        stage: Iterator[bytes] = stack.enter_context(closing(writer.blocks()))
         if threads:
             stage = ahead = stack.enter_context(read_ahead(stage, QUEUE, "wingsd-read"))
         if packer is not None:
@@ -96,26 +96,26 @@ def pack(
             if block:
                 write(block)
             archive_bytes += len(block)
-            progress(members.packed_bytes)
-            _deliver(waiting, note)
-        notes.finish()
-        _deliver(waiting, note)
-    return _result(members, digest.hexdigest(), archive_bytes)
+            progress(writer.packed_bytes)
+            _deliver(waiting, warn)
+        warnings.finish()
+        _deliver(waiting, warn)
+    return _result(writer, digest.hexdigest(), archive_bytes)
 
 
-def _deliver(waiting: deque[str], note: Callable[[str], None]) -> None:
+def _deliver(waiting: deque[str], warn: Callable[[str], None]) -> None:
     while waiting:
-        note(waiting.popleft())
+        warn(waiting.popleft())
 
 
-def _result(members: Members, sha256: str, archive_bytes: int) -> Packed:
+def _result(writer: TarWriter, sha256: str, archive_bytes: int) -> Packed:
     return Packed(
         sha256=sha256,
         archive_bytes=archive_bytes,
-        packed_bytes=members.packed_bytes,
-        file_count=members.counts[Kind.FILE],
-        directory_count=members.counts[Kind.DIRECTORY],
-        symlink_count=members.counts[Kind.SYMLINK],
-        hard_link_count=members.counts[Kind.HARD_LINK],
-        skipped_count=members.counts[Kind.SKIPPED],
+        packed_bytes=writer.packed_bytes,
+        file_count=writer.counts[Kind.FILE],
+        directory_count=writer.counts[Kind.DIRECTORY],
+        symlink_count=writer.counts[Kind.SYMLINK],
+        hard_link_count=writer.counts[Kind.HARD_LINK],
+        skipped_count=writer.counts[Kind.SKIPPED],
     )

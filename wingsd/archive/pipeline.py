@@ -1,7 +1,7 @@
-"""A pipeline of blocks: its stages, any of them in a thread, and a cursor to read exact amounts.
+"""A pipeline of blocks: stages that read ahead in threads, and a cursor to read exact amounts.
 
-Hashing, inflating and writing release the interpreter lock, so a stage that reads ahead in its
-own thread lets them overlap on several cores. What waits between two stages is bounded by bytes.
+Hashing, inflating and writing release the interpreter lock, so stages in threads of their own
+overlap on several cores. The queues between two stages are bounded in bytes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["Blocks", "Digest", "ReadAhead", "StageClosed", "hashed", "read_ahead
 class Blocks:
     """Takes exact numbers of bytes from an iterator of bytes blocks of any size.
 
-    Within one block nothing is copied: what is handed out are views of it. Every method raises
-    EOFError where the stream has fewer bytes than asked for.
+    Within one block nothing is copied: views of it are returned. Every method raises EOFError
+    where the stream has fewer bytes than asked for.
     """
 
     __slots__ = ("_at", "_blocks", "_size", "_view")
@@ -33,7 +33,7 @@ class Blocks:
         self._size = 0
 
     def at_end(self) -> bool:
-        """Tell whether nothing is left, waiting for the next block if need be."""
+        """Return whether nothing is left, after waiting for the next block if necessary."""
         while self._at == self._size:
             block = next(self._blocks, None)
             if block is None:
@@ -44,7 +44,7 @@ class Blocks:
         return False
 
     def ready(self, size: int) -> memoryview | None:
-        """Return the next `size` bytes where all of them lie in the current block."""
+        """Return the next `size` bytes if the current block has all of them, else None."""
         start = self._at
         end = start + size
         if end > self._size:
@@ -53,7 +53,7 @@ class Blocks:
         return self._view[start:end]
 
     def take(self, size: int) -> memoryview:
-        """Return exactly `size` bytes, joined where they lie in several blocks."""
+        """Return exactly `size` bytes, joined if they are in several blocks."""
         start = self._at
         end = start + size
         if end <= self._size:
@@ -62,7 +62,7 @@ class Blocks:
         return memoryview(b"".join(self.pieces(size)))
 
     def pieces(self, size: int) -> Iterator[memoryview]:
-        """Yield exactly `size` bytes as they come."""
+        """Yield exactly `size` bytes in pieces."""
         while size:
             if self.at_end():
                 raise EOFError
@@ -72,7 +72,7 @@ class Blocks:
             yield self._view[start:end]
 
     def skip(self, size: int) -> None:
-        """Pass over `size` bytes."""
+        """Skip `size` bytes."""
         if self._at + size <= self._size:
             self._at += size
             return
@@ -88,7 +88,7 @@ class Blocks:
 
 
 class Digest(Protocol):
-    """What hashlib makes."""
+    """A hash object of hashlib."""
 
     def update(self, data: bytes, /) -> None:
         """Take `data` into the digest."""
@@ -98,11 +98,11 @@ class Digest(Protocol):
 
 
 class StageClosed(Exception):
-    """The stage that was asked for a block was left by its consumer."""
+    """A block was asked of a stage that its consumer has closed."""
 
 
 def hashed(blocks: Iterator[bytes], digest: Digest) -> Iterator[bytes]:
-    """Yield every block after `digest` has it."""
+    """Yield every block after adding it to `digest`."""
     for block in blocks:
         digest.update(block)
         yield block
@@ -114,21 +114,21 @@ def read_ahead(
 ) -> Iterator[ReadAhead]:
     """Run `blocks` in a thread of its own, at most `limit` bytes ahead of the consumer.
 
-    A single block larger than `limit` still passes, alone. An error of `blocks` is raised at the
-    consumer, after the blocks that came before it.
+    A single block larger than `limit` still passes, alone. An error of `blocks` is raised in the
+    consumer, after the blocks before it.
 
-    The thread runs at the nice value of the one that makes it. `name` is to have 15 bytes at most:
-    that many the kernel shows.
+    The thread runs at the nice value of the one that makes it. `name` has at most 15 bytes, as
+    many as the kernel shows.
 
-    Leaving the context stops the thread and joins it. Where the thread is at that moment:
+    Leaving the context stops the thread and joins it. At that moment the thread may be
 
-    - waiting for room: it is woken and ends;
+    - waiting for the consumer: it is woken and ends;
     - inside `next(blocks)`: `abort` is called (from the leaving thread, at most once, only if
-      `blocks` has not ended), and its duty is to make that call return or raise soon. Without
-      `abort`, leaving waits until `next(blocks)` returns of itself.
+      `blocks` has not ended) and must make that call return or raise soon. Without `abort`,
+      leaving waits until `next(blocks)` returns.
 
-    Stages behind one another pass the `close` of the stage before as `abort`. When the thread
-    ends it closes `blocks` if that can be closed, so a generator's cleanup runs in that thread.
+    A stage after another passes the `close` of that one as `abort`. When the thread ends it closes
+    `blocks` if that can be closed, so a generator's cleanup runs in that thread.
     """
     stage = ReadAhead(blocks, limit, abort)
     thread = Thread(stage.run, name)
@@ -189,7 +189,7 @@ class ReadAhead:
             self._end(error)
 
     def close(self) -> None:
-        """Stop reading ahead; whoever waits for a block gets StageClosed. May be called twice."""
+        """Stop reading ahead; a waiting consumer gets StageClosed. May be called twice."""
         with self._filled:
             abort = None if self._ended or self._closed else self._abort
             self._closed = True

@@ -1,7 +1,7 @@
-"""Decides where a member of an archive may go, what it may be, and which warnings are kept.
+"""Rules for members of archives: allowed names, types and modes, and the number of warnings.
 
-Everything here is a function of plain values: no disk is looked at. Names are bytes, as file
-systems have them. What the disk has to say (a symlink in the way) is the tree writer's to find.
+Functions of plain values that read no disk: what a name meets there, such as a symlink, the tree
+writer checks. Names are bytes, as in file systems.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_LINK_TEXT",
     "MAX_NAME",
-    "MAX_NOTES",
+    "MAX_WARNINGS",
     "Kind",
     "MemberRefused",
     "WarningLimiter",
@@ -29,27 +29,27 @@ __all__ = [
     "type_name",
 ]
 
-MAX_NOTES = 10_000
-"""The most notes of one archive: it must not fill the disk with the node's log."""
+MAX_WARNINGS = 10_000
+"""The most warnings of one archive: it must not fill the disk with the node's log."""
 
 
 class WarningLimiter:
-    """Passes at most `MAX_NOTES` lines on to `note`, then counts."""
+    """Passes at most `MAX_WARNINGS` lines on to `write`, and counts the others."""
 
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
         self._count = 0
 
-    def tell(self, line: str) -> None:
+    def warn(self, line: str) -> None:
         """Pass one line on."""
         self._count += 1
-        if self._count <= MAX_NOTES:
-            self._note(line)
+        if self._count <= MAX_WARNINGS:
+            self._write(line)
 
     def finish(self) -> None:
-        """Tell how many more there were."""
-        if self._count > MAX_NOTES:
-            self._note(f"and {self._count - MAX_NOTES} more notes")
+        """Write how many more there were."""
+        if self._count > MAX_WARNINGS:
+            self._write(f"and {self._count - MAX_WARNINGS} more warnings")
 
 
 MAX_DEPTH = 256
@@ -59,26 +59,26 @@ MAX_COMPONENT = 255
 """Bytes in one component of a name: NAME_MAX of every common Linux file system."""
 
 MAX_NAME = 1 << 14
-"""Bytes in a whole name below the root, received or sent. Programs that go by paths reach a
-quarter of it (PATH_MAX); without a limit, directories in directories could take all memory."""
+"""Bytes in a whole name below the root, received or sent: four times PATH_MAX. Without a limit,
+nested directories could take all memory."""
 
 MAX_LINK_TEXT = 4095
 """Bytes in a symlink's text: PATH_MAX of Linux without its NUL."""
 
-_NEEDS_CARE = frozenset((b"", b".", b".."))
+_SPECIAL = frozenset((b"", b".", b".."))
 
 
 class MemberRefused(ArchiveError):
-    """A member that may not be written, whatever the disk looks like."""
+    """A member that is never written: the whole archive is refused."""
 
     code = "archive-member-refused"
 
-    def __init__(self, name: bytes, why: str) -> None:
-        super().__init__(f"{display(name)} is refused: {why}")
+    def __init__(self, name: bytes, reason: str) -> None:
+        super().__init__(f"{display(name)} is refused: {reason}")
 
 
 class Kind(Enum):
-    """What is done with a member."""
+    """How a member is written."""
 
     FILE = "file"
     DIRECTORY = "directory"
@@ -112,7 +112,7 @@ _TYPE_NAMES = {
 
 
 def type_name(typeflag: bytes) -> str:
-    """Return the words for a type that is not written."""
+    """Return the name of a type that is not written, for messages."""
     return _TYPE_NAMES.get(typeflag) or f"of the unknown type {display(typeflag)}"
 
 
@@ -124,16 +124,16 @@ def member_path(name: bytes) -> tuple[bytes, ...]:
     than 16,384 bytes in all.
     """
     parts = tuple(name.split(b"/"))
-    if not _NEEDS_CARE.isdisjoint(parts):
+    if not _SPECIAL.isdisjoint(parts):
         parts = _without_dots(name, parts)
     if len(parts) > MAX_DEPTH:
-        raise MemberRefused(name, f"it lies more than {MAX_DEPTH} directories deep")
+        raise MemberRefused(name, f"it is nested more than {MAX_DEPTH} directories deep")
     if len(name) > MAX_COMPONENT and max(map(len, parts), default=0) > MAX_COMPONENT:
         raise MemberRefused(name, f"a part of its name is longer than {MAX_COMPONENT} bytes")
     if len(name) > MAX_NAME:
         raise MemberRefused(name, f"its name is longer than {MAX_NAME} bytes")
     if b"\0" in name:
-        raise MemberRefused(name, "its name holds a NUL byte")
+        raise MemberRefused(name, "its name contains a NUL byte")
     return parts
 
 
@@ -143,16 +143,16 @@ def _without_dots(name: bytes, parts: tuple[bytes, ...]) -> tuple[bytes, ...]:
     if name.startswith(b"/"):
         raise MemberRefused(name, "its name is absolute")
     if b".." in parts:
-        raise MemberRefused(name, 'its name leads upwards by ".."')
-    return tuple(part for part in parts if part not in _NEEDS_CARE)
+        raise MemberRefused(name, 'its name contains ".."')
+    return tuple(part for part in parts if part not in _SPECIAL)
 
 
 def member_kind(typeflag: bytes, name: bytes, size: int = 0) -> Kind:
-    """Return what is done with a member of this type (POSIX ustar and the GNU tar manual).
+    """Return how a member of this type is written (POSIX ustar and the GNU tar manual).
 
-    A file whose name ends in `/` is a directory: that is how archives from before POSIX wrote
-    one. Raises MemberRefused for types whose content would be lost by leaving them out, and for
-    such a directory with data (`size` bytes).
+    A file whose name ends in `/` is a directory, as in archives older than POSIX. Raises
+    MemberRefused for types whose content would be lost by leaving them out, and for such a
+    directory with data (`size` bytes).
     """
     kind = _KINDS.get(typeflag)
     if kind is None:
@@ -165,19 +165,19 @@ def member_kind(typeflag: bytes, name: bytes, size: int = 0) -> Kind:
 
 
 def member_mode(mode: int) -> tuple[int, bool]:
-    """Return the mode a member gets, and whether set-user-id or set-group-id was taken away."""
+    """Return the mode a member gets, and whether set-user-id or set-group-id was removed."""
     return mode & 0o1777, bool(mode & 0o6000)
 
 
 def link_text(text: bytes, name: bytes) -> bytes:
-    """Return a symlink's text as it is; nothing ever follows it here, so it may say anything.
+    """Return a symlink's text unchanged: it is never followed here, so any text is allowed.
 
-    Raises MemberRefused where no file system could hold it.
+    Raises MemberRefused where no file system could store it.
     """
     if not text:
         raise MemberRefused(name, "it is a symlink without a text")
     if b"\0" in text:
-        raise MemberRefused(name, "its symlink text holds a NUL byte")
+        raise MemberRefused(name, "its symlink text contains a NUL byte")
     if len(text) > MAX_LINK_TEXT:
         raise MemberRefused(name, f"its symlink text is longer than {MAX_LINK_TEXT} bytes")
     return text

@@ -1,11 +1,8 @@
-"""Writes members below one directory, and nowhere else.
+"""Writes the members of archives below one directory, and nowhere else.
 
-A server that comes in several archives at a time may have a file in one of them and its other
-name in another. They are kept on the disk, as there may be any number.
-
-Everything is reached by directory descriptors and no symlink is ever followed, so whatever an
-archive says, nothing outside the root is touched. What is there already is never written into: a
-file that is in the way is unlinked, since it may be a hard link to another.
+Files are reached by directory descriptors and no symlink is followed, so no archive can touch
+anything outside the root. Existing files are never written into but unlinked, as they may be hard
+links to others.
 """
 
 from __future__ import annotations
@@ -21,13 +18,12 @@ from tempfile import SpooledTemporaryFile
 from threading import Lock
 from typing import NoReturn
 
-from wingsd.archive.directories import DirectoryMetadata, OpenDirectories
+from wingsd.archive.directories import DirectoryMetadata, OpenDirectories, Path
 from wingsd.archive.errors import ArchiveError
 from wingsd.archive.policy import MemberRefused, display
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
-from wingsd.archive.tree_range import Path
 from wingsd.errors import StorageError
-from wingsd.util.os_errors import disk_advice
+from wingsd.util.text import disk_advice
 
 __all__ = ["DeferredLinks", "TreeWriter"]
 
@@ -36,9 +32,10 @@ _HEAD = Struct("<II")
 
 
 class DeferredLinks:
-    """Those of one tree, from any of the threads that write it; `close` must be called.
+    """Hard links of one tree whose files may come later, in another archive of the same server.
 
-    `place` is a directory's path on the disk that is to keep them.
+    They are kept in a file in the directory `place`, as there may be any number. Any thread may
+    add some. `close` must be called.
     """
 
     def __init__(self, place: str) -> None:
@@ -46,8 +43,8 @@ class DeferredLinks:
         self._lock = Lock()
         self._is_open = True
 
-    def keep(self, path: Path, target: Path) -> bool:
-        """Keep that `path` is to be one more name of `target`; return whether it is kept.
+    def add(self, path: Path, target: Path) -> bool:
+        """Add a hard link `path` to `target`; return False after `take`.
 
         Raises OSError where the disk fails.
         """
@@ -58,7 +55,7 @@ class DeferredLinks:
             return self._is_open
 
     def take(self) -> Iterator[tuple[Path, Path]]:
-        """Yield each in the order in which they came; none is kept any more."""
+        """Yield all links in the order in which they were added; no more are accepted."""
         self._is_open = False
         self._file.seek(0)
         while head := self._file.read(_HEAD.size):
@@ -66,7 +63,7 @@ class DeferredLinks:
             yield _path(self._file.read(name)), _path(self._file.read(other))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with suppress(OSError):
             self._file.close()
 
@@ -82,17 +79,17 @@ _IMPLIED_MODE = 0o755
 class TreeWriter:
     """A tree being written below `root`, a directory's path or descriptor.
 
-    `owner` (user id, group id) is given to everything; None leaves it to the process. Names are
-    paths from `policy.member_path`, modes already judged, times in nanoseconds. `finish` applies
-    the directories' modes and times, kept in the memory that `limits` has for them and for the
-    rest in `root` itself; `close` must be called in any case.
+    All files get `owner` (user id, group id), or the process's own ids for None. Names are paths
+    from `policy.member_path`, modes from `policy.member_mode`, times in nanoseconds. `finish` sets
+    the directories' modes and times, which are kept in memory up to `limits` and else in a file in
+    `root`. `close` must be called in any case.
 
-    Every method raises ArchiveError where the archive is at fault, StorageError where the disk
-    is, both with the member's name.
+    Every method raises ArchiveError for a fault of the archive and StorageError for one of the
+    disk, both with the member's name.
 
-    Several may write one tree at the same time, each in its thread: all with the same `late`, and
-    all but the first with the first's `metadata`, which alone calls `finish`. What one of them has
-    written no other replaces, and a hard link may come before its file.
+    Several writers may write one tree at the same time, each in its thread: all with the same
+    `deferred_links`, and all but the first with the `metadata` of the first, which alone calls
+    `finish`. They do not replace each other's files, and a hard link may come before its file.
     """
 
     def __init__(
@@ -101,21 +98,21 @@ class TreeWriter:
         owner: tuple[int, int] | None,
         limits: ArchiveLimits = DEFAULT,
         *,
-        late: DeferredLinks | None = None,
+        deferred_links: DeferredLinks | None = None,
         metadata: DirectoryMetadata | None = None,
     ) -> None:
         self.root = os.dup(root) if isinstance(root, int) else _open_root(root)
-        #: How many directories this writer has made, those on the way to members among them.
+        #: How many directories this writer has made, including parents of members.
         self.directories = 0
         self._owner = None if owner is None or self._is_own(owner) else owner
         self._umask = _umask()
-        self._late = late
+        self._deferred_links = deferred_links
         self._is_first = metadata is None
-        # by its descriptor, as its name may be another's meanwhile
+        # by descriptor, as the name may have become another directory's
         self.metadata = metadata or DirectoryMetadata(
             f"/proc/self/fd/{self.root}", limits.directory_memory
         )
-        self._directories = OpenDirectories(self.root, self._implied, self.metadata.lock)
+        self._directories = OpenDirectories(self.root, self._made_implicitly, self.metadata.lock)
 
     def file(self, path: Path, mode: int, mtime: int, pieces: Iterable[memoryview]) -> None:
         """Write a regular file. Errors of `pieces` pass as they are."""
@@ -123,7 +120,7 @@ class TreeWriter:
         try:
             for piece in pieces:
                 self._write(fd, piece, path)
-            self._dress(fd, path, mode, mtime)
+            self._set_metadata(fd, path, mode, mtime)
         finally:
             self._call(path, os.close, fd)
 
@@ -138,41 +135,41 @@ class TreeWriter:
     ) -> None:
         """Write a regular file of `size` bytes that has data only in `segments`, else holes.
 
-        Offsets and lengths as `tar.Member` has them: in order, apart, adding up to `pieces`.
+        `segments` are offsets and lengths as in `tar_headers.Member`, adding up to `pieces`.
         """
         fd = self._create(path, mode)
         try:
-            for offset, part in _placed(segments, pieces):
+            for offset, part in _with_offsets(segments, pieces):
                 self._call(path, os.lseek, fd, offset, os.SEEK_SET)
                 self._write(fd, part, path)
             self._call(path, os.ftruncate, fd, size)
-            self._dress(fd, path, mode, mtime)
+            self._set_metadata(fd, path, mode, mtime)
         finally:
             self._call(path, os.close, fd)
 
     def directory(self, path: Path, mode: int, mtime: int) -> None:
-        """Make a directory, or keep the one that is there; `()` is the root."""
+        """Make a directory, or use the existing one; `()` is the root."""
         if path:
             self._call(path, self._make_directory, path, mode, mtime)
         else:
             with self.metadata.lock:
-                self.metadata.again(path, mode, mtime)
+                self.metadata.update(path, mode, mtime)
 
     def symlink(self, path: Path, mtime: int, text: bytes) -> None:
         """Make a symlink; its text is neither read nor followed."""
         self._call(path, self._make_symlink, path, mtime, text)
 
     def hard_link(self, path: Path, target: Path) -> None:
-        """Make one more name for the file `target`, which is below the root as well."""
+        """Make a hard link to the file `target`, which is below the root as well."""
         try:
             try:
                 self._make_hard_link(path, target)
             except FileNotFoundError:
-                if self._late is None or not self._late.keep(path, target):
+                if self._deferred_links is None or not self._deferred_links.add(path, target):
                     raise
         except FileNotFoundError:
             raise ArchiveError(
-                f"{_shown(path)} is a hard link to {_shown(target)}, which is not there"
+                f"{_shown(path)} is a hard link to {_shown(target)}, which does not exist"
             ) from None
         except OSError as error:
             self._fail(error, path)
@@ -187,7 +184,7 @@ class TreeWriter:
             self._fail(error, path)
 
     def file_system(self) -> os.statvfs_result:
-        """Tell how full the file system is that the tree is on."""
+        """Return the statvfs result of the tree's file system."""
         try:
             return os.statvfs(self.root)
         except OSError as error:
@@ -205,9 +202,9 @@ class TreeWriter:
         inherits = os.fstat(self.root).st_mode & stat.S_ISGID
         return owner == (os.geteuid(), os.getegid()) and not inherits
 
-    def _implied(self, path: Path) -> None:
+    def _made_implicitly(self, path: Path) -> None:
         self.directories += 1
-        self.metadata.made(path, _IMPLIED_MODE, None)
+        self.metadata.add(path, _IMPLIED_MODE, None)
 
     def _create(self, path: Path, mode: int) -> int:
         try:
@@ -215,22 +212,22 @@ class TreeWriter:
             try:
                 return os.open(path[-1], _CREATE, mode, dir_fd=parent)
             except FileExistsError:
-                self._make_way(path, parent)
+                self._remove(path, parent)
                 return os.open(path[-1], _CREATE, mode, dir_fd=parent)
         except OSError as error:
             self._fail(error, path)
 
-    def _make_way(self, path: Path, parent: int) -> None:
-        if self._late is not None:
+    def _remove(self, path: Path, parent: int) -> None:
+        if self._deferred_links is not None:
             raise ArchiveError(
-                f"{_shown(path)} comes more than once, and of several streams nobody can say "
-                "which has the right one; send it in one of them"
+                f"{_shown(path)} comes more than once: several streams have it, in no order; send "
+                "it in one of them"
             )
         os.unlink(path[-1], dir_fd=parent)
 
     def _parent(self, path: Path) -> int:
         if not path:
-            raise ArchiveError("the archive's root directory is not a directory in it")
+            raise ArchiveError("the archive has its root directory as a file")
         return self._directories.get(path[:-1])
 
     def _write(self, fd: int, piece: memoryview, path: Path) -> None:
@@ -241,8 +238,8 @@ class TreeWriter:
         except OSError as error:
             self._fail(error, path)
 
-    def _dress(self, fd: int, path: Path, mode: int, mtime: int) -> None:
-        """Owner before mode, as giving a file away may take bits of its mode."""
+    def _set_metadata(self, fd: int, path: Path, mode: int, mtime: int) -> None:
+        """Set owner, mode and time; the owner first, as chown may clear bits of the mode."""
         try:
             if self._owner is not None:
                 os.fchown(fd, *self._owner)
@@ -255,18 +252,18 @@ class TreeWriter:
     def _make_directory(self, path: Path, mode: int, mtime: int) -> None:
         parent = self._parent(path)
         with self.metadata.lock:
-            # open to the process alone until its own mode comes at the end
+            # closed to others until its own mode is set at the end
             try:
                 os.mkdir(path[-1], 0o700, dir_fd=parent)
             except FileExistsError:
                 found = os.stat(path[-1], dir_fd=parent, follow_symlinks=False)
                 if stat.S_ISDIR(found.st_mode):
-                    self.metadata.again(path, mode, mtime)
+                    self.metadata.update(path, mode, mtime)
                     return
-                self._make_way(path, parent)
+                self._remove(path, parent)
                 os.mkdir(path[-1], 0o700, dir_fd=parent)
             self.directories += 1
-            self.metadata.made(path, mode, mtime)
+            self.metadata.add(path, mode, mtime)
 
     def _make_symlink(self, path: Path, mtime: int, text: bytes) -> None:
         parent = self._parent(path)
@@ -274,7 +271,7 @@ class TreeWriter:
         try:
             os.symlink(text, name, dir_fd=parent)
         except FileExistsError:
-            self._make_way(path, parent)
+            self._remove(path, parent)
             os.symlink(text, name, dir_fd=parent)
         if self._owner is not None:
             os.chown(name, *self._owner, dir_fd=parent, follow_symlinks=False)
@@ -289,16 +286,16 @@ class TreeWriter:
             raise MemberRefused(b"/".join(path), "it is a hard link to a directory")
         if path == target:
             return
-        parent = self._parent_beside(path, source)
+        parent = self._parent_keeping(path, source)
         try:
             _link(target[-1], source, path[-1], parent)
         except FileExistsError:
             if os.path.samestat(found, os.stat(path[-1], dir_fd=parent, follow_symlinks=False)):
                 return
-            self._make_way(path, parent)
+            self._remove(path, parent)
             _link(target[-1], source, path[-1], parent)
 
-    def _parent_beside(self, path: Path, other: int) -> int:
+    def _parent_keeping(self, path: Path, other: int) -> int:
         if not path:
             return self._parent(path)
         return self._directories.get(path[:-1], keep=other)
@@ -318,18 +315,18 @@ class TreeWriter:
             self._fail(error, path)
 
     def _fail(self, error: OSError, path: Path) -> NoReturn:
-        """Tell whose fault it is, and for the disk's what to do."""
+        """Raise ArchiveError or StorageError for an error of the operating system."""
         name = _shown(path)
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
             raise ArchiveError(
-                f"{name} leads through {self._obstacle(path)}, which is never followed"
+                f"the path of {name} leads through {self._obstacle(path)}, which is not followed"
             ) from error
         if error.errno == errno.EISDIR:
-            raise ArchiveError(f"{name} would replace a directory by something else") from error
+            raise ArchiveError(f"{name} would replace a directory") from error
         raise StorageError(f"{name} could not be written: {disk_advice(error)}") from error
 
     def _obstacle(self, path: Path) -> str:
-        """Find what lies in the way of `path`, for a person to read."""
+        """Return the symlink or file in the path, for messages."""
         for end in range(1, len(path)):
             with suppress(OSError):
                 parent = self._directories.get(path[: end - 1], make=False)
@@ -348,9 +345,9 @@ def _open_root(root: str | bytes) -> int:
 
 
 def _umask() -> int:
-    """Return the process's umask as the kernel tells it: asking for it by umask(2) sets it.
+    """Return the process's umask from /proc: umask(2) would set it.
 
-    All bits where it is not told, so that every mode is set once more.
+    All bits where /proc has none, so that every mode is set explicitly.
     """
     with suppress(OSError), open("/proc/self/status", "rb") as status:
         for line in status:
@@ -363,21 +360,21 @@ def _link(target: bytes, source: int, name: bytes, parent: int) -> None:
     os.link(target, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
 
 
-def _placed(
+def _with_offsets(
     segments: array[int], pieces: Iterable[memoryview]
 ) -> Iterator[tuple[int, memoryview]]:
-    """Cut `pieces` at the borders of the segments, each part with its offset in the file."""
+    """Cut `pieces` at the ends of the segments; yield each part with its offset in the file."""
     layout = zip(segments[::2], segments[1::2], strict=True)
-    offset = room = 0
+    offset = left = 0
     for piece in pieces:
         rest = piece
         while rest:
-            while not room:
-                offset, room = next(layout)
-            part, rest = rest[:room], rest[room:]
+            while not left:
+                offset, left = next(layout)
+            part, rest = rest[:left], rest[left:]
             yield offset, part
             offset += len(part)
-            room -= len(part)
+            left -= len(part)
 
 
 def _shown(path: Path) -> str:

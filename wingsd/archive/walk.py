@@ -1,10 +1,9 @@
 """Walks, measures and removes trees by directory descriptors: no symlink is followed.
 
-A directory comes before what is in it; of one directory first the files, then the symlinks, then
-the rest, each sorted by their bytes, and at last its directories. A directory with more than
-`BATCH` names is read in batches of so many, in the order of the file system; each batch is sorted
-in itself. So no whole directory is kept in memory, but for the names of directories that are still
-to be entered: they may take `MAX_PENDING` bytes.
+A directory comes before its contents: first the files, then the symlinks, then the rest, each
+sorted by their bytes, and its directories last. A directory with more than `BATCH` names is read
+in batches of that size, in the order of the file system, and each batch is sorted. Memory holds
+one batch and the names of directories still to be read, at most `MAX_PENDING` bytes.
 """
 
 from __future__ import annotations
@@ -21,21 +20,20 @@ from typing import NoReturn
 
 from attrs import Factory, define, frozen
 
-from wingsd.archive.directories import OpenDirectories
+from wingsd.archive.directories import REPLACED, OpenDirectories, Path
 from wingsd.archive.policy import MAX_NAME, display
 from wingsd.archive.quota import counted_entries
-from wingsd.archive.tree_range import EVERYTHING, Listing, Path, TreeRange
 from wingsd.errors import StorageError
-from wingsd.util.os_errors import reading_advice
+from wingsd.util.text import reading_advice
 
 __all__ = [
     "BATCH",
     "MAX_LINKED",
     "MAX_PENDING",
-    "REPLACED",
     "VANISHED",
     "FirstNames",
     "Inode",
+    "Listing",
     "Measured",
     "gone",
     "measure",
@@ -46,68 +44,91 @@ __all__ = [
     "walk",
 ]
 
-_LONGEST = 300
+_MAX_MESSAGE = 300
 
 
 def remove_tree(path: str) -> None:
-    """Delete a directory and all below it; symlinks are not followed. A missing one is fine.
+    """Delete a directory and all below it, if it exists; symlinks are not followed.
 
-    What is mounted in it stays, and fails the rest. Raises OSError with rm's first complaint.
+    Mounts below it are not deleted and make it fail. Raises OSError with rm's first message.
     """
-    # Not by shutil.rmtree: its depth is bounded by the stack and the open files of this process,
-    # and a server can make directories in directories without end.
+    # Not shutil.rmtree: its depth is limited by the stack and the open files of this process, and
+    # a server can nest directories without limit.
     command = ["/bin/rm", "-rf", "--one-file-system", "--", path]
     done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
     if done.returncode:
-        complaint = done.stderr.decode(errors="replace").partition("\n")[0]
-        raise OSError(complaint.removeprefix("/bin/rm: ")[:_LONGEST] or "it was not deleted")
+        message = done.stderr.decode(errors="replace").partition("\n")[0]
+        raise OSError(message.removeprefix("/bin/rm: ")[:_MAX_MESSAGE] or "it was not deleted")
 
 
 Inode = tuple[int, int]
-"""The device and the number of a file, which all its names have in common."""
+"""The device and the inode number of a file, the same for all its hard links."""
 
 BATCH = 4096
 """The most names of one listing."""
 
 MAX_PENDING = 64 << 20
-"""The most bytes of names of directories that were seen and not entered yet."""
+"""The most bytes of names of directories that are still to be read."""
 
 MAX_LINKED = 128 << 20
-"""About the most bytes of memory for files with several names, in one walk."""
+"""About the most bytes of memory for hard-linked files, in one walk."""
 
 VANISHED = "it vanished meanwhile"
-REPLACED = "it was replaced by something else meanwhile"
 
 _MISSING = (errno.ENOENT, errno.ESTALE)
-_LINKED = 250  # bytes of an entry of `FirstNames` beside its name, as CPython 3.11 has it
+_ENTRY = 250  # bytes of an entry of `FirstNames` beside its name, in CPython 3.11
+
+
+@frozen
+class Listing:
+    """One directory: its path, a descriptor and its stat result, and the names in it by kind.
+
+    The descriptor is valid until the next listing is asked for. A directory with many names comes
+    in several listings, one after the other.
+    """
+
+    path: Path
+    fd: int
+    stat: os.stat_result
+    files: list[bytes] = Factory(list)
+    symlinks: list[bytes] = Factory(list)
+    others: list[bytes] = Factory(list)
+    directories: list[bytes] = Factory(list)
+    #: Whether it is the directory's first listing.
+    is_first: bool = True
+
+    @property
+    def prefix(self) -> bytes:
+        """The directory's name below the root with a slash, empty for the root."""
+        return b"".join(part + b"/" for part in self.path)
 
 
 @define
 class FirstNames:
-    """The first name that was found of each file that has several.
+    """The name found first of each hard-linked file.
 
-    `room` is about the bytes of memory that they may take.
+    `memory_left` is about the bytes of memory that further names may take.
     """
 
-    _room: int = MAX_LINKED
+    _memory_left: int = MAX_LINKED
     _names: dict[Inode, bytes] = Factory(dict)
 
     def get(self, inode: Inode) -> bytes | None:
-        """Return the first name of a file, None before it has one."""
+        """Return the first name of a file, None before one was added."""
         return self._names.get(inode)
 
     def add(self, inode: Inode, name: bytes) -> bool:
-        """Give a file its first name; return whether it had none yet.
+        """Set the first name of a file that has none; return whether it had none.
 
         Raises StorageError where there are too many.
         """
         if inode in self._names:
             return False
-        self._room -= _LINKED + len(name)
-        if self._room < 0:
+        self._memory_left -= _ENTRY + len(name)
+        if self._memory_left < 0:
             raise StorageError.reading(
-                f"more than {len(self._names)} of its files have several names (hard links), and "
-                "the memory for them is used up; delete some of the links"
+                f"more than {len(self._names)} of its files have several hard links, and the "
+                "memory for them is used up; delete some of the links"
             )
         self._names[inode] = name
         return True
@@ -115,9 +136,9 @@ class FirstNames:
 
 @frozen
 class Measured:
-    """What the files of a directory take, as a server's disk limit counts it.
+    """The size of a directory as a server's disk limit counts it, and its largest file.
 
-    `size` is in bytes; `largest` is the name of the largest file, empty where there is none.
+    Sizes are in bytes; `largest` is the name of the largest file, empty where there is no file.
     """
 
     size: int
@@ -126,21 +147,21 @@ class Measured:
 
     @property
     def shown(self) -> str:
-        """The name of the largest file, to be shown."""
+        """The name of the largest file, for messages."""
         return display(self.largest)
 
 
 def measure(directory: str) -> int:
-    """Return the bytes that a directory takes; see `survey`."""
+    """Return the size of a directory in bytes; see `survey`."""
     return survey(directory).size
 
 
 def survey(directory: str) -> Measured:
-    """Measure a directory: the data of all regular files below it, a hard-linked one once.
+    """Measure a directory: the data of all regular files below it, hard-linked ones once.
 
-    The holes of sparse files count as well, and so do directories, symlinks and further names of
-    hard-linked files beyond the first `limits.FREE_ENTRIES`. Blocking; follows no symlink. What
-    vanishes meanwhile counts as nothing. Raises StorageError where a directory cannot be read.
+    The holes of sparse files count, and so do directories, symlinks and further hard links beyond
+    the first `quota.FREE_ENTRIES`. Files that are deleted meanwhile do not. Blocking; follows no
+    symlink. Raises StorageError where a directory cannot be read.
     """
     total = entries = largest_size = 0
     largest = b""
@@ -172,7 +193,7 @@ def _stats(listing: Listing) -> Iterator[tuple[bytes, os.stat_result]]:
 
 @contextmanager
 def opened(directory: str) -> Iterator[int]:
-    """Open the root of a tree. Raises StorageError where there is none, or only a symlink."""
+    """Open the root of a tree. Raises StorageError where it is missing, or a symlink."""
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
@@ -184,35 +205,36 @@ def opened(directory: str) -> Iterator[int]:
 
 
 def walk(
-    root: int, leave_out: Callable[[bytes, str], None], span: TreeRange = EVERYTHING
+    root: int,
+    skipped: Callable[[bytes, str], None],
+    select: Callable[[Listing], Listing] = lambda listing: listing,
 ) -> Generator[Listing, None, None]:
     """Yield every directory of the tree below the descriptor `root`, itself first.
 
-    Of a `span` that is not everything, each that it enters, with what is in it alone.
-
-    `leave_out` gets the name and the reason for each directory that is gone, or something else,
-    when its turn comes. Raises StorageError where one cannot be read, for names too long, and for
-    too many directories side by side.
+    `select` reduces each listing to the names wanted; directories that it drops are not entered.
+    `skipped` is called with the name of each directory that was deleted or replaced before it was
+    read, and the reason. Raises StorageError where one cannot be read, for names that are too
+    long, and for too many directories side by side.
     """
     with closing(OpenDirectories(root, lambda path: None)) as directories:
-        here: list[bytes] = []
+        path: list[bytes] = []
         pending = _Pending()
         while True:
             pending.enter()
-            for listing in _listings(directories, tuple(here), leave_out):
-                part = listing if span is EVERYTHING else span.of(listing)
-                pending.add(part)
-                yield part
+            for listing in _listings(directories, tuple(path), skipped):
+                selected = select(listing)
+                pending.add(selected)
+                yield selected
             depth, name = pending.take()
             if not name:
                 return
-            here[depth:] = [name]
+            path[depth:] = [name]
 
 
 class _Pending:
-    """The names of directories that were seen and not entered yet.
+    """The names of directories that are still to be read.
 
-    Those of each listing are kept as one text, as there may be millions of them.
+    Those of each listing are joined to one string, as there may be millions of them.
     """
 
     def __init__(self) -> None:
@@ -221,7 +243,7 @@ class _Pending:
         self._size = 0
 
     def enter(self) -> None:
-        """Begin with the names in one more directory, which is in the last that was taken."""
+        """Start the names in the directory that was taken last."""
         texts: deque[bytes] = deque()
         self._texts.append(texts)
         self._names.append(self._taken(texts))
@@ -241,7 +263,7 @@ class _Pending:
             )
 
     def take(self) -> tuple[int, bytes]:
-        """Return the next name, and how deep its directory lies; an empty one at the end."""
+        """Return the depth of the next directory and its name, which is empty at the end."""
         while self._names:
             name = next(self._names[-1], b"")
             if name:
@@ -260,12 +282,12 @@ class _Pending:
 
 
 def _listings(
-    directories: OpenDirectories, path: Path, leave_out: Callable[[bytes, str], None]
+    directories: OpenDirectories, path: Path, skipped: Callable[[bytes, str], None]
 ) -> Iterator[Listing]:
     name = b"/".join(path)
     if len(name) > MAX_NAME:
         raise StorageError.reading(
-            f"{display(name)} lies too deep: with the directories above, its name is longer than "
+            f"{display(name)} is nested too deeply: its name with its directories is longer than "
             f"{MAX_NAME} bytes; move it up or delete it, and transfer the server again"
         )
     try:
@@ -277,9 +299,9 @@ def _listings(
                 yield _filled(Listing(path, fd, found, is_first=False), batch)
     except OSError as error:
         if gone(error) and path:
-            leave_out(name, VANISHED)
+            skipped(name, VANISHED)
         elif error.errno in (errno.ENOTDIR, errno.ELOOP):
-            leave_out(name, REPLACED)
+            skipped(name, REPLACED)
         else:
             unreadable(name, error)
 
@@ -301,11 +323,11 @@ def _names(listing: Listing, entry: os.DirEntry[str]) -> list[bytes]:
 
 
 def gone(error: OSError) -> bool:
-    """Return whether it says of a name that nothing has it any more."""
+    """Return whether an error means that the file does not exist any more."""
     return error.errno in _MISSING
 
 
 def unreadable(name: bytes, error: OSError) -> NoReturn:
-    """Raise the StorageError that says what to do about `name`."""
+    """Raise StorageError for a file that cannot be read, with what to do about it."""
     shown = display(name or b".")
     raise StorageError.reading(f"{shown} could not be read: {reading_advice(error)}") from error

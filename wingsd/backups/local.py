@@ -23,7 +23,7 @@ from wingsd.backups.received import sync_directory
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import StorageError
 from wingsd.threadio import Workers
-from wingsd.util.os_errors import disk_advice
+from wingsd.util.text import disk_advice
 
 __all__ = ["LocalBackup", "Removal", "find_backups", "remove_backup"]
 

@@ -20,11 +20,11 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wingsd.archive import ArchiveLimits, demand_room, remove_tree
+from wingsd.archive import ArchiveLimits, remove_tree, require_free_space
 from wingsd.backups.attachments import Backup, backup_at
 from wingsd.config import SystemConfig
 from wingsd.errors import Conflict, StorageError
-from wingsd.util.os_errors import disk_advice
+from wingsd.util.text import disk_advice
 
 __all__ = ["ReceivedBackups", "sync_directory", "write_file"]
 
@@ -47,7 +47,7 @@ def write_file(path: Path, blocks: Iterable[bytes], *, reserve: int, durable: bo
                 unseen += len(block)
                 if reserve and unseen >= _STEP:
                     unseen = 0
-                    demand_room(os.fstatvfs(file.fileno()), reserve, path.name, len(block))
+                    require_free_space(os.fstatvfs(file.fileno()), reserve, path.name, len(block))
                 digest.update(block)
                 _write(file.fileno(), block)
             if durable:

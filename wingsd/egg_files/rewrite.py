@@ -19,8 +19,7 @@ from typing import Any, Self
 
 import attrs
 
-from wingsd.archive.directories import OpenDirectories
-from wingsd.archive.tree_range import Path
+from wingsd.archive.directories import OpenDirectories, Path
 from wingsd.egg_files.changes import Change, Refused
 from wingsd.egg_files.formats import Rewritten, form_of, shown
 from wingsd.panel.schemas import ConfigurationFile, Replacement

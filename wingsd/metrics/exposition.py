@@ -30,7 +30,7 @@ from wingsd import __version__
 from wingsd.metrics.recorder import DIRECTIONS, Recorder
 from wingsd.threadio import Workers
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
-from wingsd.util.os_errors import reading_advice
+from wingsd.util.text import reading_advice
 
 __all__ = ["Exposition", "Gauges", "Sources"]
 

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from wingsd.archive import measure, remove_tree
 from wingsd.errors import StorageError, WingsdError
 from wingsd.threadio import Workers
-from wingsd.util.os_errors import disk_advice
+from wingsd.util.text import disk_advice
 
 __all__ = ["BackgroundTasks", "Deleter", "DiskUsage", "ServerDirectories", "ServerFiles"]
 

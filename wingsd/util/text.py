@@ -1,13 +1,24 @@
-"""Texts from outside: UUIDs, origins of URLs, and escapes for messages and the log."""
+"""Text from outside in messages and the log, the meaning of OS errors, UUIDs and URLs."""
 
 from __future__ import annotations
 
+import errno
 import re
 from urllib.parse import urlsplit
 
-__all__ = ["LONGEST", "Origin", "canonical_uuid", "display", "escaped", "host_and_port", "origin"]
+__all__ = [
+    "MAX_TEXT",
+    "Origin",
+    "canonical_uuid",
+    "disk_advice",
+    "display",
+    "escaped",
+    "host_and_port",
+    "origin",
+    "reading_advice",
+]
 
-#: Scheme, host and port; of what is no address, just its text.
+#: Scheme, host and port; the text itself where it is not a URL.
 Origin = tuple[str, str, int | None] | str
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -22,7 +33,7 @@ def canonical_uuid(text: str) -> str | None:
 
 
 def origin(url: str) -> Origin:
-    """Return the origin of an address, the same for all ways to write it."""
+    """Return the origin of a URL, the same for all ways to write it (RFC 6454)."""
     try:
         parts = urlsplit(url)
         port = _DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
@@ -32,41 +43,75 @@ def origin(url: str) -> Origin:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Return what `host:port` names; an IPv6 host is in brackets. Raises `ValueError`."""
+    """Return host and port of `host:port`; an IPv6 host is in brackets. Raises `ValueError`."""
     parts = urlsplit(f"//{address}")
     if not parts.hostname or parts.port is None or parts.netloc != address or "@" in address:
         raise ValueError(address)
     return parts.hostname, parts.port
 
 
-#: Characters.
-_MAX_DISPLAY = 200
+#: Characters of a quoted name, and of any other text, that are kept.
+MAX_NAME = 200
+MAX_TEXT = 2048
 
 
 def display(name: bytes) -> str:
-    """Return `name` in quotes, safe to show: printable, on one line, not endlessly long.
+    """Return a name in quotes for a message: decoded, escaped and cut to `MAX_NAME` characters.
 
-    What is not UTF-8 or not printable is shown as an escape sequence.
+    Bytes that are not UTF-8 are shown as escape sequences too.
     """
-    shown = name[: _MAX_DISPLAY + 1].decode("utf-8", "backslashreplace")
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
-    return f'"{text[:_MAX_DISPLAY]}..."' if len(text) > _MAX_DISPLAY else f'"{text}"'
-
-
-#: Characters of a text that are kept; a `…` stands for the others.
-LONGEST = 2048
+    text = _escape(name[: MAX_NAME + 1].decode("utf-8", "backslashreplace"))
+    return f'"{text[:MAX_NAME]}..."' if len(text) > MAX_NAME else f'"{text}"'
 
 
 def escaped(text: str) -> str:
-    r"""Return a text cut off after `LONGEST` characters, with escapes (`\x1b`) for some of them.
+    r"""Return a text for the log, cut to `MAX_TEXT` characters, with escapes such as `\x1b`.
 
-    Escaped is what is not printable (`str.isprintable`): control characters of C0 and C1, line
-    breaks of every kind, what changes the direction of the text behind it (such as U+202E), and
+    Characters that are not printable (`str.isprintable`) are escaped: control characters of C0 and
+    C1, line breaks of every kind, those that change the direction of text (such as U+202E), and
     lone surrogates.
     """
-    cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-    if cut.isprintable():
-        return cut
+    return _escape(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…")
+
+
+def _escape(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
+
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free space on this node and send the server again",
+    errno.EDQUOT: "the disk quota is used up; raise it and send the server again",
+    errno.EROFS: "the file system is read-only; see this node's kernel log for the reason",
+    errno.EACCES: "permission denied; wingsd must be able to write to its data directory",
+    errno.EPERM: "not permitted; wingsd must run as a user who may own and change these files",
+    errno.EFBIG: "it is larger than the file system or a limit of this process allows",
+    errno.EIO: "the disk failed; see this node's kernel log",
+    errno.EMFILE: "too many open files; raise the limit of this process",
+    errno.EMLINK: "the file system allows no more hard links to one file",
+}
+
+_READING = {
+    errno.EACCES: "permission denied; wingsd must run as a user who may read every server's files",
+    errno.EPERM: "not permitted; wingsd must run as a user who may read every server's files",
+    errno.ENOENT: "it does not exist",
+    errno.ENOTDIR: "it is not a directory",
+    errno.ELOOP: "it is a symlink, which is not followed",
+    errno.EIO: (
+        "the disk failed; see this node's kernel log, then restore or delete it and "
+        "transfer the server again"
+    ),
+}
+
+
+def disk_advice(error: OSError) -> str:
+    """Return what an error of writing means and what to do; the system's text for other errors."""
+    return _ADVICE.get(error.errno or 0) or error.strerror or str(error)
+
+
+def reading_advice(error: OSError) -> str:
+    """Return the same for an error of reading."""
+    return _READING.get(error.errno or 0) or disk_advice(error)

@@ -187,7 +187,7 @@ BOUNDS = [
         limits=evolve(DEFAULT, members=5),
     ),
     refused(
-        "directories after what is in them",
+        "directories after their contents",
         b"".join(member(b"d%d/f" % n) + directory(b"d%d/" % n) for n in range(50)) + END,
         "too many directories come after",
         limits=evolve(DEFAULT, directory_memory=9000),

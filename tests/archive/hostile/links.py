@@ -6,8 +6,8 @@ from tests.archive.hostile.case import Case, directory, file, hard_link, refused
 from tests.archive.hostile.names import UP, long_name
 from tests.archives import END, member, pax
 
-THROUGH = "which is never followed"
-NOT_THERE, ABSOLUTE = "which is not there", "its name is absolute"
+THROUGH = "which is not followed"
+NOT_THERE, ABSOLUTE = "which does not exist", "its name is absolute"
 OUT = symlink(b"s", b"../outside")
 
 SYMLINKS = [
@@ -70,7 +70,7 @@ SYMLINKS = [
     refused(
         "a symlink in place of the root",
         symlink(b"./", b"../outside") + END,
-        "root directory is not a directory",
+        "root directory as a file",
     ),
     refused("an empty symlink", symlink(b"s", b"") + END, "without a text"),
     refused(

@@ -18,7 +18,7 @@ from wingsd.backups.received import write_file
 from wingsd.config import SystemConfig
 from wingsd.errors import StorageError
 from wingsd.transfers.storage.staging import Staging
-from wingsd.util.os_errors import disk_advice
+from wingsd.util.text import disk_advice
 
 __all__ = ["InstallLogs", "OpenLog"]
 

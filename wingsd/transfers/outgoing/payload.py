@@ -85,7 +85,7 @@ class Payload:
             links=self.links,
             form=self.form.archive,
             compression=self.form.compression,
-            note=note,
+            warn=note,
             progress=progress,
         )
 

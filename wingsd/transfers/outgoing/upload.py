@@ -246,7 +246,7 @@ class Dispatch:
     @property
     def _limit(self) -> int | None:
         """Bytes that the server's files may have, None without a limit."""
-        return ArchiveLimits.disk_of(self._server.configuration.settings.build.disk_space)
+        return ArchiveLimits.disk_bytes(self._server.configuration.settings.build.disk_space)
 
     @property
     def _along(self) -> int:

@@ -24,7 +24,7 @@ from enum import Enum
 from pathlib import Path
 
 from wingsd.errors import Conflict, StorageError
-from wingsd.util.os_errors import disk_advice
+from wingsd.util.text import disk_advice
 
 __all__ = [
     "BACKUPS_MARK",

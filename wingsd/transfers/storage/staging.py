@@ -33,7 +33,7 @@ from wingsd.backups.received import ReceivedBackups, sync_directory
 from wingsd.errors import StorageError
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
-from wingsd.util.os_errors import disk_advice
+from wingsd.util.text import disk_advice
 
 __all__ = ["EVERY", "Quarantine", "Staging", "WriteBack"]
 

@@ -2,13 +2,12 @@
 
 Sources of the rules: IEEE Std 1003.1 (pax, "Extended Header"), GNU tar manual ("GNU Extensions").
 
-The standard library's tarfile does the same and is six times slower on many small files. What is
-understood: ustar, pax extended headers (local and global), GNU long names and links, base-256
-numbers, and sparse files in all four forms GNU tar has written (old, 0.0, 0.1, 1.0).
+The standard library's tarfile does the same and is six times slower on many small files. It
+reads ustar, pax extended headers (local and global), GNU long names and links, base-256
+numbers, and sparse files in all four formats of GNU tar (old, 0.0, 0.1, 1.0).
 
-A member of type 1 to 6 has no data whatever its size says: GNU tar and bsdtar write no data for
-hard links, and GNU tar reads none. Were there any, it would be taken for the next header, whose
-checksum would be wrong: an error and not a silent loss.
+A member of type 1 to 6 has no data whatever its size field: GNU tar and bsdtar write none for hard
+links, and GNU tar reads none. Data there would be read as the next header and fail its checksum.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from itertools import islice
 from wingsd.archive.errors import ArchiveError
 from wingsd.archive.pipeline import Blocks
 from wingsd.archive.policy import display
-from wingsd.archive.tar.headers import (
+from wingsd.archive.tar_headers import (
     BLOCK,
     MAX_SEGMENTS,
     Member,
@@ -44,13 +43,13 @@ __all__ = [
 ]
 
 KEYS = (b"path", b"linkpath", b"size", b"mtime")
-"""The pax keys that are used of those that may also be said globally."""
+"""The pax keys used that may be in global headers as well."""
 
 _SPARSE = b"GNU.sparse."
 
 
 class Extension:
-    """What the extended headers before one member say about it."""
+    """The contents of the extended headers before one member."""
 
     def __init__(self) -> None:
         self.name = b""
@@ -60,11 +59,11 @@ class Extension:
         self.segments = array("q")
 
     def is_empty(self) -> bool:
-        """Tell whether there is anything that wants a member."""
+        """Return whether nothing needs a member to follow."""
         return not (self.name or self.link or self.records or self.sparse)
 
     def read(self, payload: bytes) -> None:
-        """Take a pax header; only what is used of it is kept."""
+        """Read a pax header; only the keys that are used are kept."""
         for key, value in pax_records(payload):
             if key in KEYS:
                 self.records[key] = value
@@ -76,9 +75,9 @@ class Extension:
                 self.sparse[key.removeprefix(_SPARSE)] = value
 
     def apply(self, member: Member, defaults: dict[bytes, bytes]) -> int:
-        """Complete `member`, the more special word winning; return the size as stored.
+        """Complete `member`, local records before global ones; return the size as stored.
 
-        An empty value takes back what was said globally (POSIX pax, "Extended Header").
+        An empty value removes a global one (POSIX pax, "Extended Header").
         """
         records = {**defaults, **self.records}
         member.name = self.sparse.get(b"name") or records.get(b"path") or self.name or member.name
@@ -97,7 +96,7 @@ MAX_EXTENSIONS = 64
 """The most extended headers and long names of one member."""
 
 MAX_TRAILING = 64 << 20
-"""The most bytes after the end of the archive. GNU tar fills up to whole records, by default of 10
+"""The most bytes after the end of the archive. GNU tar pads to whole records, by default of 10
 KiB; compressed zeros could otherwise keep the reader busy for days."""
 
 _OLD_SEGMENTS = 21  # in one block of GNU's old sparse format
@@ -109,9 +108,9 @@ _EXTENSION_FLAGS = (b"x", b"g", b"L", b"K")
 
 
 class TarReader:
-    """Pulls members out of a plain tar, one after the other.
+    """Reads the members of a plain tar, one after the other.
 
-    After `next_member` its data may be taken by `data`, all of it or not at all.
+    After `next_member` its data may be read by `data`, all of it or none.
     """
 
     def __init__(self, blocks: Blocks) -> None:
@@ -147,9 +146,9 @@ class TarReader:
         return self._pieces(size) if whole is None else (whole,)
 
     def drain(self) -> None:
-        """Read whatever follows the end of the archive, which is ignored.
+        """Read and ignore what follows the end of the archive.
 
-        Raises ArchiveError where it goes on and on.
+        Raises ArchiveError beyond `MAX_TRAILING` bytes.
         """
         left = MAX_TRAILING
         for block in self._blocks.rest():
@@ -181,10 +180,10 @@ class TarReader:
                 return None
             header = Member(block)
         self._name = header.name
-        return self._described(header, extension, block)
+        return self._complete(header, extension, block)
 
-    def _described(self, member: Member, extension: Extension | None, block: memoryview) -> Member:
-        """Complete a member by what the headers before it say, and find how much is stored."""
+    def _complete(self, member: Member, extension: Extension | None, block: memoryview) -> Member:
+        """Complete a member from its extended headers, and find the size stored."""
         stored = member.size
         if extension is not None or self._globals:
             extension = extension or Extension()
@@ -203,7 +202,7 @@ class TarReader:
         return member
 
     def _extension(self, header: Member) -> tuple[Extension, memoryview]:
-        """Read the headers that describe the next member; return them and that member's block."""
+        """Read the extended headers of the next member; return them and the member's block."""
         extension = Extension()
         left = MAX_EXTENSION
         for _ in range(MAX_EXTENSIONS):
@@ -232,10 +231,10 @@ class TarReader:
         return payload
 
     def _end(self) -> None:
-        """Take the end of the archive: two zero blocks, or as GNU tar takes it, one and no more.
+        """Read the end of the archive: two zero blocks, or as GNU tar accepts it, a single one.
 
-        Anything but zeros after one zero block is not passed over as GNU tar does: it may be
-        members, and what is not extracted must not look like success.
+        Other data after one zero block is an error, unlike in GNU tar: it may be members, and not
+        extracting them must not look like success.
         """
         if not self._blocks.at_end() and self._blocks.take(BLOCK) != _ZEROS:
             raise ValueError("a block of zeros is followed by something else")

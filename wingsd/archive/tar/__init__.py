@@ -1,1 +1,0 @@
-"""The tar format: headers, reader and writer."""

@@ -1,0 +1,314 @@
+"""Writes a directory tree as a tar: POSIX ustar, with pax records where they are needed.
+
+Changes made meanwhile are handled as GNU tar does: deleted files are left out, and of a file
+exactly as many bytes are written as its header says. Each gives a warning.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+
+from wingsd.archive.directories import (
+    FILE_FLAGS,
+    REPLACED,
+    SymlinkResolver,
+    UnresolvableSymlink,
+    file_type_name,
+)
+from wingsd.archive.errors import DiskLimitExceeded
+from wingsd.archive.partition import Part, directory_key
+from wingsd.archive.policy import Kind, display, member_mode
+from wingsd.archive.tar_headers import (
+    DIRECTORY,
+    END,
+    FILE,
+    HARD_LINK,
+    LATEST,
+    SYMLINK,
+    member_header,
+    padding,
+)
+from wingsd.archive.walk import (
+    VANISHED,
+    FirstNames,
+    Inode,
+    Listing,
+    gone,
+    opened,
+    unreadable,
+    walk,
+)
+from wingsd.errors import StorageError
+
+__all__ = ["STEP", "TarWriter"]
+
+STEP = 240 << 10
+"""Bytes of every block but the last; see `decompress.STEP` for the upper bound and
+`compress.OUTPUT` for the lower."""
+
+# A Go node hashes what its extraction reads of the archive. Its inflater returns this many bytes
+# at once, and the tar reader reads nothing after the tar's end. When the tar ends with such a
+# portion, the end of the gzip stream may stay unread, and the checksum does not match.
+_GO_PORTION = 32 << 10
+
+_LATEST = LATEST * 1_000_000_000
+_ZEROS = bytes(STEP)
+_SYMLINK_MODE = 0o777
+_NOT_A_FILE = (errno.ELOOP, errno.ENXIO)  # open(2) for a symlink, and for a socket
+_NOT_A_SYMLINK = (errno.EINVAL,)  # readlink(2) for anything else
+_MIB = 1 << 20
+_SECTOR = 512  # bytes of a unit of st_blocks on every file system: inode(7)
+_LARGE_HOLES = 1 << 30
+
+
+class TarWriter:
+    """Writes a part of a tree as a tar, in blocks, and counts what it writes.
+
+    `links`: whether symlinks and hard links are sent as such, or as copies of the files they lead
+    to. `warn` is called with a line for each file that is left out or sent in another form.
+    `packed_bytes` counts the file data so far, `counts` the members by kind.
+    """
+
+    def __init__(self, part: Part, *, links: bool, warn: Callable[[str], None]) -> None:
+        self.packed_bytes = 0
+        self.counts = dict.fromkeys(Kind, 0)
+        self._links = links
+        self._warn = warn
+        self._part = part
+        self._linked = FirstNames()
+        #: The root's header, which may be repeated without effect.
+        self._root_header = b""
+        self._limit = part.limit
+        #: A descriptor of the root, while it is read, and the user id of its owner.
+        self._root = self._owner = -1
+        #: Bytes left in the current block: reading no more saves cutting and copying.
+        self._block_left = STEP
+
+    def blocks(self) -> Generator[bytes, None, None]:
+        """Yield the archive in blocks of `STEP` bytes. May be called once.
+
+        Raises StorageError where a file cannot be read or may be another user's, and
+        DiskLimitExceeded for a file beyond the part's limit.
+        """
+        gathered: list[bytes] = []
+        size = total = 0
+        with closing(self._pieces()) as pieces:
+            for piece in pieces:
+                gathered.append(piece)
+                size += len(piece)
+                total += len(piece)
+                while size >= STEP:
+                    data = b"".join(gathered)
+                    yield data[:STEP]
+                    gathered = [data[STEP:]]
+                    size -= STEP
+                self._block_left = STEP - size
+        if (total + len(END)) % _GO_PORTION == 0:
+            self.counts[Kind.DIRECTORY] += 1
+            gathered.append(self._root_header)  # moves the end
+        yield b"".join((*gathered, END))
+
+    def _pieces(self) -> Generator[bytes, None, None]:
+        with (
+            opened(self._part.directory) as root,
+            closing(SymlinkResolver(root)) as resolver,
+            closing(walk(root, self._skip, self._part.tree_range.select)) as listings,
+        ):
+            self._root = root
+            for listing in listings:
+                if not listing.path:
+                    self._owner = listing.stat.st_uid
+                if listing.is_first:
+                    yield from self._directory(listing)
+                prefix = listing.prefix
+                for name in listing.files:
+                    yield from self._file(listing.fd, name, prefix + name)
+                for name in listing.symlinks:
+                    yield from self._symlink(listing, name, prefix + name, resolver)
+                for name in listing.others:
+                    self._other(listing.fd, name, prefix + name)
+
+    def _directory(self, listing: Listing) -> Iterator[bytes]:
+        is_in_part = self._part.tree_range.contains(directory_key(listing.path))
+        if not is_in_part and self._root_header:
+            return
+        header = self._header(b"/".join(listing.path) or b".", DIRECTORY, listing.stat)
+        self._root_header = self._root_header or header
+        if is_in_part:
+            self.counts[Kind.DIRECTORY] += 1
+            yield header
+
+    def _file(self, parent: int, leaf: bytes, name: bytes) -> Iterator[bytes]:
+        try:
+            fd = os.open(leaf, FILE_FLAGS, dir_fd=parent)
+        except OSError as error:
+            self._missing(name, error, _NOT_A_FILE)
+            return
+        yield from self._opened(fd, name)
+
+    def _opened(self, fd: int, name: bytes) -> Iterator[bytes]:
+        """Yield the member of an open file, and close it."""
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                self._skip(name, REPLACED)
+                return
+            self._check_owner(found, name)
+            if (first := self._first_name(found, name)) is not None:
+                yield self._hard_link(name, found, first)
+            else:
+                self._check_size(found, name)
+                self.counts[Kind.FILE] += 1
+                yield self._header(name, FILE, found, found.st_size)
+                yield from self._data(fd, name, found)
+        except OSError as error:
+            unreadable(name, error)
+        finally:
+            os.close(fd)
+
+    def _check_owner(self, found: os.stat_result, name: bytes) -> None:
+        """Refuse a hard link to a file that may be another user's, from outside the server.
+
+        Linux allows such links where `fs.protected_hardlinks` is off, proc_sys_fs(5).
+        """
+        if found.st_nlink > 1 and found.st_uid != self._owner:
+            raise StorageError.reading(
+                f"{display(name)} belongs to user {found.st_uid}, the server's directory to user "
+                f"{self._owner}, and it has {found.st_nlink} hard links: it may be a file from "
+                "outside the server and is not sent; if it is the server's, give it to its "
+                f"user (chown {self._owner}), else delete it, and transfer the server again"
+            )
+
+    def _check_size(self, found: os.stat_result, name: bytes) -> None:
+        size, held = found.st_size, found.st_blocks * _SECTOR
+        if self._limit is not None and self.packed_bytes + size > self._limit:
+            raise DiskLimitExceeded(
+                f"with {display(name)}, which takes {_mib_above(size)} MiB "
+                f"({_mib_above(held)} MiB on this disk), the server's files take "
+                f"{_mib_above(self.packed_bytes + size)} MiB, its disk limit is "
+                f"{self._limit // _MIB} MiB; raise its disk limit in the Panel, or delete files, "
+                "and transfer it again"
+            )
+        if size - held >= _LARGE_HOLES:
+            self._warn(
+                f"{display(name)} is sparse: its {_mib_above(size)} MiB are sent in full, "
+                f"{_mib_above(held)} MiB are on this disk"
+            )
+
+    def _data(self, fd: int, name: bytes, found: os.stat_result) -> Iterator[bytes]:
+        left = found.st_size
+        while left and (data := os.read(fd, min(left, self._block_left))):
+            left -= len(data)
+            self.packed_bytes += len(data)
+            yield data
+        if left:
+            self._warn(f"{display(name)} shrank while it was read; {left} zeros replace its end")
+            self.packed_bytes += left
+            yield from _zeros(left)
+        else:
+            self._compare(os.fstat(fd), found, name)
+        yield padding(found.st_size)
+
+    def _compare(self, after: os.stat_result, before: os.stat_result, name: bytes) -> None:
+        if after.st_size > before.st_size:
+            sent = before.st_size
+            self._warn(f"{display(name)} grew while it was read; its first {sent} bytes are sent")
+        elif (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            self._warn(f"{display(name)} changed while it was read")
+
+    def _symlink(
+        self, listing: Listing, leaf: bytes, name: bytes, resolver: SymlinkResolver
+    ) -> Iterator[bytes]:
+        try:
+            found = os.stat(leaf, dir_fd=listing.fd, follow_symlinks=False)
+            text = os.readlink(leaf, dir_fd=listing.fd)
+            if not self._links:
+                yield from self._opened(resolver.open((*listing.path, leaf), text), name)
+                return
+        except UnresolvableSymlink as error:
+            self._skip(name, str(error))
+        except OSError as error:
+            self._missing(name, error, _NOT_A_SYMLINK)
+        else:
+            if (first := self._first_name(found, name)) is not None:
+                yield self._hard_link(name, found, first)
+                return
+            self.counts[Kind.SYMLINK] += 1
+            mtime = self._time(name, found)
+            yield member_header(name, SYMLINK, _SYMLINK_MODE, 0, mtime, link=text)
+
+    def _other(self, parent: int, leaf: bytes, name: bytes) -> None:
+        try:
+            found = os.stat(leaf, dir_fd=parent, follow_symlinks=False)
+        except OSError as error:
+            self._missing(name, error)
+        else:
+            self._skip(name, f"it is {file_type_name(found.st_mode)}")
+
+    def _first_name(self, found: os.stat_result, name: bytes) -> bytes | None:
+        """Return the name under which the inode was sent already, None where it is to be sent."""
+        if not self._links or found.st_nlink == 1:
+            return None
+        inode = (found.st_dev, found.st_ino)
+        first = self._part.first_names.get(inode)
+        if first is None or (first != name and not self._exists(first, inode)):
+            self._linked.add(inode, name)
+            first = self._linked.get(inode)
+        return None if first == name else first
+
+    def _exists(self, name: bytes, inode: Inode) -> bool:
+        """Return whether the file still has this name, under which another part sends it."""
+        try:
+            found = os.stat(name, dir_fd=self._root, follow_symlinks=False)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == inode
+
+    def _hard_link(self, name: bytes, found: os.stat_result, first: bytes) -> bytes:
+        self.counts[Kind.HARD_LINK] += 1
+        mode, mtime = member_mode(found.st_mode)[0], self._time(name, found)
+        return member_header(name, HARD_LINK, mode, 0, mtime, link=first)
+
+    def _header(self, name: bytes, typeflag: bytes, found: os.stat_result, size: int = 0) -> bytes:
+        mode, stripped = member_mode(found.st_mode)
+        if stripped:
+            self._warn(f"{display(name)} is sent without its set-user-id or set-group-id bit")
+        mtime = self._time(name, found)
+        if typeflag == DIRECTORY:
+            name += b"/"
+        return member_header(name, typeflag, mode, size, mtime)
+
+    def _time(self, name: bytes, found: os.stat_result) -> int:
+        mtime = found.st_mtime_ns
+        if -_LATEST <= mtime <= _LATEST:
+            return mtime
+        self._warn(
+            f"{display(name)} is sent with another modification time: its own is out of range"
+        )
+        return _LATEST if mtime > 0 else -_LATEST
+
+    def _missing(self, name: bytes, error: OSError, replaced: tuple[int, ...] = ()) -> None:
+        """Skip a file that was deleted or replaced; raise StorageError for other errors."""
+        if gone(error):
+            self._skip(name, VANISHED)
+        elif error.errno in replaced:
+            self._skip(name, REPLACED)
+        else:
+            unreadable(name, error)
+
+    def _skip(self, name: bytes, reason: str) -> None:
+        self.counts[Kind.SKIPPED] += 1
+        self._warn(f"{display(name)} is left out: {reason}")
+
+
+def _mib_above(size: int) -> int:
+    return -(-size // _MIB)
+
+
+def _zeros(size: int) -> Iterator[bytes]:
+    for at in range(0, size, STEP):
+        yield _ZEROS[: size - at]
