@@ -16,7 +16,7 @@ from tests.heard import Heard
 from wingsd.docker import DockerEnvironment
 from wingsd.docker import async_engine as calls_module
 from wingsd.docker import engine as engine_calls
-from wingsd.docker.async_engine import Engine
+from wingsd.docker.async_engine import AsyncEngine
 from wingsd.errors import EnvironmentFailed
 from wingsd.threadio import Workers
 from wingsd.util.observer import ENGINE
@@ -61,22 +61,22 @@ def workers() -> Iterator[Workers]:
 
 
 @pytest.fixture
-def faked(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> Engine:
+def faked(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> AsyncEngine:
     monkeypatch.setattr(engine_calls, "DockerClient", Client)
     monkeypatch.setattr(Client, "closed", 0)
-    return Engine(workers, "unix:///faked")
+    return AsyncEngine(workers, "unix:///faked")
 
 
-def in_turn(faked: Engine, name: str, work: Any) -> Deferred[Any]:
+def in_turn(faked: AsyncEngine, name: str, work: Any) -> Deferred[Any]:
     async def operation() -> Any:
-        async with faked.turn(name) as talk:
-            return await talk.ask(work)
+        async with faked.exclusive_session(name) as session:
+            return await session.call(work)
 
     return Deferred.fromCoroutine(operation())
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_name_is_served_in_order_and_others_meanwhile(faked: Engine) -> None:
+async def test_one_name_is_served_in_order_and_others_meanwhile(faked: AsyncEngine) -> None:
     gate = Gate()
     first = in_turn(faked, "a", gate)
     second = in_turn(faked, "a", lambda client: client.address)
@@ -87,11 +87,13 @@ async def test_one_name_is_served_in_order_and_others_meanwhile(faked: Engine) -
     assert await first == "done"
     assert await second == "unix:///faked"
     assert Client.closed == 3
-    assert faked._turns == {}
+    assert faked._locks == {}
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_cancelled_call_keeps_its_turn_until_its_thread_is_done(faked: Engine) -> None:
+async def test_a_cancelled_call_keeps_its_lock_until_its_thread_ends(
+    faked: AsyncEngine,
+) -> None:
     gate = Gate()
     first = in_turn(faked, "a", gate)
     second = in_turn(faked, "a", lambda _: "second")
@@ -105,11 +107,11 @@ async def test_a_cancelled_call_keeps_its_turn_until_its_thread_is_done(faked: E
     gate.open()
     assert await second == "second"
     assert Client.closed == 3
-    assert faked._turns == {}
+    assert faked._locks == {}
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_gives_up_waiting_is_passed_over(faked: Engine) -> None:
+async def test_a_cancelled_waiter_is_skipped(faked: AsyncEngine) -> None:
     gate = Gate()
     first = in_turn(faked, "a", gate)
     second = in_turn(faked, "a", lambda _: pytest.fail("nobody wants this any more"))
@@ -121,18 +123,18 @@ async def test_who_gives_up_waiting_is_passed_over(faked: Engine) -> None:
     gate.open()
     assert await first == "done"
     assert await third == "third"
-    assert faked._turns == {}
+    assert faked._locks == {}
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failure_ends_the_turn_too(faked: Engine) -> None:
+async def test_a_failure_ends_the_turn_too(faked: AsyncEngine) -> None:
     def broken(_: Any) -> None:
         raise OSError(111, "Connection refused")
 
     with pytest.raises(EnvironmentFailed, match="unix:///faked does not answer: Connection refus"):
         await in_turn(faked, "a", broken)
     assert await in_turn(faked, "a", lambda _: "next") == "next"
-    assert faked._turns == {}
+    assert faked._locks == {}
 
 
 @pytest_twisted.ensureDeferred
@@ -166,7 +168,7 @@ async def test_how_long_each_call_takes_is_told(
 ) -> None:
     monkeypatch.setattr(engine_calls, "DockerClient", Client)
     heard = Heard()
-    faked = Engine(workers, "unix:///faked", heard)
+    faked = AsyncEngine(workers, "unix:///faked", heard)
     error = OSError(111, "Connection refused")
 
     def look(_: Any) -> str:
@@ -191,7 +193,7 @@ async def test_waiting_for_a_thread_is_not_the_engines_time(
     monkeypatch.setattr(calls_module, "monotonic", lambda: now[0])
     one = Workers(reactor, "one", 1)
     one.start()
-    faked = Engine(one, "unix:///faked", heard)
+    faked = AsyncEngine(one, "unix:///faked", heard)
 
     def look(_: Any) -> None:
         now[0] += 1

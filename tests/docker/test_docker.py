@@ -163,7 +163,7 @@ async def test_one_that_is_still_being_made_is_kept_when_it_is_there(
 async def test_a_name_that_stays_taken_by_nothing_is_told(
     engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wingsd.docker.environment.MADE_WITHIN", 0.3)
+    monkeypatch.setattr("wingsd.docker.environment.CREATE_TIMEOUT", 0.3)
     monkeypatch.setattr("wingsd.docker.engine.create_container", lambda *_: None)
     environment = DockerEnvironment(engine.config(), workers, reactor)
     assert "neither made nor removed" in await refusal(environment, engine.server())

@@ -11,7 +11,7 @@ import pytest
 from tests.engine import Engine
 from tests.heard import Heard
 from wingsd.docker import engine as engine_module
-from wingsd.docker.engine import address, ask
+from wingsd.docker.engine import address, information
 from wingsd.errors import EnvironmentFailed
 from wingsd.util.observer import ENGINE, Observer
 
@@ -19,7 +19,7 @@ from wingsd.util.observer import ENGINE, Observer
 def test_the_engine_tells_what_it_is(engine: Engine) -> None:
     server = engine.server()
     engine.client.create_container(engine.image.removeprefix("~"), name=server.uuid)
-    told = ask(address("", os.environ), Observer())
+    told = information(address("", os.environ), Observer())
     assert told.version == engine.client.version()["Version"]
     assert told.containers >= told.stopped >= 1
     assert told.containers == told.running + told.paused + told.stopped
@@ -31,8 +31,8 @@ def test_the_engine_tells_what_it_is(engine: Engine) -> None:
 def test_one_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     heard = Heard()
     with pytest.raises(EnvironmentFailed) as caught:
-        ask(f"unix://{tmp_path}/docker.sock", heard)
-    assert "does not tell about itself: No such file or directory" in caught.value.detail
+        information(f"unix://{tmp_path}/docker.sock", heard)
+    assert "gives no information: No such file or directory" in caught.value.detail
     ((peer, operation, _, error),) = heard.calls
     # As it is, for whoever counts: the engine has not refused, it has not answered.
     assert (peer, operation, isinstance(error, EnvironmentFailed)) == (
@@ -62,7 +62,7 @@ class Sparing:
 def test_what_it_leaves_out_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "DockerClient", Sparing)
     heard = Heard()
-    told = ask("unix:///x", heard)
+    told = information("unix:///x", heard)
     assert [(operation, error) for _, operation, _, error in heard.calls] == [
         ("information", None)
     ]

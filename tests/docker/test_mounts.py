@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wingsd.docker.container import JudgedMounts, judge_mounts
+from wingsd.docker.container import CheckedMounts, check_mounts
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Mount
 
@@ -35,8 +35,8 @@ def host(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def judge(host: str, allowed: str, source: str) -> JudgedMounts:
-    return judge_mounts([allowed.format(host)], [Mount(source.format(host), "/data")])
+def judge(host: str, allowed: str, source: str) -> CheckedMounts:
+    return check_mounts([allowed.format(host)], [Mount(source.format(host), "/data")])
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_link_that_leads_out_is_refused_and_told_with_where_it_leads(
     host: str, link: str
 ) -> None:
     source = f"{host}/a/{link}"
-    assert judge(host, "{}/a", source) == JudgedMounts((), (f"{source} ({host}/secret)",))
+    assert judge(host, "{}/a", source) == CheckedMounts((), (f"{source} ({host}/secret)",))
 
 
 @pytest.mark.parametrize("name", ["dangling", "loop", "nowhere", "nul\0"])
@@ -109,12 +109,12 @@ def test_a_link_that_is_changed_afterwards_changes_nothing(host: str) -> None:
 
 
 def test_target_and_mode_of_a_mount_stay(host: str) -> None:
-    (mount,) = judge_mounts([host], [Mount(f"{host}/a", "/data//x/", read_only=True)]).allowed
+    (mount,) = check_mounts([host], [Mount(f"{host}/a", "/data//x/", read_only=True)]).allowed
     assert mount == Mount(f"{host}/a", "/data/x", read_only=True)
 
 
 def test_without_allowed_mounts_there_are_none(host: str) -> None:
-    assert judge_mounts([], [Mount("/", "/x"), Mount(host, "/y")]).refused == ("/", host)
+    assert check_mounts([], [Mount("/", "/x"), Mount(host, "/y")]).refused == ("/", host)
 
 
 NAMES = ["a", "b", "c", "ab", "..", ".", "", "inside", "outside", "absolute", "up", "secret"]

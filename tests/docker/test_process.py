@@ -15,7 +15,7 @@ from tests.docker.watcher import Notes
 from tests.logs import LoggedErrors
 from tests.support import SynchronousWorkers
 from wingsd.docker import Usage, engine
-from wingsd.docker.async_engine import Engine
+from wingsd.docker.async_engine import AsyncEngine
 from wingsd.docker.process import BACKOFF, ContainerProcess
 from wingsd.docker.streams import ContainerStreams, Stream
 from wingsd.errors import EnvironmentFailed
@@ -68,7 +68,7 @@ class World:
         pass
 
     def process(self) -> ContainerProcess:
-        calls = Engine(SynchronousWorkers(), "unix:///faked")  # type: ignore[arg-type]
+        calls = AsyncEngine(SynchronousWorkers(), "unix:///faked")  # type: ignore[arg-type]
         process = ContainerProcess("uuid", "0123", self.notes, calls, self.streams, self.clock)
         Deferred.fromCoroutine(process.attach())
         process.follow()

@@ -27,7 +27,7 @@ LINES: list[dict[str, Any]] = [
 def progress_after(lines: int) -> PullProgress:
     progress = PullProgress()
     for line in LINES[:lines]:
-        progress.note(line)
+        progress.update(line)
     return progress
 
 
@@ -49,8 +49,8 @@ def test_progress_is_told_in_layers_and_megabytes(lines: int, words: str) -> Non
 
 def test_the_first_error_of_a_pull_is_kept() -> None:
     progress = progress_after(5)
-    progress.note({"errorDetail": {"message": "no space left"}, "error": "no space left"})
-    progress.note({"error": "and another"})
+    progress.update({"errorDetail": {"message": "no space left"}, "error": "no space left"})
+    progress.update({"error": "and another"})
     assert progress.error == "no space left"
 
 

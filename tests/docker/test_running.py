@@ -127,8 +127,8 @@ async def test_many_commands_arrive_whole_and_in_order(house: House) -> None:
 async def test_consoles_that_nobody_reads_keep_no_other_server_waiting(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_calls, "TYPING", 3)
-    monkeypatch.setattr(async_engine, "TYPISTS", 3)
+    monkeypatch.setattr(engine_calls, "STDIN_TIMEOUT", 3)
+    monkeypatch.setattr(async_engine, "CONSOLE_WRITERS", 3)
     environment = house.environment
     deaf: list[Running] = []
     for _ in range(4):

@@ -13,8 +13,8 @@ from wingsd.docker.engine import (
     ContainerState,
     console_lines,
     container_state,
-    in_the_way,
-    moment,
+    foreign_container,
+    parse_time,
 )
 
 HOME = "/var/lib/pterodactyl/volumes/uuid"
@@ -62,7 +62,7 @@ def test_what_an_inspection_leaves_out(inspected: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("home", [HOME, HOME + "/", "/var/lib/pterodactyl//volumes/./uuid"])
 def test_the_files_say_that_it_is_ours(home: str) -> None:
-    assert in_the_way(ContainerState("0123", home=home), "uuid", HOME) == ""
+    assert foreign_container(ContainerState("0123", home=home), "uuid", HOME) == ""
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_files_say_that_it_is_ours(home: str) -> None:
     ],
 )
 def test_other_files_say_that_it_is_not(home: str, words: str) -> None:
-    why_not = in_the_way(ContainerState("0123", home=home), "uuid", HOME)
+    why_not = foreign_container(ContainerState("0123", home=home), "uuid", HOME)
     assert "named uuid" in why_not
     assert words in why_not
     assert HOME in why_not
@@ -82,7 +82,7 @@ def test_other_files_say_that_it_is_not(home: str, words: str) -> None:
 
 @pytest.mark.parametrize("text", [None, "", "soon", "0001-01-01T00:00:00Z", "2026-01-01T00:00:00"])
 def test_what_is_no_moment(text: object) -> None:
-    assert moment(text) is None
+    assert parse_time(text) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.docker.runtime import Usage
-from wingsd.docker.streams import LONGEST, Samples, usage
+from wingsd.docker.streams import MAX_SAMPLE, Samples, usage
 
 STARTED = datetime(2026, 11, 25, 9, 16, 0, tzinfo=UTC)
 SAMPLE: dict[str, Any] = {
@@ -132,5 +132,5 @@ def test_samples_are_put_together_from_any_pieces(
 def test_lines_that_are_no_samples_are_passed_over() -> None:
     reader = Samples()
     assert list(reader.feed(b'nonsense\n[1]\n\xff\n{"a": 1}\n')) == [{"a": 1}]
-    assert list(reader.feed(b"x" * (LONGEST + 1))) == []
+    assert list(reader.feed(b"x" * (MAX_SAMPLE + 1))) == []
     assert list(reader.feed(b'{"b": 2}\n')) == [{"b": 2}]

@@ -205,10 +205,10 @@ class _Timed(Clock):
 
 @pytest_twisted.ensureDeferred
 async def test_an_engine_that_says_nothing_is_given_up(deaf: str) -> None:
-    timed = _Timed()
+    timed: Any = _Timed()
     opening = Deferred.fromCoroutine(ContainerStreams(timed, deaf).stats("any", len))
     timed.advance(TIMEOUT)
-    with pytest.raises(EnvironmentFailed, match="nothing came within 30 s"):
+    with pytest.raises(EnvironmentFailed, match="no answer within 30 s"):
         await opening
 
 

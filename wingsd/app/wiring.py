@@ -20,7 +20,6 @@ from wingsd.config import Config
 from wingsd.control import ControlContext, ControlListener
 from wingsd.direct_transfers import DirectTransferCollaborators, DirectTransfers
 from wingsd.docker import DockerEnvironment, Environment, NoEnvironment, engine
-from wingsd.docker import engine as information
 from wingsd.events import EventBus
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
@@ -253,8 +252,8 @@ class Wiring:
     def _bucket(self, limit: int) -> TokenBucket | None:
         return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None
 
-    def _ask_engine(self) -> Callable[[], Awaitable[information.EngineInformation]] | None:
+    def _ask_engine(self) -> Callable[[], Awaitable[engine.EngineInformation]] | None:
         if not self._config.docker.enabled:
             return None
         address = engine.address(self._config.docker.socket, os.environ)
-        return lambda: self.pools.engine.run(information.ask, address, self.observer)
+        return lambda: self.pools.engine.run(engine.information, address, self.observer)

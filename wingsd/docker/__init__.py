@@ -1,9 +1,9 @@
-"""What a server runs in: a Docker container, or nothing on a node that only keeps files.
+"""The environment of servers: Docker containers, or none on a node that only keeps files.
 
-`interface` says what the rest of the node sees. `container` and `network` decide, without Docker,
-what a server gets; `state`, `stats` and `pull` read what the engine tells; `engine` talks to it,
-blocking. On the reactor, `calls` brings its calls into order, `streams` carries what has no end,
-`process` watches a server that runs, and `docker` brings all of it together.
+`runtime` is the interface to the rest of the node. `container` and `network` compute, without
+Docker, the requests for a server; `engine` sends requests, blocking. On the reactor,
+`async_engine` runs these calls in threads and in order, `streams` reads consoles and statistics,
+`images` pulls, `process` watches a container that runs, and `environment` combines them.
 """
 
 from wingsd.docker.environment import DockerEnvironment

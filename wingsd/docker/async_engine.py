@@ -1,7 +1,7 @@
 """Calls to the engine from the reactor: each in a thread, and those about one server in order.
 
-A call that has begun cannot be taken back, though whoever waits for it may be cancelled. So the
-next one in turn waits until it has really ended, and finds what it left behind.
+A call that runs in a thread cannot be interrupted, though its caller may be cancelled. So the next
+call in order waits until the thread has ended, and sees the result.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.threadio import Workers
 from wingsd.util.observer import ENGINE, Observer
 
-__all__ = ["Engine", "Talk"]
+__all__ = ["AsyncEngine", "EngineSession"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Lines typed at a time, in all consoles: less than there are threads, since a server that does
-#: not read holds one for seconds.
-TYPISTS = 4
+#: Lines that are written to consoles at a time: fewer than there are threads, since a server that
+#: does not read blocks one for seconds.
+CONSOLE_WRITERS = 4
 
 
-class Talk:
-    """One conversation with the engine: one call after another, over a client of its own.
+class EngineSession:
+    """A sequence of calls to the engine, one after the other, over a client of its own.
 
-    A pull may keep a client busy for long while other servers come and go, a requests session is
-    not made for several threads, and an engine that was restarted or upgraded is met afresh. The
-    price is one small request.
+    Clients are not shared: a pull may keep one busy for long, a requests session must not be used
+    by several threads, and a restarted or upgraded engine needs a new one. The cost is one small
+    request.
     """
 
     def __init__(self, workers: Workers, address: str, observer: Observer) -> None:
@@ -57,7 +57,7 @@ class Talk:
         name = getattr(work, "__name__", "other")
 
         def with_client() -> T:
-            # In the thread: what it has to wait for one is not the engine's.
+            # Timed in the thread: waiting for a free one is not the engine's time.
             with self._observer.timing(ENGINE, name, monotonic):
                 if self._client is None:
                     self._client = engine.DockerClient(self._address)
@@ -72,7 +72,7 @@ class Talk:
         working.addBoth(finished).chainDeferred(result)
         return result
 
-    async def ask(
+    async def call(
         self,
         work: Callable[Concatenate[engine.DockerClient, P], T],
         *args: P.args,
@@ -89,54 +89,54 @@ class Talk:
                 "start it, or correct docker.socket in the configuration"
             ) from error
 
-    def end(self, then: Callable[[], None]) -> None:
-        """Hang up, and call `then`, as soon as no thread works for it any more."""
+    def close(self, then: Callable[[], None]) -> None:
+        """Close the client, then call `then`, as soon as no thread uses it."""
 
-        def close(_: object) -> None:
+        def closed(_: object) -> None:
             if self._client is not None:
                 self._client.close()
             then()
 
         if self._working is None:
-            close(None)
+            closed(None)
         else:
-            self._working.addBoth(close)
+            self._working.addBoth(closed)
 
 
-class Engine:
-    """The Docker engine at `address`, spoken to in the threads of `workers`.
+class AsyncEngine:
+    """The Docker engine at `address`, called in the threads of `workers`.
 
-    `observer` is told how long each call takes.
+    `observer` gets the duration of each call, by the name of the function.
     """
 
     def __init__(self, workers: Workers, address: str, observer: Observer | None = None) -> None:
         self.address = address
         self._workers = workers
         self._observer = observer or Observer()
-        self._turns: dict[str, DeferredLock] = {}
-        self.typing = DeferredSemaphore(TYPISTS)
+        self._locks: dict[str, DeferredLock] = {}
+        self.console_writers = DeferredSemaphore(CONSOLE_WRITERS)
 
     @asynccontextmanager
-    async def talk(self) -> AsyncIterator[Talk]:
-        """Talk to the engine, whoever else does."""
-        talk = Talk(self._workers, self.address, self._observer)
+    async def session(self) -> AsyncIterator[EngineSession]:
+        """Open a session beside any others."""
+        session = EngineSession(self._workers, self.address, self._observer)
         try:
-            yield talk
+            yield session
         finally:
-            talk.end(lambda: None)
+            session.close(lambda: None)
 
     @asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[Talk]:
-        """Talk to the engine when everybody who came before under that name has finished."""
-        lock = self._turns.setdefault(name, DeferredLock())
+    async def exclusive_session(self, name: str) -> AsyncIterator[EngineSession]:
+        """Open a session when all earlier ones under that name are closed."""
+        lock = self._locks.setdefault(name, DeferredLock())
         await lock.acquire()
-        talk = Talk(self._workers, self.address, self._observer)
+        session = EngineSession(self._workers, self.address, self._observer)
         try:
-            yield talk
+            yield session
         finally:
-            talk.end(lambda: self._release(name, lock))
+            session.close(lambda: self._release(name, lock))
 
     def _release(self, name: str, lock: DeferredLock) -> None:
         lock.release()
-        if not lock.locked and self._turns.get(name) is lock:
-            del self._turns[name]
+        if not lock.locked and self._locks.get(name) is lock:
+            del self._locks[name]

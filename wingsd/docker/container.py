@@ -1,8 +1,8 @@
 """The container of a server, as Engine API JSON, and the mounts that it may have.
 
-Pure but for `judge_mounts`, which looks at the disk (blocking). The bodies hold the field names of
+Pure but for `check_mounts`, which looks at the disk (blocking). The bodies hold the field names of
 the Docker Engine API; their contents are what Wings gives a server, since eggs, images and
-people's firewalls rely on it.
+firewalls rely on it.
 
 A mount's source is often in a directory that servers write to, and a link there can point
 anywhere. So a source is allowed when it is below one of `allowed_mounts` after all links are
@@ -29,15 +29,15 @@ from wingsd.panel.schemas import Build, Mount, Settings
 
 __all__ = [
     "HOME",
+    "CheckedMounts",
     "ContainerSpec",
     "ImageSource",
-    "JudgedMounts",
+    "check_mounts",
     "check_variables",
     "container_spec",
     "home_directory",
     "image_source",
     "is_below",
-    "judge_mounts",
     "with_mounts",
 ]
 
@@ -56,13 +56,13 @@ _CAPABILITIES_DROPPED = (
     "sys_chroot",
     "setfcap",
 )
-#: What would end a variable's name early, or begin another variable or line where they are listed.
+#: Characters that would end a variable's name, or begin another variable or line in a listing.
 _NOT_IN_A_NAME = re.compile(r"[=\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @attrs.frozen
 class ImageSource:
-    """An image by name, and whether it must never be looked for in a registry."""
+    """An image by name; one that is `local_only` is never pulled."""
 
     name: str
     local_only: bool = False
@@ -70,7 +70,7 @@ class ImageSource:
 
 @attrs.frozen
 class ContainerSpec:
-    """A container by name, and how to create it."""
+    """A container by name, and the body of its creation."""
 
     name: str
     body: dict[str, Any]
@@ -79,7 +79,7 @@ class ContainerSpec:
 def container_spec(config: Config, server: Settings) -> ContainerSpec:
     """Return the container that `server` gets on the node of `config`, without its mounts.
 
-    `with_mounts` adds these: which of them are allowed, the disk has to tell (`mounts`).
+    `with_mounts` adds those that `check_mounts` allows.
 
     Raises `EnvironmentFailed` when the server names no image, and as `check_variables` does.
     """
@@ -110,14 +110,14 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
 
 
 def with_mounts(spec: ContainerSpec, mounts: Sequence[Mount]) -> ContainerSpec:
-    """Return the container with these mounts beside its own."""
+    """Return the container with additional mounts."""
     host = spec.body["HostConfig"]
     more = [*host["Mounts"], *map(_mount, mounts)]
     return attrs.evolve(spec, body={**spec.body, "HostConfig": {**host, "Mounts": more}})
 
 
 def check_variables(server: Settings) -> None:
-    """Raise `EnvironmentFailed` for a variable that no container can have, and name it.
+    """Raise `EnvironmentFailed` for a variable that no container can have.
 
     Docker takes each as `NAME=value`: a name with `=` in it would set another variable.
     """
@@ -140,7 +140,7 @@ def check_variables(server: Settings) -> None:
 
 
 def home_directory(config: Config, uuid: str) -> str:
-    """Return where the files of a server of this node are: what it sees as its `HOME`."""
+    """Return the directory of a server's files, which is mounted at `HOME`."""
     return posixpath.join(config.system.data, uuid)
 
 
@@ -169,7 +169,7 @@ def _user(config: Config) -> str:
 
 
 def _text(value: object) -> str:
-    """Return a scalar as the Panel's users expect to see it in an environment variable."""
+    """Return a scalar as the Panel shows it in an environment variable."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
@@ -180,8 +180,8 @@ def _text(value: object) -> str:
 def _environment(config: Config, server: Settings) -> dict[str, str]:
     """Return the variables of the container: the node's own, then the server's.
 
-    A null is left out, so that the image's own default shows: to the Panel's answers, too, a
-    null is an absent key. The node's own five cannot be overridden.
+    A null is left out, so that the image's default applies, as the Panel treats a null like an
+    absent key. The node's five cannot be overridden.
     """
     default = server.allocations.default
     own = {
@@ -205,8 +205,8 @@ def _labels(server: Settings) -> dict[str, str]:
 
 
 def _mount(mount: Mount) -> dict[str, Any]:
-    # A mount, not a "bind" text: a source that is missing is an error and not made by the engine,
-    # and a colon in a path stays a colon.
+    # A mount, not a "bind" text: a missing source is an error and not created by the engine, and a
+    # path may contain a colon.
     return {
         "Type": "bind",
         "Source": mount.source,
@@ -244,10 +244,10 @@ def _resources(config: Config, build: Build) -> dict[str, Any]:
 
 
 def _memory_swap(memory: int, swap: int, per_mb: int) -> int:
-    """Return the sum of memory and swap in bytes: -1 for no limit, 0 for the engine's default."""
+    """Return the limit of memory and swap in bytes: -1 for none, 0 for the engine's default."""
     if swap < 0:
         return -1
-    # The engine refuses a limit of both without one of memory.
+    # The engine refuses a limit of the sum without one of memory.
     return memory + swap * per_mb if memory else 0
 
 
@@ -268,20 +268,20 @@ def _host_settings(config: Config) -> dict[str, Any]:
 
 
 @attrs.frozen
-class JudgedMounts:
-    """The mounts that a container gets, with resolved sources; and the sources of the others.
+class CheckedMounts:
+    """The allowed mounts, with resolved sources, and the sources of the refused ones.
 
-    A refused source that leads elsewhere is followed by where, in parentheses.
+    A refused source that is a symlink is followed by its target in parentheses.
     """
 
     allowed: tuple[Mount, ...] = ()
     refused: tuple[str, ...] = ()
 
 
-def judge_mounts(directories: Sequence[str], mounts: Sequence[Mount]) -> JudgedMounts:
+def check_mounts(directories: Sequence[str], mounts: Sequence[Mount]) -> CheckedMounts:
     """Return which `mounts` are below one of the `directories`, those of `allowed_mounts`.
 
-    Raises `EnvironmentFailed` for a source that should be, and cannot be looked at.
+    Raises `EnvironmentFailed` for an allowed source that cannot be resolved.
     """
     tops = [top for top in directories if top.startswith("/")]
     real_tops = [real for real in map(_resolved_or_none, tops) if real is not None]
@@ -294,17 +294,17 @@ def judge_mounts(directories: Sequence[str], mounts: Sequence[Mount]) -> JudgedM
             target = _normal(mount.target)
             allowed.append(attrs.evolve(mount, source=real, target=target))
         else:
-            leads = "" if real == _normal(mount.source) else f" ({real})"
-            refused.append(mount.source + leads)
-    return JudgedMounts(tuple(allowed), tuple(refused))
+            target_note = "" if real == _normal(mount.source) else f" ({real})"
+            refused.append(mount.source + target_note)
+    return CheckedMounts(tuple(allowed), tuple(refused))
 
 
 def _resolve(source: str, tops: Sequence[str]) -> str | None:
-    """Return where a source leads; None where it may not be mounted, wherever that is."""
+    """Return a source without symlinks; None where it may not be mounted in any case."""
     if not source.startswith("/"):
         return None
     try:
-        # Strict: a link behind a directory that this node may not enter would else count as none.
+        # Strict: else a symlink below an unreadable directory would not count as one.
         return os.path.realpath(source, strict=True)
     except (OSError, ValueError) as error:
         if not any(is_below(_normal(source), _normal(top)) for top in tops):
@@ -325,5 +325,5 @@ def _resolved_or_none(path: str) -> str | None:
 
 
 def _normal(path: str) -> str:
-    # POSIX keeps two leading slashes apart from one; Linux does not.
+    # POSIX distinguishes two leading slashes from one; Linux does not.
     return posixpath.normpath("/" + path.lstrip("/"))

@@ -1,8 +1,11 @@
-"""The Docker engine, in blocking calls: containers, images, networks, and what it says of itself.
+"""The Docker engine in blocking calls: containers, images, networks, version and statistics.
 
-Knows a docker-py client and the values of `container` and `network`; `docker`
-calls it in worker threads. Where it can tell a person more than the engine does, it raises
-`EnvironmentFailed`; all else comes out as one of `FAILURES`.
+To be called in threads, with a docker-py client. Raises `EnvironmentFailed` where it can explain
+more than the engine does, and else one of `FAILURES`. The names of the functions are values of a
+metric's label.
+
+Several nodes may share one engine, so a name alone does not say whose a container is; the
+directory that is mounted at `/home/container` does.
 """
 
 from __future__ import annotations
@@ -36,17 +39,17 @@ __all__ = [
     "DockerClient",
     "EngineInformation",
     "address",
-    "ask",
     "console",
     "console_lines",
     "container_state",
     "create_container",
     "ensure_network",
     "explain",
+    "foreign_container",
     "image_exists",
-    "in_the_way",
+    "information",
     "look",
-    "moment",
+    "parse_time",
     "pull_lines",
     "remove_container",
     "send_signal",
@@ -58,36 +61,33 @@ __all__ = [
 
 #: Seconds the engine may take to answer.
 TIMEOUT = 60
-#: Seconds the engine may be silent during a pull, which may take hours in all.
-PULL_SILENCE = 120
-#: Seconds until what is typed must have been taken by the server.
-TYPING = 5
+#: Seconds of silence during a pull, which may take hours in all.
+PULL_TIMEOUT = 120
+#: Seconds within which the server must have read a line.
+STDIN_TIMEOUT = 5
 
-#: What docker-py raises, and what it lets through from the libraries it stands on.
+#: The errors of docker-py, and those of its libraries that it does not wrap.
 FAILURES = (DockerException, StreamParseError, OSError, urllib3.exceptions.HTTPError)
 
 _DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
 
 def address(configured: str, environ: Mapping[str, str]) -> str:
-    """Return the URL of the engine: what is configured, else DOCKER_HOST, else the usual.
-
-    Takes `docker.socket` (a path or a URL) and the process's environment.
-    """
+    """Return the URL of the engine: `docker.socket` (path or URL), DOCKER_HOST or a default."""
     if configured.startswith("/"):
         return f"unix://{configured}"
     return configured or environ.get("DOCKER_HOST") or _DEFAULT_ADDRESS
 
 
 def tls_config() -> TLSConfig | None:
-    """Return how tcp:// addresses are spoken to, from DOCKER_TLS_VERIFY and DOCKER_CERT_PATH."""
+    """Return the TLS settings for tcp://, from DOCKER_TLS_VERIFY and DOCKER_CERT_PATH."""
     return kwargs_from_env().get("tls")
 
 
 class DockerClient(APIClient):
-    """A docker-py client in which no request waits for ever, not even a pull.
+    """A docker-py client in which every request has a timeout, even a pull.
 
-    Making one asks the engine for its version. The environment's DOCKER_TLS_VERIFY and
+    Its creation requests the engine's version. The environment's DOCKER_TLS_VERIFY and
     DOCKER_CERT_PATH hold for tcp:// addresses.
     """
 
@@ -96,21 +96,21 @@ class DockerClient(APIClient):
         super().__init__(base_url, version="auto", timeout=TIMEOUT, tls=tls)
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a request; `timeout` is the seconds of silence that end it."""
+        """Send a request; `timeout` is in seconds of silence."""
         # docker-py lifts the limit for a pull.
         if kwargs.get("timeout") is None:
-            kwargs["timeout"] = PULL_SILENCE
+            kwargs["timeout"] = PULL_TIMEOUT
         return super().request(*args, **kwargs)
 
 
 def explain(error: BaseException) -> str:
-    """Return the engine's own words, or the system's, if the error has any."""
-    explanation = error.explanation if isinstance(error, APIError) else _system_words(error)
+    """Return the explanation of the engine, else of the system, else the error as text."""
+    explanation = error.explanation if isinstance(error, APIError) else _system_error(error)
     return str(explanation or error).strip()
 
 
-def _system_words(error: BaseException | None) -> str | None:
-    """Return what the system said first: docker-py wraps it in the names of four libraries."""
+def _system_error(error: BaseException | None) -> str | None:
+    """Return the first system error, which docker-py wraps in those of four libraries."""
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return error.strerror
@@ -120,24 +120,24 @@ def _system_words(error: BaseException | None) -> str | None:
 
 @attrs.frozen
 class ContainerState:
-    """A container as it is at one moment."""
+    """A container at one moment."""
 
     id: str
     #: The host's directory at `/home/container`; empty when there is none.
     home: str = ""
     running: bool = False
-    #: Of the last run; the engine says 0 for a container that never ran.
+    #: Of the last run; 0 for a container that never ran.
     exit_status: int | None = None
-    #: Whether the kernel ended something in it for want of memory.
+    #: Whether the kernel killed a process in it since memory ran out.
     out_of_memory: bool = False
     #: By the engine's clock.
     started: datetime | None = None
-    #: What the engine itself stops it with.
+    #: The signal that the image names for a stop.
     stop_signal: str = "SIGTERM"
 
 
 def container_state(inspected: Mapping[str, Any]) -> ContainerState:
-    """Return what matters of the engine's answer to an inspection."""
+    """Return the state from the engine's answer to `GET /containers/{id}/json`."""
     state = inspected.get("State") or {}
     mounts = inspected.get("Mounts") or ()
     homes = [mount.get("Source") for mount in mounts if mount.get("Destination") == HOME]
@@ -147,13 +147,13 @@ def container_state(inspected: Mapping[str, Any]) -> ContainerState:
         running=bool(state.get("Running")),
         exit_status=state.get("ExitCode"),
         out_of_memory=bool(state.get("OOMKilled")),
-        started=moment(state.get("StartedAt")),
+        started=parse_time(state.get("StartedAt")),
         stop_signal=(inspected.get("Config") or {}).get("StopSignal") or "SIGTERM",
     )
 
 
-def in_the_way(state: ContainerState, name: str, home: str) -> str:
-    """Return why this is not the container of the server whose files are at `home`, or nothing."""
+def foreign_container(state: ContainerState, name: str, home: str) -> str:
+    """Return why the container is not that of the server with files at `home`; empty if it is."""
     if state.home and posixpath.normpath(state.home) == posixpath.normpath(home):
         return ""
     shows = f"the files at {state.home}" if state.home else "no server's files"
@@ -163,8 +163,8 @@ def in_the_way(state: ContainerState, name: str, home: str) -> str:
     )
 
 
-def moment(text: object) -> datetime | None:
-    """Return a time of the engine's; None for none, which it writes as the year 1."""
+def parse_time(text: object) -> datetime | None:
+    """Return a time of the engine; None for an invalid or absent one, which is the year 1."""
     try:
         found = datetime.fromisoformat(str(text))
     except ValueError:
@@ -173,13 +173,13 @@ def moment(text: object) -> datetime | None:
 
 
 def console_lines(written: bytes) -> list[str]:
-    """Return the lines of what was written to a console, without their ends."""
+    """Return the lines of a console's output, without their ends."""
     lines = written.decode(errors="replace").replace("\r", "").split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
 def look(client: APIClient, name: str) -> ContainerState | None:
-    """Return what the container of that name or id is doing; None when there is none."""
+    """Return the state of the container with that name or id; None when there is none."""
     try:
         return container_state(client.inspect_container(name))
     except NotFound:
@@ -198,14 +198,14 @@ def image_exists(client: APIClient, name: str) -> bool:
 def pull_lines(
     client: APIClient, image: str, auth: dict[str, str] | None
 ) -> Iterator[Mapping[str, Any]]:
-    """Start to pull `image` and return the engine's lines about it."""
+    """Start to pull `image`, and return the engine's progress lines."""
     lines = client.pull(image, stream=True, decode=True, auth_config=auth)
     return cast("Iterator[Mapping[str, Any]]", lines)
 
 
 def _network_exists(client: APIClient, name: str) -> bool:
     try:
-        # The engine also takes the beginning of an id for a name.
+        # The engine also accepts the beginning of an id as a name.
         found = client.inspect_network(name)["Name"] == name
     except NotFound:
         return False
@@ -215,7 +215,7 @@ def _network_exists(client: APIClient, name: str) -> bool:
 def ensure_network(client: APIClient, spec: NetworkSpec) -> bool:
     """Make sure that the network exists; return whether it had to be created.
 
-    Raises `EnvironmentFailed` when it cannot be, or is not for us to create.
+    Raises `EnvironmentFailed` when it cannot be created, or the configuration only names it.
     """
     if _network_exists(client, spec.name):
         return False
@@ -235,7 +235,7 @@ def ensure_network(client: APIClient, spec: NetworkSpec) -> bool:
             enable_ipv6=spec.body["EnableIPv6"],
         )
     except APIError as error:
-        # Another transfer may have been faster; only the engine knows what its refusal means.
+        # Another transfer may have created it meanwhile, which this refusal does not tell apart.
         if _network_exists(client, spec.name):
             return False
         raise EnvironmentFailed(
@@ -247,11 +247,11 @@ def ensure_network(client: APIClient, spec: NetworkSpec) -> bool:
 
 
 def create_container(client: APIClient, spec: ContainerSpec) -> list[str] | None:
-    """Create a container; return the engine's warnings, None when there is one of that name."""
+    """Create a container; return the engine's warnings, None when the name is taken."""
     try:
         answer = client.create_container_from_config(spec.body, spec.name)
     except APIError as error:
-        # The name is taken: by then, or by a creation under way whose container is not yet seen.
+        # The name may be taken by a creation under way, whose container cannot be found yet.
         if error.status_code == HTTPStatus.CONFLICT:
             return None
         raise
@@ -259,7 +259,7 @@ def create_container(client: APIClient, spec: ContainerSpec) -> list[str] | None
 
 
 def remove_container(client: APIClient, name: str, *, force: bool) -> bool:
-    """Remove a container, with `force` also one that runs; return whether there was one."""
+    """Remove a container, with `force` also a running one; return whether it existed."""
     try:
         client.remove_container(name, v=True, force=force)
     except NotFound:
@@ -272,7 +272,7 @@ def remove_container(client: APIClient, name: str, *, force: bool) -> bool:
 
 
 def _await_removal(client: APIClient, name: str) -> None:
-    # Someone else is removing it; its name is free only when that is done.
+    # Another client is removing it; its name is free only when that is done.
     with suppress(NotFound):
         client.wait(name, timeout=TIMEOUT, condition="removed")
 
@@ -283,7 +283,7 @@ def start_container(client: APIClient, name: str) -> None:
 
 
 def send_signal(client: APIClient, name: str, signal: str) -> None:
-    """Send a signal; a container that is gone, or does not run any more, needs none."""
+    """Send a signal; a container that is gone or stopped is ignored."""
     try:
         client.kill(name, signal)
     except APIError as error:
@@ -292,47 +292,49 @@ def send_signal(client: APIClient, name: str, signal: str) -> None:
 
 
 def stop_container(client: APIClient, name: str) -> None:
-    """Send the signal with which the engine stops the container, without waiting for its end."""
+    """Send the container's stop signal, without waiting for its end."""
     state = look(client, name)
     if state is not None:
         send_signal(client, name, state.stop_signal)
 
 
 def type_line(client: APIClient, name: str, line: bytes) -> None:
-    """Type a line, with its end, into the console; return when it has been taken.
+    """Write a line, with its end, to the container's stdin; return when it has been read.
 
     Raises `EnvironmentFailed` when the container does not run, `ConsoleBlocked` when it does not
-    take the line.
+    read the line.
     """
     state = look(client, name)
-    # To one that has ended it would be handed at its next start.
+    # A stopped container would get the line at its next start.
     if state is None or not state.running:
         raise EnvironmentFailed(f"the container {name} is not running, so nothing can be typed")
-    with closing(_keyboard(client, name)) as keyboard:
-        keyboard.settimeout(TYPING)
+    with closing(_attach_stdin(client, name)) as stdin:
+        stdin.settimeout(STDIN_TIMEOUT)
         try:
-            keyboard.sendall(line)
-            _hang_up(keyboard)
+            stdin.sendall(line)
+            _close_write(stdin)
         except TimeoutError as error:
             raise ConsoleBlocked(
-                f"the server did not read its console for {TYPING} s; it may still read the line"
+                f"the server did not read its console for {STDIN_TIMEOUT} s; it may still read "
+                "the line"
             ) from error
 
 
-def _keyboard(client: APIClient, name: str) -> socket.socket:
+def _attach_stdin(client: APIClient, name: str) -> socket.socket:
     attached = client.attach_socket(name, {"stdin": 1, "stream": 1})
-    # docker-py gives the socket itself for TLS only, else the file it has made of it.
+    # docker-py returns the socket itself for TLS only, else a file object around it.
     return cast(socket.socket, getattr(attached, "_sock", attached))
 
 
-def _hang_up(keyboard: socket.socket) -> None:
-    # The engine closes its side when all has been passed on: until then, a line sent over another
-    # connection might overtake this one. The container's own end stays open, as it has a terminal.
-    if isinstance(keyboard, ssl.SSLSocket):
-        keyboard.unwrap()
+def _close_write(stdin: socket.socket) -> None:
+    # The engine closes its side when it has passed everything on: until then, a line sent over
+    # another connection might overtake this one. The container's stdin stays open, as it is a
+    # terminal.
+    if isinstance(stdin, ssl.SSLSocket):
+        stdin.unwrap()
     else:
-        keyboard.shutdown(socket.SHUT_WR)
-        keyboard.recv(1)
+        stdin.shutdown(socket.SHUT_WR)
+        stdin.recv(1)
 
 
 def console(client: APIClient, name: str, lines: int) -> bytes:
@@ -342,7 +344,7 @@ def console(client: APIClient, name: str, lines: int) -> bytes:
 
 @attrs.frozen
 class EngineInformation:
-    """The engine's version and kind, and how many containers it has, whoever's they are."""
+    """The engine's version and kind, and the number of its containers, of any owner."""
 
     version: str
     cgroup_driver: str
@@ -356,10 +358,10 @@ class EngineInformation:
     runc: str
 
 
-def ask(address: str, observer: Observer) -> EngineInformation:
-    """Return what the engine at `address` says of itself. Raises `EnvironmentFailed`.
+def information(address: str, observer: Observer) -> EngineInformation:
+    """Return the information of the engine at `address`. Raises `EnvironmentFailed`.
 
-    `observer` is told how long that takes.
+    `observer` gets the duration of the request.
     """
     try:
         with (
@@ -369,12 +371,12 @@ def ask(address: str, observer: Observer) -> EngineInformation:
             return _information(client.version(), client.info())
     except FAILURES as error:
         raise EnvironmentFailed(
-            f"the Docker engine at {address} does not tell about itself: {explain(error)}"
+            f"the Docker engine at {address} gives no information: {explain(error)}"
         ) from error
 
 
 def _information(version: Mapping[str, Any], info: Mapping[str, Any]) -> EngineInformation:
-    # What an engine leaves out (rootless, podman) is empty.
+    # Fields that an engine omits (rootless, podman) are empty.
     storage = dict(info.get("DriverStatus") or ())
     return EngineInformation(
         version=version.get("Version", ""),

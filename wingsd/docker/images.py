@@ -1,7 +1,4 @@
-"""Images and networks that a container needs, pulled and created before it.
-
-Pure: the lines and the clock are handed in.
-"""
+"""Images and networks of containers: pulled and created before the container, and credentials."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from twisted.logger import Logger
 
 from wingsd.config import Config, Registry
 from wingsd.docker import engine
-from wingsd.docker.async_engine import Talk
+from wingsd.docker.async_engine import EngineSession
 from wingsd.docker.container import image_source, is_below
 from wingsd.docker.network import network_spec
 from wingsd.errors import EnvironmentFailed
@@ -22,7 +19,7 @@ from wingsd.panel.schemas import Settings
 
 __all__ = ["ImagesAndNetworks", "PullProgress", "follow", "registry_for"]
 
-#: Seconds between two reports about a pull.
+#: Seconds between two log lines about a pull.
 PULL_REPORT = 10
 
 _MB = 1_000_000
@@ -48,7 +45,7 @@ def registry_for(registries: Mapping[str, Registry], image: str) -> Registry | N
 
 
 def _with_host(image: str) -> str:
-    # The first part is a host only if it looks like one; so does Docker tell it.
+    # The first part is a host only if it looks like one, as for Docker itself.
     first, slash, _ = image.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         return _unalias(image)
@@ -57,7 +54,7 @@ def _with_host(image: str) -> str:
 
 def _registry_prefix(key: str) -> str:
     prefix = key.split("://", 1)[-1].rstrip("/")
-    # `docker login` keeps Docker Hub's credentials under https://index.docker.io/v1/.
+    # `docker login` stores Docker Hub's credentials under https://index.docker.io/v1/.
     return _DOCKER_HUB if prefix == "index.docker.io/v1" else _unalias(prefix)
 
 
@@ -68,7 +65,7 @@ def _unalias(name: str) -> str:
 
 @attrs.define
 class PullProgress:
-    """How far a pull has come, from the lines the engine tells it in."""
+    """The progress of a pull, from the engine's lines."""
 
     #: Layer by id: whether it is complete.
     _layers: dict[str, bool] = attrs.field(factory=dict)
@@ -76,8 +73,8 @@ class PullProgress:
     _bytes: dict[str, tuple[int, int]] = attrs.field(factory=dict)
     error: str = ""
 
-    def note(self, line: Mapping[str, Any]) -> None:
-        """Take one line of the engine's answer to `POST /images/create` into account."""
+    def update(self, line: Mapping[str, Any]) -> None:
+        """Take one line of the engine's answer to `POST /images/create`."""
         self.error = self.error or str(line.get("error") or "")
         layer, status = line.get("id"), line.get("status", "")
         if layer is None or status.startswith("Pulling from"):
@@ -91,7 +88,7 @@ class PullProgress:
             self._bytes[layer] = (total, total)
 
     def __str__(self) -> str:
-        """Return the progress in words, with sizes in MB."""
+        """Return the progress as text, with sizes in MB."""
         done = sum(size for size, _ in self._bytes.values()) / _MB
         total = sum(size for _, size in self._bytes.values()) / _MB
         complete = sum(self._layers.values())
@@ -101,10 +98,10 @@ class PullProgress:
 def follow(
     progress: PullProgress, lines: Iterator[Mapping[str, Any]], clock: Callable[[], float]
 ) -> bool:
-    """Take the lines of a pull for `PULL_REPORT` seconds; return whether more may come."""
+    """Read the lines of a pull for `PULL_REPORT` seconds; return whether more may come."""
     until = clock() + PULL_REPORT
     for line in lines:
-        progress.note(line)
+        progress.update(line)
         if clock() >= until:
             return True
     return False
@@ -118,33 +115,33 @@ class ImagesAndNetworks:
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    async def ensure(self, talk: Talk, server: Settings) -> None:
-        """Make the network if it is missing, and get the newest image, else the one at hand.
+    async def ensure(self, session: EngineSession, server: Settings) -> None:
+        """Create the network if it is missing, and pull the newest image, else use the local one.
 
         Raises `EnvironmentFailed`.
         """
-        await self._ensure_network(talk, server)
-        await self._ensure_image(talk, server)
+        await self._ensure_network(session, server)
+        await self._ensure_image(session, server)
 
-    async def _ensure_network(self, talk: Talk, server: Settings) -> None:
+    async def _ensure_network(self, session: EngineSession, server: Settings) -> None:
         spec = network_spec(self._config, server)
-        if spec is not None and await talk.ask(engine.ensure_network, spec):
+        if spec is not None and await session.call(engine.ensure_network, spec):
             self._log.info("network {network} created", network=spec.name)
 
-    async def _ensure_image(self, talk: Talk, server: Settings) -> None:
+    async def _ensure_image(self, session: EngineSession, server: Settings) -> None:
         image = image_source(server)
         if image.local_only:
-            if not await talk.ask(engine.image_exists, image.name):
+            if not await session.call(engine.image_exists, image.name):
                 raise EnvironmentFailed(
                     f"there is no image {image.name} on this node, and it is never pulled since "
                     "the Panel names it with a leading ~: load or build it here under that name, "
                     "or remove the ~ to have it pulled"
                 )
             return
-        why = await self._pull(talk, server.uuid, image.name)
+        why = await self._pull(session, server.uuid, image.name)
         if not why:
             return
-        if not await talk.ask(engine.image_exists, image.name):
+        if not await session.call(engine.image_exists, image.name):
             raise EnvironmentFailed(
                 f"the image {image.name} could not be pulled, and there is none of that name on "
                 f"this node: {why}"
@@ -156,7 +153,7 @@ class ImagesAndNetworks:
             why=why,
         )
 
-    async def _pull(self, talk: Talk, uuid: str, image: str) -> str:
+    async def _pull(self, session: EngineSession, uuid: str, image: str) -> str:
         """Pull `image`; return why that failed, empty when it did not."""
         names = {"server": uuid, "image": image}
         self._log.info("{server}: pulling {image}", **names)
@@ -168,9 +165,9 @@ class ImagesAndNetworks:
             return follow(progress, lines, monotonic)
 
         try:
-            lines = await talk.run(engine.pull_lines, image, auth)
+            lines = await session.run(engine.pull_lines, image, auth)
             # Some seconds at a time, so that no thread has to log.
-            while await talk.run(follow_pull):
+            while await session.run(follow_pull):
                 so_far = str(progress)
                 self._log.info("{server}: pulling {image}: {progress}", progress=so_far, **names)
         except engine.FAILURES as error:

@@ -17,22 +17,22 @@ from wingsd.panel.schemas import Allocations, Settings
 __all__ = ["NetworkSpec", "network_mode", "network_spec", "port_bindings", "reachable"]
 
 _LOOPBACK = "127.0.0.1"
-_ANY = "0.0.0.0"  # noqa: S104 - where the engine binds a port that has no address of its own
+_ANY = "0.0.0.0"  # noqa: S104 - the engine's default address for ports
 _MAX_PORT = 65535
 _PROTOCOLS = ("tcp", "udp")
-_ENGINES_OWN_NETWORKS = ("", "default", "bridge", "host", "none")
+_BUILT_IN_NETWORKS = ("", "default", "bridge", "host", "none")
 
 
 @attrs.frozen
 class NetworkSpec:
-    """A network by name; `body` is how to create it, None for one that has to exist already."""
+    """A network by name, and the body of its creation: None for one that has to exist."""
 
     name: str
     body: dict[str, Any] | None = None
 
 
 def network_spec(config: Config, server: Settings) -> NetworkSpec | None:
-    """Return the network that must exist for `server`, None for one of the engine's own."""
+    """Return the network that must exist for `server`, None for a built-in one."""
     network = config.docker.network
     forced = _forced_ip(server.allocations)
     if forced:
@@ -40,25 +40,25 @@ def network_spec(config: Config, server: Settings) -> NetworkSpec | None:
     if network.network_mode == network.name:
         return NetworkSpec(network.name, _main_network(config))
     mode = network.network_mode
-    if mode in _ENGINES_OWN_NETWORKS or mode.startswith("container:"):
+    if mode in _BUILT_IN_NETWORKS or mode.startswith("container:"):
         return None
     return NetworkSpec(mode)
 
 
 def network_mode(config: Config, server: Settings) -> str:
-    """Return the name of the network, or the mode of the engine, that the container joins."""
+    """Return the container's network mode: the name of a network, or a built-in mode."""
     forced = _forced_ip(server.allocations)
     return _forced_network_name(forced) if forced else config.docker.network.network_mode
 
 
 def reachable(config: Config, ip: str) -> str:
-    """Return the address by which containers and the host reach what is said to be at `ip`."""
-    # The host's loopback does not lead into a container; the network's own address does.
+    """Return the address at which containers and the host reach a service at `ip`."""
+    # The host's loopback is not reachable from a container; the network's interface is.
     return config.docker.network.interface if ip == _LOOPBACK else ip
 
 
 def port_bindings(config: Config, allocations: Allocations) -> dict[str, list[dict[str, str]]]:
-    """Return the server's ports, each with the host addresses it is bound to."""
+    """Return the server's ports, each with its bindings on the host."""
     bindings: dict[str, list[dict[str, str]]] = {}
     for ip, ports in allocations.mappings.items():
         if ip == _LOOPBACK and config.docker.network.ispn:
@@ -69,14 +69,14 @@ def port_bindings(config: Config, allocations: Allocations) -> dict[str, list[di
             binding = {"HostIp": reachable(config, ip), "HostPort": str(port)}
             for protocol in _PROTOCOLS:
                 of_port = bindings.setdefault(f"{port}/{protocol}", [])
-                # 127.0.0.1 may have become an address that is mapped as well.
+                # 127.0.0.1 is replaced by an address that may be mapped as well.
                 if binding not in of_port:
                     of_port.append(binding)
     return bindings
 
 
 def _forced_ip(allocations: Allocations) -> str:
-    """Return the address that the server's own traffic must come from; empty for any."""
+    """Return the source address for the server's outgoing traffic; empty for any."""
     ip = allocations.default.ip
     if not allocations.force_outgoing_ip or not ip:
         return ""
@@ -84,7 +84,7 @@ def _forced_ip(allocations: Allocations) -> str:
         address = ip_address(ip)
     except ValueError:
         return ""
-    # Nothing can be sent from "every address" or from the loopback.
+    # The unspecified address and the loopback cannot be source addresses.
     return "" if address.is_unspecified or address.is_loopback else ip
 
 
@@ -114,7 +114,7 @@ def _main_network(config: Config) -> dict[str, Any]:
     ]
     return {
         "Driver": network.driver,
-        # A node without IPv6 says so with an empty subnet.
+        # An empty subnet means that the node has no IPv6.
         "EnableIPv6": bool(network.interfaces.v6.subnet),
         "Internal": network.is_internal,
         "IPAM": {"Driver": "default", "Config": pools},

@@ -1,8 +1,8 @@
-"""A server's process in its container: what it writes and uses is told to its watcher.
+"""A server's process in its container: its output, usage and end go to its watcher.
 
-The connection to a console can break while the server goes on, as when the engine is restarted
-with `live-restore`. It is made again then, and only the engine's word that the container is
-stopped or gone counts as the end.
+The connection to a console can break while the server runs, as when the engine is restarted with
+`live-restore`. It is then made again; only an answer of the engine that the container is stopped
+or gone counts as the end.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.docker import engine
-from wingsd.docker.async_engine import Engine
+from wingsd.docker.async_engine import AsyncEngine
 from wingsd.docker.engine import ContainerState
 from wingsd.docker.runtime import Watcher
 from wingsd.docker.streams import ContainerStreams, Samples, Stream, usage
@@ -38,7 +39,7 @@ STEADY = 30.0
 class _Pauses:
     """Pauses that grow as long as one follows another."""
 
-    _reactor: Any
+    _reactor: IReactorTime
     _pauses: Iterator[float] = attrs.field(factory=lambda: iter(BACKOFF))
     _last: float = 0.0
 
@@ -61,63 +62,65 @@ class ContainerProcess:
     #: The container's id: one of the same name may take its place.
     _container: str
     _watcher: Watcher
-    _engine: Engine
+    _engine: AsyncEngine
     _streams: ContainerStreams
-    _reactor: Any
+    _reactor: IReactorTime
     _console: Stream | None = attrs.field(default=None, init=False)
     _watching: Deferred[None] | None = attrs.field(default=None, init=False)
     _measuring: Deferred[None] | None = attrs.field(default=None, init=False)
 
     async def attach(self) -> None:
-        """Connect to the console: what is written from now on is told.
+        """Connect to the console: output from now on goes to the watcher.
 
         Raises `EnvironmentFailed`.
         """
-        output = partial(self._tell, self._watcher.output)
+        output = partial(self._notify, self._watcher.output)
         self._console = await self._streams.console(self._container, output)
 
     def follow(self) -> None:
-        """Watch it until its end; it was attached to before it ran, or has run since it was."""
+        """Watch the process until its end. It must run, and be attached to."""
         self._measuring = self._go(self._measure)
         self._watching = self._go(self._watch)
 
     # Running
 
     async def command(self, line: str) -> None:
-        """Type a line into the console; return when the server's terminal has it."""
+        """Type a line into the console; return when the server's terminal has read it."""
         typed = f"{line}\n".encode(errors="replace")
-        async with self._engine.turn(f"console of {self._container}") as talk:
-            await self._engine.typing.run(talk.ask, engine.type_line, self._container, typed)
+        async with self._engine.exclusive_session(f"console of {self._container}") as session:
+            await self._engine.console_writers.run(
+                session.call, engine.type_line, self._container, typed
+            )
 
     async def signal(self, name: str) -> None:
-        """Send a signal, by name; one that has ended needs none."""
-        async with self._engine.talk() as talk:
-            await talk.ask(engine.send_signal, self._container, name)
+        """Send a signal, by name, if the process has not ended."""
+        async with self._engine.session() as session:
+            await session.call(engine.send_signal, self._container, name)
 
     async def stop(self) -> None:
-        """Send the signal that the image names for this, SIGTERM if none."""
-        async with self._engine.talk() as talk:
-            await talk.ask(engine.stop_container, self._container)
+        """Send the stop signal that the image names, by default SIGTERM."""
+        async with self._engine.session() as session:
+            await session.call(engine.stop_container, self._container)
 
     async def kill(self) -> None:
         """Send SIGKILL."""
         await self.signal("SIGKILL")
 
     def detach(self) -> None:
-        """Tell nothing more."""
+        """End the connections; the watcher gets nothing more."""
         for task in (self._watching, self._measuring):
             if task is not None:
                 task.cancel()
         self._close_console()
 
-    # How it is watched
+    # Watching
 
     def _go(self, work: Callable[[], Any]) -> Deferred[None]:
-        def trouble(failure: Failure) -> None:
+        def failed(failure: Failure) -> None:
             if not failure.check(CancelledError):
                 self._log.failure("{server}: no longer watched", failure, server=self._uuid)
 
-        return Deferred.fromCoroutine(work()).addErrback(trouble)
+        return Deferred.fromCoroutine(work()).addErrback(failed)
 
     async def _watch(self) -> None:
         losses = _Pauses(self._reactor)
@@ -129,36 +132,36 @@ class ContainerProcess:
             self._measuring.cancel()
         status = state.exit_status if state else None
         out_of_memory = bool(state and state.out_of_memory)
-        self._tell(partial(self._watcher.ended, out_of_memory=out_of_memory), status)
+        self._notify(partial(self._watcher.ended, out_of_memory=out_of_memory), status)
 
     async def _resume(self, losses: _Pauses) -> ContainerState | None:
         """Attach to the console again, unless the container has ended; return its state then."""
         self._console = None
         pauses = _Pauses(self._reactor)
-        told = False
+        logged = False
         while True:
             try:
                 state = await self._attach_again(losses)
             except EnvironmentFailed as error:
                 self._close_console()
-                if not told:
+                if not logged:
                     self._log.warn(
                         "{server}: its console is lost for now: {error}",
                         server=self._uuid,
                         error=error,
                     )
-                told = True
+                logged = True
                 await pauses.pause()
                 continue
-            if told:
-                self._log.info("{server}: its engine is back", server=self._uuid)
+            if logged:
+                self._log.info("{server}: its console is connected again", server=self._uuid)
             return state
 
     async def _attach_again(self, losses: _Pauses) -> ContainerState | None:
         state = await self._look()
         if state is None or not state.running:
             return state
-        # Short after a first loss: every line that is written meanwhile is missed.
+        # Short after a first loss: every line that is written meanwhile is lost.
         await losses.pause()
         await self.attach()
         # It may have ended meanwhile, and a console attached after that never ends.
@@ -186,7 +189,7 @@ class ContainerProcess:
             for sample in samples.feed(data):
                 used = usage(sample, started)
                 if used is not None:
-                    self._tell(self._watcher.usage, used)
+                    self._notify(self._watcher.usage, used)
 
         stream = await self._streams.stats(self._container, take)
         try:
@@ -195,17 +198,19 @@ class ContainerProcess:
             stream.close()
 
     async def _look(self) -> ContainerState | None:
-        async with self._engine.talk() as talk:
-            return await talk.ask(engine.look, self._container)
+        async with self._engine.session() as session:
+            return await session.call(engine.look, self._container)
 
     def _close_console(self) -> None:
         console, self._console = self._console, None
         if console is not None:
             console.close()
 
-    def _tell(self, watcher: Callable[[Any], None], what: Any) -> None:
-        # Whatever the watcher thinks of it, the next piece must get there.
+    def _notify(self, watcher: Callable[[Any], None], what: Any) -> None:
+        # A failing watcher must still get the next piece.
         try:
             watcher(what)
         except Exception:
-            self._log.failure("{server}: what it did was not taken in", server=self._uuid)
+            self._log.failure(
+                "{server}: an event of its container was not handled", server=self._uuid
+            )

@@ -1,7 +1,7 @@
-"""What a server runs in, as the rest of the node sees it; and a node that runs nothing.
+"""The interface to servers' environments, and the environment of a node that runs no servers.
 
-An `Environment` makes, starts and removes; a `Running` process is spoken to; a `Watcher` is told
-what the process does.
+An `Environment` creates, starts and removes; a `Running` is a started process; a `Watcher` gets
+the events of a process.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class ConsoleBlocked(EnvironmentFailed):
 
 @attrs.frozen
 class Usage:
-    """What a running server uses: bytes, percent of one core, and milliseconds since its start.
+    """The usage of a running server: bytes, percent of one core, milliseconds since its start.
 
-    A limit of 0 is none.
+    A limit of 0 means no limit.
     """
 
     memory_bytes: int = 0
@@ -38,20 +38,20 @@ class Usage:
 
 
 class Watcher(Protocol):
-    """Is told what a process does, on the reactor; all of it in order."""
+    """The receiver of a process's events, called in order on the reactor."""
 
     def output(self, data: bytes) -> None:
-        """The process wrote this to its console: any number of lines, or a part of one."""
+        """Take output of the process: any number of lines, or a part of one."""
 
     def usage(self, usage: Usage) -> None:
-        """What it uses, about every second."""
+        """Take the usage, about every second."""
 
     def ended(self, status: int | None, *, out_of_memory: bool) -> None:
-        """It has ended, by exit status; None when the engine does not tell. Called once, last."""
+        """Take the end: the exit status, None if unknown to the engine. Called once, last."""
 
 
 class Running(Protocol):
-    """A process that runs. Every method but `detach` raises `EnvironmentFailed`."""
+    """A started process. Every method but `detach` raises `EnvironmentFailed`."""
 
     async def command(self, line: str) -> None:
         """Type a line, without its end, into the console. Raises `ConsoleBlocked`."""
@@ -60,48 +60,45 @@ class Running(Protocol):
         """Send a signal, such as "SIGINT"."""
 
     async def stop(self) -> None:
-        """Ask the process to end in the engine's own way; return without waiting for that."""
+        """Send the stop signal that the image names; do not wait for the end."""
 
     async def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
 
     def detach(self) -> None:
-        """Tell the watcher nothing more; the process goes on."""
+        """Stop watching; the process continues to run."""
 
 
 class Environment(Protocol):
-    """What servers run in.
+    """The environments of servers.
 
-    Methods raise `EnvironmentFailed`. What belongs to another node on the same engine is never
-    touched: where it is in the way, that is a failure.
+    Methods raise `EnvironmentFailed`. Environments of another node on the same engine are never
+    touched: where one has the same name, that is a failure.
     """
 
     async def create(self, settings: Settings) -> bool:
         """Make the environment of a server; return whether this call made it.
 
-        One of this node that is there already is kept.
+        An existing one of this node is kept.
         """
 
     async def name_conflict(self, uuid: str) -> str:
-        """Return what of another node's has the name of the server's environment, if anything.
-
-        Empty where it can be made, as far as that goes. The text is for people.
-        """
+        """Describe an environment of another node that has this server's name; empty if none."""
 
     async def recreate(self, settings: Settings) -> None:
-        """Make it anew from fresh settings; what is there must not run, and is removed."""
+        """Replace the environment by one with these settings; the old one must not run."""
 
     async def remove(self, uuid: str) -> None:
-        """Remove it, running or not; a missing one, or another node's, is fine."""
+        """Remove the environment, running or not; ignore a missing one, or another node's."""
 
     async def start(self, uuid: str, watcher: Watcher) -> Running:
-        """Start the server; `watcher` misses nothing of it."""
+        """Start the server; `watcher` gets all its events."""
 
     async def adopt(self, uuid: str, watcher: Watcher) -> Running | None:
-        """Watch what runs already; None when nothing of this node runs under that name."""
+        """Watch a process that runs already; None when none of this node runs."""
 
     async def logs(self, uuid: str, lines: int) -> list[str]:
-        """Return the last lines of the console, also of a stopped server; empty without any."""
+        """Return the last lines of the console, also of a stopped server."""
 
 
 class NoEnvironment:
@@ -112,7 +109,7 @@ class NoEnvironment:
         return False
 
     async def name_conflict(self, uuid: str) -> str:
-        """Return nothing: there is no engine."""
+        """Return an empty text: there is no engine."""
         return ""
 
     async def recreate(self, settings: Settings) -> None:
@@ -122,14 +119,14 @@ class NoEnvironment:
         """Do nothing."""
 
     async def start(self, uuid: str, watcher: Watcher) -> Running:
-        """Raise `EnvironmentFailed`: nothing runs here."""
+        """Raise `EnvironmentFailed`: no servers run here."""
         raise EnvironmentFailed(
             "containers are switched off on this node, so no server can be started: set "
             "docker.enabled to true in its configuration"
         )
 
     async def adopt(self, uuid: str, watcher: Watcher) -> Running | None:
-        """Return None: nothing runs here."""
+        """Return None: no servers run here."""
         return None
 
     async def logs(self, uuid: str, lines: int) -> list[str]:

@@ -1,11 +1,10 @@
 """Streams from the Docker engine: a container's console, and its statistics.
 
-Pure: the Engine API's JSON in, values out. The arithmetic is that of Wings (its `environment/
-docker/stats.go`), which is that of `docker stats`, so that a Panel shows the figures its users
-know.
+The arithmetic of statistics is that of Wings (its `environment/docker/stats.go`) and of `docker
+stats`, so that a Panel shows the usual figures.
 
-These streams last as long as a server runs, so they cost a connection of the reactor each and no
-thread. What comes is handed on at once, in the pieces it comes in; nothing is kept.
+The streams last as long as a server runs, so each is a connection of the reactor, without a
+thread. Data is passed on at once, in the pieces it is received in.
 """
 
 from __future__ import annotations
@@ -39,26 +38,27 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from wingsd.docker import engine
-from wingsd.docker.engine import moment
+from wingsd.docker.engine import parse_time
 from wingsd.docker.runtime import Usage
 from wingsd.errors import EnvironmentFailed
+from wingsd.util.reactor import Reactor
 
 __all__ = ["ContainerStreams", "Samples", "Stream", "usage"]
 
-#: Bytes that a sample may have; one of a host with many cores has some ten thousand.
-LONGEST = 1024 * 1024
+#: Bytes of a sample; that of a host with many cores has some ten thousand.
+MAX_SAMPLE = 1024 * 1024
 
 
 class Samples:
-    """The samples in a stream of lines of JSON, put together from the pieces it comes in."""
+    """Parses a stream of samples, one line of JSON each, from pieces."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
-        """Yield the samples that are complete with `data`; a line that is none is passed over."""
+        """Yield the samples that are complete with `data`; an invalid line is ignored."""
         *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest if len(rest) <= LONGEST else b""
+        self._rest = rest if len(rest) <= MAX_SAMPLE else b""
         for line in lines:
             try:
                 sample = json.loads(line)
@@ -69,8 +69,8 @@ class Samples:
 
 
 def usage(sample: Mapping[str, Any], started: datetime | None) -> Usage | None:
-    """Return the usage of a container that runs since `started`; None when it does not run."""
-    read = moment(sample.get("read"))
+    """Return the usage of a container that was started then; None when it does not run."""
+    read = parse_time(sample.get("read"))
     if read is None:
         return None
     memory = sample.get("memory_stats") or {}
@@ -93,7 +93,7 @@ def _memory(memory: Mapping[str, Any]) -> int:
     """Return the bytes in use, without the part of the file cache that can be dropped."""
     used = _count(memory, "usage")
     details = memory.get("stats") or {}
-    # The names of cgroup v1 and v2. Both are in v1's, where the second leaves out what is below.
+    # The names of cgroup v1 and v2. v1 has both, and its second excludes child cgroups.
     for name in ("total_inactive_file", "inactive_file"):
         if name in details and _count(details, name) < used:
             return used - _count(details, name)
@@ -101,7 +101,7 @@ def _memory(memory: Mapping[str, Any]) -> int:
 
 
 def _cpu(before: Mapping[str, Any], now: Mapping[str, Any]) -> float:
-    """Return the percentage of one core that was used between two readings."""
+    """Return the percentage of one core that was used between two samples."""
     used = _cpu_time(now) - _cpu_time(before)
     passed = _count(now, "system_cpu_usage") - _count(before, "system_cpu_usage")
     if used <= 0 or passed <= 0:
@@ -118,32 +118,32 @@ def _cpu_time(cpu: Mapping[str, Any]) -> int:
     return _count(_cpu_usage(cpu), "total_usage")
 
 
-#: Seconds the engine may take to begin a stream.
+#: Seconds within which the engine must begin a stream.
 TIMEOUT = 30
 
 _UNIX = "http+unix://"
 
-# Twisted's own logs two lines for each connection.
+# Twisted's factory logs two lines for each connection.
 _QuietFactory: Any = type("_QuietFactory", (HTTPConnectionPool._factory,), {"noisy": False})
 
 
 class Stream(Protocol):
-    """One stream; `over` fires when it has ended, for whatever reason."""
+    """One stream; `over` fires when it has ended, for any reason."""
 
     def __init__(self, take: Callable[[bytes], object]) -> None:
         self._take = take
         self.over: Deferred[None] = Deferred()
 
     def dataReceived(self, data: bytes) -> None:
-        """Hand a piece on."""
+        """Pass a piece on."""
         self._take(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell the end."""
+        """Fire `over`."""
         self.over.callback(None)
 
     def close(self) -> None:
-        """Take nothing more, and end it."""
+        """Pass nothing more on, and close the connection."""
         self._take = len
         if self.transport is not None:
             self.transport.loseConnection()
@@ -152,7 +152,7 @@ class Stream(Protocol):
 class ContainerStreams:
     """The streams of the engine at `address`."""
 
-    def __init__(self, reactor: Any, address: str) -> None:
+    def __init__(self, reactor: Reactor, address: str) -> None:
         self._reactor = reactor
         self._address = address
         pool = HTTPConnectionPool(reactor, persistent=False)
@@ -161,7 +161,7 @@ class ContainerStreams:
         self._http = HTTPClient(Agent.usingEndpointFactory(reactor, endpoints, pool))
 
     async def console(self, container: str, take: Callable[[bytes], object]) -> Stream:
-        """Attach to a container, which may still have to start, and `take` what it writes.
+        """Attach to a container, started or not, and call `take` with its output.
 
         Raises `EnvironmentFailed`.
         """
@@ -169,7 +169,7 @@ class ContainerStreams:
         return await self._open("POST", path, take)
 
     async def stats(self, container: str, take: Callable[[bytes], object]) -> Stream:
-        """Have what a container uses measured every second: lines of JSON, in pieces.
+        """Call `take` with a container's statistics, every second: lines of JSON, in pieces.
 
         Raises `EnvironmentFailed`.
         """
@@ -189,20 +189,20 @@ class ContainerStreams:
             if _cancelled(error):
                 raise CancelledError from error
             raise EnvironmentFailed(
-                f"the Docker engine at {self._address} does not answer: {_words(error)}"
+                f"the Docker engine at {self._address} does not answer: {_explain(error)}"
             ) from error
         raise EnvironmentFailed(f"Docker refuses: {why.strip()}")
 
     def _within(self, waiting: Deferred[Any]) -> Deferred[Any]:
-        return waiting.addTimeout(TIMEOUT, self._reactor, _time_is_up)
+        return waiting.addTimeout(TIMEOUT, self._reactor, _timed_out)
 
 
-def _time_is_up(_: object, seconds: float) -> None:
-    raise TimeoutError(f"nothing came within {seconds:g} s")
+def _timed_out(_: object, seconds: float) -> None:
+    raise TimeoutError(f"no answer within {seconds:g} s")
 
 
 def _reasons(error: BaseException) -> list[BaseException]:
-    """Return what twisted.web wraps: the errors that a connection ended with."""
+    """Return the errors that a connection ended with, which twisted.web wraps."""
     return [reason.value for reason in getattr(error, "reasons", ())] or [error]
 
 
@@ -211,20 +211,20 @@ def _cancelled(error: BaseException) -> bool:
     return any(isinstance(reason, kinds) for reason in _reasons(error))
 
 
-def _words(error: BaseException) -> str:
+def _explain(error: BaseException) -> str:
     return "; ".join(engine.explain(reason) for reason in _reasons(error))
 
 
 @implementer(IAgentEndpointFactory)
 class _Endpoints:
-    """Where the engine listens, understood as docker-py does it."""
+    """The engine's address as an endpoint, parsed as by docker-py."""
 
-    def __init__(self, reactor: Any, address: str) -> None:
+    def __init__(self, reactor: Reactor, address: str) -> None:
         self._reactor = reactor
         self._address = address
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """Return the engine's endpoint, whatever is asked for."""
+        """Return the engine's endpoint for any `uri`."""
         tls = engine.tls_config()
         address: Any = parse_host(self._address, tls=tls is not None)
         if address.startswith(_UNIX):
@@ -240,7 +240,7 @@ class _Endpoints:
 
 
 def _tls_options(host: str, tls: TLSConfig) -> Any:
-    """Return the certificates, and whether the engine's is verified, as docker-py has them."""
+    """Return the client's certificate and the verification of the engine's, as in docker-py."""
     ours = None
     if tls.cert:
         cert, key = (_read(path) for path in tls.cert)
