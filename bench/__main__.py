@@ -15,11 +15,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from bench.floods import flood_report
+from bench.idle import idle_report
 from bench.plots import draw
 from bench.report import report
 from bench.series import Results, Series
 
-_ALL = ["receive", "send", "move", "at_once", "growth", "floods"]
+_ALL = ["receive", "send", "move", "at_once", "growth", "floods", "idle"]
 _HOME = Path(__file__).parent.parent
 _WORK = _HOME / ".cache/bench"
 
@@ -43,7 +44,11 @@ async def _run(arguments: argparse.Namespace) -> None:
         floods = arguments.output.with_name("floods.md")
         floods.write_text(flood_report(results.floods, results.machine, results.version))
         print(f"see {floods}")
-    if arguments.series != ["floods"]:
+    if results.idle.plain:
+        idle = arguments.output.with_name("idle.md")
+        idle.write_text(idle_report(results.idle, results.machine, results.version))
+        print(f"see {idle}")
+    if not arguments.series or set(arguments.series) - {"floods", "idle"}:
         arguments.output.write_text(report(results))
         draw(results, arguments.output.with_suffix(""))
         print(f"see {arguments.output}")

@@ -20,7 +20,7 @@ from bench.flood_client import CONNECTIONS
 from bench.meter import Meter
 from bench.node import BenchNode, Site
 
-__all__ = ["FloodResult", "flood_report", "measure_flood"]
+__all__ = ["FloodResult", "ask", "flood_report", "measure_flood"]
 
 #: Seconds that a flood lasts.
 _SECONDS = 8
@@ -58,7 +58,7 @@ async def measure_flood(kind: str, directory: Path) -> FloodResult:
     await node.start()
     try:
         token = f"{node.node.token}"
-        await deferToThread(_ask, node.url, site.ca, token)
+        await deferToThread(ask, node.url, site.ca, token)
         meter = Meter(node.pid)
         meter.begin()
         idle = meter.resident()
@@ -78,12 +78,12 @@ def _flood(
     waits: list[float] = []
     over = threading.Event()
 
-    def ask() -> None:
+    def ask_on() -> None:
         while not over.is_set():
-            waits.append(_ask(node.url, site.ca, token))
+            waits.append(ask(node.url, site.ca, token))
             over.wait(_ASK_EVERY)
 
-    asking = threading.Thread(target=ask)
+    asking = threading.Thread(target=ask_on)
     with subprocess.Popen(command) as client:
         asking.start()
         try:
@@ -95,7 +95,7 @@ def _flood(
     return waits
 
 
-def _ask(url: str, ca: Path, token: str) -> float:
+def ask(url: str, ca: Path, token: str) -> float:
     """Ask for `/api/system` on a new connection; return the seconds until the answer's end."""
     host, _, port = url.rpartition("//")[2].rpartition(":")
     request = (

@@ -60,7 +60,7 @@ class Meter:
     def begin(self) -> None:
         """Begin to measure, in a thread."""
         self._began = time.monotonic()
-        self._cpu = self._cpu_seconds()
+        self._cpu = self.cpu()
         self._first = self._threads()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -73,7 +73,7 @@ class Meter:
         self._reader.join()
         return Cost(
             seconds=seconds,
-            cpu=self._cpu_seconds() - self._cpu,
+            cpu=self.cpu() - self._cpu,
             peak=sum(_status(pid, "VmHWM") for pid in self._family()),
             memory=self._memory,
             threads=self._sums(),
@@ -97,7 +97,8 @@ class Meter:
                     family += map(int, children.read_text().split())
         return family
 
-    def _cpu_seconds(self) -> float:
+    def cpu(self) -> float:
+        """Return the CPU seconds that the process and its children have used since they began."""
         total = 0
         for pid in self._family():
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -18,15 +18,19 @@ __all__ = ["BenchNode", "Site", "reactor"]
 class BenchNode(Daemon):
     """A node with all it has in `directory`, but for the files of its servers in `data`.
 
-    Docker is off, so that no engine's time is in what is measured.
+    Docker is off, so that no engine's time is in what is measured. With `engine` it is on, and
+    looks for an engine there.
     """
 
-    def __init__(self, site: Site, directory: Path, data: Path | None = None) -> None:
+    def __init__(
+        self, site: Site, directory: Path, data: Path | None = None, engine: str = ""
+    ) -> None:
         directory.mkdir(parents=True)
         super().__init__(directory)
         self.data = data or directory / "volumes"
         self.node = site.panel.add_node("https://127.0.0.1:1", reachable=True, ca=str(site.ca))
         self._site = site
+        self._engine = engine
 
     async def start(self, **transfers: Any) -> None:
         """Start it, with these of `system.transfers`; return when it knows its servers."""
@@ -43,7 +47,7 @@ class BenchNode(Daemon):
                 "user": {"uid": os.getuid(), "gid": os.getgid()},
                 "transfers": {"ca_file": str(self._site.ca), **transfers},
             },
-            "docker": {"enabled": False},
+            "docker": {"enabled": bool(self._engine), "socket": self._engine},
         }
         self.spawn(self.command(configuration, "-e", "tcp:0:interface=127.0.0.1"))
         self.node.address = await self.listening()

@@ -11,16 +11,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from twisted.internet.defer import gatherResults
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from bench.machine import settle
 from bench.meter import Cost, Meter
-from bench.node import BenchNode, Site
+from bench.node import BenchNode, Site, reactor
 from bench.worlds import World
 from bench.yardsticks import tar_to_sink
 from tests.support import Node
 
-__all__ = ["move", "receive", "received_tree", "send", "tar_and_curl"]
+__all__ = ["memory_after", "move", "receive", "received_tree", "send", "tar_and_curl"]
 
 #: Seconds after which a run is taken for dead.
 _WITHIN = 1800
@@ -28,6 +29,22 @@ _WITHIN = 1800
 
 async def receive(world: World, disk: Path, *, durable: bool, at_once: int = 1) -> Cost:
     """Have a new node on `disk` receive the world over TLS, from as many curls at once."""
+    async with _receiving(world, disk, durable=durable, at_once=at_once) as (node, upload):
+        return (await _measured([node], upload, world.size * at_once))[0]
+
+
+async def memory_after(world: World, disk: Path, *, at_once: int, rest: float) -> float:
+    """Have a node receive the world as often at once; return its MiB `rest` seconds later."""
+    async with _receiving(world, disk, durable=False, at_once=at_once) as (node, upload):
+        await upload()
+        await deferLater(reactor, rest)
+        return Meter(node.pid).resident()
+
+
+@asynccontextmanager
+async def _receiving(
+    world: World, disk: Path, *, durable: bool, at_once: int
+) -> AsyncIterator[tuple[BenchNode, Callable[[], Awaitable[None]]]]:
     async with _site() as site:
         elsewhere = site.panel.add_node("https://elsewhere.invalid:8080")
         node = BenchNode(site, _new(disk))
@@ -42,7 +59,7 @@ async def receive(world: World, disk: Path, *, durable: bool, at_once: int = 1) 
 
         await node.start(durable=durable)
         try:
-            return (await _measured([node], upload, world.size * at_once))[0]
+            yield node, upload
         finally:
             await node.close()
 

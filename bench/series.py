@@ -13,8 +13,9 @@ from twisted.internet.threads import deferToThread
 from bench.disk import fresh_disk
 from bench.flood_client import KINDS
 from bench.floods import FloodResult, measure_flood
+from bench.idle import AT_ONCE, REST_SECONDS, IdleResult, measure_start
 from bench.meter import Cost
-from bench.runs import move, receive, received_tree, send, tar_and_curl
+from bench.runs import memory_after, move, receive, received_tree, send, tar_and_curl
 from bench.worlds import MIB, WORLDS, World, of_bytes, of_files, world
 from bench.yardsticks import flush, igzip_untar, untar
 
@@ -29,6 +30,8 @@ _COUNTS = (1, 10, 100, 1_000, 10_000, 100_000, 500_000)
 _SMALL = 3
 #: Rounds of what is not held against anything: growth shows in its sizes.
 _FEW = 3
+#: Starts a round: one takes a second.
+_STARTS = 2
 
 
 @frozen
@@ -81,6 +84,7 @@ class Results:
     by_bytes: list[Growth] = attrs.field(factory=list)
     by_files: list[Growth] = attrs.field(factory=list)
     floods: list[FloodResult] = attrs.field(factory=list)
+    idle: IdleResult = attrs.field(factory=IdleResult)
 
 
 class Series:
@@ -150,6 +154,23 @@ class Series:
             _say(
                 f"{kind}: {result.longest:.2f} s at most, {result.peak - result.idle:.0f} MiB more"
             )
+
+    async def idle(self) -> None:
+        """Starts, in turns without Docker and with it, and the memory after servers came."""
+        for _ in range(self._rounds * _STARTS):
+            for docker, starts in (
+                (False, self._results.idle.plain),
+                (True, self._results.idle.docker),
+            ):
+                with TemporaryDirectory() as directory:
+                    starts.append(await measure_start(Path(directory), docker=docker))
+                _say(f"started: {starts[-1].cpu:.2f} s of CPU, {starts[-1].resident:.0f} MiB")
+        one = await deferToThread(of_bytes, _AT_ONCE_BYTES, self._worlds)
+        for _ in range(_FEW):
+            with fresh_disk(self._directory) as disk:
+                rest = await memory_after(one, disk, at_once=AT_ONCE, rest=REST_SECONDS)
+            self._results.idle.rest.append(rest)
+            _say(f"{REST_SECONDS} s after {AT_ONCE} servers at once: {rest:.0f} MiB")
 
     async def _grow(self, one: World, results: list[Growth]) -> None:
         one.warm()

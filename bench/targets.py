@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-__all__ = ["CPU", "DURABLE", "FAST", "MEMORY", "SEND", "Target"]
+__all__ = ["CPU", "DURABLE", "FAST", "IDLE", "MEMORY", "REST", "SEND", "START", "Target"]
 
 
 @frozen
@@ -39,3 +39,8 @@ CPU = {
 MEMORY = Target(45, 120, 80)
 #: Time, against `tar -cz` at level 1 piped to curl.
 SEND = Target(None, 0.6, 0.45)
+#: MiB of a node that does nothing, and CPU seconds from its start to its first answer.
+IDLE = Target(34, 65, None)
+START = Target(0.03, 0.5, None)
+#: MiB, a minute after sixteen servers were received at once.
+REST = Target(None, 110, None)
