@@ -27,6 +27,8 @@ class BenchNode(Daemon):
     ) -> None:
         directory.mkdir(parents=True)
         super().__init__(directory)
+        # An installed package has its modules compiled. The first start here compiles them.
+        self.variables["PYTHONDONTWRITEBYTECODE"] = ""
         self.data = data or directory / "volumes"
         self.node = site.panel.add_node("https://127.0.0.1:1", reachable=True, ca=str(site.ca))
         self._site = site

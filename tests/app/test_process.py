@@ -11,7 +11,7 @@ from twisted.internet.base import ReactorBase
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock, LoopingCall
 
-from wingsd.app.process import steady
+from wingsd.app.process import HeapTrimmer, steady
 from wingsd.config import Config, DockerConfig
 from wingsd.tap import Options, makeService
 
@@ -85,3 +85,24 @@ def test_the_daemon_has_such_a_clock() -> None:
     options.unknown = []
     makeService(options, reactor)
     assert reactor.seconds is time.monotonic
+
+
+def test_the_heap_is_trimmed_once_ten_seconds_after_the_last_archive() -> None:
+    clock = Clock()
+    trims: list[float] = []
+    trimmer = HeapTrimmer(clock, lambda: trims.append(clock.seconds()))
+    trimmer.schedule()
+    clock.advance(9)
+    trimmer.schedule()
+    clock.pump([9, 1, 60])
+    assert trims == [19]
+
+
+def test_a_cancelled_trim_does_not_happen() -> None:
+    clock = Clock()
+    trims: list[float] = []
+    trimmer = HeapTrimmer(clock, lambda: trims.append(clock.seconds()))
+    trimmer.schedule()
+    trimmer.cancel()
+    clock.advance(60)
+    assert trims == []

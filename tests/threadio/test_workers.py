@@ -56,3 +56,20 @@ async def test_a_pool_yields_as_far_as_it_is_told_and_so_does_what_it_starts() -
     finally:
         for pool in pools:
             pool.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pool_reports_when_its_last_work_is_done() -> None:
+    events: list[str] = []
+    pool = Workers(reactor, "idle", 2, when_idle=lambda: events.append("idle"))
+    pool.start()
+    release = threading.Event()
+    try:
+        waiting = pool.run(release.wait)
+        await pool.run(lambda: None)
+        assert events == []
+        release.set()
+        await waiting
+    finally:
+        pool.stop()
+    assert events == ["idle"]

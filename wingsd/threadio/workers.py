@@ -61,13 +61,22 @@ T = TypeVar("T")
 class Workers:
     """A pool of threads for one kind of blocking work, all of them at the nice value `nice`.
 
-    A thread stays in its pool, and so never does another's work as slowly.
+    A thread stays in its pool, and so never does another's work as slowly. `when_idle` is called
+    on the reactor when no work is left.
     """
 
     def __init__(
-        self, reactor: IReactorFromThreads, name: str, threads: int, *, nice: int = 0
+        self,
+        reactor: IReactorFromThreads,
+        name: str,
+        threads: int,
+        *,
+        nice: int = 0,
+        when_idle: Callable[[], object] | None = None,
     ) -> None:
         self._reactor = reactor
+        self._when_idle = when_idle
+        self._unfinished = 0
         self._pool = ThreadPool(0, threads, name)
 
         def thread(*, target: Callable[[], object], name: str) -> Thread:
@@ -89,7 +98,15 @@ class Workers:
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Return what `work` returns or raises, from a thread of this pool."""
-        return deferToThreadPool(self._reactor, self._pool, work, *args, **kwargs)
+        self._unfinished += 1
+        result = deferToThreadPool(self._reactor, self._pool, work, *args, **kwargs)
+        return result.addBoth(self._finished)
+
+    def _finished(self, result: T) -> T:
+        self._unfinished -= 1
+        if self._unfinished == 0 and self._when_idle is not None:
+            self._when_idle()
+        return result
 
 
 def relayed(reactor: IReactorFromThreads, function: Callable[P, object]) -> Callable[P, None]:
