@@ -34,7 +34,7 @@ from twisted.internet.threads import deferToThread
 from fuzz.findings import Finding
 from tests.daemon.harness import House
 from tests.support import server_settings
-from wingsd.auth.tokens import hand_token
+from wingsd.auth.tokens import direct_token
 
 __all__ = ["SERVER", "WITHIN", "Asker", "prepared"]
 
@@ -116,7 +116,7 @@ class Asker:
         if case.path == "/api/transfers":
             return f"Bearer {self.transfer()}"
         if case.path.endswith("/by-hand"):
-            return f"Bearer {hand_token(SERVER, self.panel, time.time(), time.time() + WITHIN)}"
+            return f"Bearer {direct_token(SERVER, self.panel, time.time(), time.time() + WITHIN)}"
         return f"Bearer {self.panel}"
 
     def _judge(self, case: Any, authorization: str | None) -> int | None:

@@ -10,7 +10,7 @@ import pytest_twisted
 
 from tests.api.node import TOKEN, UUID, House
 from tests.support import Node, Panel
-from wingsd.auth.tokens import hand_token, transfer_token
+from wingsd.auth.tokens import direct_token, transfer_token
 from wingsd.errors import StorageError
 
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -20,7 +20,7 @@ DESCRIPTION = {"settings": {"uuid": UUID}, "process_configuration": {"stop": {"t
 def by_hand(uuid: str = UUID, *, age: float = 0) -> str:
     """Return the header of a token for moving a server by hand, which was good for an hour."""
     now = time.time() - age
-    return f"Bearer {hand_token(uuid, TOKEN, now, now + 3600)}"
+    return f"Bearer {direct_token(uuid, TOKEN, now, now + 3600)}"
 
 
 @pytest_twisted.ensureDeferred

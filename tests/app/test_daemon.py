@@ -41,7 +41,7 @@ def test_a_day_that_goes_wrong_is_not_the_last(
     def fail() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(node._parts.journal, "forget", fail)
+    monkeypatch.setattr(node._parts.journal, "prune", fail)
     node._daily.start(DAY)
     clock.advance(DAY)
     assert len(logged_errors.take(ZeroDivisionError)) == 2

@@ -14,7 +14,13 @@ import pytest
 
 import wingsd
 from tests.auth.token_values import NODE, UUID, bearer, refusal
-from wingsd.auth.tokens import DenyList, authorize_panel, console_token, hand_token, transfer_token
+from wingsd.auth.tokens import (
+    DenyList,
+    authorize_panel,
+    console_token,
+    direct_token,
+    transfer_token,
+)
 from wingsd.errors import Forbidden, Unauthorized
 
 HOME = Path(wingsd.__file__).parent
@@ -256,25 +262,25 @@ def test_no_part_of_a_token_is_in_what_is_said_of_it() -> None:
 
 def test_a_token_by_hand_is_told_from_the_panels_own() -> None:
     now = time.time()
-    token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60)}"
+    token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60)}"
     known = transfer_token(token, NODE.token)
-    assert (known.server, known.by_hand) == (UUID, True)
+    assert (known.server, known.direct) == (UUID, True)
     assert known.expires == int(now + 60)
-    assert not transfer_token(bearer(), NODE.token).by_hand
-    assert transfer_token(bearer(by_hand="yes"), NODE.token).by_hand is False
-    assert hand_token(UUID, NODE.token, now, now + 60) not in token
+    assert not transfer_token(bearer(), NODE.token).direct
+    assert transfer_token(bearer(by_hand="yes"), NODE.token).direct is False
+    assert direct_token(UUID, NODE.token, now, now + 60) not in token
 
 
 def test_it_is_for_the_nodes_own_address_alone() -> None:
     now, here = time.time(), "https://node.invalid:8080"
-    token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60, here)}"
-    assert transfer_token(token, NODE.token, here).by_hand
+    token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60, here)}"
+    assert transfer_token(token, NODE.token, here).direct
     assert "not for this node" in refusal(token, "https://other.invalid").detail
 
 
 def test_what_has_expired_is_good_for_asking_alone() -> None:
     now = time.time() - 7200
-    token = f"Bearer {hand_token(UUID, NODE.token, now, now + 60)}"
+    token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60)}"
     assert "expired" in refusal(token).detail
     assert transfer_token(token, NODE.token, expired_too=True).server == UUID
     with pytest.raises(Unauthorized, match="not signed with this node's key"):

@@ -39,9 +39,9 @@ def keys(told: Any) -> Iterator[str]:
 @pytest_twisted.ensureDeferred
 async def test_every_key_is_documented(desk: Desk, path: str) -> None:
     store = desk.ends.source.store
-    store.end(store.begin(UUID, Direction.IN, "SWAP", 1.0), Outcome.SUCCESS, 2.0)
-    store.begin(UUID, Direction.OUT, "SEND", 3.0)
-    store.add_report(UUID, Outcome.FAILURE, 4.0)
+    store.end(2.0, store.begin(1.0, UUID, Direction.IN, "SWAP"), Outcome.SUCCESS)
+    store.begin(3.0, UUID, Direction.OUT, "SEND")
+    store.add_report(4.0, UUID, Outcome.FAILURE)
     other = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
     invited = await desk.ask("POST", "receive", {"server": other})
     told = await desk.ask("GET", path)

@@ -96,8 +96,8 @@ async def test_what_is_expected_is_told_until_it_is_cancelled(desk: Desk) -> Non
 @pytest_twisted.ensureDeferred
 async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(desk: Desk) -> None:
     store = desk.ends.source.store
-    store.begin(OTHER, Direction.IN, "SWAP", 1_700_000_000, by_hand=True)
-    store.begin(UUID, Direction.OUT, "SEND", time.time() + 60)
+    store.begin(1_700_000_000, OTHER, Direction.IN, "SWAP", direct=True)
+    store.begin(time.time() + 60, UUID, Direction.OUT, "SEND")
     before, now = (await desk.ask("GET", "transfers"))["running"]
     assert (before["server"], before["begun"]) == (OTHER, 1_700_000_000)
     assert before["doing"] == "finding out what became of it when this node was restarted"
@@ -108,8 +108,8 @@ async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(d
 async def test_a_storage_pool_is_told(desk: Desk) -> None:
     store = desk.ends.source.store
     for uuid in (OTHER, UUID):
-        store.note_terms(store.begin(uuid, Direction.OUT, "SEND", 1.0), "attic", ())
-    store.end(2, Outcome.SUCCESS, 2.0)
+        store.set_terms(store.begin(1.0, uuid, Direction.OUT, "SEND"), "attic", ())
+    store.end(2.0, 2, Outcome.SUCCESS)
     found = await desk.ask("GET", "transfers")
     (running,), (past,) = found["running"], found["past"]
     assert (running["server"], running["storage_pool"]) == (OTHER, "attic")
@@ -119,9 +119,9 @@ async def test_a_storage_pool_is_told(desk: Desk) -> None:
 @pytest_twisted.ensureDeferred
 async def test_as_many_that_have_ended_are_told_as_are_asked_for(desk: Desk) -> None:
     store = desk.ends.source.store
-    ids = [store.begin(OTHER, Direction.IN, "SWAP", number) for number in range(30)]
+    ids = [store.begin(number, OTHER, Direction.IN, "SWAP") for number in range(30)]
     for each in ids:
-        store.end(each, Outcome.SUCCESS, 100)
+        store.end(100, each, Outcome.SUCCESS)
     found = await desk.ask("GET", "transfers")
     assert [each["transfer"] for each in found["past"]] == ids[:9:-1]
     found = await desk.ask("GET", "transfers?past=2")

@@ -163,7 +163,7 @@ class Laden:
         store = Store(str(self.house.directory))
         store.open(read_only=True)
         try:
-            if store.transfers(unfinished=True) or store.reports(unsettled=True):
+            if store.unfinished() or store.unsettled():
                 return "the node does not come to its end with what it has begun"
         finally:
             store.close()

@@ -246,13 +246,13 @@ def _journal(peer: Peer) -> Iterator[Store]:
 
 def _is_finished(peer: Peer) -> bool:
     with _journal(peer) as journal:
-        return not journal.transfers(unfinished=True) and not journal.reports(unsettled=True)
+        return not journal.unfinished() and not journal.unsettled()
 
 
 def _steps(peer: Peer) -> list[str]:
     """Return where the transfers are, by the journal, that have not ended."""
     with _journal(peer) as journal:
-        entries = journal.transfers(unfinished=True)
+        entries = journal.unfinished()
     return [f"{entry.direction.value} {entry.step}" for entry in entries] or ["at rest"]
 
 

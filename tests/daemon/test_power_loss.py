@@ -107,9 +107,9 @@ async def test_what_the_panel_was_told_survives(disk: Disk, house: House) -> Non
     assert whole(disk.after)
     store = Store(str(disk.after))
     store.open()
-    (entry,) = store.transfers(unfinished=True)
+    (entry,) = store.unfinished()
     assert (entry.server, entry.step) == (UUID, "REPORT")
-    assert [report.server for report in store.reports(unsettled=True)] == [UUID]
+    assert [report.server for report in store.unsettled()] == [UUID]
     store.close()
 
 

@@ -36,7 +36,7 @@ async def test_what_it_cannot_start_with_is_said_in_one_line(
 async def test_a_damaged_journal_is_said_in_one_line(house: House) -> None:
     store = Store(str(house.directory))
     store.open()
-    store.deny([f"{number:0>100}" for number in range(500)], 10)
+    store.deny(10, [f"{number:0>100}" for number in range(500)])
     store.close()
     with (house.directory / FILE).open("r+b") as file:
         file.seek(10 * 4096)
@@ -44,7 +44,7 @@ async def test_a_damaged_journal_is_said_in_one_line(house: House) -> None:
     house.launch()
     assert await house.ended() == 1
     (line,) = [line for line in house.log if "wingsd.db is damaged: " in line]
-    assert "] wingsd: the journal " in line
+    assert "] wingsd: the state database " in line
     assert "move all three away" in line
     assert not [line for line in house.log if "Traceback" in line]
 

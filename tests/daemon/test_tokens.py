@@ -159,7 +159,7 @@ async def test_the_deny_list_survives_a_kill(house: House) -> None:
     store.open()
     assert [*store.denied()] == ["denied"]
     # As if the clock had been set back since: by the start alone, the next one would be good.
-    store.deny(["denied"], time.time() + 1000)
+    store.deny(time.time() + 1000, ["denied"])
     store.close()
     await house.start()
     await house.loaded()

@@ -41,7 +41,7 @@ from wingsd.events import EventBus
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers import Servers
-from wingsd.statedb import Entry, StateDatabase
+from wingsd.statedb import StateDatabase, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
 from wingsd.transfers.collaborators import ReceivingCollaborators, SendingCollaborators
@@ -262,7 +262,7 @@ class Station:
             written = enter(transfer, step)
             return written.addCallback(lambda _: Deferred()) if step == last else written
 
-        self.journal.enter = dies  # type: ignore[method-assign]
+        self.journal.enter = dies
 
     async def invite(self, **options: Any) -> Invitation:
         """Expect the server."""
@@ -270,7 +270,7 @@ class Station:
 
     async def recover(self) -> None:
         """Take up what an earlier station in this directory left, as a node does at its start."""
-        unfinished: list[Entry] = self.store.transfers(unfinished=True)
+        unfinished: list[TransferRecord] = self.store.unfinished()
         clear_leftovers(unfinished, self.staging, self.backups)
         await self.by_hand.load(unfinished)
         panel: Any = self.panel
@@ -302,7 +302,7 @@ class Station:
     def is_at_rest(self) -> bool:
         """Whether nothing is under way, and all of it is written down."""
         under_way = self.sender.servers or self.receiver.servers
-        return not under_way and not self.store.transfers(unfinished=True)
+        return not under_way and not self.store.unfinished()
 
     def left(self) -> list[str]:
         """Return what there is of servers here, in place and on the way."""

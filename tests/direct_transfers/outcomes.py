@@ -17,7 +17,7 @@ def hold(station: Station) -> str:
 
 def reason(station: Station) -> str:
     """Return why the last transfer there failed."""
-    return station.store.past(1)[0].reason
+    return station.store.ended(1)[0].reason
 
 
 async def stays(ends: Ends) -> None:

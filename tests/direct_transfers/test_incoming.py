@@ -44,7 +44,7 @@ async def test_it_is_expected_until_its_time_is_over(ends: Ends) -> None:
     assert arrivals.expected == {}
     await ends.send(past)
     await ends.over()
-    assert "it has expired" in ends.source.store.past(1)[0].reason
+    assert "it has expired" in ends.source.store.ended(1)[0].reason
 
 
 @pytest_twisted.ensureDeferred
@@ -151,7 +151,7 @@ async def test_a_panel_that_lists_it_has_the_say_after_a_start(ends: Ends) -> No
     await again.by_hand.hand_over()
     server = again.servers.get(UUID)
     assert (server.by_hand, server.configuration.settings.meta.name) == (False, "The Panel's")
-    (row,) = again.store.described()
+    (row,) = again.store.descriptions()
     assert row.description == ""
     # A source that asks late still learns that it has moved.
     assert await again.by_hand.arrivals.conclude(token_of(again, invitation))
@@ -167,7 +167,7 @@ async def test_what_is_deleted_is_forgotten(ends: Ends) -> None:
     station = await move(ends)
     await station.servers.delete(UUID)
     # The files too: a daemon that has gone removes nothing any more while the next one begins.
-    await until(lambda: station.store.described() == [] and station.left() == [])
+    await until(lambda: station.store.descriptions() == [] and station.left() == [])
     again = await ends.restart("destination")
     await again.recover()
     with pytest.raises(ServersNotLoaded):
@@ -180,7 +180,7 @@ async def test_so_it_is_after_a_restart(ends: Ends) -> None:
     again = await ends.restart("destination")
     await again.recover()
     await again.servers.delete(UUID)
-    await until(lambda: again.store.described() == [])
+    await until(lambda: again.store.descriptions() == [])
 
 
 @pytest_twisted.ensureDeferred
@@ -189,6 +189,6 @@ async def test_files_that_somebody_took_away_are_no_server(ends: Ends) -> None:
     again = await ends.restart("destination")
     (again.data / UUID).rename(again.data / "elsewhere")
     await again.recover()
-    assert again.store.described() == []
+    assert again.store.descriptions() == []
     with pytest.raises(ServersNotLoaded):
         again.servers.get(UUID)

@@ -123,7 +123,7 @@ async def test_it_can_move_there_and_back(ends: Ends) -> None:
     assert ends.source.entries() == [("out", "success"), ("in", "success")]
     assert ends.source.servers.get(UUID).by_hand
     # What was known of it there is known no more, though its files stay.
-    assert ends.destination.store.described() == []
+    assert ends.destination.store.descriptions() == []
     assert ends.destination.left() == [UUID]
 
 

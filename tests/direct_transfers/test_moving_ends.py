@@ -59,7 +59,7 @@ async def test_a_failure_at_the_destination_is_undone_and_read(ends: Ends) -> No
     await ends.send(await ends.destination.invite(), remove=True)
     await stays(ends)
     assert "the engine is gone" in reason(ends.source)
-    assert ends.destination.store.described() == []
+    assert ends.destination.store.descriptions() == []
     # Its own container, which was removed to send it, is there again.
     assert UUID in ends.source.environment.containers
 
@@ -79,7 +79,7 @@ async def test_an_arrival_that_cannot_be_written_down_is_none(
     def full(*_: object) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(ends.destination.store, "arrived", full)
+    monkeypatch.setattr(ends.destination.store, "mark_arrived", full)
     await ends.send(await ends.destination.invite(), remove=True)
     await stays(ends)
     assert "the disk is full" in reason(ends.source)
@@ -220,7 +220,7 @@ async def test_a_destination_that_died_early_has_not(ends: Ends, at: str) -> Non
     await until(lambda: [e.step for e in station.store.transfers()] == [at])
     await (await ends.restart("destination")).recover()
     await stays(ends)
-    assert ends.destination.store.described() == []
+    assert ends.destination.store.descriptions() == []
 
 
 @pytest.mark.parametrize("remove", [False, True])
@@ -238,7 +238,7 @@ async def test_a_source_that_died_asks_when_it_is_back(ends: Ends, remove: bool)
     ends.destination.lose = lambda _: False
     await until(lambda: again.entries() == [("out", "success")])
     await until(lambda: again.left() == ([] if remove else [UUID]))
-    assert again.store.ordered(1) is None
+    assert again.store.order(1) is None
     assert again.heard.over == [("out", None, None)]
 
 

@@ -1,4 +1,4 @@
-"""The journal from the reactor: one thread, in order, to the very end."""
+"""The state database from the reactor: one thread, in order, to the very end."""
 
 from __future__ import annotations
 

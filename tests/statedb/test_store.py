@@ -1,4 +1,4 @@
-"""What the journal keeps, and what it says when it cannot."""
+"""The rows of the state database, and its errors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from pathlib import Path
 import pytest
 
 from wingsd.errors import StorageError
-from wingsd.statedb import Account, Described, Direction, Entry, Order, Outcome, Report
+from wingsd.statedb import (
+    Direction,
+    DirectOrder,
+    Outcome,
+    Report,
+    ServerDescription,
+    TransferRecord,
+    TransferResult,
+)
 from wingsd.statedb.__main__ import main
 from wingsd.statedb.records import SCHEMAS
-from wingsd.statedb.store import FILE, KEPT, REMEMBERED, Store
+from wingsd.statedb.store import FILE, KEPT, TOKENS_KEPT, Store
 
 DAY = 24 * 3600.0
 #: Bytes of a page, SQLite's default.
@@ -23,7 +31,7 @@ A, B = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "11111111-6e2b-4c43-9d57-0c4c5e1c
 
 
 def again(store: Store, tmp_path: Path) -> Store:
-    """Return the journal as the next daemon finds it."""
+    """Return the database as the next daemon finds it."""
     store.close()
     made = Store(str(tmp_path))
     made.open()
@@ -31,14 +39,14 @@ def again(store: Store, tmp_path: Path) -> Store:
 
 
 def test_a_transfer_is_kept_with_its_step(store: Store, tmp_path: Path) -> None:
-    first = store.begin(A, Direction.IN, "RECEIVE", 10)
-    second = store.begin(B, Direction.OUT, "ASK", 11)
-    store.enter(first, "VERIFY", 12)
-    store.end(second, Outcome.FAILURE, 13)
+    first = store.begin(10, A, Direction.IN, "RECEIVE")
+    second = store.begin(11, B, Direction.OUT, "ASK")
+    store.enter(12, first, "VERIFY")
+    store.end(13, second, Outcome.FAILURE)
     store = again(store, tmp_path)
-    unfinished = Entry(first, A, Direction.IN, "VERIFY", 10, 12)
-    assert store.transfers(unfinished=True) == [unfinished]
-    ended = Entry(second, B, Direction.OUT, "ASK", 11, 13, Outcome.FAILURE)
+    unfinished = TransferRecord(first, A, Direction.IN, "VERIFY", 10, 12)
+    assert store.unfinished() == [unfinished]
+    ended = TransferRecord(second, B, Direction.OUT, "ASK", 11, 13, Outcome.FAILURE)
     assert store.transfers() == [unfinished, ended]
     store.close()
 
@@ -46,10 +54,10 @@ def test_a_transfer_is_kept_with_its_step(store: Store, tmp_path: Path) -> None:
 def test_a_transfer_is_kept_with_its_pool_and_with_what_is_to_go(
     store: Store, tmp_path: Path
 ) -> None:
-    plain, described = (store.begin(A, Direction.OUT, "ASK", 10) for _ in range(2))
-    store.note_terms(described, "the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"), 2**64 - 1)
+    plain, described = (store.begin(10, A, Direction.OUT, "ASK") for _ in range(2))
+    store.set_terms(described, "the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"), 2**64 - 1)
     store = again(store, tmp_path)
-    one, two = store.transfers(unfinished=True)
+    one, two = store.unfinished()
     assert (one.id, one.pool, one.removals, one.inode) == (plain, "", (), None)
     assert (two.pool, two.removals) == ("the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"))
     assert two.inode == 2**64 - 1
@@ -60,7 +68,7 @@ def test_a_transfer_is_kept_with_its_pool_and_with_what_is_to_go(
 def test_a_report_is_kept_with_its_backups(
     store: Store, tmp_path: Path, backups: tuple[str, ...] | None
 ) -> None:
-    report = store.add_report(A, Outcome.SUCCESS, 10, backups)
+    report = store.add_report(10, A, Outcome.SUCCESS, backups)
     store = again(store, tmp_path)
     assert store.reports() == [report]
     assert report.backups == backups
@@ -68,59 +76,59 @@ def test_a_report_is_kept_with_its_backups(
 
 
 def test_how_it_ended_is_kept_with_it(store: Store, tmp_path: Path) -> None:
-    transfer = store.begin(A, Direction.IN, "RECEIVE", 10, by_hand=True)
-    store.end(transfer, Outcome.FAILURE, 11, Account("the disk is full", 2**40, 3))
+    transfer = store.begin(10, A, Direction.IN, "RECEIVE", direct=True)
+    store.end(11, transfer, Outcome.FAILURE, TransferResult("the disk is full", 2**40, 3))
     store = again(store, tmp_path)
     (entry,) = store.transfers()
-    assert (entry.by_hand, entry.reason) == (True, "the disk is full")
+    assert (entry.direct, entry.reason) == (True, "the disk is full")
     assert (entry.bytes, entry.files) == (2**40, 3)
     store.close()
 
 
 def test_the_past_is_told_with_the_latest_first(store: Store) -> None:
-    ids = [store.begin(server, Direction.IN, "RECEIVE", 10) for server in (A, B, A, A)]
+    ids = [store.begin(10, server, Direction.IN, "RECEIVE") for server in (A, B, A, A)]
     for id_ in ids[:3]:
-        store.end(id_, Outcome.SUCCESS, 11)
-    assert [entry.id for entry in store.past(10)] == [ids[2], ids[1], ids[0]]
-    assert [entry.id for entry in store.past(1)] == [ids[2]]
-    assert [entry.id for entry in store.past(10, A)] == [ids[2], ids[0]]
+        store.end(11, id_, Outcome.SUCCESS)
+    assert [entry.id for entry in store.ended(10)] == [ids[2], ids[1], ids[0]]
+    assert [entry.id for entry in store.ended(1)] == [ids[2]]
+    assert [entry.id for entry in store.ended(10, A)] == [ids[2], ids[0]]
 
 
 def test_a_server_that_is_described_stays_so(store: Store, tmp_path: Path) -> None:
-    store.describe(A, "digest", "{}")
-    store.describe(B, "first", "{}")
-    store.describe(B, "second", '{"settings": 1}')
-    store.arrived(B, 12)
+    store.add_description(A, "digest", "{}")
+    store.add_description(B, "first", "{}")
+    store.add_description(B, "second", '{"settings": 1}')
+    store.mark_arrived(12, B)
     store = again(store, tmp_path)
-    there = Described(B, "second", '{"settings": 1}', 12)
-    assert store.described() == [there, Described(A, "digest", "{}")]
-    store.undescribe(A)
-    store.hand_over(B)
-    assert store.described() == [Described(B, "second", "", 12)]
+    there = ServerDescription(B, "second", '{"settings": 1}', 12)
+    assert store.descriptions() == [there, ServerDescription(A, "digest", "{}")]
+    store.delete_description(A)
+    store.clear_description(B)
+    assert store.descriptions() == [ServerDescription(B, "second", "", 12)]
     store.close()
 
 
 def test_an_order_is_kept_as_long_as_its_transfer_goes_on(store: Store, tmp_path: Path) -> None:
-    order = Order("https://x", "Bearer y", remove=True)
-    transfer = store.begin(A, Direction.OUT, "ASK", 10)
-    store.order(transfer, order)
+    order = DirectOrder("https://x", "Bearer y", remove=True)
+    transfer = store.begin(10, A, Direction.OUT, "ASK")
+    store.add_order(transfer, order)
     store = again(store, tmp_path)
-    assert store.ordered(transfer) == order
+    assert store.order(transfer) == order
     assert "Bearer" not in repr(order)
-    store.end(transfer, Outcome.FAILURE, 11)
-    assert store.ordered(transfer) is None
+    store.end(11, transfer, Outcome.FAILURE)
+    assert store.order(transfer) is None
     store.close()
 
 
 def test_a_report_is_kept_until_it_is_settled(store: Store, tmp_path: Path) -> None:
-    report = store.add_report(A, Outcome.SUCCESS, 10)
-    other = store.add_report(A, Outcome.FAILURE, 11)
-    store.note_attempt(report.id, "it is down")
+    report = store.add_report(10, A, Outcome.SUCCESS)
+    other = store.add_report(11, A, Outcome.FAILURE)
+    store.record_attempt(report, "it is down")
     store = again(store, tmp_path)
     told = Report(report.id, A, Outcome.SUCCESS, 10, 1, "it is down")
-    assert store.reports(unsettled=True) == [told, other]
-    store.settle(report.id, "heard", 12)
-    assert store.reports(unsettled=True) == [other]
+    assert store.unsettled() == [told, other]
+    store.settle(12, report, "heard")
+    assert store.unsettled() == [other]
     assert store.reports()[0].settled == 12
     store.close()
 
@@ -137,8 +145,8 @@ def test_a_token_is_used_once(store: Store, tmp_path: Path) -> None:
 def test_a_token_that_is_forgotten_is_good_for_nothing(store: Store, tmp_path: Path) -> None:
     assert store.use_token("digest", 100)
     assert store.use_token("long", 2 * YEAR)
-    store.forget(now=YEAR)  # The clock was set forward, and is set back now.
-    store.forget(now=10)
+    store.prune(YEAR)  # The clock was set forward, and is set back now.
+    store.prune(10)
     store = again(store, tmp_path)
     assert store.was_used("digest", 100)
     assert not store.use_token("digest", 100)
@@ -150,69 +158,69 @@ def test_a_token_that_is_forgotten_is_good_for_nothing(store: Store, tmp_path: P
 
 def test_a_token_is_remembered_for_a_day_after_it_has_expired(store: Store) -> None:
     store.use_token("digest", 100)
-    store.forget(now=100 + REMEMBERED)
+    store.prune(100 + TOKENS_KEPT)
     assert store.use_token("other", 50)
-    store.forget(now=101 + REMEMBERED)
+    store.prune(101 + TOKENS_KEPT)
     assert not store.use_token("another", 50)
 
 
 def test_denied_tokens_outlive_the_daemon(store: Store, tmp_path: Path) -> None:
-    store.deny(["a", "b"], 10)
-    store.deny(["a"], 20)
-    store.deny(["a"], 15)  # The clock was set back.
+    store.deny(10, ["a", "b"])
+    store.deny(20, ["a"])
+    store.deny(15, ["a"])  # The clock was set back.
     store = again(store, tmp_path)
     assert store.denied() == {"a": 20, "b": 10}
     store.close()
 
 
 def test_of_denials_that_are_forgotten_their_time_is_known(store: Store, tmp_path: Path) -> None:
-    store.deny(["a"], 10)
-    store.deny(["b"], 20)
-    store.forget(now=15 + KEPT)
+    store.deny(10, ["a"])
+    store.deny(20, ["b"])
+    store.prune(15 + KEPT)
     assert (store.denied(), store.denied_before()) == ({"b": 20}, 10)
-    store.forget(now=YEAR)
-    store.forget(now=30)
+    store.prune(YEAR)
+    store.prune(30)
     store = again(store, tmp_path)
     assert (store.denied(), store.denied_before()) == ({}, 20)
     store.close()
 
 
 def test_what_is_kept_has_its_age_counted_by_looking_at_it(store: Store, tmp_path: Path) -> None:
-    assert store.ages(["room"], now=10) == {"room": 0}
-    assert store.ages(["room", "other"], now=DAY) == {"room": DAY - 10, "other": 0}
+    assert store.ages(10, ["room"]) == {"room": 0}
+    assert store.ages(DAY, ["room", "other"]) == {"room": DAY - 10, "other": 0}
     store = again(store, tmp_path)
-    assert store.ages(["room"], now=DAY + 5) == {"room": DAY - 5}
-    assert store.ages(["other"], now=DAY + 6) == {"other": 0}
+    assert store.ages(DAY + 5, ["room"]) == {"room": DAY - 5}
+    assert store.ages(DAY + 6, ["other"]) == {"other": 0}
     store.close()
 
 
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])
 def test_a_clock_that_is_set_makes_nothing_older_than_a_day(store: Store, jump: float) -> None:
-    store.ages(["room"], now=YEAR)
-    counted = store.ages(["room"], now=YEAR + jump)["room"]
+    store.ages(YEAR, ["room"])
+    counted = store.ages(YEAR + jump, ["room"])["room"]
     assert counted == max(0, min(jump, DAY))
-    assert store.ages(["room"], now=YEAR + jump + 10)["room"] == counted + 10
+    assert store.ages(YEAR + jump + 10, ["room"])["room"] == counted + 10
 
 
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])
 def test_a_clock_that_is_set_ends_and_reorders_nothing(store: Store, jump: float) -> None:
-    first = store.begin(A, Direction.OUT, "SEND", YEAR)
-    told_first = store.add_report(A, Outcome.SUCCESS, YEAR)
-    second = store.begin(A, Direction.IN, "SWAP", YEAR + jump)
-    told_second = store.add_report(A, Outcome.FAILURE, YEAR + jump)
+    first = store.begin(YEAR, A, Direction.OUT, "SEND")
+    told_first = store.add_report(YEAR, A, Outcome.SUCCESS)
+    second = store.begin(YEAR + jump, A, Direction.IN, "SWAP")
+    told_second = store.add_report(YEAR + jump, A, Outcome.FAILURE)
     for now in (YEAR, YEAR + jump, 3 * YEAR):
-        store.forget(now)
-    assert [entry.id for entry in store.transfers(unfinished=True)] == [first, second]
-    assert store.reports(unsettled=True) == [told_first, told_second]
+        store.prune(now)
+    assert [entry.id for entry in store.unfinished()] == [first, second]
+    assert store.unsettled() == [told_first, told_second]
 
 
 def test_what_is_over_for_long_is_forgotten(store: Store) -> None:
-    old, open_ = (store.begin(A, Direction.IN, "RECEIVE", 10) for _ in range(2))
-    store.end(old, Outcome.SUCCESS, 10)
-    store.settle(store.add_report(A, Outcome.SUCCESS, 10).id, "heard", 10)
-    waiting = store.add_report(A, Outcome.FAILURE, 10)
-    store.deny(["a"], 10)
-    store.forget(11 + KEPT)
+    old, open_ = (store.begin(10, A, Direction.IN, "RECEIVE") for _ in range(2))
+    store.end(10, old, Outcome.SUCCESS)
+    store.settle(10, store.add_report(10, A, Outcome.SUCCESS), "heard")
+    waiting = store.add_report(10, A, Outcome.FAILURE)
+    store.deny(10, ["a"])
+    store.prune(11 + KEPT)
     assert [entry.id for entry in store.transfers()] == [open_]
     assert store.reports() == [waiting]
     assert store.denied() == {}
@@ -250,8 +258,8 @@ def test_an_older_database_gets_what_it_lacks_and_loses_nothing(
         store.open(read_only=True)
     store.open()
     assert store.was_used("digest", 100)
-    assert (store.ages(["room"], 10), store.denied_before()) == ({"room": 0}, 0)
-    assert store.transfers() == [Entry(1, A, Direction.IN, "DONE", 1, 2, Outcome.SUCCESS)]
+    assert (store.ages(10, ["room"]), store.denied_before()) == ({"room": 0}, 0)
+    assert store.transfers() == [TransferRecord(1, A, Direction.IN, "DONE", 1, 2, Outcome.SUCCESS)]
     store.close()
 
 
@@ -267,7 +275,7 @@ def damage(path: Path, content: bytes) -> None:
     """Fill a journal to many pages, and overwrite one in the middle of its file with `content`."""
     store = Store(str(path.parent))
     store.open()
-    store.deny([f"{number:0>100}" for number in range(500)], 10)
+    store.deny(10, [f"{number:0>100}" for number in range(500)])
     store.close()
     size = path.stat().st_size
     assert size > 10 * PAGE
@@ -289,7 +297,7 @@ def test_a_damaged_page_is_found_when_it_is_opened(
 ) -> None:
     damage(tmp_path / FILE, content)
     detail = refusal(tmp_path, read_only=read_only)
-    assert detail.startswith(f"the journal {tmp_path / FILE} is damaged: ")
+    assert detail.startswith(f"the state database {tmp_path / FILE} is damaged: ")
     assert "move all three away" in detail
     assert "\n" not in detail
 
@@ -348,22 +356,22 @@ def test_a_start_that_was_killed_while_it_made_the_journal_is_no_damage(tmp_path
 
 
 def test_a_full_disk_is_told_and_what_was_written_stays(store: Store, tmp_path: Path) -> None:
-    kept = store.begin(A, Direction.IN, "RECEIVE", 10)
+    kept = store.begin(10, A, Direction.IN, "RECEIVE")
     connection = store._connection
     assert connection is not None
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StorageError, match="see that its disk has room"):
-        store.deny([f"{number:0>500}" for number in range(1000)], 10)
+    with pytest.raises(StorageError, match="check that its disk has free space"):
+        store.deny(10, [f"{number:0>500}" for number in range(1000)])
     assert [entry.id for entry in store.transfers()] == [kept]
 
 
 def test_people_can_list_it(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.begin(A, Direction.IN, "RECEIVE", 1_700_000_000)
-    report = store.add_report(B, Outcome.SUCCESS, 1_700_000_000)
-    store.note_attempt(report.id, "it is down")
+    store.begin(1_700_000_000, A, Direction.IN, "RECEIVE")
+    report = store.add_report(1_700_000_000, B, Outcome.SUCCESS)
+    store.record_attempt(report, "it is down")
     config = tmp_path / "config.yml"
     config.write_text(
         f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
@@ -378,8 +386,8 @@ def test_people_can_list_it(
 def test_what_others_said_is_listed_without_control_characters(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    transfer = store.begin(A, Direction.IN, "RECEIVE", 10)
-    store.end(transfer, Outcome.FAILURE, 11, Account("it said \x1b[2J\nno"))
+    transfer = store.begin(10, A, Direction.IN, "RECEIVE")
+    store.end(11, transfer, Outcome.FAILURE, TransferResult("it said \x1b[2J\nno"))
     config = tmp_path / "config.yml"
     config.write_text(
         f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
@@ -394,7 +402,7 @@ def test_a_damaged_one_is_not_listed_and_that_is_said_in_one_line(tmp_path: Path
     config.write_text(
         f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
     )
-    with pytest.raises(SystemExit, match=r"^wingsd: the journal .*wingsd\.db is damaged: .*$"):
+    with pytest.raises(SystemExit, match=r"^wingsd: the state database .*\.db is damaged: .*$"):
         main(["--config", str(config)])
 
 

@@ -14,7 +14,7 @@ from tests.logs import LoggedErrors
 from tests.support import SynchronousWorkers
 from wingsd.errors import StorageError
 from wingsd.panel.errors import PanelRefused, PanelUnreachable, ServerNotAssigned
-from wingsd.statedb import Direction, Outcome, StateDatabase
+from wingsd.statedb import Direction, Outcome, Report, StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.transfers.panel_callbacks import BACKOFF, CallbackQueue
 
@@ -85,7 +85,7 @@ class House:
     def begin(self, *, seconds_ago: float) -> None:
         """Have begun a transfer of A."""
         begun = self.clock.seconds() - seconds_ago
-        self.store.begin(A, Direction.IN, "RECEIVE", begun)
+        self.store.begin(begun, A, Direction.IN, "RECEIVE")
 
     def tell(self, outcome: Outcome, server: str = A) -> Deferred[bool]:
         noted = Deferred.fromCoroutine(self.outbox.tell(server, outcome))
@@ -93,7 +93,7 @@ class House:
         return settled  # type: ignore[no-any-return]
 
     def unsettled(self) -> list[str]:
-        return [report.server for report in self.store.reports(unsettled=True)]
+        return [report.server for report in self.store.unsettled()]
 
 
 @pytest.fixture
@@ -118,9 +118,9 @@ def test_what_is_said_to_be_told_is_settled_in_the_journal(
     said: list[bool] = []
     settle = house.store.settle
 
-    def settling(report: int, answer: str, now: float) -> None:
+    def settling(now: float, report: Report, answer: str) -> None:
         said.append(f"{A}: {answer}" in logged_errors.lines)
-        settle(report, answer, now)
+        settle(now, report, answer)
 
     monkeypatch.setattr(house.store, "settle", settling)
     house.tell(Outcome.SUCCESS)
@@ -284,7 +284,7 @@ def test_no_clock_that_is_set_makes_the_first_minute_longer(house: House, jump: 
 
 def test_the_minute_is_that_of_the_transfer_that_is_reported(house: House) -> None:
     house.begin(seconds_ago=1)
-    house.store.begin(A, Direction.OUT, "SEND", house.clock.seconds() - 3600, by_hand=True)
+    house.store.begin(house.clock.seconds() - 3600, A, Direction.OUT, "SEND", direct=True)
     house.panel.answers[A] = [False, True]
     settled = house.tell(Outcome.FAILURE)
     # One that begins later changes nothing.
@@ -333,7 +333,7 @@ def test_what_was_not_heard_is_told_by_the_next_daemon(house: House) -> None:
     house.outbox.stop()
     house.store.close()
     house.restart()
-    (report,) = house.store.reports(unsettled=True)
+    (report,) = house.store.unsettled()
     assert (report.server, report.outcome, report.attempts) == (A, Outcome.SUCCESS, 1)
     Deferred.fromCoroutine(house.outbox.load())
     assert house.unsettled() == []
@@ -347,7 +347,7 @@ def test_a_clock_that_is_set_changes_neither_pauses_nor_order(house: House, jump
     house.tell(Outcome.SUCCESS)
     house.set_by = jump
     house.tell(Outcome.FAILURE)
-    house.journal.forget()
+    house.journal.prune()
     house.clock.advance(0.9)
     assert house.panel.calls == [("success", A)]
     house.clock.advance(0.1)
@@ -377,7 +377,7 @@ def test_an_old_failure_does_not_end_a_new_transfer(house: House) -> None:
     house.outbox.drop(A)
     assert failure.result is False
     assert not success.called
-    assert len(house.store.reports(unsettled=True)) == 1
+    assert len(house.store.unsettled()) == 1
 
 
 def test_a_full_disk_keeps_no_failure_from_being_told(

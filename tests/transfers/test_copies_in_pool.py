@@ -35,10 +35,10 @@ async def test_no_other_nodes_server_is_set_aside_for_a_copy(
 ) -> None:
     house.volume.pool, enter = "attic", house.store.enter
 
-    def come(transfer: int, name: str, now: float) -> None:
+    def come(now: float, transfer: int, name: str) -> None:
         if name == ReceiveStep.SWAP.name:
             replaced(house)
-        enter(transfer, name, now)
+        enter(now, transfer, name)
 
     monkeypatch.setattr(house.store, "enter", come)
     error = await house.fails(Conflict)
@@ -52,18 +52,18 @@ async def test_nor_is_it_taken_for_the_copy_after_a_restart(
     house: House, step: ReceiveStep
 ) -> None:
     house.volume.pool = "attic"
-    entry = house.store.begin(UUID, Direction.IN, step.name, 1.0)
+    entry = house.store.begin(1.0, UUID, Direction.IN, step.name)
     house.staging.create(UUID)
-    house.store.note_terms(entry, "", (), house.staging.inode(UUID))
+    house.store.set_terms(entry, "", (), house.staging.inode(UUID))
     house.staging.swap(UUID)
     replaced(house)
-    (unfinished,) = house.store.transfers(unfinished=True)
+    (unfinished,) = house.store.unfinished()
     house.receiver.resume(unfinished)
     while house.receiver.servers:
         await deferLater(reactor, 0.005)
     assert is_untouched(house)
     assert "success" not in house.world.calls
-    assert house.store.transfers(unfinished=True) == []
+    assert house.store.unfinished() == []
 
 
 @pytest_twisted.ensureDeferred

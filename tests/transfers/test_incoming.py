@@ -188,10 +188,10 @@ async def test_nobody_waits_for_a_panel_that_is_slow_to_hear(house: House) -> No
     hanging: Deferred[None] = Deferred()
     house.world.waits["failure"] = hanging
     await house.fails(BadRequest, Source(checksum="0"))
-    (report,) = house.store.reports(unsettled=True)
+    (report,) = house.store.unsettled()
     assert report.outcome is Outcome.FAILURE
     hanging.callback(None)
-    assert house.store.reports(unsettled=True) == []
+    assert house.store.unsettled() == []
 
 
 @pytest_twisted.ensureDeferred
@@ -211,10 +211,10 @@ async def test_a_panel_that_cannot_be_told_of_a_failure_changes_nothing(house: H
     assert house.states[-2:] == ["failed", "failure"]
     assert house.world.registered == {}
     # It is told again until it is heard, or the Panel has begun another transfer.
-    assert len(house.store.reports(unsettled=True)) == 1
+    assert len(house.store.unsettled()) == 1
     house.world.owned = [False]
     await house.receiver.open(UUID).run(Source())
-    assert house.store.reports(unsettled=True) == []
+    assert house.store.unsettled() == []
     assert house.world.calls.count("failure") == 1
 
 
@@ -243,7 +243,7 @@ async def test_the_panel_does_not_want_it_here(house: House, code: int) -> None:
     assert room.name.startswith(f"{UUID}.")
     assert (room / "server.properties").exists()
     assert house.world.registered == {}
-    assert house.store.transfers(unfinished=True) == []
+    assert house.store.unfinished() == []
 
 
 @pytest_twisted.ensureDeferred
@@ -299,16 +299,16 @@ async def test_until_the_panel_has_heard_of_it_it_stays_and_is_held(
         house.receiver.open(UUID)
     with pytest.raises(Conflict):
         house.receiver.cancel(UUID)
-    (entry,) = house.store.transfers(unfinished=True)
+    (entry,) = house.store.unfinished()
     assert entry.step == "REPORT"
-    assert len(house.store.reports(unsettled=True)) == 1
+    assert len(house.store.unsettled()) == 1
     assert house.states[-1] == "processing"
     del house.world.faults["success"]
     await transfer.over
     assert house.states[-1] == "completed"
     assert house.world.registered == {UUID: ""}
-    assert house.store.transfers(unfinished=True) == []
-    assert house.store.reports(unsettled=True) == []
+    assert house.store.unfinished() == []
+    assert house.store.unsettled() == []
     logged_errors.take(RuntimeError)
 
 

@@ -148,7 +148,7 @@ async def test_what_the_panel_does_not_want_is_kept_apart_with_its_backups(house
 
 def begun(house: House, step: ReceiveStep) -> None:
     """Leave behind what a daemon does that dies in a step, as late in it as it can."""
-    house.store.begin(UUID, Direction.IN, step.name, 1.0)
+    house.store.begin(1.0, UUID, Direction.IN, step.name)
     directory = Path(house.staging.create(UUID))
     (directory / "world").write_text("whole")
     house.backups.store(UUID, ONE, [b"one"])
@@ -160,7 +160,7 @@ def begun(house: House, step: ReceiveStep) -> None:
 
 
 async def resumed(house: House) -> None:
-    entries = house.store.transfers(unfinished=True)
+    entries = house.store.unfinished()
     clear_leftovers(entries, house.staging, house.backups)
     (entry,) = entries
     house.receiver.resume(entry)
@@ -188,7 +188,7 @@ async def test_or_keeps_all_of_it_apart(house: House, step: ReceiveStep) -> None
     house.world.faults["owns"] = ServerNotFound("deleted meanwhile")
     await resumed(house)
     assert house.world.told == []
-    assert (house.left(), house.store.transfers(unfinished=True)) == ([".quarantine"], [])
+    assert (house.left(), house.store.unfinished()) == ([".quarantine"], [])
     (files,) = house.staging.quarantined()
     quarantine = house.data.with_name(".volumes.staging") / ".quarantine"
     assert (quarantine / files / "world").read_text() == "whole"
@@ -200,8 +200,8 @@ async def test_or_keeps_all_of_it_apart(house: House, step: ReceiveStep) -> None
 @pytest_twisted.ensureDeferred
 async def test_or_gives_up_what_is_not_in_place(house: House) -> None:
     begun(house, ReceiveStep.DURABLE)
-    (entry,) = house.store.transfers(unfinished=True)
-    house.store.enter(entry.id, ReceiveStep.SWAP.name, 2.0)
+    (entry,) = house.store.unfinished()
+    house.store.enter(2.0, entry.id, ReceiveStep.SWAP.name)
     house.world.faults["owns"] = ServerNotFound("deleted meanwhile")
     await resumed(house)
     assert (house.kept(), house.left()) == ({}, [])

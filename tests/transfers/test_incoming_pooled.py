@@ -207,10 +207,10 @@ async def test_whatever_fails_the_files_are_left_alone(
 ) -> None:
     before, write = seen(pooled.data / UUID), pooled.store.enter
 
-    def full(transfer: int, name: str, now: float) -> None:
+    def full(now: float, transfer: int, name: str) -> None:
         if name == step.name:
             raise StorageError("the disk is full")
-        write(transfer, name, now)
+        write(now, transfer, name)
 
     monkeypatch.setattr(pooled.store, "enter", full)
     await pooled.fails(StorageError, source().bring(ONE, b"one"))
@@ -251,18 +251,18 @@ async def test_files_that_the_panel_does_not_want_here_are_not_put_away(pooled: 
 
 async def resumed(house: House, step: ReceiveStep, *, told: bool = False) -> None:
     """Take up what a daemon leaves behind that dies in a step, as late in it as it can."""
-    entry = house.store.begin(UUID, Direction.IN, step.name, 1.0)
-    house.store.note_terms(entry, "Attic", ())
+    entry = house.store.begin(1.0, UUID, Direction.IN, step.name)
+    house.store.set_terms(entry, "Attic", ())
     house.backups.store(UUID, ONE, [b"one"])
     if step in (ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT):
         house.backups.place(UUID)
     if told:
-        house.store.add_report(UUID, Outcome.SUCCESS, 1.0)
+        house.store.add_report(1.0, UUID, Outcome.SUCCESS)
         house.world.before["server"] = lambda: telling.callback(None)
         telling: Deferred[None] = Deferred()
         house.world.waits["success"] = telling
         await house.receiver._means.outbox.load()
-    entries = house.store.transfers(unfinished=True)
+    entries = house.store.unfinished()
     clear_leftovers(entries, house.staging, house.backups)
     (unfinished,) = entries
     house.receiver.resume(unfinished)
@@ -290,7 +290,7 @@ async def test_what_the_panel_was_not_told_has_failed_since_its_sender_is_gone(
     assert pooled.world.calls == ["failure"] + ["remove"] * (step is ReceiveStep.ENVIRONMENT)
     assert (pooled.left(), pooled.kept()) == ([UUID], {})
     assert seen(pooled.data / UUID) == before
-    assert pooled.store.transfers(unfinished=True) == []
+    assert pooled.store.unfinished() == []
 
 
 @pytest_twisted.ensureDeferred
@@ -317,7 +317,7 @@ async def test_what_may_have_been_told_goes_on(pooled: House, told: bool) -> Non
 
 
 def test_what_is_in_the_pool_is_no_leftover(pooled: House, tmp_path: Path) -> None:
-    entry = pooled.store.begin(UUID, Direction.IN, ReceiveStep.RECEIVE.name, 1.0)
-    pooled.store.note_terms(entry, "Attic", ())
-    clear_leftovers(pooled.store.transfers(unfinished=True), pooled.staging, pooled.backups)
+    entry = pooled.store.begin(1.0, UUID, Direction.IN, ReceiveStep.RECEIVE.name)
+    pooled.store.set_terms(entry, "Attic", ())
+    clear_leftovers(pooled.store.unfinished(), pooled.staging, pooled.backups)
     assert pooled.left() == [UUID]

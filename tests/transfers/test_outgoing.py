@@ -154,10 +154,10 @@ async def test_it_is_not_over_before_its_container_is_there_again(house: House) 
     await house.start()
     # Nobody waits for it, but a daemon that ends now must find what it has to do.
     assert (house.states[-1], house.world.hold) == ("failure", "")
-    (entry,) = house.store.transfers(unfinished=True)
+    (entry,) = house.store.unfinished()
     assert entry.step == "SEND"
     house.world.waits["restore"].callback(None)
-    assert house.store.transfers(unfinished=True) == []
+    assert house.store.unfinished() == []
 
 
 # What the Panel asks for

@@ -91,9 +91,9 @@ async def test_a_server_that_moved_and_was_not_deleted_is_asked_about(
     monkeypatch.setattr(sender, "DELETION_WITHIN", 0.02)
     house.world.owned = ours
     await house.start()
-    (entry,) = house.store.transfers(unfinished=True)
+    (entry,) = house.store.unfinished()
     assert entry.step == "SEND"
-    await until(lambda: house.store.transfers(unfinished=True) == [])
+    await until(lambda: house.store.unfinished() == [])
     if ours:
         # The destination took it and is lost, or its success was not wanted.
         assert house.world.told == ["owns", "failure"]
@@ -108,6 +108,6 @@ async def test_one_that_is_deleted_later_is_done_with(house: House) -> None:
     await house.sender.release(UUID)
     # Until its files are out of its place, a daemon that dies leaves them to the next.
     await house.sender._means.disk.run(int)
-    assert len(house.store.transfers(unfinished=True)) == 1
+    assert len(house.store.unfinished()) == 1
     house.sender.deleted(UUID)
-    assert house.store.transfers(unfinished=True) == []
+    assert house.store.unfinished() == []

@@ -78,7 +78,7 @@ async def test_a_deletion_by_the_panel_ends_the_grace_as_a_success(house: House)
     await over
     assert house.states[-2:] == ["success", "completed"]
     assert "failure" not in house.world.told
-    assert house.store.transfers(unfinished=True) == []
+    assert house.store.unfinished() == []
 
 
 @pytest_twisted.ensureDeferred
@@ -88,7 +88,7 @@ async def test_a_daemon_that_ends_leaves_the_grace_to_the_next(house: House) -> 
     await over
     assert "failure" not in house.world.told
     assert house.world.hold != ""
-    (entry,) = house.store.transfers(unfinished=True)
+    (entry,) = house.store.unfinished()
     assert entry.step == "SETTLE"
 
 
@@ -127,7 +127,7 @@ async def test_a_refused_server_is_free_while_its_failure_is_told_again(
     house.destination.status, house.destination.body = 400, b'{"error": "checksums don\'t match"}'
     await house.start()
     assert (house.states[-1], house.world.hold) == ("failure", "")
-    await until(lambda: house.store.reports(unsettled=True) == [])
+    await until(lambda: house.store.unsettled() == [])
     assert house.world.told.count("failure") == 4
 
 

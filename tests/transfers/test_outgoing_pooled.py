@@ -238,13 +238,13 @@ async def test_an_answer_may_come_before_everything_was_sent(house: House) -> No
 async def test_what_has_moved_and_nobody_deletes_stays_where_it_is(house: House) -> None:
     house.destination.features = POOLED
     # It once came by hand, and would be known by its files at the next start.
-    house.store.describe(UUID, "digest", "{}")
-    house.store.arrived(UUID, 1.0)
+    house.store.add_description(UUID, "digest", "{}")
+    house.store.mark_arrived(1.0, UUID)
     await house.start()
     (transfer,) = house.sender._left_behind.values()
     house.world.owned = False
     await Deferred.fromCoroutine(transfer.look_after())
     assert house.world.calls[-2:] == ["forget", "store away backups"]
-    assert house.store.described() == []
+    assert house.store.descriptions() == []
     (entry,) = house.store.transfers()
     assert entry.outcome is Outcome.SUCCESS

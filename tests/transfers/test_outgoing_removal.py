@@ -175,7 +175,7 @@ async def test_a_daemon_that_dies_before_they_are_gone_has_not_ended_the_transfe
     await start(laden)
     await laden.sender.release(UUID)
     laden.sender.deleted(UUID)
-    (entry,) = laden.store.transfers(unfinished=True)
+    (entry,) = laden.store.unfinished()
     assert entry.removals == tuple(PLACES)
     dying.callback(None)
     await until(lambda: is_over(laden))

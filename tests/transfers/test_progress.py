@@ -41,7 +41,7 @@ async def test_a_transfer_tells_what_it_does_and_how_much_has_come(house: House)
     assert now.words == "configuring the environment"
     assert (now.bytes, now.total, now.by_hand) == (len(DATA), len(DATA) + 500, False)
     assert now.rate > 0
-    (entry,) = house.store.transfers(unfinished=True)
+    (entry,) = house.store.unfinished()
     assert now.entry == entry.id
     made.callback(None)
     await running
@@ -53,7 +53,7 @@ async def test_how_it_ended_is_in_the_journal(house: House) -> None:
     house.world.owned = [False, False]
     await house.fails(BadRequest, Source(checksum="0" * 64))
     await house.receiver.open(UUID).run(Source())
-    success, failure = house.store.past(2)
+    success, failure = house.store.ended(2)
     assert "checksum-mismatch" in failure.reason
     assert (failure.bytes, failure.files) == (None, None)
     assert (success.reason, success.bytes, success.files) == ("", len(DATA), 2)

@@ -14,7 +14,7 @@ from tests.daemon.harness import UUID
 from tests.transfers.receiving import JOURNALED, House, Source, reactor
 from wingsd.errors import EnvironmentFailed, ServerNotFound, StorageError
 from wingsd.panel.errors import PanelRefused
-from wingsd.statedb import Direction, Entry, Outcome, Report
+from wingsd.statedb import Direction, Outcome, Report, TransferRecord
 from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.recovery import clear_leftovers, durable
 from wingsd.transfers.steps import ReceiveStep
@@ -29,24 +29,24 @@ async def test_a_journal_that_cannot_be_written_fails_the_transfer_and_loses_not
 ) -> None:
     write = house.store.enter
 
-    def full(transfer: int, name: str, now: float) -> None:
+    def full(now: float, transfer: int, name: str) -> None:
         if name == step.name:
             raise StorageError("the disk is full")
-        write(transfer, name, now)
+        write(now, transfer, name)
 
     monkeypatch.setattr(house.store, "enter", full)
     await house.fails(StorageError)
     assert "success" not in house.world.calls
     assert house.world.calls.count("failure") == 1
     assert (house.left(), house.world.registered) == ([], {})
-    assert house.store.transfers(unfinished=True) == []
+    assert house.store.unfinished() == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_without_a_journal_nothing_begins(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, by_hand: bool) -> int:
+    def full(*_: object, direct: bool) -> int:
         raise StorageError("the disk is full")
 
     monkeypatch.setattr(house.store, "begin", full)
@@ -61,10 +61,10 @@ async def test_a_success_that_cannot_be_written_down_is_not_told(
 ) -> None:
     add = house.store.add_report
 
-    def full(server: str, outcome: Outcome, now: float, backups: object) -> Report:
+    def full(now: float, server: str, outcome: Outcome, backups: object) -> Report:
         if outcome is Outcome.SUCCESS:
             raise StorageError("the disk is full")
-        return add(server, outcome, now)
+        return add(now, server, outcome)
 
     monkeypatch.setattr(house.store, "add_report", full)
     await house.fails(StorageError)
@@ -77,12 +77,12 @@ async def test_a_success_that_cannot_be_written_down_is_not_told(
 
 async def resumed(house: House, step: ReceiveStep, begun: float = 1.0) -> None:
     """Take up, as the next daemon does, a transfer that had come so far."""
-    entry = house.store.begin(UUID, Direction.IN, step.name, begun)
+    entry = house.store.begin(begun, UUID, Direction.IN, step.name)
     directory = Path(house.staging.create(UUID))
     (directory / "world").write_text("whole")
     if step in (ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT):
         house.staging.swap(UUID)
-    (found,) = house.store.transfers(unfinished=True)
+    (found,) = house.store.unfinished()
     assert found.id == entry
     house.receiver.resume(found)
     while house.receiver.servers:
@@ -97,7 +97,7 @@ async def test_what_was_whole_goes_on_where_it_stood(house: House, step: Receive
     assert house.world.calls == ["owns", "server", *made, "success", "sync"]
     assert (house.data / UUID / "world").read_text() == "whole"
     assert house.states[-1] == "completed"
-    assert house.store.transfers(unfinished=True) == []
+    assert house.store.unfinished() == []
 
 
 @pytest.mark.parametrize("ahead", [365 * 24 * 3600.0, -365 * 24 * 3600.0])
@@ -117,21 +117,21 @@ async def test_what_was_not_whole_is_told_to_have_failed(house: House, step: Rec
     await resumed(house, step)
     assert house.world.calls == ["failure"]
     assert house.states[-1] == "failure"
-    assert house.store.transfers(unfinished=True) == []
+    assert house.store.unfinished() == []
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT])
 @pytest_twisted.ensureDeferred
 async def test_what_was_undone_already_is_no_success(house: House, step: ReceiveStep) -> None:
-    house.store.begin(UUID, Direction.IN, step.name, 1.0)
-    (entry,) = house.store.transfers(unfinished=True)
+    house.store.begin(1.0, UUID, Direction.IN, step.name)
+    (entry,) = house.store.unfinished()
     house.receiver.resume(entry)
     while house.receiver.servers:
         await deferLater(reactor, 0.005)
     assert "success" not in house.world.calls
     # It may have been killed before the container was removed as well.
     assert ("remove" in house.world.calls) is (step is ReceiveStep.ENVIRONMENT)
-    assert (house.left(), house.store.transfers(unfinished=True)) == ([], [])
+    assert (house.left(), house.store.unfinished()) == ([], [])
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
@@ -154,7 +154,7 @@ async def test_what_is_left_of_a_failure_is_removed_by_the_next_daemon(house: Ho
     while "remove" not in house.world.calls:
         await deferLater(reactor, 0.005)
     # The daemon ends here, before its engine has removed what may have been made.
-    (entry,) = house.store.transfers(unfinished=True)
+    (entry,) = house.store.unfinished()
     assert (entry.step, durable([entry])) == ("FAILED", set())
     house.world.calls.clear()
     house.world.waits.clear()
@@ -163,7 +163,7 @@ async def test_what_is_left_of_a_failure_is_removed_by_the_next_daemon(house: Ho
         await deferLater(reactor, 0.005)
     # The Panel has heard of it, and may have begun another transfer since.
     assert house.world.calls == ["remove"]
-    assert house.store.transfers(unfinished=True) == []
+    assert house.store.unfinished() == []
     assert house.store.transfers()[0].outcome is Outcome.FAILURE
 
 
@@ -193,10 +193,10 @@ async def test_what_was_set_aside_and_put_back_is_no_server_of_the_transfer(
     precious.touch()
     house.world.faults["create"] = EnvironmentFailed("no engine")
 
-    def die(transfer: int, name: str, *_: object) -> None:
+    def die(now: float, transfer: int, name: str) -> None:
         if name == "FAILED":
             raise StorageError("the daemon is killed here")
-        enter(transfer, name, 1.0)
+        enter(1.0, transfer, name)
 
     enter = house.store.enter
     monkeypatch.setattr(house.store, "enter", die)
@@ -204,7 +204,7 @@ async def test_what_was_set_aside_and_put_back_is_no_server_of_the_transfer(
     await house.fails(EnvironmentFailed)
     assert precious.exists()
     monkeypatch.undo()
-    (entry,) = house.store.transfers(unfinished=True)
+    (entry,) = house.store.unfinished()
     assert entry.step == "ENVIRONMENT"
 
     del house.world.faults["create"]
@@ -216,7 +216,7 @@ async def test_what_was_set_aside_and_put_back_is_no_server_of_the_transfer(
         await deferLater(reactor, 0.005)
     assert "success" not in house.world.calls
     assert precious.exists()
-    assert (house.left(), house.store.transfers(unfinished=True)) == ([UUID], [])
+    assert (house.left(), house.store.unfinished()) == ([UUID], [])
 
 
 @pytest_twisted.ensureDeferred
@@ -236,8 +236,8 @@ async def test_what_was_set_aside_is_put_back_when_the_panel_does_not_want_the_s
 def test_what_is_whole_is_told_by_its_step() -> None:
     steps = [*ReceiveStep]
     entries = [
-        Entry(number, step.name, Direction.IN, step.name, 0, 0)
+        TransferRecord(number, step.name, Direction.IN, step.name, 0, 0)
         for number, step in enumerate(steps)
     ]
-    entries.append(Entry(99, "sent", Direction.OUT, "SEND", 0, 0))
+    entries.append(TransferRecord(99, "sent", Direction.OUT, "SEND", 0, 0))
     assert durable(entries) == {"SWAP", "ENVIRONMENT", "REPORT"}

@@ -102,11 +102,11 @@ def recover(
 ) -> Heard:
     """Take up, as the next daemon does, a transfer that had come so far a second ago."""
     heard = Heard()
-    entry = store.begin(UUID, Direction.OUT, step.name, 1.0)
-    store.note_terms(entry, pool, removals, inode)
+    entry = store.begin(1.0, UUID, Direction.OUT, step.name)
+    store.set_terms(entry, pool, removals, inode)
     workers: Any = SynchronousWorkers()
     recovery = Recovery(
-        entries=store.transfers(unfinished=True),
+        entries=store.unfinished(),
         receiver=world,
         sender=world,
         servers=world,
@@ -152,9 +152,9 @@ async def test_it_is_not_over_before_its_container_is_there_again(store: Store) 
     world = World()
     world.restoring = Deferred()
     recover(store, world, SendStep.SEND)
-    assert store.transfers(unfinished=True)
+    assert store.unfinished()
     world.restoring.callback(None)
-    assert store.transfers(unfinished=True) == []
+    assert store.unfinished() == []
 
 
 @pytest_twisted.ensureDeferred
@@ -213,12 +213,12 @@ async def test_what_has_left_within_a_pool_is_no_server_that_is_here_by_hand(
     store: Store, moved: bool
 ) -> None:
     """It once came so; its files are there still, and would have it known at the next start."""
-    store.describe(UUID, "digest", "{}")
-    store.arrived(UUID, 1.0)
+    store.add_description(UUID, "digest", "{}")
+    store.mark_arrived(1.0, UUID)
     world = World()
     world.owned = not moved
     recover(store, world, SendStep.SEND, pool="attic")
-    assert len(store.described()) == (not moved)
+    assert len(store.descriptions()) == (not moved)
 
 
 @pytest_twisted.ensureDeferred

@@ -17,7 +17,7 @@ from tests.transfers.receiving import DATA, House, Source, reactor
 from wingsd.archive.errors import ArchiveError
 from wingsd.errors import DaemonStopping, ServerAlreadyExists, StorageError, TransferCancelled
 from wingsd.events import EventBus
-from wingsd.statedb import Direction, Entry
+from wingsd.statedb import Direction, TransferRecord
 from wingsd.transfers.errors import ChecksumMismatch, DestinationDisconnected
 from wingsd.transfers.step_log import StepLog, StepLogs
 from wingsd.transfers.steps import ReceiveStep, SendStep
@@ -28,7 +28,7 @@ class Journal:
 
     refuses: StorageError | None = None
 
-    def begin(self, *_: object, by_hand: bool) -> Deferred[int]:
+    def begin(self, *_: object, direct: bool) -> Deferred[int]:
         return succeed(1) if self.refuses is None else fail(self.refuses)
 
     def enter(self, *_: object) -> Deferred[None]:
@@ -49,7 +49,7 @@ class Told:
         await self.course.begin()
 
     def resume(self, step: ReceiveStep) -> None:
-        self.course.resume(Entry(1, UUID, Direction.IN, step.name, 0, 0), step)
+        self.course.resume(TransferRecord(1, UUID, Direction.IN, step.name, 0, 0), step)
 
 
 @pytest_twisted.ensureDeferred
@@ -213,7 +213,7 @@ async def test_a_mistake_in_what_comes_with_a_server_leaves_none_under_way(
     await transfer.over
     assert house.heard.over == [("in", None, len(DATA))]
     assert house.world.registered == {UUID: ""}
-    assert house.store.transfers(unfinished=True) == []
+    assert house.store.unfinished() == []
     logged_errors.take(RuntimeError)
 
 
@@ -236,5 +236,5 @@ async def test_nor_does_one_when_the_panel_may_have_heard(
     await transfer.over
     assert house.heard.over == [("in", error, len(DATA))]
     # The next daemon goes on with it.
-    (entry,) = house.store.transfers(unfinished=True)
+    (entry,) = house.store.unfinished()
     assert entry.step == "REPORT"

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, Public, ServerPath
 from wingsd.api.upload import UploadBody
-from wingsd.auth.tokens import AGAIN_BY_HAND, TransferToken, token_was_used, transfer_token
+from wingsd.auth.tokens import RENEW_DIRECT, TransferToken, token_was_used, transfer_token
 from wingsd.errors import BadRequest, Unauthorized, WingsdError, error_code
 from wingsd.http.operations import INVALID, Access, Call, Success, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
@@ -149,7 +149,7 @@ class TransfersEndpoint(Public):
 
     async def _features_for(self, token: TransferToken, request: StreamingRequest) -> list[str]:
         receiver = self.services.receiver
-        if not token.by_hand:
+        if not token.direct:
             receiver.expect(token.server)
         marks = request.header(MARK), request.header(BACKUPS_MARK)
         if not any(marks):
@@ -176,7 +176,7 @@ class TransfersEndpoint(Public):
         await rest()
 
     def _authority(self, token: TransferToken) -> ReceivingCoordinator | None:
-        return self.services.by_hand.arrivals.authority(token) if token.by_hand else None
+        return self.services.by_hand.arrivals.authority(token) if token.direct else None
 
     def _tell_refused(self, request: StreamingRequest, error: Exception) -> None:
         self._log.warn(
@@ -329,9 +329,9 @@ class ByHandEndpoint(Public):
             config.api.public_url,
             # What became of a transfer is asked when it is over, which may be much later.
             expired_too=request.method == b"DELETE",
-            again=AGAIN_BY_HAND,
+            again=RENEW_DIRECT,
         )
-        if not self._token.by_hand or self._token.server != self.uuid:
+        if not self._token.direct or self._token.server != self.uuid:
             raise Unauthorized(
                 "The token is not valid",
                 "it is not for moving this server by hand; take the one that wingsctl receive "
@@ -348,7 +348,7 @@ class ByHandEndpoint(Public):
         """Tell what the server is that is about to be sent here by hand."""
         token = self._token
         if await self.services.journal.was_used(token.digest, token.expires):
-            raise token_was_used(AGAIN_BY_HAND)
+            raise token_was_used(RENEW_DIRECT)
         described = attrs.asdict(order, filter=lambda _, value: value is not None)
         self.services.by_hand.arrivals.describe(token, described)
 

@@ -17,7 +17,7 @@ from wingsd.config import Config, Ssl
 from wingsd.docker import engine
 from wingsd.errors import StorageError
 from wingsd.metrics import DIRECTIONS
-from wingsd.statedb import Entry
+from wingsd.statedb import TransferRecord
 from wingsd.transfers.formatting import summary
 from wingsd.transfers.recovery import clear_leftovers
 
@@ -80,7 +80,7 @@ class Node(Service):
         for line in shortcomings(survey(self._config, self._parts.owner, address)):
             self._log.warn("this node may not do all that a node does: {line}", line=line)
 
-    def _prepare_disk(self) -> list[Entry]:
+    def _prepare_disk(self) -> list[TransferRecord]:
         """Open staging area and journal; return the transfers that are not finished."""
         parts = self._parts
         try:
@@ -88,13 +88,13 @@ class Node(Service):
             parts.store.open()
             parts.denied.restore(parts.store.denied())
             parts.denied.refuse_before(parts.store.denied_before())
-            unfinished = parts.store.transfers(unfinished=True)
+            unfinished = parts.store.unfinished()
             clear_leftovers(unfinished, parts.staging, parts.backups)
         except StorageError as error:
             raise SystemExit(f"wingsd: {error.detail}") from error
         return unfinished
 
-    async def _boot(self, unfinished: list[Entry]) -> bool:
+    async def _boot(self, unfinished: list[TransferRecord]) -> bool:
         parts = self._parts
         recovery = parts.make_recovery(unfinished)
         await parts.outbox.load()
@@ -130,7 +130,7 @@ class Node(Service):
 
     async def _forget_the_old(self) -> None:
         try:
-            await self._parts.journal.forget()
+            await self._parts.journal.prune()
         except StorageError as error:
             self._log.error("{error}", error=error)
         await self._parts.attic.clear()

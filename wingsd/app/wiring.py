@@ -26,7 +26,7 @@ from wingsd.http.site import NodeSite
 from wingsd.metrics import Exposition, Recorder, Sources
 from wingsd.panel.client import Panel
 from wingsd.servers import Servers
-from wingsd.statedb import Entry, StateDatabase
+from wingsd.statedb import StateDatabase, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.collaborators import ReceivingCollaborators, SendingCollaborators
@@ -183,7 +183,7 @@ class Wiring:
             )
         )
 
-    def make_recovery(self, unfinished: list[Entry]) -> Recovery:
+    def make_recovery(self, unfinished: list[TransferRecord]) -> Recovery:
         """Return who takes up the transfers that an earlier daemon has left."""
         return Recovery(
             entries=unfinished,

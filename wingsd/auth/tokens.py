@@ -27,14 +27,14 @@ from wingsd.errors import Forbidden, Unauthorized
 from wingsd.util.text import canonical_uuid, origin
 
 __all__ = [
-    "AGAIN_BY_HAND",
     "EXPIRED",
+    "RENEW_DIRECT",
     "ConsoleToken",
     "DenyList",
     "TransferToken",
     "authorize_panel",
     "console_token",
-    "hand_token",
+    "direct_token",
     "token_was_used",
     "transfer_token",
 ]
@@ -42,15 +42,15 @@ __all__ = [
 #: What is said of a console's token that has expired. The Panel's page looks for these words,
 #: and for none else but those of the deny list, and then asks for another token by itself.
 EXPIRED = "jwt: exp claim is invalid"
-#: What gives another token to who moves a server by hand.
-AGAIN_BY_HAND = "run wingsctl receive there again for a new token"
+#: How to get another token for a direct transfer.
+RENEW_DIRECT = "run wingsctl receive there again for a new token"
 
 _MISSING = "The required authorization heads were not present in the request."
 _NOT_VALID = "The token is not valid"
 _AGAIN_FOR_TRANSFER = "start the transfer again in the Panel for a new token"
 _AGAIN_FOR_CONSOLE = "reload the page for a new token"
-#: The claim of a token that this node made itself; no Panel writes it.
-_BY_HAND = "by_hand"
+#: The claim of a direct transfer's token, which a node issues itself; no Panel has it.
+_DIRECT = "by_hand"
 #: Seconds by which two nodes' clocks may differ; the Panels' own figure.
 _CLOCKS_DIFFER = 300
 
@@ -85,8 +85,8 @@ class TransferToken:
     server: str
     digest: str
     expires: float
-    #: Whether this node made it, for people who move the server, and not the Panel.
-    by_hand: bool = False
+    #: Whether this node issued it, for a direct transfer, and not the Panel.
+    direct: bool = False
 
 
 def transfer_token(
@@ -122,11 +122,11 @@ def transfer_token(
         server=_server(claims["sub"], "its subject"),
         digest=sha256(signed.encode()).hexdigest(),
         expires=_seconds(claims, "exp"),
-        by_hand=claims.get(_BY_HAND) is True,
+        direct=claims.get(_DIRECT) is True,
     )
 
 
-def hand_token(server: str, key: str, now: float, expires: float, public_url: str = "") -> str:
+def direct_token(server: str, key: str, now: float, expires: float, public_url: str = "") -> str:
     """Return a token by which the server may be sent to this node once, by hand.
 
     `key`, `public_url` as for `transfer_token`; times in seconds since the epoch.
@@ -138,7 +138,7 @@ def hand_token(server: str, key: str, now: float, expires: float, public_url: st
         "nbf": int(now) - _CLOCKS_DIFFER,
         "exp": int(expires),
         "unique_id": secrets.token_hex(8),
-        _BY_HAND: True,
+        _DIRECT: True,
     } | ({"aud": [public_url]} if public_url else {})
     return jwt.encode(claims, key, "HS256")
 

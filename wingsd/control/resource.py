@@ -11,7 +11,7 @@ import attrs
 from wingsd.api.resource import Public, Services
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.client import Panel
-from wingsd.statedb.records import Direction, Entry, Report
+from wingsd.statedb.records import Direction, Report, TransferRecord
 from wingsd.threadio import Workers
 from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.step_log import Progress
@@ -77,7 +77,7 @@ def running(progress: Progress, now: float) -> Json:
     }
 
 
-def ending(entry: Entry, started: float) -> Json:
+def ending(entry: TransferRecord, started: float) -> Json:
     """Return a transfer that is under way no more, but not at its end either.
 
     That may be one of before, whose end is to be found out, since this daemon has `started`.
@@ -88,7 +88,7 @@ def ending(entry: Entry, started: float) -> Json:
         "transfer": entry.id,
         "server": entry.server,
         "direction": entry.direction.value,
-        "by_hand": entry.by_hand,
+        "by_hand": entry.direct,
         "storage_pool": entry.pool or None,
         "state": step.state.name.lower(),
         "step": step.name.lower(),
@@ -104,13 +104,13 @@ def ending(entry: Entry, started: float) -> Json:
     }
 
 
-def past(entry: Entry) -> Json:
+def past(entry: TransferRecord) -> Json:
     """Return a transfer that has ended."""
     return {
         "transfer": entry.id,
         "server": entry.server,
         "direction": entry.direction.value,
-        "by_hand": entry.by_hand,
+        "by_hand": entry.direct,
         "storage_pool": entry.pool or None,
         "outcome": None if entry.outcome is None else entry.outcome.value,
         "reason": entry.reason,

@@ -47,7 +47,7 @@ class Departure:
 class _MoveEndpoint(ControlEndpoint):
     async def _last(self, server: str) -> int:
         """Return the number of the server's last transfer: what follows has a higher one."""
-        last = await self.rooms.services.journal.past(1, server)
+        last = await self.rooms.services.journal.ended(1, server)
         return last[0].id if last else 0
 
 
@@ -158,7 +158,7 @@ class ControlTransfersEndpoint(ControlEndpoint):
         """Return what is under way, what is expected, and the last that have ended."""
         most = _number(query.past)
         answer = {"running": await _running(self.rooms), "expected": _expected(self.rooms)}
-        ended = await self.rooms.services.journal.past(most)
+        ended = await self.rooms.services.journal.ended(most)
         answer["past"] = [views.past(entry) for entry in ended]
         return answer
 
@@ -177,7 +177,7 @@ class TransferEndpoint(ControlEndpoint):
             "running": _only(await _running(rooms), uuid),
             "expected": _only(_expected(rooms), uuid),
         }
-        ended = await rooms.services.journal.past(MOST, uuid)
+        ended = await rooms.services.journal.ended(MOST, uuid)
         reports = await rooms.services.journal.unsettled()
         answer["past"] = [views.past(entry) for entry in ended]
         answer["reports_waiting"] = [views.report(each) for each in reports if each.server == uuid]

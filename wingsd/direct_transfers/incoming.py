@@ -11,7 +11,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from wingsd.auth.tokens import TransferToken, hand_token, transfer_token
+from wingsd.auth.tokens import TransferToken, direct_token, transfer_token
 from wingsd.direct_transfers.collaborators import DirectTransferCollaborators
 from wingsd.direct_transfers.description import (
     Description,
@@ -32,7 +32,7 @@ from wingsd.errors import (
 from wingsd.events import DELETED, Event
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
-from wingsd.statedb import Described, Direction
+from wingsd.statedb import Direction, ServerDescription
 from wingsd.transfers.steps import ReceiveStep
 
 __all__ = [
@@ -53,9 +53,9 @@ class TryAgain(WingsdError):
     retry_after = 1.0
 
 
-async def row_of(server: str, means: DirectTransferCollaborators) -> Described | None:
+async def row_of(server: str, means: DirectTransferCollaborators) -> ServerDescription | None:
     """Return what the journal has of a server that is moved here. Raises `StorageError`."""
-    rows = await means.journal.described()
+    rows = await means.journal.descriptions()
     return next((row for row in rows if row.server == server), None)
 
 
@@ -136,7 +136,7 @@ class HandReceiving:
     async def write_down(self) -> None:
         """Keep what it is: a daemon that dies has nobody to ask. Raises `StorageError`."""
         text = json.dumps(self._description)
-        await self._means.journal.describe(self._server, self.digest, text)
+        await self._means.journal.add_description(self._server, self.digest, text)
 
     async def ask_again(self) -> tuple[bool, Configuration]:
         """Return whether it was written down that it is here, and what it is."""
@@ -147,7 +147,7 @@ class HandReceiving:
 
     async def tell_success(self, backups: Sequence[str] | None) -> Deferred[bool]:
         """Write down that it is here: from now on it is. Raises `StorageError`."""
-        await self._means.journal.arrived(self._server)
+        await self._means.journal.mark_arrived(self._server)
         self._over(True)
         return succeed(True)
 
@@ -155,7 +155,7 @@ class HandReceiving:
         """Forget it. The source reads it in the answer, or asks."""
         self._over(False)
         try:
-            await self._means.journal.undescribe(self._server)
+            await self._means.journal.delete_description(self._server)
         except StorageError as error:
             self._log.error("{server}: {error}", server=self._server, error=error)
 
@@ -220,7 +220,7 @@ class IncomingDirectTransfers:
         await check_place(server, means)
         key, public_url = means.config.token, means.config.api.public_url
         now = means.now()
-        token = hand_token(server, key, now, now + seconds, public_url)
+        token = direct_token(server, key, now, now + seconds, public_url)
         known = transfer_token(f"Bearer {token}", key, public_url, expired_too=True)
         self._expected[server] = _Expected(
             known.digest, known.expires, tuple(addresses), description, description is not None
@@ -307,7 +307,7 @@ class IncomingDirectTransfers:
     async def _is_to_be_resumed(self, server: str) -> bool:
         """Return whether an earlier daemon left it unfinished, and it is not taken up yet."""
         unfinished = await self._means.journal.unfinished()
-        ours = (each for each in unfinished if each.direction is Direction.IN and each.by_hand)
+        ours = (each for each in unfinished if each.direction is Direction.IN and each.direct)
         left = any(each.server == server for each in ours)
         return left and self._means.receiver.find(server) is None
 
@@ -342,21 +342,21 @@ class IncomingDirectTransfers:
         `StorageError`.
         """
         configurations = []
-        for row in await self._means.journal.described():
+        for row in await self._means.journal.descriptions():
             if row.arrived is None and row.server in unfinished:
                 continue
             if row.arrived is None or not await self._is_there(row):
-                await self._means.journal.undescribe(row.server)
+                await self._means.journal.delete_description(row.server)
                 continue
             self._watch(row.server)
             configurations += self._configuration(row)
         self._means.servers.add_moved(configurations)
 
-    async def _is_there(self, row: Described) -> bool:
+    async def _is_there(self, row: ServerDescription) -> bool:
         place = self._means.servers.directory(row.server)
         return await self._means.disk.run(os.path.isdir, place)
 
-    def _configuration(self, row: Described) -> list[Configuration]:
+    def _configuration(self, row: ServerDescription) -> list[Configuration]:
         """Return what the server is, nothing where the Panel tells that."""
         if not row.description:
             return []
@@ -368,13 +368,13 @@ class IncomingDirectTransfers:
 
     async def hand_over(self) -> None:
         """Note which servers the Panel has here now. Raises `StorageError`."""
-        for row in await self._means.journal.described():
+        for row in await self._means.journal.descriptions():
             try:
                 known = self._means.servers.get(row.server)
             except ServerNotFound:
                 continue
             if row.description and row.arrived is not None and not known.by_hand:
-                await self._means.journal.hand_over(row.server)
+                await self._means.journal.clear_description(row.server)
 
     def _watch(self, server: str) -> None:
         """Forget what came with a server when that is deleted."""
@@ -388,6 +388,6 @@ class IncomingDirectTransfers:
 
     async def _forget(self, server: str) -> None:
         try:
-            await self._means.journal.undescribe(server)
+            await self._means.journal.delete_description(server)
         except StorageError as error:
             self._log.error("{server}: {error}", server=server, error=error)

@@ -10,7 +10,7 @@ from wingsd.direct_transfers.collaborators import DirectTransferCollaborators
 from wingsd.direct_transfers.incoming import HandReceiving, IncomingDirectTransfers
 from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
 from wingsd.errors import StorageError
-from wingsd.statedb import Entry
+from wingsd.statedb import TransferRecord
 
 __all__ = ["DirectTransfers"]
 
@@ -24,9 +24,9 @@ class DirectTransfers:
         self.arrivals = IncomingDirectTransfers(means)
         self.departures = OutgoingDirectTransfers(means)
 
-    async def load(self, unfinished: Sequence[Entry]) -> None:
+    async def load(self, unfinished: Sequence[TransferRecord]) -> None:
         """Make the servers known that are here by hand. Raises `StorageError`."""
-        await self.arrivals.load({entry.server for entry in unfinished if entry.by_hand})
+        await self.arrivals.load({entry.server for entry in unfinished if entry.direct})
 
     async def hand_over(self) -> None:
         """Leave to the Panel what it has here now. What cannot be written down is logged."""
@@ -39,7 +39,7 @@ class DirectTransfers:
         """Return the word for a server that was on its way here when an earlier daemon ended."""
         return self.arrivals.resume(server)
 
-    def settle(self, entry: Entry) -> None:
+    def settle(self, entry: TransferRecord) -> None:
         """Find out what became of a server that an earlier daemon was sending."""
         self.departures.resume(entry)
 

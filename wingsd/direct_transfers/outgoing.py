@@ -27,7 +27,7 @@ from wingsd.errors import (
 )
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers import Server
-from wingsd.statedb import Account, Entry, Order, Outcome
+from wingsd.statedb import DirectOrder, Outcome, TransferRecord, TransferResult
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.errors import DaemonRestarted, DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.request import TransferOrder
@@ -71,7 +71,7 @@ class HandSending:
     def __init__(
         self,
         server: str,
-        order: Order,
+        order: DirectOrder,
         means: DirectTransferCollaborators,
         description: Description | None = None,
     ) -> None:
@@ -89,7 +89,7 @@ class HandSending:
 
     async def write_down(self, entry: int) -> None:
         """Keep where it goes, to ask there after a restart."""
-        await self._means.journal.order(entry, self._order)
+        await self._means.journal.add_order(entry, self._order)
 
     async def introduce(self) -> None:
         """Tell the destination what the server is; it refuses early what it cannot take.
@@ -145,7 +145,7 @@ class HandSending:
     async def part(self, server: Server) -> None:
         """Delete it here, if that was asked for; else leave its files where they are."""
         try:
-            await self._means.journal.undescribe(self._server)
+            await self._means.journal.delete_description(self._server)
             if self._order.remove:
                 await self._means.servers.delete(self._server)
                 return
@@ -209,7 +209,7 @@ class OutgoingDirectTransfers:
         `Conflict` where that is in a storage pool and may be another node's, `BadRequest`, and
         what `Sender.start` raises.
         """
-        order = Order(_uploads_at(url), f"Bearer {token}", remove)
+        order = DirectOrder(_uploads_at(url), f"Bearer {token}", remove)
         if description is not None:
             read(description, server)
         known = await self._find(server, description)
@@ -253,7 +253,7 @@ class OutgoingDirectTransfers:
 
     # After a restart
 
-    def resume(self, entry: Entry) -> None:
+    def resume(self, entry: TransferRecord) -> None:
         """Find out what became of a server that an earlier daemon was sending."""
         try:
             self._means.servers.get(entry.server).hold = HOLD
@@ -266,9 +266,9 @@ class OutgoingDirectTransfers:
             )
         )
 
-    async def _settle(self, entry: Entry) -> None:
+    async def _settle(self, entry: TransferRecord) -> None:
         uuid, moved = entry.server, False
-        order = await self._means.journal.ordered(entry.id)
+        order = await self._means.journal.order(entry.id)
         # A step is written down before it is taken: of SEND nobody knows how far it came.
         if order is not None and reached(entry, SendStep.SEND):
             sending = self._settling[uuid] = HandSending(uuid, order, self._means)
@@ -281,7 +281,9 @@ class OutgoingDirectTransfers:
         way = entry.direction.value
         self._means.observer.transfer_over(way, None if moved else DaemonRestarted())
         outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
-        account = Account() if moved else Account("this node was restarted meanwhile")
+        account = (
+            TransferResult() if moved else TransferResult("this node was restarted meanwhile")
+        )
         await self._means.journal.end(entry.id, outcome, account)
 
     async def _part(self, sending: HandSending, uuid: str) -> None:
@@ -290,7 +292,7 @@ class OutgoingDirectTransfers:
         server.disown(MOVED)
         await sending.part(server)
 
-    async def _stays(self, entry: Entry) -> None:
+    async def _stays(self, entry: TransferRecord) -> None:
         self._log.info("{server}: its move failed, it is still here", server=entry.server)
         self._means.servers.reserve(entry.server, "")
         with suppress(ServersNotLoaded, ServerNotFound):

@@ -5,15 +5,23 @@
 """
 
 from wingsd.statedb.async_store import StateDatabase
-from wingsd.statedb.records import Account, Described, Direction, Entry, Order, Outcome, Report
+from wingsd.statedb.records import (
+    Direction,
+    DirectOrder,
+    Outcome,
+    Report,
+    ServerDescription,
+    TransferRecord,
+    TransferResult,
+)
 
 __all__ = [
-    "Account",
-    "Described",
+    "DirectOrder",
     "Direction",
-    "Entry",
-    "Order",
     "Outcome",
     "Report",
+    "ServerDescription",
     "StateDatabase",
+    "TransferRecord",
+    "TransferResult",
 ]

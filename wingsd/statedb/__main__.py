@@ -1,4 +1,4 @@
-"""Lists the journal for people: `python -m wingsd.statedb [--config FILE]`."""
+"""Prints the state database: `python -m wingsd.statedb [--config FILE]`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _reports(store: Store) -> Iterator[tuple[str, ...]]:
 
 
 def _print(title: str, rows: Iterator[tuple[str, ...]]) -> None:
-    # Reasons and answers are other programs' words.
+    # Reasons and answers come from other programs.
     table = [[escaped(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     print(title)
@@ -46,7 +46,7 @@ def _print(title: str, rows: Iterator[tuple[str, ...]]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the transfers and the reports that the journal knows. Exits with one line if not."""
+    """Print the transfers and the reports to the Panel in the state database."""
     parser = argparse.ArgumentParser(prog="python -m wingsd.statedb", description=main.__doc__)
     parser.add_argument("--config", help="the node's configuration, if not the daemon's usual one")
     try:

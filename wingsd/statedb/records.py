@@ -1,8 +1,8 @@
 """The records of the state database, and the tables that they are kept in.
 
-A clock that is set forward makes everything old at once, and may be set back again. So it stays
-known up to which time tokens were forgotten: those from before are good for nothing. And what is
-kept for some days has its days counted, by looking at it daily.
+A clock that is set forward makes all rows expire at once, and may be set back again. The table
+`forgotten` therefore keeps the time up to which tokens were deleted: older ones are refused. And
+the ages in `kept` are counted daily.
 """
 
 from __future__ import annotations
@@ -12,30 +12,39 @@ from enum import Enum
 
 import attrs
 
-__all__ = ["SCHEMAS", "Account", "Described", "Direction", "Entry", "Order", "Outcome", "Report"]
+__all__ = [
+    "SCHEMAS",
+    "DirectOrder",
+    "Direction",
+    "Outcome",
+    "Report",
+    "ServerDescription",
+    "TransferRecord",
+    "TransferResult",
+]
 
 
-def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
+def _split(names: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(names.split() if isinstance(names, str) else names)
 
 
 class Direction(Enum):
-    """Which of a transfer's two nodes this one is."""
+    """Whether this node receives the server or sends it."""
 
     IN = "in"
     OUT = "out"
 
 
 class Outcome(Enum):
-    """How a transfer ended, or is reported to have ended."""
+    """The outcome of a transfer."""
 
     SUCCESS = "success"
     FAILURE = "failure"
 
 
 @attrs.frozen
-class Entry:
-    """A transfer: the step it was last known to enter, and its outcome, None while it has none."""
+class TransferRecord:
+    """A transfer: its last recorded step, and its outcome, None before it has ended."""
 
     id: int
     server: str
@@ -46,23 +55,23 @@ class Entry:
     outcome: Outcome | None = attrs.field(
         default=None, converter=attrs.converters.optional(Outcome)
     )
-    #: Whether people moved it, and no Panel was asked.
-    by_hand: bool = attrs.field(default=False, converter=bool)
-    #: Why it failed; the archive's bytes and files, None where it did not come so far.
+    #: Whether it is a direct transfer, without a Panel.
+    direct: bool = attrs.field(default=False, converter=bool)
+    #: Why it failed; the archive's bytes and files, None where it ended before.
     reason: str = ""
     bytes: int | None = None
     files: int | None = None
-    #: The storage pool by which the other node may have the server's files: they are left alone.
+    #: The storage pool that the other node shares: it has the files, so they are not deleted.
     pool: str = ""
-    #: Local backups to be removed here once the server has moved: paths where they are kept.
-    removals: tuple[str, ...] = attrs.field(default=(), converter=_listed)
-    #: That of the directory with the server's files; None where it is not known, or of a pool.
+    #: Paths of the local backups to be removed once the server has moved.
+    removals: tuple[str, ...] = attrs.field(default=(), converter=_split)
+    #: The inode of the server's directory; None where it is unknown, or in a pool.
     inode: int | None = attrs.field(default=None, converter=attrs.converters.optional(int))
 
 
 @attrs.frozen
-class Account:
-    """What is told of a transfer that has ended; see `Entry`."""
+class TransferResult:
+    """Details of an ended transfer; see `TransferRecord`."""
 
     reason: str = ""
     bytes: int | None = None
@@ -71,9 +80,9 @@ class Account:
 
 @attrs.frozen
 class Report:
-    """What the Panel is to hear of a transfer, since `created`; `answer` is its last word so far.
+    """A report to the Panel on a transfer, added at `created`; `answer` is the Panel's last one.
 
-    `settled` is None as long as it goes on being told.
+    `settled` is None as long as it is still to be sent.
     """
 
     id: int
@@ -83,20 +92,20 @@ class Report:
     attempts: int = 0
     answer: str = ""
     settled: float | None = None
-    #: The UUIDs of the backups that came with the server; None where the Panel is told of none.
+    #: The UUIDs of the backups received with the server; None where the report has none.
     backups: tuple[str, ...] | None = attrs.field(
-        default=None, converter=attrs.converters.optional(_listed)
+        default=None, converter=attrs.converters.optional(_split)
     )
-    #: When its transfer began at this node; None where the journal has no such transfer.
+    #: When its transfer began at this node; None where the database has no such transfer.
     begun: float | None = None
 
 
 @attrs.frozen
-class Described:
-    """A server that is moved here by hand: its `description`, JSON as a Panel would send it.
+class ServerDescription:
+    """A server received by a direct transfer: its `description`, JSON as a Panel would send it.
 
-    That is empty when the Panel describes it now. `digest` is that of the token it comes by, and
-    `arrived` is when it did, None before.
+    The description is empty once the Panel describes the server. `digest` is that of the
+    transfer's token; `arrived` is the time of arrival, None before.
     """
 
     server: str
@@ -106,10 +115,10 @@ class Described:
 
 
 @attrs.frozen
-class Order:
-    """Where a server is to be moved by hand, and whether it is then to be removed here.
+class DirectOrder:
+    """The destination of a direct transfer, and whether the server is removed here afterwards.
 
-    `url` is where the other node takes uploads, `token` the whole `Authorization` for there.
+    `url` is the other node's address for uploads, `token` the `Authorization` header for it.
     """
 
     url: str
@@ -147,7 +156,7 @@ CREATE TABLE forgotten (kind TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWI
 INSERT INTO forgotten (kind, until) VALUES ('tokens', 0), ('denied', 0);
 CREATE TABLE kept (name TEXT PRIMARY KEY, seen REAL NOT NULL, age REAL NOT NULL) WITHOUT ROWID;
 """,
-    # UUIDs with a space between two; NULL where the Panel is told of no backups.
+    # UUIDs with a space between two; NULL where the report has no backups.
     """
 ALTER TABLE reports ADD COLUMN backups TEXT;
 """,

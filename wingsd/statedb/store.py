@@ -1,13 +1,13 @@
-"""The journal's database: SQLite with a write-ahead log, each change on the disk when it returns.
+"""The state database: SQLite with a write-ahead log; a change is on disk when its method returns.
 
-Blocking, and for one thread at a time. The database is checked for damage when it is opened: a
-damaged page would else be found by the first transfer that needs it.
+Blocking, for one thread at a time. The database is checked for damage when it is opened, before a
+transfer needs a damaged page.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from typing import Any
 from wingsd.errors import StorageError
 from wingsd.statedb.records import (
     SCHEMAS,
-    Account,
-    Described,
     Direction,
-    Entry,
-    Order,
+    DirectOrder,
     Outcome,
     Report,
+    ServerDescription,
+    TransferRecord,
+    TransferResult,
 )
 
 __all__ = ["FILE", "Store"]
@@ -29,25 +29,28 @@ __all__ = ["FILE", "Store"]
 #: The database's name in `system.root_directory`.
 FILE = "wingsd.db"
 _DAY = 24 * 3600.0
-#: Seconds that ended transfers and settled reports are kept for people to read: 90 days.
+#: Seconds for which ended transfers and settled reports are kept: 90 days.
 KEPT = 90 * _DAY
-#: Seconds that a used token is remembered after it has expired.
-REMEMBERED = _DAY
+#: Seconds for which a used token is kept after it has expired.
+TOKENS_KEPT = _DAY
 
 _VERSION = len(SCHEMAS)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Store:
-    """The database in the directory `root`. Every method raises `StorageError`."""
+    """The database in the directory `root`. Every method raises `StorageError`.
+
+    `now` is the time of a call, in seconds since the epoch.
+    """
 
     def __init__(self, root: str) -> None:
         self._path = Path(root) / FILE
         self._connection: sqlite3.Connection | None = None
 
     def open(self, *, read_only: bool = False) -> None:
-        """Open it and check it; make it where it is missing. With `read_only`, only to be read."""
-        with self._explained():
+        """Open and check the database; make it if it is missing and not `read_only`."""
+        with self._errors():
             if read_only:
                 uri = f"{self._path.absolute().as_uri()}?mode=ro"
                 self._connection = sqlite3.connect(uri, uri=True)
@@ -60,7 +63,7 @@ class Store:
                 return
             if not self._path.exists():
                 self._make()
-            # Its one thread need not be the one that opens it.
+            # The thread that uses it may be another than the one that opens it.
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             self._connection = connection
             self._path.chmod(0o600)
@@ -70,35 +73,35 @@ class Store:
             self._migrate(connection)
 
     def _make(self) -> None:
-        """Make it whole, or not at all: so an empty file is one that has lost its content."""
+        """Make a complete file or none, so that an empty file is a damaged one."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_name(f"{FILE}.new")
-        # The log of a database that was moved away would be played into this one.
-        for left in (new, self._beside("-journal"), self._beside("-wal"), self._beside("-shm")):
+        # The log of a database that was moved away would be replayed into this one.
+        for left in (new, self._sibling("-journal"), self._sibling("-wal"), self._sibling("-shm")):
             left.unlink(missing_ok=True)
         with closing(sqlite3.connect(new, isolation_level=None)) as connection:
             new.chmod(0o600)
             self._migrate(connection)
         new.rename(self._path)
 
-    def _beside(self, suffix: str) -> Path:
+    def _sibling(self, suffix: str) -> Path:
         return self._path.with_name(FILE + suffix)
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        """Raise `StorageError` where the database is damaged. Reads all of it."""
+        """Read the whole database; raise `StorageError` where it is damaged."""
         if not self._path.stat().st_size:
             raise self._damaged("the file is empty")
         ((found,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
         if found != "ok":
             raise self._damaged(found)
 
-    def _damaged(self, why: object) -> StorageError:
-        fault = "; ".join(str(why).split("\n"))
+    def _damaged(self, reason: object) -> StorageError:
+        fault = "; ".join(str(reason).split("\n"))
         return StorageError(
-            f"the journal {self._path} is damaged: {fault}; stop wingsd, keep a copy of {FILE}, "
-            f"{FILE}-wal and {FILE}-shm, move all three away and start it again: the new journal "
-            "knows no unfinished transfers, no reports that the Panel has not heard, no servers "
-            "moved by hand without a Panel, and no used tokens"
+            f"the state database {self._path} is damaged: {fault}; stop wingsd, keep a copy of "
+            f"{FILE}, {FILE}-wal and {FILE}-shm, move all three away and start it again: the new "
+            "database has no unfinished transfers, no reports still to be sent to the Panel, no "
+            "servers of direct transfers, and no used tokens"
         )
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
@@ -115,7 +118,7 @@ class Store:
             )
 
     def close(self) -> None:
-        """Close it."""
+        """Close the database."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -123,9 +126,9 @@ class Store:
     # Transfers
 
     def begin(
-        self, server: str, direction: Direction, step: str, now: float, *, by_hand: bool = False
+        self, now: float, server: str, direction: Direction, step: str, *, direct: bool = False
     ) -> int:
-        """Note a new transfer; return its id."""
+        """Add a transfer; return its id."""
         return self._insert(
             "INSERT INTO transfers (server, direction, step, begun, changed, by_hand)"
             " VALUES (?, ?, ?, ?, ?, ?)",
@@ -134,65 +137,75 @@ class Store:
             step,
             now,
             now,
-            by_hand,
+            direct,
         )
 
-    def enter(self, transfer: int, step: str, now: float) -> None:
-        """Note that a transfer enters a step; when this returns, it may."""
+    def enter(self, now: float, transfer: int, step: str) -> None:
+        """Record the step of a transfer, before it is taken."""
         self._execute(
             "UPDATE transfers SET step = ?, changed = ? WHERE id = ?", step, now, transfer
         )
 
-    def note_terms(
-        self, transfer: int, pool: str, removals: Sequence[str], inode: int | None = None
+    def set_terms(
+        self,
+        transfer: int,
+        pool: str = "",
+        removals: Sequence[str] = (),
+        inode: int | None = None,
     ) -> None:
-        """Note of a transfer what `Entry` has by these names."""
+        """Set these fields of a transfer, all at once; see `TransferRecord`."""
         statement = "UPDATE transfers SET pool = ?, removals = ?, inode = ? WHERE id = ?"
         self._execute(statement, pool, " ".join(removals), inode and str(inode), transfer)
 
     def end(
-        self, transfer: int, outcome: Outcome, now: float, account: Account = Account()
+        self,
+        now: float,
+        transfer: int,
+        outcome: Outcome,
+        result: TransferResult = TransferResult(),
     ) -> None:
-        """Note how a transfer ended."""
+        """Record the outcome of a transfer."""
         self._execute(
             "UPDATE transfers SET outcome = ?, changed = ?, reason = ?, bytes = ?, files = ?"
             " WHERE id = ?",
             outcome.value,
             now,
-            account.reason,
-            account.bytes,
-            account.files,
+            result.reason,
+            result.bytes,
+            result.files,
             transfer,
         )
-        # It has the other node's token in it, and nobody needs it any more.
+        # It has the other node's token and is not needed any more.
         self._execute("DELETE FROM orders WHERE transfer = ?", transfer)
 
-    def transfers(self, *, unfinished: bool = False) -> list[Entry]:
-        """Return the transfers, oldest first: all, or those that have not ended."""
-        return self._transfers(
-            "WHERE outcome IS NULL ORDER BY id" if unfinished else "ORDER BY id"
-        )
+    def transfers(self) -> list[TransferRecord]:
+        """Return all transfers, oldest first."""
+        return self._transfers("ORDER BY id")
 
-    def past(self, most: int, server: str | None = None) -> list[Entry]:
-        """Return the last `most` that have ended, of one server or of all, the latest first."""
+    def unfinished(self) -> list[TransferRecord]:
+        """Return the transfers that have not ended, oldest first."""
+        return self._transfers("WHERE outcome IS NULL ORDER BY id")
+
+    def ended(self, most: int, server: str | None = None) -> list[TransferRecord]:
+        """Return the last `most` ended transfers, of one server or of all, latest first."""
         return self._transfers(
             "WHERE outcome IS NOT NULL AND ? IN (server, '') ORDER BY id DESC LIMIT ?",
             server or "",
             most,
         )
 
-    def _transfers(self, which: str, *values: object) -> list[Entry]:
+    def _transfers(self, which: str, *values: object) -> list[TransferRecord]:
         rows = self._rows(
             "SELECT id, server, direction, step, begun, changed, outcome,"  # noqa: S608 - constant
             f" by_hand, reason, bytes, files, pool, removals, inode FROM transfers {which}",
             *values,
         )
-        return [Entry(*row) for row in rows]
+        return [TransferRecord(*row) for row in rows]
 
-    # Moves by hand
+    # Direct transfers
 
-    def describe(self, server: str, digest: str, description: str) -> None:
-        """Note what a server is that comes by the token with that digest."""
+    def add_description(self, server: str, digest: str, description: str) -> None:
+        """Add the description of a server to be received with the token of that digest."""
         self._execute(
             "INSERT OR REPLACE INTO described (server, digest, description) VALUES (?, ?, ?)",
             server,
@@ -200,25 +213,25 @@ class Store:
             description,
         )
 
-    def arrived(self, server: str, now: float) -> None:
-        """Note that a server which was described is here, whole."""
+    def mark_arrived(self, now: float, server: str) -> None:
+        """Record that a described server has been received."""
         self._execute("UPDATE described SET arrived = ? WHERE server = ?", now, server)
 
-    def described(self) -> list[Described]:
-        """Return the servers that were described."""
+    def descriptions(self) -> list[ServerDescription]:
+        """Return all descriptions of servers."""
         rows = self._rows("SELECT server, digest, description, arrived FROM described")
-        return [Described(*row) for row in rows]
+        return [ServerDescription(*row) for row in rows]
 
-    def hand_over(self, server: str) -> None:
-        """Note that a server which arrived is described by the Panel now."""
+    def clear_description(self, server: str) -> None:
+        """Empty the description of a received server that the Panel describes now."""
         self._execute("UPDATE described SET description = '' WHERE server = ?", server)
 
-    def undescribe(self, server: str) -> None:
-        """Forget what was described of a server."""
+    def delete_description(self, server: str) -> None:
+        """Delete the description of a server."""
         self._execute("DELETE FROM described WHERE server = ?", server)
 
-    def order(self, transfer: int, order: Order) -> None:
-        """Note what was asked for with a transfer."""
+    def add_order(self, transfer: int, order: DirectOrder) -> None:
+        """Add the order of a direct transfer."""
         self._execute(
             "INSERT INTO orders (transfer, url, token, remove) VALUES (?, ?, ?, ?)",
             transfer,
@@ -227,17 +240,17 @@ class Store:
             order.remove,
         )
 
-    def ordered(self, transfer: int) -> Order | None:
-        """Return that, as long as the transfer has not ended."""
+    def order(self, transfer: int) -> DirectOrder | None:
+        """Return the order of a direct transfer, None when it has ended."""
         rows = self._rows("SELECT url, token, remove FROM orders WHERE transfer = ?", transfer)
-        return Order(*rows[0]) if rows else None
+        return DirectOrder(*rows[0]) if rows else None
 
     # Reports to the Panel
 
     def add_report(
-        self, server: str, outcome: Outcome, now: float, backups: Sequence[str] | None = None
+        self, now: float, server: str, outcome: Outcome, backups: Sequence[str] | None = None
     ) -> Report:
-        """Note what the Panel is to be told, before it is."""
+        """Add a report to the Panel, before it is sent."""
         id_ = self._insert(
             "INSERT INTO reports (server, outcome, created, backups, begun)"
             " SELECT ?, ?, ?, ?, (SELECT begun FROM transfers WHERE server = ? AND NOT by_hand"
@@ -251,21 +264,27 @@ class Store:
         (report,) = self._reports("WHERE id = ?", id_)
         return report
 
-    def note_attempt(self, report: int, answer: str) -> None:
-        """Note one more attempt to tell it, and what came of that."""
+    def record_attempt(self, report: Report, answer: str) -> None:
+        """Record one more attempt to send a report, and the answer."""
         self._execute(
-            "UPDATE reports SET attempts = attempts + 1, answer = ? WHERE id = ?", answer, report
+            "UPDATE reports SET attempts = attempts + 1, answer = ? WHERE id = ?",
+            answer,
+            report.id,
         )
 
-    def settle(self, report: int, answer: str, now: float) -> None:
-        """Note that it need not be told any more, and why."""
+    def settle(self, now: float, report: Report, answer: str) -> None:
+        """Record that a report is not to be sent any more, and the final answer or reason."""
         self._execute(
-            "UPDATE reports SET settled = ?, answer = ? WHERE id = ?", now, answer, report
+            "UPDATE reports SET settled = ?, answer = ? WHERE id = ?", now, answer, report.id
         )
 
-    def reports(self, *, unsettled: bool = False) -> list[Report]:
-        """Return the reports, oldest first: all, or those still to be told."""
-        return self._reports("WHERE settled IS NULL ORDER BY id" if unsettled else "ORDER BY id")
+    def reports(self) -> list[Report]:
+        """Return all reports, oldest first."""
+        return self._reports("ORDER BY id")
+
+    def unsettled(self) -> list[Report]:
+        """Return the reports still to be sent, oldest first."""
+        return self._reports("WHERE settled IS NULL ORDER BY id")
 
     def _reports(self, which: str, *values: object) -> list[Report]:
         rows = self._rows(
@@ -278,7 +297,7 @@ class Store:
     # Tokens
 
     def use_token(self, digest: str, expires: float) -> bool:
-        """Use up a transfer's token; return False when it was used before, or may have been."""
+        """Mark a transfer's token as used; return False if it was used, or may have been."""
         cursor = self._execute(
             "INSERT OR IGNORE INTO tokens (digest, expires) SELECT ?, ?"
             " WHERE ? > (SELECT until FROM forgotten WHERE kind = 'tokens')",
@@ -289,7 +308,7 @@ class Store:
         return cursor.rowcount == 1
 
     def was_used(self, digest: str, expires: float) -> bool:
-        """Return whether a transfer's token was used up, or may have been."""
+        """Return whether a transfer's token was used, or may have been."""
         found = self._execute(
             "SELECT 1 FROM tokens WHERE digest = ? UNION ALL"
             " SELECT 1 FROM forgotten WHERE kind = 'tokens' AND until >= ?",
@@ -298,9 +317,9 @@ class Store:
         )
         return found.fetchone() is not None
 
-    def deny(self, jtis: Iterable[str], now: float) -> None:
-        """Note console tokens that the Panel has taken back."""
-        with self._explained():
+    def deny(self, now: float, jtis: Sequence[str]) -> None:
+        """Add console tokens that the Panel has revoked, by their `jti`."""
+        with self._errors():
             self._opened.executemany(
                 "INSERT INTO denied (jti, at) VALUES (?, ?)"
                 " ON CONFLICT DO UPDATE SET at = max(at, excluded.at)",
@@ -308,23 +327,23 @@ class Store:
             )
 
     def denied(self) -> dict[str, float]:
-        """Return when each `jti` was taken back."""
+        """Return the time at which each `jti` was revoked."""
         return dict(self._rows("SELECT jti, at FROM denied"))
 
     def denied_before(self) -> float:
-        """Return up to which time it is not known any more what was taken back."""
+        """Return the time up to which revocations have been deleted."""
         ((until,),) = self._rows("SELECT until FROM forgotten WHERE kind = 'denied'")
         return float(until)
 
-    # What is kept for some time
+    # Ages and deletion
 
-    def ages(self, names: Collection[str], now: float) -> dict[str, float]:
-        """Return for how many seconds each of `names` has been kept, and forget all others.
+    def ages(self, now: float, names: Collection[str]) -> dict[str, float]:
+        """Return for how many seconds each of `names` has been known, and delete all others.
 
-        It is to be asked daily: what passes between two calls counts, and a day at most.
+        To be called daily: the time between two calls counts, a day at most.
         """
         known = {name for (name,) in self._rows("SELECT name FROM kept")}
-        with self._explained():
+        with self._errors():
             self._opened.executemany(
                 "DELETE FROM kept WHERE name = ?", [(name,) for name in known.difference(names)]
             )
@@ -337,25 +356,25 @@ class Store:
         )
         return dict(self._rows("SELECT name, age FROM kept"))
 
-    def forget(self, now: float) -> None:
-        """Delete what nobody needs any more."""
+    def prune(self, now: float) -> None:
+        """Delete expired rows."""
         self._execute(
             "DELETE FROM transfers WHERE outcome IS NOT NULL AND changed < ?", now - KEPT
         )
         self._execute("DELETE FROM reports WHERE settled < ?", now - KEPT)
-        self._forget("tokens", "expires", now - REMEMBERED)
-        self._forget("denied", "at", now - KEPT)
+        self._delete_before("tokens", "expires", now - TOKENS_KEPT)
+        self._delete_before("denied", "at", now - KEPT)
         self._execute(
             "DELETE FROM orders"
             " WHERE transfer NOT IN (SELECT id FROM transfers WHERE outcome IS NULL)"
         )
 
-    def _forget(self, kind: str, time: str, before: float) -> None:
+    def _delete_before(self, kind: str, time: str, before: float) -> None:
         old = f"FROM {kind} WHERE {time} < ?"
         (last,) = self._execute(f"SELECT max({time}) {old}", before).fetchone()
         if last is None:
             return
-        # First: a node that dies in between has forgotten nothing yet.
+        # First: if the node dies in between, nothing has been deleted yet.
         self._execute("UPDATE forgotten SET until = max(until, ?) WHERE kind = ?", last, kind)
         self._execute(f"DELETE {old}", before)
 
@@ -368,18 +387,18 @@ class Store:
         return self._connection
 
     def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
-        with self._explained():
+        with self._errors():
             return self._opened.execute(statement, values)
 
     def _insert(self, statement: str, *values: object) -> int:
         return self._execute(statement, *values).lastrowid or 0
 
     def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._explained():
+        with self._errors():
             return self._opened.execute(statement, values).fetchall()
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -387,8 +406,8 @@ class Store:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
                 raise self._damaged(error) from error
             raise StorageError(
-                f"the journal {self._path} cannot be used: {error}; see that its disk has room "
-                "and is writable"
+                f"the state database {self._path} cannot be used: {error}; check that its disk "
+                "has free space and is writable"
             ) from error
 
 

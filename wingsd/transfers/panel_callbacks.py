@@ -221,7 +221,7 @@ class CallbackQueue:
                     outcome=report.outcome.value,
                     seconds=error.pause,
                 )
-                await self._note(self._journal.note_attempt(report, str(error)), report)
+                await self._note(self._journal.record_attempt(report, str(error)), report)
                 await telling.pause(self._reactor, error.pause)
             except Exception as error:
                 telling.denied = False
@@ -247,7 +247,7 @@ class CallbackQueue:
             seconds=seconds,
             error=error,
         )
-        await self._note(self._journal.note_attempt(report, str(error)), report)
+        await self._note(self._journal.record_attempt(report, str(error)), report)
 
     async def _attempt(self, telling: _Telling) -> tuple[bool, str]:
         report = telling.report

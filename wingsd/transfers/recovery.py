@@ -20,7 +20,7 @@ from wingsd.backups.received import ReceivedBackups
 from wingsd.errors import ServerNotFound, StorageError
 from wingsd.panel.client import Panel
 from wingsd.servers import Servers
-from wingsd.statedb import Account, Direction, Entry, Outcome, StateDatabase
+from wingsd.statedb import Direction, Outcome, StateDatabase, TransferRecord, TransferResult
 from wingsd.threadio import Workers
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import DaemonRestarted
@@ -44,7 +44,7 @@ _RECEIVING = tuple(ReceiveStep)
 _SENDING = tuple(SendStep)
 
 
-def durable(entries: Sequence[Entry]) -> set[str]:
+def durable(entries: Sequence[TransferRecord]) -> set[str]:
     """Return the servers that were received whole, and whose files must not be cleared away."""
     first, last = map(_RECEIVING.index, (ReceiveStep.SWAP, ReceiveStep.REPORT))
     names = {step.name for step in _RECEIVING[first : last + 1]}
@@ -52,7 +52,9 @@ def durable(entries: Sequence[Entry]) -> set[str]:
     return {entry.server for entry in received if entry.step in names}
 
 
-def clear_leftovers(entries: Sequence[Entry], staging: Staging, backups: ReceivedBackups) -> None:
+def clear_leftovers(
+    entries: Sequence[TransferRecord], staging: Staging, backups: ReceivedBackups
+) -> None:
     """Delete what is staged of transfers that were not whole, and log it. Raises `StorageError`.
 
     Of backups that cannot be looked for it is only logged: most nodes never get any.
@@ -73,7 +75,7 @@ class _ByHand(Protocol):
     def receiving(self, server: str) -> ReceivingCoordinator:
         """Return the word for a server that was on its way here."""
 
-    def settle(self, entry: Entry) -> None:
+    def settle(self, entry: TransferRecord) -> None:
         """Find out what became of what was being sent."""
 
 
@@ -83,7 +85,7 @@ class Recovery:
 
     _log: ClassVar[Logger] = Logger()
 
-    entries: Sequence[Entry]
+    entries: Sequence[TransferRecord]
     receiver: IncomingTransfers
     sender: OutgoingTransfers
     servers: Servers
@@ -110,9 +112,9 @@ class Recovery:
                 step=entry.step.lower(),
             )
             if entry.direction is Direction.IN:
-                authority = self.by_hand.receiving(entry.server) if entry.by_hand else None
+                authority = self.by_hand.receiving(entry.server) if entry.direct else None
                 self.receiver.resume(entry, authority)
-            elif entry.by_hand:
+            elif entry.direct:
                 self.by_hand.settle(entry)
             else:
                 self.servers.reserve(entry.server, HOLD)
@@ -122,14 +124,14 @@ class Recovery:
     def settle(self) -> None:
         """Find out what became of what was being sent, once the servers are loaded."""
         for entry in self.entries:
-            if entry.direction is Direction.OUT and not entry.by_hand:
+            if entry.direction is Direction.OUT and not entry.direct:
                 settling = Deferred.fromCoroutine(self._settle(entry))
                 settling.addErrback(self._unsettled, entry.server)
 
     def _unsettled(self, failure: Any, server: str) -> None:
         self._log.failure("{server}: its transfer stays unsettled", failure, server=server)
 
-    async def _settle(self, entry: Entry) -> None:
+    async def _settle(self, entry: TransferRecord) -> None:
         await self.disk.run(self.volume.unmark, entry.server)
         await self.disk.run(self.volume.unmark_backups, entry.server)
         # A step is written down before it is taken: of SEND nobody knows how far it came.
@@ -142,10 +144,12 @@ class Recovery:
         self.observer.transfer_over(way, None if moved else DaemonRestarted())
         await self._release(entry, moved)
         outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
-        account = Account() if moved else Account("this node was restarted meanwhile")
+        account = (
+            TransferResult() if moved else TransferResult("this node was restarted meanwhile")
+        )
         await self.journal.end(entry.id, outcome, account)
 
-    async def _has_moved(self, entry: Entry) -> bool:
+    async def _has_moved(self, entry: TransferRecord) -> bool:
         age = self.journal.seconds_since(entry.begun)
         verdict = OwnershipCheck(entry.server, self.panel, self.reactor, age)
         if reached(entry, SendStep.SETTLE):
@@ -155,7 +159,7 @@ class Recovery:
                 return True
         return await verdict.has_moved(lost=True)
 
-    async def _release(self, entry: Entry, moved: bool) -> None:
+    async def _release(self, entry: TransferRecord, moved: bool) -> None:
         uuid = entry.server
         if moved and self.receiver.find(uuid) is not None:
             return  # It comes back already: all that is here is that transfer's.
@@ -165,7 +169,7 @@ class Recovery:
             await self.removal.remove(uuid, entry.removals)
             if entry.pool:
                 # Its files stay in sight: they do not make it one that is here by hand.
-                await self.journal.undescribe(uuid)
+                await self.journal.delete_description(uuid)
             return
         self.servers.unshare(uuid)
         self._log.info("{server}: its transfer failed, it is still here", server=uuid)
@@ -176,6 +180,6 @@ class Recovery:
                 await server.restore_environment()
 
 
-def reached(entry: Entry, step: SendStep) -> bool:
+def reached(entry: TransferRecord, step: SendStep) -> bool:
     """Return whether what was being sent had come to that step."""
     return _SENDING.index(SendStep[entry.step]) >= _SENDING.index(step)

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from wingsd.errors import StorageError, WingsdError, error_code
 from wingsd.events import TRANSFER_LOGS, TRANSFER_STATUS, Event, EventBus
-from wingsd.statedb import Account, Direction, Entry, Outcome, StateDatabase
+from wingsd.statedb import Direction, Outcome, StateDatabase, TransferRecord, TransferResult
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.formatting import DESTINATION, SOURCE, console_line
 from wingsd.transfers.steps import Lifecycle, ReceiveStep, SendStep, State
@@ -230,7 +230,7 @@ class StepLog(Generic[S]):
         self._observer = logs.observer
         self._clock: Callable[[], float] = logs.reactor.seconds
         self._begun = self._clock()
-        self._account = Account()
+        self._account = TransferResult()
         self._error: Exception | None = None
         self._entered = 0.0
         # Of a step that an earlier daemon entered nobody knows how long it takes.
@@ -251,12 +251,12 @@ class StepLog(Generic[S]):
         # Before it is written down: one for which that fails has an end, too.
         self._count_begun()
         by_hand = self._authority.by_hand
-        entry = await self._journal.begin(self._server, self._way, step.name, by_hand=by_hand)
+        entry = await self._journal.begin(self._server, self._way, step.name, direct=by_hand)
         self.entry = self.announcer.transfer = entry
         self.announcer.enter(step, self.doing)
         return entry
 
-    def resume(self, entry: Entry, step: S) -> None:
+    def resume(self, entry: TransferRecord, step: S) -> None:
         """Be the one that an earlier daemon wrote down, at the step it had come to."""
         self.entry = self.announcer.transfer = entry.id
         self.pool, self.inode = entry.pool, entry.inode
@@ -271,7 +271,7 @@ class StepLog(Generic[S]):
     ) -> None:
         """Write down what is special about the transfer, before it is. Raises `StorageError`."""
         if self.entry is not None:
-            await self._journal.note_terms(self.entry, pool, removals, inode)
+            await self._journal.set_terms(self.entry, pool, removals, inode)
         self.pool, self.inode = pool, inode
 
     async def enter(self, step: S) -> None:

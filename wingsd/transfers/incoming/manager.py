@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from wingsd.errors import Conflict, DaemonStopping, ServerAlreadyExists, TransferCancelled
-from wingsd.statedb import Entry
+from wingsd.statedb import TransferRecord
 from wingsd.transfers.cancellation import when_fired
 from wingsd.transfers.collaborators import ReceivingCollaborators
 from wingsd.transfers.coordinator import PanelReceiving, ReceivingCoordinator
@@ -80,7 +80,7 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
             "silence: send the server again then"
         )
 
-    def resume(self, entry: Entry, authority: ReceivingCoordinator | None = None) -> None:
+    def resume(self, entry: TransferRecord, authority: ReceivingCoordinator | None = None) -> None:
         """Bring to its end what an earlier daemon did not."""
         transfer = self._begin(entry.server, authority, succeed(None))
         Deferred.fromCoroutine(transfer.resume(entry))

@@ -256,7 +256,7 @@ class StreamGroup:
         error = self._roll.missing(self._means.limits.within)
         if self._first is not None:
             self._fail(error)
-        elif self.token.by_hand:
+        elif self.token.direct:
             # Whoever sends it has no Panel that could be told.
             self.let_go(error)
         elif self._others and self._error is None:

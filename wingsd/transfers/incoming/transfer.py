@@ -16,7 +16,7 @@ from wingsd.docker.container import check_variables
 from wingsd.errors import Conflict, ServerNotFound, WingsdError
 from wingsd.panel.errors import PanelError
 from wingsd.panel.schemas import Configuration
-from wingsd.statedb import Entry
+from wingsd.statedb import TransferRecord
 from wingsd.transfers.collaborators import ReceivingCollaborators
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import DaemonRestarted, UploadTruncated
@@ -80,7 +80,7 @@ class IncomingTransfer:
             # that has to go is its concern.
             self._go_on(rest)
 
-    async def resume(self, entry: Entry) -> None:
+    async def resume(self, entry: TransferRecord) -> None:
         """Bring to its end, well or not, what an earlier daemon did not."""
         step = ReceiveStep[entry.step]
         self._course.resume(entry, step)

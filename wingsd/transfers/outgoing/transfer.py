@@ -304,7 +304,7 @@ class OutgoingTransfer:
             await means.removal.remove(uuid, self._removals)
             if self._pool.name:
                 # Its files stay in sight: they do not make it one that is here by hand.
-                await means.journal.undescribe(uuid)
+                await means.journal.delete_description(uuid)
         await self._pool.leave()
         self._course.close()
 
