@@ -74,7 +74,7 @@ def _received(checksum: str, refusal: str) -> Cells:
     return {
         Thing.WRONG: Cell(Fate.FAILS, f"{_OF_ANY}. {refusal}", (checksum,), _NO_MATCH),
         Thing.MISSING: Cell(Fate.FAILS, f"{_OF_ANY}. {refusal}", (checksum,), _MISSING),
-        Thing.CUT: Cell(Fate.FAILS, "wherever it is cut; nothing of it stays", reason=_HALF),
+        Thing.CUT: Cell(Fate.FAILS, "wherever it is cut; nothing is kept", reason=_HALF),
     }
 
 
@@ -82,11 +82,11 @@ def _sent(checksum: str, says: str) -> Cells:
     """Return what becomes of a server that does not come to a node as it was sent."""
     return {
         Thing.WRONG: Cell(
-            Fate.FAILS, "its node finds that out, and the server stays here", (checksum,), says
+            Fate.FAILS, "its node detects it, and the server stays here", (checksum,), says
         ),
         Thing.MISSING: Cell(
             Fate.FAILS,
-            "each is always sent. Where one is lost on its way, its node misses it, and the "
+            "checksums are always sent. If one is lost on the way, its node detects it, and the "
             "server stays here",
             (checksum,),
             says,
@@ -96,18 +96,18 @@ def _sent(checksum: str, says: str) -> Cells:
 
 
 _ANSWERED = "The answer is 400, with the reason"
-_UNANSWERED = "Its node takes every answer for success, so that it gets none: the connection ends"
+_UNANSWERED = "Its node takes every answer for success, so it gets none: the connection is closed"
 _GO_SENDS = "a tar.gz of files: its nodes send no directories and no symlinks"
-_GO_KEEPS = "a tar.gz. Links go as whole files, since its nodes would make empty ones of them"
-_LOG_KEPT = "kept in `system.log_directory` once the server is here. No transfer fails for it"
-_LOG_SENT = "where this node has one. No transfer fails for it"
+_GO_KEEPS = "a tar.gz. Links are sent as whole files, since its nodes would create empty files"
+_LOG_KEPT = "kept in `system.log_directory` once the server is here. It never fails a transfer"
+_LOG_SENT = "if this node has one. It never fails a transfer"
 _PELICANS = ("backup_UUID.tar.gz", "checksum_backup_UUID.tar.gz")
 _CALAGOPUS_PARTS = ("backup-UUID", "backup-checksum-UUID")
 
 MATRIX: Mapping[tuple[str, Way], Cells] = {
     (PTERODACTYL, Way.RECEIVE): {
         Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_SENDS, ("archive", "checksum")),
-        Thing.BACKUPS: Cell(Fate.NONE, "its nodes send none; they stay where they are"),
+        Thing.BACKUPS: Cell(Fate.NONE, "its nodes send none; they stay at the source"),
         Thing.LOG: Cell(Fate.NONE, "its nodes send none"),
         **_received("checksum", _ANSWERED),
     },
@@ -115,8 +115,8 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
         Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_SENDS, ("archive", "checksum_archive")),
         Thing.BACKUPS: Cell(
             Fate.ARRIVES,
-            "kept in the server's own directory in `system.backup_directory`, and come into place "
-            "with the server and not before",
+            "kept in the server's directory in `system.backup_directory`, moved into place "
+            "together with the server",
             _PELICANS,
         ),
         Thing.LOG: Cell(Fate.ARRIVES, _LOG_KEPT, ("install_logs",)),
@@ -125,14 +125,14 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
     (CALAGOPUS, Way.RECEIVE): {
         Thing.ARCHIVE: Cell(
             Fate.ARRIVES,
-            "a tar, or that compressed by gzip, xz, bzip2, lz4 or zstd, with directories and "
+            "a tar, plain or compressed by gzip, xz, bzip2, lz4 or zstd, with directories and "
             "symlinks",
             ("archive", "checksum"),
         ),
         Thing.BACKUPS: Cell(
             Fate.ARRIVES,
-            "those that are one file, kept in `system.backup_directory` itself. They come into "
-            "place with the server and not before, and the Panel is told which came",
+            "backups of one file each, kept in `system.backup_directory` itself, moved into place "
+            "together with the server. The Panel is told which came",
             _CALAGOPUS_PARTS,
         ),
         Thing.LOG: Cell(Fate.ARRIVES, _LOG_KEPT, ("install-logs",)),
@@ -140,10 +140,10 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
     },
     (PTERODACTYL, Way.SEND): {
         Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_KEEPS, ("archive", "checksum")),
-        Thing.BACKUPS: Cell(Fate.NONE, "its Panel asks for none; they stay where they are"),
+        Thing.BACKUPS: Cell(Fate.NONE, "its Panel asks for none; they stay at the source"),
         Thing.LOG: Cell(
             Fate.SKIPPED,
-            "its nodes skip what they do not know. A node of wingsd in their place keeps it",
+            "its nodes skip unknown parts. A node of wingsd in their place keeps it",
             ("install_logs",),
         ),
         **_sent("checksum", _GO_SAYS),
@@ -152,9 +152,9 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
         Thing.ARCHIVE: Cell(Fate.ARRIVES, _GO_KEEPS, ("archive", "checksum_archive")),
         Thing.BACKUPS: Cell(
             Fate.ARRIVES,
-            "those that the Panel asks for, from wherever a family keeps them. Its nodes keep no "
-            "others than tar.gz: any other one, or one that is not there, fails the transfer "
-            "before the server is stopped",
+            "those that the Panel asks for, from the places of all families. Its nodes keep only "
+            "tar.gz: a backup in another format, or a missing one, fails the transfer before the "
+            "server is stopped",
             _PELICANS,
         ),
         Thing.LOG: Cell(Fate.ARRIVES, _LOG_SENT, ("install_logs",)),
@@ -163,13 +163,14 @@ MATRIX: Mapping[tuple[str, Way], Cells] = {
     (CALAGOPUS, Way.SEND): {
         Thing.ARCHIVE: Cell(
             Fate.ARRIVES,
-            "in the format and at the level that its Panel asks for. Links go as whole files",
+            "in the format and at the level that its Panel asks for. Links are sent as whole "
+            "files",
             ("archive", "checksum"),
         ),
         Thing.BACKUPS: Cell(
             Fate.ARRIVES,
-            "those that the Panel asks for, from wherever a family keeps them. One that is not "
-            "there fails the transfer before the server is stopped",
+            "those that the Panel asks for, from the places of all families. A missing one fails "
+            "the transfer before the server is stopped",
             _CALAGOPUS_PARTS,
         ),
         Thing.LOG: Cell(Fate.ARRIVES, _LOG_SENT, ("install-logs",)),
