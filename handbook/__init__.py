@@ -1,7 +1,6 @@
-"""What of the documents is made from the code, so that it cannot be anything else than true.
+"""Generates parts of the documentation from the code, so that they cannot differ from it.
 
-`python -m handbook` writes it: the reference of the configuration, as a page and as the man page
-wingsd.yml(5), who may import whom, and who can send what to whom. `messages` finds what people can
-be told; the tests hold
-the page about that to it. Needs nothing but wingsd itself.
+`python -m handbook` writes the reference of the configuration, as a page and as the man page
+wingsd.yml(5), the folders and layers, and the tables of compatibility. `messages` finds all
+messages to people; the tests compare docs/troubleshooting.md with them. Needs only wingsd itself.
 """

@@ -1,4 +1,4 @@
-"""`python -m handbook`: writes into the documents what is made from the code."""
+"""`python -m handbook`: updates the generated parts of the documentation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Write each file that is not as it should be, and name it."""
+    """Write each file that is out of date, and print its name."""
     for path, text in made().items():
         if not path.exists() or path.read_text() != text:
             path.parent.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
-"""Who can send what to whom: one cell for each family of nodes, each way, and each thing.
+"""The table of compatibility: one cell for each family of nodes, each direction, and each item.
 
-It is said here and nowhere else. `tests/families/test_matrix.py` takes every cell for what has to
-happen, and the documents show it. A new thing is a member of `Thing`, its six cells, and in
-`tests/families/receiving.py` and `sending.py` the proofs of them, without which the tests fail.
+It is the only source: `tests/families/test_matrix.py` tests every cell, and the documents show the
+table. A new item is a member of `Thing`, its six cells, and their tests in
+`tests/families/receiving.py` and `sending.py`, without which the suite fails.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Way(Enum):
 
 
 class Thing(Enum):
-    """What a server has with it, and what can be wrong with that; each has its own column."""
+    """Parts of a transfer, and faults of one; each has a column."""
 
     ARCHIVE = "files"
     BACKUPS = "local backups"
@@ -36,7 +36,7 @@ class Thing(Enum):
 
 
 class Fate(Enum):
-    """What becomes of it, and the word for that in a small table."""
+    """The result, and its text in the small table."""
 
     ARRIVES = "yes"
     NONE = "–"  # noqa: RUF001 - for people
@@ -46,10 +46,10 @@ class Fate(Enum):
 
 @attrs.frozen
 class Cell:
-    """The fate of a thing, and more of it in words.
+    """The result for an item, with details.
 
-    `parts` are the names of the form's parts that it goes in, where `UUID` stands for a backup's;
-    `reason` is what people read when the transfer fails.
+    `parts` are the names of the form's parts, where `UUID` stands for a backup's; `reason` is the
+    message when the transfer fails.
     """
 
     fate: Fate
@@ -70,7 +70,7 @@ _BROKE = "the connection to it broke"
 
 
 def _received(checksum: str, refusal: str) -> Cells:
-    """Return what becomes of a server that comes with something wrong, whoever sends it."""
+    """Return the cells of faulty uploads that this node receives."""
     return {
         Thing.WRONG: Cell(Fate.FAILS, f"{_OF_ANY}. {refusal}", (checksum,), _NO_MATCH),
         Thing.MISSING: Cell(Fate.FAILS, f"{_OF_ANY}. {refusal}", (checksum,), _MISSING),
@@ -79,7 +79,7 @@ def _received(checksum: str, refusal: str) -> Cells:
 
 
 def _sent(checksum: str, says: str) -> Cells:
-    """Return what becomes of a server that does not come to a node as it was sent."""
+    """Return the cells of uploads that this node sends and that arrive with a fault."""
     return {
         Thing.WRONG: Cell(
             Fate.FAILS, "its node detects it, and the server stays here", (checksum,), says
@@ -191,7 +191,7 @@ def cell(family: str, way: Way, thing: Thing) -> Cell:
 
 
 def overview() -> str:
-    """Return all of it as a small table, a row for each pair of nodes."""
+    """Return the small table, a row for each pair of nodes."""
     head = ["from", "to", *(thing.value for thing in Thing)]
     rows = [
         [*_pair(family, way), *(cells[thing].fate.value for thing in Thing)]
@@ -201,7 +201,7 @@ def overview() -> str:
 
 
 def details() -> str:
-    """Return a table with all of the words for each pair of nodes."""
+    """Return a table with all details for each pair of nodes."""
     return "\n\n".join(
         "\n".join([f"### From {' to '.join(_pair(family, way))}", "", *_lines(cells)])
         for (family, way), cells in MATRIX.items()

@@ -1,7 +1,6 @@
-"""Which documents hold something that is made from the code, and where in them it stands.
+"""The generated parts of the documents.
 
-A page is written by people but for what lies between two comments, `<!-- made: NAME -->` and
-`<!-- made -->`.
+A page is written by people except between the comments `<!-- made: NAME -->` and `<!-- made -->`.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ _PART = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- made -->)", re.DOTALL)
 
 
 def made() -> dict[Path, str]:
-    """Return each such document as it should be, by its path.
+    """Return the up-to-date text of each document with such parts, by its path.
 
-    Raises `LookupError` where a page asks for what is not made here.
+    Raises `LookupError` for an unknown name.
     """
     keys = sections()
     parts = {
@@ -40,5 +39,5 @@ def made() -> dict[Path, str]:
 
 
 def filled(page: str, parts: dict[str, str]) -> str:
-    """Return a page with its parts put in. Raises `LookupError` for one that is not made."""
+    """Return a page with its generated parts. Raises `LookupError` for an unknown name."""
     return _PART.sub(lambda found: f"{found[1]}\n{parts[found[2]]}\n\n{found[3]}", page)

@@ -1,4 +1,4 @@
-"""What is said of a key beside its own words, alike on the page and in the man page."""
+"""Texts about a key that the page and the man page share."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def plain(value: Any) -> str:
 
 
 def default_of(key: Key) -> tuple[str, str]:
-    """Return what stands for a key that is left out: in words, and the value behind them."""
+    """Return how to describe the default of a key, and the default itself."""
     if key.is_required:
-        return "no default, it must be there", ""
+        return "required", ""
     if key.default in ("", [], {}):
         return "empty by default", ""
     return "default", plain(key.default)

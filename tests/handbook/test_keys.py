@@ -41,8 +41,8 @@ def test_a_key_is_told_with_its_unit_and_its_bounds() -> None:
         kind="whole number, seconds",
         default=120,
         bounds="a number above 0",
-        words="How long a sender may be silent before its upload fails, and how long a "
-        "destination may acknowledge nothing of what it is sent.",
+        words="The time after which a silent sender's upload fails, or the upload to a "
+        "destination that acknowledges nothing.",
         is_required=False,
         is_secret=False,
         is_own=True,

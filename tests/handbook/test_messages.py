@@ -22,7 +22,7 @@ TEXTS = {message.text for message in told()}
         "uuid: expected the UUID of a server",
         "missing archive or checksum",
         # a line of the log, of the console, of both, and a note on a file,
-        "its files stay: …",
+        "its files are kept: …",
         "The server has not stopped within … s and is killed.",
         "the Panel does not answer; it is told as soon as it does",
         "… changed while it was read",

@@ -1,4 +1,4 @@
-"""`docker`: the engine, and what every container on this node has in common."""
+"""`docker`: the engine, and settings of all containers on this node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 
 @attrs.frozen
 class IPv4:
-    """`docker.network.interfaces.v4`: the IPv4 addresses of the network that is made."""
+    """`docker.network.interfaces.v4`: the IPv4 addresses of the created network."""
 
     #: The addresses of the network.
     subnet: str = "172.18.0.0/16"
@@ -32,9 +32,9 @@ class IPv4:
 
 @attrs.frozen
 class IPv6:
-    """`docker.network.interfaces.v6`: the IPv6 addresses of the network that is made."""
+    """`docker.network.interfaces.v6`: the IPv6 addresses of the created network."""
 
-    #: The addresses of the network; empty is a network without IPv6.
+    #: The addresses of the network; empty means a network without IPv6.
     subnet: str = "fdba:17c8:6c94::/64"
     #: The host's address in it.
     gateway: str = "fdba:17c8:6c94::1011"
@@ -42,7 +42,7 @@ class IPv6:
 
 @attrs.frozen
 class Interfaces:
-    """`docker.network.interfaces`: the addresses of the network that is made."""
+    """`docker.network.interfaces`: the addresses of the created network."""
 
     v4: IPv4 = IPv4()
     v6: IPv6 = IPv6()
@@ -52,26 +52,26 @@ class Interfaces:
 class NetworkConfig:
     """`docker.network`: the network that every server's container joins."""
 
-    #: The address that a server's 127.0.0.1 stands for: the host's in the network.
+    #: The address that replaces 127.0.0.1 of a server: the host's address in the network.
     interface: str = "172.18.0.1"
     #: The name servers of the containers.
     dns: tuple[str, ...] = ("1.1.1.1", "1.0.0.1")
-    #: The network that is made when it is missing, where `network_mode` names it.
+    #: The network that is created if it is missing and `network_mode` names it.
     name: str = "pterodactyl_nw"
     #: Bind no ports to 127.0.0.1.
     ispn: bool = False
-    #: The driver of the network that is made.
+    #: The driver of the created network.
     driver: str = "bridge"
-    #: The network that containers join: `name`, another one that is there, or a mode of the
-    #: engine's own, such as `host`.
+    #: The network that containers join: `name`, another existing one, or a mode of the engine,
+    #: such as `host`.
     network_mode: str = "pterodactyl_nw"
-    #: Make the network without a way to the outside.
+    #: Create the network without access to the outside.
     is_internal: bool = False
-    #: Let containers of the network that is made talk to each other.
+    #: Allow connections between containers of the created network.
     enable_icc: bool = True
-    #: The largest packet of the network that is made.
+    #: The MTU of the created network.
     network_mtu: Bytes = 1500
-    #: The host interface of the network made from these values (wingsd's own).
+    #: The host interface of the created network (wingsd's own).
     bridge_name: str = "pterodactyl0"
     interfaces: Interfaces = Interfaces()
 
@@ -80,9 +80,9 @@ class NetworkConfig:
 class Registry:
     """`docker.registries.*`: the credentials for one registry, by its host."""
 
-    #: Who pulls images there.
+    #: The user name.
     username: str = ""
-    #: The password, or a token in its place.
+    #: The password or token.
     password: str = attrs.field(default="", repr=False)
 
 
@@ -92,7 +92,7 @@ class LogConfig:
 
     #: The engine's logging driver.
     type: str = "local"
-    #: The driver's options: scalars of any type; the engine gets them as texts.
+    #: The driver's options: scalars of any type, passed to the engine as text.
     config: dict[str, Any] = attrs.field(
         factory=lambda: {
             "max-size": "5m",
@@ -107,11 +107,11 @@ class LogConfig:
 class Overhead:
     """`docker.overhead`: memory that a container gets beyond its server's limit, as a factor."""
 
-    #: Use the factors given here in place of those that are the defaults.
+    #: Use these factors instead of the defaults.
     override: bool = False
     #: The factor for limits above those in `multipliers`.
     default_multiplier: float = 1.05
-    #: Limits in MB, each with the factor for those up to it.
+    #: Memory limits in MB, each with the factor for limits up to it.
     multipliers: dict[str, float] = attrs.field(
         factory=lambda: {"2048": 1.15, "4096": 1.10}, validator=keyed_by_memory
     )
@@ -119,13 +119,13 @@ class Overhead:
 
 @attrs.frozen
 class DockerConfig:
-    """`docker`: the engine and what every container on this node has in common."""
+    """`docker`: the engine, and settings of all containers on this node."""
 
-    #: False makes a node of files only, without containers (wingsd's own). It is never chosen by
-    #: itself: an engine that does not answer fails a transfer.
+    #: False is for a node that only keeps files, without containers (wingsd's own). It is never
+    #: chosen automatically: an engine that does not answer fails a transfer.
     enabled: bool = True
-    #: Where the engine listens, such as `unix:///run/user/988/docker.sock`; empty is the variable
-    #: `DOCKER_HOST`, else the usual socket (wingsd's own).
+    #: The engine's socket, such as `unix:///run/user/988/docker.sock`; empty means the variable
+    #: `DOCKER_HOST`, or else the default socket (wingsd's own).
     socket: str = ""
     network: NetworkConfig = NetworkConfig()
     #: The domain of the containers' host names.
@@ -133,9 +133,9 @@ class DockerConfig:
     registries: dict[str, Registry] = attrs.field(factory=dict)
     #: The size of `/tmp` in every container, in memory.
     tmpfs_size: MiB = attrs.field(default=100, validator=positive)
-    #: Processes and threads in one container; 0 is no limit.
+    #: The maximum number of processes and threads in one container; 0 means no limit.
     container_pid_limit: int = 512
     overhead: Overhead = Overhead()
-    #: The user namespace of containers: empty is the engine's own choice, `host` the host's.
+    #: The user namespace of containers: empty is the engine's default, `host` the host's.
     userns_mode: str = ""
     log_config: LogConfig = LogConfig()
