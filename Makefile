@@ -9,7 +9,7 @@
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
-# ROUNDS=...                how many rounds of each world, in place of five
+# ROUNDS=...                how many rounds of each data set, in place of five
 # SERIES=...                the only series of benchmarks, such as SERIES="receive send", or floods
 
 PYTHON ?= $(if $(FLOOR),/usr/bin/python3,python3)
@@ -39,7 +39,7 @@ fuzz: ## look for inputs that crash or hang what reads other people's bytes
 	@$(PREPARE) fuzz
 	@$(BIN)/python -m fuzz $(TARGET) --seconds $(FUZZ_SECONDS)
 
-bench: ## measure beside the yardsticks and write docs/benchmarks.md (root, an hour, 60 GiB of disk)
+bench: ## measure beside the reference programs and write docs/benchmarks.md (root, an hour, 60 GiB of disk)
 ifdef FLOOR
 	@$(PREPARE) bench
 	@$(BIN)/python -m bench $(SERIES) $(if $(ROUNDS),--rounds $(ROUNDS))

@@ -1,1 +1,1 @@
-"""Benchmarks: real daemons beside the yardsticks of their machine, on fresh filesystems."""
+"""Benchmarks: real daemons beside reference programs, on fresh filesystems."""

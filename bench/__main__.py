@@ -1,4 +1,4 @@
-"""The command: `python -m bench`. Root only, since every round has a filesystem of its own."""
+"""The command `python -m bench`. Needs root, since every round has its own filesystem."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WORK = _HOME / ".cache/bench"
 
 
 def main(_: Any, arguments: argparse.Namespace) -> Deferred[None]:
-    """Run what the command line says."""
+    """Run the command line."""
     return Deferred.fromCoroutine(_run(arguments))
 
 
@@ -57,7 +57,7 @@ async def _run(arguments: argparse.Namespace) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
     parser.add_argument("series", nargs="*", choices=_ALL, metavar="SERIES", help=", ".join(_ALL))
-    rounds = "of each world (5), of receiving small three times as many"
+    rounds = "of each dataset (5), of receiving small three times as many"
     parser.add_argument("--rounds", type=int, default=5, help=rounds)
     parser.add_argument("--report", action="store_true", help="only write the report anew")
     parser.add_argument("--output", type=Path, default=_HOME / "docs/benchmarks.md")

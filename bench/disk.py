@@ -27,9 +27,9 @@ def fresh_disk(directory: Path) -> Iterator[Path]:
     image.unlink(missing_ok=True)
     with image.open("wb") as file:
         file.truncate(_SIZE)
-    # All of it is made now, and nothing by the kernel in the background while we measure.
+    # Initialize everything now, and not in the background during a measurement.
     _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image))
-    # Else everything would be in the page cache twice, and soon be pushed out of it.
+    # Otherwise everything would be in the page cache twice, and be evicted soon.
     attach = ["losetup", "--direct-io=on", "--find", "--show", str(image)]
     device = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
     _run("mount", device, str(place))

@@ -1,7 +1,7 @@
-"""`python -m bench.flood_client KIND URL CA SECONDS`: send a node what strangers may send.
+"""`python -m bench.flood_client KIND URL CA SECONDS`: floods a node without a token.
 
 It holds 256 connections, opens each again when the node closes it, and ends after SECONDS. Half of
-the connections read what they are answered, the others never read.
+the connections read the answers, the others never read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from attrs import frozen
 __all__ = ["CONNECTIONS", "KINDS", "Flood"]
 
 CONNECTIONS = 256
-#: Bytes that are sent at a time where something is repeated.
+#: Bytes per write of repeated data.
 _BLOCK = 64 << 10
 
 
@@ -91,7 +91,7 @@ KINDS = {
 
 
 async def main(kind: str, url: str, ca: str, seconds: str, origin: str, *servers: str) -> None:
-    """Send a flood for as long; `origin` and `servers` are what WebSockets are opened with."""
+    """Send a flood for as long; `origin` and `servers` are used to open WebSockets."""
     floods = [
         _for(KINDS[kind], origin, servers[number % len(servers)]) for number in range(CONNECTIONS)
     ]

@@ -1,4 +1,4 @@
-"""Whether others are answered, and what memory is taken, while a client without a token floods."""
+"""Floods by a client without a token: the latency of others, and the node's memory."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = ["FloodResult", "ask", "flood_report", "measure_flood"]
 
 #: Seconds that a flood lasts.
 _SECONDS = 8
-#: Seconds between two questions of the client that is let in, and until it gives up.
+#: Seconds between two requests of the authorized client, and its timeout.
 _ASK_EVERY = 0.05
 _GIVE_UP = 60
 #: Servers of the node. A server has at most 30 WebSockets, so these have one for each connection.
 _SERVERS = 10
-#: What the node promises: seconds, and MiB more than it had.
+#: The node's promise: seconds, and additional MiB.
 MUST_SECONDS, MUST_MIB = 1.0, 64
 
 
 @frozen
 class FloodResult:
-    """What one flood did: seconds that another client waited for its answers, and MiB of memory.
+    """The result of a flood: seconds that another client waited for answers, and MiB of memory.
 
     `answers` is how many answers that client got; `idle` and `peak` are resident memory before
     the flood and at most during it.
@@ -50,7 +50,7 @@ class FloodResult:
 
 
 async def measure_flood(kind: str, directory: Path) -> FloodResult:
-    """Start a node in `directory`, flood it, and ask it meanwhile as a Panel does."""
+    """Start a node in `directory`, flood it, and meanwhile send requests like a Panel."""
     site = Site(directory)
     await site.open()
     node = BenchNode(site, directory / "node")

@@ -83,7 +83,7 @@ def idle_report(result: IdleResult, machine: str, version: str) -> str:
             "",
             f"Machine: {machine}. Version: {version}.",
             "",
-            "| | Go Wings | must | wingsd | |",
+            "| | Go Wings | required | wingsd | |",
             "| --- | --- | --- | --- | --- |",
             *(_row(name, target, values) for name, target, values in rows if values),
             "",
@@ -95,5 +95,5 @@ def _row(name: str, target: Target, values: Sequence[float]) -> str:
     wings = "" if target.wings is None else f"{target.wings:g}"
     middle = median(values)
     measured = f"{middle:.3g} ({min(values):.3g} to {max(values):.3g})"
-    is_held = "held" if middle <= target.must else "**missed**"
-    return f"| {name} | {wings} | {target.must:g} | {measured} | {is_held} |"
+    is_held = "held" if middle <= target.required else "**missed**"
+    return f"| {name} | {wings} | {target.required:g} | {measured} | {is_held} |"

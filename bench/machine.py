@@ -1,4 +1,4 @@
-"""What every timed run finds, so that it pays for nothing that was before it."""
+"""Prepares the machine for a timed run, so that earlier runs do not affect it."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from pathlib import Path
 
 __all__ = ["Reserve", "settle"]
 
-#: What is ready in any case, and how much of it lies open for the taking at any moment.
+#: Bytes to hold at least, and free bytes to keep available at any moment.
 _LEAST = 1 << 30
 _OPEN = 512 << 20
-#: Left to everything else.
+#: Bytes for everything else.
 _LEFT = 3 << 30
 _STEP = 64 << 20
-#: Seconds between two looks at how much was taken.
+#: Seconds between two checks of the free memory.
 _EVERY = 0.02
 _POPULATE_WRITE = 23  # madvise(2); Python has no name for it
 _KIB = 1024
 
 
 def settle(size: int = 0) -> Reserve:
-    """Have everything written; return memory for a run that has `size` bytes in the end.
+    """Flush everything; return reserved memory for a run that writes `size` bytes.
 
-    A virtual machine gives free memory back to its host after moments, and is given each page
-    anew at its next use: one to three seconds for each GiB, for whoever comes first. So some is
-    held here, which is not free, and let go as fast as it is taken while the run goes on.
+    A virtual machine returns free memory to its host after moments, and must allocate each page
+    again: one to three seconds for each GiB. Therefore used memory is held here, and released
+    as fast as the run needs it.
     """
     os.sync()
     return Reserve(min(size + _LEAST, _memory("MemAvailable") - _LEFT))
 
 
 class Reserve:
-    """Memory that was used just now: a context in which the kernel gets it little by little."""
+    """Recently used memory: a context in which it is released to the kernel little by little."""
 
     def __init__(self, size: int) -> None:
         self._size = max(size // _STEP, 1) * _STEP

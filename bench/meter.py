@@ -1,4 +1,4 @@
-"""What a process costs: CPU, memory over time, and what each of its threads does."""
+"""Measures a process: CPU, memory over time, and the time of each thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KIB_PER_MIB = 1024
 
 @frozen
 class ThreadTime:
-    """What threads of one name did, in seconds: compute, be in the kernel, wait for a core."""
+    """Seconds of the threads of one name: user mode, kernel, waiting for a core."""
 
     name: str
     user: float
@@ -30,7 +30,7 @@ class ThreadTime:
 
 @frozen
 class Cost:
-    """Of a process and its children: seconds, CPU seconds, MiB.
+    """The cost of a process and its children: seconds, CPU seconds, MiB.
 
     `memory` is resident memory by time since the beginning, `peak` the highest that the kernel
     has seen since the process was started.
@@ -51,7 +51,7 @@ class Meter:
     _began: float = 0
     _cpu: float = 0
     _memory: list[tuple[float, float]] = field(factory=list)
-    #: By thread id: what was there at the beginning, and what was seen last.
+    #: By thread id: the first and the last reading.
     _first: dict[str, ThreadTime] = field(factory=dict)
     _last: dict[str, ThreadTime] = field(factory=dict)
     _done: threading.Event = field(factory=threading.Event)

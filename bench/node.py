@@ -1,4 +1,4 @@
-"""The daemons under measurement, and the Panel they belong to."""
+"""The measured daemons, and their Panel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["BenchNode", "Site", "reactor"]
 
 
 class BenchNode(Daemon):
-    """A node with all it has in `directory`, but for the files of its servers in `data`.
+    """A node in `directory`, with the files of its servers in `data`.
 
     Docker is off, so that no engine's time is in what is measured. With `engine` it is on, and
     looks for an engine there.
@@ -35,7 +35,7 @@ class BenchNode(Daemon):
         self._engine = engine
 
     async def start(self, **transfers: Any) -> None:
-        """Start it, with these of `system.transfers`; return when it knows its servers."""
+        """Start it, with these keys of `system.transfers`; return when it knows its servers."""
         tls = {"enabled": True, "cert": str(self._site.pem), "key": str(self._site.pem)}
         configuration = {
             "token_id": self.node.token_id,
@@ -57,7 +57,7 @@ class BenchNode(Daemon):
 
 
 class Site:
-    """A Panel, and the certificate that all of its nodes show."""
+    """A Panel, and the certificate of all of its nodes."""
 
     def __init__(self, directory: Path) -> None:
         self.panel = Panel()

@@ -10,9 +10,9 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
+from bench.datasets import MIB
 from bench.meter import Cost
 from bench.series import Growth, Results
-from bench.worlds import MIB
 
 __all__ = ["PLOTS", "draw"]
 
@@ -33,7 +33,7 @@ def draw(results: Results, directory: Path) -> None:
 
 
 def _time(results: Results) -> Any:
-    """Seconds by MiB, with the straight line that the largest gives."""
+    """Seconds by MiB, with the straight line through the largest."""
     if not results.by_bytes:
         return None
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
@@ -84,7 +84,7 @@ def _memory(results: Results) -> Any:
 
 
 def _threads(results: Results) -> Any:
-    """What each thread did while a world was received, and while one was sent."""
+    """Time by thread while a dataset was received, and while one was sent."""
     if not results.received or not results.sent:
         return None
     figure, columns = plt.subplots(

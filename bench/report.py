@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import TypeVar
 
+from bench.datasets import MIB
 from bench.meter import Cost
 from bench.plots import PLOTS
 from bench.series import Growth, Results
 from bench.targets import CPU, DURABLE, FAST, MEMORY, SEND, Target
-from bench.worlds import MIB
 
 __all__ = ["report"]
 
@@ -173,12 +173,15 @@ def _against(target: Target, figures: list[float], digits: int = 2) -> list[str]
     """Return a row: the figures of Wings, required, the goal and wingsd, and which is reached."""
     # Memory must hold in every round.
     ours = max(figures) if target is MEMORY else median(figures)
-    reached = "goal" if target.dream is not None and ours <= target.dream else "required"
+    reached = "goal" if target.goal is not None and ours <= target.goal else "required"
     return [
-        *(f"{figure:g}" if figure is not None else "" for figure in (target.wings, target.must)),
-        f"{target.dream:g}" if target.dream is not None else "",
+        *(
+            f"{figure:g}" if figure is not None else ""
+            for figure in (target.wings, target.required)
+        ),
+        f"{target.goal:g}" if target.goal is not None else "",
         _spread(figures, digits, ours),
-        f"**{reached}**" if ours <= target.must else "missed",
+        f"**{reached}**" if ours <= target.required else "missed",
     ]
 
 

@@ -14,28 +14,28 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from bench.datasets import Dataset
 from bench.machine import settle
 from bench.meter import Cost, Meter
 from bench.node import BenchNode, Site, reactor
-from bench.worlds import World
-from bench.yardsticks import tar_to_sink
+from bench.references import tar_to_sink
 from tests.support import Node
 
 __all__ = ["memory_after", "move", "receive", "received_tree", "send", "tar_and_curl"]
 
-#: Seconds after which a run is taken for dead.
+#: Seconds until a run times out.
 _WITHIN = 1800
 
 
-async def receive(world: World, disk: Path, *, durable: bool, at_once: int = 1) -> Cost:
-    """Have a new node on `disk` receive the world over TLS, from as many curls at once."""
-    async with _receiving(world, disk, durable=durable, at_once=at_once) as (node, upload):
-        return (await _measured([node], upload, world.size * at_once))[0]
+async def receive(dataset: Dataset, disk: Path, *, durable: bool, at_once: int = 1) -> Cost:
+    """Have a new node on `disk` receive the dataset over TLS, from as many curls at once."""
+    async with _receiving(dataset, disk, durable=durable, at_once=at_once) as (node, upload):
+        return (await _measured([node], upload, dataset.size * at_once))[0]
 
 
-async def memory_after(world: World, disk: Path, *, at_once: int, rest: float) -> float:
-    """Have a node receive the world as often at once; return its MiB `rest` seconds later."""
-    async with _receiving(world, disk, durable=False, at_once=at_once) as (node, upload):
+async def memory_after(dataset: Dataset, disk: Path, *, at_once: int, rest: float) -> float:
+    """Have a node receive the dataset as often at once; return its MiB `rest` seconds later."""
+    async with _receiving(dataset, disk, durable=False, at_once=at_once) as (node, upload):
         await upload()
         await deferLater(reactor, rest)
         return Meter(node.pid).resident()
@@ -43,7 +43,7 @@ async def memory_after(world: World, disk: Path, *, at_once: int, rest: float) -
 
 @asynccontextmanager
 async def _receiving(
-    world: World, disk: Path, *, durable: bool, at_once: int
+    dataset: Dataset, disk: Path, *, durable: bool, at_once: int
 ) -> AsyncIterator[tuple[BenchNode, Callable[[], Awaitable[None]]]]:
     async with _site() as site:
         elsewhere = site.panel.add_node("https://elsewhere.invalid:8080")
@@ -54,7 +54,7 @@ async def _receiving(
 
         async def upload() -> None:
             tokens = [site.panel.transfer_token(uuid, node.node) for uuid in servers]
-            curls = [deferToThread(_curl, node.url, site.ca, token, world) for token in tokens]
+            curls = [deferToThread(_curl, node.url, site.ca, token, dataset) for token in tokens]
             await gatherResults(curls, consumeErrors=True)
 
         await node.start(durable=durable)
@@ -64,32 +64,32 @@ async def _receiving(
             await node.close()
 
 
-async def send(world: World, disk: Path) -> Cost:
-    """Have a new node send the world to where everything is thrown away."""
+async def send(dataset: Dataset, disk: Path) -> Cost:
+    """Have a new node send the dataset to a server that discards everything."""
     async with _site() as site:
         with _sink(site.pem) as url:
             destination = site.panel.add_node(url, ca=str(site.ca))
-            async with _source(site, world, disk) as (source, uuid):
+            async with _source(site, dataset, disk) as (source, uuid):
                 moving = lambda: _moved(site, source, uuid, destination)  # noqa: E731
                 return (await _measured([source], moving))[0]
 
 
-async def tar_and_curl(world: World) -> float:
-    """Return the seconds in which tar, gzip and curl send the world to the same place."""
+async def tar_and_curl(dataset: Dataset) -> float:
+    """Return the seconds in which tar, gzip and curl send the dataset to the same place."""
     async with _site() as site:
         with _sink(site.pem) as url:
-            return await deferToThread(tar_to_sink, world, url, site.ca)
+            return await deferToThread(tar_to_sink, dataset, url, site.ca)
 
 
-async def move(world: World, disk: Path) -> list[Cost]:
-    """Move the world between two new nodes; return the source's cost and the destination's."""
+async def move(dataset: Dataset, disk: Path) -> list[Cost]:
+    """Move the dataset between two new nodes; return the source's cost and the destination's."""
     async with _site() as site:
         destination = BenchNode(site, _new(disk))
         await destination.start()
         try:
-            async with _source(site, world, disk) as (source, uuid):
+            async with _source(site, dataset, disk) as (source, uuid):
                 moving = lambda: _moved(site, source, uuid, destination.node)  # noqa: E731
-                return await _measured([source, destination], moving, world.size)
+                return await _measured([source, destination], moving, dataset.size)
         finally:
             await destination.close()
 
@@ -101,7 +101,7 @@ def received_tree(disk: Path) -> Path:
 
 
 def _new(disk: Path) -> Path:
-    """Return where a new node may be: nothing of a round is deleted before its end."""
+    """Return the directory of a new node: nothing of a round is deleted before its end."""
     return disk / f"node-{len(os.listdir(disk))}"
 
 
@@ -117,14 +117,16 @@ async def _site() -> AsyncIterator[Site]:
 
 
 @asynccontextmanager
-async def _source(site: Site, world: World, disk: Path) -> AsyncIterator[tuple[BenchNode, str]]:
-    """A new node that has the world: mounted, since it is only read, and is in the page cache."""
-    assert world.tree is not None
+async def _source(
+    site: Site, dataset: Dataset, disk: Path
+) -> AsyncIterator[tuple[BenchNode, str]]:
+    """A new node with the dataset mounted, since it is only read, and in the page cache."""
+    assert dataset.tree is not None
     source = BenchNode(site, _new(disk))
     uuid = site.add_server(1, source.node)
     files = source.data / uuid
     files.mkdir(parents=True)
-    _run("mount", "--bind", str(world.tree), str(files))
+    _run("mount", "--bind", str(dataset.tree), str(files))
     try:
         await source.start()
         yield source, uuid
@@ -160,11 +162,11 @@ def _sink(pem: Path) -> Iterator[str]:
             process.kill()
 
 
-def _curl(url: str, ca: Path, token: str, world: World) -> None:
+def _curl(url: str, ca: Path, token: str, dataset: Dataset) -> None:
     _run(
         *("curl", "-sSf", "--cacert", str(ca), "--max-time", str(_WITHIN)),
         *("-H", f"Authorization: Bearer {token}"),
-        *("-F", f"archive=@{world.archive}", "-F", f"checksum={world.sha256}"),
+        *("-F", f"archive=@{dataset.archive}", "-F", f"checksum={dataset.sha256}"),
         f"{url}/api/transfers",
     )
 

@@ -1,4 +1,4 @@
-"""The series: each competitor once a round, on a disk of that round, in turns from both ends."""
+"""The series: each program once a round, on a new disk, in alternating order."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import attrs
 from attrs import frozen
 from twisted.internet.threads import deferToThread
 
+from bench.datasets import DATASETS, MIB, Dataset, dataset, of_bytes, of_files
 from bench.disk import fresh_disk
 from bench.flood_client import KINDS
 from bench.floods import FloodResult, measure_flood
 from bench.idle import AT_ONCE, REST_SECONDS, IdleResult, measure_start
 from bench.meter import Cost
+from bench.references import flush, igzip_untar, untar
 from bench.runs import memory_after, move, receive, received_tree, send, tar_and_curl
-from bench.worlds import MIB, WORLDS, World, of_bytes, of_files, world
-from bench.yardsticks import flush, igzip_untar, untar
 
 __all__ = ["Growth", "Moved", "Received", "Results", "Sent", "Series"]
 
@@ -73,7 +73,7 @@ class Growth:
 
 @frozen
 class Results:
-    """Everything that was measured, by world, number at once, bytes or files."""
+    """Everything that was measured, by dataset, number at once, bytes or files."""
 
     machine: str
     version: str
@@ -94,12 +94,12 @@ class Series:
         self._directory = directory
         self._rounds = rounds
         self._results = results
-        self._worlds = directory / "worlds"
+        self._datasets = directory / "datasets"
 
     async def receive(self) -> None:
-        """Worlds against tar, and against tar and sync."""
-        for name in WORLDS:
-            one = await self._world(name)
+        """Datasets against tar, and against tar and sync."""
+        for name in DATASETS:
+            one = await self._dataset(name)
             rounds = self._results.received.setdefault(name, [])
             for number in range(self._rounds * (_SMALL if name == "small" else 1)):
                 with fresh_disk(self._directory) as disk:
@@ -107,9 +107,9 @@ class Series:
                 _say(f"receive {name}: {_ratio(rounds[-1].fast, rounds[-1].untar)}")
 
     async def send(self) -> None:
-        """Worlds against tar, gzip and curl."""
-        for name in WORLDS:
-            one = await self._world(name)
+        """Datasets against tar, gzip and curl."""
+        for name in DATASETS:
+            one = await self._dataset(name)
             rounds = self._results.sent.setdefault(name, [])
             with fresh_disk(self._directory) as disk:
                 for _ in range(self._rounds):
@@ -117,9 +117,9 @@ class Series:
                     _say(f"send {name}: {_ratio(rounds[-1].node, rounds[-1].tar_and_curl)}")
 
     async def move(self) -> None:
-        """Worlds from one node to another, as they are by default: durable."""
-        for name in WORLDS:
-            one = await self._world(name)
+        """Datasets from one node to another, with the default: durable."""
+        for name in DATASETS:
+            one = await self._dataset(name)
             rounds = self._results.moved.setdefault(name, [])
             for _ in range(_FEW):
                 with fresh_disk(self._directory) as disk:
@@ -128,7 +128,7 @@ class Series:
 
     async def at_once(self) -> None:
         """Several servers at once."""
-        one = await deferToThread(of_bytes, _AT_ONCE_BYTES, self._worlds)
+        one = await deferToThread(of_bytes, _AT_ONCE_BYTES, self._datasets)
         for count in _AT_ONCE:
             rounds = self._results.at_once.setdefault(count, [])
             for _ in range(_FEW):
@@ -143,10 +143,10 @@ class Series:
             (of_files, _COUNTS, self._results.by_files),
         ):
             for amount in amounts:
-                await self._grow(await deferToThread(make, amount, self._worlds), results)
+                await self._grow(await deferToThread(make, amount, self._datasets), results)
 
     async def floods(self) -> None:
-        """What a client without a token may send, while another one asks."""
+        """Floods of a client without a token, while another one sends requests."""
         for kind in KINDS:
             with TemporaryDirectory() as directory:
                 result = await measure_flood(kind, Path(directory))
@@ -165,14 +165,14 @@ class Series:
                 with TemporaryDirectory() as directory:
                     starts.append(await measure_start(Path(directory), docker=docker))
                 _say(f"started: {starts[-1].cpu:.2f} s of CPU, {starts[-1].resident:.0f} MiB")
-        one = await deferToThread(of_bytes, _AT_ONCE_BYTES, self._worlds)
+        one = await deferToThread(of_bytes, _AT_ONCE_BYTES, self._datasets)
         for _ in range(_FEW):
             with fresh_disk(self._directory) as disk:
                 rest = await memory_after(one, disk, at_once=AT_ONCE, rest=REST_SECONDS)
             self._results.idle.rest.append(rest)
             _say(f"{REST_SECONDS} s after {AT_ONCE} servers at once: {rest:.0f} MiB")
 
-    async def _grow(self, one: World, results: list[Growth]) -> None:
+    async def _grow(self, one: Dataset, results: list[Growth]) -> None:
         one.warm()
         for _ in range(_FEW):
             with fresh_disk(self._directory) as disk:
@@ -182,13 +182,13 @@ class Series:
             results.append(Growth(one.size, one.files, received, sent))
             _say(f"{one.name}: {received.seconds:.1f} s, {received.peak:.0f} MiB")
 
-    async def _world(self, name: str) -> World:
-        one = await deferToThread(world, name, self._worlds)
+    async def _dataset(self, name: str) -> Dataset:
+        one = await deferToThread(dataset, name, self._datasets)
         await deferToThread(one.warm)
         return one
 
 
-async def _receive_round(one: World, disk: Path, *, reverse: bool) -> Received:
+async def _receive_round(one: Dataset, disk: Path, *, reverse: bool) -> Received:
     fast: list[Cost] = []
     seconds: dict[str, float] = {}
 
@@ -211,8 +211,8 @@ async def _receive_round(one: World, disk: Path, *, reverse: bool) -> Received:
     return Received(fast=fast[0], durable=fast[1], **seconds)
 
 
-def _ratio(cost: Cost, yardstick: float) -> str:
-    return f"{cost.seconds:.2f} s, {cost.seconds / yardstick:.2f} of the yardstick's"
+def _ratio(cost: Cost, reference: float) -> str:
+    return f"{cost.seconds:.2f} s, {cost.seconds / reference:.2f} of the reference's"
 
 
 def _say(line: str) -> None:

@@ -1,6 +1,6 @@
-"""`python -m bench.sink PEM`: a destination that takes uploads and throws them away.
+"""`python -m bench.sink PEM`: a destination that discards uploads.
 
-It reads as fast as the standard library can, so that what is measured is the sender. The answer
+It reads as fast as the standard library can, so that the sender is measured. The answer
 comes when the body has ended, as every node's does.
 """
 
@@ -15,7 +15,7 @@ _PIECE = 256 << 10
 _LAST_CHUNK = b"0\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-# What a node of wingsd says when it is asked what it keeps.
+# The features of a node of wingsd.
 _FEATURES = (
     b"HTTP/1.1 204 No Content\r\nTransfer-Features: symlinks, hard-links\r\n"
     b"Connection: close\r\n\r\n"
@@ -23,7 +23,7 @@ _FEATURES = (
 
 
 def main() -> None:
-    """Say the port, and serve until killed."""
+    """Print the port, and serve until killed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(sys.argv[1])
     with socket.create_server(("127.0.0.1", 0)) as listening:

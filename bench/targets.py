@@ -1,4 +1,4 @@
-"""What must be reached, and what is dreamt of; and what Go Wings reached on such a machine."""
+"""Targets: required figures and goals, and the figures of Go Wings on such a machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["CPU", "DURABLE", "FAST", "IDLE", "MEMORY", "REST", "SEND", "START", 
 
 @frozen
 class Target:
-    """A figure of Go Wings (None where there is none), of what must be, and of the dream."""
+    """The figure of Go Wings (None if unknown), the required figure, and the goal."""
 
     wings: float | None
-    must: float
-    dream: float | None
+    required: float
+    goal: float | None
 
 
 #: Time, against `tar -xzf`.
@@ -22,7 +22,7 @@ FAST = {
     "mixed": Target(1.01, 0.60, 0.45),
     "small": Target(2.0, 1.2, 0.8),
 }
-#: Time, against `tar -xzf` and `sync -f`. Wings never syncs. Where there is no dream, it is the
+#: Time, against `tar -xzf` and `sync -f`. Wings never syncs. Without a goal, the limit is the
 #: disk's own write speed.
 DURABLE = {
     "big": Target(None, 0.65, None),

@@ -1,4 +1,4 @@
-"""What everybody has: tar, gzip and curl, timed in the same run on the same filesystem."""
+"""Reference programs: tar, gzip and curl, timed in the same round on the same filesystem."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import subprocess
 import time
 from pathlib import Path
 
+from bench.datasets import Dataset
 from bench.machine import settle
-from bench.worlds import World
 
 __all__ = ["flush", "igzip_untar", "tar_to_sink", "untar"]
 
 
-def untar(world: World, directory: Path) -> float:
+def untar(dataset: Dataset, directory: Path) -> float:
     """Return the seconds of `tar -xzf`."""
-    with settle(world.size):
-        return _timed("tar", "-xzf", str(world.archive), "-C", _made(directory))
+    with settle(dataset.size):
+        return _timed("tar", "-xzf", str(dataset.archive), "-C", _made(directory))
 
 
-def igzip_untar(world: World, directory: Path) -> float:
-    """Return the seconds of the fastest inflate there is, piped to tar: the harder yardstick."""
-    command = f"igzip -dc {_quoted(world.archive)} | tar -xf - -C {_quoted(_made(directory))}"
-    with settle(world.size):
+def igzip_untar(dataset: Dataset, directory: Path) -> float:
+    """Return the seconds of the fastest inflate program, piped to tar."""
+    command = f"igzip -dc {_quoted(dataset.archive)} | tar -xf - -C {_quoted(_made(directory))}"
+    with settle(dataset.size):
         return _timed("bash", "-o", "pipefail", "-c", command)
 
 
@@ -31,10 +31,10 @@ def flush(directory: Path) -> float:
     return _timed("sync", "-f", str(directory))
 
 
-def tar_to_sink(world: World, url: str, ca: Path) -> float:
+def tar_to_sink(dataset: Dataset, url: str, ca: Path) -> float:
     """Return the seconds of `tar -cz` at level 1, piped to curl."""
     upload = f"curl -sSf --cacert {_quoted(ca)} -X POST -T - -H Expect: {_quoted(url)}"
-    command = f"tar -I 'gzip -1' -C {_quoted(world.tree)} -cf - . | {upload}"
+    command = f"tar -I 'gzip -1' -C {_quoted(dataset.tree)} -cf - . | {upload}"
     with settle():
         return _timed("bash", "-o", "pipefail", "-c", command)
 

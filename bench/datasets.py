@@ -1,4 +1,4 @@
-"""The server trees that are moved: the same bytes every time, and their archives."""
+"""The datasets: server trees with the same bytes every time, and their archives."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pathlib import Path
 from attrs import frozen
 from isal import isal_zlib
 
-__all__ = ["WORLDS", "World", "of_bytes", "of_files", "world"]
+__all__ = ["DATASETS", "Dataset", "dataset", "of_bytes", "of_files"]
 
-#: What a tree is made from counts: whoever changes a maker must raise it, and it is made anew.
+#: Version of the trees: raise it with a change, and they are created again.
 _EDITION = 1
 _MTIME = 1_700_000_000
 _MTIME_SPAN = 10_000_000
@@ -38,7 +38,7 @@ _WORDS = _TALK.split()
 
 
 @frozen
-class World:
+class Dataset:
     """A tree (None where only its archive is wanted) and its tar.gz; `size` in bytes of files."""
 
     name: str
@@ -49,7 +49,7 @@ class World:
     tree: Path | None = None
 
     def warm(self) -> None:
-        """Have the archive, and the tree, in the page cache."""
+        """Read the archive and the tree into the page cache."""
         for path in [self.archive, *(self.tree.rglob("*") if self.tree else [])]:
             if path.is_file():
                 with path.open("rb") as file:
@@ -57,23 +57,23 @@ class World:
                         pass
 
 
-def world(name: str, directory: Path) -> World:
-    """Return one of `WORLDS`, made below `directory` when it is not there yet."""
+def dataset(name: str, directory: Path) -> Dataset:
+    """Return one of `DATASETS`, created below `directory` if it does not exist yet."""
     place = directory / f"{name}-{_EDITION}"
     tree, archive = place / "tree", place / "archive.tar.gz"
     if not archive.exists():
         shutil.rmtree(place, ignore_errors=True)
         tree.mkdir(parents=True)
-        WORLDS[name](tree)
+        DATASETS[name](tree)
         _stamp(tree)
         _pack(tree, archive)
     found = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
     size = sum(path.stat().st_size for path in found)
-    return World(name, archive, _sha256(archive), size, len(found), tree)
+    return Dataset(name, archive, _sha256(archive), size, len(found), tree)
 
 
-def of_bytes(size: int, directory: Path) -> World:
-    """Return an archive of files of up to 64 MiB, `size` bytes in all, of which a third packs."""
+def of_bytes(size: int, directory: Path) -> Dataset:
+    """Return an archive of files of up to 64 MiB, `size` bytes in all, a third compressible."""
     count = max(1, size // (64 * MIB))
     rng = random.Random("bytes")
     pool = rng.randbytes(4 * MIB)
@@ -82,7 +82,7 @@ def of_bytes(size: int, directory: Path) -> World:
     return _archived(f"{size}-bytes", size, count, directory, members)
 
 
-def of_files(count: int, directory: Path) -> World:
+def of_files(count: int, directory: Path) -> Dataset:
     """Return an archive of `count` files of 512 bytes."""
     rng = random.Random("files")
     members = (
@@ -98,7 +98,7 @@ def _archived(
     count: int,
     directory: Path,
     members: Iterator[tuple[str, int, Iterator[bytes]]],
-) -> World:
+) -> Dataset:
     """Write an archive without a tree on the disk."""
     path = directory / f"{name}-{_EDITION}.tar.gz"
     if not path.exists():
@@ -110,7 +110,7 @@ def _archived(
                 file.write(pack.compress(block))
             file.write(pack.flush())
         part.rename(path)
-    return World(name, path, _sha256(path), size, count)
+    return Dataset(name, path, _sha256(path), size, count)
 
 
 def _tar(members: Iterator[tuple[str, int, Iterator[bytes]]]) -> Iterator[bytes]:
@@ -124,7 +124,7 @@ def _tar(members: Iterator[tuple[str, int, Iterator[bytes]]]) -> Iterator[bytes]
 
 
 def _chunks(rng: random.Random, pool: bytes, size: int) -> Iterator[bytes]:
-    """What does not compress, and what does, in turns."""
+    """Incompressible and compressible data in turns."""
     while size > 0:
         start, length = rng.randrange(len(pool) // 2), rng.randrange(200, 20_000)
         text = b"%d minecraft:stone " % rng.randrange(10_000) * rng.randrange(1, 400)
@@ -133,7 +133,7 @@ def _chunks(rng: random.Random, pool: bytes, size: int) -> Iterator[bytes]:
         yield block
 
 
-# The trees of the yardstick
+# The trees of the reference
 
 
 def _big(tree: Path) -> None:
@@ -184,7 +184,7 @@ def _small(tree: Path) -> None:
         _write(tree / f"d{i % 25:02d}/s{i // 25 % 40:02d}" / name, text)
 
 
-WORLDS: dict[str, Callable[[Path], None]] = {"big": _big, "mixed": _mixed, "small": _small}
+DATASETS: dict[str, Callable[[Path], None]] = {"big": _big, "mixed": _mixed, "small": _small}
 
 
 def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -273,7 +273,7 @@ def _setting(rng: random.Random, number: int) -> tuple[str, bytes]:
 
 
 def _stamp(tree: Path) -> None:
-    """Give everything a time of its own."""
+    """Give each file its own time."""
     rng = random.Random("mtime")
     for root, directories, files in os.walk(tree, topdown=False):
         directories.sort()
