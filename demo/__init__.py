@@ -1,8 +1,8 @@
-"""`make demo`: a real game server moves from one node to another, and what happened is shown.
+"""`make demo`: moves a real game server from one node to another, and shows what happens.
 
-`course` is what happens from top to bottom, on the `stage`: a Panel, two nodes and an engine.
-`luanti` is the game that travels; `counter` is the small one of `make demo FAST=1`.
+`scenario` has the steps, from top to bottom; `testbed` has a Panel, two nodes and an engine.
+`luanti` is the game; `counter` is the small one of `make demo FAST=1`.
 
-Everything it makes lies in `.cache/demo` and on the Docker engine under names of its own, and is
-removed again at the end. The game's image and the packages it fetched stay.
+Everything it creates is in `.cache/demo` and on the Docker engine under its own names, and is
+removed at the end. The game's image and the downloaded packages stay.
 """

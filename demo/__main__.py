@@ -1,4 +1,4 @@
-"""`python -m demo [--fast] [--keep]`: the course, and an orderly end whatever happens in it."""
+"""`python -m demo [--fast] [--keep]`: runs the scenario, and cleans up in any case."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import react
 
 from demo.counter import Counter
-from demo.course import Course
 from demo.luanti import Luanti
-from demo.show import Failed, heading
+from demo.output import Failed, heading
+from demo.scenario import Scenario
 from tests.support import NodeError
 
 
@@ -32,38 +32,38 @@ async def _until_stopped(running: Deferred[None], keep: bool) -> None:
         await running
     except CancelledError:
         if not keep:
-            raise Failed("it was stopped") from None
+            raise Failed("stopped by a signal") from None
 
 
-async def _show(course: Course, reactor: Any, keep: bool) -> None:
-    running = Deferred.fromCoroutine(course.run(keep))
+async def _show(scenario: Scenario, reactor: Any, keep: bool) -> None:
+    running = Deferred.fromCoroutine(scenario.run(keep))
     _cancel_on_signal(reactor, running)
     try:
         await _until_stopped(running, keep)
     except Exception:
-        print(f"\n{course.stage.log_tails()}", file=sys.stderr)
-        # What went wrong first is what counts.
+        print(f"\n{scenario.testbed.log_tails()}", file=sys.stderr)
+        # The first error is the one to report.
         with suppress(Failed):
-            await course.clean_up()
+            await scenario.clean_up()
         raise
-    await course.clean_up()
+    await scenario.clean_up()
 
 
 async def _main(reactor: Any, fast: bool, keep: bool) -> None:
-    course = Course(reactor, Counter() if fast else Luanti())
+    scenario = Scenario(reactor, Counter() if fast else Luanti())
     try:
-        await _show(course, reactor, keep)
+        await _show(scenario, reactor, keep)
     except (DockerException, Failed, NodeError, OSError) as error:
-        print(f'\nThe demo failed at "{course.step}": {error}', file=sys.stderr)
+        print(f'\nThe demo failed at "{scenario.step}": {error}', file=sys.stderr)
         raise SystemExit(1) from error
-    heading("All as it should be, and everything is removed again.")
+    heading("Everything is as expected, and has been removed again.")
 
 
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(prog="make demo")
-    parser.add_argument("--fast", action="store_true", help="a small game, made in a moment")
-    parser.add_argument("--keep", action="store_true", help="leave it running until Ctrl-C")
+    parser.add_argument("--fast", action="store_true", help="use a small game")
+    parser.add_argument("--keep", action="store_true", help="keep everything running until Ctrl-C")
     given = parser.parse_args()
     react(lambda reactor: Deferred.fromCoroutine(_main(reactor, given.fast, given.keep)))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from demo.engine import Engine
 from demo.game import Landmark, port_line
-from demo.tree import add_odds_and_ends
+from demo.trees import add_odds_and_ends
 from demo.watch import Watch
 from tests.support import process_configuration
 from tests.support.image import image_tar

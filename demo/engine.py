@@ -1,4 +1,4 @@
-"""The Docker engine's part: images for the games, a look at containers, and tidying up."""
+"""The Docker engine: images of the games, queries about containers, and removal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from docker import APIClient
 from docker.errors import DockerException, NotFound
 
-from demo.show import Failed
+from demo.output import Failed
 
 __all__ = ["HOST", "NETWORK", "Engine", "network"]
 
@@ -28,7 +28,7 @@ _CHANGES = [
 
 
 def network() -> dict[str, Any]:
-    """Return `docker.network` of a node: apart from a network that servers here may use."""
+    """Return `docker.network` of a node, separate from networks that this machine may use."""
     return {
         "name": NETWORK,
         "network_mode": NETWORK,
@@ -53,11 +53,11 @@ class Engine:
         self._network_was_there = bool(self._client.networks(names=[NETWORK]))
 
     def has_image(self, name: str) -> bool:
-        """Tell whether there is an image of that name."""
+        """Return whether an image of that name exists."""
         return bool(self._client.images(name))
 
     def make_image(self, name: str, root: Path | bytes) -> None:
-        """Make an image of a root file system, a tar file or its bytes."""
+        """Create an image from a root file system, a tar file or its bytes."""
         repository, _, tag = name.partition(":")
         names: Any = {"repository": repository, "tag": tag, "changes": _CHANGES}
         if isinstance(root, bytes):
@@ -66,12 +66,12 @@ class Engine:
             self._client.import_image_from_file(str(root), **names)
 
     def remove_image(self, name: str) -> None:
-        """Remove an image, if it is there."""
+        """Remove an image, if it exists."""
         with suppress(NotFound):
             self._client.remove_image(name, force=True)
 
     def inspect(self, name: str) -> dict[str, Any] | None:
-        """Return what `docker inspect` tells of a container; None without one."""
+        """Return the result of `docker inspect` for a container; None without one."""
         try:
             found: dict[str, Any] = self._client.inspect_container(name)
         except NotFound:
@@ -79,13 +79,13 @@ class Engine:
         return found
 
     def home(self, name: str) -> str:
-        """Return the host's directory that a container has as its server's; empty without one."""
+        """Return the host directory of a container's server; empty without one."""
         found = self.inspect(name) or {"Mounts": []}
         homes = [m["Source"] for m in found["Mounts"] if m["Destination"] == "/home/container"]
         return homes[0] if homes else ""
 
     def remove_containers(self, names: Sequence[str]) -> None:
-        """Remove the containers, and the network if it was not there before."""
+        """Remove the containers, and the network if it did not exist before."""
         for name in names:
             with suppress(NotFound):
                 self._client.remove_container(name, force=True)
@@ -94,5 +94,5 @@ class Engine:
                 self._client.remove_network(NETWORK)
 
     def close(self) -> None:
-        """Leave the engine."""
+        """Close the connection."""
         self._client.close()

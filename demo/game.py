@@ -1,4 +1,4 @@
-"""What a game is to the demo: an image, a server's files, and two ways to tell that it lives."""
+"""The interface of a game: an image, a server's files, and two ways to check that it works."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def port_line(file: str) -> Json:
 
 
 class Landmark(NamedTuple):
-    """What only the running world knows: how often it was started, and what is written in it."""
+    """State of the running world: how often it was started, and a text in it."""
 
     start: int
     words: str
 
 
 class Game(Protocol):
-    """One game server. Methods raise `demo.show.Failed`; those not asynchronous block."""
+    """One game server. Methods raise `demo.output.Failed`; those not asynchronous block."""
 
     title: str
     image: str
@@ -39,16 +39,16 @@ class Game(Protocol):
     process: Json
 
     def make_image(self, engine: Engine, cache: Path) -> str:
-        """Have `image` on the engine; return in words where it is from."""
+        """Create `image` on the engine; return a text about its origin."""
 
     def make_files(self, cache: Path, tree: Path) -> None:
-        """Make the server's files in `tree`, which does not exist yet."""
+        """Create the server's files in `tree`, which does not exist yet."""
 
     def port_written(self, tree: Path) -> int:
         """Return the port in the server's own configuration file."""
 
     def landmark(self, console: Iterable[str]) -> Landmark | None:
-        """Return what the world has told in its console, the last time; None when it has not."""
+        """Return the last state that the world printed to the console, or None."""
 
     async def greet(self, reactor: Any, watch: Watch, port: int) -> str:
-        """Speak to the running game as a player would; return in words what it answered."""
+        """Connect to the running game like a player; return its answer as text."""

@@ -1,4 +1,4 @@
-"""A node: a certificate, a configuration, a slow line to it, and `twistd wingsd` as a process."""
+"""A node: a certificate, a configuration, a throttled proxy, and `twistd wingsd` as a process."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from demo.engine import network
+from demo.output import Failed
 from demo.process import Process
-from demo.show import Failed
 from tests.support import Panel
 from tests.support.line import SlowLine
 
@@ -37,7 +37,7 @@ GROUP = 988 if os.getuid() == 0 else os.getgid()
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as sock:
         sock.bind((_HOST, 0))
         port: int = sock.getsockname()[1]
@@ -77,7 +77,7 @@ class RunningNode:
 
     @property
     def log(self) -> str:
-        """Everything the node logged."""
+        """The node's log."""
         return self.log_file.read_text(encoding="utf-8") if self.log_file.exists() else ""
 
     def files(self, server: str) -> Path:
@@ -85,7 +85,7 @@ class RunningNode:
         return self.volumes / server
 
     def leftovers(self, server: str) -> list[str]:
-        """Return what there is of a server in the directories of this node."""
+        """Return the leftovers of a server in this node's directories."""
         # Unlike Path.rglob it does not mind what vanishes meanwhile.
         return [
             os.path.join(where, name)
@@ -95,7 +95,7 @@ class RunningNode:
         ]
 
     def speed(self, server: str) -> str:
-        """Return what the log tells of a server's size and speed when it came."""
+        """Return the size and speed of a received server from the log."""
         found = re.search(rf"{server}: received (.*)", self.log)
         return found[1] if found else "the log does not tell"
 
@@ -104,7 +104,7 @@ class RunningNode:
         authority.issue_cert(_HOST).private_key_and_cert_chain_pem.write_to_path(pem)
 
     def configure(self, panel: str) -> None:
-        """Write the configuration as a Panel would print it, and wingsd's own few keys."""
+        """Write the configuration as a Panel prints it, with some keys of wingsd's own."""
         pem = str(self._directory / "node.pem")
         config = {
             "token_id": self.node.token_id,
@@ -149,7 +149,7 @@ class RunningNode:
         return True
 
     async def stop(self) -> None:
-        """End the node. Raises `Failed` when it does not end well."""
+        """Stop the node. Raises `Failed` for an error."""
         process, self._process = self._process, None
         try:
             status = 0 if process is None else await process.end(_END_WITHIN)

@@ -1,4 +1,4 @@
-"""Programs: run and waited for in a worker thread, or run from the reactor."""
+"""Programs: run to their end in a worker thread, or run by the reactor."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from demo.show import Failed
+from demo.output import Failed
 
 __all__ = ["Process", "run"]
 
 
 def run(*command: str, cwd: Path) -> None:
-    """Run a program to its end. Blocks. Raises `Failed` with what it said."""
+    """Run a program to its end. Blocks. Raises `Failed` with its output."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise Failed(f"{' '.join(command)}:\n{done.stderr.strip()}")
@@ -56,12 +56,12 @@ class Process(ProcessProtocol):
         return pid
 
     def processEnded(self, reason: Failure) -> None:
-        """Tell who waits."""
+        """Notify waiters."""
         how: Any = reason.value
         self.ended.callback(-how.signal if how.signal else how.exitCode)
 
     async def end(self, within: float) -> int:
-        """Ask the program to end, make it end after `within` seconds; return its exit status."""
+        """Terminate the program, kill it after `within` seconds; return its exit status."""
         self._signal("TERM")
         late = self._reactor.callLater(within, self._signal, "KILL")
         try:

@@ -1,4 +1,4 @@
-"""A browser at a server's page: what it sees is kept, and told of transfers as it comes."""
+"""A browser on a server's page: keeps what it receives, and prints transfers as they happen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectError
 from twisted.internet.ssl import Certificate
 from twisted.internet.task import LoopingCall, deferLater
 
-from demo.show import Failed, line
+from demo.output import Failed, line
 from tests.support import Node, Panel
 from tests.support.browser import Browser, BrowserEvent, NotOpened
 
@@ -28,7 +28,7 @@ _DATE = re.compile(r"^.*(?=\[Transfer System\])")
 
 
 async def until(reactor: Any, look: Callable[[], T | None], what: str) -> T:
-    """Return what `look` sees when it sees something. Raises `Failed` naming `what`."""
+    """Return the first result of `look` that is not None. Raises `Failed` naming `what`."""
     deadline = reactor.seconds() + _WITHIN
     while (seen := look()) is None or seen is False:
         if reactor.seconds() > deadline:
@@ -54,7 +54,7 @@ class Watch:
         self._teller.clock = reactor
 
     async def open(self) -> None:
-        """Open the page: connect, and show the token. Raises `Failed`."""
+        """Open the page: connect, and send the token. Raises `Failed`."""
         try:
             await self._browser.connect(self._reactor)
             await self._browser.auth()
@@ -71,7 +71,7 @@ class Watch:
             await self._browser.close()
 
     def send(self, event: str, *args: str) -> None:
-        """Do what a user does with a button or a line."""
+        """Send a user's action."""
         self._browser.send(event, *args)
 
     def console(self) -> Iterator[str]:
@@ -92,16 +92,16 @@ class Watch:
         return await self.until(look, f"a line like {pattern.pattern!r} in the console")
 
     def has_seen(self, event: str, text: str) -> bool:
-        """Tell whether an event with `text` in its first text has come."""
+        """Return whether an event with `text` in its first argument has arrived."""
         return any(text in entry.args[0] for entry in self._events(event) if entry.args)
 
     async def saw(self, event: str, text: str) -> None:
-        """Return when such an event has come."""
+        """Wait for such an event."""
         await self.until(lambda: self.has_seen(event, text), f"{event} {text!r}")
         self._tell()
 
     async def until(self, look: Callable[[], T | None], what: str) -> T:
-        """Return what `look` sees when it sees something, as long as the page is connected."""
+        """Return the first result of `look` that is not None, while the page is connected."""
 
         def look_connected() -> T | None:
             seen = look()

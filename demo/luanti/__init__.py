@@ -12,9 +12,9 @@ from typing import Any
 from demo.engine import HOST, Engine
 from demo.game import Landmark, port_line
 from demo.luanti.probe import probe
+from demo.output import Failed
 from demo.process import run
-from demo.show import Failed
-from demo.tree import add_odds_and_ends
+from demo.trees import add_odds_and_ends
 from demo.watch import Watch
 from tests.support import process_configuration
 

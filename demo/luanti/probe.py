@@ -14,7 +14,7 @@ from twisted.internet.defer import TimeoutError as TooLate
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import LoopingCall
 
-from demo.show import Failed
+from demo.output import Failed
 
 __all__ = ["probe"]
 

@@ -1,4 +1,4 @@
-"""What the demo plays on: a Panel, two nodes, one engine, and a game; all of it is tidied up."""
+"""The demo's test bed: a Panel, two nodes, one engine, and a game, all removed at the end."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from twisted.internet.threads import deferToThread
 from demo.engine import Engine
 from demo.game import Game
 from demo.node import RunningNode
-from demo.show import line
+from demo.output import line
 from tests.support import Panel
 
-__all__ = ["Stage"]
+__all__ = ["Testbed"]
 
 CACHE = Path(__file__).parent.parent / ".cache"
 #: Lines of a node's log that are shown when something went wrong.
 _LOG_LINES = 25
 
 
-class Stage:
-    """All that has to be there before anything can happen.
+class Testbed:
+    """Panel, nodes, engine and game.
 
-    `servers` are those whose containers are removed in the end.
+    `servers` are the servers whose containers are removed at the end.
     """
 
     def __init__(self, reactor: Any, game: Game, servers: Sequence[str]) -> None:
         self.reactor = reactor
         self.game = game
         self._servers = servers
-        # What was done last is undone first, whatever becomes of the rest.
-        self._undoing = AsyncExitStack()
+        # Cleaned up in reverse order.
+        self._cleanup = AsyncExitStack()
         self.directory = CACHE / "demo"
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
@@ -49,7 +49,7 @@ class Stage:
         self.engine: Engine
 
     async def start(self) -> None:
-        """Start everything, and say what there is. Raises `Failed`."""
+        """Start everything, and print it. Raises `Failed`."""
         self.engine = engine = await deferToThread(Engine)
         self._later(self._remove_from_engine)
         line("engine", f"Docker {engine.version}, one for both nodes")
@@ -65,11 +65,11 @@ class Stage:
             line(f"node {node.name}", f"{node.node.address} (twistd -n wingsd, process {pid})")
 
     def _later(self, undo: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> None:
-        self._undoing.push_async_callback(undo, *args, **options)
+        self._cleanup.push_async_callback(undo, *args, **options)
 
     async def clean_up(self) -> None:
         """Remove everything that was made. Raises `Failed` when a node does not end well."""
-        await self._undoing.aclose()
+        await self._cleanup.aclose()
 
     async def _remove_from_engine(self) -> None:
         await deferToThread(self.engine.remove_containers, self._servers)

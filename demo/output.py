@@ -1,4 +1,4 @@
-"""How the demo speaks: one aligned line for each thing, a mark before what was checked."""
+"""The demo's output: one aligned line for each fact, with a mark for checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MIB = 1024 * 1024
 
 
 class Failed(Exception):
-    """Something is not as it should be; the text says what."""
+    """An unexpected result; the text names it."""
 
 
 def heading(text: str) -> None:
@@ -26,7 +26,7 @@ def line(name: str, text: str, mark: str = " ") -> None:
 
 
 def check(name: str, holds: object, text: str) -> None:
-    """Print what was found. Raises `Failed` when it is not what it should be."""
+    """Print the result of a check. Raises `Failed` if it is negative."""
     line(name, text, "+" if holds else "!")
     if not holds:
         raise Failed(f"{name}: {text}")

@@ -1,4 +1,4 @@
-"""Trees of files: what every server has besides its game, and whether two of them are equal."""
+"""Trees of files: extra files of every server, and the comparison of two trees."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def copy(tree: Path, place: Path) -> None:
 
 
 def give(tree: Path, owner: int, group: int) -> None:
-    """Make `tree` and all in it somebody's, as far as this process may."""
+    """Change the owner of `tree` and all in it, as far as this process may."""
     if os.getuid() != 0:
         return
     for path in (tree, *tree.rglob("*")):
@@ -60,7 +60,7 @@ def give(tree: Path, owner: int, group: int) -> None:
 
 
 def pack(tree: Path, archive: Path) -> None:
-    """Pack a server as the document wants it, tar.gz, with GNU tar."""
+    """Pack a server as tar.gz with GNU tar, as documented."""
     run("tar", "-czf", str(archive), "-C", str(tree), ".", cwd=tree)
 
 
@@ -75,7 +75,7 @@ def _entries(tree: Path) -> dict[str, os.stat_result]:
 
 
 def summarize(tree: Path) -> Summary:
-    """Count what is in `tree`."""
+    """Count the entries of `tree`."""
     stats = list(_entries(tree).values())
     files = [found for found in stats if stat.S_ISREG(found.st_mode)]
     return Summary(

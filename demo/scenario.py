@@ -1,4 +1,4 @@
-"""The demo's course, from top to bottom: a game moves, answers, and refuses to get lost."""
+"""The steps of the demo: a game moves between nodes, keeps working, and survives a cancel."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from demo import tree
-from demo.afterwards import show_what_to_try
-from demo.document import DocumentUpload
+from demo import trees
 from demo.game import Game, Landmark
 from demo.node import GROUP, OWNER, RunningNode
-from demo.show import Failed, check, heading, line, mib
-from demo.stage import Stage
+from demo.output import Failed, check, heading, line, mib
+from demo.suggestions import print_suggestions
+from demo.testbed import Testbed
+from demo.upload import CurlUpload
 from demo.watch import Watch, until
 from tests.support import Hang, server_settings
 
-__all__ = ["Course"]
+__all__ = ["Scenario"]
 
 SERVER = "5f3c2d6e-8a41-4b7f-9c0d-1e2f3a4b5c6d"
 UPLOADED = "5f3c2d6e-8a41-4b7f-9c0d-1e2f3a4b5c6e"
@@ -26,51 +26,51 @@ _ACCEPTED = 202
 _NO_CONTENT = 204
 
 
-class Course:
-    """The steps. `step` is the one under way, in words."""
+class Scenario:
+    """The steps. `step` is the title of the current one."""
 
     def __init__(self, reactor: Any, game: Game) -> None:
-        self.stage = Stage(reactor, game, [SERVER, UPLOADED, SPARE])
+        self.testbed = Testbed(reactor, game, [SERVER, UPLOADED, SPARE])
         self.step = ""
         self._reactor = reactor
         self._game = game
-        self._panel = self.stage.panel
+        self._panel = self.testbed.panel
         #: A copy of the server's files as they were before its first start.
-        self._files = self.stage.directory / "server"
+        self._files = self.testbed.directory / "server"
         self._watch: Watch | None = None
         self._landmark: Landmark | None = None
 
     async def run(self, keep: bool) -> None:
-        """Do and show it all. Raises `Failed` at the first thing that is off."""
-        a, b = self.stage.a, self.stage.b
+        """Run and print all steps. Raises `Failed` at the first unexpected result."""
+        a, b = self.testbed.a, self.testbed.b
         self._begin("Two nodes, one Panel, and a game")
-        await self.stage.start()
+        await self.testbed.start()
         await self._create(a)
         self._begin("The game on node A")
         await self._play(a)
-        self._begin("The Panel moves it to node B; what a browser sees meanwhile")
+        self._begin("The Panel moves it to node B; a browser's view")
         await self._move(a, b)
-        self._begin("What is left on node A")
+        self._begin("Nothing is left on node A")
         await self._verify_gone(a, b)
         self._begin("The same game on node B")
         await self._play(b)
-        self._begin("On its way back it is cancelled in the middle")
+        self._begin("The move back is cancelled halfway")
         await self._cancel(b, a)
-        self._begin("And plays on where it was")
+        self._begin("The game continues where it was")
         await self._play(b)
-        self._begin("The upload, as the document has it")
-        await DocumentUpload(self.stage, UPLOADED, self._files, a).send()
+        self._begin("An upload with curl, as documented")
+        await CurlUpload(self.testbed, UPLOADED, self._files, a).send()
         if keep:
             await self._leave()
-            await show_what_to_try(self.stage, SERVER, SPARE, self._files)
+            await print_suggestions(self.testbed, SERVER, SPARE, self._files)
             await Deferred()
 
     async def clean_up(self) -> None:
-        """Remove everything that was made."""
+        """Remove everything that was created."""
         try:
             await self._leave()
         finally:
-            await self.stage.clean_up()
+            await self.testbed.clean_up()
 
     def _begin(self, step: str) -> None:
         self.step = step
@@ -84,20 +84,20 @@ class Course:
             SERVER,
             image=f"~{game.image}",
             invocation=game.invocation,
-            name="the game that travels",
+            name="the moving game",
             port=node.game_port,
         )
         await self._panel.create_server_on(node.node, settings, game.process)
         await until(self._reactor, lambda: self._panel.installed(SERVER), "the server's creation")
-        await deferToThread(game.make_files, self.stage.directory.parent, self._files)
+        await deferToThread(game.make_files, self.testbed.directory.parent, self._files)
         place = node.files(SERVER)
-        await deferToThread(tree.copy, self._files, place)
-        await deferToThread(tree.give, place, OWNER, GROUP)
-        summary = await deferToThread(tree.summarize, place)
-        line("server", f"made on node A: {summary.files} files, {mib(summary.size)}")
+        await deferToThread(trees.copy, self._files, place)
+        await deferToThread(trees.give, place, OWNER, GROUP)
+        summary = await deferToThread(trees.summarize, place)
+        line("server", f"created on node A:  {summary.files} files, {mib(summary.size)}")
 
     async def _play(self, node: RunningNode) -> None:
-        """Start the game, and see that it is the world that it was."""
+        """Start the game, and check that its world is unchanged."""
         watch = await self._open_page()
         await self._panel.power(SERVER, "start")
         await watch.saw("status", "running")
@@ -122,22 +122,22 @@ class Course:
         check("world", same, f"{words}\nas before" if same else f"{words}\n{before} was before")
 
     async def _move(self, source: RunningNode, destination: RunningNode) -> None:
-        """Transfer the server, and compare both copies while the success is being told."""
+        """Transfer the server, and compare both copies while the success is being reported."""
         assert self._watch is not None  # noqa: S101 - the game is played
         success = Hang()
         self._panel.inject(f"{SERVER}/transfer/success", success)
         told = self._panel.called(f"{SERVER}/transfer/success")
         await self._panel.transfer(SERVER, destination.node)
-        await self._watch.until(lambda: told.called or self._failed(), "the success to be told")
+        await self._watch.until(lambda: told.called or self._failed(), "the report of the success")
         copies = source.files(SERVER), destination.files(SERVER)
-        found = await deferToThread(lambda: list(tree.differences(*copies, OWNER)))
+        found = await deferToThread(lambda: list(trees.differences(*copies, OWNER)))
         success.release()
         await self._watch.saw("transfer status", "completed")
         await self._leave()
-        summary = await deferToThread(tree.summarize, copies[1])
+        summary = await deferToThread(trees.summarize, copies[1])
         equal = (
             f"{summary.files} files, {summary.directories} directories, {summary.symlinks} "
-            "symlinks: equal in\ncontent, mode, time and links, when node B told its success"
+            "symlinks: equal in\ncontent, mode, time and links, when node B reported its success"
         )
         check("files", not found, "\n".join(found[:10]) if found else equal)
         line("transfer", destination.speed(SERVER))
@@ -155,20 +155,20 @@ class Course:
         check(
             "Panel",
             deletions == [(SERVER, _NO_CONTENT)],
-            "inside the call that told it the success, it had node A delete its copy: "
+            "during the call that reported the success, it had node A delete its copy:  "
             f"{deletions[0][1]}",
         )
         moved = self._panel.node_of(SERVER) is destination.node
         check("Panel says", moved, "the server is on node B" if moved else "it did not move")
         await until(
-            self._reactor, lambda: not source.leftovers(SERVER), "node A's files to be gone"
+            self._reactor, lambda: not source.leftovers(SERVER), "the removal of node A's files"
         )
         check("files", True, "none")
-        home = await deferToThread(self.stage.engine.home, SERVER)
+        home = await deferToThread(self.testbed.engine.home, SERVER)
         check(
             "container",
             home == str(destination.files(SERVER)),
-            f"the only one of that name has its files in {home}",
+            f"the only one of that name, with its files in {home}",
         )
 
     async def _cancel(self, source: RunningNode, destination: RunningNode) -> None:
@@ -180,12 +180,14 @@ class Course:
         check("cancel", status == _ACCEPTED, f"DELETE {path}: {status}")
         await self._watch.saw("transfer status", "failed")
         reactor, panel = self._reactor, self._panel
-        await until(reactor, lambda: not panel.in_transfer(SERVER), "the Panel to hear of it")
+        await until(reactor, lambda: not panel.in_transfer(SERVER), "the report to the Panel")
         await self._leave()
         still = panel.node_of(SERVER) is source.node
         check("Panel says", still, "the server is on node B" if still else "it has moved")
         await until(
-            reactor, lambda: not destination.leftovers(SERVER), "what came to node A to be gone"
+            reactor,
+            lambda: not destination.leftovers(SERVER),
+            "node A to remove received files",
         )
         check("on node A", True, "nothing")
 
