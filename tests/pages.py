@@ -80,5 +80,5 @@ def page(name: str) -> Page:
 #: All documents for people, by their paths.
 PAGES = {
     found.name: found
-    for found in map(Page, [*sorted(HOME.glob("*.md")), *sorted((HOME / "docs").glob("*.md"))])
+    for found in map(Page, [*sorted(HOME.glob("*.md")), *sorted(HOME.glob("docs/**/*.md"))])
 }
