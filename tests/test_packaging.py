@@ -48,7 +48,7 @@ def test_it_has_the_projects_version() -> None:
     changelog = (HOME / "debian/changelog").read_text()
     found = re.match(r"wingsd \((\S+)\)", changelog)
     assert found
-    # 0.1.0~dev0 is before 0.1.0, as 0.1.0.dev0 is; what follows a plus is the packaging's own.
+    # 0.2.0~dev0 is before 0.2.0, as 0.2.0.dev0 is; what follows a plus is the packaging's own.
     assert found[1].partition("+")[0] == re.sub(r"\.?(dev|a|b|rc)", r"~\1", PROJECT["version"])
 
 
