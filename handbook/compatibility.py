@@ -29,10 +29,10 @@ class Thing(Enum):
 
     ARCHIVE = "files"
     BACKUPS = "local backups"
-    LOG = "installation's log"
+    LOG = "installation log"
     WRONG = "wrong checksum"
     MISSING = "no checksum"
-    CUT = "cut short"
+    CUT = "truncated"
 
 
 class Fate(Enum):
@@ -209,7 +209,7 @@ def details() -> str:
 
 
 def _lines(cells: Cells) -> Iterator[str]:
-    yield _row(["what", "", "parts of the form", "more of it", "what people read"])
+    yield _row(["item", "", "parts of the form", "details", "message"])
     yield _row(["---"] * 5)
     for thing in Thing:
         its = cells[thing]

@@ -87,9 +87,9 @@ PLACES = ("/etc/wingsd/config.yml", "/etc/pterodactyl/config.yml", "/etc/pelican
 class RemoteQuery:
     """`remote_query`: how the Panel is asked."""
 
-    #: How long to wait for an answer of the Panel, and never less than 30.
+    #: The time to wait for an answer of the Panel, at least 30.
     timeout: Seconds = attrs.field(default=30, validator=positive)
-    #: Servers to ask for at once, when the node starts.
+    #: The number of servers per request when the node starts.
     boot_servers_per_page: int = attrs.field(default=50, validator=positive)
 
 
@@ -104,16 +104,15 @@ class Config:
     token: str = attrs.field(validator=not_empty, repr=False)
     #: The Panel's address, such as `https://panel.example.com`.
     remote: str = attrs.field(validator=url)
-    #: Log more than usual, such as each request.
+    #: Log more, such as each request.
     debug: bool = False
-    #: Wings' key: only its name of a Panel's family counts, where `family` is empty.
+    #: A key of Wings, only used to recognise the Panel's family if `family` is empty.
     app_name: str = "Pterodactyl"
-    #: The family whose Panel this node serves. Empty: told by where the file stands, by its
-    #: directories and by `app_name` (wingsd's own).
+    #: The family of this node's Panel. Empty: recognised by the place of the file, its directories
+    #: and `app_name` (wingsd's own).
     family: str = attrs.field(default="", validator=one_of("", *FAMILIES))
-    #: The node's name at the Panel. It tells what is this node's own in a
-    #: `system.backup_directory` that others have, too, and on a volume that it shares with them,
-    #: `system.transfers.storage_pool`.
+    #: The node's name at the Panel. It distinguishes this node's files in a shared
+    #: `system.backup_directory`, and on the volume of `system.transfers.storage_pool`.
     uuid: str = ""
     api: ApiConfig = ApiConfig()
     system: SystemConfig = SystemConfig()
@@ -121,13 +120,13 @@ class Config:
     docker: DockerConfig = DockerConfig()
     metrics: Metrics = Metrics()
     control: Control = Control()
-    #: Directories of the host below which a server's mounts may lie, after all links in both are
-    #: resolved; the engine is given the resolved path. In a directory that servers write to, allow
-    #: only what is for all of them: who can rename directories in it can exchange one for a link
-    #: in the moment between this node's look at it and the engine's. Servers moved by hand bring
-    #: no mounts.
+    #: Directories of the host below which mounts of servers are allowed, after all symlinks in
+    #: both are resolved; the engine gets the resolved path. Of a directory that servers can write
+    #: to, allow only parts that all of them may access: a server that can rename directories there
+    #: can replace one by a symlink between this node's check and the engine's. Direct transfers
+    #: bring no mounts.
     allowed_mounts: tuple[str, ...] = ()
-    #: Origins of browsers, beside the Panel's own, that may open a WebSocket; `*` is any.
+    #: Origins, in addition to the Panel's, from which browsers may open a WebSocket; `*` is any.
     allowed_origins: tuple[str, ...] = ()
 
     @property
