@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of everything that takes bytes from somebody else.
+"""Coverage-guided fuzzing of all parsers of untrusted input.
 
 A module for each target. It has `one(data)`, which raises for a finding; `seeds()`, inputs to
 begin with; and `WORDS`, which the fuzzer puts into its inputs. None of them needs the fuzzer, so

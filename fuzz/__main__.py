@@ -1,4 +1,4 @@
-"""The command: `python -m fuzz`, every target for a while; or one input, to see it again."""
+"""The command `python -m fuzz`: runs every target for a while, or one input again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEEP_MAX = 30 * 1024
 
 
 def main() -> int:
-    """Run what the command line says; return its exit status."""
+    """Run the command line; return its exit status."""
     arguments = _arguments()
     if arguments.file and arguments.target != INTERFACE:
         import_module(f"fuzz.{arguments.target}").one(arguments.file.read_bytes())
@@ -60,7 +60,7 @@ def _run(target: str, seconds: int) -> bool:
 
 
 def _fuzz(target: str, seconds: int) -> bool:
-    """Run a target led by coverage. The log stays beside its corpus."""
+    """Run a target guided by coverage. The log stays beside its corpus."""
     corpus, findings = WORK / target, WORK / "findings"
     corpus.mkdir(parents=True, exist_ok=True)
     findings.mkdir(exist_ok=True)
@@ -98,7 +98,7 @@ def _driver(target: str, options: list[str], output: int) -> int:
 
 
 def _keep(target: str) -> None:
-    """Replace what is kept of a target by the smallest inputs that cover the same."""
+    """Replace a target's corpus by the smallest inputs with the same coverage."""
     best = WORK / f"{target}.best"
     best.mkdir(exist_ok=True)
     for path in best.iterdir():

@@ -1,4 +1,4 @@
-"""An archive that is extracted below a directory: nothing outside may be touched, ever."""
+"""Extracting an archive below a directory: nothing outside may be touched."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _SECRET = b"nobody may change this"
 
 
 def one(data: bytes) -> None:
-    """Extract `data` after its first byte, which tells in what way it becomes an archive."""
+    """Extract `data` after its first byte, which selects how it becomes an archive."""
     if not data:
         return
     archive = _FORMS[data[0] % len(_FORMS)](data[1:])
@@ -125,7 +125,7 @@ def _as_it_is(data: bytes) -> bytes:
 
 
 def _mended(data: bytes) -> bytes:
-    """Give every header a right checksum; by chance none would ever have it."""
+    """Set valid checksums in all headers; random input would have none."""
     blocks = [bytearray(data[at : at + _BLOCK]) for at in range(0, len(data), _BLOCK)]
     for block in blocks:
         if block[_MAGIC] == b"ustar" and len(block) == _BLOCK:
@@ -162,7 +162,7 @@ _FORMS: list[Callable[[bytes], bytes]] = [
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield small archives that use everything that the reader knows."""
+    """Yield small archives with every feature of the reader."""
     tars = [
         member(b"d/", typeflag=b"5", mode=0o755) + member(b"d/f", b"abc", mode=0o4755) + END,
         member(b"l", typeflag=b"2", link=b"../outside") + member(b"l/canary", b"x") + END,

@@ -1,4 +1,4 @@
-"""The node's configuration file: it can be used, or a person is told where it is wrong."""
+"""The node's configuration file: it is used, or the error names the place."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def one(data: bytes) -> None:
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield the example, and small files with what YAML can do."""
+    """Yield the example, and small files with YAML's features."""
     yield _EXAMPLE.read_bytes()
     yield _LEAST
     yield _LEAST + b"api: {host: 127.0.0.1, port: 8080, ssl: {enabled: true, cert: /c, key: /k}}\n"

@@ -1,4 +1,4 @@
-"""A browser's messages: without a good token they do nothing, and every answer can be sent."""
+"""A browser's messages: without a valid token they do nothing, and every answer can be sent."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _TOKENS = {
 
 
 def one(data: bytes) -> None:
-    """Hold a conversation, a message in each line; some words stand for other happenings."""
+    """Run a session, with a message in each line; some words stand for other events."""
     denied = DenyList(_NOW - 60)
     has_left = data.startswith(b"LEFT")
     session = Session(
@@ -92,7 +92,7 @@ def _check(steps: list[Step], let_in: bool, full: bool) -> None:
 
 
 def seeds() -> Iterator[bytes]:
-    """Yield conversations of the Panel's page."""
+    """Yield sessions of the Panel's page."""
     auth = b'{"event":"auth","args":["%TOKEN%"]}'
     small = b'{"event":"auth","args":["%SMALL%"]}'
     state, command = (

@@ -1,4 +1,4 @@
-"""The files that an egg has rewritten, in every form: refused, or the same when done twice."""
+"""Egg files in every format: refused, or unchanged by a second rewrite."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _NODE: dict[str, Any] = {"api": {"host": "10.0.0.1", "port": 8080}, "token": "t"
 
 
 def one(data: bytes) -> None:
-    """Rewrite a file: its form, where, what, the condition, and then what is in it."""
+    """Rewrite a file: format, path, value, condition, and then the content."""
     parser, match, value, condition, content = fields(data, 4)
     try:
         form = form_of(parser.decode())

@@ -1,4 +1,4 @@
-"""What targets share: what a finding is, and how inputs are taken apart."""
+"""Shared by the targets: the finding, and splitting of inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Finding", "fields", "pieces"]
 
 
 class Finding(Exception):
-    """Something happened that must not."""
+    """A target failed."""
 
 
 def fields(data: bytes, count: int) -> list[bytes]:
@@ -19,7 +19,7 @@ def fields(data: bytes, count: int) -> list[bytes]:
 
 
 def pieces(data: bytes) -> Iterator[bytes]:
-    """Cut an input as a network would, but always the same one in the same way."""
+    """Cut an input like a network, but the same input always in the same way."""
     at, size = 0, crc32(data)
     while at < len(data):
         size = size * 1_103_515_245 + 12_345 & 0x7FFFFFFF

@@ -1,4 +1,4 @@
-"""The node's HTTP interface, asked what its own /openapi.json allows and much that it does not.
+"""The node's HTTP interface: requests that its /openapi.json allows, and many others.
 
 Every answer must be one that the document has for that call; so there is no 5xx but those, and
 every error is JSON with its words. Nobody may do anything without the token that it names.
@@ -36,7 +36,7 @@ from tests.daemon.harness import House
 from tests.support import server_settings
 from wingsd.auth.tokens import direct_token
 
-__all__ = ["SERVER", "WITHIN", "Asker", "prepared"]
+__all__ = ["SERVER", "WITHIN", "InterfaceClient", "prepared"]
 
 #: The server that is on the node; another one may be sent to it.
 SERVER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
@@ -57,22 +57,22 @@ _ELSEWHERE = "http://127.0.0.1:1/api/transfers"
 
 
 @attrs.frozen
-class Asker:
-    """Asks the node at `url`; `panel` is its token, `transfer` makes one for an upload."""
+class InterfaceClient:
+    """Client of the node at `url`; `panel` is its token, `transfer` makes one for an upload."""
 
     url: str
     panel: str
     transfer: Callable[[], str]
 
     def document(self) -> dict[str, Any]:
-        """Return what the node says can be asked of it. It blocks."""
+        """Return the node's /openapi.json. Blocks."""
         answer = requests.get(f"{self.url}/openapi.json", timeout=WITHIN)
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
         return found
 
     def ask(self, examples: int, seed: int) -> int:
-        """Make so many requests of each call and kind, and return how many there were.
+        """Send that many requests of each call and kind, and return their number.
 
         It blocks. Raises `Finding`, or what a check of schemathesis raises.
         """
@@ -120,7 +120,7 @@ class Asker:
         return f"Bearer {self.panel}"
 
     def _judge(self, case: Any, authorization: str | None) -> int | None:
-        """Send a request and return the answer's status, None where it cannot even be sent."""
+        """Send a request and return the answer's status, None if it cannot be sent."""
         case.headers = {} if case.headers is None else case.headers
         case.headers.pop("Authorization", None)
         headers = {} if authorization is None else {"Authorization": authorization}
@@ -139,7 +139,7 @@ class Asker:
 
 
 def _settle(case: Any, *, ours: bool) -> None:
-    """Have some requests be about the server that is there, and none leave this machine."""
+    """Direct some requests at the existing server, and none to other machines."""
     named = case.path_parameters or {}
     if "uuid" in named:
         if ours:
@@ -153,8 +153,8 @@ def _settle(case: Any, *, ours: bool) -> None:
             case.body["url"] = _ELSEWHERE
 
 
-async def prepared(house: House) -> Asker:
-    """Start a node with a server on it; return who asks it."""
+async def prepared(house: House) -> InterfaceClient:
+    """Start a node with a server; return its client."""
     # One that waits for others is not to wait for longer than a client here.
     system: dict[str, Any] = house.configuration()["system"]
     transfers = {"streams": {"within": 1}}
@@ -163,7 +163,7 @@ async def prepared(house: House) -> Asker:
     house.node.address = house.url
     await house.panel.create_server_on(house.node, server_settings(SERVER))
     await house.panel.called("/install")
-    return Asker(house.url, house.node.token, house.token)
+    return InterfaceClient(house.url, house.node.token, house.token)
 
 
 async def _run(seconds: int) -> None:

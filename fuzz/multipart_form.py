@@ -1,4 +1,4 @@
-"""The body of an upload: however it is cut, it is the same upload or is refused."""
+"""The body of an upload: the result does not depend on how it is cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What another node answers to an upload: it ends in a verdict, and nothing is left behind."""
+"""Another node's answer to an upload: one result, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _ANSWERED = (
 
 
 class _Body:
-    """A body that is sent at once, or never."""
+    """A body that is sent immediately, or never."""
 
     def __init__(self, sends: bool) -> None:
         self._sends = sends
@@ -66,7 +66,7 @@ class _Body:
 
 
 def one(data: bytes) -> None:
-    """Answer an upload with `data` after its first byte, which tells how it goes and ends."""
+    """Answer an upload with `data` after its first byte, which selects how it is sent and ends."""
     if not data:
         return
     clock, endpoint = Clock(), Endpoint()
