@@ -20,7 +20,7 @@ from wingsd.api.resource import Services
 from wingsd.api.routes import ApiRoot
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
-from wingsd.docker.engine import EngineInformation
+from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import Conflict, ServerNotFound, ServerNotRunning, ServersNotLoaded
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction

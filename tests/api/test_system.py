@@ -12,7 +12,7 @@ import pytest_twisted
 from tests.api.node import House
 from tests.logs import LoggedErrors
 from wingsd import __version__
-from wingsd.docker.engine import EngineInformation
+from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import EnvironmentFailed
 
 ENGINE = EngineInformation(

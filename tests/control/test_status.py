@@ -15,7 +15,7 @@ from wingsd import __version__
 from wingsd.config import Control
 from wingsd.control import status as module
 from wingsd.control.status import StatusEndpoint
-from wingsd.docker.engine import EngineInformation
+from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.errors import PanelRefused, PanelUnreachable
 

@@ -35,7 +35,7 @@ from wingsd.config import Config, Control, FormConfig, StreamsConfig, SystemConf
 from wingsd.control import ControlContext
 from wingsd.direct_transfers import DirectTransferCollaborators, DirectTransfers
 from wingsd.direct_transfers.incoming import Invitation
-from wingsd.docker.engine import EngineInformation
+from wingsd.docker.runtime import EngineInformation
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import EventBus
 from wingsd.http.request import StreamingRequest

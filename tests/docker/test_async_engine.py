@@ -13,10 +13,10 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from tests.engine import Engine as RealEngine
 from tests.heard import Heard
-from wingsd.docker import DockerEnvironment
 from wingsd.docker import async_engine as calls_module
 from wingsd.docker import engine as engine_calls
 from wingsd.docker.async_engine import AsyncEngine
+from wingsd.docker.environment import DockerEnvironment
 from wingsd.errors import EnvironmentFailed
 from wingsd.threadio import Workers
 from wingsd.util.observer import ENGINE

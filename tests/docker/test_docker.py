@@ -17,7 +17,8 @@ from tests.registry import Registry as FakeRegistry
 from tests.support.image import image_tar
 from tests.support.reactor import reactor
 from wingsd.config import Config, Registry
-from wingsd.docker import DockerEnvironment, Environment
+from wingsd.docker import Environment
+from wingsd.docker.environment import DockerEnvironment
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Allocations, Default, Mount, Settings
 from wingsd.threadio import Workers

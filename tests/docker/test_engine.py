@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wingsd.docker.engine import address
+from wingsd.docker.runtime import engine_address
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from wingsd.docker.engine import address
     ],
 )
 def test_the_engines_address(socket: str, environ: dict[str, str], url: str) -> None:
-    assert address(socket, environ) == url
+    assert engine_address(socket, environ) == url

@@ -11,7 +11,8 @@ import pytest
 from tests.engine import Engine
 from tests.heard import Heard
 from wingsd.docker import engine as engine_module
-from wingsd.docker.engine import address, information
+from wingsd.docker.engine import information
+from wingsd.docker.runtime import engine_address
 from wingsd.errors import EnvironmentFailed
 from wingsd.util.observer import ENGINE, Observer
 
@@ -19,7 +20,7 @@ from wingsd.util.observer import ENGINE, Observer
 def test_the_engine_tells_what_it_is(engine: Engine) -> None:
     server = engine.server()
     engine.client.create_container(engine.image.removeprefix("~"), name=server.uuid)
-    told = information(address("", os.environ), Observer())
+    told = information(engine_address("", os.environ), Observer())
     assert told.version == engine.client.version()["Version"]
     assert told.containers >= told.stopped >= 1
     assert told.containers == told.running + told.paused + told.stopped

@@ -16,8 +16,9 @@ from tests.docker.watcher import Notes
 from tests.engine import Engine
 from tests.support.reactor import reactor
 from wingsd.config import Config
-from wingsd.docker import DockerEnvironment, Running, async_engine
+from wingsd.docker import Running, async_engine
 from wingsd.docker import engine as engine_calls
+from wingsd.docker.environment import DockerEnvironment
 from wingsd.docker.runtime import ConsoleBlocked
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Image, Settings

@@ -27,7 +27,7 @@ from tests.docker.relay import Relay
 from tests.docker.watcher import Notes
 from tests.engine import Engine
 from wingsd.config import Config
-from wingsd.docker import DockerEnvironment
+from wingsd.docker.environment import DockerEnvironment
 from wingsd.docker.streams import TIMEOUT, ContainerStreams
 from wingsd.errors import EnvironmentFailed
 from wingsd.threadio import Workers

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from tests.engine import Engine
 from tests.servers.harness import BY_COMMAND, PanelInMemory
 from tests.support.reactor import reactor
-from wingsd.docker import DockerEnvironment
+from wingsd.docker.environment import DockerEnvironment
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Image, Process, Settings, Startup

@@ -22,7 +22,7 @@ from twisted.web.server import NOT_DONE_YET
 from wingsd.auth.tokens import DenyList, authorize_panel
 from wingsd.config import Config
 from wingsd.direct_transfers import DirectTransfers
-from wingsd.docker.engine import EngineInformation
+from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServerNotRunning, WingsdError, error_code
 from wingsd.http.errors import MethodNotAllowed, error_json
 from wingsd.http.operations import Access, Call, Topic, declared, parse, to_json

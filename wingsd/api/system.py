@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from wingsd import __version__
 from wingsd.api.resource import Endpoint
-from wingsd.docker.engine import EngineInformation
+from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import WingsdError
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest

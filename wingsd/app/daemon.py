@@ -14,7 +14,7 @@ from wingsd import __version__
 from wingsd.app.capabilities import shortcomings, survey
 from wingsd.app.wiring import Wiring
 from wingsd.config import Config, Ssl
-from wingsd.docker import engine
+from wingsd.docker.runtime import engine_address
 from wingsd.errors import StorageError
 from wingsd.metrics import DIRECTIONS
 from wingsd.statedb import TransferRecord
@@ -76,7 +76,7 @@ class Node(Service):
 
     def _tell_shortcomings(self) -> None:
         docker = self._config.docker
-        address = engine.address(docker.socket, os.environ) if docker.enabled else None
+        address = engine_address(docker.socket, os.environ) if docker.enabled else None
         for line in shortcomings(survey(self._config, self._parts.owner, address)):
             self._log.warn("this node may not do all that a node does: {line}", line=line)
 

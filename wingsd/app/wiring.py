@@ -19,7 +19,12 @@ from wingsd.backups.received import ReceivedBackups
 from wingsd.config import Config
 from wingsd.control import ControlContext, ControlListener
 from wingsd.direct_transfers import DirectTransferCollaborators, DirectTransfers
-from wingsd.docker import DockerEnvironment, Environment, NoEnvironment, engine
+from wingsd.docker.runtime import (
+    EngineInformation,
+    Environment,
+    NoEnvironment,
+    engine_address,
+)
 from wingsd.events import EventBus
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
@@ -91,6 +96,9 @@ class Wiring:
     def _make_environment(self) -> Environment:
         if not self._config.docker.enabled:
             return NoEnvironment()
+        # Here, since docker-py and its libraries take 8 MiB, which a node without Docker saves.
+        from wingsd.docker.environment import DockerEnvironment  # noqa: PLC0415
+
         return DockerEnvironment(self._config, self.pools.engine, self._reactor, self.observer)
 
     def _make_servers(self) -> Servers:
@@ -252,8 +260,10 @@ class Wiring:
     def _bucket(self, limit: int) -> TokenBucket | None:
         return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None
 
-    def _ask_engine(self) -> Callable[[], Awaitable[engine.EngineInformation]] | None:
+    def _ask_engine(self) -> Callable[[], Awaitable[EngineInformation]] | None:
         if not self._config.docker.enabled:
             return None
-        address = engine.address(self._config.docker.socket, os.environ)
+        from wingsd.docker import engine  # noqa: PLC0415 (see _make_environment)
+
+        address = engine_address(self._config.docker.socket, os.environ)
         return lambda: self.pools.engine.run(engine.information, address, self.observer)

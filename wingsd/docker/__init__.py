@@ -6,11 +6,9 @@ Docker, the requests for a server; `engine` sends requests, blocking. On the rea
 `images` pulls, `process` watches a container that runs, and `environment` combines them.
 """
 
-from wingsd.docker.environment import DockerEnvironment
 from wingsd.docker.runtime import Environment, NoEnvironment, Running, Usage, Watcher
 
 __all__ = [
-    "DockerEnvironment",
     "Environment",
     "NoEnvironment",
     "Running",

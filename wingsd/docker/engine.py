@@ -29,7 +29,7 @@ from docker.utils import kwargs_from_env
 
 from wingsd.docker.container import HOME, ContainerSpec
 from wingsd.docker.network import NetworkSpec
-from wingsd.docker.runtime import ConsoleBlocked
+from wingsd.docker.runtime import ConsoleBlocked, EngineInformation
 from wingsd.errors import EnvironmentFailed
 from wingsd.util.observer import ENGINE, Observer
 
@@ -37,8 +37,6 @@ __all__ = [
     "FAILURES",
     "ContainerState",
     "DockerClient",
-    "EngineInformation",
-    "address",
     "console",
     "console_lines",
     "container_state",
@@ -68,15 +66,6 @@ STDIN_TIMEOUT = 5
 
 #: The errors of docker-py, and those of its libraries that it does not wrap.
 FAILURES = (DockerException, StreamParseError, OSError, urllib3.exceptions.HTTPError)
-
-_DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
-
-
-def address(configured: str, environ: Mapping[str, str]) -> str:
-    """Return the URL of the engine: `docker.socket` (path or URL), DOCKER_HOST or a default."""
-    if configured.startswith("/"):
-        return f"unix://{configured}"
-    return configured or environ.get("DOCKER_HOST") or _DEFAULT_ADDRESS
 
 
 def tls_config() -> TLSConfig | None:
@@ -340,22 +329,6 @@ def _close_write(stdin: socket.socket) -> None:
 def console(client: APIClient, name: str, lines: int) -> bytes:
     """Return the last lines of the console that the engine has kept."""
     return client.logs(name, tail=lines)
-
-
-@attrs.frozen
-class EngineInformation:
-    """The engine's version and kind, and the number of its containers, of any owner."""
-
-    version: str
-    cgroup_driver: str
-    cgroup_version: str
-    containers: int
-    running: int
-    paused: int
-    stopped: int
-    storage_driver: str
-    filesystem: str
-    runc: str
 
 
 def information(address: str, observer: Observer) -> EngineInformation:

@@ -27,7 +27,7 @@ from wingsd.docker.container import (
 from wingsd.docker.engine import ContainerState, console_lines, foreign_container
 from wingsd.docker.images import ImagesAndNetworks
 from wingsd.docker.process import ContainerProcess
-from wingsd.docker.runtime import Running, Watcher
+from wingsd.docker.runtime import Running, Watcher, engine_address
 from wingsd.docker.streams import ContainerStreams
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
@@ -60,7 +60,7 @@ class DockerEnvironment:
         self._workers = workers
         self._images = ImagesAndNetworks(config)
         self._reactor = reactor
-        address = engine.address(config.docker.socket, os.environ)
+        address = engine_address(config.docker.socket, os.environ)
         self._engine = AsyncEngine(workers, address, observer)
         self._streams = ContainerStreams(reactor, address)
 

@@ -6,6 +6,7 @@ the events of a process.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import attrs
@@ -13,7 +14,16 @@ import attrs
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
 
-__all__ = ["ConsoleBlocked", "Environment", "NoEnvironment", "Running", "Usage", "Watcher"]
+__all__ = [
+    "ConsoleBlocked",
+    "EngineInformation",
+    "Environment",
+    "NoEnvironment",
+    "Running",
+    "Usage",
+    "Watcher",
+    "engine_address",
+]
 
 
 class ConsoleBlocked(EnvironmentFailed):
@@ -132,3 +142,29 @@ class NoEnvironment:
     async def logs(self, uuid: str, lines: int) -> list[str]:
         """Return no lines."""
         return []
+
+
+@attrs.frozen
+class EngineInformation:
+    """The engine's version and kind, and the number of its containers, of any owner."""
+
+    version: str
+    cgroup_driver: str
+    cgroup_version: str
+    containers: int
+    running: int
+    paused: int
+    stopped: int
+    storage_driver: str
+    filesystem: str
+    runc: str
+
+
+_DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
+
+
+def engine_address(configured: str, environ: Mapping[str, str]) -> str:
+    """Return the URL of the engine: `docker.socket` (path or URL), DOCKER_HOST or a default."""
+    if configured.startswith("/"):
+        return f"unix://{configured}"
+    return configured or environ.get("DOCKER_HOST") or _DEFAULT_ADDRESS

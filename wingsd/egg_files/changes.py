@@ -19,7 +19,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import attrs
-import re2
 
 if TYPE_CHECKING:  # It takes longer to import than the parsers do.
     from wingsd.panel.schemas import Replacement
@@ -167,6 +166,8 @@ class Pattern:
     """The regular expression `text`. Raises Refused where it is not one."""
 
     def __init__(self, text: str) -> None:
+        import re2  # noqa: PLC0415 (2 MiB, which few eggs need)
+
         self.text = text
         options = re2.Options()
         options.log_errors = False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from docker.errors import APIError
+import sys
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from twisted.internet.defer import CancelledError
 
@@ -188,11 +189,16 @@ class _Peer:
     def called(self, operation: str, seconds: float, error: Exception | None) -> None:
         if isinstance(error, CancelledError):
             return  # Nobody waited for the answer any more.
-        # Whatever it said came as an error of the tree, or of docker-py.
-        answered = error is None or isinstance(error, (WingsdError, APIError))
+        answered = error is None or isinstance(error, WingsdError) or _is_engine_answer(error)
         outcome = "ok" if error is None else "refused" if answered else "failed"
         self._duration.labels(operation, outcome).observe(seconds)
         (self._last_answer if answered else self._last_failure).set_to_current_time()
+
+
+def _is_engine_answer(error: Exception) -> bool:
+    # Not imported for this: before docker-py is loaded, there is no error of it.
+    docker = sys.modules.get("docker.errors")
+    return docker is not None and isinstance(error, docker.APIError)
 
 
 def _outcome(error: Exception | None) -> str:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections import deque
-
-import re2
+from typing import Any
 
 from wingsd.panel.schemas import Startup
 
@@ -51,7 +50,7 @@ class StartupDetector:
         self.errors: list[str] = []
         self._strip = startup.strip_ansi
         self._parts: list[str] = []
-        self._expressions: list[re2._Regexp] = []
+        self._expressions: list[Any] = []
         for entry in startup.done:
             if entry.startswith(_REGEX) and entry != _REGEX:
                 self._compile(entry.removeprefix(_REGEX))
@@ -72,6 +71,8 @@ class StartupDetector:
         )
 
     def _compile(self, expression: str) -> None:
+        import re2  # noqa: PLC0415 (2 MiB, which few eggs need)
+
         options = re2.Options()
         options.log_errors = False
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -30,7 +30,6 @@ from wingsd.events import (
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server
 from wingsd.websocket.messages import DAEMON_ERROR, Message
-from wingsd.websocket.protocol import ConsoleProtocol
 from wingsd.websocket.recent_transfers import RecentTransfers
 from wingsd.websocket.session import (
     LOOK_EVERY,
@@ -41,6 +40,9 @@ from wingsd.websocket.session import (
     Session,
     Step,
 )
+
+if TYPE_CHECKING:
+    from wingsd.websocket.protocol import ConsoleProtocol
 
 __all__ = ["ClientContext", "ConsoleClient", "SendBuffer", "SendDecision"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
@@ -20,9 +20,11 @@ from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NotFound
 from wingsd.servers.server import Server
 from wingsd.websocket.client import ClientContext, ConsoleClient
-from wingsd.websocket.protocol import ConsoleProtocol, wire_factory
 from wingsd.websocket.recent_transfers import RecentTransfers
 from wingsd.websocket.session import Session
+
+if TYPE_CHECKING:
+    from autobahn.twisted.websocket import WebSocketServerFactory
 
 __all__ = ["ConsoleSocket", "ConsoleSockets"]
 
@@ -55,7 +57,8 @@ class ConsoleSockets:
         log_count = config.system.websocket_log_count
         self._transfers = RecentTransfers(bus, reactor, now, log_count)
         self._around = ClientContext(reactor, now, bus, self._transfers, log_count)
-        self._wires = wire_factory(reactor)
+        self._reactor = reactor
+        self._wires: WebSocketServerFactory | None = None
         # The oldest first.
         self._clients: dict[str, dict[ConsoleClient, None]] = {}
 
@@ -94,6 +97,11 @@ class ConsoleSockets:
             )
         if self.count(uuid) >= SOCKETS_MAX:
             self._make_room(uuid)
+        # Here, since autobahn takes 6 MiB, which a node without an open console saves.
+        from wingsd.websocket.protocol import ConsoleProtocol, wire_factory  # noqa: PLC0415
+
+        if self._wires is None:
+            self._wires = wire_factory(self._reactor)
         wire = ConsoleProtocol(self._client(uuid, server), self._wires)
         request.channel.upgrade(wire, _opening(request))
 
