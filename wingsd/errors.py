@@ -17,6 +17,7 @@ __all__ = [
     "Forbidden",
     "InvalidData",
     "ServerAlreadyExists",
+    "ServerBusy",
     "ServerNotFound",
     "ServerNotRunning",
     "ServersNotLoaded",
@@ -134,6 +135,12 @@ class ServerAlreadyExists(Conflict):
     code = "server-already-exists"
 
 
+class ServerBusy(Conflict):
+    """Something else is being done with the server, or prevents its start (409)."""
+
+    code = "server-busy"
+
+
 class TransferCancelled(Conflict):
     """Somebody cancelled the transfer (409)."""
 
@@ -190,22 +197,27 @@ ERROR_CODES = (
     "archive-invalid",
     "archive-member-refused",
     "archive-not-first",
+    "backup-conflict",
+    "backup-name-invalid",
     "bad-request",
     "body-too-large",
     "checksum-mismatch",
     "conflict",
     "console-blocked",
+    "container-name-taken",
     "content-type-invalid",
     "daemon-restarted",
     "daemon-stopping",
     "destination-disconnected",
     "destination-failed",
+    "destination-invalid",
     "destination-refused",
     "destination-timeout",
     "destination-unreachable",
     "disk-limit-exceeded",
     "environment-failed",
     "forbidden",
+    "form-invalid",
     "header-too-long",
     "http-request-invalid",
     "internal-error",
@@ -215,16 +227,27 @@ ERROR_CODES = (
     "panel-refused",
     "panel-unreachable",
     "path-not-found",
+    "permission-missing",
     "server-already-exists",
+    "server-busy",
+    "server-moved",
     "server-not-assigned",
     "server-not-found",
     "server-not-running",
     "servers-not-loaded",
     "storage-failed",
+    "storage-pool-conflict",
     "stream-mismatch",
     "stream-missing",
+    "token-expired",
+    "token-invalid",
+    "token-missing",
+    "token-used",
     "too-many-transfers",
+    "too-many-websockets",
     "transfer-cancelled",
+    "transfer-in-progress",
+    "transfer-not-active",
     "transfer-not-committed",
     "transfer-revoked",
     "try-again",

@@ -21,9 +21,10 @@ from wingsd.api.routes import ApiRoot
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
 from wingsd.docker.runtime import EngineInformation
-from wingsd.errors import Conflict, ServerNotFound, ServerNotRunning, ServersNotLoaded
+from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction
+from wingsd.transfers.errors import TransferInProgress, TransferNotActive
 from wingsd.transfers.outgoing.request import TransferOrder
 
 __all__ = [
@@ -134,13 +135,13 @@ class FakeTransfers:
     def start(self, server: FakeServer, order: TransferOrder) -> None:
         self._calls.note("start", server.uuid, order)
         if server.uuid in self.servers:
-            raise Conflict("A transfer is already in progress for this server.")
+            raise TransferInProgress("A transfer is already in progress for this server.")
         self.servers = (server.uuid,)
 
     def cancel(self, uuid: str) -> None:
         self._calls.note("cancel", self._direction, uuid)
         if uuid not in self.servers:
-            raise Conflict("Server is not currently being transferred.")
+            raise TransferNotActive("Server is not currently being transferred.")
         self.servers = ()
 
     def expect(self, server: str) -> None:

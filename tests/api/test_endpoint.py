@@ -53,6 +53,7 @@ async def test_none_of_them_is_for_anybody_but_the_panel(
     assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
     assert UUID_TEXT.fullmatch(reply.headers["x-request-id"])
     assert reply.json["error"].startswith("The required authorization heads were not present")
+    assert reply.json["code"] == "token-missing"
     reply = await house.call(method, path, {}, Authorization=f"Bearer {TOKEN}x")
     assert reply.status == 403
     assert reply.json["error"] == "You are not authorized to access this endpoint."
@@ -163,7 +164,7 @@ async def test_an_unforeseen_one_is_logged_whole_and_tells_nothing(
 ) -> None:
     house.calls.faults["sync"] = RuntimeError("secret")
     reply = await house.call("POST", f"servers/{UUID}/sync")
-    assert (reply.status, reply.json["error"]) == (500, "an unforeseen error")
+    assert (reply.status, reply.json["code"]) == (500, "internal-error")
     assert "secret" not in reply.text
     assert logged_errors.take(RuntimeError)
     assert [line for line in logged_errors.lines if reply.headers["x-request-id"] in line]

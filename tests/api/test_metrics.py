@@ -95,7 +95,7 @@ async def test_a_mistake_is_an_answer_too(logged_errors: LoggedErrors) -> None:
     async with opened("127.0.0.1:0", Broken()) as asked:
         response = await asked.ask("/metrics")
         assert response.status_code == 500
-        assert response.json()["error"] == "an unforeseen error"
+        assert response.json()["code"] == "internal-error"
     assert len(logged_errors.take(RuntimeError)) == 1
 
 

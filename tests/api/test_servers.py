@@ -53,7 +53,7 @@ async def test_a_creation_that_cannot_even_begin_is_logged(
 @pytest_twisted.ensureDeferred
 async def test_one_that_is_here_is_not_created_again(house: House) -> None:
     reply = await house.call("POST", "servers", {"uuid": UUID})
-    assert (reply.status, reply.json["error"]) == (409, "This server is already on this node.")
+    assert (reply.status, reply.json["code"]) == (409, "server-already-exists")
     assert house.calls == []
 
 
@@ -93,7 +93,7 @@ async def test_a_server_is_deleted_when_its_transfers_have_made_way(house: House
 async def test_what_is_not_here_is_not_deleted(house: House) -> None:
     reply = await house.call("DELETE", f"servers/{OTHER}")
     assert reply.status == 404
-    assert reply.json["error"] == "The requested resource was not found on this instance."
+    assert reply.json["code"] == "server-not-found"
 
 
 @pytest_twisted.ensureDeferred
@@ -119,7 +119,7 @@ async def test_one_that_only_arrives_is_gone_with_its_transfer(house: House) -> 
 async def test_what_cannot_be_known_yet_is_said_so(house: House, method: str, path: str) -> None:
     house.servers.loaded = False
     reply = await house.call(method, f"servers{path}", {"uuid": OTHER})
-    assert (reply.status, reply.json["error"][:25]) == (503, "this node has not loaded ")
+    assert (reply.status, reply.json["code"]) == (503, "servers-not-loaded")
 
 
 @pytest_twisted.ensureDeferred
@@ -146,7 +146,7 @@ async def test_an_unknown_server_is_a_404(house: House, path: str) -> None:
     method = "GET" if path in ("logs", "ws") else "POST"
     reply = await house.call(method, f"servers/{OTHER}/{path}", {})
     assert reply.status == 404
-    assert reply.json["error"] == "The requested resource was not found on this instance."
+    assert reply.json["code"] == "server-not-found"
 
 
 # Power
@@ -182,7 +182,7 @@ async def test_what_cannot_be_done_now_is_said_at_once(
 ) -> None:
     house.calls.faults["check_power"] = error
     reply = await house.call("POST", f"{HOME}/power", {"action": "start"})
-    assert (reply.status, reply.json["error"]) == (status, error.message)
+    assert (reply.status, reply.json["code"]) == (status, error.code)
     assert house.calls == [("check_power", PowerAction.START)]
 
 
@@ -224,7 +224,7 @@ async def test_a_stopped_server_takes_no_commands(
     house.server.online = False
     reply = await house.call("POST", f"{HOME}/commands", {"commands": ["one", "two"]})
     assert reply.status == 502
-    assert reply.json["error"] == "Cannot send commands to a stopped server instance."
+    assert reply.json["code"] == "server-not-running"
     assert house.calls == [("command", "one")]
     assert not [line for line in logged_errors.lines if "failed" in line]
 

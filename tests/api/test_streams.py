@@ -182,7 +182,7 @@ def test_one_that_is_none_of_them_reads_why_and_the_others_go_on(
     wrong = town.come(b"wrong", **headers, **OURS)
     ((status, text),) = answers(wrong)
     assert status == 400
-    assert text["error"] == "the streams of this transfer do not belong together"
+    assert text["code"] == "stream-mismatch"
     assert reason in text["detail"]
     wrong.protocol.connectionLost(Failure(ConnectionLost()))
     one = town.come(b"one", Multiplex_Stream=1, **OURS)

@@ -85,7 +85,7 @@ async def test_a_transfer_to_this_node_is_cancelled_once(house: House) -> None:
     assert (reply.status, reply.text) == (202, "")
     reply = await house.call("DELETE", f"transfers/{UUID}")
     assert reply.status == 409
-    assert reply.json["error"] == "Server is not currently being transferred."
+    assert reply.json["code"] == "transfer-not-active"
     assert house.calls == [("cancel", "in", UUID), ("cancel", "in", UUID)]
 
 

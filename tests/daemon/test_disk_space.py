@@ -9,7 +9,6 @@ from tests.archive.hostile.streams import bomb
 from tests.daemon.harness import UUID, House, archive
 from tests.support import server_settings
 
-WORDS = "There is not enough disk space available to perform that action."
 MIB = 1 << 20
 
 
@@ -28,7 +27,7 @@ async def test_a_server_gets_no_more_disk_than_the_panel_gives_it(
     allow(house, 2)
     await house.start()
     status, answer = await house.upload(data)
-    assert (status, answer["error"]) == (400, WORDS)
+    assert (status, answer["code"]) == (400, "disk-limit-exceeded")
     assert "MiB, its disk limit is 2 MiB" in answer["detail"]
     await house.told_of_failure()
     assert house.left() == []

@@ -56,7 +56,7 @@ async def test_sigterm_does_not_wait_for_a_panel_that_hangs(house: House) -> Non
     await house.panel.called("/servers?", times=2)
     house.signal("TERM")
     status, answer = await upload
-    assert (status, answer["error"]) == (503, "this node is shutting down")
+    assert (status, answer["code"]) == (503, "daemon-stopping")
     assert await house.ended() == -signal.SIGTERM
 
 
@@ -70,7 +70,7 @@ async def test_sigterm_ends_it_in_time_though_the_engine_hangs(house: House) -> 
     await house.wait_for_line("configuring the environment")
     house.signal("TERM")
     status, answer = await upload
-    assert (status, answer["error"]) == (503, "this node is shutting down")
+    assert (status, answer["code"]) == (503, "daemon-stopping")
     assert await Deferred.fromCoroutine(house.ended()).addTimeout(10, reactor) == -signal.SIGTERM
     # The engine keeps the container to itself; the rest is gone.
     await house.wait_for_line("the Panel was told of the failure")

@@ -54,7 +54,7 @@ async def test_a_success_the_panel_refuses_keeps_the_files_apart(house: House) -
     house.panel.close_transfer(UUID)
     hang.release()
     status, answer = await uploading
-    assert (status, answer["error"]) == (409, "the Panel does not want the server on this node")
+    assert (status, answer["code"]) == (409, "transfer-revoked")
     assert house.left() == [".quarantine"]
     await house.wait_for_line("kept for 30 days in")
     await house.wait_for_line("cleaned up")
@@ -67,7 +67,7 @@ async def test_an_engine_that_does_not_answer_fails_the_transfer(house: House) -
     socket = str(house.directory / "no-engine.sock")
     await house.start(docker={"socket": socket})
     status, answer = await house.upload(archive())
-    assert (status, answer["error"]) == (500, "the server's environment could not be configured")
+    assert (status, answer["code"]) == (500, "environment-failed")
     assert f"{socket} does not answer: No such file or directory;" in answer["detail"]
     await house.told_of_failure()
     assert house.left() == []

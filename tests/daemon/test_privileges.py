@@ -82,7 +82,7 @@ async def test_one_that_is_missing_is_said_at_start_and_fails_a_transfer_cleanly
     (line,) = [line for line in house.log if SAYS in line]
     assert says in line
     status, answer = await house.upload(archive())
-    assert (status, answer["error"]) == (500, "the server's files could not be stored")
+    assert (status, answer["code"]) == (500, "storage-failed")
     assert "not permitted; wingsd must run as a user who may" in answer["detail"]
     await house.told_of_failure()
     assert house.left() == []

@@ -45,7 +45,7 @@ async def assert_used(house: House, token: str) -> None:
     """See the token refused, and nothing done on its account."""
     before, since = told(house), len(house.log)
     status, answer = await send(house, token)
-    assert (status, answer["code"], answer["detail"]) == (401, "unauthorized", USED)
+    assert (status, answer["code"], answer["detail"]) == (401, "token-used", USED)
     assert USED in await house.wait_for_line(" refused: ", since)
     # What it is sent with says nothing of the server: the next transfer is not its to end.
     assert told(house) == before
@@ -176,7 +176,7 @@ async def test_the_deny_list_survives_a_kill(house: House) -> None:
 async def test_a_pelican_node_takes_only_tokens_with_pelicans_scope(house: House) -> None:
     await house.start(family="pelican")
     status, answer = await send(house, house.token())
-    assert (status, answer["error"]) == (401, "The token is not valid")
+    assert (status, answer["code"]) == (401, "token-invalid")
     assert "it has no scope" in answer["detail"]
     assert told(house) == []
     assert await send(house, house.token(scope="transfer")) == (200, None)

@@ -119,7 +119,7 @@ def test_a_client_that_may_come_again_is_told_when() -> None:
     talk.send(head(Content_Length=1000))
     ((status, headers, body),) = talk.transport.answers()
     assert (status, headers["retry-after"]) == (503, "60")
-    assert json.loads(body)["error"] == "this node is receiving 72 servers already"
+    assert json.loads(body)["code"] == "too-many-transfers"
 
 
 def test_a_client_that_sends_on_after_a_refusal_is_heard_to_its_end() -> None:
@@ -264,7 +264,7 @@ def test_and_its_mistakes_are_answered_in_json(logged_errors: LoggedErrors) -> N
     talk = Conversation(Taker())
     talk.send(head("/whole", method="PUT", Content_Length=0))
     ((status, _, body),) = talk.transport.answers()
-    assert (status, json.loads(body)["error"]) == (500, "an unforeseen error")
+    assert (status, json.loads(body)["code"]) == (500, "internal-error")
     assert logged_errors.take(RuntimeError)
 
 

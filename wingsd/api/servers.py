@@ -11,7 +11,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, ServerPath
-from wingsd.errors import BadRequest, Conflict, ServerNotFound, Unprocessable, WingsdError
+from wingsd.errors import (
+    BadRequest,
+    Conflict,
+    ServerAlreadyExists,
+    ServerNotFound,
+    Unprocessable,
+    WingsdError,
+)
 from wingsd.http.operations import INVALID, Call, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.power_states import PowerAction
@@ -70,7 +77,7 @@ class ServersEndpoint(Endpoint):
             raise Unprocessable(INVALID, "uuid: expected the UUID of a server")
         with suppress(ServerNotFound):
             self.services.servers.get(uuid)  # Or it is not known which there are.
-            raise Conflict("This server is already on this node.", "delete it first")
+            raise ServerAlreadyExists("This server is already on this node.", "delete it first")
         Deferred.fromCoroutine(self._create(uuid, start=order.start_on_completion))
 
     async def _create(self, uuid: str, *, start: bool) -> None:

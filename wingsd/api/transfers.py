@@ -12,8 +12,14 @@ from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, Public, ServerPath
 from wingsd.api.upload import UploadBody
-from wingsd.auth.tokens import RENEW_DIRECT, TransferToken, token_was_used, transfer_token
-from wingsd.errors import BadRequest, Unauthorized, WingsdError, error_code
+from wingsd.auth.tokens import (
+    RENEW_DIRECT,
+    TokenInvalid,
+    TransferToken,
+    token_was_used,
+    transfer_token,
+)
+from wingsd.errors import BadRequest, WingsdError, error_code
 from wingsd.http.operations import INVALID, Access, Call, Success, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.transfers.coordinator import ReceivingCoordinator
@@ -332,7 +338,7 @@ class ByHandEndpoint(Public):
             again=RENEW_DIRECT,
         )
         if not self._token.direct or self._token.server != self.uuid:
-            raise Unauthorized(
+            raise TokenInvalid(
                 "The token is not valid",
                 "it is not for moving this server by hand; take the one that wingsctl receive "
                 "printed",

@@ -31,6 +31,10 @@ __all__ = [
     "RENEW_DIRECT",
     "ConsoleToken",
     "DenyList",
+    "TokenExpired",
+    "TokenInvalid",
+    "TokenMissing",
+    "TokenUsed",
     "TransferToken",
     "authorize_panel",
     "console_token",
@@ -74,6 +78,30 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
+class TokenMissing(Unauthorized):
+    """The request has no token (401)."""
+
+    code = "token-missing"
+
+
+class TokenInvalid(Unauthorized):
+    """The token cannot be read, or is for something else (401)."""
+
+    code = "token-invalid"
+
+
+class TokenExpired(TokenInvalid):
+    """The token has expired (401)."""
+
+    code = "token-expired"
+
+
+class TokenUsed(TokenInvalid):
+    """The token was used for a previous transfer (401)."""
+
+    code = "token-used"
+
+
 @attrs.frozen
 class TransferToken:
     """What a good token says: which server may be sent with it.
@@ -109,7 +137,7 @@ def transfer_token(
     token = _bearer(authorization)
     claims = _decode(token, key, ["exp", "sub"], again, expired_too=expired_too)
     if scoped and claims.get("scope") is None:
-        raise Unauthorized(
+        raise TokenInvalid(
             _NOT_VALID,
             "it has no scope, which every token of a Pelican Panel has; when this node's Panel is "
             "another, say so by `family` in its configuration",
@@ -143,9 +171,9 @@ def direct_token(server: str, key: str, now: float, expires: float, public_url: 
     return jwt.encode(claims, key, "HS256")
 
 
-def token_was_used(again: str = _AGAIN_FOR_TRANSFER) -> Unauthorized:
+def token_was_used(again: str = _AGAIN_FOR_TRANSFER) -> TokenUsed:
     """Return the refusal of a token with which a server was sent before."""
-    return Unauthorized(_NOT_VALID, f"it was used for a transfer before; {again}")
+    return TokenUsed(_NOT_VALID, f"it was used for a transfer before; {again}")
 
 
 @attrs.frozen
@@ -178,7 +206,7 @@ def console_token(token: str, key: str) -> ConsoleToken:
     _check_scope(claims, "websocket")
     permissions = claims.get("permissions") or []
     if not (isinstance(permissions, list) and all(isinstance(word, str) for word in permissions)):
-        raise Unauthorized(_NOT_VALID, "its permissions are not a list of texts")
+        raise TokenInvalid(_NOT_VALID, "its permissions are not a list of texts")
     return ConsoleToken(
         user=str(claims.get("user_uuid") or ""),
         server=_server(claims.get("server_uuid"), "its server_uuid"),
@@ -236,7 +264,7 @@ def authorize_panel(authorization: str | None, key: str) -> None:
 def _bearer(authorization: str | None) -> str:
     scheme, _, token = (authorization or "").strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthorized(_MISSING, "send the header Authorization: Bearer <token of the Panel>")
+        raise TokenMissing(_MISSING, "send the header Authorization: Bearer <token of the Panel>")
     return token.strip()
 
 
@@ -264,9 +292,10 @@ def _decode(
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
         # Not all of them are PyJWT's: half a character, a header nested too deep for JSON, a time
         # that is a list, or without end.
-        message = expired if isinstance(error, jwt.ExpiredSignatureError) else _NOT_VALID
-        reason = next(text for kind, text in _REASONS if isinstance(error, kind))
-        raise Unauthorized(message, reason.format(error=error, again=again)) from error
+        has_expired = isinstance(error, jwt.ExpiredSignatureError)
+        kind, message = (TokenExpired, expired) if has_expired else (TokenInvalid, _NOT_VALID)
+        reason = next(text for each, text in _REASONS if isinstance(error, each))
+        raise kind(message, reason.format(error=error, again=again)) from error
     for name in _TIMES:
         _check_time(claims, name)
     return claims
@@ -280,13 +309,13 @@ def _check_time(claims: Mapping[str, Any], name: str) -> None:
     time = claims.get(name, 0)
     is_number = isinstance(time, int | float) and not isinstance(time, bool)
     if not is_number or (isinstance(time, float) and not math.isfinite(time)):
-        raise Unauthorized(_NOT_VALID, f"its {name} is not a time in seconds")
+        raise TokenInvalid(_NOT_VALID, f"its {name} is not a time in seconds")
 
 
 def _check_scope(claims: Mapping[str, Any], needed: str) -> None:
     scope = claims.get("scope")
     if scope is not None and needed not in str(scope).split():
-        raise Unauthorized(_NOT_VALID, f"its scope is not {needed}")
+        raise TokenInvalid(_NOT_VALID, f"its scope is not {needed}")
 
 
 def _check_audience(audience: Any, public_url: str) -> None:
@@ -294,7 +323,7 @@ def _check_audience(audience: Any, public_url: str) -> None:
         return
     addresses = audience if isinstance(audience, list) else [audience]
     if not any(isinstance(a, str) and origin(a) == origin(public_url) for a in addresses):
-        raise Unauthorized(
+        raise TokenInvalid(
             _NOT_VALID,
             f"it is not for this node, {public_url}; compare the node's address in the Panel with "
             "`api.public_url` in its configuration",
@@ -304,7 +333,7 @@ def _check_audience(audience: Any, public_url: str) -> None:
 def _server(claim: Any, name: str) -> str:
     server = canonical_uuid(claim) if isinstance(claim, str) else None
     if server is None:
-        raise Unauthorized(_NOT_VALID, f"{name} is not the UUID of a server")
+        raise TokenInvalid(_NOT_VALID, f"{name} is not the UUID of a server")
     return server
 
 

@@ -40,6 +40,12 @@ WINGS = "backup/wings"
 _FILE = re.compile(rf"([0-9A-Fa-f-]{{36}})\.({'|'.join(map(re.escape, SUFFIXES))})")
 
 
+class InvalidBackupName(BadRequest):
+    """A part of the upload is not named as a backup is (400)."""
+
+    code = "backup-name-invalid"
+
+
 @attrs.frozen
 class Backup:
     """A local backup: its UUID, the suffix of its file, and the family in whose form it came."""
@@ -117,8 +123,8 @@ def _uuid(part: str, text: str) -> str:
     return uuid
 
 
-def _refused(part: str, why: str) -> BadRequest:
-    return BadRequest(
+def _refused(part: str, why: str) -> InvalidBackupName:
+    return InvalidBackupName(
         "this node cannot keep a backup that comes with the server",
         f"the part {part[:80]!r}: {why}; transfer the server without that backup",
     )

@@ -32,6 +32,12 @@ __all__ = ["ReceivedBackups", "sync_directory", "write_file"]
 _STEP = 8 << 20
 
 
+class BackupConflict(Conflict):
+    """A different backup of the same name is on this node (409)."""
+
+    code = "backup-conflict"
+
+
 def write_file(path: Path, blocks: Iterable[bytes], *, reserve: int, durable: bool) -> str:
     """Write a new file that only this process's user may read; return its SHA-256 in hexadecimal.
 
@@ -303,8 +309,8 @@ def _is_same(staged: Path, place: Path) -> bool:
         return False
 
 
-def _another(place: Path) -> Conflict:
-    return Conflict(
+def _another(place: Path) -> BackupConflict:
+    return BackupConflict(
         "this node has another backup in the place of one that comes with the server",
         f"{place} is not what was sent, and is not overwritten; move it away, or transfer the "
         "server without that backup",

@@ -14,6 +14,7 @@ from wingsd.control.status import reachable_at
 from wingsd.errors import BadRequest, Conflict, ServerNotFound, ServersNotLoaded
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
+from wingsd.transfers.errors import TransferNotActive
 from wingsd.util.text import canonical_uuid
 
 __all__ = ["ControlTransfersEndpoint", "ReceiveEndpoint", "SendEndpoint", "TransferEndpoint"]
@@ -197,7 +198,7 @@ class TransferEndpoint(ControlEndpoint):
                 room.cancel(uuid)
                 return
         if not rooms.services.by_hand.cancel(uuid):
-            raise Conflict(
+            raise TransferNotActive(
                 "there is no transfer of this server that could be cancelled",
                 "it cannot be any more once success was told",
             )

@@ -11,7 +11,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from wingsd.auth.tokens import TransferToken, direct_token, transfer_token
+from wingsd.auth.tokens import TokenInvalid, TransferToken, direct_token, transfer_token
 from wingsd.direct_transfers.collaborators import DirectTransferCollaborators
 from wingsd.direct_transfers.description import (
     Description,
@@ -26,7 +26,6 @@ from wingsd.errors import (
     ServerNotFound,
     StorageError,
     TransferCancelled,
-    Unauthorized,
     WingsdError,
 )
 from wingsd.events import DELETED, Event
@@ -314,7 +313,7 @@ class IncomingDirectTransfers:
     def _find(self, token: TransferToken) -> _Expected:
         expected = self._expected.get(token.server)
         if expected is None or expected.digest != token.digest:
-            raise Unauthorized(
+            raise TokenInvalid(
                 "The token is not valid",
                 "this node does not expect the server by it any more: run wingsctl receive there "
                 "again",

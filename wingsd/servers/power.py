@@ -12,7 +12,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
 from wingsd.docker.runtime import ConsoleBlocked, Running
-from wingsd.errors import Conflict, EnvironmentFailed
+from wingsd.errors import Conflict, EnvironmentFailed, ServerBusy
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.power_states import (
     PowerAction,
@@ -124,7 +124,7 @@ class PowerControl:
         try:
             await self._lock.acquire().addTimeout(seconds, self._reactor)
         except DeferredTimeout:
-            raise Conflict(
+            raise ServerBusy(
                 "another power action is under way for this server",
                 "wait for it to end, or kill the server",
             ) from None

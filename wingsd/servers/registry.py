@@ -15,6 +15,7 @@ from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
 from wingsd.errors import (
     Conflict,
     ServerAlreadyExists,
+    ServerBusy,
     ServerNotFound,
     ServersNotLoaded,
     WingsdError,
@@ -252,7 +253,7 @@ class Servers:
         if not self.loaded:
             raise ServersNotLoaded
         if uuid in self._servers or uuid in self._creating or uuid in self._deleting:
-            raise Conflict("this server is already on this node", "delete it first")
+            raise ServerAlreadyExists("this server is already on this node", "delete it first")
         creation = Creation(self._panel, self._environment)
         creating = self._creating[uuid] = Deferred.fromCoroutine(self._create(uuid, creation))
         try:
@@ -290,7 +291,7 @@ class Servers:
         and `EnvironmentFailed`, after which it is still there.
         """
         if uuid in self._deleting:
-            raise Conflict(DELETING, "wait for that to end")
+            raise ServerBusy(DELETING, "wait for that to end")
         self._deleting.add(uuid)
         try:
             await self._delete(uuid)

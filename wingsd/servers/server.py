@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from wingsd.docker.runtime import Usage
 from wingsd.egg_files.rewriters import ServerEggFiles
-from wingsd.errors import BadRequest, Conflict, ServerNotRunning, WingsdError
+from wingsd.errors import BadRequest, ServerBusy, ServerNotRunning, WingsdError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import Console
 from wingsd.servers.files import BackgroundTasks, ServerFiles
@@ -140,7 +140,7 @@ class Server:
     def place_hold(self, why: str) -> None:
         """Prevent its start for the reason `why`. Raises `Conflict` when it is held already."""
         if self.hold:
-            raise Conflict(self.hold, "try again when that is over")
+            raise ServerBusy(self.hold, "try again when that is over")
         self.hold = why
 
     def release(self) -> None:
@@ -161,7 +161,7 @@ class Server:
             raise BadRequest("Cannot start or restart a server that is suspended.")
         ending = action in _ENDING and self.state is not PowerState.OFFLINE
         if self.hold and not ending:
-            raise Conflict(self.hold, "try again when that is over")
+            raise ServerBusy(self.hold, "try again when that is over")
 
     async def power(self, action: PowerAction, wait_seconds: float = 30) -> None:
         """Run one power action to its end, after waiting at most so long for the previous one.

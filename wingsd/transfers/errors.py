@@ -5,12 +5,13 @@ The documented texts of `POST /api/transfers` are here.
 
 from __future__ import annotations
 
-from wingsd.errors import BadRequest, Conflict, WingsdError
+from wingsd.errors import BadRequest, Conflict, ServerBusy, WingsdError
 from wingsd.panel.errors import PanelError
 
 __all__ = [
     "ArchiveNotFirst",
     "ChecksumMismatch",
+    "ContainerNameTaken",
     "DaemonRestarted",
     "DestinationDisconnected",
     "DestinationError",
@@ -18,14 +19,55 @@ __all__ = [
     "DestinationTimeout",
     "DestinationUnreachable",
     "InvalidContentType",
+    "InvalidDestination",
+    "InvalidForm",
+    "StoragePoolConflict",
     "StreamMismatch",
     "StreamMissing",
     "TooManyTransfers",
+    "TransferInProgress",
+    "TransferNotActive",
     "TransferNotCommitted",
     "TransferRevoked",
     "UploadPartMissing",
     "UploadTruncated",
 ]
+
+
+class TransferInProgress(ServerBusy):
+    """A transfer of the server from this node is under way (409)."""
+
+    code = "transfer-in-progress"
+
+
+class TransferNotActive(Conflict):
+    """The server has no transfer that could be cancelled (409)."""
+
+    code = "transfer-not-active"
+
+
+class ContainerNameTaken(Conflict):
+    """Another node's container on the same engine has the server's name (409)."""
+
+    code = "container-name-taken"
+
+
+class StoragePoolConflict(Conflict):
+    """The storage pools of the two nodes do not fit each other (409)."""
+
+    code = "storage-pool-conflict"
+
+
+class InvalidForm(BadRequest):
+    """The upload is not valid multipart/form-data, or one of its parts is invalid."""
+
+    code = "form-invalid"
+
+
+class InvalidDestination(BadRequest):
+    """The destination's URL or token is invalid."""
+
+    code = "destination-invalid"
 
 
 class InvalidContentType(BadRequest):

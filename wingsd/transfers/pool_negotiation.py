@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from twisted.logger import Logger
 
 from wingsd.config import PELICAN
-from wingsd.errors import Conflict
 from wingsd.transfers.collaborators import ReceivingCollaborators, SendingCollaborators
+from wingsd.transfers.errors import StoragePoolConflict
 from wingsd.transfers.incoming.uploads import IncomingUpload
 from wingsd.transfers.outgoing.request import TransferOrder
 from wingsd.transfers.storage.shared_volume import (
@@ -107,7 +107,7 @@ async def finds_files(server: str, upload: IncomingUpload, means: ReceivingColla
         await means.disk.run(volume.check, server, upload.mark)
         return True
     if upload.mark:
-        raise Conflict(
+        raise StoragePoolConflict(
             "the storage pool of the other node is none of this node any more",
             "it has sent no files; transfer the server again",
         )

@@ -36,6 +36,12 @@ SOCKETS_MAX = 30
 _HANDSHAKE = (b"Host", b"Upgrade", b"Connection", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version")
 
 
+class TooManyWebSockets(BadRequest):
+    """As many WebSockets of one server are open as may be (400)."""
+
+    code = "too-many-websockets"
+
+
 class ConsoleSockets:
     """The WebSockets of all servers of this node.
 
@@ -112,7 +118,7 @@ class ConsoleSockets:
                 client.make_way()
                 return
         limit = f"there are {SOCKETS_MAX} for this server; close some of its consoles"
-        raise BadRequest("Too many open websocket connections.", limit)
+        raise TooManyWebSockets("Too many open websocket connections.", limit)
 
     def _client(self, uuid: str, server: Server | None) -> ConsoleClient:
         session = Session(

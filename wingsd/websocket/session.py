@@ -13,7 +13,14 @@ from typing import Protocol
 
 import attrs
 
-from wingsd.auth.tokens import EXPIRED, ConsoleToken, DenyList, console_token
+from wingsd.auth.tokens import (
+    EXPIRED,
+    ConsoleToken,
+    DenyList,
+    TokenExpired,
+    TokenInvalid,
+    console_token,
+)
 from wingsd.errors import BadRequest, Conflict, ServerNotRunning, Unauthorized, WingsdError
 from wingsd.events import (
     BACKUP_COMPLETED,
@@ -77,6 +84,18 @@ _SHOWN_WITH = {
 # The Panel's page connects again on this one and on `processing`, which follows: once is enough.
 _NOT_SENT = (TRANSFER_STATUS, ("pending",))
 _GONE = "the server is not on this node any more"
+
+
+class PermissionMissing(BadRequest):
+    """The console's user lacks a permission (400)."""
+
+    code = "permission-missing"
+
+
+class ServerMoved(Conflict):
+    """The server has moved to another node (409)."""
+
+    code = "server-moved"
 
 
 @attrs.frozen
@@ -228,7 +247,7 @@ class Session:
             return self._authenticate(message.text, now)
         lapse = self._lapse(now)
         if self._token is None or lapse:
-            raise Unauthorized(lapse)
+            raise TokenInvalid(lapse)
         if self._has_left:
             return _refuse(message)
         if message.event == SET_STATE:
@@ -245,13 +264,13 @@ class Session:
     def _authenticate(self, text: str, now: float) -> list[Step]:
         token = console_token(text, self._key)
         if self._denied.refuses(token):
-            raise Unauthorized(_DENIED)
+            raise TokenInvalid(_DENIED)
         if token.expires <= now:
-            raise Unauthorized(EXPIRED)
+            raise TokenExpired(EXPIRED)
         if token.server != self._server:
-            raise Unauthorized("jwt: server uuid mismatch", "the token is for another server")
+            raise TokenInvalid("jwt: server uuid mismatch", "the token is for another server")
         if not token.allows("websocket.connect"):
-            raise Unauthorized("jwt: missing connect permission")
+            raise TokenInvalid("jwt: missing connect permission")
         # One that only renews its token knows the state already.
         greeting = self._greeting(token) if self._lapse(now) else []
         self._token, self._told = token, ""
@@ -307,14 +326,14 @@ class Session:
 
 def _demand(token: ConsoleToken, permission: str) -> None:
     if not token.allows(permission):
-        raise BadRequest(f"you do not have the permission {permission} for this server")
+        raise PermissionMissing(f"you do not have the permission {permission} for this server")
 
 
 def _refuse(message: Message) -> list[Step]:
     """Raise `Conflict`, unless it is what every page asks for when it connects."""
     if message.event in (SEND_LOGS, SEND_STATS):
         return []
-    raise Conflict("the server has moved to another node", "reload this page")
+    raise ServerMoved("the server has moved to another node", "reload this page")
 
 
 def _throttled(excess: str) -> list[Step]:

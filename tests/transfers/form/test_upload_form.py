@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN, FormConfig
 from wingsd.errors import BadRequest, WingsdError
-from wingsd.transfers.errors import ArchiveNotFirst, UploadPartMissing, UploadTruncated
+from wingsd.transfers.errors import (
+    ArchiveNotFirst,
+    InvalidForm,
+    UploadPartMissing,
+    UploadTruncated,
+)
 from wingsd.transfers.form.upload_form import Checksums, UploadForm
 
 BOUNDARY = "------------------------d74496d66958873e"
@@ -251,12 +256,12 @@ REFUSED: list[tuple[Callable[[], bytes], type[WingsdError], str]] = [
     (lambda: good()[:200], UploadTruncated, "the upload ended before it was complete"),
     (
         lambda: body(part("archive", b"a"), part("archive", b"b")),
-        BadRequest,
+        InvalidForm,
         "the part archive was sent twice",
     ),
     (
         lambda: body(part("archive", b"a"), part("checksum", b"c"), part("checksum", b"c")),
-        BadRequest,
+        InvalidForm,
         "the part checksum was sent twice",
     ),
     (
@@ -268,22 +273,22 @@ REFUSED: list[tuple[Callable[[], bytes], type[WingsdError], str]] = [
         lambda: body(
             part("archive", b"a"), part("checksum", b"c"), part("checksum_archive", b"d")
         ),
-        BadRequest,
+        InvalidForm,
         "the parts checksum and checksum_archive differ",
     ),
     (
         lambda: body(part("archive", b"a"), part("checksum", b"c" * 300)),
-        BadRequest,
+        InvalidForm,
         "the checksum is too long",
     ),
     (
         lambda: body(*[part("x", b"")] * 300),
-        BadRequest,
+        InvalidForm,
         "the request body is not valid multipart/form-data",
     ),
     (
         lambda: body(b"--" + BOUNDARY.encode() + b"\r\n" + b"x" * 9000 + b"\r\n"),
-        BadRequest,
+        InvalidForm,
         "the request body is not valid multipart/form-data",
     ),
 ]

@@ -17,10 +17,10 @@ from multipart import MultipartError, MultipartSegment, parse_options_header
 
 from wingsd.backups.attachments import LOG_PARTS, WINGS, Backup, BackupChecksum, Extra, extra_of
 from wingsd.config import CALAGOPUS, PELICAN, FormConfig
-from wingsd.errors import BadRequest
 from wingsd.transfers.errors import (
     ArchiveNotFirst,
     InvalidContentType,
+    InvalidForm,
     UploadPartMissing,
     UploadTruncated,
 )
@@ -85,7 +85,7 @@ class UploadForm:
                 elif self._checksum is not None:
                     self._add_to_checksum(self._checksum, event)
         except MultipartError as error:
-            raise BadRequest(
+            raise InvalidForm(
                 "the request body is not valid multipart/form-data", str(error.args[0])
             ) from error
 
@@ -108,7 +108,7 @@ class UploadForm:
         if not checksums:
             raise UploadPartMissing('the body has no part named "checksum"')
         if len(checksums) > 1:
-            raise BadRequest(
+            raise InvalidForm(
                 f"the parts {' and '.join(CHECKSUM_PARTS)} differ", "send the archive's SHA-256"
             )
         return checksums.pop()
@@ -160,7 +160,7 @@ class UploadForm:
 
     def _once(self, is_first: bool, name: str) -> None:
         if not is_first:
-            raise BadRequest(f"the part {name} was sent twice", "send it once")
+            raise InvalidForm(f"the part {name} was sent twice", "send it once")
 
     def _end(self) -> None:
         if self._in_archive:
@@ -171,7 +171,7 @@ class UploadForm:
     def _add_to_checksum(self, checksum: bytearray, data: bytes) -> None:
         checksum += data
         if len(checksum) > MAX_CHECKSUM:
-            raise BadRequest("the checksum is too long", "send the SHA-256 in hexadecimal")
+            raise InvalidForm("the checksum is too long", "send the SHA-256 in hexadecimal")
 
 
 @attrs.frozen

@@ -6,12 +6,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from wingsd.errors import Conflict, DaemonStopping, ServerAlreadyExists, TransferCancelled
+from wingsd.errors import DaemonStopping, ServerAlreadyExists, TransferCancelled
 from wingsd.statedb import TransferRecord
 from wingsd.transfers.cancellation import when_fired
 from wingsd.transfers.collaborators import ReceivingCollaborators
 from wingsd.transfers.coordinator import PanelReceiving, ReceivingCoordinator
-from wingsd.transfers.errors import TooManyTransfers
+from wingsd.transfers.errors import TooManyTransfers, TransferNotActive
 from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.table import TransferTable, all_over
 
@@ -102,7 +102,7 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
         """
         transfer = self._open.get(server)
         if transfer is None or not transfer.give_up(TransferCancelled(), verified=True):
-            raise Conflict(
+            raise TransferNotActive(
                 "Server is not currently being transferred.",
                 "there is no transfer to this node that could still be cancelled",
             )

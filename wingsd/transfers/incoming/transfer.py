@@ -13,13 +13,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.docker.container import check_variables
-from wingsd.errors import Conflict, ServerNotFound, WingsdError
+from wingsd.errors import ServerNotFound, WingsdError
 from wingsd.panel.errors import PanelError
 from wingsd.panel.schemas import Configuration
 from wingsd.statedb import TransferRecord
 from wingsd.transfers.collaborators import ReceivingCollaborators
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import DaemonRestarted, UploadTruncated
+from wingsd.transfers.errors import ContainerNameTaken, DaemonRestarted, UploadTruncated
 from wingsd.transfers.incoming.commit import Arrival
 from wingsd.transfers.incoming.receive import Reception
 from wingsd.transfers.incoming.uploads import ALONE, IncomingUpload, SiblingUploads
@@ -217,7 +217,7 @@ class IncomingTransfer:
         """
         conflict = await self._means.environment.name_conflict(self.server)
         if conflict:
-            raise Conflict(
+            raise ContainerNameTaken(
                 "the server cannot have a container on this node",
                 f"{conflict}. Give each node an engine of its own; or stop the server, remove "
                 "that container (docker rm), which its node makes again before a start, and send "

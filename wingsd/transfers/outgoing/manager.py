@@ -6,11 +6,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from wingsd.errors import Conflict, DaemonStopping
+from wingsd.errors import DaemonStopping, ServerBusy
 from wingsd.servers import Server
 from wingsd.transfers.cancellation import when_fired
 from wingsd.transfers.collaborators import SendingCollaborators
 from wingsd.transfers.coordinator import PanelSending, SendingCoordinator
+from wingsd.transfers.errors import TransferInProgress, TransferNotActive
 from wingsd.transfers.outgoing.request import TransferOrder
 from wingsd.transfers.outgoing.transfer import OutgoingTransfer
 from wingsd.transfers.ownership import OwnershipCheck
@@ -50,10 +51,12 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         if self._stopping:
             raise DaemonStopping
         if self._under_way(server.uuid) is not None:
-            raise Conflict("A transfer is already in progress for this server.", server.hold)
+            raise TransferInProgress(
+                "A transfer is already in progress for this server.", server.hold
+            )
         if server.hold:
             advice = "" if server.disowned else "try again when that is over"
-            raise Conflict(server.hold, advice)
+            raise ServerBusy(server.hold, advice)
         if authority is None:
             means = self._means
             authority = PanelSending(
@@ -91,7 +94,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             verdict.hurry()
             return
         if transfer is None:
-            raise Conflict(
+            raise TransferNotActive(
                 "Server is not currently being transferred.",
                 "there is no transfer from this node that could still be cancelled",
             )

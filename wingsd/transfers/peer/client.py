@@ -24,13 +24,13 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from wingsd import __version__
-from wingsd.errors import BadRequest
 from wingsd.panel.http_client import MAX_HEAD
 from wingsd.threadio import Outflow
 from wingsd.transfers.errors import (
     DestinationDisconnected,
     DestinationRefused,
     DestinationUnreachable,
+    InvalidDestination,
 )
 from wingsd.transfers.peer.http_exchange import Answer, HttpExchange
 from wingsd.transfers.peer.tls import PeerTls, PeerVerifier
@@ -89,7 +89,7 @@ class PeerClient:
         try:
             self._request("OPTIONS")
         except (h11.LocalProtocolError, UnicodeEncodeError) as error:
-            raise BadRequest(
+            raise InvalidDestination(
                 "the destination's URL or token cannot be sent", "start the transfer anew"
             ) from error
 
@@ -225,7 +225,9 @@ def _parse(url: str) -> SplitResult:
     except ValueError as error:  # of brackets or of the port
         fault = str(error)
     if fault:
-        raise BadRequest("the destination's URL is not valid", f"{url[:MAX_QUOTE]!r}: {fault}")
+        raise InvalidDestination(
+            "the destination's URL is not valid", f"{url[:MAX_QUOTE]!r}: {fault}"
+        )
     return parts
 
 

@@ -23,7 +23,8 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
-from wingsd.errors import Conflict, StorageError
+from wingsd.errors import StorageError
+from wingsd.transfers.errors import StoragePoolConflict
 from wingsd.util.text import disk_advice
 
 __all__ = [
@@ -84,7 +85,7 @@ def sharing_of(features: Collection[str], pool: str) -> Sharing:
     if POOLED in features:
         return Sharing.POOLED
     if SEEN in features:
-        raise Conflict(
+        raise StoragePoolConflict(
             "both nodes have the same volume, but not the same storage pool",
             f"on the destination, set system.transfers.storage_pool.pool_name to {pool!r} and "
             "enabled to true, as here",
@@ -184,7 +185,7 @@ class Volume:
         """
         path = self._data / server
         if os.path.lexists(path):
-            raise Conflict(
+            raise StoragePoolConflict(
                 "the server's directory is in the storage pool already",
                 f"{path} may be what the other node sends: if both have the same volume, set "
                 "system.transfers.storage_pool on both to the same pool_name; if it is only left "
