@@ -10,6 +10,7 @@ import yaml
 
 import wingsd
 from tests.pages import HOME, page
+from wingsd import errors
 from wingsd.errors import ERROR_CODES, ConfigError, InvalidData, WingsdError
 
 
@@ -33,6 +34,11 @@ def test_each_class_has_a_code_of_its_own() -> None:
 
 def test_the_list_of_codes_is_that_of_the_classes() -> None:
     assert list(ERROR_CODES) == sorted(kind.code for kind in classes())
+
+
+def test_the_tree_at_the_top_of_the_module_has_each_class_and_status() -> None:
+    drawn = re.findall(r"^ {4} *(\w+) +(\d{3})\b", errors.__doc__ or "", re.MULTILINE)
+    assert sorted(drawn) == sorted((kind.__name__, str(int(kind.status))) for kind in classes())
 
 
 def test_troubleshooting_explains_each_code_with_its_status() -> None:

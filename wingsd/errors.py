@@ -1,8 +1,72 @@
-"""Every way a request can be refused or a transfer fail, as one tree.
+"""The errors of wingsd as one tree. What only one package raises is defined in that package.
 
-Each error carries the HTTP status a client gets, the words it reads, and where the words alone
-do not tell a person what to do, a detail that does. The documented words of
-`POST /api/transfers` stand here and nowhere else.
+The class, the HTTP status of its answer, and the module where that is not this one::
+
+    WingsdError                      500
+      BadRequest                     400
+        ArchiveNotFirst              400  transfers/errors
+        ChecksumMismatch             400  transfers/errors
+        DiskLimitExceeded            400  archive/errors
+        InvalidBackupName            400  backups/attachments
+        InvalidContentType           400  transfers/errors
+        InvalidDestination           400  transfers/errors
+        InvalidForm                  400  transfers/errors
+        PermissionMissing            400  websocket/session
+        StreamMismatch               400  transfers/errors
+        StreamMissing                400  transfers/errors
+        TooManyWebSockets            400  websocket/resource
+        UploadPartMissing            400  transfers/errors
+        UploadTruncated              400  transfers/errors
+      InvalidHandshake               400  websocket/protocol
+      InvalidHttpRequest             400  http/errors
+      Unauthorized                   401
+        TokenInvalid                 401  auth/tokens
+          TokenExpired               401  auth/tokens
+          TokenUsed                  401  auth/tokens
+        TokenMissing                 401  auth/tokens
+      Forbidden                      403
+      PathNotFound                   404  http/errors
+      ServerNotFound                 404
+        ServerNotAssigned            404  panel/errors
+      MethodNotAllowed               405  http/errors
+      Conflict                       409
+        BackupConflict               409  backups/received
+        ContainerNameTaken           409  transfers/errors
+        ServerAlreadyExists          409
+        ServerBusy                   409
+          TransferInProgress         409  transfers/errors
+        ServerMoved                  409  websocket/session
+        StoragePoolConflict          409  transfers/errors
+        TransferCancelled            409
+        TransferNotActive            409  transfers/errors
+        TransferRevoked              409  transfers/errors
+      BodyTooLarge                   413  http/errors
+      Unprocessable                  422
+      UpgradeRequired                426  http/errors
+      HeaderTooLong                  431  http/errors
+      ArchiveError                   500  archive/errors
+        MemberRefused                500  archive/policy
+      DaemonRestarted                500  transfers/errors
+      EnvironmentFailed              500
+        ConsoleBlocked               500  docker/runtime
+      PanelError                     500  panel/errors
+        PanelRefused                 500  panel/errors
+          NodeTokenRefused           503  panel/errors
+        TransferNotCommitted         500  transfers/errors
+        PanelUnreachable             503  panel/errors
+      StorageError                   500
+      DestinationError               502  transfers/errors
+        DestinationDisconnected      502  transfers/errors
+          DestinationTimeout         502  transfers/errors
+        DestinationRefused           502  transfers/errors
+        DestinationUnreachable       502  transfers/errors
+      ServerNotRunning               502
+      DaemonStopping                 503
+      ServersNotLoaded               503
+      TooManyTransfers               503  transfers/errors
+      TryAgain                       503  direct_transfers/incoming
+
+`ConfigError` and `InvalidData` are not in the tree: no request is answered with them.
 """
 
 from __future__ import annotations
@@ -31,25 +95,25 @@ __all__ = [
 
 
 class InvalidData(ValueError):
-    """Data from outside (a file, the Panel) that is not of the form it should have.
+    """Invalid data from a file or from the Panel.
 
-    Its text has one line per fault: the path of the key, what was expected, what was found.
+    The message has one line per fault: the path of the key, what was expected, what was found.
     """
 
     code = "invalid-data"
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the text tells the file, the key and what it expects."""
+    """The configuration is invalid. The message names the file, the key and the expected value."""
 
     code = "invalid-configuration"
 
 
 class WingsdError(Exception):
-    """A failure with an answer: an HTTP status, words for the client, and optionally a detail.
+    """An error with an HTTP answer.
 
-    `message` is what the client reads as `error`; `detail` (may be empty) tells what to do;
-    `retry_after` is the seconds to wait before another attempt, 0 where there is no telling.
+    `code` names the kind of error and never changes; `message` is the answer's `error`; `detail`
+    says why and what to do, and may be empty; `retry_after` is in seconds, 0 if unknown.
     """
 
     code = "internal-error"
@@ -75,28 +139,28 @@ def error_code(error: BaseException) -> str:
 
 
 class Unauthorized(WingsdError):
-    """The token is missing or no good (401)."""
+    """The token is missing or invalid (401)."""
 
     code = "unauthorized"
     status = 401
 
 
 class Forbidden(WingsdError):
-    """There is a token, but it is not the one that this needs (403)."""
+    """The token, or the web page, does not give access to this (403)."""
 
     code = "forbidden"
     status = 403
 
 
 class ServerNotFound(WingsdError):
-    """The Panel does not know the server, or not for this node (404)."""
+    """The server is unknown to this node, or to the Panel (404)."""
 
     code = "server-not-found"
     status = 404
 
 
 class ServersNotLoaded(WingsdError):
-    """The node does not know its servers yet: the Panel has not told it (503)."""
+    """The list of servers has not been received from the Panel yet (503)."""
 
     code = "servers-not-loaded"
     status = 503
@@ -109,28 +173,28 @@ class ServersNotLoaded(WingsdError):
 
 
 class Unprocessable(WingsdError):
-    """The request is understood, but one of its values makes no sense (422)."""
+    """A value in the request is invalid (422)."""
 
     code = "unprocessable"
     status = 422
 
 
 class ServerNotRunning(WingsdError):
-    """The server must run for this, and does not (502, Wings' own answer)."""
+    """The server is not running (502, as in Wings)."""
 
     code = "server-not-running"
     status = 502
 
 
 class Conflict(WingsdError):
-    """What is asked for does not go together with what the server is doing (409)."""
+    """The request conflicts with the state of the server or node (409)."""
 
     code = "conflict"
     status = 409
 
 
 class ServerAlreadyExists(Conflict):
-    """The server is on this node or being received right now (409)."""
+    """The server is on this node, or is being received (409)."""
 
     code = "server-already-exists"
 
@@ -142,7 +206,7 @@ class ServerBusy(Conflict):
 
 
 class TransferCancelled(Conflict):
-    """Somebody cancelled the transfer (409)."""
+    """The transfer was cancelled by a person (409)."""
 
     code = "transfer-cancelled"
 
@@ -151,14 +215,14 @@ class TransferCancelled(Conflict):
 
 
 class BadRequest(WingsdError):
-    """The request is not of the form it should have (400)."""
+    """The request is invalid (400)."""
 
     code = "bad-request"
     status = 400
 
 
 class StorageError(WingsdError):
-    """The node's own disk failed: full, read-only, or not permitted."""
+    """Reading or writing failed on this node's disk: full, read-only, or not permitted."""
 
     code = "storage-failed"
 
@@ -169,12 +233,12 @@ class StorageError(WingsdError):
 
     @classmethod
     def reading(cls, detail: str) -> StorageError:
-        """What is to be sent cannot be read."""
+        """Return the error of a server's files that cannot be read."""
         return cls(detail, "the server's files could not be read")
 
 
 class EnvironmentFailed(WingsdError):
-    """The server's Docker environment could not be made."""
+    """Docker failed to create, start or control the server's container."""
 
     code = "environment-failed"
 
@@ -183,7 +247,7 @@ class EnvironmentFailed(WingsdError):
 
 
 class DaemonStopping(WingsdError):
-    """The daemon is going down and takes nothing on (503)."""
+    """The daemon is shutting down (503)."""
 
     code = "daemon-stopping"
     status = 503
