@@ -6,6 +6,8 @@
 # FAST=1                    the demo with a small game that is made in a moment
 # ARGS=...                  more words for pytest, such as ARGS="-k panel -x"
 # COVERAGE=1                measure the line coverage of wingsd/ by the tests
+# COUNT=... SEED=...      how many kills of each kind, in place of 100, and their seed
+# KIND=...                the only kind: transfers, containers, backups, removal or pool
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
@@ -21,7 +23,7 @@ BIN := $(VENV)/bin
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test fuzz bench docs deb deb-test lint format structure openapi clean
+.PHONY: help demo test kills fuzz bench docs deb deb-test lint format structure openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -34,6 +36,10 @@ test: ## run all tests
 	@$(PREPARE) test
 	@$(BIN)/pytest --numprocesses=auto --dist=worksteal \
 	  $(if $(COVERAGE),--cov=wingsd --cov-report=term) $(ARGS)
+
+kills: ## kill nodes in the middle of transfers, and check that nothing is lost
+	@$(PREPARE) test
+	@$(BIN)/python -m tests.kills $(KIND) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 fuzz: ## look for inputs that crash or hang what reads other people's bytes
 	@$(PREPARE) fuzz

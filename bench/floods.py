@@ -55,7 +55,7 @@ async def measure_flood(kind: str, directory: Path) -> FloodResult:
     await site.open()
     node = BenchNode(site, directory / "node")
     servers = [site.add_server(number, node.node) for number in range(1, _SERVERS + 1)]
-    await node.start()
+    await node.run()
     try:
         token = f"{node.node.token}"
         await deferToThread(ask, node.url, site.ca, token)

@@ -51,7 +51,7 @@ async def measure_start(directory: Path, *, docker: bool) -> Start:
     node = BenchNode(site, directory / "node", engine=engine)
     for number in range(1, _SERVERS + 1):
         site.add_server(number, node.node)
-    await node.start()
+    await node.run()
     try:
         await deferToThread(ask, node.url, site.ca, f"{node.node.token}")
         meter = Meter(node.pid)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import trustme
 
-from tests.daemon.daemon import Daemon, reactor
 from tests.support import Panel, process_configuration, server_settings
+from tests.support.node_process import NodeProcess, reactor
 
 __all__ = ["BenchNode", "Site", "reactor"]
 
 
-class BenchNode(Daemon):
+class BenchNode(NodeProcess):
     """A node in `directory`, with the files of its servers in `data`.
 
     Docker is off, so that no engine's time is in what is measured. With `engine` it is on, and
@@ -25,46 +24,33 @@ class BenchNode(Daemon):
     def __init__(
         self, site: Site, directory: Path, data: Path | None = None, engine: str = ""
     ) -> None:
-        directory.mkdir(parents=True)
-        super().__init__(directory)
+        super().__init__(directory, site.panel, site.authority)
         # An installed package has its modules compiled. The first start here compiles them.
         self.variables["PYTHONDONTWRITEBYTECODE"] = ""
-        self.data = data or directory / "volumes"
-        self.node = site.panel.add_node("https://127.0.0.1:1", reachable=True, ca=str(site.ca))
-        self._site = site
+        self.volumes = data or self.volumes
+        self.node.reachable = True
         self._engine = engine
 
-    async def start(self, **transfers: Any) -> None:
-        """Start it, with these keys of `system.transfers`; return when it knows its servers."""
-        tls = {"enabled": True, "cert": str(self._site.pem), "key": str(self._site.pem)}
-        configuration = {
-            "token_id": self.node.token_id,
-            "token": self.node.token,
-            "remote": self._site.panel.url,
-            "api": {"ssl": tls},
-            "system": {
-                "data": str(self.data),
-                "root_directory": str(self.directory),
-                "username": "",
-                "user": {"uid": os.getuid(), "gid": os.getgid()},
-                "transfers": {"ca_file": str(self._site.ca), **transfers},
-            },
-            "docker": {"enabled": bool(self._engine), "socket": self._engine},
-        }
-        self.spawn(self.command(configuration, "-e", "tcp:0:interface=127.0.0.1"))
-        self.node.address = await self.listening()
-        await self.wait_for_line("servers loaded")
+    async def run(self, **transfers: Any) -> None:
+        """Start it, with these of `system.transfers`; return when it knows its servers."""
+        self.transfers = transfers
+        await self.start_loaded(docker={"enabled": bool(self._engine), "socket": self._engine})
+
+    async def listening(self) -> None:
+        """Return when the daemon listens; the Panel then has the address."""
+        await super().listening()
+        self.node.address = self.url
 
 
 class Site:
-    """A Panel, and the certificate of all of its nodes."""
+    """A Panel, and the authority of its nodes' certificates; `pem` has one of them."""
 
     def __init__(self, directory: Path) -> None:
         self.panel = Panel()
         self.ca, self.pem = directory / "ca.pem", directory / "node.pem"
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(str(self.ca))
-        issued = authority.issue_cert("127.0.0.1")
+        self.authority = trustme.CA()
+        self.authority.cert_pem.write_to_path(str(self.ca))
+        issued = self.authority.issue_cert("127.0.0.1")
         issued.private_key_and_cert_chain_pem.write_to_path(str(self.pem))
 
     async def open(self) -> None:

@@ -57,7 +57,7 @@ async def _receiving(
             curls = [deferToThread(_curl, node.url, site.ca, token, dataset) for token in tokens]
             await gatherResults(curls, consumeErrors=True)
 
-        await node.start(durable=durable)
+        await node.run(durable=durable)
         try:
             yield node, upload
         finally:
@@ -85,7 +85,7 @@ async def move(dataset: Dataset, disk: Path) -> list[Cost]:
     """Move the dataset between two new nodes; return the source's cost and the destination's."""
     async with _site() as site:
         destination = BenchNode(site, _new(disk))
-        await destination.start()
+        await destination.run()
         try:
             async with _source(site, dataset, disk) as (source, uuid):
                 moving = lambda: _moved(site, source, uuid, destination.node)  # noqa: E731
@@ -124,11 +124,11 @@ async def _source(
     assert dataset.tree is not None
     source = BenchNode(site, _new(disk))
     uuid = site.add_server(1, source.node)
-    files = source.data / uuid
+    files = source.volumes / uuid
     files.mkdir(parents=True)
     _run("mount", "--bind", str(dataset.tree), str(files))
     try:
-        await source.start()
+        await source.run()
         yield source, uuid
     finally:
         await source.close()

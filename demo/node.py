@@ -21,7 +21,7 @@ from demo.engine import network
 from demo.output import Failed
 from demo.process import Process
 from tests.support import Panel
-from tests.support.line import SlowLine
+from tests.support.throttled_proxy import ThrottledProxy
 
 __all__ = ["GROUP", "OWNER", "RunningNode", "free_port"]
 
@@ -65,11 +65,11 @@ class RunningNode:
         self._listens_on = free_port()
         self._process: Process | None = None
         directory.mkdir()
-        self._line = SlowLine(reactor, self._listens_on, _LINE)
+        self._proxy = ThrottledProxy(reactor, self._listens_on, _LINE)
         authority.cert_pem.write_to_path(str(self.authority))
         self._issue_certificate(authority)
         self.node = panel.add_node(
-            f"https://{_HOST}:{self._line.entrance}",
+            f"https://{_HOST}:{self._proxy.listening_port}",
             reachable=True,
             ca=str(self.authority),
             port=self.game_port,
@@ -154,7 +154,7 @@ class RunningNode:
         try:
             status = 0 if process is None else await process.end(_END_WITHIN)
         finally:
-            await self._line.close()
+            await self._proxy.close()
         # twistd ends, when all is done, by the signal that asked it to.
         if status not in (0, -signal.SIGTERM, -signal.SIGINT):
             raise Failed(f"node {self.name} ended with the status {status}")

@@ -32,8 +32,8 @@ from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
 from fuzz.findings import Finding
-from tests.daemon.harness import House
 from tests.support import server_settings
+from tests.support.receiving_node import ReceivingNode
 from wingsd.auth.tokens import direct_token
 
 __all__ = ["SERVER", "WITHIN", "InterfaceClient", "prepared"]
@@ -153,34 +153,32 @@ def _settle(case: Any, *, ours: bool) -> None:
             case.body["url"] = _ELSEWHERE
 
 
-async def prepared(house: House) -> InterfaceClient:
+async def prepared(daemon: ReceivingNode) -> InterfaceClient:
     """Start a node with a server; return its client."""
     # One that waits for others is not to wait for longer than a client here.
-    system: dict[str, Any] = house.configuration()["system"]
-    transfers = {"streams": {"within": 1}}
-    await house.start(api={}, system=system | {"transfers": transfers})
-    await house.loaded()
-    house.node.address = house.url
-    await house.panel.create_server_on(house.node, server_settings(SERVER))
-    await house.panel.called("/install")
-    return InterfaceClient(house.url, house.node.token, house.token)
+    daemon.transfers = {"streams": {"within": 1}}
+    await daemon.start_loaded(api={"ssl": {"enabled": False}})
+    daemon.node.address = daemon.url
+    await daemon.panel.create_server_on(daemon.node, server_settings(SERVER))
+    await daemon.panel.called("/install")
+    return InterfaceClient(daemon.url, daemon.node.token, daemon.token)
 
 
 async def _run(seconds: int) -> None:
     began, count, seed = time.monotonic(), 0, time.time_ns() % 1_000_000
     while time.monotonic() - began < seconds:
-        # A new house each time: the server is gone at the end of a round.
+        # A new daemon each time: the server is gone at the end of a round.
         with tempfile.TemporaryDirectory(prefix="wingsd-fuzz-") as directory:
-            house = House(Path(directory))
+            daemon = ReceivingNode(Path(directory))
             try:
-                asker = await prepared(house)
+                asker = await prepared(daemon)
                 count += await deferToThread(asker.ask, 150, seed)
             except BaseException:
                 print(f"found with the seed {seed}; the node's last words:")
-                print("\n".join(house.log[-20:]))
+                print("\n".join(daemon.log[-20:]))
                 raise
             finally:
-                await house.close()
+                await daemon.close()
         seed += 1
     print(f"interface: {count} requests in {time.monotonic() - began:.0f} s")
 

@@ -70,6 +70,14 @@ class Engine:
             docker=DockerConfig(network=network),
         )
 
+    def for_node(self, server: str) -> dict[str, Any]:
+        """Return changes to the configuration of a node that makes a server's container here.
+
+        The container is removed afterwards.
+        """
+        self.will_make_container(server)
+        return {"docker": attrs.asdict(self.config().docker)}
+
     def server(self, invocation: str = "exit 0", image: str = "") -> Settings:
         """Return a server with a directory of its own; `invocation` is a shell command."""
         uuid = self.will_make_container(str(uuid4()))

@@ -9,21 +9,21 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.harness import House
-from tests.daemon.pair import Pair
+from tests.support.receiving_node import ReceivingNode
+from tests.support.two_nodes import TwoNodes
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def daemon(tmp_path: Path) -> Iterator[ReceivingNode]:
     """A node that is not started yet, and its Panel; both are ended in any case."""
-    made = House(tmp_path)
+    made = ReceivingNode(tmp_path)
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
+def nodes(tmp_path: Path) -> Iterator[TwoNodes]:
     """Two nodes that are not started yet, and their Panel; all are ended in any case."""
-    made = Pair(tmp_path)
+    made = TwoNodes(tmp_path)
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

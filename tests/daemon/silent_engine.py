@@ -10,7 +10,7 @@ from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from tests.daemon.daemon import reactor
+from tests.support.node_process import reactor
 
 __all__ = ["SilentEngine"]
 

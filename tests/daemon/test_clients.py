@@ -12,7 +12,8 @@ import requests
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.daemon.harness import UUID, House, archive, sha256
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import UUID, archive, sha256
 
 NODE = shutil.which("node") or ""
 
@@ -43,41 +44,41 @@ def packed(tmp_path: Path) -> Path:
     return path
 
 
-def post_with_requests(house: House, path: Path, checksum: str) -> tuple[int, str]:
+def post_with_requests(daemon: ReceivingNode, path: Path, checksum: str) -> tuple[int, str]:
     with path.open("rb") as stream:
         files = {
             "archive": ("archive.tar.gz", stream, "application/gzip"),
         }
         data = {"checksum": checksum}
         response = requests.post(
-            f"{house.url}/api/transfers",
-            headers={"Authorization": f"Bearer {house.token()}"},
+            f"{daemon.url}/api/transfers",
+            headers={"Authorization": f"Bearer {daemon.token()}"},
             files=files,
             data=data,
-            verify=str(house.directory / "ca.pem"),
+            verify=str(daemon.ca),
             timeout=30,
         )
     return response.status_code, response.text
 
 
 @pytest_twisted.ensureDeferred
-async def test_python(house: House, packed: Path) -> None:
-    await house.start()
-    answer = await deferToThread(post_with_requests, house, packed, sha256(packed.read_bytes()))
+async def test_python(daemon: ReceivingNode, packed: Path) -> None:
+    await daemon.start()
+    answer = await deferToThread(post_with_requests, daemon, packed, sha256(packed.read_bytes()))
     assert answer == (200, "")
-    assert house.panel.reports() == [(UUID, "success")]
+    assert daemon.panel.reports() == [(UUID, "success")]
 
 
 @pytest.mark.skipif(
     not NODE and os.environ.get("CI") != "true", reason="there is no node on this machine"
 )
 @pytest_twisted.ensureDeferred
-async def test_javascript(house: House, packed: Path) -> None:
-    await house.start()
-    script = house.directory / "upload.mjs"
+async def test_javascript(daemon: ReceivingNode, packed: Path) -> None:
+    await daemon.start()
+    script = daemon.directory / "upload.mjs"
     script.write_text(JAVASCRIPT)
-    arguments = [str(script), house.url, house.token(), str(packed), sha256(packed.read_bytes())]
-    trust = {**os.environ, "NODE_EXTRA_CA_CERTS": str(house.directory / "ca.pem")}
+    arguments = [str(script), daemon.url, daemon.token(), str(packed), sha256(packed.read_bytes())]
+    trust = {**os.environ, "NODE_EXTRA_CA_CERTS": str(daemon.ca)}
     out, err, _ = await getProcessOutputAndValue(NODE, arguments, trust)
     assert out.decode().split() == ["200"], err.decode()
-    assert house.panel.reports() == [(UUID, "success")]
+    assert daemon.panel.reports() == [(UUID, "success")]

@@ -6,32 +6,33 @@ import pytest
 import pytest_twisted
 
 from tests.archive.hostile.streams import bomb
-from tests.daemon.harness import UUID, House, archive
 from tests.support import server_settings
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import UUID, archive
 
 MIB = 1 << 20
 
 
-def allow(house: House, disk_space: int) -> None:
+def allow(daemon: ReceivingNode, disk_space: int) -> None:
     """Have the Panel say that the server may have so many MiB."""
     build = server_settings(UUID)["build"] | {"disk_space": disk_space}
-    house.panel.add_server(server_settings(UUID, build=build), house.source)
-    house.panel.open_transfer(UUID, house.node)
+    daemon.panel.add_server(server_settings(UUID, build=build), daemon.source)
+    daemon.panel.open_transfer(UUID, daemon.node)
 
 
 @pytest.mark.parametrize("data", [archive(3 * MIB), bomb(8)], ids=["a large server", "a bomb"])
 @pytest_twisted.ensureDeferred
 async def test_a_server_gets_no_more_disk_than_the_panel_gives_it(
-    house: House, data: bytes
+    daemon: ReceivingNode, data: bytes
 ) -> None:
-    allow(house, 2)
-    await house.start()
-    status, answer = await house.upload(data)
+    allow(daemon, 2)
+    await daemon.start()
+    status, answer = await daemon.upload(data)
     assert (status, answer["code"]) == (400, "disk-limit-exceeded")
     assert "MiB, its disk limit is 2 MiB" in answer["detail"]
-    await house.told_of_failure()
-    assert house.left() == []
-    assert house.panel.reports() == [(UUID, "failure")]
+    await daemon.failure_reported()
+    assert daemon.stored() == []
+    assert daemon.panel.reports() == [(UUID, "failure")]
     # with more, it arrives
-    allow(house, 4)
-    assert await house.upload(archive(3 * MIB)) == (200, None)
+    allow(daemon, 4)
+    assert await daemon.upload(archive(3 * MIB)) == (200, None)

@@ -7,9 +7,10 @@ from signal import SIGTERM
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.daemon.harness import House, reactor
 from tests.egg_files.helpers import DOTTED_KEYS, lives, processes_of
 from tests.support import process_configuration, server_settings
+from tests.support.node_process import reactor
+from tests.support.receiving_node import ReceivingNode
 
 UUID = "22222222-6e2b-4c43-9d57-0c4c5e1c7f10"
 FILES = [
@@ -20,24 +21,25 @@ FILES = [
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_is_rewritten_and_the_process_of_a_hostile_one_ends_with_the_daemon(
-    house: House,
+    daemon: ReceivingNode,
 ) -> None:
-    directory = house.volumes / UUID
+    directory = daemon.volumes / UUID
     directory.mkdir(parents=True)
     (directory / "server.properties").write_text("port=1\n")
     (directory / "hostile.toml").write_bytes(DOTTED_KEYS)
-    house.panel.add_server(server_settings(UUID), house.node, process_configuration(configs=FILES))
-    await house.start(api={"ssl": {"enabled": False}})
-    await house.loaded()
-    house.node.address = house.url
-    await house.panel.power(UUID, "start")
+    daemon.panel.add_server(
+        server_settings(UUID), daemon.node, process_configuration(configs=FILES)
+    )
+    await daemon.start_loaded(api={"ssl": {"enabled": False}})
+    daemon.node.address = daemon.url
+    await daemon.panel.power(UUID, "start")
     children: list[int] = []
     while (directory / "server.properties").read_text() == "port=1\n" or not children:
         await deferLater(reactor, 0.02)
-        children = processes_of(house.pid)
+        children = processes_of(daemon.pid)
     assert (directory / "server.properties").read_text() == "port=25570\n"
-    house.signal("TERM")
-    assert await house.ended() == -SIGTERM
+    daemon.signal("TERM")
+    assert await daemon.ended() == -SIGTERM
     while any(map(lives, children)):
         await deferLater(reactor, 0.02)
     assert (directory / "hostile.toml").read_bytes() == DOTTED_KEYS

@@ -5,70 +5,71 @@ from __future__ import annotations
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.harness import UUID, House, archive
-from tests.daemon.uploads import Sender
 from tests.support import Answer, Hang
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import UUID, archive
+from tests.support.upload_client import UploadClient
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_cut_short_leaves_nothing_and_is_told(house: House) -> None:
-    await house.start()
-    sender = Sender(house, archive())
+async def test_an_upload_cut_short_leaves_nothing_and_is_told(daemon: ReceivingNode) -> None:
+    await daemon.start()
+    sender = UploadClient(daemon, archive())
     await sender.begin()
-    await house.wait_for_line("receiving the archive")
+    await daemon.wait_for_line("receiving the archive")
     await sender.vanish()
-    await house.wait_for_line("state failure")
-    await house.told_of_failure()
-    assert house.left() == []
-    assert house.panel.reports() == [(UUID, "failure")]
+    await daemon.wait_for_line("state failure")
+    await daemon.failure_reported()
+    assert daemon.stored() == []
+    assert daemon.panel.reports() == [(UUID, "failure")]
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_a_failure_the_next_attempt_succeeds(house: House) -> None:
-    await house.start()
-    await house.upload(archive(), checksum="0")
-    await house.told_of_failure()
-    house.panel.open_transfer(UUID, house.node)
-    assert await house.upload(archive()) == (200, None)
-    await house.wait_for_line("state success")
-    assert house.states()[-3:] == ["pending", "processing", "success"]
+async def test_after_a_failure_the_next_attempt_succeeds(daemon: ReceivingNode) -> None:
+    await daemon.start()
+    await daemon.upload(archive(), checksum="0")
+    await daemon.failure_reported()
+    daemon.panel.open_transfer(UUID, daemon.node)
+    assert await daemon.upload(archive()) == (200, None)
+    await daemon.wait_for_line("state success")
+    assert daemon.states()[-3:] == ["pending", "processing", "success"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_success_whose_answer_got_lost_is_a_success(house: House) -> None:
-    await house.start()
-    house.panel.inject("/success", Answer(500), times=1)
-    assert await house.upload(archive()) == (200, None)
-    assert house.panel.reports() == [(UUID, "success")] * 2
+async def test_a_success_whose_answer_got_lost_is_a_success(daemon: ReceivingNode) -> None:
+    await daemon.start()
+    daemon.panel.inject("/success", Answer(500), times=1)
+    assert await daemon.upload(archive()) == (200, None)
+    assert daemon.panel.reports() == [(UUID, "success")] * 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_success_the_panel_refuses_keeps_the_files_apart(house: House) -> None:
-    await house.start()
+async def test_a_success_the_panel_refuses_keeps_the_files_apart(daemon: ReceivingNode) -> None:
+    await daemon.start()
     # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
-    house.panel.strict = True
+    daemon.panel.strict = True
     hang = Hang()
-    house.panel.inject("/success", hang)
-    uploading = Deferred.fromCoroutine(house.upload(archive()))
-    await house.panel.called("/success")
-    house.panel.close_transfer(UUID)
+    daemon.panel.inject("/success", hang)
+    uploading = Deferred.fromCoroutine(daemon.upload(archive()))
+    await daemon.panel.called("/success")
+    daemon.panel.close_transfer(UUID)
     hang.release()
     status, answer = await uploading
     assert (status, answer["code"]) == (409, "transfer-revoked")
-    assert house.left() == [".quarantine"]
-    await house.wait_for_line("kept for 30 days in")
-    await house.wait_for_line("cleaned up")
+    assert daemon.stored() == [".quarantine"]
+    await daemon.wait_for_line("kept for 30 days in")
+    await daemon.wait_for_line("cleaned up")
     # The Panel has said itself that no transfer is open.
-    assert house.panel.reports() == [(UUID, "success")]
+    assert daemon.panel.reports() == [(UUID, "success")]
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_engine_that_does_not_answer_fails_the_transfer(house: House) -> None:
-    socket = str(house.directory / "no-engine.sock")
-    await house.start(docker={"socket": socket})
-    status, answer = await house.upload(archive())
+async def test_an_engine_that_does_not_answer_fails_the_transfer(daemon: ReceivingNode) -> None:
+    socket = str(daemon.directory / "no-engine.sock")
+    await daemon.start(docker={"socket": socket})
+    status, answer = await daemon.upload(archive())
     assert (status, answer["code"]) == (500, "environment-failed")
     assert f"{socket} does not answer: No such file or directory;" in answer["detail"]
-    await house.told_of_failure()
-    assert house.left() == []
-    assert house.panel.reports() == [(UUID, "failure")]
+    await daemon.failure_reported()
+    assert daemon.stored() == []
+    assert daemon.panel.reports() == [(UUID, "failure")]

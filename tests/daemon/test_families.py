@@ -18,10 +18,18 @@ import pytest
 import pytest_twisted
 import zstandard
 
-from tests.daemon.families import PTERODACTYL, Calagopus, Family, as_go_packs, calagopus, pelican
-from tests.daemon.harness import UUID, House
-from tests.daemon.uploads import Sender, Unanswered
 from tests.go_tar import FIFO, ODD, GoFile, go_tar
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import UUID
+from tests.support.upload_client import Unanswered, UploadClient
+from tests.support.upload_forms import (
+    PTERODACTYL,
+    Calagopus,
+    Family,
+    as_go_packs,
+    calagopus,
+    pelican,
+)
 
 #: Written by Rust's crate tar 0.4 from headers as Calagopus' nodes make them.
 RECORDED = Path(__file__).parent / "calagopus.tar.gz"
@@ -32,10 +40,10 @@ REGION = GoFile(b"world/region.mca", hashlib.shake_128(b"seed").digest(2_000_000
 
 
 async def send(
-    house: House, data: bytes, family: Family, token: str | None = None
+    daemon: ReceivingNode, data: bytes, family: Family, token: str | None = None
 ) -> tuple[int, Any, list[int]]:
     """Send a server; return the answer's status and body, and the sizes of the chunks."""
-    sender = Sender(house, data, token=token, family=family)
+    sender = UploadClient(daemon, data, token=token, family=family)
     await sender.begin()
     status, body = await sender.finish()
     return status, json.loads(body) if body else None, sender.chunks
@@ -48,7 +56,7 @@ def look(path: bytes) -> tuple[bytes, int, float]:
         return file.read(), found.st_mode & 0o7777, found.st_mtime
 
 
-async def refused(house: House, data: bytes, family: Family, reason: str) -> Any:
+async def refused(daemon: ReceivingNode, data: bytes, family: Family, reason: str) -> Any:
     """Send a server and see that it stays where it is, and that it is said why; return the answer.
 
     A Calagopus node gets none, since it takes every answer for success.
@@ -56,68 +64,68 @@ async def refused(house: House, data: bytes, family: Family, reason: str) -> Any
     answer = None
     if isinstance(family, Calagopus):
         with pytest.raises(Unanswered):
-            await send(house, data, family)
+            await send(daemon, data, family)
     else:
-        _, answer, _ = await send(house, data, family)
-    assert reason in await house.wait_for_line("failed while")
-    await house.told_of_failure()
-    assert house.panel.reports() == [(UUID, "failure")]
-    assert house.panel.node_of(UUID) is house.source
-    assert house.left() == []
+        _, answer, _ = await send(daemon, data, family)
+    assert reason in await daemon.wait_for_line("failed while")
+    await daemon.failure_reported()
+    assert daemon.panel.reports() == [(UUID, "failure")]
+    assert daemon.panel.node_of(UUID) is daemon.source
+    assert daemon.stored() == []
     return answer
 
 
 @pytest_twisted.ensureDeferred
-async def test_pterodactyls_files_arrive_as_they_were_packed(house: House) -> None:
-    await house.start()
+async def test_pterodactyls_files_arrive_as_they_were_packed(daemon: ReceivingNode) -> None:
+    await daemon.start()
     files = [*ODD, REGION]
-    status, _, chunks = await send(house, as_go_packs(go_tar(files)), PTERODACTYL)
+    status, _, chunks = await send(daemon, as_go_packs(go_tar(files)), PTERODACTYL)
     assert status == 200
     assert chunks[:3] == [181, 10, 32768]
     assert chunks[-4:] == [8, 117, 64, 68]
-    assert house.panel.reports() == [(UUID, "success")]
-    home = os.fsencode(house.volumes / UUID) + b"/"
+    assert daemon.panel.reports() == [(UUID, "success")]
+    home = os.fsencode(daemon.volumes / UUID) + b"/"
     for file in files:
         if file.kind == FIFO:
             assert not os.path.lexists(home + file.name)
         else:
             expected = file.data, file.mode & 0o777, file.seconds
             assert look(home + file.name) == expected, file.name
-    await house.wait_for_line('"console.fifo" is left out')
-    await house.wait_for_line('"start.sh" lost its set-user-id')
+    await daemon.wait_for_line('"console.fifo" is left out')
+    await daemon.wait_for_line('"start.sh" lost its set-user-id')
 
 
-def kept(house: House) -> dict[str, bytes]:
+def kept(daemon: ReceivingNode) -> dict[str, bytes]:
     """Return what the directories of backups and logs hold: the data by its path."""
     found: dict[str, bytes] = {}
-    for place in (house.directory / "backups", house.directory / "logs"):
+    for place in (daemon.directory / "backups", daemon.directory / "logs"):
         paths = [path for path in place.rglob("*") if path.is_file()]
         found |= {str(path.relative_to(place)): path.read_bytes() for path in paths}
     return found
 
 
-def body_of_success(house: House) -> Any:
-    (call,) = [call for call in house.panel.calls if call.path.endswith("/success")]
+def body_of_success(daemon: ReceivingNode) -> Any:
+    (call,) = [call for call in daemon.panel.calls if call.path.endswith("/success")]
     return call.body
 
 
 @pytest.mark.parametrize("pool", ["", "pool-1"])
 @pytest_twisted.ensureDeferred
-async def test_pelicans_log_and_backups_are_kept(house: House, pool: str) -> None:
+async def test_pelicans_log_and_backups_are_kept(daemon: ReceivingNode, pool: str) -> None:
     # A pool that is none of this node's means nothing to it: all of the server is sent.
-    await house.start(family="pelican")
+    await daemon.start(family="pelican")
     family = pelican(LOG, BACKUP, pool)
-    data, token = as_go_packs(go_tar(ODD)), house.token(scope="websocket transfer")
-    status, _, chunks = await send(house, data, family, token)
+    data, token = as_go_packs(go_tar(ODD)), daemon.token(scope="websocket transfer")
+    status, _, chunks = await send(daemon, data, family, token)
     assert status == 200
     assert chunks[:2] == [181, 10]
     assert chunks[-3:] == [32768, 17232, 68]
-    assert house.panel.reports() == [(UUID, "success")]
-    assert body_of_success(house) is None
-    assert (house.volumes / UUID / "server.properties").exists()
+    assert daemon.panel.reports() == [(UUID, "success")]
+    assert body_of_success(daemon) is None
+    assert (daemon.volumes / UUID / "server.properties").exists()
     (uuid,) = BACKUP
-    assert kept(house) == {f"{UUID}/{uuid}.tar.gz": BACKUP[uuid], f"install/{UUID}.log": LOG}
-    assert house.left() == [UUID]
+    assert kept(daemon) == {f"{UUID}/{uuid}.tar.gz": BACKUP[uuid], f"install/{UUID}.log": LOG}
+    assert daemon.stored() == [UUID]
 
 
 @pytest.mark.parametrize(
@@ -133,21 +141,21 @@ async def test_pelicans_log_and_backups_are_kept(house: House, pool: str) -> Non
 )
 @pytest_twisted.ensureDeferred
 async def test_calagopus_files_arrive_with_its_log_and_backups(
-    house: House, suffix: str, pack: Callable[[bytes], bytes]
+    daemon: ReceivingNode, suffix: str, pack: Callable[[bytes], bytes]
 ) -> None:
-    await house.start()
+    await daemon.start()
     data = pack(gzip.decompress(RECORDED.read_bytes()))
-    status, _, chunks = await send(house, data, calagopus(LOG, BACKUP, suffix=suffix))
+    status, _, chunks = await send(daemon, data, calagopus(LOG, BACKUP, suffix=suffix))
     assert status == 200
     assert chunks[0] == 71
     # The archive's end, the checksum, the log, the backup, its checksum, and the form's end.
     backup = [71, 170, 32768, 32768, 4464, 2, 71, 186, 64, 2, 73]
     assert chunks[-21:] == [2, 71, 98, 64, 2, 71, 105, 32768, 17232, 2, *backup]
     (uuid,) = BACKUP
-    assert kept(house) == {f"{uuid}.tar.gz": BACKUP[uuid], f"install/{UUID}.log": LOG}
-    assert body_of_success(house) == {"backups": [uuid]}
-    assert house.panel.reports() == [(UUID, "success")]
-    home = house.volumes / UUID
+    assert kept(daemon) == {f"{uuid}.tar.gz": BACKUP[uuid], f"install/{UUID}.log": LOG}
+    assert body_of_success(daemon) == {"backups": [uuid]}
+    assert daemon.panel.reports() == [(UUID, "success")]
+    home = daemon.volumes / UUID
     assert look(os.fsencode(home / "world/level.dat")) == (b"hello", 0o640, 1.7e9)
     assert look(os.fsencode(home / ("d" * 60) / ("f" * 60)))[0] == b"long"
     assert look(os.fsencode(home / "welt-é"))[1] == 0o755
@@ -185,24 +193,24 @@ PELICANS, CALAGOPUS = pelican(LOG, BACKUP), calagopus(LOG, BACKUP)
 )
 @pytest_twisted.ensureDeferred
 async def test_a_backup_that_is_not_what_was_sent_fails_all_of_it(
-    house: House, family: Family, reason: str
+    daemon: ReceivingNode, family: Family, reason: str
 ) -> None:
-    await house.start()
+    await daemon.start()
     data = as_go_packs(go_tar(ODD))
-    answer = await refused(house, data, family, reason)
+    answer = await refused(daemon, data, family, reason)
     assert answer is None or ID in answer["detail"]
-    assert kept(house) == {}
+    assert kept(daemon) == {}
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_backup_is_never_written_over_another(house: House) -> None:
-    await house.start()
-    place = house.directory / "backups" / UUID / f"{ID}.tar.gz"
+async def test_a_backup_is_never_written_over_another(daemon: ReceivingNode) -> None:
+    await daemon.start()
+    place = daemon.directory / "backups" / UUID / f"{ID}.tar.gz"
     place.parent.mkdir(parents=True)
     place.write_bytes(b"precious")
-    answer = await refused(house, as_go_packs(go_tar(ODD)), PELICANS, "is not overwritten")
+    answer = await refused(daemon, as_go_packs(go_tar(ODD)), PELICANS, "is not overwritten")
     assert str(place) in answer["detail"]
-    assert kept(house) == {f"{UUID}/{ID}.tar.gz": b"precious"}
+    assert kept(daemon) == {f"{UUID}/{ID}.tar.gz": b"precious"}
 
 
 @pytest.mark.parametrize(
@@ -218,16 +226,16 @@ async def test_a_backup_is_never_written_over_another(house: House) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_what_calagopus_has_more_is_refused(
-    house: House, family: Calagopus, pack: Callable[[bytes], bytes], reason: str
+    daemon: ReceivingNode, family: Calagopus, pack: Callable[[bytes], bytes], reason: str
 ) -> None:
-    await house.start()
-    await refused(house, pack(gzip.decompress(RECORDED.read_bytes())), family, reason)
+    await daemon.start()
+    await refused(daemon, pack(gzip.decompress(RECORDED.read_bytes())), family, reason)
 
 
 @pytest_twisted.ensureDeferred
-async def test_calagopus_gets_no_answer_to_a_bad_token_either(house: House) -> None:
-    await house.start()
+async def test_calagopus_gets_no_answer_to_a_bad_token_either(daemon: ReceivingNode) -> None:
+    await daemon.start()
     with pytest.raises(Unanswered):
-        await send(house, RECORDED.read_bytes(), calagopus(), token="bad")
-    await house.wait_for_line(" refused: ")
-    assert house.panel.reports() == []
+        await send(daemon, RECORDED.read_bytes(), calagopus(), token="bad")
+    await daemon.wait_for_line(" refused: ")
+    assert daemon.panel.reports() == []

@@ -7,9 +7,9 @@ import re
 import pytest
 import pytest_twisted
 
-from tests.daemon.harness import UUID
-from tests.daemon.pair import Pair
 from tests.pages import page
+from tests.support.sample_server import UUID
+from tests.support.two_nodes import TwoNodes
 
 BLOCKS = [block for block in page("docs/first-transfer.md").blocks if block.language == "text"]
 
@@ -32,19 +32,19 @@ def in_order(lines: list[str], log: list[str]) -> bool:
 
 
 @pytest_twisted.ensureDeferred
-async def test_each_node_says_what_the_page_shows(pair: Pair) -> None:
-    pair.add_server()
-    await pair.start()
-    await pair.transfer()
-    await pair.source.wait_for_line(f"{UUID}: its files are deleted")
-    await pair.destination.wait_for_line("state success")
-    for node in (pair.source, pair.destination):
+async def test_each_node_says_what_the_page_shows(nodes: TwoNodes) -> None:
+    nodes.add_server()
+    await nodes.start()
+    await nodes.transfer()
+    await nodes.source.wait_for_line(f"{UUID}: its files are deleted")
+    await nodes.destination.wait_for_line("state success")
+    for node in (nodes.source, nodes.destination):
         assert in_order(shown(""), node.log)
     # The Panel's order to delete may be faster than the destination's answer.
     *steps, moved, deleted = shown("node-a")
-    assert in_order([*steps, moved], pair.source.log)
-    assert in_order([deleted], pair.source.log)
-    assert in_order(shown("node-b"), pair.destination.log)
+    assert in_order([*steps, moved], nodes.source.log)
+    assert in_order([deleted], nodes.source.log)
+    assert in_order(shown("node-b"), nodes.destination.log)
 
 
 def test_it_would_be_seen_if_a_line_were_not_there() -> None:

@@ -9,10 +9,11 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 
-from tests.daemon.harness import House, archive, reactor
-from tests.daemon.uploads import Sender
-from tests.daemon.watching import MIB, memory, until
-from tests.support import server_settings
+from tests.daemon.resources import MIB, memory, until
+from tests.support.node_process import reactor
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import archive
+from tests.support.upload_client import UploadClient
 
 SERVERS = [f"8d2f5a14-6e2b-4c43-9d57-{number:012x}" for number in range(51)]
 
@@ -28,21 +29,19 @@ def threads() -> Iterator[None]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_fifty_servers_come_in_at_once_and_none_is_lost(house: House) -> None:
+async def test_fifty_servers_come_in_at_once_and_none_is_lost(daemon: ReceivingNode) -> None:
     for server in SERVERS:
-        house.panel.add_server(server_settings(server), house.source)
-        house.panel.open_transfer(server, house.node)
-    usual = house.configuration()
-    system = usual["system"] | {"transfers": {"concurrent": 8, "waiting": 42}}
-    await house.start(system=system)
+        daemon.expect(server)
+    daemon.transfers = {"concurrent": 8, "waiting": 42}
+    await daemon.start()
     *senders, late = [
-        Sender(house, archive(300_000 + n), token=house.panel.transfer_token(server, house.node))
+        UploadClient(daemon, archive(300_000 + n), token=daemon.token(server))
         for n, server in enumerate(SERVERS)
     ]
     await gatherResults([Deferred.fromCoroutine(sender.begin()) for sender in senders])
     for server in SERVERS[:50]:
-        await house.wait_for_line(f"{server}: state processing")
-    staging = house.directory / ".volumes.staging"
+        await daemon.wait_for_line(f"{server}: state processing")
+    staging = daemon.directory / ".volumes.staging"
     await until(lambda: len(list(staging.glob("8d2f*"))) == 8)
 
     await late.begin()
@@ -53,24 +52,23 @@ async def test_fifty_servers_come_in_at_once_and_none_is_lost(house: House) -> N
     assert len(list(staging.glob("8d2f*"))) == 8
     answers = gatherResults([Deferred.fromCoroutine(sender.finish()) for sender in senders])
     assert await answers == [(200, b"")] * 50
-    assert memory(house, "VmHWM") < 250 * MIB
-    assert sorted(house.panel.reports()) == sorted((server, "success") for server in SERVERS[:50])
-    regions = [house.volumes / server / "world/region/r.0.0.mca" for server in SERVERS[:50]]
+    assert memory(daemon, "VmHWM") < 250 * MIB
+    assert sorted(daemon.panel.reports()) == sorted((server, "success") for server in SERVERS[:50])
+    regions = [daemon.volumes / server / "world/region/r.0.0.mca" for server in SERVERS[:50]]
     assert [region.stat().st_size for region in regions] == [300_000 + n for n in range(50)]
-    assert house.left() == SERVERS[:50]
+    assert daemon.stored() == SERVERS[:50]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sender_that_drips_makes_way_for_the_next(house: House) -> None:
+async def test_a_sender_that_drips_makes_way_for_the_next(daemon: ReceivingNode) -> None:
     for server in SERVERS[:2]:
-        house.panel.add_server(server_settings(server), house.source)
-        house.panel.open_transfer(server, house.node)
-    transfers = {"concurrent": 1, "stall_timeout": 2, "least_rate": 100_000}
-    await house.start(system=house.configuration()["system"] | {"transfers": transfers})
-    tokens = [house.panel.transfer_token(server, house.node) for server in SERVERS[:2]]
-    slow, quick = (Sender(house, archive(), token=token) for token in tokens)
+        daemon.expect(server)
+    daemon.transfers = {"concurrent": 1, "stall_timeout": 2, "least_rate": 100_000}
+    await daemon.start()
+    tokens = [daemon.token(server) for server in SERVERS[:2]]
+    slow, quick = (UploadClient(daemon, archive(), token=token) for token in tokens)
     await slow.begin()
-    await house.wait_for_line(f"{SERVERS[0]}: state processing")
+    await daemon.wait_for_line(f"{SERVERS[0]}: state processing")
     dripping = LoopingCall(lambda: Deferred.fromCoroutine(slow.drip()))
     dripping.start(0.2).addErrback(lambda _: None)  # at last the daemon hangs up
     await quick.begin()
@@ -79,4 +77,4 @@ async def test_a_sender_that_drips_makes_way_for_the_next(house: House) -> None:
     assert status == 400
     assert b"in 2 s of waiting for them, where 200000 are the least" in body
     assert await quick.finish() == (200, b"")
-    assert sorted(house.panel.reports()) == [(SERVERS[0], "failure"), (SERVERS[1], "success")]
+    assert sorted(daemon.panel.reports()) == [(SERVERS[0], "failure"), (SERVERS[1], "success")]

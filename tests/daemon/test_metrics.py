@@ -10,21 +10,22 @@ import pytest_twisted
 from treq.client import HTTPClient
 from twisted.web.client import Agent
 
-from tests.daemon.daemon import TIMEOUT, reactor
-from tests.daemon.harness import UUID, House, archive
-from tests.daemon.uploads import Sender
-from tests.daemon.watching import memory
+from tests.daemon.resources import memory
 from tests.metrics.exposed import Samples
 from tests.promtool import promtool
+from tests.support.node_process import TIMEOUT, reactor
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import UUID, archive
+from tests.support.upload_client import UploadClient
 
 __all__ = ["promtool"]
 
 LOOPBACK = {"address": "127.0.0.1:0"}
 
 
-async def scraped(house: House) -> str:
+async def scraped(daemon: ReceivingNode) -> str:
     """Return the exposition of a daemon that was started with an address for it."""
-    line = await house.wait_for_line("metrics are at")
+    line = await daemon.wait_for_line("metrics are at")
     found = re.search(r"metrics are at (\S+)", line)
     assert found
     status, text = await get(found[1])
@@ -39,16 +40,16 @@ async def get(url: str) -> tuple[int, str]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_received_server_is_in_the_metrics(
-    house: House, promtool: Callable[..., str]
+    daemon: ReceivingNode, promtool: Callable[..., str]
 ) -> None:
-    await house.start(metrics=LOOPBACK)
+    await daemon.start(metrics=LOOPBACK)
     data = archive()
-    assert await house.upload(data) == (200, None)
-    await house.wait_for_line("state success")
-    text = await scraped(house)
+    assert await daemon.upload(data) == (200, None)
+    await daemon.wait_for_line("state success")
+    text = await scraped(daemon)
     promtool("check", "metrics", text=text)
     assert UUID not in text
-    assert house.node.token not in text
+    assert daemon.node.token not in text
     found = Samples(text)
     ended = [{"direction": "in", "outcome": "success"}]
     assert found.having("wingsd_transfers_total") == ended
@@ -67,31 +68,31 @@ async def test_a_received_server_is_in_the_metrics(
     assert not found.having("wingsd_transfers_in_flight")
     assert found.get("wingsd_outbox_reports") == 0
     resident = found.get("process_resident_memory_bytes") or 0
-    assert 0.5 < resident / memory(house, "VmRSS") < 2
+    assert 0.5 < resident / memory(daemon, "VmRSS") < 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_transfer_is_seen_while_it_goes_on(house: House) -> None:
-    await house.start(metrics=LOOPBACK)
-    sender = Sender(house, archive(3_000_000))
+async def test_a_transfer_is_seen_while_it_goes_on(daemon: ReceivingNode) -> None:
+    await daemon.start(metrics=LOOPBACK)
+    sender = UploadClient(daemon, archive(3_000_000))
     await sender.begin()
-    await house.wait_for_line("receiving the archive")
-    found = Samples(await scraped(house))
+    await daemon.wait_for_line("receiving the archive")
+    found = Samples(await scraped(daemon))
     assert found.having("wingsd_transfers_in_flight") == [{"direction": "in", "step": "receive"}]
     assert not found.having("wingsd_transfers_total")
     assert await sender.finish() == (200, b"")
-    found = Samples(await scraped(house))
+    found = Samples(await scraped(daemon))
     assert not found.having("wingsd_transfers_in_flight")
     assert found.having("wingsd_transfers_total")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failure_is_counted_with_its_reason(house: House) -> None:
-    await house.start(metrics=LOOPBACK)
-    status, _ = await house.upload(archive(), checksum="0" * 64)
+async def test_a_failure_is_counted_with_its_reason(daemon: ReceivingNode) -> None:
+    await daemon.start(metrics=LOOPBACK)
+    status, _ = await daemon.upload(archive(), checksum="0" * 64)
     assert status == 400
-    await house.told_of_failure()
-    found = Samples(await scraped(house))
+    await daemon.failure_reported()
+    found = Samples(await scraped(daemon))
     assert found.having("wingsd_transfer_failures_total") == [
         {"direction": "in", "reason": "checksum_mismatch"}
     ]
@@ -99,13 +100,12 @@ async def test_a_failure_is_counted_with_its_reason(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_engine_that_does_not_answer_is_seen(house: House) -> None:
-    nobody = str(house.directory / "no-engine.sock")
-    await house.start(metrics=LOOPBACK, docker={"socket": nobody})
-    await house.loaded()
-    status, _ = await house.upload(archive())
+async def test_an_engine_that_does_not_answer_is_seen(daemon: ReceivingNode) -> None:
+    nobody = str(daemon.directory / "no-engine.sock")
+    await daemon.start_loaded(metrics=LOOPBACK, docker={"enabled": True, "socket": nobody})
+    status, _ = await daemon.upload(archive())
     assert status == 500
-    found = Samples(await scraped(house))
+    found = Samples(await scraped(daemon))
     assert found.get("wingsd_engine_last_answer_timestamp_seconds") == 0
     assert (found.get("wingsd_engine_last_failure_timestamp_seconds") or 0) > 1.7e9
     (asked,) = found.having("wingsd_engine_request_duration_seconds_count")
@@ -116,17 +116,16 @@ async def test_an_engine_that_does_not_answer_is_seen(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_off_unless_configured(house: House) -> None:
-    await house.start(api={})
-    await house.loaded()
-    assert not [line for line in house.log if "metrics are at" in line]
-    status, _ = await get(f"{house.url}/metrics")
+async def test_it_is_off_unless_configured(daemon: ReceivingNode) -> None:
+    await daemon.start_loaded(api={"ssl": {"enabled": False}})
+    assert not daemon.lines_with("metrics are at")
+    status, _ = await get(f"{daemon.url}/metrics")
     assert status == 404
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_address_that_is_none_is_said_so(house: House) -> None:
-    house.launch(metrics={"address": "9101"})
-    assert await house.ended() == 1
-    assert [line for line in house.log if "metrics.address: expected an address such as" in line]
-    assert not [line for line in house.log if "Traceback" in line]
+async def test_an_address_that_is_none_is_said_so(daemon: ReceivingNode) -> None:
+    daemon.launch(metrics={"address": "9101"})
+    assert await daemon.ended() == 1
+    assert daemon.lines_with("metrics.address: expected an address such as")
+    assert not daemon.lines_with("Traceback")

@@ -10,24 +10,24 @@ import pytest_twisted
 from twisted.internet.ssl import Certificate
 
 from tests.archives import seen
-from tests.daemon.daemon import reactor
-from tests.daemon.harness import UUID
-from tests.daemon.pair import Pair
 from tests.support import Drop, Hang
 from tests.support.browser import Browser
+from tests.support.node_process import FAST, reactor
+from tests.support.sample_server import UUID
+from tests.support.two_nodes import TwoNodes
 
 BACKUP = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11.tar.gz"
 
 
-async def watch(pair: Pair) -> Browser:
+async def watch(nodes: TwoNodes) -> Browser:
     """Return a browser that watches the server at its source."""
-    source = pair.source
+    source = nodes.source
     address = source.node.address.replace("https", "wss")
-    authority = Certificate.loadPEM(source.authority.read_bytes())
+    authority = Certificate.loadPEM(source.ca.read_bytes())
     browser = Browser(
         f"{address}/api/servers/{UUID}/ws",
-        pair.panel.console_token(UUID, ("*", "admin.websocket.transfer")),
-        pair.panel.url,
+        nodes.panel.console_token(UUID, ("*", "admin.websocket.transfer")),
+        nodes.panel.url,
         authority,
     )
     await browser.connect(reactor)
@@ -40,26 +40,26 @@ def texts(browser: Browser, event: str) -> list[str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_moves_whole_and_leaves_nothing_behind(pair: Pair) -> None:
-    pair.add_server()
-    before = seen(pair.source.files())
-    await pair.start()
-    browser = await watch(pair)
-    await pair.transfer()
+async def test_a_server_moves_whole_and_leaves_nothing_behind(nodes: TwoNodes) -> None:
+    nodes.add_server()
+    before = seen(nodes.source.files())
+    await nodes.start()
+    browser = await watch(nodes)
+    await nodes.transfer()
     await browser.wait_for("transfer status", "completed")
     await browser.wait_closed()
     assert texts(browser, "transfer status") == ["processing", "success", "completed"]
     assert any("[Source Node]" in line for line in texts(browser, "transfer logs"))
-    assert seen(pair.destination.files()) == before
-    await pair.destination.wait_for_line("state success")
-    assert pair.panel.node_of(UUID) is pair.destination.node
-    assert pair.panel.reports() == [(UUID, "success")]
-    assert pair.panel.deletions == [(UUID, 204)]
-    await pair.source.wait_for_line(f"{UUID}: its files are deleted")
-    assert pair.source.left() == []
-    status, _ = await pair.panel.ask(pair.source.node, "GET", f"/api/servers/{UUID}")
+    assert seen(nodes.destination.files()) == before
+    await nodes.destination.wait_for_line("state success")
+    assert nodes.panel.node_of(UUID) is nodes.destination.node
+    assert nodes.panel.reports() == [(UUID, "success")]
+    assert nodes.panel.deletions == [(UUID, 204)]
+    await nodes.source.wait_for_line(f"{UUID}: its files are deleted")
+    assert nodes.source.paths_of_server() == []
+    status, _ = await nodes.panel.ask(nodes.source.node, "GET", f"/api/servers/{UUID}")
     assert status == 404
-    status, answer = await pair.panel.ask(pair.destination.node, "GET", f"/api/servers/{UUID}")
+    status, answer = await nodes.panel.ask(nodes.destination.node, "GET", f"/api/servers/{UUID}")
     assert status == 200
     # The settings of after the move, with this node's allocation.
     assert answer["configuration"]["allocations"]["default"]["port"] == 25566
@@ -67,22 +67,21 @@ async def test_a_server_moves_whole_and_leaves_nothing_behind(pair: Pair) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_its_size_is_known_when_it_is_here_and_nobody_looks_for_it_before(
-    pair: Pair,
+    nodes: TwoNodes,
 ) -> None:
-    pair.add_server(size=2_000_000)
-    await pair.start()
-    destination = pair.destination
-    assert destination.line
-    destination.line.bytes_per_second = 400_000
-    await pair.transfer()
+    nodes.add_server(size=2_000_000)
+    await nodes.start()
+    destination = nodes.destination
+    destination.throttle(400_000)
+    await nodes.transfer()
     await destination.wait_for_line("receiving the archive")
-    status, (server,) = await pair.panel.ask(destination.node, "GET", "/api/servers")
+    status, (server,) = await nodes.panel.ask(destination.node, "GET", "/api/servers")
     assert (status, server["state"]) == (200, "offline")
-    destination.line.bytes_per_second = float("inf")
+    destination.throttle(FAST)
     await destination.wait_for_line("state success")
-    status, server = await pair.panel.ask(destination.node, "GET", f"/api/servers/{UUID}")
+    status, server = await nodes.panel.ask(destination.node, "GET", f"/api/servers/{UUID}")
     assert (status, server["utilization"]["disk_bytes"]) == (200, 2_000_000)
-    assert not [line for line in destination.log if "measuring" in line]
+    assert not destination.lines_with("measuring")
 
 
 @pytest.mark.parametrize(
@@ -90,148 +89,149 @@ async def test_its_size_is_known_when_it_is_here_and_nobody_looks_for_it_before(
 )
 @pytest_twisted.ensureDeferred
 async def test_its_backups_and_its_log_move_with_it(
-    pair: Pair, asked: dict[str, str], arrives: str
+    nodes: TwoNodes, asked: dict[str, str], arrives: str
 ) -> None:
-    pair.add_server()
+    nodes.add_server()
     data = random.Random("backup").randbytes(3_000_000)
-    (pair.source.directory / "backups").mkdir()
-    (pair.source.directory / "backups" / BACKUP).write_bytes(data)
-    log = pair.source.directory / "logs" / "install" / f"{UUID}.log"
+    (nodes.source.directory / "backups").mkdir()
+    (nodes.source.directory / "backups" / BACKUP).write_bytes(data)
+    log = nodes.source.directory / "logs" / "install" / f"{UUID}.log"
     log.parent.mkdir(parents=True)
     log.write_bytes(b"installed\n")
-    await pair.start()
+    await nodes.start()
     uuid = BACKUP.removesuffix(".tar.gz")
-    await pair.panel.transfer(UUID, pair.destination.node, backups=[uuid], **asked)
-    await pair.destination.wait_for_line("state success")
-    assert (pair.destination.directory / "backups" / arrives).read_bytes() == data
-    installed = pair.destination.directory / "logs" / "install" / f"{UUID}.log"
+    await nodes.panel.transfer(UUID, nodes.destination.node, backups=[uuid], **asked)
+    await nodes.destination.wait_for_line("state success")
+    assert (nodes.destination.directory / "backups" / arrives).read_bytes() == data
+    installed = nodes.destination.directory / "logs" / "install" / f"{UUID}.log"
     assert installed.read_bytes() == b"installed\n"
 
 
 @pytest.mark.parametrize("form", ["tar", "tar_xz", "tar_bz2", "tar_lz4", "tar_zstd"])
 @pytest_twisted.ensureDeferred
-async def test_a_server_moves_in_the_format_that_the_panel_asks_for(pair: Pair, form: str) -> None:
-    pair.add_server()
-    before = seen(pair.source.files())
-    await pair.start()
-    await pair.panel.transfer(
-        UUID, pair.destination.node, archive_format=form, compression_level="good_speed"
+async def test_a_server_moves_in_the_format_that_the_panel_asks_for(
+    nodes: TwoNodes, form: str
+) -> None:
+    nodes.add_server()
+    before = seen(nodes.source.files())
+    await nodes.start()
+    await nodes.panel.transfer(
+        UUID, nodes.destination.node, archive_format=form, compression_level="good_speed"
     )
-    await pair.destination.wait_for_line("state success")
-    assert seen(pair.destination.files()) == before
+    await nodes.destination.wait_for_line("state success")
+    assert seen(nodes.destination.files()) == before
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_can_move_there_and_back(pair: Pair) -> None:
-    pair.add_server()
-    before = seen(pair.source.files())
-    await pair.start()
-    await pair.transfer()
-    await pair.source.wait_for_line(f"{UUID}: its files are deleted")
-    await pair.destination.wait_for_line("state success")
-    await pair.panel.transfer(UUID, pair.source.node)
-    await pair.source.wait_for_line(f"{UUID}: received")
-    await pair.destination.wait_for_line(f"{UUID}: its files are deleted")
-    assert seen(pair.source.files()) == before
-    assert pair.destination.left() == []
+async def test_it_can_move_there_and_back(nodes: TwoNodes) -> None:
+    nodes.add_server()
+    before = seen(nodes.source.files())
+    await nodes.start()
+    await nodes.transfer()
+    await nodes.source.wait_for_line(f"{UUID}: its files are deleted")
+    await nodes.destination.wait_for_line("state success")
+    await nodes.panel.transfer(UUID, nodes.source.node)
+    await nodes.source.wait_for_line(f"{UUID}: received")
+    await nodes.destination.wait_for_line(f"{UUID}: its files are deleted")
+    assert seen(nodes.source.files()) == before
+    assert nodes.destination.paths_of_server() == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_is_read_at_the_source(pair: Pair) -> None:
-    pair.add_server()
-    await pair.start()
+async def test_a_refusal_is_read_at_the_source(nodes: TwoNodes) -> None:
+    nodes.add_server()
+    await nodes.start()
     # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
-    pair.panel.strict = True
+    nodes.panel.strict = True
     hang = Hang()
-    pair.panel.inject("/transfer/success", hang)
-    browser = await watch(pair)
-    await pair.transfer()
-    await pair.panel.called("/transfer/success")
-    pair.panel.close_transfer(UUID)
+    nodes.panel.inject("/transfer/success", hang)
+    browser = await watch(nodes)
+    await nodes.transfer()
+    await nodes.panel.called("/transfer/success")
+    nodes.panel.close_transfer(UUID)
     hang.release()
     await browser.wait_for("transfer status", "failed")
     said = "\n".join(texts(browser, "transfer logs"))
     assert "the Panel does not want the server on this node" in said
     # To the destination the Panel has said so itself; the source tells it.
-    await pair.destination.wait_for_line("cleaned up")
-    await pair.source.wait_for_line("state failure")
-    first, *others = pair.panel.reports()
+    await nodes.destination.wait_for_line("cleaned up")
+    await nodes.source.wait_for_line("state failure")
+    first, *others = nodes.panel.reports()
     assert (first, set(others)) == ((UUID, "success"), {(UUID, "failure")})
-    assert pair.panel.node_of(UUID) is pair.source.node
-    assert pair.source.files().is_dir()
+    assert nodes.panel.node_of(UUID) is nodes.source.node
+    assert nodes.source.files().is_dir()
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_that_is_lost_after_success_undoes_nothing(pair: Pair) -> None:
-    pair.add_server()
-    await pair.start()
+async def test_an_answer_that_is_lost_after_success_undoes_nothing(nodes: TwoNodes) -> None:
+    nodes.add_server()
+    await nodes.start()
     # The Panel moves the server, but its word of that is lost on the way, and the destination
     # dies before it hears it again.
-    pair.panel.inject("/transfer/success", Drop(carried_out=True))
-    pair.panel.inject("/transfer/success", Hang())
-    pair.source.node.reachable = False  # no word of the deletion either
-    await pair.transfer()
-    await pair.panel.called("/transfer/success", times=2)
-    pair.destination.signal("KILL")
-    await pair.source.wait_for_line("only its answer was lost")
-    await pair.source.wait_for_line("state success")
-    assert (UUID, "failure") not in pair.panel.reports()
-    assert pair.source.files().is_dir()
+    nodes.panel.inject("/transfer/success", Drop(carried_out=True))
+    nodes.panel.inject("/transfer/success", Hang())
+    nodes.source.node.reachable = False  # no word of the deletion either
+    await nodes.transfer()
+    await nodes.panel.called("/transfer/success", times=2)
+    nodes.destination.signal("KILL")
+    await nodes.source.wait_for_line("only its answer was lost")
+    await nodes.source.wait_for_line("state success")
+    assert (UUID, "failure") not in nodes.panel.reports()
+    assert nodes.source.files().is_dir()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_destination_that_dies_leaves_the_server_where_it_was(pair: Pair) -> None:
-    pair.add_server(4_000_000)
-    await pair.start()
-    assert pair.destination.line is not None
-    pair.destination.line.bytes_per_second = 400_000
-    await pair.transfer()
-    await pair.destination.wait_for_line("receiving the archive")
-    pair.destination.signal("KILL")
-    await pair.source.wait_for_line("the server stays here")
-    await pair.source.wait_for_line("the Panel was told of the failure")
-    assert pair.panel.reports() == [(UUID, "failure")]
+async def test_a_destination_that_dies_leaves_the_server_where_it_was(nodes: TwoNodes) -> None:
+    nodes.add_server(4_000_000)
+    await nodes.start()
+    nodes.destination.throttle(400_000)
+    await nodes.transfer()
+    await nodes.destination.wait_for_line("receiving the archive")
+    nodes.destination.signal("KILL")
+    await nodes.source.wait_for_line("the server stays here")
+    await nodes.source.wait_for_line("the Panel was told of the failure")
+    assert nodes.panel.reports() == [(UUID, "failure")]
     path = f"/api/servers/{UUID}"
-    status, answer = await pair.panel.ask(pair.source.node, "GET", path)
+    status, answer = await nodes.panel.ask(nodes.source.node, "GET", path)
     assert (status, answer["state"]) == (200, "offline")
 
 
-async def refused_twice(pair: Pair) -> Any:
-    status, answer = await pair.panel.ask(
-        pair.source.node,
+async def refused_twice(nodes: TwoNodes) -> Any:
+    status, answer = await nodes.panel.ask(
+        nodes.source.node,
         "POST",
         f"/api/servers/{UUID}/transfer",
-        pair.panel.transfer_order(UUID, pair.destination.node),
+        nodes.panel.transfer_order(UUID, nodes.destination.node),
     )
     return status, answer["error"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_second_start_is_refused_in_the_panels_words(pair: Pair) -> None:
-    pair.add_server()
-    await pair.start()
+async def test_a_second_start_is_refused_in_the_panels_words(nodes: TwoNodes) -> None:
+    nodes.add_server()
+    await nodes.start()
     hang = Hang()
-    pair.panel.inject("/transfer/success", hang)
-    await pair.transfer()
-    await pair.panel.called("/transfer/success")
-    answer = await refused_twice(pair)
+    nodes.panel.inject("/transfer/success", hang)
+    await nodes.transfer()
+    await nodes.panel.called("/transfer/success")
+    answer = await refused_twice(nodes)
     assert answer == (409, "A transfer is already in progress for this server.")
     hang.release()
-    await pair.source.wait_for_line("state success")
+    await nodes.source.wait_for_line("state success")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_source_that_goes_down_meanwhile_leaves_nothing_behind(pair: Pair) -> None:
-    pair.add_server()
-    await pair.start()
+async def test_a_source_that_goes_down_meanwhile_leaves_nothing_behind(nodes: TwoNodes) -> None:
+    nodes.add_server()
+    await nodes.start()
     hang = Hang()
-    pair.panel.inject("/transfer/success", hang)
-    await pair.transfer()
-    await pair.panel.called("/transfer/success")
-    pair.source.signal("TERM")
-    await pair.source.wait_for_line("Received SIGTERM")
+    nodes.panel.inject("/transfer/success", hang)
+    await nodes.transfer()
+    await nodes.panel.called("/transfer/success")
+    nodes.source.signal("TERM")
+    await nodes.source.wait_for_line("Received SIGTERM")
     hang.release()
-    await pair.source.ended()
-    assert pair.panel.deletions == [(UUID, 204)]
-    assert not pair.source.files().exists()
-    assert not [line for line in pair.source.log if "Unhandled" in line]
+    await nodes.source.ended()
+    assert nodes.panel.deletions == [(UUID, 204)]
+    assert not nodes.source.files().exists()
+    assert not nodes.source.lines_with("Unhandled")

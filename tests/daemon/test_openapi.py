@@ -14,7 +14,7 @@ from schemathesis import GenerationMode
 from twisted.internet.threads import deferToThread
 
 from fuzz.interface import SERVER, WITHIN, prepared
-from tests.daemon.harness import House
+from tests.support.receiving_node import ReceivingNode
 from wingsd.api.routes import PATHS, interface
 from wingsd.http.operations import parse
 
@@ -31,16 +31,16 @@ ORDERED = [
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_answer_is_one_that_the_document_has(house: House) -> None:
-    asker = await prepared(house)
+async def test_every_answer_is_one_that_the_document_has(daemon: ReceivingNode) -> None:
+    asker = await prepared(daemon)
     asked = await deferToThread(asker.ask, EXAMPLES, SEED)
     assert asked >= 10 * EXAMPLES
-    assert not [line for line in house.log if "Traceback" in line]
+    assert not daemon.lines_with("Traceback")
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_document_is_what_openapi_says_one_is(house: House) -> None:
-    asker = await prepared(house)
+async def test_the_document_is_what_openapi_says_one_is(daemon: ReceivingNode) -> None:
+    asker = await prepared(daemon)
     served: dict[str, Any] = await deferToThread(asker.document)
     assert served == interface()
     assert served["openapi"].startswith("3.1.")
@@ -48,8 +48,8 @@ async def test_the_document_is_what_openapi_says_one_is(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_document_has_every_method_of_every_path(house: House) -> None:
-    asker = await prepared(house)
+async def test_the_document_has_every_method_of_every_path(daemon: ReceivingNode) -> None:
+    asker = await prepared(daemon)
     served: dict[str, Any] = await deferToThread(asker.document)
     for path, item in served["paths"].items():
         url = asker.url + path.replace("{uuid}", SERVER)

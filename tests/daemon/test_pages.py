@@ -8,16 +8,16 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.daemon import reactor
-from tests.daemon.harness import UUID
-from tests.daemon.pair import Pair
-from tests.daemon.watching import until
+from tests.daemon.resources import until
 from tests.support import Hang
+from tests.support.node_process import reactor
 from tests.support.page import Page
+from tests.support.sample_server import UUID
+from tests.support.two_nodes import TwoNodes
 
 USERS = [f"2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e2{number}" for number in range(3)]
 
-Open = Callable[[Pair], Awaitable[list[Page]]]
+Open = Callable[[TwoNodes], Awaitable[list[Page]]]
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def open_pages() -> Iterator[Open]:
     """Open a page for each user; return when all are connected."""
     pages: list[Page] = []
 
-    async def opened(pair: Pair) -> list[Page]:
-        new = [Page(reactor, pair.panel, UUID, user) for user in USERS]
+    async def opened(nodes: TwoNodes) -> list[Page]:
+        new = [Page(reactor, nodes.panel, UUID, user) for user in USERS]
         pages.extend(new)
         await until(lambda: all(page.is_connected for page in new))
         return new
@@ -46,14 +46,14 @@ def hold(pages: list[Page]) -> Hang:
 
 @pytest_twisted.ensureDeferred
 async def test_pages_that_reconnect_while_a_transfer_fails_lose_the_banner(
-    pair: Pair, open_pages: Open
+    nodes: TwoNodes, open_pages: Open
 ) -> None:
-    pair.add_server()
-    await pair.start()
-    pages = await open_pages(pair)
+    nodes.add_server()
+    await nodes.start()
+    pages = await open_pages(nodes)
     held = hold(pages)
-    await pair.transfer(token="Bearer refused")
-    await pair.source.wait_for_line(f"{UUID}: state failure")
+    await nodes.transfer(token="Bearer refused")
+    await nodes.source.wait_for_line(f"{UUID}: state failure")
     await until(lambda: all(is_reconnecting(page) for page in pages))
     held.release()
     await until(lambda: not any(page.is_transferring for page in pages))
@@ -65,16 +65,16 @@ async def test_pages_that_reconnect_while_a_transfer_fails_lose_the_banner(
 
 @pytest_twisted.ensureDeferred
 async def test_pages_that_reconnect_when_the_server_has_left_follow_it(
-    pair: Pair, open_pages: Open
+    nodes: TwoNodes, open_pages: Open
 ) -> None:
-    pair.add_server()
-    await pair.start()
-    pages = await open_pages(pair)
+    nodes.add_server()
+    await nodes.start()
+    pages = await open_pages(nodes)
     held = hold(pages)
-    await pair.transfer()
-    await pair.source.wait_for_line(f"{UUID}: its files are deleted")
+    await nodes.transfer()
+    await nodes.source.wait_for_line(f"{UUID}: its files are deleted")
     await until(lambda: all(is_reconnecting(page) for page in pages))
-    status, _ = await pair.panel.ask(pair.source.node, "GET", f"/api/servers/{UUID}")
+    status, _ = await nodes.panel.ask(nodes.source.node, "GET", f"/api/servers/{UUID}")
     assert status == 404
     held.release()
     await until(lambda: not any(page.is_transferring for page in pages))
@@ -84,19 +84,19 @@ async def test_pages_that_reconnect_when_the_server_has_left_follow_it(
 
 @pytest_twisted.ensureDeferred
 async def test_pages_lose_no_line_of_a_transfer_while_they_reconnect(
-    pair: Pair, open_pages: Open
+    nodes: TwoNodes, open_pages: Open
 ) -> None:
-    pair.add_server()
-    await pair.start()
+    nodes.add_server()
+    await nodes.start()
     success = Hang()
-    pair.panel.inject("/transfer/success", success)
-    pages = await open_pages(pair)
+    nodes.panel.inject("/transfer/success", success)
+    pages = await open_pages(nodes)
     held = hold(pages)
-    await pair.transfer()
-    await pair.source.wait_for_line("waiting for the destination to finish")
+    await nodes.transfer()
+    await nodes.source.wait_for_line("waiting for the destination to finish")
     await until(lambda: all(is_reconnecting(page) for page in pages))
     held.release()
-    late = await open_pages(pair)
+    late = await open_pages(nodes)
     await until(lambda: all(shows(page, "waiting for the destination") for page in late))
     for page in late:
         for step in ("asking the destination", "stopping", "removing its", "sending the archive"):

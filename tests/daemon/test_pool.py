@@ -12,72 +12,74 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from tests.archives import seen
-from tests.daemon.daemon import reactor
-from tests.daemon.families import pelican
-from tests.daemon.harness import UUID, House, archive
-from tests.daemon.pair import Pair
-from tests.daemon.pool_kills import PoolHarness
-from tests.daemon.uploads import Sender
+from tests.kills.engine import Injector
+from tests.kills.moves import Pooled
 from tests.support import Node
+from tests.support.node_process import reactor
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import UUID, archive
+from tests.support.two_nodes import TwoNodes
+from tests.support.upload_client import UploadClient
+from tests.support.upload_forms import pelican
 
 ONE = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
 NODE = "9d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 
-async def until_over(pair: Pair) -> None:
-    while pair.panel.in_transfer(UUID):
+async def until_over(nodes: TwoNodes) -> None:
+    while nodes.panel.in_transfer(UUID):
         await deferLater(reactor, 0.02)
 
 
-async def moving(pair: Pair) -> Path:
+async def moving(nodes: TwoNodes) -> Path:
     """Have the server move; return its directory."""
-    pair.add_server()
-    await pair.start()
-    await pair.transfer()
-    await until_over(pair)
-    return pair.source.files()
+    nodes.add_server()
+    await nodes.start()
+    await nodes.transfer()
+    await until_over(nodes)
+    return nodes.source.files()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_moves_to_and_fro_and_is_never_copied(tmp_path: Path) -> None:
-    harness = PoolHarness(tmp_path)
+    scenario = Pooled(tmp_path)
     try:
-        await harness.start()
-        await harness.move()
-        await harness.move()
+        await scenario.start()
+        for _ in range(2):
+            await Injector(scenario).succeed()
     finally:
-        await harness.close()
-    log = "\n".join((*harness.pair.source.log, *harness.pair.destination.log))
+        await scenario.close()
+    log = "\n".join(line for node in scenario.nodes.values() for line in node.log)
     assert log.count("its files stay in") == 2
     assert "its files are deleted" not in log
 
 
 @pytest_twisted.ensureDeferred
 async def test_one_volume_by_two_names_keeps_the_server_where_it_is(tmp_path: Path) -> None:
-    pair = Pair(tmp_path, ("attic", "cellar"))
+    nodes = TwoNodes(tmp_path, ("attic", "cellar"))
     try:
-        files = await moving(pair)
-        assert pair.has_it is pair.source
+        files = await moving(nodes)
+        assert nodes.owner is nodes.source
         assert (files / "world" / "region.mca").is_file()
-        await pair.source.wait_for_line("set system.transfers.storage_pool.pool_name to 'attic'")
+        await nodes.source.wait_for_line("set system.transfers.storage_pool.pool_name to 'attic'")
     finally:
-        await pair.close()
+        await nodes.close()
 
 
 @pytest_twisted.ensureDeferred
 async def test_one_name_for_two_volumes_is_found_out_and_the_server_copied(
     tmp_path: Path,
 ) -> None:
-    pair = Pair(tmp_path, ("attic", "attic"))
-    pair.destination.volumes = tmp_path / "other" / "volumes"
+    nodes = TwoNodes(tmp_path, ("attic", "attic"))
+    nodes.destination.volumes = tmp_path / "other" / "volumes"
     try:
-        await moving(pair)
-        assert pair.has_it is pair.destination
-        assert (pair.destination.files() / "world" / "region.mca").is_file()
+        await moving(nodes)
+        assert nodes.owner is nodes.destination
+        assert (nodes.destination.files() / "world" / "region.mca").is_file()
         # An ordinary copy, so the source's is deleted as ever.
-        await pair.source.wait_for_line("its files are deleted")
+        await nodes.source.wait_for_line("its files are deleted")
     finally:
-        await pair.close()
+        await nodes.close()
 
 
 # To a node of Pelican, and from one
@@ -91,8 +93,8 @@ class PelicanNode(Protocol):
 
     transport: Any
 
-    def __init__(self, pair: Pair, destination: Node) -> None:
-        self._pair = pair
+    def __init__(self, nodes: TwoNodes, destination: Node) -> None:
+        self._pair = nodes
         self._destination = destination
         self._head = b""
 
@@ -124,54 +126,52 @@ class PelicanNode(Protocol):
 
 @pytest_twisted.ensureDeferred
 async def test_a_node_that_takes_the_files_unasked_has_them_left(tmp_path: Path) -> None:
-    pair = Pair(tmp_path, ("attic", ""))
-    factory = Factory.forProtocol(lambda: PelicanNode(pair, there))
+    nodes = TwoNodes(tmp_path, ("attic", ""))
+    factory = Factory.forProtocol(lambda: PelicanNode(nodes, there))
     factory.noisy = False
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-    there = pair.panel.add_node(f"http://127.0.0.1:{port.getHost().port}")
+    there = nodes.panel.add_node(f"http://127.0.0.1:{port.getHost().port}")
     # More than the line holds: it is still being sent when the Panel has it deleted.
-    pair.add_server(64 << 20)
-    files = pair.source.files()
+    nodes.add_server(64 << 20)
+    files = nodes.source.files()
     before = seen(files)
     try:
-        await pair.panel.listen(reactor)
-        await pair.source.start()
-        await pair.panel.transfer(UUID, there)
-        await pair.source.wait_for_line("its files stay in")
-        await until_over(pair)
-        assert pair.panel.node_of(UUID) is there
-        await pair.source.wait_for_line(f"{UUID}: state success")
-        assert not [line for line in pair.source.log if f"{UUID}: sent" in line]
+        await nodes.source.start_loaded()
+        await nodes.panel.transfer(UUID, there)
+        await nodes.source.wait_for_line("its files stay in")
+        await until_over(nodes)
+        assert nodes.panel.node_of(UUID) is there
+        await nodes.source.wait_for_line(f"{UUID}: state success")
+        assert not [line for line in nodes.source.log if f"{UUID}: sent" in line]
         assert seen(files) == before
         # Nor does the next daemon clear them away.
-        pair.source.signal("KILL")
-        await pair.source.ended()
-        await pair.source.start()
+        await nodes.source.kill()
+        await nodes.source.start_loaded()
         assert seen(files) == before
-        assert not [line for line in pair.source.log if "unfinished" in line]
+        assert not nodes.source.lines_with("unfinished")
     finally:
-        await pair.close()
+        await nodes.close()
         await port.stopListening()
 
 
 @pytest.mark.parametrize("pool", ["ATTIC", "cellar"])
 @pytest_twisted.ensureDeferred
-async def test_a_node_that_sends_everything_has_its_backups_kept(house: House, pool: str) -> None:
-    files = house.volumes / UUID
+async def test_a_node_that_sends_everything_has_its_backups_kept(
+    daemon: ReceivingNode, pool: str
+) -> None:
+    files = daemon.volumes / UUID
     if pool == "ATTIC":
         files.mkdir(parents=True)
         (files / "world").write_bytes(b"what the nodes share")
         before = seen(files)
-    usual = house.configuration()
-    shared = {"storage_pool": {"enabled": True, "pool_name": "attic"}}
-    await house.start(system=usual["system"] | {"transfers": shared}, uuid=NODE)
-    await house.loaded()
-    sender = Sender(house, archive(), family=pelican(b"log\n", {ONE: b"b"}, pool))
+    daemon.transfers = {"storage_pool": {"enabled": True, "pool_name": "attic"}}
+    await daemon.start_loaded(uuid=NODE)
+    sender = UploadClient(daemon, archive(), family=pelican(b"log\n", {ONE: b"b"}, pool))
     await sender.begin()
     status, _ = await sender.finish()
     assert status == 200
-    assert house.panel.node_of(UUID) is house.node
-    assert (house.directory / "backups" / UUID / f"{ONE}.tar.gz").read_bytes() == b"b"
+    assert daemon.panel.node_of(UUID) is daemon.node
+    assert (daemon.directory / "backups" / UUID / f"{ONE}.tar.gz").read_bytes() == b"b"
     if pool == "ATTIC":
         assert seen(files) == before
     else:

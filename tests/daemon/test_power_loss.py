@@ -19,8 +19,9 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.daemon.harness import UUID, House, archive
 from tests.support import Hang
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import UUID, archive
 from wingsd.statedb.store import Store
 
 SIZE = 48 << 20
@@ -66,26 +67,22 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    """The house's own, but ended before its disk is."""
-    made = House(tmp_path)
+def daemon(tmp_path: Path) -> Iterator[ReceivingNode]:
+    """The daemon's own, but ended before its disk is."""
+    made = ReceivingNode(tmp_path)
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
 
 
-async def until_success(house: House, disk: Disk, *, durable: bool) -> Deferred[Any]:
+async def until_success(daemon: ReceivingNode, disk: Disk, *, durable: bool) -> Deferred[Any]:
     """Receive a server on the disk until its success is at the Panel; return the upload."""
-    system: dict[str, Any] = dict(house.configuration()["system"])
-    system |= {
-        "data": str(disk.place / "volumes"),
-        "root_directory": str(disk.place),
-        "transfers": {"durable": durable, "disk_reserve": 0},
-    }
-    await house.start(system=system)
+    daemon.transfers = {"durable": durable, "disk_reserve": 0}
+    place = {"data": str(disk.place / "volumes"), "root_directory": str(disk.place)}
+    await daemon.start(system=place)
     hang = Hang()
-    house.panel.inject("/success", hang)
-    upload = Deferred.fromCoroutine(house.upload(archive(SIZE)))
-    await house.panel.called("/success")
+    daemon.panel.inject("/success", hang)
+    upload = Deferred.fromCoroutine(daemon.upload(archive(SIZE)))
+    await daemon.panel.called("/success")
     await deferToThread(disk.lose_power)
     hang.release()
     return upload
@@ -101,8 +98,8 @@ def whole(disk: Path) -> bool:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_panel_was_told_survives(disk: Disk, house: House) -> None:
-    upload = await until_success(house, disk, durable=True)
+async def test_what_the_panel_was_told_survives(disk: Disk, daemon: ReceivingNode) -> None:
+    upload = await until_success(daemon, disk, durable=True)
     assert await upload == (200, None)
     assert whole(disk.after)
     store = Store(str(disk.after))
@@ -114,8 +111,8 @@ async def test_what_the_panel_was_told_survives(disk: Disk, house: House) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_durability_it_would_be_lost(disk: Disk, house: House) -> None:
+async def test_without_durability_it_would_be_lost(disk: Disk, daemon: ReceivingNode) -> None:
     """Show that the test above can fail: the same, and nothing flushed."""
-    upload = await until_success(house, disk, durable=False)
+    upload = await until_success(daemon, disk, durable=False)
     assert await upload == (200, None)
     assert not whole(disk.after)

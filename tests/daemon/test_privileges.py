@@ -9,37 +9,31 @@ from collections.abc import Iterator
 import pytest
 import pytest_twisted
 
-from tests.daemon.harness import UUID, House, archive, reactor
-from tests.daemon.test_engine import with_engine
 from tests.engine import Engine
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import UUID, archive
 
 NOBODY, OWNER = 4711, 988
 NEEDED = ("chown", "dac_override", "fowner")
 SAYS = "this node may not do all that a node does"
 
 
-async def start(house: House, capabilities: tuple[str, ...], **changes: object) -> None:
+async def start(daemon: ReceivingNode, capabilities: tuple[str, ...], **changes: object) -> None:
     """Start the daemon as a user without a name, a group, or more than these capabilities."""
-    os.chown(house.directory, NOBODY, NOBODY)
-    system = house.configuration()["system"] | {"user": {"uid": OWNER, "gid": OWNER}}
-    configuration = house.configuration(system=system, **changes)
-    await house.panel.listen(reactor)
-    configuration["remote"] = house.panel.url
+    os.chown(daemon.directory, NOBODY, NOBODY)
     sets = ",".join(["-all", *(f"+{name}" for name in capabilities)])
-    house.spawn(
-        [
-            "/usr/bin/setpriv",
-            *(f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"),
-            *(f"--inh-caps={sets}", f"--ambient-caps={sets}", f"--bounding-set={sets}"),
-            *house.command(configuration, "--endpoint", "tcp:0:interface=127.0.0.1"),
-        ]
+    await daemon.start(
+        "/usr/bin/setpriv",
+        *(f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"),
+        *(f"--inh-caps={sets}", f"--ambient-caps={sets}", f"--bounding-set={sets}"),
+        system={"user": {"uid": OWNER, "gid": OWNER}},
+        **changes,
     )
-    await house.listening()
 
 
-def owners(house: House) -> Iterator[tuple[int, int]]:
+def owners(daemon: ReceivingNode) -> Iterator[tuple[int, int]]:
     """Yield user and group of all that there is of the server."""
-    for directory, directories, files in os.walk(house.volumes / UUID):
+    for directory, directories, files in os.walk(daemon.volumes / UUID):
         for name in ("", *directories, *files):
             found = os.lstat(os.path.join(directory, name))
             yield found.st_uid, found.st_gid
@@ -47,24 +41,27 @@ def owners(house: House) -> Iterator[tuple[int, int]]:
 
 @pytest_twisted.ensureDeferred
 async def test_three_capabilities_are_enough_to_receive_run_and_delete_a_server(
-    house: House, engine: Engine
+    daemon: ReceivingNode, engine: Engine
 ) -> None:
-    await start(house, NEEDED, docker=with_engine(house, engine))
-    assert await house.upload(archive()) == (200, None)
-    assert not [line for line in house.log if SAYS in line]
-    assert set(owners(house)) == {(OWNER, OWNER)}
-    world = house.volumes / UUID / "world" / "region" / "r.0.0.mca"
+    daemon.panel.settings_of(UUID)["container"]["image"] = engine.image
+    await start(daemon, NEEDED, **engine.for_node(UUID))
+    assert await daemon.upload(archive()) == (200, None)
+    assert not daemon.lines_with(SAYS)
+    assert set(owners(daemon)) == {(OWNER, OWNER)}
+    world = daemon.volumes / UUID / "world" / "region" / "r.0.0.mca"
     assert (stat.S_IMODE(world.stat().st_mode), world.stat().st_mtime) == (0o640, 1_700_000_000)
     assert engine.client.inspect_container(UUID)["State"]["Status"] == "created"
     # What a server closes to all but itself goes as well.
-    closed = house.volumes / UUID / "closed"
+    closed = daemon.volumes / UUID / "closed"
     closed.mkdir(mode=0o500)
     os.chown(closed, OWNER, OWNER)
     (closed / "file").touch(mode=0)
-    house.url += f"/api/servers/{UUID}?"
-    assert await house.curl("-X", "DELETE", token=house.node.token) == (204, None)
-    await house.wait_for_line("deleted")
-    assert house.left() == []
+    deleted = await daemon.curl(
+        "-X", "DELETE", token=daemon.node.token, path=f"/api/servers/{UUID}"
+    )
+    assert deleted == (204, None)
+    await daemon.wait_for_line("deleted")
+    assert daemon.stored() == []
 
 
 @pytest.mark.parametrize(
@@ -76,13 +73,13 @@ async def test_three_capabilities_are_enough_to_receive_run_and_delete_a_server(
 )
 @pytest_twisted.ensureDeferred
 async def test_one_that_is_missing_is_said_at_start_and_fails_a_transfer_cleanly(
-    house: House, missing: str, says: str
+    daemon: ReceivingNode, missing: str, says: str
 ) -> None:
-    await start(house, tuple(name for name in NEEDED if name != missing))
-    (line,) = [line for line in house.log if SAYS in line]
+    await start(daemon, tuple(name for name in NEEDED if name != missing))
+    (line,) = daemon.lines_with(SAYS)
     assert says in line
-    status, answer = await house.upload(archive())
+    status, answer = await daemon.upload(archive())
     assert (status, answer["code"]) == (500, "storage-failed")
     assert "not permitted; wingsd must run as a user who may" in answer["detail"]
-    await house.told_of_failure()
-    assert house.left() == []
+    await daemon.failure_reported()
+    assert daemon.stored() == []

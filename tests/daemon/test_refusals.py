@@ -12,22 +12,23 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from tests.daemon.harness import UUID, House, archive
-from tests.daemon.uploads import Sender
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import UUID, archive
+from tests.support.upload_client import UploadClient
 
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refused_token_is_told_why_and_the_panel_nothing(house: House) -> None:
-    await house.start()
-    await house.loaded()
-    before = list(house.panel.calls)
-    status, answer = await house.curl("-F", "archive=x", token=house.token(exp=1))
+async def test_a_refused_token_is_told_why_and_the_panel_nothing(daemon: ReceivingNode) -> None:
+    await daemon.start()
+    await daemon.loaded()
+    before = list(daemon.panel.calls)
+    status, answer = await daemon.curl("-F", "archive=x", token=daemon.token(exp=1))
     assert (status, answer["code"]) == (401, "token-expired")
     assert "expired" in answer["detail"]
-    assert "expired" in await house.wait_for_line(" refused: ")
-    assert house.panel.calls == before
+    assert "expired" in await daemon.wait_for_line(" refused: ")
+    assert daemon.panel.calls == before
 
 
 def get(address: tuple[str, int], path: bytes) -> None:
@@ -41,23 +42,24 @@ def get(address: tuple[str, int], path: bytes) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_that_a_stranger_sends_forges_a_line_of_the_log(house: House) -> None:
-    await house.start(debug=True)
-    await house.loaded()
+async def test_nothing_that_a_stranger_sends_forges_a_line_of_the_log(
+    daemon: ReceivingNode,
+) -> None:
+    await daemon.start_loaded(debug=True)
     forged = "\x1b[2J\x85\u202e\n2026-01-01T00:00:00+0000 [wingsd.app.daemon#info] forged"
     header = {"alg": "HS256", "typ": "JWT", "crit": [forged]}
     # Newer versions of PyJWT name the extension that they do not know.
     token = jwt.encode({"sub": UUID}, "x" * 32, "HS256", headers=header)
-    status, _ = await house.curl("-F", "archive=x", token=token)
+    status, _ = await daemon.curl("-F", "archive=x", token=token)
     assert status == 401
-    await house.wait_for_line(" refused: ")
-    address = ("127.0.0.1", int(house.url.rpartition(":")[2]))
+    await daemon.wait_for_line(" refused: ")
+    address = ("127.0.0.1", int(daemon.url.rpartition(":")[2]))
     # Newer versions of Twisted refuse the first path, and note nothing of it.
     for path in (b"/\x1b[2J\x85", b"/" + b"x" * 5000):
         await deferToThread(get, address, path)
-    assert "x…: 404" in await house.wait_for_line("GET /xxx")
-    assert not [line for line in house.log if not line.isprintable() and line[0] != "\t"]
-    assert not [line for line in house.log if line.startswith("2026-01-01T00:00:00+0000")]
+    assert "x…: 404" in await daemon.wait_for_line("GET /xxx")
+    assert not [line for line in daemon.log if not line.isprintable() and line[0] != "\t"]
+    assert not [line for line in daemon.log if line.startswith("2026-01-01T00:00:00+0000")]
 
 
 @pytest.mark.parametrize(
@@ -72,80 +74,84 @@ async def test_nothing_that_a_stranger_sends_forges_a_line_of_the_log(house: Hou
 )
 @pytest_twisted.ensureDeferred
 async def test_a_bad_request_is_refused_in_the_documents_words(
-    house: House, arguments: list[str], error: str
+    daemon: ReceivingNode, arguments: list[str], error: str
 ) -> None:
-    await house.start()
-    path = house.directory / "server.tar.gz"
+    await daemon.start()
+    path = daemon.directory / "server.tar.gz"
     path.write_bytes(archive())
     arguments = [argument.replace("@server.tar.gz", f"@{path}") for argument in arguments]
-    status, answer = await house.curl(*arguments)
+    status, answer = await daemon.curl(*arguments)
     assert (status, answer["error"]) == (400, error)
     assert answer["detail"]
-    await house.told_of_failure()
-    assert house.left() == []
-    assert house.panel.reports() == [(UUID, "failure")]
-    await house.wait_for_line("state failure")
-    assert house.states()[-1] == "failure"
+    await daemon.failure_reported()
+    assert daemon.stored() == []
+    assert daemon.panel.reports() == [(UUID, "failure")]
+    await daemon.wait_for_line("state failure")
+    assert daemon.states()[-1] == "failure"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_damaged_archive_is_a_500_with_its_reason(house: House) -> None:
-    await house.start()
-    status, answer = await house.upload(b"this is no archive" * 100)
+async def test_a_damaged_archive_is_a_500_with_its_reason(daemon: ReceivingNode) -> None:
+    await daemon.start()
+    status, answer = await daemon.upload(b"this is no archive" * 100)
     assert (status, answer["code"]) == (500, "archive-invalid")
     assert answer["detail"]
-    await house.told_of_failure()
-    assert house.left() == []
-    assert house.panel.reports() == [(UUID, "failure")]
+    await daemon.failure_reported()
+    assert daemon.stored() == []
+    assert daemon.panel.reports() == [(UUID, "failure")]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_is_here_is_not_received_again(house: House) -> None:
-    await house.start()
-    await house.upload(archive())
-    status, answer = await house.upload(archive())
+async def test_a_server_that_is_here_is_not_received_again(daemon: ReceivingNode) -> None:
+    await daemon.start()
+    await daemon.upload(archive())
+    status, answer = await daemon.upload(archive())
     assert (status, answer["code"]) == (409, "server-already-exists")
-    assert house.panel.reports() == [(UUID, "success")]
-    assert (house.volumes / UUID / "server.properties").exists()
+    assert daemon.panel.reports() == [(UUID, "success")]
+    assert (daemon.volumes / UUID / "server.properties").exists()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_the_panel_does_not_know_is_a_404_and_not_told(house: House) -> None:
-    await house.start()
-    token = house.panel.transfer_token(OTHER, house.node)
-    status, answer = await house.curl("-F", "archive=x", token=token)
+async def test_a_server_the_panel_does_not_know_is_a_404_and_not_told(
+    daemon: ReceivingNode,
+) -> None:
+    await daemon.start()
+    token = daemon.panel.transfer_token(OTHER, daemon.node)
+    status, answer = await daemon.curl("-F", "archive=x", token=token)
     assert (status, answer["code"]) == (404, "server-not-found")
-    assert house.panel.reports() == []
+    assert daemon.panel.reports() == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_server_is_not_received_twice_at_once(house: House) -> None:
-    await house.start()
-    sender = Sender(house, archive())
+async def test_one_server_is_not_received_twice_at_once(daemon: ReceivingNode) -> None:
+    await daemon.start()
+    sender = UploadClient(daemon, archive())
     await sender.begin()
-    await house.wait_for_line("receiving the archive")
-    status, answer = await house.upload(archive())
+    await daemon.wait_for_line("receiving the archive")
+    status, answer = await daemon.upload(archive())
     assert (status, answer["code"]) == (409, "server-already-exists")
     assert await sender.finish() == (200, b"")
-    assert house.panel.reports() == [(UUID, "success")]
+    assert daemon.panel.reports() == [(UUID, "success")]
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_stood_in_the_servers_place_is_set_aside_and_told(house: House) -> None:
-    await house.start()
-    (house.volumes / UUID).mkdir()
-    (house.volumes / UUID / "precious").write_text("old")
-    assert await house.upload(archive()) == (200, None)
-    line = await house.wait_for_line("set-aside")
+async def test_what_stood_in_the_servers_place_is_set_aside_and_told(
+    daemon: ReceivingNode,
+) -> None:
+    await daemon.start()
+    (daemon.volumes / UUID).mkdir()
+    (daemon.volumes / UUID / "precious").write_text("old")
+    assert await daemon.upload(archive()) == (200, None)
+    line = await daemon.wait_for_line("set-aside")
     aside = Path(line.rpartition(" ")[2])
     assert (aside / "precious").read_text() == "old"
-    assert not (house.volumes / UUID / "precious").exists()
+    assert not (daemon.volumes / UUID / "precious").exists()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_is_read_by_a_client_that_is_still_sending(house: House) -> None:
-    await house.start()
-    sender = Sender(house, os.urandom(20_000_000), token="bad")
+async def test_a_refusal_is_read_by_a_client_that_is_still_sending(daemon: ReceivingNode) -> None:
+    await daemon.start()
+    sender = UploadClient(daemon, os.urandom(20_000_000), token="bad")
     await sender.begin()
     status, body = await sender.finish()
     assert status == 401
@@ -153,20 +159,20 @@ async def test_a_refusal_is_read_by_a_client_that_is_still_sending(house: House)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_too_large_is_told_so(house: House) -> None:
-    await house.start()
-    status, answer = await house.curl("-H", f"X: {'x' * 20_000}", "-F", "archive=x")
+async def test_what_is_too_large_is_told_so(daemon: ReceivingNode) -> None:
+    await daemon.start()
+    status, answer = await daemon.curl("-H", f"X: {'x' * 20_000}", "-F", "archive=x")
     assert (status, answer["code"]) == (431, "header-too-long")
-    path = house.directory / "large"
+    path = daemon.directory / "large"
     path.write_bytes(bytes(3_000_000))
-    house.url += "/elsewhere?"
-    status, answer = await house.curl("-F", f"archive=@{path}")
+    daemon.url += "/elsewhere?"
+    status, answer = await daemon.curl("-F", f"archive=@{path}")
     assert (status, answer["code"]) == (413, "body-too-large")
     assert "/api/transfers" in answer["detail"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_method_is_told_which_one_to_use(house: House) -> None:
-    await house.start()
-    status, answer = await house.curl("-X", "GET")
+async def test_another_method_is_told_which_one_to_use(daemon: ReceivingNode) -> None:
+    await daemon.start()
+    status, answer = await daemon.curl("-X", "GET")
     assert (status, answer["detail"]) == (405, "use OPTIONS, POST")

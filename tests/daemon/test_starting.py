@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from socket import AF_INET, AF_INET6, AF_UNIX, create_server, socket
 
 import pytest
 import pytest_twisted
 
-from tests.daemon.harness import UUID, House, archive
-from tests.daemon.uploads import Sender
+from tests.support.node_process import LOOPBACK
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import UUID, archive
+from tests.support.upload_client import UploadClient
 from wingsd.statedb.store import FILE, Store
+
+PLAIN = {"ssl": {"enabled": False}}
+
+
+async def start_with(daemon: ReceivingNode, *passed: socket, options: Sequence[str] = ()) -> None:
+    """Start the daemon with these sockets passed as by systemd."""
+    await daemon.listen_panel()
+    names = ":".join("wingsd.socket" for _ in passed)
+    variables = f"LISTEN_FDS={len(passed)} LISTEN_FDNAMES={names}"
+    # The variables must name the process that the shell becomes.
+    shell = ("/bin/sh", "-c", f'LISTEN_PID=$$ {variables} exec "$@"', "sh")
+    descriptors = {number: one.fileno() for number, one in enumerate(passed, 3)}
+    daemon.spawn([*shell, *daemon.command(*options)], descriptors)
 
 
 @pytest.mark.parametrize(
@@ -19,127 +35,130 @@ from wingsd.statedb.store import FILE, Store
         ({"api": {"port": "80"}}, "api.port: expected a whole number, found a text"),
         ({"api": {"ssl": {"enabled": True, "cert": "/no", "key": "/no"}}}, "api.ssl.cert: /no"),
         ({"system": {"data": "/proc/no/volumes"}}, "/proc/no/volumes cannot be used"),
-        ({"api": {"host": "192.0.2.1"}}, "cannot listen on tcp:8080:interface=192.0.2.1"),
+        (
+            {"api": {"host": "192.0.2.1", **PLAIN}},
+            "cannot listen on tcp:8080:interface=192.0.2.1",
+        ),
     ],
 )
 @pytest_twisted.ensureDeferred
 async def test_what_it_cannot_start_with_is_said_in_one_line(
-    house: House, changes: dict[str, object], says: str
+    daemon: ReceivingNode, changes: dict[str, object], says: str
 ) -> None:
-    house.launch(**changes)
-    assert await house.ended() == 1
-    assert [line for line in house.log if says in line]
-    assert not [line for line in house.log if "Traceback" in line]
+    daemon.launch(**changes)
+    assert await daemon.ended() == 1
+    assert daemon.lines_with(says)
+    assert not daemon.lines_with("Traceback")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_damaged_journal_is_said_in_one_line(house: House) -> None:
-    store = Store(str(house.directory))
+async def test_a_damaged_journal_is_said_in_one_line(daemon: ReceivingNode) -> None:
+    store = Store(str(daemon.directory))
     store.open()
     store.deny(10, [f"{number:0>100}" for number in range(500)])
     store.close()
-    with (house.directory / FILE).open("r+b") as file:
+    with (daemon.directory / FILE).open("r+b") as file:
         file.seek(10 * 4096)
         file.write(b"\xff" * 4096)
-    house.launch()
-    assert await house.ended() == 1
-    (line,) = [line for line in house.log if "wingsd.db is damaged: " in line]
+    daemon.launch()
+    assert await daemon.ended() == 1
+    (line,) = daemon.lines_with("wingsd.db is damaged: ")
     assert "] wingsd: the state database " in line
     assert "move all three away" in line
-    assert not [line for line in house.log if "Traceback" in line]
+    assert not daemon.lines_with("Traceback")
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_listens_where_the_configuration_says(house: House) -> None:
-    house.launch(api={"host": "::1", "port": 18080})
-    assert "http://[::1]:18080" in await house.wait_for_line("listens on")
+async def test_it_listens_where_the_configuration_says(daemon: ReceivingNode) -> None:
+    daemon.launch(api={"host": "::1", "port": 18080, **PLAIN})
+    assert "http://[::1]:18080" in await daemon.wait_for_line("listens on")
 
 
 @pytest.mark.parametrize("options", [(), ("--endpoint", "systemd:domain=INET:index=0")])
 @pytest_twisted.ensureDeferred
 async def test_a_socket_handed_over_as_systemd_does_is_used_with_tls(
-    house: House, options: tuple[str, ...]
+    daemon: ReceivingNode, options: tuple[str, ...]
 ) -> None:
     with create_server(("127.0.0.1", 0)) as listening:
-        await house.start_with(listening, options=options)
-        await house.listening()
-        assert house.url == f"https://127.0.0.1:{listening.getsockname()[1]}"
-        assert await house.upload(archive()) == (200, None)
+        await start_with(daemon, listening, options=options)
+        await daemon.listening()
+        assert daemon.url == f"https://127.0.0.1:{listening.getsockname()[1]}"
+        assert await daemon.upload(archive()) == (200, None)
 
 
 @pytest_twisted.ensureDeferred
 async def test_it_listens_by_a_socket_of_ipv6_and_leaves_those_of_other_kinds(
-    house: House,
+    daemon: ReceivingNode,
 ) -> None:
     with (
         socket(AF_UNIX) as control,
         socket(AF_INET) as closed,
         create_server(("::1", 0), family=AF_INET6) as listening,
     ):
-        control.bind(str(house.directory / "control"))
+        control.bind(str(daemon.directory / "control"))
         control.listen()
-        await house.start_with(control, closed, listening)
-        await house.listening()
-        assert house.url == f"https://[::1]:{listening.getsockname()[1]}"
+        await start_with(daemon, control, closed, listening)
+        await daemon.listening()
+        assert daemon.url == f"https://[::1]:{listening.getsockname()[1]}"
 
 
 @pytest_twisted.ensureDeferred
-async def test_of_several_sockets_one_must_be_chosen(house: House) -> None:
+async def test_of_several_sockets_one_must_be_chosen(daemon: ReceivingNode) -> None:
     with create_server(("127.0.0.1", 0)) as one, create_server(("127.0.0.1", 0)) as other:
-        await house.start_with(one, other)
-        assert await house.ended() == 1
-        (line,) = [line for line in house.log if "systemd passes 2 sockets" in line]
+        await start_with(daemon, one, other)
+        assert await daemon.ended() == 1
+        (line,) = daemon.lines_with("systemd passes 2 sockets")
         assert "--endpoint systemd:domain=INET:index=1" in line
-        await house.start_with(one, other, options=("-e", "systemd:domain=INET:index=1"))
-        await house.listening()
-        assert house.url == f"https://127.0.0.1:{other.getsockname()[1]}"
+        await start_with(daemon, one, other, options=("-e", "systemd:domain=INET:index=1"))
+        await daemon.listening()
+        assert daemon.url == f"https://127.0.0.1:{other.getsockname()[1]}"
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_socket_goes_before_the_configuration_and_an_endpoint_before_both(
-    house: House,
+    daemon: ReceivingNode,
 ) -> None:
     with create_server(("127.0.0.1", 0)) as listening:
-        await house.start_with(listening, options=("--endpoint", "tcp:0:interface=127.0.0.1"))
-        await house.listening()
-        assert house.url != f"https://127.0.0.1:{listening.getsockname()[1]}"
+        await start_with(daemon, listening, options=LOOPBACK)
+        await daemon.listening()
+        assert daemon.url != f"https://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_a_configuration_it_says_where_it_looked(house: House) -> None:
-    command = house.command(house.configuration())
+async def test_without_a_configuration_it_says_where_it_looked(daemon: ReceivingNode) -> None:
+    command = daemon.command()
     # A machine of its own, as far as /etc goes.
-    house.spawn(
+    daemon.spawn(
         [
             *("/usr/bin/unshare", "--mount", "/bin/sh", "-c"),
             'mount -t tmpfs none /etc && exec "$@"',
             *("sh", *command[: command.index("--config")]),
         ]
     )
-    assert await house.ended() == 1
-    (line,) = [line for line in house.log if "there is no configuration" in line]
+    assert await daemon.ended() == 1
+    (line,) = daemon.lines_with("there is no configuration")
     assert "/etc/wingsd/config.yml, /etc/pterodactyl/config.yml, /etc/pelican/config.yml" in line
-    assert not [line for line in house.log if "Traceback" in line]
+    assert not daemon.lines_with("Traceback")
 
 
 @pytest.mark.parametrize("endpoint", ["foo:bar", "tcp:abc", "tcp", "systemd:domain=INET:index=0"])
 @pytest_twisted.ensureDeferred
-async def test_an_endpoint_that_is_none_is_said_so(house: House, endpoint: str) -> None:
-    house.launch("--endpoint", endpoint)
-    assert await house.ended() == 1
-    assert [line for line in house.log if "is not an endpoint" in line]
-    assert not [line for line in house.log if "Traceback" in line]
+async def test_an_endpoint_that_is_none_is_said_so(daemon: ReceivingNode, endpoint: str) -> None:
+    daemon.launch("--endpoint", endpoint)
+    assert await daemon.ended() == 1
+    assert daemon.lines_with("is not an endpoint")
+    assert not daemon.lines_with("Traceback")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_second_daemon_on_the_same_data_is_kept_out(house: House) -> None:
-    await house.start()
-    sender = Sender(house, archive())
+async def test_a_second_daemon_on_the_same_data_is_kept_out(daemon: ReceivingNode) -> None:
+    await daemon.start()
+    sender = UploadClient(daemon, archive())
     await sender.begin()
-    await house.wait_for_line("receiving the archive")
-    second = House(house.directory)
-    second.launch("--endpoint", "tcp:0:interface=127.0.0.1")
+    await daemon.wait_for_line("receiving the archive")
+    second = ReceivingNode(daemon.directory)
+    second.launch(*LOOPBACK)
     assert await second.ended() == 1
-    assert [line for line in second.log if "another wingsd is running" in line]
+    assert second.lines_with("another wingsd is running")
     assert await sender.finish() == (200, b"")
-    assert (house.volumes / UUID / "server.properties").exists()
+    assert (daemon.volumes / UUID / "server.properties").exists()

@@ -7,11 +7,12 @@ import os
 import pytest
 import pytest_twisted
 
-from tests.daemon.daemon import Daemon
-from tests.daemon.harness import UUID, House, archive, reactor
-from tests.daemon.pair import Pair
-from tests.daemon.uploads import Sender
-from tests.daemon.watching import MIB, nice_values, until
+from tests.daemon.resources import MIB, nice_values, until
+from tests.support.node_process import NodeProcess, reactor
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import UUID, archive
+from tests.support.two_nodes import TwoNodes
+from tests.support.upload_client import UploadClient
 
 SIZE = 10 * MIB
 #: MiB/s
@@ -23,30 +24,29 @@ USUAL = os.getpriority(os.PRIO_PROCESS, 0)
 
 
 @pytest_twisted.ensureDeferred
-async def test_servers_are_received_no_faster_than_the_limit(house: House) -> None:
-    transfers = {"download_limit": LIMIT}
-    await house.start(system=house.configuration()["system"] | {"transfers": transfers})
+async def test_servers_are_received_no_faster_than_the_limit(daemon: ReceivingNode) -> None:
+    daemon.transfers = {"download_limit": LIMIT}
+    await daemon.start()
     began = reactor.seconds()
-    assert await house.upload(archive(SIZE)) == (200, None)
+    assert await daemon.upload(archive(SIZE)) == (200, None)
     assert reactor.seconds() - began > LEAST
-    assert (house.volumes / UUID / "world/region/r.0.0.mca").stat().st_size == SIZE
+    assert (daemon.volumes / UUID / "world/region/r.0.0.mca").stat().st_size == SIZE
 
 
 @pytest_twisted.ensureDeferred
-async def test_servers_are_sent_no_faster_than_the_limit(pair: Pair) -> None:
-    pair.add_server(SIZE)
-    system = pair.source.configuration()["system"]
-    system["transfers"]["upload_limit"] = LIMIT
-    await pair.start(source={"system": system})
+async def test_servers_are_sent_no_faster_than_the_limit(nodes: TwoNodes) -> None:
+    nodes.add_server(SIZE)
+    nodes.source.transfers = {"upload_limit": LIMIT}
+    await nodes.start()
     began = reactor.seconds()
-    await pair.transfer()
-    await pair.destination.wait_for_line(f"{UUID}: received ")
+    await nodes.transfer()
+    await nodes.destination.wait_for_line(f"{UUID}: received ")
     assert reactor.seconds() - began > LEAST
-    await pair.destination.wait_for_line("state success")
-    assert (pair.destination.files() / "world/region.mca").stat().st_size == SIZE
+    await nodes.destination.wait_for_line("state success")
+    assert (nodes.destination.files() / "world/region.mca").stat().st_size == SIZE
 
 
-def yields(daemon: Daemon, nice: int, *names: str) -> None:
+def yields(daemon: NodeProcess, nice: int, *names: str) -> None:
     """Assert that the threads of these names are as nice as that, and no others are."""
     found = nice_values(daemon)
     assert {name: found.pop(name) for name in names} == {
@@ -59,23 +59,23 @@ def yields(daemon: Daemon, nice: int, *names: str) -> None:
 @pytest.mark.parametrize(("transfers", "nice"), [({}, 10), ({"nice": 3}, 3), ({"nice": 0}, 0)])
 @pytest_twisted.ensureDeferred
 async def test_threads_that_receive_yield_and_no_others(
-    house: House, transfers: dict[str, int], nice: int
+    daemon: ReceivingNode, transfers: dict[str, int], nice: int
 ) -> None:
-    await house.start(system=house.configuration()["system"] | {"transfers": transfers})
-    sender = Sender(house, archive(3 * MIB))
+    daemon.transfers = transfers
+    await daemon.start()
+    sender = UploadClient(daemon, archive(3 * MIB))
     await sender.begin()
-    await until(lambda: "wingsd-inflate" in nice_values(house))
-    yields(house, nice, "wingsd-extract", "wingsd-hash", "wingsd-inflate")
+    await until(lambda: "wingsd-inflate" in nice_values(daemon))
+    yields(daemon, nice, "wingsd-extract", "wingsd-hash", "wingsd-inflate")
     assert await sender.finish() == (200, b"")
 
 
 @pytest_twisted.ensureDeferred
-async def test_threads_that_send_yield_and_no_others(pair: Pair) -> None:
-    pair.add_server(SIZE)
-    await pair.start()
-    assert pair.destination.line is not None
-    pair.destination.line.bytes_per_second = LIMIT * MIB
-    await pair.transfer()
-    await until(lambda: "wingsd-deflate" in nice_values(pair.source))
-    yields(pair.source, 10, "wingsd-pack", "wingsd-read", "wingsd-deflate")
-    await pair.destination.wait_for_line("state success")
+async def test_threads_that_send_yield_and_no_others(nodes: TwoNodes) -> None:
+    nodes.add_server(SIZE)
+    await nodes.start()
+    nodes.destination.throttle(LIMIT * MIB)
+    await nodes.transfer()
+    await until(lambda: "wingsd-deflate" in nice_values(nodes.source))
+    yields(nodes.source, 10, "wingsd-pack", "wingsd-read", "wingsd-deflate")
+    await nodes.destination.wait_for_line("state success")

@@ -14,11 +14,11 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.api.node import until
-from tests.daemon.harness import UUID
 from tests.families.receptions import files_in
 from tests.families.recordings import Recording
 from tests.http.talk import Transport
 from tests.support import Panel
+from tests.support.sample_server import UUID
 from tests.transfers.receiving import House
 from wingsd.api.resource import Services
 from wingsd.api.routes import ApiRoot

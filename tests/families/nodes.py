@@ -15,7 +15,7 @@ import attrs
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from tests.daemon.go_node import UNEXPECTED
+from tests.support.go_node import UNEXPECTED
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 
 __all__ = ["FamilyNode", "Refused", "SentPart", "parts_of"]

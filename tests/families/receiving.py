@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from handbook.compatibility import Fate, Thing, Way
-from tests.daemon.families import Part
-from tests.daemon.harness import UUID
 from tests.families.endpoint import Outcome
 from tests.families.proofs import Arrival, proves
 from tests.families.recordings import BACKUPS, LOG, RECORDINGS, Recording
+from tests.support.sample_server import UUID
+from tests.support.upload_forms import Part
 from wingsd.config import CALAGOPUS, PELICAN
 
 LOG_PLACE = f"install/{UUID}.log"

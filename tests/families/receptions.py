@@ -15,9 +15,9 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from tests.daemon.harness import UUID
 from tests.families.recordings import Recording
 from tests.support import SynchronousWorkers
+from tests.support.sample_server import UUID
 from tests.threadio.reactor import ManualReactor
 from tests.transfers.receiving import House
 from wingsd.api.upload import UploadBody

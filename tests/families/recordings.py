@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import attrs
 
-from tests.daemon.families import PTERODACTYL, Family, Part, as_go_packs, calagopus, pelican
 from tests.go_tar import GoFile, go_tar
+from tests.support.upload_forms import PTERODACTYL, Family, Part, as_go_packs, calagopus, pelican
 from wingsd import config
 from wingsd.backups.attachments import Backup
 

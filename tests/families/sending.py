@@ -13,10 +13,10 @@ import attrs
 import zstandard
 
 from handbook.compatibility import Fate, Thing, Way, cell
-from tests.daemon.harness import UUID
 from tests.families.nodes import SentPart
 from tests.families.proofs import Departure, general, proves
 from tests.families.recordings import BACKUPS, LOG
+from tests.support.sample_server import UUID
 
 #: Bytes a second, and bytes: what is sent so slowly can be cut short.
 SLOW, LARGE = 200_000, 1_000_000

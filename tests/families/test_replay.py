@@ -9,10 +9,10 @@ from functools import partial
 import pytest
 import pytest_twisted
 
-from tests.daemon.harness import sha256
 from tests.families.endpoint import Endpoint, chunks_of
 from tests.families.receptions import Parts, Receptions, read
 from tests.families.recordings import BACKUPS, FAMILIES, LOG, RECORDINGS, Recording
+from tests.support.sample_server import sha256
 from wingsd.backups.attachments import InstallLog
 from wingsd.config import CALAGOPUS
 from wingsd.transfers.form.upload_form import Checksums

@@ -12,10 +12,10 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
 from twisted.internet.task import deferLater
 
-from tests.daemon.harness import UUID, sha256
-from tests.daemon.harness import archive as packed
 from tests.heard import Heard
 from tests.support import SynchronousWorkers
+from tests.support.sample_server import UUID, sha256
+from tests.support.sample_server import archive as packed
 from wingsd.archive import ArchiveLimits
 from wingsd.backups.attachments import Backup, Extra
 from wingsd.backups.received import ReceivedBackups

@@ -16,9 +16,9 @@ from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from tests.daemon.harness import UUID
 from tests.heard import Heard
 from tests.support import SynchronousWorkers
+from tests.support.sample_server import UUID
 from wingsd.archive import Compression, measure
 from wingsd.backups.local import Removal
 from wingsd.errors import StorageError, WingsdError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.harness import sha256
+from tests.support.sample_server import sha256
 from wingsd.backups import received as incomingfile
 from wingsd.backups.attachments import Backup
 from wingsd.backups.received import ReceivedBackups

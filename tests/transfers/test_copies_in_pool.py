@@ -6,7 +6,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from tests.transfers.receiving import House, reactor
 from wingsd.errors import Conflict
 from wingsd.panel.errors import PanelRefused

@@ -6,8 +6,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.harness import UUID
 from tests.logs import LoggedErrors
+from tests.support.sample_server import UUID
 from tests.transfers.receiving import DATA, House, Source
 from wingsd.archive import measure
 from wingsd.archive.errors import ArchiveError

@@ -6,7 +6,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from tests.transfers.receiving import House, Source, reactor
 from wingsd.errors import (
     Conflict,

@@ -8,8 +8,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.daemon.harness import UUID
 from tests.logs import LoggedErrors
+from tests.support.sample_server import UUID
 from tests.transfers.receiving import House, Source, reactor
 from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN

@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 
 from tests.archives import seen
-from tests.daemon.harness import UUID
 from tests.logs import LoggedErrors
+from tests.support.sample_server import UUID
 from tests.transfers.receiving import JOURNALED, House, Source, reactor
 from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import PELICAN

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from wingsd.backups.attachments import SUFFIXES, Backup
 from wingsd.backups.local import LocalBackup, find_backups, remove_backup
 from wingsd.config import CALAGOPUS, PELICAN

@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from tests.transfers.sending import House, answer, reactor, sending, stop
 from wingsd.archive import extract
 from wingsd.errors import BadRequest, Conflict, DaemonStopping, EnvironmentFailed

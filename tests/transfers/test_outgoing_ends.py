@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from tests.transfers.sending import House, answer, ask, reactor, retire, send, sending, stop, until
 from wingsd.errors import Conflict
 from wingsd.transfers.outgoing import manager as sender

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from tests.transfers.sending import BACKUPS, House, keep, sending
 from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN

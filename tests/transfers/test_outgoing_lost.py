@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from tests.transfers.sending import House, answer, reactor, sending, until
 from wingsd.transfers import ownership as verdict
 from wingsd.transfers import panel_callbacks as firstminute

@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.web.server import Site
 
-from tests.daemon.harness import UUID, sha256
+from tests.support.sample_server import UUID, sha256
 from tests.transfers.peers import closed_port
 from tests.transfers.sending import BACKUPS, House, answer, keep, reactor, send, sending, until
 from wingsd.backups.attachments import Backup

@@ -7,8 +7,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.daemon.harness import UUID
 from tests.logs import LoggedErrors
+from tests.support.sample_server import UUID
 from tests.transfers.sending import BACKUPS, House, answer, keep, sending, until
 from wingsd.backups.local import Removal
 from wingsd.statedb import Outcome

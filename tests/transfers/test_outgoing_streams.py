@@ -18,7 +18,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from tests.archives import odd_tree, seen
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from tests.transfers.sending import House, reactor, sending
 from wingsd.archive import SharedTreeWriter, extract_part
 from wingsd.archive.partition import split

@@ -6,7 +6,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from tests.transfers.receiving import DATA, House, Source
 from wingsd.errors import BadRequest
 from wingsd.transfers.step_log import ProgressMeter

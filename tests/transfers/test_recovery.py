@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from tests.transfers.receiving import JOURNALED, House, Source, reactor
 from wingsd.errors import EnvironmentFailed, ServerNotFound, StorageError
 from wingsd.panel.errors import PanelRefused

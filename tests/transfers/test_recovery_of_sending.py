@@ -10,9 +10,9 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from tests.daemon.harness import UUID
 from tests.heard import Heard
 from tests.support import SynchronousWorkers
+from tests.support.sample_server import UUID
 from wingsd.statedb import Direction, Outcome, StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.transfers.errors import DaemonRestarted

@@ -10,9 +10,9 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock, deferLater
 
-from tests.daemon.harness import UUID
 from tests.heard import Heard
 from tests.logs import LoggedErrors
+from tests.support.sample_server import UUID
 from tests.transfers.receiving import DATA, House, Source, reactor
 from wingsd.archive.errors import ArchiveError
 from wingsd.errors import DaemonStopping, ServerAlreadyExists, StorageError, TransferCancelled

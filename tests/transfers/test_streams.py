@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.daemon.harness import UUID, sha256
+from tests.support.sample_server import UUID, sha256
 from tests.transfers.receiving import reactor
 from tests.transfers.two_nodes import Held, Stream, Town
 from wingsd.backups.attachments import Backup, InstallLog

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest_twisted
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from tests.transfers.two_nodes import Held, Stream, Town
 from wingsd.errors import DaemonStopping, TransferCancelled, Unauthorized
 from wingsd.transfers.errors import StreamMissing, TooManyTransfers, UploadTruncated

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from tests.transfers.receiving import House, Source, reactor
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import StreamsConfig

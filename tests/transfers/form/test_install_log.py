@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from wingsd.errors import StorageError
 from wingsd.transfers.form import install_log as installlog
 from wingsd.transfers.form.install_log import InstallLogs

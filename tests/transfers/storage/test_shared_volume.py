@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.harness import UUID
+from tests.support.sample_server import UUID
 from wingsd.errors import Conflict, StorageError
 from wingsd.transfers.storage.shared_volume import Volume
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-import attrs
-
-from tests.daemon.harness import UUID
-from tests.daemon.pair import Pair, Peer
 from tests.engine import Engine
 from tests.support import process_configuration
+from tests.support.node_process import NodeProcess
+from tests.support.sample_server import UUID
+from tests.support.two_nodes import TwoNodes
 
-__all__ = ["Containers", "with_engine"]
+__all__ = ["Containers"]
 
 #: A game that is up at once, and ends with the first line that is typed into its console.
 GAME = "echo listening on; read -r line"
@@ -23,23 +22,16 @@ OWED = ("its next start does it", "is on this Docker engine already")
 WHOLE = ("created", "running", "exited")
 
 
-def with_engine(engine: Engine) -> dict[str, Any]:
-    """Return the configuration of a node with a real engine; its container is removed later."""
-    docker = attrs.asdict(engine.config().docker)
-    engine.will_make_container(UUID)
-    return {"docker": docker}
-
-
 class Containers:
-    """All that there are on the engine of the nodes of `pair`, and of their server."""
+    """All containers on the engine that are of either node or have the server's name."""
 
-    def __init__(self, engine: Engine, pair: Pair) -> None:
+    def __init__(self, engine: Engine, nodes: TwoNodes) -> None:
         self._engine = engine
-        self._pair = pair
+        self._nodes = nodes
         #: What was owed by either node, and is there.
         self._paid: set[str] = set()
         #: What is changed in both nodes' configuration.
-        self.configuration = with_engine(engine)
+        self.configuration = engine.for_node(UUID)
         #: How the server is described.
         self.settings = {
             "image": engine.image,
@@ -51,9 +43,9 @@ class Containers:
         """Have the server run."""
         if [container["State"] for container in self._found()] == ["running"]:
             return
-        here = self._pair.has_it
+        here = self._nodes.owner
         mark = len(here.log)
-        await self._pair.panel.power(UUID, "start")
+        await self._nodes.panel.power(UUID, "start")
         await here.wait_for_line(f"{UUID}: running", since=mark)
 
     async def fault(self) -> str:
@@ -63,7 +55,7 @@ class Containers:
         Panel says, and that node must know whether it runs. The one that is owed is made by a
         start, which must go well.
         """
-        here = self._pair.has_it
+        here = self._nodes.owner
         if not self._found() and _owed(here) - self._paid:
             await self.run()
         found = self._found()
@@ -75,10 +67,10 @@ class Containers:
         state = found[0]["State"]
         if state not in WHOLE:
             return f"its container is {state}"
-        status, told = await self._pair.panel.ask(here.node, "GET", f"/api/servers/{UUID}")
+        status, told = await self._nodes.panel.ask(here.node, "GET", f"/api/servers/{UUID}")
         if status != HTTPStatus.OK or (told["state"] == "offline") is (state == "running"):
             return f"the engine says {state}, and {here.directory.name} says {status}, {told}"
-        self._paid = _owed(self._pair.source) | _owed(self._pair.destination)
+        self._paid = _owed(self._nodes.source) | _owed(self._nodes.destination)
         return ""
 
     def _found(self) -> list[dict[str, Any]]:
@@ -87,12 +79,12 @@ class Containers:
 
     def _is_ours(self, container: dict[str, Any]) -> bool:
         """Return whether it shows anything of either node, whatever its name is."""
-        nodes = (self._pair.source.directory, self._pair.destination.directory)
+        nodes = (self._nodes.source.directory, self._nodes.destination.directory)
         sources = [str(mount.get("Source")) for mount in container["Mounts"]]
         return any(source.startswith(f"{node}/") for source in sources for node in nodes)
 
 
-def _owed(peer: Peer) -> set[str]:
+def _owed(peer: NodeProcess) -> set[str]:
     """Return the lines in which a node, or the daemon before it, has put a container off."""
     return {line for line in (*peer.past, *peer.log) if all(words in line for words in OWED)}
 

@@ -1,4 +1,4 @@
-"""A client that sends an upload as one family's nodes do, a piece when it is told to."""
+"""A client that sends an upload as the nodes of one family do, piece by piece."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from urllib.parse import urlsplit
 
 from twisted.internet.threads import deferToThread
 
-from tests.daemon.daemon import TIMEOUT
-from tests.daemon.families import PTERODACTYL, Family
-from tests.daemon.harness import House, sha256
+from tests.support.node_process import TIMEOUT
+from tests.support.receiving_node import ReceivingNode
+from tests.support.sample_server import sha256
+from tests.support.upload_forms import PTERODACTYL, Family
 
-__all__ = ["Sender", "Unanswered"]
+__all__ = ["Unanswered", "UploadClient"]
 
 
 class Unanswered(Exception):
     """The connection ended without an answer."""
 
 
-class Sender:
+class UploadClient:
     """One upload over a TLS socket of its own: HTTP/1.1 in chunks, no Content-Length."""
 
     def __init__(
         self,
-        house: House,
+        node: ReceivingNode,
         data: bytes,
         checksum: str | None = None,
         token: str | None = None,
         family: Family = PTERODACTYL,
     ) -> None:
-        self._house = house
+        self._node = node
         self._archive = family.archive(data)
         self._family = family
         self._checksum = sha256(data) if checksum is None else checksum
-        self._token = house.token() if token is None else token
+        self.token = node.token() if token is None else token
         self._socket: ssl.SSLSocket
         #: The sizes of the chunks sent so far; every family sends one for each write.
         self.chunks: list[int] = []
@@ -64,12 +65,12 @@ class Sender:
         await deferToThread(self._vanish)
 
     def _begin(self) -> None:
-        url = urlsplit(self._house.url)
-        context = ssl.create_default_context(cafile=str(self._house.directory / "ca.pem"))
+        url = urlsplit(self._node.url)
+        context = ssl.create_default_context(cafile=str(self._node.ca))
         assert url.hostname
         plain = socket.create_connection((url.hostname, url.port or 0), timeout=TIMEOUT)
         self._socket = context.wrap_socket(plain, server_hostname=url.hostname)
-        self._socket.sendall(self._family.head(url.netloc, self._token))
+        self._socket.sendall(self._family.head(url.netloc, self.token))
         self._send(self._family.before())
         self._send(self._archive[: len(self._archive) // 2])
 

@@ -1,4 +1,4 @@
-"""What the tests of the whole daemon take for granted."""
+"""The archive of the server that most tests transfer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from tests.daemon.harness import archive
+from tests.support.sample_server import archive
 
 
 def test_an_archive_is_the_same_in_the_next_second(monkeypatch: pytest.MonkeyPatch) -> None:

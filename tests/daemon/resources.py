@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twisted.internet.task import deferLater
 
-from tests.daemon.daemon import Daemon, reactor
+from tests.support.node_process import NodeProcess, reactor
 
 __all__ = ["MIB", "at_rest", "memory", "nice_values", "open_files", "until"]
 
@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def memory(daemon: Daemon, name: str) -> int:
+def memory(daemon: NodeProcess, name: str) -> int:
     """Return the daemon's memory in bytes: `VmRSS` what it has, `VmHWM` the most it ever had."""
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     found = re.search(rf"{name}:\s+(\d+) kB", status)
@@ -26,12 +26,12 @@ def memory(daemon: Daemon, name: str) -> int:
     return int(found[1]) * 1024
 
 
-def open_files(daemon: Daemon) -> int:
+def open_files(daemon: NodeProcess) -> int:
     """Return the number of its descriptors."""
     return len(os.listdir(f"/proc/{daemon.pid}/fd"))
 
 
-async def at_rest(daemon: Daemon) -> None:
+async def at_rest(daemon: NodeProcess) -> None:
     """Return when it takes less than a quarter of a core: one that only turns round never does."""
     for _ in range(20):
         before, began = _cpu_seconds(daemon), reactor.seconds()
@@ -41,12 +41,12 @@ async def at_rest(daemon: Daemon) -> None:
     raise AssertionError("it does not come to rest")
 
 
-def _cpu_seconds(daemon: Daemon) -> float:
+def _cpu_seconds(daemon: NodeProcess) -> float:
     fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def nice_values(daemon: Daemon) -> dict[str, set[int]]:
+def nice_values(daemon: NodeProcess) -> dict[str, set[int]]:
     """Return the nice values of its threads, by their names."""
     found: dict[str, set[int]] = {}
     for stat in Path(f"/proc/{daemon.pid}/task").glob("*/stat"):

@@ -1,4 +1,4 @@
-"""The line between a node and the world: loopback is too fast for a transfer to be watched."""
+"""A TCP proxy on loopback that limits how fast clients send: slow transfers can be observed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
 from twisted.python.failure import Failure
 
-__all__ = ["SlowLine"]
+__all__ = ["ThrottledProxy"]
 
 
-class _SlowServer(ProxyServer):
-    """After each piece of what a client sends, waits for as long as a slow line would take."""
+class _ThrottledConnection(ProxyServer):
+    """A connection that pauses after each piece that the client sends."""
 
     factory: Any
     transport: Any
@@ -22,9 +22,9 @@ class _SlowServer(ProxyServer):
         super().dataReceived(data)
         self.transport.pauseProducing()
         seconds = len(data) / self.factory.bytes_per_second
-        self.factory.reactor.callLater(seconds, self._go_on)
+        self.factory.reactor.callLater(seconds, self._resume)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         if self.transport.connected:
             self.transport.resumeProducing()
 
@@ -37,10 +37,10 @@ class _SlowServer(ProxyServer):
         self.factory.connections.discard(self)
 
 
-class SlowLine(ProxyFactory):
-    """Takes connections on loopback to a port there; what is sent to it comes so slowly."""
+class ThrottledProxy(ProxyFactory):
+    """Forwards connections to a port of loopback, each at `bytes_per_second` towards it."""
 
-    protocol = _SlowServer
+    protocol = _ThrottledConnection
     noisy = False
 
     def __init__(self, reactor: Any, port: int, bytes_per_second: float) -> None:
@@ -51,13 +51,13 @@ class SlowLine(ProxyFactory):
         self._listening = reactor.listenTCP(0, self, interface="127.0.0.1")
 
     @property
-    def entrance(self) -> int:
-        """The port of its near end."""
+    def listening_port(self) -> int:
+        """The port that clients connect to."""
         number: int = self._listening.getHost().port
         return number
 
     async def close(self) -> None:
-        """Take no more connections, and cut those that are there."""
+        """Stop listening and abort the open connections."""
         await maybeDeferred(self._listening.stopListening)
         for connection in list(self.connections):
             connection.transport.abortConnection()

@@ -17,9 +17,9 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
-from tests.daemon.daemon import reactor
-from tests.daemon.harness import UUID
-from tests.support import Node, Panel
+from tests.support import Node
+from tests.support.node_process import NodeProcess, reactor
+from tests.support.sample_server import UUID
 from wingsd.transfers.form.upload_form import UploadForm
 
 __all__ = ["GoNode"]
@@ -51,9 +51,9 @@ class GoNode:
     When it is dying, its connections end with its early answer, and the unread body resets them.
     """
 
-    def __init__(self, panel: Panel, pem: str, ca: str) -> None:
-        """`pem` is the file of its certificate and key, `ca` that of the authority."""
-        self.panel = panel
+    def __init__(self, replaced: NodeProcess) -> None:
+        """It takes the place of a node that is not started, and shows its certificate."""
+        self.panel = replaced.panel
         self.fails = ""
         self.requests: list[h11.Request] = []
         self._works: list[Deferred[None]] = []
@@ -61,10 +61,12 @@ class GoNode:
         self.checksum = ""
         factory: Any = Factory.forProtocol(lambda: _Connection(self))
         factory.noisy = False
-        certificate = DefaultOpenSSLContextFactory(pem, pem, SSL.TLS_METHOD)
+        certificate = DefaultOpenSSLContextFactory(
+            str(replaced.key), str(replaced.cert), SSL.TLS_METHOD
+        )
         self._port = reactor.listenSSL(0, factory, certificate, interface="127.0.0.1")
         address = f"https://127.0.0.1:{self._port.getHost().port}"
-        self.node: Node = panel.add_node(address, ca=ca, port=25566)
+        self.node: Node = self.panel.add_node(address, ca=str(replaced.ca), port=25566)
 
     async def report(self, outcome: str) -> None:
         """Tell the Panel how the transfer ended."""

@@ -1,0 +1,327 @@
+"""A whole node as a process: `twistd wingsd`, started and observed by a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import attrs
+import trustme
+import yaml
+from twisted.internet import reactor as installed_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.utils import getProcessOutputAndValue
+from twisted.python.failure import Failure
+
+from tests.command import WINGSCTL
+from tests.support.panel import Panel
+from tests.support.sample_server import UUID
+from tests.support.throttled_proxy import ThrottledProxy
+from wingsd.transfers.panel_callbacks import MINUTE
+
+__all__ = ["FAST", "LOOPBACK", "SLOW", "TIMEOUT", "CommandResult", "NodeProcess", "reactor"]
+
+#: Seconds that a line of the log is waited for.
+TIMEOUT = 30
+#: Bytes a second through a node's proxy: at the slow rate, an archive of some MiB takes long.
+SLOW, FAST = 256 * 1024.0, float("inf")
+#: Options of the daemon: a free port of loopback.
+LOOPBACK = ("--endpoint", "tcp:0:interface=127.0.0.1")
+reactor: Any = installed_reactor
+
+
+@attrs.frozen
+class CommandResult:
+    """The exit status of a command, and its output."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class _Process(ProcessProtocol):
+    """The daemon's process: its output, line by line, and its end."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.ended: Deferred[int] = Deferred()
+        self._rest = b""
+        self._waiting: list[tuple[str, Deferred[str]]] = []
+
+    def wait_for(self, text: str, since: int, within: float) -> Deferred[str]:
+        found: Deferred[str] = Deferred()
+        for line in self.lines[since:]:
+            if text in line:
+                found.callback(line)
+                return found
+        self._waiting.append((text, found))
+        return found.addTimeout(within, reactor)
+
+    def outReceived(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in map(bytes.decode, lines):
+            self.lines.append(line)
+            for entry in [entry for entry in self._waiting if entry[0] in line]:
+                self._waiting.remove(entry)
+                entry[1].callback(line)
+
+    errReceived = outReceived
+
+    def processEnded(self, reason: Failure) -> None:
+        ended: Any = reason.value
+        self.ended.callback(-ended.signal if ended.signal else ended.exitCode)
+        for _, found in self._waiting:
+            found.errback(RuntimeError("the daemon ended:\n" + "\n".join(self.lines)))
+
+
+class NodeProcess:
+    """A node with TLS; its state, servers and configuration are in `directory`.
+
+    A `proxied` one is reached through a proxy that can be throttled, and that keeps the node's
+    address across restarts. Nodes with a `pool` have one volume, beside their directories.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        panel: Panel,
+        authority: trustme.CA | None = None,
+        *,
+        proxied: bool = False,
+        port: int = 25566,
+        pool: str = "",
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory, self.panel, self.pool = directory, panel, pool
+        self.control = directory / "control.sock"
+        self.ca, self.cert, self.key = (directory / f"{n}.pem" for n in ("ca", "cert", "key"))
+        self._authority = authority or trustme.CA()
+        self._authority.cert_pem.write_to_path(str(self.ca))
+        self.issue_certificate()
+        self.uuid = str(uuid5(NAMESPACE_URL, directory.name))
+        home = directory.parent if pool else directory
+        self.volumes = home / "volumes"
+        self.staging = home / f".volumes.staging{f'.{self.uuid}' if pool else ''}"
+        address = "https://127.0.0.1:1" if proxied else "https://node.invalid:8080"
+        #: The Panel's record of this node.
+        self.node = panel.add_node(address, reachable=proxied, ca=str(self.ca), port=port)
+        #: The address at which the daemon listens.
+        self.url = ""
+        #: Keys of `system.transfers` in its configuration.
+        self.transfers: dict[str, Any] = {}
+        #: Environment variables besides this process's own.
+        self.variables: dict[str, str] = {}
+        #: The log of the processes before this one.
+        self.past: list[str] = []
+        self._proxied = proxied
+        self._proxy: ThrottledProxy | None = None
+        self._process = _Process()
+        self._transport: Any = None
+
+    def issue_certificate(self, prefix: str = "") -> None:
+        """Write a new certificate and key, with `prefix` before the names of their files."""
+        issued = self._authority.issue_cert("127.0.0.1")
+        issued.private_key_pem.write_to_path(str(self.key.with_name(prefix + self.key.name)))
+        chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+        self.cert.with_name(prefix + self.cert.name).write_bytes(chain)
+
+    def configuration(self, **changes: Any) -> dict[str, Any]:
+        """Return what the Panel would print for this node; `changes` are merged into it."""
+        pool = {"storage_pool": {"enabled": True, "pool_name": self.pool}} if self.pool else {}
+        usual = {
+            "uuid": self.uuid,
+            "token_id": self.node.token_id,
+            "token": self.node.token,
+            "remote": self.panel.url,
+            "api": {"ssl": {"enabled": True, "cert": str(self.cert), "key": str(self.key)}},
+            "system": {
+                "data": str(self.volumes),
+                "root_directory": str(self.directory),
+                "backup_directory": str(self.directory / "backups"),
+                "log_directory": str(self.directory / "logs"),
+                "username": "",
+                "user": {"uid": os.getuid(), "gid": os.getgid()},
+                "transfers": {"ca_file": str(self.ca), **pool, **self.transfers},
+            },
+            "docker": {"enabled": False},
+            "control": {"socket": str(self.control)},
+        }
+        return _merged(usual, changes)
+
+    def command(self, *options: str, **changes: Any) -> list[str]:
+        """Write the configuration; return the command line that runs the daemon with it."""
+        path = self.directory / "config.yml"
+        path.write_text(yaml.safe_dump(self.configuration(**changes)))
+        twistd = str(Path(sys.executable).with_name("twistd"))
+        return [twistd, "-n", "--pidfile", "", "wingsd", "--config", str(path), *options]
+
+    # Its process
+
+    def spawn(self, command: Sequence[str], descriptors: dict[int, int] | None = None) -> None:
+        """Start a process that is the daemon, or becomes it; `descriptors` as in `childFDs`."""
+        self.past += self.log
+        self._process = _Process()
+        self._transport = reactor.spawnProcess(
+            self._process,
+            command[0],
+            command,
+            env={**os.environ, **self.variables},
+            path=str(self.directory),
+            childFDs={0: "w", 1: "r", 2: "r"} | (descriptors or {}),
+        )
+
+    def launch(self, *options: str, **changes: Any) -> None:
+        """Start the daemon with these options in place of the loopback endpoint."""
+        self.spawn(self.command(*options, **changes))
+
+    async def start(self, *wrapper: str, **changes: Any) -> None:
+        """Start the daemon, and the Panel if need be; return when the daemon listens.
+
+        `wrapper` are the words of a command that runs the one that follows.
+        """
+        await self.listen_panel()
+        self.spawn([*wrapper, *self.command(*LOOPBACK, **changes)])
+        await self.listening()
+
+    async def start_loaded(self, **changes: Any) -> None:
+        """Start the daemon; return when it knows its servers and the Panel knows of its start."""
+        await self.start(**changes)
+        await self.loaded()
+
+    async def start_without_panel(self) -> None:
+        """Start the daemon where no Panel answers; return when it listens."""
+        self.spawn(self.command(*LOOPBACK, remote="http://127.0.0.1:9"))
+        await self.listening()
+
+    async def listen_panel(self) -> None:
+        if not self.panel.url.startswith("http://127.0.0.1"):
+            await self.panel.listen(reactor)
+
+    async def listening(self) -> None:
+        """Return when the daemon listens; `url` and the Panel then have the address."""
+        found = re.search(r"listens on (\S+?),", await self.wait_for_line("listens on"))
+        assert found
+        self.url = found[1]
+        if not self._proxied:
+            return
+        port = int(self.url.rpartition(":")[2])
+        if self._proxy is None:
+            self._proxy = ThrottledProxy(reactor, port, FAST)
+            self.node.address = f"https://127.0.0.1:{self._proxy.listening_port}"
+        self._proxy.port = port
+
+    async def loaded(self) -> None:
+        """Return when the daemon knows its servers and the Panel knows of its start."""
+        await self.wait_for_line("servers loaded")
+        await self.panel.called("/reset")
+
+    def throttle(self, bytes_per_second: float) -> None:
+        """Limit what clients send to a proxied node."""
+        assert self._proxy is not None
+        self._proxy.bytes_per_second = bytes_per_second
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id."""
+        pid: int = self._transport.pid
+        return pid
+
+    def signal(self, name: str) -> None:
+        """Send the daemon a signal, such as "HUP"."""
+        self._transport.signalProcess(name)
+
+    async def ended(self) -> int:
+        """Return the daemon's exit status when it has ended; a signal's number is negative."""
+        return await self._process.ended
+
+    async def kill(self) -> None:
+        """End the daemon by SIGKILL."""
+        self.signal("KILL")
+        await self.ended()
+
+    async def close(self) -> None:
+        """End the daemon, if it runs, and its proxy."""
+        if not self._process.ended.called and self._transport is not None:
+            await self.kill()
+        if self._proxy is not None:
+            await self._proxy.close()
+
+    def age_transfers(self) -> None:
+        """While the daemon does not run, set the start of its transfers back by a minute.
+
+        A transfer of which the Panel denies the outcome is then over: it is asked no more.
+        """
+        with closing(sqlite3.connect(self.directory / "wingsd.db")) as database, database:
+            database.execute("UPDATE transfers SET begun = begun - ?", (MINUTE,))
+
+    def wingsctl(self, *arguments: str, **environment: str) -> Deferred[CommandResult]:
+        """Run the operator's command against this daemon."""
+        command, *words = [*WINGSCTL, "--socket", str(self.control), *arguments]
+        running = getProcessOutputAndValue(command, words, os.environ | environment)
+        result: Deferred[CommandResult] = running.addCallback(
+            lambda ended: CommandResult(ended[2], ended[0].decode(), ended[1].decode())
+        )
+        return result
+
+    # Its log and its files
+
+    @property
+    def log(self) -> list[str]:
+        """The daemon's log lines so far."""
+        return self._process.lines
+
+    def lines_with(self, text: str) -> list[str]:
+        """Return the log lines that have `text` in them."""
+        return [line for line in self.log if text in line]
+
+    def wait_for_line(self, text: str, since: int = 0, within: float = TIMEOUT) -> Deferred[str]:
+        """Return a Deferred of the log's first line, from line `since` on, with `text` in it.
+
+        It fails after `within` seconds.
+        """
+        return self._process.wait_for(text, since, within)
+
+    def states(self) -> list[str]:
+        """Return the states of the server's transfers that were logged."""
+        return [m[1] for line in self.log if (m := re.search(rf"{UUID}: state (\w+)", line))]
+
+    def files(self) -> Path:
+        """Return where the server's files are, or would be."""
+        return self.volumes / UUID
+
+    def stored(self) -> list[str]:
+        """Return the names in the directories of servers and of staging."""
+        names = [path.name for place in (self.volumes, self.staging) for path in place.iterdir()]
+        return sorted(name for name in names if name != ".lock")
+
+    def paths_of_server(self) -> list[str]:
+        """Return the paths in this node's directory that have the server's UUID in their name."""
+        found = []
+        # Unlike Path.rglob, it does not mind what vanishes meanwhile.
+        for directory, directories, files in os.walk(self.directory):
+            names = [name for name in (*directories, *files) if UUID in name]
+            found += [os.path.relpath(f"{directory}/{name}", self.directory) for name in names]
+        return sorted(found)
+
+
+def _merged(usual: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `usual` with `changes`, where maps are merged key by key."""
+    merged = dict(usual)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
