@@ -4,43 +4,44 @@ from __future__ import annotations
 
 import os
 import pwd
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import attrs
 from twisted.application.service import Service
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 
-from wingsd.app import process as descriptors
-from wingsd.app.daemon import Node
+from wingsd.app import process
 from wingsd.app.logging import LogOutput
-from wingsd.app.process import set_thresholds, steady
+from wingsd.app.process import set_thresholds, use_monotonic_clock
 from wingsd.app.service import Reload, Supervision
+from wingsd.app.wiring import make_node
 from wingsd.config import PLACES, Config, find, load
 from wingsd.errors import ConfigError
 from wingsd.http.listener import tcp_endpoint
 from wingsd.systemd import passed_endpoint
+from wingsd.util.reactor import Reactor, installed_reactor
 
 __all__ = ["Options", "makeService"]
 
 
 class Options(UsageOptions):
-    """The command line. A configuration that cannot be used is refused here."""
+    """The command line, and the configuration that it names."""
 
     optParameters: ClassVar[list[list[str | None]]] = [
         [
             "config",
             "c",
             None,
-            "The node's configuration, as the Panel prints it. By default the first that is "
-            f"there of {', '.join(PLACES)}.",
+            "The node's configuration file. The default is the first of "
+            f"{', '.join(PLACES)} that exists.",
         ],
         [
             "endpoint",
             "e",
             None,
-            "Where to listen, as a Twisted endpoint (systemd:domain=INET:index=0, "
-            "tcp:8080, ...), in place of a socket that systemd passes, and of api.host and "
+            "The listening socket as a Twisted endpoint (systemd:domain=INET:index=0, "
+            "tcp:8080, ...), in place of a socket passed by systemd, and of api.host and "
             "api.port.",
         ],
     ]
@@ -50,24 +51,22 @@ class Options(UsageOptions):
     def postOptions(self) -> None:
         """Read the configuration."""
         try:
-            # Read anew on SIGHUP, when twistd is in the directory of --rundir.
+            # Absolute: twistd changes to --rundir, and SIGHUP reads it again.
             self["config"] = os.path.abspath(self["config"] or find())
             self.config, self.unknown = load(self["config"])
         except ConfigError as error:
-            # Not a UsageError: older versions of twistd exit with 0 on that.
+            # Not a UsageError, on which older versions of twistd exit with 0.
             raise SystemExit(f"wingsd: {error}") from error
 
 
-def makeService(options: Options, reactor: Any = None) -> Service:
-    """Return the node that `options` describe. `reactor` defaults to the one that is installed."""
-    if reactor is None:
-        # Importing it installs one, which must be left to whoever starts the program.
-        from twisted.internet import reactor  # noqa: PLC0415
+def makeService(options: Options, reactor: Reactor | None = None) -> Service:
+    """Return the service. `reactor` defaults to the installed one."""
+    reactor = reactor or installed_reactor()
     logs = LogOutput(debug=options.config.debug)
     Logger().info("the configuration is {path}", path=options["config"])
     if options.unknown:
-        Logger().warn("configuration keys not known: {keys}", keys=", ".join(options.unknown))
-    steady(reactor)
+        Logger().warn("unknown configuration keys: {keys}", keys=", ".join(options.unknown))
+    use_monotonic_clock(reactor)
     set_thresholds()
     _allow_many_files()
     config = with_system_user(options.config)
@@ -76,7 +75,7 @@ def makeService(options: Options, reactor: Any = None) -> Service:
         endpoint = (
             options["endpoint"] or passed_endpoint(reactor) or tcp_endpoint(api.host, api.port)
         )
-        node = Node(config, endpoint, reactor)
+        node = make_node(config, endpoint, reactor)
     except ConfigError as error:
         raise SystemExit(f"wingsd: {error}") from error
     reload = Reload(options["config"], options.config, logs.show_debug, node.renew_certificate)
@@ -85,18 +84,18 @@ def makeService(options: Options, reactor: Any = None) -> Service:
 
 
 def _allow_many_files() -> None:
-    limit = descriptors.raise_limit()
-    Logger().info("at most {limit} files and connections at a time", limit=limit)
-    if limit < descriptors.ENOUGH:
+    limit = process.raise_limit()
+    Logger().info("at most {limit} files and connections can be open", limit=limit)
+    if limit < process.RECOMMENDED_LIMIT:
         Logger().warn(
-            "that is little; let whatever starts wingsd allow {enough} (LimitNOFILE= in a systemd "
-            "unit, ulimit -Hn in a shell)",
-            enough=descriptors.ENOUGH,
+            "the limit is low; allow {recommended} (LimitNOFILE= in a systemd unit, ulimit -Hn in "
+            "a shell)",
+            recommended=process.RECOMMENDED_LIMIT,
         )
 
 
 def with_system_user(config: Config) -> Config:
-    """Return `config` with the ids of the account `system.username`, if there is one."""
+    """Return `config` with the ids of the account `system.username`, if it exists."""
     user = config.system.user
     if user.rootless.enabled:
         return config

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin
 
@@ -16,8 +19,10 @@ from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
-from wingsd.api.resource import Services
-from wingsd.api.routes import ApiRoot
+from wingsd.api import servers as api_servers
+from wingsd.api import transfers as api_transfers
+from wingsd.api.routes import ApiRoot, InterfaceEndpoint
+from wingsd.api.system import SystemEndpoint
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
 from wingsd.docker.runtime import EngineInformation
@@ -37,6 +42,7 @@ __all__ = [
     "House",
     "Reply",
     "Socket",
+    "api",
     "until",
 ]
 
@@ -223,6 +229,25 @@ class Reply:
         return json.loads(self.text) if self.text else None
 
 
+def api(config: Config, **collaborators: Any) -> ApiRoot:
+    """Return the root of a site that has these collaborators, and None for the others."""
+    used: dict[str, Any] = defaultdict(lambda: None, collaborators)
+    servers, receiver, sender = used["servers"], used["receiver"], used["sender"]
+    streams, sockets, denied = used["streams"], used["sockets"], used["denied"]
+    direct, database = used["direct"], used["database"]
+    now = collaborators.get("now", time.time)
+    return ApiRoot(
+        [
+            partial(InterfaceEndpoint, config),
+            partial(SystemEndpoint, config, used["engine"]),
+            *api_servers.endpoints(
+                config, servers, receiver, sender, sockets, denied, database, now
+            ),
+            *api_transfers.endpoints(config, servers, receiver, sender, streams, direct, database),
+        ]
+    )
+
+
 class House:
     """The site, its port, and a client."""
 
@@ -246,28 +271,34 @@ class House:
         return self.servers.known[UUID]
 
     def start(self) -> None:
-        rooms: dict[str, Any] = {
-            "servers": self.servers,
-            "sender": self.sender,
-            "receiver": self.receiver,
-            "journal": self.journal,
-            "by_hand": self.by_hand,
-            "streams": None,
-            "denied": FakeDenyList(self.calls),
-            "websocket": Socket,
-            "websocket_of_moved": self.moved.get,
-            "engine": self.engine,
-            "now": lambda: NOW,
-        }
         config = Config(
             token_id="id",
             token=TOKEN,
             remote="https://panel.example.com",
             allowed_origins=("https://status.example.com",),
         )
-        self.site.resource = ApiRoot(Services(config=config, **rooms))
+        fakes: Any = self
+        self.site.resource = api(
+            config,
+            servers=self.servers,
+            receiver=self.receiver,
+            sender=self.sender,
+            sockets=fakes,
+            denied=FakeDenyList(self.calls),
+            direct=self.by_hand,
+            database=self.journal,
+            engine=self.engine,
+            now=lambda: NOW,
+        )
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.port = self._listening.getHost().port
+
+    def resource(self, server: FakeServer) -> Socket:
+        """Return the resource of a server's WebSocket."""
+        return Socket(server)
+
+    def resource_of_moved(self, server: str) -> Socket | None:
+        return self.moved.get(server)
 
     async def close(self) -> None:
         await self._listening.stopListening()

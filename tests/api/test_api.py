@@ -51,12 +51,12 @@ def test_all_but_these_are_the_panels() -> None:
         if made.access is not Access.PANEL
     }
     assert others == {
-        ("GET", "/api/servers/{uuid}/ws"): Access.ANYBODY,  # Who shows his token there.
+        ("GET", "/api/servers/{uuid}/ws"): Access.PUBLIC,  # Who shows his token there.
         ("POST", "/api/transfers"): Access.TRANSFER,
-        ("OPTIONS", "/api/transfers"): Access.ANYBODY,
-        ("PUT", "/api/transfers/{uuid}/by-hand"): Access.HAND,
-        ("DELETE", "/api/transfers/{uuid}/by-hand"): Access.HAND,
-        ("GET", "/openapi.json"): Access.ANYBODY,
+        ("OPTIONS", "/api/transfers"): Access.PUBLIC,
+        ("PUT", "/api/transfers/{uuid}/by-hand"): Access.DIRECT_TRANSFER,
+        ("DELETE", "/api/transfers/{uuid}/by-hand"): Access.DIRECT_TRANSFER,
+        ("GET", "/openapi.json"): Access.PUBLIC,
     }
 
 

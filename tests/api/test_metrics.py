@@ -32,8 +32,8 @@ class Asked:
     """A door that is open, and what it answers."""
 
     def __init__(self, opened: MetricsListener) -> None:
-        assert opened._door is not None
-        self.url = opened._door.address
+        assert opened._listener is not None
+        self.url = opened._listener.address
         self._session = requests.Session()
         # No proxy: where packages are built one is named that leads nowhere.
         self._session.trust_env = False
@@ -103,7 +103,7 @@ async def test_a_mistake_is_an_answer_too(logged_errors: LoggedErrors) -> None:
 async def test_without_an_address_there_is_no_door() -> None:
     made = door("")
     made.open()
-    assert made._door is None
+    assert made._listener is None
     await made.close()
 
 

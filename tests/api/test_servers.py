@@ -46,7 +46,7 @@ async def test_a_creation_that_cannot_even_begin_is_logged(
     reply = await house.call("POST", "servers", {"uuid": OTHER})
     assert reply.status == 202
     assert house.calls == [("create", OTHER, False)]
-    assert [line for line in logged_errors.lines if line.startswith(f"{OTHER}: could not be")]
+    assert [line for line in logged_errors.lines if line.startswith(f"{OTHER}: creation failed")]
     logged_errors.take(RuntimeError)
 
 
@@ -330,8 +330,8 @@ async def test_whether_they_are_to_be_deleted_here_is_handed_on(
 @pytest.mark.parametrize(
     ("changes", "detail"),
     [
-        ({"server": {"uuid": OTHER}}, "server.uuid: expected the server that the path names"),
-        ({"server": {"uuid": "x"}}, "server.uuid: expected the server that the path names"),
+        ({"server": {"uuid": OTHER}}, "server.uuid: expected the UUID in the path"),
+        ({"server": {"uuid": "x"}}, "server.uuid: expected the UUID in the path"),
         ({"url": None, "token": 5}, "url: is missing and has no default; token: expected a text"),
         ({"backups": "all"}, "backups: expected a list"),
         ({"backups": ["../../etc"]}, "backups: expected the UUIDs of backups"),

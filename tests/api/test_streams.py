@@ -12,11 +12,10 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from tests.api.node import api
 from tests.auth.token_values import NODE, bearer
 from tests.http.talk import Conversation, Taker, head
 from tests.threadio.reactor import ManualReactor
-from wingsd.api.resource import Services
-from wingsd.api.routes import ApiRoot
 from wingsd.api.upload import UploadBody
 from wingsd.config import Config, StreamsConfig
 from wingsd.errors import WingsdError
@@ -90,20 +89,10 @@ class Town:
         self.receiver, self.journal = Receiver(), Journal()
         receiver: Any = self.receiver
         journal: Any = self.journal
-        nothing: Any = None
         streams = StreamGroups(receiver, journal, StreamsConfig(most=4, within=60), self.clock)
-        services = Services(
-            config=Config(token_id="id", token=NODE.token, remote="https://panel.example.com"),
-            servers=nothing,
-            sender=nothing,
-            receiver=receiver,
-            streams=streams,
-            journal=journal,
-            by_hand=nothing,
-            denied=nothing,
-            websocket=nothing,
-        )
-        self.site = NodeSite(ApiRoot(services), reactor=self.clock, timeout=300)
+        config = Config(token_id="id", token=NODE.token, remote="https://panel.example.com")
+        root = api(config, receiver=receiver, streams=streams, database=journal)
+        self.site = NodeSite(root, reactor=self.clock, timeout=300)
 
     @property
     def transfer(self) -> Transfer:

@@ -109,9 +109,13 @@ async def test_a_source_tells_what_it_will_send(house: House) -> None:
     [
         (None, 401, "required authorization heads"),
         (f"Bearer {TOKEN}", 401, "cannot be read"),
-        (by_hand(OTHER), 401, "not for moving this server by hand"),
+        (by_hand(OTHER), 401, "not for a direct transfer of this server"),
         (by_hand(age=7200), 401, "it has expired"),
-        (f"Bearer {Panel().transfer_token(UUID, Node('https://x', token=TOKEN))}", 401, "by hand"),
+        (
+            f"Bearer {Panel().transfer_token(UUID, Node('https://x', token=TOKEN))}",
+            401,
+            "direct transfer",
+        ),
     ],
     ids=["none", "the node's", "another server's", "expired", "a Panel's"],
 )

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from tests.logs import LoggedErrors
 from tests.metrics.exposed import FakePassage
 from wingsd.app.daemon import DAY, Node
+from wingsd.app.wiring import make_node
 from wingsd.config import Config, DockerConfig, SystemConfig
 
 
@@ -25,14 +26,14 @@ def node(tmp_path: Path, clock: Any) -> Node:
     system = SystemConfig(root_directory=str(tmp_path), data=str(tmp_path / "volumes"))
     docker = DockerConfig(enabled=False)
     config = Config("id", "token", "https://panel.invalid", system=system, docker=docker)
-    return Node(config, "tcp:0", clock)
+    return make_node(config, "tcp:0", clock)
 
 
 def test_it_says_what_it_does_and_how_far_that_has_come(node: Node) -> None:
-    node._parts.receiver._open["a"] = None  # type: ignore[assignment]  # whatever it is
-    node._parts.observer.transfer_begun(FakePassage("in", moved=1024))
+    node._transfers.receiver._open["a"] = None  # type: ignore[assignment]  # whatever it is
+    node._recorder.transfer_begun(FakePassage("in", moved=1024))
     unknown = "waits for the Panel to tell which servers it has"
-    assert node.doing == f"{unknown}; receiving a (1.0 KiB so far)"
+    assert node.status == f"{unknown}; receiving a (1.0 KiB so far)"
 
 
 def test_a_day_that_goes_wrong_is_not_the_last(
@@ -41,7 +42,7 @@ def test_a_day_that_goes_wrong_is_not_the_last(
     def fail() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(node._parts.journal, "prune", fail)
+    monkeypatch.setattr(node._storage.database, "prune", fail)
     node._daily.start(DAY)
     clock.advance(DAY)
     assert len(logged_errors.take(ZeroDivisionError)) == 2

@@ -53,7 +53,7 @@ sent = pack(
 )
 print(sent.file_count, sent.hard_link_count, sent.symlink_count, sent.skipped_count)
 directories = ServerDirectories(data, owner)
-directories.delete(directories.set_apart(uuid))
+directories.delete(directories.set_aside(uuid))
 print(sorted(os.listdir(data)))
 """
 

@@ -11,7 +11,7 @@ from twisted.internet.base import ReactorBase
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock, LoopingCall
 
-from wingsd.app.process import HeapTrimmer, steady
+from wingsd.app.process import HeapTrimmer, use_monotonic_clock
 from wingsd.config import Config, DockerConfig
 from wingsd.tap import Options, makeService
 
@@ -40,7 +40,7 @@ def nothing(_: object) -> None:
     pass
 
 
-@pytest.mark.parametrize(("prepare", "early"), [(nothing, True), (steady, False)])
+@pytest.mark.parametrize(("prepare", "early"), [(nothing, True), (use_monotonic_clock, False)])
 def test_a_clock_set_forward_ends_no_waiting(
     wall: Wall, prepare: Callable[[object], None], early: bool
 ) -> None:
@@ -52,7 +52,7 @@ def test_a_clock_set_forward_ends_no_waiting(
     assert bool(fired) is early
 
 
-@pytest.mark.parametrize(("prepare", "late"), [(nothing, True), (steady, False)])
+@pytest.mark.parametrize(("prepare", "late"), [(nothing, True), (use_monotonic_clock, False)])
 def test_a_clock_set_back_prolongs_none(
     wall: Wall, prepare: Callable[[object], None], late: bool
 ) -> None:
@@ -72,7 +72,7 @@ def test_a_clock_set_back_prolongs_none(
 
 def test_a_reactor_with_a_clock_of_its_own_keeps_it() -> None:
     clock = Clock()
-    steady(clock)
+    use_monotonic_clock(clock)
     clock.advance(5)
     assert clock.seconds() == 5
 

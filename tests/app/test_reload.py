@@ -64,8 +64,8 @@ def test_the_certificate_is_read_from_where_the_file_says_now(
     world.reload()
     assert world.read == [Ssl(True, "/b.crt", "/b.key")]
     assert world.debug == [True]
-    assert lines(logged_errors, "certificate was read anew")
-    assert not lines(logged_errors, "differs")
+    assert lines(logged_errors, "certificate reloaded")
+    assert not lines(logged_errors, "need a restart")
 
 
 def test_what_needs_a_new_start_is_named_and_not_shown(
@@ -74,17 +74,17 @@ def test_what_needs_a_new_start_is_named_and_not_shown(
     world.write(token="another-s3cr3t", system={"data": "/elsewhere"}, docker={"enabled": False})
     for _ in range(2):
         world.reload()
-    first, second = lines(logged_errors, "differs from what this node was started with")
+    first, second = lines(logged_errors, "changes that need a restart")
     # It does not become true by being read twice.
     assert first == second
-    assert first.endswith("use it: token, system.data, docker.enabled")
+    assert first.endswith("a restart: token, system.data, docker.enabled")
     assert not [line for line in logged_errors.lines if "s3cr3t" in line or "/elsewhere" in line]
 
 
 def test_tls_is_neither_begun_nor_ended(world: World, logged_errors: LoggedErrors) -> None:
     world.write(api={"ssl": {"enabled": False}})
     world.reload()
-    assert lines(logged_errors, "differs")[0].endswith("use it: api.ssl.enabled")
+    assert lines(logged_errors, "need a restart")[0].endswith("a restart: api.ssl.enabled")
     # The node goes on with the certificate that it has, and that may be renewed.
     assert world.read == [Ssl(True, "/a.crt", "/a.key")]
 
@@ -95,7 +95,7 @@ def test_with_a_file_that_is_no_good_the_certificate_is_still_renewed(
 ) -> None:
     world.path.unlink() if text is None else world.path.write_text(text)
     world.reload()
-    (line,) = lines(logged_errors, "the configuration in use stays")
+    (line,) = lines(logged_errors, "configuration not reloaded")
     assert str(world.path) in line
     assert world.debug == []
     assert world.read == [Ssl(True, "/a.crt", "/a.key")]
@@ -107,7 +107,7 @@ def test_a_certificate_that_is_no_good_is_not_what_the_next_reload_goes_by(
     world.fault = ConfigError("api.ssl.cert: /b.crt cannot be used")
     world.write(api={"ssl": {"enabled": True, "cert": "/b.crt", "key": "/b.key"}})
     world.reload()
-    assert lines(logged_errors, "the certificate in use stays: api.ssl.cert: /b.crt")
+    assert lines(logged_errors, "certificate not reloaded: api.ssl.cert: /b.crt")
     world.fault = None
     world.path.unlink()
     world.reload()

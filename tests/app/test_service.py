@@ -16,7 +16,7 @@ from twisted.logger import ILogObserver, textFileLogObserver
 
 from tests.logs import LoggedErrors
 from tests.systemd.manager import Manager
-from wingsd.app.service import READY_WITHIN, SHOWN_EVERY, Supervision
+from wingsd.app.service import READY_WITHIN, STATUS_INTERVAL, Supervision
 from wingsd.systemd import Notifier
 
 
@@ -25,10 +25,10 @@ class FakeNode(Service):
 
     def __init__(self) -> None:
         self.booted: Deferred[bool] = Deferred()
-        self.doing = "waits"
+        self.status = "waits"
         self.ended: Deferred[None] = Deferred()
 
-    def pulse(self) -> Deferred[None]:
+    def ping_database(self) -> Deferred[None]:
         return succeed(None)
 
     def stopService(self) -> Deferred[None]:
@@ -43,12 +43,17 @@ class ReactorClock(Clock):
         self.callLater(0, function, *args)
 
 
+def manual_clock() -> Any:
+    return Clock()
+
+
 class World:
     """A manager that listens, a node, and what supervises it."""
 
     def __init__(self, manager: Manager) -> None:
         self.manager = manager
-        self.clock = ReactorClock()
+        clock: Any = ReactorClock()
+        self.clock = clock
         self.reloads: list[float] = []
         node: Any = FakeNode()
         self.node = node
@@ -88,7 +93,7 @@ def test_it_is_ready_when_the_node_has_booted_and_not_before(world: World) -> No
     world.supervision.startService()
     assert world.node.running
     assert not [message for message in world.manager.heard() if "READY" in message]
-    world.node.doing = "serves"
+    world.node.status = "serves"
     world.node.booted.callback(True)
     assert world.manager.heard()[-1] == {"READY": "1", "STATUS": "serves"}
     world.clock.advance(READY_WITHIN)
@@ -122,10 +127,10 @@ def test_a_node_that_cannot_boot_is_never_ready(world: World) -> None:
 def test_what_it_does_is_shown_when_it_changes(world: World) -> None:
     world.supervision.startService()
     assert world.heard("STATUS")[-1] == "waits"
-    world.clock.advance(SHOWN_EVERY)
+    world.clock.advance(STATUS_INTERVAL)
     assert world.heard("STATUS") == []
-    world.node.doing = "receives"
-    world.clock.advance(SHOWN_EVERY)
+    world.node.status = "receives"
+    world.clock.advance(STATUS_INTERVAL)
     assert world.heard("STATUS") == ["receives"]
 
 
@@ -134,7 +139,7 @@ def test_the_watchdog_hears_of_it_until_all_is_over(world: World) -> None:
     assert world.heard("WATCHDOG") == ["1"]
     stopped = world.supervision.stopService()
     (told,) = world.manager.heard()
-    assert (told["STOPPING"], told["STATUS"]) == ("1", "ending: waits")
+    assert (told["STOPPING"], told["STATUS"]) == ("1", "stopping: waits")
     assert int(told["EXTEND_TIMEOUT_USEC"]) > 9_000_000
     world.clock.advance(15.0)
     assert world.heard("WATCHDOG") == ["1"]
@@ -150,14 +155,14 @@ def test_a_manager_that_cannot_be_told_is_named_in_the_log(
 ) -> None:
     node: Any = FakeNode()
     notifier = Notifier(str(tmp_path / "none"))
-    supervision = Supervision(node, lambda: None, Clock(), notifier)
+    supervision = Supervision(node, lambda: None, manual_clock(), notifier)
     supervision.startService()
     node.booted.callback(True)
-    assert [line for line in logged_errors.lines if "service manager could not be told" in line]
+    assert [line for line in logged_errors.lines if "readiness not reported" in line]
 
 
 def test_without_a_manager_only_the_node_runs() -> None:
-    clock = Clock()
+    clock: Any = Clock()
     node: Any = FakeNode()
     supervision = Supervision(node, lambda: None, clock, Notifier())
     supervision.startService()
@@ -210,6 +215,6 @@ def test_twistd_is_told_by_what_to_log() -> None:
     node: Any = FakeNode()
     observer = textFileLogObserver(io.StringIO())
     application = Application("wingsd")
-    supervision = Supervision(node, lambda: None, Clock(), Notifier(), observer=observer)
+    supervision = Supervision(node, lambda: None, manual_clock(), Notifier(), observer=observer)
     supervision.setServiceParent(application)
     assert application.getComponent(ILogObserver) is observer

@@ -19,7 +19,7 @@ from wingsd.cli.client import ControlClient, CtlError, Exit
 def test_without_a_daemon_it_says_how_one_is_started(wingsctl: Command) -> None:
     ran = wingsctl("status")
     assert (ran.status, ran.out) == (Exit.NO_DAEMON, "")
-    assert "no wingsd runs here: there is no" in ran.err
+    assert "wingsd is not running: there is no" in ran.err
     assert "systemctl start wingsd" in ran.err
 
 
@@ -28,14 +28,14 @@ def test_so_it_does_when_one_has_died(wingsctl: Command) -> None:
         left.bind(str(wingsctl.path))
     ran = wingsctl("transfers")
     assert ran.status == Exit.NO_DAEMON
-    assert "nobody listens at" in ran.err
+    assert "no process listens on" in ran.err
 
 
 def test_with_json_an_error_is_json_too(wingsctl: Command) -> None:
     ran = wingsctl("status", "--json")
     assert (ran.status, ran.out) == (Exit.NO_DAEMON, "")
     told = json.loads(ran.err)
-    assert told["error"].startswith("no wingsd runs here")
+    assert told["error"].startswith("wingsd is not running")
     assert "systemctl" in told["detail"]
 
 
@@ -63,9 +63,12 @@ def forbidden(path: Path, monkeypatch: pytest.MonkeyPatch) -> CtlError:
 @pytest.mark.parametrize(
     ("group", "says"),
     [
-        (grp.getgrnam("nogroup").gr_gid, "the group nogroup: run wingsctl as root, or join that"),
+        (
+            grp.getgrnam("nogroup").gr_gid,
+            "the group nogroup may open it: run wingsctl as root, or join",
+        ),
         (4_000_000, "the group 4000000"),
-        (0, "it is for root alone"),
+        (0, "only root may open it"),
     ],
 )
 def test_who_may_not_open_it_reads_who_may(
@@ -121,7 +124,7 @@ def test_a_daemon_that_is_silent_is_not_waited_for_for_ever(tmp_path: Path) -> N
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
-        with pytest.raises(CtlError, match="gave no answer within") as caught:
+        with pytest.raises(CtlError, match="no answer from wingsd within") as caught:
             ControlClient(str(path), timeout=0.05).ask("GET", "status")
     assert caught.value.exit_code == Exit.NO_DAEMON
 
@@ -147,7 +150,7 @@ def test_one_that_hangs_up_is_told_with_its_likely_reasons(tmp_path: Path) -> No
 
 def test_what_is_no_daemon_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "control.sock").touch()
-    with pytest.raises(CtlError, match="nobody listens"):
+    with pytest.raises(CtlError, match="no process listens"):
         ControlClient(str(tmp_path / "control.sock")).ask("GET", "status")
 
 

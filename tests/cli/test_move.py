@@ -31,7 +31,7 @@ DESCRIPTION = {"settings": {"uuid": UUID}, "process_configuration": {}}
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "EVERY", 0.001)
+    monkeypatch.setattr(following, "POLL_INTERVAL", 0.001)
 
 
 def found(**changes: Any) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def test_what_is_no_address_is_a_wrong_command_line(
 ) -> None:
     ran = wingsctl(*words, url, *(("--token", TOKEN) if words[0] == "send" else ()))
     assert ran.status == Exit.USAGE
-    assert f"{url!r} is not an address such as https://" in ran.err.replace("\n", " ")
+    assert f"{url!r} is not a URL such as https://" in ran.err.replace("\n", " ")
     assert scripted.asked == []
 
 
@@ -108,8 +108,8 @@ def test_all_that_can_be_said_of_the_server(
         ("{", "cannot be read as JSON"),
         ("[]", "expected an object with the keys settings"),
         ('{"settings": 5}', "expected an object with the keys settings"),
-        ('{"settings": {"uuid": "x"}}', "have no UUID"),
-        ('{"settings": {}}', "have no UUID"),
+        ('{"settings": {"uuid": "x"}}', "have no valid settings.uuid"),
+        ('{"settings": {}}', "have no valid settings.uuid"),
         ("\xff", "cannot be read as JSON"),
     ],
 )
@@ -146,7 +146,7 @@ def test_waiting_for_it_to_come(scripted: Scripted, wingsctl: Command) -> None:
     )
     ran = wingsctl("receive", UUID, "--wait")
     assert ran.status == 0
-    assert f"{UUID} in by hand: receiving the archive" in ran.err
+    assert f"{UUID} in direct: receiving the archive" in ran.err
     assert ran.out.endswith(f"{UUID}: moved: 1.0 GiB, 12 files, in 3 min 20 s\n")
 
 
@@ -157,7 +157,7 @@ def test_one_that_is_expected_no_more_is_not_waited_for(
     scripted.answers("GET", f"transfers/{UUID}", found(past=[past(transfer=6)]))
     ran = wingsctl("receive", UUID, "--wait", "--json")
     assert ran.status == Exit.FAILED
-    assert "no such transfer any more" in json.loads(ran.err)["error"]
+    assert "does not exist any more" in json.loads(ran.err)["error"]
 
 
 # send
@@ -172,7 +172,7 @@ def test_sending_goes_on_to_the_end(scripted: Scripted, wingsctl: Command, file:
     moved, stays = ran.out.splitlines()
     assert moved == f"{UUID}: moved: 1.0 GiB, 12 files, in 3 min 20 s"
     # Said by name: with --delete, they are all that is left of it here.
-    assert stays == "Its backups, where it has any, stay on this node, in /backups."
+    assert stays == "Backups of the server, if any, stay on this node, in /backups."
     order = {
         "server": UUID,
         "url": "https://x",
@@ -193,7 +193,7 @@ def failing(scripted: Scripted) -> tuple[str, ...]:
 def test_a_failure_is_told_with_its_reason(scripted: Scripted, wingsctl: Command) -> None:
     ran = wingsctl(*failing(scripted))
     assert (ran.status, ran.out) == (Exit.FAILED, "")
-    assert ran.err == f"wingsctl: {UUID} has not moved\n  while sending: no\n"
+    assert ran.err == f"wingsctl: {UUID}: transfer failed\n  while sending: no\n"
 
 
 def test_programs_get_it_as_json(scripted: Scripted, wingsctl: Command) -> None:
@@ -222,8 +222,8 @@ def test_who_leaves_reads_that_it_goes_on(
 
     monkeypatch.setattr(time, "sleep", leave)
     ran = wingsctl(*words)
-    assert ran.status == Exit.LEFT
-    assert f"wingsctl cancel {UUID} ends it" in ran.err
+    assert ran.status == Exit.INTERRUPTED
+    assert f"cancel it with wingsctl cancel {UUID}" in ran.err
 
 
 def test_a_daemon_that_goes_meanwhile_is_told_from_none(
@@ -234,7 +234,7 @@ def test_a_daemon_that_goes_meanwhile_is_told_from_none(
     monkeypatch.setattr(time, "sleep", lambda _: scripted.stop())
     ran = wingsctl(*words)
     assert ran.status == Exit.NO_DAEMON
-    assert "wingsd has gone while this was waited for" in ran.err
+    assert "wingsd has ended during the transfer" in ran.err
     assert f"wingsctl show {UUID}" in ran.err
 
 

@@ -20,7 +20,7 @@ from tests.cli.daemon import UUID, Command, Scripted, past, running
 from tests.command import WINGSCTL
 from wingsd.cli.client import Exit
 from wingsd.cli.output import duration, plain, size, when
-from wingsd.cli.progress import Screen
+from wingsd.cli.progress import TransferProgress
 
 NOTHING: dict[str, Any] = {"running": [], "expected": [], "past": []}
 GIB = 1024**3
@@ -77,12 +77,12 @@ def test_the_node_at_a_glance(scripted: Scripted, wingsctl: Command) -> None:
     assert (ran.status, ran.err) == (0, "")
     for text in (
         "1.2.3, up for 3 d 2 h",
-        "https://panel.invalid answers",
+        "https://panel.invalid is reachable",
         "Docker 27.1",
-        "5, of which 2 run",
-        "1 coming, 2 going, 3 expected by hand",
-        "4 wait to be told",
-        "in 50 MiB/s, out without limit",
+        "5, 2 running",
+        "1 incoming, 2 outgoing, 3 expected",
+        "4 to be sent to the Panel",
+        "in 50 MiB/s, out unlimited",
         "5.0 GiB  10.0 GiB  /srv",
         "/gone (No such file or directory)",
     ):
@@ -103,7 +103,7 @@ def test_the_node_at_a_glance(scripted: Scripted, wingsctl: Command) -> None:
         ),
         ({"engine": {"enabled": False, "version": "", "error": ""}}, "docker.enabled is false"),
         ({"engine": {"enabled": True, "version": "", "error": "dead"}}, "NOT usable: dead"),
-        ({"servers": {"loaded": False, "count": None, "running": None}}, "not known yet"),
+        ({"servers": {"loaded": False, "count": None, "running": None}}, "not loaded"),
     ],
 )
 def test_what_is_wrong_stands_out(
@@ -133,7 +133,7 @@ def test_transfers_now_and_past(scripted: Scripted, wingsctl: Command) -> None:
     ran = wingsctl("transfers")
     assert ran.status == 0
     assert "512.0 MiB  1.0 GiB  64.0 MiB/s  sending the archive" in ran.out
-    assert "is expected until 2023-11-1" in ran.out
+    assert ": expected until 2023-11-1" in ran.out
     # What comes from elsewhere moves no cursor.
     assert "failure: while x:  [31mno" in ran.out
     assert "3 min 20 s  1.0 GiB  12     success" in ran.out
@@ -141,7 +141,7 @@ def test_transfers_now_and_past(scripted: Scripted, wingsctl: Command) -> None:
 
 def test_where_nothing_moves_that_is_said(scripted: Scripted, wingsctl: Command) -> None:
     scripted.answers("GET", "transfers?past=3", NOTHING)
-    assert wingsctl("transfers", "--past", "3").out == "no transfer is under way\n"
+    assert wingsctl("transfers", "--past", "3").out == "no transfers in progress\n"
     assert wingsctl("transfers", "--past", "3", "--json").json == NOTHING
 
 
@@ -167,10 +167,10 @@ def test_one_server(scripted: Scripted, wingsctl: Command) -> None:
     for text in (
         "Lobby [red]",
         "offline (it is being moved)",
-        "what came with it by hand",
-        "out by hand, for",
+        "received in a direct transfer",
+        "out direct, for",
         "512.0 MiB of 1.0 GiB, 64.0 MiB/s",
-        "failure, since 1970-01-01",
+        "failure, not confirmed by the Panel since 1970-01-01",
         "3 attempts; down",
         "success",
     ):
@@ -230,7 +230,7 @@ def test_a_server_that_is_gone_has_its_past(scripted: Scripted, wingsctl: Comman
         "reports_waiting": [],
     }
     scripted.answers("GET", f"transfers/{UUID}", told)
-    assert "not known to this node" in wingsctl("show", UUID).out
+    assert "not on this node" in wingsctl("show", UUID).out
 
 
 def test_one_that_nobody_knows(scripted: Scripted, wingsctl: Command) -> None:
@@ -240,7 +240,7 @@ def test_one_that_nobody_knows(scripted: Scripted, wingsctl: Command) -> None:
 
 def test_cancelling(scripted: Scripted, wingsctl: Command) -> None:
     scripted.answers("DELETE", f"transfers/{UUID}", b"", status=202)
-    assert wingsctl("cancel", UUID).out == f"{UUID}: it is being cancelled\n"
+    assert wingsctl("cancel", UUID).out == f"{UUID}: cancelling\n"
     assert wingsctl("cancel", UUID, "--json").json == {"server": UUID, "cancelled": True}
     assert scripted.asked == [("DELETE", f"/v1/transfers/{UUID}", None)] * 2
 
@@ -250,35 +250,35 @@ def test_cancelling(scripted: Scripted, wingsctl: Command) -> None:
 
 def test_lines_are_printed_where_there_is_no_terminal() -> None:
     out = io.StringIO()
-    with Screen(Console(file=out, width=200)).shown() as screen:
+    with TransferProgress(Console(file=out, width=200)).shown() as screen:
         screen.show([running(doing="one")])
         screen.show([running(doing="one", bytes=5)])
         screen.show([running(doing="two")])
-        screen.tell(past(outcome="failure", reason="while two: no"))
+        screen.show_result(past(outcome="failure", reason="while two: no"))
         screen.show([])
         screen.show([running(doing="two")])
     assert out.getvalue().splitlines() == [
-        f"{UUID} out by hand: one",
-        f"{UUID} out by hand: two",
-        f"{UUID} out by hand: failure: while two: no",
-        f"{UUID} out by hand: two",
+        f"{UUID} out direct: one",
+        f"{UUID} out direct: two",
+        f"{UUID} out direct: failure: while two: no",
+        f"{UUID} out direct: two",
     ]
 
 
 def test_bars_are_drawn_where_there_is_one() -> None:
     out = io.StringIO()
-    with Screen(Console(file=out, width=160, force_terminal=True)).shown() as screen:
+    with TransferProgress(Console(file=out, width=160, force_terminal=True)).shown() as screen:
         screen.show([running(), running(server="11111111", total_bytes=None)])
-        screen.tell(past())
+        screen.show_result(past())
     drawn = out.getvalue()
     assert "512.0/1024.0 MiB" in drawn or "0.5/1.0 GiB" in drawn
     assert "━" in drawn
-    assert f"{UUID} out by hand: " in drawn
+    assert f"{UUID} out direct: " in drawn
 
 
 def test_the_rate_has_the_units_of_the_sizes() -> None:
     out = io.StringIO()
-    with Screen(Console(file=out, width=160, force_terminal=True)).shown() as screen:
+    with TransferProgress(Console(file=out, width=160, force_terminal=True)).shown() as screen:
         for done in (0, 1 << 28, 1 << 29):
             screen.show([running(bytes=done)])
     assert re.search(r"\d [KMGTP]iB/s", out.getvalue())

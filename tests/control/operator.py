@@ -15,7 +15,6 @@ from tests.direct_transfers.harness import Station
 from tests.direct_transfers.scenarios import Ends
 from wingsd.cli.client import ControlClient, CtlError
 from wingsd.config import Control
-from wingsd.control import ControlListener
 
 __all__ = ["Desk", "desk"]
 
@@ -26,7 +25,7 @@ class Desk:
     def __init__(self, directory: Path) -> None:
         self.ends = Ends(directory)
         self._doors = {
-            name: ControlListener(station.rooms(Control(socket=self.path(station))))
+            name: station.control(Control(socket=self.path(station)))
             for name, station in (
                 ("source", self.ends.source),
                 ("destination", self.ends.destination),

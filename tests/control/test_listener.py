@@ -18,7 +18,7 @@ from wingsd.control import ControlListener
 
 
 def door(ends: Ends, path: Path | str, group: str = "") -> ControlListener:
-    return ControlListener(ends.source.rooms(Control(socket=str(path), group=group)))
+    return ends.source.control(Control(socket=str(path), group=group))
 
 
 def abandoned(path: Path) -> None:
@@ -56,7 +56,7 @@ async def test_a_group_that_there_is_not_is_said_so(
 ) -> None:
     opened = door(ends, tmp_path / "control.sock", "no-such-group")
     opened.open()
-    assert any("no-such-group cannot have it" in line for line in logged_errors.lines)
+    assert any("not given to the group no-such-group" in line for line in logged_errors.lines)
     await opened.close()
 
 
@@ -82,7 +82,7 @@ async def test_one_where_somebody_listens_is_left_to_them(
     second.open()
     await second.close()
     assert path.stat().st_ino == before
-    assert any("another daemon listens there" in line for line in logged_errors.lines)
+    assert any("another daemon listens on it" in line for line in logged_errors.lines)
     await first.close()
 
 
@@ -90,7 +90,7 @@ async def test_one_where_somebody_listens_is_left_to_them(
     ("path", "says"),
     [
         ("no/such/directory/control.sock", "there is no directory"),
-        ("file", "there is something else than a socket"),
+        ("file", "it exists and is not a socket"),
         ("file/control.sock", "there is no directory"),
         ("x" * 150, "too long"),
     ],
@@ -102,7 +102,7 @@ async def test_where_there_can_be_none_that_is_said(
     (tmp_path / "file").write_text("precious")
     opened = door(ends, tmp_path / path)
     opened.open()
-    lines = [line for line in logged_errors.lines if "wingsctl cannot speak" in line]
+    lines = [line for line in logged_errors.lines if "no control socket at" in line]
     assert says in " ".join(lines)
     assert [line for line in logged_errors.lines if str(tmp_path) in line] == lines
     assert (tmp_path / "file").read_text() == "precious"

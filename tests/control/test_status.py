@@ -12,9 +12,7 @@ from twisted.internet.defer import Deferred, fail
 
 from tests.direct_transfers.scenarios import Ends
 from wingsd import __version__
-from wingsd.config import Control
 from wingsd.control import status as module
-from wingsd.control.status import StatusEndpoint
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.errors import PanelRefused, PanelUnreachable
@@ -24,7 +22,7 @@ ENGINE = EngineInformation("27.1", "", "", 0, 0, 0, 0, "", "", "")
 
 async def gathered(ends: Ends) -> dict[str, Any]:
     request: Any = None
-    return await StatusEndpoint(ends.source.rooms(Control(socket="")), {}).get_status(request)
+    return await ends.source.status()().get_status(request)
 
 
 @pytest_twisted.ensureDeferred
@@ -80,7 +78,7 @@ async def test_a_panel_that_does_not_is_told_with_its_reason(
 
 @pytest_twisted.ensureDeferred
 async def test_nobody_is_waited_for_for_long(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WITHIN", 0.05)
+    monkeypatch.setattr(module, "PROBE_TIMEOUT", 0.05)
     ends.source.panel.greeting = Deferred()
 
     async def silent() -> EngineInformation:

@@ -77,7 +77,7 @@ async def test_one_server_is_told_whole(desk: Desk) -> None:
 async def test_of_a_server_that_nobody_knows_nothing_is_told(desk: Desk) -> None:
     refusal = await desk.refusal("GET", f"transfers/{OTHER}")
     assert refusal.exit_code == Exit.UNKNOWN
-    assert "knows nothing of that server" in refusal.message
+    assert "no such server" in refusal.message
     assert (await desk.refusal("GET", "transfers/what")).exit_code == Exit.UNKNOWN
 
 
@@ -90,7 +90,7 @@ async def test_what_is_expected_is_told_until_it_is_cancelled(desk: Desk) -> Non
     assert (await desk.ask("GET", f"transfers/{OTHER}"))["expected"] == expected
     await desk.ask("DELETE", f"transfers/{OTHER}")
     refusal = await desk.refusal("DELETE", f"transfers/{OTHER}")
-    assert "no transfer of this server that could be cancelled" in refusal.message
+    assert "no transfer that can be cancelled" in refusal.message
 
 
 @pytest_twisted.ensureDeferred
@@ -100,8 +100,8 @@ async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(d
     store.begin(time.time() + 60, UUID, Direction.OUT, "SEND")
     before, now = (await desk.ask("GET", "transfers"))["running"]
     assert (before["server"], before["begun"]) == (OTHER, 1_700_000_000)
-    assert before["doing"] == "finding out what became of it when this node was restarted"
-    assert (now["server"], now["doing"]) == (UUID, "being brought to its end")
+    assert before["doing"] == "finding out its result after the restart of this node"
+    assert (now["server"], now["doing"]) == (UUID, "ending")
 
 
 @pytest_twisted.ensureDeferred
@@ -138,10 +138,10 @@ async def test_as_many_that_have_ended_are_told_as_are_asked_for(desk: Desk) -> 
 @pytest.mark.parametrize(
     ("path", "order", "says"),
     [
-        ("receive", {"server": "x"}, "named by its UUID"),
+        ("receive", {"server": "x"}, "identified by its UUID"),
         ("receive", {}, "server: is missing"),
-        ("receive", {"server": OTHER, "seconds": 0}, "a week at most"),
-        ("receive", {"server": OTHER, "seconds": 10**9}, "a week at most"),
+        ("receive", {"server": OTHER, "seconds": 0}, "604800, a week"),
+        ("receive", {"server": OTHER, "seconds": 10**9}, "604800, a week"),
         ("receive", {"server": OTHER, "settings": {}}, "settings: is missing"),
         ("receive", {"server": OTHER, "addresses": ["x"]}, "IP:PORT"),
         ("send", {"server": UUID, "url": "x", "token": "t"}, "must be an http or https URL"),
@@ -162,4 +162,4 @@ async def test_an_order_that_makes_no_sense_is_refused(
 @pytest_twisted.ensureDeferred
 async def test_there_is_nothing_else(desk: Desk) -> None:
     assert (await desk.refusal("GET", "what")).exit_code == Exit.UNKNOWN
-    assert "not possible here" in (await desk.refusal("POST", "status", {})).message
+    assert "not allowed here" in (await desk.refusal("POST", "status", {})).message

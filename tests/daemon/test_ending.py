@@ -101,7 +101,7 @@ async def test_sighup_changes_the_certificate_and_drops_nobody(daemon: Receiving
     before = await daemon.served_certificate()
     daemon.issue_certificate()
     os.kill(daemon.pid, signal.SIGHUP)
-    await daemon.wait_for_line("certificate was read anew")
+    await daemon.wait_for_line("certificate reloaded")
     assert await daemon.served_certificate() != before
     assert await sender.finish() == (200, b"")
 
@@ -113,7 +113,7 @@ async def test_a_bad_certificate_at_sighup_is_logged_and_the_old_one_stays(
     await daemon.start()
     (daemon.directory / "cert.pem").write_text("")
     os.kill(daemon.pid, signal.SIGHUP)
-    assert "api.ssl.cert" in await daemon.wait_for_line("certificate in use stays")
+    assert "api.ssl.cert" in await daemon.wait_for_line("certificate not reloaded")
     assert await daemon.upload(archive()) == (200, None)
 
 

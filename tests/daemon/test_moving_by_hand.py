@@ -202,7 +202,7 @@ async def test_a_source_that_is_killed_asks_its_destination_when_it_is_back(
     assert (await sending).status == 3
     await nodes.source.start_without_panel()
     while (found := await told(nodes.source))["running"] is not None:
-        assert found["running"]["doing"].startswith("finding out what became of it")
+        assert found["running"]["doing"].startswith("finding out its result")
     (past,) = found["past"]
     assert past["by_hand"]
     assert seen(nodes.source.files()) == before

@@ -26,7 +26,7 @@ ORDERED = [
     (path, method)
     for path, endpoint in PATHS.items()
     for method, made in endpoint.calls.items()
-    if made.order is not None
+    if made.body is not None
 ]
 
 
@@ -60,7 +60,7 @@ async def test_the_document_has_every_method_of_every_path(daemon: ReceivingNode
 
 @pytest.mark.parametrize(("path", "method"), ORDERED)
 def test_a_body_that_the_document_allows_can_be_read(path: str, method: str) -> None:
-    order = PATHS[path].calls[method].order
+    order = PATHS[path].calls[method].body
     schema: Any = schemathesis.openapi.from_dict(interface())
     cases = schema[path][method].as_strategy(generation_mode=GenerationMode.POSITIVE)
 

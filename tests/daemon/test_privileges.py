@@ -15,7 +15,7 @@ from tests.support.sample_server import UUID, archive
 
 NOBODY, OWNER = 4711, 988
 NEEDED = ("chown", "dac_override", "fowner")
-SAYS = "this node may not do all that a node does"
+SAYS = "insufficient privileges"
 
 
 async def start(daemon: ReceivingNode, capabilities: tuple[str, ...], **changes: object) -> None:

@@ -53,7 +53,7 @@ async def test_it_says_where_it_listens_and_which_keys_it_does_not_know(
 ) -> None:
     await daemon.start(crash_detection=True, throttles={"lines": 5, "line": 5})
     assert "https://127.0.0.1:" in await daemon.wait_for_line("listens on")
-    line = await daemon.wait_for_line("keys not known")
+    line = await daemon.wait_for_line("unknown configuration keys")
     assert line.endswith("not known: crash_detection, throttles.line")
 
 

@@ -95,8 +95,8 @@ async def test_a_reload_is_told_and_new_connections_are_shown_the_new_certificat
     assert int(begun["MONOTONIC_USEC"]) > 0
     await heard(manager, "READY=1")
     await daemon.wait_for_line("the log shows the level debug")
-    assert (await daemon.wait_for_line("differs from what this node")).endswith("use it: uuid")
-    await daemon.wait_for_line("certificate was read anew")
+    assert (await daemon.wait_for_line("changes that need a restart")).endswith("restart: uuid")
+    await daemon.wait_for_line("certificate reloaded")
     assert await daemon.served_certificate() != before
 
 

@@ -51,6 +51,6 @@ class LossyRequest(StreamingRequest):
 
     def answer(self, *args: Any, **kwargs: Any) -> None:
         if self.channel is not None and self.channel.site.lose(self):
-            self._cut_off()
+            self.channel.abortConnection()
         else:
             super().answer(*args, **kwargs)

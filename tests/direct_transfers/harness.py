@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.task import deferLater
 
+from tests.api.node import api
 from tests.direct_transfers.fakes import LossyRequest, SilentPanel
 from tests.heard import Heard
 from tests.support import (
@@ -25,21 +27,27 @@ from tests.support import (
     process_configuration,
     server_settings,
 )
-from wingsd.api.resource import Services
-from wingsd.api.routes import ApiRoot
 from wingsd.archive import ArchiveLimits, Compression
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.local import Removal
 from wingsd.backups.received import ReceivedBackups
 from wingsd.config import Config, Control, FormConfig, StreamsConfig, SystemConfig, TransfersConfig
-from wingsd.control import ControlContext
+from wingsd.control import ControlApi, ControlListener
+from wingsd.control.status import Activity, Probes, StatusEndpoint
+from wingsd.control.transfers import (
+    ControlTransfersEndpoint,
+    ReceiveEndpoint,
+    SendEndpoint,
+    TransferEndpoint,
+    TransferList,
+)
 from wingsd.direct_transfers import DirectTransferCollaborators, DirectTransfers
 from wingsd.direct_transfers.incoming import Invitation
 from wingsd.docker.runtime import EngineInformation
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import EventBus
 from wingsd.http.request import StreamingRequest
-from wingsd.http.site import NodeSite, NotFound
+from wingsd.http.site import NodeSite
 from wingsd.servers import Servers
 from wingsd.statedb import StateDatabase, TransferRecord
 from wingsd.statedb.store import Store
@@ -208,19 +216,18 @@ class Station:
         )
 
     def _listen(self, port: int) -> None:
-        self.services = Services(
-            config=self.config,
+        root = api(
+            self.config,
             servers=self.servers,
             sender=self.sender,
             receiver=self.receiver,
             streams=StreamGroups(self.receiver, self.journal, StreamsConfig(), reactor),
-            journal=self.journal,
-            by_hand=self.by_hand,
+            database=self.journal,
+            direct=self.by_hand.arrivals,
             denied=DenyList(0),
-            websocket=lambda _: NotFound(),
             engine=self.engine,
         )
-        site: Any = NodeSite(ApiRoot(self.services), reactor=reactor, timeout=60)
+        site: Any = NodeSite(root, reactor=reactor, timeout=60)
         site.requestFactory = LossyRequest
         site.lose = self._loses
         self._site = site
@@ -235,19 +242,29 @@ class Station:
         number: int = self._port.getHost().port
         return number
 
-    def rooms(self, control: Control) -> ControlContext:
-        """Return what an operator may look into."""
+    def status(self) -> partial[StatusEndpoint]:
+        """Return the endpoint of this node's status."""
         panel: Any = self.panel
-        config = attrs.evolve(self.config, control=control)
-        return ControlContext(
-            reactor=reactor,
-            services=attrs.evolve(self.services, config=config, engine=self.engine),
-            panel=panel,
-            outbox=self.outbox,
-            staging=self.staging,
-            disk=self._pool,
-            address=lambda: self.url,
+        engine, staging = self.engine, self.staging.path
+        probes = Probes(self.config, panel, engine, self._pool, staging, reactor)
+        arrivals = self.by_hand.arrivals
+        activity = Activity(self.servers, self.receiver, self.sender, arrivals, self.outbox)
+        return partial(
+            StatusEndpoint, self.config, lambda: self.url, lambda: 0.0, probes, activity
         )
+
+    def control(self, settings: Control) -> ControlListener:
+        """Return this node's control socket."""
+        config, database, direct = self.config, self.journal, self.by_hand
+        transfers = TransferList(database, self.receiver, self.sender, direct, time.time())
+        endpoints: list[partial[Any]] = [
+            self.status(),
+            partial(ControlTransfersEndpoint, config, transfers),
+            partial(TransferEndpoint, config, transfers, self.servers),
+            partial(ReceiveEndpoint, config, direct, database, self._pool, lambda: self.url),
+            partial(SendEndpoint, config, direct, database),
+        ]
+        return ControlListener(settings, ControlApi(endpoints), reactor)
 
     @property
     def url(self) -> str:

@@ -166,7 +166,7 @@ async def test_a_token_for_another_server_is_refused_before_anything_stops(ends:
     token = (await ends.destination.by_hand.arrivals.expect(other, seconds=60)).token
     await ends.source.by_hand.departures.send(UUID, ends.destination.url, token)
     await stays(ends)
-    assert "it is not for moving this server by hand" in reason(ends.source)
+    assert "it is not for a direct transfer of this server" in reason(ends.source)
     assert ends.source.environment.calls == []
 
 

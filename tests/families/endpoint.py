@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any
 
 import attrs
 from twisted.internet.address import IPv4Address
@@ -13,15 +13,13 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.api.node import until
+from tests.api.node import api, until
 from tests.families.receptions import files_in
 from tests.families.recordings import Recording
 from tests.http.talk import Transport
 from tests.support import Panel
 from tests.support.sample_server import UUID
 from tests.transfers.receiving import House
-from wingsd.api.resource import Services
-from wingsd.api.routes import ApiRoot
 from wingsd.config import PELICAN, Config, StreamsConfig
 from wingsd.http.site import NodeSite
 from wingsd.transfers.incoming.multistream import StreamGroups
@@ -101,7 +99,7 @@ class Endpoint:
         # What Pelican's Panel says more in its tokens, and its nodes demand.
         self._claims: dict[str, Any] = {"scope": "transfer"} if family == PELICAN else {}
         streams = StreamGroups(house.receiver, house.journal, StreamsConfig(), Clock())
-        self._site = site(config, receiver=house.receiver, streams=streams, journal=house.journal)
+        self._site = site(config, receiver=house.receiver, streams=streams, database=house.journal)
 
     async def upload(
         self, recording: Recording, cut: Callable[[bytes], Iterable[bytes]] | None = None
@@ -163,22 +161,9 @@ class Endpoint:
         )
 
 
-def site(config: Config, **rooms: Any) -> NodeSite:
-    """Return the site of a node that has only these rooms."""
-    others = dict.fromkeys(
-        [
-            "servers",
-            "sender",
-            "receiver",
-            "streams",
-            "journal",
-            "by_hand",
-            "denied",
-            "websocket",
-        ]
-    )
-    services = Services(**cast(dict[str, Any], others | rooms | {"config": config}))
-    return NodeSite(ApiRoot(services), reactor=Clock(), timeout=60)
+def site(config: Config, **collaborators: Any) -> NodeSite:
+    """Return the site of a node that has only these collaborators."""
+    return NodeSite(api(config, **collaborators), reactor=Clock(), timeout=60)
 
 
 def chunks_of(writes: Iterable[bytes], end: bytes = b"0\r\n\r\n") -> Iterable[bytes]:

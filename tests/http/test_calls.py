@@ -29,7 +29,7 @@ class Path(Common):
     fails = (HTTPStatus.CONFLICT,)
 
     @call("POST", DONE, fails=(HTTPStatus.NOT_FOUND,))
-    async def do(self, request: Any, order: Order) -> None:
+    async def do(self, request: Any, body: Order) -> None:
         """Do what is
         ordered.
 
@@ -66,14 +66,14 @@ def test_a_class_has_the_calls_that_are_declared_in_it() -> None:
 
 def test_a_signature_says_what_is_taken_and_answered() -> None:
     calls = declared(Path)
-    assert (calls["POST"].order, calls["POST"].query, calls["POST"].content) == (Order, None, None)
-    assert (calls["GET"].order, calls["GET"].query) == (None, Order)
+    assert (calls["POST"].body, calls["POST"].query, calls["POST"].content) == (Order, None, None)
+    assert (calls["GET"].body, calls["GET"].query) == (None, Order)
     assert calls["GET"].content == list[Order]
 
 
 def test_what_is_taken_as_it_comes_is_answered_by_another() -> None:
     made = declared(Path)["PUT"]
-    assert (made.form, made.order, made.content) == (Order, None, None)
+    assert (made.form, made.body, made.content) == (Order, None, None)
 
 
 def test_the_docstring_is_what_people_read() -> None:

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from tests.http.talk import REFUSAL, Conversation, Taker, head
 from wingsd.config import LimitsConfig
-from wingsd.http.channel import CLOSE_WITHIN
+from wingsd.http.channel import CLOSE_TIMEOUT
 from wingsd.http.site import NodeSite
 
 
@@ -53,7 +53,7 @@ def test_an_idle_connection_is_closed_and_then_cut_off(
     assert not talk.transport.disconnecting
     talk.clock.advance(1)
     assert talk.transport.disconnecting
-    talk.clock.advance(CLOSE_WITHIN)
+    talk.clock.advance(CLOSE_TIMEOUT)
     assert talk.transport.aborting
 
 

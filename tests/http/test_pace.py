@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from wingsd.http.watchdogs import Pace
+from wingsd.http.watchdogs import RateWatchdog
 
 
 class Client:
@@ -14,11 +14,11 @@ class Client:
     def __init__(self) -> None:
         self.clock = Clock()
         self.faults: list[str] = []
-        self.pace = Pace(self.clock, 10, 60, self.faults.append)
+        self.pace = RateWatchdog(self.clock, 10, 60, self.faults.append)
 
     def send(self, each_second: int, seconds: int) -> None:
         for _ in range(seconds):
-            self.pace.note(each_second)
+            self.pace.count(each_second)
             self.clock.advance(1)
 
 
@@ -36,8 +36,8 @@ def test_one_that_is_too_slow_is_found_when_the_stretch_ends_and_once(each_secon
     assert client.faults == []
     client.send(each_second, 1)
     (fault,) = client.faults
-    assert f"only {each_second * 60} bytes" in fault
-    assert "where 600 are the least" in fault
+    assert f"{each_second * 60} bytes" in fault
+    assert "the minimum is 600" in fault
     client.send(0, 6000)
     assert len(client.faults) == 1
     assert client.clock.getDelayedCalls() == []
@@ -57,11 +57,11 @@ def test_the_time_in_which_a_client_must_wait_does_not_count() -> None:
     client = Client()
     for _ in range(59):
         client.send(1, 1)
-        client.pace.rest()
+        client.pace.pause()
         client.clock.advance(1000)
-        client.pace.rest()
-        client.pace.go_on()
-        client.pace.go_on()
+        client.pace.pause()
+        client.pace.resume()
+        client.pace.resume()
     assert client.faults == []
     client.clock.advance(1)
     assert len(client.faults) == 1
@@ -69,5 +69,5 @@ def test_the_time_in_which_a_client_must_wait_does_not_count() -> None:
 
 def test_who_rests_for_good_leaves_nothing_behind() -> None:
     client = Client()
-    client.pace.rest()
+    client.pace.pause()
     assert client.clock.getDelayedCalls() == []

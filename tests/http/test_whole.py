@@ -13,12 +13,10 @@ import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 
-from tests.api.node import Calls, FakeTransfers, until
+from tests.api.node import Calls, FakeTransfers, api, until
 from tests.support import FakeEnvironment, NodeError, server_settings
 from tests.support import Panel as FakePanel
 from tests.support.browser import Browser
-from wingsd.api.resource import Services
-from wingsd.api.routes import ApiRoot
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config, SystemConfig
 from wingsd.egg_files.rewriters import Rewriters
@@ -73,18 +71,17 @@ class Town:
             reactor=reactor,
         )
         transfers: Any = FakeTransfers("none", Calls())
-        services = Services(
-            config=config,
+        self.site.resource = api(
+            config,
             servers=self.servers,
             sender=transfers,
             receiver=transfers,
             streams=transfers,
-            journal=StateDatabase(self.store, self.disk, time.time),
-            by_hand=transfers,
+            database=StateDatabase(self.store, self.disk, time.time),
+            direct=transfers,
             denied=denied,
-            websocket=ConsoleSockets(config, bus, denied, reactor).resource,
+            sockets=ConsoleSockets(config, bus, denied, reactor),
         )
-        self.site.resource = ApiRoot(services)
         self.disk.start()
         self.store.open()
         await self.servers.boot()

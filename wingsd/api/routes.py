@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping
+from functools import cache, partial
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +14,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from wingsd.api import servers, system, transfers
-from wingsd.api.resource import Public, Services
+from wingsd.api.resource import Public
 from wingsd.config import Config, Ssl
 from wingsd.http.errors import MethodNotAllowed
 from wingsd.http.listener import HttpListener, tcp_endpoint
@@ -23,23 +23,24 @@ from wingsd.http.operations import EncodedObject, Success, Topic, call, to_json
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NodeSite, NotFound, Paths, error_body
 from wingsd.metrics import Exposition
+from wingsd.util.reactor import Reactor
 from wingsd.util.text import host_and_port
 
-__all__ = ["PATHS", "ApiRoot", "MetricsListener", "interface"]
+__all__ = ["PATHS", "ApiRoot", "InterfaceEndpoint", "MetricsListener", "interface"]
 
 
 class InterfaceEndpoint(Public):
-    """`/openapi.json`: open to everybody.
+    """`/openapi.json`, without authentication.
 
-    It is the same on every node of a version, and says nothing of this one. Tools that read such
-    documents have no token of the node's, and should have none.
+    It is the same on every node of a version and contains nothing of this node. Tools that read
+    such documents should not need the node's token.
     """
 
     topic = Topic.NODE
 
     @call("GET", Success(HTTPStatus.OK, "This document."))
     async def get_interface(self, request: StreamingRequest) -> EncodedObject:
-        """Describe all that can be called here, as OpenAPI 3.1 does."""
+        """Return the OpenAPI 3.1 document of this interface."""
         return _encoded_interface()
 
 
@@ -56,69 +57,70 @@ PATHS: Mapping[str, type[Public]] = {
     "/api/servers/{uuid}/ws/deny": servers.DenyEndpoint,
     "/api/transfers": transfers.TransfersEndpoint,
     "/api/transfers/{uuid}": transfers.IncomingEndpoint,
-    "/api/transfers/{uuid}/by-hand": transfers.ByHandEndpoint,
+    "/api/transfers/{uuid}/by-hand": transfers.DirectTransferEndpoint,
     "/openapi.json": InterfaceEndpoint,
 }
 
 
 @cache
 def interface() -> dict[str, Any]:
-    """Return the description of all paths, in the form of OpenAPI 3.1."""
+    """Return the OpenAPI 3.1 document of all paths."""
     return document({path: endpoint.calls for path, endpoint in PATHS.items()})
 
 
 @cache
 def _encoded_interface() -> EncodedObject:
-    # Made once: it takes milliseconds, and everybody may ask for it.
+    # Encoded once: it takes milliseconds, and the path needs no authentication.
     return EncodedObject(to_json(interface()))
 
 
-class ApiRoot(Paths[Services]):
-    """What is found below the root of the site."""
+class ApiRoot(Paths):
+    """The root of the API's site. `endpoints` are the classes in `PATHS`, with collaborators."""
 
-    def __init__(self, services: Services) -> None:
-        super().__init__(PATHS, services)
+    def __init__(self, endpoints: Iterable[partial[Any]]) -> None:
+        factories = {endpoint.func: endpoint for endpoint in endpoints}
+        super().__init__({path: factories[cls] for path, cls in PATHS.items()})
 
 
 class MetricsListener:
-    """The door at `metrics.address`; without an address there is none, and none is opened."""
+    """Serves `GET /metrics` for Prometheus at `metrics.address`; closed when that is empty."""
 
     _log = Logger()
 
-    def __init__(self, config: Config, exposition: Exposition, reactor: Any) -> None:
-        self._door: HttpListener | None = None
+    def __init__(self, config: Config, exposition: Exposition, reactor: Reactor) -> None:
+        self._listener: HttpListener | None = None
         if not config.metrics.address:
             return
         root = NotFound()
-        root.putChild(b"metrics", _Metrics(exposition))
+        root.putChild(b"metrics", _MetricsResource(exposition))
         limits = config.api.limits
         site = NodeSite(root, reactor=reactor, timeout=limits.request_timeout, limits=limits)
         endpoint = tcp_endpoint(*host_and_port(config.metrics.address))
-        # In the clear: who may come here is settled by the address.
-        self._door = HttpListener(Ssl(), endpoint, site, reactor)
+        # Without TLS: access is limited by the address.
+        self._listener = HttpListener(Ssl(), endpoint, site, reactor)
 
     def open(self) -> None:
-        """Listen. Exits with one line when that cannot be done."""
-        if self._door is not None:
-            self._door.open()
-            self._log.info("metrics are at {where}/metrics", where=self._door.address)
+        """Listen. Raises `SystemExit` with one line when that fails."""
+        if self._listener is not None:
+            self._listener.open()
+            self._log.info("metrics: listening at {where}/metrics", where=self._listener.address)
 
     async def close(self) -> None:
-        """Take no new connections, and end those there are."""
-        if self._door is not None:
-            await self._door.close()
-            await self._door.drain(0)
+        """Stop listening and close all connections."""
+        if self._listener is not None:
+            await self._listener.close()
+            await self._listener.drain(0)
 
 
-class _Metrics(Resource):
-    """What Prometheus scrapes."""
+class _MetricsResource(Resource):
+    """`/metrics`."""
 
     def __init__(self, exposition: Exposition) -> None:
         super().__init__()
         self._exposition = exposition
 
     def render(self, request: Any) -> int | bytes:
-        """Answer when all of it is known."""
+        """Answer GET and HEAD with the exposition."""
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader("Allow", "GET, HEAD")
             return error_body(request, MethodNotAllowed("metrics can only be read"))

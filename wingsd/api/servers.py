@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.web.resource import IResource
 
 from wingsd.api.resource import Endpoint, ServerPath
+from wingsd.auth.tokens import DenyList
+from wingsd.config import Config
 from wingsd.errors import (
     BadRequest,
     Conflict,
@@ -22,12 +28,18 @@ from wingsd.errors import (
 from wingsd.http.operations import INVALID, Call, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.power_states import PowerAction
+from wingsd.servers.registry import Servers
 from wingsd.servers.runtime import ServerDetails
+from wingsd.servers.server import Server
+from wingsd.statedb import StateDatabase
+from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
 __all__ = [
     "CommandsEndpoint",
+    "ConsoleResources",
     "DenyEndpoint",
     "LogsEndpoint",
     "PowerEndpoint",
@@ -35,176 +47,228 @@ __all__ = [
     "ServersEndpoint",
     "SocketEndpoint",
     "SyncEndpoint",
+    "endpoints",
 ]
 
-_UNKNOWN_YET = HTTPStatus.SERVICE_UNAVAILABLE
+# The status until the Panel has sent the list of servers.
+_NOT_LOADED = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class ConsoleResources(Protocol):
+    """Makes the resources that open WebSockets."""
+
+    def resource(self, server: Server) -> IResource:
+        """Return the resource of a server."""
+
+    def resource_of_moved(self, server: str) -> IResource | None:
+        """Return the resource of a server that has just left this node; None for others."""
+
+
+def endpoints(
+    config: Config,
+    servers: Servers,
+    receiver: IncomingTransfers,
+    sender: OutgoingTransfers,
+    sockets: ConsoleResources,
+    denied: DenyList,
+    database: StateDatabase,
+    now: Callable[[], float] = time.time,
+) -> list[partial[Any]]:
+    """Return the endpoints of this module. `denied` are console tokens; `now` is Unix time."""
+    return [
+        partial(ServersEndpoint, config, servers),
+        partial(ServerEndpoint, config, servers, receiver, sender),
+        partial(PowerEndpoint, config, servers),
+        partial(CommandsEndpoint, config, servers),
+        partial(LogsEndpoint, config, servers),
+        partial(SyncEndpoint, config, servers),
+        partial(SocketEndpoint, config, servers, sockets),
+        partial(DenyEndpoint, config, denied, database, now),
+    ]
 
 
 @attrs.frozen
 class NewServer:
-    """A server that the Panel knows already."""
+    """A server to be created. The Panel has its settings."""
 
     uuid: Annotated[str, Keywords(format="uuid")]
     start_on_completion: bool = False
 
 
 class ServersEndpoint(Endpoint):
-    """`/api/servers`: all of them."""
+    """`/api/servers`: all servers."""
 
     topic = Topic.SERVERS
-    fails = (_UNKNOWN_YET,)
+    fails = (_NOT_LOADED,)
     _log = Logger()
+
+    def __init__(self, config: Config, servers: Servers, parts: Mapping[str, bytes] = {}) -> None:
+        super().__init__(config, parts)
+        self._servers = servers
 
     @call("GET", Success(HTTPStatus.OK, "The servers."))
     async def list_servers(self, request: StreamingRequest) -> list[ServerDetails]:
-        """Tell what every server is and does."""
-        return [server.details() for server in self.services.servers.all()]
+        """List all servers with their configuration and state."""
+        return [server.details() for server in self._servers.all()]
 
     @call(
         "POST",
-        Success(HTTPStatus.ACCEPTED, "It is being made."),
+        Success(HTTPStatus.ACCEPTED, "The server is being created."),
         fails=(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
     )
-    async def create_server(self, request: StreamingRequest, order: NewServer) -> None:
-        """Make a server, which the Panel knows already.
+    async def create_server(self, request: StreamingRequest, body: NewServer) -> None:
+        """Create a server with the settings that the Panel has for it.
 
-        It is made in the background; the Panel is told of the end by the report of its
-        installation. A server whose container cannot be made is here all the same, offline, with
-        the reason in its console; a start of it tries again.
+        It is created in the background; the result is sent to the Panel as the result of its
+        installation. When its container cannot be created, the server exists nevertheless: it is
+        offline, its console has the reason, and a start creates the container again.
         """
-        uuid = canonical_uuid(order.uuid)
+        uuid = canonical_uuid(body.uuid)
         if uuid is None:
             raise Unprocessable(INVALID, "uuid: expected the UUID of a server")
         with suppress(ServerNotFound):
-            self.services.servers.get(uuid)  # Or it is not known which there are.
+            self._servers.get(uuid)  # `ServersNotLoaded` until the Panel has sent the list.
             raise ServerAlreadyExists("This server is already on this node.", "delete it first")
-        Deferred.fromCoroutine(self._create(uuid, start=order.start_on_completion))
+        Deferred.fromCoroutine(self._create(uuid, start=body.start_on_completion))
 
     async def _create(self, uuid: str, *, start: bool) -> None:
         try:
-            await self.services.servers.create(uuid, start_on_completion=start)
+            await self._servers.create(uuid, start_on_completion=start)
         except Conflict as error:
-            self._log.warn("{server}: could not be created: {error}", server=uuid, error=error)
+            self._log.warn("{server}: creation failed: {error}", server=uuid, error=error)
         except WingsdError:
-            pass  # Logged where it was undone.
+            pass  # Logged by the rollback.
         except Exception:
-            self._log.failure("{server}: could not be created", server=uuid)
+            self._log.failure("{server}: creation failed unexpectedly", server=uuid)
 
 
 class ServerEndpoint(Endpoint):
     """`/api/servers/{uuid}`: one server."""
 
     topic = Topic.SERVERS
-    fails = (HTTPStatus.NOT_FOUND, _UNKNOWN_YET)
+    fails = (HTTPStatus.NOT_FOUND, _NOT_LOADED)
+
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        receiver: IncomingTransfers,
+        sender: OutgoingTransfers,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._servers = servers
+        self._receiver = receiver
+        self._sender = sender
 
     @call("GET", Success(HTTPStatus.OK, "The server."))
     async def get_server(self, request: StreamingRequest) -> ServerDetails:
-        """Tell what a server is and does."""
-        return self.services.servers.get(self.uuid).details()
+        """Return a server's configuration and state."""
+        return self._servers.get(self.uuid).details()
 
-    # Not a `ServerPath`: what arrives in a transfer is not among the servers yet.
+    # Not a `ServerPath`: a server being received is not in the registry yet.
     @call(
         "DELETE",
-        Success(HTTPStatus.NO_CONTENT, "It is deleted."),
+        Success(HTTPStatus.NO_CONTENT, "The server is deleted."),
         fails=(HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR),
     )
     async def delete_server(self, request: StreamingRequest) -> None:
         """Delete a server with its container and its files.
 
-        A transfer under way makes way first.
+        A transfer in progress is cancelled first.
         """
-        # When that has sent everything, this call is how the Panel ends it, while the other node
-        # waits for the Panel: nothing may take long here.
+        # After a transfer that has sent everything, the Panel makes this call before it answers
+        # the destination: it must return quickly.
         uuid = self.uuid
-        arriving = uuid in self.services.receiver.servers
-        await self.services.sender.release(uuid)
-        await self.services.receiver.release(uuid)
+        is_incoming = uuid in self._receiver.servers
+        await self._sender.release(uuid)
+        await self._receiver.release(uuid)
         try:
-            await self.services.servers.delete(uuid)
+            await self._servers.delete(uuid)
         except ServerNotFound:
-            self.services.sender.deleted(uuid)
-            # A transfer to this node that was called off has taken the server along.
-            if not arriving:
+            self._sender.deleted(uuid)
+            # The cancelled transfer to this node has removed the server.
+            if not is_incoming:
                 raise
         else:
-            self.services.sender.deleted(uuid)
+            self._sender.deleted(uuid)
 
 
-#: Lines of the console that are told at most, and seconds that a power action may wait for
-#: another one at most, and usually. All of them are Wings'.
+# As in Wings: console lines in an answer at most; seconds that a power action may wait for
+# another one at most, and by default.
 MAX_LINES = 100
 MAX_WAIT = 300
-USUAL_WAIT = 30
+DEFAULT_WAIT = 30
 
 
 @attrs.frozen
-class PowerOrder:
-    """What is to be done, and when."""
+class PowerRequest:
+    """A power action."""
 
     action: Annotated[str, Keywords(enum=tuple(action.value for action in PowerAction))]
     wait_seconds: Annotated[
-        int, f"Seconds that it may wait for another power action; {MAX_WAIT} at most."
-    ] = USUAL_WAIT
+        int, f"Seconds to wait for a power action in progress; {MAX_WAIT} at most."
+    ] = DEFAULT_WAIT
 
 
 class PowerEndpoint(Endpoint, ServerPath):
-    """`power`."""
+    """`/api/servers/{uuid}/power`."""
 
     topic = Topic.SERVERS
 
     @call(
         "POST",
-        Success(HTTPStatus.ACCEPTED, "It is begun."),
+        Success(HTTPStatus.ACCEPTED, "The action has started."),
         fails=(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
     )
-    async def power_server(self, request: StreamingRequest, order: PowerOrder) -> None:
+    async def power_server(self, request: StreamingRequest, body: PowerRequest) -> None:
         """Start, stop, restart or kill a server.
 
-        What comes of it is told in its console and by its events.
+        The result is shown in its console and by its events.
         """
         try:
-            action = PowerAction(order.action)
+            action = PowerAction(body.action)
         except ValueError:
             raise Unprocessable(
                 "The power action provided was not valid, "
                 'should be one of "stop", "start", "restart", "kill"'
             ) from None
         self.game_server.check_power(action)
-        wait = order.wait_seconds if 0 <= order.wait_seconds <= MAX_WAIT else USUAL_WAIT
-        # The server itself tells of a failure, in its console and in the log.
+        wait = body.wait_seconds if 0 <= body.wait_seconds <= MAX_WAIT else DEFAULT_WAIT
+        # The server reports a failure itself, in its console and in the log.
         Deferred.fromCoroutine(self.game_server.power(action, wait)).addErrback(lambda _: None)
 
 
 @attrs.frozen
 class Commands:
-    """Lines for the console."""
+    """Commands for the console, one a line."""
 
     commands: tuple[str, ...]
 
 
 class CommandsEndpoint(Endpoint, ServerPath):
-    """`commands`."""
+    """`/api/servers/{uuid}/commands`."""
 
     topic = Topic.SERVERS
 
     @call(
         "POST",
-        Success(HTTPStatus.NO_CONTENT, "They are typed."),
+        Success(HTTPStatus.NO_CONTENT, "The commands are sent."),
         fails=(HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY),
     )
-    async def send_commands(self, request: StreamingRequest, order: Commands) -> None:
-        """Type commands into the console, in order; the first that fails is the last."""
-        for line in order.commands:
+    async def send_commands(self, request: StreamingRequest, body: Commands) -> None:
+        """Send commands to the console, in order. Stops at the first that fails."""
+        for line in body.commands:
             await self.game_server.command(line)
 
 
 @attrs.frozen
 class LogsQuery:
-    """How many lines are wanted. As texts: what is no number is refused in words of our own."""
+    """How many lines to return. Strings, so that the handler words the error."""
 
     size: Annotated[
         str,
-        f"How many; {MAX_LINES} are told at most. Without it `lines` counts.",
+        f"Number of lines, {MAX_LINES} at most. The default is `lines`.",
         Keywords(type="integer", minimum=1, default=MAX_LINES),
     ] = ""
     lines: Annotated[str, Keywords(type="integer", minimum=1)] = ""
@@ -212,54 +276,64 @@ class LogsQuery:
 
 @attrs.frozen
 class ConsoleLines:
-    """The end of the console, the oldest line first."""
+    """The last lines of the console, the oldest first."""
 
     data: Annotated[list[str], Keywords(maxItems=MAX_LINES)]
 
 
 class LogsEndpoint(Endpoint, ServerPath):
-    """`logs`."""
+    """`/api/servers/{uuid}/logs`."""
 
     topic = Topic.SERVERS
 
     @call("GET", Success(HTTPStatus.OK, "The lines."), fails=(HTTPStatus.BAD_REQUEST,))
     async def get_logs(self, request: StreamingRequest, query: LogsQuery) -> ConsoleLines:
-        """Tell the last lines of the console."""
+        """Return the last lines of the console."""
         return ConsoleLines(
             await self.game_server.logs(_number_of_lines(query.size or query.lines))
         )
 
 
 def _number_of_lines(text: str) -> int:
-    """Return how many lines are asked for, never more than there may be."""
+    """Return the requested number of lines, `MAX_LINES` at most."""
     try:
-        wanted = int(text or MAX_LINES)
+        number = int(text or MAX_LINES)
     except ValueError:
-        wanted = 0
-    if wanted <= 0:
+        number = 0
+    if number <= 0:
         raise BadRequest(INVALID, f"size: expected a number of lines from 1 to {MAX_LINES}")
-    return min(wanted, MAX_LINES)
+    return min(number, MAX_LINES)
 
 
 class SyncEndpoint(Endpoint, ServerPath):
-    """`sync`."""
+    """`/api/servers/{uuid}/sync`."""
 
     topic = Topic.SERVERS
 
     @call(
         "POST",
-        Success(HTTPStatus.NO_CONTENT, "They are fetched."),
+        Success(HTTPStatus.NO_CONTENT, "The settings are updated."),
         fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
     )
     async def sync_server(self, request: StreamingRequest) -> None:
-        """Fetch a server's settings from the Panel, which has changed them."""
+        """Fetch a server's settings from the Panel."""
         await self.game_server.sync()
 
 
 class SocketEndpoint(ServerPath):
-    """`ws`: open to browsers, which show their token once they are connected."""
+    """`/api/servers/{uuid}/ws`: for browsers, which send their token in the first message."""
 
     topic = Topic.CONSOLE
+
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        sockets: ConsoleResources,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, servers, parts)
+        self._sockets = sockets
 
     @call(
         "GET",
@@ -269,19 +343,20 @@ class SocketEndpoint(ServerPath):
     async def open_console(self, request: StreamingRequest) -> None:
         """Open a WebSocket (RFC 6455) for the console and the events of a server.
 
-        Its first message must be `{"event": "auth", "args": [TOKEN]}` with a token of the Panel's.
+        The first message must be `{"event": "auth", "args": [TOKEN]}`, with a token issued by the
+        Panel.
 
-        For a minute after a transfer has taken the server to another node it can still be opened,
-        and tells that; nothing else is possible then.
+        For a minute after the server was transferred to another node the WebSocket can still be
+        opened; it sends the end of the transfer and accepts nothing else.
         """
-        request.render(self.services.websocket(self.game_server))
+        request.render(self._sockets.resource(self.game_server))
 
     async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Make a call. Raises `ServerNotFound`, `ServersNotLoaded`."""
+        """Run the call. Raises `ServerNotFound`, `ServersNotLoaded`."""
         try:
             await super().handle(request, call)
         except ServerNotFound:
-            moved = self.services.websocket_of_moved(self.uuid)
+            moved = self._sockets.resource_of_moved(self.uuid)
             if moved is None:
                 raise
             request.render(moved)
@@ -289,26 +364,39 @@ class SocketEndpoint(ServerPath):
 
 @attrs.frozen
 class DeniedTokens:
-    """Tokens, by their ids."""
+    """Ids of tokens, the claim `jti`."""
 
     jtis: tuple[str, ...]
 
 
 class DenyEndpoint(Endpoint):
-    """`ws/deny`."""
+    """`/api/servers/{uuid}/ws/deny`."""
 
     topic = Topic.CONSOLE
 
+    def __init__(
+        self,
+        config: Config,
+        denied: DenyList,
+        database: StateDatabase,
+        now: Callable[[], float],
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._denied = denied
+        self._database = database
+        self._now = now
+
     @call(
         "POST",
-        Success(HTTPStatus.NO_CONTENT, "They are refused from now on."),
+        Success(HTTPStatus.NO_CONTENT, "The tokens are refused from now on."),
         fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
     )
-    async def deny_tokens(self, request: StreamingRequest, order: DeniedTokens) -> None:
+    async def deny_tokens(self, request: StreamingRequest, body: DeniedTokens) -> None:
         """Refuse tokens for the WebSocket that were issued until now.
 
-        Which server is named is not looked at: a token's id is of one server.
+        The server in the path is ignored: the id of a token is unique.
         """
-        self.services.denied.deny(order.jtis, self.services.now())
-        # For the Panel it is done with the answer, whatever becomes of this process.
-        await self.services.journal.deny(order.jtis)
+        self._denied.deny(body.jtis, self._now())
+        # After the answer the Panel relies on it, also when this process is restarted.
+        await self._database.deny(body.jtis)

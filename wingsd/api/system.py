@@ -1,10 +1,11 @@
-"""`GET /api/system`: what this node runs on, as Panels show it; `?v=2` tells more."""
+"""`GET /api/system`: the machine and the Docker engine, as Panels show them."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Annotated
 
@@ -13,18 +14,22 @@ from twisted.logger import Logger
 
 from wingsd import __version__
 from wingsd.api.resource import Endpoint
+from wingsd.config import Config
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import WingsdError
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.util.serialization import Keywords
 
-__all__ = ["SystemEndpoint"]
+__all__ = ["AskEngine", "SystemEndpoint"]
+
+#: Returns what the Docker engine reports about itself. Raises `WingsdError`.
+AskEngine = Callable[[], Awaitable[EngineInformation]]
 
 Amount = Annotated[int, Keywords(minimum=0)]
 Number = Annotated[int, Keywords(minimum=1)]
 
-# Panels know machines by the names that Go has for them.
+# Panels expect the names of Go.
 _ARCHITECTURES = {
     "x86_64": "amd64",
     "i386": "386",
@@ -37,7 +42,7 @@ _ARCHITECTURES = {
 
 @attrs.frozen
 class SystemInformation:
-    """What the node runs on, in few words."""
+    """The machine, in version 1."""
 
     architecture: str
     cpu_count: Number
@@ -48,7 +53,7 @@ class SystemInformation:
 
 @attrs.frozen
 class Machine:
-    """What the node runs on."""
+    """The machine."""
 
     architecture: str
     cpu_threads: Number
@@ -60,7 +65,7 @@ class Machine:
 
 @attrs.frozen
 class Cgroups:
-    """How the Docker engine bounds what containers use."""
+    """The control groups of the Docker engine."""
 
     driver: str
     version: str
@@ -68,7 +73,7 @@ class Cgroups:
 
 @attrs.frozen
 class Containers:
-    """How many the Docker engine has, whoever's they are."""
+    """Numbers of all containers of the Docker engine."""
 
     total: Amount
     running: Amount
@@ -78,7 +83,7 @@ class Containers:
 
 @attrs.frozen
 class Storage:
-    """Where the Docker engine keeps its images and containers."""
+    """The storage of the Docker engine."""
 
     driver: str
     filesystem: str
@@ -86,14 +91,14 @@ class Storage:
 
 @attrs.frozen
 class Runc:
-    """What the Docker engine starts containers with."""
+    """The OCI runtime of the Docker engine."""
 
     version: str
 
 
 @attrs.frozen
 class DockerInformation:
-    """The Docker engine. What it does not tell is empty."""
+    """The Docker engine. What it does not report is empty."""
 
     version: str
     cgroups: Cgroups
@@ -104,31 +109,37 @@ class DockerInformation:
 
 @attrs.frozen
 class SystemAndEngine:
-    """What the node runs on, and what its servers do."""
+    """The machine and its Docker engine, in version 2."""
 
     version: Annotated[str, "Of wingsd."]
     system: Machine
-    docker: Annotated[DockerInformation | None, "When there is an engine, and it answers."] = None
+    docker: Annotated[DockerInformation | None, "When an engine is used and answers."] = None
 
 
 @attrs.frozen
 class SystemQuery:
-    """How much is wanted."""
+    """The version of the answer."""
 
-    v: Annotated[str, "`2` asks for more, and for the Docker engine, if it answers."] = ""
+    v: Annotated[str, "`2` for the longer answer, with the Docker engine."] = ""
 
 
 class SystemEndpoint(Endpoint):
-    """`/api/system`."""
+    """`/api/system`. `engine` asks the Docker engine; None without one."""
 
     topic = Topic.NODE
     _log = Logger()
+
+    def __init__(
+        self, config: Config, engine: AskEngine | None, parts: Mapping[str, bytes] = {}
+    ) -> None:
+        super().__init__(config, parts)
+        self._engine = engine
 
     @call("GET", Success(HTTPStatus.OK, "The node."))
     async def get_system(
         self, request: StreamingRequest, query: SystemQuery
     ) -> SystemInformation | SystemAndEngine:
-        """Tell what the node runs on."""
+        """Return the machine that this node runs on."""
         machine = _machine()
         if query.v == "2":
             return SystemAndEngine(__version__, machine, await self._docker())
@@ -141,12 +152,14 @@ class SystemEndpoint(Endpoint):
         )
 
     async def _docker(self) -> DockerInformation | None:
-        if self.services.engine is None:
+        if self._engine is None:
             return None
         try:
-            return _described(await self.services.engine())
+            return _described(await self._engine())
         except WingsdError as error:
-            self._log.warn("the node is described without its engine: {error}", error=error)
+            self._log.warn(
+                "the Docker engine did not report its version and containers: {error}", error=error
+            )
             return None
 
 

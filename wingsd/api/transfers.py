@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar
 
@@ -19,64 +21,112 @@ from wingsd.auth.tokens import (
     token_was_used,
     transfer_token,
 )
+from wingsd.config import Config
+from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.errors import BadRequest, WingsdError, error_code
 from wingsd.http.operations import INVALID, Access, Call, Success, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
+from wingsd.servers.registry import Servers
+from wingsd.statedb import StateDatabase
+from wingsd.threadio import TokenBucket
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.incoming.multistream import StreamGroup
+from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.incoming.multistream import StreamGroup, StreamGroups
 from wingsd.transfers.incoming.uploads import COUNT, NUMBER
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.request import TransferOrder
 from wingsd.transfers.storage.shared_volume import BACKUPS_MARK, MARK, POOL
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["ByHandEndpoint", "IncomingEndpoint", "OutgoingEndpoint", "TransfersEndpoint"]
+__all__ = [
+    "DirectTransferEndpoint",
+    "IncomingEndpoint",
+    "OutgoingEndpoint",
+    "TransfersEndpoint",
+    "endpoints",
+]
 
 Uuid = Annotated[str, Keywords(format="uuid")]
 
 
+def endpoints(
+    config: Config,
+    servers: Servers,
+    receiver: IncomingTransfers,
+    sender: OutgoingTransfers,
+    streams: StreamGroups,
+    direct: IncomingDirectTransfers,
+    database: StateDatabase,
+    bucket: TokenBucket | None = None,
+) -> list[partial[Any]]:
+    """Return the endpoints of this module. `bucket` limits the rate of all uploads together."""
+    return [
+        partial(TransfersEndpoint, config, receiver, streams, direct, bucket),
+        partial(IncomingEndpoint, config, receiver),
+        partial(OutgoingEndpoint, config, servers, sender),
+        partial(DirectTransferEndpoint, config, direct, database),
+    ]
+
+
 @attrs.frozen
 class UploadParts:
-    """A server's archive, and after it what tells that it has come whole."""
+    """The archive of a server, and its checksum."""
 
     archive: Annotated[
-        bytes, "A tar, compressed by gzip, zstd, xz, bzip2 or lz4, or not at all. It comes first."
+        bytes,
+        "A tar, plain or compressed with gzip, zstd, xz, bzip2 or lz4. The first part.",
     ]
     checksum: Annotated[
-        str, "The archive's SHA-256 in hexadecimal. Pelican's nodes call it `checksum_archive`."
+        str, "SHA-256 of the archive in hexadecimal; also as `checksum_archive` (Pelican)."
     ]
     install_logs: Annotated[
-        bytes | None, "What the server's installation has printed; also as `install-logs`."
+        bytes | None, "The log of the server's installation; also as `install-logs`."
     ] = None
 
 
 @attrs.frozen
 class StreamHeaders:
-    """Which of several requests with one server it is."""
+    """The number of this request, when a server is sent in several."""
 
     multiplex_stream_count: Annotated[
         str,
-        "How many others there are beside this one, the first.",
+        "In the first request: how many others there are.",
         Keywords(type="integer", minimum=0),
     ] = ""
     multiplex_stream: Annotated[
-        str, "The number of one of those others, from 0 on.", Keywords(type="integer", minimum=0)
+        str, "In each of the others: its number, from 0.", Keywords(type="integer", minimum=0)
     ] = ""
 
 
 class TransfersEndpoint(Public):
-    """`/api/transfers`: opens a transfer for each POST with a good token.
+    """`/api/transfers`: each POST with a valid token starts a transfer.
 
-    A token is good for one: it is used up when the first of a body is taken. Other requests with
-    it belong to the transfer under way, or are refused.
+    A token is valid once: it is marked as used when the body is read. Further requests with it
+    belong to the transfer in progress, or are refused.
     """
 
     topic = Topic.TRANSFERS
     _log = Logger()
 
+    def __init__(
+        self,
+        config: Config,
+        receiver: IncomingTransfers,
+        streams: StreamGroups,
+        direct: IncomingDirectTransfers,
+        bucket: TokenBucket | None,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._receiver = receiver
+        self._streams = streams
+        self._direct = direct
+        self._bucket = bucket
+
     @call(
         "POST",
-        Success(HTTPStatus.OK, "The server is here and the Panel knows."),
+        Success(HTTPStatus.OK, "The server is received, and the Panel has confirmed it."),
         access=Access.TRANSFER,
         form=UploadParts,
         headers=StreamHeaders,
@@ -90,80 +140,76 @@ class TransfersEndpoint(Public):
         ),
     )
     def receive_server(self, request: StreamingRequest) -> BodyReader:
-        """Take a server that another node sends.
+        """Receive a server from another node.
 
-        The answer comes when the server is here and the Panel knows.
+        The answer is sent when the server is installed here and the Panel has confirmed it.
 
-        It may come in several requests at the same time, all with one token: each with an archive
-        of some of the files, and its checksum. The first has the header `Multiplex-Stream-Count`
-        with the number of the others, and all that comes beside the files; each of those has
-        `Multiplex-Stream` with its own number, from 0 on. They have one outcome, which is the
-        answer to each of them.
+        A server may be sent in several requests at the same time, all with one token: each has an
+        archive of some of the files, and its checksum. The first has the header
+        `Multiplex-Stream-Count` with the number of the others, and everything beside the files;
+        each of the others has `Multiplex-Stream` with its own number, from 0. They have one
+        result, which is the answer to each of them.
 
-        A client that sends one of these headers, as Calagopus' nodes do, takes every answer for
-        success; to it, a refusal is a connection that ends without one. Only wingsd, by its
-        User-Agent, is answered.
+        A client that sends one of these headers, as nodes of Calagopus do, takes every answer for
+        success; for it, a failure is a connection closed without an answer. wingsd, recognized by
+        its User-Agent, gets an answer.
         """
-        # Calagopus' nodes number their streams also when there is but one. They take every answer
-        # for success, and may then delete the backups that were to move along.
+        # Nodes of Calagopus number their streams, also a single one. They take every answer for
+        # success, and may then delete the backups that should have moved.
         is_numbered = any(map(request.header, (COUNT, NUMBER)))
-        is_ours = request.header("User-Agent").startswith("wingsd/")
-        request.minds_status = is_ours or not is_numbered
+        is_wingsd = request.header("User-Agent").startswith("wingsd/")
+        request.reads_status = is_wingsd or not is_numbered
         try:
             token = self._token(request)
         except WingsdError as error:
-            self._tell_refused(request, error)
+            self._log_refused(request, error)
             raise
-        group = self.services.streams.of(token)
-        upload = UploadBody(request, group.admit, self.services.download_bucket)
-        outcome = Deferred.fromCoroutine(self._receive(request, group, upload))
-        outcome.addCallbacks(
-            lambda _: request.answer(HTTPStatus.OK),
-            request.fail,
-        )
+        group = self._streams.of(token)
+        upload = UploadBody(request, group.admit, self._bucket)
+        result = Deferred.fromCoroutine(self._receive(request, group, upload))
+        result.addCallbacks(lambda _: request.answer(HTTPStatus.OK), request.fail)
         return upload
 
-    #: By this name the request finds it: its body is taken as it arrives.
+    #: The name by which `StreamingRequest` finds a handler that reads the body as it arrives.
     open_body = receive_server
 
     @call(
         "OPTIONS",
         Success(
             HTTPStatus.NO_CONTENT,
-            "It is in the headers.",
+            "The features are in the headers.",
             {
                 "Allow": "The methods of this path.",
-                "Transfer-Features": "A comma list, such as `symlinks, hard-links, streams`.",
+                "Transfer-Features": "A comma-separated list: `symlinks, hard-links, streams`.",
             },
         ),
     )
     async def get_transfer_features(self, request: StreamingRequest) -> None:
-        """Tell what the node keeps of a server beyond what every node does.
+        """List optional features of transfers that this node supports.
 
-        With `streams`, the requests that a server comes in have one outcome, and a hard link in
-        one may have its file in another.
+        With `streams`, the requests in which a server is sent have one result, and a hard link in
+        one may refer to a file in another.
 
-        To a sender with a transfer's token that names its storage pool, in `X-Storage-Pool`, and a
-        mark that it has left there, in `X-Storage-Pool-Mark`, also whether it has that pool. To
-        one that names a mark in its directory of backups, in `X-Backup-Directory-Mark`, also
-        whether it has that directory.
+        A sender with a transfer token may name its storage pool in `X-Storage-Pool`, and a marker
+        file that it has created there in `X-Storage-Pool-Mark`: the features then include whether
+        this node has that pool. With a marker file in its backup directory, named in
+        `X-Backup-Directory-Mark`, they include whether this node has that directory.
         """
         features = ["symlinks", "hard-links", "streams"]
-        with suppress(WingsdError):  # It is told why when it sends something.
+        with suppress(WingsdError):  # An invalid token is refused when the sender uploads.
             features += await self._features_for(self._token(request), request)
         request.setHeader("Transfer-Features", ", ".join(features))
 
     async def _features_for(self, token: TransferToken, request: StreamingRequest) -> list[str]:
-        receiver = self.services.receiver
         if not token.direct:
-            receiver.expect(token.server)
+            self._receiver.expect(token.server)
         marks = request.header(MARK), request.header(BACKUPS_MARK)
         if not any(marks):
             return []
-        return await receiver.pool_features(token.server, request.header(POOL), *marks)
+        return await self._receiver.pool_features(token.server, request.header(POOL), *marks)
 
     def _token(self, request: StreamingRequest) -> TransferToken:
-        config = self.services.config
+        config = self._config
         header, address = request.header("Authorization"), config.api.public_url
         return transfer_token(header, config.token, address, scoped=config.is_pelican)
 
@@ -175,16 +221,16 @@ class TransfersEndpoint(Public):
             if number:
                 rest = await group.join(number, count, upload)
             else:
-                rest = await group.open(count, upload, lambda: self._authority(group.token))
+                rest = await group.open(count, upload, lambda: self._coordinator(group.token))
         except WingsdError as error:
-            self._tell_refused(request, error)
+            self._log_refused(request, error)
             raise
         await rest()
 
-    def _authority(self, token: TransferToken) -> ReceivingCoordinator | None:
-        return self.services.by_hand.arrivals.authority(token) if token.direct else None
+    def _coordinator(self, token: TransferToken) -> ReceivingCoordinator | None:
+        return self._direct.authority(token) if token.direct else None
 
-    def _tell_refused(self, request: StreamingRequest, error: Exception) -> None:
+    def _log_refused(self, request: StreamingRequest, error: Exception) -> None:
         self._log.warn(
             "upload from {peer} refused: {code}: {error}",
             peer=request.peer,
@@ -198,53 +244,59 @@ class IncomingEndpoint(Endpoint):
 
     topic = Topic.TRANSFERS
 
+    def __init__(
+        self, config: Config, receiver: IncomingTransfers, parts: Mapping[str, bytes] = {}
+    ) -> None:
+        super().__init__(config, parts)
+        self._receiver = receiver
+
     @call(
         "DELETE",
-        Success(HTTPStatus.ACCEPTED, "It is being cancelled."),
+        Success(HTTPStatus.ACCEPTED, "The transfer is being cancelled."),
         fails=(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
     )
     async def cancel_receiving(self, request: StreamingRequest) -> None:
         """Cancel a transfer to this node."""
-        self.services.receiver.cancel(self.uuid)
+        self._receiver.cancel(self.uuid)
 
 
 @attrs.frozen
 class MovedServer:
-    """The server, once more."""
+    """The server, as in the path."""
 
     uuid: Annotated[str | None, Keywords(format="uuid")] = None
 
 
 @attrs.frozen
 class TransferDestination:
-    """Where a server is sent."""
+    """The destination of a transfer, and how the server is sent."""
 
-    url: Annotated[str, "Where the other node takes uploads.", Keywords(format="uri")]
-    token: Annotated[str, "The whole value of the header Authorization there."]
+    url: Annotated[str, "The upload address of the other node.", Keywords(format="uri")]
+    token: Annotated[str, "The value of the header `Authorization` for it."]
     server: MovedServer = MovedServer()
     backups: Annotated[
         tuple[Uuid, ...],
-        "Local backups that are sent along. One that is not on this node fails the transfer "
+        "Local backups to send with the server. One that is not on this node fails the transfer "
         "before the server is stopped.",
     ] = ()
     delete_backups: Annotated[
         bool | None,
-        "Calagopus': remove those backups here, when the server has moved and the Panel says so.",
+        "Calagopus: remove these backups here when the Panel confirms that the server has moved.",
     ] = None
     archive_format: Annotated[
         str | None,
-        "Calagopus': tar, tar_gz, tar_xz, tar_bz2, tar_lz4 or tar_zstd. By default, and for any "
-        "other, it is tar_gz.",
+        "Calagopus: tar, tar_gz, tar_xz, tar_bz2, tar_lz4 or tar_zstd. The default, also for "
+        "unknown values, is tar_gz.",
     ] = None
     compression_level: Annotated[
         str | None,
-        "Calagopus': best_speed, good_speed, good_compression or best_compression, and none. By "
-        "default, and for any other, it is the node's own.",
+        "Calagopus: none, best_speed, good_speed, good_compression or best_compression. The "
+        "default, also for unknown values, is `system.backups.compression_level`.",
     ] = None
     multiplex_streams: Annotated[
         int,
-        "Calagopus': in how many requests beside the first, all at the same time. More than "
-        "`system.transfers.streams.most` or 7 are not made.",
+        "Calagopus: the number of parallel requests beside the first; at most "
+        "`system.transfers.streams.most`, and 7.",
         Keywords(minimum=0),
     ] = 0
 
@@ -254,43 +306,53 @@ class OutgoingEndpoint(Endpoint, ServerPath):
 
     topic = Topic.TRANSFERS
 
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        sender: OutgoingTransfers,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, servers, parts)
+        self._sender = sender
+
     @call(
         "POST",
-        Success(HTTPStatus.ACCEPTED, "The transfer is begun."),
+        Success(HTTPStatus.ACCEPTED, "The transfer has started."),
         fails=(HTTPStatus.CONFLICT,),
     )
-    async def send_server(self, request: StreamingRequest, order: TransferDestination) -> None:
+    async def send_server(self, request: StreamingRequest, body: TransferDestination) -> None:
         """Send a server to another node."""
-        named = order.server.uuid
+        named = body.server.uuid
         if named is not None and canonical_uuid(named) != self.game_server.uuid:
-            raise BadRequest(INVALID, "server.uuid: expected the server that the path names")
-        if order.multiplex_streams < 0:
-            raise BadRequest(INVALID, "multiplex_streams: expected a number, 0 for none")
-        self.services.sender.start(
+            raise BadRequest(INVALID, "server.uuid: expected the UUID in the path")
+        if body.multiplex_streams < 0:
+            raise BadRequest(INVALID, "multiplex_streams: expected 0 or a number above it")
+        self._sender.start(
             self.game_server,
             TransferOrder(
-                url=order.url,
-                token=order.token,
-                archive_format=order.archive_format or "",
-                compression_level=order.compression_level or "",
-                backups=_uuids(order.backups),
-                delete_backups=bool(order.delete_backups),
-                streams=order.multiplex_streams,
+                url=body.url,
+                token=body.token,
+                archive_format=body.archive_format or "",
+                compression_level=body.compression_level or "",
+                backups=_uuids(body.backups),
+                delete_backups=bool(body.delete_backups),
+                streams=body.multiplex_streams,
             ),
         )
 
     @call(
         "DELETE",
-        Success(HTTPStatus.ACCEPTED, "It is being cancelled."),
+        Success(HTTPStatus.ACCEPTED, "The transfer is being cancelled."),
         fails=(HTTPStatus.CONFLICT,),
     )
     async def cancel_sending(self, request: StreamingRequest) -> None:
-        """Cancel a transfer from this node; the server stays."""
-        self.services.sender.cancel(self.game_server.uuid)
+        """Cancel a transfer from this node; the server stays here."""
+        self._sender.cancel(self.game_server.uuid)
 
 
 def _uuids(backups: tuple[str, ...]) -> tuple[str, ...]:
-    """Return each of them once. Only what is a UUID may become part of a path."""
+    """Return canonical UUIDs, each once. They become part of paths, so others are refused."""
     uuids = [canonical_uuid(each) for each in backups]
     if None in uuids:
         raise BadRequest(INVALID, "backups: expected the UUIDs of backups")
@@ -299,25 +361,33 @@ def _uuids(backups: tuple[str, ...]) -> tuple[str, ...]:
 
 @attrs.frozen
 class Description:
-    """What a server is: what a Panel answers for it."""
+    """A server's configuration, in the form of a Panel's answer."""
 
     settings: dict[str, Any]
     process_configuration: Annotated[
-        dict[str, Any] | None, "How it is started and stopped, and its files that an egg rewrites."
+        dict[str, Any] | None,
+        "How it is started and stopped, and the configuration files that its egg rewrites.",
     ] = None
 
 
 @attrs.frozen
 class Moved:
-    """What became of a server."""
+    """The result of a direct transfer."""
 
-    moved: Annotated[bool, "Whether it is here, by this token. If it is not, it never will be."]
+    moved: Annotated[
+        bool,
+        "True: the server was received with this token. False: it was not, and never will be.",
+    ]
 
 
-class ByHandEndpoint(Public):
-    """The move of the server with that UUID, for who has the token for it."""
+class DirectTransferEndpoint(Public):
+    """`/api/transfers/{uuid}/by-hand`: for the source of a direct transfer.
 
-    access = Access.HAND
+    The source has a token that this node has issued. It sends the server's configuration before
+    the upload, and asks for the result when the upload was not answered.
+    """
+
+    access = Access.DIRECT_TRANSFER
     topic = Topic.TRANSFERS
     fails: ClassVar[tuple[HTTPStatus, ...]] = (
         HTTPStatus.UNAUTHORIZED,
@@ -326,46 +396,57 @@ class ByHandEndpoint(Public):
     )
     _token: TransferToken
 
+    def __init__(
+        self,
+        config: Config,
+        direct: IncomingDirectTransfers,
+        database: StateDatabase,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._direct = direct
+        self._database = database
+
     def authorize(self, request: StreamingRequest) -> None:
-        """Let who has the token for this server pass. Raises `Unauthorized`, `ServerNotFound`."""
-        config = self.services.config
+        """Check the token for this server. Raises `Unauthorized`, `ServerNotFound`."""
+        config = self._config
         self._token = transfer_token(
             request.header("Authorization"),
             config.token,
             config.api.public_url,
-            # What became of a transfer is asked when it is over, which may be much later.
+            # The result may be asked for long after the transfer.
             expired_too=request.method == b"DELETE",
             again=RENEW_DIRECT,
         )
         if not self._token.direct or self._token.server != self.uuid:
             raise TokenInvalid(
                 "The token is not valid",
-                "it is not for moving this server by hand; take the one that wingsctl receive "
-                "printed",
+                "it is not for a direct transfer of this server; use the one printed by wingsctl "
+                "receive",
             )
 
     async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Make a call. Raises `Unauthorized`, `ServerNotFound`."""
+        """Run a call. Raises `Unauthorized`, `ServerNotFound`."""
         self.authorize(request)
         await super().handle(request, call)
 
-    @call("PUT", Success(HTTPStatus.NO_CONTENT, "It may be sent."))
-    async def describe_server(self, request: StreamingRequest, order: Description) -> None:
-        """Tell what the server is that is about to be sent here by hand."""
+    @call("PUT", Success(HTTPStatus.NO_CONTENT, "The server may be sent."))
+    async def describe_server(self, request: StreamingRequest, body: Description) -> None:
+        """Send the configuration of a server before its direct transfer to this node."""
         token = self._token
-        if await self.services.journal.was_used(token.digest, token.expires):
+        if await self._database.was_used(token.digest, token.expires):
             raise token_was_used(RENEW_DIRECT)
-        described = attrs.asdict(order, filter=lambda _, value: value is not None)
-        self.services.by_hand.arrivals.describe(token, described)
+        described = attrs.asdict(body, filter=lambda _, value: value is not None)
+        self._direct.describe(token, described)
 
     @call(
         "DELETE",
-        Success(HTTPStatus.OK, "It is told."),
+        Success(HTTPStatus.OK, "The result."),
         fails=(HTTPStatus.SERVICE_UNAVAILABLE,),
     )
     async def conclude_move(self, request: StreamingRequest) -> Moved:
-        """Call off a move by hand, and tell whether the server had moved here before.
+        """Cancel a direct transfer, unless the server was received before; return which.
 
-        A token that has expired is good for this.
+        An expired token is accepted.
         """
-        return Moved(await self.services.by_hand.arrivals.conclude(self._token))
+        return Moved(await self._direct.conclude(self._token))

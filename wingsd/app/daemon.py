@@ -1,182 +1,260 @@
-"""The running daemon: how its parts are started, taken up again, and ended."""
+"""The running daemon: how its parts are started, resumed after a restart, and stopped."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from wingsd import __version__
+from wingsd.api.routes import MetricsListener
 from wingsd.app.capabilities import shortcomings, survey
-from wingsd.app.wiring import Wiring
+from wingsd.app.process import Pools
+from wingsd.auth.tokens import DenyList
+from wingsd.backups.received import ReceivedBackups
 from wingsd.config import Config, Ssl
+from wingsd.control import ControlListener
+from wingsd.direct_transfers import DirectTransfers
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import StorageError
-from wingsd.metrics import DIRECTIONS
-from wingsd.statedb import TransferRecord
+from wingsd.http.listener import HttpListener
+from wingsd.metrics import DIRECTIONS, Recorder
+from wingsd.servers import Servers
+from wingsd.statedb import StateDatabase, TransferRecord
+from wingsd.statedb.store import Store
 from wingsd.transfers.formatting import summary
-from wingsd.transfers.recovery import clear_leftovers
+from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.panel_callbacks import CallbackQueue
+from wingsd.transfers.recovery import Recovery, clear_leftovers
+from wingsd.transfers.storage.staging import Quarantine, Staging
+from wingsd.util.reactor import Reactor
 
-__all__ = ["Node"]
+__all__ = ["Listeners", "Node", "NodeStorage", "NodeTransfers"]
 
-# Seconds, when the daemon has to go: until a transfer past its verification is given up as well,
-# for the Panel to hear the last reports (the next daemon tells what it has not), for clients to
-# read their answers, until the end whatever goes on, and then for the journal to be closed.
-ABANDON_AFTER = 6.0
-TELL_WITHIN = 2.0
-DRAIN_WITHIN = 2.0
-STOP_WITHIN = 9.0
-CLOSE_WITHIN = 1.0
-#: Seconds between two looks for what has been kept long enough.
+# Seconds at the daemon's end: until verified transfers are aborted as well, so that reports reach
+# the Panel (the next daemon sends the others); for these reports; for clients to read answers;
+# until the end regardless of what is in progress; and for the state database to be closed.
+ABORT_AFTER = 6.0
+REPORT_TIMEOUT = 2.0
+DRAIN_TIMEOUT = 2.0
+STOP_TIMEOUT = 9.0
+CLOSE_TIMEOUT = 1.0
+#: Seconds between two cleanups of what was kept long enough.
 DAY = 24 * 3600.0
 
 
-class Node(Service):
-    """The running daemon: its servers, its transfers under way, its threads, and its doors."""
+@attrs.frozen
+class Listeners:
+    """The listening sockets: for Panel, browsers and nodes; for Prometheus; for wingsctl."""
 
-    #: From its start: fires once it has its servers and has taken up its transfers, with True.
+    http: HttpListener
+    metrics: MetricsListener
+    control: ControlListener
+
+    def open(self) -> None:
+        """Listen. Raises `SystemExit` with one line when that fails."""
+        self.http.open()
+        self.metrics.open()
+        self.control.open()
+
+
+@attrs.frozen
+class NodeStorage:
+    """What the node keeps across restarts: its state database and its staging area.
+
+    `store` is the database for the reactor's thread at the start, `database` its asynchronous
+    interface. `denied` are console tokens.
+    """
+
+    store: Store
+    database: StateDatabase
+    staging: Staging
+    backups: ReceivedBackups
+    quarantine: Quarantine
+    denied: DenyList
+
+    def open(self) -> list[TransferRecord]:
+        """Open all of it and return unfinished transfers. Raises `StorageError`."""
+        self.staging.prepare()
+        self.store.open()
+        self.denied.restore(self.store.denied())
+        self.denied.refuse_before(self.store.denied_before())
+        unfinished = self.store.unfinished()
+        clear_leftovers(unfinished, self.staging, self.backups)
+        return unfinished
+
+
+@attrs.frozen
+class NodeTransfers:
+    """The transfers to and from the node, and their reports to the Panel.
+
+    `recovery` makes what resumes the unfinished transfers of an earlier daemon.
+    """
+
+    receiver: IncomingTransfers
+    sender: OutgoingTransfers
+    streams: StreamGroups
+    direct: DirectTransfers
+    callbacks: CallbackQueue
+    recovery: Callable[[list[TransferRecord]], Recovery]
+
+    @property
+    def servers(self) -> list[str]:
+        """The UUIDs of the servers that are being transferred."""
+        return [*self.receiver.servers, *self.sender.servers]
+
+
+class Node(Service):
+    """The running daemon: its servers, transfers, threads and listening sockets."""
+
+    #: Fires with True when the servers are loaded and the transfers resumed.
     booted: Deferred[bool]
     _log = Logger()
 
-    def __init__(self, config: Config, endpoint: str, reactor: Any) -> None:
-        """Raise `ConfigError` where the configuration names files that are no good."""
+    def __init__(
+        self,
+        config: Config,
+        listeners: Listeners,
+        storage: NodeStorage,
+        servers: Servers,
+        transfers: NodeTransfers,
+        pools: Pools,
+        recorder: Recorder,
+        reactor: Reactor,
+    ) -> None:
         self._config = config
+        self._listeners = listeners
+        self._storage = storage
+        self._servers = servers
+        self._transfers = transfers
+        self._pools = pools
+        self._recorder = recorder
         self._reactor = reactor
-        self._parts = Wiring(config, endpoint, reactor)
-        self._daily = LoopingCall(self._begin_day)
+        self._daily = LoopingCall(self._clean_daily)
         self._daily.clock = reactor
 
-    # Its start
+    # Start
 
     def startService(self) -> None:
-        """Clean up, listen, load the servers. Exits with one line when the first two fail."""
+        """Open the storage, listen, load the servers.
+
+        Raises `SystemExit` with one line when one of the first two fails.
+        """
         super().startService()
-        self._tell_shortcomings()
-        unfinished = self._prepare_disk()
-        parts = self._parts
-        parts.pools.start()
-        parts.door.open()
-        parts.metrics_door.open()
-        parts.control_door.open()
+        self._log_shortcomings()
+        try:
+            unfinished = self._storage.open()
+        except StorageError as error:
+            raise SystemExit(f"wingsd: {error.detail}") from error
+        self._pools.start()
+        self._listeners.open()
         self._log.info(
             "wingsd {version} listens on {where}, for the Panel {remote}",
             version=__version__,
-            where=parts.door.address,
+            where=self._listeners.http.address,
             remote=self._config.remote,
         )
         self._daily.start(DAY)
         self.booted = Deferred.fromCoroutine(self._boot(unfinished))
-        # The node's end cancels it.
+        # Cancelled when the node stops.
         self.booted.addErrback(lambda failure: not failure.trap(CancelledError))
         self.booted.addErrback(lambda failure: self._log.failure("booting failed", failure))
 
-    def _tell_shortcomings(self) -> None:
-        docker = self._config.docker
+    def _log_shortcomings(self) -> None:
+        docker, user = self._config.docker, self._config.system.user
         address = engine_address(docker.socket, os.environ) if docker.enabled else None
-        for line in shortcomings(survey(self._config, self._parts.owner, address)):
-            self._log.warn("this node may not do all that a node does: {line}", line=line)
-
-    def _prepare_disk(self) -> list[TransferRecord]:
-        """Open staging area and journal; return the transfers that are not finished."""
-        parts = self._parts
-        try:
-            parts.staging.prepare()
-            parts.store.open()
-            parts.denied.restore(parts.store.denied())
-            parts.denied.refuse_before(parts.store.denied_before())
-            unfinished = parts.store.unfinished()
-            clear_leftovers(unfinished, parts.staging, parts.backups)
-        except StorageError as error:
-            raise SystemExit(f"wingsd: {error.detail}") from error
-        return unfinished
+        for line in shortcomings(survey(self._config, (user.uid, user.gid), address)):
+            self._log.warn("insufficient privileges: {line}", line=line)
 
     async def _boot(self, unfinished: list[TransferRecord]) -> bool:
-        parts = self._parts
-        recovery = parts.make_recovery(unfinished)
-        await parts.outbox.load()
-        await parts.by_hand.load(unfinished)
+        transfers = self._transfers
+        recovery = transfers.recovery(unfinished)
+        await transfers.callbacks.load()
+        await transfers.direct.load(unfinished)
         recovery.begin()
-        await parts.servers.boot()
+        await self._servers.boot()
         recovery.settle()
-        await parts.by_hand.hand_over()
+        await transfers.direct.hand_over()
         return True
 
-    # Its life
+    # Operation
 
     @property
-    def doing(self) -> str:
-        """What it does, in a line for people."""
-        parts = self._parts
-        count = len(parts.servers.all()) if parts.servers.loaded else None
-        moved = map(parts.observer.moving, DIRECTIONS)
-        return summary(count, parts.receiver.servers, parts.sender.servers, *moved)
+    def status(self) -> str:
+        """What the node is doing, in one line."""
+        count = len(self._servers.all()) if self._servers.loaded else None
+        receiver, sender = self._transfers.receiver, self._transfers.sender
+        moved = map(self._recorder.moving, DIRECTIONS)
+        return summary(count, receiver.servers, sender.servers, *moved)
 
     def renew_certificate(self, ssl: Ssl) -> bool:
-        """Read it anew; return whether one is used. On `ConfigError` the old one stays."""
-        return self._parts.door.reload(ssl)
+        """Read the certificate again; return whether TLS is used. Raises `ConfigError`."""
+        return self._listeners.http.reload(ssl)
 
-    def pulse(self) -> Deferred[None]:
-        """Return what fires when the journal's thread has come to it, behind all its work."""
-        return self._parts.pools.journal.run(lambda: None)
+    def ping_database(self) -> Deferred[None]:
+        """Return a Deferred that fires when the database's thread has done its present work."""
+        return self._pools.database.run(lambda: None)
 
-    def _begin_day(self) -> Deferred[None]:
-        forgetting = Deferred.fromCoroutine(self._forget_the_old())
-        # A day that goes wrong is not the last one: the node's end relies on it as well.
-        return forgetting.addErrback(lambda failure: self._log.failure("daily", failure))
+    def _clean_daily(self) -> Deferred[None]:
+        cleaning = Deferred.fromCoroutine(self._clean())
+        # An error must not end the loop, which the end of the node relies on.
+        return cleaning.addErrback(lambda failure: self._log.failure("cleanup failed", failure))
 
-    async def _forget_the_old(self) -> None:
+    async def _clean(self) -> None:
         try:
-            await self._parts.journal.prune()
+            await self._storage.database.prune()
         except StorageError as error:
-            self._log.error("{error}", error=error)
-        await self._parts.attic.clear()
+            self._log.error("cleanup failed: {error}", error=error)
+        await self._storage.quarantine.clear()
 
-    # Its end
+    # End
 
     def stopService(self) -> Deferred[None]:
-        """Give up unverified transfers, finish the others, and end the threads."""
+        """Abort unverified transfers, complete the others, and end the threads."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        parts = self._parts
-        abandoning = self._reactor.callLater(ABANDON_AFTER, parts.receiver.abandon)
-        limit: Deferred[None] = deferLater(self._reactor, STOP_WITHIN)
-        # Not a cancellation at the limit: what still goes on may as well go on to the very end.
-        done = Deferred.fromCoroutine(self._wind_up())
-        done.addErrback(lambda failure: self._log.failure("winding up failed", failure))
+        abort = self._reactor.callLater(ABORT_AFTER, self._transfers.receiver.abandon)
+        limit: Deferred[None] = deferLater(self._reactor, STOP_TIMEOUT)
+        # Not cancelled at the limit: what is in progress may continue until the process ends.
+        done = Deferred.fromCoroutine(self._shut_down())
+        done.addErrback(lambda failure: self._log.failure("stopping failed", failure))
         await DeferredList([done, limit], fireOnOneCallback=True, consumeErrors=True)
-        for server in (*parts.receiver.servers, *parts.sender.servers):
-            self._log.critical("{server}: not finished in time", server=server)
-        if abandoning.active():
-            abandoning.cancel()
+        for server in self._transfers.servers:
+            self._log.critical("{server}: transfer not finished in time", server=server)
+        if abort.active():
+            abort.cancel()
         limit.addErrback(lambda _: None)
         limit.cancel()
-        # When this returns, all connections are cut: not while one of them is still being read.
+        # All connections are cut when this returns: not while one of them is still being read.
         await deferLater(self._reactor, 0)
-        # A disk that hangs is not waited for.
-        closed = parts.journal.close()
-        await closed.addTimeout(CLOSE_WITHIN, self._reactor, lambda result, within: None)
-        parts.pools.stop()
-        parts.staging.close()
+        # With a limit, in case the disk hangs.
+        closed = self._storage.database.close()
+        await closed.addTimeout(CLOSE_TIMEOUT, self._reactor, lambda result, within: None)
+        self._pools.stop()
+        self._storage.staging.close()
 
-    async def _wind_up(self) -> None:
-        parts = self._parts
+    async def _shut_down(self) -> None:
+        listeners, transfers = self._listeners, self._transfers
         self._daily.stop()
         self.booted.cancel()
-        # The door is open meanwhile: of a server that was sent, the Panel says there that it has
-        # moved, and nobody else would ever delete what is left of it here.
-        parts.streams.stop()
-        await DeferredList([parts.receiver.stop(), parts.sender.stop()])
-        await parts.control_door.close()
-        await parts.door.close()
-        await parts.outbox.drain(TELL_WITHIN)
-        parts.outbox.stop()
-        await parts.servers.stop()
-        # The answers must be out before the process is gone.
-        await parts.door.drain(DRAIN_WITHIN)
-        await parts.metrics_door.close()
+        # The site listens meanwhile: when a sent server has moved, the Panel has it deleted here
+        # by a request, and nothing else would delete its files.
+        transfers.streams.stop()
+        await DeferredList([transfers.receiver.stop(), transfers.sender.stop()])
+        await listeners.control.close()
+        await listeners.http.close()
+        await transfers.callbacks.drain(REPORT_TIMEOUT)
+        transfers.callbacks.stop()
+        await self._servers.stop()
+        # Answers must be sent before the process ends.
+        await listeners.http.drain(DRAIN_TIMEOUT)
+        await listeners.metrics.close()

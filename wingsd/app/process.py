@@ -1,9 +1,4 @@
-"""What the daemon sets for its own process: open files, memory, the clock, and thread pools.
-
-The clock: Twisted measures its timeouts by the wall clock. Set an hour forward (by NTP, or since a
-virtual machine was paused), it ends every transfer as stalled; set back, it keeps every silent
-peer for as long. `steady` makes the reactor use a monotonic one.
-"""
+"""Settings of the daemon's process: open files, malloc, the reactor's clock, thread pools."""
 
 from __future__ import annotations
 
@@ -11,7 +6,7 @@ import ctypes
 import resource
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from twisted.internet.base import ReactorBase
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -19,18 +14,25 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from wingsd.config import TransfersConfig
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.threadio import Workers
+from wingsd.util.reactor import Reactor
 
-__all__ = ["ENOUGH", "PACKERS", "Pools", "raise_limit", "set_thresholds", "steady"]
+__all__ = [
+    "PACKERS",
+    "RECOMMENDED_LIMIT",
+    "Pools",
+    "raise_limit",
+    "set_thresholds",
+    "use_monotonic_clock",
+]
 
-#: What a node wants that is asked for much at once: connections, and files of transfers.
-ENOUGH = 4096
+#: Open files that a busy node needs, for connections and for files of transfers.
+RECOMMENDED_LIMIT = 4096
 
 
 def raise_limit() -> int:
-    """Allow this process as many open files as it may allow itself; return how many these are.
+    """Raise the soft limit of open files to the hard limit; return it.
 
-    The usual limit (1,024) is that of programs that hand descriptors to select(2), which this
-    one does not.
+    The usual limit (1,024) is for programs that use select(2), which this one does not.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -60,11 +62,12 @@ def set_thresholds() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-def steady(reactor: Any) -> None:
-    """Have the reactor measure by a clock that nobody sets.
+def use_monotonic_clock(reactor: Any) -> None:
+    """Let the reactor measure time by the monotonic clock. Call it before anything is scheduled.
 
-    To be called before anything waits for it. `seconds()` is then no time of day. A reactor with
-    a clock of its own keeps it.
+    Twisted uses the wall clock. When that is set forward (by NTP, or after a pause of a virtual
+    machine), all transfers time out; when set back, silent peers are kept for as long. A reactor
+    with a clock of its own keeps it.
     """
     if getattr(type(reactor), "seconds", None) is ReactorBase.seconds:
         reactor.seconds = time.monotonic
@@ -104,24 +107,22 @@ def trim_heap() -> None:
         malloc_trim(0)
 
 
-T = TypeVar("T")
-
-#: Archives packed at a time; what comes beyond them waits until it is its turn.
+#: Archives packed at a time; further ones wait.
 PACKERS = 8
-#: Threads for renames, syncs and removals, whose work is short; and for the engine: a pull holds
-#: one for some seconds at a time, and so does a console that its server does not read.
+# Threads for renames, syncs and removals, which are short; and for the engine, where a pull, or a
+# console that the server does not read, occupies one for some seconds.
 DISK_WORKERS = 4
 ENGINE_WORKERS = 8
-#: Servers whose egg files are rewritten at a time, and of those that were slow the last time.
+# Servers whose egg files are rewritten at a time; and of those that were slow the last time.
 REWRITERS = 4
 SLOW_REWRITERS = 1
 
 
 class Pools:
-    """All of them. `transfers` says how many archives are read at a time, and how nicely."""
+    """The thread pools, as `system.transfers` configures them."""
 
-    def __init__(self, reactor: Any, transfers: TransfersConfig) -> None:
-        # What else these threads start inherits it: they all work on archives.
+    def __init__(self, reactor: Reactor, transfers: TransfersConfig) -> None:
+        # Threads started by these inherit the nice value.
         self.disk = Workers(reactor, "disk", DISK_WORKERS)
         self._trimmer = HeapTrimmer(reactor, lambda: self.disk.run(trim_heap))
         archives: Any = {"nice": transfers.nice, "when_idle": self._trimmer.schedule}
@@ -132,7 +133,7 @@ class Pools:
             Workers(reactor, "slow", SLOW_REWRITERS),
         )
         self.engine = Workers(reactor, "engine", ENGINE_WORKERS)
-        self.journal = Workers(reactor, "journal", 1)
+        self.database = Workers(reactor, "journal", 1)
 
     @property
     def _all(self) -> tuple[Workers | Rewriters, ...]:
@@ -142,7 +143,7 @@ class Pools:
             self.disk,
             self.rewriters,
             self.engine,
-            self.journal,
+            self.database,
         )
 
     def start(self) -> None:
@@ -151,7 +152,7 @@ class Pools:
             workers.start()
 
     def stop(self) -> None:
-        """End the threads, without waiting for one that still works."""
+        """End the threads, without waiting for one that is busy."""
         self._trimmer.cancel()
         for workers in self._all:
             workers.stop()

@@ -1,4 +1,4 @@
-"""The daemon as a service: readiness, status and watchdog for the manager, and reloading."""
+"""The daemon as a service: readiness, status and watchdog for systemd, and reloading."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import ILogObserver, Logger
 
-from wingsd.app.daemon import STOP_WITHIN, Node
+from wingsd.app.daemon import STOP_TIMEOUT, Node
 from wingsd.config import Config, Ssl, differences, load
 from wingsd.errors import ConfigError
 from wingsd.systemd import Notifier, Watchdog, watchdog_period
 from wingsd.threadio import relayed
+from wingsd.util.reactor import ThreadedReactor
 
-__all__ = ["READY_WITHIN", "RELOADED", "SHOWN_EVERY", "Reload", "Supervision"]
+__all__ = ["READY_WITHIN", "RELOADED", "STATUS_INTERVAL", "Reload", "Supervision"]
 
 RELOADED = frozenset({"debug", "api.ssl.cert", "api.ssl.key"})
-"""The keys that need no new start."""
+"""The keys that a reload applies; others need a restart."""
 
 
 class Reload:
-    """Takes what can be changed at once from the file at `path`, and tells what else differs.
+    """Applies changes of the configuration at `path`, and logs those that need a restart.
 
-    `config` is what that file was at the start. `show_debug` sets the log's level, as `Logs` does,
-    and `renew_certificate` reads a certificate, as `Node` does. What is no good is logged, and
-    what was in use before stays.
+    `config` is the configuration at the start. `show_debug` sets the log level,
+    `renew_certificate` reads the certificate. Errors are logged; the old values stay in use.
     """
 
     _log = Logger()
@@ -49,54 +49,52 @@ class Reload:
         self._renew_certificate = renew_certificate
 
     def __call__(self) -> None:
-        """Read configuration and certificate. Raises nothing."""
+        """Read configuration and certificate. Does not raise."""
         ssl = self._ssl
         try:
             config, _ = load(self._path)
         except ConfigError as error:
-            self._log.error("the configuration in use stays: {error}", error=error)
+            self._log.error("configuration not reloaded: {error}", error=error)
         else:
             self._show_debug(config.debug)
             self._compare(config)
             if config.api.ssl.enabled:
                 ssl = config.api.ssl
-        # With a file that is no good too: a certificate is renewed by programs that do not know.
+        # Also with an invalid file: certificates are renewed independently of it.
         self._read_certificate(ssl)
 
     def _read_certificate(self, ssl: Ssl) -> None:
         try:
             is_used = self._renew_certificate(ssl)
         except ConfigError as error:
-            self._log.error("the certificate in use stays: {error}", error=error)
+            self._log.error("certificate not reloaded: {error}", error=error)
             return
         self._ssl = ssl
         if is_used:
-            self._log.info("the certificate was read anew")
+            self._log.info("certificate reloaded")
 
     def _compare(self, config: Config) -> None:
         differing = [key for key in differences(self._config, config) if key not in RELOADED]
         if differing:
             self._log.warn(
-                "{path} differs from what this node was started with, and it needs to be started "
-                "again to use it: {keys}",
+                "{path}: changes that need a restart: {keys}",
                 path=self._path,
                 keys=", ".join(differing),
             )
 
 
-#: Seconds after which a node that listens is said to serve, though the Panel has not told it of
-#: its servers: it goes on asking for as long as it takes, and what waits for the node to be up
-#: (the Panel, on the same machine) must not wait for ever.
+#: Seconds after which the node reports readiness without its servers. It continues to ask the
+#: Panel for them, which may itself be waiting for the node on the same machine.
 READY_WITHIN = 15.0
-#: Seconds between two looks at what the node does.
-SHOWN_EVERY = 2.0
-#: Seconds beyond those that a node takes to end, for the process to be gone.
+#: Seconds between two updates of the status.
+STATUS_INTERVAL = 2.0
+#: Seconds after the end of the node for the process to exit.
 _MARGIN = 5.0
 _STDERR = 2
 
 
 class Supervision(MultiService):
-    """The node, and what the service manager hears of it. Without a manager, only the node."""
+    """The node, and its notifications to the service manager, if there is one."""
 
     _log = Logger()
 
@@ -104,14 +102,14 @@ class Supervision(MultiService):
         self,
         node: Node,
         reload: Callable[[], None],
-        reactor: Any,
+        reactor: ThreadedReactor,
         notifier: Notifier,
         period: float | None = None,
         observer: ILogObserver | None = None,
     ) -> None:
-        """Tell `notifier`; a watchdog wants a sign of life every `period` seconds, if not None.
+        """`period` is the seconds of the manager's watchdog, None without one.
 
-        `reload` is called on SIGHUP. twistd logs by `observer`, in its own way without one.
+        `reload` is called on SIGHUP. `observer` replaces twistd's log observer.
         """
         super().__init__()
         node.setServiceParent(self)
@@ -123,73 +121,73 @@ class Supervision(MultiService):
         self._reactor = reactor
         self._watchdog = None
         if period is not None:
-            self._watchdog = Watchdog(notifier, period, node.pulse, reactor)
+            self._watchdog = Watchdog(notifier, period, node.ping_database, reactor)
         self._shown = ""
-        self._showing = LoopingCall(self._show)
-        self._showing.clock = reactor
+        self._updating = LoopingCall(self._update_status)
+        self._updating.clock = reactor
 
     @classmethod
     def from_environment(
         cls,
         node: Node,
         reload: Callable[[], None],
-        reactor: Any,
+        reactor: ThreadedReactor,
         observer: ILogObserver | None = None,
     ) -> Supervision:
-        """Return the supervision that the manager's variables ask for, and forget these."""
+        """Return the supervision for systemd's environment variables, and remove them."""
         notifier, period = Notifier.from_environment(os.environ), watchdog_period(os.environ)
         if period is not None:
-            # What the watchdog ends, by SIGABRT, says where each thread of it was.
+            # The watchdog sends SIGABRT: print the tracebacks of all threads.
             faulthandler.enable(_STDERR)
         return cls(node, reload, reactor, notifier, period, observer)
 
     def setServiceParent(self, parent: Any) -> None:
-        """Be a part of twistd's application, which says by what twistd logs."""
+        """Set the log observer of twistd's application."""
         super().setServiceParent(parent)
         if self._observer is not None:
             parent.setComponent(ILogObserver, self._observer)
 
     def startService(self) -> None:
-        """Start the node, however long that takes; tell when it serves."""
-        # A signal handler may interrupt anything; the reactor does it when it is safe. Not later
-        # than this: whoever sees that it listens may send the signal, which else would end it.
-        signal.signal(signal.SIGHUP, relayed(self._reactor, self._hang_up))
-        self._notifier.status("starting: looking at what an earlier daemon left")
+        """Start the node, and notify the manager when it is ready."""
+        # Handled by the reactor, since a signal handler may interrupt anything. Installed before
+        # the node listens: without a handler SIGHUP would end the process.
+        signal.signal(signal.SIGHUP, relayed(self._reactor, self._handle_sighup))
+        self._notifier.status("starting: checking for unfinished transfers")
         with self._notifier.extending():
             super().startService()
         if self._watchdog is not None:
             self._watchdog.start()
         if self._notifier.is_heard:
-            showing: Deferred[Any] = self._showing.start(SHOWN_EVERY)
-            showing.addErrback(lambda failure: self._log.failure("no status is shown", failure))
-            self._await_service()
+            showing: Deferred[Any] = self._updating.start(STATUS_INTERVAL)
+            showing.addErrback(lambda failure: self._log.failure("status updates failed", failure))
+            self._await_boot()
 
-    def _await_service(self) -> None:
+    def _await_boot(self) -> None:
         patience: Deferred[Any] = deferLater(self._reactor, READY_WITHIN)
         waiting = DeferredList([self._node.booted, patience], fireOnOneCallback=True)
-        waiting.addCallback(self._serves)
+        waiting.addCallback(self._report_ready)
         waiting.addBoth(lambda _: patience.cancel())
         patience.addErrback(lambda _: None)
 
-    def _serves(self, first: tuple[Any, int]) -> None:
+    def _report_ready(self, first: tuple[Any, int]) -> None:
         booted, which = first
         if which == 0 and not booted:
-            return  # It ends; or has failed, and the manager that waits in vain starts it anew.
+            return  # It is stopping; or has failed, and the manager restarts it after its timeout.
         self._is_ready = True
-        self._notifier.ready(self._node.doing)
+        self._notifier.ready(self._node.status)
         if self._notifier.error is not None:
             self._log.warn(
-                "the service manager could not be told that the node serves: {error}",
+                "readiness not reported to the service manager: {error}",
                 error=self._notifier.error,
             )
 
-    def _show(self) -> None:
-        doing = self._node.doing
-        if doing != self._shown:
-            self._shown = doing
-            self._notifier.status(doing)
+    def _update_status(self) -> None:
+        status = self._node.status
+        if status != self._shown:
+            self._shown = status
+            self._notifier.status(status)
 
-    def _hang_up(self, *_: object) -> None:
+    def _handle_sighup(self, *_: object) -> None:
         if not self._is_ready:
             self._reload()
             return
@@ -198,18 +196,18 @@ class Supervision(MultiService):
             self._reload()
         except Exception:
             self._log.failure("reloading failed")
-        self._notifier.ready(self._node.doing)
+        self._notifier.ready(self._node.status)
 
     def stopService(self) -> Deferred[Any]:
-        """Tell that the node is ending, and end it."""
+        """Notify the manager, and stop the node."""
         self._is_ready = False
-        self._notifier.stopping(f"ending: {self._node.doing}", STOP_WITHIN + _MARGIN)
-        if self._showing.running:
-            self._showing.stop()
+        self._notifier.stopping(f"stopping: {self._node.status}", STOP_TIMEOUT + _MARGIN)
+        if self._updating.running:
+            self._updating.stop()
         ended: Deferred[Any] = super().stopService()
-        return ended.addBoth(self._over)
+        return ended.addBoth(self._stop_watchdog)
 
-    def _over(self, result: Any) -> Any:
+    def _stop_watchdog(self, result: Any) -> Any:
         if self._watchdog:
             self._watchdog.stop()
         return result

@@ -1,26 +1,36 @@
-"""What a node is made of, and how that is wired together. Nothing of it runs yet."""
+"""Makes a node: each of its objects, with the collaborators it needs. Nothing runs yet."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import DeferredSemaphore
 
-from wingsd.api.resource import Services
-from wingsd.api.routes import ApiRoot, MetricsListener
+from wingsd.api import servers as api_servers
+from wingsd.api import transfers as api_transfers
+from wingsd.api.routes import ApiRoot, InterfaceEndpoint, MetricsListener
+from wingsd.api.system import AskEngine, SystemEndpoint
+from wingsd.app.daemon import Listeners, Node, NodeStorage, NodeTransfers
 from wingsd.app.process import PACKERS, Pools
 from wingsd.archive import ArchiveLimits, Compression
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.local import Removal
 from wingsd.backups.received import ReceivedBackups
 from wingsd.config import Config
-from wingsd.control import ControlContext, ControlListener
+from wingsd.control import ControlApi, ControlListener
+from wingsd.control.status import Activity, Probes, StatusEndpoint
+from wingsd.control.transfers import (
+    ControlTransfersEndpoint,
+    ReceiveEndpoint,
+    SendEndpoint,
+    TransferEndpoint,
+    TransferList,
+)
 from wingsd.direct_transfers import DirectTransferCollaborators, DirectTransfers
 from wingsd.docker.runtime import (
-    EngineInformation,
     Environment,
     NoEnvironment,
     engine_address,
@@ -45,26 +55,34 @@ from wingsd.transfers.recovery import Recovery
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Quarantine, Staging, WriteBack
+from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
 
-__all__ = ["Wiring"]
+__all__ = ["Wiring", "make_node"]
 
-#: Bytes.
 MIB = 1024 * 1024
 
 
-class Wiring:
-    """All that a node has, each made once; what one needs of another, it is given here."""
+def make_node(config: Config, endpoint: str, reactor: Reactor) -> Node:
+    """Return the node of a configuration, which listens at an endpoint description.
 
-    def __init__(self, config: Config, endpoint: str, reactor: Any) -> None:
-        """Raise `ConfigError` where the configuration names files that are no good."""
+    Raises `ConfigError` when the configuration names invalid files.
+    """
+    return Wiring(config, endpoint, reactor).node()
+
+
+class Wiring:
+    """The objects of a node, each made once, from bottom to top."""
+
+    def __init__(self, config: Config, endpoint: str, reactor: Reactor) -> None:
+        """Raises `ConfigError` when the configuration names invalid files."""
         self._config = config
         self._reactor = reactor
         self.owner = (config.system.user.uid, config.system.user.gid)
         transfers = config.system.transfers
         self.pools = Pools(reactor, transfers)
         pool = transfers.storage_pool.name
-        # On a volume that others have, too, what is this node's own bears its name.
+        # On a shared volume the directories of each node have its name.
         name, data = config.uuid if pool else "", config.system.data
         self.staging = Staging(data, self.owner, durable=transfers.durable, node=name)
         self.backups = ReceivedBackups.configured(config.system, config.uuid)
@@ -75,7 +93,7 @@ class Wiring:
         self.observer = Recorder()
         self.panel = Panel(config, reactor, observer=self.observer)
         self.store = Store(config.system.root_directory)
-        self.journal = StateDatabase(self.store, self.pools.journal, time.time)
+        self.journal = StateDatabase(self.store, self.pools.database, time.time)
         disk, days = self.pools.disk, transfers.quarantine_days
         self.attic = Quarantine(self.staging, self.backups, disk, self.journal, days)
         self.outbox = CallbackQueue(self.panel, self.journal, reactor)
@@ -88,10 +106,32 @@ class Wiring:
         self.streams = StreamGroups(self.receiver, self.journal, transfers.streams, reactor)
         self.sender = self._make_sender()
         self.by_hand = self._make_by_hand()
-        self._services = self._make_services()
-        self.door = HttpListener(config.api.ssl, endpoint, self._make_site(), reactor)
-        self.control_door = ControlListener(self._make_rooms())
-        self.metrics_door = MetricsListener(config, self._make_exposition(), reactor)
+        self._engine = self._ask_engine()
+        self._http = HttpListener(config.api.ssl, endpoint, self._make_site(), reactor)
+        self._control = self._make_control()
+        self._metrics = MetricsListener(config, self._make_exposition(), reactor)
+
+    def node(self) -> Node:
+        """Return the node."""
+        return Node(
+            self._config,
+            Listeners(self._http, self._metrics, self._control),
+            NodeStorage(
+                self.store, self.journal, self.staging, self.backups, self.attic, self.denied
+            ),
+            self.servers,
+            NodeTransfers(
+                self.receiver,
+                self.sender,
+                self.streams,
+                self.by_hand,
+                self.outbox,
+                self.make_recovery,
+            ),
+            self.pools,
+            self.observer,
+            self._reactor,
+        )
 
     def _make_environment(self) -> Environment:
         if not self._config.docker.enabled:
@@ -192,7 +232,7 @@ class Wiring:
         )
 
     def make_recovery(self, unfinished: list[TransferRecord]) -> Recovery:
-        """Return who takes up the transfers that an earlier daemon has left."""
+        """Return what resumes the unfinished transfers of an earlier daemon."""
         return Recovery(
             entries=unfinished,
             receiver=self.receiver,
@@ -211,46 +251,57 @@ class Wiring:
             observer=self.observer,
         )
 
-    # Its doors, and who is asked there
-
-    def _make_services(self) -> Services:
-        sockets = ConsoleSockets(self._config, self._bus, self.denied, self._reactor)
-        return Services(
-            config=self._config,
-            servers=self.servers,
-            sender=self.sender,
-            receiver=self.receiver,
-            streams=self.streams,
-            journal=self.journal,
-            by_hand=self.by_hand,
-            denied=self.denied,
-            websocket=sockets.resource,
-            websocket_of_moved=sockets.resource_of_moved,
-            engine=self._ask_engine(),
-            download_bucket=self._bucket(self._config.system.transfers.download_limit),
-        )
+    # Listeners, and the paths behind them
 
     def _make_site(self) -> NodeSite:
-        transfers = self._config.system.transfers
+        config = self._config
+        transfers = config.system.transfers
+        sockets = ConsoleSockets(config, self._bus, self.denied, self._reactor)
+        bucket = self._bucket(transfers.download_limit)
+        incoming, servers, database = self.by_hand.arrivals, self.servers, self.journal
+        receiver, sender, streams = self.receiver, self.sender, self.streams
+        endpoints: list[partial[Any]] = [
+            partial(InterfaceEndpoint, config),
+            partial(SystemEndpoint, config, self._engine),
+            *api_servers.endpoints(
+                config, servers, receiver, sender, sockets, self.denied, database
+            ),
+            *api_transfers.endpoints(
+                config, servers, receiver, sender, streams, incoming, database, bucket
+            ),
+        ]
         return NodeSite(
-            ApiRoot(self._services),
+            ApiRoot(endpoints),
             reactor=self._reactor,
             timeout=transfers.stall_timeout,
             least_rate=transfers.least_rate,
-            limits=self._config.api.limits,
+            limits=config.api.limits,
             observer=self.observer,
         )
 
-    def _make_rooms(self) -> ControlContext:
-        return ControlContext(
-            reactor=self._reactor,
-            services=self._services,
-            panel=self.panel,
-            outbox=self.outbox,
-            staging=self.staging,
-            disk=self.pools.disk,
-            address=lambda: self.door.address,
-        )
+    def _make_control(self) -> ControlListener:
+        config, database, direct = self._config, self.journal, self.by_hand
+        receiver, sender, disk = self.receiver, self.sender, self.pools.disk
+        started, start = time.time(), self._reactor.seconds()
+
+        def address() -> str:
+            return self._http.address
+
+        def uptime() -> float:
+            return self._reactor.seconds() - start
+
+        staging = self.staging.path
+        probes = Probes(config, self.panel, self._engine, disk, staging, self._reactor)
+        activity = Activity(self.servers, receiver, sender, direct.arrivals, self.outbox)
+        transfers = TransferList(database, receiver, sender, direct, started)
+        endpoints: list[partial[Any]] = [
+            partial(StatusEndpoint, config, address, uptime, probes, activity),
+            partial(ControlTransfersEndpoint, config, transfers),
+            partial(TransferEndpoint, config, transfers, self.servers),
+            partial(ReceiveEndpoint, config, direct, database, disk, address),
+            partial(SendEndpoint, config, direct, database),
+        ]
+        return ControlListener(config.control, ControlApi(endpoints), self._reactor)
 
     def _make_exposition(self) -> Exposition:
         sources = Sources(self.receiver, self.sender, self.outbox)
@@ -260,7 +311,7 @@ class Wiring:
     def _bucket(self, limit: int) -> TokenBucket | None:
         return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None
 
-    def _ask_engine(self) -> Callable[[], Awaitable[EngineInformation]] | None:
+    def _ask_engine(self) -> AskEngine | None:
         if not self._config.docker.enabled:
             return None
         from wingsd.docker import engine  # noqa: PLC0415 (see _make_environment)

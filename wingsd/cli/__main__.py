@@ -21,13 +21,13 @@ __all__ = ["main"]
     envvar="WINGSCTL_SOCKET",
     default=DEFAULT_SOCKET,
     show_default=True,
-    help="Where the daemon listens for this command (control.socket in its configuration).",
+    help="The daemon's control socket (control.socket in its configuration).",
 )
 def main(*, socket: str) -> None:
-    """Look after the wingsd that runs on this machine, and move servers by hand.
+    """Control the wingsd on this machine, and transfer servers without a Panel.
 
-    It ends with 0 when all went well, 1 when not, 2 for a wrong command line, 3 without a daemon,
-    4 when this user may not speak to it, and 5 when it knows no such server.
+    Exit status: 0 success, 1 failure, 2 invalid command line, 3 wingsd is not running, 4 no
+    permission to open its socket, 5 no such server or transfer.
     """
 
 

@@ -1,4 +1,4 @@
-"""`wingsctl check-config`: whether the daemon could start with a configuration."""
+"""`wingsctl check-config`: checks a configuration as the daemon does when it starts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from wingsd.util.tls import ServerCertificate
 
 __all__ = ["Finding", "check", "check_certificates", "check_config"]
 
-#: A certificate that ends sooner is told of.
-SOON = timedelta(days=14)
+#: A certificate that expires within this time is a warning.
+EXPIRY_WARNING = timedelta(days=14)
 
 
 def check_certificates(config: Config) -> tuple[list[str], list[str]]:
-    """Return what keeps the daemon from starting, and what may become a trouble."""
+    """Return errors, which keep the daemon from starting, and warnings."""
     errors: list[str] = []
     warnings: list[str] = []
     try:
@@ -41,22 +41,22 @@ def check_certificates(config: Config) -> tuple[list[str], list[str]]:
         except ConfigError as error:
             errors.append(str(error))
         else:
-            warnings += _age(ssl.cert)
+            warnings += _expiry(ssl.cert)
     return errors, warnings
 
 
-def _age(path: str) -> list[str]:
+def _expiry(path: str) -> list[str]:
     certificate = x509.load_pem_x509_certificate(Path(path).read_bytes())
     ends, now = certificate.not_valid_after_utc, datetime.now(UTC)
-    if ends > now + SOON:
+    if ends > now + EXPIRY_WARNING:
         return []
-    word = "has expired" if ends < now else "expires"
-    return [f"api.ssl.cert: {path} {word} on {ends:%Y-%m-%d at %H:%M} UTC"]
+    verb = "has expired" if ends < now else "expires"
+    return [f"api.ssl.cert: {path} {verb} on {ends:%Y-%m-%d at %H:%M} UTC"]
 
 
 @attrs.define
 class Finding:
-    """What is wrong with a configuration: what keeps the daemon from starting, and what may."""
+    """The result of a check: errors keep the daemon from starting, warnings do not."""
 
     errors: list[str] = attrs.field(factory=list)
     warnings: list[str] = attrs.field(factory=list)
@@ -64,13 +64,13 @@ class Finding:
 
 @click.command("check-config")
 @click.argument("file", type=click.Path(), required=False)
-@click.option("--strict", is_flag=True, help="Take every warning for an error.")
+@click.option("--strict", is_flag=True, help="Treat warnings as errors.")
 @json_option
 def check_config(*, file: str | None, strict: bool, as_json: bool) -> None:
     """Check a configuration as the daemon does when it starts.
 
-    Without FILE it is the one that the daemon finds. No daemon is needed; what the files that it
-    names are worth is seen as this user sees them.
+    The default FILE is the one that the daemon uses. The daemon does not need to run. Files are
+    checked with the permissions of the current user.
     """
     path, found = _found(file)
     usable = not found.errors and not (strict and found.warnings)
@@ -80,12 +80,12 @@ def check_config(*, file: str | None, strict: bool, as_json: bool) -> None:
         for kind, lines in (("error", found.errors), ("warning", found.warnings)):
             for line in lines:
                 show(f"{kind}: {plain(line)}")
-        show(f"{path or 'the configuration'} {'can' if usable else 'cannot'} be used")
+        show(f"{path or 'the configuration'}: {'valid' if usable else 'invalid'}")
     sys.exit(Exit.DONE if usable else Exit.FAILED)
 
 
 def _found(file: str | None) -> tuple[str, Finding]:
-    """Return which configuration it is, empty for none, and what is wrong with it."""
+    """Return the path of the configuration, empty without one, and its errors."""
     try:
         path = file or find()
     except ConfigError as error:
@@ -94,23 +94,21 @@ def _found(file: str | None) -> tuple[str, Finding]:
 
 
 def check(path: str) -> Finding:
-    """Return what is wrong with the configuration at `path`."""
+    """Return errors and warnings of the configuration at `path`."""
     found = Finding()
     if _is_open_to_all(path):
         found.warnings.append(
-            f"{path} can be read or written by every user of this system, and the node's token is "
-            f"in it: chmod 600 {path}"
+            f"{path} contains the node's token and is accessible to every user of this system: "
+            f"chmod 600 {path}"
         )
     try:
         config, unknown = load(path)
     except ConfigError as error:
-        # Of several lines the first only says of which file the others are.
+        # The first of several lines only names the file.
         first, *others = str(error).split("\n")
         found.errors += others or [first]
         return found
-    found.warnings += [f"{key}: not a key that wingsd knows; it is ignored" for key in unknown]
-    # What that reads in takes a while, and no other command has a use for it.
-
+    found.warnings += [f"{key}: unknown key, ignored" for key in unknown]
     errors, warnings = check_certificates(config)
     found.errors += errors
     found.warnings += warnings
@@ -119,13 +117,13 @@ def check(path: str) -> Finding:
 
 
 def _is_open_to_all(path: str) -> bool:
-    """Return whether others than its owner and group can reach and open a file."""
+    """Return whether users other than the owner and the group can open a file."""
     place = Path(path).resolve()
     try:
         reached = all(each.stat().st_mode & stat.S_IXOTH for each in place.parents)
         return reached and bool(place.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
     except OSError:
-        return False  # Where it cannot be read either, that is told.
+        return False  # Reading it fails as well, which is an error.
 
 
 def _check_listening(api: ApiConfig, found: Finding) -> None:
@@ -137,12 +135,12 @@ def _check_listening(api: ApiConfig, found: Finding) -> None:
         match error.errno:
             case errno.EADDRINUSE:
                 found.warnings.append(
-                    f"{where} is in use, by a wingsd that runs already or by another program"
+                    f"{where} is in use, by a running wingsd or by another program"
                 )
             case errno.EACCES:
                 found.warnings.append(
-                    f"{where} needs CAP_NET_BIND_SERVICE, which this user has not; or let systemd "
-                    "hand the socket over (--endpoint)"
+                    f"{where} requires CAP_NET_BIND_SERVICE, which this user lacks; or use a "
+                    "socket passed by systemd (--endpoint)"
                 )
             case _:
-                found.errors.append(f"{where} cannot be listened at: {error.strerror or error}")
+                found.errors.append(f"{where}: cannot listen: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""Speaks to the daemon over its control socket; and the errors and exit statuses of a command."""
+"""The client of the daemon's control socket; errors and exit statuses of commands."""
 
 from __future__ import annotations
 
@@ -24,25 +24,24 @@ class Exit(IntEnum):
     """The exit statuses."""
 
     DONE = 0
-    #: What was asked for could not be done, or a transfer that was waited for has failed.
+    #: The command failed, or the transfer that it waited for.
     FAILED = 1
-    #: The command line makes no sense; click's own.
+    #: The command line is invalid; click's own.
     USAGE = 2
     #: No daemon listens at the socket.
     NO_DAEMON = 3
-    #: This user may not open the socket.
+    #: This user has no permission to open the socket.
     NOT_PERMITTED = 4
-    #: The daemon knows no such server, or transfer.
+    #: The daemon has no such server or transfer.
     UNKNOWN = 5
-    #: The operator left, while what was begun goes on; the shell's for SIGINT.
-    LEFT = 130
+    #: Interrupted while the transfer continues; the shell's status for SIGINT.
+    INTERRUPTED = 130
 
 
 class CtlError(click.ClickException):
     """The command fails with the exit status `status`.
 
-    `detail` says what to do, where that is known; `code` is the daemon's for the error, if it is
-    the daemon's.
+    `detail` is the remedy; `code` is the error's code, when the daemon sent it.
     """
 
     def __init__(
@@ -51,27 +50,27 @@ class CtlError(click.ClickException):
         super().__init__(message)
         self.detail = detail
         self.code = code
-        # It is shown when the command's context is gone.
+        # `show` is called without the command's context.
         context = click.get_current_context(silent=True)
         self._as_json = context is not None and bool(context.params.get("as_json"))
         self.exit_code = int(status)  # type: ignore[misc]  # click's own way, whatever it says
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it where errors go: for people, or with `--json` as JSON."""
+        """Print the error to standard error, with `--json` as JSON."""
         if self._as_json:
             answer = {"error": self.message, "detail": self.detail}
             text = json.dumps(answer | ({"code": self.code} if self.code else {}))
         else:
-            # The daemon's words, which may quote others.
+            # Messages of the daemon may quote other programs.
             text = f"wingsctl: {escaped(self.message)}"
             text += f" ({escaped(self.code)})" if self.code else ""
             text += f"\n  {escaped(self.detail)}" if self.detail else ""
         click.echo(text, file=file, err=True)
 
 
-#: Seconds that the daemon has for an answer.
+#: Seconds for an answer of the daemon.
 TIMEOUT = 30.0
-#: Bytes of an answer.
+#: Bytes of an answer at most.
 MAX_ANSWER = 64 * 1024 * 1024
 
 
@@ -90,14 +89,14 @@ class _UnixConnection(HTTPConnection):
 
 
 class ControlClient:
-    """The daemon that listens at the socket `path`."""
+    """A client of the daemon that listens on the socket at `path`."""
 
     def __init__(self, path: str, timeout: float = TIMEOUT) -> None:
         self._path = path
         self._timeout = timeout
 
     def ask(self, method: str, path: str, content: object = None) -> Any:
-        """Return what the daemon answers, None for nothing; `content` is sent as JSON.
+        """Send a request with `content` as JSON; return the answer, None for an empty one.
 
         Raises `CtlError`.
         """
@@ -112,51 +111,52 @@ class ControlClient:
         if len(text) > MAX_ANSWER:
             raise CtlError(
                 f"the answer is longer than {MAX_ANSWER // 1024**2} MiB",
-                f"see whether wingsd is what listens at {self._path}",
+                f"check that wingsd listens on {self._path}",
                 Exit.FAILED,
             )
-        told = _decoded(text)
+        decoded = _decoded(text)
         if answer.status >= HTTPStatus.BAD_REQUEST:
-            fault = told if isinstance(told, dict) else {}
+            fault = decoded if isinstance(decoded, dict) else {}
             raise CtlError(
                 str(fault.get("error") or f"the daemon answered {answer.status}"),
                 str(fault.get("detail") or ""),
                 Exit.UNKNOWN if answer.status == HTTPStatus.NOT_FOUND else Exit.FAILED,
                 str(fault.get("code") or ""),
             )
-        return told
+        return decoded
 
     def _unreachable(self, error: Exception) -> CtlError:
         path = self._path
         match error:
             case PermissionError():
-                return CtlError(f"{path} is not for you", _who_may(path), Exit.NOT_PERMITTED)
+                message = f"no permission to open {path}"
+                return CtlError(message, _permitted(path), Exit.NOT_PERMITTED)
             case FileNotFoundError() | NotADirectoryError():
                 return CtlError(
-                    f"no wingsd runs here: there is no {path}",
-                    "start it with systemctl start wingsd; another socket (control.socket in its "
-                    "configuration) is named with --socket",
+                    f"wingsd is not running: there is no {path}",
+                    "start it with systemctl start wingsd, or name its socket (control.socket in "
+                    "its configuration) with --socket",
                     Exit.NO_DAEMON,
                 )
             case ConnectionRefusedError():
                 return CtlError(
-                    f"no wingsd runs here: nobody listens at {path} any more",
-                    "start it with systemctl start wingsd, and see its log for why it ended",
+                    f"wingsd is not running: no process listens on {path}",
+                    "start it with systemctl start wingsd; its log has the reason why it ended",
                     Exit.NO_DAEMON,
                 )
             case ConnectionError():
                 return CtlError(
                     "wingsd closed the connection without an answer",
-                    "see its log: it ends, or can open no more files (LimitNOFILE= in its unit)",
+                    "see its log: it is stopping, or has too many files open (LimitNOFILE=)",
                     Exit.NO_DAEMON,
                 )
             case TimeoutError():
                 return CtlError(
-                    f"wingsd gave no answer within {self._timeout:g} s",
+                    f"no answer from wingsd within {self._timeout:g} s",
                     "see its log",
                     Exit.NO_DAEMON,
                 )
-        return CtlError(f"{path}: {error}", "see whether wingsd is what listens", Exit.NO_DAEMON)
+        return CtlError(f"{path}: {error}", "check that wingsd listens on it", Exit.NO_DAEMON)
 
 
 def _decoded(text: bytes) -> Any:
@@ -166,19 +166,19 @@ def _decoded(text: bytes) -> Any:
         return None
 
 
-def _who_may(path: str) -> str:
-    """Return who may open a socket that this user may not."""
+def _permitted(path: str) -> str:
+    """Return which users may open the socket."""
     try:
         number = os.stat(path).st_gid
     except OSError:
-        return f"run wingsctl as root, or as somebody who may enter {os.path.dirname(path)}"
+        return f"run wingsctl as root, or as a user who may enter {os.path.dirname(path)}"
     try:
         group = grp.getgrgid(number).gr_name
     except KeyError:
         group = str(number)
     if number == 0:
-        return "it is for root alone: run wingsctl as root"
+        return "only root may open it: run wingsctl as root"
     return (
-        f"it is for root and the group {group}: run wingsctl as root, or join that with "
-        f"adduser {getpass.getuser()} {group} and log in anew"
+        f"root and the group {group} may open it: run wingsctl as root, or join the group with "
+        f"adduser {getpass.getuser()} {group} and log in again"
     )

@@ -1,4 +1,4 @@
-"""`wingsctl receive` and `send`: moving a server by hand, without a Panel."""
+"""`wingsctl receive` and `send`: direct transfers, without a Panel."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ A_WEEK = 7 * 24 * 60
     "--settings",
     type=SettingsFile(),
     metavar="FILE",
-    help="What the server is, as JSON of the form that a Panel answers; in place of what its "
-    "source says. - is standard input.",
+    help="The server's configuration, in place of the one that the source sends: JSON in the form "
+    "of a Panel's answer. - reads standard input.",
 )
 @click.option(
     "--address",
     "addresses",
     multiple=True,
     metavar="IP:PORT",
-    help="Where players reach it on this node; the first of several is the server's own. Without "
-    "it, as its settings say.",
+    help="The server's address on this node; the first of several is the primary one. The default "
+    "is that of its settings.",
 )
 @click.option(
     "--url",
     type=ADDRESS,
     metavar="URL",
-    help="This node's address, as its source reaches it, where api.public_url does not tell it.",
+    help="The address by which the source reaches this node, when api.public_url is not set.",
 )
 @click.option(
     "--minutes",
     type=click.IntRange(1, A_WEEK),
     default=60,
     show_default=True,
-    help="For how long the server may begin to come.",
+    help="How long the transfer may be started.",
 )
-@click.option("--wait", is_flag=True, help="Show how it comes, and return when it is here.")
+@click.option("--wait", is_flag=True, help="Show the progress, and return when it has ended.")
 @json_option
 @click.pass_context
 def receive(
@@ -67,55 +67,55 @@ def receive(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Expect a server on this node, and print the command that sends it.
+    """Prepare to receive a server, and print the command to send it.
 
-    The token in it is good once. The Panel is not asked, and not told. UUID may be left out where
-    --settings tells it.
+    The token in the command is valid once. The Panel is not involved. UUID may be omitted with
+    --settings.
     """
     client = client_of(context)
-    order = {
-        "server": server or _named(settings),
+    request = {
+        "server": server or _uuid_of(settings),
         "settings": settings,
         "addresses": addresses,
         "seconds": minutes * MINUTE,
     }
-    told = client.ask("POST", "receive", order)
-    address = url or told["url"]
-    told |= {"url": address, "url_is_certain": url is not None or told["url_is_certain"]}
-    told["send"] = shlex.join(
-        ["wingsctl", "send", told["server"], "--to", address, "--token", told["token"]]
+    answer = client.ask("POST", "receive", request)
+    address = url or answer["url"]
+    answer |= {"url": address, "url_is_certain": url is not None or answer["url_is_certain"]}
+    answer["send"] = shlex.join(
+        ["wingsctl", "send", answer["server"], "--to", address, "--token", answer["token"]]
     )
     if as_json:
-        print_json(told, line=wait)
+        print_json(answer, line=wait)
     else:
-        _print_invitation(told, minutes)
+        _print_invitation(answer, minutes)
     if wait:
-        with _left_to_itself(told["server"]):
-            ended = follow(client, told["server"], told["after"], quiet=as_json)
-        _conclude(ended, as_json=as_json, line=True)
+        with _interruptible(answer["server"]):
+            ended = follow(client, answer["server"], answer["after"], quiet=as_json)
+        _report_result(ended, as_json=as_json, line=True)
 
 
-def _named(settings: Json | None) -> str:
-    """Return the UUID that settings tell."""
+def _uuid_of(settings: Json | None) -> str:
+    """Return the UUID in settings."""
     if settings is None:
-        raise click.UsageError("which server? Give its UUID, or --settings FILE.")
+        raise click.UsageError("UUID or --settings FILE is required.")
     uuid = settings["settings"].get("uuid")
     found = canonical_uuid(uuid) if isinstance(uuid, str) else None
     if found is None:
-        raise click.UsageError("the settings have no UUID as settings.uuid.")
+        raise click.UsageError("the settings have no valid settings.uuid.")
     return found
 
 
-def _print_invitation(told: Json, minutes: int) -> None:
-    show(f"The server is expected for {duration(minutes * MINUTE)}. On its source, run:\n")
-    # Not folded: it is to be copied.
-    click.echo(f"  {told['send']}\n")
-    if not told["url_is_certain"]:
+def _print_invitation(answer: Json, minutes: int) -> None:
+    show(f"The server is expected for {duration(minutes * MINUTE)}. On the source node, run:\n")
+    # Not wrapped, so that it can be copied.
+    click.echo(f"  {answer['send']}\n")
+    if not answer["url_is_certain"]:
         show(
-            f"{told['url']} is a guess: if the source does not reach this node by it, put the "
-            "right address there, or set api.public_url."
+            f"{answer['url']} is a guess: if the source cannot reach this node at it, replace it "
+            "in the command, or set api.public_url."
         )
-    show("The token is good once. wingsctl cancel takes it back.")
+    show("The token is valid once. wingsctl cancel revokes it.")
 
 
 @click.command()
@@ -134,22 +134,22 @@ def _print_invitation(told: Json, minutes: int) -> None:
     envvar="WINGSCTL_TOKEN",
     metavar="TOKEN",
     callback=lambda _, __, value: sys.stdin.readline() if value == "-" else value,
-    help="The token that wingsctl receive printed there; - reads it from standard input.",
+    help="The token printed by wingsctl receive there; - reads it from standard input.",
 )
 @click.option(
     "--settings",
     type=SettingsFile(),
     metavar="FILE",
-    help="What the server is, where this node's Panel has not told it; JSON of the form that a "
-    "Panel answers.",
+    help="The server's configuration, when this node's Panel has not sent it: JSON in the form of "
+    "a Panel's answer.",
 )
 @click.option(
     "--delete",
     "remove",
     is_flag=True,
-    help="Delete the server here, files and container, when the other node has it. Backups stay.",
+    help="Delete the server's files and container here after success. Backups stay.",
 )
-@click.option("--no-wait", is_flag=True, help="Return when it has begun.")
+@click.option("--no-wait", is_flag=True, help="Return when the transfer has started.")
 @json_option
 @click.pass_context
 def send(
@@ -163,54 +163,56 @@ def send(
     no_wait: bool,
     as_json: bool,
 ) -> None:
-    """Send a server to another node, which expects it.
+    """Send a server to another node, prepared with wingsctl receive.
 
-    It is stopped first. When the other node has it, its files stay here, but for --delete, and it
-    is not started here any more. Where it fails nothing of it stays there. Its backups do not
-    move. The Panel is not asked, and not told.
+    The server is stopped first. After success its files stay here unless --delete is given, and
+    it cannot be started here. After a failure nothing stays on the other node. Its backups are not
+    moved. The Panel is not involved.
     """
     client = client_of(context)
-    order = {
+    request = {
         "server": server,
         "url": url,
         "token": token.removeprefix("Bearer ").strip(),
         "settings": settings,
         "remove": remove,
     }
-    told = client.ask("POST", "send", order)
+    answer = client.ask("POST", "send", request)
     if no_wait:
         if as_json:
-            print_json(told)
+            print_json(answer)
         else:
-            show(f"{server}: it is being sent; see wingsctl show {server}")
-            _tell_of_backups(told)
+            show(f"{server}: transfer started; see wingsctl show {server}")
+            _print_backups(answer)
         return
-    with _left_to_itself(server):
-        ended = follow(client, server, told["after"], quiet=as_json)
-    stay = {"backups_stay_in": told["backups_stay_in"]}
-    _conclude(ended | stay, as_json=as_json)
+    with _interruptible(server):
+        ended = follow(client, server, answer["after"], quiet=as_json)
+    stay = {"backups_stay_in": answer["backups_stay_in"]}
+    _report_result(ended | stay, as_json=as_json)
     if not as_json:
-        _tell_of_backups(told)
+        _print_backups(answer)
 
 
-def _tell_of_backups(told: Json) -> None:
-    """Say what does not move: whoever deletes a server would else miss its backups."""
-    show(f"Its backups, where it has any, stay on this node, in {told['backups_stay_in']}.")
+def _print_backups(answer: Json) -> None:
+    """Print where backups stay, before the operator deletes the server."""
+    show(f"Backups of the server, if any, stay on this node, in {answer['backups_stay_in']}.")
 
 
 @contextmanager
-def _left_to_itself(server: str) -> Iterator[None]:
-    """Say what goes on when the operator leaves with Ctrl-C."""
+def _interruptible(server: str) -> Iterator[None]:
+    """Explain after Ctrl-C that the transfer continues."""
     try:
         yield
     except KeyboardInterrupt:
         raise CtlError(
-            "left, and it goes on", f"wingsctl cancel {server} ends it", Exit.LEFT
+            "interrupted; the transfer continues",
+            f"cancel it with wingsctl cancel {server}",
+            Exit.INTERRUPTED,
         ) from None
 
 
-def _conclude(ended: Json, *, as_json: bool, line: bool = False) -> None:
-    """Print how a transfer ended, and end as it did."""
+def _report_result(ended: Json, *, as_json: bool, line: bool = False) -> None:
+    """Print the result of a transfer, and exit with it."""
     moved = ended["outcome"] == "success"
     if as_json:
         print_json(ended, line=line)
@@ -221,4 +223,4 @@ def _conclude(ended: Json, *, as_json: bool, line: bool = False) -> None:
     if not moved:
         if as_json:
             sys.exit(Exit.FAILED)
-        raise CtlError(f"{ended['server']} has not moved", plain(ended["reason"]))
+        raise CtlError(f"{ended['server']}: transfer failed", plain(ended["reason"]))

@@ -1,4 +1,4 @@
-"""Prints results: JSON for programs, tables and text for people."""
+"""Prints results: JSON for programs, tables and text for a terminal."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ _COLOURS = {"success": "green", "failure": "red"}
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        # Names and sizes are to be copied: only the last column may be folded.
+        # Only the last column may wrap, so that names and sizes can be copied.
         table.add_column(column, no_wrap=column != columns[-1], overflow="fold")
     return table
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Table:
-    """Return names, and what is said of them."""
+    """Return a table of names and values."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
-    for name, what in pairs:
-        table.add_row(name, what if isinstance(what, Text) else Text(plain(what)))
+    for name, value in pairs:
+        table.add_row(name, value if isinstance(value, Text) else Text(plain(value)))
     return table
 
 
 def disks(found: Iterable[Json]) -> Table:
-    """Return what the filesystems have of room."""
-    table = _table("disk", "free", "of", "path")
+    """Return a table of filesystems with their free space."""
+    table = _table("disk", "free", "size", "path")
     for disk in found:
         fault = f" ({disk['error']})" if disk["error"] else ""
         free, total = size(disk["free_bytes"]), size(disk["total_bytes"])
@@ -65,12 +65,12 @@ def disks(found: Iterable[Json]) -> Table:
 
 
 def running(found: Iterable[Json], now: float) -> Table:
-    """Return the transfers under way."""
-    table = _table("server", "way", "since", "bytes", "of", "rate", "doing")
+    """Return a table of the transfers in progress."""
+    table = _table("server", "direction", "for", "bytes", "total", "rate", "doing")
     for each in found:
         table.add_row(
             each["server"],
-            way(each),
+            direction_of(each),
             duration(now - each["begun"]),
             size(each["bytes"]),
             size(each["total_bytes"]),
@@ -81,12 +81,12 @@ def running(found: Iterable[Json], now: float) -> Table:
 
 
 def past(found: Iterable[Json]) -> Table:
-    """Return the transfers that have ended."""
-    table = _table("server", "way", "ended", "took", "bytes", "files", "outcome")
+    """Return a table of the transfers that have ended."""
+    table = _table("server", "direction", "ended", "duration", "bytes", "files", "outcome")
     for each in found:
         table.add_row(
             each["server"],
-            way(each),
+            direction_of(each),
             when(each["ended"]),
             duration(each["ended"] - each["begun"]),
             size(each["bytes"]),
@@ -96,15 +96,15 @@ def past(found: Iterable[Json]) -> Table:
     return table
 
 
-def way(transfer: Json) -> str:
-    """Return which way a transfer goes."""
-    pooled = transfer.get("storage_pool")  # which a daemon of before does not tell
-    how = " by hand" if transfer["by_hand"] else " in a pool" if pooled else ""
-    return str(transfer["direction"]) + how
+def direction_of(transfer: Json) -> str:
+    """Return the direction of a transfer, and whether it is direct or within a storage pool."""
+    pooled = transfer.get("storage_pool")  # older daemons do not send it
+    kind = " direct" if transfer["by_hand"] else " in a pool" if pooled else ""
+    return str(transfer["direction"]) + kind
 
 
 def state_of(transfer: Json) -> Text:
-    """Return how a transfer ended, with the reason where it failed."""
+    """Return the outcome of a transfer, with the reason of a failure."""
     outcome = transfer["outcome"] or "unknown"
     text = Text(outcome, style=_COLOURS.get(outcome, ""))
     if transfer["reason"]:
@@ -114,24 +114,24 @@ def state_of(transfer: Json) -> Text:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Columns of a line that goes to no terminal: nothing of it is to be cut or folded.
+#: Width of output that is not a terminal, so that no line wraps.
 _WIDE = 500
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def json_option(command: F) -> F:
-    """Give a command the option `--json`."""
-    help_ = "Print JSON, for programs; its form is in wingsctl(1)."
+    """Add the option `--json` to a command."""
+    help_ = "Print JSON; its format is in wingsctl(1)."
     return click.option("--json", "as_json", is_flag=True, help=help_)(command)
 
 
 def print_json(value: object, *, line: bool = False) -> None:
-    """Print a value as JSON; as one `line` where more follow."""
+    """Print a value as JSON, with `line` on a single line."""
     click.echo(json.dumps(value, indent=None if line else 2))
 
 
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """Return where text goes."""
+    """Return the console for text."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(
         file=stream,
@@ -144,7 +144,7 @@ def console(*, stderr: bool = False, quiet: bool = False) -> Console:
 
 
 def show(*parts: RenderableType) -> None:
-    """Print texts and tables; where no terminal is, without blanks at the ends of lines."""
+    """Print texts and tables; without a terminal, without trailing spaces."""
     out = console()
     if out.is_terminal:
         out.print(*parts, sep="\n")
@@ -156,17 +156,17 @@ def show(*parts: RenderableType) -> None:
 
 
 def plain(text: object) -> str:
-    """Return a text as one line without control characters: it may come from anybody."""
+    """Return a text on one line, without control characters."""
     return "".join(each if each.isprintable() else " " for each in str(text))
 
 
 def size(bytes_: float | None) -> str:
-    """Return a number of bytes with a unit; a dash where there is none."""
+    """Return a number of bytes with a unit; a dash for None."""
     return "-" if bytes_ is None else readable_size(bytes_)
 
 
 def duration(seconds: float) -> str:
-    """Return a number of seconds for people, such as "3 min 20 s"."""
+    """Return a number of seconds as text, such as "3 min 20 s"."""
     whole = max(int(seconds), 0)
     if whole < _MINUTE:
         return f"{whole} s"
@@ -178,7 +178,7 @@ def duration(seconds: float) -> str:
 
 
 def when(at: float | None) -> str:
-    """Return a time, seconds since the epoch, in local time; "never" for None."""
+    """Return Unix time as local time; "never" for None."""
     if at is None:
         return "never"
     return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""What several commands have in common: a server's name, and the completion of it."""
+"""Types of command-line parameters: servers with completion, addresses, settings files."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from wingsd.util.text import canonical_uuid, origin
 
 __all__ = ["ADDRESS", "SERVER", "SettingsFile", "client_of"]
 
-#: Seconds that the daemon has to help with completing a word.
-_HELP_WITHIN = 2.0
+#: Seconds that the daemon has to answer for the completion of a word.
+_COMPLETION_TIMEOUT = 2.0
 
 
 def client_of(context: click.Context, timeout: float | None = None) -> ControlClient:
-    """Return the client for the daemon that the command line names."""
+    """Return a client for the daemon at `--socket`."""
     path = context.find_root().params.get("socket") or DEFAULT_SOCKET
     return ControlClient(path) if timeout is None else ControlClient(path, timeout)
 
 
-class _Server(click.ParamType):  # type: ignore[type-arg]  # older versions have none
-    """A server's UUID; those of transfers are offered for completion."""
+class _Server(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions
+    """A server's UUID; completed from the daemon's transfers."""
 
     name = "uuid"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return it in lower case; fail for what is none."""
+        """Return the UUID in lower case. Fails when it is invalid."""
         uuid = canonical_uuid(value)
         if uuid is None:
-            self.fail(f"{value!r} is not the UUID of a server", param, ctx)
+            self.fail(f"{value!r} is not a UUID", param, ctx)
         return uuid
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Return the servers that are or were moved, as far as the daemon tells."""
+        """Return the servers of the daemon's transfers."""
         try:
-            found = client_of(ctx, _HELP_WITHIN).ask("GET", "transfers")
+            found = client_of(ctx, _COMPLETION_TIMEOUT).ask("GET", "transfers")
         except CtlError:
             return []
         servers = [
@@ -57,18 +57,16 @@ class _Server(click.ParamType):  # type: ignore[type-arg]  # older versions have
 SERVER = _Server()
 
 
-class _Address(click.ParamType):  # type: ignore[type-arg]  # older versions have none
-    """A node's address: what is none would be told of by the other node's command alone."""
+class _Address(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions
+    """A node's address. An invalid one would otherwise fail only on the other node."""
 
     name = "url"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return it as it is; fail for what is none."""
+        """Return the address unchanged. Fails when it is invalid."""
         found = origin(value)
         if isinstance(found, str) or found[0] not in ("http", "https"):
-            self.fail(
-                f"{value!r} is not an address such as https://node.example.com:8080", param, ctx
-            )
+            self.fail(f"{value!r} is not a URL such as https://node.example.com:8080", param, ctx)
         return value
 
 
@@ -76,7 +74,7 @@ ADDRESS = _Address()
 
 
 class SettingsFile(click.Path):
-    """A JSON file with what a Panel answers to `GET /api/remote/servers/{uuid}`."""
+    """A JSON file in the form of a Panel's answer to `GET /api/remote/servers/{uuid}`."""
 
     name = "file"
 
@@ -84,7 +82,7 @@ class SettingsFile(click.Path):
         super().__init__(dir_okay=False, allow_dash=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return what the file holds; fail where that is no JSON object."""
+        """Return the content of the file. Fails when it is invalid."""
         if isinstance(value, dict):
             return value
         path = str(super().convert(value, param, ctx))

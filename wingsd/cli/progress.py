@@ -1,4 +1,4 @@
-"""What goes on, as it goes on: bars on a terminal, and lines where there is none."""
+"""The progress of transfers: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from rich.progress import (
 from rich.text import Text
 
 from wingsd.cli.client import ControlClient, CtlError, Exit
-from wingsd.cli.output import console, plain, size, state_of, way
+from wingsd.cli.output import console, direction_of, plain, size, state_of
 
-__all__ = ["EVERY", "Screen", "follow", "watch"]
+__all__ = ["POLL_INTERVAL", "TransferProgress", "follow", "watch"]
 
-#: Seconds between two looks.
-EVERY = 0.3
+#: Seconds between two requests.
+POLL_INTERVAL = 0.3
 
 Json = dict[str, Any]
 
 
 class _Rate(ProgressColumn):
-    """Bytes a second in the units that all else is told in; rich's own are decimal."""
+    """Bytes a second in binary units; rich's own are decimal."""
 
     def render(self, task: Task) -> Text:
-        """Return it, nothing while it is not known."""
+        """Return the rate, empty while it is unknown."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{size(speed)}/s", style="progress.data.speed")
 
 
-class Screen:
-    """Shows transfers as they are now; what has ended stays as a line above the others."""
+class TransferProgress:
+    """Shows transfers in progress; results stay as lines above them."""
 
     def __init__(self, target: Console) -> None:
         self._console = target
@@ -49,7 +49,7 @@ class Screen:
         self._tasks: dict[str, TaskID] = {}
         self._doing: dict[str, str] = {}
         self._bars = Progress(
-            TextColumn("{task.fields[server]} {task.fields[way]}"),
+            TextColumn("{task.fields[server]} {task.fields[direction]}"),
             BarColumn(bar_width=25),
             DownloadColumn(binary_units=True),
             _Rate(),
@@ -59,34 +59,34 @@ class Screen:
         )
 
     @contextmanager
-    def shown(self) -> Iterator[Screen]:
-        """Have it shown in this context."""
+    def shown(self) -> Iterator[TransferProgress]:
+        """Show the bars in this context."""
         with self._bars if self._live else nullcontext():
             yield self
 
     def show(self, running: list[Json]) -> None:
-        """Show what is under way, and nothing else."""
+        """Show these transfers, and remove others."""
         now = {each["server"]: each for each in running}
         for server in self._doing.keys() - now.keys():
-            self._drop(server)
+            self._remove(server)
         for server, each in now.items():
             doing = plain(each["doing"])
             if self._live:
                 self._update(server, each, doing)
             elif self._doing.get(server) != doing:
-                self._console.print(Text(f"{server} {way(each)}: {doing}"))
+                self._console.print(Text(f"{server} {direction_of(each)}: {doing}"))
             self._doing[server] = doing
 
-    def tell(self, ended: Json) -> None:
-        """Show how a transfer ended."""
-        self._drop(ended["server"])
-        line = Text(f"{ended['server']} {way(ended)}: ").append_text(state_of(ended))
+    def show_result(self, ended: Json) -> None:
+        """Show the result of a transfer."""
+        self._remove(ended["server"])
+        line = Text(f"{ended['server']} {direction_of(ended)}: ").append_text(state_of(ended))
         self._console.print(line)
 
     def _update(self, server: str, each: Json, doing: str) -> None:
         if server not in self._tasks:
             self._tasks[server] = self._bars.add_task(
-                doing, total=None, server=server[:8], way=way(each)
+                doing, total=None, server=server[:8], direction=direction_of(each)
             )
         self._bars.update(
             self._tasks[server],
@@ -95,7 +95,7 @@ class Screen:
             total=each["total_bytes"],
         )
 
-    def _drop(self, server: str) -> None:
+    def _remove(self, server: str) -> None:
         self._doing.pop(server, None)
         task = self._tasks.pop(server, None)
         if task is not None:
@@ -103,52 +103,51 @@ class Screen:
 
 
 def watch(client: ControlClient) -> NoReturn:
-    """Show all transfers, and how they end, until the operator leaves."""
+    """Show all transfers and their results until Ctrl-C."""
     last = _newest(client.ask("GET", "transfers?past=1")["past"])
-    with Screen(console()).shown() as screen:
+    with TransferProgress(console()).shown() as screen:
         while True:
             found = client.ask("GET", "transfers?past=100")
             news = [each for each in found["past"] if each["transfer"] > last]
             for each in reversed(news):
-                screen.tell(each)
+                screen.show_result(each)
             last = max(last, _newest(found["past"]))
             screen.show(found["running"])
-            time.sleep(EVERY)
+            time.sleep(POLL_INTERVAL)
 
 
 def follow(client: ControlClient, server: str, after: int, *, quiet: bool) -> Json:
-    """Show one server's transfer until it ends, unless `quiet`; return how that was.
+    """Show a server's transfer until it ends, unless `quiet`; return its result.
 
-    It is the one whose number in the journal is above `after`. Raises `CtlError` when there is
-    none, nor will be.
+    Its number is above `after`. Raises `CtlError` when there is no such transfer.
     """
-    with Screen(console(stderr=True, quiet=quiet)).shown() as screen:
+    with TransferProgress(console(stderr=True, quiet=quiet)).shown() as screen:
         while True:
-            found = _look(client, server)
+            found = _get(client, server)
             ended = [each for each in found["past"] if each["transfer"] > after]
             if ended and found["running"] is None:
                 latest: Json = ended[0]
                 return latest
             if found["running"] is None and found["expected"] is None:
                 raise CtlError(
-                    "there is no such transfer any more",
-                    "it was cancelled, or expected for too long; else see the daemon's log",
+                    "the transfer does not exist any more",
+                    "it was cancelled, or not started in time; see the daemon's log",
                 )
             screen.show([found["running"]] if found["running"] else [])
-            time.sleep(EVERY)
+            time.sleep(POLL_INTERVAL)
 
 
-def _look(client: ControlClient, server: str) -> Json:
+def _get(client: ControlClient, server: str) -> Json:
     try:
         found: Json = client.ask("GET", f"transfers/{server}")
     except CtlError as error:
-        # One that is too busy to answer is there still.
+        # A timeout does not mean that the daemon has ended.
         if error.exit_code != Exit.NO_DAEMON or isinstance(error.__cause__, TimeoutError):
             raise
         raise CtlError(
-            "wingsd has gone while this was waited for",
-            f"start it again: what it had begun it finishes or undoes, and wingsctl show {server} "
-            f"tells which ({error.message})",
+            "wingsd has ended during the transfer",
+            f"start it again: it then completes the transfer or rolls it back; wingsctl show "
+            f"{server} has the result ({error.message})",
             Exit.NO_DAEMON,
         ) from error
     return found

@@ -12,7 +12,7 @@ from wingsd.cli import output
 from wingsd.cli.client import ControlClient
 from wingsd.cli.output import duration, json_option, print_json, size, when
 from wingsd.cli.parameters import SERVER, client_of
-from wingsd.cli.progress import EVERY, watch
+from wingsd.cli.progress import POLL_INTERVAL, watch
 
 __all__ = ["cancel", "show", "status", "transfers"]
 
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 @json_option
 @click.pass_context
 def status(context: click.Context, *, as_json: bool) -> None:
-    """Show how the node is: Panel, engine, disks, limits."""
+    """Show the state of the node: Panel, engine, servers, transfers, disks, limits."""
     found = client_of(context).ask("GET", "status")
     if as_json:
         print_json(found)
@@ -35,21 +35,21 @@ def _node_facts(found: Json) -> list[tuple[str, object]]:
     moving, limits = found["transfers"], found["limits"]
     return [
         ("wingsd", f"{found['version']}, up for {duration(found['uptime_seconds'])}"),
-        ("listens at", found["address"]),
+        ("address", found["address"]),
         ("Panel", _panel(found["panel"])),
         ("engine", _engine(found["engine"])),
         ("servers", _servers(found["servers"])),
         (
             "transfers",
-            f"{moving['receiving']} coming, {moving['sending']} going, "
-            f"{moving['expected']} expected by hand",
+            f"{moving['receiving']} incoming, {moving['sending']} outgoing, "
+            f"{moving['expected']} expected",
         ),
-        ("reports", f"{found['reports_waiting']} wait to be told to the Panel"),
+        ("reports", f"{found['reports_waiting']} to be sent to the Panel"),
         (
             "limits",
             f"in {_rate(limits['download_mib_per_second'])}, "
             f"out {_rate(limits['upload_mib_per_second'])}, {limits['concurrent']} at a time and "
-            f"{limits['waiting']} waiting, {limits['disk_reserve_mib']} MiB of the disk stay free",
+            f"{limits['waiting']} waiting, {limits['disk_reserve_mib']} MiB of the disk kept free",
         ),
     ]
 
@@ -61,7 +61,7 @@ def _panel(panel: Json) -> str:
         return f"{panel['url']} is NOT reachable: {_error(panel)}; last heard {when(heard)}{ago}"
     if panel["error"]:
         return f"{panel['url']} REFUSES this node: {_error(panel)}"
-    return f"{panel['url']} answers"
+    return f"{panel['url']} is reachable"
 
 
 def _engine(engine: Json) -> str:
@@ -78,30 +78,29 @@ def _error(part: Json) -> str:
 
 def _servers(servers: Json) -> str:
     if not servers["loaded"]:
-        return "not known yet: the Panel has not told them"
-    return f"{servers['count']}, of which {servers['running']} run"
+        return "not loaded: the Panel has not sent the list"
+    return f"{servers['count']}, {servers['running']} running"
 
 
 def _rate(limit: int | None) -> str:
-    return "without limit" if limit is None else f"{limit} MiB/s"
+    return "unlimited" if limit is None else f"{limit} MiB/s"
 
 
 @click.command()
-@click.option("--watch", "-w", "watching", is_flag=True, help="Go on showing them, until Ctrl-C.")
+@click.option("--watch", "-w", "watching", is_flag=True, help="Update until Ctrl-C.")
 @click.option(
     "--past",
     type=click.IntRange(0, 10_000),
     default=20,
     show_default=True,
-    help="How many that have ended are shown.",
+    help="Number of ended transfers.",
 )
 @json_option
 @click.pass_context
 def transfers(context: click.Context, *, watching: bool, past: int, as_json: bool) -> None:
-    """Show the transfers under way, and the last that have ended.
+    """List the transfers in progress, and the last ones that have ended.
 
-    Those that have ended are known for 90 days. With --watch and --json, each line is a whole
-    answer.
+    Ended transfers are kept for 90 days. With --watch and --json, each line is a JSON document.
     """
     client = client_of(context)
     if watching:
@@ -115,9 +114,9 @@ def transfers(context: click.Context, *, watching: bool, past: int, as_json: boo
     if found["running"]:
         output.show(output.running(found["running"], time.time()))
     else:
-        output.show("no transfer is under way")
+        output.show("no transfers in progress")
     for each in found["expected"]:
-        output.show(f"{each['server']} is expected until {when(each['expires'])}")
+        output.show(f"{each['server']}: expected until {when(each['expires'])}")
     if found["past"]:
         output.show("", output.past(found["past"]))
 
@@ -125,7 +124,7 @@ def transfers(context: click.Context, *, watching: bool, past: int, as_json: boo
 def _watch_as_json(client: ControlClient, past: int) -> NoReturn:
     while True:
         print_json(client.ask("GET", f"transfers?past={past}"), line=True)
-        time.sleep(EVERY)
+        time.sleep(POLL_INTERVAL)
 
 
 @click.command()
@@ -133,7 +132,7 @@ def _watch_as_json(client: ControlClient, past: int) -> NoReturn:
 @json_option
 @click.pass_context
 def show(context: click.Context, *, server: str, as_json: bool) -> None:
-    """Show all that is known of one server's transfers."""
+    """Show a server, and all its transfers."""
     found = client_of(context).ask("GET", f"transfers/{server}")
     if as_json:
         print_json(found)
@@ -156,29 +155,32 @@ def _transfer_facts(server: str, found: Json) -> list[tuple[str, object]]:
             ("state", known["state"] + (f" ({known['hold']})" if known["hold"] else "")),
             ("files", _files(known["disk_bytes"])),
         ]
-        pairs += [("described by", "what came with it by hand")] if known["by_hand"] else []
+        pairs += [("configuration", "received in a direct transfer")] if known["by_hand"] else []
     else:
-        # There may be files of it: of what no Panel has told, the directory is not looked for.
-        pairs.append(("state", "not known to this node"))
+        # It may have files here: directories of unknown servers are not searched for.
+        pairs.append(("state", "not on this node"))
     if running is not None:
         total = f" of {size(running['total_bytes'])}" if running["total_bytes"] else ""
         pairs += [
             (
                 "transfer",
-                f"{output.way(running)}, for {duration(time.time() - running['begun'])}",
+                f"{output.direction_of(running)}, for {duration(time.time() - running['begun'])}",
             ),
             *([("storage pool", pool)] if (pool := running.get("storage_pool")) else []),
             ("doing", running["doing"]),
-            ("moved", f"{size(running['bytes'])}{total}, {size(running['bytes_per_second'])}/s"),
+            (
+                "transferred",
+                f"{size(running['bytes'])}{total}, {size(running['bytes_per_second'])}/s",
+            ),
         ]
     if expected is not None:
         pairs.append(("expected", f"until {when(expected['expires'])}"))
     for report in found["reports_waiting"]:
         pairs.append(
             (
-                "to be told",
-                f"{report['outcome']}, since {when(report['since'])}, {report['attempts']} "
-                f"attempts; {report['answer'] or 'no answer yet'}",
+                "report",
+                f"{report['outcome']}, not confirmed by the Panel since {when(report['since'])}, "
+                f"{report['attempts']} attempts; {report['answer'] or 'no answer yet'}",
             )
         )
     return pairs
@@ -189,12 +191,12 @@ def _transfer_facts(server: str, found: Json) -> list[tuple[str, object]]:
 @json_option
 @click.pass_context
 def cancel(context: click.Context, *, server: str, as_json: bool) -> None:
-    """Cancel a server's transfer, or expect it no longer.
+    """Cancel a server's transfer, or stop expecting it.
 
-    The server stays where it was. Once its success is told it cannot be cancelled any more.
+    The server stays on its source. After success was reported a transfer cannot be cancelled.
     """
     client_of(context).ask("DELETE", f"transfers/{server}")
     if as_json:
         print_json({"server": server, "cancelled": True})
     else:
-        output.show(f"{server}: it is being cancelled")
+        output.show(f"{server}: cancelling")

@@ -1,10 +1,8 @@
-"""The control socket: what an operator asks of the running daemon by `wingsctl`.
+"""The control socket: HTTP over a Unix socket, by which `wingsctl` asks the running daemon.
 
-HTTP over a Unix socket that only root and one group can open: `door` is that socket, `api` what is
-found below `/v1`, `views` the JSON of its answers, which docs/control.md describes.
+Root and one group can open it. docs/control.md describes its paths and answers.
 """
 
-from wingsd.control.listener import ControlListener
-from wingsd.control.resource import ControlContext
+from wingsd.control.listener import ControlApi, ControlListener
 
-__all__ = ["ControlContext", "ControlListener"]
+__all__ = ["ControlApi", "ControlListener"]

@@ -1,4 +1,4 @@
-"""The control socket: its paths, and where it listens."""
+"""The control socket: its paths, and its listening socket."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -15,7 +16,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from wingsd.config import Control
-from wingsd.control.resource import ControlContext, ControlEndpoint
+from wingsd.control.resource import ControlEndpoint
 from wingsd.control.status import StatusEndpoint
 from wingsd.control.transfers import (
     ControlTransfersEndpoint,
@@ -25,6 +26,7 @@ from wingsd.control.transfers import (
 )
 from wingsd.http.site import NodeSite, Paths
 from wingsd.util.net import accept_few
+from wingsd.util.reactor import Reactor
 
 __all__ = ["PATHS", "ControlApi", "ControlListener"]
 
@@ -37,45 +39,46 @@ PATHS: Mapping[str, type[ControlEndpoint]] = {
 }
 
 
-class ControlApi(Paths[ControlContext]):
-    """What is found below the root of the control socket."""
-
-    def __init__(self, rooms: ControlContext) -> None:
-        super().__init__(PATHS, rooms)
-
-
-#: Who may open it: its owner and its group.
+#: The owner and the group may open the socket.
 MODE = 0o660
 #: Seconds that a client may take for a request.
 TIMEOUT = 30
-#: Seconds that its last answers have to be read.
-DRAIN_WITHIN = 1.0
+#: Seconds that clients have at the end to read the last answers.
+DRAIN_TIMEOUT = 1.0
+
+
+class ControlApi(Paths):
+    """The root of the socket's site. `endpoints` are classes in `PATHS`, with collaborators."""
+
+    def __init__(self, endpoints: Iterable[partial[Any]]) -> None:
+        factories = {endpoint.func: endpoint for endpoint in endpoints}
+        super().__init__({path: factories[cls] for path, cls in PATHS.items()})
 
 
 class ControlListener:
-    """The control socket of a node, as `rooms.services.config.control` has it."""
+    """Listens on the control socket of a node."""
 
     _log = Logger()
 
-    def __init__(self, rooms: ControlContext) -> None:
-        self._settings: Control = rooms.services.config.control
-        self._reactor = rooms.reactor
-        self._site = NodeSite(ControlApi(rooms), reactor=rooms.reactor, timeout=TIMEOUT)
+    def __init__(self, settings: Control, api: ControlApi, reactor: Reactor) -> None:
+        self._settings = settings
+        self._reactor = reactor
+        self._site: Any = NodeSite(api, reactor=reactor, timeout=TIMEOUT)
         self._port: IListeningPort | None = None
 
     def open(self) -> None:
-        """Listen. What prevents that is logged, with what to do."""
+        """Listen. An error is logged with its remedy; the daemon runs without the socket."""
         path = self._settings.socket
         if not path:
-            self._log.info("there is no control socket: control.socket is empty")
+            self._log.info("no control socket: control.socket is empty")
             return
         try:
-            _make_room(path)
-            _check_usable(path)
+            _remove_stale(path)
+            _check_bind(path)
             port = self._reactor.listenUNIX(path, self._site, mode=MODE)
         except (OSError, CannotListenError) as error:
             self._log.warn(
-                "wingsctl cannot speak to this node: no socket could be made at {path}: {reason}",
+                "no control socket at {path}, wingsctl cannot be used: {reason}",
                 path=path,
                 reason=_reason(error, path),
             )
@@ -83,14 +86,14 @@ class ControlListener:
         accept_few(port, self._reactor)
         self._port = port
         self._give_to_group(path)
-        self._log.info("wingsctl may speak to this node at {path}", path=path)
+        self._log.info("control socket for wingsctl: {path}", path=path)
 
     async def close(self) -> None:
-        """Listen no more, and end what is left."""
+        """Stop listening and close all connections."""
         port, self._port = self._port, None
         if port is not None:
             await maybeDeferred(port.stopListening)
-            await self._site.drain(DRAIN_WITHIN)
+            await self._site.drain(DRAIN_TIMEOUT)
 
     def _give_to_group(self, path: str) -> None:
         group = self._settings.group
@@ -99,23 +102,23 @@ class ControlListener:
         try:
             os.chown(path, -1, grp.getgrnam(group).gr_gid)
         except (KeyError, OSError) as error:
-            why = "there is no such group" if isinstance(error, KeyError) else error
+            reason = "there is no such group" if isinstance(error, KeyError) else error
             self._log.warn(
-                "the control socket stays with the daemon's own group, since {group} cannot have "
-                "it: {why}",
+                "the control socket was not given to the group {group}, it keeps the daemon's own "
+                "group: {reason}",
                 group=group,
-                why=why,
+                reason=reason,
             )
 
 
-def _make_room(path: str) -> None:
-    """Remove a socket on which nobody listens any more. Raises `OSError`."""
+def _remove_stale(path: str) -> None:
+    """Remove a socket that no process listens on. Raises `OSError`."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError("there is something else than a socket; move it away")
+        raise FileExistsError("it exists and is not a socket; move it away")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
@@ -124,14 +127,12 @@ def _make_room(path: str) -> None:
             os.unlink(path)
             return
         except BlockingIOError:
-            pass  # so many wait to be taken that somebody must be there
-    raise FileExistsError(
-        "another daemon listens there; give this one another path as control.socket"
-    )
+            pass  # The queue of a process that listens is full.
+    raise FileExistsError("another daemon listens on it; set another path as control.socket")
 
 
-def _check_usable(path: str) -> None:
-    """Raise `OSError` where no socket can be made at `path`, before anything is logged about it.
+def _check_bind(path: str) -> None:
+    """Raise `OSError` when no socket can be created at `path`.
 
     Twisted logs that it listens before it tries to.
     """
@@ -146,11 +147,11 @@ def _reason(error: OSError | CannotListenError, path: str) -> str:
     match cause:
         case FileNotFoundError() | NotADirectoryError():
             return (
-                f"there is no directory {directory}; make it (systemd does with "
-                "RuntimeDirectory=), or name another path as control.socket, or none"
+                f"there is no directory {directory}; create it (in a systemd unit with "
+                "RuntimeDirectory=), or set another path as control.socket, or an empty one"
             )
         case PermissionError():
-            return f"the daemon may not write in {directory}; give that to its user"
+            return f"no permission to write to {directory}; it must belong to the daemon's user"
         case OSError():
             return cause.strerror or str(cause)
     return str(cause)

@@ -1,69 +1,34 @@
-"""Paths of the control socket: the parts of the node that they use, and the JSON they answer."""
+"""The base of the control socket's paths, and transfers as JSON."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
-
-from wingsd.api.resource import Public, Services
+from wingsd.api.resource import Public
 from wingsd.http.request import StreamingRequest
-from wingsd.panel.client import Panel
 from wingsd.statedb.records import Direction, Report, TransferRecord
-from wingsd.threadio import Workers
-from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.step_log import Progress
 from wingsd.transfers.steps import ReceiveStep, SendStep
-from wingsd.transfers.storage.staging import Staging
 
-__all__ = ["ControlContext", "ControlEndpoint", "ending", "past", "report", "running"]
-
-
-@attrs.frozen
-class ControlContext:
-    """`services` are those that the Panel's calls are made on, `disk` threads for short work.
-
-    `address` returns where the node listens, as a URL; `now` gives seconds since the epoch.
-    """
-
-    reactor: Any
-    services: Services
-    panel: Panel
-    outbox: CallbackQueue
-    staging: Staging
-    disk: Workers
-    address: Callable[[], str]
-    now: Callable[[], float] = time.time
-    #: When this daemon was started: in the same seconds, and in those of `reactor`.
-    begun: float = attrs.field(factory=time.time)
-    started: float = attrs.field(
-        default=attrs.Factory(lambda self: self.reactor.seconds(), takes_self=True)
-    )
-
-
-class ControlEndpoint(Public):
-    """A path that is answered by what the node's `rooms` tell."""
-
-    def __init__(self, rooms: ControlContext, parts: Mapping[str, bytes]) -> None:
-        super().__init__(rooms.services, parts)
-        self.rooms = rooms
-
-    def authorize(self, request: StreamingRequest) -> None:
-        """Let everybody pass, and have a body kept."""
-
+__all__ = ["ControlEndpoint", "Json", "ending", "past", "report", "running"]
 
 Json = dict[str, Any]
 
 
+class ControlEndpoint(Public):
+    """A path of the control socket. The mode of the socket limits who can call it."""
+
+    def authorize(self, request: StreamingRequest) -> None:
+        """Accept every client. Bodies are stored only where this method exists."""
+
+
 def running(progress: Progress, now: float) -> Json:
-    """Return a transfer under way; `now` in seconds since the epoch."""
-    coming = isinstance(progress.step, ReceiveStep)
+    """Return a transfer in progress; `now` is Unix time."""
+    is_incoming = isinstance(progress.step, ReceiveStep)
     return {
         "transfer": progress.entry,
         "server": progress.server,
-        "direction": (Direction.IN if coming else Direction.OUT).value,
+        "direction": (Direction.IN if is_incoming else Direction.OUT).value,
         "by_hand": progress.by_hand,
         "storage_pool": progress.pool or None,
         "state": progress.step.state.name.lower(),
@@ -71,16 +36,16 @@ def running(progress: Progress, now: float) -> Json:
         "doing": progress.words,
         "begun": now - progress.seconds,
         "bytes": progress.bytes,
-        # A tree may grow between being measured and being read.
+        # The directory may grow after it was measured.
         "total_bytes": max(progress.total, progress.bytes) if progress.total else None,
         "bytes_per_second": progress.rate,
     }
 
 
 def ending(entry: TransferRecord, started: float) -> Json:
-    """Return a transfer that is under way no more, but not at its end either.
+    """Return a transfer of the database that has not ended and is not in progress.
 
-    That may be one of before, whose end is to be found out, since this daemon has `started`.
+    It began before this daemon `started` (Unix time), or it is about to end.
     """
     kind = ReceiveStep if entry.direction is Direction.IN else SendStep
     step = kind[entry.step]
@@ -93,9 +58,9 @@ def ending(entry: TransferRecord, started: float) -> Json:
         "state": step.state.name.lower(),
         "step": step.name.lower(),
         "doing": (
-            "finding out what became of it when this node was restarted"
+            "finding out its result after the restart of this node"
             if entry.begun < started
-            else "being brought to its end"
+            else "ending"
         ),
         "begun": entry.begun,
         "bytes": 0,
@@ -122,12 +87,12 @@ def past(entry: TransferRecord) -> Json:
     }
 
 
-def report(told: Report) -> Json:
-    """Return a report that the Panel has not heard yet."""
+def report(waiting: Report) -> Json:
+    """Return a report that the Panel has not confirmed yet."""
     return {
-        "server": told.server,
-        "outcome": told.outcome.value,
-        "since": told.created,
-        "attempts": told.attempts,
-        "answer": told.answer,
+        "server": waiting.server,
+        "outcome": waiting.outcome.value,
+        "since": waiting.created,
+        "attempts": waiting.attempts,
+        "answer": waiting.answer,
     }

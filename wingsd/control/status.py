@@ -1,10 +1,10 @@
-"""The node's status: what it can reach, what it has room for, what it is allowed."""
+"""`/v1/status`: the node's Panel, Docker engine, servers, transfers, disks and limits."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -14,39 +14,51 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
 
 from wingsd import __version__
+from wingsd.api.system import AskEngine
 from wingsd.config import Config
-from wingsd.control.resource import ControlContext, ControlEndpoint
+from wingsd.control.resource import ControlEndpoint, Json
+from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.errors import ServersNotLoaded, WingsdError
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
+from wingsd.panel.client import Panel
 from wingsd.panel.errors import PanelRefused
 from wingsd.servers import PowerState
+from wingsd.servers.registry import Servers
+from wingsd.threadio import Workers
+from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.panel_callbacks import CallbackQueue
 
-__all__ = ["StatusEndpoint", "reachable_at"]
+__all__ = ["Activity", "Probes", "StatusEndpoint", "reachable_at"]
 
-_ANY = {"0.0.0.0", "::", ""}  # noqa: S104 - what is configured is looked at
+#: Seconds that the Panel and the engine have to answer.
+PROBE_TIMEOUT = 3.0
+
+_WILDCARDS = {"0.0.0.0", "::", ""}  # noqa: S104 - compared with the configured address
 
 
 def reachable_at(config: Config, listens: str) -> tuple[str, bool]:
-    """Return an address of this node, which `listens` at that URL, and whether it is certain.
+    """Return the URL by which other nodes reach this one, and whether it is configured.
 
-    It is that of `api.public_url`, or else a guess: by the certificate's first name, the address
-    it listens at, or the machine's name. Blocking: it reads the certificate.
+    `listens` is the URL of the listening socket. Without `api.public_url` the URL is a guess: from
+    the first name in the certificate, the address of the socket, or the host name. Blocking.
     """
     if config.api.public_url:
         return config.api.public_url.rstrip("/"), True
     parts = urlsplit(listens)
-    host = _certified(config) or parts.hostname or ""
-    if host in _ANY:
+    host = _certificate_name(config) or parts.hostname or ""
+    if host in _WILDCARDS:
         host = platform.node()
     if ":" in host:
         host = f"[{host}]"
     return f"{parts.scheme}://{host}:{parts.port or config.api.port}", False
 
 
-def _certified(config: Config) -> str:
+def _certificate_name(config: Config) -> str:
     if not config.api.ssl.enabled:
         return ""
     with suppress(OSError, ValueError, x509.ExtensionNotFound):
@@ -58,105 +70,155 @@ def _certified(config: Config) -> str:
     return ""
 
 
-#: Seconds that the Panel, and the engine, have to answer.
-WITHIN = 3.0
+class Probes:
+    """Asks the Panel, the Docker engine and the filesystems, each with a time limit.
 
-Json = dict[str, Any]
+    `engine` is None without an engine; `staging` is the directory of servers being received.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        panel: Panel,
+        engine: AskEngine | None,
+        disk: Workers,
+        staging: str,
+        reactor: IReactorTime,
+    ) -> None:
+        self._panel = panel
+        self._url = config.remote
+        self._engine = engine
+        self._disk = disk
+        self._directories = {
+            "servers": config.system.data,
+            "arriving": staging,
+            "journal": config.system.root_directory,
+        }
+        self._reactor = reactor
+
+    async def run(self) -> Json:
+        """Return the answers by the keys of the status."""
+        probes: list[Deferred[Any]] = [
+            Deferred.fromCoroutine(self._ask_panel()),
+            Deferred.fromCoroutine(self._ask_engine()),
+            self._disk.run(_disks, self._directories),
+        ]
+        panel, engine, disks = await gatherResults(probes, consumeErrors=True)
+        return {"panel": panel, "engine": engine, "disks": disks}
+
+    async def _ask_panel(self) -> Json:
+        reachable, detail, code = True, "", ""
+        try:
+            await self._with_timeout(self._panel.greet())
+        except WingsdError as error:
+            reachable, detail, code = isinstance(error, PanelRefused), error.detail, error.code
+        return {
+            "url": self._url,
+            "reachable": reachable,
+            "error": detail,
+            "code": code,
+            "last_heard": self._panel.heard,
+        }
+
+    async def _ask_engine(self) -> Json:
+        ask = self._engine
+        version, detail, code = "", "", ""
+        if ask is not None:
+
+            async def asked() -> Any:
+                return await ask()
+
+            try:
+                version = (await self._with_timeout(asked())).version
+            except WingsdError as error:
+                detail, code = error.detail, error.code
+        return {"enabled": ask is not None, "version": version, "error": detail, "code": code}
+
+    async def _with_timeout(self, asking: Coroutine[Any, Any, Any]) -> Any:
+        answer = Deferred.fromCoroutine(asking)
+        try:
+            return await answer.addTimeout(PROBE_TIMEOUT, self._reactor)
+        except (DeferredTimeout, CancelledError) as error:
+            raise WingsdError("no answer", f"no answer within {PROBE_TIMEOUT:g} s") from error
+
+
+class Activity:
+    """Counts servers, transfers and reports to the Panel."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        receiver: IncomingTransfers,
+        sender: OutgoingTransfers,
+        direct: IncomingDirectTransfers,
+        callbacks: CallbackQueue,
+    ) -> None:
+        self._servers = servers
+        self._receiver = receiver
+        self._sender = sender
+        self._direct = direct
+        self._callbacks = callbacks
+
+    def counts(self) -> Json:
+        """Return the numbers by the keys of the status."""
+        return {
+            "servers": self._count_servers(),
+            "transfers": {
+                "receiving": len(self._receiver.servers),
+                "sending": len(self._sender.servers),
+                "expected": len(self._direct.expected),
+            },
+            "reports_waiting": self._callbacks.depth,
+        }
+
+    def _count_servers(self) -> Json:
+        try:
+            servers = self._servers.all()
+        except ServersNotLoaded:
+            return {"loaded": False, "count": None, "running": None}
+        running = [server for server in servers if server.state is not PowerState.OFFLINE]
+        return {"loaded": True, "count": len(servers), "running": len(running)}
 
 
 class StatusEndpoint(ControlEndpoint):
-    """`status`."""
+    """`/v1/status`. `address` returns the URL of the listening socket, `uptime` seconds."""
 
     topic = Topic.NODE
 
-    @call("GET", Success(HTTPStatus.OK, "It is told."))
+    def __init__(
+        self,
+        config: Config,
+        address: Callable[[], str],
+        uptime: Callable[[], float],
+        probes: Probes,
+        activity: Activity,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._address = address
+        self._uptime = uptime
+        self._probes = probes
+        self._activity = activity
+
+    @call("GET", Success(HTTPStatus.OK, "The status."))
     async def get_status(self, request: StreamingRequest) -> Json:
-        """Tell how the node is; takes a few seconds at most."""
-        return await _Survey(self.rooms).gather()
-
-
-class _Survey:
-    """One look at the node whose `rooms` these are."""
-
-    def __init__(self, rooms: ControlContext) -> None:
-        self._rooms = rooms
-
-    async def gather(self) -> Json:
-        rooms = self._rooms
-        asking: list[Deferred[Any]] = [
-            Deferred.fromCoroutine(self._panel()),
-            Deferred.fromCoroutine(self._engine()),
-            rooms.disk.run(_disks, self._places()),
-        ]
-        panel, engine, disks = await gatherResults(asking, consumeErrors=True)
+        """Return the status of the node. Takes a few seconds at most."""
+        probed = await self._probes.run()
+        counts = self._activity.counts()
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "uptime_seconds": rooms.reactor.seconds() - rooms.started,
-            "address": rooms.address(),
-            "panel": panel,
-            "engine": engine,
-            "servers": self._servers(),
-            "transfers": {
-                "receiving": len(rooms.services.receiver.servers),
-                "sending": len(rooms.services.sender.servers),
-                "expected": len(rooms.services.by_hand.arrivals.expected),
-            },
-            "reports_waiting": rooms.outbox.depth,
-            "disks": disks,
+            "uptime_seconds": self._uptime(),
+            "address": self._address(),
+            "panel": probed["panel"],
+            "engine": probed["engine"],
+            **counts,
+            "disks": probed["disks"],
             "limits": self._limits(),
         }
 
-    async def _panel(self) -> Json:
-        panel = self._rooms.panel
-        answers, why, code = True, "", ""
-        try:
-            await self._in_time(panel.greet())
-        except WingsdError as error:
-            answers, why, code = isinstance(error, PanelRefused), error.detail, error.code
-        return {
-            "url": self._rooms.services.config.remote,
-            "reachable": answers,
-            "error": why,
-            "code": code,
-            "last_heard": panel.heard,
-        }
-
-    async def _engine(self) -> Json:
-        ask = self._rooms.services.engine
-        version, why, code = "", "", ""
-        if ask is not None:
-            try:
-                version = (await self._in_time(_asked(ask))).version
-            except WingsdError as error:
-                why, code = error.detail, error.code
-        return {"enabled": ask is not None, "version": version, "error": why, "code": code}
-
-    async def _in_time(self, asking: Coroutine[Any, Any, Any]) -> Any:
-        asked = Deferred.fromCoroutine(asking)
-        try:
-            return await asked.addTimeout(WITHIN, self._rooms.reactor)
-        except (DeferredTimeout, CancelledError) as error:
-            raise WingsdError("no answer", f"no answer within {WITHIN:g} s") from error
-
-    def _servers(self) -> Json:
-        try:
-            servers = self._rooms.services.servers.all()
-        except ServersNotLoaded:
-            return {"loaded": False, "count": None, "running": None}
-        alive = [server for server in servers if server.state is not PowerState.OFFLINE]
-        return {"loaded": True, "count": len(servers), "running": len(alive)}
-
-    def _places(self) -> dict[str, str]:
-        system = self._rooms.services.config.system
-        return {
-            "servers": system.data,
-            "arriving": self._rooms.staging.path,
-            "journal": system.root_directory,
-        }
-
     def _limits(self) -> Json:
-        transfers = self._rooms.services.config.system.transfers
+        transfers = self._config.system.transfers
         return {
             "download_mib_per_second": max(transfers.download_limit, 0) or None,
             "upload_mib_per_second": transfers.upload_limit or None,
@@ -166,22 +228,18 @@ class _Survey:
         }
 
 
-async def _asked(ask: Any) -> Any:
-    return await ask()
-
-
-def _disks(places: dict[str, str]) -> list[Json]:
-    """Return what the filesystems have of room; one that cannot be asked has an error."""
+def _disks(directories: dict[str, str]) -> list[Json]:
+    """Return size and free space of the filesystems of directories, or the error."""
     found = []
-    for purpose, path in places.items():
+    for purpose, path in directories.items():
         disk: Json = {"purpose": purpose, "path": path, "free_bytes": None, "total_bytes": None}
         try:
-            held = os.statvfs(path)
+            stat = os.statvfs(path)
         except OSError as error:
             disk["error"] = error.strerror or str(error)
         else:
             disk["error"] = ""
-            disk["free_bytes"] = held.f_bavail * held.f_frsize
-            disk["total_bytes"] = held.f_blocks * held.f_frsize
+            disk["free_bytes"] = stat.f_bavail * stat.f_frsize
+            disk["total_bytes"] = stat.f_blocks * stat.f_frsize
         found.append(disk)
     return found

@@ -1,42 +1,60 @@
-"""Transfers on the control socket: listed, started and cancelled."""
+"""`/v1/transfers`, `/v1/send` and `/v1/receive`: transfers listed, started and cancelled."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
 import attrs
 
+from wingsd.config import Config
 from wingsd.control import resource as views
-from wingsd.control.resource import ControlContext, ControlEndpoint
+from wingsd.control.resource import ControlEndpoint, Json
 from wingsd.control.status import reachable_at
+from wingsd.direct_transfers import DirectTransfers
 from wingsd.errors import BadRequest, Conflict, ServerNotFound, ServersNotLoaded
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
+from wingsd.servers.registry import Servers
+from wingsd.statedb import StateDatabase
+from wingsd.threadio import Workers
 from wingsd.transfers.errors import TransferNotActive
+from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["ControlTransfersEndpoint", "ReceiveEndpoint", "SendEndpoint", "TransferEndpoint"]
+__all__ = [
+    "ControlTransfersEndpoint",
+    "ReceiveEndpoint",
+    "SendEndpoint",
+    "TransferEndpoint",
+    "TransferList",
+]
 
-#: Seconds that a server is expected: usually, and at most.
-AN_HOUR = 3600
-A_WEEK = 7 * 24 * 3600
+#: Seconds that a server is expected, by default and at most.
+DEFAULT_SECONDS = 3600
+MAX_SECONDS = 7 * 24 * 3600
+#: Ended transfers in an answer, by default and at most.
+DEFAULT_PAST = 20
+MAX_PAST = 10_000
 
 
 @attrs.frozen
-class Expectation:
-    """A server that is to come, and for how long it may."""
+class ExpectedServer:
+    """A server that is to be received. `settings` are in the form of a Panel's answer."""
 
     server: str
     settings: dict[str, Any] | None = None
     addresses: tuple[str, ...] = ()
-    seconds: int = AN_HOUR
+    seconds: int = DEFAULT_SECONDS
 
 
 @attrs.frozen
-class Departure:
-    """A server that is to go, and where."""
+class SendRequest:
+    """A server that is to be sent to the node at `url`; `remove` deletes it here afterwards."""
 
     server: str
     url: str
@@ -45,33 +63,46 @@ class Departure:
     remove: bool = False
 
 
-class _MoveEndpoint(ControlEndpoint):
-    async def _last(self, server: str) -> int:
-        """Return the number of the server's last transfer: what follows has a higher one."""
-        last = await self.rooms.services.journal.ended(1, server)
-        return last[0].id if last else 0
+async def _last_transfer(database: StateDatabase, server: str) -> int:
+    """Return the number of a server's last transfer; 0 without one. Numbers ascend."""
+    last = await database.ended(1, server)
+    return last[0].id if last else 0
 
 
-class ReceiveEndpoint(_MoveEndpoint):
-    """`receive`."""
+class ReceiveEndpoint(ControlEndpoint):
+    """`/v1/receive`. `address` returns the URL of the listening socket."""
 
     topic = Topic.TRANSFERS
 
-    @call("POST", Success(HTTPStatus.CREATED, "It is expected."))
-    async def expect_server(self, request: StreamingRequest, order: Expectation) -> dict[str, Any]:
-        """Expect a server; return the token by which it may come, and where to."""
-        server = _uuid(order.server)
-        if not 0 < order.seconds <= A_WEEK:
-            raise BadRequest("that is too long, or no time at all", "expected a week at most")
-        rooms = self.rooms
-        after = await self._last(server)
-        invitation = await rooms.services.by_hand.arrivals.expect(
+    def __init__(
+        self,
+        config: Config,
+        direct: DirectTransfers,
+        database: StateDatabase,
+        disk: Workers,
+        address: Callable[[], str],
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._direct = direct
+        self._database = database
+        self._disk = disk
+        self._address = address
+
+    @call("POST", Success(HTTPStatus.CREATED, "The server is expected."))
+    async def expect_server(self, request: StreamingRequest, body: ExpectedServer) -> Json:
+        """Expect a server; return the token and the address for its source."""
+        server = _uuid(body.server)
+        if not 0 < body.seconds <= MAX_SECONDS:
+            raise BadRequest("seconds is out of range", f"expected 1 to {MAX_SECONDS}, a week")
+        after = await _last_transfer(self._database, server)
+        invitation = await self._direct.arrivals.expect(
             server,
-            seconds=order.seconds,
-            description=order.settings,
-            addresses=order.addresses,
+            seconds=body.seconds,
+            description=body.settings,
+            addresses=body.addresses,
         )
-        url, certain = await rooms.disk.run(reachable_at, rooms.services.config, rooms.address())
+        url, certain = await self._disk.run(reachable_at, self._config, self._address())
         return {
             "server": server,
             "url": url,
@@ -82,130 +113,180 @@ class ReceiveEndpoint(_MoveEndpoint):
         }
 
 
-class SendEndpoint(_MoveEndpoint):
-    """`send`."""
+class SendEndpoint(ControlEndpoint):
+    """`/v1/send`."""
 
     topic = Topic.TRANSFERS
 
-    @call("POST", Success(HTTPStatus.ACCEPTED, "It is begun."))
-    async def begin_sending(self, request: StreamingRequest, order: Departure) -> dict[str, Any]:
-        """Begin to send a server; how that goes on is found at `/v1/transfers/{uuid}`."""
-        server = _uuid(order.server)
-        after = await self._last(server)
-        await self.rooms.services.by_hand.departures.send(
+    def __init__(
+        self,
+        config: Config,
+        direct: DirectTransfers,
+        database: StateDatabase,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._direct = direct
+        self._database = database
+
+    @call("POST", Success(HTTPStatus.ACCEPTED, "The transfer has started."))
+    async def begin_sending(self, request: StreamingRequest, body: SendRequest) -> Json:
+        """Start to send a server; its progress is at `/v1/transfers/{uuid}`."""
+        server = _uuid(body.server)
+        after = await _last_transfer(self._database, server)
+        await self._direct.departures.send(
             server,
-            order.url,
-            order.token,
-            description=order.settings,
-            remove=order.remove,
+            body.url,
+            body.token,
+            description=body.settings,
+            remove=body.remove,
         )
-        # Which of those are the server's, only its Panel knows.
-        backups = self.services.config.system.backup_directory
+        # Only the Panel knows which of them are the server's.
+        backups = self._config.system.backup_directory
         return {"server": server, "after": after, "backups_stay_in": backups}
 
 
 def _uuid(text: str) -> str:
     uuid = canonical_uuid(text)
     if uuid is None:
-        raise BadRequest("a server is named by its UUID", f"{text!r} is none")
+        raise BadRequest("a server is identified by its UUID", f"{text!r} is not a UUID")
     return uuid
 
 
-#: Ended transfers that are told, where nothing else is asked for, and at most.
-USUALLY = 20
-MOST = 10_000
+class TransferList:
+    """The transfers of this node as JSON. `started` and `now` are Unix time."""
 
-Json = dict[str, Any]
+    def __init__(
+        self,
+        database: StateDatabase,
+        receiver: IncomingTransfers,
+        sender: OutgoingTransfers,
+        direct: DirectTransfers,
+        started: float,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._receiver = receiver
+        self._sender = sender
+        self._direct = direct
+        self._started = started
+        self._now = now
 
+    async def running(self) -> list[Json]:
+        """Return the transfers in progress, the oldest first.
 
-async def _running(rooms: ControlContext) -> list[Json]:
-    """Return what is under way, the oldest first.
+        One that ends meanwhile is in `past`, when that is called afterwards.
+        """
+        # Read first: a transfer that begins meanwhile is in `progress`.
+        unfinished = await self._database.unfinished()
+        now = self._now()
+        found = [
+            views.running(each, now) for each in (*self._receiver.progress, *self._sender.progress)
+        ]
+        shown = {each["server"] for each in found}
+        found += [
+            views.ending(entry, self._started) for entry in unfinished if entry.server not in shown
+        ]
+        return sorted(found, key=lambda each: float(each["begun"]))
 
-    What is under way no more when this returns, is among those that have ended afterwards.
-    """
-    # Asked first: what begins meanwhile is among the others.
-    unfinished = await rooms.services.journal.unfinished()
-    now = rooms.now()
-    found = [
-        views.running(each, now)
-        for each in (*rooms.services.receiver.progress, *rooms.services.sender.progress)
-    ]
-    shown = {each["server"] for each in found}
-    found += [
-        views.ending(entry, rooms.begun) for entry in unfinished if entry.server not in shown
-    ]
-    return sorted(found, key=lambda each: float(each["begun"]))
+    def expected(self) -> list[Json]:
+        """Return the servers that direct transfers may bring."""
+        expected = self._direct.arrivals.expected
+        return [{"server": uuid, "expires": until} for uuid, until in expected.items()]
+
+    async def past(self, most: int, server: str | None = None) -> list[Json]:
+        """Return the last transfers that have ended, of all servers or of one."""
+        return [views.past(entry) for entry in await self._database.ended(most, server)]
+
+    async def reports(self, server: str) -> list[Json]:
+        """Return the reports on a server that the Panel has not confirmed."""
+        reports = await self._database.unsettled()
+        return [views.report(each) for each in reports if each.server == server]
+
+    def cancel(self, server: str) -> None:
+        """Cancel a server's transfer, or stop expecting it. Raises `Conflict`."""
+        for transfers in (self._sender, self._receiver):
+            with suppress(Conflict):
+                transfers.cancel(server)
+                return
+        if not self._direct.cancel(server):
+            raise TransferNotActive(
+                "this server has no transfer that can be cancelled",
+                "a transfer cannot be cancelled after its success was reported",
+            )
 
 
 @attrs.frozen
-class Past:
-    """How many that have ended are wanted. As a text: what is no number is refused below."""
+class PastQuery:
+    """How many ended transfers to return. A string, so that the handler words the error."""
 
     past: str = ""
 
 
-def _expected(rooms: ControlContext) -> list[Json]:
-    expected = rooms.services.by_hand.arrivals.expected
-    return [{"server": uuid, "expires": until} for uuid, until in expected.items()]
-
-
 class ControlTransfersEndpoint(ControlEndpoint):
-    """`transfers`: all of the node's."""
+    """`/v1/transfers`: all transfers of the node."""
 
     topic = Topic.TRANSFERS
 
-    @call("GET", Success(HTTPStatus.OK, "Transfers."))
-    async def list_transfers(self, request: StreamingRequest, query: Past) -> Json:
-        """Return what is under way, what is expected, and the last that have ended."""
+    def __init__(
+        self, config: Config, transfers: TransferList, parts: Mapping[str, bytes] = {}
+    ) -> None:
+        super().__init__(config, parts)
+        self._transfers = transfers
+
+    @call("GET", Success(HTTPStatus.OK, "The transfers."))
+    async def list_transfers(self, request: StreamingRequest, query: PastQuery) -> Json:
+        """Return the transfers in progress, the expected ones, and the last that have ended."""
         most = _number(query.past)
-        answer = {"running": await _running(self.rooms), "expected": _expected(self.rooms)}
-        ended = await self.rooms.services.journal.ended(most)
-        answer["past"] = [views.past(entry) for entry in ended]
-        return answer
+        answer: Json = {
+            "running": await self._transfers.running(),
+            "expected": self._transfers.expected(),
+        }
+        return answer | {"past": await self._transfers.past(most)}
 
 
 class TransferEndpoint(ControlEndpoint):
-    """`transfers/{uuid}`: those of one server."""
+    """`/v1/transfers/{uuid}`: the transfers of one server."""
 
     topic = Topic.TRANSFERS
 
+    def __init__(
+        self,
+        config: Config,
+        transfers: TransferList,
+        servers: Servers,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._transfers = transfers
+        self._servers = servers
+
     @call("GET", Success(HTTPStatus.OK, "Its transfers."))
     async def show_transfers(self, request: StreamingRequest) -> Json:
-        """Return all that is known of a server. Raises `ServerNotFound`."""
-        uuid, rooms = self.uuid, self.rooms
+        """Return all that is known of a server's transfers. Raises `ServerNotFound`."""
+        uuid, transfers = self.uuid, self._transfers
         answer: Json = {
             "server": self._server(uuid),
-            "running": _only(await _running(rooms), uuid),
-            "expected": _only(_expected(rooms), uuid),
+            "running": _only(await transfers.running(), uuid),
+            "expected": _only(transfers.expected(), uuid),
         }
-        ended = await rooms.services.journal.ended(MOST, uuid)
-        reports = await rooms.services.journal.unsettled()
-        answer["past"] = [views.past(entry) for entry in ended]
-        answer["reports_waiting"] = [views.report(each) for each in reports if each.server == uuid]
+        answer["past"] = await transfers.past(MAX_PAST, uuid)
+        answer["reports_waiting"] = await transfers.reports(uuid)
         if not any(answer.values()):
             raise ServerNotFound(
-                "this node knows nothing of that server",
-                "wingsctl transfers shows those that were moved in the last 90 days",
+                "this node has no such server, and no transfer of it",
+                "wingsctl transfers lists the transfers of the last 90 days",
             )
         return {"uuid": uuid} | answer
 
-    @call("DELETE", Success(HTTPStatus.ACCEPTED, "It is being cancelled."))
+    @call("DELETE", Success(HTTPStatus.ACCEPTED, "The transfer is being cancelled."))
     async def cancel_transfer(self, request: StreamingRequest) -> None:
-        """Cancel a server's transfer, or expect it no longer. Raises `Conflict`."""
-        uuid, rooms = self.uuid, self.rooms
-        for room in (rooms.services.sender, rooms.services.receiver):
-            with suppress(Conflict):
-                room.cancel(uuid)
-                return
-        if not rooms.services.by_hand.cancel(uuid):
-            raise TransferNotActive(
-                "there is no transfer of this server that could be cancelled",
-                "it cannot be any more once success was told",
-            )
+        """Cancel a server's transfer, or stop expecting it. Raises `Conflict`."""
+        self._transfers.cancel(self.uuid)
 
     def _server(self, uuid: str) -> Json | None:
         try:
-            server = self.rooms.services.servers.get(uuid)
+            server = self._servers.get(uuid)
         except (ServersNotLoaded, ServerNotFound):
             return None
         server.files.measure_if_stale()
@@ -224,9 +305,9 @@ def _only(found: list[Json], uuid: str) -> Json | None:
 
 def _number(text: str) -> int:
     try:
-        number = int(text or USUALLY)
+        number = int(text or DEFAULT_PAST)
     except ValueError:
         number = -1
-    if not 0 <= number <= MOST:
-        raise BadRequest("the request makes no sense", f"past: expected a number up to {MOST}")
+    if not 0 <= number <= MAX_PAST:
+        raise BadRequest("past is out of range", f"expected a number from 0 to {MAX_PAST}")
     return number

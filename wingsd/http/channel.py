@@ -1,9 +1,8 @@
 """A connection of a client: limits, timeouts, input in turns, and upgrades.
 
-A client can send thousands of pipelined requests, chunks or frames in one segment. If all of them
-were processed as they are read, every other client would wait meanwhile. So each channel keeps
-what it has read, reads no more while something is kept, and processes one piece in a turn of the
-reactor; the other channels have their turns in between.
+A client can send thousands of pipelined requests, chunks or frames in one segment. If all of
+them were processed at once, other clients would wait. So each channel buffers its input, does not
+read while something is buffered, and processes one piece in an iteration of the reactor.
 """
 
 from __future__ import annotations
@@ -25,35 +24,35 @@ from wingsd.http.errors import HeaderTooLong, InvalidHttpRequest, error_json
 from wingsd.http.request import StreamingRequest
 from wingsd.util.tls import GATHERED
 
-__all__ = ["InputScheduler", "NodeChannel", "ReadControl", "TakesInput", "Upgraded"]
+__all__ = ["BufferedConnection", "InputScheduler", "NodeChannel", "ReadControl", "Upgraded"]
 
-#: Seconds of a turn after which the reactor sees to everything else it has, such as uploads.
+#: Seconds in an iteration of the reactor, of which the rest is for everything else.
 TURN_SECONDS = 0.02
 
 
-class TakesInput(Protocol):
-    """A connection with input that waits."""
+class BufferedConnection(Protocol):
+    """A connection with buffered input."""
 
-    def take_piece(self) -> None:
+    def process_piece(self) -> None:
         """Process the next piece."""
 
 
 class InputScheduler:
-    """Has each connection process one piece of its input a turn, first come, first served."""
+    """Lets connections process their input in turns, a piece each, first come, first served."""
 
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
-        self._waiting: OrderedDict[TakesInput, None] = OrderedDict()
+        self._waiting: OrderedDict[BufferedConnection, None] = OrderedDict()
         self._call: IDelayedCall | None = None
 
-    def add(self, connection: TakesInput) -> None:
-        """Have a connection process one piece in the next turn; at most one, however often."""
+    def add(self, connection: BufferedConnection) -> None:
+        """Let a connection process one piece in the next turn, also when called repeatedly."""
         self._waiting[connection] = None
         if self._call is None:
             self._call = self._reactor.callLater(0, self._run)
 
-    def remove(self, connection: TakesInput) -> None:
-        """Forget a connection that was closed."""
+    def remove(self, connection: BufferedConnection) -> None:
+        """Remove a connection that is closed."""
         self._waiting.pop(connection, None)
         if not self._waiting and self._call is not None:
             self._call.cancel()
@@ -66,7 +65,7 @@ class InputScheduler:
             if not self._waiting or self._reactor.seconds() - begun > TURN_SECONDS:
                 break
             connection, _ = self._waiting.popitem(last=False)
-            connection.take_piece()
+            connection.process_piece()
         if self._waiting and self._call is None:
             self._call = self._reactor.callLater(0, self._run)
 
@@ -79,10 +78,9 @@ class _Transport(Protocol):
 
 
 class ReadControl:
-    """Pauses a transport as long as there is a reason for it; there can be several at a time.
+    """Pauses a transport while there is at least one reason for it.
 
-    It takes the transport's place as the channel's own network producer, by which twisted.web
-    pauses and resumes for reasons of its own.
+    It replaces the channel's network producer, which twisted.web pauses and resumes, too.
     """
 
     def __init__(self, transport: _Transport) -> None:
@@ -90,20 +88,20 @@ class ReadControl:
         self._reasons: set[str] = set()
 
     def pause(self, reason: str) -> None:
-        """Read no more until `resume` is called with the same reason."""
+        """Stop reading until `resume` is called with the same reason."""
         if not self._reasons:
             self._transport.pauseProducing()
         self._reasons.add(reason)
 
     def resume(self, reason: str) -> None:
-        """Read on, unless there is another reason not to."""
+        """Remove a reason; read again when it was the last."""
         if reason in self._reasons:
             self._reasons.remove(reason)
             if not self._reasons:
                 self._transport.resumeProducing()
 
     def resume_all(self) -> None:
-        """Read on, whatever the reasons were: a closed connection is noticed by reading alone."""
+        """Remove all reasons. A closed connection is only noticed by reading."""
         for reason in tuple(self._reasons):
             self.resume(reason)
 
@@ -116,43 +114,43 @@ class ReadControl:
         self.resume("twisted.web")
 
     def registerProducer(self, producer: object, streaming: bool) -> None:
-        """Pass on who writes to the transport."""
+        """Pass on."""
         self._transport.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
-        """Pass on that nothing more will be written."""
+        """Pass on."""
         self._transport.unregisterProducer()
 
 
-#: Seconds a peer has to close its side of a connection that was closed here. Over TLS it could
-#: keep it open for ever otherwise.
-CLOSE_WITHIN = 10
-#: Bytes that are read at a time. As many may wait to be written before no more requests are taken.
+#: Seconds for a peer to close its side of a connection that was closed here. Without a limit, a
+#: peer could keep it open over TLS.
+CLOSE_TIMEOUT = 10
+#: Bytes read at a time, and limit of unsent bytes at which no more requests are processed.
 READ_SIZE = 16 * 1024
-#: Bytes of a client's input that are processed in one turn of the reactor. They take a millisecond
-#: at most, even as 170 chunks of one byte.
+#: Bytes of a client's input processed in one turn. They take a millisecond at most, even as 170
+#: chunks of one byte.
 PIECE = 1024
-# What twisted.web reads a request by.
+# The methods by which twisted.web parses a request.
 _PARSING = ("lineReceived", "rawDataReceived", "allHeadersReceived", "allContentReceived")
 # Why the transport is paused; see `ReadControl`.
-_INPUT_WAITS = "input waits"
+_INPUT_BUFFERED = "input is buffered"
 _REQUEST_PAUSED = "a request has paused its body"
 
 
 class Upgraded(Protocol):
-    """What speaks on a connection that is HTTP no longer: a Twisted protocol that can part."""
+    """The protocol of a connection after its upgrade from HTTP."""
 
     def makeConnection(self, transport: Any) -> None:
-        """Begin; `transport` is the channel."""
+        """Start; `transport` is the channel."""
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what has arrived."""
+        """Receive data."""
 
     def connectionLost(self, reason: Failure) -> None:
-        """The connection is gone."""
+        """The connection is closed."""
 
     def go_away(self) -> None:
-        """The daemon ends: close the connection in your own way."""
+        """Close the connection as the protocol prescribes; the daemon is stopping."""
 
 
 class ChannelSite(Protocol):
@@ -170,23 +168,22 @@ class ChannelSite(Protocol):
 
 
 class NodeChannel(HTTPChannel):
-    """A connection that its site knows of, that answers in JSON, and that ends when it is told.
+    """An HTTP/1.1 connection with limits, whose errors are answered in JSON.
 
-    Input is kept and processed in turns (`wingsd.http.channel`): at most one request a turn, and
-    none while earlier answers still wait to be written. Only the body of an upload that was let in
-    is passed on as it arrives.
+    Input is buffered and processed in turns: at most one request a turn, and none while earlier
+    answers are unsent. Only the body of an accepted upload is passed on as it arrives.
     """
 
     site: ChannelSite
     transport: Any
     timeOut: Any
-    _networkProducer: ReadControl  # type: ignore[assignment]  # all that twisted.web calls of one
-    #: Where the client is; empty on a UNIX socket.
+    _networkProducer: ReadControl  # type: ignore[assignment]  # has what twisted.web calls
+    #: The client's IP address; empty on a Unix socket.
     address = ""
     _aborted = False
     _abort: IDelayedCall | None = None
     _upgraded: Upgraded | None = None
-    #: Input that has been read and not been processed.
+    #: Input that was read and is not processed yet.
     _unread = b""
     _closing = False
 
@@ -203,7 +200,7 @@ class NodeChannel(HTTPChannel):
         self.site.connection_opened(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Drop what is left of the input."""
+        """Discard the input."""
         self._closing = True
         self.site.input.remove(self)
         super().connectionLost(reason)
@@ -214,10 +211,10 @@ class NodeChannel(HTTPChannel):
         self.site.connection_closed(self)
 
     def upgrade(self, protocol: Upgraded, opening: bytes) -> None:
-        """Hand the connection over for good: `protocol` gets `opening`, then all that arrives.
+        """Switch protocols: `protocol` gets `opening`, then all further data.
 
-        Such a connection is never idle. A protocol that wants to know how fast the client reads
-        registers itself as the channel's producer.
+        The connection is never idle from then on. For backpressure the protocol registers itself
+        as the channel's producer.
         """
         self._upgraded = protocol
         protocol.makeConnection(self)
@@ -225,23 +222,23 @@ class NodeChannel(HTTPChannel):
         self._process_later()
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what has arrived."""
+        """Receive data."""
         if self._closing:
             return
         if self._upgraded is None:
             self.resetTimeout()
         self._unread += data
-        if self._uploads:
+        if self._is_uploading:
             data, self._unread = self._unread, b""
             LineReceiver.dataReceived(self, data)
         self._process_later()
 
-    def take_piece(self) -> None:
-        """Process the next piece of what has arrived."""
-        if self._closing or not self._may_process:
+    def process_piece(self) -> None:
+        """Process the next piece of the input."""
+        if self._closing or not self._can_process:
             return
-        # A body whose length is known costs nothing to take; chunks, lines and frames do.
-        whole = self._upgraded is None and (self.length or self._uploads)
+        # A body of known length is cheap to process; chunks, lines and frames are not.
+        whole = self._upgraded is None and (self.length or self._is_uploading)
         size = len(self._unread) if whole else PIECE
         piece, self._unread = self._unread[:size], self._unread[size:]
         if self._upgraded is not None:
@@ -251,24 +248,24 @@ class NodeChannel(HTTPChannel):
         self._process_later()
 
     @property
-    def _may_process(self) -> bool:
-        """Whether input can be processed now; else that goes on with what it waits for."""
+    def _can_process(self) -> bool:
+        """Whether input can be processed now, and not after an answer or a write."""
         busy = self._handlingRequest or self._waitingForTransport
         return self._upgraded is not None or not busy
 
     def _process_later(self) -> None:
-        """Process more in the next turn; read more when there is nothing left."""
+        """Process more in the next turn; read more when the buffer is empty."""
         if self._closing:
             return
         if not self._unread:
-            self._networkProducer.resume(_INPUT_WAITS)
+            self._networkProducer.resume(_INPUT_BUFFERED)
             return
-        self._networkProducer.pause(_INPUT_WAITS)
-        if self._may_process:
+        self._networkProducer.pause(_INPUT_BUFFERED)
+        if self._can_process:
             self.site.input.add(self)
 
     def allHeadersReceived(self) -> None:
-        """Find the request's resource, unless it has not one Host (RFC 9112, section 3.2)."""
+        """Look up the resource. One Host header is required (RFC 9112, section 3.2)."""
         hosts = self.requests[-1].requestHeaders.getRawHeaders("Host", [])
         if self._version == b"HTTP/1.1" and len(hosts) != 1:
             self.refuse(InvalidHttpRequest("a request must have one Host header"))
@@ -276,55 +273,55 @@ class NodeChannel(HTTPChannel):
             super().allHeadersReceived()
 
     def allContentReceived(self) -> None:
-        """Answer a request. What has arrived behind it waits for its turn."""
+        """Answer a request. The input behind it is buffered."""
         self._unread = b"".join([*self._dataBuffer, self.clearLineBuffer(), self._unread])
         self._dataBuffer = []
         super().allContentReceived()
 
     def requestDone(self, request: StreamingRequest) -> None:
-        """Take the next request, if its turn has come."""
+        """Continue with the next request."""
         super().requestDone(request)
         self._process_later()
 
     def resumeProducing(self) -> None:
-        """Take requests again: the transport has written what had piled up."""
+        """Continue with requests: the transport has sent its buffer."""
         super().resumeProducing()
         self._process_later()
 
     def pause_reading(self) -> None:
-        """Read no more of a request's body for now."""
+        """Stop reading a request's body."""
         self._networkProducer.pause(_REQUEST_PAUSED)
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Read the body again."""
         self._networkProducer.resume(_REQUEST_PAUSED)
 
-    def expect_much(self) -> None:
-        """An upload comes: read as much at a time as its records are joined to."""
+    def enlarge_read_buffer(self) -> None:
+        """Read larger pieces, for an upload: as large as TLS records are joined to."""
         self._socket.bufferSize = GATHERED
 
     @property
     def _socket(self) -> Any:
-        """What is below TLS, or the transport itself."""
+        """The TCP transport, also below TLS."""
         return getattr(self.transport, "transport", self.transport)
 
     @property
-    def _uploads(self) -> bool:
-        """Whether an upload that was let in is on its way."""
+    def _is_uploading(self) -> bool:
+        """Whether an accepted upload is being received."""
         request = self.requests[-1] if self.requests else None
         return request is not None and request.is_streamed and not request.startedWriting
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the client has asked for nothing that is being done now."""
+        """Whether no request of the client is being processed."""
         busy = self._handlingRequest or self._upgraded is not None
-        return not (self._uploads or busy or self._aborted)
+        return not (self._is_uploading or busy or self._aborted)
 
     def resetTimeout(self) -> None:
-        """Take it as a sign of life that something has arrived.
+        """Restart the timeout when data arrives: during an upload, and between requests.
 
-        Only an upload may go on for as long as something does. Any other request must be whole
-        by then, or whoever sends one byte by byte could keep a connection for weeks.
+        Any other request must be complete within the timeout, or a client could send one byte by
+        byte and keep the connection for weeks.
         """
         begun = self.requests or self._buffer or self._unread
         if not begun or (self.requests and self.requests[-1].is_streamed):
@@ -338,47 +335,47 @@ class NodeChannel(HTTPChannel):
             self.loseConnection()
 
     def loseConnection(self) -> None:
-        """Close the connection; a peer that does not close its side in time is cut off."""
+        """Close the connection; abort it when the peer does not close its side in time."""
         self._closing, self._unread = True, b""
         self._networkProducer.resume_all()
         super().loseConnection()
         if self._abort is None:
-            self._abort = self.callLater(CLOSE_WITHIN, self.abortConnection)
+            self._abort = self.callLater(CLOSE_TIMEOUT, self.abortConnection)
 
     def abortConnection(self) -> None:
-        """Cut the connection off."""
+        """Close the connection at once."""
         self._aborted = True
         self.transport.abortConnection()
 
     def timeoutConnection(self) -> None:
-        """The client has been silent for too long: end its upload with a word, or just close."""
-        how = f"nothing was received for {self.site.timeOut} s"
-        if not (self.requests and self.requests[-1].stall(how)):
+        """Abort the client's upload with an error, or close the connection."""
+        reason = f"nothing was received for {self.site.timeOut} s"
+        if not (self.requests and self.requests[-1].time_out(reason)):
             self.loseConnection()
 
     def headerReceived(self, line: bytes) -> bool:
-        """Take a header; return whether it can be one."""
+        """Parse a header; return whether it is valid."""
         try:
             taken: bool = super().headerReceived(line)
-        except ValueError:  # A length of more digits than Python makes a number of.
+        except ValueError:  # A length with more digits than Python converts.
             self._respondToBadRequestAndDisconnect()
             return False
         return taken
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        """A header line is longer than twisted.web takes."""
+        """Refuse a header line that is longer than twisted.web's limit."""
         self.refuse(HeaderTooLong())
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        """What twisted.web calls for a request it cannot read."""
+        """Refuse an invalid request. Called by twisted.web."""
         self.refuse(InvalidHttpRequest())
 
     def refuse(self, error: WingsdError) -> None:
-        """Answer what is no request that could be answered, and close the connection."""
-        # Nothing of it may be taken for anything, now or later.
+        """Answer an invalid request and close the connection."""
+        # Nothing that follows may be parsed.
         for method in _PARSING:
             setattr(self, method, _ignore)
-        if not (self.requests and self.requests[-1].break_off(error.message)):
+        if not (self.requests and self.requests[-1].abort_body(error.message)):
             body = error_json(error)
             status = HTTPStatus(error.status)
             head = [

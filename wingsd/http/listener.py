@@ -1,4 +1,4 @@
-"""Where the node listens: the endpoint, TLS in front of the site, and their end."""
+"""The listening socket of a site: its endpoint, TLS, and closing."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from twisted.python.failure import Failure
 from wingsd.config import Ssl
 from wingsd.http.site import NodeSite
 from wingsd.util.net import accept_few, keep_alive
+from wingsd.util.reactor import Reactor
 from wingsd.util.tls import ServerCertificate
 
 __all__ = ["HttpListener", "tcp_endpoint"]
 
-#: Connections that may wait to be taken. Twisted's own figure is 50.
+#: Length of the accept queue. Twisted's default is 50.
 BACKLOG = 1024
 
 
 class HttpListener:
-    """A site behind an endpoint, a Twisted description such as `tcp:8080`.
+    """Listens for a site at `endpoint`, a Twisted description such as `tcp:8080`."""
 
-    `ssl` says whether it is spoken to by TLS.
-    """
-
-    def __init__(self, ssl: Ssl, endpoint: str, site: NodeSite, reactor: Any) -> None:
+    def __init__(self, ssl: Ssl, endpoint: str, site: NodeSite, reactor: Reactor) -> None:
         """Raise `ConfigError` when the certificate cannot be used."""
         self._endpoint = endpoint
         self._site = site
@@ -36,7 +34,7 @@ class HttpListener:
         self._port: IListeningPort | None = None
 
     def open(self) -> None:
-        """Listen. Exits with one line when that cannot be done."""
+        """Listen. Raises `SystemExit` with one line when that fails."""
         factory: Any = self._site
         if self._certificate is not None:
             factory = TLSMemoryBIOFactory(self._certificate, False, factory)
@@ -50,55 +48,55 @@ class HttpListener:
             ) from error
         endpoint.listen(factory).addCallback(self._listening).addErrback(failures.append)
         for failure in failures:
-            why = failure.getErrorMessage()
-            raise SystemExit(f"wingsd: cannot listen on {self._endpoint}: {why}")
+            reason = failure.getErrorMessage()
+            raise SystemExit(f"wingsd: cannot listen on {self._endpoint}: {reason}")
 
     def _listening(self, port: Any) -> None:
         accept_few(port, self._reactor)
         keep_alive(port.socket)
-        # Anew, with more room: a burst of connections that finds none waits for seconds.
+        # Listen again with a longer queue: a connection that does not fit waits for seconds.
         port.socket.listen(BACKLOG)
         self._port = port
 
     @property
     def address(self) -> str:
-        """Where it listens, as a URL."""
-        where = "" if self._port is None else _readable(self._port.getHost())
+        """The URL of the listening socket."""
+        where = "" if self._port is None else _netloc(self._port.getHost())
         return f"{'http' if self._certificate is None else 'https'}://{where}"
 
     def reload(self, ssl: Ssl) -> bool:
-        """Read the certificate anew, from where `ssl` says; return whether one is used.
+        """Read the certificate again, from the files of `ssl`; return whether TLS is used.
 
-        Raises `ConfigError`; the one in use then stays.
+        Raises `ConfigError`; the old certificate then stays in use.
         """
         if self._certificate is not None:
             self._certificate.reload(ssl.cert, ssl.key)
         return self._certificate is not None
 
     async def close(self) -> None:
-        """Take no new connections."""
+        """Stop listening."""
         if self._port is not None:
             await maybeDeferred(self._port.stopListening)
 
     def drain(self, within: float) -> Deferred[None]:
-        """End the connections there are; cut them off after `within` seconds."""
+        """Close all connections; abort them after `within` seconds."""
         return self._site.drain(within)
 
 
 def tcp_endpoint(host: str, port: int) -> str:
-    """Return the description of the endpoint at a port of an IPv4 or IPv6 address."""
+    """Return the endpoint description of an IPv4 or IPv6 address."""
     kind = "tcp6" if ":" in host else "tcp"
     return f"{kind}:{port}:interface={quoteStringArgument(host)}"
 
 
 def _certificate(ssl: Ssl, endpoint: str) -> ServerCertificate | None:
-    # An endpoint that speaks TLS itself is not wrapped in it once more.
+    # An `ssl:` endpoint has TLS of its own.
     if not ssl.enabled or endpoint.startswith("ssl:"):
         return None
     return ServerCertificate(ssl.cert, ssl.key)
 
 
-def _readable(address: Any) -> str:
+def _netloc(address: Any) -> str:
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
         return str(address)

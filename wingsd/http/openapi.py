@@ -1,12 +1,10 @@
 """The OpenAPI document of the HTTP interface, made from the operations.
 
-In `Annotated`, a text describes a value, and `Keywords` are the schema's own. A field that has a
-default may be left out. What is asked may then also be null, and hold more than is known; what is
-answered never does.
+In `Annotated`, a string is the description of a value, and `Keywords` are keywords of its schema.
+A field with a default is optional. In requests an optional field may be null, and unknown fields
+are allowed; in answers neither.
 
-`python -m wingsd.http.openapi` prints it, as the node answers it at `/openapi.json`.
-
-https://spec.openapis.org/oas/v3.1.0 is the source of the form.
+The format is that of https://spec.openapis.org/oas/v3.1.0.
 """
 
 from __future__ import annotations
@@ -50,77 +48,83 @@ _SCALARS: dict[object, Schema] = {
 
 
 class Schemas:
-    """The schemas of a document; `found` has those of classes by their names."""
+    """The schemas of a document. `found` has the schemas of classes by name."""
 
     def __init__(self) -> None:
         self.found: dict[str, Schema] = {}
         self._kinds: dict[str, tuple[type, bool]] = {}
 
-    def asked(self, kind: Any) -> Schema:
-        """Return the schema of what is sent to the node. Raises `TypeError` where none can be."""
-        return self._of(kind, asked=True)
+    def request(self, kind: Any) -> Schema:
+        """Return the schema of a value in a request. Raises `TypeError` for other types."""
+        return self._of(kind, is_request=True)
 
-    def answered(self, kind: Any) -> Schema:
-        """Return the schema of what the node answers. Raises `TypeError` where none can be."""
-        return self._of(kind, asked=False)
+    def response(self, kind: Any) -> Schema:
+        """Return the schema of a value in an answer. Raises `TypeError` for other types."""
+        return self._of(kind, is_request=False)
 
     def texts(self, cls: Any) -> dict[str, tuple[Schema, bool]]:
-        """Return the schemas of what is sent as texts, by name, and whether each must be there."""
+        """Return schemas of query or header values by name, and whether each is required."""
         return {
-            field.name: (self._of(field.type, asked=False), _is_required(field))
+            field.name: (self._of(field.type, is_request=False), _is_required(field))
             for field in attrs.fields(attrs.resolve_types(cls))
         }
 
-    def _of(self, kind: Any, *, asked: bool, null: bool = False) -> Schema:
+    def _of(self, kind: Any, *, is_request: bool, null: bool = False) -> Schema:
         if get_origin(kind) is Annotated:
             plain, *notes = get_args(kind)
-            return self._of(plain, asked=asked, null=null) | _said(notes)
-        schema = self._plain(kind, asked=asked)
+            return self._of(plain, is_request=is_request, null=null) | _keywords(notes)
+        schema = self._plain(kind, is_request=is_request)
         return _or_null(schema) if null else schema
 
-    def _plain(self, kind: Any, *, asked: bool) -> Schema:
+    def _plain(self, kind: Any, *, is_request: bool) -> Schema:
         origin, arguments = get_origin(kind), get_args(kind)
         if origin in (Union, UnionType):
-            # That it may be nothing is said by the field, which has a default then.
-            kinds = [self._of(each, asked=asked) for each in arguments if each is not NoneType]
+            # None is the default of an optional field, and not a type of its own.
+            kinds = [
+                self._of(each, is_request=is_request) for each in arguments if each is not NoneType
+            ]
             return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
         if origin in (list, tuple):
-            return {"type": "array", "items": self._of(arguments[0], asked=asked)}
+            return {"type": "array", "items": self._of(arguments[0], is_request=is_request)}
         if origin is dict:
-            values = self._of(arguments[1], asked=asked)
+            values = self._of(arguments[1], is_request=is_request)
             return {"type": "object"} | ({"additionalProperties": values} if values else {})
         if kind in _SCALARS:
             return dict(_SCALARS[kind])
-        return self._named(kind, asked=asked)
+        return self._named(kind, is_request=is_request)
 
-    def _named(self, kind: Any, *, asked: bool) -> Schema:
-        """Return a reference to the schema of a class, which is made once."""
-        known = self._kinds.setdefault(kind.__name__, (kind, asked))
-        if known != (kind, asked):
+    def _named(self, kind: Any, *, is_request: bool) -> Schema:
+        """Return a reference to the schema of a class, which is created once."""
+        known = self._kinds.setdefault(kind.__name__, (kind, is_request))
+        if known != (kind, is_request):
             raise TypeError(f"there are two schemas named {kind.__name__}")
         if kind.__name__ not in self.found:
-            self.found[kind.__name__] = {}  # Its place; what is in it comes after it.
-            self.found[kind.__name__] |= _described(kind) | self._class(kind, asked=asked)
+            self.found[kind.__name__] = {}  # It comes before the classes of its fields.
+            self.found[kind.__name__] |= _described(kind) | self._class(
+                kind, is_request=is_request
+            )
         return {"$ref": f"#/components/schemas/{kind.__name__}"}
 
-    def _class(self, kind: Any, *, asked: bool) -> Schema:
+    def _class(self, kind: Any, *, is_request: bool) -> Schema:
         if issubclass(kind, Enum):
             return {"type": "string", "enum": [each.value for each in kind]}
         if not attrs.has(kind):
-            raise TypeError(f"{kind.__name__} is nothing that JSON could hold")
+            raise TypeError(f"{kind.__name__} has no JSON schema")
         fields = attrs.fields(attrs.resolve_types(kind))
         schema: Schema = {
             "type": "object",
             "required": [field.name for field in fields if _is_required(field)],
-            "properties": {field.name: self._property(field, asked=asked) for field in fields},
+            "properties": {
+                field.name: self._property(field, is_request=is_request) for field in fields
+            },
         }
         if not schema["required"]:
             del schema["required"]
-        return schema if asked else schema | {"additionalProperties": False}
+        return schema if is_request else schema | {"additionalProperties": False}
 
-    def _property(self, field: attrs.Attribute[Any], *, asked: bool) -> Schema:
+    def _property(self, field: attrs.Attribute[Any], *, is_request: bool) -> Schema:
         optional = not _is_required(field)
-        schema = self._of(field.type, asked=asked, null=asked and optional)
+        schema = self._of(field.type, is_request=is_request, null=is_request and optional)
         if isinstance(field.default, bool | int | float):
             schema["default"] = field.default
         return schema
@@ -134,15 +138,18 @@ def _described(kind: type) -> Schema:
     return {"description": " ".join((getdoc(kind) or "").split())}
 
 
-def _said(notes: list[Any]) -> Schema:
+def _keywords(notes: list[Any]) -> Schema:
     schema: Schema = {}
     for note in notes:
-        schema |= _plain_words(note) if isinstance(note, Keywords) else {"description": note}
+        schema |= _keyword_values(note) if isinstance(note, Keywords) else {"description": note}
     return schema
 
 
-def _plain_words(note: Keywords) -> Schema:
-    return {word: list(said) if isinstance(said, tuple) else said for word, said in note.words}
+def _keyword_values(note: Keywords) -> Schema:
+    return {
+        keyword: list(value) if isinstance(value, tuple) else value
+        for keyword, value in note.words
+    }
 
 
 def _or_null(schema: Schema) -> Schema:
@@ -151,19 +158,19 @@ def _or_null(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-#: The version is that of the interface: which release of wingsd a node runs is told to those who
-#: have its token.
+#: The version is that of the interface. The release of wingsd is reported to the Panel only.
 INFO: Mapping[str, Any] = {
     "title": "wingsd",
     "version": "1",
     "summary": "A game server node daemon for Pterodactyl and Pelican Panels.",
     "description": (
-        "Paths, bodies and answers are those that Panels and other nodes count on. Every error is "
-        "JSON with an `error`, and where that does not tell what to do, a `detail`. Any path may "
-        "answer 400 to what is not HTTP, 413 to a body over 1 MiB (an upload may be of any size), "
-        "431 to a header line over 16 KiB, and 503 while the node goes down. OPTIONS is answered "
-        "everywhere, with `Allow`. Null is the same as nothing; names that are not known are not "
-        "looked at. Every answer has `X-Request-Id`, a UUID that names it in the node's log."
+        "The interface for Panels, browsers and other nodes. Every error is JSON with an `error`, "
+        "its stable `code`, and a `detail` with the remedy unless that is obvious. Any path may "
+        "answer 400 to invalid HTTP, 413 to a body over 1 MiB (uploads are not limited), 431 to "
+        "a header line over 16 KiB, and 503 while the node is stopping. OPTIONS is answered on "
+        "every path, with `Allow`. Null is the same as an absent value; unknown names are "
+        "ignored. Every answer has `X-Request-Id`, a UUID that identifies the request in the "
+        "node's log."
     ),
     "license": {"name": "MIT", "identifier": "MIT"},
 }
@@ -172,7 +179,7 @@ SCHEMES: Mapping[Access, Mapping[str, str]] = {
     Access.PANEL: {
         "type": "http",
         "scheme": "bearer",
-        "description": "The node's own `token`, which its Panel knows.",
+        "description": "The `token` of the node's configuration.",
     },
     Access.TRANSFER: {
         "type": "http",
@@ -180,24 +187,27 @@ SCHEMES: Mapping[Access, Mapping[str, str]] = {
         "bearerFormat": "JWT",
         "description": "Issued by the Panel for the transfer of one server to this node.",
     },
-    Access.HAND: {
+    Access.DIRECT_TRANSFER: {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
-        "description": "Issued by this node for moving one server here by hand.",
+        "description": "Issued by this node for the direct transfer of one server to it.",
     },
 }
 
-#: The parts of paths that are not the same in every request.
+#: The variable parts of paths.
 PARAMETERS: Mapping[str, Mapping[str, Any]] = {
-    "uuid": {"description": "The server's.", "schema": {"type": "string", "format": "uuid"}},
+    "uuid": {
+        "description": "The UUID of the server.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
 }
 
 
-#: The headers of every failure, by the names that the document refers to them by.
+#: The headers of every error, by name.
 HEADERS: Mapping[str, Mapping[str, Any]] = {
     "X-Request-Id": {
-        "description": "Names the request in the node's log.",
+        "description": "Identifies the request in the node's log.",
         "required": True,
         "schema": {"type": "string", "format": "uuid"},
     },
@@ -206,7 +216,7 @@ HEADERS: Mapping[str, Mapping[str, Any]] = {
 
 @attrs.frozen
 class Failure:
-    """A kind of refusal: its name, what it means, and headers that come with it."""
+    """An error response: its name in the document, its meaning, and its headers."""
 
     name: str
     meaning: str
@@ -215,34 +225,30 @@ class Failure:
 
 FAILURES: Mapping[HTTPStatus, Failure] = {
     HTTPStatus.BAD_REQUEST: Failure(
-        "BadRequest", "It is not of the form it should have, or cannot be done to this server."
+        "BadRequest", "The request is invalid, or not possible for this server."
     ),
     HTTPStatus.UNAUTHORIZED: Failure(
         "Unauthorized",
-        "There is no token, or none that is good.",
+        "The token is missing or invalid.",
         {"WWW-Authenticate": "`Bearer`."},
     ),
     HTTPStatus.FORBIDDEN: Failure(
-        "Forbidden", "It is not the token, or not the web page, that this needs."
+        "Forbidden", "The token, or the origin of the web page, is not allowed to do this."
     ),
-    HTTPStatus.NOT_FOUND: Failure("NotFound", "There is no such server or transfer here."),
-    HTTPStatus.CONFLICT: Failure(
-        "Conflict", "It does not go together with what the server is doing."
-    ),
+    HTTPStatus.NOT_FOUND: Failure("NotFound", "This node has no such server or transfer."),
+    HTTPStatus.CONFLICT: Failure("Conflict", "It conflicts with the state of the server."),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Failure("TooLarge", "The body is over 1 MiB."),
-    HTTPStatus.UNPROCESSABLE_ENTITY: Failure("Unprocessable", "One of the values makes no sense."),
+    HTTPStatus.UNPROCESSABLE_ENTITY: Failure("Unprocessable", "A value is invalid."),
     HTTPStatus.UPGRADE_REQUIRED: Failure(
         "UpgradeRequired", "The headers of RFC 6455 are missing.", {"Upgrade": "`websocket`."}
     ),
-    HTTPStatus.INTERNAL_SERVER_ERROR: Failure(
-        "Failed", "The node could not do it; its log tells more."
-    ),
-    HTTPStatus.BAD_GATEWAY: Failure("ServerNotRunning", "The server does not run."),
+    HTTPStatus.INTERNAL_SERVER_ERROR: Failure("Failed", "The node failed to do it; see its log."),
+    HTTPStatus.BAD_GATEWAY: Failure("ServerNotRunning", "The server is not running."),
     HTTPStatus.SERVICE_UNAVAILABLE: Failure(
         "Unavailable",
-        "The Panel cannot be reached, or has not told yet which servers there are; or the node is "
-        "going down, or takes no more transfers for now.",
-        {"Retry-After": "Seconds, where it is known."},
+        "The Panel cannot be reached, or has not sent the list of servers yet; or the node is "
+        "stopping, or has too many transfers.",
+        {"Retry-After": "Seconds, if known."},
     ),
 }
 
@@ -252,24 +258,24 @@ _NAMES = re.compile(r"\{(\w+)\}")
 
 
 def document(paths: Mapping[str, Mapping[str, Call]]) -> dict[str, Any]:
-    """Return the document of calls, which are given by path and method."""
+    """Return the document of calls, given by path and method."""
     schemas = Schemas()
     items = {path: _item(path, calls, schemas) for path, calls in paths.items()}
-    error = schemas.answered(Error)
+    error = schemas.response(Error)
     return {
         "openapi": "3.1.0",
         "info": dict(INFO),
-        # Where the document was had from.
+        # The address that the document was loaded from.
         "servers": [{"url": "/"}],
         "tags": [{"name": _tag(topic), "description": topic.value} for topic in Topic],
         "paths": items,
         "components": {
-            "securitySchemes": {access.value: dict(said) for access, said in SCHEMES.items()},
+            "securitySchemes": {access.value: dict(scheme) for access, scheme in SCHEMES.items()},
             "parameters": {
-                name: {"name": name, "in": "path", "required": True, **said}
-                for name, said in PARAMETERS.items()
+                name: {"name": name, "in": "path", "required": True, **parameter}
+                for name, parameter in PARAMETERS.items()
             },
-            "headers": {name: dict(said) for name, said in HEADERS.items()},
+            "headers": {name: dict(header) for name, header in HEADERS.items()},
             "responses": {failure.name: _failure(failure, error) for failure in FAILURES.values()},
             "schemas": dict(sorted(schemas.found.items())),
         },
@@ -290,14 +296,14 @@ def _operation(made: Call, schemas: Schemas) -> dict[str, Any]:
     }
     if made.description:
         operation["description"] = made.description
-    operation["security"] = [] if made.access is Access.ANYBODY else [{made.access.value: []}]
+    operation["security"] = [] if made.access is Access.PUBLIC else [{made.access.value: []}]
     parameters = [*_texts(made.query, "query", schemas), *_texts(made.headers, "header", schemas)]
     if parameters:
         operation["parameters"] = parameters
-    if made.order is not None:
-        operation["requestBody"] = _body(_JSON, schemas.asked(made.order))
+    if made.body is not None:
+        operation["requestBody"] = _body(_JSON, schemas.request(made.body))
     elif made.form is not None:
-        operation["requestBody"] = _body("multipart/form-data", schemas.asked(made.form))
+        operation["requestBody"] = _body("multipart/form-data", schemas.request(made.form))
     success = _success(made.success, made.content, schemas)
     operation["responses"] = {str(made.success.status.value): success} | {
         str(status.value): {"$ref": f"#/components/responses/{FAILURES[status].name}"}
@@ -310,8 +316,10 @@ def _texts(of: Any, place: str, schemas: Schemas) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for key, (schema, required) in ({} if of is None else schemas.texts(of)).items():
         name = key.title().replace("_", "-") if place == "header" else key
-        said = {"description": schema.pop("description")} if "description" in schema else {}
-        found.append({"name": name, "in": place, "required": required, **said, "schema": schema})
+        description = {"description": schema.pop("description")} if "description" in schema else {}
+        found.append(
+            {"name": name, "in": place, "required": required, **description, "schema": schema}
+        )
     return found
 
 
@@ -322,7 +330,7 @@ def _body(media: str, schema: dict[str, Any]) -> dict[str, Any]:
 def _success(success: Success, content: Any, schemas: Schemas) -> dict[str, Any]:
     answer = _answer(success.meaning, success.headers)
     if content is not None:
-        answer["content"] = {_JSON: {"schema": schemas.answered(content)}}
+        answer["content"] = {_JSON: {"schema": schemas.response(content)}}
     return answer
 
 
@@ -330,8 +338,8 @@ def _answer(meaning: str, headers: Mapping[str, str]) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": meaning}
     if headers:
         answer["headers"] = {
-            name: {"description": said, "schema": {"type": "string"}}
-            for name, said in headers.items()
+            name: {"description": description, "schema": {"type": "string"}}
+            for name, description in headers.items()
         }
     return answer
 

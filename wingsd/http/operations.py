@@ -1,4 +1,8 @@
-"""Operations: the methods of a path, declared once for serving and documentation; JSON bodies."""
+"""Operations: the methods of a path, and their JSON bodies.
+
+`call` declares a method once, for serving it and for the OpenAPI document: the handler's signature
+has the types of body, query and answer, its docstring is the description.
+"""
 
 from __future__ import annotations
 
@@ -30,36 +34,36 @@ __all__ = [
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 _MARK = "declared_call"
-#: Of whatever has a body of JSON: it is none, or it is too large to be kept.
-_OF_BODIES = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+# Errors of every call with a JSON body: it is invalid, or too large.
+_BODY_ERRORS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 class Access(Enum):
-    """Who may make a call: who shows no token, the node's own, or one for a transfer.
+    """The authentication of a call: none, the node's token, or a token for one transfer.
 
-    Those for a transfer are the Panel's, or the node's own for a move by hand.
+    Tokens of transfers are issued by the Panel, those of direct transfers by this node.
     """
 
-    ANYBODY = "anybody"
+    PUBLIC = "public"
     PANEL = "panel"
     TRANSFER = "transfer"
-    HAND = "hand"
+    DIRECT_TRANSFER = "hand"
 
 
 class Topic(Enum):
-    """What a call is about, in a sentence."""
+    """The tags of calls in the OpenAPI document."""
 
     NODE = "The node itself."
-    SERVERS = "The servers of the node, as its Panel sees them."
-    TRANSFERS = "Servers that move from node to node."
-    CONSOLE = "What browsers watch."
+    SERVERS = "The servers of the node, for its Panel."
+    TRANSFERS = "Transfers of servers between nodes."
+    CONSOLE = "The consoles of servers, for browsers."
 
 
 @attrs.frozen
 class Success:
-    """How a call is answered when all is well: a status, what it means, and headers with theirs.
+    """The answer of a successful call: its status, and headers with their meanings.
 
-    Switching protocols is no answer of the handler's: it has handed the request on.
+    With 101 Switching Protocols the handler has passed the request on, and answers nothing.
     """
 
     status: HTTPStatus
@@ -71,37 +75,36 @@ class Success:
 class Call:
     """One method of one path.
 
-    `order` and `query` are attrs classes, None for nothing; `content` is the type of what is
-    answered, None for no body. `form` is the class that tells of a body which is not kept, but
-    taken as it arrives, and `headers` the one of what may come with it. `fails` are the statuses
-    of all refusals that are to be reckoned with.
+    `body` and `query` are attrs classes, or None; `content` is the type of the answer's body, or
+    None. `form` is a class that describes a streamed body, `headers` one that describes request
+    headers. `fails` are the statuses of expected errors.
     """
 
     method: str
     handler: Callable[..., Any]
     success: Success
-    order: Any = None
+    body: Any = None
     query: Any = None
     content: Any = None
     form: Any = None
     headers: Any = None
-    access: Access = Access.ANYBODY
+    access: Access = Access.PUBLIC
     topic: Topic = Topic.NODE
     fails: tuple[HTTPStatus, ...] = ()
 
     @property
     def name(self) -> str:
-        """What it is called, in programs."""
+        """The name of the operation."""
         return self.handler.__name__
 
     @property
     def summary(self) -> str:
-        """What it does, in a sentence: the beginning of the handler's docstring."""
+        """The first paragraph of the handler's docstring."""
         return self._paragraphs[0]
 
     @property
     def description(self) -> str:
-        """What else there is to know of it; may be empty."""
+        """The other paragraphs of the handler's docstring; may be empty."""
         return "\n\n".join(self._paragraphs[1:])
 
     @property
@@ -115,19 +118,20 @@ def call(
     success: Success,
     *,
     fails: tuple[HTTPStatus, ...] = (),
-    access: Access = Access.ANYBODY,
+    access: Access = Access.PUBLIC,
     form: type | None = None,
     headers: type | None = None,
 ) -> Callable[[Handler], Handler]:
-    """Declare that a handler answers `method`; its docstring is what people read of it.
+    """Declare the handler of `method`, documented by its docstring and its signature.
 
-    More is said by the class: see `declared`.
+    Its parameter `body` has the class of the JSON body, `query` that of the query string, and its
+    return type is the content of the answer. See also `declared`.
     """
 
     def declare(handler: Handler) -> Handler:
         types = get_type_hints(handler, include_extras=True)
         gives = types["return"]
-        order = types.get("order")
+        body = types.get("body")
         setattr(
             handler,
             _MARK,
@@ -135,13 +139,13 @@ def call(
                 method=method,
                 handler=handler,
                 success=success,
-                order=order,
+                body=body,
                 query=types.get("query"),
                 content=None if form or gives is type(None) else gives,
                 form=form,
                 headers=headers,
                 access=access,
-                fails=fails + (_OF_BODIES if order else ()),
+                fails=fails + (_BODY_ERRORS if body else ()),
             ),
         )
         return handler
@@ -152,8 +156,8 @@ def call(
 def declared(cls: type[Any]) -> dict[str, Call]:
     """Return the calls that a class declares, by method.
 
-    Its `topic` is theirs, and so is its `access` where they are for anybody; what it and each
-    class above it name in `fails` are refusals of all of them.
+    They get its `topic`, and its `access` when theirs is public. The `fails` of the class and of
+    its base classes are added to theirs.
     """
     common = [status for base in cls.__mro__ for status in vars(base).get("fails", ())]
     found = {}
@@ -162,7 +166,7 @@ def declared(cls: type[Any]) -> dict[str, Call]:
         if isinstance(made, Call):
             found[made.method] = attrs.evolve(
                 made,
-                access=cls.access if made.access is Access.ANYBODY else made.access,
+                access=cls.access if made.access is Access.PUBLIC else made.access,
                 topic=cls.topic,
                 fails=tuple(sorted({*made.fails, *common})),
             )
@@ -171,14 +175,14 @@ def declared(cls: type[Any]) -> dict[str, Call]:
 
 T = TypeVar("T")
 
-# Both in the words of Wings, which a Panel shows to people.
+# Both as in Wings; a Panel shows them to users.
 _UNREADABLE = "The data passed in the request was not in a parsable format. Please try again."
-#: Said of a body that is JSON, but does not hold what it should.
+#: The message for a body that is JSON with invalid values.
 INVALID = "The data provided in the request could not be validated."
 
 
 def _number(text: str) -> float:
-    """Return what JSON has as a number: to it 3.0 is as whole as 3."""
+    """Parse a JSON number. In JSON 3.0 is an integer."""
     number = float(text)
     return int(number) if number.is_integer() else number
 
@@ -186,11 +190,11 @@ def _number(text: str) -> float:
 def parse(body: bytes, cls: type[T]) -> T:
     """Return the JSON object `body` as an instance of the attrs class `cls`.
 
-    Raises `BadRequest` with what is wrong, by the paths of the keys.
+    Raises `BadRequest` with the paths of invalid keys.
     """
     try:
         data = json.loads(body, parse_float=_number)
-        # JSON can spell half of a UTF-16 pair, which is no character and can be sent nowhere.
+        # JSON can contain a lone UTF-16 surrogate, which cannot be encoded.
         json.dumps(data, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadRequest(_UNREADABLE, f"send a JSON object: {error}") from error
@@ -201,11 +205,11 @@ def parse(body: bytes, cls: type[T]) -> T:
 
 
 class EncodedObject(bytes):
-    """A JSON object that was encoded before, since it is the same in every answer."""
+    """A JSON object that is already encoded."""
 
 
 def to_json(content: object) -> bytes:
-    """Return a body that says `content`, which is plain or holds values of attrs classes."""
+    """Return `content`, plain data or instances of attrs classes, as JSON."""
     if isinstance(content, EncodedObject):
         return content
     return json.dumps(unstructure(content)).encode()

@@ -1,8 +1,8 @@
-"""A twisted.web request whose body is not stored: the resource gets it as it arrives.
+"""A twisted.web request whose body may be streamed to its resource.
 
-twisted.web calls a resource when the whole body is there. Here the resource is found as soon as
-the headers are, and one with `open_body` returns a `BodyReader` that takes the body from then on.
-Such a request can be answered at any time, also while the client is still sending.
+twisted.web calls a resource when the whole body has arrived. Here the resource is looked up when
+the headers are complete, and one with `open_body` returns a `BodyReader` for the body. Such a
+request can be answered at any time, also while the client is sending.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from twisted.web.server import Request
 
 from wingsd.errors import WingsdError
 from wingsd.http.errors import BodyTooLarge, error_json
-from wingsd.http.watchdogs import Pace, Presence
+from wingsd.http.watchdogs import ConnectionWatchdog, RateWatchdog
 
 __all__ = ["BodyReader", "GuardedResource", "StreamingRequest", "StreamingResource"]
 
-#: Bytes of a body that is stored after all, since its resource takes it whole.
+#: Bytes of a body for a resource that does not stream.
 MAX_STORED_BODY = 1024 * 1024
-# What a client may go on sending after its answer, so that it gets to read that: one that reads
-# only when it has sent everything would otherwise see nothing but a broken connection.
+# Limits for a body that is discarded after the answer. A client that reads only after it has sent
+# everything would otherwise see a broken connection in place of the answer.
 MAX_DRAINED_BODY = 1024 * 1024 * 1024  # bytes
 MAX_DRAIN_TIME = 60  # seconds
-#: Reason phrases as Wings sends them, for statuses that twisted.web has none for. Those of
-#: `http.HTTPStatus` are not the same in all versions of Python.
+#: Reason phrases of Wings, for statuses without one in twisted.web. Those of `http.HTTPStatus`
+#: differ between versions of Python.
 _REASONS: Mapping[int, bytes] = {
     HTTPStatus.UNPROCESSABLE_ENTITY: b"Unprocessable Entity",
     HTTPStatus.UPGRADE_REQUIRED: b"Upgrade Required",
@@ -40,66 +40,66 @@ _REASONS: Mapping[int, bytes] = {
 
 
 class BodyReader(Protocol):
-    """Takes a request's body as it arrives."""
+    """Receives a request's body as it arrives."""
 
     def data(self, chunk: bytes) -> None:
-        """Take the next piece."""
+        """Receive the next chunk."""
 
     def end(self) -> None:
         """The body is complete."""
 
     def lost(self, reason: Failure) -> None:
-        """The connection is gone. May come after `end`."""
+        """The connection is closed. May be called after `end`."""
 
 
 @runtime_checkable
 class StreamingResource(Protocol):
-    """A resource that takes the bodies of its requests as they arrive."""
+    """A resource that receives bodies as they arrive."""
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
-        """Return what takes the body. The request has its headers and nothing else yet."""
+        """Return the reader of the body. The request has only its headers yet."""
 
 
 @runtime_checkable
 class GuardedResource(Protocol):
-    """A resource that takes whole bodies, from those alone whom it lets in."""
+    """A resource that gets whole bodies, from authorized clients only."""
 
     def authorize(self, request: StreamingRequest) -> None:
-        """Raise a `WingsdError` when the request's headers do not open this resource."""
+        """Raise a `WingsdError` when the request's headers do not authorize it."""
 
 
 class StreamingRequest(Request):
-    """A request that is handed to its resource when its headers are complete."""
+    """A request that looks up its resource when its headers are complete."""
 
     _log = Logger()
-    channel: Any  # an HTTPChannel, of which Twisted annotates too little
+    channel: Any  # a `NodeChannel`, which imports this module
     content: BytesIO
-    site: Any  # a NodeSite, which knows this class
+    site: Any  # a `NodeSite`
     _reader: BodyReader | None = None
-    _pace: Pace | None = None
-    _presence: Presence | None = None
+    _rate_watchdog: RateWatchdog | None = None
+    _connection_watchdog: ConnectionWatchdog | None = None
     _stores = False
     _received = 0
     _complete = False
-    _stalled = False
+    _timed_out = False
     _wants_continue = False
-    #: Whether the client looks at an answer's status; else a failure is told by no answer at all.
-    minds_status = True
+    #: False for a client that ignores the status: a failure then closes the connection.
+    reads_status = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Names the request in its answer and in the log. A Panel shows people no more of an
-        #: answer of 500 and above.
+        #: Identifies the request in its answer and in the log. Of an answer with status 500 or
+        #: above a Panel shows nothing else.
         self.request_id = str(uuid4())
         self.setHeader("X-Request-Id", self.request_id)
 
     # What twisted.web's channel calls
 
     def gotLength(self, length: int | None) -> None:
-        """Find the resource. The channel calls this when it has all headers."""
+        """Look up the resource. The channel calls this when the headers are complete."""
         self.content = BytesIO()
         channel = self.channel
-        # The base class learns these only with the body's end, but an answer needs them.
+        # The base class sets these after the body, but an answer needs them.
         self.site = channel.site
         self.method, self.uri = channel._command, channel._path
         self.clientproto = channel._version
@@ -113,9 +113,9 @@ class StreamingRequest(Request):
             self._expect_body(resource, length)
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Pass a piece of the body on."""
-        if self._pace is not None:
-            self._pace.note(len(data))
+        """Pass on a chunk of the body."""
+        if self._rate_watchdog is not None:
+            self._rate_watchdog.count(len(data))
         if self._reader is not None:
             self._reader.data(data)
             return
@@ -128,43 +128,39 @@ class StreamingRequest(Request):
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The body is complete."""
         self._complete = True
-        self._forget_pace()
+        self._stop_rate_watchdog()
         if self._reader is None:
-            # No path takes forms, but the base class would read one for anybody who sends it,
-            # and some it cannot read.
+            # No path accepts forms, but the base class would parse one.
             self.requestHeaders.removeHeader("Content-Type")
             super().requestReceived(command, path, version)
         else:
             self._reader.end()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The client is gone."""
+        """The client has disconnected."""
         super().connectionLost(reason)
-        self._forget_pace()
-        if self._presence is not None:
-            self._presence.rest()
+        self._stop_rate_watchdog()
+        if self._connection_watchdog is not None:
+            self._connection_watchdog.stop()
         if self._reader is not None:
             self._reader.lost(reason)
 
     def processingFailed(self, reason: Failure) -> Failure:
-        """A resource failed: say so in the log and, as JSON, to the client."""
+        """A resource failed: log it and answer in JSON."""
         self.fail(reason)
         return reason
 
-    def stall(self, how: str) -> bool:
-        """The client is silent, or too slow: tell the body's reader. Return whether there is one.
-
-        `how` is what it is told.
-        """
+    def time_out(self, reason: str) -> bool:
+        """End a body whose client is silent or too slow. Return whether one was being read."""
         if self._reader is None or self._complete:
             return False
-        self._stalled = True
-        self._forget_pace()
-        self._reader.lost(Failure(TimeoutError(how)))
+        self._timed_out = True
+        self._stop_rate_watchdog()
+        self._reader.lost(Failure(TimeoutError(reason)))
         return True
 
-    def break_off(self, reason: str) -> bool:
-        """No more of the body can be read: tell its reader. Return whether it was answered."""
+    def abort_body(self, reason: str) -> bool:
+        """End a body that cannot be parsed further. Return whether the request was answered."""
         if self._reader is not None and not self._complete:
             self._reader.lost(Failure(ValueError(reason)))
         return bool(self.startedWriting)
@@ -172,70 +168,71 @@ class StreamingRequest(Request):
     # What resources and readers call
 
     def setResponseCode(self, code: int, message: bytes | None = None) -> None:
-        """Set the status of the answer, with its reason phrase."""
+        """Set the status of the answer, and its reason phrase."""
         super().setResponseCode(code, message or _REASONS.get(code))
 
     def header(self, name: str) -> str:
-        """Return a header of the request, empty without it; any bytes may be in it."""
+        """Return a header of the request as UTF-8; empty without it."""
         values = self.requestHeaders.getRawHeaders(name.encode())
         return values[-1].decode("utf-8", "replace") if values else ""
 
     def argument(self, name: str) -> str:
-        """Return a value of the query, empty without it."""
+        """Return a value of the query; empty without it."""
         values = (self.args or {}).get(name.encode())
         return values[-1].decode("utf-8", "replace") if values else ""
 
     @property
     def is_streamed(self) -> bool:
-        """Whether its body is taken as it arrives, if only to be thrown away."""
+        """Whether the body is passed on or discarded as it arrives."""
         return self._reader is not None
 
     @property
     def peer(self) -> str:
-        """Where the request came from, for the log."""
-        return getattr(self.getClientAddress(), "host", "a UNIX socket")
+        """The client's address, for the log."""
+        return getattr(self.getClientAddress(), "host", "a Unix socket")
 
     def proceed(self) -> None:
-        """Tell a client that waits for it (Expect: 100-continue) to send its body."""
+        """Send 100 Continue to a client that waits for it."""
         if self._wants_continue and not self._disconnected:
             self.channel.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._wants_continue = False
 
     def pause(self) -> None:
-        """Read no more from the client for now. It is not held against it as idleness."""
+        """Stop reading from the client. Its timeouts are suspended."""
         if not self._disconnected:
             self.channel.setTimeout(None)
-            if self._pace is not None:
-                self._pace.rest()
+            if self._rate_watchdog is not None:
+                self._rate_watchdog.pause()
             self.channel.pause_reading()
-            if self._presence is None:
-                reactor = self.channel.site.reactor
-                self._presence = Presence(reactor, self.channel.transport, self.resume)
-            self._presence.watch()
+            if self._connection_watchdog is None:
+                reactor, transport = self.channel.site.reactor, self.channel.transport
+                self._connection_watchdog = ConnectionWatchdog(reactor, transport, self.resume)
+            self._connection_watchdog.watch()
 
     def resume(self) -> None:
-        """Read on; a client that is silent for the site's timeout is disconnected."""
+        """Read from the client again, with the site's timeout."""
         if not self._disconnected:
-            if self._presence is not None:
-                self._presence.rest()
+            if self._connection_watchdog is not None:
+                self._connection_watchdog.stop()
             if not self._complete:
                 self.channel.setTimeout(self.channel.site.timeOut)
-                if self._pace is not None:
-                    self._pace.go_on()
+                if self._rate_watchdog is not None:
+                    self._rate_watchdog.resume()
             self.channel.resume_reading()
 
     def fail(self, failure: Failure) -> None:
-        """Answer with the error that `failure` holds; one nobody foresaw is logged whole.
+        """Answer with the error in `failure`. An unexpected one is logged with its traceback.
 
-        A client that takes any answer for success gets none.
+        The connection to a client that ignores the status is closed without an answer.
         """
         error = failure.value
         if not isinstance(error, WingsdError):
             self._log.failure("request {request} failed", failure, request=self)
             error = WingsdError("an unforeseen error", "the reason is in the log of this node")
         self.site.observer.answered(error)
-        if not self.minds_status:
-            self._cut_off()
+        if not self.reads_status:
+            if not self._disconnected:
+                self.channel.abortConnection()
             return
         headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
         if error.retry_after:
@@ -243,9 +240,9 @@ class StreamingRequest(Request):
         self.answer(error.status, error_json(error), headers)
 
     def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
-        """Answer, now, with a body or none; whatever still arrives is thrown away.
+        """Answer now; what still arrives of the request is discarded.
 
-        The body is JSON, unless the headers say otherwise.
+        The body is JSON unless `headers` have another type.
         """
         if self._disconnected or self.startedWriting:
             return
@@ -262,22 +259,24 @@ class StreamingRequest(Request):
             self.write(body)
             self.finish()
         else:
-            # Not finish(): the channel would no longer know whose the rest of the body is.
+            # Not finish(): the channel would take the rest of the body for a new request.
             self.write(body)
-            if self._stalled:
+            if self._timed_out:
                 self.channel.loseConnection()
             else:
                 self._drain()
 
     def _open(self, resource: StreamingResource) -> None:
-        # twisted.web would say "continue" right away; `proceed` does it when it is time.
+        # twisted.web would send 100 Continue at once; `proceed` does it later.
         expects = self.header("Expect").lower() == "100-continue"
         self._wants_continue = expects and self.clientproto == b"HTTP/1.1"
-        self._be_the_last()
+        self._close_after_answer()
         site = self.channel.site
         self.channel.setTimeout(site.timeOut)
         if site.least_rate:
-            self._pace = Pace(site.reactor, site.least_rate, site.timeOut, self.stall)
+            self._rate_watchdog = RateWatchdog(
+                site.reactor, site.least_rate, site.timeOut, self.time_out
+            )
         try:
             reader = resource.open_body(self)
         except Exception:
@@ -285,15 +284,15 @@ class StreamingRequest(Request):
         else:
             if self._reader is None:
                 self._reader = reader
-                self.channel.expect_much()
+                self.channel.enlarge_read_buffer()
 
     def _expect_body(self, resource: object, length: int | None) -> None:
-        """Have a body stored, but not what anybody may send."""
+        """Store the body when the client is authorized."""
         if isinstance(resource, GuardedResource):
             try:
                 resource.authorize(self)
             except WingsdError:
-                self._be_the_last()
+                self._close_after_answer()
                 self.fail(Failure())
                 return
             self._stores = True
@@ -301,37 +300,32 @@ class StreamingRequest(Request):
             self._refuse_size()
 
     def _refuse_size(self) -> None:
-        self._be_the_last()
+        self._close_after_answer()
         error = BodyTooLarge(MAX_STORED_BODY)
         self.answer(error.status, error_json(error))
 
-    def _forget_pace(self) -> None:
-        if self._pace is not None:
-            self._pace.rest()
-            self._pace = None
+    def _stop_rate_watchdog(self) -> None:
+        if self._rate_watchdog is not None:
+            self._rate_watchdog.pause()
+            self._rate_watchdog = None
 
-    def _be_the_last(self) -> None:
-        """Have the connection closed after this request, and the body not asked for by itself.
+    def _close_after_answer(self) -> None:
+        """Close the connection after this request, and do not send 100 Continue automatically.
 
-        What is left of the body, or of its timeouts, can then never be taken for the next
-        request's.
+        The rest of the body and its timeouts can then not affect a next request.
         """
         self.channel.persistent = False
         self.setHeader("Connection", "close")
         self.requestHeaders.removeHeader("Expect")
 
-    def _cut_off(self) -> None:
-        if not self._disconnected:
-            self.channel.abortConnection()
-
     def _drain(self) -> None:
-        self._forget_pace()
+        self._stop_rate_watchdog()
         self._reader = _Drain(self)
         self.resume()
 
 
 class _Drain:
-    """Throws away what a client sends after its answer, up to a limit of bytes and of time."""
+    """Discards what a client sends after its answer, up to a limit of bytes and of time."""
 
     def __init__(self, request: StreamingRequest) -> None:
         self._request = request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
@@ -23,12 +23,10 @@ __all__ = ["NodeSite", "NotFound", "Paths", "error_body"]
 
 
 class NodeSite(Site):
-    """A site of streaming requests. `timeout` is the seconds that an upload may be silent.
+    """A site of streaming requests, HTTP/1.1 only: uploads gain nothing from HTTP/2.
 
-    `least_rate` is the bytes a second that must come of an upload over as long, 0 for any;
-    `limits` is what holds for all connections; `observer` is told of requests that fail.
-
-    It speaks HTTP/1.1 alone: one upload a connection gains nothing from HTTP/2.
+    `timeout` is the seconds that an upload may be silent, `least_rate` the bytes a second that it
+    must send on average over this time (0: any). `observer` is notified of requests that fail.
     """
 
     protocol = NodeChannel  # type: ignore[assignment]  # narrower than Twisted's, on purpose
@@ -50,7 +48,7 @@ class NodeSite(Site):
         self.observer = observer or Observer()
         self.least_rate = least_rate
         self.input = InputScheduler(self.reactor)
-        #: Those that are open, the oldest first.
+        #: The open connections, the oldest first.
         self.connections: dict[NodeChannel, None] = {}
         self._drained: Deferred[None] | None = None
 
@@ -73,9 +71,9 @@ class NodeSite(Site):
         return [b"http/1.1"]
 
     def drain(self, within: float) -> Deferred[None]:
-        """Close idle and upgraded connections, and after `within` seconds whatever is left.
+        """Close idle and upgraded connections, and abort the others after `within` seconds.
 
-        The Deferred fires when there are none left.
+        The Deferred fires when all are closed.
         """
         for channel in tuple(self.connections):
             channel.close_if_idle()
@@ -86,7 +84,7 @@ class NodeSite(Site):
         return self._drained
 
     def log(self, request: Any) -> None:
-        """Note an answered request; without query and headers, which may hold secrets."""
+        """Log an answered request, without query and headers, which may contain secrets."""
         self._log.debug(
             "{peer}: {method} {path}: {status} (request {number})",
             peer=request.peer,
@@ -109,14 +107,14 @@ class NodeSite(Site):
 
 
 class NotFound(Resource):
-    """Answers 404 to whatever has no resource of its own; the root of the tree."""
+    """Answers 404 on every path without a child resource."""
 
     def getChild(self, path: bytes, request: IRequest) -> Resource:
-        """Be the answer to every path below."""
+        """Return this resource for all paths below."""
         return self
 
     def render(self, request: Any) -> bytes:
-        """Say that there is nothing here."""
+        """Answer 404."""
         path = request.path.decode("utf-8", "replace")
         return error_body(request, PathNotFound(path))
 
@@ -128,41 +126,33 @@ def error_body(request: Any, error: WingsdError) -> bytes:
     return error_json(error)
 
 
-Rooms = TypeVar("Rooms")
+class Paths(NotFound):
+    """The root of a site. `table` has the paths, and what makes the resource of each.
 
-
-class Paths(NotFound, Generic[Rooms]):
-    """The root of a site: finds a path in the `table`, and nothing where it is not there.
-
-    In the table a path has the names of its parts in braces. What is there is made for each
-    request, of the `rooms` of the node and of those parts by their names.
+    Variable parts of a path are names in braces. A resource is made for each request, from the
+    values of these parts by name. Other paths are answered with 404.
     """
 
-    def __init__(
-        self,
-        table: Mapping[str, Callable[[Rooms, Mapping[str, bytes]], Resource]],
-        rooms: Rooms,
-    ) -> None:
+    def __init__(self, table: Mapping[str, Callable[[Mapping[str, bytes]], Resource]]) -> None:
         super().__init__()
-        self._rooms = rooms
         self._paths = [(path.split("/")[1:], make) for path, make in table.items()]
 
     def getChild(self, path: bytes, request: IRequest) -> Resource:
-        """Return what is at a path, of which the first part is given and the others are left."""
+        """Return the resource of a path: of its first part, and `request.postpath`."""
         parts = [path, *request.postpath]
-        for wanted, make in self._paths:
-            found = _match(wanted, parts)
-            if found is not None:
-                return make(self._rooms, found)
+        for pattern, make in self._paths:
+            variables = _match(pattern, parts)
+            if variables is not None:
+                return make(variables)
         return NotFound()
 
 
-def _match(wanted: list[str], parts: list[bytes]) -> dict[str, bytes] | None:
-    """Return what is in the places of the names in braces; None when it is another path."""
-    if len(wanted) != len(parts):
+def _match(pattern: list[str], parts: list[bytes]) -> dict[str, bytes] | None:
+    """Return the values of the names in braces; None when the path does not match."""
+    if len(pattern) != len(parts):
         return None
     found = {}
-    for name, part in zip(wanted, parts, strict=True):
+    for name, part in zip(pattern, parts, strict=True):
         if name.startswith("{"):
             found[name.strip("{}")] = part
         elif name.encode() != part:

@@ -34,7 +34,7 @@ def test_a_call_is_described_by_its_declaration() -> None:
 def test_what_has_no_body_has_none() -> None:
     made = operation("/api/servers/{uuid}/sync", "POST")
     assert "requestBody" not in made
-    assert made["responses"]["204"] == {"description": "They are fetched."}
+    assert made["responses"]["204"] == {"description": "The settings are updated."}
 
 
 def test_an_upload_is_a_form_with_a_token_of_its_own() -> None:

@@ -47,12 +47,12 @@ class Tree:
 
 def asked(kind: Any) -> tuple[Any, dict[str, Any]]:
     schemas = Schemas()
-    return schemas.asked(kind), schemas.found
+    return schemas.request(kind), schemas.found
 
 
 def answered(kind: Any) -> tuple[Any, dict[str, Any]]:
     schemas = Schemas()
-    return schemas.answered(kind), schemas.found
+    return schemas.response(kind), schemas.found
 
 
 def test_what_is_asked_may_be_left_out_or_null_where_there_is_a_default() -> None:
@@ -129,13 +129,13 @@ def test_texts_are_described_one_by_one() -> None:
 
 def test_a_name_is_one_schemas_alone() -> None:
     schemas = Schemas()
-    schemas.asked(Leaf)
+    schemas.request(Leaf)
     with pytest.raises(TypeError, match="two schemas named Leaf"):
-        schemas.answered(Leaf)
+        schemas.response(Leaf)
     with pytest.raises(TypeError, match="two schemas named Leaf"):
-        schemas.asked(attrs.make_class("Leaf", ["size"]))
+        schemas.request(attrs.make_class("Leaf", ["size"]))
 
 
 def test_what_json_cannot_hold_has_no_schema() -> None:
-    with pytest.raises(TypeError, match="Path is nothing that JSON could hold"):
+    with pytest.raises(TypeError, match="Path has no JSON schema"):
         answered(type("Path", (), {}))
