@@ -75,7 +75,7 @@ async def test_it_tells_from_its_start_to_its_end_how_it_is(
 
     daemon.signal("TERM")
     stopping = (await heard(manager, "STOPPING=1"))[-1]
-    assert stopping["STATUS"].startswith("ending")
+    assert stopping["STATUS"].startswith("stopping")
     assert await daemon.ended() == -signal.SIGTERM
 
 

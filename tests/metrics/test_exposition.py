@@ -127,8 +127,8 @@ def test_a_disk_that_hangs_is_asked_once_and_complained_of_once(
         clock.advance(2)
         assert rendering.called
     assert disk.asked == 1
-    assert [line for line in logged_errors.lines if "its size" in line] == [
-        "/ does not tell its size: no answer within 2 s"
+    assert [line for line in logged_errors.lines if "size not available" in line] == [
+        "/: size not available: no answer within 2 s"
     ]
     # It tells it in the end, which nobody waits for any more: it is asked anew.
     disk.ending.callback(os.statvfs("/"))

@@ -84,11 +84,11 @@ def test_without_a_journal_nothing_is_raised_and_the_loss_is_counted(tmp_path: P
 def test_a_busy_journal_is_waited_for_once(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journald, "_PATIENCE", 0.01)
+    monkeypatch.setattr(journald, "_SEND_TIMEOUT", 0.01)
     sender = Journald(journal.address)
     while sender.send(b"MESSAGE=a\n"):
         pass
-    monkeypatch.setattr(journald, "_PATIENCE", 3600.0)
+    monkeypatch.setattr(journald, "_SEND_TIMEOUT", 3600.0)
     for _ in range(3):
         assert not sender.send(b"MESSAGE=b\n")
     assert sender.lost == 4

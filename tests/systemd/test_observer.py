@@ -102,7 +102,7 @@ def test_an_event_without_words_is_none(journal: Journal) -> None:
 def test_what_was_lost_is_told_when_the_journal_is_back(
     journal: Journal, sender: Journald, log: Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journald, "_PATIENCE", 0.01)
+    monkeypatch.setattr(journald, "_SEND_TIMEOUT", 0.01)
     sent = 0
     while not sender.lost:
         sent += 1
@@ -113,7 +113,7 @@ def test_what_was_lost_is_told_when_the_journal_is_back(
     log.info("the next")
     assert journal.read()["MESSAGE"] == "the next"
     told = journal.read()
-    assert told["MESSAGE"].startswith("2 lines of this log were lost")
+    assert told["MESSAGE"].startswith("2 log entries were lost")
     assert (told["PRIORITY"], told["SYSLOG_IDENTIFIER"]) == ("4", "wingsd")
     log.info("and on")
     assert journal.read()["MESSAGE"] == "and on"

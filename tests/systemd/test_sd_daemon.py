@@ -84,7 +84,7 @@ def test_a_manager_that_is_gone_raises_nothing_and_is_known(tmp_path: Path) -> N
 def test_one_that_takes_nothing_is_not_waited_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sd_daemon, "_PATIENCE", 0.01)
+    monkeypatch.setattr(sd_daemon, "_SEND_TIMEOUT", 0.01)
     with Manager(tmp_path) as manager:
         notifier = Notifier(manager.address)
         while notifier.error is None:
@@ -99,13 +99,13 @@ def test_without_a_manager_there_is_nothing_to_do() -> None:
     notifier = Notifier.from_environment({})
     with notifier.extending():
         notifier.ready("serves")
-    assert not notifier.is_heard
+    assert not notifier.is_enabled
     assert notifier.error is None
 
 
 def test_what_the_daemon_starts_cannot_speak_for_it(manager: Manager) -> None:
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"}
-    assert Notifier.from_environment(environ).is_heard
+    assert Notifier.from_environment(environ).is_enabled
     watchdog_period(environ)
     assert environ == {}
 
@@ -164,7 +164,7 @@ def test_it_is_not_while_the_journal_is_stuck(tmp_path: Path, logged_errors: Log
         assert manager.heard() == [ALIVE] * 4
         clock.pump([STUCK_AFTER / 4] * 3)
         assert manager.heard() == []
-        (line,) = [line for line in logged_errors.lines if "journal of transfers" in line]
+        (line,) = [line for line in logged_errors.lines if "state database" in line]
         assert "300 s" in line
         # It is asked once, and again only when it has answered.
         assert len(asked) == 1

@@ -157,7 +157,7 @@ class Supervision(MultiService):
             super().startService()
         if self._watchdog is not None:
             self._watchdog.start()
-        if self._notifier.is_heard:
+        if self._notifier.is_enabled:
             showing: Deferred[Any] = self._updating.start(STATUS_INTERVAL)
             showing.addErrback(lambda failure: self._log.failure("status updates failed", failure))
             self._await_boot()

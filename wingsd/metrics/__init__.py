@@ -1,7 +1,7 @@
 """Metrics for Prometheus: `Recorder` counts, `Exposition` renders.
 
-Nothing is counted twice, and nothing while bytes flow: what the node knows already is looked at
-when it is asked for.
+Counters are updated at the ends of steps and transfers, not while bytes flow; gauges are read when
+they are requested.
 """
 
 from wingsd.metrics.exposition import Exposition, Sources

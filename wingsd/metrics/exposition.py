@@ -1,8 +1,7 @@
-"""What Prometheus reads: the counters, and gauges looked up when it asks.
+"""The text for Prometheus: the counters, and gauges read for each request.
 
-`prometheus_client.twisted` has a resource for that. It makes the answer in a thread of the
-reactor's pool, while the reactor changes what is being read, and it needs the installed reactor to
-be imported.
+The resource in `prometheus_client.twisted` is not used: it renders in a thread while the reactor
+changes the values, and its import installs a reactor.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd import __version__
@@ -35,7 +35,7 @@ from wingsd.util.text import reading_advice
 __all__ = ["Exposition", "Gauges", "Sources"]
 
 _LIVE = (State.PENDING, State.PROCESSING)
-#: The steps that a transfer under way may be in.
+#: The steps of transfers in progress.
 _STEPS = [
     *(("in", step.name.lower()) for step in ReceiveStep if step.state in _LIVE),
     *(("out", step.name.lower()) for step in SendStep if step.state in _LIVE),
@@ -47,20 +47,20 @@ class WaitingTransfers(Protocol):
 
     @property
     def waiting(self) -> int:
-        """How many of them wait for their turn."""
+        """How many of them are queued."""
 
 
 class Reports(Protocol):
-    """What the Panel is still to be told."""
+    """The reports that the Panel has not confirmed."""
 
     @property
     def depth(self) -> int:
-        """How many reports there are."""
+        """The number of reports."""
 
 
 @attrs.frozen
 class Sources:
-    """Where what is exposed is looked up: transfers `received` and `sent`, and `reports`."""
+    """The sources of gauges: transfers in both directions, and reports to the Panel."""
 
     received: WaitingTransfers
     sent: WaitingTransfers
@@ -68,9 +68,9 @@ class Sources:
 
 
 class Gauges(Collector):
-    """Collects what the sources and the recorder know at that moment.
+    """Collects the present values of the sources and the recorder.
 
-    `disk` is what os.statvfs said of the servers' filesystem just before, None when it did not.
+    `disk` is the last `os.statvfs` of the servers' filesystem, None when it failed.
     """
 
     def __init__(self, recorder: Recorder, sources: Sources) -> None:
@@ -79,7 +79,7 @@ class Gauges(Collector):
         self.disk: os.statvfs_result | None = None
 
     def collect(self) -> Iterator[Metric]:
-        """Return all of it."""
+        """Return the gauges."""
         yield from self._under_way()
         yield self._moved()
         yield self._waiting()
@@ -145,30 +145,30 @@ def _filesystem(found: os.statvfs_result) -> Iterator[Metric]:
     )
 
 
-#: Seconds for the filesystem to tell its size: a network's may be gone.
-DISK_WITHIN = 2
+#: Seconds for the filesystem to report its size; a network filesystem may be disconnected.
+DISK_TIMEOUT = 2
 
 
 class Exposition:
-    """What `recorder` has counted, what `sources` know, and what the process is.
+    """Renders the metrics of `recorder`, `sources` and the process.
 
-    `data` is the directory of the servers' files, looked at in the threads of `disk`.
+    The size of `data`, the directory of servers, is read in the threads of `disk`.
     """
 
     _log = Logger()
 
     def __init__(
-        self, recorder: Recorder, sources: Sources, disk: Workers, data: str, reactor: Any
+        self, recorder: Recorder, sources: Sources, disk: Workers, data: str, reactor: IReactorTime
     ) -> None:
         self._disk = disk
         self._data = data
         self._reactor = reactor
         self._registry = registry = recorder.registry
-        # Who waits for the one look at the disk that there is at a time: each takes a thread, and
-        # keeps it while the disk hangs.
-        self._looking: set[Deferred[os.statvfs_result]] = set()
-        self._is_asked = False
-        self._has_told = True
+        # The requests that wait for the disk. It is read by one thread at a time, which is blocked
+        # while the disk hangs.
+        self._waiting_requests: set[Deferred[os.statvfs_result]] = set()
+        self._is_reading = False
+        self._was_readable = True
         self._gauges = Gauges(recorder, sources)
         registry.register(self._gauges)
         build = Info("wingsd_build", "What is running.", registry=registry)
@@ -178,52 +178,51 @@ class Exposition:
         GCCollector(registry=registry)
 
     async def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the exposition and its content type, as the header `accept` wants it."""
-        self._gauges.disk = await self._look_at_disk()
+        """Return the text and its content type, for the value `accept` of the header."""
+        self._gauges.disk = await self._read_disk()
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):
-            # Of a version that is none; RFC 9110 leaves it to the server what to answer then.
+            # An invalid version: RFC 9110 leaves the format to the server.
             encode, content_type = choose_encoder("")
         registry: Any = _WithoutCreated(self._registry)
         return encode(registry), content_type
 
-    async def _look_at_disk(self) -> os.statvfs_result | None:
+    async def _read_disk(self) -> os.statvfs_result | None:
         looking: Deferred[os.statvfs_result] = Deferred()
-        self._looking.add(looking)
-        if not self._is_asked:
-            self._is_asked = True
-            self._disk.run(os.statvfs, self._data).addBoth(self._disk_told)
+        self._waiting_requests.add(looking)
+        if not self._is_reading:
+            self._is_reading = True
+            self._disk.run(os.statvfs, self._data).addBoth(self._disk_read)
         try:
-            found = await looking.addTimeout(DISK_WITHIN, self._reactor)
+            found = await looking.addTimeout(DISK_TIMEOUT, self._reactor)
         except TimedOut:
-            self._say_untold(f"no answer within {DISK_WITHIN} s")
+            self._log_unreadable(f"no answer within {DISK_TIMEOUT} s")
         except OSError as error:
-            self._say_untold(reading_advice(error))
+            self._log_unreadable(reading_advice(error))
         else:
-            self._has_told = True
+            self._was_readable = True
             return found
         finally:
-            self._looking.discard(looking)
+            self._waiting_requests.discard(looking)
         return None
 
-    def _disk_told(self, found: Any) -> None:
-        self._is_asked = False
-        for looking in tuple(self._looking):
+    def _disk_read(self, found: Any) -> None:
+        self._is_reading = False
+        for looking in tuple(self._waiting_requests):
             looking.callback(found)
 
-    def _say_untold(self, why: str) -> None:
-        # Once: it is asked every few seconds.
-        if self._has_told:
-            self._has_told = False
-            self._log.warn("{data} does not tell its size: {why}", data=self._data, why=why)
+    def _log_unreadable(self, reason: str) -> None:
+        # Once: the metrics are requested every few seconds.
+        if self._was_readable:
+            self._was_readable = False
+            self._log.warn("{data}: size not available: {reason}", data=self._data, reason=reason)
 
 
 class _WithoutCreated:
-    """A registry without the library's own series of when each of the others was first made.
+    """A registry without the series `_created`, the creation times of the others.
 
-    They double the number of series, and the process's start tells the same. To have the library
-    leave them out is a setting for the whole process.
+    They double the number of series. The library can only omit them for the whole process.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

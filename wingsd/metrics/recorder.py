@@ -1,4 +1,4 @@
-"""Counts what has happened on this node since its start."""
+"""Counters of this node's transfers, requests and errors since its start."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ def reason(error: BaseException) -> str:
 
 DIRECTIONS = ("in", "out")
 SUCCESS, FAILURE, CANCELLED = OUTCOMES = ("success", "failure", "cancelled")
-#: Seconds. A rename takes some thousandths, a large server on a thin line hours.
+#: Seconds: from a rename to a large server on a slow line.
 STEP_BUCKETS = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800)
-#: Seconds: up to what the Panel's longest answer may take, and beyond.
+#: Seconds: up to the timeout of the Panel's longest answer.
 CALL_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Recorder(Observer):
-    """Counts what it is told, in a registry of its own."""
+    """Counts the events of an observer, in its own registry."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        #: Those that have begun, and have not ended.
+        #: The transfers in progress.
         self.under_way: set[Passage] = set()
         self._moved = dict.fromkeys(DIRECTIONS, 0)
         self._transfers = Counter(
@@ -116,7 +116,7 @@ class Recorder(Observer):
         self._begin_with_zero()
 
     def _begin_with_zero(self) -> None:
-        # Of what appears with its first 1, Prometheus cannot tell that it was 0 before.
+        # Prometheus sees no increase in a series that begins with 1.
         for direction in DIRECTIONS:
             for outcome in OUTCOMES:
                 self._transfers.labels(direction, outcome)
@@ -133,7 +133,7 @@ class Recorder(Observer):
         """Return the bytes so far of the transfers of a direction that are under way."""
         return sum(each.moved for each in self.under_way if each.direction == direction)
 
-    # What an observer is told
+    # Events of an observer
 
     def transfer_begun(self, transfer: Passage) -> None:
         """A transfer is under way."""
@@ -164,7 +164,7 @@ class Recorder(Observer):
 
 
 class _Peer:
-    """The calls to one of those whom the node calls."""
+    """The calls to the Panel or to the Docker engine."""
 
     def __init__(self, registry: CollectorRegistry, name: str, who: str) -> None:
         self._duration = Histogram(
@@ -188,7 +188,7 @@ class _Peer:
 
     def called(self, operation: str, seconds: float, error: Exception | None) -> None:
         if isinstance(error, CancelledError):
-            return  # Nobody waited for the answer any more.
+            return  # The caller has stopped waiting.
         answered = error is None or isinstance(error, WingsdError) or _is_engine_answer(error)
         outcome = "ok" if error is None else "refused" if answered else "failed"
         self._duration.labels(operation, outcome).observe(seconds)

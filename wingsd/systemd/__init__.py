@@ -1,8 +1,7 @@
 """The interface to systemd: notifications, the journal, passed sockets. A no-op without systemd.
 
-These protocols are small and promised to stay, so they are spoken here. A library for them that
-is kept, python3-systemd, is C upon libsystemd: it would need a compiler wherever wingsd is not
-installed as a Debian package, and knows no more of them.
+These protocols are small and stable. The maintained library, python3-systemd, is a C extension
+on libsystemd: without a Debian package it would need a compiler.
 """
 
 from wingsd.systemd.journald import Journald, JournalObserver, is_journal

@@ -1,6 +1,6 @@
-"""The log as entries of systemd-journald, with fields of their own.
+"""The log in the native protocol of systemd-journald.
 
-Fields are lines `NAME=value`; a value with a line break is written by its length instead.
+Fields are lines `NAME=value`; a value with a line break is preceded by its length instead.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from wingsd.errors import WingsdError
 __all__ = ["SOCKET", "JournalObserver", "Journald", "entry", "is_journal", "own_field"]
 
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
-#: The most bytes that the journal takes for a name.
-_LONGEST = 64
+#: Bytes of a field name at most.
+_MAX_NAME = 64
 
 
 def own_field(key: str) -> str | None:
     """Return the name of wingsd's own field for `key`, such as WINGSD_SERVER for `server`.
 
-    None for what no field can be called.
+    None when that is not a valid name.
     """
     name = f"WINGSD_{key.upper()}"
-    return name if _NAME.fullmatch(name) and len(name) <= _LONGEST else None
+    return name if _NAME.fullmatch(name) and len(name) <= _MAX_NAME else None
 
 
 def entry(fields: Mapping[str, str]) -> bytes:
-    """Return the entry that has these fields."""
+    """Return the entry with these fields."""
     return b"".join(_field(name.encode(), _text(value)) for name, value in fields.items())
 
 
 def _text(value: str) -> bytes:
-    # A name of a file may hold bytes that are no text; a journal shows no such entry to people.
+    # A file name may contain bytes that are not UTF-8, for which journalctl shows no text.
     return value.encode("utf-8", "backslashreplace")
 
 
@@ -54,18 +54,17 @@ def _field(name: bytes, value: bytes) -> bytes:
 
 
 SOCKET = "/run/systemd/journal/socket"
-#: Seconds for a journal that is busy. Once it was too busy, it is no longer waited for: a flood of
-#: lines would stop the daemon for as long with each of them.
-_PATIENCE = 1.0
+#: Seconds for a busy journald. After a timeout it is not waited for again: a flood of lines would
+#: block the daemon for each of them.
+_SEND_TIMEOUT = 1.0
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 _TOO_LARGE = {errno.EMSGSIZE, errno.ENOBUFS}
 
 
 def is_journal(fileno: int, environ: Mapping[str, str]) -> bool:
-    """Return whether what is written to `fileno` goes to the journal.
+    """Return whether `fileno` is connected to the journal, by JOURNAL_STREAM (systemd.exec(5)).
 
-    By JOURNAL_STREAM, systemd.exec(5). It alone does not tell: whoever starts another program
-    with its output elsewhere may leave the variable as it is.
+    The variable alone is not sufficient: it may be inherited with the output redirected.
     """
     try:
         status = os.fstat(fileno)
@@ -75,17 +74,17 @@ def is_journal(fileno: int, environ: Mapping[str, str]) -> bool:
 
 
 class Journald:
-    """journald's socket at `address`. What it does not take is lost; `lost` counts that."""
+    """The socket of journald at `address`. `lost` counts entries that it did not accept."""
 
     def __init__(self, address: str = SOCKET) -> None:
         self.lost = 0
         self._address = address
-        # Not connected: journald may be started anew.
+        # Not connected: journald may be restarted.
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def send(self, entry: bytes) -> bool:
-        """Have an entry written; return whether journald took it."""
-        self._socket.settimeout(0.0 if self.lost else _PATIENCE)
+        """Send an entry; return whether journald accepted it."""
+        self._socket.settimeout(0.0 if self.lost else _SEND_TIMEOUT)
         try:
             try:
                 self._socket.sendto(entry, self._address)
@@ -99,7 +98,7 @@ class Journald:
         return True
 
     def _send_large(self, entry: bytes) -> None:
-        """Hand over the entry as a file in memory that nobody can change any more."""
+        """Send the entry as a sealed file in memory."""
         with open(
             os.memfd_create("wingsd-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb"
         ) as file:
@@ -119,15 +118,15 @@ _PRIORITIES = {
     LogLevel.critical: 2,
 }
 _IDENTIFIER = {"SYSLOG_IDENTIFIER": "wingsd"}
-#: What lies on the stack between an event's place in the code and here.
+#: Modules on the stack between the origin of an event and here.
 _LOGGING = (
     "twisted.logger.",
     "twisted.python.log",
     "wingsd.app.logging",
     "wingsd.systemd.journald",
 )
-#: Hands out what was logged before the log had begun: the place is no longer on the stack.
-_LATE = "twisted.application.app"
+#: Replays events from before the start of logging: their origin is not on the stack.
+_REPLAY = "twisted.application.app"
 
 
 @implementer(ILogObserver)
@@ -141,7 +140,7 @@ class JournalObserver:
         self._journald = journald or Journald()
 
     def __call__(self, event: LogEvent) -> None:
-        """Send `event`, and once the journal takes entries again, how many it did not take."""
+        """Send `event`; after lost entries also how many there were."""
         message = eventAsText(event, includeTimestamp=False, includeSystem=False).rstrip()
         if not message:
             return
@@ -151,24 +150,24 @@ class JournalObserver:
             **_IDENTIFIER,
             "WINGSD_NAMESPACE": event.get("log_namespace") or "",
             **dict(_place(sys._getframe(1))),
-            **dict(_about(event)),
+            **dict(_own_fields(event)),
         }
         if self._journald.send(entry(fields)):
-            self._tell_of_lost()
+            self._report_lost()
 
-    def _tell_of_lost(self) -> None:
+    def _report_lost(self) -> None:
         lost = self._journald.lost
         if not lost:
             return
-        message = f"{lost} lines of this log were lost: the journal was too busy to take them"
-        told = entry(
+        message = f"{lost} log entries were lost: the journal was busy"
+        report = entry(
             {"MESSAGE": message, "PRIORITY": str(_PRIORITIES[LogLevel.warn]), **_IDENTIFIER}
         )
-        if self._journald.send(told):
+        if self._journald.send(report):
             self._journald.lost = 0
 
 
-def _about(event: LogEvent) -> Iterator[tuple[str, str]]:
+def _own_fields(event: LogEvent) -> Iterator[tuple[str, str]]:
     if not str(event.get("log_namespace")).startswith("wingsd."):
         return  # Twisted's events hold all kinds of objects.
     error = event.get("error")
@@ -183,10 +182,10 @@ def _about(event: LogEvent) -> Iterator[tuple[str, str]]:
 
 
 def _place(frame: FrameType | None) -> Iterator[tuple[str, str]]:
-    """Yield where in the code the event is from."""
+    """Yield the fields for the origin of the event in the code."""
     while frame is not None and _module(frame).startswith(_LOGGING):
         frame = frame.f_back
-    if frame is None or _module(frame) == _LATE:
+    if frame is None or _module(frame) == _REPLAY:
         return
     code = frame.f_code
     yield "CODE_FILE", code.co_filename

@@ -14,18 +14,20 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from wingsd.errors import ConfigError
 from wingsd.threadio.workers import Thread
+from wingsd.util.reactor import Reactor
 
 __all__ = ["STUCK_AFTER", "Notifier", "Watchdog", "passed_endpoint", "watchdog_period"]
 
-#: Seconds for a manager that is busy.
-_PATIENCE = 1.0
-# Seconds: how long a start may go on from each request for more time, how often that is asked for,
-# and until when. A disk that hangs for ever must not keep the manager from seeing it.
+#: Seconds for a busy manager to receive a notification.
+_SEND_TIMEOUT = 1.0
+# Seconds: the extension of the start timeout in each request, the interval of requests, and their
+# end, so that the manager notices a disk that hangs.
 _EXTENDED_BY = 60.0
 _EXTENDED_EVERY = 20.0
 _EXTENDED_FOR = 3600.0
@@ -33,10 +35,9 @@ _MICROSECONDS = 1_000_000
 
 
 class Notifier:
-    """The way to the service manager, a datagram socket at `address`; empty: there is none.
+    """Notifies the service manager, at the datagram socket `address`; empty: there is none.
 
-    Nothing is raised: a manager that cannot be told is no reason to serve no more. What the last
-    attempt failed with is kept in `error`.
+    Does not raise: the daemon works without the manager. `error` is that of the last attempt.
     """
 
     def __init__(self, address: str = "") -> None:
@@ -45,48 +46,48 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> Notifier:
-        """Take the address out of `environ`: what this process starts shall not speak for it."""
+        """Take the address out of `environ`, so that child processes do not use it."""
         return cls(environ.pop("NOTIFY_SOCKET", ""))
 
     @property
-    def is_heard(self) -> bool:
-        """Whether there is a manager that listens."""
+    def is_enabled(self) -> bool:
+        """Whether there is a manager."""
         return bool(self._address)
 
     def ready(self, status: str) -> None:
-        """It serves: for the first time, or again after `reloading`."""
+        """Report that the service is ready, at the start or after `reloading`."""
         self._send("READY=1", _status(status))
 
     def status(self, text: str) -> None:
-        """Show `text` where people look how the service is, on one line."""
+        """Set the status line of the service."""
         self._send(_status(text))
 
     def reloading(self) -> None:
-        """It reads its configuration anew; `ready` is to follow (Type=notify-reload)."""
+        """Report a reload, to be followed by `ready` (Type=notify-reload)."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send("RELOADING=1", f"MONOTONIC_USEC={now}")
 
     def stopping(self, status: str, within: float) -> None:
-        """It is ending, which takes up to `within` seconds."""
+        """Report that the service is stopping, within `within` seconds."""
         self._send("STOPPING=1", _status(status), _extended(within))
 
     def alive(self) -> None:
-        """Keep the watchdog from biting."""
+        """Reset the watchdog's timer."""
         self._send("WATCHDOG=1")
 
     @contextmanager
     def extending(self) -> Iterator[None]:
-        """Ask for more time again and again while the block runs, for an hour at most."""
+        """Extend the start timeout while the block runs, for an hour at most."""
         over = Event()
-        asking = Thread(lambda: self._extend_until(over), "wingsd-notify")
-        if self.is_heard:
-            asking.start()
+        requests = Thread(lambda: self._extend_until(over), "wingsd-notify")
+        if self.is_enabled:
+            requests.start()
         try:
             yield
         finally:
             over.set()
-            if self.is_heard:
-                asking.join()
+            if self.is_enabled:
+                requests.join()
 
     def _extend_until(self, over: Event) -> None:
         end = time.monotonic() + _EXTENDED_FOR
@@ -96,11 +97,11 @@ class Notifier:
                 return
 
     def _send(self, *assignments: str) -> None:
-        if not self.is_heard:
+        if not self.is_enabled:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as way:
-                way.settimeout(_PATIENCE)
+                way.settimeout(_SEND_TIMEOUT)
                 way.sendto("\n".join(assignments).encode(), self._address)
         except OSError as error:
             self.error = error
@@ -109,9 +110,9 @@ class Notifier:
 
 
 def watchdog_period(environ: MutableMapping[str, str]) -> float | None:
-    """Return the seconds in which the manager wants to hear `alive`, None when it does not.
+    """Return the seconds of the manager's watchdog, None without one; see sd_watchdog_enabled(3).
 
-    As sd_watchdog_enabled(3) reads `environ`, which it is taken out of.
+    The variables are removed from `environ`.
     """
     period, pid = (environ.pop(f"WATCHDOG_{name}", "") for name in ("USEC", "PID"))
     if not (period.isascii() and period.isdigit() and int(period)):
@@ -127,17 +128,17 @@ def _extended(seconds: float) -> str:
     return f"EXTEND_TIMEOUT_USEC={round(seconds * _MICROSECONDS)}"
 
 
-#: Seconds without an answer after which what is waited for is taken to be stuck. A disk that is
-#: written to as fast as it can may take minutes for a flush, and killing the daemon helps nobody.
+#: Seconds without an answer of the state database after which the daemon counts as stuck. A flush
+#: of a busy disk may take minutes, and a restart would not help.
 STUCK_AFTER = 300.0
 
 
 class Watchdog:
-    """Tells `notifier` twice in each period of `period` seconds that the daemon lives.
+    """Resets the manager's watchdog twice in each period of `period` seconds.
 
-    That the reactor runs shows in its being told at all. `pulse` asks for a sign of the thread
-    that writes the journal of transfers, which each step of each transfer waits for; when none has
-    come for `STUCK_AFTER`, nothing is told, and the manager ends the daemon.
+    That shows that the reactor runs. `ping` asks the thread of the state database, which each step
+    of a transfer waits for, for an answer. Without one for `STUCK_AFTER` seconds the watchdog is
+    not reset any more, and the manager ends the daemon.
     """
 
     _log = Logger()
@@ -146,41 +147,41 @@ class Watchdog:
         self,
         notifier: Notifier,
         period: float,
-        pulse: Callable[[], Deferred[Any]],
-        reactor: Any,
+        ping: Callable[[], Deferred[Any]],
+        reactor: IReactorTime,
     ) -> None:
         self._notifier = notifier
         self._period = period
-        self._pulse = pulse
+        self._ping = ping
         self._reactor = reactor
         self._asked: float | None = None
         self._is_stuck = False
-        self._beating = LoopingCall(self._beat)
-        self._beating.clock = reactor
+        self._loop = LoopingCall(self._reset)
+        self._loop.clock = reactor
 
     def start(self) -> None:
-        """Begin; the first sign is given at once."""
-        beating: Deferred[Any] = self._beating.start(self._period / 2)
-        beating.addErrback(lambda failure: self._log.failure("the watchdog failed", failure))
+        """Start; the first reset is immediate."""
+        running: Deferred[Any] = self._loop.start(self._period / 2)
+        running.addErrback(lambda failure: self._log.failure("the watchdog failed", failure))
 
     def stop(self) -> None:
-        """Give no more signs."""
-        if self._beating.running:
-            self._beating.stop()
+        """Stop resetting the watchdog."""
+        if self._loop.running:
+            self._loop.stop()
 
-    def _beat(self) -> None:
+    def _reset(self) -> None:
         now = self._reactor.seconds()
         if self._asked is None:
             self._asked = now
-            self._pulse().addBoth(self._answered)
+            self._ping().addBoth(self._answered)
         waits = 0.0 if self._asked is None else now - self._asked
         if waits < STUCK_AFTER:
             self._notifier.alive()
         elif not self._is_stuck:
             self._is_stuck = True
             self._log.critical(
-                "nothing could be written to the journal of transfers for {seconds:.0f} s: see "
-                "whether the disk of system.root_directory answers; the watchdog ends this daemon",
+                "no answer from the state database for {seconds:.0f} s: check the disk of "
+                "system.root_directory; the watchdog ends this daemon",
                 seconds=waits,
             )
 
@@ -194,7 +195,7 @@ _TCP = {socket.AF_INET: "INET", socket.AF_INET6: "INET6"}
 
 @attrs.frozen
 class _Passed:
-    """A socket by its place among those passed; `domain` is empty when nobody listens on TCP."""
+    """A passed socket by its index; `domain` is empty unless it listens on TCP."""
 
     index: int
     domain: str
@@ -204,25 +205,25 @@ class _Passed:
         return f"systemd:domain={self.domain}:index={self.index}"
 
 
-def passed_endpoint(reactor: Any) -> str | None:
-    """Return the endpoint of the TCP socket that was passed, None without one.
+def passed_endpoint(reactor: Reactor) -> str | None:
+    """Return the endpoint of the passed TCP socket, None without one.
 
-    Sockets of other kinds are for other purposes. Raises `ConfigError` where several would do.
+    Other sockets are ignored. Raises `ConfigError` when there are several.
     """
     found = [passed for passed in _passed(reactor) if passed.domain]
     if len(found) > 1:
         ways = " or ".join(f"--endpoint {passed.endpoint}" for passed in found)
         raise ConfigError(
-            f"systemd passes {len(found)} sockets that this node could listen on: leave one in "
-            f"the socket unit (ListenStream=), or choose by {ways}"
+            f"systemd passes {len(found)} TCP sockets: leave one in the socket unit "
+            f"(ListenStream=), or choose one with {ways}"
         )
     return found[0].endpoint if found else None
 
 
-def _passed(reactor: Any) -> Iterator[_Passed]:
+def _passed(reactor: Reactor) -> Iterator[_Passed]:
     for index in count():
         try:
-            # Twisted has taken the variables out of the environment, and is the one to ask.
+            # Twisted has removed the variables from the environment.
             endpoint: Any = serverFromString(reactor, f"systemd:domain=INET:index={index}")
         except LookupError:
             return
@@ -234,5 +235,5 @@ def _domain(fileno: int) -> str:
         with socket.socket(fileno=os.dup(fileno)) as passed:
             listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             return _TCP.get(passed.family, "") if listens else ""
-    except OSError:  # no socket
+    except OSError:  # not a socket
         return ""
