@@ -1,4 +1,4 @@
-"""The keys of the configuration, with all that its classes say of them.
+"""The keys of the configuration, read from its classes.
 
 A key's name, type, unit, default and bounds are what the daemon itself reads them by. Its words
 are the comment above its field, `#: …`; a field without one is an error here, so that no key can
@@ -34,7 +34,7 @@ _KINDS = {
 
 
 class Undocumented(Exception):
-    """A key, or a section of keys, without words."""
+    """A key or a section without a description."""
 
 
 @attrs.frozen
@@ -65,7 +65,7 @@ class Section:
 
 
 def sections(root: type = Config) -> tuple[Section, ...]:
-    """Return all of the configuration, each section before those in it.
+    """Return all sections of the configuration, each before its subsections.
 
     `root` is the attrs class of the whole file. Raises `Undocumented` where words are missing.
     """
@@ -136,7 +136,7 @@ def _default(field: attrs.Attribute[Any]) -> Any:
 
 
 def _bounds(validator: Any, path: str) -> str:
-    """Return what the check of a value says of itself, as part of a sentence."""
+    """Return the description of a validator, as part of a sentence."""
     if validator is None:
         return ""
     text = (inspect.getdoc(validator) or "").rstrip(".")
@@ -146,7 +146,7 @@ def _bounds(validator: Any, path: str) -> str:
 
 
 def _words_of_class(cls: type, path: str) -> str:
-    """Return what a class's docstring says behind the path that it begins with."""
+    """Return the text of a class's docstring after the path at its beginning."""
     text = " ".join((inspect.getdoc(cls) or "").split())
     if not path:
         return text

@@ -1,7 +1,7 @@
-"""What people can be told by wingsd, found in its code: errors, warnings, words in the console.
+"""Finds the messages of wingsd in its code: errors, log lines and lines of the console.
 
-What varies in a message is written as `…`. `told` finds what somebody is told, by the calls that
-tell it; `written` finds every text that there is, since parts of a message come from anywhere.
+Variable parts of a message are written as `…`. `told` finds messages by the calls that emit them;
+`written` finds all texts, since parts of a message may be anywhere.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _ABOUT = re.compile(rf"^{VARIES}: ")
 
 @attrs.frozen
 class Message:
-    """One thing that people are told, and where in the code."""
+    """A message, and its place in the code."""
 
     text: str
     place: str
 
 
 def told() -> list[Message]:
-    """Return every message that is told by an error, a log, a console or the end of a command."""
+    """Return every message of an error, a log line, a console line or an exiting command."""
     errors = _errors()
     return [message for path in _files() for message in _told_in(path, errors)]
 
@@ -54,7 +54,7 @@ def written() -> set[str]:
 
 
 def is_about(entry: str, message: str) -> bool:
-    """Return whether `entry` is the message, or some of its words: enough of them to tell it."""
+    """Return whether `entry` is the message, or a part of it that is long enough."""
     words = entry.strip(f"{VARIES}: ")
     return entry == message or (len(words.split()) >= ENOUGH_WORDS and words in message)
 
@@ -69,7 +69,7 @@ def _tree(path: Path) -> ast.Module:
 
 
 def _errors() -> set[str]:
-    """Return the names of the errors whose texts people read, and of what is made from them."""
+    """Return the names of the error classes with messages, and of their subclasses."""
     nodes = (node for path in _files() for node in ast.walk(_tree(path)))
     classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
     found = set(_ROOTS)
@@ -121,7 +121,7 @@ def _name(node: ast.expr) -> str:
 
 
 def _text(node: ast.AST | None, path: Path | None = None) -> str:
-    """Return the text that an expression is, empty for any that is none.
+    """Return the text of an expression, empty for any other.
 
     With `path`, the file that it is in, a name stands for the constant that it is of that file.
     """
@@ -140,7 +140,7 @@ def _text(node: ast.AST | None, path: Path | None = None) -> str:
 
 @cache
 def _constants(path: Path) -> dict[str, str]:
-    """Return the texts that have names in a file, those that it imports from wingsd too."""
+    """Return the named texts of a file, including those that it imports from wingsd."""
     found = {}
     for node in _tree(path).body:
         match node:
