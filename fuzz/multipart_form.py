@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fuzz.findings import Finding, fields, pieces
-from wingsd.backups.attachments import Backup, Extra
+from wingsd.backups.attachments import Attachment, Backup
 from wingsd.errors import WingsdError
-from wingsd.transfers.form.upload_form import MAX_CHECKSUM, Checksums, UploadForm
+from wingsd.transfers.upload_form import MAX_CHECKSUM, Checksums, UploadForm
 
 __all__ = ["WORDS", "one", "seeds"]
 
@@ -34,7 +34,7 @@ WORDS = [
 ]
 
 #: The archive, and what has come with it.
-Parts = list[tuple[Extra | None, bytes]]
+Parts = list[tuple[Attachment | None, bytes]]
 
 _TYPE = b"multipart/form-data; boundary=b"
 
@@ -67,7 +67,7 @@ def _outcome(kind: str, client: str, chunks: Iterable[bytes]) -> tuple[Parts, Ch
     return parts, checksums
 
 
-def _add(parts: Parts, piece: bytes | Extra) -> None:
+def _add(parts: Parts, piece: bytes | Attachment) -> None:
     if not isinstance(piece, bytes):
         path = piece.path("server") if isinstance(piece, Backup) else "log"
         if path.count("/") > 1 or path.startswith((".", "/")):

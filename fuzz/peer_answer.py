@@ -15,7 +15,7 @@ from fuzz.findings import Finding, pieces
 from tests.transfers.wire import Endpoint
 from wingsd.panel.http_client import AnswerRefused
 from wingsd.transfers.errors import DestinationRefused
-from wingsd.transfers.peer.client import OutgoingUpload
+from wingsd.transfers.peer.client import PeerUpload
 from wingsd.transfers.peer.http_exchange import Answer, HttpExchange
 
 __all__ = ["WORDS", "one", "seeds"]
@@ -76,7 +76,7 @@ def one(data: bytes) -> None:
     conversation = HttpExchange(clock, request, body, stall_timeout=120)
     results: list[object] = []
     answer: Deferred[Answer] = conversation.start(endpoint, 30)
-    upload = OutgoingUpload(conversation, answer)
+    upload = PeerUpload(conversation, answer)
     upload.answer.addBoth(results.append)
     for piece in pieces(data[1:]):
         conversation.dataReceived(piece)

@@ -30,7 +30,7 @@ from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
-from wingsd.transfers.outgoing.request import TransferOrder
+from wingsd.transfers.outgoing.request import TransferRequest
 
 __all__ = [
     "NOW",
@@ -138,7 +138,7 @@ class FakeTransfers:
         self.servers: tuple[str, ...] = ()
         self._calls = calls
 
-    def start(self, server: FakeServer, order: TransferOrder) -> None:
+    def start(self, server: FakeServer, order: TransferRequest) -> None:
         self._calls.note("start", server.uuid, order)
         if server.uuid in self.servers:
             raise TransferInProgress("A transfer is already in progress for this server.")
@@ -167,11 +167,11 @@ class FakeTransfers:
         self._calls.note("deleted", self._direction, uuid)
 
 
-class FakeByHand:
+class FakeDirectTransfers:
     """Moves by hand, of which one server has come."""
 
     def __init__(self, calls: Calls) -> None:
-        self.arrivals = self
+        self.incoming = self
         self.moved = True
         self._calls = calls
 
@@ -256,7 +256,7 @@ class House:
         self.servers = FakeServers(self.calls)
         self.sender = FakeTransfers("out", self.calls)
         self.receiver = FakeTransfers("in", self.calls)
-        self.by_hand = FakeByHand(self.calls)
+        self.direct_transfers = FakeDirectTransfers(self.calls)
         self.journal = FakeJournal(self.calls)
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
         #: The WebSockets of servers that have moved to another node, by their UUIDs.
@@ -285,7 +285,7 @@ class House:
             sender=self.sender,
             sockets=fakes,
             denied=FakeDenyList(self.calls),
-            direct=self.by_hand,
+            direct=self.direct_transfers,
             database=self.journal,
             engine=self.engine,
             now=lambda: NOW,

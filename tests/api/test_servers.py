@@ -11,7 +11,7 @@ from tests.api.node import NOW, UUID, FakeServer, House, Socket
 from tests.logs import LoggedErrors
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
 from wingsd.servers.power_states import PowerAction
-from wingsd.transfers.outgoing.request import TransferOrder
+from wingsd.transfers.outgoing.request import TransferRequest
 
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 
@@ -269,7 +269,7 @@ async def test_settings_are_fetched_anew(house: House) -> None:
 async def test_a_transfer_is_started(house: House, logged_errors: LoggedErrors) -> None:
     reply = await house.call("POST", f"{HOME}/transfer", ORDER)
     assert (reply.status, reply.text) == (202, "")
-    assert house.calls == [("start", UUID, TransferOrder(URL, "Bearer a.b.c"))]
+    assert house.calls == [("start", UUID, TransferRequest(URL, "Bearer a.b.c"))]
     reply = await house.call("POST", f"{HOME}/transfer", ORDER)
     assert reply.status == 409
     assert reply.json["error"] == "A transfer is already in progress for this server."
@@ -283,7 +283,7 @@ async def test_the_format_and_level_that_calagopus_asks_for_are_handed_on(house:
     reply = await house.call("POST", f"{HOME}/transfer", ORDER | asked)
     assert reply.status == 202
     assert house.calls == [
-        ("start", UUID, TransferOrder(URL, "Bearer a.b.c", "tar_zstd", "good_speed"))
+        ("start", UUID, TransferRequest(URL, "Bearer a.b.c", "tar_zstd", "good_speed"))
     ]
 
 
@@ -292,7 +292,7 @@ async def test_the_streams_that_it_asks_for_are_handed_on(house: House) -> None:
     assert (
         await house.call("POST", f"{HOME}/transfer", ORDER | {"multiplex_streams": 3})
     ).status == 202
-    assert house.calls == [("start", UUID, TransferOrder(URL, "Bearer a.b.c", streams=3))]
+    assert house.calls == [("start", UUID, TransferRequest(URL, "Bearer a.b.c", streams=3))]
     house.calls.clear()
     for wrong in (-1, "x"):
         reply = await house.call("POST", f"{HOME}/transfer", ORDER | {"multiplex_streams": wrong})
@@ -305,14 +305,14 @@ async def test_the_streams_that_it_asks_for_are_handed_on(house: House) -> None:
 async def test_null_asks_for_nothing(house: House) -> None:
     asked = {"archive_format": None, "compression_level": None, "multiplex_streams": None}
     await house.call("POST", f"{HOME}/transfer", ORDER | asked)
-    assert house.calls == [("start", UUID, TransferOrder(URL, "Bearer a.b.c"))]
+    assert house.calls == [("start", UUID, TransferRequest(URL, "Bearer a.b.c"))]
 
 
 @pytest_twisted.ensureDeferred
 async def test_backups_are_handed_on_once_each(house: House) -> None:
     asked = {"backups": [OTHER.upper(), UUID, OTHER]}
     assert (await house.call("POST", f"{HOME}/transfer", ORDER | asked)).status == 202
-    order = TransferOrder(URL, "Bearer a.b.c", backups=(OTHER, UUID))
+    order = TransferRequest(URL, "Bearer a.b.c", backups=(OTHER, UUID))
     assert house.calls == [("start", UUID, order)]
 
 
@@ -323,7 +323,7 @@ async def test_whether_they_are_to_be_deleted_here_is_handed_on(
 ) -> None:
     body = ORDER | {"backups": [OTHER], "delete_backups": asked}
     assert (await house.call("POST", f"{HOME}/transfer", body)).status == 202
-    order = TransferOrder(URL, "Bearer a.b.c", backups=(OTHER,), delete_backups=bool(asked))
+    order = TransferRequest(URL, "Bearer a.b.c", backups=(OTHER,), delete_backups=bool(asked))
     assert house.calls == [("start", UUID, order)]
 
 

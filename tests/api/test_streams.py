@@ -16,15 +16,15 @@ from tests.api.node import api
 from tests.auth.token_values import NODE, bearer
 from tests.http.talk import Conversation, Taker, head
 from tests.threadio.reactor import ManualReactor
-from wingsd.api.upload import UploadBody
+from wingsd.api.upload import UploadStream
 from wingsd.config import Config, StreamsConfig
 from wingsd.errors import WingsdError
 from wingsd.http.site import NodeSite
 from wingsd.threadio import Feed
 from wingsd.transfers.errors import StreamMismatch
-from wingsd.transfers.form.upload_form import UploadForm
 from wingsd.transfers.incoming.multistream import StreamGroups
-from wingsd.transfers.incoming.uploads import SiblingUploads
+from wingsd.transfers.incoming.uploads import FormFeed, UploadGroup
+from wingsd.transfers.upload_form import UploadForm
 
 TOKEN = bearer()
 OURS = {"User_Agent": "wingsd/1"}
@@ -45,14 +45,16 @@ class Transfer:
         self.end: Deferred[None] = Deferred()
         self.read: list[bytes] = []
 
-    async def run(self, upload: UploadBody, others: SiblingUploads) -> None:
+    async def run(self, upload: UploadStream, others: UploadGroup) -> None:
         uploads: Sequence[Any] = [upload, *await others.gathered()]
         others.when_failed(self.end.errback)
         coming = []
         for each in uploads:
             feed = Feed(ManualReactor())
-            form = UploadForm(each.content_type)
-            coming.append((each.read_into(form, feed), feed))
+            consumer = FormFeed(UploadForm(each.content_type), feed)
+            await others.admit()
+            each.deliver(consumer)
+            coming.append((consumer.checksums, feed))
         for checksums, feed in coming:
             await checksums
             self.read.append(b"".join(feed.blocks()))

@@ -151,7 +151,7 @@ async def test_nothing_is_told_with_a_token_that_was_used(house: House) -> None:
 async def test_a_source_asks_whether_it_has_moved_however_late(
     house: House, moved: bool, age: float
 ) -> None:
-    house.by_hand.moved = moved
+    house.direct_transfers.moved = moved
     reply = await house.call("DELETE", f"transfers/{UUID}/by-hand", Authorization=by_hand(age=age))
     assert (reply.status, reply.json) == (200, {"moved": moved})
     assert house.calls == [("conclude", UUID)]

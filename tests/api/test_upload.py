@@ -1,24 +1,23 @@
-"""An upload's body, which waits until its token has been used up."""
+"""The body of an upload as a stream that slows its client down."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.http.talk import Conversation, Taker, head
 from tests.threadio.reactor import ManualReactor
-from wingsd.api.upload import UploadBody
-from wingsd.auth.tokens import token_was_used
-from wingsd.errors import StorageError, WingsdError
+from wingsd.api.upload import UploadStream
+from wingsd.errors import WingsdError
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.threadio import FEED_HIGH_MARK, Feed, TokenBucket
 from wingsd.transfers.errors import UploadTruncated
-from wingsd.transfers.form.upload_form import Checksums, UploadForm
+from wingsd.transfers.incoming.uploads import FormFeed
+from wingsd.transfers.upload_form import Checksums, UploadForm
 
 BODY = (
     b'--x\r\nContent-Disposition: form-data; name="archive"; filename="a"\r\n\r\ndata\r\n'
@@ -45,26 +44,29 @@ class FakeRequest:
         self.calls.append("proceed")
 
 
+class Consumer(FormFeed):
+    """Feeds the form to a thread that does not exist."""
+
+    def __init__(self) -> None:
+        self.reactor = ManualReactor()
+        self.feed = Feed(self.reactor)
+        super().__init__(UploadForm("multipart/form-data; boundary=x"), self.feed)
+        self.found: list[Any] = []
+        self.checksums.addBoth(self.found.append)
+
+
 class House:
-    """An upload that is being read, and whose admission is still open."""
+    """An upload that is not read yet."""
 
     def __init__(self, bucket: TokenBucket | None = None) -> None:
         request: Any = FakeRequest()
         self.request: FakeRequest = request
-        self.admitted: Deferred[None] = Deferred()
-        self.asked = 0
-        self.upload = UploadBody(request, self._admit, bucket)
-        self.reactor = ManualReactor()
-        self.feed = Feed(self.reactor)
-        self.found: list[Any] = []
-
-    async def _admit(self) -> None:
-        self.asked += 1
-        await self.admitted
+        self.upload = UploadStream(request, bucket)
+        self.consumer = Consumer()
+        self.feed, self.found = self.consumer.feed, self.consumer.found
 
     def read(self) -> None:
-        form = UploadForm("multipart/form-data; boundary=x", "")
-        self.upload.read_into(form, self.feed).addBoth(self.found.append)
+        self.upload.deliver(self.consumer)
 
     def error(self) -> Any:
         """Return what the sender is to read; what reads the archive gets the same."""
@@ -76,12 +78,10 @@ class House:
         return error
 
 
-def test_it_is_asked_for_when_the_body_is_to_be_taken_and_not_before() -> None:
+def test_the_client_is_paused_until_the_body_is_read() -> None:
     house = House()
-    assert (house.asked, house.request.calls) == (0, ["pause"])
+    assert house.request.calls == ["pause"]
     house.read()
-    assert (house.asked, house.request.calls) == (1, ["pause"])
-    house.admitted.callback(None)
     assert house.request.calls == ["pause", "proceed", "resume"]
     house.upload.data(BODY)
     house.upload.end()
@@ -89,52 +89,57 @@ def test_it_is_asked_for_when_the_body_is_to_be_taken_and_not_before() -> None:
     assert list(house.feed.blocks()) == [b"data"]
 
 
-def test_what_comes_before_that_is_kept_in_order() -> None:
+def test_what_arrives_before_that_is_kept_in_order() -> None:
     house = House()
     house.upload.data(BODY[:20])
-    house.read()
     house.upload.data(BODY[20:90])
     house.upload.data(BODY[90:])
     house.upload.end()
     assert house.found == []
-    house.admitted.callback(None)
+    house.read()
     assert house.found == [Checksums("0" * 64)]
     assert list(house.feed.blocks()) == [b"data"]
 
 
-def test_a_token_used_meanwhile_is_refused_without_a_byte() -> None:
+def test_an_upload_that_is_stopped_before_it_is_read_raises_the_reason() -> None:
     house = House()
     house.upload.data(BODY)
+    house.upload.stop(UploadTruncated("cancelled"))
+    with pytest.raises(UploadTruncated, match="cancelled"):
+        house.read()
+    assert house.request.calls == ["pause"]
+
+
+def test_a_client_that_disconnects_before_that_is_gone() -> None:
+    house, gone = House(), []
+    house.upload.when_gone(lambda: gone.append(True))
+    house.upload.lost(Failure(ConnectionLost()))
+    with pytest.raises(UploadTruncated) as caught:
+        house.read()
+    assert caught.value.detail == (
+        "the sender gave up, or its connection broke; its own log says which"
+    )
+    assert gone == [True]
+
+
+def test_a_client_that_disconnects_while_it_is_read_fails_the_consumer() -> None:
+    house, gone = House(), []
+    house.upload.when_gone(lambda: gone.append(True))
     house.read()
-    house.admitted.errback(token_was_used())
-    assert house.error().status == 401
+    house.upload.data(BODY[:20])
+    house.upload.lost(Failure(ConnectionLost()))
+    assert isinstance(house.error(), UploadTruncated)
+    assert gone == []
+
+
+def test_a_body_that_is_not_valid_fails_the_consumer() -> None:
+    house = House()
+    house.read()
+    house.upload.data(BODY.replace(b"archive", b"other"))
+    house.upload.end()
+    assert house.error().status == 400
     house.upload.end()
     assert len(house.found) == 1
-
-
-def test_what_the_journal_cannot_keep_is_not_taken() -> None:
-    house = House()
-    house.read()
-    house.admitted.errback(StorageError("the disk is full"))
-    assert house.error().detail == "the disk is full"
-
-
-def test_a_mistake_is_an_error_too_and_no_transfer_that_hangs() -> None:
-    house = House()
-    house.read()
-    house.admitted.errback(KeyError("mistake"))
-    assert "mistake" in house.error().message
-
-
-def test_a_client_that_goes_meanwhile_is_gone() -> None:
-    house = House()
-    house.read()
-    house.upload.lost(Failure(ConnectionLost()))
-    error = house.error()
-    assert isinstance(error, UploadTruncated)
-    assert error.detail == "the sender gave up, or its connection broke; its own log says which"
-    house.admitted.callback(None)
-    assert house.request.calls == ["pause"]
 
 
 RATE = 1000_000
@@ -148,7 +153,6 @@ class LimitedHouse(House):
     def __init__(self) -> None:
         self.clock = Clock()
         super().__init__(TokenBucket(self.clock, RATE))
-        self.admitted.callback(None)
         self.read()
         self.upload.data(HEAD)
         self.request.calls.clear()
@@ -190,7 +194,7 @@ def test_it_goes_on_when_both_the_limit_and_the_disk_let_it(feed_is_last: bool) 
 
     def write_to_disk() -> None:
         assert next(house.feed.blocks())
-        (resume,) = house.reactor.waiting
+        (resume,) = house.consumer.reactor.waiting
         resume()
 
     if feed_is_last:
@@ -229,7 +233,6 @@ def test_early_bytes_count_too() -> None:
     house = House(TokenBucket(clock, RATE))
     house.upload.data(HEAD + b"x" * RATE)
     house.read()
-    house.admitted.callback(None)
     assert house.request.calls == ["pause", "pause", "proceed"]
     clock.pump([0.01] * 110)
     assert house.request.calls == ["pause", "pause", "proceed", "resume"]
@@ -239,14 +242,11 @@ class LimitedTaker(Taker):
     """Takes every upload, at a rate of 100 bytes a second."""
 
     def open_body(self, request: StreamingRequest) -> BodyReader:
-        async def admit() -> None:
-            pass
-
-        self.upload = UploadBody(request, admit, TokenBucket(request.channel.site.reactor, 100))
-        self.found: list[Any] = []
-        form = UploadForm("multipart/form-data; boundary=x", "")
-        self.upload.read_into(form, Feed(ManualReactor())).addBoth(self.found.append)
-        return self.upload
+        upload = UploadStream(request, TokenBucket(request.channel.site.reactor, 100))
+        consumer = Consumer()
+        self.found = consumer.found
+        upload.deliver(consumer)
+        return upload
 
 
 def test_one_that_is_held_is_neither_silent_nor_slow() -> None:

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from tests.logs import LoggedErrors
 from tests.metrics.exposed import FakePassage
-from wingsd.app.daemon import DAY, Node
+from wingsd.app.daemon import DAY, Node, summary
 from wingsd.app.wiring import make_node
 from wingsd.config import Config, DockerConfig, SystemConfig
 
@@ -48,3 +48,23 @@ def test_a_day_that_goes_wrong_is_not_the_last(
     assert len(logged_errors.take(ZeroDivisionError)) == 2
     # As the end of the node does, which leaves the rest undone where this raises.
     node._daily.stop()
+
+
+@pytest.mark.parametrize(
+    ("count", "receiving", "sending", "line"),
+    [
+        (None, [], [], "waits for the Panel to tell which servers it has; no transfer under way"),
+        (0, [], [], "0 servers; no transfer under way"),
+        (1, ["a"], [], "1 server; receiving a"),
+        (12, ["a"], ["b", "c"], "12 servers; receiving a, sending 2 servers"),
+    ],
+)
+def test_the_summary_has_the_servers_and_the_transfers(
+    count: int | None, receiving: list[str], sending: list[str], line: str
+) -> None:
+    assert summary(count, receiving, sending) == line
+
+
+def test_the_summary_has_the_bytes_so_far() -> None:
+    line = "1 server; receiving a (1.5 GiB so far), sending 2 servers (1.0 KiB so far)"
+    assert summary(1, ["a"], ["b", "c"], 1536 << 20, 1024) == line

@@ -40,7 +40,7 @@ staging.prepare()
 extract(iter([archive.getvalue()]), staging.create(uuid), owner, print)
 staging.flush(uuid)
 staging.swap(uuid)
-staging.settle(uuid)
+staging.finish(uuid)
 home = os.path.join(data, uuid)
 level = os.stat(os.path.join(home, "world", "again"))
 assert (level.st_uid, level.st_gid, level.st_nlink) == (988, 988, 2), level

@@ -318,7 +318,7 @@ def test_a_disk_that_fails(ext4: Path, tmp_path: Path) -> None:
         assert "see this node's kernel log" in caught.value.detail
         with pytest.raises(StorageError, match="kernel log"):
             house.staging.withdraw(UUID)
-        house.staging.settle(UUID)
+        house.staging.finish(UUID)
     run("umount", str(ext4))
     # when it is repaired, the node's next start finds what could not be undone and removes it
     repaired = subprocess.run(

@@ -67,7 +67,7 @@ async def test_one_server_is_told_whole(desk: Desk) -> None:
     server = found["server"]
     assert (server["name"], server["state"], server["hold"]) == ("Lobby", "offline", "")
     assert (found["running"], found["expected"], found["past"]) == (None, None, [])
-    await desk.ends.source.outbox.tell(UUID, Outcome.FAILURE)
+    await desk.ends.source.outbox.add(UUID, Outcome.FAILURE)
     (report,) = (await desk.ask("GET", f"transfers/{UUID}"))["reports_waiting"]
     assert (report["outcome"], report["server"]) == ("failure", UUID)
     desk.ends.source.outbox.stop()

@@ -74,7 +74,7 @@ async def test_sigterm_ends_it_in_time_though_the_engine_hangs(daemon: Receiving
     assert (status, answer["code"]) == (503, "daemon-stopping")
     assert await Deferred.fromCoroutine(daemon.ended()).addTimeout(10, reactor) == -signal.SIGTERM
     # The engine keeps the container to itself; the rest is gone.
-    await daemon.wait_for_line("the Panel was told of the failure")
+    await daemon.wait_for_line("the failure was reported to the Panel")
     assert daemon.stored() == []
     assert daemon.panel.reports() == [(UUID, "failure")]
     assert not daemon.lines_with("Unhandled")

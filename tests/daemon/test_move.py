@@ -189,7 +189,7 @@ async def test_a_destination_that_dies_leaves_the_server_where_it_was(nodes: Two
     await nodes.destination.wait_for_line("receiving the archive")
     nodes.destination.signal("KILL")
     await nodes.source.wait_for_line("the server stays here")
-    await nodes.source.wait_for_line("the Panel was told of the failure")
+    await nodes.source.wait_for_line("the failure was reported to the Panel")
     assert nodes.panel.reports() == [(UUID, "failure")]
     path = f"/api/servers/{UUID}"
     status, answer = await nodes.panel.ask(nodes.source.node, "GET", path)

@@ -99,7 +99,7 @@ async def test_what_its_panel_told_goes_along_and_its_source_deletes_it_when_tol
     waiting = nodes.destination.wingsctl(
         "receive", UUID, "--wait", "--json", "--address", "127.0.0.1:25599"
     )
-    await nodes.destination.wait_for_line("expected, to be moved here by hand")
+    await nodes.destination.wait_for_line("expected, by a direct transfer")
     # The one token that is good is the second.
     sent = await nodes.source.wingsctl(*await invite(nodes), "--delete", "--json")
     assert (sent.status, sent.json["outcome"]) == (0, "success"), sent
@@ -167,7 +167,7 @@ async def test_it_is_cancelled_from_either_end(nodes: TwoNodes, end: str) -> Non
 
 @pytest.mark.parametrize(
     "moment",
-    ["receiving the archive", "moving the files into place", "writing down that the server is"],
+    ["receiving the archive", "moving the files into place", "recording that the server is"],
 )
 @pytest_twisted.ensureDeferred
 async def test_a_destination_that_is_killed_has_it_whole_or_not_at_all(

@@ -58,7 +58,7 @@ async def test_a_quick_failure_at_the_source_is_told_until_the_panel_has_the_tra
     await called(nodes, "/transfer/failure", times=2)
     hang.release()
     await beginning
-    await nodes.source.wait_for_line("the Panel was told of the failure")
+    await nodes.source.wait_for_line("the failure was reported to the Panel")
     assert not nodes.panel.in_transfer(UUID)
     assert {outcome for _, outcome in nodes.panel.reports()} == {"failure"}
     await is_free(nodes)
@@ -120,10 +120,10 @@ async def test_a_failure_that_is_denied_is_told_again_after_a_restart(nodes: Two
     nodes.panel.slow_commit = hang = Hang()
     beginning = Deferred.fromCoroutine(nodes.transfer(backups=[BACKUP]))
     await called(nodes, "/transfer/failure")
-    await nodes.source.wait_for_line("told its failure again")
+    await nodes.source.wait_for_line("sending its failure again")
     await nodes.source.kill()
     hang.release()
     await beginning
     await nodes.source.start_loaded()
-    await nodes.source.wait_for_line("the Panel was told of the failure")
+    await nodes.source.wait_for_line("the failure was reported to the Panel")
     assert not nodes.panel.in_transfer(UUID)

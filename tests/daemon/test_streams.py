@@ -166,7 +166,7 @@ async def test_what_does_not_come_fails_all_of_them(daemon: ReceivingNode) -> No
     assert answer
     assert b"the first request, the one with Multiplex-Stream-Count," in answer[1]
     await daemon.wait_for_line("the failed transfer is cleaned up", since)
-    await daemon.wait_for_line("the Panel was told of the failure", since)
+    await daemon.wait_for_line("the failure was reported to the Panel", since)
     assert daemon.panel.reports() == [(UUID, "failure")] * 2
     assert daemon.stored() == []
 
@@ -270,7 +270,7 @@ async def test_whoever_is_killed_the_server_stays_and_moves_the_next_time(
     stays = "it is still here" if victim == "source" else "state failure"
     await nodes.source.wait_for_line(stays)
     # Nothing of it may be told any more when the next one is open.
-    await nodes.destination.wait_for_line("the Panel was told of the failure")
+    await nodes.destination.wait_for_line("the failure was reported to the Panel")
     while nodes.panel.in_transfer(UUID) or nodes.destination.paths_of_server():
         await pause()
     assert nodes.panel.node_of(UUID) is nodes.source.node

@@ -104,7 +104,7 @@ async def test_a_refusal_before_the_body_does_not_use_it_up(daemon: ReceivingNod
     await daemon.wait_for_line("receiving the archive", since)
     assert (await send(daemon, token))[0] == 409
     await sender.vanish()
-    await daemon.wait_for_line("the Panel was told of the failure", since)
+    await daemon.wait_for_line("the failure was reported to the Panel", since)
     daemon.panel.open_transfer(UUID, daemon.node)
     assert await send(daemon, token) == (200, None)
 

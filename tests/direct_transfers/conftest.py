@@ -12,4 +12,4 @@ __all__ = ["ends", "short_pauses"]
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a source ask again at once."""
-    monkeypatch.setattr(sending, "BACKOFF", Backoff(0.02, 60.0))
+    monkeypatch.setattr(sending, "OWNERSHIP_BACKOFF", Backoff(0.02, 60.0))

@@ -31,7 +31,15 @@ from wingsd.archive import ArchiveLimits, Compression
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.local import Removal
 from wingsd.backups.received import ReceivedBackups
-from wingsd.config import Config, Control, FormConfig, StreamsConfig, SystemConfig, TransfersConfig
+from wingsd.config import (
+    PTERODACTYL,
+    Config,
+    Control,
+    FormConfig,
+    StreamsConfig,
+    SystemConfig,
+    TransfersConfig,
+)
 from wingsd.control import ControlApi, ControlListener
 from wingsd.control.status import Activity, Probes, StatusEndpoint
 from wingsd.control.transfers import (
@@ -41,7 +49,12 @@ from wingsd.control.transfers import (
     TransferEndpoint,
     TransferList,
 )
-from wingsd.direct_transfers import DirectTransferCollaborators, DirectTransfers
+from wingsd.direct_transfers import (
+    DirectServers,
+    DirectTransfers,
+    IncomingDirectTransfers,
+    OutgoingDirectTransfers,
+)
 from wingsd.direct_transfers.incoming import Invitation
 from wingsd.docker.runtime import EngineInformation
 from wingsd.egg_files.rewriters import Rewriters
@@ -52,17 +65,24 @@ from wingsd.servers import Servers
 from wingsd.statedb import StateDatabase, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
-from wingsd.transfers.collaborators import ReceivingCollaborators, SendingCollaborators
-from wingsd.transfers.form.install_log import InstallLogs
+from wingsd.transfers.coordinator import PanelCoordinators
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.outgoing.payload import SourceStorage
+from wingsd.transfers.outgoing.transfer import SourceServers
+from wingsd.transfers.outgoing.upload import Uploader
 from wingsd.transfers.panel_callbacks import CallbackQueue
+from wingsd.transfers.peer.client import Peers
 from wingsd.transfers.peer.tls import PeerTls
-from wingsd.transfers.recovery import Recovery, clear_leftovers
+from wingsd.transfers.recovery import PanelOutcomes, Recovery, clear_leftovers
 from wingsd.transfers.step_log import StepLogs
+from wingsd.transfers.storage.incoming import IncomingStorage
+from wingsd.transfers.storage.install_log import InstallLogs
+from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
-from wingsd.transfers.storage.staging import Quarantine, Staging, WriteBack
+from wingsd.transfers.storage.staging import Staging
 
 __all__ = ["UUID", "Station", "description", "reactor", "until"]
 
@@ -132,7 +152,6 @@ class Station:
         self.staging.prepare()
         backups = str(directory / "backups")
         self.backups = ReceivedBackups(backups, str(self.data), durable=False, reserve=0)
-        self.removal = Removal(backups, pool)
         self.volume = Volume(str(self.data), owner, storage_pool)
         self.logs = InstallLogs(str(self.directory / "logs"), self.staging, reserve=0)
         self.heard = Heard()
@@ -140,79 +159,79 @@ class Station:
         self._pool = pool
         #: Servers that are received at a time.
         self.slots = DeferredSemaphore(1)
-        self.receiver = self._make_receiver(panel, owner)
-        self.sender = self._make_sender(panel)
-        self.by_hand = DirectTransfers(
-            DirectTransferCollaborators(
-                reactor=reactor,
-                config=self.config,
-                servers=self.servers,
-                receiver=self.receiver,
-                sender=self.sender,
-                journal=self.journal,
-                bus=self.bus,
-                trust=PeerTls(),
-                disk=pool,
-                now=time.time,
-                observer=self.heard,
-            )
+        self.quarantine = Quarantine(self.staging, self.backups, pool, self.journal, days=30)
+        self.coordinators = PanelCoordinators(panel, self.outbox, reactor, PTERODACTYL)
+        self.receiver = self._make_receiver(owner)
+        self.source_servers = SourceServers(
+            servers=self.servers,
+            environment=self.environment,
+            quarantine=self.quarantine,
+            backups=Removal(backups, pool),
+            database=self.journal,
         )
+        self.source_storage = SourceStorage(
+            directory=self.servers.directory,
+            backup_directory=backups,
+            logs=self.logs,
+            volume=self.volume,
+            disk=pool,
+            compression=Compression.BEST_SPEED,
+        )
+        self.sender = self._make_sender()
+        self.direct_transfers = self._make_direct_transfers(storage_pool)
         #: Whether a request's answer is lost on its way.
         self.lose: Callable[[StreamingRequest], bool] = lambda _: False
         self._listen(port)
 
-    def _make_receiver(self, panel: Any, owner: tuple[int, int]) -> IncomingTransfers:
+    def _make_receiver(self, owner: tuple[int, int]) -> IncomingTransfers:
         pool = self._pool
         return IncomingTransfers(
-            ReceivingCollaborators(
-                reactor=reactor,
-                panel=panel,
-                journal=self.journal,
-                outbox=self.outbox,
-                environment=self.environment,
-                servers=self.servers,
+            self.coordinators,
+            self.step_logs,
+            IncomingStorage(
                 staging=self.staging,
                 backups=self.backups,
                 logs=self.logs,
-                write_back=WriteBack(lambda: pool.run(self.staging.write_back), reactor),
-                step_logs=self.step_logs,
-                owner=owner,
-                family="pterodactyl",
-                limits=ArchiveLimits.configured(TransfersConfig()),
-                attic=Quarantine(self.staging, self.backups, pool, self.journal, days=30),
-                form=FormConfig(),
-                extractors=pool,
-                slots=self.slots,
-                disk=pool,
                 volume=self.volume,
+                quarantine=self.quarantine,
+                disk=pool,
+                reactor=reactor,
             ),
-            places=3,
-            stall_timeout=120,
+            Extraction(
+                workers=pool,
+                slots=self.slots,
+                owner=owner,
+                limits=ArchiveLimits.configured(TransfersConfig()),
+                form=FormConfig(),
+                reactor=reactor,
+            ),
+            self.environment,
+            self.servers,
+            reactor,
+            TransfersConfig(concurrent=1, waiting=2, stall_timeout=120),
         )
 
-    def _make_sender(self, panel: Any) -> OutgoingTransfers:
+    def _make_sender(self) -> OutgoingTransfers:
         return OutgoingTransfers(
-            SendingCollaborators(
-                reactor=reactor,
-                panel=panel,
-                journal=self.journal,
-                outbox=self.outbox,
-                environment=self.environment,
-                servers=self.servers,
-                attic=Quarantine(self.staging, self.backups, self._pool, self.journal, days=30),
-                step_logs=self.step_logs,
-                trust=PeerTls(),
-                compression=Compression.BEST_SPEED,
-                stop_grace=60,
-                stall_timeout=120,
-                backup_directory=str(self.directory / "backups"),
-                logs=self.logs,
-                disk=self._pool,
-                removal=self.removal,
-                volume=self.volume,
-                packers=self._pool,
-                slots=DeferredSemaphore(2),
-            )
+            reactor=reactor,
+            coordinators=self.coordinators,
+            step_logs=self.step_logs,
+            peers=Peers(reactor, PeerTls()),
+            servers=self.source_servers,
+            storage=self.source_storage,
+            uploader=Uploader(reactor, self._pool, DeferredSemaphore(2), stall_timeout=120),
+            stop_grace=60,
+        )
+
+    def _make_direct_transfers(self, storage_pool: str) -> DirectTransfers:
+        peers = Peers(reactor, PeerTls())
+        direct = DirectServers(self.servers, self.journal, self.bus, self._pool, storage_pool)
+        return DirectTransfers(
+            direct,
+            IncomingDirectTransfers(direct, self.receiver, self.journal, self.config, time.time),
+            OutgoingDirectTransfers(
+                direct, self.servers, self.sender, self.journal, peers, reactor
+            ),
         )
 
     def _listen(self, port: int) -> None:
@@ -223,7 +242,7 @@ class Station:
             receiver=self.receiver,
             streams=StreamGroups(self.receiver, self.journal, StreamsConfig(), reactor),
             database=self.journal,
-            direct=self.by_hand.arrivals,
+            direct=self.direct_transfers.incoming,
             denied=DenyList(0),
             engine=self.engine,
         )
@@ -247,7 +266,7 @@ class Station:
         panel: Any = self.panel
         engine, staging = self.engine, self.staging.path
         probes = Probes(self.config, panel, engine, self._pool, staging, reactor)
-        arrivals = self.by_hand.arrivals
+        arrivals = self.direct_transfers.incoming
         activity = Activity(self.servers, self.receiver, self.sender, arrivals, self.outbox)
         return partial(
             StatusEndpoint, self.config, lambda: self.url, lambda: 0.0, probes, activity
@@ -255,7 +274,7 @@ class Station:
 
     def control(self, settings: Control) -> ControlListener:
         """Return this node's control socket."""
-        config, database, direct = self.config, self.journal, self.by_hand
+        config, database, direct = self.config, self.journal, self.direct_transfers
         transfers = TransferList(database, self.receiver, self.sender, direct, time.time())
         endpoints: list[partial[Any]] = [
             self.status(),
@@ -283,29 +302,23 @@ class Station:
 
     async def invite(self, **options: Any) -> Invitation:
         """Expect the server."""
-        return await self.by_hand.arrivals.expect(UUID, **{"seconds": 60} | options)
+        return await self.direct_transfers.incoming.expect(UUID, **{"seconds": 60} | options)
 
     async def recover(self) -> None:
         """Take up what an earlier station in this directory left, as a node does at its start."""
         unfinished: list[TransferRecord] = self.store.unfinished()
         clear_leftovers(unfinished, self.staging, self.backups)
-        await self.by_hand.load(unfinished)
-        panel: Any = self.panel
+        await self.direct_transfers.load(unfinished)
         recovery = Recovery(
-            entries=unfinished,
+            unfinished,
             receiver=self.receiver,
-            sender=self.sender,
             servers=self.servers,
-            journal=self.journal,
-            outbox=self.outbox,
-            panel=panel,
-            attic=Quarantine(self.staging, self.backups, self._pool, self.journal, days=30),
-            by_hand=self.by_hand,
-            removal=self.removal,
-            volume=self.volume,
-            disk=self._pool,
-            reactor=reactor,
-            observer=self.heard,
+            storage=self.source_storage,
+            step_logs=self.step_logs,
+            panel=PanelOutcomes(
+                self.coordinators, self.receiver, self.sender, self.source_servers, self.journal
+            ),
+            direct=self.direct_transfers,
         )
         recovery.begin()
 

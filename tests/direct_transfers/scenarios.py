@@ -35,7 +35,7 @@ class Ends:
 
     async def send(self, invitation: Invitation, **options: Any) -> None:
         """Begin to send the server."""
-        await self.source.by_hand.departures.send(
+        await self.source.direct_transfers.outgoing.send(
             UUID, self.destination.url, invitation.token, **options
         )
 

@@ -34,7 +34,7 @@ async def move(ends: Ends) -> Station:
 
 @pytest_twisted.ensureDeferred
 async def test_it_is_expected_until_its_time_is_over(ends: Ends) -> None:
-    arrivals = ends.destination.by_hand.arrivals
+    arrivals = ends.destination.direct_transfers.incoming
     invitation = await ends.destination.invite(seconds=60)
     assert abs(invitation.expires - time.time() - 60) < 5
     assert arrivals.expected == {UUID: invitation.expires}
@@ -50,17 +50,17 @@ async def test_it_is_expected_until_its_time_is_over(ends: Ends) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_second_invitation_makes_the_first_void(ends: Ends) -> None:
     first, second = await ends.destination.invite(), await ends.destination.invite()
-    arrivals = ends.destination.by_hand.arrivals
+    arrivals = ends.destination.direct_transfers.incoming
     with pytest.raises(Unauthorized, match="does not expect the server by it any more"):
-        arrivals.authority(token_of(ends.destination, first))
-    arrivals.authority(token_of(ends.destination, second))
+        arrivals.coordinator(token_of(ends.destination, first))
+    arrivals.coordinator(token_of(ends.destination, second))
 
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_cancelled_is_not_expected(ends: Ends) -> None:
     await ends.destination.invite()
-    assert ends.destination.by_hand.cancel(UUID)
-    assert not ends.destination.by_hand.cancel(UUID)
+    assert ends.destination.direct_transfers.cancel(UUID)
+    assert not ends.destination.direct_transfers.cancel(UUID)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ async def test_what_is_cancelled_is_not_expected(ends: Ends) -> None:
 async def test_what_makes_no_sense_is_not_expected(ends: Ends, options: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):
         await ends.destination.invite(**options)
-    assert ends.destination.by_hand.arrivals.expected == {}
+    assert ends.destination.direct_transfers.incoming.expected == {}
 
 
 @pytest_twisted.ensureDeferred
@@ -85,19 +85,19 @@ async def test_what_comes_just_now_is_not_expected_once_more(ends: Ends) -> None
     await until(lambda: bool(ends.destination.receiver.servers))
     with pytest.raises(ServerAlreadyExists, match=r"being received|already on this node"):
         await ends.destination.invite()
-    assert ends.destination.by_hand.arrivals.expected == {}
+    assert ends.destination.direct_transfers.incoming.expected == {}
     ends.source.sender.cancel(UUID)
     await ends.over()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_tells_no_settings_needs_them_given_here(ends: Ends) -> None:
-    arrivals = ends.destination.by_hand.arrivals
-    unknown = arrivals.authority(token_of(ends.destination, await ends.destination.invite()))
+    arrivals = ends.destination.direct_transfers.incoming
+    unknown = arrivals.coordinator(token_of(ends.destination, await ends.destination.invite()))
     with pytest.raises(BadRequest, match="wingsctl receive with --settings FILE"):
         await unknown.admit()
     invitation = await ends.destination.invite(description=description(name="Given"))
-    known = await arrivals.authority(token_of(ends.destination, invitation)).admit()
+    known = await arrivals.coordinator(token_of(ends.destination, invitation)).admit()
     assert known.settings.meta.name == "Given"
 
 
@@ -148,18 +148,18 @@ async def test_a_panel_that_lists_it_has_the_say_after_a_start(ends: Ends) -> No
     again.panel.known[UUID] = configuration_from_panel(description(name="The Panel's"))
     await again.recover()
     await again.servers.boot()
-    await again.by_hand.hand_over()
+    await again.direct_transfers.release_to_panel()
     server = again.servers.get(UUID)
     assert (server.by_hand, server.configuration.settings.meta.name) == (False, "The Panel's")
     (row,) = again.store.descriptions()
     assert row.description == ""
     # A source that asks late still learns that it has moved.
-    assert await again.by_hand.arrivals.conclude(token_of(again, invitation))
+    assert await again.direct_transfers.incoming.conclude(token_of(again, invitation))
     third = await ends.restart("destination")
     await third.recover()
     with pytest.raises(ServersNotLoaded):
         third.servers.get(UUID)
-    assert await third.by_hand.arrivals.conclude(token_of(third, invitation))
+    assert await third.direct_transfers.incoming.conclude(token_of(third, invitation))
 
 
 @pytest_twisted.ensureDeferred

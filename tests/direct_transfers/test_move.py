@@ -118,7 +118,7 @@ async def test_it_can_move_there_and_back(ends: Ends) -> None:
     await ends.send(await ends.destination.invite(), remove=True)
     await moved_and_gone(ends)
     back = await ends.source.invite()
-    await ends.destination.by_hand.departures.send(UUID, ends.source.url, back.token)
+    await ends.destination.direct_transfers.outgoing.send(UUID, ends.source.url, back.token)
     await ends.over()
     assert ends.source.entries() == [("out", "success"), ("in", "success")]
     assert ends.source.servers.get(UUID).by_hand
@@ -156,15 +156,17 @@ async def test_what_there_is_not_is_not_sent(ends: Ends) -> None:
     other = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
     ends.source.servers.loaded = True
     with pytest.raises(ServerNotFound):
-        await ends.source.by_hand.departures.send(other, ends.destination.url, invitation.token)
+        await ends.source.direct_transfers.outgoing.send(
+            other, ends.destination.url, invitation.token
+        )
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_token_for_another_server_is_refused_before_anything_stops(ends: Ends) -> None:
     await ends.destination.invite()
     other = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
-    token = (await ends.destination.by_hand.arrivals.expect(other, seconds=60)).token
-    await ends.source.by_hand.departures.send(UUID, ends.destination.url, token)
+    token = (await ends.destination.direct_transfers.incoming.expect(other, seconds=60)).token
+    await ends.source.direct_transfers.outgoing.send(UUID, ends.destination.url, token)
     await stays(ends)
     assert "it is not for a direct transfer of this server" in reason(ends.source)
     assert ends.source.environment.calls == []
@@ -174,7 +176,7 @@ async def test_a_token_for_another_server_is_refused_before_anything_stops(ends:
 @pytest_twisted.ensureDeferred
 async def test_an_address_that_is_none_is_refused_at_once(ends: Ends, url: str) -> None:
     with pytest.raises(BadRequest, match="destination's URL is not valid"):
-        await ends.source.by_hand.departures.send(UUID, url, "a-token")
+        await ends.source.direct_transfers.outgoing.send(UUID, url, "a-token")
     assert ends.source.entries() == []
 
 
@@ -182,5 +184,5 @@ async def test_an_address_that_is_none_is_refused_at_once(ends: Ends, url: str) 
 async def test_the_address_may_name_where_uploads_go(ends: Ends) -> None:
     invitation = await ends.destination.invite()
     url = f"{ends.destination.url}/api/transfers/"
-    await ends.source.by_hand.departures.send(UUID, url, invitation.token)
+    await ends.source.direct_transfers.outgoing.send(UUID, url, invitation.token)
     await moved(ends)

@@ -85,13 +85,18 @@ async def test_an_arrival_that_cannot_be_written_down_is_none(
     assert "the disk is full" in reason(ends.source)
 
 
+def is_sent_and_waits(ends: Ends) -> bool:
+    """Return whether all is sent, and the destination's transfer waits for a slot to read it."""
+    sending = [progress.step.name for progress in ends.source.sender.progress]
+    return sending == ["AWAIT"] and ends.destination.receiver.waiting == 1
+
+
 @pytest_twisted.ensureDeferred
-async def test_a_question_calls_off_what_waits_for_its_turn(ends: Ends) -> None:
+async def test_a_question_cancels_a_transfer_that_waits_for_a_slot(ends: Ends) -> None:
     await ends.destination.slots.acquire()
     invitation = await ends.destination.invite()
     await ends.send(invitation)
-    await until(lambda: any(p.step.name == "AWAIT" for p in ends.source.sender.progress))
-    # The whole of it is on its way, and nobody reads it yet.
+    await until(lambda: is_sent_and_waits(ends))
     ends.source.sender.cancel(UUID)
     await stays(ends)
     assert "cancelled" in reason(ends.source)
@@ -113,7 +118,7 @@ async def test_who_does_not_want_to_wait_for_a_dead_destination_keeps_it(ends: E
     ends.destination.lose = lose
     await ends.send(await ends.destination.invite(), remove=True)
     await until(lambda: gone.count(True) > 2)
-    assert [p.words for p in ends.source.sender.progress] == [
+    assert [p.step_text for p in ends.source.sender.progress] == [
         "asking the destination whether it has the server"
     ]
     ends.source.sender.cancel(UUID)
@@ -125,7 +130,7 @@ async def test_who_does_not_want_to_wait_for_a_dead_destination_keeps_it(ends: E
 async def test_a_panel_that_deletes_it_meanwhile_is_no_word_that_it_has_moved(ends: Ends) -> None:
     await ends.destination.slots.acquire()
     await ends.send(await ends.destination.invite())
-    await until(lambda: any(p.step.name == "AWAIT" for p in ends.source.sender.progress))
+    await until(lambda: is_sent_and_waits(ends))
     await ends.source.sender.release(UUID)
     ends.source.sender.deleted(UUID)
     await ends.over()
@@ -154,13 +159,13 @@ async def test_a_destination_that_died_late_has_it(
     station = ends.destination
     # Asked before it has it all, it never would.
     may_ask: Deferred[None] = Deferred()
-    ask = sending.HandSending._ask
+    ask = sending.DirectSending._ask
 
-    async def ask_later(self: sending.HandSending) -> bool:
+    async def ask_later(self: sending.DirectSending) -> bool:
         await may_ask
         return await ask(self)
 
-    monkeypatch.setattr(sending.HandSending, "_ask", ask_later)
+    monkeypatch.setattr(sending.DirectSending, "_ask", ask_later)
     station.die_at(at)
     await ends.send(await station.invite())
     await until(lambda: [e.step for e in station.store.transfers()] == [at])
@@ -193,13 +198,13 @@ async def test_a_destination_that_has_just_been_started_does_not_say_yet(
     station = ends.destination
     station.die_at("SWAP")
     asked: list[int] = []
-    say = sending.HandSending._say_unknown
+    say = sending.DirectSending._log_unknown
 
-    def note(self: sending.HandSending, error: WingsdError, pause: float) -> None:
+    def note(self: sending.DirectSending, error: WingsdError, pause: float) -> None:
         asked.append(getattr(error, "response_status", 0))
         say(self, error, pause)
 
-    monkeypatch.setattr(sending.HandSending, "_say_unknown", note)
+    monkeypatch.setattr(sending.DirectSending, "_log_unknown", note)
     await ends.send(await station.invite())
     await until(lambda: [e.step for e in station.store.transfers()] == ["SWAP"])
     again = await ends.restart("destination")
@@ -265,6 +270,6 @@ async def test_after_a_restart_nobody_need_wait_for_a_dead_destination(ends: End
     await until(lambda: any(p.step.name == "SETTLE" for p in ends.source.sender.progress))
     again = await ends.restart("source")
     await again.recover()
-    await until(lambda: again.by_hand.cancel(UUID))
+    await until(lambda: again.direct_transfers.cancel(UUID))
     await until(lambda: again.entries() == [("out", "failure")])
     assert again.left() == [UUID]

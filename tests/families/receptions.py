@@ -19,14 +19,15 @@ from tests.families.recordings import Recording
 from tests.support import SynchronousWorkers
 from tests.support.sample_server import UUID
 from tests.threadio.reactor import ManualReactor
-from tests.transfers.receiving import House
-from wingsd.api.upload import UploadBody
+from tests.transfers.receiving import ALONE, House
+from wingsd.api.upload import UploadStream
 from wingsd.panel.schemas import Settings
 from wingsd.threadio import Feed
-from wingsd.transfers.coordinator import PanelReceiving
-from wingsd.transfers.form.upload_form import Checksums, UploadForm
-from wingsd.transfers.incoming.receive import Received, Reception
+from wingsd.transfers.incoming.receive import ReceivedServer, ReceivePhase
+from wingsd.transfers.incoming.uploads import FormFeed
 from wingsd.transfers.steps import RollbackList
+from wingsd.transfers.storage.incoming import ArrivingServer
+from wingsd.transfers.upload_form import Checksums, UploadForm
 
 __all__ = ["Parts", "Receptions", "Result", "files_in", "now", "read"]
 
@@ -53,11 +54,12 @@ def read(recording: Recording, pieces: Iterable[bytes]) -> tuple[Parts, Checksum
     Raises the `WingsdError` that the sender would read.
     """
     upload, feed = _upload(recording, pieces), Feed(ManualReactor())
-    checksums = upload.read_into(UploadForm(recording.content_type), feed)
+    consumer = FormFeed(UploadForm(recording.content_type), feed)
+    upload.deliver(consumer)
     parts: Parts = [(None, [*feed.blocks()])]
     while (label := feed.next_part()) is not None:
         parts.append((label, [*feed.blocks()]))
-    return parts, now(checksums)
+    return parts, now(consumer.checksums)
 
 
 class Receptions:
@@ -66,7 +68,6 @@ class Receptions:
     def __init__(self, directory: Path) -> None:
         workers: Any = SynchronousWorkers()
         self._house = House(directory, workers, durable=False)
-        self._means: Any = self._house.receiver._means
         self._staged = self._house.backups._root / UUID
 
     def close(self) -> None:
@@ -80,20 +81,21 @@ class Receptions:
         Raises the `WingsdError` that the sender would read.
         """
         upload = _upload(recording, pieces)
-        undo = RollbackList(UUID)
-        panel = PanelReceiving(UUID, self._means.panel, self._means.outbox, self._means.reactor)
-        course = self._means.step_logs.receiving(UUID, panel)
-        reception = Reception(UUID, self._means, course, undo)
+        house = self._house
+        steps = house.step_logs.receiving(UUID, house.coordinators.receiving(UUID))
+        files = ArrivingServer(UUID, house.storage, RollbackList(UUID))
+        phase = ReceivePhase(UUID, files, house.extraction, steps)
         try:
-            received = now(Deferred.fromCoroutine(reception.receive(upload, Settings(UUID))))
+            receiving = phase.receive(upload, ALONE, Settings(UUID))
+            received = now(Deferred.fromCoroutine(receiving))
             received.verify()
             return self._look(received)
         finally:
             self._forget()
 
-    def _look(self, received: Received) -> Result:
+    def _look(self, received: ReceivedServer) -> Result:
         house = self._house
-        (part,) = received.parts
+        (part,) = received.uploads
         assert part.archive is not None
         log = house.staging.log(UUID)
         return Result(
@@ -108,7 +110,7 @@ class Receptions:
     def _forget(self) -> None:
         # As the node does, but without a process for each directory that has to go.
         staging, log = self._house.staging, self._house.staging.log(UUID)
-        staging.settle(UUID)
+        staging.finish(UUID)
         log.unlink(missing_ok=True)
         for path in (log.with_suffix(""), self._staged):
             if path.exists():
@@ -140,14 +142,10 @@ class _Request:
         pass
 
 
-def _upload(recording: Recording, pieces: Iterable[bytes]) -> UploadBody:
+def _upload(recording: Recording, pieces: Iterable[bytes]) -> UploadStream:
     """Return an upload that has come to its end, and of which nothing is read yet."""
-
-    async def admit() -> None:
-        pass
-
     request: Any = _Request(recording.content_type)
-    upload = UploadBody(request, admit)
+    upload = UploadStream(request)
     for piece in pieces:
         upload.data(piece)
     upload.end()

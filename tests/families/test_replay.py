@@ -15,7 +15,7 @@ from tests.families.recordings import BACKUPS, FAMILIES, LOG, RECORDINGS, Record
 from tests.support.sample_server import sha256
 from wingsd.backups.attachments import InstallLog
 from wingsd.config import CALAGOPUS
-from wingsd.transfers.form.upload_form import Checksums
+from wingsd.transfers.upload_form import Checksums
 
 recordings = pytest.mark.parametrize("recording", RECORDINGS.values(), ids=RECORDINGS)
 

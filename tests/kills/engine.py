@@ -61,7 +61,7 @@ class Kill:
 def random_step(rng: random.Random, role: str) -> str:
     """Return the log line of one of the steps of a "source" or of a "destination"."""
     steps: Sequence[SendStep | ReceiveStep] = [*(SendStep if role == "source" else ReceiveStep)]
-    return rng.choice([step.words for step in steps if step.name != "FAILED"])
+    return rng.choice([step.text for step in steps if step.name != "FAILED"])
 
 
 class Scenario(Protocol):

@@ -20,7 +20,7 @@ from twisted.web.http_headers import Headers
 from tests.support import Node
 from tests.support.node_process import NodeProcess, reactor
 from tests.support.sample_server import UUID
-from wingsd.transfers.form.upload_form import UploadForm
+from wingsd.transfers.upload_form import UploadForm
 
 __all__ = ["GoNode"]
 

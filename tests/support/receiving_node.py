@@ -76,4 +76,4 @@ class ReceivingNode(NodeProcess):
     async def failure_reported(self, since: int = 0) -> None:
         """Return when the Panel knows of it, and another transfer of the server may begin."""
         await self.wait_for_line(f"{UUID}: the failed transfer is cleaned up", since)
-        await self.wait_for_line(f"{UUID}: the Panel was told of the failure", since)
+        await self.wait_for_line(f"{UUID}: the failure was reported to the Panel", since)

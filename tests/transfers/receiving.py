@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet import reactor as installed_reactor
-from twisted.internet.defer import Deferred, DeferredSemaphore, fail, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.internet.task import deferLater
 
 from tests.heard import Heard
@@ -17,24 +17,27 @@ from tests.support import SynchronousWorkers
 from tests.support.sample_server import UUID, sha256
 from tests.support.sample_server import archive as packed
 from wingsd.archive import ArchiveLimits
-from wingsd.backups.attachments import Backup, Extra
+from wingsd.backups.attachments import Attachment, Backup
 from wingsd.backups.received import ReceivedBackups
-from wingsd.config import PTERODACTYL, FormConfig, TransfersConfig
+from wingsd.config import PELICAN, PTERODACTYL, FormConfig, TransfersConfig
 from wingsd.errors import WingsdError
 from wingsd.events import Event, EventBus
 from wingsd.panel.errors import PanelRefused, ServerNotAssigned
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
-from wingsd.threadio import Feed, Workers
-from wingsd.transfers.collaborators import ReceivingCollaborators
-from wingsd.transfers.form.install_log import InstallLogs
-from wingsd.transfers.form.upload_form import Checksums, UploadForm
+from wingsd.threadio import Workers
+from wingsd.transfers.coordinator import PanelCoordinators
 from wingsd.transfers.incoming.manager import IncomingTransfers
+from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload, UploadConsumer
 from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.step_log import StepLogs
+from wingsd.transfers.storage.incoming import IncomingStorage
+from wingsd.transfers.storage.install_log import InstallLogs
+from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
-from wingsd.transfers.storage.staging import Quarantine, Staging, WriteBack
+from wingsd.transfers.storage.staging import Staging
+from wingsd.transfers.upload_form import FormFrame
 
 reactor: Any = installed_reactor
 DATA = packed()
@@ -148,10 +151,13 @@ class World:
         await self.waits.get("remove", succeed(None))
 
 
+FRAME = FormFrame(boundary="x")
+
+
 class Source:
     """An upload that is there at once, whole or broken off with `error`."""
 
-    content_type = "multipart/form-data; boundary=x"
+    content_type = FRAME.content_type
     user_agent = ""
     size = 0
     pool = mark = ""
@@ -162,36 +168,74 @@ class Source:
         self.data, self.error = data, error
         self.checksum = checksum or sha256(data)
         self.stopped: list[WingsdError] = []
+        self.consumer: UploadConsumer | None = None
         #: What comes with the server, and the checksums of its backups.
-        self.extras: list[tuple[Extra, bytes]] = []
-        self.backups: dict[str, str] = {}
+        self.attachments = b""
 
-    def bring(self, extra: Extra, data: bytes, checksum: str = "") -> Source:
+    def bring(self, attachment: Attachment, data: bytes, checksum: str = "") -> Source:
         """Bring something more with the server; a backup's checksum is right by default."""
-        self.extras.append((extra, data))
-        if isinstance(extra, Backup):
-            self.backups[extra.uuid] = checksum or sha256(data)
+        if isinstance(attachment, Backup):
+            self.attachments += FRAME.before_backup(attachment) + data
+            self.attachments += FRAME.after_backup(attachment, checksum or sha256(data))
+        else:
+            self.attachments += FRAME.before_log(PELICAN) + data
         return self
 
-    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[Checksums]:
-        feed.write(self.data)
+    def deliver(self, consumer: UploadConsumer) -> None:
+        if self.stopped:
+            raise self.stopped[0]
+        self.consumer = consumer
+        consumer.write(FRAME.before() + self.data)
         if self.error:
-            feed.fail(self.error)
-            return fail(self.error)
-        for extra, data in self.extras:
-            feed.divide(extra)
-            feed.write(data)
-        feed.finish()
-        return succeed(Checksums(self.checksum, self.backups))
+            self.fail(self.error)
+        else:
+            self.complete()
+
+    def complete(self) -> None:
+        """Send the rest of the body."""
+        assert self.consumer is not None
+        try:
+            rest = FRAME.after(self.checksum) + self.attachments + FRAME.end()
+            self.consumer.write(rest)
+            self.consumer.finish()
+        except WingsdError as error:
+            self.fail(error)
+        self.consumer = None
+
+    def fail(self, error: WingsdError) -> None:
+        """Break the body off."""
+        if self.consumer is not None:
+            self.consumer.fail(error)
+            self.consumer = None
 
     def stop(self, error: WingsdError) -> None:
         self.stopped.append(error)
+        self.fail(error)
 
-    def when_gone(self, tell: Callable[[], None]) -> None:
-        self._tell = tell
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        self._on_gone = callback
 
     def go(self) -> None:
-        self._tell()
+        self._on_gone()
+
+
+class Alone:
+    """A group of one upload, whose token is good."""
+
+    async def admit(self) -> None:
+        pass
+
+    def gathered(self) -> Deferred[Sequence[IncomingUpload]]:
+        return succeed(())
+
+    def stop(self, error: WingsdError) -> None:
+        pass
+
+    def when_failed(self, callback: Callable[[WingsdError], object]) -> None:
+        pass
+
+
+ALONE = Alone()
 
 
 class House:
@@ -225,31 +269,37 @@ class House:
         self.lines: list[str] = []
         bus = EventBus()
         bus.subscribe(UUID, self._note)
+        self.slots = DeferredSemaphore(2)
+        world: Any = self.world
+        self.callbacks = CallbackQueue(world, self.journal, reactor)
+        self.coordinators = PanelCoordinators(world, self.callbacks, reactor, family)
+        self.step_logs = StepLogs(self.journal, bus, self.heard, reactor)
+        self.storage = IncomingStorage(
+            staging=self.staging,
+            backups=self.backups,
+            logs=InstallLogs(str(self.logs), self.staging, reserve=0),
+            volume=self.volume,
+            quarantine=Quarantine(self.staging, self.backups, pool, self.journal, days=30),
+            disk=pool,
+            reactor=reactor,
+        )
+        self.extraction = Extraction(
+            workers=pool,
+            slots=self.slots,
+            owner=OWNER,
+            limits=ArchiveLimits.configured(TransfersConfig()),
+            form=FormConfig(),
+            reactor=reactor,
+        )
         self.receiver = IncomingTransfers(
-            ReceivingCollaborators(
-                reactor=reactor,
-                panel=self.world,  # type: ignore[arg-type]
-                journal=self.journal,
-                outbox=CallbackQueue(self.world, self.journal, reactor),  # type: ignore[arg-type]
-                environment=self.world,  # type: ignore[arg-type]
-                servers=self.world,  # type: ignore[arg-type]
-                staging=self.staging,
-                backups=self.backups,
-                logs=InstallLogs(str(self.logs), self.staging, reserve=0),
-                write_back=WriteBack(lambda: pool.run(self.staging.write_back), reactor),
-                step_logs=StepLogs(self.journal, bus, self.heard, reactor),
-                owner=OWNER,
-                family=family,
-                limits=ArchiveLimits.configured(TransfersConfig()),
-                attic=Quarantine(self.staging, self.backups, pool, self.journal, days=30),
-                form=FormConfig(),
-                extractors=pool,
-                slots=DeferredSemaphore(2),
-                disk=pool,
-                volume=self.volume,
-            ),
-            places=3,
-            stall_timeout=120,
+            self.coordinators,
+            self.step_logs,
+            self.storage,
+            self.extraction,
+            world,
+            world,
+            reactor,
+            TransfersConfig(concurrent=2, waiting=1, stall_timeout=120),
         )
 
     def _note(self, event: Event) -> None:
@@ -262,7 +312,7 @@ class House:
     async def fails(self, kind: type[WingsdError], source: Source | None = None) -> WingsdError:
         transfer = self.receiver.open(UUID)
         with pytest.raises(kind) as caught:
-            await transfer.run(source or Source())
+            await transfer.run(source or Source(), ALONE)
         await transfer.over
         assert list(self.receiver.servers) == []
         return caught.value

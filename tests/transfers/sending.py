@@ -21,22 +21,27 @@ from tests.support import SynchronousWorkers
 from tests.support.sample_server import UUID
 from wingsd.archive import Compression, measure
 from wingsd.backups.local import Removal
+from wingsd.config import PTERODACTYL
 from wingsd.errors import StorageError, WingsdError
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket, Workers
-from wingsd.transfers.collaborators import SendingCollaborators
-from wingsd.transfers.form.install_log import InstallLogs
-from wingsd.transfers.form.upload_form import UploadForm
+from wingsd.transfers.coordinator import PanelCoordinators
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.outgoing.request import TransferOrder
+from wingsd.transfers.outgoing.payload import SourceStorage
+from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.transfers.outgoing.transfer import SourceServers
+from wingsd.transfers.outgoing.upload import Uploader
 from wingsd.transfers.panel_callbacks import CallbackQueue
+from wingsd.transfers.peer.client import Peers
 from wingsd.transfers.peer.tls import PeerTls
 from wingsd.transfers.step_log import StepLogs
+from wingsd.transfers.storage.install_log import InstallLogs
 from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Staging
+from wingsd.transfers.upload_form import UploadForm
 
 reactor: Any = installed_reactor
 
@@ -205,7 +210,8 @@ class House:
         pool: Workers,
         bucket: TokenBucket | None = None,
         storage_pool: str = "",
-        **means: Any,
+        answer_grace: float = 0,
+        answer_timeout: float = 0,
     ) -> None:
         self.tree = directory / "server"
         (self.tree / "world").mkdir(parents=True)
@@ -225,38 +231,43 @@ class House:
         self.store = Store(str(directory))
         self.store.open()
         workers: Any = SynchronousWorkers()
-        journal = StateDatabase(self.store, workers, reactor.seconds)
+        database = StateDatabase(self.store, workers, reactor.seconds)
         self.backup_directory, self.logs = directory / "backups", directory / "logs"
         staging = Staging(str(directory / "volumes"), (os.getuid(), os.getgid()), durable=False)
+        callbacks = CallbackQueue(world, database, reactor)
+        owner = (os.getuid(), os.getgid())
+        self.servers = SourceServers(
+            servers=world,
+            environment=world,
+            quarantine=world,
+            backups=Removal(str(self.backup_directory), pool),
+            database=database,
+        )
+        self.uploader = Uploader(
+            reactor=reactor,
+            packers=pool,
+            slots=DeferredSemaphore(2),
+            stall_timeout=120,
+            answer_timeout=answer_timeout,
+            bucket=bucket,
+        )
+        self.disk = pool
         self.sender = OutgoingTransfers(
-            SendingCollaborators(
-                reactor=reactor,
-                panel=world,
-                journal=journal,
-                outbox=CallbackQueue(world, journal, reactor),
-                environment=world,
-                servers=world,
-                attic=world,
-                step_logs=StepLogs(journal, bus, self.heard, reactor),
-                trust=PeerTls(),
-                compression=Compression.BEST_SPEED,
-                stop_grace=60,
-                stall_timeout=120,
+            reactor=reactor,
+            coordinators=PanelCoordinators(world, callbacks, reactor, PTERODACTYL, answer_grace),
+            step_logs=StepLogs(database, bus, self.heard, reactor),
+            peers=Peers(reactor, PeerTls()),
+            servers=self.servers,
+            storage=SourceStorage(
+                directory=world.directory,
                 backup_directory=str(self.backup_directory),
                 logs=InstallLogs(str(self.logs), staging, reserve=0),
+                volume=Volume(str(directory), owner, storage_pool, str(self.backup_directory)),
                 disk=pool,
-                removal=Removal(str(directory / "backups"), pool),
-                volume=Volume(
-                    str(directory),
-                    (os.getuid(), os.getgid()),
-                    storage_pool,
-                    str(self.backup_directory),
-                ),
-                packers=pool,
-                slots=DeferredSemaphore(2),
-                bucket=bucket,
-                **means,
-            )
+                compression=Compression.BEST_SPEED,
+            ),
+            uploader=self.uploader,
+            stop_grace=60,
         )
 
     def _note(self, event: Event) -> None:
@@ -267,7 +278,7 @@ class House:
         """Begin; the Deferred fires when it is over, and nothing waits any more."""
         url = f"http://127.0.0.1:{port or self._port.getHost().port}/api/transfers"
         server: Any = self.world
-        self.sender.start(server, TransferOrder(url, "Bearer token", **asked))
+        self.sender.start(server, TransferRequest(url, "Bearer token", **asked))
         return Deferred.fromCoroutine(self._over())
 
     async def _over(self) -> None:
@@ -286,14 +297,19 @@ class House:
         self.store.close()
 
 
-def sending(tmp_path: Path, storage_pool: str = "", **means: Any) -> Iterator[House]:
-    """Yield a house, for a fixture; its volume may be a storage pool.
-
-    `means` are further ones of the sender's.
-    """
+def sending(
+    tmp_path: Path, storage_pool: str = "", answer_grace: float = 0, answer_timeout: float = 0
+) -> Iterator[House]:
+    """Yield a house, for a fixture; its volume may be a storage pool."""
     pool = Workers(reactor, "test", 4)
     pool.start()
-    made = House(tmp_path, pool, storage_pool=storage_pool, **means)
+    made = House(
+        tmp_path,
+        pool,
+        storage_pool=storage_pool,
+        answer_grace=answer_grace,
+        answer_timeout=answer_timeout,
+    )
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
     pool.stop()

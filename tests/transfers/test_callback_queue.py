@@ -16,7 +16,7 @@ from wingsd.errors import StorageError
 from wingsd.panel.errors import PanelRefused, PanelUnreachable, ServerNotAssigned
 from wingsd.statedb import Direction, Outcome, Report, StateDatabase
 from wingsd.statedb.store import Store
-from wingsd.transfers.panel_callbacks import BACKOFF, CallbackQueue
+from wingsd.transfers.panel_callbacks import BACKOFF, CallbackQueue, PendingReport
 
 A, B = "a-server", "b-server"
 YEAR = 365 * 24 * 3600.0
@@ -76,11 +76,11 @@ class House:
         self.store = Store(str(self.directory))
         self.store.open()
         workers: Any = SynchronousWorkers()
-        self.journal = StateDatabase(
+        self.database = StateDatabase(
             self.store, workers, lambda: self.clock.seconds() + self.set_by
         )
         panel: Any = self.panel
-        self.outbox = CallbackQueue(panel, self.journal, self.clock)
+        self.callbacks = CallbackQueue(panel, self.database, self.clock)
 
     def begin(self, *, seconds_ago: float) -> None:
         """Have begun a transfer of A."""
@@ -88,9 +88,9 @@ class House:
         self.store.begin(begun, A, Direction.IN, "RECEIVE")
 
     def tell(self, outcome: Outcome, server: str = A) -> Deferred[bool]:
-        noted = Deferred.fromCoroutine(self.outbox.tell(server, outcome))
-        settled: Any = noted.result
-        return settled  # type: ignore[no-any-return]
+        adding = Deferred.fromCoroutine(self.callbacks.add(server, outcome))
+        pending: Any = adding.result
+        return pending.answer  # type: ignore[no-any-return]
 
     def unsettled(self) -> list[str]:
         return [report.server for report in self.store.unsettled()]
@@ -100,7 +100,7 @@ class House:
 def house(tmp_path: Path) -> Iterator[House]:
     made = House(tmp_path)
     yield made
-    made.outbox.stop()
+    made.callbacks.stop()
     made.store.close()
 
 
@@ -109,7 +109,7 @@ def test_a_report_that_is_heard_is_settled(house: House) -> None:
     assert settled.result is True
     assert house.panel.calls == [("success", A)]
     assert house.unsettled() == []
-    assert house.outbox.success_of(A) is None
+    assert house.callbacks.success_of(A) is None
 
 
 def test_what_is_said_to_be_told_is_settled_in_the_journal(
@@ -125,7 +125,7 @@ def test_what_is_said_to_be_told_is_settled_in_the_journal(
     monkeypatch.setattr(house.store, "settle", settling)
     house.tell(Outcome.SUCCESS)
     assert said == [False]
-    assert f"{A}: the Panel was told of the success" in logged_errors.lines
+    assert f"{A}: the success was reported to the Panel" in logged_errors.lines
 
 
 @pytest.mark.parametrize("fault", [DOWN, refused(401), refused(403), refused(429), refused(422)])
@@ -206,12 +206,12 @@ def test_a_transfer_that_the_panel_denies_is_told_again_in_its_first_minute(
     house.begin(seconds_ago=1)
     house.panel.answers[A] = [*denial, *denial, True]
     settled = house.tell(outcome)
-    assert house.outbox.is_denied(A)
+    assert house.callbacks.is_denied(A)
     house.clock.pump([0.5] * 12)
     assert settled.result is True
     assert [call for call, _ in house.panel.calls].count(outcome.value) == 3
     assert house.unsettled() == []
-    assert not house.outbox.is_denied(A)
+    assert not house.callbacks.is_denied(A)
 
 
 @pytest.mark.parametrize(("outcome", "so"), [(Outcome.FAILURE, True), (Outcome.SUCCESS, False)])
@@ -252,11 +252,11 @@ def test_the_first_minute_goes_on_over_a_restart(
     house.begin(seconds_ago=1)
     house.panel.answers[A] = [False, False, True]
     house.tell(Outcome.FAILURE)
-    house.outbox.stop()
+    house.callbacks.stop()
     house.store.close()
     house.clock.advance(later)
     house.restart()
-    Deferred.fromCoroutine(house.outbox.load())
+    Deferred.fromCoroutine(house.callbacks.load())
     assert (house.unsettled() == [A]) is is_told_again
     house.clock.pump([0.5] * 4)
     assert house.unsettled() == []
@@ -274,11 +274,11 @@ def test_no_clock_that_is_set_makes_the_first_minute_longer(house: House, jump: 
     house.set_by = 0
     house.begin(seconds_ago=1)
     house.tell(Outcome.FAILURE)
-    house.outbox.stop()
+    house.callbacks.stop()
     house.store.close()
     house.set_by = jump
     house.restart()
-    Deferred.fromCoroutine(house.outbox.load())
+    Deferred.fromCoroutine(house.callbacks.load())
     assert house.unsettled() == []
 
 
@@ -298,11 +298,11 @@ def test_a_failure_that_is_denied_is_dropped_for_the_next_transfer(house: House)
     house.begin(seconds_ago=1)
     house.panel.answers[A] = [False] * 9
     denied = house.tell(Outcome.FAILURE)
-    house.outbox.drop(A, denied=True)
+    house.callbacks.drop(A, denied=True)
     assert denied.result is False
     house.panel.answers[A] = [DOWN, True]
     unheard = house.tell(Outcome.FAILURE)
-    house.outbox.drop(A, denied=True)
+    house.callbacks.drop(A, denied=True)
     house.clock.advance(1)
     assert unheard.result is True
 
@@ -311,7 +311,7 @@ def test_a_daemon_that_ends_does_not_wait_for_what_is_denied(house: House) -> No
     house.begin(seconds_ago=1)
     house.panel.answers[A] = [False] * 9
     house.tell(Outcome.FAILURE)
-    drained = Deferred.fromCoroutine(house.outbox.drain(2))
+    drained = Deferred.fromCoroutine(house.callbacks.drain(2))
     assert drained.called
     assert house.unsettled() == [A]
 
@@ -329,13 +329,13 @@ def test_one_servers_reports_are_told_in_order_and_hold_up_no_other(house: House
 def test_what_was_not_heard_is_told_by_the_next_daemon(house: House) -> None:
     house.panel.answers[A] = [DOWN, True]
     settled = house.tell(Outcome.SUCCESS)
-    assert house.outbox.success_of(A) is settled
-    house.outbox.stop()
+    assert house.callbacks.success_of(A) == PendingReport(settled)
+    house.callbacks.stop()
     house.store.close()
     house.restart()
     (report,) = house.store.unsettled()
     assert (report.server, report.outcome, report.attempts) == (A, Outcome.SUCCESS, 1)
-    Deferred.fromCoroutine(house.outbox.load())
+    Deferred.fromCoroutine(house.callbacks.load())
     assert house.unsettled() == []
     assert house.panel.calls == [("success", A), ("success", A)]
     assert house.clock.getDelayedCalls() == []
@@ -347,16 +347,16 @@ def test_a_clock_that_is_set_changes_neither_pauses_nor_order(house: House, jump
     house.tell(Outcome.SUCCESS)
     house.set_by = jump
     house.tell(Outcome.FAILURE)
-    house.journal.prune()
+    house.database.prune()
     house.clock.advance(0.9)
     assert house.panel.calls == [("success", A)]
     house.clock.advance(0.1)
     assert house.panel.calls == [("success", A)] * 2
-    house.outbox.stop()
+    house.callbacks.stop()
     house.store.close()
     house.set_by = 0
     house.restart()
-    Deferred.fromCoroutine(house.outbox.load())
+    Deferred.fromCoroutine(house.callbacks.load())
     house.clock.advance(1)
     assert house.panel.calls[2:] == [("success", A), ("success", A), ("failure", A)]
     assert house.unsettled() == []
@@ -365,7 +365,7 @@ def test_a_clock_that_is_set_changes_neither_pauses_nor_order(house: House, jump
 def test_a_stopped_outbox_tells_nothing_more(house: House) -> None:
     house.panel.answers[A] = [DOWN] * 5
     settled = house.tell(Outcome.SUCCESS)
-    house.outbox.stop()
+    house.callbacks.stop()
     house.clock.advance(1000)
     assert len(house.panel.calls) == 1
     assert not settled.called
@@ -374,7 +374,7 @@ def test_a_stopped_outbox_tells_nothing_more(house: House) -> None:
 def test_an_old_failure_does_not_end_a_new_transfer(house: House) -> None:
     house.panel.answers[A] = [DOWN] * 5
     failure, success = house.tell(Outcome.FAILURE), house.tell(Outcome.SUCCESS)
-    house.outbox.drop(A)
+    house.callbacks.drop(A)
     assert failure.result is False
     assert not success.called
     assert len(house.store.unsettled()) == 1
@@ -388,7 +388,7 @@ def test_a_full_disk_keeps_no_failure_from_being_told(
 
     monkeypatch.setattr(house.store, "add_report", full)
     assert house.tell(Outcome.FAILURE).result is True
-    refused_success = Deferred.fromCoroutine(house.outbox.tell(A, Outcome.SUCCESS))
+    refused_success = Deferred.fromCoroutine(house.callbacks.add(A, Outcome.SUCCESS))
     errors: list[Any] = []
     refused_success.addErrback(errors.append)
     assert errors[0].check(StorageError)

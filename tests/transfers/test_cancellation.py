@@ -25,7 +25,7 @@ async def test_a_failure_comes_out_as_it_is() -> None:
 async def test_a_wait_ends_with_the_reason_and_its_work_is_cancelled() -> None:
     chain, cancelled = CancelScope(), []  # type: CancelScope, list[object]
     waiting: Deferred[None] = Deferred.fromCoroutine(chain.wait(Deferred(cancelled.append)))
-    chain.interrupt(TransferCancelled())
+    chain.cancel(TransferCancelled())
     with pytest.raises(TransferCancelled):
         await waiting
     assert len(cancelled) == 1
@@ -34,7 +34,7 @@ async def test_a_wait_ends_with_the_reason_and_its_work_is_cancelled() -> None:
 @pytest_twisted.ensureDeferred
 async def test_nothing_is_waited_for_after_it() -> None:
     chain, cancelled = CancelScope(), []  # type: CancelScope, list[object]
-    chain.interrupt(TransferCancelled())
+    chain.cancel(TransferCancelled())
     with pytest.raises(TransferCancelled):
         await chain.wait(Deferred(cancelled.append))
     assert len(cancelled) == 1

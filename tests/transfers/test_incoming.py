@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from tests.logs import LoggedErrors
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import DATA, House, Source
+from tests.transfers.receiving import ALONE, DATA, House, Source
 from wingsd.archive import measure
 from wingsd.archive.errors import ArchiveError
 from wingsd.errors import (
@@ -22,12 +22,11 @@ from wingsd.errors import (
 )
 from wingsd.panel.errors import PanelRefused, PanelUnreachable
 from wingsd.statedb import Outcome
-from wingsd.threadio import Feed
 from wingsd.transfers import panel_callbacks as firstminute
 from wingsd.transfers.errors import TransferRevoked, UploadTruncated
-from wingsd.transfers.form.upload_form import Checksums, UploadForm
 from wingsd.transfers.incoming import commit as arrival
 from wingsd.transfers.incoming.transfer import HOLD
+from wingsd.transfers.incoming.uploads import UploadConsumer
 from wingsd.util.retry import Backoff
 
 
@@ -35,7 +34,7 @@ from wingsd.util.retry import Backoff
 async def test_a_good_upload_goes_through_every_step_in_order(house: House) -> None:
     transfer = house.receiver.open(UUID)
     assert list(house.receiver.servers) == [UUID]
-    await transfer.run(Source())
+    await transfer.run(Source(), ALONE)
     assert house.world.calls == ["owns", "server", "create", "success", "sync"]
     assert house.states == ["pending", "processing", "success", "completed"]
     assert house.world.registered == {UUID: ""}
@@ -48,7 +47,7 @@ async def test_a_good_upload_goes_through_every_step_in_order(house: House) -> N
 class Unread(Source):
     """An upload of which not one byte may be taken."""
 
-    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[Checksums]:
+    def deliver(self, consumer: UploadConsumer) -> None:
         raise AssertionError("it is read")
 
 
@@ -77,7 +76,7 @@ async def test_a_variable_that_no_container_can_have_is_refused_before_the_archi
     house.world.variables = {"STARTUP=sh": "x"}
     source = Source()
     with pytest.raises(EnvironmentFailed, match="'STARTUP=sh' cannot be the name"):
-        await house.receiver.open(UUID).run(source)
+        await house.receiver.open(UUID).run(source, ALONE)
     assert house.world.calls == ["owns", "server"]
     assert house.left() == []
 
@@ -86,7 +85,7 @@ async def test_a_variable_that_no_container_can_have_is_refused_before_the_archi
 async def test_the_files_are_in_place_before_the_environment_is_made(house: House) -> None:
     seen = []
     house.world.before["create"] = lambda: seen.append(house.left())
-    await house.receiver.open(UUID).run(Source())
+    await house.receiver.open(UUID).run(Source(), ALONE)
     assert seen == [[UUID]]
     assert (house.data / UUID / "server.properties").exists()
 
@@ -180,7 +179,7 @@ async def test_what_cannot_be_undone_is_logged_and_the_rest_goes_on(
     house.world.before["create"] = stick
     await house.fails(EnvironmentFailed)
     assert house.world.calls[-2:] == ["failure", "remove"]
-    assert [line for line in logged_errors.lines if "not undone" in line and "stuck" in line]
+    assert [line for line in logged_errors.lines if "rollback failed" in line and "stuck" in line]
 
 
 @pytest_twisted.ensureDeferred
@@ -213,7 +212,7 @@ async def test_a_panel_that_cannot_be_told_of_a_failure_changes_nothing(house: H
     # It is told again until it is heard, or the Panel has begun another transfer.
     assert len(house.store.unsettled()) == 1
     house.world.owned = [False]
-    await house.receiver.open(UUID).run(Source())
+    await house.receiver.open(UUID).run(Source(), ALONE)
     assert house.store.unsettled() == []
     assert house.world.calls.count("failure") == 1
 
@@ -225,7 +224,7 @@ async def test_a_panel_that_cannot_be_told_of_a_failure_changes_nothing(house: H
 async def test_it_turns_out_that_the_panel_had_heard_it(house: House) -> None:
     house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
     house.world.owned = [False, True]
-    await house.receiver.open(UUID).run(Source())
+    await house.receiver.open(UUID).run(Source(), ALONE)
     assert house.world.calls == ["owns", "server", "create", "success", "owns", "sync"]
     assert (house.states[-1], house.left()) == ("completed", [UUID])
 
@@ -256,7 +255,7 @@ async def test_the_sender_waits_while_the_panel_may_not_have_committed_the_trans
     house.world.describes_all = True
     house.world.owned = [False] * 100
     transfer = house.receiver.open(UUID)
-    receiving = Deferred.fromCoroutine(transfer.run(Source()))
+    receiving = Deferred.fromCoroutine(transfer.run(Source(), ALONE))
     while house.world.calls.count("success") < 3:
         await house.passes()
     # By now a Panel that does not answer would not be waited for.
@@ -292,7 +291,7 @@ async def test_until_the_panel_has_heard_of_it_it_stays_and_is_held(
     house.world.faults["success"] = error
     transfer = house.receiver.open(UUID)
     # The sender has its answer all the same: the data is safe, and will be told.
-    await transfer.run(Source())
+    await transfer.run(Source(), ALONE)
     assert house.left() == [UUID]
     assert house.world.registered == {UUID: HOLD}
     with pytest.raises(ServerAlreadyExists):
@@ -319,7 +318,7 @@ async def test_a_server_that_turns_out_to_be_unwanted_later_is_kept_apart(
     impatient(monkeypatch)
     house.world.faults["success"] = PanelUnreachable("down", "x")
     transfer = house.receiver.open(UUID)
-    await transfer.run(Source())
+    await transfer.run(Source(), ALONE)
     house.world.owned = [False]
     house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
     await transfer.over

@@ -7,7 +7,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import House, Source, reactor
+from tests.transfers.receiving import ALONE, House, Source, reactor
 from wingsd.errors import (
     Conflict,
     DaemonStopping,
@@ -25,14 +25,14 @@ from wingsd.transfers.steps import ReceiveStep
 
 def give_up_at(house: House, call: str) -> IncomingTransfer:
     transfer = house.receiver.open(UUID)
-    house.world.before[call] = lambda: transfer.give_up(DaemonStopping())
+    house.world.before[call] = lambda: transfer.abort(DaemonStopping())
     return transfer
 
 
 @pytest_twisted.ensureDeferred
 async def test_before_the_archive_nothing_is_received_any_more(house: House) -> None:
     with pytest.raises(DaemonStopping):
-        await give_up_at(house, "server").run(Source())
+        await give_up_at(house, "server").run(Source(), ALONE)
     assert house.world.calls == ["owns", "server", "failure"]
     assert house.left() == []
 
@@ -40,7 +40,7 @@ async def test_before_the_archive_nothing_is_received_any_more(house: House) -> 
 @pytest_twisted.ensureDeferred
 async def test_after_the_verification_it_goes_on(house: House) -> None:
     source = Source()
-    await give_up_at(house, "create").run(source)
+    await give_up_at(house, "create").run(source, ALONE)
     assert house.world.calls[-2:] == ["success", "sync"]
     assert source.stopped == []
 
@@ -50,7 +50,7 @@ async def test_a_receiver_that_stops_waits_and_takes_nothing_new(house: House) -
     transfer = house.receiver.open(UUID)
     stopped: list[Deferred[object]] = []
     house.world.before["create"] = lambda: stopped.append(house.receiver.stop())
-    await transfer.run(Source())
+    await transfer.run(Source(), ALONE)
     await stopped[0]
     with pytest.raises(DaemonStopping):
         house.receiver.open(UUID)
@@ -58,12 +58,12 @@ async def test_a_receiver_that_stops_waits_and_takes_nothing_new(house: House) -
 
 @pytest_twisted.ensureDeferred
 async def test_who_waits_for_a_slot_can_be_given_up(house: House) -> None:
-    slots = house.receiver._means.slots
+    slots = house.slots
     for _ in range(2):
         await slots.acquire()
     transfer = house.receiver.open(UUID)
-    outcome = Deferred.fromCoroutine(transfer.run(Source()))
-    transfer.give_up(DaemonStopping())
+    outcome = Deferred.fromCoroutine(transfer.run(Source(), ALONE))
+    transfer.abort(DaemonStopping())
     with pytest.raises(DaemonStopping):
         await outcome
     assert house.world.calls[-1] == "failure"
@@ -88,7 +88,7 @@ async def test_a_server_that_is_whole_takes_nobodys_place(house: House) -> None:
     transfer = house.receiver.open(UUID)
     made: Deferred[None] = Deferred()
     house.world.before["create"] = lambda: reactor.callLater(0, made.callback, None)
-    outcome = Deferred.fromCoroutine(transfer.run(Source()))
+    outcome = Deferred.fromCoroutine(transfer.run(Source(), ALONE))
     await made
     for server in others:
         house.receiver.open(server)
@@ -102,14 +102,14 @@ async def test_a_server_that_is_whole_takes_nobodys_place(house: House) -> None:
 async def test_an_engine_that_hangs_is_given_up_at_the_very_end(house: House) -> None:
     house.world.waits["create"] = Deferred()
     transfer = house.receiver.open(UUID)
-    outcome = Deferred.fromCoroutine(transfer.run(Source()))
+    outcome = Deferred.fromCoroutine(transfer.run(Source(), ALONE))
     made: Deferred[None] = Deferred()
     # Not at once: the engine answers in a later turn of the reactor, if it does.
     house.world.before["create"] = lambda: reactor.callLater(0, made.callback, None)
     await made
-    transfer.give_up(DaemonStopping())
+    transfer.abort(DaemonStopping())
     assert not outcome.called
-    house.receiver.abandon()
+    house.receiver.abort_all()
     with pytest.raises(DaemonStopping):
         await outcome
     await transfer.over
@@ -142,9 +142,9 @@ async def test_one_that_has_come_is_only_to_be_waited_for(house: House) -> None:
         refused.append(caught.value)
 
     house.world.before["success"] = next_one
-    await house.receiver.open(UUID).run(Source())
+    await house.receiver.open(UUID).run(Source(), ALONE)
     assert refused[0].detail == (
-        "the transfer under way began 0 s ago and is telling the Panel; wait for it to end"
+        "the transfer under way began 0 s ago and is reporting to the Panel; wait for it to end"
     )
 
 
@@ -154,10 +154,10 @@ async def test_the_next_attempt_waits_until_the_last_one_is_tidied_up(house: Hou
     house.world.waits["remove"] = hanging
     house.world.faults["create"] = EnvironmentFailed("no image")
     with pytest.raises(EnvironmentFailed):
-        await house.receiver.open(UUID).run(Source())
+        await house.receiver.open(UUID).run(Source(), ALONE)
     del house.world.faults["create"]
     house.world.owned = [False]
-    second = Deferred.fromCoroutine(house.receiver.open(UUID).run(Source()))
+    second = Deferred.fromCoroutine(house.receiver.open(UUID).run(Source(), ALONE))
     assert house.world.calls.count("owns") == 1
     with pytest.raises(ServerAlreadyExists):
         house.receiver.open(UUID)
@@ -194,7 +194,7 @@ async def test_after_success_may_have_been_told_there_is_no_cancel(house: House)
         refused.append(caught.value)
 
     house.world.before["success"] = cancel
-    await house.receiver.open(UUID).run(Source())
+    await house.receiver.open(UUID).run(Source(), ALONE)
     assert refused[0].message == "Server is not currently being transferred."
     assert house.states[-1] == "completed"
 
@@ -233,19 +233,19 @@ async def test_a_sender_that_goes_before_its_answer_keeps_its_server(house: Hous
 async def test_a_sender_that_goes_once_success_may_be_told_changes_nothing(house: House) -> None:
     source = Source()
     house.world.before["success"] = source.go
-    await house.receiver.open(UUID).run(source)
+    await house.receiver.open(UUID).run(source, ALONE)
     assert (house.states[-1], house.left()) == ("completed", [UUID])
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_console_tells_what_goes_on(house: House) -> None:
-    await house.receiver.open(UUID).run(Source())
+    await house.receiver.open(UUID).run(Source(), ALONE)
     said = [line.partition("[Destination Node]:\x1b[0m ")[2] for line in house.lines]
-    assert said == [step.words for step in ReceiveStep if step is not ReceiveStep.FAILED]
+    assert said == [step.text for step in ReceiveStep if step is not ReceiveStep.FAILED]
 
 
 @pytest_twisted.ensureDeferred
 async def test_new_settings_that_are_not_to_be_had_do_not_undo_it(house: House) -> None:
     house.world.faults["sync"] = PanelUnreachable("down", "x")
-    await house.receiver.open(UUID).run(Source())
+    await house.receiver.open(UUID).run(Source(), ALONE)
     assert (house.states[-1], house.left()) == ("completed", [UUID])

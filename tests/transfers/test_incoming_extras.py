@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 
 from tests.logs import LoggedErrors
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import House, Source, reactor
+from tests.transfers.receiving import ALONE, House, Source, reactor
 from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
@@ -40,7 +40,7 @@ def laden(*, checksum: str = "") -> Source:
 
 @pytest_twisted.ensureDeferred
 async def test_all_that_comes_with_a_server_is_kept_and_told(house: House) -> None:
-    await house.receiver.open(UUID).run(laden())
+    await house.receiver.open(UUID).run(laden(), ALONE)
     assert house.kept() == KEPT
     assert house.world.told == [(ONE.uuid, TWO.uuid)]
     assert house.left() == [UUID]
@@ -51,14 +51,14 @@ async def test_all_that_comes_with_a_server_is_kept_and_told(house: House) -> No
 async def test_only_calagopus_panels_are_told_of_backups(
     house: House, family: str, told: object
 ) -> None:
-    object.__setattr__(house.receiver._means, "family", family)
-    await house.receiver.open(UUID).run(Source())
+    object.__setattr__(house.coordinators, "family", family)
+    await house.receiver.open(UUID).run(Source(), ALONE)
     assert house.world.told == [told]
 
 
 @pytest_twisted.ensureDeferred
 async def test_pelicans_backups_are_not_told(house: House) -> None:
-    await house.receiver.open(UUID).run(Source().bring(ONE, b"one"))
+    await house.receiver.open(UUID).run(Source().bring(ONE, b"one"), ALONE)
     assert (house.world.told, house.kept()) == ([None], {ONE.path(UUID): b"one"})
 
 
@@ -66,7 +66,7 @@ async def test_pelicans_backups_are_not_told(house: House) -> None:
 async def test_they_come_into_place_before_the_environment_and_the_log_last(house: House) -> None:
     seen = []
     house.world.before["create"] = lambda: seen.append(house.kept())
-    await house.receiver.open(UUID).run(laden())
+    await house.receiver.open(UUID).run(laden(), ALONE)
     (then,) = seen
     assert {path for path in then if not path.startswith(".wingsd-")} == {
         ONE.path(UUID),
@@ -127,7 +127,7 @@ async def test_a_log_that_cannot_be_kept_fails_nothing(
     house: House, logged_errors: LoggedErrors
 ) -> None:
     house.logs.write_text("no directory")
-    await house.receiver.open(UUID).run(laden())
+    await house.receiver.open(UUID).run(laden(), ALONE)
     assert house.states[-1] == "completed"
     assert [line for line in logged_errors.lines if "installation log" in line]
 
@@ -189,7 +189,7 @@ async def test_or_keeps_all_of_it_apart(house: House, step: ReceiveStep) -> None
     await resumed(house)
     assert house.world.told == []
     assert (house.left(), house.store.unfinished()) == ([".quarantine"], [])
-    (files,) = house.staging.quarantined()
+    (files,) = [path.name for path in house.staging.quarantine.iterdir()]
     quarantine = house.data.with_name(".volumes.staging") / ".quarantine"
     assert (quarantine / files / "world").read_text() == "whole"
     kept = house.kept()

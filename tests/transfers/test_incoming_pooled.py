@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,10 @@ from twisted.internet.task import deferLater
 from tests.archives import seen
 from tests.logs import LoggedErrors
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import JOURNALED, House, Source, reactor
+from tests.transfers.receiving import ALONE, JOURNALED, Alone, House, Source, reactor
 from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import PELICAN
-from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError, WingsdError
+from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
 from wingsd.panel.errors import PanelRefused
 from wingsd.statedb import Direction, Outcome
 from wingsd.transfers.errors import StreamMismatch, TransferRevoked, UploadTruncated
@@ -51,7 +51,7 @@ def source(data: bytes = b"whatever a Pelican node sends", *, pool: str = "attic
 async def test_nothing_is_copied_and_the_panel_is_told(pooled: House) -> None:
     before = seen(pooled.data / UUID)
     inode = (pooled.data / UUID).stat().st_ino
-    await pooled.receiver.open(UUID).run(source())
+    await pooled.receiver.open(UUID).run(source(), ALONE)
     assert pooled.world.calls == ["owns", "server", "create", "success", "sync"]
     assert (seen(pooled.data / UUID), (pooled.data / UUID).stat().st_ino) == (before, inode)
     assert pooled.left() == [UUID]
@@ -66,7 +66,7 @@ async def test_nothing_is_copied_and_the_panel_is_told(pooled: House) -> None:
 async def test_who_deletes_it_before_the_panel_has_heard_deletes_no_files(pooled: House) -> None:
     telling: Deferred[None] = Deferred()
     pooled.world.waits["success"] = telling
-    running = Deferred.fromCoroutine(pooled.receiver.open(UUID).run(source()))
+    running = Deferred.fromCoroutine(pooled.receiver.open(UUID).run(source(), ALONE))
     while not pooled.world.told:
         await deferLater(reactor, 0.005)
     assert pooled.world.shared == ["Attic"]
@@ -77,7 +77,7 @@ async def test_who_deletes_it_before_the_panel_has_heard_deletes_no_files(pooled
 @pytest_twisted.ensureDeferred
 async def test_backups_and_the_log_come_with_it_all_the_same(pooled: House) -> None:
     laden = source().bring(ONE, b"one").bring(InstallLog(), b"installed")
-    await pooled.receiver.open(UUID).run(laden)
+    await pooled.receiver.open(UUID).run(laden, ALONE)
     assert pooled.kept() == {ONE.path(UUID): b"one", LOG: b"installed"}
 
 
@@ -87,7 +87,7 @@ async def test_a_backup_that_is_there_already_is_the_same_file(pooled: House) ->
     place.parent.mkdir(parents=True)
     place.write_bytes(b"one")
     inode = place.stat().st_ino
-    await pooled.receiver.open(UUID).run(source().bring(ONE, b"one"))
+    await pooled.receiver.open(UUID).run(source().bring(ONE, b"one"), ALONE)
     assert (place.stat().st_ino, pooled.kept()) == (inode, {ONE.path(UUID): b"one"})
 
 
@@ -102,7 +102,7 @@ async def test_a_backup_with_a_wrong_checksum_fails_it(pooled: House) -> None:
 async def test_a_mark_of_the_sender_must_be_on_the_volume(pooled: House) -> None:
     marked = source(b"")
     marked.mark = pooled.volume.mark(UUID)
-    await pooled.receiver.open(UUID).run(marked)
+    await pooled.receiver.open(UUID).run(marked, ALONE)
     assert pooled.states[-1] == "completed"
 
 
@@ -115,17 +115,11 @@ async def test_more_than_the_volume_could_have_is_not_read(
     assert error.message == "the archive is larger than the storage pool that its files are in"
 
 
-class Another:
+class Another(Alone):
     """One more request with the server."""
 
     def gathered(self) -> Deferred[Sequence[IncomingUpload]]:
         return succeed([source()])
-
-    def stop(self, error: WingsdError) -> None:
-        pass
-
-    def when_failed(self, tell: Callable[[WingsdError], object]) -> None:
-        pass
 
 
 @pytest_twisted.ensureDeferred
@@ -165,7 +159,7 @@ async def test_a_pool_that_is_not_ours_is_not_trusted_and_its_server_copied(
     house.volume.pool = ours
     ordinary = Source()
     ordinary.pool = "attic\n"
-    await house.receiver.open(UUID).run(ordinary)
+    await house.receiver.open(UUID).run(ordinary, ALONE)
     assert (house.data / UUID / "server.properties").is_file()
     (line,) = [line for line in logged_errors.lines if "storage pool" in line]
     told = f"this node {ours!r}" if ours else "this node none"
@@ -261,7 +255,7 @@ async def resumed(house: House, step: ReceiveStep, *, told: bool = False) -> Non
         house.world.before["server"] = lambda: telling.callback(None)
         telling: Deferred[None] = Deferred()
         house.world.waits["success"] = telling
-        await house.receiver._means.outbox.load()
+        await house.callbacks.load()
     entries = house.store.unfinished()
     clear_leftovers(entries, house.staging, house.backups)
     (unfinished,) = entries

@@ -19,7 +19,7 @@ from wingsd.errors import BadRequest, Conflict, DaemonStopping, EnvironmentFaile
 from wingsd.panel.errors import PanelUnreachable
 from wingsd.panel.schemas import Build, Configuration, Settings
 from wingsd.transfers.errors import DestinationRefused
-from wingsd.transfers.outgoing.request import TransferOrder
+from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.transfer import MOVED
 
 house = pytest.fixture(sending)
@@ -43,14 +43,14 @@ async def test_a_server_goes_through_every_step_in_order(house: House) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_it_waits_for_its_turn_is_not_counted(house: House) -> None:
-    now, slots = [0.0], house.sender._means.slots
+    now, slots = [0.0], house.uploader.slots
     for _ in range(2):
         await slots.acquire()
     over = house.start()
     while not slots.waiting:
         await deferLater(reactor, 0.005)
     (course,) = house.heard.begun
-    course._clock = lambda: now[0]  # type: ignore[attr-defined]
+    course.seconds = lambda: now[0]  # type: ignore[attr-defined]
     now[0] = 1e9
     slots.release()
     await over
@@ -99,7 +99,7 @@ async def test_a_file_that_grew_beyond_the_disk_limit_is_not_sent(house: House) 
     with (house.tree / "world" / "sparse").open("wb") as file:
         file.truncate(64 << 20)
     await house.start()
-    assert house.said('with "world/sparse", which has 64 MiB (0 MiB on this disk)')
+    assert house.said('with "world/sparse", which takes 64 MiB (0 MiB on this disk)')
     assert house.destination.archives == []
     assert house.world.told.count("failure") == 1
     assert house.world.hold == ""
@@ -204,8 +204,8 @@ async def test_the_level_that_is_asked_for_goes_before_the_nodes_own(
 async def test_a_form_that_nobody_here_knows_is_told_and_the_server_goes(house: House) -> None:
     await house.start(archive_format="itaf_zstd", compression_level="ultra")
     assert house.destination.filenames == [b"archive.tar.gz"]
-    assert house.said("the archive format 'itaf_zstd' is none that this node writes")
-    assert house.said("the compression level 'ultra' is none that this node writes")
+    assert house.said("the archive format 'itaf_zstd' is not one that this node writes")
+    assert house.said("the compression level 'ultra' is not one that this node writes")
     assert house.states[-2:] == ["success", "completed"]
 
 
@@ -249,7 +249,7 @@ async def test_one_server_has_one_transfer(house: House) -> None:
 def test_an_order_without_an_address_is_refused_and_holds_nothing(house: House) -> None:
     server: Any = house.world
     with pytest.raises(BadRequest):
-        house.sender.start(server, TransferOrder("nowhere", "Bearer token"))
+        house.sender.start(server, TransferRequest("nowhere", "Bearer token"))
     assert (house.world.hold, house.states) == ("", [])
 
 

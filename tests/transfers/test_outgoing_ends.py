@@ -107,7 +107,7 @@ async def test_one_that_is_deleted_later_is_done_with(house: House) -> None:
     await house.start()
     await house.sender.release(UUID)
     # Until its files are out of its place, a daemon that dies leaves them to the next.
-    await house.sender._means.disk.run(int)
+    await house.disk.run(int)
     assert len(house.store.unfinished()) == 1
     house.sender.deleted(UUID)
     assert house.store.unfinished() == []

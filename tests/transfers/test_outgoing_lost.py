@@ -11,15 +11,14 @@ from twisted.internet.defer import Deferred
 
 from tests.support.sample_server import UUID
 from tests.transfers.sending import House, answer, reactor, sending, until
-from wingsd.transfers import ownership as verdict
-from wingsd.transfers import panel_callbacks as firstminute
+from wingsd.transfers import coordinator, panel_callbacks
 from wingsd.transfers.outgoing import transfer as outgoing
 from wingsd.util.retry import Backoff
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdict, "GRACE_BACKOFF", Backoff(0.01, 0.01))
+    monkeypatch.setattr(coordinator, "GRACE_BACKOFF", Backoff(0.01, 0.01))
     monkeypatch.setattr(outgoing, "WAITING_EVERY", 0.01)
 
 
@@ -122,7 +121,7 @@ async def test_a_refused_server_is_free_while_its_failure_is_told_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The Panel has not committed the transfer yet, or the destination was the first to tell.
-    monkeypatch.setattr(firstminute, "MINUTE_BACKOFF", Backoff(0.01, 0.01))
+    monkeypatch.setattr(panel_callbacks, "MINUTE_BACKOFF", Backoff(0.01, 0.01))
     house.world.denials = 3
     house.destination.status, house.destination.body = 400, b'{"error": "checksums don\'t match"}'
     await house.start()

@@ -17,7 +17,8 @@ from tests.transfers.sending import BACKUPS, House, answer, keep, reactor, send,
 from wingsd.backups.attachments import Backup
 from wingsd.config import PELICAN
 from wingsd.statedb import Outcome
-from wingsd.transfers.peer.client import PeerClient, PeerTls
+from wingsd.transfers.peer.client import PeerClient
+from wingsd.transfers.peer.tls import PeerTls
 
 POOLED = "symlinks, hard-links, storage-pool, shared-volume"
 
@@ -143,7 +144,7 @@ def move_to(house: House, port: int) -> None:
     """Have the upload go to another port than the question."""
     (transfer,) = house.sender._open.values()
     url = f"http://127.0.0.1:{port}/api/transfers"
-    transfer._destination = PeerClient(url, "Bearer token", reactor, PeerTls())
+    transfer._upload._destination = PeerClient(url, "Bearer token", reactor, PeerTls())
 
 
 @pytest_twisted.ensureDeferred
@@ -243,7 +244,7 @@ async def test_what_has_moved_and_nobody_deletes_stays_where_it_is(house: House)
     await house.start()
     (transfer,) = house.sender._left_behind.values()
     house.world.owned = False
-    await Deferred.fromCoroutine(transfer.look_after())
+    await Deferred.fromCoroutine(transfer.check_left_behind())
     assert house.world.calls[-2:] == ["forget", "store away backups"]
     assert house.store.descriptions() == []
     (entry,) = house.store.transfers()

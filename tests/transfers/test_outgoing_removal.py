@@ -75,7 +75,7 @@ async def test_a_panel_that_does_not_have_it_deleted_is_asked_first(
     await start(laden)
     (transfer,) = laden.sender._left_behind.values()
     laden.world.owned = not moved
-    await Deferred.fromCoroutine(transfer.look_after())
+    await Deferred.fromCoroutine(transfer.check_left_behind())
     assert kept(laden) == sorted(OTHERS if moved else PLACES + OTHERS)
     assert is_over(laden)
 
@@ -115,7 +115,7 @@ async def test_what_has_come_back_meanwhile_is_not_removed(laden: House, later: 
     (transfer,) = laden.sender._left_behind.values()
     laden.world.current, laden.world.owned = "the server that came back", False
     if later:
-        await Deferred.fromCoroutine(transfer.look_after())
+        await Deferred.fromCoroutine(transfer.check_left_behind())
     else:
         await laden.sender.release(UUID)
         laden.sender.deleted(UUID)
@@ -165,13 +165,14 @@ async def test_a_daemon_that_dies_before_they_are_gone_has_not_ended_the_transfe
     laden: House,
 ) -> None:
     dying: Deferred[None] = Deferred()
-    means = laden.sender._means
+    servers = laden.servers
 
     class Dying(Removal):
         async def remove(self, server: str, paths: object) -> None:
             await dying
 
-    laden.sender._means = attrs.evolve(means, removal=Dying(means.removal.directory, means.disk))
+    backups = Dying(servers.backups.directory, laden.disk)
+    laden.sender._servers = attrs.evolve(servers, backups=backups)
     await start(laden)
     await laden.sender.release(UUID)
     laden.sender.deleted(UUID)

@@ -25,9 +25,9 @@ from wingsd.archive.partition import split
 from wingsd.archive.quota import DEFAULT
 from wingsd.backups.attachments import Backup
 from wingsd.errors import StorageError
-from wingsd.transfers.form.upload_form import Checksums, UploadForm
 from wingsd.transfers.outgoing import upload as outgoingstreams
 from wingsd.transfers.outgoing.payload import Payload
+from wingsd.transfers.upload_form import Checksums, UploadForm
 
 JOINING = "symlinks, hard-links, streams"
 FIRST = ""
@@ -105,10 +105,10 @@ class Town(House):
     def use(self, features: str, others: int, slots: int = 8) -> Streams:
         streams = Streams(features, others)
         self._site.resource = streams
-        self.means = attrs.evolve(
-            self.sender._means, slots=DeferredSemaphore(slots), streams=slots - 1
+        self.uploader = attrs.evolve(
+            self.uploader, slots=DeferredSemaphore(slots), max_streams=slots - 1
         )
-        self.sender._means = self.means
+        self.sender._uploader = self.uploader
         return streams
 
 
@@ -149,7 +149,7 @@ async def test_all_of_them_together_are_the_server(
     assert streams.taken[FIRST].count == str(others)
     assert [streams.taken[number].count for number in numbers] == [None] * others
     assert joined(streams, tmp_path / "out") == seen(house.tree, owner=False)
-    assert town(house).means.slots.tokens == 8
+    assert town(house).uploader.slots.tokens == 8
     sizes = [len(taken.archive) for taken in streams.taken.values()]
     assert house.heard.over[0][2] is not None
     assert house.heard.over[0][2] >= sum(sizes)
@@ -198,7 +198,7 @@ async def test_one_that_is_refused_ends_all(house: House, features: str, refused
     assert house.states[-2:] == ["failed", "failure"]
     assert house.world.told.count("failure") == 1
     assert house.world.hold == ""
-    assert town(house).means.slots.tokens == 8
+    assert town(house).uploader.slots.tokens == 8
     if not features and refused != FIRST:
         assert FIRST not in streams.taken
 
@@ -272,7 +272,7 @@ async def test_without_links_no_name_is_sent_twice(house: House) -> None:
 async def test_two_servers_take_turns(house: House) -> None:
     # Whoever sends holds all places that it needs.
     streams = town(house).use(JOINING, 3, slots=4)
-    held: Deferred[Any] = town(house).means.slots.acquire()
+    held: Deferred[Any] = town(house).uploader.slots.acquire()
     over = house.start(streams=3)
     await deferLater(reactor, 0.1)
     assert (streams.taken, house.sender.waiting) == ({}, 1)

@@ -1,14 +1,16 @@
-"""What the Panel makes of a transfer, and what is concluded from its answers."""
+"""Asking the Panel whether a server that was sent whole has moved."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from wingsd.errors import TransferCancelled
 from wingsd.panel.errors import PanelRefused, PanelUnreachable
-from wingsd.transfers.ownership import OwnershipCheck
+from wingsd.transfers.coordinator import PanelSending
 
 DOWN = PanelUnreachable("down", "x")
 
@@ -43,8 +45,35 @@ class ScriptedPanel:
         return await self._answer("failure")
 
 
-def verdict(panel: ScriptedPanel, clock: Clock | None = None, age: float = 0) -> OwnershipCheck:
-    return OwnershipCheck("a-server", panel, clock or Clock(), age)  # type: ignore[arg-type]
+class Reports:
+    """A callback queue that only counts the failures."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    async def add(self, server: str, outcome: object) -> None:
+        self.failures += 1
+
+
+class Sending:
+    """The coordinator of a transfer, asked whether the server has moved."""
+
+    def __init__(
+        self,
+        *answers: object,
+        age: float = 0,
+        grace: float = 0,
+        lost: bool = False,
+    ) -> None:
+        self.clock = Clock()
+        self.panel, self.reports = ScriptedPanel(*answers), Reports()
+        panel: Any = self.panel
+        reports: Any = self.reports
+        self.coordinator = PanelSending("a-server", panel, reports, self.clock, grace, age)
+        self.asking = Deferred.fromCoroutine(self.coordinator.has_moved(lost=lost))
+
+    def cancel(self) -> None:
+        self.coordinator.stop_waiting(TransferCancelled())
 
 
 @pytest.mark.parametrize(
@@ -58,15 +87,13 @@ def verdict(panel: ScriptedPanel, clock: Clock | None = None, age: float = 0) ->
     ],
 )
 @pytest.mark.parametrize("lost", [False, True])
-@pytest_twisted.ensureDeferred
-async def test_the_source_asks_before_it_tells(
+def test_the_source_asks_before_it_reports_a_failure(
     answers: list[object], moved: bool, calls: list[str], lost: bool
 ) -> None:
-    panel = ScriptedPanel(*answers)
-    asked = verdict(panel, age=61)
-    assert await asked.has_moved(lost=lost) is moved
-    assert panel.calls == calls
-    assert not asked.is_denied
+    sending = Sending(*answers, age=61, lost=lost)
+    assert sending.asking.result is moved
+    assert sending.panel.calls == calls
+    assert sending.reports.failures == 0
 
 
 # The transfer's first minute, in which the Panel may not have committed it
@@ -80,100 +107,85 @@ DENIED = [True, False, True]
 def test_a_lost_destination_may_succeed_while_the_panel_denies_the_transfer(
     answers: list[object], moved: bool
 ) -> None:
-    clock = Clock()
-    panel = ScriptedPanel(*DENIED, *DENIED, *answers)
-    asking = Deferred.fromCoroutine(verdict(panel, clock, age=1).has_moved(lost=True))
-    assert not asking.called
-    clock.pump([0.5] * 8)
-    assert asking.result is moved
-    assert panel.answers == []
+    sending = Sending(*DENIED, *DENIED, *answers, age=1, lost=True)
+    assert not sending.asking.called
+    sending.clock.pump([0.5] * 8)
+    assert sending.asking.result is moved
+    assert sending.panel.answers == []
 
 
 def test_after_that_minute_it_stays_where_it_is() -> None:
-    clock = Clock()
-    panel = ScriptedPanel(*DENIED * 30)
-    asking = Deferred.fromCoroutine(verdict(panel, clock, age=10).has_moved(lost=True))
-    clock.pump([0.5] * 99)
-    assert not asking.called
-    clock.pump([0.5] * 2)
-    assert asking.result is False
+    sending = Sending(*DENIED * 30, age=10, lost=True)
+    sending.clock.pump([0.5] * 99)
+    assert not sending.asking.called
+    sending.clock.pump([0.5] * 2)
+    assert sending.asking.result is False
 
 
-@pytest_twisted.ensureDeferred
-async def test_of_a_destination_that_has_failed_only_the_failure_is_to_be_told_again() -> None:
-    asked = verdict(ScriptedPanel(*DENIED))
-    assert await asked.has_moved() is False
-    assert asked.is_denied
+def test_the_failure_of_a_denied_transfer_is_queued_when_the_destination_has_failed() -> None:
+    sending = Sending(*DENIED)
+    assert sending.asking.result is False
+    assert sending.reports.failures == 1
 
 
 def test_a_cancel_ends_the_wait_for_a_transfer_that_the_panel_denies() -> None:
-    clock = Clock()
-    asked = verdict(ScriptedPanel(*DENIED * 2), clock)
-    asking = Deferred.fromCoroutine(asked.has_moved(lost=True))
-    asked.hurry()
-    assert asking.result is False
-    assert asked.is_denied
-    assert clock.getDelayedCalls() == []
+    sending = Sending(*DENIED * 2, lost=True)
+    sending.cancel()
+    assert sending.asking.result is False
+    assert sending.reports.failures == 1
+    assert sending.clock.getDelayedCalls() == []
 
 
 # The grace of a destination whose answer is lost
 
 
-def test_in_the_grace_the_panel_is_asked_every_few_seconds_and_told_nothing() -> None:
-    clock = Clock()
-    panel = ScriptedPanel(*[True] * 1000)
-    asking = Deferred.fromCoroutine(verdict(panel, clock).moves_within(600))
-    clock.pump([1.0] * 599)
-    assert not asking.called
-    assert set(panel.calls) == {"owns"}
-    assert 90 < len(panel.calls) < 200
-    clock.pump([1.0] * 2)
-    assert asking.result is False
+def test_in_the_grace_the_panel_is_asked_every_few_seconds_and_gets_no_report() -> None:
+    sending = Sending(*[True] * 1000, grace=600, lost=True)
+    sending.clock.pump([1.0] * 599)
+    assert not sending.asking.called
+    calls = sending.panel.calls
+    assert set(calls) == {"owns"}
+    assert 90 < len(calls) < 200
+    sending.clock.pump([1.0] * 2)
+    assert sending.asking.result is False
+    assert calls[-2:] == ["owns", "failure"]
 
 
-def test_the_grace_ends_when_the_server_has_moved_whatever_else_the_panel_says() -> None:
-    clock = Clock()
-    panel = ScriptedPanel(True, DOWN, refused(403), False)
-    asking = Deferred.fromCoroutine(verdict(panel, clock).moves_within(600))
-    clock.pump([1.0] * 10)
-    assert asking.result is True
-    assert clock.getDelayedCalls() == []
+def test_the_grace_ends_when_the_server_has_moved_whatever_else_the_panel_answers() -> None:
+    sending = Sending(True, DOWN, refused(403), False, grace=600, lost=True)
+    sending.clock.pump([1.0] * 10)
+    assert sending.asking.result is True
+    assert sending.clock.getDelayedCalls() == []
 
 
 def test_a_cancel_ends_the_grace_at_once() -> None:
-    clock = Clock()
-    asked = verdict(ScriptedPanel(True), clock)
-    asking = Deferred.fromCoroutine(asked.moves_within(600))
-    asked.hurry()
-    assert asking.result is False
-    assert clock.getDelayedCalls() == []
+    sending = Sending(True, True, True, grace=600, lost=True)
+    sending.cancel()
+    assert sending.asking.result is False
+    assert sending.panel.calls == ["owns", "owns", "failure"]
+    assert sending.clock.getDelayedCalls() == []
 
 
-def test_so_it_does_while_the_panel_does_not_answer() -> None:
-    asked = verdict(ScriptedPanel(Deferred()))
-    asking = Deferred.fromCoroutine(asked.moves_within(600))
-    asked.hurry()
-    assert asking.result is False
+def test_a_cancel_ends_the_grace_while_the_panel_does_not_answer() -> None:
+    sending = Sending(Deferred(), True, True, grace=600, lost=True)
+    sending.cancel()
+    assert sending.asking.result is False
 
 
-def test_it_asks_until_the_panel_answers() -> None:
-    clock = Clock()
-    panel = ScriptedPanel(DOWN, True, DOWN, refused(500), False)
-    asking = Deferred.fromCoroutine(verdict(panel, clock).has_moved())
-    clock.pump([1, 2])
-    assert not asking.called
-    clock.advance(4)
-    assert asking.result is True
-    assert panel.calls == ["owns", "owns", "failure", "owns", "owns"]
+def test_the_panel_is_asked_until_it_answers() -> None:
+    sending = Sending(DOWN, True, DOWN, refused(500), False)
+    sending.clock.pump([1, 2])
+    assert not sending.asking.called
+    sending.clock.advance(4)
+    assert sending.asking.result is True
+    assert sending.panel.calls == ["owns", "owns", "failure", "owns", "owns"]
 
 
 def test_a_panel_that_is_down_for_long_is_asked_once_a_minute() -> None:
-    clock = Clock()
-    panel = ScriptedPanel(*[DOWN] * 30)
-    asking = Deferred.fromCoroutine(verdict(panel, clock).has_moved())
-    clock.pump([1, 2, 4, 8, 16, 32])
-    asked = len(panel.calls)
-    clock.pump([1.0] * 600)
-    assert len(panel.calls) - asked == 10
-    asking.addErrback(lambda _: None)
-    asking.cancel()
+    sending = Sending(*[DOWN] * 30)
+    sending.clock.pump([1, 2, 4, 8, 16, 32])
+    asked = len(sending.panel.calls)
+    sending.clock.pump([1.0] * 600)
+    assert len(sending.panel.calls) - asked == 10
+    sending.asking.addErrback(lambda _: None)
+    sending.asking.cancel()

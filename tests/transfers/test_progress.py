@@ -7,9 +7,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import DATA, House, Source
+from tests.transfers.receiving import ALONE, DATA, House, Source
 from wingsd.errors import BadRequest
-from wingsd.transfers.step_log import ProgressMeter
+from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.steps import ReceiveStep
 
 
@@ -33,13 +33,13 @@ async def test_a_transfer_tells_what_it_does_and_how_much_has_come(house: House)
     house.world.waits["create"] = made
     source = Source()
     source.size = len(DATA) + 500
-    running = Deferred.fromCoroutine(house.receiver.open(UUID).run(source))
+    running = Deferred.fromCoroutine(house.receiver.open(UUID).run(source, ALONE))
     while "create" not in house.world.calls:
         await house.passes()
     (now,) = house.receiver.progress
     assert (now.server, now.step) == (UUID, ReceiveStep.ENVIRONMENT)
-    assert now.words == "configuring the environment"
-    assert (now.bytes, now.total, now.by_hand) == (len(DATA), len(DATA) + 500, False)
+    assert now.step_text == "configuring the environment"
+    assert (now.bytes, now.total, now.is_direct) == (len(DATA), len(DATA) + 500, False)
     assert now.rate > 0
     (entry,) = house.store.unfinished()
     assert now.entry == entry.id
@@ -52,7 +52,7 @@ async def test_a_transfer_tells_what_it_does_and_how_much_has_come(house: House)
 async def test_how_it_ended_is_in_the_journal(house: House) -> None:
     house.world.owned = [False, False]
     await house.fails(BadRequest, Source(checksum="0" * 64))
-    await house.receiver.open(UUID).run(Source())
+    await house.receiver.open(UUID).run(Source(), ALONE)
     success, failure = house.store.ended(2)
     assert "checksum-mismatch" in failure.reason
     assert (failure.bytes, failure.files) == (None, None)

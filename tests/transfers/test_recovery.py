@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import JOURNALED, House, Source, reactor
+from tests.transfers.receiving import ALONE, JOURNALED, House, Source, reactor
 from wingsd.errors import EnvironmentFailed, ServerNotFound, StorageError
 from wingsd.panel.errors import PanelRefused
 from wingsd.statedb import Direction, Outcome, Report, TransferRecord
@@ -150,7 +150,7 @@ async def test_what_is_left_of_a_failure_is_removed_by_the_next_daemon(house: Ho
     house.world.waits["remove"] = Deferred()
     transfer = house.receiver.open(UUID)
     with pytest.raises(EnvironmentFailed):
-        await transfer.run(Source())
+        await transfer.run(Source(), ALONE)
     while "remove" not in house.world.calls:
         await deferLater(reactor, 0.005)
     # The daemon ends here, before its engine has removed what may have been made.

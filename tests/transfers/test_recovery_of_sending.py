@@ -1,4 +1,4 @@
-"""What the next daemon makes of a server that was being sent when the last one ended."""
+"""Recovery of outgoing transfers that an earlier daemon left unfinished."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from twisted.internet.task import Clock
 from tests.heard import Heard
 from tests.support import SynchronousWorkers
 from tests.support.sample_server import UUID
+from wingsd.archive import Compression
+from wingsd.config import PTERODACTYL
+from wingsd.errors import ServersNotLoaded
+from wingsd.events import EventBus
 from wingsd.statedb import Direction, Outcome, StateDatabase
 from wingsd.statedb.store import Store
+from wingsd.transfers.coordinator import PanelCoordinators, PanelSending
 from wingsd.transfers.errors import DaemonRestarted
-from wingsd.transfers.ownership import OwnershipCheck
-from wingsd.transfers.recovery import Recovery
+from wingsd.transfers.outgoing.payload import SourceStorage
+from wingsd.transfers.outgoing.transfer import SourceServers
+from wingsd.transfers.recovery import PanelOutcomes, Recovery
+from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.steps import SendStep
 
 
@@ -27,6 +34,7 @@ class World:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.owned = True
+        self.loaded = False
         self.shared, self.marks = "before", 2
         self.restoring: Deferred[None] = succeed(None)
         #: The transfer that brings the server here.
@@ -35,10 +43,13 @@ class World:
         self.inode: int | None = None
 
     def get(self, uuid: str) -> World:
+        if not self.loaded:
+            raise ServersNotLoaded
         return self
 
     def reserve(self, uuid: str, why: str) -> None:
-        self.calls.append("hold")
+        if why:
+            self.calls.append("hold")
 
     def release(self) -> None:
         self.calls.append("let go")
@@ -74,12 +85,13 @@ class World:
     def unmark_backups(self, uuid: str) -> None:
         self.marks -= 1
 
-    async def tell(self, uuid: str, outcome: Outcome) -> None:
+    async def add(self, uuid: str, outcome: Outcome) -> None:
         self.calls.append(outcome.value)
 
-    async def moves_within(self, grace: float, uuid: str, verdict: OwnershipCheck) -> bool:
-        self.calls.append(f"grace of {grace:g} s")
-        return await verdict.moves_within(grace)
+    async def settle(self, uuid: str, coordinator: PanelSending) -> bool:
+        if coordinator.answer_grace:
+            self.calls.append(f"grace of {coordinator.answer_grace:g} s")
+        return await coordinator.has_moved(lost=True)
 
     async def owns(self, uuid: str) -> bool:
         self.calls.append("owns")
@@ -105,24 +117,25 @@ def recover(
     entry = store.begin(1.0, UUID, Direction.OUT, step.name)
     store.set_terms(entry, pool, removals, inode)
     workers: Any = SynchronousWorkers()
+    clock = clock or Clock()
+    database = StateDatabase(store, workers, lambda: 2.0)
     recovery = Recovery(
-        entries=store.unfinished(),
+        store.unfinished(),
         receiver=world,
-        sender=world,
         servers=world,
-        journal=StateDatabase(store, workers, lambda: 2.0),
-        outbox=world,
-        panel=world,
-        attic=world,
-        removal=world,
-        volume=world,
-        disk=workers,
-        by_hand=world,
-        reactor=clock or Clock(),
-        answer_grace=answer_grace,
-        observer=heard,
+        storage=SourceStorage(str, "", world, world, workers, Compression.BEST_SPEED),
+        step_logs=StepLogs(database, EventBus(), heard, clock),
+        panel=PanelOutcomes(
+            PanelCoordinators(world, world, clock, PTERODACTYL, answer_grace),
+            receiver=world,
+            sender=world,
+            servers=SourceServers(world, world, world, world, database),
+            database=database,
+        ),
+        direct=world,
     )
     recovery.begin()
+    world.loaded = True
     recovery.settle()
     return heard
 

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock, deferLater
 from tests.heard import Heard
 from tests.logs import LoggedErrors
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import DATA, House, Source, reactor
+from tests.transfers.receiving import ALONE, DATA, House, Source, reactor
 from wingsd.archive.errors import ArchiveError
 from wingsd.errors import DaemonStopping, ServerAlreadyExists, StorageError, TransferCancelled
 from wingsd.events import EventBus
@@ -40,7 +40,7 @@ class Told:
 
     def __init__(self, steps: Any) -> None:
         self.clock, self.heard, self.journal = Clock(), Heard(), Journal()
-        authority: Any = SimpleNamespace(by_hand=False, words={})
+        authority: Any = SimpleNamespace(is_direct=False, step_texts={})
         database: Any = self.journal
         logs = StepLogs(database, EventBus(), self.heard, self.clock)
         self.course: StepLog[Any] = StepLog(UUID, "Node", steps, logs, authority)
@@ -60,20 +60,20 @@ async def test_each_step_is_told_with_its_time() -> None:
     await told.course.enter(ReceiveStep.RECEIVE)
     told.clock.advance(5000)
     assert (told.course.step, told.course.step_seconds) == ("receive", 5000)
-    told.course.pass_on(ReceiveStep.DONE)
+    told.course.advance(ReceiveStep.DONE)
     assert told.heard.steps == [("admit", 1), ("receive", 5000)]
 
 
 @pytest_twisted.ensureDeferred
 async def test_what_it_waits_for_its_turn_is_not_counted(house: House) -> None:
-    now, slots = [0.0], house.receiver._means.slots
+    now, slots = [0.0], house.slots
     for _ in range(2):
         await slots.acquire()
-    outcome = Deferred.fromCoroutine(house.receiver.open(UUID).run(Source()))
+    outcome = Deferred.fromCoroutine(house.receiver.open(UUID).run(Source(), ALONE))
     while not slots.waiting:
         await deferLater(reactor, 0.005)
     (course,) = house.heard.begun
-    course._clock = lambda: now[0]  # type: ignore[attr-defined]
+    course.seconds = lambda: now[0]  # type: ignore[attr-defined]
     now[0] = 1e9
     slots.release()
     await outcome
@@ -86,7 +86,7 @@ async def test_its_end_is_told_with_what_it_has_moved() -> None:
     await told.begin()
     assert told.heard.begun == [told.course]
     told.course.count = lambda: 77
-    told.course.pass_on(SendStep.DONE)
+    told.course.advance(SendStep.DONE)
     assert told.heard.over == [("out", None, 77)]
 
 
@@ -96,7 +96,7 @@ async def test_so_is_why_it_has_failed() -> None:
     await told.begin()
     told.course.fail(error)
     assert told.heard.over == []
-    await told.course.fall_to(ReceiveStep.FAILED)
+    await told.course.enter_if_open(ReceiveStep.FAILED)
     assert told.heard.over == [("in", error, 0)]
 
 
@@ -105,8 +105,8 @@ async def test_a_server_that_has_moved_after_all_is_no_failure() -> None:
     told = Told(SendStep)
     await told.begin()
     told.course.fail(DestinationDisconnected("the line broke", body_sent=True))
-    told.course.pass_on(SendStep.SETTLE)
-    told.course.pass_on(SendStep.DONE)
+    told.course.advance(SendStep.SETTLE)
+    told.course.advance(SendStep.DONE)
     assert told.heard.over == [("out", None, 0)]
 
 
@@ -116,9 +116,9 @@ def test_nobody_knows_how_long_the_step_of_an_earlier_daemon_took() -> None:
     told.resume(ReceiveStep.SWAP)
     told.clock.advance(2)
     assert told.course.step_seconds == 2
-    told.course.pass_on(ReceiveStep.ENVIRONMENT)
+    told.course.advance(ReceiveStep.ENVIRONMENT)
     told.clock.advance(3)
-    told.course.pass_on(ReceiveStep.DONE)
+    told.course.advance(ReceiveStep.DONE)
     assert told.heard.steps == [("environment", 3)]
     assert told.heard.over == [("in", None, 0)]
 
@@ -137,7 +137,7 @@ async def test_one_that_cannot_be_written_down_has_begun_and_ended() -> None:
     with pytest.raises(StorageError):
         await told.begin()
     told.course.fail(error)
-    await told.course.fall_to(ReceiveStep.FAILED)
+    await told.course.enter_if_open(ReceiveStep.FAILED)
     assert told.heard.over == [("in", error, 0)]
     assert told.heard.steps == [("admit", 0)]
 
@@ -148,7 +148,7 @@ async def test_one_that_cannot_be_written_down_has_begun_and_ended() -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_is_received_is_counted_once(house: House) -> None:
     transfer = house.receiver.open(UUID)
-    await transfer.run(Source())
+    await transfer.run(Source(), ALONE)
     await transfer.over
     assert house.heard.over == [("in", None, len(DATA))]
     assert [step for step, _ in house.heard.steps] == [
@@ -185,16 +185,16 @@ async def test_one_that_the_panel_does_not_know_has_never_begun(house: House) ->
 
 @pytest_twisted.ensureDeferred
 async def test_who_waits_for_a_turn_is_counted(house: House) -> None:
-    slots = house.receiver._means.slots
+    slots = house.slots
     for _ in range(2):
         await slots.acquire()
     transfer = house.receiver.open(UUID)
     assert house.receiver.waiting == 0
-    outcome = Deferred.fromCoroutine(transfer.run(Source()))
+    outcome = Deferred.fromCoroutine(transfer.run(Source(), ALONE))
     while not slots.waiting:
         await deferLater(reactor, 0.005)
     assert house.receiver.waiting == 1
-    transfer.give_up(DaemonStopping())
+    transfer.abort(DaemonStopping())
     with pytest.raises(DaemonStopping):
         await outcome
     assert house.receiver.waiting == 0
@@ -207,9 +207,9 @@ async def test_a_mistake_in_what_comes_with_a_server_leaves_none_under_way(
     def mistaken(_: str) -> None:
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(house.backups, "settle", mistaken)
+    monkeypatch.setattr(house.storage.logs, "publish", mistaken)
     transfer = house.receiver.open(UUID)
-    await transfer.run(Source())
+    await transfer.run(Source(), ALONE)
     await transfer.over
     assert house.heard.over == [("in", None, len(DATA))]
     assert house.world.registered == {UUID: ""}
@@ -224,15 +224,15 @@ async def test_nor_does_one_when_the_panel_may_have_heard(
     error = OSError("a mistake")
 
     def mistaken(server: str) -> None:
-        settle(server)
+        finish(server)
         if house.store.reports():
             raise error
 
-    settle = house.staging.settle
-    monkeypatch.setattr(house.staging, "settle", mistaken)
+    finish = house.staging.finish
+    monkeypatch.setattr(house.staging, "finish", mistaken)
     transfer = house.receiver.open(UUID)
     with pytest.raises(OSError, match="a mistake"):
-        await transfer.run(Source())
+        await transfer.run(Source(), ALONE)
     await transfer.over
     assert house.heard.over == [("in", error, len(DATA))]
     # The next daemon goes on with it.

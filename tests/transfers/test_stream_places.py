@@ -19,8 +19,8 @@ def have_begun(streams: list[Held], count: int) -> bool:
 @pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest_twisted.ensureDeferred
 async def test_with_fewer_places_they_are_read_in_turn(town: Town, slots: int) -> None:
-    town.house.receiver._means.slots.limit = slots
-    town.house.receiver._means.slots.tokens = slots
+    town.house.slots.limit = slots
+    town.house.slots.tokens = slots
     streams = [Held(str(number)) for number in range(4)]
     first = Held("first")
     jobs = [town.first(first, "4")]
@@ -36,12 +36,12 @@ async def test_with_fewer_places_they_are_read_in_turn(town: Town, slots: int) -
     for job in jobs:
         await job
     assert [stream.answer for stream in (first, *streams)] == [None] * 5
-    assert town.house.receiver._means.slots.tokens == slots
+    assert town.house.slots.tokens == slots
 
 
 @pytest_twisted.ensureDeferred
 async def test_all_of_them_are_one_that_waits_for_its_turn(town: Town) -> None:
-    slots = town.house.receiver._means.slots
+    slots = town.house.slots
     held = [slots.acquire() for _ in range(slots.limit)]
     first, other = Stream("first"), Stream("other")
     jobs = [town.first(first, "1"), town.further(other, "0")]

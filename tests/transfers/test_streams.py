@@ -12,7 +12,7 @@ from tests.support.sample_server import UUID, sha256
 from tests.transfers.receiving import reactor
 from tests.transfers.two_nodes import Held, Stream, Town
 from wingsd.backups.attachments import Backup, InstallLog
-from wingsd.errors import BadRequest, ServerAlreadyExists, WingsdError
+from wingsd.errors import BadRequest, StorageError, Unauthorized, WingsdError
 from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, UploadTruncated
 
 BACKUP = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", "calagopus")
@@ -200,7 +200,32 @@ async def test_an_upload_alone_that_comes_twice_goes_on(town: Town) -> None:
     job = town.first(first)
     await town.until(lambda: first.read)
     await town.first(again)
-    assert isinstance(again.answer, ServerAlreadyExists)
+    assert isinstance(again.answer, Unauthorized)
     first.go_on()
     await job
     assert first.answer is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_whose_token_is_used_meanwhile_is_not_read(town: Town) -> None:
+    house, first = town.house, Stream("first")
+    house.world.before["server"] = lambda: house.journal.use_token(
+        town.token.digest, town.token.expires
+    )
+    await town.first(first)
+    assert isinstance(first.answer, Unauthorized)
+    assert not first.read
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_is_not_read_where_the_use_of_its_token_cannot_be_noted(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bool:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(town.house.store, "use_token", full)
+    first = Stream("first")
+    await town.first(first)
+    assert isinstance(first.answer, StorageError)
+    assert not first.read

@@ -99,7 +99,7 @@ async def test_after_the_transfer_none_is_let_in(town: Town) -> None:
 async def test_those_who_wait_are_refused_with_the_first(town: Town) -> None:
     other, first = Stream("other"), Stream("first")
     town.further(other, "0")
-    town.house.receiver._places = 0
+    town.house.receiver._most = 0
     await town.first(first, "1")
     assert isinstance(first.answer, TooManyTransfers)
     assert other.answer is first.answer

@@ -16,9 +16,8 @@ from tests.transfers.receiving import House, Source, reactor
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import StreamsConfig
 from wingsd.errors import WingsdError
-from wingsd.threadio import Feed
-from wingsd.transfers.form.upload_form import Checksums, UploadForm
 from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.incoming.uploads import UploadConsumer
 
 
 def archive(name: str, data: bytes = b"data") -> bytes:
@@ -38,11 +37,9 @@ class Stream(Source):
         self.answers: list[WingsdError | None] = []
         self.read = False
 
-    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[Checksums]:
-        if self.stopped:
-            raise self.stopped[0]
-        self.read = True
-        return super().read_into(form, feed)
+    def deliver(self, consumer: UploadConsumer) -> None:
+        self.read = not self.stopped
+        super().deliver(consumer)
 
     @property
     def answer(self) -> WingsdError | None:
@@ -53,24 +50,11 @@ class Stream(Source):
 class Held(Stream):
     """One whose body does not come before `go_on`; the thread waits for it."""
 
-    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[Checksums]:
-        if self.stopped:
-            raise self.stopped[0]
-        self.read = True
-        self._feed = feed
-        self._coming: Deferred[Checksums] = Deferred()
-        return self._coming
+    def complete(self) -> None:
+        """Send no more for now."""
 
     def go_on(self) -> None:
-        self._feed.write(self.data)
-        self._feed.finish()
-        self._coming.callback(Checksums(self.checksum, {}))
-
-    def stop(self, error: WingsdError) -> None:
-        super().stop(error)
-        if self.read and not self._coming.called:
-            self._feed.fail(error)
-            self._coming.errback(error)
+        super().complete()
 
 
 class Town:
@@ -95,8 +79,7 @@ class Town:
 
         async def come() -> None:
             try:
-                rest = await enter(group)
-                await rest()
+                await (await enter(group)).outcome
             except WingsdError as error:
                 stream.answers.append(error)
             else:

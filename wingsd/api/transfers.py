@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, Public, ServerPath
-from wingsd.api.upload import UploadBody
+from wingsd.api.upload import UploadStream
 from wingsd.auth.tokens import (
     RENEW_DIRECT,
     TokenInvalid,
@@ -34,7 +34,7 @@ from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroup, StreamGroups
 from wingsd.transfers.incoming.uploads import COUNT, NUMBER
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.outgoing.request import TransferOrder
+from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.storage.shared_volume import BACKUPS_MARK, MARK, POOL
 from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
@@ -165,7 +165,7 @@ class TransfersEndpoint(Public):
             self._log_refused(request, error)
             raise
         group = self._streams.of(token)
-        upload = UploadBody(request, group.admit, self._bucket)
+        upload = UploadStream(request, self._bucket)
         result = Deferred.fromCoroutine(self._receive(request, group, upload))
         result.addCallbacks(lambda _: request.answer(HTTPStatus.OK), request.fail)
         return upload
@@ -214,21 +214,21 @@ class TransfersEndpoint(Public):
         return transfer_token(header, config.token, address, scoped=config.is_pelican)
 
     async def _receive(
-        self, request: StreamingRequest, group: StreamGroup, upload: UploadBody
+        self, request: StreamingRequest, group: StreamGroup, upload: UploadStream
     ) -> None:
         number, count = request.header(NUMBER), request.header(COUNT)
         try:
             if number:
-                rest = await group.join(number, count, upload)
+                accepted = await group.join(number, count, upload)
             else:
-                rest = await group.open(count, upload, lambda: self._coordinator(group.token))
+                accepted = await group.open(count, upload, lambda: self._coordinator(group.token))
         except WingsdError as error:
             self._log_refused(request, error)
             raise
-        await rest()
+        await accepted.outcome
 
     def _coordinator(self, token: TransferToken) -> ReceivingCoordinator | None:
-        return self._direct.authority(token) if token.direct else None
+        return self._direct.coordinator(token) if token.direct else None
 
     def _log_refused(self, request: StreamingRequest, error: Exception) -> None:
         self._log.warn(
@@ -330,7 +330,7 @@ class OutgoingEndpoint(Endpoint, ServerPath):
             raise BadRequest(INVALID, "multiplex_streams: expected 0 or a number above it")
         self._sender.start(
             self.game_server,
-            TransferOrder(
+            TransferRequest(
                 url=body.url,
                 token=body.token,
                 archive_format=body.archive_format or "",

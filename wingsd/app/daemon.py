@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.application.service import Service
@@ -27,16 +27,17 @@ from wingsd.metrics import DIRECTIONS, Recorder
 from wingsd.servers import Servers
 from wingsd.statedb import StateDatabase, TransferRecord
 from wingsd.statedb.store import Store
-from wingsd.transfers.formatting import summary
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroups
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.recovery import Recovery, clear_leftovers
-from wingsd.transfers.storage.staging import Quarantine, Staging
+from wingsd.transfers.storage.quarantine import Quarantine
+from wingsd.transfers.storage.staging import Staging
 from wingsd.util.reactor import Reactor
+from wingsd.util.text import readable_size
 
-__all__ = ["Listeners", "Node", "NodeStorage", "NodeTransfers"]
+__all__ = ["Listeners", "Node", "NodeStorage", "NodeTransfers", "summary"]
 
 # Seconds at the daemon's end: until verified transfers are aborted as well, so that reports reach
 # the Panel (the next daemon sends the others); for these reports; for clients to read answers;
@@ -181,7 +182,7 @@ class Node(Service):
         recovery.begin()
         await self._servers.boot()
         recovery.settle()
-        await transfers.direct.hand_over()
+        await transfers.direct.release_to_panel()
         return True
 
     # Operation
@@ -222,7 +223,7 @@ class Node(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        abort = self._reactor.callLater(ABORT_AFTER, self._transfers.receiver.abandon)
+        abort = self._reactor.callLater(ABORT_AFTER, self._transfers.receiver.abort_all)
         limit: Deferred[None] = deferLater(self._reactor, STOP_TIMEOUT)
         # Not cancelled at the limit: what is in progress may continue until the process ends.
         done = Deferred.fromCoroutine(self._shut_down())
@@ -258,3 +259,35 @@ class Node(Service):
         # Answers must be sent before the process ends.
         await listeners.http.drain(DRAIN_TIMEOUT)
         await listeners.metrics.close()
+
+
+def summary(
+    count: int | None,
+    receiving: Sequence[str],
+    sending: Sequence[str],
+    received: int = 0,
+    sent: int = 0,
+) -> str:
+    """Return a line about a node with `count` servers, None while the Panel has not listed them.
+
+    `receiving` and `sending` are the UUIDs of the servers in transfer, `received` and `sent` the
+    bytes so far.
+    """
+    if count is None:
+        servers = "waits for the Panel to tell which servers it has"
+    else:
+        servers = _counted(count)
+    ways = [
+        f"{way} {uuids[0] if len(uuids) == 1 else _counted(len(uuids))}{_so_far(moved)}"
+        for way, uuids, moved in (("receiving", receiving, received), ("sending", sending, sent))
+        if uuids
+    ]
+    return f"{servers}; {', '.join(ways) or 'no transfer under way'}"
+
+
+def _so_far(moved: int) -> str:
+    return f" ({readable_size(moved)} so far)" if moved else ""
+
+
+def _counted(count: int) -> str:
+    return f"{count} server{'' if count == 1 else 's'}"

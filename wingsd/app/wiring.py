@@ -29,7 +29,12 @@ from wingsd.control.transfers import (
     TransferEndpoint,
     TransferList,
 )
-from wingsd.direct_transfers import DirectTransferCollaborators, DirectTransfers
+from wingsd.direct_transfers import (
+    DirectServers,
+    DirectTransfers,
+    IncomingDirectTransfers,
+    OutgoingDirectTransfers,
+)
 from wingsd.docker.runtime import (
     Environment,
     NoEnvironment,
@@ -44,17 +49,24 @@ from wingsd.servers import Servers
 from wingsd.statedb import StateDatabase, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket
-from wingsd.transfers.collaborators import ReceivingCollaborators, SendingCollaborators
-from wingsd.transfers.form.install_log import InstallLogs
+from wingsd.transfers.coordinator import PanelCoordinators
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroups
+from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.outgoing.payload import SourceStorage
+from wingsd.transfers.outgoing.transfer import SourceServers
+from wingsd.transfers.outgoing.upload import Uploader
 from wingsd.transfers.panel_callbacks import CallbackQueue
-from wingsd.transfers.peer.tls import checked
-from wingsd.transfers.recovery import Recovery
+from wingsd.transfers.peer.client import Peers
+from wingsd.transfers.peer.tls import peer_tls
+from wingsd.transfers.recovery import PanelOutcomes, Recovery
 from wingsd.transfers.step_log import StepLogs
+from wingsd.transfers.storage.incoming import IncomingStorage
+from wingsd.transfers.storage.install_log import InstallLogs
+from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.shared_volume import Volume
-from wingsd.transfers.storage.staging import Quarantine, Staging, WriteBack
+from wingsd.transfers.storage.staging import Staging
 from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
 
@@ -87,7 +99,6 @@ class Wiring:
         self.staging = Staging(data, self.owner, durable=transfers.durable, node=name)
         self.backups = ReceivedBackups.configured(config.system, config.uuid)
         self._volume = Volume(data, self.owner, pool, config.system.backup_directory)
-        self._removal = Removal(config.system.backup_directory, self.pools.disk)
         self._logs = InstallLogs.configured(config.system, self.staging)
         self._bus = EventBus()
         self.observer = Recorder()
@@ -101,11 +112,18 @@ class Wiring:
         self._environment = self._make_environment()
         self.servers = self._make_servers()
         self._step_logs = StepLogs(self.journal, self._bus, self.observer, self._reactor)
-        self._trust = checked(transfers.ca_file)
+        self._coordinators = PanelCoordinators(
+            self.panel, self.outbox, reactor, config.family, transfers.answer_grace
+        )
+        self._peers = Peers(reactor, peer_tls(transfers.ca_file))
         self.receiver = self._make_receiver()
         self.streams = StreamGroups(self.receiver, self.journal, transfers.streams, reactor)
+        self._source_storage = self._make_source_storage()
+        self._source_servers = self._make_source_servers()
+        self._source_storage = self._make_source_storage()
+        self._source_servers = self._make_source_servers()
         self.sender = self._make_sender()
-        self.by_hand = self._make_by_hand()
+        self.direct_transfers = self._make_direct_transfers()
         self._engine = self._ask_engine()
         self._http = HttpListener(config.api.ssl, endpoint, self._make_site(), reactor)
         self._control = self._make_control()
@@ -124,7 +142,7 @@ class Wiring:
                 self.receiver,
                 self.sender,
                 self.streams,
-                self.by_hand,
+                self.direct_transfers,
                 self.outbox,
                 self.make_recovery,
             ),
@@ -155,100 +173,104 @@ class Wiring:
 
     def _make_receiver(self) -> IncomingTransfers:
         transfers = self._config.system.transfers
+        storage = IncomingStorage(
+            staging=self.staging,
+            backups=self.backups,
+            logs=self._logs,
+            volume=self._volume,
+            quarantine=self.attic,
+            disk=self.pools.disk,
+            reactor=self._reactor,
+        )
+        extraction = Extraction(
+            workers=self.pools.extractors,
+            slots=DeferredSemaphore(transfers.concurrent),
+            owner=self.owner,
+            limits=ArchiveLimits.configured(transfers),
+            form=transfers.form,
+            reactor=self._reactor,
+        )
         return IncomingTransfers(
-            ReceivingCollaborators(
-                reactor=self._reactor,
-                panel=self.panel,
-                journal=self.journal,
-                outbox=self.outbox,
-                environment=self._environment,
-                servers=self.servers,
-                staging=self.staging,
-                backups=self.backups,
-                logs=self._logs,
-                write_back=WriteBack(
-                    lambda: self.pools.disk.run(self.staging.write_back), self._reactor
-                ),
-                step_logs=self._step_logs,
-                owner=self.owner,
-                family=self._config.family,
-                limits=ArchiveLimits.configured(transfers),
-                attic=self.attic,
-                form=transfers.form,
-                extractors=self.pools.extractors,
-                slots=DeferredSemaphore(transfers.concurrent),
-                disk=self.pools.disk,
-                volume=self._volume,
-            ),
-            places=transfers.concurrent + transfers.waiting,
-            stall_timeout=transfers.stall_timeout,
+            coordinators=self._coordinators,
+            step_logs=self._step_logs,
+            storage=storage,
+            extraction=extraction,
+            environment=self._environment,
+            servers=self.servers,
+            reactor=self._reactor,
+            limits=transfers,
+        )
+
+    def _make_source_storage(self) -> SourceStorage:
+        system = self._config.system
+        return SourceStorage(
+            directory=self.servers.directory,
+            backup_directory=system.backup_directory,
+            logs=self._logs,
+            volume=self._volume,
+            disk=self.pools.disk,
+            compression=Compression(system.backups.compression_level),
+        )
+
+    def _make_source_servers(self) -> SourceServers:
+        return SourceServers(
+            servers=self.servers,
+            environment=self._environment,
+            quarantine=self.attic,
+            backups=Removal(self._config.system.backup_directory, self.pools.disk),
+            database=self.journal,
         )
 
     def _make_sender(self) -> OutgoingTransfers:
-        system = self._config.system
+        transfers = self._config.system.transfers
+        uploader = Uploader(
+            reactor=self._reactor,
+            packers=self.pools.packers,
+            slots=DeferredSemaphore(PACKERS),
+            stall_timeout=transfers.stall_timeout,
+            answer_timeout=transfers.answer_timeout,
+            max_streams=min(transfers.streams.most, PACKERS - 1),
+            bucket=self._bucket(transfers.upload_limit),
+        )
         return OutgoingTransfers(
-            SendingCollaborators(
-                reactor=self._reactor,
-                panel=self.panel,
-                journal=self.journal,
-                outbox=self.outbox,
-                environment=self._environment,
-                servers=self.servers,
-                attic=self.attic,
-                step_logs=self._step_logs,
-                trust=self._trust,
-                compression=Compression(system.backups.compression_level),
-                stop_grace=system.transfers.stop_grace,
-                stall_timeout=system.transfers.stall_timeout,
-                answer_grace=system.transfers.answer_grace,
-                answer_timeout=system.transfers.answer_timeout,
-                backup_directory=system.backup_directory,
-                logs=self._logs,
-                disk=self.pools.disk,
-                removal=self._removal,
-                volume=self._volume,
-                packers=self.pools.packers,
-                slots=DeferredSemaphore(PACKERS),
-                streams=min(system.transfers.streams.most, PACKERS - 1),
-                bucket=self._bucket(system.transfers.upload_limit),
-            )
+            reactor=self._reactor,
+            coordinators=self._coordinators,
+            step_logs=self._step_logs,
+            peers=self._peers,
+            servers=self._source_servers,
+            storage=self._source_storage,
+            uploader=uploader,
+            stop_grace=transfers.stop_grace,
         )
 
-    def _make_by_hand(self) -> DirectTransfers:
+    def _make_direct_transfers(self) -> DirectTransfers:
+        config, database = self._config, self.journal
+        pool = config.system.transfers.storage_pool.name
+        servers = DirectServers(self.servers, database, self._bus, self.pools.disk, pool)
         return DirectTransfers(
-            DirectTransferCollaborators(
-                reactor=self._reactor,
-                config=self._config,
-                servers=self.servers,
-                receiver=self.receiver,
-                sender=self.sender,
-                journal=self.journal,
-                bus=self._bus,
-                trust=self._trust,
-                disk=self.pools.disk,
-                now=time.time,
-                observer=self.observer,
-            )
+            servers,
+            IncomingDirectTransfers(servers, self.receiver, database, config, time.time),
+            OutgoingDirectTransfers(
+                servers, self.servers, self.sender, database, self._peers, self._reactor
+            ),
         )
 
     def make_recovery(self, unfinished: list[TransferRecord]) -> Recovery:
         """Return what resumes the unfinished transfers of an earlier daemon."""
         return Recovery(
-            entries=unfinished,
+            unfinished,
             receiver=self.receiver,
-            sender=self.sender,
             servers=self.servers,
-            journal=self.journal,
-            outbox=self.outbox,
-            panel=self.panel,
-            attic=self.attic,
-            by_hand=self.by_hand,
-            removal=self._removal,
-            volume=self._volume,
-            disk=self.pools.disk,
-            reactor=self._reactor,
-            answer_grace=self._config.system.transfers.answer_grace,
-            observer=self.observer,
+            storage=self._source_storage,
+            step_logs=self._step_logs,
+            panel=PanelOutcomes(
+                self._coordinators,
+                self.receiver,
+                self.sender,
+                self._source_servers,
+                self.journal,
+            ),
+            direct=self.direct_transfers,
         )
 
     # Listeners, and the paths behind them
@@ -258,7 +280,7 @@ class Wiring:
         transfers = config.system.transfers
         sockets = ConsoleSockets(config, self._bus, self.denied, self._reactor)
         bucket = self._bucket(transfers.download_limit)
-        incoming, servers, database = self.by_hand.arrivals, self.servers, self.journal
+        incoming, servers, database = self.direct_transfers.incoming, self.servers, self.journal
         receiver, sender, streams = self.receiver, self.sender, self.streams
         endpoints: list[partial[Any]] = [
             partial(InterfaceEndpoint, config),
@@ -280,7 +302,7 @@ class Wiring:
         )
 
     def _make_control(self) -> ControlListener:
-        config, database, direct = self._config, self.journal, self.by_hand
+        config, database, direct = self._config, self.journal, self.direct_transfers
         receiver, sender, disk = self.receiver, self.sender, self.pools.disk
         started, start = time.time(), self._reactor.seconds()
 
@@ -292,7 +314,7 @@ class Wiring:
 
         staging = self.staging.path
         probes = Probes(config, self.panel, self._engine, disk, staging, self._reactor)
-        activity = Activity(self.servers, receiver, sender, direct.arrivals, self.outbox)
+        activity = Activity(self.servers, receiver, sender, direct.incoming, self.outbox)
         transfers = TransferList(database, receiver, sender, direct, started)
         endpoints: list[partial[Any]] = [
             partial(StatusEndpoint, config, address, uptime, probes, activity),

@@ -20,12 +20,12 @@ __all__ = [
     "LOG_PARTS",
     "SUFFIXES",
     "WINGS",
+    "Attachment",
     "Backup",
     "BackupChecksum",
-    "Extra",
     "InstallLog",
+    "attachment_of",
     "backup_at",
-    "extra_of",
 ]
 
 #: The forms in which the families' nodes keep local backups. Pelican's know only the second.
@@ -72,12 +72,12 @@ class InstallLog:
     """What the server's installation has printed."""
 
 
-Extra = Backup | InstallLog
+Attachment = Backup | InstallLog
 
 
-def extra_of(
+def attachment_of(
     name: str, filename: str = "", content_type: str = ""
-) -> Extra | BackupChecksum | None:
+) -> Attachment | BackupChecksum | None:
     """Return what the part `name` is; None for none of these.
 
     Raises `BadRequest` for a backup that cannot be kept: a success would have the source delete

@@ -19,10 +19,10 @@ import attrs
 from twisted.logger import Logger
 
 from wingsd.backups.attachments import SUFFIXES, Backup, backup_at
-from wingsd.backups.received import sync_directory
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import StorageError
 from wingsd.threadio import Workers
+from wingsd.util.durable import sync_directory
 from wingsd.util.text import disk_advice
 
 __all__ = ["LocalBackup", "Removal", "find_backups", "remove_backup"]

@@ -1,10 +1,10 @@
-"""Backups that come with a server: staged, put into place with it, and taken back with it.
+"""Backups that arrive with a server: staged, put into place with it, and retracted with it.
 
-What is staged stands in a directory of this node's own in `system.backup_directory`, by the same
-path that it is to have there, so that it is on the same filesystem. It is put into place by a hard
-link, which never replaces a file, and stays staged until the transfer is over. So the disk alone
-tells at any moment what is this transfer's own: a file in place that is the same as a staged one.
-A daemon that dies at any step leaves nothing that the next one could not finish or undo.
+A backup is staged in a directory of this node's own in `system.backup_directory`, so that it is on
+the same filesystem. It is put into place by a hard link, which never replaces a file, and stays
+staged until the transfer is over. So the disk alone shows at any moment what this transfer has
+put into place: the files that are the same as staged ones. A daemon that dies at any step leaves
+nothing that the next one could not finish or roll back.
 
 Blocking: run it in a thread.
 """
@@ -15,18 +15,20 @@ import errno
 import filecmp
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from wingsd.archive import ArchiveLimits, remove_tree, require_free_space
 from wingsd.backups.attachments import Backup, backup_at
 from wingsd.config import SystemConfig
 from wingsd.errors import Conflict, StorageError
-from wingsd.util.text import disk_advice
+from wingsd.util.durable import storage_errors, sync_directory
 
-__all__ = ["ReceivedBackups", "sync_directory", "write_file"]
+__all__ = ["QUARANTINE", "ReceivedBackups", "write_file"]
+
+#: The name of a quarantine directory in a staging area.
+QUARANTINE = ".quarantine"
 
 #: Bytes after which the filesystem is asked how much is free.
 _STEP = 8 << 20
@@ -41,35 +43,26 @@ class BackupConflict(Conflict):
 def write_file(path: Path, blocks: Iterable[bytes], *, reserve: int, durable: bool) -> str:
     """Write a new file that only this process's user may read; return its SHA-256 in hexadecimal.
 
-    `reserve` is the bytes that it leaves free. With `durable` its data is on stable storage when
-    this returns; its name is for the directory to tell. Raises `StorageError`, and whatever
+    `reserve` is how many bytes are left free. With `durable` its data is on stable storage when
+    this returns, its name only when the directory is synced. Raises `StorageError`, and whatever
     `blocks` raises; what was written until then stays.
     """
     digest = hashlib.sha256()
     unseen = _STEP
-    try:
-        with open(path, "xb", buffering=0, opener=_private) as file:
-            for block in blocks:
-                unseen += len(block)
-                if reserve and unseen >= _STEP:
-                    unseen = 0
-                    require_free_space(os.fstatvfs(file.fileno()), reserve, path.name, len(block))
-                digest.update(block)
-                _write(file.fileno(), block)
-            if durable:
-                os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {disk_advice(error)}") from error
+    with (
+        storage_errors(f"{path} cannot be written"),
+        open(path, "xb", buffering=0, opener=_private) as file,
+    ):
+        for block in blocks:
+            unseen += len(block)
+            if reserve and unseen >= _STEP:
+                unseen = 0
+                require_free_space(os.fstatvfs(file.fileno()), reserve, path.name, len(block))
+            digest.update(block)
+            _write(file.fileno(), block)
+        if durable:
+            os.fsync(file.fileno())
     return digest.hexdigest()
-
-
-def sync_directory(path: Path) -> None:
-    """Return when the names in a directory are on stable storage. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _private(path: str, flags: int) -> int:
@@ -82,18 +75,17 @@ def _write(descriptor: int, block: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-_QUARANTINE = ".quarantine"
-#: Ends the name of a staged backup that is in place already, from before: only noted.
+#: The suffix of a note in place of a staged backup that was in place before.
 _THERE = ".there"
-#: What file systems without hard links say, by link(2).
+#: Errors of link(2) on filesystems without hard links.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class ReceivedBackups:
-    """Those of one `system.backup_directory`; `node` names this node, as its `system.data` does.
+    """The received backups of one `system.backup_directory`.
 
-    Whoever holds that directory, holds the staged backups as well. `reserve` is the bytes that
-    they leave free. Every method raises `StorageError`.
+    `node` names this node, as its `system.data` does: the lock of that directory also covers the
+    staged backups. `reserve` is how many bytes are left free. Every method raises `StorageError`.
     """
 
     def __init__(self, directory: str, node: str, *, durable: bool, reserve: int) -> None:
@@ -106,13 +98,18 @@ class ReceivedBackups:
 
     @classmethod
     def configured(cls, system: SystemConfig, node: str = "") -> ReceivedBackups:
-        """Return those of a node; `node` is its name, where others have the same `system.data`."""
+        """Return a node's; `node` is its name, where others have the same `system.data`."""
         limits = ArchiveLimits.configured(system.transfers)
         durable = system.transfers.durable
         name = f"{node}:{system.data}" if node else system.data
         return cls(system.backup_directory, name, durable=durable, reserve=limits.reserve)
 
-    # A transfer's way
+    @property
+    def quarantine(self) -> Path:
+        """The directory of backups in quarantine, which need not exist."""
+        return self._root / QUARANTINE
+
+    # Receiving
 
     def store(self, server: str, backup: Backup, blocks: Iterable[bytes]) -> str:
         """Stage a backup; return its SHA-256.
@@ -120,28 +117,28 @@ class ReceivedBackups:
         Raises `Conflict` where another is in its place, and whatever `blocks` raises.
         """
         staged, place = self._paths(server, backup)
-        with self._explained(staged):
+        with _errors(staged):
             self._make_home(server)
             staged.parent.mkdir(parents=True, exist_ok=True)
         found = write_file(staged, blocks, reserve=self._reserve, durable=self._durable)
-        with self._explained(place):
+        with _errors(place):
             if os.path.lexists(place):
                 self._recognize(staged, place)
         return found
 
     def flush(self, server: str) -> None:
-        """Return when everything that is staged is on stable storage."""
+        """Return when all staged backups are on stable storage."""
         directories = {path.parent for path in self._staged(server)}
         if self._durable and directories:
-            with self._explained(self._root / server):
+            with _errors(self._root / server):
                 home = self._root / server
                 for directory in {*directories, home, self._root, self._directory}:
                     sync_directory(directory)
 
     def place(self, server: str) -> list[Backup]:
-        """Put everything that is staged into place; return what came with the server.
+        """Put all staged backups into place; return all that have come with the server.
 
-        What is in place already stays. Raises `Conflict` where another backup has come there.
+        Raises `Conflict` where another backup is in the place of one.
         """
         came = []
         for staged in self._staged(server):
@@ -151,17 +148,13 @@ class ReceivedBackups:
                 self._link(staged, self._paths(server, backup)[1])
         return came
 
-    def settle(self, server: str) -> None:
-        """The transfer is over, and what is in place stays: forget that it was staged."""
-        self.discard(server)
-
-    # What undoes it
+    # Back out of place
 
     def take_back(self, server: str) -> None:
-        """Take out of place what is staged as well, and nothing else."""
+        """Remove from their places the backups that are staged as well, and no others."""
         for staged in self._staged(server):
             place = self._paths(server, self._backup(server, staged))[1]
-            with self._explained(place):
+            with _errors(place):
                 if _is_same(staged, place):
                     place.unlink()
                     self._sync(place.parent)
@@ -170,49 +163,34 @@ class ReceivedBackups:
                             place.parent.rmdir()
 
     def discard(self, server: str) -> None:
-        """Delete what is staged, if anything is, and then the directory of all if it is empty."""
+        """Delete what is staged of the server; what is in place stays.
+
+        The staging directory is removed as well if it is empty.
+        """
         path = self._root / server
-        with self._explained(path):
+        with _errors(path):
             if self._holds(server):
                 remove_tree(str(path))
         self._leave()
 
     def clear(self, keep: Collection[str] = ()) -> list[str]:
-        """Delete what an earlier daemon left staged, but of the servers in `keep`; say whose."""
+        """Delete what an earlier daemon left staged; return of which servers.
+
+        The backups of the servers in `keep` stay.
+        """
         names = self._names(self._root)
-        leftovers = [name for name in names if name not in {_QUARANTINE, *keep}]
+        leftovers = [name for name in names if name not in {QUARANTINE, *keep}]
         for name in leftovers:
             self.discard(name)
         self._leave()
         return leftovers
 
-    # What nobody wanted
-
-    def quarantine(self, server: str) -> str | None:
-        """Take everything out of place, and keep it apart; return where, None without any."""
+    def retract(self, server: str) -> Path | None:
+        """Take all backups out of place; return the directory that has them, None without any."""
         if not self._staged(server):
             return None
         self.take_back(server)
-        room = self._root / _QUARANTINE / f"{server}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-        with self._explained(room):
-            room.parent.mkdir(mode=0o700, exist_ok=True)
-            (self._root / server).rename(room)
-            self._sync(room.parent)
-        return str(room)
-
-    def quarantined(self) -> list[str]:
-        """Return the names of all that was put there."""
-        return self._names(self._root / _QUARANTINE)
-
-    def clear_quarantine(self, names: Iterable[str]) -> list[str]:
-        """Delete what has these names; return the names of what is gone."""
-        here = set(self.quarantined())
-        gone = []
-        for name in here.intersection(names):
-            with suppress(OSError):
-                remove_tree(str(self._root / _QUARANTINE / name))
-                gone.append(name)
-        return gone
+        return self._root / server
 
     # Paths and links
 
@@ -222,11 +200,11 @@ class ReceivedBackups:
             try:
                 (self._root / server).mkdir(exist_ok=True)
             except FileNotFoundError:
-                continue  # Another transfer has just ended, and found it empty.
+                continue  # Another transfer has just removed the empty directory.
             return
 
     def _leave(self) -> None:
-        """Remove the directory of all that is staged, where it is empty."""
+        """Remove the staging directory if it is empty."""
         with suppress(OSError):
             self._root.rmdir()
 
@@ -235,11 +213,11 @@ class ReceivedBackups:
         return self._root / server / path, self._directory / path
 
     def _names(self, directory: Path) -> list[str]:
-        with self._explained(directory):
+        with _errors(directory):
             try:
                 return sorted(os.listdir(directory))
             except (FileNotFoundError, PermissionError):
-                # Where this process may not look, it has put nothing.
+                # A directory that this process may not read has nothing of it.
                 return []
 
     def _holds(self, server: str) -> bool:
@@ -249,7 +227,7 @@ class ReceivedBackups:
         if not self._holds(server):
             return []
         home = self._root / server
-        with self._explained(home):
+        with _errors(home):
             files = [path for path in home.rglob("*") if path.is_file()]
         return sorted(files, key=lambda path: path.name)
 
@@ -257,11 +235,13 @@ class ReceivedBackups:
         path = str(staged.relative_to(self._root / server)).removesuffix(_THERE)
         backup = backup_at(path)
         if backup is None:
-            raise StorageError(f"{staged} is no backup; delete it, and transfer the server again")
+            raise StorageError(
+                f"{staged} is not a backup; delete it, and transfer the server again"
+            )
         return backup
 
     def _recognize(self, staged: Path, place: Path) -> None:
-        """See whether what is in a backup's place is that backup, and then only note it."""
+        """Note that a backup is in place already. Raises `Conflict` if that is another file."""
         if place.is_symlink() or not filecmp.cmp(staged, place, shallow=False):
             raise _another(place)
         note = staged.with_name(f"{staged.name}{_THERE}")
@@ -269,7 +249,7 @@ class ReceivedBackups:
         staged.unlink()
 
     def _link(self, staged: Path, place: Path) -> None:
-        with self._explained(place):
+        with _errors(place):
             if place.parent != self._directory:
                 place.parent.mkdir(mode=0o700, exist_ok=True)
                 self._sync(self._directory)
@@ -292,14 +272,9 @@ class ReceivedBackups:
         if self._durable:
             sync_directory(directory)
 
-    @contextmanager
-    def _explained(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StorageError(
-                f"{path}, of the backups that come with a server: {disk_advice(error)}"
-            ) from error
+
+def _errors(path: Path) -> AbstractContextManager[None]:
+    return storage_errors(f"{path}, of the backups that come with a server")
 
 
 def _is_same(staged: Path, place: Path) -> bool:

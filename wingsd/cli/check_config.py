@@ -17,7 +17,7 @@ from wingsd.cli.client import Exit
 from wingsd.cli.output import json_option, plain, print_json, show
 from wingsd.config import ApiConfig, Config, find, load
 from wingsd.errors import ConfigError
-from wingsd.transfers.peer.tls import checked
+from wingsd.transfers.peer.tls import peer_tls
 from wingsd.util.tls import ServerCertificate
 
 __all__ = ["Finding", "check", "check_certificates", "check_config"]
@@ -31,7 +31,7 @@ def check_certificates(config: Config) -> tuple[list[str], list[str]]:
     errors: list[str] = []
     warnings: list[str] = []
     try:
-        checked(config.system.transfers.ca_file)
+        peer_tls(config.system.transfers.ca_file)
     except ConfigError as error:
         errors.append(str(error))
     ssl = config.api.ssl

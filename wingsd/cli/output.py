@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wingsd.transfers.formatting import readable_size
+from wingsd.util.text import readable_size
 
 __all__ = [
     "console",

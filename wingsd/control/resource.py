@@ -29,11 +29,11 @@ def running(progress: Progress, now: float) -> Json:
         "transfer": progress.entry,
         "server": progress.server,
         "direction": (Direction.IN if is_incoming else Direction.OUT).value,
-        "by_hand": progress.by_hand,
+        "by_hand": progress.is_direct,
         "storage_pool": progress.pool or None,
         "state": progress.step.state.name.lower(),
         "step": progress.step.name.lower(),
-        "doing": progress.words,
+        "doing": progress.step_text,
         "begun": now - progress.seconds,
         "bytes": progress.bytes,
         # The directory may grow after it was measured.

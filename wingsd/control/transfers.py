@@ -96,7 +96,7 @@ class ReceiveEndpoint(ControlEndpoint):
         if not 0 < body.seconds <= MAX_SECONDS:
             raise BadRequest("seconds is out of range", f"expected 1 to {MAX_SECONDS}, a week")
         after = await _last_transfer(self._database, server)
-        invitation = await self._direct.arrivals.expect(
+        invitation = await self._direct.incoming.expect(
             server,
             seconds=body.seconds,
             description=body.settings,
@@ -134,7 +134,7 @@ class SendEndpoint(ControlEndpoint):
         """Start to send a server; its progress is at `/v1/transfers/{uuid}`."""
         server = _uuid(body.server)
         after = await _last_transfer(self._database, server)
-        await self._direct.departures.send(
+        await self._direct.outgoing.send(
             server,
             body.url,
             body.token,
@@ -191,7 +191,7 @@ class TransferList:
 
     def expected(self) -> list[Json]:
         """Return the servers that direct transfers may bring."""
-        expected = self._direct.arrivals.expected
+        expected = self._direct.incoming.expected
         return [{"server": uuid, "expires": until} for uuid, until in expected.items()]
 
     async def past(self, most: int, server: str | None = None) -> list[Json]:

@@ -1,22 +1,44 @@
-"""What a server is, as one node tells another: the JSON that a Panel answers for it.
+"""Descriptions of servers: the JSON that a Panel answers for one, kept where there is no Panel.
 
-Mounts are left out: which directories of a host a server sees is for that node's Panel to say.
+Mounts are left out: only a node's own Panel may give its servers directories of the host.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
-from wingsd.errors import BadRequest, InvalidData
+from wingsd.errors import (
+    BadRequest,
+    InvalidData,
+    ServerAlreadyExists,
+    ServerNotFound,
+    StorageError,
+    WingsdError,
+)
+from wingsd.events import DELETED, Event, EventBus
 from wingsd.panel.schemas import Configuration, configuration_from_panel
+from wingsd.servers import Servers
+from wingsd.statedb import ServerDescription, StateDatabase
+from wingsd.threadio import Workers
 from wingsd.util.text import canonical_uuid
 
-__all__ = ["Description", "describe", "mounts_in", "read", "read_text", "with_addresses"]
+__all__ = [
+    "Description",
+    "DirectServers",
+    "describe",
+    "mounts_in",
+    "read",
+    "read_text",
+    "with_addresses",
+]
 
 #: `{"settings": ..., "process_configuration": ...}`, as from a Panel's `GET /servers/{uuid}`.
 Description = Mapping[str, Any]
@@ -27,22 +49,22 @@ _MAX_PORT = 65535
 def describe(configuration: Configuration) -> Description:
     """Return the description of a server."""
     return {
-        # As they came, where that is known: they may hold more than this node has a use for.
+        # As the Panel sent them, if possible: they may hold more than this node uses.
         "settings": configuration.raw or attrs.asdict(configuration.settings),
         "process_configuration": attrs.asdict(configuration.process),
     }
 
 
 def read(description: object, server: str) -> Configuration:
-    """Return what a description says of the server with the UUID `server`, without its mounts.
+    """Return the configuration in a description of the server with the UUID `server`.
 
-    Raises `BadRequest` with what is wrong, by the paths of the keys.
+    It is without mounts. Raises `BadRequest` with the paths of the invalid keys.
     """
     try:
         configuration = configuration_from_panel(description)
     except InvalidData as error:
         raise BadRequest(
-            "the server's settings make no sense", "; ".join(str(error).split("\n"))
+            "the server's settings are invalid", "; ".join(str(error).split("\n"))
         ) from error
     named = configuration.settings.uuid
     if canonical_uuid(named) != server:
@@ -55,19 +77,19 @@ def read(description: object, server: str) -> Configuration:
 
 
 def mounts_in(description: Description) -> int:
-    """Return how many mounts a description has that `read` has accepted."""
+    """Return the number of mounts in a description that `read` has accepted."""
     return len(configuration_from_panel(description).settings.mounts)
 
 
 def read_text(text: str, server: str) -> Configuration:
-    """Return the same of the JSON in which it was kept."""
+    """Return the configuration in a description that is kept as JSON."""
     return read(json.loads(text), server)
 
 
 def with_addresses(description: Description, addresses: Sequence[str]) -> Description:
     """Return the description with other addresses, `IP:PORT`; the first is the server's own.
 
-    Without any it stays as it is. Raises `BadRequest` for one that is none.
+    Without any it is returned unchanged. Raises `BadRequest` for an invalid one.
     """
     if not addresses:
         return description
@@ -92,7 +114,126 @@ def _address(text: str) -> tuple[str, int]:
         ip, number = "", 0
     if not ip or not 0 < number <= _MAX_PORT:
         raise BadRequest(
-            "that is no address of a server",
+            "the address of the server is invalid",
             f"{text!r}: expected IP:PORT, such as 203.0.113.5:25565 or [2001:db8::5]:25565",
         )
     return ip, number
+
+
+class DirectServers:
+    """The servers of this node that direct transfers have brought, and no Panel knows here.
+
+    Their descriptions are in the state database. `pool` is the node's storage pool, empty without;
+    `disk` are threads for short work.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        servers: Servers,
+        database: StateDatabase,
+        bus: EventBus,
+        disk: Workers,
+        pool: str = "",
+    ) -> None:
+        self.pool = pool
+        self._servers = servers
+        self._database = database
+        self._bus = bus
+        self._disk = disk
+
+    async def find(self, server: str) -> ServerDescription | None:
+        """Return what is recorded of a server, if there is anything. Raises `StorageError`."""
+        rows = await self._database.descriptions()
+        return next((row for row in rows if row.server == server), None)
+
+    def has_files(self, server: str) -> Awaitable[bool]:
+        """Return whether the server's directory exists."""
+        return self._disk.run(os.path.isdir, self._servers.directory(server))
+
+    async def check_absent(self, server: str) -> None:
+        """Raise `ServerAlreadyExists` where a server or files of that name are on this node.
+
+        Without a Panel to say whether the files are a server, they are never moved away.
+        """
+        try:
+            known = self._servers.get(server)
+        except WingsdError:
+            known = None
+        if known is not None and not known.disowned:
+            raise ServerAlreadyExists("this server is already on this node", known.hold)
+        place = self._servers.directory(server)
+        if await self._disk.run(os.path.lexists, place):
+            raise ServerAlreadyExists(
+                "there are files of a server of that name already",
+                f"{place} is in the storage pool {self.pool}: where the other node has that too, "
+                "it is the server itself, which only the Panel can move; if it is only left over, "
+                "move it away"
+                if self.pool
+                else f"see what {place} is, and move it away or delete it",
+            )
+
+    async def add(self, server: str, digest: str, description: Description | None) -> None:
+        """Record a server that is on its way here by the token with that digest.
+
+        Raises `StorageError`.
+        """
+        await self._database.add_description(server, digest, json.dumps(description))
+
+    async def set_arrived(self, server: str) -> None:
+        """Record that the server is here. Raises `StorageError`."""
+        await self._database.mark_arrived(server)
+
+    async def remove(self, server: str) -> None:
+        """Remove the record of a server. An error is logged."""
+        try:
+            await self._database.delete_description(server)
+        except StorageError as error:
+            self._log.error("{server}: {error}", server=server, error=error)
+
+    async def load(self, unfinished: Collection[str]) -> None:
+        """Make the recorded servers known, except those with an `unfinished` transfer.
+
+        Raises `StorageError`.
+        """
+        configurations = []
+        for row in await self._database.descriptions():
+            if row.arrived is None and row.server in unfinished:
+                continue
+            if row.arrived is None or not await self.has_files(row.server):
+                await self._database.delete_description(row.server)
+                continue
+            self.watch(row.server)
+            configurations += self._configuration(row)
+        self._servers.add_moved(configurations)
+
+    def _configuration(self, row: ServerDescription) -> list[Configuration]:
+        """Return the server's configuration, nothing where the Panel has it."""
+        if not row.description:
+            return []
+        try:
+            return [read_text(row.description, row.server)]
+        except (BadRequest, ValueError) as error:
+            self._log.error("{server}: not loaded: {error}", server=row.server, error=error)
+            return []
+
+    async def release_to_panel(self) -> None:
+        """Record which servers the Panel has here by now. Raises `StorageError`."""
+        for row in await self._database.descriptions():
+            try:
+                known = self._servers.get(row.server)
+            except ServerNotFound:
+                continue
+            if row.description and row.arrived is not None and not known.by_hand:
+                await self._database.clear_description(row.server)
+
+    def watch(self, server: str) -> None:
+        """Remove the server's record when it is deleted."""
+
+        def on_event(event: Event) -> None:
+            if event.name == DELETED:
+                unsubscribe()
+                Deferred.fromCoroutine(self.remove(server))
+
+        unsubscribe = self._bus.subscribe(server, on_event)

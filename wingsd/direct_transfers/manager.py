@@ -1,13 +1,14 @@
-"""Both parts of moving servers by hand, as the rest of the node has to do with them."""
+"""All direct transfers of this node, and the servers that they have brought."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
 from twisted.logger import Logger
 
-from wingsd.direct_transfers.collaborators import DirectTransferCollaborators
-from wingsd.direct_transfers.incoming import HandReceiving, IncomingDirectTransfers
+from wingsd.direct_transfers.description import DirectServers
+from wingsd.direct_transfers.incoming import DirectReceiving, IncomingDirectTransfers
 from wingsd.direct_transfers.outgoing import OutgoingDirectTransfers
 from wingsd.errors import StorageError
 from wingsd.statedb import TransferRecord
@@ -15,35 +16,38 @@ from wingsd.statedb import TransferRecord
 __all__ = ["DirectTransfers"]
 
 
+@attrs.frozen
 class DirectTransfers:
-    """Moves by hand to and from this node."""
+    """The direct transfers to and from this node. It is the `DirectRecovery`, too."""
 
-    _log = Logger()
-
-    def __init__(self, means: DirectTransferCollaborators) -> None:
-        self.arrivals = IncomingDirectTransfers(means)
-        self.departures = OutgoingDirectTransfers(means)
+    servers: DirectServers
+    incoming: IncomingDirectTransfers
+    outgoing: OutgoingDirectTransfers
 
     async def load(self, unfinished: Sequence[TransferRecord]) -> None:
-        """Make the servers known that are here by hand. Raises `StorageError`."""
-        await self.arrivals.load({entry.server for entry in unfinished if entry.direct})
+        """Make the servers known that direct transfers have brought. Raises `StorageError`."""
+        await self.servers.load({entry.server for entry in unfinished if entry.direct})
 
-    async def hand_over(self) -> None:
-        """Leave to the Panel what it has here now. What cannot be written down is logged."""
+    async def release_to_panel(self) -> None:
+        """Leave to the Panel the servers that it has here by now. An error is logged."""
         try:
-            await self.arrivals.hand_over()
+            await self.servers.release_to_panel()
         except StorageError as error:
-            self._log.error("{error}", error=error)
+            _log.error("{error}", error=error)
 
-    def receiving(self, server: str) -> HandReceiving:
-        """Return the word for a server that was on its way here when an earlier daemon ended."""
-        return self.arrivals.resume(server)
+    @property
+    def outcomes(self) -> OutgoingDirectTransfers:
+        """What became of outgoing ones that an earlier daemon left unfinished."""
+        return self.outgoing
 
-    def settle(self, entry: TransferRecord) -> None:
-        """Find out what became of a server that an earlier daemon was sending."""
-        self.departures.resume(entry)
+    def receiving(self, server: str) -> DirectReceiving:
+        """Return the coordinator of an incoming one that an earlier daemon left unfinished."""
+        return self.incoming.resumed(server)
 
     def cancel(self, server: str) -> bool:
-        """Expect a server no longer, and do not ask about it; return whether that was so."""
-        expected = self.arrivals.cancel(server)
-        return self.departures.cancel(server) or expected
+        """Stop expecting a server, and asking about it; return whether either was so."""
+        expected = self.incoming.cancel(server)
+        return self.outgoing.cancel(server) or expected
+
+
+_log = Logger()

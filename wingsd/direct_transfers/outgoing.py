@@ -1,21 +1,19 @@
-"""Outgoing direct transfers: sending a server where an operator says."""
+"""Outgoing direct transfers: sending a server to the node that an operator names."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import ClassVar
 from urllib.parse import urlsplit
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.direct_transfers.collaborators import DirectTransferCollaborators
-from wingsd.direct_transfers.description import Description, describe, read
+from wingsd.direct_transfers.description import Description, DirectServers, describe, read
 from wingsd.errors import (
     BadRequest,
     Conflict,
@@ -26,44 +24,40 @@ from wingsd.errors import (
     WingsdError,
 )
 from wingsd.panel.schemas import Configuration, Settings
-from wingsd.servers import Server
-from wingsd.statedb import DirectOrder, Outcome, TransferRecord, TransferResult
+from wingsd.servers import Server, Servers
+from wingsd.statedb import DirectOrder, StateDatabase, TransferRecord
 from wingsd.transfers.cancellation import CancelScope
-from wingsd.transfers.errors import DaemonRestarted, DestinationError, DestinationRefused
-from wingsd.transfers.outgoing.request import TransferOrder
+from wingsd.transfers.coordinator import OWNERSHIP_BACKOFF
+from wingsd.transfers.errors import DestinationError, DestinationRefused
+from wingsd.transfers.outgoing.manager import OutgoingTransfers
+from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.transfer import MOVED
-from wingsd.transfers.ownership import BACKOFF
-from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.recovery import reached
+from wingsd.transfers.peer.client import PeerClient, Peers
 from wingsd.transfers.steps import SendStep
 from wingsd.util.serialization import structure
 
-__all__ = ["HandSending", "OutgoingDirectTransfers"]
+__all__ = ["DirectSending", "OutgoingDirectTransfers"]
 
-#: The least status of an answer that says nothing about what was asked.
-_NO_WORD = 500
+#: The lowest status of an answer that does not decide the question.
+_SERVER_ERROR = 500
 
 
 @attrs.frozen
-class _Word:
-    """What a destination answers when it is asked."""
+class _Conclusion:
+    """The destination's answer to whether a server has moved there."""
 
     moved: bool
 
 
-class HandSending:
-    """The word for one server that goes as `order` says.
+class DirectSending:
+    """The coordinator of an outgoing direct transfer, by `order`, to the node `peer`."""
 
-    Raises `BadRequest` for an address that is none, `DestinationUnreachable` when the certificates
-    to trust cannot be read.
-    """
-
-    by_hand = True
-    deletes = False
-    #: To be asked calls off what a destination has not finished.
-    grace = 0.0
-    words: ClassVar[Mapping[SendStep, str]] = {
-        SendStep.ASK: "telling the destination what the server is",
+    is_direct = True
+    orders_deletion = False
+    #: None: the question itself cancels what the destination has not finished.
+    answer_grace = 0.0
+    step_texts: ClassVar[Mapping[SendStep, str]] = {
+        SendStep.ASK: "sending the server's settings to the destination",
         SendStep.SETTLE: "asking the destination whether it has the server",
     }
     _log = Logger()
@@ -72,82 +66,85 @@ class HandSending:
         self,
         server: str,
         order: DirectOrder,
-        means: DirectTransferCollaborators,
+        peer: PeerClient,
+        database: StateDatabase,
+        servers: Servers,
+        reactor: IReactorTime,
         description: Description | None = None,
     ) -> None:
         self._server = server
         self._order = order
-        self._means = means
+        self._peer = peer
+        self._database = database
+        self._servers = servers
+        self._reactor = reactor
         self._description = description
-        self._peer = PeerClient(
-            f"{order.url}/{server}/by-hand", order.token, means.reactor, means.trust, "after --to"
-        )
         self._asking: CancelScope | None = None
 
     def begin(self) -> None:
-        """Nothing is to be told of an earlier transfer."""
+        """Do nothing: earlier transfers have no reports."""
 
-    async def write_down(self, entry: int) -> None:
-        """Keep where it goes, to ask there after a restart."""
-        await self._means.journal.add_order(entry, self._order)
+    async def save(self, entry: int) -> None:
+        """Record the destination, to ask it after a restart."""
+        await self._database.add_order(entry, self._order)
 
-    async def introduce(self) -> None:
-        """Tell the destination what the server is; it refuses early what it cannot take.
+    async def announce(self) -> None:
+        """Send the description; the destination refuses early what it cannot accept.
 
-        Raises what asking a `PeerClient` does.
+        Raises the errors of `PeerClient.ask`.
         """
         await self._peer.ask("PUT", json.dumps(self._description).encode())
 
-    async def tell_failure(self) -> None:
-        """The destination has seen it, or does when it is asked next."""
+    async def report_failure(self) -> None:
+        """Do nothing: the destination has seen it, or will when it is asked next."""
 
     async def has_moved(self, *, lost: bool = False) -> bool:
-        """Ask the destination until it answers, or `give_up` is called: then it has not.
+        """Ask the destination until it answers, or `stop_waiting` is called: then it has not.
 
-        The question itself calls the transfer off: no server arrives after it was answered.
+        The question itself cancels the transfer: no server arrives after it was answered.
         """
         self._asking = asking = CancelScope()
-        pauses = iter(BACKOFF)
+        pauses = iter(OWNERSHIP_BACKOFF)
         while asking.reason is None:
             pause = next(pauses)
             try:
                 return await asking.wait(Deferred.fromCoroutine(self._ask()))
             except DestinationRefused as error:
-                if error.response_status < _NO_WORD:
+                if error.response_status < _SERVER_ERROR:
                     self._log.warn(
                         "{server}: its destination does not say that it has it: {error}",
                         server=self._server,
                         error=error,
                     )
                     return False
-                self._say_unknown(error, pause)
+                self._log_unknown(error, pause)
             except DestinationError as error:
-                self._say_unknown(error, pause)
+                self._log_unknown(error, pause)
             except WingsdError:
                 break
             try:
-                await asking.wait(deferLater(self._means.reactor, pause))
+                await asking.wait(deferLater(self._reactor, pause))
             except WingsdError:
                 break
         self._log.warn(
-            "{server}: it stays here by the operator's word; see whether {url} has it too, and "
-            "delete one of them",
+            "{server}: it stays here, since the transfer was cancelled; see whether {url} has it "
+            "too, and delete one of them",
             server=self._server,
             url=self._order.url,
         )
         return False
 
-    def give_up(self, reason: WingsdError) -> None:
+    def stop_waiting(self, reason: WingsdError) -> None:
         """Ask no longer whether it has moved."""
         if self._asking is not None:
-            self._asking.interrupt(reason)
+            self._asking.cancel(reason)
 
-    async def part(self, server: Server) -> None:
-        """Delete it here, if that was asked for; else leave its files where they are."""
+    async def clean_up(self, server: Server) -> None:
+        """Delete it here, if that was requested; else leave its files where they are."""
         try:
-            await self._means.journal.delete_description(self._server)
+            await self._database.delete_description(self._server)
             if self._order.remove:
-                await self._means.servers.delete(self._server)
+                await self._servers.delete(self._server)
                 return
         except StorageError as error:
             self._log.error("{server}: {error}", server=self._server, error=error)
@@ -157,18 +154,18 @@ class HandSending:
                 server=self._server,
                 error=error,
             )
-        self._log.info("{server}: its files here stay", server=self._server)
+        self._log.info("{server}: its files here are kept", server=self._server)
 
     async def _ask(self) -> bool:
         answer = await self._peer.ask("DELETE")
         try:
-            return structure(json.loads(answer.body), _Word).moved
+            return structure(json.loads(answer.body), _Conclusion).moved
         except (ValueError, RecursionError) as error:
             raise DestinationRefused(
-                "the destination node's answer makes no sense", str(error), answer.code
+                "the destination node's answer is invalid", str(error), answer.code
             ) from error
 
-    def _say_unknown(self, error: WingsdError, pause: float) -> None:
+    def _log_unknown(self, error: WingsdError, pause: float) -> None:
         self._log.warn(
             "{server}: whether it has moved is not known yet, asking again in {pause:.0f} s: "
             "{error}",
@@ -178,20 +175,32 @@ class HandSending:
         )
 
 
-#: Where a node takes uploads, below its address.
+#: The path of a node's uploads, below its address.
 UPLOADS = "/api/transfers"
-#: Why a server cannot be started that was being sent when the daemon ended.
-HOLD = "the server was being moved when this node ended, and its destination is asked about it"
 
 
 class OutgoingDirectTransfers:
-    """Servers that are moved from this node."""
+    """Direct transfers from this node."""
 
-    _log = Logger()
+    #: Why a server cannot be started that was being sent when the daemon ended.
+    hold = "the server was being moved when this node ended, and its destination is asked about it"
 
-    def __init__(self, means: DirectTransferCollaborators) -> None:
-        self._means = means
-        self._settling: dict[str, HandSending] = {}
+    def __init__(
+        self,
+        direct_servers: DirectServers,
+        servers: Servers,
+        sender: OutgoingTransfers,
+        database: StateDatabase,
+        peers: Peers,
+        reactor: IReactorTime,
+    ) -> None:
+        self._direct_servers = direct_servers
+        self._servers = servers
+        self._sender = sender
+        self._database = database
+        self._peers = peers
+        self._reactor = reactor
+        self._settling: dict[str, DirectSending] = {}
 
     async def send(
         self,
@@ -202,35 +211,49 @@ class OutgoingDirectTransfers:
         description: Description | None = None,
         remove: bool = False,
     ) -> None:
-        """Begin to send a server to the node at `url` by its `token`; the rest is told by events.
+        """Begin to send a server to the node at `url` by its `token`.
 
-        `description` replaces what this node knows of it. When it has moved it stays, or with
-        `remove` it is deleted here. Raises `ServerNotFound` where there is nothing of that name,
-        `Conflict` where that is in a storage pool and may be another node's, `BadRequest`, and
-        what `Sender.start` raises.
+        `description` replaces the one that this node has. When the server has moved its files
+        stay, or with `remove` they are deleted here. Raises `ServerNotFound`, `Conflict` where the
+        server is in a storage pool and may be another node's, `BadRequest`,
+        `DestinationUnreachable` where the certificates to trust cannot be read, and the errors of
+        `OutgoingTransfers.start`.
         """
-        order = DirectOrder(_uploads_at(url), f"Bearer {token}", remove)
+        order = DirectOrder(_upload_url(url), f"Bearer {token}", remove)
         if description is not None:
             read(description, server)
         known = await self._find(server, description)
-        authority = HandSending(
-            server, order, self._means, description or describe(known.configuration)
+        coordinator = self._coordinator(
+            server, order, description or describe(known.configuration)
         )
-        self._means.sender.start(known, TransferOrder(order.url, order.token), authority)
+        self._sender.start(known, TransferRequest(order.url, order.token), coordinator)
+
+    def _coordinator(
+        self, server: str, order: DirectOrder, description: Description | None = None
+    ) -> DirectSending:
+        peer = self._peers.client(f"{order.url}/{server}/by-hand", order.token, "after --to")
+        return DirectSending(
+            server,
+            order,
+            peer,
+            self._database,
+            self._servers,
+            self._reactor,
+            description,
+        )
 
     async def _find(self, server: str, description: Description | None) -> Server:
-        servers = self._means.servers
         try:
-            return servers.get(server)
+            return self._servers.get(server)
         except (ServersNotLoaded, ServerNotFound) as error:
-            if not await self._means.disk.run(os.path.isdir, servers.directory(server)):
+            if not await self._direct_servers.has_files(server):
                 raise
             why = (
-                "its Panel has not told it"
+                "its Panel has not listed its servers yet"
                 if isinstance(error, ServersNotLoaded)
                 else "its Panel does not have it here"
             )
-            if pool := self._means.config.system.transfers.storage_pool.name:
+            if pool := self._direct_servers.pool:
                 raise Conflict(
                     "the server may be another node's",
                     f"{why}, and its files are in the storage pool {pool}; send it from the node "
@@ -241,72 +264,51 @@ class OutgoingDirectTransfers:
                     "this node has the server's files, and does not know what it is",
                     f"{why}; give the server's settings with --settings FILE",
                 ) from error
-        return servers.get_or_add(read(description, server))
-
-    def cancel(self, server: str) -> bool:
-        """Ask no longer what became of a server sent before a restart; return whether it was."""
-        settling = self._settling.get(server)
-        if settling is None:
-            return False
-        settling.give_up(TransferCancelled())
-        return True
+        return self._servers.get_or_add(read(description, server))
 
     # After a restart
 
-    def resume(self, entry: TransferRecord) -> None:
-        """Find out what became of a server that an earlier daemon was sending."""
+    def cancel(self, server: str) -> bool:
+        """Ask no longer whether a server has moved that an earlier daemon was sending.
+
+        Return whether that was being asked.
+        """
+        settling = self._settling.get(server)
+        if settling is None:
+            return False
+        settling.stop_waiting(TransferCancelled())
+        return True
+
+    async def has_moved(self, entry: TransferRecord) -> bool:
+        """Ask the destination whether a server has moved that an earlier daemon was sending."""
+        order = await self._database.order(entry.id)
+        if order is None:
+            return False
+        coordinator = self._settling[entry.server] = self._coordinator(entry.server, order)
         try:
-            self._means.servers.get(entry.server).hold = HOLD
-        except WingsdError:
-            self._means.servers.reserve(entry.server, HOLD)
-        settling = Deferred.fromCoroutine(self._settle(entry))
-        settling.addErrback(
-            lambda failure: self._log.failure(
-                "{server}: its move stays unsettled", failure, server=entry.server
-            )
-        )
+            return await coordinator.has_moved()
+        finally:
+            del self._settling[entry.server]
 
-    async def _settle(self, entry: TransferRecord) -> None:
-        uuid, moved = entry.server, False
-        order = await self._means.journal.order(entry.id)
-        # A step is written down before it is taken: of SEND nobody knows how far it came.
-        if order is not None and reached(entry, SendStep.SEND):
-            sending = self._settling[uuid] = HandSending(uuid, order, self._means)
-            moved = await sending.has_moved()
-            if moved:
-                await self._part(sending, uuid)
-            del self._settling[uuid]
-        if not moved:
-            await self._stays(entry)
-        way = entry.direction.value
-        self._means.observer.transfer_over(way, None if moved else DaemonRestarted())
-        outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
-        account = (
-            TransferResult() if moved else TransferResult("this node was restarted meanwhile")
-        )
-        await self._means.journal.end(entry.id, outcome, account)
+    async def report_failure(self, entry: TransferRecord) -> None:
+        """Do nothing: the destination has seen it, or will when it is asked next."""
 
-    async def _part(self, sending: HandSending, uuid: str) -> None:
-        # Known or not: what is here can be deleted without its settings.
-        server = self._means.servers.get_or_add(Configuration(Settings(uuid)))
+    async def clean_up(self, entry: TransferRecord) -> None:
+        """Delete or keep a server that has moved, as it was ordered."""
+        order = await self._database.order(entry.id)
+        if order is None:
+            return
+        # A server that is not known, too, can be deleted: that needs no settings.
+        server = self._servers.get_or_add(Configuration(Settings(entry.server)))
         server.disown(MOVED)
-        await sending.part(server)
-
-    async def _stays(self, entry: TransferRecord) -> None:
-        self._log.info("{server}: its move failed, it is still here", server=entry.server)
-        self._means.servers.reserve(entry.server, "")
-        with suppress(ServersNotLoaded, ServerNotFound):
-            server = self._means.servers.get(entry.server)
-            server.release()
-            if reached(entry, SendStep.RETIRE):
-                await server.restore_environment()
+        await self._coordinator(entry.server, order).clean_up(server)
 
 
-def _uploads_at(url: str) -> str:
-    """Return where the node at an address takes uploads; it may be named already."""
+def _upload_url(url: str) -> str:
+    """Return where the node at an address takes uploads; the path may be in it already."""
     address = url.rstrip("/")
     try:
         path = urlsplit(address).path
     except ValueError:
-        return url  # which is told by whoever sends there
+        return url  # The client that is made with it raises the error.
     return address if path else f"{address}{UPLOADS}"

@@ -1,1 +1,1 @@
-"""Transfers: moving whole servers between nodes, in each direction as one chain of steps."""
+"""Transfers: moving whole servers between nodes, in each direction as a sequence of steps."""

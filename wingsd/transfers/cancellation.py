@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from wingsd.errors import DaemonStopping, WingsdError
@@ -17,15 +18,15 @@ T = TypeVar("T")
 
 
 class CancelScope:
-    """What a chain waits by, so that `interrupt` ends it there, or at its next wait."""
+    """Cancels a coroutine where it waits, or at its next wait; see `trio.CancelScope`."""
 
     def __init__(self) -> None:
         self.reason: WingsdError | None = None
-        #: Whether it waits for its turn, while others are at work.
+        #: Whether it waits for a slot.
         self.is_waiting = False
         self._waiting: Deferred[Any] | None = None
 
-    def interrupt(self, reason: WingsdError) -> None:
+    def cancel(self, reason: WingsdError) -> None:
         """Have `wait` and `check` raise `reason` from now on."""
         self.reason = reason
         if self._waiting is not None:
@@ -37,7 +38,7 @@ class CancelScope:
             raise self.reason
 
     async def wait(self, waiting: Deferred[T]) -> T:
-        """Wait, but no longer than until the interruption; what is waited for is cancelled."""
+        """Wait, but no longer than until `cancel`, which also cancels what is waited for."""
         self._waiting = waiting
         if self.reason is not None:
             waiting.cancel()
@@ -53,16 +54,16 @@ def when_fired(deferred: Deferred[T]) -> Deferred[None]:
     """Return a Deferred of its own that fires after `deferred` does, which keeps its result."""
     fired: Deferred[None] = Deferred()
 
-    def tell(result: T) -> T:
+    def fire(result: T) -> T:
         fired.callback(None)
         return result
 
-    deferred.addCallback(tell)
+    deferred.addCallback(fire)
     return fired
 
 
-async def fires_within(waiting: Deferred[Any], seconds: float, reactor: Any) -> bool:
-    """Return whether it fires so soon; it goes on in any case, and keeps its result."""
+async def fires_within(waiting: Deferred[Any], seconds: float, reactor: IReactorTime) -> bool:
+    """Return whether it fires so soon; it continues in any case, and keeps its result."""
     limit: Deferred[None] = deferLater(reactor, seconds)
     fired = when_fired(waiting)
     await DeferredList([fired, limit], fireOnOneCallback=True, consumeErrors=True)
@@ -73,27 +74,27 @@ async def fires_within(waiting: Deferred[Any], seconds: float, reactor: Any) -> 
 
 @asynccontextmanager
 async def slots_held(
-    slots: DeferredSemaphore, count: int, chain: CancelScope
+    slots: DeferredSemaphore, count: int, scope: CancelScope
 ) -> AsyncIterator[int]:
     """Hold `count` of the slots, or all there are; yield how many.
 
-    They are asked for at once, and given in turn: of two transfers that need several never does
-    each hold what the other waits for. Raises the reason when `chain` is interrupted meanwhile.
+    They are asked for at once, and given in turn, so that two transfers that need several cannot
+    each hold what the other waits for. Raises the reason when `scope` is cancelled meanwhile.
     """
     wanted = min(count, slots.limit)
     asked = [slots.acquire() for _ in range(wanted)]
-    chain.is_waiting = True
+    scope.is_waiting = True
     try:
-        await chain.wait(DeferredList(asked, consumeErrors=True))
-        chain.check()
-        chain.is_waiting = False
+        await scope.wait(DeferredList(asked, consumeErrors=True))
+        scope.check()
+        scope.is_waiting = False
         yield wanted
     finally:
-        chain.is_waiting = False
+        scope.is_waiting = False
         for each in asked:
-            each.addCallback(_give_back)
+            each.addCallback(_release)
 
 
-def _give_back(slots: DeferredSemaphore | None) -> None:
+def _release(slots: DeferredSemaphore | None) -> None:
     if slots is not None:  # It was cancelled before its turn.
         slots.release()

@@ -1,138 +1,170 @@
-"""Whose word counts in a transfer: who knows the server, and is told what becomes of it.
+"""Coordinators of transfers: who says what a server is and where it belongs.
 
-That is the Panel; `wingsd.direct_transfers` has the others, for servers moved without it.
+Usually that is the Panel; `wingsd.direct_transfers` has the coordinators of transfers without one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from wingsd.backups.attachments import Backup
+from wingsd.config import CALAGOPUS
 from wingsd.errors import ServerAlreadyExists, WingsdError
 from wingsd.panel.client import Panel
-from wingsd.panel.errors import ServerNotAssigned
+from wingsd.panel.errors import PanelError, ServerNotAssigned
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
 from wingsd.statedb import Outcome
-from wingsd.transfers.ownership import OwnershipCheck
-from wingsd.transfers.panel_callbacks import CallbackQueue, FirstMinute
+from wingsd.transfers.errors import TransferNotCommitted
+from wingsd.transfers.panel_callbacks import CallbackQueue, FirstMinute, PendingReport
 from wingsd.transfers.steps import ReceiveStep, SendStep
+from wingsd.util.retry import Backoff
 
-__all__ = ["PanelReceiving", "PanelSending", "ReceivingCoordinator", "SendingCoordinator"]
+__all__ = [
+    "OWNERSHIP_BACKOFF",
+    "PanelCoordinators",
+    "PanelReceiving",
+    "PanelSending",
+    "ReceivingCoordinator",
+    "SendingCoordinator",
+]
+
+T = TypeVar("T")
+
+#: Seconds between two questions to a Panel, or a destination, that does not answer.
+OWNERSHIP_BACKOFF = Backoff(1.0, 60.0)
+#: Seconds between two questions while the destination may still be at work.
+GRACE_BACKOFF = Backoff(0.5, 5.0, factor=1.5, jitter=True)
 
 
 class ReceivingCoordinator(Protocol):
-    """Whose word counts for one server that comes."""
+    """The coordinator of one incoming transfer."""
 
     @property
-    def by_hand(self) -> bool:
-        """Whether people move it, and no Panel is asked."""
+    def is_direct(self) -> bool:
+        """Whether it is a direct transfer, without a Panel."""
 
     @property
-    def words(self) -> Mapping[ReceiveStep, str]:
-        """What is done in steps whose usual words do not fit."""
+    def step_texts(self) -> Mapping[ReceiveStep, str]:
+        """Texts of steps that differ from the usual ones."""
 
     async def admit(self) -> Configuration:
-        """Return what the server is. Raises `ServerAlreadyExists`, and why it may not come."""
+        """Return the configuration. Raises `ServerAlreadyExists`, or why it is refused."""
 
     def begin(self) -> None:
-        """The transfer begins."""
+        """Called when the transfer begins."""
 
-    async def write_down(self) -> None:
-        """Write down what a daemon that dies must not forget. Raises `StorageError`."""
+    async def save(self) -> None:
+        """Save what a later daemon needs to go on. Raises `StorageError`."""
 
-    async def ask_again(self) -> tuple[bool, Configuration]:
-        """Return, after a restart, whether it has moved here, and what it is.
+    async def recheck(self) -> tuple[bool, Configuration]:
+        """Return, after a restart, whether the server has moved here, and its configuration.
 
-        Raises `PanelError` when that cannot be told yet, and `ServerNotFound`.
+        Raises `PanelError` when that is not known yet, and `ServerNotFound`.
         """
 
-    async def tell_success(self, backups: Sequence[str] | None) -> Deferred[bool]:
-        """Have it told, for certain, that the server is here; return whether it is wanted.
+    @property
+    def is_denied(self) -> bool:
+        """Whether the last answer to a report was that there is no such transfer."""
 
-        `backups` are the UUIDs of those that came with it, None where nobody asks.
-        Raises `StorageError` where that is not certain, and nothing is told.
+    @property
+    def is_success_queued(self) -> bool:
+        """Whether an earlier daemon has queued the success, and it is not answered yet."""
+
+    async def report_success(self, backups: Sequence[Backup]) -> PendingReport:
+        """Record that the server is here, durably, and report it.
+
+        `backups` have come with it. Raises `StorageError` where it cannot be recorded: nothing is
+        reported then.
         """
 
-    async def tell_failure(self) -> None:
-        """Have it told that the server stays where it was."""
+    async def report_failure(self) -> None:
+        """Report that the server stays at its source."""
 
-    async def welcome(self, server: Server) -> None:
-        """The success was told, and the server is this node's."""
+    async def complete(self, server: Server) -> None:
+        """Called when the success was accepted, and the server is this node's."""
 
 
 class SendingCoordinator(Protocol):
-    """Whose word counts for one server that goes."""
+    """The coordinator of one outgoing transfer."""
 
     @property
-    def by_hand(self) -> bool:
-        """Whether people move it, and no Panel is asked."""
+    def is_direct(self) -> bool:
+        """Whether it is a direct transfer, without a Panel."""
 
     @property
-    def deletes(self) -> bool:
-        """Whether it orders the deletion of a server that has moved, which is its word for that.
-
-        Otherwise `part` does what is to be done with it.
-        """
+    def orders_deletion(self) -> bool:
+        """Whether a server that has moved is deleted by its order; else `clean_up` is called."""
 
     @property
-    def grace(self) -> float:
-        """The seconds for which a destination whose answer is lost may go on with its work."""
+    def answer_grace(self) -> float:
+        """Seconds for which a destination whose answer was lost may still be at work."""
 
     @property
-    def words(self) -> Mapping[SendStep, str]:
-        """What is done in steps whose usual words do not fit."""
+    def step_texts(self) -> Mapping[SendStep, str]:
+        """Texts of steps that differ from the usual ones."""
 
     def begin(self) -> None:
-        """The transfer begins."""
+        """Called when the transfer begins."""
 
-    async def write_down(self, entry: int) -> None:
-        """Write down what a daemon that dies must not forget; in the journal it is `entry`.
+    async def save(self, entry: int) -> None:
+        """Save what a later daemon needs, for the transfer `entry` of the state database.
 
         Raises `StorageError`.
         """
 
-    async def introduce(self) -> None:
-        """Tell the destination of the server, where it does not learn of it otherwise."""
+    async def announce(self) -> None:
+        """Send the server's description to the destination, if it does not get it otherwise."""
 
-    async def tell_failure(self) -> None:
-        """Have it told that the server stays here."""
+    async def report_failure(self) -> None:
+        """Report that the server stays here."""
 
     async def has_moved(self, *, lost: bool = False) -> bool:
-        """Return what became of a server that was sent whole; ask until that is known.
+        """Return whether a server that was sent whole has moved; ask until that is known.
 
-        Of a destination that is `lost` it is not known whether it goes on.
+        With `lost` the connection to the destination was lost, and it may still be at work.
         """
 
-    def give_up(self, reason: WingsdError) -> None:
-        """Ask no longer, where somebody may decide that."""
+    def stop_waiting(self, reason: WingsdError) -> None:
+        """Have `has_moved` return as soon as possible."""
 
-    async def part(self, server: Server) -> None:
-        """Do with a server that has moved what is to be done here."""
+    async def clean_up(self, server: Server) -> None:
+        """Delete or keep a server that has moved."""
 
 
 class PanelReceiving:
-    """The Panel's word for a server that comes."""
+    """The Panel as the coordinator of an incoming transfer."""
 
-    by_hand = False
-    words: ClassVar[Mapping[ReceiveStep, str]] = {}
+    is_direct = False
+    step_texts: ClassVar[Mapping[ReceiveStep, str]] = {}
     _log = Logger()
 
-    def __init__(self, server: str, panel: Panel, outbox: CallbackQueue, reactor: Any) -> None:
+    def __init__(
+        self,
+        server: str,
+        panel: Panel,
+        callbacks: CallbackQueue,
+        reactor: IReactorTime,
+        family: str,
+    ) -> None:
         self._server = server
         self._panel = panel
-        self._outbox = outbox
+        self._callbacks = callbacks
         self._reactor = reactor
+        self._family = family
 
     async def admit(self) -> Configuration:
         """Return the Panel's description. Raises `ServerAlreadyExists`, and what asking it raises.
 
-        A Panel that grants it to a transfer's two nodes alone is asked again for a minute, since
-        it may not have committed the transfer yet.
+        A Panel that grants it only to the two nodes of a transfer is asked again for a minute,
+        since it may not have committed the transfer yet.
         """
         if await self._panel.owns(self._server):
             raise ServerAlreadyExists(
@@ -150,79 +182,226 @@ class PanelReceiving:
             await deferLater(self._reactor, pause)
 
     def begin(self) -> None:
-        """The Panel has begun another transfer: what was to be told of the last one is moot."""
-        self._outbox.drop(self._server)
+        """Drop the reports of earlier transfers: the Panel has begun another one."""
+        self._callbacks.drop(self._server)
 
-    async def write_down(self) -> None:
+    async def save(self) -> None:
         """Do nothing: the Panel can be asked again."""
 
-    async def ask_again(self) -> tuple[bool, Configuration]:
+    async def recheck(self) -> tuple[bool, Configuration]:
         """Return whether the Panel has the server here, and its description."""
         return await self._panel.owns(self._server), await self._panel.describe(self._server)
 
-    async def tell_success(self, backups: Sequence[str] | None) -> Deferred[bool]:
-        """Have the outbox tell it, unless it does so already."""
-        success = self._outbox.success_of(self._server)
-        return success or await self._outbox.tell(self._server, Outcome.SUCCESS, backups)
+    @property
+    def is_denied(self) -> bool:
+        """Whether the Panel does not know the transfer; it is sent the report again."""
+        return self._callbacks.is_denied(self._server)
 
-    async def tell_failure(self) -> None:
-        """Have the outbox tell it."""
-        await self._outbox.tell(self._server, Outcome.FAILURE)
+    @property
+    def is_success_queued(self) -> bool:
+        """Whether the success is queued and not answered yet."""
+        return self._callbacks.success_of(self._server) is not None
 
-    async def welcome(self, server: Server) -> None:
-        """Fetch the settings anew: only now the Panel tells its addresses on this node."""
+    async def report_success(self, backups: Sequence[Backup]) -> PendingReport:
+        """Queue the report, unless it is queued already.
+
+        Calagopus' Panel is also sent which backups have come. Where one Panel has nodes of several
+        families, the form of the backups shows that it is Calagopus'.
+        """
+        queued = self._callbacks.success_of(self._server)
+        if queued is not None:
+            return queued
+        families = {self._family, *(backup.family for backup in backups)}
+        uuids = tuple(backup.uuid for backup in backups) if CALAGOPUS in families else None
+        return await self._callbacks.add(self._server, Outcome.SUCCESS, uuids)
+
+    async def report_failure(self) -> None:
+        """Queue the report."""
+        await self._callbacks.add(self._server, Outcome.FAILURE)
+
+    async def complete(self, server: Server) -> None:
+        """Fetch the settings again: only now the Panel gives its addresses on this node."""
         try:
             await server.sync()
         except WingsdError as error:
-            # They are asked for again before it is started.
+            # They are fetched again before it is started.
             self._log.warn(
-                "{server}: its new settings were not to be had: {error}",
+                "{server}: its new settings could not be fetched: {error}",
                 server=self._server,
                 error=error,
             )
 
 
 class PanelSending:
-    """The Panel's word for a server that goes."""
+    """The Panel as the coordinator of an outgoing transfer, which began `age` seconds ago.
 
-    by_hand = False
-    deletes = True
-    words: ClassVar[Mapping[SendStep, str]] = {}
+    Only the Panel decides whether a server that was sent whole has moved. Nothing is ever
+    concluded from silence.
+    """
+
+    is_direct = False
+    orders_deletion = True
+    step_texts: ClassVar[Mapping[SendStep, str]] = {}
+    _log = Logger()
 
     def __init__(
-        self, server: str, panel: Panel, outbox: CallbackQueue, reactor: Any, grace: float = 0.0
+        self,
+        server: str,
+        panel: Panel,
+        callbacks: CallbackQueue,
+        reactor: IReactorTime,
+        answer_grace: float = 0.0,
+        age: float = 0.0,
     ) -> None:
-        self.grace = grace
+        self.answer_grace = answer_grace
         self._server = server
-        self._outbox = outbox
-        self._verdict = OwnershipCheck(server, panel, reactor)
+        self._panel = panel
+        self._callbacks = callbacks
+        self._reactor = reactor
+        self._first_minute = FirstMinute(reactor, age)
+        self._is_hurried = False
+        self._waiting: Deferred[Any] | None = None
 
     def begin(self) -> None:
-        """The Panel has begun another transfer: what was to be told of the last one is moot."""
-        self._outbox.drop(self._server)
+        """Drop the reports of earlier transfers: the Panel has begun another one."""
+        self._callbacks.drop(self._server)
 
-    async def write_down(self, entry: int) -> None:
+    async def save(self, entry: int) -> None:
         """Do nothing: the Panel can be asked again."""
 
-    async def introduce(self) -> None:
+    async def announce(self) -> None:
         """Do nothing: the destination asks the Panel itself."""
 
-    async def tell_failure(self) -> None:
-        """Have the outbox tell it."""
-        await self._outbox.tell(self._server, Outcome.FAILURE)
+    async def report_failure(self) -> None:
+        """Queue the report."""
+        await self._callbacks.add(self._server, Outcome.FAILURE)
+
+    def stop_waiting(self, reason: WingsdError) -> None:
+        """Wait no longer for a destination that may still be at work, nor for its transfer.
+
+        The Panel decides then, and nothing else may.
+        """
+        self._is_hurried = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def clean_up(self, server: Server) -> None:
+        """Do nothing: the Panel orders the deletion."""
 
     async def has_moved(self, *, lost: bool = False) -> bool:
-        """Ask the Panel until it answers; first for the grace, where the destination is `lost`."""
-        if lost and self.grace and await self._verdict.moves_within(self.grace):
+        """Ask the Panel until it answers; first for the grace, where the destination is `lost`.
+
+        Unless the Panel says that the server has moved, a failure is reported, and the answer
+        counts: of a success and a failure the Panel takes the first. Where the destination is
+        `lost` and may succeed, that is repeated until the Panel must have committed the transfer.
+        """
+        if lost and self.answer_grace and await self._moves_within(self.answer_grace):
             return True
-        moved = await self._verdict.has_moved(lost=lost)
-        if self._verdict.is_denied and not moved:
-            await self.tell_failure()
-        return moved
+        pauses = iter(OWNERSHIP_BACKOFF)
+        while True:
+            try:
+                return await self._report_and_ask(lost)
+            except TransferNotCommitted as error:
+                self._log_unknown(error, error.pause)
+                await self._wait(deferLater(self._reactor, error.pause))
+            except PanelError as error:
+                pause = next(pauses)
+                self._log_unknown(error, pause)
+                await deferLater(self._reactor, pause)
 
-    def give_up(self, reason: WingsdError) -> None:
-        """Have the Panel decide now: nobody else may."""
-        self._verdict.hurry()
+    async def _moves_within(self, grace: float) -> bool:
+        """Ask the Panel for `grace` seconds; return True as soon as the server has moved.
 
-    async def part(self, server: Server) -> None:
-        """Do nothing: the Panel has it deleted."""
+        False does not mean that it has not. `stop_waiting` ends it early.
+        """
+        end, pauses = self._reactor.seconds() + grace, iter(GRACE_BACKOFF)
+        while not self._is_hurried:
+            asking = Deferred.fromCoroutine(self._panel.owns(self._server))
+            pause = next(pauses)
+            try:
+                if await self._wait(asking) is False:
+                    return True
+            except PanelError as error:
+                self._log_unknown(error, pause)
+            left = end - self._reactor.seconds()
+            if left <= 0:
+                return False
+            await self._wait(deferLater(self._reactor, min(pause, left)))
+        return False
+
+    async def _report_and_ask(self, lost: bool) -> bool:
+        if not await self._panel.owns(self._server):
+            return True
+        if await self._panel.transfer_failed(self._server):
+            return False
+        # The transfer was not open any more: the destination had reported its end. Or not yet.
+        if not await self._panel.owns(self._server):
+            return True
+        pause = self._first_minute.next_pause()
+        if pause and lost and not self._is_hurried:
+            raise TransferNotCommitted(pause)
+        if pause:
+            # The Panel denies a transfer that it may still commit, and must hear of the failure.
+            await self.report_failure()
+        return False
+
+    async def _wait(self, waiting: Deferred[T]) -> T | None:
+        """Return the result, or None when `stop_waiting` has cancelled it."""
+        self._waiting = waiting
+        if self._is_hurried:
+            waiting.cancel()
+        try:
+            return await waiting
+        except CancelledError:
+            if not self._is_hurried:
+                raise
+            return None
+        finally:
+            self._waiting = None
+
+    def _log_unknown(self, error: PanelError, pause: float) -> None:
+        self._log.warn(
+            "{server}: whether it has moved is not known yet, asking again in {pause:.0f} s: "
+            "{error}",
+            server=self._server,
+            pause=pause,
+            error=error,
+        )
+
+
+@attrs.frozen
+class PanelCoordinators:
+    """Makes the coordinator of each transfer that the Panel has begun.
+
+    `family` is the node's. `answer_grace` is the seconds for which the Panel is asked whether a
+    server has moved, when the answer of a destination that has everything is lost; 0 for none.
+    """
+
+    panel: Panel
+    callbacks: CallbackQueue
+    reactor: IReactorTime
+    family: str
+    answer_grace: float = 0.0
+
+    def receiving(self, server: str) -> PanelReceiving:
+        """Return the coordinator of a transfer to this node."""
+        return PanelReceiving(server, self.panel, self.callbacks, self.reactor, self.family)
+
+    def sending(self, server: str) -> PanelSending:
+        """Return the coordinator of a transfer from this node."""
+        return PanelSending(server, self.panel, self.callbacks, self.reactor, self.answer_grace)
+
+    def resumed(self, server: str, age: float, grace_age: float | None) -> PanelSending:
+        """Return that of a transfer from this node which an earlier daemon began.
+
+        That was `age` seconds ago, and its grace `grace_age`; None where it has not begun.
+        """
+        grace = 0.0 if grace_age is None else self.answer_grace - max(grace_age, 0.0)
+        return PanelSending(server, self.panel, self.callbacks, self.reactor, max(grace, 0.0), age)
+
+    def expect(self, server: str) -> None:
+        """Note that the Panel has begun a transfer of the server to this node.
+
+        The failure of an earlier one, which the Panel denies, would end it.
+        """
+        self.callbacks.drop(server, denied=True)

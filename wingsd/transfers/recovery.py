@@ -1,51 +1,42 @@
-"""After a start: each transfer that an earlier daemon left unfinished is finished or undone.
+"""Recovery at a start: unfinished transfers of an earlier daemon are completed or rolled back.
 
-What was being received and is whole and durable goes on where it stood; anything else of it is
-gone by now, or is removed, and told to have failed. Of what was being sent the Panel says whose it
-is; where it stays it has its container again.
+A received server that is complete and durable continues from its step; anything else of an
+incoming transfer is removed, and reported as a failure. For an outgoing one, the coordinator is
+asked whether the server has moved; where it stays, its container is made again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Protocol
+from typing import Protocol
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from wingsd.backups.local import Removal
 from wingsd.backups.received import ReceivedBackups
-from wingsd.errors import ServerNotFound, StorageError
-from wingsd.panel.client import Panel
+from wingsd.errors import ServerNotFound, ServersNotLoaded, StorageError, WingsdError
 from wingsd.servers import Servers
-from wingsd.statedb import Direction, Outcome, StateDatabase, TransferRecord, TransferResult
-from wingsd.threadio import Workers
-from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import DaemonRestarted
+from wingsd.statedb import Direction, StateDatabase, TransferRecord
+from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.ownership import OwnershipCheck
-from wingsd.transfers.panel_callbacks import CallbackQueue
+from wingsd.transfers.outgoing.payload import SourceStorage
+from wingsd.transfers.outgoing.transfer import SourceServers
+from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.steps import ReceiveStep, SendStep
-from wingsd.transfers.storage.shared_volume import Volume
-from wingsd.transfers.storage.staging import Quarantine, Staging
-from wingsd.util.observer import Observer
+from wingsd.transfers.storage.staging import Staging
 
-__all__ = ["Recovery", "clear_leftovers", "durable", "reached"]
+__all__ = ["OutgoingOutcomes", "PanelOutcomes", "Recovery", "clear_leftovers", "durable"]
 
 _log = Logger()
-
-#: Why a server cannot be started that was being sent when the daemon ended.
-HOLD = "the server was being transferred when this node ended, and the Panel is asked about it"
 
 _RECEIVING = tuple(ReceiveStep)
 _SENDING = tuple(SendStep)
 
 
 def durable(entries: Sequence[TransferRecord]) -> set[str]:
-    """Return the servers that were received whole, and whose files must not be cleared away."""
+    """Return the servers that were received whole, and whose files must not be removed."""
     first, last = map(_RECEIVING.index, (ReceiveStep.SWAP, ReceiveStep.REPORT))
     names = {step.name for step in _RECEIVING[first : last + 1]}
     received = (entry for entry in entries if entry.direction is Direction.IN)
@@ -57,7 +48,7 @@ def clear_leftovers(
 ) -> None:
     """Delete what is staged of transfers that were not whole, and log it. Raises `StorageError`.
 
-    Of backups that cannot be looked for it is only logged: most nodes never get any.
+    If the staged backups cannot be listed, that is only logged: most nodes never have any.
     """
     whole = durable(entries)
     leftovers = set(staging.clear(whole))
@@ -66,120 +57,171 @@ def clear_leftovers(
     except StorageError as error:
         _log.error("{error}", error=error)
     for name in sorted(leftovers):
-        _log.warn("{server}: removed an unfinished transfer of before", server=name)
+        _log.warn("{server}: removed an unfinished transfer of an earlier run", server=name)
 
 
-class _ByHand(Protocol):
-    """What takes up the moves for which no Panel is asked."""
+class OutgoingOutcomes(Protocol):
+    """What became of unfinished outgoing transfers with one kind of coordinator."""
+
+    @property
+    def hold(self) -> str:
+        """Why the server cannot be started until that is known."""
+
+    async def has_moved(self, entry: TransferRecord) -> bool:
+        """Return whether a server that may have been sent whole has moved."""
+
+    async def report_failure(self, entry: TransferRecord) -> None:
+        """Report that a server stays here which was not sent whole."""
+
+    async def clean_up(self, entry: TransferRecord) -> None:
+        """Remove a server that has moved."""
+
+
+class DirectRecovery(Protocol):
+    """The recovery of direct transfers."""
+
+    @property
+    def outcomes(self) -> OutgoingOutcomes:
+        """The outcomes of outgoing ones."""
 
     def receiving(self, server: str) -> ReceivingCoordinator:
-        """Return the word for a server that was on its way here."""
-
-    def settle(self, entry: TransferRecord) -> None:
-        """Find out what became of what was being sent."""
+        """Return the coordinator of an incoming one."""
 
 
-@attrs.frozen
+class PanelOutcomes:
+    """The outcomes of transfers that the Panel has ordered."""
+
+    hold = "the server was being transferred when this node ended, and the Panel is asked about it"
+
+    def __init__(
+        self,
+        coordinators: PanelCoordinators,
+        receiver: IncomingTransfers,
+        sender: OutgoingTransfers,
+        servers: SourceServers,
+        database: StateDatabase,
+    ) -> None:
+        self._coordinators = coordinators
+        self._receiver = receiver
+        self._sender = sender
+        self._servers = servers
+        self._database = database
+
+    async def has_moved(self, entry: TransferRecord) -> bool:
+        """Ask the Panel, first for the rest of the grace, where that had begun."""
+        age = self._database.seconds_since(entry.begun)
+        # The step SETTLE is recorded only with a grace.
+        in_grace = reached(entry, SendStep.SETTLE)
+        grace_age = self._database.seconds_since(entry.changed) if in_grace else None
+        coordinator = self._coordinators.resumed(entry.server, age, grace_age)
+        return await self._sender.settle(entry.server, coordinator)
+
+    async def report_failure(self, entry: TransferRecord) -> None:
+        """Report it to the Panel."""
+        await self._coordinators.sending(entry.server).report_failure()
+
+    async def clean_up(self, entry: TransferRecord) -> None:
+        """Put the server into quarantine, and remove its backups."""
+        if self._receiver.find(entry.server) is not None:
+            return  # It is coming back already: what is here belongs to that transfer.
+        await self._servers.store_away(entry.server, entry.pool, entry.inode)
+        await self._servers.remove_attachments(entry.server, entry.pool, entry.removals)
+
+
 class Recovery:
-    """Takes up the unfinished `entries` of the journal."""
+    """The recovery of the unfinished `entries` of the state database."""
 
-    _log: ClassVar[Logger] = Logger()
+    _log = Logger()
 
-    entries: Sequence[TransferRecord]
-    receiver: IncomingTransfers
-    sender: OutgoingTransfers
-    servers: Servers
-    journal: StateDatabase
-    outbox: CallbackQueue
-    panel: Panel
-    attic: Quarantine
-    by_hand: _ByHand
-    removal: Removal
-    volume: Volume
-    disk: Workers
-    reactor: Any
-    #: Seconds for which a destination whose answer was lost may go on with its work.
-    answer_grace: float = 0
-    observer: Observer = attrs.field(factory=Observer)
+    def __init__(
+        self,
+        entries: Sequence[TransferRecord],
+        *,
+        receiver: IncomingTransfers,
+        servers: Servers,
+        storage: SourceStorage,
+        step_logs: StepLogs,
+        panel: OutgoingOutcomes,
+        direct: DirectRecovery,
+    ) -> None:
+        self._entries = entries
+        self._receiver = receiver
+        self._servers = servers
+        self._storage = storage
+        self._step_logs = step_logs
+        self._panel = panel
+        self._direct = direct
 
     def begin(self) -> None:
-        """Go on with what was being received; hold what was being sent."""
-        for entry in self.entries:
+        """Resume incoming transfers, and hold the servers of outgoing ones.
+
+        Direct ones are settled at once, the others with `settle`.
+        """
+        for entry in self._entries:
             self._log.warn(
-                "{server}: a transfer of before is unfinished: {way}, at {step}",
+                "{server}: a transfer of an earlier run is unfinished: {way}, at {step}",
                 server=entry.server,
                 way=entry.direction.value,
                 step=entry.step.lower(),
             )
             if entry.direction is Direction.IN:
-                authority = self.by_hand.receiving(entry.server) if entry.direct else None
-                self.receiver.resume(entry, authority)
+                coordinator = self._direct.receiving(entry.server) if entry.direct else None
+                self._receiver.resume(entry, coordinator)
             elif entry.direct:
-                self.by_hand.settle(entry)
+                self._hold(entry, self._direct.outcomes.hold)
+                self._settle(entry, self._direct.outcomes)
             else:
-                self.servers.reserve(entry.server, HOLD)
+                self._hold(entry, self._panel.hold)
                 if entry.pool:
-                    self.servers.share(entry.server, entry.pool)
+                    self._servers.share(entry.server, entry.pool)
 
     def settle(self) -> None:
-        """Find out what became of what was being sent, once the servers are loaded."""
-        for entry in self.entries:
+        """Find out what became of outgoing transfers, once the servers are loaded."""
+        for entry in self._entries:
             if entry.direction is Direction.OUT and not entry.direct:
-                settling = Deferred.fromCoroutine(self._settle(entry))
-                settling.addErrback(self._unsettled, entry.server)
+                self._settle(entry, self._panel)
 
-    def _unsettled(self, failure: Any, server: str) -> None:
-        self._log.failure("{server}: its transfer stays unsettled", failure, server=server)
+    def _hold(self, entry: TransferRecord, why: str) -> None:
+        try:
+            self._servers.get(entry.server).hold = why
+        except WingsdError:
+            self._servers.reserve(entry.server, why)
 
-    async def _settle(self, entry: TransferRecord) -> None:
-        await self.disk.run(self.volume.unmark, entry.server)
-        await self.disk.run(self.volume.unmark_backups, entry.server)
-        # A step is written down before it is taken: of SEND nobody knows how far it came.
-        if not reached(entry, SendStep.SEND):
-            await self.outbox.tell(entry.server, Outcome.FAILURE)
-            moved = False
-        else:
-            moved = await self._has_moved(entry)
-        way = entry.direction.value
-        self.observer.transfer_over(way, None if moved else DaemonRestarted())
-        await self._release(entry, moved)
-        outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
-        account = (
-            TransferResult() if moved else TransferResult("this node was restarted meanwhile")
+    def _settle(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
+        settling = Deferred.fromCoroutine(self._settle_with(entry, outcomes))
+        settling.addErrback(
+            lambda failure: self._log.failure(
+                "{server}: settling its unfinished transfer failed", failure, server=entry.server
+            )
         )
-        await self.journal.end(entry.id, outcome, account)
 
-    async def _has_moved(self, entry: TransferRecord) -> bool:
-        age = self.journal.seconds_since(entry.begun)
-        verdict = OwnershipCheck(entry.server, self.panel, self.reactor, age)
-        if reached(entry, SendStep.SETTLE):
-            # Entered with the grace alone; of that, the rest is left.
-            grace = self.answer_grace - max(self.journal.seconds_since(entry.changed), 0)
-            if grace > 0 and await self.sender.moves_within(grace, entry.server, verdict):
-                return True
-        return await verdict.has_moved(lost=True)
-
-    async def _release(self, entry: TransferRecord, moved: bool) -> None:
-        uuid = entry.server
-        if moved and self.receiver.find(uuid) is not None:
-            return  # It comes back already: all that is here is that transfer's.
+    async def _settle_with(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
+        await self._storage.remove_marks(entry.server)
+        # A step is recorded before it is taken: SEND may have been complete, or not begun.
+        if reached(entry, SendStep.SEND):
+            moved = await outcomes.has_moved(entry)
+        else:
+            moved = False
+            await outcomes.report_failure(entry)
         if moved:
-            self.servers.forget(uuid)
-            await self.attic.store_away(uuid, pooled=entry.pool != "", inode=entry.inode)
-            await self.removal.remove(uuid, entry.removals)
-            if entry.pool:
-                # Its files stay in sight: they do not make it one that is here by hand.
-                await self.journal.delete_description(uuid)
-            return
-        self.servers.unshare(uuid)
-        self._log.info("{server}: its transfer failed, it is still here", server=uuid)
-        with suppress(ServerNotFound):  # The Panel may have deleted it meanwhile.
-            server = self.servers.get(uuid)
+            await outcomes.clean_up(entry)
+        else:
+            await self._stay(entry)
+        await self._step_logs.close_unfinished(entry, moved=moved)
+
+    async def _stay(self, entry: TransferRecord) -> None:
+        self._log.info("{server}: its transfer failed, it is still here", server=entry.server)
+        self._servers.unshare(entry.server)
+        self._servers.reserve(entry.server, "")
+        with suppress(
+            ServersNotLoaded, ServerNotFound
+        ):  # The Panel may have deleted it meanwhile.
+            server = self._servers.get(entry.server)
             server.release()
             if reached(entry, SendStep.RETIRE):
                 await server.restore_environment()
 
 
 def reached(entry: TransferRecord, step: SendStep) -> bool:
-    """Return whether what was being sent had come to that step."""
+    """Return whether an outgoing transfer had come to that step."""
     return _SENDING.index(SendStep[entry.step]) >= _SENDING.index(step)

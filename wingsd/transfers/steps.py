@@ -17,11 +17,11 @@ __all__ = ["Lifecycle", "ReceiveStep", "RollbackList", "SendStep", "State"]
 
 
 class State(Enum):
-    """What is told of a transfer, each in the words that are waited for.
+    """The states of a transfer, each with the words of its event.
 
     The document knows one word for each; a Panel's page prints `failure`, but only `failed` and
     `completed` end its waiting. It leaves this node's WebSocket at the first word of a failure and
-    hears no other, so `failed` comes first; what failed is in the transfer's log.
+    receives no other, so `failed` comes first; what failed is in the transfer's log.
     """
 
     PENDING = ("pending",)
@@ -36,9 +36,9 @@ class State(Enum):
 
 
 class ReceiveStep(Enum):
-    """Where an incoming transfer is: what it does in words, and the state that shows it.
+    """The steps of an incoming transfer, each with its text and state.
 
-    Up to and including `VERIFY` it can be given up without loss; after it the server's data is
+    Up to and including `VERIFY` it can be aborted without loss; after it the server's data is
     whole here, and from `REPORT` on the Panel may know. When it has `FAILED`, what is left of it
     still has to be removed.
     """
@@ -49,32 +49,32 @@ class ReceiveStep(Enum):
     DURABLE = ("writing to stable storage", State.PROCESSING)
     SWAP = ("moving the files into place", State.PROCESSING)
     ENVIRONMENT = ("configuring the environment", State.PROCESSING)
-    REPORT = ("telling the Panel", State.PROCESSING)
+    REPORT = ("reporting to the Panel", State.PROCESSING)
     DONE = ("done, the server is here", State.SUCCESS)
-    FAILED = ("undone", State.FAILURE)
+    FAILED = ("rolled back", State.FAILURE)
 
-    def __init__(self, words: str, state: State) -> None:
-        self.words = words
+    def __init__(self, text: str, state: State) -> None:
+        self.text = text
         self.state = state
 
 
 class SendStep(Enum):
-    """Where an outgoing transfer is. The server's files are left alone in every step.
+    """The steps of an outgoing transfer, none of which changes the server's files.
 
     From `AWAIT` on the destination has everything, and only the Panel knows whose the server is.
     """
 
-    ASK = ("asking the destination what it keeps", State.PENDING)
+    ASK = ("asking the destination for its features", State.PENDING)
     STOP = ("stopping the server", State.PENDING)
     RETIRE = ("removing its container", State.PENDING)
     SEND = ("sending the archive", State.PROCESSING)
     AWAIT = ("waiting for the destination to finish", State.PROCESSING)
-    SETTLE = ("asking the Panel whose server it is now", State.PROCESSING)
+    SETTLE = ("asking the Panel which node has the server", State.PROCESSING)
     DONE = ("done, the server has moved", State.SUCCESS)
     FAILED = ("the server stays here", State.FAILURE)
 
-    def __init__(self, words: str, state: State) -> None:
-        self.words = words
+    def __init__(self, text: str, state: State) -> None:
+        self.text = text
         self.state = state
 
 
@@ -82,14 +82,14 @@ S = TypeVar("S", bound=ReceiveStep | SendStep)
 
 
 class Lifecycle(Generic[S]):
-    """A transfer's way through its steps: always onward, and to `FAILED` from any but the ends."""
+    """The current step of a transfer. Steps are entered in order; some may be skipped."""
 
     def __init__(self, steps: Iterable[S]) -> None:
         self._order = tuple(steps)
         self.step = self._order[0]
 
     def advance(self, to: S) -> None:
-        """Enter the step `to`. Raises `ValueError` when no such way leads from here."""
+        """Enter the step `to`. Raises `ValueError` when it is not a later one, or the last was."""
         if self.over or self._order.index(to) <= self._order.index(self.step):
             raise ValueError(f"a transfer cannot go from {self.step.name} to {to.name}")
         self.step = to
@@ -105,7 +105,7 @@ class Lifecycle(Generic[S]):
 
 
 class RollbackList:
-    """Undoes what was done to the server with the UUID `server`, the last thing first."""
+    """How to undo what was done to the server with the UUID `server`, the last thing first."""
 
     _log = Logger()
 
@@ -114,20 +114,22 @@ class RollbackList:
         self._steps: list[Callable[[], Awaitable[object]]] = []
 
     def add(self, step: Callable[[], Awaitable[object]]) -> None:
-        """Note how the step now to come, or just done, is undone."""
+        """Add how the next step, or the last one, is undone."""
         self._steps.append(step)
 
     def clear(self) -> None:
-        """Undo nothing of what was noted."""
+        """Undo nothing that was added."""
         self._steps.clear()
 
     async def run(self) -> None:
-        """Undo everything. What cannot be undone is logged, and the rest goes on."""
+        """Undo everything. What cannot be undone is logged, and the rest is undone."""
         while self._steps:
             undo = self._steps.pop()
             try:
                 await undo()
-            except WingsdError as stuck:
-                self._log.error("{server}: not undone: {error}", server=self._server, error=stuck)
+            except WingsdError as error:
+                self._log.error(
+                    "{server}: rollback failed: {error}", server=self._server, error=error
+                )
             except Exception:
-                self._log.failure("{server}: not undone", server=self._server)
+                self._log.failure("{server}: rollback failed", server=self._server)

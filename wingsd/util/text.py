@@ -1,4 +1,4 @@
-"""Text from outside in messages and the log, the meaning of OS errors, UUIDs and URLs."""
+"""Text in messages and the log: escapes, OS errors, sizes and times, UUIDs and URLs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ __all__ = [
     "escaped",
     "host_and_port",
     "origin",
+    "readable_size",
+    "readable_time",
     "reading_advice",
 ]
 
@@ -115,3 +117,26 @@ def disk_advice(error: OSError) -> str:
 def reading_advice(error: OSError) -> str:
     """Return the same for an error of reading."""
     return _READING.get(error.errno or 0) or disk_advice(error)
+
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_STEP = 1024
+_MINUTE = 60
+_HOUR = 3600
+
+
+def readable_size(size: float) -> str:
+    """Return a number of bytes with a unit, such as "1.5 GiB"."""
+    unit = 0
+    while size >= _STEP and unit < len(_UNITS) - 1:
+        size /= _STEP
+        unit += 1
+    return f"{size:.1f} {_UNITS[unit]}" if unit else f"{int(size)} B"
+
+
+def readable_time(seconds: float) -> str:
+    """Return a time in whole seconds, minutes or hours, such as "10 min"; rounded down."""
+    for unit, name in ((_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= 2 * unit or seconds == unit:
+            return f"{int(seconds // unit)} {name}"
+    return f"{int(seconds)} s"

@@ -27,8 +27,9 @@ from wingsd.transfers.errors import (
     DestinationRefused,
     DestinationUnreachable,
 )
-from wingsd.transfers.form.upload_form import FormFrame, UploadForm
-from wingsd.transfers.peer.client import PeerClient, PeerTls
+from wingsd.transfers.peer.client import PeerClient
+from wingsd.transfers.peer.tls import PeerTls
+from wingsd.transfers.upload_form import FormFrame, UploadForm
 from wingsd.util.tls import ServerCertificate
 
 # To a node of our own kind

@@ -18,7 +18,8 @@ from tests.transfers.peers import Peer, Script, chunks, read_head, server_contex
 from tests.transfers.uploading import OK, PIECE, Sending, answer, reactor
 from wingsd.threadio.streams import OUTFLOW_HIGH_MARK, STEP
 from wingsd.transfers.errors import DestinationDisconnected, DestinationRefused
-from wingsd.transfers.peer.client import PeerClient, PeerTls
+from wingsd.transfers.peer.client import PeerClient
+from wingsd.transfers.peer.tls import PeerTls
 from wingsd.util.tls import ServerCertificate
 
 
@@ -198,7 +199,7 @@ async def test_it_is_read_even_when_sending_meets_the_reset_first(
     peer = Peer(script, server_context(certificate) if secure else None)
     scheme = "https" if secure else "http"
     sending = Sending(peer.port, pieces=10_000, scheme=scheme, trust=tls[1])
-    conversation: Any = sending.upload._conversation
+    conversation: Any = sending.upload._exchange
     while not conversation.begun:
         await deferToThread(int)
     # As if the reactor had looked for what can be read just before there was something.
@@ -333,7 +334,7 @@ async def test_a_peer_that_does_not_read_stops_the_thread_that_writes(
         before = sending.body.bytes_out
         assert not sending.written.called
         await deferLater(reactor, 0.05)
-    conversation: Any = sending.upload._conversation
+    conversation: Any = sending.upload._exchange
     tcp = conversation._tcp()
     assert sending.body._size <= OUTFLOW_HIGH_MARK + STEP
     assert len(tcp.dataBuffer) + tcp._tempDataLen <= 3 * STEP

@@ -19,13 +19,14 @@ from tests.transfers.peers import Peer, chunks, fall_silent, read_head
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.errors import DestinationDisconnected
 from wingsd.transfers.peer import http_exchange as silence
-from wingsd.transfers.peer.client import OutgoingUpload, PeerClient, PeerTls
-from wingsd.transfers.peer.http_exchange import LOOKS, Silence
+from wingsd.transfers.peer.client import PeerClient, PeerUpload
+from wingsd.transfers.peer.http_exchange import CHECKS, AckWatchdog
+from wingsd.transfers.peer.tls import PeerTls
 from wingsd.util.net import PROBES, TcpInfo, tcp_info
 
 reactor: Any = installed_reactor
 LIMIT = 120.0
-EVERY = LIMIT / LOOKS
+EVERY = LIMIT / CHECKS
 #: For real sockets: the kernel asks again after 0.2 s, and after twice as long each time.
 SHORT = 0.5
 TIMEOUT = 20
@@ -56,7 +57,7 @@ class Watched:
         self.line = Line()
         self.told: list[float] = []
         line: Any = self.line
-        self.silence = Silence(
+        self.silence = AckWatchdog(
             self.clock, line, LIMIT, lambda: self.told.append(self.clock.seconds())
         )
 
@@ -140,7 +141,7 @@ class Sending:
     def __init__(self, port: int) -> None:
         self.body = Outflow(reactor)
         destination = PeerClient(f"http://127.0.0.1:{port}/", "Bearer t", reactor, PeerTls())
-        self.upload: OutgoingUpload = destination.upload("x/y", self.body, SHORT)
+        self.upload: PeerUpload = destination.upload("x/y", self.body, SHORT)
         self.ending = threading.Event()
         self.written: Deferred[None] = deferToThread(self._write)
 

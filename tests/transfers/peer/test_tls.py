@@ -15,7 +15,8 @@ from twisted.python.failure import Failure
 from tests.support.reactor import reactor
 from tests.transfers.peers import Peer, pem, read_head, server_context
 from wingsd.transfers.errors import DestinationUnreachable
-from wingsd.transfers.peer.client import PeerClient, PeerTls
+from wingsd.transfers.peer.client import PeerClient
+from wingsd.transfers.peer.tls import PeerTls
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)

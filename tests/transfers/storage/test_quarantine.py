@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,14 @@ from twisted.internet.defer import Deferred
 
 from tests.logs import LoggedErrors
 from tests.support import SynchronousWorkers
+from wingsd.backups.attachments import Backup
 from wingsd.backups.received import ReceivedBackups
+from wingsd.config import PELICAN
 from wingsd.errors import StorageError
 from wingsd.statedb import StateDatabase
 from wingsd.statedb.store import Store
-from wingsd.transfers.storage.staging import Quarantine, Staging
+from wingsd.transfers.storage.quarantine import Quarantine
+from wingsd.transfers.storage.staging import Staging
 
 OWNER = (os.getuid(), os.getgid())
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -24,10 +28,11 @@ DAY = 24 * 3600.0
 YEAR = 365 * DAY
 NOW = 1_700_000_000.0
 DAYS = 30
+BACKUP = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", PELICAN)
 
 
 class House:
-    """An attic with a wall clock that can be set."""
+    """A quarantine with a wall clock that can be set."""
 
     def __init__(self, directory: Path) -> None:
         self.now = NOW
@@ -37,28 +42,33 @@ class House:
         self.staging.prepare()
         workers: Any = SynchronousWorkers()
         journal = StateDatabase(self.store, workers, lambda: self.now)
-        backups = ReceivedBackups(
+        self.backups = ReceivedBackups(
             str(directory / "backups"), str(directory), durable=True, reserve=0
         )
-        self.attic = Quarantine(self.staging, backups, workers, journal, DAYS)
+        self.quarantine = Quarantine(self.staging, self.backups, workers, journal, DAYS)
 
     def store_away(self) -> None:
         self.staging.create(UUID)
         self.staging.swap(UUID)
-        Deferred.fromCoroutine(self.attic.store_away(UUID))
+        Deferred.fromCoroutine(self.quarantine.store_away(UUID))
         self.clear()
 
     def clear(self) -> None:
-        Deferred.fromCoroutine(self.attic.clear())
+        Deferred.fromCoroutine(self.quarantine.clear())
 
     def pass_days(self, days: int) -> None:
         for _ in range(days):
             self.now += DAY
             self.clear()
 
+    def kept(self) -> list[Path]:
+        """Return what is in quarantine."""
+        directories = (self.staging.quarantine, self.backups.quarantine)
+        return [path for each in directories if each.is_dir() for path in each.iterdir()]
+
     @property
     def is_empty(self) -> bool:
-        return not self.staging.quarantined()
+        return not self.kept()
 
 
 @pytest.fixture
@@ -72,7 +82,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 def test_of_what_another_node_has_too_nothing_is_moved(house: House) -> None:
     house.staging.create(UUID)
     house.staging.swap(UUID)
-    Deferred.fromCoroutine(house.attic.store_away(UUID, pooled=True))
+    Deferred.fromCoroutine(house.quarantine.store_away(UUID, pooled=True))
     assert house.is_empty
     assert house.staging.is_in_place(UUID)
 
@@ -130,3 +140,70 @@ def test_what_cannot_be_written_down_deletes_nothing(
     house.pass_days(DAYS + 1)
     assert not house.is_empty
     assert any("the disk is full" in line for line in logged_errors.lines)
+
+
+def test_files_in_quarantine_survive_a_restart(house: House) -> None:
+    house.staging.create(UUID)
+    house.staging.swap(UUID)
+    place = house.staging.in_place(UUID)
+    assert place is not None
+    (place / "world").write_text("precious")
+    Deferred.fromCoroutine(house.quarantine.store_away(UUID))
+    (kept,) = house.kept()
+    assert (kept / "world").read_text() == "precious"
+    assert not place.exists()
+    assert house.staging.clear() == []
+    assert kept.exists()
+
+
+def test_only_the_directory_with_the_inode_is_taken(house: House) -> None:
+    house.staging.create(UUID)
+    inode = house.staging.inode(UUID)
+    house.staging.swap(UUID)
+    Deferred.fromCoroutine(house.quarantine.store_away(UUID, inode=inode + 1))
+    assert house.is_empty
+    Deferred.fromCoroutine(house.quarantine.store_away(UUID, inode=inode))
+    assert not house.is_empty
+
+
+def test_backups_go_into_quarantine_with_their_server(house: House) -> None:
+    house.backups.store(UUID, BACKUP, [b"one"])
+    house.backups.place(UUID)
+    place = house.backups.quarantine.parent.parent / BACKUP.path(UUID)
+    assert place.exists()
+    Deferred.fromCoroutine(house.quarantine.store_away(UUID))
+    (kept,) = house.kept()
+    assert [path.read_bytes() for path in kept.rglob("*.tar.gz")] == [b"one"]
+    assert not place.exists()
+    assert house.backups.clear() == []
+    house.clear()
+    house.pass_days(DAYS + 1)
+    assert house.is_empty
+
+
+def test_a_tree_of_any_depth_is_deleted(house: House) -> None:
+    deep = house.staging.create(UUID)
+    house.staging.swap(UUID)
+    place = house.staging.in_place(UUID)
+    assert place is not None
+    outer = Path(deep).with_name("outer")
+    for _ in range(1500):
+        outer.mkdir()
+        place.rename(outer / "inner")
+        outer.rename(place)
+    Deferred.fromCoroutine(house.quarantine.store_away(UUID))
+    house.clear()
+    assert not house.is_empty
+    house.pass_days(DAYS + 1)
+    assert house.is_empty
+
+
+def test_a_directory_that_may_not_be_read_has_nothing_in_quarantine(
+    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    def refuse(path: object) -> list[str]:
+        raise PermissionError(errno.EACCES, "")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    house.clear()
+    assert logged_errors.lines == []

@@ -47,7 +47,7 @@ def receive(staging: Staging) -> Path:
 def swap(staging: Staging) -> str | None:
     aside = staging.set_aside(UUID)
     staging.swap(UUID)
-    staging.settle(UUID)
+    staging.finish(UUID)
     return aside
 
 
@@ -153,7 +153,7 @@ def test_the_sync_is_of_a_descriptor_as_old_as_the_files(staging: Staging) -> No
     (path / "world").write_text("new")
     found = path.stat()
     assert os.path.samestat(os.fstat(staging._open[UUID]), found)
-    staging.settle(UUID)
+    staging.finish(UUID)
 
 
 def test_a_second_daemon_is_kept_out_and_clears_nothing(staging: Staging, data: Path) -> None:
@@ -246,34 +246,3 @@ def test_what_is_whole_is_not_cleared_away(staging: Staging, data: Path) -> None
     assert staging.holds(UUID)
     assert staging.clear() == [UUID]
     assert not staging.holds(UUID)
-
-
-def test_what_nobody_wanted_is_kept_until_it_is_cleared(staging: Staging, data: Path) -> None:
-    assert staging.quarantined() == []
-    staging.create(UUID)
-    staging.swap(UUID)
-    (data / UUID / "world").write_text("precious")
-    place = staging.quarantine(UUID)
-    assert place is not None
-    room = Path(place)
-    assert (room / "world").read_text() == "precious"
-    assert not (data / UUID).exists()
-    assert staging.clear() == []
-    assert staging.quarantined() == [room.name]
-    assert staging.clear_quarantine([room.name]) == [room.name]
-    assert staging.quarantine(UUID) is None
-    assert list(room.parent.iterdir()) == []
-
-
-def test_a_quarantined_tree_of_any_depth_keeps_no_node_from_starting(
-    staging: Staging, data: Path
-) -> None:
-    deep = data / UUID
-    deep.mkdir()
-    for _ in range(1500):
-        (data / "outer").mkdir()
-        deep.rename(data / "outer" / "inner")
-        (data / "outer").rename(deep)
-    place = staging.quarantine(UUID)
-    assert place is not None
-    assert staging.clear_quarantine(staging.quarantined()) == [Path(place).name]

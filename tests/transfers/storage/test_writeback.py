@@ -5,7 +5,8 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from wingsd.transfers.storage.staging import EVERY, WriteBack
+from wingsd.transfers.storage.incoming import WRITE_BACK_EVERY as EVERY
+from wingsd.transfers.storage.incoming import WriteBack
 
 
 def test_it_goes_on_while_any_server_arrives() -> None:

@@ -1,201 +1,155 @@
-"""The second half of receiving: a server that is whole and durable becomes this node's.
+"""Receiving, the second half: a server that is whole and durable becomes this node's.
 
-Read `Arrival.complete` from top to bottom: swap into place, environment, the Panel's word. It is
-also where a transfer goes on that was cut off by the end of an earlier daemon.
+Read `CommitPhase.run` from top to bottom: put the files into place, make the environment, report
+to the Panel. A transfer that the end of an earlier daemon has interrupted is resumed here.
 """
 
 from __future__ import annotations
 
+import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
+from twisted.internet.interfaces import IReactorTime
 
 from wingsd.backups.attachments import Backup
-from wingsd.config import CALAGOPUS
-from wingsd.errors import StorageError
+from wingsd.docker import Environment
 from wingsd.panel.schemas import Configuration
-from wingsd.servers import Server
-from wingsd.transfers.cancellation import fires_within
-from wingsd.transfers.collaborators import ReceivingCollaborators
+from wingsd.servers import Server, Servers
 from wingsd.transfers.coordinator import ReceivingCoordinator
-from wingsd.transfers.errors import DaemonRestarted, TransferRevoked
+from wingsd.transfers.errors import TransferRevoked
+from wingsd.transfers.panel_callbacks import PendingReport
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import ReceiveStep, RollbackList
+from wingsd.transfers.storage.incoming import ArrivingServer
 
-__all__ = ["Arrival"]
+__all__ = ["CommitPhase", "Remainder"]
 
-#: Seconds that a sender waits for a Panel that does not answer. The data is safe by then, and
-#: will be told.
+#: Seconds that a sender waits for a Panel that does not answer. The data is safe by then, and the
+#: Panel will be told.
 PATIENCE = 30.0
 #: Why the server cannot be started meanwhile.
-NOT_TOLD = "the server has arrived, and the Panel has not heard of it yet"
+NOT_REPORTED = "the server has arrived, and the Panel has not heard of it yet"
 
 
-class Arrival:
-    """One server that has come whole. What it does is added to `undo`."""
+@attrs.frozen
+class Remainder:
+    """The work of a transfer that is left when its sender may have its answer.
 
-    _log = Logger()
+    `done` fires at its end, or fails with the `WingsdError` that the transfer fails with.
+    """
+
+    done: Deferred[None] = attrs.field(factory=lambda: succeed(None))
+
+
+class CommitPhase:
+    """Commits one server. How each change is undone is added to `rollback`."""
 
     def __init__(
         self,
         server: str,
-        means: ReceivingCollaborators,
-        authority: ReceivingCoordinator,
-        course: StepLog[ReceiveStep],
-        undo: RollbackList,
+        files: ArrivingServer,
+        coordinator: ReceivingCoordinator,
+        steps: StepLog[ReceiveStep],
+        rollback: RollbackList,
+        environment: Environment,
+        servers: Servers,
+        reactor: IReactorTime,
     ) -> None:
         self._server = server
-        self._means = means
-        self._authority = authority
-        self._course = course
-        self._undo = undo
-        #: Whether the Panel may know the server to be here: nothing is undone then.
-        self.may_be_told = False
-        #: Whether the Panel has said that no transfer brings it here: a failure is no news then.
+        self._files = files
+        self._coordinator = coordinator
+        self._steps = steps
+        self._rollback = rollback
+        self._environment = environment
+        self._servers = servers
+        self._reactor = reactor
+        #: Whether the Panel may know that the server is here: nothing is rolled back then.
+        self.may_be_reported = False
+        #: Whether the Panel has answered that it does not want the server here: it needs no report
+        #: of the failure then.
         self.is_unwanted = False
-        #: Whether there may be a container of it.
+        #: Whether there may be a container of the server.
         self.environment_begun = False
-        #: Whether an earlier daemon has told that it is here: what is in its place is the server.
-        self.was_told = False
+        #: Whether an earlier daemon has reported the success: what is in place is the server.
+        self.was_reported = False
         #: What the sender has left in the storage pool.
         self.mark = ""
         self._backups: list[Backup] = []
-        #: Where what stood in the server's place is now.
-        self._aside: str | None = None
 
-    async def complete(
+    async def run(
         self, server: Server, configuration: Configuration, size: int | None = None
-    ) -> Deferred[None]:
+    ) -> Remainder:
         """Make the server this node's; return when the sender may have its answer.
 
-        `size` is how many bytes its files have, None where they are to be measured.
-        The Deferred fires when the Panel has heard of it, and fails with `TransferRevoked` when
-        it does not want the server here. Raises `TransferRevoked` too, and whatever a step fails
-        with.
+        `size` is how many bytes its files have, None where they are to be measured. What is left
+        to do is done when the Panel has heard of it, and fails with `TransferRevoked` when it does
+        not want the server here. Raises `TransferRevoked` too, and whatever a step fails with.
         """
-        await self._take_place()
+        await self._put_into_place()
         server.files.received(size)
         await self._make_environment(configuration)
         return await self._report(server)
 
-    def _begins_before(self, step: ReceiveStep) -> bool:
-        return self._course.life.before(step)
+    def _is_before(self, step: ReceiveStep) -> bool:
+        return self._steps.lifecycle.before(step)
 
-    async def _take_place(self) -> None:
-        means, name = self._means, self._server
-        if self._begins_before(ReceiveStep.SWAP):
-            if not self._course.pool:
-                # What a later daemon finds in the server's place, it can so tell from all else.
-                inode = await means.disk.run(means.staging.inode, name)
-                await self._course.note_terms(inode=inode)
-            await self._course.enter(ReceiveStep.SWAP)
-        # Also what an earlier daemon has put into place.
-        self._undo.add(lambda: means.disk.run(means.backups.take_back, name))
-        if not self._course.pool:
-            await self._swap()
-        elif self._begins_before(ReceiveStep.REPORT):
-            # Again: the sender may have taken long to send what comes with them.
-            await means.disk.run(means.volume.check, name, self.mark)
-        self._backups = await means.disk.run(means.backups.place, name)
-
-    async def _swap(self) -> None:
-        means, name = self._means, self._server
-        inode = None if self.was_told else self._course.inode
-        if await means.disk.run(means.staging.holds, name):
-            await self._make_room()
-            await means.disk.run(means.staging.swap, name)
-        elif not await means.disk.run(means.staging.is_in_place, name, inode):
-            # Undone already, by a daemon that died before it could write that down.
-            raise DaemonRestarted
-        self._undo.add(lambda: means.disk.run(means.staging.undo_swap, name))
-
-    async def _make_room(self) -> None:
-        means, name = self._means, self._server
-        if means.volume.pool:
-            # It may be another node's by now, and in use.
-            await means.disk.run(means.volume.require_free, name)
-            return
-        self._aside = await means.disk.run(means.staging.set_aside, name)
-        if self._aside is None:
-            return
-        self._undo.add(self._put_back)
-        self._log.warn(
-            "{server}: a directory of its name was no server of this node; it is now {aside}",
-            server=name,
-            aside=self._aside,
-        )
+    async def _put_into_place(self) -> None:
+        files, pooled = self._files, self._steps.pool != ""
+        if self._is_before(ReceiveStep.SWAP):
+            if not pooled:
+                # By this a later daemon recognizes the files in the server's place.
+                await self._steps.save_terms(inode=await files.inode())
+            await self._steps.enter(ReceiveStep.SWAP)
+        files.roll_back_backups()
+        if not pooled:
+            await files.swap(None if self.was_reported else self._steps.inode)
+        elif self._is_before(ReceiveStep.REPORT):
+            # Again: the sender may have taken long to send the attachments.
+            await files.check_pool(self.mark)
+        self._backups = await files.place_backups()
 
     async def _make_environment(self, configuration: Configuration) -> None:
-        if self._begins_before(ReceiveStep.ENVIRONMENT):
-            await self._course.enter(ReceiveStep.ENVIRONMENT)
-        # Noted before: an engine that is given up on may still make the container.
+        if self._is_before(ReceiveStep.ENVIRONMENT):
+            await self._steps.enter(ReceiveStep.ENVIRONMENT)
+        # Set before: an engine that is no longer waited for may still make the container.
         self.environment_begun = True
-        if self._begins_before(ReceiveStep.REPORT):
-            creating = self._means.environment.create(configuration.settings)
-            await self._course.chain.wait(Deferred.fromCoroutine(creating))
+        if self._is_before(ReceiveStep.REPORT):
+            creating = self._environment.create(configuration.settings)
+            await self._steps.cancel_scope.wait(Deferred.fromCoroutine(creating))
 
-    async def _report(self, server: Server) -> Deferred[None]:
-        means, name = self._means, self._server
-        if self._begins_before(ReceiveStep.REPORT):
-            await self._course.enter(ReceiveStep.REPORT)
-        told = await self._authority.tell_success(self._backups_to_tell())
+    async def _report(self, server: Server) -> Remainder:
+        if self._is_before(ReceiveStep.REPORT):
+            await self._steps.enter(ReceiveStep.REPORT)
+        report = await self._coordinator.report_success(self._backups)
         # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
-        # undone, whatever happens, unless the Panel has plainly said no.
-        self._undo.clear()
-        self.may_be_told = True
-        means.staging.settle(name)
-        while not await fires_within(told, PATIENCE, means.reactor):
-            # A Panel that denies the transfer does answer: what comes of that is soon known.
-            if not means.outbox.is_denied(name):
+        # rolled back, whatever happens, unless the Panel has plainly refused.
+        self._rollback.clear()
+        self.may_be_reported = True
+        self._files.finish()
+        while not await report.answered_within(PATIENCE, self._reactor):
+            # A Panel that denies the transfer does answer: it soon decides.
+            if not self._coordinator.is_denied:
                 break
-        if told.called:
-            await self._conclude(server, told)
-            return succeed(None)
-        server.hold = NOT_TOLD
-        self._course.announcer.warn("the Panel does not answer; it is told as soon as it does")
-        return Deferred.fromCoroutine(self._conclude(server, told))
+        if report.is_answered:
+            await self._conclude(server, report)
+            return Remainder()
+        server.hold = NOT_REPORTED
+        self._steps.announcer.warn("the Panel does not answer; it is told as soon as it does")
+        return Remainder(Deferred.fromCoroutine(self._conclude(server, report)))
 
-    def _backups_to_tell(self) -> tuple[str, ...] | None:
-        """Return the UUIDs that the Panel is told with the success; None where it asks for none.
-
-        Whose Panel it is, is also told by the form of the backups: one Panel has both nodes.
-        """
-        its = self._means.family == CALAGOPUS
-        its = its or any(backup.family == CALAGOPUS for backup in self._backups)
-        return tuple(backup.uuid for backup in self._backups) if its else None
-
-    async def _conclude(self, server: Server, told: Deferred[bool]) -> None:
-        if not await told:
-            self.may_be_told, self.is_unwanted = False, True
-            self._undo.add(self._put_back)
-            self._undo.add(self._store_away)
+    async def _conclude(self, server: Server, report: PendingReport) -> None:
+        if not await report.accepted():
+            self.may_be_reported, self.is_unwanted = False, True
+            self._rollback.add(self._files.restore)
+            self._rollback.add(self._store_away)
             raise TransferRevoked
-        await self._settle()
-        self._means.servers.unshare(self._server)
-        self._course.pass_on(ReceiveStep.DONE)
-        self._course.close()
+        await self._files.publish()
+        self._servers.unshare(self._server)
+        self._steps.advance(ReceiveStep.DONE)
+        self._steps.close()
         server.release()
-        await self._authority.welcome(server)
-
-    async def _settle(self) -> None:
-        """Let what has come with the server be this node's. The server is here in any case."""
-        means = self._means
-        for settle in (means.backups.settle, means.logs.publish):
-            try:
-                await means.disk.run(settle, self._server)
-            except StorageError as error:
-                self._log.error("{server}: {error}", server=self._server, error=error)
-            except Exception:
-                self._log.failure("{server}: a mistake", server=self._server)
-
-    async def _put_back(self) -> None:
-        if self._aside is not None:
-            means = self._means
-            await means.disk.run(means.staging.restore, self._server, self._aside)
+        await self._coordinator.complete(server)
 
     async def _store_away(self) -> None:
-        # What came here is whole, so it is not thrown away at once.
-        self._means.servers.forget(self._server)
-        course = self._course
-        await self._means.attic.store_away(
-            self._server, pooled=course.pool != "", inode=course.inode
-        )
+        # The received files are whole, so they are not deleted at once.
+        self._servers.forget(self._server)
+        await self._files.store_away(pooled=self._steps.pool != "", inode=self._steps.inode)

@@ -1,24 +1,23 @@
-"""The requests that one server comes in: each transfer has them in a `StreamGroup`.
+"""The group of requests that one server arrives by, which share a token.
 
-The rules are `streamroll`'s. They share one token, which is good for one transfer: the others are
-let in by the transfer that it was used for, and by nothing else. They come at the same time, so
-any of them may be here before the first; it is held until that comes, and not read.
+Which requests belong to a group is checked by `StreamRegistry`. A token is good for one transfer:
+further requests with it are only accepted for the transfer that it was used for. They come at the
+same time, so any of them may be here before the first; it is held until the first comes, and not
+read.
 
-One that is none of them is refused alone: whoever has the token, or repeats a request, ends no
-transfer by that. To its sender, if it is the others' as well, the refusal of one is the failure of
-all.
+A request that does not belong to the group is refused alone, and does not end the transfer. Its
+sender, if it is the group's as well, fails the transfer because of the refusal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock, fail, succeed
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from wingsd.auth.tokens import TransferToken, token_was_used
@@ -33,35 +32,41 @@ from wingsd.transfers.incoming.uploads import IncomingUpload, StreamRegistry, na
 
 __all__ = ["StreamGroup", "StreamGroups"]
 
-Rest = Callable[[], Awaitable[None]]
-
 
 @attrs.frozen
-class _Means:
-    receiver: IncomingTransfers
-    journal: StateDatabase
-    limits: StreamsConfig
-    reactor: Any
+class AcceptedUpload:
+    """A request that belongs to a transfer.
+
+    `outcome` fires when the server is here and the Panel knows, and fails with the `WingsdError`
+    that the sender is to read.
+    """
+
+    outcome: Deferred[None]
 
 
 class StreamGroups:
-    """All of them, by their tokens."""
+    """All groups, by the digests of their tokens."""
 
     def __init__(
         self,
         receiver: IncomingTransfers,
-        journal: StateDatabase,
+        database: StateDatabase,
         limits: StreamsConfig,
-        reactor: Any,
+        reactor: IReactorTime,
     ) -> None:
-        self._means = _Means(receiver, journal, limits, reactor)
+        self._receiver = receiver
+        self._database = database
+        self._limits = limits
+        self._reactor = reactor
         self._open: dict[str, StreamGroup] = {}
 
     def of(self, token: TransferToken) -> StreamGroup:
         """Return the group of the requests with this token."""
         group = self._open.get(token.digest)
         if group is None:
-            group = StreamGroup(token, self._means, self._forget)
+            group = StreamGroup(
+                token, self._receiver, self._database, self._limits, self._reactor, self._forget
+            )
             self._open[token.digest] = group
         return group
 
@@ -70,40 +75,50 @@ class StreamGroups:
             del self._open[group.token.digest]
 
     def stop(self) -> None:
-        """Hold nobody any more who waits for the first of a transfer."""
+        """Refuse the requests that wait for the first of their group."""
         for group in tuple(self._open.values()):
-            group.let_go(DaemonStopping())
+            group.refuse_waiting(DaemonStopping())
 
 
 class StreamGroup:
-    """The requests with one token. It is what the transfer has as its `Companions`."""
+    """The requests with one token. For the transfer it is an `UploadGroup`."""
 
     _log = Logger()
 
     def __init__(
-        self, token: TransferToken, means: _Means, forget: Callable[[StreamGroup], None]
+        self,
+        token: TransferToken,
+        receiver: IncomingTransfers,
+        database: StateDatabase,
+        limits: StreamsConfig,
+        reactor: IReactorTime,
+        forget: Callable[[StreamGroup], None],
     ) -> None:
         self.token = token
-        self._means = means
+        self._receiver = receiver
+        self._database = database
+        self._within = limits.within
+        self._reactor = reactor
         self._forget = forget
-        self._roll = StreamRegistry(means.limits.most)
+        self._registry = StreamRegistry(limits.most)
         self._others: dict[int, IncomingUpload] = {}
-        self._answers: list[Deferred[None]] = []
-        #: The first request, when it has come, or what fails in its place.
+        self._outcomes: list[Deferred[None]] = []
+        #: The first request, when it has come, or the request that fails in its place.
         self._first: IncomingUpload | None = None
-        self._visitors = 0
+        #: How many requests are being checked.
+        self._checking = 0
         self._error: WingsdError | None = None
         self._is_over = False
         self._gathering: Deferred[Sequence[IncomingUpload]] | None = None
         self._timer: IDelayedCall | None = None
-        self._tell_failed: Callable[[WingsdError], object] = lambda error: None
+        self._on_failed: Callable[[WingsdError], object] = lambda error: None
         self._admitting = DeferredLock()
         self._admitted = False
 
     # What the requests call
 
     async def admit(self) -> None:
-        """Use the token up, once for all of them; nothing is read before.
+        """Use up the token, once for all requests; nothing is read before.
 
         Raises `Unauthorized` where it was used before.
         """
@@ -111,7 +126,7 @@ class StreamGroup:
         try:
             if not self._admitted:
                 token = self.token
-                if not await self._means.journal.use_token(token.digest, token.expires):
+                if not await self._database.use_token(token.digest, token.expires):
                     raise token_was_used()
                 self._admitted = True
         finally:
@@ -121,80 +136,79 @@ class StreamGroup:
         self,
         count: str,
         upload: IncomingUpload,
-        authority: Callable[[], ReceivingCoordinator | None] = lambda: None,
-    ) -> Rest:
-        """Take the first request, with `count` in its header; return what receives the server.
+        coordinator: Callable[[], ReceivingCoordinator | None] = lambda: None,
+    ) -> AcceptedUpload:
+        """Accept the first request, with `count` in its header, and receive the server.
 
-        That raises the `WingsdError` that its sender is to read. Raises one as well where no
-        transfer can begin; those that came before it then get the same. What `authority` returns
-        has the word on the transfer, the Panel where it returns None.
+        Raises a `WingsdError` where no transfer can begin; the requests that came before it then
+        fail with the same. `coordinator` returns the coordinator of the transfer, None for the
+        Panel.
         """
-        with self._visit():
+        with self._check():
             self._refuse_second(count)
             try:
                 await self._refuse_used()
                 self._refuse_second(count)
-                transfer = self._means.receiver.open(self.token.server, authority())
+                transfer = self._receiver.open(self.token.server, coordinator())
             except WingsdError as error:
-                self.let_go(error)
+                self.refuse_waiting(error)
                 raise
             self._begin(count, upload)
-        return lambda: self._receive(transfer, upload)
+        return AcceptedUpload(Deferred.fromCoroutine(self._receive(transfer, upload)))
 
-    async def join(self, number: str, count: str, upload: IncomingUpload) -> Rest:
-        """Take another request, with these in its headers; return what waits for the outcome.
+    async def join(self, number: str, count: str, upload: IncomingUpload) -> AcceptedUpload:
+        """Accept another request, with `number` and `count` in its headers.
 
-        That raises the `WingsdError` that its sender is to read, as this does where the request is
-        not let in.
+        Raises the `WingsdError` that its sender is to read where it does not belong to the group.
         """
-        with self._visit():
+        with self._check():
             if self._first is None:
                 await self._refuse_used()
             if self._is_over:
                 raise self._error or token_was_used()
             if self._error is not None:
                 raise self._error
-            each = self._roll.further(number, count)
-            upload.when_gone(partial(self._leave, each))
+            each = self._registry.further(number, count)
+            upload.when_gone(partial(self._on_gone, each))
             self._others[each] = upload
-            answer: Deferred[None] = Deferred()
-            self._answers.append(answer)
-            self._look()
-        return lambda: answer
+            accepted = AcceptedUpload(Deferred())
+            self._outcomes.append(accepted.outcome)
+            self._continue_if_complete()
+        return accepted
 
-    def let_go(self, error: WingsdError) -> None:
-        """Answer those that wait for the first request, if any do, with `error`."""
+    def refuse_waiting(self, error: WingsdError) -> None:
+        """Fail the requests that wait for the first one, if it has not come, with `error`."""
         if self._first is None:
             self._is_over, self._error = True, error
-            self._answer(error)
+            self._conclude(error)
             self._close()
 
     # What the transfer calls
 
     def gathered(self) -> Deferred[Sequence[IncomingUpload]]:
-        """Return the others by their numbers, when all are here."""
+        """Return the other uploads by their numbers, when all are here."""
         if self._error is not None:
             return fail(self._error)
-        if self._roll.is_complete:
+        if self._registry.is_complete:
             return succeed(self._in_order())
         self._gathering = Deferred()
         return self._gathering
 
     def stop(self, error: WingsdError) -> None:
-        """Read none of them further."""
+        """Read none of the other uploads further."""
         for upload in self._others.values():
             upload.stop(error)
 
-    def when_failed(self, tell: Callable[[WingsdError], object]) -> None:
-        """Call `tell` when one has failed."""
-        self._tell_failed = tell
+    def when_failed(self, callback: Callable[[WingsdError], object]) -> None:
+        """Call back when one of them has failed."""
+        self._on_failed = callback
 
-    # How they come
+    # Arrival
 
     async def _refuse_used(self) -> None:
-        # Before there is a transfer: what a used token is sent with says nothing about the
-        # server, and the Panel is not to hear of it.
-        if await self._means.journal.was_used(self.token.digest, self.token.expires):
+        # Before there is a transfer: a request with a used token says nothing about the server,
+        # and is not reported to the Panel.
+        if await self._database.was_used(self.token.digest, self.token.expires):
             raise token_was_used()
 
     def _refuse_second(self, count: str) -> None:
@@ -202,69 +216,69 @@ class StreamGroup:
             return
         if self._error is not None:
             raise self._error
-        if self._roll.others:
-            self._roll.first(count)
+        if self._registry.others:
+            self._registry.first(count)
 
     @contextmanager
-    def _visit(self) -> Iterator[None]:
-        self._visitors += 1
+    def _check(self) -> Iterator[None]:
+        self._checking += 1
         try:
             yield
         finally:
-            self._visitors -= 1
-            if not self._visitors and self._timer is None and self._first is None:
+            self._checking -= 1
+            if not self._checking and self._timer is None and self._first is None:
                 self._close()
 
     def _begin(self, count: str, upload: IncomingUpload) -> None:
         self._first = upload
         self._stop_timer()
         try:
-            self._roll.first(count)
+            self._registry.first(count)
         except WingsdError as error:
             self._fail(error)  # Raised when they are gathered.
-        self._look()
+        self._continue_if_complete()
 
-    def _look(self) -> None:
-        """Go on when all are here, and wait for the others when they are not."""
+    def _continue_if_complete(self) -> None:
+        """Continue the transfer when all requests are here, or wait for the others."""
         if self._error is not None:
             return
-        if self._roll.is_complete:
+        if self._registry.is_complete:
             self._stop_timer()
             gathering = self._gathering
             if gathering is not None and not gathering.called:
                 gathering.callback(self._in_order())
         elif self._timer is None:
-            within = self._means.limits.within
-            self._timer = self._means.reactor.callLater(within, self._waited_enough)
+            within = self._within
+            self._timer = self._reactor.callLater(within, self._on_timeout)
 
     def _in_order(self) -> list[IncomingUpload]:
         return [self._others[number] for number in sorted(self._others)]
 
-    def _leave(self, number: int) -> None:
+    def _on_gone(self, number: int) -> None:
         error = UploadTruncated("the sender went away before its answer", "send the server again")
         error.add_context(name_of(number))
         if self._first is not None:
             self._fail(error)
         elif not self._is_over:
-            # Nothing has begun here, so the Panel hears of it only when the first comes.
+            # No transfer has begun: the Panel hears of it only when the first request comes.
             self._others.pop(number, None)
-            self._roll.leave(number)
+            self._registry.leave(number)
             self._error = self._error or error
 
-    def _waited_enough(self) -> None:
+    def _on_timeout(self) -> None:
         self._timer = None
-        error = self._roll.missing(self._means.limits.within)
+        error = self._registry.missing(self._within)
         if self._first is not None:
             self._fail(error)
         elif self.token.direct:
-            # Whoever sends it has no Panel that could be told.
-            self.let_go(error)
+            # There is no Panel to report to.
+            self.refuse_waiting(error)
         elif self._others and self._error is None:
             Deferred.fromCoroutine(self._fail_without_first(error))
         else:
             self._close()
 
-    # How they end
+    # The end
 
     def _fail(self, error: WingsdError) -> None:
         if self._error is not None or self._is_over:
@@ -276,47 +290,47 @@ class StreamGroup:
             self._first.stop(error)
         if self._gathering is not None and not self._gathering.called:
             self._gathering.errback(error)
-        self._tell_failed(error)
+        self._on_failed(error)
 
     async def _fail_without_first(self, error: WingsdError) -> None:
-        """Have it fail as any transfer does that a stream of is missing."""
+        """Fail as any transfer does of which a request is missing."""
         self._error = error
-        # It is not read: the transfer comes to the error first.
+        # The upload is not read: the transfer meets the error first.
         self._first = upload = self._others[min(self._others)]
         try:
-            transfer = self._means.receiver.open(self.token.server)
+            transfer = self._receiver.open(self.token.server)
             await transfer.run(upload, self)
         except WingsdError as failure:
             if failure is not error:
                 self._log.warn("{server}: {error}", server=self.token.server, error=failure)
         except Exception:
-            self._log.failure("{server}: a mistake", server=self.token.server)
+            self._log.failure("{server}: transfer failed unexpectedly", server=self.token.server)
         await self._end(error)
 
     async def _receive(self, transfer: IncomingTransfer, upload: IncomingUpload) -> None:
         try:
             await transfer.run(upload, self)
         except Exception as error:
-            await self._end(error if isinstance(error, WingsdError) else _unforeseen())
+            await self._end(error if isinstance(error, WingsdError) else _internal_error())
             raise
         await self._end(None)
 
     async def _end(self, error: WingsdError | None) -> None:
         self._is_over = True
         self._error = self._error or error
-        if self._roll.others or self._answers:
-            # However early it ended, none that is late is to be taken for another transfer's.
+        if self._registry.others or self._outcomes:
+            # However early it ended, a late request must not begin another transfer.
             try:
                 await self.admit()
             except WingsdError as failure:
                 self._log.warn("{server}: {error}", server=self.token.server, error=failure)
-        self._answer(error)
+        self._conclude(error)
         self._close()
 
-    def _answer(self, error: WingsdError | None) -> None:
-        answers, self._answers = self._answers, []
-        for answer in answers:
-            answer.callback(None) if error is None else answer.errback(error)
+    def _conclude(self, error: WingsdError | None) -> None:
+        outcomes, self._outcomes = self._outcomes, []
+        for outcome in outcomes:
+            outcome.callback(None) if error is None else outcome.errback(error)
 
     def _close(self) -> None:
         self._stop_timer()
@@ -328,5 +342,5 @@ class StreamGroup:
             timer.cancel()
 
 
-def _unforeseen() -> WingsdError:
+def _internal_error() -> WingsdError:
     return WingsdError("an unforeseen error", "the reason is in the log of this node")

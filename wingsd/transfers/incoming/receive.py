@@ -1,7 +1,7 @@
-"""The first half of receiving: from an upload's bytes to what stands whole in the staging area.
+"""Receiving, the first half: from an upload's bytes to files that are whole in the staging area.
 
-One thread takes the parts of an upload in their order (`incomingpart`). Where a server comes by
-several uploads, `together` has them read at the same time.
+One thread reads the parts of an upload in their order. Where a server arrives by several uploads,
+they are read at the same time.
 """
 
 from __future__ import annotations
@@ -9,48 +9,48 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import attrs
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
 
-from wingsd.archive import ArchiveLimits, Extracted, SharedTreeWriter, extract
+from wingsd.archive import ArchiveLimits, Extracted, SharedTreeWriter, extract_part
 from wingsd.errors import BadRequest, WingsdError
 from wingsd.panel.schemas import Settings
 from wingsd.threadio import relayed
-from wingsd.transfers.cancellation import slots_held
-from wingsd.transfers.collaborators import ReceivingCollaborators
+from wingsd.transfers.cancellation import CancelScope, slots_held
+from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.errors import StreamMismatch
-from wingsd.transfers.formatting import progress_bar
 from wingsd.transfers.incoming.uploads import (
-    ALONE,
     FIRST,
-    IncomingPart,
+    Extraction,
     IncomingUpload,
-    ParallelUploads,
-    ReceivedPart,
-    SiblingUploads,
+    ReceivedUpload,
+    UploadGroup,
+    UploadReader,
     name_of,
 )
-from wingsd.transfers.step_log import ProgressMeter, StepLog
-from wingsd.transfers.steps import ReceiveStep, RollbackList
+from wingsd.transfers.step_log import StepLog
+from wingsd.transfers.steps import ReceiveStep
+from wingsd.transfers.storage.incoming import ArrivingServer
 
-__all__ = ["Received", "Reception"]
+__all__ = ["ReceivePhase", "ReceivedServer"]
 
 MIB = 1024 * 1024
 
 
 @attrs.frozen
-class Received:
-    """What has come, by one upload or by several."""
+class ReceivedServer:
+    """What was received of a server, by one upload or by several."""
 
-    parts: Sequence[ReceivedPart]
+    uploads: Sequence[ReceivedUpload]
 
     def verify(self) -> None:
-        """Raise `BadRequest` where anything is not what was sent."""
-        for part in self.parts:
-            part.verify()
+        """Raise `ChecksumMismatch` where anything is not what was sent."""
+        for upload in self.uploads:
+            upload.verify()
 
     @property
     def _archives(self) -> list[Extracted]:
-        return [part.archive for part in self.parts if part.archive is not None]
+        return [upload.archive for upload in self.uploads if upload.archive is not None]
 
     @property
     def files(self) -> int:
@@ -71,147 +71,136 @@ class Received:
     @property
     def backups(self) -> int:
         """How many backups there are."""
-        return sum(len(part.backups) for part in self.parts)
+        return sum(len(upload.backups) for upload in self.uploads)
 
 
-class Reception:
-    """One server's coming into the staging area. What it does is added to `undo`."""
+class ReceivePhase:
+    """Receives one server into the staging area."""
 
     _log = Logger()
 
     def __init__(
         self,
         server: str,
-        means: ReceivingCollaborators,
-        course: StepLog[ReceiveStep],
-        undo: RollbackList,
+        files: ArrivingServer,
+        extraction: Extraction,
+        steps: StepLog[ReceiveStep],
     ) -> None:
         self._server = server
-        self._means = means
-        self._course = course
-        self._undo = undo
-        self._parts: Sequence[IncomingPart] = ()
-        #: Counts the bytes that come, those of what comes with the server too.
-        self.meter = ProgressMeter(means.reactor.seconds, self._count)
+        self._files = files
+        self._extraction = extraction
+        self._steps = steps
+        self._readers: Sequence[UploadReader] = ()
+        #: Counts the bytes received, those of attachments too.
+        self.meter = ProgressMeter(extraction.reactor.seconds, self._count)
 
     def _count(self) -> int:
-        return sum(part.bytes for part in self._parts)
+        return sum(reader.bytes for reader in self._readers)
 
     @property
     def size(self) -> int:
-        """How many bytes are to come, 0 where that is not known."""
-        sizes = [part.upload.size for part in self._parts]
+        """How many bytes are to be received, 0 where that is not known."""
+        sizes = [reader.upload.size for reader in self._readers]
         return sum(sizes) if all(sizes) else 0
 
     async def receive(
         self,
         upload: IncomingUpload,
+        group: UploadGroup,
         settings: Settings,
-        others: SiblingUploads = ALONE,
         *,
         pooled: bool = False,
-    ) -> Received:
-        """Take the whole server, when it is its turn. Raises the `WingsdError` that stops it.
+    ) -> ReceivedServer:
+        """Receive the whole server when a slot is free. Raises the `WingsdError` that stops it.
 
-        Of what is `pooled` the files are here: an archive is then read and thrown away, for what
-        comes after it.
+        The files of a server that is `pooled` are here already: an archive is then read and
+        discarded, for the attachments that follow it.
         """
-        means, course = self._means, self._course
-        self._parts = self._parts_of(upload, await course.chain.wait(others.gathered()))
-        if pooled and len(self._parts) > 1:
+        scope = self._steps.cancel_scope
+        self._readers = self._readers_of(upload, group, await scope.wait(group.gathered()))
+        if pooled and len(self._readers) > 1:
             raise StreamMismatch("within a storage pool a server is sent in one request")
-        await course.enter(ReceiveStep.RECEIVE)
-        async with slots_held(means.slots, len(self._parts), course.chain) as slots:
+        await self._steps.enter(ReceiveStep.RECEIVE)
+        async with slots_held(self._extraction.slots, len(self._readers), scope) as slots:
             self.meter.start()
             try:
-                course.take_turn()
-                with means.write_back.during():
+                self._steps.restart_clock()
+                with self._files.writing_back():
                     if pooled:
-                        return await self._take_pooled()
-                    return await self._take(settings, slots)
+                        return await self._receive_pooled()
+                    return await self._receive_files(settings, slots)
             finally:
                 self.meter.stop()
 
-    def _parts_of(
-        self, upload: IncomingUpload, others: Sequence[IncomingUpload]
-    ) -> list[IncomingPart]:
-        name = FIRST if others else ""
-        parts = [IncomingPart(self._server, upload, self._means, name, first=True)]
-        for number, other in enumerate(others):
-            name = name_of(number)
+    def _readers_of(
+        self, upload: IncomingUpload, group: UploadGroup, others: Sequence[IncomingUpload]
+    ) -> list[UploadReader]:
+        names = [FIRST if others else "", *map(name_of, range(len(others)))]
+        readers = []
+        for each, name in zip([upload, *others], names, strict=True):
             try:
-                part = IncomingPart(self._server, other, self._means, name, first=False)
+                readers.append(
+                    UploadReader(each, self._extraction, self._files, group.admit, name)
+                )
             except WingsdError as error:
-                error.add_context(name)
+                if name != names[0]:
+                    error.add_context(name)
                 raise
-            parts.append(part)
-        return parts
+        return readers
 
-    async def _take(self, settings: Settings, slots: int) -> Received:
-        means, announcer = self._means, self._course.announcer
-        self._undo.add(lambda: means.disk.run(means.staging.withdraw, self._server))
-        directory = await means.disk.run(means.staging.create, self._server)
-        await means.disk.run(means.backups.discard, self._server)
-        limits = means.limits.for_server(settings.build.disk_space)
+    async def _receive_files(self, settings: Settings, slots: int) -> ReceivedServer:
+        directory = await self._files.create()
+        limits = self._extraction.limits.for_server(settings.build.disk_space)
+        announcer = self._steps.announcer
         announcer.show_progress(self._progress)
         try:
-            if len(self._parts) == 1:
-                parts = [await self._alone(directory, limits)]
-            else:
-                parts = await self._together(directory, limits, slots)
-        finally:
-            announcer.hide_progress()
-        return Received(parts)
-
-    async def _take_pooled(self) -> Received:
-        means, announcer = self._means, self._course.announcer
-        await means.disk.run(means.staging.discard, self._server)
-        await means.disk.run(means.backups.discard, self._server)
-        most = await means.disk.run(means.volume.size)
-        (part,) = self._parts
-        announcer.show_progress(self._progress)
-        try:
-            return Received([await part.read(lambda blocks, _: _discard(blocks, most))])
+            if len(self._readers) > 1:
+                return await self._read_in_parallel(directory, limits, slots)
+            (reader,) = self._readers
+            unpack = self._extraction.unpack_into(directory, limits, self._note)
+            return ReceivedServer([await reader.read(unpack)])
         finally:
             announcer.hide_progress()
 
-    async def _alone(self, directory: str, limits: ArchiveLimits) -> ReceivedPart:
-        means = self._means
-        (part,) = self._parts
+    async def _receive_pooled(self) -> ReceivedServer:
+        await self._files.discard_files()
+        await self._files.discard_backups()
+        size = await self._files.pool_size()
+        (reader,) = self._readers
+        announcer = self._steps.announcer
+        announcer.show_progress(self._progress)
+        try:
+            return ReceivedServer([await reader.read(lambda blocks, _: _discard(blocks, size))])
+        finally:
+            announcer.hide_progress()
 
-        def unpack(blocks: Iterator[bytes], abort: Callable[[], None]) -> Extracted:
-            return extract(blocks, directory, means.owner, self._note, limits=limits, abort=abort)
-
-        return await part.read(unpack)
-
-    async def _together(
+    async def _read_in_parallel(
         self, directory: str, limits: ArchiveLimits, slots: int
-    ) -> list[ReceivedPart]:
-        means, parts = self._means, self._parts
-        tree = await means.disk.run(SharedTreeWriter, directory, means.owner, limits, len(parts))
+    ) -> ReceivedServer:
+        workers, owner = self._extraction.workers, self._extraction.owner
+        tree = await workers.run(SharedTreeWriter, directory, owner, limits, len(self._readers))
         try:
-            received = await ParallelUploads(parts, tree, slots, self._course.chain).read(
-                self._note
-            )
-            await means.extractors.run(tree.finish)
+            parallel = ParallelUploads(self._readers, tree, slots, self._steps.cancel_scope)
+            received = await parallel.read(self._note)
+            await workers.run(tree.finish)
         finally:
-            await means.disk.run(tree.close)
-        return received
+            await workers.run(tree.close)
+        return ReceivedServer(received)
 
     @property
     def _note(self) -> Callable[[str], None]:
-        return relayed(self._means.reactor, self._course.announcer.warn)
+        return relayed(self._extraction.reactor, self._steps.announcer.warn)
 
-    # What is said of it
+    # Console and log
 
     def _progress(self) -> str:
         return f"Receiving {progress_bar(self.meter.done, self.size)}"
 
-    def say_figures(self, received: Received) -> None:
-        """Tell how much came, and how fast; the journal has it too."""
+    def log_figures(self, received: ReceivedServer) -> None:
+        """Log how much was received, and how fast; note it for the state database."""
         meter = self.meter
-        if not self._course.pool:
-            self._course.note_figures(received.archive_bytes, received.files)
+        if not self._steps.pool:
+            self._steps.set_figures(received.archive_bytes, received.files)
         self._log.info(
             "{server}: received {bytes} bytes, {files} files, {backups} backups, {seconds:.1f} s, "
             "{rate:.1f} MiB/s",
@@ -224,9 +213,69 @@ class Reception:
         )
 
 
-def _discard(blocks: Iterator[bytes], most: int) -> None:
-    """Take an archive for nothing, in a thread; raise `BadRequest` beyond so many bytes."""
-    left = most
+class ParallelUploads:
+    """Reads all uploads of one server at the same time, in at most as many threads as `slots`."""
+
+    def __init__(
+        self,
+        readers: Sequence[UploadReader],
+        tree: SharedTreeWriter,
+        slots: int,
+        scope: CancelScope,
+    ) -> None:
+        """Take the first upload first."""
+        self._readers = readers
+        self._tree = tree
+        self._slots = DeferredSemaphore(slots)
+        self._scope = scope
+        self._error: Exception | None = None
+
+    async def read(self, note: Callable[[str], None]) -> list[ReceivedUpload]:
+        """Read all of them; raise the error of the first to fail.
+
+        `note` gets a line for each member that was left out or written otherwise.
+        """
+        first, *others = self._readers
+        jobs = [Deferred.fromCoroutine(self._read(reader, note)) for reader in others]
+        if self._slots.limit < len(self._readers):
+            # A sender may end its first upload only when the others are complete. It must not
+            # hold a slot that one of them waits for.
+            await DeferredList(jobs)
+        jobs.insert(0, Deferred.fromCoroutine(self._read(first, note)))
+        done = await DeferredList(jobs, consumeErrors=True)
+        if self._error is not None:
+            raise self._error
+        return [received for _, received in done]
+
+    async def _read(self, reader: UploadReader, note: Callable[[str], None]) -> ReceivedUpload:
+        await self._slots.acquire()
+        try:
+            received = await reader.read(
+                lambda blocks, abort: extract_part(blocks, self._tree, note, abort=abort)
+            )
+            # Here already: otherwise the others would be read to their ends in vain.
+            received.verify()
+        except Exception as error:
+            self._fail(reader, error)
+            raise
+        finally:
+            self._slots.release()
+        return received
+
+    def _fail(self, reader: UploadReader, error: Exception) -> None:
+        if self._error is not None:
+            return
+        self._error = error
+        reason = error if isinstance(error, WingsdError) else WingsdError(str(error))
+        if reason is not self._scope.reason:
+            reason.add_context(reader.name)
+        for each in self._readers:
+            each.upload.stop(reason)
+
+
+def _discard(blocks: Iterator[bytes], size: int) -> None:
+    """Read an archive and discard it, in a thread. Raises `BadRequest` beyond `size` bytes."""
+    left = size
     for block in blocks:
         left -= len(block)
         if left < 0:

@@ -1,31 +1,33 @@
-"""Receiving a server: the chain of steps from an opened upload to the Panel's word.
+"""Receiving one server: the steps of an incoming transfer, from its upload to the Panel's answer.
 
-Read `IncomingTransfer._receive` from top to bottom: receive (`reception`), verify, make durable;
-`arrival` has the rest: swap into place, environment, Panel. Each step that changes something
-leaves behind how to undo it, and any failure, wherever it comes from, ends in `_fail`: undone,
-told, and raised again for the answer.
+Read `IncomingTransfer._receive` from top to bottom: receive (`receive`), verify, make durable;
+`commit` has the rest. Each step that changes something adds to the rollback how that is undone. An
+error in any step ends in `_fail`: it is reported, rolled back, and raised again for the answer.
 """
 
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from wingsd.docker import Environment
 from wingsd.docker.container import check_variables
 from wingsd.errors import ServerNotFound, WingsdError
 from wingsd.panel.errors import PanelError
 from wingsd.panel.schemas import Configuration
+from wingsd.servers import Servers
 from wingsd.statedb import TransferRecord
-from wingsd.transfers.collaborators import ReceivingCollaborators
+from wingsd.transfers.cancellation import when_fired
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import ContainerNameTaken, DaemonRestarted, UploadTruncated
-from wingsd.transfers.incoming.commit import Arrival
-from wingsd.transfers.incoming.receive import Reception
-from wingsd.transfers.incoming.uploads import ALONE, IncomingUpload, SiblingUploads
-from wingsd.transfers.pool_negotiation import finds_files
-from wingsd.transfers.step_log import Progress
+from wingsd.transfers.incoming.commit import CommitPhase, Remainder
+from wingsd.transfers.incoming.receive import ReceivePhase
+from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload, UploadGroup
+from wingsd.transfers.step_log import Progress, StepLogs
 from wingsd.transfers.steps import ReceiveStep, RollbackList
+from wingsd.transfers.storage.incoming import ArrivingServer, IncomingStorage
 
 __all__ = ["IncomingTransfer"]
 
@@ -36,141 +38,159 @@ PAUSE = 15.0
 
 
 class IncomingTransfer:
-    """One server on its way to this node; it begins when `after` has fired."""
+    """The transfer of one server to this node."""
 
     _log = Logger()
 
     def __init__(
         self,
         server: str,
-        means: ReceivingCollaborators,
-        authority: ReceivingCoordinator,
-        after: Deferred[None],
+        coordinator: ReceivingCoordinator,
+        step_logs: StepLogs,
+        storage: IncomingStorage,
+        extraction: Extraction,
+        environment: Environment,
+        servers: Servers,
+        reactor: IReactorTime,
     ) -> None:
         self.server = server
-        self.authority = authority
-        #: Fires when the transfer is over, whichever way, and all is tidied up. The outbox sees to
-        #: it that the Panel hears of a failure.
+        self.coordinator = coordinator
+        #: Fires when the transfer is over, whatever its outcome, and all is cleaned up. That the
+        #: Panel hears of a failure is the callback queue's task.
         self.over: Deferred[None] = Deferred()
-        self._after = after
-        self._means = means
-        self._course = means.step_logs.receiving(server, authority)
-        self._undo = RollbackList(server)
-        self._reception = Reception(server, means, self._course, self._undo)
-        self._course.count = lambda: self._reception.meter.done
-        self._arrival = Arrival(server, means, authority, self._course, self._undo)
+        self._previous_over: Deferred[None] = succeed(None)
+        self._environment = environment
+        self._servers = servers
+        self._reactor = reactor
+        self._rollback = rollback = RollbackList(server)
+        self._files = files = ArrivingServer(server, storage, rollback)
+        self._steps = steps = step_logs.receiving(server, coordinator)
+        self._receive_phase = ReceivePhase(server, files, extraction, steps)
+        self._commit_phase = CommitPhase(
+            server, files, coordinator, steps, rollback, environment, servers, reactor
+        )
         self._upload: IncomingUpload | None = None
-        self._others: SiblingUploads = ALONE
+        self._group: UploadGroup | None = None
+        steps.count = lambda: self._receive_phase.meter.done
 
-    async def run(self, upload: IncomingUpload, others: SiblingUploads = ALONE) -> None:
-        """Receive the server. Raises the `WingsdError` that the sender is to read."""
-        self._upload, self._others = upload, others
-        upload.when_gone(self._sender_gone)
-        others.when_failed(self._stream_failed)
-        rest: Deferred[None] = succeed(None)
+    def begin_after(self, previous: IncomingTransfer) -> None:
+        """Begin when `previous`, which has failed, is cleaned up."""
+        self._previous_over = when_fired(previous.over)
+
+    async def run(self, upload: IncomingUpload, group: UploadGroup) -> None:
+        """Receive the server by the first upload of `group` and the others in it.
+
+        Raises the `WingsdError` that the sender is to read.
+        """
+        self._upload, self._group = upload, group
+        upload.when_gone(self._on_sender_gone)
+        group.when_failed(self._on_group_failed)
+        remainder = Remainder()
         try:
             configuration = await self._admit()
             try:
-                rest = await self._receive(upload, configuration)
+                remainder = await self._receive(upload, group, configuration)
             except Exception as error:
-                rest = await self._fail(error)
+                remainder = await self._fail(error)
                 raise
         finally:
-            # The sender has its answer meanwhile: neither a Panel that is slow nor a large tree
-            # that has to go is its concern.
-            self._go_on(rest)
+            # The sender is answered meanwhile: it need not wait for a Panel that is slow, nor for
+            # the deletion of a large tree.
+            self._complete_later(remainder)
 
     async def resume(self, entry: TransferRecord) -> None:
-        """Bring to its end, well or not, what an earlier daemon did not."""
+        """Complete or roll back what an earlier daemon has left unfinished."""
         step = ReceiveStep[entry.step]
-        self._course.resume(entry, step)
-        self._arrival.environment_begun = not self._course.life.before(ReceiveStep.ENVIRONMENT)
+        self._steps.resume(entry, step)
+        self._commit_phase.environment_begun = not self._steps.lifecycle.before(
+            ReceiveStep.ENVIRONMENT
+        )
         if step is ReceiveStep.FAILED:
-            self._go_on(Deferred.fromCoroutine(self._tidy_up()))
+            self._complete_later(self._clean_up_later())
             return
         try:
-            rest = await self._arrive()
+            remainder = await self._resume_commit()
         except Exception as error:
-            rest = await self._fail(error)
-        self._go_on(rest)
+            remainder = await self._fail(error)
+        self._complete_later(remainder)
 
-    def _go_on(self, rest: Deferred[None]) -> None:
-        Deferred.fromCoroutine(self._see_it_through(rest))
+    def _complete_later(self, remainder: Remainder) -> None:
+        Deferred.fromCoroutine(self._complete(remainder))
 
-    async def _see_it_through(self, rest: Deferred[None]) -> None:
+    async def _complete(self, remainder: Remainder) -> None:
         try:
             try:
-                await rest
+                await remainder.done
             except WingsdError as error:
-                await (await self._fail(error))
+                await (await self._fail(error)).done
         except Exception:
-            self._log.failure("{server}: a mistake", server=self.server)
+            self._log.failure("{server}: transfer failed unexpectedly", server=self.server)
         finally:
-            self._course.abandon()  # unless it has its end
+            self._steps.leave_open()  # unless it is closed
             self.over.callback(None)
 
-    def give_up(self, reason: WingsdError, *, verified: bool = False) -> bool:
-        """End a transfer whose archive is not verified yet; with `verified`, any other too.
+    def abort(self, reason: WingsdError, *, verified: bool = False) -> bool:
+        """End the transfer if its archive is not verified yet; with `verified`, also later.
 
-        Return whether it ends: one whose success may have been told goes on in any case.
+        Return whether it ends: one whose success may have been reported continues in any case.
         """
-        border = ReceiveStep.REPORT if verified else ReceiveStep.DURABLE
-        if not self._course.life.before(border):
+        limit = ReceiveStep.REPORT if verified else ReceiveStep.DURABLE
+        if not self._steps.lifecycle.before(limit):
             return False
-        self._course.chain.interrupt(reason)
-        if self._upload is not None:
+        self._steps.cancel_scope.cancel(reason)
+        if self._upload is not None and self._group is not None:
             self._upload.stop(reason)
-            self._others.stop(reason)
+            self._group.stop(reason)
         return True
 
     @property
     def progress(self) -> Progress:
         """How far it is; its seconds are those in this daemon."""
-        return self._course.progress(self._reception.meter, self._reception.size)
+        return self._steps.progress(self._receive_phase.meter, self._receive_phase.size)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether others are at work, and it is not its turn yet."""
-        return self._course.chain.is_waiting
+        """Whether it waits for a slot."""
+        return self._steps.cancel_scope.is_waiting
 
     @property
     def has_failed(self) -> bool:
-        """Whether it has, though its traces may still have to go."""
-        return self._course.life.step is ReceiveStep.FAILED
+        """Whether it has failed; it may still be cleaning up."""
+        return self._steps.lifecycle.step is ReceiveStep.FAILED
 
     @property
     def is_receiving(self) -> bool:
-        """Whether its archive is still to come, in whole or in part."""
-        return self._course.life.before(ReceiveStep.VERIFY)
+        """Whether its archive is still to be received, in whole or in part."""
+        return self._steps.lifecycle.before(ReceiveStep.VERIFY)
 
     @property
     def has_arrived(self) -> bool:
         """Whether the server is here, and only the Panel may not have heard of it."""
-        return self._arrival.may_be_told
+        return self._commit_phase.may_be_reported
 
-    def _sender_gone(self) -> None:
-        # It can no longer be told, and every sender then takes the server to be still with it.
-        self.give_up(
+    def _on_sender_gone(self) -> None:
+        # It can no longer be answered, and every sender then keeps the server as its own.
+        self.abort(
             UploadTruncated("the sender went away before its answer", "send the server again"),
             verified=True,
         )
 
-    def _stream_failed(self, error: WingsdError) -> None:
-        # Before, it is raised where the others are waited for: so it comes to be told.
-        if not self._course.life.before(ReceiveStep.RECEIVE):
-            self.give_up(error, verified=True)
+    def _on_group_failed(self, error: WingsdError) -> None:
+        # Before, it is raised where the group is awaited, and so reported.
+        if not self._steps.lifecycle.before(ReceiveStep.RECEIVE):
+            self.abort(error, verified=True)
 
-    # The chain
+    # The steps
 
     async def _admit(self) -> Configuration:
-        """Ask about the server. Nothing has begun: a failure here is not told."""
+        """Ask about the server. Nothing has begun: a failure here is not reported."""
         try:
-            await self._course.chain.wait(self._after)
-            asking = Deferred.fromCoroutine(self.authority.admit())
-            configuration = await self._course.chain.wait(asking)
-            # Before the archive comes: its container could not be made of these.
+            await self._steps.cancel_scope.wait(self._previous_over)
+            asking = Deferred.fromCoroutine(self.coordinator.admit())
+            configuration = await self._steps.cancel_scope.wait(asking)
+            # Before the archive is received: its container could not be made of these.
             check_variables(configuration.settings)
-            self._means.servers.admit(configuration, HOLD)
+            self._servers.admit(configuration, HOLD)
         except WingsdError as error:
             self._log.warn(
                 "{server}: transfer refused: {code}: {error}",
@@ -179,35 +199,31 @@ class IncomingTransfer:
                 error=error,
             )
             raise
-        self._undo.add(self._forget)
+        self._rollback.add(self._forget)
         return configuration
 
     async def _receive(
-        self, upload: IncomingUpload, configuration: Configuration
-    ) -> Deferred[None]:
-        means, course = self._means, self._course
-        self.authority.begin()
-        await course.begin()
-        await self.authority.write_down()
-        await course.chain.wait(Deferred.fromCoroutine(self._check_engine()))
-        pooled = not self.authority.by_hand and await finds_files(self.server, upload, means)
-        if pooled:
-            await self._join(means.volume.pool, upload.mark)
-        received = await self._reception.receive(
-            upload, configuration.settings, self._others, pooled=pooled
+        self, upload: IncomingUpload, group: UploadGroup, configuration: Configuration
+    ) -> Remainder:
+        steps, scope = self._steps, self._steps.cancel_scope
+        self.coordinator.begin()
+        await steps.begin()
+        await self.coordinator.save()
+        await scope.wait(Deferred.fromCoroutine(self._check_engine()))
+        pooled = await self._is_in_pool(upload)
+        received = await self._receive_phase.receive(
+            upload, group, configuration.settings, pooled=pooled
         )
 
-        await course.enter(ReceiveStep.VERIFY)
+        await steps.enter(ReceiveStep.VERIFY)
         received.verify()
 
-        await course.enter(ReceiveStep.DURABLE)
-        if not pooled:
-            await course.chain.wait(means.disk.run(means.staging.flush, self.server))
-        await course.chain.wait(means.disk.run(means.backups.flush, self.server))
-        self._reception.say_figures(received)
+        await steps.enter(ReceiveStep.DURABLE)
+        await scope.wait(Deferred.fromCoroutine(self._files.flush(pooled=pooled)))
+        self._receive_phase.log_figures(received)
 
-        server = means.servers.get(self.server)
-        return await self._arrival.complete(server, configuration, received.unpacked_bytes)
+        server = self._servers.get(self.server)
+        return await self._commit_phase.run(server, configuration, received.unpacked_bytes)
 
     async def _check_engine(self) -> None:
         """Raise `Conflict` where another node's container on the engine has the server's name.
@@ -215,7 +231,7 @@ class IncomingTransfer:
         A node of Pterodactyl's or Pelican's keeps its own until all of the server has moved, and
         this node's could not be made then. Raises `EnvironmentFailed` when the engine is silent.
         """
-        conflict = await self._means.environment.name_conflict(self.server)
+        conflict = await self._environment.name_conflict(self.server)
         if conflict:
             raise ContainerNameTaken(
                 "the server cannot have a container on this node",
@@ -224,12 +240,18 @@ class IncomingTransfer:
                 "the server again",
             )
 
-    async def _join(self, pool: str, mark: str) -> None:
-        """Take the files for those in the storage pool, which the sender has as well."""
-        await self._course.note_terms(pool)
-        self._means.servers.share(self.server, pool)
-        self._course.announcer.say(f"its files are here, in the storage pool {pool}")
-        self._arrival.mark = mark
+    async def _is_in_pool(self, upload: IncomingUpload) -> bool:
+        """Return whether the files are here, in a storage pool that the sender has as well."""
+        if self.coordinator.is_direct:
+            return False
+        if not await self._files.is_in_pool(upload.pool, upload.mark):
+            return False
+        pool = self._files.pool
+        await self._steps.save_terms(pool)
+        self._servers.share(self.server, pool)
+        self._steps.announcer.say(f"its files are here, in the storage pool {pool}")
+        self._commit_phase.mark = upload.mark
+        return True
 
     # After a restart
 
@@ -237,7 +259,7 @@ class IncomingTransfer:
         """Return whether the server has moved here, and its description."""
         while True:
             try:
-                return await self.authority.ask_again()
+                return await self.coordinator.recheck()
             except ServerNotFound:
                 raise
             except PanelError as error:
@@ -246,75 +268,68 @@ class IncomingTransfer:
                     server=self.server,
                     error=error,
                 )
-            await self._course.chain.wait(deferLater(self._means.reactor, PAUSE))
+            await self._steps.cancel_scope.wait(deferLater(self._reactor, PAUSE))
 
-    async def _arrive(self) -> Deferred[None]:
-        means = self._means
-        if self._course.life.before(ReceiveStep.SWAP):
+    async def _resume_commit(self) -> Remainder:
+        lifecycle, pool = self._steps.lifecycle, self._steps.pool
+        if lifecycle.before(ReceiveStep.SWAP):
             raise DaemonRestarted
-        pool = self._course.pool
         if not pool:
-            self._undo.add(lambda: means.disk.run(means.staging.withdraw, self.server))
-        self._undo.add(lambda: means.disk.run(means.backups.take_back, self.server))
-        if pool and self._course.life.before(ReceiveStep.REPORT):
-            # A Pelican source for which this connection has ended takes the files for its own
-            # again, and deletes them when the Panel then hears of a success.
+            self._files.roll_back_files()
+        self._files.roll_back_backups()
+        if pool and lifecycle.before(ReceiveStep.REPORT):
+            # A Pelican source whose connection has ended takes the files as its own again, and
+            # deletes them when the Panel then hears of a success.
             raise DaemonRestarted
-        self._undo.add(self._vacate)
-        # Looked for first: it may be told, and forgotten, while the Panel is asked.
-        is_told = means.outbox.success_of(self.server) is not None
-        ours, configuration = await self._ask_until_answered()
-        if pool and not (ours or is_told):
+        self._rollback.add(self._vacate)
+        # Looked for first: it may be reported, and forgotten, while the Panel is asked.
+        was_queued = self.coordinator.is_success_queued
+        is_here, configuration = await self._ask_until_answered()
+        if pool and not (is_here or was_queued):
             raise DaemonRestarted
-        self._arrival.was_told = ours or is_told
-        if ours:
-            server = means.servers.get_or_add(configuration)
+        self._commit_phase.was_reported = is_here or was_queued
+        if is_here:
+            server = self._servers.get_or_add(configuration)
         else:
-            server = means.servers.admit(configuration, HOLD)
-            self._undo.add(self._forget)
+            server = self._servers.admit(configuration, HOLD)
+            self._rollback.add(self._forget)
         if pool:
-            means.servers.share(self.server, pool)
-        return await self._arrival.complete(server, configuration)
+            self._servers.share(self.server, pool)
+        return await self._commit_phase.run(server, configuration)
 
-    # What undoes it
+    # Failure
 
-    async def _fail(self, error: Exception) -> Deferred[None]:
-        """Undo everything, and have it told; return what goes on after that."""
-        course, arrival = self._course, self._arrival
-        course.fail(error)
-        if arrival.may_be_told:
-            # A mistake of ours: the outbox goes on, and no data is touched.
-            return succeed(None)
-        # Told first, since it is what the Panel's users wait for, and what a daemon that has to
-        # end must not leave out; the server's place is the source's own again in any case.
-        if not arrival.is_unwanted:
-            await self.authority.tell_failure()
-        await self._undo.run()
-        # From here on nobody may take what is left for a server; the next daemon removes it too.
-        await course.fall_to(ReceiveStep.FAILED)
-        return Deferred.fromCoroutine(self._tidy_up())
+    async def _fail(self, error: Exception) -> Remainder:
+        """Report the failure and roll back; return the clean-up that remains."""
+        steps, commit = self._steps, self._commit_phase
+        steps.fail(error)
+        if commit.may_be_reported:
+            # An internal error: the callback queue continues, and no data is touched.
+            return Remainder()
+        # Reported first, since the Panel's users wait for it, and a daemon that has to end must
+        # not leave it out; the server may be used at its source again in any case.
+        if not commit.is_unwanted:
+            await self.coordinator.report_failure()
+        await self._rollback.run()
+        # From here on what is left must not be taken for a server; a later daemon removes it too.
+        await steps.enter_if_open(ReceiveStep.FAILED)
+        return self._clean_up_later()
 
     async def _vacate(self) -> None:
-        """Let what an earlier daemon has put into place stand there no longer.
+        await self._files.vacate(pooled=self._steps.pool != "", inode=self._steps.inode)
 
-        The Panel may have heard of it, and the source have deleted its own: it is kept apart.
-        """
-        means, course = self._means, self._course
-        if await means.disk.run(means.staging.holds, self.server):
-            return
-        if await means.disk.run(means.staging.is_in_place, self.server, course.inode):
-            await means.attic.store_away(self.server, pooled=course.pool != "", inode=course.inode)
+    def _clean_up_later(self) -> Remainder:
+        return Remainder(Deferred.fromCoroutine(self._clean_up()))
 
-    async def _tidy_up(self) -> None:
-        means = self._means
-        tidy = RollbackList(self.server)
-        if self._arrival.environment_begun:
-            tidy.add(lambda: means.environment.remove(self.server))
-        tidy.add(lambda: means.disk.run(means.staging.discard, self.server))
-        tidy.add(lambda: means.disk.run(means.backups.discard, self.server))
-        await tidy.run()
-        self._course.close()
+    async def _clean_up(self) -> None:
+        leftovers = RollbackList(self.server)
+        if self._commit_phase.environment_begun:
+            leftovers.add(lambda: self._environment.remove(self.server))
+        leftovers.add(self._files.discard_files)
+        leftovers.add(self._files.discard_backups)
+        await leftovers.run()
+        self._steps.close()
         self._log.info("{server}: the failed transfer is cleaned up", server=self.server)
 
     async def _forget(self) -> None:
-        self._means.servers.forget(self.server)
+        self._servers.forget(self.server)

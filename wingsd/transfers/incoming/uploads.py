@@ -1,46 +1,66 @@
-"""The uploads of one server: one, or several that are received at the same time.
+"""The uploads that a server arrives by: one, or several that are received at the same time.
 
-A server may come in several requests at a time. The first has `Multiplex-Stream-Count` with the
-number of the others, itself not counted; each of those has `Multiplex-Stream` with its own number,
-from 0 on. They may come in any order, since they are sent at the same time. The source of this is
-what Calagopus' nodes do. Pure.
+A server may arrive by several requests. The first has `Multiplex-Stream-Count` with the number of
+the others, itself not counted; each of those has `Multiplex-Stream` with its own number, from 0
+on. They are sent at the same time, so they may come in any order. The source of this is what
+Calagopus' nodes do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Protocol
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IConsumer, IProducer
+from zope.interface import implementer
 
-from wingsd.archive import Extracted, SharedTreeWriter, extract_part
+from wingsd.archive import ArchiveLimits, Extracted, extract
 from wingsd.backups.attachments import Backup
+from wingsd.config import FormConfig
 from wingsd.errors import BadRequest, WingsdError
-from wingsd.threadio import Feed
-from wingsd.transfers.cancellation import CancelScope
-from wingsd.transfers.collaborators import ReceivingCollaborators
+from wingsd.threadio import Feed, Workers
 from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, StreamMissing
-from wingsd.transfers.form.upload_form import Checksums, UploadForm
+from wingsd.transfers.storage.incoming import ArrivingServer
+from wingsd.transfers.upload_form import Checksums, UploadForm
+from wingsd.util.reactor import ThreadedReactor
 
 __all__ = [
-    "ALONE",
     "COUNT",
     "FIRST",
     "NUMBER",
-    "IncomingPart",
+    "Extraction",
+    "FormFeed",
     "IncomingUpload",
-    "ParallelUploads",
-    "ReceivedPart",
-    "SiblingUploads",
+    "ReceivedUpload",
     "StreamRegistry",
     "Unpack",
+    "UploadConsumer",
+    "UploadGroup",
+    "UploadReader",
     "name_of",
 ]
 
 
+class UploadConsumer(Protocol):
+    """Takes the body of one upload; one of `finish` and `fail` ends it."""
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Take the body from `producer`, a push producer, which is paused when need be."""
+
+    def write(self, data: bytes) -> None:
+        """Take the next piece. Raises `WingsdError` where the body is not valid."""
+
+    def finish(self) -> None:
+        """Take the end of the body. Raises `WingsdError` where it is not complete."""
+
+    def fail(self, error: WingsdError) -> None:
+        """Take the reason why there is no more of the body."""
+
+
 class IncomingUpload(Protocol):
-    """Where an archive comes from. `size` is that of the whole body in bytes, 0 if not known.
+    """An upload whose body is not read before `deliver`. `size` is its bytes, 0 if not known.
 
     `pool` is the storage pool of the sender, and `mark` what it has left there; empty without.
     """
@@ -51,59 +71,76 @@ class IncomingUpload(Protocol):
     pool: str
     mark: str
 
-    def read_into(self, form: UploadForm, feed: Feed) -> Deferred[Checksums]:
-        """Let the archive flow into `feed`, then each extra as a part of its own.
-
-        The Deferred gives the checksums when all is read. Raises a `WingsdError` when the upload
-        was stopped before.
-        """
+    def deliver(self, consumer: UploadConsumer) -> None:
+        """Have the body written to `consumer`. Raises what `stop` was given before."""
 
     def stop(self, error: WingsdError) -> None:
         """Read no further, for the reason `error`."""
 
-    def when_gone(self, tell: Callable[[], None]) -> None:
-        """Call `tell` when the sender goes after its body was complete, before its answer."""
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        """Call back when the sender disconnects while its body is not being read."""
 
 
-class SiblingUploads(Protocol):
-    """The other uploads that a server comes by, beside the first."""
+class UploadGroup(Protocol):
+    """The uploads of one transfer, which share a token."""
+
+    async def admit(self) -> None:
+        """Use up the token, once for all of them; nothing is read before.
+
+        Raises `Unauthorized` where it was used before.
+        """
 
     def gathered(self) -> Deferred[Sequence[IncomingUpload]]:
-        """Return all of them by their numbers, when they are here.
+        """Return the other uploads by their numbers, when they are here.
 
         The Deferred fails with the `WingsdError` that any of them has failed with.
         """
 
     def stop(self, error: WingsdError) -> None:
-        """Read none of them further, for the reason `error`."""
+        """Read none of the others further, for the reason `error`."""
 
-    def when_failed(self, tell: Callable[[WingsdError], object]) -> None:
-        """Call `tell` with the reason when they cannot all come any more."""
-
-
-class _Alone:
-    """There are no others."""
-
-    def gathered(self) -> Deferred[Sequence[IncomingUpload]]:
-        return succeed(())
-
-    def stop(self, error: WingsdError) -> None:
-        pass
-
-    def when_failed(self, tell: Callable[[WingsdError], object]) -> None:
-        pass
+    def when_failed(self, callback: Callable[[WingsdError], object]) -> None:
+        """Call back with the reason when the others can no longer all come."""
 
 
-ALONE: SiblingUploads = _Alone()
-
-
-#: Unpacks what it is given, or takes it for nothing; the other function ends that early.
+#: Unpacks the blocks it is given, or discards them; the other function ends that early.
 Unpack = Callable[[Iterator[bytes], Callable[[], None]], Extracted | None]
 
 
 @attrs.frozen
-class ReceivedPart:
-    """What has come by one upload, and which checksums it should have."""
+class Extraction:
+    """How archives are extracted: by which threads, for which owner and within which limits."""
+
+    workers: Workers
+    #: As many as `workers` has threads. A transfer without a slot is not read from yet.
+    slots: DeferredSemaphore
+    #: The user and group id of all files.
+    owner: tuple[int, int]
+    #: What one archive may take of this node; a server's own disk limit is added.
+    limits: ArchiveLimits
+    #: Bounds for the parts of an upload.
+    form: FormConfig
+    reactor: ThreadedReactor
+
+    def form_of(self, upload: IncomingUpload) -> UploadForm:
+        """Return the form of an upload. Raises `InvalidContentType` where it is not a form."""
+        return UploadForm(upload.content_type, upload.user_agent, self.form)
+
+    def unpack_into(
+        self, directory: str, limits: ArchiveLimits, note: Callable[[str], None]
+    ) -> Unpack:
+        """Return what unpacks an archive into a directory.
+
+        `note` gets a line for each member that was left out or written otherwise.
+        """
+        return lambda blocks, abort: extract(
+            blocks, directory, self.owner, note, limits=limits, abort=abort
+        )
+
+
+@attrs.frozen
+class ReceivedUpload:
+    """What was received by one upload, and the checksums that it should have."""
 
     #: None where the files were here already.
     archive: Extracted | None
@@ -112,7 +149,7 @@ class ReceivedPart:
     checksums: Checksums
 
     def verify(self) -> None:
-        """Raise `BadRequest` where anything is not what was sent."""
+        """Raise `ChecksumMismatch` where anything is not what was sent."""
         sent = self.checksums
         if self.archive is not None and sent.archive != self.archive.sha256:
             raise ChecksumMismatch(sent.archive, self.archive.sha256)
@@ -122,58 +159,102 @@ class ReceivedPart:
                 raise ChecksumMismatch(sent.backups[uuid], checksum, what)
 
 
-class IncomingPart:
-    """One upload of a server; of several `name` says which, and only the first has extras."""
+@implementer(IConsumer)
+class FormFeed:
+    """Divides the body of an upload into its parts, and feeds them to a thread."""
+
+    def __init__(self, form: UploadForm, feed: Feed) -> None:
+        self._form = form
+        self._feed = feed
+        #: Fires when the body is complete, and fails with what is wrong with it.
+        self.checksums: Deferred[Checksums] = Deferred()
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Have `producer` paused while the thread cannot keep up."""
+        self._feed.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer."""
+        self._feed.unregisterProducer()
+
+    def write(self, data: bytes) -> None:
+        """Take a piece of the body. Raises `BadRequest` where it is not a valid form."""
+        for piece in self._form.receive(data):
+            if isinstance(piece, bytes):
+                self._feed.write(piece)
+            else:
+                self._feed.divide(piece)
+
+    def finish(self) -> None:
+        """Take the end of the body. Raises `BadRequest` where a part is missing."""
+        checksums = self._form.close()
+        self._feed.unregisterProducer()
+        self._feed.finish()
+        self.checksums.callback(checksums)
+
+    def fail(self, error: WingsdError) -> None:
+        """Raise `error` in the thread as well."""
+        self._feed.unregisterProducer()
+        self._feed.fail(error)
+        self.checksums.errback(error)
+
+
+class UploadReader:
+    """Reads one upload in a thread. Of several, only the first may have attachments.
+
+    `name` is what the upload is called in errors; `admit` is awaited before the first byte.
+    """
 
     def __init__(
         self,
-        server: str,
         upload: IncomingUpload,
-        means: ReceivingCollaborators,
+        extraction: Extraction,
+        files: ArrivingServer,
+        admit: Callable[[], Awaitable[None]],
         name: str = "",
-        *,
-        first: bool,
     ) -> None:
-        """Raise `InvalidContentType` where it is no form."""
+        """Raise `InvalidContentType` where the upload is not a form."""
         self.name = name
         self.upload = upload
-        #: How many bytes have come so far.
+        #: How many bytes of the parts have been received so far.
         self.bytes = 0
-        self._server = server
-        self._means = means
-        self._is_first = first
-        self._form = UploadForm(upload.content_type, upload.user_agent, means.form)
+        self._extraction = extraction
+        self._files = files
+        self._admit = admit
+        self._form = extraction.form_of(upload)
 
-    async def read(self, unpack: Unpack) -> ReceivedPart:
-        """Take the whole upload. Raises the `WingsdError` that stops it."""
-        feed = Feed(self._means.reactor)
-        coming = self.upload.read_into(self._form, feed)
+    async def read(self, unpack: Unpack) -> ReceivedUpload:
+        """Read the whole upload. Raises the `WingsdError` that stops it."""
+        feed = Feed(self._extraction.reactor)
+        consumer = FormFeed(self._form, feed)
         try:
-            # A failure of the body comes out here too: the feed raises it in the thread. So
-            # there is one place to wait, and no thread is left behind in the directory.
-            archive, backups = await self._means.extractors.run(self._work, feed, unpack)
+            await self._admit()
+            self.upload.deliver(consumer)
+            # An error of the body is raised here too, by the feed in the thread. So there is one
+            # place to wait, and no thread is left behind in the directory.
+            archive, backups = await self._extraction.workers.run(self._work, feed, unpack)
         except Exception as error:
             self.upload.stop(error if isinstance(error, WingsdError) else WingsdError(str(error)))
-            coming.addErrback(lambda _: None)  # it is raised already
+            consumer.checksums.addErrback(lambda _: None)  # it is raised already
             raise
-        return ReceivedPart(archive, backups, await coming)
+        return ReceivedUpload(archive, backups, await consumer.checksums)
 
-    # What the thread does
+    # In the thread
 
     def _work(self, feed: Feed, unpack: Unpack) -> tuple[Extracted | None, dict[str, str]]:
-        means, backups = self._means, {}
+        backups: dict[str, str] = {}
         archive = unpack(self._counted(feed), feed.close)
-        while (extra := feed.next_part()) is not None:
-            if not self._is_first:
+        while (attachment := feed.next_part()) is not None:
+            if self.name not in ("", FIRST):
                 raise StreamMismatch(
                     "it brings more than an archive; backups and the log of the installation "
                     "come with the first request"
                 )
             blocks = self._counted(feed)
-            if isinstance(extra, Backup):
-                backups[extra.uuid] = means.backups.store(self._server, extra, blocks)
+            if isinstance(attachment, Backup):
+                backups[attachment.uuid] = self._files.store_backup(attachment, blocks)
             else:
-                means.logs.store(self._server, blocks)
+                self._files.store_log(blocks)
         return archive, backups
 
     def _counted(self, feed: Feed) -> Iterator[bytes]:
@@ -181,64 +262,6 @@ class IncomingPart:
         for block in feed.blocks():
             self.bytes += len(block)
             yield block
-
-
-class ParallelUploads:
-    """The uploads of one server, the first of them before the others.
-
-    Of those that it is read by, `slots` threads are its own.
-    """
-
-    def __init__(
-        self, parts: Sequence[IncomingPart], tree: SharedTreeWriter, slots: int, chain: CancelScope
-    ) -> None:
-        self._parts = parts
-        self._tree = tree
-        self._slots = DeferredSemaphore(slots)
-        self._chain = chain
-        self._error: Exception | None = None
-
-    async def read(self, note: Any) -> list[ReceivedPart]:
-        """Take all of them; raise what the first of them to fail has failed with.
-
-        `note` gets a line for each member that was left out or written otherwise.
-        """
-        first, *others = self._parts
-        jobs = [Deferred.fromCoroutine(self._read(part, note)) for part in others]
-        if self._slots.limit < len(self._parts):
-            # A sender may end its first stream only when the others are with us. It must not hold
-            # a place that one of them waits for.
-            await DeferredList(jobs)
-        jobs.insert(0, Deferred.fromCoroutine(self._read(first, note)))
-        done = await DeferredList(jobs, consumeErrors=True)
-        if self._error is not None:
-            raise self._error
-        return [received for _, received in done]
-
-    async def _read(self, part: IncomingPart, note: Any) -> ReceivedPart:
-        await self._slots.acquire()
-        try:
-            received = await part.read(
-                lambda blocks, abort: extract_part(blocks, self._tree, note, abort=abort)
-            )
-            # Already now: there is no sense in reading the others to their ends.
-            received.verify()
-        except Exception as error:
-            self._fail(part, error)
-            raise
-        finally:
-            self._slots.release()
-        return received
-
-    def _fail(self, part: IncomingPart, error: Exception) -> None:
-        if self._error is not None:
-            return
-        self._error = error
-        told = error if isinstance(error, WingsdError) else WingsdError(str(error))
-        if told is not self._chain.reason:
-            told.add_context(part.name)
-        for each in self._parts:
-            each.upload.stop(told)
 
 
 #: The headers.

@@ -1,21 +1,23 @@
-"""All transfers from this node: who may begin, and how they end."""
+"""All outgoing transfers of this node."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
-from wingsd.errors import DaemonStopping, ServerBusy
+from wingsd.errors import DaemonStopping, ServerBusy, TransferCancelled
 from wingsd.servers import Server
 from wingsd.transfers.cancellation import when_fired
-from wingsd.transfers.collaborators import SendingCollaborators
-from wingsd.transfers.coordinator import PanelSending, SendingCoordinator
+from wingsd.transfers.coordinator import PanelCoordinators, PanelSending, SendingCoordinator
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
-from wingsd.transfers.outgoing.request import TransferOrder
-from wingsd.transfers.outgoing.transfer import OutgoingTransfer
-from wingsd.transfers.ownership import OwnershipCheck
-from wingsd.transfers.step_log import Progress
+from wingsd.transfers.outgoing.payload import SourcePool, SourceStorage
+from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.transfers.outgoing.transfer import OutgoingTransfer, SourceServers
+from wingsd.transfers.outgoing.upload import OutgoingUpload, Uploader
+from wingsd.transfers.peer.client import Peers
+from wingsd.transfers.step_log import Progress, StepLogs
 from wingsd.transfers.table import TransferTable, all_over
 
 __all__ = ["HOLD", "OutgoingTransfers"]
@@ -29,70 +31,99 @@ DELETION_WITHIN = 600.0
 class OutgoingTransfers(TransferTable[OutgoingTransfer]):
     """All transfers from this node, at most one for each server."""
 
-    def __init__(self, means: SendingCollaborators) -> None:
+    def __init__(
+        self,
+        *,
+        reactor: IReactorTime,
+        coordinators: PanelCoordinators,
+        step_logs: StepLogs,
+        peers: Peers,
+        servers: SourceServers,
+        storage: SourceStorage,
+        uploader: Uploader,
+        stop_grace: float,
+    ) -> None:
+        """Let each server have `stop_grace` seconds to stop."""
         super().__init__()
-        self._means = means
+        self._reactor = reactor
+        self._coordinators = coordinators
+        self._step_logs = step_logs
+        self._peers = peers
+        self._servers = servers
+        self._storage = storage
+        self._uploader = uploader
+        self._stop_grace = stop_grace
         self._left_behind: dict[str, OutgoingTransfer] = {}
-        #: Those whose servers have moved and are just being deleted here.
-        self._deleted: dict[str, OutgoingTransfer] = {}
-        #: What the Panel is asked about transfers of an earlier daemon.
-        self._asked_about: dict[str, OwnershipCheck] = {}
+        #: Those whose servers have moved and are being deleted here.
+        self._deleting: dict[str, OutgoingTransfer] = {}
+        #: Those of an earlier daemon about which the Panel is asked.
+        self._settling: dict[str, PanelSending] = {}
         self._stopping = False
 
     def start(
-        self, server: Server, order: TransferOrder, authority: SendingCoordinator | None = None
+        self,
+        server: Server,
+        request: TransferRequest,
+        coordinator: SendingCoordinator | None = None,
     ) -> None:
-        """Begin to send `server`; the rest is told by events, and to the Panel.
+        """Begin to send `server`; its progress and outcome are events.
 
-        The Panel's word counts, where there is no other `authority`. Raises `Conflict` while it
-        is on its way already, `BadRequest` when `order` names no address, `DaemonStopping` after
-        `stop`.
+        Without a `coordinator` it is the Panel. Raises `Conflict` while a transfer of it is in
+        progress, `BadRequest` when the URL of `request` is invalid, `DaemonStopping` after `stop`.
         """
         if self._stopping:
             raise DaemonStopping
-        if self._under_way(server.uuid) is not None:
+        if self._in_progress(server.uuid) is not None:
             raise TransferInProgress(
                 "A transfer is already in progress for this server.", server.hold
             )
         if server.hold:
             advice = "" if server.disowned else "try again when that is over"
             raise ServerBusy(server.hold, advice)
-        if authority is None:
-            means = self._means
-            authority = PanelSending(
-                server.uuid, means.panel, means.outbox, means.reactor, means.answer_grace
-            )
-        transfer = OutgoingTransfer(server, order, self._means, authority)
+        transfer = self._make(server, request, coordinator)
         server.place_hold(HOLD)
         self._add(server.uuid, transfer)
         transfer.over.addCallback(self._note_left_behind, transfer)
         Deferred.fromCoroutine(transfer.run())
 
+    def _make(
+        self, server: Server, request: TransferRequest, coordinator: SendingCoordinator | None
+    ) -> OutgoingTransfer:
+        coordinator = coordinator or self._coordinators.sending(server.uuid)
+        destination = self._peers.client(request.url, request.token)
+        steps = self._step_logs.sending(server.uuid, coordinator)
+        pool = SourcePool(server.uuid, request, self._storage, is_direct=coordinator.is_direct)
+        upload = OutgoingUpload(
+            server, request, destination, self._storage, self._uploader, steps, pool
+        )
+        return OutgoingTransfer(
+            server, coordinator, steps, upload, self._servers, self._stop_grace
+        )
+
     def _note_left_behind(self, _: None, transfer: OutgoingTransfer) -> None:
-        server = transfer.server.uuid
         if transfer.is_left_behind and not self._stopping:
-            self._left_behind[server] = transfer
-            self._means.reactor.callLater(DELETION_WITHIN, self._look_after, transfer)
+            self._left_behind[transfer.server.uuid] = transfer
+            self._reactor.callLater(DELETION_WITHIN, self._check_left_behind, transfer)
 
-    def _look_after(self, transfer: OutgoingTransfer) -> None:
+    def _check_left_behind(self, transfer: OutgoingTransfer) -> None:
         if transfer.is_left_behind and not self._stopping:
-            looking = Deferred.fromCoroutine(transfer.look_after())
-            looking.addCallback(lambda _: self._left_behind.pop(transfer.server.uuid, None))
+            checking = Deferred.fromCoroutine(transfer.check_left_behind())
+            checking.addCallback(lambda _: self._left_behind.pop(transfer.server.uuid, None))
 
-    def _under_way(self, server: str) -> OutgoingTransfer | None:
+    def _in_progress(self, server: str) -> OutgoingTransfer | None:
         transfer = self._open.get(server)
         return None if transfer is None or transfer.is_over else transfer
 
     def cancel(self, server: str) -> None:
-        """End the server's transfer, wherever it is; the server stays.
+        """Cancel the server's transfer in any step; the server stays.
 
-        Raises `Conflict` when there is none, or none any more: not once the server has moved.
+        Raises `Conflict` when there is no transfer, or none any more: not once it has moved.
         """
-        transfer = self._under_way(server)
-        verdict = self._asked_about.pop(server, None)
-        if verdict is not None:
-            verdict.hurry()
+        settling = self._settling.pop(server, None)
+        if settling is not None:
+            settling.stop_waiting(TransferCancelled())
             return
+        transfer = self._in_progress(server)
         if transfer is None:
             raise TransferNotActive(
                 "Server is not currently being transferred.",
@@ -100,55 +131,61 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             )
         transfer.cancel()
 
-    async def moves_within(self, grace: float, server: str, verdict: OwnershipCheck) -> bool:
-        """Have `verdict` ask about what an earlier daemon was sending, until `cancel`."""
-        self._asked_about[server] = verdict
+    async def settle(self, server: str, coordinator: PanelSending) -> bool:
+        """Return whether a server has moved that an earlier daemon was sending.
+
+        Until that is known, `cancel` ends its grace.
+        """
+        self._settling[server] = coordinator
         try:
-            return await verdict.moves_within(grace)
+            return await coordinator.has_moved(lost=True)
         finally:
-            self._asked_about.pop(server, None)
+            self._settling.pop(server, None)
 
     async def release(self, server: str) -> None:
-        """Make way for the server's deletion, which the Panel has ordered.
+        """End the server's transfer before its deletion, which the Panel has ordered.
 
-        When everything was sent by the Panel's own order, this one is its word that the server
-        has moved, and comes while the destination still waits for it: so nothing is waited for
-        here. Any other transfer is cancelled, and over when this returns. When the server's files
-        are out of its place, `deleted` is to be called.
+        When everything was sent by the Panel's order, the deletion confirms that the server has
+        moved, and comes while the destination still waits for it: it is not delayed here. Any
+        other transfer is cancelled, and over when this returns. When the server's files are out
+        of place, `deleted` is to be called.
         """
         left_behind = self._left_behind.pop(server, None)
         if left_behind is not None:
-            self._let_delete(left_behind)
-        transfer = self._under_way(server)
+            self._confirm(left_behind)
+        transfer = self._in_progress(server)
         if transfer is None:
             return
-        if transfer.is_sent and transfer.authority.deletes:
-            self._let_delete(transfer)
+        if transfer.is_sent and transfer.coordinator.orders_deletion:
+            self._confirm(transfer)
         else:
             transfer.cancel()
             await when_fired(transfer.over)
 
-    def _let_delete(self, transfer: OutgoingTransfer) -> None:
-        transfer.deleted()
-        self._deleted[transfer.server.uuid] = transfer
+    def _confirm(self, transfer: OutgoingTransfer) -> None:
+        transfer.confirm()
+        self._deleting[transfer.server.uuid] = transfer
 
     def deleted(self, server: str) -> None:
-        """End the transfer that made way. A daemon that dies before this leaves it to the next."""
-        transfer = self._deleted.pop(server, None)
+        """Finish the transfer of a server that has been deleted.
+
+        When the daemon dies before this, the next one finishes it.
+        """
+        transfer = self._deleting.pop(server, None)
         if transfer is not None:
             transfer.finish()
 
     def stop(self) -> Deferred[Any]:
-        """Give up what is not sent yet; the Deferred fires when the rest is at its end."""
+        """Abort what is not sent yet; the Deferred fires when all transfers are over."""
         self._stopping = True
         transfers = tuple(self._open.values())
         over = all_over(transfers)
         for transfer in transfers:
-            transfer.give_up(DaemonStopping())
+            transfer.abort(DaemonStopping())
         return over
 
     @property
     def progress(self) -> list[Progress]:
-        """How far each is, those included that the Panel is still to have deleted here."""
+        """How far each is, including those that the Panel is still to have deleted here."""
         transfers = self._left_behind | self._open
         return [transfer.progress for transfer in transfers.values()]

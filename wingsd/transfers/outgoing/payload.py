@@ -1,80 +1,89 @@
-"""All that is sent of a server, written into an upload's body: its files, and what goes along.
+"""The payload of an upload: a server's files, backups and installation log, and where they are.
 
-Blocking: run it in a thread.
+`Payload.write` is blocking: run it in a thread.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 
 import attrs
 
-from wingsd.archive import Packed, Part, pack
-from wingsd.backups.local import LocalBackup
-from wingsd.config import CALAGOPUS
+from wingsd.archive import Compression, Measured, Packed, Part, pack, survey
+from wingsd.backups.local import LocalBackup, find_backups
+from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import StorageError
-from wingsd.transfers.form.install_log import InstallLogs
-from wingsd.transfers.form.upload_form import FormFrame
-from wingsd.transfers.outgoing.request import UploadFormat
+from wingsd.threadio import Workers
+from wingsd.transfers.outgoing.request import TransferRequest, UploadFormat
+from wingsd.transfers.storage.install_log import InstallLogs
+from wingsd.transfers.storage.shared_volume import (
+    BACKUPS_MARK,
+    SHARED_BACKUPS,
+    Sharing,
+    Volume,
+    pool_headers,
+    sharing_of,
+)
+from wingsd.transfers.upload_form import FormFrame
 
-__all__ = ["Payload"]
+__all__ = ["Payload", "SourcePool", "SourceStorage"]
 
 
 @attrs.frozen
 class Payload:
-    """One server's files, those in `source`; its backups; and the log of its installation.
+    """What one upload of a server holds.
 
-    `source` is a directory, or a part of one; without one the archive is empty, since the
-    destination has the files. `links` tells whether the destination keeps symlinks and hard
-    links, and `family` whose nodes it is one of.
+    `source` is the server's directory, or a part of one; without one the archive is empty, since
+    the destination has the files. `links` tells whether the destination keeps symlinks and hard
+    links, and `family` the kind of its nodes.
     """
 
     server: str
     family: str
     source: str | Part | None
     links: bool
-    form: UploadFormat
+    format: UploadFormat
     backups: tuple[LocalBackup, ...]
     logs: InstallLogs | None
 
-    def of(self, part: Part) -> Payload:
-        """Return the same, but of the files those in a part of the directory alone."""
+    def with_part(self, part: Part) -> Payload:
+        """Return the same with only those files that are in a part of the directory."""
         return attrs.evolve(self, source=part)
 
-    def files_of(self, part: Part) -> Payload:
-        """Return the files in a part of the directory, and nothing beside them."""
+    def only_part(self, part: Part) -> Payload:
+        """Return the files in a part of the directory, without backups and log."""
         return attrs.evolve(self, source=part, backups=(), logs=None)
 
     def write(
         self,
         frame: FormFrame,
         write: Callable[[bytes], None],
-        note: Callable[[str], None],
+        warn: Callable[[str], None],
         progress: Callable[[int], None],
     ) -> Packed | None:
         """Write all but the form's end; return what the archive was, None where it is empty.
 
-        `note` gets a line for each thing that cannot go as it is, `progress` the bytes of files
-        and backups read so far. Raises `StorageError`, and whatever `write` raises.
+        `warn` gets a line for each thing that cannot be sent as it is, `progress` the bytes of
+        files and backups read so far. Raises `StorageError`, and whatever `write` raises.
         """
         write(frame.before())
-        packed = self._write_files(write, note, progress)
+        packed = self._write_files(write, warn, progress)
         write(frame.after(packed.sha256 if packed else hashlib.sha256().hexdigest()))
         read = packed.packed_bytes if packed else 0
         # In the order in which the family's own nodes send them.
         if self.family == CALAGOPUS:
-            self._write_log(frame, write, note)
+            self._write_log(frame, write, warn)
         self._write_backups(frame, write, lambda more: progress(read + more))
         if self.family != CALAGOPUS:
-            self._write_log(frame, write, note)
+            self._write_log(frame, write, warn)
         return packed
 
     def _write_files(
         self,
         write: Callable[[bytes], None],
-        note: Callable[[str], None],
+        warn: Callable[[str], None],
         progress: Callable[[int], None],
     ) -> Packed | None:
         if self.source is None:
@@ -83,9 +92,9 @@ class Payload:
             self.source,
             write,
             links=self.links,
-            form=self.form.archive,
-            compression=self.form.compression,
-            warn=note,
+            form=self.format.archive,
+            compression=self.format.compression,
+            warn=warn,
             progress=progress,
         )
 
@@ -108,9 +117,9 @@ class Payload:
             write(frame.after_backup(local.backup, digest.hexdigest()))
 
     def _write_log(
-        self, frame: FormFrame, write: Callable[[bytes], None], note: Callable[[str], None]
+        self, frame: FormFrame, write: Callable[[bytes], None], warn: Callable[[str], None]
     ) -> None:
-        """Write the log, as far as it can be read: no transfer fails for it."""
+        """Write the log as far as it can be read: no transfer fails because of it."""
         try:
             log = self.logs.open(self.server) if self.logs is not None else None
             if log is None:
@@ -120,4 +129,107 @@ class Payload:
                 for block in log.blocks():
                     write(block)
         except StorageError as error:
-            note(error.detail)
+            warn(error.detail)
+
+
+@attrs.frozen
+class SourceStorage:
+    """Where servers that are sent have their files, local backups and installation logs.
+
+    `directory` returns a server's directory by its UUID; `disk` are threads for short work.
+    """
+
+    directory: Callable[[str], str]
+    backup_directory: str
+    logs: InstallLogs
+    volume: Volume
+    disk: Workers
+    #: The compression of archives for which none is requested.
+    compression: Compression
+
+    def find_backups(
+        self, server: str, request: TransferRequest
+    ) -> Awaitable[tuple[LocalBackup, ...]]:
+        """Return the requested backups. Raises `StorageError` where one is missing."""
+        return self.disk.run(
+            find_backups, self.backup_directory, server, request.backups, request.family
+        )
+
+    def survey(self, server: str) -> Awaitable[Measured]:
+        """Measure the server's files. Raises `StorageError`."""
+        return self.disk.run(survey, self.directory(server))
+
+    def inode(self, server: str) -> Awaitable[int | None]:
+        """Return that of the server's directory, None where there is none."""
+        return self.disk.run(self.volume.inode, server)
+
+    async def remove_marks(self, server: str) -> None:
+        """Remove the marks that an earlier daemon has left for a transfer of the server."""
+        await self.disk.run(self.volume.unmark, server)
+        await self.disk.run(self.volume.unmark_backups, server)
+
+
+class SourcePool:
+    """The storage pool of the source, as it is used in the transfer of one `server`.
+
+    The state database has it before anything is sent. From then on the server's files are not
+    deleted with the server, whichever node dies.
+    """
+
+    def __init__(
+        self, server: str, request: TransferRequest, storage: SourceStorage, *, is_direct: bool
+    ) -> None:
+        self.sharing = Sharing.COPIED
+        #: Whether both nodes have the same directory of backups, so that none may be removed.
+        self.shares_backups = False
+        self._server = server
+        self._disk = storage.disk
+        self._volume = storage.volume
+        self._mark = ""
+        # The header is Pelican's, and so are all nodes that read it. In a direct transfer no
+        # Panel would decide whose the files are.
+        is_pelican = request.family == PELICAN
+        self._is_used = storage.volume.pool != "" and is_pelican and not is_direct
+        self._removes_backups = request.delete_backups and bool(request.backups)
+
+    async def query(
+        self, features: Callable[[Sequence[tuple[str, str]]], Awaitable[frozenset[str]]]
+    ) -> frozenset[str]:
+        """Query the destination's `features`, and learn from them how the files are shared.
+
+        Raises what that raises, `StorageError`, and `Conflict` where a transfer would do harm.
+        """
+        headers: list[tuple[str, str]] = []
+        if self._is_used:
+            self._mark = await self._disk.run(self._volume.mark, self._server)
+            headers += pool_headers(self._volume.pool, self._mark)
+        if self._removes_backups:
+            mark = await self._disk.run(self._volume.mark_backups, self._server)
+            headers.append((BACKUPS_MARK, mark))
+        found = await features(headers)
+        if self._is_used:
+            self.sharing = sharing_of(found, self._volume.pool)
+        self.shares_backups = SHARED_BACKUPS in found
+        return found
+
+    @property
+    def name(self) -> str:
+        """The pool in which the destination may have the files; empty where it gets a copy."""
+        return "" if self.sharing is Sharing.COPIED else self._volume.pool
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the destination is known to have the files, so that none are sent."""
+        return self.sharing is Sharing.POOLED
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers of an upload."""
+        return pool_headers(self.name, self._mark if self.has_files else "")
+
+    async def remove_marks(self) -> None:
+        """Remove the marks of this transfer from the volume."""
+        if self._mark:
+            await self._disk.run(self._volume.unmark, self._server, self._mark)
+        if self._removes_backups:
+            await self._disk.run(self._volume.unmark_backups, self._server)

@@ -1,4 +1,4 @@
-"""What the Panel asks for when it has a server sent: where to, and in what form."""
+"""The request to send a server: where to, and in which format."""
 
 from __future__ import annotations
 
@@ -11,83 +11,83 @@ import attrs
 from wingsd.archive import ArchiveFormat, Compression
 from wingsd.config import CALAGOPUS, PELICAN
 
-__all__ = ["JOINS_STREAMS", "TransferOrder", "UploadFormat", "form_of", "streams_of"]
+__all__ = ["JOINS_STREAMS", "TransferRequest", "UploadFormat", "streams_of", "upload_format"]
 
-#: What a destination says that it does, when it takes all requests of a server for one transfer.
+#: The feature of a destination that takes all requests of a server for one transfer.
 JOINS_STREAMS = "streams"
 
 _Choice = TypeVar("_Choice", bound=Enum)
 
 
 @attrs.frozen
-class TransferOrder:
-    """`token` is the whole `Authorization` header for there.
+class TransferRequest:
+    """`token` is the whole `Authorization` header for the destination.
 
-    The others are in the words of Calagopus' Panel, and empty where another one says nothing.
+    The optional fields are in the words of Calagopus' Panel, and empty for other Panels.
     """
 
     url: str
     token: str = attrs.field(repr=False)
     archive_format: str = ""
     compression_level: str = ""
-    #: The UUIDs of the local backups that are to come along.
+    #: The UUIDs of the local backups that are sent with the server.
     backups: tuple[str, ...] = ()
     #: Whether those are to be removed here once the server has moved.
     delete_backups: bool = False
-    #: In how many requests beside the first it is to be sent.
+    #: The number of HTTP requests beside the first.
     streams: int = 0
 
     @property
     def family(self) -> str:
-        """Whose nodes the destination is one of: Calagopus' Panel alone asks for a form."""
+        """The family of the destination: only Calagopus' Panel requests a format."""
         form = self.archive_format or self.compression_level or self.streams
         return CALAGOPUS if form or self.delete_backups else PELICAN
 
 
 @attrs.frozen
 class UploadFormat:
-    """In what form an archive is sent."""
+    """The format in which an archive is sent."""
 
     archive: ArchiveFormat
     compression: Compression
 
 
-def form_of(
-    order: TransferOrder, compression: Compression, tell: Callable[[str], None]
+def upload_format(
+    request: TransferRequest, compression: Compression, warn: Callable[[str], None]
 ) -> UploadFormat:
-    """Return the form that is asked for; for `compression` the node's own, where none is.
+    """Return the requested format; `compression` is the node's own, used where none is requested.
 
-    What this node does not know it does not refuse, since every node reads a tar.gz: it goes as
-    without being asked, and `tell` gets a line about it.
+    A format that this node does not know is not refused, since every node reads a tar.gz: the
+    default is sent, and `warn` gets a line about it.
     """
     return UploadFormat(
-        _choice(order.archive_format, ArchiveFormat.TAR_GZ, "the archive format", tell),
-        _choice(order.compression_level, compression, "the compression level", tell),
+        _choice(request.archive_format, ArchiveFormat.TAR_GZ, "the archive format", warn),
+        _choice(request.compression_level, compression, "the compression level", warn),
     )
 
 
 def streams_of(
-    order: TransferOrder, most: int, features: Collection[str], tell: Callable[[str], None]
+    request: TransferRequest, most: int, features: Collection[str], warn: Callable[[str], None]
 ) -> int:
-    """Return in how many requests beside the first the server is sent; `most` is the node's own.
+    """Return the number of requests beside the first; `most` is the largest of this node.
 
-    A node that says which `features` it has, and not that it joins streams, takes only one.
-    Where it is not as asked, `tell` gets a line about it.
+    A destination that lists its `features` without joining streams takes only one request. Where
+    the result is not what was requested, `warn` gets a line about it.
     """
-    asked, sent = order.streams, min(order.streams, most)
+    asked, sent = request.streams, min(request.streams, most)
     if features and JOINS_STREAMS not in features:
         sent = 0
     if sent < asked:
         whose = "this node sends" if sent else "the destination takes"
-        tell(f"{asked} streams are asked for beside the first: {whose} {sent or 'none'}")
+        warn(f"{asked} streams are asked for beside the first: {whose} {sent or 'none'}")
     return max(sent, 0)
 
 
-def _choice(asked: str, usual: _Choice, what: str, tell: Callable[[str], None]) -> _Choice:
+def _choice(asked: str, default: _Choice, what: str, warn: Callable[[str], None]) -> _Choice:
     if not asked:
-        return usual
+        return default
     try:
-        return type(usual)(asked)
+        return type(default)(asked)
     except ValueError:
-        tell(f"{what} {asked[:40]!r} is none that this node writes: it sends {usual.value}")
-        return usual
+        warn(f"{what} {asked[:40]!r} is not one that this node writes: it sends {default.value}")
+        return default

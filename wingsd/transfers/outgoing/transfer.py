@@ -1,350 +1,380 @@
-"""Sending a server: the chain of steps from the Panel's order to its word.
+"""An outgoing transfer: its steps, from the order to the Panel's decision.
 
-Read `OutgoingTransfer._send` from top to bottom: stop, retire the container, ask, send, await.
-The server's files are only read. They go when the Panel has them deleted, and never before.
+Read `OutgoingTransfer._send` from top to bottom: stop, remove the container, ask, send, await.
+The server's files are only read. They are deleted when the Panel orders it, and never before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from wingsd.backups.local import Removal
+from wingsd.docker import Environment
 from wingsd.errors import TransferCancelled, WingsdError
-from wingsd.servers import Server
-from wingsd.transfers.cancellation import slots_held
-from wingsd.transfers.collaborators import SendingCollaborators
+from wingsd.servers import Server, Servers
+from wingsd.statedb import StateDatabase
 from wingsd.transfers.coordinator import SendingCoordinator
 from wingsd.transfers.errors import DestinationError
-from wingsd.transfers.formatting import readable_time
-from wingsd.transfers.outgoing.request import TransferOrder, streams_of
-from wingsd.transfers.outgoing.upload import Dispatch
-from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.pool_negotiation import SourcePool
-from wingsd.transfers.step_log import Progress
+from wingsd.transfers.outgoing.upload import OutgoingUpload
+from wingsd.transfers.step_log import Progress, StepLog
 from wingsd.transfers.steps import SendStep
+from wingsd.transfers.storage.quarantine import Quarantine
+from wingsd.util.text import readable_time
 
-__all__ = ["MOVED", "OutgoingTransfer"]
+__all__ = ["MOVED", "OutgoingTransfer", "SourceServers"]
 
 #: Why a server is not started whose files still wait for the Panel to have them deleted.
 MOVED = "the server has moved to another node"
-#: Seconds between two lines that tell what is still waited for.
+#: Seconds between two lines about what is still waited for.
 WAITING_EVERY = 60.0
 
 
+@attrs.frozen
+class SourceServers:
+    """The servers of this node as their source: retired, shared in a pool, cleared when moved."""
+
+    servers: Servers
+    environment: Environment
+    quarantine: Quarantine
+    backups: Removal
+    database: StateDatabase
+
+    def is_replaced(self, server: Server) -> bool:
+        """Return whether another transfer has brought, or brings, the server here again."""
+        try:
+            return self.servers.get(server.uuid) is not server
+        except WingsdError:
+            return False
+
+    def share(self, server: str, pool: str) -> None:
+        """Keep a server's files when it is deleted: by `pool` the destination may have them."""
+        self.servers.share(server, pool)
+
+    def unshare(self, server: str) -> None:
+        """End that."""
+        self.servers.unshare(server)
+
+    async def remove_environment(self, server: str) -> None:
+        """Remove a server's container. Raises `EnvironmentFailed`."""
+        await self.environment.remove(server)
+
+    async def store_away(self, server: str, pool: str, inode: int | None) -> None:
+        """Put a server that has moved into quarantine: the Panel has not had it deleted."""
+        self.servers.forget(server)
+        await self.quarantine.store_away(server, pooled=pool != "", inode=inode)
+
+    async def remove_attachments(self, server: str, pool: str, removals: Sequence[str]) -> None:
+        """Remove the backups at the paths `removals` of a server that has moved."""
+        await self.backups.remove(server, removals)
+        if pool:
+            # Its files stay visible: they do not make it a server without a Panel.
+            await self.database.delete_description(server)
+
+
 class OutgoingTransfer:
-    """One server on its way from this node."""
+    """The transfer of one server from this node."""
 
     _log = Logger()
 
     def __init__(
         self,
         server: Server,
-        order: TransferOrder,
-        means: SendingCollaborators,
-        authority: SendingCoordinator,
+        coordinator: SendingCoordinator,
+        steps: StepLog[SendStep],
+        upload: OutgoingUpload,
+        servers: SourceServers,
+        stop_grace: float,
     ) -> None:
-        """Raise `BadRequest` when the order's address is none."""
+        """Let the server have `stop_grace` seconds to stop."""
         self.server = server
-        self.authority = authority
-        #: Fires when the transfer is over, whichever way. The outbox sees to it that the Panel
-        #: hears of a failure.
+        self.coordinator = coordinator
+        #: Fires when the transfer is over, whatever its outcome. The Panel is then sure to get
+        #: the report of a failure.
         self.over: Deferred[None] = Deferred()
-        self._means = means
-        self._order = order
-        self._destination = PeerClient(order.url, order.token, means.reactor, means.trust)
-        self._course = means.step_logs.sending(server.uuid, authority)
-        self._pool = SourcePool(server.uuid, order, means, by_hand=authority.by_hand)
-        self._dispatch = Dispatch(server, order, means, self._course, self._pool)
+        #: Whether the server has moved, and the Panel has not had it deleted here yet.
+        self.is_left_behind = False
+        self._steps = steps
+        self._upload = upload
+        self._pool = upload.pool
+        self._servers = servers
+        self._stop_grace = stop_grace
         self._removals: tuple[str, ...] = ()
         self._retired = False
         self._settling: Deferred[bool] | None = None
-        #: Whether it has moved, and the Panel has not had it deleted here yet.
-        self.is_left_behind = False
 
     async def run(self) -> None:
-        """Send the server; however that ends is told, and nothing is raised."""
+        """Send the server. Its outcome is logged and reported, and nothing is raised."""
         try:
-            self.authority.begin()
-            await self.authority.write_down(await self._course.begin())
+            self.coordinator.begin()
+            await self.coordinator.save(await self._steps.begin())
             await self._send()
         except Exception as error:
-            self._course.announcer.hide_progress()
+            self._steps.announcer.hide_progress()
             await self._fail(error)
         else:
-            self._moved()
+            self._complete()
         finally:
-            self._course.announcer.hide_progress()
+            self._steps.announcer.hide_progress()
             try:
-                await self._pool.leave()
+                await self._pool.remove_marks()
             finally:
                 self.over.callback(None)
 
     def cancel(self) -> None:
-        """End the transfer, wherever it is."""
-        self._interrupt(TransferCancelled())
+        """Cancel the transfer in any step."""
+        self._cancel(TransferCancelled())
 
-    def give_up(self, reason: WingsdError) -> None:
+    def abort(self, reason: WingsdError) -> None:
         """End it unless the destination has everything: it may then be moving already.
 
-        Of what is still being sent within a pool, the Panel is asked. What the Panel is being
-        asked about, the next daemon finds out.
+        For a server that is still being sent within a pool, the Panel is asked. If the Panel is
+        being asked already, the next daemon continues with that.
         """
-        if not self._dispatch.body_sent and self._settling is None:
-            self._interrupt(reason)
-        elif self._settling is not None and not self.authority.by_hand:
+        if not self._upload.body_sent and self._settling is None:
+            self._cancel(reason)
+        elif self._settling is not None and not self.coordinator.is_direct:
             self._settling.cancel()
 
-    def deleted(self) -> None:
-        """The Panel deletes the server here, which is its word that the server has moved.
+    def confirm(self) -> None:
+        """The Panel deletes the server here, which confirms that it has moved.
 
-        Only for one that `is_sent`. The destination is still to answer, and may.
+        Only for one that `is_sent`. The destination has not answered yet, and still may.
         """
-        self._moved()
+        self._complete()
         self.is_left_behind = False
         if self._settling is not None:
             self._settling.cancel()
-        if not self._dispatch.body_sent:
-            self._dispatch.abort()  # of what it has already
+        if not self._upload.body_sent:
+            self._upload.abort()  # of what it has already
 
     def finish(self) -> None:
-        """Its files are out of its place: nothing is left to a later daemon."""
+        """Clean up: the server's files are out of place, so a later daemon has nothing to do."""
         self._in_background(self._finish())
 
     @property
     def progress(self) -> Progress:
         """How far it is."""
-        return self._course.progress(self._dispatch.meter, self._dispatch.total)
+        return self._steps.progress(self._upload.meter, self._upload.total)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether others are at work, and it is not its turn yet."""
-        return self._course.chain.is_waiting
+        """Whether it waits for a slot."""
+        return self._steps.cancel_scope.is_waiting
 
     @property
     def is_sent(self) -> bool:
-        """Whether the destination may have everything. What is pooled, it has from the start."""
-        return self._dispatch.may_be_taken
+        """Whether the destination may have everything; of a pooled server, from the start."""
+        return self._upload.is_sent
 
     @property
     def is_over(self) -> bool:
         """Whether the server has moved, or stays."""
-        return self._course.life.over
+        return self._steps.lifecycle.over
 
-    def _interrupt(self, reason: WingsdError) -> None:
-        self._course.chain.interrupt(reason)
-        self.authority.give_up(reason)
-        self._dispatch.abort()
+    def _cancel(self, reason: WingsdError) -> None:
+        self._steps.cancel_scope.cancel(reason)
+        self.coordinator.stop_waiting(reason)
+        self._upload.abort()
 
-    # The chain
+    # The steps
 
     async def _send(self) -> None:
-        means, server = self._means, self.server
-        # Asked first: a server need not stop for a destination that cannot be reached.
-        await self._wait(self.authority.introduce())
-        features = await self._wait(self._pool.ask(self._destination.features))
-        warn = self._course.announcer.warn
-        further = streams_of(self._order, means.streams, features, warn)
+        # Before the server is stopped: it need not stop for a destination that cannot be reached,
+        # nor for one that would lose a backup or refuse its size.
+        await self._wait(self.coordinator.announce())
+        await self._wait(self._upload.query_destination())
+        await self._wait(self._upload.check())
+        await self._save_terms()
 
-        # Nor for one of which a backup would be lost.
-        if self._order.backups:
-            await self._wait(self._dispatch.find_backups())
-        # Nor for one that no destination would take.
-        await self._wait(self._dispatch.check_size())
-        await self._note_terms()
+        await self._steps.enter(SendStep.STOP)
+        await self._wait(self.server.stop_within(self._stop_grace))
 
-        await self._course.enter(SendStep.STOP)
-        await self._wait(server.stop_within(means.stop_grace))
-
-        await self._course.enter(SendStep.RETIRE)
+        await self._steps.enter(SendStep.RETIRE)
         self._retired = True
-        await self._wait(means.environment.remove(server.uuid))
+        await self._wait(self._servers.remove_environment(self.server.uuid))
 
-        await self._course.enter(SendStep.SEND)
-        async with slots_held(means.slots, 1 + further, self._course.chain):
-            self._course.take_turn()
-            streams = await self._dispatch.send(self._destination, features, further)
+        await self._steps.enter(SendStep.SEND)
+        async with self._upload.slots_held():
+            self._steps.restart_clock()
+            streams = await self._upload.send()
 
-        if not self._course.life.over:  # The Panel's word may be faster.
-            self._course.pass_on(SendStep.AWAIT)
+        if not self._steps.lifecycle.over:  # The Panel may have confirmed it before.
+            self._steps.advance(SendStep.AWAIT)
             self._show_waiting("the destination has everything, and has not answered for")
         await streams.answered()
 
     def _show_waiting(self, what: str) -> None:
         """Print every minute what is waited for, and how long that has been."""
-        since = self._means.reactor.seconds()
+        since = self._steps.seconds()
 
         def text() -> str:
-            return f"{what} {readable_time(self._means.reactor.seconds() - since)}"
+            return f"{what} {readable_time(self._steps.seconds() - since)}"
 
-        self._course.announcer.show_progress(text, every=WAITING_EVERY)
+        self._steps.announcer.show_progress(text, every=WAITING_EVERY)
 
-    async def _note_terms(self) -> None:
-        """Write down what must not be forgotten of this transfer, before it can be needed."""
-        means, pool = self._means, self._pool.name
-        if self._order.delete_backups and not pool:
-            self._note_removals()
-        inode = None if pool else await means.disk.run(means.volume.inode, self.server.uuid)
-        await self._course.note_terms(pool, self._removals, inode)
+    async def _save_terms(self) -> None:
+        """Save what a later daemon must know of this transfer."""
+        request, pool = self._upload.request, self._pool.name
+        if request.delete_backups and not pool:
+            self._set_removals()
+        inode = None if pool else await self._upload.inode()
+        await self._steps.save_terms(pool, self._removals, inode)
         if pool:
-            means.servers.share(self.server.uuid, pool)
-            self._course.announcer.say(f"it is in the storage pool {pool}: its files stay there")
+            self._servers.share(self.server.uuid, pool)
+            self._steps.announcer.say(f"it is in the storage pool {pool}: its files stay there")
 
-    def _note_removals(self) -> None:
+    def _set_removals(self) -> None:
         if self._pool.shares_backups:
-            self._course.announcer.warn(
+            self._steps.announcer.warn(
                 "the destination has the same system.backup_directory: no backup is removed"
             )
         else:
-            self._removals = tuple(backup.place for backup in self._dispatch.backups)
+            self._removals = tuple(backup.place for backup in self._upload.backups)
 
-    async def _wait(self, work: Any) -> Any:
-        return await self._course.chain.wait(Deferred.fromCoroutine(work))
+    async def _wait(self, work: Coroutine[Deferred[Any], Any, Any]) -> None:
+        await self._steps.cancel_scope.wait(Deferred.fromCoroutine(work))
 
     # The end
 
     async def _fail(self, error: Exception) -> None:
-        """Find out whether it is a failure indeed, have the Panel told, and let the server go."""
-        if self._course.life.over:
+        """Find out whether it has failed indeed, report that, and release the server."""
+        if self._steps.lifecycle.over:
             if isinstance(error, CancelledError):
-                return  # It was told to take no more.
+                return  # The Panel has confirmed it, and the upload was ended.
             self._log.warn(
-                "{server}: moved by the Panel's word, though the destination's was: {error}",
+                "{server}: moved as the Panel says, although the destination failed: {error}",
                 server=self.server.uuid,
                 error=error,
             )
             return
-        error = self._course.chain.reason or error
+        error = self._steps.cancel_scope.reason or error
         if not isinstance(error, WingsdError):
-            self._log.failure("{server}: a mistake", server=self.server.uuid)
+            self._log.failure(
+                "{server}: the transfer failed unexpectedly", server=self.server.uuid
+            )
             error = WingsdError("an unforeseen error", "the reason is in the log of this node")
         if self.is_sent:
             await self._settle(error)
             return
-        self._course.fail(error)
-        # Told after the state: the server is the user's again at once.
-        self._stays()
-        await self.authority.tell_failure()
+        self._steps.fail(error)
+        # Reported after the state: the user may use the server again at once.
+        self._stay()
+        await self.coordinator.report_failure()
 
     async def _settle(self, error: WingsdError) -> None:
         """Have the Panel decide: the destination may have everything."""
         lost = isinstance(error, DestinationError) and error.may_complete
-        is_waited_for = lost and self.authority.grace > 0
+        is_waited_for = lost and self.coordinator.answer_grace > 0
         if is_waited_for:
-            await self._wait_for_lost(error)
+            await self._begin_grace(error)
         else:
-            self._course.fail(error)
-            self._course.pass_on(SendStep.SETTLE)
-        if self._course.life.over:
+            self._steps.fail(error)
+            self._steps.advance(SendStep.SETTLE)
+        if self._steps.lifecycle.over:
             return  # The Panel has deleted the server here meanwhile.
-        self._settling = Deferred.fromCoroutine(self.authority.has_moved(lost=lost))
+        self._settling = Deferred.fromCoroutine(self.coordinator.has_moved(lost=lost))
         try:
             moved = await self._settling
         except CancelledError:
-            return  # The same, or this daemon ends: then the next one asks.
+            return  # The same, or this daemon stops: then the next one asks.
         finally:
             self._settling = None
-        if self._course.life.over:
+        if self._steps.lifecycle.over:
             return
         if moved:
-            self._course.announcer.say("it has moved: only its answer was lost")
-            self._moved()
+            self._steps.announcer.say("it has moved: only its answer was lost")
+            self._complete()
             return
         if is_waited_for:
-            self._course.fail(error)
-        self._course.announcer.say("it is still this node's")
-        self._stays()
+            self._steps.fail(error)
+        self._steps.announcer.say("it is still this node's")
+        self._stay()
 
-    async def _wait_for_lost(self, error: WingsdError) -> None:
-        """Enter the grace of a destination that may still be at work; a later daemon goes on."""
-        announcer = self._course.announcer
+    async def _begin_grace(self, error: WingsdError) -> None:
+        """Enter the grace of a destination that may still be at work."""
+        announcer = self._steps.announcer
         announcer.warn(str(error))
-        # Written down: of the time that is left a later daemon gives the rest.
-        await self._course.fall_to(SendStep.SETTLE)
+        # Recorded: a later daemon gives the rest of the time.
+        await self._steps.enter_if_open(SendStep.SETTLE)
         announcer.say(
             "the destination may still be at work: for "
-            f"{readable_time(self.authority.grace)} the Panel is asked whether the server has "
-            "moved; cancel the transfer to end that now"
+            f"{readable_time(self.coordinator.answer_grace)} the Panel is asked whether the "
+            "server has moved; cancel the transfer to end that now"
         )
         self._show_waiting("the Panel is asked whether the server has moved, for")
 
-    def _stays(self) -> None:
-        self._course.pass_on(SendStep.FAILED)
-        self._means.servers.unshare(self.server.uuid)
+    def _stay(self) -> None:
+        self._steps.advance(SendStep.FAILED)
+        self._servers.unshare(self.server.uuid)
         self.server.release()
         self._in_background(self._restore())
 
     async def _restore(self) -> None:
+        """Make again what was removed for the transfer."""
         if self._retired:
             await self.server.restore_environment()
-        await self._pool.leave()
-        self._course.close()
+        await self._pool.remove_marks()
+        self._steps.close()
 
-    def _moved(self) -> None:
-        if self._course.life.over:
+    def _complete(self) -> None:
+        if self._steps.lifecycle.over:
             return
-        self._course.announcer.hide_progress()
-        self._course.pass_on(SendStep.DONE)
+        self._steps.announcer.hide_progress()
+        self._steps.advance(SendStep.DONE)
         self.server.disown(MOVED)
-        self.is_left_behind = self.authority.deletes
-        if not self.authority.deletes:
-            self._in_background(self._part())
+        self.is_left_behind = self.coordinator.orders_deletion
+        if not self.coordinator.orders_deletion:
+            self._in_background(self._clean_up())
 
-    async def _part(self) -> None:
-        await self.authority.part(self.server)
-        self._course.close()
+    async def _clean_up(self) -> None:
+        await self.coordinator.clean_up(self.server)
+        self._steps.close()
 
     async def _finish(self) -> None:
-        """Remove what has moved, and nobody else does. The Panel has said that it has."""
-        means, uuid = self._means, self.server.uuid
-        if not self._is_back:  # Else what is here, backups too, may have come back with it.
-            await means.removal.remove(uuid, self._removals)
-            if self._pool.name:
-                # Its files stay in sight: they do not make it one that is here by hand.
-                await means.journal.delete_description(uuid)
-        await self._pool.leave()
-        self._course.close()
+        """Remove what is still here of a server that has moved, as the Panel has confirmed."""
+        if not self._servers.is_replaced(self.server):  # Its backups may have come back with it.
+            await self._servers.remove_attachments(
+                self.server.uuid, self._pool.name, self._removals
+            )
+        await self._pool.remove_marks()
+        self._steps.close()
 
-    @property
-    def _is_back(self) -> bool:
-        """Whether another transfer has brought, or brings, the server here again."""
-        try:
-            return self._means.servers.get(self.server.uuid) is not self.server
-        except WingsdError:
-            return False
+    def _in_background(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
+        # A daemon that stops before it is done does it at its next start.
+        Deferred.fromCoroutine(work).addErrback(self._log_failure)
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        # Nobody waits for it, but a daemon that ends before does it at its next start.
-        Deferred.fromCoroutine(work).addErrback(self._mistake)
+    def _log_failure(self, failure: Failure) -> None:
+        self._log.failure(
+            "{server}: cleaning up after the transfer failed", failure, server=self.server.uuid
+        )
 
-    def _mistake(self, failure: Failure) -> None:
-        self._log.failure("{server}: a mistake", failure, server=self.server.uuid)
+    async def check_left_behind(self) -> None:
+        """Ask the Panel about a server that has moved, and that it has not had deleted.
 
-    async def look_after(self) -> None:
-        """See what the Panel makes of a server that has moved, and that it did not have deleted.
-
-        The destination may have answered before it could tell the Panel, and be lost since.
+        The destination may have answered before it could report to the Panel, and be lost since.
         """
-        moved = not self._is_back and await self.authority.has_moved()
+        is_back = self._servers.is_replaced(self.server)
+        moved = not is_back and await self.coordinator.has_moved()
         if not self.is_left_behind:
             return
         self.is_left_behind = False
-        if self._is_back:
+        uuid = self.server.uuid
+        if self._servers.is_replaced(self.server):
             await self._finish()
         elif moved:
-            self._means.servers.forget(self.server.uuid)
-            await self._means.attic.store_away(
-                self.server.uuid, pooled=self._pool.name != "", inode=self._course.inode
-            )
+            await self._servers.store_away(uuid, self._pool.name, self._steps.inode)
             await self._finish()
         else:
             self._log.warn(
-                "{server}: the destination took it, but the Panel has it here: it stays",
-                server=self.server.uuid,
+                "{server}: the destination has taken it, but the Panel has it here: it stays",
+                server=uuid,
             )
-            self._means.servers.unshare(self.server.uuid)
+            self._servers.unshare(uuid)
             self.server.release()
-            self._course.close()
+            self._steps.close()

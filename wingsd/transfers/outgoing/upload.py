@@ -1,58 +1,99 @@
-"""The uploads that one server is sent by, and how far they are.
+"""The upload of a server: one HTTP request, or several at the same time.
 
 A destination that joins them, as wingsd does, answers all of them when it has all. Calagopus'
-nodes answer each by itself, and some of them take the server for whole when the first request is,
-though others still come: to them the first is ended last, when the others have their answers.
+nodes answer each by itself, and some of them take the server for complete when the first request
+is, although others are still coming: for them the first is ended last, when the others have their
+answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+import attrs
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import ArchiveLimits, Packed, Part, split, survey
+from wingsd.archive import ArchiveLimits, Packed, Part, split
 from wingsd.archive.errors import DiskLimitExceeded
-from wingsd.backups.local import LocalBackup, find_backups
+from wingsd.backups.local import LocalBackup
 from wingsd.servers import Server
-from wingsd.threadio import Outflow, OutflowClosed, relayed
-from wingsd.transfers.cancellation import fires_within
-from wingsd.transfers.collaborators import SendingCollaborators
+from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers, relayed
+from wingsd.transfers.cancellation import CancelScope, fires_within, slots_held
+from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.errors import DestinationTimeout
-from wingsd.transfers.form.upload_form import FormFrame
-from wingsd.transfers.formatting import progress_bar, readable_size
-from wingsd.transfers.outgoing.payload import Payload
-from wingsd.transfers.outgoing.request import JOINS_STREAMS, TransferOrder, form_of
+from wingsd.transfers.outgoing.payload import Payload, SourcePool, SourceStorage
+from wingsd.transfers.outgoing.request import (
+    JOINS_STREAMS,
+    TransferRequest,
+    streams_of,
+    upload_format,
+)
 from wingsd.transfers.peer.client import PeerClient
-from wingsd.transfers.pool_negotiation import SourcePool
-from wingsd.transfers.step_log import ProgressMeter, StepLog
+from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep
+from wingsd.transfers.upload_form import FormFrame
+from wingsd.util.reactor import ThreadedReactor
+from wingsd.util.text import readable_size
 
-__all__ = ["KEEPS_LINKS", "Dispatch", "OutgoingStreams"]
+__all__ = ["KEEPS_LINKS", "OutgoingStreams", "OutgoingUpload", "Uploader"]
 
 #: Seconds that the first request waits for the answers to the others, when all of them are sent: a
 #: node that joins them without saying so gives none before it has the first.
 HOLD_BACK = 60.0
 
 
+@attrs.frozen
+class Uploader:
+    """How this node uploads servers. Timeouts are in seconds.
+
+    `packers` are the threads that write bodies, with as many `slots`: a transfer without one does
+    not connect yet.
+    """
+
+    reactor: ThreadedReactor
+    packers: Workers
+    slots: DeferredSemaphore
+    #: How long a destination may acknowledge nothing of what it is sent.
+    stall_timeout: float
+    #: How long the answer is waited for when all is sent; 0 for ever.
+    answer_timeout: float = 0
+    #: The largest number of streams beside the first.
+    max_streams: int = 0
+    #: The rate limit of all uploads together; None without one.
+    bucket: TokenBucket | None = None
+
+    def slots_held(self, streams: int, scope: CancelScope) -> AbstractAsyncContextManager[int]:
+        """Hold the slots for so many streams beside the first."""
+        return slots_held(self.slots, 1 + streams, scope)
+
+    def split(self, directory: str, count: int, limit: int | None) -> Deferred[list[Part]]:
+        """Divide a directory into `count` parts of at most `limit` bytes of file data."""
+        return self.packers.run(split, directory, count, limit)
+
+    def body(self) -> Outflow:
+        """Return a new body, sent at the rate limit."""
+        return Outflow(self.reactor, bucket=self.bucket)
+
+
 class _Stream:
-    """One of them. `number` is None for the first, of `others` more."""
+    """One request. `number` is None for the first, of `others` more."""
 
     def __init__(
         self,
-        cargo: Payload,
+        payload: Payload,
         destination: PeerClient,
-        means: SendingCollaborators,
+        uploader: Uploader,
         number: int | None,
         others: int,
         pool: Sequence[tuple[str, str]],
     ) -> None:
-        self.cargo = cargo
-        self.frame = FormFrame(f"archive.{cargo.form.archive.suffix}")
-        self.body = Outflow(means.reactor, bucket=means.bucket)
+        self.payload = payload
+        self.frame = FormFrame(f"archive.{payload.format.archive.suffix}")
+        self.body = uploader.body()
         #: Bytes of the server's files that have been read.
         self.read = 0
         headers: list[tuple[str, str]] = []
@@ -60,72 +101,72 @@ class _Stream:
             headers = [("Multiplex-Stream", str(number))]
         elif others:
             headers = [("Multiplex-Stream-Count", str(others))]
-        self.upload = destination.upload(
+        self.request = destination.upload(
             self.frame.content_type,
             self.body,
-            means.stall_timeout,
+            uploader.stall_timeout,
             [*headers, *pool],
             may_be_early=bool(pool),
         )
 
-    def write(self, note: Callable[[str], None], ends: bool) -> Packed | None:
+    def write(self, warn: Callable[[str], None], ends: bool) -> Packed | None:
         """Write the body, in a worker thread."""
-        packed = self.cargo.write(self.frame, self.body.write, note, self._note_progress)
+        packed = self.payload.write(self.frame, self.body.write, warn, self._set_read)
         if ends:
             self.end()
         return packed
 
     def end(self) -> None:
-        """Write the end of it."""
+        """Write the end of the body."""
         self.body.write(self.frame.end())
         self.body.finish()
 
-    def _note_progress(self, read: int) -> None:
+    def _set_read(self, read: int) -> None:
         # Called in the packing thread; the reactor only looks at the number.
         self.read = read
 
 
 class OutgoingStreams:
-    """The uploads of all `cargoes`, begun at once.
+    """The requests for all `payloads`, begun at once.
 
-    `joined` tells that the destination gives them one answer. `pool` are headers that tell of a
-    storage pool; who has the files in that need not take what is sent.
+    `joined` tells that the destination gives them one answer. `pool` are headers about a storage
+    pool; a destination that has the files in it need not read the body.
     """
 
     def __init__(
         self,
-        cargoes: Sequence[Payload],
+        payloads: Sequence[Payload],
         destination: PeerClient,
-        means: SendingCollaborators,
+        uploader: Uploader,
         *,
         joined: bool,
         pool: Sequence[tuple[str, str]] = (),
     ) -> None:
-        self._means = means
-        self._need_not_take = bool(pool)
-        self._joined = joined or len(cargoes) == 1
+        self._uploader = uploader
+        self._may_be_left = bool(pool)
+        self._joined = joined or len(payloads) == 1
         self._error: BaseException | None = None
-        others = len(cargoes) - 1
+        others = len(payloads) - 1
         self._streams = [
-            _Stream(each, destination, means, number - 1 if number else None, others, pool)
-            for number, each in enumerate(cargoes)
+            _Stream(each, destination, uploader, number - 1 if number else None, others, pool)
+            for number, each in enumerate(payloads)
         ]
         for stream in self._streams:
-            stream.upload.answer.addErrback(self._fail)
+            stream.request.answer.addErrback(self._fail)
 
-    async def send(self, note: Callable[[str], None]) -> list[Packed]:
+    async def send(self, warn: Callable[[str], None]) -> list[Packed]:
         """Send all; return when their last bytes are on their way.
 
-        `note` gets a line for each member that is left out or sent otherwise. Raises what the
-        first of them to fail has failed with; all others have then ended as well.
+        `warn` gets a line for each member that is left out or sent otherwise. Raises the error of
+        the first request to fail; all others have then ended as well.
         """
         first, *others = self._streams
-        jobs = [self._run(stream, stream.write, note, True) for stream in others]
-        jobs.insert(0, self._run(first, first.write, note, self._joined))
+        jobs = [self._run(stream, stream.write, warn, True) for stream in others]
+        jobs.insert(0, self._run(first, first.write, warn, self._joined))
         done = await DeferredList(jobs)
         if not self._joined and self._error is None:
-            answers = DeferredList([stream.upload.answer for stream in others])
-            await fires_within(answers, HOLD_BACK, self._means.reactor)
+            answers = DeferredList([stream.request.answer for stream in others])
+            await fires_within(answers, HOLD_BACK, self._uploader.reactor)
             if self._error is None:
                 await self._run(first, first.end)
         if self._error is not None:
@@ -133,17 +174,17 @@ class OutgoingStreams:
         return [packed for _, packed in done if packed is not None]
 
     async def answered(self) -> None:
-        """Return when the destination has taken all; raise the reason why it has not.
+        """Return when the destination has accepted all; raise the reason why it has not.
 
         That is `DestinationTimeout` when it does not answer in `answer_timeout`.
         """
-        limit, clock = self._means.answer_timeout, self._means.reactor
+        limit, clock = self._uploader.answer_timeout, self._uploader.reactor
         timer = (
             clock.callLater(limit, self._fail, Failure(DestinationTimeout(limit)))
             if limit
             else None
         )
-        await DeferredList([stream.upload.answer for stream in self._streams])
+        await DeferredList([stream.request.answer for stream in self._streams])
         if timer is not None and timer.active():
             timer.cancel()
         if self._error is not None:
@@ -152,38 +193,38 @@ class OutgoingStreams:
     def abort(self) -> None:
         """Close all connections at once."""
         for stream in self._streams:
-            stream.upload.abort()
+            stream.request.abort()
 
     @property
     def begun(self) -> bool:
         """Whether the destination may have the headers of any."""
-        return any(stream.upload.begun for stream in self._streams)
+        return any(stream.request.begun for stream in self._streams)
 
     @property
     def body_sent(self) -> bool:
         """Whether the last byte of each was handed over: only now can the node have it all."""
-        return all(stream.upload.body_sent for stream in self._streams)
+        return all(stream.request.body_sent for stream in self._streams)
 
     @property
     def bytes_out(self) -> int:
-        """How many bytes have gone so far."""
+        """The number of bytes sent so far."""
         return sum(stream.body.bytes_out for stream in self._streams)
 
     @property
     def read(self) -> int:
-        """How many bytes of the server's files have been read."""
+        """The number of bytes read of the server's files."""
         return sum(stream.read for stream in self._streams)
 
     def _run(self, stream: _Stream, work: Callable[..., Any], *args: object) -> Deferred[Any]:
-        return Deferred.fromCoroutine(self._working(stream, work, *args))
+        return Deferred.fromCoroutine(self._work(stream, work, *args))
 
-    async def _working(self, stream: _Stream, work: Callable[..., Any], *args: object) -> Any:
+    async def _work(self, stream: _Stream, work: Callable[..., Any], *args: object) -> Any:
         """Have a thread write for a stream; where that fails, all fail, and None is returned."""
         try:
-            return await self._means.packers.run(work, *args)
+            return await self._uploader.packers.run(work, *args)
         except OutflowClosed as closed:
-            await stream.upload.answer  # which tells why
-            if not self._need_not_take:
+            await stream.request.answer  # which has the reason
+            if not self._may_be_left:
                 self._fail(Failure(closed))
         except Exception:
             self._fail(Failure())
@@ -195,31 +236,37 @@ class OutgoingStreams:
             self.abort()
 
 
-#: What a destination says that it keeps, when symlinks and hard links may be sent as they are.
+#: The features of a destination that keeps symlinks and hard links.
 KEEPS_LINKS = frozenset({"symlinks", "hard-links"})
 
 
-class Dispatch:
-    """What is sent of one server, as `order` has it."""
+class OutgoingUpload:
+    """The upload of one server to `destination`, as it was requested."""
 
     _log = Logger()
 
     def __init__(
         self,
         server: Server,
-        order: TransferOrder,
-        means: SendingCollaborators,
-        course: StepLog[SendStep],
+        request: TransferRequest,
+        destination: PeerClient,
+        storage: SourceStorage,
+        uploader: Uploader,
+        steps: StepLog[SendStep],
         pool: SourcePool,
     ) -> None:
+        self.request = request
+        self.pool = pool
         self.backups: tuple[LocalBackup, ...] = ()
         #: Counts the bytes that are read of files and backups.
-        self.meter = ProgressMeter(means.reactor.seconds, self._count)
+        self.meter = ProgressMeter(uploader.reactor.seconds, self._count)
         self._server = server
-        self._order = order
-        self._means = means
-        self._course = course
-        self._pool = pool
+        self._destination = destination
+        self._storage = storage
+        self._uploader = uploader
+        self._steps = steps
+        self._features: frozenset[str] = frozenset()
+        self._further = 0
         self._streams: OutgoingStreams | None = None
 
     # How far it is
@@ -230,18 +277,18 @@ class Dispatch:
         return self._streams is not None and self._streams.body_sent
 
     @property
-    def may_be_taken(self) -> bool:
-        """Whether the destination may have everything. What is pooled, it has from the start."""
+    def is_sent(self) -> bool:
+        """Whether the destination may have everything; of a pooled server, from the start."""
         begun = self._streams is not None and self._streams.begun
-        return self.body_sent or (self._pool.name != "" and begun)
+        return self.body_sent or (self.pool.name != "" and begun)
 
     @property
     def total(self) -> int:
         """The bytes there are to read; 0 while the server is not measured."""
-        if self._pool.has_files:
-            return self._along
+        if self.pool.has_files:
+            return self._backup_bytes
         measured = self._server.disk_bytes
-        return 0 if measured is None else measured + self._along
+        return 0 if measured is None else measured + self._backup_bytes
 
     @property
     def _limit(self) -> int | None:
@@ -249,32 +296,34 @@ class Dispatch:
         return ArchiveLimits.disk_bytes(self._server.configuration.settings.build.disk_space)
 
     @property
-    def _along(self) -> int:
+    def _backup_bytes(self) -> int:
         return sum(backup.size for backup in self.backups)
 
     def _count(self) -> int:
         return self._streams.read if self._streams is not None else 0
 
-    # Its way
+    # Before it
 
-    async def find_backups(self) -> None:
-        """Find those that are to go along. Raises `StorageError` where one is missing."""
-        order, means, uuid = self._order, self._means, self._server.uuid
-        self.backups = await means.disk.run(
-            find_backups, means.backup_directory, uuid, order.backups, order.family
+    async def query_destination(self) -> None:
+        """Query what the destination supports. Raises why it cannot be asked, or would do harm."""
+        self._features = await self.pool.query(self._destination.features)
+        self._further = streams_of(
+            self.request, self._uploader.max_streams, self._features, self._steps.announcer.warn
         )
 
-    async def check_size(self) -> None:
-        """Raise `DiskLimitExceeded` where the server's files are more than it may have.
+    async def check(self) -> None:
+        """Find the backups, and check the size of the files.
 
-        They are measured where that is not known, or where the last figure is too large: files
-        may have been deleted since. Raises `StorageError` where they cannot be.
+        Raises `StorageError` where a backup is missing or the files cannot be measured,
+        `DiskLimitExceeded` where the server has more than it may have: no node would accept it.
         """
+        if self.request.backups:
+            self.backups = await self._storage.find_backups(self._server.uuid, self.request)
         limit, known = self._limit, self._server.disk_bytes
-        if limit is None or self._pool.has_files or (known is not None and known <= limit):
+        # Measured where the last figure is too large: files may have been deleted since.
+        if limit is None or self.pool.has_files or (known is not None and known <= limit):
             return
-        means = self._means
-        found = await means.disk.run(survey, means.servers.directory(self._server.uuid))
+        found = await self._storage.survey(self._server.uuid)
         if found.size > limit:
             raise DiskLimitExceeded(
                 f"the server's files have {readable_size(found.size)}, and it may have "
@@ -283,34 +332,41 @@ class Dispatch:
                 "disk limit in the Panel, or delete files, and transfer it again"
             )
 
-    async def send(
-        self, destination: PeerClient, features: frozenset[str], further: int
-    ) -> OutgoingStreams:
-        """Send it all; return when the last bytes are on their way.
+    def inode(self) -> Any:
+        """Return that of the server's directory."""
+        return self._storage.inode(self._server.uuid)
 
-        `features` are those of the destination, and `further` is in how many uploads beside the
-        first it is sent.
-        """
-        means, announcer = self._means, self._course.announcer
-        # Only for the bar: nothing waits for what is not measured yet.
+    # The upload itself
+
+    def slots_held(self) -> AbstractAsyncContextManager[int]:
+        """Wait for the slots that it needs, and hold them."""
+        return self._uploader.slots_held(self._further, self._steps.cancel_scope)
+
+    async def send(self) -> OutgoingStreams:
+        """Send all; return when the last bytes are on their way."""
+        announcer = self._steps.announcer
+        # Only for the progress bar, which does not wait for it.
         self._server.files.measure_if_stale()
-        cargoes = await self._cargoes(features >= KEEPS_LINKS, further)
-        self._course.chain.check()
-        joined = JOINS_STREAMS in features
+        payloads = await self._payloads()
+        self._steps.cancel_scope.check()
         streams = OutgoingStreams(
-            cargoes, destination, means, joined=joined, pool=self._pool.headers
+            payloads,
+            self._destination,
+            self._uploader,
+            joined=JOINS_STREAMS in self._features,
+            pool=self.pool.headers,
         )
         self._streams = streams
-        self._course.count = lambda: streams.bytes_out
-        announcer.show_progress(self._bar)
+        self._steps.count = lambda: streams.bytes_out
+        announcer.show_progress(self._progress_text)
         self.meter.start()
         try:
-            packed = await streams.send(relayed(means.reactor, announcer.warn))
+            packed = await streams.send(relayed(self._uploader.reactor, announcer.warn))
         finally:
             self.meter.stop()
             announcer.hide_progress()
         if packed:
-            self._say_figures(packed)
+            self._log_figures(packed)
         return streams
 
     def abort(self) -> None:
@@ -318,35 +374,35 @@ class Dispatch:
         if self._streams is not None:
             self._streams.abort()
 
-    async def _cargoes(self, links: bool, further: int) -> list[Payload]:
-        """Return what each upload is to hold: the first also has all that is beside the files."""
-        means, directory = self._means, self._means.servers.directory(self._server.uuid)
+    async def _payloads(self) -> list[Payload]:
+        """Return the payload of each stream: the first also has all that is beside the files."""
+        directory = self._storage.directory(self._server.uuid)
         whole = Payload(
             server=self._server.uuid,
-            family=self._order.family,
-            source=None if self._pool.has_files else Part(directory, limit=self._limit),
-            links=links,
-            form=form_of(self._order, means.compression, self._course.announcer.warn),
+            family=self.request.family,
+            source=None if self.pool.has_files else Part(directory, limit=self._limit),
+            links=self._features >= KEEPS_LINKS,
+            format=upload_format(
+                self.request, self._storage.compression, self._steps.announcer.warn
+            ),
             backups=self.backups,
-            logs=means.logs,
+            logs=self._storage.logs,
         )
-        if not further:
+        if not self._further:
             return [whole]
-        dividing = means.packers.run(split, directory, 1 + further, self._limit)
-        first, *others = await self._course.chain.wait(dividing)
-        return [whole.of(first), *(whole.files_of(part) for part in others)]
+        splitting = self._uploader.split(directory, 1 + self._further, self._limit)
+        first, *others = await self._steps.cancel_scope.wait(splitting)
+        return [whole.with_part(first), *(whole.only_part(part) for part in others)]
 
-    # What is said of it
-
-    def _bar(self) -> str:
+    def _progress_text(self) -> str:
         return f"Uploading {progress_bar(self.meter.done, self.total)}"
 
-    def _say_figures(self, packed: Sequence[Packed]) -> None:
+    def _log_figures(self, packed: Sequence[Packed]) -> None:
         size = sum(each.archive_bytes for each in packed)
         files = sum(each.file_count + each.hard_link_count for each in packed)
-        self._course.note_figures(size, files)
-        # The seconds are theirs, too.
-        size += self._along
+        self._steps.set_figures(size, files)
+        # The seconds include those of the backups.
+        size += self._backup_bytes
         self._log.info(
             "{server}: sent {bytes} bytes, {files} files, {seconds:.1f} s, {rate}/s",
             server=self._server.uuid,

@@ -1,7 +1,6 @@
-"""The node that a server is sent to, as the node that sends it sees it.
+"""An HTTP client of the other node of a transfer: asks it, and uploads to it.
 
-`PeerClient` asks it what it keeps, and uploads to it. Each is one `HttpExchange`; each way one
-can end has its class in `wingsd.errors`, with words that say what to do.
+Each request is one `HttpExchange`; each way it can fail is a class in `wingsd.transfers.errors`.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ import json
 from collections.abc import Iterable
 from http import HTTPStatus
 from math import ceil
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit
 
+import attrs
 import h11
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
@@ -34,16 +34,17 @@ from wingsd.transfers.errors import (
 )
 from wingsd.transfers.peer.http_exchange import Answer, HttpExchange
 from wingsd.transfers.peer.tls import PeerTls, PeerVerifier
+from wingsd.util.reactor import Reactor
 from wingsd.util.retry import seconds_asked_for
 
-__all__ = ["OutgoingUpload", "PeerClient", "PeerTls"]
+__all__ = ["PeerClient", "PeerUpload", "Peers"]
 
 #: Seconds to connect in, TLS included; for a question, to be answered in.
 CONNECT_WITHIN = 30
-#: Characters that are taken over from an answer.
+#: Characters that are quoted from an answer.
 MAX_QUOTE = 500
-#: Statuses by which a proxy tells that it has no answer of the node's: that may still be at work.
-#: 520 to 524 are Cloudflare's.
+#: Statuses of a proxy that has no answer of the node's, which may still be at work. 520 to 524 are
+#: Cloudflare's.
 GATEWAYS = frozenset({408, 502, 503, 504, *range(520, 525)})
 PORTS = {"http": 80, "https": 443}
 #: What to do when there is no connection.
@@ -58,28 +59,28 @@ HINTS: tuple[tuple[type[Exception], str], ...] = (
 
 
 class PeerClient:
-    """The node at `url`, and the header Authorization's whole value.
+    """A client of the node at `url`, with the whole value of the header `Authorization`.
 
-    `there` is where somebody gave its address, and may correct it.
+    `address_source` is where the address was given, and can be corrected.
     """
 
     def __init__(
         self,
         url: str,
         authorization: str,
-        reactor: Any,
-        trust: PeerTls,
-        there: str = "in the Panel",
+        reactor: Reactor,
+        tls: PeerTls,
+        address_source: str = "in the Panel",
     ) -> None:
-        """Raise `BadRequest` for a URL or a header that is none.
+        """Raise `BadRequest` for an invalid URL or header.
 
         Raises `DestinationUnreachable` when the certificates to trust cannot be read.
         """
         self._url = _parse(url)
         self._host = self._url.hostname or ""
         self._reactor = reactor
-        self._there = there
-        self._context = trust.context() if self._url.scheme == "https" else None
+        self._address_source = address_source
+        self._context = tls.context() if self._url.scheme == "https" else None
         self._headers = [
             ("Host", self._url.netloc),
             ("User-Agent", f"wingsd/{__version__}"),
@@ -90,16 +91,14 @@ class PeerClient:
             self._request("OPTIONS")
         except (h11.LocalProtocolError, UnicodeEncodeError) as error:
             raise InvalidDestination(
-                "the destination's URL or token cannot be sent", "start the transfer anew"
+                "the destination's URL or token cannot be sent", "start the transfer again"
             ) from error
 
     async def features(self, headers: Iterable[tuple[str, str]] = ()) -> frozenset[str]:
-        """Return what the node keeps of a server beyond what every node does.
+        """Return the features of the node, by which it keeps more of a server than others.
 
-        `headers` are what it is to know for its answer.
-
-        wingsd tells it when it is asked with OPTIONS, in the header `Transfer-Features`, a comma
-        list; other nodes give some other answer, and no features.
+        wingsd answers OPTIONS with them, in the header `Transfer-Features`, a comma list; other
+        nodes give some other answer, and no features. `headers` are those of the request.
         Raises `DestinationUnreachable`, and `DestinationDisconnected` without an answer.
         """
         answer = await self._start(self._request("OPTIONS", headers))[1]
@@ -107,7 +106,7 @@ class PeerClient:
         return frozenset(feature.strip() for feature in features if feature.strip())
 
     async def ask(self, method: str, content: bytes = b"") -> Answer:
-        """Return the answer to a request whose JSON is `content`, a good one.
+        """Return the answer of success to a request with the JSON `content`.
 
         Raises `DestinationUnreachable`, `DestinationDisconnected`, and `DestinationRefused` for
         any other.
@@ -126,16 +125,16 @@ class PeerClient:
         headers: Iterable[tuple[str, str]] = (),
         *,
         may_be_early: bool = False,
-    ) -> OutgoingUpload:
-        """Begin to send what comes out of `body`; it is closed if this ends before it does.
+    ) -> PeerUpload:
+        """Begin to send `body`, which is closed if the upload ends before it does.
 
-        The node may leave what it is sent unacknowledged for `stall_timeout` seconds. `headers`
-        are further ones of the request; by them it need not take the body if it `may_be_early`.
+        The node may leave data unacknowledged for `stall_timeout` seconds. `headers` are further
+        ones of the request. With `may_be_early` the answer may come before the body was sent.
         """
         usual = [("Content-Type", content_type), ("Transfer-Encoding", "chunked")]
         request = self._request("POST", [*usual, *headers])
-        conversation, answer = self._start(request, body, stall_timeout)
-        return OutgoingUpload(conversation, answer, may_be_early=may_be_early)
+        exchange, answer = self._start(request, body, stall_timeout)
+        return PeerUpload(exchange, answer, may_be_early=may_be_early)
 
     def _request(self, method: str, headers: Iterable[tuple[str, str]] = ()) -> h11.Request:
         target = (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
@@ -157,65 +156,65 @@ class PeerClient:
             verifier = PeerVerifier(self._context, self._host)
             endpoint = wrapClientTLS(verifier, endpoint)
         verify = verifier.verify_name if verifier is not None else None
-        conversation = HttpExchange(self._reactor, request, body, verify, stall_timeout, content)
-        answer = conversation.start(endpoint, CONNECT_WITHIN)
-        answer.addErrback(self._explain, conversation, verifier, uploads=body is not None)
-        return conversation, answer
+        exchange = HttpExchange(self._reactor, request, body, verify, stall_timeout, content)
+        answer = exchange.start(endpoint, CONNECT_WITHIN)
+        answer.addErrback(self._explain, exchange, verifier, uploads=body is not None)
+        return exchange, answer
 
     def _explain(
         self,
         failure: Failure,
-        conversation: HttpExchange,
+        exchange: HttpExchange,
         verifier: PeerVerifier | None,
         *,
         uploads: bool,
     ) -> NoReturn:
-        """Raise, for the reason that there is no answer, an error for people."""
+        """Raise the error for the reason that there is no answer."""
         error = failure.value
         if isinstance(error, CancelledError | DestinationUnreachable):
             raise error
-        if conversation.begun:
-            reason = _how_it_ended(error)
+        if exchange.begun:
+            reason = _ending(error)
             if self._context is None and not uploads:
                 reason += "; if it serves TLS, its address begins with https://"
-            sent = uploads and conversation.request_sent
+            sent = uploads and exchange.request_sent
             raise DestinationDisconnected(reason, body_sent=sent) from error
         if verifier is not None and verifier.fault is not None:
             raise verifier.fault from error
         raise DestinationUnreachable(
             "the destination node cannot be reached",
-            _why_unreachable(error, self._host, self._url.netloc, self._there),
+            _why_unreachable(error, self._host, self._url.netloc, self._address_source),
         ) from error
 
 
-class OutgoingUpload:
-    """An upload on its way.
+class PeerUpload:
+    """An upload in progress.
 
-    `answer` gives None when the node took it: a 2xx, after the whole body was sent, or as early as
-    it likes where it `may_be_early`. It fails with
-    `DestinationUnreachable`, `DestinationRefused` (any other answer, whenever it comes),
-    `DestinationDisconnected` (none), and with `CancelledError` after `abort`.
+    `answer` gives None when the node has accepted it: a 2xx after the whole body was sent, or at
+    any time where it `may_be_early`. It fails with `DestinationUnreachable`, `DestinationRefused`
+    (any other answer, whenever it comes), `DestinationDisconnected` (none), and with
+    `CancelledError` after `abort`.
     """
 
     def __init__(
-        self, conversation: HttpExchange, answer: Deferred[Answer], *, may_be_early: bool = False
+        self, exchange: HttpExchange, answer: Deferred[Answer], *, may_be_early: bool = False
     ) -> None:
-        self._conversation = conversation
+        self._exchange = exchange
         self.answer: Deferred[None] = answer.addCallback(_judge, may_be_early=may_be_early)
 
     @property
     def begun(self) -> bool:
         """Whether the node may have the headers."""
-        return self._conversation.begun
+        return self._exchange.begun
 
     @property
     def body_sent(self) -> bool:
-        """Whether the last byte was handed over for sending: only now can the node have it all."""
-        return self._conversation.request_sent
+        """Whether the last byte was handed over for sending: before, the node cannot have all."""
+        return self._exchange.request_sent
 
     def abort(self) -> None:
         """Close the connection at once."""
-        self._conversation.abort(CancelledError())
+        self._exchange.abort(CancelledError())
 
 
 def _parse(url: str) -> SplitResult:
@@ -243,11 +242,11 @@ def _fault(url: str, parts: SplitResult, port: int | None) -> str:
     return ""
 
 
-# What became of it, in words
+# Errors for people
 
 
 def _judge(answer: Answer, *, may_be_early: bool = False) -> None:
-    """Raise `DestinationRefused` for an answer that is not the one of success."""
+    """Raise `DestinationRefused` for an answer that is not one of success."""
     status = f"{answer.code} {_plain(answer.reason)}".rstrip()
     if answer.good and answer.early and not may_be_early:
         raise DestinationRefused(
@@ -265,8 +264,8 @@ def _judge(answer: Answer, *, may_be_early: bool = False) -> None:
             f"{status} points to {where}; give the node its right address in the Panel",
             answer.code,
         )
-    error, detail = _words(answer.body, status)
-    # Its words are about "this node", and are read in the console of another one.
+    error, detail = _explanation(answer.body, status)
+    # The text is about "this node", and is read in the console of another one.
     says = f"says: {error}" if error else f"answered {status}"
     if answer.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and not detail:
         detail = "a proxy in front of it limits how much may be sent; lift that limit"
@@ -281,10 +280,10 @@ def _judge(answer: Answer, *, may_be_early: bool = False) -> None:
     )
 
 
-def _words(body: bytes, status: str) -> tuple[str, str]:
-    """Return what a node's answer has as `error` and `detail`; if it is not a node's, its text.
+def _explanation(body: bytes, status: str) -> tuple[str, str]:
+    """Return `error` and `detail` of a node's answer; of any other, "" and its text.
 
-    Go nodes keep the reason to themselves, and say only how to find it.
+    Go nodes do not answer with the reason, but with how to find it in their log.
     """
     text = body.decode("utf-8", "replace")
     try:
@@ -306,7 +305,7 @@ def _plain(text: str) -> str:
     return line if len(line) <= MAX_QUOTE else f"{line[:MAX_QUOTE]}…"
 
 
-def _how_it_ended(error: object) -> str:
+def _ending(error: object) -> str:
     match error:
         case ConnectionDone():
             return "it closed the connection"
@@ -321,11 +320,25 @@ def _how_it_ended(error: object) -> str:
     return _plain(str(error)) or type(error).__name__
 
 
-def _why_unreachable(error: object, host: str, address: str, there: str) -> str:
+def _why_unreachable(error: object, host: str, address: str, source: str) -> str:
     if isinstance(error, SSL.Error):
         reason = "; ".join(each[-1] for each in error.args[0]) if error.args else ""
         return f"there is no TLS at {address} that this node can speak ({reason or 'no reason'})"
     for kind, hint in HINTS:
         if isinstance(error, kind):
-            return hint.format(host=host, address=address, error=error, there=there)
+            return hint.format(host=host, address=address, error=error, there=source)
     return f"{address}: {_plain(str(error)) or type(error).__name__}"
+
+
+@attrs.frozen
+class Peers:
+    """The other nodes, connected to by this reactor and verified by `tls`."""
+
+    reactor: Reactor
+    tls: PeerTls
+
+    def client(
+        self, url: str, authorization: str, address_source: str = "in the Panel"
+    ) -> PeerClient:
+        """Return a client of the node at `url`. Raises the errors of `PeerClient`."""
+        return PeerClient(url, authorization, self.reactor, self.tls, address_source)

@@ -1,11 +1,12 @@
-"""One HTTP/1.1 request and its answer over one connection, both ways at the same time.
+"""One HTTP/1.1 request and its answer on one connection, in both directions at the same time.
 
-TCP gives up on one only after a quarter of an hour. Its keepalive asks nothing while anything is
-under way, and `TCP_USER_TIMEOUT` would also end a connection whose peer is there and only takes
-nothing for now. Such a peer acknowledges each question whether it takes more; a dead one does not.
+HTTP is parsed by h11. twisted.web's Agent cannot be used for an upload: it gives no answer before
+it has sent the whole body, and a node that refuses an upload answers at once.
 
-The grammar is h11's. twisted.web's Agent cannot be used for an upload: it hands out no answer
-before it has sent the whole body, and a node that refuses an upload says so at once.
+A dead peer is found by `AckWatchdog`. TCP itself ends such a connection only after a quarter of an
+hour; its keepalive probes are not sent while data is unacknowledged, and `TCP_USER_TIMEOUT` would
+also end a connection whose peer is alive and has a full window. Such a peer acknowledges each
+window probe; a dead one does not.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from twisted.internet.interfaces import (
     IDelayedCall,
     IHandshakeListener,
     IPushProducer,
+    IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -33,67 +35,71 @@ from wingsd.panel.http_client import MAX_HEAD, AnswerRefused
 from wingsd.threadio import Outflow
 from wingsd.util.net import PROBES, keep_alive, tcp_info
 
-__all__ = ["Answer", "HttpExchange", "Silence"]
+__all__ = ["AckWatchdog", "Answer", "HttpExchange"]
 
-#: How often is looked in the time that a peer may be silent.
-LOOKS = 8
+#: The number of checks in the time that a peer may be silent.
+CHECKS = 8
 
 
-class Silence:
-    """Watches the peer of a TCP connection from now on; calls `tell` when it is silent.
+class AckWatchdog:
+    """Watches the peer of a TCP connection from now on; calls `on_silent` when it is silent.
 
     That is when it has acknowledged nothing for `limit` seconds, in all of which there was
     something to be acknowledged.
     """
 
     def __init__(
-        self, reactor: Any, connection: socket.socket, limit: float, tell: Callable[[], object]
+        self,
+        reactor: IReactorTime,
+        connection: socket.socket,
+        limit: float,
+        on_silent: Callable[[], object],
     ) -> None:
         self._reactor = reactor
         self._connection = connection
         self._limit = limit
-        self._tell = tell
-        #: Since when there is something to be acknowledged, as far as looks have shown.
+        self._on_silent = on_silent
+        #: Since when data or probes are unacknowledged, as far as the checks have shown.
         self._since = inf
-        self._next: IDelayedCall = self._look_later()
+        self._next: IDelayedCall = self._schedule()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         if self._next.active():
             self._next.cancel()
 
-    def _look_later(self) -> IDelayedCall:
-        later: IDelayedCall = self._reactor.callLater(self._limit / LOOKS, self._look)
+    def _schedule(self) -> IDelayedCall:
+        later: IDelayedCall = self._reactor.callLater(self._limit / CHECKS, self._check)
         return later
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now, info = self._reactor.seconds(), tcp_info(self._connection)
         owes = info.unacknowledged or info.probes
         self._since = min(self._since, now) if owes else inf
-        # A peer that takes nothing is asked every two minutes in the end, and one question may be
-        # lost on its way: it is given as many as keepalive gives.
+        # A full window is probed every two minutes in the end, and a probe may be lost: the peer
+        # gets as many as keepalive sends.
         certain = info.unacknowledged or info.probes >= PROBES
         if certain and min(now - self._since, info.silence) >= self._limit:
-            self._tell()
+            self._on_silent()
         else:
-            self._next = self._look_later()
+            self._next = self._schedule()
 
 
-#: Interim answers (1xx) before the final one. A node may say every 20 s that it is still at work.
+#: Interim answers (1xx) before the final one. A node may send one every 20 s while at work.
 MAX_INTERIM = 1000
 #: Seconds for which they may come when the whole request was sent.
 INTERIM_WITHIN = 3600
 #: Bytes read of an answer's body.
 MAX_ANSWER = 64 * 1024
-#: Seconds an answer may take from its head to its end; what came until then is the answer.
+#: Seconds an answer may take from its head to its end; then it is cut off.
 ANSWER_WITHIN = 10
-#: Seconds the peer has to close its side, too, when all is said.
+#: Seconds the peer has to close its side of the connection after the answer.
 CLOSE_WITHIN = 10
 
 
 @attrs.frozen
 class Answer:
-    """What the peer said. `early` tells that it did before the whole request was sent."""
+    """The peer's answer. `early` tells that it came before the whole request was sent."""
 
     code: int
     reason: str
@@ -102,7 +108,7 @@ class Answer:
     early: bool
 
     def header(self, name: str) -> str:
-        """Return what the header of that name (in lower case) says, empty without it."""
+        """Return the value of the header of that name (in lower case), empty without it."""
         # RFC 9110, section 5.3: several lines are one list.
         return ", ".join(value for each, value in self.headers if each == name)
 
@@ -116,18 +122,17 @@ class Answer:
 class HttpExchange(Protocol):
     """A connection for one request, made by `start`.
 
-    `verify` looks at the TLS connection before anything is sent on it, and raises when it is not
-    to be trusted; without it nothing but plain TCP is expected. What a request says is `content`,
-    or what comes out of `body`, which is closed when this ends before it does. What is sent of one
-    the peer may leave unacknowledged for `stall_timeout` seconds, without that for as long as TCP
-    does.
+    `verify` is called with the TLS connection before anything is sent on it, and raises when it is
+    not to be trusted; without it the connection is plain TCP. The request's body is `content`, or
+    `body`, which is closed when the exchange ends before it does. The peer may leave data of
+    `body` unacknowledged for `stall_timeout` seconds, without that for as long as TCP does.
     """
 
     transport: Any
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         request: h11.Request,
         body: Outflow | None = None,
         verify: Callable[[Any], None] | None = None,
@@ -144,7 +149,7 @@ class HttpExchange(Protocol):
         self._answer: Deferred[Answer] = Deferred(lambda _: self.abort(CancelledError()))
         self._connecting: Deferred[Any] | None = None
         self._limit: IDelayedCall | None = None
-        self._silence: Silence | None = None
+        self._watchdog: AckWatchdog | None = None
         self._head: h11.Response | None = None
         self._early = False
         self._interim = 0
@@ -182,13 +187,13 @@ class HttpExchange(Protocol):
     # What the transport calls
 
     def connectionMade(self) -> None:
-        """Begin, unless there is a certificate to look at before."""
+        """Begin, unless TLS is to be set up before."""
         keep_alive(self._socket())
         if self._verify is None:
             self._begin()
 
     def handshakeCompleted(self) -> None:
-        """Begin, if the peer is the right one. TLS has been set up."""
+        """Begin, if the peer is verified. TLS has been set up."""
         assert self._verify is not None  # noqa: S101 - else there is no TLS
         try:
             self._verify(self.transport.getHandle())
@@ -198,12 +203,12 @@ class HttpExchange(Protocol):
             self._begin()
 
     def dataReceived(self, data: bytes) -> None:
-        """Read on in the answer."""
+        """Parse more of the answer."""
         if not self._over:
             self._read(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Take what has been read for the answer, or the reason for there being none."""
+        """Conclude with the answer read so far, or fail with the reason."""
         self.connected = 0
         if not self._over:
             self._read(b"")  # the end of an answer that does not tell its length
@@ -212,21 +217,21 @@ class HttpExchange(Protocol):
         self._clear_limit()
 
     def pauseProducing(self) -> None:
-        """Send no more of the body for now."""
+        """Pause sending the body."""
         if self._body is not None:
             self._body.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Send on."""
+        """Resume sending the body."""
         if self._body is not None:
             self._body.resumeProducing()
 
     def stopProducing(self) -> None:
-        """Read what the peer has said to the end: no byte can be sent to it any more.
+        """Read the rest of the answer: nothing can be sent to the peer any more.
 
         A node that refuses an upload often closes right after its answer, with so much unread
-        that TCP resets the connection. Where sending met that first, the answer is still waiting
-        in the socket, which the transport closes after this call.
+        that TCP resets the connection. Where sending fails by that first, the answer is still in
+        the socket, which the transport closes after this call.
         """
         if not self._over:
             self._tcp().doRead()
@@ -237,7 +242,7 @@ class HttpExchange(Protocol):
 
     def _begin(self) -> None:
         self.begun = True
-        # To the very end, also of the waiting: see `stopProducing`.
+        # Until the end, also while waiting for the answer: see `stopProducing`.
         self.transport.registerProducer(self, True)
         self._send(self._request)
         if self._body is None:
@@ -246,15 +251,15 @@ class HttpExchange(Protocol):
             self._end_request()
         else:
             self._clear_limit()
-            self._listen()
+            self._watch()
             self._body.start(lambda data: self._send(h11.Data(data)), self._end_request)
 
-    def _listen(self) -> None:
-        """See that the peer goes on to acknowledge what it is sent."""
+    def _watch(self) -> None:
+        """Abort when the peer stops acknowledging what it is sent."""
         limit = self._stall_timeout
         if limit is not None:
             error = TimeoutError(f"it acknowledged nothing of what it was sent for {limit:g} s")
-            self._silence = Silence(
+            self._watchdog = AckWatchdog(
                 self._reactor, self._socket(), limit, lambda: self.abort(error)
             )
 
@@ -276,7 +281,7 @@ class HttpExchange(Protocol):
                     return
                 self._take(event)
         except h11.RemoteProtocolError as error:
-            # What follows a head may be what it likes; the head has said it all.
+            # Whatever follows a head may be malformed; the head is the answer.
             if self._head is not None:
                 self._conclude()
             elif self.connected:
@@ -334,11 +339,11 @@ class HttpExchange(Protocol):
     # Closing
 
     def _end(self) -> None:
-        """Wait for nothing more."""
+        """Stop all timers."""
         self._over = True
         self._clear_limit()
-        if self._silence is not None:
-            self._silence.stop()
+        if self._watchdog is not None:
+            self._watchdog.stop()
 
     def _close(self) -> None:
         if not self.connected:
@@ -359,7 +364,7 @@ class HttpExchange(Protocol):
             self._limit.cancel()
 
     def _tcp(self) -> Any:
-        """Return the transport below TLS, or the one and only."""
+        """Return the TCP transport, below TLS where there is TLS."""
         return self.transport if self._verify is None else self.transport.transport
 
     def _socket(self) -> socket.socket:

@@ -1,4 +1,4 @@
-"""Whether another node is who the Panel says it is: its certificate, and what is wrong with it."""
+"""TLS to other nodes: verifies their certificates, and explains what is wrong with one."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from wingsd.errors import ConfigError
 from wingsd.transfers.errors import DestinationUnreachable
 from wingsd.util.tls import tls_options
 
-__all__ = ["PeerTls", "PeerVerifier", "checked"]
+__all__ = ["PeerTls", "PeerVerifier", "peer_tls"]
 
 NOT_GOOD = "the destination node's certificate is not good"
-# What OpenSSL calls these (x509_vfy.h); the last are the ways of a chain to end nowhere.
+# OpenSSL's numbers (x509_vfy.h); the last are those of chains without a trusted root.
 NOT_YET_VALID = 9
 EXPIRED = 10
 UNTRUSTED = frozenset({2, 18, 19, 20, 21})
-#: Names of a certificate that are told.
+#: Names of a certificate in an error.
 MAX_NAMES = 5
 
 
 @attrs.frozen
 class PeerTls:
-    """The authorities whose certificates are good.
+    """The trusted certificate authorities.
 
-    These are the system's (those `SSL_CERT_FILE` and `SSL_CERT_DIR` name, where they are set) and
-    with them those in `ca_file`, if it is not empty: PEM, `system.transfers.ca_file`.
+    These are the system's (of `SSL_CERT_FILE` and `SSL_CERT_DIR`, where they are set) and those in
+    `ca_file`, if it is not empty: PEM, `system.transfers.ca_file`.
     """
 
     ca_file: str = ""
@@ -61,25 +61,25 @@ class PeerTls:
         return context
 
 
-def checked(ca_file: str) -> PeerTls:
-    """Return what trusts `ca_file`, a file that is some good. Raises `ConfigError`.
+def peer_tls(ca_file: str) -> PeerTls:
+    """Return the TLS settings with `ca_file`. Raises `ConfigError` when it cannot be used.
 
-    So it is told when the node starts, and not with its first transfer.
+    So that is known when the node starts, and not with its first transfer.
     """
-    trust = PeerTls(ca_file)
+    tls = PeerTls(ca_file)
     try:
-        trust.context()
+        tls.context()
     except DestinationUnreachable as error:
         raise ConfigError(error.detail) from error
-    return trust
+    return tls
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class PeerVerifier:
-    """Makes one TLS connection, verifies the peer's certificate, and says what is wrong with it.
+    """Makes one TLS connection, verifies the peer's certificate, and explains what is wrong.
 
-    Twisted's `optionsForClientTLS` would do, but for the last: of a certificate that has expired
-    and one that nobody knows it says the same.
+    Twisted's `optionsForClientTLS` does not explain it: for an expired certificate and one of an
+    unknown authority the error is the same.
     """
 
     def __init__(self, context: SSL.Context, host: str) -> None:
@@ -91,7 +91,7 @@ class PeerVerifier:
         self.fault: DestinationUnreachable | None = None
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """Return the connection. OpenSSL fails its handshake when the chain is no good."""
+        """Return the connection. OpenSSL fails its handshake when the chain is not valid."""
         connection = SSL.Connection(self._context, None)
         if not self._by_address:  # RFC 6066, section 3
             connection.set_tlsext_host_name(self._host.encode("ascii"))
@@ -100,7 +100,7 @@ class PeerVerifier:
         return connection
 
     def verify_name(self, connection: SSL.Connection) -> None:
-        """Raise `DestinationUnreachable` when the certificate, known to be good, is not `host`'s.
+        """Raise `DestinationUnreachable` when the certificate, of a valid chain, is not `host`'s.
 
         To be called when the handshake is complete, before anything is sent.
         """
@@ -108,7 +108,7 @@ class PeerVerifier:
         try:
             verify(connection, self._host)
         except (VerificationError, CertificateError, ValueError) as error:
-            # The last is service-identity 24's word for a wildcard and a host without a dot.
+            # service-identity 24 raises ValueError for a wildcard and a host without a dot.
             certificate = connection.get_peer_certificate()
             assert certificate is not None  # noqa: S101 - it was verified
             names = ", ".join(_names(certificate.to_cryptography())) or "no name at all"

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from wingsd.config import PTERODACTYL
 from wingsd.errors import ServerNotFound, WingsdError
 from wingsd.panel.errors import NodeTokenRefused, ServerNotAssigned
 from wingsd.panel.schemas import Configuration, Settings
@@ -33,7 +34,7 @@ class ScriptedPanel:
 
 def admit(panel: ScriptedPanel, clock: Clock) -> Deferred[Configuration]:
     faked: Any = panel
-    return Deferred.fromCoroutine(PanelReceiving(UUID, faked, faked, clock).admit())
+    return Deferred.fromCoroutine(PanelReceiving(UUID, faked, faked, clock, PTERODACTYL).admit())
 
 
 def test_a_server_is_let_in_when_the_panel_has_committed_its_transfer() -> None:

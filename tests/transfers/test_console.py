@@ -1,4 +1,4 @@
-"""What the world hears of a transfer while it goes on."""
+"""What a transfer prints in the console of its server."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from twisted.internet.task import Clock
 
 from tests.logs import LoggedErrors
 from wingsd.events import Event, EventBus
-from wingsd.transfers.formatting import SOURCE, progress_bar
-from wingsd.transfers.step_log import Announcer
+from wingsd.transfers.console import DESTINATION, SOURCE, Announcer, console_line, progress_bar
 from wingsd.transfers.steps import ReceiveStep, SendStep
+
+GIB = 1 << 30
 
 
 class Heard:
@@ -40,7 +41,7 @@ def test_each_state_is_told_once_and_each_step_said(heard: Heard) -> None:
     for step in steps:
         heard.announcer.enter(step)
     assert heard.states() == ["pending", "processing", "success", "completed"]
-    assert heard.said() == [step.words for step in steps]
+    assert heard.said() == [step.text for step in steps]
 
 
 def test_a_transfer_begins_with_its_state_and_not_with_a_line(heard: Heard) -> None:
@@ -80,3 +81,31 @@ def test_what_is_said_is_also_in_the_log(heard: Heard, logged_errors: LoggedErro
     heard.announcer.warn("look here")
     assert heard.said() == ["hello", "look here"]
     assert logged_errors.lines[-2:] == ["a-server: hello", "a-server: look here"]
+
+
+def test_a_line_has_the_date_and_the_node() -> None:
+    assert console_line(1_700_000_000, SOURCE, "hi") == (
+        "\x1b[33m\x1b[1mTue, 14 Nov 2023 22:13:20 UTC [Transfer System] [Source Node]:\x1b[0m hi"
+    )
+    assert "[Destination Node]:" in console_line(0, DESTINATION, "x")
+
+
+def test_text_from_outside_is_escaped_in_a_line() -> None:
+    assert console_line(0, SOURCE, "a\x1b[2J\nb").endswith(":\x1b[0m a\\x1b[2J\\nb")
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "bar"),
+    [
+        (0, 10 * GIB, f"[{' ' * 25}] 0 B / 10.0 GiB"),
+        (2 * GIB, 10 * GIB, f"[{'=' * 5}{' ' * 20}] 2.0 GiB / 10.0 GiB"),
+        (10 * GIB, 10 * GIB, f"[{'=' * 25}] 10.0 GiB / 10.0 GiB"),
+        (5 << 20, 0, "5.0 MiB of an unknown total"),
+    ],
+)
+def test_the_bar_is_as_long_as_what_is_done(done: int, total: int, bar: str) -> None:
+    assert progress_bar(done, total) == bar
+
+
+def test_a_tree_that_grew_is_not_more_than_full() -> None:
+    assert progress_bar(3 * GIB, 2 * GIB) == f"[{'=' * 25}] 3.0 GiB / 3.0 GiB"

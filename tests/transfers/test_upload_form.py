@@ -19,7 +19,7 @@ from wingsd.transfers.errors import (
     UploadPartMissing,
     UploadTruncated,
 )
-from wingsd.transfers.form.upload_form import Checksums, UploadForm
+from wingsd.transfers.upload_form import Checksums, UploadForm
 
 BOUNDARY = "------------------------d74496d66958873e"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"

@@ -11,8 +11,8 @@ from wingsd.backups.attachments import (
     Backup,
     BackupChecksum,
     InstallLog,
+    attachment_of,
     backup_at,
-    extra_of,
 )
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import BadRequest
@@ -24,14 +24,14 @@ WINGS = "backup/wings"
 
 @pytest.mark.parametrize("name", ["install_logs", "install-logs"])
 def test_a_log_is_one_by_either_name(name: str) -> None:
-    assert extra_of(name, "install.log", "text/plain") == InstallLog()
+    assert attachment_of(name, "install.log", "text/plain") == InstallLog()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_backup_goes_where_its_family_keeps_it(suffix: str) -> None:
     file = f"{UUID}.{suffix}"
-    pelicans = extra_of(f"backup_{file}", file)
-    calagopus = extra_of(f"backup-{UUID}", file, WINGS)
+    pelicans = attachment_of(f"backup_{file}", file)
+    calagopus = attachment_of(f"backup-{UUID}", file, WINGS)
     assert pelicans == Backup(UUID, suffix, PELICAN)
     assert calagopus == Backup(UUID, suffix, CALAGOPUS)
     assert pelicans.path(SERVER) == f"{SERVER}/{file}"
@@ -41,16 +41,16 @@ def test_a_backup_goes_where_its_family_keeps_it(suffix: str) -> None:
 
 
 def test_a_checksum_is_of_a_backup() -> None:
-    assert extra_of(f"checksum_backup_{UUID}.tar.gz") == BackupChecksum(UUID)
-    assert extra_of(f"backup-checksum-{UUID}", "x", "text/plain") == BackupChecksum(UUID)
+    assert attachment_of(f"checksum_backup_{UUID}.tar.gz") == BackupChecksum(UUID)
+    assert attachment_of(f"backup-checksum-{UUID}", "x", "text/plain") == BackupChecksum(UUID)
 
 
 @pytest.mark.parametrize(
     "name", [f"../../etc/{UUID}.tar.gz", f"/etc/{UUID.upper()}.tar.gz", f"..\\{UUID}.tar.gz"]
 )
 def test_no_directory_of_a_name_counts(name: str) -> None:
-    assert extra_of(f"backup_{name}") == Backup(UUID, "tar.gz", PELICAN)
-    assert extra_of(f"backup-{UUID}", name, WINGS) == Backup(UUID, "tar.gz", CALAGOPUS)
+    assert attachment_of(f"backup_{name}") == Backup(UUID, "tar.gz", PELICAN)
+    assert attachment_of(f"backup-{UUID}", name, WINGS) == Backup(UUID, "tar.gz", CALAGOPUS)
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def test_a_backup_that_cannot_be_kept_is_refused_and_not_skipped(
     name: str, file: str, kind: str
 ) -> None:
     with pytest.raises(BadRequest, match="cannot keep a backup") as caught:
-        extra_of(name, file, kind)
+        attachment_of(name, file, kind)
     assert caught.value.detail.startswith(f"the part {name[:80]!r}: ")
 
 
 @pytest.mark.parametrize("name", ["", "x", "archive", "backup", "backups", "install.log"])
 def test_any_other_part_is_nothing(name: str) -> None:
-    assert extra_of(name) is None
+    assert attachment_of(name) is None
 
 
 @given(
@@ -92,7 +92,7 @@ def test_any_other_part_is_nothing(name: str) -> None:
 )
 def test_no_name_leads_out_of_its_directory(prefix: str, text: str) -> None:
     try:
-        found = extra_of(prefix if UUID in prefix else prefix + text, text, WINGS)
+        found = attachment_of(prefix if UUID in prefix else prefix + text, text, WINGS)
     except BadRequest:
         return
     assert isinstance(found, Backup)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.transfers.form.test_upload_form import CHECKSUM, receive
+from tests.transfers.test_upload_form import CHECKSUM, receive
 from wingsd.backups.attachments import Backup
 from wingsd.config import CALAGOPUS, PELICAN
-from wingsd.transfers.form.upload_form import FormFrame
+from wingsd.transfers.upload_form import FormFrame
 
 
 def test_an_upload_is_written_as_gos_multipart_writes_it() -> None:

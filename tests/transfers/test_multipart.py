@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
 from wingsd.config import FormConfig
-from wingsd.transfers.form.multipart import FormParts
+from wingsd.transfers.upload_form import FormParts
 
 HEAD = b'Content-Disposition: form-data; name="n"'
 #: What nearly is a boundary, where the boundary is `bb`.

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.sample_server import UUID
 from wingsd.errors import StorageError
-from wingsd.transfers.form import install_log as installlog
-from wingsd.transfers.form.install_log import InstallLogs
+from wingsd.transfers.storage import install_log as installlog
+from wingsd.transfers.storage.install_log import InstallLogs
 from wingsd.transfers.storage.staging import Staging
 
 

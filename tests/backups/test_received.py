@@ -58,15 +58,14 @@ def staged(directory: Path) -> list[str]:
 WHOLE = {f"{SERVER}/{ONE.uuid}.tar.gz": "one", f"{TWO.uuid}.tar.zst": "two"}
 
 
-@pytest.mark.parametrize("ends", ["settle", "discard"])
 def test_where_nothing_is_staged_any_more_no_directory_stays(
-    backups: ReceivedBackups, directory: Path, ends: str
+    backups: ReceivedBackups, directory: Path
 ) -> None:
     store(backups)
     backups.store(OTHER, ONE, iter([b"one"]))
-    getattr(backups, ends)(SERVER)
+    backups.discard(SERVER)
     assert staged(directory) == [OTHER]
-    getattr(backups, ends)(OTHER)
+    backups.discard(OTHER)
     assert list(directory.glob(".wingsd-*")) == []
 
 
@@ -85,8 +84,8 @@ def test_nothing_is_made_where_no_backup_comes(backups: ReceivedBackups, directo
     backups.flush(SERVER)
     assert backups.place(SERVER) == []
     backups.take_back(SERVER)
-    backups.settle(SERVER)
-    assert (backups.clear(), backups.quarantine(SERVER), backups.quarantined()) == ([], None, [])
+    backups.discard(SERVER)
+    assert (backups.clear(), backups.retract(SERVER)) == ([], None)
     assert not directory.exists()
 
 
@@ -100,7 +99,7 @@ def test_they_come_into_place_all_together_and_stay(
     place = directory / SERVER / f"{ONE.uuid}.tar.gz"
     assert place.stat().st_mode & 0o777 == 0o600
     assert staged(directory) == [SERVER]
-    backups.settle(SERVER)
+    backups.discard(SERVER)
     assert (files(directory), staged(directory)) == (WHOLE, [])
     assert place.stat().st_nlink == 1
 
@@ -157,7 +156,7 @@ def test_a_directory_that_nobody_may_look_into_has_nothing_of_this_nodes(
         raise PermissionError(errno.EACCES, "")
 
     monkeypatch.setattr(os, "listdir", refuse)
-    assert (backups.clear(), backups.quarantined()) == ([], [])
+    assert backups.clear() == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -171,8 +170,8 @@ def test_one_that_is_closed_to_this_node_fails_no_server_without_backups(
         backups.flush(SERVER)
         assert backups.place(SERVER) == []
         backups.take_back(SERVER)
-        backups.settle(SERVER)
-        assert (backups.clear(), backups.quarantine(SERVER)) == ([], None)
+        backups.discard(SERVER)
+        assert (backups.clear(), backups.retract(SERVER)) == ([], None)
         with pytest.raises(StorageError, match="permission denied"):
             backups.store(SERVER, ONE, [b"one"])
     finally:
@@ -239,21 +238,8 @@ def test_the_same_backup_that_is_there_already_counts_and_stays_whatever_happens
     backups.take_back(SERVER)
     assert files(directory) == {place.name: "two"}
     backups.place(SERVER)
-    backups.settle(SERVER)
+    backups.discard(SERVER)
     assert (files(directory), place.stat().st_ino) == (WHOLE, inode)
-
-
-def test_what_nobody_wanted_is_kept_apart(backups: ReceivedBackups, directory: Path) -> None:
-    store(backups)
-    backups.place(SERVER)
-    room = backups.quarantine(SERVER)
-    assert room is not None
-    assert files(directory) == {}
-    assert sorted(path.read_text() for path in Path(room).rglob("*.tar.*")) == ["one", "two"]
-    assert backups.clear() == []
-    (name,) = backups.quarantined()
-    assert backups.clear_quarantine([name, "other"]) == [name]
-    assert not Path(room).exists()
 
 
 def test_a_disk_without_room_is_told_before_it_is_full(directory: Path) -> None:

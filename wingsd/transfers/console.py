@@ -1,0 +1,183 @@
+"""What a transfer prints in the console of its server: its steps, warnings and progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from wingsd.events import TRANSFER_LOGS, TRANSFER_STATUS, Event, EventBus
+from wingsd.transfers.steps import ReceiveStep, SendStep, State
+from wingsd.util.text import escaped, readable_size
+
+__all__ = [
+    "DESTINATION",
+    "PROGRESS_EVERY",
+    "SOURCE",
+    "Announcer",
+    "ProgressMeter",
+    "console_line",
+    "progress_bar",
+]
+
+#: The node that prints a line. The form of the lines is the one that users of Wings know.
+SOURCE = "Source Node"
+DESTINATION = "Destination Node"
+
+_YELLOW_BOLD = "\x1b[33m\x1b[1m"
+_RESET = "\x1b[0m"
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_BAR = 25
+
+
+def console_line(now: float, node: str, text: str) -> str:
+    """Return a line of the node `node` for the console; `now` in seconds since the epoch.
+
+    `text` may quote another node or an archive.
+    """
+    at = datetime.fromtimestamp(now, UTC)
+    # RFC 1123 in English, whatever the locale.
+    day, month = _DAYS[at.weekday()], _MONTHS[at.month - 1]
+    stamp = f"{day}, {at.day:02} {month} {at:%Y %H:%M:%S} UTC"
+    return f"{_YELLOW_BOLD}{stamp} [Transfer System] [{node}]:{_RESET} {escaped(text)}"
+
+
+def progress_bar(done: int, total: int) -> str:
+    """Return `[=====     ] 1.5 GiB / 18.2 GiB` for so many bytes of so many.
+
+    Where it is not known of how many (0), only what is done.
+    """
+    if not total:
+        return f"{readable_size(done)} of an unknown total"
+    # A tree may grow between being measured and being read.
+    filled = min(done * _BAR // total, _BAR)
+    return f"[{'=' * filled:{_BAR}}] {readable_size(done)} / {readable_size(max(total, done))}"
+
+
+class ProgressMeter:
+    """Counts bytes, and the seconds between `start` and `stop`.
+
+    `seconds` is the clock, and `count` returns the bytes moved so far.
+    """
+
+    def __init__(self, seconds: Callable[[], float], count: Callable[[], int]) -> None:
+        self._clock = seconds
+        self._count = count
+        self._begun: float | None = None
+        self._ended: float | None = None
+
+    @property
+    def done(self) -> int:
+        """The number of bytes moved so far."""
+        return self._count()
+
+    def start(self) -> None:
+        """Begin to count the time."""
+        self._begun = self._clock()
+
+    def stop(self) -> None:
+        """Stop the time."""
+        self._ended = self._clock()
+
+    @property
+    def seconds(self) -> float:
+        """The time taken so far, 0 before `start`."""
+        if self._begun is None:
+            return 0.0
+        return (self._clock() if self._ended is None else self._ended) - self._begun
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second on average."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
+
+
+#: Seconds between two lines about the progress.
+PROGRESS_EVERY = 5.0
+
+
+class Announcer:
+    """Announces one server's transfer in its console, the log and as events.
+
+    `node` is the node's name in the console (`SOURCE` or `DESTINATION`).
+    """
+
+    _log = Logger()
+
+    def __init__(self, server: str, node: str, bus: EventBus, reactor: IReactorTime) -> None:
+        #: Its number in the state database, a field of its log lines.
+        self.transfer: int | None = None
+        self._server = server
+        self._node = node
+        self._bus = bus
+        self._reactor = reactor
+        self._state: State | None = None
+        self._progress: LoopingCall | None = None
+
+    def enter(self, step: ReceiveStep | SendStep, text: str = "") -> None:
+        """Announce a step and, where the state changes, that in each word that is waited for.
+
+        `text` is the step's, where it differs from the usual one.
+        """
+        text = text or step.text
+        if step.state is self._state:
+            self._log.info("{server}: {step}", step=text, **self._fields)
+            self._print(text)
+            return
+        self._state = step.state
+        self._log.info(
+            "{server}: state {state}: {step}",
+            state=step.state.name.lower(),
+            step=text,
+            **self._fields,
+        )
+        if step.state.is_end:
+            # First: a page that receives the end may leave this node's WebSocket.
+            self._print(text)
+        for word in step.state.value:
+            self._bus.publish(Event(self._server, TRANSFER_STATUS, (word,)))
+        if not step.state.is_end:
+            # Last, since the state is what a transfer begins with for those who keep its lines.
+            self._print(text)
+
+    def say(self, text: str) -> None:
+        """Print a line in the server's console, and log it."""
+        self._log.info("{server}: {text}", text=text, **self._fields)
+        self._print(text)
+
+    def warn(self, text: str, code: str = "") -> None:
+        """Print a line as `say` does, and log it as a warning; `code` is that of an error."""
+        fields = self._fields | ({"code": code} if code else {})
+        self._log.warn("{server}: {text}", text=text, **fields)
+        self._print(text)
+
+    def show_progress(self, text: Callable[[], str], every: float = PROGRESS_EVERY) -> None:
+        """Print what `text` returns every so many seconds, until `hide_progress`."""
+        self.hide_progress()
+        self._progress = LoopingCall(lambda: self._print(text()))
+        self._progress.clock = self._reactor
+        started: Deferred[Any] = self._progress.start(every, now=False)
+        started.addErrback(
+            lambda failure: self._log.failure("showing the progress failed", failure)
+        )
+
+    def hide_progress(self) -> None:
+        """Stop printing the progress."""
+        progress, self._progress = self._progress, None
+        if progress is not None and progress.running:
+            progress.stop()
+
+    @property
+    def _fields(self) -> dict[str, Any]:
+        return {"server": self._server, "transfer": self.transfer}
+
+    def _print(self, text: str) -> None:
+        line = console_line(time.time(), self._node, text)
+        self._bus.publish(Event(self._server, TRANSFER_LOGS, (line,)))

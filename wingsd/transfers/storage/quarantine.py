@@ -1,0 +1,130 @@
+"""The quarantine: files and backups that the Panel does not want on this node, kept for some days.
+
+What is found in a server's place and is not a server of this node, is neither merged into nor
+deleted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from wingsd.archive import remove_tree
+from wingsd.backups.received import ReceivedBackups
+from wingsd.errors import StorageError
+from wingsd.statedb import StateDatabase
+from wingsd.threadio import Workers
+from wingsd.transfers.storage.staging import Staging
+from wingsd.util.durable import move, storage_errors, time_stamp
+
+__all__ = ["Quarantine"]
+
+_DAY = 24 * 3600
+
+
+class Quarantine:
+    """The quarantine directories of `staging` and of `backups`, kept for `days`.
+
+    The age of an entry is counted in the state database, not taken from its time stamp: otherwise
+    a clock that is set forward, or was behind before, would have everything deleted.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        staging: Staging,
+        backups: ReceivedBackups,
+        disk: Workers,
+        database: StateDatabase,
+        days: int,
+    ) -> None:
+        self._staging = staging
+        self._backups = backups
+        self._disk = disk
+        self._database = database
+        self._days = days
+
+    async def clear(self) -> None:
+        """Delete what has been kept long enough. To be called daily."""
+        try:
+            names = await self._disk.run(self._names)
+            ages = await self._database.ages(sorted(names))
+            old = [name for name, age in ages.items() if age > self._days * _DAY]
+            deleted = await self._disk.run(self._delete, old)
+        except StorageError as error:
+            self._log.error("quarantine: {error}", error=error)
+            return
+        for name in sorted(deleted):
+            self._log.warn("{name}: deleted, it was in quarantine long enough", name=name)
+
+    async def store_away(
+        self, server: str, *, pooled: bool = False, inode: int | None = None
+    ) -> None:
+        """Move the server's files out of its place, and the backups that have just come with it.
+
+        With an `inode` only the directory that has it: in a storage pool another node's may be in
+        its place meanwhile. With `pooled` only the backups: another node has the same files.
+        """
+        for take in [self._take_backups] if pooled else [self._take_files, self._take_backups]:
+            try:
+                place = await self._disk.run(take, server, inode)
+            except StorageError as error:
+                self._log.error("{server}: {error}", server=server, error=error)
+                continue
+            if place is not None:
+                self._log.warn(
+                    "{server}: the Panel does not have it on this node; its files are kept for "
+                    "{days} days in {place}",
+                    server=server,
+                    days=self._days,
+                    place=place,
+                )
+
+    # In a thread
+
+    @property
+    def _directories(self) -> tuple[Path, Path]:
+        return self._staging.quarantine, self._backups.quarantine
+
+    def _names(self) -> set[str]:
+        return {name for directory in self._directories for name in _names_in(directory)}
+
+    def _delete(self, names: Collection[str]) -> set[str]:
+        """Delete the entries with these names, as far as possible; return the names deleted."""
+        deleted = set()
+        for directory in self._directories:
+            for name in {*_names_in(directory)}.intersection(names):
+                with suppress(OSError):  # It is tried again the next day.
+                    remove_tree(str(directory / name))
+                    deleted.add(name)
+        return deleted
+
+    def _take_files(self, server: str, inode: int | None) -> Path | None:
+        return _take(server, self._staging.in_place(server, inode), self._staging.quarantine)
+
+    def _take_backups(self, server: str, _: int | None) -> Path | None:
+        return _take(server, self._backups.retract(server), self._backups.quarantine)
+
+
+def _take(server: str, source: Path | None, directory: Path) -> Path | None:
+    if source is None:
+        return None
+    with storage_errors(f"{directory} cannot be made"):
+        directory.mkdir(mode=0o700, exist_ok=True)
+    target = directory / f"{server}.{time_stamp()}"
+    move(source, target, durable=True)
+    return target
+
+
+def _names_in(directory: Path) -> list[str]:
+    with storage_errors(directory):
+        try:
+            return os.listdir(directory)
+        except (FileNotFoundError, PermissionError):
+            # A directory that this process may not read has nothing of it.
+            return []
