@@ -36,7 +36,7 @@ async def test_each_node_says_what_the_page_shows(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()
     await nodes.transfer()
-    await nodes.source.wait_for_line(f"{UUID}: its files are deleted")
+    await nodes.source.wait_for_line(f"{UUID}: files deleted")
     await nodes.destination.wait_for_line("state success")
     for node in (nodes.source, nodes.destination):
         assert in_order(shown(""), node.log)

@@ -55,7 +55,7 @@ async def test_a_server_moves_whole_and_leaves_nothing_behind(nodes: TwoNodes) -
     assert nodes.panel.node_of(UUID) is nodes.destination.node
     assert nodes.panel.reports() == [(UUID, "success")]
     assert nodes.panel.deletions == [(UUID, 204)]
-    await nodes.source.wait_for_line(f"{UUID}: its files are deleted")
+    await nodes.source.wait_for_line(f"{UUID}: files deleted")
     assert nodes.source.paths_of_server() == []
     status, _ = await nodes.panel.ask(nodes.source.node, "GET", f"/api/servers/{UUID}")
     assert status == 404
@@ -128,11 +128,11 @@ async def test_it_can_move_there_and_back(nodes: TwoNodes) -> None:
     before = seen(nodes.source.files())
     await nodes.start()
     await nodes.transfer()
-    await nodes.source.wait_for_line(f"{UUID}: its files are deleted")
+    await nodes.source.wait_for_line(f"{UUID}: files deleted")
     await nodes.destination.wait_for_line("state success")
     await nodes.panel.transfer(UUID, nodes.source.node)
     await nodes.source.wait_for_line(f"{UUID}: received")
-    await nodes.destination.wait_for_line(f"{UUID}: its files are deleted")
+    await nodes.destination.wait_for_line(f"{UUID}: files deleted")
     assert seen(nodes.source.files()) == before
     assert nodes.destination.paths_of_server() == []
 

@@ -103,7 +103,7 @@ async def test_what_its_panel_told_goes_along_and_its_source_deletes_it_when_tol
     # The one token that is good is the second.
     sent = await nodes.source.wingsctl(*await invite(nodes), "--delete", "--json")
     assert (sent.status, sent.json["outcome"]) == (0, "success"), sent
-    await nodes.source.wait_for_line(f"{UUID}: its files are deleted")
+    await nodes.source.wait_for_line(f"{UUID}: files deleted")
     assert not nodes.source.files().exists()
     assert seen(nodes.destination.files()) == before
     invited, came = map(json.loads, (await waiting).out.splitlines())
@@ -183,7 +183,7 @@ async def test_a_destination_that_is_killed_has_it_whole_or_not_at_all(
     if sent.status == 0:
         assert seen(nodes.destination.files()) == before
         assert (await told(nodes.destination))["server"]["by_hand"]
-        await nodes.source.wait_for_line(f"{UUID}: its files are deleted")
+        await nodes.source.wait_for_line(f"{UUID}: files deleted")
     else:
         assert sent.status == 1, sent
         await stays(nodes)

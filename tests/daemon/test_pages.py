@@ -72,7 +72,7 @@ async def test_pages_that_reconnect_when_the_server_has_left_follow_it(
     pages = await open_pages(nodes)
     held = hold(pages)
     await nodes.transfer()
-    await nodes.source.wait_for_line(f"{UUID}: its files are deleted")
+    await nodes.source.wait_for_line(f"{UUID}: files deleted")
     await until(lambda: all(is_reconnecting(page) for page in pages))
     status, _ = await nodes.panel.ask(nodes.source.node, "GET", f"/api/servers/{UUID}")
     assert status == 404

@@ -226,7 +226,7 @@ async def test_a_server_moves_in_several_streams(
     await nodes.start()
     await nodes.transfer(multiplex_streams=streams, archive_format=archive_format)
     await nodes.destination.wait_for_line("state success")
-    await nodes.source.wait_for_line(f"{UUID}: its files are deleted")
+    await nodes.source.wait_for_line(f"{UUID}: files deleted")
     assert seen(nodes.destination.files()) == before
     assert nodes.panel.reports() == [(UUID, "success")]
     assert nodes.panel.deletions == [(UUID, 204)]
@@ -277,5 +277,5 @@ async def test_whoever_is_killed_the_server_stays_and_moves_the_next_time(
     assert seen(nodes.source.files()) == before
     assert nodes.destination.paths_of_server() == []
     await nodes.transfer(multiplex_streams=3)
-    await nodes.source.wait_for_line(f"{UUID}: its files are deleted")
+    await nodes.source.wait_for_line(f"{UUID}: files deleted")
     assert seen(nodes.destination.files()) == before
