@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -16,8 +17,8 @@ from fuzz import TARGETS
 
 KEPT = Path(__file__).parent / "corpus"
 WORK = Path(".cache/fuzz")
-#: What is asked over HTTP, and not by the fuzzer.
-INTERFACE = "interface"
+#: Requests over HTTP by schemathesis, and the property tests of tests/: not run by the fuzzer.
+INTERFACE, PROPERTIES = "interface", "properties"
 
 #: Seconds for one input, after which it is a hang; and MiB, after which it is a leak.
 INPUT_WITHIN = 10
@@ -29,11 +30,11 @@ INPUT_MAX = 8 * 1024
 def main() -> int:
     """Run the command line; return its exit status."""
     arguments = _arguments()
-    if arguments.file and arguments.target != INTERFACE:
+    if arguments.file and arguments.target in TARGETS:
         import_module(f"fuzz.{arguments.target}").one(arguments.file.read_bytes())
         print("nothing was found")
         return 0
-    targets = [arguments.target] if arguments.target else [*TARGETS, INTERFACE]
+    targets = [arguments.target] if arguments.target else [*TARGETS, INTERFACE, PROPERTIES]
     found = [target for target in targets if not _run(target, arguments.seconds)]
     if arguments.keep:
         for target in TARGETS:
@@ -44,7 +45,9 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m fuzz", description=__doc__)
-    parser.add_argument("target", nargs="?", choices=[*TARGETS, INTERFACE], help="this one alone")
+    parser.add_argument(
+        "target", nargs="?", choices=[*TARGETS, INTERFACE, PROPERTIES], help="this one alone"
+    )
     parser.add_argument("file", nargs="?", type=Path, help="try this input alone")
     parser.add_argument("--seconds", type=int, default=600, help="for each target (600)")
     parser.add_argument("--keep", action="store_true", help="keep the best inputs found")
@@ -53,10 +56,24 @@ def _arguments() -> argparse.Namespace:
 
 def _run(target: str, seconds: int) -> bool:
     """Run a target; return whether nothing was found."""
-    if target != INTERFACE:
+    if target in TARGETS:
         return _fuzz(target, seconds)
+    if target == PROPERTIES:
+        return _search(seconds)
     command = [sys.executable, "-m", "fuzz.interface", str(seconds)]
     return subprocess.run(command, check=False).returncode == 0  # noqa: S603
+
+
+def _search(seconds: int) -> bool:
+    """Run the property tests with random examples until the time is over or one fails."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "hypothesis", "--ignore=tests/daemon"]
+    environment = os.environ | {"HYPOTHESIS_PROFILE": "random"}
+    until, runs, passed = time.monotonic() + seconds, 0, True
+    while passed and time.monotonic() < until:
+        passed = subprocess.run(command, env=environment, check=False).returncode == 0  # noqa: S603
+        runs += 1
+    print(f"{PROPERTIES}: {runs} runs in {seconds} s", flush=True)
+    return passed
 
 
 def _fuzz(target: str, seconds: int) -> bool:

@@ -8,12 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.engine import busybox, engine
 from tests.logs import logged_errors
 from wingsd.statedb.store import Store
 
 __all__ = ["busybox", "engine", "logged_errors", "store"]
+
+# The same examples in every run. `make fuzz` searches at random, by the profile "random".
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.register_profile("random", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -196,8 +196,26 @@ def with_value(path: str, value: Any) -> dict[str, Any]:
     return LEAST | keys
 
 
+def concerns(line: str, path: str) -> bool:
+    """Whether a line of an error names the key at `path`, a key below it, or a map it is in."""
+    place = line.partition(": ")[0]
+    named = [place, *line.split()]  # another key may be needed "since system.x is enabled"
+    return place.startswith(path) or any(path.startswith(f"{each}.") for each in named)
+
+
+def test_a_storage_pool_without_name_and_uuid_is_refused_by_both_paths() -> None:
+    path = "system.transfers.storage_pool.enabled"
+    with pytest.raises(ConfigError) as refused:
+        parse(yaml.safe_dump(with_value(path, True)), "here")
+    _, pool, uuid = str(refused.value).splitlines()
+    assert pool.startswith("system.transfers.storage_pool: ")
+    assert uuid.startswith("uuid: ")
+    assert concerns(pool, path)
+    assert concerns(uuid, path)
+
+
 @given(data=st.data(), value=VALUES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_value_of_any_key_is_used_or_refused_by_its_path(
     data: st.DataObject, value: Any
 ) -> None:
@@ -209,9 +227,7 @@ def test_any_value_of_any_key_is_used_or_refused_by_its_path(
         first, *rest = str(error).splitlines()
         assert first == "here cannot be used:"
         assert rest
-        # Of what goes together (TLS and its files), the map is named that it is in.
-        places = [line.partition(": ")[0] for line in rest]
-        assert all(place.startswith(path) or path.startswith(f"{place}.") for place in places)
+        assert all(concerns(line, path) for line in rest)
     else:
         assert unknown == []
         kind = type(dict(leaves(config()))[path])
