@@ -57,7 +57,7 @@ def one(data: bytes) -> None:
     now, let_in, full = float(_NOW), False, False
     for line in data.split(b"\n"):
         if line == b"LOOK":
-            steps = session.look(now)
+            steps = session.check(now)
         elif line == b"LATER":
             now += 60
             continue

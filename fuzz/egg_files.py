@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from fuzz.findings import Finding, fields
 from wingsd.egg_files.changes import Change, Refused
-from wingsd.egg_files.formats import form_of
+from wingsd.egg_files.formats import format_of
 from wingsd.panel.schemas import Replacement
 
 __all__ = ["WORDS", "one", "seeds"]
@@ -50,11 +50,11 @@ def one(data: bytes) -> None:
     """Rewrite a file: format, path, value, condition, and then the content."""
     parser, match, value, condition, content = fields(data, 4)
     try:
-        form = form_of(parser.decode())
+        form = format_of(parser.decode())
         replacement = Replacement(
             match=match.decode(), if_value=condition.decode(), replace_with=_value(value.decode())
         )
-        change = Change.of(replacement, _NODE)
+        change = Change.from_replacement(replacement, _NODE)
     except (UnicodeDecodeError, Refused):
         return
     try:
@@ -64,7 +64,7 @@ def one(data: bytes) -> None:
             raise Finding("it is refused without a reason") from error
         return
     # A condition that was met need not be met again, and what is found may be put in once more.
-    if once.faults or change.conditional:
+    if once.failures or change.conditional:
         return
     twice = form.rewrite(once.data, [change])
     if twice != once:

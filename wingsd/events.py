@@ -1,6 +1,6 @@
-"""The events of servers: their names, and how they reach those who subscribe.
+"""The events of servers, and the bus that publishes them to subscribers.
 
-Events have the name and the texts that a Panel's page gets over its WebSocket.
+Events have the names and arguments of the WebSocket messages of a Panel's page.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ __all__ = [
     "EventBus",
 ]
 
-#: The state of a transfer, and what its two nodes have to say of it (the document's
-#: `transfer.status` and `transfer.logs`).
+#: The state of a transfer, and the log lines of its two nodes (the document's `transfer.status`
+#: and `transfer.logs`).
 TRANSFER_STATUS = "transfer status"
 TRANSFER_LOGS = "transfer logs"
-#: The state of a server, a line of its console, and what it uses, as JSON.
+#: The state of a server, a line of its console, and its usage, as JSON.
 STATUS = "status"
 CONSOLE_OUTPUT = "console output"
 STATS = "stats"
-#: What the node itself has to say in a server's console.
+#: A message of the node itself in a server's console.
 DAEMON_MESSAGE = "daemon message"
-#: The server is not on this node any more.
+#: The server has left this node.
 DELETED = "deleted"
-#: A line of its installation. A backup is done; the backup's UUID follows the name.
+#: A line of its installation. The end of a backup; the backup's UUID follows the name.
 INSTALL_OUTPUT = "install output"
 BACKUP_COMPLETED = "backup completed"
 
 
 @attrs.frozen
 class Event:
-    """Something that happened to the server with the UUID `server`."""
+    """An event of the server with the UUID `server`."""
 
     server: str
     name: str
@@ -51,7 +51,7 @@ class Event:
 
 
 class EventBus:
-    """Hands every event to every subscriber to its server, in order, at once."""
+    """Calls the subscribers of a server for each of its events, in order, synchronously."""
 
     _log = Logger()
 
@@ -60,11 +60,11 @@ class EventBus:
         self._to_all: list[Callable[[Event], None]] = []
 
     def subscribe_to_all(self, subscriber: Callable[[Event], None]) -> None:
-        """Call `subscriber` for each event of every server, before those of the server alone."""
+        """Call `subscriber` for each event of every server, before those of one server."""
         self._to_all.append(subscriber)
 
     def subscribe(self, server: str, subscriber: Callable[[Event], None]) -> Callable[[], None]:
-        """Call `subscriber` for each event of the server from now on. Returns what ends that."""
+        """Call `subscriber` for each event of the server. Returns a function that ends that."""
         subscribers = self._subscribers.setdefault(server, [])
         subscribers.append(subscriber)
 
@@ -76,9 +76,9 @@ class EventBus:
         return unsubscribe
 
     def publish(self, event: Event) -> None:
-        """Tell all. A subscriber that fails is logged and hurts nobody else."""
+        """Call all subscribers. A failure is logged, and does not affect the others."""
         for subscriber in (*self._to_all, *self._subscribers.get(event.server, ())):
             try:
                 subscriber(event)
             except Exception:
-                self._log.failure("a listener to {event} failed", event=event)
+                self._log.failure("a subscriber to {event} failed", event=event)

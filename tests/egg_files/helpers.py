@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wingsd.egg_files.changes import Change
-from wingsd.egg_files.formats import Rewritten, form_of
+from wingsd.egg_files.formats import Rewritten, format_of
 from wingsd.panel.schemas import Replacement
 
 NODE: dict[str, Any] = {
@@ -28,7 +28,7 @@ DOTTED_KEYS = "".join(f"{'a.' * 24}k{number} = 1\n" for number in range(380)).en
 
 def in_process(parser: str, data: bytes, changes: Sequence[Change]) -> Rewritten:
     """Make the changes here, and not in a process of their own."""
-    return form_of(parser).rewrite(data, changes)
+    return format_of(parser).rewrite(data, changes)
 
 
 def put(match: str, value: Any, if_value: str = "") -> Replacement:
@@ -37,16 +37,16 @@ def put(match: str, value: Any, if_value: str = "") -> Replacement:
 
 def changed(parser: str, text: str, *replacements: Replacement) -> str:
     """Return the new text; every replacement must have been possible."""
-    new, faults = tried(parser, text, *replacements)
-    assert faults == []
+    new, failures = tried(parser, text, *replacements)
+    assert failures == []
     return new
 
 
 def tried(parser: str, text: str, *replacements: Replacement) -> tuple[str, list[str]]:
     """Return the new text and the lines about what could not be done."""
-    changes = [Change.of(replacement, NODE) for replacement in replacements]
-    rewritten = form_of(parser).rewrite(text.encode(), changes)
-    return rewritten.data.decode(), rewritten.faults
+    changes = [Change.from_replacement(replacement, NODE) for replacement in replacements]
+    rewritten = format_of(parser).rewrite(text.encode(), changes)
+    return rewritten.data.decode(), rewritten.failures
 
 
 def processes_of(daemon: int) -> list[int]:

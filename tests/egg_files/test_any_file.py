@@ -17,7 +17,7 @@ from lxml import etree
 
 from tests.egg_files.helpers import changed, put, tried
 from wingsd.egg_files.changes import Change, Refused
-from wingsd.egg_files.formats import form_of
+from wingsd.egg_files.formats import format_of
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_-]{0,7}", fullmatch=True)
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map(".".join)
@@ -74,8 +74,8 @@ def test_nested_data_holds_what_was_put_and_all_else(
 ) -> None:
     before = form.write(data)
     change = put(path, value)
-    after, faults = tried(form.parser, before, change)
-    if faults:
+    after, failures = tried(form.parser, before, change)
+    if failures:
         assert after == before
         return
     new = form.read(after)
@@ -103,8 +103,8 @@ def test_properties_hold_what_was_put(lines: list[str], key: str, value: str) ->
 @examples
 def test_ini_files_hold_what_was_put(lines: list[str], section: str, value: str) -> None:
     before = "\n".join(lines)
-    after, faults = tried("ini", before, put(f"{section}k", value))
-    if faults:
+    after, failures = tried("ini", before, put(f"{section}k", value))
+    if failures:
         assert after == before
         assert "\n" in value or "\r" in value
         return
@@ -119,8 +119,8 @@ def test_ini_files_hold_what_was_put(lines: list[str], section: str, value: str)
 def test_xml_holds_what_was_put(path: list[str], value: str) -> None:
     before = "<!-- a -->\n<root>\n  <other>x</other>\n</root>\n"
     match = ".".join(["root", *path])
-    after, faults = tried("xml", before, put(match, value))
-    if faults:
+    after, failures = tried("xml", before, put(match, value))
+    if failures:
         assert after == before
         return
     root = etree.fromstring(after)
@@ -151,13 +151,13 @@ def test_lines_become_what_was_put(text: str, prefix: str, value: str) -> None:
 def test_no_file_and_no_path_does_worse_than_be_refused(
     parser: str, data: bytes, match: str, value: Any
 ) -> None:
-    form = form_of(parser)
-    change = Change.of(put(match, value), {})
+    form = format_of(parser)
+    change = Change.from_replacement(put(match, value), {})
     try:
         once = form.rewrite(data, [change])
     except Refused:
         return
-    if once.faults:
+    if once.failures:
         assert once.data == data or parser == "json" or "*" in match
         return
     assert form.rewrite(once.data, [change]) == once

@@ -9,8 +9,8 @@ from tests.egg_files.helpers import NODE, put
 from wingsd.egg_files.changes import Change, Refused
 
 
-def outcome(value: Any, found: object, if_value: str = "") -> object:
-    return Change.of(put("a", value, if_value), NODE).outcome(found)
+def new_value(value: Any, found: object, if_value: str = "") -> object:
+    return Change.from_replacement(put("a", value, if_value), NODE).new_value(found)
 
 
 @pytest.mark.parametrize(
@@ -18,12 +18,12 @@ def outcome(value: Any, found: object, if_value: str = "") -> object:
     [("old", "new"), ("other", None), ("OLD", None), (None, None), (["old"], None)],
 )
 def test_a_plain_condition_is_the_whole_text(found: object, new: object) -> None:
-    assert outcome("new", found, "old") == new
+    assert new_value("new", found, "old") == new
 
 
 @pytest.mark.parametrize(("found", "if_value"), [(True, "true"), (25565, "25565"), (1.5, "1.5")])
 def test_a_condition_knows_every_scalar_by_its_text(found: object, if_value: str) -> None:
-    assert outcome("x", found, if_value) == "x"
+    assert new_value("x", found, if_value) == "x"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_condition_knows_every_scalar_by_its_text(found: object, if_value: str
 )
 def test_bungeecords_own_condition(found: str | None, new: str | None) -> None:
     pattern = r"regex:^(127\.0\.0\.1|localhost)(:\d{1,5})?$"
-    assert outcome("{{config.docker.interface}}$2", found, pattern) == new
+    assert new_value("{{config.docker.interface}}$2", found, pattern) == new
 
 
 @pytest.mark.parametrize(
@@ -58,23 +58,23 @@ def test_bungeecords_own_condition(found: str | None, new: str | None) -> None:
     ],
 )
 def test_expressions_are_gos(pattern: str, template: str, found: str, new: str) -> None:
-    assert outcome(template, found, f"regex:{pattern}") == new
+    assert new_value(template, found, f"regex:{pattern}") == new
 
 
 def test_a_number_that_matches_stays_a_number() -> None:
-    assert outcome("1$1", 25, r"regex:^(\d+)$") == 125
+    assert new_value("1$1", 25, r"regex:^(\d+)$") == 125
 
 
 def test_an_expression_made_to_be_slow_is_not() -> None:
     started = time.perf_counter()
-    assert outcome("x", "a" * 20_000 + "!", "regex:^(a+)+$") is None
+    assert new_value("x", "a" * 20_000 + "!", "regex:^(a+)+$") is None
     assert time.perf_counter() - started < 2
 
 
 @pytest.mark.parametrize("pattern", ["(a", "(?=a)", "[z-a]"])
 def test_what_is_no_expression_is_refused(pattern: str) -> None:
-    with pytest.raises(Refused, match="no regular expression"):
-        Change.of(put("a", "b", f"regex:{pattern}"), NODE)
+    with pytest.raises(Refused, match="not a regular expression"):
+        Change.from_replacement(put("a", "b", f"regex:{pattern}"), NODE)
 
 
 @pytest.mark.parametrize(
@@ -89,29 +89,29 @@ def test_what_is_no_expression_is_refused(pattern: str) -> None:
     ],
 )
 def test_the_nodes_configuration_is_looked_up(text: str, filled: str) -> None:
-    assert Change.of(put("a", text), NODE).value == filled
+    assert Change.from_replacement(put("a", text), NODE).value == filled
 
 
 @pytest.mark.parametrize(
     "name", ["token", "docker.registries.example.password", "docker", "remote", "api.ssl.key"]
 )
 def test_an_egg_learns_no_secret(name: str) -> None:
-    with pytest.raises(Refused, match="not open to eggs"):
-        Change.of(put("a", f"x {{{{config.{name}}}}}"), NODE)
+    with pytest.raises(Refused, match="cannot be read by eggs"):
+        Change.from_replacement(put("a", f"x {{{{config.{name}}}}}"), NODE)
 
 
 @pytest.mark.parametrize("name", ["docker.network", "docker.network.nothing", "api.port.x"])
 def test_what_the_node_does_not_have_is_refused(name: str) -> None:
     with pytest.raises(Refused, match="has no value at"):
-        Change.of(put("a", f"{{{{config.{name}}}}}"), NODE)
+        Change.from_replacement(put("a", f"{{{{config.{name}}}}}"), NODE)
 
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}])
 def test_a_value_that_is_no_scalar_is_refused(value: object) -> None:
     with pytest.raises(Refused, match="must be a text"):
-        Change.of(put("a", value), NODE)
+        Change.from_replacement(put("a", value), NODE)
 
 
 def test_an_empty_match_is_refused() -> None:
     with pytest.raises(Refused, match="match is empty"):
-        Change.of(put("", "x"), NODE)
+        Change.from_replacement(put("", "x"), NODE)

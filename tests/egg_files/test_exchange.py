@@ -13,7 +13,7 @@ from wingsd.egg_files.formats import Rewritten
 
 REQUEST = RewriteRequest("file", b"old\n", [Change("a", "b"), Change("c", "d")])
 LIMIT = 10
-DONE = {"cpu_seconds": 0.5, "changed": True, "faults": []}
+DONE = {"cpu_seconds": 0.5, "changed": True, "failures": []}
 
 
 def test_a_request_arrives_as_it_was_sent() -> None:
@@ -29,7 +29,7 @@ def test_a_request_arrives_as_it_was_sent() -> None:
     assert (read.parser, read.data, read.changes[:-1]) == ("yaml", sent.data, changes[:-1])
     assert [type(change.value) for change in read.changes] == [str, bool, int, float, str]
     last = read.changes[-1]
-    assert (last.outcome("a"), last.outcome("b")) == ("a", None)
+    assert (last.new_value("a"), last.new_value("b")) == ("a", None)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def header(**different: Any) -> bytes:
         header(cpu_seconds="0.5") + b"\n",
         header(changed=1) + b"\n",
         header(changed=False) + b"\nnew",
-        header(faults="one") + b"\n",
-        header(faults=["one", 2]) + b"\n",
-        header(faults=["more", "than", "changes"]) + b"\n",
+        header(failures="one") + b"\n",
+        header(failures=["one", 2]) + b"\n",
+        header(failures=["more", "than", "changes"]) + b"\n",
         header(refused="and done") + b"\n",
         header(more=1) + b"\n",
         header() + b"\n" + b"x" * (LIMIT + 1),

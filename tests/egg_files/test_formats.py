@@ -9,11 +9,11 @@ import pytest
 
 from tests.egg_files.helpers import put
 from wingsd.egg_files.changes import Change, Refused
-from wingsd.egg_files.formats import Rewritten, form_of
+from wingsd.egg_files.formats import Rewritten, format_of
 
 
 def rewritten(parser: str, data: bytes, match: str, value: Any) -> Rewritten:
-    return form_of(parser).rewrite(data, [Change.of(put(match, value), {})])
+    return format_of(parser).rewrite(data, [Change.from_replacement(put(match, value), {})])
 
 
 SAMPLES = [
@@ -103,7 +103,7 @@ def test_half_a_character_is_no_text() -> None:
 
 def test_an_unknown_parser_is_refused() -> None:
     with pytest.raises(Refused, match='no parser "csv"; these are: file, ini'):
-        form_of("csv")
+        format_of("csv")
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_no_byte_order_mark_comes_to_be(parser: str, data: bytes, match: str, va
 
 
 def test_a_file_does_not_become_larger_than_what_is_read() -> None:
-    limit = form_of("yaml").limit
+    limit = format_of("yaml").limit
     before = b"# " + b"x" * (limit - 10) + b"\na: 1\n"
-    assert rewritten("yaml", before, "a", "2").faults == []
+    assert rewritten("yaml", before, "a", "2").failures == []
     with pytest.raises(Refused, match="it would become larger than 256 KiB"):
         rewritten("yaml", before, "b", "2")

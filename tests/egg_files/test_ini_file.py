@@ -130,12 +130,12 @@ def test_conditions() -> None:
 
 @pytest.mark.parametrize("match", ["s.", "s. ", "a=b", "s.a\nb", "[s].", "[0]0", ";a", "s.#a"])
 def test_a_key_that_no_ini_file_can_hold(match: str) -> None:
-    text, faults = tried("ini", ARK, put(match, "v"))
+    text, failures = tried("ini", ARK, put(match, "v"))
     assert text == ARK
-    assert "cannot hold a key of that name" in faults[0]
+    assert "cannot hold a key of that name" in failures[0]
 
 
 def test_a_value_of_two_lines_is_refused() -> None:
-    text, faults = tried("ini", ARK, put("ServerSettings.RCONPort", "1\n[Evil]"))
+    text, failures = tried("ini", ARK, put("ServerSettings.RCONPort", "1\n[Evil]"))
     assert text == ARK
-    assert "line break" in faults[0]
+    assert "line break" in failures[0]

@@ -12,16 +12,16 @@ from wingsd.panel.schemas import Replacement
 
 
 def after(data: object, *replacements: Replacement) -> Any:
-    text, faults = tried("json", json.dumps(data), *replacements)
-    assert faults == []
+    text, failures = tried("json", json.dumps(data), *replacements)
+    assert failures == []
     return json.loads(text)
 
 
 def refusal(data: object, match: str) -> str:
-    text, faults = tried("json", json.dumps(data), put(match, "x"))
+    text, failures = tried("json", json.dumps(data), put(match, "x"))
     assert json.loads(text) == data
-    assert len(faults) == 1
-    return faults[0]
+    assert len(failures) == 1
+    return failures[0]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_conditional_change_makes_nothing() -> None:
         ("a.b", {"a": "text"}, "nothing can be below it"),
         ("a.b", {"a": False}, "nothing can be below it"),
         ("a[0]", {"a": {"b": 1}}, "a list with the index 0 should be"),
-        ("a.b", {"a": [1]}, "a list stands"),
+        ("a.b", {"a": [1]}, "there is a list"),
         ("a[1]", {"a": [1]}, "has 1 entries"),
         ("a[1].b", {"a": []}, "has 0 entries"),
         ("a[1]", {}, "no list that has the index 1"),
@@ -97,12 +97,12 @@ def test_a_path_that_leads_nowhere_changes_nothing(match: str, data: object, wor
 
 def test_one_child_in_the_way_does_not_hold_up_the_others() -> None:
     data = {"s": {"a": {"p": 1}, "b": {"p": {"q": "y"}}}}
-    text, faults = tried("json", json.dumps(data), put("s.*.p.q", "x"))
+    text, failures = tried("json", json.dumps(data), put("s.*.p.q", "x"))
     assert json.loads(text) == {"s": {"a": {"p": 1}, "b": {"p": {"q": "x"}}}}
-    assert faults == ['"s.*.p.q": "p" is a single value, nothing can be below it']
+    assert failures == ['"s.*.p.q": "p" is a single value, nothing can be below it']
 
 
 def test_one_change_that_cannot_be_made_does_not_hold_up_the_others() -> None:
-    text, faults = tried("json", '{"a": 1, "b": 1}', put("a.x", 2), put("b", 2))
+    text, failures = tried("json", '{"a": 1, "b": 1}', put("a.x", 2), put("b", 2))
     assert json.loads(text) == {"a": 1, "b": 2}
-    assert len(faults) == 1
+    assert len(failures) == 1

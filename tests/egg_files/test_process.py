@@ -72,7 +72,7 @@ def test_what_the_parser_refuses_is_refused_in_its_words() -> None:
     assert refusal(job, "yaml", b"a: [\n").startswith("it is not YAML: line 2: ")
     why = refusal(job, "xml", b"<?xml version='1.0' encoding='gb1'?><a/>")
     assert why == 'its parser, "xml", failed: LookupError: unknown encoding: gb1'
-    (fault,) = job.rewrite("json", b'{"a": 1}', CHANGES).faults
+    (fault,) = job.rewrite("json", b'{"a": 1}', CHANGES).failures
     assert fault.startswith('"a.b": "a" is a single value')
     assert not job.slow
 
@@ -195,7 +195,7 @@ class Spy:
         }
         return Rewritten(json.dumps(self.found).encode(), [])
 
-child.form_of = lambda parser: Spy()
+child.format_of = lambda parser: Spy()
 child.main(int(sys.argv[2]), int(sys.argv[3]))
 """
 

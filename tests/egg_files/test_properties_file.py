@@ -5,7 +5,7 @@ import pytest
 
 from tests.egg_files.helpers import changed, put, tried
 from wingsd.egg_files.changes import Refused
-from wingsd.egg_files.formats import form_of
+from wingsd.egg_files.formats import format_of
 
 MINECRAFT = r"""#Minecraft server properties
 #Wed Nov 25 09:00:00 UTC 2026
@@ -99,7 +99,7 @@ def test_an_entry_that_the_file_breaks_off_in_swallows_nothing() -> None:
 
 def test_what_is_not_utf_8_stays_as_it_is() -> None:
     data = "#Über\nmotd=Grüße\nserver-port=1\n".encode("latin-1")
-    from_egg = form_of("properties").rewrite(data, [])
+    from_egg = format_of("properties").rewrite(data, [])
     assert from_egg.data == data
 
 

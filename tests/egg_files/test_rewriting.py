@@ -129,7 +129,7 @@ def test_symlinks_inside_are_followed_and_stay(root: Path) -> None:
         ("a", "{outside}/passwd", "a", '"a" is a symlink to an absolute path'),
         ("d/a", "{outside}", "d/a/passwd", '"d/a" is a symlink to an absolute path'),
         ("a", "{outside}/made", "a", "absolute path"),
-        ("a", "a", "a", "in a circle"),
+        ("a", "a", "a", "form a loop"),
         ("a", "d/..", "a", "names no file"),
     ],
 )
@@ -204,7 +204,7 @@ def test_what_cannot_be_parsed_is_left_and_the_others_are_done(root: Path) -> No
     assert len(lines) == 4
     assert lines[0].startswith('"bad.yml" is left as it was: it is not YAML: line 2: ')
     assert lines[1].startswith('"none.csv" is left as it was: there is no parser "csv"')
-    assert lines[2].startswith('"half.json": "c": config.token is not open to eggs')
+    assert lines[2].startswith('"half.json": "c": config.token cannot be read by eggs')
     assert lines[3].startswith('"half.json": "a.x": "a" is a single value')
     assert (root / "bad.yml").read_text() == "a: [\n"
     assert (root / "half.json").read_text() == '{"a": 1, "b": 2}'

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from wingsd.egg_files.changes import Scalar, like, text_of
+from wingsd.egg_files.changes import Scalar, convert_like, scalar_text
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ from wingsd.egg_files.changes import Scalar, like, text_of
     ],
 )
 def test_the_type_is_that_of_what_is_there(value: Scalar, found: object, new: Scalar) -> None:
-    assert like(value, found) == new
-    assert type(like(value, found)) is type(new)
+    assert convert_like(value, found) == new
+    assert type(convert_like(value, found)) is type(new)
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,4 @@ def test_the_type_is_that_of_what_is_there(value: Scalar, found: object, new: Sc
     ],
 )
 def test_scalars_have_a_text(value: object, text: str | None) -> None:
-    assert text_of(value) == text
+    assert scalar_text(value) == text

@@ -120,21 +120,21 @@ def test_comments_and_doctype_around_the_root_stay() -> None:
     ("match", "word"),
     [
         ("Other.Port", "the root element is MyConfigDedicated, not Other"),
-        ("MyConfigDedicated.a b", "no element's name"),
+        ("MyConfigDedicated.a b", "not an element's name"),
         ("MyConfigDedicated.Mods[ModItem='x'].y", "there is no element"),
         ("MyConfigDedicated.x:y", "prefix 'x' not found"),
     ],
 )
 def test_paths_that_lead_nowhere(match: str, word: str) -> None:
-    text, faults = tried("xml", SPACE_ENGINEERS, put(match, "1"))
+    text, failures = tried("xml", SPACE_ENGINEERS, put(match, "1"))
     assert text == SPACE_ENGINEERS
-    assert word in faults[0]
+    assert word in failures[0]
 
 
 def test_a_value_that_xml_cannot_hold() -> None:
-    text, faults = tried("xml", SPACE_ENGINEERS, put("MyConfigDedicated.ServerPort", "\x01"))
+    text, failures = tried("xml", SPACE_ENGINEERS, put("MyConfigDedicated.ServerPort", "\x01"))
     assert text == SPACE_ENGINEERS
-    assert "cannot stand in XML" in faults[0]
+    assert "cannot be written in XML" in failures[0]
 
 
 @pytest.mark.parametrize("text", ["<a>", "<a></b>", "text", "<a>&nothing;</a>", "<a/><b/>"])
@@ -176,19 +176,19 @@ def test_a_document_type_made_to_be_slow_is_not(end: str) -> None:
 @pytest.mark.parametrize("match", ["a.T:st", "a.b.c[@T:st='1']", "a.b.T:c", "a.b.c.d[1]"])
 @pytest.mark.parametrize("source", ["", "<a/>", "<a>\n  <x/>\n</a>"])
 def test_nothing_is_added_for_an_element_that_cannot_be_made(match: str, source: str) -> None:
-    new, faults = tried("xml", source, put(match, "1"))
+    new, failures = tried("xml", source, put(match, "1"))
     assert new == source
-    assert len(faults) == 1
+    assert len(failures) == 1
 
 
 @pytest.mark.parametrize("match", ["T:st", "T:st.b", "a[@x:y='1']", "a[@1='1']", "a:", "a:b:c"])
 def test_no_root_is_made_that_cannot_be(match: str) -> None:
-    new, faults = tried("xml", "", put(match, "1"))
+    new, failures = tried("xml", "", put(match, "1"))
     assert new == ""
-    assert len(faults) == 1
+    assert len(failures) == 1
 
 
 def test_an_attribute_that_cannot_be_is_refused() -> None:
-    new, faults = tried("xml", "<a/>", put("a", "[8080k='v']"))
+    new, failures = tried("xml", "<a/>", put("a", "[8080k='v']"))
     assert new == "<a/>"
-    assert "8080k" in faults[0]
+    assert "8080k" in failures[0]

@@ -51,12 +51,13 @@ class Talk:
     """A client's connection to a site with a WebSocket at /ws."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        clock: Any = Clock()
+        self.clock = clock
         self.clock.advance(time.time())
         self.bus = EventBus()
         config = Config(token_id="id", token=KEY, remote=ORIGIN)
         denied = DenyList(self.clock.seconds() - 1000)
-        self.sockets = ConsoleSockets(config, self.bus, denied, self.clock, self.clock.seconds)
+        self.sockets = ConsoleSockets(config, self.bus, denied, clock, self.clock.seconds)
         server: Any = FakeServer()
         root = NotFound()
         root.putChild(b"ws", self.sockets.resource(server))
@@ -178,9 +179,9 @@ def test_a_token_is_watched_on_the_clock(talk: Talk) -> None:
 def test_one_without_a_token_is_closed_after_a_minute(talk: Talk) -> None:
     talk.send(HANDSHAKE)
     talk.clock.advance(30)
-    assert b"no good token" not in talk.transport.value()
+    assert b"no valid token" not in talk.transport.value()
     talk.clock.advance(30)
-    reason = b"no good token was sent"
+    reason = b"no valid token was sent"
     close = struct.pack("!BBH", 0x88, 2 + len(reason), 1008) + reason
     assert talk.transport.value().endswith(close)
 

@@ -87,41 +87,41 @@ def test_each_kind_has_a_meter_and_all_have_one_in_common() -> None:
 
 def test_everything_is_sent_to_a_browser_that_reads() -> None:
     outbox = SendBuffer()
-    assert outbox.fate(10 * ALL_MAX, droppable=True) is SendDecision.SEND
+    assert outbox.decide(10 * ALL_MAX, droppable=True) is SendDecision.SEND
 
 
 def test_lines_for_one_that_does_not_read_wait_up_to_a_mark_and_then_are_dropped() -> None:
     outbox = SendBuffer()
     outbox.pause()
     line = 1024
-    fates = [outbox.fate(line, droppable=True, line=True) for _ in range(LINES_MAX // line + 3)]
+    fates = [outbox.decide(line, droppable=True, line=True) for _ in range(LINES_MAX // line + 3)]
     assert fates == [SendDecision.SEND] * (LINES_MAX // line) + [SendDecision.DROP] * 3
-    assert outbox.fate(1, droppable=True, line=True) is SendDecision.DROP
-    assert outbox.fate(LINES_MAX, droppable=True) is SendDecision.DROP
+    assert outbox.decide(1, droppable=True, line=True) is SendDecision.DROP
+    assert outbox.decide(LINES_MAX, droppable=True) is SendDecision.DROP
     assert outbox.resume() == 4
-    assert outbox.fate(line, droppable=True, line=True) is SendDecision.SEND
+    assert outbox.decide(line, droppable=True, line=True) is SendDecision.SEND
 
 
 def test_the_transport_may_say_many_times_that_it_has_too_much() -> None:
     outbox = SendBuffer()
     for _ in range(10):
         outbox.pause()
-        outbox.fate(LINES_MAX // 4, droppable=True)
+        outbox.decide(LINES_MAX // 4, droppable=True)
     assert outbox.waiting <= LINES_MAX
 
 
 def test_what_must_not_be_dropped_waits_beyond_that_mark_but_not_without_end() -> None:
     outbox = SendBuffer()
     outbox.pause()
-    outbox.fate(LINES_MAX, droppable=True)
+    outbox.decide(LINES_MAX, droppable=True)
     room = ALL_MAX - LINES_MAX
-    assert outbox.fate(room, droppable=False) is SendDecision.SEND
-    assert outbox.fate(1, droppable=False) is SendDecision.GIVE_UP
+    assert outbox.decide(room, droppable=False) is SendDecision.SEND
+    assert outbox.decide(1, droppable=False) is SendDecision.CLOSE
     assert outbox.waiting_most == ALL_MAX
 
 
 def test_nothing_is_said_of_an_episode_in_which_no_line_was_lost() -> None:
     outbox = SendBuffer()
     outbox.pause()
-    outbox.fate(2 * LINES_MAX, droppable=True)
+    outbox.decide(2 * LINES_MAX, droppable=True)
     assert outbox.resume() == 0

@@ -81,7 +81,7 @@ class Talk:
 
     def look(self, after: float = 30) -> list[Step]:
         self.now += after
-        return self.session.look(self.now)
+        return self.session.check(self.now)
 
 
 def authenticated(*permissions: str, **claims: Any) -> Talk:

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 
 from tests.support.browser import Browser, BrowserEvent
 from tests.websocket.consoles import UUID, House, reactor
-from wingsd.websocket import protocol as wire_module
+from wingsd.websocket import protocol as protocol_module
 from wingsd.websocket.client import ALL_MAX
 
 
@@ -98,12 +98,12 @@ def is_line(entry: BrowserEvent) -> bool:
 def nodes_end(house: House, browser: Browser) -> Any:
     """Return the node's end of a browser's connection."""
     port = browser.wire.transport.getHost().port
-    return next(one for one in house.clients if one._wire.transport.getPeer().port == port)
+    return next(one for one in house.clients if one._protocol.transport.getPeer().port == port)
 
 
 def held_for(client: Any) -> int:
     """Return the bytes that the transport, TLS or not, holds for a client."""
-    transport = client._wire.transport.transport
+    transport = client._protocol.transport.transport
     held = 0
     if hasattr(transport, "_tlsConnection"):
         held += sum(map(len, transport._appSendBuffer))
@@ -117,7 +117,7 @@ async def test_a_reader_that_never_reads_is_given_up(house: House) -> None:
     browser = await house.watch()
     browser.pause()
     client = nodes_end(house, browser)
-    transport = client._wire.transport.transport
+    transport = client._protocol.transport.transport
     message = "x" * 10_000
     for turn in range(10_000):
         house.publish("transfer status", message)
@@ -136,8 +136,8 @@ async def test_one_that_is_gone_without_a_word_is_found_by_pings(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Autobahn cuts its times down to whole seconds.
-    monkeypatch.setattr(wire_module, "PING_EVERY", 1)
-    monkeypatch.setattr(wire_module, "PONG_WITHIN", 2)
+    monkeypatch.setattr(protocol_module, "PING_INTERVAL", 1)
+    monkeypatch.setattr(protocol_module, "PONG_TIMEOUT", 2)
     house.listen()
     alive, gone = await house.watch(), await house.watch()
     gone.pause()
@@ -148,4 +148,4 @@ async def test_one_that_is_gone_without_a_word_is_found_by_pings(
 
 
 def test_nobody_who_is_gone_is_kept_for_longer_than_a_minute_and_a_half() -> None:
-    assert wire_module.PING_EVERY + wire_module.PONG_WITHIN <= 90
+    assert protocol_module.PING_INTERVAL + protocol_module.PONG_TIMEOUT <= 90

@@ -1,6 +1,6 @@
 """The egg's configuration files, rewritten in a server's directory before every start.
 
-This is how `server.properties` learns the port that the Panel gave it. One module for each form of
-file turns text into text and keeps comments and order. `rewriting` reads and replaces the files;
-`process` has each of them parsed by a process of its own, which runs `child`.
+So `server.properties` gets the port that the Panel assigned. `formats` names a module for each
+format, which turns text into text and keeps comments and order. `rewrite` reads and replaces the
+files; `process` has each of them parsed in a child process, which runs `child`.
 """

@@ -31,15 +31,15 @@ __all__ = [
     "Refused",
     "Scalar",
     "Step",
-    "filled",
-    "like",
-    "steps",
-    "text_of",
+    "convert_like",
+    "fill_placeholders",
+    "parse_path",
+    "scalar_text",
 ]
 
 
 class Refused(Exception):
-    """A replacement or a file that is left as it was; the text tells a person why."""
+    """A replacement or a file cannot be done; the text is the reason for people."""
 
 
 class _All(Enum):
@@ -56,7 +56,7 @@ _DOT = re.compile(r"(?<!\\)\.")
 _PART = re.compile(r"(?P<name>.*?)(?P<indexes>(?:\[[0-9]{1,6}\])*)", re.ASCII | re.DOTALL)
 
 
-def steps(match: str) -> list[Step]:
+def parse_path(match: str) -> list[Step]:
     """Return the steps of a path. Raises Refused where one of them is empty."""
     found: list[Step] = []
     for part in _DOT.split(match):
@@ -87,8 +87,8 @@ _BOOLEANS = {
 }
 
 
-def text_of(value: object) -> str | None:
-    """Return the text of a scalar as JSON would write it; None for what is no scalar."""
+def scalar_text(value: object) -> str | None:
+    """Return a scalar as JSON text; None for anything else."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -98,8 +98,8 @@ def text_of(value: object) -> str | None:
     return None
 
 
-def like(value: Scalar, found: object) -> Scalar:
-    """Return `value` with the type of `found`, which stands in the file now (None: nothing does).
+def convert_like(value: Scalar, found: object) -> Scalar:
+    """Return `value` with the type of `found`, the value in the file (None: there is none).
 
     The Panel fills placeholders in as text, so "25565" has to become a number where the file has
     one, and where it has nothing yet; a text stays a text, be it a password of digits. A value
@@ -132,14 +132,14 @@ def _float(text: str) -> str | float:
 _PLACEHOLDER = re.compile(r"\{\{\s*config\.([\w.-]+)\s*\}\}", re.ASCII)
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|-")
 _OLD_NAMES = {"docker.interface": "docker.network.interface"}
-_OPEN = ("api.host", "api.port", "docker.domainname", "docker.network", "system.timezone")
+_READABLE = ("api.host", "api.port", "docker.domainname", "docker.network", "system.timezone")
 
 
-def filled(text: str, node: Mapping[str, Any]) -> str:
+def fill_placeholders(text: str, node: Mapping[str, Any]) -> str:
     """Return `text` with every `{{config.*}}` replaced from the node's configuration.
 
     Names may be written in camel case or with dashes. Raises Refused for what the configuration
-    does not have, what is no single value, and what is nobody's business.
+    does not have, what is not a single value, and keys that eggs must not read.
     """
     return _PLACEHOLDER.sub(lambda match: _found(match.group(1), node), text)
 
@@ -147,12 +147,12 @@ def filled(text: str, node: Mapping[str, Any]) -> str:
 def _found(name: str, node: Mapping[str, Any]) -> str:
     path = _WORD.sub("_", name).lower()
     path = _OLD_NAMES.get(path, path)
-    if not any(path == known or path.startswith(f"{known}.") for known in _OPEN):
-        raise Refused(f"config.{name} is not open to eggs; these are: {', '.join(_OPEN)}")
+    if not any(path == known or path.startswith(f"{known}.") for known in _READABLE):
+        raise Refused(f"config.{name} cannot be read by eggs; allowed are: {', '.join(_READABLE)}")
     value: Any = node
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
-    text = text_of(value)
+    text = scalar_text(value)
     if text is None:
         raise Refused(f"this node's configuration has no value at {path}")
     return text
@@ -177,7 +177,7 @@ class Pattern:
         except re2.error as error:
             why = error.args[0] if error.args else ""
             why = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
-            raise Refused(f"if_value is no regular expression: {why}") from error
+            raise Refused(f"if_value is not a regular expression: {why}") from error
 
     def substituted(self, template: str, text: str) -> str | None:
         """Return `text` with every match replaced by `template`; None where nothing matches.
@@ -226,15 +226,15 @@ class Change:
     pattern: Pattern | None = None
 
     @classmethod
-    def of(cls, replacement: Replacement, node: Mapping[str, Any]) -> Change:
+    def from_replacement(cls, replacement: Replacement, node: Mapping[str, Any]) -> Change:
         """Return the change that the egg asks for, `{{config.*}}` filled in from `node`.
 
         Raises Refused for a value that is no scalar, a key the node does not have, and a regular
-        expression that is none.
+        invalid regular expression.
         """
         value = replacement.replace_with
         if isinstance(value, str):
-            value = filled(value, node)
+            value = fill_placeholders(value, node)
         elif value is None:
             value = ""
         elif not isinstance(value, int | float):
@@ -249,41 +249,41 @@ class Change:
 
     @property
     def conditional(self) -> bool:
-        """Whether the change is only for a place that exists and holds what it should."""
+        """Whether the change has a condition on the present value."""
         return bool(self.if_value) or self.pattern is not None
 
-    def outcome(self, found: object) -> Scalar | None:
-        """Return what belongs in the place of `found`, in its type; None to leave it.
+    def new_value(self, found: object) -> Scalar | None:
+        """Return the value to replace `found`, in its type; None to keep it.
 
-        `found` is None where there is nothing, and anything else but a scalar where there is more
-        than a single value; a condition is never true for these two.
+        `found` is None where there is no value, and not a scalar for a map or list; a condition is
+        never true for these two.
         """
         if not self.conditional:
-            return like(self.value, found)
-        text = text_of(found)
+            return convert_like(self.value, found)
+        text = scalar_text(found)
         if text is None:
             return None
         if self.pattern is None:
-            return like(self.value, found) if text == self.if_value else None
+            return convert_like(self.value, found) if text == self.if_value else None
         new = self.pattern.substituted(self.text, text)
-        return None if new is None else like(new, found)
+        return None if new is None else convert_like(new, found)
 
-    def text_outcome(self, found: str | None) -> str | None:
-        """Return what `outcome` does, for forms that know nothing but text."""
-        new = self.outcome(found)
-        return None if new is None else text_of(new)
+    def new_text(self, found: str | None) -> str | None:
+        """Return what `new_value` does, for formats that have only text."""
+        new = self.new_value(found)
+        return None if new is None else scalar_text(new)
 
     @property
     def text(self) -> str:
         """The value as text."""
-        return text_of(self.value) or ""
+        return scalar_text(self.value) or ""
 
 
 class Document(Protocol):
-    """A file's text, opened. What opens it raises Refused for text that is not of its form."""
+    """The parsed text of a file. Its constructor raises Refused for text of another format."""
 
     def apply(self, change: Change) -> None:
-        """Make one change. Raises Refused where it cannot be made; others can be all the same."""
+        """Make one change. Raises Refused where that is impossible; others can still be made."""
 
     def text(self) -> str:
-        """Return the text as it is now: the very same where nothing was changed."""
+        """Return the text, unchanged if no value was changed."""

@@ -4,9 +4,9 @@ A request is a line of JSON, with the parser and the changes, and then the file'
 is a line of JSON and, where the file has changed, its new bytes. The answer comes from a process
 that has read hostile bytes: all of it is checked.
 
-It is started by `wingsd.egg_files.process`. Before it reads a byte of the file it bounds its own
-time and memory, and before it parses one it gives up what it could do harm with: from then on it
-opens no file or connection, starts no process, and has no privileges.
+It is started by `wingsd.egg_files.process`. Before it reads the file it limits its own time and
+memory. Before it parses the file it drops its privileges, and the right to open files and
+connections and to start processes.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from typing import Any
 import attrs
 
 from wingsd.egg_files.changes import Change, Pattern, Refused
-from wingsd.egg_files.formats import Rewritten, form_of, shown
+from wingsd.egg_files.formats import Rewritten, format_of, quoted
 
 __all__ = ["MAX_HEADER", "RewriteAnswer", "RewriteRequest", "main"]
 
 #: Bytes of an answer's line of JSON.
 MAX_HEADER = 1 << 20
-#: Characters of a text for people; it is cut further where it is shown.
+#: Characters of a message; it is cut further where it is shown.
 _MAX_TEXT = 1000
 
 
 @attrs.frozen
 class RewriteRequest:
-    """A file's bytes, the name of its parser, and what is to be changed."""
+    """A file's bytes, the name of its parser, and the changes."""
 
     parser: str
     data: bytes
@@ -65,9 +65,9 @@ class RewriteRequest:
 
 @attrs.frozen
 class RewriteAnswer:
-    """What became of the file: `rewritten`, or else the reason why it is `refused`.
+    """The result for a file: `rewritten`, or else the reason why it is `refused`.
 
-    `cpu_seconds` is what its process has used.
+    `cpu_seconds` is the CPU time of the process.
     """
 
     cpu_seconds: float
@@ -80,8 +80,8 @@ class RewriteAnswer:
         if self.rewritten is None:
             return _message({**header, "refused": self.refused[:_MAX_TEXT]}, b"")
         changed = self.rewritten.data != request.data
-        faults = [fault[:_MAX_TEXT] for fault in self.rewritten.faults]
-        header |= {"changed": changed, "faults": faults}
+        failures = [failure[:_MAX_TEXT] for failure in self.rewritten.failures]
+        header |= {"changed": changed, "failures": failures}
         return _message(header, self.rewritten.data if changed else b"")
 
     @classmethod
@@ -102,14 +102,14 @@ class RewriteAnswer:
             case {
                 "cpu_seconds": float(used),
                 "changed": bool(changed),
-                "faults": list(faults),
+                "failures": list(failures),
             } if (
                 len(found) == 3  # noqa: PLR2004
-                and len(faults) <= len(request.changes)
-                and all(isinstance(fault, str) for fault in faults)
+                and len(failures) <= len(request.changes)
+                and all(isinstance(failure, str) for failure in failures)
                 and len(data) <= (limit if changed else 0)
             ):
-                return cls(used, Rewritten(data if changed else request.data, faults))
+                return cls(used, Rewritten(data if changed else request.data, failures))
         raise Refused("the process that parsed it sent an invalid answer")
 
 
@@ -146,13 +146,13 @@ def main(cpu_seconds: int, memory: int) -> None:
         )
     with open(sys.stdout.fileno(), "wb", closefd=False) as out:
         out.write(answer)
-    # Nothing of a large document is freed piece by piece.
+    # Skips freeing a large document piece by piece.
     os._exit(0)
 
 
 def _answer(request: RewriteRequest) -> bytes:
     try:
-        form = form_of(request.parser)
+        form = format_of(request.parser)
         form.load(request.data)
         _confine()
         rewritten = form.rewrite(request.data, request.changes)
@@ -161,15 +161,15 @@ def _answer(request: RewriteRequest) -> bytes:
     except MemoryError:
         raise
     except Exception as error:
-        # What the libraries make of hostile files is theirs to decide.
+        # The libraries may raise anything for hostile files.
         what = f"{type(error).__name__}: {error}"
-        why = f"its parser, {shown(request.parser)}, failed: {what}"
+        why = f"its parser, {quoted(request.parser)}, failed: {what}"
         return RewriteAnswer(time.process_time(), refused=why).encode(request)
     return RewriteAnswer(time.process_time(), rewritten).encode(request)
 
 
 def _confine() -> None:
-    """Give up what parsing does not need. All that is to be imported has been."""
+    """Drop what parsing does not need; all modules are imported before."""
     _drop_privileges()
     # Ends with the daemon. Changing the user would undo it.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -178,7 +178,7 @@ def _confine() -> None:
 
 
 def _drop_privileges() -> None:
-    """Give up root and all capabilities, as far as the sandbox that the daemon runs in lets it."""
+    """Drop root and all capabilities, as far as the daemon's sandbox allows it."""
     if os.geteuid() == 0:
         with suppress(OSError):
             os.setgroups([])

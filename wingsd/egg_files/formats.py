@@ -18,9 +18,9 @@ __all__ = [
     "FileFormat",
     "Rewritten",
     "declared_encodings",
-    "form_of",
+    "format_of",
     "load_encodings",
-    "shown",
+    "quoted",
 ]
 
 #: Unreal Engine writes its ini files in UTF-16 as soon as they hold more than ASCII.
@@ -30,7 +30,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*['"]([\w.-]{1,40})['"]""")
-#: Names that Python would take for something else than a plain encoding of text are left out.
+#: Only encodings of text: Python knows codecs of other kinds.
 _KNOWN = re.compile(r"us-ascii|iso-8859-\d+|windows-125\d|koi8-[ru]|gb\w+|big5|shift_jis|euc-\w+")
 
 
@@ -64,7 +64,7 @@ class Encoded:
         """Return other text as bytes, written as this one was.
 
         Raises Refused for characters that the file's encoding does not have, and for a beginning
-        that would be taken for a byte order mark.
+        that would be read as a byte order mark.
         """
         if self.crlf:
             text = text.replace("\r\n", "\n").replace("\n", "\r\n")
@@ -79,7 +79,7 @@ class Encoded:
 
 
 def load_encodings(data: bytes, encodings: Iterable[str]) -> None:
-    """Have Python import what `Encoded.decode` needs for the same bytes."""
+    """Import the codecs that `Encoded.decode` needs for the same bytes."""
     for encoding in [
         *encodings,
         *(name for mark, name in _MARKS.items() if data.startswith(mark)),
@@ -91,7 +91,7 @@ def load_encodings(data: bytes, encodings: Iterable[str]) -> None:
 def declared_encodings(data: bytes) -> list[str]:
     """Return the encoding that an XML file declares, and else UTF-8.
 
-    A declared UTF-16 without a byte order mark is a well-known slip of .NET's: it is UTF-8.
+    A declared UTF-16 without a byte order mark, common with .NET, is in fact UTF-8.
     """
     found = _DECLARED.match(data)
     name = found[1].decode("ascii").lower() if found else ""
@@ -109,7 +109,7 @@ def _utf8(data: bytes) -> Iterable[str]:
 
 
 def _any(data: bytes) -> Iterable[str]:
-    # every byte is a character of Latin-1, so what is not touched comes back as it was
+    # Every byte is a character of Latin-1, so that unchanged text keeps its bytes.
     return ["utf-8", "latin-1"]
 
 
@@ -118,7 +118,7 @@ class Rewritten:
     """A file's new bytes, and one line for each change that could not be made."""
 
     data: bytes
-    faults: list[str]
+    failures: list[str]
 
 
 @attrs.frozen
@@ -132,13 +132,13 @@ class FileFormat:
     document: str
     encodings: Callable[[bytes], Iterable[str]] = _utf8
     limit: int = _LARGE
-    #: What is done with characters that the file's encoding does not have.
+    #: The error handler for characters that the file's encoding lacks.
     errors: str = "strict"
-    #: A file with all for which the library imports modules only when it meets it.
+    #: A file with everything that the library imports modules for on demand.
     sample: bytes = b""
 
     def load(self, data: bytes) -> None:
-        """Import all that rewriting `data` will need; of `data` only the encoding is read."""
+        """Import all modules for rewriting `data`; of `data` only the encoding is read."""
         load_encodings(data, self.encodings(data))
         self.rewrite(self.sample, [Change("c.d", "e")])
 
@@ -153,28 +153,28 @@ class FileFormat:
         opened = getattr(import_module(f"wingsd.egg_files.{module}"), name)
         try:
             document = opened(encoded.text)
-            faults = []
+            failures = []
             for change in changes:
                 try:
                     document.apply(change)
                 except Refused as error:
-                    faults.append(f"{shown(change.match)}: {error}")
+                    failures.append(f"{quoted(change.match)}: {error}")
             text = document.text()
         except RecursionError as error:
             raise Refused("it is nested too deeply") from error
         if text == encoded.text:
-            return Rewritten(data, faults)
+            return Rewritten(data, failures)
         new = encoded.encode(text, self.errors)
         if len(new) > self.limit:
             raise Refused(f"it would become larger than {self.limit >> 10} KiB")
-        return Rewritten(new, faults)
+        return Rewritten(new, failures)
 
 
-#: Its library takes a hundred times as long as the others.
+#: Its library is a hundred times slower than the others.
 _YAML = FileFormat(
     "yaml_format:YamlFile", limit=_TINY, sample=b"a: &a {b: !!binary YQ==}\nc:\n  <<: *a\n"
 )
-_FORMS = {
+_FORMATS = {
     "file": FileFormat("line_formats:LineFile", _any),
     "ini": FileFormat("line_formats:IniFile", _any, _SMALL),
     "json": FileFormat("nested_formats:JsonFile"),
@@ -186,15 +186,15 @@ _FORMS = {
 }
 
 
-def form_of(parser: str) -> FileFormat:
-    """Return the form for an egg's parser. Raises Refused where there is no such parser."""
+def format_of(parser: str) -> FileFormat:
+    """Return the format for an egg's parser. Raises Refused where there is no such parser."""
     try:
-        return _FORMS[parser]
+        return _FORMATS[parser]
     except KeyError:
-        known = ", ".join(_FORMS)
-        raise Refused(f"there is no parser {shown(parser)}; these are: {known}") from None
+        known = ", ".join(_FORMATS)
+        raise Refused(f"there is no parser {quoted(parser)}; these are: {known}") from None
 
 
-def shown(text: str) -> str:
-    """Return a name from outside in quotes, safe to show on one line."""
+def quoted(text: str) -> str:
+    """Return an external name in quotes, safe to show on one line."""
     return display(text.encode("utf-8", "backslashreplace"))

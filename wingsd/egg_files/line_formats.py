@@ -60,7 +60,7 @@ _LINE_BREAK = re.compile(r"[\r\n]")
 
 @attrs.frozen
 class _Place:
-    """Where a key stands, and where one can be added to its section (None: no such section)."""
+    """The lines of a key, and the line to add one at in its section (None: no such section)."""
 
     lines: list[int]
     end: int | None
@@ -86,7 +86,7 @@ class IniFile:
         place = self._find(section, entry)
         for number in reversed(place.lines):
             self._change(number, entry, change)
-        if not place.lines and (new := _one_line(change.text_outcome(None))) is not None:
+        if not place.lines and (new := _one_line(change.new_text(None))) is not None:
             self._add(place.end, section, key + self._separator() + new)
 
     def text(self) -> str:
@@ -115,7 +115,7 @@ class IniFile:
         value, comment = _parted(rest)
         quoted = _QUOTED.fullmatch(value)
         found = quoted[1] if quoted else value
-        new = _one_line(change.text_outcome(found))
+        new = _one_line(change.new_text(found))
         if new is None or new == found:
             return
         if quoted and '"' not in new:
@@ -174,7 +174,7 @@ def _one_line(value: str | None) -> str | None:
         return None
     if _LINE_BREAK.search(value):
         raise Refused("the value has a line break, which an ini file cannot hold")
-    # blanks around a value are nobody's, and would grow with every start
+    # blanks around a value have no meaning, and would grow with every start
     return value.strip(_BLANKS)
 
 
@@ -209,7 +209,7 @@ class PropertiesFile:
             for number, element in enumerate(self._elements)
             if isinstance(element, KeyValue) and element.key == change.match
         ]
-        new = change.text_outcome(found[-1][1].value if found else None)
+        new = change.new_text(found[-1][1].value if found else None)
         if new is None:
             return
         for number, element in found:

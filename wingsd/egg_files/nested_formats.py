@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, MutableMapping, MutableSequence
 from typing import Any
 
-from wingsd.egg_files.changes import ALL, Change, Refused, Scalar, Step, steps, text_of
+from wingsd.egg_files.changes import ALL, Change, Refused, Scalar, Step, parse_path, scalar_text
 from wingsd.util.text import display
 
 __all__ = ["JsonFile", "NestedFile"]
@@ -17,9 +17,9 @@ _CONTAINER = (MutableMapping, MutableSequence)
 
 
 class NestedFile:
-    """Nested data below `root`; `changed` tells whether anything became different.
+    """Nested data below `root`; `changed` says whether a value was changed.
 
-    A subclass knows its library's scalars: `plain` and `scalar` turn them into Python's and back.
+    A subclass converts its library's scalars: `plain` and `scalar`, to Python's and back.
     """
 
     def __init__(self, root: object, source: str) -> None:
@@ -30,7 +30,7 @@ class NestedFile:
         self.changed = False
 
     def plain(self, found: object) -> object:
-        """Return what was found as a plain str, bool, int or float, or as it is."""
+        """Return a scalar as a plain str, bool, int or float, and anything else unchanged."""
         return found
 
     def scalar(self, new: Scalar, found: object) -> object:
@@ -56,7 +56,7 @@ class NestedFile:
         element can be added to a list only as its first. Raises Refused where the path leads
         through a single value or beyond a list's end.
         """
-        self._descend(self.root, steps(change.match), change)
+        self._descend(self.root, parse_path(change.match), change)
 
     def put(self, node: Any, key: Any, value: object) -> None:
         """Put `value` into `node`, in the place of what is there or as something new."""
@@ -87,10 +87,10 @@ class NestedFile:
         found = _get(node, key)
         if rest and self.plain(found) is not None:
             if not isinstance(found, _CONTAINER):
-                raise Refused(f"{_shown(key)} is a single value, nothing can be below it")
+                raise Refused(f"{_quoted_key(key)} is a single value, nothing can be below it")
             self._descend(found, rest, change)
             return
-        new = change.outcome(self.plain(found))
+        new = change.new_value(self.plain(found))
         if new is None or ALL in rest:
             return
         if rest:
@@ -119,16 +119,16 @@ def _key(node: Any, step: Step) -> Any:
     if isinstance(node, MutableSequence):
         index = int(step) if isinstance(step, str) and step.isdecimal() else step
         if not isinstance(index, int):
-            raise Refused(f"a list stands where {_shown(step)} should be")
+            raise Refused(f"there is a list where {_quoted_key(step)} should be")
         if index >= max(len(node), 1):
             raise Refused(f"the list has {len(node)} entries, none with the index {index}")
         return index
     if isinstance(step, int):
-        raise Refused(f"keys stand where a list with the index {step} should be")
+        raise Refused(f"there are keys where a list with the index {step} should be")
     if step in node:
         return step
     # YAML's keys may be numbers or booleans
-    return next((key for key in node if text_of(key) == step), step)
+    return next((key for key in node if scalar_text(key) == step), step)
 
 
 def _get(node: Any, key: Any) -> Any:
@@ -141,7 +141,7 @@ def _same(new: Scalar, found: object) -> bool:
     return type(new) is type(found) and new == found
 
 
-def _shown(key: object) -> str:
+def _quoted_key(key: object) -> str:
     return display(str(key).encode("utf-8", "backslashreplace"))
 
 
@@ -150,7 +150,7 @@ _DEFAULT_INDENT = "  "
 
 
 class JsonFile(NestedFile):
-    """A JSON file; an empty one is an empty map. Raises Refused for what is no JSON."""
+    """A JSON file; an empty one is an empty map. Raises Refused for invalid JSON."""
 
     def __init__(self, source: str) -> None:
         try:

@@ -1,8 +1,7 @@
-"""Has each egg file parsed by a process of its own, whose time and memory are bounded.
+"""Parses each egg file in a child process, with limits of time and memory.
 
-The files belong to the server's users, and the parsers are large libraries: some take time by the
-square of a file's size, some a hundred times its memory. In a process of its own a file costs
-nobody else anything but that process.
+The files belong to the server's users, and the parsers are large libraries: some take quadratic
+time, some a hundred times a file's size in memory. A child process keeps that from the daemon.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ import attrs
 
 from wingsd.egg_files.changes import Change, Refused
 from wingsd.egg_files.child import MAX_HEADER, RewriteAnswer, RewriteRequest
-from wingsd.egg_files.formats import Rewritten, form_of, shown
+from wingsd.egg_files.formats import Rewritten, format_of, quoted
 
 __all__ = ["BOUNDS", "RewriteBounds", "RewriteJob", "child"]
 
 _CHUNK = 1 << 16
-#: Where the daemon finds its modules, the child does; no other variable or directory counts.
+#: The child has the daemon's module path; environment variables and other directories are ignored.
 _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from wingsd.egg_files.child import main; main(int(sys.argv[2]), int(sys.argv[3]))"
@@ -36,7 +35,7 @@ _CODE = (
 
 @attrs.frozen
 class RewriteBounds:
-    """What the egg files of one start may take.
+    """The limits for the egg files of one start.
 
     `cpu_seconds` (CPU time) and `memory` (bytes of address space) bound the process of each file,
     `seconds` the time of all of them together. A start is slow that has used more CPU time than
@@ -66,7 +65,7 @@ class RewriteJob:
     """
 
     def __init__(self, bounds: RewriteBounds, program: Sequence[str] | None = None) -> None:
-        #: Whether a file ran into a bound, or all of them took long.
+        #: Whether a file reached a limit, or all of them took long.
         self.slow = False
         self._bounds = bounds
         self._program = program or child(bounds)
@@ -82,7 +81,7 @@ class RewriteJob:
         Raises Refused for what its parser refuses, for a file that takes more than the bounds, and
         after `cancel`; OSError where no process can be started.
         """
-        limit = form_of(parser).limit
+        limit = format_of(parser).limit
         request = RewriteRequest(parser, data, changes)
         message = self._run(request.encode(), MAX_HEADER + limit, parser)
         answer = RewriteAnswer.decode(message, request, limit)
@@ -101,17 +100,17 @@ class RewriteJob:
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was."""
+        """Whether `cancel` was called."""
         return self._cancelled
 
     @property
     def process_id(self) -> int | None:
-        """The id of the process that runs now."""
+        """The id of the running process, None if there is none."""
         process = self._process
         return None if process is None or process.returncode is not None else process.pid
 
     def _run(self, message: bytes, most: int, parser: str) -> bytes:
-        """Return what the program answers: at most `most` bytes."""
+        """Run the program; return its answer of at most `most` bytes."""
         if self._deadline is None:
             self._deadline = time.monotonic() + self._bounds.seconds
         process = self._start(message)
@@ -132,7 +131,7 @@ class RewriteJob:
         if status == -signal.SIGXCPU:
             raise Refused(f"its parser needs more than {self._bounds.cpu_seconds} s of CPU time")
         if status:
-            raise Refused(f"its parser, {shown(parser)}, ended by {_cause(status)}")
+            raise Refused(f"its parser, {quoted(parser)}, ended by {_cause(status)}")
         return answer
 
     def _start(self, message: bytes) -> subprocess.Popen[bytes]:
@@ -153,7 +152,7 @@ class RewriteJob:
                 return self._process
 
     def _read(self, stdout: int, most: int) -> bytes:
-        """Return all that comes. Raises TimeoutError, and Refused for more than `most` bytes."""
+        """Read to the end. Raises TimeoutError, and Refused for more than `most` bytes."""
         answer = bytearray()
         waiting = select.poll()
         waiting.register(stdout, select.POLLIN)
@@ -171,7 +170,7 @@ class RewriteJob:
 
 
 def _cause(status: int) -> str:
-    """Return the words for an exit status, of which a negative one is a signal's."""
+    """Return an exit status as text; a negative one is a signal."""
     if status < 0:
         return f"signal {-status} ({signal.strsignal(-status)})"
     return f"its exit with status {status}"

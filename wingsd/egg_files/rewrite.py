@@ -1,10 +1,10 @@
 """Rewrites the files that an egg names, below a server's directory.
 
-They may have planted symlinks, FIFOs or hard links there while the node runs as root. So every
-directory is entered by its descriptor, a symlink is followed only by its text and only to what is
-inside, and no file that exists is ever written into: a new one takes its name.
+A server's users may create symlinks, FIFOs or hard links there while the node runs as root. So
+every directory is opened by descriptor, a symlink is followed only by its text and only inside,
+and an existing file is never written to: a new one replaces it by its name.
 
-What is in a file is parsed elsewhere: here files are read and replaced.
+Files are read and replaced here, and parsed elsewhere (`process`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import attrs
 
 from wingsd.archive.directories import OpenDirectories, Path
 from wingsd.egg_files.changes import Change, Refused
-from wingsd.egg_files.formats import Rewritten, form_of, shown
+from wingsd.egg_files.formats import Rewritten, format_of, quoted
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.util.text import display
 
@@ -31,13 +31,13 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _FILE_MODE = 0o644
 _DIRECTORY_MODE = 0o755
-#: As many as Linux follows before it gives up.
+#: Linux's limit.
 _MAX_LINKS = 40
 
 
 @attrs.frozen
 class Found:
-    """A file as it is: where it really lies, its bytes (None: it does not exist), its mode."""
+    """A file: its path without symlinks, its bytes (None: it does not exist), its mode."""
 
     path: Path
     data: bytes | None
@@ -45,7 +45,7 @@ class Found:
 
 
 class Tree:
-    """The files below the directory `root`; what is made belongs to `owner` (user and group id).
+    """The files below the directory `root`; new files belong to `owner` (user and group id).
 
     Its methods raise Refused, and OSError where the disk fails. To be used as a context.
     """
@@ -86,13 +86,13 @@ class Tree:
                 raise Refused(f"it is larger than {limit >> 10} KiB")
         finally:
             os.close(fd)
-        # set-id bits are none of a configuration's business
+        # set-id bits are not kept
         return Found(path, data, stat.S_IMODE(status.st_mode) & 0o777)
 
     def replace(self, found: Found, data: bytes) -> None:
-        """Put a file with these bytes in the place of what was found, with the same mode."""
+        """Replace what was found by a file with these bytes and the same mode."""
         self._directories.get(found.path[:-1])
-        self._dress_directories()
+        self._set_directory_attributes()
         parent = self._directories.get(found.path[:-1])
         temporary = f".wingsd-{secrets.token_hex(8)}"
         fd = os.open(temporary, _CREATE, 0o600, dir_fd=parent)
@@ -100,7 +100,7 @@ class Tree:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
                 file.flush()
-                self._dress(fd, found.mode)
+                self._set_attributes(fd, found.mode)
             os.rename(temporary, found.path[-1], src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             with suppress(OSError):
@@ -110,7 +110,7 @@ class Tree:
     def _resolved(self, name: str) -> Path:
         """Return the path without symlinks, as the tree is now.
 
-        A symlink planted afterwards is not followed: whoever opens the path finds it in the way.
+        A symlink created afterwards is not followed: opening the path fails.
         """
         ahead = _parts(os.fsencode(name))
         done: list[bytes] = []
@@ -131,14 +131,14 @@ class Tree:
                 link = display(b"/".join([*done, part]))
                 raise Refused(f"{link} is a symlink to an absolute path, which is not followed")
             if links > _MAX_LINKS:
-                raise Refused("its symlinks lead in a circle")
+                raise Refused("its symlinks form a loop")
             ahead += _parts(text)
         if not done:
             raise Refused("it names no file")
         return tuple(done)
 
     def _link_text(self, parent: Path, name: bytes) -> bytes | None:
-        """Return a symlink's text; None for all else, and for what does not exist."""
+        """Return a symlink's text; None for anything else, or if it does not exist."""
         try:
             fd = self._directories.get(parent, make=False)
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -146,13 +146,13 @@ class Tree:
         except FileNotFoundError:
             return None
 
-    def _dress_directories(self) -> None:
+    def _set_directory_attributes(self) -> None:
         while self._made:
             fd = self._directories.get(self._made.pop(), make=False)
-            self._dress(fd, _DIRECTORY_MODE)
+            self._set_attributes(fd, _DIRECTORY_MODE)
 
-    def _dress(self, fd: int, mode: int) -> None:
-        """Owner before mode, as giving a file away may take bits of its mode."""
+    def _set_attributes(self, fd: int, mode: int) -> None:
+        """Set owner and mode, in this order: a change of owner may clear bits of the mode."""
         if self._owner is not None:
             os.fchown(fd, *self._owner)
         os.fchmod(fd, mode)
@@ -165,8 +165,7 @@ def _parts(path: bytes) -> list[bytes]:
     return [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
 
 
-#: Returns a file's bytes, which the parser of that name takes, with the changes made; or raises
-#: Refused.
+#: Gets a parser's name, a file's bytes and changes; returns the new bytes, or raises Refused.
 Parse = Callable[[str, bytes, Sequence[Change]], Rewritten]
 
 _MAX_LINE = 500
@@ -193,22 +192,22 @@ def rewrite(
         with Tree(root, owner) as tree:
             return [line for file in files for line in _lines(tree, file, node, parse)]
     except OSError as error:
-        return [f"{shown(root)} could not be opened: {error.strerror or error}"]
+        return [f"{quoted(root)} could not be opened: {error.strerror or error}"]
 
 
 def _lines(
     tree: Tree, file: ConfigurationFile, node: Mapping[str, Any], parse: Parse
 ) -> Iterator[str]:
-    name = shown(file.file)
+    name = quoted(file.file)
     try:
-        for fault in _rewritten(tree, file, node, parse):
-            yield _line(f"{name}: {fault}")
+        for failure in _rewritten(tree, file, node, parse):
+            yield _line(f"{name}: {failure}")
     except Refused as error:
         yield _line(f"{name} is left as it was: {error}")
     except OSError as error:
         yield _line(f"{name} is left as it was: {error.strerror or error}")
     except Exception as error:
-        # One file that nobody thought of keeps no server from starting.
+        # An unexpected failure of one file must not prevent the start.
         yield _line(f"{name} is left as it was: {type(error).__name__}: {error}")
 
 
@@ -221,21 +220,21 @@ def _line(text: str) -> str:
 def _rewritten(
     tree: Tree, file: ConfigurationFile, node: Mapping[str, Any], parse: Parse
 ) -> list[str]:
-    found = tree.read(file.file, form_of(file.parser).limit)
-    changes, faults = _changes(file.replace, node)
+    found = tree.read(file.file, format_of(file.parser).limit)
+    changes, failures = _changes(file.replace, node)
     rewritten = parse(file.parser, found.data or b"", changes)
     if rewritten.data != found.data:
         tree.replace(found, rewritten.data)
-    return faults + rewritten.faults
+    return failures + rewritten.failures
 
 
 def _changes(
     replacements: Sequence[Replacement], node: Mapping[str, Any]
 ) -> tuple[list[Change], list[str]]:
-    changes, faults = [], []
+    changes, failures = [], []
     for replacement in replacements:
         try:
-            changes.append(Change.of(replacement, node))
+            changes.append(Change.from_replacement(replacement, node))
         except Refused as error:
-            faults.append(f"{shown(replacement.match)}: {error}")
-    return changes, faults
+            failures.append(f"{quoted(replacement.match)}: {error}")
+    return changes, failures

@@ -17,7 +17,7 @@ __all__ = ["TomlFile"]
 
 
 class TomlFile(NestedFile):
-    """A TOML file. Raises Refused for what is no TOML."""
+    """A TOML file. Raises Refused for invalid TOML."""
 
     def __init__(self, source: str) -> None:
         try:
@@ -31,21 +31,21 @@ class TomlFile(NestedFile):
         return found.unwrap() if isinstance(found, Item) else found
 
     def put(self, node: Any, key: Any, value: object) -> None:
-        """Put `value` there. A single value must come before every table to belong to `node`."""
+        """Put `value` there. A single value must precede every table to belong to `node`."""
         if isinstance(node, MutableMapping) and isinstance(node.get(key), MutableMapping):
             del node[key]
         super().put(node, key, value)
 
     def dump(self) -> str:
-        """Return the text, which must say what was meant: tables out of order are delicate."""
+        """Return the text, after checking that it is read as intended (tables out of order)."""
         text = str(self.root.as_string())
         if not self._is_read_from(text):
-            raise Refused("it could not be written as TOML that reads as it should")
+            raise Refused("the changed file would not be read as the same TOML")
         return text
 
     def _is_read_from(self, text: str) -> bool:
         try:
             return bool(tomllib.loads(text) == self.root.unwrap())
         except ValueError:
-            # tomlkit has read what is no TOML, such as a lone carriage return, and kept it
+            # tomlkit accepts and keeps invalid TOML, such as a lone carriage return
             return False

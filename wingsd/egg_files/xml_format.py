@@ -13,8 +13,8 @@ from wingsd.egg_files.changes import Change, Refused
 __all__ = ["XmlFile"]
 
 _DECLARATION = re.compile(r"\s*<\?xml\s[^>]*\?>\s*")
-#: What may stand before the root: blanks, comments, processing instructions, a document type.
-#: All of it possessive: trying every other way to read it would take for ever.
+#: Before the root: blanks, comments, processing instructions, a document type. All quantifiers
+#: are possessive: backtracking would take for ever.
 _PROLOG = re.compile(
     r"""(?: \s | <!--(?:(?!-->).)*+--> | <\?(?:(?!\?>).)*+\?>
       | <!DOCTYPE (?:[^\[<>"']|"[^"]*"|'[^']*')*+
@@ -31,7 +31,7 @@ _SET_ATTRIBUTE = re.compile(r"\[(\w+)='(.*)'\]", re.DOTALL)
 
 
 class XmlFile:
-    """Elements below one root. Raises Refused for what is no XML."""
+    """Elements below one root. Raises Refused for invalid XML."""
 
     def __init__(self, source: str) -> None:
         found = _DECLARATION.match(source)
@@ -41,7 +41,7 @@ class XmlFile:
         self._root = _parsed(body) if body.strip() else None
         prolog = _PROLOG.match(body)
         if self._root is not None and prolog is None:
-            raise Refused("what stands before its root element could not be kept")
+            raise Refused("the text before its root element could not be kept")
         self._prolog = prolog[0] if prolog else ""
         self._end = body[len(body.rstrip()) :]
         self._is_new = self._root is None
@@ -97,7 +97,7 @@ class XmlFile:
         if attribute := _SET_ATTRIBUTE.fullmatch(change.text):
             name, value = attribute.groups()
             found = element.get(name)
-            new = attrs.evolve(change, value=value).text_outcome(found)
+            new = attrs.evolve(change, value=value).new_text(found)
             if new is not None and new != found:
                 try:
                     element.set(name, new)
@@ -106,7 +106,7 @@ class XmlFile:
                 self._changed = True
             return
         found = _text(element)
-        new = change.text_outcome(found.strip())
+        new = change.new_text(found.strip())
         if new is not None and new not in (found, found.strip()):
             _set_text(element, new)
             self._changed = True
@@ -122,7 +122,8 @@ class _Step:
         try:
             return list(element.findall(self._tag(element) + self.predicates, prefixes))
         except (SyntaxError, ValueError) as error:
-            raise Refused(f"{self.name}{self.predicates} is no step of a path: {error}") from error
+            text = f"{self.name}{self.predicates}"
+            raise Refused(f"{text} is not a step of a path: {error}") from error
 
     def _tag(self, parent: etree._Element) -> str:
         uri = parent.nsmap.get(None)
@@ -142,7 +143,7 @@ class _Step:
 def _step(text: str) -> _Step:
     found = _NAMED.fullmatch(text)
     if found is None:
-        raise Refused(f"{text!r} is no element's name")
+        raise Refused(f"{text!r} is not an element's name")
     return _Step(found["name"], found["predicates"])
 
 
@@ -167,7 +168,7 @@ def _check(value: str) -> None:
     try:
         etree.Element("value").text = value
     except ValueError as error:
-        raise Refused(f"the value cannot stand in XML: {error}") from error
+        raise Refused(f"the value cannot be written in XML: {error}") from error
 
 
 def _serialized(node: etree._Element) -> str:
@@ -183,7 +184,7 @@ def _check_new(steps: Iterable[_Step], prefixes: Container[str | None]) -> None:
         except ValueError as error:
             raise Refused(f"there can be no {step.name}{step.predicates}: {error}") from error
         if colon and prefix not in prefixes:
-            raise Refused(f"there can be no {step.name}: the prefix {prefix} stands for nothing")
+            raise Refused(f"there can be no {step.name}: the prefix {prefix} has no namespace")
 
 
 def _added(parent: etree._Element, step: _Step) -> etree._Element:

@@ -42,7 +42,7 @@ _YES = frozenset(("yes", "on", "true"))
 
 
 class YamlFile(NestedFile):
-    """A YAML file of one document. Raises Refused for what is no YAML."""
+    """A YAML file of one document. Raises Refused for invalid YAML."""
 
     def __init__(self, source: str) -> None:
         self._yaml = YAML()
@@ -55,7 +55,7 @@ class YamlFile(NestedFile):
             root = {} if self._is_empty else self._yaml.load(source)
         except (MemoryError, RecursionError):
             raise
-        except Exception as error:  # For a value that cannot be, it is any of Python's own.
+        except Exception as error:  # For impossible values, any of Python's own.
             raise _not_yaml(error) from error
         super().__init__(root, source)
 
@@ -80,7 +80,7 @@ class YamlFile(NestedFile):
         return _quoted(name, None)
 
     def dump(self) -> str:
-        """Return the text; what an empty file has in comments stays above it.
+        """Return the text; the comments of an empty file stay above it.
 
         Raises Refused for one that could not be opened here again.
         """
@@ -97,8 +97,8 @@ class YamlFile(NestedFile):
 def _check_work(source: str) -> None:
     """Refuse deep nesting and endless merging before ruamel.yaml sees them.
 
-    It takes time by the square of the one, and by the cube of the other. libyaml, which does not,
-    is asked; it is YAML 1.1 and what Wings' own parser comes from.
+    It takes quadratic time for the one, and cubic time for the other. libyaml, which does not, is
+    used for the check; it reads YAML 1.1, and Wings' own parser is derived from it.
     """
     depth = events = merged = aliases = 0
     try:
@@ -119,7 +119,7 @@ def _check_work(source: str) -> None:
 
 
 def _not_yaml(error: Exception) -> Refused:
-    """Return the words for an error of either library, which tell it in the same way."""
+    """Return the message for an error of either library."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     where = f"line {mark.line + 1}: " if mark else ""
     what = getattr(error, "problem", None) or getattr(error, "context", None) or error

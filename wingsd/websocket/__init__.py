@@ -1,8 +1,8 @@
 """The console WebSocket of a server: browsers watch it, type commands and change its power.
 
-`messages`, `meter`, `outbox` and `session` are rules; `wire` is the connection, `client` lies
-between the two, and `resource` is how a browser gets there. `recent` keeps what transfers have
-sent, for browsers that connect late.
+`messages` and `session` are rules without a reactor. `protocol` is the connection, `client`
+connects it with a session and a server, and `resource` opens it. `recent_transfers` keeps the
+messages of transfers for browsers that connect late.
 """
 
 from wingsd.websocket.resource import ConsoleSocket, ConsoleSockets

@@ -1,18 +1,17 @@
-"""One browser: between its connection, its session and the server that it watches.
+"""One browser's WebSocket: connects its protocol, its session and the server that it watches.
 
-The transport takes what it is given and says when that is too much (`pause`) and when all of it is
-gone (`resume`). In between, only so much more is given to it.
+The transport is a push consumer: between its `pause` and `resume`, only a bounded amount is sent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -32,7 +31,7 @@ from wingsd.servers.server import Server
 from wingsd.websocket.messages import DAEMON_ERROR, Message
 from wingsd.websocket.recent_transfers import RecentTransfers
 from wingsd.websocket.session import (
-    LOOK_EVERY,
+    CHECK_INTERVAL,
     ChangePower,
     Close,
     Command,
@@ -46,36 +45,36 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientContext", "ConsoleClient", "SendBuffer", "SendDecision"]
 
-#: Bytes that may wait beyond what the transport likes to hold. There is room for all the lines
-#: of `send logs`, which come at once.
+#: Bytes that may be sent while the transport is paused; enough for all the lines of `send logs`,
+#: which are sent at once.
 LINES_MAX = 512 * 1024
-#: ... and with the messages that must not be dropped. A browser that leaves more is given up.
+#: The same with messages that must not be dropped. A browser that leaves more unread is closed.
 ALL_MAX = 1024 * 1024
 
 
 class SendDecision(Enum):
-    """What is to be done with a message."""
+    """The decision on a message for a browser that may read slowly."""
 
     SEND = auto()
     DROP = auto()
-    GIVE_UP = auto()
+    CLOSE = auto()
 
 
 class SendBuffer:
-    """Counts what waits for one browser."""
+    """Counts the bytes that wait for one browser."""
 
     def __init__(self) -> None:
         self.paused = False
-        #: Bytes given to the transport since it paused, and the most there ever were.
+        #: Bytes sent since the transport paused, and the highest value so far.
         self.waiting = 0
         self.waiting_most = 0
         self._dropping = False
         self._lines = 0
 
-    def fate(self, size: int, *, droppable: bool, line: bool = False) -> SendDecision:
-        """Return what is to be done with a message of `size` bytes, and count it.
+    def decide(self, size: int, *, droppable: bool, line: bool = False) -> SendDecision:
+        """Decide on a message of `size` bytes, and count it.
 
-        A `line` is one that people miss when it is dropped.
+        Dropped messages that are a `line` are counted for `resume`.
         """
         if not self.paused:
             return SendDecision.SEND
@@ -84,17 +83,17 @@ class SendBuffer:
             self._lines += line
             return SendDecision.DROP
         if self.waiting + size > ALL_MAX:
-            return SendDecision.GIVE_UP
+            return SendDecision.CLOSE
         self.waiting += size
         self.waiting_most = max(self.waiting_most, self.waiting)
         return SendDecision.SEND
 
     def pause(self) -> None:
-        """The transport has more than it likes. It may say so many times."""
+        """Note that the transport is full. May be called repeatedly."""
         self.paused = True
 
     def resume(self) -> int:
-        """The transport has nothing left. Returns how many lines were dropped since `pause`."""
+        """Note that the transport is empty. Returns the lines dropped since `pause`."""
         lines, self._lines = self._lines, 0
         self.paused = self._dropping = False
         self.waiting = 0
@@ -104,17 +103,17 @@ class SendBuffer:
 TRY_AGAIN_LATER = 1013
 
 _LINES = (CONSOLE_OUTPUT, INSTALL_OUTPUT)
-_UNFORESEEN = "an unexpected error was encountered while handling this request"
+_UNEXPECTED = "an unexpected error was encountered while handling this request"
 
 
 @attrs.frozen
 class ClientContext:
-    """What every client has around it.
+    """The collaborators of every client.
 
-    `now` tells the seconds since the epoch, `log_count` is the number of lines for `send logs`.
+    `now` returns the seconds since the epoch, `log_count` is the number of lines for `send logs`.
     """
 
-    reactor: Any
+    reactor: IReactorTime
     now: Callable[[], float]
     bus: EventBus
     transfers: RecentTransfers
@@ -125,8 +124,8 @@ class ClientContext:
 class ConsoleClient:
     """A browser that watches the server with the UUID `uuid`.
 
-    `server` is None when that has left this node. `leave` is called when the browser is gone, or
-    is to go.
+    `server` is None when that has left this node. `on_leave` is called when the connection is
+    lost, or evicted.
     """
 
     _log = Logger()
@@ -136,82 +135,82 @@ class ConsoleClient:
         uuid: str,
         server: Server | None,
         session: Session,
-        surroundings: ClientContext,
-        leave: Callable[[ConsoleClient], None],
+        context: ClientContext,
+        on_leave: Callable[[ConsoleClient], None],
     ) -> None:
         self._uuid = uuid
         self._server = server
         self._session = session
-        self._around = surroundings
-        self._leave = leave
-        self._outbox = SendBuffer()
-        self._wire: ConsoleProtocol | None = None
-        self._looks = LoopingCall(self._look)
-        self._looks.clock = surroundings.reactor
+        self._context = context
+        self._on_leave = on_leave
+        self._buffer = SendBuffer()
+        self._protocol: ConsoleProtocol | None = None
+        self._checks = LoopingCall(self._check)
+        self._checks.clock = context.reactor
         self._unsubscribe: Callable[[], None] | None = None
 
     @property
     def admitted(self) -> bool:
-        """Whether it has shown a good token."""
+        """Whether it has authenticated."""
         return self._session.admitted
 
-    def make_way(self) -> None:
-        """Go, since others want its place; that is free at once."""
+    def evict(self) -> None:
+        """Close the connection in favour of a new one."""
         self._close(TRY_AGAIN_LATER, "too many WebSockets wait for a token")
-        self._leave(self)
+        self._on_leave(self)
 
-    # What its connection calls
+    # Called by the protocol
 
     @property
     def paused(self) -> bool:
-        """Whether it reads too slowly right now."""
-        return self._outbox.paused
+        """Whether the browser reads too slowly at present."""
+        return self._buffer.paused
 
-    def opened(self, wire: ConsoleProtocol) -> None:
-        """It is there."""
-        self._wire = wire
-        wire.transport.registerProducer(self, True)
-        self._unsubscribe = self._around.bus.subscribe(self._uuid, self._happened)
-        self._looks.start(LOOK_EVERY, now=False)
+    def opened(self, protocol: ConsoleProtocol) -> None:
+        """Start watching the server."""
+        self._protocol = protocol
+        protocol.transport.registerProducer(self, True)
+        self._unsubscribe = self._context.bus.subscribe(self._uuid, self._on_event)
+        self._checks.start(CHECK_INTERVAL, now=False)
 
     def message(self, payload: bytes) -> None:
-        """It sent something; what comes after its connection was closed here is not obeyed."""
-        if self._wire is not None:
-            self._take(self._session.receive(payload, self._now()))
+        """Handle a message, unless the connection has been closed here."""
+        if self._protocol is not None:
+            self._perform(self._session.receive(payload, self._now()))
 
     def closed(self) -> None:
-        """It is gone. What it asked for goes on."""
+        """Stop watching the server. Requests of the browser continue."""
         self._stop_watching()
-        self._leave(self)
+        self._on_leave(self)
 
-    # What its transport calls
+    # Called by the transport
 
     def pauseProducing(self) -> None:
-        """It reads too slowly."""
-        self._outbox.pause()
+        """Note that the browser reads too slowly."""
+        self._buffer.pause()
 
     def resumeProducing(self) -> None:
-        """It has read everything."""
-        lines = self._outbox.resume()
+        """Note that the browser has read everything; tell it the number of dropped lines."""
+        lines = self._buffer.resume()
         if lines:
             text = f"{lines} lines are missing here: they came faster than this browser read them."
             self._send(Message(DAEMON_MESSAGE, (text,)))
 
     def stopProducing(self) -> None:
-        """Part of the interface; `closed` is called as well."""
+        """Do nothing: `closed` is called as well."""
 
-    # What it comes down to
+    # Steps of the session
 
     def _now(self) -> float:
-        return self._around.now()
+        return self._context.now()
 
-    def _look(self) -> None:
-        self._take(self._session.look(self._now()))
+    def _check(self) -> None:
+        self._perform(self._session.check(self._now()))
 
-    def _happened(self, event: Event) -> None:
-        self._take(self._session.event(event.name, event.args, self._now()))
+    def _on_event(self, event: Event) -> None:
+        self._perform(self._session.event(event.name, event.args, self._now()))
 
-    def _take(self, steps: list[Step]) -> None:
+    def _perform(self, steps: list[Step]) -> None:
         for step in steps:
             if isinstance(step, Message):
                 self._send(step)
@@ -221,55 +220,53 @@ class ConsoleClient:
                 Deferred.fromCoroutine(self._serve(step))
 
     def _send(self, message: Message) -> None:
-        if self._wire is None:
+        if self._protocol is None:
             return
         payload = message.encode()
         line = message.event in _LINES
         droppable = line or message.event == STATS
-        fate = self._outbox.fate(len(payload), droppable=droppable, line=line)
-        if fate is SendDecision.SEND:
-            self._wire.send(payload)
-        elif fate is SendDecision.GIVE_UP:
-            self._log.warn(
-                "{server}: a browser that reads nothing is sent away", server=self._uuid
-            )
+        decision = self._buffer.decide(len(payload), droppable=droppable, line=line)
+        if decision is SendDecision.SEND:
+            self._protocol.send(payload)
+        elif decision is SendDecision.CLOSE:
+            self._log.warn("{server}: closing the WebSocket of a slow browser", server=self._uuid)
             self._close(TRY_AGAIN_LATER, "this browser reads too slowly")
 
     def _close(self, code: int, reason: str) -> None:
-        wire = self._wire
+        protocol = self._protocol
         self._stop_watching()
-        if wire is not None:
-            wire.end(code, reason)
+        if protocol is not None:
+            protocol.close_with(code, reason)
 
     def _stop_watching(self) -> None:
-        self._wire = None
-        if self._looks.running:
-            self._looks.stop()
+        self._protocol = None
+        if self._checks.running:
+            self._checks.stop()
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
 
     async def _serve(self, step: ChangePower | Command | SendLogs) -> None:
         if self._server is None:
-            return  # Its session asks for nothing.
+            return  # Its session requests nothing.
         try:
-            await self._ask(self._server, step)
+            await self._request(self._server, step)
         except WingsdError as error:
             self._send(self._session.failure(error))
         except Exception:
             self._log.failure("{server}: {step} failed", server=self._uuid, step=step)
-            self._send(Message(DAEMON_ERROR, (_UNFORESEEN, WingsdError.code)))
+            self._send(Message(DAEMON_ERROR, (_UNEXPECTED, WingsdError.code)))
 
-    async def _ask(self, server: Server, step: ChangePower | Command | SendLogs) -> None:
+    async def _request(self, server: Server, step: ChangePower | Command | SendLogs) -> None:
         match step:
             case ChangePower(action, user):
                 self._log.info(
-                    "{server}: {action}, asked for by user {user}",
+                    "{server}: {action} requested by user {user}",
                     server=self._uuid,
                     action=action,
                     user=user,
                 )
-                # A person sees that another action is under way, and need not wait for it.
+                # The browser shows that another action is under way, and does not wait for it.
                 await server.power(PowerAction(action), wait_seconds=0)
             case Command(line):
                 await server.command(line)
@@ -277,12 +274,12 @@ class ConsoleClient:
                 await self._send_lines(server, transfer=transfer)
 
     async def _send_lines(self, server: Server, *, transfer: bool) -> None:
-        transfers = self._around.transfers
-        # What is told from here on is sent as it comes.
-        told = transfers.lines(self._uuid) if transfer else []
-        # The Panel's page connects again in the middle of a transfer, and has the console still.
+        transfers = self._context.transfers
+        # Later lines are sent as events.
+        sent_earlier = transfers.lines(self._uuid) if transfer else []
+        # The Panel's page connects again during a transfer, and has the console's lines already.
         if not (transfer and transfers.is_under_way(self._uuid)):
-            for line in await server.logs(self._around.log_count):
+            for line in await server.logs(self._context.log_count):
                 self._send(Message(CONSOLE_OUTPUT, (line,)))
-        for line in told:
+        for line in sent_earlier:
             self._send(Message(TRANSFER_LOGS, (line,)))

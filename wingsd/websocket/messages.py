@@ -1,4 +1,4 @@
-"""The messages of a browser's WebSocket, and how many of each may come.
+"""The messages of a browser's WebSocket, and their rate limits.
 
 Their form and names are those of the Panel's page, and of Wings.
 """
@@ -28,13 +28,13 @@ __all__ = [
     "RateLimit",
 ]
 
-# What browsers send.
+# Sent by browsers.
 AUTH = "auth"
 SET_STATE = "set state"
 SEND_COMMAND = "send command"
 SEND_LOGS = "send logs"
 SEND_STATS = "send stats"
-# What they are answered, beside the events of the server (`wingsd.events`).
+# Sent to browsers, beside the events of the server (`wingsd.events`).
 AUTH_SUCCESS = "auth success"
 JWT_ERROR = "jwt error"
 DAEMON_ERROR = "daemon error"
@@ -52,17 +52,17 @@ class Message:
 
     @property
     def text(self) -> str:
-        """All its texts as one, which is how a browser's are read."""
+        """All arguments joined, as the arguments of a browser's message are read."""
         return "".join(self.args)
 
     def encode(self) -> bytes:
-        """Return its JSON, which any text can be part of."""
+        """Return the message as JSON; any text can be encoded."""
         text = json.dumps({"event": self.event, "args": self.args}, ensure_ascii=False)
         return text.encode("utf-8", "replace")
 
     @classmethod
     def decode(cls, payload: bytes) -> Message:
-        """Return what a browser sent. Raises `BadRequest`.
+        """Return the message that a browser sent. Raises `BadRequest`.
 
         The Panel's page sends `[null]` where it has no text to send.
         """
@@ -71,7 +71,7 @@ class Message:
         except (ValueError, RecursionError) as error:
             raise _not_a_message("it is not JSON") from error
         if not isinstance(data, dict) or not isinstance(data.get("event"), str):
-            raise _not_a_message('it has no "event" that is a text')
+            raise _not_a_message('its "event" is not a text')
         args = data.get("args") or []
         if not isinstance(args, list) or not all(isinstance(arg, str | None) for arg in args):
             raise _not_a_message('its "args" are not a list of texts')
@@ -91,18 +91,18 @@ _OTHERS = (4, 1.0)
 
 
 class RateLimit:
-    """Lets `burst` pass at once, and then `rate` per second."""
+    """A token bucket: `burst` messages at once, and then `rate` per second."""
 
     def __init__(self, burst: int, rate: float) -> None:
         self._burst = burst
         self._rate = rate
         self._left = float(burst)
         self._at: float | None = None
-        #: Whether the last one was refused.
+        #: Whether the last message was refused.
         self.refusing = False
 
     def allows(self, now: float) -> bool:
-        """Count one at the time `now` (seconds), and return whether it may pass."""
+        """Count a message at the time `now` (seconds), and return whether it may pass."""
         passed = 0.0 if self._at is None else max(now - self._at, 0.0)
         self._left = min(self._left + passed * self._rate, self._burst)
         self._at = now
@@ -113,7 +113,7 @@ class RateLimit:
 
 
 class MessageRateLimits:
-    """The meters of one browser."""
+    """The rate limits of one browser."""
 
     def __init__(self) -> None:
         self._all = RateLimit(*ALL_MESSAGES)
@@ -125,15 +125,15 @@ class MessageRateLimits:
         return _refusal(self._all, "global", now)
 
     def refuse(self, event: str, now: float) -> str | None:
-        """Count a message; None lets it pass, a text throws it away.
+        """Count a message; return None to pass it, or a text to drop it.
 
-        The text is what the browser is told is too much; it is empty when it knows already.
+        The text names the limit for the browser; it is empty when that was sent already.
         """
         return _refusal(self._each.get(event, self._others), event, now)
 
 
-def _refusal(meter: RateLimit, what: str, now: float) -> str | None:
-    known = meter.refusing
-    if meter.allows(now):
+def _refusal(limit: RateLimit, name: str, now: float) -> str | None:
+    known = limit.refusing
+    if limit.allows(now):
         return None
-    return "" if known else what
+    return "" if known else name

@@ -1,7 +1,7 @@
-"""The WebSocket's own protocol, which autobahn speaks: one connection on a channel of the site.
+"""The WebSocket protocol of one connection, by autobahn, on a channel of the site.
 
-What autobahn leaves open is bounded here: the size of messages, how many frames may come, and
-that pings are not answered to somebody who does not read.
+Limits that autobahn does not set: the size of messages, the rate of frames, and no pong to a
+client that does not read.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
 from wingsd.errors import WingsdError
+from wingsd.util.reactor import Reactor
 from wingsd.websocket.messages import RateLimit
 
-__all__ = ["ConsoleProtocol", "MessageReceiver", "wire_factory"]
+__all__ = ["ConsoleProtocol", "MessageReceiver", "protocol_factory"]
 
-#: Bytes of a message of a browser's; Pelican's Wings has the same.
+#: Bytes of a browser's message; the figure of Pelican's Wings.
 MESSAGE_MAX = 4096
-#: Frames at once, and then per second: more than any page sends, so whoever does is sent away.
-#: Frames count, not messages: pings and the pieces of a message cost as much.
+#: Frames at once, and then per second: more than any page sends; a client beyond it is closed.
+#: Frames count, not messages: pings and fragments cost as much.
 FRAMES = (200, 50.0)
-#: The same before a token was shown: a page sends nothing but that.
+#: The same before authentication: a page sends nothing but its token.
 FRAMES_WITHOUT_TOKEN = (10, 1.0)
-#: Seconds from ping to ping, and for an answer: nobody who is gone is kept for longer than both.
-PING_EVERY = 30
-PONG_WITHIN = 50
-#: Seconds for a browser to take part in closing the connection. Autobahn cuts off fractions.
-CLOSE_WITHIN = 2
+#: Seconds between pings, and until the pong: a lost connection is closed after their sum.
+PING_INTERVAL = 30
+PONG_TIMEOUT = 50
+#: Seconds for the closing handshake. Autobahn takes whole seconds.
+CLOSE_TIMEOUT = 2
 
 POLICY_VIOLATION = 1008
 # Not 1001, "going away": on that, the Panel's page would not come back by itself.
@@ -49,31 +50,31 @@ class InvalidHandshake(WingsdError):
 
 
 class MessageReceiver(Protocol):
-    """What takes the messages of a connection."""
+    """The receiver of a connection's messages."""
 
     @property
     def admitted(self) -> bool:
-        """Whether the browser has shown a token."""
+        """Whether the browser has authenticated."""
 
     @property
     def paused(self) -> bool:
-        """Whether the browser reads too slowly right now."""
+        """Whether the browser reads too slowly at present."""
 
-    def opened(self, wire: ConsoleProtocol) -> None:
-        """The connection can be used."""
+    def opened(self, protocol: ConsoleProtocol) -> None:
+        """Use the connection: the handshake is over."""
 
     def message(self, payload: bytes) -> None:
-        """The browser sent this text, in UTF-8."""
+        """Take a text, in UTF-8."""
 
     def closed(self) -> None:
-        """The connection is gone, or never could be used."""
+        """Stop: the connection is lost, or the handshake has failed."""
 
 
 class ConsoleProtocol(WebSocketServerProtocol):
-    """A connection."""
+    """The server's side of one WebSocket."""
 
     transport: Any  # the site's channel
-    # Autobahn's own lines about connections that end do not say which server they are about.
+    # Autobahn's log lines do not name the server.
     log = make_logger(level="critical")
 
     def __init__(self, receiver: MessageReceiver, factory: WebSocketServerFactory) -> None:
@@ -90,7 +91,7 @@ class ConsoleProtocol(WebSocketServerProtocol):
             # Not sendMessage(), which holds what is sent to the limit of what is received.
             self.sendPreparedMessage(self.factory.prepareMessage(payload))
 
-    def end(self, code: int, reason: str) -> None:
+    def close_with(self, code: int, reason: str) -> None:
         """Close the connection with a code of RFC 6455 and at most 123 bytes of a reason."""
         if self.state == self.STATE_OPEN:
             self.sendCloseFrame(code, reason.encode())
@@ -98,68 +99,68 @@ class ConsoleProtocol(WebSocketServerProtocol):
             self.dropConnection()
 
     def go_away(self) -> None:
-        """Close it since the daemon ends."""
-        self.end(SERVICE_RESTART, "this node is shutting down")
+        """Close the connection since the daemon stops."""
+        self.close_with(SERVICE_RESTART, "this node is shutting down")
 
-    # What the channel calls
+    # Called by the channel
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what has arrived; of one that floods, nothing more."""
+        """Take received bytes, until the rate limit is exceeded."""
         if not self._flooded:
             super().dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is gone."""
+        """Notify the receiver."""
         super().connectionLost(reason)
         self._receiver.closed()
 
-    # What autobahn calls
+    # Called by autobahn
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
-        """Refuse a handshake, in JSON as everything is refused here."""
+        """Refuse a handshake, in JSON like every refusal."""
         self.transport.refuse(InvalidHandshake(reason, code))
 
     def onOpen(self) -> None:
-        """The handshake is over."""
+        """Notify the receiver: the handshake is over."""
         self._receiver.opened(self)
 
     def onMessageFrameBegin(self, length: int) -> None:
-        """Take the beginning of a frame with a message, or a part of one, of `length` bytes."""
+        """Count a frame of a message."""
         super().onMessageFrameBegin(length)
         self._count()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """Take a message. The page sends none that is binary, so it goes the way of nonsense."""
+        """Pass a message on. A binary one, which the page never sends, becomes an invalid one."""
         if not self._flooded:
             self._receiver.message(b"" if isBinary else payload)
 
     def onPing(self, payload: bytes) -> None:
-        """Answer, unless the answers pile up."""
+        """Send a pong, unless the client reads too slowly."""
         self._count()
         if not self._receiver.paused:
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
-        """Take an answer, or what looks like one."""
+        """Count a pong."""
         self._count()
 
     def _count(self) -> None:
-        meter = self._frames if self._receiver.admitted else self._frames_without_token
-        if not self._flooded and not meter.allows(self.factory.reactor.seconds()):
+        limit = self._frames if self._receiver.admitted else self._frames_without_token
+        if not self._flooded and not limit.allows(self.factory.reactor.seconds()):
             self._flooded = True
-            self.end(POLICY_VIOLATION, "too many messages")
+            self.close_with(POLICY_VIOLATION, "too many messages")
 
 
-def wire_factory(reactor: Any) -> WebSocketServerFactory:
-    """Return what wires have in common. Nothing is compressed, unless it is asked for."""
+def protocol_factory(reactor: Reactor) -> WebSocketServerFactory:
+    """Return the factory of all connections, without compression."""
     factory = WebSocketServerFactory(reactor=reactor, server="")
     factory.setProtocolOptions(
         webStatus=False,
         maxFramePayloadSize=MESSAGE_MAX,
         maxMessagePayloadSize=MESSAGE_MAX,
         failByDrop=False,
-        closeHandshakeTimeout=CLOSE_WITHIN,
-        autoPingInterval=PING_EVERY,
-        autoPingTimeout=PONG_WITHIN,
+        closeHandshakeTimeout=CLOSE_TIMEOUT,
+        autoPingInterval=PING_INTERVAL,
+        autoPingTimeout=PONG_TIMEOUT,
     )
     return factory

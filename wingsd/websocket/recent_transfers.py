@@ -1,24 +1,23 @@
-"""Transfers as browsers that connect late must see them: the lines so far, and how they ended.
+"""The log lines and final states of recent transfers, for browsers that connect late.
 
 A Panel's page closes its WebSocket on most states of a transfer and opens another one. It would
-lose what is sent in between. Without the end of a transfer it would show for ever that the server
-is being transferred.
+miss messages in between, and without the final state it would show the transfer for ever.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import attrs
+from twisted.internet.interfaces import IReactorTime
 
 from wingsd.events import TRANSFER_LOGS, TRANSFER_STATUS, Event, EventBus
 from wingsd.servers.console import Console
 
 __all__ = ["COMPLETED", "FAILED", "PENDING", "RecentTransfers"]
 
-#: States of a transfer, as pages know them: it has begun, and its two ends.
+#: States of a transfer in the Panel's page: its begin, and its two ends.
 PENDING = "pending"
 COMPLETED = "completed"
 FAILED = "failed"
@@ -26,16 +25,16 @@ FAILED = "failed"
 #: Seconds for which an ended transfer is kept, and how many of them are kept at most.
 KEPT_SECONDS = 60.0
 ENDED_MAX = 100
-#: How often the end of a transfer is sent again to one user.
+#: How often the final state is sent again to one user.
 REPEATS_MAX = 3
-#: Seconds after the end in which a token may have been issued for which it is sent again. A page
-#: that has a later one has asked the Panel since. Some Panels date tokens in whole seconds.
+#: Seconds after the end: a browser whose token was issued later gets no final state, as its page
+#: has asked the Panel since. Some Panels date tokens in whole seconds.
 ISSUED_WITHIN = 1.0
 
 
 @attrs.define(eq=False)
 class _Transfer:
-    """The last lines of a transfer and, when it has ended, its last state and the time of that."""
+    """The last lines of a transfer and, when it has ended, its final state and the time."""
 
     lines: Console
     end: str = ""
@@ -44,20 +43,20 @@ class _Transfer:
 
 
 class RecentTransfers:
-    """The transfers that are under way on this node, and those that ended within a minute.
+    """The transfers of this node that are under way, or have ended within a minute.
 
-    They are what `bus` publishes. `now` returns the seconds since the epoch, the clock of tokens.
-    Of each transfer at most `lines_max` lines are kept.
+    They are read from the events of `bus`. `now` returns seconds since the epoch, as in tokens. Of
+    each transfer at most `lines_max` lines are kept.
     """
 
     def __init__(
-        self, bus: EventBus, reactor: Any, now: Callable[[], float], lines_max: int
+        self, bus: EventBus, reactor: IReactorTime, now: Callable[[], float], lines_max: int
     ) -> None:
         self._reactor = reactor
         self._now = now
         self._lines_max = lines_max
         self._under_way: dict[str, _Transfer] = {}
-        # The one that ended first is the first.
+        # In the order of their ends.
         self._ended: dict[str, _Transfer] = {}
         bus.subscribe_to_all(self._take)
 
@@ -76,15 +75,15 @@ class RecentTransfers:
         return transfer is not None and transfer.end == COMPLETED
 
     def repeat(self, server: str, user: str, issued: float, *, is_here: bool) -> str:
-        """Return the state that a user's browser may have missed; empty when there is none.
+        """Return the final state that a user's browser may have missed; empty when there is none.
 
-        It is `failed` where the server `is_here`, and `completed` where it is not any more. The
-        browser's token was `issued` then, in seconds since the epoch. Each call counts.
+        It is `failed` where the server `is_here`, else `completed`. `issued` is the time of the
+        browser's token, in seconds since the epoch. Each call counts as a repetition.
         """
         transfer = self._ended.get(server)
         if transfer is None or transfer.end != (FAILED if is_here else COMPLETED):
             return ""
-        # Else a page would be made to connect again and again.
+        # Else a page would connect again and again.
         if issued > transfer.ended + ISSUED_WITHIN or transfer.repeats[user] >= REPEATS_MAX:
             return ""
         transfer.repeats[user] += 1
@@ -94,7 +93,7 @@ class RecentTransfers:
         if event.name == TRANSFER_STATUS:
             self._enter(event.server, *event.args)
         elif event.name == TRANSFER_LOGS:
-            # Without a transfer there is nothing whose end would let go of the line.
+            # Without a transfer, no end would ever discard the line.
             transfer = self._under_way.get(event.server) or self._ended.get(event.server)
             if transfer is not None:
                 transfer.lines.add(*event.args)

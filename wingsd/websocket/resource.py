@@ -1,4 +1,4 @@
-"""`GET /api/servers/{uuid}/ws`: who may open a WebSocket, and its way from HTTP to there."""
+"""`GET /api/servers/{uuid}/ws`: opens the console WebSocket of a server."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from wingsd.http.errors import MethodNotAllowed, UpgradeRequired, error_json
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NotFound
 from wingsd.servers.server import Server
+from wingsd.util.reactor import Reactor
 from wingsd.websocket.client import ClientContext, ConsoleClient
 from wingsd.websocket.recent_transfers import RecentTransfers
 from wingsd.websocket.session import Session
@@ -28,11 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ConsoleSocket", "ConsoleSockets"]
 
-#: WebSockets of one server at a time; Pelican's Wings has the same.
+#: WebSockets of one server at a time; the figure of Pelican's Wings.
 SOCKETS_MAX = 30
 
-# All that the handshake is about. Autobahn reads it once more; where the request was for and whom
-# it came from has been judged already.
+# The headers of the handshake, which autobahn parses again; path and origin are checked already.
 _HANDSHAKE = (b"Host", b"Upgrade", b"Connection", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version")
 
 
@@ -45,7 +45,7 @@ class TooManyWebSockets(BadRequest):
 class ConsoleSockets:
     """The WebSockets of all servers of this node.
 
-    `denied` are the tokens taken back, `now` tells the seconds since the epoch.
+    `denied` are the revoked tokens, `now` returns the seconds since the epoch.
     """
 
     _log = Logger()
@@ -55,17 +55,17 @@ class ConsoleSockets:
         config: Config,
         bus: EventBus,
         denied: DenyList,
-        reactor: Any,
+        reactor: Reactor,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._denied = denied
         log_count = config.system.websocket_log_count
         self._transfers = RecentTransfers(bus, reactor, now, log_count)
-        self._around = ClientContext(reactor, now, bus, self._transfers, log_count)
+        self._context = ClientContext(reactor, now, bus, self._transfers, log_count)
         self._reactor = reactor
-        self._wires: WebSocketServerFactory | None = None
-        # The oldest first.
+        self._protocols: WebSocketServerFactory | None = None
+        # In the order of their connections.
         self._clients: dict[str, dict[ConsoleClient, None]] = {}
 
     def resource(self, server: Server) -> ConsoleSocket:
@@ -75,24 +75,24 @@ class ConsoleSockets:
     def resource_of_moved(self, server: str) -> ConsoleSocket | None:
         """Return the resource of a server with this UUID that has left this node.
 
-        Pages that missed the end of its transfer learn it there. None when it is not known to have
-        moved, or when that is more than a minute ago.
+        It sends the final state of the transfer to pages that missed it. None when the server is
+        not known to have moved, or when that is more than a minute ago.
         """
         return ConsoleSocket(server, None, self) if self._transfers.has_moved(server) else None
 
     def count(self, server: str) -> int:
-        """Return how many are open for the server with this UUID."""
+        """Return the number of open WebSockets of the server with this UUID."""
         return len(self._clients.get(server, ()))
 
     def admit(self, uuid: str, server: Server | None, request: StreamingRequest) -> None:
-        """Hand the request's connection over; `server` is None when it has left this node.
+        """Upgrade the request's connection; `server` is None when it has left this node.
 
         Raises `Forbidden`, `BadRequest`.
         """
         origin = request.header("Origin")
         if not self._config.allows_origin(origin):
             self._log.warn(
-                "{server}: a WebSocket from {peer} is refused: its page is of {origin!r}",
+                "{server}: WebSocket from {peer} refused: origin {origin!r} is not allowed",
                 server=uuid,
                 peer=request.peer,
                 origin=origin,
@@ -102,20 +102,20 @@ class ConsoleSockets:
                 "its origin is neither the Panel's nor one of `allowed_origins`",
             )
         if self.count(uuid) >= SOCKETS_MAX:
-            self._make_room(uuid)
+            self._evict_one(uuid)
         # Here, since autobahn takes 6 MiB, which a node without an open console saves.
-        from wingsd.websocket.protocol import ConsoleProtocol, wire_factory  # noqa: PLC0415
+        from wingsd.websocket.protocol import ConsoleProtocol, protocol_factory  # noqa: PLC0415
 
-        if self._wires is None:
-            self._wires = wire_factory(self._reactor)
-        wire = ConsoleProtocol(self._client(uuid, server), self._wires)
-        request.channel.upgrade(wire, _opening(request))
+        if self._protocols is None:
+            self._protocols = protocol_factory(self._reactor)
+        protocol = ConsoleProtocol(self._client(uuid, server), self._protocols)
+        request.channel.upgrade(protocol, _opening(request))
 
-    def _make_room(self, server: str) -> None:
-        """Send the oldest away that has shown no token: whoever guards its place must have one."""
+    def _evict_one(self, server: str) -> None:
+        """Evict the oldest unauthenticated browser. Raises `BadRequest` if there is none."""
         for client in tuple(self._clients[server]):
             if not client.admitted:
-                client.make_way()
+                client.evict()
                 return
         limit = f"there are {SOCKETS_MAX} for this server; close some of its consoles"
         raise TooManyWebSockets("Too many open websocket connections.", limit)
@@ -132,12 +132,12 @@ class ConsoleSockets:
         )
         clients = self._clients.setdefault(uuid, {})
 
-        def leave(client: ConsoleClient) -> None:
+        def on_leave(client: ConsoleClient) -> None:
             clients.pop(client, None)
             if not clients and self._clients.get(uuid) is clients:
                 del self._clients[uuid]
 
-        client = ConsoleClient(uuid, server, session, self._around, leave)
+        client = ConsoleClient(uuid, server, session, self._context, on_leave)
         clients[client] = None
         return client
 
@@ -172,11 +172,11 @@ class ConsoleSocket(Resource):
         self._sockets = sockets
 
     def getChild(self, path: bytes, request: IRequest) -> Resource:
-        """There is nothing below."""
+        """Return 404 for any path below."""
         return NotFound()
 
     def render(self, request: Any) -> int:
-        """Open a WebSocket, or say why not."""
+        """Open a WebSocket, or answer with the reason of a refusal."""
         if request.method != b"GET":
             refusal: WingsdError = MethodNotAllowed("this is a WebSocket", "open it with GET")
             request.answer(refusal.status, error_json(refusal), {"Allow": "GET"})

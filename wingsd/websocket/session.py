@@ -1,9 +1,9 @@
-"""What a browser may see and do, and what it is answered: the rules of a console's WebSocket.
+"""The session of a console's WebSocket: authentication, permissions and answers.
 
-Pure: messages and events come in, steps to take come out; the time, in seconds since the epoch,
-is handed in. The rules are those that the Panel's page counts on and Wings follows, but for three
-of our own: a browser without a permission is told so, one whose token lapsed is greeted anew with
-the next, and one that shows no token at all is sent away.
+Pure: messages, events and the time (seconds since the epoch) in, steps out. The rules are those of
+the Panel's page and of Wings, with three additions: a missing permission is an error message, a
+new token after an expired one gets the initial messages again, and a browser that does not
+authenticate is closed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from wingsd.websocket.messages import (
 )
 
 __all__ = [
-    "LOOK_EVERY",
+    "CHECK_INTERVAL",
     "ChangePower",
     "Close",
     "Command",
@@ -58,17 +58,17 @@ __all__ = [
     "Step",
 ]
 
-#: Seconds between two calls of `Session.look`.
-LOOK_EVERY = 30.0
-#: Seconds before its end at which a token is called expiring.
+#: Seconds between two calls of `Session.check`.
+CHECK_INTERVAL = 30.0
+#: Seconds before its end at which a token is reported as expiring.
 EXPIRING = 60.0
-#: Looks after which a browser must have shown a token.
-LOOKS_WITHOUT_TOKEN = 2
+#: Checks until which a browser must have authenticated.
+CHECKS_WITHOUT_TOKEN = 2
 
 GOING_AWAY = 1001
 POLICY_VIOLATION = 1008
 
-# The Panel's page looks for these words and then asks for another token; see tokens.EXPIRED.
+# On this text the Panel's page requests another token; see tokens.EXPIRED.
 _DENIED = "jwt: created too far in past (denylist)"
 
 _POWER = {
@@ -77,11 +77,11 @@ _POWER = {
     "restart": "control.restart",
     "kill": "control.stop",
 }
-_SHOWN_WITH = {
+_EVENT_PERMISSIONS = {
     TRANSFER_LOGS: "admin.websocket.transfer",
     INSTALL_OUTPUT: "admin.websocket.install",
 }
-# The Panel's page connects again on this one and on `processing`, which follows: once is enough.
+# The Panel's page connects again on this one and on `processing`, which follows: one is enough.
 _NOT_SENT = (TRANSFER_STATUS, ("pending",))
 _GONE = "the server is not on this node any more"
 
@@ -100,7 +100,7 @@ class ServerMoved(Conflict):
 
 @attrs.frozen
 class ChangePower:
-    """Have the server do this: start, stop, restart or kill. `user` is who asks."""
+    """Run a power action (start, stop, restart, kill) for the user with this UUID."""
 
     action: str
     user: str
@@ -115,7 +115,7 @@ class Command:
 
 @attrs.frozen
 class SendLogs:
-    """Send the last lines of the console; with `transfer` those of the transfer as well."""
+    """Send the last lines of the console, with `transfer` also those of the transfer."""
 
     transfer: bool = False
 
@@ -136,19 +136,20 @@ class LastTransfer(Protocol):
 
     @property
     def has_moved(self) -> bool:
-        """Whether it has just taken the server to another node."""
+        """Whether it has moved the server to another node within a minute."""
 
     def repeat(self, user: str, issued: float) -> str:
-        """Return the state to send to a user once more, empty for none.
+        """Return the final state to send to a user again, empty for none.
 
-        Their token was `issued` then, in seconds since the epoch.
+        `issued` is the time of the user's token, in seconds since the epoch.
         """
 
 
 class Session:
-    """One browser's. `key` is the node's `token`; `status` and `stats` tell the server's.
+    """The session of one browser.
 
-    When the server `has_left`, the browser is sent the end of its `transfer` and nothing else.
+    `key` is the node's `token`; `status` and `stats` return those of the server. When the server
+    `has_left`, only the final state of its `transfer` is sent.
     """
 
     def __init__(
@@ -169,97 +170,97 @@ class Session:
         self._stats = stats
         self._transfer = transfer
         self._has_left = has_left
-        self._meters = MessageRateLimits()
+        self._limits = MessageRateLimits()
         self._token: ConsoleToken | None = None
-        self._told = ""
-        self._looks = 0
+        self._notified = ""
+        self._checks = 0
 
     @property
     def admitted(self) -> bool:
-        """Whether a good token has been shown."""
+        """Whether a valid token has been received."""
         return self._token is not None
 
-    # What comes in
+    # Input
 
     def receive(self, payload: bytes, now: float) -> list[Step]:
-        """Take a message of the browser's."""
-        excess = self._meters.refuse_any(now)
+        """Handle a message of the browser."""
+        excess = self._limits.refuse_any(now)
         if excess is not None:
             return _throttled(excess)
         try:
             message = Message.decode(payload)
-            excess = self._meters.refuse(message.event, now)
-            return self._obey(message, now) if excess is None else _throttled(excess)
+            excess = self._limits.refuse(message.event, now)
+            return self._handle(message, now) if excess is None else _throttled(excess)
         except Unauthorized as error:
             return [Message(JWT_ERROR, (str(error), error.code))]
         except WingsdError as error:
             return [self.failure(error)]
 
     def event(self, name: str, args: tuple[str, ...], now: float) -> list[Step]:
-        """Take an event of the server's."""
+        """Handle an event of the server."""
         if self._has_left:
             return []
         steps: list[Step] = []
         if self._token is not None:
-            lapse = self._lapse(now)
-            if lapse:
-                steps += self._tell_once(lapse)
+            reason = self._invalid_reason(now)
+            if reason:
+                steps += self._notify_once(reason)
             elif (name, args) != _NOT_SENT and self._may_see(self._token, name):
                 steps.append(Message(name, args))
         if name == DELETED:
-            # One whose token is still on its way has not seen how the transfer ended.
+            # A browser that has not yet authenticated has not got the final state.
             self._has_left = self._token is None and self._has_moved
             if not self._has_left:
                 steps.append(Close(GOING_AWAY, _GONE))
         return steps
 
-    def look(self, now: float) -> list[Step]:
-        """See whether the token still holds; to be called every `LOOK_EVERY` seconds."""
+    def check(self, now: float) -> list[Step]:
+        """Check the token for expiry; to be called every `CHECK_INTERVAL` seconds."""
         if self._has_left:
             return [Close(GOING_AWAY, _GONE)]
         if self._token is None:
-            self._looks += 1
-            if self._looks < LOOKS_WITHOUT_TOKEN:
+            self._checks += 1
+            if self._checks < CHECKS_WITHOUT_TOKEN:
                 return []
-            return [Close(POLICY_VIOLATION, "no good token was sent")]
-        lapse = self._lapse(now)
-        if lapse == EXPIRED:
-            self._told = ""  # Told at every look, for the page that got no other token so far.
-        if not lapse and self._token.expires - now <= EXPIRING:
-            lapse = TOKEN_EXPIRING
-        return self._tell_once(lapse) if lapse else []
+            return [Close(POLICY_VIOLATION, "no valid token was sent")]
+        reason = self._invalid_reason(now)
+        if reason == EXPIRED:
+            self._notified = ""  # Sent at every check, for a page that has got no other token.
+        if not reason and self._token.expires - now <= EXPIRING:
+            reason = TOKEN_EXPIRING
+        return self._notify_once(reason) if reason else []
 
     def failure(self, error: WingsdError) -> Message:
-        """Return what is said of something that could not be done.
+        """Return the message for a failed request.
 
-        Details of what failed on this node are for administrators; who asked for something that
-        cannot be is told what to do.
+        Details of a failure on this node are for administrators; those of an invalid request are
+        for its sender.
         """
         theirs = error.status < 500 or isinstance(error, ServerNotRunning)  # noqa: PLR2004
         allowed = self._token is not None and self._token.allows("admin.websocket.errors")
         text = str(error) if theirs or allowed else error.message
         return Message(DAEMON_ERROR, (text, error.code))
 
-    # How it is judged
+    # Rules
 
-    def _obey(self, message: Message, now: float) -> list[Step]:
+    def _handle(self, message: Message, now: float) -> list[Step]:
         if message.event == AUTH:
             return self._authenticate(message.text, now)
-        lapse = self._lapse(now)
-        if self._token is None or lapse:
-            raise TokenInvalid(lapse)
+        reason = self._invalid_reason(now)
+        if self._token is None or reason:
+            raise TokenInvalid(reason)
         if self._has_left:
             return _refuse(message)
         if message.event == SET_STATE:
             return [self._power(self._token, message.text)]
         if message.event == SEND_COMMAND:
-            _demand(self._token, "control.console")
+            _require(self._token, "control.console")
             return [Command(message.text)]
         if message.event == SEND_LOGS:
             return [SendLogs(self._may_see(self._token, TRANSFER_LOGS))]
         if message.event == SEND_STATS:
             return [Message(STATS, (self._stats(),))]
-        raise BadRequest(f"this node knows no message {message.event[:40]!r}")
+        raise BadRequest(f"unknown message {message.event[:40]!r}")
 
     def _authenticate(self, text: str, now: float) -> list[Step]:
         token = console_token(text, self._key)
@@ -271,12 +272,12 @@ class Session:
             raise TokenInvalid("jwt: server uuid mismatch", "the token is for another server")
         if not token.allows("websocket.connect"):
             raise TokenInvalid("jwt: missing connect permission")
-        # One that only renews its token knows the state already.
-        greeting = self._greeting(token) if self._lapse(now) else []
-        self._token, self._told = token, ""
-        return [Message(AUTH_SUCCESS), *greeting]
+        # A browser that only renews its token has the state already.
+        initial = self._initial_messages(token) if self._invalid_reason(now) else []
+        self._token, self._notified = token, ""
+        return [Message(AUTH_SUCCESS), *initial]
 
-    def _greeting(self, token: ConsoleToken) -> list[Step]:
+    def _initial_messages(self, token: ConsoleToken) -> list[Step]:
         state = self._transfer.repeat(token.user, token.issued) if self._transfer else ""
         end: list[Step] = [Message(TRANSFER_STATUS, (state,))] if state else []
         return end if self._has_left else [*self._state(), *end]
@@ -284,25 +285,25 @@ class Session:
     def _state(self) -> list[Step]:
         status = self._status()
         state: list[Step] = [Message(STATUS, (status,))]
-        # Of a server that runs they come by themselves.
+        # A running server publishes them every second.
         return [*state, Message(STATS, (self._stats(),))] if status == "offline" else state
 
     @property
     def _has_moved(self) -> bool:
         return self._transfer is not None and self._transfer.has_moved
 
-    def _lapse(self, now: float) -> str:
-        """Return why nothing may be seen or done now; empty when it may."""
+    def _invalid_reason(self, now: float) -> str:
+        """Return why the token is missing or invalid; empty when it is valid."""
         if self._token is None:
             return "jwt: no jwt present"
         if self._denied.refuses(self._token):
             return _DENIED
         return EXPIRED if self._token.expires <= now else ""
 
-    def _tell_once(self, what: str) -> list[Step]:
-        if self._told == what:
+    def _notify_once(self, what: str) -> list[Step]:
+        if self._notified == what:
             return []
-        self._told = what
+        self._notified = what
         if what == EXPIRED:
             return [Message(TOKEN_EXPIRED)]
         if what == TOKEN_EXPIRING:
@@ -313,24 +314,24 @@ class Session:
     def _may_see(token: ConsoleToken, name: str) -> bool:
         if name.startswith(BACKUP_COMPLETED):
             return token.allows("backup.read")
-        return name not in _SHOWN_WITH or token.allows(_SHOWN_WITH[name])
+        return name not in _EVENT_PERMISSIONS or token.allows(_EVENT_PERMISSIONS[name])
 
     @staticmethod
     def _power(token: ConsoleToken, action: str) -> ChangePower:
         if action not in _POWER:
             known = ", ".join(_POWER)
-            raise BadRequest(f"a server cannot be told to {action[:40]!r}", f"use one of {known}")
-        _demand(token, _POWER[action])
+            raise BadRequest(f"unknown power action {action[:40]!r}", f"use one of {known}")
+        _require(token, _POWER[action])
         return ChangePower(action, token.user)
 
 
-def _demand(token: ConsoleToken, permission: str) -> None:
+def _require(token: ConsoleToken, permission: str) -> None:
     if not token.allows(permission):
         raise PermissionMissing(f"you do not have the permission {permission} for this server")
 
 
 def _refuse(message: Message) -> list[Step]:
-    """Raise `Conflict`, unless it is what every page asks for when it connects."""
+    """Raise `Conflict`, unless it is a request that every page sends when it connects."""
     if message.event in (SEND_LOGS, SEND_STATS):
         return []
     raise ServerMoved("the server has moved to another node", "reload this page")
