@@ -243,7 +243,7 @@ def test_a_time_that_is_not_a_number_is_refused_and_named(name: str, value: Any)
 def test_an_expiry_that_is_a_text_is_refused_also_when_expired_tokens_are_taken() -> None:
     token = f"Bearer {signed(sub=UUID, exp='1000')}"
     with pytest.raises(Unauthorized, match="its exp is not a time in seconds"):
-        transfer_token(token, NODE.token, expired_too=True)
+        transfer_token(token, NODE.token, accept_expired=True)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "1000", True])
@@ -282,9 +282,9 @@ def test_what_has_expired_is_good_for_asking_alone() -> None:
     now = time.time() - 7200
     token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60)}"
     assert "expired" in refusal(token).detail
-    assert transfer_token(token, NODE.token, expired_too=True).server == UUID
+    assert transfer_token(token, NODE.token, accept_expired=True).server == UUID
     with pytest.raises(Unauthorized, match="not signed with this node's key"):
-        transfer_token(token, "another", expired_too=True)
+        transfer_token(token, "another", accept_expired=True)
 
 
 def compared(node: ast.AST) -> Iterator[str]:

@@ -14,7 +14,7 @@ from twisted.internet.tcp import Port
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from wingsd.util.net import ACCEPTS, REST, accept_few
+from wingsd.util.net import ACCEPTS, PAUSE, limit_accepts
 
 
 class Full:
@@ -41,7 +41,7 @@ def port() -> Iterator[Any]:
         0, Factory.forProtocol(Protocol), 4 * ACCEPTS, interface="127.0.0.1", reactor=reactor
     )
     port.startListening()
-    accept_few(port, reactor)
+    limit_accepts(port, reactor)
     port.socket = Full(port.socket)
     with socket.create_connection(("127.0.0.1", port.getHost().port)):
         yield port
@@ -63,14 +63,14 @@ def test_it_looks_away_and_tries_again(port: Any, error: int) -> None:
         assert is_told(port)
         port.doRead()
         assert not is_told(port)
-        port.reactor.advance(REST)
+        port.reactor.advance(PAUSE)
     assert is_told(port)
 
 
 def test_it_takes_who_has_waited_and_goes_on(port: Any) -> None:
     port.doRead()
     port.socket.error = 0
-    port.reactor.advance(REST)
+    port.reactor.advance(PAUSE)
     port.doRead()
     assert port.sessionno == 1
     assert is_told(port)
@@ -81,7 +81,7 @@ def test_one_that_is_closed_meanwhile_stays_so(port: Any) -> None:
     port.doRead()
     port.stopListening()
     port.reactor.advance(0)
-    port.reactor.advance(REST)
+    port.reactor.advance(PAUSE)
     assert not port.connected
     assert not is_told(port)
 

@@ -415,7 +415,7 @@ class DirectTransferEndpoint(Public):
             config.token,
             config.api.public_url,
             # The result may be asked for long after the transfer.
-            expired_too=request.method == b"DELETE",
+            accept_expired=request.method == b"DELETE",
             again=RENEW_DIRECT,
         )
         if not self._token.direct or self._token.server != self.uuid:

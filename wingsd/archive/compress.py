@@ -1,4 +1,4 @@
-"""Compresses archives: the formats, how hard each compresses, and by which library."""
+"""Compresses archives: the formats, their levels and libraries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class ArchiveFormat(Enum):
-    """The formats, by the names that Calagopus' Panel has for them."""
+    """The formats, by their names in the Panel of Calagopus."""
 
     TAR = "tar"
     TAR_GZ = "tar_gz"
@@ -37,15 +37,14 @@ class ArchiveFormat(Enum):
 
     @property
     def suffix(self) -> str:
-        """How the name of a file in this format ends, such as "tar.gz"."""
+        """The suffix of file names, such as "tar.gz"."""
         return "tar.zst" if self is ArchiveFormat.TAR_ZSTD else self.value.replace("_", ".")
 
 
 class Compression(Enum):
-    """How hard to compress: the values of `system.backups.compression_level`.
+    """The values of `system.backups.compression_level`: those of Wings, and two of Calagopus.
 
-    Those of Wings, and the two between them that Calagopus has. No compression at all is the
-    fastest one in formats that have none.
+    In formats that always compress, `NONE` is the fastest level.
     """
 
     NONE = "none"
@@ -56,17 +55,17 @@ class Compression(Enum):
 
 
 class Compressor(Protocol):
-    """What the standard library's compressors have."""
+    """The interface of the standard library's compressors."""
 
     def compress(self, data: bytes, /) -> bytes:
-        """Take data; return what there is of its compressed form."""
+        """Add data; return the output so far."""
 
     def flush(self) -> bytes:
-        """Return the rest, to the stream's end."""
+        """Return the rest of the stream."""
 
 
 class _Lz4:
-    """lz4's, which begins its frame by a call of its own."""
+    """lz4's compressor, which starts its frame by a call of its own."""
 
     def __init__(self, level: int) -> None:
         self._compressor = lz4.frame.LZ4FrameCompressor(
@@ -84,15 +83,14 @@ class _Lz4:
 
 _GZIP = 16 + zlib.MAX_WBITS
 
-# How much isal gathers before it gives anything out. By default that is above 96 KiB, for which
-# its buffer grows beyond 128 KiB, and those left such holes in the heap that a source grew, by
-# 1.3 GiB of region files and logs, by 32 MiB above its imports' size. With this it is 8 MiB, for
-# a tenth more of the compressor's time.
-_SMALL_PORTIONS = 3
+# How much isal buffers before it returns output. By default above 96 KiB, for which its buffer
+# grows beyond 128 KiB; these fragmented the heap, and a source that sent 1.3 GiB of region files
+# and logs grew by 32 MiB. With this it grows by 8 MiB, for a tenth more of the compressor's time.
+_SMALL_BUFFERS = 3
 
 
 def _isal(level: int) -> Compressor:
-    return cast(Compressor, isal_zlib.compressobj(level, wbits=_GZIP, memLevel=_SMALL_PORTIONS))
+    return cast(Compressor, isal_zlib.compressobj(level, wbits=_GZIP, memLevel=_SMALL_BUFFERS))
 
 
 def _zlib(level: int) -> Compressor:
@@ -121,7 +119,7 @@ def _levels(make: Callable[[int], Compressor], *levels: int) -> _Levels:
 #   isal 3    263  25%    275  33%    283 100%
 #   zlib 6     33  22%     32  26%     45 100%
 #   zlib 9      9  22%      6  25%     45 100%
-# Who asks for the best compression has a line slower than zlib 6, to which isal 3 is no answer;
+# The best compression is for links slower than zlib 6, for which isal 3 compresses too little;
 # zlib 9 would only keep the server offline for longer.
 _GZIP_LEVELS: _Levels = MappingProxyType(
     {
@@ -133,9 +131,8 @@ _GZIP_LEVELS: _Levels = MappingProxyType(
     }
 )
 
-# A compressor of xz takes the more memory the harder it works: 9 MiB at 1, 17 at 2, 48 at 4, 94 at
-# 6, and 674 at 9, which a node of games does not have. One of zstd takes 60 MiB at 15, and from 20
-# on more than this node would take for reading it.
+# xz takes more memory at higher levels: 9 MiB at 1, 17 at 2, 48 at 4, 94 at 6, and 674 at 9, too
+# much for a node. zstd takes 60 MiB at 15, and from 20 on a window above `decompress.MAX_WINDOW`.
 _FORMATS: Mapping[ArchiveFormat, _Levels] = MappingProxyType(
     {
         ArchiveFormat.TAR_GZ: _GZIP_LEVELS,
@@ -148,24 +145,24 @@ _FORMATS: Mapping[ArchiveFormat, _Levels] = MappingProxyType(
 
 
 def compressor(form: ArchiveFormat, compression: Compression) -> Compressor | None:
-    """Return what makes an archive of that format from a tar; None for the tar itself."""
+    """Return the compressor of a format; None for the plain tar."""
     levels = _FORMATS.get(form)
     return levels[compression]() if levels is not None else None
 
 
 OUTPUT = 240 << 10
-"""Exactly as many bytes come in a block; not fewer, since each changes threads. Blocks of many
-sizes, made in one thread and freed in another, leave holes in the C library's heap, and that then
-grew by 5 MiB for each GiB."""
+"""Bytes of every block of output. Fewer would cost more changes of threads; blocks of many sizes,
+made in one thread and freed in another, fragment the C library's heap, which then grew by 5 MiB
+for each GiB."""
 
 SILENT_INPUT = 1 << 20
-"""After so many bytes taken a block comes whatever its size, even an empty one."""
+"""After so many bytes of input a block is returned whatever its size, even an empty one."""
 
 
 def compressed(blocks: Iterator[bytes], compressor: Compressor) -> Iterator[bytes]:
-    """Yield `blocks` as one stream, the same for the same bytes whenever it is made.
+    """Yield `blocks` compressed to one stream, the same for the same input.
 
-    Where the data compresses very well, blocks may be empty: they only tell that it goes on.
+    Where the data compresses very well, blocks may be empty: they only show progress.
     """
     block = memoryview(bytearray(OUTPUT))
     filled = taken = 0

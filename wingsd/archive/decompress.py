@@ -1,13 +1,10 @@
-"""Decompresses archives: finds the format by its first bytes, and bounds what each may take.
+"""Decompresses archives: finds the format by its first bytes, with bounded output and memory.
 
-They may stand before, between and after the frames that do (RFC 8878, 3.1.2).
-
-All are held to what gzip(1) does with its own: after the last stream only zeros may come, since
-tapes and some tools fill up with them, and a stream that does not end was cut short.
-
-The kind is told by the first bytes, never by a name. What comes out comes in bounded blocks
-whatever the ratio, so an archive made to burst has nothing to burst; and what each format keeps
-in memory, its window or dictionary, has a bound that is told beside it.
+Output comes in bounded blocks whatever the compression ratio, and the window or dictionary that a
+format keeps in memory is bounded, see each format. As in gzip(1), several streams may follow each
+other, only zeros may follow the last one (tapes and some tools pad with them), and a stream with
+no end is an error. Skippable frames (RFC 8878, 3.1.2) may be before, between and after those of
+zstd and LZ4.
 """
 
 from __future__ import annotations
@@ -53,15 +50,15 @@ SKIPPABLE_MAGICS = tuple(number.to_bytes(4, "little") for number in range(0x184D
 
 
 def is_skippable(magic: bytes) -> bool:
-    """Tell whether these four bytes begin such a frame."""
+    """Return whether these four bytes start a skippable frame."""
     return magic in SKIPPABLE_MAGICS
 
 
 def passed_over(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """Leave out the skippable frames that `blocks` begins with.
+    """Skip the skippable frames at the start of `blocks`.
 
-    Return the four bytes after them, and the rest with these in front. Raises ArchiveError where
-    nothing follows.
+    Return the four bytes after them, and the rest, starting with these four. Raises ArchiveError
+    where nothing follows.
     """
     source = Blocks(blocks)
     try:
@@ -73,23 +70,21 @@ def passed_over(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
 
 
 STEP = 480 << 10
-"""The most bytes in one block that comes out of a compressed archive.
+"""The most bytes in one block of output.
 
-Measured in steps of 64 to 960 KiB, each kind of data inflates as fast in all of them; but every
-block changes threads, which with many small files costs the one that writes them a seventh of its
-time in steps of 120 KiB. It takes `heap.set_thresholds`: without, the C library gets each block
-of 128 KiB and above by a system call."""
+Measured with 64 to 960 KiB, inflating is as fast with each; but every block changes threads, and
+with blocks of 120 KiB the thread that writes many small files needs a seventh more time. Requires
+the malloc thresholds that the daemon sets: else the C library maps each block above 128 KiB."""
 
 _LEAST_INPUT = 64 << 10
 _MOST_INPUT = 256 << 10
-"""Bytes given to a decompressor at a time: so many that what they unpack to just fits one block.
+"""Bytes given to a decompressor at a time, chosen so that their output just fits one block.
 
-Every block changes threads, so that few large ones are better: what does not compress takes an
-eighth more time to receive when only 64 KiB of it are given. But what finds no room in the output,
-igzip_lib copies aside, in another size each time; out of blocks of 256 KiB, whatever they unpacked
-to, these copies left holes in the heap of the inflating thread. The process grew, by 3 GiB, from
-the size of its imports by 39 to 42 MiB with that, by 8 to 11 with 32 KiB, by 9 to 10 with 64 KiB.
-The others copy as it does."""
+Every block changes threads, so few large ones are better: incompressible data takes an eighth more
+time with 64 KiB. But igzip_lib copies input that does not fit its output, in a different size each
+time, and with 256 KiB these copies fragmented the heap of the inflating thread. After 3 GiB the
+process had grown by 39 to 42 MiB with 256 KiB, by 8 to 11 with 32, and by 9 to 10 with 64. Other
+libraries copy likewise."""
 
 GARBAGE = "the archive is damaged: its compressed data is followed by something else"
 ENDS = "the archive ends in the middle; it was cut short, send it again"
@@ -100,31 +95,31 @@ Piece: TypeAlias = bytes | memoryview
 
 
 class Decompressor(Protocol):
-    """What the standard library's bz2 and lzma have, and others after them."""
+    """The interface of the standard library's bz2 and lzma, and of other libraries."""
 
     @property
     def eof(self) -> bool:
-        """Whether the stream has ended, and was found whole."""
+        """Whether the stream has ended, with valid checksums."""
 
     @property
     def needs_input(self) -> bool:
-        """Whether all of the input so far was used."""
+        """Whether all input has been used."""
 
     @property
     def unused_data(self) -> bytes | None:
-        """What of the input follows the stream."""
+        """The input that follows the stream."""
 
     def decompress(self, data: Piece, max_length: int) -> bytes:
-        """Return at most so many bytes of what `data`, after all before it, unpacks to."""
+        """Return at most `max_length` bytes of output for `data` and the input before it."""
 
 
 @frozen
 class StreamFormat:
-    """One format: its `name` for people, how a stream begins, and what reads one.
+    """One format: its `name` for messages, the first bytes of a stream, and its decompressor.
 
-    `make` is called for each stream. `errors` are what its `decompress` raises for wrong data;
-    `advice` turns one of them into words that help, where it is something else than damage.
-    Between two streams may be zeros in multiples of `padding` bytes, none where that is 0.
+    `make` is called for each stream. `errors` are raised by `decompress` for invalid data;
+    `advice` returns what to do about one that is not damage, else an empty string. Zeros between
+    two streams are allowed in multiples of `padding` bytes, none where that is 0.
     """
 
     name: str
@@ -135,7 +130,7 @@ class StreamFormat:
     padding: int = 0
 
     def plain(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield what the streams in `blocks` hold, to the very end.
+        """Yield the contents of all streams in `blocks`.
 
         Raises ArchiveError as `decompressed` does.
         """
@@ -155,7 +150,7 @@ class StreamFormat:
                 raise ArchiveError(GARBAGE)
 
     def _behind_padding(self, first: Piece, pieces: Iterator[Piece]) -> bytes:
-        """Read over zeros; return what follows them. Raises ArchiveError where nothing may."""
+        """Skip zeros; return what follows. Raises ArchiveError where zeros are not allowed."""
         zeros = 0
         for piece in chain((first,), pieces):
             rest = bytes(piece).lstrip(b"\0")
@@ -167,19 +162,19 @@ class StreamFormat:
         return b""
 
     def _stream(self, first: Piece, pieces: _Input) -> Generator[bytes, None, bytes]:
-        """Yield what one stream holds; return the bytes read beyond it."""
+        """Yield the contents of one stream; return the input read beyond it."""
         decompressor = self.make()
         for piece in chain((first,), pieces):
             unpacked = yield from self._unpacked(decompressor, piece)
             if decompressor.eof:
-                # each of many short streams copies what follows it
+                # each of many short streams copies the input that follows it
                 pieces.size = _LEAST_INPUT
                 return decompressor.unused_data or b""
             pieces.fit(len(piece), unpacked)
         raise ArchiveError(ENDS)
 
     def _unpacked(self, decompressor: Decompressor, piece: Piece) -> Generator[bytes, None, int]:
-        """Yield what a piece unpacks to; return how many bytes that is."""
+        """Yield the output for a piece; return its size."""
         size = 0
         while True:
             try:
@@ -214,13 +209,13 @@ class _Input:
         return piece
 
     def fit(self, packed: int, unpacked: int) -> None:
-        """Learn from so many bytes, and what they unpacked to, how many fill most of a block."""
+        """Set `size` so that the output fills most of a block, by the ratio of the last piece."""
         fitting = STEP * 7 // 8 * packed // max(unpacked, 1)
         self.size = min(max(fitting, _LEAST_INPUT), _MOST_INPUT)
 
 
 def _divided(block: bytes, most: int) -> Iterator[memoryview]:
-    """Yield a block in equal parts: a short one at its end would be a short block behind it."""
+    """Yield a block in equal parts: a short last part would give a short block of output."""
     view = memoryview(block)
     size = -(-len(block) // -(-len(block) // most)) if block else 1
     for at in range(0, len(block), size):
@@ -234,8 +229,8 @@ def only_padding(rest: Iterable[Piece]) -> None:
             raise ArchiveError(GARBAGE)
 
 
-# The first block, or of an empty stream the end. Without it, a tar whose first file is named
-# "BZh9" would be taken for one.
+# The start of the first block, or the end of an empty stream. Without it, a tar whose first file
+# is named "BZh9" would be read as bzip2.
 _FIRST = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")
 
 BZIP2 = StreamFormat(
@@ -244,7 +239,7 @@ BZIP2 = StreamFormat(
     make=bz2.BZ2Decompressor,
     errors=(OSError, ValueError),
 )
-"""A block is 900 KB at most, and its decompressor takes some 4 MiB."""
+"""A block has at most 900 KB, and the decompressor takes some 4 MiB."""
 
 
 GZIP = StreamFormat(
@@ -262,14 +257,14 @@ LZ4 = StreamFormat(
     make=lz4.frame.LZ4FrameDecompressor,
     errors=(RuntimeError,),
 )
-"""A block is 4 MiB at most, and its decompressor takes some 9 MiB."""
+"""A block has at most 4 MiB, and the decompressor takes some 9 MiB."""
 
 
 MAX_DICTIONARY = 64 << 20
-"""The largest dictionary taken, in bytes: that of `xz -9`, which nodes send that are told to
-compress best. It is kept in memory as far as data has come to fill it."""
+"""The largest dictionary accepted, in bytes: that of `xz -9`, which nodes use for the best
+compression. It is kept in memory as far as data fills it."""
 
-_BESIDE_IT = 2 << 20
+_OVERHEAD = 2 << 20
 
 
 def _advice(error: Exception) -> str:
@@ -277,14 +272,14 @@ def _advice(error: Exception) -> str:
         return ""
     return (
         f"the archive's xz dictionary is larger than {MAX_DICTIONARY >> 20} MiB; "
-        "compress it with one of the presets -0 to -9 as they are"
+        "compress it with one of the presets -0 to -9, unchanged"
     )
 
 
 XZ = StreamFormat(
     name="xz",
     magics=(b"\xfd7zXZ\0",),
-    make=lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_DICTIONARY + _BESIDE_IT),
+    make=lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_DICTIONARY + _OVERHEAD),
     errors=(lzma.LZMAError,),
     advice=_advice,
     padding=4,  # the xz format, section 2.2
@@ -369,7 +364,7 @@ _ACCEPTED = "gzip, zstd, xz, bzip2, lz4 and uncompressed tar archives are accept
 
 _Kind = tuple[tuple[bytes, ...], Callable[[Iterator[bytes]], Iterator[bytes]]]
 
-# How each kind begins, and what reads it. Skippable frames may come before two of them.
+# The first bytes of each format, and its reader. Two may start with skippable frames.
 _FRAMED: tuple[_Kind, ...] = ((LZ4.magics, LZ4.plain), ((ZSTD_MAGIC,), unzstd))
 _KINDS: tuple[_Kind, ...] = (
     *((each.magics, each.plain) for each in (GZIP, XZ, BZIP2)),
@@ -378,11 +373,11 @@ _KINDS: tuple[_Kind, ...] = (
 
 
 def decompressed(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the plain tar inside `blocks`, to the very end of the compressed stream.
+    """Yield the plain tar in `blocks`, which is read to its end.
 
-    Raises ArchiveError for an empty stream, an unknown kind, damage (checksums and lengths are
-    verified), a window or dictionary beyond its bound, a stream cut short, and anything but zero
-    padding after its end.
+    Raises ArchiveError for an empty stream, an unknown format, damage (checksums and lengths are
+    verified), a window or dictionary beyond its bound, a truncated stream, and anything but zeros
+    after its end.
     """
     head = _head(blocks)
     if not head:

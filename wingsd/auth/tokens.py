@@ -1,14 +1,12 @@
-"""Who may do what on this node: the Panel itself, and whoever has a JWT of it.
+"""Authorization: the Panel's own token, and the JWTs for transfers and consoles.
 
-PyJWT does the checking; here is what the Panel's tokens must hold. Times must be numbers, as RFC
-7519 says, where PyJWT also takes texts that look like one. That `iat` is not in the
-future is left alone, since `nbf` already allows for the five minutes by which two clocks may
-differ. `aud` is the node's public address, which a Panel's configuration does not tell: it is
-judged where `api.public_url` does. A `scope`, which some Panels write and others do not, is held
-to whenever there is one; a node of Pelican's demands that of transfers, as its family's own do.
+PyJWT verifies signatures; the claims are checked here. Times must be numbers (RFC 7519), while
+PyJWT also accepts numeric strings. `iat` may be in the future, as `nbf` already allows for the
+five minutes by which two clocks may differ. `aud` is the node's public address and is checked if
+`api.public_url` is configured. `scope`, which only some Panels write, is checked if present; nodes
+of Pelican require it for transfers, as Pelican's own do.
 
-Secrets are compared in constant time, here by `compare_digest` and in PyJWT by the same; they are
-compared nowhere else.
+Secrets are compared in constant time (`compare_digest`, which PyJWT uses as well).
 """
 
 from __future__ import annotations
@@ -43,8 +41,8 @@ __all__ = [
     "transfer_token",
 ]
 
-#: What is said of a console's token that has expired. The Panel's page looks for these words,
-#: and for none else but those of the deny list, and then asks for another token by itself.
+#: The error for an expired console token. The Panel's page looks for this text or that of the deny
+#: list, and then requests another token by itself.
 EXPIRED = "jwt: exp claim is invalid"
 #: How to get another token for a direct transfer.
 RENEW_DIRECT = "run wingsctl receive there again for a new token"
@@ -56,14 +54,14 @@ _AGAIN_FOR_CONSOLE = "reload the page for a new token"
 #: The claim of a direct transfer's token, which a node issues itself; no Panel has it.
 _DIRECT = "by_hand"
 #: Seconds by which two nodes' clocks may differ; the Panels' own figure.
-_CLOCKS_DIFFER = 300
+_CLOCK_SKEW = 300
 
 #: The claims that are times.
 _TIMES = ("exp", "iat", "nbf")
-#: Seconds since the epoch that are later than anything: a number can be too large for a float.
-_FOREVER = 1 << 52
+#: The latest time, in seconds since the epoch: an integer may be too large for a float.
+_LATEST = 1 << 52
 
-# The first that fits is told; PyJWT's classes go from the special to the general.
+# The first match is used; subclasses come before their base classes.
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (jwt.ExpiredSignatureError, "it has expired; {again}"),
     (jwt.ImmatureSignatureError, "it is not valid yet; compare the clocks of node and Panel"),
@@ -104,10 +102,9 @@ class TokenUsed(TokenInvalid):
 
 @attrs.frozen
 class TransferToken:
-    """What a good token says: which server may be sent with it.
+    """A valid token to send one server to this node, once.
 
-    `digest` tells it from every other token, and `expires` (seconds since the epoch) is how long
-    that must be remembered, for it to be good for one transfer only.
+    `digest` identifies it among used tokens, until it `expires` (seconds since the epoch).
     """
 
     server: str
@@ -123,19 +120,18 @@ def transfer_token(
     public_url: str = "",
     *,
     scoped: bool = False,
-    expired_too: bool = False,
+    accept_expired: bool = False,
     again: str = _AGAIN_FOR_TRANSFER,
 ) -> TransferToken:
-    """Return what the `Authorization` header grants; `key` is the node's `token`.
+    """Return the token in an `Authorization` header; `key` is the node's `token`.
 
-    `public_url` is the address that the token must be for, empty when it may be any; a token for
-    a node that is `scoped` must have a scope. One that has expired begins no transfer; to ask what
-    became of one, it is good `expired_too`. `again` says how another is to be had. Raises
-    `Unauthorized` with the reason. The source of the rules is the document of
-    `POST /api/transfers` and the Panels' own tokens.
+    `public_url` is the audience that the token must have, empty for any; with `scoped` it must
+    have a scope. Expired tokens are valid with `accept_expired`, to query a transfer. `again` says
+    how to get another token. Raises `TokenMissing` or `TokenInvalid` with the reason. Sources:
+    the document of `POST /api/transfers`, and the Panels' own tokens.
     """
     token = _bearer(authorization)
-    claims = _decode(token, key, ["exp", "sub"], again, expired_too=expired_too)
+    claims = _decode(token, key, ["exp", "sub"], again, accept_expired=accept_expired)
     if scoped and claims.get("scope") is None:
         raise TokenInvalid(
             _NOT_VALID,
@@ -144,7 +140,7 @@ def transfer_token(
         )
     _check_scope(claims, "transfer")
     _check_audience(claims.get("aud"), public_url)
-    # Of what is signed alone: the signature itself can be written in more ways than one.
+    # Without the signature, which can be encoded in several ways.
     signed, _, _ = token.rpartition(".")
     return TransferToken(
         server=_server(claims["sub"], "its subject"),
@@ -155,7 +151,7 @@ def transfer_token(
 
 
 def direct_token(server: str, key: str, now: float, expires: float, public_url: str = "") -> str:
-    """Return a token by which the server may be sent to this node once, by hand.
+    """Return a token for a direct transfer of the server to this node.
 
     `key`, `public_url` as for `transfer_token`; times in seconds since the epoch.
     """
@@ -163,7 +159,7 @@ def direct_token(server: str, key: str, now: float, expires: float, public_url: 
         "sub": server,
         "scope": "transfer",
         "iat": int(now),
-        "nbf": int(now) - _CLOCKS_DIFFER,
+        "nbf": int(now) - _CLOCK_SKEW,
         "exp": int(expires),
         "unique_id": secrets.token_hex(8),
         _DIRECT: True,
@@ -172,16 +168,16 @@ def direct_token(server: str, key: str, now: float, expires: float, public_url: 
 
 
 def token_was_used(again: str = _AGAIN_FOR_TRANSFER) -> TokenUsed:
-    """Return the refusal of a token with which a server was sent before."""
+    """Return the error for a token that was used before."""
     return TokenUsed(_NOT_VALID, f"it was used for a transfer before; {again}")
 
 
 @attrs.frozen
 class ConsoleToken:
-    """Who may watch which server's console, and do what there.
+    """A valid token of a user for a server's console, with permissions.
 
-    `issued` and `expires` are seconds since the epoch; `jti` is one for all tokens of a user for
-    a server.
+    `issued` and `expires` are seconds since the epoch; `jti` is the same for all tokens of a user
+    for a server.
     """
 
     user: str
@@ -192,15 +188,15 @@ class ConsoleToken:
     expires: float
 
     def allows(self, permission: str) -> bool:
-        """Return whether a permission was granted; `*` grants all but those of administrators."""
-        anything = "*" in self.permissions and not permission.startswith("admin")
-        return anything or permission in self.permissions
+        """Return whether a permission is granted; `*` grants all but those of administrators."""
+        all_granted = "*" in self.permissions and not permission.startswith("admin")
+        return all_granted or permission in self.permissions
 
 
 def console_token(token: str, key: str) -> ConsoleToken:
-    """Return what the JWT of a WebSocket's `auth` grants; `key` is the node's `token`.
+    """Return the token of a WebSocket's `auth` message; `key` is the node's `token`.
 
-    Raises `Unauthorized` with the reason. The source of the rules are the Panels' own tokens.
+    Raises `TokenInvalid` with the reason. Source: the Panels' own tokens.
     """
     claims = _decode(token, key, ["exp", "iat", "jti"], _AGAIN_FOR_CONSOLE, EXPIRED)
     _check_scope(claims, "websocket")
@@ -218,15 +214,15 @@ def console_token(token: str, key: str) -> ConsoleToken:
 
 
 class DenyList:
-    """Tokens taken back by the Panel before they expire (`POST /api/servers/{uuid}/ws/deny`).
+    """Tokens revoked by the Panel before they expire (`POST /api/servers/{uuid}/ws/deny`).
 
-    Tokens issued before `booted` (seconds since the epoch) are refused as well, as every node
-    does. What was denied before is still to be known: in the second of the boot, and after a
-    clock that was set back. A `jti` stands for a user and a server, which bounds the list.
+    Tokens issued before `booted` (seconds since the epoch) are refused as well, as on all nodes.
+    Earlier revocations are still needed: in the second of the boot, and after a clock was set
+    back. A `jti` stands for a user and a server, which bounds the list.
     """
 
     def __init__(self, booted: float) -> None:
-        # Some Panels date their tokens in whole seconds: one of this second may be a new one.
+        # Some Panels use whole seconds: a token of this second may be new.
         self._booted: float = math.floor(booted)
         self._denied: dict[str, float] = {}
 
@@ -235,23 +231,23 @@ class DenyList:
         self.restore(dict.fromkeys(jtis, now))
 
     def restore(self, denied: Mapping[str, float]) -> None:
-        """Know what was denied, and when; of two times for one `jti` the later counts."""
+        """Add revocations with their times; of two times for one `jti` the later counts."""
         for jti, at in denied.items():
             self._denied[jti] = max(at, self._denied.get(jti, at))
 
     def refuse_before(self, at: float) -> None:
-        """Refuse all tokens issued before `at`: which of them were denied is forgotten."""
+        """Refuse all tokens issued before `at`, of which revocations have been deleted."""
         self._booted = max(self._booted, at)
 
     def refuses(self, token: ConsoleToken) -> bool:
-        """Return whether the token was taken back."""
+        """Return whether the token is revoked."""
         return token.issued < max(self._booted, self._denied.get(token.jti, self._booted))
 
 
 def authorize_panel(authorization: str | None, key: str) -> None:
-    """Let the Panel's own calls pass: `Authorization` bears `key`, the node's `token`.
+    """Check that `Authorization` has the Panel's token for this node, `key`.
 
-    Raises `Unauthorized` without a token, `Forbidden` for another one, in the words of Wings.
+    Raises `TokenMissing` without a token and `Forbidden` for another one, with Wings' messages.
     """
     if not compare_digest(_bearer(authorization).encode(), key.encode()):
         raise Forbidden(
@@ -275,7 +271,7 @@ def _decode(
     again: str,
     expired: str = _NOT_VALID,
     *,
-    expired_too: bool = False,
+    accept_expired: bool = False,
 ) -> dict[str, Any]:
     try:
         claims = jwt.decode(
@@ -286,12 +282,12 @@ def _decode(
                 "require": required,
                 "verify_aud": False,
                 "verify_iat": False,
-                "verify_exp": not expired_too,
+                "verify_exp": not accept_expired,
             },
         )
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        # Not all of them are PyJWT's: half a character, a header nested too deep for JSON, a time
-        # that is a list, or without end.
+        # Not only PyJWT's errors: incomplete UTF-8, a header nested too deeply for JSON, a time
+        # that is a list or infinite.
         has_expired = isinstance(error, jwt.ExpiredSignatureError)
         kind, message = (TokenExpired, expired) if has_expired else (TokenInvalid, _NOT_VALID)
         reason = next(text for each, text in _REASONS if isinstance(error, each))
@@ -302,9 +298,9 @@ def _decode(
 
 
 def _check_time(claims: Mapping[str, Any], name: str) -> None:
-    """Raise `Unauthorized` where a time that there is is not a JSON number (RFC 7519, section 2).
+    """Raise `TokenInvalid` for a time that is not a JSON number (RFC 7519, section 2).
 
-    Python reads NaN and Infinity as numbers, which JSON does not have.
+    Python's JSON also reads NaN and Infinity.
     """
     time = claims.get(name, 0)
     is_number = isinstance(time, int | float) and not isinstance(time, bool)
@@ -338,4 +334,4 @@ def _server(claim: Any, name: str) -> str:
 
 
 def _seconds(claims: Mapping[str, Any], name: str) -> float:
-    return float(max(-_FOREVER, min(claims[name], _FOREVER)))
+    return float(max(-_LATEST, min(claims[name], _LATEST)))

@@ -25,7 +25,7 @@ from wingsd.control.transfers import (
     TransferEndpoint,
 )
 from wingsd.http.site import NodeSite, Paths
-from wingsd.util.net import accept_few
+from wingsd.util.net import limit_accepts
 from wingsd.util.reactor import Reactor
 
 __all__ = ["PATHS", "ControlApi", "ControlListener"]
@@ -83,7 +83,7 @@ class ControlListener:
                 reason=_reason(error, path),
             )
             return
-        accept_few(port, self._reactor)
+        limit_accepts(port, self._reactor)
         self._port = port
         self._give_to_group(path)
         self._log.info("control socket for wingsctl: {path}", path=path)

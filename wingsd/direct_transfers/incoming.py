@@ -198,7 +198,9 @@ class IncomingDirectTransfers:
         await self._servers.check_absent(server)
         now = self._now()
         token = direct_token(server, self._key, now, now + seconds, self._public_url)
-        parsed = transfer_token(f"Bearer {token}", self._key, self._public_url, expired_too=True)
+        parsed = transfer_token(
+            f"Bearer {token}", self._key, self._public_url, accept_expired=True
+        )
         self._expected[server] = _Expected(
             parsed.digest, parsed.expires, tuple(addresses), description, description is not None
         )

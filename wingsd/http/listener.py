@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from wingsd.config import Ssl
 from wingsd.http.site import NodeSite
-from wingsd.util.net import accept_few, keep_alive
+from wingsd.util.net import keep_alive, limit_accepts
 from wingsd.util.reactor import Reactor
 from wingsd.util.tls import ServerCertificate
 
@@ -52,7 +52,7 @@ class HttpListener:
             raise SystemExit(f"wingsd: cannot listen on {self._endpoint}: {reason}")
 
     def _listening(self, port: Any) -> None:
-        accept_few(port, self._reactor)
+        limit_accepts(port, self._reactor)
         keep_alive(port.socket)
         # Listen again with a longer queue: a connection that does not fit waits for seconds.
         port.socket.listen(BACKLOG)

@@ -1,4 +1,4 @@
-"""The Panel's API for nodes, as this node calls it: `{remote}/api/remote`.
+"""Client of the Panel's API for nodes, `{remote}/api/remote`.
 
 Calls are retried as Wings retries them: with growing pauses while the Panel cannot be reached or
 answers 5xx, never on a 4xx. Each way a call can end has its class in `wingsd.errors`: a Panel that
@@ -26,6 +26,7 @@ from wingsd.panel.errors import NodeTokenRefused, PanelRefused, PanelUnreachable
 from wingsd.panel.http_client import AnswerRefused, BoundedClient
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.util.observer import PANEL, Observer
+from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff, seconds_asked_for
 from wingsd.util.serialization import structure
 
@@ -41,10 +42,10 @@ LEAST_TIMEOUT = 30
 #: The same for `success`: the Panel answers it only after it has asked the source to delete its
 #: copy, which takes 15 s and more, and giving up too early leaves everybody in doubt.
 SUCCESS_TIMEOUT = 120
-#: Lists, maps and values in an answer's JSON: one of three bytes takes sixty and more in memory.
+#: Lists, maps and values in an answer's JSON: three bytes of JSON may take over sixty in memory.
 MAX_VALUES = 2_000_000
-#: Calls that a Panel grants to every node whose token it accepts.
-_NODES_OWN = ("/servers?", "/servers/reset")
+#: Calls that a Panel allows every node whose token it accepts.
+_NODE_PATHS = ("/servers?", "/servers/reset")
 _ANY_SERVER = "/servers?page=1&per_page=1"
 
 
@@ -60,7 +61,7 @@ class _Page:
 
 
 class _BadAnswer(InvalidData):
-    """An answer that is none; the Panel may say for how many seconds it is to be left alone."""
+    """An answer that cannot be used, with the seconds of its `Retry-After`."""
 
     def __init__(self, what: str, retry_after: float) -> None:
         super().__init__(what)
@@ -68,9 +69,9 @@ class _BadAnswer(InvalidData):
 
 
 class Panel:
-    """One Panel. `http` makes the requests; the default bounds their answers.
+    """The Panel. `http` makes the requests; the default bounds their answers.
 
-    `observer` is told how long each attempt at a call takes.
+    `observer` gets the duration of each attempt.
     """
 
     _log = Logger()
@@ -78,7 +79,7 @@ class Panel:
     def __init__(
         self,
         config: Config,
-        reactor: Any,
+        reactor: Reactor,
         http: BoundedClient | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -87,7 +88,7 @@ class Panel:
         self._timeout = max(config.remote_query.timeout, LEAST_TIMEOUT)
         self._reactor = reactor
         self._observer = observer or Observer()
-        #: When it last answered, in seconds since the epoch; None if it has not yet.
+        #: Time of the last answer, in seconds since the epoch; None before the first.
         self.heard: float | None = None
         self._http = http or BoundedClient(reactor)
         self._headers = Headers(
@@ -100,7 +101,7 @@ class Panel:
         )
 
     async def describe(self, uuid: str) -> Configuration:
-        """Return what the Panel says of the server now.
+        """Return the Panel's description of the server.
 
         Raises `ServerNotFound`, `ServerNotAssigned`, `PanelRefused`, `PanelUnreachable`.
         """
@@ -126,7 +127,7 @@ class Panel:
         described = found.settings.uuid
         if described != uuid:
             raise PanelUnreachable(
-                "the Panel's answer makes no sense", f"asked for {uuid} it described {described}"
+                "the Panel's answer is invalid", f"asked for {uuid} it described {described}"
             )
         return found
 
@@ -141,7 +142,7 @@ class Panel:
         return False
 
     async def servers(self) -> list[Configuration]:
-        """Return all servers of this node. One whose description makes no sense is logged.
+        """Return all servers of this node. Those with an invalid description are logged.
 
         Raises `PanelRefused`, `PanelUnreachable`.
         """
@@ -152,8 +153,7 @@ class Panel:
                     found.append(configuration_from_panel(entry))
                 except InvalidData as error:
                     self._log.error(
-                        "{server}: not loaded, the Panel's description of it makes no sense: "
-                        "{error}",
+                        "{server}: not loaded, the Panel's description of it is invalid: {error}",
                         server=_uuid_of(entry),
                         error=error,
                     )
@@ -168,7 +168,7 @@ class Panel:
             page, last = page + 1, answer.meta.last_page
 
     async def greet(self) -> None:
-        """Find out, by asking once for next to nothing, whether it answers this node.
+        """Check once, with a small request, that the Panel answers this node.
 
         Raises `PanelRefused`, `PanelUnreachable`.
         """
@@ -182,21 +182,21 @@ class Panel:
             raise PanelUnreachable("the Panel gave no answer", _reason(error)) from error
 
     async def reset(self) -> None:
-        """Tell that this node has just started: whatever its servers were doing is over.
+        """Report that this node has just started: operations of its servers are over.
 
         Raises `PanelRefused`, `PanelUnreachable`.
         """
         await self._call("reset", "POST", "/servers/reset", None)
 
     async def installed(self, uuid: str, *, successful: bool, reinstall: bool = False) -> None:
-        """Tell how a server's installation ended. Raises `PanelRefused`, `PanelUnreachable`."""
+        """Report the end of a server's installation. Raises `PanelRefused`, `PanelUnreachable`."""
         body = {"successful": successful, "reinstall": reinstall}
         await self._call("installed", "POST", f"/servers/{uuid}/install", None, body=body)
 
     async def transfer_succeeded(self, uuid: str, backups: Sequence[str] | None = None) -> None:
-        """Tell that the server is here now, and with it the backups of these UUIDs.
+        """Report that the server is here now, with the backups of these UUIDs.
 
-        None is for the Panels that do not ask for them. Raises `PanelRefused`, `PanelUnreachable`.
+        None is for Panels that do not expect backups. Raises `PanelRefused`, `PanelUnreachable`.
         """
         timeout = max(self._timeout, SUCCESS_TIMEOUT)
         body = None if backups is None else {"backups": list(backups)}
@@ -204,9 +204,9 @@ class Panel:
         await self._call("success", "POST", path, None, timeout, body)
 
     async def transfer_failed(self, uuid: str) -> bool:
-        """Tell that the server stays where it was; return whether that ended the transfer.
+        """Report that the server stays where it was; return whether that ended the transfer.
 
-        False: no such transfer was open any more (409), since the other node was faster.
+        False: no such transfer was open any more (409), as the other node reported first.
         Raises `PanelRefused`, `PanelUnreachable`.
         """
         try:
@@ -226,7 +226,7 @@ class Panel:
         timeout: float | None = None,
         body: object = None,
     ) -> T:
-        """Return what `read` makes of the answer's JSON; without it, the answer has no body.
+        """Return the answer's JSON, read with `read`; without it, the answer has no body.
 
         `operation` names it to the observer; `timeout` is the seconds to wait for one answer;
         `body` is sent as JSON.
@@ -237,7 +237,7 @@ class Panel:
             raise
         except PanelRefused as error:
             if error.response_status == HTTPStatus.FORBIDDEN:
-                # It may be the token, which this tells, or what was asked of this one server.
+                # The token may be refused, which this call shows, or this one server.
                 await self._call("list", "GET", _ANY_SERVER, _page)
             raise
 
@@ -279,7 +279,7 @@ class Panel:
             await deferLater(self._reactor, wait)
 
     async def _within(self, timeout: float, attempt: Coroutine[Any, Any, T]) -> T:
-        """Return its result; raise `CancelledError` only when somebody else has cancelled it."""
+        """Return the result of `attempt`; `CancelledError` means that the caller cancelled it."""
         waiting: Deferred[T] = Deferred.fromCoroutine(attempt)
         limit = self._reactor.callLater(timeout, waiting.cancel)
         try:
@@ -298,7 +298,7 @@ class Panel:
         self, method: str, path: str, read: Callable[[object], T] | None, sent: object
     ) -> Any:
         content = None if sent is None else json.dumps(sent).encode()
-        # A redirect is no answer to a POST, and following one could leak the token.
+        # Redirects are not followed: that could leak the token.
         try:
             response, body = await self._http.request(
                 method, self._base + path, headers=self._headers, content=content
@@ -323,13 +323,13 @@ class Panel:
             raise _BadAnswer(f"it answered {response.code}: {_fault(body)}", retry_after)
         if read is not None:
             return read(_json(body))
-        # A page that says "maintenance" comes with 200 too; the Panel's own word has no such body.
+        # A maintenance page may have status 200, but its body is not JSON.
         return _json(body) if body else None
 
 
 def _is_about_token(path: str, code: int) -> bool:
     if code == HTTPStatus.FORBIDDEN:
-        return path.startswith(_NODES_OWN)
+        return path.startswith(_NODE_PATHS)
     return code == HTTPStatus.UNAUTHORIZED
 
 
@@ -346,7 +346,7 @@ def _uuid_of(entry: object) -> str | None:
 
 
 def _was_cancelled(error: Exception) -> bool:
-    """Return whether a request was cancelled, also in the Agent's words for it."""
+    """Return whether a request was cancelled, also by the errors of twisted.web's Agent."""
     reasons = getattr(error, "reasons", ())
     return isinstance(error, CancelledError) or any(r.check(CancelledError) for r in reasons)
 
@@ -368,7 +368,7 @@ def _json(body: bytes) -> object:
 
 
 def _fault(body: bytes) -> str:
-    """Return what a Panel's error answer says for people, whatever form it has."""
+    """Return the messages of a Panel's error answer, of any form."""
     try:
         answer: Any = _json(body)
         details = [str(fault["detail"]) for fault in answer["errors"]]

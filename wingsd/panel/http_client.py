@@ -1,8 +1,8 @@
-"""HTTP requests whose answers are bounded: headers, interim answers (1xx), body and encoding.
+"""HTTP client with bounded answers: headers, interim answers (1xx), body and encoding.
 
-Twisted's parser keeps as many headers as a server sends, logs each interim answer, and hands out a
-body of any size; treq also asks for gzip and decodes it to any size. The bounds are therefore on
-the connection, below that parser, and a request asks for no encoding and takes none.
+Twisted's parser accepts any number of headers, logs each interim answer, and returns a body of any
+size; treq also asks for gzip and decodes it to any size. The bounds are therefore on the
+connection, below the parser, and encoded answers are neither asked for nor accepted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from typing import Any
 import treq
 from hyperlink import EncodedURL
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
@@ -25,6 +30,7 @@ from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from wingsd.errors import InvalidData
+from wingsd.util.reactor import Reactor
 
 __all__ = ["MAX_BODY", "MAX_HEAD", "MAX_HEADERS", "MAX_INTERIM", "AnswerRefused", "BoundedClient"]
 
@@ -34,9 +40,9 @@ MAX_HEAD = 16 * 1024
 MAX_HEADERS = 128
 #: Interim answers (1xx) before the final one.
 MAX_INTERIM = 16
-#: Bytes of a body as they are sent, with what separates its chunks.
+#: Bytes of a body as sent, including chunk headers.
 MAX_BODY = 64 * 1024 * 1024
-#: Seconds that the server has to close its side, too, when its answer has been read.
+#: Seconds for the server to close the connection after its answer.
 CLOSE_WITHIN = 10
 
 _HEAD_END = re.compile(rb"\n\r?\n")
@@ -44,22 +50,22 @@ _PROTOCOL = b"HTTP/"
 
 
 class AnswerRefused(InvalidData):
-    """An answer that is past one of the bounds; the text names the bound."""
+    """An answer beyond one of the bounds; the text names the bound."""
 
 
 class BoundedClient:
     """An HTTP/1.1 client that makes one connection for each request, and follows no redirect."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
 
     async def request(
         self, method: str, url: str, headers: Headers, content: bytes | None = None
     ) -> tuple[IResponse, bytes]:
-        """Return the answer and its body. The connection is closed whatever comes of it.
+        """Return the answer and its body. The connection is closed in any case.
 
         `content` is the request's body. Raises `AnswerRefused`, and what twisted.web's Agent does.
-        A cancelled request is over at once; the time limit is the caller's.
+        A cancelled request ends at once; the caller sets time limits.
         """
         pool = _Pool(self._reactor)
         asked = headers.copy()
@@ -79,8 +85,8 @@ class BoundedClient:
                 raise
             raise pool.refusal from error
         finally:
-            pool.finish(politely=complete)
-        # A body without a length ends with its connection, whoever closes that.
+            pool.finish(gracefully=complete)
+        # A body without a length ends with its connection, even if this side closes it.
         if pool.refusal is not None:
             raise pool.refusal
         return response, body
@@ -105,9 +111,9 @@ def _too_long() -> AnswerRefused:
 class _Pool(HTTPConnectionPool):
     """The connection of one request."""
 
-    def __init__(self, reactor: Any) -> None:
-        # Not persistent: a POST that meets a connection just closed by the server cannot tell
-        # whether it was heard.
+    def __init__(self, reactor: Reactor) -> None:
+        # Not persistent: a POST on a connection that the server has just closed may or may not
+        # have arrived.
         super().__init__(reactor, persistent=False)
         self._clock = reactor
         self.guard: _Guard | None = None
@@ -118,13 +124,13 @@ class _Pool(HTTPConnectionPool):
 
     @property
     def refusal(self) -> AnswerRefused | None:
-        """Return why the answer was not taken to its end, None if it was."""
+        """Return why the answer was refused, None if it was not."""
         return self.guard.refusal if self.guard is not None else None
 
-    def finish(self, *, politely: bool) -> None:
+    def finish(self, *, gracefully: bool) -> None:
         """Close the connection, if there is one."""
         if self.guard is not None:
-            self.guard.finish(self._clock, politely=politely)
+            self.guard.finish(self._clock, gracefully=gracefully)
 
 
 @implementer(IStreamClientEndpoint)
@@ -150,21 +156,21 @@ class _GuardedEndpoint:
 
 
 class _Guard(ProtocolWrapper):
-    """Hands on what a server sends as long as that is within the bounds; then it disconnects."""
+    """Passes on a server's answer within the bounds; beyond them it disconnects."""
 
     def __init__(self, factory: Any, protocol: Any) -> None:
         super().__init__(factory, protocol)
-        #: Why nothing more is taken.
+        #: Why the answer was refused.
         self.refusal: AnswerRefused | None = None
         self._closing: IDelayedCall | None = None
-        #: What has come of a head, until it is complete; interim answers are left out.
+        #: The received part of a head, until it is complete, without interim answers.
         self._head = bytearray()
         self._in_head = True
         self._interim = 0
         self._body = 0
 
     def dataReceived(self, data: bytes) -> None:
-        """Hand on a final answer."""
+        """Pass on the final answer."""
         if self.refusal is not None:
             return
         try:
@@ -187,23 +193,23 @@ class _Guard(ProtocolWrapper):
             self._closing = None
         super().connectionLost(reason)
 
-    def finish(self, reactor: Any, *, politely: bool) -> None:
-        """Close the connection: at once, or when the server has closed it, too."""
+    def finish(self, reactor: IReactorTime, *, gracefully: bool) -> None:
+        """Close the connection: at once, or gracefully, when the server has closed it as well."""
         if not self.connected:
             return
-        if not politely:
+        if not gracefully:
             self.abortConnection()
             return
         self.loseConnection()
-        # TLS ends when both sides have said so.
-        self._closing = reactor.callLater(CLOSE_WITHIN, self._be_closed)
+        # TLS ends when both sides have sent close_notify.
+        self._closing = reactor.callLater(CLOSE_WITHIN, self._abort)
 
-    def _be_closed(self) -> None:
+    def _abort(self) -> None:
         self._closing = None
         self.abortConnection()
 
     def _read_head(self, data: bytes) -> bytes:
-        """Return the final answer's head with what follows, nothing while that is incomplete.
+        """Return the final answer's head with what follows, empty while it is incomplete.
 
         Raises `AnswerRefused`.
         """
@@ -233,7 +239,7 @@ class _GuardingFactory(WrappingFactory):
 
 
 def _check_head(head: bytes | bytearray) -> None:
-    """Raise `AnswerRefused` for a head, whole or not, that is none or past a bound."""
+    """Raise `AnswerRefused` for a head, complete or not, that is not HTTP or beyond a bound."""
     if not _PROTOCOL.startswith(bytes(head[: len(_PROTOCOL)])):
         raise AnswerRefused(f"its answer is not HTTP but {bytes(head[:60])!r}")
     # The lines are the status line, those of headers, and the empty one.
@@ -245,7 +251,7 @@ def _check_head(head: bytes | bytearray) -> None:
 
 
 def _status(head: bytes) -> int:
-    """Return the status, 0 for none; understood as Twisted's parser does, which comes next."""
+    """Return the status, 0 for none; parsed like in Twisted's parser, which gets it next."""
     parts = head.partition(b"\n")[0].split(b" ", 2)
     try:
         return int(parts[1])

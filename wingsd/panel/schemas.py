@@ -1,9 +1,8 @@
-"""A server as the Panel describes it: values, and nothing about how they come.
+"""Schemas of the Panel's descriptions of servers.
 
-`Settings` is what the server is, `Process` how the program in it is started, watched and stopped.
-
-The classes name the Panel's own keys; null, PHP's `[]` for an empty map and unknown keys are
-taken care of by `wingsd.util.serialization`.
+`Settings` describes the server, `Process` how its program is started, watched and stopped. The
+fields have the names of the Panel's keys; `wingsd.util.serialization` handles null, PHP's `[]` for
+an empty map, and unknown keys.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ __all__ = [
 
 @attrs.frozen
 class Meta:
-    """`settings.meta`: what people call the server."""
+    """`settings.meta`: the server's name and description."""
 
     name: str = ""
     description: str = ""
@@ -54,12 +53,12 @@ class Build:
     threads: str | None = None
     disk_space: int = 0
     oom_disabled: bool | None = None
-    #: Pelican's word for the same thing, with the opposite meaning.
+    #: Pelican's key for the opposite.
     oom_killer: bool | None = None
 
     @property
     def oom_kill_disabled(self) -> bool:
-        """Whether the kernel must leave the container alone when memory runs out."""
+        """Whether the kernel's OOM killer must not kill the container's processes."""
         if self.oom_killer is not None:
             return not self.oom_killer
         return bool(self.oom_disabled)
@@ -74,7 +73,7 @@ class Image:
 
 @attrs.frozen
 class Default:
-    """`settings.allocations.default`: the address players use."""
+    """`settings.allocations.default`: the address for players."""
 
     ip: str = ""
     port: int = 0
@@ -82,7 +81,7 @@ class Default:
 
 @attrs.frozen
 class Allocations:
-    """`settings.allocations`: which host addresses and ports belong to the server."""
+    """`settings.allocations`: the host addresses and ports of the server."""
 
     force_outgoing_ip: bool = False
     default: Default = Default()
@@ -117,9 +116,9 @@ class Settings:
 
 @attrs.frozen
 class Startup:
-    """`process_configuration.startup`: the console lines that say that the server is up.
+    """`process_configuration.startup`: the console lines that show that the server has started.
 
-    An entry of `done` may start with `regex:`; `strip_ansi` takes colours away before comparing.
+    An entry of `done` may start with `regex:`; `strip_ansi` removes colours before comparing.
     """
 
     done: tuple[str, ...] = ()
@@ -163,7 +162,7 @@ class Process:
 
 @attrs.frozen
 class Configuration:
-    """All that the Panel says of one server; `raw` is its `settings` as they came."""
+    """The Panel's description of one server; `raw` is its `settings` as received."""
 
     settings: Settings
     process: Process = Process()
@@ -177,9 +176,9 @@ class _Answer:
 
 
 def configuration_from_panel(answer: object) -> Configuration:
-    """Return the server of the Panel's answer to `GET /servers/{uuid}`, or of its list's entry.
+    """Parse the Panel's answer to `GET /servers/{uuid}`, or an entry of its list of servers.
 
-    Raises `wingsd.errors.InvalidData` with the paths of what is wrong.
+    Raises `wingsd.errors.InvalidData` with the paths of invalid keys.
     """
     found = structure(answer, _Answer)
     raw = answer["settings"] if isinstance(answer, dict) else {}

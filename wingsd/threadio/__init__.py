@@ -1,9 +1,9 @@
 """Threads: bounded byte streams to and from them, rate limits, and pools of workers.
 
-`Workers` runs blocking functions in threads and gives their results back as Deferreds. `Feed`
-carries a stream of bytes from the reactor into a thread, `Outflow` one from a thread to the
-reactor, neither ever holding more than it should; a `TokenBucket` keeps many of them to one rate.
-Nothing else in wingsd starts a reactor-side thread or calls into the reactor from one.
+`Workers` runs blocking functions in threads and returns their results as Deferreds. `Feed` is a
+stream of bytes from the reactor to a thread, `Outflow` one from a thread to the reactor, both with
+bounded buffers; a `TokenBucket` limits the rate of many of them together. Nothing else in wingsd
+starts a thread for the reactor or calls the reactor from one.
 """
 
 from wingsd.threadio.rate_limit import Share, TokenBucket

@@ -23,8 +23,8 @@ __all__ = [
     "OutflowClosed",
 ]
 
-#: Streams pass in pieces of this size: TLS hands data up 16 KiB at a time, and taking the lock
-#: and waking the other side for each of these costs more than copying them once.
+#: Bytes of a block in a feed: TLS delivers 16 KiB at a time, and taking the lock and waking the
+#: thread for each costs more than copying them once.
 BLOCK = 256 * 1024
 #: Waiting bytes at which a feed pauses its producer, and at which it resumes it.
 FEED_HIGH_MARK = 4 * 1024 * 1024
@@ -33,7 +33,7 @@ FEED_LOW_MARK = 2 * 1024 * 1024
 
 @attrs.frozen
 class _Division:
-    """Where one part ends and the next begins."""
+    """The boundary between two parts."""
 
     label: object
 
@@ -42,8 +42,8 @@ class _Division:
 class Feed:
     """A bounded stream of bytes: written by the reactor, read by one thread.
 
-    The writing side pauses its producer between the marks. The reading side is `blocks()`, which
-    ends where `divide` was called, and `next_part()`, from where on it goes on.
+    The producer is paused at `FEED_HIGH_MARK` waiting bytes and resumed at `FEED_LOW_MARK`. The
+    thread reads `blocks()`, which end where `divide` was called, and continues with `next_part()`.
     """
 
     def __init__(self, reactor: IReactorFromThreads) -> None:
@@ -52,7 +52,7 @@ class Feed:
         self._paused = False
         self._small: list[bytes] = []
         self._small_size = 0
-        # Everything below is shared with the thread and guarded by this.
+        # All below is shared with the thread and guarded by this.
         self._changed = Condition()
         self._blocks: deque[bytes | _Division] = deque()
         self._size = 0
@@ -63,38 +63,38 @@ class Feed:
     # The reactor's side
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """Take bytes from `producer`, which must be a push producer."""
+        """Register `producer`, which must be a push producer."""
         if not streaming or self._producer is not None:
             raise RuntimeError("a feed takes one push producer")
         self._producer = IPushProducer(producer)
 
     def unregisterProducer(self) -> None:
-        """Forget the producer; it will write no more."""
+        """Unregister the producer."""
         self._producer = None
 
     def write(self, data: bytes) -> None:
-        """Add bytes to the stream, and pause the producer when too many are waiting."""
+        """Add bytes to the stream; pause the producer at the high mark."""
         self._small.append(data)
         self._small_size += len(data)
         if self._small_size >= BLOCK:
             self._flush()
 
     def divide(self, label: object) -> None:
-        """Say that what is written from now on is another part, which is called `label`."""
+        """Start another part, with the name `label`."""
         self._flush()
         with self._changed:
             self._blocks.append(_Division(label))
             self._changed.notify()
 
     def finish(self) -> None:
-        """Say that the stream is complete."""
+        """End the stream; it is complete."""
         self._flush()
         with self._changed:
             self._finished = True
             self._changed.notify()
 
     def fail(self, error: BaseException) -> None:
-        """Raise `error` in the thread, in place of whatever is still waiting."""
+        """Raise `error` in the thread, in place of the waiting bytes."""
         with self._changed:
             if self._error is None and not self._finished:
                 self._error = error
@@ -114,7 +114,7 @@ class Feed:
             full = self._size >= FEED_HIGH_MARK
             self._wake_at_low = self._wake_at_low or full
             self._changed.notify()
-        # Also when it was paused before: the transport resumes itself after some writes.
+        # Even if it is paused already: the transport resumes itself after some writes.
         if full and self._producer is not None:
             self._paused = True
             self._producer.pauseProducing()
@@ -127,21 +127,21 @@ class Feed:
     # The side of the thread
 
     def close(self) -> None:
-        """End the stream here and now: what it was read for has failed."""
+        """Discard the stream, after a failure of the reading side."""
         with self._changed:
             self._finished = True
             self._blocks.clear()
             self._changed.notify()
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the part's bytes as they come; raise what `fail` was given."""
+        """Yield the part's bytes as they arrive; raise the error given to `fail`."""
         while (block := self._next()) is not None:
             yield block
 
     def next_part(self) -> object | None:
-        """Return the label of the next part, whatever is left of this one; None after the last.
+        """Skip to the next part; wait for it and return its label, None after the last.
 
-        Waits until it begins. Raises what `fail` was given.
+        Raises the error given to `fail`.
         """
         for _ in self.blocks():
             pass
@@ -170,24 +170,23 @@ class Feed:
         return block
 
 
-#: Bytes in which the stream is given out, and up to twice as many: as the packing thread writes
-#: them (`archive.compress.OUTPUT`), without a copy, which would also be of another size.
+#: Bytes of a block of output, up to twice as many: the size in which the packing thread writes
+#: (`archive.compress.OUTPUT`), so that blocks are not copied.
 STEP = 120 * 1024
 #: Waiting bytes at which the thread that writes is stopped: 20 ms of a 1 Gbit/s link.
 OUTFLOW_HIGH_MARK = 2 * 1024 * 1024
 
 
 class OutflowClosed(Exception):
-    """The stream is wanted no more; raised in the thread that writes it."""
+    """The stream was closed; raised in the thread that writes it."""
 
 
 @implementer(IPushProducer)
 class Outflow:
-    """A bounded stream of bytes: written by one thread, given to a consumer on the reactor.
+    """A bounded stream of bytes: written by one thread, delivered to a consumer on the reactor.
 
-    The thread is stopped while `high_mark` bytes wait and woken when half of them are left. Small
-    writes are joined, so the thread's last ones are given out only when it says `finish`. With a
-    `bucket`, the stream is given out at the rate that it has there.
+    The thread waits at `high_mark` bytes in the buffer until half of them are left. Small writes
+    are joined, so the last ones are delivered at `finish`. A `bucket` limits the rate.
     """
 
     def __init__(
@@ -199,18 +198,18 @@ class Outflow:
         self._reactor = reactor
         self._high_mark = high_mark
         self._low_mark = high_mark // 2
-        #: Bytes given to the consumer so far.
+        #: Bytes delivered so far.
         self.bytes_out = 0
-        # The thread's own.
+        # Used by the thread only.
         self._small: list[bytes] = []
         self._small_size = 0
-        # The reactor's own.
+        # Used by the reactor only.
         self._consumer: Callable[[bytes], None] | None = None
         self._finished: Callable[[], None] | None = None
         self._running = True
         self._bucket = bucket
         self._share: Share | None = None
-        # Everything below is shared and guarded by this.
+        # All below is shared and guarded by this.
         self._changed = Condition()
         self._blocks: deque[bytes] = deque()
         self._size = 0
@@ -221,14 +220,11 @@ class Outflow:
     # The thread's side
 
     def write(self, data: bytes) -> None:
-        """Add bytes to the stream; wait while too many are waiting.
-
-        Raises `OutflowClosed` when they are wanted no more.
-        """
-        # Not the newest bytes: the stream's last ones must go out together with its end, or the
-        # other node could answer what it rightly takes for complete before we know that it is.
+        """Add bytes to the stream; wait at the high mark. Raises `OutflowClosed` after `close`."""
+        # Not the newest bytes: the last ones must be delivered together with the end, or the other
+        # node could answer a complete upload before this side knows that it is complete.
         if self._small_size >= STEP:
-            for block in self._gathered():
+            for block in self._joined():
                 self._put(block)
         if self._closed:
             raise OutflowClosed
@@ -236,17 +232,17 @@ class Outflow:
         self._small_size += len(data)
 
     def finish(self) -> None:
-        """Say that the stream is complete. Raises as `write` does."""
-        *blocks, last = self._gathered()
+        """End the stream; it is complete. Raises `OutflowClosed` after `close`."""
+        *blocks, last = self._joined()
         for block in blocks:
             self._put(block)
         self._put(last, last=True)
 
-    def _gathered(self) -> Iterator[bytes]:
+    def _joined(self) -> Iterator[bytes]:
         data = b"".join(self._small)
         self._small.clear()
         self._small_size = 0
-        if len(data) <= 2 * STEP:  # as the transport takes it: not worth another copy
+        if len(data) <= 2 * STEP:  # not worth another copy
             yield data
             return
         for at in range(0, len(data), STEP):
@@ -268,9 +264,9 @@ class Outflow:
     # The reactor's side
 
     def start(self, consumer: Callable[[bytes], None], finished: Callable[[], None]) -> None:
-        """Give the stream to `consumer` and, after its last bytes and at once, call `finished`.
+        """Deliver the stream to `consumer`; right after the last bytes call `finished`.
 
-        The consumer gets no more while this is paused, and none after `close`.
+        Nothing is delivered while this is paused, nor after `close`.
         """
         self._consumer, self._finished = consumer, finished
         if self._bucket is not None:
@@ -278,20 +274,20 @@ class Outflow:
         self._deliver()
 
     def pauseProducing(self) -> None:
-        """Give out nothing for now."""
+        """Pause delivery."""
         self._running = False
 
     def resumeProducing(self) -> None:
-        """Go on."""
+        """Resume delivery."""
         self._running = True
         self._deliver()
 
     def stopProducing(self) -> None:
-        """Do as `close` does; the name is the interface's."""
+        """Close the stream."""
         self.close()
 
     def close(self) -> None:
-        """End the stream here and now, and the thread's writing with it."""
+        """Discard the stream; the thread gets `OutflowClosed`."""
         self._end()
         with self._changed:
             self._closed = True
@@ -300,7 +296,7 @@ class Outflow:
             self._changed.notify()
 
     def _deliver(self) -> None:
-        while self._may_give and self._consumer is not None and self._finished is not None:
+        while self._may_deliver and self._consumer is not None and self._finished is not None:
             block, last = self._take()
             if block is None:
                 return
@@ -315,8 +311,8 @@ class Outflow:
                 finished()
 
     @property
-    def _may_give(self) -> bool:
-        # Two have a say, the consumer and the bucket, and neither's word is the other's.
+    def _may_deliver(self) -> bool:
+        # The consumer and the bucket pause it independently of each other.
         return self._running and (self._share is None or not self._share.held)
 
     def _end(self) -> None:
@@ -325,7 +321,7 @@ class Outflow:
             self._share.leave()
 
     def _take(self) -> tuple[bytes | None, bool]:
-        """Return what comes next, and whether it is the last; None when nothing waits."""
+        """Return the next block, None when none waits, and whether it is the last."""
         with self._changed:
             if not self._blocks:
                 self._call_when_written = True

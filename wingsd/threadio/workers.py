@@ -1,4 +1,4 @@
-"""Threads for blocking functions, and what they return as Deferreds."""
+"""Pools of threads for blocking functions, with their results as Deferreds."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from twisted.python.threadpool import ThreadPool
 
 __all__ = ["Thread", "Workers", "relayed"]
 
-#: Where a thread writes its name for `top -H` and `ps -L`; the kernel keeps 15 bytes of it.
+#: The file for a thread's name in `top -H` and `ps -L`; the kernel keeps 15 bytes.
 _COMM = Path("/proc/thread-self/comm")
 
 
 class Thread(threading.Thread):
-    """A daemon thread; the kernel knows it by its name and lets it run at the nice value `nice`.
+    """A daemon thread with its name known to the kernel, and with the nice value `nice`.
 
-    The threads that it starts inherit the nice value. It is never lowered, which an unprivileged
-    process may not do: where the daemon has a higher one already, that stays.
+    Threads that it starts inherit the nice value. A higher nice value of the daemon is kept, as an
+    unprivileged process may not lower it.
     """
 
     def __init__(self, target: Callable[[], object], name: str, *, nice: int = 0) -> None:
@@ -33,21 +33,21 @@ class Thread(threading.Thread):
         self._nice = nice
 
     def run(self) -> None:
-        """Do what the thread is for."""
-        # Neither is worth a failure where there is no /proc, or a sandbox forbids the call.
+        """Set name and nice value, then call the target."""
+        # Both are optional: there may be no /proc, or a sandbox forbids the call.
         with suppress(OSError):
-            _show(self.name)
+            _set_name(self.name)
         with suppress(OSError):
-            _yield_as(self._nice)
+            _set_nice(self._nice)
         super().run()
 
 
-def _show(name: str) -> None:
-    if sys.version_info < (3, 14):  # which does it by itself
+def _set_name(name: str) -> None:
+    if sys.version_info < (3, 14):  # which does so itself
         _COMM.write_text(name)
 
 
-def _yield_as(nice: int) -> None:
+def _set_nice(nice: int) -> None:
     # On Linux each thread has a nice value of its own, setpriority(2).
     thread = threading.get_native_id()
     if nice > os.getpriority(os.PRIO_PROCESS, thread):
@@ -59,9 +59,9 @@ T = TypeVar("T")
 
 
 class Workers:
-    """A pool of threads for one kind of blocking work, all of them at the nice value `nice`.
+    """A pool of threads for one kind of blocking work, all with the nice value `nice`.
 
-    A thread stays in its pool, and so never does another's work as slowly. `when_idle` is called
+    A thread stays in its pool, so other work keeps its own priority. `when_idle` is called
     on the reactor when no work is left.
     """
 
@@ -80,24 +80,23 @@ class Workers:
         self._pool = ThreadPool(0, threads, name)
 
         def thread(*, target: Callable[[], object], name: str) -> Thread:
-            # A thread that hangs (an engine or a disk that does not answer) must not keep the
-            # process from ending: a daemon thread does not. Twisted's own name for it is longer
-            # than what the kernel keeps.
+            # A daemon thread: one that hangs (an engine or a disk that does not answer) must not
+            # keep the process from ending. Twisted's name for it is too long for the kernel.
             return Thread(target, f"wingsd-{self._pool.name}", nice=nice)
 
         self._pool.threadFactory = thread  # type: ignore[assignment]
 
     def start(self) -> None:
-        """Accept work."""
+        """Start the pool."""
         self._pool.start()
 
     def stop(self) -> None:
-        """End the threads, without waiting for one that still works."""
+        """Stop the pool, without waiting for a thread that is still busy."""
         if not self._pool.working:
             self._pool.stop()
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Return what `work` returns or raises, from a thread of this pool."""
+        """Call `work` in a thread of this pool; return its result."""
         self._unfinished += 1
         result = deferToThreadPool(self._reactor, self._pool, work, *args, **kwargs)
         return result.addBoth(self._finished)
@@ -110,7 +109,7 @@ class Workers:
 
 
 def relayed(reactor: IReactorFromThreads, function: Callable[P, object]) -> Callable[P, None]:
-    """Return what calls `function` on the reactor, from whichever thread it is called."""
+    """Return a function for any thread that calls `function` on the reactor."""
 
     def relay(*args: P.args, **kwargs: P.kwargs) -> None:
         reactor.callFromThread(function, *args, **kwargs)

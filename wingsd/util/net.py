@@ -1,17 +1,4 @@
-"""Sockets: keepalive, the state of TCP, and how a listening port takes connections.
-
-A peer that vanished without a word (a power cut, a cable, a firewall that forgot) is silent like
-one that has nothing to say. The kernel asks, and breaks the connection where nothing answers.
-
-Each new connection costs a TLS handshake, a millisecond or more. Twisted takes a hundred or more
-in one turn of the reactor, in which all other clients then wait.
-
-Where none can be opened any more, Twisted gives up a descriptor that it keeps for this, and takes
-and closes by it whoever waits. But a thread may be quicker to have it, and it is gone for good:
-from then on the port is told of the same connection in each turn of the reactor, to no avail. That
-costs a whole core and thousands of lines a second in the log (Twisted 24.11 and 26.10; its issue
-5368 brought the spare descriptor).
-"""
+"""Sockets: TCP keepalive, TCP_INFO, and limits for accepting connections."""
 
 from __future__ import annotations
 
@@ -20,18 +7,22 @@ import struct
 from typing import Any
 
 import attrs
+from twisted.internet.interfaces import IReactorTime
 
-__all__ = ["ACCEPTS", "REST", "TcpInfo", "accept_few", "keep_alive", "tcp_info"]
+__all__ = ["ACCEPTS", "PAUSE", "TcpInfo", "keep_alive", "limit_accepts", "tcp_info"]
 
-#: Seconds until a silent peer is asked, seconds between the questions, and how many of them it may
-#: leave unanswered: two minutes in all.
+#: Seconds until the first probe of an idle connection, between two probes, and the number of
+#: probes without answer that break it: two minutes in all.
 IDLE = 60
 INTERVAL = 15
 PROBES = 4
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Have the kernel ask. A listening socket passes it on to all that it accepts (Linux does)."""
+    """Enable TCP keepalive: it finds a peer that vanished, after a power cut for example.
+
+    Linux applies the options of a listening socket to the connections that it accepts.
+    """
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -40,7 +31,7 @@ def keep_alive(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
 
 
-# The beginning of `struct tcp_info` (linux/tcp.h), to which the kernel only ever adds at its end:
+# The start of `struct tcp_info` (linux/tcp.h), which the kernel only ever extends at its end:
 # tcpi_state, tcpi_probes, tcpi_unacked, and tcpi_last_ack_recv in milliseconds.
 _LAYOUT = struct.Struct("=B2xB20xI28xI")
 # tcp_states.h.
@@ -49,11 +40,10 @@ _ESTABLISHED = 1
 
 @attrs.frozen
 class TcpInfo:
-    """A connection, as it is now.
+    """The state of a TCP connection.
 
-    `unacknowledged` is how many segments the peer has not acknowledged; `probes`, how many times
-    in a row it was asked whether it takes more, or is there, and said nothing; `silence`, the
-    seconds since it acknowledged anything at all.
+    `unacknowledged` counts the segments not acknowledged, `probes` the window or keepalive probes
+    in a row without answer; `silence` is the seconds since the last acknowledgement.
     """
 
     established: bool
@@ -63,39 +53,43 @@ class TcpInfo:
 
 
 def tcp_info(connection: socket.socket) -> TcpInfo:
-    """Return what is known of a connection. Raises `OSError` for one that is not TCP."""
+    """Return the state of a connection. Raises `OSError` for one that is not TCP."""
     found = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAYOUT.size)
     state, probes, unacknowledged, milliseconds = _LAYOUT.unpack(found)
     return TcpInfo(state == _ESTABLISHED, probes, unacknowledged, milliseconds / 1000)
 
 
-#: Connections that are taken in one turn of the reactor.
+#: Connections accepted in one turn of the reactor.
 ACCEPTS = 32
 
-#: Seconds until it is tried again. Those that wait meanwhile stay in the socket's queue.
-REST = 0.5
+#: Seconds of a pause. Connections that wait meanwhile stay in the socket's queue.
+PAUSE = 0.5
 
 
-def accept_few(port: Any, reactor: Any) -> None:
-    """Have `port`, a listening one of Twisted's, take at most `ACCEPTS` connections a turn.
+def limit_accepts(port: Any, reactor: IReactorTime) -> None:
+    """Have `port`, a listening port of Twisted, accept at most `ACCEPTS` connections a turn.
 
-    When it took none, it looks away for `REST` seconds.
+    Each new connection costs a TLS handshake, a millisecond or more. Twisted accepts a hundred or
+    more in one turn of the reactor, in which all other clients wait.
 
-    It is told of connections only where there are some, whatever then keeps it from them: no free
-    descriptor in the process or the system, or no memory.
+    When it could accept none, it pauses for `PAUSE` seconds: it is readable, but descriptors or
+    memory are used up. Twisted then closes a spare descriptor (its issue 5368) to accept and close
+    a waiting connection. If another thread takes that descriptor first, it is lost, and the port
+    stays readable in each turn: a whole core, and thousands of log lines a second (Twisted 24.11
+    and 26.10).
     """
     accept = port.doRead
 
-    def accept_or_rest() -> None:
+    def accept_or_pause() -> None:
         port.numberAccepts = ACCEPTS  # Twisted raises it
         taken = port.sessionno  # the number that the next connection gets
         accept()
         if port.sessionno == taken and port.connected:
             port.stopReading()
-            reactor.callLater(REST, look_again)
+            reactor.callLater(PAUSE, resume)
 
-    def look_again() -> None:
+    def resume() -> None:
         if port.connected and not port.disconnecting:
             port.startReading()
 
-    port.doRead = accept_or_rest
+    port.doRead = accept_or_pause

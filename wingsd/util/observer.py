@@ -1,8 +1,6 @@
-"""Who is told how the node's work goes, and may count it.
+"""The interface of metrics: events of the node's work, for an observer to count.
 
-The rooms of the node tell an `Observer`; what becomes of that, they do not know. Pure: clocks are
-handed in. Names are those that are counted by, and come from small sets: of directions, of steps,
-of operations, and of classes of errors.
+Names of directions, steps, operations and errors come from small sets, as labels of metrics must.
 """
 
 from __future__ import annotations
@@ -13,60 +11,60 @@ from typing import Protocol
 
 __all__ = ["ENGINE", "PANEL", "Observer", "Passage"]
 
-#: Those whom the node calls.
+#: The peers that the node calls.
 PANEL = "panel"
 ENGINE = "engine"
 
 
 class Passage(Protocol):
-    """A transfer under way, to be looked at whenever somebody wants to know."""
+    """A transfer under way."""
 
     @property
     def direction(self) -> str:
-        """`in` to this node, `out` from it."""
+        """`in` to this node or `out` from it."""
 
     @property
     def step(self) -> str:
-        """The name of the step that it is in."""
+        """The name of the current step."""
 
     @property
     def step_seconds(self) -> float:
-        """For how many seconds it has been in that."""
+        """Seconds since the current step began."""
 
     @property
     def moved(self) -> int:
-        """The bytes that have come, or gone, so far."""
+        """Bytes received or sent so far."""
 
 
 class Observer:
-    """Is told, and does nothing with it.
+    """An observer that ignores all events, to be overridden.
 
-    `called` comes from any thread, all else from the reactor's. None of them may raise.
+    `called` may come from any thread, all other events from the reactor. No method may raise.
     """
 
     def transfer_begun(self, transfer: Passage) -> None:
-        """A transfer is under way, until `transfer_over`."""
+        """A transfer has begun; it ends with `transfer_over`."""
 
     def step_left(self, transfer: Passage) -> None:
-        """It leaves a step that it has been in from its beginning."""
+        """A transfer leaves a step that this process saw begin."""
 
     def transfer_over(
         self, direction: str, error: Exception | None, transfer: Passage | None = None
     ) -> None:
-        """A transfer has ended: the server has moved, or else there is an `error`.
+        """A transfer has ended: with the server moved, or with an `error`.
 
-        `transfer` is None for one that was never told to have begun, but by an earlier daemon.
+        `transfer` is None for one that an earlier daemon began.
         """
 
     def called(self, peer: str, operation: str, seconds: float, error: Exception | None) -> None:
-        """A call to one of `PANEL` and `ENGINE` took so long; with `error` it has failed."""
+        """A call to `PANEL` or `ENGINE` took `seconds`; with `error` it failed."""
 
     def answered(self, error: Exception) -> None:
-        """Somebody's request was answered with an error."""
+        """A request was answered with an error."""
 
     @contextmanager
     def timing(self, peer: str, operation: str, clock: Callable[[], float]) -> Iterator[None]:
-        """Tell of the call that is made meanwhile. `clock` gives seconds."""
+        """Time the call in the context. `clock` gives seconds."""
         began = clock()
         try:
             yield

@@ -1,8 +1,7 @@
-"""Turns plain data (YAML, JSON) into attrs values, strictly, and those into plain data again.
+"""Strict conversion of plain data (YAML, JSON) to attrs values and back, with cattrs.
 
-cattrs does the work. Here is only what it is told: no type is converted to another, PHP's `[]`
-is an empty map, a null is an absent key, and every fault is named by the path of its key. On the
-way back, a field is left out that has its default.
+No type is converted to another, PHP's `[]` is an empty map, a null is an absent key, and each
+fault has the path of its key. On the way back, fields with their default are left out.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ class InvalidField(ValueError):
 
 @attrs.frozen(init=False)
 class Keywords:
-    """What JSON Schema can say of a value and Python's types cannot; it belongs in `Annotated`.
+    """Keywords of JSON Schema for a value, to be put in `Annotated`.
 
-    It is told to people and their programs, and looked at by nothing here.
+    They are documentation: nothing here checks them.
     """
 
     words: tuple[tuple[str, object], ...]
@@ -53,7 +52,7 @@ class Keywords:
 
 
 class _WrongKind(ValueError):
-    """A value of the wrong kind. The value itself is not told: it may be a secret."""
+    """A value of the wrong type. The message does not contain the value: it may be a secret."""
 
     def __init__(self, expected: str, found: object) -> None:
         kind = "nothing" if found is None else _WORDS.get(type(found), "something else")
@@ -63,7 +62,7 @@ class _WrongKind(ValueError):
 def _scalar(value: object, kind: type) -> object:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    # bool is an int to Python, but not to a person who wrote `port: true`.
+    # bool is a subclass of int, but `port: true` is a mistake.
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise _WrongKind(_WORDS[kind], value)
     return value
@@ -93,10 +92,9 @@ def _class_hook(cls: type) -> Callable[[Any, Any], Any]:
 
 
 def _invalid_fields(data: Mapping[str, Any], cls: type) -> Iterator[InvalidField]:
-    """Yield what the validators find wrong with values of the right kinds.
+    """Yield the errors of all validators for values of the right types.
 
-    They are called when a class is made, which is not where another value is of a wrong kind; and
-    the first of them ends that.
+    attrs calls validators only if all values are of the right types, and stops at the first error.
     """
     for field in attrs.fields(attrs.resolve_types(cls)):
         if field.validator is not None and field.name in data:
@@ -105,7 +103,7 @@ def _invalid_fields(data: Mapping[str, Any], cls: type) -> Iterator[InvalidField
             except InvalidField as error:
                 yield error
             except (BaseValidationError, ValueError):
-                continue  # It is told already.
+                continue  # reported already
 
 
 def _is_list(kind: object) -> bool:
@@ -114,7 +112,7 @@ def _is_list(kind: object) -> bool:
 
 def _list_hook(kind: Any) -> Callable[[Any, Any], Any]:
     (item, _ellipsis) = kind.__args__
-    # A list, since asking for a tuple again would end up here again.
+    # A list: a tuple would call this hook again.
     kind = GenericAlias(list, (item,))
 
     def hook(value: object, _: object) -> object:
@@ -130,7 +128,7 @@ def _is_map(kind: object) -> bool:
 
 
 def _map_hook(kind: Any) -> Callable[[Any, Any], Any]:
-    # Mapping, since asking for a dict again would end up here again.
+    # A Mapping: a dict would call this hook again.
     kind = GenericAlias(Mapping, kind.__args__)
 
     def hook(value: object, _: object) -> object:
@@ -173,12 +171,12 @@ def structure(data: object, cls: type[T]) -> T:
 
 
 def unstructure(value: object) -> Any:
-    """Return `value`, an attrs value or lists and maps of some, as JSON can say it."""
+    """Return `value`, an attrs value or lists and maps of some, as plain data for JSON."""
     return _converter.unstructure(value)
 
 
 def unknown_keys(data: object, cls: type[Any], path: str = "") -> dict[str, object]:
-    """Return the values in `data` that `cls` has no field for by their paths, in order."""
+    """Return the values in `data` for which `cls` has no field, by their paths, in order."""
     if not isinstance(data, Mapping):
         return {}
     fields = attrs.fields_dict(attrs.resolve_types(cls))

@@ -1,4 +1,4 @@
-"""TLS 1.2 and above, with authenticated encryption alone, and the node's certificate.
+"""TLS: options for 1.2 and above with AEAD ciphers only, and the node's certificate.
 
 The certificate is read again on demand; connections in progress keep the previous one.
 """
@@ -23,16 +23,16 @@ from wingsd.errors import ConfigError
 
 __all__ = ["GATHERED", "ServerCertificate", "tls_options"]
 
-_RECORD = 16 << 10  # bytes that a TLS record has at most
+_RECORD = 16 << 10  # bytes of the largest TLS record
 GATHERED = 512 << 10
-"""The most bytes of full records that are handed out as one."""
+"""The most bytes of full records that are returned together."""
 
 #: The cipher suites of TLS 1.2, as OpenSSL writes them: forward secrecy and authenticated
 #: encryption (AEAD). Twisted's default has CBC suites and RSA key exchange as well.
 _TLS12_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
 #: Those of TLS 1.3, all of which are AEAD.
 _TLS13_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-#: Where records are read to. One is enough: connections are the reactor's, and read in its thread.
+#: The buffer for records, shared by all connections: only the reactor's thread reads.
 _space = no_zero_allocator("char[]", GATHERED + _RECORD)
 
 
@@ -49,7 +49,7 @@ def tls_options(**arguments: Any) -> CertificateOptions:
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerCertificate:
-    """What two PEM files hold; connections made after `reload` use what it has read."""
+    """The certificate of two PEM files. Connections made after `reload` use the new one."""
 
     def __init__(self, cert: str, key: str) -> None:
         """Raise `ConfigError` when the files are not a certificate (chain) and its key."""
@@ -69,19 +69,19 @@ class ServerCertificate:
 
 
 class _Connection(SSL.Connection):
-    """Hands out full records in a row as one: each costs as much on its way as all of them.
+    """Returns consecutive full records together, as each call costs the same for any size.
 
-    Twisted takes what has arrived record by record, of 16 KiB at most. pyOpenSSL's own `recv`
-    takes new memory for each and copies it once more, so OpenSSL is called by the bindings that
-    pyOpenSSL is made of, as Twisted does for what pyOpenSSL has no name for.
+    Twisted reads single records, of 16 KiB at most. pyOpenSSL's own `recv` allocates memory for
+    each and copies it once more, so OpenSSL is called by pyOpenSSL's bindings, as Twisted does
+    for functions that pyOpenSSL lacks.
     """
 
     _failure: SSL.Error | None = None
 
     def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
-        """Return what has arrived: one record, or where it is full up to `GATHERED` bytes.
+        """Return one record, or if it is full, further ones up to `GATHERED` bytes.
 
-        `bufsiz` bounds nothing: Twisted passes on as much as it is given.
+        `bufsiz` is ignored: Twisted accepts more.
         """
         if self._failure is not None:
             raise self._failure
@@ -98,29 +98,29 @@ class _Connection(SSL.Connection):
         return bytes(ffi.buffer(_space, size))
 
     def _taken(self, at: int) -> int:
-        """Have OpenSSL put the next record, or what is left of one, at this place."""
+        """Read the next record, or the rest of one, into the buffer at this offset."""
         size: int = lib.SSL_read(self._ssl, _space + at, _RECORD)
         if size <= 0:
             self._raise_ssl_error(self._ssl, size)
         return size
 
     def _keep(self, failure: SSL.Error) -> None:
-        """Have it told by the next call. OpenSSL tells what is wrong with a connection once."""
+        """Keep an error for the next call. OpenSSL reports an error of a connection once."""
         if not isinstance(failure, SSL.WantReadError):
             self._failure = failure
 
 
 def _prefer_short_keys(context: SSL.Context) -> None:
-    """Prefer AES with 128 bits to that with 256, as Go, and so Wings, does: it is less work.
+    """Prefer AES with 128 bits to 256, as Go and so Wings does: it is faster.
 
-    Older versions of pyOpenSSL have no name for it. Where it is not taken, OpenSSL's order stays.
+    Older versions of pyOpenSSL lack the function. If OpenSSL refuses, its own order stays.
     """
     lib.SSL_CTX_set_ciphersuites(context._context, _TLS13_SUITES)
 
 
 def _take(option: str, path: str, take: Callable[[str], None]) -> None:
     try:
-        with open(path, "rb"):  # OpenSSL does not say why it cannot
+        with open(path, "rb"):  # OpenSSL does not give the reason
             take(path)
     except (OSError, ValueError, SSL.Error) as error:
         raise ConfigError(f"{option}: {path} cannot be used: {_why(error)}") from error
