@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 
 from wingsd.config import Config
-from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob
-from wingsd.egg_files.rewrite import rewrite
 from wingsd.panel.schemas import Configuration, ConfigurationFile
 from wingsd.threadio import Workers
+
+if TYPE_CHECKING:
+    from wingsd.egg_files.process import RewriteBounds, RewriteJob
 
 __all__ = ["Rewriters", "ServerEggFiles", "public_configuration"]
 
@@ -24,9 +25,12 @@ class Rewriters:
 
     The servers' users decide how long that takes, within the bounds. A server whose files were
     slow to parse gets a thread of `slow` the next time, where it delays only similar ones.
+    `bounds` are those of `wingsd.egg_files.process` by default.
     """
 
-    def __init__(self, workers: Workers, slow: Workers, bounds: RewriteBounds = BOUNDS) -> None:
+    def __init__(
+        self, workers: Workers, slow: Workers, bounds: RewriteBounds | None = None
+    ) -> None:
         self._workers = workers
         self._slow = slow
         self._bounds = bounds
@@ -58,7 +62,11 @@ class Rewriters:
         Returns the job, to cancel it or to read whether it was slow, and a Deferred that fires
         with the messages when it has ended, cancelled or not.
         """
-        job = RewriteJob(self._bounds)
+        # Here, since most of this package is not needed before the first start of a server.
+        from wingsd.egg_files.process import BOUNDS, RewriteJob  # noqa: PLC0415
+        from wingsd.egg_files.rewrite import rewrite  # noqa: PLC0415
+
+        job = RewriteJob(self._bounds or BOUNDS)
         self._jobs.add(job)
         workers = self._slow if slow else self._workers
         working = workers.run(rewrite, root, owner, files, node, job.rewrite)

@@ -9,7 +9,6 @@ from email.utils import parsedate_to_datetime
 from itertools import count
 
 import attrs
-from twisted.application.internet import backoffPolicy
 
 __all__ = ["Backoff", "seconds_asked_for"]
 
@@ -28,6 +27,9 @@ class Backoff:
     jitter: bool = False
 
     def __iter__(self) -> Iterator[float]:
+        # Here, since its module loads a state machine library that nothing else needs.
+        from twisted.application.internet import backoffPolicy  # noqa: PLC0415
+
         jitter = random.random if self.jitter else float
         pause: Callable[[int], float] = backoffPolicy(
             self.first, self.longest, self.factor, jitter
