@@ -38,7 +38,7 @@ async def test_it_gets_whole_files_where_it_would_empty_links(nodes: TwoNodes, g
     await begin(nodes, go)
     world = (nodes.source.files() / "world" / "region.mca").read_bytes()
     await nodes.source.wait_for_line("state success")
-    await nodes.source.wait_for_line("its files are deleted")
+    await nodes.source.wait_for_line("files deleted")
     assert go.checksum == sha256(bytes(go.archive))
     with tarfile.open(fileobj=io.BytesIO(go.archive), mode="r:gz") as tar:
         members = {member.name.removeprefix("./"): member for member in tar}

@@ -1,4 +1,4 @@
-"""What comes with a server beside its archive, told by the name of its part: backups and a log.
+"""Attachments of an upload, by the names of their parts: backups and an installation log.
 
 A part is handled by its name, whichever family the node belongs to. Of what a sender writes only
 a UUID and a suffix from a list are ever part of a path. Pure.
@@ -78,10 +78,10 @@ Attachment = Backup | InstallLog
 def attachment_of(
     name: str, filename: str = "", content_type: str = ""
 ) -> Attachment | BackupChecksum | None:
-    """Return what the part `name` is; None for none of these.
+    """Return the attachment in the part `name`; None if it is not an attachment.
 
-    Raises `BadRequest` for a backup that cannot be kept: a success would have the source delete
-    what nobody has.
+    Raises `BadRequest` for a backup that cannot be kept: after a success the source would delete
+    the only copy.
     """
     if name in LOG_PARTS.values():
         return InstallLog()

@@ -1,10 +1,10 @@
-"""Backups on this node: sent with their server, and removed when they have moved with it.
+"""Local backups: found to be sent with their server, and removed when they have moved with it.
 
-They are found where each family keeps them.
+They are found where each family keeps them. Which are to be removed is in the state database
+before the server is sent, and the transfer is not over there before they are removed. So a daemon
+that dies in between removes them at its next start.
+
 Blocking: run it in a thread.
-
-Which they are is in the journal before the server is sent, and a transfer is not over there before
-they are gone. So a daemon that dies in between removes them at its next start.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LocalBackup:
     place: str
 
     def blocks(self) -> Generator[bytes, None, None]:
-        """Yield what it holds. Raises `StorageError`, also where that is not its size any more."""
+        """Yield its bytes. Raises `StorageError`, also where the size has changed."""
         left = self.size
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -101,7 +101,7 @@ def _find(directory: str, server: str, uuid: str, family: str) -> LocalBackup | 
 def remove_backup(directory: str, place: str) -> None:
     """Remove the backup at `place` in `directory`, if it is there; raises `StorageError`."""
     if backup_at(place) is None:
-        return  # Nothing else is ever removed by this way.
+        return  # Only backups are ever removed by this function.
     path = os.path.join(directory, place)
     try:
         with suppress(FileNotFoundError):

@@ -189,31 +189,31 @@ class UploadForm:
     ) -> None:
         """Raise `InvalidContentType` when `content_type` is not that of a form with a boundary."""
         # The document's own Python example breaks the document's rule: requests writes `data`
-        # before `files`, whatever the caller does. Its users cannot help it, so it may.
+        # before `files`, whatever the caller does, so any order is accepted from it.
         self._any_order = user_agent.startswith("python-requests/")
         self._parts = FormParts(_boundary(content_type), bounds or FormConfig())
-        #: What the bytes of the part that is being read are: to be handed on, or a checksum.
+        #: Whether the bytes of the part that is being read are passed on, or a checksum.
         self._wanted = False
         self._checksum: bytearray | None = None
         self._checksums: dict[str | BackupChecksum, bytearray] = {}
-        self._extras: set[Attachment] = set()
+        self._attachments: set[Attachment] = set()
         self._archive_seen = False
         self._in_archive = False
         #: True from the archive's last byte on.
         self.archive_complete = False
 
     def receive(self, chunk: bytes) -> Iterator[bytes | Attachment]:
-        """Take a piece of the body and yield what it holds of the archive, then of the extras.
+        """Take a piece of the body and yield its part of the archive, then of the attachments.
 
-        The bytes that follow an extra are its own. Raises `BadRequest` for parts in the wrong
-        order or number, for a backup that cannot be kept, and for what is not multipart.
+        The bytes that follow an attachment are its own. Raises `BadRequest` for parts in the
+        wrong order or number, for a backup that cannot be kept, and for an invalid form.
         """
         try:
             for event in self._parts.parse(chunk):
                 if isinstance(event, MultipartSegment):
-                    extra = self._start(event)
-                    if extra is not None:
-                        yield extra
+                    attachment = self._start(event)
+                    if attachment is not None:
+                        yield attachment
                 elif event is None:
                     self._end()
                 elif self._wanted:
@@ -226,7 +226,7 @@ class UploadForm:
             ) from error
 
     def close(self) -> Checksums:
-        """Say that the body has ended and return the checksums as they were sent.
+        """Take the end of the body; return the checksums as they were sent.
 
         Raises `BadRequest` when a part is missing or the archive has two checksums,
         `UploadTruncated` when the last part is not whole.
@@ -250,7 +250,7 @@ class UploadForm:
         return checksums.pop()
 
     def _of_backups(self) -> dict[str, str]:
-        came = {extra.uuid for extra in self._extras if isinstance(extra, Backup)}
+        came = self._backup_uuids()
         found = {
             key.uuid: _text(checksum)
             for key, checksum in self._checksums.items()
@@ -262,7 +262,7 @@ class UploadForm:
         return found
 
     def _start(self, segment: MultipartSegment) -> Attachment | None:
-        """Begin a part; return it if it is an extra, whose bytes are to be handed on."""
+        """Begin a part; return it if it is an attachment, whose bytes are passed on."""
         name = segment.name
         self._wanted, self._checksum = False, None
         if name == "archive":
@@ -275,7 +275,7 @@ class UploadForm:
             if isinstance(found, BackupChecksum):
                 self._expect_checksum(name, found)
             elif found is not None:
-                self._add_extra(name, found)
+                self._add_attachment(name, found)
                 return found
         return None
 
@@ -285,14 +285,19 @@ class UploadForm:
         self._once(key not in self._checksums, name)
         self._checksum = self._checksums[key] = bytearray()
 
-    def _add_extra(self, name: str, extra: Attachment) -> None:
+    def _add_attachment(self, name: str, attachment: Attachment) -> None:
         if not self.archive_complete:
             raise ArchiveNotFirst(name)
-        others = {each.uuid for each in self._extras if isinstance(each, Backup)}
-        known = extra.uuid in others if isinstance(extra, Backup) else extra in self._extras
+        if isinstance(attachment, Backup):
+            known = attachment.uuid in self._backup_uuids()
+        else:
+            known = attachment in self._attachments
         self._once(not known, name)
-        self._extras.add(extra)
+        self._attachments.add(attachment)
         self._wanted = True
+
+    def _backup_uuids(self) -> set[str]:
+        return {each.uuid for each in self._attachments if isinstance(each, Backup)}
 
     def _once(self, is_first: bool, name: str) -> None:
         if not is_first:
@@ -312,7 +317,7 @@ class UploadForm:
 
 @attrs.frozen
 class FormFrame:
-    """What is written before and after an archive. `boundary` is a fresh one by default.
+    """The bytes of the form around an archive. `boundary` is a new one by default.
 
     `filename` is the archive's, by which Calagopus' nodes tell its format.
     """

@@ -118,7 +118,7 @@ def test_what_is_no_directory_is_not_followed(tmp_path: Path, volume: Volume, ki
         (tmp_path / UUID).symlink_to(tmp_path / "elsewhere")
     else:
         (tmp_path / UUID).touch()
-    assert "is no directory" in fault(volume)
+    assert "is not a directory" in fault(volume)
 
 
 def test_another_users_cannot_be_run(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ NOT_REPORTED = "the server has arrived, and the Panel has not heard of it yet"
 
 @attrs.frozen
 class Remainder:
-    """The work of a transfer that is left when its sender may have its answer.
+    """The work of a transfer that is left after the answer to its sender.
 
     `done` fires at its end, or fails with the `WingsdError` that the transfer fails with.
     """

@@ -117,7 +117,7 @@ class ReceivePhase:
         discarded, for the attachments that follow it.
         """
         scope = self._steps.cancel_scope
-        self._readers = self._readers_of(upload, group, await scope.wait(group.gathered()))
+        self._readers = self._readers_of(upload, await scope.wait(group.gathered()))
         if pooled and len(self._readers) > 1:
             raise StreamMismatch("within a storage pool a server is sent in one request")
         await self._steps.enter(ReceiveStep.RECEIVE)
@@ -125,6 +125,7 @@ class ReceivePhase:
             self.meter.start()
             try:
                 self._steps.restart_clock()
+                await group.admit()
                 with self._files.writing_back():
                     if pooled:
                         return await self._receive_pooled()
@@ -133,15 +134,13 @@ class ReceivePhase:
                 self.meter.stop()
 
     def _readers_of(
-        self, upload: IncomingUpload, group: UploadGroup, others: Sequence[IncomingUpload]
+        self, upload: IncomingUpload, others: Sequence[IncomingUpload]
     ) -> list[UploadReader]:
         names = [FIRST if others else "", *map(name_of, range(len(others)))]
         readers = []
         for each, name in zip([upload, *others], names, strict=True):
             try:
-                readers.append(
-                    UploadReader(each, self._extraction, self._files, group.admit, name)
-                )
+                readers.append(UploadReader(each, self._extraction, self._files, name))
             except WingsdError as error:
                 if name != names[0]:
                     error.add_context(name)

@@ -8,7 +8,7 @@ Calagopus' nodes do.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import attrs
@@ -202,7 +202,7 @@ class FormFeed:
 class UploadReader:
     """Reads one upload in a thread. Of several, only the first may have attachments.
 
-    `name` is what the upload is called in errors; `admit` is awaited before the first byte.
+    `name` is what the upload is called in errors.
     """
 
     def __init__(
@@ -210,7 +210,6 @@ class UploadReader:
         upload: IncomingUpload,
         extraction: Extraction,
         files: ArrivingServer,
-        admit: Callable[[], Awaitable[None]],
         name: str = "",
     ) -> None:
         """Raise `InvalidContentType` where the upload is not a form."""
@@ -220,7 +219,6 @@ class UploadReader:
         self.bytes = 0
         self._extraction = extraction
         self._files = files
-        self._admit = admit
         self._form = extraction.form_of(upload)
 
     async def read(self, unpack: Unpack) -> ReceivedUpload:
@@ -228,7 +226,6 @@ class UploadReader:
         feed = Feed(self._extraction.reactor)
         consumer = FormFeed(self._form, feed)
         try:
-            await self._admit()
             self.upload.deliver(consumer)
             # An error of the body is raised here too, by the feed in the thread. So there is one
             # place to wait, and no thread is left behind in the directory.
@@ -264,27 +261,27 @@ class UploadReader:
             yield block
 
 
-#: The headers.
+#: The headers of the first request and of the others.
 COUNT = "Multiplex-Stream-Count"
 NUMBER = "Multiplex-Stream"
-#: What the first request is called to people.
+#: The name of the first request in messages.
 FIRST = "the first request"
 
 _MOST_DIGITS = 6
 
 
 def name_of(number: int | None) -> str:
-    """Return what a stream is called to people; the first request has no number."""
+    """Return the name of a stream in messages; the first request has no number."""
     return FIRST if number is None else f"stream {number}"
 
 
 class StreamRegistry:
-    """The streams of one transfer; `most` are as many as this node takes beside the first."""
+    """The streams of one transfer; `most` is how many this node accepts beside the first."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._numbers: set[int] = set()
-        #: How many others there are; None until the first has told.
+        #: How many others there are; None until the first has come.
         self.others: int | None = None
 
     @property
@@ -293,13 +290,13 @@ class StreamRegistry:
         return self.others is not None and len(self._numbers) == self.others
 
     def first(self, count: str) -> None:
-        """The first request has come, with `count` in its header, which it may leave out.
+        """Add the first request, with `count` in its header, which it may leave out.
 
         Raises `StreamMismatch`.
         """
         if self.others is not None:
             raise StreamMismatch(f"{FIRST} came twice; each stream is sent once")
-        # From here on it has come, whatever it says.
+        # From here on it has come, even if it is refused.
         self.others = 0
         others = _number(COUNT, count or "0")
         if others > self._most:
@@ -312,9 +309,9 @@ class StreamRegistry:
             self._expect(number)
 
     def further(self, header: str, count: str = "") -> int:
-        """Another stream has come, with `header`; return its number.
+        """Add another stream, with `header`; return its number.
 
-        `count` is what it has in the first one's header. Raises `StreamMismatch`.
+        `count` is the value of the first request's header. Raises `StreamMismatch`.
         """
         number = _number(NUMBER, header)
         if count:
@@ -326,11 +323,11 @@ class StreamRegistry:
         return number
 
     def leave(self, number: int) -> None:
-        """A stream is not here any more, and none has been read yet."""
+        """Remove a stream whose sender has disconnected before any was read."""
         self._numbers.discard(number)
 
     def missing(self, within: float) -> BadRequest:
-        """Return what is said where some have not come `within` so many seconds."""
+        """Return the error of streams that have not come `within` so many seconds."""
         if self.others is None:
             what = f"{FIRST}, the one with {COUNT},"
         else:

@@ -1,7 +1,7 @@
-"""The log of a server's installation: it goes with the server, and is kept for people to read.
+"""Installation logs of servers: sent with their server, and kept for operators to read.
 
-One that comes is staged beside the server's files and put into place when the server is here for
-good. A transfer does not fail for it then. Blocking: run it in a thread.
+A received log is staged beside the server's files and put into place when the transfer is over,
+which does not fail because of it. Blocking: run it in a thread.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from wingsd.util.text import disk_advice
 
 __all__ = ["InstallLogs", "OpenLog"]
 
-#: Bytes of a log that are kept, and sent: more than anybody reads.
+#: Bytes of a log that are kept, and sent.
 LIMIT = 64 << 20
 _PIECE = 240 << 10
 
 
 class InstallLogs:
-    """Those in `install` of `system.log_directory`, where the nodes of all families keep them.
+    """The logs in `install` of `system.log_directory`, where the nodes of all families keep them.
 
     Every method raises `StorageError`.
     """
@@ -40,19 +40,19 @@ class InstallLogs:
 
     @classmethod
     def configured(cls, system: SystemConfig, staging: Staging) -> InstallLogs:
-        """Return those of a node."""
+        """Return a node's."""
         limits = ArchiveLimits.configured(system.transfers)
         return cls(system.log_directory, staging, reserve=limits.reserve)
 
     def store(self, server: str, blocks: Iterable[bytes]) -> None:
-        """Stage the server's log, as much of it as is kept; take all of `blocks`."""
+        """Stage the first `LIMIT` bytes of the server's log; take all of `blocks`."""
         path = self._staging.log(server)
         write_file(path, _beginning(blocks), reserve=self._reserve, durable=False)
 
     def open(self, server: str) -> OpenLog | None:
-        """Return the log of a server of this node, to be read; None where there is none."""
+        """Return the log of a server of this node, opened; None where there is none."""
         path = self._place(server)
-        # A FIFO would have whoever opens it wait.
+        # Without O_NONBLOCK, opening a FIFO would block.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(path, flags)
@@ -67,12 +67,12 @@ class InstallLogs:
         return log
 
     def publish(self, server: str) -> str | None:
-        """Put the staged log into place, where it replaces an older one; return that, if any."""
+        """Put the staged log into place, over an older one; return its path, None without any."""
         staged = self._staging.log(server)
         if not staged.exists():
             return None
         place = self._place(server)
-        # It may be another filesystem, and nobody is to read half a log.
+        # It may be another filesystem, and a reader must not see half a log.
         growing = self._directory / f".{server}.log.part"
         try:
             self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class OpenLog:
         self._descriptor = descriptor
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield as much of it as is kept. Raises `StorageError`."""
+        """Yield its first `LIMIT` bytes. Raises `StorageError`."""
         left = LIMIT
         try:
             while left and (block := os.read(self._descriptor, min(_PIECE, left))):
@@ -109,7 +109,7 @@ class OpenLog:
             raise _unread(self._path, error.strerror) from error
 
     def close(self) -> None:
-        """Read no further."""
+        """Close the file."""
         os.close(self._descriptor)
 
 

@@ -1,14 +1,14 @@
 """Volumes that several nodes share, between which a server's files need not be copied.
 
-A source names its pool in the header `X-Storage-Pool`, which is Pelican's; for a destination of
-the same name the files are there already. A Pelican source sends all of them nevertheless, since
-only the Panel's word tells it that they were not wanted.
+A source names its pool in the header `X-Storage-Pool`, which is Pelican's. A destination in a pool
+of the same name has the files already. A Pelican source sends all of them nevertheless, since only
+the Panel tells it later that they were not needed.
 
-Two nodes of wingsd do better. The source puts a mark on its volume and asks, before anything is
-begun, whether the destination sees it: names can be the same by mistake, a mark cannot. Pure.
+Between two nodes of wingsd, the source leaves a mark on its volume and asks first whether the
+destination sees it: names can be the same by accident, a mark cannot. A server's own files are
+never changed here.
 
-Marks are left there, and looked for. Of a server's own files nothing is ever changed here.
-Blocking: run it in a thread.
+Blocking: run it in a thread. The functions are pure.
 """
 
 from __future__ import annotations
@@ -42,37 +42,35 @@ __all__ = [
 ]
 
 POOL = "X-Storage-Pool"
-#: The mark that the source has made (wingsd's own). With an upload it tells that there is no
-#: archive in it.
+#: The mark that the source has made (wingsd's own). An upload with it has no archive.
 MARK = "X-Storage-Pool-Mark"
 #: The same in the source's `system.backup_directory`, where backups are to go once they moved.
 BACKUPS_MARK = "X-Backup-Directory-Mark"
-#: What a destination answers that sees it: what is removed there is removed here.
+#: The feature of a destination that sees it: a backup removed there is removed here.
 SHARED_BACKUPS = "shared-backups"
-#: What a destination answers about its features: that it has the pool, and sees the mark in it;
-#: and that it sees the mark, whatever it calls its own pool.
+#: The features of a destination that sees the mark in the same pool, and in any pool.
 POOLED = "storage-pool"
 SEEN = "shared-volume"
 
 
 class Sharing(Enum):
-    """What is known, before a server is sent, of the files at the destination."""
+    """What is known of the files at the destination before a server is sent."""
 
     #: It gets a copy of its own.
     COPIED = "copied"
     #: It has them: there is nothing to copy, and nothing may be deleted.
     POOLED = "pooled"
-    #: It is told of the pool and sent a copy, and takes which of them it will.
+    #: It is told of the pool and sent a copy, and uses one of the two.
     UNSURE = "unsure"
 
 
 def is_same_pool(ours: str, theirs: str) -> bool:
-    """Return whether both are the name of one pool; who has none has an empty name."""
+    """Return whether both are the name of one pool; empty means no pool."""
     return ours != "" and ours.casefold() == theirs.casefold()
 
 
 def pool_headers(pool: str, mark: str = "") -> list[tuple[str, str]]:
-    """Return the headers that tell of them."""
+    """Return the headers with the pool and the mark."""
     return [(name, value) for name, value in ((POOL, pool), (MARK, mark)) if value]
 
 
@@ -90,7 +88,7 @@ def sharing_of(features: Collection[str], pool: str) -> Sharing:
             f"on the destination, set system.transfers.storage_pool.pool_name to {pool!r} and "
             "enabled to true, as here",
         )
-    # Whoever has features is a wingsd, and would have said so.
+    # A destination with features is a wingsd, and would have named these.
     return Sharing.COPIED if features else Sharing.UNSURE
 
 
@@ -130,7 +128,7 @@ class Volume:
         return mark
 
     def inode(self, server: str) -> int | None:
-        """Return that of the server's directory, None where there is none to be seen."""
+        """Return that of the server's directory, None where it cannot be found."""
         try:
             status = (self._data / server).lstat()
         except OSError:
@@ -138,11 +136,11 @@ class Volume:
         return status.st_ino if stat.S_ISDIR(status.st_mode) else None
 
     def unmark(self, server: str, mark: str = "*") -> None:
-        """Remove a mark, or all of the server's, as far as that goes: they do no harm."""
+        """Remove a mark, or all of the server's, as far as possible: they do no harm."""
         _remove(self._data, self._path_of(server, mark).name)
 
     def unmark_backups(self, server: str) -> None:
-        """Remove all of the server's there, as far as that goes."""
+        """Remove all of the server's marks there, as far as possible."""
         _remove(self._backups, self._backups_path_of(server, "*").name)
 
     # At the destination
@@ -201,7 +199,7 @@ class Volume:
 
     def _fault(self, path: Path, status: os.stat_result) -> str:
         if not stat.S_ISDIR(status.st_mode):
-            return "is no directory; put the server's own in its place"
+            return "is not a directory; put the server's own in its place"
         if status.st_uid != self._user:
             return (
                 f"belongs to the user id {status.st_uid}, and the servers of this node to "
@@ -214,7 +212,7 @@ class Volume:
         return ""
 
     def _sees(self, server: str, mark: str) -> bool:
-        # What a sender writes is no part of a path but for what a mark is made of.
+        # Of what a sender writes, only a valid mark becomes part of a path.
         return _is_mark(mark) and self._path_of(server, mark).is_file()
 
     def _path_of(self, server: str, mark: str) -> Path:
