@@ -17,7 +17,7 @@ import lz4.frame
 import zstandard
 
 from fuzz.findings import Finding, pieces
-from tests.archives import END, header, member, pax
+from tests.support.archives import END, header, member, pax
 from wingsd.archive import extract
 from wingsd.archive.errors import ArchiveError
 from wingsd.errors import StorageError

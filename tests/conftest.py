@@ -1,4 +1,4 @@
-"""What the tests share."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.engine import busybox, engine
-from tests.logs import logged_errors
+from tests.support.docker_engine import busybox, engine
+from tests.support.logged_errors import logged_errors
 from wingsd.statedb.store import Store
 
 __all__ = ["busybox", "engine", "logged_errors", "store"]
@@ -24,10 +24,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep all that there is already out of the collections after each test of this module.
+    """Exclude existing objects from garbage collection during this module's tests.
 
-    What they left would never be collected. So nothing may be left that takes a descriptor: there
-    are only so many.
+    Frozen objects are never collected, so no test may leave an open file behind.
     """
     gc.freeze()
     before = _open_below(tmp_path_factory.getbasetemp())
@@ -37,7 +36,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def _open_below(directory: Path) -> set[str]:
-    """Return the files in it that this process has open."""
+    """Return the open files of this process that are in the directory."""
     names = (_target(descriptor) for descriptor in os.listdir("/proc/self/fd"))
     return {name for name in names if name.startswith(f"{directory}/")}
 
@@ -45,7 +44,7 @@ def _open_below(directory: Path) -> set[str]:
 def _target(descriptor: str) -> str:
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}")
-    except FileNotFoundError:  # that by which they were listed, or another thread's
+    except FileNotFoundError:  # the descriptor of the listing, or one of another thread
         return ""
 
 

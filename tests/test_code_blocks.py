@@ -17,7 +17,7 @@ import click
 import pytest
 import yaml
 
-from tests.pages import HOME, PAGES, Block, Page
+from tests.support.documents import HOME, PAGES, Block, Page
 from wingsd.cli.__main__ import main
 from wingsd.config import parse
 from wingsd.tap import Options

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from handbook.keys import sections
-from tests.pages import HOME, PAGES, Page
+from tests.support.documents import HOME, PAGES, Page
 
 TEST = re.compile(r"(tests/[\w/]+\.py)(?:::(test_\w+))?")
 #: Directories whose files documents name, and packages in `wingsd/` that they name without it.

@@ -9,7 +9,7 @@ import re
 import yaml
 
 import wingsd
-from tests.pages import HOME, page
+from tests.support.documents import HOME, page
 from wingsd import errors
 from wingsd.errors import ERROR_CODES, ConfigError, InvalidData, WingsdError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from wingsd.events import Event, EventBus
 
 EVENT = Event("a", "transfer status", ("pending",))

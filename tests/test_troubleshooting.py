@@ -7,7 +7,7 @@ import re
 import pytest
 
 from handbook.messages import Message, is_about, told, written
-from tests.pages import page
+from tests.support.documents import page
 
 PAGE = page("docs/troubleshooting.md")
 WRITTEN = written()

@@ -16,7 +16,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from tests.api.node import TOKEN, UUID, House, reactor, until
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from wingsd.api.routes import PATHS
 from wingsd.errors import EnvironmentFailed
 from wingsd.http.operations import Access

@@ -13,8 +13,8 @@ import requests
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.threads import deferToThread
 
-from tests.logs import LoggedErrors
 from tests.metrics.exposed import Samples, exposition, told
+from tests.support.logged_errors import LoggedErrors
 from wingsd.api.routes import MetricsListener
 from wingsd.config import Config, Metrics
 

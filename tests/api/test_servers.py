@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 
 from tests.api.node import NOW, UUID, FakeServer, House, Socket
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.outgoing.request import TransferRequest

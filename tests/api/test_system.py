@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 
 from tests.api.node import House
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from wingsd import __version__
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import EnvironmentFailed

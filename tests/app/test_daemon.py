@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from tests.logs import LoggedErrors
 from tests.metrics.exposed import FakePassage
+from tests.support.logged_errors import LoggedErrors
 from wingsd.app.daemon import DAY, Node, summary
 from wingsd.app.wiring import make_node
 from wingsd.config import Config, DockerConfig, SystemConfig

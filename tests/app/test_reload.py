@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from wingsd.app.service import Reload
 from wingsd.config import Ssl, load
 from wingsd.errors import ConfigError

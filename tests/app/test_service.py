@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, textFileLogObserver
 
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from tests.systemd.manager import Manager
 from wingsd.app.service import READY_WITHIN, STATUS_INTERVAL, Supervision
 from wingsd.systemd import Notifier

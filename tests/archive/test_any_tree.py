@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.archives import seen
-from tests.packing import packed, unpacked
+from tests.archive.packing import packed, unpacked
+from tests.support.archives import seen
 from wingsd.archive import Compression, measure
 
 leaf = st.one_of(

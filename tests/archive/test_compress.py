@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.archives import in_blocks, run
+from tests.support.archives import in_blocks, run
 from wingsd.archive.compress import (
     OUTPUT,
     SILENT_INPUT,

@@ -15,8 +15,8 @@ import pytest
 from attrs import evolve
 
 from tests.archive.hostile.case import directory
-from tests.archives import END, header, in_blocks, member
-from tests.packing import packed
+from tests.archive.packing import packed
+from tests.support.archives import END, header, in_blocks, member
 from wingsd.archive import measure
 from wingsd.archive import quota as limits
 from wingsd.archive.extract import extract

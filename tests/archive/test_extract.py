@@ -14,8 +14,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.archive.unpacking import unpack
-from tests.archives import END, by_tarfile, header, member, odd_tree, run, seen, sparse_file
+from tests.archive.packing import unpack
+from tests.support.archives import (
+    END,
+    by_tarfile,
+    header,
+    member,
+    odd_tree,
+    run,
+    seen,
+    sparse_file,
+)
 from wingsd.archive.errors import ArchiveError
 from wingsd.archive.extract import MAX_WARNINGS, extract
 

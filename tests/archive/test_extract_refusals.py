@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.archive.unpacking import unpack
-from tests.archives import END, header, member, pax
+from tests.archive.packing import unpack
+from tests.support.archives import END, header, member, pax
 from wingsd.archive.errors import ArchiveError
 from wingsd.errors import StorageError
 

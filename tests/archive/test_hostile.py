@@ -15,7 +15,7 @@ import pytest
 
 from tests.archive.hostile import CORPUS, Case
 from tests.archive.hostile.case import directory, hard_link, symlink
-from tests.archives import END, in_blocks, member
+from tests.support.archives import END, in_blocks, member
 from wingsd.archive.extract import extract
 from wingsd.errors import WingsdError
 

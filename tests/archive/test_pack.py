@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.archives import odd_tree, run, seen, sparse_file
-from tests.packing import packed, unpacked
+from tests.archive.packing import packed, unpacked
+from tests.support.archives import odd_tree, run, seen, sparse_file
 from wingsd.archive import Compression, measure, pack
 from wingsd.archive import tar_writer as members
 from wingsd.archive.compress import OUTPUT

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packing import Sent, packed, unpacked
+from tests.archive.packing import Sent, packed, unpacked
 from wingsd.archive import Compression, measure, pack
 from wingsd.archive.policy import MAX_WARNINGS
 from wingsd.errors import StorageError

@@ -8,7 +8,7 @@ from array import array
 import pytest
 from attrs import evolve
 
-from tests.archives import header
+from tests.support.archives import header
 from wingsd.archive.quota import (
     DEFAULT,
     ENTRY_SIZE,

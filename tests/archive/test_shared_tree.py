@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from tests.archives import END, TIME, in_blocks, member, odd_tree, pax, seen, stamp
+from tests.support.archives import END, TIME, in_blocks, member, odd_tree, pax, seen, stamp
 from wingsd.archive import (
     ArchiveLimits,
     Compression,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.archives import pax_record
+from tests.support.archives import pax_record
 from wingsd.archive.tar_headers import number, pax_records, pax_time
 
 

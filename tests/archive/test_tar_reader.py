@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.archives import END, ZERO, by_tarfile, header, in_blocks, member, padded, pax
+from tests.support.archives import END, ZERO, by_tarfile, header, in_blocks, member, padded, pax
 from wingsd.archive.errors import ArchiveError
 from wingsd.archive.pipeline import Blocks
 from wingsd.archive.tar_reader import MAX_EXTENSION, Member, TarReader

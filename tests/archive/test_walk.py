@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.archives import odd_tree, run
-from tests.packing import packed
+from tests.archive.packing import packed
+from tests.support.archives import odd_tree, run
 from wingsd.archive import quota as limits
 from wingsd.archive import walk as walking
 from wingsd.archive.partition import split

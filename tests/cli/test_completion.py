@@ -11,7 +11,7 @@ import pytest
 from click.shell_completion import get_completion_class
 
 from tests.cli.daemon import UUID, Scripted, past, running
-from tests.command import WINGSCTL, installed
+from tests.support.command import WINGSCTL, installed
 from wingsd.cli.__main__ import main
 
 HOME = Path(__file__).parent.parent.parent / "etc" / "completion"

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from tests.cli.daemon import UUID, Command, Scripted, past, running
-from tests.command import WINGSCTL
+from tests.support.command import WINGSCTL
 from wingsd.cli.client import Exit
 from wingsd.cli.output import duration, plain, size, when
 from wingsd.cli.progress import TransferProgress

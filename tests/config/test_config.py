@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.configurations import LEAST, PRINTED, SECRET, config, fault, faults
+from tests.support.configurations import LEAST, PRINTED, SECRET, config, fault, faults
 from wingsd.config import parse
 
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.configurations import (
+from tests.support.configurations import (
     LEAST,
     PRINTED,
     WRITTEN_BY_CALAGOPUS,

@@ -12,7 +12,7 @@ import pytest
 import pytest_twisted
 
 from tests.direct_transfers.scenarios import Ends
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from wingsd.config import Control
 from wingsd.control import ControlListener
 

@@ -10,10 +10,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.archives import seen
 from tests.daemon.silent_engine import SilentEngine
-from tests.engine import Engine
 from tests.support import Hang, process_configuration
+from tests.support.archives import seen
+from tests.support.docker_engine import Engine
 from tests.support.node_process import FAST, SLOW, reactor
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes

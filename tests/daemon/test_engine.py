@@ -7,8 +7,8 @@ import pytest_twisted
 from docker.errors import NotFound
 from twisted.internet.defer import Deferred
 
-from tests.engine import Engine
 from tests.support import Hang
+from tests.support.docker_engine import Engine
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 from tests.support.upload_client import UploadClient

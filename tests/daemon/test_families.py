@@ -18,7 +18,7 @@ import pytest
 import pytest_twisted
 import zstandard
 
-from tests.go_tar import FIFO, ODD, GoFile, go_tar
+from tests.support.go_tar import FIFO, ODD, GoFile, go_tar
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID
 from tests.support.upload_client import Unanswered, UploadClient

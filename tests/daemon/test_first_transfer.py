@@ -7,7 +7,7 @@ import re
 import pytest
 import pytest_twisted
 
-from tests.pages import page
+from tests.support.documents import page
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest_twisted
 
-from tests.engine import Engine
 from tests.kills.arrivals import Arrivals
 from tests.kills.engine import inject
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
+from tests.support.docker_engine import Engine
 
 KILLS = 8
 #: Each takes a few seconds more with an engine.

@@ -12,8 +12,8 @@ from twisted.web.client import Agent
 
 from tests.daemon.resources import memory
 from tests.metrics.exposed import Samples
-from tests.promtool import promtool
 from tests.support.node_process import TIMEOUT, reactor
+from tests.support.promtool import promtool
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 from tests.support.upload_client import UploadClient

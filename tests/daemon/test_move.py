@@ -9,8 +9,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.ssl import Certificate
 
-from tests.archives import seen
 from tests.support import Drop, Hang
+from tests.support.archives import seen
 from tests.support.browser import Browser
 from tests.support.node_process import FAST, reactor
 from tests.support.sample_server import UUID

@@ -11,9 +11,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.archives import seen
 from tests.daemon.resources import until
 from tests.support import process_configuration, server_settings
+from tests.support.archives import seen
 from tests.support.node_process import SLOW, CommandResult, NodeProcess
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes

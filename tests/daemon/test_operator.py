@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 
-from tests.command import WINGSCTL
+from tests.support.command import WINGSCTL
 from tests.support.node_process import reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive

@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from tests.archives import seen
 from tests.kills.engine import Injector
 from tests.kills.moves import Pooled
 from tests.support import Node
+from tests.support.archives import seen
 from tests.support.node_process import reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive

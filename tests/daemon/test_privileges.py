@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import pytest_twisted
 
-from tests.engine import Engine
+from tests.support.docker_engine import Engine
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 

@@ -7,8 +7,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from tests.archives import seen
 from tests.support import Hang
+from tests.support.archives import seen
 from tests.support.node_process import TIMEOUT, NodeProcess, reactor
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes

@@ -14,7 +14,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from tests.archives import seen, stamp
+from tests.support.archives import seen, stamp
 from tests.support.node_process import FAST, SLOW, NodeProcess, reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID

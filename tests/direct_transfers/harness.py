@@ -20,13 +20,13 @@ from twisted.internet.task import deferLater
 
 from tests.api.node import api
 from tests.direct_transfers.fakes import LossyRequest, SilentPanel
-from tests.heard import Heard
 from tests.support import (
     FakeEnvironment,
     SynchronousWorkers,
     process_configuration,
     server_settings,
 )
+from tests.support.recording_observer import RecordingObserver
 from wingsd.archive import ArchiveLimits, Compression
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.local import Removal
@@ -154,7 +154,7 @@ class Station:
         self.backups = ReceivedBackups(backups, str(self.data), durable=False, reserve=0)
         self.volume = Volume(str(self.data), owner, storage_pool)
         self.logs = InstallLogs(str(self.directory / "logs"), self.staging, reserve=0)
-        self.heard = Heard()
+        self.heard = RecordingObserver()
         self.step_logs = StepLogs(self.journal, self.bus, self.heard, reactor)
         self._pool = pool
         #: Servers that are received at a time.

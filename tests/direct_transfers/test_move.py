@@ -10,7 +10,7 @@ import pytest_twisted
 from tests.direct_transfers.harness import UUID, description
 from tests.direct_transfers.outcomes import hold, moved, moved_and_gone, reason, stays
 from tests.direct_transfers.scenarios import Ends
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import BadRequest, ServerAlreadyExists, ServerNotFound
 from wingsd.panel.schemas import configuration_from_panel
 from wingsd.transfers.outgoing.transfer import MOVED

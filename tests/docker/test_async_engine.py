@@ -11,8 +11,8 @@ import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import CancelledError, Deferred
 
-from tests.engine import Engine as RealEngine
-from tests.heard import Heard
+from tests.support.docker_engine import Engine as RealEngine
+from tests.support.recording_observer import RecordingObserver
 from wingsd.docker import async_engine as calls_module
 from wingsd.docker import engine as engine_calls
 from wingsd.docker.async_engine import AsyncEngine
@@ -167,7 +167,7 @@ async def test_how_long_each_call_takes_is_told(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_calls, "DockerClient", Client)
-    heard = Heard()
+    heard = RecordingObserver()
     faked = AsyncEngine(workers, "unix:///faked", heard)
     error = OSError(111, "Connection refused")
 
@@ -189,7 +189,7 @@ async def test_waiting_for_a_thread_is_not_the_engines_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(engine_calls, "DockerClient", Client)
-    heard, now, gate = Heard(), [0.0], Gate()
+    heard, now, gate = RecordingObserver(), [0.0], Gate()
     monkeypatch.setattr(calls_module, "monotonic", lambda: now[0])
     one = Workers(reactor, "one", 1)
     one.start()

@@ -11,10 +11,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.engine import NO_REGISTRY, Engine
-from tests.logs import LoggedErrors
-from tests.registry import Registry as FakeRegistry
+from tests.docker.image_registry import Registry as FakeRegistry
+from tests.support.docker_engine import NO_REGISTRY, Engine
 from tests.support.image import image_tar
+from tests.support.logged_errors import LoggedErrors
 from tests.support.reactor import reactor
 from wingsd.config import Config, Registry
 from wingsd.docker import Environment

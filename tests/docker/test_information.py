@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.engine import Engine
-from tests.heard import Heard
+from tests.support.docker_engine import Engine
+from tests.support.recording_observer import RecordingObserver
 from wingsd.docker import engine as engine_module
 from wingsd.docker.engine import information
 from wingsd.docker.runtime import engine_address
@@ -30,7 +30,7 @@ def test_the_engine_tells_what_it_is(engine: Engine) -> None:
 
 
 def test_one_that_is_not_there_is_said_so(tmp_path: Path) -> None:
-    heard = Heard()
+    heard = RecordingObserver()
     with pytest.raises(EnvironmentFailed) as caught:
         information(f"unix://{tmp_path}/docker.sock", heard)
     assert "gives no information: No such file or directory" in caught.value.detail
@@ -62,7 +62,7 @@ class Sparing:
 
 def test_what_it_leaves_out_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "DockerClient", Sparing)
-    heard = Heard()
+    heard = RecordingObserver()
     told = information("unix:///x", heard)
     assert [(operation, error) for _, operation, _, error in heard.calls] == [
         ("information", None)

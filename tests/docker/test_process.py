@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.docker.watcher import Notes
-from tests.logs import LoggedErrors
 from tests.support import SynchronousWorkers
+from tests.support.logged_errors import LoggedErrors
 from wingsd.docker import Usage, engine
 from wingsd.docker.async_engine import AsyncEngine
 from wingsd.docker.process import BACKOFF, ContainerProcess

@@ -13,7 +13,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.docker.watcher import Notes
-from tests.engine import Engine
+from tests.support.docker_engine import Engine
 from tests.support.reactor import reactor
 from wingsd.config import Config
 from wingsd.docker import Running, async_engine

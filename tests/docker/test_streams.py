@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from tests.docker.relay import Relay
 from tests.docker.watcher import Notes
-from tests.engine import Engine
+from tests.support.docker_engine import Engine
 from wingsd.config import Config
 from wingsd.docker.environment import DockerEnvironment
 from wingsd.docker.streams import TIMEOUT, ContainerStreams

@@ -10,10 +10,10 @@ from typing import Any
 from twisted.internet import reactor as installed_reactor
 
 from tests.api.node import until
-from tests.configurations import config
 from tests.families.endpoint import Connection, site
 from tests.families.nodes import FamilyNode
 from tests.families.recordings import BACKUPS, LOG
+from tests.support.configurations import config
 from tests.support.sample_server import UUID
 from tests.transfers.sending import House
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL

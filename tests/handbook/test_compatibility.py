@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handbook.compatibility import MATRIX, Fate, Thing, cell, details, overview
-from tests.pages import page
+from tests.support.documents import page
 
 WHO = {"pterodactyl": "Pterodactyl's", "pelican": "Pelican's", "calagopus": "Calagopus'"}
 

@@ -10,7 +10,7 @@ import yaml
 
 from handbook.keys import Key, Undocumented, sections
 from tests.config.test_loader import EXAMPLE, leaves
-from tests.configurations import config
+from tests.support.configurations import config
 from wingsd.config.validators import positive
 from wingsd.util.serialization import InvalidField
 

@@ -9,9 +9,9 @@ import pytest
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
-from tests.heard import Heard
 from tests.http.talk import REFUSAL, Conversation, Taker, head
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
+from tests.support.recording_observer import RecordingObserver
 from wingsd.http import request as request_module
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.transfers.errors import TooManyTransfers
@@ -313,7 +313,7 @@ def test_two_requests_can_share_a_connection() -> None:
 
 
 def test_an_answer_that_is_an_error_is_told_to_who_counts_them() -> None:
-    heard, resource = Heard(), Taker(REFUSAL)
+    heard, resource = RecordingObserver(), Taker(REFUSAL)
     talk = Conversation(resource, observer=heard)
     talk.send(head(Content_Length=5), b"abcde")
     assert heard.answers == [REFUSAL]

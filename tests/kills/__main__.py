@@ -15,10 +15,10 @@ from pathlib import Path
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from tests.engine import cleaned_engine, connected, imported_busybox
 from tests.kills.arrivals import Arrivals
 from tests.kills.engine import Scenario, inject
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
+from tests.support.docker_engine import cleaned_engine, connected, imported_busybox
 
 
 def _on_engine(directory: Path, cleanup: ExitStack) -> Containered:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from tests.engine import Engine
 from tests.support import process_configuration
+from tests.support.docker_engine import Engine
 from tests.support.node_process import NodeProcess
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes

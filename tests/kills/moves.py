@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import attrs
 
-from tests.archives import seen
-from tests.engine import Engine
 from tests.kills.containers import Containers
 from tests.kills.engine import Broken, Kill, is_finished, random_step, until_none
+from tests.support.archives import seen
+from tests.support.docker_engine import Engine
 from tests.support.node_process import NodeProcess
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes

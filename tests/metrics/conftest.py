@@ -1,5 +1,5 @@
 """What the tests of this room share."""
 
-from tests.promtool import promtool
+from tests.support.promtool import promtool
 
 __all__ = ["promtool"]

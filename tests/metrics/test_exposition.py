@@ -10,8 +10,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from tests.logs import LoggedErrors
 from tests.metrics.exposed import FakePassage, Queue, Reports, Samples, exposition, rendered, told
+from tests.support.logged_errors import LoggedErrors
 from wingsd import __version__
 from wingsd.metrics import Recorder, Sources
 from wingsd.transfers.steps import ReceiveStep, SendStep, State

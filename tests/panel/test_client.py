@@ -14,10 +14,10 @@ from twisted.internet.error import ConnectionRefusedError as NoConnection
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.heard import Heard
 from tests.support import Answer, Call, Drop, Hang, Node, server_settings
 from tests.support import Panel as FakePanel
 from tests.support.reactor import reactor
+from tests.support.recording_observer import RecordingObserver
 from tests.transfers.peers import Peer, read_head
 from wingsd.config import Config, RemoteQuery
 from wingsd.errors import ServerNotFound
@@ -388,7 +388,7 @@ async def test_a_panel_says_how_long_it_is_to_be_left_alone(house: House, status
 
 @pytest_twisted.ensureDeferred
 async def test_each_attempt_is_told_to_who_counts_them(house: House) -> None:
-    heard = Heard()
+    heard = RecordingObserver()
     house.fake.inject("/servers", Answer(502), times=1)
     panel = house.client(observer=heard)
     assert not await panel.owns(UUID)
@@ -403,7 +403,7 @@ async def test_each_attempt_is_told_to_who_counts_them(house: House) -> None:
 
 
 def test_the_pauses_between_attempts_are_not_the_panels_time() -> None:
-    heard = Heard()
+    heard = RecordingObserver()
     panel, _, clock = dead_panel(Deferred, heard)
     outcome = Deferred.fromCoroutine(panel.owns(UUID))
     outcome.addErrback(lambda failure: failure.trap(PanelUnreachable))
@@ -415,7 +415,7 @@ def test_the_pauses_between_attempts_are_not_the_panels_time() -> None:
 
 
 def test_a_call_that_is_cancelled_is_told_as_that() -> None:
-    heard = Heard()
+    heard = RecordingObserver()
     panel, _, clock = dead_panel(Deferred, heard)
     outcome = Deferred.fromCoroutine(panel.owns(UUID))
     clock.advance(7)

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from tests.support.reactor import reactor
 from tests.transfers.peers import Peer, Script, pem, read_head, server_context
 from wingsd.panel import http_client as httpclient

@@ -7,9 +7,9 @@ import os
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.logs import LoggedErrors
 from tests.servers.harness import UUID, House, Outcome, configuration
 from tests.support import Hang
+from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import (
     Conflict,
     EnvironmentFailed,

@@ -7,9 +7,9 @@ import os
 import attrs
 import pytest
 
-from tests.logs import LoggedErrors
 from tests.servers.harness import OTHER, UUID, House, Outcome, configuration
 from tests.support import Hang
+from tests.support.logged_errors import LoggedErrors
 from wingsd.config import StoragePool
 from wingsd.errors import (
     Conflict,

@@ -10,8 +10,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.engine import Engine
 from tests.servers.harness import BY_COMMAND, PanelInMemory
+from tests.support.docker_engine import Engine
 from tests.support.reactor import reactor
 from wingsd.docker.environment import DockerEnvironment
 from wingsd.egg_files.rewriters import Rewriters

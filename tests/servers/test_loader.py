@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.logs import LoggedErrors
 from tests.servers.harness import OTHER, UUID, House, Outcome, configuration
 from tests.support import Hang
+from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import EnvironmentFailed, ServerNotFound, ServersNotLoaded
 from wingsd.panel.errors import NodeTokenRefused, PanelUnreachable
 from wingsd.servers.power_states import PowerState

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.logs import LoggedErrors
 from tests.servers.harness import UUID, House, Outcome, configuration, do, running
 from tests.support import FakeEnvironment
 from tests.support.environment import FakeProcess
+from tests.support.logged_errors import LoggedErrors
 from wingsd.docker.runtime import Usage, Watcher
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, ServerNotRunning
 from wingsd.panel.errors import PanelUnreachable

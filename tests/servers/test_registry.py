@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from tests.logs import LoggedErrors
 from tests.servers.harness import UUID, House, Outcome, configuration
+from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import Conflict, ServerAlreadyExists, ServerNotFound
 from wingsd.servers.power_states import PowerAction
 

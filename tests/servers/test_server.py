@@ -8,9 +8,9 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.logs import LoggedErrors
 from tests.servers.harness import OTHER, UUID, House, Outcome, configuration
 from tests.support import Hang
+from tests.support.logged_errors import LoggedErrors
 from wingsd.config import Registry
 from wingsd.docker.runtime import Usage
 from wingsd.egg_files.rewriters import public_configuration

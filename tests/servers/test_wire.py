@@ -10,10 +10,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.logs import LoggedErrors
 from tests.servers.harness import OTHER, UUID
 from tests.support import Answer, Call, FakeEnvironment, process_configuration, server_settings
 from tests.support import Panel as FakePanel
+from tests.support.logged_errors import LoggedErrors
 from tests.support.reactor import reactor
 from wingsd.config import Config, RemoteQuery, SystemConfig
 from wingsd.egg_files.rewriters import Rewriters

@@ -22,7 +22,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 
-from tests.command import WINGSCTL
+from tests.support.command import WINGSCTL
 from tests.support.panel import Panel
 from tests.support.sample_server import UUID
 from tests.support.throttled_proxy import ThrottledProxy

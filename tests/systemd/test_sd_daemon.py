@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from tests.systemd.manager import Manager
 from wingsd.systemd import Notifier, Watchdog, sd_daemon, watchdog_period
 from wingsd.systemd.sd_daemon import STUCK_AFTER

@@ -12,8 +12,8 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.internet.task import deferLater
 
-from tests.heard import Heard
 from tests.support import SynchronousWorkers
+from tests.support.recording_observer import RecordingObserver
 from tests.support.sample_server import UUID, sha256
 from tests.support.sample_server import archive as packed
 from wingsd.archive import ArchiveLimits
@@ -264,7 +264,7 @@ class House:
             connection.execute("PRAGMA synchronous = OFF")
         workers: Any = SynchronousWorkers()
         self.journal = StateDatabase(self.store, workers, reactor.seconds)
-        self.heard = Heard()
+        self.heard = RecordingObserver()
         self.states: list[str] = []
         self.lines: list[str] = []
         bus = EventBus()

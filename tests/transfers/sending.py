@@ -16,8 +16,8 @@ from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from tests.heard import Heard
 from tests.support import SynchronousWorkers
+from tests.support.recording_observer import RecordingObserver
 from tests.support.sample_server import UUID
 from wingsd.archive import Compression, measure
 from wingsd.backups.local import Removal
@@ -222,7 +222,7 @@ class House:
         self._site: Any = Site(self.destination)
         self._site.displayTracebacks = False
         self._port = reactor.listenTCP(0, self._site, interface="127.0.0.1")
-        self.heard = Heard()
+        self.heard = RecordingObserver()
         self.states: list[str] = []
         self.lines: list[str] = []
         bus = EventBus()

@@ -10,8 +10,8 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from tests.logs import LoggedErrors
 from tests.support import SynchronousWorkers
+from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import StorageError
 from wingsd.panel.errors import PanelRefused, PanelUnreachable, ServerNotAssigned
 from wingsd.statedb import Direction, Outcome, Report, StateDatabase

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from wingsd.events import Event, EventBus
 from wingsd.transfers.console import DESTINATION, SOURCE, Announcer, console_line, progress_bar
 from wingsd.transfers.steps import ReceiveStep, SendStep

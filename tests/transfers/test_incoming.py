@@ -6,7 +6,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from tests.support.sample_server import UUID
 from tests.transfers.receiving import ALONE, DATA, House, Source
 from wingsd.archive import measure

@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from tests.support.sample_server import UUID
 from tests.transfers.receiving import ALONE, House, Source, reactor
 from wingsd.backups.attachments import Backup, InstallLog

@@ -10,8 +10,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 
-from tests.archives import seen
-from tests.logs import LoggedErrors
+from tests.support.archives import seen
+from tests.support.logged_errors import LoggedErrors
 from tests.support.sample_server import UUID
 from tests.transfers.receiving import ALONE, JOURNALED, Alone, House, Source, reactor
 from wingsd.backups.attachments import Backup, InstallLog

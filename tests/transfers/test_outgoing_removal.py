@@ -7,7 +7,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
 from tests.support.sample_server import UUID
 from tests.transfers.sending import BACKUPS, House, answer, keep, sending, until
 from wingsd.backups.local import Removal

@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from tests.archives import odd_tree, seen
+from tests.support.archives import odd_tree, seen
 from tests.support.sample_server import UUID
 from tests.transfers.sending import House, reactor, sending
 from wingsd.archive import SharedTreeWriter, extract_part

@@ -10,8 +10,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from tests.heard import Heard
 from tests.support import SynchronousWorkers
+from tests.support.recording_observer import RecordingObserver
 from tests.support.sample_server import UUID
 from wingsd.archive import Compression
 from wingsd.config import PTERODACTYL
@@ -111,9 +111,9 @@ def recover(
     inode: int | None = None,
     answer_grace: float = 600,
     clock: Clock | None = None,
-) -> Heard:
+) -> RecordingObserver:
     """Take up, as the next daemon does, a transfer that had come so far a second ago."""
-    heard = Heard()
+    heard = RecordingObserver()
     entry = store.begin(1.0, UUID, Direction.OUT, step.name)
     store.set_terms(entry, pool, removals, inode)
     workers: Any = SynchronousWorkers()

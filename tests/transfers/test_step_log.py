@@ -10,8 +10,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock, deferLater
 
-from tests.heard import Heard
-from tests.logs import LoggedErrors
+from tests.support.logged_errors import LoggedErrors
+from tests.support.recording_observer import RecordingObserver
 from tests.support.sample_server import UUID
 from tests.transfers.receiving import ALONE, DATA, House, Source, reactor
 from wingsd.archive.errors import ArchiveError
@@ -39,7 +39,7 @@ class Told:
     """A course, its clock, and who hears of it."""
 
     def __init__(self, steps: Any) -> None:
-        self.clock, self.heard, self.journal = Clock(), Heard(), Journal()
+        self.clock, self.heard, self.journal = Clock(), RecordingObserver(), Journal()
         authority: Any = SimpleNamespace(is_direct=False, step_texts={})
         database: Any = self.journal
         logs = StepLogs(database, EventBus(), self.heard, self.clock)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from tests.heard import Heard
+from tests.support.recording_observer import RecordingObserver
 from wingsd.util.observer import ENGINE, PANEL, Observer
 
 
 def test_a_call_is_timed() -> None:
-    heard, clock = Heard(), Clock()
+    heard, clock = RecordingObserver(), Clock()
     with heard.timing(PANEL, "list", clock.seconds):
         clock.advance(3)
     assert heard.calls == [(PANEL, "list", 3, None)]
 
 
 def test_one_that_fails_is_too_and_fails_all_the_same() -> None:
-    heard, clock, error = Heard(), Clock(), OSError("gone")
+    heard, clock, error = RecordingObserver(), Clock(), OSError("gone")
 
     def look() -> None:
         with heard.timing(ENGINE, "look", clock.seconds):

@@ -8,8 +8,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.logs import LoggedErrors
 from tests.support.browser import Browser, NotOpened
+from tests.support.logged_errors import LoggedErrors
 from tests.websocket.consoles import House, reactor
 from wingsd.errors import Conflict
 from wingsd.servers.power_states import PowerAction, PowerState

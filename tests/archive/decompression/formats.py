@@ -11,7 +11,7 @@ from collections.abc import Callable
 import lz4.frame
 import zstandard
 
-from tests.archives import END, in_blocks, member
+from tests.support.archives import END, in_blocks, member
 from wingsd.archive.decompress import decompressed
 
 RANDOM = random.Random("compression")

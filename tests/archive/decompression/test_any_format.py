@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.archive.decompression.formats import PACKERS, PLAIN, SIZES, SMALL, unpacked
-from tests.archives import END, member, run
+from tests.support.archives import END, member, run
 from wingsd.archive.decompress import STEP, decompressed
 from wingsd.archive.errors import ArchiveError
 

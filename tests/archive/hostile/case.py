@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from attrs import Factory, frozen
 
-from tests.archives import END, member
+from tests.support.archives import END, member
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 
 __all__ = ["Case", "directory", "file", "hard_link", "refused", "symlink", "taken"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 
 from tests.archive.hostile.case import Case, directory, file, refused, taken
-from tests.archives import END, header, member, padded, pax, pax_record
+from tests.support.archives import END, header, member, padded, pax, pax_record
 from wingsd.archive.quota import DEFAULT
 
 MIB = 1 << 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.archive.hostile.case import Case, directory, file, hard_link, refused, symlink, taken
-from tests.archives import END, member
+from tests.support.archives import END, member
 
 COMPOSED, DECOMPOSED = "\u00e9".encode(), "e\u0301".encode()
 REPLACED = "would replace a directory"

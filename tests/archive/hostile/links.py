@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.archive.hostile.case import Case, directory, file, hard_link, refused, symlink, taken
 from tests.archive.hostile.names import UP, long_name
-from tests.archives import END, member, pax
+from tests.support.archives import END, member, pax
 
 THROUGH = "which is not followed"
 NOT_THERE, ABSOLUTE = "which does not exist", "its name is absolute"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.archive.hostile.case import Case, directory, file, refused, symlink, taken
-from tests.archives import END, member, pax
+from tests.support.archives import END, member, pax
 
 UP, ABSOLUTE = 'its name contains ".."', "its name is absolute"
 

@@ -14,7 +14,7 @@ import zstandard
 from attrs import evolve
 
 from tests.archive.hostile.case import Case, file, refused, taken
-from tests.archives import END, ZERO, header, member
+from tests.support.archives import END, ZERO, header, member
 from wingsd.archive.quota import DEFAULT
 
 MIB = 1 << 20

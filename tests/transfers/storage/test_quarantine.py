@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.logs import LoggedErrors
 from tests.support import SynchronousWorkers
+from tests.support.logged_errors import LoggedErrors
 from wingsd.backups.attachments import Backup
 from wingsd.backups.received import ReceivedBackups
 from wingsd.config import PELICAN

@@ -1,14 +1,14 @@
-"""An observer that writes down what it hears."""
+"""An observer that records every call."""
 
 from __future__ import annotations
 
 from wingsd.util.observer import Observer, Passage
 
-__all__ = ["Heard"]
+__all__ = ["RecordingObserver"]
 
 
-class Heard(Observer):
-    """All that was told, in order, with transfers as they were at that moment."""
+class RecordingObserver(Observer):
+    """Every call, in order, with transfers as they were at that moment."""
 
     def __init__(self) -> None:
         #: Steps that were left, and the seconds that they took.

@@ -1,4 +1,4 @@
-"""Packing for tests: an archive in memory, with all that was told on the way."""
+"""Packs trees into archives in memory, and extracts them again."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 
 from attrs import Factory, define
 
+from tests.support.archives import in_blocks
 from wingsd.archive import Compression, Extracted, Packed, Part, extract, pack
 
 
 @define
 class Sent:
-    """What one packing wrote and told."""
+    """The archive, warnings, progress and result of one packing."""
 
     archive: bytearray = Factory(bytearray)
     notes: list[str] = Factory(list)
@@ -49,9 +50,22 @@ def packed(
 
 
 def unpacked(sent: Sent, into: Path) -> Extracted:
-    """Extract what was sent with our own extractor, which must have nothing to say to it."""
-    into.mkdir()
-    notes: list[str] = []
-    done = extract(iter([bytes(sent.archive)]), str(into), None, notes.append, threads=False)
+    """Extract a packed archive; the extractor must give no warning."""
+    done, notes = unpack(bytes(sent.archive), into)
     assert notes == []
     return done
+
+
+def unpack(
+    archive: bytes,
+    into: Path,
+    size: int = 1 << 16,
+    owner: tuple[int, int] | None = None,
+    *,
+    threads: bool = False,
+) -> tuple[Extracted, list[str]]:
+    """Extract an archive in blocks of `size` bytes; return the result and the warnings."""
+    into.mkdir(exist_ok=True)
+    notes: list[str] = []
+    done = extract(in_blocks(archive, size), str(into), owner, notes.append, threads=threads)
+    return done, notes

@@ -1,4 +1,4 @@
-"""A registry of one image, as far as a pull needs one (the OCI distribution API)."""
+"""A registry of one image: as much of the OCI distribution API as a pull needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents as the tests see them: what is linked, shown as code, and named."""
+"""Reads the documents: their links, code blocks and headings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 
 __all__ = ["HOME", "PAGES", "Block", "Page", "page"]
 
-HOME = Path(__file__).parent.parent
+HOME = Path(__file__).parent.parent.parent
 #: Fences may be indented, in a list; what follows the language says more of the block.
 _FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

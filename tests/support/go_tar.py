@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from tests.archives import END, member, pax_record
+from tests.support.archives import END, member, pax_record
 
 __all__ = ["FIFO", "ODD", "GoFile", "go_tar"]
 

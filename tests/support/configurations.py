@@ -1,4 +1,4 @@
-"""A configuration as a Panel prints it, the least there can be, and what is said of others."""
+"""Configurations as Panels and other node daemons write them, and a minimal one."""
 
 from __future__ import annotations
 

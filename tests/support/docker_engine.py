@@ -1,4 +1,4 @@
-"""A real Docker engine for tests: an image of busybox, and names that collide with nobody's.
+"""A real Docker engine for tests: an image of busybox, and unique names.
 
 Everything a test makes through it is removed at the end, whether the test passed or not.
 """

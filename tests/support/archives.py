@@ -1,4 +1,4 @@
-"""Archives and trees for tests: written by other tools, or by hand to be hostile."""
+"""Tar archives and directory trees for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prometheus' own checker, promtool, for tests of what is made for Prometheus."""
+"""Runs promtool, the checker of Prometheus, on metrics and rules."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["promtool"]
 
 @pytest.fixture(scope="session")
 def promtool() -> Callable[..., str]:
-    """Return what runs promtool with arguments and input, and returns what it says.
+    """Return a function that runs promtool with arguments and input, and returns its output.
 
-    It fails where promtool does, and where it has anything to say against the input.
+    It fails when promtool fails or writes a warning.
     """
     found = shutil.which("promtool")
     if found is None:

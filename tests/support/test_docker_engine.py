@@ -1,4 +1,4 @@
-"""The engine that tests use: one of them at a time."""
+"""Tests for `tests.support.docker_engine`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import fcntl
 
 import pytest
 
-from tests.engine import LOCK, Engine
+from tests.support.docker_engine import LOCK, Engine
 
 
-def test_nobody_else_has_it_meanwhile(
+def test_a_test_holds_the_lock_of_the_engine(
     engine: Engine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     assert engine.client.ping()

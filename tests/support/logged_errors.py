@@ -1,4 +1,4 @@
-"""What is logged during a test. An error that is logged and not expected fails it."""
+"""Collects the log of a test. An error that is logged and not expected fails it."""
 
 from __future__ import annotations
 

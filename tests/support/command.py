@@ -1,4 +1,4 @@
-"""`wingsctl` as a process of its own, installed or not."""
+"""Runs `wingsctl` as a process."""
 
 from __future__ import annotations
 
