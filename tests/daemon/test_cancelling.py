@@ -71,7 +71,7 @@ async def configuring(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
     socket = str(nodes.destination.directory / "engine.sock")
     silent = SilentEngine()
     await silent.listen(socket)
-    await nodes.start(destination={"docker": {"socket": socket}})
+    await nodes.start(destination={"docker": {"enabled": True, "socket": socket}})
     await nodes.transfer()
     await nodes.destination.wait_for_line("configuring the environment")
     yield
