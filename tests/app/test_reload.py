@@ -22,7 +22,7 @@ USUAL: dict[str, Any] = {
 }
 
 
-class World:
+class Harness:
     """A configuration file, and what is made of it."""
 
     def __init__(self, directory: Path) -> None:
@@ -49,8 +49,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def harness(tmp_path: Path) -> Harness:
+    return Harness(tmp_path)
 
 
 def lines(logged: LoggedErrors, text: str) -> list[str]:
@@ -58,22 +58,22 @@ def lines(logged: LoggedErrors, text: str) -> list[str]:
 
 
 def test_the_certificate_is_read_from_where_the_file_says_now(
-    world: World, logged_errors: LoggedErrors
+    harness: Harness, logged_errors: LoggedErrors
 ) -> None:
-    world.write(api={"ssl": {"enabled": True, "cert": "/b.crt", "key": "/b.key"}}, debug=True)
-    world.reload()
-    assert world.read == [Ssl(True, "/b.crt", "/b.key")]
-    assert world.debug == [True]
+    harness.write(api={"ssl": {"enabled": True, "cert": "/b.crt", "key": "/b.key"}}, debug=True)
+    harness.reload()
+    assert harness.read == [Ssl(True, "/b.crt", "/b.key")]
+    assert harness.debug == [True]
     assert lines(logged_errors, "certificate reloaded")
     assert not lines(logged_errors, "need a restart")
 
 
 def test_what_needs_a_new_start_is_named_and_not_shown(
-    world: World, logged_errors: LoggedErrors
+    harness: Harness, logged_errors: LoggedErrors
 ) -> None:
-    world.write(token="another-s3cr3t", system={"data": "/elsewhere"}, docker={"enabled": False})
+    harness.write(token="another-s3cr3t", system={"data": "/elsewhere"}, docker={"enabled": False})
     for _ in range(2):
-        world.reload()
+        harness.reload()
     first, second = lines(logged_errors, "changes that need a restart")
     # It does not become true by being read twice.
     assert first == second
@@ -81,42 +81,42 @@ def test_what_needs_a_new_start_is_named_and_not_shown(
     assert not [line for line in logged_errors.lines if "s3cr3t" in line or "/elsewhere" in line]
 
 
-def test_tls_is_neither_begun_nor_ended(world: World, logged_errors: LoggedErrors) -> None:
-    world.write(api={"ssl": {"enabled": False}})
-    world.reload()
+def test_tls_is_neither_begun_nor_ended(harness: Harness, logged_errors: LoggedErrors) -> None:
+    harness.write(api={"ssl": {"enabled": False}})
+    harness.reload()
     assert lines(logged_errors, "need a restart")[0].endswith("a restart: api.ssl.enabled")
     # The node goes on with the certificate that it has, and that may be renewed.
-    assert world.read == [Ssl(True, "/a.crt", "/a.key")]
+    assert harness.read == [Ssl(True, "/a.crt", "/a.key")]
 
 
 @pytest.mark.parametrize("text", ["token: [", "token_id: id", None])
 def test_with_a_file_that_is_no_good_the_certificate_is_still_renewed(
-    world: World, logged_errors: LoggedErrors, text: str | None
+    harness: Harness, logged_errors: LoggedErrors, text: str | None
 ) -> None:
-    world.path.unlink() if text is None else world.path.write_text(text)
-    world.reload()
+    harness.path.unlink() if text is None else harness.path.write_text(text)
+    harness.reload()
     (line,) = lines(logged_errors, "configuration not reloaded")
-    assert str(world.path) in line
-    assert world.debug == []
-    assert world.read == [Ssl(True, "/a.crt", "/a.key")]
+    assert str(harness.path) in line
+    assert harness.debug == []
+    assert harness.read == [Ssl(True, "/a.crt", "/a.key")]
 
 
 def test_a_certificate_that_is_no_good_is_not_what_the_next_reload_goes_by(
-    world: World, logged_errors: LoggedErrors
+    harness: Harness, logged_errors: LoggedErrors
 ) -> None:
-    world.fault = ConfigError("api.ssl.cert: /b.crt cannot be used")
-    world.write(api={"ssl": {"enabled": True, "cert": "/b.crt", "key": "/b.key"}})
-    world.reload()
+    harness.fault = ConfigError("api.ssl.cert: /b.crt cannot be used")
+    harness.write(api={"ssl": {"enabled": True, "cert": "/b.crt", "key": "/b.key"}})
+    harness.reload()
     assert lines(logged_errors, "certificate not reloaded: api.ssl.cert: /b.crt")
-    world.fault = None
-    world.path.unlink()
-    world.reload()
-    assert world.read == [Ssl(True, "/a.crt", "/a.key")]
+    harness.fault = None
+    harness.path.unlink()
+    harness.reload()
+    assert harness.read == [Ssl(True, "/a.crt", "/a.key")]
 
 
 def test_a_node_without_tls_says_nothing_of_a_certificate(
-    world: World, logged_errors: LoggedErrors
+    harness: Harness, logged_errors: LoggedErrors
 ) -> None:
-    world.uses_tls = False
-    world.reload()
+    harness.uses_tls = False
+    harness.reload()
     assert not lines(logged_errors, "certificate")

@@ -47,7 +47,7 @@ def manual_clock() -> Any:
     return Clock()
 
 
-class World:
+class Harness:
     """A manager that listens, a node, and what supervises it."""
 
     def __init__(self, manager: Manager) -> None:
@@ -78,9 +78,9 @@ def kept_signals() -> Iterator[None]:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def harness(tmp_path: Path) -> Iterator[Harness]:
     with Manager(tmp_path) as manager:
-        yield World(manager)
+        yield Harness(manager)
 
 
 def hang_up() -> None:
@@ -89,65 +89,65 @@ def hang_up() -> None:
     handler(signal.SIGHUP, None)
 
 
-def test_it_is_ready_when_the_node_has_booted_and_not_before(world: World) -> None:
-    world.supervision.startService()
-    assert world.node.running
-    assert not [message for message in world.manager.heard() if "READY" in message]
-    world.node.status = "serves"
-    world.node.booted.callback(True)
-    assert world.manager.heard()[-1] == {"READY": "1", "STATUS": "serves"}
-    world.clock.advance(READY_WITHIN)
-    assert world.heard("READY") == []
+def test_it_is_ready_when_the_node_has_booted_and_not_before(harness: Harness) -> None:
+    harness.supervision.startService()
+    assert harness.node.running
+    assert not [message for message in harness.manager.heard() if "READY" in message]
+    harness.node.status = "serves"
+    harness.node.booted.callback(True)
+    assert harness.manager.heard()[-1] == {"READY": "1", "STATUS": "serves"}
+    harness.clock.advance(READY_WITHIN)
+    assert harness.heard("READY") == []
 
 
-def test_a_start_that_may_take_long_has_more_time_from_the_first_moment(world: World) -> None:
-    world.supervision.startService()
-    first, second = world.manager.heard()[:2]
+def test_a_start_that_may_take_long_has_more_time_from_the_first_moment(harness: Harness) -> None:
+    harness.supervision.startService()
+    first, second = harness.manager.heard()[:2]
     assert first["STATUS"].startswith("starting")
     assert second == {"EXTEND_TIMEOUT_USEC": "60000000"}
 
 
-def test_a_panel_that_is_down_does_not_keep_it_from_being_ready(world: World) -> None:
-    world.supervision.startService()
-    world.clock.advance(READY_WITHIN - 0.1)
-    assert world.heard("READY") == []
-    world.clock.advance(0.1)
-    assert world.heard("READY") == ["1"]
-    world.node.booted.callback(True)
-    assert world.heard("READY") == []
+def test_a_panel_that_is_down_does_not_keep_it_from_being_ready(harness: Harness) -> None:
+    harness.supervision.startService()
+    harness.clock.advance(READY_WITHIN - 0.1)
+    assert harness.heard("READY") == []
+    harness.clock.advance(0.1)
+    assert harness.heard("READY") == ["1"]
+    harness.node.booted.callback(True)
+    assert harness.heard("READY") == []
 
 
-def test_a_node_that_cannot_boot_is_never_ready(world: World) -> None:
-    world.supervision.startService()
-    world.node.booted.callback(False)
-    world.clock.advance(READY_WITHIN)
-    assert world.heard("READY") == []
+def test_a_node_that_cannot_boot_is_never_ready(harness: Harness) -> None:
+    harness.supervision.startService()
+    harness.node.booted.callback(False)
+    harness.clock.advance(READY_WITHIN)
+    assert harness.heard("READY") == []
 
 
-def test_what_it_does_is_shown_when_it_changes(world: World) -> None:
-    world.supervision.startService()
-    assert world.heard("STATUS")[-1] == "waits"
-    world.clock.advance(STATUS_INTERVAL)
-    assert world.heard("STATUS") == []
-    world.node.status = "receives"
-    world.clock.advance(STATUS_INTERVAL)
-    assert world.heard("STATUS") == ["receives"]
+def test_what_it_does_is_shown_when_it_changes(harness: Harness) -> None:
+    harness.supervision.startService()
+    assert harness.heard("STATUS")[-1] == "waits"
+    harness.clock.advance(STATUS_INTERVAL)
+    assert harness.heard("STATUS") == []
+    harness.node.status = "receives"
+    harness.clock.advance(STATUS_INTERVAL)
+    assert harness.heard("STATUS") == ["receives"]
 
 
-def test_the_watchdog_hears_of_it_until_all_is_over(world: World) -> None:
-    world.supervision.startService()
-    assert world.heard("WATCHDOG") == ["1"]
-    stopped = world.supervision.stopService()
-    (told,) = world.manager.heard()
+def test_the_watchdog_hears_of_it_until_all_is_over(harness: Harness) -> None:
+    harness.supervision.startService()
+    assert harness.heard("WATCHDOG") == ["1"]
+    stopped = harness.supervision.stopService()
+    (told,) = harness.manager.heard()
     assert (told["STOPPING"], told["STATUS"]) == ("1", "stopping: waits")
     assert int(told["EXTEND_TIMEOUT_USEC"]) > 9_000_000
-    world.clock.advance(15.0)
-    assert world.heard("WATCHDOG") == ["1"]
+    harness.clock.advance(15.0)
+    assert harness.heard("WATCHDOG") == ["1"]
     assert not stopped.called
-    world.node.ended.callback(None)
+    harness.node.ended.callback(None)
     assert stopped.called
-    world.clock.advance(60.0)
-    assert world.manager.heard() == []
+    harness.clock.advance(60.0)
+    assert harness.manager.heard() == []
 
 
 def test_a_manager_that_cannot_be_told_is_named_in_the_log(
@@ -170,45 +170,47 @@ def test_without_a_manager_only_the_node_runs() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_a_reload_is_told_from_its_beginning_to_its_end(world: World) -> None:
-    world.supervision.startService()
-    world.node.booted.callback(True)
-    world.manager.heard()
+def test_a_reload_is_told_from_its_beginning_to_its_end(harness: Harness) -> None:
+    harness.supervision.startService()
+    harness.node.booted.callback(True)
+    harness.manager.heard()
     hang_up()
     # Not in the handler, which interrupts anything.
-    assert not world.reloads
-    world.clock.advance(0)
-    assert world.reloads
-    begun, ended = world.manager.heard()
+    assert not harness.reloads
+    harness.clock.advance(0)
+    assert harness.reloads
+    begun, ended = harness.manager.heard()
     assert begun.keys() == {"RELOADING", "MONOTONIC_USEC"}
     assert ended == {"READY": "1", "STATUS": "waits"}
 
 
 def test_the_signal_for_it_may_come_as_soon_as_the_node_starts(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(world.node, "startService", hang_up)
-    world.supervision.startService()
-    world.clock.advance(0)
-    assert world.reloads
+    monkeypatch.setattr(harness.node, "startService", hang_up)
+    harness.supervision.startService()
+    harness.clock.advance(0)
+    assert harness.reloads
 
 
-def test_a_reload_that_fails_ends_all_the_same(world: World, logged_errors: LoggedErrors) -> None:
-    world.supervision.startService()
-    world.node.booted.callback(True)
+def test_a_reload_that_fails_ends_all_the_same(
+    harness: Harness, logged_errors: LoggedErrors
+) -> None:
+    harness.supervision.startService()
+    harness.node.booted.callback(True)
     for _ in range(2):
         hang_up()
-        world.clock.advance(0)
-    assert world.heard("READY") == ["1"] * 3
+        harness.clock.advance(0)
+    assert harness.heard("READY") == ["1"] * 3
     assert logged_errors.take(AssertionError)
 
 
-def test_before_the_node_serves_a_reload_does_not_say_that_it_does(world: World) -> None:
-    world.supervision.startService()
+def test_before_the_node_serves_a_reload_does_not_say_that_it_does(harness: Harness) -> None:
+    harness.supervision.startService()
     hang_up()
-    world.clock.advance(0)
-    assert world.reloads
-    assert not [told for told in world.manager.heard() if {"RELOADING", "READY"} & told.keys()]
+    harness.clock.advance(0)
+    assert harness.reloads
+    assert not [told for told in harness.manager.heard() if {"RELOADING", "READY"} & told.keys()]
 
 
 def test_twistd_is_told_by_what_to_log() -> None:

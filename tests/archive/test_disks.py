@@ -44,7 +44,7 @@ def run(*command: str) -> None:
         )
 
 
-class House:
+class DiskReceiver:
     """A node's staging on a disk, in which one server is received, to its end."""
 
     def __init__(self, disk: Path) -> None:
@@ -117,10 +117,10 @@ def disk(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def house(disk: Path) -> Iterator[House]:
+def receiver(disk: Path) -> Iterator[DiskReceiver]:
     """Return a node on either."""
-    with closing(House(disk)) as house:
-        yield house
+    with closing(DiskReceiver(disk)) as receiver:
+        yield receiver
 
 
 def noise(size: int) -> bytes:
@@ -135,48 +135,48 @@ def bomb(size: int) -> bytes:
     return b"".join([*parts, pack.compress(END), pack.flush()])
 
 
-def test_one_file_fills_the_disk(house: House) -> None:
+def test_one_file_fills_the_disk(receiver: DiskReceiver) -> None:
     archive = member(b"world/r.0.0.mca", noise(20 * MIB)) + END
     with pytest.raises(
         StorageError, match=r'"world/r.0.0.mca" could not be .*the disk is full; fr'
     ):
-        house.receive(in_blocks(archive))
-    assert house.state() == house.before
+        receiver.receive(in_blocks(archive))
+    assert receiver.state() == receiver.before
 
 
-def test_many_files_fill_the_disk(house: House) -> None:
+def test_many_files_fill_the_disk(receiver: DiskReceiver) -> None:
     data = noise(64 << 10)
     archive = b"".join(member(b"d/%d" % n, data) for n in range(280)) + END
     with pytest.raises(StorageError, match=r'"d/\d+" could not be written: the disk is full'):
-        house.receive(in_blocks(archive))
-    assert house.state() == house.before
+        receiver.receive(in_blocks(archive))
+    assert receiver.state() == receiver.before
 
 
 def test_directories_use_up_the_inodes(tmpfs: Path) -> None:
     archive = b"".join(directory(b"d%d/" % n) for n in range(400)) + END
-    with closing(House(tmpfs)) as house:
+    with closing(DiskReceiver(tmpfs)) as receiver:
         with pytest.raises(StorageError, match=r'"d\d+" could not be written: the disk is full'):
-            house.receive(in_blocks(archive))
-        assert house.state() == house.before
+            receiver.receive(in_blocks(archive))
+        assert receiver.state() == receiver.before
 
 
 def test_what_is_known_of_directories_fills_the_disk(mount: Mount) -> None:
     small = mount("-t", "tmpfs", "-o", "size=1m,nr_inodes=20000", "tmpfs")
     archive = b"".join(directory(b"d" * 90 + b"%d/" % n) for n in range(15_000)) + END
-    with closing(House(small)) as house:
+    with closing(DiskReceiver(small)) as receiver:
         with pytest.raises(StorageError, match="the disk is full"):
-            house.receive(in_blocks(archive))
-        assert house.state() == house.before
+            receiver.receive(in_blocks(archive))
+        assert receiver.state() == receiver.before
 
 
 @pytest.mark.parametrize("size", [32 * MIB, 96 * MIB])
-def test_a_bomb_stops_at_the_reserve(house: House, size: int) -> None:
+def test_a_bomb_stops_at_the_reserve(receiver: DiskReceiver, size: int) -> None:
     with pytest.raises(StorageError, match=r'"world/bomb" takes \d+ MiB more, \d+ MiB are free'):
-        house.receive(in_blocks(bomb(size)), DEFAULT)
-    assert house.state() == house.before
+        receiver.receive(in_blocks(bomb(size)), DEFAULT)
+    assert receiver.state() == receiver.before
 
 
-def test_a_bomb_stops_at_the_servers_limit(house: House) -> None:
+def test_a_bomb_stops_at_the_servers_limit(receiver: DiskReceiver) -> None:
     # what comes after the header is never asked for
     taken = []
 
@@ -188,59 +188,61 @@ def test_a_bomb_stops_at_the_servers_limit(house: House) -> None:
         yield END
 
     with pytest.raises(BadRequest) as caught:
-        house.receive(archive(), DEFAULT.for_server(3))
+        receiver.receive(archive(), DEFAULT.for_server(3))
     assert (caught.value.status, caught.value.message) == (400, WORDS)
     assert "5 MiB, its disk limit is 3 MiB" in caught.value.detail
-    assert house.state() == house.before
+    assert receiver.state() == receiver.before
 
 
-def test_small_files_stop_at_the_servers_limit(house: House) -> None:
+def test_small_files_stop_at_the_servers_limit(receiver: DiskReceiver) -> None:
     data = noise(100 << 10)
     archive = b"".join(member(b"d/%d" % n, data) for n in range(50)) + END
     with pytest.raises(
         BadRequest, match=r'with "d/20" the server.* 3 MiB, its disk limit is 2 MiB'
     ):
-        house.receive(in_blocks(archive), DEFAULT.for_server(2))
-    assert house.state() == house.before
-    house.receive(in_blocks(archive), DEFAULT.for_server(5))
+        receiver.receive(in_blocks(archive), DEFAULT.for_server(2))
+    assert receiver.state() == receiver.before
+    receiver.receive(in_blocks(archive), DEFAULT.for_server(5))
 
 
 def test_directories_alone_stop_at_the_servers_limit(mount: Mount) -> None:
     large = mount("-t", "tmpfs", "-o", "size=64m,nr_inodes=200000", "tmpfs")
     archive = b"".join(directory(b"d%d/" % n) for n in range(51_000)) + END
-    with closing(House(large)) as house:
+    with closing(DiskReceiver(large)) as receiver:
         with pytest.raises(
             BadRequest,
             match=r'with "d50257/" .* 2 MiB, its disk limit is 1 MiB \(of its 50257 directories',
         ):
-            house.receive(in_blocks(archive), DEFAULT.for_server(1))
-        assert house.state() == house.before
+            receiver.receive(in_blocks(archive), DEFAULT.for_server(1))
+        assert receiver.state() == receiver.before
 
 
-def test_so_do_those_that_long_names_bring(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_do_those_that_long_names_bring(
+    receiver: DiskReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "FREE_ENTRIES", 50)
     few = b"".join(member(b"%d/" % n + b"d/" * 40 + b"f", b"") for n in range(3)) + END
     with pytest.raises(BadRequest, match=r"of its 123 directories and links"):
-        house.receive(in_blocks(few), evolve(NO_RESERVE, disk=72 * ENTRY_SIZE))
-    assert house.state() == house.before
-    house.receive(in_blocks(few), evolve(NO_RESERVE, disk=73 * ENTRY_SIZE))
+        receiver.receive(in_blocks(few), evolve(NO_RESERVE, disk=72 * ENTRY_SIZE))
+    assert receiver.state() == receiver.before
+    receiver.receive(in_blocks(few), evolve(NO_RESERVE, disk=73 * ENTRY_SIZE))
 
 
 def test_directories_leave_inodes_to_others(mount: Mount) -> None:
     small = mount("-t", "tmpfs", "-o", "size=64m,nr_inodes=60000", "tmpfs")
     archive = b"".join(directory(b"d%d/" % n) for n in range(60_000)) + END
-    with closing(House(small)) as house:
-        place = house.staging.create(UUID)
+    with closing(DiskReceiver(small)) as receiver:
+        place = receiver.staging.create(UUID)
         with pytest.raises(StorageError, match=r"3000 must stay free .*inode_reserve"):
             extract(in_blocks(archive), place, OWNER, print, limits=DEFAULT)
         assert os.statvfs(small).f_favail > 900
-        house.staging.withdraw(UUID)
-        house.staging.discard(UUID)
-        assert house.state() == house.before
+        receiver.staging.withdraw(UUID)
+        receiver.staging.discard(UUID)
+        assert receiver.state() == receiver.before
 
 
 def test_what_is_sent_counts_as_much_as_what_is_received(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    receiver: DiskReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "FREE_ENTRIES", 4)
     tree = tmp_path / "tree"
@@ -252,14 +254,14 @@ def test_what_is_sent_counts_as_much_as_what_is_received(
     size = measure(str(tree))
     assert size == 5000 + (3 + 5 + 5 - 4) * ENTRY_SIZE
     archive = bytes(packed(tree).archive)
-    house.receive(in_blocks(archive), evolve(NO_RESERVE, disk=size))
+    receiver.receive(in_blocks(archive), evolve(NO_RESERVE, disk=size))
     with pytest.raises(BadRequest):
-        house.receive(in_blocks(archive), evolve(NO_RESERVE, disk=size - 1))
+        receiver.receive(in_blocks(archive), evolve(NO_RESERVE, disk=size - 1))
 
 
-def test_as_much_as_there_is_fits(house: House) -> None:
-    house.receive(in_blocks(member(b"f", noise(6 * MIB)) + END), DEFAULT.for_server(6))
-    assert house.state()[0] == house.before[0]
+def test_as_much_as_there_is_fits(receiver: DiskReceiver) -> None:
+    receiver.receive(in_blocks(member(b"f", noise(6 * MIB)) + END), DEFAULT.for_server(6))
+    assert receiver.state()[0] == receiver.before[0]
 
 
 def remount(disk: Path, how: str) -> None:
@@ -291,7 +293,7 @@ def test_a_disk_that_is_read_only_from_the_start(disk: Path) -> None:
     with pytest.raises(
         StorageError, match=r"cannot be used as system\.data: the file system is re"
     ):
-        House(disk)
+        DiskReceiver(disk)
     with pytest.raises(
         StorageError, match=r'"f" could not be written: the file system is read-only'
     ):
@@ -309,16 +311,16 @@ def test_a_disk_that_fails(ext4: Path, tmp_path: Path) -> None:
             yield member(b"d/%d" % n, noise(1000))
         yield END
 
-    with closing(House(ext4)) as house:
-        place = house.staging.create(UUID)
+    with closing(DiskReceiver(ext4)) as receiver:
+        place = receiver.staging.create(UUID)
         with pytest.raises(StorageError) as caught:
             extract(archive(), place, OWNER, print, limits=NO_RESERVE)
         assert isinstance(caught.value.__cause__, OSError)
         assert caught.value.__cause__.errno in (errno.EROFS, errno.EIO)
         assert "see this node's kernel log" in caught.value.detail
         with pytest.raises(StorageError, match="kernel log"):
-            house.staging.withdraw(UUID)
-        house.staging.finish(UUID)
+            receiver.staging.withdraw(UUID)
+        receiver.staging.finish(UUID)
     run("umount", str(ext4))
     # when it is repaired, the node's next start finds what could not be undone and removes it
     repaired = subprocess.run(
@@ -326,7 +328,7 @@ def test_a_disk_that_fails(ext4: Path, tmp_path: Path) -> None:
     )
     assert repaired.returncode in (0, 1)
     run("mount", "-o", "loop", str(tmp_path / "image"), str(ext4))
-    with closing(House(ext4)) as again:
+    with closing(DiskReceiver(ext4)) as again:
         assert not [name for name in again.before[0] if UUID in name]
         again.receive(in_blocks(member(b"f", b"x") + END))
 
@@ -340,8 +342,8 @@ def trigger(disk: Path) -> Path:
     pytest.fail(f"{disk} is not mounted")
 
 
-def test_links_take_no_disk(house: House) -> None:
+def test_links_take_no_disk(receiver: DiskReceiver) -> None:
     archive = member(b"f", noise(2 * MIB))
     archive += b"".join(member(b"h%d" % n, typeflag=b"1", link=b"f") for n in range(50)) + END
-    house.receive(in_blocks(archive), DEFAULT.for_server(2))
-    assert house.state()[0] == house.before[0]
+    receiver.receive(in_blocks(archive), DEFAULT.for_server(2))
+    assert receiver.state()[0] == receiver.before[0]

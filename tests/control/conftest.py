@@ -1,6 +1,6 @@
 """What the tests of this room share."""
 
-from tests.control.operator import desk
+from tests.control.operators import operator
 from tests.direct_transfers.scenarios import ends
 
-__all__ = ["desk", "ends"]
+__all__ = ["ends", "operator"]

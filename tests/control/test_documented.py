@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from tests.control.operator import Desk
+from tests.control.operators import Operator
 from tests.direct_transfers.harness import UUID
 from wingsd.statedb import Direction, Outcome
 
@@ -37,14 +37,14 @@ def keys(told: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", ["status", "transfers", f"transfers/{UUID}"])
 @pytest_twisted.ensureDeferred
-async def test_every_key_is_documented(desk: Desk, path: str) -> None:
-    store = desk.ends.source.store
+async def test_every_key_is_documented(operator: Operator, path: str) -> None:
+    store = operator.ends.source.store
     store.end(2.0, store.begin(1.0, UUID, Direction.IN, "SWAP"), Outcome.SUCCESS)
     store.begin(3.0, UUID, Direction.OUT, "SEND")
     store.add_report(4.0, UUID, Outcome.FAILURE)
     other = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
-    invited = await desk.ask("POST", "receive", {"server": other})
-    told = await desk.ask("GET", path)
+    invited = await operator.ask("POST", "receive", {"server": other})
+    told = await operator.ask("GET", path)
     found = {*keys(told), *keys(invited)}
     assert len(found) > 10
     assert found <= documented()

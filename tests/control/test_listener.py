@@ -17,7 +17,7 @@ from wingsd.config import Control
 from wingsd.control import ControlListener
 
 
-def door(ends: Ends, path: Path | str, group: str = "") -> ControlListener:
+def listener(ends: Ends, path: Path | str, group: str = "") -> ControlListener:
     return ends.source.control(Control(socket=str(path), group=group))
 
 
@@ -30,7 +30,7 @@ def abandoned(path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_root_and_one_group_may_open_it(ends: Ends, tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
-    opened = door(ends, path, grp.getgrgid(os.getgid()).gr_name)
+    opened = listener(ends, path, grp.getgrgid(os.getgid()).gr_name)
     opened.open()
     found = path.lstat()
     assert stat.S_ISSOCK(found.st_mode)
@@ -44,7 +44,7 @@ async def test_it_is_the_groups_that_is_named(ends: Ends, tmp_path: Path) -> Non
     if os.getuid():
         pytest.skip("only root may give it to any group")
     path = tmp_path / "control.sock"
-    opened = door(ends, path, "nogroup")
+    opened = listener(ends, path, "nogroup")
     opened.open()
     assert path.stat().st_gid == grp.getgrnam("nogroup").gr_gid
     await opened.close()
@@ -54,7 +54,7 @@ async def test_it_is_the_groups_that_is_named(ends: Ends, tmp_path: Path) -> Non
 async def test_a_group_that_there_is_not_is_said_so(
     ends: Ends, tmp_path: Path, logged_errors: LoggedErrors
 ) -> None:
-    opened = door(ends, tmp_path / "control.sock", "no-such-group")
+    opened = listener(ends, tmp_path / "control.sock", "no-such-group")
     opened.open()
     assert any("not given to the group no-such-group" in line for line in logged_errors.lines)
     await opened.close()
@@ -64,7 +64,7 @@ async def test_a_group_that_there_is_not_is_said_so(
 async def test_a_socket_that_a_dead_daemon_left_is_replaced(ends: Ends, tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     abandoned(path)
-    opened = door(ends, path)
+    opened = listener(ends, path)
     opened.open()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
@@ -76,7 +76,7 @@ async def test_one_where_somebody_listens_is_left_to_them(
     ends: Ends, tmp_path: Path, logged_errors: LoggedErrors
 ) -> None:
     path = tmp_path / "control.sock"
-    first, second = door(ends, path), door(ends, path)
+    first, second = listener(ends, path), listener(ends, path)
     first.open()
     before = path.stat().st_ino
     second.open()
@@ -100,7 +100,7 @@ async def test_where_there_can_be_none_that_is_said(
     ends: Ends, tmp_path: Path, logged_errors: LoggedErrors, path: str, says: str
 ) -> None:
     (tmp_path / "file").write_text("precious")
-    opened = door(ends, tmp_path / path)
+    opened = listener(ends, tmp_path / path)
     opened.open()
     lines = [line for line in logged_errors.lines if "no control socket at" in line]
     assert says in " ".join(lines)
@@ -111,7 +111,7 @@ async def test_where_there_can_be_none_that_is_said(
 
 @pytest_twisted.ensureDeferred
 async def test_a_node_can_do_without(ends: Ends, logged_errors: LoggedErrors) -> None:
-    opened = door(ends, "")
+    opened = listener(ends, "")
     opened.open()
     assert any("control.socket is empty" in line for line in logged_errors.lines)
     await opened.close()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from tests.control.operator import Desk
+from tests.control.operators import Operator
 from tests.direct_transfers.harness import UUID, until
 from wingsd.cli.client import Exit
 from wingsd.statedb import Direction, Outcome
@@ -16,43 +16,43 @@ from wingsd.statedb import Direction, Outcome
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 
-async def held_up(desk: Desk) -> Any:
+async def held_up(operator: Operator) -> Any:
     """Begin a move that cannot get on; return what the source tells of it."""
-    await desk.ends.destination.slots.acquire()
-    invited = await desk.ask("POST", "receive", {"server": UUID}, end="destination")
-    order = {"server": UUID, "url": desk.ends.destination.url, "token": invited["token"]}
-    await desk.ask("POST", "send", order)
-    await until(lambda: any(p.step.name == "AWAIT" for p in desk.ends.source.sender.progress))
-    (found,) = (await desk.ask("GET", "transfers"))["running"]
+    await operator.ends.destination.slots.acquire()
+    invited = await operator.ask("POST", "receive", {"server": UUID}, end="destination")
+    order = {"server": UUID, "url": operator.ends.destination.url, "token": invited["token"]}
+    await operator.ask("POST", "send", order)
+    await until(lambda: any(p.step.name == "AWAIT" for p in operator.ends.source.sender.progress))
+    (found,) = (await operator.ask("GET", "transfers"))["running"]
     return found
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_where_nothing_moves_says_so(desk: Desk) -> None:
-    assert await desk.ask("GET", "transfers") == {"running": [], "expected": [], "past": []}
+async def test_a_node_where_nothing_moves_says_so(operator: Operator) -> None:
+    assert await operator.ask("GET", "transfers") == {"running": [], "expected": [], "past": []}
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_moves_is_told_at_both_ends(desk: Desk) -> None:
-    found = await held_up(desk)
+async def test_what_moves_is_told_at_both_ends(operator: Operator) -> None:
+    found = await held_up(operator)
     assert (found["server"], found["direction"], found["by_hand"]) == (UUID, "out", True)
     assert (found["state"], found["step"]) == ("processing", "await")
     assert found["doing"] == "waiting for the destination to finish"
     assert (found["bytes"], found["transfer"]) == (128_000, 1)
     assert abs(found["begun"] - time.time()) < 30
-    other = await desk.ask("GET", f"transfers/{UUID}", end="destination")
+    other = await operator.ask("GET", f"transfers/{UUID}", end="destination")
     assert (other["running"]["direction"], other["running"]["step"]) == ("in", "receive")
     assert other["running"]["total_bytes"] is None
-    await desk.ask("DELETE", f"transfers/{UUID}")
-    await desk.ends.over()
+    await operator.ask("DELETE", f"transfers/{UUID}")
+    await operator.ends.over()
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_has_ended_is_told_with_its_reason(desk: Desk) -> None:
-    await held_up(desk)
-    await desk.ask("DELETE", f"transfers/{UUID.upper()}", end="destination")
-    await desk.ends.over()
-    found = await desk.ask("GET", "transfers")
+async def test_what_has_ended_is_told_with_its_reason(operator: Operator) -> None:
+    await held_up(operator)
+    await operator.ask("DELETE", f"transfers/{UUID.upper()}", end="destination")
+    await operator.ends.over()
+    found = await operator.ask("GET", "transfers")
     (past,) = found["past"]
     assert (found["running"], past["outcome"], past["step"]) == ([], "failure", "send")
     assert "the transfer was cancelled" in past["reason"]
@@ -61,74 +61,76 @@ async def test_what_has_ended_is_told_with_its_reason(desk: Desk) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_server_is_told_whole(desk: Desk) -> None:
-    found = await desk.ask("GET", f"transfers/{UUID}")
+async def test_one_server_is_told_whole(operator: Operator) -> None:
+    found = await operator.ask("GET", f"transfers/{UUID}")
     assert found["uuid"] == UUID
     server = found["server"]
     assert (server["name"], server["state"], server["hold"]) == ("Lobby", "offline", "")
     assert (found["running"], found["expected"], found["past"]) == (None, None, [])
-    await desk.ends.source.outbox.add(UUID, Outcome.FAILURE)
-    (report,) = (await desk.ask("GET", f"transfers/{UUID}"))["reports_waiting"]
+    await operator.ends.source.outbox.add(UUID, Outcome.FAILURE)
+    (report,) = (await operator.ask("GET", f"transfers/{UUID}"))["reports_waiting"]
     assert (report["outcome"], report["server"]) == ("failure", UUID)
-    desk.ends.source.outbox.stop()
+    operator.ends.source.outbox.stop()
 
 
 @pytest_twisted.ensureDeferred
-async def test_of_a_server_that_nobody_knows_nothing_is_told(desk: Desk) -> None:
-    refusal = await desk.refusal("GET", f"transfers/{OTHER}")
+async def test_of_a_server_that_nobody_knows_nothing_is_told(operator: Operator) -> None:
+    refusal = await operator.refusal("GET", f"transfers/{OTHER}")
     assert refusal.exit_code == Exit.UNKNOWN
     assert "no such server" in refusal.message
-    assert (await desk.refusal("GET", "transfers/what")).exit_code == Exit.UNKNOWN
+    assert (await operator.refusal("GET", "transfers/what")).exit_code == Exit.UNKNOWN
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_expected_is_told_until_it_is_cancelled(desk: Desk) -> None:
+async def test_what_is_expected_is_told_until_it_is_cancelled(operator: Operator) -> None:
     order = {"server": OTHER, "seconds": 60}
-    invited = await desk.ask("POST", "receive", order)
-    (expected,) = (await desk.ask("GET", "transfers"))["expected"]
+    invited = await operator.ask("POST", "receive", order)
+    (expected,) = (await operator.ask("GET", "transfers"))["expected"]
     assert expected == {"server": OTHER, "expires": invited["expires"]}
-    assert (await desk.ask("GET", f"transfers/{OTHER}"))["expected"] == expected
-    await desk.ask("DELETE", f"transfers/{OTHER}")
-    refusal = await desk.refusal("DELETE", f"transfers/{OTHER}")
+    assert (await operator.ask("GET", f"transfers/{OTHER}"))["expected"] == expected
+    await operator.ask("DELETE", f"transfers/{OTHER}")
+    refusal = await operator.refusal("DELETE", f"transfers/{OTHER}")
     assert "no transfer that can be cancelled" in refusal.message
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(desk: Desk) -> None:
-    store = desk.ends.source.store
+async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(
+    operator: Operator,
+) -> None:
+    store = operator.ends.source.store
     store.begin(1_700_000_000, OTHER, Direction.IN, "SWAP", direct=True)
     store.begin(time.time() + 60, UUID, Direction.OUT, "SEND")
-    before, now = (await desk.ask("GET", "transfers"))["running"]
+    before, now = (await operator.ask("GET", "transfers"))["running"]
     assert (before["server"], before["begun"]) == (OTHER, 1_700_000_000)
     assert before["doing"] == "finding out its result after the restart of this node"
     assert (now["server"], now["doing"]) == (UUID, "ending")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_storage_pool_is_told(desk: Desk) -> None:
-    store = desk.ends.source.store
+async def test_a_storage_pool_is_told(operator: Operator) -> None:
+    store = operator.ends.source.store
     for uuid in (OTHER, UUID):
         store.set_terms(store.begin(1.0, uuid, Direction.OUT, "SEND"), "attic", ())
     store.end(2.0, 2, Outcome.SUCCESS)
-    found = await desk.ask("GET", "transfers")
+    found = await operator.ask("GET", "transfers")
     (running,), (past,) = found["running"], found["past"]
     assert (running["server"], running["storage_pool"]) == (OTHER, "attic")
     assert (past["server"], past["storage_pool"]) == (UUID, "attic")
 
 
 @pytest_twisted.ensureDeferred
-async def test_as_many_that_have_ended_are_told_as_are_asked_for(desk: Desk) -> None:
-    store = desk.ends.source.store
+async def test_as_many_that_have_ended_are_told_as_are_asked_for(operator: Operator) -> None:
+    store = operator.ends.source.store
     ids = [store.begin(number, OTHER, Direction.IN, "SWAP") for number in range(30)]
     for each in ids:
         store.end(100, each, Outcome.SUCCESS)
-    found = await desk.ask("GET", "transfers")
+    found = await operator.ask("GET", "transfers")
     assert [each["transfer"] for each in found["past"]] == ids[:9:-1]
-    found = await desk.ask("GET", "transfers?past=2")
+    found = await operator.ask("GET", "transfers?past=2")
     assert [each["transfer"] for each in found["past"]] == [ids[-1], ids[-2]]
-    assert (await desk.ask("GET", "transfers?past=0"))["past"] == []
+    assert (await operator.ask("GET", "transfers?past=0"))["past"] == []
     for wrong in ("x", "-1", "10001"):
-        refusal = await desk.refusal("GET", f"transfers?past={wrong}")
+        refusal = await operator.refusal("GET", f"transfers?past={wrong}")
         assert refusal.exit_code == Exit.FAILED
 
 
@@ -153,13 +155,13 @@ async def test_as_many_that_have_ended_are_told_as_are_asked_for(desk: Desk) -> 
 )
 @pytest_twisted.ensureDeferred
 async def test_an_order_that_makes_no_sense_is_refused(
-    desk: Desk, path: str, order: dict[str, Any], says: str
+    operator: Operator, path: str, order: dict[str, Any], says: str
 ) -> None:
-    refusal = await desk.refusal("POST", path, order)
+    refusal = await operator.refusal("POST", path, order)
     assert says in f"{refusal.message}: {refusal.detail}"
 
 
 @pytest_twisted.ensureDeferred
-async def test_there_is_nothing_else(desk: Desk) -> None:
-    assert (await desk.refusal("GET", "what")).exit_code == Exit.UNKNOWN
-    assert "not allowed here" in (await desk.refusal("POST", "status", {})).message
+async def test_there_is_nothing_else(operator: Operator) -> None:
+    assert (await operator.refusal("GET", "what")).exit_code == Exit.UNKNOWN
+    assert "not allowed here" in (await operator.refusal("POST", "status", {})).message

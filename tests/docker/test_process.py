@@ -47,7 +47,7 @@ class FakeStreams(ContainerStreams):
 
 
 @attrs.define(eq=False)
-class World:
+class Harness:
     """One process, the engine it is on, and who watches it."""
 
     clock: Clock = attrs.field(factory=Clock)
@@ -79,106 +79,108 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World()
-    monkeypatch.setattr(engine, "DockerClient", lambda address: world)
-    return world
+def harness(monkeypatch: pytest.MonkeyPatch) -> Harness:
+    harness = Harness()
+    monkeypatch.setattr(engine, "DockerClient", lambda address: harness)
+    return harness
 
 
-def test_the_end_is_told_once_and_last(world: World) -> None:
-    world.process()
-    world.streams.consoles[0].dataReceived(b"bye")
-    world.state = dict(ENDED)
-    world.streams.measurements[0].dataReceived(SAMPLE)
-    world.streams.consoles[0].connectionLost()
-    world.streams.measurements[0].dataReceived(SAMPLE)
-    world.pass_time(60)
-    assert world.notes.told == [b"bye", Usage(7, 9, uptime=1000), (3, False)]
-    assert len(world.streams.measurements) == 1
-    assert not world.clock.getDelayedCalls()
+def test_the_end_is_told_once_and_last(harness: Harness) -> None:
+    harness.process()
+    harness.streams.consoles[0].dataReceived(b"bye")
+    harness.state = dict(ENDED)
+    harness.streams.measurements[0].dataReceived(SAMPLE)
+    harness.streams.consoles[0].connectionLost()
+    harness.streams.measurements[0].dataReceived(SAMPLE)
+    harness.pass_time(60)
+    assert harness.notes.told == [b"bye", Usage(7, 9, uptime=1000), (3, False)]
+    assert len(harness.streams.measurements) == 1
+    assert not harness.clock.getDelayedCalls()
 
 
-def test_a_container_that_is_gone_has_ended(world: World) -> None:
-    world.process()
-    world.state = NotFound("no such container")
-    world.streams.consoles[0].connectionLost()
-    assert world.notes.told == [(None, False)]
+def test_a_container_that_is_gone_has_ended(harness: Harness) -> None:
+    harness.process()
+    harness.state = NotFound("no such container")
+    harness.streams.consoles[0].connectionLost()
+    assert harness.notes.told == [(None, False)]
 
 
-def test_the_engine_tells_of_the_end_a_little_later(world: World) -> None:
-    world.process()
-    world.streams.consoles[0].connectionLost()
-    world.state = dict(ENDED)
-    assert world.notes.told == []
-    world.pass_time(0.15)
-    assert world.notes.told == [(3, False)]
+def test_the_engine_tells_of_the_end_a_little_later(harness: Harness) -> None:
+    harness.process()
+    harness.streams.consoles[0].connectionLost()
+    harness.state = dict(ENDED)
+    assert harness.notes.told == []
+    harness.pass_time(0.15)
+    assert harness.notes.told == [(3, False)]
     # It was attached once more meanwhile, which is of no use any more.
-    assert len(world.streams.consoles) == 2
-    world.streams.consoles[1].dataReceived(b"late")
-    assert world.notes.told == [(3, False)]
+    assert len(harness.streams.consoles) == 2
+    harness.streams.consoles[1].dataReceived(b"late")
+    assert harness.notes.told == [(3, False)]
 
 
-def test_an_engine_that_is_away_is_waited_for(world: World, logged_errors: LoggedErrors) -> None:
-    world.process()
-    world.state, world.streams.down = OSError(111, "Connection refused"), True
-    world.streams.consoles[0].connectionLost()
-    world.streams.measurements[0].connectionLost()
-    world.pass_time(600)
-    assert world.notes.told == []
+def test_an_engine_that_is_away_is_waited_for(
+    harness: Harness, logged_errors: LoggedErrors
+) -> None:
+    harness.process()
+    harness.state, harness.streams.down = OSError(111, "Connection refused"), True
+    harness.streams.consoles[0].connectionLost()
+    harness.streams.measurements[0].connectionLost()
+    harness.pass_time(600)
+    assert harness.notes.told == []
     # Two ask in turn, ever more rarely; and one line says so.
-    assert world.inspections < 2 * (600 / BACKOFF.longest + 10)
+    assert harness.inspections < 2 * (600 / BACKOFF.longest + 10)
     assert sum("its console is lost" in line for line in logged_errors.lines) == 1
 
-    world.state, world.streams.down = dict(RUNNING), False
-    world.pass_time(BACKOFF.longest + 0.2)
-    world.streams.consoles[1].dataReceived(b"still here")
-    world.streams.measurements[1].dataReceived(SAMPLE)
-    assert world.notes.told == [b"still here", Usage(7, 9, uptime=1000)]
+    harness.state, harness.streams.down = dict(RUNNING), False
+    harness.pass_time(BACKOFF.longest + 0.2)
+    harness.streams.consoles[1].dataReceived(b"still here")
+    harness.streams.measurements[1].dataReceived(SAMPLE)
+    assert harness.notes.told == [b"still here", Usage(7, 9, uptime=1000)]
 
-    world.state = dict(ENDED)
-    world.streams.consoles[1].connectionLost()
-    assert world.notes.ends == [(3, False)]
+    harness.state = dict(ENDED)
+    harness.streams.consoles[1].connectionLost()
+    assert harness.notes.ends == [(3, False)]
 
 
-def test_consoles_that_end_at_once_are_tried_ever_more_rarely(world: World) -> None:
-    world.process()
+def test_consoles_that_end_at_once_are_tried_ever_more_rarely(harness: Harness) -> None:
+    harness.process()
     for _ in range(600):
-        last = world.streams.consoles[-1]
+        last = harness.streams.consoles[-1]
         if not last.over.called:
             last.connectionLost()
-        world.pass_time(1)
-    assert 10 < len(world.streams.consoles) < 600 / BACKOFF.longest + 20
-    assert world.notes.told == []
+        harness.pass_time(1)
+    assert 10 < len(harness.streams.consoles) < 600 / BACKOFF.longest + 20
+    assert harness.notes.told == []
 
 
-def test_who_detaches_is_told_nothing_more(world: World) -> None:
-    process = world.process()
+def test_who_detaches_is_told_nothing_more(harness: Harness) -> None:
+    process = harness.process()
     process.detach()
-    world.state = dict(ENDED)
-    for stream in (world.streams.consoles[0], world.streams.measurements[0]):
+    harness.state = dict(ENDED)
+    for stream in (harness.streams.consoles[0], harness.streams.measurements[0]):
         stream.dataReceived(SAMPLE)
         stream.connectionLost()
-    world.pass_time(60)
-    assert world.notes.told == []
-    assert not world.clock.getDelayedCalls()
+    harness.pass_time(60)
+    assert harness.notes.told == []
+    assert not harness.clock.getDelayedCalls()
 
 
-def test_detaching_while_the_engine_is_away_ends_the_tries(world: World) -> None:
-    process = world.process()
-    world.state = OSError(111, "Connection refused")
-    world.streams.consoles[0].connectionLost()
-    world.pass_time(5)
+def test_detaching_while_the_engine_is_away_ends_the_tries(harness: Harness) -> None:
+    process = harness.process()
+    harness.state = OSError(111, "Connection refused")
+    harness.streams.consoles[0].connectionLost()
+    harness.pass_time(5)
     process.detach()
-    tries = world.inspections
-    world.pass_time(60)
-    assert (world.inspections, world.notes.told) == (tries, [])
-    assert not world.clock.getDelayedCalls()
+    tries = harness.inspections
+    harness.pass_time(60)
+    assert (harness.inspections, harness.notes.told) == (tries, [])
+    assert not harness.clock.getDelayedCalls()
 
 
 def test_a_watcher_that_fails_goes_on_being_told(
-    world: World, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = world.notes.output
+    output = harness.notes.output
 
     def picky(data: bytes) -> None:
         if data == b"bad":
@@ -186,17 +188,17 @@ def test_a_watcher_that_fails_goes_on_being_told(
         output(data)
 
     monkeypatch.setattr(Notes, "output", lambda _, data: picky(data))
-    world.process()
-    world.streams.consoles[0].dataReceived(b"bad")
-    world.streams.consoles[0].dataReceived(b"good")
-    assert world.notes.told == [b"good"]
+    harness.process()
+    harness.streams.consoles[0].dataReceived(b"bad")
+    harness.streams.consoles[0].dataReceived(b"good")
+    assert harness.notes.told == [b"good"]
     assert len(logged_errors.take(ValueError)) == 1
 
 
 def test_a_watcher_may_detach_while_it_is_told_of_the_end(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = world.notes.ended
+    ended = harness.notes.ended
     processes: list[ContainerProcess] = []
 
     def let_go(_: Notes, status: int | None, *, out_of_memory: bool) -> None:
@@ -204,7 +206,7 @@ def test_a_watcher_may_detach_while_it_is_told_of_the_end(
         ended(status, out_of_memory=out_of_memory)
 
     monkeypatch.setattr(Notes, "ended", let_go)
-    processes.append(world.process())
-    world.state = dict(ENDED)
-    world.streams.consoles[0].connectionLost()
-    assert world.notes.told == [(3, False)]
+    processes.append(harness.process())
+    harness.state = dict(ENDED)
+    harness.streams.consoles[0].connectionLost()
+    assert harness.notes.told == [(3, False)]

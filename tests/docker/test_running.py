@@ -41,7 +41,7 @@ def workers() -> Iterator[Workers]:
 
 
 @attrs.define
-class House:
+class EngineNode:
     """A node on the engine, and another one whose servers are elsewhere."""
 
     engine: Engine
@@ -73,8 +73,8 @@ class House:
 
 
 @pytest.fixture
-def house(engine: Engine, workers: Workers) -> House:
-    return House(engine, engine.config(), workers)
+def node(engine: Engine, workers: Workers) -> EngineNode:
+    return EngineNode(engine, engine.config(), workers)
 
 
 async def failure(doing: Any) -> str:
@@ -84,8 +84,8 @@ async def failure(doing: Any) -> str:
 
 
 @pytest_twisted.ensureDeferred
-async def test_everything_is_told_from_the_first_byte_to_the_end(house: House) -> None:
-    _, notes, running = await house.start("echo first; echo last; exit 3")
+async def test_everything_is_told_from_the_first_byte_to_the_end(node: EngineNode) -> None:
+    _, notes, running = await node.start("echo first; echo last; exit 3")
     await notes.over()
     assert notes.console == b"first\r\nlast\r\n"
     assert notes.ends == [(3, False)]
@@ -99,23 +99,23 @@ async def test_everything_is_told_from_the_first_byte_to_the_end(house: House) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_flood_arrives_whole_and_in_small_pieces(house: House) -> None:
-    _, notes, _ = await house.start("exec /bin/busybox seq 1 100000")
+async def test_a_flood_arrives_whole_and_in_small_pieces(node: EngineNode) -> None:
+    _, notes, _ = await node.start("exec /bin/busybox seq 1 100000")
     await notes.over()
     assert notes.console.split() == [b"%d" % n for n in range(1, 100001)]
     assert max(len(piece) for piece in notes.told if isinstance(piece, bytes)) <= 128 * 1024
 
 
 @pytest_twisted.ensureDeferred
-async def test_want_of_memory_is_told(house: House) -> None:
-    _, notes, _ = await house.start("exec /bin/busybox tail /dev/zero")
+async def test_want_of_memory_is_told(node: EngineNode) -> None:
+    _, notes, _ = await node.start("exec /bin/busybox tail /dev/zero")
     await notes.over()
     assert notes.ends == [(137, True)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_many_commands_arrive_whole_and_in_order(house: House) -> None:
-    _, notes, running = await house.start(PARROT)
+async def test_many_commands_arrive_whole_and_in_order(node: EngineNode) -> None:
+    _, notes, running = await node.start(PARROT)
     lines = [f"command {number} äöü" for number in range(40)] + ["quit"]
     await gatherResults([Deferred.fromCoroutine(running.command(line)) for line in lines])
     await notes.over()
@@ -126,14 +126,14 @@ async def test_many_commands_arrive_whole_and_in_order(house: House) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_consoles_that_nobody_reads_keep_no_other_server_waiting(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    node: EngineNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_calls, "STDIN_TIMEOUT", 3)
     monkeypatch.setattr(async_engine, "CONSOLE_WRITERS", 3)
-    environment = house.environment
+    environment = node.environment
     deaf: list[Running] = []
     for _ in range(4):
-        server, notes = house.engine.server(DEAF), Notes()
+        server, notes = node.engine.server(DEAF), Notes()
         await environment.create(server)
         deaf.append(await environment.start(server.uuid, notes))
         await notes.seen(b"ready")
@@ -149,9 +149,9 @@ async def test_consoles_that_nobody_reads_keep_no_other_server_waiting(
 )
 @pytest_twisted.ensureDeferred
 async def test_a_server_ends_as_it_is_asked_to(
-    house: House, call: tuple[str, ...], status: int
+    node: EngineNode, call: tuple[str, ...], status: int
 ) -> None:
-    _, notes, running = await house.start(OBEDIENT)
+    _, notes, running = await node.start(OBEDIENT)
     await notes.seen(b"ready")
     await getattr(running, call[0])(*call[1:])
     await notes.over()
@@ -159,15 +159,17 @@ async def test_a_server_ends_as_it_is_asked_to(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_signal_that_does_not_exist_is_refused_in_the_engines_words(house: House) -> None:
-    _, _, running = await house.start(OBEDIENT)
+async def test_a_signal_that_does_not_exist_is_refused_in_the_engines_words(
+    node: EngineNode,
+) -> None:
+    _, _, running = await node.start(OBEDIENT)
     assert "Docker refuses: " in (detail := await failure(running.signal("SIGNONSENSE")))
     assert "SIGNONSENSE" in detail
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_it_uses_is_told(house: House) -> None:
-    _, notes, running = await house.start(OBEDIENT)
+async def test_what_it_uses_is_told(node: EngineNode) -> None:
+    _, notes, running = await node.start(OBEDIENT)
     await notes.measured()
     used = notes.usages[0]
     assert 0 < used.memory_bytes < used.memory_limit_bytes
@@ -179,14 +181,14 @@ async def test_what_it_uses_is_told(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_runs_already_is_adopted(house: House) -> None:
-    server, before, first = await house.start(PARROT)
+async def test_what_runs_already_is_adopted(node: EngineNode) -> None:
+    server, before, first = await node.start(PARROT)
     await first.command("before")
     await before.seen(b"got before")
     first.detach()
 
     after = Notes()
-    running = await house.environment.adopt(server.uuid, after)
+    running = await node.environment.adopt(server.uuid, after)
     assert running is not None
     await running.command("after")
     await after.seen(b"got after")
@@ -200,18 +202,18 @@ async def test_what_runs_already_is_adopted(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_does_not_run_is_not_adopted(house: House) -> None:
-    server = house.engine.server()
-    assert await house.environment.adopt(server.uuid, Notes()) is None
-    await house.environment.create(server)
-    assert await house.environment.adopt(server.uuid, Notes()) is None
+async def test_what_does_not_run_is_not_adopted(node: EngineNode) -> None:
+    server = node.engine.server()
+    assert await node.environment.adopt(server.uuid, Notes()) is None
+    await node.environment.create(server)
+    assert await node.environment.adopt(server.uuid, Notes()) is None
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_nodes_container_is_never_touched(house: House) -> None:
-    server, notes, _ = await house.start(OBEDIENT)
-    other = house.other
-    mine, theirs = f"{house.config.system.data}/{server.uuid}", f"/var/lib/other/{server.uuid}"
+async def test_another_nodes_container_is_never_touched(node: EngineNode) -> None:
+    server, notes, _ = await node.start(OBEDIENT)
+    other = node.other
+    mine, theirs = f"{node.config.system.data}/{server.uuid}", f"/var/lib/other/{server.uuid}"
     for doing in (other.create(server), other.recreate(server), other.start(server.uuid, Notes())):
         detail = await failure(doing)
         assert mine in detail
@@ -219,94 +221,94 @@ async def test_another_nodes_container_is_never_touched(house: House) -> None:
     conflict = await other.name_conflict(server.uuid)
     assert mine in conflict
     assert theirs in conflict
-    assert await house.environment.name_conflict(server.uuid) == ""
+    assert await node.environment.name_conflict(server.uuid) == ""
     await other.remove(server.uuid)
     assert await other.adopt(server.uuid, Notes()) is None
     assert await other.logs(server.uuid, 10) == []
-    assert house.state(server)["Running"]
+    assert node.state(server)["Running"]
     assert notes.ends == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_container_that_has_nothing_to_do_with_servers_stays(house: House) -> None:
-    server = house.engine.server()
-    assert await house.environment.name_conflict(server.uuid) == ""
-    house.engine.client.create_container(house.engine.image[1:], "true", name=server.uuid)
-    assert "no server's files" in await house.environment.name_conflict(server.uuid)
-    assert "no server's files" in await failure(house.environment.create(server))
-    await house.environment.remove(server.uuid)
-    assert house.exists(server)
+async def test_a_container_that_has_nothing_to_do_with_servers_stays(node: EngineNode) -> None:
+    server = node.engine.server()
+    assert await node.environment.name_conflict(server.uuid) == ""
+    node.engine.client.create_container(node.engine.image[1:], "true", name=server.uuid)
+    assert "no server's files" in await node.environment.name_conflict(server.uuid)
+    assert "no server's files" in await failure(node.environment.create(server))
+    await node.environment.remove(server.uuid)
+    assert node.exists(server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_container_is_renewed_from_fresh_settings(house: House) -> None:
-    server, notes, running = await house.start(OBEDIENT)
+async def test_a_container_is_renewed_from_fresh_settings(node: EngineNode) -> None:
+    server, notes, running = await node.start(OBEDIENT)
     fresh = attrs.evolve(server, invocation="echo fresh")
-    assert "is running" in await failure(house.environment.recreate(fresh))
+    assert "is running" in await failure(node.environment.recreate(fresh))
     await running.kill()
     await notes.over()
 
-    before = house.engine.client.inspect_container(server.uuid)["Id"]
+    before = node.engine.client.inspect_container(server.uuid)["Id"]
     missing = attrs.evolve(fresh, container=Image("~wingsd-test/none:1"))
-    assert "no image" in await failure(house.environment.recreate(missing))
-    assert house.engine.client.inspect_container(server.uuid)["Id"] == before
+    assert "no image" in await failure(node.environment.recreate(missing))
+    assert node.engine.client.inspect_container(server.uuid)["Id"] == before
 
-    await house.environment.recreate(fresh)
+    await node.environment.recreate(fresh)
     notes = Notes()
-    await house.environment.start(server.uuid, notes)
+    await node.environment.start(server.uuid, notes)
     await notes.over()
     assert notes.console == b"fresh\r\n"
 
 
 @pytest_twisted.ensureDeferred
-async def test_renewing_what_is_missing_makes_it(house: House) -> None:
-    server = house.engine.server()
-    await house.environment.recreate(server)
-    assert house.state(server)["Status"] == "created"
+async def test_renewing_what_is_missing_makes_it(node: EngineNode) -> None:
+    server = node.engine.server()
+    await node.environment.recreate(server)
+    assert node.state(server)["Status"] == "created"
 
 
 @pytest_twisted.ensureDeferred
-async def test_starts_that_cannot_be(house: House) -> None:
-    server = house.engine.server(OBEDIENT)
-    assert "no container" in await failure(house.environment.start(server.uuid, Notes()))
-    await house.environment.create(server)
-    await house.environment.start(server.uuid, Notes())
-    assert "is running" in await failure(house.environment.start(server.uuid, Notes()))
+async def test_starts_that_cannot_be(node: EngineNode) -> None:
+    server = node.engine.server(OBEDIENT)
+    assert "no container" in await failure(node.environment.start(server.uuid, Notes()))
+    await node.environment.create(server)
+    await node.environment.start(server.uuid, Notes())
+    assert "is running" in await failure(node.environment.start(server.uuid, Notes()))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_start_that_the_engine_refuses_leaves_nothing_watched(house: House) -> None:
+async def test_a_start_that_the_engine_refuses_leaves_nothing_watched(node: EngineNode) -> None:
     everywhere = "0.0.0.0"  # noqa: S104 - it is what the server asks for
     taken = socket.create_server((everywhere, 0))
-    server = house.engine.server()
+    server = node.engine.server()
     allocations = attrs.evolve(
         server.allocations, mappings={everywhere: (taken.getsockname()[1],)}
     )
-    await house.environment.create(attrs.evolve(server, allocations=allocations))
+    await node.environment.create(attrs.evolve(server, allocations=allocations))
     notes = Notes()
-    detail = await failure(house.environment.start(server.uuid, notes))
+    detail = await failure(node.environment.start(server.uuid, notes))
     taken.close()
     assert "Docker refuses: " in detail
     assert "address already in use" in detail
     assert notes.told == []
-    assert not house.state(server)["Running"]
+    assert not node.state(server)["Running"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_removed_has_ended(house: House) -> None:
-    server, notes, _ = await house.start(OBEDIENT)
+async def test_what_is_removed_has_ended(node: EngineNode) -> None:
+    server, notes, _ = await node.start(OBEDIENT)
     await notes.seen(b"ready")
-    await house.environment.remove(server.uuid)
+    await node.environment.remove(server.uuid)
     await notes.over()
     assert notes.ends in ([(None, False)], [(137, False)])
-    assert not house.exists(server)
+    assert not node.exists(server)
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_log_of_a_server_that_is_stopped(house: House) -> None:
-    server, notes, _ = await house.start("echo one; /bin/busybox printf 'two\\xff\\n\\nfour'")
+async def test_the_log_of_a_server_that_is_stopped(node: EngineNode) -> None:
+    server, notes, _ = await node.start("echo one; /bin/busybox printf 'two\\xff\\n\\nfour'")
     await notes.over()
-    environment = house.environment
+    environment = node.environment
     assert await environment.logs(server.uuid, 3) == ["two\ufffd", "", "four"]
     assert await environment.logs(server.uuid, 10) == ["one", "two\ufffd", "", "four"]
     assert await environment.logs(server.uuid, 0) == []

@@ -1,4 +1,4 @@
-"""A server's life on a node, as a Panel and a browser see it: all but the engine is real."""
+"""The life of a server as a Panel and a browser see it: all but the engine is real."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 reactor: Any = installed_reactor
 
 
-class Town:
+class Harness:
     """A Panel, and a node of it that it can call."""
 
     def __init__(self, directory: Path) -> None:
@@ -113,19 +113,19 @@ class Town:
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    made = Town(tmp_path)
+def harness(tmp_path: Path) -> Iterator[Harness]:
+    made = Harness(tmp_path)
     pytest_twisted.blockon(Deferred.fromCoroutine(made.start()))
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_servers_life_as_a_panel_and_a_browser_see_it(town: Town) -> None:
-    await town.create()
-    assert town.panel.installed(UUID) is True
-    assert (town.volumes / UUID).is_dir()
-    assert await town.ask("POST", "/commands", {"commands": ["help"]}) == (
+async def test_a_servers_life_as_a_panel_and_a_browser_see_it(harness: Harness) -> None:
+    await harness.create()
+    assert harness.panel.installed(UUID) is True
+    assert (harness.volumes / UUID).is_dir()
+    assert await harness.ask("POST", "/commands", {"commands": ["help"]}) == (
         502,
         {
             "error": "Cannot send commands to a stopped server instance.",
@@ -133,73 +133,77 @@ async def test_a_servers_life_as_a_panel_and_a_browser_see_it(town: Town) -> Non
         },
     )
 
-    browser = await town.browser()
-    await town.panel.power(UUID, "start")
+    browser = await harness.browser()
+    await harness.panel.power(UUID, "start")
     await browser.wait_for("status", "starting")
-    await until(lambda: UUID in town.environment.running)
-    process = town.environment.running[UUID]
+    await until(lambda: UUID in harness.environment.running)
+    process = harness.environment.running[UUID]
     process.say(b"the server is listening on 25565\r\n")
     await browser.wait_for("status", "running")
 
-    status, details = await town.ask("GET")
+    status, details = await harness.ask("GET")
     assert (status, details["state"], details["is_suspended"]) == (200, "running", False)
     assert details["configuration"] == server_settings(UUID)
     assert details["utilization"]["state"] == "running"
-    assert await town.ask("POST", "/commands", {"commands": ["say hello"]}) == (204, None)
+    assert await harness.ask("POST", "/commands", {"commands": ["say hello"]}) == (204, None)
     assert process.commands == ["say hello"]
-    status, logs = await town.ask("GET", "/logs?size=1")
+    status, logs = await harness.ask("GET", "/logs?size=1")
     assert (status, logs) == (200, {"data": ["the server is listening on 25565"]})
-    status, listed = await town.panel.ask(town.node, "GET", "/api/servers")
+    status, listed = await harness.panel.ask(harness.node, "GET", "/api/servers")
     assert [server["configuration"]["uuid"] for server in listed] == [UUID]
 
-    await town.panel.power(UUID, "kill")
+    await harness.panel.power(UUID, "kill")
     await browser.wait_for("status", "offline")
-    assert await town.ask("DELETE") == (204, None)
+    assert await harness.ask("DELETE") == (204, None)
     await browser.wait_for("deleted")
-    assert town.environment.containers == {}
-    assert (await town.ask("GET"))[0] == 404
-    assert (await town.ask("DELETE"))[0] == 404
+    assert harness.environment.containers == {}
+    assert (await harness.ask("GET"))[0] == 404
+    assert (await harness.ask("DELETE"))[0] == 404
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_without_an_image_is_there_and_starts_when_it_has_one(town: Town) -> None:
+async def test_a_server_without_an_image_is_there_and_starts_when_it_has_one(
+    harness: Harness,
+) -> None:
     missing = EnvironmentFailed("the image of the server could not be pulled")
-    town.environment.faults |= {"create": missing, "recreate": missing}
-    await town.create()
-    assert town.panel.installed(UUID) is True
-    status, details = await town.ask("GET")
+    harness.environment.faults |= {"create": missing, "recreate": missing}
+    await harness.create()
+    assert harness.panel.installed(UUID) is True
+    status, details = await harness.ask("GET")
     assert (status, details["state"]) == (200, "offline")
     # A browser that comes only now sees why.
-    browser = await town.browser()
+    browser = await harness.browser()
     browser.send("send logs")
     why = "[wingsd] The server's container could not be made: the image of the server could not"
     await browser.wait_for("console output", why)
     await browser.wait_for(
         "console output", "[wingsd] The next start of the server tries that again."
     )
-    town.environment.faults.clear()
-    await town.panel.power(UUID, "start")
+    harness.environment.faults.clear()
+    await harness.panel.power(UUID, "start")
     await browser.wait_for("status", "starting")
-    await until(lambda: UUID in town.environment.running)
+    await until(lambda: UUID in harness.environment.running)
     await browser.close()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_suspended_server_is_not_started(town: Town) -> None:
-    await town.create(suspended=True)
+async def test_a_suspended_server_is_not_started(harness: Harness) -> None:
+    await harness.create(suspended=True)
     with pytest.raises(NodeError) as caught:
-        await town.panel.power(UUID, "start")
+        await harness.panel.power(UUID, "start")
     assert caught.value.status == 400
     assert "suspended" in caught.value.body["error"]
-    assert await town.ask("POST", "/sync") == (204, None)
+    assert await harness.ask("POST", "/sync") == (204, None)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_denied_token_opens_nothing(town: Town) -> None:
-    await town.create()
-    browser = await town.browser()
-    token = town.panel.console_token(UUID, node=town.node, now=time.time() - 30, jti="theirs")
-    assert await town.ask("POST", "/ws/deny", {"jtis": ["theirs"]}) == (204, None)
+async def test_a_denied_token_opens_nothing(harness: Harness) -> None:
+    await harness.create()
+    browser = await harness.browser()
+    token = harness.panel.console_token(
+        UUID, node=harness.node, now=time.time() - 30, jti="theirs"
+    )
+    assert await harness.ask("POST", "/ws/deny", {"jtis": ["theirs"]}) == (204, None)
     browser.send("auth", token)
     await browser.wait_for("jwt error")
     await browser.close()

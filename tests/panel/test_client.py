@@ -39,7 +39,7 @@ UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
-class House:
+class Harness:
     """The fake Panel, listening, and wingsd's client as the node `here`."""
 
     def __init__(self) -> None:
@@ -59,26 +59,26 @@ class House:
 
 
 @pytest.fixture
-def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     monkeypatch.setattr(panel_module, "BACKOFF", Backoff(0.001, 12.0, factor=1.5))
-    made = House()
+    made = Harness()
     pytest_twisted.blockon(Deferred.fromCoroutine(made.fake.listen(reactor)))
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.fake.close()))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_is_described(house: House) -> None:
-    house.fake.open_transfer(UUID, house.here)
-    server = (await house.client().describe(UUID)).settings
+async def test_a_server_is_described(harness: Harness) -> None:
+    harness.fake.open_transfer(UUID, harness.here)
+    server = (await harness.client().describe(UUID)).settings
     assert (server.uuid, server.container.image) == (UUID, "~busybox")
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_headers_are_the_panels(house: House) -> None:
-    await house.client().owns(UUID)
-    headers = house.fake.headers[0]
-    assert headers["authorization"] == f"Bearer {house.here.token_id}.{house.here.token}"
+async def test_the_headers_are_the_panels(harness: Harness) -> None:
+    await harness.client().owns(UUID)
+    headers = harness.fake.headers[0]
+    assert headers["authorization"] == f"Bearer {harness.here.token_id}.{harness.here.token}"
     assert headers["accept"] == "application/vnd.pterodactyl.v1+json"
     assert headers["content-type"] == "application/json"
     assert headers["user-agent"].startswith("wingsd/")
@@ -86,31 +86,31 @@ async def test_the_headers_are_the_panels(house: House) -> None:
 
 @pytest.mark.parametrize("uuid", [UNKNOWN, UUID])
 @pytest_twisted.ensureDeferred
-async def test_a_server_it_does_not_know_for_us_is_unknown(house: House, uuid: str) -> None:
+async def test_a_server_it_does_not_know_for_us_is_unknown(harness: Harness, uuid: str) -> None:
     with pytest.raises(ServerNotFound):
-        await house.client().describe(uuid)
+        await harness.client().describe(uuid)
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_page_is_asked_for_whose_a_server_is(house: House) -> None:
+async def test_every_page_is_asked_for_whose_a_server_is(harness: Harness) -> None:
     others = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
     for other in others:
-        house.fake.add_server(server_settings(other), house.here)
-    client = house.client()
+        harness.fake.add_server(server_settings(other), harness.here)
+    client = harness.client()
     assert await client.owns(others[4])
     asked = [f"/api/remote/servers?page={page}&per_page=2" for page in (1, 2, 3)]
-    assert [call.path for call in house.fake.calls] == asked
+    assert [call.path for call in harness.fake.calls] == asked
     assert not await client.owns(UUID)
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_outcome_is_told(house: House) -> None:
-    house.fake.open_transfer(UUID, house.here)
-    await house.client().transfer_succeeded(UUID)
-    assert house.fake.node_of(UUID) == house.here
-    house.fake.open_transfer(UUID, house.there)
-    await house.client().transfer_failed(UUID)
-    assert house.fake.reports() == [(UUID, "success"), (UUID, "failure")]
+async def test_the_outcome_is_told(harness: Harness) -> None:
+    harness.fake.open_transfer(UUID, harness.here)
+    await harness.client().transfer_succeeded(UUID)
+    assert harness.fake.node_of(UUID) == harness.here
+    harness.fake.open_transfer(UUID, harness.there)
+    await harness.client().transfer_failed(UUID)
+    assert harness.fake.reports() == [(UUID, "success"), (UUID, "failure")]
 
 
 @pytest.mark.parametrize(
@@ -118,29 +118,29 @@ async def test_the_outcome_is_told(house: House) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_backups_are_told_where_the_panel_asks_for_them(
-    house: House, backups: tuple[str, ...] | None, body: object
+    harness: Harness, backups: tuple[str, ...] | None, body: object
 ) -> None:
-    house.fake.open_transfer(UUID, house.here)
-    await house.client().transfer_succeeded(UUID, backups)
-    assert house.fake.calls[-1].body == body
+    harness.fake.open_transfer(UUID, harness.here)
+    await harness.client().transfer_succeeded(UUID, backups)
+    assert harness.fake.calls[-1].body == body
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_second_failure_is_no_error_but_a_second_success_is(house: House) -> None:
-    await house.client().transfer_failed(UUID)
+async def test_a_second_failure_is_no_error_but_a_second_success_is(harness: Harness) -> None:
+    await harness.client().transfer_failed(UUID)
     with pytest.raises(PanelRefused) as caught:
-        await house.client().transfer_succeeded(UUID)
+        await harness.client().transfer_succeeded(UUID)
     assert caught.value.response_status == 409
     assert "No transfer of that server is open." in caught.value.detail
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_no_is_not_asked_again_and_its_reason_is_told(house: House) -> None:
+async def test_a_no_is_not_asked_again_and_its_reason_is_told(harness: Harness) -> None:
     with pytest.raises(PanelRefused) as caught:
-        await house.client(token="x").owns(UUID)
+        await harness.client(token="x").owns(UUID)
     assert "403" in caught.value.detail
     assert "No node has these credentials." in caught.value.detail
-    assert len(house.fake.calls) == 1
+    assert len(harness.fake.calls) == 1
 
 
 CALLS: list[Callable[[Panel], Awaitable[object]]] = [
@@ -157,9 +157,11 @@ CALLS: list[Callable[[Panel], Awaitable[object]]] = [
 
 @pytest.mark.parametrize("ask", CALLS)
 @pytest_twisted.ensureDeferred
-async def test_a_token_that_the_panel_refuses_is_told_in_each_call(house: House, ask: Any) -> None:
+async def test_a_token_that_the_panel_refuses_is_told_in_each_call(
+    harness: Harness, ask: Any
+) -> None:
     with pytest.raises(NodeTokenRefused) as caught:
-        await ask(house.client(token="x"))
+        await ask(harness.client(token="x"))
     assert (caught.value.status, caught.value.response_status) == (503, 403)
     assert str(caught.value).startswith(
         "the Panel does not accept this node's token: copy the node's configuration from the "
@@ -170,30 +172,32 @@ async def test_a_token_that_the_panel_refuses_is_told_in_each_call(house: House,
 
 @pytest.mark.parametrize("ask", CALLS)
 @pytest_twisted.ensureDeferred
-async def test_so_it_is_with_401(house: House, ask: Any) -> None:
-    house.fake.inject("/servers", Answer(401))
+async def test_so_it_is_with_401(harness: Harness, ask: Any) -> None:
+    harness.fake.inject("/servers", Answer(401))
     with pytest.raises(NodeTokenRefused):
-        await ask(house.client())
-    assert len(house.fake.calls) == 1
+        await ask(harness.client())
+    assert len(harness.fake.calls) == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_no_transfer_brings_here_is_told_from_a_refused_token(
-    house: House,
+    harness: Harness,
 ) -> None:
     with pytest.raises(ServerNotAssigned):
-        await house.client().describe(UUID)
+        await harness.client().describe(UUID)
     with pytest.raises(PanelRefused) as caught:
-        await house.client().installed(UUID, successful=True)
+        await harness.client().installed(UUID, successful=True)
     assert not isinstance(caught.value, NodeTokenRefused)
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_concluded_while_it_is_not_known_which_was_refused(house: House) -> None:
+async def test_nothing_is_concluded_while_it_is_not_known_which_was_refused(
+    harness: Harness,
+) -> None:
     # Its `Retry-After` is longer than any call is repeated for.
-    house.fake.inject("/servers?", Answer(503, retry_after="90"))
+    harness.fake.inject("/servers?", Answer(503, retry_after="90"))
     with pytest.raises(PanelUnreachable):
-        await house.client().describe(UUID)
+        await harness.client().describe(UUID)
 
 
 FAULTS = [
@@ -211,32 +215,32 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest_twisted.ensureDeferred
-async def test_what_is_no_answer_is_asked_for_again(house: House, fault: Any) -> None:
-    house.fake.inject("/servers", fault, times=2)
-    assert not await house.client().owns(UUID)
-    assert len(house.fake.calls) == 3
+async def test_what_is_no_answer_is_asked_for_again(harness: Harness, fault: Any) -> None:
+    harness.fake.inject("/servers", fault, times=2)
+    assert not await harness.client().owns(UUID)
+    assert len(harness.fake.calls) == 3
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_answer_past_its_bound_is_asked_for_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(httpclient, "MAX_BODY", 10_000)
-    house.fake.inject("/servers", Answer(200, b" " * 10_001), times=2)
-    assert not await house.client().owns(UUID)
-    assert len(house.fake.calls) == 3
+    harness.fake.inject("/servers", Answer(200, b" " * 10_001), times=2)
+    assert not await harness.client().owns(UUID)
+    assert len(harness.fake.calls) == 3
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_panel_whose_answers_are_past_a_bound_is_named_with_it(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(panel_module, "GIVE_UP_AFTER", 0)
-    house.fake.inject("/servers", Answer(200, b" " * (MAX_BODY + 1)))
+    harness.fake.inject("/servers", Answer(200, b" " * (MAX_BODY + 1)))
     with pytest.raises(PanelUnreachable) as caught:
-        await house.client().owns(UUID)
+        await harness.client().owns(UUID)
     assert caught.value.detail == (
-        f"GET {house.fake.url}/api/remote/servers?page=1&per_page=2: its answer is longer than "
+        f"GET {harness.fake.url}/api/remote/servers?page=1&per_page=2: its answer is longer than "
         "64 MiB; see whether remote in the configuration is the Panel's address, and what a "
         "proxy in front of it sends; try again when it answers"
     )
@@ -245,23 +249,23 @@ async def test_a_panel_whose_answers_are_past_a_bound_is_named_with_it(
 @pytest.mark.parametrize("status", [200, 500])
 @pytest_twisted.ensureDeferred
 async def test_json_of_more_values_than_its_bound_is_not_decoded(
-    house: House, monkeypatch: pytest.MonkeyPatch, status: int
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     monkeypatch.setattr(panel_module, "GIVE_UP_AFTER", 0)
     values = b"[],{}," * (MAX_VALUES // 4)
     body = b'{"data": [], "errors": [{"detail": "why"}], "x": [%s1]}' % values
-    house.fake.inject("/servers", Answer(status, body))
+    harness.fake.inject("/servers", Answer(status, body))
     says = {200: "its answer has more than 2,000,000 values", 500: "it answered 500: no reason"}
     with pytest.raises(PanelUnreachable, match=says[status]):
-        await house.client().owns(UUID)
+        await harness.client().owns(UUID)
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_about_another_server_is_not_believed(house: House) -> None:
-    house.fake.open_transfer(UUID, house.here)
-    house.fake.settings_of(UUID)["uuid"] = UNKNOWN
+async def test_an_answer_about_another_server_is_not_believed(harness: Harness) -> None:
+    harness.fake.open_transfer(UUID, harness.here)
+    harness.fake.settings_of(UUID)["uuid"] = UNKNOWN
     with pytest.raises(PanelUnreachable, match="the Panel's answer is invalid"):
-        await house.client().describe(UUID)
+        await harness.client().describe(UUID)
 
 
 class DeadHttp:
@@ -318,14 +322,14 @@ def test_an_answer_is_waited_for(ask: Any, seconds: float) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_real_request_that_is_cancelled_is_over_at_once(house: House) -> None:
-    house.fake.inject("/servers", Hang(), times=5)
-    outcome = Deferred.fromCoroutine(house.client().owns(UUID))
-    await house.fake.called("/servers")
+async def test_a_real_request_that_is_cancelled_is_over_at_once(harness: Harness) -> None:
+    harness.fake.inject("/servers", Hang(), times=5)
+    outcome = Deferred.fromCoroutine(harness.client().owns(UUID))
+    await harness.fake.called("/servers")
     outcome.cancel()
     with pytest.raises(CancelledError):
         await outcome
-    assert len(house.fake.calls) == 1
+    assert len(harness.fake.calls) == 1
 
 
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n "])
@@ -358,12 +362,12 @@ async def test_an_answer_that_drips_has_no_more_time_than_any(ask: Any, begun: b
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_page_is_not_the_panels_word(house: House) -> None:
-    house.fake.open_transfer(UUID, house.here)
-    house.fake.inject("/success", Answer(200, b"<html>We are updating</html>", "text/html"))
-    await house.client().transfer_succeeded(UUID)
-    assert house.fake.reports() == [(UUID, "success")] * 2
-    assert house.fake.node_of(UUID) == house.here
+async def test_a_page_is_not_the_panels_word(harness: Harness) -> None:
+    harness.fake.open_transfer(UUID, harness.here)
+    harness.fake.inject("/success", Answer(200, b"<html>We are updating</html>", "text/html"))
+    await harness.client().transfer_succeeded(UUID)
+    assert harness.fake.reports() == [(UUID, "success")] * 2
+    assert harness.fake.node_of(UUID) == harness.here
 
 
 def test_a_cancelled_call_is_not_tried_again() -> None:
@@ -377,20 +381,20 @@ def test_a_cancelled_call_is_not_tried_again() -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest_twisted.ensureDeferred
-async def test_a_panel_says_how_long_it_is_to_be_left_alone(house: House, status: int) -> None:
+async def test_a_panel_says_how_long_it_is_to_be_left_alone(harness: Harness, status: int) -> None:
     answer = Answer(status, retry_after="90")
-    house.fake.inject("/servers", answer)
+    harness.fake.inject("/servers", answer)
     with pytest.raises(PanelError) as caught:
-        await house.client().owns(UUID)
+        await harness.client().owns(UUID)
     assert caught.value.retry_after == 90
-    assert len(house.fake.calls) == 1
+    assert len(harness.fake.calls) == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_each_attempt_is_told_to_who_counts_them(house: House) -> None:
+async def test_each_attempt_is_told_to_who_counts_them(harness: Harness) -> None:
     heard = RecordingObserver()
-    house.fake.inject("/servers", Answer(502), times=1)
-    panel = house.client(observer=heard)
+    harness.fake.inject("/servers", Answer(502), times=1)
+    panel = harness.client(observer=heard)
     assert not await panel.owns(UUID)
     with pytest.raises(PanelRefused) as caught:
         await panel.transfer_succeeded(UUID)
@@ -427,8 +431,8 @@ def test_a_call_that_is_cancelled_is_told_as_that() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_known_when_it_last_answered(house: House) -> None:
-    client = house.client()
+async def test_it_is_known_when_it_last_answered(harness: Harness) -> None:
+    client = harness.client()
     assert client.heard is None
     await client.greet()
     assert client.heard is not None
@@ -436,15 +440,15 @@ async def test_it_is_known_when_it_last_answered(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_greeting_is_tried_once_and_its_failure_told(house: House) -> None:
-    house.fake.inject("/servers", Answer(503))
+async def test_a_greeting_is_tried_once_and_its_failure_told(harness: Harness) -> None:
+    harness.fake.inject("/servers", Answer(503))
     with pytest.raises(PanelUnreachable, match="it answered 503"):
-        await house.client().greet()
-    assert len(house.fake.calls) == 1
+        await harness.client().greet()
+    assert len(harness.fake.calls) == 1
     with pytest.raises(PanelRefused):
-        await house.client(token="another").greet()
-    client = house.client()
-    await house.fake.close()
+        await harness.client(token="another").greet()
+    client = harness.client()
+    await harness.fake.close()
     with pytest.raises(PanelUnreachable, match="refused"):
         await client.greet()
     assert client.heard is None

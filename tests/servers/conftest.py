@@ -1,4 +1,4 @@
-"""The house of fakes that tests of servers live in."""
+"""Fixtures of the tests of servers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.harness import House
+from tests.servers.harness import FakeNode
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+def node(tmp_path: Path) -> FakeNode:
+    return FakeNode(tmp_path)

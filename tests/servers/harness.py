@@ -1,4 +1,4 @@
-"""Servers in a house of fakes: a Panel and an environment in memory, a clock, real files."""
+"""Servers with a Panel and an environment in memory, a test clock and real files."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Outcome:
         return ended.value
 
 
-class House:
+class FakeNode:
     """A registry, and the collaborators of its servers."""
 
     def __init__(self, directory: Path) -> None:
@@ -169,7 +169,7 @@ class House:
         return self.environment.running[uuid]
 
     def told(self, name: str) -> list[str]:
-        """Return what the events of that name said, in order."""
+        """Return the texts of the events of that name, in order."""
         return [" ".join(args) for told, *args in self.events if told == name]
 
     def called(self, *names: str) -> list[str]:
@@ -181,11 +181,11 @@ def do(server: Server, action: PowerAction, wait_seconds: float = 30) -> Outcome
     return Outcome.of(server.power(action, wait_seconds))
 
 
-def running(house: House, stop: Stop = BY_COMMAND) -> Server:
+def running(node: FakeNode, stop: Stop = BY_COMMAND) -> Server:
     """Return a server that has been started and is up."""
-    server = house.server(configuration(stop=stop))
+    server = node.server(configuration(stop=stop))
     do(server, PowerAction.START).value()
-    house.process().say(b"up\n")
-    house.events.clear()
-    house.environment.calls.clear()
+    node.process().say(b"up\n")
+    node.events.clear()
+    node.environment.calls.clear()
     return server

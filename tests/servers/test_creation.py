@@ -7,7 +7,7 @@ import os
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.servers.harness import UUID, House, Outcome, configuration
+from tests.servers.harness import UUID, FakeNode, Outcome, configuration
 from tests.support import Hang
 from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import (
@@ -24,164 +24,164 @@ from wingsd.servers.server import Server
 DOWN = PanelUnreachable("down", "x")
 
 
-def boot(house: House) -> Outcome:
-    return Outcome.of(house.servers.boot())
+def boot(node: FakeNode) -> Outcome:
+    return Outcome.of(node.servers.boot())
 
 
-def create(house: House, *, start: bool = False) -> Outcome:
-    return Outcome.of(house.servers.create(UUID, start_on_completion=start))
+def create(node: FakeNode, *, start: bool = False) -> Outcome:
+    return Outcome.of(node.servers.create(UUID, start_on_completion=start))
 
 
 def start(server: Server) -> Outcome:
     return Outcome.of(server.power(PowerAction.START))
 
 
-def empty(house: House) -> None:
+def empty(node: FakeNode) -> None:
     """Have a node without servers, and a Panel that wants to create one."""
-    boot(house).value()
-    house.panel.known[UUID] = configuration()
-    house.panel.calls.clear()
+    boot(node).value()
+    node.panel.known[UUID] = configuration()
+    node.panel.calls.clear()
 
 
-def test_a_server_is_created(house: House) -> None:
-    empty(house)
-    server = create(house).value()
-    assert house.servers.get(UUID) is server
-    assert (house.data / UUID).is_dir()
-    assert house.called("create", "start") == ["create"]
-    assert house.panel.calls == [("describe", UUID), ("installed", UUID, True)]
-    assert "installation script" in house.told("daemon message")[0]
+def test_a_server_is_created(node: FakeNode) -> None:
+    empty(node)
+    server = create(node).value()
+    assert node.servers.get(UUID) is server
+    assert (node.data / UUID).is_dir()
+    assert node.called("create", "start") == ["create"]
+    assert node.panel.calls == [("describe", UUID), ("installed", UUID, True)]
+    assert "installation script" in node.told("daemon message")[0]
     assert (server.hold, server.state) == ("", PowerState.OFFLINE)
 
 
-def test_it_is_started_when_that_is_asked_for(house: House) -> None:
-    empty(house)
-    assert create(house, start=True).value().state is PowerState.STARTING
+def test_it_is_started_when_that_is_asked_for(node: FakeNode) -> None:
+    empty(node)
+    assert create(node, start=True).value().state is PowerState.STARTING
 
 
-def test_a_start_that_fails_fails_no_creation(house: House) -> None:
-    empty(house)
-    house.environment.faults["start"] = EnvironmentFailed("no port")
-    server = create(house, start=True).value()
-    assert house.servers.get(UUID) is server
-    assert any("no port" in message for message in house.told("daemon message"))
+def test_a_start_that_fails_fails_no_creation(node: FakeNode) -> None:
+    empty(node)
+    node.environment.faults["start"] = EnvironmentFailed("no port")
+    server = create(node, start=True).value()
+    assert node.servers.get(UUID) is server
+    assert any("no port" in message for message in node.told("daemon message"))
 
 
-def test_a_server_is_created_once(house: House) -> None:
-    empty(house)
-    hang = house.environment.faults["create"] = Hang()
-    creating = create(house)
-    create(house).error(Conflict)
-    Outcome.of(house.servers.get(UUID).power(PowerAction.START)).error(Conflict)
+def test_a_server_is_created_once(node: FakeNode) -> None:
+    empty(node)
+    hang = node.environment.faults["create"] = Hang()
+    creating = create(node)
+    create(node).error(Conflict)
+    Outcome.of(node.servers.get(UUID).power(PowerAction.START)).error(Conflict)
     hang.release()
     creating.value()
-    create(house).error(Conflict)
-    assert len(house.called("create")) == 1
+    create(node).error(Conflict)
+    assert len(node.called("create")) == 1
 
 
-def test_a_server_that_the_panel_does_not_describe_is_not_created(house: House) -> None:
-    empty(house)
-    error = house.panel.faults["describe"] = PanelRefused("refused", "x", 429)
-    assert create(house).error(PanelError) is error
-    assert house.panel.calls[-1] == ("installed", UUID, False)
-    assert os.listdir(house.data) == []
+def test_a_server_that_the_panel_does_not_describe_is_not_created(node: FakeNode) -> None:
+    empty(node)
+    error = node.panel.faults["describe"] = PanelRefused("refused", "x", 429)
+    assert create(node).error(PanelError) is error
+    assert node.panel.calls[-1] == ("installed", UUID, False)
+    assert os.listdir(node.data) == []
     with pytest.raises(ServerNotFound):
-        house.servers.get(UUID)
+        node.servers.get(UUID)
 
 
 def test_a_server_whose_container_cannot_be_made_is_here_and_a_start_makes_it(
-    house: House, logged_errors: LoggedErrors
+    node: FakeNode, logged_errors: LoggedErrors
 ) -> None:
-    empty(house)
+    empty(node)
     fault = EnvironmentFailed("the image x could not be pulled")
-    house.environment.faults |= {"create": fault, "recreate": fault}
-    server = create(house, start=True).value()
-    assert house.servers.get(UUID) is server
+    node.environment.faults |= {"create": fault, "recreate": fault}
+    server = create(node, start=True).value()
+    assert node.servers.get(UUID) is server
     assert (server.state, server.hold) == (PowerState.OFFLINE, "")
-    assert house.called("start", "recreate", "remove") == []
+    assert node.called("start", "recreate", "remove") == []
     # For the Panel an installation that has failed could not be used any more.
-    assert house.panel.calls[-1] == ("installed", UUID, True)
+    assert node.panel.calls[-1] == ("installed", UUID, True)
     reason = "The server's container could not be made: the image x could not be pulled"
-    assert reason in house.told("daemon message")
+    assert reason in node.told("daemon message")
     assert f"{UUID}: {reason}" in logged_errors.lines
     assert f"[wingsd] {reason}" in Outcome.of(server.logs(10)).value()
 
     start(server).error(EnvironmentFailed)
-    house.environment.faults.clear()
+    node.environment.faults.clear()
     start(server).value()
     assert server.state is PowerState.STARTING
     assert Outcome.of(server.logs(10)).value() == []
 
 
 def test_a_server_whose_directory_cannot_be_made_is_here_and_a_start_makes_it(
-    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
-    empty(house)
+    empty(node)
 
     def full(*_: object) -> None:
         raise StorageError("/volumes cannot be made: the disk is full")
 
     with monkeypatch.context() as patched:
         patched.setattr(ServerDirectories, "make", full)
-        server = create(house).value()
-        assert house.panel.calls[-1] == ("installed", UUID, False)
-        assert "The server's directory could not be made" in house.told("daemon message")[0]
+        server = create(node).value()
+        assert node.panel.calls[-1] == ("installed", UUID, False)
+        assert "The server's directory could not be made" in node.told("daemon message")[0]
         assert server.details().utilization.disk_bytes == 0
         start(server).error(StorageError)
     start(server).value()
-    assert (house.data / UUID).is_dir()
+    assert (node.data / UUID).is_dir()
     assert not any("measuring" in line for line in logged_errors.lines)
 
 
 def test_an_internal_error_leaves_the_server_here_too(
-    house: House, logged_errors: LoggedErrors
+    node: FakeNode, logged_errors: LoggedErrors
 ) -> None:
-    empty(house)
-    house.environment.faults["create"] = RuntimeError("secret")  # type: ignore[assignment]
-    server = create(house).value()
-    assert house.servers.get(UUID) is server
-    assert "internal error" in house.told("daemon message")[0]
-    assert "secret" not in " ".join(house.told("daemon message"))
+    empty(node)
+    node.environment.faults["create"] = RuntimeError("secret")  # type: ignore[assignment]
+    server = create(node).value()
+    assert node.servers.get(UUID) is server
+    assert "internal error" in node.told("daemon message")[0]
+    assert "secret" not in " ".join(node.told("daemon message"))
     assert logged_errors.take(RuntimeError)
 
 
-def test_a_variable_that_no_container_can_have_is_named_in_the_console(house: House) -> None:
-    empty(house)
-    house.panel.known[UUID] = configuration(environment={"STARTUP=sh": "x"})
-    create(house).value()
-    messages = house.told("daemon message")
+def test_a_variable_that_no_container_can_have_is_named_in_the_console(node: FakeNode) -> None:
+    empty(node)
+    node.panel.known[UUID] = configuration(environment={"STARTUP=sh": "x"})
+    create(node).value()
+    messages = node.told("daemon message")
     assert any("'STARTUP=sh' cannot be the name of an" in message for message in messages)
-    assert house.environment.containers == {}
+    assert node.environment.containers == {}
 
 
-def test_a_panel_that_does_not_know_the_server_is_told_nothing_of_it(house: House) -> None:
-    empty(house)
-    house.panel.faults["describe"] = ServerNotFound("unknown", "x")
-    create(house).error(ServerNotFound)
-    assert [call[0] for call in house.panel.calls] == ["describe"]
+def test_a_panel_that_does_not_know_the_server_is_told_nothing_of_it(node: FakeNode) -> None:
+    empty(node)
+    node.panel.faults["describe"] = ServerNotFound("unknown", "x")
+    create(node).error(ServerNotFound)
+    assert [call[0] for call in node.panel.calls] == ["describe"]
 
 
 def test_a_panel_that_cannot_be_told_loses_no_server(
-    house: House, logged_errors: LoggedErrors
+    node: FakeNode, logged_errors: LoggedErrors
 ) -> None:
-    empty(house)
-    house.panel.faults["installed"] = DOWN
-    server = create(house).value()
-    assert house.servers.get(UUID) is server
+    empty(node)
+    node.panel.faults["installed"] = DOWN
+    server = create(node).value()
+    assert node.servers.get(UUID) is server
     assert any("was not reported" in line for line in logged_errors.lines)
 
 
 @pytest.mark.parametrize("where", ["describe", "create", "installed"])
-def test_a_server_can_be_deleted_while_it_is_being_created(house: House, where: str) -> None:
-    empty(house)
+def test_a_server_can_be_deleted_while_it_is_being_created(node: FakeNode, where: str) -> None:
+    empty(node)
     if where == "create":
-        house.environment.faults["create"] = Hang()
+        node.environment.faults["create"] = Hang()
     else:
-        house.panel.faults[where] = Deferred()
-    creating = create(house)
-    Outcome.of(house.servers.delete(UUID)).value()
+        node.panel.faults[where] = Deferred()
+    creating = create(node)
+    Outcome.of(node.servers.delete(UUID)).value()
     assert "deleted while" in str(creating.error(Conflict))
-    assert os.listdir(house.data) == []
-    assert house.environment.containers == {}
-    assert ("installed", UUID, False) not in house.panel.calls
-    assert house.told("deleted") == [""]
+    assert os.listdir(node.data) == []
+    assert node.environment.containers == {}
+    assert ("installed", UUID, False) not in node.panel.calls
+    assert node.told("deleted") == [""]

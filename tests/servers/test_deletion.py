@@ -7,7 +7,7 @@ import os
 import attrs
 import pytest
 
-from tests.servers.harness import OTHER, UUID, House, Outcome, configuration
+from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration
 from tests.support import Hang
 from tests.support.logged_errors import LoggedErrors
 from wingsd.config import StoragePool
@@ -24,167 +24,167 @@ from wingsd.servers.power_states import PowerAction
 DOWN = PanelUnreachable("down", "x")
 
 
-def boot(house: House) -> Outcome:
-    return Outcome.of(house.servers.boot())
+def boot(node: FakeNode) -> Outcome:
+    return Outcome.of(node.servers.boot())
 
 
-def delete(house: House) -> Outcome:
-    return Outcome.of(house.servers.delete(UUID))
+def delete(node: FakeNode) -> Outcome:
+    return Outcome.of(node.servers.delete(UUID))
 
 
-def test_a_running_server_is_deleted_and_has_not_crashed(house: House) -> None:
-    house.server(configuration(OTHER))
-    house.server()
-    server = house.servers.get(UUID)
-    (house.data / UUID / "world").touch()
+def test_a_running_server_is_deleted_and_has_not_crashed(node: FakeNode) -> None:
+    node.server(configuration(OTHER))
+    node.server()
+    server = node.servers.get(UUID)
+    (node.data / UUID / "world").touch()
     Outcome.of(server.power(PowerAction.START)).value()
-    house.events.clear()
-    delete(house).value()
-    assert house.environment.containers == {}
-    assert os.listdir(house.data) == [OTHER]
-    assert house.told("deleted") == [""]
-    assert house.told("daemon message") == []
+    node.events.clear()
+    delete(node).value()
+    assert node.environment.containers == {}
+    assert os.listdir(node.data) == [OTHER]
+    assert node.told("deleted") == [""]
+    assert node.told("daemon message") == []
     with pytest.raises(ServerNotFound):
-        house.servers.get(UUID)
-    delete(house).error(ServerNotFound)
+        node.servers.get(UUID)
+    delete(node).error(ServerNotFound)
 
 
-def test_a_server_held_by_a_transfer_is_deleted_too(house: House) -> None:
-    server = house.server()
+def test_a_server_held_by_a_transfer_is_deleted_too(node: FakeNode) -> None:
+    server = node.server()
     server.place_hold("the server is being transferred")
-    delete(house).value()
+    delete(node).value()
     server.release()
     with pytest.raises(ServerNotFound):
-        house.servers.get(UUID)
+        node.servers.get(UUID)
 
 
-def test_no_engine_delays_the_deletion_of_what_has_moved_away(house: House) -> None:
-    server = house.server()
+def test_no_engine_delays_the_deletion_of_what_has_moved_away(node: FakeNode) -> None:
+    server = node.server()
     server.disown("the server has moved to another node")
-    hang = house.environment.faults["remove"] = Hang()
-    delete(house).value()
-    assert os.listdir(house.data) == []
-    assert house.told("deleted") == [""]
-    house.environment.faults.clear()
+    hang = node.environment.faults["remove"] = Hang()
+    delete(node).value()
+    assert os.listdir(node.data) == []
+    assert node.told("deleted") == [""]
+    node.environment.faults.clear()
     hang.release()
-    assert house.environment.containers == {}
+    assert node.environment.containers == {}
 
 
-def test_of_what_is_in_a_pool_no_file_goes(house: House) -> None:
-    server = house.server()
-    (house.data / UUID / "world").touch()
-    house.servers.share(UUID, "attic")
+def test_of_what_is_in_a_pool_no_file_goes(node: FakeNode) -> None:
+    server = node.server()
+    (node.data / UUID / "world").touch()
+    node.servers.share(UUID, "attic")
     server.disown("the server has moved to another node")
-    delete(house).value()
-    assert [*house.environment.containers] == []
-    assert os.listdir(house.data / UUID) == ["world"]
-    assert house.told("deleted") == [""]
+    delete(node).value()
+    assert [*node.environment.containers] == []
+    assert os.listdir(node.data / UUID) == ["world"]
+    assert node.told("deleted") == [""]
     with pytest.raises(ServerNotFound):
-        house.servers.get(UUID)
+        node.servers.get(UUID)
 
 
 def test_that_the_panel_still_has_it_here_at_the_start_does_not_make_them_its_own(
-    house: House,
+    node: FakeNode,
 ) -> None:
     """So it is after a restart, until the Panel has heard of the success."""
-    house.servers.share(UUID, "attic")
-    house.server()
-    (house.data / UUID / "world").touch()
-    delete(house).value()
-    assert os.listdir(house.data / UUID) == ["world"]
+    node.servers.share(UUID, "attic")
+    node.server()
+    (node.data / UUID / "world").touch()
+    delete(node).value()
+    assert os.listdir(node.data / UUID) == ["world"]
 
 
 @pytest.mark.parametrize("how", ["it stays", "it comes back"])
-def test_once_they_are_its_own_again_they_go_with_it(house: House, how: str) -> None:
-    server = house.server()
-    house.servers.share(UUID, "attic")
+def test_once_they_are_its_own_again_they_go_with_it(node: FakeNode, how: str) -> None:
+    server = node.server()
+    node.servers.share(UUID, "attic")
     if how == "it stays":
-        house.servers.unshare(UUID)
+        node.servers.unshare(UUID)
     else:
         server.disown("the server has moved to another node")
-        house.servers.admit(configuration(), "a transfer brings it")
-    delete(house).value()
-    assert os.listdir(house.data) == []
+        node.servers.admit(configuration(), "a transfer brings it")
+    delete(node).value()
+    assert os.listdir(node.data) == []
 
 
-def test_a_server_whose_container_stays_is_not_deleted(house: House) -> None:
-    server = house.server()
+def test_a_server_whose_container_stays_is_not_deleted(node: FakeNode) -> None:
+    server = node.server()
     server.place_hold("the server is being transferred")
-    house.environment.faults["remove"] = EnvironmentFailed("the engine is away")
-    delete(house).error(EnvironmentFailed)
-    assert house.servers.get(UUID) is server
+    node.environment.faults["remove"] = EnvironmentFailed("the engine is away")
+    delete(node).error(EnvironmentFailed)
+    assert node.servers.get(UUID) is server
     assert server.hold == "the server is being transferred"
-    assert os.listdir(house.data) == [UUID]
-    assert house.told("deleted") == []
-    house.environment.faults.clear()
-    delete(house).value()
+    assert os.listdir(node.data) == [UUID]
+    assert node.told("deleted") == []
+    node.environment.faults.clear()
+    delete(node).value()
 
 
-def test_during_a_deletion_it_does_not_start_nor_go_twice(house: House) -> None:
-    server = house.server()
-    hang = house.environment.faults["remove"] = Hang()
-    deleting = delete(house)
-    delete(house).error(Conflict)
-    creating = house.servers.create(UUID, start_on_completion=False)
+def test_during_a_deletion_it_does_not_start_nor_go_twice(node: FakeNode) -> None:
+    server = node.server()
+    hang = node.environment.faults["remove"] = Hang()
+    deleting = delete(node)
+    delete(node).error(Conflict)
+    creating = node.servers.create(UUID, start_on_completion=False)
     Outcome.of(creating).error(Conflict)
     error = Outcome.of(server.power(PowerAction.START)).error(Conflict)
     assert error.message == "the server is being deleted"
     hang.release()
     deleting.value()
-    assert house.called("start") == []
+    assert node.called("start") == []
 
 
-def test_a_start_under_way_is_called_off(house: House) -> None:
-    server = house.server()
-    house.environment.faults["recreate"] = Hang()
+def test_a_start_under_way_is_called_off(node: FakeNode) -> None:
+    server = node.server()
+    node.environment.faults["recreate"] = Hang()
     starting = Outcome.of(server.power(PowerAction.START))
-    delete(house).value()
+    delete(node).value()
     starting.error(Conflict)
-    assert house.environment.containers == {}
+    assert node.environment.containers == {}
 
 
 def test_files_that_cannot_go_are_named(
-    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
-    house.server()
+    node.server()
 
     def stuck(*_: object) -> str:
         raise StorageError(f"{UUID} is stuck")
 
     monkeypatch.setattr(ServerDirectories, "set_aside", stuck)
-    delete(house).value()
+    delete(node).value()
     assert any("its files are kept" in line for line in logged_errors.lines)
-    assert house.told("deleted") == [""]
+    assert node.told("deleted") == [""]
 
 
-def test_what_a_node_did_not_finish_deleting_goes_at_its_next_start(house: House) -> None:
-    unfinished = house.data / f".deleting-{UUID}-abc" / UUID / "world"
+def test_what_a_node_did_not_finish_deleting_goes_at_its_next_start(node: FakeNode) -> None:
+    unfinished = node.data / f".deleting-{UUID}-abc" / UUID / "world"
     unfinished.mkdir(parents=True)
-    (house.data / OTHER).mkdir()
-    house.panel.faults["servers"] = DOWN
-    boot(house)
-    assert os.listdir(house.data) == [OTHER]
+    (node.data / OTHER).mkdir()
+    node.panel.faults["servers"] = DOWN
+    boot(node)
+    assert os.listdir(node.data) == [OTHER]
 
 
-def test_what_another_node_of_the_pool_is_deleting_is_left_to_that(house: House) -> None:
-    config, name = house.config, f".deleting-{UUID}-abc.{OTHER}"
+def test_what_another_node_of_the_pool_is_deleting_is_left_to_that(node: FakeNode) -> None:
+    config, name = node.config, f".deleting-{UUID}-abc.{OTHER}"
     transfers = attrs.evolve(
         config.system.transfers, storage_pool=StoragePool(enabled=True, pool_name="attic")
     )
     system = attrs.evolve(config.system, transfers=transfers)
-    house.config = attrs.evolve(config, uuid=UUID, system=system)
-    house.servers = house.make_servers()
-    (house.data / name).mkdir()
-    (house.data / f".deleting-{UUID}-abc.{UUID}").mkdir()
-    boot(house)
-    assert os.listdir(house.data) == [name]
+    node.config = attrs.evolve(config, uuid=UUID, system=system)
+    node.servers = node.make_servers()
+    (node.data / name).mkdir()
+    (node.data / f".deleting-{UUID}-abc.{UUID}").mkdir()
+    boot(node)
+    assert os.listdir(node.data) == [name]
 
 
 def test_what_cannot_be_deleted_keeps_nothing_else(
-    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
     for uuid in (UUID, OTHER):
-        (house.data / f".deleting-{uuid}-abc").mkdir()
+        (node.data / f".deleting-{uuid}-abc").mkdir()
     delete_one = ServerDirectories.delete
 
     def stuck(directories: ServerDirectories, apart: str) -> None:
@@ -193,6 +193,6 @@ def test_what_cannot_be_deleted_keeps_nothing_else(
         delete_one(directories, apart)
 
     monkeypatch.setattr(ServerDirectories, "delete", stuck)
-    Outcome.of(house.servers.boot()).value()
-    assert os.listdir(house.data) == [f".deleting-{OTHER}-abc"]
+    Outcome.of(node.servers.boot()).value()
+    assert os.listdir(node.data) == [f".deleting-{OTHER}-abc"]
     assert any("is stuck" in line for line in logged_errors.lines)

@@ -29,7 +29,7 @@ OBEDIENT = (
 STUBBORN = "trap '' INT TERM; echo up; while :; do read line; done"
 
 
-class House:
+class EngineNode:
     """A node on the engine, its Panel in memory, and what the bus tells of one server."""
 
     def __init__(self, engine: Engine) -> None:
@@ -55,7 +55,7 @@ class House:
         described = Configuration(settings, Process(Startup(("up",)), BY_COMMAND))
         self.panel.known[settings.uuid] = described
 
-    def node(self) -> Servers:
+    def make_servers(self) -> Servers:
         """Return a node as it starts."""
         return Servers(
             self.config,
@@ -84,51 +84,51 @@ class House:
 
 
 @pytest.fixture
-def house(engine: Engine) -> Iterator[House]:
-    made = House(engine)
+def node(engine: Engine) -> Iterator[EngineNode]:
+    made = EngineNode(engine)
     yield made
     made.workers.stop()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_life(house: House) -> None:
-    uuid, servers = house.settings.uuid, house.node()
+async def test_a_life(node: EngineNode) -> None:
+    uuid, servers = node.settings.uuid, node.make_servers()
     await servers.boot()
     server = servers.get(uuid)
-    up = house.event("status", "running")
+    up = node.event("status", "running")
     await server.power(PowerAction.START)
     await up
-    answered = house.event("console output", "got hello")
+    answered = node.event("console output", "got hello")
     await server.command("hello")
     await answered
     assert server.console.lines(9) == ["up", "hello", "got hello"]
-    up = house.event("status", "running")
+    up = node.event("status", "running")
     await server.power(PowerAction.RESTART)
     await up
     assert server.console.lines(9) == ["up"]
-    assert ("daemon message",) not in {event[:1] for event in house.events}
+    assert ("daemon message",) not in {event[:1] for event in node.events}
     await servers.delete(uuid)
-    assert house.events[-1] == ("deleted",)
+    assert node.events[-1] == ("deleted",)
     assert not os.path.exists(servers.directory(uuid))
     await servers.stop()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_was_created_without_its_image_starts_when_it_is_there(
-    house: House, engine: Engine
+    node: EngineNode, engine: Engine
 ) -> None:
     name = f"{engine.image.removeprefix('~')}-later"
-    house.say(attrs.evolve(house.settings, container=Image(f"~{name}")))
-    uuid, servers = house.settings.uuid, house.node()
-    described = house.panel.known.pop(uuid)
+    node.say(attrs.evolve(node.settings, container=Image(f"~{name}")))
+    uuid, servers = node.settings.uuid, node.make_servers()
+    described = node.panel.known.pop(uuid)
     await servers.boot()
-    house.panel.known[uuid] = described
+    node.panel.known[uuid] = described
     server = await servers.create(uuid, start_on_completion=True)
-    assert house.panel.calls[-1] == ("installed", uuid, True)
+    assert node.panel.calls[-1] == ("installed", uuid, True)
     assert server.state is PowerState.OFFLINE
     assert f"there is no image {name} on this node" in " ".join(await server.logs(10))
     engine.tag(name)
-    up = house.event("status", "running")
+    up = node.event("status", "running")
     await server.power(PowerAction.START)
     await up
     await servers.delete(uuid)
@@ -136,23 +136,23 @@ async def test_a_server_that_was_created_without_its_image_starts_when_it_is_the
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_outlives_its_node_and_is_killed_by_the_next(house: House) -> None:
-    house.say(attrs.evolve(house.settings, invocation=STUBBORN))
-    uuid, servers = house.settings.uuid, house.node()
+async def test_a_server_outlives_its_node_and_is_killed_by_the_next(node: EngineNode) -> None:
+    node.say(attrs.evolve(node.settings, invocation=STUBBORN))
+    uuid, servers = node.settings.uuid, node.make_servers()
     await servers.boot()
-    up = house.event("status", "running")
+    up = node.event("status", "running")
     await servers.get(uuid).power(PowerAction.START)
     await up
     await servers.stop()
-    house.events.clear()
+    node.events.clear()
 
-    later = house.node()
+    later = node.make_servers()
     await later.boot()
     server = later.get(uuid)
-    assert house.events[0] == ("status", "running")
+    assert node.events[0] == ("status", "running")
     assert await server.logs(9) == ["up"]
     await server.stop_within(0.5)
     assert server.state is PowerState.OFFLINE
-    messages = [event[1] for event in house.events if event[0] == "daemon message"]
+    messages = [event[1] for event in node.events if event[0] == "daemon message"]
     assert messages == ["The server has not stopped within 0.5 s and is killed."]
     await later.stop()

@@ -5,86 +5,86 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
-from tests.servers.harness import UUID, House, do, running
+from tests.servers.harness import UUID, FakeNode, do, running
 from tests.support import Hang
 from wingsd.errors import Conflict
 from wingsd.servers.power_states import PowerAction, PowerState
 
 
-def test_a_restart_is_a_stop_and_a_start(house: House) -> None:
-    server = running(house)
+def test_a_restart_is_a_stop_and_a_start(node: FakeNode) -> None:
+    server = running(node)
     do(server, PowerAction.RESTART).value()
-    assert house.told("status") == ["stopping", "offline", "starting"]
-    assert house.called("command", "recreate", "start") == ["command", "recreate", "start"]
+    assert node.told("status") == ["stopping", "offline", "starting"]
+    assert node.called("command", "recreate", "start") == ["command", "recreate", "start"]
 
 
-def test_a_restart_of_what_is_offline_is_a_start(house: House) -> None:
-    server = house.server()
+def test_a_restart_of_what_is_offline_is_a_start(node: FakeNode) -> None:
+    server = node.server()
     do(server, PowerAction.RESTART).value()
     assert server.state is PowerState.STARTING
 
 
-def test_a_start_waits_for_a_stop(house: House) -> None:
-    server = running(house)
-    house.environment.stubborn.add(UUID)
+def test_a_start_waits_for_a_stop(node: FakeNode) -> None:
+    server = running(node)
+    node.environment.stubborn.add(UUID)
     stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START)
-    house.clock.advance(10)
+    node.clock.advance(10)
     assert not starting.over
-    house.process().end()
+    node.process().end()
     stopping.value()
     starting.value()
-    assert house.told("status") == ["stopping", "offline", "starting"]
+    assert node.told("status") == ["stopping", "offline", "starting"]
 
 
 @pytest.mark.parametrize("wait", [0, 30])
-def test_it_does_not_wait_for_ever(house: House, wait: int) -> None:
-    server = running(house)
-    house.environment.stubborn.add(UUID)
+def test_it_does_not_wait_for_ever(node: FakeNode, wait: int) -> None:
+    server = running(node)
+    node.environment.stubborn.add(UUID)
     stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START, wait)
-    house.clock.advance(wait + 1)
+    node.clock.advance(wait + 1)
     assert "another power action" in str(starting.error(Conflict))
-    house.process().end()
+    node.process().end()
     stopping.value()
-    assert house.told("status") == ["stopping", "offline"]
+    assert node.told("status") == ["stopping", "offline"]
 
 
 @pytest.mark.parametrize("action", [PowerAction.STOP, PowerAction.KILL])
 @pytest.mark.parametrize("where", ["panel", "recreate", "start"])
 def test_a_start_that_has_not_come_to_running_is_cancelled(
-    house: House, where: str, action: PowerAction
+    node: FakeNode, where: str, action: PowerAction
 ) -> None:
-    server = house.server()
+    server = node.server()
     if where == "panel":
-        house.panel.faults["describe"] = Deferred()
+        node.panel.faults["describe"] = Deferred()
     else:
-        house.environment.faults[where] = Hang()
+        node.environment.faults[where] = Hang()
     starting = do(server, PowerAction.START)
     do(server, action).value()
     assert "was cancelled" in str(starting.error(Conflict))
-    assert house.told("status") == ["starting", "offline"]
-    assert house.called("remove") == (["remove"] if where == "start" else [])
-    assert house.clock.getDelayedCalls() == []
-    house.panel.faults.clear()
-    house.environment.faults.clear()
+    assert node.told("status") == ["starting", "offline"]
+    assert node.called("remove") == (["remove"] if where == "start" else [])
+    assert node.clock.getDelayedCalls() == []
+    node.panel.faults.clear()
+    node.environment.faults.clear()
     do(server, PowerAction.START).value()
 
 
-def test_a_start_whose_caller_gives_up_is_undone(house: House) -> None:
-    server = house.server()
-    house.environment.faults["recreate"] = Hang()
+def test_a_start_whose_caller_gives_up_is_undone(node: FakeNode) -> None:
+    server = node.server()
+    node.environment.faults["recreate"] = Hang()
     starting = do(server, PowerAction.START)
     starting.deferred.cancel()
     starting.error(CancelledError)
     assert server.state is PowerState.OFFLINE
-    house.environment.faults.clear()
+    node.environment.faults.clear()
     do(server, PowerAction.START).value()
 
 
 # Held
 
 
-def test_a_held_server_can_only_be_ended(house: House) -> None:
-    server = running(house)
+def test_a_held_server_can_only_be_ended(node: FakeNode) -> None:
+    server = running(node)
     server.place_hold("the server is being transferred")
     for action in (PowerAction.START, PowerAction.RESTART):
         error = do(server, action).error(Conflict)
@@ -95,8 +95,8 @@ def test_a_held_server_can_only_be_ended(house: House) -> None:
     do(server, PowerAction.START).value()
 
 
-def test_who_holds_it_is_alone(house: House) -> None:
-    server = house.server()
+def test_who_holds_it_is_alone(node: FakeNode) -> None:
+    server = node.server()
     server.place_hold("one thing")
     with pytest.raises(Conflict, match="one thing"):
         server.place_hold("another")
@@ -104,12 +104,12 @@ def test_who_holds_it_is_alone(house: House) -> None:
     server.place_hold("another")
 
 
-def test_a_server_taken_while_it_is_being_started_does_not_start(house: House) -> None:
-    server = house.server()
-    waiting = house.panel.faults["describe"] = Deferred()
+def test_a_server_taken_while_it_is_being_started_does_not_start(node: FakeNode) -> None:
+    server = node.server()
+    waiting = node.panel.faults["describe"] = Deferred()
     starting = do(server, PowerAction.START)
     server.place_hold("the server is being transferred")
     waiting.callback(None)
     starting.error(Conflict)
-    assert house.called("recreate", "start") == []
+    assert node.called("recreate", "start") == []
     assert server.state is PowerState.OFFLINE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.servers.harness import UUID, House, Outcome, configuration, do
+from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do
 from wingsd.errors import Conflict, EnvironmentFailed
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
@@ -13,11 +13,11 @@ AWAY = EnvironmentFailed("the engine is away")
 
 
 @pytest.fixture
-def server(house: House) -> Server:
+def server(node: FakeNode) -> Server:
     """A server of which the engine has not told yet that it runs."""
-    house.environment.run(configuration().settings)
-    house.environment.faults["adopt"] = AWAY
-    server = house.server()
+    node.environment.run(configuration().settings)
+    node.environment.faults["adopt"] = AWAY
+    server = node.server()
     assert server.state is PowerState.OFFLINE
     return server
 
@@ -27,18 +27,18 @@ def server(house: House) -> Server:
     [(PowerAction.STOP, "command"), (PowerAction.RESTART, "command"), (PowerAction.KILL, "kill")],
 )
 def test_it_is_ended_as_if_it_had_been_seen(
-    house: House, server: Server, action: PowerAction, how: str
+    node: FakeNode, server: Server, action: PowerAction, how: str
 ) -> None:
-    house.environment.faults.clear()
+    node.environment.faults.clear()
     do(server, action).value()
-    assert house.called("command", "kill") == [how]
+    assert node.called("command", "kill") == [how]
 
 
-def test_a_transfer_stops_it_before_its_container_goes(house: House, server: Server) -> None:
-    house.environment.faults.clear()
+def test_a_transfer_stops_it_before_its_container_goes(node: FakeNode, server: Server) -> None:
+    node.environment.faults.clear()
     Outcome.of(server.stop_within(60)).value()
-    assert house.called("command", "kill") == ["command"]
-    assert house.environment.running == {}
+    assert node.called("command", "kill") == ["command"]
+    assert node.environment.running == {}
 
 
 @pytest.mark.parametrize("action", list(PowerAction))
@@ -46,13 +46,13 @@ def test_while_nobody_knows_nothing_is_done(server: Server, action: PowerAction)
     do(server, action).error(EnvironmentFailed)
 
 
-def test_one_that_runs_though_its_start_failed_can_be_stopped(house: House) -> None:
-    server = house.server()
-    house.environment.faults["recreate"] = EnvironmentFailed("it is running; stop it first")
-    house.environment.run(configuration().settings)
+def test_one_that_runs_though_its_start_failed_can_be_stopped(node: FakeNode) -> None:
+    server = node.server()
+    node.environment.faults["recreate"] = EnvironmentFailed("it is running; stop it first")
+    node.environment.run(configuration().settings)
     do(server, PowerAction.START).error(EnvironmentFailed)
-    house.environment.faults.clear()
+    node.environment.faults.clear()
     do(server, PowerAction.START).error(Conflict)
     assert server.state is PowerState.RUNNING
     do(server, PowerAction.STOP).value()
-    assert UUID not in house.environment.running
+    assert UUID not in node.environment.running

@@ -6,77 +6,79 @@ import os
 
 import pytest
 
-from tests.servers.harness import UUID, House, Outcome, configuration
+from tests.servers.harness import UUID, FakeNode, Outcome, configuration
 from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import Conflict, ServerAlreadyExists, ServerNotFound
 from wingsd.servers.power_states import PowerAction
 
 
-def boot(house: House) -> Outcome:
-    return Outcome.of(house.servers.boot())
+def boot(node: FakeNode) -> Outcome:
+    return Outcome.of(node.servers.boot())
 
 
-def test_an_arriving_server_is_known_and_held(house: House) -> None:
-    boot(house).value()
-    server = house.servers.admit(configuration(), "it is being received")
-    assert house.servers.get(UUID) is server
+def test_an_arriving_server_is_known_and_held(node: FakeNode) -> None:
+    boot(node).value()
+    server = node.servers.admit(configuration(), "it is being received")
+    assert node.servers.get(UUID) is server
     assert server.hold == "it is being received"
-    house.servers.forget(UUID)
-    house.servers.forget(UUID)
+    node.servers.forget(UUID)
+    node.servers.forget(UUID)
     with pytest.raises(ServerNotFound):
-        house.servers.get(UUID)
+        node.servers.get(UUID)
 
 
 def test_an_arriving_server_is_not_measured_before_its_directory_is_here(
-    house: House, logged_errors: LoggedErrors
+    node: FakeNode, logged_errors: LoggedErrors
 ) -> None:
-    boot(house).value()
-    server = house.servers.admit(configuration(), "it is being received")
-    assert [each.details().utilization.disk_bytes for each in house.servers.all()] == [0]
+    boot(node).value()
+    server = node.servers.admit(configuration(), "it is being received")
+    assert [each.details().utilization.disk_bytes for each in node.servers.all()] == [0]
     assert not any("measuring" in line for line in logged_errors.lines)
     server.files.received(1234)
     assert server.details().utilization.disk_bytes == 1234
 
 
-def test_one_whose_size_is_not_known_is_measured_when_its_directory_is_here(house: House) -> None:
-    boot(house).value()
-    server = house.servers.admit(configuration(), "it is being received")
+def test_one_whose_size_is_not_known_is_measured_when_its_directory_is_here(
+    node: FakeNode,
+) -> None:
+    boot(node).value()
+    server = node.servers.admit(configuration(), "it is being received")
     server.details()
-    (house.data / UUID).mkdir()
-    (house.data / UUID / "world").write_bytes(b"x" * 1000)
+    (node.data / UUID).mkdir()
+    (node.data / UUID / "world").write_bytes(b"x" * 1000)
     server.files.received(None)
     assert server.disk_bytes == 1000
 
 
-def test_what_is_in_use_here_does_not_arrive(house: House) -> None:
-    server = house.server()
+def test_what_is_in_use_here_does_not_arrive(node: FakeNode) -> None:
+    server = node.server()
     server.place_hold("the server is being deleted")
     with pytest.raises(ServerAlreadyExists, match="being deleted"):
-        house.servers.admit(configuration(), "it is being received")
+        node.servers.admit(configuration(), "it is being received")
     server.release()
     Outcome.of(server.power(PowerAction.START)).value()
     with pytest.raises(ServerAlreadyExists, match="running"):
-        house.servers.admit(configuration(), "it is being received")
+        node.servers.admit(configuration(), "it is being received")
 
 
-def test_a_leftover_makes_room(house: House) -> None:
-    leftover = house.server()
-    server = house.servers.admit(configuration(), "it is being received")
-    assert house.servers.get(UUID) is server is not leftover
+def test_a_leftover_makes_room(node: FakeNode) -> None:
+    leftover = node.server()
+    server = node.servers.admit(configuration(), "it is being received")
+    assert node.servers.get(UUID) is server is not leftover
     Outcome.of(leftover.power(PowerAction.START)).error(Conflict)
 
 
-def test_what_has_moved_away_may_come_back_though_nobody_deleted_it(house: House) -> None:
-    moved = house.server()
+def test_what_has_moved_away_may_come_back_though_nobody_deleted_it(node: FakeNode) -> None:
+    moved = node.server()
     moved.place_hold("the server is being transferred")
     moved.disown("the server has moved to another node")
     Outcome.of(moved.power(PowerAction.START)).error(Conflict)
-    server = house.servers.admit(configuration(), "it is being received")
-    assert house.servers.get(UUID) is server is not moved
+    server = node.servers.admit(configuration(), "it is being received")
+    assert node.servers.get(UUID) is server is not moved
 
 
-def test_a_failed_arrival_touches_no_files(house: House) -> None:
-    house.server()
-    house.servers.forget(UUID)
-    assert os.listdir(house.data) == [UUID]
-    assert house.servers.directory(UUID) == str(house.data / UUID)
+def test_a_failed_arrival_touches_no_files(node: FakeNode) -> None:
+    node.server()
+    node.servers.forget(UUID)
+    assert os.listdir(node.data) == [UUID]
+    assert node.servers.directory(UUID) == str(node.data / UUID)

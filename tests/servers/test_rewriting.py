@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, execute, gatherResu
 from twisted.internet.task import deferLater
 
 from tests.egg_files.helpers import DOTTED_KEYS, processes_of
-from tests.servers.harness import UUID, House, configuration
+from tests.servers.harness import UUID, FakeNode, configuration
 from tests.support.reactor import reactor
 from wingsd.egg_files.process import BOUNDS, RewriteBounds, RewriteJob
 from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
@@ -51,9 +51,9 @@ def threads() -> SlowWorkers:
 
 
 @pytest.fixture
-def egg_files(house: House, threads: SlowWorkers, tmp_path: Path) -> ServerEggFiles:
+def egg_files(node: FakeNode, threads: SlowWorkers, tmp_path: Path) -> ServerEggFiles:
     rewriters = Rewriters(threads, threads)  # type: ignore[arg-type]
-    return ServerEggFiles(rewriters, str(tmp_path), house.owner, house.config)
+    return ServerEggFiles(rewriters, str(tmp_path), node.owner, node.config)
 
 
 def test_one_server_has_one_thread_whoever_gives_up(
@@ -98,21 +98,21 @@ class Rewritten:
 
 
 def test_a_server_that_was_slow_is_rewritten_as_a_slow_one_until_it_is_not(
-    house: House, tmp_path: Path
+    node: FakeNode, tmp_path: Path
 ) -> None:
     rewriters = Rewritten(True, True, False, False)
-    egg_files = ServerEggFiles(rewriters, str(tmp_path), house.owner, house.config)  # type: ignore[arg-type]
+    egg_files = ServerEggFiles(rewriters, str(tmp_path), node.owner, node.config)  # type: ignore[arg-type]
     for _ in range(4):
         assert Deferred.fromCoroutine(egg_files.rewrite(with_file("a"))).result == []
     assert rewriters.asked == [False, True, True, False]
 
 
 def test_a_start_cancelled_before_its_turn_leaves_a_server_slow(
-    house: House, threads: SlowWorkers, tmp_path: Path
+    node: FakeNode, threads: SlowWorkers, tmp_path: Path
 ) -> None:
     slow = SlowWorkers()
     rewriters = Rewriters(threads, slow, attrs.evolve(BOUNDS, slow_seconds=0))  # type: ignore[arg-type]
-    egg_files = ServerEggFiles(rewriters, str(tmp_path), house.owner, house.config)
+    egg_files = ServerEggFiles(rewriters, str(tmp_path), node.owner, node.config)
 
     def start() -> Deferred[list[str]]:
         return Deferred.fromCoroutine(egg_files.rewrite(with_file("a")))
@@ -129,18 +129,18 @@ def test_a_start_cancelled_before_its_turn_leaves_a_server_slow(
 
 
 @attrs.frozen
-class Node:
+class RewritingNode:
     """Servers whose egg files are rewritten in real threads and processes."""
 
-    house: House
+    fakes: FakeNode
     rewriters: Rewriters
     servers: Servers
 
     def add(self, uuid: str, data: bytes) -> Path:
         """Have the Panel know a server with a TOML file in which its egg changes a value."""
         file = ConfigurationFile("a.toml", "toml", (Replacement("port", replace_with="1"),))
-        self.house.panel.known[uuid] = configuration(uuid, configs=(file,))
-        path = self.house.data / uuid / "a.toml"
+        self.fakes.panel.known[uuid] = configuration(uuid, configs=(file,))
+        path = self.fakes.data / uuid / "a.toml"
         path.parent.mkdir()
         path.write_bytes(data)
         return path
@@ -152,34 +152,34 @@ def bounds() -> RewriteBounds:
 
 
 @pytest.fixture
-def node(house: House, bounds: RewriteBounds) -> Iterator[Node]:
+def real(node: FakeNode, bounds: RewriteBounds) -> Iterator[RewritingNode]:
     rewriters = Rewriters(Workers(reactor, "rewrite", 4), Workers(reactor, "slow", 1), bounds)
     rewriters.start()
-    servers = house.make_servers(rewriters)
-    yield Node(house, rewriters, servers)
+    servers = node.make_servers(rewriters)
+    yield RewritingNode(node, rewriters, servers)
     with suppress(AlreadyQuit):
         rewriters.stop()
 
 
 @pytest_twisted.ensureDeferred
-async def test_four_hostile_files_keep_no_server_from_starting(node: Node) -> None:
+async def test_four_hostile_files_keep_no_server_from_starting(real: RewritingNode) -> None:
     hostile = [f"{number}1111111-6e2b-4c43-9d57-0c4c5e1c7f10" for number in range(4)]
-    files = [node.add(uuid, DOTTED_KEYS) for uuid in hostile]
-    file = node.add(UUID, b"port = 2\n")
+    files = [real.add(uuid, DOTTED_KEYS) for uuid in hostile]
+    file = real.add(UUID, b"port = 2\n")
     lines: list[tuple[str, ...]] = []
     for uuid in hostile:
-        node.house.bus.subscribe(uuid, lambda event: lines.append((event.name, *event.args)))
-    await node.servers.boot()
+        real.fakes.bus.subscribe(uuid, lambda event: lines.append((event.name, *event.args)))
+    await real.servers.boot()
     starts = [
-        Deferred.fromCoroutine(node.servers.get(uuid).power(PowerAction.START)) for uuid in hostile
+        Deferred.fromCoroutine(real.servers.get(uuid).power(PowerAction.START)) for uuid in hostile
     ]
-    await node.servers.get(UUID).power(PowerAction.START)
+    await real.servers.get(UUID).power(PowerAction.START)
     assert file.read_text() == "port = 1\n"
     await gatherResults(starts)
     why = '"a.toml" is left as it was: its parser needs more than 1 s of CPU time'
     assert lines.count(("daemon message", why)) == len(hostile)
     for uuid, left in zip(hostile, files, strict=True):
-        assert node.servers.get(uuid).state is PowerState.STARTING
+        assert real.servers.get(uuid).state is PowerState.STARTING
         assert left.read_bytes() == DOTTED_KEYS
 
 
@@ -191,10 +191,10 @@ async def until(true: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("bounds", [attrs.evolve(BOUNDS, cpu_seconds=600, seconds=600)])
 @pytest_twisted.ensureDeferred
-async def test_a_kill_and_the_nodes_end_leave_no_process(node: Node) -> None:
-    node.add(UUID, DOTTED_KEYS)
-    await node.servers.boot()
-    server = node.servers.get(UUID)
+async def test_a_kill_and_the_nodes_end_leave_no_process(real: RewritingNode) -> None:
+    real.add(UUID, DOTTED_KEYS)
+    await real.servers.boot()
+    server = real.servers.get(UUID)
     first = Deferred.fromCoroutine(server.power(PowerAction.START))
     await until(lambda: len(processes_of(os.getpid())) == 1)
     (old,) = processes_of(os.getpid())
@@ -204,7 +204,7 @@ async def test_a_kill_and_the_nodes_end_leave_no_process(node: Node) -> None:
     second = Deferred.fromCoroutine(server.power(PowerAction.START))
     await until(lambda: processes_of(os.getpid()) not in ([], [old]))
     assert len(processes_of(os.getpid())) == 1
-    node.rewriters.stop()
+    real.rewriters.stop()
     await until(lambda: processes_of(os.getpid()) == [])
     await second
-    assert len(node.house.called("start")) == 1
+    assert len(real.fakes.called("start")) == 1

@@ -8,7 +8,7 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.servers.harness import OTHER, UUID, House, Outcome, configuration
+from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration
 from tests.support import Hang
 from tests.support.logged_errors import LoggedErrors
 from wingsd.config import Registry
@@ -26,28 +26,28 @@ from wingsd.util.serialization import unstructure
 USAGE = Usage(1000, 2000, 12.5, 30, 40, 5000)
 
 
-def started(house: House) -> Server:
-    server = house.server()
+def started(node: FakeNode) -> Server:
+    server = node.server()
     Outcome.of(server.power(PowerAction.START)).value()
-    house.process().say(b"up\n")
-    house.events.clear()
-    house.environment.calls.clear()
+    node.process().say(b"up\n")
+    node.events.clear()
+    node.environment.calls.clear()
     return server
 
 
 def test_a_variable_that_no_container_can_have_fails_the_start_of_its_server_alone(
-    house: House,
+    node: FakeNode,
 ) -> None:
-    house.panel.known[OTHER] = configuration(OTHER)
-    (house.data / OTHER).mkdir()
-    server = house.server(configuration(environment={"STARTUP=sh -c evil;": "x"}))
-    assert len(house.servers.all()) == 2
+    node.panel.known[OTHER] = configuration(OTHER)
+    (node.data / OTHER).mkdir()
+    server = node.server(configuration(environment={"STARTUP=sh -c evil;": "x"}))
+    assert len(node.servers.all()) == 2
     Outcome.of(server.power(PowerAction.START)).error(EnvironmentFailed)
-    (message,) = house.told("daemon message")
+    (message,) = node.told("daemon message")
     assert message.startswith("The start was not done: ")
     assert "'STARTUP=sh -c evil;' cannot be the name of an environment variable" in message
     assert server.state is PowerState.OFFLINE
-    other = house.servers.get(OTHER)
+    other = node.servers.get(OTHER)
     Outcome.of(other.power(PowerAction.START)).value()
     assert other.state is PowerState.STARTING
 
@@ -55,69 +55,69 @@ def test_a_variable_that_no_container_can_have_fails_the_start_of_its_server_alo
 # The console
 
 
-def test_lines_are_told_and_kept(house: House) -> None:
-    server = started(house)
-    house.process().say(b"one\r\ntw")
-    house.process().say(b"o\r\nthree")
-    assert house.told("console output") == ["one", "two"]
-    house.process().end()
-    assert house.told("console output") == ["one", "two", "three"]
+def test_lines_are_told_and_kept(node: FakeNode) -> None:
+    server = started(node)
+    node.process().say(b"one\r\ntw")
+    node.process().say(b"o\r\nthree")
+    assert node.told("console output") == ["one", "two"]
+    node.process().end()
+    assert node.told("console output") == ["one", "two", "three"]
     assert server.console.lines(2) == ["two", "three"]
 
 
-def test_what_others_say_is_escaped_in_a_message_of_the_node(house: House) -> None:
-    server = house.server()
-    house.environment.faults["recreate"] = EnvironmentFailed("no \x1b[2J\nimage\u202e")
+def test_what_others_say_is_escaped_in_a_message_of_the_node(node: FakeNode) -> None:
+    server = node.server()
+    node.environment.faults["recreate"] = EnvironmentFailed("no \x1b[2J\nimage\u202e")
     Outcome.of(server.power(PowerAction.START)).error(EnvironmentFailed)
-    (message,) = house.told("daemon message")
+    (message,) = node.told("daemon message")
     assert message.endswith("no \\x1b[2J\\nimage\\u202e")
 
 
-def test_each_run_has_a_console_of_its_own(house: House) -> None:
-    server = started(house)
-    house.process().end()
+def test_each_run_has_a_console_of_its_own(node: FakeNode) -> None:
+    server = started(node)
+    node.process().end()
     assert server.console.lines(9) == ["up"]
     Outcome.of(server.power(PowerAction.START)).value()
     assert server.console.lines(9) == []
 
 
-def test_a_flood_is_cut_and_told_of_once_it_is_over(house: House) -> None:
-    server = started(house)
-    house.clock.advance(1)
+def test_a_flood_is_cut_and_told_of_once_it_is_over(node: FakeNode) -> None:
+    server = started(node)
+    node.clock.advance(1)
     for _ in range(4):
-        house.process().say(b"flood\n" * 10 * LINES)
-    assert len(house.told("console output")) == LINES
-    house.clock.advance(WINDOW)
-    house.clock.advance(WINDOW)
+        node.process().say(b"flood\n" * 10 * LINES)
+    assert len(node.told("console output")) == LINES
+    node.clock.advance(WINDOW)
+    node.clock.advance(WINDOW)
     notice = f"[wingsd] {39 * LINES} lines were left out"
-    assert house.told("console output")[LINES:] == [notice]
-    house.process().say(b"calm\n")
+    assert node.told("console output")[LINES:] == [notice]
+    node.process().say(b"calm\n")
     assert server.console.lines(2) == [notice, "calm"]
-    assert house.clock.getDelayedCalls() == []
+    assert node.clock.getDelayedCalls() == []
 
 
-def test_a_flood_that_ends_with_the_server_is_told_of(house: House) -> None:
-    started(house)
-    house.clock.advance(1)
-    house.process().say(b"flood\n" * (LINES + 1))
-    house.process().end()
-    assert house.told("console output")[-1] == "[wingsd] 1 lines were left out"
-    assert house.clock.getDelayedCalls() == []
+def test_a_flood_that_ends_with_the_server_is_told_of(node: FakeNode) -> None:
+    started(node)
+    node.clock.advance(1)
+    node.process().say(b"flood\n" * (LINES + 1))
+    node.process().end()
+    assert node.told("console output")[-1] == "[wingsd] 1 lines were left out"
+    assert node.clock.getDelayedCalls() == []
 
 
-def test_a_done_line_in_a_flood_counts(house: House) -> None:
-    server = house.server()
+def test_a_done_line_in_a_flood_counts(node: FakeNode) -> None:
+    server = node.server()
     Outcome.of(server.power(PowerAction.START)).value()
-    house.process().say(b"flood\n" * 2 * LINES + b"up\n")
-    assert "up" not in house.told("console output")
+    node.process().say(b"flood\n" * 2 * LINES + b"up\n")
+    assert "up" not in node.told("console output")
     assert server.state is PowerState.RUNNING
 
 
-def test_commands_are_typed_while_it_runs(house: House) -> None:
-    server = started(house)
+def test_commands_are_typed_while_it_runs(node: FakeNode) -> None:
+    server = started(node)
     Outcome.of(server.command("say hello")).value()
-    assert house.process().commands == ["say hello"]
-    house.process().end()
+    assert node.process().commands == ["say hello"]
+    node.process().end()
     error = Outcome.of(server.command("say hello")).error(ServerNotRunning)
     assert (error.status, error.message) == (
         502,
@@ -133,25 +133,25 @@ def test_commands_are_typed_while_it_runs(house: House) -> None:
     ],
 )
 def test_old_lines_come_from_the_engine_where_there_are_no_new(
-    house: House, said: bytes, asked: int, logs: list[str], from_engine: bool
+    node: FakeNode, said: bytes, asked: int, logs: list[str], from_engine: bool
 ) -> None:
-    server = house.server()
+    server = node.server()
     Outcome.of(server.power(PowerAction.START)).value()
-    house.environment.consoles[UUID] = b"old\r\nolder\r\n"
-    house.process().say(said)
+    node.environment.consoles[UUID] = b"old\r\nolder\r\n"
+    node.process().say(said)
     assert Outcome.of(server.logs(asked)).value() == logs
-    assert house.called("logs") == (["logs"] if from_engine else [])
+    assert node.called("logs") == (["logs"] if from_engine else [])
 
 
-def test_what_was_found_running_has_its_beginning_in_the_engine(house: House) -> None:
-    house.environment.run(configuration().settings)
-    house.environment.consoles[UUID] = b"old\n"
-    server = house.server()
-    house.process().say(b"new\n")
+def test_what_was_found_running_has_its_beginning_in_the_engine(node: FakeNode) -> None:
+    node.environment.run(configuration().settings)
+    node.environment.consoles[UUID] = b"old\n"
+    server = node.server()
+    node.process().say(b"new\n")
     assert server.console.lines(9) == ["new"]
     assert Outcome.of(server.logs(9)).value() == ["old", "new"]
     assert Outcome.of(server.logs(1)).value() == ["new"]
-    house.environment.faults["logs"] = EnvironmentFailed("away")
+    node.environment.faults["logs"] = EnvironmentFailed("away")
     assert Outcome.of(server.logs(9)).value() == ["new"]
 
 
@@ -168,48 +168,48 @@ def test_what_was_found_running_has_its_beginning_in_the_engine(house: House) ->
     ],
 )
 def test_an_end_that_nobody_asked_for_is_told(
-    house: House, status: int | None, out_of_memory: bool, words: str
+    node: FakeNode, status: int | None, out_of_memory: bool, words: str
 ) -> None:
-    server = started(house)
-    house.process().end(status, out_of_memory=out_of_memory)
-    assert house.told("status") == ["offline"]
-    (message,) = house.told("daemon message")
+    server = started(node)
+    node.process().end(status, out_of_memory=out_of_memory)
+    assert node.told("status") == ["offline"]
+    (message,) = node.told("daemon message")
     assert message.endswith(f"unexpectedly: {words}")
-    assert house.called("start") == []
+    assert node.called("start") == []
     assert server.state is PowerState.OFFLINE
 
 
-def test_who_types_the_stop_command_has_asked_for_it(house: House) -> None:
-    server = started(house)
+def test_who_types_the_stop_command_has_asked_for_it(node: FakeNode) -> None:
+    server = started(node)
     Outcome.of(server.command("stop")).value()
-    assert house.told("status") == ["offline"]
-    assert house.told("daemon message") == []
+    assert node.told("status") == ["offline"]
+    assert node.told("daemon message") == []
 
 
 # What it runs in
 
 
-def test_what_it_ran_in_is_made_again(house: House) -> None:
-    server = house.server()
+def test_what_it_ran_in_is_made_again(node: FakeNode) -> None:
+    server = node.server()
     Outcome.of(server.restore_environment()).value()
-    assert house.environment.containers[UUID] == server.configuration.settings
+    assert node.environment.containers[UUID] == server.configuration.settings
 
 
 def test_what_cannot_be_made_again_is_only_logged(
-    house: House, logged_errors: LoggedErrors
+    node: FakeNode, logged_errors: LoggedErrors
 ) -> None:
-    house.environment.faults["create"] = EnvironmentFailed("no image")
-    Outcome.of(house.server().restore_environment()).value()
+    node.environment.faults["create"] = EnvironmentFailed("no image")
+    Outcome.of(node.server().restore_environment()).value()
     assert any("the next start does it" in line for line in logged_errors.lines)
 
 
 # Figures
 
 
-def test_what_it_uses_is_told_while_it_runs(house: House) -> None:
-    server = started(house)
-    house.process().use(USAGE)
-    (stats,) = house.told("stats")
+def test_what_it_uses_is_told_while_it_runs(node: FakeNode) -> None:
+    server = started(node)
+    node.process().use(USAGE)
+    (stats,) = node.told("stats")
     assert json.loads(stats) == {
         "memory_bytes": 1000,
         "memory_limit_bytes": 2000,
@@ -221,16 +221,16 @@ def test_what_it_uses_is_told_while_it_runs(house: House) -> None:
     }
     assert server.stats() == stats
     assert server.usage == USAGE
-    house.process().end()
-    offline = json.loads(house.told("stats")[-1])
+    node.process().end()
+    offline = json.loads(node.told("stats")[-1])
     assert (offline["memory_bytes"], offline["uptime"]) == (0, 0)
     assert offline["state"] == "offline"
     assert server.usage == Usage()
 
 
-def test_the_details_are_the_panels(house: House) -> None:
-    server = started(house)
-    house.process().use(USAGE)
+def test_the_details_are_the_panels(node: FakeNode) -> None:
+    server = started(node)
+    node.process().use(USAGE)
     assert unstructure(server.details()) == {
         "state": "running",
         "is_suspended": False,
@@ -240,49 +240,49 @@ def test_the_details_are_the_panels(house: House) -> None:
 
 
 def test_the_disk_is_measured_at_boot_after_runs_and_when_old_figures_are_asked_for(
-    house: House,
+    node: FakeNode,
 ) -> None:
-    world = house.data / UUID / "world"
+    world = node.data / UUID / "world"
     world.parent.mkdir()
     world.write_bytes(b"x" * 1000)
-    server = started(house)
+    server = started(node)
     assert server.disk_bytes == 1000
     world.write_bytes(b"x" * 2000)
     server.details()
     assert server.disk_bytes == 1000
-    house.process().end()
+    node.process().end()
     assert server.disk_bytes == 2000
     world.write_bytes(b"x" * 3000)
-    house.clock.advance(DISK_AGE + 1)
+    node.clock.advance(DISK_AGE + 1)
     server.details()
     assert server.details().utilization.disk_bytes == 3000
 
 
-def test_the_size_is_known_before_the_engine_has_answered(house: House) -> None:
-    house.panel.known[UUID] = configuration()
-    (house.data / UUID).mkdir()
-    (house.data / UUID / "world").write_bytes(b"x" * 1000)
-    house.environment.faults["adopt"] = Hang()
-    booting = Outcome.of(house.servers.boot())
+def test_the_size_is_known_before_the_engine_has_answered(node: FakeNode) -> None:
+    node.panel.known[UUID] = configuration()
+    (node.data / UUID).mkdir()
+    (node.data / UUID / "world").write_bytes(b"x" * 1000)
+    node.environment.faults["adopt"] = Hang()
+    booting = Outcome.of(node.servers.boot())
     assert not booting.over
-    assert house.servers.get(UUID).disk_bytes == 1000
+    assert node.servers.get(UUID).disk_bytes == 1000
 
 
-def test_who_asks_about_a_server_that_fills_learns_its_size_soon(house: House) -> None:
-    server = started(house)
-    (house.data / UUID / "world").write_bytes(b"x" * 1000)
-    house.clock.advance(LEAST_REQUESTED_AGE)
+def test_who_asks_about_a_server_that_fills_learns_its_size_soon(node: FakeNode) -> None:
+    server = started(node)
+    (node.data / UUID / "world").write_bytes(b"x" * 1000)
+    node.clock.advance(LEAST_REQUESTED_AGE)
     assert server.details().utilization.disk_bytes == 0
-    house.clock.advance(1)
+    node.clock.advance(1)
     server.details()
     assert server.details().utilization.disk_bytes == 1000
 
 
-def test_a_server_that_runs_is_measured_though_nobody_asks(house: House) -> None:
-    server = started(house)
-    (house.data / UUID / "world").write_bytes(b"x" * 1000)
-    house.clock.advance(DISK_AGE + 1)
-    house.process().use(USAGE)
+def test_a_server_that_runs_is_measured_though_nobody_asks(node: FakeNode) -> None:
+    server = started(node)
+    (node.data / UUID / "world").write_bytes(b"x" * 1000)
+    node.clock.advance(DISK_AGE + 1)
+    node.process().use(USAGE)
     assert server.disk_bytes == 1000
 
 
@@ -298,34 +298,34 @@ class LateWorkers:
 
 
 def test_a_server_that_takes_long_to_measure_is_measured_less_often(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = house.server()
+    server = node.server()
     workers = LateWorkers()
-    monkeypatch.setattr(house.servers._disk_usage, "_disk", workers)
+    monkeypatch.setattr(node.servers._disk_usage, "_disk", workers)
     server.files.measure()
-    house.clock.advance(0.1)
+    node.clock.advance(0.1)
     server.details()
     workers.asked[0].callback(1000)
     for seconds, measured in ((99, 1), (2, 2)):
-        house.clock.advance(seconds)
+        node.clock.advance(seconds)
         server.details()
         assert len(workers.asked) == measured
 
 
-def test_what_cannot_be_measured_is_logged(house: House, logged_errors: LoggedErrors) -> None:
-    server = house.server()
-    (house.data / UUID).rmdir()
+def test_what_cannot_be_measured_is_logged(node: FakeNode, logged_errors: LoggedErrors) -> None:
+    server = node.server()
+    (node.data / UUID).rmdir()
     server.files.measure()
     assert any(line.startswith(f"{UUID}: measuring") for line in logged_errors.lines)
 
 
 def test_a_size_that_is_not_known_is_none_here_and_0_for_the_panel(
-    house: House, logged_errors: LoggedErrors
+    node: FakeNode, logged_errors: LoggedErrors
 ) -> None:
-    (house.data / "elsewhere").mkdir()
-    (house.data / UUID).symlink_to("elsewhere")
-    server = house.server()
+    (node.data / "elsewhere").mkdir()
+    (node.data / UUID).symlink_to("elsewhere")
+    server = node.server()
     assert any(line.startswith(f"{UUID}: measuring") for line in logged_errors.lines)
     assert server.disk_bytes is None
     assert server.details().utilization.disk_bytes == 0
@@ -335,28 +335,28 @@ def test_a_size_that_is_not_known_is_none_here_and_0_for_the_panel(
 # Settings
 
 
-def test_settings_are_fetched_anew(house: House) -> None:
-    server = house.server()
-    fresh = house.panel.known[UUID] = configuration(done=())
+def test_settings_are_fetched_anew(node: FakeNode) -> None:
+    server = node.server()
+    fresh = node.panel.known[UUID] = configuration(done=())
     Outcome.of(server.sync()).value()
     assert server.configuration is fresh
-    house.panel.faults["describe"] = PanelUnreachable("down", "x")
+    node.panel.faults["describe"] = PanelUnreachable("down", "x")
     Outcome.of(server.sync()).error(PanelUnreachable)
     assert server.configuration is fresh
 
 
-def test_a_server_that_becomes_suspended_is_stopped(house: House) -> None:
-    server = started(house)
-    house.environment.stubborn.add(UUID)
-    house.panel.known[UUID] = configuration(suspended=True)
+def test_a_server_that_becomes_suspended_is_stopped(node: FakeNode) -> None:
+    server = started(node)
+    node.environment.stubborn.add(UUID)
+    node.panel.known[UUID] = configuration(suspended=True)
     Outcome.of(server.sync()).value()
     assert server.suspended
-    assert house.told("status") == ["stopping"]
-    house.clock.advance(61)
-    assert house.told("status") == ["stopping", "offline"]
+    assert node.told("status") == ["stopping"]
+    node.clock.advance(61)
+    assert node.told("status") == ["stopping", "offline"]
 
 
-def test_the_eggs_files_are_rewritten_before_each_start(house: House) -> None:
+def test_the_eggs_files_are_rewritten_before_each_start(node: FakeNode) -> None:
     replacements = (
         Replacement("port", replace_with=25570),
         Replacement("ip", replace_with="{{config.docker.interface}}"),
@@ -365,19 +365,19 @@ def test_the_eggs_files_are_rewritten_before_each_start(house: House) -> None:
         ConfigurationFile("server.properties", "properties", replacements),
         ConfigurationFile("no.thing", "nonsense", replacements),
     )
-    server = house.server(configuration(configs=files))
+    server = node.server(configuration(configs=files))
     Outcome.of(server.power(PowerAction.START)).value()
-    written = (house.data / UUID / "server.properties").read_text()
+    written = (node.data / UUID / "server.properties").read_text()
     assert written == "port=25570\nip=172.18.0.1\n"
-    (message,) = house.told("daemon message")
+    (message,) = node.told("daemon message")
     assert message.startswith('"no.thing"')
     assert server.state is PowerState.STARTING
 
 
-def test_an_egg_sees_no_secret_of_the_node(house: House) -> None:
+def test_an_egg_sees_no_secret_of_the_node(node: FakeNode) -> None:
     registries = {"registry.invalid": Registry("somebody", "a password")}
-    docker = attrs.evolve(house.config.docker, registries=registries)
-    seen = public_configuration(attrs.evolve(house.config, docker=docker))
+    docker = attrs.evolve(node.config.docker, registries=registries)
+    seen = public_configuration(attrs.evolve(node.config, docker=docker))
     assert seen["docker"]["network"]["interface"] == "172.18.0.1"
     for secret in ("a secret", "an id", "a password"):
         assert secret not in repr(seen)

@@ -26,14 +26,14 @@ from wingsd.threadio import Workers
 from wingsd.util.retry import Backoff
 
 
-class House:
+class NodeWithPanel:
     """A node with threads and files, and a Panel on loopback."""
 
     def __init__(self, directory: Path) -> None:
         self.data = directory / "volumes"
         self.data.mkdir()
         self.panel = FakePanel()
-        self.node = self.panel.add_node("https://here.invalid:8080")
+        self.registered = self.panel.add_node("https://here.invalid:8080")
         self.environment = FakeEnvironment()
         self.disk = Workers(reactor, "disk", 2)
         self.servers: Servers
@@ -42,8 +42,8 @@ class House:
         self.disk.start()
         config = Config(
             remote=await self.panel.listen(reactor),
-            token_id=self.node.token_id,
-            token=self.node.token,
+            token_id=self.registered.token_id,
+            token=self.registered.token,
             remote_query=RemoteQuery(boot_servers_per_page=2),
             system=SystemConfig(data=str(self.data)),
         )
@@ -65,9 +65,9 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeWithPanel]:
     monkeypatch.setattr(panel_module, "BACKOFF", Backoff(0.001, 12.0, factor=1.5))
-    made = House(tmp_path)
+    made = NodeWithPanel(tmp_path)
     pytest_twisted.blockon(Deferred.fromCoroutine(made.open()))
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
@@ -75,56 +75,56 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
 
 @pytest_twisted.ensureDeferred
 async def test_all_pages_are_loaded_but_for_what_makes_no_sense(
-    house: House, logged_errors: LoggedErrors
+    node: NodeWithPanel, logged_errors: LoggedErrors
 ) -> None:
     uuids = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
     for uuid in uuids:
-        house.panel.add_server(server_settings(uuid), house.node)
-    house.panel.settings_of(uuids[1])["mounts"] = "nonsense"
-    house.panel.inject("/servers", Answer(502, b"updating", "text/html"))
-    await house.servers.boot()
-    assert [server.uuid for server in house.servers.all()] == uuids[:1] + uuids[2:]
+        node.panel.add_server(server_settings(uuid), node.registered)
+    node.panel.settings_of(uuids[1])["mounts"] = "nonsense"
+    node.panel.inject("/servers", Answer(502, b"updating", "text/html"))
+    await node.servers.boot()
+    assert [server.uuid for server in node.servers.all()] == uuids[:1] + uuids[2:]
     assert any(line.startswith(f"{uuids[1]}: not loaded") for line in logged_errors.lines)
-    await house.panel.called("/servers/reset")
-    assert house.panel.calls[-1] == Call("POST", "/api/remote/servers/reset")
+    await node.panel.called("/servers/reset")
+    assert node.panel.calls[-1] == Call("POST", "/api/remote/servers/reset")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_is_created_started_and_deleted(house: House) -> None:
-    await house.servers.boot()
-    house.panel.add_server(
-        server_settings(UUID), house.node, process_configuration(startup={"done": ["ready"]})
+async def test_a_server_is_created_started_and_deleted(node: NodeWithPanel) -> None:
+    await node.servers.boot()
+    node.panel.add_server(
+        server_settings(UUID), node.registered, process_configuration(startup={"done": ["ready"]})
     )
-    server = await house.servers.create(UUID, start_on_completion=True)
-    assert house.panel.installed(UUID) is True
-    house.environment.running[UUID].say(b"now ready\r\n")
+    server = await node.servers.create(UUID, start_on_completion=True)
+    assert node.panel.installed(UUID) is True
+    node.environment.running[UUID].say(b"now ready\r\n")
     assert server.state is PowerState.RUNNING
-    house.panel.settings_of(UUID)["suspended"] = True
+    node.panel.settings_of(UUID)["suspended"] = True
     await server.sync()
     assert server.suspended
-    assert house.environment.running == {}
-    await house.servers.delete(UUID)
-    assert not (house.data / UUID).exists()
+    assert node.environment.running == {}
+    await node.servers.delete(UUID)
+    assert not (node.data / UUID).exists()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_creation_without_a_container_is_an_installation_all_the_same(
-    house: House,
+    node: NodeWithPanel,
 ) -> None:
-    await house.servers.boot()
-    house.panel.add_server(server_settings(OTHER), house.node)
-    house.environment.foreign.add(OTHER)
-    server = await house.servers.create(OTHER, start_on_completion=False)
+    await node.servers.boot()
+    node.panel.add_server(server_settings(OTHER), node.registered)
+    node.environment.foreign.add(OTHER)
+    server = await node.servers.create(OTHER, start_on_completion=False)
     assert any("another node's" in line for line in await server.logs(10))
-    assert house.panel.installed(OTHER) is True
+    assert node.panel.installed(OTHER) is True
 
 
 @pytest_twisted.ensureDeferred
-async def test_each_start_asks_anew(house: House) -> None:
-    house.panel.add_server(server_settings(UUID), house.node)
-    await house.servers.boot()
-    server = house.servers.get(UUID)
-    house.panel.settings_of(UUID)["invocation"] = "another"
+async def test_each_start_asks_anew(node: NodeWithPanel) -> None:
+    node.panel.add_server(server_settings(UUID), node.registered)
+    await node.servers.boot()
+    server = node.servers.get(UUID)
+    node.panel.settings_of(UUID)["invocation"] = "another"
     await server.power(PowerAction.START)
-    assert house.environment.containers[UUID].invocation == "another"
+    assert node.environment.containers[UUID].invocation == "another"
     assert server.configuration.settings.invocation == "another"

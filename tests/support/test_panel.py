@@ -34,7 +34,7 @@ SUCCESS = f"{SERVERS}/{UUID}/transfer/success"
 FAILURE = f"{SERVERS}/{UUID}/transfer/failure"
 
 
-class House:
+class Harness:
     """A listening Panel with a server on its way from one node to another."""
 
     def __init__(self, pool: HTTPConnectionPool) -> None:
@@ -60,12 +60,12 @@ class House:
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
+def harness() -> Iterator[Harness]:
     pool = HTTPConnectionPool(reactor, persistent=False)
-    house = House(pool)
-    pytest_twisted.blockon(Deferred.fromCoroutine(house.panel.listen(reactor)))
-    yield house
-    pytest_twisted.blockon(Deferred.fromCoroutine(house.panel.close()))
+    harness = Harness(pool)
+    pytest_twisted.blockon(Deferred.fromCoroutine(harness.panel.listen(reactor)))
+    yield harness
+    pytest_twisted.blockon(Deferred.fromCoroutine(harness.panel.close()))
 
 
 def start(work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
@@ -73,31 +73,31 @@ def start(work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_is_described_as_php_does(house: House) -> None:
-    code, answer = await house.ask("GET", f"{SERVERS}/{UUID}")
+async def test_a_server_is_described_as_php_does(harness: Harness) -> None:
+    code, answer = await harness.ask("GET", f"{SERVERS}/{UUID}")
     assert code == 200
     assert set(answer) == {"settings", "process_configuration"}
     assert answer["settings"]["labels"] == []
     assert answer["settings"]["build"]["threads"] is None
-    assert house.panel.calls == [("GET", f"{SERVERS}/{UUID}", None)]
+    assert harness.panel.calls == [("GET", f"{SERVERS}/{UUID}", None)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_success_moves_the_server_and_its_allocation(house: House) -> None:
-    assert await house.ask("POST", SUCCESS) == (204, b"")
-    assert house.panel.node_of(UUID) == house.destination
-    assert not house.panel.in_transfer(UUID)
-    allocations = house.panel.settings_of(UUID)["allocations"]
+async def test_success_moves_the_server_and_its_allocation(harness: Harness) -> None:
+    assert await harness.ask("POST", SUCCESS) == (204, b"")
+    assert harness.panel.node_of(UUID) == harness.destination
+    assert not harness.panel.in_transfer(UUID)
+    allocations = harness.panel.settings_of(UUID)["allocations"]
     assert allocations["default"] == {"ip": "127.0.0.2", "port": 30000}
     assert allocations["mappings"] == {"127.0.0.2": [30000]}
-    assert house.panel.reports() == [(UUID, "success")]
+    assert harness.panel.reports() == [(UUID, "success")]
 
 
 @pytest_twisted.ensureDeferred
-async def test_failure_closes_the_transfer_and_moves_nothing(house: House) -> None:
-    assert await house.ask("POST", FAILURE, house.source) == (204, b"")
-    assert house.panel.node_of(UUID) == house.source
-    code, answer = await house.ask("POST", FAILURE)
+async def test_failure_closes_the_transfer_and_moves_nothing(harness: Harness) -> None:
+    assert await harness.ask("POST", FAILURE, harness.source) == (204, b"")
+    assert harness.panel.node_of(UUID) == harness.source
+    code, answer = await harness.ask("POST", FAILURE)
     assert code == 409
     (error,) = answer["errors"]
     assert error["status"] == "409"
@@ -105,10 +105,10 @@ async def test_failure_closes_the_transfer_and_moves_nothing(house: House) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_the_destination_reports_success(house: House) -> None:
-    code, _ = await house.ask("POST", SUCCESS, house.source)
+async def test_only_the_destination_reports_success(harness: Harness) -> None:
+    code, _ = await harness.ask("POST", SUCCESS, harness.source)
     assert code == 403
-    assert house.panel.in_transfer(UUID)
+    assert harness.panel.in_transfer(UUID)
 
 
 @pytest.mark.parametrize(
@@ -121,39 +121,41 @@ async def test_only_the_destination_reports_success(house: House) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_credentials_are_needed(house: House, headers: dict[str, str], status: int) -> None:
-    code, answer = await house.ask("GET", SERVERS, headers=headers)
+async def test_credentials_are_needed(
+    harness: Harness, headers: dict[str, str], status: int
+) -> None:
+    code, answer = await harness.ask("GET", SERVERS, headers=headers)
     assert code == status
     assert answer["errors"][0]["status"] == str(status)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_does_not_exist(house: House) -> None:
+async def test_what_does_not_exist(harness: Harness) -> None:
     for method, path in [
         ("GET", f"{SERVERS}/{UNKNOWN}"),
         ("POST", f"{SERVERS}/{UNKNOWN}/transfer/failure"),
         ("POST", f"{SERVERS}/{UUID}/transfer/perhaps"),
         ("GET", "/api/elsewhere"),
     ]:
-        code, _ = await house.ask(method, path)
+        code, _ = await harness.ask(method, path)
         assert code == 404, path
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_strict_panel_tells_only_those_concerned(house: House) -> None:
-    house.panel.add_server(server_settings(OTHER), house.source)
-    assert (await house.ask("GET", f"{SERVERS}/{OTHER}"))[0] == 200
-    house.panel.strict = True
-    assert (await house.ask("GET", f"{SERVERS}/{OTHER}"))[0] == 403
-    assert (await house.ask("GET", f"{SERVERS}/{UUID}"))[0] == 200
+async def test_a_strict_panel_tells_only_those_concerned(harness: Harness) -> None:
+    harness.panel.add_server(server_settings(OTHER), harness.source)
+    assert (await harness.ask("GET", f"{SERVERS}/{OTHER}"))[0] == 200
+    harness.panel.strict = True
+    assert (await harness.ask("GET", f"{SERVERS}/{OTHER}"))[0] == 403
+    assert (await harness.ask("GET", f"{SERVERS}/{UUID}"))[0] == 200
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_list_has_pages_and_only_a_nodes_own_servers(house: House) -> None:
+async def test_the_list_has_pages_and_only_a_nodes_own_servers(harness: Harness) -> None:
     uuids = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
     for uuid in uuids:
-        house.panel.add_server(server_settings(uuid), house.destination)
-    _, answer = await house.ask("GET", f"{SERVERS}?page=2&per_page=3")
+        harness.panel.add_server(server_settings(uuid), harness.destination)
+    _, answer = await harness.ask("GET", f"{SERVERS}?page=2&per_page=3")
     assert [entry["uuid"] for entry in answer["data"]] == uuids[3:]
     assert answer["meta"] == {
         "current_page": 2,
@@ -166,67 +168,67 @@ async def test_the_list_has_pages_and_only_a_nodes_own_servers(house: House) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_empty_list(house: House) -> None:
-    house.panel.add_node("https://third.invalid:8080", token_id="id", token="secret")
-    _, answer = await house.ask("GET", SERVERS, headers={"Authorization": "Bearer id.secret"})
+async def test_an_empty_list(harness: Harness) -> None:
+    harness.panel.add_node("https://third.invalid:8080", token_id="id", token="secret")
+    _, answer = await harness.ask("GET", SERVERS, headers={"Authorization": "Bearer id.secret"})
     assert answer["data"] == []
     assert (answer["meta"]["last_page"], answer["meta"]["from"]) == (1, None)
 
 
 @pytest_twisted.ensureDeferred
-async def test_install_and_reset(house: House) -> None:
+async def test_install_and_reset(harness: Harness) -> None:
     report = {"successful": True, "reinstall": False}
     path = f"{SERVERS}/{UUID}/install"
-    assert (await house.ask("POST", path, house.source, report))[0] == 204
-    assert house.panel.installed(UUID) is True
-    assert (await house.ask("POST", path, house.source))[0] == 422
-    assert (await house.ask("POST", path, house.destination, report))[0] == 403
-    assert (await house.ask("POST", f"{SERVERS}/reset"))[0] == 204
-    assert house.panel.calls[0] == Call("POST", path, report)
+    assert (await harness.ask("POST", path, harness.source, report))[0] == 204
+    assert harness.panel.installed(UUID) is True
+    assert (await harness.ask("POST", path, harness.source))[0] == 422
+    assert (await harness.ask("POST", path, harness.destination, report))[0] == 403
+    assert (await harness.ask("POST", f"{SERVERS}/reset"))[0] == 204
+    assert harness.panel.calls[0] == Call("POST", path, report)
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_injected_answer_comes_so_many_times(house: House) -> None:
-    house.panel.inject("/success", Answer(503), times=2)
-    answers = [await house.ask("POST", SUCCESS) for _ in range(3)]
+async def test_an_injected_answer_comes_so_many_times(harness: Harness) -> None:
+    harness.panel.inject("/success", Answer(503), times=2)
+    answers = [await harness.ask("POST", SUCCESS) for _ in range(3)]
     assert [code for code, _ in answers] == [503, 503, 204]
     assert answers[0][1]["errors"][0]["status"] == "503"
-    assert house.panel.calls == [("POST", SUCCESS, None)] * 3
+    assert harness.panel.calls == [("POST", SUCCESS, None)] * 3
 
 
 @pytest_twisted.ensureDeferred
-async def test_nonsense(house: House) -> None:
-    house.panel.inject(UUID, Answer(200, b"<html>", "text/html"))
-    assert await house.ask("GET", f"{SERVERS}/{UUID}") == (200, b"<html>")
+async def test_nonsense(harness: Harness) -> None:
+    harness.panel.inject(UUID, Answer(200, b"<html>", "text/html"))
+    assert await harness.ask("GET", f"{SERVERS}/{UUID}") == (200, b"<html>")
 
 
 @pytest.mark.parametrize("carried_out", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_cut_connection(house: House, carried_out: bool) -> None:
-    house.panel.inject("/success", Drop(carried_out))
+async def test_a_cut_connection(harness: Harness, carried_out: bool) -> None:
+    harness.panel.inject("/success", Drop(carried_out))
     with pytest.raises(ResponseNeverReceived):
-        await house.ask("POST", SUCCESS)
-    assert house.panel.in_transfer(UUID) is not carried_out
+        await harness.ask("POST", SUCCESS)
+    assert harness.panel.in_transfer(UUID) is not carried_out
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_call_that_hangs_until_released(house: House) -> None:
+async def test_a_call_that_hangs_until_released(harness: Harness) -> None:
     hang = Hang()
-    house.panel.inject("/success", hang)
-    asking = start(house.ask("POST", SUCCESS))
-    await house.panel.called("/success")
+    harness.panel.inject("/success", hang)
+    asking = start(harness.ask("POST", SUCCESS))
+    await harness.panel.called("/success")
     assert not asking.called
-    assert house.panel.in_transfer(UUID)
+    assert harness.panel.in_transfer(UUID)
     hang.release()
     assert (await asking)[0] == 204
 
 
 @pytest_twisted.ensureDeferred
-async def test_close_cuts_what_hangs(house: House) -> None:
-    house.panel.inject("/success", Hang())
-    asking = start(house.ask("POST", SUCCESS))
-    await house.panel.called("/success")
-    await house.panel.close()
+async def test_close_cuts_what_hangs(harness: Harness) -> None:
+    harness.panel.inject("/success", Hang())
+    asking = start(harness.ask("POST", SUCCESS))
+    await harness.panel.called("/success")
+    await harness.panel.close()
     with pytest.raises(ResponseNeverReceived):
         await asking
 

@@ -39,7 +39,7 @@ class Stream:
             self.share.take(self.piece)
 
 
-class House:
+class SharedBucket:
     """Streams that share a bucket."""
 
     def __init__(self, rate: float = LIMIT) -> None:
@@ -66,36 +66,36 @@ class House:
 @pytest.mark.parametrize("piece", PIECES)
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_the_rate_is_kept_and_shared_equally(number: int, piece: int) -> None:
-    house = House()
+    shared = SharedBucket()
     for _ in range(number):
-        house.add(piece=piece)
+        shared.add(piece=piece)
     for _ in range(2):  # from the beginning, and later
-        rates = house.run(10)
+        rates = shared.run(10)
         assert sum(rates) == pytest.approx(LIMIT, rel=0.05)
         assert rates == pytest.approx([LIMIT / number] * number, rel=0.05)
 
 
 @pytest.mark.parametrize("rate", [1 * MIB, 100 * MIB, 1000 * MIB])
 def test_any_rate_is_kept(rate: float) -> None:
-    house = House(rate)
-    house.add(4000 * MIB)
-    house.add(4000 * MIB)
-    assert house.run(10) == pytest.approx([rate / 2] * 2, rel=0.05)
+    shared = SharedBucket(rate)
+    shared.add(4000 * MIB)
+    shared.add(4000 * MIB)
+    assert shared.run(10) == pytest.approx([rate / 2] * 2, rel=0.05)
 
 
 @pytest.mark.parametrize("turn", [0.03, 0.07, 0.1])
 def test_a_reactor_that_is_late_makes_it_no_slower(turn: float) -> None:
-    house = House()
-    house.add()
-    house.add()
-    assert house.run(10.5, turn) == pytest.approx([LIMIT / 2] * 2, rel=0.05)
+    shared = SharedBucket()
+    shared.add()
+    shared.add()
+    assert shared.run(10.5, turn) == pytest.approx([LIMIT / 2] * 2, rel=0.05)
 
 
 def test_pieces_of_other_sizes_and_lines_of_other_speeds_get_no_more() -> None:
-    house = House()
+    shared = SharedBucket()
     for piece, supply in zip(PIECES, [1000 * MIB, 2 * MIB, 20 * MIB], strict=True):
-        house.add(supply, piece)
-    assert house.run(10) == pytest.approx([LIMIT / 3] * 3, rel=0.05)
+        shared.add(supply, piece)
+    assert shared.run(10) == pytest.approx([LIMIT / 3] * 3, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -109,92 +109,92 @@ def test_pieces_of_other_sizes_and_lines_of_other_speeds_get_no_more() -> None:
     ],
 )
 def test_what_one_does_not_use_is_the_others(supplies: list[float], expected: list[float]) -> None:
-    house = House()
+    shared = SharedBucket()
     for supply in supplies:
-        house.add(supply * MIB)
-    assert [rate / MIB for rate in house.run(10)] == pytest.approx(expected, rel=0.05)
+        shared.add(supply * MIB)
+    assert [rate / MIB for rate in shared.run(10)] == pytest.approx(expected, rel=0.05)
 
 
 def test_one_that_waits_for_something_else_takes_nothing_from_the_others() -> None:
-    house = House()
-    waiting, other = house.add(), house.add()
-    house.run(1)
+    shared = SharedBucket()
+    waiting, other = shared.add(), shared.add()
+    shared.run(1)
     waiting.supply = waiting.backlog = 0
-    assert house.run(10) == pytest.approx([0, LIMIT], rel=0.05)
+    assert shared.run(10) == pytest.approx([0, LIMIT], rel=0.05)
     # It has saved nothing up meanwhile.
     waiting.supply = 1000 * MIB
-    assert house.run(0.5)[0] == pytest.approx(LIMIT / 2, rel=0.1)
+    assert shared.run(0.5)[0] == pytest.approx(LIMIT / 2, rel=0.1)
     assert other.share.tokens <= BURST * LIMIT
 
 
 @pytest.mark.parametrize("number", [1, 8])
 def test_after_a_rest_no_more_comes_at_once_than_in_a_fraction_of_a_second(number: int) -> None:
-    house = House()
+    shared = SharedBucket()
     for _ in range(number):
-        house.add()
-    for stream in house.streams:
+        shared.add()
+    for stream in shared.streams:
         stream.supply = stream.backlog = 0
-    house.run(60, 0.1)
-    for stream in house.streams:
+    shared.run(60, 0.1)
+    for stream in shared.streams:
         stream.supply = 1000 * MIB
-    assert sum(house.run(0.02)) * 0.02 <= LIMIT * (BURST + TICK) + number * 16 * 1024
+    assert sum(shared.run(0.02)) * 0.02 <= LIMIT * (BURST + TICK) + number * 16 * 1024
 
 
 def test_one_below_the_rate_is_not_held() -> None:
-    house = House()
-    stream = house.add(2 * MIB)
-    house.run(10)
+    shared = SharedBucket()
+    stream = shared.add(2 * MIB)
+    shared.run(10)
     assert stream.times == 0
 
 
 def test_many_short_streams_are_no_faster_than_a_long_one() -> None:
-    house = House()
+    shared = SharedBucket()
     moved = 0
     for _ in range(10_000):
-        stream = Stream(house.bucket, 64 * 1024, math.inf)
+        stream = Stream(shared.bucket, 64 * 1024, math.inf)
         if not stream.share.held:
             stream.share.take(64 * 1024)
             moved += 64 * 1024
-        house.clock.advance(0.001)
+        shared.clock.advance(0.001)
         stream.share.leave()
     assert moved / 10 == pytest.approx(LIMIT, rel=0.05)
 
 
 def test_nothing_runs_while_nobody_takes() -> None:
-    house = House()
-    stream = house.add()
-    assert house.clock.getDelayedCalls() == []
-    house.run(1)
-    assert len(house.clock.getDelayedCalls()) == 1
+    shared = SharedBucket()
+    stream = shared.add()
+    assert shared.clock.getDelayedCalls() == []
+    shared.run(1)
+    assert len(shared.clock.getDelayedCalls()) == 1
     stream.supply = stream.backlog = 0
-    house.run(1)
-    assert house.clock.getDelayedCalls() == []
+    shared.run(1)
+    assert shared.clock.getDelayedCalls() == []
 
 
 def test_the_last_to_leave_leaves_nothing_behind() -> None:
-    house = House()
-    streams = [house.add(), house.add()]
-    house.run(1)
+    shared = SharedBucket()
+    streams = [shared.add(), shared.add()]
+    shared.run(1)
     for stream in streams:
         stream.share.leave()
         stream.share.leave()
-    assert house.clock.getDelayedCalls() == []
+    assert shared.clock.getDelayedCalls() == []
     assert [stream.share.held for stream in streams] == [False, False]
 
 
 def test_one_that_another_ends_is_not_told_to_go_on() -> None:
-    house = House()
+    shared = SharedBucket()
     told: list[str] = []
 
     def end_the_other() -> None:
         told.append("first")
         second.leave()
 
-    first = house.bucket.join(end_the_other)
-    second = house.bucket.join(lambda: told.append("second"))
+    first = shared.bucket.join(end_the_other)
+    second = shared.bucket.join(lambda: told.append("second"))
     for share in (first, second):
         share.take(LIMIT)
     assert first.held
     assert second.held
-    house.clock.pump([TICK] * 100)
+    shared.clock.pump([TICK] * 100)
     assert told == ["first"]

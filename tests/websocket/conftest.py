@@ -8,11 +8,11 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.websocket.consoles import House
+from tests.websocket.consoles import ConsoleNode
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    made = House()
+def node() -> Iterator[ConsoleNode]:
+    made = ConsoleNode()
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

@@ -30,7 +30,7 @@ reactor: Any = installed_reactor
 
 
 class FakeServer:
-    """A server of which only a console is there."""
+    """A server with only a console."""
 
     uuid = UUID
     disowned = False
@@ -59,19 +59,19 @@ class FakeServer:
 
 
 class _At(Resource):
-    """Finds the WebSocket as the Panel's calls do: anew for each look at the path."""
+    """Finds the WebSocket for each request, as the API does."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, node: ConsoleNode) -> None:
         super().__init__()
-        self._house = house
+        self._node = node
 
     def getChild(self, path: bytes, request: IRequest) -> Resource:
-        if self._house.has_left:
-            return self._house.sockets.resource_of_moved(UUID) or NotFound()
-        return self._house.sockets.resource(self._house.server)  # type: ignore[arg-type]
+        if self._node.has_left:
+            return self._node.sockets.resource_of_moved(UUID) or NotFound()
+        return self._node.sockets.resource(self._node.server)  # type: ignore[arg-type]
 
 
-class House:
+class ConsoleNode:
     """A site with one server's WebSocket, and the browsers that a test opens."""
 
     def __init__(self) -> None:

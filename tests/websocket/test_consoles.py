@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 
 from tests.support.browser import Browser, NotOpened
 from tests.support.logged_errors import LoggedErrors
-from tests.websocket.consoles import House, reactor
+from tests.websocket.consoles import ConsoleNode, reactor
 from wingsd.errors import Conflict
 from wingsd.servers.power_states import PowerAction, PowerState
 
@@ -19,13 +19,13 @@ LOGS = "transfer logs"
 
 @pytest.mark.parametrize("secure", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_browser_watches_a_server(house: House, secure: bool) -> None:
-    house.listen(secure=secure)
-    browser = await house.watch()
-    house.publish("console output", "héllo")
-    house.publish("status", "stopping")
-    house.publish("transfer logs", "not for all")
-    house.publish("transfer status", "processing")
+async def test_a_browser_watches_a_server(node: ConsoleNode, secure: bool) -> None:
+    node.listen(secure=secure)
+    browser = await node.watch()
+    node.publish("console output", "héllo")
+    node.publish("status", "stopping")
+    node.publish("transfer logs", "not for all")
+    node.publish("transfer status", "processing")
     await browser.wait_for("transfer status", "processing")
     assert [(entry.event, entry.args) for entry in browser.events] == [
         ("auth success", ()),
@@ -40,23 +40,23 @@ async def test_a_browser_watches_a_server(house: House, secure: bool) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_browser_drives_a_server(house: House) -> None:
-    house.listen()
-    browser = await house.watch("*")
+async def test_a_browser_drives_a_server(node: ConsoleNode) -> None:
+    node.listen()
+    browser = await node.watch("*")
     browser.send("set state", "restart")
     browser.send("send command", "say hello")
     browser.send("send stats")
     await browser.wait_for("stats", '{"state": "running"}')
     # A person need not wait for another's action.
-    assert house.server.done == [(PowerAction.RESTART, 0), ("say hello",)]
+    assert node.server.done == [(PowerAction.RESTART, 0), ("say hello",)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_lines_of_before_are_sent_when_they_are_asked_for(house: House) -> None:
-    house.listen()
+async def test_the_lines_of_before_are_sent_when_they_are_asked_for(node: ConsoleNode) -> None:
+    node.listen()
     # More than a transport likes to take at once, and all of it at once.
-    house.server.lines = [f"{number} {'x' * 2000}" for number in range(200)]
-    browser = await house.watch()
+    node.server.lines = [f"{number} {'x' * 2000}" for number in range(200)]
+    browser = await node.watch()
     browser.send_raw(b'{"event": "send logs", "args": [null]}')
     await browser.wait_for("console output", "199 ")
     numbers = [entry.args[0].split()[0] for entry in browser.events[2:]]
@@ -64,11 +64,11 @@ async def test_the_lines_of_before_are_sent_when_they_are_asked_for(house: House
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_cannot_be_done_is_told_in_words(house: House) -> None:
-    house.listen()
-    browser = await house.watch("control.start")
-    house.server.state = PowerState.OFFLINE
-    house.server.fault = Conflict("another power action is under way", "try again")
+async def test_what_cannot_be_done_is_told_in_words(node: ConsoleNode) -> None:
+    node.listen()
+    browser = await node.watch("control.start")
+    node.server.state = PowerState.OFFLINE
+    node.server.fault = Conflict("another power action is under way", "try again")
     browser.send("set state", "start")
     await browser.wait_for("daemon error", "another power action is under way: try again")
     browser.send("send command", "x")
@@ -83,10 +83,10 @@ async def test_what_cannot_be_done_is_told_in_words(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_command_to_a_stopped_server_is_answered(house: House) -> None:
-    house.listen()
-    house.server.state = PowerState.OFFLINE
-    browser = await house.watch("control.console")
+async def test_a_command_to_a_stopped_server_is_answered(node: ConsoleNode) -> None:
+    node.listen()
+    node.server.state = PowerState.OFFLINE
+    browser = await node.watch("control.console")
     await browser.wait_for("stats")
     browser.send("send command", "x")
     await browser.wait_for("daemon error", "Cannot send commands to a stopped server")
@@ -94,11 +94,11 @@ async def test_a_command_to_a_stopped_server_is_answered(house: House) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_mistake_of_ours_is_logged_and_not_shown(
-    house: House, logged_errors: LoggedErrors
+    node: ConsoleNode, logged_errors: LoggedErrors
 ) -> None:
-    house.listen()
-    house.server.fault = RuntimeError("secret")
-    browser = await house.watch("*")
+    node.listen()
+    node.server.fault = RuntimeError("secret")
+    browser = await node.watch("*")
     browser.send("set state", "start")
     found = await browser.wait_for("daemon error", "an unexpected error")
     assert "secret" not in found.args[0]
@@ -106,22 +106,22 @@ async def test_a_mistake_of_ours_is_logged_and_not_shown(
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_shown_without_a_token(house: House) -> None:
-    house.listen()
-    browser = await house.open()
-    house.publish("console output", "secret")
+async def test_nothing_is_shown_without_a_token(node: ConsoleNode) -> None:
+    node.listen()
+    browser = await node.open()
+    node.publish("console output", "secret")
     browser.send("send logs")
     await browser.wait_for("jwt error", "jwt: no jwt present")
     assert len(browser.events) == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_token_taken_back_is_told_of_and_shows_nothing_more(house: House) -> None:
-    house.listen()
-    browser = await house.watch()
-    house.denied.deny(["j"], time.time() + 1)
+async def test_a_token_taken_back_is_told_of_and_shows_nothing_more(node: ConsoleNode) -> None:
+    node.listen()
+    browser = await node.watch()
+    node.denied.deny(["j"], time.time() + 1)
     for _ in range(3):
-        house.publish("console output", "secret")
+        node.publish("console output", "secret")
     await browser.wait_for("jwt error", "jwt: created too far in past (denylist)")
     browser.send("send logs")
     await deferLater(reactor, 0)
@@ -129,10 +129,10 @@ async def test_a_token_taken_back_is_told_of_and_shows_nothing_more(house: House
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_deleted_server_closes_its_sockets_for_good(house: House) -> None:
-    house.listen()
-    browser = await house.watch()
-    house.publish("deleted")
+async def test_a_deleted_server_closes_its_sockets_for_good(node: ConsoleNode) -> None:
+    node.listen()
+    browser = await node.watch()
+    node.publish("deleted")
     assert await browser.wait_closed() == (1001, "the server is not on this node any more")
     assert browser.count("deleted") == 1
 
@@ -140,27 +140,27 @@ async def test_a_deleted_server_closes_its_sockets_for_good(house: House) -> Non
 @pytest.mark.parametrize("secure", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_the_end_of_the_daemon_closes_them_so_that_pages_come_back(
-    house: House, secure: bool
+    node: ConsoleNode, secure: bool
 ) -> None:
-    house.listen(secure=secure)
-    watching, silent = await house.watch(), await house.open()
-    await house.site.drain(5)
+    node.listen(secure=secure)
+    watching, silent = await node.watch(), await node.open()
+    await node.site.drain(5)
     assert await watching.wait_closed() == (1012, "this node is shutting down")
     assert await silent.wait_closed() == (1012, "this node is shutting down")
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_does_not_take_part_in_that_is_cut_off(house: House) -> None:
-    house.listen()
-    browser = await house.watch()
+async def test_one_that_does_not_take_part_in_that_is_cut_off(node: ConsoleNode) -> None:
+    node.listen()
+    browser = await node.watch()
     browser.pause()
-    await house.site.drain(0.05)
-    assert not house.site.connections
+    await node.site.drain(0.05)
+    assert not node.site.connections
 
 
-def transfer(house: House, *states: str) -> None:
+def transfer(node: ConsoleNode, *states: str) -> None:
     for state in states:
-        house.publish("transfer status", state)
+        node.publish("transfer status", state)
 
 
 def console(browser: Browser) -> list[str]:
@@ -170,39 +170,41 @@ def console(browser: Browser) -> list[str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_during_a_transfer_its_own_lines_are_sent_and_not_the_console(house: House) -> None:
-    house.listen()
-    transfer(house, "pending", "processing")
-    house.publish(LOGS, "one")
-    browser = await house.watch("admin.websocket.transfer")
-    house.publish(LOGS, "two")
+async def test_during_a_transfer_its_own_lines_are_sent_and_not_the_console(
+    node: ConsoleNode,
+) -> None:
+    node.listen()
+    transfer(node, "pending", "processing")
+    node.publish(LOGS, "one")
+    browser = await node.watch("admin.websocket.transfer")
+    node.publish(LOGS, "two")
     browser.send("send logs")
     await browser.wait_for("transfer logs", "one")
-    house.publish(LOGS, "three")
+    node.publish(LOGS, "three")
     await browser.wait_for("transfer logs", "three")
     assert console(browser) == ["two", "one", "two", "three"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_may_not_see_a_transfers_lines_gets_the_console(house: House) -> None:
-    house.listen()
-    house.server.lines = ["line"]
-    transfer(house, "pending", "processing")
-    house.publish(LOGS, "secret")
-    browser = await house.watch("*")
+async def test_who_may_not_see_a_transfers_lines_gets_the_console(node: ConsoleNode) -> None:
+    node.listen()
+    node.server.lines = ["line"]
+    transfer(node, "pending", "processing")
+    node.publish(LOGS, "secret")
+    browser = await node.watch("*")
     browser.send("send logs")
     await browser.wait_for("console output", "line")
     assert console(browser) == ["line"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_a_transfer_its_lines_are_sent_behind_the_console(house: House) -> None:
-    house.listen()
-    house.server.lines = ["line"]
-    transfer(house, "pending", "processing")
-    house.publish(LOGS, "failed since")
-    transfer(house, "failed", "failure")
-    browser = await house.watch("admin.websocket.transfer")
+async def test_after_a_transfer_its_lines_are_sent_behind_the_console(node: ConsoleNode) -> None:
+    node.listen()
+    node.server.lines = ["line"]
+    transfer(node, "pending", "processing")
+    node.publish(LOGS, "failed since")
+    transfer(node, "failed", "failure")
+    browser = await node.watch("admin.websocket.transfer")
     await browser.wait_for("transfer status", "failed")
     browser.send("send logs")
     await browser.wait_for("transfer logs", "failed since")
@@ -211,12 +213,12 @@ async def test_after_a_transfer_its_lines_are_sent_behind_the_console(house: Hou
 
 @pytest_twisted.ensureDeferred
 async def test_the_socket_of_a_server_that_has_moved_tells_that_and_nothing_else(
-    house: House,
+    node: ConsoleNode,
 ) -> None:
-    house.listen()
-    transfer(house, "pending", "processing", "success", "completed")
-    house.has_left = True
-    browser = await house.open("*")
+    node.listen()
+    transfer(node, "pending", "processing", "success", "completed")
+    node.has_left = True
+    browser = await node.open("*")
     await browser.auth()
     browser.send("set state", "start")
     await browser.wait_for("daemon error", "the server has moved to another node: reload")
@@ -224,34 +226,38 @@ async def test_the_socket_of_a_server_that_has_moved_tells_that_and_nothing_else
         ("auth success", ()),
         ("transfer status", ("completed",)),
     ]
-    assert house.server.done == []
+    assert node.server.done == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_whose_transfer_failed_elsewhere_has_no_socket(house: House) -> None:
-    house.listen()
-    transfer(house, "pending", "processing", "failed", "failure")
-    house.has_left = True
+async def test_a_server_whose_transfer_failed_elsewhere_has_no_socket(node: ConsoleNode) -> None:
+    node.listen()
+    transfer(node, "pending", "processing", "failed", "failure")
+    node.has_left = True
     with pytest.raises(NotOpened, match="404"):
-        await house.open("*")
+        await node.open("*")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_waits_for_its_deletion_tells_that_it_has_moved(house: House) -> None:
-    house.listen()
-    transfer(house, "pending", "processing", "success", "completed")
-    house.server.disowned = True
-    browser = await house.watch()
+async def test_a_server_that_waits_for_its_deletion_tells_that_it_has_moved(
+    node: ConsoleNode,
+) -> None:
+    node.listen()
+    transfer(node, "pending", "processing", "success", "completed")
+    node.server.disowned = True
+    browser = await node.watch()
     await browser.wait_for("transfer status", "completed")
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_whose_token_comes_after_the_deletion_hears_of_the_move(house: House) -> None:
-    house.listen()
-    browser = await house.open("*")
-    transfer(house, "pending", "processing", "success", "completed")
-    house.server.disowned = True
-    house.publish("deleted")
+async def test_one_whose_token_comes_after_the_deletion_hears_of_the_move(
+    node: ConsoleNode,
+) -> None:
+    node.listen()
+    browser = await node.open("*")
+    transfer(node, "pending", "processing", "success", "completed")
+    node.server.disowned = True
+    node.publish("deleted")
     await browser.auth()
     await browser.wait_for("transfer status", "completed")
     assert browser.closed is None

@@ -10,54 +10,54 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support.browser import NotOpened
-from tests.websocket.consoles import ORIGIN, UUID, House, reactor
+from tests.websocket.consoles import ORIGIN, UUID, ConsoleNode, reactor
 from wingsd.websocket.resource import SOCKETS_MAX
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example.com", "http://panel.example.com", None])
 @pytest_twisted.ensureDeferred
 async def test_a_page_of_elsewhere_is_refused_before_the_upgrade(
-    house: House, origin: str | None
+    node: ConsoleNode, origin: str | None
 ) -> None:
-    house.listen()
+    node.listen()
     with pytest.raises(NotOpened, match="403"):
-        await house.open(origin=origin)
-    assert house.sockets.count(UUID) == 0
+        await node.open(origin=origin)
+    assert node.sockets.count(UUID) == 0
 
 
 @pytest.mark.parametrize("origin", ["https://other.example.com", "https://any.example.com", None])
 @pytest_twisted.ensureDeferred
-async def test_pages_that_are_allowed_are_not(house: House, origin: str | None) -> None:
+async def test_pages_that_are_allowed_are_not(node: ConsoleNode, origin: str | None) -> None:
     allowed = ("*",) if origin != "https://other.example.com" else (origin,)
-    house.listen(allowed_origins=allowed)
-    await house.open(origin=origin)
-    assert house.sockets.count(UUID) == 1
+    node.listen(allowed_origins=allowed)
+    await node.open(origin=origin)
+    assert node.sockets.count(UUID) == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_there_are_only_so_many_for_a_server(house: House) -> None:
-    house.listen()
-    browsers = [await house.watch() for _ in range(SOCKETS_MAX)]
+async def test_there_are_only_so_many_for_a_server(node: ConsoleNode) -> None:
+    node.listen()
+    browsers = [await node.watch() for _ in range(SOCKETS_MAX)]
     with pytest.raises(NotOpened, match="400"):
-        await house.open()
+        await node.open()
     await browsers[0].close()
-    await house.open()
-    assert house.sockets.count(UUID) == SOCKETS_MAX
+    await node.open()
+    assert node.sockets.count(UUID) == SOCKETS_MAX
 
 
 @pytest_twisted.ensureDeferred
-async def test_those_without_a_token_take_nobodys_place(house: House) -> None:
-    house.listen()
-    watching = await house.watch()
-    waiting = [await house.open() for _ in range(SOCKETS_MAX - 1)]
-    late = [await house.watch() for _ in range(2)]
+async def test_those_without_a_token_take_nobodys_place(node: ConsoleNode) -> None:
+    node.listen()
+    watching = await node.watch()
+    waiting = [await node.open() for _ in range(SOCKETS_MAX - 1)]
+    late = [await node.watch() for _ in range(2)]
     for browser in waiting[:2]:
         assert await browser.wait_closed() == (1013, "too many WebSockets wait for a token")
-    assert house.sockets.count(UUID) == SOCKETS_MAX
+    assert node.sockets.count(UUID) == SOCKETS_MAX
     assert [b.closed for b in (watching, *waiting[2:], *late)] == [None] * SOCKETS_MAX
 
 
-async def answer_to(house: House, request: bytes) -> tuple[int, Any]:
+async def answer_to(node: ConsoleNode, request: bytes) -> tuple[int, Any]:
     """Return status and JSON of the answer to what is no browser's request."""
     from twisted.internet.endpoints import HostnameEndpoint  # noqa: PLC0415
     from twisted.internet.protocol import Factory, Protocol  # noqa: PLC0415
@@ -77,7 +77,7 @@ async def answer_to(house: House, request: bytes) -> tuple[int, Any]:
         def connectionLost(self, reason: Any = None) -> None:
             done.callback(self.received)
 
-    endpoint = HostnameEndpoint(reactor, "localhost", house.port.getHost().port)
+    endpoint = HostnameEndpoint(reactor, "localhost", node.port.getHost().port)
     await endpoint.connect(Factory.forProtocol(Raw))
     head, _, body = (await done.addTimeout(10, reactor)).partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)
@@ -111,9 +111,9 @@ def handshake(**headers: str | None) -> bytes:
 )
 @pytest_twisted.ensureDeferred
 async def test_what_is_no_handshake_is_answered_in_json(
-    house: House, request_bytes: bytes, status: int
+    node: ConsoleNode, request_bytes: bytes, status: int
 ) -> None:
-    house.listen()
-    code, body = await answer_to(house, request_bytes)
+    node.listen()
+    code, body = await answer_to(node, request_bytes)
     assert code == status
     assert body["error"]

@@ -9,28 +9,30 @@ import pytest_twisted
 from twisted.internet.task import deferLater
 
 from tests.support.browser import Browser, BrowserEvent
-from tests.websocket.consoles import UUID, House, reactor
+from tests.websocket.consoles import UUID, ConsoleNode, reactor
 from wingsd.websocket import protocol as protocol_module
 from wingsd.websocket.client import ALL_MAX
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_sites_timeout_does_not_cut_an_idle_socket(house: House) -> None:
-    house.listen(timeout=0.05)
-    browser = await house.watch()
+async def test_the_sites_timeout_does_not_cut_an_idle_socket(node: ConsoleNode) -> None:
+    node.listen(timeout=0.05)
+    browser = await node.watch()
     await deferLater(reactor, 0.2)
-    house.publish("status", "offline")
+    node.publish("status", "offline")
     await browser.wait_for("status", "offline")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_flood_of_messages_is_thrown_away_and_one_of_frames_ends_it(house: House) -> None:
-    house.listen()
-    browser = await house.watch("*")
+async def test_a_flood_of_messages_is_thrown_away_and_one_of_frames_ends_it(
+    node: ConsoleNode,
+) -> None:
+    node.listen()
+    browser = await node.watch("*")
     for _ in range(100):
         browser.send("send command", "x")
     await browser.wait_for("throttled", "global")
-    assert len(house.server.done) <= 10
+    assert len(node.server.done) <= 10
     for _ in range(300):
         browser.send("send command", "x")
     assert await browser.wait_closed() == (1008, "too many messages")
@@ -38,9 +40,9 @@ async def test_a_flood_of_messages_is_thrown_away_and_one_of_frames_ends_it(hous
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_flood_of_pings_or_of_pieces_ends_it_too(house: House) -> None:
-    house.listen()
-    pinging, piecing = await house.watch(), await house.watch()
+async def test_a_flood_of_pings_or_of_pieces_ends_it_too(node: ConsoleNode) -> None:
+    node.listen()
+    pinging, piecing = await node.watch(), await node.watch()
     piecing.wire.beginMessage()
     for _ in range(300):
         pinging.wire.sendPing(b"x" * 125)
@@ -50,37 +52,39 @@ async def test_a_flood_of_pings_or_of_pieces_ends_it_too(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_message_too_long_ends_it(house: House) -> None:
-    house.listen()
-    browser = await house.watch("*")
+async def test_a_message_too_long_ends_it(node: ConsoleNode) -> None:
+    node.listen()
+    browser = await node.watch("*")
     browser.send("send command", "x" * 4000)
     browser.send("send stats")
     await browser.wait_for("stats")
-    assert len(house.server.done) == 1
+    assert len(node.server.done) == 1
     browser.send("send command", "x" * 5000)
     assert (await browser.wait_closed())[0] == 1009
-    assert len(house.server.done) == 1
+    assert len(node.server.done) == 1
 
 
 @pytest.mark.parametrize("secure", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_slow_reader_costs_so_much_memory_and_no_more(house: House, secure: bool) -> None:
-    house.listen(secure=secure)
-    slow = await house.watch()
-    client = nodes_end(house, slow)
+async def test_a_slow_reader_costs_so_much_memory_and_no_more(
+    node: ConsoleNode, secure: bool
+) -> None:
+    node.listen(secure=secure)
+    slow = await node.watch()
+    client = nodes_end(node, slow)
     slow.pause()
     # 100 MB, in pieces that a browser that reads would take.
     for turn in range(1000):
         for number in range(10):
-            house.publish("console output", f"{turn * 10 + number} {'x' * 10_000}")
-        house.publish("stats", "{}")
-        house.publish("status", f"turn {turn}")
+            node.publish("console output", f"{turn * 10 + number} {'x' * 10_000}")
+        node.publish("stats", "{}")
+        node.publish("status", f"turn {turn}")
         assert held_for(client) < ALL_MAX + 200_000
         await deferLater(reactor, 0)
     assert client.paused
     slow.resume()
     await slow.wait_for("daemon message")
-    house.publish("console output", "10000 and on")
+    node.publish("console output", "10000 and on")
     await slow.wait_for("console output", "10000 ")
     lines = [int(entry.args[0].split()[0]) for entry in slow.events if is_line(entry)]
     assert len(lines) > 50
@@ -95,10 +99,10 @@ def is_line(entry: BrowserEvent) -> bool:
     return entry.event == "console output"
 
 
-def nodes_end(house: House, browser: Browser) -> Any:
+def nodes_end(node: ConsoleNode, browser: Browser) -> Any:
     """Return the node's end of a browser's connection."""
     port = browser.wire.transport.getHost().port
-    return next(one for one in house.clients if one._protocol.transport.getPeer().port == port)
+    return next(one for one in node.clients if one._protocol.transport.getPeer().port == port)
 
 
 def held_for(client: Any) -> int:
@@ -112,38 +116,38 @@ def held_for(client: Any) -> int:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_reader_that_never_reads_is_given_up(house: House) -> None:
-    house.listen()
-    browser = await house.watch()
+async def test_a_reader_that_never_reads_is_given_up(node: ConsoleNode) -> None:
+    node.listen()
+    browser = await node.watch()
     browser.pause()
-    client = nodes_end(house, browser)
+    client = nodes_end(node, browser)
     transport = client._protocol.transport.transport
     message = "x" * 10_000
     for turn in range(10_000):
-        house.publish("transfer status", message)
-        if not house.bus._subscribers:
+        node.publish("transfer status", message)
+        if not node.bus._subscribers:
             break
         if turn % 50 == 0:
             await deferLater(reactor, 0)
         assert len(transport.dataBuffer) + transport._tempDataLen < ALL_MAX + 200_000
-    assert not house.bus._subscribers
+    assert not node.bus._subscribers
     browser.resume()
     assert await browser.wait_closed() == (1013, "this browser reads too slowly")
 
 
 @pytest_twisted.ensureDeferred
 async def test_one_that_is_gone_without_a_word_is_found_by_pings(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    node: ConsoleNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Autobahn cuts its times down to whole seconds.
     monkeypatch.setattr(protocol_module, "PING_INTERVAL", 1)
     monkeypatch.setattr(protocol_module, "PONG_TIMEOUT", 2)
-    house.listen()
-    alive, gone = await house.watch(), await house.watch()
+    node.listen()
+    alive, gone = await node.watch(), await node.watch()
     gone.pause()
-    while house.sockets.count(UUID) > 1:
+    while node.sockets.count(UUID) > 1:
         await deferLater(reactor, 0.01)
-    house.publish("status", "offline")
+    node.publish("status", "offline")
     await alive.wait_for("status", "offline")
 
 

@@ -16,23 +16,23 @@ from tests.direct_transfers.scenarios import Ends
 from wingsd.cli.client import ControlClient, CtlError
 from wingsd.config import Control
 
-__all__ = ["Desk", "desk"]
+__all__ = ["Operator", "operator"]
 
 
-class Desk:
-    """Where an operator sits: a source that has a server, and a destination, each with a door."""
+class Operator:
+    """An operator of a source that has a server, and of a destination; each has a socket."""
 
     def __init__(self, directory: Path) -> None:
         self.ends = Ends(directory)
-        self._doors = {
+        self._listeners = {
             name: station.control(Control(socket=self.path(station)))
             for name, station in (
                 ("source", self.ends.source),
                 ("destination", self.ends.destination),
             )
         }
-        for door in self._doors.values():
-            door.open()
+        for listener in self._listeners.values():
+            listener.open()
 
     @staticmethod
     def path(station: Station) -> str:
@@ -52,15 +52,15 @@ class Desk:
         return caught.value
 
     async def close(self) -> None:
-        """Leave."""
-        for door in self._doors.values():
-            await door.close()
+        """Close both sockets and nodes."""
+        for listener in self._listeners.values():
+            await listener.close()
         await self.ends.close()
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+def operator(tmp_path: Path) -> Iterator[Operator]:
     """A source that has the server, and a destination, and an operator for both."""
-    made = Desk(tmp_path)
+    made = Operator(tmp_path)
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
