@@ -55,6 +55,8 @@ The class, the HTTP status of its answer, and the module where that is not this 
         TransferNotCommitted         500  transfers/errors
         PanelUnreachable             503  panel/errors
       StorageError                   500
+        StateDatabaseError           500  statedb/errors
+          StateDatabaseDamaged       500  statedb/errors
       DestinationError               502  transfers/errors
         DestinationDisconnected      502  transfers/errors
           DestinationTimeout         502  transfers/errors
@@ -299,6 +301,8 @@ ERROR_CODES = (
     "server-not-found",
     "server-not-running",
     "servers-not-loaded",
+    "state-database-damaged",
+    "state-database-failed",
     "storage-failed",
     "storage-pool-conflict",
     "stream-mismatch",

@@ -21,6 +21,7 @@ from twisted.web.resource import Resource
 
 from wingsd.api import servers as api_servers
 from wingsd.api import transfers as api_transfers
+from wingsd.api.direct_transfers import DirectTransferEndpoint
 from wingsd.api.routes import ApiRoot, InterfaceEndpoint
 from wingsd.api.system import SystemEndpoint
 from wingsd.auth.tokens import TransferToken
@@ -243,7 +244,8 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
             *api_servers.endpoints(
                 config, servers, receiver, sender, sockets, denied, database, now
             ),
-            *api_transfers.endpoints(config, servers, receiver, sender, streams, direct, database),
+            *api_transfers.endpoints(config, servers, receiver, sender, streams, direct),
+            partial(DirectTransferEndpoint, config, direct, database),
         ]
     )
 

@@ -62,8 +62,8 @@ async def test_a_damaged_journal_is_said_in_one_line(daemon: ReceivingNode) -> N
         file.write(b"\xff" * 4096)
     daemon.launch()
     assert await daemon.ended() == 1
-    (line,) = daemon.lines_with("wingsd.db is damaged: ")
-    assert "] wingsd: the state database " in line
+    (line,) = daemon.lines_with("wingsd.db: ")
+    assert "] wingsd: the state database is damaged: " in line
     assert "move all three away" in line
     assert not daemon.lines_with("Traceback")
 

@@ -53,7 +53,7 @@ def yields(daemon: NodeProcess, nice: int, *names: str) -> None:
         name: {max(nice, USUAL)} for name in names
     }
     assert found == {name: {USUAL} for name in found}
-    assert {"wingsd-disk", "wingsd-journal"} < found.keys()
+    assert {"wingsd-disk", "wingsd-database"} < found.keys()
 
 
 @pytest.mark.parametrize(("transfers", "nice"), [({}, 10), ({"nice": 3}, 3), ({"nice": 0}, 0)])

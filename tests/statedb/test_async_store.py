@@ -20,7 +20,7 @@ UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 @pytest.fixture
 def worker() -> Iterator[Workers]:
-    made = Workers(reactor, "journal", 1)
+    made = Workers(reactor, "database", 1)
     made.start()
     yield made
     made.stop()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from wingsd.errors import StorageError
 from wingsd.statedb import (
     Direction,
     DirectOrder,
@@ -20,6 +19,7 @@ from wingsd.statedb import (
     TransferResult,
 )
 from wingsd.statedb.__main__ import main
+from wingsd.statedb.errors import StateDatabaseDamaged, StateDatabaseError
 from wingsd.statedb.records import SCHEMAS
 from wingsd.statedb.store import FILE, KEPT, TOKENS_KEPT, Store
 
@@ -254,7 +254,7 @@ def test_an_older_database_gets_what_it_lacks_and_loses_nothing(
     connection.commit()
     connection.close()
     store = Store(str(tmp_path))
-    with pytest.raises(StorageError, match="another version"):
+    with pytest.raises(StateDatabaseError, match="another version"):
         store.open(read_only=True)
     store.open()
     assert store.was_used("digest", 100)
@@ -267,7 +267,7 @@ def test_a_newer_database_is_left_alone(store: Store, tmp_path: Path) -> None:
     store.close()
     with sqlite3.connect(tmp_path / FILE) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(StorageError, match="newer wingsd"):
+    with pytest.raises(StateDatabaseError, match="newer wingsd"):
         Store(str(tmp_path)).open()
 
 
@@ -285,7 +285,7 @@ def damage(path: Path, content: bytes) -> None:
 
 
 def refusal(root: Path, *, read_only: bool = False) -> str:
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(StateDatabaseDamaged) as caught:
         Store(str(root)).open(read_only=read_only)
     return caught.value.detail
 
@@ -297,7 +297,7 @@ def test_a_damaged_page_is_found_when_it_is_opened(
 ) -> None:
     damage(tmp_path / FILE, content)
     detail = refusal(tmp_path, read_only=read_only)
-    assert detail.startswith(f"the state database {tmp_path / FILE} is damaged: ")
+    assert detail.startswith(f"{tmp_path / FILE}: ")
     assert "move all three away" in detail
     assert "\n" not in detail
 
@@ -306,18 +306,18 @@ def test_a_damaged_page_is_found_when_it_is_opened(
 def test_a_journal_that_was_cut_short_is_damaged(tmp_path: Path, pages: int) -> None:
     damage(tmp_path / FILE, b"")
     os.truncate(tmp_path / FILE, pages * PAGE)
-    assert "is damaged: " in refusal(tmp_path)
+    assert refusal(tmp_path)
 
 
 def test_an_empty_file_is_a_damaged_journal_and_not_a_new_one(tmp_path: Path) -> None:
     (tmp_path / FILE).touch()
-    assert "is damaged: the file is empty" in refusal(tmp_path)
+    assert "wingsd.db: the file is empty" in refusal(tmp_path)
     assert not (tmp_path / FILE).stat().st_size
 
 
 def test_a_file_that_is_no_database_is_damaged(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"nonsense" * 1000)
-    assert "wingsd.db is damaged: file is not a database" in refusal(tmp_path)
+    assert "wingsd.db: file is not a database" in refusal(tmp_path)
 
 
 def test_damage_done_while_it_is_open_is_told_as_such(store: Store, tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_damage_done_while_it_is_open_is_told_as_such(store: Store, tmp_path: Pa
     with (tmp_path / FILE).open("r+b") as file:
         file.seek(PAGE)
         file.write(b"\xff" * (size - PAGE))
-    with pytest.raises(StorageError, match="is damaged: database disk image is malformed"):
+    with pytest.raises(StateDatabaseDamaged, match="database disk image is malformed"):
         store.denied()
 
 
@@ -361,7 +361,7 @@ def test_a_full_disk_is_told_and_what_was_written_stays(store: Store, tmp_path: 
     assert connection is not None
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StorageError, match="check that its disk has free space"):
+    with pytest.raises(StateDatabaseError, match="check that its disk has free space"):
         store.deny(10, [f"{number:0>500}" for number in range(1000)])
     assert [entry.id for entry in store.transfers()] == [kept]
 
@@ -402,7 +402,7 @@ def test_a_damaged_one_is_not_listed_and_that_is_said_in_one_line(tmp_path: Path
     config.write_text(
         f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
     )
-    with pytest.raises(SystemExit, match=r"^wingsd: the state database .*\.db is damaged: .*$"):
+    with pytest.raises(SystemExit, match=r"^wingsd: the state database is damaged: .*\.db: .*$"):
         main(["--config", str(config)])
 
 
@@ -411,6 +411,6 @@ def test_without_a_journal_that_is_said(tmp_path: Path) -> None:
     config.write_text(
         f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
     )
-    with pytest.raises(SystemExit, match=r"wingsd\.db cannot be used"):
+    with pytest.raises(SystemExit, match=r"the state database cannot be used: .*wingsd\.db: "):
         main(["--config", str(config)])
     assert os.listdir(tmp_path) == ["config.yml"]

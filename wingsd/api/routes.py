@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from wingsd.api import servers, system, transfers
+from wingsd.api import direct_transfers, servers, system, transfers
 from wingsd.api.resource import Public
 from wingsd.config import Config, Ssl
 from wingsd.http.errors import MethodNotAllowed
@@ -57,7 +57,7 @@ PATHS: Mapping[str, type[Public]] = {
     "/api/servers/{uuid}/ws/deny": servers.DenyEndpoint,
     "/api/transfers": transfers.TransfersEndpoint,
     "/api/transfers/{uuid}": transfers.IncomingEndpoint,
-    "/api/transfers/{uuid}/by-hand": transfers.DirectTransferEndpoint,
+    "/api/transfers/{uuid}/by-hand": direct_transfers.DirectTransferEndpoint,
     "/openapi.json": InterfaceEndpoint,
 }
 

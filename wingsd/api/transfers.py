@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -14,20 +14,13 @@ from twisted.logger import Logger
 
 from wingsd.api.resource import Endpoint, Public, ServerPath
 from wingsd.api.upload import UploadStream
-from wingsd.auth.tokens import (
-    RENEW_DIRECT,
-    TokenInvalid,
-    TransferToken,
-    token_was_used,
-    transfer_token,
-)
+from wingsd.auth.tokens import TransferToken, transfer_token
 from wingsd.config import Config
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.errors import BadRequest, WingsdError, error_code
-from wingsd.http.operations import INVALID, Access, Call, Success, Topic, call
+from wingsd.http.operations import INVALID, Access, Success, Topic, call
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.servers.registry import Servers
-from wingsd.statedb import StateDatabase
 from wingsd.threadio import TokenBucket
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.incoming.manager import IncomingTransfers
@@ -40,7 +33,6 @@ from wingsd.util.serialization import Keywords
 from wingsd.util.text import canonical_uuid
 
 __all__ = [
-    "DirectTransferEndpoint",
     "IncomingEndpoint",
     "OutgoingEndpoint",
     "TransfersEndpoint",
@@ -57,7 +49,6 @@ def endpoints(
     sender: OutgoingTransfers,
     streams: StreamGroups,
     direct: IncomingDirectTransfers,
-    database: StateDatabase,
     bucket: TokenBucket | None = None,
 ) -> list[partial[Any]]:
     """Return the endpoints of this module. `bucket` limits the rate of all uploads together."""
@@ -65,7 +56,6 @@ def endpoints(
         partial(TransfersEndpoint, config, receiver, streams, direct, bucket),
         partial(IncomingEndpoint, config, receiver),
         partial(OutgoingEndpoint, config, servers, sender),
-        partial(DirectTransferEndpoint, config, direct, database),
     ]
 
 
@@ -357,96 +347,3 @@ def _uuids(backups: tuple[str, ...]) -> tuple[str, ...]:
     if None in uuids:
         raise BadRequest(INVALID, "backups: expected the UUIDs of backups")
     return tuple(dict.fromkeys(each for each in uuids if each is not None))
-
-
-@attrs.frozen
-class Description:
-    """A server's configuration, in the form of a Panel's answer."""
-
-    settings: dict[str, Any]
-    process_configuration: Annotated[
-        dict[str, Any] | None,
-        "How it is started and stopped, and the configuration files that its egg rewrites.",
-    ] = None
-
-
-@attrs.frozen
-class Moved:
-    """The result of a direct transfer."""
-
-    moved: Annotated[
-        bool,
-        "True: the server was received with this token. False: it was not, and never will be.",
-    ]
-
-
-class DirectTransferEndpoint(Public):
-    """`/api/transfers/{uuid}/by-hand`: for the source of a direct transfer.
-
-    The source has a token that this node has issued. It sends the server's configuration before
-    the upload, and asks for the result when the upload was not answered.
-    """
-
-    access = Access.DIRECT_TRANSFER
-    topic = Topic.TRANSFERS
-    fails: ClassVar[tuple[HTTPStatus, ...]] = (
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-    )
-    _token: TransferToken
-
-    def __init__(
-        self,
-        config: Config,
-        direct: IncomingDirectTransfers,
-        database: StateDatabase,
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._direct = direct
-        self._database = database
-
-    def authorize(self, request: StreamingRequest) -> None:
-        """Check the token for this server. Raises `Unauthorized`, `ServerNotFound`."""
-        config = self._config
-        self._token = transfer_token(
-            request.header("Authorization"),
-            config.token,
-            config.api.public_url,
-            # The result may be asked for long after the transfer.
-            accept_expired=request.method == b"DELETE",
-            again=RENEW_DIRECT,
-        )
-        if not self._token.direct or self._token.server != self.uuid:
-            raise TokenInvalid(
-                "The token is not valid",
-                "it is not for a direct transfer of this server; use the one printed by wingsctl "
-                "receive",
-            )
-
-    async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Run a call. Raises `Unauthorized`, `ServerNotFound`."""
-        self.authorize(request)
-        await super().handle(request, call)
-
-    @call("PUT", Success(HTTPStatus.NO_CONTENT, "The server may be sent."))
-    async def describe_server(self, request: StreamingRequest, body: Description) -> None:
-        """Send the configuration of a server before its direct transfer to this node."""
-        token = self._token
-        if await self._database.was_used(token.digest, token.expires):
-            raise token_was_used(RENEW_DIRECT)
-        described = attrs.asdict(body, filter=lambda _, value: value is not None)
-        self._direct.describe(token, described)
-
-    @call(
-        "DELETE",
-        Success(HTTPStatus.OK, "The result."),
-        fails=(HTTPStatus.SERVICE_UNAVAILABLE,),
-    )
-    async def conclude_move(self, request: StreamingRequest) -> Moved:
-        """Cancel a direct transfer, unless the server was received before; return which.
-
-        An expired token is accepted.
-        """
-        return Moved(await self._direct.conclude(self._token))

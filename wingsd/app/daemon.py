@@ -25,7 +25,7 @@ from wingsd.errors import StorageError
 from wingsd.http.listener import HttpListener
 from wingsd.metrics import DIRECTIONS, Recorder
 from wingsd.servers import Servers
-from wingsd.statedb import StateDatabase, TransferRecord
+from wingsd.statedb import StateDatabase, StateDatabaseError, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroups
@@ -152,6 +152,8 @@ class Node(Service):
         self._log_shortcomings()
         try:
             unfinished = self._storage.open()
+        except StateDatabaseError as error:
+            raise SystemExit(f"wingsd: {error}") from error
         except StorageError as error:
             raise SystemExit(f"wingsd: {error.detail}") from error
         self._pools.start()
@@ -211,7 +213,7 @@ class Node(Service):
     async def _clean(self) -> None:
         try:
             await self._storage.database.prune()
-        except StorageError as error:
+        except StateDatabaseError as error:
             self._log.error("cleanup failed: {error}", error=error)
         await self._storage.quarantine.clear()
 

@@ -133,7 +133,7 @@ class Pools:
             Workers(reactor, "slow", SLOW_REWRITERS),
         )
         self.engine = Workers(reactor, "engine", ENGINE_WORKERS)
-        self.database = Workers(reactor, "journal", 1)
+        self.database = Workers(reactor, "database", 1)
 
     @property
     def _all(self) -> tuple[Workers | Rewriters, ...]:

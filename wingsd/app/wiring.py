@@ -11,6 +11,7 @@ from twisted.internet.defer import DeferredSemaphore
 
 from wingsd.api import servers as api_servers
 from wingsd.api import transfers as api_transfers
+from wingsd.api.direct_transfers import DirectTransferEndpoint
 from wingsd.api.routes import ApiRoot, InterfaceEndpoint, MetricsListener
 from wingsd.api.system import AskEngine, SystemEndpoint
 from wingsd.app.daemon import Listeners, Node, NodeStorage, NodeTransfers
@@ -104,22 +105,20 @@ class Wiring:
         self.observer = Recorder()
         self.panel = Panel(config, reactor, observer=self.observer)
         self.store = Store(config.system.root_directory)
-        self.journal = StateDatabase(self.store, self.pools.database, time.time)
+        self.database = StateDatabase(self.store, self.pools.database, time.time)
         disk, days = self.pools.disk, transfers.quarantine_days
-        self.attic = Quarantine(self.staging, self.backups, disk, self.journal, days)
-        self.outbox = CallbackQueue(self.panel, self.journal, reactor)
+        self.quarantine = Quarantine(self.staging, self.backups, disk, self.database, days)
+        self.callbacks = CallbackQueue(self.panel, self.database, reactor)
         self.denied = DenyList(time.time())
         self._environment = self._make_environment()
         self.servers = self._make_servers()
-        self._step_logs = StepLogs(self.journal, self._bus, self.observer, self._reactor)
+        self._step_logs = StepLogs(self.database, self._bus, self.observer, self._reactor)
         self._coordinators = PanelCoordinators(
-            self.panel, self.outbox, reactor, config.family, transfers.answer_grace
+            self.panel, self.callbacks, reactor, config.family, transfers.answer_grace
         )
         self._peers = Peers(reactor, peer_tls(transfers.ca_file))
         self.receiver = self._make_receiver()
-        self.streams = StreamGroups(self.receiver, self.journal, transfers.streams, reactor)
-        self._source_storage = self._make_source_storage()
-        self._source_servers = self._make_source_servers()
+        self.streams = StreamGroups(self.receiver, self.database, transfers.streams, reactor)
         self._source_storage = self._make_source_storage()
         self._source_servers = self._make_source_servers()
         self.sender = self._make_sender()
@@ -135,7 +134,7 @@ class Wiring:
             self._config,
             Listeners(self._http, self._metrics, self._control),
             NodeStorage(
-                self.store, self.journal, self.staging, self.backups, self.attic, self.denied
+                self.store, self.database, self.staging, self.backups, self.quarantine, self.denied
             ),
             self.servers,
             NodeTransfers(
@@ -143,7 +142,7 @@ class Wiring:
                 self.sender,
                 self.streams,
                 self.direct_transfers,
-                self.outbox,
+                self.callbacks,
                 self.make_recovery,
             ),
             self.pools,
@@ -178,7 +177,7 @@ class Wiring:
             backups=self.backups,
             logs=self._logs,
             volume=self._volume,
-            quarantine=self.attic,
+            quarantine=self.quarantine,
             disk=self.pools.disk,
             reactor=self._reactor,
         )
@@ -216,9 +215,9 @@ class Wiring:
         return SourceServers(
             servers=self.servers,
             environment=self._environment,
-            quarantine=self.attic,
+            quarantine=self.quarantine,
             backups=Removal(self._config.system.backup_directory, self.pools.disk),
-            database=self.journal,
+            database=self.database,
         )
 
     def _make_sender(self) -> OutgoingTransfers:
@@ -244,7 +243,7 @@ class Wiring:
         )
 
     def _make_direct_transfers(self) -> DirectTransfers:
-        config, database = self._config, self.journal
+        config, database = self._config, self.database
         pool = config.system.transfers.storage_pool.name
         servers = DirectServers(self.servers, database, self._bus, self.pools.disk, pool)
         return DirectTransfers(
@@ -268,7 +267,7 @@ class Wiring:
                 self.receiver,
                 self.sender,
                 self._source_servers,
-                self.journal,
+                self.database,
             ),
             direct=self.direct_transfers,
         )
@@ -280,7 +279,7 @@ class Wiring:
         transfers = config.system.transfers
         sockets = ConsoleSockets(config, self._bus, self.denied, self._reactor)
         bucket = self._bucket(transfers.download_limit)
-        incoming, servers, database = self.direct_transfers.incoming, self.servers, self.journal
+        incoming, servers, database = self.direct_transfers.incoming, self.servers, self.database
         receiver, sender, streams = self.receiver, self.sender, self.streams
         endpoints: list[partial[Any]] = [
             partial(InterfaceEndpoint, config),
@@ -288,9 +287,8 @@ class Wiring:
             *api_servers.endpoints(
                 config, servers, receiver, sender, sockets, self.denied, database
             ),
-            *api_transfers.endpoints(
-                config, servers, receiver, sender, streams, incoming, database, bucket
-            ),
+            *api_transfers.endpoints(config, servers, receiver, sender, streams, incoming, bucket),
+            partial(DirectTransferEndpoint, config, incoming, database),
         ]
         return NodeSite(
             ApiRoot(endpoints),
@@ -302,7 +300,7 @@ class Wiring:
         )
 
     def _make_control(self) -> ControlListener:
-        config, database, direct = self._config, self.journal, self.direct_transfers
+        config, database, direct = self._config, self.database, self.direct_transfers
         receiver, sender, disk = self.receiver, self.sender, self.pools.disk
         started, start = time.time(), self._reactor.seconds()
 
@@ -314,7 +312,7 @@ class Wiring:
 
         staging = self.staging.path
         probes = Probes(config, self.panel, self._engine, disk, staging, self._reactor)
-        activity = Activity(self.servers, receiver, sender, direct.incoming, self.outbox)
+        activity = Activity(self.servers, receiver, sender, direct.incoming, self.callbacks)
         transfers = TransferList(database, receiver, sender, direct, started)
         endpoints: list[partial[Any]] = [
             partial(StatusEndpoint, config, address, uptime, probes, activity),
@@ -326,7 +324,7 @@ class Wiring:
         return ControlListener(config.control, ControlApi(endpoints), self._reactor)
 
     def _make_exposition(self) -> Exposition:
-        sources = Sources(self.receiver, self.sender, self.outbox)
+        sources = Sources(self.receiver, self.sender, self.callbacks)
         disk, data = self.pools.disk, self._config.system.data
         return Exposition(self.observer, sources, disk, data, self._reactor)
 

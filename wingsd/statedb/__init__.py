@@ -5,6 +5,7 @@
 """
 
 from wingsd.statedb.async_store import StateDatabase
+from wingsd.statedb.errors import StateDatabaseDamaged, StateDatabaseError
 from wingsd.statedb.records import (
     Direction,
     DirectOrder,
@@ -22,6 +23,8 @@ __all__ = [
     "Report",
     "ServerDescription",
     "StateDatabase",
+    "StateDatabaseDamaged",
+    "StateDatabaseError",
     "TransferRecord",
     "TransferResult",
 ]

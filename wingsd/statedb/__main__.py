@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from wingsd.config import find, load
-from wingsd.errors import ConfigError, StorageError
+from wingsd.errors import ConfigError
+from wingsd.statedb.errors import StateDatabaseError
 from wingsd.statedb.store import Store
 from wingsd.util.text import escaped
 
@@ -55,10 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
         store.open(read_only=True)
         _print("Transfers", _transfers(store))
         _print("Reports to the Panel", _reports(store))
-    except ConfigError as error:
+    except (ConfigError, StateDatabaseError) as error:
         raise SystemExit(f"wingsd: {error}") from error
-    except StorageError as error:
-        raise SystemExit(f"wingsd: {error.detail}") from error
 
 
 if __name__ == "__main__":

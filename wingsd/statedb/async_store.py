@@ -40,8 +40,8 @@ class _Timed(Generic[P, T]):
 class StateDatabase:
     """The state database in `store`. `worker` has one thread; `now` gives seconds since the epoch.
 
-    Its methods are those of `Store`, with a Deferred as result. It fails with `StorageError` where
-    the disk fails; what the call was to record must then not be done.
+    Its methods are those of `Store`, with a Deferred as result. It fails with
+    `StateDatabaseError` where the disk fails; what the call was to record must then not be done.
     """
 
     def __init__(self, store: Store, worker: Workers, now: Callable[[], float]) -> None:

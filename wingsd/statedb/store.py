@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from wingsd.errors import StorageError
+from wingsd.statedb.errors import StateDatabaseDamaged, StateDatabaseError
 from wingsd.statedb.records import (
     SCHEMAS,
     Direction,
@@ -39,7 +39,7 @@ _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Store:
-    """The database in the directory `root`. Every method raises `StorageError`.
+    """The database in the directory `root`. Every method raises `StateDatabaseError`.
 
     `now` is the time of a call, in seconds since the epoch.
     """
@@ -55,7 +55,7 @@ class Store:
                 uri = f"{self._path.absolute().as_uri()}?mode=ro"
                 self._connection = sqlite3.connect(uri, uri=True)
                 if _version(self._connection) != _VERSION:
-                    raise StorageError(
+                    raise StateDatabaseError(
                         f"{self._path} was written by another version of wingsd; start this one, "
                         "which brings it up to date, and try again"
                     )
@@ -88,26 +88,26 @@ class Store:
         return self._path.with_name(FILE + suffix)
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        """Read the whole database; raise `StorageError` where it is damaged."""
+        """Read the whole database; raise `StateDatabaseDamaged` where it is damaged."""
         if not self._path.stat().st_size:
             raise self._damaged("the file is empty")
         ((found,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
         if found != "ok":
             raise self._damaged(found)
 
-    def _damaged(self, reason: object) -> StorageError:
+    def _damaged(self, reason: object) -> StateDatabaseDamaged:
         fault = "; ".join(str(reason).split("\n"))
-        return StorageError(
-            f"the state database {self._path} is damaged: {fault}; stop wingsd, keep a copy of "
-            f"{FILE}, {FILE}-wal and {FILE}-shm, move all three away and start it again: the new "
-            "database has no unfinished transfers, no reports still to be sent to the Panel, no "
-            "servers of direct transfers, and no used tokens"
+        return StateDatabaseDamaged(
+            f"{self._path}: {fault}; stop wingsd, keep a copy of {FILE}, {FILE}-wal and "
+            f"{FILE}-shm, move all three away and start it again: the new database has no "
+            "unfinished transfers, no reports still to be sent to the Panel, no servers of direct "
+            "transfers, and no used tokens"
         )
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         version = _version(connection)
         if version > _VERSION:
-            raise StorageError(
+            raise StateDatabaseError(
                 f"{self._path} was written by a newer wingsd; install that one again, or move the "
                 "file away when no transfer is under way"
             )
@@ -383,7 +383,7 @@ class Store:
     @property
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise StorageError(f"{self._path} is not open")
+            raise StateDatabaseError(f"{self._path} is not open")
         return self._connection
 
     def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
@@ -405,9 +405,8 @@ class Store:
             # The lowest byte is the primary code, see https://www.sqlite.org/rescode.html.
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
                 raise self._damaged(error) from error
-            raise StorageError(
-                f"the state database {self._path} cannot be used: {error}; check that its disk "
-                "has free space and is writable"
+            raise StateDatabaseError(
+                f"{self._path}: {error}; check that its disk has free space and is writable"
             ) from error
 
 

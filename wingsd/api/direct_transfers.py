@@ -1,0 +1,118 @@
+"""`/api/transfers/{uuid}/by-hand`: what the source of a direct transfer sends and asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated, Any, ClassVar
+
+import attrs
+
+from wingsd.api.resource import Public
+from wingsd.auth.tokens import (
+    RENEW_DIRECT,
+    TokenInvalid,
+    TransferToken,
+    token_was_used,
+    transfer_token,
+)
+from wingsd.config import Config
+from wingsd.direct_transfers.incoming import IncomingDirectTransfers
+from wingsd.http.operations import Access, Call, Success, Topic, call
+from wingsd.http.request import StreamingRequest
+from wingsd.statedb import StateDatabase
+
+__all__ = ["DirectTransferEndpoint"]
+
+
+@attrs.frozen
+class Description:
+    """A server's configuration, in the form of a Panel's answer."""
+
+    settings: dict[str, Any]
+    process_configuration: Annotated[
+        dict[str, Any] | None,
+        "How it is started and stopped, and the configuration files that its egg rewrites.",
+    ] = None
+
+
+@attrs.frozen
+class Moved:
+    """The result of a direct transfer."""
+
+    moved: Annotated[
+        bool,
+        "True: the server was received with this token. False: it was not, and never will be.",
+    ]
+
+
+class DirectTransferEndpoint(Public):
+    """`/api/transfers/{uuid}/by-hand`: for the source of a direct transfer.
+
+    The source has a token that this node has issued. It sends the server's configuration before
+    the upload, and asks for the result when the upload was not answered.
+    """
+
+    access = Access.DIRECT_TRANSFER
+    topic = Topic.TRANSFERS
+    fails: ClassVar[tuple[HTTPStatus, ...]] = (
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+    )
+    _token: TransferToken
+
+    def __init__(
+        self,
+        config: Config,
+        direct: IncomingDirectTransfers,
+        database: StateDatabase,
+        parts: Mapping[str, bytes] = {},
+    ) -> None:
+        super().__init__(config, parts)
+        self._direct = direct
+        self._database = database
+
+    def authorize(self, request: StreamingRequest) -> None:
+        """Check the token for this server. Raises `Unauthorized`, `ServerNotFound`."""
+        config = self._config
+        self._token = transfer_token(
+            request.header("Authorization"),
+            config.token,
+            config.api.public_url,
+            # The result may be asked for long after the transfer.
+            accept_expired=request.method == b"DELETE",
+            again=RENEW_DIRECT,
+        )
+        if not self._token.direct or self._token.server != self.uuid:
+            raise TokenInvalid(
+                "The token is not valid",
+                "it is not for a direct transfer of this server; use the one printed by wingsctl "
+                "receive",
+            )
+
+    async def handle(self, request: StreamingRequest, call: Call) -> None:
+        """Run a call. Raises `Unauthorized`, `ServerNotFound`."""
+        self.authorize(request)
+        await super().handle(request, call)
+
+    @call("PUT", Success(HTTPStatus.NO_CONTENT, "The server may be sent."))
+    async def describe_server(self, request: StreamingRequest, body: Description) -> None:
+        """Send the configuration of a server before its direct transfer to this node."""
+        token = self._token
+        if await self._database.was_used(token.digest, token.expires):
+            raise token_was_used(RENEW_DIRECT)
+        described = attrs.asdict(body, filter=lambda _, value: value is not None)
+        self._direct.describe(token, described)
+
+    @call(
+        "DELETE",
+        Success(HTTPStatus.OK, "The result."),
+        fails=(HTTPStatus.SERVICE_UNAVAILABLE,),
+    )
+    async def conclude_move(self, request: StreamingRequest) -> Moved:
+        """Cancel a direct transfer, unless the server was received before; return which.
+
+        An expired token is accepted.
+        """
+        return Moved(await self._direct.conclude(self._token))
