@@ -25,8 +25,6 @@ class BenchNode(NodeProcess):
         self, site: Site, directory: Path, data: Path | None = None, engine: str = ""
     ) -> None:
         super().__init__(directory, site.panel, site.authority)
-        # An installed package has its modules compiled. The first start here compiles them.
-        self.variables["PYTHONDONTWRITEBYTECODE"] = ""
         self.volumes = data or self.volumes
         self.node.reachable = True
         self._engine = engine

@@ -19,7 +19,7 @@ from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
 
 #: Seconds in which a cancelled transfer is to be over.
-AT_ONCE = 2
+AT_ONCE = 10
 
 Moment = Callable[[TwoNodes, Engine], AbstractAsyncContextManager[None]]
 

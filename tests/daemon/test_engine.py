@@ -106,8 +106,7 @@ async def test_a_silent_client_is_told_and_the_server_free_again(daemon: Receivi
 @pytest_twisted.ensureDeferred
 async def test_only_the_exact_path_takes_uploads(daemon: ReceivingNode) -> None:
     await daemon.start()
-    daemon.url += "/api/transfers/x/y?"
-    status, answer = await daemon.curl("-F", "archive=x")
+    status, answer = await daemon.curl("-F", "archive=x", path="/api/transfers/x/y")
     assert (status, answer["code"]) == (404, "path-not-found")
 
 

@@ -66,7 +66,7 @@ async def test_a_success_the_panel_refuses_keeps_the_files_apart(daemon: Receivi
 @pytest_twisted.ensureDeferred
 async def test_an_engine_that_does_not_answer_fails_the_transfer(daemon: ReceivingNode) -> None:
     socket = str(daemon.directory / "no-engine.sock")
-    await daemon.start(docker={"socket": socket})
+    await daemon.start(docker={"enabled": True, "socket": socket})
     status, answer = await daemon.upload(archive())
     assert (status, answer["code"]) == (500, "environment-failed")
     assert f"{socket} does not answer: No such file or directory;" in answer["detail"]

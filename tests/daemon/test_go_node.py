@@ -69,18 +69,20 @@ async def test_what_it_is_asked_does_no_harm_and_the_upload_is_as_it_wants_it(
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-@pytest.mark.parametrize("when", ["early", "dying", "late"])
 @pytest_twisted.ensureDeferred
-async def test_its_refusal_is_read_and_told(
-    nodes: TwoNodes, go: GoNode, when: str, size: int
-) -> None:
-    go.fails = when
+async def test_the_refusal_of_a_go_node_is_logged(nodes: TwoNodes, go: GoNode, size: int) -> None:
+    go.fails = "early"
     await begin(nodes, go, size)
-    line = await nodes.source.wait_for_line("failed while")
-    assert UNEXPECTED["error"] in line
-    assert "500 Internal Server Error; the reason is in its log" in line
-    assert UNEXPECTED["request_id"] in line
-    await nodes.source.wait_for_line("state failure")
-    await nodes.panel.called("/transfer/failure", times=2)
-    assert nodes.panel.node_of(UUID) is nodes.source.node
-    assert nodes.source.files().is_dir()
+    source, since = nodes.source, 0
+    for number, when in enumerate(("early", "dying", "late"), 1):
+        if number > 1:
+            go.fails, since = when, len(source.log)
+            await nodes.panel.transfer(UUID, go.node)
+        line = await source.wait_for_line("failed while", since)
+        assert UNEXPECTED["error"] in line
+        assert "500 Internal Server Error; the reason is in its log" in line
+        assert UNEXPECTED["request_id"] in line
+        await source.wait_for_line("state failure", since)
+        await nodes.panel.called("/transfer/failure", times=2 * number)
+        assert nodes.panel.node_of(UUID) is source.node
+        assert source.files().is_dir()

@@ -107,10 +107,9 @@ async def test_its_backups_and_its_log_move_with_it(
     assert installed.read_bytes() == b"installed\n"
 
 
-@pytest.mark.parametrize("form", ["tar", "tar_xz", "tar_bz2", "tar_lz4", "tar_zstd"])
 @pytest_twisted.ensureDeferred
-async def test_a_server_moves_in_the_format_that_the_panel_asks_for(
-    nodes: TwoNodes, form: str
+async def test_a_server_moves_to_and_fro_in_each_format_that_a_panel_asks_for(
+    nodes: TwoNodes,
 ) -> None:
     nodes.add_server()
     before = seen(nodes.source.files())

@@ -214,12 +214,9 @@ def grow(home: Path) -> None:
     stamp(home)
 
 
-@pytest.mark.parametrize("streams", [1, 4, 7])
 @pytest.mark.parametrize("archive_format", ["tar_gz", "tar_zstd"])
 @pytest_twisted.ensureDeferred
-async def test_a_server_moves_in_several_streams(
-    nodes: TwoNodes, streams: int, archive_format: str
-) -> None:
+async def test_a_server_moves_in_several_streams(nodes: TwoNodes, archive_format: str) -> None:
     nodes.add_server()
     grow(nodes.source.files())
     before = seen(nodes.source.files())
@@ -231,10 +228,21 @@ async def test_a_server_moves_in_several_streams(
     assert nodes.panel.reports() == [(UUID, "success")]
     assert nodes.panel.deletions == [(UUID, 204)]
     files = 60 + 2 + 1
-    sent = await nodes.source.wait_for_line(" sent ")
-    received = await nodes.destination.wait_for_line(" received ")
-    assert f" bytes, {files} files, " in sent
-    assert f" bytes, {files} files, " in received
+    for number, streams in enumerate((1, 4, 7), 1):
+        marks = len(here.log), len(there.log)
+        await nodes.panel.transfer(
+            UUID, there.node, multiplex_streams=streams, archive_format=archive_format
+        )
+        await there.wait_for_line("state success", marks[1])
+        await here.wait_for_line(f"{UUID}: its files are deleted", marks[0])
+        assert seen(there.files()) == before
+        assert nodes.panel.reports() == [(UUID, "success")] * number
+        assert nodes.panel.deletions == [(UUID, 204)] * number
+        sent = await here.wait_for_line(" sent ", marks[0])
+        received = await there.wait_for_line(" received ", marks[1])
+        assert f" bytes, {files} files, " in sent
+        assert f" bytes, {files} files, " in received
+        here, there = there, here
 
 
 @pytest_twisted.ensureDeferred

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest_twisted
 
-from tests.support.node_process import reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 from tests.support.upload_client import UploadClient
@@ -24,5 +23,5 @@ async def test_one_that_goes_meanwhile_is_noticed(daemon: ReceivingNode) -> None
     await second.begin()
     await daemon.wait_for_line(f"{OTHER}: state processing")
     await second.vanish()
-    await daemon.wait_for_line(f"{OTHER}: state failure").addTimeout(2, reactor)
+    await daemon.wait_for_line(f"{OTHER}: state failure")
     assert await first.finish() == (200, b"")

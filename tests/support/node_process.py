@@ -122,8 +122,9 @@ class NodeProcess:
         self.url = ""
         #: Keys of `system.transfers` in its configuration.
         self.transfers: dict[str, Any] = {}
-        #: Environment variables besides this process's own.
-        self.variables: dict[str, str] = {}
+        #: Environment variables besides this process's own. As those of an installed package,
+        #: modules are compiled only once.
+        self.variables = {"PYTHONDONTWRITEBYTECODE": ""}
         #: The log of the processes before this one.
         self.past: list[str] = []
         self._proxied = proxied
