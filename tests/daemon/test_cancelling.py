@@ -116,7 +116,9 @@ async def over(nodes: TwoNodes, *peers: Any) -> None:
 
 @pytest.mark.parametrize("moment", [asking, stopping, admitting, receiving, configuring])
 @pytest_twisted.ensureDeferred
-async def test_cancelled_at_the_source(nodes: TwoNodes, engine: Engine, moment: Moment) -> None:
+async def test_a_transfer_cancelled_at_the_source_leaves_the_server_there(
+    nodes: TwoNodes, engine: Engine, moment: Moment
+) -> None:
     async with moment(nodes, engine):
         before = seen(nodes.source.files())
         arrives = moment in (receiving, configuring)
@@ -132,7 +134,7 @@ async def test_cancelled_at_the_source(nodes: TwoNodes, engine: Engine, moment: 
 
 @pytest.mark.parametrize("moment", [admitting, receiving, configuring])
 @pytest_twisted.ensureDeferred
-async def test_cancelled_at_the_destination(
+async def test_a_transfer_cancelled_at_the_destination_leaves_nothing_there(
     nodes: TwoNodes, engine: Engine, moment: Moment
 ) -> None:
     async with moment(nodes, engine):
@@ -147,7 +149,7 @@ async def test_cancelled_at_the_destination(
 
 @pytest.mark.parametrize("moment", [receiving, asking])
 @pytest_twisted.ensureDeferred
-async def test_after_it_the_next_attempt_succeeds(
+async def test_the_next_transfer_after_a_cancel_succeeds(
     nodes: TwoNodes, engine: Engine, moment: Moment
 ) -> None:
     async with moment(nodes, engine):
@@ -164,7 +166,9 @@ async def test_after_it_the_next_attempt_succeeds(
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_success_is_told_there_is_no_cancel(nodes: TwoNodes, engine: Engine) -> None:
+async def test_a_cancel_after_success_was_reported_is_refused_with_409(
+    nodes: TwoNodes, engine: Engine
+) -> None:
     nodes.add_server()
     await nodes.start()
     hang = Hang()
@@ -179,7 +183,7 @@ async def test_after_success_is_told_there_is_no_cancel(nodes: TwoNodes, engine:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_was_cancelled_while_it_stops_starts_again(
+async def test_a_server_can_start_again_when_its_transfer_was_cancelled_while_it_stopped(
     nodes: TwoNodes, engine: Engine
 ) -> None:
     quick = "echo listening on; exec sleep 600"

@@ -62,7 +62,9 @@ def post_with_requests(daemon: ReceivingNode, path: Path, checksum: str) -> tupl
 
 
 @pytest_twisted.ensureDeferred
-async def test_python(daemon: ReceivingNode, packed: Path) -> None:
+async def test_the_python_client_of_the_document_can_upload(
+    daemon: ReceivingNode, packed: Path
+) -> None:
     await daemon.start()
     answer = await deferToThread(post_with_requests, daemon, packed, sha256(packed.read_bytes()))
     assert answer == (200, "")
@@ -73,7 +75,9 @@ async def test_python(daemon: ReceivingNode, packed: Path) -> None:
     not NODE and os.environ.get("CI") != "true", reason="there is no node on this machine"
 )
 @pytest_twisted.ensureDeferred
-async def test_javascript(daemon: ReceivingNode, packed: Path) -> None:
+async def test_the_javascript_client_of_the_document_can_upload(
+    daemon: ReceivingNode, packed: Path
+) -> None:
     await daemon.start()
     script = daemon.directory / "upload.mjs"
     script.write_text(JAVASCRIPT)

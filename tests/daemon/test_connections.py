@@ -37,7 +37,7 @@ async def start_with_files(daemon: ReceivingNode, limits: str, **changes: object
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_thousand_silent_connections_cost_little_and_keep_nobody_out(
+async def test_a_thousand_silent_connections_cost_little_and_block_no_upload(
     daemon: ReceivingNode,
 ) -> None:
     await daemon.start()
@@ -53,7 +53,7 @@ async def test_a_thousand_silent_connections_cost_little_and_keep_nobody_out(
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_allows_itself_as_many_files_as_it_may(daemon: ReceivingNode) -> None:
+async def test_the_limit_of_open_files_is_raised_to_the_hard_limit(daemon: ReceivingNode) -> None:
     await start_with_files(daemon, "ulimit -Sn 1000; ulimit -Hn 3000")
     assert daemon.lines_with("at most 3000 files")
     assert daemon.lines_with("LimitNOFILE= in a systemd unit")
@@ -62,7 +62,9 @@ async def test_it_allows_itself_as_many_files_as_it_may(daemon: ReceivingNode) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_files_to_open_it_refuses_waits_and_recovers(daemon: ReceivingNode) -> None:
+async def test_uploads_without_free_descriptors_are_refused_and_later_ones_succeed(
+    daemon: ReceivingNode,
+) -> None:
     await start_with_files(daemon, "ulimit -n 80", api={"limits": {"connections": 1000}})
     await daemon.loaded()
     sender = UploadClient(daemon, archive())

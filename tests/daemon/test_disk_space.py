@@ -18,7 +18,7 @@ def allow(daemon: ReceivingNode, disk_space: int) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_gets_no_more_disk_than_the_panel_gives_it(
+async def test_a_server_beyond_its_disk_limit_is_refused_with_400(
     daemon: ReceivingNode,
 ) -> None:
     await daemon.start()

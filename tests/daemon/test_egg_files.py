@@ -20,7 +20,7 @@ FILES = [
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_is_rewritten_and_the_process_of_a_hostile_one_ends_with_the_daemon(
+async def test_files_are_rewritten_and_parser_processes_end_with_the_daemon(
     daemon: ReceivingNode,
 ) -> None:
     directory = daemon.volumes / UUID

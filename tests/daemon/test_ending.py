@@ -18,7 +18,9 @@ from tests.support.upload_client import UploadClient
 
 
 @pytest_twisted.ensureDeferred
-async def test_sigterm_undoes_what_is_not_verified_and_tells(daemon: ReceivingNode) -> None:
+async def test_sigterm_rolls_back_an_unverified_transfer_and_reports_its_failure(
+    daemon: ReceivingNode,
+) -> None:
     await daemon.start()
     sender = UploadClient(daemon, archive())
     await sender.begin()
@@ -33,7 +35,7 @@ async def test_sigterm_undoes_what_is_not_verified_and_tells(daemon: ReceivingNo
 
 
 @pytest_twisted.ensureDeferred
-async def test_sigterm_brings_what_is_verified_to_its_end(daemon: ReceivingNode) -> None:
+async def test_sigterm_waits_for_a_verified_transfer_to_succeed(daemon: ReceivingNode) -> None:
     await daemon.start()
     hang = Hang()
     daemon.panel.inject("/success", hang)
@@ -81,7 +83,9 @@ async def test_sigterm_ends_it_in_time_though_the_engine_hangs(daemon: Receiving
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_killed_daemon_left_is_cleared_by_the_next(daemon: ReceivingNode) -> None:
+async def test_files_staged_by_a_killed_daemon_are_removed_at_the_next_start(
+    daemon: ReceivingNode,
+) -> None:
     await daemon.start()
     await daemon.kill()
     (daemon.directory / ".volumes.staging" / UUID / "world").mkdir(parents=True)
@@ -92,7 +96,7 @@ async def test_what_a_killed_daemon_left_is_cleared_by_the_next(daemon: Receivin
 
 
 @pytest_twisted.ensureDeferred
-async def test_sighup_changes_the_certificate_and_drops_nobody(daemon: ReceivingNode) -> None:
+async def test_sighup_changes_the_certificate_and_keeps_connections(daemon: ReceivingNode) -> None:
     await daemon.start()
     sender = UploadClient(daemon, archive())
     await sender.begin()
@@ -127,7 +131,9 @@ async def test_tls_is_1_2_or_above(daemon: ReceivingNode) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_ends_without_a_word_more_while_the_panel_is_down(daemon: ReceivingNode) -> None:
+async def test_sigterm_ends_a_daemon_that_waits_for_the_panel_without_errors(
+    daemon: ReceivingNode,
+) -> None:
     daemon.launch(*LOOPBACK, remote="http://127.0.0.1:1")
     await daemon.wait_for_line("no good answer from the Panel")
     daemon.signal("TERM")

@@ -33,7 +33,7 @@ async def test_the_container_of_the_received_files_is_made(
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_goes_when_the_panel_does_not_want_it(
+async def test_the_container_is_removed_when_the_panel_revokes_the_transfer(
     daemon: ReceivingNode, engine: Engine
 ) -> None:
     await start(daemon, engine)
@@ -53,7 +53,7 @@ async def test_it_goes_when_the_panel_does_not_want_it(
 
 
 @pytest_twisted.ensureDeferred
-async def test_while_another_nodes_container_has_its_name_no_byte_of_it_is_taken(
+async def test_a_container_name_used_by_another_node_is_refused_with_409_before_the_body(
     daemon: ReceivingNode, engine: Engine
 ) -> None:
     await start(daemon, engine)
@@ -78,7 +78,9 @@ async def test_while_another_nodes_container_has_its_name_no_byte_of_it_is_taken
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_missing_image_is_named(daemon: ReceivingNode, engine: Engine) -> None:
+async def test_a_missing_image_fails_the_transfer_and_is_named(
+    daemon: ReceivingNode, engine: Engine
+) -> None:
     await start(daemon, engine)
     daemon.panel.settings_of(UUID)["container"]["image"] = "~nobody/made:this"
     status, answer = await daemon.upload(archive())
@@ -89,7 +91,9 @@ async def test_a_missing_image_is_named(daemon: ReceivingNode, engine: Engine) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_silent_client_is_told_and_the_server_free_again(daemon: ReceivingNode) -> None:
+async def test_a_stalled_upload_fails_with_400_and_the_next_succeeds(
+    daemon: ReceivingNode,
+) -> None:
     daemon.transfers = {"stall_timeout": 1}
     await daemon.start()
     sender = UploadClient(daemon, archive())
@@ -104,14 +108,14 @@ async def test_a_silent_client_is_told_and_the_server_free_again(daemon: Receivi
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_the_exact_path_takes_uploads(daemon: ReceivingNode) -> None:
+async def test_a_longer_path_is_answered_with_404(daemon: ReceivingNode) -> None:
     await daemon.start()
     status, answer = await daemon.curl("-F", "archive=x", path="/api/transfers/x/y")
     assert (status, answer["code"]) == (404, "path-not-found")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_header_of_any_bytes_is_no_reason_to_say_nothing(daemon: ReceivingNode) -> None:
+async def test_a_token_that_is_not_ascii_is_answered_with_401(daemon: ReceivingNode) -> None:
     await daemon.start()
     status, _ = await daemon.curl("-F", "archive=x", token="caf\udce9")
     assert status == 401

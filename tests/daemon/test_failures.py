@@ -12,7 +12,9 @@ from tests.support.upload_client import UploadClient
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_cut_short_leaves_nothing_and_is_told(daemon: ReceivingNode) -> None:
+async def test_an_upload_cut_short_leaves_nothing_and_is_reported_as_failed(
+    daemon: ReceivingNode,
+) -> None:
     await daemon.start()
     sender = UploadClient(daemon, archive())
     await sender.begin()
@@ -36,7 +38,7 @@ async def test_after_a_failure_the_next_attempt_succeeds(daemon: ReceivingNode) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_success_whose_answer_got_lost_is_a_success(daemon: ReceivingNode) -> None:
+async def test_a_success_report_without_an_answer_is_sent_again(daemon: ReceivingNode) -> None:
     await daemon.start()
     daemon.panel.inject("/success", Answer(500), times=1)
     assert await daemon.upload(archive()) == (200, None)
@@ -44,7 +46,9 @@ async def test_a_success_whose_answer_got_lost_is_a_success(daemon: ReceivingNod
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_success_the_panel_refuses_keeps_the_files_apart(daemon: ReceivingNode) -> None:
+async def test_the_files_of_a_success_that_the_panel_refuses_are_quarantined(
+    daemon: ReceivingNode,
+) -> None:
     await daemon.start()
     # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
     daemon.panel.strict = True

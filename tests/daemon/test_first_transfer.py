@@ -32,7 +32,7 @@ def in_order(lines: list[str], log: list[str]) -> bool:
 
 
 @pytest_twisted.ensureDeferred
-async def test_each_node_says_what_the_page_shows(nodes: TwoNodes) -> None:
+async def test_each_node_logs_what_the_page_shows(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()
     await nodes.transfer()
@@ -47,7 +47,7 @@ async def test_each_node_says_what_the_page_shows(nodes: TwoNodes) -> None:
     assert in_order(shown("node-b"), nodes.destination.log)
 
 
-def test_it_would_be_seen_if_a_line_were_not_there() -> None:
+def test_a_missing_or_misplaced_line_is_noticed() -> None:
     log = [f"{UUID}: stopping the server", f"{UUID}: removing its container"]
     assert in_order(["UUID: stopping the …"], log)
     with pytest.raises(pytest.fail.Exception):

@@ -34,7 +34,9 @@ async def begin(nodes: TwoNodes, go: GoNode, size: int = 100_000) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_gets_whole_files_where_it_would_empty_links(nodes: TwoNodes, go: GoNode) -> None:
+async def test_a_go_node_is_sent_whole_files_in_place_of_links(
+    nodes: TwoNodes, go: GoNode
+) -> None:
     await begin(nodes, go)
     world = (nodes.source.files() / "world" / "region.mca").read_bytes()
     await nodes.source.wait_for_line("state success")
@@ -53,7 +55,7 @@ async def test_it_gets_whole_files_where_it_would_empty_links(nodes: TwoNodes, g
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_it_is_asked_does_no_harm_and_the_upload_is_as_it_wants_it(
+async def test_a_go_node_is_asked_by_options_and_sent_a_chunked_form(
     nodes: TwoNodes, go: GoNode
 ) -> None:
     await begin(nodes, go)

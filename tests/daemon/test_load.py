@@ -29,7 +29,7 @@ def threads() -> Iterator[None]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_fifty_servers_come_in_at_once_and_none_is_lost(daemon: ReceivingNode) -> None:
+async def test_fifty_servers_received_at_once_all_arrive(daemon: ReceivingNode) -> None:
     for server in SERVERS:
         daemon.expect(server)
     daemon.transfers = {"concurrent": 8, "waiting": 42}
@@ -60,7 +60,9 @@ async def test_fifty_servers_come_in_at_once_and_none_is_lost(daemon: ReceivingN
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sender_that_drips_makes_way_for_the_next(daemon: ReceivingNode) -> None:
+async def test_an_upload_below_the_least_rate_fails_and_the_next_is_received(
+    daemon: ReceivingNode,
+) -> None:
     for server in SERVERS[:2]:
         daemon.expect(server)
     daemon.transfers = {"concurrent": 1, "stall_timeout": 2, "least_rate": 100_000}

@@ -72,7 +72,7 @@ async def test_a_received_server_is_in_the_metrics(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_transfer_is_seen_while_it_goes_on(daemon: ReceivingNode) -> None:
+async def test_a_running_transfer_is_in_the_metrics(daemon: ReceivingNode) -> None:
     await daemon.start(metrics=LOOPBACK)
     sender = UploadClient(daemon, archive(3_000_000))
     await sender.begin()
@@ -100,7 +100,7 @@ async def test_a_failure_is_counted_with_its_reason(daemon: ReceivingNode) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_engine_that_does_not_answer_is_seen(daemon: ReceivingNode) -> None:
+async def test_an_engine_that_does_not_answer_is_in_the_metrics(daemon: ReceivingNode) -> None:
     nobody = str(daemon.directory / "no-engine.sock")
     await daemon.start_loaded(metrics=LOOPBACK, docker={"enabled": True, "socket": nobody})
     status, _ = await daemon.upload(archive())
@@ -116,7 +116,7 @@ async def test_an_engine_that_does_not_answer_is_seen(daemon: ReceivingNode) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_off_unless_configured(daemon: ReceivingNode) -> None:
+async def test_metrics_are_off_unless_configured(daemon: ReceivingNode) -> None:
     await daemon.start_loaded(api={"ssl": {"enabled": False}})
     assert not daemon.lines_with("metrics are at")
     status, _ = await get(f"{daemon.url}/metrics")
@@ -124,7 +124,9 @@ async def test_it_is_off_unless_configured(daemon: ReceivingNode) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_address_that_is_none_is_said_so(daemon: ReceivingNode) -> None:
+async def test_an_invalid_metrics_address_ends_the_start_with_an_error(
+    daemon: ReceivingNode,
+) -> None:
     daemon.launch(metrics={"address": "9101"})
     assert await daemon.ended() == 1
     assert daemon.lines_with("metrics.address: expected an address such as")

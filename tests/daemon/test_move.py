@@ -66,7 +66,7 @@ async def test_a_server_moves_whole_and_leaves_nothing_behind(nodes: TwoNodes) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_its_size_is_known_when_it_is_here_and_nobody_looks_for_it_before(
+async def test_the_size_of_a_received_server_is_known_without_measuring_it(
     nodes: TwoNodes,
 ) -> None:
     nodes.add_server(size=2_000_000)
@@ -88,7 +88,7 @@ async def test_its_size_is_known_when_it_is_here_and_nobody_looks_for_it_before(
     ("asked", "arrives"), [({}, f"{UUID}/{BACKUP}"), ({"archive_format": "tar_lz4"}, BACKUP)]
 )
 @pytest_twisted.ensureDeferred
-async def test_its_backups_and_its_log_move_with_it(
+async def test_backups_and_the_install_log_move_with_the_server(
     nodes: TwoNodes, asked: dict[str, str], arrives: str
 ) -> None:
     nodes.add_server()
@@ -137,7 +137,7 @@ async def test_it_can_move_there_and_back(nodes: TwoNodes) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_is_read_at_the_source(nodes: TwoNodes) -> None:
+async def test_the_reason_of_a_refusal_is_shown_at_the_source(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()
     # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
@@ -162,7 +162,7 @@ async def test_a_refusal_is_read_at_the_source(nodes: TwoNodes) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_answer_that_is_lost_after_success_undoes_nothing(nodes: TwoNodes) -> None:
+async def test_a_success_whose_answer_is_lost_is_not_rolled_back(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()
     # The Panel moves the server, but its word of that is lost on the way, and the destination
@@ -206,7 +206,7 @@ async def refused_twice(nodes: TwoNodes) -> Any:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_second_start_is_refused_in_the_panels_words(nodes: TwoNodes) -> None:
+async def test_a_second_transfer_of_a_server_is_refused_with_409(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()
     hang = Hang()
@@ -220,7 +220,7 @@ async def test_a_second_start_is_refused_in_the_panels_words(nodes: TwoNodes) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_source_that_goes_down_meanwhile_leaves_nothing_behind(nodes: TwoNodes) -> None:
+async def test_a_source_stopped_before_success_still_deletes_its_copy(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()
     hang = Hang()

@@ -90,7 +90,7 @@ async def test_a_server_moves_by_the_line_that_its_destination_printed(nodes: Tw
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_its_panel_told_goes_along_and_its_source_deletes_it_when_told_so(
+async def test_a_direct_transfer_takes_the_panels_settings_along_and_deletes_the_copy_on_request(
     nodes: TwoNodes,
 ) -> None:
     nodes.add_server(name="of the Panel")
@@ -116,7 +116,7 @@ async def test_what_its_panel_told_goes_along_and_its_source_deletes_it_when_tol
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_refused_stops_no_server(nodes: TwoNodes) -> None:
+async def test_a_refused_direct_transfer_does_not_stop_the_server(nodes: TwoNodes) -> None:
     await alone(nodes)
     words = await invite(nodes)
     refused = await nodes.source.wingsctl(*words)
@@ -149,7 +149,9 @@ async def test_a_token_is_good_once(nodes: TwoNodes) -> None:
 
 @pytest.mark.parametrize("end", ["source", "destination"])
 @pytest_twisted.ensureDeferred
-async def test_it_is_cancelled_from_either_end(nodes: TwoNodes, end: str) -> None:
+async def test_a_direct_transfer_can_be_cancelled_at_either_node(
+    nodes: TwoNodes, end: str
+) -> None:
     await alone(nodes, 24_000_000)
     words = await invite(nodes)
     nodes.destination.throttle(SLOW)

@@ -31,7 +31,7 @@ ORDERED = [
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_answer_is_one_that_the_document_has(daemon: ReceivingNode) -> None:
+async def test_every_answer_is_described_by_the_document(daemon: ReceivingNode) -> None:
     asker = await prepared(daemon)
     asked = await deferToThread(asker.ask, EXAMPLES, SEED)
     assert asked >= 10 * EXAMPLES

@@ -60,7 +60,7 @@ async def test_a_transfer_by_the_panel_is_watched_to_its_end(daemon: ReceivingNo
 
 
 @pytest_twisted.ensureDeferred
-async def test_how_the_node_is(daemon: ReceivingNode) -> None:
+async def test_status_and_check_config_describe_the_node(daemon: ReceivingNode) -> None:
     await daemon.start_loaded()
     found = (await daemon.wingsctl("status", "--json")).json
     assert (found["version"], found["pid"]) == (__version__, daemon.pid)
@@ -74,7 +74,7 @@ async def test_how_the_node_is(daemon: ReceivingNode) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_daemon_that_was_killed_leaves_its_socket_to_the_next(
+async def test_the_control_socket_of_a_killed_daemon_is_replaced(
     daemon: ReceivingNode,
 ) -> None:
     await daemon.start()
@@ -91,7 +91,7 @@ async def test_a_daemon_that_was_killed_leaves_its_socket_to_the_next(
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_a_socket_it_runs_all_the_same(daemon: ReceivingNode) -> None:
+async def test_the_daemon_runs_without_a_control_socket(daemon: ReceivingNode) -> None:
     await daemon.start(control={"socket": str(daemon.directory / "no" / "control.sock")})
     assert "there is no directory" in await daemon.wait_for_line("no control socket at")
     assert await daemon.upload(archive()) == (200, None)

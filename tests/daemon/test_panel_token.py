@@ -13,7 +13,7 @@ REFUSED = "the Panel does not accept this node's token"
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_told_at_the_start_and_to_who_sends_a_server(daemon: ReceivingNode) -> None:
+async def test_a_refused_node_token_is_logged_and_uploads_get_503(daemon: ReceivingNode) -> None:
     await daemon.start(token_id="another")
     line = await daemon.wait_for_line("the Panel was asked to ")
     assert f"{REFUSED}: " in line
@@ -24,7 +24,7 @@ async def test_it_is_told_at_the_start_and_to_who_sends_a_server(daemon: Receivi
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_has_come_whole_stays_until_the_token_is_put_right(
+async def test_a_received_server_stays_until_the_node_token_is_corrected(
     daemon: ReceivingNode,
 ) -> None:
     await daemon.start()

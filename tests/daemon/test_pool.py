@@ -55,7 +55,7 @@ async def test_a_server_moves_to_and_fro_and_is_never_copied(tmp_path: Path) -> 
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_volume_by_two_names_keeps_the_server_where_it_is(tmp_path: Path) -> None:
+async def test_one_volume_by_two_pool_names_keeps_the_server_at_its_source(tmp_path: Path) -> None:
     nodes = TwoNodes(tmp_path, ("attic", "cellar"))
     try:
         files = await moving(nodes)
@@ -67,7 +67,7 @@ async def test_one_volume_by_two_names_keeps_the_server_where_it_is(tmp_path: Pa
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_name_for_two_volumes_is_found_out_and_the_server_copied(
+async def test_one_pool_name_for_two_volumes_is_detected_and_the_server_copied(
     tmp_path: Path,
 ) -> None:
     nodes = TwoNodes(tmp_path, ("attic", "attic"))
@@ -125,7 +125,7 @@ class PelicanNode(Protocol):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_that_takes_the_files_unasked_has_them_left(tmp_path: Path) -> None:
+async def test_files_taken_by_a_pelican_node_of_the_pool_are_not_deleted(tmp_path: Path) -> None:
     nodes = TwoNodes(tmp_path, ("attic", ""))
     factory = Factory.forProtocol(lambda: PelicanNode(nodes, there))
     factory.noisy = False
@@ -156,9 +156,7 @@ async def test_a_node_that_takes_the_files_unasked_has_them_left(tmp_path: Path)
 
 @pytest.mark.parametrize("pool", ["ATTIC", "cellar"])
 @pytest_twisted.ensureDeferred
-async def test_a_node_that_sends_everything_has_its_backups_kept(
-    daemon: ReceivingNode, pool: str
-) -> None:
+async def test_backups_sent_within_a_pool_are_kept(daemon: ReceivingNode, pool: str) -> None:
     files = daemon.volumes / UUID
     if pool == "ATTIC":
         files.mkdir(parents=True)

@@ -98,7 +98,7 @@ def whole(disk: Path) -> bool:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_panel_was_told_survives(disk: Disk, daemon: ReceivingNode) -> None:
+async def test_a_reported_success_survives_a_power_loss(disk: Disk, daemon: ReceivingNode) -> None:
     upload = await until_success(daemon, disk, durable=True)
     assert await upload == (200, None)
     assert whole(disk.after)
@@ -111,7 +111,9 @@ async def test_what_the_panel_was_told_survives(disk: Disk, daemon: ReceivingNod
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_durability_it_would_be_lost(disk: Disk, daemon: ReceivingNode) -> None:
+async def test_a_success_without_durability_does_not_survive_a_power_loss(
+    disk: Disk, daemon: ReceivingNode
+) -> None:
     """Show that the test above can fail: the same, and nothing flushed."""
     upload = await until_success(daemon, disk, durable=False)
     assert await upload == (200, None)

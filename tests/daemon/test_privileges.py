@@ -72,7 +72,7 @@ async def test_three_capabilities_are_enough_to_receive_run_and_delete_a_server(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_one_that_is_missing_is_said_at_start_and_fails_a_transfer_cleanly(
+async def test_a_missing_capability_is_logged_at_the_start_and_fails_transfers_cleanly(
     daemon: ReceivingNode, missing: str, says: str
 ) -> None:
     await start(daemon, tuple(name for name in NEEDED if name != missing))

@@ -10,7 +10,7 @@ from tests.support.upload_client import UploadClient
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_is_received(daemon: ReceivingNode) -> None:
+async def test_a_received_server_has_its_files_and_is_reported(daemon: ReceivingNode) -> None:
     await daemon.start()
     data = archive()
     assert await daemon.upload(data) == (200, None)
@@ -28,7 +28,7 @@ async def test_a_server_is_received(daemon: ReceivingNode) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_tls_it_is_the_same(daemon: ReceivingNode) -> None:
+async def test_a_server_is_received_without_tls(daemon: ReceivingNode) -> None:
     await daemon.start(api={"ssl": {"enabled": False}})
     assert daemon.url.startswith("http://127.0.0.1:")
     assert await daemon.upload(archive()) == (200, None)
@@ -36,7 +36,7 @@ async def test_without_tls_it_is_the_same(daemon: ReceivingNode) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_secret_is_ever_logged(daemon: ReceivingNode) -> None:
+async def test_no_token_is_logged(daemon: ReceivingNode) -> None:
     await daemon.start()
     token = daemon.token()
     await daemon.curl("-F", "archive=x", token=token)
@@ -62,7 +62,9 @@ async def test_only_unknown_keys_of_the_configuration_are_logged(daemon: Receivi
 
 
 @pytest_twisted.ensureDeferred
-async def test_go_sends_in_chunks_and_the_checksum_in_upper_case(daemon: ReceivingNode) -> None:
+async def test_chunked_uploads_with_a_checksum_in_upper_case_are_received(
+    daemon: ReceivingNode,
+) -> None:
     await daemon.start()
     data = archive(3_000_000)
     sender = UploadClient(daemon, data, checksum=sha256(data).upper())

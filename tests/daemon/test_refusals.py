@@ -19,7 +19,9 @@ OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refused_token_is_told_why_and_the_panel_nothing(daemon: ReceivingNode) -> None:
+async def test_an_expired_token_is_refused_with_its_reason_and_the_panel_is_not_called(
+    daemon: ReceivingNode,
+) -> None:
     await daemon.start_loaded()
     before = list(daemon.panel.calls)
     status, answer = await daemon.curl("-F", "archive=x", token=daemon.token(exp=1))
@@ -40,7 +42,7 @@ def get(address: tuple[str, int], path: bytes) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_that_a_stranger_sends_forges_a_line_of_the_log(
+async def test_requests_cannot_forge_lines_of_the_log(
     daemon: ReceivingNode,
 ) -> None:
     await daemon.start_loaded(debug=True)
@@ -85,7 +87,7 @@ async def test_bad_requests_are_refused_in_the_documents_words(daemon: Receiving
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_damaged_archive_is_a_500_with_its_reason(daemon: ReceivingNode) -> None:
+async def test_a_damaged_archive_is_refused_with_500_and_its_reason(daemon: ReceivingNode) -> None:
     await daemon.start()
     status, answer = await daemon.upload(b"this is no archive" * 100)
     assert (status, answer["code"]) == (500, "archive-invalid")
@@ -96,7 +98,7 @@ async def test_a_damaged_archive_is_a_500_with_its_reason(daemon: ReceivingNode)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_is_here_is_not_received_again(daemon: ReceivingNode) -> None:
+async def test_a_server_that_exists_here_is_refused_with_409(daemon: ReceivingNode) -> None:
     await daemon.start()
     await daemon.upload(archive())
     status, answer = await daemon.upload(archive())
@@ -106,7 +108,7 @@ async def test_a_server_that_is_here_is_not_received_again(daemon: ReceivingNode
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_the_panel_does_not_know_is_a_404_and_not_told(
+async def test_a_server_unknown_to_the_panel_is_refused_with_404(
     daemon: ReceivingNode,
 ) -> None:
     await daemon.start()
@@ -117,7 +119,7 @@ async def test_a_server_the_panel_does_not_know_is_a_404_and_not_told(
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_server_is_not_received_twice_at_once(daemon: ReceivingNode) -> None:
+async def test_a_second_upload_of_a_server_is_refused_with_409(daemon: ReceivingNode) -> None:
     await daemon.start()
     sender = UploadClient(daemon, archive())
     await sender.begin()
@@ -129,7 +131,7 @@ async def test_one_server_is_not_received_twice_at_once(daemon: ReceivingNode) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_stood_in_the_servers_place_is_set_aside_and_told(
+async def test_existing_files_in_the_servers_place_are_set_aside_and_logged(
     daemon: ReceivingNode,
 ) -> None:
     await daemon.start()
@@ -143,7 +145,7 @@ async def test_what_stood_in_the_servers_place_is_set_aside_and_told(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_is_read_by_a_client_that_is_still_sending(daemon: ReceivingNode) -> None:
+async def test_a_client_that_still_sends_can_read_the_refusal(daemon: ReceivingNode) -> None:
     await daemon.start()
     sender = UploadClient(daemon, os.urandom(20_000_000), token="bad")
     await sender.begin()
@@ -153,7 +155,9 @@ async def test_a_refusal_is_read_by_a_client_that_is_still_sending(daemon: Recei
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_too_large_is_told_so(daemon: ReceivingNode) -> None:
+async def test_large_headers_and_bodies_are_refused_with_431_and_413(
+    daemon: ReceivingNode,
+) -> None:
     await daemon.start()
     status, answer = await daemon.curl("-H", f"X: {'x' * 20_000}", "-F", "archive=x")
     assert (status, answer["code"]) == (431, "header-too-long")
@@ -165,7 +169,9 @@ async def test_what_is_too_large_is_told_so(daemon: ReceivingNode) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_method_is_told_which_one_to_use(daemon: ReceivingNode) -> None:
+async def test_another_method_is_refused_with_405_and_the_allowed_ones(
+    daemon: ReceivingNode,
+) -> None:
     await daemon.start()
     status, answer = await daemon.curl("-X", "GET")
     assert (status, answer["detail"]) == (405, "use OPTIONS, POST")

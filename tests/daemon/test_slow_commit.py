@@ -48,7 +48,7 @@ async def is_free(nodes: TwoNodes) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_quick_failure_at_the_source_is_told_until_the_panel_has_the_transfer(
+async def test_a_quick_failure_at_the_source_is_reported_until_the_panel_has_the_transfer(
     nodes: TwoNodes,
 ) -> None:
     nodes.add_server()
@@ -65,7 +65,7 @@ async def test_a_quick_failure_at_the_source_is_told_until_the_panel_has_the_tra
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_quick_failure_at_the_destination_is_told_until_the_panel_has_the_transfer(
+async def test_a_quick_failure_at_the_destination_is_reported_until_the_panel_has_the_transfer(
     nodes: TwoNodes,
 ) -> None:
     nodes.add_server()
@@ -90,7 +90,7 @@ async def test_a_quick_failure_at_the_destination_is_told_until_the_panel_has_th
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_quick_success_is_told_until_the_panel_has_the_transfer(
+async def test_a_quick_success_is_reported_until_the_panel_has_the_transfer(
     nodes: TwoNodes, strict: bool
 ) -> None:
     nodes.add_server(MIB)
@@ -114,7 +114,7 @@ async def test_a_quick_success_is_told_until_the_panel_has_the_transfer(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failure_that_is_denied_is_told_again_after_a_restart(nodes: TwoNodes) -> None:
+async def test_a_denied_failure_report_is_sent_again_after_a_restart(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()
     nodes.panel.slow_commit = hang = Hang()

@@ -42,7 +42,7 @@ async def start_with(daemon: ReceivingNode, *passed: socket, options: Sequence[s
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_it_cannot_start_with_is_said_in_one_line(
+async def test_an_unusable_configuration_ends_the_start_with_one_line(
     daemon: ReceivingNode, changes: dict[str, object], says: str
 ) -> None:
     daemon.launch(**changes)
@@ -52,7 +52,9 @@ async def test_what_it_cannot_start_with_is_said_in_one_line(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_damaged_journal_is_said_in_one_line(daemon: ReceivingNode) -> None:
+async def test_a_damaged_state_database_ends_the_start_with_one_line(
+    daemon: ReceivingNode,
+) -> None:
     store = Store(str(daemon.directory))
     store.open()
     store.deny(10, [f"{number:0>100}" for number in range(500)])
@@ -69,14 +71,14 @@ async def test_a_damaged_journal_is_said_in_one_line(daemon: ReceivingNode) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_listens_where_the_configuration_says(daemon: ReceivingNode) -> None:
+async def test_the_daemon_listens_at_the_configured_address(daemon: ReceivingNode) -> None:
     daemon.launch(api={"host": "::1", "port": 18080, **PLAIN})
     assert "http://[::1]:18080" in await daemon.wait_for_line("listens on")
 
 
 @pytest.mark.parametrize("options", [(), ("--endpoint", "systemd:domain=INET:index=0")])
 @pytest_twisted.ensureDeferred
-async def test_a_socket_handed_over_as_systemd_does_is_used_with_tls(
+async def test_a_socket_passed_by_systemd_is_used_with_tls(
     daemon: ReceivingNode, options: tuple[str, ...]
 ) -> None:
     with create_server(("127.0.0.1", 0)) as listening:
@@ -87,7 +89,7 @@ async def test_a_socket_handed_over_as_systemd_does_is_used_with_tls(
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_listens_by_a_socket_of_ipv6_and_leaves_those_of_other_kinds(
+async def test_of_passed_sockets_only_a_listening_internet_socket_is_used(
     daemon: ReceivingNode,
 ) -> None:
     with (
@@ -103,7 +105,7 @@ async def test_it_listens_by_a_socket_of_ipv6_and_leaves_those_of_other_kinds(
 
 
 @pytest_twisted.ensureDeferred
-async def test_of_several_sockets_one_must_be_chosen(daemon: ReceivingNode) -> None:
+async def test_several_passed_sockets_need_an_endpoint_option(daemon: ReceivingNode) -> None:
     with create_server(("127.0.0.1", 0)) as one, create_server(("127.0.0.1", 0)) as other:
         await start_with(daemon, one, other)
         assert await daemon.ended() == 1
@@ -115,7 +117,7 @@ async def test_of_several_sockets_one_must_be_chosen(daemon: ReceivingNode) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_socket_goes_before_the_configuration_and_an_endpoint_before_both(
+async def test_an_endpoint_option_overrides_a_passed_socket(
     daemon: ReceivingNode,
 ) -> None:
     with create_server(("127.0.0.1", 0)) as listening:
@@ -125,7 +127,9 @@ async def test_a_socket_goes_before_the_configuration_and_an_endpoint_before_bot
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_a_configuration_it_says_where_it_looked(daemon: ReceivingNode) -> None:
+async def test_a_missing_configuration_is_reported_with_the_paths_searched(
+    daemon: ReceivingNode,
+) -> None:
     command = daemon.command()
     # A machine of its own, as far as /etc goes.
     daemon.spawn(
@@ -143,7 +147,9 @@ async def test_without_a_configuration_it_says_where_it_looked(daemon: Receiving
 
 @pytest.mark.parametrize("endpoint", ["foo:bar", "tcp:abc", "tcp", "systemd:domain=INET:index=0"])
 @pytest_twisted.ensureDeferred
-async def test_an_endpoint_that_is_none_is_said_so(daemon: ReceivingNode, endpoint: str) -> None:
+async def test_an_invalid_endpoint_ends_the_start_with_one_line(
+    daemon: ReceivingNode, endpoint: str
+) -> None:
     daemon.launch("--endpoint", endpoint)
     assert await daemon.ended() == 1
     assert daemon.lines_with("is not an endpoint")
@@ -151,7 +157,7 @@ async def test_an_endpoint_that_is_none_is_said_so(daemon: ReceivingNode, endpoi
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_second_daemon_on_the_same_data_is_kept_out(daemon: ReceivingNode) -> None:
+async def test_a_second_daemon_on_the_same_data_does_not_start(daemon: ReceivingNode) -> None:
     await daemon.start()
     sender = UploadClient(daemon, archive())
     await sender.begin()

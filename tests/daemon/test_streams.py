@@ -92,7 +92,9 @@ async def finish(senders: list[UploadClient]) -> list[tuple[int, bytes] | None]:
 
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_they_become_one_server(daemon: ReceivingNode, backwards: bool) -> None:
+async def test_the_streams_of_one_server_are_merged(
+    daemon: ReceivingNode, backwards: bool
+) -> None:
     await daemon.start()
     senders = requests(daemon, 3)
     for sender in senders[::-1] if backwards else senders:
@@ -114,7 +116,9 @@ async def test_they_become_one_server(daemon: ReceivingNode, backwards: bool) ->
 
 @pytest.mark.parametrize("agent", ["", OURS])
 @pytest_twisted.ensureDeferred
-async def test_a_wrong_checksum_fails_all_of_them(daemon: ReceivingNode, agent: str) -> None:
+async def test_a_wrong_checksum_of_one_stream_fails_all_streams(
+    daemon: ReceivingNode, agent: str
+) -> None:
     await daemon.start()
     senders = requests(daemon, 2, agent, wrong=1)
     for sender in senders:
@@ -132,7 +136,7 @@ async def test_a_wrong_checksum_fails_all_of_them(daemon: ReceivingNode, agent: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_is_cut_short_fails_all_of_them(daemon: ReceivingNode) -> None:
+async def test_a_stream_cut_short_fails_all_streams(daemon: ReceivingNode) -> None:
     await daemon.start()
     first, other, cut = requests(daemon, 2, OURS)
     for sender in (first, other, cut):
@@ -147,7 +151,7 @@ async def test_one_that_is_cut_short_fails_all_of_them(daemon: ReceivingNode) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_does_not_come_fails_all_of_them(daemon: ReceivingNode) -> None:
+async def test_a_missing_stream_fails_all_streams(daemon: ReceivingNode) -> None:
     daemon.transfers = {"streams": {"within": 1}}
     await daemon.start()
     first, other, _ = requests(daemon, 2, OURS)
@@ -172,7 +176,7 @@ async def test_what_does_not_come_fails_all_of_them(daemon: ReceivingNode) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_killed_daemon_leaves_one_transfer_to_the_next(daemon: ReceivingNode) -> None:
+async def test_streams_of_a_killed_daemon_fail_as_one_transfer(daemon: ReceivingNode) -> None:
     await daemon.start()
     senders = requests(daemon, 3, size=2_000_000)
     for sender in senders:
@@ -246,7 +250,7 @@ async def test_a_server_moves_in_several_streams(nodes: TwoNodes, archive_format
 
 
 @pytest_twisted.ensureDeferred
-async def test_by_fewer_places_than_streams_it_moves_too(nodes: TwoNodes) -> None:
+async def test_a_server_moves_in_more_streams_than_receiving_slots(nodes: TwoNodes) -> None:
     nodes.add_server()
     grow(nodes.source.files())
     before = seen(nodes.source.files())
@@ -259,7 +263,7 @@ async def test_by_fewer_places_than_streams_it_moves_too(nodes: TwoNodes) -> Non
 
 @pytest.mark.parametrize("victim", ["source", "destination"])
 @pytest_twisted.ensureDeferred
-async def test_whoever_is_killed_the_server_stays_and_moves_the_next_time(
+async def test_a_kill_during_several_streams_leaves_the_server_which_moves_later(
     nodes: TwoNodes, victim: str
 ) -> None:
     nodes.add_server(4_000_000)

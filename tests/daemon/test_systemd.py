@@ -50,7 +50,7 @@ async def entry(journal: Journal, text: str) -> dict[str, str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_tells_from_its_start_to_its_end_how_it_is(
+async def test_systemd_is_notified_from_start_to_end(
     daemon: ReceivingNode, manager: Manager
 ) -> None:
     await daemon.listen_panel()
@@ -80,7 +80,7 @@ async def test_it_tells_from_its_start_to_its_end_how_it_is(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_reload_is_told_and_new_connections_are_shown_the_new_certificate(
+async def test_a_reload_is_notified_and_new_connections_get_the_new_certificate(
     daemon: ReceivingNode, manager: Manager
 ) -> None:
     await daemon.start()
@@ -101,7 +101,7 @@ async def test_a_reload_is_told_and_new_connections_are_shown_the_new_certificat
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_watchdog_ends_says_where_it_was(
+async def test_sigabrt_of_the_watchdog_logs_the_stacks_of_all_threads(
     daemon: ReceivingNode, manager: Manager
 ) -> None:
     await daemon.start()
@@ -114,7 +114,7 @@ async def test_what_the_watchdog_ends_says_where_it_was(
 
 
 @pytest_twisted.ensureDeferred
-async def test_under_the_journal_it_logs_with_fields(daemon: ReceivingNode) -> None:
+async def test_journald_gets_entries_with_fields(daemon: ReceivingNode) -> None:
     with Journal(daemon.directory) as journal:
         await daemon.listen_panel()
         namespace = ("/usr/bin/unshare", "--mount", "/bin/sh", "-c", UNDER_THE_JOURNAL)

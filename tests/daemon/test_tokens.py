@@ -62,7 +62,7 @@ async def test_a_token_is_good_for_one_transfer_even_after_a_kill(daemon: Receiv
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refusal_before_the_body_does_not_use_it_up(daemon: ReceivingNode) -> None:
+async def test_a_refusal_before_the_body_does_not_use_up_the_token(daemon: ReceivingNode) -> None:
     await daemon.start_loaded()
     token = daemon.token()
     # No such form, with a good token: the Panel hears of it, and begins anew with another one.
@@ -87,7 +87,9 @@ async def test_a_refusal_before_the_body_does_not_use_it_up(daemon: ReceivingNod
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_the_panel_does_not_know_does_not_use_it_up(daemon: ReceivingNode) -> None:
+async def test_a_server_unknown_to_the_panel_does_not_use_up_the_token(
+    daemon: ReceivingNode,
+) -> None:
     await daemon.start()
     token = daemon.panel.transfer_token(OTHER, daemon.node)
     assert (await daemon.upload(archive(), token=token))[0] == 404

@@ -12,7 +12,7 @@ OTHER = "1b0c7f6e-9a3d-4e52-8c41-5f2e7d90ab36"
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_goes_meanwhile_is_noticed(daemon: ReceivingNode) -> None:
+async def test_a_waiting_sender_that_disconnects_fails_at_once(daemon: ReceivingNode) -> None:
     daemon.expect(OTHER)
     daemon.transfers = {"concurrent": 1}
     await daemon.start()

@@ -58,7 +58,7 @@ def yields(daemon: NodeProcess, nice: int, *names: str) -> None:
 
 @pytest.mark.parametrize(("transfers", "nice"), [({}, 10), ({"nice": 3}, 3), ({"nice": 0}, 0)])
 @pytest_twisted.ensureDeferred
-async def test_threads_that_receive_yield_and_no_others(
+async def test_only_threads_that_receive_have_a_raised_nice_value(
     daemon: ReceivingNode, transfers: dict[str, int], nice: int
 ) -> None:
     daemon.transfers = transfers
@@ -71,7 +71,7 @@ async def test_threads_that_receive_yield_and_no_others(
 
 
 @pytest_twisted.ensureDeferred
-async def test_threads_that_send_yield_and_no_others(nodes: TwoNodes) -> None:
+async def test_only_threads_that_send_have_a_raised_nice_value(nodes: TwoNodes) -> None:
     nodes.add_server(SIZE)
     await nodes.start()
     nodes.destination.throttle(LIMIT * MIB)
