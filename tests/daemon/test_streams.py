@@ -238,7 +238,7 @@ async def test_a_server_moves_in_several_streams(nodes: TwoNodes, archive_format
             UUID, there.node, multiplex_streams=streams, archive_format=archive_format
         )
         await there.wait_for_line("state success", marks[1])
-        await here.wait_for_line(f"{UUID}: its files are deleted", marks[0])
+        await here.wait_for_line(f"{UUID}: files deleted", marks[0])
         assert seen(there.files()) == before
         assert nodes.panel.reports() == [(UUID, "success")] * number
         assert nodes.panel.deletions == [(UUID, 204)] * number
