@@ -17,7 +17,7 @@ __all__ = ["Containers"]
 GAME = "echo listening on; read -r line"
 #: What a node says that gives a server no container before its next start, since on a shared
 #: engine the other node's still has the name; nothing else excuses that there is none.
-OWED = ("its next start does it", "is on this Docker engine already")
+OWED = ("the next start does it", "is on this Docker engine already")
 #: What the engine calls a container that is neither half made nor half removed.
 WHOLE = ("created", "running", "exited")
 
