@@ -25,8 +25,8 @@ LOOPBACK = {"address": "127.0.0.1:0"}
 
 async def scraped(daemon: ReceivingNode) -> str:
     """Return the exposition of a daemon that was started with an address for it."""
-    line = await daemon.wait_for_line("metrics are at")
-    found = re.search(r"metrics are at (\S+)", line)
+    line = await daemon.wait_for_line("metrics: listening at")
+    found = re.search(r"metrics: listening at (\S+)", line)
     assert found
     status, text = await get(found[1])
     assert status == 200
@@ -118,7 +118,7 @@ async def test_an_engine_that_does_not_answer_is_in_the_metrics(daemon: Receivin
 @pytest_twisted.ensureDeferred
 async def test_metrics_are_off_unless_configured(daemon: ReceivingNode) -> None:
     await daemon.start_loaded(api={"ssl": {"enabled": False}})
-    assert not daemon.lines_with("metrics are at")
+    assert not daemon.lines_with("metrics: listening at")
     status, _ = await get(f"{daemon.url}/metrics")
     assert status == 404
 
