@@ -58,7 +58,7 @@ async def test_only_unknown_keys_of_the_configuration_are_logged(daemon: Receivi
     )
     assert "https://127.0.0.1:" in await daemon.wait_for_line("listens on")
     line = await daemon.wait_for_line("unknown configuration keys")
-    assert line.endswith("not known: crash_detection, throttles.line")
+    assert line.endswith("keys: crash_detection, throttles.line")
 
 
 @pytest_twisted.ensureDeferred

@@ -109,7 +109,7 @@ async def test_several_passed_sockets_need_an_endpoint_option(daemon: ReceivingN
     with create_server(("127.0.0.1", 0)) as one, create_server(("127.0.0.1", 0)) as other:
         await start_with(daemon, one, other)
         assert await daemon.ended() == 1
-        (line,) = daemon.lines_with("systemd passes 2 sockets")
+        (line,) = daemon.lines_with("systemd passes 2 TCP sockets")
         assert "--endpoint systemd:domain=INET:index=1" in line
         await start_with(daemon, one, other, options=("-e", "systemd:domain=INET:index=1"))
         await daemon.listening()

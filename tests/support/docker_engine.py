@@ -75,8 +75,9 @@ class Engine:
 
         The container is removed afterwards.
         """
+        docker = self.config().docker  # before: the network is removed after the container
         self.will_make_container(server)
-        return {"docker": attrs.asdict(self.config().docker)}
+        return {"docker": attrs.asdict(docker)}
 
     def server(self, invocation: str = "exit 0", image: str = "") -> Settings:
         """Return a server with a directory of its own; `invocation` is a shell command."""
