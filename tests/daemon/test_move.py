@@ -114,26 +114,17 @@ async def test_a_server_moves_to_and_fro_in_each_format_that_a_panel_asks_for(
     nodes.add_server()
     before = seen(nodes.source.files())
     await nodes.start()
-    await nodes.panel.transfer(
-        UUID, nodes.destination.node, archive_format=form, compression_level="good_speed"
-    )
-    await nodes.destination.wait_for_line("state success")
-    assert seen(nodes.destination.files()) == before
-
-
-@pytest_twisted.ensureDeferred
-async def test_it_can_move_there_and_back(nodes: TwoNodes) -> None:
-    nodes.add_server()
-    before = seen(nodes.source.files())
-    await nodes.start()
-    await nodes.transfer()
-    await nodes.source.wait_for_line(f"{UUID}: files deleted")
-    await nodes.destination.wait_for_line("state success")
-    await nodes.panel.transfer(UUID, nodes.source.node)
-    await nodes.source.wait_for_line(f"{UUID}: received")
-    await nodes.destination.wait_for_line(f"{UUID}: files deleted")
-    assert seen(nodes.source.files()) == before
-    assert nodes.destination.paths_of_server() == []
+    here, there = nodes.source, nodes.destination
+    for form in ("tar", "tar_xz", "tar_bz2", "tar_lz4", "tar_zstd"):
+        marks = len(here.log), len(there.log)
+        await nodes.panel.transfer(
+            UUID, there.node, archive_format=form, compression_level="good_speed"
+        )
+        await here.wait_for_line(f"{UUID}: files deleted", marks[0])
+        await there.wait_for_line("state success", marks[1])
+        assert seen(there.files()) == before
+        assert here.paths_of_server() == []
+        here, there = there, here
 
 
 @pytest_twisted.ensureDeferred
