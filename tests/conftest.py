@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import pytest_twisted
 from hypothesis import settings
 
 from tests.support.docker_engine import busybox, engine
@@ -20,6 +22,12 @@ __all__ = ["busybox", "engine", "logged_errors", "store"]
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.register_profile("random", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Have pytest-twisted run every asynchronous test in the reactor."""
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+        pytest_twisted.ensureDeferred(item.obj)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
 
 from tests.control.operators import Operator
 from tests.direct_transfers.harness import UUID
@@ -36,7 +35,6 @@ def keys(told: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", ["status", "transfers", f"transfers/{UUID}"])
-@pytest_twisted.ensureDeferred
 async def test_every_key_is_documented(operator: Operator, path: str) -> None:
     store = operator.ends.source.store
     store.end(2.0, store.begin(1.0, UUID, Direction.IN, "SWAP"), Outcome.SUCCESS)

@@ -9,7 +9,6 @@ import stat
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 
 from tests.direct_transfers.scenarios import Ends
 from tests.support.logged_errors import LoggedErrors
@@ -27,7 +26,6 @@ def abandoned(path: Path) -> None:
         listening.bind(str(path))
 
 
-@pytest_twisted.ensureDeferred
 async def test_root_and_one_group_may_open_it(ends: Ends, tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     opened = listener(ends, path, grp.getgrgid(os.getgid()).gr_name)
@@ -39,7 +37,6 @@ async def test_root_and_one_group_may_open_it(ends: Ends, tmp_path: Path) -> Non
     assert not path.exists()
 
 
-@pytest_twisted.ensureDeferred
 async def test_it_is_the_groups_that_is_named(ends: Ends, tmp_path: Path) -> None:
     if os.getuid():
         pytest.skip("only root may give it to any group")
@@ -50,7 +47,6 @@ async def test_it_is_the_groups_that_is_named(ends: Ends, tmp_path: Path) -> Non
     await opened.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_group_that_there_is_not_is_said_so(
     ends: Ends, tmp_path: Path, logged_errors: LoggedErrors
 ) -> None:
@@ -60,7 +56,6 @@ async def test_a_group_that_there_is_not_is_said_so(
     await opened.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_socket_that_a_dead_daemon_left_is_replaced(ends: Ends, tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     abandoned(path)
@@ -71,7 +66,6 @@ async def test_a_socket_that_a_dead_daemon_left_is_replaced(ends: Ends, tmp_path
     await opened.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_where_somebody_listens_is_left_to_them(
     ends: Ends, tmp_path: Path, logged_errors: LoggedErrors
 ) -> None:
@@ -95,7 +89,6 @@ async def test_one_where_somebody_listens_is_left_to_them(
         ("x" * 150, "too long"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_where_there_can_be_none_that_is_said(
     ends: Ends, tmp_path: Path, logged_errors: LoggedErrors, path: str, says: str
 ) -> None:
@@ -109,7 +102,6 @@ async def test_where_there_can_be_none_that_is_said(
     await opened.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_node_can_do_without(ends: Ends, logged_errors: LoggedErrors) -> None:
     opened = listener(ends, "")
     opened.open()

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, fail
 
 from tests.direct_transfers.scenarios import Ends
@@ -25,7 +24,6 @@ async def gathered(ends: Ends) -> dict[str, Any]:
     return await ends.source.status()().get_status(request)
 
 
-@pytest_twisted.ensureDeferred
 async def test_it_tells_what_it_is_and_has_room_for(ends: Ends) -> None:
     found = await gathered(ends)
     assert (found["version"], found["pid"]) == (__version__, os.getpid())
@@ -43,7 +41,6 @@ async def test_it_tells_what_it_is_and_has_room_for(ends: Ends) -> None:
         assert 0 < disk["free_bytes"] <= disk["total_bytes"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_disk_that_is_gone_is_said_so(ends: Ends) -> None:
     ends.source.data.rename(ends.source.directory / "elsewhere")
     found = await gathered(ends)
@@ -51,7 +48,6 @@ async def test_a_disk_that_is_gone_is_said_so(ends: Ends) -> None:
     assert (disk["free_bytes"], disk["error"]) == (None, "No such file or directory")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_panel_that_answers_is_reachable(ends: Ends) -> None:
     ends.source.panel.heard = time.time()
     panel = (await gathered(ends))["panel"]
@@ -67,7 +63,6 @@ async def test_a_panel_that_answers_is_reachable(ends: Ends) -> None:
         (PanelRefused("the Panel refused", "answered 401", 401), True, "answered 401"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_panel_that_does_not_is_told_with_its_reason(
     ends: Ends, error: Exception, reachable: bool, says: str
 ) -> None:
@@ -76,7 +71,6 @@ async def test_a_panel_that_does_not_is_told_with_its_reason(
     assert (panel["reachable"], panel["error"]) == (reachable, says)
 
 
-@pytest_twisted.ensureDeferred
 async def test_nobody_is_waited_for_for_long(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROBE_TIMEOUT", 0.05)
     ends.source.panel.greeting = Deferred()
@@ -90,7 +84,6 @@ async def test_nobody_is_waited_for_for_long(ends: Ends, monkeypatch: pytest.Mon
     assert found["engine"]["error"] == "no answer within 0.05 s"
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_engine_tells_its_version_or_why_not(ends: Ends) -> None:
     async def answers() -> EngineInformation:
         return ENGINE

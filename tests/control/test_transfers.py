@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import pytest
-import pytest_twisted
 
 from tests.control.operators import Operator
 from tests.direct_transfers.harness import UUID, until
@@ -27,12 +26,10 @@ async def held_up(operator: Operator) -> Any:
     return found
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_node_where_nothing_moves_says_so(operator: Operator) -> None:
     assert await operator.ask("GET", "transfers") == {"running": [], "expected": [], "past": []}
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_moves_is_told_at_both_ends(operator: Operator) -> None:
     found = await held_up(operator)
     assert (found["server"], found["direction"], found["by_hand"]) == (UUID, "out", True)
@@ -47,7 +44,6 @@ async def test_what_moves_is_told_at_both_ends(operator: Operator) -> None:
     await operator.ends.over()
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_has_ended_is_told_with_its_reason(operator: Operator) -> None:
     await held_up(operator)
     await operator.ask("DELETE", f"transfers/{UUID.upper()}", end="destination")
@@ -60,7 +56,6 @@ async def test_what_has_ended_is_told_with_its_reason(operator: Operator) -> Non
     assert (past["bytes"], past["files"]) == (pytest.approx(1000, abs=900), 1)
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_server_is_told_whole(operator: Operator) -> None:
     found = await operator.ask("GET", f"transfers/{UUID}")
     assert found["uuid"] == UUID
@@ -73,7 +68,6 @@ async def test_one_server_is_told_whole(operator: Operator) -> None:
     operator.ends.source.outbox.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_of_a_server_that_nobody_knows_nothing_is_told(operator: Operator) -> None:
     refusal = await operator.refusal("GET", f"transfers/{OTHER}")
     assert refusal.exit_code == Exit.UNKNOWN
@@ -81,7 +75,6 @@ async def test_of_a_server_that_nobody_knows_nothing_is_told(operator: Operator)
     assert (await operator.refusal("GET", "transfers/what")).exit_code == Exit.UNKNOWN
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_is_expected_is_told_until_it_is_cancelled(operator: Operator) -> None:
     order = {"server": OTHER, "seconds": 60}
     invited = await operator.ask("POST", "receive", order)
@@ -93,7 +86,6 @@ async def test_what_is_expected_is_told_until_it_is_cancelled(operator: Operator
     assert "no transfer that can be cancelled" in refusal.message
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(
     operator: Operator,
 ) -> None:
@@ -106,7 +98,6 @@ async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(
     assert (now["server"], now["doing"]) == (UUID, "ending")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_storage_pool_is_told(operator: Operator) -> None:
     store = operator.ends.source.store
     for uuid in (OTHER, UUID):
@@ -118,7 +109,6 @@ async def test_a_storage_pool_is_told(operator: Operator) -> None:
     assert (past["server"], past["storage_pool"]) == (UUID, "attic")
 
 
-@pytest_twisted.ensureDeferred
 async def test_as_many_that_have_ended_are_told_as_are_asked_for(operator: Operator) -> None:
     store = operator.ends.source.store
     ids = [store.begin(number, OTHER, Direction.IN, "SWAP") for number in range(30)]
@@ -153,7 +143,6 @@ async def test_as_many_that_have_ended_are_told_as_are_asked_for(operator: Opera
         ("send", {"server": OTHER, "url": "https://x", "token": "t"}, "not loaded its servers"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_an_order_that_makes_no_sense_is_refused(
     operator: Operator, path: str, order: dict[str, Any], says: str
 ) -> None:
@@ -161,7 +150,6 @@ async def test_an_order_that_makes_no_sense_is_refused(
     assert says in f"{refusal.message}: {refusal.detail}"
 
 
-@pytest_twisted.ensureDeferred
 async def test_there_is_nothing_else(operator: Operator) -> None:
     assert (await operator.refusal("GET", "what")).exit_code == Exit.UNKNOWN
     assert "not allowed here" in (await operator.refusal("POST", "status", {})).message

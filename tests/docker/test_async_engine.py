@@ -7,11 +7,10 @@ from threading import Event
 from typing import Any
 
 import pytest
-import pytest_twisted
-from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from tests.support.docker_engine import Engine as RealEngine
+from tests.support.reactor import reactor
 from tests.support.recording_observer import RecordingObserver
 from wingsd.docker import async_engine as calls_module
 from wingsd.docker import engine as engine_calls
@@ -20,8 +19,6 @@ from wingsd.docker.environment import DockerEnvironment
 from wingsd.errors import EnvironmentFailed
 from wingsd.threadio import Workers
 from wingsd.util.observer import ENGINE
-
-reactor: Any = installed_reactor
 
 
 class Client:
@@ -75,7 +72,6 @@ def in_turn(faked: AsyncEngine, name: str, work: Any) -> Deferred[Any]:
     return Deferred.fromCoroutine(operation())
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_name_is_served_in_order_and_others_meanwhile(faked: AsyncEngine) -> None:
     gate = Gate()
     first = in_turn(faked, "a", gate)
@@ -90,7 +86,6 @@ async def test_one_name_is_served_in_order_and_others_meanwhile(faked: AsyncEngi
     assert faked._locks == {}
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_cancelled_call_keeps_its_lock_until_its_thread_ends(
     faked: AsyncEngine,
 ) -> None:
@@ -110,7 +105,6 @@ async def test_a_cancelled_call_keeps_its_lock_until_its_thread_ends(
     assert faked._locks == {}
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_cancelled_waiter_is_skipped(faked: AsyncEngine) -> None:
     gate = Gate()
     first = in_turn(faked, "a", gate)
@@ -126,7 +120,6 @@ async def test_a_cancelled_waiter_is_skipped(faked: AsyncEngine) -> None:
     assert faked._locks == {}
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_failure_ends_the_turn_too(faked: AsyncEngine) -> None:
     def broken(_: Any) -> None:
         raise OSError(111, "Connection refused")
@@ -137,7 +130,6 @@ async def test_a_failure_ends_the_turn_too(faked: AsyncEngine) -> None:
     assert faked._locks == {}
 
 
-@pytest_twisted.ensureDeferred
 async def test_nothing_is_left_when_a_creation_is_cancelled_and_removed(
     engine: RealEngine, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +154,6 @@ async def test_nothing_is_left_when_a_creation_is_cancelled_and_removed(
     assert not engine.client.containers(all=True, filters={"name": server.uuid})
 
 
-@pytest_twisted.ensureDeferred
 async def test_how_long_each_call_takes_is_told(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +175,6 @@ async def test_how_long_each_call_takes_is_told(
     assert calls == [(ENGINE, "look", None), (ENGINE, "remove", error)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_waiting_for_a_thread_is_not_the_engines_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import attrs
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.docker.image_registry import Registry as FakeRegistry
@@ -60,7 +59,6 @@ async def refusal(environment: Environment, server: Settings) -> str:
     return failed.value.detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_engine_takes_every_field(engine: Engine, workers: Workers) -> None:
     config, server = engine.config(), engine.server()
     server = attrs.evolve(
@@ -105,7 +103,6 @@ async def test_the_engine_takes_every_field(engine: Engine, workers: Workers) ->
     assert host["Dns"] == ["1.1.1.1", "1.0.0.1"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_container_starts_and_writes_only_its_own(
     engine: Engine, workers: Workers
 ) -> None:
@@ -126,7 +123,6 @@ async def test_a_container_starts_and_writes_only_its_own(
     assert (engine.volumes / server.uuid / "world").read_text() == "kept\n"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_container_that_exists_is_kept(engine: Engine, workers: Workers) -> None:
     environment, server = DockerEnvironment(engine.config(), workers, reactor), engine.server()
     assert await environment.create(server)
@@ -136,14 +132,12 @@ async def test_a_container_that_exists_is_kept(engine: Engine, workers: Workers)
     assert engine.client.inspect_container(server.uuid)["Id"] == before
 
 
-@pytest_twisted.ensureDeferred
 async def test_of_two_at_once_one_creates_the_container(engine: Engine, workers: Workers) -> None:
     environment, server = DockerEnvironment(engine.config(), workers, reactor), engine.server()
     made = await both(environment.create(server), environment.create(server))
     assert sorted(made) == [False, True]
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_is_still_being_made_is_kept_when_it_is_there(
     engine: Engine, workers: Workers
 ) -> None:
@@ -160,7 +154,6 @@ async def test_one_that_is_still_being_made_is_kept_when_it_is_there(
         engine.client.remove_container(server.uuid)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_name_that_stays_taken_by_nothing_is_told(
     engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +163,6 @@ async def test_a_name_that_stays_taken_by_nothing_is_told(
     assert "neither made nor removed" in await refusal(environment, engine.server())
 
 
-@pytest_twisted.ensureDeferred
 async def test_two_servers_at_once_share_a_new_network(engine: Engine, workers: Workers) -> None:
     config = engine.config()
     environment = DockerEnvironment(config, workers, reactor)
@@ -189,7 +181,6 @@ async def test_two_servers_at_once_share_a_new_network(engine: Engine, workers: 
     assert network["Options"]["com.docker.network.bridge.name"] == bridge
 
 
-@pytest_twisted.ensureDeferred
 async def test_removing_what_runs_and_what_is_gone(engine: Engine, workers: Workers) -> None:
     environment = DockerEnvironment(engine.config(), workers, reactor)
     server = engine.server("while read line; do :; done")
@@ -201,7 +192,6 @@ async def test_removing_what_runs_and_what_is_gone(engine: Engine, workers: Work
     assert await environment.create(server)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_forced_outgoing_address_gets_its_bridge(engine: Engine, workers: Workers) -> None:
     config, server = engine.config(), engine.server()
     ip = config.docker.network.interface
@@ -215,7 +205,6 @@ async def test_a_forced_outgoing_address_gets_its_bridge(engine: Engine, workers
     assert not engine.client.networks(names=[config.docker.network.name])
 
 
-@pytest_twisted.ensureDeferred
 async def test_mounts_are_made_where_they_are_allowed(
     engine: Engine, workers: Workers, logged_errors: LoggedErrors
 ) -> None:
@@ -245,7 +234,6 @@ async def test_mounts_are_made_where_they_are_allowed(
     assert mounts[1]["Source"] == os.path.realpath(shared)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_missing_local_image(engine: Engine, workers: Workers) -> None:
     environment = DockerEnvironment(engine.config(), workers, reactor)
     detail = await refusal(environment, engine.server(image="~wingsd-test/none:1"))
@@ -253,7 +241,6 @@ async def test_a_missing_local_image(engine: Engine, workers: Workers) -> None:
     assert "leading ~" in detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_image_that_is_neither_there_nor_pulled(engine: Engine, workers: Workers) -> None:
     image = f"{NO_REGISTRY}/wingsd-test/none:1"
     environment = DockerEnvironment(engine.config(), workers, reactor)
@@ -262,7 +249,6 @@ async def test_an_image_that_is_neither_there_nor_pulled(engine: Engine, workers
     assert "connection refused" in detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_failed_pull_falls_back_to_the_image_at_hand(
     engine: Engine, workers: Workers, logged_errors: LoggedErrors
 ) -> None:
@@ -273,7 +259,6 @@ async def test_a_failed_pull_falls_back_to_the_image_at_hand(
     assert any("the one on this node is used" in line for line in logged_errors.lines)
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_image_is_pulled_with_the_registrys_credentials(
     engine: Engine, workers: Workers, logged_errors: LoggedErrors
 ) -> None:
@@ -295,7 +280,6 @@ async def test_an_image_is_pulled_with_the_registrys_credentials(
 
 
 @pytest.mark.parametrize("socket", ["/nonexistent/docker.sock", "tcp://127.0.0.1:1", "what://"])
-@pytest_twisted.ensureDeferred
 async def test_an_engine_that_does_not_answer(workers: Workers, socket: str) -> None:
     config = Config(token_id="id", token="secret", remote="http://panel")
     environment = DockerEnvironment(with_docker(config, socket=socket), workers, reactor)
@@ -306,7 +290,6 @@ async def test_an_engine_that_does_not_answer(workers: Workers, socket: str) -> 
         await environment.remove(server.uuid)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_network_in_the_way(engine: Engine, workers: Workers) -> None:
     config = engine.config()
     await DockerEnvironment(config, workers, reactor).create(engine.server())
@@ -317,14 +300,12 @@ async def test_a_network_in_the_way(engine: Engine, workers: Workers) -> None:
     assert "overlaps" in detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_administrators_network_that_is_missing(engine: Engine, workers: Workers) -> None:
     config = with_network(engine.config(), network_mode="wingsd-test-none")
     detail = await refusal(DockerEnvironment(config, workers, reactor), engine.server())
     assert "names the network wingsd-test-none, which does not exist" in detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_engines_own_explanation_is_told(engine: Engine, workers: Workers) -> None:
     server = engine.server()
     server = attrs.evolve(server, build=attrs.evolve(server.build, threads="4000"))

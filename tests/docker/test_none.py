@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 
 from tests.docker.watcher import Notes
 from wingsd.docker import Environment, NoEnvironment
@@ -11,7 +10,6 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_node_of_files_only_makes_and_runs_nothing() -> None:
     environment: Environment = NoEnvironment()
     notes = Notes()

@@ -9,7 +9,6 @@ from typing import Any
 
 import attrs
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.docker.watcher import Notes
@@ -83,7 +82,6 @@ async def failure(doing: Any) -> str:
     return failed.value.detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_everything_is_told_from_the_first_byte_to_the_end(node: EngineNode) -> None:
     _, notes, running = await node.start("echo first; echo last; exit 3")
     await notes.over()
@@ -98,7 +96,6 @@ async def test_everything_is_told_from_the_first_byte_to_the_end(node: EngineNod
     assert notes.ends == [(3, False)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_flood_arrives_whole_and_in_small_pieces(node: EngineNode) -> None:
     _, notes, _ = await node.start("exec /bin/busybox seq 1 100000")
     await notes.over()
@@ -106,14 +103,12 @@ async def test_a_flood_arrives_whole_and_in_small_pieces(node: EngineNode) -> No
     assert max(len(piece) for piece in notes.told if isinstance(piece, bytes)) <= 128 * 1024
 
 
-@pytest_twisted.ensureDeferred
 async def test_want_of_memory_is_told(node: EngineNode) -> None:
     _, notes, _ = await node.start("exec /bin/busybox tail /dev/zero")
     await notes.over()
     assert notes.ends == [(137, True)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_many_commands_arrive_whole_and_in_order(node: EngineNode) -> None:
     _, notes, running = await node.start(PARROT)
     lines = [f"command {number} äöü" for number in range(40)] + ["quit"]
@@ -124,7 +119,6 @@ async def test_many_commands_arrive_whole_and_in_order(node: EngineNode) -> None
     assert notes.ends == [(4, False)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_consoles_that_nobody_reads_keep_no_other_server_waiting(
     node: EngineNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +141,6 @@ async def test_consoles_that_nobody_reads_keep_no_other_server_waiting(
 @pytest.mark.parametrize(
     ("call", "status"), [(("stop",), 5), (("signal", "SIGTERM"), 5), (("kill",), 137)]
 )
-@pytest_twisted.ensureDeferred
 async def test_a_server_ends_as_it_is_asked_to(
     node: EngineNode, call: tuple[str, ...], status: int
 ) -> None:
@@ -158,7 +151,6 @@ async def test_a_server_ends_as_it_is_asked_to(
     assert notes.ends == [(status, False)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_signal_that_does_not_exist_is_refused_in_the_engines_words(
     node: EngineNode,
 ) -> None:
@@ -167,7 +159,6 @@ async def test_a_signal_that_does_not_exist_is_refused_in_the_engines_words(
     assert "SIGNONSENSE" in detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_it_uses_is_told(node: EngineNode) -> None:
     _, notes, running = await node.start(OBEDIENT)
     await notes.measured()
@@ -180,7 +171,6 @@ async def test_what_it_uses_is_told(node: EngineNode) -> None:
     await notes.over()
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_runs_already_is_adopted(node: EngineNode) -> None:
     server, before, first = await node.start(PARROT)
     await first.command("before")
@@ -201,7 +191,6 @@ async def test_what_runs_already_is_adopted(node: EngineNode) -> None:
     assert before.ends == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_does_not_run_is_not_adopted(node: EngineNode) -> None:
     server = node.engine.server()
     assert await node.environment.adopt(server.uuid, Notes()) is None
@@ -209,7 +198,6 @@ async def test_what_does_not_run_is_not_adopted(node: EngineNode) -> None:
     assert await node.environment.adopt(server.uuid, Notes()) is None
 
 
-@pytest_twisted.ensureDeferred
 async def test_another_nodes_container_is_never_touched(node: EngineNode) -> None:
     server, notes, _ = await node.start(OBEDIENT)
     other = node.other
@@ -229,7 +217,6 @@ async def test_another_nodes_container_is_never_touched(node: EngineNode) -> Non
     assert notes.ends == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_container_that_has_nothing_to_do_with_servers_stays(node: EngineNode) -> None:
     server = node.engine.server()
     assert await node.environment.name_conflict(server.uuid) == ""
@@ -240,7 +227,6 @@ async def test_a_container_that_has_nothing_to_do_with_servers_stays(node: Engin
     assert node.exists(server)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_container_is_renewed_from_fresh_settings(node: EngineNode) -> None:
     server, notes, running = await node.start(OBEDIENT)
     fresh = attrs.evolve(server, invocation="echo fresh")
@@ -260,14 +246,12 @@ async def test_a_container_is_renewed_from_fresh_settings(node: EngineNode) -> N
     assert notes.console == b"fresh\r\n"
 
 
-@pytest_twisted.ensureDeferred
 async def test_renewing_what_is_missing_makes_it(node: EngineNode) -> None:
     server = node.engine.server()
     await node.environment.recreate(server)
     assert node.state(server)["Status"] == "created"
 
 
-@pytest_twisted.ensureDeferred
 async def test_starts_that_cannot_be(node: EngineNode) -> None:
     server = node.engine.server(OBEDIENT)
     assert "no container" in await failure(node.environment.start(server.uuid, Notes()))
@@ -276,7 +260,6 @@ async def test_starts_that_cannot_be(node: EngineNode) -> None:
     assert "is running" in await failure(node.environment.start(server.uuid, Notes()))
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_start_that_the_engine_refuses_leaves_nothing_watched(node: EngineNode) -> None:
     everywhere = "0.0.0.0"  # noqa: S104 - it is what the server asks for
     taken = socket.create_server((everywhere, 0))
@@ -294,7 +277,6 @@ async def test_a_start_that_the_engine_refuses_leaves_nothing_watched(node: Engi
     assert not node.state(server)["Running"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_is_removed_has_ended(node: EngineNode) -> None:
     server, notes, _ = await node.start(OBEDIENT)
     await notes.seen(b"ready")
@@ -304,7 +286,6 @@ async def test_what_is_removed_has_ended(node: EngineNode) -> None:
     assert not node.exists(server)
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_log_of_a_server_that_is_stopped(node: EngineNode) -> None:
     server, notes, _ = await node.start("echo one; /bin/busybox printf 'two\\xff\\n\\nfour'")
     await notes.over()

@@ -12,7 +12,6 @@ import pytest
 import pytest_twisted
 import trustme
 from OpenSSL import SSL
-from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import (
     SSL4ServerEndpoint,
@@ -26,13 +25,13 @@ from zope.interface import implementer
 from tests.docker.relay import Relay
 from tests.docker.watcher import Notes
 from tests.support.docker_engine import Engine
+from tests.support.reactor import reactor
 from wingsd.config import Config
 from wingsd.docker.environment import DockerEnvironment
 from wingsd.docker.streams import TIMEOUT, ContainerStreams
 from wingsd.errors import EnvironmentFailed
 from wingsd.threadio import Workers
 
-reactor: Any = installed_reactor
 PARROT = 'while read line; do echo "got $line"; [ "$line" = quit ] && exit 4; done'
 
 
@@ -90,7 +89,6 @@ async def lives(engine: Engine, environment: DockerEnvironment) -> None:
     assert notes.ends == [(4, False)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_engine_on_a_tcp_port(engine: Engine, workers: Workers, relay: Relay) -> None:
     host = await relay.listen(TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
     config = through(engine.config(), f"tcp://127.0.0.1:{host.port}")
@@ -98,7 +96,6 @@ async def test_an_engine_on_a_tcp_port(engine: Engine, workers: Workers, relay: 
 
 
 @pytest.mark.parametrize("verify", ["1", ""])
-@pytest_twisted.ensureDeferred
 async def test_an_engine_behind_tls(
     engine: Engine,
     workers: Workers,
@@ -125,7 +122,6 @@ async def test_an_engine_behind_tls(
     await lives(engine, DockerEnvironment(config, workers, reactor))
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_cut_console_is_attached_again_while_the_server_goes_on(
     engine: Engine, workers: Workers, relay: Relay, tmp_path: Path
 ) -> None:
@@ -151,7 +147,6 @@ async def test_a_cut_console_is_attached_again_while_the_server_goes_on(
     assert notes.console.count(b"got before") == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_who_detaches_leaves_no_connection(
     engine: Engine, workers: Workers, relay: Relay, tmp_path: Path
 ) -> None:
@@ -172,14 +167,12 @@ async def test_who_detaches_leaves_no_connection(
     assert notes.told == told
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_engine_that_does_not_answer_is_named() -> None:
     for address in ("unix:///nonexistent.sock", "tcp://127.0.0.1:1", "ssh://engine", "what://"):
         with pytest.raises(EnvironmentFailed, match=address):
             await ContainerStreams(reactor, address).console("any", len)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_container_that_is_gone_is_told_in_the_engines_words(engine: Engine) -> None:
     streams = ContainerStreams(reactor, f"unix://{socket_of(engine)}")
     with pytest.raises(EnvironmentFailed, match=r"Docker refuses: .*[Nn]o such container"):
@@ -203,7 +196,6 @@ class _Timed(Clock):
         return getattr(reactor, name)
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_engine_that_says_nothing_is_given_up(deaf: str) -> None:
     timed: Any = _Timed()
     opening = Deferred.fromCoroutine(ContainerStreams(timed, deaf).stats("any", len))
@@ -212,7 +204,6 @@ async def test_an_engine_that_says_nothing_is_given_up(deaf: str) -> None:
         await opening
 
 
-@pytest_twisted.ensureDeferred
 async def test_who_is_cancelled_is_not_told_of_a_failure(deaf: str) -> None:
     opening = Deferred.fromCoroutine(ContainerStreams(reactor, deaf).stats("any", len))
     opening.cancel()

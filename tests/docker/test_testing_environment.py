@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.docker.watcher import Notes
@@ -23,7 +22,6 @@ async def started(fake: FakeEnvironment, notes: Notes) -> Running:
     return await environment.start(UUID, notes)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_process_says_and_uses_what_the_test_wants() -> None:
     fake, notes = FakeEnvironment(), Notes()
     await started(fake, notes)
@@ -42,7 +40,6 @@ async def test_a_process_says_and_uses_what_the_test_wants() -> None:
     ("call", "status"),
     [(("stop",), 0), (("signal", "SIGINT"), 0), (("command", "stop"), 0), (("kill",), 137)],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_process_ends_as_it_is_asked_to(call: tuple[str, ...], status: int) -> None:
     fake, notes = FakeEnvironment(), Notes()
     running = await started(fake, notes)
@@ -51,7 +48,6 @@ async def test_a_process_ends_as_it_is_asked_to(call: tuple[str, ...], status: i
     assert fake.calls == [("create", UUID), ("start", UUID), (call[0], UUID, *call[1:])]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_stubborn_process_is_only_killed() -> None:
     fake, notes = FakeEnvironment(), Notes()
     fake.stubborn.add(UUID)
@@ -64,7 +60,6 @@ async def test_a_stubborn_process_is_only_killed() -> None:
     assert notes.told == [(137, False)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_ran_before_is_adopted_and_let_go() -> None:
     fake, notes = FakeEnvironment(), Notes()
     assert await fake.adopt(UUID, notes) is None
@@ -77,7 +72,6 @@ async def test_what_ran_before_is_adopted_and_let_go() -> None:
     assert notes.told == [b"seen"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_is_not_so_is_refused() -> None:
     fake, notes = FakeEnvironment(), Notes()
     with pytest.raises(EnvironmentFailed, match="no container"):
@@ -97,7 +91,6 @@ async def test_what_is_not_so_is_refused() -> None:
             await foreign
 
 
-@pytest_twisted.ensureDeferred
 async def test_faults_stand_until_they_are_taken_out() -> None:
     fake = FakeEnvironment()
     fake.faults["create"] = EnvironmentFailed("no")

@@ -7,14 +7,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import pytest_twisted
-from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
 from tests.http.talk import Recorder, head
+from tests.support.reactor import reactor
 from tests.transfers.peers import fall_silent
 from wingsd.config import Ssl
 from wingsd.http.listener import HttpListener
@@ -22,7 +21,6 @@ from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.util import net as keepalive
 
-reactor: Any = installed_reactor
 TIMEOUT = 20
 
 
@@ -52,7 +50,6 @@ class Waiting(Resource):
         return listener
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_client_that_vanished_is_found_before_its_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -74,7 +71,6 @@ async def test_a_client_that_vanished_is_found_before_its_answer(
     await door.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_socket_that_is_no_tcp_has_no_such_thing(tmp_path: Any) -> None:
     site = NodeSite(NotFound(), reactor=reactor, timeout=1000)
     door = HttpListener(Ssl(), f"unix:{tmp_path}/socket", site, reactor)

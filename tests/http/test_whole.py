@@ -120,7 +120,6 @@ def harness(tmp_path: Path) -> Iterator[Harness]:
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_servers_life_as_a_panel_and_a_browser_see_it(harness: Harness) -> None:
     await harness.create()
     assert harness.panel.installed(UUID) is True
@@ -161,7 +160,6 @@ async def test_a_servers_life_as_a_panel_and_a_browser_see_it(harness: Harness) 
     assert (await harness.ask("DELETE"))[0] == 404
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_without_an_image_is_there_and_starts_when_it_has_one(
     harness: Harness,
 ) -> None:
@@ -186,7 +184,6 @@ async def test_a_server_without_an_image_is_there_and_starts_when_it_has_one(
     await browser.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_suspended_server_is_not_started(harness: Harness) -> None:
     await harness.create(suspended=True)
     with pytest.raises(NodeError) as caught:
@@ -196,7 +193,6 @@ async def test_a_suspended_server_is_not_started(harness: Harness) -> None:
     assert await harness.ask("POST", "/sync") == (204, None)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_denied_token_opens_nothing(harness: Harness) -> None:
     await harness.create()
     browser = await harness.browser()

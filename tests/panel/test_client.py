@@ -67,14 +67,12 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     pytest_twisted.blockon(Deferred.fromCoroutine(made.fake.close()))
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_is_described(harness: Harness) -> None:
     harness.fake.open_transfer(UUID, harness.here)
     server = (await harness.client().describe(UUID)).settings
     assert (server.uuid, server.container.image) == (UUID, "~busybox")
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_headers_are_the_panels(harness: Harness) -> None:
     await harness.client().owns(UUID)
     headers = harness.fake.headers[0]
@@ -85,13 +83,11 @@ async def test_the_headers_are_the_panels(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("uuid", [UNKNOWN, UUID])
-@pytest_twisted.ensureDeferred
 async def test_a_server_it_does_not_know_for_us_is_unknown(harness: Harness, uuid: str) -> None:
     with pytest.raises(ServerNotFound):
         await harness.client().describe(uuid)
 
 
-@pytest_twisted.ensureDeferred
 async def test_every_page_is_asked_for_whose_a_server_is(harness: Harness) -> None:
     others = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
     for other in others:
@@ -103,7 +99,6 @@ async def test_every_page_is_asked_for_whose_a_server_is(harness: Harness) -> No
     assert not await client.owns(UUID)
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_outcome_is_told(harness: Harness) -> None:
     harness.fake.open_transfer(UUID, harness.here)
     await harness.client().transfer_succeeded(UUID)
@@ -116,7 +111,6 @@ async def test_the_outcome_is_told(harness: Harness) -> None:
 @pytest.mark.parametrize(
     ("backups", "body"), [(None, None), ((), {"backups": []}), ((UUID,), {"backups": [UUID]})]
 )
-@pytest_twisted.ensureDeferred
 async def test_backups_are_told_where_the_panel_asks_for_them(
     harness: Harness, backups: tuple[str, ...] | None, body: object
 ) -> None:
@@ -125,7 +119,6 @@ async def test_backups_are_told_where_the_panel_asks_for_them(
     assert harness.fake.calls[-1].body == body
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_second_failure_is_no_error_but_a_second_success_is(harness: Harness) -> None:
     await harness.client().transfer_failed(UUID)
     with pytest.raises(PanelRefused) as caught:
@@ -134,7 +127,6 @@ async def test_a_second_failure_is_no_error_but_a_second_success_is(harness: Har
     assert "No transfer of that server is open." in caught.value.detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_no_is_not_asked_again_and_its_reason_is_told(harness: Harness) -> None:
     with pytest.raises(PanelRefused) as caught:
         await harness.client(token="x").owns(UUID)
@@ -156,7 +148,6 @@ CALLS: list[Callable[[Panel], Awaitable[object]]] = [
 
 
 @pytest.mark.parametrize("ask", CALLS)
-@pytest_twisted.ensureDeferred
 async def test_a_token_that_the_panel_refuses_is_told_in_each_call(
     harness: Harness, ask: Any
 ) -> None:
@@ -171,7 +162,6 @@ async def test_a_token_that_the_panel_refuses_is_told_in_each_call(
 
 
 @pytest.mark.parametrize("ask", CALLS)
-@pytest_twisted.ensureDeferred
 async def test_so_it_is_with_401(harness: Harness, ask: Any) -> None:
     harness.fake.inject("/servers", Answer(401))
     with pytest.raises(NodeTokenRefused):
@@ -179,7 +169,6 @@ async def test_so_it_is_with_401(harness: Harness, ask: Any) -> None:
     assert len(harness.fake.calls) == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_no_transfer_brings_here_is_told_from_a_refused_token(
     harness: Harness,
 ) -> None:
@@ -190,7 +179,6 @@ async def test_a_server_that_no_transfer_brings_here_is_told_from_a_refused_toke
     assert not isinstance(caught.value, NodeTokenRefused)
 
 
-@pytest_twisted.ensureDeferred
 async def test_nothing_is_concluded_while_it_is_not_known_which_was_refused(
     harness: Harness,
 ) -> None:
@@ -214,14 +202,12 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest_twisted.ensureDeferred
 async def test_what_is_no_answer_is_asked_for_again(harness: Harness, fault: Any) -> None:
     harness.fake.inject("/servers", fault, times=2)
     assert not await harness.client().owns(UUID)
     assert len(harness.fake.calls) == 3
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_answer_past_its_bound_is_asked_for_again(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,7 +217,6 @@ async def test_an_answer_past_its_bound_is_asked_for_again(
     assert len(harness.fake.calls) == 3
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_panel_whose_answers_are_past_a_bound_is_named_with_it(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +232,6 @@ async def test_a_panel_whose_answers_are_past_a_bound_is_named_with_it(
 
 
 @pytest.mark.parametrize("status", [200, 500])
-@pytest_twisted.ensureDeferred
 async def test_json_of_more_values_than_its_bound_is_not_decoded(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
@@ -260,7 +244,6 @@ async def test_json_of_more_values_than_its_bound_is_not_decoded(
         await harness.client().owns(UUID)
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_answer_about_another_server_is_not_believed(harness: Harness) -> None:
     harness.fake.open_transfer(UUID, harness.here)
     harness.fake.settings_of(UUID)["uuid"] = UNKNOWN
@@ -321,7 +304,6 @@ def test_an_answer_is_waited_for(ask: Any, seconds: float) -> None:
     assert clock.getDelayedCalls() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_real_request_that_is_cancelled_is_over_at_once(harness: Harness) -> None:
     harness.fake.inject("/servers", Hang(), times=5)
     outcome = Deferred.fromCoroutine(harness.client().owns(UUID))
@@ -334,7 +316,6 @@ async def test_a_real_request_that_is_cancelled_is_over_at_once(harness: Harness
 
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n "])
 @pytest.mark.parametrize("ask", [lambda panel: panel.owns(UUID), lambda panel: panel.greet()])
-@pytest_twisted.ensureDeferred
 async def test_an_answer_that_drips_has_no_more_time_than_any(ask: Any, begun: bytes) -> None:
     begins: Deferred[None] = Deferred()
 
@@ -361,7 +342,6 @@ async def test_an_answer_that_drips_has_no_more_time_than_any(ask: Any, begun: b
     assert clock.getDelayedCalls() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_page_is_not_the_panels_word(harness: Harness) -> None:
     harness.fake.open_transfer(UUID, harness.here)
     harness.fake.inject("/success", Answer(200, b"<html>We are updating</html>", "text/html"))
@@ -380,7 +360,6 @@ def test_a_cancelled_call_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest_twisted.ensureDeferred
 async def test_a_panel_says_how_long_it_is_to_be_left_alone(harness: Harness, status: int) -> None:
     answer = Answer(status, retry_after="90")
     harness.fake.inject("/servers", answer)
@@ -390,7 +369,6 @@ async def test_a_panel_says_how_long_it_is_to_be_left_alone(harness: Harness, st
     assert len(harness.fake.calls) == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_each_attempt_is_told_to_who_counts_them(harness: Harness) -> None:
     heard = RecordingObserver()
     harness.fake.inject("/servers", Answer(502), times=1)
@@ -430,7 +408,6 @@ def test_a_call_that_is_cancelled_is_told_as_that() -> None:
     assert isinstance(error, CancelledError)
 
 
-@pytest_twisted.ensureDeferred
 async def test_it_is_known_when_it_last_answered(harness: Harness) -> None:
     client = harness.client()
     assert client.heard is None
@@ -439,7 +416,6 @@ async def test_it_is_known_when_it_last_answered(harness: Harness) -> None:
     assert abs(client.heard - time.time()) < 30
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_greeting_is_tried_once_and_its_failure_told(harness: Harness) -> None:
     harness.fake.inject("/servers", Answer(503))
     with pytest.raises(PanelUnreachable, match="it answered 503"):

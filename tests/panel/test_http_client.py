@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
 import trustme
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.http_headers import Headers
@@ -89,7 +88,6 @@ def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.LeafCert
     return ca.issue_cert("127.0.0.1")
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_answer_and_its_body_are_returned() -> None:
     def script(connection: socket.socket) -> bytes:
         head = read_head(connection)
@@ -117,7 +115,6 @@ async def test_an_answer_and_its_body_are_returned() -> None:
         (b"Content-Length: 0\r\n\r\n", b""),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_interim_answers_are_left_out(rest: bytes, body: bytes, pieces: int) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     response, content = await answered(interim * (MAX_INTERIM // 2) + OK + rest, pieces)
@@ -125,7 +122,6 @@ async def test_interim_answers_are_left_out(rest: bytes, body: bytes, pieces: in
     assert not response.headers.hasHeader("Link")
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_answer_may_be_as_long_as_each_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(httpclient, "MAX_BODY", SMALL_BODY)
     headers = b"".join(b"X-%d: 1\r\n" % number for number in range(MAX_HEADERS - 2))
@@ -153,7 +149,6 @@ HEADS = {
 
 
 @pytest.mark.parametrize("name", HEADS)
-@pytest_twisted.ensureDeferred
 async def test_a_head_without_end_is_cut(name: str, logged_errors: LoggedErrors) -> None:
     first, block, says = HEADS[name]
     peer = Peer(goes_on(first, block))
@@ -177,7 +172,6 @@ BODIES = {
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("name", BODIES)
-@pytest_twisted.ensureDeferred
 async def test_a_body_without_end_is_cut(
     name: str, scheme: str, trusted: trustme.LeafCert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +182,6 @@ async def test_a_body_without_end_is_cut(
     assert await peer.outcome < SMALL_BODY + BUFFERS
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_body_whose_length_is_past_the_bound_is_not_waited_for() -> None:
     def script(connection: socket.socket) -> bytes:
         read_head(connection)
@@ -202,7 +195,6 @@ async def test_a_body_whose_length_is_past_the_bound_is_not_waited_for() -> None
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, GZIP"])
-@pytest_twisted.ensureDeferred
 async def test_an_encoded_body_is_refused_before_it_is_read(encoding: str) -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = packer.compress(bytes(ENDLESS)) + packer.flush()
@@ -226,7 +218,6 @@ def received(connection: socket.socket) -> bytes:
     "begun",
     [b"", b"HTTP/1.1 100 Continue\r\n\r\n", OK, OK + b"\r\n", OK + b"\r\nsome of the body"],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_request_that_is_cancelled_closes_its_connection(begun: bytes) -> None:
     said: Deferred[None] = Deferred()
 
@@ -247,7 +238,6 @@ async def test_a_request_that_is_cancelled_closes_its_connection(begun: bytes) -
     assert await peer.outcome == b""
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_does_not_close_after_its_answer_is_left(
     trusted: trustme.LeafCert, monkeypatch: pytest.MonkeyPatch
 ) -> None:

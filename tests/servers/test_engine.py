@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import attrs
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.servers.harness import BY_COMMAND, PanelInMemory
@@ -90,7 +89,6 @@ def node(engine: Engine) -> Iterator[EngineNode]:
     made.workers.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_life(node: EngineNode) -> None:
     uuid, servers = node.settings.uuid, node.make_servers()
     await servers.boot()
@@ -113,7 +111,6 @@ async def test_a_life(node: EngineNode) -> None:
     await servers.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_was_created_without_its_image_starts_when_it_is_there(
     node: EngineNode, engine: Engine
 ) -> None:
@@ -135,7 +132,6 @@ async def test_a_server_that_was_created_without_its_image_starts_when_it_is_the
     await servers.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_outlives_its_node_and_is_killed_by_the_next(node: EngineNode) -> None:
     node.say(attrs.evolve(node.settings, invocation=STUBBORN))
     uuid, servers = node.settings.uuid, node.make_servers()

@@ -10,7 +10,6 @@ from typing import Any
 
 import attrs
 import pytest
-import pytest_twisted
 from twisted._threads import AlreadyQuit
 from twisted.internet.defer import CancelledError, Deferred, execute, gatherResults, succeed
 from twisted.internet.task import deferLater
@@ -161,7 +160,6 @@ def real(node: FakeNode, bounds: RewriteBounds) -> Iterator[RewritingNode]:
         rewriters.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_four_hostile_files_keep_no_server_from_starting(real: RewritingNode) -> None:
     hostile = [f"{number}1111111-6e2b-4c43-9d57-0c4c5e1c7f10" for number in range(4)]
     files = [real.add(uuid, DOTTED_KEYS) for uuid in hostile]
@@ -190,7 +188,6 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("bounds", [attrs.evolve(BOUNDS, cpu_seconds=600, seconds=600)])
-@pytest_twisted.ensureDeferred
 async def test_a_kill_and_the_nodes_end_leave_no_process(real: RewritingNode) -> None:
     real.add(UUID, DOTTED_KEYS)
     await real.servers.boot()

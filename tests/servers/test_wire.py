@@ -73,7 +73,6 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeWithPa
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
 
 
-@pytest_twisted.ensureDeferred
 async def test_all_pages_are_loaded_but_for_what_makes_no_sense(
     node: NodeWithPanel, logged_errors: LoggedErrors
 ) -> None:
@@ -89,7 +88,6 @@ async def test_all_pages_are_loaded_but_for_what_makes_no_sense(
     assert node.panel.calls[-1] == Call("POST", "/api/remote/servers/reset")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_is_created_started_and_deleted(node: NodeWithPanel) -> None:
     await node.servers.boot()
     node.panel.add_server(
@@ -107,7 +105,6 @@ async def test_a_server_is_created_started_and_deleted(node: NodeWithPanel) -> N
     assert not (node.data / UUID).exists()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_creation_without_a_container_is_an_installation_all_the_same(
     node: NodeWithPanel,
 ) -> None:
@@ -119,7 +116,6 @@ async def test_a_creation_without_a_container_is_an_installation_all_the_same(
     assert node.panel.installed(OTHER) is True
 
 
-@pytest_twisted.ensureDeferred
 async def test_each_start_asks_anew(node: NodeWithPanel) -> None:
     node.panel.add_server(server_settings(UUID), node.registered)
     await node.servers.boot()

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 
 from tests.support.reactor import reactor
 from wingsd.errors import StorageError
@@ -26,7 +25,6 @@ def worker() -> Iterator[Workers]:
     made.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_it_is_closed_behind_all_that_is_still_to_be_written(
     tmp_path: Path, worker: Workers
 ) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import jwt
 import pytest
-import pytest_twisted
 import treq
 import trustme
 from twisted.internet import reactor as installed_reactor
@@ -98,7 +97,6 @@ async def report(panel: Panel, node: Node, outcome: str) -> int:
     return int(answer.code)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_is_made_and_started_on_its_node() -> None:
     async with listening() as (fake, address), panel_with(address) as (panel, node, _):
         fake.status = 202
@@ -112,7 +110,6 @@ async def test_a_server_is_made_and_started_on_its_node() -> None:
     assert fake.tokens == [f"Bearer {node.token}"] * 2
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_transfer_is_given_to_the_source() -> None:
     async with listening() as (fake, address), panel_with(address) as (panel, node, other):
         fake.status = 202
@@ -132,7 +129,6 @@ async def test_a_transfer_is_given_to_the_source() -> None:
     }
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_transfer_that_the_source_refuses_is_not_open() -> None:
     async with listening() as (fake, address), panel_with(address) as (panel, node, other):
         fake.status, fake.body = 409, b'{"error": "it is busy"}'
@@ -143,7 +139,6 @@ async def test_a_transfer_that_the_source_refuses_is_not_open() -> None:
         assert not panel.in_transfer(UUID)
 
 
-@pytest_twisted.ensureDeferred
 async def test_success_has_the_source_delete_its_copy_before_it_is_answered() -> None:
     async with listening() as (fake, address), panel_with(address) as (panel, node, other):
         panel.add_server(server_settings(UUID), node)
@@ -158,7 +153,6 @@ async def test_success_has_the_source_delete_its_copy_before_it_is_answered() ->
     assert panel.deletions == [(UUID, 204)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_copy_that_cannot_be_deleted_hinders_nothing() -> None:
     async with listening() as (_, address):
         pass
@@ -171,7 +165,6 @@ async def test_a_copy_that_cannot_be_deleted_hinders_nothing() -> None:
     assert str(why).startswith(f"{address} does not answer: ")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_failure_and_a_source_that_is_only_a_name_delete_nothing() -> None:
     async with listening() as (fake, address), panel_with(address) as (panel, node, other):
         panel.add_server(server_settings(UUID), node)
@@ -184,7 +177,6 @@ async def test_a_failure_and_a_source_that_is_only_a_name_delete_nothing() -> No
     assert panel.deletions == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_close_does_not_wait_for_a_deletion() -> None:
     async with listening() as (fake, address), panel_with(address) as (panel, node, other):
         fake.status = 0
@@ -199,7 +191,6 @@ async def test_close_does_not_wait_for_a_deletion() -> None:
         assert str(why).startswith(f"{address} does not answer: ")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_node_with_a_private_authority(tmp_path: Path) -> None:
     async with listening(tmp_path) as (fake, address):
         fake.status, fake.body = 200, b"<html>"

@@ -72,7 +72,6 @@ def start(work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
     return Deferred.fromCoroutine(work)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_is_described_as_php_does(harness: Harness) -> None:
     code, answer = await harness.ask("GET", f"{SERVERS}/{UUID}")
     assert code == 200
@@ -82,7 +81,6 @@ async def test_a_server_is_described_as_php_does(harness: Harness) -> None:
     assert harness.panel.calls == [("GET", f"{SERVERS}/{UUID}", None)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_success_moves_the_server_and_its_allocation(harness: Harness) -> None:
     assert await harness.ask("POST", SUCCESS) == (204, b"")
     assert harness.panel.node_of(UUID) == harness.destination
@@ -93,7 +91,6 @@ async def test_success_moves_the_server_and_its_allocation(harness: Harness) -> 
     assert harness.panel.reports() == [(UUID, "success")]
 
 
-@pytest_twisted.ensureDeferred
 async def test_failure_closes_the_transfer_and_moves_nothing(harness: Harness) -> None:
     assert await harness.ask("POST", FAILURE, harness.source) == (204, b"")
     assert harness.panel.node_of(UUID) == harness.source
@@ -104,7 +101,6 @@ async def test_failure_closes_the_transfer_and_moves_nothing(harness: Harness) -
     assert set(error) == {"code", "status", "detail"}
 
 
-@pytest_twisted.ensureDeferred
 async def test_only_the_destination_reports_success(harness: Harness) -> None:
     code, _ = await harness.ask("POST", SUCCESS, harness.source)
     assert code == 403
@@ -120,7 +116,6 @@ async def test_only_the_destination_reports_success(harness: Harness) -> None:
         ({"Authorization": "Bearer some.thing"}, 403),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_credentials_are_needed(
     harness: Harness, headers: dict[str, str], status: int
 ) -> None:
@@ -129,7 +124,6 @@ async def test_credentials_are_needed(
     assert answer["errors"][0]["status"] == str(status)
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_does_not_exist(harness: Harness) -> None:
     for method, path in [
         ("GET", f"{SERVERS}/{UNKNOWN}"),
@@ -141,7 +135,6 @@ async def test_what_does_not_exist(harness: Harness) -> None:
         assert code == 404, path
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_strict_panel_tells_only_those_concerned(harness: Harness) -> None:
     harness.panel.add_server(server_settings(OTHER), harness.source)
     assert (await harness.ask("GET", f"{SERVERS}/{OTHER}"))[0] == 200
@@ -150,7 +143,6 @@ async def test_a_strict_panel_tells_only_those_concerned(harness: Harness) -> No
     assert (await harness.ask("GET", f"{SERVERS}/{UUID}"))[0] == 200
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_list_has_pages_and_only_a_nodes_own_servers(harness: Harness) -> None:
     uuids = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
     for uuid in uuids:
@@ -167,7 +159,6 @@ async def test_the_list_has_pages_and_only_a_nodes_own_servers(harness: Harness)
     }
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_empty_list(harness: Harness) -> None:
     harness.panel.add_node("https://third.invalid:8080", token_id="id", token="secret")
     _, answer = await harness.ask("GET", SERVERS, headers={"Authorization": "Bearer id.secret"})
@@ -175,7 +166,6 @@ async def test_an_empty_list(harness: Harness) -> None:
     assert (answer["meta"]["last_page"], answer["meta"]["from"]) == (1, None)
 
 
-@pytest_twisted.ensureDeferred
 async def test_install_and_reset(harness: Harness) -> None:
     report = {"successful": True, "reinstall": False}
     path = f"{SERVERS}/{UUID}/install"
@@ -187,7 +177,6 @@ async def test_install_and_reset(harness: Harness) -> None:
     assert harness.panel.calls[0] == Call("POST", path, report)
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_injected_answer_comes_so_many_times(harness: Harness) -> None:
     harness.panel.inject("/success", Answer(503), times=2)
     answers = [await harness.ask("POST", SUCCESS) for _ in range(3)]
@@ -196,14 +185,12 @@ async def test_an_injected_answer_comes_so_many_times(harness: Harness) -> None:
     assert harness.panel.calls == [("POST", SUCCESS, None)] * 3
 
 
-@pytest_twisted.ensureDeferred
 async def test_nonsense(harness: Harness) -> None:
     harness.panel.inject(UUID, Answer(200, b"<html>", "text/html"))
     assert await harness.ask("GET", f"{SERVERS}/{UUID}") == (200, b"<html>")
 
 
 @pytest.mark.parametrize("carried_out", [False, True])
-@pytest_twisted.ensureDeferred
 async def test_a_cut_connection(harness: Harness, carried_out: bool) -> None:
     harness.panel.inject("/success", Drop(carried_out))
     with pytest.raises(ResponseNeverReceived):
@@ -211,7 +198,6 @@ async def test_a_cut_connection(harness: Harness, carried_out: bool) -> None:
     assert harness.panel.in_transfer(UUID) is not carried_out
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_call_that_hangs_until_released(harness: Harness) -> None:
     hang = Hang()
     harness.panel.inject("/success", hang)
@@ -223,7 +209,6 @@ async def test_a_call_that_hangs_until_released(harness: Harness) -> None:
     assert (await asking)[0] == 204
 
 
-@pytest_twisted.ensureDeferred
 async def test_close_cuts_what_hangs(harness: Harness) -> None:
     harness.panel.inject("/success", Hang())
     asking = start(harness.ask("POST", SUCCESS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
@@ -149,7 +148,6 @@ def test_it_takes_one_push_producer() -> None:
         Feed(ManualReactor()).registerProducer(Producer(), False)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_stream_far_larger_than_the_marks_passes_through(workers: Workers) -> None:
     feed: Feed = Feed(reactor)
     sender = Sender(feed, pieces=2000)

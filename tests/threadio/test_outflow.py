@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
@@ -187,7 +186,6 @@ def write_blocks(outflow: Outflow, number: int) -> None:
     outflow.finish()
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_thread_is_stopped_at_the_high_mark_and_woken_at_the_low_one(
     workers: Workers,
 ) -> None:
@@ -213,7 +211,6 @@ async def test_the_thread_is_stopped_at_the_high_mark_and_woken_at_the_low_one(
     assert outflow.bytes_out == 24 * STEP
 
 
-@pytest_twisted.ensureDeferred
 async def test_closing_wakes_a_thread_that_waits(workers: Workers) -> None:
     outflow, waits = watched(2 * STEP)
     writing = workers.run(write_blocks, outflow, 10)
@@ -223,7 +220,6 @@ async def test_closing_wakes_a_thread_that_waits(workers: Workers) -> None:
         await writing
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_stream_far_larger_than_the_marks_passes_through(workers: Workers) -> None:
     outflow = Outflow(reactor)
     consumer = Consumer(outflow, holding=True)

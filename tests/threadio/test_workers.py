@@ -7,19 +7,16 @@ import threading
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 
 from tests.support.reactor import reactor
 from wingsd.threadio import Workers
 from wingsd.threadio.workers import Thread
 
 
-@pytest_twisted.ensureDeferred
 async def test_work_is_done_in_a_thread(workers: Workers) -> None:
     assert await workers.run(threading.get_ident) != threading.get_ident()
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_error_comes_back(workers: Workers) -> None:
     def fails() -> None:
         raise KeyError("no")
@@ -34,7 +31,6 @@ def seen_by_the_kernel() -> tuple[str, int]:
     return name, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_pool_yields_as_far_as_it_is_told_and_so_does_what_it_starts() -> None:
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     pools = [Workers(reactor, "yields", 2, nice=19), Workers(reactor, "not", 2)]
@@ -58,7 +54,6 @@ async def test_a_pool_yields_as_far_as_it_is_told_and_so_does_what_it_starts() -
             pool.stop()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_pool_reports_when_its_last_work_is_done() -> None:
     events: list[str] = []
     pool = Workers(reactor, "idle", 2, when_idle=lambda: events.append("idle"))

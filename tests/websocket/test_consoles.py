@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import pytest
-import pytest_twisted
 from twisted.internet.task import deferLater
 
 from tests.support.browser import Browser, NotOpened
@@ -18,7 +17,6 @@ LOGS = "transfer logs"
 
 
 @pytest.mark.parametrize("secure", [False, True])
-@pytest_twisted.ensureDeferred
 async def test_a_browser_watches_a_server(node: ConsoleNode, secure: bool) -> None:
     node.listen(secure=secure)
     browser = await node.watch()
@@ -39,7 +37,6 @@ async def test_a_browser_watches_a_server(node: ConsoleNode, secure: bool) -> No
     assert browser.closed[0] == 1000
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_browser_drives_a_server(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch("*")
@@ -51,7 +48,6 @@ async def test_a_browser_drives_a_server(node: ConsoleNode) -> None:
     assert node.server.done == [(PowerAction.RESTART, 0), ("say hello",)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_lines_of_before_are_sent_when_they_are_asked_for(node: ConsoleNode) -> None:
     node.listen()
     # More than a transport likes to take at once, and all of it at once.
@@ -63,7 +59,6 @@ async def test_the_lines_of_before_are_sent_when_they_are_asked_for(node: Consol
     assert numbers == [str(number) for number in range(50, 200)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_cannot_be_done_is_told_in_words(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch("control.start")
@@ -82,7 +77,6 @@ async def test_what_cannot_be_done_is_told_in_words(node: ConsoleNode) -> None:
     assert browser.count("stats") == 0
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_command_to_a_stopped_server_is_answered(node: ConsoleNode) -> None:
     node.listen()
     node.server.state = PowerState.OFFLINE
@@ -92,7 +86,6 @@ async def test_a_command_to_a_stopped_server_is_answered(node: ConsoleNode) -> N
     await browser.wait_for("daemon error", "Cannot send commands to a stopped server")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_mistake_of_ours_is_logged_and_not_shown(
     node: ConsoleNode, logged_errors: LoggedErrors
 ) -> None:
@@ -105,7 +98,6 @@ async def test_a_mistake_of_ours_is_logged_and_not_shown(
     assert logged_errors.take(RuntimeError)
 
 
-@pytest_twisted.ensureDeferred
 async def test_nothing_is_shown_without_a_token(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.open()
@@ -115,7 +107,6 @@ async def test_nothing_is_shown_without_a_token(node: ConsoleNode) -> None:
     assert len(browser.events) == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_token_taken_back_is_told_of_and_shows_nothing_more(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch()
@@ -128,7 +119,6 @@ async def test_a_token_taken_back_is_told_of_and_shows_nothing_more(node: Consol
     assert browser.count("console output") == 0
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_deleted_server_closes_its_sockets_for_good(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch()
@@ -138,7 +128,6 @@ async def test_a_deleted_server_closes_its_sockets_for_good(node: ConsoleNode) -
 
 
 @pytest.mark.parametrize("secure", [False, True])
-@pytest_twisted.ensureDeferred
 async def test_the_end_of_the_daemon_closes_them_so_that_pages_come_back(
     node: ConsoleNode, secure: bool
 ) -> None:
@@ -149,7 +138,6 @@ async def test_the_end_of_the_daemon_closes_them_so_that_pages_come_back(
     assert await silent.wait_closed() == (1012, "this node is shutting down")
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_does_not_take_part_in_that_is_cut_off(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch()
@@ -169,7 +157,6 @@ def console(browser: Browser) -> list[str]:
     return [entry.args[0] for entry in events]
 
 
-@pytest_twisted.ensureDeferred
 async def test_during_a_transfer_its_own_lines_are_sent_and_not_the_console(
     node: ConsoleNode,
 ) -> None:
@@ -185,7 +172,6 @@ async def test_during_a_transfer_its_own_lines_are_sent_and_not_the_console(
     assert console(browser) == ["two", "one", "two", "three"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_who_may_not_see_a_transfers_lines_gets_the_console(node: ConsoleNode) -> None:
     node.listen()
     node.server.lines = ["line"]
@@ -197,7 +183,6 @@ async def test_who_may_not_see_a_transfers_lines_gets_the_console(node: ConsoleN
     assert console(browser) == ["line"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_after_a_transfer_its_lines_are_sent_behind_the_console(node: ConsoleNode) -> None:
     node.listen()
     node.server.lines = ["line"]
@@ -211,7 +196,6 @@ async def test_after_a_transfer_its_lines_are_sent_behind_the_console(node: Cons
     assert console(browser) == ["line", "failed since"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_socket_of_a_server_that_has_moved_tells_that_and_nothing_else(
     node: ConsoleNode,
 ) -> None:
@@ -229,7 +213,6 @@ async def test_the_socket_of_a_server_that_has_moved_tells_that_and_nothing_else
     assert node.server.done == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_whose_transfer_failed_elsewhere_has_no_socket(node: ConsoleNode) -> None:
     node.listen()
     transfer(node, "pending", "processing", "failed", "failure")
@@ -238,7 +221,6 @@ async def test_a_server_whose_transfer_failed_elsewhere_has_no_socket(node: Cons
         await node.open("*")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_waits_for_its_deletion_tells_that_it_has_moved(
     node: ConsoleNode,
 ) -> None:
@@ -249,7 +231,6 @@ async def test_a_server_that_waits_for_its_deletion_tells_that_it_has_moved(
     await browser.wait_for("transfer status", "completed")
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_whose_token_comes_after_the_deletion_hears_of_the_move(
     node: ConsoleNode,
 ) -> None:

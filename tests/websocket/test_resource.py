@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support.browser import NotOpened
@@ -15,7 +14,6 @@ from wingsd.websocket.resource import SOCKETS_MAX
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example.com", "http://panel.example.com", None])
-@pytest_twisted.ensureDeferred
 async def test_a_page_of_elsewhere_is_refused_before_the_upgrade(
     node: ConsoleNode, origin: str | None
 ) -> None:
@@ -26,7 +24,6 @@ async def test_a_page_of_elsewhere_is_refused_before_the_upgrade(
 
 
 @pytest.mark.parametrize("origin", ["https://other.example.com", "https://any.example.com", None])
-@pytest_twisted.ensureDeferred
 async def test_pages_that_are_allowed_are_not(node: ConsoleNode, origin: str | None) -> None:
     allowed = ("*",) if origin != "https://other.example.com" else (origin,)
     node.listen(allowed_origins=allowed)
@@ -34,7 +31,6 @@ async def test_pages_that_are_allowed_are_not(node: ConsoleNode, origin: str | N
     assert node.sockets.count(UUID) == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_there_are_only_so_many_for_a_server(node: ConsoleNode) -> None:
     node.listen()
     browsers = [await node.watch() for _ in range(SOCKETS_MAX)]
@@ -45,7 +41,6 @@ async def test_there_are_only_so_many_for_a_server(node: ConsoleNode) -> None:
     assert node.sockets.count(UUID) == SOCKETS_MAX
 
 
-@pytest_twisted.ensureDeferred
 async def test_those_without_a_token_take_nobodys_place(node: ConsoleNode) -> None:
     node.listen()
     watching = await node.watch()
@@ -109,7 +104,6 @@ def handshake(**headers: str | None) -> bytes:
         (handshake().replace(b"HTTP/1.1", b"HTTP/1.0"), 505),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_what_is_no_handshake_is_answered_in_json(
     node: ConsoleNode, request_bytes: bytes, status: int
 ) -> None:

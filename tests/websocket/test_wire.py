@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.task import deferLater
 
 from tests.support.browser import Browser, BrowserEvent
@@ -14,7 +13,6 @@ from wingsd.websocket import protocol as protocol_module
 from wingsd.websocket.client import ALL_MAX
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_sites_timeout_does_not_cut_an_idle_socket(node: ConsoleNode) -> None:
     node.listen(timeout=0.05)
     browser = await node.watch()
@@ -23,7 +21,6 @@ async def test_the_sites_timeout_does_not_cut_an_idle_socket(node: ConsoleNode) 
     await browser.wait_for("status", "offline")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_flood_of_messages_is_thrown_away_and_one_of_frames_ends_it(
     node: ConsoleNode,
 ) -> None:
@@ -39,7 +36,6 @@ async def test_a_flood_of_messages_is_thrown_away_and_one_of_frames_ends_it(
     assert browser.count("throttled") == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_flood_of_pings_or_of_pieces_ends_it_too(node: ConsoleNode) -> None:
     node.listen()
     pinging, piecing = await node.watch(), await node.watch()
@@ -51,7 +47,6 @@ async def test_a_flood_of_pings_or_of_pieces_ends_it_too(node: ConsoleNode) -> N
     assert (await piecing.wait_closed())[0] == 1008
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_message_too_long_ends_it(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch("*")
@@ -65,7 +60,6 @@ async def test_a_message_too_long_ends_it(node: ConsoleNode) -> None:
 
 
 @pytest.mark.parametrize("secure", [False, True])
-@pytest_twisted.ensureDeferred
 async def test_a_slow_reader_costs_so_much_memory_and_no_more(
     node: ConsoleNode, secure: bool
 ) -> None:
@@ -115,7 +109,6 @@ def held_for(client: Any) -> int:
     return held + len(transport.dataBuffer) + int(transport._tempDataLen)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_reader_that_never_reads_is_given_up(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch()
@@ -135,7 +128,6 @@ async def test_a_reader_that_never_reads_is_given_up(node: ConsoleNode) -> None:
     assert await browser.wait_closed() == (1013, "this browser reads too slowly")
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_is_gone_without_a_word_is_found_by_pings(
     node: ConsoleNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
