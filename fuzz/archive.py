@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lz4.frame
-import zstandard
+import pyzstd
 
 from fuzz.findings import Finding, pieces
 from tests.support.archives import END, header, member, pax
@@ -139,7 +139,7 @@ def _gzipped(data: bytes) -> bytes:
 
 
 def _zstd(data: bytes) -> bytes:
-    return zstandard.compress(_mended(data), 1)
+    return pyzstd.compress(_mended(data), 1)
 
 
 def _xz(data: bytes) -> bytes:
@@ -189,7 +189,7 @@ def seeds() -> Iterator[bytes]:
     yield from (b"\0" + tar for tar in tars)
     yield b"\1" + gzip.compress(tars[0], mtime=0)
     yield b"\1" + gzip.compress(tars[0], mtime=0) * 2 + b"\0\0"
-    yield b"\1" + zstandard.compress(tars[0]) + skippable
+    yield b"\1" + pyzstd.compress(tars[0]) + skippable
     yield b"\1" + lzma.compress(tars[0]) * 2 + b"\0\0\0\0"
     yield b"\1" + bz2.compress(tars[0]) * 2 + b"\0"
     yield b"\1" + skippable + lz4.frame.compress(tars[0], content_checksum=True) + skippable

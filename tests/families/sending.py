@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-import zstandard
+import pyzstd
 
 from handbook.compatibility import Fate, Thing, Way, cell
 from tests.families.nodes import SentPart
@@ -28,7 +28,7 @@ def unpacked(part: SentPart) -> dict[str, bytes]:
     """Return the data of each file in an archive, and see that it is of its name's format."""
     unpackers: dict[str, Any] = {
         "archive.tar.gz": gzip.open,
-        "archive.tar.zst": zstandard.open,
+        "archive.tar.zst": pyzstd.open,
     }
     unpack = unpackers[part.filename]
     found = {}

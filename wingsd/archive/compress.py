@@ -8,10 +8,10 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import lz4.frame
-import zstandard
+import pyzstd
 from isal import isal_zlib
 
 __all__ = [
@@ -102,7 +102,9 @@ def _xz(level: int) -> Compressor:
 
 
 def _zstd(level: int) -> Compressor:
-    return zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj()
+    parameters = pyzstd.CParameter
+    option: Any = {parameters.compressionLevel: level, parameters.checksumFlag: 1}
+    return cast(Compressor, pyzstd.ZstdCompressor(option))
 
 
 _Levels = Mapping[Compression, Callable[[], Compressor]]

@@ -7,9 +7,10 @@ import gzip
 import lzma
 import random
 from collections.abc import Callable
+from typing import Any
 
 import lz4.frame
-import zstandard
+import pyzstd
 
 from tests.support.archives import END, in_blocks, member
 from wingsd.archive.decompress import decompressed
@@ -18,9 +19,10 @@ RANDOM = random.Random("compression")
 PLAIN = member(b"f", RANDOM.randbytes(1 << 16) + b"text " * 100_000) + END
 SMALL = member(b"f", RANDOM.randbytes(3000)) + END
 
+CHECKSUM: Any = {pyzstd.CParameter.checksumFlag: 1}
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda data: gzip.compress(data, 1),
-    "zstd": lambda data: zstandard.ZstdCompressor(write_checksum=True).compress(data),
+    "zstd": lambda data: pyzstd.compress(data, CHECKSUM),
     "xz": lambda data: lzma.compress(data, preset=1),
     "bzip2": bz2.compress,
     "lz4": lambda data: lz4.frame.compress(

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 
 import lz4.frame
-import zstandard
+import pyzstd
 from attrs import evolve
 
 from tests.archive.hostile.case import Case, file, refused, taken
@@ -23,7 +23,7 @@ FULL, EMPTY, SHORT = "There is not enough disk space", "the archive is empty", "
 UNKNOWN, GARBAGE, DAMAGED = "of an unknown kind", "followed by something else", "damaged"
 PLAIN = file(b"f")
 GZIP = gzip.compress(PLAIN, mtime=0)
-ZSTD = zstandard.compress(PLAIN)
+ZSTD = pyzstd.compress(PLAIN)
 XZ = lzma.compress(PLAIN)
 BZIP2 = bz2.compress(PLAIN)
 LZ4 = lz4.frame.compress(PLAIN, content_checksum=True)
@@ -49,7 +49,7 @@ def bomb(members: int) -> bytes:
 
 def zstd_bomb() -> bytes:
     """Return a file of 256 MiB of zeros in some 25 KiB."""
-    pack = zstandard.ZstdCompressor().compressobj()
+    pack = pyzstd.ZstdCompressor()
     parts = [pack.compress(header(b"f", size=256 * MIB))]
     parts += [pack.compress(bytes(MIB)) for _ in range(256)]
     return b"".join([*parts, pack.compress(END), pack.flush()])
@@ -130,7 +130,7 @@ COMPRESSED = [
     taken("a name in gzip's header", named_gzip(), IS_F),
     taken(
         "several zstd frames",
-        zstandard.compress(PLAIN[:700]) + zstandard.compress(PLAIN[700:]),
+        pyzstd.compress(PLAIN[:700]) + pyzstd.compress(PLAIN[700:]),
         IS_F,
     ),
     taken("a skippable zstd frame", SKIPPABLE + ZSTD, IS_F),
