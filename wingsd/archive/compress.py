@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 import lz4.frame
-import pyzstd
 from isal import isal_zlib
 
 __all__ = [
@@ -102,6 +101,8 @@ def _xz(level: int) -> Compressor:
 
 
 def _zstd(level: int) -> Compressor:
+    import pyzstd  # noqa: PLC0415 (see decompress)
+
     parameters = pyzstd.CParameter
     option: Any = {parameters.compressionLevel: level, parameters.checksumFlag: 1}
     return cast(Compressor, pyzstd.ZstdCompressor(option))

@@ -16,7 +16,6 @@ from itertools import chain
 from typing import Any, Protocol, TypeAlias, cast
 
 import lz4.frame
-import pyzstd
 from attrs import frozen
 from isal import igzip_lib
 
@@ -117,7 +116,7 @@ class Decompressor(Protocol):
 class StreamFormat:
     """One format: its `name` for messages, the first bytes of a stream, and its decompressor.
 
-    `make` is called for each stream. `errors` are raised by `decompress` for invalid data;
+    `make` is called for each stream. `errors` returns what `decompress` raises for invalid data;
     `advice` returns what to do about one that is not damage, else an empty string. Zeros between
     two streams are allowed in multiples of `padding` bytes, none where that is 0.
     """
@@ -125,7 +124,7 @@ class StreamFormat:
     name: str
     magics: tuple[bytes, ...]
     make: Callable[[], Decompressor]
-    errors: tuple[type[Exception], ...]
+    errors: Callable[[], tuple[type[Exception], ...]]
     advice: Callable[[Exception], str] = lambda error: ""
     padding: int = 0
 
@@ -179,7 +178,7 @@ class StreamFormat:
         while True:
             try:
                 plain = decompressor.decompress(piece, STEP)
-            except self.errors as error:
+            except self.errors() as error:
                 raise ArchiveError(
                     self.advice(error)
                     or f"the archive is damaged: its {self.name} data is wrong ({error})"
@@ -237,7 +236,7 @@ BZIP2 = StreamFormat(
     name="bzip2",
     magics=tuple(b"BZh%d%b" % (level, first) for level in range(1, 10) for first in _FIRST),
     make=bz2.BZ2Decompressor,
-    errors=(OSError, ValueError),
+    errors=lambda: (OSError, ValueError),
 )
 """A block has at most 900 KB, and the decompressor takes some 4 MiB."""
 
@@ -246,7 +245,7 @@ GZIP = StreamFormat(
     name="gzip",
     magics=(b"\x1f\x8b",),
     make=lambda: igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP),
-    errors=(cast(type[Exception], igzip_lib.error),),
+    errors=lambda: (cast(type[Exception], igzip_lib.error),),
 )
 """Its window is 32 KiB."""
 
@@ -255,7 +254,7 @@ LZ4 = StreamFormat(
     name="lz4",
     magics=(b"\x04\x22\x4d\x18", *SKIPPABLE_MAGICS),
     make=lz4.frame.LZ4FrameDecompressor,
-    errors=(RuntimeError,),
+    errors=lambda: (RuntimeError,),
 )
 """A block has at most 4 MiB, and the decompressor takes some 9 MiB."""
 
@@ -280,7 +279,7 @@ XZ = StreamFormat(
     name="xz",
     magics=(b"\xfd7zXZ\0",),
     make=lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_DICTIONARY + _OVERHEAD),
-    errors=(lzma.LZMAError,),
+    errors=lambda: (lzma.LZMAError,),
     advice=_advice,
     padding=4,  # the xz format, section 2.2
 )
@@ -295,8 +294,17 @@ what RFC 8878 asks every decoder to support. `--long` and `--ultra` need up to 2
 
 
 def _zstd_decompressor() -> Decompressor:
+    # Here, since it takes 2 MiB, and most archives are gzip.
+    import pyzstd  # noqa: PLC0415
+
     option: Any = {pyzstd.DParameter.windowLogMax: _WINDOW_LOG}
     return cast(Decompressor, pyzstd.ZstdDecompressor(option=option))
+
+
+def _zstd_errors() -> tuple[type[Exception], ...]:
+    import pyzstd  # noqa: PLC0415
+
+    return (pyzstd.ZstdError,)
 
 
 def _zstd_advice(error: Exception) -> str:
@@ -312,7 +320,7 @@ ZSTD = StreamFormat(
     name="zstd",
     magics=(ZSTD_MAGIC, *SKIPPABLE_MAGICS),
     make=_zstd_decompressor,
-    errors=(pyzstd.ZstdError,),
+    errors=_zstd_errors,
     advice=_zstd_advice,
 )
 

@@ -39,7 +39,9 @@ class Growing:
 
 def read(decompressor: Growing) -> None:
     """Have it read eight blocks of a stream, which is cut short behind them."""
-    plain = StreamFormat("any", (b"x",), lambda: decompressor, ()).plain(iter([b"x" * BLOCK] * 8))
+    plain = StreamFormat("any", (b"x",), lambda: decompressor, tuple).plain(
+        iter([b"x" * BLOCK] * 8)
+    )
     with pytest.raises(ArchiveError, match="cut short"):
         deque(plain, maxlen=0)
 
@@ -69,7 +71,7 @@ def test_what_unpacks_to_nothing_yet_is_not_given_in_endless_pieces() -> None:
 def test_after_the_end_of_a_stream_the_pieces_are_small_again() -> None:
     first, second = Growing(1), Growing(1)
     made = iter([first, second])
-    plain = StreamFormat("any", (b"x",), lambda: next(made), ()).plain(iter([b"x" * BLOCK] * 3))
+    plain = StreamFormat("any", (b"x",), lambda: next(made), tuple).plain(iter([b"x" * BLOCK] * 3))
     while sum(first.taken) < 2 * BLOCK:
         next(plain)
     first.eof = True
