@@ -14,7 +14,7 @@ from tests.families.endpoint import Endpoint
 from tests.families.nodes import FamilyNode, SentPart
 from tests.families.receptions import Receptions
 from tests.support.reactor import reactor
-from tests.transfers.receiving import House
+from tests.support.receiver import ReceiverHarness
 from wingsd.threadio import Workers
 
 pytest.register_assert_rewrite("tests.families.receiving", "tests.families.sending")
@@ -40,17 +40,19 @@ def workers() -> Iterator[Workers]:
 @pytest.fixture
 def endpoint_of(tmp_path: Path, workers: Workers) -> Iterator[Callable[[str], Endpoint]]:
     """Makes the node of a family."""
-    houses: list[House] = []
+    houses: list[ReceiverHarness] = []
 
     def make(family: str) -> Endpoint:
-        house = House(tmp_path / str(len(houses)), workers, durable=False, family=family)
-        houses.append(house)
-        return Endpoint(house, family)
+        receiver = ReceiverHarness(
+            tmp_path / str(len(houses)), workers, durable=False, family=family
+        )
+        houses.append(receiver)
+        return Endpoint(receiver, family)
 
     yield make
-    for house in houses:
-        house.store.close()
-        house.staging.close()
+    for receiver in houses:
+        receiver.store.close()
+        receiver.staging.close()
 
 
 @pytest.fixture

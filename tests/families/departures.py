@@ -15,7 +15,7 @@ from tests.families.nodes import FamilyNode
 from tests.families.recordings import BACKUPS, LOG
 from tests.support.configurations import config
 from tests.support.sample_server import UUID
-from tests.transfers.sending import House
+from tests.support.sender import SenderHarness
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.threadio import TokenBucket, Workers
 
@@ -48,22 +48,24 @@ class Departures:
         family: str,
         rate: int = 0,
     ) -> None:
-        self.house = House(directory, workers, TokenBucket(reactor, rate) if rate else None)
+        self.sender = SenderHarness(
+            directory, workers, TokenBucket(reactor, rate) if rate else None
+        )
         self.destination = destination
         self._order = ORDERS[family]
-        self.log = self.house.logs / "install" / f"{UUID}.log"
+        self.log = self.sender.logs / "install" / f"{UUID}.log"
         self.log.parent.mkdir(parents=True)
         self.log.write_bytes(LOG)
         for place, (uuid, data) in zip((UUID, "."), BACKUPS.items(), strict=True):
-            file = self.house.backup_directory / place / f"{uuid}.tar.gz"
+            file = self.sender.backup_directory / place / f"{uuid}.tar.gz"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
 
     async def send(self) -> None:
         """Have the Panel give its order; return when all is over."""
         node = config()
-        servers = type("Servers", (), {"get": lambda _, uuid: self.house.world})()
-        connection = Connection(site(node, servers=servers, sender=self.house.sender))
+        servers = type("Servers", (), {"get": lambda _, uuid: self.sender.server})()
+        connection = Connection(site(node, servers=servers, sender=self.sender.transfers))
         order = {
             "url": self.destination.url,
             "token": "Bearer a.b.c",
@@ -74,26 +76,26 @@ class Departures:
         lines += [f"Authorization: Bearer {node.token}", f"Content-Length: {len(body)}"]
         await connection.send(["\r\n".join([*lines, "", ""]).encode(), body])
         assert await connection.answer() == (202, "")
-        await until(lambda: not self.house.sender.servers)
+        await until(lambda: not self.sender.transfers.servers)
 
     @property
     def has_moved(self) -> bool:
         """Whether it is the destination's now, as far as the source knows."""
-        return self.house.states[-2:] == ["success", "completed"]
+        return self.sender.states[-2:] == ["success", "completed"]
 
     def stays(self, reason: str) -> bool:
         """Return whether the server stays where it is, all of it, and people read why."""
-        house = self.house
+        sender = self.sender
         return (
-            house.said(reason)
-            and house.states[-2:] == ["failed", "failure"]
-            and house.world.told.count("failure") == 1
-            and house.world.calls[-1] == "restore"
-            and house.world.hold == ""
+            sender.said(reason)
+            and sender.states[-2:] == ["failed", "failure"]
+            and sender.panel.calls.count("failure") == 1
+            and sender.calls[-1] == "restore"
+            and sender.server.hold == ""
         )
 
     async def close(self) -> None:
         """Let go of everything."""
-        await self.house.close()
+        await self.sender.close()
         await self.destination.close()
-        self.house.store.close()
+        self.sender.store.close()

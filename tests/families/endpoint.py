@@ -18,8 +18,8 @@ from tests.families.receptions import files_in
 from tests.families.recordings import Recording
 from tests.http.talk import Transport
 from tests.support import Panel
+from tests.support.receiver import ReceiverHarness
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import House
 from wingsd.config import PELICAN, Config, StreamsConfig
 from wingsd.http.site import NodeSite
 from wingsd.transfers.incoming.multistream import StreamGroups
@@ -86,8 +86,8 @@ class Connection:
 class Endpoint:
     """A node of a family, and uploads to it."""
 
-    def __init__(self, house: House, family: str) -> None:
-        self.house = house
+    def __init__(self, receiver: ReceiverHarness, family: str) -> None:
+        self.receiver = receiver
         self._panel = Panel()
         self._node = self._panel.add_node("https://node.invalid:8080")
         config = Config(
@@ -98,8 +98,10 @@ class Endpoint:
         )
         # What Pelican's Panel says more in its tokens, and its nodes demand.
         self._claims: dict[str, Any] = {"scope": "transfer"} if family == PELICAN else {}
-        streams = StreamGroups(house.receiver, house.journal, StreamsConfig(), Clock())
-        self._site = site(config, receiver=house.receiver, streams=streams, database=house.journal)
+        streams = StreamGroups(receiver.transfers, receiver.database, StreamsConfig(), Clock())
+        self._site = site(
+            config, receiver=receiver.transfers, streams=streams, database=receiver.database
+        )
 
     async def upload(
         self, recording: Recording, cut: Callable[[bytes], Iterable[bytes]] | None = None
@@ -132,32 +134,32 @@ class Endpoint:
         return await self._outcome(None, "")
 
     def _connect(self) -> Connection:
-        house = self.house
-        for place in (house.data / UUID, house.backup_directory, house.logs):
+        receiver = self.receiver
+        for place in (receiver.data / UUID, receiver.backup_directory, receiver.logs):
             shutil.rmtree(place, ignore_errors=True)
-        house.world.owned, house.world.told = [False], []
-        house.world.calls.clear()
-        house.lines.clear()
+        receiver.panel.owned, receiver.panel.reported_backups = [False], []
+        receiver.calls.clear()
+        receiver.lines.clear()
         return Connection(self._site)
 
     def _token(self) -> str:
         return self._panel.transfer_token(UUID, self._node, **self._claims)
 
     async def _outcome(self, status: int | None, error: str) -> Outcome:
-        house = self.house
-        await until(lambda: not house.receiver.servers)
-        reports = [call for call in house.world.calls if call in ("success", "failure")]
-        told = [*house.world.told, *(None for _ in reports)]
+        receiver = self.receiver
+        await until(lambda: not receiver.transfers.servers)
+        reports = [call for call in receiver.calls if call in ("success", "failure")]
+        told = [*receiver.panel.reported_backups, *(None for _ in reports)]
         return Outcome(
             status=status,
             error=error,
-            files=files_in(house.data / UUID),
-            kept=house.kept(),
+            files=files_in(receiver.data / UUID),
+            kept=receiver.kept(),
             told=[*zip(reports, told, strict=False)],
-            state=house.states[-1],
-            left=house.left(),
+            state=receiver.states[-1],
+            left=receiver.left(),
             # Without the time, and who speaks.
-            said=[line.partition("\x1b[0m ")[2] for line in house.lines],
+            said=[line.partition("\x1b[0m ")[2] for line in receiver.lines],
         )
 
 

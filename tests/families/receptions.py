@@ -17,9 +17,9 @@ from twisted.python.failure import Failure
 
 from tests.families.recordings import Recording
 from tests.support import SynchronousWorkers
+from tests.support.receiver import SINGLE, ReceiverHarness
 from tests.support.sample_server import UUID
 from tests.threadio.reactor import ManualReactor
-from tests.transfers.receiving import ALONE, House
 from wingsd.api.upload import UploadStream
 from wingsd.panel.schemas import Settings
 from wingsd.threadio import Feed
@@ -67,13 +67,13 @@ class Receptions:
 
     def __init__(self, directory: Path) -> None:
         workers: Any = SynchronousWorkers()
-        self._house = House(directory, workers, durable=False)
-        self._staged = self._house.backups._root / UUID
+        self._receiver = ReceiverHarness(directory, workers, durable=False)
+        self._staged = self._receiver.backups._root / UUID
 
     def close(self) -> None:
         """Let go of everything."""
-        self._house.store.close()
-        self._house.staging.close()
+        self._receiver.store.close()
+        self._receiver.staging.close()
 
     def receive(self, recording: Recording, pieces: Iterable[bytes]) -> Result:
         """Receive a body in pieces; return what came of it, and forget it again.
@@ -81,12 +81,12 @@ class Receptions:
         Raises the `WingsdError` that the sender would read.
         """
         upload = _upload(recording, pieces)
-        house = self._house
-        steps = house.step_logs.receiving(UUID, house.coordinators.receiving(UUID))
-        files = ArrivingServer(UUID, house.storage, RollbackList(UUID))
-        phase = ReceivePhase(UUID, files, house.extraction, steps)
+        receiver = self._receiver
+        steps = receiver.step_logs.receiving(UUID, receiver.coordinators.receiving(UUID))
+        files = ArrivingServer(UUID, receiver.storage, RollbackList(UUID))
+        phase = ReceivePhase(UUID, files, receiver.extraction, steps)
         try:
-            receiving = phase.receive(upload, ALONE, Settings(UUID))
+            receiving = phase.receive(upload, SINGLE, Settings(UUID))
             received = now(Deferred.fromCoroutine(receiving))
             received.verify()
             return self._look(received)
@@ -94,10 +94,10 @@ class Receptions:
             self._forget()
 
     def _look(self, received: ReceivedServer) -> Result:
-        house = self._house
+        receiver = self._receiver
         (part,) = received.uploads
         assert part.archive is not None
-        log = house.staging.log(UUID)
+        log = receiver.staging.log(UUID)
         return Result(
             files=files_in(log.with_suffix("")),
             backups=files_in(self._staged),
@@ -109,7 +109,7 @@ class Receptions:
 
     def _forget(self) -> None:
         # As the node does, but without a process for each directory that has to go.
-        staging, log = self._house.staging, self._house.staging.log(UUID)
+        staging, log = self._receiver.staging, self._receiver.staging.log(UUID)
         staging.finish(UUID)
         log.unlink(missing_ok=True)
         for path in (log.with_suffix(""), self._staged):

@@ -49,10 +49,10 @@ async def files_are_sent(it: Departure) -> None:
     assert its.has_moved
     node = its.destination
     assert [part.name for part in node.sent if part.name in it.cell.parts] == [*it.cell.parts]
-    level = (its.house.tree / "world" / "level.dat").read_bytes()
+    level = (its.sender.tree / "world" / "level.dat").read_bytes()
     assert unpacked(node.kept["archive"]) == {"world/level.dat": level, "link": level}
     assert node.sent[0].name == "archive"
-    assert its.house.world.told == []
+    assert its.sender.panel.calls == []
 
 
 @proves(Way.SEND, Thing.BACKUPS, Fate.ARRIVES)
@@ -73,7 +73,7 @@ async def no_backups_are_sent(it: Departure) -> None:
     await its.send()
     assert its.has_moved
     assert not [part for part in its.destination.sent if "backup" in part.name]
-    assert len([*its.house.backup_directory.rglob("*.tar.gz")]) == len(BACKUPS)
+    assert len([*its.sender.backup_directory.rglob("*.tar.gz")]) == len(BACKUPS)
 
 
 @proves(Way.SEND, Thing.LOG, Fate.ARRIVES)
@@ -123,7 +123,7 @@ async def fails_in_turn(
         its = it.depart(lambda part, name=name: change(part) if part.name == name else part)
         await its.send()
         assert its.destination.kept == {}
-        assert its.stays(it.cell.reason), (name, its.house.lines)
+        assert its.stays(it.cell.reason), (name, its.sender.lines)
 
 
 @proves(Way.SEND, Thing.WRONG, Fate.FAILS)
@@ -141,9 +141,9 @@ async def a_checksum_is_lost_on_its_way(it: Departure) -> None:
 @proves(Way.SEND, Thing.CUT, Fate.FAILS)
 async def half_a_server_is_sent(it: Departure) -> None:
     its = it.depart(breaks=True, rate=SLOW)
-    (its.house.tree / "large").write_bytes(os.urandom(LARGE))
+    (its.sender.tree / "large").write_bytes(os.urandom(LARGE))
     await its.send()
-    assert its.stays(it.cell.reason), its.house.lines
+    assert its.stays(it.cell.reason), its.sender.lines
     assert its.destination.kept == {}
     # Not all of it was sent, so nobody had to be asked whose it is.
-    assert its.house.world.told == ["failure"]
+    assert its.sender.panel.calls == ["failure"]

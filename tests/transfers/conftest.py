@@ -1,17 +1,17 @@
-"""What the tests of this room share."""
+"""Fixtures of the tests of transfers."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.transfers.receiving import House, house
-from tests.transfers.two_nodes import Town
+from tests.support.receiver import ReceiverHarness, receiver
+from tests.transfers.requests import UploadRequests
 from tests.transfers.uploading import ca, certificate, tls
 
-__all__ = ["ca", "certificate", "house", "tls"]
+__all__ = ["ca", "certificate", "receiver", "tls"]
 
 
 @pytest.fixture
-def town(house: House) -> Town:
-    """A node that one server is on its way to."""
-    return Town(house)
+def requests(receiver: ReceiverHarness) -> UploadRequests:
+    """The requests of one token, which bring a server to a node."""
+    return UploadRequests(receiver)

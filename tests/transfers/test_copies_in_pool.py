@@ -6,8 +6,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
+from tests.support.reactor import reactor
+from tests.support.receiver import ReceiverHarness
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import House, reactor
 from wingsd.errors import Conflict
 from wingsd.panel.errors import PanelRefused
 from wingsd.statedb import Direction
@@ -15,62 +16,64 @@ from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.steps import ReceiveStep
 
 
-def replaced(house: House) -> None:
+def replaced(receiver: ReceiverHarness) -> None:
     """Have another node of the pool put a server of that name where this node's copy was."""
-    place = house.data / UUID
+    place = receiver.data / UUID
     if place.exists():
-        place.rename(house.data / "moved-away")
+        place.rename(receiver.data / "moved-away")
     (place / "world").mkdir(parents=True)
     (place / "world" / "level.dat").write_bytes(b"in use at another node")
 
 
-def is_untouched(house: House) -> bool:
-    level = house.data / UUID / "world" / "level.dat"
+def is_untouched(receiver: ReceiverHarness) -> bool:
+    level = receiver.data / UUID / "world" / "level.dat"
     return level.exists() and level.read_bytes() == b"in use at another node"
 
 
 @pytest_twisted.ensureDeferred
 async def test_no_other_nodes_server_is_set_aside_for_a_copy(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house.volume.pool, enter = "attic", house.store.enter
+    receiver.volume.pool, enter = "attic", receiver.store.enter
 
     def come(now: float, transfer: int, name: str) -> None:
         if name == ReceiveStep.SWAP.name:
-            replaced(house)
+            replaced(receiver)
         enter(now, transfer, name)
 
-    monkeypatch.setattr(house.store, "enter", come)
-    error = await house.fails(Conflict)
+    monkeypatch.setattr(receiver.store, "enter", come)
+    error = await receiver.fails(Conflict)
     assert error.message == "the server's directory is in the storage pool already"
-    assert (house.left(), is_untouched(house)) == ([UUID], True)
+    assert (receiver.left(), is_untouched(receiver)) == ([UUID], True)
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
 @pytest_twisted.ensureDeferred
 async def test_nor_is_it_taken_for_the_copy_after_a_restart(
-    house: House, step: ReceiveStep
+    receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
-    house.volume.pool = "attic"
-    entry = house.store.begin(1.0, UUID, Direction.IN, step.name)
-    house.staging.create(UUID)
-    house.store.set_terms(entry, "", (), house.staging.inode(UUID))
-    house.staging.swap(UUID)
-    replaced(house)
-    (unfinished,) = house.store.unfinished()
-    house.receiver.resume(unfinished)
-    while house.receiver.servers:
+    receiver.volume.pool = "attic"
+    entry = receiver.store.begin(1.0, UUID, Direction.IN, step.name)
+    receiver.staging.create(UUID)
+    receiver.store.set_terms(entry, "", (), receiver.staging.inode(UUID))
+    receiver.staging.swap(UUID)
+    replaced(receiver)
+    (unfinished,) = receiver.store.unfinished()
+    receiver.transfers.resume(unfinished)
+    while receiver.transfers.servers:
         await deferLater(reactor, 0.005)
-    assert is_untouched(house)
-    assert "success" not in house.world.calls
-    assert house.store.unfinished() == []
+    assert is_untouched(receiver)
+    assert "success" not in receiver.calls
+    assert receiver.store.unfinished() == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_nor_put_away_when_the_panel_does_not_want_the_copy(house: House) -> None:
-    house.volume.pool = "attic"
-    house.world.before["success"] = lambda: replaced(house)
-    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
-    house.world.owned = [False, False]
-    await house.fails(TransferRevoked)
-    assert is_untouched(house)
+async def test_nor_put_away_when_the_panel_does_not_want_the_copy(
+    receiver: ReceiverHarness,
+) -> None:
+    receiver.volume.pool = "attic"
+    receiver.before["success"] = lambda: replaced(receiver)
+    receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    receiver.panel.owned = [False, False]
+    await receiver.fails(TransferRevoked)
+    assert is_untouched(receiver)

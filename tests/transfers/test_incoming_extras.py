@@ -9,8 +9,9 @@ import pytest_twisted
 from twisted.internet.task import deferLater
 
 from tests.support.logged_errors import LoggedErrors
+from tests.support.reactor import reactor
+from tests.support.receiver import SINGLE, ReceiverHarness, Source
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import ALONE, House, Source, reactor
 from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
@@ -39,34 +40,36 @@ def laden(*, checksum: str = "") -> Source:
 
 
 @pytest_twisted.ensureDeferred
-async def test_all_that_comes_with_a_server_is_kept_and_told(house: House) -> None:
-    await house.receiver.open(UUID).run(laden(), ALONE)
-    assert house.kept() == KEPT
-    assert house.world.told == [(ONE.uuid, TWO.uuid)]
-    assert house.left() == [UUID]
+async def test_all_that_comes_with_a_server_is_kept_and_told(receiver: ReceiverHarness) -> None:
+    await receiver.transfers.open(UUID).run(laden(), SINGLE)
+    assert receiver.kept() == KEPT
+    assert receiver.panel.reported_backups == [(ONE.uuid, TWO.uuid)]
+    assert receiver.left() == [UUID]
 
 
 @pytest.mark.parametrize(("family", "told"), [(PELICAN, None), (CALAGOPUS, ())])
 @pytest_twisted.ensureDeferred
 async def test_only_calagopus_panels_are_told_of_backups(
-    house: House, family: str, told: object
+    receiver: ReceiverHarness, family: str, told: object
 ) -> None:
-    object.__setattr__(house.coordinators, "family", family)
-    await house.receiver.open(UUID).run(Source(), ALONE)
-    assert house.world.told == [told]
+    object.__setattr__(receiver.coordinators, "family", family)
+    await receiver.transfers.open(UUID).run(Source(), SINGLE)
+    assert receiver.panel.reported_backups == [told]
 
 
 @pytest_twisted.ensureDeferred
-async def test_pelicans_backups_are_not_told(house: House) -> None:
-    await house.receiver.open(UUID).run(Source().bring(ONE, b"one"), ALONE)
-    assert (house.world.told, house.kept()) == ([None], {ONE.path(UUID): b"one"})
+async def test_pelicans_backups_are_not_told(receiver: ReceiverHarness) -> None:
+    await receiver.transfers.open(UUID).run(Source().bring(ONE, b"one"), SINGLE)
+    assert (receiver.panel.reported_backups, receiver.kept()) == ([None], {ONE.path(UUID): b"one"})
 
 
 @pytest_twisted.ensureDeferred
-async def test_they_come_into_place_before_the_environment_and_the_log_last(house: House) -> None:
+async def test_they_come_into_place_before_the_environment_and_the_log_last(
+    receiver: ReceiverHarness,
+) -> None:
     seen = []
-    house.world.before["create"] = lambda: seen.append(house.kept())
-    await house.receiver.open(UUID).run(laden(), ALONE)
+    receiver.before["create"] = lambda: seen.append(receiver.kept())
+    await receiver.transfers.open(UUID).run(laden(), SINGLE)
     (then,) = seen
     assert {path for path in then if not path.startswith(".wingsd-")} == {
         ONE.path(UUID),
@@ -75,12 +78,12 @@ async def test_they_come_into_place_before_the_environment_and_the_log_last(hous
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_wrong_checksum_fails_all_of_it(house: House) -> None:
-    error = await house.fails(BadRequest, laden(checksum="0" * 64))
+async def test_one_wrong_checksum_fails_all_of_it(receiver: ReceiverHarness) -> None:
+    error = await receiver.fails(BadRequest, laden(checksum="0" * 64))
     assert error.message == "checksums don't match"
     assert f"of the backup {TWO.uuid} received" in error.detail
-    assert (house.kept(), house.left()) == ({}, [])
-    assert house.world.calls == ["owns", "server", "failure"]
+    assert (receiver.kept(), receiver.left()) == ({}, [])
+    assert receiver.calls == ["owns", "server", "failure"]
 
 
 @pytest.mark.parametrize(
@@ -89,56 +92,60 @@ async def test_one_wrong_checksum_fails_all_of_it(house: House) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_nothing_of_it_stays_when_the_transfer_fails(
-    house: House, call: str, error: WingsdError
+    receiver: ReceiverHarness, call: str, error: WingsdError
 ) -> None:
-    other = house.backup_directory / UUID / "other.tar.gz"
+    other = receiver.backup_directory / UUID / "other.tar.gz"
     other.parent.mkdir(parents=True)
     other.write_bytes(b"precious")
-    house.world.faults[call] = error
-    await house.fails(type(error), laden())
-    assert house.kept() == {f"{UUID}/other.tar.gz": b"precious"}
-    assert house.left() == []
+    receiver.faults[call] = error
+    await receiver.fails(type(error), laden())
+    assert receiver.kept() == {f"{UUID}/other.tar.gz": b"precious"}
+    assert receiver.left() == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_backup_in_its_place_fails_the_transfer_and_stays(house: House) -> None:
-    house.backup_directory.mkdir()
-    (house.backup_directory / TWO.path(UUID)).write_bytes(b"precious")
-    error = await house.fails(Conflict, laden())
+async def test_another_backup_in_its_place_fails_the_transfer_and_stays(
+    receiver: ReceiverHarness,
+) -> None:
+    receiver.backup_directory.mkdir()
+    (receiver.backup_directory / TWO.path(UUID)).write_bytes(b"precious")
+    error = await receiver.fails(Conflict, laden())
     assert "is not overwritten" in error.detail
-    assert (house.kept(), house.left()) == ({TWO.path(UUID): b"precious"}, [])
-    assert "failure" in house.world.calls
+    assert (receiver.kept(), receiver.left()) == ({TWO.path(UUID): b"precious"}, [])
+    assert "failure" in receiver.calls
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_disk_that_fails_while_they_are_stored_fails_the_transfer(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> str:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(house.backups, "store", full)
-    await house.fails(StorageError, laden())
-    assert (house.kept(), house.left()) == ({}, [])
+    monkeypatch.setattr(receiver.backups, "store", full)
+    await receiver.fails(StorageError, laden())
+    assert (receiver.kept(), receiver.left()) == ({}, [])
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_log_that_cannot_be_kept_fails_nothing(
-    house: House, logged_errors: LoggedErrors
+    receiver: ReceiverHarness, logged_errors: LoggedErrors
 ) -> None:
-    house.logs.write_text("no directory")
-    await house.receiver.open(UUID).run(laden(), ALONE)
-    assert house.states[-1] == "completed"
+    receiver.logs.write_text("no directory")
+    await receiver.transfers.open(UUID).run(laden(), SINGLE)
+    assert receiver.states[-1] == "completed"
     assert [line for line in logged_errors.lines if "installation log" in line]
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_panel_does_not_want_is_kept_apart_with_its_backups(house: House) -> None:
-    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
-    house.world.owned = [False, False]
-    await house.fails(TransferRevoked, laden())
-    assert house.left() == [".quarantine"]
-    kept = house.kept()
+async def test_what_the_panel_does_not_want_is_kept_apart_with_its_backups(
+    receiver: ReceiverHarness,
+) -> None:
+    receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    receiver.panel.owned = [False, False]
+    await receiver.fails(TransferRevoked, laden())
+    assert receiver.left() == [".quarantine"]
+    kept = receiver.kept()
     assert sorted(kept.values()) == [b"one", b"two"]
     assert all("/.quarantine/" in path for path in kept)
 
@@ -146,25 +153,25 @@ async def test_what_the_panel_does_not_want_is_kept_apart_with_its_backups(house
 # After a restart
 
 
-def begun(house: House, step: ReceiveStep) -> None:
+def begun(receiver: ReceiverHarness, step: ReceiveStep) -> None:
     """Leave behind what a daemon does that dies in a step, as late in it as it can."""
-    house.store.begin(1.0, UUID, Direction.IN, step.name)
-    directory = Path(house.staging.create(UUID))
+    receiver.store.begin(1.0, UUID, Direction.IN, step.name)
+    directory = Path(receiver.staging.create(UUID))
     (directory / "world").write_text("whole")
-    house.backups.store(UUID, ONE, [b"one"])
-    house.backups.store(UUID, TWO, [b"two"])
-    house.staging.log(UUID).write_bytes(b"installed")
+    receiver.backups.store(UUID, ONE, [b"one"])
+    receiver.backups.store(UUID, TWO, [b"two"])
+    receiver.staging.log(UUID).write_bytes(b"installed")
     if step in (ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT):
-        house.staging.swap(UUID)
-        house.backups.place(UUID)
+        receiver.staging.swap(UUID)
+        receiver.backups.place(UUID)
 
 
-async def resumed(house: House) -> None:
-    entries = house.store.unfinished()
-    clear_leftovers(entries, house.staging, house.backups)
+async def resumed(receiver: ReceiverHarness) -> None:
+    entries = receiver.store.unfinished()
+    clear_leftovers(entries, receiver.staging, receiver.backups)
     (entry,) = entries
-    house.receiver.resume(entry)
-    while house.receiver.servers:
+    receiver.transfers.resume(entry)
+    while receiver.transfers.servers:
         await deferLater(reactor, 0.005)
 
 
@@ -173,44 +180,46 @@ WHOLE = [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT]
 
 @pytest.mark.parametrize("step", WHOLE)
 @pytest_twisted.ensureDeferred
-async def test_the_next_daemon_brings_it_to_its_end(house: House, step: ReceiveStep) -> None:
-    begun(house, step)
-    await resumed(house)
-    assert house.kept() == KEPT
-    assert house.world.told == [(ONE.uuid, TWO.uuid)]
-    assert house.left() == [UUID]
+async def test_the_next_daemon_brings_it_to_its_end(
+    receiver: ReceiverHarness, step: ReceiveStep
+) -> None:
+    begun(receiver, step)
+    await resumed(receiver)
+    assert receiver.kept() == KEPT
+    assert receiver.panel.reported_backups == [(ONE.uuid, TWO.uuid)]
+    assert receiver.left() == [UUID]
 
 
 @pytest.mark.parametrize("step", WHOLE)
 @pytest_twisted.ensureDeferred
-async def test_or_keeps_all_of_it_apart(house: House, step: ReceiveStep) -> None:
-    begun(house, step)
-    house.world.faults["owns"] = ServerNotFound("deleted meanwhile")
-    await resumed(house)
-    assert house.world.told == []
-    assert (house.left(), house.store.unfinished()) == ([".quarantine"], [])
-    (files,) = [path.name for path in house.staging.quarantine.iterdir()]
-    quarantine = house.data.with_name(".volumes.staging") / ".quarantine"
+async def test_or_keeps_all_of_it_apart(receiver: ReceiverHarness, step: ReceiveStep) -> None:
+    begun(receiver, step)
+    receiver.faults["owns"] = ServerNotFound("deleted meanwhile")
+    await resumed(receiver)
+    assert receiver.panel.reported_backups == []
+    assert (receiver.left(), receiver.store.unfinished()) == ([".quarantine"], [])
+    (files,) = [path.name for path in receiver.staging.quarantine.iterdir()]
+    quarantine = receiver.data.with_name(".volumes.staging") / ".quarantine"
     assert (quarantine / files / "world").read_text() == "whole"
-    kept = house.kept()
+    kept = receiver.kept()
     assert sorted(kept.values()) == [b"one", b"two"]
     assert all("/.quarantine/" in path for path in kept)
 
 
 @pytest_twisted.ensureDeferred
-async def test_or_gives_up_what_is_not_in_place(house: House) -> None:
-    begun(house, ReceiveStep.DURABLE)
-    (entry,) = house.store.unfinished()
-    house.store.enter(2.0, entry.id, ReceiveStep.SWAP.name)
-    house.world.faults["owns"] = ServerNotFound("deleted meanwhile")
-    await resumed(house)
-    assert (house.kept(), house.left()) == ({}, [])
+async def test_or_gives_up_what_is_not_in_place(receiver: ReceiverHarness) -> None:
+    begun(receiver, ReceiveStep.DURABLE)
+    (entry,) = receiver.store.unfinished()
+    receiver.store.enter(2.0, entry.id, ReceiveStep.SWAP.name)
+    receiver.faults["owns"] = ServerNotFound("deleted meanwhile")
+    await resumed(receiver)
+    assert (receiver.kept(), receiver.left()) == ({}, [])
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
 @pytest_twisted.ensureDeferred
-async def test_what_was_not_whole_is_gone(house: House, step: ReceiveStep) -> None:
-    begun(house, step)
-    await resumed(house)
-    assert house.world.calls == ["failure"]
-    assert (house.kept(), house.left()) == ({}, [])
+async def test_what_was_not_whole_is_gone(receiver: ReceiverHarness, step: ReceiveStep) -> None:
+    begun(receiver, step)
+    await resumed(receiver)
+    assert receiver.calls == ["failure"]
+    assert (receiver.kept(), receiver.left()) == ({}, [])

@@ -12,8 +12,9 @@ from twisted.internet.task import deferLater
 
 from tests.support.archives import seen
 from tests.support.logged_errors import LoggedErrors
+from tests.support.reactor import reactor
+from tests.support.receiver import RECORDED, SINGLE, ReceiverHarness, SingleUpload, Source
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import ALONE, JOURNALED, Alone, House, Source, reactor
 from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.config import PELICAN
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
@@ -29,12 +30,12 @@ LOG = f"install/{UUID}.log"
 
 
 @pytest.fixture
-def pooled(house: House) -> House:
+def pooled(receiver: ReceiverHarness) -> ReceiverHarness:
     """A node of the pool, in which the server's files are."""
-    house.volume.pool = "Attic"
-    (house.data / UUID / "world").mkdir(parents=True)
-    (house.data / UUID / "world" / "level.dat").write_bytes(b"level")
-    return house
+    receiver.volume.pool = "Attic"
+    (receiver.data / UUID / "world").mkdir(parents=True)
+    (receiver.data / UUID / "world" / "level.dat").write_bytes(b"level")
+    return receiver
 
 
 def source(data: bytes = b"whatever a Pelican node sends", *, pool: str = "attic") -> Source:
@@ -48,74 +49,76 @@ def source(data: bytes = b"whatever a Pelican node sends", *, pool: str = "attic
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_copied_and_the_panel_is_told(pooled: House) -> None:
+async def test_nothing_is_copied_and_the_panel_is_told(pooled: ReceiverHarness) -> None:
     before = seen(pooled.data / UUID)
     inode = (pooled.data / UUID).stat().st_ino
-    await pooled.receiver.open(UUID).run(source(), ALONE)
-    assert pooled.world.calls == ["owns", "server", "create", "success", "sync"]
+    await pooled.transfers.open(UUID).run(source(), SINGLE)
+    assert pooled.calls == ["owns", "server", "create", "success", "sync"]
     assert (seen(pooled.data / UUID), (pooled.data / UUID).stat().st_ino) == (before, inode)
     assert pooled.left() == [UUID]
-    assert pooled.world.shared == ["Attic", ""]
-    assert pooled.world.sizes == [None]  # Only a look tells it.
+    assert pooled.servers.pools == ["Attic", ""]
+    assert pooled.servers.sizes == [None]  # Only a look tells it.
     assert pooled.states == ["pending", "processing", "success", "completed"]
     (entry,) = pooled.store.transfers()
     assert (entry.pool, entry.outcome) == ("Attic", Outcome.SUCCESS)
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_deletes_it_before_the_panel_has_heard_deletes_no_files(pooled: House) -> None:
+async def test_who_deletes_it_before_the_panel_has_heard_deletes_no_files(
+    pooled: ReceiverHarness,
+) -> None:
     telling: Deferred[None] = Deferred()
-    pooled.world.waits["success"] = telling
-    running = Deferred.fromCoroutine(pooled.receiver.open(UUID).run(source(), ALONE))
-    while not pooled.world.told:
+    pooled.waits["success"] = telling
+    running = Deferred.fromCoroutine(pooled.transfers.open(UUID).run(source(), SINGLE))
+    while not pooled.panel.reported_backups:
         await deferLater(reactor, 0.005)
-    assert pooled.world.shared == ["Attic"]
+    assert pooled.servers.pools == ["Attic"]
     telling.callback(None)
     await running
 
 
 @pytest_twisted.ensureDeferred
-async def test_backups_and_the_log_come_with_it_all_the_same(pooled: House) -> None:
+async def test_backups_and_the_log_come_with_it_all_the_same(pooled: ReceiverHarness) -> None:
     laden = source().bring(ONE, b"one").bring(InstallLog(), b"installed")
-    await pooled.receiver.open(UUID).run(laden, ALONE)
+    await pooled.transfers.open(UUID).run(laden, SINGLE)
     assert pooled.kept() == {ONE.path(UUID): b"one", LOG: b"installed"}
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_backup_that_is_there_already_is_the_same_file(pooled: House) -> None:
+async def test_a_backup_that_is_there_already_is_the_same_file(pooled: ReceiverHarness) -> None:
     place = pooled.backup_directory / ONE.path(UUID)
     place.parent.mkdir(parents=True)
     place.write_bytes(b"one")
     inode = place.stat().st_ino
-    await pooled.receiver.open(UUID).run(source().bring(ONE, b"one"), ALONE)
+    await pooled.transfers.open(UUID).run(source().bring(ONE, b"one"), SINGLE)
     assert (place.stat().st_ino, pooled.kept()) == (inode, {ONE.path(UUID): b"one"})
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_backup_with_a_wrong_checksum_fails_it(pooled: House) -> None:
+async def test_a_backup_with_a_wrong_checksum_fails_it(pooled: ReceiverHarness) -> None:
     before = seen(pooled.data / UUID)
     await pooled.fails(BadRequest, source().bring(ONE, b"one", "0" * 64))
     assert (pooled.kept(), seen(pooled.data / UUID)) == ({}, before)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_mark_of_the_sender_must_be_on_the_volume(pooled: House) -> None:
+async def test_a_mark_of_the_sender_must_be_on_the_volume(pooled: ReceiverHarness) -> None:
     marked = source(b"")
     marked.mark = pooled.volume.mark(UUID)
-    await pooled.receiver.open(UUID).run(marked, ALONE)
+    await pooled.transfers.open(UUID).run(marked, SINGLE)
     assert pooled.states[-1] == "completed"
 
 
 @pytest_twisted.ensureDeferred
 async def test_more_than_the_volume_could_have_is_not_read(
-    pooled: House, monkeypatch: pytest.MonkeyPatch
+    pooled: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pooled.volume, "size", lambda: 10)
     error = await pooled.fails(BadRequest, source())
     assert error.message == "the archive is larger than the storage pool that its files are in"
 
 
-class Another(Alone):
+class Another(SingleUpload):
     """One more request with the server."""
 
     def gathered(self) -> Deferred[Sequence[IncomingUpload]]:
@@ -123,11 +126,11 @@ class Another(Alone):
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_comes_in_several_requests_is_refused(pooled: House) -> None:
+async def test_what_comes_in_several_requests_is_refused(pooled: ReceiverHarness) -> None:
     """No family's nodes do both: it could only be somebody who guesses."""
     before = seen(pooled.data / UUID)
     with pytest.raises(StreamMismatch, match="in one request"):
-        await pooled.receiver.open(UUID).run(source(), Another())
+        await pooled.transfers.open(UUID).run(source(), Another())
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
@@ -135,16 +138,16 @@ async def test_what_comes_in_several_requests_is_refused(pooled: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_files_that_are_not_there_fail_it(pooled: House) -> None:
+async def test_files_that_are_not_there_fail_it(pooled: ReceiverHarness) -> None:
     (pooled.data / UUID).rename(pooled.data / "elsewhere")
     error = await pooled.fails(StorageError, source())
     assert "is not there" in error.detail
-    assert pooled.world.calls == ["owns", "server", "failure"]
+    assert pooled.calls == ["owns", "server", "failure"]
     assert pooled.left() == ["elsewhere"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_mark_that_is_not_there_fails_it(pooled: House) -> None:
+async def test_a_mark_that_is_not_there_fails_it(pooled: ReceiverHarness) -> None:
     marked = source(b"")
     marked.mark = "0" * 32
     error = await pooled.fails(StorageError, marked)
@@ -154,13 +157,13 @@ async def test_a_mark_that_is_not_there_fails_it(pooled: House) -> None:
 @pytest.mark.parametrize("ours", ["", "cellar"])
 @pytest_twisted.ensureDeferred
 async def test_a_pool_that_is_not_ours_is_not_trusted_and_its_server_copied(
-    house: House, ours: str, logged_errors: LoggedErrors
+    receiver: ReceiverHarness, ours: str, logged_errors: LoggedErrors
 ) -> None:
-    house.volume.pool = ours
+    receiver.volume.pool = ours
     ordinary = Source()
     ordinary.pool = "attic\n"
-    await house.receiver.open(UUID).run(ordinary, ALONE)
-    assert (house.data / UUID / "server.properties").is_file()
+    await receiver.transfers.open(UUID).run(ordinary, SINGLE)
+    assert (receiver.data / UUID / "server.properties").is_file()
     (line,) = [line for line in logged_errors.lines if "storage pool" in line]
     told = f"this node {ours!r}" if ours else "this node none"
     assert f"has the storage pool 'attic\\n', {told}: its files are copied" in line
@@ -170,7 +173,7 @@ async def test_a_pool_that_is_not_ours_is_not_trusted_and_its_server_copied(
 @pytest.mark.parametrize(("ours", "theirs"), [("", "attic"), ("attic", ""), ("attic", "cellar")])
 @pytest_twisted.ensureDeferred
 async def test_a_copy_never_takes_the_place_of_what_may_be_the_senders(
-    pooled: House, ours: str, theirs: str
+    pooled: ReceiverHarness, ours: str, theirs: str
 ) -> None:
     pooled.volume.pool = ours
     before = seen(pooled.data / UUID)
@@ -183,21 +186,21 @@ async def test_a_copy_never_takes_the_place_of_what_may_be_the_senders(
 
 @pytest_twisted.ensureDeferred
 async def test_a_sender_that_left_the_files_out_is_not_taken_for_an_empty_server(
-    house: House,
+    receiver: ReceiverHarness,
 ) -> None:
     empty = source(b"")
     empty.mark = "0" * 32
-    error = await house.fails(Conflict, empty)
+    error = await receiver.fails(Conflict, empty)
     assert error.detail == "it has sent no files; transfer the server again"
 
 
 # When it fails
 
 
-@pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in JOURNALED])
+@pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in RECORDED])
 @pytest_twisted.ensureDeferred
 async def test_whatever_fails_the_files_are_left_alone(
-    pooled: House, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
+    pooled: ReceiverHarness, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, write = seen(pooled.data / UUID), pooled.store.enter
 
@@ -210,7 +213,7 @@ async def test_whatever_fails_the_files_are_left_alone(
     await pooled.fails(StorageError, source().bring(ONE, b"one"))
     assert (pooled.left(), pooled.kept()) == ([UUID], {})
     assert seen(pooled.data / UUID) == before
-    assert pooled.world.calls.count("failure") == 1
+    assert pooled.calls.count("failure") == 1
 
 
 @pytest.mark.parametrize(
@@ -218,49 +221,51 @@ async def test_whatever_fails_the_files_are_left_alone(
 )
 @pytest_twisted.ensureDeferred
 async def test_an_engine_or_a_sender_that_fails_changes_nothing(
-    pooled: House, error: BadRequest | EnvironmentFailed
+    pooled: ReceiverHarness, error: BadRequest | EnvironmentFailed
 ) -> None:
     before, broken = seen(pooled.data / UUID), source()
     if isinstance(error, UploadTruncated):
         broken.error = error
     else:
-        pooled.world.faults["create"] = error
+        pooled.faults["create"] = error
     await pooled.fails(type(error), broken)
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
 @pytest_twisted.ensureDeferred
-async def test_files_that_the_panel_does_not_want_here_are_not_put_away(pooled: House) -> None:
-    pooled.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
-    pooled.world.owned = [False, False]
+async def test_files_that_the_panel_does_not_want_here_are_not_put_away(
+    pooled: ReceiverHarness,
+) -> None:
+    pooled.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    pooled.panel.owned = [False, False]
     before = seen(pooled.data / UUID)
     await pooled.fails(TransferRevoked, source().bring(ONE, b"one"))
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
-    assert "remove" in pooled.world.calls
+    assert "remove" in pooled.calls
     assert all("/.quarantine/" in path for path in pooled.kept())
 
 
 # After a restart
 
 
-async def resumed(house: House, step: ReceiveStep, *, told: bool = False) -> None:
+async def resumed(receiver: ReceiverHarness, step: ReceiveStep, *, told: bool = False) -> None:
     """Take up what a daemon leaves behind that dies in a step, as late in it as it can."""
-    entry = house.store.begin(1.0, UUID, Direction.IN, step.name)
-    house.store.set_terms(entry, "Attic", ())
-    house.backups.store(UUID, ONE, [b"one"])
+    entry = receiver.store.begin(1.0, UUID, Direction.IN, step.name)
+    receiver.store.set_terms(entry, "Attic", ())
+    receiver.backups.store(UUID, ONE, [b"one"])
     if step in (ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT):
-        house.backups.place(UUID)
+        receiver.backups.place(UUID)
     if told:
-        house.store.add_report(1.0, UUID, Outcome.SUCCESS)
-        house.world.before["server"] = lambda: telling.callback(None)
+        receiver.store.add_report(1.0, UUID, Outcome.SUCCESS)
+        receiver.before["server"] = lambda: telling.callback(None)
         telling: Deferred[None] = Deferred()
-        house.world.waits["success"] = telling
-        await house.callbacks.load()
-    entries = house.store.unfinished()
-    clear_leftovers(entries, house.staging, house.backups)
+        receiver.waits["success"] = telling
+        await receiver.callbacks.load()
+    entries = receiver.store.unfinished()
+    clear_leftovers(entries, receiver.staging, receiver.backups)
     (unfinished,) = entries
-    house.receiver.resume(unfinished)
-    while house.receiver.servers:
+    receiver.transfers.resume(unfinished)
+    while receiver.transfers.servers:
         await deferLater(reactor, 0.005)
 
 
@@ -277,40 +282,42 @@ BEFORE_REPORT = [
 @pytest.mark.parametrize("step", BEFORE_REPORT)
 @pytest_twisted.ensureDeferred
 async def test_what_the_panel_was_not_told_has_failed_since_its_sender_is_gone(
-    pooled: House, step: ReceiveStep
+    pooled: ReceiverHarness, step: ReceiveStep
 ) -> None:
     before = seen(pooled.data / UUID)
     await resumed(pooled, step)
-    assert pooled.world.calls == ["failure"] + ["remove"] * (step is ReceiveStep.ENVIRONMENT)
+    assert pooled.calls == ["failure"] + ["remove"] * (step is ReceiveStep.ENVIRONMENT)
     assert (pooled.left(), pooled.kept()) == ([UUID], {})
     assert seen(pooled.data / UUID) == before
     assert pooled.store.unfinished() == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_so_it_has_when_nobody_wrote_down_that_it_is_to_be_told(pooled: House) -> None:
-    pooled.world.owned = [False]
+async def test_so_it_has_when_nobody_wrote_down_that_it_is_to_be_told(
+    pooled: ReceiverHarness,
+) -> None:
+    pooled.panel.owned = [False]
     before = seen(pooled.data / UUID)
     await resumed(pooled, ReceiveStep.REPORT)
-    assert pooled.world.calls == ["owns", "server", "failure", "remove"]
+    assert pooled.calls == ["owns", "server", "failure", "remove"]
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
 @pytest.mark.parametrize("told", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_what_may_have_been_told_goes_on(pooled: House, told: bool) -> None:
+async def test_what_may_have_been_told_goes_on(pooled: ReceiverHarness, told: bool) -> None:
     # What is written down to be told, the Panel may hear after it was asked.
-    pooled.world.owned = [not told]
+    pooled.panel.owned = [not told]
     before = seen(pooled.data / UUID)
     await resumed(pooled, ReceiveStep.REPORT, told=told)
-    assert "success" in pooled.world.calls
-    assert "failure" not in pooled.world.calls
+    assert "success" in pooled.calls
+    assert "failure" not in pooled.calls
     assert pooled.states[-1] == "completed"
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
     assert pooled.kept() == {ONE.path(UUID): b"one"}
 
 
-def test_what_is_in_the_pool_is_no_leftover(pooled: House, tmp_path: Path) -> None:
+def test_what_is_in_the_pool_is_no_leftover(pooled: ReceiverHarness, tmp_path: Path) -> None:
     entry = pooled.store.begin(1.0, UUID, Direction.IN, ReceiveStep.RECEIVE.name)
     pooled.store.set_terms(entry, "Attic", ())
     clear_leftovers(pooled.store.unfinished(), pooled.staging, pooled.backups)

@@ -18,8 +18,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from tests.support.archives import odd_tree, seen
+from tests.support.reactor import reactor
 from tests.support.sample_server import UUID
-from tests.transfers.sending import House, reactor, sending
+from tests.support.sender import SenderHarness, sending
 from wingsd.archive import SharedTreeWriter, extract_part
 from wingsd.archive.partition import split
 from wingsd.archive.quota import DEFAULT
@@ -99,8 +100,8 @@ class Streams(Resource):
             request.finish()
 
 
-class Town(House):
-    """A house whose destination takes streams."""
+class Town(SenderHarness):
+    """A sender whose destination takes streams."""
 
     def use(self, features: str, others: int, slots: int = 8) -> Streams:
         streams = Streams(features, others)
@@ -113,7 +114,7 @@ class Town(House):
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def sender(tmp_path: Path) -> Iterator[SenderHarness]:
     for made in sending(tmp_path):
         made.__class__ = Town
         (made.tree / "odd").mkdir()
@@ -121,8 +122,8 @@ def house(tmp_path: Path) -> Iterator[House]:
         yield made
 
 
-def town(house: House) -> Any:
-    return house
+def town(sender: SenderHarness) -> Any:
+    return sender
 
 
 def joined(streams: Streams, into: Path) -> Any:
@@ -139,72 +140,76 @@ def joined(streams: Streams, into: Path) -> Any:
 @pytest.mark.parametrize("others", [1, 3, 7])
 @pytest_twisted.ensureDeferred
 async def test_all_of_them_together_are_the_server(
-    house: House, tmp_path: Path, others: int
+    sender: SenderHarness, tmp_path: Path, others: int
 ) -> None:
-    streams = town(house).use(JOINING, others)
-    await house.start(streams=others)
-    assert house.states == ["pending", "processing", "success", "completed"]
+    streams = town(sender).use(JOINING, others)
+    await sender.start(streams=others)
+    assert sender.states == ["pending", "processing", "success", "completed"]
     numbers = [str(number) for number in range(others)]
     assert sorted(streams.taken) == [FIRST, *numbers]
     assert streams.taken[FIRST].count == str(others)
     assert [streams.taken[number].count for number in numbers] == [None] * others
-    assert joined(streams, tmp_path / "out") == seen(house.tree, owner=False)
-    assert town(house).uploader.slots.tokens == 8
+    assert joined(streams, tmp_path / "out") == seen(sender.tree, owner=False)
+    assert town(sender).uploader.slots.tokens == 8
     sizes = [len(taken.archive) for taken in streams.taken.values()]
-    assert house.heard.over[0][2] is not None
-    assert house.heard.over[0][2] >= sum(sizes)
+    assert sender.heard.over[0][2] is not None
+    assert sender.heard.over[0][2] >= sum(sizes)
 
 
 @pytest_twisted.ensureDeferred
-async def test_backups_come_with_the_first(house: House, tmp_path: Path) -> None:
-    streams = town(house).use(JOINING, 1)
+async def test_backups_come_with_the_first(sender: SenderHarness, tmp_path: Path) -> None:
+    streams = town(sender).use(JOINING, 1)
     backup = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", "calagopus")
     (tmp_path / "backups").mkdir()
     (tmp_path / "backups" / f"{backup.uuid}.tar.gz").write_bytes(b"backup")
-    await house.start(streams=1, backups=(backup.uuid,))
+    await sender.start(streams=1, backups=(backup.uuid,))
     assert streams.taken[FIRST].extras == {backup: b"backup"}
     assert streams.taken["0"].extras == {}
 
 
 @pytest_twisted.ensureDeferred
-async def test_to_a_node_that_answers_each_the_first_ends_last(house: House) -> None:
-    streams = town(house).use("", 4)
-    await house.start(streams=4)
-    assert house.states[-1] == "completed"
+async def test_to_a_node_that_answers_each_the_first_ends_last(sender: SenderHarness) -> None:
+    streams = town(sender).use("", 4)
+    await sender.start(streams=4)
+    assert sender.states[-1] == "completed"
     assert streams.ends[-1] == FIRST
     assert sorted(streams.ends[:-1]) == ["0", "1", "2", "3"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_but_it_does_not_wait_for_ever(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    sender: SenderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outgoingstreams, "HOLD_BACK", 0.1)
-    streams = town(house).use("", 2)
+    streams = town(sender).use("", 2)
     streams.answers_each = False
-    await house.start(streams=2)
-    assert house.states[-1] == "completed"
+    await sender.start(streams=2)
+    assert sender.states[-1] == "completed"
     assert streams.ends[-1] == FIRST
 
 
 @pytest.mark.parametrize("features", ["", JOINING])
 @pytest.mark.parametrize("refused", [FIRST, "0", "2"])
 @pytest_twisted.ensureDeferred
-async def test_one_that_is_refused_ends_all(house: House, features: str, refused: str) -> None:
-    streams = town(house).use(features, 3)
+async def test_one_that_is_refused_ends_all(
+    sender: SenderHarness, features: str, refused: str
+) -> None:
+    streams = town(sender).use(features, 3)
     streams.refused = refused
-    await house.start(streams=3)
-    assert house.said("this one is not wanted")
-    assert house.states[-2:] == ["failed", "failure"]
-    assert house.world.told.count("failure") == 1
-    assert house.world.hold == ""
-    assert town(house).uploader.slots.tokens == 8
+    await sender.start(streams=3)
+    assert sender.said("this one is not wanted")
+    assert sender.states[-2:] == ["failed", "failure"]
+    assert sender.panel.calls.count("failure") == 1
+    assert sender.server.hold == ""
+    assert town(sender).uploader.slots.tokens == 8
     if not features and refused != FIRST:
         assert FIRST not in streams.taken
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_cannot_be_read_ends_all(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_cannot_be_read_ends_all(
+    sender: SenderHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = Payload.write
 
     def fail_for_one(cargo: Payload, *args: Any) -> Any:
@@ -213,27 +218,27 @@ async def test_what_cannot_be_read_ends_all(house: House, monkeypatch: pytest.Mo
         return write(cargo, *args)
 
     monkeypatch.setattr(Payload, "write", fail_for_one)
-    streams = town(house).use(JOINING, 2)
-    parts = split(str(house.tree), 3)
-    await house.start(streams=2)
-    assert house.said("Input/output error")
-    assert house.states[-2:] == ["failed", "failure"]
-    assert house.world.told.count("failure") == 1
+    streams = town(sender).use(JOINING, 2)
+    parts = split(str(sender.tree), 3)
+    await sender.start(streams=2)
+    assert sender.said("Input/output error")
+    assert sender.states[-2:] == ["failed", "failure"]
+    assert sender.panel.calls.count("failure") == 1
     assert "0" not in streams.taken
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_can_be_cancelled_while_the_answers_are_waited_for(house: House) -> None:
-    streams = town(house).use(JOINING, 99)
-    over = house.start(streams=3)
+async def test_it_can_be_cancelled_while_the_answers_are_waited_for(sender: SenderHarness) -> None:
+    streams = town(sender).use(JOINING, 99)
+    over = sender.start(streams=3)
     while len(streams.taken) < 4:
         await deferLater(reactor, 0.005)
-    assert house.sender._open[UUID].is_sent
-    house.sender.cancel(UUID)
+    assert sender.transfers._open[UUID].is_sent
+    sender.transfers.cancel(UUID)
     await over
-    assert house.said("the transfer was cancelled")
+    assert sender.said("the transfer was cancelled")
     # All was sent, so the Panel says whose it is.
-    assert house.world.told == ["owns", "failure"]
+    assert sender.panel.calls == ["owns", "failure"]
 
 
 @pytest.mark.parametrize(
@@ -247,19 +252,19 @@ async def test_it_can_be_cancelled_while_the_answers_are_waited_for(house: House
 )
 @pytest_twisted.ensureDeferred
 async def test_as_many_are_sent_as_both_nodes_can(
-    house: House, features: str, asked: int, sent: int, told: str
+    sender: SenderHarness, features: str, asked: int, sent: int, told: str
 ) -> None:
-    streams = town(house).use(features, sent)
-    await house.start(streams=asked)
+    streams = town(sender).use(features, sent)
+    await sender.start(streams=asked)
     assert len(streams.taken) == sent + 1
     assert streams.taken[FIRST].count == (str(sent) if sent else None)
-    assert house.said(told) or not told
+    assert sender.said(told) or not told
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_links_no_name_is_sent_twice(house: House) -> None:
-    streams = town(house).use("", 5)
-    await house.start(streams=5)
+async def test_without_links_no_name_is_sent_twice(sender: SenderHarness) -> None:
+    streams = town(sender).use("", 5)
+    await sender.start(streams=5)
     names: list[str] = []
     for taken in streams.taken.values():
         with tarfile.open(fileobj=io.BytesIO(taken.archive)) as archive:
@@ -269,13 +274,13 @@ async def test_without_links_no_name_is_sent_twice(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_servers_take_turns(house: House) -> None:
+async def test_two_servers_take_turns(sender: SenderHarness) -> None:
     # Whoever sends holds all places that it needs.
-    streams = town(house).use(JOINING, 3, slots=4)
-    held: Deferred[Any] = town(house).uploader.slots.acquire()
-    over = house.start(streams=3)
+    streams = town(sender).use(JOINING, 3, slots=4)
+    held: Deferred[Any] = town(sender).uploader.slots.acquire()
+    over = sender.start(streams=3)
     await deferLater(reactor, 0.1)
-    assert (streams.taken, house.sender.waiting) == ({}, 1)
+    assert (streams.taken, sender.transfers.waiting) == ({}, 1)
     (await held).release()
     await over
     assert len(streams.taken) == 4

@@ -6,8 +6,8 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from tests.support.receiver import DATA, SINGLE, ReceiverHarness, Source
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import ALONE, DATA, House, Source
 from wingsd.errors import BadRequest
 from wingsd.transfers.console import ProgressMeter
 from wingsd.transfers.steps import ReceiveStep
@@ -28,32 +28,34 @@ def test_a_meter_counts_from_its_start_to_its_stop() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_transfer_tells_what_it_does_and_how_much_has_come(house: House) -> None:
+async def test_a_transfer_tells_what_it_does_and_how_much_has_come(
+    receiver: ReceiverHarness,
+) -> None:
     made: Deferred[None] = Deferred()
-    house.world.waits["create"] = made
+    receiver.waits["create"] = made
     source = Source()
     source.size = len(DATA) + 500
-    running = Deferred.fromCoroutine(house.receiver.open(UUID).run(source, ALONE))
-    while "create" not in house.world.calls:
-        await house.passes()
-    (now,) = house.receiver.progress
+    running = Deferred.fromCoroutine(receiver.transfers.open(UUID).run(source, SINGLE))
+    while "create" not in receiver.calls:
+        await receiver.passes()
+    (now,) = receiver.transfers.progress
     assert (now.server, now.step) == (UUID, ReceiveStep.ENVIRONMENT)
     assert now.step_text == "configuring the environment"
     assert (now.bytes, now.total, now.is_direct) == (len(DATA), len(DATA) + 500, False)
     assert now.rate > 0
-    (entry,) = house.store.unfinished()
+    (entry,) = receiver.store.unfinished()
     assert now.entry == entry.id
     made.callback(None)
     await running
-    assert house.receiver.progress == []
+    assert receiver.transfers.progress == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_how_it_ended_is_in_the_journal(house: House) -> None:
-    house.world.owned = [False, False]
-    await house.fails(BadRequest, Source(checksum="0" * 64))
-    await house.receiver.open(UUID).run(Source(), ALONE)
-    success, failure = house.store.ended(2)
+async def test_how_it_ended_is_in_the_journal(receiver: ReceiverHarness) -> None:
+    receiver.panel.owned = [False, False]
+    await receiver.fails(BadRequest, Source(checksum="0" * 64))
+    await receiver.transfers.open(UUID).run(Source(), SINGLE)
+    success, failure = receiver.store.ended(2)
     assert "checksum-mismatch" in failure.reason
     assert (failure.bytes, failure.files) == (None, None)
     assert (success.reason, success.bytes, success.files) == ("", len(DATA), 2)

@@ -10,8 +10,9 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from tests.support.reactor import reactor
+from tests.support.receiver import RECORDED, SINGLE, ReceiverHarness, Source
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import ALONE, JOURNALED, House, Source, reactor
 from wingsd.errors import EnvironmentFailed, ServerNotFound, StorageError
 from wingsd.panel.errors import PanelRefused
 from wingsd.statedb import Direction, Outcome, Report, TransferRecord
@@ -22,215 +23,227 @@ from wingsd.transfers.steps import ReceiveStep
 # The journal
 
 
-@pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in JOURNALED])
+@pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in RECORDED])
 @pytest_twisted.ensureDeferred
 async def test_a_journal_that_cannot_be_written_fails_the_transfer_and_loses_nothing(
-    house: House, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
+    receiver: ReceiverHarness, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = house.store.enter
+    write = receiver.store.enter
 
     def full(now: float, transfer: int, name: str) -> None:
         if name == step.name:
             raise StorageError("the disk is full")
         write(now, transfer, name)
 
-    monkeypatch.setattr(house.store, "enter", full)
-    await house.fails(StorageError)
-    assert "success" not in house.world.calls
-    assert house.world.calls.count("failure") == 1
-    assert (house.left(), house.world.registered) == ([], {})
-    assert house.store.unfinished() == []
+    monkeypatch.setattr(receiver.store, "enter", full)
+    await receiver.fails(StorageError)
+    assert "success" not in receiver.calls
+    assert receiver.calls.count("failure") == 1
+    assert (receiver.left(), receiver.servers.holds) == ([], {})
+    assert receiver.store.unfinished() == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_without_a_journal_nothing_begins(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, direct: bool) -> int:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(house.store, "begin", full)
+    monkeypatch.setattr(receiver.store, "begin", full)
     source = Source()
-    await house.fails(StorageError, source)
-    assert (house.left(), house.world.registered) == ([], {})
+    await receiver.fails(StorageError, source)
+    assert (receiver.left(), receiver.servers.holds) == ([], {})
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_success_that_cannot_be_written_down_is_not_told(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = house.store.add_report
+    add = receiver.store.add_report
 
     def full(now: float, server: str, outcome: Outcome, backups: object) -> Report:
         if outcome is Outcome.SUCCESS:
             raise StorageError("the disk is full")
         return add(now, server, outcome)
 
-    monkeypatch.setattr(house.store, "add_report", full)
-    await house.fails(StorageError)
-    assert "success" not in house.world.calls
-    assert house.left() == []
+    monkeypatch.setattr(receiver.store, "add_report", full)
+    await receiver.fails(StorageError)
+    assert "success" not in receiver.calls
+    assert receiver.left() == []
 
 
 # After a restart
 
 
-async def resumed(house: House, step: ReceiveStep, begun: float = 1.0) -> None:
+async def resumed(receiver: ReceiverHarness, step: ReceiveStep, begun: float = 1.0) -> None:
     """Take up, as the next daemon does, a transfer that had come so far."""
-    entry = house.store.begin(begun, UUID, Direction.IN, step.name)
-    directory = Path(house.staging.create(UUID))
+    entry = receiver.store.begin(begun, UUID, Direction.IN, step.name)
+    directory = Path(receiver.staging.create(UUID))
     (directory / "world").write_text("whole")
     if step in (ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT):
-        house.staging.swap(UUID)
-    (found,) = house.store.unfinished()
+        receiver.staging.swap(UUID)
+    (found,) = receiver.store.unfinished()
     assert found.id == entry
-    house.receiver.resume(found)
-    while house.receiver.servers:
+    receiver.transfers.resume(found)
+    while receiver.transfers.servers:
         await deferLater(reactor, 0.005)
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
 @pytest_twisted.ensureDeferred
-async def test_what_was_whole_goes_on_where_it_stood(house: House, step: ReceiveStep) -> None:
-    await resumed(house, step)
+async def test_what_was_whole_goes_on_where_it_stood(
+    receiver: ReceiverHarness, step: ReceiveStep
+) -> None:
+    await resumed(receiver, step)
     made = ["create"] if step is not ReceiveStep.REPORT else []
-    assert house.world.calls == ["owns", "server", *made, "success", "sync"]
-    assert (house.data / UUID / "world").read_text() == "whole"
-    assert house.states[-1] == "completed"
-    assert house.store.unfinished() == []
+    assert receiver.calls == ["owns", "server", *made, "success", "sync"]
+    assert (receiver.data / UUID / "world").read_text() == "whole"
+    assert receiver.states[-1] == "completed"
+    assert receiver.store.unfinished() == []
 
 
 @pytest.mark.parametrize("ahead", [365 * 24 * 3600.0, -365 * 24 * 3600.0])
 @pytest_twisted.ensureDeferred
-async def test_so_it_does_when_the_clock_was_set_meanwhile(house: House, ahead: float) -> None:
+async def test_so_it_does_when_the_clock_was_set_meanwhile(
+    receiver: ReceiverHarness, ahead: float
+) -> None:
     begun = time.time() + ahead
-    await resumed(house, ReceiveStep.SWAP, begun)
-    assert house.world.calls == ["owns", "server", "create", "success", "sync"]
-    assert house.states[-1] == "completed"
-    (entry,) = house.store.transfers()
+    await resumed(receiver, ReceiveStep.SWAP, begun)
+    assert receiver.calls == ["owns", "server", "create", "success", "sync"]
+    assert receiver.states[-1] == "completed"
+    (entry,) = receiver.store.transfers()
     assert (entry.begun, entry.outcome) == (begun, Outcome.SUCCESS)
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
 @pytest_twisted.ensureDeferred
-async def test_what_was_not_whole_is_told_to_have_failed(house: House, step: ReceiveStep) -> None:
-    await resumed(house, step)
-    assert house.world.calls == ["failure"]
-    assert house.states[-1] == "failure"
-    assert house.store.unfinished() == []
+async def test_what_was_not_whole_is_told_to_have_failed(
+    receiver: ReceiverHarness, step: ReceiveStep
+) -> None:
+    await resumed(receiver, step)
+    assert receiver.calls == ["failure"]
+    assert receiver.states[-1] == "failure"
+    assert receiver.store.unfinished() == []
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT])
 @pytest_twisted.ensureDeferred
-async def test_what_was_undone_already_is_no_success(house: House, step: ReceiveStep) -> None:
-    house.store.begin(1.0, UUID, Direction.IN, step.name)
-    (entry,) = house.store.unfinished()
-    house.receiver.resume(entry)
-    while house.receiver.servers:
+async def test_what_was_undone_already_is_no_success(
+    receiver: ReceiverHarness, step: ReceiveStep
+) -> None:
+    receiver.store.begin(1.0, UUID, Direction.IN, step.name)
+    (entry,) = receiver.store.unfinished()
+    receiver.transfers.resume(entry)
+    while receiver.transfers.servers:
         await deferLater(reactor, 0.005)
-    assert "success" not in house.world.calls
+    assert "success" not in receiver.calls
     # It may have been killed before the container was removed as well.
-    assert ("remove" in house.world.calls) is (step is ReceiveStep.ENVIRONMENT)
-    assert (house.left(), house.store.unfinished()) == ([], [])
+    assert ("remove" in receiver.calls) is (step is ReceiveStep.ENVIRONMENT)
+    assert (receiver.left(), receiver.store.unfinished()) == ([], [])
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
 @pytest_twisted.ensureDeferred
 async def test_with_what_was_whole_and_is_not_wanted_its_container_goes(
-    house: House, step: ReceiveStep
+    receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
-    house.world.faults["owns"] = ServerNotFound("deleted meanwhile")
-    await resumed(house, step)
-    assert house.world.calls == ["owns", "failure", "remove"]
+    receiver.faults["owns"] = ServerNotFound("deleted meanwhile")
+    await resumed(receiver, step)
+    assert receiver.calls == ["owns", "failure", "remove"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_left_of_a_failure_is_removed_by_the_next_daemon(house: House) -> None:
-    house.world.faults["create"] = EnvironmentFailed("the engine gave no answer in time")
-    house.world.waits["remove"] = Deferred()
-    transfer = house.receiver.open(UUID)
+async def test_what_is_left_of_a_failure_is_removed_by_the_next_daemon(
+    receiver: ReceiverHarness,
+) -> None:
+    receiver.faults["create"] = EnvironmentFailed("the engine gave no answer in time")
+    receiver.waits["remove"] = Deferred()
+    transfer = receiver.transfers.open(UUID)
     with pytest.raises(EnvironmentFailed):
-        await transfer.run(Source(), ALONE)
-    while "remove" not in house.world.calls:
+        await transfer.run(Source(), SINGLE)
+    while "remove" not in receiver.calls:
         await deferLater(reactor, 0.005)
     # The daemon ends here, before its engine has removed what may have been made.
-    (entry,) = house.store.unfinished()
+    (entry,) = receiver.store.unfinished()
     assert (entry.step, durable([entry])) == ("FAILED", set())
-    house.world.calls.clear()
-    house.world.waits.clear()
-    house.receiver.resume(entry)
-    while house.receiver.servers:
+    receiver.calls.clear()
+    receiver.waits.clear()
+    receiver.transfers.resume(entry)
+    while receiver.transfers.servers:
         await deferLater(reactor, 0.005)
     # The Panel has heard of it, and may have begun another transfer since.
-    assert house.world.calls == ["remove"]
-    assert house.store.unfinished() == []
-    assert house.store.transfers()[0].outcome is Outcome.FAILURE
+    assert receiver.calls == ["remove"]
+    assert receiver.store.unfinished() == []
+    assert receiver.store.transfers()[0].outcome is Outcome.FAILURE
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_panel_had_heard_is_not_told_twice_over(house: House) -> None:
-    house.world.owned = [True, True]
-    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
-    await resumed(house, ReceiveStep.REPORT)
-    assert house.world.calls == ["owns", "server", "success", "owns", "sync"]
-    assert house.left() == [UUID]
+async def test_what_the_panel_had_heard_is_not_told_twice_over(receiver: ReceiverHarness) -> None:
+    receiver.panel.owned = [True, True]
+    receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    await resumed(receiver, ReceiveStep.REPORT)
+    assert receiver.calls == ["owns", "server", "success", "owns", "sync"]
+    assert receiver.left() == [UUID]
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_panel_does_not_want_any_more_is_kept_apart(house: House) -> None:
-    house.world.owned = [False, False]
-    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
-    await resumed(house, ReceiveStep.SWAP)
-    assert house.left() == [".quarantine"]
+async def test_what_the_panel_does_not_want_any_more_is_kept_apart(
+    receiver: ReceiverHarness,
+) -> None:
+    receiver.panel.owned = [False, False]
+    receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    await resumed(receiver, ReceiveStep.SWAP)
+    assert receiver.left() == [".quarantine"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_what_was_set_aside_and_put_back_is_no_server_of_the_transfer(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    precious = house.data / UUID / "precious"
+    precious = receiver.data / UUID / "precious"
     precious.parent.mkdir()
     precious.touch()
-    house.world.faults["create"] = EnvironmentFailed("no engine")
+    receiver.faults["create"] = EnvironmentFailed("no engine")
 
     def die(now: float, transfer: int, name: str) -> None:
         if name == "FAILED":
             raise StorageError("the daemon is killed here")
         enter(1.0, transfer, name)
 
-    enter = house.store.enter
-    monkeypatch.setattr(house.store, "enter", die)
-    monkeypatch.setattr(house.store, "end", lambda *_: None)
-    await house.fails(EnvironmentFailed)
+    enter = receiver.store.enter
+    monkeypatch.setattr(receiver.store, "enter", die)
+    monkeypatch.setattr(receiver.store, "end", lambda *_: None)
+    await receiver.fails(EnvironmentFailed)
     assert precious.exists()
     monkeypatch.undo()
-    (entry,) = house.store.unfinished()
+    (entry,) = receiver.store.unfinished()
     assert entry.step == "ENVIRONMENT"
 
-    del house.world.faults["create"]
-    house.world.calls.clear()
-    house.world.owned = [False]
-    clear_leftovers([entry], house.staging, house.backups)
-    house.receiver.resume(entry)
-    while house.receiver.servers:
+    del receiver.faults["create"]
+    receiver.calls.clear()
+    receiver.panel.owned = [False]
+    clear_leftovers([entry], receiver.staging, receiver.backups)
+    receiver.transfers.resume(entry)
+    while receiver.transfers.servers:
         await deferLater(reactor, 0.005)
-    assert "success" not in house.world.calls
+    assert "success" not in receiver.calls
     assert precious.exists()
-    assert (house.left(), house.store.unfinished()) == ([UUID], [])
+    assert (receiver.left(), receiver.store.unfinished()) == ([UUID], [])
 
 
 @pytest_twisted.ensureDeferred
 async def test_what_was_set_aside_is_put_back_when_the_panel_does_not_want_the_server(
-    house: House,
+    receiver: ReceiverHarness,
 ) -> None:
-    precious = house.data / UUID / "precious"
+    precious = receiver.data / UUID / "precious"
     precious.parent.mkdir()
     precious.touch()
-    house.world.owned = [False, False]
-    house.world.faults["success"] = PanelRefused("no transfer open", "x", 409)
-    await house.fails(TransferRevoked)
+    receiver.panel.owned = [False, False]
+    receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
+    await receiver.fails(TransferRevoked)
     assert precious.exists()
-    assert house.left() == [".quarantine", UUID]
+    assert receiver.left() == [".quarantine", UUID]
 
 
 def test_what_is_whole_is_told_by_its_step() -> None:

@@ -11,9 +11,10 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock, deferLater
 
 from tests.support.logged_errors import LoggedErrors
+from tests.support.reactor import reactor
+from tests.support.receiver import DATA, SINGLE, ReceiverHarness, Source
 from tests.support.recording_observer import RecordingObserver
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import ALONE, DATA, House, Source, reactor
 from wingsd.archive.errors import ArchiveError
 from wingsd.errors import DaemonStopping, ServerAlreadyExists, StorageError, TransferCancelled
 from wingsd.events import EventBus
@@ -65,19 +66,19 @@ async def test_each_step_is_told_with_its_time() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_it_waits_for_its_turn_is_not_counted(house: House) -> None:
-    now, slots = [0.0], house.slots
+async def test_what_it_waits_for_its_turn_is_not_counted(receiver: ReceiverHarness) -> None:
+    now, slots = [0.0], receiver.slots
     for _ in range(2):
         await slots.acquire()
-    outcome = Deferred.fromCoroutine(house.receiver.open(UUID).run(Source(), ALONE))
+    outcome = Deferred.fromCoroutine(receiver.transfers.open(UUID).run(Source(), SINGLE))
     while not slots.waiting:
         await deferLater(reactor, 0.005)
-    (course,) = house.heard.begun
+    (course,) = receiver.heard.begun
     course.seconds = lambda: now[0]  # type: ignore[attr-defined]
     now[0] = 1e9
     slots.release()
     await outcome
-    assert dict(house.heard.steps)["receive"] == 0
+    assert dict(receiver.heard.steps)["receive"] == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -146,12 +147,12 @@ async def test_one_that_cannot_be_written_down_has_begun_and_ended() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_is_received_is_counted_once(house: House) -> None:
-    transfer = house.receiver.open(UUID)
-    await transfer.run(Source(), ALONE)
+async def test_a_server_that_is_received_is_counted_once(receiver: ReceiverHarness) -> None:
+    transfer = receiver.transfers.open(UUID)
+    await transfer.run(Source(), SINGLE)
     await transfer.over
-    assert house.heard.over == [("in", None, len(DATA))]
-    assert [step for step, _ in house.heard.steps] == [
+    assert receiver.heard.over == [("in", None, len(DATA))]
+    assert [step for step, _ in receiver.heard.steps] == [
         "admit",
         "receive",
         "verify",
@@ -163,78 +164,78 @@ async def test_a_server_that_is_received_is_counted_once(house: House) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_fails_is_counted_with_its_reason(house: House) -> None:
-    error = await house.fails(ChecksumMismatch, Source(checksum="0" * 64))
-    assert house.heard.over == [("in", error, len(DATA))]
+async def test_one_that_fails_is_counted_with_its_reason(receiver: ReceiverHarness) -> None:
+    error = await receiver.fails(ChecksumMismatch, Source(checksum="0" * 64))
+    assert receiver.heard.over == [("in", error, len(DATA))]
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_is_cancelled_says_so(house: House) -> None:
-    house.world.waits["create"] = Deferred()
-    house.world.before["create"] = lambda: house.receiver.cancel(UUID)
-    error = await house.fails(TransferCancelled)
-    assert house.heard.over == [("in", error, len(DATA))]
+async def test_one_that_is_cancelled_says_so(receiver: ReceiverHarness) -> None:
+    receiver.waits["create"] = Deferred()
+    receiver.before["create"] = lambda: receiver.transfers.cancel(UUID)
+    error = await receiver.fails(TransferCancelled)
+    assert receiver.heard.over == [("in", error, len(DATA))]
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_the_panel_does_not_know_has_never_begun(house: House) -> None:
-    house.world.owned = [True]
-    await house.fails(ServerAlreadyExists)
-    assert (house.heard.begun, house.heard.over) == ([], [])
+async def test_one_that_the_panel_does_not_know_has_never_begun(receiver: ReceiverHarness) -> None:
+    receiver.panel.owned = [True]
+    await receiver.fails(ServerAlreadyExists)
+    assert (receiver.heard.begun, receiver.heard.over) == ([], [])
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_waits_for_a_turn_is_counted(house: House) -> None:
-    slots = house.slots
+async def test_who_waits_for_a_turn_is_counted(receiver: ReceiverHarness) -> None:
+    slots = receiver.slots
     for _ in range(2):
         await slots.acquire()
-    transfer = house.receiver.open(UUID)
-    assert house.receiver.waiting == 0
-    outcome = Deferred.fromCoroutine(transfer.run(Source(), ALONE))
+    transfer = receiver.transfers.open(UUID)
+    assert receiver.transfers.waiting == 0
+    outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
     while not slots.waiting:
         await deferLater(reactor, 0.005)
-    assert house.receiver.waiting == 1
+    assert receiver.transfers.waiting == 1
     transfer.abort(DaemonStopping())
     with pytest.raises(DaemonStopping):
         await outcome
-    assert house.receiver.waiting == 0
+    assert receiver.transfers.waiting == 0
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_mistake_in_what_comes_with_a_server_leaves_none_under_way(
-    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
     def mistaken(_: str) -> None:
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(house.storage.logs, "publish", mistaken)
-    transfer = house.receiver.open(UUID)
-    await transfer.run(Source(), ALONE)
+    monkeypatch.setattr(receiver.storage.logs, "publish", mistaken)
+    transfer = receiver.transfers.open(UUID)
+    await transfer.run(Source(), SINGLE)
     await transfer.over
-    assert house.heard.over == [("in", None, len(DATA))]
-    assert house.world.registered == {UUID: ""}
-    assert house.store.unfinished() == []
+    assert receiver.heard.over == [("in", None, len(DATA))]
+    assert receiver.servers.holds == {UUID: ""}
+    assert receiver.store.unfinished() == []
     logged_errors.take(RuntimeError)
 
 
 @pytest_twisted.ensureDeferred
 async def test_nor_does_one_when_the_panel_may_have_heard(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = OSError("a mistake")
 
     def mistaken(server: str) -> None:
         finish(server)
-        if house.store.reports():
+        if receiver.store.reports():
             raise error
 
-    finish = house.staging.finish
-    monkeypatch.setattr(house.staging, "finish", mistaken)
-    transfer = house.receiver.open(UUID)
+    finish = receiver.staging.finish
+    monkeypatch.setattr(receiver.staging, "finish", mistaken)
+    transfer = receiver.transfers.open(UUID)
     with pytest.raises(OSError, match="a mistake"):
-        await transfer.run(Source(), ALONE)
+        await transfer.run(Source(), SINGLE)
     await transfer.over
-    assert house.heard.over == [("in", error, len(DATA))]
+    assert receiver.heard.over == [("in", error, len(DATA))]
     # The next daemon goes on with it.
-    (entry,) = house.store.unfinished()
+    (entry,) = receiver.store.unfinished()
     assert entry.step == "REPORT"

@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
-from tests.transfers.two_nodes import Held, Stream, Town
+from tests.transfers.requests import Held, Stream, UploadRequests
 from wingsd.transfers.cancellation import CancelScope, slots_held
 
 
@@ -18,40 +18,42 @@ def have_begun(streams: list[Held], count: int) -> bool:
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest_twisted.ensureDeferred
-async def test_with_fewer_places_they_are_read_in_turn(town: Town, slots: int) -> None:
-    town.house.slots.limit = slots
-    town.house.slots.tokens = slots
+async def test_with_fewer_places_they_are_read_in_turn(
+    requests: UploadRequests, slots: int
+) -> None:
+    requests.receiver.slots.limit = slots
+    requests.receiver.slots.tokens = slots
     streams = [Held(str(number)) for number in range(4)]
     first = Held("first")
-    jobs = [town.first(first, "4")]
-    jobs += [town.further(stream, str(n)) for n, stream in enumerate(streams)]
+    jobs = [requests.first(first, "4")]
+    jobs += [requests.further(stream, str(n)) for n, stream in enumerate(streams)]
     for number in range(0, 4, slots):
         begun = partial(have_begun, streams, min(number + slots, 4))
-        await town.until(begun)
+        await requests.until(begun)
         assert not first.read
         for stream in streams[number : number + slots]:
             stream.go_on()
-    await town.until(lambda: first.read)
+    await requests.until(lambda: first.read)
     first.go_on()
     for job in jobs:
         await job
     assert [stream.answer for stream in (first, *streams)] == [None] * 5
-    assert town.house.slots.tokens == slots
+    assert requests.receiver.slots.tokens == slots
 
 
 @pytest_twisted.ensureDeferred
-async def test_all_of_them_are_one_that_waits_for_its_turn(town: Town) -> None:
-    slots = town.house.slots
+async def test_all_of_them_are_one_that_waits_for_its_turn(requests: UploadRequests) -> None:
+    slots = requests.receiver.slots
     held = [slots.acquire() for _ in range(slots.limit)]
     first, other = Stream("first"), Stream("other")
-    jobs = [town.first(first, "1"), town.further(other, "0")]
-    await town.until(lambda: slots.waiting)
-    assert town.house.receiver.waiting == 1
+    jobs = [requests.first(first, "1"), requests.further(other, "0")]
+    await requests.until(lambda: slots.waiting)
+    assert requests.receiver.transfers.waiting == 1
     for each in held:
         (await each).release()
     for job in jobs:
         await job
-    assert (first.answer, other.answer, town.house.receiver.waiting) == (None, None, 0)
+    assert (first.answer, other.answer, requests.receiver.transfers.waiting) == (None, None, 0)
 
 
 @pytest_twisted.ensureDeferred

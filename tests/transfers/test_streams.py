@@ -8,9 +8,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
+from tests.support.reactor import reactor
 from tests.support.sample_server import UUID, sha256
-from tests.transfers.receiving import reactor
-from tests.transfers.two_nodes import Held, Stream, Town
+from tests.transfers.requests import Held, Stream, UploadRequests
 from wingsd.backups.attachments import Backup, InstallLog
 from wingsd.errors import BadRequest, StorageError, Unauthorized, WingsdError
 from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, UploadTruncated
@@ -18,41 +18,47 @@ from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, UploadTrun
 BACKUP = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", "calagopus")
 
 
-def names(town: Town) -> list[str]:
+def names(requests: UploadRequests) -> list[str]:
     """Return the files that came."""
-    return sorted(path.name for path in (town.house.data / UUID / "world").iterdir())
+    return sorted(path.name for path in (requests.receiver.data / UUID / "world").iterdir())
 
 
 @pytest.mark.parametrize("order", ["f01", "f10", "0f1", "10f"])
 @pytest_twisted.ensureDeferred
-async def test_they_are_one_transfer_in_whichever_order_they_come(town: Town, order: str) -> None:
+async def test_they_are_one_transfer_in_whichever_order_they_come(
+    requests: UploadRequests, order: str
+) -> None:
     streams = {name: Stream(name) for name in order}
     streams["f"].bring(InstallLog(), b"log").bring(BACKUP, b"backup")
     jobs = [
-        town.first(streams[name], "2") if name == "f" else town.further(streams[name], name)
+        requests.first(streams[name], "2")
+        if name == "f"
+        else requests.further(streams[name], name)
         for name in order
     ]
     for job in jobs:
         await job
     assert [stream.answer for stream in streams.values()] == [None] * 3
-    await town.settled()
-    house = town.house
-    assert house.world.calls == ["owns", "server", "create", "success", "sync"]
-    assert house.world.told == [(BACKUP.uuid,)]
-    world = house.data / UUID / "world"
+    await requests.settled()
+    receiver = requests.receiver
+    assert receiver.calls == ["owns", "server", "create", "success", "sync"]
+    assert receiver.panel.reported_backups == [(BACKUP.uuid,)]
+    world = receiver.data / UUID / "world"
     assert sorted(path.name for path in world.iterdir()) == sorted(order)
-    assert set(house.kept()) == {f"{BACKUP.uuid}.tar.gz", f"install/{UUID}.log"}
+    assert set(receiver.kept()) == {f"{BACKUP.uuid}.tar.gz", f"install/{UUID}.log"}
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_read_before_all_are_here(town: Town) -> None:
+async def test_nothing_is_read_before_all_are_here(requests: UploadRequests) -> None:
     first, other = Stream("first"), Stream("other")
-    job = town.first(first, "1")
-    await town.until(lambda: "server" in town.house.world.calls)
+    job = requests.first(first, "1")
+    await requests.until(lambda: "server" in requests.receiver.calls)
     await deferLater(reactor, 0.05)
     assert not first.read
-    assert not await town.house.journal.was_used(town.token.digest, town.token.expires)
-    town.further(other, "0")
+    assert not await requests.receiver.database.was_used(
+        requests.token.digest, requests.token.expires
+    )
+    requests.further(other, "0")
     await job
     assert (first.answer, other.answer) == (None, None)
 
@@ -96,33 +102,33 @@ def damaged() -> Stream:
 )
 @pytest_twisted.ensureDeferred
 async def test_one_that_fails_fails_all_of_them(
-    town: Town, make: Callable[[], Stream], kind: type[WingsdError]
+    requests: UploadRequests, make: Callable[[], Stream], kind: type[WingsdError]
 ) -> None:
     first, good, bad = Stream("first"), Stream("good"), make()
-    jobs = [town.first(first, "2"), town.further(good, "0"), town.further(bad, "1")]
+    jobs = [requests.first(first, "2"), requests.further(good, "0"), requests.further(bad, "1")]
     for job in jobs:
         await job
-    error = await town.all_fail(kind, first, good, bad)
+    error = await requests.all_fail(kind, first, good, bad)
     assert error.detail.startswith("stream 1")
 
 
 @pytest_twisted.ensureDeferred
-async def test_so_does_the_first(town: Town) -> None:
+async def test_so_does_the_first(requests: UploadRequests) -> None:
     first, other = wrong(), Stream("other")
-    jobs = [town.first(first, "1"), town.further(other, "0")]
+    jobs = [requests.first(first, "1"), requests.further(other, "0")]
     for job in jobs:
         await job
-    error = await town.all_fail(ChecksumMismatch, first, other)
+    error = await requests.all_fail(ChecksumMismatch, first, other)
     assert error.detail.startswith("the first request: ")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_file_in_two_of_them_fails_all(town: Town) -> None:
+async def test_a_file_in_two_of_them_fails_all(requests: UploadRequests) -> None:
     first, other = Stream("same"), Stream("same")
-    jobs = [town.first(first, "1"), town.further(other, "0")]
+    jobs = [requests.first(first, "1"), requests.further(other, "0")]
     for job in jobs:
         await job
-    error = await town.all_fail(WingsdError, first, other)
+    error = await requests.all_fail(WingsdError, first, other)
     assert "comes more than once" in error.detail
 
 
@@ -137,28 +143,28 @@ async def test_a_file_in_two_of_them_fails_all(town: Town) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_one_that_is_none_of_them_is_refused_alone(
-    town: Town, number: str, count: str, reason: str
+    requests: UploadRequests, number: str, count: str, reason: str
 ) -> None:
     first, good, bad, last = (Stream(name) for name in ("first", "good", "bad", "last"))
-    jobs = [town.first(first, "2"), town.further(good, "0")]
-    await town.further(bad, number, count)
+    jobs = [requests.first(first, "2"), requests.further(good, "0")]
+    await requests.further(bad, number, count)
     assert isinstance(bad.answer, StreamMismatch)
     assert reason in bad.answer.detail
-    jobs.append(town.further(last, "1"))
+    jobs.append(requests.further(last, "1"))
     for job in jobs:
         await job
     assert [each.answer for each in (first, good, last)] == [None] * 3
-    assert names(town) == ["first", "good", "last"]
+    assert names(requests) == ["first", "good", "last"]
     assert not bad.read
 
 
 @pytest_twisted.ensureDeferred
-async def test_so_is_one_while_the_others_are_read(town: Town) -> None:
+async def test_so_is_one_while_the_others_are_read(requests: UploadRequests) -> None:
     first, good, again, second = Held("first"), Held("good"), Stream("good"), Stream("first")
-    jobs = [town.first(first, "1"), town.further(good, "0")]
-    await town.until(lambda: first.read and good.read)
-    await town.further(again, "0")
-    await town.first(second, "1")
+    jobs = [requests.first(first, "1"), requests.further(good, "0")]
+    await requests.until(lambda: first.read and good.read)
+    await requests.further(again, "0")
+    await requests.first(second, "1")
     assert isinstance(again.answer, StreamMismatch)
     assert isinstance(second.answer, StreamMismatch)
     assert "the first request came twice" in second.answer.detail
@@ -167,39 +173,43 @@ async def test_so_is_one_while_the_others_are_read(town: Town) -> None:
     for job in jobs:
         await job
     assert (first.answer, good.answer) == (None, None)
-    assert names(town) == ["first", "good"]
+    assert names(requests) == ["first", "good"]
 
 
 @pytest.mark.parametrize("number", ["0", "x"])
 @pytest_twisted.ensureDeferred
-async def test_so_is_one_with_the_token_of_an_upload_alone(town: Town, number: str) -> None:
+async def test_so_is_one_with_the_token_of_an_upload_alone(
+    requests: UploadRequests, number: str
+) -> None:
     first, foreign = Held("first"), Stream("foreign")
-    job = town.first(first)
-    await town.until(lambda: first.read)
-    await town.further(foreign, number)
+    job = requests.first(first)
+    await requests.until(lambda: first.read)
+    await requests.further(foreign, number)
     assert isinstance(foreign.answer, StreamMismatch)
     first.go_on()
     await job
     assert first.answer is None
-    assert names(town) == ["first"]
+    assert names(requests) == ["first"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_too_many_is_told_to_those_that_came_before_the_first(town: Town) -> None:
+async def test_one_too_many_is_told_to_those_that_came_before_the_first(
+    requests: UploadRequests,
+) -> None:
     other, first = Stream("other"), Stream("first")
-    jobs = [town.further(other, "5"), town.first(first, "2")]
+    jobs = [requests.further(other, "5"), requests.first(first, "2")]
     for job in jobs:
         await job
-    error = await town.all_fail(StreamMismatch, first, other)
+    error = await requests.all_fail(StreamMismatch, first, other)
     assert "stream 5 came, and the first request tells of 0 to 1" in error.detail
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_alone_that_comes_twice_goes_on(town: Town) -> None:
+async def test_an_upload_alone_that_comes_twice_goes_on(requests: UploadRequests) -> None:
     first, again = Held("first"), Stream("first")
-    job = town.first(first)
-    await town.until(lambda: first.read)
-    await town.first(again)
+    job = requests.first(first)
+    await requests.until(lambda: first.read)
+    await requests.first(again)
     assert isinstance(again.answer, Unauthorized)
     first.go_on()
     await job
@@ -207,25 +217,27 @@ async def test_an_upload_alone_that_comes_twice_goes_on(town: Town) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_whose_token_is_used_meanwhile_is_not_read(town: Town) -> None:
-    house, first = town.house, Stream("first")
-    house.world.before["server"] = lambda: house.journal.use_token(
-        town.token.digest, town.token.expires
+async def test_an_upload_whose_token_is_used_meanwhile_is_not_read(
+    requests: UploadRequests,
+) -> None:
+    receiver, first = requests.receiver, Stream("first")
+    receiver.before["server"] = lambda: receiver.database.use_token(
+        requests.token.digest, requests.token.expires
     )
-    await town.first(first)
+    await requests.first(first)
     assert isinstance(first.answer, Unauthorized)
     assert not first.read
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_is_not_read_where_the_use_of_its_token_cannot_be_noted(
-    town: Town, monkeypatch: pytest.MonkeyPatch
+    requests: UploadRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> bool:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(town.house.store, "use_token", full)
+    monkeypatch.setattr(requests.receiver.store, "use_token", full)
     first = Stream("first")
-    await town.first(first)
+    await requests.first(first)
     assert isinstance(first.answer, StorageError)
     assert not first.read

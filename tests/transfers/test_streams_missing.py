@@ -5,126 +5,132 @@ from __future__ import annotations
 import pytest_twisted
 
 from tests.support.sample_server import UUID
-from tests.transfers.two_nodes import Held, Stream, Town
+from tests.transfers.requests import Held, Stream, UploadRequests
 from wingsd.errors import DaemonStopping, TransferCancelled, Unauthorized
 from wingsd.transfers.errors import StreamMissing, TooManyTransfers, UploadTruncated
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_does_not_come_fails_all(town: Town) -> None:
+async def test_one_that_does_not_come_fails_all(requests: UploadRequests) -> None:
     first, good = Stream("first"), Stream("good")
-    jobs = [town.first(first, "2"), town.further(good, "1")]
-    await town.until(lambda: "server" in town.house.world.calls)
-    town.clock.advance(59)
+    jobs = [requests.first(first, "2"), requests.further(good, "1")]
+    await requests.until(lambda: "server" in requests.receiver.calls)
+    requests.clock.advance(59)
     assert first.answers == []
-    town.clock.advance(1)
+    requests.clock.advance(1)
     for job in jobs:
         await job
-    error = await town.all_fail(StreamMissing, first, good)
+    error = await requests.all_fail(StreamMissing, first, good)
     assert error.detail.startswith("stream 0 did not come within 60 s")
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_a_first_they_fail_and_the_panel_is_told_once(town: Town) -> None:
+async def test_without_a_first_they_fail_and_the_panel_is_told_once(
+    requests: UploadRequests,
+) -> None:
     streams = [Stream("0"), Stream("1")]
-    jobs = [town.further(stream, name) for name, stream in zip("01", streams, strict=True)]
-    await town.until(town.clock.getDelayedCalls)
-    town.clock.advance(60)
+    jobs = [requests.further(stream, name) for name, stream in zip("01", streams, strict=True)]
+    await requests.until(requests.clock.getDelayedCalls)
+    requests.clock.advance(60)
     for job in jobs:
         await job
-    error = await town.all_fail(StreamMissing, *streams)
+    error = await requests.all_fail(StreamMissing, *streams)
     assert error.detail.startswith("the first request, the one with Multiplex-Stream-Count,")
     late = Stream("first")
-    await town.first(late, "2")
+    await requests.first(late, "2")
     assert isinstance(late.answer, Unauthorized)
-    assert town.house.world.calls.count("failure") == 1
+    assert requests.receiver.calls.count("failure") == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_those_who_left_without_a_first_are_told_of_to_nobody(town: Town) -> None:
+async def test_those_who_left_without_a_first_are_told_of_to_nobody(
+    requests: UploadRequests,
+) -> None:
     stream = Stream("0")
-    town.further(stream, "0")
-    await town.until(town.clock.getDelayedCalls)
+    requests.further(stream, "0")
+    await requests.until(requests.clock.getDelayedCalls)
     stream.go()
-    town.clock.advance(60)
-    assert town.groups._open == {}
-    assert town.house.world.calls == []
+    requests.clock.advance(60)
+    assert requests.groups._open == {}
+    assert requests.receiver.calls == []
     # Its token is as good as before.
     first = Stream("first")
-    await town.first(first)
+    await requests.first(first)
     assert first.answer is None
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_left_before_the_first_came_fails_it(town: Town) -> None:
+async def test_one_that_left_before_the_first_came_fails_it(requests: UploadRequests) -> None:
     other, first = Stream("0"), Stream("first")
-    town.further(other, "0")
-    await town.until(town.clock.getDelayedCalls)
+    requests.further(other, "0")
+    await requests.until(requests.clock.getDelayedCalls)
     other.go()
-    await town.first(first, "1")
+    await requests.first(first, "1")
     assert isinstance(first.answer, UploadTruncated)
     assert first.answer.detail.startswith("stream 0: ")
-    await town.settled()
-    assert town.house.world.calls == ["owns", "server", "failure"]
+    await requests.settled()
+    assert requests.receiver.calls == ["owns", "server", "failure"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_whose_sender_leaves_meanwhile_fails_all(town: Town) -> None:
+async def test_one_whose_sender_leaves_meanwhile_fails_all(requests: UploadRequests) -> None:
     first, other = Held("first"), Stream("other")
-    jobs = [town.first(first, "1"), town.further(other, "0")]
-    await town.until(lambda: first.read and other.read)
+    jobs = [requests.first(first, "1"), requests.further(other, "0")]
+    await requests.until(lambda: first.read and other.read)
     other.go()
     for job in jobs:
         await job
-    await town.all_fail(UploadTruncated, first, other)
+    await requests.all_fail(UploadTruncated, first, other)
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_the_transfer_none_is_let_in(town: Town) -> None:
+async def test_after_the_transfer_none_is_let_in(requests: UploadRequests) -> None:
     first, other = Stream("first"), Stream("other")
-    town.further(other, "0")
-    await town.first(first, "1")
+    requests.further(other, "0")
+    await requests.first(first, "1")
     assert first.answer is None
     for late in (Stream("0"), Stream("1")):
-        await town.further(late, "0")
+        await requests.further(late, "0")
         assert isinstance(late.answer, Unauthorized)
     late = Stream("first")
-    await town.first(late, "1")
+    await requests.first(late, "1")
     assert isinstance(late.answer, Unauthorized)
-    await town.settled()
-    assert town.house.world.calls.count("failure") == 0
+    await requests.settled()
+    assert requests.receiver.calls.count("failure") == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_those_who_wait_are_refused_with_the_first(town: Town) -> None:
+async def test_those_who_wait_are_refused_with_the_first(requests: UploadRequests) -> None:
     other, first = Stream("other"), Stream("first")
-    town.further(other, "0")
-    town.house.receiver._most = 0
-    await town.first(first, "1")
+    requests.further(other, "0")
+    requests.receiver.transfers._most = 0
+    await requests.first(first, "1")
     assert isinstance(first.answer, TooManyTransfers)
     assert other.answer is first.answer
-    assert town.house.world.calls == []
-    assert not await town.house.journal.was_used(town.token.digest, town.token.expires)
+    assert requests.receiver.calls == []
+    assert not await requests.receiver.database.was_used(
+        requests.token.digest, requests.token.expires
+    )
 
 
 @pytest_twisted.ensureDeferred
-async def test_to_cancel_it_ends_all_of_them(town: Town) -> None:
+async def test_to_cancel_it_ends_all_of_them(requests: UploadRequests) -> None:
     first, other = Held("first"), Held("other")
-    jobs = [town.first(first, "1"), town.further(other, "0")]
-    await town.until(lambda: first.read and other.read)
-    town.house.receiver.cancel(UUID)
+    jobs = [requests.first(first, "1"), requests.further(other, "0")]
+    await requests.until(lambda: first.read and other.read)
+    requests.receiver.transfers.cancel(UUID)
     for job in jobs:
         await job
-    error = await town.all_fail(TransferCancelled, first, other)
+    error = await requests.all_fail(TransferCancelled, first, other)
     assert error.detail == "start it again"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_that_ends_holds_nobody(town: Town) -> None:
+async def test_a_node_that_ends_holds_nobody(requests: UploadRequests) -> None:
     other = Stream("other")
-    job = town.further(other, "0")
-    await town.until(town.clock.getDelayedCalls)
-    town.groups.stop()
+    job = requests.further(other, "0")
+    await requests.until(requests.clock.getDelayedCalls)
+    requests.groups.stop()
     await job
     assert isinstance(other.answer, DaemonStopping)
-    assert town.clock.getDelayedCalls() == []
+    assert requests.clock.getDelayedCalls() == []

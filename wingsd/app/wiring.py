@@ -93,7 +93,7 @@ class Wiring:
         self._reactor = reactor
         self.owner = (config.system.user.uid, config.system.user.gid)
         transfers = config.system.transfers
-        self.pools = Pools(reactor, transfers)
+        self.pools = self._make_pools()
         pool = transfers.storage_pool.name
         # On a shared volume the directories of each node have its name.
         name, data = config.uuid if pool else "", config.system.data
@@ -102,8 +102,8 @@ class Wiring:
         self._volume = Volume(data, self.owner, pool, config.system.backup_directory)
         self._logs = InstallLogs.configured(config.system, self.staging)
         self._bus = EventBus()
-        self.observer = Recorder()
-        self.panel = Panel(config, reactor, observer=self.observer)
+        self.observer = self._make_observer()
+        self.panel = self._make_panel()
         self.store = Store(config.system.root_directory)
         self.database = StateDatabase(self.store, self.pools.database, time.time)
         disk, days = self.pools.disk, transfers.quarantine_days
@@ -150,6 +150,15 @@ class Wiring:
             self._reactor,
         )
 
+    def _make_pools(self) -> Pools:
+        return Pools(self._reactor, self._config.system.transfers)
+
+    def _make_observer(self) -> Recorder:
+        return Recorder()
+
+    def _make_panel(self) -> Panel:
+        return Panel(self._config, self._reactor, observer=self.observer)
+
     def _make_environment(self) -> Environment:
         if not self._config.docker.enabled:
             return NoEnvironment()
@@ -171,8 +180,19 @@ class Wiring:
         )
 
     def _make_receiver(self) -> IncomingTransfers:
-        transfers = self._config.system.transfers
-        storage = IncomingStorage(
+        return IncomingTransfers(
+            coordinators=self._coordinators,
+            step_logs=self._step_logs,
+            storage=self._make_incoming_storage(),
+            extraction=self._make_extraction(),
+            environment=self._environment,
+            servers=self.servers,
+            reactor=self._reactor,
+            limits=self._config.system.transfers,
+        )
+
+    def _make_incoming_storage(self) -> IncomingStorage:
+        return IncomingStorage(
             staging=self.staging,
             backups=self.backups,
             logs=self._logs,
@@ -181,23 +201,16 @@ class Wiring:
             disk=self.pools.disk,
             reactor=self._reactor,
         )
-        extraction = Extraction(
+
+    def _make_extraction(self) -> Extraction:
+        transfers = self._config.system.transfers
+        return Extraction(
             workers=self.pools.extractors,
             slots=DeferredSemaphore(transfers.concurrent),
             owner=self.owner,
             limits=ArchiveLimits.configured(transfers),
             form=transfers.form,
             reactor=self._reactor,
-        )
-        return IncomingTransfers(
-            coordinators=self._coordinators,
-            step_logs=self._step_logs,
-            storage=storage,
-            extraction=extraction,
-            environment=self._environment,
-            servers=self.servers,
-            reactor=self._reactor,
-            limits=transfers,
         )
 
     def _make_source_storage(self) -> SourceStorage:
@@ -221,16 +234,6 @@ class Wiring:
         )
 
     def _make_sender(self) -> OutgoingTransfers:
-        transfers = self._config.system.transfers
-        uploader = Uploader(
-            reactor=self._reactor,
-            packers=self.pools.packers,
-            slots=DeferredSemaphore(PACKERS),
-            stall_timeout=transfers.stall_timeout,
-            answer_timeout=transfers.answer_timeout,
-            max_streams=min(transfers.streams.most, PACKERS - 1),
-            bucket=self._bucket(transfers.upload_limit),
-        )
         return OutgoingTransfers(
             reactor=self._reactor,
             coordinators=self._coordinators,
@@ -238,8 +241,20 @@ class Wiring:
             peers=self._peers,
             servers=self._source_servers,
             storage=self._source_storage,
-            uploader=uploader,
-            stop_grace=transfers.stop_grace,
+            uploader=self._make_uploader(),
+            stop_grace=self._config.system.transfers.stop_grace,
+        )
+
+    def _make_uploader(self) -> Uploader:
+        transfers = self._config.system.transfers
+        return Uploader(
+            reactor=self._reactor,
+            packers=self.pools.packers,
+            slots=DeferredSemaphore(PACKERS),
+            stall_timeout=transfers.stall_timeout,
+            answer_timeout=transfers.answer_timeout,
+            max_streams=min(transfers.streams.most, PACKERS - 1),
+            bucket=self._bucket(transfers.upload_limit),
         )
 
     def _make_direct_transfers(self) -> DirectTransfers:
@@ -301,27 +316,32 @@ class Wiring:
 
     def _make_control(self) -> ControlListener:
         config, database, direct = self._config, self.database, self.direct_transfers
-        receiver, sender, disk = self.receiver, self.sender, self.pools.disk
-        started, start = time.time(), self._reactor.seconds()
+        transfers = TransferList(database, self.receiver, self.sender, direct, time.time())
+        endpoints: list[partial[Any]] = [
+            self._make_status_endpoint(),
+            partial(ControlTransfersEndpoint, config, transfers),
+            partial(TransferEndpoint, config, transfers, self.servers),
+            partial(ReceiveEndpoint, config, direct, database, self.pools.disk, self._address),
+            partial(SendEndpoint, config, direct, database),
+        ]
+        return ControlListener(config.control, ControlApi(endpoints), self._reactor)
 
-        def address() -> str:
-            return self._http.address
+    def _make_status_endpoint(self) -> partial[StatusEndpoint]:
+        start = self._reactor.seconds()
+        staging = self.staging.path
+        probes = Probes(
+            self._config, self.panel, self._engine, self.pools.disk, staging, self._reactor
+        )
+        incoming = self.direct_transfers.incoming
+        activity = Activity(self.servers, self.receiver, self.sender, incoming, self.callbacks)
 
         def uptime() -> float:
             return self._reactor.seconds() - start
 
-        staging = self.staging.path
-        probes = Probes(config, self.panel, self._engine, disk, staging, self._reactor)
-        activity = Activity(self.servers, receiver, sender, direct.incoming, self.callbacks)
-        transfers = TransferList(database, receiver, sender, direct, started)
-        endpoints: list[partial[Any]] = [
-            partial(StatusEndpoint, config, address, uptime, probes, activity),
-            partial(ControlTransfersEndpoint, config, transfers),
-            partial(TransferEndpoint, config, transfers, self.servers),
-            partial(ReceiveEndpoint, config, direct, database, disk, address),
-            partial(SendEndpoint, config, direct, database),
-        ]
-        return ControlListener(config.control, ControlApi(endpoints), self._reactor)
+        return partial(StatusEndpoint, self._config, self._address, uptime, probes, activity)
+
+    def _address(self) -> str:
+        return self._http.address
 
     def _make_exposition(self) -> Exposition:
         sources = Sources(self.receiver, self.sender, self.callbacks)

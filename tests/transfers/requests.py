@@ -11,8 +11,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
+from tests.support.reactor import reactor
+from tests.support.receiver import ReceiverHarness, Source
 from tests.support.sample_server import UUID
-from tests.transfers.receiving import House, Source, reactor
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import StreamsConfig
 from wingsd.errors import WingsdError
@@ -57,15 +58,15 @@ class Held(Stream):
         super().complete()
 
 
-class Town:
+class UploadRequests:
     """The requests of one token, on their way to a node."""
 
-    def __init__(self, house: House, most: int = 16) -> None:
-        self.house = house
+    def __init__(self, receiver: ReceiverHarness, most: int = 16) -> None:
+        self.receiver = receiver
         self.clock = Clock()
         self.token = TransferToken(UUID, "digest", reactor.seconds() + 1000)
         self.groups = StreamGroups(
-            house.receiver, house.journal, StreamsConfig(most=most, within=60), self.clock
+            receiver.transfers, receiver.database, StreamsConfig(most=most, within=60), self.clock
         )
 
     def first(self, stream: Stream, count: str = "") -> Deferred[None]:
@@ -88,7 +89,7 @@ class Town:
         return Deferred.fromCoroutine(come())
 
     async def settled(self) -> None:
-        for transfer in tuple(self.house.receiver._open.values()):
+        for transfer in tuple(self.receiver.transfers._open.values()):
             await transfer.over
         assert self.groups._open == {}
 
@@ -98,10 +99,10 @@ class Town:
         assert isinstance(error, kind)
         assert [stream.answer for stream in streams] == [error] * len(streams)
         await self.settled()
-        assert self.house.world.calls == ["owns", "server", "failure"]
-        assert self.house.left() == []
-        assert self.house.kept() == {}
-        assert await self.house.journal.was_used(self.token.digest, self.token.expires)
+        assert self.receiver.calls == ["owns", "server", "failure"]
+        assert self.receiver.left() == []
+        assert self.receiver.kept() == {}
+        assert await self.receiver.database.was_used(self.token.digest, self.token.expires)
         return error
 
     async def until(self, condition: Callable[[], object]) -> None:

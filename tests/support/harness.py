@@ -1,0 +1,154 @@
+"""The product's own wiring with other collaborators: the base of the harnesses of one node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+
+from tests.support.reactor import reactor
+from tests.support.recording_observer import RecordingObserver
+from tests.support.workers import SynchronousWorkers
+from wingsd.app.wiring import Wiring
+from wingsd.config import Config, SystemConfig, TransfersConfig
+from wingsd.config.system import User
+from wingsd.egg_files.rewriters import Rewriters
+from wingsd.events import Event, EventBus
+from wingsd.threadio import Workers
+
+__all__ = ["CallRecorder", "Harness", "TransferEvents", "node_config"]
+
+
+class CallRecorder:
+    """The calls of several fakes, in one order, and what each call meets by its name.
+
+    `before` is called first, `faults` are raised, `waits` are awaited.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.before: dict[str, Callable[[], object]] = {}
+        self.faults: dict[str, Exception] = {}
+        self.waits: dict[str, Deferred[None]] = {}
+
+    def record(self, name: str) -> None:
+        """Record a call, and raise its fault."""
+        self.calls.append(name)
+        self.before.get(name, lambda: None)()
+        if name in self.faults:
+            raise self.faults[name]
+
+    def wait(self, name: str) -> Deferred[None]:
+        """Return what a call waits for."""
+        return self.waits.get(name, succeed(None))
+
+    def release(self) -> None:
+        """End all waits."""
+        for waiting in self.waits.values():
+            if not waiting.called:
+                waiting.callback(None)
+
+
+class TransferEvents:
+    """The statuses and the lines that the console of a server gets."""
+
+    def __init__(self, bus: EventBus, server: str) -> None:
+        self.states: list[str] = []
+        self.lines: list[str] = []
+        bus.subscribe(server, self._note)
+
+    def _note(self, event: Event) -> None:
+        where = {"transfer status": self.states, "transfer logs": self.lines}[event.name]
+        where += event.args
+
+
+class _OnePool:
+    """One pool for all that blocks; the database is read and written in the caller's thread."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.disk = self.extractors = self.packers = self.engine = workers
+        self.rewriters = Rewriters(workers, workers)
+        self.database = SynchronousWorkers()
+
+
+def node_config(
+    directory: Path, transfers: TransfersConfig | None = None, **options: Any
+) -> Config:
+    """Return the configuration of a node that has all of its files below `directory`.
+
+    `options` are of `Config`, or of its `system`.
+    """
+    transfers = transfers or TransfersConfig()
+    system: dict[str, Any] = {
+        "root_directory": str(directory),
+        "data": str(directory / "volumes"),
+        "backup_directory": str(directory / "backups"),
+        "log_directory": str(directory / "logs"),
+        "user": User(os.getuid(), os.getgid()),
+        "transfers": attrs.evolve(transfers, disk_reserve=0, inode_reserve=0),
+    }
+    keys = attrs.fields_dict(SystemConfig).keys() & options.keys()
+    given = {key: options.pop(key) for key in keys}
+    usual: dict[str, Any] = {
+        "token_id": "id",
+        "token": "secret",
+        "remote": "https://panel.invalid",
+    }
+    return Config(system=SystemConfig(**system | given), **usual | options)
+
+
+class Harness(Wiring):
+    """A node by its own wiring, where tests have a part in place of the Panel and of containers.
+
+    Its files, its state database and its threads are real. It listens on loopback when `open` is
+    called.
+    """
+
+    def __init__(
+        self, config: Config, workers: Workers, panel: Any, environment: Any, servers: Any = None
+    ) -> None:
+        self.heard = RecordingObserver()
+        self._workers = workers
+        self._given = (panel, environment, servers)
+        self._engine_probe: Any = None
+        endpoint = f"tcp:{config.api.port}:interface=127.0.0.1"
+        super().__init__(config, endpoint, reactor)
+        self.store.open()
+        if not config.system.transfers.durable and (connection := self.store._connection):
+            connection.execute("PRAGMA synchronous = OFF")
+        self.data = Path(config.system.data)
+        self.backup_directory = Path(config.system.backup_directory)
+        self.logs = Path(config.system.log_directory)
+        self.volume, self.bus, self.step_logs = self._volume, self._bus, self._step_logs
+        self.coordinators, self.source_servers = self._coordinators, self._source_servers
+
+    def _make_pools(self) -> Any:
+        return _OnePool(self._workers)
+
+    def _make_observer(self) -> Any:
+        return self.heard
+
+    def _make_panel(self) -> Any:
+        return self._given[0]
+
+    def _make_environment(self) -> Any:
+        return self._given[1]
+
+    def _make_servers(self) -> Any:
+        return self._given[2] or super()._make_servers()
+
+    def _make_exposition(self) -> Any:
+        return None
+
+    def _ask_engine(self) -> None:
+        return None
+
+    def left(self) -> list[str]:
+        """Return the names in the directories of servers and of staging."""
+        places = (self.data, Path(self.staging.path))
+        names = [path.name for place in places for path in place.iterdir()]
+        return sorted(name for name in names if name != ".lock")

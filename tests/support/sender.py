@@ -1,0 +1,363 @@
+"""A sender with real files, threads and sockets, and the destination that it sends to."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest_twisted
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.task import deferLater
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Site
+
+from tests.support.harness import CallRecorder, Harness, TransferEvents, node_config
+from tests.support.reactor import reactor
+from tests.support.sample_server import UUID
+from wingsd.archive import measure
+from wingsd.config import StoragePool, TransfersConfig
+from wingsd.errors import StorageError
+from wingsd.panel.schemas import Configuration, Settings
+from wingsd.threadio import TokenBucket, Workers
+from wingsd.transfers.outgoing.request import TransferRequest
+from wingsd.transfers.outgoing.transfer import SourceServers
+from wingsd.transfers.outgoing.upload import Uploader
+from wingsd.transfers.upload_form import UploadForm
+
+BACKUPS = [f"5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c1{number}" for number in range(3)]
+
+
+class _Server:
+    """The server that is sent; also what is known of its files."""
+
+    def __init__(self, directory: Path, recorder: CallRecorder) -> None:
+        self.uuid = UUID
+        self.configuration = Configuration(Settings(UUID))
+        self.hold = ""
+        self.disk_bytes: int | None = 0
+        self.files = self
+        self._directory = directory
+        self._recorder = recorder
+
+    def place_hold(self, why: str) -> None:
+        self.hold = why
+
+    def release(self) -> None:
+        self.hold = ""
+
+    def disown(self, why: str) -> None:
+        self.hold = why
+
+    def measure_if_stale(self) -> None:
+        with suppress(StorageError):  # The node measures in the background, and only logs it.
+            self.disk_bytes = measure(str(self._directory))
+
+    async def stop_within(self, grace: float) -> None:
+        self._recorder.record("stop")
+        await self._recorder.wait("stop")
+
+    async def restore_environment(self) -> None:
+        self._recorder.record("restore")
+        await self._recorder.wait("restore")
+
+
+class _Servers:
+    """The servers of the node, of which there is one."""
+
+    def __init__(self, server: _Server, directory: Path, recorder: CallRecorder) -> None:
+        #: The server that the node has now; another one than is sent where a test says so.
+        self.current: object = server
+        #: The pool by which other nodes may have the server; "" for none.
+        self.shared = ""
+        self._directory = directory
+        self._recorder = recorder
+
+    def forget(self, uuid: str) -> None:
+        self._recorder.record("forget")
+
+    def share(self, uuid: str, pool: str) -> None:
+        self.shared = pool
+
+    def unshare(self, uuid: str) -> None:
+        self.shared = ""
+
+    def get(self, uuid: str) -> object:
+        return self.current
+
+    def directory(self, uuid: str) -> str:
+        return str(self._directory)
+
+
+class _Quarantine:
+    """A quarantine of which only the calls are recorded."""
+
+    def __init__(self, recorder: CallRecorder) -> None:
+        self._recorder = recorder
+
+    async def store_away(
+        self, uuid: str, *, pooled: bool = False, inode: int | None = None
+    ) -> None:
+        self._recorder.record("store away backups" if pooled else "store away")
+
+
+class _Environment:
+    """Containers of which only the removal is recorded."""
+
+    def __init__(self, recorder: CallRecorder) -> None:
+        self._recorder = recorder
+
+    async def remove(self, uuid: str) -> None:
+        self._recorder.record("remove")
+        await self._recorder.wait("remove")
+
+
+class _Panel:
+    """A Panel that is asked whose a server is, and hears of failures."""
+
+    def __init__(self, server: _Server) -> None:
+        self._server = server
+        self.calls: list[str] = []
+        self.owned = True
+        #: How often it refuses the report of a failure.
+        self.denials = 0
+
+    async def owns(self, uuid: str) -> bool:
+        self.calls.append("owns")
+        return self.owned
+
+    async def transfer_failed(self, uuid: str) -> bool:
+        self.calls.append("failure")
+        self.denials -= 1
+        return self.denials < 0
+
+    async def describe(self, uuid: str) -> Configuration:
+        return self._server.configuration
+
+
+class Destination(Resource):
+    """A node that answers as a test says, and keeps what it was sent."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = "symlinks, hard-links"
+        self.status, self.body = 200, b""
+        self.drop = False
+        self.waits: dict[str, Deferred[None]] = {}
+        self.archives: list[bytes] = []
+        self.filenames: list[bytes] = []
+        self.log_name = b""
+        self.came: dict[str, Deferred[None]] = {"OPTIONS": Deferred(), "POST": Deferred()}
+        self.requests: list[Any] = []
+        self.on_request: Callable[[], object] = lambda: None
+
+    def render_OPTIONS(self, request: Any) -> bytes | int:
+        self._note(request)
+        request.setResponseCode(204)
+        if self.features:
+            request.setHeader("Transfer-Features", self.features)
+        return self._answer("OPTIONS", request)
+
+    def render_POST(self, request: Any) -> bytes | int:
+        self._note(request)
+        form = UploadForm(request.getHeader("Content-Type"))
+        data = request.content.read()
+        self.log_name = b"".join(re.findall(rb'name="(install[_-]logs)"', data))
+        self.filenames += re.findall(rb'filename="(.*?)"', data)
+        pieces = form.receive(data)
+        self.attachments: dict[Any, bytes] = {None: b""}
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                self.attachments[[*self.attachments][-1]] += piece
+            else:
+                self.attachments[piece] = b""
+        self.archives.append(self.attachments.pop(None))
+        self.checksums = form.close()
+        request.setResponseCode(self.status)
+        request.write(self.body) if self.body else None
+        return self._answer("POST", request)
+
+    def _note(self, request: Any) -> None:
+        self.requests.append(request)
+        self.on_request()
+
+    def _answer(self, method: str, request: Any) -> int:
+        def finish(_: None) -> None:
+            if self.drop and method == "POST":
+                request.channel.forceAbortClient()
+            elif not request._disconnected:
+                request.finish()
+
+        self.waits.get(method, succeed(None)).addCallback(finish)
+        if not self.came[method].called:
+            self.came[method].callback(None)
+        return NOT_DONE_YET
+
+
+class SenderHarness(Harness):
+    """A node that sends a server to a `destination`; `transfers` are its outgoing ones."""
+
+    uploader: Uploader
+
+    def __init__(
+        self,
+        directory: Path,
+        workers: Workers,
+        bucket: TokenBucket | None = None,
+        storage_pool: str = "",
+        answer_grace: int = 0,
+        answer_timeout: float = 0,
+    ) -> None:
+        self.tree = directory / "server"
+        (self.tree / "world").mkdir(parents=True)
+        (self.tree / "world" / "level.dat").write_bytes(bytes(range(256)) * 500)
+        (self.tree / "link").symlink_to("world/level.dat")
+        self._recorder = recorder = CallRecorder()
+        self.calls, self.faults, self.waits = recorder.calls, recorder.faults, recorder.waits
+        self.panel: Any
+        self.servers: Any
+        self._upload_bucket, self._answer_timeout = bucket, answer_timeout
+        limits = TransfersConfig(
+            durable=False,
+            answer_grace=answer_grace,
+            storage_pool=StoragePool(enabled=bool(storage_pool), pool_name=storage_pool),
+        )
+        self.server = _Server(self.tree, recorder)
+        super().__init__(
+            node_config(directory, limits, data=str(directory)),
+            workers,
+            _Panel(self.server),
+            _Environment(recorder),
+            _Servers(self.server, self.tree, recorder),
+        )
+        self.transfers = self.sender
+        self.disk = workers
+        events = TransferEvents(self.bus, UUID)
+        self.states, self.lines = events.states, events.lines
+        self.destination = Destination()
+        self._site: Any = Site(self.destination)
+        self._site.displayTracebacks = False
+        self._port = _listen(self._site)
+
+    def _make_source_servers(self) -> SourceServers:
+        quarantine: Any = _Quarantine(self._recorder)
+        return attrs.evolve(super()._make_source_servers(), quarantine=quarantine)
+
+    def _make_uploader(self) -> Uploader:
+        self.uploader = attrs.evolve(
+            super()._make_uploader(),
+            slots=DeferredSemaphore(2),
+            max_streams=0,
+            answer_timeout=self._answer_timeout,
+            bucket=self._upload_bucket,
+        )
+        return self.uploader
+
+    def start(self, port: int = 0, **asked: Any) -> Deferred[None]:
+        """Begin a transfer; the Deferred fires when it is over."""
+        url = f"http://127.0.0.1:{port or self._port.getHost().port}/api/transfers"
+        server: Any = self.server
+        self.transfers.start(server, TransferRequest(url, "Bearer token", **asked))
+        return Deferred.fromCoroutine(self._over())
+
+    async def _over(self) -> None:
+        while self.transfers.servers:
+            await deferLater(reactor, 0.005)
+
+    def said(self, text: str) -> bool:
+        """Return whether a line of the server's console has `text`."""
+        return any(text in line for line in self.lines)
+
+    def keep(self, path: str, data: bytes) -> None:
+        """Write a backup of the node."""
+        file = self.backup_directory / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+    async def close(self) -> None:
+        """Stop listening, and close the files."""
+        await self._port.stopListening()
+        self._recorder.release()
+        for waiting in self.destination.waits.values():
+            if not waiting.called:
+                waiting.callback(None)
+        await deferLater(reactor, 0)
+        self.store.close()
+
+
+def sending(tmp_path: Path, **options: Any) -> Iterator[SenderHarness]:
+    """Yield a node that sends, for a fixture; `options` are of `SenderHarness`."""
+    workers = Workers(reactor, "test", 4)
+    workers.start()
+    harness = SenderHarness(tmp_path, workers, **options)
+    yield harness
+    pytest_twisted.blockon(Deferred.fromCoroutine(harness.close()))
+    workers.stop()
+
+
+# Steps of a transfer: each function has it stop there, and returns what fires when it is there.
+
+
+def at_question(sender: SenderHarness) -> Deferred[None]:
+    """Have the destination not answer yet what it keeps."""
+    sender.destination.waits["OPTIONS"] = Deferred()
+    return sender.destination.came["OPTIONS"]
+
+
+def at_stop(sender: SenderHarness) -> Deferred[None]:
+    """Have the server not stop yet."""
+    sender.waits["stop"] = Deferred()
+    return until(lambda: "stop" in sender.calls)
+
+
+def at_removal(sender: SenderHarness) -> Deferred[None]:
+    """Have the container not removed yet."""
+    sender.waits["remove"] = Deferred()
+    return until(lambda: "remove" in sender.calls)
+
+
+def at_upload(sender: SenderHarness) -> Deferred[None]:
+    """Have more to send than all buffers hold, to a destination that reads nothing of it."""
+    with (sender.tree / "large").open("wb") as file:
+        for _ in range(24):
+            file.write(os.urandom(1 << 20))
+    sender._site.buildProtocol = lambda address: _deaf(Site.buildProtocol(sender._site, address))
+    return until(lambda: sender.said("sending the archive"))
+
+
+def at_answer(sender: SenderHarness) -> Deferred[None]:
+    """Have the destination not answer the upload yet."""
+    sender.destination.waits["POST"] = Deferred()
+    return sender.destination.came["POST"]
+
+
+def _listen(site: Any) -> Any:
+    return reactor.listenTCP(0, site, interface="127.0.0.1")
+
+
+def _deaf(protocol: Any) -> Any:
+    received = protocol.dataReceived
+
+    def data_received(data: bytes) -> None:
+        received(data)
+        if data.startswith(b"POST"):
+            protocol._channel.transport.pauseProducing()
+
+    protocol.dataReceived = data_received
+    return protocol
+
+
+def until(holds: Callable[[], bool]) -> Deferred[None]:
+    """Return what fires when a condition holds."""
+
+    async def look() -> None:
+        while not holds():
+            await deferLater(reactor, 0.005)
+
+    return Deferred.fromCoroutine(look())
