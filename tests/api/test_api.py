@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import pytest_twisted
 
 from tests.api.node import UUID, House
 from wingsd import __version__
@@ -60,14 +59,12 @@ def test_all_but_these_are_the_panels() -> None:
     }
 
 
-@pytest_twisted.ensureDeferred
 async def test_anybody_may_know_what_can_be_called(house: House) -> None:
     reply = await house.call("GET", "/openapi.json", Authorization=None)
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
     assert reply.json == interface()
 
 
-@pytest_twisted.ensureDeferred
 async def test_that_says_nothing_of_the_node(house: House) -> None:
     text = (await house.call("GET", "/openapi.json")).text
     for word in ("the-token-of", "panel.example", UUID, __version__):
@@ -77,7 +74,6 @@ async def test_that_says_nothing_of_the_node(house: House) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/openapi.json/", "/openapi", "/apis/system", "/api//system"]
 )
-@pytest_twisted.ensureDeferred
 async def test_a_path_is_in_it_word_by_word(house: House, path: str) -> None:
     reply = await house.call("GET", path)
     assert reply.status == 404

@@ -7,7 +7,6 @@ import socket
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
@@ -45,7 +44,6 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
-@pytest_twisted.ensureDeferred
 async def test_none_of_them_is_for_anybody_but_the_panel(
     house: House, method: str, path: str
 ) -> None:
@@ -75,7 +73,6 @@ async def test_none_of_them_is_for_anybody_but_the_panel(
         (f"transfers/{UUID}/by-hand", "DELETE, OPTIONS, PUT"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_other_methods_are_told_which_ones_there_are(
     house: House, path: str, allowed: str
 ) -> None:
@@ -101,7 +98,6 @@ async def test_other_methods_are_told_which_ones_there_are(
         "system/x",
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_other_paths_lead_nowhere(house: House, path: str) -> None:
     reply = await house.call("GET", path)
     assert (reply.status, reply.headers["content-type"]) == (404, "application/json")
@@ -109,7 +105,6 @@ async def test_other_paths_lead_nowhere(house: House, path: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["8d2f5a14", UUID.replace("-", ""), "%2e%2e", "%FF", "x" * 5000])
-@pytest_twisted.ensureDeferred
 async def test_what_is_no_uuid_names_no_server(house: House, part: str) -> None:
     for method, path in (("GET", f"servers/{part}"), ("DELETE", f"transfers/{part}")):
         reply = await house.call(method, path)
@@ -118,7 +113,6 @@ async def test_what_is_no_uuid_names_no_server(house: House, part: str) -> None:
 
 
 @pytest.mark.parametrize("origin", ["https://panel.example.com", "https://status.example.com"])
-@pytest_twisted.ensureDeferred
 async def test_the_panels_pages_may_ask_how_the_node_is(house: House, origin: str) -> None:
     asked = await house.call("OPTIONS", "system", Authorization=None, Origin=origin)
     assert asked.headers["access-control-allow-origin"] == origin
@@ -130,7 +124,6 @@ async def test_the_panels_pages_may_ask_how_the_node_is(house: House, origin: st
         assert reply.headers["vary"] == "Origin"
 
 
-@pytest_twisted.ensureDeferred
 async def test_other_pages_may_not(house: House) -> None:
     for method in ("OPTIONS", "GET"):
         reply = await house.call(method, "system", Origin="https://evil.example.com")
@@ -138,7 +131,6 @@ async def test_other_pages_may_not(house: House) -> None:
         assert reply.headers["vary"] == "Origin"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_body_that_is_too_large_is_not_taken(house: House) -> None:
     reply = await house.call("POST", f"servers/{UUID}/commands", b" " * (1024 * 1024 + 1))
     assert reply.status == 413
@@ -146,7 +138,6 @@ async def test_a_body_that_is_too_large_is_not_taken(house: House) -> None:
     assert reply.status == 400
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_failure_of_the_nodes_own_is_logged_under_the_number_that_is_told(
     house: House, logged_errors: LoggedErrors
 ) -> None:
@@ -158,7 +149,6 @@ async def test_a_failure_of_the_nodes_own_is_logged_under_the_number_that_is_tol
     assert f"(request {reply.headers['x-request-id']}): panel-unreachable: the Panel is" in line
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_unforeseen_one_is_logged_whole_and_tells_nothing(
     house: House, logged_errors: LoggedErrors
 ) -> None:
@@ -170,7 +160,6 @@ async def test_an_unforeseen_one_is_logged_whole_and_tells_nothing(
     assert [line for line in logged_errors.lines if reply.headers["x-request-id"] in line]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_request_is_noted_without_its_secrets(
     house: House, logged_errors: LoggedErrors
 ) -> None:
@@ -180,7 +169,6 @@ async def test_a_request_is_noted_without_its_secrets(
     assert not [line for line in logged_errors.lines if "secret" in line or TOKEN in line]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_proxy_may_come_over_a_unix_socket(house: House, tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     port = reactor.listenUNIX(path, house.site)
@@ -190,7 +178,6 @@ async def test_a_proxy_may_come_over_a_unix_socket(house: House, tmp_path: Path)
     await port.stopListening()
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_a_caller_asked_for_is_done_though_it_leaves(house: House) -> None:
     house.servers.may_delete = Deferred()
     with socket.create_connection(("127.0.0.1", house.port)) as caller:
@@ -204,7 +191,6 @@ async def test_what_a_caller_asked_for_is_done_though_it_leaves(house: House) ->
     assert house.servers.known == {}
 
 
-@pytest_twisted.ensureDeferred
 async def test_calls_that_wait_do_not_hinder_others(house: House) -> None:
     house.servers.may_delete = Deferred()
     deleting = Deferred.fromCoroutine(house.call("DELETE", f"servers/{UUID}"))
@@ -214,7 +200,6 @@ async def test_calls_that_wait_do_not_hinder_others(house: House) -> None:
     assert (await deleting).status == 204
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_engine_that_fails_is_told_in_its_words(house: House) -> None:
     house.calls.faults["delete"] = EnvironmentFailed("Docker refuses: no")
     reply = await house.call("DELETE", f"servers/{UUID}")

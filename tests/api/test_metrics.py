@@ -8,7 +8,6 @@ from socket import create_server
 from typing import Any
 
 import pytest
-import pytest_twisted
 import requests
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.threads import deferToThread
@@ -54,7 +53,6 @@ async def opened(address: str, exposed: Any = None) -> AsyncIterator[Asked]:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
-@pytest_twisted.ensureDeferred
 async def test_prometheus_reads_it_without_a_token(address: str) -> None:
     async with opened(address) as asked:
         response = await asked.ask("/metrics")
@@ -64,7 +62,6 @@ async def test_prometheus_reads_it_without_a_token(address: str) -> None:
         assert found.get("wingsd_transfers_total", direction="in", outcome="success") == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_client_chooses_the_form() -> None:
     async with opened("127.0.0.1:0") as asked:
         response = await asked.ask("/metrics", Accept="application/openmetrics-text")
@@ -77,7 +74,6 @@ async def test_the_client_chooses_the_form() -> None:
     ("method", "path", "status"),
     [("HEAD", "/metrics", 200), ("POST", "/metrics", 405), ("GET", "/", 404), ("GET", "/x", 404)],
 )
-@pytest_twisted.ensureDeferred
 async def test_there_is_nothing_else(method: str, path: str, status: int) -> None:
     async with opened("127.0.0.1:0") as asked:
         response = await asked.ask(path, method)
@@ -90,7 +86,6 @@ class Broken:
         raise RuntimeError("a mistake")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_mistake_is_an_answer_too(logged_errors: LoggedErrors) -> None:
     async with opened("127.0.0.1:0", Broken()) as asked:
         response = await asked.ask("/metrics")
@@ -99,7 +94,6 @@ async def test_a_mistake_is_an_answer_too(logged_errors: LoggedErrors) -> None:
     assert len(logged_errors.take(RuntimeError)) == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_without_an_address_there_is_no_door() -> None:
     made = door("")
     made.open()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import pytest_twisted
 
 from tests.api.node import NOW, UUID, FakeServer, House, Socket
 from tests.support.logged_errors import LoggedErrors
@@ -16,20 +15,17 @@ from wingsd.transfers.outgoing.request import TransferRequest
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 
 
-@pytest_twisted.ensureDeferred
 async def test_all_servers_are_told(house: House) -> None:
     reply = await house.call("GET", "servers")
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
     assert reply.json == [{"state": "offline", "configuration": {"uuid": UUID}}]
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_is_told_however_its_uuid_is_written(house: House) -> None:
     reply = await house.call("GET", f"servers/{UUID.upper()}")
     assert (reply.status, reply.json) == (200, house.server.details())
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_is_created_after_the_answer(house: House) -> None:
     content = {"uuid": OTHER.upper(), "start_on_completion": True}
     reply = await house.call("POST", "servers", content)
@@ -38,7 +34,6 @@ async def test_a_server_is_created_after_the_answer(house: House) -> None:
 
 
 @pytest.mark.parametrize("error", [Conflict("it is being created"), RuntimeError("a mistake")])
-@pytest_twisted.ensureDeferred
 async def test_a_creation_that_cannot_even_begin_is_logged(
     house: House, logged_errors: LoggedErrors, error: Exception
 ) -> None:
@@ -50,7 +45,6 @@ async def test_a_creation_that_cannot_even_begin_is_logged(
     logged_errors.take(RuntimeError)
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_is_here_is_not_created_again(house: House) -> None:
     reply = await house.call("POST", "servers", {"uuid": UUID})
     assert (reply.status, reply.json["code"]) == (409, "server-already-exists")
@@ -69,7 +63,6 @@ async def test_one_that_is_here_is_not_created_again(house: House) -> None:
         (None, 400, "send a JSON object"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_what_cannot_be_created_is_told_why(
     house: House, content: object, status: int, detail: str
 ) -> None:
@@ -79,7 +72,6 @@ async def test_what_cannot_be_created_is_told_why(
     assert house.calls == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_is_deleted_when_its_transfers_have_made_way(house: House) -> None:
     reply = await house.call("DELETE", f"servers/{UUID.upper()}")
     assert (reply.status, reply.text) == (204, "")
@@ -89,14 +81,12 @@ async def test_a_server_is_deleted_when_its_transfers_have_made_way(house: House
     assert (await house.call("GET", f"servers/{UUID}")).status == 404
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_is_not_here_is_not_deleted(house: House) -> None:
     reply = await house.call("DELETE", f"servers/{OTHER}")
     assert reply.status == 404
     assert reply.json["code"] == "server-not-found"
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_only_arrives_is_gone_with_its_transfer(house: House) -> None:
     house.receiver.servers = (OTHER,)
     assert (await house.call("DELETE", f"servers/{OTHER}")).status == 204
@@ -115,14 +105,12 @@ async def test_one_that_only_arrives_is_gone_with_its_transfer(house: House) -> 
         ("GET", f"/{OTHER}/ws"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_what_cannot_be_known_yet_is_said_so(house: House, method: str, path: str) -> None:
     house.servers.loaded = False
     reply = await house.call(method, f"servers{path}", {"uuid": OTHER})
     assert (reply.status, reply.json["code"]) == (503, "servers-not-loaded")
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_is_known_already_answers(house: House) -> None:
     house.servers.loaded = False
     assert (await house.call("GET", f"servers/{UUID}")).status == 200
@@ -141,7 +129,6 @@ WORDS = 'should be one of "stop", "start", "restart", "kill"'
 
 
 @pytest.mark.parametrize("path", ["power", "commands", "logs", "sync", "transfer", "ws"])
-@pytest_twisted.ensureDeferred
 async def test_an_unknown_server_is_a_404(house: House, path: str) -> None:
     method = "GET" if path in ("logs", "ws") else "POST"
     reply = await house.call(method, f"servers/{OTHER}/{path}", {})
@@ -153,7 +140,6 @@ async def test_an_unknown_server_is_a_404(house: House, path: str) -> None:
 
 
 @pytest.mark.parametrize("action", list(PowerAction))
-@pytest_twisted.ensureDeferred
 async def test_power_is_answered_before_it_is_done(house: House, action: PowerAction) -> None:
     reply = await house.call("POST", f"{HOME}/power", {"action": action.value})
     assert (reply.status, reply.text) == (202, "")
@@ -163,7 +149,6 @@ async def test_power_is_answered_before_it_is_done(house: House, action: PowerAc
 
 
 @pytest.mark.parametrize(("asked", "waits"), [(0, 0), (300, 300), (301, 30), (-1, 30)])
-@pytest_twisted.ensureDeferred
 async def test_power_may_wait_for_what_goes_on(house: House, asked: int, waits: int) -> None:
     await house.call("POST", f"{HOME}/power", {"action": "stop", "wait_seconds": asked})
     assert house.calls[-1] == ("power", PowerAction.STOP, waits)
@@ -176,7 +161,6 @@ async def test_power_may_wait_for_what_goes_on(house: House, asked: int, waits: 
         (Conflict("the server is being transferred"), 409),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_what_cannot_be_done_now_is_said_at_once(
     house: House, error: BadRequest | Conflict, status: int
 ) -> None:
@@ -196,7 +180,6 @@ async def test_what_cannot_be_done_now_is_said_at_once(
         ({"action": "stop", "wait_seconds": "long"}, 400, "wait_seconds: expected a whole number"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_what_is_no_power_action_is_refused(
     house: House, content: dict[str, Any], status: int, says: str
 ) -> None:
@@ -209,7 +192,6 @@ async def test_what_is_no_power_action_is_refused(
 # Commands, logs, settings
 
 
-@pytest_twisted.ensureDeferred
 async def test_commands_are_typed_in_order(house: House) -> None:
     content = {"commands": ["say hello", "", "stop"]}
     reply = await house.call("POST", f"{HOME}/commands", content)
@@ -217,7 +199,6 @@ async def test_commands_are_typed_in_order(house: House) -> None:
     assert house.calls == [("command", "say hello"), ("command", ""), ("command", "stop")]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_stopped_server_takes_no_commands(
     house: House, logged_errors: LoggedErrors
 ) -> None:
@@ -229,7 +210,6 @@ async def test_a_stopped_server_takes_no_commands(
     assert not [line for line in logged_errors.lines if "failed" in line]
 
 
-@pytest_twisted.ensureDeferred
 async def test_commands_are_a_list_of_texts(house: House) -> None:
     for content in ({"commands": "stop"}, {"commands": ["stop", None]}, {}):
         reply = await house.call("POST", f"{HOME}/commands", content)
@@ -241,21 +221,18 @@ async def test_commands_are_a_list_of_texts(house: House) -> None:
     ("query", "lines"),
     [("", 100), ("?size=3", 3), ("?lines=4", 4), ("?size=5&lines=4", 5), ("?size=9999", 100)],
 )
-@pytest_twisted.ensureDeferred
 async def test_the_console_can_be_read(house: House, query: str, lines: int) -> None:
     reply = await house.call("GET", f"{HOME}/logs{query}")
     assert (reply.status, reply.json) == (200, {"data": house.server.lines[-lines:]})
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "many", "1.5", "9" * 6000])
-@pytest_twisted.ensureDeferred
 async def test_a_number_of_lines_is_a_number(house: House, size: str) -> None:
     reply = await house.call("GET", f"{HOME}/logs?size={size}")
     assert reply.status == 400
     assert reply.json["detail"] == "size: expected a number of lines from 1 to 100"
 
 
-@pytest_twisted.ensureDeferred
 async def test_settings_are_fetched_anew(house: House) -> None:
     # The Panel sends no body at all.
     reply = await house.call("POST", f"{HOME}/sync")
@@ -265,7 +242,6 @@ async def test_settings_are_fetched_anew(house: House) -> None:
 # Transfers to other nodes
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_transfer_is_started(house: House, logged_errors: LoggedErrors) -> None:
     reply = await house.call("POST", f"{HOME}/transfer", ORDER)
     assert (reply.status, reply.text) == (202, "")
@@ -277,7 +253,6 @@ async def test_a_transfer_is_started(house: House, logged_errors: LoggedErrors) 
     assert not [line for line in logged_errors.lines if "a.b.c" in line]
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_format_and_level_that_calagopus_asks_for_are_handed_on(house: House) -> None:
     asked = {"archive_format": "tar_zstd", "compression_level": "good_speed"}
     reply = await house.call("POST", f"{HOME}/transfer", ORDER | asked)
@@ -287,7 +262,6 @@ async def test_the_format_and_level_that_calagopus_asks_for_are_handed_on(house:
     ]
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_streams_that_it_asks_for_are_handed_on(house: House) -> None:
     assert (
         await house.call("POST", f"{HOME}/transfer", ORDER | {"multiplex_streams": 3})
@@ -301,14 +275,12 @@ async def test_the_streams_that_it_asks_for_are_handed_on(house: House) -> None:
     assert house.calls == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_null_asks_for_nothing(house: House) -> None:
     asked = {"archive_format": None, "compression_level": None, "multiplex_streams": None}
     await house.call("POST", f"{HOME}/transfer", ORDER | asked)
     assert house.calls == [("start", UUID, TransferRequest(URL, "Bearer a.b.c"))]
 
 
-@pytest_twisted.ensureDeferred
 async def test_backups_are_handed_on_once_each(house: House) -> None:
     asked = {"backups": [OTHER.upper(), UUID, OTHER]}
     assert (await house.call("POST", f"{HOME}/transfer", ORDER | asked)).status == 202
@@ -317,7 +289,6 @@ async def test_backups_are_handed_on_once_each(house: House) -> None:
 
 
 @pytest.mark.parametrize("asked", [True, False, None])
-@pytest_twisted.ensureDeferred
 async def test_whether_they_are_to_be_deleted_here_is_handed_on(
     house: House, asked: bool | None
 ) -> None:
@@ -339,7 +310,6 @@ async def test_whether_they_are_to_be_deleted_here_is_handed_on(
         ({"delete_backups": "yes"}, "delete_backups: expected true or false"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_an_order_that_makes_no_sense_is_told_why(
     house: House, changes: dict[str, Any], detail: str
 ) -> None:
@@ -349,20 +319,17 @@ async def test_an_order_that_makes_no_sense_is_told_why(
     assert house.calls == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_address_that_is_none_is_the_senders_to_refuse(house: House) -> None:
     house.calls.faults["start"] = BadRequest("no address", "url: expected https://")
     reply = await house.call("POST", f"{HOME}/transfer", ORDER | {"url": "x"})
     assert (reply.status, reply.json["detail"]) == (400, "url: expected https://")
 
 
-@pytest_twisted.ensureDeferred
 async def test_other_panels_leave_some_of_it_out(house: House) -> None:
     order = {"url": "http://x", "token": "Bearer x", "backups": [], "archive_format": "tar"}
     assert (await house.call("POST", f"{HOME}/transfer", order)).status == 202
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_transfer_is_cancelled_once(house: House) -> None:
     house.sender.servers = (UUID,)
     reply = await house.call("DELETE", f"{HOME}/transfer")
@@ -376,13 +343,11 @@ async def test_a_transfer_is_cancelled_once(house: House) -> None:
 # The WebSocket
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_browser_gets_to_the_socket_without_a_header(house: House) -> None:
     reply = await house.call("GET", f"{HOME}/ws", Authorization=None)
     assert (reply.status, reply.text) == (200, f"the socket of {UUID}")
 
 
-@pytest_twisted.ensureDeferred
 async def test_of_a_server_that_has_moved_only_the_socket_can_still_be_opened(
     house: House,
 ) -> None:
@@ -395,21 +360,18 @@ async def test_of_a_server_that_has_moved_only_the_socket_can_still_be_opened(
     assert reply.status == 404
 
 
-@pytest_twisted.ensureDeferred
 async def test_tokens_are_denied_from_now_on(house: House) -> None:
     reply = await house.call("POST", f"{HOME}/ws/deny", {"jtis": ["a", "b"]})
     assert (reply.status, reply.text) == (204, "")
     assert house.calls == [("deny", ("a", "b"), NOW), ("note denied", ("a", "b"))]
 
 
-@pytest_twisted.ensureDeferred
 async def test_also_before_the_servers_are_known(house: House) -> None:
     house.servers.loaded = False
     reply = await house.call("POST", f"servers/{OTHER}/ws/deny", {"jtis": ["a"]})
     assert (reply.status, house.calls[0]) == (204, ("deny", ("a",), NOW))
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_would_be_forgotten_is_refused_for_now_and_the_panel_told(
     house: House,
 ) -> None:

@@ -7,7 +7,6 @@ import platform
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 
 from tests.api.node import House
 from tests.support.logged_errors import LoggedErrors
@@ -29,7 +28,6 @@ ENGINE = EngineInformation(
 )
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_panel_sees_what_the_node_runs_on(house: House) -> None:
     reply = await house.call("GET", "system")
     assert reply.status == 200
@@ -42,7 +40,6 @@ async def test_the_panel_sees_what_the_node_runs_on(house: House) -> None:
     }
 
 
-@pytest_twisted.ensureDeferred
 async def test_version_2_tells_of_the_engine_too() -> None:
     async def engine() -> EngineInformation:
         return ENGINE
@@ -71,7 +68,6 @@ async def test_version_2_tells_of_the_engine_too() -> None:
     assert (system["os_type"], system["kernel_version"]) == ("linux", platform.release())
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_engine_that_does_not_answer_is_left_out(logged_errors: LoggedErrors) -> None:
     async def engine() -> EngineInformation:
         raise EnvironmentFailed("it is not there")
@@ -85,13 +81,11 @@ async def test_an_engine_that_does_not_answer_is_left_out(logged_errors: LoggedE
     assert [line for line in logged_errors.lines if "it is not there" in line]
 
 
-@pytest_twisted.ensureDeferred
 async def test_so_is_one_that_the_node_does_without(house: House) -> None:
     reply = await house.call("GET", "system?v=2")
     assert (reply.status, sorted(reply.json)) == (200, ["system", "version"])
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_system_without_a_name_is_called_by_its_kernels(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import pytest
-import pytest_twisted
 
 from tests.api.node import TOKEN, UUID, House
 from tests.support import Node, Panel
@@ -23,7 +22,6 @@ def by_hand(uuid: str = UUID, *, age: float = 0) -> str:
     return f"Bearer {direct_token(uuid, TOKEN, now, now + 3600)}"
 
 
-@pytest_twisted.ensureDeferred
 async def test_senders_may_ask_what_may_be_in_an_archive(house: House) -> None:
     reply = await house.call("OPTIONS", "transfers", Authorization=None)
     assert (reply.status, reply.text) == (204, "")
@@ -35,7 +33,6 @@ async def test_senders_may_ask_what_may_be_in_an_archive(house: House) -> None:
 POOL = {"X-Storage-Pool": "attic", "X-Storage-Pool-Mark": "0" * 32}
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_sender_with_a_token_is_told_of_the_storage_pool(house: House) -> None:
     token = Panel().transfer_token(UUID, Node("https://node.invalid", token=TOKEN))
     reply = await house.call("OPTIONS", "transfers", Authorization=f"Bearer {token}", **POOL)
@@ -43,7 +40,6 @@ async def test_a_sender_with_a_token_is_told_of_the_storage_pool(house: House) -
     assert house.calls[1:] == [("pool_features", UUID, "attic", "0" * 32, "")]
 
 
-@pytest_twisted.ensureDeferred
 async def test_so_it_is_of_the_directory_of_backups(house: House) -> None:
     token = Panel().transfer_token(UUID, Node("https://node.invalid", token=TOKEN))
     mark = {"X-Backup-Directory-Mark": "1" * 32}
@@ -52,7 +48,6 @@ async def test_so_it_is_of_the_directory_of_backups(house: House) -> None:
 
 
 @pytest.mark.parametrize("way", ["by the Panel", "by hand", "by nobody"])
-@pytest_twisted.ensureDeferred
 async def test_a_sender_with_a_token_of_the_panel_is_expected(house: House, way: str) -> None:
     key = "the-token-of-some-other-node-as-long" if way == "by nobody" else TOKEN
     token = Panel().transfer_token(UUID, Node("https://node.invalid", token=key))
@@ -63,7 +58,6 @@ async def test_a_sender_with_a_token_of_the_panel_is_expected(house: House, way:
 
 
 @pytest.mark.parametrize("fault", ["no token", "another's token", "no mark", "the disk"])
-@pytest_twisted.ensureDeferred
 async def test_nobody_else_is(house: House, fault: str) -> None:
     key = "the-token-of-some-other-node-as-long" if fault == "another's token" else TOKEN
     token = Panel().transfer_token(UUID, Node("https://node.invalid", token=key))
@@ -78,7 +72,6 @@ async def test_nobody_else_is(house: House, fault: str) -> None:
     assert reply.headers["transfer-features"] == "symlinks, hard-links, streams"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_transfer_to_this_node_is_cancelled_once(house: House) -> None:
     house.receiver.servers = (UUID,)
     reply = await house.call("DELETE", f"transfers/{UUID.upper()}")
@@ -98,7 +91,6 @@ async def put(house: House, content: Any = DESCRIPTION, **headers: str | None) -
     return reply.status, str(reply.json)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_source_tells_what_it_will_send(house: House) -> None:
     assert await put(house) == (204, "None")
     assert house.calls == [("describe", UUID, DESCRIPTION)]
@@ -119,7 +111,6 @@ async def test_a_source_tells_what_it_will_send(house: House) -> None:
     ],
     ids=["none", "the node's", "another server's", "expired", "a Panel's"],
 )
-@pytest_twisted.ensureDeferred
 async def test_who_has_no_token_for_it_tells_nothing(
     house: House, authorization: str | None, status: int, says: str
 ) -> None:
@@ -130,13 +121,11 @@ async def test_who_has_no_token_for_it_tells_nothing(
 
 
 @pytest.mark.parametrize("content", [b"x", [], {}, {"settings": 5}, b"\xff"])
-@pytest_twisted.ensureDeferred
 async def test_what_is_no_description_is_refused(house: House, content: Any) -> None:
     assert (await put(house, content))[0] == 400
     assert house.calls == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_nothing_is_told_with_a_token_that_was_used(house: House) -> None:
     header = by_hand()
     house.journal.used.add(transfer_token(header, TOKEN).digest)
@@ -147,7 +136,6 @@ async def test_nothing_is_told_with_a_token_that_was_used(house: House) -> None:
 
 @pytest.mark.parametrize("age", [0, 7200])
 @pytest.mark.parametrize("moved", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_a_source_asks_whether_it_has_moved_however_late(
     house: House, moved: bool, age: float
 ) -> None:
@@ -157,7 +145,6 @@ async def test_a_source_asks_whether_it_has_moved_however_late(
     assert house.calls == [("conclude", UUID)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_nobody_asks_about_another_server(house: House) -> None:
     reply = await house.call("DELETE", f"transfers/{UUID}/by-hand", Authorization=by_hand(OTHER))
     assert reply.status == 401

@@ -1,6 +1,6 @@
 """What the tests of this room share."""
 
 from tests.control.operators import operator
-from tests.direct_transfers.scenarios import ends
+from tests.support.node_in_process import nodes
 
-__all__ = ["ends", "operator"]
+__all__ = ["nodes", "operator"]

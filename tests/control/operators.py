@@ -11,8 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.direct_transfers.harness import Station
-from tests.direct_transfers.scenarios import Ends
+from tests.support.node_in_process import NodeInProcess, TwoNodesInProcess
 from wingsd.cli.client import ControlClient, CtlError
 from wingsd.config import Control
 
@@ -23,26 +22,26 @@ class Operator:
     """An operator of a source that has a server, and of a destination; each has a socket."""
 
     def __init__(self, directory: Path) -> None:
-        self.ends = Ends(directory)
+        self.nodes = TwoNodesInProcess(directory)
         self._listeners = {
-            name: station.control(Control(socket=self.path(station)))
-            for name, station in (
-                ("source", self.ends.source),
-                ("destination", self.ends.destination),
+            name: node.control(Control(socket=self.path(node)))
+            for name, node in (
+                ("source", self.nodes.source),
+                ("destination", self.nodes.destination),
             )
         }
         for listener in self._listeners.values():
             listener.open()
 
     @staticmethod
-    def path(station: Station) -> str:
-        return str(station.directory / "control.sock")
+    def path(node: NodeInProcess) -> str:
+        return str(node.directory / "control.sock")
 
     async def ask(
         self, method: str, path: str, content: object = None, end: str = "source"
     ) -> Any:
         """Return what the daemon at that end answers."""
-        client = ControlClient(self.path(getattr(self.ends, end)))
+        client = ControlClient(self.path(getattr(self.nodes, end)))
         return await deferToThread(client.ask, method, path, content)
 
     async def refusal(self, *request: Any, **options: Any) -> CtlError:
@@ -55,7 +54,7 @@ class Operator:
         """Close both sockets and nodes."""
         for listener in self._listeners.values():
             await listener.close()
-        await self.ends.close()
+        await self.nodes.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.control.operators import Operator
-from tests.direct_transfers.harness import UUID
+from tests.support.sample_server import UUID
 from wingsd.statedb import Direction, Outcome
 
 MANUAL = Path(__file__).parent.parent.parent / "man" / "wingsctl.1"
@@ -36,7 +36,7 @@ def keys(told: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", ["status", "transfers", f"transfers/{UUID}"])
 async def test_every_key_is_documented(operator: Operator, path: str) -> None:
-    store = operator.ends.source.store
+    store = operator.nodes.source.store
     store.end(2.0, store.begin(1.0, UUID, Direction.IN, "SWAP"), Outcome.SUCCESS)
     store.begin(3.0, UUID, Direction.OUT, "SEND")
     store.add_report(4.0, UUID, Outcome.FAILURE)

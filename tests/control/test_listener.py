@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.direct_transfers.scenarios import Ends
 from tests.support.logged_errors import LoggedErrors
+from tests.support.node_in_process import TwoNodesInProcess
 from wingsd.config import Control
 from wingsd.control import ControlListener
 
 
-def listener(ends: Ends, path: Path | str, group: str = "") -> ControlListener:
-    return ends.source.control(Control(socket=str(path), group=group))
+def listener(nodes: TwoNodesInProcess, path: Path | str, group: str = "") -> ControlListener:
+    return nodes.source.control(Control(socket=str(path), group=group))
 
 
 def abandoned(path: Path) -> None:
@@ -26,9 +26,9 @@ def abandoned(path: Path) -> None:
         listening.bind(str(path))
 
 
-async def test_root_and_one_group_may_open_it(ends: Ends, tmp_path: Path) -> None:
+async def test_root_and_one_group_may_open_it(nodes: TwoNodesInProcess, tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
-    opened = listener(ends, path, grp.getgrgid(os.getgid()).gr_name)
+    opened = listener(nodes, path, grp.getgrgid(os.getgid()).gr_name)
     opened.open()
     found = path.lstat()
     assert stat.S_ISSOCK(found.st_mode)
@@ -37,29 +37,31 @@ async def test_root_and_one_group_may_open_it(ends: Ends, tmp_path: Path) -> Non
     assert not path.exists()
 
 
-async def test_it_is_the_groups_that_is_named(ends: Ends, tmp_path: Path) -> None:
+async def test_it_is_the_groups_that_is_named(nodes: TwoNodesInProcess, tmp_path: Path) -> None:
     if os.getuid():
         pytest.skip("only root may give it to any group")
     path = tmp_path / "control.sock"
-    opened = listener(ends, path, "nogroup")
+    opened = listener(nodes, path, "nogroup")
     opened.open()
     assert path.stat().st_gid == grp.getgrnam("nogroup").gr_gid
     await opened.close()
 
 
 async def test_a_group_that_there_is_not_is_said_so(
-    ends: Ends, tmp_path: Path, logged_errors: LoggedErrors
+    nodes: TwoNodesInProcess, tmp_path: Path, logged_errors: LoggedErrors
 ) -> None:
-    opened = listener(ends, tmp_path / "control.sock", "no-such-group")
+    opened = listener(nodes, tmp_path / "control.sock", "no-such-group")
     opened.open()
     assert any("not given to the group no-such-group" in line for line in logged_errors.lines)
     await opened.close()
 
 
-async def test_a_socket_that_a_dead_daemon_left_is_replaced(ends: Ends, tmp_path: Path) -> None:
+async def test_a_socket_that_a_dead_daemon_left_is_replaced(
+    nodes: TwoNodesInProcess, tmp_path: Path
+) -> None:
     path = tmp_path / "control.sock"
     abandoned(path)
-    opened = listener(ends, path)
+    opened = listener(nodes, path)
     opened.open()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
@@ -67,10 +69,10 @@ async def test_a_socket_that_a_dead_daemon_left_is_replaced(ends: Ends, tmp_path
 
 
 async def test_one_where_somebody_listens_is_left_to_them(
-    ends: Ends, tmp_path: Path, logged_errors: LoggedErrors
+    nodes: TwoNodesInProcess, tmp_path: Path, logged_errors: LoggedErrors
 ) -> None:
     path = tmp_path / "control.sock"
-    first, second = listener(ends, path), listener(ends, path)
+    first, second = listener(nodes, path), listener(nodes, path)
     first.open()
     before = path.stat().st_ino
     second.open()
@@ -90,10 +92,10 @@ async def test_one_where_somebody_listens_is_left_to_them(
     ],
 )
 async def test_where_there_can_be_none_that_is_said(
-    ends: Ends, tmp_path: Path, logged_errors: LoggedErrors, path: str, says: str
+    nodes: TwoNodesInProcess, tmp_path: Path, logged_errors: LoggedErrors, path: str, says: str
 ) -> None:
     (tmp_path / "file").write_text("precious")
-    opened = listener(ends, tmp_path / path)
+    opened = listener(nodes, tmp_path / path)
     opened.open()
     lines = [line for line in logged_errors.lines if "no control socket at" in line]
     assert says in " ".join(lines)
@@ -102,8 +104,10 @@ async def test_where_there_can_be_none_that_is_said(
     await opened.close()
 
 
-async def test_a_node_can_do_without(ends: Ends, logged_errors: LoggedErrors) -> None:
-    opened = listener(ends, "")
+async def test_a_node_can_do_without(
+    nodes: TwoNodesInProcess, logged_errors: LoggedErrors
+) -> None:
+    opened = listener(nodes, "")
     opened.open()
     assert any("control.socket is empty" in line for line in logged_errors.lines)
     await opened.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, fail
 
-from tests.direct_transfers.scenarios import Ends
+from tests.support.node_in_process import TwoNodesInProcess
 from wingsd import __version__
 from wingsd.control import status as module
 from wingsd.docker.runtime import EngineInformation
@@ -19,21 +19,21 @@ from wingsd.panel.errors import PanelRefused, PanelUnreachable
 ENGINE = EngineInformation("27.1", "", "", 0, 0, 0, 0, "", "", "")
 
 
-async def gathered(ends: Ends) -> dict[str, Any]:
+async def gathered(nodes: TwoNodesInProcess) -> dict[str, Any]:
     request: Any = None
-    return await ends.source.status()().get_status(request)
+    return await nodes.source.status()().get_status(request)
 
 
-async def test_it_tells_what_it_is_and_has_room_for(ends: Ends) -> None:
-    found = await gathered(ends)
+async def test_it_tells_what_it_is_and_has_room_for(nodes: TwoNodesInProcess) -> None:
+    found = await gathered(nodes)
     assert (found["version"], found["pid"]) == (__version__, os.getpid())
     assert 0 <= found["uptime_seconds"] < 60
-    assert found["address"] == ends.source.url
+    assert found["address"] == nodes.source.url
     assert found["servers"] == {"loaded": False, "count": None, "running": None}
     assert found["transfers"] == {"receiving": 0, "sending": 0, "expected": 0}
     assert found["engine"] == {"enabled": False, "version": "", "error": "", "code": ""}
     assert found["limits"]["download_mib_per_second"] is None
-    assert found["limits"]["concurrent"] == 8
+    assert found["limits"]["concurrent"] == nodes.source.config.system.transfers.concurrent
     assert [disk["purpose"] for disk in found["disks"]] == ["servers", "arriving", "journal"]
     for disk in found["disks"]:
         held = os.statvfs(disk["path"])
@@ -41,18 +41,18 @@ async def test_it_tells_what_it_is_and_has_room_for(ends: Ends) -> None:
         assert 0 < disk["free_bytes"] <= disk["total_bytes"]
 
 
-async def test_a_disk_that_is_gone_is_said_so(ends: Ends) -> None:
-    ends.source.data.rename(ends.source.directory / "elsewhere")
-    found = await gathered(ends)
+async def test_a_disk_that_is_gone_is_said_so(nodes: TwoNodesInProcess) -> None:
+    nodes.source.data.rename(nodes.source.directory / "elsewhere")
+    found = await gathered(nodes)
     disk = found["disks"][0]
     assert (disk["free_bytes"], disk["error"]) == (None, "No such file or directory")
 
 
-async def test_a_panel_that_answers_is_reachable(ends: Ends) -> None:
-    ends.source.panel.heard = time.time()
-    panel = (await gathered(ends))["panel"]
+async def test_a_panel_that_answers_is_reachable(nodes: TwoNodesInProcess) -> None:
+    nodes.source.panel.heard = time.time()
+    panel = (await gathered(nodes))["panel"]
     assert (panel["reachable"], panel["error"]) == (True, "")
-    assert panel["last_heard"] == ends.source.panel.heard
+    assert panel["last_heard"] == nodes.source.panel.heard
     assert panel["url"] == "https://panel.invalid"
 
 
@@ -64,35 +64,37 @@ async def test_a_panel_that_answers_is_reachable(ends: Ends) -> None:
     ],
 )
 async def test_a_panel_that_does_not_is_told_with_its_reason(
-    ends: Ends, error: Exception, reachable: bool, says: str
+    nodes: TwoNodesInProcess, error: Exception, reachable: bool, says: str
 ) -> None:
-    ends.source.panel.greeting = fail(error)
-    panel = (await gathered(ends))["panel"]
+    nodes.source.panel.greeting = fail(error)
+    panel = (await gathered(nodes))["panel"]
     assert (panel["reachable"], panel["error"]) == (reachable, says)
 
 
-async def test_nobody_is_waited_for_for_long(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_is_waited_for_for_long(
+    nodes: TwoNodesInProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PROBE_TIMEOUT", 0.05)
-    ends.source.panel.greeting = Deferred()
+    nodes.source.panel.greeting = Deferred()
 
     async def silent() -> EngineInformation:
         return await Deferred()
 
-    ends.source.engine = silent
-    found = await gathered(ends)
+    nodes.source.set_engine(silent)
+    found = await gathered(nodes)
     assert found["panel"]["error"] == "no answer within 0.05 s"
     assert found["engine"]["error"] == "no answer within 0.05 s"
 
 
-async def test_the_engine_tells_its_version_or_why_not(ends: Ends) -> None:
+async def test_the_engine_tells_its_version_or_why_not(nodes: TwoNodesInProcess) -> None:
     async def answers() -> EngineInformation:
         return ENGINE
 
     async def does_not() -> EngineInformation:
         raise EnvironmentFailed("the socket is not there")
 
-    ends.source.engine = answers
-    engine = (await gathered(ends))["engine"]
+    nodes.source.set_engine(answers)
+    engine = (await gathered(nodes))["engine"]
     assert engine == {"enabled": True, "version": "27.1", "error": "", "code": ""}
-    ends.source.engine = does_not
-    assert (await gathered(ends))["engine"]["error"] == "the socket is not there"
+    nodes.source.set_engine(does_not)
+    assert (await gathered(nodes))["engine"]["error"] == "the socket is not there"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.control.operators import Operator
-from tests.direct_transfers.harness import UUID, until
+from tests.support.node_in_process import until
+from tests.support.sample_server import UUID
 from wingsd.cli.client import Exit
 from wingsd.statedb import Direction, Outcome
 
@@ -17,11 +18,11 @@ OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 async def held_up(operator: Operator) -> Any:
     """Begin a move that cannot get on; return what the source tells of it."""
-    await operator.ends.destination.slots.acquire()
+    await operator.nodes.destination.slots.acquire()
     invited = await operator.ask("POST", "receive", {"server": UUID}, end="destination")
-    order = {"server": UUID, "url": operator.ends.destination.url, "token": invited["token"]}
+    order = {"server": UUID, "url": operator.nodes.destination.url, "token": invited["token"]}
     await operator.ask("POST", "send", order)
-    await until(lambda: any(p.step.name == "AWAIT" for p in operator.ends.source.sender.progress))
+    await until(lambda: any(p.step.name == "AWAIT" for p in operator.nodes.source.sender.progress))
     (found,) = (await operator.ask("GET", "transfers"))["running"]
     return found
 
@@ -41,13 +42,13 @@ async def test_what_moves_is_told_at_both_ends(operator: Operator) -> None:
     assert (other["running"]["direction"], other["running"]["step"]) == ("in", "receive")
     assert other["running"]["total_bytes"] is None
     await operator.ask("DELETE", f"transfers/{UUID}")
-    await operator.ends.over()
+    await operator.nodes.settled()
 
 
 async def test_what_has_ended_is_told_with_its_reason(operator: Operator) -> None:
     await held_up(operator)
     await operator.ask("DELETE", f"transfers/{UUID.upper()}", end="destination")
-    await operator.ends.over()
+    await operator.nodes.settled()
     found = await operator.ask("GET", "transfers")
     (past,) = found["past"]
     assert (found["running"], past["outcome"], past["step"]) == ([], "failure", "send")
@@ -62,10 +63,10 @@ async def test_one_server_is_told_whole(operator: Operator) -> None:
     server = found["server"]
     assert (server["name"], server["state"], server["hold"]) == ("Lobby", "offline", "")
     assert (found["running"], found["expected"], found["past"]) == (None, None, [])
-    await operator.ends.source.outbox.add(UUID, Outcome.FAILURE)
+    await operator.nodes.source.callbacks.add(UUID, Outcome.FAILURE)
     (report,) = (await operator.ask("GET", f"transfers/{UUID}"))["reports_waiting"]
     assert (report["outcome"], report["server"]) == ("failure", UUID)
-    operator.ends.source.outbox.stop()
+    operator.nodes.source.callbacks.stop()
 
 
 async def test_of_a_server_that_nobody_knows_nothing_is_told(operator: Operator) -> None:
@@ -89,7 +90,7 @@ async def test_what_is_expected_is_told_until_it_is_cancelled(operator: Operator
 async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(
     operator: Operator,
 ) -> None:
-    store = operator.ends.source.store
+    store = operator.nodes.source.store
     store.begin(1_700_000_000, OTHER, Direction.IN, "SWAP", direct=True)
     store.begin(time.time() + 60, UUID, Direction.OUT, "SEND")
     before, now = (await operator.ask("GET", "transfers"))["running"]
@@ -99,7 +100,7 @@ async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(
 
 
 async def test_a_storage_pool_is_told(operator: Operator) -> None:
-    store = operator.ends.source.store
+    store = operator.nodes.source.store
     for uuid in (OTHER, UUID):
         store.set_terms(store.begin(1.0, uuid, Direction.OUT, "SEND"), "attic", ())
     store.end(2.0, 2, Outcome.SUCCESS)
@@ -110,7 +111,7 @@ async def test_a_storage_pool_is_told(operator: Operator) -> None:
 
 
 async def test_as_many_that_have_ended_are_told_as_are_asked_for(operator: Operator) -> None:
-    store = operator.ends.source.store
+    store = operator.nodes.source.store
     ids = [store.begin(number, OTHER, Direction.IN, "SWAP") for number in range(30)]
     for each in ids:
         store.end(100, each, Outcome.SUCCESS)

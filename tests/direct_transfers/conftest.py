@@ -1,12 +1,12 @@
-"""What the tests of this room share."""
+"""Fixtures of the tests of direct transfers."""
 
 import pytest
 
-from tests.direct_transfers.scenarios import ends
+from tests.support.node_in_process import nodes
 from wingsd.direct_transfers import outgoing as sending
 from wingsd.util.retry import Backoff
 
-__all__ = ["ends", "short_pauses"]
+__all__ = ["nodes", "short_pauses"]
 
 
 @pytest.fixture(autouse=True)

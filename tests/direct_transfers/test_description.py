@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.direct_transfers.harness import UUID, description
+from tests.support.node_in_process import description
+from tests.support.sample_server import UUID
 from wingsd.direct_transfers.description import (
     describe,
     mounts_in,

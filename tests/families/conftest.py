@@ -1,4 +1,4 @@
-"""What the tests of this room share."""
+"""Fixtures of a node, and of transfers to and from it, in each family."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.families.departures import Departures
+from tests.families.departures import Departure
 from tests.families.endpoint import Endpoint
 from tests.families.nodes import FamilyNode, SentPart
-from tests.families.receptions import Receptions
+from tests.families.recordings import FAMILIES
 from tests.support.reactor import reactor
 from tests.support.receiver import ReceiverHarness
 from wingsd.threadio import Workers
@@ -20,12 +20,10 @@ from wingsd.threadio import Workers
 pytest.register_assert_rewrite("tests.families.receiving", "tests.families.sending")
 
 
-@pytest.fixture
-def receptions(tmp_path: Path) -> Iterator[Receptions]:
-    """A node that receives what it is handed."""
-    made = Receptions(tmp_path)
-    yield made
-    made.close()
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each family."""
+    return str(request.param)
 
 
 @pytest.fixture
@@ -38,39 +36,28 @@ def workers() -> Iterator[Workers]:
 
 
 @pytest.fixture
-def endpoint_of(tmp_path: Path, workers: Workers) -> Iterator[Callable[[str], Endpoint]]:
-    """Makes the node of a family."""
-    houses: list[ReceiverHarness] = []
-
-    def make(family: str) -> Endpoint:
-        receiver = ReceiverHarness(
-            tmp_path / str(len(houses)), workers, durable=False, family=family
-        )
-        houses.append(receiver)
-        return Endpoint(receiver, family)
-
-    yield make
-    for receiver in houses:
-        receiver.store.close()
-        receiver.staging.close()
+def endpoint(family: str, tmp_path: Path, workers: Workers) -> Iterator[Endpoint]:
+    """A node of the family."""
+    receiver = ReceiverHarness(tmp_path / "node", workers, durable=False, family=family)
+    yield Endpoint(receiver, family)
+    receiver.close()
 
 
 @pytest.fixture
-def depart(tmp_path: Path, workers: Workers) -> Iterator[Callable[..., Departures]]:
+def depart(family: str, tmp_path: Path, workers: Workers) -> Iterator[Callable[..., Departure]]:
     """Makes a source and a destination, which is a node of the family."""
-    made: list[Departures] = []
+    made: list[Departure] = []
 
     def make(
-        family: str,
-        line: Callable[[SentPart], SentPart | None] = lambda part: part,
+        network: Callable[[SentPart], SentPart | None] = lambda part: part,
         *,
         breaks: bool = False,
         rate: int = 0,
-    ) -> Departures:
+    ) -> Departure:
         directory = tmp_path / f"source-{len(made)}"
         directory.mkdir()
-        destination = FamilyNode(family, reactor, line, breaks=breaks)
-        made.append(Departures(directory, workers, destination, family, rate))
+        destination = FamilyNode(family, reactor, network, breaks=breaks)
+        made.append(Departure(directory, workers, destination, family, rate))
         return made[-1]
 
     yield make

@@ -19,7 +19,7 @@ from tests.support.sender import SenderHarness
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.threadio import TokenBucket, Workers
 
-__all__ = ["Departures"]
+__all__ = ["Departure"]
 
 reactor: Any = installed_reactor
 #: What the order of each family's Panel has beside the address and the token.
@@ -34,7 +34,7 @@ ORDERS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class Departures:
+class Departure:
     """A node with a server, its backups and the log of its installation, and where it goes.
 
     With a `rate`, in bytes a second, it is sent no faster.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -14,7 +15,6 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.api.node import api, until
-from tests.families.receptions import files_in
 from tests.families.recordings import Recording
 from tests.http.talk import Transport
 from tests.support import Panel
@@ -166,6 +166,12 @@ class Endpoint:
 def site(config: Config, **collaborators: Any) -> NodeSite:
     """Return the site of a node that has only these collaborators."""
     return NodeSite(api(config, **collaborators), reactor=Clock(), timeout=60)
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    """Return the data of each file below a directory, by its path."""
+    files = [path for path in directory.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def chunks_of(writes: Iterable[bytes], end: bytes = b"0\r\n\r\n") -> Iterable[bytes]:

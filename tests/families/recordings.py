@@ -67,15 +67,6 @@ class Recording:
         return b"".join(self.writes)
 
     @property
-    def edges(self) -> list[int]:
-        """Where in the body a write ends and the next begins: each edge of a part is one."""
-        edges, at = [0], 0
-        for write in self.writes:
-            at += len(write)
-            edges.append(at)
-        return edges
-
-    @property
     def backups(self) -> dict[Backup, bytes]:
         """The backups that come with it."""
         if self.family == config.PTERODACTYL:

@@ -1,58 +1,55 @@
-"""Three families, both ways, and each thing that a server has with it: it is as documents say.
+"""Each family, in each direction, with each attachment and fault: results are as documented.
 
-What has to happen is in `handbook.compatibility`, from which the documents are made, and how it is
-proven in `receiving` and `sending` beside this file.
+The results are in `handbook.compatibility`, from which the documents are made; `receiving` and
+`sending` have a check for each kind of result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from itertools import product
 
 import pytest
-import pytest_twisted
 
-from handbook.compatibility import MATRIX, Thing, Way, cell
+from handbook.compatibility import MATRIX, Fate, Thing, Way, cell
 from tests.families import receiving, sending
-from tests.families.departures import Departures
+from tests.families.case import Case
+from tests.families.departures import Departure
 from tests.families.endpoint import Endpoint
-from tests.families.proofs import PROOFS, Arrival, Departure
 from tests.families.recordings import FAMILIES, RECORDINGS
 
-__all__ = ["receiving", "sending"]
+CHECKS = {
+    (Way.RECEIVE, Thing.ARCHIVE, Fate.ARRIVES): receiving.files_arrive,
+    (Way.RECEIVE, Thing.BACKUPS, Fate.ARRIVES): receiving.backups_arrive,
+    (Way.RECEIVE, Thing.BACKUPS, Fate.NONE): receiving.no_backups_arrive,
+    (Way.RECEIVE, Thing.LOG, Fate.ARRIVES): receiving.log_arrives,
+    (Way.RECEIVE, Thing.LOG, Fate.NONE): receiving.no_log_arrives,
+    (Way.RECEIVE, Thing.WRONG, Fate.FAILS): receiving.wrong_checksum_fails,
+    (Way.RECEIVE, Thing.MISSING, Fate.FAILS): receiving.missing_checksum_fails,
+    (Way.RECEIVE, Thing.CUT, Fate.FAILS): receiving.truncated_upload_fails,
+    (Way.SEND, Thing.ARCHIVE, Fate.ARRIVES): sending.files_are_sent,
+    (Way.SEND, Thing.BACKUPS, Fate.ARRIVES): sending.backups_are_sent,
+    (Way.SEND, Thing.BACKUPS, Fate.NONE): sending.no_backups_are_sent,
+    (Way.SEND, Thing.LOG, Fate.ARRIVES): sending.log_is_sent,
+    (Way.SEND, Thing.LOG, Fate.SKIPPED): sending.log_is_sent_and_skipped,
+    (Way.SEND, Thing.WRONG, Fate.FAILS): sending.changed_part_fails,
+    (Way.SEND, Thing.MISSING, Fate.FAILS): sending.lost_checksum_fails,
+    (Way.SEND, Thing.CUT, Fate.FAILS): sending.broken_connection_fails,
+}
 
-things = pytest.mark.parametrize("thing", Thing, ids=lambda thing: thing.name.lower())
-families = pytest.mark.parametrize("family", FAMILIES)
 
-
-def test_every_cell_is_there_and_every_proof_is_of_one() -> None:
+def test_each_cell_has_a_check_and_each_check_a_cell() -> None:
     assert MATRIX.keys() == set(product(FAMILIES, Way))
     assert all(cells.keys() == set(Thing) for cells in MATRIX.values())
-    wanted = {(way, t, its.fate) for (_, way), cells in MATRIX.items() for t, its in cells.items()}
-    assert PROOFS.keys() == wanted
+    cells = {(way, t, each.fate) for (_, way), row in MATRIX.items() for t, each in row.items()}
+    assert CHECKS.keys() == cells
 
 
-@things
-@families
-@pytest_twisted.ensureDeferred
-async def test_what_is_received(
-    family: str, thing: Thing, endpoint_of: Callable[[str], Endpoint]
+@pytest.mark.parametrize("thing", Thing, ids=lambda thing: thing.name.lower())
+@pytest.mark.parametrize("way", Way, ids=lambda way: way.value)
+async def test_a_transfer_has_the_documented_result(
+    family: str, way: Way, thing: Thing, endpoint: Endpoint, depart: Callable[..., Departure]
 ) -> None:
-    its = cell(family, Way.RECEIVE, thing)
-    arrival = Arrival(its, endpoint_of(family), RECORDINGS[family])
-    await PROOFS[Way.RECEIVE, thing, its.fate](arrival)
-
-
-@things
-@families
-@pytest_twisted.ensureDeferred
-async def test_what_is_sent(
-    family: str,
-    thing: Thing,
-    depart: Callable[..., Departures],
-    endpoint_of: Callable[[str], Endpoint],
-) -> None:
-    its = cell(family, Way.SEND, thing)
-    departure = Departure(its, family, partial(depart, family), endpoint_of(family))
-    await PROOFS[Way.SEND, thing, its.fate](departure)
+    expected = cell(family, way, thing)
+    case = Case(expected, RECORDINGS[family], endpoint, depart)
+    await CHECKS[way, thing, expected.fate](case)

@@ -3,21 +3,64 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
-
-import pytest
-import pytest_twisted
+from typing import Any
 
 from tests.families.endpoint import Endpoint, chunks_of
-from tests.families.receptions import Parts, Receptions, read
-from tests.families.recordings import BACKUPS, FAMILIES, LOG, RECORDINGS, Recording
+from tests.families.recordings import BACKUPS, LOG, RECORDINGS, Recording
 from tests.support.sample_server import sha256
+from tests.threadio.reactor import ManualReactor
+from wingsd.api.upload import UploadStream
 from wingsd.backups.attachments import InstallLog
 from wingsd.config import CALAGOPUS
-from wingsd.transfers.upload_form import Checksums
+from wingsd.threadio import Feed
+from wingsd.transfers.incoming.uploads import FormFeed
+from wingsd.transfers.upload_form import Checksums, UploadForm
 
-recordings = pytest.mark.parametrize("recording", RECORDINGS.values(), ids=RECORDINGS)
+#: What each part is, and its blocks; the archive is None.
+Parts = list[tuple[object, list[bytes]]]
+
+
+class FakeRequest:
+    """The headers of an upload; pausing its sender has no effect."""
+
+    def __init__(self, content_type: str) -> None:
+        self._headers = {"Content-Type": content_type}
+
+    def header(self, name: str) -> str:
+        return self._headers.get(name, "")
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
+
+    def proceed(self) -> None:
+        pass
+
+
+def ended_upload(recording: Recording, pieces: Iterable[bytes]) -> UploadStream:
+    """Return an upload that has ended, and of which nothing is read yet."""
+    request: Any = FakeRequest(recording.content_type)
+    upload = UploadStream(request)
+    for piece in pieces:
+        upload.data(piece)
+    upload.end()
+    return upload
+
+
+def read(recording: Recording, pieces: Iterable[bytes]) -> tuple[Parts, Checksums]:
+    """Return each part of an upload's body as the thread gets it, and the checksums."""
+    upload, feed = ended_upload(recording, pieces), Feed(ManualReactor())
+    consumer = FormFeed(UploadForm(recording.content_type), feed)
+    upload.deliver(consumer)
+    parts: Parts = [(None, [*feed.blocks()])]
+    while (label := feed.next_part()) is not None:
+        parts.append((label, [*feed.blocks()]))
+    checksums: Any = consumer.checksums.result
+    return parts, checksums
 
 
 def in_two(whole: bytes, at: int) -> list[bytes]:
@@ -43,8 +86,8 @@ def expected(recording: Recording) -> tuple[Parts, Checksums]:
     return [(None, [recording.archive]), *along], Checksums(recording.checksum, backups)
 
 
-@recordings
-def test_it_is_read_alike_at_every_chunk_boundary(recording: Recording) -> None:
+def test_the_form_is_read_the_same_wherever_it_is_cut(family: str) -> None:
+    recording = RECORDINGS[family]
     # Block for block: behind this nothing is left that could tell one cut from another.
     whole = expected(recording)
     for at in range(len(recording.body) + 1):
@@ -53,31 +96,10 @@ def test_it_is_read_alike_at_every_chunk_boundary(recording: Recording) -> None:
     assert read(recording, recording.writes) == whole
 
 
-def around(edges: Iterable[int], last: int) -> list[int]:
-    """Return the places at, and next to, each edge."""
-    near = {edge + by for edge in edges for by in (-1, 0, 1)}
-    return sorted(place for place in near if 0 <= place <= last)
-
-
-@recordings
-def test_it_comes_to_the_disk_alike(recording: Recording, receptions: Receptions) -> None:
-    whole = receptions.receive(recording, [recording.body])
-    assert whole.files == recording.files
-    assert sorted(whole.backups.values()) == sorted(recording.backups.values())
-    assert whole.log == (LOG if recording.parts else None)
-    assert whole.checksums.archive == whole.sha256
-    assert whole.checksums.backups == whole.backup_sha256
-    for at in around(recording.edges, len(recording.body)):
-        assert receptions.receive(recording, in_two(recording.body, at)) == whole, at
-    assert receptions.receive(recording, byte_by_byte(recording.body)) == whole
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest_twisted.ensureDeferred
-async def test_it_comes_through_the_endpoint_alike(
-    family: str, endpoint_of: Callable[[str], Endpoint]
+async def test_the_endpoint_has_the_same_result_wherever_it_is_cut(
+    family: str, endpoint: Endpoint
 ) -> None:
-    endpoint, recording = endpoint_of(family), RECORDINGS[family]
+    recording = RECORDINGS[family]
     whole = await endpoint.upload(recording)
     assert (whole.status, whole.files, whole.state) == (200, recording.files, "completed")
     assert len(whole.kept) == (len(BACKUPS) + 1 if recording.parts else 0)

@@ -104,19 +104,23 @@ def node_config(
 class Harness(Wiring):
     """A node by its own wiring, where tests have a part in place of the Panel and of containers.
 
-    Its files, its state database and its threads are real. It listens on loopback when `open` is
-    called.
+    Its files, its state database and its threads are real.
     """
 
     def __init__(
-        self, config: Config, workers: Workers, panel: Any, environment: Any, servers: Any = None
+        self,
+        config: Config,
+        workers: Workers,
+        panel: Any,
+        environment: Any,
+        servers: Any = None,
+        *,
+        port: int = 0,
     ) -> None:
         self.heard = RecordingObserver()
         self._workers = workers
         self._given = (panel, environment, servers)
-        self._engine_probe: Any = None
-        endpoint = f"tcp:{config.api.port}:interface=127.0.0.1"
-        super().__init__(config, endpoint, reactor)
+        super().__init__(config, f"tcp:{port}:interface=127.0.0.1", reactor)
         self.store.open()
         if not config.system.transfers.durable and (connection := self.store._connection):
             connection.execute("PRAGMA synchronous = OFF")

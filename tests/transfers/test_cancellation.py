@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, fail, succeed
 
 from wingsd.errors import TransferCancelled
 from wingsd.transfers.cancellation import CancelScope, when_fired
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_is_waited_for_is_returned() -> None:
     assert await CancelScope().wait(succeed(3)) == 3
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_failure_comes_out_as_it_is() -> None:
     with pytest.raises(KeyError):
         await CancelScope().wait(fail(KeyError("x")))
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_wait_ends_with_the_reason_and_its_work_is_cancelled() -> None:
     chain, cancelled = CancelScope(), []  # type: CancelScope, list[object]
     waiting: Deferred[None] = Deferred.fromCoroutine(chain.wait(Deferred(cancelled.append)))
@@ -31,7 +27,6 @@ async def test_a_wait_ends_with_the_reason_and_its_work_is_cancelled() -> None:
     assert len(cancelled) == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_nothing_is_waited_for_after_it() -> None:
     chain, cancelled = CancelScope(), []  # type: CancelScope, list[object]
     chain.cancel(TransferCancelled())

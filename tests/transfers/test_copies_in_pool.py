@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from twisted.internet.task import deferLater
 
 from tests.support.reactor import reactor
@@ -30,7 +29,6 @@ def is_untouched(receiver: ReceiverHarness) -> bool:
     return level.exists() and level.read_bytes() == b"in use at another node"
 
 
-@pytest_twisted.ensureDeferred
 async def test_no_other_nodes_server_is_set_aside_for_a_copy(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,7 +46,6 @@ async def test_no_other_nodes_server_is_set_aside_for_a_copy(
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
-@pytest_twisted.ensureDeferred
 async def test_nor_is_it_taken_for_the_copy_after_a_restart(
     receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
@@ -67,7 +64,6 @@ async def test_nor_is_it_taken_for_the_copy_after_a_restart(
     assert receiver.store.unfinished() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_nor_put_away_when_the_panel_does_not_want_the_copy(
     receiver: ReceiverHarness,
 ) -> None:

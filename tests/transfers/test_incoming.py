@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support.logged_errors import LoggedErrors
@@ -30,7 +29,6 @@ from wingsd.transfers.incoming.uploads import UploadConsumer
 from wingsd.util.retry import Backoff
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_good_upload_goes_through_every_step_in_order(receiver: ReceiverHarness) -> None:
     transfer = receiver.transfers.open(UUID)
     assert list(receiver.transfers.servers) == [UUID]
@@ -51,7 +49,6 @@ class Unread(Source):
         raise AssertionError("it is read")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_container_of_another_nodes_is_found_before_the_first_byte(
     receiver: ReceiverHarness,
 ) -> None:
@@ -64,7 +61,6 @@ async def test_a_container_of_another_nodes_is_found_before_the_first_byte(
     assert "a container of that name" in ended.reason
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_engine_that_is_silent_is_found_before_the_first_byte(
     receiver: ReceiverHarness,
 ) -> None:
@@ -73,7 +69,6 @@ async def test_an_engine_that_is_silent_is_found_before_the_first_byte(
     assert receiver.calls == ["owns", "server", "failure"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_variable_that_no_container_can_have_is_refused_before_the_archive(
     receiver: ReceiverHarness,
 ) -> None:
@@ -85,7 +80,6 @@ async def test_a_variable_that_no_container_can_have_is_refused_before_the_archi
     assert receiver.left() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_files_are_in_place_before_the_environment_is_made(
     receiver: ReceiverHarness,
 ) -> None:
@@ -104,7 +98,6 @@ async def test_the_files_are_in_place_before_the_environment_is_made(
         ("server", PanelRefused("no", "x", 401)),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_what_was_not_admitted_is_not_told(
     receiver: ReceiverHarness, call: str, error: WingsdError
 ) -> None:
@@ -114,7 +107,6 @@ async def test_what_was_not_admitted_is_not_told(
     assert (receiver.states, receiver.left()) == ([], [])
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_of_this_node_is_not_received(receiver: ReceiverHarness) -> None:
     receiver.panel.owned = [True]
     await receiver.fails(ServerAlreadyExists)
@@ -138,7 +130,6 @@ def not_multipart() -> Source:
         (Source(data=b"", error=UploadTruncated("cut", "x")), UploadTruncated),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_bad_upload_is_undone_and_told_once(
     receiver: ReceiverHarness, source: Source, kind: type[WingsdError]
 ) -> None:
@@ -149,7 +140,6 @@ async def test_a_bad_upload_is_undone_and_told_once(
     assert receiver.left() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_environment_that_fails_takes_the_files_with_it(
     receiver: ReceiverHarness,
 ) -> None:
@@ -160,7 +150,6 @@ async def test_an_environment_that_fails_takes_the_files_with_it(
 
 
 @pytest.mark.parametrize("step", ["create", "flush", "swap"])
-@pytest_twisted.ensureDeferred
 async def test_a_disk_that_fails_is_told_and_undone(
     receiver: ReceiverHarness, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +162,6 @@ async def test_a_disk_that_fails_is_told_and_undone(
     assert receiver.left() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_cannot_be_undone_is_logged_and_the_rest_goes_on(
     receiver: ReceiverHarness, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +178,6 @@ async def test_what_cannot_be_undone_is_logged_and_the_rest_goes_on(
     assert [line for line in logged_errors.lines if "rollback failed" in line and "stuck" in line]
 
 
-@pytest_twisted.ensureDeferred
 async def test_nobody_waits_for_a_panel_that_is_slow_to_hear(receiver: ReceiverHarness) -> None:
     hanging: Deferred[None] = Deferred()
     receiver.waits["failure"] = hanging
@@ -201,7 +188,6 @@ async def test_nobody_waits_for_a_panel_that_is_slow_to_hear(receiver: ReceiverH
     assert receiver.store.unsettled() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_was_set_aside_for_a_transfer_that_fails_is_put_back(
     receiver: ReceiverHarness,
 ) -> None:
@@ -213,7 +199,6 @@ async def test_what_was_set_aside_for_a_transfer_that_fails_is_put_back(
     assert (receiver.data / UUID / "precious").read_text() == "old"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_panel_that_cannot_be_told_of_a_failure_changes_nothing(
     receiver: ReceiverHarness,
 ) -> None:
@@ -232,7 +217,6 @@ async def test_a_panel_that_cannot_be_told_of_a_failure_changes_nothing(
 # The Panel does not take the success
 
 
-@pytest_twisted.ensureDeferred
 async def test_it_turns_out_that_the_panel_had_heard_it(receiver: ReceiverHarness) -> None:
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
     receiver.panel.owned = [False, True]
@@ -242,7 +226,6 @@ async def test_it_turns_out_that_the_panel_had_heard_it(receiver: ReceiverHarnes
 
 
 @pytest.mark.parametrize("code", [404, 409])
-@pytest_twisted.ensureDeferred
 async def test_the_panel_does_not_want_it_here(receiver: ReceiverHarness, code: int) -> None:
     receiver.faults["success"] = PanelRefused("no transfer open", "x", code)
     receiver.panel.owned = [False, False]
@@ -257,7 +240,6 @@ async def test_the_panel_does_not_want_it_here(receiver: ReceiverHarness, code: 
     assert receiver.store.unfinished() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_sender_waits_while_the_panel_may_not_have_committed_the_transfer(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,7 +274,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         RuntimeError("a mistake"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_until_the_panel_has_heard_of_it_it_stays_and_is_held(
     receiver: ReceiverHarness,
     error: Exception,
@@ -323,7 +304,6 @@ async def test_until_the_panel_has_heard_of_it_it_stays_and_is_held(
     logged_errors.take(RuntimeError)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_turns_out_to_be_unwanted_later_is_kept_apart(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

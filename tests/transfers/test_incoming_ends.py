@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support.reactor import reactor
@@ -30,7 +29,6 @@ def give_up_at(receiver: ReceiverHarness, call: str) -> IncomingTransfer:
     return transfer
 
 
-@pytest_twisted.ensureDeferred
 async def test_before_the_archive_nothing_is_received_any_more(receiver: ReceiverHarness) -> None:
     with pytest.raises(DaemonStopping):
         await give_up_at(receiver, "server").run(Source(), SINGLE)
@@ -38,7 +36,6 @@ async def test_before_the_archive_nothing_is_received_any_more(receiver: Receive
     assert receiver.left() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_after_the_verification_it_goes_on(receiver: ReceiverHarness) -> None:
     source = Source()
     await give_up_at(receiver, "create").run(source, SINGLE)
@@ -46,7 +43,6 @@ async def test_after_the_verification_it_goes_on(receiver: ReceiverHarness) -> N
     assert source.stopped == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_receiver_that_stops_waits_and_takes_nothing_new(
     receiver: ReceiverHarness,
 ) -> None:
@@ -59,7 +55,6 @@ async def test_a_receiver_that_stops_waits_and_takes_nothing_new(
         receiver.transfers.open(UUID)
 
 
-@pytest_twisted.ensureDeferred
 async def test_who_waits_for_a_slot_can_be_given_up(receiver: ReceiverHarness) -> None:
     slots = receiver.slots
     for _ in range(2):
@@ -73,7 +68,6 @@ async def test_who_waits_for_a_slot_can_be_given_up(receiver: ReceiverHarness) -
     assert slots.waiting == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_more_servers_than_there_are_places_for_are_sent_away(
     receiver: ReceiverHarness,
 ) -> None:
@@ -86,7 +80,6 @@ async def test_more_servers_than_there_are_places_for_are_sent_away(
     assert list(receiver.transfers.servers) == others[:3]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_is_whole_takes_nobodys_place(receiver: ReceiverHarness) -> None:
     receiver.waits["create"] = Deferred()
     others = [f"{number}{UUID[1:]}" for number in range(3)]
@@ -103,7 +96,6 @@ async def test_a_server_that_is_whole_takes_nobodys_place(receiver: ReceiverHarn
     await outcome
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_engine_that_hangs_is_given_up_at_the_very_end(receiver: ReceiverHarness) -> None:
     receiver.waits["create"] = Deferred()
     transfer = receiver.transfers.open(UUID)
@@ -122,7 +114,6 @@ async def test_an_engine_that_hangs_is_given_up_at_the_very_end(receiver: Receiv
     assert receiver.left() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_idle_receiver_stops_at_once(receiver: ReceiverHarness) -> None:
     await receiver.transfers.stop()
 
@@ -137,7 +128,6 @@ def test_one_server_has_one_transfer(receiver: ReceiverHarness) -> None:
     )
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_has_come_is_only_to_be_waited_for(receiver: ReceiverHarness) -> None:
     refused: list[ServerAlreadyExists] = []
 
@@ -153,7 +143,6 @@ async def test_one_that_has_come_is_only_to_be_waited_for(receiver: ReceiverHarn
     )
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_next_attempt_waits_until_the_last_one_is_tidied_up(
     receiver: ReceiverHarness,
 ) -> None:
@@ -178,7 +167,6 @@ async def test_the_next_attempt_waits_until_the_last_one_is_tidied_up(
 
 
 @pytest.mark.parametrize("call", ["server", "create"])
-@pytest_twisted.ensureDeferred
 async def test_a_cancelled_transfer_leaves_nothing_and_is_told_once(
     receiver: ReceiverHarness, call: str
 ) -> None:
@@ -191,7 +179,6 @@ async def test_a_cancelled_transfer_leaves_nothing_and_is_told_once(
     assert (receiver.servers.holds, receiver.left()) == ({}, [])
 
 
-@pytest_twisted.ensureDeferred
 async def test_after_success_may_have_been_told_there_is_no_cancel(
     receiver: ReceiverHarness,
 ) -> None:
@@ -213,7 +200,6 @@ def test_what_is_not_received_cannot_be_cancelled(receiver: ReceiverHarness) -> 
         receiver.transfers.cancel(UUID)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_is_deleted_is_received_no_further(receiver: ReceiverHarness) -> None:
     await receiver.transfers.release(UUID)
     released: list[Deferred[None]] = []
@@ -228,7 +214,6 @@ async def test_a_server_that_is_deleted_is_received_no_further(receiver: Receive
     assert (receiver.servers.holds, receiver.left()) == ({}, [])
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_sender_that_goes_before_its_answer_keeps_its_server(
     receiver: ReceiverHarness,
 ) -> None:
@@ -240,7 +225,6 @@ async def test_a_sender_that_goes_before_its_answer_keeps_its_server(
     assert receiver.left() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_sender_that_goes_once_success_may_be_told_changes_nothing(
     receiver: ReceiverHarness,
 ) -> None:
@@ -250,14 +234,12 @@ async def test_a_sender_that_goes_once_success_may_be_told_changes_nothing(
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_console_tells_what_goes_on(receiver: ReceiverHarness) -> None:
     await receiver.transfers.open(UUID).run(Source(), SINGLE)
     said = [line.partition("[Destination Node]:\x1b[0m ")[2] for line in receiver.lines]
     assert said == [step.text for step in ReceiveStep if step is not ReceiveStep.FAILED]
 
 
-@pytest_twisted.ensureDeferred
 async def test_new_settings_that_are_not_to_be_had_do_not_undo_it(
     receiver: ReceiverHarness,
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from twisted.internet.task import deferLater
 
 from tests.support.logged_errors import LoggedErrors
@@ -39,7 +38,6 @@ def laden(*, checksum: str = "") -> Source:
     return source.bring(TWO, b"two", checksum)
 
 
-@pytest_twisted.ensureDeferred
 async def test_all_that_comes_with_a_server_is_kept_and_told(receiver: ReceiverHarness) -> None:
     await receiver.transfers.open(UUID).run(laden(), SINGLE)
     assert receiver.kept() == KEPT
@@ -48,7 +46,6 @@ async def test_all_that_comes_with_a_server_is_kept_and_told(receiver: ReceiverH
 
 
 @pytest.mark.parametrize(("family", "told"), [(PELICAN, None), (CALAGOPUS, ())])
-@pytest_twisted.ensureDeferred
 async def test_only_calagopus_panels_are_told_of_backups(
     receiver: ReceiverHarness, family: str, told: object
 ) -> None:
@@ -57,13 +54,11 @@ async def test_only_calagopus_panels_are_told_of_backups(
     assert receiver.panel.reported_backups == [told]
 
 
-@pytest_twisted.ensureDeferred
 async def test_pelicans_backups_are_not_told(receiver: ReceiverHarness) -> None:
     await receiver.transfers.open(UUID).run(Source().bring(ONE, b"one"), SINGLE)
     assert (receiver.panel.reported_backups, receiver.kept()) == ([None], {ONE.path(UUID): b"one"})
 
 
-@pytest_twisted.ensureDeferred
 async def test_they_come_into_place_before_the_environment_and_the_log_last(
     receiver: ReceiverHarness,
 ) -> None:
@@ -77,7 +72,6 @@ async def test_they_come_into_place_before_the_environment_and_the_log_last(
     }
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_wrong_checksum_fails_all_of_it(receiver: ReceiverHarness) -> None:
     error = await receiver.fails(BadRequest, laden(checksum="0" * 64))
     assert error.message == "checksums don't match"
@@ -90,7 +84,6 @@ async def test_one_wrong_checksum_fails_all_of_it(receiver: ReceiverHarness) -> 
     ("call", "error"),
     [("create", EnvironmentFailed("no image")), ("server", ServerNotFound("unknown"))],
 )
-@pytest_twisted.ensureDeferred
 async def test_nothing_of_it_stays_when_the_transfer_fails(
     receiver: ReceiverHarness, call: str, error: WingsdError
 ) -> None:
@@ -103,7 +96,6 @@ async def test_nothing_of_it_stays_when_the_transfer_fails(
     assert receiver.left() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_another_backup_in_its_place_fails_the_transfer_and_stays(
     receiver: ReceiverHarness,
 ) -> None:
@@ -115,7 +107,6 @@ async def test_another_backup_in_its_place_fails_the_transfer_and_stays(
     assert "failure" in receiver.calls
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_disk_that_fails_while_they_are_stored_fails_the_transfer(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +118,6 @@ async def test_a_disk_that_fails_while_they_are_stored_fails_the_transfer(
     assert (receiver.kept(), receiver.left()) == ({}, [])
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_log_that_cannot_be_kept_fails_nothing(
     receiver: ReceiverHarness, logged_errors: LoggedErrors
 ) -> None:
@@ -137,7 +127,6 @@ async def test_a_log_that_cannot_be_kept_fails_nothing(
     assert [line for line in logged_errors.lines if "installation log" in line]
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_the_panel_does_not_want_is_kept_apart_with_its_backups(
     receiver: ReceiverHarness,
 ) -> None:
@@ -179,7 +168,6 @@ WHOLE = [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT]
 
 
 @pytest.mark.parametrize("step", WHOLE)
-@pytest_twisted.ensureDeferred
 async def test_the_next_daemon_brings_it_to_its_end(
     receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
@@ -191,7 +179,6 @@ async def test_the_next_daemon_brings_it_to_its_end(
 
 
 @pytest.mark.parametrize("step", WHOLE)
-@pytest_twisted.ensureDeferred
 async def test_or_keeps_all_of_it_apart(receiver: ReceiverHarness, step: ReceiveStep) -> None:
     begun(receiver, step)
     receiver.faults["owns"] = ServerNotFound("deleted meanwhile")
@@ -206,7 +193,6 @@ async def test_or_keeps_all_of_it_apart(receiver: ReceiverHarness, step: Receive
     assert all("/.quarantine/" in path for path in kept)
 
 
-@pytest_twisted.ensureDeferred
 async def test_or_gives_up_what_is_not_in_place(receiver: ReceiverHarness) -> None:
     begun(receiver, ReceiveStep.DURABLE)
     (entry,) = receiver.store.unfinished()
@@ -217,7 +203,6 @@ async def test_or_gives_up_what_is_not_in_place(receiver: ReceiverHarness) -> No
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
-@pytest_twisted.ensureDeferred
 async def test_what_was_not_whole_is_gone(receiver: ReceiverHarness, step: ReceiveStep) -> None:
     begun(receiver, step)
     await resumed(receiver)

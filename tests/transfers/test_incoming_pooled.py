@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 
@@ -48,7 +47,6 @@ def source(data: bytes = b"whatever a Pelican node sends", *, pool: str = "attic
 # What comes
 
 
-@pytest_twisted.ensureDeferred
 async def test_nothing_is_copied_and_the_panel_is_told(pooled: ReceiverHarness) -> None:
     before = seen(pooled.data / UUID)
     inode = (pooled.data / UUID).stat().st_ino
@@ -63,7 +61,6 @@ async def test_nothing_is_copied_and_the_panel_is_told(pooled: ReceiverHarness) 
     assert (entry.pool, entry.outcome) == ("Attic", Outcome.SUCCESS)
 
 
-@pytest_twisted.ensureDeferred
 async def test_who_deletes_it_before_the_panel_has_heard_deletes_no_files(
     pooled: ReceiverHarness,
 ) -> None:
@@ -77,14 +74,12 @@ async def test_who_deletes_it_before_the_panel_has_heard_deletes_no_files(
     await running
 
 
-@pytest_twisted.ensureDeferred
 async def test_backups_and_the_log_come_with_it_all_the_same(pooled: ReceiverHarness) -> None:
     laden = source().bring(ONE, b"one").bring(InstallLog(), b"installed")
     await pooled.transfers.open(UUID).run(laden, SINGLE)
     assert pooled.kept() == {ONE.path(UUID): b"one", LOG: b"installed"}
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_backup_that_is_there_already_is_the_same_file(pooled: ReceiverHarness) -> None:
     place = pooled.backup_directory / ONE.path(UUID)
     place.parent.mkdir(parents=True)
@@ -94,14 +89,12 @@ async def test_a_backup_that_is_there_already_is_the_same_file(pooled: ReceiverH
     assert (place.stat().st_ino, pooled.kept()) == (inode, {ONE.path(UUID): b"one"})
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_backup_with_a_wrong_checksum_fails_it(pooled: ReceiverHarness) -> None:
     before = seen(pooled.data / UUID)
     await pooled.fails(BadRequest, source().bring(ONE, b"one", "0" * 64))
     assert (pooled.kept(), seen(pooled.data / UUID)) == ({}, before)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_mark_of_the_sender_must_be_on_the_volume(pooled: ReceiverHarness) -> None:
     marked = source(b"")
     marked.mark = pooled.volume.mark(UUID)
@@ -109,7 +102,6 @@ async def test_a_mark_of_the_sender_must_be_on_the_volume(pooled: ReceiverHarnes
     assert pooled.states[-1] == "completed"
 
 
-@pytest_twisted.ensureDeferred
 async def test_more_than_the_volume_could_have_is_not_read(
     pooled: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +117,6 @@ class Another(SingleUpload):
         return succeed([source()])
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_comes_in_several_requests_is_refused(pooled: ReceiverHarness) -> None:
     """No family's nodes do both: it could only be somebody who guesses."""
     before = seen(pooled.data / UUID)
@@ -137,7 +128,6 @@ async def test_what_comes_in_several_requests_is_refused(pooled: ReceiverHarness
 # When it is not there, or not trusted
 
 
-@pytest_twisted.ensureDeferred
 async def test_files_that_are_not_there_fail_it(pooled: ReceiverHarness) -> None:
     (pooled.data / UUID).rename(pooled.data / "elsewhere")
     error = await pooled.fails(StorageError, source())
@@ -146,7 +136,6 @@ async def test_files_that_are_not_there_fail_it(pooled: ReceiverHarness) -> None
     assert pooled.left() == ["elsewhere"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_mark_that_is_not_there_fails_it(pooled: ReceiverHarness) -> None:
     marked = source(b"")
     marked.mark = "0" * 32
@@ -155,7 +144,6 @@ async def test_a_mark_that_is_not_there_fails_it(pooled: ReceiverHarness) -> Non
 
 
 @pytest.mark.parametrize("ours", ["", "cellar"])
-@pytest_twisted.ensureDeferred
 async def test_a_pool_that_is_not_ours_is_not_trusted_and_its_server_copied(
     receiver: ReceiverHarness, ours: str, logged_errors: LoggedErrors
 ) -> None:
@@ -171,7 +159,6 @@ async def test_a_pool_that_is_not_ours_is_not_trusted_and_its_server_copied(
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("", "attic"), ("attic", ""), ("attic", "cellar")])
-@pytest_twisted.ensureDeferred
 async def test_a_copy_never_takes_the_place_of_what_may_be_the_senders(
     pooled: ReceiverHarness, ours: str, theirs: str
 ) -> None:
@@ -184,7 +171,6 @@ async def test_a_copy_never_takes_the_place_of_what_may_be_the_senders(
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_sender_that_left_the_files_out_is_not_taken_for_an_empty_server(
     receiver: ReceiverHarness,
 ) -> None:
@@ -198,7 +184,6 @@ async def test_a_sender_that_left_the_files_out_is_not_taken_for_an_empty_server
 
 
 @pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in RECORDED])
-@pytest_twisted.ensureDeferred
 async def test_whatever_fails_the_files_are_left_alone(
     pooled: ReceiverHarness, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +204,6 @@ async def test_whatever_fails_the_files_are_left_alone(
 @pytest.mark.parametrize(
     "error", [EnvironmentFailed("no image"), UploadTruncated("the upload ended", "x")]
 )
-@pytest_twisted.ensureDeferred
 async def test_an_engine_or_a_sender_that_fails_changes_nothing(
     pooled: ReceiverHarness, error: BadRequest | EnvironmentFailed
 ) -> None:
@@ -232,7 +216,6 @@ async def test_an_engine_or_a_sender_that_fails_changes_nothing(
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
-@pytest_twisted.ensureDeferred
 async def test_files_that_the_panel_does_not_want_here_are_not_put_away(
     pooled: ReceiverHarness,
 ) -> None:
@@ -280,7 +263,6 @@ BEFORE_REPORT = [
 
 
 @pytest.mark.parametrize("step", BEFORE_REPORT)
-@pytest_twisted.ensureDeferred
 async def test_what_the_panel_was_not_told_has_failed_since_its_sender_is_gone(
     pooled: ReceiverHarness, step: ReceiveStep
 ) -> None:
@@ -292,7 +274,6 @@ async def test_what_the_panel_was_not_told_has_failed_since_its_sender_is_gone(
     assert pooled.store.unfinished() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_so_it_has_when_nobody_wrote_down_that_it_is_to_be_told(
     pooled: ReceiverHarness,
 ) -> None:
@@ -304,7 +285,6 @@ async def test_so_it_has_when_nobody_wrote_down_that_it_is_to_be_told(
 
 
 @pytest.mark.parametrize("told", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_what_may_have_been_told_goes_on(pooled: ReceiverHarness, told: bool) -> None:
     # What is written down to be told, the Panel may hear after it was asked.
     pooled.panel.owned = [not told]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 
@@ -32,7 +31,6 @@ def members(archive: bytes) -> dict[str, tarfile.TarInfo]:
         return {member.name: member for member in tar}
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_goes_through_every_step_in_order(sender: SenderHarness) -> None:
     await sender.start()
     assert sender.calls == ["stop", "remove"]
@@ -43,7 +41,6 @@ async def test_a_server_goes_through_every_step_in_order(sender: SenderHarness) 
     assert sender.server.hold == MOVED
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_it_waits_for_its_turn_is_not_counted(sender: SenderHarness) -> None:
     now, slots = [0.0], sender.uploader.slots
     for _ in range(2):
@@ -59,7 +56,6 @@ async def test_what_it_waits_for_its_turn_is_not_counted(sender: SenderHarness) 
     assert dict(sender.heard.steps)["send"] == 0
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_node_that_does_not_say_that_it_keeps_links_gets_copies(
     sender: SenderHarness,
 ) -> None:
@@ -74,7 +70,6 @@ def allow(sender: SenderHarness, disk_space: int) -> None:
     sender.server.configuration = Configuration(Settings(UUID, build=Build(disk_space=disk_space)))
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_with_more_than_its_disk_limit_is_not_stopped_and_not_sent(
     sender: SenderHarness,
 ) -> None:
@@ -96,7 +91,6 @@ async def test_a_server_with_more_than_its_disk_limit_is_not_stopped_and_not_sen
     assert sender.states[-1] == "completed"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_file_that_grew_beyond_the_disk_limit_is_not_sent(sender: SenderHarness) -> None:
     allow(sender, 1)
     sender.server.disk_bytes = 200_000
@@ -109,7 +103,6 @@ async def test_a_file_that_grew_beyond_the_disk_limit_is_not_sent(sender: Sender
     assert sender.server.hold == ""
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_refusal_reaches_the_console_and_the_panel(sender: SenderHarness) -> None:
     sender.destination.status = 409
     sender.destination.body = b'{"error": "this server is already on this node"}'
@@ -121,7 +114,6 @@ async def test_a_refusal_reaches_the_console_and_the_panel(sender: SenderHarness
     assert sender.server.hold == ""
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_is_not_stopped_for_a_node_that_cannot_be_reached(
     sender: SenderHarness,
 ) -> None:
@@ -133,7 +125,6 @@ async def test_a_server_is_not_stopped_for_a_node_that_cannot_be_reached(
     assert sender.server.hold == ""
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_cannot_be_stopped_stays(sender: SenderHarness) -> None:
     sender.faults["stop"] = EnvironmentFailed("the engine is away")
     await sender.start()
@@ -142,7 +133,6 @@ async def test_a_server_that_cannot_be_stopped_stays(sender: SenderHarness) -> N
     assert (sender.panel.calls, sender.server.hold) == (["failure"], "")
 
 
-@pytest_twisted.ensureDeferred
 async def test_files_that_cannot_be_read_fail_it(sender: SenderHarness) -> None:
     sender.tree.rename(sender.tree.with_name("gone"))
     await sender.start()
@@ -151,7 +141,6 @@ async def test_files_that_cannot_be_read_fail_it(sender: SenderHarness) -> None:
     assert sender.states[-1] == "failure"
 
 
-@pytest_twisted.ensureDeferred
 async def test_it_is_not_over_before_its_container_is_there_again(sender: SenderHarness) -> None:
     sender.destination.status = 500
     sender.waits["restore"] = Deferred()
@@ -179,7 +168,6 @@ async def test_it_is_not_over_before_its_container_is_there_again(sender: Sender
         ("tar_zstd", b"archive.tar.zst", b"\x28\xb5\x2f\xfd"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_the_archive_goes_in_the_format_that_is_asked_for(
     sender: SenderHarness, asked: str, filename: bytes, begins: bytes, tmp_path: Path
 ) -> None:
@@ -195,7 +183,6 @@ async def test_the_archive_goes_in_the_format_that_is_asked_for(
 
 
 @pytest.mark.parametrize(("asked", "is_compressed"), [("", True), ("none", False)])
-@pytest_twisted.ensureDeferred
 async def test_the_level_that_is_asked_for_goes_before_the_nodes_own(
     sender: SenderHarness, asked: str, is_compressed: bool
 ) -> None:
@@ -204,7 +191,6 @@ async def test_the_level_that_is_asked_for_goes_before_the_nodes_own(
     assert (len(archive) < 128_000 / 2) is is_compressed
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_form_that_nobody_here_knows_is_told_and_the_server_goes(
     sender: SenderHarness,
 ) -> None:
@@ -218,7 +204,6 @@ async def test_a_form_that_nobody_here_knows_is_told_and_the_server_goes(
 # The answer is lost
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_success_whose_answer_got_lost_is_one(sender: SenderHarness) -> None:
     sender.destination.drop, sender.panel.owned = True, False
     await sender.start()
@@ -228,7 +213,6 @@ async def test_a_success_whose_answer_got_lost_is_one(sender: SenderHarness) -> 
     assert "restore" not in sender.calls
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_lost_answer_without_a_success_is_a_failure(sender: SenderHarness) -> None:
     sender.destination.drop = True
     await sender.start()
@@ -240,7 +224,6 @@ async def test_a_lost_answer_without_a_success_is_a_failure(sender: SenderHarnes
 # All of them
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_server_has_one_transfer(sender: SenderHarness) -> None:
     there = at_answer(sender)
     over = sender.start()
@@ -259,7 +242,6 @@ def test_an_order_without_an_address_is_refused_and_holds_nothing(sender: Sender
     assert (sender.server.hold, sender.states) == ("", [])
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_daemon_that_goes_gives_up_what_is_not_sent(sender: SenderHarness) -> None:
     there = at_stop(sender)
     sender.start()
@@ -270,7 +252,6 @@ async def test_a_daemon_that_goes_gives_up_what_is_not_sent(sender: SenderHarnes
         sender.start()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_daemon_that_goes_waits_for_what_is_sent(sender: SenderHarness) -> None:
     there = at_answer(sender)
     sender.start()
@@ -282,7 +263,6 @@ async def test_a_daemon_that_goes_waits_for_what_is_sent(sender: SenderHarness) 
     assert sender.states[-1] == "completed"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_panel_that_cannot_be_told_does_not_keep_the_server(
     sender: SenderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +275,6 @@ async def test_a_panel_that_cannot_be_told_does_not_keep_the_server(
     assert sender.server.hold == ""
 
 
-@pytest_twisted.ensureDeferred
 async def test_it_is_counted_with_the_bytes_that_were_sent(sender: SenderHarness) -> None:
     await sender.start()
     ((way, error, moved),) = sender.heard.over
@@ -307,7 +286,6 @@ async def test_it_is_counted_with_the_bytes_that_were_sent(sender: SenderHarness
     assert steps == ["ask", "stop", "retire", "send", "await"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_refusal_is_counted_with_its_reason(sender: SenderHarness) -> None:
     sender.destination.status = 500
     await sender.start()

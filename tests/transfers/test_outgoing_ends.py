@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support.reactor import reactor
@@ -28,7 +27,6 @@ MOMENTS = [at_question, at_stop, at_removal, at_upload, at_answer]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest_twisted.ensureDeferred
 async def test_a_cancel_ends_it_at_once_wherever_it_is(
     sender: SenderHarness, moment: Callable[[SenderHarness], Deferred[None]]
 ) -> None:
@@ -47,7 +45,6 @@ async def test_a_cancel_ends_it_at_once_wherever_it_is(
 
 
 @pytest.mark.parametrize("moment", MOMENTS[:-1])
-@pytest_twisted.ensureDeferred
 async def test_a_deletion_before_everything_is_sent_cancels_it(
     sender: SenderHarness, moment: Callable[[SenderHarness], Deferred[None]]
 ) -> None:
@@ -61,7 +58,6 @@ async def test_a_deletion_before_everything_is_sent_cancels_it(
     await over
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_deletion_after_that_is_the_word_of_success(sender: SenderHarness) -> None:
     there = at_answer(sender)
     over = sender.start()
@@ -79,7 +75,6 @@ async def test_a_deletion_after_that_is_the_word_of_success(sender: SenderHarnes
     assert "restore" not in sender.calls
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_answer_that_is_lost_after_the_deletion_changes_nothing(
     sender: SenderHarness,
 ) -> None:
@@ -96,7 +91,6 @@ async def test_an_answer_that_is_lost_after_the_deletion_changes_nothing(
 
 
 @pytest.mark.parametrize("ours", [False, True])
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_moved_and_was_not_deleted_is_asked_about(
     sender: SenderHarness, ours: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +108,6 @@ async def test_a_server_that_moved_and_was_not_deleted_is_asked_about(
         assert sender.calls[-2:] == ["forget", "store away"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_is_deleted_later_is_done_with(sender: SenderHarness) -> None:
     await sender.start()
     await sender.transfers.release(UUID)

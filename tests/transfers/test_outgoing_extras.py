@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, SenderHarness, sending
@@ -21,7 +20,6 @@ sender = pytest.fixture(sending)
 
 
 @pytest.mark.parametrize(("asked", "family"), [("", PELICAN), ("tar_zstd", CALAGOPUS)])
-@pytest_twisted.ensureDeferred
 async def test_backups_come_along_from_wherever_they_are(
     sender: SenderHarness, asked: str, family: str
 ) -> None:
@@ -41,7 +39,6 @@ async def test_backups_come_along_from_wherever_they_are(
     assert sender.states[-2:] == ["success", "completed"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_is_missing_fails_it_before_the_server_is_stopped(
     sender: SenderHarness,
 ) -> None:
@@ -53,7 +50,6 @@ async def test_one_that_is_missing_fails_it_before_the_server_is_stopped(
     assert (sender.panel.calls, sender.server.hold) == (["failure"], "")
 
 
-@pytest_twisted.ensureDeferred
 async def test_pelicans_nodes_are_sent_no_other_form_of_backup(sender: SenderHarness) -> None:
     sender.keep(f"{BACKUPS[0]}.tar.zst", b"zst")
     await sender.start(backups=(BACKUPS[0],))
@@ -72,7 +68,6 @@ def keep_log(sender: SenderHarness, data: bytes) -> Path:
 
 
 @pytest.mark.parametrize("asked", ["", "tar_zstd"])
-@pytest_twisted.ensureDeferred
 async def test_the_log_of_its_installation_comes_along(sender: SenderHarness, asked: str) -> None:
     log = random.Random("along").randbytes(600_000)
     keep_log(sender, log)
@@ -86,7 +81,6 @@ async def test_the_log_of_its_installation_comes_along(sender: SenderHarness, as
     assert sender.states[-2:] == ["success", "completed"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_no_transfer_fails_for_a_log(sender: SenderHarness) -> None:
     file = keep_log(sender, b"secret")
     file.rename(file.with_name("another.log"))
@@ -97,7 +91,6 @@ async def test_no_transfer_fails_for_a_log(sender: SenderHarness) -> None:
     assert sender.states[-2:] == ["success", "completed"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_nobody_is_told_of_a_log_that_there_is_not(sender: SenderHarness) -> None:
     await sender.start()
     assert not sender.said("log")

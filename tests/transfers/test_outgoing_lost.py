@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support.reactor import reactor
@@ -42,7 +41,6 @@ async def lose_answer(sender: SenderHarness) -> Deferred[None]:
     return over
 
 
-@pytest_twisted.ensureDeferred
 async def test_when_the_answer_is_lost_the_panel_is_asked_until_the_server_has_moved(
     sender: SenderHarness,
 ) -> None:
@@ -59,7 +57,6 @@ async def test_when_the_answer_is_lost_the_panel_is_asked_until_the_server_has_m
     assert not sender.said("failed while")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_cancel_ends_the_grace_at_once(sender: SenderHarness) -> None:
     over = await lose_answer(sender)
     sender.transfers.cancel(UUID)
@@ -70,7 +67,6 @@ async def test_a_cancel_ends_the_grace_at_once(sender: SenderHarness) -> None:
     assert sender.said("the destination node gave no answer")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_deletion_by_the_panel_ends_the_grace_as_a_success(sender: SenderHarness) -> None:
     over = await lose_answer(sender)
     await sender.transfers.release(UUID)
@@ -81,7 +77,6 @@ async def test_a_deletion_by_the_panel_ends_the_grace_as_a_success(sender: Sende
     assert sender.store.unfinished() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_daemon_that_ends_leaves_the_grace_to_the_next(sender: SenderHarness) -> None:
     over = await lose_answer(sender)
     await sender.transfers.stop()
@@ -93,7 +88,6 @@ async def test_a_daemon_that_ends_leaves_the_grace_to_the_next(sender: SenderHar
 
 
 @pytest.mark.parametrize("status", [408, 502, 503, 504, 524])
-@pytest_twisted.ensureDeferred
 async def test_a_proxys_answer_in_the_nodes_place_is_a_lost_answer(
     sender: SenderHarness, status: int
 ) -> None:
@@ -109,7 +103,6 @@ async def test_a_proxys_answer_in_the_nodes_place_is_a_lost_answer(
 @pytest.mark.parametrize(
     ("status", "body"), [(503, b'{"error": "this node is shutting down"}'), (500, b""), (404, b"")]
 )
-@pytest_twisted.ensureDeferred
 async def test_a_nodes_own_refusal_is_not(sender: SenderHarness, status: int, body: bytes) -> None:
     sender.destination.status, sender.destination.body = status, body
     await sender.start()
@@ -117,7 +110,6 @@ async def test_a_nodes_own_refusal_is_not(sender: SenderHarness, status: int, bo
     assert sender.states[-1] == "failure"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_refused_server_is_free_while_its_failure_is_told_again(
     sender: SenderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +126,6 @@ async def test_a_refused_server_is_free_while_its_failure_is_told_again(
     assert sender.panel.calls.count("failure") == 4
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_silent_destination_is_waited_for_with_a_line_every_minute(
     sender: SenderHarness,
 ) -> None:
@@ -150,7 +141,6 @@ async def test_a_silent_destination_is_waited_for_with_a_line_every_minute(
     assert sender.panel.calls == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_destination_that_stays_silent_fails_the_transfer(
     impatient: SenderHarness,
 ) -> None:

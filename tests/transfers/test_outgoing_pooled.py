@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.web.server import Site
 
@@ -41,7 +40,6 @@ def marks(sender: SenderHarness) -> list[Path]:
 # What it is told and sent
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_node_that_has_the_files_is_sent_none(sender: SenderHarness) -> None:
     sender.destination.features = POOLED
     seen: list[list[Path]] = []
@@ -59,7 +57,6 @@ async def test_a_node_that_has_the_files_is_sent_none(sender: SenderHarness) -> 
     assert sender.said("it is in the storage pool Attic: its files stay there")
 
 
-@pytest_twisted.ensureDeferred
 async def test_backups_are_sent_to_it_all_the_same_and_stay_here(sender: SenderHarness) -> None:
     sender.keep(f"{UUID}/{BACKUPS[0]}.tar.gz", b"one")
     sender.destination.features = POOLED
@@ -67,7 +64,6 @@ async def test_backups_are_sent_to_it_all_the_same_and_stay_here(sender: SenderH
     assert sender.destination.attachments == {Backup(BACKUPS[0], "tar.gz", PELICAN): b"one"}
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_node_of_another_family_is_told_of_the_pool_and_sent_everything(
     sender: SenderHarness,
 ) -> None:
@@ -80,7 +76,6 @@ async def test_a_node_of_another_family_is_told_of_the_pool_and_sent_everything(
     assert sender.servers.shared == "Attic"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_node_that_does_not_have_the_files_gets_an_ordinary_copy(
     sender: SenderHarness,
 ) -> None:
@@ -92,13 +87,11 @@ async def test_a_node_that_does_not_have_the_files_gets_an_ordinary_copy(
     assert entry.pool == ""
 
 
-@pytest_twisted.ensureDeferred
 async def test_calagopus_nodes_hear_of_no_pool(sender: SenderHarness) -> None:
     await sender.start(archive_format="tar")
     assert asked(sender, "X-Storage-Pool") == [None, None]
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_volume_in_two_pools_fails_it_before_the_server_is_stopped(
     sender: SenderHarness,
 ) -> None:
@@ -113,7 +106,6 @@ async def test_one_volume_in_two_pools_fails_it_before_the_server_is_stopped(
 
 
 @pytest.mark.parametrize("features", [POOLED, ""])
-@pytest_twisted.ensureDeferred
 async def test_it_is_written_down_before_the_other_node_can_take_it(
     sender: SenderHarness, features: str
 ) -> None:
@@ -131,7 +123,6 @@ async def test_it_is_written_down_before_the_other_node_can_take_it(
 
 
 @pytest.mark.parametrize("moved", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_a_refusal_is_the_panels_to_judge_since_the_files_were_there(
     sender: SenderHarness, moved: bool
 ) -> None:
@@ -150,7 +141,6 @@ def move_to(sender: SenderHarness, port: int) -> None:
     transfer._upload._destination = PeerClient(url, "Bearer token", reactor, PeerTls())
 
 
-@pytest_twisted.ensureDeferred
 async def test_who_cannot_be_reached_has_not_taken_it(sender: SenderHarness) -> None:
     sender.destination.features = ""
     with closed_port() as port:
@@ -160,7 +150,6 @@ async def test_who_cannot_be_reached_has_not_taken_it(sender: SenderHarness) -> 
     assert (sender.server.hold, sender.servers.shared) == ("", "")
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_panels_word_ends_it_while_it_is_still_being_sent(sender: SenderHarness) -> None:
     sender.destination.features = ""
     begun = at_upload(sender)
@@ -177,7 +166,6 @@ async def test_the_panels_word_ends_it_while_it_is_still_being_sent(sender: Send
     assert (sender.servers.shared, marks(sender)) == ("Attic", [])
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_cancellation_is_the_panels_to_judge_as_well(sender: SenderHarness) -> None:
     sender.destination.features = POOLED
     waiting = at_answer(sender)
@@ -210,7 +198,6 @@ def answer_early(sender: SenderHarness) -> None:
 
 
 @pytest.mark.parametrize("moved", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_a_daemon_that_ends_while_it_sends_asks_the_panel(
     sender: SenderHarness, moved: bool
 ) -> None:
@@ -226,7 +213,6 @@ async def test_a_daemon_that_ends_while_it_sends_asks_the_panel(
     assert sender.states[-1] == ("completed" if moved else "failure")
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_answer_may_come_before_everything_was_sent(sender: SenderHarness) -> None:
     sender.destination.features = ""
     answer_early(sender)
@@ -240,7 +226,6 @@ async def test_an_answer_may_come_before_everything_was_sent(sender: SenderHarne
 # Who looks after it later
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_has_moved_and_nobody_deletes_stays_where_it_is(sender: SenderHarness) -> None:
     sender.destination.features = POOLED
     # It once came by hand, and would be known by its files at the next start.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import attrs
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support.logged_errors import LoggedErrors
@@ -40,7 +39,6 @@ def is_over(sender: SenderHarness) -> bool:
     return entry.outcome is not None
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_destinations_word_removes_none_and_the_panels_those_that_moved(
     with_backups: SenderHarness,
 ) -> None:
@@ -54,7 +52,6 @@ async def test_the_destinations_word_removes_none_and_the_panels_those_that_move
     assert kept(with_backups) == sorted(OTHERS)
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_panels_word_may_come_before_the_destinations(
     with_backups: SenderHarness,
 ) -> None:
@@ -70,7 +67,6 @@ async def test_the_panels_word_may_come_before_the_destinations(
 
 
 @pytest.mark.parametrize("moved", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_a_panel_that_does_not_have_it_deleted_is_asked_first(
     with_backups: SenderHarness, moved: bool
 ) -> None:
@@ -82,7 +78,6 @@ async def test_a_panel_that_does_not_have_it_deleted_is_asked_first(
     assert is_over(with_backups)
 
 
-@pytest_twisted.ensureDeferred
 async def test_none_goes_where_the_destination_has_the_same_directory(
     with_backups: SenderHarness,
 ) -> None:
@@ -96,7 +91,6 @@ async def test_none_goes_where_the_destination_has_the_same_directory(
 
 
 @pytest.mark.parametrize("delete", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_it_is_asked_by_a_mark_that_goes_with_the_transfer(
     with_backups: SenderHarness, delete: bool
 ) -> None:
@@ -113,7 +107,6 @@ async def test_it_is_asked_by_a_mark_that_goes_with_the_transfer(
 
 
 @pytest.mark.parametrize("later", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_what_has_come_back_meanwhile_is_not_removed(
     with_backups: SenderHarness, later: bool
 ) -> None:
@@ -131,7 +124,6 @@ async def test_what_has_come_back_meanwhile_is_not_removed(
 
 
 @pytest.mark.parametrize("status", [400, 500])
-@pytest_twisted.ensureDeferred
 async def test_a_transfer_that_fails_removes_none(
     with_backups: SenderHarness, status: int
 ) -> None:
@@ -141,7 +133,6 @@ async def test_a_transfer_that_fails_removes_none(
     assert kept(with_backups) == sorted(PLACES + OTHERS)
 
 
-@pytest_twisted.ensureDeferred
 async def test_who_does_not_ask_for_it_keeps_all_of_them(with_backups: SenderHarness) -> None:
     await start(with_backups, delete=False)
     await with_backups.transfers.release(UUID)
@@ -150,7 +141,6 @@ async def test_who_does_not_ask_for_it_keeps_all_of_them(with_backups: SenderHar
     assert kept(with_backups) == sorted(PLACES + OTHERS)
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_cannot_be_removed_is_told_and_the_others_go(
     with_backups: SenderHarness, logged_errors: LoggedErrors
 ) -> None:
@@ -168,7 +158,6 @@ async def test_one_that_cannot_be_removed_is_told_and_the_others_go(
     assert entry.outcome is Outcome.SUCCESS
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_daemon_that_dies_before_they_are_gone_has_not_ended_the_transfer(
     with_backups: SenderHarness,
 ) -> None:
@@ -190,7 +179,6 @@ async def test_a_daemon_that_dies_before_they_are_gone_has_not_ended_the_transfe
     await until(lambda: is_over(with_backups))
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_logged_bytes_are_those_of_its_seconds(
     with_backups: SenderHarness, logged_errors: LoggedErrors
 ) -> None:

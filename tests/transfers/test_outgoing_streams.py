@@ -11,7 +11,6 @@ from typing import Any
 
 import attrs
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
@@ -138,7 +137,6 @@ def joined(streams: Streams, into: Path) -> Any:
 
 
 @pytest.mark.parametrize("others", [1, 3, 7])
-@pytest_twisted.ensureDeferred
 async def test_all_of_them_together_are_the_server(
     sender: SenderHarness, tmp_path: Path, others: int
 ) -> None:
@@ -156,7 +154,6 @@ async def test_all_of_them_together_are_the_server(
     assert sender.heard.over[0][2] >= sum(sizes)
 
 
-@pytest_twisted.ensureDeferred
 async def test_backups_come_with_the_first(sender: SenderHarness, tmp_path: Path) -> None:
     streams = town(sender).use(JOINING, 1)
     backup = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", "calagopus")
@@ -167,7 +164,6 @@ async def test_backups_come_with_the_first(sender: SenderHarness, tmp_path: Path
     assert streams.taken["0"].extras == {}
 
 
-@pytest_twisted.ensureDeferred
 async def test_to_a_node_that_answers_each_the_first_ends_last(sender: SenderHarness) -> None:
     streams = town(sender).use("", 4)
     await sender.start(streams=4)
@@ -176,7 +172,6 @@ async def test_to_a_node_that_answers_each_the_first_ends_last(sender: SenderHar
     assert sorted(streams.ends[:-1]) == ["0", "1", "2", "3"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_but_it_does_not_wait_for_ever(
     sender: SenderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +185,6 @@ async def test_but_it_does_not_wait_for_ever(
 
 @pytest.mark.parametrize("features", ["", JOINING])
 @pytest.mark.parametrize("refused", [FIRST, "0", "2"])
-@pytest_twisted.ensureDeferred
 async def test_one_that_is_refused_ends_all(
     sender: SenderHarness, features: str, refused: str
 ) -> None:
@@ -206,7 +200,6 @@ async def test_one_that_is_refused_ends_all(
         assert FIRST not in streams.taken
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_cannot_be_read_ends_all(
     sender: SenderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +220,6 @@ async def test_what_cannot_be_read_ends_all(
     assert "0" not in streams.taken
 
 
-@pytest_twisted.ensureDeferred
 async def test_it_can_be_cancelled_while_the_answers_are_waited_for(sender: SenderHarness) -> None:
     streams = town(sender).use(JOINING, 99)
     over = sender.start(streams=3)
@@ -250,7 +242,6 @@ async def test_it_can_be_cancelled_while_the_answers_are_waited_for(sender: Send
         (JOINING, 0, 0, ""),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_as_many_are_sent_as_both_nodes_can(
     sender: SenderHarness, features: str, asked: int, sent: int, told: str
 ) -> None:
@@ -261,7 +252,6 @@ async def test_as_many_are_sent_as_both_nodes_can(
     assert sender.said(told) or not told
 
 
-@pytest_twisted.ensureDeferred
 async def test_without_links_no_name_is_sent_twice(sender: SenderHarness) -> None:
     streams = town(sender).use("", 5)
     await sender.start(streams=5)
@@ -273,7 +263,6 @@ async def test_without_links_no_name_is_sent_twice(sender: SenderHarness) -> Non
     assert {".", "odd/z-hard", "odd/a/plain", "link"} <= set(names)
 
 
-@pytest_twisted.ensureDeferred
 async def test_two_servers_take_turns(sender: SenderHarness) -> None:
     # Whoever sends holds all places that it needs.
     streams = town(sender).use(JOINING, 3, slots=4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -27,7 +26,6 @@ def test_a_meter_counts_from_its_start_to_its_stop() -> None:
     assert (meter.seconds, meter.rate) == (3.0, 100.0)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_transfer_tells_what_it_does_and_how_much_has_come(
     receiver: ReceiverHarness,
 ) -> None:
@@ -50,7 +48,6 @@ async def test_a_transfer_tells_what_it_does_and_how_much_has_come(
     assert receiver.transfers.progress == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_how_it_ended_is_in_the_journal(receiver: ReceiverHarness) -> None:
     receiver.panel.owned = [False, False]
     await receiver.fails(BadRequest, Source(checksum="0" * 64))

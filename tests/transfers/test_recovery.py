@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
@@ -24,7 +23,6 @@ from wingsd.transfers.steps import ReceiveStep
 
 
 @pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in RECORDED])
-@pytest_twisted.ensureDeferred
 async def test_a_journal_that_cannot_be_written_fails_the_transfer_and_loses_nothing(
     receiver: ReceiverHarness, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,7 +41,6 @@ async def test_a_journal_that_cannot_be_written_fails_the_transfer_and_loses_not
     assert receiver.store.unfinished() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_without_a_journal_nothing_begins(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,7 +53,6 @@ async def test_without_a_journal_nothing_begins(
     assert (receiver.left(), receiver.servers.holds) == ([], {})
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_success_that_cannot_be_written_down_is_not_told(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +87,6 @@ async def resumed(receiver: ReceiverHarness, step: ReceiveStep, begun: float = 1
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
-@pytest_twisted.ensureDeferred
 async def test_what_was_whole_goes_on_where_it_stood(
     receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
@@ -104,7 +99,6 @@ async def test_what_was_whole_goes_on_where_it_stood(
 
 
 @pytest.mark.parametrize("ahead", [365 * 24 * 3600.0, -365 * 24 * 3600.0])
-@pytest_twisted.ensureDeferred
 async def test_so_it_does_when_the_clock_was_set_meanwhile(
     receiver: ReceiverHarness, ahead: float
 ) -> None:
@@ -117,7 +111,6 @@ async def test_so_it_does_when_the_clock_was_set_meanwhile(
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
-@pytest_twisted.ensureDeferred
 async def test_what_was_not_whole_is_told_to_have_failed(
     receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
@@ -128,7 +121,6 @@ async def test_what_was_not_whole_is_told_to_have_failed(
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT])
-@pytest_twisted.ensureDeferred
 async def test_what_was_undone_already_is_no_success(
     receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
@@ -144,7 +136,6 @@ async def test_what_was_undone_already_is_no_success(
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
-@pytest_twisted.ensureDeferred
 async def test_with_what_was_whole_and_is_not_wanted_its_container_goes(
     receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
@@ -153,7 +144,6 @@ async def test_with_what_was_whole_and_is_not_wanted_its_container_goes(
     assert receiver.calls == ["owns", "failure", "remove"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_is_left_of_a_failure_is_removed_by_the_next_daemon(
     receiver: ReceiverHarness,
 ) -> None:
@@ -178,7 +168,6 @@ async def test_what_is_left_of_a_failure_is_removed_by_the_next_daemon(
     assert receiver.store.transfers()[0].outcome is Outcome.FAILURE
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_the_panel_had_heard_is_not_told_twice_over(receiver: ReceiverHarness) -> None:
     receiver.panel.owned = [True, True]
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
@@ -187,7 +176,6 @@ async def test_what_the_panel_had_heard_is_not_told_twice_over(receiver: Receive
     assert receiver.left() == [UUID]
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_the_panel_does_not_want_any_more_is_kept_apart(
     receiver: ReceiverHarness,
 ) -> None:
@@ -197,7 +185,6 @@ async def test_what_the_panel_does_not_want_any_more_is_kept_apart(
     assert receiver.left() == [".quarantine"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_was_set_aside_and_put_back_is_no_server_of_the_transfer(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +219,6 @@ async def test_what_was_set_aside_and_put_back_is_no_server_of_the_transfer(
     assert (receiver.left(), receiver.store.unfinished()) == ([UUID], [])
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_was_set_aside_is_put_back_when_the_panel_does_not_want_the_server(
     receiver: ReceiverHarness,
 ) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
@@ -149,7 +148,6 @@ def recover(
         (SendStep.SEND, ["owns", "failure", "let go", "restore"]),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_stays_has_its_container_again(
     store: Store, step: SendStep, calls: list[str]
 ) -> None:
@@ -160,7 +158,6 @@ async def test_a_server_that_stays_has_its_container_again(
     assert entry.outcome is Outcome.FAILURE
 
 
-@pytest_twisted.ensureDeferred
 async def test_it_is_not_over_before_its_container_is_there_again(store: Store) -> None:
     world = World()
     world.restoring = Deferred()
@@ -170,7 +167,6 @@ async def test_it_is_not_over_before_its_container_is_there_again(store: Store) 
     assert store.unfinished() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_has_moved_is_put_away(store: Store) -> None:
     world = World()
     world.owned = False
@@ -180,7 +176,6 @@ async def test_a_server_that_has_moved_is_put_away(store: Store) -> None:
     assert entry.outcome is Outcome.SUCCESS
 
 
-@pytest_twisted.ensureDeferred
 async def test_of_what_has_moved_only_the_directory_that_was_sent_is_put_away(
     store: Store,
 ) -> None:
@@ -190,7 +185,6 @@ async def test_of_what_has_moved_only_the_directory_that_was_sent_is_put_away(
     assert (world.calls[-1], world.inode) == ("store away", 4711)
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_has_moved_and_comes_back_already_is_left_alone(store: Store) -> None:
     world = World()
     world.owned, world.arriving = False, "a transfer"
@@ -201,7 +195,6 @@ async def test_what_has_moved_and_comes_back_already_is_left_alone(store: Store)
 
 
 @pytest.mark.parametrize("moved", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_how_it_has_ended_is_counted(store: Store, moved: bool) -> None:
     world = World()
     world.owned = not moved
@@ -211,7 +204,6 @@ async def test_how_it_has_ended_is_counted(store: Store, moved: bool) -> None:
     assert moved or isinstance(error, DaemonRestarted)
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_is_in_a_pool_stays_where_it_is_when_it_has_moved(store: Store) -> None:
     world = World()
     world.owned = False
@@ -221,7 +213,6 @@ async def test_what_is_in_a_pool_stays_where_it_is_when_it_has_moved(store: Stor
 
 
 @pytest.mark.parametrize("moved", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_what_has_left_within_a_pool_is_no_server_that_is_here_by_hand(
     store: Store, moved: bool
 ) -> None:
@@ -234,7 +225,6 @@ async def test_what_has_left_within_a_pool_is_no_server_that_is_here_by_hand(
     assert len(store.descriptions()) == (not moved)
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_is_in_a_pool_and_stays_here_is_this_nodes_alone_again(store: Store) -> None:
     world = World()
     recover(store, world, SendStep.SEND, pool="attic")
@@ -243,7 +233,6 @@ async def test_what_is_in_a_pool_and_stays_here_is_this_nodes_alone_again(store:
 
 
 @pytest.mark.parametrize("moved", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_backups_that_were_to_go_go_only_with_the_server(store: Store, moved: bool) -> None:
     world = World()
     world.owned = not moved

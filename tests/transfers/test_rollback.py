@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pytest_twisted
-
 from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import StorageError
 from wingsd.transfers.steps import RollbackList
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_last_thing_done_is_undone_first_and_each_once(
     logged_errors: LoggedErrors,
 ) -> None:
@@ -35,7 +32,6 @@ async def test_the_last_thing_done_is_undone_first_and_each_once(
     assert [line for line in logged_errors.lines if "a-server" in line and "disk is full" in line]
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_is_cleared_stays_done() -> None:
     undo, done = RollbackList("a-server"), []  # type: RollbackList, list[str]
 

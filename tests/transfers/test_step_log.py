@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock, deferLater
 
@@ -53,7 +52,6 @@ class Told:
         self.course.resume(TransferRecord(1, UUID, Direction.IN, step.name, 0, 0), step)
 
 
-@pytest_twisted.ensureDeferred
 async def test_each_step_is_told_with_its_time() -> None:
     told = Told(ReceiveStep)
     await told.begin()
@@ -65,7 +63,6 @@ async def test_each_step_is_told_with_its_time() -> None:
     assert told.heard.steps == [("admit", 1), ("receive", 5000)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_it_waits_for_its_turn_is_not_counted(receiver: ReceiverHarness) -> None:
     now, slots = [0.0], receiver.slots
     for _ in range(2):
@@ -81,7 +78,6 @@ async def test_what_it_waits_for_its_turn_is_not_counted(receiver: ReceiverHarne
     assert dict(receiver.heard.steps)["receive"] == 0
 
 
-@pytest_twisted.ensureDeferred
 async def test_its_end_is_told_with_what_it_has_moved() -> None:
     told = Told(SendStep)
     await told.begin()
@@ -91,7 +87,6 @@ async def test_its_end_is_told_with_what_it_has_moved() -> None:
     assert told.heard.over == [("out", None, 77)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_so_is_why_it_has_failed() -> None:
     told, error = Told(ReceiveStep), ArchiveError("cut")
     await told.begin()
@@ -101,7 +96,6 @@ async def test_so_is_why_it_has_failed() -> None:
     assert told.heard.over == [("in", error, 0)]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_has_moved_after_all_is_no_failure() -> None:
     told = Told(SendStep)
     await told.begin()
@@ -130,7 +124,6 @@ def test_one_that_has_only_to_be_tidied_up_is_not_under_way() -> None:
     assert (told.heard.begun, told.heard.over) == ([], [])
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_cannot_be_written_down_has_begun_and_ended() -> None:
     told, error = Told(ReceiveStep), StorageError("the disk is full")
     told.clock.advance(1_000_000)
@@ -146,7 +139,6 @@ async def test_one_that_cannot_be_written_down_has_begun_and_ended() -> None:
 # In the chain of receiving
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_is_received_is_counted_once(receiver: ReceiverHarness) -> None:
     transfer = receiver.transfers.open(UUID)
     await transfer.run(Source(), SINGLE)
@@ -163,13 +155,11 @@ async def test_a_server_that_is_received_is_counted_once(receiver: ReceiverHarne
     ]
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_fails_is_counted_with_its_reason(receiver: ReceiverHarness) -> None:
     error = await receiver.fails(ChecksumMismatch, Source(checksum="0" * 64))
     assert receiver.heard.over == [("in", error, len(DATA))]
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_is_cancelled_says_so(receiver: ReceiverHarness) -> None:
     receiver.waits["create"] = Deferred()
     receiver.before["create"] = lambda: receiver.transfers.cancel(UUID)
@@ -177,14 +167,12 @@ async def test_one_that_is_cancelled_says_so(receiver: ReceiverHarness) -> None:
     assert receiver.heard.over == [("in", error, len(DATA))]
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_the_panel_does_not_know_has_never_begun(receiver: ReceiverHarness) -> None:
     receiver.panel.owned = [True]
     await receiver.fails(ServerAlreadyExists)
     assert (receiver.heard.begun, receiver.heard.over) == ([], [])
 
 
-@pytest_twisted.ensureDeferred
 async def test_who_waits_for_a_turn_is_counted(receiver: ReceiverHarness) -> None:
     slots = receiver.slots
     for _ in range(2):
@@ -201,7 +189,6 @@ async def test_who_waits_for_a_turn_is_counted(receiver: ReceiverHarness) -> Non
     assert receiver.transfers.waiting == 0
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_mistake_in_what_comes_with_a_server_leaves_none_under_way(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
@@ -218,7 +205,6 @@ async def test_a_mistake_in_what_comes_with_a_server_leaves_none_under_way(
     logged_errors.take(RuntimeError)
 
 
-@pytest_twisted.ensureDeferred
 async def test_nor_does_one_when_the_panel_may_have_heard(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

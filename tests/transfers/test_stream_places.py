@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from tests.transfers.requests import Held, Stream, UploadRequests
@@ -17,7 +16,6 @@ def have_begun(streams: list[Held], count: int) -> bool:
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
-@pytest_twisted.ensureDeferred
 async def test_with_fewer_places_they_are_read_in_turn(
     requests: UploadRequests, slots: int
 ) -> None:
@@ -41,7 +39,6 @@ async def test_with_fewer_places_they_are_read_in_turn(
     assert requests.receiver.slots.tokens == slots
 
 
-@pytest_twisted.ensureDeferred
 async def test_all_of_them_are_one_that_waits_for_its_turn(requests: UploadRequests) -> None:
     slots = requests.receiver.slots
     held = [slots.acquire() for _ in range(slots.limit)]
@@ -56,7 +53,6 @@ async def test_all_of_them_are_one_that_waits_for_its_turn(requests: UploadReque
     assert (first.answer, other.answer, requests.receiver.transfers.waiting) == (None, None, 0)
 
 
-@pytest_twisted.ensureDeferred
 async def test_two_transfers_never_wait_for_each_others_places() -> None:
     slots, held = DeferredSemaphore(5), []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import pytest_twisted
 from twisted.internet.task import deferLater
 
 from tests.support.reactor import reactor
@@ -24,7 +23,6 @@ def names(requests: UploadRequests) -> list[str]:
 
 
 @pytest.mark.parametrize("order", ["f01", "f10", "0f1", "10f"])
-@pytest_twisted.ensureDeferred
 async def test_they_are_one_transfer_in_whichever_order_they_come(
     requests: UploadRequests, order: str
 ) -> None:
@@ -48,7 +46,6 @@ async def test_they_are_one_transfer_in_whichever_order_they_come(
     assert set(receiver.kept()) == {f"{BACKUP.uuid}.tar.gz", f"install/{UUID}.log"}
 
 
-@pytest_twisted.ensureDeferred
 async def test_nothing_is_read_before_all_are_here(requests: UploadRequests) -> None:
     first, other = Stream("first"), Stream("other")
     job = requests.first(first, "1")
@@ -100,7 +97,6 @@ def damaged() -> Stream:
         (damaged, WingsdError),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_one_that_fails_fails_all_of_them(
     requests: UploadRequests, make: Callable[[], Stream], kind: type[WingsdError]
 ) -> None:
@@ -112,7 +108,6 @@ async def test_one_that_fails_fails_all_of_them(
     assert error.detail.startswith("stream 1")
 
 
-@pytest_twisted.ensureDeferred
 async def test_so_does_the_first(requests: UploadRequests) -> None:
     first, other = wrong(), Stream("other")
     jobs = [requests.first(first, "1"), requests.further(other, "0")]
@@ -122,7 +117,6 @@ async def test_so_does_the_first(requests: UploadRequests) -> None:
     assert error.detail.startswith("the first request: ")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_file_in_two_of_them_fails_all(requests: UploadRequests) -> None:
     first, other = Stream("same"), Stream("same")
     jobs = [requests.first(first, "1"), requests.further(other, "0")]
@@ -141,7 +135,6 @@ async def test_a_file_in_two_of_them_fails_all(requests: UploadRequests) -> None
         ("1", "1", "not both"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_one_that_is_none_of_them_is_refused_alone(
     requests: UploadRequests, number: str, count: str, reason: str
 ) -> None:
@@ -158,7 +151,6 @@ async def test_one_that_is_none_of_them_is_refused_alone(
     assert not bad.read
 
 
-@pytest_twisted.ensureDeferred
 async def test_so_is_one_while_the_others_are_read(requests: UploadRequests) -> None:
     first, good, again, second = Held("first"), Held("good"), Stream("good"), Stream("first")
     jobs = [requests.first(first, "1"), requests.further(good, "0")]
@@ -177,7 +169,6 @@ async def test_so_is_one_while_the_others_are_read(requests: UploadRequests) -> 
 
 
 @pytest.mark.parametrize("number", ["0", "x"])
-@pytest_twisted.ensureDeferred
 async def test_so_is_one_with_the_token_of_an_upload_alone(
     requests: UploadRequests, number: str
 ) -> None:
@@ -192,7 +183,6 @@ async def test_so_is_one_with_the_token_of_an_upload_alone(
     assert names(requests) == ["first"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_too_many_is_told_to_those_that_came_before_the_first(
     requests: UploadRequests,
 ) -> None:
@@ -204,7 +194,6 @@ async def test_one_too_many_is_told_to_those_that_came_before_the_first(
     assert "stream 5 came, and the first request tells of 0 to 1" in error.detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_upload_alone_that_comes_twice_goes_on(requests: UploadRequests) -> None:
     first, again = Held("first"), Stream("first")
     job = requests.first(first)
@@ -216,7 +205,6 @@ async def test_an_upload_alone_that_comes_twice_goes_on(requests: UploadRequests
     assert first.answer is None
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_upload_whose_token_is_used_meanwhile_is_not_read(
     requests: UploadRequests,
 ) -> None:
@@ -229,7 +217,6 @@ async def test_an_upload_whose_token_is_used_meanwhile_is_not_read(
     assert not first.read
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_upload_is_not_read_where_the_use_of_its_token_cannot_be_noted(
     requests: UploadRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import pytest_twisted
-
 from tests.support.sample_server import UUID
 from tests.transfers.requests import Held, Stream, UploadRequests
 from wingsd.errors import DaemonStopping, TransferCancelled, Unauthorized
 from wingsd.transfers.errors import StreamMissing, TooManyTransfers, UploadTruncated
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_does_not_come_fails_all(requests: UploadRequests) -> None:
     first, good = Stream("first"), Stream("good")
     jobs = [requests.first(first, "2"), requests.further(good, "1")]
@@ -24,7 +21,6 @@ async def test_one_that_does_not_come_fails_all(requests: UploadRequests) -> Non
     assert error.detail.startswith("stream 0 did not come within 60 s")
 
 
-@pytest_twisted.ensureDeferred
 async def test_without_a_first_they_fail_and_the_panel_is_told_once(
     requests: UploadRequests,
 ) -> None:
@@ -42,7 +38,6 @@ async def test_without_a_first_they_fail_and_the_panel_is_told_once(
     assert requests.receiver.calls.count("failure") == 1
 
 
-@pytest_twisted.ensureDeferred
 async def test_those_who_left_without_a_first_are_told_of_to_nobody(
     requests: UploadRequests,
 ) -> None:
@@ -59,7 +54,6 @@ async def test_those_who_left_without_a_first_are_told_of_to_nobody(
     assert first.answer is None
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_left_before_the_first_came_fails_it(requests: UploadRequests) -> None:
     other, first = Stream("0"), Stream("first")
     requests.further(other, "0")
@@ -72,7 +66,6 @@ async def test_one_that_left_before_the_first_came_fails_it(requests: UploadRequ
     assert requests.receiver.calls == ["owns", "server", "failure"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_whose_sender_leaves_meanwhile_fails_all(requests: UploadRequests) -> None:
     first, other = Held("first"), Stream("other")
     jobs = [requests.first(first, "1"), requests.further(other, "0")]
@@ -83,7 +76,6 @@ async def test_one_whose_sender_leaves_meanwhile_fails_all(requests: UploadReque
     await requests.all_fail(UploadTruncated, first, other)
 
 
-@pytest_twisted.ensureDeferred
 async def test_after_the_transfer_none_is_let_in(requests: UploadRequests) -> None:
     first, other = Stream("first"), Stream("other")
     requests.further(other, "0")
@@ -99,7 +91,6 @@ async def test_after_the_transfer_none_is_let_in(requests: UploadRequests) -> No
     assert requests.receiver.calls.count("failure") == 0
 
 
-@pytest_twisted.ensureDeferred
 async def test_those_who_wait_are_refused_with_the_first(requests: UploadRequests) -> None:
     other, first = Stream("other"), Stream("first")
     requests.further(other, "0")
@@ -113,7 +104,6 @@ async def test_those_who_wait_are_refused_with_the_first(requests: UploadRequest
     )
 
 
-@pytest_twisted.ensureDeferred
 async def test_to_cancel_it_ends_all_of_them(requests: UploadRequests) -> None:
     first, other = Held("first"), Held("other")
     jobs = [requests.first(first, "1"), requests.further(other, "0")]
@@ -125,7 +115,6 @@ async def test_to_cancel_it_ends_all_of_them(requests: UploadRequests) -> None:
     assert error.detail == "start it again"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_node_that_ends_holds_nobody(requests: UploadRequests) -> None:
     other = Stream("other")
     job = requests.further(other, "0")

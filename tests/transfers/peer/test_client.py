@@ -8,7 +8,6 @@ import socket
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -100,7 +99,6 @@ class Node:
 
 
 @pytest.mark.parametrize("secure", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_an_upload_arrives_whole(
     tls: tuple[ServerCertificate, PeerTls],
     secure: bool,
@@ -124,7 +122,6 @@ async def test_an_upload_arrives_whole(
 
 
 @pytest.mark.parametrize("secure", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_a_refusal_in_the_middle_comes_at_once_in_the_nodes_words(
     tls: tuple[ServerCertificate, PeerTls], secure: bool
 ) -> None:
@@ -144,7 +141,6 @@ async def test_a_refusal_in_the_middle_comes_at_once_in_the_nodes_words(
     await node.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_upload_that_is_aborted_ends_at_both_ends(
     tls: tuple[ServerCertificate, PeerTls],
 ) -> None:
@@ -162,7 +158,6 @@ async def test_an_upload_that_is_aborted_ends_at_both_ends(
     await node.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, PeerTls]) -> None:
     node = Node(receiver := Receiver(), tls[0])
     frame, body = FormFrame(), Outflow(reactor)
@@ -189,7 +184,6 @@ async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, P
     await node.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_features_of_our_own(tls: tuple[ServerCertificate, PeerTls]) -> None:
     node = Node(Receiver(), tls[0])
     url = f"https://127.0.0.1:{node.port}/api/transfers"
@@ -201,7 +195,6 @@ async def test_the_features_of_our_own(tls: tuple[ServerCertificate, PeerTls]) -
 # When there is nobody
 
 
-@pytest_twisted.ensureDeferred
 async def test_nothing_listens() -> None:
     with closed_port() as port:
         sending = Sending(port, pieces=10_000)
@@ -212,13 +205,11 @@ async def test_nothing_listens() -> None:
     assert await sending.written == "closed"
 
 
-@pytest_twisted.ensureDeferred
 async def test_no_such_name() -> None:
     with pytest.raises(DestinationUnreachable, match=r"the name node\.invalid is not known"):
         await PeerClient("http://node.invalid:8080/", "Bearer t", reactor, PeerTls()).features()
 
 
-@pytest_twisted.ensureDeferred
 async def test_no_tls() -> None:
     peer = Peer(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
     url = f"https://127.0.0.1:{peer.port}/"
@@ -227,7 +218,6 @@ async def test_no_tls() -> None:
     await peer.outcome
 
 
-@pytest_twisted.ensureDeferred
 async def test_who_asks_a_node_that_wants_tls_without_it_reads_what_to_change() -> None:
     peer = Peer(lambda connection: connection.recv(65536))
     client = PeerClient(f"http://127.0.0.1:{peer.port}/", "Bearer t", reactor, PeerTls())
@@ -239,7 +229,6 @@ async def test_who_asks_a_node_that_wants_tls_without_it_reads_what_to_change() 
     await peer.outcome
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_connection_closed_before_tls_is_up() -> None:
     peer = Peer(lambda connection: connection.recv(65536))
     url = f"https://127.0.0.1:{peer.port}/"
@@ -248,7 +237,6 @@ async def test_a_connection_closed_before_tls_is_up() -> None:
     await peer.outcome
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_upload_can_be_cancelled_while_tls_is_set_up() -> None:
     peer = Peer(lambda connection: connection.recv(1) and connection.recv(65536 * 4))
     sending = Sending(peer.port, pieces=10_000, scheme="https")

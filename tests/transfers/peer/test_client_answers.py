@@ -9,7 +9,6 @@ import threading
 from typing import Any
 
 import pytest
-import pytest_twisted
 import trustme
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -50,7 +49,6 @@ def says(data: bytes) -> Script:
         b"HTTP/1.0 301 Moved\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_another_nodes_answer_tells_of_no_features(reply: bytes) -> None:
     peer = Peer(says(reply))
     url = f"http://127.0.0.1:{peer.port}/api/transfers?x=1"
@@ -131,7 +129,6 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("reply", "expected"), REFUSALS)
-@pytest_twisted.ensureDeferred
 async def test_an_early_answer_is_a_refusal(reply: bytes, expected: tuple[int, str, str]) -> None:
     peer = Peer(says(reply))
     sending = Sending(peer.port, pieces=10_000)
@@ -143,7 +140,6 @@ async def test_an_early_answer_is_a_refusal(reply: bytes, expected: tuple[int, s
     assert (await peer.outcome).startswith(b"POST /api/transfers HTTP/1.1\r\n")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_late_refusal_is_one_too() -> None:
     def script(connection: socket.socket) -> int:
         read_head(connection)
@@ -169,7 +165,6 @@ def reset(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_refusal_is_read_though_the_connection_is_reset_behind_it() -> None:
     def script(connection: socket.socket) -> None:
         read_head(connection)
@@ -185,7 +180,6 @@ async def test_a_refusal_is_read_though_the_connection_is_reset_behind_it() -> N
 
 
 @pytest.mark.parametrize("secure", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_it_is_read_even_when_sending_meets_the_reset_first(
     tls: tuple[ServerCertificate, PeerTls], certificate: trustme.LeafCert, secure: bool
 ) -> None:
@@ -212,7 +206,6 @@ async def test_it_is_read_even_when_sending_meets_the_reset_first(
 
 
 @pytest.mark.parametrize("how", [lambda _: None, reset])
-@pytest_twisted.ensureDeferred
 async def test_a_connection_that_ends_in_the_middle(how: Any) -> None:
     def script(connection: socket.socket) -> None:
         read_head(connection)
@@ -230,7 +223,6 @@ async def test_a_connection_that_ends_in_the_middle(how: Any) -> None:
     await peer.outcome
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_connection_that_ends_after_everything_was_sent() -> None:
     def script(connection: socket.socket) -> int:
         read_head(connection)
@@ -248,7 +240,6 @@ async def test_a_connection_that_ends_after_everything_was_sent() -> None:
     assert await peer.outcome == 10 * (len(PIECE) + 4)
 
 
-@pytest_twisted.ensureDeferred
 async def test_what_is_not_http() -> None:
     peer = Peer(says(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"))
     sending = Sending(peer.port, pieces=10_000)
@@ -287,7 +278,6 @@ def goes_on(first: bytes, block: bytes) -> Script:
 
 
 @pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
-@pytest_twisted.ensureDeferred
 async def test_an_upload_ends_at_an_answer_without_end(
     first: bytes, block: bytes, says: str
 ) -> None:
@@ -301,7 +291,6 @@ async def test_an_upload_ends_at_an_answer_without_end(
 
 
 @pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
-@pytest_twisted.ensureDeferred
 async def test_so_does_what_a_move_by_hand_asks(first: bytes, block: bytes, says: str) -> None:
     peer = Peer(goes_on(first, block))
     url = f"http://127.0.0.1:{peer.port}/api/transfers/x/by-hand"
@@ -311,7 +300,6 @@ async def test_so_does_what_a_move_by_hand_asks(first: bytes, block: bytes, says
 
 
 @pytest.mark.parametrize("secure", [True, False])
-@pytest_twisted.ensureDeferred
 async def test_a_peer_that_does_not_read_stops_the_thread_that_writes(
     tls: tuple[ServerCertificate, PeerTls], certificate: trustme.LeafCert, secure: bool
 ) -> None:

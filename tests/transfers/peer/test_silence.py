@@ -9,7 +9,6 @@ from typing import Any
 
 import attrs
 import pytest
-import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -154,7 +153,6 @@ class Sending:
             pass
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_destination_that_vanished_ends_the_upload_in_time() -> None:
     over = threading.Event()
 
@@ -178,7 +176,6 @@ async def test_a_destination_that_vanished_ends_the_upload_in_time() -> None:
     await peer.outcome
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_only_takes_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     held: Deferred[None] = Deferred()
 

@@ -7,7 +7,6 @@ import ssl
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 import trustme
 from OpenSSL.crypto import FILETYPE_PEM, load_certificate
 from twisted.python.failure import Failure
@@ -70,14 +69,12 @@ async def ask(
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-@pytest_twisted.ensureDeferred
 async def test_a_private_authority_in_a_file_is_trusted(
     ca: trustme.CA, ca_file: str, host: str
 ) -> None:
     assert b"secret" in await ask(ca.issue_cert(host), host, PeerTls(ca_file))
 
 
-@pytest_twisted.ensureDeferred
 async def test_so_is_the_systems_from_a_file(
     ca: trustme.CA, ca_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +82,6 @@ async def test_so_is_the_systems_from_a_file(
     assert await ask(ca.issue_cert("localhost"), "localhost", PeerTls())
 
 
-@pytest_twisted.ensureDeferred
 async def test_and_from_a_directory(
     ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +93,6 @@ async def test_and_from_a_directory(
     assert await ask(ca.issue_cert("localhost"), "localhost", PeerTls())
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_private_authority_does_not_take_the_systems_place(
     ca: trustme.CA, ca_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +110,6 @@ async def refusal(
     return caught.value
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_unknown_authority(ca: trustme.CA) -> None:
     error = await refusal(ca.issue_cert("localhost"), "localhost", PeerTls())
     assert error.message == "the destination node's certificate is not good"
@@ -124,7 +118,6 @@ async def test_an_unknown_authority(ca: trustme.CA) -> None:
     assert "localhost" in error.detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_certificate_of_a_day_gone_by(ca: trustme.CA, ca_file: str) -> None:
     old = ca.issue_cert("localhost", not_before=NOW - 9 * DAY, not_after=NOW - DAY)
     error = await refusal(old, "localhost", PeerTls(ca_file))
@@ -132,7 +125,6 @@ async def test_a_certificate_of_a_day_gone_by(ca: trustme.CA, ca_file: str) -> N
     assert "renew it on localhost" in error.detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_certificate_of_a_day_to_come(ca: trustme.CA, ca_file: str) -> None:
     new = ca.issue_cert("localhost", not_before=NOW + DAY, not_after=NOW + 9 * DAY)
     error = await refusal(new, "localhost", PeerTls(ca_file))
@@ -148,7 +140,6 @@ async def test_a_certificate_of_a_day_to_come(ca: trustme.CA, ca_file: str) -> N
         ("127.0.0.1", ["127.0.0.2"]),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_certificate_of_another_name(
     ca: trustme.CA, ca_file: str, host: str, names: list[str]
 ) -> None:
@@ -158,7 +149,6 @@ async def test_a_certificate_of_another_name(
     assert f"calls that node {host}" in error.detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_name_alone_in_the_subject_is_none(ca: trustme.CA, ca_file: str) -> None:
     certificate = ca.issue_cert("alice@example.com", common_name="localhost")
     error = await refusal(certificate, "localhost", PeerTls(ca_file))
@@ -166,7 +156,6 @@ async def test_a_name_alone_in_the_subject_is_none(ca: trustme.CA, ca_file: str)
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-@pytest_twisted.ensureDeferred
 async def test_old_tls_is_not_spoken(ca: trustme.CA, ca_file: str) -> None:
     certificate = ca.issue_cert("localhost")
     context = server_context(certificate)
@@ -177,7 +166,6 @@ async def test_old_tls_is_not_spoken(ca: trustme.CA, ca_file: str) -> None:
     assert "there is no TLS at localhost" in error.detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_destination_with_cbc_suites_alone_is_refused(
     ca: trustme.CA, ca_file: str
 ) -> None:
@@ -189,7 +177,6 @@ async def test_a_destination_with_cbc_suites_alone_is_refused(
     assert "there is no TLS at localhost" in error.detail
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_destination_with_tls_12_and_aead_is_accepted(
     ca: trustme.CA, ca_file: str
 ) -> None:

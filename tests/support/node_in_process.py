@@ -1,0 +1,309 @@
+"""Nodes in this process, without a Panel: their files, threads and HTTP on loopback are real.
+
+A node can be stopped as if it were killed, and another one take its place in the same directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.task import deferLater
+
+from tests.support.environment import FakeEnvironment
+from tests.support.harness import Harness, node_config
+from tests.support.reactor import reactor
+from tests.support.sample_server import UUID
+from tests.support.settings import process_configuration, server_settings
+from wingsd.config import Control, TransfersConfig
+from wingsd.control import ControlListener
+from wingsd.control.status import StatusEndpoint
+from wingsd.direct_transfers.incoming import Invitation
+from wingsd.docker.runtime import EngineInformation
+from wingsd.errors import ServerNotFound, ServersNotLoaded
+from wingsd.http.request import StreamingRequest
+from wingsd.panel.errors import PanelUnreachable
+from wingsd.panel.schemas import Configuration, configuration_from_panel
+from wingsd.statedb import TransferRecord
+from wingsd.threadio import Workers
+from wingsd.transfers.incoming.uploads import Extraction
+from wingsd.transfers.outgoing.upload import Uploader
+from wingsd.transfers.recovery import clear_leftovers
+
+__all__ = ["NodeInProcess", "TwoNodesInProcess", "description", "nodes", "until"]
+
+LEVEL = bytes(range(256)) * 500
+
+
+def description(**settings: Any) -> dict[str, Any]:
+    """Return a Panel's description of the server."""
+    return {
+        "settings": server_settings(UUID, **settings),
+        "process_configuration": process_configuration(),
+    }
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when a condition holds; fail after ten seconds."""
+    for _ in range(2000):
+        if condition():
+            return
+        await deferLater(reactor, 0.005)
+    raise AssertionError("the condition did not come to hold")
+
+
+class SilentPanel:
+    """A Panel that does not take part, unless it knows servers."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Configuration] = {}
+        self.calls: list[str] = []
+        self.heard: float | None = None
+        self.greeting: Deferred[None] = succeed(None)
+
+    async def greet(self) -> None:
+        await self.greeting
+
+    async def owns(self, uuid: str) -> bool:
+        self.calls.append("owns")
+        return uuid in self.known
+
+    async def describe(self, uuid: str) -> Configuration:
+        self.calls.append("describe")
+        if uuid not in self.known:
+            raise ServerNotFound("the Panel does not know this server")
+        return self.known[uuid]
+
+    async def servers(self) -> list[Configuration]:
+        return list(self.known.values())
+
+    async def reset(self) -> None:
+        pass
+
+    async def transfer_failed(self, uuid: str) -> bool:
+        raise PanelUnreachable("the Panel could not be asked", "it is silent")
+
+
+class _LossyRequest(StreamingRequest):
+    """A request whose answer can be lost."""
+
+    def answer(self, *args: Any, **kwargs: Any) -> None:
+        if self.channel is not None and self.channel.site.lose(self):
+            self.channel.abortConnection()
+        else:
+            super().answer(*args, **kwargs)
+
+
+class NodeInProcess(Harness):
+    """A node in `directory`, which listens; its files outlive it."""
+
+    slots: DeferredSemaphore
+
+    def __init__(
+        self,
+        directory: Path,
+        workers: Workers,
+        port: int = 0,
+        transfers: TransfersConfig | None = None,
+        **system: Any,
+    ) -> None:
+        """`system` is more of the configuration's `system`."""
+        self.directory = directory
+        self.panel: Any = SilentPanel()
+        self.environment = FakeEnvironment()
+        self.config = node_config(
+            directory,
+            attrs.evolve(transfers or TransfersConfig(), concurrent=1, waiting=2, durable=False),
+            uuid=directory.name,
+            token=f"the-secret-token-of-the-node-{directory.name}",
+            **system,
+        )
+        super().__init__(self.config, workers, self.panel, self.environment, port=port)
+        self.staging.prepare()
+        #: Whether a request's answer is lost on its way.
+        self.lose: Callable[[StreamingRequest], bool] = lambda _: False
+        site: Any = self._http._site
+        site.requestFactory = _LossyRequest
+        site.lose = self._loses
+        self._http.open()
+
+    def _loses(self, request: StreamingRequest) -> bool:
+        return self.lose(request)
+
+    def _make_extraction(self) -> Extraction:
+        extraction = super()._make_extraction()
+        self.slots = extraction.slots
+        return extraction
+
+    def _make_uploader(self) -> Uploader:
+        return attrs.evolve(super()._make_uploader(), slots=DeferredSemaphore(2), max_streams=0)
+
+    @property
+    def url(self) -> str:
+        """The node's address."""
+        return self._http.address
+
+    @property
+    def port(self) -> int:
+        """The port on which it listens."""
+        return int(self.url.rpartition(":")[2])
+
+    def set_engine(self, engine: Callable[[], Awaitable[EngineInformation]]) -> None:
+        """Have an engine that is asked for its version by `engine`."""
+        self._engine = engine
+
+    def status(self) -> partial[StatusEndpoint]:
+        """Return the endpoint of this node's status."""
+        return self._make_status_endpoint()
+
+    def control(self, settings: Control) -> ControlListener:
+        """Return this node's control socket."""
+        self._config = attrs.evolve(self._config, control=settings)
+        return self._make_control()
+
+    def die_at(self, last: str) -> None:
+        """Have every transfer end without a word once a step is recorded, as if it were killed."""
+        database: Any = self.database
+        enter = database.enter
+
+        def dies(transfer: int, step: str) -> Deferred[None]:
+            written: Deferred[None] = enter(transfer, step)
+            return written.addCallback(lambda _: Deferred()) if step == last else written
+
+        database.enter = dies
+
+    async def invite(self, **options: Any) -> Invitation:
+        """Expect the server."""
+        return await self.direct_transfers.incoming.expect(UUID, **{"seconds": 60} | options)
+
+    async def recover(self) -> None:
+        """Resume what an earlier node in this directory left, as a daemon does at its start."""
+        unfinished: list[TransferRecord] = self.store.unfinished()
+        clear_leftovers(unfinished, self.staging, self.backups)
+        await self.direct_transfers.load(unfinished)
+        self.make_recovery(unfinished).begin()
+
+    @property
+    def hold(self) -> str:
+        """Why the server may not be started here; empty if it may."""
+        return self.servers.get(UUID).hold
+
+    @property
+    def reason(self) -> str:
+        """Why the last transfer failed."""
+        return self.store.ended(1)[0].reason
+
+    @property
+    def knows_server(self) -> bool:
+        """Whether the node knows the server."""
+        try:
+            self.servers.get(UUID)
+        except (ServerNotFound, ServersNotLoaded):
+            return False
+        return True
+
+    def entries(self) -> list[tuple[str, str | None]]:
+        """Return direction and outcome of the transfers in the state database."""
+        return [
+            (entry.direction.value, entry.outcome and entry.outcome.value)
+            for entry in self.store.transfers()
+        ]
+
+    def is_at_rest(self) -> bool:
+        """Return whether no transfer is under way, and all of them are recorded."""
+        under_way = self.sender.servers or self.receiver.servers
+        return not under_way and not self.store.unfinished()
+
+    async def close(self) -> None:
+        """End it."""
+        await self._http.close()
+        await self._http.drain(0)
+        await self.servers.stop()
+        self.store.close()
+        self.staging.close()
+
+
+class TwoNodesInProcess:
+    """A source that has the server, a destination that has not, and what runs their threads."""
+
+    def __init__(self, directory: Path) -> None:
+        self.workers = Workers(reactor, "test", 8)
+        self.workers.start()
+        for name in ("source", "destination"):
+            (directory / name).mkdir()
+        self.source = NodeInProcess(directory / "source", self.workers)
+        self.destination = NodeInProcess(directory / "destination", self.workers)
+        world = self.source.data / UUID / "world"
+        world.mkdir(parents=True)
+        (world / "level.dat").write_bytes(LEVEL)
+        self.source.servers.get_or_add(configuration_from_panel(description(name="Lobby")))
+
+    async def send(self, invitation: Invitation, **options: Any) -> None:
+        """Begin to send the server."""
+        await self.source.direct_transfers.outgoing.send(
+            UUID, self.destination.url, invitation.token, **options
+        )
+
+    async def settled(self) -> None:
+        """Return when no transfer is under way at either node, and all of them are recorded."""
+        for node in (self.source, self.destination):
+            await until(node.is_at_rest)
+
+    def arrived(self) -> bool:
+        """Return whether the destination has the server whole."""
+        level = self.destination.data / UUID / "world" / "level.dat"
+        return level.exists() and level.read_bytes() == LEVEL
+
+    async def assert_stayed(self) -> None:
+        """Check that the server is whole and startable at the source, and not at the other."""
+        await self.settled()
+        assert (self.source.entries()[-1], self.source.hold) == (("out", "failure"), "")
+        assert self.destination.left() == []
+        assert self.destination.environment.containers == {}
+        assert not self.destination.knows_server
+        assert (self.source.data / UUID / "world" / "level.dat").exists()
+
+    async def assert_moved(self) -> None:
+        """Check that the server is whole at the destination, and startable only there."""
+        await self.settled()
+        assert self.arrived()
+        assert self.source.entries()[-1] == ("out", "success")
+        assert self.destination.entries()[-1] == ("in", "success")
+        assert self.destination.hold == ""
+        assert self.destination.servers.get(UUID).by_hand
+
+    async def assert_moved_and_deleted(self) -> None:
+        """Check that the server has moved, and is deleted at the source."""
+        await self.settled()
+        assert self.arrived()
+        await until(lambda: self.source.left() == [])
+        assert not self.source.knows_server
+
+    async def restart(self, name: str, transfers: Any = None, **system: Any) -> NodeInProcess:
+        """Put another node in the place of the `source` or `destination`; return it."""
+        previous: NodeInProcess = getattr(self, name)
+        port = previous.port
+        await previous.close()
+        node = NodeInProcess(previous.directory, self.workers, port, transfers, **system)
+        setattr(self, name, node)
+        return node
+
+    async def close(self) -> None:
+        """End both."""
+        await self.source.close()
+        await self.destination.close()
+        self.workers.stop()
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[TwoNodesInProcess]:
+    """A source with the server, and a destination."""
+    made = TwoNodesInProcess(tmp_path)
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
