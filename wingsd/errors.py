@@ -170,7 +170,7 @@ class ServersNotLoaded(WingsdError):
     def __init__(self) -> None:
         super().__init__(
             "this node has not loaded its servers yet",
-            "it goes on asking the Panel for them; try again in a minute",
+            "it is still requesting them from the Panel; try again in a minute",
         )
 
 
@@ -255,7 +255,9 @@ class DaemonStopping(WingsdError):
     status = 503
 
     def __init__(self) -> None:
-        super().__init__("this node is shutting down", "send the server again when it is back")
+        super().__init__(
+            "this node is shutting down", "send the server again when it has restarted"
+        )
 
 
 #: The code of every `WingsdError`, those that only one package raises included. They are stable.

@@ -158,11 +158,11 @@ def test_one_that_waits_to_be_asked_is_asked_when_all_are_here(town: Town) -> No
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
-        ({"Multiplex_Stream": 0}, "stream 0 came twice"),
-        ({"Multiplex_Stream": 2}, "stream 2 came, and the first request tells of 0 to 1"),
+        ({"Multiplex_Stream": 0}, "stream 0 was sent twice"),
+        ({"Multiplex_Stream": 2}, "stream 2 is not announced: the first request announces 0 to 1"),
         ({"Multiplex_Stream": "one"}, "the header Multiplex-Stream is 'one'"),
         ({"Multiplex_Stream": 1, "Multiplex_Stream_Count": 2}, "not both"),
-        ({"Multiplex_Stream_Count": 2}, "the first request came twice"),
+        ({"Multiplex_Stream_Count": 2}, "the first request was sent twice"),
     ],
 )
 def test_one_that_is_none_of_them_reads_why_and_the_others_go_on(

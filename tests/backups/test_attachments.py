@@ -76,7 +76,7 @@ def test_no_directory_of_a_name_counts(name: str) -> None:
 def test_a_backup_that_cannot_be_kept_is_refused_and_not_skipped(
     name: str, file: str, kind: str
 ) -> None:
-    with pytest.raises(BadRequest, match="cannot keep a backup") as caught:
+    with pytest.raises(BadRequest, match="cannot store a backup") as caught:
         attachment_of(name, file, kind)
     assert caught.value.detail.startswith(f"the part {name[:80]!r}: ")
 

@@ -43,7 +43,7 @@ def test_nothing_else_is_taken_for_one(tmp_path: Path, kind: str) -> None:
         kept(tmp_path / ONE / name)
     else:
         kept(tmp_path / f"{ONE}.exe")
-    with pytest.raises(StorageError, match=f"there is no {ONE}") as caught:
+    with pytest.raises(StorageError, match=f"does not have {ONE}") as caught:
         find_backups(str(tmp_path), UUID, [ONE], PELICAN)
     assert (
         caught.value.message == "a backup that is to be sent with the server is not on this node"

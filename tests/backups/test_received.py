@@ -115,7 +115,7 @@ def test_a_file_system_without_hard_links_is_called_so(
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(StorageError) as caught:
         backups.place(SERVER)
-    assert "has no hard links" in caught.value.detail
+    assert "does not support hard links" in caught.value.detail
     assert "system.backup_directory" in caught.value.detail
     assert files(directory) == {}
 

@@ -90,7 +90,7 @@ def test_keys_that_are_not_known_are_told(check: Any, good: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"token": ""}, "token: expected a text, found an empty one"),
+        ({"token": ""}, "token: must not be empty"),
         ({"api": {"port": 0}}, "api.port: expected a port from 1 to 65535, found 0"),
         ({"api": {"ssl": {"enabled": True, "cert": "/no", "key": "/no"}}}, "api.ssl.cert: /no"),
         ({"system": {"transfers": {"ca_file": "/no"}}}, "system.transfers.ca_file: /no"),

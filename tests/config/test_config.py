@@ -102,7 +102,7 @@ def test_what_has_no_default_is_asked_for() -> None:
 
 @pytest.mark.parametrize("key", ["token_id", "token"])
 def test_an_empty_credential_is_none(key: str) -> None:
-    assert faults(**{key: ""}) == [f"{key}: expected a text, found an empty one"]
+    assert faults(**{key: ""}) == [f"{key}: must not be empty"]
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_an_empty_credential_is_none(key: str) -> None:
         ),
         (
             {"system": {"transfers": {"storage_pool": {"pool_name": "a\nb"}}}},
-            "system.transfers.storage_pool.pool_name: expected ASCII letters, figures and signs, "
-            "no blanks around them, found 'a\\nb'",
+            "system.transfers.storage_pool.pool_name: expected printable ASCII without spaces at "
+            "the ends, found 'a\\nb'",
         ),
         ({"api": 5}, "api: expected a map of keys and values, found a whole number"),
         (
@@ -148,7 +148,7 @@ def test_an_empty_credential_is_none(key: str) -> None:
         ),
         (
             {"system": {"transfers": {"upload_limit": -1}}},
-            "system.transfers.upload_limit: expected 0 or a number above it, found -1",
+            "system.transfers.upload_limit: expected 0 or more, found -1",
         ),
         (
             {"system": {"transfers": {"nice": 20}}},

@@ -82,7 +82,7 @@ def test_without_any_it_is_said_where_it_was_looked_for_and_what_to_do(tmp_path:
 
 def test_a_place_that_cannot_be_looked_at_is_not_passed_over(tmp_path: Path) -> None:
     too_long = str(tmp_path / ("x" * 300))
-    with pytest.raises(ConfigError, match="cannot be looked for: File name too long"):
+    with pytest.raises(ConfigError, match="cannot be accessed: File name too long"):
         find([too_long, str(tmp_path)])
 
 

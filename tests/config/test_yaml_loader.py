@@ -41,7 +41,7 @@ def test_a_fault_is_told_by_its_place_and_not_by_what_is_there(value: str) -> No
 
 
 def test_a_key_that_is_there_twice_is_no_choice_of_ours() -> None:
-    with pytest.raises(InvalidData, match=r"^a key is there twice, see line 4, column 3$"):
+    with pytest.raises(InvalidData, match=r"^duplicate key, see line 4, column 3$"):
         read_yaml("api:\n  port: 1\n  host: x\n  port: 2\n")
 
 

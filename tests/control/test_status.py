@@ -59,7 +59,7 @@ async def test_a_panel_that_answers_is_reachable(nodes: TwoNodesInProcess) -> No
 @pytest.mark.parametrize(
     ("error", "reachable", "says"),
     [
-        (PanelUnreachable("the Panel gave no answer", "refused"), False, "refused"),
+        (PanelUnreachable("the Panel did not answer", "refused"), False, "refused"),
         (PanelRefused("the Panel refused", "answered 401", 401), True, "answered 401"),
     ],
 )

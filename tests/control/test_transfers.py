@@ -139,7 +139,7 @@ async def test_as_many_that_have_ended_are_told_as_are_asked_for(operator: Opera
         ("receive", {"server": OTHER, "addresses": ["x"]}, "IP:PORT"),
         ("send", {"server": UUID, "url": "x", "token": "t"}, "must be an http or https URL"),
         ("send", {"server": UUID, "url": "https://x"}, "token: is missing"),
-        ("send", {"server": UUID, "url": "https://x", "token": "a\nb"}, "cannot be sent"),
+        ("send", {"server": UUID, "url": "https://x", "token": "a\nb"}, "has invalid characters"),
         ("send", {"server": UUID, "url": "https://x", "token": "t", "settings": {}}, "settings"),
         ("send", {"server": OTHER, "url": "https://x", "token": "t"}, "not loaded its servers"),
     ],
@@ -153,4 +153,4 @@ async def test_an_order_that_makes_no_sense_is_refused(
 
 async def test_there_is_nothing_else(operator: Operator) -> None:
     assert (await operator.refusal("GET", "what")).exit_code == Exit.UNKNOWN
-    assert "not allowed here" in (await operator.refusal("POST", "status", {})).message
+    assert "not allowed for this path" in (await operator.refusal("POST", "status", {})).message

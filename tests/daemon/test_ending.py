@@ -90,7 +90,7 @@ async def test_files_staged_by_a_killed_daemon_are_removed_at_the_next_start(
     await daemon.kill()
     (daemon.directory / ".volumes.staging" / UUID / "world").mkdir(parents=True)
     await daemon.start()
-    await daemon.wait_for_line(f"{UUID}: removed an unfinished transfer")
+    await daemon.wait_for_line(f"{UUID}: removed the files of an interrupted transfer")
     assert daemon.stored() == []
     assert await daemon.upload(archive()) == (200, None)
 
@@ -135,7 +135,7 @@ async def test_sigterm_ends_a_daemon_that_waits_for_the_panel_without_errors(
     daemon: ReceivingNode,
 ) -> None:
     daemon.launch(*LOOPBACK, remote="http://127.0.0.1:1")
-    await daemon.wait_for_line("no good answer from the Panel")
+    await daemon.wait_for_line("no usable answer from the Panel")
     daemon.signal("TERM")
     assert await daemon.ended() == -signal.SIGTERM
-    assert not [line for line in daemon.log if "Traceback" in line or "booting failed" in line]
+    assert not [line for line in daemon.log if "Traceback" in line or "startup failed" in line]

@@ -203,7 +203,7 @@ async def test_too_many_streams_and_unknown_formats_of_calagopus_are_refused(
     await daemon.start()
     tar = gzip.decompress(RECORDED.read_bytes())
     streams = calagopus(stream="multiplex-stream-count: 17")
-    await refused(daemon, gzip.compress(tar), streams, "do not belong together")
+    await refused(daemon, gzip.compress(tar), streams, "do not match")
     daemon.panel.open_transfer(UUID, daemon.node)
     await refused(daemon, b"LZIP\1" + tar, calagopus(suffix="tar.lz"), "of an unknown kind")
 

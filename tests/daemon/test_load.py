@@ -47,7 +47,7 @@ async def test_fifty_servers_received_at_once_all_arrive(daemon: ReceivingNode) 
     await late.begin()
     status, body = await late.finish()
     assert status == 503
-    assert b"this node is receiving 50 servers already" in body
+    assert b"this node is already receiving 50 servers" in body
 
     assert len(list(staging.glob("8d2f*"))) == 8
     answers = gatherResults([Deferred.fromCoroutine(sender.finish()) for sender in senders])

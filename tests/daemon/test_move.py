@@ -142,7 +142,7 @@ async def test_the_reason_of_a_refusal_is_shown_at_the_source(nodes: TwoNodes) -
     hang.release()
     await browser.wait_for("transfer status", "failed")
     said = "\n".join(texts(browser, "transfer logs"))
-    assert "the Panel does not want the server on this node" in said
+    assert "the Panel has closed this transfer" in said
     # To the destination the Panel has said so itself; the source tells it.
     await nodes.destination.wait_for_line("cleaned up")
     await nodes.source.wait_for_line("state failure")
@@ -164,7 +164,7 @@ async def test_a_success_whose_answer_is_lost_is_not_rolled_back(nodes: TwoNodes
     await nodes.transfer()
     await nodes.panel.called("/transfer/success", times=2)
     nodes.destination.signal("KILL")
-    await nodes.source.wait_for_line("only its answer was lost")
+    await nodes.source.wait_for_line("only the destination's answer was lost")
     await nodes.source.wait_for_line("state success")
     assert (UUID, "failure") not in nodes.panel.reports()
     assert nodes.source.files().is_dir()

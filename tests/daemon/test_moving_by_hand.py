@@ -124,7 +124,7 @@ async def test_a_refused_direct_transfer_does_not_stop_the_server(nodes: TwoNode
     assert "give the server's settings with --settings FILE" in refused.err
     refused = await nodes.source.wingsctl("receive", UUID)
     assert refused.status == 1
-    assert "there are files of a server of that name already" in refused.err
+    assert "files of this server already exist" in refused.err
     await nodes.destination.wingsctl("cancel", UUID)
     refused = await send(nodes, words)
     assert refused.status == 1
@@ -212,7 +212,7 @@ async def test_a_source_that_is_killed_asks_its_destination_when_it_is_back(
         assert found["server"]["hold"] == MOVED
         assert seen(nodes.destination.files()) == before
     else:
-        assert past["reason"] == "this node was restarted meanwhile"
+        assert past["reason"] == "this node was restarted during the transfer"
         await until(
             lambda: not any("volumes" in name for name in nodes.destination.paths_of_server())
         )

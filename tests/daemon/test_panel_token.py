@@ -15,7 +15,7 @@ REFUSED = "the Panel does not accept this node's token"
 @pytest_twisted.ensureDeferred
 async def test_a_refused_node_token_is_logged_and_uploads_get_503(daemon: ReceivingNode) -> None:
     await daemon.start(token_id="another")
-    line = await daemon.wait_for_line("the Panel was asked to ")
+    line = await daemon.wait_for_line("the request to ")
     assert f"{REFUSED}: " in line
     status, answer = await daemon.upload(archive())
     assert (status, answer["code"]) == (503, "node-token-refused")

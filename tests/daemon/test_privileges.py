@@ -67,8 +67,8 @@ async def test_three_capabilities_are_enough_to_receive_run_and_delete_a_server(
 @pytest.mark.parametrize(
     ("missing", "says"),
     [
-        ("chown", "it cannot give files to system.user (988:988)"),
-        ("fowner", "it cannot set modes and times of files of system.user (988:988)"),
+        ("chown", "cannot give files to system.user (988:988)"),
+        ("fowner", "cannot set modes and times of files of system.user (988:988)"),
     ],
 )
 @pytest_twisted.ensureDeferred

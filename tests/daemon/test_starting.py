@@ -31,7 +31,7 @@ async def start_with(daemon: ReceivingNode, *passed: socket, options: Sequence[s
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"token": ""}, "token: expected a text, found an empty one"),
+        ({"token": ""}, "token: must not be empty"),
         ({"api": {"port": "80"}}, "api.port: expected a whole number, found a text"),
         ({"api": {"ssl": {"enabled": True, "cert": "/no", "key": "/no"}}}, "api.ssl.cert: /no"),
         ({"system": {"data": "/proc/no/volumes"}}, "/proc/no/volumes cannot be used"),
@@ -140,7 +140,7 @@ async def test_a_missing_configuration_is_reported_with_the_paths_searched(
         ]
     )
     assert await daemon.ended() == 1
-    (line,) = daemon.lines_with("there is no configuration")
+    (line,) = daemon.lines_with("no configuration found")
     assert "/etc/wingsd/config.yml, /etc/pterodactyl/config.yml, /etc/pelican/config.yml" in line
     assert not daemon.lines_with("Traceback")
 

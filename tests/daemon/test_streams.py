@@ -159,7 +159,7 @@ async def test_a_missing_stream_fails_all_streams(daemon: ReceivingNode) -> None
         await sender.begin()
     answers = await finish([first, other])
     assert [answer and answer[0] for answer in answers] == [400] * 2
-    assert all(answer and b"stream 1 did not come within 1 s" in answer[1] for answer in answers)
+    assert all(answer and b"stream 1 did not arrive within 1 s" in answer[1] for answer in answers)
     await daemon.failure_reported()
     # Nor do those do without a first.
     since = len(daemon.log)

@@ -98,7 +98,7 @@ async def test_a_source_that_has_only_the_files_is_told_what_it_is(
     nodes: TwoNodesInProcess,
 ) -> None:
     nodes.source.servers.forget(UUID)
-    with pytest.raises(BadRequest, match="does not know what it is"):
+    with pytest.raises(BadRequest, match="but not its settings"):
         await nodes.send(await nodes.destination.invite())
     await nodes.send(await nodes.destination.invite(), description=description(name="Given"))
     await nodes.assert_moved()
@@ -125,7 +125,7 @@ async def test_what_is_there_already_is_never_expected(nodes: TwoNodesInProcess)
     with pytest.raises(ServerAlreadyExists, match="already on this node"):
         await nodes.source.invite()
     (nodes.destination.data / UUID).mkdir()
-    with pytest.raises(ServerAlreadyExists, match="there are files of a server of that name"):
+    with pytest.raises(ServerAlreadyExists, match="files of this server already exist"):
         await nodes.destination.invite()
 
 
@@ -134,7 +134,7 @@ async def test_what_has_come_meanwhile_is_left_alone(nodes: TwoNodesInProcess) -
     (nodes.destination.data / UUID).mkdir()
     await nodes.send(invitation)
     await nodes.settled()
-    assert "there are files of a server of that name already" in nodes.source.reason
+    assert "files of this server already exist" in nodes.source.reason
     assert nodes.destination.left() == [UUID]
     assert nodes.source.hold == ""
 
@@ -165,7 +165,7 @@ async def test_a_token_for_another_server_is_refused_before_anything_stops(
 async def test_an_address_that_is_none_is_refused_at_once(
     nodes: TwoNodesInProcess, url: str
 ) -> None:
-    with pytest.raises(BadRequest, match="destination's URL is not valid"):
+    with pytest.raises(BadRequest, match="destination's URL is invalid"):
         await nodes.source.direct_transfers.outgoing.send(UUID, url, "a-token")
     assert nodes.source.entries() == []
 

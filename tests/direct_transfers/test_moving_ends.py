@@ -252,7 +252,7 @@ async def test_a_source_that_died_before_it_sent_anything_has_it(nodes: TwoNodes
     again = await nodes.restart("source")
     await again.recover()
     await until(lambda: again.entries() == [("out", "failure")])
-    assert again.reason == "this node was restarted meanwhile"
+    assert again.reason == "this node was restarted during the transfer"
     assert again.left() == [UUID]
     ((_, error, _),) = again.heard.over
     assert isinstance(error, DaemonRestarted)

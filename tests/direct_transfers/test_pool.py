@@ -77,6 +77,6 @@ async def test_what_a_node_of_a_pool_does_not_know_it_does_not_send(
     nodes.source.servers.loaded = True
     invitation = await nodes.destination.invite()
     before = files(nodes.source.data)
-    with pytest.raises(Conflict, match="may be another node's"):
+    with pytest.raises(Conflict, match="may belong to another node"):
         await nodes.send(invitation, description=description(), remove=True)
     assert (files(nodes.source.data), nodes.source.entries()) == (before, [])

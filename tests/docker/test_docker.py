@@ -256,7 +256,7 @@ async def test_a_failed_pull_falls_back_to_the_image_at_hand(
     server = engine.server("echo works", image=image)
     assert await DockerEnvironment(engine.config(), workers, reactor).create(server)
     assert engine.run(server) == (0, "works\r\n")
-    assert any("the one on this node is used" in line for line in logged_errors.lines)
+    assert any("the local image is used" in line for line in logged_errors.lines)
 
 
 async def test_an_image_is_pulled_with_the_registrys_credentials(

@@ -19,6 +19,6 @@ async def test_a_node_of_files_only_makes_and_runs_nothing() -> None:
     assert await environment.name_conflict("uuid") == ""
     assert await environment.adopt("uuid", notes) is None
     assert await environment.logs("uuid", 10) == []
-    with pytest.raises(EnvironmentFailed, match="switched off"):
+    with pytest.raises(EnvironmentFailed, match="Docker is disabled"):
         await environment.start("uuid", notes)
     assert notes.told == []

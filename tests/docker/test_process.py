@@ -129,7 +129,7 @@ def test_an_engine_that_is_away_is_waited_for(
     assert harness.notes.told == []
     # Two ask in turn, ever more rarely; and one line says so.
     assert harness.inspections < 2 * (600 / BACKOFF.longest + 10)
-    assert sum("its console is lost" in line for line in logged_errors.lines) == 1
+    assert sum("its console is disconnected" in line for line in logged_errors.lines) == 1
 
     harness.state, harness.streams.down = dict(RUNNING), False
     harness.pass_time(BACKOFF.longest + 0.2)

@@ -22,9 +22,9 @@ TEXTS = {message.text for message in told()}
         "uuid: expected the UUID of a server",
         "missing archive or checksum",
         # a line of the log, of the console, of both, and a note on a file,
-        "its files are kept: …",
+        "files not deleted: …",
         "The server has not stopped within … s and is killed.",
-        "the Panel does not answer; it is told as soon as it does",
+        "the Panel does not answer; the report is sent as soon as it does",
         "… changed while it was read",
         # what a file of an egg is refused for, and the last words of a command.
         "it names no file",

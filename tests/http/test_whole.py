@@ -172,11 +172,9 @@ async def test_a_server_without_an_image_is_there_and_starts_when_it_has_one(
     # A browser that comes only now sees why.
     browser = await harness.browser()
     browser.send("send logs")
-    why = "[wingsd] The server's container could not be made: the image of the server could not"
+    why = "[wingsd] The server's container could not be created: the image of the server could not"
     await browser.wait_for("console output", why)
-    await browser.wait_for(
-        "console output", "[wingsd] The next start of the server tries that again."
-    )
+    await browser.wait_for("console output", "[wingsd] The next start of the server tries again.")
     harness.environment.faults.clear()
     await harness.panel.power(UUID, "start")
     await browser.wait_for("status", "starting")

@@ -101,7 +101,7 @@ def test_a_server_whose_container_cannot_be_made_is_here_and_a_start_makes_it(
     assert node.called("start", "recreate", "remove") == []
     # For the Panel an installation that has failed could not be used any more.
     assert node.panel.calls[-1] == ("installed", UUID, True)
-    reason = "The server's container could not be made: the image x could not be pulled"
+    reason = "The server's container could not be created: the image x could not be pulled"
     assert reason in node.told("daemon message")
     assert f"{UUID}: {reason}" in logged_errors.lines
     assert f"[wingsd] {reason}" in Outcome.of(server.logs(10)).value()
@@ -125,7 +125,7 @@ def test_a_server_whose_directory_cannot_be_made_is_here_and_a_start_makes_it(
         patched.setattr(ServerDirectories, "make", full)
         server = create(node).value()
         assert node.panel.calls[-1] == ("installed", UUID, False)
-        assert "The server's directory could not be made" in node.told("daemon message")[0]
+        assert "The server's directory could not be created" in node.told("daemon message")[0]
         assert server.details().utilization.disk_bytes == 0
         start(server).error(StorageError)
     start(server).value()

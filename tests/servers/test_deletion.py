@@ -153,7 +153,7 @@ def test_files_that_cannot_go_are_named(
 
     monkeypatch.setattr(ServerDirectories, "set_aside", stuck)
     delete(node).value()
-    assert any("its files are kept" in line for line in logged_errors.lines)
+    assert any("files not deleted" in line for line in logged_errors.lines)
     assert node.told("deleted") == [""]
 
 

@@ -74,7 +74,7 @@ def test_a_panel_that_is_down_is_asked_for_ever(
         node.clock.advance(waits[-1])
     assert waits[0] < 2
     assert 40 < waits[-1] < 80
-    assert len([line for line in logged_errors.lines if "was asked" in line]) == 13
+    assert len([line for line in logged_errors.lines if "is repeated" in line]) == 13
     node.panel.faults.clear()
     node.clock.advance(120)
     booting.value()
@@ -86,7 +86,7 @@ def test_a_node_whose_token_is_refused_reads_what_to_do(
 ) -> None:
     node.panel.faults["servers"] = NodeTokenRefused("GET /servers was answered 403: no", 403)
     booting = boot(node)
-    (line,) = [line for line in logged_errors.lines if "was asked" in line]
+    (line,) = [line for line in logged_errors.lines if "is repeated" in line]
     assert "the Panel does not accept this node's token: copy the node's configuration" in line
     node.panel.faults.clear()
     node.clock.advance(2)
@@ -111,7 +111,7 @@ def test_an_engine_that_does_not_answer_is_asked_again(
     node.environment.faults["adopt"] = EnvironmentFailed("the engine is away")
     boot(node).value()
     assert {server.state for server in node.servers.all()} == {PowerState.OFFLINE}
-    assert len([line for line in logged_errors.lines if "2 servers run" in line]) == 1
+    assert len([line for line in logged_errors.lines if "2 servers are in" in line]) == 1
     node.clock.advance(2)
     node.servers.forget(OTHER)
     node.environment.faults.clear()

@@ -76,7 +76,7 @@ def test_a_start_that_fails_says_so_and_leaves_it_offline(
         node.panel.faults["describe"] = error
     assert do(server, PowerAction.START).error(type(error)) is error
     assert node.told("status") == ["starting", "offline"]
-    assert node.told("daemon message") == [f"The start was not done: {error}"]
+    assert node.told("daemon message") == [f"The start failed: {error}"]
     # What may run although the engine said otherwise is removed; what never began is not.
     assert node.called("remove") == (["remove"] if where == "start" else [])
     node.environment.faults.clear()
@@ -257,7 +257,7 @@ def test_a_kill_that_kills_nothing_is_a_failure(
     monkeypatch.setattr(FakeProcess, "kill", nothing)
     killing = do(server, PowerAction.KILL)
     node.clock.advance(KILL_TIMEOUT + 1)
-    assert "has not reported its end" in str(killing.error(EnvironmentFailed))
+    assert "has not reported its exit" in str(killing.error(EnvironmentFailed))
 
 
 def test_one_that_is_up_before_the_engine_says_that_it_runs_can_be_spoken_to(

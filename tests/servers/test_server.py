@@ -44,7 +44,7 @@ def test_a_variable_that_no_container_can_have_fails_the_start_of_its_server_alo
     assert len(node.servers.all()) == 2
     Outcome.of(server.power(PowerAction.START)).error(EnvironmentFailed)
     (message,) = node.told("daemon message")
-    assert message.startswith("The start was not done: ")
+    assert message.startswith("The start failed: ")
     assert "'STARTUP=sh -c evil;' cannot be the name of an environment variable" in message
     assert server.state is PowerState.OFFLINE
     other = node.servers.get(OTHER)

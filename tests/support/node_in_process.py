@@ -87,7 +87,7 @@ class SilentPanel:
         pass
 
     async def transfer_failed(self, uuid: str) -> bool:
-        raise PanelUnreachable("the Panel could not be asked", "it is silent")
+        raise PanelUnreachable("the request to the Panel failed", "it is silent")
 
 
 class _LossyRequest(StreamingRequest):

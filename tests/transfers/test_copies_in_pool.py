@@ -41,7 +41,7 @@ async def test_no_other_nodes_server_is_set_aside_for_a_copy(
 
     monkeypatch.setattr(receiver.store, "enter", come)
     error = await receiver.fails(Conflict)
-    assert error.message == "the server's directory is in the storage pool already"
+    assert error.message == "the server's directory is already in the storage pool"
     assert (receiver.left(), is_untouched(receiver)) == ([UUID], True)
 
 

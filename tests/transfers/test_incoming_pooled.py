@@ -167,7 +167,7 @@ async def test_a_copy_never_takes_the_place_of_what_may_be_the_senders(
     ordinary = Source()
     ordinary.pool = theirs
     error = await pooled.fails(Conflict, ordinary)
-    assert error.message == "the server's directory is in the storage pool already"
+    assert error.message == "the server's directory is already in the storage pool"
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 

@@ -80,7 +80,9 @@ async def test_a_server_with_more_than_its_disk_limit_is_not_stopped_and_not_sen
     for measured in (None, 64 << 20):
         sender.server.disk_bytes = measured
         await sender.start()
-        assert sender.said('it may have 1.0 MiB; the largest is "world/sparse" with 64.0 MiB.')
+        assert sender.said(
+            'its disk limit is 1.0 MiB; the largest is "world/sparse" with 64.0 MiB.'
+        )
         sender.lines.clear()
     assert sender.calls == []
     assert sender.destination.archives == []
@@ -209,7 +211,7 @@ async def test_a_success_whose_answer_got_lost_is_one(sender: SenderHarness) -> 
     await sender.start()
     assert sender.panel.calls == ["owns"]
     assert sender.states[-2:] == ["success", "completed"]
-    assert sender.said("only its answer was lost")
+    assert sender.said("only the destination's answer was lost")
     assert "restore" not in sender.calls
 
 

@@ -45,7 +45,7 @@ async def test_one_that_is_missing_fails_it_before_the_server_is_stopped(
     sender.keep(f"{BACKUPS[0]}.tar.gz", b"here")
     (sender.tree.parent / "backups" / f"{BACKUPS[1]}.tar.gz").symlink_to("/etc/passwd")
     await sender.start(backups=tuple(BACKUPS))
-    assert sender.said(f"there is no {BACKUPS[1]}, no {BACKUPS[2]}")
+    assert sender.said(f"does not have {BACKUPS[1]}, {BACKUPS[2]}")
     assert sender.calls == []
     assert (sender.panel.calls, sender.server.hold) == (["failure"], "")
 
@@ -86,7 +86,7 @@ async def test_no_transfer_fails_for_a_log(sender: SenderHarness) -> None:
     file.rename(file.with_name("another.log"))
     file.symlink_to("another.log")
     await sender.start()
-    assert sender.said(f"the server goes without its installation log {file}")
+    assert sender.said(f"the server is sent without its installation log {file}")
     assert sender.destination.attachments == {}
     assert sender.states[-2:] == ["success", "completed"]
 

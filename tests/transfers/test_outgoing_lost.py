@@ -46,13 +46,13 @@ async def test_when_the_answer_is_lost_the_panel_is_asked_until_the_server_has_m
 ) -> None:
     over = await lose_answer(sender)
     await until(lambda: sender.said("the Panel is asked whether the server has moved, for 0 s"))
-    assert sender.said("the destination may still be at work: for 10 min")
+    assert sender.said("the destination may still be working: for 10 min")
     assert sender.states == ["pending", "processing"]
     assert sender.server.hold != ""
     sender.panel.owned = False
     await over
     assert sender.states[-2:] == ["success", "completed"]
-    assert sender.said("it has moved: only its answer was lost")
+    assert sender.said("moved: only the destination's answer was lost")
     assert "failure" not in sender.panel.calls
     assert not sender.said("failed while")
 
@@ -64,7 +64,7 @@ async def test_a_cancel_ends_the_grace_at_once(sender: SenderHarness) -> None:
     assert sender.panel.calls[-2:] == ["owns", "failure"]
     assert sender.states[-2:] == ["failed", "failure"]
     assert (sender.calls[-1], sender.server.hold) == ("restore", "")
-    assert sender.said("the destination node gave no answer")
+    assert sender.said("the destination node did not answer")
 
 
 async def test_a_deletion_by_the_panel_ends_the_grace_as_a_success(sender: SenderHarness) -> None:
@@ -146,7 +146,7 @@ async def test_a_destination_that_stays_silent_fails_the_transfer(
 ) -> None:
     impatient.destination.waits["POST"] = Deferred()
     await impatient.start()
-    assert impatient.said("it has said nothing for 0.1 s")
+    assert impatient.said("no answer for 0.1 s")
     # It has had its time: no grace comes after that.
     assert impatient.panel.calls == ["owns", "failure"]
     assert (impatient.states[-1], impatient.server.hold) == ("failure", "")

@@ -49,16 +49,16 @@ def come(*numbers: int, count: int = 3) -> Callable[[StreamRegistry], object]:
 @pytest.mark.parametrize(
     ("steps", "reason"),
     [
-        (come(FIRST, 1, 1), "stream 1 came twice"),
-        (come(1, 1), "stream 1 came twice"),
-        (come(FIRST, FIRST), "the first request came twice"),
-        (come(FIRST, 0, 1, 2, 2), "stream 2 came twice"),
-        (come(FIRST, 3), "stream 3 came, and the first request tells of 0 to 2"),
-        (come(3, FIRST), "stream 3 came, and the first request tells of 0 to 2"),
-        (come(FIRST, 0, count=0), "stream 0 came, and the first request tells of none"),
-        (come(0, FIRST, count=0), "stream 0 came, and the first request tells of none"),
-        (come(16), "this node takes 16 beside the first"),
-        (come(FIRST, count=17), "in 17 streams beside the first, and this node takes 16"),
+        (come(FIRST, 1, 1), "stream 1 was sent twice"),
+        (come(1, 1), "stream 1 was sent twice"),
+        (come(FIRST, FIRST), "the first request was sent twice"),
+        (come(FIRST, 0, 1, 2, 2), "stream 2 was sent twice"),
+        (come(FIRST, 3), "stream 3 is not announced: the first request announces 0 to 2"),
+        (come(3, FIRST), "stream 3 is not announced: the first request announces 0 to 2"),
+        (come(FIRST, 0, count=0), "stream 0 is not announced: the first request announces none"),
+        (come(0, FIRST, count=0), "stream 0 is not announced: the first request announces none"),
+        (come(16), "this node accepts 16 besides the first"),
+        (come(FIRST, count=17), "is 17, and this node accepts at most 16"),
     ],
 )
 def test_one_that_is_not_one_of_them_is_refused(
@@ -109,7 +109,8 @@ def test_it_is_told_what_is_missing() -> None:
     assert error.detail.startswith("the first request, the one with Multiplex-Stream-Count, did")
     roll.first("4")
     assert roll.missing(2.5).detail == (
-        "stream 0, stream 2, stream 3 did not come within 2.5 s (system.transfers.streams.within)"
+        "stream 0, stream 2, stream 3 did not arrive within 2.5 s "
+        "(system.transfers.streams.within)"
     )
 
 

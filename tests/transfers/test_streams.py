@@ -129,8 +129,8 @@ async def test_a_file_in_two_of_them_fails_all(requests: UploadRequests) -> None
 @pytest.mark.parametrize(
     ("number", "count", "reason"),
     [
-        ("0", "", "stream 0 came twice"),
-        ("3", "", "stream 3 came, and the first request tells of 0 to 1"),
+        ("0", "", "stream 0 was sent twice"),
+        ("3", "", "stream 3 is not announced: the first request announces 0 to 1"),
         ("x", "", "expected a number"),
         ("1", "1", "not both"),
     ],
@@ -159,7 +159,7 @@ async def test_so_is_one_while_the_others_are_read(requests: UploadRequests) -> 
     await requests.first(second, "1")
     assert isinstance(again.answer, StreamMismatch)
     assert isinstance(second.answer, StreamMismatch)
-    assert "the first request came twice" in second.answer.detail
+    assert "the first request was sent twice" in second.answer.detail
     for held in (first, good):
         held.go_on()
     for job in jobs:
@@ -191,7 +191,7 @@ async def test_one_too_many_is_told_to_those_that_came_before_the_first(
     for job in jobs:
         await job
     error = await requests.all_fail(StreamMismatch, first, other)
-    assert "stream 5 came, and the first request tells of 0 to 1" in error.detail
+    assert "stream 5 is not announced: the first request announces 0 to 1" in error.detail
 
 
 async def test_an_upload_alone_that_comes_twice_goes_on(requests: UploadRequests) -> None:

@@ -18,7 +18,7 @@ async def test_one_that_does_not_come_fails_all(requests: UploadRequests) -> Non
     for job in jobs:
         await job
     error = await requests.all_fail(StreamMissing, first, good)
-    assert error.detail.startswith("stream 0 did not come within 60 s")
+    assert error.detail.startswith("stream 0 did not arrive within 60 s")
 
 
 async def test_without_a_first_they_fail_and_the_panel_is_told_once(

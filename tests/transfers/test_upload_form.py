@@ -154,8 +154,8 @@ def test_what_comes_with_a_server_comes_out_part_by_part(size: int) -> None:
 @pytest.mark.parametrize(
     ("parts", "message", "detail"),
     [
-        ([part(PELICANS[0], b"b")], "missing archive or checksum", "has not a checksum"),
-        ([part(PELICANS[1], b"c")], "missing archive or checksum", "has not the backup itself"),
+        ([part(PELICANS[0], b"b")], "missing archive or checksum", "lacks the checksum"),
+        ([part(PELICANS[1], b"c")], "missing archive or checksum", "lacks the file"),
         ([part(CALAGOPUS_[0], b"b", WINGS)], "missing archive or checksum", ID),
         ([part(PELICANS[0], b"b")] * 2, f"the part {PELICANS[0]} was sent twice", "send it once"),
         (
@@ -168,7 +168,7 @@ def test_what_comes_with_a_server_comes_out_part_by_part(size: int) -> None:
         ([part(PELICANS[1], b"b" * 300)], "the checksum is too long", "SHA-256"),
         (
             [part("backup_world.tar.gz", b"b")],
-            "this node cannot keep a backup that comes with the server",
+            "this node cannot store a backup that was sent with the server",
             "without that backup",
         ),
     ],

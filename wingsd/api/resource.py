@@ -115,7 +115,9 @@ class Public(Resource):
         elif method == "OPTIONS":
             request.answer(HTTPStatus.NO_CONTENT)
         else:
-            error = MethodNotAllowed(f"{method} is not allowed here", f"use {self.methods}")
+            error = MethodNotAllowed(
+                f"{method} is not allowed for this path", f"use {self.methods}"
+            )
             request.answer(error.status, error_json(error))
 
     def _set_cors_headers(self, request: StreamingRequest) -> None:

@@ -123,7 +123,7 @@ class _MetricsResource(Resource):
         """Answer GET and HEAD with the exposition."""
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader("Allow", "GET, HEAD")
-            return error_body(request, MethodNotAllowed("metrics can only be read"))
+            return error_body(request, MethodNotAllowed("metrics are read-only"))
         Deferred.fromCoroutine(self._respond(request))
         return NOT_DONE_YET
 

@@ -317,7 +317,7 @@ class OutgoingEndpoint(Endpoint, ServerPath):
         if named is not None and canonical_uuid(named) != self.game_server.uuid:
             raise BadRequest(INVALID, "server.uuid: expected the UUID in the path")
         if body.multiplex_streams < 0:
-            raise BadRequest(INVALID, "multiplex_streams: expected 0 or a number above it")
+            raise BadRequest(INVALID, "multiplex_streams: expected 0 or more")
         self._sender.start(
             self.game_server,
             TransferRequest(

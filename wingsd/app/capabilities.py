@@ -67,25 +67,25 @@ def _owning(facts: Facts) -> Iterator[str]:
         run_as = f"run it with {{}}, or as {user} itself"
         if CHOWN not in facts.effective:
             yield (
-                f"it cannot give files to {user}, so no server can be made or received: "
+                f"cannot give files to {user}, so servers cannot be created or received: "
                 f"{run_as.format(CHOWN)}"
             )
         if FOWNER not in facts.effective:
             yield (
-                f"it cannot set modes and times of files of {user}, so no server can be received: "
+                f"cannot set modes and times of files of {user}, so servers cannot be received: "
                 f"{run_as.format(FOWNER)}"
             )
     if DAC_OVERRIDE in facts.effective:
         return
     if facts.is_owner:
         yield (
-            "it cannot read or delete what a server has closed to its own user (mode 0): "
-            f"run it with {DAC_OVERRIDE} where servers do that"
+            "cannot read or delete files of mode 0: "
+            f"run it with {DAC_OVERRIDE} if servers have such files"
         )
     else:
         yield (
-            f"it cannot write below directories of {user}, nor read all of its files, so no "
-            f"server can be received, sent or deleted: run it with {DAC_OVERRIDE}, or as {user} "
+            f"cannot write below directories of {user}, nor read all of its files, so servers "
+            f"cannot be received, sent or deleted: run it with {DAC_OVERRIDE}, or as {user} "
             "itself"
         )
 
@@ -95,17 +95,18 @@ def _deleting(facts: Facts) -> Iterator[str]:
     if lost and not facts.is_owner:
         names = " and ".join(sorted(lost))
         yield (
-            "it cannot delete servers: rm, which does it, does not get its capabilities; give it "
-            f"{names} as ambient ones (AmbientCapabilities= in a unit of systemd)"
+            "cannot delete servers: rm, which deletes them, does not inherit the daemon's "
+            "capabilities; give it "
+            f"{names} as ambient capabilities (AmbientCapabilities= in a systemd unit)"
         )
 
 
 def _places(facts: Facts) -> Iterator[str]:
     for place, why in facts.directories.items():
-        yield f"it cannot write to {place}: {why}; its user must own that directory"
+        yield f"cannot write to {place}: {why}; its user must own that directory"
     for address, why in facts.engine.items():
         yield (
-            f"it cannot reach the Docker engine at {address}: {why}; see that it runs, and that "
+            f"cannot reach the Docker engine at {address}: {why}; see that it runs, and that "
             "this node's user is in the group of its socket (docker)"
         )
 

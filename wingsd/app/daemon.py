@@ -168,7 +168,7 @@ class Node(Service):
         self.booted = Deferred.fromCoroutine(self._boot(unfinished))
         # Cancelled when the node stops.
         self.booted.addErrback(lambda failure: not failure.trap(CancelledError))
-        self.booted.addErrback(lambda failure: self._log.failure("booting failed", failure))
+        self.booted.addErrback(lambda failure: self._log.failure("startup failed", failure))
 
     def _log_shortcomings(self) -> None:
         docker, user = self._config.docker, self._config.system.user
@@ -229,7 +229,7 @@ class Node(Service):
         limit: Deferred[None] = deferLater(self._reactor, STOP_TIMEOUT)
         # Not cancelled at the limit: what is in progress may continue until the process ends.
         done = Deferred.fromCoroutine(self._shut_down())
-        done.addErrback(lambda failure: self._log.failure("stopping failed", failure))
+        done.addErrback(lambda failure: self._log.failure("shutdown failed", failure))
         await DeferredList([done, limit], fireOnOneCallback=True, consumeErrors=True)
         for server in self._transfers.servers:
             self._log.critical("{server}: transfer not finished in time", server=server)

@@ -125,6 +125,6 @@ def _uuid(part: str, text: str) -> str:
 
 def _refused(part: str, why: str) -> InvalidBackupName:
     return InvalidBackupName(
-        "this node cannot keep a backup that comes with the server",
+        "this node cannot store a backup that was sent with the server",
         f"the part {part[:80]!r}: {why}; transfer the server without that backup",
     )

@@ -71,8 +71,8 @@ def find_backups(
         found.append(backup) if backup is not None else missing.append(uuid)
     if missing:
         raise StorageError(
-            f"below {directory} there is no {', no '.join(missing)}; "
-            "delete it in the Panel, or leave it out of the transfer",
+            f"{directory} does not have {', '.join(missing)}; delete it in the Panel, or leave "
+            f"it out of the transfer",
             "a backup that is to be sent with the server is not on this node",
         )
     for each in found:
@@ -133,10 +133,10 @@ class Removal:
             try:
                 await self.disk.run(remove_backup, self.directory, path)
             except StorageError as error:
-                _log.error("{server}: {error}", server=server, error=error)
+                _log.error("{server}: backup not removed: {error}", server=server, error=error)
             else:
                 _log.info(
-                    "{server}: the backup {path} has moved, and is removed here",
+                    "{server}: backup {path} removed, it has moved",
                     server=server,
                     path=path,
                 )

@@ -261,9 +261,9 @@ class ReceivedBackups:
             except OSError as error:
                 if error.errno in _NO_LINKS:
                     raise StorageError(
-                        f"the file system of {place} has no hard links, by which backups that "
-                        "come with a server are put into place; have system.backup_directory on "
-                        "another one, or transfer the server without its backups"
+                        f"the file system of {place} does not support hard links, which are "
+                        f"needed to store the backups of a server; move system.backup_directory "
+                        f"to another file system, or transfer the server without its backups"
                     ) from error
                 raise
             self._sync(place.parent)
@@ -274,7 +274,7 @@ class ReceivedBackups:
 
 
 def _errors(path: Path) -> AbstractContextManager[None]:
-    return storage_errors(f"{path}, of the backups that come with a server")
+    return storage_errors(f"{path}, of the backups sent with a server")
 
 
 def _is_same(staged: Path, place: Path) -> bool:
@@ -286,7 +286,8 @@ def _is_same(staged: Path, place: Path) -> bool:
 
 def _another(place: Path) -> BackupConflict:
     return BackupConflict(
-        "this node has another backup in the place of one that comes with the server",
-        f"{place} is not what was sent, and is not overwritten; move it away, or transfer the "
+        "this node has a different backup of the same name",
+        f"{place} differs from the one that was sent, and is not overwritten; move it away, or "
+        f"transfer the "
         "server without that backup",
     )

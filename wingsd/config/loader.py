@@ -33,7 +33,7 @@ from wingsd.util.text import origin
 __all__ = ["PLACES", "Config", "RemoteQuery", "differences", "find", "load", "parse", "read_yaml"]
 
 _MERGE = "tag:yaml.org,2002:merge"
-_TWICE = "a key is there twice"
+_TWICE = "duplicate key"
 
 
 class _Loader(yaml.SafeLoader):
@@ -207,7 +207,7 @@ def _of_its_family(config: Config, data: Any, source: str) -> Config:
 def find(places: Sequence[str] = PLACES) -> str:
     """Return the first of `places` that is there.
 
-    Raises `ConfigError` when there is none, and for one that cannot be looked at: the next would
+    Raises `ConfigError` when there is none, and for one that cannot be inspected: the next would
     be another node's.
     """
     for path in places:
@@ -217,13 +217,14 @@ def find(places: Sequence[str] = PLACES) -> str:
             continue
         except OSError as error:
             raise ConfigError(
-                f"{path} cannot be looked for: {error.strerror}; run wingsd as a user who may, "
-                "or name another file with --config"
+                f"{path} cannot be accessed: {error.strerror}; run wingsd as a user with access "
+                f"to it, or name another file with --config"
             ) from error
         return path
     raise ConfigError(
-        f"there is no configuration: none of {', '.join(places)} is there. Save what the Panel "
-        "shows on the node's Configuration tab as one of them, or name another file with --config"
+        f"no configuration found: none of {', '.join(places)} exists. Save the file that the "
+        f"Panel shows on the node's Configuration tab as one of them, or name another file with "
+        f"--config"
     )
 
 

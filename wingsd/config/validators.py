@@ -49,7 +49,7 @@ _MAX_NICE = 19
 def not_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     """A text that is not empty."""
     if not value:
-        raise InvalidField(attribute.name, "expected a text, found an empty one")
+        raise InvalidField(attribute.name, "must not be empty")
 
 
 def port(_: object, attribute: attrs.Attribute[int], value: int) -> None:
@@ -67,7 +67,7 @@ def positive(_: object, attribute: attrs.Attribute[int], value: float) -> None:
 def not_negative(_: object, attribute: attrs.Attribute[int], value: float) -> None:
     """0 or a number above it."""
     if value < 0:
-        raise InvalidField(attribute.name, f"expected 0 or a number above it, found {value}")
+        raise InvalidField(attribute.name, f"expected 0 or more, found {value}")
 
 
 def nice_value(_: object, attribute: attrs.Attribute[int], value: int) -> None:
@@ -92,7 +92,7 @@ def absolute_or_empty(_: object, attribute: attrs.Attribute[str], value: str) ->
 def header_text(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     """A text that can be sent as a header, or an empty one."""
     if not (value.isascii() and value.isprintable() and value == value.strip()):
-        what = f"expected ASCII letters, figures and signs, no blanks around them, found {value!r}"
+        what = f"expected printable ASCII without spaces at the ends, found {value!r}"
         raise InvalidField(attribute.name, what)
 
 

@@ -68,7 +68,7 @@ def read(description: object, server: str) -> Configuration:
         ) from error
     named = configuration.settings.uuid
     if canonical_uuid(named) != server:
-        raise BadRequest("the settings are another server's", f"settings.uuid is {named}")
+        raise BadRequest("the settings are for another server", f"settings.uuid is {named}")
     return attrs.evolve(
         configuration,
         settings=attrs.evolve(configuration.settings, mounts=()),
@@ -166,7 +166,7 @@ class DirectServers:
         place = self._servers.directory(server)
         if await self._disk.run(os.path.lexists, place):
             raise ServerAlreadyExists(
-                "there are files of a server of that name already",
+                "files of this server already exist",
                 f"{place} is in the storage pool {self.pool}: where the other node has that too, "
                 "it is the server itself, which only the Panel can move; if it is only left over, "
                 "move it away"
@@ -190,7 +190,9 @@ class DirectServers:
         try:
             await self._database.delete_description(server)
         except StorageError as error:
-            self._log.error("{server}: {error}", server=server, error=error)
+            self._log.error(
+                "{server}: its settings were not deleted: {error}", server=server, error=error
+            )
 
     async def load(self, unfinished: Collection[str]) -> None:
         """Make the recorded servers known, except those with an `unfinished` transfer.

@@ -81,7 +81,7 @@ class DirectReceiving:
         self._description = self._describe()
         if self._description is None:
             raise BadRequest(
-                "this node does not know what the server is",
+                "this node does not have the server's settings",
                 "run wingsctl receive with --settings FILE, or send it with wingsctl send, which "
                 "sends its settings",
             )
@@ -266,14 +266,14 @@ class IncomingDirectTransfers:
         if expected is not None and expected.digest == token.digest:
             self.cancel(server)
         if await self._continues(token):
-            raise TryAgain("the server is just arriving")
+            raise TryAgain("the server is still being received")
         row = await self._servers.find(server)
         if row is None or row.digest != token.digest:
             return False
         if row.arrived is not None:
             return await self._servers.has_files(server)
         if await self._is_to_be_resumed(server):
-            raise TryAgain("this node has just been started")
+            raise TryAgain("this node is still starting")
         return False
 
     async def _continues(self, token: TransferToken) -> bool:

@@ -112,7 +112,8 @@ class DirectSending:
             except DestinationRefused as error:
                 if error.response_status < _SERVER_ERROR:
                     self._log.warn(
-                        "{server}: its destination does not say that it has it: {error}",
+                        "{server}: the destination does not confirm that it has the server: "
+                        "{error}",
                         server=self._server,
                         error=error,
                     )
@@ -147,10 +148,14 @@ class DirectSending:
                 await self._servers.delete(self._server)
                 return
         except StorageError as error:
-            self._log.error("{server}: {error}", server=self._server, error=error)
+            self._log.error(
+                "{server}: it has moved, and was not deleted here: {error}",
+                server=self._server,
+                error=error,
+            )
         except WingsdError as error:
             self._log.error(
-                "{server}: it has moved, and could not be deleted here: {error}",
+                "{server}: it has moved, and was not deleted here: {error}",
                 server=self._server,
                 error=error,
             )
@@ -167,8 +172,7 @@ class DirectSending:
 
     def _log_unknown(self, error: WingsdError, pause: float) -> None:
         self._log.warn(
-            "{server}: whether it has moved is not known yet, asking again in {pause:.0f} s: "
-            "{error}",
+            "{server}: not known yet whether it has moved, asking again in {pause:.0f} s: {error}",
             server=self._server,
             pause=pause,
             error=error,
@@ -255,13 +259,13 @@ class OutgoingDirectTransfers:
             )
             if pool := self._direct_servers.pool:
                 raise Conflict(
-                    "the server may be another node's",
+                    "the server may belong to another node",
                     f"{why}, and its files are in the storage pool {pool}; send it from the node "
                     "that has it",
                 ) from error
             if description is None:
                 raise BadRequest(
-                    "this node has the server's files, and does not know what it is",
+                    "this node has the server's files, but not its settings",
                     f"{why}; give the server's settings with --settings FILE",
                 ) from error
         return self._servers.get_or_add(read(description, server))

@@ -296,7 +296,7 @@ def type_line(client: APIClient, name: str, line: bytes) -> None:
     state = look(client, name)
     # A stopped container would get the line at its next start.
     if state is None or not state.running:
-        raise EnvironmentFailed(f"the container {name} is not running, so nothing can be typed")
+        raise EnvironmentFailed(f"the container {name} is not running, so commands cannot be sent")
     with closing(_attach_stdin(client, name)) as stdin:
         stdin.settimeout(STDIN_TIMEOUT)
         try:

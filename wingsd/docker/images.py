@@ -143,11 +143,11 @@ class ImagesAndNetworks:
             return
         if not await session.call(engine.image_exists, image.name):
             raise EnvironmentFailed(
-                f"the image {image.name} could not be pulled, and there is none of that name on "
-                f"this node: {why}"
+                f"the image {image.name} could not be pulled, and this node has no image of that "
+                f"name: {why}"
             )
         self._log.warn(
-            "{server}: {image} could not be pulled, the one on this node is used: {why}",
+            "{server}: {image} could not be pulled, the local image is used: {why}",
             server=server.uuid,
             image=image.name,
             why=why,

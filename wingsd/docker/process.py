@@ -146,7 +146,7 @@ class ContainerProcess:
                 self._close_console()
                 if not logged:
                     self._log.warn(
-                        "{server}: its console is lost for now: {error}",
+                        "{server}: its console is disconnected: {error}",
                         server=self._uuid,
                         error=error,
                     )

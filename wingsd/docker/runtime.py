@@ -131,7 +131,7 @@ class NoEnvironment:
     async def start(self, uuid: str, watcher: Watcher) -> Running:
         """Raise `EnvironmentFailed`: no servers run here."""
         raise EnvironmentFailed(
-            "containers are switched off on this node, so no server can be started: set "
+            "Docker is disabled on this node, so no server can be started: set "
             "docker.enabled to true in its configuration"
         )
 

@@ -40,7 +40,7 @@ class PathNotFound(WingsdError):
     status = HTTPStatus.NOT_FOUND
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"this node has nothing at {path}")
+        super().__init__(f"this node has no path {path}")
 
 
 class MethodNotAllowed(WingsdError):
@@ -70,7 +70,7 @@ class UpgradeRequired(WingsdError):
     status = HTTPStatus.UPGRADE_REQUIRED
 
     def __init__(self) -> None:
-        super().__init__("this is a WebSocket", "send the headers of RFC 6455")
+        super().__init__("this path is a WebSocket", "send the headers of RFC 6455")
 
 
 class HeaderTooLong(WingsdError):

@@ -228,7 +228,7 @@ class StreamingRequest(Request):
         error = failure.value
         if not isinstance(error, WingsdError):
             self._log.failure("request {request} failed", failure, request=self)
-            error = WingsdError("an unforeseen error", "the reason is in the log of this node")
+            error = WingsdError("internal error", "see the log of this node")
         self.site.observer.answered(error)
         if not self.reads_status:
             if not self._disconnected:

@@ -179,7 +179,7 @@ class Panel:
         except (CancelledError, PanelRefused):
             raise
         except Exception as error:
-            raise PanelUnreachable("the Panel gave no answer", _reason(error)) from error
+            raise PanelUnreachable("the Panel did not answer", _reason(error)) from error
 
     async def reset(self) -> None:
         """Report that this node has just started: operations of its servers are over.
@@ -265,12 +265,12 @@ class Panel:
                 wait = max(next(pauses), retry_after)
                 if self._reactor.seconds() - started + wait > GIVE_UP_AFTER:
                     raise PanelUnreachable(
-                        "the Panel could not be asked",
+                        "the request to the Panel failed",
                         f"{method} {self._base}{path}: {reason}; try again when it answers",
                         retry_after,
                     ) from error
             self._log.warn(
-                "no good answer from the Panel to {method} {path}: {reason}; again in {pause} s",
+                "no usable answer from the Panel to {method} {path}: {reason}; again in {pause} s",
                 method=method,
                 path=path,
                 reason=reason,

@@ -206,7 +206,7 @@ class Deleter:
         try:
             aside = await self._disk.run(self._directories.set_aside, uuid)
         except StorageError as error:
-            self._log.error("{server}: its files are kept: {error}", server=uuid, error=error)
+            self._log.error("{server}: files not deleted: {error}", server=uuid, error=error)
             return
         if aside is not None:
             self._tasks.start("deleting its files", self._delete_files(uuid, aside), uuid)

@@ -65,7 +65,7 @@ class Loader:
             except CancelledError:
                 raise
             except Exception:
-                self._log.failure("{server}: whether it runs is not known", server=server.uuid)
+                self._log.failure("{server}: its state is unknown", server=server.uuid)
 
         lookups = [slots.run(adopt, server) for server in servers]
         results: list[tuple[bool, Any]] = await DeferredList(lookups, consumeErrors=True)
@@ -74,7 +74,7 @@ class Loader:
                 failure.raiseException()
         if failed:
             self._log.error(
-                "whether {count} servers run is not known and is asked again: {error}",
+                "{count} servers are in an unknown state, asking again: {error}",
                 count=len(failed),
                 error=errors[0],
             )
@@ -96,7 +96,7 @@ class Loader:
                 return await call()
             except PanelError as error:
                 self._log.error(
-                    "the Panel was asked to {request}, and is asked again: {error}",
+                    "the request to {request} failed and is repeated: {error}",
                     request=request,
                     error=error,
                 )
@@ -163,9 +163,9 @@ class Creation:
                 self._log.failure(
                     "{server}: its {what} could not be made", server=server.uuid, what=what
                 )
-                why = "an internal error; the node's log has more"
-            server.say(f"The server's {what} could not be made: {why}", keep=True)
-            server.say("The next start of the server tries that again.", keep=True)
+                why = "internal error; see the node's log"
+            server.say(f"The server's {what} could not be created: {why}", keep=True)
+            server.say("The next start of the server tries again.", keep=True)
             return False
         return True
 

@@ -218,8 +218,8 @@ class PowerControl:
             raise
         if not await run.wait(KILL_TIMEOUT):
             raise EnvironmentFailed(
-                f"the server was killed, and {KILL_TIMEOUT:g} s later the engine has not reported "
-                "its end; see the engine's log, and kill the server again"
+                f"the server was killed, and {KILL_TIMEOUT:g} s later the engine has not "
+                f"reported its exit; see the engine's log, and kill the server again"
             )
 
     def _stop_failed(self, run: Run, *, end_requested: bool) -> None:

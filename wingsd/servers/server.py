@@ -173,13 +173,13 @@ class Server:
             self.check_power(action)
             await self._power.do(action, wait_seconds)
         except WingsdError as error:
-            self.say(f"The {action.value} was not done: {error}")
+            self.say(f"The {action.value} failed: {error}")
             raise
         except CancelledError:
             raise
         except Exception:
             self._log.failure("{server}: {action} failed", server=self.uuid, action=action.value)
-            self.say(f"The {action.value} failed unexpectedly; the node's log has more.")
+            self.say(f"The {action.value} failed unexpectedly; see the node's log.")
             raise
 
     async def stop_within(self, grace: float) -> None:

@@ -361,8 +361,7 @@ class PanelSending:
 
     def _log_unknown(self, error: PanelError, pause: float) -> None:
         self._log.warn(
-            "{server}: whether it has moved is not known yet, asking again in {pause:.0f} s: "
-            "{error}",
+            "{server}: not known yet whether it has moved, asking again in {pause:.0f} s: {error}",
             server=self._server,
             pause=pause,
             error=error,

@@ -97,7 +97,7 @@ class StreamMismatch(BadRequest):
     code = "stream-mismatch"
 
     def __init__(self, detail: str) -> None:
-        super().__init__("the streams of this transfer do not belong together", detail)
+        super().__init__("the streams of this transfer do not match", detail)
 
 
 class StreamMissing(BadRequest):
@@ -146,7 +146,7 @@ class TooManyTransfers(WingsdError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"this node is receiving {limit} servers already",
+            f"this node is already receiving {limit} servers",
             "send the server again in some minutes; system.transfers.concurrent and .waiting in "
             "this node's configuration set how many it takes",
         )
@@ -172,9 +172,9 @@ class TransferRevoked(Conflict):
 
     def __init__(self) -> None:
         super().__init__(
-            "the Panel does not want the server on this node",
-            "it has cancelled the transfer, or the other node has told it of a failure; the "
-            "server is where it was",
+            "the Panel has closed this transfer",
+            "it was cancelled, or the other node reported a failure; the server stays on the "
+            "source",
         )
 
 
@@ -184,7 +184,7 @@ class DaemonRestarted(WingsdError):
     code = "daemon-restarted"
 
     def __init__(self) -> None:
-        super().__init__("this node was restarted meanwhile", "start the transfer again")
+        super().__init__("this node was restarted during the transfer", "start the transfer again")
 
 
 class DestinationError(WingsdError):
@@ -228,11 +228,11 @@ class DestinationDisconnected(DestinationError):
 
     def __init__(self, reason: str, *, body_sent: bool) -> None:
         sent = (
-            "it may have received the whole server; see in the Panel where the server is now"
+            "it may have received the whole server; check in the Panel where the server is now"
             if body_sent
             else "it had not received everything; transfer the server again"
         )
-        super().__init__("the destination node gave no answer", f"{reason}; {sent}")
+        super().__init__("the destination node did not answer", f"{reason}; {sent}")
         self.body_sent = body_sent
 
 
@@ -243,4 +243,4 @@ class DestinationTimeout(DestinationDisconnected):
     may_complete = False
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"it has said nothing for {seconds:g} s", body_sent=True)
+        super().__init__(f"no answer for {seconds:g} s", body_sent=True)

@@ -147,7 +147,7 @@ class CallbackQueue:
             if outcome is Outcome.SUCCESS:
                 raise
             # A full disk does not prevent this too: it is sent as long as this daemon lives.
-            self._log.error("{server}: {error}", server=server, error=error)
+            self._log.error("{server}: report not recorded: {error}", server=server, error=error)
             report = Report(0, server, outcome, time.time())
         return PendingReport(self._queue(report))
 
@@ -228,7 +228,7 @@ class CallbackQueue:
             except TransferNotCommitted as error:
                 queued.is_denied = True
                 self._log.info(
-                    "{server}: the Panel does not know of the transfer, sending its {outcome} "
+                    "{server}: the Panel does not know the transfer yet, sending its {outcome} "
                     "again in {seconds:.0f} s",
                     server=report.server,
                     outcome=report.outcome.value,
@@ -253,7 +253,7 @@ class CallbackQueue:
         if not isinstance(error, PanelError):
             self._log.failure("{server}: sending a report failed", server=report.server)
         self._log.warn(
-            "{server}: the Panel has not taken its {outcome} yet, sending it again in "
+            "{server}: the Panel has not accepted its {outcome} yet, sending it again in "
             "{seconds:.0f} s: {error}",
             server=report.server,
             outcome=report.outcome.value,
@@ -276,7 +276,7 @@ class CallbackQueue:
             if await self._panel.owns(server):
                 return True, "the success had reached the Panel before"
             await self._require_over(queued)
-            return False, f"the Panel does not want the server here: {error.detail}"
+            return False, f"the Panel has closed the transfer: {error.detail}"
         return True, "the success was reported to the Panel"
 
     async def _send_failure(self, queued: _QueuedReport) -> tuple[bool, str]:
@@ -310,4 +310,8 @@ class CallbackQueue:
         try:
             await writing
         except StorageError as error:
-            self._log.error("{server}: {error}", server=report.server, error=error)
+            self._log.error(
+                "{server}: answer to a report not recorded: {error}",
+                server=report.server,
+                error=error,
+            )

@@ -57,7 +57,7 @@ def clear_leftovers(
     except StorageError as error:
         _log.error("{error}", error=error)
     for name in sorted(leftovers):
-        _log.warn("{server}: removed an unfinished transfer of an earlier run", server=name)
+        _log.warn("{server}: removed the files of an interrupted transfer", server=name)
 
 
 class OutgoingOutcomes(Protocol):
@@ -159,7 +159,7 @@ class Recovery:
         """
         for entry in self._entries:
             self._log.warn(
-                "{server}: a transfer of an earlier run is unfinished: {way}, at {step}",
+                "{server}: resuming an unfinished transfer: {way}, at {step}",
                 server=entry.server,
                 way=entry.direction.value,
                 step=entry.step.lower(),
@@ -191,7 +191,7 @@ class Recovery:
         settling = Deferred.fromCoroutine(self._settle_with(entry, outcomes))
         settling.addErrback(
             lambda failure: self._log.failure(
-                "{server}: settling its unfinished transfer failed", failure, server=entry.server
+                "{server}: resuming its unfinished transfer failed", failure, server=entry.server
             )
         )
 

@@ -85,7 +85,11 @@ class StepLogs:
         error = None if moved else DaemonRestarted()
         self.observer.transfer_over(entry.direction.value, error)
         outcome = Outcome.SUCCESS if moved else Outcome.FAILURE
-        result = TransferResult() if moved else TransferResult("this node was restarted meanwhile")
+        result = (
+            TransferResult()
+            if moved
+            else TransferResult("this node was restarted during the transfer")
+        )
         await self.database.end(entry.id, outcome, result)
 
 
@@ -211,7 +215,7 @@ class StepLog(Generic[S]):
     def leave_open(self) -> None:
         """Leave a transfer without an outcome to the next daemon, after an internal error."""
         if self._is_counted:
-            self._count_over(self._error or WingsdError("an unforeseen error"))
+            self._count_over(self._error or WingsdError("internal error"))
 
     def _count_begun(self) -> None:
         self._is_counted = True
@@ -289,4 +293,8 @@ class StepLog(Generic[S]):
         ending.addErrback(lambda failure: self._log_error(failure.value))
 
     def _log_error(self, error: object) -> None:
-        self._log.error("{server}: {error}", server=self._server, error=error)
+        self._log.error(
+            "{server}: the end of the transfer was not recorded: {error}",
+            server=self._server,
+            error=error,
+        )

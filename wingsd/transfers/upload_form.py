@@ -257,8 +257,8 @@ class UploadForm:
             if isinstance(key, BackupChecksum)
         }
         for uuid in sorted(came ^ found.keys()):
-            missing = "a checksum" if uuid in came else "the backup itself"
-            raise UploadPartMissing(f"of the backup {uuid} the body has not {missing}")
+            missing = "the checksum" if uuid in came else "the file"
+            raise UploadPartMissing(f"the body lacks {missing} of the backup {uuid}")
         return found
 
     def _start(self, segment: MultipartSegment) -> Attachment | None:

@@ -178,7 +178,7 @@ class ConsoleSocket(Resource):
     def render(self, request: Any) -> int:
         """Open a WebSocket, or answer with the reason of a refusal."""
         if request.method != b"GET":
-            refusal: WingsdError = MethodNotAllowed("this is a WebSocket", "open it with GET")
+            refusal: WingsdError = MethodNotAllowed("this path is a WebSocket", "open it with GET")
             request.answer(refusal.status, error_json(refusal), {"Allow": "GET"})
         elif request.header("Upgrade").lower() != "websocket":
             refusal = UpgradeRequired()

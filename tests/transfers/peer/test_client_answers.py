@@ -111,7 +111,7 @@ REFUSALS = [
         answer("308 Permanent Redirect", b"x", "Location: https://other:1/\r\n"),
         (
             308,
-            "the destination node is not where the Panel says",
+            "the destination node redirects the upload",
             "308 Permanent Redirect points to https://other:1/; "
             "give the node its right address in the Panel",
         ),
@@ -120,7 +120,7 @@ REFUSALS = [
         OK,
         (
             200,
-            "the destination node answered before it had everything",
+            "the destination node answered before it had received everything",
             "200 OK came while the server was still being sent; see its log, and whether a proxy "
             "in front of it answers in its place",
         ),
@@ -217,7 +217,7 @@ async def test_a_connection_that_ends_in_the_middle(how: Any) -> None:
     with pytest.raises(DestinationDisconnected) as caught:
         await sending.upload.answer
     assert not caught.value.body_sent
-    assert caught.value.message == "the destination node gave no answer"
+    assert caught.value.message == "the destination node did not answer"
     assert "had not received everything" in caught.value.detail
     assert await sending.written == "closed"
     await peer.outcome
@@ -234,8 +234,8 @@ async def test_a_connection_that_ends_after_everything_was_sent() -> None:
         await sending.upload.answer
     assert caught.value.body_sent
     assert caught.value.detail == (
-        "it closed the connection; it may have received the whole server; see in the Panel where "
-        "the server is now"
+        "it closed the connection; it may have received the whole server; check in the Panel "
+        "where the server is now"
     )
     assert await peer.outcome == 10 * (len(PIECE) + 4)
 

@@ -112,7 +112,7 @@ async def refusal(
 
 async def test_an_unknown_authority(ca: trustme.CA) -> None:
     error = await refusal(ca.issue_cert("localhost"), "localhost", PeerTls())
-    assert error.message == "the destination node's certificate is not good"
+    assert error.message == "the destination node's certificate is invalid"
     assert "does not trust" in error.detail
     assert "system.transfers.ca_file" in error.detail
     assert "localhost" in error.detail
@@ -144,7 +144,7 @@ async def test_a_certificate_of_another_name(
     ca: trustme.CA, ca_file: str, host: str, names: list[str]
 ) -> None:
     error = await refusal(ca.issue_cert(*names), host, PeerTls(ca_file))
-    assert error.message == "the destination node's certificate is not good"
+    assert error.message == "the destination node's certificate is invalid"
     assert f"it is for {', '.join(names)}" in error.detail
     assert f"calls that node {host}" in error.detail
 

@@ -96,7 +96,7 @@ def test_a_directory_that_is_there_and_sound_will_do(volume: Volume) -> None:
 
 def test_an_empty_one_will_do_with_a_proof_alone(tmp_path: Path, volume: Volume) -> None:
     (tmp_path / UUID / "world").unlink()
-    assert "is empty; see that the volume that both nodes share is mounted" in fault(volume)
+    assert "is empty; check that the volume that both nodes share is mounted" in fault(volume)
     volume.check(UUID, volume.mark(UUID))
 
 
@@ -108,7 +108,7 @@ def test_a_missing_one_tells_of_a_volume_that_is_not_mounted(
     tmp_path: Path, volume: Volume
 ) -> None:
     (tmp_path / UUID).rename(tmp_path / "elsewhere")
-    assert f"{UUID} is not there; see that the volume" in fault(volume)
+    assert f"{UUID} is not there; check that the volume" in fault(volume)
 
 
 @pytest.mark.parametrize("kind", ["symlink", "file"])
@@ -150,5 +150,5 @@ def test_a_copy_may_only_come_where_nothing_is(tmp_path: Path, volume: Volume) -
 
 def test_no_archive_is_larger_than_the_volume(tmp_path: Path, volume: Volume) -> None:
     assert volume.size() > 0
-    with pytest.raises(StorageError, match="cannot be looked at"):
+    with pytest.raises(StorageError, match="cannot be inspected"):
         Volume(str(tmp_path / "missing"), OWNER, "attic").size()

@@ -133,7 +133,9 @@ class CommitPhase:
             await self._conclude(server, report)
             return Remainder()
         server.hold = NOT_REPORTED
-        self._steps.announcer.warn("the Panel does not answer; it is told as soon as it does")
+        self._steps.announcer.warn(
+            "the Panel does not answer; the report is sent as soon as it does"
+        )
         return Remainder(Deferred.fromCoroutine(self._conclude(server, report)))
 
     async def _conclude(self, server: Server, report: PendingReport) -> None:

@@ -255,7 +255,9 @@ class StreamGroup:
         return [self._others[number] for number in sorted(self._others)]
 
     def _on_gone(self, number: int) -> None:
-        error = UploadTruncated("the sender went away before its answer", "send the server again")
+        error = UploadTruncated(
+            "the sender disconnected before the answer", "send the server again"
+        )
         error.add_context(name_of(number))
         if self._first is not None:
             self._fail(error)
@@ -302,7 +304,9 @@ class StreamGroup:
             await transfer.run(upload, self)
         except WingsdError as failure:
             if failure is not error:
-                self._log.warn("{server}: {error}", server=self.token.server, error=failure)
+                self._log.warn(
+                    "{server}: transfer failed: {error}", server=self.token.server, error=failure
+                )
         except Exception:
             self._log.failure("{server}: transfer failed unexpectedly", server=self.token.server)
         await self._end(error)
@@ -323,7 +327,9 @@ class StreamGroup:
             try:
                 await self.admit()
             except WingsdError as failure:
-                self._log.warn("{server}: {error}", server=self.token.server, error=failure)
+                self._log.warn(
+                    "{server}: transfer failed: {error}", server=self.token.server, error=failure
+                )
         self._conclude(error)
         self._close()
 
@@ -343,4 +349,4 @@ class StreamGroup:
 
 
 def _internal_error() -> WingsdError:
-    return WingsdError("an unforeseen error", "the reason is in the log of this node")
+    return WingsdError("internal error", "see the log of this node")

@@ -171,7 +171,7 @@ class IncomingTransfer:
     def _on_sender_gone(self) -> None:
         # It can no longer be answered, and every sender then keeps the server as its own.
         self.abort(
-            UploadTruncated("the sender went away before its answer", "send the server again"),
+            UploadTruncated("the sender disconnected before the answer", "send the server again"),
             verified=True,
         )
 
@@ -264,7 +264,7 @@ class IncomingTransfer:
                 raise
             except PanelError as error:
                 self._log.warn(
-                    "{server}: what became of its transfer is not known yet: {error}",
+                    "{server}: the outcome of its transfer is not known yet: {error}",
                     server=self.server,
                     error=error,
                 )

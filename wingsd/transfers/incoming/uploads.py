@@ -244,8 +244,8 @@ class UploadReader:
         while (attachment := feed.next_part()) is not None:
             if self.name not in ("", FIRST):
                 raise StreamMismatch(
-                    "it brings more than an archive; backups and the log of the installation "
-                    "come with the first request"
+                    "it has more parts than an archive; backups and the installation log belong "
+                    "in the first request"
                 )
             blocks = self._counted(feed)
             if isinstance(attachment, Backup):
@@ -295,13 +295,13 @@ class StreamRegistry:
         Raises `StreamMismatch`.
         """
         if self.others is not None:
-            raise StreamMismatch(f"{FIRST} came twice; each stream is sent once")
+            raise StreamMismatch(f"{FIRST} was sent twice; each stream is sent once")
         # From here on it has come, even if it is refused.
         self.others = 0
         others = _number(COUNT, count or "0")
         if others > self._most:
             raise StreamMismatch(
-                f"it is to come in {others} streams beside the first, and this node takes "
+                f"{COUNT} is {others}, and this node accepts at most "
                 f"{self._most} (system.transfers.streams.most)"
             )
         self.others = others
@@ -315,10 +315,10 @@ class StreamRegistry:
         """
         number = _number(NUMBER, header)
         if count:
-            raise StreamMismatch(f"a request has {COUNT} or {NUMBER}, and not both of them")
+            raise StreamMismatch(f"a request has {COUNT} or {NUMBER}, not both")
         self._expect(number)
         if number in self._numbers:
-            raise StreamMismatch(f"{name_of(number)} came twice; each stream is sent once")
+            raise StreamMismatch(f"{name_of(number)} was sent twice; each stream is sent once")
         self._numbers.add(number)
         return number
 
@@ -333,7 +333,7 @@ class StreamRegistry:
         else:
             what = ", ".join(map(name_of, self._absent()))
         return StreamMissing(
-            f"{what} did not come within {within:g} s (system.transfers.streams.within)"
+            f"{what} did not arrive within {within:g} s (system.transfers.streams.within)"
         )
 
     def _absent(self) -> Iterator[int]:
@@ -343,12 +343,13 @@ class StreamRegistry:
         if self.others is None:
             if number >= self._most:
                 raise StreamMismatch(
-                    f"there is {name_of(number)}, counted from 0, and this node takes "
-                    f"{self._most} beside the first (system.transfers.streams.most)"
+                    f"{name_of(number)} is beyond the last: this node accepts {self._most} "
+                    f"besides "
+                    "the first, counted from 0 (system.transfers.streams.most)"
                 )
         elif number >= self.others:
             known = f"0 to {self.others - 1}" if self.others else "none"
-            raise StreamMismatch(f"{name_of(number)} came, and {FIRST} tells of {known}")
+            raise StreamMismatch(f"{name_of(number)} is not announced: {FIRST} announces {known}")
 
 
 def _number(header: str, text: str) -> int:

@@ -248,7 +248,8 @@ class OutgoingTransfer:
             if isinstance(error, CancelledError):
                 return  # The Panel has confirmed it, and the upload was ended.
             self._log.warn(
-                "{server}: moved as the Panel says, although the destination failed: {error}",
+                "{server}: moved according to the Panel, although the destination reported a "
+                "failure: {error}",
                 server=self.server.uuid,
                 error=error,
             )
@@ -258,7 +259,7 @@ class OutgoingTransfer:
             self._log.failure(
                 "{server}: the transfer failed unexpectedly", server=self.server.uuid
             )
-            error = WingsdError("an unforeseen error", "the reason is in the log of this node")
+            error = WingsdError("internal error", "see the log of this node")
         if self.is_sent:
             await self._settle(error)
             return
@@ -288,12 +289,12 @@ class OutgoingTransfer:
         if self._steps.lifecycle.over:
             return
         if moved:
-            self._steps.announcer.say("it has moved: only its answer was lost")
+            self._steps.announcer.say("moved: only the destination's answer was lost")
             self._complete()
             return
         if is_waited_for:
             self._steps.fail(error)
-        self._steps.announcer.say("it is still this node's")
+        self._steps.announcer.say("not moved: the Panel has it on this node")
         self._stay()
 
     async def _begin_grace(self, error: WingsdError) -> None:
@@ -303,9 +304,9 @@ class OutgoingTransfer:
         # Recorded: a later daemon gives the rest of the time.
         await self._steps.enter_if_open(SendStep.SETTLE)
         announcer.say(
-            "the destination may still be at work: for "
+            "the destination may still be working: for "
             f"{readable_time(self.coordinator.answer_grace)} the Panel is asked whether the "
-            "server has moved; cancel the transfer to end that now"
+            "server has moved; cancel the transfer to stop waiting"
         )
         self._show_waiting("the Panel is asked whether the server has moved, for")
 
@@ -372,7 +373,8 @@ class OutgoingTransfer:
             await self._finish()
         else:
             self._log.warn(
-                "{server}: the destination has taken it, but the Panel has it here: it stays",
+                "{server}: the destination has received it, but the Panel has it on this node: "
+                "it stays here",
                 server=uuid,
             )
             self._servers.unshare(uuid)

@@ -326,7 +326,7 @@ class OutgoingUpload:
         found = await self._storage.survey(self._server.uuid)
         if found.size > limit:
             raise DiskLimitExceeded(
-                f"the server's files have {readable_size(found.size)}, and it may have "
+                f"the server's files have {readable_size(found.size)}, and its disk limit is "
                 f"{readable_size(limit)}; the largest is {found.shown} with "
                 f"{readable_size(found.largest_size)}. Holes of sparse files count. Raise its "
                 "disk limit in the Panel, or delete files, and transfer it again"

@@ -91,7 +91,7 @@ class PeerClient:
             self._request("OPTIONS")
         except (h11.LocalProtocolError, UnicodeEncodeError) as error:
             raise InvalidDestination(
-                "the destination's URL or token cannot be sent", "start the transfer again"
+                "the destination's URL or token has invalid characters", "start the transfer again"
             ) from error
 
     async def features(self, headers: Iterable[tuple[str, str]] = ()) -> frozenset[str]:
@@ -225,7 +225,7 @@ def _parse(url: str) -> SplitResult:
         fault = str(error)
     if fault:
         raise InvalidDestination(
-            "the destination's URL is not valid", f"{url[:MAX_QUOTE]!r}: {fault}"
+            "the destination's URL is invalid", f"{url[:MAX_QUOTE]!r}: {fault}"
         )
     return parts
 
@@ -250,7 +250,7 @@ def _judge(answer: Answer, *, may_be_early: bool = False) -> None:
     status = f"{answer.code} {_plain(answer.reason)}".rstrip()
     if answer.good and answer.early and not may_be_early:
         raise DestinationRefused(
-            "the destination node answered before it had everything",
+            "the destination node answered before it had received everything",
             f"{status} came while the server was still being sent; see its log, and whether a "
             "proxy in front of it answers in its place",
             answer.code,
@@ -260,7 +260,7 @@ def _judge(answer: Answer, *, may_be_early: bool = False) -> None:
     if HTTPStatus.MULTIPLE_CHOICES <= answer.code < HTTPStatus.BAD_REQUEST:
         where = _plain(answer.header("location")) or "nowhere"
         raise DestinationRefused(
-            "the destination node is not where the Panel says",
+            "the destination node redirects the upload",
             f"{status} points to {where}; give the node its right address in the Panel",
             answer.code,
         )

@@ -21,7 +21,7 @@ from wingsd.util.tls import tls_options
 
 __all__ = ["PeerTls", "PeerVerifier", "peer_tls"]
 
-NOT_GOOD = "the destination node's certificate is not good"
+NOT_GOOD = "the destination node's certificate is invalid"
 # OpenSSL's numbers (x509_vfy.h); the last are those of chains without a trusted root.
 NOT_YET_VALID = 9
 EXPIRED = 10
@@ -114,8 +114,8 @@ class PeerVerifier:
             names = ", ".join(_names(certificate.to_cryptography())) or "no name at all"
             raise DestinationUnreachable(
                 NOT_GOOD,
-                f"it is for {names}, and the Panel calls that node {self._host}; give it a "
-                "certificate for that name, or the node the right name in the Panel",
+                f"it is for {names}, and the Panel calls that node {self._host}; install a "
+                f"certificate for that name, or correct the node's address in the Panel",
             ) from error
 
     def _note(self, _: SSL.Connection, cert: X509, code: int, depth: int, ok: int) -> bool:

@@ -128,7 +128,7 @@ class ArrivingServer:
             return True
         if mark:
             raise StoragePoolConflict(
-                "the storage pool of the other node is not one of this node any more",
+                "this node no longer has the storage pool of the other node",
                 "it has sent no files; transfer the server again",
             )
         if pool:
@@ -252,11 +252,11 @@ class ArrivingServer:
             try:
                 await self._storage.disk.run(work, self._server)
             except StorageError as error:
-                self._log.error("{server}: {error}", server=self._server, error=error)
-            except Exception:
-                self._log.failure(
-                    "{server}: its attachments could not be put into place", server=self._server
+                self._log.error(
+                    "{server}: attachments not stored: {error}", server=self._server, error=error
                 )
+            except Exception:
+                self._log.failure("{server}: storing its attachments failed", server=self._server)
 
     # Out of place
 

@@ -114,7 +114,7 @@ class OpenLog:
 
 
 def _unread(path: Path, why: object) -> StorageError:
-    return StorageError(f"the server goes without its installation log {path}: {why}")
+    return StorageError(f"the server is sent without its installation log {path}: {why}")
 
 
 def _beginning(blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -74,7 +74,9 @@ class Quarantine:
             try:
                 place = await self._disk.run(take, server, inode)
             except StorageError as error:
-                self._log.error("{server}: {error}", server=server, error=error)
+                self._log.error(
+                    "{server}: not moved to quarantine: {error}", server=server, error=error
+                )
                 continue
             if place is not None:
                 self._log.warn(

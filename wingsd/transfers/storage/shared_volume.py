@@ -169,9 +169,9 @@ class Volume:
             status = path.lstat()
             fault = self._fault(path, status) or ("" if mark else _emptiness(path))
         except FileNotFoundError:
-            fault = "is not there; see that the volume that both nodes share is mounted"
+            fault = "is not there; check that the volume that both nodes share is mounted"
         except OSError as error:
-            fault = f"cannot be looked at: {disk_advice(error)}"
+            fault = f"cannot be inspected: {disk_advice(error)}"
         if fault:
             raise _not_sound(f"{path} {fault}")
 
@@ -184,7 +184,7 @@ class Volume:
         path = self._data / server
         if os.path.lexists(path):
             raise StoragePoolConflict(
-                "the server's directory is in the storage pool already",
+                "the server's directory is already in the storage pool",
                 f"{path} may be what the other node sends: if both have the same volume, set "
                 "system.transfers.storage_pool on both to the same pool_name; if it is only left "
                 "over, move it away",
@@ -195,11 +195,11 @@ class Volume:
         try:
             return shutil.disk_usage(self._data).total
         except OSError as error:
-            raise _not_sound(f"{self._data} cannot be looked at: {disk_advice(error)}") from error
+            raise _not_sound(f"{self._data} cannot be inspected: {disk_advice(error)}") from error
 
     def _fault(self, path: Path, status: os.stat_result) -> str:
         if not stat.S_ISDIR(status.st_mode):
-            return "is not a directory; put the server's own in its place"
+            return "is not a directory; put the server's directory in its place"
         if status.st_uid != self._user:
             return (
                 f"belongs to the user id {status.st_uid}, and the servers of this node to "
@@ -245,7 +245,7 @@ def _remove(directory: Path, pattern: str) -> None:
 def _emptiness(path: Path) -> str:
     with os.scandir(path) as entries:
         if next(entries, None) is None:
-            return "is empty; see that the volume that both nodes share is mounted"
+            return "is empty; check that the volume that both nodes share is mounted"
     return ""
 
 

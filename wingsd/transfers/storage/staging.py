@@ -174,7 +174,7 @@ class Staging:
     def inode(self, server: str) -> int:
         """Return that of the staged directory, which it keeps when it is put into place."""
         path = self._root / server
-        with storage_errors(f"{path} cannot be looked at"):
+        with storage_errors(f"{path} cannot be inspected"):
             return path.lstat().st_ino
 
     # Into place, and back
