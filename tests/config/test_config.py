@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.configurations import LEAST, PRINTED, SECRET, config, fault, faults
-from wingsd.config import parse
+from tests.support.configurations import (
+    LEAST,
+    PRINTED,
+    SECRET,
+    WRITTEN_BY_WINGS,
+    config,
+    fault,
+    faults,
+)
+from wingsd.config import differences, parse
 
 
 def test_what_the_panel_prints() -> None:
@@ -21,36 +29,9 @@ def test_what_the_panel_prints() -> None:
 
 
 def test_the_defaults_are_those_of_wings() -> None:
-    found = config()
-    assert (found.api.host, found.api.port, found.api.ssl.enabled) == ("0.0.0.0", 8080, False)  # noqa: S104
-    system = found.system
-    assert system.root_directory == "/var/lib/pterodactyl"
-    assert system.data == "/var/lib/pterodactyl/volumes"
-    assert system.log_directory == "/var/log/pterodactyl"
-    assert system.username == "pterodactyl"
-    assert system.transfers.download_limit == 0
-    assert (found.remote_query.timeout, found.remote_query.boot_servers_per_page) == (30, 50)
-    assert found.allowed_mounts == ()
-
-
-def test_the_engines_defaults_are_those_of_wings() -> None:
-    docker = config().docker
-    network = docker.network
-    assert (network.name, network.network_mode) == ("pterodactyl_nw", "pterodactyl_nw")
-    assert (network.driver, network.interface) == ("bridge", "172.18.0.1")
-    assert network.dns == ("1.1.1.1", "1.0.0.1")
-    assert (network.enable_icc, network.is_internal, network.network_mtu) == (True, False, 1500)
-    v4, v6 = network.interfaces.v4, network.interfaces.v6
-    assert (v4.subnet, v4.gateway) == ("172.18.0.0/16", "172.18.0.1")
-    assert (v6.subnet, v6.gateway) == ("fdba:17c8:6c94::/64", "fdba:17c8:6c94::1011")
-    assert (docker.tmpfs_size, docker.container_pid_limit) == (100, 512)
-    assert docker.log_config.type == "local"
-    assert docker.log_config.config == {
-        "max-size": "5m",
-        "max-file": "1",
-        "compress": "false",
-        "mode": "non-blocking",
-    }
+    written, _ = parse(WRITTEN_BY_WINGS, "here")
+    # Wings writes no multipliers, and uses its own while they are not overridden.
+    assert differences(config(), written) == ["token_id", "uuid", "docker.overhead.multipliers"]
 
 
 def test_wingsds_own_keys() -> None:

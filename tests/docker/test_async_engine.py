@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from threading import Event
 from typing import Any
 
@@ -47,14 +46,6 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
-
-
-@pytest.fixture
-def workers() -> Iterator[Workers]:
-    pool = Workers(reactor, "calls-test", 4)
-    pool.start()
-    yield pool
-    pool.stop()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import attrs
@@ -23,14 +23,6 @@ from wingsd.panel.schemas import Allocations, Default, Mount, Settings
 from wingsd.threadio import Workers
 
 T = TypeVar("T")
-
-
-@pytest.fixture
-def workers() -> Iterator[Workers]:
-    pool = Workers(reactor, "docker-test", 4)
-    pool.start()
-    yield pool
-    pool.stop()
 
 
 def with_docker(config: Config, **docker: Any) -> Config:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -29,14 +28,6 @@ OBEDIENT = "trap 'exit 5' TERM; echo ready; while :; do read line; done"
 DEAF = "busybox stty raw; echo ready; while :; do sleep 1; done"
 #: Answers every line, and ends with 4 after the last.
 PARROT = 'while read line; do echo "got $line"; [ "$line" = quit ] && exit 4; done'
-
-
-@pytest.fixture
-def workers() -> Iterator[Workers]:
-    pool = Workers(reactor, "docker-test", 4)
-    pool.start()
-    yield pool
-    pool.stop()
 
 
 @attrs.define

@@ -35,14 +35,6 @@ from wingsd.threadio import Workers
 PARROT = 'while read line; do echo "got $line"; [ "$line" = quit ] && exit 4; done'
 
 
-@pytest.fixture
-def workers() -> Iterator[Workers]:
-    pool = Workers(reactor, "streams-test", 4)
-    pool.start()
-    yield pool
-    pool.stop()
-
-
 def socket_of(engine: Engine) -> str:
     adapter: Any = engine.client.adapters["http+docker://"]
     path: str = adapter.socket_path

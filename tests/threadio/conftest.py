@@ -1,18 +1,5 @@
-"""Threads for the tests of streams."""
+"""Fixtures of the tests of streams between threads and the reactor."""
 
-from __future__ import annotations
+from tests.support.fixtures import workers
 
-from collections.abc import Iterator
-
-import pytest
-
-from tests.support.reactor import reactor
-from wingsd.threadio import Workers
-
-
-@pytest.fixture
-def workers() -> Iterator[Workers]:
-    pool = Workers(reactor, "test", 2)
-    pool.start()
-    yield pool
-    pool.stop()
+__all__ = ["workers"]

@@ -143,6 +143,11 @@ HARD_LINKS = [
         "would replace a directory",
     ),
     refused(
+        "a hard link in place of the root",
+        member(b"f", b"x") + hard_link(b".", b"f") + END,
+        "root",
+    ),
+    refused(
         "through a hard link to a symlink",
         OUT + hard_link(b"h", b"s") + file(b"h/victim"),
         THROUGH,

@@ -1,0 +1,21 @@
+"""Fixtures that tests of several packages use, by import into their conftest.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.reactor import reactor
+from wingsd.threadio import Workers
+
+__all__ = ["workers"]
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    """Four threads."""
+    pool = Workers(reactor, "test", 4)
+    pool.start()
+    yield pool
+    pool.stop()
