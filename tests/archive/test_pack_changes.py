@@ -38,10 +38,11 @@ def top(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _nothing_stays(tmp_path: Path) -> Iterator[None]:
+    before = set(threading.enumerate())
     yield
     held = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
     assert not [name for name in held if name.startswith(str(tmp_path))]
-    assert not [t for t in threading.enumerate() if t.name.startswith("wingsd-")]
+    assert set(threading.enumerate()) <= before
 
 
 def packed_while(top: Path, change: Callable[[], None]) -> Sent:

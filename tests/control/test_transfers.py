@@ -22,7 +22,9 @@ async def held_up(operator: Operator) -> Any:
     invited = await operator.ask("POST", "receive", {"server": UUID}, end="destination")
     order = {"server": UUID, "url": operator.nodes.destination.url, "token": invited["token"]}
     await operator.ask("POST", "send", order)
-    await until(lambda: any(p.step.name == "AWAIT" for p in operator.nodes.source.sender.progress))
+    source, destination = operator.nodes.source.sender, operator.nodes.destination.receiver
+    await until(lambda: any(each.step.name == "AWAIT" for each in source.progress))
+    await until(lambda: bool(destination.progress))
     (found,) = (await operator.ask("GET", "transfers"))["running"]
     return found
 

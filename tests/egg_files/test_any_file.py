@@ -68,7 +68,7 @@ def as_plain(value: Any) -> Any:
 
 
 @given(form=NESTED, data=DATA, path=PATHS, value=SCALARS)
-@settings(max_examples=150, deadline=None)
+@examples
 def test_nested_data_holds_what_was_put_and_all_else(
     form: Nested, data: Any, path: str, value: Any
 ) -> None:

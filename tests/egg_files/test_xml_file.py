@@ -164,12 +164,12 @@ def test_entities_do_not_grow() -> None:
 def test_a_document_type_made_to_be_slow_is_not(end: str) -> None:
     # Whoever has the server writes its files, and an expression at work stops the whole node.
     source = f"<!DOCTYPE r [{'<!--a-->' * 5000}{end}]><r><a>x</a></r>"
-    started = time.perf_counter()
+    started = time.thread_time()
     try:
         new = changed("xml", source, put("r.a", "y"))
     except Refused:
         new = source
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
     assert new.startswith(source.partition("<r>")[0])
 
 

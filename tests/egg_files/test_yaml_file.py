@@ -160,10 +160,10 @@ def test_what_is_too_deep_is_refused() -> None:
     ],
 )
 def test_merging_made_to_be_slow_is_refused(source: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(Refused, match="it merges too much with <<"):
         tried("yaml", source, put("b", "1"))
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_a_usual_merge_stays() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import thread_time
 
 import pytest
 
@@ -72,10 +72,10 @@ def test_whether_there_is_anything_to_wait_for() -> None:
 
 def test_no_expression_hangs_the_node() -> None:
     done = StartupDetector(Startup((r"regex:^(a+)+$", r"regex:(x+x+)+y", r"regex:(.*)*\d{3}$")))
-    began = perf_counter()
+    began = thread_time()
     assert not done.match("a" * (LONGEST_MATCHED_LINE - 1) + "!")
     assert not done.match("x" * LONGEST_MATCHED_LINE)
-    assert perf_counter() - began < 1
+    assert thread_time() - began < 1
 
 
 def test_only_the_beginning_of_a_long_line_is_looked_at() -> None:
@@ -85,7 +85,7 @@ def test_only_the_beginning_of_a_long_line_is_looked_at() -> None:
 
 def test_no_control_sequences_hang_the_node() -> None:
     done = StartupDetector(Startup(("up",), strip_ansi=True))
-    began = perf_counter()
+    began = thread_time()
     for begun in ("\x1b]", "\x9d", "\x1b[", "\x9b", "\x1b "):
         assert not done.match(begun * LONGEST_MATCHED_LINE)
-    assert perf_counter() - began < 0.05
+    assert thread_time() - began < 0.05
