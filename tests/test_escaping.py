@@ -24,7 +24,7 @@ from wingsd.util.text import MAX_TEXT, escaped
         ("\udc80", "\\udc80"),
     ],
 )
-def test_what_is_not_printable_is_escaped(text: str, line: str) -> None:
+def test_unprintable_characters_are_escaped(text: str, line: str) -> None:
     assert escaped(text) == line
 
 

@@ -38,13 +38,13 @@ def test_what_the_daemon_needs_is_there_when_it_is_built(name: str) -> None:
     assert found[1] == (None if name == "google-re2" else requirements()[name])
 
 
-def test_the_command_is_there() -> None:
+def test_the_command_is_installed() -> None:
     place = PROJECT["scripts"]["wingsctl"]
     module, _, function = place.partition(":")
     assert callable(getattr(import_module(module), function))
 
 
-def test_it_has_the_projects_version() -> None:
+def test_the_package_has_the_projects_version() -> None:
     changelog = (HOME / "debian/changelog").read_text()
     found = re.match(r"wingsd \((\S+)\)", changelog)
     assert found

@@ -15,7 +15,7 @@ WRITTEN = written()
 ENTRIES = re.findall(r"^(?:### |\| )`([^`]+)`(?: \||$)", PAGE.text, re.MULTILINE)
 
 
-def test_there_are_many() -> None:
+def test_troubleshooting_has_many_entries() -> None:
     assert len(ENTRIES) > 200
     assert len(told()) > 200
 

@@ -15,7 +15,7 @@ NONE: frozenset[str] = frozenset()
 
 
 @pytest.mark.parametrize("facts", [ROOT, APART, OWNER])
-def test_of_one_that_may_all_nothing_is_said(facts: Facts) -> None:
+def test_a_process_with_every_capability_logs_nothing(facts: Facts) -> None:
     assert shortcomings(facts) == []
 
 

@@ -36,7 +36,7 @@ def test_it_says_what_it_does_and_how_far_that_has_come(node: Node) -> None:
     assert node.status == f"{unknown}; receiving a (1.0 KiB so far)"
 
 
-def test_a_day_that_goes_wrong_is_not_the_last(
+def test_a_failed_daily_task_runs_again_the_next_day(
     node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
     def fail() -> None:

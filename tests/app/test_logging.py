@@ -177,7 +177,7 @@ def test_the_level_debug_is_shown_where_it_is_asked_for(
     assert re.findall(r"\] (\w+)\n", capsys.readouterr().out) == ["two", "four"]
 
 
-def test_it_is_shown_from_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_is_logged_from_the_start(capsys: pytest.CaptureFixture[str]) -> None:
     log(LogOutput(debug=True)).debug("one")
     assert capsys.readouterr().out
 
@@ -205,11 +205,11 @@ def test_a_daemon_in_the_background_logs_to_twistds_file(
 @pytest.mark.parametrize(
     "options", [{"logger": "some.module.observer"}, {"logfile": "-", "nodaemon": 0}]
 )
-def test_what_twistd_has_to_say_is_left_to_it(options: dict[str, Any]) -> None:
+def test_options_of_twistd_take_precedence(options: dict[str, Any]) -> None:
     assert LogOutput(debug=False).observer(USUAL | options, ReactorClock()) is None
 
 
-def test_syslog_is_filtered_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_syslog_honours_the_log_level(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr(SyslogObserver, "syslog", lambda _, priority, line: lines.append(line))
     logger = log(LogOutput(debug=False), syslog=1)

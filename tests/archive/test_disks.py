@@ -217,7 +217,7 @@ def test_directories_alone_stop_at_the_servers_limit(mount: Mount) -> None:
         assert receiver.state() == receiver.before
 
 
-def test_so_do_those_that_long_names_bring(
+def test_implied_directories_count_against_the_servers_limit(
     receiver: DiskReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "FREE_ENTRIES", 50)

@@ -45,7 +45,7 @@ def test_any_number_of_them_comes_back(kept: DirectoryMetadata, tmp_path: Path) 
     assert found == [(path, n % 0o777, n) for n, path in enumerate(paths)][::-1]
 
 
-def test_the_last_word_holds(kept: DirectoryMetadata) -> None:
+def test_the_last_mode_and_time_of_a_directory_hold(kept: DirectoryMetadata) -> None:
     kept.add((b"a",), 0o700, None)
     kept.add((b"b",), 0o700, 1)
     kept.update((b"a",), 0o755, 2)
@@ -60,7 +60,7 @@ def test_the_last_word_holds(kept: DirectoryMetadata) -> None:
     ]
 
 
-def test_memory_for_the_last_word_is_bounded(kept: DirectoryMetadata) -> None:
+def test_memory_for_repeated_directories_is_bounded(kept: DirectoryMetadata) -> None:
     for _ in range(100):
         kept.update((b"same",), 0o755, 0)
     for n in range(10):

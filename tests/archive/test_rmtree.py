@@ -21,7 +21,7 @@ def test_a_tree_goes_and_what_it_points_to_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [precious]
 
 
-def test_what_stays_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     complaint = b"/bin/rm: cannot remove 'x/y': Operation not permitted\nand more\n"
     monkeypatch.setattr(
         subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1, b"", complaint)

@@ -118,7 +118,7 @@ def test_a_tree_that_was_divided_is_the_same_again(
     assert sum(each.unpacked_bytes for each in done) == whole.packed_bytes
 
 
-def test_so_is_one_whose_directories_are_read_in_batches(
+def test_a_tree_read_in_batches_is_the_same_again(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(walk, "BATCH", 3)
@@ -239,7 +239,7 @@ def test_a_hard_link_may_come_before_its_file(tmp_path: Path) -> None:
     assert os.path.samefile(out / "dir" / "name", out / "other" / "file")
 
 
-def test_one_to_what_is_in_no_archive_is_an_error(tmp_path: Path) -> None:
+def test_a_hard_link_to_a_missing_file_is_an_error(tmp_path: Path) -> None:
     link = member(b"name", typeflag=b"1", link=b"missing") + END
     error = fails([link, member(b"file", b"") + END], tmp_path / "out")
     assert "which does not exist" in error.detail

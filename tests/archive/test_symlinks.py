@@ -64,11 +64,13 @@ def content(follower: SymlinkResolver, text: bytes, link: tuple[bytes, ...] = (b
         (b"/home/container//a/b/../../chain", b"content of g"),
     ],
 )
-def test_it_leads_to_a_file(follower: SymlinkResolver, text: bytes, expected: bytes) -> None:
+def test_a_symlink_to_a_file_is_resolved(
+    follower: SymlinkResolver, text: bytes, expected: bytes
+) -> None:
     assert content(follower, text) == expected
 
 
-def test_it_begins_where_it_lies(follower: SymlinkResolver) -> None:
+def test_a_symlink_is_relative_to_its_directory(follower: SymlinkResolver) -> None:
     assert content(follower, b"g", (b"a", b"b", b"x")) == b"content of g"
     assert content(follower, b"../../f", (b"a", b"b", b"x")) == b"content of f"
 
@@ -98,7 +100,9 @@ def test_it_begins_where_it_lies(follower: SymlinkResolver) -> None:
         (b"sock", "a symlink to a socket"),
     ],
 )
-def test_it_leads_nowhere(follower: SymlinkResolver, text: bytes, why: str) -> None:
+def test_a_symlink_without_a_file_is_refused(
+    follower: SymlinkResolver, text: bytes, why: str
+) -> None:
     with pytest.raises(UnresolvableSymlink, match=re.escape(why)):
         content(follower, text)
 

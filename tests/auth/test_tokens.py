@@ -147,7 +147,7 @@ def test_a_signature_written_otherwise_is_no_other_token() -> None:
     assert accepted > 1, "PyJWT has become strict, and this can go"
 
 
-def test_it_is_remembered_until_it_expires() -> None:
+def test_a_transfer_token_has_its_expiry() -> None:
     at = time.time() + 60.5
     assert int(at) <= transfer_token(bearer(exp=at), NODE.token).expires <= at
 
@@ -163,7 +163,7 @@ def test_a_node_whose_clock_is_behind_the_panels_accepts_its_tokens() -> None:
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "abc.def.ghi"])
-def test_no_token_gets_the_documents_words(header: str | None) -> None:
+def test_a_missing_token_is_refused_with_wings_message(header: str | None) -> None:
     words = "The required authorization heads were not present in the request."
     assert refusal(header).message == words
 
@@ -260,7 +260,7 @@ def test_no_part_of_a_token_is_in_what_is_said_of_it() -> None:
         assert part not in str(error)
 
 
-def test_a_token_by_hand_is_told_from_the_panels_own() -> None:
+def test_a_direct_token_is_distinguished_from_the_panels() -> None:
     now = time.time()
     token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60)}"
     known = transfer_token(token, NODE.token)
@@ -271,14 +271,14 @@ def test_a_token_by_hand_is_told_from_the_panels_own() -> None:
     assert direct_token(UUID, NODE.token, now, now + 60) not in token
 
 
-def test_it_is_for_the_nodes_own_address_alone() -> None:
+def test_a_direct_token_is_for_the_nodes_own_address() -> None:
     now, here = time.time(), "https://node.invalid:8080"
     token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60, here)}"
     assert transfer_token(token, NODE.token, here).direct
     assert "not for this node" in refusal(token, "https://other.invalid").detail
 
 
-def test_what_has_expired_is_good_for_asking_alone() -> None:
+def test_an_expired_token_is_accepted_only_with_accept_expired() -> None:
     now = time.time() - 7200
     token = f"Bearer {direct_token(UUID, NODE.token, now, now + 60)}"
     assert "expired" in refusal(token).detail

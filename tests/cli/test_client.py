@@ -23,7 +23,7 @@ def test_without_a_daemon_it_says_how_one_is_started(wingsctl: Command) -> None:
     assert "systemctl start wingsd" in ran.err
 
 
-def test_so_it_does_when_one_has_died(wingsctl: Command) -> None:
+def test_a_socket_of_a_dead_daemon_is_reported_as_no_daemon(wingsctl: Command) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(wingsctl.path))
     ran = wingsctl("transfers")
@@ -80,7 +80,7 @@ def test_who_may_not_open_it_reads_who_may(
     assert says in forbidden(path, monkeypatch).detail
 
 
-def test_so_is_a_directory_that_may_not_be_entered(
+def test_a_directory_without_access_is_reported_as_forbidden(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detail = forbidden(tmp_path / "closed" / "control.sock", monkeypatch).detail
@@ -119,7 +119,7 @@ def test_an_answer_past_its_bound_is_refused(
     assert caught.value.exit_code == Exit.FAILED
 
 
-def test_a_daemon_that_is_silent_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+def test_a_silent_daemon_times_out(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -148,7 +148,7 @@ def test_one_that_hangs_up_is_told_with_its_likely_reasons(tmp_path: Path) -> No
     assert caught.value.exit_code == Exit.NO_DAEMON
 
 
-def test_what_is_no_daemon_is_said_so(tmp_path: Path) -> None:
+def test_an_answer_of_another_program_is_reported(tmp_path: Path) -> None:
     (tmp_path / "control.sock").touch()
     with pytest.raises(CtlError, match="no process listens"):
         ControlClient(str(tmp_path / "control.sock")).ask("GET", "status")

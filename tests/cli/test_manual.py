@@ -69,7 +69,7 @@ def test_every_command_is_there_with_each_option(command: click.Command) -> None
                 assert name in about, f"{command.name}: {name}"
 
 
-def test_so_are_the_options_of_all_and_the_environment() -> None:
+def test_global_options_and_the_environment_are_documented() -> None:
     page = text("wingsctl.1")
     for parameter in main.params:
         if isinstance(parameter, click.Option):

@@ -132,7 +132,7 @@ def test_settings_may_come_from_standard_input(
     assert scripted.asked[0][2]["settings"] == DESCRIPTION
 
 
-def test_waiting_for_it_to_come(scripted: Scripted, wingsctl: Command) -> None:
+def test_wait_follows_an_arrival_to_its_end(scripted: Scripted, wingsctl: Command) -> None:
     expected = {"server": UUID, "expires": 1.0}
     coming = running(direction="in", doing="receiving the archive")
     scripted.answers("POST", "receive", INVITATION, status=201)
@@ -203,7 +203,7 @@ def test_programs_get_it_as_json(scripted: Scripted, wingsctl: Command) -> None:
     assert ran.json["backups_stay_in"] == "/backups"
 
 
-def test_it_may_go_on_by_itself(scripted: Scripted, wingsctl: Command) -> None:
+def test_no_wait_returns_at_once(scripted: Scripted, wingsctl: Command) -> None:
     words = failing(scripted)
     out = wingsctl(*words, "--no-wait").out
     assert f"wingsctl show {UUID}" in out
@@ -211,7 +211,7 @@ def test_it_may_go_on_by_itself(scripted: Scripted, wingsctl: Command) -> None:
     assert wingsctl(*words, "--no-wait", "--json").json == BEGUN
 
 
-def test_who_leaves_reads_that_it_goes_on(
+def test_an_interrupt_says_that_the_transfer_continues(
     scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = failing(scripted)
@@ -226,7 +226,7 @@ def test_who_leaves_reads_that_it_goes_on(
     assert f"cancel it with wingsctl cancel {UUID}" in ran.err
 
 
-def test_a_daemon_that_goes_meanwhile_is_told_from_none(
+def test_a_daemon_that_ends_during_the_transfer_is_reported(
     scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = failing(scripted)
@@ -239,7 +239,7 @@ def test_a_daemon_that_goes_meanwhile_is_told_from_none(
 
 
 @pytest.mark.parametrize("given", ["option", "environment", "standard input"])
-def test_the_token_need_not_stand_in_the_list_of_processes(
+def test_the_token_can_come_from_the_environment_or_standard_input(
     scripted: Scripted, wingsctl: Command, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     failing(scripted)

@@ -106,7 +106,7 @@ def test_the_node_at_a_glance(scripted: Scripted, wingsctl: Command) -> None:
         ({"servers": {"loaded": False, "count": None, "running": None}}, "not loaded"),
     ],
 )
-def test_what_is_wrong_stands_out(
+def test_status_names_each_problem(
     scripted: Scripted, wingsctl: Command, changes: dict[str, Any], says: str
 ) -> None:
     scripted.answers("GET", "status", status(**changes))
@@ -139,13 +139,13 @@ def test_transfers_now_and_past(scripted: Scripted, wingsctl: Command) -> None:
     assert "3 min 20 s  1.0 GiB  12     success" in ran.out
 
 
-def test_where_nothing_moves_that_is_said(scripted: Scripted, wingsctl: Command) -> None:
+def test_an_empty_list_of_transfers_says_so(scripted: Scripted, wingsctl: Command) -> None:
     scripted.answers("GET", "transfers?past=3", NOTHING)
     assert wingsctl("transfers", "--past", "3").out == "no transfers in progress\n"
     assert wingsctl("transfers", "--past", "3", "--json").json == NOTHING
 
 
-def test_one_server(scripted: Scripted, wingsctl: Command) -> None:
+def test_show_prints_a_server_with_its_transfers(scripted: Scripted, wingsctl: Command) -> None:
     told = {
         "uuid": UUID,
         "server": {
@@ -233,7 +233,7 @@ def test_a_server_that_is_gone_has_its_past(scripted: Scripted, wingsctl: Comman
     assert "not on this node" in wingsctl("show", UUID).out
 
 
-def test_one_that_nobody_knows(scripted: Scripted, wingsctl: Command) -> None:
+def test_an_unknown_server_exits_with_unknown(scripted: Scripted, wingsctl: Command) -> None:
     scripted.answers("GET", f"transfers/{UUID}", {"error": "unknown"}, status=404)
     assert wingsctl("show", UUID).status == Exit.UNKNOWN
 

@@ -71,7 +71,7 @@ def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
     assert find([str(link)]) == str(link)
 
 
-def test_without_any_it_is_said_where_it_was_looked_for_and_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_the_places_searched(tmp_path: Path) -> None:
     places = [str(tmp_path / "a"), str(tmp_path / "b")]
     with pytest.raises(ConfigError) as caught:
         find(places)

@@ -16,7 +16,7 @@ def allows(origin: str, *others: str, remote: str = "https://Panel.example.com/p
     "origin",
     ["https://panel.example.com", "https://PANEL.example.com", "https://panel.example.com:443"],
 )
-def test_the_panels_own_pages_may(origin: str) -> None:
+def test_the_panels_origin_is_allowed(origin: str) -> None:
     assert allows(origin)
 
 
@@ -33,22 +33,22 @@ def test_the_panels_own_pages_may(origin: str) -> None:
         "",
     ],
 )
-def test_others_may_not(origin: str) -> None:
+def test_other_origins_are_refused(origin: str) -> None:
     assert not allows(origin)
     assert not allows(origin, "https://status.example.com")
 
 
-def test_but_those_that_the_configuration_names() -> None:
+def test_configured_origins_are_allowed() -> None:
     assert allows("https://status.example.com", "https://status.example.com/")
     assert allows("http://localhost:3000", "https://x.invalid", "http://localhost:3000")
     assert not allows("http://localhost:3001", "http://localhost:3000")
 
 
-def test_a_port_counts() -> None:
+def test_the_port_is_part_of_the_origin() -> None:
     assert allows("http://127.0.0.1:8000", remote="http://127.0.0.1:8000")
     assert not allows("http://127.0.0.1", remote="http://127.0.0.1:8000")
 
 
-def test_a_star_is_any() -> None:
+def test_a_star_allows_every_origin() -> None:
     assert allows("https://anything.invalid", "*")
     assert allows("null", "*")

@@ -12,7 +12,7 @@ from wingsd.errors import InvalidData
 TAGS = ["binary", "bool", "float", "int", "map", "null", "omap", "pairs", "seq", "set", "str"]
 
 
-def test_what_is_right_is_read() -> None:
+def test_valid_yaml_is_read() -> None:
     assert read_yaml("a: [1, 2.5, 2001-01-02, x]\n") is not None
     assert read_yaml("") is None
 
@@ -40,12 +40,12 @@ def test_a_fault_is_told_by_its_place_and_not_by_what_is_there(value: str) -> No
     assert str(caught.value).startswith("see line 2, column ")
 
 
-def test_a_key_that_is_there_twice_is_no_choice_of_ours() -> None:
+def test_a_duplicate_key_is_refused() -> None:
     with pytest.raises(InvalidData, match=r"^duplicate key, see line 4, column 3$"):
         read_yaml("api:\n  port: 1\n  host: x\n  port: 2\n")
 
 
-def test_what_is_merged_may_be_said_anew() -> None:
+def test_a_merged_key_can_be_overridden() -> None:
     text = "a: &a {x: 1, y: 1}\nb: {<<: *a, <<: {z: 3}, x: 2}\n"
     assert read_yaml(text) == {"a": {"x": 1, "y": 1}, "b": {"x": 2, "y": 1, "z": 3}}
 

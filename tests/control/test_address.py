@@ -44,18 +44,18 @@ def test_a_certificate_has_the_name(tmp_path: Path, names: tuple[str, ...], host
     assert reachable_at(config(api), "https://0.0.0.0:1234") == (f"https://{host}:1234", False)
 
 
-def test_else_where_it_listens_is_a_guess() -> None:
+def test_without_a_certificate_the_listening_address_is_a_guess() -> None:
     found = reachable_at(config(ApiConfig()), "http://192.0.2.7:8080")
     assert found == ("http://192.0.2.7:8080", False)
 
 
 @pytest.mark.parametrize("listens", ["http://0.0.0.0:81", "http://[::]:81"])
-def test_or_the_machines_name(listens: str) -> None:
+def test_a_wildcard_address_is_replaced_by_the_host_name(listens: str) -> None:
     assert reachable_at(config(ApiConfig()), listens) == (f"http://{platform.node()}:81", False)
 
 
 @pytest.mark.parametrize("content", ["", "nonsense"])
-def test_a_certificate_that_is_none_is_no_help(tmp_path: Path, content: str) -> None:
+def test_an_invalid_certificate_is_ignored(tmp_path: Path, content: str) -> None:
     path = tmp_path / "cert.pem"
     path.write_text(content)
     api = ApiConfig(ssl=Ssl(True, str(path), str(path)))

@@ -37,7 +37,9 @@ async def test_root_and_one_group_may_open_it(nodes: TwoNodesInProcess, tmp_path
     assert not path.exists()
 
 
-async def test_it_is_the_groups_that_is_named(nodes: TwoNodesInProcess, tmp_path: Path) -> None:
+async def test_the_socket_belongs_to_the_configured_group(
+    nodes: TwoNodesInProcess, tmp_path: Path
+) -> None:
     if os.getuid():
         pytest.skip("only root may give it to any group")
     path = tmp_path / "control.sock"
@@ -47,7 +49,7 @@ async def test_it_is_the_groups_that_is_named(nodes: TwoNodesInProcess, tmp_path
     await opened.close()
 
 
-async def test_a_group_that_there_is_not_is_said_so(
+async def test_an_unknown_group_is_logged(
     nodes: TwoNodesInProcess, tmp_path: Path, logged_errors: LoggedErrors
 ) -> None:
     opened = listener(nodes, tmp_path / "control.sock", "no-such-group")
@@ -68,7 +70,7 @@ async def test_a_socket_that_a_dead_daemon_left_is_replaced(
     await opened.close()
 
 
-async def test_one_where_somebody_listens_is_left_to_them(
+async def test_a_socket_of_a_running_daemon_is_left_alone(
     nodes: TwoNodesInProcess, tmp_path: Path, logged_errors: LoggedErrors
 ) -> None:
     path = tmp_path / "control.sock"
@@ -91,7 +93,7 @@ async def test_one_where_somebody_listens_is_left_to_them(
         ("x" * 150, "too long"),
     ],
 )
-async def test_where_there_can_be_none_that_is_said(
+async def test_a_socket_that_cannot_be_made_is_logged_with_the_reason(
     nodes: TwoNodesInProcess, tmp_path: Path, logged_errors: LoggedErrors, path: str, says: str
 ) -> None:
     (tmp_path / "file").write_text("precious")
@@ -104,7 +106,7 @@ async def test_where_there_can_be_none_that_is_said(
     await opened.close()
 
 
-async def test_a_node_can_do_without(
+async def test_a_node_without_a_control_socket_says_so_in_the_log(
     nodes: TwoNodesInProcess, logged_errors: LoggedErrors
 ) -> None:
     opened = listener(nodes, "")

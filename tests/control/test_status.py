@@ -41,7 +41,7 @@ async def test_it_tells_what_it_is_and_has_room_for(nodes: TwoNodesInProcess) ->
         assert 0 < disk["free_bytes"] <= disk["total_bytes"]
 
 
-async def test_a_disk_that_is_gone_is_said_so(nodes: TwoNodesInProcess) -> None:
+async def test_a_missing_disk_is_reported_with_its_error(nodes: TwoNodesInProcess) -> None:
     nodes.source.data.rename(nodes.source.directory / "elsewhere")
     found = await gathered(nodes)
     disk = found["disks"][0]
@@ -63,7 +63,7 @@ async def test_a_panel_that_answers_is_reachable(nodes: TwoNodesInProcess) -> No
         (PanelRefused("the Panel refused", "answered 401", 401), True, "answered 401"),
     ],
 )
-async def test_a_panel_that_does_not_is_told_with_its_reason(
+async def test_an_unreachable_or_refusing_panel_is_reported_with_its_reason(
     nodes: TwoNodesInProcess, error: Exception, reachable: bool, says: str
 ) -> None:
     nodes.source.panel.greeting = fail(error)
@@ -71,7 +71,7 @@ async def test_a_panel_that_does_not_is_told_with_its_reason(
     assert (panel["reachable"], panel["error"]) == (reachable, says)
 
 
-async def test_nobody_is_waited_for_for_long(
+async def test_the_panel_and_the_engine_are_probed_with_a_timeout(
     nodes: TwoNodesInProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PROBE_TIMEOUT", 0.05)

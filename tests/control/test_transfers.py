@@ -59,7 +59,7 @@ async def test_what_has_ended_is_told_with_its_reason(operator: Operator) -> Non
     assert (past["bytes"], past["files"]) == (pytest.approx(1000, abs=900), 1)
 
 
-async def test_one_server_is_told_whole(operator: Operator) -> None:
+async def test_one_server_is_shown_with_its_state_and_reports(operator: Operator) -> None:
     found = await operator.ask("GET", f"transfers/{UUID}")
     assert found["uuid"] == UUID
     server = found["server"]
@@ -153,6 +153,6 @@ async def test_an_order_that_makes_no_sense_is_refused(
     assert says in f"{refusal.message}: {refusal.detail}"
 
 
-async def test_there_is_nothing_else(operator: Operator) -> None:
+async def test_an_unknown_path_or_method_is_refused(operator: Operator) -> None:
     assert (await operator.refusal("GET", "what")).exit_code == Exit.UNKNOWN
     assert "not allowed for this path" in (await operator.refusal("POST", "status", {})).message

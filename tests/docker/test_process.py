@@ -153,7 +153,7 @@ def test_consoles_that_end_at_once_are_tried_ever_more_rarely(harness: Harness) 
     assert harness.notes.told == []
 
 
-def test_who_detaches_is_told_nothing_more(harness: Harness) -> None:
+def test_a_detached_watcher_gets_no_events(harness: Harness) -> None:
     process = harness.process()
     process.detach()
     harness.state = dict(ENDED)

@@ -94,7 +94,7 @@ async def test_a_flood_arrives_whole_and_in_small_pieces(node: EngineNode) -> No
     assert max(len(piece) for piece in notes.told if isinstance(piece, bytes)) <= 128 * 1024
 
 
-async def test_want_of_memory_is_told(node: EngineNode) -> None:
+async def test_an_out_of_memory_kill_is_reported(node: EngineNode) -> None:
     _, notes, _ = await node.start("exec /bin/busybox tail /dev/zero")
     await notes.over()
     assert notes.ends == [(137, True)]
@@ -150,7 +150,7 @@ async def test_a_signal_that_does_not_exist_is_refused_in_the_engines_words(
     assert "SIGNONSENSE" in detail
 
 
-async def test_what_it_uses_is_told(node: EngineNode) -> None:
+async def test_usage_is_reported(node: EngineNode) -> None:
     _, notes, running = await node.start(OBEDIENT)
     await notes.measured()
     used = notes.usages[0]
@@ -243,7 +243,9 @@ async def test_renewing_what_is_missing_makes_it(node: EngineNode) -> None:
     assert node.state(server)["Status"] == "created"
 
 
-async def test_starts_that_cannot_be(node: EngineNode) -> None:
+async def test_a_start_without_a_container_or_of_a_running_one_is_refused(
+    node: EngineNode,
+) -> None:
     server = node.engine.server(OBEDIENT)
     assert "no container" in await failure(node.environment.start(server.uuid, Notes()))
     await node.environment.create(server)

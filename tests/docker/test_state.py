@@ -81,7 +81,7 @@ def test_other_files_say_that_it_is_not(home: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "soon", "0001-01-01T00:00:00Z", "2026-01-01T00:00:00"])
-def test_what_is_no_moment(text: object) -> None:
+def test_an_invalid_time_is_none(text: object) -> None:
     assert parse_time(text) is None
 
 
@@ -101,5 +101,5 @@ def test_the_lines_of_a_console(written: bytes, lines: list[str]) -> None:
 
 
 @given(st.binary())
-def test_no_console_upsets_it(written: bytes) -> None:
+def test_any_bytes_are_read_as_lines(written: bytes) -> None:
     assert not any("\n" in line or "\r" in line for line in console_lines(written))

@@ -139,7 +139,7 @@ async def test_a_cut_console_is_attached_again_while_the_server_goes_on(
     assert notes.console.count(b"got before") == 1
 
 
-async def test_who_detaches_leaves_no_connection(
+async def test_detaching_closes_the_connections(
     engine: Engine, workers: Workers, relay: Relay, tmp_path: Path
 ) -> None:
     address = str(tmp_path / "relay.sock")
@@ -188,7 +188,7 @@ class _Timed(Clock):
         return getattr(reactor, name)
 
 
-async def test_an_engine_that_says_nothing_is_given_up(deaf: str) -> None:
+async def test_a_silent_engine_times_out(deaf: str) -> None:
     timed: Any = _Timed()
     opening = Deferred.fromCoroutine(ContainerStreams(timed, deaf).stats("any", len))
     timed.advance(TIMEOUT)
@@ -196,7 +196,7 @@ async def test_an_engine_that_says_nothing_is_given_up(deaf: str) -> None:
         await opening
 
 
-async def test_who_is_cancelled_is_not_told_of_a_failure(deaf: str) -> None:
+async def test_a_cancelled_call_reports_no_failure(deaf: str) -> None:
     opening = Deferred.fromCoroutine(ContainerStreams(reactor, deaf).stats("any", len))
     opening.cancel()
     with pytest.raises(CancelledError):

@@ -216,7 +216,7 @@ def open_secret(tmp_path: Path) -> Iterator[str]:
         yield str(path)
 
 
-def test_it_inherits_no_descriptor_no_variable_and_no_argument(
+def test_the_process_inherits_no_descriptor_variable_or_argument(
     open_secret: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WINGSD_TOKEN", "hunter2")
@@ -228,7 +228,7 @@ def test_it_inherits_no_descriptor_no_variable_and_no_argument(
     assert seen["directory"] == "/"
 
 
-def test_it_opens_nothing_starts_nothing_and_has_no_privileges() -> None:
+def test_the_process_can_open_and_start_nothing() -> None:
     seen = json.loads(RewriteJob(BOUNDS, spy()).rewrite("json", b"{}", CHANGES).data)
     assert (seen["open"], seen["socket"]) == ("OSError 24", "OSError 24")
     assert seen["fork"] == "BlockingIOError 11"
@@ -254,7 +254,7 @@ def open_directory() -> Iterator[Path]:
         yield Path(made)
 
 
-def test_it_ends_with_a_daemon_that_is_killed(open_directory: Path) -> None:
+def test_the_process_ends_with_a_killed_daemon(open_directory: Path) -> None:
     # Making a directory is what it can still do, and says its process id.
     program = spy(f"os.mkdir({str(open_directory)!r} + '/' + str(os.getpid())); signal.pause()")
     path = json.dumps(sys.path)

@@ -22,7 +22,7 @@ MANPAGE = HOME / "man" / "wingsd.yml.5"
 
 
 @pytest.mark.parametrize("path", sorted(MADE), ids=lambda path: path.name)
-def test_it_is_current(path: Path) -> None:
+def test_each_made_part_is_current(path: Path) -> None:
     assert path.read_text() == MADE[path], "run `python -m handbook` (or `make docs`)"
 
 

@@ -33,7 +33,7 @@ def test_an_object_is_a_value_and_unknown_keys_are_fine() -> None:
         (b'{"count": ' + b"9" * 10_000 + b"}", "digits"),
     ],
 )
-def test_what_is_no_json_is_told_so(body: bytes, detail: str) -> None:
+def test_invalid_json_is_refused_with_its_reason(body: bytes, detail: str) -> None:
     with pytest.raises(BadRequest, match="not in a parsable format") as caught:
         parse(body, Order)
     assert detail in caught.value.detail
@@ -53,7 +53,7 @@ def test_what_is_no_json_is_told_so(body: bytes, detail: str) -> None:
         (b'{"url": 5, "count": true}', "url: expected a text, found a whole number; count: "),
     ],
 )
-def test_what_is_not_as_asked_for_is_named(body: bytes, detail: str) -> None:
+def test_an_invalid_value_is_refused_with_its_path(body: bytes, detail: str) -> None:
     with pytest.raises(BadRequest, match="could not be validated") as caught:
         parse(body, Order)
     assert detail in caught.value.detail
@@ -65,6 +65,6 @@ def test_a_whole_number_may_be_written_with_a_point(text: str, value: int) -> No
 
 
 @pytest.mark.parametrize("text", ["3.5", "1e999", "NaN", "true"])
-def test_another_is_none(text: str) -> None:
+def test_a_number_that_is_not_whole_is_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="count: expected a whole number"):
         parse(b'{"url": "x", "count": %b}' % text.encode(), Order)

@@ -71,7 +71,7 @@ async def test_a_client_that_vanished_is_found_before_its_answer(
     await door.close()
 
 
-async def test_a_socket_that_is_no_tcp_has_no_such_thing(tmp_path: Any) -> None:
+async def test_a_socket_that_is_not_tcp_is_left_alone(tmp_path: Any) -> None:
     site = NodeSite(NotFound(), reactor=reactor, timeout=1000)
     door = HttpListener(Ssl(), f"unix:{tmp_path}/socket", site, reactor)
     door.open()

@@ -113,7 +113,7 @@ def test_an_upload_that_comes_byte_by_byte_fails_and_is_told_why() -> None:
     assert talk.transport.disconnecting
 
 
-def test_nor_is_it_held_against_an_upload_that_it_was_paused() -> None:
+def test_time_paused_does_not_count_against_an_upload() -> None:
     talk = Conversation(Taker(), least_rate=2)
     talk.send(head(Content_Length=100_000))
     slow(talk, 29)

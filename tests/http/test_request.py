@@ -26,7 +26,7 @@ def test_the_body_comes_as_it_arrives_and_nothing_is_stored() -> None:
     assert talk.reader.request.content.getvalue() == b""
 
 
-def test_a_chunked_body_is_the_same() -> None:
+def test_a_chunked_body_is_streamed_too() -> None:
     talk = Conversation(Taker())
     talk.send(head(Transfer_Encoding="chunked"), b"3\r\nabc\r\n", b"3\r\nd", b"ef\r\n0\r\n\r\n")
     assert (talk.reader.body, talk.reader.events) == (b"abcdef", ["end"])
@@ -134,7 +134,7 @@ def test_a_client_that_sends_on_after_a_refusal_is_heard_to_its_end() -> None:
     assert [status for status, _, _ in talk.transport.answers()] == [401]
 
 
-def test_it_is_not_heard_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_body_is_drained_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_module, "MAX_DRAINED_BODY", 100)
     talk = Conversation(Taker(REFUSAL))
     talk.send(head(Transfer_Encoding="chunked"), b"60\r\n" + b"x" * 0x60 + b"\r\n")
@@ -143,7 +143,7 @@ def test_it_is_not_heard_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert talk.transport.disconnecting
 
 
-def test_nor_for_ever() -> None:
+def test_a_refused_body_is_drained_for_a_limited_time() -> None:
     talk = Conversation(Taker(REFUSAL))
     talk.send(head(Content_Length=1000))
     for _ in range(int(request_module.MAX_DRAIN_TIME) - 1):
@@ -250,7 +250,7 @@ def test_a_resource_that_wants_the_whole_body_gets_it() -> None:
     assert (status, body) == (200, b"fedcba")
 
 
-def test_a_form_is_no_business_of_twisteds() -> None:
+def test_a_form_is_not_parsed_by_twisted() -> None:
     # Its parser fails on names in the form of RFC 2231, and runs before anybody is asked to let
     # the client in.
     form = b"--b\r\nContent-Disposition: form-data; name*=utf-8''x\r\n\r\nv\r\n--b--\r\n"
@@ -260,7 +260,9 @@ def test_a_form_is_no_business_of_twisteds() -> None:
     assert [body for _, _, body in talk.transport.answers()] == [form[::-1]]
 
 
-def test_and_its_mistakes_are_answered_in_json(logged_errors: LoggedErrors) -> None:
+def test_an_internal_error_of_a_resource_is_answered_with_500_in_json(
+    logged_errors: LoggedErrors,
+) -> None:
     talk = Conversation(Taker())
     talk.send(head("/whole", method="PUT", Content_Length=0))
     ((status, _, body),) = talk.transport.answers()

@@ -148,7 +148,7 @@ def test_two_that_ask_at_a_time_have_the_same_answer() -> None:
     assert [bool(Samples(text).get("wingsd_data_size_bytes")) for text in texts] == [True, True]
 
 
-def test_so_does_one_that_is_not_there() -> None:
+def test_a_missing_disk_leaves_its_series_out() -> None:
     exposed = exposition(Recorder(), workers=Disk(fail(FileNotFoundError("gone"))))
     found = Samples(rendered(exposed)[0])
     assert not [name for name in found.names if name.startswith("wingsd_data_")]

@@ -127,7 +127,7 @@ async def test_a_second_failure_is_no_error_but_a_second_success_is(harness: Har
     assert "No transfer of that server is open." in caught.value.detail
 
 
-async def test_a_no_is_not_asked_again_and_its_reason_is_told(harness: Harness) -> None:
+async def test_a_refusal_is_not_retried_and_keeps_its_reason(harness: Harness) -> None:
     with pytest.raises(PanelRefused) as caught:
         await harness.client(token="x").owns(UUID)
     assert "403" in caught.value.detail
@@ -148,7 +148,7 @@ CALLS: list[Callable[[Panel], Awaitable[object]]] = [
 
 
 @pytest.mark.parametrize("ask", CALLS)
-async def test_a_token_that_the_panel_refuses_is_told_in_each_call(
+async def test_each_call_with_a_wrong_token_raises_node_token_refused(
     harness: Harness, ask: Any
 ) -> None:
     with pytest.raises(NodeTokenRefused) as caught:
@@ -162,7 +162,9 @@ async def test_a_token_that_the_panel_refuses_is_told_in_each_call(
 
 
 @pytest.mark.parametrize("ask", CALLS)
-async def test_so_it_is_with_401(harness: Harness, ask: Any) -> None:
+async def test_each_call_answered_with_401_raises_node_token_refused(
+    harness: Harness, ask: Any
+) -> None:
     harness.fake.inject("/servers", Answer(401))
     with pytest.raises(NodeTokenRefused):
         await ask(harness.client())
@@ -202,7 +204,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_what_is_no_answer_is_asked_for_again(harness: Harness, fault: Any) -> None:
+async def test_an_invalid_answer_is_retried(harness: Harness, fault: Any) -> None:
     harness.fake.inject("/servers", fault, times=2)
     assert not await harness.client().owns(UUID)
     assert len(harness.fake.calls) == 3
@@ -342,7 +344,7 @@ async def test_an_answer_that_drips_has_no_more_time_than_any(ask: Any, begun: b
     assert clock.getDelayedCalls() == []
 
 
-async def test_a_page_is_not_the_panels_word(harness: Harness) -> None:
+async def test_an_html_page_is_retried(harness: Harness) -> None:
     harness.fake.open_transfer(UUID, harness.here)
     harness.fake.inject("/success", Answer(200, b"<html>We are updating</html>", "text/html"))
     await harness.client().transfer_succeeded(UUID)
@@ -350,7 +352,7 @@ async def test_a_page_is_not_the_panels_word(harness: Harness) -> None:
     assert harness.fake.node_of(UUID) == harness.here
 
 
-def test_a_cancelled_call_is_not_tried_again() -> None:
+def test_a_cancelled_call_is_not_retried() -> None:
     panel, http, clock = dead_panel(Deferred)
     outcome = Deferred.fromCoroutine(panel.owns(UUID))
     outcome.cancel()
@@ -360,7 +362,7 @@ def test_a_cancelled_call_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_panel_says_how_long_it_is_to_be_left_alone(harness: Harness, status: int) -> None:
+async def test_retry_after_is_kept_in_the_error(harness: Harness, status: int) -> None:
     answer = Answer(status, retry_after="90")
     harness.fake.inject("/servers", answer)
     with pytest.raises(PanelError) as caught:
@@ -369,7 +371,7 @@ async def test_a_panel_says_how_long_it_is_to_be_left_alone(harness: Harness, st
     assert len(harness.fake.calls) == 1
 
 
-async def test_each_attempt_is_told_to_who_counts_them(harness: Harness) -> None:
+async def test_each_attempt_is_reported_to_the_observer(harness: Harness) -> None:
     heard = RecordingObserver()
     harness.fake.inject("/servers", Answer(502), times=1)
     panel = harness.client(observer=heard)

@@ -54,12 +54,12 @@ def test_a_server_is_created(node: FakeNode) -> None:
     assert (server.hold, server.state) == ("", PowerState.OFFLINE)
 
 
-def test_it_is_started_when_that_is_asked_for(node: FakeNode) -> None:
+def test_a_created_server_starts_with_start_on_completion(node: FakeNode) -> None:
     empty(node)
     assert create(node, start=True).value().state is PowerState.STARTING
 
 
-def test_a_start_that_fails_fails_no_creation(node: FakeNode) -> None:
+def test_a_failed_start_does_not_fail_the_creation(node: FakeNode) -> None:
     empty(node)
     node.environment.faults["start"] = EnvironmentFailed("no port")
     server = create(node, start=True).value()
@@ -67,7 +67,7 @@ def test_a_start_that_fails_fails_no_creation(node: FakeNode) -> None:
     assert any("no port" in message for message in node.told("daemon message"))
 
 
-def test_a_server_is_created_once(node: FakeNode) -> None:
+def test_a_second_creation_is_refused_with_conflict(node: FakeNode) -> None:
     empty(node)
     hang = node.environment.faults["create"] = Hang()
     creating = create(node)
@@ -154,14 +154,14 @@ def test_a_variable_that_no_container_can_have_is_named_in_the_console(node: Fak
     assert node.environment.containers == {}
 
 
-def test_a_panel_that_does_not_know_the_server_is_told_nothing_of_it(node: FakeNode) -> None:
+def test_an_unknown_server_is_not_reported_as_installed(node: FakeNode) -> None:
     empty(node)
     node.panel.faults["describe"] = ServerNotFound("unknown", "x")
     create(node).error(ServerNotFound)
     assert [call[0] for call in node.panel.calls] == ["describe"]
 
 
-def test_a_panel_that_cannot_be_told_loses_no_server(
+def test_a_server_is_kept_when_its_installation_cannot_be_reported(
     node: FakeNode, logged_errors: LoggedErrors
 ) -> None:
     empty(node)

@@ -70,7 +70,7 @@ def test_no_engine_delays_the_deletion_of_what_has_moved_away(node: FakeNode) ->
     assert node.environment.containers == {}
 
 
-def test_of_what_is_in_a_pool_no_file_goes(node: FakeNode) -> None:
+def test_files_in_a_storage_pool_are_not_deleted(node: FakeNode) -> None:
     server = node.server()
     (node.data / UUID / "world").touch()
     node.servers.share(UUID, "attic")
@@ -83,7 +83,7 @@ def test_of_what_is_in_a_pool_no_file_goes(node: FakeNode) -> None:
         node.servers.get(UUID)
 
 
-def test_that_the_panel_still_has_it_here_at_the_start_does_not_make_them_its_own(
+def test_files_in_a_pool_stay_shared_after_a_restart(
     node: FakeNode,
 ) -> None:
     """So it is after a restart, until the Panel has heard of the success."""
@@ -95,7 +95,7 @@ def test_that_the_panel_still_has_it_here_at_the_start_does_not_make_them_its_ow
 
 
 @pytest.mark.parametrize("how", ["it stays", "it comes back"])
-def test_once_they_are_its_own_again_they_go_with_it(node: FakeNode, how: str) -> None:
+def test_files_that_are_no_longer_shared_are_deleted(node: FakeNode, how: str) -> None:
     server = node.server()
     node.servers.share(UUID, "attic")
     if how == "it stays":
@@ -120,7 +120,7 @@ def test_a_server_whose_container_stays_is_not_deleted(node: FakeNode) -> None:
     delete(node).value()
 
 
-def test_during_a_deletion_it_does_not_start_nor_go_twice(node: FakeNode) -> None:
+def test_a_start_creation_or_deletion_during_a_deletion_is_a_conflict(node: FakeNode) -> None:
     server = node.server()
     hang = node.environment.faults["remove"] = Hang()
     deleting = delete(node)
@@ -134,7 +134,7 @@ def test_during_a_deletion_it_does_not_start_nor_go_twice(node: FakeNode) -> Non
     assert node.called("start") == []
 
 
-def test_a_start_under_way_is_called_off(node: FakeNode) -> None:
+def test_a_start_under_way_is_cancelled_by_the_deletion(node: FakeNode) -> None:
     server = node.server()
     node.environment.faults["recreate"] = Hang()
     starting = Outcome.of(server.power(PowerAction.START))
@@ -143,7 +143,7 @@ def test_a_start_under_way_is_called_off(node: FakeNode) -> None:
     assert node.environment.containers == {}
 
 
-def test_files_that_cannot_go_are_named(
+def test_files_that_cannot_be_deleted_are_logged(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
     node.server()

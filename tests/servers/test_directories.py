@@ -32,7 +32,7 @@ def test_a_directory_is_made_once(directories: ServerDirectories, data: Path) ->
     assert os.listdir(data / UUID) == ["world"]
 
 
-def test_it_belongs_to_its_owner(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_directory_belongs_to_its_owner(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
     monkeypatch.setattr(os, "chown", lambda *args: given.append(args))
     ServerDirectories(str(data), (12345, 54321)).make(UUID)
@@ -78,7 +78,9 @@ def test_what_is_deleted_may_be_of_any_depth(directories: ServerDirectories, dat
     assert os.listdir(data) == []
 
 
-def test_nothing_to_delete_is_fine(directories: ServerDirectories, data: Path) -> None:
+def test_a_missing_directory_has_nothing_to_delete(
+    directories: ServerDirectories, data: Path
+) -> None:
     assert directories.set_aside(UUID) is None
     assert directories.unfinished() == []
 

@@ -30,7 +30,7 @@ class SlowWorkers:
             deferred.callback(result)
 
 
-def test_one_at_a_time_and_nobody_twice() -> None:
+def test_directories_are_measured_one_at_a_time_and_once() -> None:
     workers = SlowWorkers()
     told: list[int] = []
     usage = DiskUsage(workers, BackgroundTasks())  # type: ignore[arg-type]

@@ -89,7 +89,7 @@ def node(engine: Engine) -> Iterator[EngineNode]:
     made.workers.stop()
 
 
-async def test_a_life(node: EngineNode) -> None:
+async def test_a_server_starts_restarts_and_is_deleted(node: EngineNode) -> None:
     uuid, servers = node.settings.uuid, node.make_servers()
     await servers.boot()
     server = servers.get(uuid)

@@ -37,7 +37,7 @@ def test_servers_are_loaded_the_panel_told_and_what_runs_taken_up(node: FakeNode
         node.servers.get("00000000-0000-4000-8000-000000000000")
 
 
-def test_until_then_nothing_is_known(node: FakeNode) -> None:
+def test_before_the_boot_servers_are_not_loaded(node: FakeNode) -> None:
     node.panel.faults["servers"] = Deferred()
     boot(node)
     assert not node.servers.loaded
@@ -62,7 +62,7 @@ def test_what_arrived_during_the_boot_stays_as_it_is(node: FakeNode) -> None:
     assert node.servers.get(UUID) is arriving
 
 
-def test_a_panel_that_is_down_is_asked_for_ever(
+def test_the_list_of_servers_is_requested_until_the_panel_answers(
     node: FakeNode, logged_errors: LoggedErrors
 ) -> None:
     node.panel.faults["servers"] = DOWN
@@ -121,7 +121,7 @@ def test_an_engine_that_does_not_answer_is_asked_again(
     assert node.clock.getDelayedCalls() == []
 
 
-def test_a_few_at_a_time_are_looked_for(node: FakeNode) -> None:
+def test_at_most_four_servers_are_adopted_at_a_time(node: FakeNode) -> None:
     uuids = [f"00000000-0000-4000-8000-{number:012}" for number in range(10)]
     node.panel.known = {uuid: configuration(uuid) for uuid in uuids}
     hang = node.environment.faults["adopt"] = Hang()

@@ -85,7 +85,7 @@ def test_a_start_that_fails_says_so_and_leaves_it_offline(
     assert server.state is PowerState.STARTING
 
 
-def test_a_mistake_of_ours_is_logged_whole_and_told_in_few_words(
+def test_an_internal_error_is_logged_in_full_and_shown_in_brief(
     node: FakeNode, logged_errors: LoggedErrors
 ) -> None:
     server = node.server()
@@ -129,7 +129,7 @@ def test_what_runs_unknown_to_the_node_is_taken_up_and_not_started(node: FakeNod
     assert node.called("recreate", "start") == []
 
 
-def test_a_start_that_failed_is_heard_of_no_more(
+def test_events_after_a_failed_start_are_ignored(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = node.server()
@@ -158,7 +158,7 @@ def test_suspended_servers_do_not_start(node: FakeNode) -> None:
     assert node.environment.calls == []
 
 
-def test_who_was_suspended_since_is_found_out_by_the_start(node: FakeNode) -> None:
+def test_a_start_finds_out_that_the_server_was_suspended(node: FakeNode) -> None:
     server = node.server()
     node.panel.known[UUID] = configuration(suspended=True)
     do(server, PowerAction.START).error(BadRequest)
@@ -192,21 +192,21 @@ def test_a_server_is_stopped_in_its_own_way(
     assert node.clock.getDelayedCalls() == []
 
 
-def test_one_that_is_still_starting_is_told_to_stop_all_the_same(node: FakeNode) -> None:
+def test_a_starting_server_can_be_stopped(node: FakeNode) -> None:
     server = node.server()
     do(server, PowerAction.START).value()
     do(server, PowerAction.STOP).value()
     assert node.told("status") == ["starting", "stopping", "offline"]
 
 
-def test_what_is_offline_needs_no_stop(node: FakeNode) -> None:
+def test_a_stop_of_an_offline_server_does_nothing(node: FakeNode) -> None:
     server = node.server()
     do(server, PowerAction.STOP).value()
     do(server, PowerAction.KILL).value()
     assert node.events == []
 
 
-def test_who_does_not_stop_in_time_is_killed(node: FakeNode) -> None:
+def test_a_server_that_does_not_stop_in_time_is_killed(node: FakeNode) -> None:
     server = running(node)
     node.environment.stubborn.add(UUID)
     stopping = do(server, PowerAction.STOP)

@@ -37,7 +37,7 @@ def test_a_start_waits_for_a_stop(node: FakeNode) -> None:
 
 
 @pytest.mark.parametrize("wait", [0, 30])
-def test_it_does_not_wait_for_ever(node: FakeNode, wait: int) -> None:
+def test_a_start_waits_for_another_action_within_its_time(node: FakeNode, wait: int) -> None:
     server = running(node)
     node.environment.stubborn.add(UUID)
     stopping, starting = do(server, PowerAction.STOP), do(server, PowerAction.START, wait)
@@ -69,7 +69,7 @@ def test_a_start_that_has_not_come_to_running_is_cancelled(
     do(server, PowerAction.START).value()
 
 
-def test_a_start_whose_caller_gives_up_is_undone(node: FakeNode) -> None:
+def test_a_cancelled_start_is_undone(node: FakeNode) -> None:
     server = node.server()
     node.environment.faults["recreate"] = Hang()
     starting = do(server, PowerAction.START)
@@ -95,7 +95,7 @@ def test_a_held_server_can_only_be_ended(node: FakeNode) -> None:
     do(server, PowerAction.START).value()
 
 
-def test_who_holds_it_is_alone(node: FakeNode) -> None:
+def test_a_held_server_cannot_be_held_again(node: FakeNode) -> None:
     server = node.server()
     server.place_hold("one thing")
     with pytest.raises(Conflict, match="one thing"):

@@ -57,7 +57,7 @@ def test_events_change_the_state(way: list[tuple[PowerEvent, str]]) -> None:
         (PowerState.STARTING, PowerEvent.ADOPTED),
     ],
 )
-def test_what_cannot_be_is_a_mistake(state: PowerState, event: PowerEvent) -> None:
+def test_an_impossible_event_is_a_value_error(state: PowerState, event: PowerEvent) -> None:
     with pytest.raises(ValueError, match=state.value):
         next_state(state, event)
 

@@ -26,7 +26,7 @@ def server(node: FakeNode) -> Server:
     ("action", "how"),
     [(PowerAction.STOP, "command"), (PowerAction.RESTART, "command"), (PowerAction.KILL, "kill")],
 )
-def test_it_is_ended_as_if_it_had_been_seen(
+def test_a_server_adopted_late_is_stopped_and_killed(
     node: FakeNode, server: Server, action: PowerAction, how: str
 ) -> None:
     node.environment.faults.clear()
@@ -42,7 +42,9 @@ def test_a_transfer_stops_it_before_its_container_goes(node: FakeNode, server: S
 
 
 @pytest.mark.parametrize("action", list(PowerAction))
-def test_while_nobody_knows_nothing_is_done(server: Server, action: PowerAction) -> None:
+def test_no_action_is_taken_while_the_engine_is_unreachable(
+    server: Server, action: PowerAction
+) -> None:
     do(server, action).error(EnvironmentFailed)
 
 

@@ -50,7 +50,7 @@ def test_one_whose_size_is_not_known_is_measured_when_its_directory_is_here(
     assert server.disk_bytes == 1000
 
 
-def test_what_is_in_use_here_does_not_arrive(node: FakeNode) -> None:
+def test_a_held_or_running_server_is_not_replaced_by_an_arriving_one(node: FakeNode) -> None:
     server = node.server()
     server.place_hold("the server is being deleted")
     with pytest.raises(ServerAlreadyExists, match="being deleted"):
@@ -61,7 +61,7 @@ def test_what_is_in_use_here_does_not_arrive(node: FakeNode) -> None:
         node.servers.admit(configuration(), "it is being received")
 
 
-def test_a_leftover_makes_room(node: FakeNode) -> None:
+def test_a_stopped_leftover_is_replaced_by_an_arriving_server(node: FakeNode) -> None:
     leftover = node.server()
     server = node.servers.admit(configuration(), "it is being received")
     assert node.servers.get(UUID) is server is not leftover
@@ -77,7 +77,7 @@ def test_what_has_moved_away_may_come_back_though_nobody_deleted_it(node: FakeNo
     assert node.servers.get(UUID) is server is not moved
 
 
-def test_a_failed_arrival_touches_no_files(node: FakeNode) -> None:
+def test_forgetting_an_arrival_keeps_its_files(node: FakeNode) -> None:
     node.server()
     node.servers.forget(UUID)
     assert os.listdir(node.data) == [UUID]

@@ -55,7 +55,7 @@ def egg_files(node: FakeNode, threads: SlowWorkers, tmp_path: Path) -> ServerEgg
     return ServerEggFiles(rewriters, str(tmp_path), node.owner, node.config)
 
 
-def test_one_server_has_one_thread_whoever_gives_up(
+def test_a_server_has_one_thread_although_starts_are_cancelled(
     egg_files: ServerEggFiles, threads: SlowWorkers, tmp_path: Path
 ) -> None:
     given_up = Deferred.fromCoroutine(egg_files.rewrite(with_file("first")))

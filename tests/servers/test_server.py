@@ -167,7 +167,7 @@ def test_what_was_found_running_has_its_beginning_in_the_engine(node: FakeNode) 
         (None, False, "exit status unknown to the engine"),
     ],
 )
-def test_an_end_that_nobody_asked_for_is_told(
+def test_an_unexpected_end_is_reported_with_its_status(
     node: FakeNode, status: int | None, out_of_memory: bool, words: str
 ) -> None:
     server = started(node)
@@ -179,7 +179,7 @@ def test_an_end_that_nobody_asked_for_is_told(
     assert server.state is PowerState.OFFLINE
 
 
-def test_who_types_the_stop_command_has_asked_for_it(node: FakeNode) -> None:
+def test_an_end_after_the_stop_command_is_not_a_crash(node: FakeNode) -> None:
     server = started(node)
     Outcome.of(server.command("stop")).value()
     assert node.told("status") == ["offline"]
@@ -189,13 +189,13 @@ def test_who_types_the_stop_command_has_asked_for_it(node: FakeNode) -> None:
 # What it runs in
 
 
-def test_what_it_ran_in_is_made_again(node: FakeNode) -> None:
+def test_a_missing_container_is_created_again(node: FakeNode) -> None:
     server = node.server()
     Outcome.of(server.restore_environment()).value()
     assert node.environment.containers[UUID] == server.configuration.settings
 
 
-def test_what_cannot_be_made_again_is_only_logged(
+def test_a_container_that_cannot_be_created_again_is_logged(
     node: FakeNode, logged_errors: LoggedErrors
 ) -> None:
     node.environment.faults["create"] = EnvironmentFailed("no image")
@@ -206,7 +206,7 @@ def test_what_cannot_be_made_again_is_only_logged(
 # Figures
 
 
-def test_what_it_uses_is_told_while_it_runs(node: FakeNode) -> None:
+def test_usage_is_published_while_the_server_runs(node: FakeNode) -> None:
     server = started(node)
     node.process().use(USAGE)
     (stats,) = node.told("stats")
@@ -335,7 +335,7 @@ def test_a_size_that_is_not_known_is_none_here_and_0_for_the_panel(
 # Settings
 
 
-def test_settings_are_fetched_anew(node: FakeNode) -> None:
+def test_sync_fetches_the_settings_again(node: FakeNode) -> None:
     server = node.server()
     fresh = node.panel.known[UUID] = configuration(done=())
     Outcome.of(server.sync()).value()

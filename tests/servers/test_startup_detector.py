@@ -30,11 +30,11 @@ def matches(line: str, *done: str, strip_ansi: bool = False) -> bool:
         ("", "anything", False),
     ],
 )
-def test_one_entry(entry: str, line: str, matched: bool) -> None:
+def test_an_entry_matches_as_in_wings(entry: str, line: str, matched: bool) -> None:
     assert matches(line, entry) is matched
 
 
-def test_any_of_several() -> None:
+def test_any_of_several_entries_matches() -> None:
     done = StartupDetector(Startup(("one", "regex:tw[o]", "three")))
     assert [done.match(line) for line in ("one", "two", "three", "four")] == [True] * 3 + [False]
 
@@ -62,7 +62,7 @@ def test_an_expression_that_is_none_is_told_and_the_others_count() -> None:
     assert not done.match("(oops")
 
 
-def test_whether_there_is_anything_to_wait_for() -> None:
+def test_a_detector_without_entries_is_false() -> None:
     assert not StartupDetector(Startup())
     assert not StartupDetector(Startup(("",)))
     assert StartupDetector(Startup(("up",)))

@@ -24,7 +24,7 @@ def test_a_server_that_stops_in_time_is_not_killed(node: FakeNode) -> None:
     assert node.clock.getDelayedCalls() == []
 
 
-def test_a_server_that_does_not_is(node: FakeNode) -> None:
+def test_a_server_that_does_not_stop_in_time_is_killed(node: FakeNode) -> None:
     server = running(node)
     node.environment.stubborn.add(UUID)
     stopping = Outcome.of(server.stop_within(60))
@@ -34,13 +34,13 @@ def test_a_server_that_does_not_is(node: FakeNode) -> None:
     assert "60 s" in node.told("daemon message")[0]
 
 
-def test_one_that_is_offline_needs_nothing(node: FakeNode) -> None:
+def test_an_offline_server_is_not_stopped(node: FakeNode) -> None:
     server = node.server()
     Outcome.of(server.stop_within(60)).value()
     assert node.events == []
 
 
-def test_a_start_under_way_is_called_off_for_it(node: FakeNode) -> None:
+def test_a_start_under_way_is_cancelled(node: FakeNode) -> None:
     server = node.server()
     node.environment.faults["recreate"] = Hang()
     starting = do(server, PowerAction.START)
@@ -78,7 +78,7 @@ def test_a_restart_under_way_ends_offline(node: FakeNode) -> None:
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_cancelled_it_asks_for_nothing_more(node: FakeNode, earlier: bool) -> None:
+def test_a_cancelled_stop_does_not_kill(node: FakeNode, earlier: bool) -> None:
     server = running(node)
     node.environment.stubborn.add(UUID)
     stop = do(server, PowerAction.STOP) if earlier else None
@@ -95,7 +95,7 @@ def test_cancelled_it_asks_for_nothing_more(node: FakeNode, earlier: bool) -> No
     do(server, PowerAction.START).value()
 
 
-def test_cancelled_while_it_is_asked_to_stop_it_goes_on(node: FakeNode) -> None:
+def test_a_stop_cancelled_during_its_command_leaves_the_server_running(node: FakeNode) -> None:
     server = running(node)
     node.environment.faults["command"] = Hang()
     stopping = Outcome.of(server.stop_within(60))
@@ -107,7 +107,7 @@ def test_cancelled_while_it_is_asked_to_stop_it_goes_on(node: FakeNode) -> None:
     assert node.told("daemon message") == []
 
 
-def test_one_that_does_not_read_its_console_is_killed_in_the_end(node: FakeNode) -> None:
+def test_a_server_that_does_not_read_its_console_is_killed(node: FakeNode) -> None:
     server = running(node)
     node.environment.faults["command"] = ConsoleBlocked("it did not read its console")
     stopping = Outcome.of(server.stop_within(60))

@@ -116,7 +116,7 @@ async def test_a_creation_without_a_container_is_an_installation_all_the_same(
     assert node.panel.installed(OTHER) is True
 
 
-async def test_each_start_asks_anew(node: NodeWithPanel) -> None:
+async def test_each_start_fetches_the_settings_again(node: NodeWithPanel) -> None:
     node.panel.add_server(server_settings(UUID), node.registered)
     await node.servers.boot()
     server = node.servers.get(UUID)

@@ -25,9 +25,7 @@ def worker() -> Iterator[Workers]:
     made.stop()
 
 
-async def test_it_is_closed_behind_all_that_is_still_to_be_written(
-    tmp_path: Path, worker: Workers
-) -> None:
+async def test_the_store_closes_after_pending_writes(tmp_path: Path, worker: Workers) -> None:
     store = Store(str(tmp_path))
     store.open()
     journal = StateDatabase(store, worker, lambda: 10.0)

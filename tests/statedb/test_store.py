@@ -303,13 +303,13 @@ def test_a_damaged_page_is_found_when_it_is_opened(
 
 
 @pytest.mark.parametrize("pages", [1, 5])
-def test_a_journal_that_was_cut_short_is_damaged(tmp_path: Path, pages: int) -> None:
+def test_a_truncated_database_is_damaged(tmp_path: Path, pages: int) -> None:
     damage(tmp_path / FILE, b"")
     os.truncate(tmp_path / FILE, pages * PAGE)
     assert refusal(tmp_path)
 
 
-def test_an_empty_file_is_a_damaged_journal_and_not_a_new_one(tmp_path: Path) -> None:
+def test_an_empty_file_is_a_damaged_database(tmp_path: Path) -> None:
     (tmp_path / FILE).touch()
     assert "wingsd.db: the file is empty" in refusal(tmp_path)
     assert not (tmp_path / FILE).stat().st_size
@@ -335,7 +335,7 @@ def test_damage_done_while_it_is_open_is_told_as_such(store: Store, tmp_path: Pa
         store.denied()
 
 
-def test_a_journal_that_was_moved_away_alone_leaves_nothing_to_the_next(
+def test_a_write_ahead_log_of_a_moved_database_is_not_replayed(
     store: Store, tmp_path: Path
 ) -> None:
     store.use_token("digest", 100)
@@ -347,7 +347,7 @@ def test_a_journal_that_was_moved_away_alone_leaves_nothing_to_the_next(
     new.close()
 
 
-def test_a_start_that_was_killed_while_it_made_the_journal_is_no_damage(tmp_path: Path) -> None:
+def test_an_unfinished_new_database_is_replaced(tmp_path: Path) -> None:
     (tmp_path / f"{FILE}.new").write_bytes(b"half")
     store = Store(str(tmp_path))
     store.open()
@@ -366,7 +366,7 @@ def test_a_full_disk_is_told_and_what_was_written_stays(store: Store, tmp_path: 
     assert [entry.id for entry in store.transfers()] == [kept]
 
 
-def test_people_can_list_it(
+def test_the_database_can_be_listed(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.begin(1_700_000_000, A, Direction.IN, "RECEIVE")
@@ -396,7 +396,7 @@ def test_what_others_said_is_listed_without_control_characters(
     assert "it said \\x1b[2J\\nno" in capsys.readouterr().out
 
 
-def test_a_damaged_one_is_not_listed_and_that_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_damaged_database_is_reported_in_one_line(tmp_path: Path) -> None:
     damage(tmp_path / FILE, b"\xff" * PAGE)
     config = tmp_path / "config.yml"
     config.write_text(
@@ -406,7 +406,7 @@ def test_a_damaged_one_is_not_listed_and_that_is_said_in_one_line(tmp_path: Path
         main(["--config", str(config)])
 
 
-def test_without_a_journal_that_is_said(tmp_path: Path) -> None:
+def test_a_missing_database_is_reported(tmp_path: Path) -> None:
     config = tmp_path / "config.yml"
     config.write_text(
         f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"

@@ -64,7 +64,7 @@ def test_while_a_start_takes_long_more_time_is_asked_for(
     assert manager.heard() == []
 
 
-def test_it_is_not_asked_for_without_end(
+def test_a_start_extends_its_timeout_for_a_limited_time(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sd_daemon, "_EXTENDED_FOR", 0.0)
@@ -81,7 +81,7 @@ def test_a_manager_that_is_gone_raises_nothing_and_is_known(tmp_path: Path) -> N
     assert isinstance(notifier.error, ConnectionRefusedError)
 
 
-def test_one_that_takes_nothing_is_not_waited_for_long(
+def test_a_manager_that_does_not_read_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sd_daemon, "_SEND_TIMEOUT", 0.01)
@@ -132,7 +132,7 @@ def test_a_watchdog_is_kept_content_when_one_watches(
 ALIVE = {"WATCHDOG": "1"}
 
 
-def test_it_is_told_at_once_and_twice_in_each_period(tmp_path: Path) -> None:
+def test_the_watchdog_is_notified_twice_in_each_period(tmp_path: Path) -> None:
     clock = Clock()
     with Manager(tmp_path) as manager:
         watchdog = Watchdog(Notifier(manager.address), 30.0, lambda: succeed(None), clock)
@@ -149,7 +149,9 @@ def test_it_is_told_at_once_and_twice_in_each_period(tmp_path: Path) -> None:
         assert manager.heard() == []
 
 
-def test_it_is_not_while_the_journal_is_stuck(tmp_path: Path, logged_errors: LoggedErrors) -> None:
+def test_the_watchdog_is_not_notified_while_the_database_hangs(
+    tmp_path: Path, logged_errors: LoggedErrors
+) -> None:
     clock = Clock()
     asked: list[Deferred[Any]] = []
 

@@ -32,7 +32,7 @@ def nice_value() -> int:
 
 
 @pytest.mark.parametrize("name", ["a-thread", "of-fifteen-byte"])
-def test_the_kernel_knows_its_name(name: str) -> None:
+def test_the_kernel_has_the_threads_name(name: str) -> None:
     assert run(Path("/proc/thread-self/comm").read_text, name) == f"{name}\n"
 
 
@@ -42,19 +42,19 @@ def test_a_name_that_is_too_long_is_cut() -> None:
     )
 
 
-def test_its_nice_value_is_its_own() -> None:
+def test_a_thread_has_its_own_nice_value() -> None:
     usual = nice_value()
     higher = min(usual + 3, HIGHEST_NICE_VALUE)
     assert run(nice_value, nice=higher) == higher
     assert nice_value() == usual
 
 
-def test_it_is_never_less_nice_than_the_process() -> None:
+def test_a_thread_is_never_less_nice_than_its_process() -> None:
     higher = min(nice_value() + 3, HIGHEST_NICE_VALUE)
     assert run(lambda: run(nice_value, nice=0), nice=higher) == higher
 
 
-def test_where_neither_can_be_set_it_works_all_the_same(
+def test_a_thread_works_when_neither_can_be_set(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def refuse(*_: int) -> None:

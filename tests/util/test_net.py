@@ -57,7 +57,7 @@ def is_told(port: Any) -> bool:
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
-def test_it_looks_away_and_tries_again(port: Any, error: int) -> None:
+def test_a_full_process_pauses_accepting(port: Any, error: int) -> None:
     port.socket.error = error
     for _ in range(3):
         assert is_told(port)
@@ -67,7 +67,7 @@ def test_it_looks_away_and_tries_again(port: Any, error: int) -> None:
     assert is_told(port)
 
 
-def test_it_takes_who_has_waited_and_goes_on(port: Any) -> None:
+def test_accepting_resumes_after_the_pause(port: Any) -> None:
     port.doRead()
     port.socket.error = 0
     port.reactor.advance(PAUSE)
@@ -77,7 +77,7 @@ def test_it_takes_who_has_waited_and_goes_on(port: Any) -> None:
     assert port.reactor.getDelayedCalls() == []
 
 
-def test_one_that_is_closed_meanwhile_stays_so(port: Any) -> None:
+def test_a_port_closed_during_the_pause_stays_closed(port: Any) -> None:
     port.doRead()
     port.stopListening()
     port.reactor.advance(0)

@@ -16,7 +16,7 @@ def test_a_call_is_timed() -> None:
     assert heard.calls == [(PANEL, "list", 3, None)]
 
 
-def test_one_that_fails_is_too_and_fails_all_the_same() -> None:
+def test_a_failed_call_is_timed_and_raises() -> None:
     heard, clock, error = RecordingObserver(), Clock(), OSError("gone")
 
     def look() -> None:
@@ -29,7 +29,7 @@ def test_one_that_fails_is_too_and_fails_all_the_same() -> None:
     assert heard.calls == [(ENGINE, "look", 2, error)]
 
 
-def test_nobody_need_listen() -> None:
+def test_the_default_observer_does_nothing() -> None:
     with Observer().timing(PANEL, "list", Clock().seconds):
         pass
     Observer().answered(ValueError())

@@ -136,7 +136,7 @@ def test_all_faults_are_told_at_once() -> None:
     ]
 
 
-def test_so_are_values_out_of_range_beside_wrong_kinds_and_each_other() -> None:
+def test_values_out_of_range_are_reported_with_wrong_kinds() -> None:
     @attrs.frozen
     class Two:
         one: int = attrs.field(default=0, validator=_even)

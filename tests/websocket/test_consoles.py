@@ -48,7 +48,7 @@ async def test_a_browser_drives_a_server(node: ConsoleNode) -> None:
     assert node.server.done == [(PowerAction.RESTART, 0), ("say hello",)]
 
 
-async def test_the_lines_of_before_are_sent_when_they_are_asked_for(node: ConsoleNode) -> None:
+async def test_previous_lines_are_sent_on_request(node: ConsoleNode) -> None:
     node.listen()
     # More than a transport likes to take at once, and all of it at once.
     node.server.lines = [f"{number} {'x' * 2000}" for number in range(200)]
@@ -86,7 +86,7 @@ async def test_a_command_to_a_stopped_server_is_answered(node: ConsoleNode) -> N
     await browser.wait_for("daemon error", "Cannot send commands to a stopped server")
 
 
-async def test_a_mistake_of_ours_is_logged_and_not_shown(
+async def test_an_internal_error_is_logged_and_not_shown(
     node: ConsoleNode, logged_errors: LoggedErrors
 ) -> None:
     node.listen()
@@ -128,9 +128,7 @@ async def test_a_deleted_server_closes_its_sockets_for_good(node: ConsoleNode) -
 
 
 @pytest.mark.parametrize("secure", [False, True])
-async def test_the_end_of_the_daemon_closes_them_so_that_pages_come_back(
-    node: ConsoleNode, secure: bool
-) -> None:
+async def test_a_shutdown_closes_connections_with_1012(node: ConsoleNode, secure: bool) -> None:
     node.listen(secure=secure)
     watching, silent = await node.watch(), await node.open()
     await node.site.drain(5)
@@ -138,7 +136,7 @@ async def test_the_end_of_the_daemon_closes_them_so_that_pages_come_back(
     assert await silent.wait_closed() == (1012, "this node is shutting down")
 
 
-async def test_one_that_does_not_take_part_in_that_is_cut_off(node: ConsoleNode) -> None:
+async def test_a_client_that_ignores_the_close_is_aborted(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch()
     browser.pause()

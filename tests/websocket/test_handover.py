@@ -139,7 +139,7 @@ def test_what_came_with_the_upgrade_is_not_lost(talk: Talk) -> None:
     assert [message["event"] for message in sent] == ["auth success", "status", "stats"]
 
 
-def test_nor_is_anything_when_every_byte_comes_alone(talk: Talk) -> None:
+def test_an_upgrade_sent_byte_by_byte_loses_nothing(talk: Talk) -> None:
     for byte in HANDSHAKE + frame("auth", token(talk)) + frame("send stats"):
         talk.send(bytes([byte]))
     _, sent = talk.answer()
@@ -207,7 +207,7 @@ def test_more_frames_are_taken_of_one_that_has_shown_a_token(talk: Talk) -> None
     assert talk.transport.value().endswith(b"too many messages")
 
 
-def test_the_sites_idle_timeout_is_over(talk: Talk) -> None:
+def test_the_sites_idle_timeout_ends_with_the_upgrade(talk: Talk) -> None:
     talk.send(HANDSHAKE + frame("auth", token(talk)))
     talk.clock.advance(300)
     assert not talk.transport.disconnecting

@@ -14,9 +14,7 @@ from wingsd.websocket.resource import SOCKETS_MAX
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example.com", "http://panel.example.com", None])
-async def test_a_page_of_elsewhere_is_refused_before_the_upgrade(
-    node: ConsoleNode, origin: str | None
-) -> None:
+async def test_a_foreign_origin_is_refused_with_403(node: ConsoleNode, origin: str | None) -> None:
     node.listen()
     with pytest.raises(NotOpened, match="403"):
         await node.open(origin=origin)
@@ -24,14 +22,14 @@ async def test_a_page_of_elsewhere_is_refused_before_the_upgrade(
 
 
 @pytest.mark.parametrize("origin", ["https://other.example.com", "https://any.example.com", None])
-async def test_pages_that_are_allowed_are_not(node: ConsoleNode, origin: str | None) -> None:
+async def test_an_allowed_origin_is_accepted(node: ConsoleNode, origin: str | None) -> None:
     allowed = ("*",) if origin != "https://other.example.com" else (origin,)
     node.listen(allowed_origins=allowed)
     await node.open(origin=origin)
     assert node.sockets.count(UUID) == 1
 
 
-async def test_there_are_only_so_many_for_a_server(node: ConsoleNode) -> None:
+async def test_connections_above_the_limit_are_refused_with_400(node: ConsoleNode) -> None:
     node.listen()
     browsers = [await node.watch() for _ in range(SOCKETS_MAX)]
     with pytest.raises(NotOpened, match="400"):
@@ -41,7 +39,7 @@ async def test_there_are_only_so_many_for_a_server(node: ConsoleNode) -> None:
     assert node.sockets.count(UUID) == SOCKETS_MAX
 
 
-async def test_those_without_a_token_take_nobodys_place(node: ConsoleNode) -> None:
+async def test_connections_without_a_token_make_way_for_others(node: ConsoleNode) -> None:
     node.listen()
     watching = await node.watch()
     waiting = [await node.open() for _ in range(SOCKETS_MAX - 1)]

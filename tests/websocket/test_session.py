@@ -173,7 +173,7 @@ def test_a_command_needs_its_permission() -> None:
     assert "control.console" in error(authenticated("control.start").send("send command", "x"))
 
 
-def test_what_nobody_knows_is_told_so() -> None:
+def test_an_unknown_event_or_action_is_an_error() -> None:
     talk = authenticated("*")
     assert "start, stop, restart, kill" in error(talk.send("set state", "explode"))
     assert "'dance'" in error(talk.send("dance"))
@@ -208,12 +208,12 @@ def test_some_events_are_not_for_all(event: str, permission: str) -> None:
         "backup restore completed",
     ],
 )
-def test_the_others_are(event: str) -> None:
+def test_other_events_are_sent_to_every_watcher(event: str) -> None:
     assert Talk().event(event, "x") == []
     assert authenticated().event(event, "x") == [Message(event, ("x",))]
 
 
-def test_a_server_that_is_deleted_takes_everybody_off() -> None:
+def test_a_deleted_server_closes_every_connection() -> None:
     (close,) = Talk().event("deleted")
     assert isinstance(close, Close)
     assert close.code == 1001
@@ -251,7 +251,7 @@ def test_a_token_taken_back_is_told_of_once_and_sees_and_does_nothing_more() -> 
     assert error(talk.auth("*"), "jwt error") == DENIED
 
 
-def test_it_is_told_of_soon_when_nothing_happens() -> None:
+def test_a_denied_token_is_reported_at_the_next_check() -> None:
     talk = authenticated()
     talk.denied.deny(["j"], talk.now)
     assert talk.look() == [Message("jwt error", (DENIED,))]
@@ -304,7 +304,7 @@ def test_of_a_server_that_has_left_only_the_end_of_its_transfer_is_sent() -> Non
         assert "moved to another node: reload" in error(talk.send(event, text))
 
 
-def test_nor_is_that_without_a_good_token() -> None:
+def test_nothing_is_sent_of_a_server_that_left_without_a_valid_token() -> None:
     talk = Talk()
     talk.transfer.state = "completed"
     talk.connect(has_left=True)
@@ -336,7 +336,7 @@ def test_one_that_saw_the_end_is_closed_when_the_server_leaves() -> None:
     assert isinstance(close, Close)
 
 
-def test_one_that_shows_no_token_is_sent_away() -> None:
+def test_a_connection_without_a_token_is_closed() -> None:
     talk = Talk()
     assert talk.look() == []
     (close,) = talk.look()
@@ -370,6 +370,6 @@ def test_a_failure_on_this_node_is_told_in_full_to_administrators_alone() -> Non
 
 
 @pytest.mark.parametrize("fault", [BadRequest("no", "do this"), ServerNotRunning("no", "do this")])
-def test_who_asked_for_what_cannot_be_is_told_what_to_do(fault: Any) -> None:
+def test_a_refused_request_is_answered_with_its_detail(fault: Any) -> None:
     told = authenticated().session.failure(fault)
     assert told == Message("daemon error", ("no: do this", fault.code))

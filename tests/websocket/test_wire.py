@@ -36,7 +36,7 @@ async def test_a_flood_of_messages_is_thrown_away_and_one_of_frames_ends_it(
     assert browser.count("throttled") == 1
 
 
-async def test_a_flood_of_pings_or_of_pieces_ends_it_too(node: ConsoleNode) -> None:
+async def test_a_flood_of_pings_or_fragments_is_closed_with_1008(node: ConsoleNode) -> None:
     node.listen()
     pinging, piecing = await node.watch(), await node.watch()
     piecing.wire.beginMessage()
@@ -47,7 +47,7 @@ async def test_a_flood_of_pings_or_of_pieces_ends_it_too(node: ConsoleNode) -> N
     assert (await piecing.wait_closed())[0] == 1008
 
 
-async def test_a_message_too_long_ends_it(node: ConsoleNode) -> None:
+async def test_a_message_too_long_is_closed_with_1009(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch("*")
     browser.send("send command", "x" * 4000)
@@ -109,7 +109,7 @@ def held_for(client: Any) -> int:
     return held + len(transport.dataBuffer) + int(transport._tempDataLen)
 
 
-async def test_a_reader_that_never_reads_is_given_up(node: ConsoleNode) -> None:
+async def test_a_reader_that_never_reads_is_closed_with_1013(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch()
     browser.pause()
@@ -128,7 +128,7 @@ async def test_a_reader_that_never_reads_is_given_up(node: ConsoleNode) -> None:
     assert await browser.wait_closed() == (1013, "this browser reads too slowly")
 
 
-async def test_one_that_is_gone_without_a_word_is_found_by_pings(
+async def test_a_vanished_client_is_found_by_pings(
     node: ConsoleNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Autobahn cuts its times down to whole seconds.
@@ -143,5 +143,5 @@ async def test_one_that_is_gone_without_a_word_is_found_by_pings(
     await alive.wait_for("status", "offline")
 
 
-def test_nobody_who_is_gone_is_kept_for_longer_than_a_minute_and_a_half() -> None:
+def test_a_vanished_client_is_dropped_within_90_seconds() -> None:
     assert protocol_module.PING_INTERVAL + protocol_module.PONG_TIMEOUT <= 90

@@ -17,7 +17,7 @@ def skippable(content: bytes, number: int = 3) -> bytes:
 
 @both
 @pytest.mark.parametrize("size", SIZES)
-def test_they_are_passed_over(name: str, size: int) -> None:
+def test_skippable_frames_are_skipped(name: str, size: int) -> None:
     one, two = (PACKERS[name](part) for part in (PLAIN[:70_000], PLAIN[70_000:]))
     extra = (
         skippable(b"hello")
@@ -28,7 +28,7 @@ def test_they_are_passed_over(name: str, size: int) -> None:
 
 
 @both
-def test_one_that_is_cut_short_is_seen(name: str) -> None:
+def test_a_truncated_skippable_frame_is_refused(name: str) -> None:
     for data in (skippable(b"hello")[:-1], skippable(b"hello")[:6], skippable(b"hello")):
         with pytest.raises(ArchiveError, match="ends in the middle"):
             unpacked(data)
@@ -36,7 +36,7 @@ def test_one_that_is_cut_short_is_seen(name: str) -> None:
         unpacked(PACKERS[name](PLAIN) + skippable(b"hello")[:-1])
 
 
-def test_what_comes_after_them_must_be_known() -> None:
+def test_an_unknown_format_after_skippable_frames_is_refused() -> None:
     for other in (PACKERS["gzip"](PLAIN), PLAIN, bytes(100)):
         with pytest.raises(ArchiveError, match="unknown kind"):
             unpacked(skippable(b"hello") + other)

@@ -28,13 +28,13 @@ def test_a_dictionary_up_to_the_bound_is_taken(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [29, 30, 40], ids=["96 MiB", "128 MiB", "4 GiB"])
-def test_one_beyond_it_is_refused_with_advice(code: int) -> None:
+def test_a_dictionary_beyond_the_bound_is_refused_with_advice(code: int) -> None:
     with pytest.raises(ArchiveError, match=r"dictionary is larger than 64 MiB.*presets -0 to -9"):
         unpacked(with_dictionary(code))
 
 
 @pytest.mark.parametrize("back", range(1, 40))
-def test_its_check_index_and_footer_are_verified(back: int) -> None:
+def test_check_index_and_footer_are_verified(back: int) -> None:
     data = bytearray(PACKERS["xz"](SMALL))
     data[-back] ^= 1
     with pytest.raises(ArchiveError, match=r"xz data is wrong|ends in the middle"):
@@ -43,18 +43,18 @@ def test_its_check_index_and_footer_are_verified(back: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("padding", [4, 512, 1 << 17])
-def test_between_two_streams_may_be_padding(padding: int, size: int) -> None:
+def test_padding_between_streams_is_accepted(padding: int, size: int) -> None:
     data = bytes(padding).join(PACKERS["xz"](half) for half in (SMALL[:1000], SMALL[1000:]))
     assert unpacked(data, size) == SMALL
 
 
 @pytest.mark.parametrize("padding", [1, 3, 6, (1 << 17) + 2])
-def test_but_only_in_multiples_of_four(padding: int) -> None:
+def test_padding_that_is_not_a_multiple_of_four_is_refused(padding: int) -> None:
     with pytest.raises(ArchiveError, match="followed by something else"):
         unpacked(bytes(padding).join([PACKERS["xz"](SMALL)] * 2))
 
 
 @pytest.mark.parametrize("name", ["gzip", "bzip2", "lz4"])
-def test_and_in_no_other_format(name: str) -> None:
+def test_padding_between_streams_of_other_formats_is_refused(name: str) -> None:
     with pytest.raises(ArchiveError, match="followed by something else"):
         unpacked(bytes(4).join([PACKERS[name](SMALL)] * 2))
