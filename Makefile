@@ -6,13 +6,14 @@
 # FAST=1                    the demo with a small game that is made in a moment
 # ARGS=...                  more words for pytest, such as ARGS="-k panel -x"
 # COVERAGE=1                measure the line coverage of wingsd/ by the tests
-# COUNT=... SEED=...      how many kills of each kind, in place of 100, and their seed
-# KIND=...                the only kind: transfers, containers, backups, removal or pool
+# COUNT=...                 how many kills of each kind, in place of 100
+# SEED=...                  the seed of the kills, the same for the same kills
+# KIND=...                  the only kind: transfers, containers, backups, removal or pool
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from
 # ROUNDS=...                how many rounds of each data set, in place of five
-# SERIES=...                the only series of benchmarks, such as SERIES="receive send", or floods
+# SERIES=...                the only series of benchmarks, such as SERIES="receive send", floods or idle
 
 PYTHON ?= $(if $(FLOOR),/usr/bin/python3,python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -19,7 +19,7 @@ from tests.support.logged_errors import LoggedErrors
 from wingsd.api.routes import PATHS
 from wingsd.errors import EnvironmentFailed
 from wingsd.http.operations import Access
-from wingsd.panel.errors import PanelUnreachable
+from wingsd.panel.http_client import PanelUnreachable
 
 UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

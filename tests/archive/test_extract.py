@@ -25,8 +25,8 @@ from tests.support.archives import (
     seen,
     sparse_file,
 )
-from wingsd.archive.errors import ArchiveError
 from wingsd.archive.extract import MAX_WARNINGS, extract
+from wingsd.archive.policy import ArchiveError
 
 RANDOM = random.Random("extract")
 

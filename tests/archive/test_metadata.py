@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wingsd.archive.directories import DirectoryMetadata
-from wingsd.archive.errors import ArchiveError
+from wingsd.archive.policy import ArchiveError
 from wingsd.archive.quota import DEFAULT
 from wingsd.archive.tree_writer import TreeWriter
 

@@ -20,7 +20,7 @@ from tests.support.archives import odd_tree, run, seen, sparse_file
 from wingsd.archive import Compression, measure, pack
 from wingsd.archive import tar_writer as members
 from wingsd.archive.compress import OUTPUT
-from wingsd.archive.errors import DiskLimitExceeded
+from wingsd.archive.policy import DiskLimitExceeded
 from wingsd.errors import StorageError
 
 MIB = 1 << 20

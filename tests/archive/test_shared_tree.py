@@ -26,8 +26,8 @@ from wingsd.archive import (
     walk,
 )
 from wingsd.archive import pack as pack_tree
-from wingsd.archive.errors import ArchiveError, DiskLimitExceeded
 from wingsd.archive.partition import split
+from wingsd.archive.policy import ArchiveError, DiskLimitExceeded
 from wingsd.archive.quota import DEFAULT
 from wingsd.errors import WingsdError
 

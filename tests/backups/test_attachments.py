@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.backups.attachments import (
+from wingsd.backups.local import (
     SUFFIXES,
     Backup,
     BackupChecksum,

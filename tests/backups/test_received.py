@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.sample_server import sha256
 from wingsd.backups import received as incomingfile
-from wingsd.backups.attachments import Backup
+from wingsd.backups.local import Backup
 from wingsd.backups.received import ReceivedBackups
 from wingsd.config import CALAGOPUS, PELICAN, SystemConfig
 from wingsd.errors import Conflict, StorageError

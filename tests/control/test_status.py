@@ -14,7 +14,7 @@ from wingsd import __version__
 from wingsd.control import status as module
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.errors import PanelRefused, PanelUnreachable
+from wingsd.panel.http_client import PanelRefused, PanelUnreachable
 
 ENGINE = EngineInformation("27.1", "", "", 0, 0, 0, 0, "", "", "")
 

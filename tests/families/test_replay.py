@@ -12,7 +12,7 @@ from tests.families.recordings import BACKUPS, LOG, RECORDINGS, Recording
 from tests.support.sample_server import sha256
 from tests.threadio.reactor import ManualReactor
 from wingsd.api.upload import UploadStream
-from wingsd.backups.attachments import InstallLog
+from wingsd.backups.local import InstallLog
 from wingsd.config import CALAGOPUS
 from wingsd.threadio import Feed
 from wingsd.transfers.incoming.uploads import FormFeed

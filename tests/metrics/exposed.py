@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from tests.support import SynchronousWorkers
 from wingsd.errors import StorageError, TransferCancelled
 from wingsd.metrics import Exposition, Recorder, Sources
-from wingsd.panel.errors import PanelRefused
+from wingsd.panel.http_client import PanelRefused
 from wingsd.transfers.errors import TooManyTransfers
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.observer import ENGINE, PANEL

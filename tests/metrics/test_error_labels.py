@@ -9,7 +9,7 @@ import pytest
 from tests.test_errors import classes
 from wingsd.errors import StorageError, WingsdError
 from wingsd.metrics.recorder import REASONS, UNFORESEEN, reason
-from wingsd.panel.errors import PanelUnreachable
+from wingsd.panel.http_client import PanelUnreachable
 from wingsd.transfers.errors import ChecksumMismatch
 
 

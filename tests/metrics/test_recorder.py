@@ -11,11 +11,11 @@ from prometheus_client import REGISTRY, generate_latest
 from twisted.internet.defer import CancelledError
 
 from tests.metrics.exposed import FakePassage, Samples, told
-from wingsd.archive.errors import ArchiveError
+from wingsd.archive.policy import ArchiveError
 from wingsd.errors import EnvironmentFailed, TransferCancelled, Unauthorized
 from wingsd.metrics import Recorder
 from wingsd.metrics.recorder import REASONS
-from wingsd.panel.errors import PanelRefused
+from wingsd.panel.http_client import PanelRefused
 from wingsd.util.observer import ENGINE, PANEL
 
 

@@ -24,14 +24,15 @@ from wingsd.errors import ServerNotFound
 from wingsd.panel import client as panel_module
 from wingsd.panel import http_client as httpclient
 from wingsd.panel.client import MAX_VALUES, Panel
-from wingsd.panel.errors import (
+from wingsd.panel.http_client import (
+    MAX_BODY,
+    BoundedClient,
     NodeTokenRefused,
     PanelError,
     PanelRefused,
     PanelUnreachable,
     ServerNotAssigned,
 )
-from wingsd.panel.http_client import MAX_BODY, BoundedClient
 from wingsd.util.observer import PANEL, Observer
 from wingsd.util.retry import Backoff
 

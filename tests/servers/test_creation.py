@@ -16,7 +16,7 @@ from wingsd.errors import (
     ServerNotFound,
     StorageError,
 )
-from wingsd.panel.errors import PanelError, PanelRefused, PanelUnreachable
+from wingsd.panel.http_client import PanelError, PanelRefused, PanelUnreachable
 from wingsd.servers.files import ServerDirectories
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server

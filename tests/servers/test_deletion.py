@@ -17,7 +17,7 @@ from wingsd.errors import (
     ServerNotFound,
     StorageError,
 )
-from wingsd.panel.errors import PanelUnreachable
+from wingsd.panel.http_client import PanelUnreachable
 from wingsd.servers.files import ServerDirectories
 from wingsd.servers.power_states import PowerAction
 

@@ -9,7 +9,7 @@ from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration
 from tests.support import Hang
 from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import EnvironmentFailed, ServerNotFound, ServersNotLoaded
-from wingsd.panel.errors import NodeTokenRefused, PanelUnreachable
+from wingsd.panel.http_client import NodeTokenRefused, PanelUnreachable
 from wingsd.servers.power_states import PowerState
 
 DOWN = PanelUnreachable("down", "x")

@@ -11,7 +11,7 @@ from tests.support.environment import FakeProcess
 from tests.support.logged_errors import LoggedErrors
 from wingsd.docker.runtime import Usage, Watcher
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, ServerNotRunning
-from wingsd.panel.errors import PanelUnreachable
+from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Stop
 from wingsd.servers.power import KILL_TIMEOUT
 from wingsd.servers.power_states import PowerAction, PowerState

@@ -15,7 +15,7 @@ from wingsd.config import Registry
 from wingsd.docker.runtime import Usage
 from wingsd.egg_files.rewriters import public_configuration
 from wingsd.errors import EnvironmentFailed, ServerNotRunning
-from wingsd.panel.errors import PanelUnreachable
+from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.servers.console import LINES, WINDOW
 from wingsd.servers.files import DISK_AGE, LEAST_REQUESTED_AGE

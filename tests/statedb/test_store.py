@@ -19,8 +19,7 @@ from wingsd.statedb import (
     TransferResult,
 )
 from wingsd.statedb.__main__ import main
-from wingsd.statedb.errors import StateDatabaseDamaged, StateDatabaseError
-from wingsd.statedb.records import SCHEMAS
+from wingsd.statedb.records import SCHEMAS, StateDatabaseDamaged, StateDatabaseError
 from wingsd.statedb.store import FILE, KEPT, TOKENS_KEPT, Store
 
 DAY = 24 * 3600.0

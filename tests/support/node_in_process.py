@@ -28,7 +28,7 @@ from wingsd.direct_transfers.incoming import Invitation
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServersNotLoaded
 from wingsd.http.request import StreamingRequest
-from wingsd.panel.errors import PanelUnreachable
+from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.statedb import TransferRecord
 from wingsd.threadio import Workers

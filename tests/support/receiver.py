@@ -15,10 +15,10 @@ from tests.support.harness import CallRecorder, Harness, TransferEvents, node_co
 from tests.support.reactor import reactor
 from tests.support.sample_server import UUID, sha256
 from tests.support.sample_server import archive as packed
-from wingsd.backups.attachments import Attachment, Backup
+from wingsd.backups.local import Attachment, Backup
 from wingsd.config import PELICAN, PTERODACTYL, TransfersConfig
 from wingsd.errors import WingsdError
-from wingsd.panel.errors import PanelRefused, ServerNotAssigned
+from wingsd.panel.http_client import PanelRefused, ServerNotAssigned
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.threadio import Workers
 from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload, UploadConsumer

@@ -21,7 +21,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from tests.support import Node, NodeError, Panel, server_settings
-from wingsd.util.tls import ServerCertificate
+from wingsd.util.net import ServerCertificate
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 reactor: Any = installed_reactor

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from tests.support import SynchronousWorkers
 from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import StorageError
-from wingsd.panel.errors import PanelRefused, PanelUnreachable, ServerNotAssigned
+from wingsd.panel.http_client import PanelRefused, PanelUnreachable, ServerNotAssigned
 from wingsd.statedb import Direction, Outcome, Report, StateDatabase
 from wingsd.statedb.store import Store
 from wingsd.transfers.panel_callbacks import BACKOFF, CallbackQueue, PendingReport

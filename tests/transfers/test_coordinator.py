@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from wingsd.config import PTERODACTYL
 from wingsd.errors import ServerNotFound, WingsdError
-from wingsd.panel.errors import NodeTokenRefused, ServerNotAssigned
+from wingsd.panel.http_client import NodeTokenRefused, ServerNotAssigned
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.transfers.coordinator import PanelReceiving
 

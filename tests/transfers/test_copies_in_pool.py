@@ -9,7 +9,7 @@ from tests.support.reactor import reactor
 from tests.support.receiver import ReceiverHarness
 from tests.support.sample_server import UUID
 from wingsd.errors import Conflict
-from wingsd.panel.errors import PanelRefused
+from wingsd.panel.http_client import PanelRefused
 from wingsd.statedb import Direction
 from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.steps import ReceiveStep

@@ -9,7 +9,7 @@ from tests.support.logged_errors import LoggedErrors
 from tests.support.receiver import DATA, SINGLE, ReceiverHarness, Source
 from tests.support.sample_server import UUID
 from wingsd.archive import measure
-from wingsd.archive.errors import ArchiveError
+from wingsd.archive.policy import ArchiveError
 from wingsd.errors import (
     BadRequest,
     Conflict,
@@ -19,7 +19,7 @@ from wingsd.errors import (
     StorageError,
     WingsdError,
 )
-from wingsd.panel.errors import PanelRefused, PanelUnreachable
+from wingsd.panel.http_client import PanelRefused, PanelUnreachable
 from wingsd.statedb import Outcome
 from wingsd.transfers import panel_callbacks as firstminute
 from wingsd.transfers.errors import TransferRevoked, UploadTruncated

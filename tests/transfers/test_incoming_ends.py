@@ -15,7 +15,7 @@ from wingsd.errors import (
     ServerAlreadyExists,
     TransferCancelled,
 )
-from wingsd.panel.errors import PanelUnreachable
+from wingsd.panel.http_client import PanelUnreachable
 from wingsd.transfers.errors import TooManyTransfers, UploadTruncated
 from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.steps import ReceiveStep

@@ -11,7 +11,7 @@ from tests.support.logged_errors import LoggedErrors
 from tests.support.reactor import reactor
 from tests.support.receiver import SINGLE, ReceiverHarness, Source
 from tests.support.sample_server import UUID
-from wingsd.backups.attachments import Backup, InstallLog
+from wingsd.backups.local import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
     BadRequest,
@@ -21,7 +21,7 @@ from wingsd.errors import (
     StorageError,
     WingsdError,
 )
-from wingsd.panel.errors import PanelRefused
+from wingsd.panel.http_client import PanelRefused
 from wingsd.statedb import Direction
 from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.recovery import clear_leftovers

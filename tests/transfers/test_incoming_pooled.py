@@ -14,10 +14,10 @@ from tests.support.logged_errors import LoggedErrors
 from tests.support.reactor import reactor
 from tests.support.receiver import RECORDED, SINGLE, ReceiverHarness, SingleUpload, Source
 from tests.support.sample_server import UUID
-from wingsd.backups.attachments import Backup, InstallLog
+from wingsd.backups.local import Backup, InstallLog
 from wingsd.config import PELICAN
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
-from wingsd.panel.errors import PanelRefused
+from wingsd.panel.http_client import PanelRefused
 from wingsd.statedb import Direction, Outcome
 from wingsd.transfers.errors import StreamMismatch, TransferRevoked, UploadTruncated
 from wingsd.transfers.incoming.uploads import IncomingUpload

@@ -17,7 +17,7 @@ from tests.support.sender import SenderHarness, at_answer, at_stop, sending
 from tests.transfers.peers import closed_port
 from wingsd.archive import extract
 from wingsd.errors import BadRequest, Conflict, DaemonStopping, EnvironmentFailed
-from wingsd.panel.errors import PanelUnreachable
+from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Build, Configuration, Settings
 from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing.request import TransferRequest

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, SenderHarness, sending
-from wingsd.backups.attachments import Backup, InstallLog
+from wingsd.backups.local import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN
 
 sender = pytest.fixture(sending)

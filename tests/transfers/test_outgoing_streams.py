@@ -23,7 +23,7 @@ from tests.support.sender import SenderHarness, sending
 from wingsd.archive import SharedTreeWriter, extract_part
 from wingsd.archive.partition import split
 from wingsd.archive.quota import DEFAULT
-from wingsd.backups.attachments import Backup
+from wingsd.backups.local import Backup
 from wingsd.errors import StorageError
 from wingsd.transfers.outgoing import upload as outgoingstreams
 from wingsd.transfers.outgoing.payload import Payload

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from wingsd.errors import TransferCancelled
-from wingsd.panel.errors import PanelRefused, PanelUnreachable
+from wingsd.panel.http_client import PanelRefused, PanelUnreachable
 from wingsd.transfers.coordinator import PanelSending
 
 DOWN = PanelUnreachable("down", "x")

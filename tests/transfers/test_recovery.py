@@ -13,7 +13,7 @@ from tests.support.reactor import reactor
 from tests.support.receiver import RECORDED, SINGLE, ReceiverHarness, Source
 from tests.support.sample_server import UUID
 from wingsd.errors import EnvironmentFailed, ServerNotFound, StorageError
-from wingsd.panel.errors import PanelRefused
+from wingsd.panel.http_client import PanelRefused
 from wingsd.statedb import Direction, Outcome, Report, TransferRecord
 from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.recovery import clear_leftovers, durable

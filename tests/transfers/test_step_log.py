@@ -14,7 +14,7 @@ from tests.support.reactor import reactor
 from tests.support.receiver import DATA, SINGLE, ReceiverHarness, Source
 from tests.support.recording_observer import RecordingObserver
 from tests.support.sample_server import UUID
-from wingsd.archive.errors import ArchiveError
+from wingsd.archive.policy import ArchiveError
 from wingsd.errors import DaemonStopping, ServerAlreadyExists, StorageError, TransferCancelled
 from wingsd.events import EventBus
 from wingsd.statedb import Direction, TransferRecord

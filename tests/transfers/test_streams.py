@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from tests.support.reactor import reactor
 from tests.support.sample_server import UUID, sha256
 from tests.transfers.requests import Held, Stream, UploadRequests
-from wingsd.backups.attachments import Backup, InstallLog
+from wingsd.backups.local import Backup, InstallLog
 from wingsd.errors import BadRequest, StorageError, Unauthorized, WingsdError
 from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, UploadTruncated
 

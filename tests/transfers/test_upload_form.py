@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.backups.attachments import Backup, InstallLog
+from wingsd.backups.local import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN, FormConfig
 from wingsd.errors import BadRequest, WingsdError
 from wingsd.transfers.errors import (

@@ -17,7 +17,7 @@ from tests.transfers.peers import pem
 from wingsd.threadio import Outflow, OutflowClosed
 from wingsd.transfers.peer.client import PeerClient, PeerUpload
 from wingsd.transfers.peer.tls import PeerTls
-from wingsd.util.tls import ServerCertificate
+from wingsd.util.net import ServerCertificate
 
 reactor: Any = installed_reactor
 TYPE = "multipart/form-data; boundary=b"

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 from OpenSSL import SSL
 
 from wingsd.errors import ConfigError
-from wingsd.util.tls import ServerCertificate
+from wingsd.util.net import ServerCertificate
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ import lz4.frame
 from attrs import frozen
 from isal import igzip_lib
 
-from wingsd.archive.errors import ArchiveError
 from wingsd.archive.pipeline import Blocks
+from wingsd.archive.policy import ArchiveError
 from wingsd.archive.tar_headers import BLOCK, is_header
 
 __all__ = [

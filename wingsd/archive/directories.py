@@ -17,7 +17,7 @@ from struct import Struct
 from tempfile import SpooledTemporaryFile
 from threading import Lock
 
-from wingsd.archive.errors import ArchiveError
+from wingsd.archive.policy import ArchiveError
 from wingsd.util.text import display
 
 __all__ = [

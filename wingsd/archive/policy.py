@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from wingsd.archive.errors import ArchiveError
+from wingsd.errors import BadRequest, WingsdError
 from wingsd.util.text import display
 
 __all__ = [
@@ -18,6 +18,8 @@ __all__ = [
     "MAX_LINK_TEXT",
     "MAX_NAME",
     "MAX_WARNINGS",
+    "ArchiveError",
+    "DiskLimitExceeded",
     "Kind",
     "MemberRefused",
     "WarningLimiter",
@@ -28,6 +30,27 @@ __all__ = [
     "member_path",
     "type_name",
 ]
+
+
+class DiskLimitExceeded(BadRequest):
+    """The server may not have as much disk as this takes, in Wings' own words."""
+
+    code = "disk-limit-exceeded"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "There is not enough disk space available to perform that action.", detail
+        )
+
+
+class ArchiveError(WingsdError):
+    """The archive cannot be extracted: damaged, of an unknown kind, or with a refused member."""
+
+    code = "archive-invalid"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("the archive could not be extracted", detail)
+
 
 MAX_WARNINGS = 10_000
 """The most warnings of one archive: it must not fill the disk with the node's log."""

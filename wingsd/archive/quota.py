@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import evolve, frozen
 
-from wingsd.archive.errors import ArchiveError, DiskLimitExceeded
-from wingsd.archive.policy import display
+from wingsd.archive.policy import ArchiveError, DiskLimitExceeded, display
 from wingsd.archive.tar_headers import Member
 from wingsd.config import TransfersConfig
 from wingsd.errors import StorageError

@@ -16,9 +16,8 @@ from array import array
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from wingsd.archive.errors import ArchiveError
 from wingsd.archive.pipeline import Blocks
-from wingsd.archive.policy import display
+from wingsd.archive.policy import ArchiveError, display
 from wingsd.archive.tar_headers import (
     BLOCK,
     MAX_SEGMENTS,

@@ -19,9 +19,8 @@ from wingsd.archive.directories import (
     UnresolvableSymlink,
     file_type_name,
 )
-from wingsd.archive.errors import DiskLimitExceeded
 from wingsd.archive.partition import Part, directory_key
-from wingsd.archive.policy import Kind, display, member_mode
+from wingsd.archive.policy import DiskLimitExceeded, Kind, display, member_mode
 from wingsd.archive.tar_headers import (
     DIRECTORY,
     END,

@@ -19,8 +19,7 @@ from threading import Lock
 from typing import NoReturn
 
 from wingsd.archive.directories import DirectoryMetadata, OpenDirectories, Path
-from wingsd.archive.errors import ArchiveError
-from wingsd.archive.policy import MemberRefused, display
+from wingsd.archive.policy import ArchiveError, MemberRefused, display
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 from wingsd.errors import StorageError
 from wingsd.util.text import disk_advice

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from wingsd.archive import ArchiveLimits, remove_tree, require_free_space
-from wingsd.backups.attachments import Backup, backup_at
+from wingsd.backups.local import Backup, backup_at
 from wingsd.config import SystemConfig
 from wingsd.errors import Conflict, StorageError
 from wingsd.util.durable import storage_errors, sync_directory

@@ -18,7 +18,7 @@ from wingsd.cli.output import json_option, plain, print_json, show
 from wingsd.config import ApiConfig, Config, find, load
 from wingsd.errors import ConfigError
 from wingsd.transfers.peer.tls import peer_tls
-from wingsd.util.tls import ServerCertificate
+from wingsd.util.net import ServerCertificate
 
 __all__ = ["Finding", "check", "check_certificates", "check_config"]
 

@@ -4,22 +4,25 @@ The classes here are the reference: a key's name, type and default are read from
 only wingsd knows are marked so.
 """
 
-from wingsd.config.api import DEFAULT_SOCKET, ApiConfig, Control, LimitsConfig, Metrics, Ssl
-from wingsd.config.docker import (
+from wingsd.config.loader import PLACES, Config, RemoteQuery, differences, find, load, parse
+from wingsd.config.sections import (
+    DEFAULT_SOCKET,
+    ApiConfig,
+    BackupsConfig,
+    Control,
     DockerConfig,
+    FormConfig,
     Interfaces,
     IPv4,
     IPv6,
+    LimitsConfig,
     LogConfig,
+    Metrics,
     NetworkConfig,
     Overhead,
     Registry,
-)
-from wingsd.config.loader import PLACES, Config, RemoteQuery, differences, find, load, parse
-from wingsd.config.system import (
-    BackupsConfig,
-    FormConfig,
     Rootless,
+    Ssl,
     StoragePool,
     StreamsConfig,
     SystemConfig,

@@ -14,9 +14,7 @@ from typing import Any
 import attrs
 import yaml
 
-from wingsd.config.api import ApiConfig, Control, Metrics
-from wingsd.config.docker import DockerConfig
-from wingsd.config.system import SystemConfig
+from wingsd.config.sections import ApiConfig, Control, DockerConfig, Metrics, SystemConfig
 from wingsd.config.validators import Seconds, is_uuid, not_empty, one_of, positive, url
 from wingsd.config.vendors import (
     FAMILIES,

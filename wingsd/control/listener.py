@@ -16,8 +16,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from wingsd.config import Control
-from wingsd.control.resource import ControlEndpoint
-from wingsd.control.status import StatusEndpoint
+from wingsd.control.status import ControlEndpoint, StatusEndpoint
 from wingsd.control.transfers import (
     ControlTransfersEndpoint,
     ReceiveEndpoint,

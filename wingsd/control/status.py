@@ -1,4 +1,4 @@
-"""`/v1/status`: the node's Panel, Docker engine, servers, transfers, disks and limits."""
+"""`/v1/status`, the base of the control socket's paths, and transfers as JSON."""
 
 from __future__ import annotations
 
@@ -17,23 +17,124 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
 from wingsd import __version__
+from wingsd.api.resource import Public
 from wingsd.api.system import AskEngine
 from wingsd.config import Config
-from wingsd.control.resource import ControlEndpoint, Json
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.errors import ServersNotLoaded, WingsdError
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.client import Panel
-from wingsd.panel.errors import PanelRefused
+from wingsd.panel.http_client import PanelRefused
 from wingsd.servers import PowerState
 from wingsd.servers.registry import Servers
+from wingsd.statedb.records import Direction, Report, TransferRecord
 from wingsd.threadio import Workers
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.panel_callbacks import CallbackQueue
+from wingsd.transfers.step_log import Progress
+from wingsd.transfers.steps import ReceiveStep, SendStep
 
-__all__ = ["Activity", "Probes", "StatusEndpoint", "reachable_at"]
+__all__ = [
+    "Activity",
+    "ControlEndpoint",
+    "Json",
+    "Probes",
+    "StatusEndpoint",
+    "ending",
+    "past",
+    "reachable_at",
+    "report",
+    "running",
+]
+
+
+Json = dict[str, Any]
+
+
+class ControlEndpoint(Public):
+    """A path of the control socket. The mode of the socket limits who can call it."""
+
+    def authorize(self, request: StreamingRequest) -> None:
+        """Accept every client. Bodies are stored only where this method exists."""
+
+
+def running(progress: Progress, now: float) -> Json:
+    """Return a transfer in progress; `now` is Unix time."""
+    is_incoming = isinstance(progress.step, ReceiveStep)
+    return {
+        "transfer": progress.entry,
+        "server": progress.server,
+        "direction": (Direction.IN if is_incoming else Direction.OUT).value,
+        "by_hand": progress.is_direct,
+        "storage_pool": progress.pool or None,
+        "state": progress.step.state.name.lower(),
+        "step": progress.step.name.lower(),
+        "doing": progress.step_text,
+        "begun": now - progress.seconds,
+        "bytes": progress.bytes,
+        # The directory may grow after it was measured.
+        "total_bytes": max(progress.total, progress.bytes) if progress.total else None,
+        "bytes_per_second": progress.rate,
+    }
+
+
+def ending(entry: TransferRecord, started: float) -> Json:
+    """Return a transfer of the database that has not ended and is not in progress.
+
+    It began before this daemon `started` (Unix time), or it is about to end.
+    """
+    kind = ReceiveStep if entry.direction is Direction.IN else SendStep
+    step = kind[entry.step]
+    return {
+        "transfer": entry.id,
+        "server": entry.server,
+        "direction": entry.direction.value,
+        "by_hand": entry.direct,
+        "storage_pool": entry.pool or None,
+        "state": step.state.name.lower(),
+        "step": step.name.lower(),
+        "doing": (
+            "finding out its result after the restart of this node"
+            if entry.begun < started
+            else "ending"
+        ),
+        "begun": entry.begun,
+        "bytes": 0,
+        "total_bytes": None,
+        "bytes_per_second": 0.0,
+    }
+
+
+def past(entry: TransferRecord) -> Json:
+    """Return a transfer that has ended."""
+    return {
+        "transfer": entry.id,
+        "server": entry.server,
+        "direction": entry.direction.value,
+        "by_hand": entry.direct,
+        "storage_pool": entry.pool or None,
+        "outcome": None if entry.outcome is None else entry.outcome.value,
+        "reason": entry.reason,
+        "step": entry.step.lower(),
+        "begun": entry.begun,
+        "ended": entry.changed,
+        "bytes": entry.bytes,
+        "files": entry.files,
+    }
+
+
+def report(waiting: Report) -> Json:
+    """Return a report that the Panel has not confirmed yet."""
+    return {
+        "server": waiting.server,
+        "outcome": waiting.outcome.value,
+        "since": waiting.created,
+        "attempts": waiting.attempts,
+        "answer": waiting.answer,
+    }
+
 
 #: Seconds that the Panel and the engine have to answer.
 PROBE_TIMEOUT = 3.0

@@ -11,9 +11,8 @@ from typing import Any
 import attrs
 
 from wingsd.config import Config
-from wingsd.control import resource as views
-from wingsd.control.resource import ControlEndpoint, Json
-from wingsd.control.status import reachable_at
+from wingsd.control import status as views
+from wingsd.control.status import ControlEndpoint, Json, reachable_at
 from wingsd.direct_transfers import DirectTransfers
 from wingsd.errors import BadRequest, Conflict, ServerNotFound, ServersNotLoaded
 from wingsd.http.operations import Success, Topic, call

@@ -10,7 +10,7 @@ from twisted.internet.defer import succeed
 from twisted.logger import Logger
 
 from wingsd.auth.tokens import TokenInvalid, TransferToken, direct_token, transfer_token
-from wingsd.backups.attachments import Backup
+from wingsd.backups.local import Backup
 from wingsd.config import Config
 from wingsd.direct_transfers.description import (
     Description,

@@ -22,7 +22,7 @@ from wingsd.config import LimitsConfig
 from wingsd.errors import WingsdError
 from wingsd.http.errors import HeaderTooLong, InvalidHttpRequest, error_json
 from wingsd.http.request import StreamingRequest
-from wingsd.util.tls import GATHERED
+from wingsd.util.net import GATHERED
 
 __all__ = ["BufferedConnection", "InputScheduler", "NodeChannel", "ReadControl", "Upgraded"]
 

@@ -12,9 +12,8 @@ from twisted.python.failure import Failure
 
 from wingsd.config import Ssl
 from wingsd.http.site import NodeSite
-from wingsd.util.net import keep_alive, limit_accepts
+from wingsd.util.net import ServerCertificate, keep_alive, limit_accepts
 from wingsd.util.reactor import Reactor
-from wingsd.util.tls import ServerCertificate
 
 __all__ = ["HttpListener", "tcp_endpoint"]
 

@@ -22,8 +22,14 @@ from twisted.web.http_headers import Headers
 from wingsd import __version__
 from wingsd.config import Config
 from wingsd.errors import InvalidData, ServerNotFound
-from wingsd.panel.errors import NodeTokenRefused, PanelRefused, PanelUnreachable, ServerNotAssigned
-from wingsd.panel.http_client import AnswerRefused, BoundedClient
+from wingsd.panel.http_client import (
+    AnswerRefused,
+    BoundedClient,
+    NodeTokenRefused,
+    PanelRefused,
+    PanelUnreachable,
+    ServerNotAssigned,
+)
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.util.observer import PANEL, Observer
 from wingsd.util.reactor import Reactor

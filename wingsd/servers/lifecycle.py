@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from wingsd.docker.runtime import Environment
 from wingsd.errors import EnvironmentFailed, ServerNotFound, WingsdError
 from wingsd.panel.client import Panel
-from wingsd.panel.errors import PanelError
+from wingsd.panel.http_client import PanelError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.server import Server
 from wingsd.util.retry import Backoff

@@ -5,13 +5,14 @@
 """
 
 from wingsd.statedb.async_store import StateDatabase
-from wingsd.statedb.errors import StateDatabaseDamaged, StateDatabaseError
 from wingsd.statedb.records import (
     Direction,
     DirectOrder,
     Outcome,
     Report,
     ServerDescription,
+    StateDatabaseDamaged,
+    StateDatabaseError,
     TransferRecord,
     TransferResult,
 )

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from wingsd.config import find, load
 from wingsd.errors import ConfigError
-from wingsd.statedb.errors import StateDatabaseError
+from wingsd.statedb.records import StateDatabaseError
 from wingsd.statedb.store import Store
 from wingsd.util.text import escaped
 

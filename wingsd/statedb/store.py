@@ -12,7 +12,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from wingsd.statedb.errors import StateDatabaseDamaged, StateDatabaseError
 from wingsd.statedb.records import (
     SCHEMAS,
     Direction,
@@ -20,6 +19,8 @@ from wingsd.statedb.records import (
     Outcome,
     Report,
     ServerDescription,
+    StateDatabaseDamaged,
+    StateDatabaseError,
     TransferRecord,
     TransferResult,
 )

@@ -14,11 +14,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.backups.attachments import Backup
+from wingsd.backups.local import Backup
 from wingsd.config import CALAGOPUS
 from wingsd.errors import ServerAlreadyExists, WingsdError
 from wingsd.panel.client import Panel
-from wingsd.panel.errors import PanelError, ServerNotAssigned
+from wingsd.panel.http_client import PanelError, ServerNotAssigned
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
 from wingsd.statedb import Outcome

@@ -6,7 +6,7 @@ The documented texts of `POST /api/transfers` are here.
 from __future__ import annotations
 
 from wingsd.errors import BadRequest, Conflict, ServerBusy, WingsdError
-from wingsd.panel.errors import PanelError
+from wingsd.panel.http_client import PanelError
 
 __all__ = [
     "ArchiveNotFirst",

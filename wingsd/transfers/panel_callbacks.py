@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from wingsd.errors import ServerNotFound, StorageError
 from wingsd.panel.client import Panel
-from wingsd.panel.errors import PanelError, PanelRefused
+from wingsd.panel.http_client import PanelError, PanelRefused
 from wingsd.statedb import Outcome, Report, StateDatabase
 from wingsd.transfers.cancellation import fires_within, when_fired
 from wingsd.transfers.errors import TransferNotCommitted

@@ -21,7 +21,7 @@ from multipart import (
     parse_options_header,
 )
 
-from wingsd.backups.attachments import (
+from wingsd.backups.local import (
     LOG_PARTS,
     WINGS,
     Attachment,

@@ -1,15 +1,42 @@
-"""Sockets: TCP keepalive, TCP_INFO, and limits for accepting connections."""
+"""Sockets and TLS: keepalive, TCP_INFO, limits for accepting, and the node's certificate.
+
+TLS is 1.2 and above with AEAD ciphers only. The certificate is read again on demand; connections
+in progress keep the previous one.
+"""
 
 from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IReactorTime
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL
+from OpenSSL._util import ffi, lib, no_zero_allocator
+from OpenSSL.crypto import PKey
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
 
-__all__ = ["ACCEPTS", "PAUSE", "TcpInfo", "keep_alive", "limit_accepts", "tcp_info"]
+from wingsd.errors import ConfigError
+
+__all__ = [
+    "ACCEPTS",
+    "GATHERED",
+    "PAUSE",
+    "ServerCertificate",
+    "TcpInfo",
+    "keep_alive",
+    "limit_accepts",
+    "tcp_info",
+    "tls_options",
+]
+
 
 #: Seconds until the first probe of an idle connection, between two probes, and the number of
 #: probes without answer that break it: two minutes in all.
@@ -93,3 +120,123 @@ def limit_accepts(port: Any, reactor: IReactorTime) -> None:
             port.startReading()
 
     port.doRead = accept_or_pause
+
+
+_RECORD = 16 << 10  # bytes of the largest TLS record
+GATHERED = 512 << 10
+"""The most bytes of full records that are returned together."""
+
+#: The cipher suites of TLS 1.2, as OpenSSL writes them: forward secrecy and authenticated
+#: encryption (AEAD). Twisted's default has CBC suites and RSA key exchange as well.
+_TLS12_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
+#: Those of TLS 1.3, all of which are AEAD.
+_TLS13_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+#: The buffer for records, shared by all connections: only the reactor's thread reads.
+_space = no_zero_allocator("char[]", GATHERED + _RECORD)
+
+
+def tls_options(**arguments: Any) -> CertificateOptions:
+    """Return Twisted's options for TLS 1.2 and above, with AEAD cipher suites alone.
+
+    `arguments` are further ones of `CertificateOptions`.
+    """
+    ciphers = AcceptableCiphers.fromOpenSSLCipherString(_TLS12_SUITES)
+    return CertificateOptions(
+        raiseMinimumTo=TLSVersion.TLSv1_2, acceptableCiphers=ciphers, **arguments
+    )
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ServerCertificate:
+    """The certificate of two PEM files. Connections made after `reload` use the new one."""
+
+    def __init__(self, cert: str, key: str) -> None:
+        """Raise `ConfigError` when the files are not a certificate (chain) and its key."""
+        self.reload(cert, key)
+
+    def reload(self, cert: str, key: str) -> None:
+        """Read these files. On `ConfigError` the previous certificate stays in use."""
+        context = tls_options().getContext()
+        _prefer_short_keys(context)
+        _take("api.ssl.cert", cert, context.use_certificate_chain_file)
+        _take("api.ssl.key", key, lambda path: context.use_privatekey(_private_key(path)))
+        self._context = context
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """Return a new connection with the certificate as last read."""
+        return _Connection(self._context, None)
+
+
+class _Connection(SSL.Connection):
+    """Returns consecutive full records together, as each call costs the same for any size.
+
+    Twisted reads single records, of 16 KiB at most. pyOpenSSL's own `recv` allocates memory for
+    each and copies it once more, so OpenSSL is called by pyOpenSSL's bindings, as Twisted does
+    for functions that pyOpenSSL lacks.
+    """
+
+    _failure: SSL.Error | None = None
+
+    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
+        """Return one record, or if it is full, further ones up to `GATHERED` bytes.
+
+        `bufsiz` is ignored: Twisted accepts more.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if flags:
+            return super().recv(bufsiz, flags)
+        size = taken = self._taken(0)
+        while taken == _RECORD and size < GATHERED:
+            try:
+                taken = self._taken(size)
+            except SSL.Error as failure:
+                self._keep(failure)
+                break
+            size += taken
+        return bytes(ffi.buffer(_space, size))
+
+    def _taken(self, at: int) -> int:
+        """Read the next record, or the rest of one, into the buffer at this offset."""
+        size: int = lib.SSL_read(self._ssl, _space + at, _RECORD)
+        if size <= 0:
+            self._raise_ssl_error(self._ssl, size)
+        return size
+
+    def _keep(self, failure: SSL.Error) -> None:
+        """Keep an error for the next call. OpenSSL reports an error of a connection once."""
+        if not isinstance(failure, SSL.WantReadError):
+            self._failure = failure
+
+
+def _prefer_short_keys(context: SSL.Context) -> None:
+    """Prefer AES with 128 bits to 256, as Go and so Wings does: it is faster.
+
+    Older versions of pyOpenSSL lack the function. If OpenSSL refuses, its own order stays.
+    """
+    lib.SSL_CTX_set_ciphersuites(context._context, _TLS13_SUITES)
+
+
+def _take(option: str, path: str, take: Callable[[str], None]) -> None:
+    try:
+        with open(path, "rb"):  # OpenSSL does not give the reason
+            take(path)
+    except (OSError, ValueError, SSL.Error) as error:
+        raise ConfigError(f"{option}: {path} cannot be used: {_why(error)}") from error
+
+
+def _private_key(path: str) -> PKey:
+    try:
+        key = load_pem_private_key(Path(path).read_bytes(), password=None)
+        return PKey.from_cryptography_key(key)  # type: ignore[arg-type]  # of a kind it takes
+    except TypeError as error:
+        raise ValueError("it has a passphrase, which nobody is there to type") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError("it holds no private key in PEM form") from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, SSL.Error):
+        reasons = [reason for _, _, reason in error.args[0] if reason] if error.args else []
+        return "; ".join(reasons) or "it holds no certificate in PEM form"
+    return str(error)

@@ -7,7 +7,7 @@ from collections import deque
 import pytest
 
 from wingsd.archive.decompress import STEP, Piece, StreamFormat
-from wingsd.archive.errors import ArchiveError
+from wingsd.archive.policy import ArchiveError
 
 BLOCK = 496 << 10
 

@@ -29,7 +29,7 @@ from wingsd.transfers.errors import (
 from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.peer.tls import PeerTls
 from wingsd.transfers.upload_form import FormFrame, UploadForm
-from wingsd.util.tls import ServerCertificate
+from wingsd.util.net import ServerCertificate
 
 # To a node of our own kind
 

@@ -19,7 +19,7 @@ from wingsd.threadio.streams import OUTFLOW_HIGH_MARK, STEP
 from wingsd.transfers.errors import DestinationDisconnected, DestinationRefused
 from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.peer.tls import PeerTls
-from wingsd.util.tls import ServerCertificate
+from wingsd.util.net import ServerCertificate
 
 
 def says(data: bytes) -> Script:

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from tests.support import SynchronousWorkers
 from tests.support.logged_errors import LoggedErrors
-from wingsd.backups.attachments import Backup
+from wingsd.backups.local import Backup
 from wingsd.backups.received import ReceivedBackups
 from wingsd.config import PELICAN
 from wingsd.errors import StorageError

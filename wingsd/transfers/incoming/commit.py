@@ -10,7 +10,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from wingsd.backups.attachments import Backup
+from wingsd.backups.local import Backup
 from wingsd.docker import Environment
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server, Servers

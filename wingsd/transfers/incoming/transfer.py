@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from wingsd.docker import Environment
 from wingsd.docker.container import check_variables
 from wingsd.errors import ServerNotFound, WingsdError
-from wingsd.panel.errors import PanelError
+from wingsd.panel.http_client import PanelError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Servers
 from wingsd.statedb import TransferRecord

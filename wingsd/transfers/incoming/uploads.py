@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IConsumer, IProducer
 from zope.interface import implementer
 
 from wingsd.archive import ArchiveLimits, Extracted, extract
-from wingsd.backups.attachments import Backup
+from wingsd.backups.local import Backup
 from wingsd.config import FormConfig
 from wingsd.errors import BadRequest, WingsdError
 from wingsd.threadio import Feed, Workers

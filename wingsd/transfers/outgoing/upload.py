@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.archive import ArchiveLimits, Packed, Part, split
-from wingsd.archive.errors import DiskLimitExceeded
+from wingsd.archive.policy import DiskLimitExceeded
 from wingsd.backups.local import LocalBackup
 from wingsd.servers import Server
 from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers, relayed

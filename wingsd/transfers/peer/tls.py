@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from wingsd.errors import ConfigError
 from wingsd.transfers.errors import DestinationUnreachable
-from wingsd.util.tls import tls_options
+from wingsd.util.net import tls_options
 
 __all__ = ["PeerTls", "PeerVerifier", "peer_tls"]
 

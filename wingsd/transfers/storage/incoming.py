@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from wingsd.backups.attachments import Backup
+from wingsd.backups.local import Backup
 from wingsd.backups.received import ReceivedBackups
 from wingsd.errors import StorageError
 from wingsd.threadio import Workers
