@@ -8,13 +8,13 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.api.node import House
+from tests.api.node import ApiNode
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
+def node() -> Iterator[ApiNode]:
     """A node's site that listens."""
-    made = House()
+    made = ApiNode()
     made.start()
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

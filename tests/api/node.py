@@ -37,10 +37,10 @@ __all__ = [
     "NOW",
     "TOKEN",
     "UUID",
+    "ApiNode",
     "Calls",
     "FakeServer",
     "FakeTransfers",
-    "House",
     "Reply",
     "Socket",
     "api",
@@ -250,7 +250,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
     )
 
 
-class House:
+class ApiNode:
     """The site, its port, and a client."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.node import UUID, House
+from tests.api.node import UUID, ApiNode
 from wingsd import __version__
 from wingsd.api.resource import Public
 from wingsd.api.routes import PATHS, interface
@@ -24,25 +24,25 @@ def endpoints(kind: type[Public] = Public) -> Iterator[type[Public]]:
             yield each
 
 
-def test_whatever_can_be_called_is_in_it_once() -> None:
+def test_every_route_is_in_the_document_once() -> None:
     assert sorted(PATHS.values(), key=id) == sorted(set(endpoints()), key=id)
 
 
-def test_whatever_is_in_it_can_be_called() -> None:
+def test_every_documented_route_exists() -> None:
     assert [path for path, endpoint in PATHS.items() if not endpoint.calls] == []
 
 
 @pytest.mark.parametrize("made", CALLS, ids=lambda made: made.name)
-def test_every_call_says_what_it_does(made: Call) -> None:
+def test_every_operation_has_a_summary(made: Call) -> None:
     assert made.summary.endswith(".")
 
 
-def test_every_call_has_a_name_of_its_own() -> None:
+def test_every_operation_id_is_unique() -> None:
     names = [made.name for made in CALLS]
     assert sorted(names) == sorted(set(names))
 
 
-def test_all_but_these_are_the_panels() -> None:
+def test_all_other_operations_need_the_panels_token() -> None:
     others = {
         (method, path): made.access
         for path, endpoint in PATHS.items()
@@ -59,14 +59,14 @@ def test_all_but_these_are_the_panels() -> None:
     }
 
 
-async def test_anybody_may_know_what_can_be_called(house: House) -> None:
-    reply = await house.call("GET", "/openapi.json", Authorization=None)
+async def test_the_document_is_public(node: ApiNode) -> None:
+    reply = await node.call("GET", "/openapi.json", Authorization=None)
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
     assert reply.json == interface()
 
 
-async def test_that_says_nothing_of_the_node(house: House) -> None:
-    text = (await house.call("GET", "/openapi.json")).text
+async def test_the_document_says_nothing_of_the_node(node: ApiNode) -> None:
+    text = (await node.call("GET", "/openapi.json")).text
     for word in ("the-token-of", "panel.example", UUID, __version__):
         assert word not in text
 
@@ -74,8 +74,8 @@ async def test_that_says_nothing_of_the_node(house: House) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/openapi.json/", "/openapi", "/apis/system", "/api//system"]
 )
-async def test_a_path_is_in_it_word_by_word(house: House, path: str) -> None:
-    reply = await house.call("GET", path)
+async def test_paths_are_documented_literally(node: ApiNode, path: str) -> None:
+    reply = await node.call("GET", path)
     assert reply.status == 404
     assert reply.json["code"] == "path-not-found"
 
@@ -92,7 +92,7 @@ def kinds(schema: Any) -> Iterator[str]:
             yield from kinds(value)
 
 
-def test_the_document_has_what_it_refers_to_and_nothing_else() -> None:
+def test_every_component_is_referred_to() -> None:
     document = interface()
     there = {
         f"#/components/{kind}/{name}"

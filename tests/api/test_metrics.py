@@ -74,7 +74,7 @@ async def test_the_client_chooses_the_form() -> None:
     ("method", "path", "status"),
     [("HEAD", "/metrics", 200), ("POST", "/metrics", 405), ("GET", "/", 404), ("GET", "/x", 404)],
 )
-async def test_there_is_nothing_else(method: str, path: str, status: int) -> None:
+async def test_other_paths_are_a_404(method: str, path: str, status: int) -> None:
     async with opened("127.0.0.1:0") as asked:
         response = await asked.ask(path, method)
         assert response.status_code == status
@@ -86,7 +86,7 @@ class Broken:
         raise RuntimeError("a mistake")
 
 
-async def test_a_mistake_is_an_answer_too(logged_errors: LoggedErrors) -> None:
+async def test_an_internal_error_is_a_500(logged_errors: LoggedErrors) -> None:
     async with opened("127.0.0.1:0", Broken()) as asked:
         response = await asked.ask("/metrics")
         assert response.status_code == 500
@@ -94,14 +94,14 @@ async def test_a_mistake_is_an_answer_too(logged_errors: LoggedErrors) -> None:
     assert len(logged_errors.take(RuntimeError)) == 1
 
 
-async def test_without_an_address_there_is_no_door() -> None:
+async def test_nothing_listens_without_an_address() -> None:
     made = door("")
     made.open()
     assert made._listener is None
     await made.close()
 
 
-def test_an_address_that_is_taken_is_said_in_one_line() -> None:
+def test_a_used_address_fails_with_one_line() -> None:
     with create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SystemExit, match=f"cannot listen on tcp:{port}:interface=127.0.0.1"):

@@ -83,7 +83,7 @@ class Journal:
         return succeed(is_new)
 
 
-class Town:
+class StreamNode:
     """A site with nothing behind it, and its clients."""
 
     def __init__(self) -> None:
@@ -122,36 +122,36 @@ def answers(*talks: Conversation) -> list[tuple[int, Any]]:
 
 
 @pytest.fixture
-def town() -> Town:
-    return Town()
+def node() -> StreamNode:
+    return StreamNode()
 
 
-def test_all_are_answered_when_it_is_over_and_none_before(town: Town) -> None:
-    one = town.come(b"one", Multiplex_Stream=1)
-    first = town.come(b"first", Multiplex_Stream_Count=2)
-    assert town.journal.used == []
-    zero = town.come(b"zero", Multiplex_Stream=0)
+def test_all_streams_are_answered_at_the_end(node: StreamNode) -> None:
+    one = node.come(b"one", Multiplex_Stream=1)
+    first = node.come(b"first", Multiplex_Stream_Count=2)
+    assert node.journal.used == []
+    zero = node.come(b"zero", Multiplex_Stream=0)
     # The others are in the order of their numbers.
-    assert town.transfer.read == [b"first", b"zero", b"one"]
+    assert node.transfer.read == [b"first", b"zero", b"one"]
     # Used up once, for all of them.
-    assert len(town.journal.used) == 1
+    assert len(node.journal.used) == 1
     assert all(talk.transport.value() == b"" for talk in (first, zero, one))
-    town.transfer.end.callback(None)
+    node.transfer.end.callback(None)
     assert answers(first, zero, one) == [(200, None)] * 3
 
 
-def test_none_is_read_before_all_are_here(town: Town) -> None:
-    first = town.come(None, Multiplex_Stream_Count=2)
-    zero = town.come(None, Multiplex_Stream=0)
+def test_no_stream_is_read_before_all_have_come(node: StreamNode) -> None:
+    first = node.come(None, Multiplex_Stream_Count=2)
+    zero = node.come(None, Multiplex_Stream=0)
     assert [talk.transport.producerState for talk in (first, zero)] == ["paused"] * 2
-    one = town.come(None, Multiplex_Stream=1)
+    one = node.come(None, Multiplex_Stream=1)
     assert [talk.transport.producerState for talk in (first, zero, one)] == ["producing"] * 3
 
 
-def test_one_that_waits_to_be_asked_is_asked_when_all_are_here(town: Town) -> None:
-    first = town.come(None, Multiplex_Stream_Count=1, Expect="100-continue")
+def test_a_stream_gets_100_continue_when_all_have_come(node: StreamNode) -> None:
+    first = node.come(None, Multiplex_Stream_Count=1, Expect="100-continue")
     assert first.transport.value() == b""
-    town.come(None, Multiplex_Stream=0)
+    node.come(None, Multiplex_Stream=0)
     assert first.transport.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -165,27 +165,27 @@ def test_one_that_waits_to_be_asked_is_asked_when_all_are_here(town: Town) -> No
         ({"Multiplex_Stream_Count": 2}, "the first request was sent twice"),
     ],
 )
-def test_one_that_is_none_of_them_reads_why_and_the_others_go_on(
-    town: Town, headers: dict[str, object], reason: str
+def test_an_unexpected_stream_is_refused_and_the_others_continue(
+    node: StreamNode, headers: dict[str, object], reason: str
 ) -> None:
-    first = town.come(b"first", Multiplex_Stream_Count=2, **OURS)
-    zero = town.come(b"zero", Multiplex_Stream=0, **OURS)
-    wrong = town.come(b"wrong", **headers, **OURS)
+    first = node.come(b"first", Multiplex_Stream_Count=2, **OURS)
+    zero = node.come(b"zero", Multiplex_Stream=0, **OURS)
+    wrong = node.come(b"wrong", **headers, **OURS)
     ((status, text),) = answers(wrong)
     assert status == 400
     assert text["code"] == "stream-mismatch"
     assert reason in text["detail"]
     wrong.protocol.connectionLost(Failure(ConnectionLost()))
-    one = town.come(b"one", Multiplex_Stream=1, **OURS)
-    assert town.transfer.read == [b"first", b"zero", b"one"]
-    town.transfer.end.callback(None)
+    one = node.come(b"one", Multiplex_Stream=1, **OURS)
+    assert node.transfer.read == [b"first", b"zero", b"one"]
+    node.transfer.end.callback(None)
     assert answers(first, zero, one) == [(200, None)] * 3
 
 
-def test_calagopus_nodes_read_it_by_having_no_answer(town: Town) -> None:
-    first = town.come(b"first", Multiplex_Stream_Count=2)
-    zero = town.come(b"zero", Multiplex_Stream=0)
-    again = town.come(b"zero", Multiplex_Stream=0)
+def test_a_refused_stream_of_a_calagopus_node_gets_no_answer(node: StreamNode) -> None:
+    first = node.come(b"first", Multiplex_Stream_Count=2)
+    zero = node.come(b"zero", Multiplex_Stream=0)
+    again = node.come(b"zero", Multiplex_Stream=0)
     assert (again.transport.value(), again.transport.aborting) == (b"", True)
     again.protocol.connectionLost(Failure(ConnectionLost()))
     # Whose request that was loses another with it, and so all of them.
@@ -193,27 +193,27 @@ def test_calagopus_nodes_read_it_by_having_no_answer(town: Town) -> None:
     assert (first.transport.value(), first.transport.aborting) == (b"", True)
 
 
-def test_one_whose_connection_breaks_fails_all(town: Town) -> None:
-    first = town.come(b"first", Multiplex_Stream_Count=2, **OURS)
-    zero = town.come(None, Multiplex_Stream=0, **OURS)
+def test_a_broken_connection_fails_all_streams(node: StreamNode) -> None:
+    first = node.come(b"first", Multiplex_Stream_Count=2, **OURS)
+    zero = node.come(None, Multiplex_Stream=0, **OURS)
     zero.protocol.connectionLost(Failure(ConnectionLost()))
     ((status, text),) = answers(first)
     assert (status, text["detail"]) == (400, "stream 0: send the server again")
 
 
-def test_what_fails_the_transfer_is_the_answer_to_each(town: Town) -> None:
-    first = town.come(b"first", Multiplex_Stream_Count=1, **OURS)
-    zero = town.come(b"zero", Multiplex_Stream=0, **OURS)
+def test_the_error_is_the_answer_to_each_stream(node: StreamNode) -> None:
+    first = node.come(b"first", Multiplex_Stream_Count=1, **OURS)
+    zero = node.come(b"zero", Multiplex_Stream=0, **OURS)
     error: WingsdError = StreamMismatch("the reason")
-    town.transfer.end.errback(error)
+    node.transfer.end.errback(error)
     assert [text["detail"] for _, text in answers(first, zero)] == ["the reason"] * 2
-    late = town.come(b"late", Multiplex_Stream=0, **OURS)
+    late = node.come(b"late", Multiplex_Stream=0, **OURS)
     ((status, text),) = answers(late)
     assert (status, "used for a transfer before" in text["detail"]) == (401, True)
 
 
-def test_a_token_that_is_no_good_opens_none(town: Town) -> None:
-    talk = Conversation(Taker(), town.site)
+def test_an_invalid_token_is_refused(node: StreamNode) -> None:
+    talk = Conversation(Taker(), node.site)
     talk.send(
         head(
             "/api/transfers",
@@ -225,7 +225,7 @@ def test_a_token_that_is_no_good_opens_none(town: Town) -> None:
     )
     ((status, _),) = answers(talk)
     assert status == 401
-    assert town.receiver.transfers == []
+    assert node.receiver.transfers == []
     # Nobody waits for a first.
-    town.clock.advance(60)
-    assert town.receiver.transfers == []
+    node.clock.advance(60)
+    assert node.receiver.transfers == []

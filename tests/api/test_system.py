@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.node import House
+from tests.api.node import ApiNode
 from tests.support.logged_errors import LoggedErrors
 from wingsd import __version__
 from wingsd.docker.runtime import EngineInformation
@@ -28,8 +28,8 @@ ENGINE = EngineInformation(
 )
 
 
-async def test_the_panel_sees_what_the_node_runs_on(house: House) -> None:
-    reply = await house.call("GET", "system")
+async def test_the_system_is_described(node: ApiNode) -> None:
+    reply = await node.call("GET", "system")
     assert reply.status == 200
     assert reply.json == {
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
@@ -40,15 +40,15 @@ async def test_the_panel_sees_what_the_node_runs_on(house: House) -> None:
     }
 
 
-async def test_version_2_tells_of_the_engine_too() -> None:
+async def test_version_2_describes_the_engine() -> None:
     async def engine() -> EngineInformation:
         return ENGINE
 
-    house = House()
-    house.engine = engine
-    house.start()
-    reply = await house.call("GET", "system?v=2")
-    await house.close()
+    node = ApiNode()
+    node.engine = engine
+    node.start()
+    reply = await node.call("GET", "system?v=2")
+    await node.close()
     answer = reply.json
     system = answer.pop("system")
     assert answer == {
@@ -72,26 +72,26 @@ async def test_an_engine_that_does_not_answer_is_left_out(logged_errors: LoggedE
     async def engine() -> EngineInformation:
         raise EnvironmentFailed("it is not there")
 
-    house = House()
-    house.engine = engine
-    house.start()
-    reply = await house.call("GET", "system?v=2")
-    await house.close()
+    node = ApiNode()
+    node.engine = engine
+    node.start()
+    reply = await node.call("GET", "system?v=2")
+    await node.close()
     assert (reply.status, sorted(reply.json)) == (200, ["system", "version"])
     assert [line for line in logged_errors.lines if "it is not there" in line]
 
 
-async def test_so_is_one_that_the_node_does_without(house: House) -> None:
-    reply = await house.call("GET", "system?v=2")
+async def test_a_disabled_engine_is_left_out(node: ApiNode) -> None:
+    reply = await node.call("GET", "system?v=2")
     assert (reply.status, sorted(reply.json)) == (200, ["system", "version"])
 
 
-async def test_a_system_without_a_name_is_called_by_its_kernels(
-    house: House, monkeypatch: pytest.MonkeyPatch
+async def test_a_system_without_os_release_is_named_by_its_kernel(
+    node: ApiNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing() -> dict[str, str]:
         raise FileNotFoundError("/etc/os-release")
 
     monkeypatch.setattr(platform, "freedesktop_os_release", missing)
-    reply = await house.call("GET", "system?v=2")
+    reply = await node.call("GET", "system?v=2")
     assert reply.json["system"]["os"] == "Linux"

@@ -55,7 +55,7 @@ class Consumer(FormFeed):
         self.checksums.addBoth(self.found.append)
 
 
-class House:
+class UploadHarness:
     """An upload that is not read yet."""
 
     def __init__(self, bucket: TokenBucket | None = None) -> None:
@@ -79,43 +79,43 @@ class House:
 
 
 def test_the_client_is_paused_until_the_body_is_read() -> None:
-    house = House()
-    assert house.request.calls == ["pause"]
-    house.read()
-    assert house.request.calls == ["pause", "proceed", "resume"]
-    house.upload.data(BODY)
-    house.upload.end()
-    assert house.found == [Checksums("0" * 64)]
-    assert list(house.feed.blocks()) == [b"data"]
+    harness = UploadHarness()
+    assert harness.request.calls == ["pause"]
+    harness.read()
+    assert harness.request.calls == ["pause", "proceed", "resume"]
+    harness.upload.data(BODY)
+    harness.upload.end()
+    assert harness.found == [Checksums("0" * 64)]
+    assert list(harness.feed.blocks()) == [b"data"]
 
 
-def test_what_arrives_before_that_is_kept_in_order() -> None:
-    house = House()
-    house.upload.data(BODY[:20])
-    house.upload.data(BODY[20:90])
-    house.upload.data(BODY[90:])
-    house.upload.end()
-    assert house.found == []
-    house.read()
-    assert house.found == [Checksums("0" * 64)]
-    assert list(house.feed.blocks()) == [b"data"]
+def test_early_data_is_kept_in_order() -> None:
+    harness = UploadHarness()
+    harness.upload.data(BODY[:20])
+    harness.upload.data(BODY[20:90])
+    harness.upload.data(BODY[90:])
+    harness.upload.end()
+    assert harness.found == []
+    harness.read()
+    assert harness.found == [Checksums("0" * 64)]
+    assert list(harness.feed.blocks()) == [b"data"]
 
 
 def test_an_upload_that_is_stopped_before_it_is_read_raises_the_reason() -> None:
-    house = House()
-    house.upload.data(BODY)
-    house.upload.stop(UploadTruncated("cancelled"))
-    with pytest.raises(UploadTruncated, match="cancelled"):
-        house.read()
-    assert house.request.calls == ["pause"]
+    harness = UploadHarness()
+    harness.upload.data(BODY)
+    harness.upload.stop(UploadTruncated("cancelled"))
+    with pytest.raises(UploadTruncated):
+        harness.read()
+    assert harness.request.calls == ["pause"]
 
 
-def test_a_client_that_disconnects_before_that_is_gone() -> None:
-    house, gone = House(), []
-    house.upload.when_gone(lambda: gone.append(True))
-    house.upload.lost(Failure(ConnectionLost()))
+def test_a_client_that_disconnects_early_fails_the_upload() -> None:
+    harness, gone = UploadHarness(), []
+    harness.upload.when_gone(lambda: gone.append(True))
+    harness.upload.lost(Failure(ConnectionLost()))
     with pytest.raises(UploadTruncated) as caught:
-        house.read()
+        harness.read()
     assert caught.value.detail == (
         "the sender gave up, or its connection broke; its own log says which"
     )
@@ -123,23 +123,23 @@ def test_a_client_that_disconnects_before_that_is_gone() -> None:
 
 
 def test_a_client_that_disconnects_while_it_is_read_fails_the_consumer() -> None:
-    house, gone = House(), []
-    house.upload.when_gone(lambda: gone.append(True))
-    house.read()
-    house.upload.data(BODY[:20])
-    house.upload.lost(Failure(ConnectionLost()))
-    assert isinstance(house.error(), UploadTruncated)
+    harness, gone = UploadHarness(), []
+    harness.upload.when_gone(lambda: gone.append(True))
+    harness.read()
+    harness.upload.data(BODY[:20])
+    harness.upload.lost(Failure(ConnectionLost()))
+    assert isinstance(harness.error(), UploadTruncated)
     assert gone == []
 
 
 def test_a_body_that_is_not_valid_fails_the_consumer() -> None:
-    house = House()
-    house.read()
-    house.upload.data(BODY.replace(b"archive", b"other"))
-    house.upload.end()
-    assert house.error().status == 400
-    house.upload.end()
-    assert len(house.found) == 1
+    harness = UploadHarness()
+    harness.read()
+    harness.upload.data(BODY.replace(b"archive", b"other"))
+    harness.upload.end()
+    assert harness.error().status == 400
+    harness.upload.end()
+    assert len(harness.found) == 1
 
 
 RATE = 1000_000
@@ -147,7 +147,7 @@ RATE = 1000_000
 HEAD, _, TAIL = BODY.partition(b"data\r\n")
 
 
-class LimitedHouse(House):
+class LimitedHouse(UploadHarness):
     """An upload at a rate of 1 MB/s, whose first bytes have come."""
 
     def __init__(self) -> None:
@@ -164,78 +164,78 @@ class LimitedHouse(House):
         self.clock.pump([0.01] * round(seconds * 100))
 
 
-def test_one_that_comes_faster_than_the_limit_is_held_until_its_time_has_come() -> None:
-    house = LimitedHouse()
-    house.send(RATE)
-    assert house.request.calls == ["pause"]
-    house.wait(0.9)
-    assert house.request.calls == ["pause"]
-    house.wait(0.15)
-    assert house.request.calls == ["pause", "resume"]
+def test_an_upload_above_the_limit_is_paused() -> None:
+    harness = LimitedHouse()
+    harness.send(RATE)
+    assert harness.request.calls == ["pause"]
+    harness.wait(0.9)
+    assert harness.request.calls == ["pause"]
+    harness.wait(0.15)
+    assert harness.request.calls == ["pause", "resume"]
 
 
-def test_one_that_goes_on_all_the_same_is_paused_again() -> None:
-    house = LimitedHouse()
-    house.send(RATE)
-    house.send(RATE)
-    assert house.request.calls == ["pause", "pause"]
-    house.wait(1.9)
-    assert house.request.calls == ["pause", "pause"]
-    house.wait(0.15)
-    assert house.request.calls == ["pause", "pause", "resume"]
+def test_data_during_a_pause_pauses_again() -> None:
+    harness = LimitedHouse()
+    harness.send(RATE)
+    harness.send(RATE)
+    assert harness.request.calls == ["pause", "pause"]
+    harness.wait(1.9)
+    assert harness.request.calls == ["pause", "pause"]
+    harness.wait(0.15)
+    assert harness.request.calls == ["pause", "pause", "resume"]
 
 
 @pytest.mark.parametrize("feed_is_last", [True, False])
-def test_it_goes_on_when_both_the_limit_and_the_disk_let_it(feed_is_last: bool) -> None:
-    house = LimitedHouse()
-    house.send(2 * FEED_HIGH_MARK)
-    assert set(house.request.calls) == {"pause"}
-    house.request.calls.clear()
+def test_an_upload_resumes_when_both_limit_and_disk_allow_it(feed_is_last: bool) -> None:
+    harness = LimitedHouse()
+    harness.send(2 * FEED_HIGH_MARK)
+    assert set(harness.request.calls) == {"pause"}
+    harness.request.calls.clear()
 
     def write_to_disk() -> None:
-        assert next(house.feed.blocks())
-        (resume,) = house.consumer.reactor.waiting
+        assert next(harness.feed.blocks())
+        (resume,) = harness.consumer.reactor.waiting
         resume()
 
     if feed_is_last:
-        house.wait(10)
-        assert house.request.calls == []
+        harness.wait(10)
+        assert harness.request.calls == []
         write_to_disk()
     else:
         write_to_disk()
-        assert house.request.calls == []
-        house.wait(10)
-    assert house.request.calls == ["resume"]
+        assert harness.request.calls == []
+        harness.wait(10)
+    assert harness.request.calls == ["resume"]
 
 
-def test_one_that_is_whole_is_not_held_any_more() -> None:
-    house = LimitedHouse()
-    house.send(RATE)
-    house.upload.data(b"\r\n" + TAIL)
-    house.request.calls.clear()
-    house.upload.end()
-    assert house.request.calls == ["resume"]
-    assert house.found == [Checksums("0" * 64)]
-    assert house.clock.getDelayedCalls() == []
+def test_a_complete_upload_is_not_paused() -> None:
+    harness = LimitedHouse()
+    harness.send(RATE)
+    harness.upload.data(b"\r\n" + TAIL)
+    harness.request.calls.clear()
+    harness.upload.end()
+    assert harness.request.calls == ["resume"]
+    assert harness.found == [Checksums("0" * 64)]
+    assert harness.clock.getDelayedCalls() == []
 
 
-def test_one_that_is_stopped_while_it_is_held_leaves_nothing_behind() -> None:
-    house = LimitedHouse()
-    house.send(RATE)
-    house.upload.stop(UploadTruncated("cancelled"))
-    assert isinstance(house.error(), UploadTruncated)
-    assert house.clock.getDelayedCalls() == []
-    assert house.request.calls == ["pause"]
+def test_stopping_a_paused_upload_leaves_no_timer() -> None:
+    harness = LimitedHouse()
+    harness.send(RATE)
+    harness.upload.stop(UploadTruncated("cancelled"))
+    assert isinstance(harness.error(), UploadTruncated)
+    assert harness.clock.getDelayedCalls() == []
+    assert harness.request.calls == ["pause"]
 
 
-def test_early_bytes_count_too() -> None:
+def test_early_bytes_count_for_the_limit() -> None:
     clock = Clock()
-    house = House(TokenBucket(clock, RATE))
-    house.upload.data(HEAD + b"x" * RATE)
-    house.read()
-    assert house.request.calls == ["pause", "pause", "proceed"]
+    harness = UploadHarness(TokenBucket(clock, RATE))
+    harness.upload.data(HEAD + b"x" * RATE)
+    harness.read()
+    assert harness.request.calls == ["pause", "pause", "proceed"]
     clock.pump([0.01] * 110)
-    assert house.request.calls == ["pause", "pause", "proceed", "resume"]
+    assert harness.request.calls == ["pause", "pause", "proceed", "resume"]
 
 
 class LimitedTaker(Taker):
@@ -249,7 +249,7 @@ class LimitedTaker(Taker):
         return upload
 
 
-def test_one_that_is_held_is_neither_silent_nor_slow() -> None:
+def test_a_paused_upload_is_neither_silent_nor_slow() -> None:
     taker = LimitedTaker()
     # At twice the rate that it is held to; but whenever it may come, it does.
     talk = Conversation(taker, timeout=30, least_rate=200)

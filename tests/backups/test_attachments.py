@@ -23,7 +23,7 @@ WINGS = "backup/wings"
 
 
 @pytest.mark.parametrize("name", ["install_logs", "install-logs"])
-def test_a_log_is_one_by_either_name(name: str) -> None:
+def test_a_log_has_either_name(name: str) -> None:
     assert attachment_of(name, "install.log", "text/plain") == InstallLog()
 
 
@@ -40,7 +40,7 @@ def test_a_backup_goes_where_its_family_keeps_it(suffix: str) -> None:
         assert backup_at(backup.path(SERVER)) == backup
 
 
-def test_a_checksum_is_of_a_backup() -> None:
+def test_a_checksum_belongs_to_a_backup() -> None:
     assert attachment_of(f"checksum_backup_{UUID}.tar.gz") == BackupChecksum(UUID)
     assert attachment_of(f"backup-checksum-{UUID}", "x", "text/plain") == BackupChecksum(UUID)
 
@@ -48,7 +48,7 @@ def test_a_checksum_is_of_a_backup() -> None:
 @pytest.mark.parametrize(
     "name", [f"../../etc/{UUID}.tar.gz", f"/etc/{UUID.upper()}.tar.gz", f"..\\{UUID}.tar.gz"]
 )
-def test_no_directory_of_a_name_counts(name: str) -> None:
+def test_directories_in_names_are_ignored(name: str) -> None:
     assert attachment_of(f"backup_{name}") == Backup(UUID, "tar.gz", PELICAN)
     assert attachment_of(f"backup-{UUID}", name, WINGS) == Backup(UUID, "tar.gz", CALAGOPUS)
 
@@ -76,13 +76,13 @@ def test_no_directory_of_a_name_counts(name: str) -> None:
 def test_a_backup_that_cannot_be_kept_is_refused_and_not_skipped(
     name: str, file: str, kind: str
 ) -> None:
-    with pytest.raises(BadRequest, match="cannot store a backup") as caught:
+    with pytest.raises(BadRequest) as caught:
         attachment_of(name, file, kind)
     assert caught.value.detail.startswith(f"the part {name[:80]!r}: ")
 
 
 @pytest.mark.parametrize("name", ["", "x", "archive", "backup", "backups", "install.log"])
-def test_any_other_part_is_nothing(name: str) -> None:
+def test_other_parts_are_not_attachments(name: str) -> None:
     assert attachment_of(name) is None
 
 

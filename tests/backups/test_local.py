@@ -22,7 +22,9 @@ def kept(path: Path, data: bytes = b"backup") -> Path:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("place", ["", UUID])
-def test_one_is_found_where_any_family_keeps_it(tmp_path: Path, place: str, suffix: str) -> None:
+def test_a_backup_is_found_where_any_family_keeps_it(
+    tmp_path: Path, place: str, suffix: str
+) -> None:
     file = kept(tmp_path / place / f"{ONE}.{suffix}")
     (found,) = find_backups(str(tmp_path), UUID, [ONE], CALAGOPUS)
     assert found == LocalBackup(
@@ -32,7 +34,7 @@ def test_one_is_found_where_any_family_keeps_it(tmp_path: Path, place: str, suff
 
 
 @pytest.mark.parametrize("kind", ["directory", "symlink", "of another server", "another's name"])
-def test_nothing_else_is_taken_for_one(tmp_path: Path, kind: str) -> None:
+def test_other_files_are_not_backups(tmp_path: Path, kind: str) -> None:
     name = f"{ONE}.tar.gz"
     if kind == "directory":
         (tmp_path / name).mkdir()
@@ -50,16 +52,16 @@ def test_nothing_else_is_taken_for_one(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("after", [b"", b"short", b"much longer"])
-def test_one_that_changes_meanwhile_is_not_sent_as_whole(tmp_path: Path, after: bytes) -> None:
+def test_a_backup_that_changes_meanwhile_is_not_sent(tmp_path: Path, after: bytes) -> None:
     file = kept(tmp_path / f"{ONE}.tar.gz")
     (found,) = find_backups(str(tmp_path), UUID, [ONE], PELICAN)
     file.write_bytes(after)
-    with pytest.raises(StorageError, match="was changed while it was sent"):
+    with pytest.raises(StorageError):
         list(found.blocks())
 
 
 @pytest.mark.parametrize("then", ["gone", "a symlink"])
-def test_one_that_cannot_be_read_any_more_is_named(tmp_path: Path, then: str) -> None:
+def test_an_unreadable_backup_is_named(tmp_path: Path, then: str) -> None:
     file = kept(tmp_path / f"{ONE}.tar.gz")
     (found,) = find_backups(str(tmp_path), UUID, [ONE], PELICAN)
     file.unlink()
@@ -73,16 +75,14 @@ def test_one_that_cannot_be_read_any_more_is_named(tmp_path: Path, then: str) ->
 
 
 @pytest.mark.parametrize("place", [f"{ONE}.tar", f"{UUID}/{ONE}.tar.gz"])
-def test_one_that_has_moved_is_removed_with_a_directory_that_it_leaves_empty(
-    tmp_path: Path, place: str
-) -> None:
+def test_a_moved_backup_is_removed_with_its_empty_directory(tmp_path: Path, place: str) -> None:
     kept(tmp_path / place)
     remove_backup(str(tmp_path), place)
     remove_backup(str(tmp_path), place)  # as after a kill
     assert list(tmp_path.iterdir()) == []
 
 
-def test_others_stay_where_they_are(tmp_path: Path) -> None:
+def test_other_backups_stay(tmp_path: Path) -> None:
     other = kept(tmp_path / UUID / "other.tar.gz")
     kept(tmp_path / UUID / f"{ONE}.tar.gz")
     remove_backup(str(tmp_path), f"{UUID}/{ONE}.tar.gz")
@@ -90,16 +90,16 @@ def test_others_stay_where_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["../secret", "", f"{ONE}.exe", f"{ONE}.tar/../../secret"])
-def test_what_is_no_backup_is_never_removed(tmp_path: Path, place: str) -> None:
+def test_only_backups_are_removed(tmp_path: Path, place: str) -> None:
     secret = kept(tmp_path / "secret")
     (tmp_path / "backups").mkdir()
     remove_backup(str(tmp_path / "backups"), place)
     assert secret.exists()
 
 
-def test_one_that_cannot_be_removed_says_so(tmp_path: Path) -> None:
+def test_a_backup_that_cannot_be_removed_is_an_error(tmp_path: Path) -> None:
     kept(tmp_path / f"{ONE}.tar" / "file")
-    with pytest.raises(StorageError, match="delete it by hand") as caught:
+    with pytest.raises(StorageError) as caught:
         remove_backup(str(tmp_path), f"{ONE}.tar")
     assert (
         caught.value.message == "a backup that has moved to another node could not be removed here"

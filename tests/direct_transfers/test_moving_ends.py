@@ -28,15 +28,13 @@ def lose_answer(node: NodeInProcess, method: str = "POST", times: int = 1) -> No
 
 
 @pytest.mark.parametrize("remove", [False, True])
-async def test_an_answer_that_is_lost_after_success_is_asked_for(
-    nodes: TwoNodesInProcess, remove: bool
-) -> None:
+async def test_a_lost_answer_is_asked_for(nodes: TwoNodesInProcess, remove: bool) -> None:
     lose_answer(nodes.destination)
     await nodes.send(await nodes.destination.invite(), remove=remove)
     await (nodes.assert_moved_and_deleted() if remove else nodes.assert_moved())
 
 
-async def test_it_is_asked_for_until_it_is_told(nodes: TwoNodesInProcess) -> None:
+async def test_a_lost_answer_is_asked_for_until_it_comes(nodes: TwoNodesInProcess) -> None:
     lose_answer(nodes.destination)
     invitation = await nodes.destination.invite()
     asked: list[str] = []
@@ -51,7 +49,9 @@ async def test_it_is_asked_for_until_it_is_told(nodes: TwoNodesInProcess) -> Non
     assert asked.count("DELETE") == 3
 
 
-async def test_a_failure_at_the_destination_is_undone_and_read(nodes: TwoNodesInProcess) -> None:
+async def test_a_failure_at_the_destination_is_rolled_back_and_logged_at_the_source(
+    nodes: TwoNodesInProcess,
+) -> None:
     nodes.destination.environment.faults["create"] = EnvironmentFailed("the engine is gone")
     await nodes.send(await nodes.destination.invite(), remove=True)
     await nodes.assert_stayed()
@@ -61,14 +61,14 @@ async def test_a_failure_at_the_destination_is_undone_and_read(nodes: TwoNodesIn
     assert UUID in nodes.source.environment.containers
 
 
-async def test_a_failure_whose_answer_is_lost_is_one(nodes: TwoNodesInProcess) -> None:
+async def test_a_failure_whose_answer_is_lost_is_a_failure(nodes: TwoNodesInProcess) -> None:
     nodes.destination.environment.faults["create"] = EnvironmentFailed("the engine is gone")
     lose_answer(nodes.destination)
     await nodes.send(await nodes.destination.invite(), remove=True)
     await nodes.assert_stayed()
 
 
-async def test_an_arrival_that_cannot_be_written_down_is_none(
+async def test_an_arrival_that_cannot_be_recorded_fails_the_transfer(
     nodes: TwoNodesInProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -103,7 +103,7 @@ async def test_a_question_cancels_a_transfer_that_waits_for_a_slot(
     assert again in nodes.source.reason
 
 
-async def test_who_does_not_want_to_wait_for_a_dead_destination_keeps_it(
+async def test_a_cancel_ends_the_wait_for_a_dead_destination(
     nodes: TwoNodesInProcess,
 ) -> None:
     gone: list[bool] = []
@@ -123,7 +123,7 @@ async def test_who_does_not_want_to_wait_for_a_dead_destination_keeps_it(
     assert (nodes.source.hold, nodes.source.left()) == ("", [UUID])
 
 
-async def test_a_panel_that_deletes_it_meanwhile_is_no_word_that_it_has_moved(
+async def test_a_deletion_by_the_panel_does_not_mean_that_the_server_moved(
     nodes: TwoNodesInProcess,
 ) -> None:
     await nodes.destination.slots.acquire()
@@ -135,11 +135,11 @@ async def test_a_panel_that_deletes_it_meanwhile_is_no_word_that_it_has_moved(
     assert nodes.source.entries() == [("out", "failure")]
 
 
-async def test_it_is_sent_once_at_a_time(nodes: TwoNodesInProcess) -> None:
+async def test_a_second_transfer_of_a_server_is_refused(nodes: TwoNodesInProcess) -> None:
     await nodes.destination.slots.acquire()
     invitation = await nodes.destination.invite()
     await nodes.send(invitation)
-    with pytest.raises(Conflict, match="already in progress"):
+    with pytest.raises(Conflict):
         await nodes.send(invitation)
     nodes.source.sender.cancel(UUID)
     await nodes.settled()
@@ -149,7 +149,7 @@ async def test_it_is_sent_once_at_a_time(nodes: TwoNodesInProcess) -> None:
 
 
 @pytest.mark.parametrize("at", ["SWAP", "ENVIRONMENT", "REPORT"])
-async def test_a_destination_that_died_late_has_it(
+async def test_a_destination_that_died_late_has_the_server(
     nodes: TwoNodesInProcess, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = nodes.destination
@@ -173,7 +173,7 @@ async def test_a_destination_that_died_late_has_it(
     assert again.environment.containers.keys() == ({UUID} if at != "REPORT" else set())
 
 
-async def test_a_destination_that_is_asked_before_it_has_it_all_never_has(
+async def test_a_question_before_arrival_fails_the_transfer(
     nodes: TwoNodesInProcess,
 ) -> None:
     node = nodes.destination
@@ -188,7 +188,7 @@ async def test_a_destination_that_is_asked_before_it_has_it_all_never_has(
     hang.release()
 
 
-async def test_a_destination_that_has_just_been_started_does_not_say_yet(
+async def test_a_destination_that_is_starting_answers_503(
     nodes: TwoNodesInProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = nodes.destination
@@ -213,7 +213,9 @@ async def test_a_destination_that_has_just_been_started_does_not_say_yet(
 
 
 @pytest.mark.parametrize("at", ["RECEIVE", "VERIFY", "DURABLE"])
-async def test_a_destination_that_died_early_has_not(nodes: TwoNodesInProcess, at: str) -> None:
+async def test_a_destination_that_died_early_does_not_have_the_server(
+    nodes: TwoNodesInProcess, at: str
+) -> None:
     node = nodes.destination
     node.die_at(at)
     await nodes.send(await node.invite())
@@ -224,7 +226,7 @@ async def test_a_destination_that_died_early_has_not(nodes: TwoNodesInProcess, a
 
 
 @pytest.mark.parametrize("remove", [False, True])
-async def test_a_source_that_died_asks_when_it_is_back(
+async def test_a_restarted_source_asks_the_destination(
     nodes: TwoNodesInProcess, remove: bool
 ) -> None:
     node = nodes.source
@@ -243,7 +245,9 @@ async def test_a_source_that_died_asks_when_it_is_back(
     assert again.heard.over == [("out", None, None)]
 
 
-async def test_a_source_that_died_before_it_sent_anything_has_it(nodes: TwoNodesInProcess) -> None:
+async def test_a_source_that_died_before_sending_keeps_the_server(
+    nodes: TwoNodesInProcess,
+) -> None:
     node = nodes.source
     node.environment.containers[UUID] = node.servers.get(UUID).configuration.settings
     node.die_at("RETIRE")
@@ -258,7 +262,7 @@ async def test_a_source_that_died_before_it_sent_anything_has_it(nodes: TwoNodes
     assert isinstance(error, DaemonRestarted)
 
 
-async def test_after_a_restart_nobody_need_wait_for_a_dead_destination(
+async def test_a_cancel_after_a_restart_ends_the_wait_for_a_dead_destination(
     nodes: TwoNodesInProcess,
 ) -> None:
     nodes.destination.lose = lambda request: request.method in (b"POST", b"DELETE")

@@ -62,7 +62,7 @@ class ScriptedPanel:
         return await self._answer("failure", server)
 
 
-class House:
+class QueueHarness:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.panel = ScriptedPanel()
@@ -97,94 +97,96 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path)
+def harness(tmp_path: Path) -> Iterator[QueueHarness]:
+    made = QueueHarness(tmp_path)
     yield made
     made.callbacks.stop()
     made.store.close()
 
 
-def test_a_report_that_is_heard_is_settled(house: House) -> None:
-    settled = house.tell(Outcome.SUCCESS)
+def test_a_report_that_is_heard_is_settled(harness: QueueHarness) -> None:
+    settled = harness.tell(Outcome.SUCCESS)
     assert settled.result is True
-    assert house.panel.calls == [("success", A)]
-    assert house.unsettled() == []
-    assert house.callbacks.success_of(A) is None
+    assert harness.panel.calls == [("success", A)]
+    assert harness.unsettled() == []
+    assert harness.callbacks.success_of(A) is None
 
 
-def test_what_is_said_to_be_told_is_settled_in_the_journal(
-    house: House, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
+def test_a_settled_report_is_settled_in_the_database(
+    harness: QueueHarness, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[bool] = []
-    settle = house.store.settle
+    settle = harness.store.settle
 
     def settling(now: float, report: Report, answer: str) -> None:
         said.append(f"{A}: {answer}" in logged_errors.lines)
         settle(now, report, answer)
 
-    monkeypatch.setattr(house.store, "settle", settling)
-    house.tell(Outcome.SUCCESS)
+    monkeypatch.setattr(harness.store, "settle", settling)
+    harness.tell(Outcome.SUCCESS)
     assert said == [False]
     assert f"{A}: the success was reported to the Panel" in logged_errors.lines
 
 
 @pytest.mark.parametrize("fault", [DOWN, refused(401), refused(403), refused(429), refused(422)])
 @pytest.mark.parametrize("outcome", Outcome)
-def test_whatever_says_nothing_of_the_transfer_is_tried_again(
-    house: House, outcome: Outcome, fault: Exception
+def test_other_errors_are_retried(
+    harness: QueueHarness, outcome: Outcome, fault: Exception
 ) -> None:
-    house.panel.answers[A] = [fault, fault]
-    settled = house.tell(outcome)
-    assert house.unsettled() == [A]
-    house.clock.pump([1, 2])
+    harness.panel.answers[A] = [fault, fault]
+    settled = harness.tell(outcome)
+    assert harness.unsettled() == [A]
+    harness.clock.pump([1, 2])
     assert settled.result is True
-    assert house.unsettled() == []
+    assert harness.unsettled() == []
 
 
-def test_the_pauses_grow_to_minutes(house: House) -> None:
-    house.panel.answers[A] = [DOWN] * 40
-    house.tell(Outcome.SUCCESS)
-    house.clock.pump([1.0] * 511)
-    before = len(house.panel.calls)
-    house.clock.pump([BACKOFF.longest] * 10)
-    assert len(house.panel.calls) == before + 10
+def test_the_pauses_grow_to_minutes(harness: QueueHarness) -> None:
+    harness.panel.answers[A] = [DOWN] * 40
+    harness.tell(Outcome.SUCCESS)
+    harness.clock.pump([1.0] * 511)
+    before = len(harness.panel.calls)
+    harness.clock.pump([BACKOFF.longest] * 10)
+    assert len(harness.panel.calls) == before + 10
 
 
-def test_a_panel_that_wants_to_be_left_alone_is(house: House) -> None:
-    house.panel.answers[A] = [refused(429, retry_after=60)]
-    settled = house.tell(Outcome.SUCCESS)
-    house.clock.advance(59)
-    assert len(house.panel.calls) == 1
-    house.clock.advance(1)
+def test_retry_after_is_respected(harness: QueueHarness) -> None:
+    harness.panel.answers[A] = [refused(429, retry_after=60)]
+    settled = harness.tell(Outcome.SUCCESS)
+    harness.clock.advance(59)
+    assert len(harness.panel.calls) == 1
+    harness.clock.advance(1)
     assert settled.result is True
 
 
 @pytest.mark.parametrize("code", [404, 409])
 @pytest.mark.parametrize("ours", [False, True])
 def test_a_success_without_an_open_transfer_is_settled_by_asking(
-    house: House, code: int, ours: bool
+    harness: QueueHarness, code: int, ours: bool
 ) -> None:
-    house.begin(seconds_ago=61)
-    house.panel.answers[A] = [refused(code), ours]
-    assert house.tell(Outcome.SUCCESS).result is ours
-    assert house.panel.calls == [("success", A), ("owns", A)]
-    assert house.unsettled() == []
+    harness.begin(seconds_ago=61)
+    harness.panel.answers[A] = [refused(code), ours]
+    assert harness.tell(Outcome.SUCCESS).result is ours
+    assert harness.panel.calls == [("success", A), ("owns", A)]
+    assert harness.unsettled() == []
 
 
-def test_while_that_cannot_be_asked_nothing_is_concluded(house: House) -> None:
-    house.panel.answers[A] = [refused(409), DOWN, refused(409), True]
-    settled = house.tell(Outcome.SUCCESS)
+def test_nothing_is_settled_while_the_panel_cannot_be_asked(harness: QueueHarness) -> None:
+    harness.panel.answers[A] = [refused(409), DOWN, refused(409), True]
+    settled = harness.tell(Outcome.SUCCESS)
     assert not settled.called
-    house.clock.advance(1)
+    harness.clock.advance(1)
     assert settled.result is True
 
 
 @pytest.mark.parametrize("answer", [False, refused(404)])
-def test_a_failure_that_the_other_node_told_first_is_settled(house: House, answer: object) -> None:
-    house.begin(seconds_ago=61)
-    house.panel.answers[A] = [answer]
-    assert house.tell(Outcome.FAILURE).result is True
-    assert house.unsettled() == []
+def test_a_failure_that_the_other_node_reported_first_is_settled(
+    harness: QueueHarness, answer: object
+) -> None:
+    harness.begin(seconds_ago=61)
+    harness.panel.answers[A] = [answer]
+    assert harness.tell(Outcome.FAILURE).result is True
+    assert harness.unsettled() == []
 
 
 # The transfer's first minute, in which the Panel may not have committed it
@@ -200,196 +202,202 @@ DENIALS: dict[Outcome, list[list[object]]] = {
 @pytest.mark.parametrize(
     ("outcome", "denial"), [(outcome, each) for outcome in Outcome for each in DENIALS[outcome]]
 )
-def test_a_transfer_that_the_panel_denies_is_told_again_in_its_first_minute(
-    house: House, outcome: Outcome, denial: list[object]
+def test_a_denied_report_is_retried_in_the_first_minute(
+    harness: QueueHarness, outcome: Outcome, denial: list[object]
 ) -> None:
-    house.begin(seconds_ago=1)
-    house.panel.answers[A] = [*denial, *denial, True]
-    settled = house.tell(outcome)
-    assert house.callbacks.is_denied(A)
-    house.clock.pump([0.5] * 12)
+    harness.begin(seconds_ago=1)
+    harness.panel.answers[A] = [*denial, *denial, True]
+    settled = harness.tell(outcome)
+    assert harness.callbacks.is_denied(A)
+    harness.clock.pump([0.5] * 12)
     assert settled.result is True
-    assert [call for call, _ in house.panel.calls].count(outcome.value) == 3
-    assert house.unsettled() == []
-    assert not house.callbacks.is_denied(A)
+    assert [call for call, _ in harness.panel.calls].count(outcome.value) == 3
+    assert harness.unsettled() == []
+    assert not harness.callbacks.is_denied(A)
 
 
 @pytest.mark.parametrize(("outcome", "so"), [(Outcome.FAILURE, True), (Outcome.SUCCESS, False)])
-def test_after_that_minute_a_denial_is_the_end(house: House, outcome: Outcome, so: bool) -> None:
-    house.begin(seconds_ago=1)
-    house.panel.answers[A] = DENIALS[outcome][0] * 100
-    settled = house.tell(outcome)
-    house.clock.pump([0.5] * 117)
+def test_a_denial_after_the_first_minute_settles_the_report(
+    harness: QueueHarness, outcome: Outcome, so: bool
+) -> None:
+    harness.begin(seconds_ago=1)
+    harness.panel.answers[A] = DENIALS[outcome][0] * 100
+    settled = harness.tell(outcome)
+    harness.clock.pump([0.5] * 117)
     assert not settled.called
-    house.clock.pump([0.5] * 2)
+    harness.clock.pump([0.5] * 2)
     assert settled.result is so
-    asked = [call for call, _ in house.panel.calls].count(outcome.value)
+    asked = [call for call, _ in harness.panel.calls].count(outcome.value)
     assert 5 < asked < 12  # with growing pauses
-    assert house.unsettled() == []
+    assert harness.unsettled() == []
 
 
 @pytest.mark.parametrize(("outcome", "so"), [(Outcome.FAILURE, True), (Outcome.SUCCESS, False)])
 def test_a_panel_that_describes_the_server_no_more_has_closed_the_transfer(
-    house: House, outcome: Outcome, so: bool
+    harness: QueueHarness, outcome: Outcome, so: bool
 ) -> None:
     # It did when the transfer began, for the transfer alone: so it has known it.
-    house.begin(seconds_ago=1)
-    house.panel.describes = False
-    house.panel.answers[A] = list(DENIALS[outcome][0])
-    assert house.tell(outcome).result is so
+    harness.begin(seconds_ago=1)
+    harness.panel.describes = False
+    harness.panel.answers[A] = list(DENIALS[outcome][0])
+    assert harness.tell(outcome).result is so
 
 
-def test_a_success_that_was_heard_before_is_settled_in_the_first_minute(house: House) -> None:
-    house.begin(seconds_ago=1)
-    house.panel.answers[A] = [refused(409), True]
-    assert house.tell(Outcome.SUCCESS).result is True
+def test_a_success_that_was_received_before_is_settled_in_the_first_minute(
+    harness: QueueHarness,
+) -> None:
+    harness.begin(seconds_ago=1)
+    harness.panel.answers[A] = [refused(409), True]
+    assert harness.tell(Outcome.SUCCESS).result is True
 
 
 @pytest.mark.parametrize(("later", "is_told_again"), [(30, True), (70, False)])
-def test_the_first_minute_goes_on_over_a_restart(
-    house: House, later: float, is_told_again: bool
+def test_the_first_minute_continues_over_a_restart(
+    harness: QueueHarness, later: float, is_told_again: bool
 ) -> None:
-    house.begin(seconds_ago=1)
-    house.panel.answers[A] = [False, False, True]
-    house.tell(Outcome.FAILURE)
-    house.callbacks.stop()
-    house.store.close()
-    house.clock.advance(later)
-    house.restart()
-    Deferred.fromCoroutine(house.callbacks.load())
-    assert (house.unsettled() == [A]) is is_told_again
-    house.clock.pump([0.5] * 4)
-    assert house.unsettled() == []
-    assert len(house.panel.calls) == (3 if is_told_again else 2)
+    harness.begin(seconds_ago=1)
+    harness.panel.answers[A] = [False, False, True]
+    harness.tell(Outcome.FAILURE)
+    harness.callbacks.stop()
+    harness.store.close()
+    harness.clock.advance(later)
+    harness.restart()
+    Deferred.fromCoroutine(harness.callbacks.load())
+    assert (harness.unsettled() == [A]) is is_told_again
+    harness.clock.pump([0.5] * 4)
+    assert harness.unsettled() == []
+    assert len(harness.panel.calls) == (3 if is_told_again else 2)
 
 
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])
-def test_no_clock_that_is_set_makes_the_first_minute_longer(house: House, jump: float) -> None:
-    house.begin(seconds_ago=1)
-    house.panel.answers[A] = [False] * 100
-    settled = house.tell(Outcome.FAILURE)
-    house.set_by = jump
-    house.clock.pump([0.5] * 119)
+def test_a_clock_step_does_not_extend_the_first_minute(harness: QueueHarness, jump: float) -> None:
+    harness.begin(seconds_ago=1)
+    harness.panel.answers[A] = [False] * 100
+    settled = harness.tell(Outcome.FAILURE)
+    harness.set_by = jump
+    harness.clock.pump([0.5] * 119)
     assert settled.result is True
-    house.set_by = 0
-    house.begin(seconds_ago=1)
-    house.tell(Outcome.FAILURE)
-    house.callbacks.stop()
-    house.store.close()
-    house.set_by = jump
-    house.restart()
-    Deferred.fromCoroutine(house.callbacks.load())
-    assert house.unsettled() == []
+    harness.set_by = 0
+    harness.begin(seconds_ago=1)
+    harness.tell(Outcome.FAILURE)
+    harness.callbacks.stop()
+    harness.store.close()
+    harness.set_by = jump
+    harness.restart()
+    Deferred.fromCoroutine(harness.callbacks.load())
+    assert harness.unsettled() == []
 
 
-def test_the_minute_is_that_of_the_transfer_that_is_reported(house: House) -> None:
-    house.begin(seconds_ago=1)
-    house.store.begin(house.clock.seconds() - 3600, A, Direction.OUT, "SEND", direct=True)
-    house.panel.answers[A] = [False, True]
-    settled = house.tell(Outcome.FAILURE)
+def test_the_minute_is_that_of_the_transfer_that_is_reported(harness: QueueHarness) -> None:
+    harness.begin(seconds_ago=1)
+    harness.store.begin(harness.clock.seconds() - 3600, A, Direction.OUT, "SEND", direct=True)
+    harness.panel.answers[A] = [False, True]
+    settled = harness.tell(Outcome.FAILURE)
     # One that begins later changes nothing.
-    house.begin(seconds_ago=3600)
+    harness.begin(seconds_ago=3600)
     assert not settled.called
-    house.clock.pump([0.5] * 4)
+    harness.clock.pump([0.5] * 4)
     assert settled.result is True
 
 
-def test_a_failure_that_is_denied_is_dropped_for_the_next_transfer(house: House) -> None:
-    house.begin(seconds_ago=1)
-    house.panel.answers[A] = [False] * 9
-    denied = house.tell(Outcome.FAILURE)
-    house.callbacks.drop(A, denied=True)
+def test_a_failure_that_is_denied_is_dropped_for_the_next_transfer(harness: QueueHarness) -> None:
+    harness.begin(seconds_ago=1)
+    harness.panel.answers[A] = [False] * 9
+    denied = harness.tell(Outcome.FAILURE)
+    harness.callbacks.drop(A, denied=True)
     assert denied.result is False
-    house.panel.answers[A] = [DOWN, True]
-    unheard = house.tell(Outcome.FAILURE)
-    house.callbacks.drop(A, denied=True)
-    house.clock.advance(1)
+    harness.panel.answers[A] = [DOWN, True]
+    unheard = harness.tell(Outcome.FAILURE)
+    harness.callbacks.drop(A, denied=True)
+    harness.clock.advance(1)
     assert unheard.result is True
 
 
-def test_a_daemon_that_ends_does_not_wait_for_what_is_denied(house: House) -> None:
-    house.begin(seconds_ago=1)
-    house.panel.answers[A] = [False] * 9
-    house.tell(Outcome.FAILURE)
-    drained = Deferred.fromCoroutine(house.callbacks.drain(2))
+def test_a_daemon_that_stops_does_not_wait_for_denied_reports(harness: QueueHarness) -> None:
+    harness.begin(seconds_ago=1)
+    harness.panel.answers[A] = [False] * 9
+    harness.tell(Outcome.FAILURE)
+    drained = Deferred.fromCoroutine(harness.callbacks.drain(2))
     assert drained.called
-    assert house.unsettled() == [A]
+    assert harness.unsettled() == [A]
 
 
-def test_one_servers_reports_are_told_in_order_and_hold_up_no_other(house: House) -> None:
-    house.panel.answers[A] = [DOWN]
-    first, second = house.tell(Outcome.SUCCESS), house.tell(Outcome.FAILURE)
-    assert house.tell(Outcome.SUCCESS, B).result is True
+def test_reports_of_a_server_are_sent_in_order_without_blocking_others(
+    harness: QueueHarness,
+) -> None:
+    harness.panel.answers[A] = [DOWN]
+    first, second = harness.tell(Outcome.SUCCESS), harness.tell(Outcome.FAILURE)
+    assert harness.tell(Outcome.SUCCESS, B).result is True
     assert (first.called, second.called) == (False, False)
-    house.clock.advance(1)
+    harness.clock.advance(1)
     assert (first.result, second.result) == (True, True)
-    assert house.panel.calls == [("success", A), ("success", B), ("success", A), ("failure", A)]
+    assert harness.panel.calls == [("success", A), ("success", B), ("success", A), ("failure", A)]
 
 
-def test_what_was_not_heard_is_told_by_the_next_daemon(house: House) -> None:
-    house.panel.answers[A] = [DOWN, True]
-    settled = house.tell(Outcome.SUCCESS)
-    assert house.callbacks.success_of(A) == PendingReport(settled)
-    house.callbacks.stop()
-    house.store.close()
-    house.restart()
-    (report,) = house.store.unsettled()
+def test_unsettled_reports_are_sent_by_the_next_daemon(harness: QueueHarness) -> None:
+    harness.panel.answers[A] = [DOWN, True]
+    settled = harness.tell(Outcome.SUCCESS)
+    assert harness.callbacks.success_of(A) == PendingReport(settled)
+    harness.callbacks.stop()
+    harness.store.close()
+    harness.restart()
+    (report,) = harness.store.unsettled()
     assert (report.server, report.outcome, report.attempts) == (A, Outcome.SUCCESS, 1)
-    Deferred.fromCoroutine(house.callbacks.load())
-    assert house.unsettled() == []
-    assert house.panel.calls == [("success", A), ("success", A)]
-    assert house.clock.getDelayedCalls() == []
+    Deferred.fromCoroutine(harness.callbacks.load())
+    assert harness.unsettled() == []
+    assert harness.panel.calls == [("success", A), ("success", A)]
+    assert harness.clock.getDelayedCalls() == []
 
 
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])
-def test_a_clock_that_is_set_changes_neither_pauses_nor_order(house: House, jump: float) -> None:
-    house.panel.answers[A] = [DOWN, DOWN, DOWN]
-    house.tell(Outcome.SUCCESS)
-    house.set_by = jump
-    house.tell(Outcome.FAILURE)
-    house.database.prune()
-    house.clock.advance(0.9)
-    assert house.panel.calls == [("success", A)]
-    house.clock.advance(0.1)
-    assert house.panel.calls == [("success", A)] * 2
-    house.callbacks.stop()
-    house.store.close()
-    house.set_by = 0
-    house.restart()
-    Deferred.fromCoroutine(house.callbacks.load())
-    house.clock.advance(1)
-    assert house.panel.calls[2:] == [("success", A), ("success", A), ("failure", A)]
-    assert house.unsettled() == []
+def test_a_clock_step_changes_neither_pauses_nor_order(harness: QueueHarness, jump: float) -> None:
+    harness.panel.answers[A] = [DOWN, DOWN, DOWN]
+    harness.tell(Outcome.SUCCESS)
+    harness.set_by = jump
+    harness.tell(Outcome.FAILURE)
+    harness.database.prune()
+    harness.clock.advance(0.9)
+    assert harness.panel.calls == [("success", A)]
+    harness.clock.advance(0.1)
+    assert harness.panel.calls == [("success", A)] * 2
+    harness.callbacks.stop()
+    harness.store.close()
+    harness.set_by = 0
+    harness.restart()
+    Deferred.fromCoroutine(harness.callbacks.load())
+    harness.clock.advance(1)
+    assert harness.panel.calls[2:] == [("success", A), ("success", A), ("failure", A)]
+    assert harness.unsettled() == []
 
 
-def test_a_stopped_outbox_tells_nothing_more(house: House) -> None:
-    house.panel.answers[A] = [DOWN] * 5
-    settled = house.tell(Outcome.SUCCESS)
-    house.callbacks.stop()
-    house.clock.advance(1000)
-    assert len(house.panel.calls) == 1
+def test_a_stopped_queue_sends_nothing(harness: QueueHarness) -> None:
+    harness.panel.answers[A] = [DOWN] * 5
+    settled = harness.tell(Outcome.SUCCESS)
+    harness.callbacks.stop()
+    harness.clock.advance(1000)
+    assert len(harness.panel.calls) == 1
     assert not settled.called
 
 
-def test_an_old_failure_does_not_end_a_new_transfer(house: House) -> None:
-    house.panel.answers[A] = [DOWN] * 5
-    failure, success = house.tell(Outcome.FAILURE), house.tell(Outcome.SUCCESS)
-    house.callbacks.drop(A)
+def test_an_old_failure_does_not_end_a_new_transfer(harness: QueueHarness) -> None:
+    harness.panel.answers[A] = [DOWN] * 5
+    failure, success = harness.tell(Outcome.FAILURE), harness.tell(Outcome.SUCCESS)
+    harness.callbacks.drop(A)
     assert failure.result is False
     assert not success.called
-    assert len(house.store.unsettled()) == 1
+    assert len(harness.store.unsettled()) == 1
 
 
-def test_a_full_disk_keeps_no_failure_from_being_told(
-    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+def test_a_failure_is_reported_despite_a_full_disk(
+    harness: QueueHarness, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
     def full(*_: object) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(house.store, "add_report", full)
-    assert house.tell(Outcome.FAILURE).result is True
-    refused_success = Deferred.fromCoroutine(house.callbacks.add(A, Outcome.SUCCESS))
+    monkeypatch.setattr(harness.store, "add_report", full)
+    assert harness.tell(Outcome.FAILURE).result is True
+    refused_success = Deferred.fromCoroutine(harness.callbacks.add(A, Outcome.SUCCESS))
     errors: list[Any] = []
     refused_success.addErrback(errors.append)
     assert errors[0].check(StorageError)
-    assert ("success", A) not in house.panel.calls
+    assert ("success", A) not in harness.panel.calls

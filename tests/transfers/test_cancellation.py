@@ -9,16 +9,16 @@ from wingsd.errors import TransferCancelled
 from wingsd.transfers.cancellation import CancelScope, when_fired
 
 
-async def test_what_is_waited_for_is_returned() -> None:
+async def test_a_result_is_returned() -> None:
     assert await CancelScope().wait(succeed(3)) == 3
 
 
-async def test_a_failure_comes_out_as_it_is() -> None:
+async def test_a_failure_is_raised() -> None:
     with pytest.raises(KeyError):
         await CancelScope().wait(fail(KeyError("x")))
 
 
-async def test_a_wait_ends_with_the_reason_and_its_work_is_cancelled() -> None:
+async def test_a_cancel_ends_a_wait_with_its_reason() -> None:
     chain, cancelled = CancelScope(), []  # type: CancelScope, list[object]
     waiting: Deferred[None] = Deferred.fromCoroutine(chain.wait(Deferred(cancelled.append)))
     chain.cancel(TransferCancelled())
@@ -27,7 +27,7 @@ async def test_a_wait_ends_with_the_reason_and_its_work_is_cancelled() -> None:
     assert len(cancelled) == 1
 
 
-async def test_nothing_is_waited_for_after_it() -> None:
+async def test_no_wait_begins_after_a_cancel() -> None:
     chain, cancelled = CancelScope(), []  # type: CancelScope, list[object]
     chain.cancel(TransferCancelled())
     with pytest.raises(TransferCancelled):
@@ -37,7 +37,7 @@ async def test_nothing_is_waited_for_after_it() -> None:
         chain.check()
 
 
-def test_several_can_wait_for_one_end() -> None:
+def test_several_can_wait_for_one_cancel() -> None:
     end: Deferred[None] = Deferred()
     waiting = [when_fired(end), when_fired(end)]
     assert [one.called for one in waiting] == [False, False]

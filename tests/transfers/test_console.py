@@ -36,7 +36,7 @@ def heard() -> Heard:
     return Heard()
 
 
-def test_each_state_is_told_once_and_each_step_said(heard: Heard) -> None:
+def test_each_state_is_sent_once_and_each_step_has_a_line(heard: Heard) -> None:
     steps = [SendStep.ASK, SendStep.STOP, SendStep.SEND, SendStep.AWAIT, SendStep.DONE]
     for step in steps:
         heard.announcer.enter(step)
@@ -51,13 +51,13 @@ def test_a_transfer_begins_with_its_state_and_not_with_a_line(heard: Heard) -> N
     assert names == ["transfer status", "transfer logs", "transfer logs"]
 
 
-def test_the_last_words_come_before_the_state_that_ends_it(heard: Heard) -> None:
+def test_the_last_line_comes_before_the_final_state(heard: Heard) -> None:
     heard.announcer.enter(ReceiveStep.FAILED)
     names = [event.name for event in heard.events]
     assert names == ["transfer logs", "transfer status", "transfer status"]
 
 
-def test_the_progress_is_said_every_five_seconds_until_it_is_hidden(heard: Heard) -> None:
+def test_progress_is_shown_every_five_seconds_until_it_is_hidden(heard: Heard) -> None:
     done = [0]
     heard.announcer.show_progress(lambda: f"Uploading {progress_bar(done[0], 100)}")
     heard.clock.advance(4.9)
@@ -76,7 +76,7 @@ def test_the_progress_is_said_every_five_seconds_until_it_is_hidden(heard: Heard
     assert heard.clock.getDelayedCalls() == []
 
 
-def test_what_is_said_is_also_in_the_log(heard: Heard, logged_errors: LoggedErrors) -> None:
+def test_console_lines_are_logged_too(heard: Heard, logged_errors: LoggedErrors) -> None:
     heard.announcer.say("hello")
     heard.announcer.warn("look here")
     assert heard.said() == ["hello", "look here"]

@@ -37,7 +37,7 @@ def admit(panel: ScriptedPanel, clock: Clock) -> Deferred[Configuration]:
     return Deferred.fromCoroutine(PanelReceiving(UUID, faked, faked, clock, PTERODACTYL).admit())
 
 
-def test_a_server_is_let_in_when_the_panel_has_committed_its_transfer() -> None:
+def test_a_server_is_admitted_once_the_panel_has_committed_its_transfer() -> None:
     clock = Clock()
     admitting = admit(ScriptedPanel(*[ServerNotAssigned("no")] * 3), clock)
     assert not admitting.called
@@ -59,7 +59,7 @@ def test_after_a_minute_a_server_that_no_transfer_brings_is_refused() -> None:
 
 
 @pytest.mark.parametrize("error", [ServerNotFound("no"), NodeTokenRefused("no", 403)])
-def test_no_other_refusal_is_waited_out(error: WingsdError) -> None:
+def test_other_refusals_are_not_retried(error: WingsdError) -> None:
     refused: list[Any] = []
     admit(ScriptedPanel(error), Clock()).addErrback(refused.append)
     assert refused[0].value is error

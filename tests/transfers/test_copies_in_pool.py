@@ -29,7 +29,7 @@ def is_untouched(receiver: ReceiverHarness) -> bool:
     return level.exists() and level.read_bytes() == b"in use at another node"
 
 
-async def test_no_other_nodes_server_is_set_aside_for_a_copy(
+async def test_a_server_of_another_node_is_not_set_aside_for_a_copy(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver.volume.pool, enter = "attic", receiver.store.enter
@@ -46,7 +46,7 @@ async def test_no_other_nodes_server_is_set_aside_for_a_copy(
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
-async def test_nor_is_it_taken_for_the_copy_after_a_restart(
+async def test_a_server_of_another_node_is_not_taken_for_the_copy_after_a_restart(
     receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
     receiver.volume.pool = "attic"
@@ -64,7 +64,7 @@ async def test_nor_is_it_taken_for_the_copy_after_a_restart(
     assert receiver.store.unfinished() == []
 
 
-async def test_nor_put_away_when_the_panel_does_not_want_the_copy(
+async def test_a_server_of_another_node_stays_when_the_panel_refuses_the_copy(
     receiver: ReceiverHarness,
 ) -> None:
     receiver.volume.pool = "attic"

@@ -38,7 +38,7 @@ def laden(*, checksum: str = "") -> Source:
     return source.bring(TWO, b"two", checksum)
 
 
-async def test_all_that_comes_with_a_server_is_kept_and_told(receiver: ReceiverHarness) -> None:
+async def test_attachments_are_kept_and_reported(receiver: ReceiverHarness) -> None:
     await receiver.transfers.open(UUID).run(laden(), SINGLE)
     assert receiver.kept() == KEPT
     assert receiver.panel.reported_backups == [(ONE.uuid, TWO.uuid)]
@@ -46,7 +46,7 @@ async def test_all_that_comes_with_a_server_is_kept_and_told(receiver: ReceiverH
 
 
 @pytest.mark.parametrize(("family", "told"), [(PELICAN, None), (CALAGOPUS, ())])
-async def test_only_calagopus_panels_are_told_of_backups(
+async def test_backups_are_reported_to_calagopus_panels_only(
     receiver: ReceiverHarness, family: str, told: object
 ) -> None:
     object.__setattr__(receiver.coordinators, "family", family)
@@ -54,12 +54,12 @@ async def test_only_calagopus_panels_are_told_of_backups(
     assert receiver.panel.reported_backups == [told]
 
 
-async def test_pelicans_backups_are_not_told(receiver: ReceiverHarness) -> None:
+async def test_pelicans_backups_are_not_reported(receiver: ReceiverHarness) -> None:
     await receiver.transfers.open(UUID).run(Source().bring(ONE, b"one"), SINGLE)
     assert (receiver.panel.reported_backups, receiver.kept()) == ([None], {ONE.path(UUID): b"one"})
 
 
-async def test_they_come_into_place_before_the_environment_and_the_log_last(
+async def test_backups_are_placed_before_the_container_is_made_and_the_log_last(
     receiver: ReceiverHarness,
 ) -> None:
     seen = []
@@ -72,7 +72,7 @@ async def test_they_come_into_place_before_the_environment_and_the_log_last(
     }
 
 
-async def test_one_wrong_checksum_fails_all_of_it(receiver: ReceiverHarness) -> None:
+async def test_one_wrong_checksum_fails_the_transfer(receiver: ReceiverHarness) -> None:
     error = await receiver.fails(BadRequest, laden(checksum="0" * 64))
     assert error.message == "checksums don't match"
     assert f"of the backup {TWO.uuid} received" in error.detail
@@ -84,7 +84,7 @@ async def test_one_wrong_checksum_fails_all_of_it(receiver: ReceiverHarness) -> 
     ("call", "error"),
     [("create", EnvironmentFailed("no image")), ("server", ServerNotFound("unknown"))],
 )
-async def test_nothing_of_it_stays_when_the_transfer_fails(
+async def test_no_attachment_stays_when_the_transfer_fails(
     receiver: ReceiverHarness, call: str, error: WingsdError
 ) -> None:
     other = receiver.backup_directory / UUID / "other.tar.gz"
@@ -107,7 +107,7 @@ async def test_another_backup_in_its_place_fails_the_transfer_and_stays(
     assert "failure" in receiver.calls
 
 
-async def test_a_disk_that_fails_while_they_are_stored_fails_the_transfer(
+async def test_a_disk_failure_while_storing_attachments_fails_the_transfer(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> str:
@@ -127,7 +127,7 @@ async def test_a_log_that_cannot_be_kept_fails_nothing(
     assert [line for line in logged_errors.lines if "installation log" in line]
 
 
-async def test_what_the_panel_does_not_want_is_kept_apart_with_its_backups(
+async def test_a_refused_server_goes_into_quarantine_with_its_backups(
     receiver: ReceiverHarness,
 ) -> None:
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
@@ -168,7 +168,7 @@ WHOLE = [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT]
 
 
 @pytest.mark.parametrize("step", WHOLE)
-async def test_the_next_daemon_brings_it_to_its_end(
+async def test_the_next_daemon_completes_a_transfer_with_backups(
     receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
     begun(receiver, step)
@@ -179,7 +179,9 @@ async def test_the_next_daemon_brings_it_to_its_end(
 
 
 @pytest.mark.parametrize("step", WHOLE)
-async def test_or_keeps_all_of_it_apart(receiver: ReceiverHarness, step: ReceiveStep) -> None:
+async def test_the_next_daemon_puts_a_refused_server_and_its_backups_into_quarantine(
+    receiver: ReceiverHarness, step: ReceiveStep
+) -> None:
     begun(receiver, step)
     receiver.faults["owns"] = ServerNotFound("deleted meanwhile")
     await resumed(receiver)
@@ -193,7 +195,9 @@ async def test_or_keeps_all_of_it_apart(receiver: ReceiverHarness, step: Receive
     assert all("/.quarantine/" in path for path in kept)
 
 
-async def test_or_gives_up_what_is_not_in_place(receiver: ReceiverHarness) -> None:
+async def test_the_next_daemon_fails_a_transfer_whose_backups_are_not_in_place(
+    receiver: ReceiverHarness,
+) -> None:
     begun(receiver, ReceiveStep.DURABLE)
     (entry,) = receiver.store.unfinished()
     receiver.store.enter(2.0, entry.id, ReceiveStep.SWAP.name)
@@ -203,7 +207,9 @@ async def test_or_gives_up_what_is_not_in_place(receiver: ReceiverHarness) -> No
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
-async def test_what_was_not_whole_is_gone(receiver: ReceiverHarness, step: ReceiveStep) -> None:
+async def test_incomplete_attachments_are_cleared(
+    receiver: ReceiverHarness, step: ReceiveStep
+) -> None:
     begun(receiver, step)
     await resumed(receiver)
     assert receiver.calls == ["failure"]

@@ -84,7 +84,7 @@ def test_what_is_before_and_after_the_form_is_passed_over() -> None:
     assert in_parts(b"before --bb\r\n\r\n" + form(b"1", b"2") + form(b"3")) == [b"1", b"2"]
 
 
-def test_a_boundary_that_goes_on_is_none() -> None:
+def test_a_boundary_followed_by_other_text_is_data() -> None:
     assert in_parts(form(b"1\r\n--bbb\r\n--bb\r--bb")) == [b"1\r\n--bbb\r\n--bb\r--bb"]
 
 
@@ -108,17 +108,17 @@ def test_headers_that_are_wrong_or_too_much_are_refused(head: bytes, why: str, s
         found(parts, cut(whole, range(size, len(whole), size)))
 
 
-def test_headers_that_do_not_end_are_not_kept_for_ever() -> None:
+def test_endless_headers_are_refused() -> None:
     parts = FormParts("bb", FormConfig())
-    with pytest.raises(MultipartError, match="more than the 8 headers"):
+    with pytest.raises(MultipartError):
         found(parts, [b"--bb\r\n", *[b"A: a\r\n"] * 10_000])
 
 
-def test_a_length_that_is_right_is_taken() -> None:
+def test_a_correct_content_length_is_accepted() -> None:
     assert in_parts(form(b"12", head=HEAD + b"\r\nContent-Length: 2")) == [b"12"]
 
 
-def test_no_more_parts_than_the_bound_are_taken() -> None:
+def test_more_parts_than_allowed_are_refused() -> None:
     bounds = FormConfig(parts=2)
     assert found(FormParts("bb", bounds), [form(b"1", b"2")]) == [b"1", b"2"]
     with pytest.raises(

@@ -41,7 +41,7 @@ async def test_a_server_goes_through_every_step_in_order(sender: SenderHarness) 
     assert sender.server.hold == MOVED
 
 
-async def test_what_it_waits_for_its_turn_is_not_counted(sender: SenderHarness) -> None:
+async def test_waiting_for_a_slot_is_not_counted_as_sending(sender: SenderHarness) -> None:
     now, slots = [0.0], sender.uploader.slots
     for _ in range(2):
         await slots.acquire()
@@ -135,7 +135,7 @@ async def test_a_server_that_cannot_be_stopped_stays(sender: SenderHarness) -> N
     assert (sender.panel.calls, sender.server.hold) == (["failure"], "")
 
 
-async def test_files_that_cannot_be_read_fail_it(sender: SenderHarness) -> None:
+async def test_unreadable_files_fail_the_transfer(sender: SenderHarness) -> None:
     sender.tree.rename(sender.tree.with_name("gone"))
     await sender.start()
     assert sender.destination.archives == []
@@ -143,7 +143,9 @@ async def test_files_that_cannot_be_read_fail_it(sender: SenderHarness) -> None:
     assert sender.states[-1] == "failure"
 
 
-async def test_it_is_not_over_before_its_container_is_there_again(sender: SenderHarness) -> None:
+async def test_a_failed_transfer_stays_unfinished_until_its_container_is_restored(
+    sender: SenderHarness,
+) -> None:
     sender.destination.status = 500
     sender.waits["restore"] = Deferred()
     await sender.start()
@@ -193,7 +195,7 @@ async def test_the_level_that_is_asked_for_goes_before_the_nodes_own(
     assert (len(archive) < 128_000 / 2) is is_compressed
 
 
-async def test_a_form_that_nobody_here_knows_is_told_and_the_server_goes(
+async def test_an_unknown_format_is_logged_and_the_default_sent(
     sender: SenderHarness,
 ) -> None:
     await sender.start(archive_format="itaf_zstd", compression_level="ultra")
@@ -206,7 +208,7 @@ async def test_a_form_that_nobody_here_knows_is_told_and_the_server_goes(
 # The answer is lost
 
 
-async def test_a_success_whose_answer_got_lost_is_one(sender: SenderHarness) -> None:
+async def test_a_success_whose_answer_was_lost_is_a_success(sender: SenderHarness) -> None:
     sender.destination.drop, sender.panel.owned = True, False
     await sender.start()
     assert sender.panel.calls == ["owns"]
@@ -226,7 +228,7 @@ async def test_a_lost_answer_without_a_success_is_a_failure(sender: SenderHarnes
 # All of them
 
 
-async def test_one_server_has_one_transfer(sender: SenderHarness) -> None:
+async def test_a_second_transfer_of_a_server_is_refused(sender: SenderHarness) -> None:
     there = at_answer(sender)
     over = sender.start()
     await there
@@ -237,14 +239,16 @@ async def test_one_server_has_one_transfer(sender: SenderHarness) -> None:
     await over
 
 
-def test_an_order_without_an_address_is_refused_and_holds_nothing(sender: SenderHarness) -> None:
+def test_a_request_without_a_valid_url_is_refused_and_holds_nothing(sender: SenderHarness) -> None:
     server: Any = sender.server
     with pytest.raises(BadRequest):
         sender.transfers.start(server, TransferRequest("nowhere", "Bearer token"))
     assert (sender.server.hold, sender.states) == ("", [])
 
 
-async def test_a_daemon_that_goes_gives_up_what_is_not_sent(sender: SenderHarness) -> None:
+async def test_a_daemon_that_stops_aborts_a_transfer_that_is_not_sent(
+    sender: SenderHarness,
+) -> None:
     there = at_stop(sender)
     sender.start()
     await there
@@ -254,7 +258,9 @@ async def test_a_daemon_that_goes_gives_up_what_is_not_sent(sender: SenderHarnes
         sender.start()
 
 
-async def test_a_daemon_that_goes_waits_for_what_is_sent(sender: SenderHarness) -> None:
+async def test_a_daemon_that_stops_waits_for_the_answer_to_a_complete_upload(
+    sender: SenderHarness,
+) -> None:
     there = at_answer(sender)
     sender.start()
     await there
@@ -265,7 +271,7 @@ async def test_a_daemon_that_goes_waits_for_what_is_sent(sender: SenderHarness) 
     assert sender.states[-1] == "completed"
 
 
-async def test_a_panel_that_cannot_be_told_does_not_keep_the_server(
+async def test_an_unreachable_panel_does_not_hold_the_server(
     sender: SenderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def down(uuid: str) -> Deferred[bool]:
@@ -277,7 +283,7 @@ async def test_a_panel_that_cannot_be_told_does_not_keep_the_server(
     assert sender.server.hold == ""
 
 
-async def test_it_is_counted_with_the_bytes_that_were_sent(sender: SenderHarness) -> None:
+async def test_a_success_is_counted_with_the_bytes_sent(sender: SenderHarness) -> None:
     await sender.start()
     ((way, error, moved),) = sender.heard.over
     assert (way, error) == ("out", None)
@@ -288,7 +294,7 @@ async def test_it_is_counted_with_the_bytes_that_were_sent(sender: SenderHarness
     assert steps == ["ask", "stop", "retire", "send", "await"]
 
 
-async def test_a_refusal_is_counted_with_its_reason(sender: SenderHarness) -> None:
+async def test_a_refusal_is_counted_with_its_error(sender: SenderHarness) -> None:
     sender.destination.status = 500
     await sender.start()
     ((_, error, _),) = sender.heard.over

@@ -27,7 +27,7 @@ MOMENTS = [at_question, at_stop, at_removal, at_upload, at_answer]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_a_cancel_ends_it_at_once_wherever_it_is(
+async def test_a_cancel_ends_each_step_at_once(
     sender: SenderHarness, moment: Callable[[SenderHarness], Deferred[None]]
 ) -> None:
     there = moment(sender)
@@ -45,7 +45,7 @@ async def test_a_cancel_ends_it_at_once_wherever_it_is(
 
 
 @pytest.mark.parametrize("moment", MOMENTS[:-1])
-async def test_a_deletion_before_everything_is_sent_cancels_it(
+async def test_a_deletion_during_the_upload_cancels_the_transfer(
     sender: SenderHarness, moment: Callable[[SenderHarness], Deferred[None]]
 ) -> None:
     there = moment(sender)
@@ -58,7 +58,7 @@ async def test_a_deletion_before_everything_is_sent_cancels_it(
     await over
 
 
-async def test_a_deletion_after_that_is_the_word_of_success(sender: SenderHarness) -> None:
+async def test_a_deletion_after_the_upload_is_a_success(sender: SenderHarness) -> None:
     there = at_answer(sender)
     over = sender.start()
     await there
@@ -108,7 +108,7 @@ async def test_a_server_that_moved_and_was_not_deleted_is_asked_about(
         assert sender.calls[-2:] == ["forget", "store away"]
 
 
-async def test_one_that_is_deleted_later_is_done_with(sender: SenderHarness) -> None:
+async def test_a_late_deletion_completes_the_transfer(sender: SenderHarness) -> None:
     await sender.start()
     await sender.transfers.release(UUID)
     # Until its files are out of its place, a daemon that dies leaves them to the next.

@@ -20,7 +20,7 @@ sender = pytest.fixture(sending)
 
 
 @pytest.mark.parametrize(("asked", "family"), [("", PELICAN), ("tar_zstd", CALAGOPUS)])
-async def test_backups_come_along_from_wherever_they_are(
+async def test_backups_are_sent_from_every_place(
     sender: SenderHarness, asked: str, family: str
 ) -> None:
     first, second = random.Random("along").randbytes(600_000), b"second"
@@ -39,7 +39,7 @@ async def test_backups_come_along_from_wherever_they_are(
     assert sender.states[-2:] == ["success", "completed"]
 
 
-async def test_one_that_is_missing_fails_it_before_the_server_is_stopped(
+async def test_a_missing_backup_fails_before_the_server_is_stopped(
     sender: SenderHarness,
 ) -> None:
     sender.keep(f"{BACKUPS[0]}.tar.gz", b"here")
@@ -50,7 +50,7 @@ async def test_one_that_is_missing_fails_it_before_the_server_is_stopped(
     assert (sender.panel.calls, sender.server.hold) == (["failure"], "")
 
 
-async def test_pelicans_nodes_are_sent_no_other_form_of_backup(sender: SenderHarness) -> None:
+async def test_only_tar_gz_backups_are_sent_to_pelican_nodes(sender: SenderHarness) -> None:
     sender.keep(f"{BACKUPS[0]}.tar.zst", b"zst")
     await sender.start(backups=(BACKUPS[0],))
     assert sender.said("the nodes of Pelican keep only backups that are a tar.gz")
@@ -68,7 +68,7 @@ def keep_log(sender: SenderHarness, data: bytes) -> Path:
 
 
 @pytest.mark.parametrize("asked", ["", "tar_zstd"])
-async def test_the_log_of_its_installation_comes_along(sender: SenderHarness, asked: str) -> None:
+async def test_the_installation_log_is_sent(sender: SenderHarness, asked: str) -> None:
     log = random.Random("along").randbytes(600_000)
     keep_log(sender, log)
     sender.keep(f"{BACKUPS[0]}.tar.gz", b"backup")
@@ -81,7 +81,7 @@ async def test_the_log_of_its_installation_comes_along(sender: SenderHarness, as
     assert sender.states[-2:] == ["success", "completed"]
 
 
-async def test_no_transfer_fails_for_a_log(sender: SenderHarness) -> None:
+async def test_a_log_that_cannot_be_read_fails_no_transfer(sender: SenderHarness) -> None:
     file = keep_log(sender, b"secret")
     file.rename(file.with_name("another.log"))
     file.symlink_to("another.log")
@@ -91,7 +91,7 @@ async def test_no_transfer_fails_for_a_log(sender: SenderHarness) -> None:
     assert sender.states[-2:] == ["success", "completed"]
 
 
-async def test_nobody_is_told_of_a_log_that_there_is_not(sender: SenderHarness) -> None:
+async def test_a_missing_log_is_not_mentioned(sender: SenderHarness) -> None:
     await sender.start()
     assert not sender.said("log")
     assert sender.destination.attachments == {}

@@ -103,14 +103,16 @@ async def test_a_proxys_answer_in_the_nodes_place_is_a_lost_answer(
 @pytest.mark.parametrize(
     ("status", "body"), [(503, b'{"error": "this node is shutting down"}'), (500, b""), (404, b"")]
 )
-async def test_a_nodes_own_refusal_is_not(sender: SenderHarness, status: int, body: bytes) -> None:
+async def test_an_error_of_the_node_itself_is_a_refusal(
+    sender: SenderHarness, status: int, body: bytes
+) -> None:
     sender.destination.status, sender.destination.body = status, body
     await sender.start()
     assert sender.panel.calls == ["owns", "failure"]
     assert sender.states[-1] == "failure"
 
 
-async def test_a_refused_server_is_free_while_its_failure_is_told_again(
+async def test_a_refused_server_is_free_while_its_failure_is_reported(
     sender: SenderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The Panel has not committed the transfer yet, or the destination was the first to tell.

@@ -57,7 +57,7 @@ async def test_a_node_that_has_the_files_is_sent_none(sender: SenderHarness) -> 
     assert sender.said("it is in the storage pool Attic: its files stay there")
 
 
-async def test_backups_are_sent_to_it_all_the_same_and_stay_here(sender: SenderHarness) -> None:
+async def test_backups_are_sent_within_a_pool_and_stay_here(sender: SenderHarness) -> None:
     sender.keep(f"{UUID}/{BACKUPS[0]}.tar.gz", b"one")
     sender.destination.features = POOLED
     await sender.start(backups=(BACKUPS[0],))
@@ -87,12 +87,12 @@ async def test_a_node_that_does_not_have_the_files_gets_an_ordinary_copy(
     assert entry.pool == ""
 
 
-async def test_calagopus_nodes_hear_of_no_pool(sender: SenderHarness) -> None:
+async def test_the_pool_is_not_named_to_calagopus_nodes(sender: SenderHarness) -> None:
     await sender.start(archive_format="tar")
     assert asked(sender, "X-Storage-Pool") == [None, None]
 
 
-async def test_one_volume_in_two_pools_fails_it_before_the_server_is_stopped(
+async def test_one_volume_in_two_pools_fails_before_the_server_is_stopped(
     sender: SenderHarness,
 ) -> None:
     sender.destination.features = "symlinks, shared-volume"
@@ -106,7 +106,7 @@ async def test_one_volume_in_two_pools_fails_it_before_the_server_is_stopped(
 
 
 @pytest.mark.parametrize("features", [POOLED, ""])
-async def test_it_is_written_down_before_the_other_node_can_take_it(
+async def test_a_pooled_transfer_is_recorded_before_it_is_sent(
     sender: SenderHarness, features: str
 ) -> None:
     sender.destination.features = features
@@ -123,7 +123,7 @@ async def test_it_is_written_down_before_the_other_node_can_take_it(
 
 
 @pytest.mark.parametrize("moved", [True, False])
-async def test_a_refusal_is_the_panels_to_judge_since_the_files_were_there(
+async def test_the_panel_decides_after_a_refusal_within_a_pool(
     sender: SenderHarness, moved: bool
 ) -> None:
     sender.destination.features, sender.destination.status = POOLED, 500
@@ -141,7 +141,7 @@ def move_to(sender: SenderHarness, port: int) -> None:
     transfer._upload._destination = PeerClient(url, "Bearer token", reactor, PeerTls())
 
 
-async def test_who_cannot_be_reached_has_not_taken_it(sender: SenderHarness) -> None:
+async def test_an_unreachable_destination_does_not_have_the_server(sender: SenderHarness) -> None:
     sender.destination.features = ""
     with closed_port() as port:
         sender.destination.on_request = lambda: move_to(sender, port)
@@ -150,7 +150,9 @@ async def test_who_cannot_be_reached_has_not_taken_it(sender: SenderHarness) -> 
     assert (sender.server.hold, sender.servers.shared) == ("", "")
 
 
-async def test_the_panels_word_ends_it_while_it_is_still_being_sent(sender: SenderHarness) -> None:
+async def test_a_deletion_by_the_panel_ends_a_pooled_transfer_as_a_success(
+    sender: SenderHarness,
+) -> None:
     sender.destination.features = ""
     begun = at_upload(sender)
     over = sender.start()
@@ -166,7 +168,7 @@ async def test_the_panels_word_ends_it_while_it_is_still_being_sent(sender: Send
     assert (sender.servers.shared, marks(sender)) == ("Attic", [])
 
 
-async def test_a_cancellation_is_the_panels_to_judge_as_well(sender: SenderHarness) -> None:
+async def test_the_panel_decides_after_a_cancel_within_a_pool(sender: SenderHarness) -> None:
     sender.destination.features = POOLED
     waiting = at_answer(sender)
     over = sender.start()
@@ -226,7 +228,7 @@ async def test_an_answer_may_come_before_everything_was_sent(sender: SenderHarne
 # Who looks after it later
 
 
-async def test_what_has_moved_and_nobody_deletes_stays_where_it_is(sender: SenderHarness) -> None:
+async def test_shared_files_of_a_moved_server_stay_in_place(sender: SenderHarness) -> None:
     sender.destination.features = POOLED
     # It once came by hand, and would be known by its files at the next start.
     sender.store.add_description(UUID, "digest", "{}")

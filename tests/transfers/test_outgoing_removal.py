@@ -39,7 +39,7 @@ def is_over(sender: SenderHarness) -> bool:
     return entry.outcome is not None
 
 
-async def test_the_destinations_word_removes_none_and_the_panels_those_that_moved(
+async def test_moved_backups_are_removed_on_the_panels_deletion_only(
     with_backups: SenderHarness,
 ) -> None:
     await start(with_backups)
@@ -52,7 +52,7 @@ async def test_the_destinations_word_removes_none_and_the_panels_those_that_move
     assert kept(with_backups) == sorted(OTHERS)
 
 
-async def test_the_panels_word_may_come_before_the_destinations(
+async def test_the_panels_deletion_may_come_before_the_destinations_answer(
     with_backups: SenderHarness,
 ) -> None:
     waiting = at_answer(with_backups)
@@ -67,7 +67,7 @@ async def test_the_panels_word_may_come_before_the_destinations(
 
 
 @pytest.mark.parametrize("moved", [True, False])
-async def test_a_panel_that_does_not_have_it_deleted_is_asked_first(
+async def test_a_panel_that_sends_no_deletion_is_asked_first(
     with_backups: SenderHarness, moved: bool
 ) -> None:
     await start(with_backups)
@@ -78,7 +78,7 @@ async def test_a_panel_that_does_not_have_it_deleted_is_asked_first(
     assert is_over(with_backups)
 
 
-async def test_none_goes_where_the_destination_has_the_same_directory(
+async def test_no_backup_is_removed_from_a_directory_that_both_nodes_share(
     with_backups: SenderHarness,
 ) -> None:
     with_backups.destination.features = "symlinks, hard-links, streams, shared-backups"
@@ -91,7 +91,7 @@ async def test_none_goes_where_the_destination_has_the_same_directory(
 
 
 @pytest.mark.parametrize("delete", [True, False])
-async def test_it_is_asked_by_a_mark_that_goes_with_the_transfer(
+async def test_a_shared_backup_directory_is_detected_by_a_mark(
     with_backups: SenderHarness, delete: bool
 ) -> None:
     waiting = at_answer(with_backups)
@@ -107,7 +107,7 @@ async def test_it_is_asked_by_a_mark_that_goes_with_the_transfer(
 
 
 @pytest.mark.parametrize("later", [True, False])
-async def test_what_has_come_back_meanwhile_is_not_removed(
+async def test_backups_of_a_server_that_came_back_are_not_removed(
     with_backups: SenderHarness, later: bool
 ) -> None:
     await start(with_backups)
@@ -133,7 +133,7 @@ async def test_a_transfer_that_fails_removes_none(
     assert kept(with_backups) == sorted(PLACES + OTHERS)
 
 
-async def test_who_does_not_ask_for_it_keeps_all_of_them(with_backups: SenderHarness) -> None:
+async def test_no_backup_is_removed_unless_asked_for(with_backups: SenderHarness) -> None:
     await start(with_backups, delete=False)
     await with_backups.transfers.release(UUID)
     with_backups.transfers.deleted(UUID)
@@ -141,7 +141,7 @@ async def test_who_does_not_ask_for_it_keeps_all_of_them(with_backups: SenderHar
     assert kept(with_backups) == sorted(PLACES + OTHERS)
 
 
-async def test_one_that_cannot_be_removed_is_told_and_the_others_go(
+async def test_a_backup_that_cannot_be_removed_is_logged_and_others_are_removed(
     with_backups: SenderHarness, logged_errors: LoggedErrors
 ) -> None:
     await start(with_backups)
@@ -158,7 +158,7 @@ async def test_one_that_cannot_be_removed_is_told_and_the_others_go(
     assert entry.outcome is Outcome.SUCCESS
 
 
-async def test_a_daemon_that_dies_before_they_are_gone_has_not_ended_the_transfer(
+async def test_a_transfer_stays_unfinished_until_its_backups_are_removed(
     with_backups: SenderHarness,
 ) -> None:
     dying: Deferred[None] = Deferred()
@@ -179,7 +179,7 @@ async def test_a_daemon_that_dies_before_they_are_gone_has_not_ended_the_transfe
     await until(lambda: is_over(with_backups))
 
 
-async def test_the_logged_bytes_are_those_of_its_seconds(
+async def test_the_logged_size_and_duration_are_of_the_same_upload(
     with_backups: SenderHarness, logged_errors: LoggedErrors
 ) -> None:
     with_backups.keep(PLACES[0], bytes(1 << 20))

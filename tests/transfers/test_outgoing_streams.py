@@ -99,30 +99,24 @@ class Streams(Resource):
             request.finish()
 
 
-class Town(SenderHarness):
-    """A sender whose destination takes streams."""
-
-    def use(self, features: str, others: int, slots: int = 8) -> Streams:
-        streams = Streams(features, others)
-        self._site.resource = streams
-        self.uploader = attrs.evolve(
-            self.uploader, slots=DeferredSemaphore(slots), max_streams=slots - 1
-        )
-        self.sender._uploader = self.uploader
-        return streams
-
-
 @pytest.fixture
 def sender(tmp_path: Path) -> Iterator[SenderHarness]:
+    """A node that sends a tree with links and holes."""
     for made in sending(tmp_path):
-        made.__class__ = Town
         (made.tree / "odd").mkdir()
         odd_tree(made.tree / "odd")
         yield made
 
 
-def town(sender: SenderHarness) -> Any:
-    return sender
+def use_streams(sender: SenderHarness, features: str, others: int, slots: int = 8) -> Streams:
+    """Have a destination that takes streams, and slots for them here."""
+    streams = Streams(features, others)
+    sender._site.resource = streams
+    sender.uploader = attrs.evolve(
+        sender.uploader, slots=DeferredSemaphore(slots), max_streams=slots - 1
+    )
+    sender.transfers._uploader = sender.uploader
+    return streams
 
 
 def joined(streams: Streams, into: Path) -> Any:
@@ -137,10 +131,10 @@ def joined(streams: Streams, into: Path) -> Any:
 
 
 @pytest.mark.parametrize("others", [1, 3, 7])
-async def test_all_of_them_together_are_the_server(
+async def test_all_streams_together_have_the_whole_server(
     sender: SenderHarness, tmp_path: Path, others: int
 ) -> None:
-    streams = town(sender).use(JOINING, others)
+    streams = use_streams(sender, JOINING, others)
     await sender.start(streams=others)
     assert sender.states == ["pending", "processing", "success", "completed"]
     numbers = [str(number) for number in range(others)]
@@ -148,14 +142,14 @@ async def test_all_of_them_together_are_the_server(
     assert streams.taken[FIRST].count == str(others)
     assert [streams.taken[number].count for number in numbers] == [None] * others
     assert joined(streams, tmp_path / "out") == seen(sender.tree, owner=False)
-    assert town(sender).uploader.slots.tokens == 8
+    assert sender.uploader.slots.tokens == 8
     sizes = [len(taken.archive) for taken in streams.taken.values()]
     assert sender.heard.over[0][2] is not None
     assert sender.heard.over[0][2] >= sum(sizes)
 
 
 async def test_backups_come_with_the_first(sender: SenderHarness, tmp_path: Path) -> None:
-    streams = town(sender).use(JOINING, 1)
+    streams = use_streams(sender, JOINING, 1)
     backup = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", "calagopus")
     (tmp_path / "backups").mkdir()
     (tmp_path / "backups" / f"{backup.uuid}.tar.gz").write_bytes(b"backup")
@@ -164,19 +158,21 @@ async def test_backups_come_with_the_first(sender: SenderHarness, tmp_path: Path
     assert streams.taken["0"].extras == {}
 
 
-async def test_to_a_node_that_answers_each_the_first_ends_last(sender: SenderHarness) -> None:
-    streams = town(sender).use("", 4)
+async def test_the_first_stream_ends_last_to_a_node_that_answers_each(
+    sender: SenderHarness,
+) -> None:
+    streams = use_streams(sender, "", 4)
     await sender.start(streams=4)
     assert sender.states[-1] == "completed"
     assert streams.ends[-1] == FIRST
     assert sorted(streams.ends[:-1]) == ["0", "1", "2", "3"]
 
 
-async def test_but_it_does_not_wait_for_ever(
+async def test_the_first_stream_does_not_wait_forever(
     sender: SenderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outgoingstreams, "HOLD_BACK", 0.1)
-    streams = town(sender).use("", 2)
+    streams = use_streams(sender, "", 2)
     streams.answers_each = False
     await sender.start(streams=2)
     assert sender.states[-1] == "completed"
@@ -185,22 +181,22 @@ async def test_but_it_does_not_wait_for_ever(
 
 @pytest.mark.parametrize("features", ["", JOINING])
 @pytest.mark.parametrize("refused", [FIRST, "0", "2"])
-async def test_one_that_is_refused_ends_all(
+async def test_a_refused_stream_ends_all(
     sender: SenderHarness, features: str, refused: str
 ) -> None:
-    streams = town(sender).use(features, 3)
+    streams = use_streams(sender, features, 3)
     streams.refused = refused
     await sender.start(streams=3)
     assert sender.said("this one is not wanted")
     assert sender.states[-2:] == ["failed", "failure"]
     assert sender.panel.calls.count("failure") == 1
     assert sender.server.hold == ""
-    assert town(sender).uploader.slots.tokens == 8
+    assert sender.uploader.slots.tokens == 8
     if not features and refused != FIRST:
         assert FIRST not in streams.taken
 
 
-async def test_what_cannot_be_read_ends_all(
+async def test_an_unreadable_file_ends_all_streams(
     sender: SenderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Payload.write
@@ -211,7 +207,7 @@ async def test_what_cannot_be_read_ends_all(
         return write(cargo, *args)
 
     monkeypatch.setattr(Payload, "write", fail_for_one)
-    streams = town(sender).use(JOINING, 2)
+    streams = use_streams(sender, JOINING, 2)
     parts = split(str(sender.tree), 3)
     await sender.start(streams=2)
     assert sender.said("Input/output error")
@@ -221,7 +217,7 @@ async def test_what_cannot_be_read_ends_all(
 
 
 async def test_it_can_be_cancelled_while_the_answers_are_waited_for(sender: SenderHarness) -> None:
-    streams = town(sender).use(JOINING, 99)
+    streams = use_streams(sender, JOINING, 99)
     over = sender.start(streams=3)
     while len(streams.taken) < 4:
         await deferLater(reactor, 0.005)
@@ -245,15 +241,15 @@ async def test_it_can_be_cancelled_while_the_answers_are_waited_for(sender: Send
 async def test_as_many_are_sent_as_both_nodes_can(
     sender: SenderHarness, features: str, asked: int, sent: int, told: str
 ) -> None:
-    streams = town(sender).use(features, sent)
+    streams = use_streams(sender, features, sent)
     await sender.start(streams=asked)
     assert len(streams.taken) == sent + 1
     assert streams.taken[FIRST].count == (str(sent) if sent else None)
     assert sender.said(told) or not told
 
 
-async def test_without_links_no_name_is_sent_twice(sender: SenderHarness) -> None:
-    streams = town(sender).use("", 5)
+async def test_no_name_is_sent_twice_without_links(sender: SenderHarness) -> None:
+    streams = use_streams(sender, "", 5)
     await sender.start(streams=5)
     names: list[str] = []
     for taken in streams.taken.values():
@@ -265,8 +261,8 @@ async def test_without_links_no_name_is_sent_twice(sender: SenderHarness) -> Non
 
 async def test_two_servers_take_turns(sender: SenderHarness) -> None:
     # Whoever sends holds all places that it needs.
-    streams = town(sender).use(JOINING, 3, slots=4)
-    held: Deferred[Any] = town(sender).uploader.slots.acquire()
+    streams = use_streams(sender, JOINING, 3, slots=4)
+    held: Deferred[Any] = sender.uploader.slots.acquire()
     over = sender.start(streams=3)
     await deferLater(reactor, 0.1)
     assert (streams.taken, sender.transfers.waiting) == ({}, 1)

@@ -114,7 +114,7 @@ def test_a_lost_destination_may_succeed_while_the_panel_denies_the_transfer(
     assert sending.panel.answers == []
 
 
-def test_after_that_minute_it_stays_where_it_is() -> None:
+def test_a_server_stays_after_a_minute_of_denials() -> None:
     sending = Sending(*DENIED * 30, age=10, lost=True)
     sending.clock.pump([0.5] * 99)
     assert not sending.asking.called

@@ -26,7 +26,7 @@ def test_a_meter_counts_from_its_start_to_its_stop() -> None:
     assert (meter.seconds, meter.rate) == (3.0, 100.0)
 
 
-async def test_a_transfer_tells_what_it_does_and_how_much_has_come(
+async def test_a_transfer_shows_its_step_and_bytes_received(
     receiver: ReceiverHarness,
 ) -> None:
     made: Deferred[None] = Deferred()
@@ -48,7 +48,7 @@ async def test_a_transfer_tells_what_it_does_and_how_much_has_come(
     assert receiver.transfers.progress == []
 
 
-async def test_how_it_ended_is_in_the_journal(receiver: ReceiverHarness) -> None:
+async def test_the_outcome_is_in_the_database(receiver: ReceiverHarness) -> None:
     receiver.panel.owned = [False, False]
     await receiver.fails(BadRequest, Source(checksum="0" * 64))
     await receiver.transfers.open(UUID).run(Source(), SINGLE)

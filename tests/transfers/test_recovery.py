@@ -23,7 +23,7 @@ from wingsd.transfers.steps import ReceiveStep
 
 
 @pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in RECORDED])
-async def test_a_journal_that_cannot_be_written_fails_the_transfer_and_loses_nothing(
+async def test_a_failed_write_to_the_database_fails_the_transfer_and_loses_nothing(
     receiver: ReceiverHarness, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = receiver.store.enter
@@ -41,7 +41,7 @@ async def test_a_journal_that_cannot_be_written_fails_the_transfer_and_loses_not
     assert receiver.store.unfinished() == []
 
 
-async def test_without_a_journal_nothing_begins(
+async def test_no_transfer_begins_without_a_database(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, direct: bool) -> int:
@@ -53,7 +53,7 @@ async def test_without_a_journal_nothing_begins(
     assert (receiver.left(), receiver.servers.holds) == ([], {})
 
 
-async def test_a_success_that_cannot_be_written_down_is_not_told(
+async def test_a_success_that_cannot_be_recorded_is_not_reported(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add = receiver.store.add_report
@@ -87,7 +87,7 @@ async def resumed(receiver: ReceiverHarness, step: ReceiveStep, begun: float = 1
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
-async def test_what_was_whole_goes_on_where_it_stood(
+async def test_a_complete_server_continues_at_its_step(
     receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
     await resumed(receiver, step)
@@ -99,7 +99,7 @@ async def test_what_was_whole_goes_on_where_it_stood(
 
 
 @pytest.mark.parametrize("ahead", [365 * 24 * 3600.0, -365 * 24 * 3600.0])
-async def test_so_it_does_when_the_clock_was_set_meanwhile(
+async def test_a_complete_server_continues_after_a_clock_step(
     receiver: ReceiverHarness, ahead: float
 ) -> None:
     begun = time.time() + ahead
@@ -111,7 +111,7 @@ async def test_so_it_does_when_the_clock_was_set_meanwhile(
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
-async def test_what_was_not_whole_is_told_to_have_failed(
+async def test_an_incomplete_server_is_reported_as_failed(
     receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
     await resumed(receiver, step)
@@ -121,7 +121,7 @@ async def test_what_was_not_whole_is_told_to_have_failed(
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT])
-async def test_what_was_undone_already_is_no_success(
+async def test_a_transfer_that_was_rolled_back_does_not_succeed(
     receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
     receiver.store.begin(1.0, UUID, Direction.IN, step.name)
@@ -136,7 +136,7 @@ async def test_what_was_undone_already_is_no_success(
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
-async def test_with_what_was_whole_and_is_not_wanted_its_container_goes(
+async def test_the_container_of_a_refused_server_is_removed(
     receiver: ReceiverHarness, step: ReceiveStep
 ) -> None:
     receiver.faults["owns"] = ServerNotFound("deleted meanwhile")
@@ -144,7 +144,7 @@ async def test_with_what_was_whole_and_is_not_wanted_its_container_goes(
     assert receiver.calls == ["owns", "failure", "remove"]
 
 
-async def test_what_is_left_of_a_failure_is_removed_by_the_next_daemon(
+async def test_leftovers_of_a_failure_are_removed_by_the_next_daemon(
     receiver: ReceiverHarness,
 ) -> None:
     receiver.faults["create"] = EnvironmentFailed("the engine gave no answer in time")
@@ -168,7 +168,7 @@ async def test_what_is_left_of_a_failure_is_removed_by_the_next_daemon(
     assert receiver.store.transfers()[0].outcome is Outcome.FAILURE
 
 
-async def test_what_the_panel_had_heard_is_not_told_twice_over(receiver: ReceiverHarness) -> None:
+async def test_a_settled_report_is_not_sent_again(receiver: ReceiverHarness) -> None:
     receiver.panel.owned = [True, True]
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
     await resumed(receiver, ReceiveStep.REPORT)
@@ -176,7 +176,7 @@ async def test_what_the_panel_had_heard_is_not_told_twice_over(receiver: Receive
     assert receiver.left() == [UUID]
 
 
-async def test_what_the_panel_does_not_want_any_more_is_kept_apart(
+async def test_a_server_refused_after_a_restart_goes_into_quarantine(
     receiver: ReceiverHarness,
 ) -> None:
     receiver.panel.owned = [False, False]
@@ -185,7 +185,7 @@ async def test_what_the_panel_does_not_want_any_more_is_kept_apart(
     assert receiver.left() == [".quarantine"]
 
 
-async def test_what_was_set_aside_and_put_back_is_no_server_of_the_transfer(
+async def test_a_restored_directory_is_not_taken_for_the_received_server(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     precious = receiver.data / UUID / "precious"
@@ -219,7 +219,7 @@ async def test_what_was_set_aside_and_put_back_is_no_server_of_the_transfer(
     assert (receiver.left(), receiver.store.unfinished()) == ([UUID], [])
 
 
-async def test_what_was_set_aside_is_put_back_when_the_panel_does_not_want_the_server(
+async def test_a_directory_set_aside_is_restored_when_the_panel_refuses_the_server(
     receiver: ReceiverHarness,
 ) -> None:
     precious = receiver.data / UUID / "precious"
@@ -232,7 +232,7 @@ async def test_what_was_set_aside_is_put_back_when_the_panel_does_not_want_the_s
     assert receiver.left() == [".quarantine", UUID]
 
 
-def test_what_is_whole_is_told_by_its_step() -> None:
+def test_a_complete_server_is_recognized_by_its_step() -> None:
     steps = [*ReceiveStep]
     entries = [
         TransferRecord(number, step.name, Direction.IN, step.name, 0, 0)

@@ -27,7 +27,7 @@ from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.steps import SendStep
 
 
-class World:
+class FakeNode:
     """The Panel, the outbox and the node's servers: they note what they are asked."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class World:
         #: Of the directory that was put away.
         self.inode: int | None = None
 
-    def get(self, uuid: str) -> World:
+    def get(self, uuid: str) -> FakeNode:
         if not self.loaded:
             raise ServersNotLoaded
         return self
@@ -103,7 +103,7 @@ class World:
 
 def recover(
     store: Store,
-    world: Any,
+    node: Any,
     step: SendStep,
     pool: str = "",
     removals: Sequence[str] = (),
@@ -120,21 +120,21 @@ def recover(
     database = StateDatabase(store, workers, lambda: 2.0)
     recovery = Recovery(
         store.unfinished(),
-        receiver=world,
-        servers=world,
-        storage=SourceStorage(str, "", world, world, workers, Compression.BEST_SPEED),
+        receiver=node,
+        servers=node,
+        storage=SourceStorage(str, "", node, node, workers, Compression.BEST_SPEED),
         step_logs=StepLogs(database, EventBus(), heard, clock),
         panel=PanelOutcomes(
-            PanelCoordinators(world, world, clock, PTERODACTYL, answer_grace),
-            receiver=world,
-            sender=world,
-            servers=SourceServers(world, world, world, world, database),
+            PanelCoordinators(node, node, clock, PTERODACTYL, answer_grace),
+            receiver=node,
+            sender=node,
+            servers=SourceServers(node, node, node, node, database),
             database=database,
         ),
-        direct=world,
+        direct=node,
     )
     recovery.begin()
-    world.loaded = True
+    node.loaded = True
     recovery.settle()
     return heard
 
@@ -148,96 +148,96 @@ def recover(
         (SendStep.SEND, ["owns", "failure", "let go", "restore"]),
     ],
 )
-async def test_a_server_that_stays_has_its_container_again(
+async def test_the_container_of_a_server_that_stays_is_restored(
     store: Store, step: SendStep, calls: list[str]
 ) -> None:
-    world = World()
-    recover(store, world, step)
-    assert world.calls == ["hold", *calls]
+    node = FakeNode()
+    recover(store, node, step)
+    assert node.calls == ["hold", *calls]
     (entry,) = store.transfers()
     assert entry.outcome is Outcome.FAILURE
 
 
-async def test_it_is_not_over_before_its_container_is_there_again(store: Store) -> None:
-    world = World()
-    world.restoring = Deferred()
-    recover(store, world, SendStep.SEND)
+async def test_a_transfer_stays_unfinished_until_its_container_is_restored(store: Store) -> None:
+    node = FakeNode()
+    node.restoring = Deferred()
+    recover(store, node, SendStep.SEND)
     assert store.unfinished()
-    world.restoring.callback(None)
+    node.restoring.callback(None)
     assert store.unfinished() == []
 
 
-async def test_a_server_that_has_moved_is_put_away(store: Store) -> None:
-    world = World()
-    world.owned = False
-    recover(store, world, SendStep.SEND)
-    assert world.calls == ["hold", "owns", "forget", "store away"]
+async def test_a_moved_server_goes_into_quarantine(store: Store) -> None:
+    node = FakeNode()
+    node.owned = False
+    recover(store, node, SendStep.SEND)
+    assert node.calls == ["hold", "owns", "forget", "store away"]
     (entry,) = store.transfers()
     assert entry.outcome is Outcome.SUCCESS
 
 
-async def test_of_what_has_moved_only_the_directory_that_was_sent_is_put_away(
+async def test_only_the_directory_that_was_sent_goes_into_quarantine(
     store: Store,
 ) -> None:
-    world = World()
-    world.owned = False
-    recover(store, world, SendStep.AWAIT, inode=4711)
-    assert (world.calls[-1], world.inode) == ("store away", 4711)
+    node = FakeNode()
+    node.owned = False
+    recover(store, node, SendStep.AWAIT, inode=4711)
+    assert (node.calls[-1], node.inode) == ("store away", 4711)
 
 
-async def test_what_has_moved_and_comes_back_already_is_left_alone(store: Store) -> None:
-    world = World()
-    world.owned, world.arriving = False, "a transfer"
-    recover(store, world, SendStep.AWAIT, removals=("a backup",))
-    assert world.calls == ["hold", "owns"]
+async def test_a_moved_server_that_is_coming_back_is_left_alone(store: Store) -> None:
+    node = FakeNode()
+    node.owned, node.arriving = False, "a transfer"
+    recover(store, node, SendStep.AWAIT, removals=("a backup",))
+    assert node.calls == ["hold", "owns"]
     (entry,) = store.transfers()
     assert entry.outcome is Outcome.SUCCESS
 
 
 @pytest.mark.parametrize("moved", [True, False])
-async def test_how_it_has_ended_is_counted(store: Store, moved: bool) -> None:
-    world = World()
-    world.owned = not moved
-    heard = recover(store, world, SendStep.SEND)
+async def test_the_outcome_is_counted(store: Store, moved: bool) -> None:
+    node = FakeNode()
+    node.owned = not moved
+    heard = recover(store, node, SendStep.SEND)
     ((way, error, transfer),) = heard.over
     assert (way, error is None, transfer) == ("out", moved, None)
     assert moved or isinstance(error, DaemonRestarted)
 
 
-async def test_what_is_in_a_pool_stays_where_it_is_when_it_has_moved(store: Store) -> None:
-    world = World()
-    world.owned = False
-    recover(store, world, SendStep.SEND, pool="attic")
+async def test_a_moved_server_stays_in_its_pool(store: Store) -> None:
+    node = FakeNode()
+    node.owned = False
+    recover(store, node, SendStep.SEND, pool="attic")
     calls = ["hold", "share by attic", "owns", "forget", "store away backups"]
-    assert (world.calls, world.marks) == (calls, 0)
+    assert (node.calls, node.marks) == (calls, 0)
 
 
 @pytest.mark.parametrize("moved", [True, False])
-async def test_what_has_left_within_a_pool_is_no_server_that_is_here_by_hand(
+async def test_a_server_moved_within_a_pool_is_not_a_direct_server_here(
     store: Store, moved: bool
 ) -> None:
     """It once came so; its files are there still, and would have it known at the next start."""
     store.add_description(UUID, "digest", "{}")
     store.mark_arrived(1.0, UUID)
-    world = World()
-    world.owned = not moved
-    recover(store, world, SendStep.SEND, pool="attic")
+    node = FakeNode()
+    node.owned = not moved
+    recover(store, node, SendStep.SEND, pool="attic")
     assert len(store.descriptions()) == (not moved)
 
 
-async def test_what_is_in_a_pool_and_stays_here_is_this_nodes_alone_again(store: Store) -> None:
-    world = World()
-    recover(store, world, SendStep.SEND, pool="attic")
-    assert world.shared == ""
-    assert "let go" in world.calls
+async def test_a_pooled_server_that_stays_is_not_shared_any_more(store: Store) -> None:
+    node = FakeNode()
+    recover(store, node, SendStep.SEND, pool="attic")
+    assert node.shared == ""
+    assert "let go" in node.calls
 
 
 @pytest.mark.parametrize("moved", [True, False])
-async def test_backups_that_were_to_go_go_only_with_the_server(store: Store, moved: bool) -> None:
-    world = World()
-    world.owned = not moved
-    recover(store, world, SendStep.AWAIT, removals=["one.tar", "two.tar"])
-    assert [call for call in world.calls if call.startswith("remove")] == (
+async def test_backups_are_removed_only_if_the_server_moved(store: Store, moved: bool) -> None:
+    node = FakeNode()
+    node.owned = not moved
+    recover(store, node, SendStep.AWAIT, removals=["one.tar", "two.tar"])
+    assert [call for call in node.calls if call.startswith("remove")] == (
         ["remove one.tar", "remove two.tar"] if moved else []
     )
 
@@ -246,20 +246,20 @@ async def test_backups_that_were_to_go_go_only_with_the_server(store: Store, mov
 
 
 @pytest.mark.parametrize("moved", [True, False])
-def test_the_rest_of_the_grace_is_given_after_a_restart(store: Store, moved: bool) -> None:
-    world, clock = World(), Clock()
-    recover(store, world, SendStep.SETTLE, clock=clock)
-    assert world.calls == ["hold", "grace of 599 s", "owns"]
+def test_the_rest_of_the_grace_is_waited_after_a_restart(store: Store, moved: bool) -> None:
+    node, clock = FakeNode(), Clock()
+    recover(store, node, SendStep.SETTLE, clock=clock)
+    assert node.calls == ["hold", "grace of 599 s", "owns"]
     clock.pump([1.0] * 100)
-    assert set(world.calls[1:]) == {"grace of 599 s", "owns"}
-    world.owned = not moved
+    assert set(node.calls[1:]) == {"grace of 599 s", "owns"}
+    node.owned = not moved
     clock.pump([1.0] * 510)
     (entry,) = store.transfers()
     assert entry.outcome is (Outcome.SUCCESS if moved else Outcome.FAILURE)
-    assert ("failure" in world.calls) is not moved
+    assert ("failure" in node.calls) is not moved
 
 
-def test_no_grace_is_given_after_a_restart_when_it_is_over(store: Store) -> None:
-    world = World()
-    recover(store, world, SendStep.SETTLE, answer_grace=0.5)
-    assert world.calls == ["hold", "owns", "failure", "let go", "restore"]
+def test_an_elapsed_grace_is_not_waited_after_a_restart(store: Store) -> None:
+    node = FakeNode()
+    recover(store, node, SendStep.SETTLE, answer_grace=0.5)
+    assert node.calls == ["hold", "owns", "failure", "let go", "restore"]

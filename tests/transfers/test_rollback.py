@@ -7,7 +7,7 @@ from wingsd.errors import StorageError
 from wingsd.transfers.steps import RollbackList
 
 
-async def test_the_last_thing_done_is_undone_first_and_each_once(
+async def test_actions_are_rolled_back_once_in_reverse_order(
     logged_errors: LoggedErrors,
 ) -> None:
     undo, done = RollbackList("a-server"), []  # type: RollbackList, list[str]
@@ -32,7 +32,7 @@ async def test_the_last_thing_done_is_undone_first_and_each_once(
     assert [line for line in logged_errors.lines if "a-server" in line and "disk is full" in line]
 
 
-async def test_what_is_cleared_stays_done() -> None:
+async def test_a_cleared_list_rolls_nothing_back() -> None:
     undo, done = RollbackList("a-server"), []  # type: RollbackList, list[str]
 
     async def step() -> None:

@@ -52,7 +52,7 @@ class Told:
         self.course.resume(TransferRecord(1, UUID, Direction.IN, step.name, 0, 0), step)
 
 
-async def test_each_step_is_told_with_its_time() -> None:
+async def test_each_step_is_observed_with_its_duration() -> None:
     told = Told(ReceiveStep)
     await told.begin()
     told.clock.advance(1)
@@ -63,7 +63,7 @@ async def test_each_step_is_told_with_its_time() -> None:
     assert told.heard.steps == [("admit", 1), ("receive", 5000)]
 
 
-async def test_what_it_waits_for_its_turn_is_not_counted(receiver: ReceiverHarness) -> None:
+async def test_waiting_for_a_slot_is_not_counted(receiver: ReceiverHarness) -> None:
     now, slots = [0.0], receiver.slots
     for _ in range(2):
         await slots.acquire()
@@ -78,7 +78,7 @@ async def test_what_it_waits_for_its_turn_is_not_counted(receiver: ReceiverHarne
     assert dict(receiver.heard.steps)["receive"] == 0
 
 
-async def test_its_end_is_told_with_what_it_has_moved() -> None:
+async def test_the_end_is_observed_with_the_bytes_moved() -> None:
     told = Told(SendStep)
     await told.begin()
     assert told.heard.begun == [told.course]
@@ -87,7 +87,7 @@ async def test_its_end_is_told_with_what_it_has_moved() -> None:
     assert told.heard.over == [("out", None, 77)]
 
 
-async def test_so_is_why_it_has_failed() -> None:
+async def test_the_end_is_observed_with_the_error() -> None:
     told, error = Told(ReceiveStep), ArchiveError("cut")
     await told.begin()
     told.course.fail(error)
@@ -96,7 +96,7 @@ async def test_so_is_why_it_has_failed() -> None:
     assert told.heard.over == [("in", error, 0)]
 
 
-async def test_a_server_that_has_moved_after_all_is_no_failure() -> None:
+async def test_a_server_that_has_moved_after_all_is_a_success() -> None:
     told = Told(SendStep)
     await told.begin()
     told.course.fail(DestinationDisconnected("the line broke", body_sent=True))
@@ -105,7 +105,7 @@ async def test_a_server_that_has_moved_after_all_is_no_failure() -> None:
     assert told.heard.over == [("out", None, 0)]
 
 
-def test_nobody_knows_how_long_the_step_of_an_earlier_daemon_took() -> None:
+def test_a_step_of_an_earlier_daemon_has_no_duration() -> None:
     told = Told(ReceiveStep)
     told.clock.advance(1000)
     told.resume(ReceiveStep.SWAP)
@@ -118,13 +118,13 @@ def test_nobody_knows_how_long_the_step_of_an_earlier_daemon_took() -> None:
     assert told.heard.over == [("in", None, 0)]
 
 
-def test_one_that_has_only_to_be_tidied_up_is_not_under_way() -> None:
+def test_a_transfer_that_is_being_rolled_back_is_not_active() -> None:
     told = Told(ReceiveStep)
     told.resume(ReceiveStep.FAILED)
     assert (told.heard.begun, told.heard.over) == ([], [])
 
 
-async def test_one_that_cannot_be_written_down_has_begun_and_ended() -> None:
+async def test_a_transfer_that_cannot_be_recorded_has_begun_and_ended() -> None:
     told, error = Told(ReceiveStep), StorageError("the disk is full")
     told.clock.advance(1_000_000)
     told.journal.refuses = error
@@ -155,25 +155,25 @@ async def test_a_server_that_is_received_is_counted_once(receiver: ReceiverHarne
     ]
 
 
-async def test_one_that_fails_is_counted_with_its_reason(receiver: ReceiverHarness) -> None:
+async def test_a_failed_transfer_is_counted_with_its_error(receiver: ReceiverHarness) -> None:
     error = await receiver.fails(ChecksumMismatch, Source(checksum="0" * 64))
     assert receiver.heard.over == [("in", error, len(DATA))]
 
 
-async def test_one_that_is_cancelled_says_so(receiver: ReceiverHarness) -> None:
+async def test_a_cancelled_transfer_is_counted_as_cancelled(receiver: ReceiverHarness) -> None:
     receiver.waits["create"] = Deferred()
     receiver.before["create"] = lambda: receiver.transfers.cancel(UUID)
     error = await receiver.fails(TransferCancelled)
     assert receiver.heard.over == [("in", error, len(DATA))]
 
 
-async def test_one_that_the_panel_does_not_know_has_never_begun(receiver: ReceiverHarness) -> None:
+async def test_a_transfer_unknown_to_the_panel_is_not_counted(receiver: ReceiverHarness) -> None:
     receiver.panel.owned = [True]
     await receiver.fails(ServerAlreadyExists)
     assert (receiver.heard.begun, receiver.heard.over) == ([], [])
 
 
-async def test_who_waits_for_a_turn_is_counted(receiver: ReceiverHarness) -> None:
+async def test_transfers_that_wait_for_a_slot_are_counted(receiver: ReceiverHarness) -> None:
     slots = receiver.slots
     for _ in range(2):
         await slots.acquire()
@@ -189,7 +189,7 @@ async def test_who_waits_for_a_turn_is_counted(receiver: ReceiverHarness) -> Non
     assert receiver.transfers.waiting == 0
 
 
-async def test_a_mistake_in_what_comes_with_a_server_leaves_none_under_way(
+async def test_an_internal_error_leaves_no_transfer_active(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
     def mistaken(_: str) -> None:
@@ -205,7 +205,7 @@ async def test_a_mistake_in_what_comes_with_a_server_leaves_none_under_way(
     logged_errors.take(RuntimeError)
 
 
-async def test_nor_does_one_when_the_panel_may_have_heard(
+async def test_an_internal_error_after_the_report_leaves_no_transfer_active(
     receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = OSError("a mistake")

@@ -31,13 +31,13 @@ def test_the_states_are_the_documents_in_its_order(
     assert set(seen) == set(State)
 
 
-def test_the_ends_have_the_words_that_a_panels_page_waits_for_too() -> None:
+def test_final_states_have_the_words_of_the_panels_page() -> None:
     assert State.SUCCESS.value == ("success", "completed")
     assert State.FAILURE.value == ("failed", "failure")
 
 
 @pytest.mark.parametrize("step", ReceiveStep)
-def test_what_is_before_a_step_is_told(step: ReceiveStep) -> None:
+def test_steps_are_ordered(step: ReceiveStep) -> None:
     life = Lifecycle(ReceiveStep)
     if step is not ReceiveStep.ADMIT:
         life.advance(step)
@@ -61,7 +61,7 @@ def test_nothing_follows_an_end(step: ReceiveStep | SendStep) -> None:
 
 
 @pytest.mark.parametrize("steps", [ReceiveStep, SendStep])
-def test_there_is_no_way_back(steps: type[ReceiveStep] | type[SendStep]) -> None:
+def test_a_step_cannot_go_back(steps: type[ReceiveStep] | type[SendStep]) -> None:
     for earlier, later in itertools.combinations_with_replacement(list(steps)[1:], 2):
         with pytest.raises(ValueError, match="cannot go from"):
             at(later).advance(earlier)  # type: ignore[arg-type]  # of its own kind

@@ -16,7 +16,7 @@ def have_begun(streams: list[Held], count: int) -> bool:
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
-async def test_with_fewer_places_they_are_read_in_turn(
+async def test_streams_are_read_in_turn_with_fewer_slots(
     requests: UploadRequests, slots: int
 ) -> None:
     requests.receiver.slots.limit = slots
@@ -39,7 +39,7 @@ async def test_with_fewer_places_they_are_read_in_turn(
     assert requests.receiver.slots.tokens == slots
 
 
-async def test_all_of_them_are_one_that_waits_for_its_turn(requests: UploadRequests) -> None:
+async def test_all_streams_of_a_server_wait_as_one(requests: UploadRequests) -> None:
     slots = requests.receiver.slots
     held = [slots.acquire() for _ in range(slots.limit)]
     first, other = Stream("first"), Stream("other")
@@ -53,7 +53,7 @@ async def test_all_of_them_are_one_that_waits_for_its_turn(requests: UploadReque
     assert (first.answer, other.answer, requests.receiver.transfers.waiting) == (None, None, 0)
 
 
-async def test_two_transfers_never_wait_for_each_others_places() -> None:
+async def test_two_transfers_never_deadlock_on_slots() -> None:
     slots, held = DeferredSemaphore(5), []
 
     async def hold(name: str, end: Deferred[None]) -> None:

@@ -23,9 +23,7 @@ def names(requests: UploadRequests) -> list[str]:
 
 
 @pytest.mark.parametrize("order", ["f01", "f10", "0f1", "10f"])
-async def test_they_are_one_transfer_in_whichever_order_they_come(
-    requests: UploadRequests, order: str
-) -> None:
+async def test_streams_in_any_order_are_one_transfer(requests: UploadRequests, order: str) -> None:
     streams = {name: Stream(name) for name in order}
     streams["f"].bring(InstallLog(), b"log").bring(BACKUP, b"backup")
     jobs = [
@@ -46,7 +44,7 @@ async def test_they_are_one_transfer_in_whichever_order_they_come(
     assert set(receiver.kept()) == {f"{BACKUP.uuid}.tar.gz", f"install/{UUID}.log"}
 
 
-async def test_nothing_is_read_before_all_are_here(requests: UploadRequests) -> None:
+async def test_nothing_is_read_before_all_streams_have_come(requests: UploadRequests) -> None:
     first, other = Stream("first"), Stream("other")
     job = requests.first(first, "1")
     await requests.until(lambda: "server" in requests.receiver.calls)
@@ -97,7 +95,7 @@ def damaged() -> Stream:
         (damaged, WingsdError),
     ],
 )
-async def test_one_that_fails_fails_all_of_them(
+async def test_a_failed_stream_fails_all(
     requests: UploadRequests, make: Callable[[], Stream], kind: type[WingsdError]
 ) -> None:
     first, good, bad = Stream("first"), Stream("good"), make()
@@ -108,7 +106,7 @@ async def test_one_that_fails_fails_all_of_them(
     assert error.detail.startswith("stream 1")
 
 
-async def test_so_does_the_first(requests: UploadRequests) -> None:
+async def test_a_failed_first_stream_fails_all(requests: UploadRequests) -> None:
     first, other = wrong(), Stream("other")
     jobs = [requests.first(first, "1"), requests.further(other, "0")]
     for job in jobs:
@@ -117,7 +115,7 @@ async def test_so_does_the_first(requests: UploadRequests) -> None:
     assert error.detail.startswith("the first request: ")
 
 
-async def test_a_file_in_two_of_them_fails_all(requests: UploadRequests) -> None:
+async def test_a_file_in_two_streams_fails_all(requests: UploadRequests) -> None:
     first, other = Stream("same"), Stream("same")
     jobs = [requests.first(first, "1"), requests.further(other, "0")]
     for job in jobs:
@@ -135,7 +133,7 @@ async def test_a_file_in_two_of_them_fails_all(requests: UploadRequests) -> None
         ("1", "1", "not both"),
     ],
 )
-async def test_one_that_is_none_of_them_is_refused_alone(
+async def test_an_unexpected_stream_is_refused_alone(
     requests: UploadRequests, number: str, count: str, reason: str
 ) -> None:
     first, good, bad, last = (Stream(name) for name in ("first", "good", "bad", "last"))
@@ -151,7 +149,9 @@ async def test_one_that_is_none_of_them_is_refused_alone(
     assert not bad.read
 
 
-async def test_so_is_one_while_the_others_are_read(requests: UploadRequests) -> None:
+async def test_an_unexpected_stream_is_refused_while_the_others_are_read(
+    requests: UploadRequests,
+) -> None:
     first, good, again, second = Held("first"), Held("good"), Stream("good"), Stream("first")
     jobs = [requests.first(first, "1"), requests.further(good, "0")]
     await requests.until(lambda: first.read and good.read)
@@ -169,7 +169,7 @@ async def test_so_is_one_while_the_others_are_read(requests: UploadRequests) -> 
 
 
 @pytest.mark.parametrize("number", ["0", "x"])
-async def test_so_is_one_with_the_token_of_an_upload_alone(
+async def test_a_stream_with_the_token_of_a_single_upload_is_refused(
     requests: UploadRequests, number: str
 ) -> None:
     first, foreign = Held("first"), Stream("foreign")
@@ -183,7 +183,7 @@ async def test_so_is_one_with_the_token_of_an_upload_alone(
     assert names(requests) == ["first"]
 
 
-async def test_one_too_many_is_told_to_those_that_came_before_the_first(
+async def test_too_many_streams_before_the_first_are_all_refused(
     requests: UploadRequests,
 ) -> None:
     other, first = Stream("other"), Stream("first")
@@ -194,7 +194,9 @@ async def test_one_too_many_is_told_to_those_that_came_before_the_first(
     assert "stream 5 is not announced: the first request announces 0 to 1" in error.detail
 
 
-async def test_an_upload_alone_that_comes_twice_goes_on(requests: UploadRequests) -> None:
+async def test_a_second_single_upload_is_refused_and_the_first_continues(
+    requests: UploadRequests,
+) -> None:
     first, again = Held("first"), Stream("first")
     job = requests.first(first)
     await requests.until(lambda: first.read)
@@ -217,7 +219,7 @@ async def test_an_upload_whose_token_is_used_meanwhile_is_not_read(
     assert not first.read
 
 
-async def test_an_upload_is_not_read_where_the_use_of_its_token_cannot_be_noted(
+async def test_an_upload_is_not_read_if_its_token_cannot_be_recorded(
     requests: UploadRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> bool:

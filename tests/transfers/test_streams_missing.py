@@ -8,7 +8,7 @@ from wingsd.errors import DaemonStopping, TransferCancelled, Unauthorized
 from wingsd.transfers.errors import StreamMissing, TooManyTransfers, UploadTruncated
 
 
-async def test_one_that_does_not_come_fails_all(requests: UploadRequests) -> None:
+async def test_a_missing_stream_fails_all(requests: UploadRequests) -> None:
     first, good = Stream("first"), Stream("good")
     jobs = [requests.first(first, "2"), requests.further(good, "1")]
     await requests.until(lambda: "server" in requests.receiver.calls)
@@ -21,7 +21,7 @@ async def test_one_that_does_not_come_fails_all(requests: UploadRequests) -> Non
     assert error.detail.startswith("stream 0 did not arrive within 60 s")
 
 
-async def test_without_a_first_they_fail_and_the_panel_is_told_once(
+async def test_streams_without_a_first_fail_and_are_reported_once(
     requests: UploadRequests,
 ) -> None:
     streams = [Stream("0"), Stream("1")]
@@ -38,7 +38,7 @@ async def test_without_a_first_they_fail_and_the_panel_is_told_once(
     assert requests.receiver.calls.count("failure") == 1
 
 
-async def test_those_who_left_without_a_first_are_told_of_to_nobody(
+async def test_streams_that_left_without_a_first_are_not_reported(
     requests: UploadRequests,
 ) -> None:
     stream = Stream("0")
@@ -54,7 +54,7 @@ async def test_those_who_left_without_a_first_are_told_of_to_nobody(
     assert first.answer is None
 
 
-async def test_one_that_left_before_the_first_came_fails_it(requests: UploadRequests) -> None:
+async def test_a_stream_that_left_before_the_first_fails_it(requests: UploadRequests) -> None:
     other, first = Stream("0"), Stream("first")
     requests.further(other, "0")
     await requests.until(requests.clock.getDelayedCalls)
@@ -66,7 +66,7 @@ async def test_one_that_left_before_the_first_came_fails_it(requests: UploadRequ
     assert requests.receiver.calls == ["owns", "server", "failure"]
 
 
-async def test_one_whose_sender_leaves_meanwhile_fails_all(requests: UploadRequests) -> None:
+async def test_a_stream_whose_sender_disconnects_fails_all(requests: UploadRequests) -> None:
     first, other = Held("first"), Stream("other")
     jobs = [requests.first(first, "1"), requests.further(other, "0")]
     await requests.until(lambda: first.read and other.read)
@@ -76,7 +76,7 @@ async def test_one_whose_sender_leaves_meanwhile_fails_all(requests: UploadReque
     await requests.all_fail(UploadTruncated, first, other)
 
 
-async def test_after_the_transfer_none_is_let_in(requests: UploadRequests) -> None:
+async def test_streams_after_the_transfer_are_refused(requests: UploadRequests) -> None:
     first, other = Stream("first"), Stream("other")
     requests.further(other, "0")
     await requests.first(first, "1")
@@ -91,7 +91,7 @@ async def test_after_the_transfer_none_is_let_in(requests: UploadRequests) -> No
     assert requests.receiver.calls.count("failure") == 0
 
 
-async def test_those_who_wait_are_refused_with_the_first(requests: UploadRequests) -> None:
+async def test_waiting_streams_are_refused_with_the_first(requests: UploadRequests) -> None:
     other, first = Stream("other"), Stream("first")
     requests.further(other, "0")
     requests.receiver.transfers._most = 0
@@ -104,7 +104,7 @@ async def test_those_who_wait_are_refused_with_the_first(requests: UploadRequest
     )
 
 
-async def test_to_cancel_it_ends_all_of_them(requests: UploadRequests) -> None:
+async def test_a_cancel_ends_all_streams(requests: UploadRequests) -> None:
     first, other = Held("first"), Held("other")
     jobs = [requests.first(first, "1"), requests.further(other, "0")]
     await requests.until(lambda: first.read and other.read)
@@ -115,7 +115,7 @@ async def test_to_cancel_it_ends_all_of_them(requests: UploadRequests) -> None:
     assert error.detail == "start it again"
 
 
-async def test_a_node_that_ends_holds_nobody(requests: UploadRequests) -> None:
+async def test_a_node_that_stops_refuses_waiting_streams(requests: UploadRequests) -> None:
     other = Stream("other")
     job = requests.further(other, "0")
     await requests.until(requests.clock.getDelayedCalls)

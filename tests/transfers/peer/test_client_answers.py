@@ -49,7 +49,7 @@ def says(data: bytes) -> Script:
         b"HTTP/1.0 301 Moved\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
     ],
 )
-async def test_another_nodes_answer_tells_of_no_features(reply: bytes) -> None:
+async def test_a_node_that_is_not_wingsd_has_no_features(reply: bytes) -> None:
     peer = Peer(says(reply))
     url = f"http://127.0.0.1:{peer.port}/api/transfers?x=1"
     assert await PeerClient(url, "Bearer t", reactor, PeerTls()).features() == frozenset()
@@ -140,7 +140,7 @@ async def test_an_early_answer_is_a_refusal(reply: bytes, expected: tuple[int, s
     assert (await peer.outcome).startswith(b"POST /api/transfers HTTP/1.1\r\n")
 
 
-async def test_a_late_refusal_is_one_too() -> None:
+async def test_a_late_answer_with_an_error_is_a_refusal() -> None:
     def script(connection: socket.socket) -> int:
         read_head(connection)
         size = sum(map(len, chunks(connection)))
@@ -180,7 +180,7 @@ async def test_a_refusal_is_read_though_the_connection_is_reset_behind_it() -> N
 
 
 @pytest.mark.parametrize("secure", [True, False])
-async def test_it_is_read_even_when_sending_meets_the_reset_first(
+async def test_a_refusal_is_read_when_sending_meets_the_reset_first(
     tls: tuple[ServerCertificate, PeerTls], certificate: trustme.LeafCert, secure: bool
 ) -> None:
     deaf = threading.Event()
@@ -206,7 +206,7 @@ async def test_it_is_read_even_when_sending_meets_the_reset_first(
 
 
 @pytest.mark.parametrize("how", [lambda _: None, reset])
-async def test_a_connection_that_ends_in_the_middle(how: Any) -> None:
+async def test_a_connection_that_breaks_during_the_upload_fails_it(how: Any) -> None:
     def script(connection: socket.socket) -> None:
         read_head(connection)
         connection.recv(100_000)
@@ -223,7 +223,7 @@ async def test_a_connection_that_ends_in_the_middle(how: Any) -> None:
     await peer.outcome
 
 
-async def test_a_connection_that_ends_after_everything_was_sent() -> None:
+async def test_a_connection_that_breaks_after_the_upload_leaves_it_unanswered() -> None:
     def script(connection: socket.socket) -> int:
         read_head(connection)
         return sum(map(len, chunks(connection)))
@@ -240,7 +240,7 @@ async def test_a_connection_that_ends_after_everything_was_sent() -> None:
     assert await peer.outcome == 10 * (len(PIECE) + 4)
 
 
-async def test_what_is_not_http() -> None:
+async def test_an_answer_that_is_not_http_fails_the_upload() -> None:
     peer = Peer(says(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"))
     sending = Sending(peer.port, pieces=10_000)
     with pytest.raises(DestinationDisconnected, match="is not HTTP"):
@@ -278,9 +278,7 @@ def goes_on(first: bytes, block: bytes) -> Script:
 
 
 @pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
-async def test_an_upload_ends_at_an_answer_without_end(
-    first: bytes, block: bytes, says: str
-) -> None:
+async def test_an_upload_ends_at_an_endless_answer(first: bytes, block: bytes, says: str) -> None:
     peer = Peer(goes_on(first, block))
     sending = Sending(peer.port, pieces=10_000)
     with pytest.raises(DestinationDisconnected, match=says) as caught:
@@ -291,7 +289,9 @@ async def test_an_upload_ends_at_an_answer_without_end(
 
 
 @pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
-async def test_so_does_what_a_move_by_hand_asks(first: bytes, block: bytes, says: str) -> None:
+async def test_a_question_of_a_direct_transfer_ends_at_an_endless_answer(
+    first: bytes, block: bytes, says: str
+) -> None:
     peer = Peer(goes_on(first, block))
     url = f"http://127.0.0.1:{peer.port}/api/transfers/x/by-hand"
     with pytest.raises(DestinationDisconnected, match=says):

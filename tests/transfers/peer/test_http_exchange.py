@@ -28,7 +28,7 @@ def test_a_body_goes_out_in_chunks_and_the_answer_comes_back() -> None:
     assert talk.result.good
 
 
-def test_what_was_written_before_there_was_a_connection_is_not_lost() -> None:
+def test_data_written_before_connecting_is_sent() -> None:
     body = Outflow(ManualReactor())
     body.write(b"early")
     body.finish()
@@ -94,7 +94,7 @@ def test_an_answer_may_come_in_chunks() -> None:
     assert (talk.result.reason, talk.result.body) == ("No", b"abcde")
 
 
-def test_interim_answers_are_none() -> None:
+def test_interim_answers_are_ignored() -> None:
     talk = Talk()
     talk.hear(b"HTTP/1.1 100 Continue\r\n\r\n")
     talk.write(b"x", last=True)
@@ -104,7 +104,7 @@ def test_interim_answers_are_none() -> None:
     assert not talk.result.early
 
 
-def test_the_body_waits_while_the_transport_is_full() -> None:
+def test_the_body_is_paused_while_the_transport_is_full() -> None:
     talk = Talk()
     for _ in range(9):
         talk.write(b"x" * STEP)
@@ -135,7 +135,7 @@ def test_a_connection_that_is_closed_leaves_nothing_behind() -> None:
     assert talk.reactor.getDelayedCalls() == []
 
 
-def test_of_a_long_answer_only_the_beginning_is_read() -> None:
+def test_only_the_beginning_of_a_long_answer_is_read() -> None:
     talk = Talk()
     talk.hear(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
     while not talk.results:
@@ -148,7 +148,7 @@ def test_of_a_long_answer_only_the_beginning_is_read() -> None:
 @pytest.mark.parametrize(
     "noise", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x15\x03\x01\x00\x02\x02\x46", b"x" * 200_000]
 )
-def test_what_is_not_http_ends_it(noise: bytes) -> None:
+def test_bytes_that_are_not_http_end_the_exchange(noise: bytes) -> None:
     talk = Talk()
     talk.hear(noise)
     talk.lose(ConnectionDone())
@@ -156,7 +156,7 @@ def test_what_is_not_http_ends_it(noise: bytes) -> None:
     assert talk.closed_body()
 
 
-def test_a_body_that_is_not_http_does_not_take_the_heads_word_back() -> None:
+def test_a_status_counts_even_if_its_body_is_not_http() -> None:
     talk = Talk()
     talk.hear(b"HTTP/1.1 400 Bad\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n")
     assert talk.result.code == 400

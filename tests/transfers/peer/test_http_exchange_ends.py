@@ -29,7 +29,7 @@ def test_a_connection_lost_without_an_answer_says_why(reason: Exception) -> None
     assert talk.reactor.getDelayedCalls() == []
 
 
-def test_an_answer_that_ends_with_the_connection_is_one() -> None:
+def test_an_answer_that_ends_with_the_connection_is_complete() -> None:
     talk = Talk()
     talk.hear(b"HTTP/1.1 502 Bad Gateway\r\n\r\nno node")
     assert talk.results == []
@@ -45,7 +45,7 @@ def test_an_answer_cut_short_counts(reason: Exception) -> None:
     assert (talk.result.code, talk.result.body) == (502, b"no no")
 
 
-def test_half_a_head_is_no_answer() -> None:
+def test_half_a_head_is_not_an_answer() -> None:
     talk = Talk()
     talk.hear(b"HTTP/1.1 200 OK\r\nConte")
     talk.lose(ConnectionDone())
@@ -69,7 +69,7 @@ def test_an_answer_that_still_waits_in_the_socket_is_read_when_sending_fails() -
     assert not talk.failures
 
 
-def test_so_is_one_that_comes_when_everything_was_sent_but_not_taken() -> None:
+def test_an_answer_is_read_when_all_is_sent_but_not_acknowledged() -> None:
     talk = Talk()
     talk.write(b"x", last=True)
     talk.wire.unread = REFUSAL
@@ -78,7 +78,7 @@ def test_so_is_one_that_comes_when_everything_was_sent_but_not_taken() -> None:
     assert talk.reactor.getDelayedCalls() == []
 
 
-def test_no_connection() -> None:
+def test_a_failed_connection_fails_the_exchange() -> None:
     refused = Refused()
     talk = Talk(endpoint=Endpoint(refused))
     assert talk.failure is refused
@@ -87,7 +87,7 @@ def test_no_connection() -> None:
     assert talk.reactor.getDelayedCalls() == []
 
 
-def test_connecting_has_a_limit() -> None:
+def test_connecting_has_a_time_limit() -> None:
     talk = Talk(endpoint=Endpoint(answers=False))
     talk.reactor.advance(29)
     assert talk.failures == []
@@ -97,7 +97,7 @@ def test_connecting_has_a_limit() -> None:
     assert talk.closed_body()
 
 
-def test_neither_an_upload_nor_its_answer_has_one() -> None:
+def test_an_upload_and_its_answer_have_no_time_limit() -> None:
     talk = Talk()
     talk.reactor.advance(3600)
     talk.write(b"x", last=True)
@@ -109,7 +109,7 @@ def test_neither_an_upload_nor_its_answer_has_one() -> None:
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def test_interim_answers_past_their_number_end_it() -> None:
+def test_too_many_interim_answers_end_the_exchange() -> None:
     talk = Talk()
     talk.write(b"x" * STEP)
     talk.hear(CONTINUE * MAX_INTERIM)
@@ -141,7 +141,7 @@ def test_interim_answers_may_come_for_an_hour_after_the_request() -> None:
 
 
 @pytest.mark.parametrize("block", [b"X: 1\r\n", b"x" * 100])
-def test_headers_past_their_bound_end_it(block: bytes) -> None:
+def test_headers_that_are_too_large_end_the_exchange(block: bytes) -> None:
     talk = Talk()
     talk.hear(b"HTTP/1.1 200 OK\r\nX: ")
     heard = 0
@@ -154,7 +154,7 @@ def test_headers_past_their_bound_end_it(block: bytes) -> None:
     assert talk.closed_body()
 
 
-def test_the_answer_to_a_question_has_one() -> None:
+def test_the_answer_to_a_request_without_body_has_a_time_limit() -> None:
     talk = Talk(body=False)
     talk.reactor.advance(30)
     assert isinstance(talk.failure, TimedOut)
@@ -163,7 +163,7 @@ def test_the_answer_to_a_question_has_one() -> None:
 
 @pytest.mark.parametrize("how", ["abort", "cancel"])
 @pytest.mark.parametrize("connected", [True, False])
-def test_it_can_be_ended_at_any_time(how: str, connected: bool) -> None:
+def test_an_exchange_can_be_cancelled_at_any_time(how: str, connected: bool) -> None:
     talk = Talk(endpoint=Endpoint(answers=connected))
     if how == "abort":
         talk.conversation.abort(CancelledError())
@@ -175,7 +175,7 @@ def test_it_can_be_ended_at_any_time(how: str, connected: bool) -> None:
     assert talk.reactor.getDelayedCalls() == []
 
 
-def test_ending_it_when_it_is_over_changes_nothing() -> None:
+def test_cancelling_a_finished_exchange_changes_nothing() -> None:
     talk = Talk(body=False)
     talk.hear(OK)
     talk.lose(ConnectionDone())
@@ -183,7 +183,7 @@ def test_ending_it_when_it_is_over_changes_nothing() -> None:
     assert talk.failures == []
 
 
-def test_a_silent_peer_is_asked_whether_it_is_there() -> None:
+def test_a_silent_peer_is_probed() -> None:
     assert sorted(Talk().wire.socket.options) == sorted(
         [
             (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),

@@ -69,7 +69,7 @@ class Watched:
             self.clock.advance(1)
 
 
-def test_a_peer_that_acknowledges_nothing_is_told_of_once() -> None:
+def test_a_peer_that_acknowledges_nothing_is_reported_once() -> None:
     watched = Watched()
     watched.be(unacknowledged=10)
     watched.pass_seconds(1000)
@@ -77,13 +77,13 @@ def test_a_peer_that_acknowledges_nothing_is_told_of_once() -> None:
     assert watched.clock.getDelayedCalls() == []
 
 
-def test_one_that_owes_nothing_may_say_nothing() -> None:
+def test_a_peer_with_nothing_to_acknowledge_may_be_silent() -> None:
     watched = Watched()
     watched.pass_seconds(1000)
     assert watched.told == []
 
 
-def test_its_time_begins_with_what_it_owes() -> None:
+def test_the_timeout_begins_with_the_first_unacknowledged_byte() -> None:
     watched = Watched()
     watched.pass_seconds(1000)
     watched.be(unacknowledged=1)
@@ -93,7 +93,7 @@ def test_its_time_begins_with_what_it_owes() -> None:
     assert len(watched.told) == 1
 
 
-def test_each_sign_of_life_begins_it_anew() -> None:
+def test_each_acknowledgement_restarts_the_timeout() -> None:
     watched = Watched()
     watched.be(unacknowledged=10)
     for _ in range(10):
@@ -102,7 +102,7 @@ def test_each_sign_of_life_begins_it_anew() -> None:
     assert watched.told == []
 
 
-def test_one_that_takes_nothing_is_asked_until_it_is_certain() -> None:
+def test_a_peer_with_a_full_window_is_probed_until_it_is_reported() -> None:
     watched = Watched()
     watched.be(probes=PROBES - 1)
     watched.pass_seconds(1000)
@@ -112,7 +112,7 @@ def test_one_that_takes_nothing_is_asked_until_it_is_certain() -> None:
     assert len(watched.told) == 1
 
 
-def test_one_that_answers_each_question_may_take_nothing_for_ever() -> None:
+def test_a_peer_that_answers_probes_may_keep_its_window_closed() -> None:
     watched = Watched()
     for _ in range(20):
         watched.pass_seconds(118)
@@ -122,7 +122,7 @@ def test_one_that_answers_each_question_may_take_nothing_for_ever() -> None:
     assert watched.told == []
 
 
-def test_nobody_is_watched_any_more_after_its_end() -> None:
+def test_no_peer_is_watched_after_the_end() -> None:
     watched = Watched()
     watched.be(unacknowledged=10)
     for _ in range(2):
@@ -176,7 +176,7 @@ async def test_a_destination_that_vanished_ends_the_upload_in_time() -> None:
     await peer.outcome
 
 
-async def test_one_that_only_takes_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_with_a_full_window_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     held: Deferred[None] = Deferred()
 
     def look(connection: socket.socket) -> TcpInfo:
@@ -206,7 +206,7 @@ async def test_one_that_only_takes_nothing_is_waited_for(monkeypatch: pytest.Mon
     await sending.written
 
 
-def test_the_kernel_tells_what_is_expected_of_it() -> None:
+def test_the_kernel_reports_what_is_unacknowledged() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
         with client, listener.accept()[0] as peer:
@@ -220,7 +220,7 @@ def test_the_kernel_tells_what_is_expected_of_it() -> None:
             assert tcp_info(client).unacknowledged == 1
 
 
-def test_a_socket_that_is_no_tcp_tells_nothing() -> None:
+def test_a_socket_that_is_not_tcp_reports_nothing() -> None:
     here, there = socket.socketpair()
     with here, there, pytest.raises(OSError, match="not supported"):
         tcp_info(here)

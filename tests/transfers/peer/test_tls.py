@@ -75,14 +75,14 @@ async def test_a_private_authority_in_a_file_is_trusted(
     assert b"secret" in await ask(ca.issue_cert(host), host, PeerTls(ca_file))
 
 
-async def test_so_is_the_systems_from_a_file(
+async def test_the_systems_authorities_in_a_file_are_trusted(
     ca: trustme.CA, ca_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", ca_file)
     assert await ask(ca.issue_cert("localhost"), "localhost", PeerTls())
 
 
-async def test_and_from_a_directory(
+async def test_the_systems_authorities_in_a_directory_are_trusted(
     ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = load_certificate(FILETYPE_PEM, ca.cert_pem.bytes())
@@ -93,7 +93,7 @@ async def test_and_from_a_directory(
     assert await ask(ca.issue_cert("localhost"), "localhost", PeerTls())
 
 
-async def test_a_private_authority_does_not_take_the_systems_place(
+async def test_a_private_authority_is_trusted_beside_the_systems(
     ca: trustme.CA, ca_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", ca_file)
@@ -110,7 +110,7 @@ async def refusal(
     return caught.value
 
 
-async def test_an_unknown_authority(ca: trustme.CA) -> None:
+async def test_a_certificate_of_an_unknown_authority_is_refused(ca: trustme.CA) -> None:
     error = await refusal(ca.issue_cert("localhost"), "localhost", PeerTls())
     assert error.message == "the destination node's certificate is invalid"
     assert "does not trust" in error.detail
@@ -118,14 +118,16 @@ async def test_an_unknown_authority(ca: trustme.CA) -> None:
     assert "localhost" in error.detail
 
 
-async def test_a_certificate_of_a_day_gone_by(ca: trustme.CA, ca_file: str) -> None:
+async def test_an_expired_certificate_is_refused(ca: trustme.CA, ca_file: str) -> None:
     old = ca.issue_cert("localhost", not_before=NOW - 9 * DAY, not_after=NOW - DAY)
     error = await refusal(old, "localhost", PeerTls(ca_file))
     assert f"expired on {NOW - DAY:%Y-%m-%d}" in error.detail
     assert "renew it on localhost" in error.detail
 
 
-async def test_a_certificate_of_a_day_to_come(ca: trustme.CA, ca_file: str) -> None:
+async def test_a_certificate_that_is_not_valid_yet_is_refused(
+    ca: trustme.CA, ca_file: str
+) -> None:
     new = ca.issue_cert("localhost", not_before=NOW + DAY, not_after=NOW + 9 * DAY)
     error = await refusal(new, "localhost", PeerTls(ca_file))
     assert "clock" in error.detail
@@ -140,7 +142,7 @@ async def test_a_certificate_of_a_day_to_come(ca: trustme.CA, ca_file: str) -> N
         ("127.0.0.1", ["127.0.0.2"]),
     ],
 )
-async def test_a_certificate_of_another_name(
+async def test_a_certificate_for_another_name_is_refused(
     ca: trustme.CA, ca_file: str, host: str, names: list[str]
 ) -> None:
     error = await refusal(ca.issue_cert(*names), host, PeerTls(ca_file))
@@ -149,14 +151,16 @@ async def test_a_certificate_of_another_name(
     assert f"calls that node {host}" in error.detail
 
 
-async def test_a_name_alone_in_the_subject_is_none(ca: trustme.CA, ca_file: str) -> None:
+async def test_a_certificate_with_its_name_in_the_subject_alone_is_refused(
+    ca: trustme.CA, ca_file: str
+) -> None:
     certificate = ca.issue_cert("alice@example.com", common_name="localhost")
     error = await refusal(certificate, "localhost", PeerTls(ca_file))
     assert "no name at all" in error.detail
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-async def test_old_tls_is_not_spoken(ca: trustme.CA, ca_file: str) -> None:
+async def test_tls_before_1_2_is_refused(ca: trustme.CA, ca_file: str) -> None:
     certificate = ca.issue_cert("localhost")
     context = server_context(certificate)
     context.set_ciphers("DEFAULT@SECLEVEL=0")

@@ -36,13 +36,13 @@ def read(logs: InstallLogs) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 600_000])
-def test_it_is_read_to_its_end(logs: InstallLogs, place: Path, size: int) -> None:
+def test_a_log_is_read_to_its_end(logs: InstallLogs, place: Path, size: int) -> None:
     data = os.urandom(size)
     place.write_bytes(data)
     assert read(logs) == data
 
 
-def test_no_more_of_it_is_read_than_is_kept(
+def test_no_more_of_a_log_is_read_than_is_kept(
     logs: InstallLogs, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(installlog, "LIMIT", 300_000)
@@ -51,7 +51,7 @@ def test_no_more_of_it_is_read_than_is_kept(
     assert read(logs) == data[:300_000]
 
 
-def test_where_there_is_none_there_is_nothing_wrong(logs: InstallLogs, place: Path) -> None:
+def test_a_missing_log_is_not_an_error(logs: InstallLogs, place: Path) -> None:
     assert logs.open(UUID) is None
     place.parent.rmdir()
     assert logs.open(UUID) is None

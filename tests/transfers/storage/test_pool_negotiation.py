@@ -27,13 +27,13 @@ from wingsd.transfers.storage.shared_volume import (
         ("attic", "attic ", False),
     ],
 )
-def test_a_pool_is_the_same_whatever_its_case_and_none_is_none(
+def test_pool_names_are_compared_without_case_and_none_matches_none(
     ours: str, theirs: str, same: bool
 ) -> None:
     assert is_same_pool(ours, theirs) is same
 
 
-def test_only_what_there_is_is_told() -> None:
+def test_headers_are_sent_only_for_what_exists() -> None:
     assert pool_headers("attic", "m") == [(POOL, "attic"), (MARK, "m")]
     assert pool_headers("attic") == [(POOL, "attic")]
     assert pool_headers("") == []
@@ -51,6 +51,6 @@ def test_the_answer_tells_how_the_files_are_shared(features: set[str], sharing: 
     assert sharing_of(features, "attic") is sharing
 
 
-def test_one_volume_in_two_pools_would_lose_a_server() -> None:
+def test_one_volume_in_two_pools_is_refused() -> None:
     with pytest.raises(Conflict, match="pool_name to 'attic' and enabled to true"):
         sharing_of({"symlinks", "shared-volume"}, "attic")

@@ -31,7 +31,7 @@ DAYS = 30
 BACKUP = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", PELICAN)
 
 
-class House:
+class QuarantineHarness:
     """A quarantine with a wall clock that can be set."""
 
     def __init__(self, directory: Path) -> None:
@@ -72,138 +72,142 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path)
+def harness(tmp_path: Path) -> Iterator[QuarantineHarness]:
+    made = QuarantineHarness(tmp_path)
     yield made
     made.store.close()
     made.staging.close()
 
 
-def test_of_what_another_node_has_too_nothing_is_moved(house: House) -> None:
-    house.staging.create(UUID)
-    house.staging.swap(UUID)
-    Deferred.fromCoroutine(house.quarantine.store_away(UUID, pooled=True))
-    assert house.is_empty
-    assert house.staging.is_in_place(UUID)
+def test_files_shared_with_another_node_are_not_moved(harness: QuarantineHarness) -> None:
+    harness.staging.create(UUID)
+    harness.staging.swap(UUID)
+    Deferred.fromCoroutine(harness.quarantine.store_away(UUID, pooled=True))
+    assert harness.is_empty
+    assert harness.staging.is_in_place(UUID)
 
 
-def test_it_is_kept_for_its_days_and_then_deleted(
-    house: House, logged_errors: LoggedErrors
+def test_a_server_is_kept_for_the_configured_days_and_then_deleted(
+    harness: QuarantineHarness, logged_errors: LoggedErrors
 ) -> None:
-    house.store_away()
-    house.pass_days(DAYS)
-    assert not house.is_empty
-    house.pass_days(1)
-    assert house.is_empty
+    harness.store_away()
+    harness.pass_days(DAYS)
+    assert not harness.is_empty
+    harness.pass_days(1)
+    assert harness.is_empty
     assert any("it was in quarantine long enough" in line for line in logged_errors.lines)
 
 
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])
-def test_a_clock_that_is_set_deletes_it_a_day_early_at_most(house: House, jump: float) -> None:
-    house.store_away()
-    house.now += jump
-    house.clear()
-    house.pass_days(DAYS - 1)
-    assert not house.is_empty
-    house.pass_days(2)
-    assert house.is_empty
-
-
-def test_what_came_while_the_clock_was_behind_is_kept_as_long(house: House) -> None:
-    house.now = 0.0  # As a machine begins whose own clock has no battery.
-    house.store_away()
-    house.now = NOW
-    house.clear()
-    house.pass_days(DAYS - 1)
-    assert not house.is_empty
-
-
-def test_a_clock_that_was_ahead_keeps_it_no_longer(house: House) -> None:
-    house.store_away()
-    house.now += YEAR
-    house.clear()
-    house.now -= YEAR
-    house.clear()
-    house.pass_days(DAYS)
-    assert house.is_empty
-
-
-def test_what_cannot_be_written_down_deletes_nothing(
-    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+def test_a_clock_step_deletes_a_server_at_most_a_day_early(
+    harness: QuarantineHarness, jump: float
 ) -> None:
-    house.store_away()
+    harness.store_away()
+    harness.now += jump
+    harness.clear()
+    harness.pass_days(DAYS - 1)
+    assert not harness.is_empty
+    harness.pass_days(2)
+    assert harness.is_empty
+
+
+def test_a_server_added_while_the_clock_was_behind_is_kept_as_long(
+    harness: QuarantineHarness,
+) -> None:
+    harness.now = 0.0  # As a machine begins whose own clock has no battery.
+    harness.store_away()
+    harness.now = NOW
+    harness.clear()
+    harness.pass_days(DAYS - 1)
+    assert not harness.is_empty
+
+
+def test_a_clock_that_was_ahead_keeps_a_server_no_longer(harness: QuarantineHarness) -> None:
+    harness.store_away()
+    harness.now += YEAR
+    harness.clear()
+    harness.now -= YEAR
+    harness.clear()
+    harness.pass_days(DAYS)
+    assert harness.is_empty
+
+
+def test_nothing_is_deleted_when_the_database_fails(
+    harness: QuarantineHarness, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+) -> None:
+    harness.store_away()
 
     def full(*_: object) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(house.store, "ages", full)
-    house.pass_days(DAYS + 1)
-    assert not house.is_empty
+    monkeypatch.setattr(harness.store, "ages", full)
+    harness.pass_days(DAYS + 1)
+    assert not harness.is_empty
     assert any("the disk is full" in line for line in logged_errors.lines)
 
 
-def test_files_in_quarantine_survive_a_restart(house: House) -> None:
-    house.staging.create(UUID)
-    house.staging.swap(UUID)
-    place = house.staging.in_place(UUID)
+def test_files_in_quarantine_survive_a_restart(harness: QuarantineHarness) -> None:
+    harness.staging.create(UUID)
+    harness.staging.swap(UUID)
+    place = harness.staging.in_place(UUID)
     assert place is not None
     (place / "world").write_text("precious")
-    Deferred.fromCoroutine(house.quarantine.store_away(UUID))
-    (kept,) = house.kept()
+    Deferred.fromCoroutine(harness.quarantine.store_away(UUID))
+    (kept,) = harness.kept()
     assert (kept / "world").read_text() == "precious"
     assert not place.exists()
-    assert house.staging.clear() == []
+    assert harness.staging.clear() == []
     assert kept.exists()
 
 
-def test_only_the_directory_with_the_inode_is_taken(house: House) -> None:
-    house.staging.create(UUID)
-    inode = house.staging.inode(UUID)
-    house.staging.swap(UUID)
-    Deferred.fromCoroutine(house.quarantine.store_away(UUID, inode=inode + 1))
-    assert house.is_empty
-    Deferred.fromCoroutine(house.quarantine.store_away(UUID, inode=inode))
-    assert not house.is_empty
+def test_only_the_directory_with_the_inode_is_taken(harness: QuarantineHarness) -> None:
+    harness.staging.create(UUID)
+    inode = harness.staging.inode(UUID)
+    harness.staging.swap(UUID)
+    Deferred.fromCoroutine(harness.quarantine.store_away(UUID, inode=inode + 1))
+    assert harness.is_empty
+    Deferred.fromCoroutine(harness.quarantine.store_away(UUID, inode=inode))
+    assert not harness.is_empty
 
 
-def test_backups_go_into_quarantine_with_their_server(house: House) -> None:
-    house.backups.store(UUID, BACKUP, [b"one"])
-    house.backups.place(UUID)
-    place = house.backups.quarantine.parent.parent / BACKUP.path(UUID)
+def test_backups_go_into_quarantine_with_their_server(harness: QuarantineHarness) -> None:
+    harness.backups.store(UUID, BACKUP, [b"one"])
+    harness.backups.place(UUID)
+    place = harness.backups.quarantine.parent.parent / BACKUP.path(UUID)
     assert place.exists()
-    Deferred.fromCoroutine(house.quarantine.store_away(UUID))
-    (kept,) = house.kept()
+    Deferred.fromCoroutine(harness.quarantine.store_away(UUID))
+    (kept,) = harness.kept()
     assert [path.read_bytes() for path in kept.rglob("*.tar.gz")] == [b"one"]
     assert not place.exists()
-    assert house.backups.clear() == []
-    house.clear()
-    house.pass_days(DAYS + 1)
-    assert house.is_empty
+    assert harness.backups.clear() == []
+    harness.clear()
+    harness.pass_days(DAYS + 1)
+    assert harness.is_empty
 
 
-def test_a_tree_of_any_depth_is_deleted(house: House) -> None:
-    deep = house.staging.create(UUID)
-    house.staging.swap(UUID)
-    place = house.staging.in_place(UUID)
+def test_a_tree_of_any_depth_is_deleted(harness: QuarantineHarness) -> None:
+    deep = harness.staging.create(UUID)
+    harness.staging.swap(UUID)
+    place = harness.staging.in_place(UUID)
     assert place is not None
     outer = Path(deep).with_name("outer")
     for _ in range(1500):
         outer.mkdir()
         place.rename(outer / "inner")
         outer.rename(place)
-    Deferred.fromCoroutine(house.quarantine.store_away(UUID))
-    house.clear()
-    assert not house.is_empty
-    house.pass_days(DAYS + 1)
-    assert house.is_empty
+    Deferred.fromCoroutine(harness.quarantine.store_away(UUID))
+    harness.clear()
+    assert not harness.is_empty
+    harness.pass_days(DAYS + 1)
+    assert harness.is_empty
 
 
-def test_a_directory_that_may_not_be_read_has_nothing_in_quarantine(
-    house: House, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+def test_an_unreadable_directory_counts_as_empty(
+    harness: QuarantineHarness, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
 ) -> None:
     def refuse(path: object) -> list[str]:
         raise PermissionError(errno.EACCES, "")
 
     monkeypatch.setattr(os, "listdir", refuse)
-    house.clear()
+    harness.clear()
     assert logged_errors.lines == []

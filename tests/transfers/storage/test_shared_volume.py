@@ -42,7 +42,7 @@ def test_a_mark_is_seen_from_another_node_of_the_volume(tmp_path: Path, volume: 
 
 
 @pytest.mark.parametrize("mark", ["", "0" * 32, "../../etc/passwd", "*", "A" * 32, "0" * 33])
-def test_what_is_no_mark_of_the_volume_proves_nothing(volume: Volume, mark: str) -> None:
+def test_an_invalid_mark_proves_nothing(volume: Volume, mark: str) -> None:
     volume.mark(UUID)
     assert volume.features(UUID, "attic", mark) == []
 
@@ -51,7 +51,9 @@ def test_a_mark_is_good_for_its_server_alone(volume: Volume) -> None:
     assert volume.features(OTHER, "attic", volume.mark(UUID)) == []
 
 
-def test_so_is_one_in_a_directory_of_backups(tmp_path: Path, volume: Volume) -> None:
+def test_a_mark_in_a_backup_directory_is_good_for_its_server_alone(
+    tmp_path: Path, volume: Volume
+) -> None:
     for name in ("volumes", "other", "backups"):
         (tmp_path / name).mkdir()
     here, there = (
@@ -83,28 +85,28 @@ def test_a_new_mark_takes_the_place_of_one_that_was_left(tmp_path: Path, volume:
 
 
 def test_a_mark_that_cannot_be_made_fails_the_transfer(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="by which another node sees"):
+    with pytest.raises(StorageError):
         Volume(str(tmp_path / "missing"), OWNER, "attic").mark(UUID)
 
 
 # The server's directory
 
 
-def test_a_directory_that_is_there_and_sound_will_do(volume: Volume) -> None:
+def test_an_existing_usable_directory_is_accepted(volume: Volume) -> None:
     volume.check(UUID, "")
 
 
-def test_an_empty_one_will_do_with_a_proof_alone(tmp_path: Path, volume: Volume) -> None:
+def test_an_empty_directory_is_accepted_with_a_mark_only(tmp_path: Path, volume: Volume) -> None:
     (tmp_path / UUID / "world").unlink()
     assert "is empty; check that the volume that both nodes share is mounted" in fault(volume)
     volume.check(UUID, volume.mark(UUID))
 
 
-def test_a_mark_that_is_not_here_tells_of_two_volumes(volume: Volume) -> None:
+def test_a_missing_mark_means_two_volumes(volume: Volume) -> None:
     assert "is not the volume that the other node has" in fault(volume, "0" * 32)
 
 
-def test_a_missing_one_tells_of_a_volume_that_is_not_mounted(
+def test_a_missing_directory_means_a_volume_that_is_not_mounted(
     tmp_path: Path, volume: Volume
 ) -> None:
     (tmp_path / UUID).rename(tmp_path / "elsewhere")
@@ -112,7 +114,9 @@ def test_a_missing_one_tells_of_a_volume_that_is_not_mounted(
 
 
 @pytest.mark.parametrize("kind", ["symlink", "file"])
-def test_what_is_no_directory_is_not_followed(tmp_path: Path, volume: Volume, kind: str) -> None:
+def test_a_path_that_is_not_a_directory_is_not_followed(
+    tmp_path: Path, volume: Volume, kind: str
+) -> None:
     (tmp_path / UUID).rename(tmp_path / "elsewhere")
     if kind == "symlink":
         (tmp_path / UUID).symlink_to(tmp_path / "elsewhere")
@@ -121,7 +125,7 @@ def test_what_is_no_directory_is_not_followed(tmp_path: Path, volume: Volume, ki
     assert "is not a directory" in fault(volume)
 
 
-def test_another_users_cannot_be_run(tmp_path: Path) -> None:
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     (tmp_path / UUID).mkdir()
     volume = Volume(str(tmp_path), (OWNER[0] + 1, OWNER[1]), "attic")
     detail = fault(volume)
@@ -130,7 +134,7 @@ def test_another_users_cannot_be_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o077, 0o500, 0o600])
-def test_one_that_its_user_may_not_use_is_not_sound(
+def test_a_directory_that_its_user_may_not_use_is_refused(
     tmp_path: Path, volume: Volume, mode: int
 ) -> None:
     (tmp_path / UUID).chmod(mode)
@@ -150,5 +154,5 @@ def test_a_copy_may_only_come_where_nothing_is(tmp_path: Path, volume: Volume) -
 
 def test_no_archive_is_larger_than_the_volume(tmp_path: Path, volume: Volume) -> None:
     assert volume.size() > 0
-    with pytest.raises(StorageError, match="cannot be inspected"):
+    with pytest.raises(StorageError):
         Volume(str(tmp_path / "missing"), OWNER, "attic").size()

@@ -9,7 +9,7 @@ from wingsd.transfers.storage.incoming import WRITE_BACK_EVERY as EVERY
 from wingsd.transfers.storage.incoming import WriteBack
 
 
-def test_it_goes_on_while_any_server_arrives() -> None:
+def test_writeback_continues_while_any_server_arrives() -> None:
     clock, calls = Clock(), []
 
     def write_back() -> Deferred[None]:
@@ -47,7 +47,7 @@ def test_a_disk_that_takes_long_is_not_asked_again_meanwhile() -> None:
         asked[1].callback(None)
 
 
-def test_one_that_begins_while_the_last_of_another_goes_on_is_written_back_too() -> None:
+def test_a_server_that_begins_during_the_last_writeback_is_written_back_too() -> None:
     clock, asked = Clock(), list[Deferred[None]]()
 
     def write_back() -> Deferred[None]:
