@@ -14,7 +14,6 @@ import attrs
 from treq.client import HTTPClient
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, execute, succeed
-from twisted.internet.task import deferLater
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
@@ -44,7 +43,6 @@ __all__ = [
     "Reply",
     "Socket",
     "api",
-    "until",
 ]
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -333,11 +331,3 @@ class ApiNode:
             for name, values in response.headers.getAllRawHeaders()
         }
         return Reply(response.code, found, text)
-
-
-async def until(so: Callable[[], bool]) -> None:
-    """Return when `so` is so, while the reactor does what it has to do."""
-    deadline = reactor.seconds() + TIMEOUT
-    while not so():
-        assert reactor.seconds() < deadline
-        await deferLater(reactor, 0)

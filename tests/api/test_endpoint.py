@@ -14,8 +14,9 @@ from twisted.web.client import Agent
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from tests.api.node import TOKEN, UUID, ApiNode, reactor, until
+from tests.api.node import TOKEN, UUID, ApiNode, reactor
 from tests.support.logged_errors import LoggedErrors
+from tests.support.reactor import until
 from wingsd.api.routes import PATHS
 from wingsd.errors import EnvironmentFailed
 from wingsd.http.operations import Access

@@ -348,9 +348,7 @@ async def test_a_websocket_needs_no_authorization_header(node: ApiNode) -> None:
     assert (reply.status, reply.text) == (200, f"the socket of {UUID}")
 
 
-async def test_the_websocket_of_a_moved_server_can_still_be_opened(
-    node: ApiNode,
-) -> None:
+async def test_the_websocket_of_a_moved_server_can_still_be_opened(node: ApiNode) -> None:
     reply = await node.call("GET", f"servers/{OTHER}/ws", Authorization=None)
     assert reply.status == 404
     node.moved[OTHER] = Socket(FakeServer(OTHER, node.calls))
@@ -372,9 +370,7 @@ async def test_tokens_are_denied_before_servers_are_loaded(node: ApiNode) -> Non
     assert (reply.status, node.calls[0]) == (204, ("deny", ("a",), NOW))
 
 
-async def test_a_deny_that_cannot_be_recorded_is_a_503(
-    node: ApiNode,
-) -> None:
+async def test_a_deny_that_cannot_be_recorded_is_a_500(node: ApiNode) -> None:
     node.calls.faults["note denied"] = StorageError("the disk is full")
     reply = await node.call("POST", f"{HOME}/ws/deny", {"jtis": ["a"]})
     assert (reply.status, reply.json["detail"]) == (500, "the disk is full")

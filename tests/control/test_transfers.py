@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.control.operators import Operator
-from tests.support.node_in_process import until
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.cli.client import Exit
 from wingsd.statedb import Direction, Outcome
@@ -22,9 +22,7 @@ async def held_up(operator: Operator) -> Any:
     invited = await operator.ask("POST", "receive", {"server": UUID}, end="destination")
     order = {"server": UUID, "url": operator.nodes.destination.url, "token": invited["token"]}
     await operator.ask("POST", "send", order)
-    source, destination = operator.nodes.source.sender, operator.nodes.destination.receiver
-    await until(lambda: any(each.step.name == "AWAIT" for each in source.progress))
-    await until(lambda: bool(destination.progress))
+    await until(operator.nodes.is_sent_and_waits)
     (found,) = (await operator.ask("GET", "transfers"))["running"]
     return found
 

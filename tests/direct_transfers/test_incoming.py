@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.node_in_process import NodeInProcess, TwoNodesInProcess, description, until
+from tests.support.node_in_process import NodeInProcess, TwoNodesInProcess, description
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken, transfer_token
 from wingsd.direct_transfers.incoming import Invitation

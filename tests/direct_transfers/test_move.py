@@ -96,9 +96,7 @@ async def test_the_destination_can_override_description_and_addresses(
     assert settings.allocations.mappings == {"203.0.113.5": (25599, 25600), "2001:db8::5": (1,)}
 
 
-async def test_a_source_with_files_only_needs_a_description(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_source_with_files_only_needs_a_description(nodes: TwoNodesInProcess) -> None:
     nodes.source.servers.forget(UUID)
     with pytest.raises(BadRequest):
         await nodes.send(await nodes.destination.invite())

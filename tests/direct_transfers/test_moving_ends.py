@@ -6,7 +6,8 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support import Hang
-from tests.support.node_in_process import NodeInProcess, TwoNodesInProcess, until
+from tests.support.node_in_process import NodeInProcess, TwoNodesInProcess
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.direct_transfers import outgoing as sending
 from wingsd.errors import Conflict, EnvironmentFailed, StorageError, WingsdError
@@ -80,19 +81,13 @@ async def test_an_arrival_that_cannot_be_recorded_fails_the_transfer(
     assert "the disk is full" in nodes.source.reason
 
 
-def is_sent_and_waits(nodes: TwoNodesInProcess) -> bool:
-    """Return whether all is sent, and the destination's transfer waits for a slot to read it."""
-    sending = [progress.step.name for progress in nodes.source.sender.progress]
-    return sending == ["AWAIT"] and nodes.destination.receiver.waiting == 1
-
-
 async def test_a_question_cancels_a_transfer_that_waits_for_a_slot(
     nodes: TwoNodesInProcess,
 ) -> None:
     await nodes.destination.slots.acquire()
     invitation = await nodes.destination.invite()
     await nodes.send(invitation)
-    await until(lambda: is_sent_and_waits(nodes))
+    await until(nodes.is_sent_and_waits)
     nodes.source.sender.cancel(UUID)
     await nodes.assert_stayed()
     assert "cancelled" in nodes.source.reason
@@ -103,9 +98,7 @@ async def test_a_question_cancels_a_transfer_that_waits_for_a_slot(
     assert again in nodes.source.reason
 
 
-async def test_a_cancel_ends_the_wait_for_a_dead_destination(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_cancel_ends_the_wait_for_a_dead_destination(nodes: TwoNodesInProcess) -> None:
     gone: list[bool] = []
 
     def lose(request: StreamingRequest) -> bool:
@@ -128,7 +121,7 @@ async def test_a_deletion_by_the_panel_does_not_mean_that_the_server_moved(
 ) -> None:
     await nodes.destination.slots.acquire()
     await nodes.send(await nodes.destination.invite())
-    await until(lambda: is_sent_and_waits(nodes))
+    await until(nodes.is_sent_and_waits)
     await nodes.source.sender.release(UUID)
     nodes.source.sender.deleted(UUID)
     await nodes.settled()
@@ -173,9 +166,7 @@ async def test_a_destination_that_died_late_has_the_server(
     assert again.environment.containers.keys() == ({UUID} if at != "REPORT" else set())
 
 
-async def test_a_question_before_arrival_fails_the_transfer(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_question_before_arrival_fails_the_transfer(nodes: TwoNodesInProcess) -> None:
     node = nodes.destination
     node.die_at("ENVIRONMENT")
     await nodes.send(await node.invite())

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.node_in_process import TwoNodesInProcess, description, until
+from tests.support.node_in_process import TwoNodesInProcess, description
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.config import StoragePool, TransfersConfig
 from wingsd.errors import Conflict, ServerAlreadyExists
@@ -68,9 +69,7 @@ async def test_a_direct_transfer_to_another_volume_is_a_copy(
     assert (sent.pool, came.pool, came.files) == ("", "", 1)
 
 
-async def test_a_node_of_a_pool_does_not_send_an_unknown_server(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_node_of_a_pool_does_not_send_an_unknown_server(nodes: TwoNodesInProcess) -> None:
     """The files are in sight of all its nodes, and may be in use at another."""
     await give_pools(nodes, one_volume=False)
     nodes.source.servers.forget(UUID)

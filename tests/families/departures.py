@@ -9,11 +9,11 @@ from typing import Any
 
 from twisted.internet import reactor as installed_reactor
 
-from tests.api.node import until
 from tests.families.endpoint import Connection, site
 from tests.families.nodes import FamilyNode
 from tests.families.recordings import BACKUPS, LOG
 from tests.support.configurations import config
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import SenderHarness
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL

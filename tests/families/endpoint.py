@@ -14,10 +14,11 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.api.node import api, until
+from tests.api.node import api
 from tests.families.recordings import Recording
 from tests.http.talk import Transport
 from tests.support import Panel
+from tests.support.reactor import until
 from tests.support.receiver import ReceiverHarness
 from tests.support.sample_server import UUID
 from wingsd.config import PELICAN, Config, StreamsConfig

@@ -13,10 +13,11 @@ import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 
-from tests.api.node import Calls, FakeTransfers, api, until
+from tests.api.node import Calls, FakeTransfers, api
 from tests.support import FakeEnvironment, NodeError, server_settings
 from tests.support import Panel as FakePanel
 from tests.support.browser import Browser
+from tests.support.reactor import until
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config, SystemConfig
 from wingsd.egg_files.rewriters import Rewriters

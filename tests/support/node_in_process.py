@@ -14,11 +14,10 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
-from twisted.internet.task import deferLater
 
 from tests.support.environment import FakeEnvironment
 from tests.support.harness import Harness, node_config
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration, server_settings
 from wingsd.config import Control, TransfersConfig
@@ -36,7 +35,7 @@ from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.outgoing.upload import Uploader
 from wingsd.transfers.recovery import clear_leftovers
 
-__all__ = ["NodeInProcess", "TwoNodesInProcess", "description", "nodes", "until"]
+__all__ = ["NodeInProcess", "TwoNodesInProcess", "description", "nodes"]
 
 LEVEL = bytes(range(256)) * 500
 
@@ -47,15 +46,6 @@ def description(**settings: Any) -> dict[str, Any]:
         "settings": server_settings(UUID, **settings),
         "process_configuration": process_configuration(),
     }
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return when a condition holds; fail after ten seconds."""
-    for _ in range(2000):
-        if condition():
-            return
-        await deferLater(reactor, 0.005)
-    raise AssertionError("the condition did not come to hold")
 
 
 class SilentPanel:
@@ -254,6 +244,11 @@ class TwoNodesInProcess:
         """Return when no transfer is under way at either node, and all of them are recorded."""
         for node in (self.source, self.destination):
             await until(node.is_at_rest)
+
+    def is_sent_and_waits(self) -> bool:
+        """Return whether all is sent, and the destination's transfer waits for a slot."""
+        steps = [progress.step.name for progress in self.source.sender.progress]
+        return steps == ["AWAIT"] and self.destination.receiver.waiting == 1
 
     def arrived(self) -> bool:
         """Return whether the destination has the server whole."""

@@ -239,12 +239,7 @@ class ReceiverHarness(Harness):
     extraction: Extraction
 
     def __init__(
-        self,
-        directory: Path,
-        workers: Workers,
-        *,
-        durable: bool = True,
-        family: str = PTERODACTYL,
+        self, directory: Path, workers: Workers, *, durable: bool = True, family: str = PTERODACTYL
     ) -> None:
         recorder = CallRecorder()
         self.calls, self.faults = recorder.calls, recorder.faults

@@ -17,7 +17,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from tests.support.harness import CallRecorder, Harness, TransferEvents, node_config
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from wingsd.archive import measure
 from wingsd.config import StoragePool, TransfersConfig
@@ -351,13 +351,3 @@ def _deaf(protocol: Any) -> Any:
 
     protocol.dataReceived = data_received
     return protocol
-
-
-def until(holds: Callable[[], bool]) -> Deferred[None]:
-    """Return what fires when a condition holds."""
-
-    async def look() -> None:
-        while not holds():
-            await deferLater(reactor, 0.005)
-
-    return Deferred.fromCoroutine(look())

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock
 
 from tests.support.reactor import reactor
 from tests.support.receiver import ReceiverHarness, Source
@@ -104,10 +104,3 @@ class UploadRequests:
         assert self.receiver.kept() == {}
         assert await self.receiver.database.was_used(self.token.digest, self.token.expires)
         return error
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        for _ in range(2000):
-            if condition():
-                return
-            await deferLater(reactor, 0.005)
-        raise AssertionError("it did not come to that")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from twisted.internet.task import deferLater
 
-from tests.support.reactor import reactor
+from tests.support.reactor import until
 from tests.support.receiver import ReceiverHarness
 from tests.support.sample_server import UUID
 from wingsd.errors import Conflict
@@ -57,8 +56,7 @@ async def test_a_server_of_another_node_is_not_taken_for_the_copy_after_a_restar
     replaced(receiver)
     (unfinished,) = receiver.store.unfinished()
     receiver.transfers.resume(unfinished)
-    while receiver.transfers.servers:
-        await deferLater(reactor, 0.005)
+    await until(lambda: not receiver.transfers.servers)
     assert is_untouched(receiver)
     assert "success" not in receiver.calls
     assert receiver.store.unfinished() == []

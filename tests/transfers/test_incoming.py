@@ -6,6 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support.logged_errors import LoggedErrors
+from tests.support.reactor import until
 from tests.support.receiver import DATA, SINGLE, ReceiverHarness, Source
 from tests.support.sample_server import UUID
 from wingsd.archive import measure
@@ -140,9 +141,7 @@ async def test_an_invalid_upload_is_rolled_back_and_reported_once(
     assert receiver.left() == []
 
 
-async def test_a_failed_container_rolls_back_the_files(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_failed_container_rolls_back_the_files(receiver: ReceiverHarness) -> None:
     receiver.faults["create"] = EnvironmentFailed("no image")
     await receiver.fails(EnvironmentFailed)
     assert receiver.calls == ["owns", "server", "create", "failure", "remove"]
@@ -256,8 +255,7 @@ async def test_the_sender_waits_while_the_panel_may_not_have_committed_the_trans
     receiver.panel.owned = [False] * 100
     transfer = receiver.transfers.open(UUID)
     receiving = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
-    while receiver.calls.count("success") < 3:
-        await receiver.passes()
+    await until(lambda: receiver.calls.count("success") >= 3)
     # By now a Panel that does not answer would not be waited for.
     assert not receiving.called
     assert receiver.left() == [UUID]

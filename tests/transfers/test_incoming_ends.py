@@ -45,9 +45,7 @@ async def test_a_stop_after_verification_lets_the_transfer_finish(
     assert source.stopped == []
 
 
-async def test_a_receiver_that_stops_refuses_new_transfers(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_receiver_that_stops_refuses_new_transfers(receiver: ReceiverHarness) -> None:
     transfer = receiver.transfers.open(UUID)
     stopped: list[Deferred[object]] = []
     receiver.before["create"] = lambda: stopped.append(receiver.transfers.stop())
@@ -70,9 +68,7 @@ async def test_a_transfer_that_waits_for_a_slot_can_be_aborted(receiver: Receive
     assert slots.waiting == []
 
 
-async def test_more_uploads_than_may_wait_are_refused_with_503(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_more_uploads_than_may_wait_are_refused_with_503(receiver: ReceiverHarness) -> None:
     others = [f"{number}{UUID[1:]}" for number in range(4)]
     for server in others[:3]:
         receiver.transfers.open(server)
@@ -145,9 +141,7 @@ async def test_a_second_transfer_during_the_report_is_refused(receiver: Receiver
     )
 
 
-async def test_the_next_attempt_waits_for_the_previous_rollback(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_the_next_attempt_waits_for_the_previous_rollback(receiver: ReceiverHarness) -> None:
     hanging: Deferred[None] = Deferred()
     receiver.waits["remove"] = hanging
     receiver.faults["create"] = EnvironmentFailed("no image")

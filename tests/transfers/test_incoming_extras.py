@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from twisted.internet.task import deferLater
 
 from tests.support.logged_errors import LoggedErrors
-from tests.support.reactor import reactor
+from tests.support.reactor import until
 from tests.support.receiver import SINGLE, ReceiverHarness, Source
 from tests.support.sample_server import UUID
 from wingsd.backups.local import Backup, InstallLog
@@ -160,8 +159,7 @@ async def resumed(receiver: ReceiverHarness) -> None:
     clear_leftovers(entries, receiver.staging, receiver.backups)
     (entry,) = entries
     receiver.transfers.resume(entry)
-    while receiver.transfers.servers:
-        await deferLater(reactor, 0.005)
+    await until(lambda: not receiver.transfers.servers)
 
 
 WHOLE = [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT]

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.task import deferLater
 
 from tests.support.archives import seen
 from tests.support.logged_errors import LoggedErrors
-from tests.support.reactor import reactor
+from tests.support.reactor import until
 from tests.support.receiver import RECORDED, SINGLE, ReceiverHarness, SingleUpload, Source
 from tests.support.sample_server import UUID
 from wingsd.backups.local import Backup, InstallLog
@@ -63,14 +62,11 @@ async def test_a_shared_server_is_not_copied_and_its_success_reported(
     assert (entry.pool, entry.outcome) == ("Attic", Outcome.SUCCESS)
 
 
-async def test_a_deletion_before_the_report_deletes_no_files(
-    pooled: ReceiverHarness,
-) -> None:
+async def test_a_deletion_before_the_report_deletes_no_files(pooled: ReceiverHarness) -> None:
     telling: Deferred[None] = Deferred()
     pooled.waits["success"] = telling
     running = Deferred.fromCoroutine(pooled.transfers.open(UUID).run(source(), SINGLE))
-    while not pooled.panel.reported_backups:
-        await deferLater(reactor, 0.005)
+    await until(lambda: pooled.panel.reported_backups)
     assert pooled.servers.pools == ["Attic"]
     telling.callback(None)
     await running
@@ -218,9 +214,7 @@ async def test_a_failed_engine_or_sender_changes_nothing(
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
-async def test_shared_files_that_the_panel_refuses_stay_in_place(
-    pooled: ReceiverHarness,
-) -> None:
+async def test_shared_files_that_the_panel_refuses_stay_in_place(pooled: ReceiverHarness) -> None:
     pooled.faults["success"] = PanelRefused("no transfer open", "x", 409)
     pooled.panel.owned = [False, False]
     before = seen(pooled.data / UUID)
@@ -250,8 +244,7 @@ async def resumed(receiver: ReceiverHarness, step: ReceiveStep, *, told: bool = 
     clear_leftovers(entries, receiver.staging, receiver.backups)
     (unfinished,) = entries
     receiver.transfers.resume(unfinished)
-    while receiver.transfers.servers:
-        await deferLater(reactor, 0.005)
+    await until(lambda: not receiver.transfers.servers)
 
 
 BEFORE_REPORT = [

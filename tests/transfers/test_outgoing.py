@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.task import deferLater
 
-from tests.support.reactor import reactor
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import SenderHarness, at_answer, at_stop, sending
 from tests.transfers.peers import closed_port
@@ -46,8 +45,7 @@ async def test_waiting_for_a_slot_is_not_counted_as_sending(sender: SenderHarnes
     for _ in range(2):
         await slots.acquire()
     over = sender.start()
-    while not slots.waiting:
-        await deferLater(reactor, 0.005)
+    await until(lambda: slots.waiting)
     (course,) = sender.heard.begun
     course.seconds = lambda: now[0]  # type: ignore[attr-defined]
     now[0] = 1e9
@@ -195,9 +193,7 @@ async def test_the_level_that_is_asked_for_goes_before_the_nodes_own(
     assert (len(archive) < 128_000 / 2) is is_compressed
 
 
-async def test_an_unknown_format_is_logged_and_the_default_sent(
-    sender: SenderHarness,
-) -> None:
+async def test_an_unknown_format_is_logged_and_the_default_sent(sender: SenderHarness) -> None:
     await sender.start(archive_format="itaf_zstd", compression_level="ultra")
     assert sender.destination.filenames == [b"archive.tar.gz"]
     assert sender.said("the archive format 'itaf_zstd' is not one that this node writes")

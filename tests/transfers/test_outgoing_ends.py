@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.sender import (
     SenderHarness,
@@ -17,7 +17,6 @@ from tests.support.sender import (
     at_stop,
     at_upload,
     sending,
-    until,
 )
 from wingsd.errors import Conflict
 from wingsd.transfers.outgoing import manager

@@ -39,9 +39,7 @@ async def test_backups_are_sent_from_every_place(
     assert sender.states[-2:] == ["success", "completed"]
 
 
-async def test_a_missing_backup_fails_before_the_server_is_stopped(
-    sender: SenderHarness,
-) -> None:
+async def test_a_missing_backup_fails_before_the_server_is_stopped(sender: SenderHarness) -> None:
     sender.keep(f"{BACKUPS[0]}.tar.gz", b"here")
     (sender.tree.parent / "backups" / f"{BACKUPS[1]}.tar.gz").symlink_to("/etc/passwd")
     await sender.start(backups=tuple(BACKUPS))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
-from tests.support.sender import SenderHarness, at_answer, sending, until
+from tests.support.sender import SenderHarness, at_answer, sending
 from wingsd.transfers import coordinator, panel_callbacks
 from wingsd.transfers.outgoing import transfer as outgoing
 from wingsd.util.retry import Backoff

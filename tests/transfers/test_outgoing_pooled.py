@@ -10,9 +10,9 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.web.server import Site
 
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID, sha256
-from tests.support.sender import BACKUPS, SenderHarness, at_answer, at_upload, sending, until
+from tests.support.sender import BACKUPS, SenderHarness, at_answer, at_upload, sending
 from tests.transfers.peers import closed_port
 from wingsd.backups.local import Backup
 from wingsd.config import PELICAN

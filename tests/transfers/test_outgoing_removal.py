@@ -7,8 +7,9 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support.logged_errors import LoggedErrors
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.support.sender import BACKUPS, SenderHarness, at_answer, sending, until
+from tests.support.sender import BACKUPS, SenderHarness, at_answer, sending
 from wingsd.backups.local import Removal
 from wingsd.statedb import Outcome
 

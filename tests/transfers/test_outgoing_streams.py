@@ -17,7 +17,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from tests.support.archives import odd_tree, seen
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.sender import SenderHarness, sending
 from wingsd.archive import SharedTreeWriter, extract_part
@@ -219,8 +219,7 @@ async def test_an_unreadable_file_ends_all_streams(
 async def test_it_can_be_cancelled_while_the_answers_are_waited_for(sender: SenderHarness) -> None:
     streams = use_streams(sender, JOINING, 99)
     over = sender.start(streams=3)
-    while len(streams.taken) < 4:
-        await deferLater(reactor, 0.005)
+    await until(lambda: len(streams.taken) >= 4)
     assert sender.transfers._open[UUID].is_sent
     sender.transfers.cancel(UUID)
     await over

@@ -59,11 +59,7 @@ class Sending:
     """The coordinator of a transfer, asked whether the server has moved."""
 
     def __init__(
-        self,
-        *answers: object,
-        age: float = 0,
-        grace: float = 0,
-        lost: bool = False,
+        self, *answers: object, age: float = 0, grace: float = 0, lost: bool = False
     ) -> None:
         self.clock = Clock()
         self.panel, self.reports = ScriptedPanel(*answers), Reports()

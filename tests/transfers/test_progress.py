@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from tests.support.reactor import until
 from tests.support.receiver import DATA, SINGLE, ReceiverHarness, Source
 from tests.support.sample_server import UUID
 from wingsd.errors import BadRequest
@@ -26,16 +27,13 @@ def test_a_meter_counts_from_its_start_to_its_stop() -> None:
     assert (meter.seconds, meter.rate) == (3.0, 100.0)
 
 
-async def test_a_transfer_shows_its_step_and_bytes_received(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_transfer_shows_its_step_and_bytes_received(receiver: ReceiverHarness) -> None:
     made: Deferred[None] = Deferred()
     receiver.waits["create"] = made
     source = Source()
     source.size = len(DATA) + 500
     running = Deferred.fromCoroutine(receiver.transfers.open(UUID).run(source, SINGLE))
-    while "create" not in receiver.calls:
-        await receiver.passes()
+    await until(lambda: not "create" not in receiver.calls)
     (now,) = receiver.transfers.progress
     assert (now.server, now.step) == (UUID, ReceiveStep.ENVIRONMENT)
     assert now.step_text == "configuring the environment"

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 
-from tests.support.reactor import reactor
+from tests.support.reactor import until
 from tests.support.receiver import RECORDED, SINGLE, ReceiverHarness, Source
 from tests.support.sample_server import UUID
 from wingsd.errors import EnvironmentFailed, ServerNotFound, StorageError
@@ -82,8 +81,7 @@ async def resumed(receiver: ReceiverHarness, step: ReceiveStep, begun: float = 1
     (found,) = receiver.store.unfinished()
     assert found.id == entry
     receiver.transfers.resume(found)
-    while receiver.transfers.servers:
-        await deferLater(reactor, 0.005)
+    await until(lambda: not receiver.transfers.servers)
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
@@ -127,8 +125,7 @@ async def test_a_transfer_that_was_rolled_back_does_not_succeed(
     receiver.store.begin(1.0, UUID, Direction.IN, step.name)
     (entry,) = receiver.store.unfinished()
     receiver.transfers.resume(entry)
-    while receiver.transfers.servers:
-        await deferLater(reactor, 0.005)
+    await until(lambda: not receiver.transfers.servers)
     assert "success" not in receiver.calls
     # It may have been killed before the container was removed as well.
     assert ("remove" in receiver.calls) is (step is ReceiveStep.ENVIRONMENT)
@@ -152,16 +149,14 @@ async def test_leftovers_of_a_failure_are_removed_by_the_next_daemon(
     transfer = receiver.transfers.open(UUID)
     with pytest.raises(EnvironmentFailed):
         await transfer.run(Source(), SINGLE)
-    while "remove" not in receiver.calls:
-        await deferLater(reactor, 0.005)
+    await until(lambda: not "remove" not in receiver.calls)
     # The daemon ends here, before its engine has removed what may have been made.
     (entry,) = receiver.store.unfinished()
     assert (entry.step, durable([entry])) == ("FAILED", set())
     receiver.calls.clear()
     receiver.waits.clear()
     receiver.transfers.resume(entry)
-    while receiver.transfers.servers:
-        await deferLater(reactor, 0.005)
+    await until(lambda: not receiver.transfers.servers)
     # The Panel has heard of it, and may have begun another transfer since.
     assert receiver.calls == ["remove"]
     assert receiver.store.unfinished() == []
@@ -212,8 +207,7 @@ async def test_a_restored_directory_is_not_taken_for_the_received_server(
     receiver.panel.owned = [False]
     clear_leftovers([entry], receiver.staging, receiver.backups)
     receiver.transfers.resume(entry)
-    while receiver.transfers.servers:
-        await deferLater(reactor, 0.005)
+    await until(lambda: not receiver.transfers.servers)
     assert "success" not in receiver.calls
     assert precious.exists()
     assert (receiver.left(), receiver.store.unfinished()) == ([UUID], [])

@@ -176,9 +176,7 @@ async def test_a_moved_server_goes_into_quarantine(store: Store) -> None:
     assert entry.outcome is Outcome.SUCCESS
 
 
-async def test_only_the_directory_that_was_sent_goes_into_quarantine(
-    store: Store,
-) -> None:
+async def test_only_the_directory_that_was_sent_goes_into_quarantine(store: Store) -> None:
     node = FakeNode()
     node.owned = False
     recover(store, node, SendStep.AWAIT, inode=4711)

@@ -7,9 +7,7 @@ from wingsd.errors import StorageError
 from wingsd.transfers.steps import RollbackList
 
 
-async def test_actions_are_rolled_back_once_in_reverse_order(
-    logged_errors: LoggedErrors,
-) -> None:
+async def test_actions_are_rolled_back_once_in_reverse_order(logged_errors: LoggedErrors) -> None:
     undo, done = RollbackList("a-server"), []  # type: RollbackList, list[str]
 
     async def first() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock
 
 from tests.support.logged_errors import LoggedErrors
-from tests.support.reactor import reactor
+from tests.support.reactor import until
 from tests.support.receiver import DATA, SINGLE, ReceiverHarness, Source
 from tests.support.recording_observer import RecordingObserver
 from tests.support.sample_server import UUID
@@ -68,8 +68,7 @@ async def test_waiting_for_a_slot_is_not_counted(receiver: ReceiverHarness) -> N
     for _ in range(2):
         await slots.acquire()
     outcome = Deferred.fromCoroutine(receiver.transfers.open(UUID).run(Source(), SINGLE))
-    while not slots.waiting:
-        await deferLater(reactor, 0.005)
+    await until(lambda: slots.waiting)
     (course,) = receiver.heard.begun
     course.seconds = lambda: now[0]  # type: ignore[attr-defined]
     now[0] = 1e9
@@ -180,8 +179,7 @@ async def test_transfers_that_wait_for_a_slot_are_counted(receiver: ReceiverHarn
     transfer = receiver.transfers.open(UUID)
     assert receiver.transfers.waiting == 0
     outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
-    while not slots.waiting:
-        await deferLater(reactor, 0.005)
+    await until(lambda: slots.waiting)
     assert receiver.transfers.waiting == 1
     transfer.abort(DaemonStopping())
     with pytest.raises(DaemonStopping):

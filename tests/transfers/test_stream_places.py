@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
+from tests.support.reactor import until
 from tests.transfers.requests import Held, Stream, UploadRequests
 from wingsd.transfers.cancellation import CancelScope, slots_held
 
@@ -27,11 +28,11 @@ async def test_streams_are_read_in_turn_with_fewer_slots(
     jobs += [requests.further(stream, str(n)) for n, stream in enumerate(streams)]
     for number in range(0, 4, slots):
         begun = partial(have_begun, streams, min(number + slots, 4))
-        await requests.until(begun)
+        await until(begun)
         assert not first.read
         for stream in streams[number : number + slots]:
             stream.go_on()
-    await requests.until(lambda: first.read)
+    await until(lambda: first.read)
     first.go_on()
     for job in jobs:
         await job
@@ -44,7 +45,7 @@ async def test_all_streams_of_a_server_wait_as_one(requests: UploadRequests) -> 
     held = [slots.acquire() for _ in range(slots.limit)]
     first, other = Stream("first"), Stream("other")
     jobs = [requests.first(first, "1"), requests.further(other, "0")]
-    await requests.until(lambda: slots.waiting)
+    await until(lambda: slots.waiting)
     assert requests.receiver.transfers.waiting == 1
     for each in held:
         (await each).release()

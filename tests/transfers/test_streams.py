@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from twisted.internet.task import deferLater
 
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID, sha256
 from tests.transfers.requests import Held, Stream, UploadRequests
 from wingsd.backups.local import Backup, InstallLog
@@ -47,7 +47,7 @@ async def test_streams_in_any_order_are_one_transfer(requests: UploadRequests, o
 async def test_nothing_is_read_before_all_streams_have_come(requests: UploadRequests) -> None:
     first, other = Stream("first"), Stream("other")
     job = requests.first(first, "1")
-    await requests.until(lambda: "server" in requests.receiver.calls)
+    await until(lambda: "server" in requests.receiver.calls)
     await deferLater(reactor, 0.05)
     assert not first.read
     assert not await requests.receiver.database.was_used(
@@ -154,7 +154,7 @@ async def test_an_unexpected_stream_is_refused_while_the_others_are_read(
 ) -> None:
     first, good, again, second = Held("first"), Held("good"), Stream("good"), Stream("first")
     jobs = [requests.first(first, "1"), requests.further(good, "0")]
-    await requests.until(lambda: first.read and good.read)
+    await until(lambda: first.read and good.read)
     await requests.further(again, "0")
     await requests.first(second, "1")
     assert isinstance(again.answer, StreamMismatch)
@@ -174,7 +174,7 @@ async def test_a_stream_with_the_token_of_a_single_upload_is_refused(
 ) -> None:
     first, foreign = Held("first"), Stream("foreign")
     job = requests.first(first)
-    await requests.until(lambda: first.read)
+    await until(lambda: first.read)
     await requests.further(foreign, number)
     assert isinstance(foreign.answer, StreamMismatch)
     first.go_on()
@@ -183,9 +183,7 @@ async def test_a_stream_with_the_token_of_a_single_upload_is_refused(
     assert names(requests) == ["first"]
 
 
-async def test_too_many_streams_before_the_first_are_all_refused(
-    requests: UploadRequests,
-) -> None:
+async def test_too_many_streams_before_the_first_are_all_refused(requests: UploadRequests) -> None:
     other, first = Stream("other"), Stream("first")
     jobs = [requests.further(other, "5"), requests.first(first, "2")]
     for job in jobs:
@@ -199,7 +197,7 @@ async def test_a_second_single_upload_is_refused_and_the_first_continues(
 ) -> None:
     first, again = Held("first"), Stream("first")
     job = requests.first(first)
-    await requests.until(lambda: first.read)
+    await until(lambda: first.read)
     await requests.first(again)
     assert isinstance(again.answer, Unauthorized)
     first.go_on()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.requests import Held, Stream, UploadRequests
 from wingsd.errors import DaemonStopping, TransferCancelled, Unauthorized
@@ -11,7 +12,7 @@ from wingsd.transfers.errors import StreamMissing, TooManyTransfers, UploadTrunc
 async def test_a_missing_stream_fails_all(requests: UploadRequests) -> None:
     first, good = Stream("first"), Stream("good")
     jobs = [requests.first(first, "2"), requests.further(good, "1")]
-    await requests.until(lambda: "server" in requests.receiver.calls)
+    await until(lambda: "server" in requests.receiver.calls)
     requests.clock.advance(59)
     assert first.answers == []
     requests.clock.advance(1)
@@ -26,7 +27,7 @@ async def test_streams_without_a_first_fail_and_are_reported_once(
 ) -> None:
     streams = [Stream("0"), Stream("1")]
     jobs = [requests.further(stream, name) for name, stream in zip("01", streams, strict=True)]
-    await requests.until(requests.clock.getDelayedCalls)
+    await until(requests.clock.getDelayedCalls)
     requests.clock.advance(60)
     for job in jobs:
         await job
@@ -43,7 +44,7 @@ async def test_streams_that_left_without_a_first_are_not_reported(
 ) -> None:
     stream = Stream("0")
     requests.further(stream, "0")
-    await requests.until(requests.clock.getDelayedCalls)
+    await until(requests.clock.getDelayedCalls)
     stream.go()
     requests.clock.advance(60)
     assert requests.groups._open == {}
@@ -57,7 +58,7 @@ async def test_streams_that_left_without_a_first_are_not_reported(
 async def test_a_stream_that_left_before_the_first_fails_it(requests: UploadRequests) -> None:
     other, first = Stream("0"), Stream("first")
     requests.further(other, "0")
-    await requests.until(requests.clock.getDelayedCalls)
+    await until(requests.clock.getDelayedCalls)
     other.go()
     await requests.first(first, "1")
     assert isinstance(first.answer, UploadTruncated)
@@ -69,7 +70,7 @@ async def test_a_stream_that_left_before_the_first_fails_it(requests: UploadRequ
 async def test_a_stream_whose_sender_disconnects_fails_all(requests: UploadRequests) -> None:
     first, other = Held("first"), Stream("other")
     jobs = [requests.first(first, "1"), requests.further(other, "0")]
-    await requests.until(lambda: first.read and other.read)
+    await until(lambda: first.read and other.read)
     other.go()
     for job in jobs:
         await job
@@ -107,7 +108,7 @@ async def test_waiting_streams_are_refused_with_the_first(requests: UploadReques
 async def test_a_cancel_ends_all_streams(requests: UploadRequests) -> None:
     first, other = Held("first"), Held("other")
     jobs = [requests.first(first, "1"), requests.further(other, "0")]
-    await requests.until(lambda: first.read and other.read)
+    await until(lambda: first.read and other.read)
     requests.receiver.transfers.cancel(UUID)
     for job in jobs:
         await job
@@ -118,7 +119,7 @@ async def test_a_cancel_ends_all_streams(requests: UploadRequests) -> None:
 async def test_a_node_that_stops_refuses_waiting_streams(requests: UploadRequests) -> None:
     other = Stream("other")
     job = requests.further(other, "0")
-    await requests.until(requests.clock.getDelayedCalls)
+    await until(requests.clock.getDelayedCalls)
     requests.groups.stop()
     await job
     assert isinstance(other.answer, DaemonStopping)

@@ -100,8 +100,7 @@ class Node:
 
 @pytest.mark.parametrize("secure", [True, False])
 async def test_an_upload_arrives_whole(
-    tls: tuple[ServerCertificate, PeerTls],
-    secure: bool,
+    tls: tuple[ServerCertificate, PeerTls], secure: bool
 ) -> None:
     receiver = Receiver()
     node = Node(receiver, tls[0] if secure else None)
