@@ -15,7 +15,17 @@ import pytest
 
 from wingsd.cli.__main__ import main
 
-__all__ = ["UUID", "Command", "Ran", "Scripted", "past", "running", "scripted", "wingsctl"]
+__all__ = [
+    "UUID",
+    "Command",
+    "Ran",
+    "Scripted",
+    "found",
+    "past",
+    "running",
+    "scripted",
+    "wingsctl",
+]
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
@@ -146,4 +156,16 @@ def past(**changes: Any) -> dict[str, Any]:
         "ended": 1_700_000_200.0,
         "bytes": 1024**3,
         "files": 12,
+    } | changes
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    """Return what the daemon knows of one server's transfers."""
+    return {
+        "uuid": UUID,
+        "server": None,
+        "running": None,
+        "expected": None,
+        "past": [],
+        "reports_waiting": [],
     } | changes

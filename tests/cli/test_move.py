@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.daemon import UUID, Command, Scripted, past, running
+from tests.cli.daemon import UUID, Command, Scripted, found, past, running
 from wingsd.cli import progress as following
 from wingsd.cli.client import Exit
 
@@ -32,17 +32,6 @@ DESCRIPTION = {"settings": {"uuid": UUID}, "process_configuration": {}}
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "POLL_INTERVAL", 0.001)
-
-
-def found(**changes: Any) -> dict[str, Any]:
-    return {
-        "uuid": UUID,
-        "server": None,
-        "running": None,
-        "expected": None,
-        "past": [],
-        "reports_waiting": [],
-    } | changes
 
 
 @pytest.fixture

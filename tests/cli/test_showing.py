@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.cli.daemon import UUID, Command, Scripted, past, running
+from tests.cli.daemon import UUID, Command, Scripted, found, past, running
 from tests.support.command import WINGSCTL
 from wingsd.cli.client import Exit
 from wingsd.cli.output import duration, plain, size, when
@@ -188,14 +188,7 @@ def test_a_size_that_is_not_measured_is_not_shown_as_0(
         "by_hand": False,
         "disk_bytes": None,
     }
-    told: dict[str, Any] = {
-        "uuid": UUID,
-        "server": server,
-        "running": None,
-        "expected": None,
-        "past": [],
-        "reports_waiting": [],
-    }
+    told = found(server=server)
     scripted.answers("GET", f"transfers/{UUID}", told)
     assert "files   not measured" in wingsctl("show", UUID).out
     server["disk_bytes"] = 0
@@ -205,14 +198,7 @@ def test_a_size_that_is_not_measured_is_not_shown_as_0(
 
 def test_what_is_pooled_is_shown_so(scripted: Scripted, wingsctl: Command) -> None:
     pooled = {"by_hand": False, "storage_pool": "attic"}
-    told = {
-        "uuid": UUID,
-        "server": None,
-        "running": running(**pooled),
-        "expected": None,
-        "past": [past(**pooled, bytes=None, files=None)],
-        "reports_waiting": [],
-    }
+    told = found(running=running(**pooled), past=[past(**pooled, bytes=None, files=None)])
     scripted.answers("GET", f"transfers/{UUID}", told)
     shown = wingsctl("show", UUID).out
     assert "out in a pool, for" in shown
@@ -221,15 +207,7 @@ def test_what_is_pooled_is_shown_so(scripted: Scripted, wingsctl: Command) -> No
 
 
 def test_a_server_that_is_gone_has_its_past(scripted: Scripted, wingsctl: Command) -> None:
-    told = {
-        "uuid": UUID,
-        "server": None,
-        "running": None,
-        "expected": None,
-        "past": [past()],
-        "reports_waiting": [],
-    }
-    scripted.answers("GET", f"transfers/{UUID}", told)
+    scripted.answers("GET", f"transfers/{UUID}", found(past=[past()]))
     assert "not on this node" in wingsctl("show", UUID).out
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import attrs
 import pytest
 from hypothesis import given
@@ -17,76 +20,8 @@ from wingsd.util.serialization import InvalidField
 
 def test_the_container_is_the_one_that_wings_makes() -> None:
     spec = container_spec(NODE, SERVER)
-    binding = [{"HostIp": "203.0.113.7", "HostPort": "25565"}]
     assert spec.name == UUID
-    assert spec.body == {
-        "Image": "example.org/java:21",
-        "User": "988:988",
-        "Hostname": UUID,
-        "Domainname": "",
-        "Tty": True,
-        "OpenStdin": True,
-        "AttachStdin": True,
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "Env": [
-            "TZ=UTC",
-            "STARTUP=java -jar server.jar",
-            "SERVER_MEMORY=1024",
-            "SERVER_IP=203.0.113.7",
-            "SERVER_PORT=25565",
-        ],
-        "Labels": {"Service": "Pterodactyl", "ContainerType": "server_process"},
-        "ExposedPorts": {"25565/tcp": {}, "25565/udp": {}},
-        "HostConfig": {
-            "Mounts": [
-                {
-                    "Type": "bind",
-                    "Source": f"/var/lib/pterodactyl/volumes/{UUID}",
-                    "Target": "/home/container",
-                    "ReadOnly": False,
-                }
-            ],
-            "PortBindings": {"25565/tcp": binding, "25565/udp": binding},
-            "NetworkMode": "pterodactyl_nw",
-            "Memory": 1_177_600_000,
-            "MemoryReservation": 1_024_000_000,
-            "MemorySwap": 1_689_600_000,
-            "BlkioWeight": 300,
-            "OomKillDisable": False,
-            "PidsLimit": 512,
-            "CpuQuota": 150_000,
-            "CpuPeriod": 100_000,
-            "CpuShares": 1024,
-            "CpusetCpus": "0-1",
-            "Tmpfs": {"/tmp": "rw,exec,nosuid,size=100M"},
-            "SecurityOpt": ["no-new-privileges"],
-            "ReadonlyRootfs": True,
-            "CapDrop": [
-                "setpcap",
-                "mknod",
-                "audit_write",
-                "net_raw",
-                "dac_override",
-                "fowner",
-                "fsetid",
-                "net_bind_service",
-                "sys_chroot",
-                "setfcap",
-            ],
-            "LogConfig": {
-                "Type": "local",
-                "Config": {
-                    "max-size": "5m",
-                    "max-file": "1",
-                    "compress": "false",
-                    "mode": "non-blocking",
-                },
-            },
-            "UsernsMode": "",
-            "Dns": ["1.1.1.1", "1.0.0.1"],
-        },
-    }
+    assert spec.body == json.loads(Path(__file__).with_name("container.json").read_text())
 
 
 def test_the_node_decides_what_all_its_containers_share() -> None:

@@ -26,6 +26,11 @@ NODE: dict[str, Any] = {
 DOTTED_KEYS = "".join(f"{'a.' * 24}k{number} = 1\n" for number in range(380)).encode()
 
 
+def sample(name: str) -> str:
+    """Return a game's file."""
+    return (Path(__file__).parent / "samples" / name).read_text()
+
+
 def in_process(parser: str, data: bytes, changes: Sequence[Change]) -> Rewritten:
     """Make the changes here, and not in a process of their own."""
     return format_of(parser).rewrite(data, changes)

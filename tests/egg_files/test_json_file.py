@@ -4,24 +4,10 @@ import json
 
 import pytest
 
-from tests.egg_files.helpers import changed, put, tried
+from tests.egg_files.helpers import changed, put, sample, tried
 from wingsd.egg_files.changes import Refused
 
-FACTORIO = """{
-  "name": "Name of the game",
-  "_comment_max_players": "Maximum number of players, 0 means unlimited.",
-  "max_players": 0,
-  "visibility": {
-    "public": true,
-    "lan": true
-  },
-  "game_password": "",
-  "tags": ["game", "tags"],
-  "afk_autokick_interval": 0,
-  "upload_rate": 1.50,
-  "motd": "\\u00e9"
-}
-"""
+FACTORIO = sample("factorio.json")
 
 
 def test_factorios_settings() -> None:

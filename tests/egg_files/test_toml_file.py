@@ -4,41 +4,10 @@ import tomllib
 
 import pytest
 
-from tests.egg_files.helpers import changed, put, tried
+from tests.egg_files.helpers import changed, put, sample, tried
 from wingsd.egg_files.changes import Refused
 
-VELOCITY = """\
-# Config version. Do not change this
-config-version = "2.7"
-
-# What port should the proxy be bound to?
-bind = "0.0.0.0:25577"
-motd = "<#09add3>A Velocity Server"
-show-max-players = 500 # only shown
-online-mode = true
-
-[servers]
-# Configure your servers here.
-lobby = "127.0.0.1:30066"
-factions = "10.0.0.3:30067"
-try = [
-    "lobby",
-]
-
-[advanced]
-compression-level = -1
-ratio = 1.5
-
-[query]
-enabled = false
-port = 25577
-
-[[mirror]]
-name = "one"
-
-[[mirror]]
-name = "two"
-"""
+VELOCITY = sample("velocity.toml")
 
 
 def test_velocitys_settings() -> None:

@@ -6,31 +6,12 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from tests.egg_files.helpers import changed, put, tried
+from tests.egg_files.helpers import changed, put, sample, tried
 from wingsd.egg_files.changes import Refused
 
-SEVEN_DAYS = """\
-<?xml version="1.0"?>
-<ServerSettings>
-\t<!-- GENERAL SERVER SETTINGS -->
-\t<property name="ServerName"   value="My Game Host"/>  <!-- Whatever you want. -->
-\t<property name="ServerPort" value="26900"/>
-\t<property name="ServerPassword" value=""/>
-</ServerSettings>
-"""
+SEVEN_DAYS = sample("seven_days.xml")
 
-SPACE_ENGINEERS = """\
-<?xml version="1.0" encoding="utf-8"?>
-<MyConfigDedicated xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
-  <SessionSettings>
-    <MaxPlayers>4</MaxPlayers>
-    <BlockTypeLimits />
-  </SessionSettings>
-  <ServerPort>27016</ServerPort>
-  <ServerName><!-- shown to all -->old</ServerName>
-  <Mods><ModItem><Name>1</Name></ModItem><ModItem><Name>2</Name></ModItem></Mods>
-</MyConfigDedicated>
-"""
+SPACE_ENGINEERS = sample("space_engineers.xml")
 
 
 def test_seven_days_to_die() -> None:

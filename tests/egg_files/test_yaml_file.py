@@ -6,36 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.egg_files.helpers import changed, put, tried
+from tests.egg_files.helpers import changed, put, sample, tried
 from wingsd.egg_files.changes import Refused
 
-BUNGEECORD = """\
-# The proxy's own settings.
-server_connect_timeout: 5000
-listeners:
-- query_port: 25577
-  motd: '&1Another Bungee server'
-  # Where players come in.
-  host: 0.0.0.0:25577
-  forced_hosts:
-    pvp.md-5.net: pvp
-  priorities:
-  - lobby
-ip_forward: yes
-online_mode: true   # ask Mojang
-servers:
-  lobby:
-    motd: '&1Just another BungeeCord - Forced Host'
-    address: localhost:42420
-    restricted: false
-  pvp:
-    address: 127.0.0.1:25566
-  far:
-    address: "10.1.2.3:25566"
-groups:
-  md_5:
-  - admin
-"""
+BUNGEECORD = sample("bungeecord.yml")
 
 
 def test_bungeecords_egg() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,28 +26,7 @@ from wingsd.util.text import canonical_uuid
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
-ANSWER = """
-{
-  "settings": {
-    "uuid": "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10",
-    "meta": {"name": "Wald", "description": null},
-    "suspended": false,
-    "environment": {"SERVER_JARFILE": "server.jar", "MAX": 20, "RATE": 0.5, "EULA": true,
-                    "EMPTY": ""},
-    "invocation": "java -jar {{SERVER_JARFILE}}",
-    "skip_egg_scripts": false,
-    "labels": [],
-    "build": {"memory_limit": 1024, "swap": -1, "io_weight": 500, "cpu_limit": 150,
-              "threads": "0,2-3", "disk_space": 5120, "oom_disabled": true},
-    "container": {"image": "~java", "oom_disabled": true, "requires_rebuild": false},
-    "allocations": {"force_outgoing_ip": false, "default": {"ip": "192.0.2.7", "port": 25565},
-                    "mappings": {"192.0.2.7": [25565, 25575]}},
-    "mounts": [{"source": "/srv/maps", "target": "/maps", "read_only": true}],
-    "egg": {"id": "x", "file_denylist": []}
-  },
-  "process_configuration": {"startup": {"done": ["Done"]}, "stop": {"type": "stop"}, "configs": []}
-}
-"""
+ANSWER = Path(__file__).with_name("answer.json").read_text()
 
 
 def server(**overrides: Any) -> Settings:

@@ -8,7 +8,7 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration
+from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, running
 from tests.support import Hang
 from tests.support.logged_errors import LoggedErrors
 from wingsd.config import Registry
@@ -20,19 +20,9 @@ from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.servers.console import LINES, WINDOW
 from wingsd.servers.files import DISK_AGE, LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
-from wingsd.servers.server import Server
 from wingsd.util.serialization import unstructure
 
 USAGE = Usage(1000, 2000, 12.5, 30, 40, 5000)
-
-
-def started(node: FakeNode) -> Server:
-    server = node.server()
-    Outcome.of(server.power(PowerAction.START)).value()
-    node.process().say(b"up\n")
-    node.events.clear()
-    node.environment.calls.clear()
-    return server
 
 
 def test_a_variable_that_no_container_can_have_fails_the_start_of_its_server_alone(
@@ -56,7 +46,7 @@ def test_a_variable_that_no_container_can_have_fails_the_start_of_its_server_alo
 
 
 def test_lines_are_told_and_kept(node: FakeNode) -> None:
-    server = started(node)
+    server = running(node)
     node.process().say(b"one\r\ntw")
     node.process().say(b"o\r\nthree")
     assert node.told("console output") == ["one", "two"]
@@ -74,7 +64,7 @@ def test_what_others_say_is_escaped_in_a_message_of_the_node(node: FakeNode) -> 
 
 
 def test_each_run_has_a_console_of_its_own(node: FakeNode) -> None:
-    server = started(node)
+    server = running(node)
     node.process().end()
     assert server.console.lines(9) == ["up"]
     Outcome.of(server.power(PowerAction.START)).value()
@@ -82,7 +72,7 @@ def test_each_run_has_a_console_of_its_own(node: FakeNode) -> None:
 
 
 def test_a_flood_is_cut_and_told_of_once_it_is_over(node: FakeNode) -> None:
-    server = started(node)
+    server = running(node)
     node.clock.advance(1)
     for _ in range(4):
         node.process().say(b"flood\n" * 10 * LINES)
@@ -97,7 +87,7 @@ def test_a_flood_is_cut_and_told_of_once_it_is_over(node: FakeNode) -> None:
 
 
 def test_a_flood_that_ends_with_the_server_is_told_of(node: FakeNode) -> None:
-    started(node)
+    running(node)
     node.clock.advance(1)
     node.process().say(b"flood\n" * (LINES + 1))
     node.process().end()
@@ -114,7 +104,7 @@ def test_a_done_line_in_a_flood_counts(node: FakeNode) -> None:
 
 
 def test_commands_are_typed_while_it_runs(node: FakeNode) -> None:
-    server = started(node)
+    server = running(node)
     Outcome.of(server.command("say hello")).value()
     assert node.process().commands == ["say hello"]
     node.process().end()
@@ -170,7 +160,7 @@ def test_what_was_found_running_has_its_beginning_in_the_engine(node: FakeNode) 
 def test_an_unexpected_end_is_reported_with_its_status(
     node: FakeNode, status: int | None, out_of_memory: bool, words: str
 ) -> None:
-    server = started(node)
+    server = running(node)
     node.process().end(status, out_of_memory=out_of_memory)
     assert node.told("status") == ["offline"]
     (message,) = node.told("daemon message")
@@ -180,7 +170,7 @@ def test_an_unexpected_end_is_reported_with_its_status(
 
 
 def test_an_end_after_the_stop_command_is_not_a_crash(node: FakeNode) -> None:
-    server = started(node)
+    server = running(node)
     Outcome.of(server.command("stop")).value()
     assert node.told("status") == ["offline"]
     assert node.told("daemon message") == []
@@ -207,7 +197,7 @@ def test_a_container_that_cannot_be_created_again_is_logged(
 
 
 def test_usage_is_published_while_the_server_runs(node: FakeNode) -> None:
-    server = started(node)
+    server = running(node)
     node.process().use(USAGE)
     (stats,) = node.told("stats")
     assert json.loads(stats) == {
@@ -229,7 +219,7 @@ def test_usage_is_published_while_the_server_runs(node: FakeNode) -> None:
 
 
 def test_the_details_are_the_panels(node: FakeNode) -> None:
-    server = started(node)
+    server = running(node)
     node.process().use(USAGE)
     assert unstructure(server.details()) == {
         "state": "running",
@@ -245,7 +235,7 @@ def test_the_disk_is_measured_at_boot_after_runs_and_when_old_figures_are_asked_
     world = node.data / UUID / "world"
     world.parent.mkdir()
     world.write_bytes(b"x" * 1000)
-    server = started(node)
+    server = running(node)
     assert server.disk_bytes == 1000
     world.write_bytes(b"x" * 2000)
     server.details()
@@ -269,7 +259,7 @@ def test_the_size_is_known_before_the_engine_has_answered(node: FakeNode) -> Non
 
 
 def test_who_asks_about_a_server_that_fills_learns_its_size_soon(node: FakeNode) -> None:
-    server = started(node)
+    server = running(node)
     (node.data / UUID / "world").write_bytes(b"x" * 1000)
     node.clock.advance(LEAST_REQUESTED_AGE)
     assert server.details().utilization.disk_bytes == 0
@@ -279,7 +269,7 @@ def test_who_asks_about_a_server_that_fills_learns_its_size_soon(node: FakeNode)
 
 
 def test_a_server_that_runs_is_measured_though_nobody_asks(node: FakeNode) -> None:
-    server = started(node)
+    server = running(node)
     (node.data / UUID / "world").write_bytes(b"x" * 1000)
     node.clock.advance(DISK_AGE + 1)
     node.process().use(USAGE)
@@ -346,7 +336,7 @@ def test_sync_fetches_the_settings_again(node: FakeNode) -> None:
 
 
 def test_a_server_that_becomes_suspended_is_stopped(node: FakeNode) -> None:
-    server = started(node)
+    server = running(node)
     node.environment.stubborn.add(UUID)
     node.panel.known[UUID] = configuration(suspended=True)
     Outcome.of(server.sync()).value()

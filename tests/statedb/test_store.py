@@ -365,17 +365,22 @@ def test_a_full_disk_is_told_and_what_was_written_stays(store: Store, tmp_path: 
     assert [entry.id for entry in store.transfers()] == [kept]
 
 
+def listed(root: Path) -> None:
+    """List the database as the command does."""
+    config = root / "config.yml"
+    config.write_text(
+        f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {root}}}\n"
+    )
+    main(["--config", str(config)])
+
+
 def test_the_database_can_be_listed(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.begin(1_700_000_000, A, Direction.IN, "RECEIVE")
     report = store.add_report(1_700_000_000, B, Outcome.SUCCESS)
     store.record_attempt(report, "it is down")
-    config = tmp_path / "config.yml"
-    config.write_text(
-        f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
-    )
-    main(["--config", str(config)])
+    listed(tmp_path)
     out = capsys.readouterr().out
     assert "2023-11-14 22:13:20" in out
     assert f"{A}  in   RECEIVE  under way" in out
@@ -387,29 +392,17 @@ def test_what_others_said_is_listed_without_control_characters(
 ) -> None:
     transfer = store.begin(10, A, Direction.IN, "RECEIVE")
     store.end(11, transfer, Outcome.FAILURE, TransferResult("it said \x1b[2J\nno"))
-    config = tmp_path / "config.yml"
-    config.write_text(
-        f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
-    )
-    main(["--config", str(config)])
+    listed(tmp_path)
     assert "it said \\x1b[2J\\nno" in capsys.readouterr().out
 
 
 def test_a_damaged_database_is_reported_in_one_line(tmp_path: Path) -> None:
     damage(tmp_path / FILE, b"\xff" * PAGE)
-    config = tmp_path / "config.yml"
-    config.write_text(
-        f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
-    )
     with pytest.raises(SystemExit, match=r"^wingsd: the state database is damaged: .*\.db: .*$"):
-        main(["--config", str(config)])
+        listed(tmp_path)
 
 
 def test_a_missing_database_is_reported(tmp_path: Path) -> None:
-    config = tmp_path / "config.yml"
-    config.write_text(
-        f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {tmp_path}}}\n"
-    )
     with pytest.raises(SystemExit, match=r"the state database cannot be used: .*wingsd\.db: "):
-        main(["--config", str(config)])
+        listed(tmp_path)
     assert os.listdir(tmp_path) == ["config.yml"]
