@@ -86,7 +86,7 @@ def test_somebody_else_may_nothing(place: Path) -> None:
     assert found["directories"] == {
         f"system.root_directory ({root})": "permission denied",
         f"system.data ({data})": "permission denied",
-        f"{place}, where servers being received lie beside system.data": "permission denied",
+        f"{place}, the parent of system.data, where servers are received": "permission denied",
         f"system.backup_directory ({place}/backups)": "permission denied",
     }
 
@@ -107,7 +107,7 @@ def test_what_is_no_directory_and_no_engine_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     found = survey(config(tmp_path / "file", tmp_path), (0, 0), f"unix://{tmp_path}/no.sock")
     assert found.directories == {
-        f"system.root_directory ({tmp_path}/file)": f"{tmp_path}/file is no directory"
+        f"system.root_directory ({tmp_path}/file)": f"{tmp_path}/file is not a directory"
     }
     assert found.engine == {f"unix://{tmp_path}/no.sock": "No such file or directory"}
     # Another machine's is not asked.

@@ -129,10 +129,13 @@ async def test_a_panel_that_describes_the_server_takes_it_over(nodes: TwoNodesIn
     server = node.servers.get(UUID)
     # The Panel is asked when it calls; until then it may say what it likes.
     await server.sync()
-    assert (server.by_hand, server.configuration.settings.meta.name) == (True, "Lobby")
+    assert (server.moved_directly, server.configuration.settings.meta.name) == (True, "Lobby")
     node.panel.known[UUID] = configuration_from_panel(description(name="The Panel's"))
     await server.sync()
-    assert (server.by_hand, server.configuration.settings.meta.name) == (False, "The Panel's")
+    assert (server.moved_directly, server.configuration.settings.meta.name) == (
+        False,
+        "The Panel's",
+    )
 
 
 async def test_a_panel_that_lists_the_server_takes_it_over_at_a_start(
@@ -148,7 +151,10 @@ async def test_a_panel_that_lists_the_server_takes_it_over_at_a_start(
     await again.servers.boot()
     await again.direct_transfers.release_to_panel()
     server = again.servers.get(UUID)
-    assert (server.by_hand, server.configuration.settings.meta.name) == (False, "The Panel's")
+    assert (server.moved_directly, server.configuration.settings.meta.name) == (
+        False,
+        "The Panel's",
+    )
     (row,) = again.store.descriptions()
     assert row.description == ""
     # A source that asks late still learns that it has moved.

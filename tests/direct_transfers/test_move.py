@@ -97,7 +97,7 @@ async def test_the_destination_can_override_description_and_addresses(
 
 
 async def test_a_source_with_files_only_needs_a_description(nodes: TwoNodesInProcess) -> None:
-    nodes.source.servers.forget(UUID)
+    nodes.source.servers.discard(UUID)
     with pytest.raises(BadRequest):
         await nodes.send(await nodes.destination.invite())
     await nodes.send(await nodes.destination.invite(), description=description(name="Given"))
@@ -112,7 +112,7 @@ async def test_a_server_can_move_there_and_back(nodes: TwoNodesInProcess) -> Non
     await nodes.destination.direct_transfers.outgoing.send(UUID, nodes.source.url, back.token)
     await nodes.settled()
     assert nodes.source.entries() == [("out", "success"), ("in", "success")]
-    assert nodes.source.servers.get(UUID).by_hand
+    assert nodes.source.servers.get(UUID).moved_directly
     # What was known of it there is known no more, though its files stay.
     assert nodes.destination.store.descriptions() == []
     assert nodes.destination.left() == [UUID]

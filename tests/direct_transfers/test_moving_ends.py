@@ -232,7 +232,7 @@ async def test_a_restarted_source_asks_the_destination(
     nodes.destination.lose = lambda _: False
     await until(lambda: again.entries() == [("out", "success")])
     await until(lambda: again.left() == ([] if remove else [UUID]))
-    assert again.store.order(1) is None
+    assert again.store.destination(1) is None
     assert again.heard.over == [("out", None, None)]
 
 

@@ -72,7 +72,7 @@ async def test_a_direct_transfer_to_another_volume_is_a_copy(
 async def test_a_node_of_a_pool_does_not_send_an_unknown_server(nodes: TwoNodesInProcess) -> None:
     """The files are in sight of all its nodes, and may be in use at another."""
     await give_pools(nodes, one_volume=False)
-    nodes.source.servers.forget(UUID)
+    nodes.source.servers.discard(UUID)
     nodes.source.servers.loaded = True
     invitation = await nodes.destination.invite()
     before = files(nodes.source.data)

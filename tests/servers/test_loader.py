@@ -113,7 +113,7 @@ def test_an_engine_that_does_not_answer_is_asked_again(
     assert {server.state for server in node.servers.all()} == {PowerState.OFFLINE}
     assert len([line for line in logged_errors.lines if "2 servers are in" in line]) == 1
     node.clock.advance(2)
-    node.servers.forget(OTHER)
+    node.servers.discard(OTHER)
     node.environment.faults.clear()
     node.clock.advance(120)
     assert node.servers.get(UUID).state is PowerState.RUNNING

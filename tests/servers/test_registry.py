@@ -21,8 +21,8 @@ def test_an_arriving_server_is_known_and_held(node: FakeNode) -> None:
     server = node.servers.admit(configuration(), "it is being received")
     assert node.servers.get(UUID) is server
     assert server.hold == "it is being received"
-    node.servers.forget(UUID)
-    node.servers.forget(UUID)
+    node.servers.discard(UUID)
+    node.servers.discard(UUID)
     with pytest.raises(ServerNotFound):
         node.servers.get(UUID)
 
@@ -79,6 +79,6 @@ def test_what_has_moved_away_may_come_back_though_nobody_deleted_it(node: FakeNo
 
 def test_forgetting_an_arrival_keeps_its_files(node: FakeNode) -> None:
     node.server()
-    node.servers.forget(UUID)
+    node.servers.discard(UUID)
     assert os.listdir(node.data) == [UUID]
     assert node.servers.directory(UUID) == str(node.data / UUID)

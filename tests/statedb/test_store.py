@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from wingsd.statedb import (
+    DirectDestination,
     Direction,
-    DirectOrder,
     Outcome,
     Report,
     ServerDescription,
@@ -108,14 +108,14 @@ def test_a_server_that_is_described_stays_so(store: Store, tmp_path: Path) -> No
 
 
 def test_an_order_is_kept_as_long_as_its_transfer_goes_on(store: Store, tmp_path: Path) -> None:
-    order = DirectOrder("https://x", "Bearer y", remove=True)
+    destination = DirectDestination("https://x", "Bearer y", remove=True)
     transfer = store.begin(10, A, Direction.OUT, "ASK")
-    store.add_order(transfer, order)
+    store.add_destination(transfer, destination)
     store = again(store, tmp_path)
-    assert store.order(transfer) == order
-    assert "Bearer" not in repr(order)
+    assert store.destination(transfer) == destination
+    assert "Bearer" not in repr(destination)
     store.end(11, transfer, Outcome.FAILURE)
-    assert store.order(transfer) is None
+    assert store.destination(transfer) is None
     store.close()
 
 
@@ -126,7 +126,7 @@ def test_a_report_is_kept_until_it_is_settled(store: Store, tmp_path: Path) -> N
     store = again(store, tmp_path)
     told = Report(report.id, A, Outcome.SUCCESS, 10, 1, "it is down")
     assert store.unsettled() == [told, other]
-    store.settle(12, report, "heard")
+    store.close_report(12, report, "heard")
     assert store.unsettled() == [other]
     assert store.reports()[0].settled == 12
     store.close()
@@ -216,7 +216,7 @@ def test_a_clock_that_is_set_ends_and_reorders_nothing(store: Store, jump: float
 def test_what_is_over_for_long_is_forgotten(store: Store) -> None:
     old, open_ = (store.begin(10, A, Direction.IN, "RECEIVE") for _ in range(2))
     store.end(10, old, Outcome.SUCCESS)
-    store.settle(10, store.add_report(10, A, Outcome.SUCCESS), "heard")
+    store.close_report(10, store.add_report(10, A, Outcome.SUCCESS), "heard")
     waiting = store.add_report(10, A, Outcome.FAILURE)
     store.deny(10, ["a"])
     store.prune(11 + KEPT)

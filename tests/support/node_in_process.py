@@ -271,7 +271,7 @@ class TwoNodesInProcess:
         assert self.source.entries()[-1] == ("out", "success")
         assert self.destination.entries()[-1] == ("in", "success")
         assert self.destination.hold == ""
-        assert self.destination.servers.get(UUID).by_hand
+        assert self.destination.servers.get(UUID).moved_directly
 
     async def assert_moved_and_deleted(self) -> None:
         """Check that the server has moved, and is deleted at the source."""

@@ -129,7 +129,7 @@ class _Servers:
         self.holds[configuration.settings.uuid] = hold
         return self._server
 
-    def forget(self, uuid: str) -> None:
+    def discard(self, uuid: str) -> None:
         self.holds.pop(uuid, None)
 
     def get_or_add(self, configuration: Configuration) -> _Server:

@@ -77,8 +77,8 @@ class _Servers:
         self._directory = directory
         self._recorder = recorder
 
-    def forget(self, uuid: str) -> None:
-        self._recorder.record("forget")
+    def discard(self, uuid: str) -> None:
+        self._recorder.record("discard")
 
     def share(self, uuid: str, pool: str) -> None:
         self.shared = pool

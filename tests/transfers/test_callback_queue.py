@@ -116,13 +116,13 @@ def test_a_settled_report_is_settled_in_the_database(
     harness: QueueHarness, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[bool] = []
-    settle = harness.store.settle
+    settle = harness.store.close_report
 
     def settling(now: float, report: Report, answer: str) -> None:
         said.append(f"{A}: {answer}" in logged_errors.lines)
         settle(now, report, answer)
 
-    monkeypatch.setattr(harness.store, "settle", settling)
+    monkeypatch.setattr(harness.store, "close_report", settling)
     harness.tell(Outcome.SUCCESS)
     assert said == [False]
     assert f"{A}: the success was reported to the Panel" in logged_errors.lines

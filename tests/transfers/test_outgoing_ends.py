@@ -104,7 +104,7 @@ async def test_a_server_that_moved_and_was_not_deleted_is_asked_about(
         assert sender.panel.calls == ["owns", "failure"]
         assert sender.server.hold == ""
     else:
-        assert sender.calls[-2:] == ["forget", "store away"]
+        assert sender.calls[-2:] == ["discard", "store away"]
 
 
 async def test_a_late_deletion_completes_the_transfer(sender: SenderHarness) -> None:

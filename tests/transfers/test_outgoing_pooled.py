@@ -237,7 +237,7 @@ async def test_shared_files_of_a_moved_server_stay_in_place(sender: SenderHarnes
     (transfer,) = sender.transfers._left_behind.values()
     sender.panel.owned = False
     await Deferred.fromCoroutine(transfer.check_left_behind())
-    assert sender.calls[-2:] == ["forget", "store away backups"]
+    assert sender.calls[-2:] == ["discard", "store away backups"]
     assert sender.store.descriptions() == []
     (entry,) = sender.store.transfers()
     assert entry.outcome is Outcome.SUCCESS

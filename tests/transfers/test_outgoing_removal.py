@@ -120,7 +120,7 @@ async def test_backups_of_a_server_that_came_back_are_not_removed(
         await with_backups.transfers.release(UUID)
         with_backups.transfers.deleted(UUID)
     await until(lambda: is_over(with_backups))
-    assert with_backups.calls[-1] not in ("forget", "store away")
+    assert with_backups.calls[-1] not in ("discard", "store away")
     assert (kept(with_backups), with_backups.panel.calls) == (sorted(PLACES + OTHERS), [])
 
 

@@ -57,8 +57,8 @@ class FakeNode:
         self.calls.append("restore")
         await self.restoring
 
-    def forget(self, uuid: str) -> None:
-        self.calls.append("forget")
+    def discard(self, uuid: str) -> None:
+        self.calls.append("discard")
 
     def share(self, uuid: str, pool: str) -> None:
         self.calls.append(f"share by {pool}")
@@ -87,7 +87,7 @@ class FakeNode:
     async def add(self, uuid: str, outcome: Outcome) -> None:
         self.calls.append(outcome.value)
 
-    async def settle(self, uuid: str, coordinator: PanelSending) -> bool:
+    async def has_moved(self, uuid: str, coordinator: PanelSending) -> bool:
         if coordinator.answer_grace:
             self.calls.append(f"grace of {coordinator.answer_grace:g} s")
         return await coordinator.has_moved(lost=True)
@@ -135,7 +135,7 @@ def recover(
     )
     recovery.begin()
     node.loaded = True
-    recovery.settle()
+    recovery.resume_outgoing()
     return heard
 
 
@@ -171,7 +171,7 @@ async def test_a_moved_server_goes_into_quarantine(store: Store) -> None:
     node = FakeNode()
     node.owned = False
     recover(store, node, SendStep.SEND)
-    assert node.calls == ["hold", "owns", "forget", "store away"]
+    assert node.calls == ["hold", "owns", "discard", "store away"]
     (entry,) = store.transfers()
     assert entry.outcome is Outcome.SUCCESS
 
@@ -206,7 +206,7 @@ async def test_a_moved_server_stays_in_its_pool(store: Store) -> None:
     node = FakeNode()
     node.owned = False
     recover(store, node, SendStep.SEND, pool="attic")
-    calls = ["hold", "share by attic", "owns", "forget", "store away backups"]
+    calls = ["hold", "share by attic", "owns", "discard", "store away backups"]
     assert (node.calls, node.marks) == (calls, 0)
 
 

@@ -1,16 +1,16 @@
-"""Which rights the daemon needs for its configuration, and which it lacks.
+"""The privileges that the daemon needs, and those that it lacks.
 
-A node that is not root needs three capabilities, or to be the servers' own user:
+Unless it runs as root or as `system.user`, the daemon needs three capabilities:
 
-- `CAP_CHOWN`, to give what it writes to `system.user`;
-- `CAP_FOWNER`, to set modes and times of what it has given away, and to make hard links to it;
-- `CAP_DAC_OVERRIDE`, to write below directories that it has given away, and to read what a server
-  has closed to all but itself. It opens the engine's socket as well.
+- `CAP_CHOWN` to give files to `system.user`;
+- `CAP_FOWNER` to set modes and times of these files, and to make hard links to them;
+- `CAP_DAC_OVERRIDE` to write below directories of `system.user`, to read files that only a server
+  may read, and to open the engine's socket.
 
-`rm`, which deletes what servers leave behind, must get the last two from it: as ambient
-capabilities. The source of all this is capabilities(7), and trying it with each of them missing.
+`rm`, which deletes servers, must inherit the last two, as ambient capabilities. Source:
+capabilities(7), and tests with each of them missing.
 
-`rules` decides, from plain facts; `survey` gathers these from the system.
+`survey` collects facts from the system, `shortcomings` draws the conclusions from them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ FOWNER = "CAP_FOWNER"
 
 @attrs.frozen
 class Facts:
-    """What a process is and may do.
+    """The identity and the privileges of a process.
 
     `owner` is the user and group id of the servers' files. `effective` are the capabilities of
-    the process itself, `inherited` those of the programs that it starts. `obstacles` are the
-    system's words on what cannot be used: by the configuration's key and path or address.
+    the process itself, `inherited` those of the programs that it starts. `directories` and
+    `engine` have the reason why something cannot be used, by key and path, or by address.
     """
 
     uid: int
@@ -56,8 +56,8 @@ class Facts:
 
 
 def shortcomings(facts: Facts) -> list[str]:
-    """Return a line for each thing that the node cannot do, and what to do about it."""
-    return [*_owning(facts), *_deleting(facts), *_places(facts)]
+    """Return a line for each thing that the node cannot do, with advice."""
+    return [*_owning(facts), *_deleting(facts), *_unusable(facts)]
 
 
 def _owning(facts: Facts) -> Iterator[str]:
@@ -101,27 +101,27 @@ def _deleting(facts: Facts) -> Iterator[str]:
         )
 
 
-def _places(facts: Facts) -> Iterator[str]:
-    for place, why in facts.directories.items():
-        yield f"cannot write to {place}: {why}; its user must own that directory"
+def _unusable(facts: Facts) -> Iterator[str]:
+    for directory, why in facts.directories.items():
+        yield f"cannot write to {directory}: {why}; the daemon's user must own that directory"
     for address, why in facts.engine.items():
         yield (
-            f"cannot reach the Docker engine at {address}: {why}; see that it runs, and that "
-            "this node's user is in the group of its socket (docker)"
+            f"cannot reach the Docker engine at {address}: {why}; check that it runs, and "
+            "that the daemon's user is in the group of its socket (docker)"
         )
 
 
 # By their numbers in linux/capability.h.
 _NUMBERS = {CHOWN: 0, DAC_OVERRIDE: 1, FOWNER: 3}
 _PREFIX = "unix://"
-#: Seconds for an engine that is there and busy.
-_PATIENCE = 1.0
+#: Seconds to wait for a busy engine.
+_TIMEOUT = 1.0
 
 
 def survey(config: Config, owner: tuple[int, int], engine: str | None) -> Facts:
-    """Return what this process may do; `engine` is the engine's address, None when none is used.
+    """Return the facts of this process; `engine` is the engine's address, None if unused.
 
-    Only a socket of this machine is tried.
+    Only a Unix socket is tried.
     """
     uid = os.geteuid()
     effective = _capabilities("CapEff")
@@ -130,7 +130,7 @@ def survey(config: Config, owner: tuple[int, int], engine: str | None) -> Facts:
         groups=frozenset({os.getegid(), *os.getgroups()}),
         owner=owner,
         effective=effective,
-        # What root starts is root as well.
+        # Programs that root starts run as root.
         inherited=effective if uid == 0 else _capabilities("CapAmb"),
         directories=dict(_directories(config)),
         engine=dict(_engine(engine)),
@@ -138,7 +138,7 @@ def survey(config: Config, owner: tuple[int, int], engine: str | None) -> Facts:
 
 
 def _capabilities(line: str) -> frozenset[str]:
-    """Return those that a line of /proc/self/status tells of; without it, those that root has."""
+    """Return the capabilities in a line of /proc/self/status; without it, root has all."""
     mask = -1 if os.geteuid() == 0 else 0
     with suppress(OSError), open("/proc/self/status", encoding="utf-8") as status:
         for key, _, value in (text.partition(":") for text in status):
@@ -151,22 +151,22 @@ def _directories(config: Config) -> Mapping[str, str]:
     system = config.system
     root, data, backups = system.root_directory, system.data, system.backup_directory
     beside = os.path.dirname(data.rstrip("/"))
-    places = {
+    paths = {
         f"system.root_directory ({root})": root,
         f"system.data ({data})": data,
-        f"{beside}, where servers being received lie beside system.data": beside,
+        f"{beside}, the parent of system.data, where servers are received": beside,
         f"system.backup_directory ({backups})": backups,
     }
-    found = {place: _obstacle(path) for place, path in places.items()}
-    return {place: why for place, why in found.items() if why}
+    found = {name: _obstacle(path) for name, path in paths.items()}
+    return {name: why for name, why in found.items() if why}
 
 
 def _obstacle(directory: str) -> str:
-    """Return why nothing can be made in a directory, which may have to be made itself."""
+    """Return why nothing can be created in a directory, which need not exist yet."""
     while not os.path.exists(directory) and directory != "/":
         directory = os.path.dirname(directory.rstrip("/"))
     if not os.path.isdir(directory):
-        return f"{directory} is no directory"
+        return f"{directory} is not a directory"
     if os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         return ""
     read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
@@ -177,7 +177,7 @@ def _engine(address: str | None) -> Mapping[str, str]:
     if address is None or not address.startswith(_PREFIX):
         return {}
     with closing(socket.socket(socket.AF_UNIX)) as client:
-        client.settimeout(_PATIENCE)
+        client.settimeout(_TIMEOUT)
         try:
             client.connect(address.removeprefix(_PREFIX))
         except OSError as error:

@@ -183,7 +183,7 @@ class Node(Service):
         await transfers.direct.load(unfinished)
         recovery.begin()
         await self._servers.boot()
-        recovery.settle()
+        recovery.resume_outgoing()
         await transfers.direct.release_to_panel()
         return True
 

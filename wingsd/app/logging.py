@@ -1,11 +1,11 @@
-"""Where the log goes, from which level on, and that no text from outside can forge lines of it.
+"""The log: its destination, its level, and the escaping of text from outside.
 
-As twistd's options say. Without any, lines go to standard output, and where that is the system's
-journal, to the journal in its own form.
+twistd's options name the destination. By default it is standard output, or systemd's journal, in
+the journal's own protocol, where standard output is connected to it.
 
-Values in events come from anybody: a header, a path, another program's error. `EscapingObserver`
-is the one place where they are made harmless. Only tracebacks have several lines, of which each
-destination marks all but the first.
+Values in events may come from outside: headers, paths, errors of other programs.
+`EscapingObserver` is the only place that escapes them, so that none can forge a line. Only
+tracebacks have several lines; each destination marks all but the first.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
@@ -46,7 +47,7 @@ _TEXT_KEYS = {"log_format", "log_flattened", "log_failure", "failure", "format"}
 
 
 class LogOutput:
-    """What is logged: from the level info on, or `debug` too."""
+    """The log's level, info or `debug`, and its observer."""
 
     _log = Logger()
 
@@ -56,7 +57,7 @@ class LogOutput:
         self.show_debug(debug)
 
     def show_debug(self, debug: bool) -> None:
-        """Log the level debug as well, or no longer."""
+        """Set the level to debug, or back to info."""
         if debug is self._is_debug:
             return
         level = LogLevel.debug if debug else LogLevel.info
@@ -64,11 +65,10 @@ class LogOutput:
         self._is_debug = debug
         self._log.info("the log shows the level {least} and above", least=level.name)
 
-    def observer(self, twistd: Mapping[str, Any], reactor: Any) -> ILogObserver | None:
-        """Return what twistd is to log by; None where its options name something of their own.
-
-        `twistd` are its options.
-        """
+    def observer(
+        self, twistd: Mapping[str, Any], reactor: IReactorFromThreads
+    ) -> ILogObserver | None:
+        """Return the observer for the options `twistd`; None if they name an observer."""
         destination = _destination(twistd, reactor)
         if destination is None:
             return None
@@ -79,16 +79,16 @@ class LogOutput:
 
 @implementer(ILogObserver)
 class EscapingObserver:
-    """Makes the texts of events, with each value in them `escaped`, for a `destination`."""
+    """Formats events, with each value `escaped`, for the observer `destination`."""
 
     def __init__(self, destination: ILogObserver) -> None:
         self._destination = destination
 
     def __call__(self, event: LogEvent) -> None:
-        """Pass on a copy of `event` whose texts are plain: its message, traceback and fields."""
+        """Pass on a copy of `event` with its message, traceback and fields escaped."""
         fields = {key: _plain(value) for key, value in event.items() if key not in _TEXT_KEYS}
         if isinstance(fields.get("message"), tuple):
-            del fields["message"]  # the text of one by `twisted.python.log`
+            del fields["message"]  # an event of `twisted.python.log`
         text = "\n".join(_texts(event))
         self._destination(fields | {"log_format": "{log_text}", "log_text": text})
 
@@ -110,7 +110,7 @@ def _texts(event: LogEvent) -> Iterator[str]:
         lines = eventAsText({"log_failure": failure}, True, False, False).strip("\n").split("\n")
         if len(lines) > 2 * _TRACEBACK:
             left_out = len(lines) - 2 * _TRACEBACK
-            lines[_TRACEBACK:-_TRACEBACK] = [f"… {left_out} lines are left out …"]
+            lines[_TRACEBACK:-_TRACEBACK] = [f"… {left_out} lines omitted …"]
         yield from map(escaped, lines)
 
 
@@ -143,7 +143,7 @@ class _Escaped:
         return _Escaped(self._value())
 
 
-def _destination(twistd: Mapping[str, Any], reactor: Any) -> ILogObserver | None:
+def _destination(twistd: Mapping[str, Any], reactor: IReactorFromThreads) -> ILogObserver | None:
     name = twistd["logfile"]
     if twistd["logger"] or (name == "-" and not twistd["nodaemon"]):
         return None  # twistd refuses the latter

@@ -50,7 +50,7 @@ _TRIMMED_FROM = 16 << 20
 def set_thresholds() -> None:
     """Have the heap keep what it will need again in a moment.
 
-    By itself it gives the memory of a block back when that is freed, and is given it anew, page by
+    By itself it gives the memory of a block back when that is freed, and gets it again, page by
     page and full of zeros, for the next: measured, 0.7 of 7 seconds of processor time for 2 GiB,
     and no lower peak. All threads share one heap: in heaps of their own, blocks in use lie between
     free ones, which then cannot be given back (see `trim_heap`).
@@ -62,7 +62,7 @@ def set_thresholds() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-def use_monotonic_clock(reactor: Any) -> None:
+def use_monotonic_clock(reactor: IReactorTime) -> None:
     """Let the reactor measure time by the monotonic clock. Call it before anything is scheduled.
 
     Twisted uses the wall clock. When that is set forward (by NTP, or after a pause of a virtual
@@ -70,7 +70,7 @@ def use_monotonic_clock(reactor: Any) -> None:
     with a clock of its own keeps it.
     """
     if getattr(type(reactor), "seconds", None) is ReactorBase.seconds:
-        reactor.seconds = time.monotonic
+        vars(reactor)["seconds"] = time.monotonic
 
 
 #: Seconds that the threads for archives are idle before their memory is given back.

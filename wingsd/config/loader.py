@@ -1,7 +1,7 @@
 """Reads a configuration file, and compares two configurations.
 
-PyYAML finds faults of the syntax, and tells where. For a value that is not what its form or its
-tag says (`2001-99-99`, `!!int x`), Python's own errors of all kinds come out of it.
+PyYAML reports errors of syntax with their place. For a value that does not fit its form or tag
+(`2001-99-99`, `!!int x`) it raises various errors of Python.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TWICE = "duplicate key"
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that knows the place of values that cannot be made."""
+    """A safe loader that reports the place of invalid values and of duplicate keys."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Return the value of a node."""
@@ -47,11 +47,11 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem_mark=node.start_mark) from None
 
     def compose_mapping_node(self, anchor: Any) -> Any:
-        """Return the node of a map: YAML has each key once, PyYAML takes the last of several."""
+        """Return the node of a map. PyYAML takes the last of duplicate keys; YAML forbids them."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            # Of the key for merging there may be several.
+            # The merge key may be there several times.
             name = isinstance(key, yaml.ScalarNode) and (key.tag, key.value)
             if name in seen and key.tag != _MERGE:
                 raise yaml.MarkedYAMLError(problem=_TWICE, problem_mark=key.start_mark)
@@ -63,8 +63,7 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(text: str) -> object:
     """Return the data of the one document in `text`.
 
-    Raises `InvalidData` with the place of the fault, and with none of the text around it, which
-    may be a secret.
+    Raises `InvalidData` with the place of the fault, and no text of the file, which may be secret.
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - it is a safe one
@@ -78,7 +77,7 @@ def read_yaml(text: str) -> object:
 
 
 PLACES = ("/etc/wingsd/config.yml", "/etc/pterodactyl/config.yml", "/etc/pelican/config.yml")
-"""Where the configuration is looked for: the first that is there is the one."""
+"""Where the configuration is looked for; the first that exists is used."""
 
 
 @attrs.frozen
@@ -142,9 +141,9 @@ class Config:
 
 
 def parse(text: str, source: str) -> tuple[Config, list[str]]:
-    """Return the configuration written in `text` and the paths of the keys that nobody knows.
+    """Return the configuration written in `text` and the paths of unknown keys.
 
-    A key that one of the families has, and this node does not use, is known. `source` names the
+    A family's key that this node does not use is not unknown. `source` names the
     text in errors. Raises `ConfigError`.
     """
     try:
@@ -166,7 +165,7 @@ def _unknown(data: Any) -> list[str]:
 
 
 def _not_unused(path: str, value: object) -> Iterator[str]:
-    """Yield the paths of `value`, and of what is below it, that are no keys of the families."""
+    """Yield `path`, or the paths below it, that are not keys of a family."""
     if is_unused(path, value):
         return
     below = leads_to_unused(path)
@@ -178,7 +177,7 @@ def _not_unused(path: str, value: object) -> Iterator[str]:
 
 
 def _missing(config: Config) -> Iterator[str]:
-    """Yield what is needed by something that is enabled, and is not there."""
+    """Yield a line for each key that is missing, and needed by something enabled."""
     ssl, pool = config.api.ssl, config.system.transfers.storage_pool
     if ssl.enabled and not (ssl.cert and ssl.key):
         yield "api.ssl: expected cert and key, the paths of two PEM files, since it is enabled"
@@ -193,7 +192,7 @@ def _missing(config: Config) -> Iterator[str]:
 
 def _of_its_family(config: Config, data: Any, source: str) -> Config:
     """Return `config` with its family, and the defaults that are that family's own."""
-    # Of the file's place only the directory of a system: people put files anywhere else.
+    # Only a place in /etc is a trace: elsewhere files may have any path.
     place = source if source.startswith("/etc/") else ""
     system = config.system
     traces = (place, system.data, system.root_directory, config.app_name)
@@ -205,8 +204,8 @@ def _of_its_family(config: Config, data: Any, source: str) -> Config:
 def find(places: Sequence[str] = PLACES) -> str:
     """Return the first of `places` that is there.
 
-    Raises `ConfigError` when there is none, and for one that cannot be inspected: the next would
-    be another node's.
+    Raises `ConfigError` if none exists, and for one that cannot be accessed: the next could be
+    another node's.
     """
     for path in places:
         try:

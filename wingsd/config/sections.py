@@ -254,7 +254,7 @@ class TransfersConfig:
     #: to yield to them, give the daemon's unit a low `CPUWeight=` and `IOWeight=`,
     #: systemd.resource-control(5).
     nice: int = attrs.field(default=10, validator=nice_value)
-    #: Flush a received server to stable storage before the Panel is told, since the Panel then
+    #: Flush a received server to stable storage before this is reported to the Panel, which then
     #: deletes the other copy (wingsd's own). Disable it only where the loss of a server is
     #: acceptable.
     durable: bool = True

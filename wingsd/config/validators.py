@@ -47,7 +47,7 @@ _MAX_NICE = 19
 
 
 def not_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:
-    """A text that is not empty."""
+    """Non-empty."""
     if not value:
         raise InvalidField(attribute.name, "must not be empty")
 
@@ -65,7 +65,7 @@ def positive(_: object, attribute: attrs.Attribute[int], value: float) -> None:
 
 
 def not_negative(_: object, attribute: attrs.Attribute[int], value: float) -> None:
-    """0 or a number above it."""
+    """0 or more."""
     if value < 0:
         raise InvalidField(attribute.name, f"expected 0 or more, found {value}")
 
@@ -144,7 +144,9 @@ def one_of(*words: str) -> Any:
 
     def check(_: object, attribute: attrs.Attribute[str], value: str) -> None:
         if value not in words:
-            raise InvalidField(attribute.name, f"expected one of {', '.join(words)}: {value!r}")
+            raise InvalidField(
+                attribute.name, f"expected one of {', '.join(words)}, found {value!r}"
+            )
 
     check.__doc__ = f"One of {', '.join(words)}."
     return check

@@ -1,8 +1,7 @@
-"""The families of Panels and nodes: how they are told apart, and keys of theirs not used here.
+"""The families of Panels and nodes: how one is recognized, and its keys that are not used here.
 
-They are what Panels print, and what the families' node daemons write back into the file with
-their own defaults. A key that comes to be used becomes a field of the configuration's classes, and
-is removed here.
+The keys are those that Panels print, and that the families' node daemons write back into the file
+with their defaults. A key that is used becomes a field of the configuration's classes.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ PELICAN = "pelican"
 CALAGOPUS = "calagopus"
 FAMILIES = (PTERODACTYL, PELICAN, CALAGOPUS)
 
-#: What is another default of `system` than Pterodactyl's, where a Panel does not print the key.
-#: Calagopus' nodes have Pterodactyl's.
+#: Defaults of `system` that differ from Pterodactyl's, for keys that a Panel does not print.
+#: Those of Calagopus are Pterodactyl's.
 _DEFAULTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         PELICAN: MappingProxyType(
@@ -44,18 +43,18 @@ _DEFAULTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 
 def family_of(named: str, traces: Iterable[str]) -> str:
-    """Return the family that is `named` or, where none is, that one of `traces` speaks of.
+    """Return the family `named` or, if that is empty, the first that is named in `traces`.
 
-    Traces are what the configuration says by the way: where it stands, its directories, the name
-    of the Panel. Pterodactyl's is the family of whoever says nothing.
+    Traces are the place of the configuration, its directories, and the name of the Panel. The
+    default is Pterodactyl.
     """
-    told = " ".join(traces).lower()
-    found = (family for family in (PELICAN, CALAGOPUS) if family in told)
+    text = " ".join(traces).lower()
+    found = (family for family in (PELICAN, CALAGOPUS) if family in text)
     return named or next(found, PTERODACTYL)
 
 
 def defaults_of(family: str, written: Any) -> dict[str, Any]:
-    """Return the values of `system` that a node of the family has where none is `written`."""
+    """Return the family's defaults of `system` for the keys that are not `written`."""
     keys = written if isinstance(written, Mapping) else {}
     found = _DEFAULTS.get(family, {})
     return {key: value for key, value in found.items() if keys.get(key) is None}
@@ -120,7 +119,7 @@ UNUSED = frozenset(
     f"{section}.{name}".lstrip(".") for section, names in _NAMES.items() for name in names.split()
 )
 #: Keys that may be left unused as long as they have the value that the families write by default.
-#: With another, this node does something else than it is told.
+#: With another, this node does not do what the key asks for.
 UNUSED_BY_DEFAULT: Mapping[str, object] = MappingProxyType(
     {
         "remote_headers": {},

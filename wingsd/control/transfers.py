@@ -293,7 +293,7 @@ class TransferEndpoint(ControlEndpoint):
             "name": server.configuration.settings.meta.name,
             "state": server.state.value,
             "hold": server.hold,
-            "by_hand": server.by_hand,
+            "by_hand": server.moved_directly,
             "disk_bytes": server.disk_bytes,
         }
 

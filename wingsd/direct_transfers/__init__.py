@@ -1,9 +1,8 @@
 """Direct transfers: moving servers from node to node without a Panel.
 
-The destination is told to expect a server, and gives a token for it, good once. With it the source
-sends first the server's description, then the server as any other; where the answer is lost, it
-asks by the token what became of it. Of an arrival and a cancellation the destination takes the
-first, as a Panel does.
+The destination is asked to expect a server, and issues a token for it, valid once. With it the
+source sends first the server's description, then the server as any other. If the answer is lost,
+it asks for the outcome by the token. Of an arrival and a cancellation the first one counts.
 """
 
 from wingsd.direct_transfers.description import DirectServers

@@ -227,7 +227,7 @@ class DirectServers:
                 known = self._servers.get(row.server)
             except ServerNotFound:
                 continue
-            if row.description and row.arrived is not None and not known.by_hand:
+            if row.description and row.arrived is not None and not known.moved_directly:
                 await self._database.clear_description(row.server)
 
     def watch(self, server: str) -> None:

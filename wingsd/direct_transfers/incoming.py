@@ -123,7 +123,7 @@ class DirectReceiving:
 
     async def complete(self, server: Server) -> None:
         """Have the server keep the settings that came with it."""
-        server.by_hand = True
+        server.moved_directly = True
 
 
 @attrs.frozen

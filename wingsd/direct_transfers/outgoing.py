@@ -25,7 +25,7 @@ from wingsd.errors import (
 )
 from wingsd.panel.schemas import Configuration, Settings
 from wingsd.servers import Server, Servers
-from wingsd.statedb import DirectOrder, StateDatabase, TransferRecord
+from wingsd.statedb import DirectDestination, StateDatabase, TransferRecord
 from wingsd.transfers.cancellation import CancelScope
 from wingsd.transfers.coordinator import OWNERSHIP_BACKOFF
 from wingsd.transfers.errors import DestinationError, DestinationRefused
@@ -50,7 +50,7 @@ class _Conclusion:
 
 
 class DirectSending:
-    """The coordinator of an outgoing direct transfer, by `order`, to the node `peer`."""
+    """The coordinator of an outgoing direct transfer, by `destination`, to the node `peer`."""
 
     is_direct = True
     orders_deletion = False
@@ -65,7 +65,7 @@ class DirectSending:
     def __init__(
         self,
         server: str,
-        order: DirectOrder,
+        destination: DirectDestination,
         peer: PeerClient,
         database: StateDatabase,
         servers: Servers,
@@ -73,7 +73,7 @@ class DirectSending:
         description: Description | None = None,
     ) -> None:
         self._server = server
-        self._order = order
+        self._destination = destination
         self._peer = peer
         self._database = database
         self._servers = servers
@@ -86,7 +86,7 @@ class DirectSending:
 
     async def save(self, entry: int) -> None:
         """Record the destination, to ask it after a restart."""
-        await self._database.add_order(entry, self._order)
+        await self._database.add_destination(entry, self._destination)
 
     async def announce(self) -> None:
         """Send the description; the destination refuses early what it cannot accept.
@@ -131,7 +131,7 @@ class DirectSending:
             "{server}: it stays here, since the transfer was cancelled; see whether {url} has it "
             "too, and delete one of them",
             server=self._server,
-            url=self._order.url,
+            url=self._destination.url,
         )
         return False
 
@@ -144,7 +144,7 @@ class DirectSending:
         """Delete it here, if that was requested; else leave its files where they are."""
         try:
             await self._database.delete_description(self._server)
-            if self._order.remove:
+            if self._destination.remove:
                 await self._servers.delete(self._server)
                 return
         except StorageError as error:
@@ -204,7 +204,7 @@ class OutgoingDirectTransfers:
         self._database = database
         self._peers = peers
         self._reactor = reactor
-        self._settling: dict[str, DirectSending] = {}
+        self._asked: dict[str, DirectSending] = {}
 
     async def send(
         self,
@@ -223,22 +223,24 @@ class OutgoingDirectTransfers:
         `DestinationUnreachable` where the certificates to trust cannot be read, and the errors of
         `OutgoingTransfers.start`.
         """
-        order = DirectOrder(_upload_url(url), f"Bearer {token}", remove)
+        destination = DirectDestination(_upload_url(url), f"Bearer {token}", remove)
         if description is not None:
             read(description, server)
         known = await self._find(server, description)
         coordinator = self._coordinator(
-            server, order, description or describe(known.configuration)
+            server, destination, description or describe(known.configuration)
         )
-        self._sender.start(known, TransferRequest(order.url, order.token), coordinator)
+        self._sender.start(known, TransferRequest(destination.url, destination.token), coordinator)
 
     def _coordinator(
-        self, server: str, order: DirectOrder, description: Description | None = None
+        self, server: str, destination: DirectDestination, description: Description | None = None
     ) -> DirectSending:
-        peer = self._peers.client(f"{order.url}/{server}/by-hand", order.token, "after --to")
+        peer = self._peers.client(
+            f"{destination.url}/{server}/by-hand", destination.token, "after --to"
+        )
         return DirectSending(
             server,
-            order,
+            destination,
             peer,
             self._database,
             self._servers,
@@ -277,35 +279,35 @@ class OutgoingDirectTransfers:
 
         Return whether that was being asked.
         """
-        settling = self._settling.get(server)
-        if settling is None:
+        coordinator = self._asked.get(server)
+        if coordinator is None:
             return False
-        settling.stop_waiting(TransferCancelled())
+        coordinator.stop_waiting(TransferCancelled())
         return True
 
     async def has_moved(self, entry: TransferRecord) -> bool:
         """Ask the destination whether a server has moved that an earlier daemon was sending."""
-        order = await self._database.order(entry.id)
-        if order is None:
+        destination = await self._database.destination(entry.id)
+        if destination is None:
             return False
-        coordinator = self._settling[entry.server] = self._coordinator(entry.server, order)
+        coordinator = self._asked[entry.server] = self._coordinator(entry.server, destination)
         try:
             return await coordinator.has_moved()
         finally:
-            del self._settling[entry.server]
+            del self._asked[entry.server]
 
     async def report_failure(self, entry: TransferRecord) -> None:
         """Do nothing: the destination has seen it, or will when it is asked next."""
 
     async def clean_up(self, entry: TransferRecord) -> None:
         """Delete or keep a server that has moved, as it was ordered."""
-        order = await self._database.order(entry.id)
-        if order is None:
+        destination = await self._database.destination(entry.id)
+        if destination is None:
             return
         # A server that is not known, too, can be deleted: that needs no settings.
         server = self._servers.get_or_add(Configuration(Settings(entry.server)))
         server.disown(MOVED)
-        await self._coordinator(entry.server, order).clean_up(server)
+        await self._coordinator(entry.server, destination).clean_up(server)
 
 
 def _upload_url(url: str) -> str:

@@ -122,7 +122,7 @@ class Servers:
         """Add a server that the Panel has assigned to this node, or update its configuration."""
         server = self.get_or_add(configuration)
         server.configuration = configuration
-        server.by_hand = False
+        server.moved_directly = False
 
     async def stop(self) -> None:
         """Detach from all consoles and end background work. Containers continue to run."""
@@ -197,7 +197,7 @@ class Servers:
         """Add servers that direct transfers moved here, and watch those that run."""
         servers = [self.get_or_add(configuration) for configuration in configurations]
         for server in servers:
-            server.by_hand = True
+            server.moved_directly = True
             server.files.measure()
         if servers:
             self._tasks.start("finding out which servers run", self._adopt(servers))
@@ -206,7 +206,7 @@ class Servers:
         unknown = await self._loader.adopt(servers)
         await self._loader.adopt_later(unknown, self._has)
 
-    def forget(self, uuid: str) -> None:
+    def discard(self, uuid: str) -> None:
         """Remove a server from the registry; its files and environment stay."""
         server = self._servers.pop(uuid, None)
         if server is not None:
@@ -276,7 +276,7 @@ class Servers:
             server.place_hold(INSTALLING)
             await creation.make(server)
         except BaseException as error:
-            self.forget(uuid)
+            self.discard(uuid)
             await creation.roll_back(uuid, error)
             raise
         server.release()
@@ -307,7 +307,7 @@ class Servers:
             # Its container was removed before the transfer. The Panel answers the other node after
             # this call, so the call must not wait for the engine.
             removing = self.get(uuid).remove_environment()
-            self.forget(uuid)
+            self.discard(uuid)
             self._tasks.start("removing its container", removing, uuid)
         else:
             server = self.get(uuid)
@@ -317,7 +317,7 @@ class Servers:
             except BaseException:
                 server.hold = held
                 raise
-            self.forget(uuid)
+            self.discard(uuid)
         self._bus.publish(Event(uuid, DELETED))
         pool = self._shared.pop(uuid, "")
         if not pool:

@@ -66,7 +66,7 @@ class Server:
         self.disowned = False
         #: Whether a direct transfer has moved it here, and the Panel has not yet assigned it to
         #: this node. Until then its settings are those that came with it.
-        self.by_hand = False
+        self.moved_directly = False
         self._panel = panel
         self._runtime = runtime
         self._egg_files = egg_files
@@ -205,8 +205,8 @@ class Server:
 
         Raises `ServerNotFound`, `PanelRefused`, `PanelUnreachable`.
         """
-        if self.by_hand:
-            self.by_hand = not await self._panel.owns(self.uuid)
+        if self.moved_directly:
+            self.moved_directly = not await self._panel.owns(self.uuid)
         await self._fetch()
         self.stop_if_suspended()
 
@@ -221,7 +221,7 @@ class Server:
             )
 
     async def _fetch(self) -> None:
-        if not self.by_hand:
+        if not self.moved_directly:
             self.configuration = await self._panel.describe(self.uuid)
 
     async def prepare(self) -> None:

@@ -6,8 +6,8 @@
 
 from wingsd.statedb.async_store import StateDatabase
 from wingsd.statedb.records import (
+    DirectDestination,
     Direction,
-    DirectOrder,
     Outcome,
     Report,
     ServerDescription,
@@ -18,7 +18,7 @@ from wingsd.statedb.records import (
 )
 
 __all__ = [
-    "DirectOrder",
+    "DirectDestination",
     "Direction",
     "Outcome",
     "Report",

@@ -68,12 +68,12 @@ class StateDatabase:
     descriptions = _InThread(Store.descriptions)
     clear_description = _InThread(Store.clear_description)
     delete_description = _InThread(Store.delete_description)
-    add_order = _InThread(Store.add_order)
-    order = _InThread(Store.order)
+    add_destination = _InThread(Store.add_destination)
+    destination = _InThread(Store.destination)
 
     add_report = _Timed(Store.add_report)
     record_attempt = _InThread(Store.record_attempt)
-    settle = _Timed(Store.settle)
+    close_report = _Timed(Store.close_report)
     unsettled = _InThread(Store.unsettled)
 
     use_token = _InThread(Store.use_token)

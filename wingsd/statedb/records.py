@@ -16,7 +16,7 @@ from wingsd.errors import StorageError
 
 __all__ = [
     "SCHEMAS",
-    "DirectOrder",
+    "DirectDestination",
     "Direction",
     "Outcome",
     "Report",
@@ -137,7 +137,7 @@ class ServerDescription:
 
 
 @attrs.frozen
-class DirectOrder:
+class DirectDestination:
     """The destination of a direct transfer, and whether the server is removed here afterwards.
 
     `url` is the other node's address for uploads, `token` the `Authorization` header for it.

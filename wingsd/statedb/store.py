@@ -14,8 +14,8 @@ from typing import Any
 
 from wingsd.statedb.records import (
     SCHEMAS,
+    DirectDestination,
     Direction,
-    DirectOrder,
     Outcome,
     Report,
     ServerDescription,
@@ -231,20 +231,20 @@ class Store:
         """Delete the description of a server."""
         self._execute("DELETE FROM described WHERE server = ?", server)
 
-    def add_order(self, transfer: int, order: DirectOrder) -> None:
-        """Add the order of a direct transfer."""
+    def add_destination(self, transfer: int, destination: DirectDestination) -> None:
+        """Add the destination of a direct transfer."""
         self._execute(
             "INSERT INTO orders (transfer, url, token, remove) VALUES (?, ?, ?, ?)",
             transfer,
-            order.url,
-            order.token,
-            order.remove,
+            destination.url,
+            destination.token,
+            destination.remove,
         )
 
-    def order(self, transfer: int) -> DirectOrder | None:
-        """Return the order of a direct transfer, None when it has ended."""
+    def destination(self, transfer: int) -> DirectDestination | None:
+        """Return the destination of a direct transfer, None when it has ended."""
         rows = self._rows("SELECT url, token, remove FROM orders WHERE transfer = ?", transfer)
-        return DirectOrder(*rows[0]) if rows else None
+        return DirectDestination(*rows[0]) if rows else None
 
     # Reports to the Panel
 
@@ -273,7 +273,7 @@ class Store:
             report.id,
         )
 
-    def settle(self, now: float, report: Report, answer: str) -> None:
+    def close_report(self, now: float, report: Report, answer: str) -> None:
         """Record that a report is not to be sent any more, and the final answer or reason."""
         self._execute(
             "UPDATE reports SET settled = ?, answer = ? WHERE id = ?", now, answer, report.id

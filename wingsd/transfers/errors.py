@@ -220,7 +220,7 @@ class DestinationRefused(DestinationError):
 class DestinationDisconnected(DestinationError):
     """The connection to it ended without an answer.
 
-    With `body_sent` it may have everything, and may even have told the Panel so.
+    With `body_sent` it may have everything, and may even have reported it to the Panel.
     """
 
     code = "destination-disconnected"

@@ -243,10 +243,12 @@ class CallbackQueue:
                 await queued.pause(self._reactor, seconds)
             else:
                 # Logged when it is recorded: a daemon that dies before that sends it again.
-                await self._record(self._database.settle(report, answer), report)
+                await self._record(self._database.close_report(report, answer), report)
                 self._log.info("{server}: {answer}", server=report.server, answer=answer)
                 return accepted
-        await self._record(self._database.settle(report, "another transfer has begun"), report)
+        await self._record(
+            self._database.close_report(report, "another transfer has begun"), report
+        )
         return False
 
     async def _log_attempt(self, report: Report, error: Exception, seconds: float) -> None:

@@ -114,7 +114,7 @@ class PanelOutcomes:
         in_grace = reached(entry, SendStep.SETTLE)
         grace_age = self._database.seconds_since(entry.changed) if in_grace else None
         coordinator = self._coordinators.resumed(entry.server, age, grace_age)
-        return await self._sender.settle(entry.server, coordinator)
+        return await self._sender.has_moved(entry.server, coordinator)
 
     async def report_failure(self, entry: TransferRecord) -> None:
         """Report it to the Panel."""
@@ -155,7 +155,7 @@ class Recovery:
     def begin(self) -> None:
         """Resume incoming transfers, and hold the servers of outgoing ones.
 
-        Direct ones are settled at once, the others with `settle`.
+        Direct ones are completed at once, the others by `resume_outgoing`.
         """
         for entry in self._entries:
             self._log.warn(
@@ -169,17 +169,17 @@ class Recovery:
                 self._receiver.resume(entry, coordinator)
             elif entry.direct:
                 self._hold(entry, self._direct.outcomes.hold)
-                self._settle(entry, self._direct.outcomes)
+                self._resume(entry, self._direct.outcomes)
             else:
                 self._hold(entry, self._panel.hold)
                 if entry.pool:
                     self._servers.share(entry.server, entry.pool)
 
-    def settle(self) -> None:
+    def resume_outgoing(self) -> None:
         """Find out what became of outgoing transfers, once the servers are loaded."""
         for entry in self._entries:
             if entry.direction is Direction.OUT and not entry.direct:
-                self._settle(entry, self._panel)
+                self._resume(entry, self._panel)
 
     def _hold(self, entry: TransferRecord, why: str) -> None:
         try:
@@ -187,15 +187,15 @@ class Recovery:
         except WingsdError:
             self._servers.reserve(entry.server, why)
 
-    def _settle(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
-        settling = Deferred.fromCoroutine(self._settle_with(entry, outcomes))
-        settling.addErrback(
+    def _resume(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
+        resuming = Deferred.fromCoroutine(self._resume_with(entry, outcomes))
+        resuming.addErrback(
             lambda failure: self._log.failure(
                 "{server}: resuming its unfinished transfer failed", failure, server=entry.server
             )
         )
 
-    async def _settle_with(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
+    async def _resume_with(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
         await self._storage.remove_marks(entry.server)
         # A step is recorded before it is taken: SEND may have been complete, or not begun.
         if reached(entry, SendStep.SEND):

@@ -230,7 +230,7 @@ def _private_key(path: str) -> PKey:
         key = load_pem_private_key(Path(path).read_bytes(), password=None)
         return PKey.from_cryptography_key(key)  # type: ignore[arg-type]  # of a kind it takes
     except TypeError as error:
-        raise ValueError("it has a passphrase, which nobody is there to type") from error
+        raise ValueError("it is encrypted with a passphrase") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ValueError("it holds no private key in PEM form") from error
 

@@ -62,7 +62,7 @@ class _WrongKind(ValueError):
 def _scalar(value: object, kind: type) -> object:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    # bool is a subclass of int, but `port: true` is a mistake.
+    # bool is a subclass of int, but `port: true` is wrong.
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise _WrongKind(_WORDS[kind], value)
     return value

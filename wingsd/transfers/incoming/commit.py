@@ -24,7 +24,7 @@ from wingsd.transfers.storage.incoming import ArrivingServer
 __all__ = ["CommitPhase", "Remainder"]
 
 #: Seconds that a sender waits for a Panel that does not answer. The data is safe by then, and the
-#: Panel will be told.
+#: Panel gets a report.
 PATIENCE = 30.0
 #: Why the server cannot be started meanwhile.
 NOT_REPORTED = "the server has arrived, and the Panel has not heard of it yet"
@@ -153,5 +153,5 @@ class CommitPhase:
 
     async def _store_away(self) -> None:
         # The received files are whole, so they are not deleted at once.
-        self._servers.forget(self._server)
+        self._servers.discard(self._server)
         await self._files.store_away(pooled=self._steps.pool != "", inode=self._steps.inode)

@@ -65,12 +65,12 @@ class StreamGroups:
         group = self._open.get(token.digest)
         if group is None:
             group = StreamGroup(
-                token, self._receiver, self._database, self._limits, self._reactor, self._forget
+                token, self._receiver, self._database, self._limits, self._reactor, self._discard
             )
             self._open[token.digest] = group
         return group
 
-    def _forget(self, group: StreamGroup) -> None:
+    def _discard(self, group: StreamGroup) -> None:
         if self._open.get(group.token.digest) is group:
             del self._open[group.token.digest]
 
@@ -92,14 +92,14 @@ class StreamGroup:
         database: StateDatabase,
         limits: StreamsConfig,
         reactor: IReactorTime,
-        forget: Callable[[StreamGroup], None],
+        discard: Callable[[StreamGroup], None],
     ) -> None:
         self.token = token
         self._receiver = receiver
         self._database = database
         self._within = limits.within
         self._reactor = reactor
-        self._forget = forget
+        self._discard = discard
         self._registry = StreamRegistry(limits.most)
         self._others: dict[int, IncomingUpload] = {}
         self._outcomes: list[Deferred[None]] = []
@@ -340,7 +340,7 @@ class StreamGroup:
 
     def _close(self) -> None:
         self._stop_timer()
-        self._forget(self)
+        self._discard(self)
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None

@@ -332,4 +332,4 @@ class IncomingTransfer:
         self._log.info("{server}: the failed transfer is cleaned up", server=self.server)
 
     async def _forget(self) -> None:
-        self._servers.forget(self.server)
+        self._servers.discard(self.server)

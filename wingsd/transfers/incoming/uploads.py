@@ -174,7 +174,7 @@ class FormFeed:
         self._feed.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
-        """Forget the producer."""
+        """Drop the reference to the producer."""
         self._feed.unregisterProducer()
 
     def write(self, data: bytes) -> None:

@@ -57,7 +57,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         #: Those whose servers have moved and are being deleted here.
         self._deleting: dict[str, OutgoingTransfer] = {}
         #: Those of an earlier daemon about which the Panel is asked.
-        self._settling: dict[str, PanelSending] = {}
+        self._asked: dict[str, PanelSending] = {}
         self._stopping = False
 
     def start(
@@ -119,9 +119,9 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
 
         Raises `Conflict` when there is no transfer, or none any more: not once it has moved.
         """
-        settling = self._settling.pop(server, None)
-        if settling is not None:
-            settling.stop_waiting(TransferCancelled())
+        coordinator = self._asked.pop(server, None)
+        if coordinator is not None:
+            coordinator.stop_waiting(TransferCancelled())
             return
         transfer = self._in_progress(server)
         if transfer is None:
@@ -131,16 +131,16 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             )
         transfer.cancel()
 
-    async def settle(self, server: str, coordinator: PanelSending) -> bool:
+    async def has_moved(self, server: str, coordinator: PanelSending) -> bool:
         """Return whether a server has moved that an earlier daemon was sending.
 
         Until that is known, `cancel` ends its grace.
         """
-        self._settling[server] = coordinator
+        self._asked[server] = coordinator
         try:
             return await coordinator.has_moved(lost=True)
         finally:
-            self._settling.pop(server, None)
+            self._asked.pop(server, None)
 
     async def release(self, server: str) -> None:
         """End the server's transfer before its deletion, which the Panel has ordered.

@@ -66,7 +66,7 @@ class SourceServers:
 
     async def store_away(self, server: str, pool: str, inode: int | None) -> None:
         """Put a server that has moved into quarantine: the Panel has not had it deleted."""
-        self.servers.forget(server)
+        self.servers.discard(server)
         await self.quarantine.store_away(server, pooled=pool != "", inode=inode)
 
     async def remove_attachments(self, server: str, pool: str, removals: Sequence[str]) -> None:

@@ -275,7 +275,7 @@ class ArrivingServer:
     async def vacate(self, *, pooled: bool, inode: int | None) -> None:
         """Put into quarantine what an earlier daemon has put into place.
 
-        The Panel may have been told of it, and the source have deleted its own.
+        It may have been reported to the Panel, and the source have deleted its own.
         """
         if await self._run(self._storage.staging.holds):
             return

@@ -60,7 +60,7 @@ class Sharing(Enum):
     COPIED = "copied"
     #: It has them: there is nothing to copy, and nothing may be deleted.
     POOLED = "pooled"
-    #: It is told of the pool and sent a copy, and uses one of the two.
+    #: The pool is announced to it, a copy is sent, and uses one of the two.
     UNSURE = "unsure"
 
 
