@@ -1,4 +1,4 @@
-"""A node's site on loopback, for tests of the Panel's calls: real HTTP, and rooms that record."""
+"""A node's site on loopback, for tests of the Panel's calls: real HTTP, and fakes that record."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class FakeTransfers:
 
 
 class FakeDirectTransfers:
-    """Moves by hand, of which one server has come."""
+    """Direct transfers, by which one server has come."""
 
     def __init__(self, calls: Calls) -> None:
         self.incoming = self

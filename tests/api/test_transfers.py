@@ -17,7 +17,7 @@ DESCRIPTION = {"settings": {"uuid": UUID}, "process_configuration": {"stop": {"t
 
 
 def by_hand(uuid: str = UUID, *, age: float = 0) -> str:
-    """Return the header of a token for moving a server by hand, which was good for an hour."""
+    """Return the header of a direct transfer's token, valid for an hour."""
     now = time.time() - age
     return f"Bearer {direct_token(uuid, TOKEN, now, now + 3600)}"
 

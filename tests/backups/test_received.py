@@ -266,10 +266,10 @@ def test_an_error_of_the_sender_is_raised(backups: ReceivedBackups, directory: P
 def test_free_space_is_read_in_steps(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def room(found: object, reserve: int, name: str, more: int) -> None:
+    def require(found: object, reserve: int, name: str, more: int) -> None:
         asked.append(more)
 
-    monkeypatch.setattr(incomingfile, "require_free_space", room)
+    monkeypatch.setattr(incomingfile, "require_free_space", require)
     backups = ReceivedBackups(str(directory), "/srv/volumes", durable=False, reserve=1)
     backups.store(SERVER, ONE, iter([bytes(1 << 20)] * 17))
     assert len(asked) == 3

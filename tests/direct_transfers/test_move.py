@@ -1,4 +1,4 @@
-"""A server is moved by hand between two nodes, and whatever may happen meanwhile."""
+"""Direct transfers between two nodes: successes and refusals."""
 
 from __future__ import annotations
 
@@ -73,11 +73,6 @@ async def test_backups_stay_at_the_source(nodes: TwoNodesInProcess) -> None:
     await nodes.send(await nodes.destination.invite(), remove=True)
     await nodes.assert_moved_and_deleted()
     assert backup.read_bytes() == b"a backup"
-
-
-async def test_the_source_deletes_the_server_when_asked_to(nodes: TwoNodesInProcess) -> None:
-    await nodes.send(await nodes.destination.invite(), remove=True)
-    await nodes.assert_moved_and_deleted()
 
 
 async def test_the_destination_can_override_description_and_addresses(

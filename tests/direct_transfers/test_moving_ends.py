@@ -1,4 +1,4 @@
-"""What becomes of a move by hand when something fails, is asked, or dies."""
+"""Direct transfers when something fails, an answer is lost, or a daemon dies."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Moves by hand where nodes have storage pools: within one there are none, since nobody would say
-whose the files are.
-"""
+"""Direct transfers of nodes with storage pools: within a pool they are refused."""
 
 from __future__ import annotations
 
@@ -59,7 +57,7 @@ async def test_a_direct_transfer_fails_if_the_volume_is_mounted_later(
 async def test_a_direct_transfer_to_another_volume_is_a_copy(
     nodes: TwoNodesInProcess, remove: bool
 ) -> None:
-    """Also where that is a pool of the same name: by hand, nothing is pooled."""
+    """Also where that is a pool of the same name: a direct transfer shares nothing."""
     await give_pools(nodes, one_volume=False)
     await nodes.send(await nodes.destination.invite(), remove=remove)
     await nodes.settled()

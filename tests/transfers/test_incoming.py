@@ -238,9 +238,9 @@ async def test_a_server_that_the_panel_refuses_goes_into_quarantine(
     # It has said that no transfer is open: a failure is no news to it.
     assert receiver.calls[-3:] == ["success", "owns", "remove"]
     assert receiver.left() == [".quarantine"]
-    (room,) = (receiver.data.with_name(".volumes.staging") / ".quarantine").iterdir()
-    assert room.name.startswith(f"{UUID}.")
-    assert (room / "server.properties").exists()
+    (kept,) = (receiver.data.with_name(".volumes.staging") / ".quarantine").iterdir()
+    assert kept.name.startswith(f"{UUID}.")
+    assert (kept / "server.properties").exists()
     assert receiver.servers.holds == {}
     assert receiver.store.unfinished() == []
 

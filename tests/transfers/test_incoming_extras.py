@@ -13,7 +13,6 @@ from tests.support.sample_server import UUID
 from wingsd.backups.local import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
-    BadRequest,
     Conflict,
     EnvironmentFailed,
     ServerNotFound,
@@ -53,11 +52,6 @@ async def test_backups_are_reported_to_calagopus_panels_only(
     assert receiver.panel.reported_backups == [told]
 
 
-async def test_pelicans_backups_are_not_reported(receiver: ReceiverHarness) -> None:
-    await receiver.transfers.open(UUID).run(Source().bring(ONE, b"one"), SINGLE)
-    assert (receiver.panel.reported_backups, receiver.kept()) == ([None], {ONE.path(UUID): b"one"})
-
-
 async def test_backups_are_placed_before_the_container_is_made_and_the_log_last(
     receiver: ReceiverHarness,
 ) -> None:
@@ -69,14 +63,6 @@ async def test_backups_are_placed_before_the_container_is_made_and_the_log_last(
         ONE.path(UUID),
         TWO.path(UUID),
     }
-
-
-async def test_one_wrong_checksum_fails_the_transfer(receiver: ReceiverHarness) -> None:
-    error = await receiver.fails(BadRequest, laden(checksum="0" * 64))
-    assert error.message == "checksums don't match"
-    assert f"of the backup {TWO.uuid} received" in error.detail
-    assert (receiver.kept(), receiver.left()) == ({}, [])
-    assert receiver.calls == ["owns", "server", "failure"]
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,9 @@ async def test_a_backup_that_exists_already_stays_the_same_file(pooled: Receiver
 
 async def test_a_backup_with_a_wrong_checksum_fails_the_transfer(pooled: ReceiverHarness) -> None:
     before = seen(pooled.data / UUID)
-    await pooled.fails(BadRequest, source().bring(ONE, b"one", "0" * 64))
+    error = await pooled.fails(BadRequest, source().bring(ONE, b"one", "0" * 64))
+    assert error.code == "checksum-mismatch"
+    assert f"of the backup {ONE.uuid} received" in error.detail
     assert (pooled.kept(), seen(pooled.data / UUID)) == ({}, before)
 
 

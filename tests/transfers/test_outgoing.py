@@ -201,26 +201,6 @@ async def test_an_unknown_format_is_logged_and_the_default_sent(sender: SenderHa
     assert sender.states[-2:] == ["success", "completed"]
 
 
-# The answer is lost
-
-
-async def test_a_success_whose_answer_was_lost_is_a_success(sender: SenderHarness) -> None:
-    sender.destination.drop, sender.panel.owned = True, False
-    await sender.start()
-    assert sender.panel.calls == ["owns"]
-    assert sender.states[-2:] == ["success", "completed"]
-    assert sender.said("only the destination's answer was lost")
-    assert "restore" not in sender.calls
-
-
-async def test_a_lost_answer_without_a_success_is_a_failure(sender: SenderHarness) -> None:
-    sender.destination.drop = True
-    await sender.start()
-    assert sender.panel.calls == ["owns", "failure"]
-    assert sender.states[-2:] == ["failed", "failure"]
-    assert (sender.calls[-1], sender.server.hold) == ("restore", "")
-
-
 # All of them
 
 

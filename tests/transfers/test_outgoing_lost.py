@@ -54,6 +54,7 @@ async def test_when_the_answer_is_lost_the_panel_is_asked_until_the_server_has_m
     assert sender.states[-2:] == ["success", "completed"]
     assert sender.said("moved: only the destination's answer was lost")
     assert "failure" not in sender.panel.calls
+    assert "restore" not in sender.calls
     assert not sender.said("failed while")
 
 

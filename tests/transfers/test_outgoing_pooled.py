@@ -230,7 +230,7 @@ async def test_an_answer_may_come_before_everything_was_sent(sender: SenderHarne
 
 async def test_shared_files_of_a_moved_server_stay_in_place(sender: SenderHarness) -> None:
     sender.destination.features = POOLED
-    # It once came by hand, and would be known by its files at the next start.
+    # It once came by a direct transfer, and would be known by its files at the next start.
     sender.store.add_description(UUID, "digest", "{}")
     sender.store.mark_arrived(1.0, UUID)
     await sender.start()

@@ -12,12 +12,11 @@ from typing import Any
 import attrs
 import pytest
 from twisted.internet.defer import Deferred, DeferredSemaphore
-from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from tests.support.archives import odd_tree, seen
-from tests.support.reactor import reactor, until
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import SenderHarness, sending
 from wingsd.archive import SharedTreeWriter, extract_part
@@ -263,8 +262,8 @@ async def test_two_servers_take_turns(sender: SenderHarness) -> None:
     streams = use_streams(sender, JOINING, 3, slots=4)
     held: Deferred[Any] = sender.uploader.slots.acquire()
     over = sender.start(streams=3)
-    await deferLater(reactor, 0.1)
-    assert (streams.taken, sender.transfers.waiting) == ({}, 1)
+    await until(lambda: sender.transfers.waiting == 1)
+    assert streams.taken == {}
     (await held).release()
     await over
     assert len(streams.taken) == 4

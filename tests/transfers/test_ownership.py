@@ -154,14 +154,6 @@ def test_the_grace_ends_when_the_server_has_moved_whatever_else_the_panel_answer
     assert sending.clock.getDelayedCalls() == []
 
 
-def test_a_cancel_ends_the_grace_at_once() -> None:
-    sending = Sending(True, True, True, grace=600, lost=True)
-    sending.cancel()
-    assert sending.asking.result is False
-    assert sending.panel.calls == ["owns", "owns", "failure"]
-    assert sending.clock.getDelayedCalls() == []
-
-
 def test_a_cancel_ends_the_grace_while_the_panel_does_not_answer() -> None:
     sending = Sending(Deferred(), True, True, grace=600, lost=True)
     sending.cancel()

@@ -64,13 +64,6 @@ def test_an_upload_comes_out_whole(head: str) -> None:
     assert receive([good(head)]) == (ARCHIVE, CHECKSUM.lower())
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
-def test_an_upload_is_read_the_same_wherever_it_is_cut(size: int) -> None:
-    whole = good()
-    pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
-    assert receive(pieces) == (ARCHIVE, CHECKSUM.lower())
-
-
 @given(st.binary(max_size=400), st.lists(st.integers(0, 800), max_size=6))
 def test_any_archive_survives_any_cut(archive: bytes, cuts: list[int]) -> None:
     whole = body(part("archive", archive), part("checksum", b"c"))
