@@ -25,14 +25,6 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    place = tmp_path / "outside"
-    place.mkdir()
-    (place / "victim").write_bytes(b"precious")
-    return place
-
-
-@pytest.fixture
 def writer(root: Path) -> Iterator[TreeWriter]:
     writer = TreeWriter(str(root), None)
     yield writer

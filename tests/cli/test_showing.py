@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,45 +28,9 @@ GIB = 1024**3
 
 
 def status(**changes: Any) -> dict[str, Any]:
-    return {
-        "version": "1.2.3",
-        "pid": 1,
-        "uptime_seconds": 3 * 86400 + 7200,
-        "address": "https://0.0.0.0:8080",
-        "panel": {
-            "url": "https://panel.invalid",
-            "reachable": True,
-            "error": "",
-            "last_heard": time.time() - 90,
-        },
-        "engine": {"enabled": True, "version": "27.1", "error": ""},
-        "servers": {"loaded": True, "count": 5, "running": 2},
-        "transfers": {"receiving": 1, "sending": 2, "expected": 3},
-        "reports_waiting": 4,
-        "disks": [
-            {
-                "purpose": "servers",
-                "path": "/srv",
-                "free_bytes": 5 * GIB,
-                "total_bytes": 10 * GIB,
-                "error": "",
-            },
-            {
-                "purpose": "arriving",
-                "path": "/gone",
-                "free_bytes": None,
-                "total_bytes": None,
-                "error": "No such file or directory",
-            },
-        ],
-        "limits": {
-            "download_mib_per_second": 50,
-            "upload_mib_per_second": None,
-            "concurrent": 8,
-            "waiting": 64,
-            "disk_reserve_mib": 1024,
-        },
-    } | changes
+    usual: dict[str, Any] = json.loads(Path(__file__).with_name("status.json").read_text())
+    usual["panel"]["last_heard"] = time.time() - 90
+    return usual | changes
 
 
 # status

@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.daemon.silent_engine import SilentEngine
@@ -115,7 +114,6 @@ async def over(nodes: TwoNodes, *peers: Any) -> None:
 
 
 @pytest.mark.parametrize("moment", [asking, stopping, admitting, receiving, configuring])
-@pytest_twisted.ensureDeferred
 async def test_a_transfer_cancelled_at_the_source_leaves_the_server_there(
     nodes: TwoNodes, engine: Engine, moment: Moment
 ) -> None:
@@ -133,7 +131,6 @@ async def test_a_transfer_cancelled_at_the_source_leaves_the_server_there(
 
 
 @pytest.mark.parametrize("moment", [admitting, receiving, configuring])
-@pytest_twisted.ensureDeferred
 async def test_a_transfer_cancelled_at_the_destination_leaves_nothing_there(
     nodes: TwoNodes, engine: Engine, moment: Moment
 ) -> None:
@@ -148,7 +145,6 @@ async def test_a_transfer_cancelled_at_the_destination_leaves_nothing_there(
 
 
 @pytest.mark.parametrize("moment", [receiving, asking])
-@pytest_twisted.ensureDeferred
 async def test_the_next_transfer_after_a_cancel_succeeds(
     nodes: TwoNodes, engine: Engine, moment: Moment
 ) -> None:
@@ -165,7 +161,6 @@ async def test_the_next_transfer_after_a_cancel_succeeds(
     assert not nodes.panel.in_transfer(UUID)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_cancel_after_success_was_reported_is_refused_with_409(
     nodes: TwoNodes, engine: Engine
 ) -> None:
@@ -182,7 +177,6 @@ async def test_a_cancel_after_success_was_reported_is_refused_with_409(
     assert nodes.panel.node_of(UUID) is nodes.destination.node
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_can_start_again_when_its_transfer_was_cancelled_while_it_stopped(
     nodes: TwoNodes, engine: Engine
 ) -> None:

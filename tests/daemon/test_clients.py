@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 import requests
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
@@ -61,7 +60,6 @@ def post_with_requests(daemon: ReceivingNode, path: Path, checksum: str) -> tupl
     return response.status_code, response.text
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_python_client_of_the_document_can_upload(
     daemon: ReceivingNode, packed: Path
 ) -> None:
@@ -74,7 +72,6 @@ async def test_the_python_client_of_the_document_can_upload(
 @pytest.mark.skipif(
     not NODE and os.environ.get("CI") != "true", reason="there is no node on this machine"
 )
-@pytest_twisted.ensureDeferred
 async def test_the_javascript_client_of_the_document_can_upload(
     daemon: ReceivingNode, packed: Path
 ) -> None:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest_twisted
-
 from tests.daemon.resources import MIB, at_rest, memory, open_files, until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
@@ -36,7 +34,6 @@ async def start_with_files(daemon: ReceivingNode, limits: str, **changes: object
     await daemon.start("/bin/sh", "-c", f'{limits}; exec "$@"', "sh", **changes)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_thousand_silent_connections_cost_little_and_block_no_upload(
     daemon: ReceivingNode,
 ) -> None:
@@ -52,7 +49,6 @@ async def test_a_thousand_silent_connections_cost_little_and_block_no_upload(
         assert open_files(daemon) - files <= 256
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_limit_of_open_files_is_raised_to_the_hard_limit(daemon: ReceivingNode) -> None:
     await start_with_files(daemon, "ulimit -Sn 1000; ulimit -Hn 3000")
     assert daemon.lines_with("at most 3000 files")
@@ -61,7 +57,6 @@ async def test_the_limit_of_open_files_is_raised_to_the_hard_limit(daemon: Recei
     assert re.search(r"Max open files +3000 +3000", limits)
 
 
-@pytest_twisted.ensureDeferred
 async def test_uploads_without_free_descriptors_are_refused_and_later_ones_succeed(
     daemon: ReceivingNode,
 ) -> None:

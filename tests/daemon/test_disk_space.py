@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest_twisted
-
 from tests.archive.hostile.streams import bomb
 from tests.support import server_settings
 from tests.support.receiving_node import ReceivingNode
@@ -17,7 +15,6 @@ def allow(daemon: ReceivingNode, disk_space: int) -> None:
     daemon.expect(UUID, build=server_settings(UUID)["build"] | {"disk_space": disk_space})
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_beyond_its_disk_limit_is_refused_with_400(
     daemon: ReceivingNode,
 ) -> None:

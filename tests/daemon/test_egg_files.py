@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from signal import SIGTERM
 
-import pytest_twisted
 from twisted.internet.task import deferLater
 
 from tests.egg_files.helpers import DOTTED_KEYS, lives, processes_of
@@ -19,7 +18,6 @@ FILES = [
 ]
 
 
-@pytest_twisted.ensureDeferred
 async def test_files_are_rewritten_and_parser_processes_end_with_the_daemon(
     daemon: ReceivingNode,
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 
-import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 
@@ -17,7 +16,6 @@ from tests.support.sample_server import UUID, archive
 from tests.support.upload_client import UploadClient
 
 
-@pytest_twisted.ensureDeferred
 async def test_sigterm_rolls_back_an_unverified_transfer_and_reports_its_failure(
     daemon: ReceivingNode,
 ) -> None:
@@ -34,7 +32,6 @@ async def test_sigterm_rolls_back_an_unverified_transfer_and_reports_its_failure
     assert daemon.panel.reports() == [(UUID, "failure")]
 
 
-@pytest_twisted.ensureDeferred
 async def test_sigterm_waits_for_a_verified_transfer_to_succeed(daemon: ReceivingNode) -> None:
     await daemon.start()
     hang = Hang()
@@ -50,7 +47,6 @@ async def test_sigterm_waits_for_a_verified_transfer_to_succeed(daemon: Receivin
     assert daemon.panel.reports() == [(UUID, "success")]
 
 
-@pytest_twisted.ensureDeferred
 async def test_sigterm_does_not_wait_for_a_panel_that_hangs(daemon: ReceivingNode) -> None:
     await daemon.start_loaded()
     daemon.panel.inject("/servers", Hang(), times=9)
@@ -62,7 +58,6 @@ async def test_sigterm_does_not_wait_for_a_panel_that_hangs(daemon: ReceivingNod
     assert await daemon.ended() == -signal.SIGTERM
 
 
-@pytest_twisted.ensureDeferred
 async def test_sigterm_ends_it_in_time_though_the_engine_hangs(daemon: ReceivingNode) -> None:
     socket = str(daemon.directory / "engine.sock")
     engine = SilentEngine()
@@ -82,7 +77,6 @@ async def test_sigterm_ends_it_in_time_though_the_engine_hangs(daemon: Receiving
     await engine.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_files_staged_by_a_killed_daemon_are_removed_at_the_next_start(
     daemon: ReceivingNode,
 ) -> None:
@@ -95,7 +89,6 @@ async def test_files_staged_by_a_killed_daemon_are_removed_at_the_next_start(
     assert await daemon.upload(archive()) == (200, None)
 
 
-@pytest_twisted.ensureDeferred
 async def test_sighup_changes_the_certificate_and_keeps_connections(daemon: ReceivingNode) -> None:
     await daemon.start()
     sender = UploadClient(daemon, archive())
@@ -109,7 +102,6 @@ async def test_sighup_changes_the_certificate_and_keeps_connections(daemon: Rece
     assert await sender.finish() == (200, b"")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_bad_certificate_at_sighup_is_logged_and_the_old_one_stays(
     daemon: ReceivingNode,
 ) -> None:
@@ -120,7 +112,6 @@ async def test_a_bad_certificate_at_sighup_is_logged_and_the_old_one_stays(
     assert await daemon.upload(archive()) == (200, None)
 
 
-@pytest_twisted.ensureDeferred
 async def test_tls_is_1_2_or_above(daemon: ReceivingNode) -> None:
     await daemon.start()
     usual = ("-sS", "--cacert", str(daemon.ca), daemon.url)
@@ -130,7 +121,6 @@ async def test_tls_is_1_2_or_above(daemon: ReceivingNode) -> None:
         assert code == status
 
 
-@pytest_twisted.ensureDeferred
 async def test_sigterm_ends_a_daemon_that_waits_for_the_panel_without_errors(
     daemon: ReceivingNode,
 ) -> None:

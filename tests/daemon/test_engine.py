@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from docker.errors import NotFound
 from twisted.internet.defer import Deferred
 
@@ -20,7 +19,6 @@ async def start(daemon: ReceivingNode, engine: Engine) -> None:
     await daemon.start(**engine.for_node(UUID))
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_container_of_the_received_files_is_made(
     daemon: ReceivingNode, engine: Engine
 ) -> None:
@@ -32,7 +30,6 @@ async def test_the_container_of_the_received_files_is_made(
     assert container["State"]["Status"] == "created"
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_container_is_removed_when_the_panel_revokes_the_transfer(
     daemon: ReceivingNode, engine: Engine
 ) -> None:
@@ -52,7 +49,6 @@ async def test_the_container_is_removed_when_the_panel_revokes_the_transfer(
         engine.client.inspect_container(UUID)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_container_name_used_by_another_node_is_refused_with_409_before_the_body(
     daemon: ReceivingNode, engine: Engine
 ) -> None:
@@ -77,7 +73,6 @@ async def test_a_container_name_used_by_another_node_is_refused_with_409_before_
     assert await again.finish() == (200, b"")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_missing_image_fails_the_transfer_and_is_named(
     daemon: ReceivingNode, engine: Engine
 ) -> None:
@@ -90,7 +85,6 @@ async def test_a_missing_image_fails_the_transfer_and_is_named(
     assert daemon.stored() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_stalled_upload_fails_with_400_and_the_next_succeeds(
     daemon: ReceivingNode,
 ) -> None:
@@ -107,14 +101,12 @@ async def test_a_stalled_upload_fails_with_400_and_the_next_succeeds(
     assert await daemon.upload(archive()) == (200, None)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_longer_path_is_answered_with_404(daemon: ReceivingNode) -> None:
     await daemon.start()
     status, answer = await daemon.curl("-F", "archive=x", path="/api/transfers/x/y")
     assert (status, answer["code"]) == (404, "path-not-found")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_token_that_is_not_ascii_is_answered_with_401(daemon: ReceivingNode) -> None:
     await daemon.start()
     status, _ = await daemon.curl("-F", "archive=x", token="caf\udce9")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support import Answer, Hang
@@ -11,7 +10,6 @@ from tests.support.sample_server import UUID, archive
 from tests.support.upload_client import UploadClient
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_upload_cut_short_leaves_nothing_and_is_reported_as_failed(
     daemon: ReceivingNode,
 ) -> None:
@@ -26,7 +24,6 @@ async def test_an_upload_cut_short_leaves_nothing_and_is_reported_as_failed(
     assert daemon.panel.reports() == [(UUID, "failure")]
 
 
-@pytest_twisted.ensureDeferred
 async def test_after_a_failure_the_next_attempt_succeeds(daemon: ReceivingNode) -> None:
     await daemon.start()
     await daemon.upload(archive(), checksum="0")
@@ -37,7 +34,6 @@ async def test_after_a_failure_the_next_attempt_succeeds(daemon: ReceivingNode) 
     assert daemon.states()[-3:] == ["pending", "processing", "success"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_success_report_without_an_answer_is_sent_again(daemon: ReceivingNode) -> None:
     await daemon.start()
     daemon.panel.inject("/success", Answer(500), times=1)
@@ -45,7 +41,6 @@ async def test_a_success_report_without_an_answer_is_sent_again(daemon: Receivin
     assert daemon.panel.reports() == [(UUID, "success")] * 2
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_files_of_a_success_that_the_panel_refuses_are_quarantined(
     daemon: ReceivingNode,
 ) -> None:
@@ -67,7 +62,6 @@ async def test_the_files_of_a_success_that_the_panel_refuses_are_quarantined(
     assert daemon.panel.reports() == [(UUID, "success")]
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_engine_that_does_not_answer_fails_the_transfer(daemon: ReceivingNode) -> None:
     socket = str(daemon.directory / "no-engine.sock")
     await daemon.start(docker={"enabled": True, "socket": socket})

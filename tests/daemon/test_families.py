@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import attrs
 import pytest
-import pytest_twisted
 
 from tests.support.go_tar import FIFO, ODD, GoFile, go_tar
 from tests.support.receiving_node import ReceivingNode
@@ -70,7 +69,6 @@ async def refused(daemon: ReceivingNode, data: bytes, family: Family, reason: st
     return answer
 
 
-@pytest_twisted.ensureDeferred
 async def test_pterodactyls_files_arrive_as_they_were_packed(daemon: ReceivingNode) -> None:
     await daemon.start()
     files = [*ODD, REGION]
@@ -105,7 +103,6 @@ def body_of_success(daemon: ReceivingNode) -> Any:
 
 
 @pytest.mark.parametrize("pool", ["", "pool-1"])
-@pytest_twisted.ensureDeferred
 async def test_pelicans_log_and_backups_are_kept(daemon: ReceivingNode, pool: str) -> None:
     # A pool that is none of this node's means nothing to it: all of the server is sent.
     await daemon.start(family="pelican")
@@ -123,7 +120,6 @@ async def test_pelicans_log_and_backups_are_kept(daemon: ReceivingNode, pool: st
     assert daemon.stored() == [UUID]
 
 
-@pytest_twisted.ensureDeferred
 async def test_calagopus_files_arrive_with_its_log_and_backups(
     daemon: ReceivingNode,
 ) -> None:
@@ -164,7 +160,6 @@ PACKED = as_go_packs(go_tar(ODD))
 MISSING, DIFFERENT = "missing archive or checksum", "checksums don't match"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_backup_that_is_missing_or_altered_fails_the_whole_transfer(
     daemon: ReceivingNode,
 ) -> None:
@@ -185,7 +180,6 @@ async def test_a_backup_that_is_missing_or_altered_fails_the_whole_transfer(
         daemon.panel.open_transfer(UUID, daemon.node)
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_existing_backup_is_not_overwritten(daemon: ReceivingNode) -> None:
     await daemon.start()
     place = daemon.directory / "backups" / UUID / f"{ID}.tar.gz"
@@ -196,7 +190,6 @@ async def test_an_existing_backup_is_not_overwritten(daemon: ReceivingNode) -> N
     assert kept(daemon) == {f"{UUID}/{ID}.tar.gz": b"precious"}
 
 
-@pytest_twisted.ensureDeferred
 async def test_too_many_streams_and_unknown_formats_of_calagopus_are_refused(
     daemon: ReceivingNode,
 ) -> None:
@@ -208,7 +201,6 @@ async def test_too_many_streams_and_unknown_formats_of_calagopus_are_refused(
     await refused(daemon, b"LZIP\1" + tar, calagopus(suffix="tar.lz"), "of an unknown kind")
 
 
-@pytest_twisted.ensureDeferred
 async def test_calagopus_gets_no_answer_to_a_bad_token(daemon: ReceivingNode) -> None:
     await daemon.start()
     with pytest.raises(Unanswered):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-import pytest_twisted
 
 from tests.support.documents import page
 from tests.support.sample_server import UUID
@@ -31,7 +30,6 @@ def in_order(lines: list[str], log: list[str]) -> bool:
     return True
 
 
-@pytest_twisted.ensureDeferred
 async def test_each_node_logs_what_the_page_shows(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()

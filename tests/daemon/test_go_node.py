@@ -33,7 +33,6 @@ async def begin(nodes: TwoNodes, go: GoNode, size: int = 100_000) -> None:
     await nodes.panel.transfer(UUID, go.node)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_go_node_is_sent_whole_files_in_place_of_links(
     nodes: TwoNodes, go: GoNode
 ) -> None:
@@ -54,7 +53,6 @@ async def test_a_go_node_is_sent_whole_files_in_place_of_links(
     assert nodes.source.paths_of_server() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_go_node_is_asked_by_options_and_sent_a_chunked_form(
     nodes: TwoNodes, go: GoNode
 ) -> None:
@@ -71,7 +69,6 @@ async def test_a_go_node_is_asked_by_options_and_sent_a_chunked_form(
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-@pytest_twisted.ensureDeferred
 async def test_the_refusal_of_a_go_node_is_logged(nodes: TwoNodes, go: GoNode, size: int) -> None:
     go.fails = "early"
     await begin(nodes, go, size)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest_twisted
-
 from tests.kills.arrivals import Arrivals
 from tests.kills.engine import inject
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
@@ -16,29 +14,24 @@ KILLS = 8
 KILLS_WITH_ENGINE = 4
 
 
-@pytest_twisted.ensureDeferred
 async def test_after_kills_an_arriving_server_is_here_with_its_backups_or_not_at_all(
     tmp_path: Path,
 ) -> None:
     await inject(Arrivals(tmp_path), KILLS, seed=3)
 
 
-@pytest_twisted.ensureDeferred
 async def test_after_kills_there_is_one_whole_copy_where_the_panel_says(tmp_path: Path) -> None:
     await inject(Transfers(tmp_path), KILLS, seed=20)
 
 
-@pytest_twisted.ensureDeferred
 async def test_after_kills_moved_backups_are_where_the_server_is(tmp_path: Path) -> None:
     await inject(Removals(tmp_path), KILLS, seed=4)
 
 
-@pytest_twisted.ensureDeferred
 async def test_after_kills_no_file_in_a_pool_is_changed(tmp_path: Path) -> None:
     await inject(Pooled(tmp_path), KILLS, seed=11)
 
 
-@pytest_twisted.ensureDeferred
 async def test_after_kills_there_is_one_container_where_the_panel_says(
     tmp_path: Path, engine: Engine
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 
@@ -28,7 +27,6 @@ def threads() -> Iterator[None]:
     pool.adjustPoolsize(*usual)
 
 
-@pytest_twisted.ensureDeferred
 async def test_fifty_servers_received_at_once_all_arrive(daemon: ReceivingNode) -> None:
     for server in SERVERS:
         daemon.expect(server)
@@ -59,7 +57,6 @@ async def test_fifty_servers_received_at_once_all_arrive(daemon: ReceivingNode) 
     assert daemon.stored() == SERVERS[:50]
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_upload_below_the_least_rate_fails_and_the_next_is_received(
     daemon: ReceivingNode,
 ) -> None:

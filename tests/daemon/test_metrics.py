@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import pytest_twisted
 from treq.client import HTTPClient
 from twisted.web.client import Agent
 
@@ -38,7 +37,6 @@ async def get(url: str) -> tuple[int, str]:
     return response.code, await response.text("utf-8")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_received_server_is_in_the_metrics(
     daemon: ReceivingNode, promtool: Callable[..., str]
 ) -> None:
@@ -71,7 +69,6 @@ async def test_a_received_server_is_in_the_metrics(
     assert 0.5 < resident / memory(daemon, "VmRSS") < 2
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_running_transfer_is_in_the_metrics(daemon: ReceivingNode) -> None:
     await daemon.start(metrics=LOOPBACK)
     sender = UploadClient(daemon, archive(3_000_000))
@@ -86,7 +83,6 @@ async def test_a_running_transfer_is_in_the_metrics(daemon: ReceivingNode) -> No
     assert found.having("wingsd_transfers_total")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_failure_is_counted_with_its_reason(daemon: ReceivingNode) -> None:
     await daemon.start(metrics=LOOPBACK)
     status, _ = await daemon.upload(archive(), checksum="0" * 64)
@@ -99,7 +95,6 @@ async def test_a_failure_is_counted_with_its_reason(daemon: ReceivingNode) -> No
     assert found.having("wingsd_request_errors_total") == [{"reason": "checksum_mismatch"}]
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_engine_that_does_not_answer_is_in_the_metrics(daemon: ReceivingNode) -> None:
     nobody = str(daemon.directory / "no-engine.sock")
     await daemon.start_loaded(metrics=LOOPBACK, docker={"enabled": True, "socket": nobody})
@@ -115,7 +110,6 @@ async def test_an_engine_that_does_not_answer_is_in_the_metrics(daemon: Receivin
     ]
 
 
-@pytest_twisted.ensureDeferred
 async def test_metrics_are_off_unless_configured(daemon: ReceivingNode) -> None:
     await daemon.start_loaded(api={"ssl": {"enabled": False}})
     assert not daemon.lines_with("metrics: listening at")
@@ -123,7 +117,6 @@ async def test_metrics_are_off_unless_configured(daemon: ReceivingNode) -> None:
     assert status == 404
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_invalid_metrics_address_ends_the_start_with_an_error(
     daemon: ReceivingNode,
 ) -> None:

@@ -6,7 +6,6 @@ import random
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.ssl import Certificate
 
 from tests.support import Drop, Hang
@@ -39,7 +38,6 @@ def texts(browser: Browser, event: str) -> list[str]:
     return [entry.args[0] for entry in browser.events if entry.event == event]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_moves_whole_and_leaves_nothing_behind(nodes: TwoNodes) -> None:
     nodes.add_server()
     before = seen(nodes.source.files())
@@ -65,7 +63,6 @@ async def test_a_server_moves_whole_and_leaves_nothing_behind(nodes: TwoNodes) -
     assert answer["configuration"]["allocations"]["default"]["port"] == 25566
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_size_of_a_received_server_is_known_without_measuring_it(
     nodes: TwoNodes,
 ) -> None:
@@ -87,7 +84,6 @@ async def test_the_size_of_a_received_server_is_known_without_measuring_it(
 @pytest.mark.parametrize(
     ("asked", "arrives"), [({}, f"{UUID}/{BACKUP}"), ({"archive_format": "tar_lz4"}, BACKUP)]
 )
-@pytest_twisted.ensureDeferred
 async def test_backups_and_the_install_log_move_with_the_server(
     nodes: TwoNodes, asked: dict[str, str], arrives: str
 ) -> None:
@@ -107,7 +103,6 @@ async def test_backups_and_the_install_log_move_with_the_server(
     assert installed.read_bytes() == b"installed\n"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_moves_to_and_fro_in_each_format_that_a_panel_asks_for(
     nodes: TwoNodes,
 ) -> None:
@@ -127,7 +122,6 @@ async def test_a_server_moves_to_and_fro_in_each_format_that_a_panel_asks_for(
         here, there = there, here
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_reason_of_a_refusal_is_shown_at_the_source(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()
@@ -152,7 +146,6 @@ async def test_the_reason_of_a_refusal_is_shown_at_the_source(nodes: TwoNodes) -
     assert nodes.source.files().is_dir()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_success_whose_answer_is_lost_is_not_rolled_back(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()
@@ -170,7 +163,6 @@ async def test_a_success_whose_answer_is_lost_is_not_rolled_back(nodes: TwoNodes
     assert nodes.source.files().is_dir()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_destination_that_dies_leaves_the_server_where_it_was(nodes: TwoNodes) -> None:
     nodes.add_server(4_000_000)
     await nodes.start()
@@ -196,7 +188,6 @@ async def refused_twice(nodes: TwoNodes) -> Any:
     return status, answer["error"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_second_transfer_of_a_server_is_refused_with_409(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()
@@ -210,7 +201,6 @@ async def test_a_second_transfer_of_a_server_is_refused_with_409(nodes: TwoNodes
     await nodes.source.wait_for_line("state success")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_source_stopped_before_success_still_deletes_its_copy(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.daemon.resources import until
@@ -66,7 +65,6 @@ async def stays(nodes: TwoNodes) -> None:
     assert (nodes.source.files() / "world" / "region.mca").exists()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_moves_by_the_line_that_its_destination_printed(nodes: TwoNodes) -> None:
     await alone(nodes)
     before = seen(nodes.source.files())
@@ -89,7 +87,6 @@ async def test_a_server_moves_by_the_line_that_its_destination_printed(nodes: Tw
     assert (known["name"], known["by_hand"], known["hold"]) == ("Lobby", True, "")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_direct_transfer_takes_the_panels_settings_along_and_deletes_the_copy_on_request(
     nodes: TwoNodes,
 ) -> None:
@@ -115,7 +112,6 @@ async def test_a_direct_transfer_takes_the_panels_settings_along_and_deletes_the
     assert nodes.panel.node_of(UUID) is nodes.source.node
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_refused_direct_transfer_does_not_stop_the_server(nodes: TwoNodes) -> None:
     await alone(nodes)
     words = await invite(nodes)
@@ -133,7 +129,6 @@ async def test_a_refused_direct_transfer_does_not_stop_the_server(nodes: TwoNode
     await stays(nodes)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_token_is_good_once(nodes: TwoNodes) -> None:
     await alone(nodes)
     words = await invite(nodes)
@@ -148,7 +143,6 @@ async def test_a_token_is_good_once(nodes: TwoNodes) -> None:
 
 
 @pytest.mark.parametrize("end", ["source", "destination"])
-@pytest_twisted.ensureDeferred
 async def test_a_direct_transfer_can_be_cancelled_at_either_node(
     nodes: TwoNodes, end: str
 ) -> None:
@@ -171,7 +165,6 @@ async def test_a_direct_transfer_can_be_cancelled_at_either_node(
     "moment",
     ["receiving the archive", "moving the files into place", "recording that the server is"],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_destination_that_is_killed_has_it_whole_or_not_at_all(
     nodes: TwoNodes, moment: str
 ) -> None:
@@ -192,7 +185,6 @@ async def test_a_destination_that_is_killed_has_it_whole_or_not_at_all(
 
 
 @pytest.mark.parametrize("moment", ["sending the archive", "waiting for the destination"])
-@pytest_twisted.ensureDeferred
 async def test_a_source_that_is_killed_asks_its_destination_when_it_is_back(
     nodes: TwoNodes, moment: str
 ) -> None:

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-import pytest_twisted
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -30,7 +29,6 @@ ORDERED = [
 ]
 
 
-@pytest_twisted.ensureDeferred
 async def test_every_answer_is_described_by_the_document(daemon: ReceivingNode) -> None:
     asker = await prepared(daemon)
     asked = await deferToThread(asker.ask, EXAMPLES, SEED)
@@ -38,7 +36,6 @@ async def test_every_answer_is_described_by_the_document(daemon: ReceivingNode) 
     assert not daemon.lines_with("Traceback")
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_document_is_valid_and_has_every_method_of_every_path(
     daemon: ReceivingNode,
 ) -> None:

@@ -7,7 +7,6 @@ import os
 import stat
 from typing import Any
 
-import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 
@@ -35,7 +34,6 @@ class Watch(ProcessProtocol):
         self.ended.callback(reason.value.exitCode)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_transfer_by_the_panel_is_watched_to_its_end(daemon: ReceivingNode) -> None:
     await daemon.start_loaded()
     watch = Watch()
@@ -59,7 +57,6 @@ async def test_a_transfer_by_the_panel_is_watched_to_its_end(daemon: ReceivingNo
     assert any(look["running"] for look in watch.seen)
 
 
-@pytest_twisted.ensureDeferred
 async def test_status_and_check_config_describe_the_node(daemon: ReceivingNode) -> None:
     await daemon.start_loaded()
     found = (await daemon.wingsctl("status", "--json")).json
@@ -73,7 +70,6 @@ async def test_status_and_check_config_describe_the_node(daemon: ReceivingNode) 
     assert (checked.status, checked.json["errors"]) == (0, [])
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_control_socket_of_a_killed_daemon_is_replaced(
     daemon: ReceivingNode,
 ) -> None:
@@ -90,7 +86,6 @@ async def test_the_control_socket_of_a_killed_daemon_is_replaced(
     assert (await daemon.wingsctl("status")).status == 3
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_daemon_runs_without_a_control_socket(daemon: ReceivingNode) -> None:
     await daemon.start(control={"socket": str(daemon.directory / "no" / "control.sock")})
     assert "there is no directory" in await daemon.wait_for_line("no control socket at")

@@ -44,7 +44,6 @@ def hold(pages: list[Page]) -> Hang:
     return held
 
 
-@pytest_twisted.ensureDeferred
 async def test_pages_that_reconnect_while_a_transfer_fails_lose_the_banner(
     nodes: TwoNodes, open_pages: Open
 ) -> None:
@@ -63,7 +62,6 @@ async def test_pages_that_reconnect_while_a_transfer_fails_lose_the_banner(
     assert all(page.opened <= 5 for page in pages)
 
 
-@pytest_twisted.ensureDeferred
 async def test_pages_that_reconnect_when_the_server_has_left_follow_it(
     nodes: TwoNodes, open_pages: Open
 ) -> None:
@@ -82,7 +80,6 @@ async def test_pages_that_reconnect_when_the_server_has_left_follow_it(
     assert [page.states[:2] for page in pages] == [["processing", "completed"]] * len(pages)
 
 
-@pytest_twisted.ensureDeferred
 async def test_pages_lose_no_line_of_a_transfer_while_they_reconnect(
     nodes: TwoNodes, open_pages: Open
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.support import Hang
@@ -12,7 +11,6 @@ from tests.support.sample_server import UUID, archive
 REFUSED = "the Panel does not accept this node's token"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_refused_node_token_is_logged_and_uploads_get_503(daemon: ReceivingNode) -> None:
     await daemon.start(token_id="another")
     line = await daemon.wait_for_line("the request to ")
@@ -23,7 +21,6 @@ async def test_a_refused_node_token_is_logged_and_uploads_get_503(daemon: Receiv
     assert daemon.panel.in_transfer(UUID)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_received_server_stays_until_the_node_token_is_corrected(
     daemon: ReceivingNode,
 ) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -40,7 +39,6 @@ async def moving(nodes: TwoNodes) -> Path:
     return nodes.source.files()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_moves_to_and_fro_and_is_never_copied(tmp_path: Path) -> None:
     scenario = Pooled(tmp_path)
     try:
@@ -54,7 +52,6 @@ async def test_a_server_moves_to_and_fro_and_is_never_copied(tmp_path: Path) -> 
     assert "files deleted" not in log
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_volume_by_two_pool_names_keeps_the_server_at_its_source(tmp_path: Path) -> None:
     nodes = TwoNodes(tmp_path, ("attic", "cellar"))
     try:
@@ -66,7 +63,6 @@ async def test_one_volume_by_two_pool_names_keeps_the_server_at_its_source(tmp_p
         await nodes.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_pool_name_for_two_volumes_is_detected_and_the_server_copied(
     tmp_path: Path,
 ) -> None:
@@ -124,7 +120,6 @@ class PelicanNode(Protocol):
         self.transport.loseConnection()
 
 
-@pytest_twisted.ensureDeferred
 async def test_files_taken_by_a_pelican_node_of_the_pool_are_not_deleted(tmp_path: Path) -> None:
     nodes = TwoNodes(tmp_path, ("attic", ""))
     factory = Factory.forProtocol(lambda: PelicanNode(nodes, there))
@@ -155,7 +150,6 @@ async def test_files_taken_by_a_pelican_node_of_the_pool_are_not_deleted(tmp_pat
 
 
 @pytest.mark.parametrize("pool", ["ATTIC", "cellar"])
-@pytest_twisted.ensureDeferred
 async def test_backups_sent_within_a_pool_are_kept(daemon: ReceivingNode, pool: str) -> None:
     files = daemon.volumes / UUID
     if pool == "ATTIC":

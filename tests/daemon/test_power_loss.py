@@ -97,7 +97,6 @@ def whole(disk: Path) -> bool:
     return region.read_bytes() == intact.read_bytes()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_reported_success_survives_a_power_loss(disk: Disk, daemon: ReceivingNode) -> None:
     upload = await until_success(daemon, disk, durable=True)
     assert await upload == (200, None)
@@ -110,7 +109,6 @@ async def test_a_reported_success_survives_a_power_loss(disk: Disk, daemon: Rece
     store.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_success_without_durability_does_not_survive_a_power_loss(
     disk: Disk, daemon: ReceivingNode
 ) -> None:

@@ -7,7 +7,6 @@ import stat
 from collections.abc import Iterator
 
 import pytest
-import pytest_twisted
 
 from tests.support.docker_engine import Engine
 from tests.support.receiving_node import ReceivingNode
@@ -39,7 +38,6 @@ def owners(daemon: ReceivingNode) -> Iterator[tuple[int, int]]:
             yield found.st_uid, found.st_gid
 
 
-@pytest_twisted.ensureDeferred
 async def test_three_capabilities_are_enough_to_receive_run_and_delete_a_server(
     daemon: ReceivingNode, engine: Engine
 ) -> None:
@@ -71,7 +69,6 @@ async def test_three_capabilities_are_enough_to_receive_run_and_delete_a_server(
         ("fowner", "cannot set modes and times of files of system.user (988:988)"),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_missing_capability_is_logged_at_the_start_and_fails_transfers_cleanly(
     daemon: ReceivingNode, missing: str, says: str
 ) -> None:

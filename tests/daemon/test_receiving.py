@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pytest_twisted
-
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive, sha256
 from tests.support.upload_client import UploadClient
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_received_server_has_its_files_and_is_reported(daemon: ReceivingNode) -> None:
     await daemon.start()
     data = archive()
@@ -27,7 +24,6 @@ async def test_a_received_server_has_its_files_and_is_reported(daemon: Receiving
     assert f"{UUID}: received {len(data)} bytes, 2 files" in figures
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_is_received_without_tls(daemon: ReceivingNode) -> None:
     await daemon.start(api={"ssl": {"enabled": False}})
     assert daemon.url.startswith("http://127.0.0.1:")
@@ -35,7 +31,6 @@ async def test_a_server_is_received_without_tls(daemon: ReceivingNode) -> None:
     assert daemon.panel.reports() == [(UUID, "success")]
 
 
-@pytest_twisted.ensureDeferred
 async def test_no_token_is_logged(daemon: ReceivingNode) -> None:
     await daemon.start()
     token = daemon.token()
@@ -47,7 +42,6 @@ async def test_no_token_is_logged(daemon: ReceivingNode) -> None:
     assert not [part for part in token.split(".") if part in log]
 
 
-@pytest_twisted.ensureDeferred
 async def test_only_unknown_keys_of_the_configuration_are_logged(daemon: ReceivingNode) -> None:
     # All others are printed by every Panel.
     await daemon.start(
@@ -61,7 +55,6 @@ async def test_only_unknown_keys_of_the_configuration_are_logged(daemon: Receivi
     assert line.endswith("keys: crash_detection, throttles.line")
 
 
-@pytest_twisted.ensureDeferred
 async def test_chunked_uploads_with_a_checksum_in_upper_case_are_received(
     daemon: ReceivingNode,
 ) -> None:

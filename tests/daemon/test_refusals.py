@@ -8,7 +8,6 @@ from pathlib import Path
 from socket import create_connection
 
 import jwt
-import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from tests.support.receiving_node import ReceivingNode
@@ -18,7 +17,6 @@ from tests.support.upload_client import UploadClient
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_expired_token_is_refused_with_its_reason_and_the_panel_is_not_called(
     daemon: ReceivingNode,
 ) -> None:
@@ -41,7 +39,6 @@ def get(address: tuple[str, int], path: bytes) -> None:
             pass
 
 
-@pytest_twisted.ensureDeferred
 async def test_requests_cannot_forge_lines_of_the_log(
     daemon: ReceivingNode,
 ) -> None:
@@ -62,7 +59,6 @@ async def test_requests_cannot_forge_lines_of_the_log(
     assert not [line for line in daemon.log if line.startswith("2026-01-01T00:00:00+0000")]
 
 
-@pytest_twisted.ensureDeferred
 async def test_bad_requests_are_refused_in_the_documents_words(daemon: ReceivingNode) -> None:
     await daemon.start()
     path = daemon.directory / "server.tar.gz"
@@ -86,7 +82,6 @@ async def test_bad_requests_are_refused_in_the_documents_words(daemon: Receiving
     assert daemon.panel.reports() == [(UUID, "failure")] * 5
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_damaged_archive_is_refused_with_500_and_its_reason(daemon: ReceivingNode) -> None:
     await daemon.start()
     status, answer = await daemon.upload(b"this is no archive" * 100)
@@ -97,7 +92,6 @@ async def test_a_damaged_archive_is_refused_with_500_and_its_reason(daemon: Rece
     assert daemon.panel.reports() == [(UUID, "failure")]
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_that_exists_here_is_refused_with_409(daemon: ReceivingNode) -> None:
     await daemon.start()
     await daemon.upload(archive())
@@ -107,7 +101,6 @@ async def test_a_server_that_exists_here_is_refused_with_409(daemon: ReceivingNo
     assert (daemon.volumes / UUID / "server.properties").exists()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_unknown_to_the_panel_is_refused_with_404(
     daemon: ReceivingNode,
 ) -> None:
@@ -118,7 +111,6 @@ async def test_a_server_unknown_to_the_panel_is_refused_with_404(
     assert daemon.panel.reports() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_second_upload_of_a_server_is_refused_with_409(daemon: ReceivingNode) -> None:
     await daemon.start()
     sender = UploadClient(daemon, archive())
@@ -130,7 +122,6 @@ async def test_a_second_upload_of_a_server_is_refused_with_409(daemon: Receiving
     assert daemon.panel.reports() == [(UUID, "success")]
 
 
-@pytest_twisted.ensureDeferred
 async def test_existing_files_in_the_servers_place_are_set_aside_and_logged(
     daemon: ReceivingNode,
 ) -> None:
@@ -144,7 +135,6 @@ async def test_existing_files_in_the_servers_place_are_set_aside_and_logged(
     assert not (daemon.volumes / UUID / "precious").exists()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_client_that_still_sends_can_read_the_refusal(daemon: ReceivingNode) -> None:
     await daemon.start()
     sender = UploadClient(daemon, os.urandom(20_000_000), token="bad")
@@ -154,7 +144,6 @@ async def test_a_client_that_still_sends_can_read_the_refusal(daemon: ReceivingN
     assert b"error" in body
 
 
-@pytest_twisted.ensureDeferred
 async def test_large_headers_and_bodies_are_refused_with_431_and_413(
     daemon: ReceivingNode,
 ) -> None:
@@ -168,7 +157,6 @@ async def test_large_headers_and_bodies_are_refused_with_431_and_413(
     assert "/api/transfers" in answer["detail"]
 
 
-@pytest_twisted.ensureDeferred
 async def test_another_method_is_refused_with_405_and_the_allowed_ones(
     daemon: ReceivingNode,
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
@@ -47,7 +46,6 @@ async def is_free(nodes: TwoNodes) -> None:
     assert quarantined(nodes.source) == quarantined(nodes.destination) == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_quick_failure_at_the_source_is_reported_until_the_panel_has_the_transfer(
     nodes: TwoNodes,
 ) -> None:
@@ -64,7 +62,6 @@ async def test_a_quick_failure_at_the_source_is_reported_until_the_panel_has_the
     await is_free(nodes)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_quick_failure_at_the_destination_is_reported_until_the_panel_has_the_transfer(
     nodes: TwoNodes,
 ) -> None:
@@ -89,7 +86,6 @@ async def test_a_quick_failure_at_the_destination_is_reported_until_the_panel_ha
 
 
 @pytest.mark.parametrize("strict", [False, True])
-@pytest_twisted.ensureDeferred
 async def test_a_quick_success_is_reported_until_the_panel_has_the_transfer(
     nodes: TwoNodes, strict: bool
 ) -> None:
@@ -113,7 +109,6 @@ async def test_a_quick_success_is_reported_until_the_panel_has_the_transfer(
     assert quarantined(nodes.source) == quarantined(nodes.destination) == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_denied_failure_report_is_sent_again_after_a_restart(nodes: TwoNodes) -> None:
     nodes.add_server()
     await nodes.start()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from socket import AF_INET, AF_INET6, AF_UNIX, create_server, socket
 
 import pytest
-import pytest_twisted
 
 from tests.support.node_process import LOOPBACK
 from tests.support.receiving_node import ReceivingNode
@@ -41,7 +40,6 @@ async def start_with(daemon: ReceivingNode, *passed: socket, options: Sequence[s
         ),
     ],
 )
-@pytest_twisted.ensureDeferred
 async def test_an_unusable_configuration_ends_the_start_with_one_line(
     daemon: ReceivingNode, changes: dict[str, object], says: str
 ) -> None:
@@ -51,7 +49,6 @@ async def test_an_unusable_configuration_ends_the_start_with_one_line(
     assert not daemon.lines_with("Traceback")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_damaged_state_database_ends_the_start_with_one_line(
     daemon: ReceivingNode,
 ) -> None:
@@ -70,14 +67,12 @@ async def test_a_damaged_state_database_ends_the_start_with_one_line(
     assert not daemon.lines_with("Traceback")
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_daemon_listens_at_the_configured_address(daemon: ReceivingNode) -> None:
     daemon.launch(api={"host": "::1", "port": 18080, **PLAIN})
     assert "http://[::1]:18080" in await daemon.wait_for_line("listens on")
 
 
 @pytest.mark.parametrize("options", [(), ("--endpoint", "systemd:domain=INET:index=0")])
-@pytest_twisted.ensureDeferred
 async def test_a_socket_passed_by_systemd_is_used_with_tls(
     daemon: ReceivingNode, options: tuple[str, ...]
 ) -> None:
@@ -88,7 +83,6 @@ async def test_a_socket_passed_by_systemd_is_used_with_tls(
         assert await daemon.upload(archive()) == (200, None)
 
 
-@pytest_twisted.ensureDeferred
 async def test_of_passed_sockets_only_a_listening_internet_socket_is_used(
     daemon: ReceivingNode,
 ) -> None:
@@ -104,7 +98,6 @@ async def test_of_passed_sockets_only_a_listening_internet_socket_is_used(
         assert daemon.url == f"https://[::1]:{listening.getsockname()[1]}"
 
 
-@pytest_twisted.ensureDeferred
 async def test_several_passed_sockets_need_an_endpoint_option(daemon: ReceivingNode) -> None:
     with create_server(("127.0.0.1", 0)) as one, create_server(("127.0.0.1", 0)) as other:
         await start_with(daemon, one, other)
@@ -116,7 +109,6 @@ async def test_several_passed_sockets_need_an_endpoint_option(daemon: ReceivingN
         assert daemon.url == f"https://127.0.0.1:{other.getsockname()[1]}"
 
 
-@pytest_twisted.ensureDeferred
 async def test_an_endpoint_option_overrides_a_passed_socket(
     daemon: ReceivingNode,
 ) -> None:
@@ -126,7 +118,6 @@ async def test_an_endpoint_option_overrides_a_passed_socket(
         assert daemon.url != f"https://127.0.0.1:{listening.getsockname()[1]}"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_missing_configuration_is_reported_with_the_paths_searched(
     daemon: ReceivingNode,
 ) -> None:
@@ -146,7 +137,6 @@ async def test_a_missing_configuration_is_reported_with_the_paths_searched(
 
 
 @pytest.mark.parametrize("endpoint", ["foo:bar", "tcp:abc", "tcp", "systemd:domain=INET:index=0"])
-@pytest_twisted.ensureDeferred
 async def test_an_invalid_endpoint_ends_the_start_with_one_line(
     daemon: ReceivingNode, endpoint: str
 ) -> None:
@@ -156,7 +146,6 @@ async def test_an_invalid_endpoint_ends_the_start_with_one_line(
     assert not daemon.lines_with("Traceback")
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_second_daemon_on_the_same_data_does_not_start(daemon: ReceivingNode) -> None:
     await daemon.start()
     sender = UploadClient(daemon, archive())

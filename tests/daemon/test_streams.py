@@ -10,7 +10,6 @@ import tarfile
 from pathlib import Path
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
@@ -91,7 +90,6 @@ async def finish(senders: list[UploadClient]) -> list[tuple[int, bytes] | None]:
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-@pytest_twisted.ensureDeferred
 async def test_the_streams_of_one_server_are_merged(
     daemon: ReceivingNode, backwards: bool
 ) -> None:
@@ -115,7 +113,6 @@ async def test_the_streams_of_one_server_are_merged(
 
 
 @pytest.mark.parametrize("agent", ["", OURS])
-@pytest_twisted.ensureDeferred
 async def test_a_wrong_checksum_of_one_stream_fails_all_streams(
     daemon: ReceivingNode, agent: str
 ) -> None:
@@ -135,7 +132,6 @@ async def test_a_wrong_checksum_of_one_stream_fails_all_streams(
     assert daemon.stored() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_stream_cut_short_fails_all_streams(daemon: ReceivingNode) -> None:
     await daemon.start()
     first, other, cut = requests(daemon, 2, OURS)
@@ -150,7 +146,6 @@ async def test_a_stream_cut_short_fails_all_streams(daemon: ReceivingNode) -> No
     assert daemon.stored() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_missing_stream_fails_all_streams(daemon: ReceivingNode) -> None:
     daemon.transfers = {"streams": {"within": 1}}
     await daemon.start()
@@ -175,7 +170,6 @@ async def test_a_missing_stream_fails_all_streams(daemon: ReceivingNode) -> None
     assert daemon.stored() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_streams_of_a_killed_daemon_fail_as_one_transfer(daemon: ReceivingNode) -> None:
     await daemon.start()
     senders = requests(daemon, 3, size=2_000_000)
@@ -219,7 +213,6 @@ def grow(home: Path) -> None:
 
 
 @pytest.mark.parametrize("archive_format", ["tar_gz", "tar_zstd"])
-@pytest_twisted.ensureDeferred
 async def test_a_server_moves_in_several_streams(nodes: TwoNodes, archive_format: str) -> None:
     nodes.add_server()
     grow(nodes.source.files())
@@ -244,7 +237,6 @@ async def test_a_server_moves_in_several_streams(nodes: TwoNodes, archive_format
         here, there = there, here
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_moves_in_more_streams_than_receiving_slots(nodes: TwoNodes) -> None:
     nodes.add_server()
     grow(nodes.source.files())
@@ -257,7 +249,6 @@ async def test_a_server_moves_in_more_streams_than_receiving_slots(nodes: TwoNod
 
 
 @pytest.mark.parametrize("victim", ["source", "destination"])
-@pytest_twisted.ensureDeferred
 async def test_a_kill_during_several_streams_leaves_the_server_which_moves_later(
     nodes: TwoNodes, victim: str
 ) -> None:

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from tests.support import Hang
@@ -49,7 +48,6 @@ async def entry(journal: Journal, text: str) -> dict[str, str]:
     return found
 
 
-@pytest_twisted.ensureDeferred
 async def test_systemd_is_notified_from_start_to_end(
     daemon: ReceivingNode, manager: Manager
 ) -> None:
@@ -79,7 +77,6 @@ async def test_systemd_is_notified_from_start_to_end(
     assert await daemon.ended() == -signal.SIGTERM
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_reload_is_notified_and_new_connections_get_the_new_certificate(
     daemon: ReceivingNode, manager: Manager
 ) -> None:
@@ -100,7 +97,6 @@ async def test_a_reload_is_notified_and_new_connections_get_the_new_certificate(
     assert await daemon.served_certificate() != before
 
 
-@pytest_twisted.ensureDeferred
 async def test_sigabrt_of_the_watchdog_logs_the_stacks_of_all_threads(
     daemon: ReceivingNode, manager: Manager
 ) -> None:
@@ -113,7 +109,6 @@ async def test_sigabrt_of_the_watchdog_logs_the_stacks_of_all_threads(
     assert [line for line in daemon.log[begin:] if "in mainLoop" in line]
 
 
-@pytest_twisted.ensureDeferred
 async def test_journald_gets_entries_with_fields(daemon: ReceivingNode) -> None:
     with Journal(daemon.directory) as journal:
         await daemon.listen_panel()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import pytest
-import pytest_twisted
 from twisted.internet.ssl import Certificate
 
 from tests.support import Answer
@@ -44,7 +43,6 @@ async def assert_used(daemon: ReceivingNode, token: str) -> None:
     assert daemon.stored() == []
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_token_is_good_for_one_transfer_even_after_a_kill(daemon: ReceivingNode) -> None:
     await daemon.start()
     token = daemon.token()
@@ -61,7 +59,6 @@ async def test_a_token_is_good_for_one_transfer_even_after_a_kill(daemon: Receiv
     assert await daemon.upload(archive(), token=daemon.token()) == (200, None)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_refusal_before_the_body_does_not_use_up_the_token(daemon: ReceivingNode) -> None:
     await daemon.start_loaded()
     token = daemon.token()
@@ -86,7 +83,6 @@ async def test_a_refusal_before_the_body_does_not_use_up_the_token(daemon: Recei
     assert await daemon.upload(archive(), token=token) == (200, None)
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_server_unknown_to_the_panel_does_not_use_up_the_token(
     daemon: ReceivingNode,
 ) -> None:
@@ -101,7 +97,6 @@ async def test_a_server_unknown_to_the_panel_does_not_use_up_the_token(
     ("address", "status"),
     [("https://node.invalid:8080/", 200), ("https://other.invalid:8080", 401)],
 )
-@pytest_twisted.ensureDeferred
 async def test_a_node_that_knows_its_address_takes_no_other_nodes_tokens(
     daemon: ReceivingNode, address: str, status: int
 ) -> None:
@@ -121,7 +116,6 @@ async def console(daemon: ReceivingNode, jti: str) -> Browser:
     return browser
 
 
-@pytest_twisted.ensureDeferred
 async def test_the_deny_list_survives_a_kill(daemon: ReceivingNode) -> None:
     await daemon.start_loaded()
     assert await daemon.upload(archive(), token=daemon.token()) == (200, None)
@@ -146,7 +140,6 @@ async def test_the_deny_list_survives_a_kill(daemon: ReceivingNode) -> None:
         await taken.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_pelican_node_takes_only_tokens_with_pelicans_scope(daemon: ReceivingNode) -> None:
     await daemon.start(family="pelican")
     status, answer = await daemon.upload(archive(), token=daemon.token())

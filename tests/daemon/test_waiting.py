@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest_twisted
-
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 from tests.support.upload_client import UploadClient
@@ -11,7 +9,6 @@ from tests.support.upload_client import UploadClient
 OTHER = "1b0c7f6e-9a3d-4e52-8c41-5f2e7d90ab36"
 
 
-@pytest_twisted.ensureDeferred
 async def test_a_waiting_sender_that_disconnects_fails_at_once(daemon: ReceivingNode) -> None:
     daemon.expect(OTHER)
     daemon.transfers = {"concurrent": 1}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import pytest
-import pytest_twisted
 
 from tests.daemon.resources import MIB, nice_values, until
 from tests.support.node_process import NodeProcess, reactor
@@ -23,7 +22,6 @@ LEAST = SIZE / (LIMIT * MIB) * 0.95
 USUAL = os.getpriority(os.PRIO_PROCESS, 0)
 
 
-@pytest_twisted.ensureDeferred
 async def test_servers_are_received_no_faster_than_the_limit(daemon: ReceivingNode) -> None:
     daemon.transfers = {"download_limit": LIMIT}
     await daemon.start()
@@ -33,7 +31,6 @@ async def test_servers_are_received_no_faster_than_the_limit(daemon: ReceivingNo
     assert (daemon.volumes / UUID / "world/region/r.0.0.mca").stat().st_size == SIZE
 
 
-@pytest_twisted.ensureDeferred
 async def test_servers_are_sent_no_faster_than_the_limit(nodes: TwoNodes) -> None:
     nodes.add_server(SIZE)
     nodes.source.transfers = {"upload_limit": LIMIT}
@@ -57,7 +54,6 @@ def yields(daemon: NodeProcess, nice: int, *names: str) -> None:
 
 
 @pytest.mark.parametrize(("transfers", "nice"), [({}, 10), ({"nice": 3}, 3), ({"nice": 0}, 0)])
-@pytest_twisted.ensureDeferred
 async def test_only_threads_that_receive_have_a_raised_nice_value(
     daemon: ReceivingNode, transfers: dict[str, int], nice: int
 ) -> None:
@@ -70,7 +66,6 @@ async def test_only_threads_that_receive_have_a_raised_nice_value(
     assert await sender.finish() == (200, b"")
 
 
-@pytest_twisted.ensureDeferred
 async def test_only_threads_that_send_have_a_raised_nice_value(nodes: TwoNodes) -> None:
     nodes.add_server(SIZE)
     await nodes.start()

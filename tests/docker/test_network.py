@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,30 +31,8 @@ def bound_to(ip: str, forced: bool = True) -> Settings:
 
 
 def test_the_main_network_is_wings_own() -> None:
-    assert network_spec(node(), Settings("uuid")) == NetworkSpec(
-        "pterodactyl_nw",
-        {
-            "Driver": "bridge",
-            "EnableIPv6": True,
-            "Internal": False,
-            "IPAM": {
-                "Driver": "default",
-                "Config": [
-                    {"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.1"},
-                    {"Subnet": "fdba:17c8:6c94::/64", "Gateway": "fdba:17c8:6c94::1011"},
-                ],
-            },
-            "Options": {
-                "encryption": "false",
-                "com.docker.network.bridge.default_bridge": "false",
-                "com.docker.network.bridge.enable_icc": "true",
-                "com.docker.network.bridge.enable_ip_masquerade": "true",
-                "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",  # noqa: S104
-                "com.docker.network.bridge.name": "pterodactyl0",
-                "com.docker.network.driver.mtu": "1500",
-            },
-        },
-    )
+    body = json.loads(Path(__file__).with_name("network.json").read_text())
+    assert network_spec(node(), Settings("uuid")) == NetworkSpec("pterodactyl_nw", body)
 
 
 def test_the_main_network_follows_the_configuration() -> None:

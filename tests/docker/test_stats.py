@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,29 +16,7 @@ from wingsd.docker.runtime import Usage
 from wingsd.docker.streams import MAX_SAMPLE, Samples, usage
 
 STARTED = datetime(2026, 11, 25, 9, 16, 0, tzinfo=UTC)
-SAMPLE: dict[str, Any] = {
-    "read": "2026-11-25T09:16:29.764190574Z",
-    "preread": "2026-11-25T09:16:28.759058876Z",
-    "cpu_stats": {
-        "cpu_usage": {"total_usage": 1_523_456_789},
-        "system_cpu_usage": 12_000_000_000,
-        "online_cpus": 4,
-    },
-    "precpu_stats": {
-        "cpu_usage": {"total_usage": 1_023_456_789},
-        "system_cpu_usage": 8_000_000_000,
-        "online_cpus": 4,
-    },
-    "memory_stats": {
-        "usage": 50_000_000,
-        "stats": {"inactive_file": 8_000_000},
-        "limit": 73_600_000,
-    },
-    "networks": {
-        "eth0": {"rx_bytes": 100, "tx_bytes": 10},
-        "eth1": {"rx_bytes": 20, "tx_bytes": 2},
-    },
-}
+SAMPLE: dict[str, Any] = json.loads(Path(__file__).with_name("stats.json").read_text())
 
 
 def changed(section: str, **fields: Any) -> dict[str, Any]:

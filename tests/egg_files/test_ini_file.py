@@ -2,48 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.egg_files.helpers import changed, put, tried
+from tests.egg_files.helpers import changed, put, sample, tried
 
-ARK = """\
-[ServerSettings]
-ServerPassword=
-ServerAdminPassword=adminpass
-RCONPort=27020
-; The administrator's remark.
-ActiveMods=731604991,1404697612
-SpectatorPassword="a b"
+ARK = sample("ark.ini")
 
-[/Script/ShooterGame.ShooterGameUserSettings]
-MasterAudioVolume=1.000000
-bAutoSavedGame=False
-Version=5
-
-[/Script/Engine.GameSession]
-MaxPlayers=70
-
-[SessionSettings]
-SessionName=ARK #1
-
-[/script/shootergame.shootergamemode]
-ConfigOverrideItemMaxQuantity=(ItemClassString="PrimalItem_C",Quantity=(MaxItemQuantity=200))
-ConfigOverrideItemMaxQuantity=(ItemClassString="OtherItem_C",Quantity=(MaxItemQuantity=300))
-"""
-
-MUMBLE = """\
-; Murmur configuration file.
-
-# Path to database.
-database=
-
-welcometext="<br />Welcome to this server.<br />"
-; Port to bind TCP and UDP sockets to.
-port=64738
-;host=
-users=100
-
-[Ice]
-Ice.Warn.UnknownProperties=1
-"""
+MUMBLE = sample("mumble.ini")
 
 
 def test_arks_settings() -> None:

@@ -177,6 +177,10 @@ class FakeNode:
         return [call[0] for call in self.environment.calls if call[0] in names]
 
 
+def boot(node: FakeNode) -> Outcome:
+    return Outcome.of(node.servers.boot())
+
+
 def do(server: Server, action: PowerAction, wait_seconds: float = 30) -> Outcome:
     return Outcome.of(server.power(action, wait_seconds))
 

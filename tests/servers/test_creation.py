@@ -7,7 +7,7 @@ import os
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.servers.harness import UUID, FakeNode, Outcome, configuration
+from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration
 from tests.support import Hang
 from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import (
@@ -22,10 +22,6 @@ from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
 
 DOWN = PanelUnreachable("down", "x")
-
-
-def boot(node: FakeNode) -> Outcome:
-    return Outcome.of(node.servers.boot())
 
 
 def create(node: FakeNode, *, start: bool = False) -> Outcome:

@@ -7,7 +7,7 @@ import os
 import attrs
 import pytest
 
-from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration
+from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration
 from tests.support import Hang
 from tests.support.logged_errors import LoggedErrors
 from wingsd.config import StoragePool
@@ -22,10 +22,6 @@ from wingsd.servers.files import ServerDirectories
 from wingsd.servers.power_states import PowerAction
 
 DOWN = PanelUnreachable("down", "x")
-
-
-def boot(node: FakeNode) -> Outcome:
-    return Outcome.of(node.servers.boot())
 
 
 def delete(node: FakeNode) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration
+from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration
 from tests.support import Hang
 from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import EnvironmentFailed, ServerNotFound, ServersNotLoaded
@@ -13,10 +13,6 @@ from wingsd.panel.http_client import NodeTokenRefused, PanelUnreachable
 from wingsd.servers.power_states import PowerState
 
 DOWN = PanelUnreachable("down", "x")
-
-
-def boot(node: FakeNode) -> Outcome:
-    return Outcome.of(node.servers.boot())
 
 
 def test_servers_are_loaded_the_panel_told_and_what_runs_taken_up(node: FakeNode) -> None:

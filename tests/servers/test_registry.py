@@ -6,14 +6,10 @@ import os
 
 import pytest
 
-from tests.servers.harness import UUID, FakeNode, Outcome, configuration
+from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration
 from tests.support.logged_errors import LoggedErrors
 from wingsd.errors import Conflict, ServerAlreadyExists, ServerNotFound
 from wingsd.servers.power_states import PowerAction
-
-
-def boot(node: FakeNode) -> Outcome:
-    return Outcome.of(node.servers.boot())
 
 
 def test_an_arriving_server_is_known_and_held(node: FakeNode) -> None:
