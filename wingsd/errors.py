@@ -6,8 +6,8 @@ The class, the HTTP status of its answer, and the module where that is not this 
       BadRequest                     400
         ArchiveNotFirst              400  transfers/errors
         ChecksumMismatch             400  transfers/errors
-        DiskLimitExceeded            400  archive/errors
-        InvalidBackupName            400  backups/attachments
+        DiskLimitExceeded            400  archive/policy
+        InvalidBackupName            400  backups/local
         InvalidContentType           400  transfers/errors
         InvalidDestination           400  transfers/errors
         InvalidForm                  400  transfers/errors
@@ -27,7 +27,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       Forbidden                      403
       PathNotFound                   404  http/errors
       ServerNotFound                 404
-        ServerNotAssigned            404  panel/errors
+        ServerNotAssigned            404  panel/http_client
       MethodNotAllowed               405  http/errors
       Conflict                       409
         BackupConflict               409  backups/received
@@ -44,19 +44,19 @@ The class, the HTTP status of its answer, and the module where that is not this 
       Unprocessable                  422
       UpgradeRequired                426  http/errors
       HeaderTooLong                  431  http/errors
-      ArchiveError                   500  archive/errors
+      ArchiveError                   500  archive/policy
         MemberRefused                500  archive/policy
       DaemonRestarted                500  transfers/errors
       EnvironmentFailed              500
         ConsoleBlocked               500  docker/runtime
-      PanelError                     500  panel/errors
-        PanelRefused                 500  panel/errors
-          NodeTokenRefused           503  panel/errors
+      PanelError                     500  panel/http_client
+        PanelRefused                 500  panel/http_client
+          NodeTokenRefused           503  panel/http_client
         TransferNotCommitted         500  transfers/errors
-        PanelUnreachable             503  panel/errors
+        PanelUnreachable             503  panel/http_client
       StorageError                   500
-        StateDatabaseError           500  statedb/errors
-          StateDatabaseDamaged       500  statedb/errors
+        StateDatabaseError           500  statedb/records
+          StateDatabaseDamaged       500  statedb/records
       DestinationError               502  transfers/errors
         DestinationDisconnected      502  transfers/errors
           DestinationTimeout         502  transfers/errors
