@@ -64,7 +64,7 @@ def test_a_clock_set_back_prolongs_none(
     looping.start(0.001, now=False)
     wall.set_by = -HOUR
     end = time.monotonic() + 0.01
-    while time.monotonic() < end:
+    while time.monotonic() < end or not (late or len(fired) > 1):
         reactor.runUntilCurrent()
     assert (len(fired) < 2) is late
     looping.stop()

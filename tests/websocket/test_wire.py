@@ -13,14 +13,6 @@ from wingsd.websocket import protocol as protocol_module
 from wingsd.websocket.client import ALL_MAX
 
 
-async def test_the_sites_timeout_does_not_cut_an_idle_socket(node: ConsoleNode) -> None:
-    node.listen(timeout=0.05)
-    browser = await node.watch()
-    await deferLater(reactor, 0.2)
-    node.publish("status", "offline")
-    await browser.wait_for("status", "offline")
-
-
 async def test_a_flood_of_messages_is_thrown_away_and_one_of_frames_ends_it(
     node: ConsoleNode,
 ) -> None:
