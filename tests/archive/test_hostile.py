@@ -22,7 +22,7 @@ from wingsd.errors import WingsdError
 ABSOLUTE = (Path("/tmp/wingsd-evil"), Path("/etc/wingsd-evil"))
 
 #: What an extraction that others disturb may end with.
-RACED = "never followed|not there|No such file|File exists|would replace"
+RACED = "not followed|not there|No such file|File exists|would replace"
 
 
 def canaries(root: Path) -> dict[str, tuple[Any, ...]]:
