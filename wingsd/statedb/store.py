@@ -51,6 +51,13 @@ class Store:
 
     def open(self, *, read_only: bool = False) -> None:
         """Open and check the database; make it if it is missing and not `read_only`."""
+        try:
+            self._open(read_only=read_only)
+        except Exception:
+            self.close()
+            raise
+
+    def _open(self, *, read_only: bool) -> None:
         with self._errors():
             if read_only:
                 uri = f"{self._path.absolute().as_uri()}?mode=ro"
