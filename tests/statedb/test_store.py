@@ -270,6 +270,18 @@ def test_a_newer_database_is_left_alone(store: Store, tmp_path: Path) -> None:
         Store(str(tmp_path)).open()
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_database_that_cannot_be_opened_is_closed(tmp_path: Path, read_only: bool) -> None:
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    store = Store(str(tmp_path))
+    with pytest.raises(StateDatabaseError):
+        store.open(read_only=read_only)
+    links = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert [link for link in links if tmp_path in link.parents] == []
+
+
 def damage(path: Path, content: bytes) -> None:
     """Fill a journal to many pages, and overwrite one in the middle of its file with `content`."""
     store = Store(str(path.parent))

@@ -6,7 +6,7 @@ import ctypes
 import resource
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from twisted.internet.base import ReactorBase
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -48,12 +48,12 @@ _TRIMMED_FROM = 16 << 20
 
 
 def set_thresholds() -> None:
-    """Have the heap keep what it will need again in a moment.
+    """Set the C library's thresholds for memory: keep freed blocks for reuse, in one heap.
 
-    By itself it gives the memory of a block back when that is freed, and gets it again, page by
-    page and full of zeros, for the next: measured, 0.7 of 7 seconds of processor time for 2 GiB,
-    and no lower peak. All threads share one heap: in heaps of their own, blocks in use lie between
-    free ones, which then cannot be given back (see `trim_heap`).
+    By default the library returns a large block to the kernel when it is freed, and requests it
+    again for the next: measured, 0.7 of 7 seconds of CPU time for 2 GiB, and no lower peak. By
+    default each thread also has a heap of its own, where a few blocks in use keep the free ones
+    around them from being returned (see `trim_heap`).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # the GNU C library's own
@@ -125,9 +125,11 @@ class Pools:
         # Threads started by these inherit the nice value.
         self.disk = Workers(reactor, "disk", DISK_WORKERS)
         self._trimmer = HeapTrimmer(reactor, lambda: self.disk.run(trim_heap))
-        archives: Any = {"nice": transfers.nice, "when_idle": self._trimmer.schedule}
-        self.extractors = Workers(reactor, "extract", transfers.concurrent, **archives)
-        self.packers = Workers(reactor, "pack", PACKERS, **archives)
+        archive_workers = partial(
+            Workers, reactor, nice=transfers.nice, when_idle=self._trimmer.schedule
+        )
+        self.extractors = archive_workers("extract", transfers.concurrent)
+        self.packers = archive_workers("pack", PACKERS)
         self.rewriters = Rewriters(
             Workers(reactor, "rewrite", REWRITERS),
             Workers(reactor, "slow", SLOW_REWRITERS),

@@ -1,4 +1,4 @@
-"""`/v1/status`, the base of the control socket's paths, and transfers as JSON."""
+"""`/v1/status`; and for all paths of the control socket their base class and transfers as JSON."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ __all__ = [
     "Json",
     "Probes",
     "StatusEndpoint",
-    "ending",
-    "past",
+    "ended_transfer",
     "reachable_at",
-    "report",
-    "running",
+    "running_transfer",
+    "unfinished_transfer",
+    "waiting_report",
 ]
 
 
@@ -60,7 +60,7 @@ class ControlEndpoint(Public):
         """Accept every client. Bodies are stored only where this method exists."""
 
 
-def running(progress: Progress, now: float) -> Json:
+def running_transfer(progress: Progress, now: float) -> Json:
     """Return a transfer in progress; `now` is Unix time."""
     is_incoming = isinstance(progress.step, ReceiveStep)
     return {
@@ -80,7 +80,7 @@ def running(progress: Progress, now: float) -> Json:
     }
 
 
-def ending(entry: TransferRecord, started: float) -> Json:
+def unfinished_transfer(entry: TransferRecord, started: float) -> Json:
     """Return a transfer of the database that has not ended and is not in progress.
 
     It began before this daemon `started` (Unix time), or it is about to end.
@@ -107,7 +107,7 @@ def ending(entry: TransferRecord, started: float) -> Json:
     }
 
 
-def past(entry: TransferRecord) -> Json:
+def ended_transfer(entry: TransferRecord) -> Json:
     """Return a transfer that has ended."""
     return {
         "transfer": entry.id,
@@ -125,7 +125,7 @@ def past(entry: TransferRecord) -> Json:
     }
 
 
-def report(waiting: Report) -> Json:
+def waiting_report(waiting: Report) -> Json:
     """Return a report that the Panel has not confirmed yet."""
     return {
         "server": waiting.server,

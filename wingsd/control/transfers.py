@@ -11,8 +11,15 @@ from typing import Any
 import attrs
 
 from wingsd.config import Config
-from wingsd.control import status as views
-from wingsd.control.status import ControlEndpoint, Json, reachable_at
+from wingsd.control.status import (
+    ControlEndpoint,
+    Json,
+    ended_transfer,
+    reachable_at,
+    running_transfer,
+    unfinished_transfer,
+    waiting_report,
+)
 from wingsd.direct_transfers import DirectTransfers
 from wingsd.errors import BadRequest, Conflict, ServerNotFound, ServersNotLoaded
 from wingsd.http.operations import Success, Topic, call
@@ -180,11 +187,14 @@ class TransferList:
         unfinished = await self._database.unfinished()
         now = self._now()
         found = [
-            views.running(each, now) for each in (*self._receiver.progress, *self._sender.progress)
+            running_transfer(each, now)
+            for each in (*self._receiver.progress, *self._sender.progress)
         ]
         shown = {each["server"] for each in found}
         found += [
-            views.ending(entry, self._started) for entry in unfinished if entry.server not in shown
+            unfinished_transfer(entry, self._started)
+            for entry in unfinished
+            if entry.server not in shown
         ]
         return sorted(found, key=lambda each: float(each["begun"]))
 
@@ -195,12 +205,12 @@ class TransferList:
 
     async def past(self, most: int, server: str | None = None) -> list[Json]:
         """Return the last transfers that have ended, of all servers or of one."""
-        return [views.past(entry) for entry in await self._database.ended(most, server)]
+        return [ended_transfer(entry) for entry in await self._database.ended(most, server)]
 
     async def reports(self, server: str) -> list[Json]:
         """Return the reports on a server that the Panel has not confirmed."""
         reports = await self._database.unsettled()
-        return [views.report(each) for each in reports if each.server == server]
+        return [waiting_report(each) for each in reports if each.server == server]
 
     def cancel(self, server: str) -> None:
         """Cancel a server's transfer, or stop expecting it. Raises `Conflict`."""
