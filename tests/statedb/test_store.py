@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -264,7 +265,7 @@ def test_an_older_database_gets_what_it_lacks_and_loses_nothing(
 
 def test_a_newer_database_is_left_alone(store: Store, tmp_path: Path) -> None:
     store.close()
-    with sqlite3.connect(tmp_path / FILE) as connection:
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(StateDatabaseError, match="newer wingsd"):
         Store(str(tmp_path)).open()
@@ -272,9 +273,8 @@ def test_a_newer_database_is_left_alone(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_database_that_cannot_be_opened_is_closed(tmp_path: Path, read_only: bool) -> None:
-    with sqlite3.connect(tmp_path / FILE) as connection:
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    connection.close()
     store = Store(str(tmp_path))
     with pytest.raises(StateDatabaseError):
         store.open(read_only=read_only)

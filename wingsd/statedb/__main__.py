@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 
 from wingsd.config import find, load
@@ -52,10 +53,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--config", help="the node's configuration, if not the daemon's usual one")
     try:
         config, _ = load(parser.parse_args(arguments).config or find())
-        store = Store(config.system.root_directory)
-        store.open(read_only=True)
-        _print("Transfers", _transfers(store))
-        _print("Reports to the Panel", _reports(store))
+        with closing(Store(config.system.root_directory)) as store:
+            store.open(read_only=True)
+            _print("Transfers", _transfers(store))
+            _print("Reports to the Panel", _reports(store))
     except (ConfigError, StateDatabaseError) as error:
         raise SystemExit(f"wingsd: {error}") from error
 
