@@ -44,7 +44,6 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def _open_below(directory: Path) -> set[str]:
-    """Return the open files of this process that are in the directory."""
     names = (_target(descriptor) for descriptor in os.listdir("/proc/self/fd"))
     return {name for name in names if name.startswith(f"{directory}/")}
 
@@ -58,7 +57,6 @@ def _target(descriptor: str) -> str:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """A journal, open and empty."""
     made = Store(str(tmp_path))
     made.open()
     yield made

@@ -13,7 +13,6 @@ from tests.api.node import ApiNode
 
 @pytest.fixture
 def node() -> Iterator[ApiNode]:
-    """A node's site that listens."""
     made = ApiNode()
     made.start()
     yield made

@@ -130,8 +130,6 @@ class FakeServers:
 
 
 class FakeTransfers:
-    """The transfers of one direction."""
-
     def __init__(self, direction: str, calls: Calls) -> None:
         self._direction = direction
         self.servers: tuple[str, ...] = ()
@@ -167,8 +165,6 @@ class FakeTransfers:
 
 
 class FakeDirectTransfers:
-    """Direct transfers, by which one server has come."""
-
     def __init__(self, calls: Calls) -> None:
         self.incoming = self
         self.moved = True
@@ -249,8 +245,6 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
 
 
 class ApiNode:
-    """The site, its port, and a client."""
-
     def __init__(self) -> None:
         self.calls = Calls()
         self.servers = FakeServers(self.calls)
@@ -294,7 +288,6 @@ class ApiNode:
         self.port = self._listening.getHost().port
 
     def resource(self, server: FakeServer) -> Socket:
-        """Return the resource of a server's WebSocket."""
         return Socket(server)
 
     def resource_of_moved(self, server: str) -> Socket | None:

@@ -17,7 +17,6 @@ CALLS = [made for endpoint in PATHS.values() for made in endpoint.calls.values()
 
 
 def endpoints(kind: type[Public] = Public) -> Iterator[type[Public]]:
-    """Yield the classes of all paths that can be called."""
     for each in kind.__subclasses__():
         yield from endpoints(each)
         if each.calls and each.__module__.startswith("wingsd.api."):
@@ -81,7 +80,6 @@ async def test_paths_are_documented_literally(node: ApiNode, path: str) -> None:
 
 
 def kinds(schema: Any) -> Iterator[str]:
-    """Yield the names of the schemas that something refers to."""
     if isinstance(schema, dict):
         if "$ref" in schema:
             yield schema["$ref"]

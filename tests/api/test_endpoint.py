@@ -27,8 +27,6 @@ UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @implementer(IAgentEndpointFactory)
 class _OnUnixSocket:
-    """Finds everything on one socket."""
-
     def __init__(self, path: str) -> None:
         self._path = path
 

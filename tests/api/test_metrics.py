@@ -28,8 +28,6 @@ def door(address: str, exposed: Any = None) -> MetricsListener:
 
 
 class Asked:
-    """A door that is open, and what it answers."""
-
     def __init__(self, opened: MetricsListener) -> None:
         assert opened._listener is not None
         self.url = opened._listener.address

@@ -138,9 +138,6 @@ async def test_an_unknown_server_is_a_404(node: ApiNode, path: str) -> None:
     assert reply.json["code"] == "server-not-found"
 
 
-# Power
-
-
 @pytest.mark.parametrize("action", list(PowerAction))
 async def test_power_is_answered_before_it_is_done(node: ApiNode, action: PowerAction) -> None:
     reply = await node.call("POST", f"{HOME}/power", {"action": action.value})
@@ -191,9 +188,6 @@ async def test_an_invalid_power_action_is_refused(
     assert node.calls == []
 
 
-# Commands, logs, settings
-
-
 async def test_commands_are_sent_in_order(node: ApiNode) -> None:
     content = {"commands": ["say hello", "", "stop"]}
     reply = await node.call("POST", f"{HOME}/commands", content)
@@ -239,9 +233,6 @@ async def test_settings_are_fetched_again(node: ApiNode) -> None:
     # The Panel sends no body at all.
     reply = await node.call("POST", f"{HOME}/sync")
     assert (reply.status, reply.text, node.calls) == (204, "", [("sync",)])
-
-
-# Transfers to other nodes
 
 
 async def test_a_transfer_is_started(node: ApiNode, logged_errors: LoggedErrors) -> None:
@@ -338,9 +329,6 @@ async def test_a_transfer_is_cancelled_once(node: ApiNode) -> None:
     assert reply.status == 409
     assert reply.json["error"] == "Server is not currently being transferred."
     assert node.calls == [("cancel", "out", UUID), ("cancel", "out", UUID)]
-
-
-# The WebSocket
 
 
 async def test_a_websocket_needs_no_authorization_header(node: ApiNode) -> None:

@@ -84,8 +84,6 @@ class Journal:
 
 
 class StreamNode:
-    """A site with nothing behind it, and its clients."""
-
     def __init__(self) -> None:
         self.clock = Clock()
         self.receiver, self.journal = Receiver(), Journal()
@@ -102,7 +100,6 @@ class StreamNode:
         return transfer
 
     def come(self, data: bytes | None, **headers: object) -> Conversation:
-        """Begin a request, with its body or without."""
         talk = Conversation(Taker(), self.site)
         whole = body(data or b"")
         lines: dict[str, Any] = {"Authorization": TOKEN, "Content_Type": TYPE} | headers

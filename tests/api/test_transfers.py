@@ -82,9 +82,6 @@ async def test_an_incoming_transfer_is_cancelled_once(node: ApiNode) -> None:
     assert node.calls == [("cancel", "in", UUID), ("cancel", "in", UUID)]
 
 
-# By hand
-
-
 async def put(node: ApiNode, content: Any = DESCRIPTION, **headers: str | None) -> tuple[int, str]:
     usual: dict[str, str | None] = {"Authorization": by_hand()}
     reply = await node.call("PUT", f"transfers/{UUID}/by-hand", content, **usual | headers)

@@ -56,8 +56,6 @@ class Consumer(FormFeed):
 
 
 class UploadHarness:
-    """An upload that is not read yet."""
-
     def __init__(self, bucket: TokenBucket | None = None) -> None:
         request: Any = FakeRequest()
         self.request: FakeRequest = request

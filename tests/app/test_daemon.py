@@ -22,7 +22,6 @@ def clock() -> Clock:
 
 @pytest.fixture
 def node(tmp_path: Path, clock: Any) -> Node:
-    """One that is made, and not started."""
     system = SystemConfig(root_directory=str(tmp_path), data=str(tmp_path / "volumes"))
     docker = DockerConfig(enabled=False)
     config = Config("id", "token", "https://panel.invalid", system=system, docker=docker)

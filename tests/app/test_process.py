@@ -30,7 +30,6 @@ class Wall:
 
 @pytest.fixture
 def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
-    """The one that Twisted reads."""
     made = Wall()
     monkeypatch.setattr(ReactorBase, "seconds", staticmethod(made))
     return made

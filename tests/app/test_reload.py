@@ -37,11 +37,9 @@ class Harness:
         )
 
     def write(self, **changes: Any) -> None:
-        """Write the file with whole keys replaced."""
         self.path.write_text(yaml.safe_dump(USUAL | changes))
 
     def renew(self, ssl: Ssl) -> bool:
-        """Read a certificate as a node does."""
         if self.fault is not None:
             raise self.fault
         self.read.append(ssl)

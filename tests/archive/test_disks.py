@@ -111,14 +111,12 @@ def ext4(mount: Mount, tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["tmpfs", "ext4"])
 def disk(request: pytest.FixtureRequest) -> Path:
-    """Return one file system after the other."""
     place: Path = request.getfixturevalue(request.param)
     return place
 
 
 @pytest.fixture
 def receiver(disk: Path) -> Iterator[DiskReceiver]:
-    """Return a node on either."""
     with closing(DiskReceiver(disk)) as receiver:
         yield receiver
 
@@ -128,7 +126,6 @@ def noise(size: int) -> bytes:
 
 
 def bomb(size: int) -> bytes:
-    """Return gzip data of one file of so many zeros."""
     pack = zlib.compressobj(9, wbits=31)
     parts = [pack.compress(header(b"world/bomb", size=size))]
     parts += [pack.compress(bytes(MIB)) for _ in range(size // MIB)]

@@ -59,7 +59,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def tree(root: Path) -> dict[bytes, bytes | str | None]:
-    """Return what is below `root` as the cases have it."""
     found: dict[bytes, bytes | str | None] = {}
     # by descriptors, as some names are longer than a path may be
     for where, directories, files, fd in os.fwalk(os.fsencode(root)):

@@ -71,9 +71,6 @@ def test_an_unreadable_backup_is_named(tmp_path: Path, then: str) -> None:
         list(found.blocks())
 
 
-# Removing
-
-
 @pytest.mark.parametrize("place", [f"{ONE}.tar", f"{UUID}/{ONE}.tar.gz"])
 def test_a_moved_backup_is_removed_with_its_empty_directory(tmp_path: Path, place: str) -> None:
     kept(tmp_path / place)

@@ -40,7 +40,6 @@ class Scripted:
         self._server: ThreadingUnixStreamServer | None = None
 
     def answers(self, method: str, path: str, *content: Any, status: int = 200) -> None:
-        """Answer so from now on."""
         bodies = [
             each if isinstance(each, bytes) else json.dumps(each).encode() for each in content
         ]
@@ -82,8 +81,6 @@ class Scripted:
 
 @attrs.frozen
 class Ran:
-    """How the command ended, and what it printed."""
-
     status: int
     out: str
     err: str
@@ -110,7 +107,6 @@ class Command:
 
 @pytest.fixture
 def scripted(tmp_path: Path) -> Iterator[Scripted]:
-    """A daemon that runs."""
     made = Scripted(tmp_path / "control.sock")
     made.start()
     yield made

@@ -21,13 +21,11 @@ OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 @pytest.fixture(autouse=True)
 def shells_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let there be a wingsctl in the path."""
     installed(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
 
 def shell(name: str, *words: str, **environment: str) -> str:
-    """Run a shell; return what it prints."""
     path = shutil.which(name)
     if path is None:
         pytest.skip(f"there is no {name}")

@@ -41,9 +41,6 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
-# receive
-
-
 def test_the_line_for_the_source_is_printed_whole(scripted: Scripted, wingsctl: Command) -> None:
     scripted.answers("POST", "receive", INVITATION, status=201)
     ran = wingsctl("receive", UUID)
@@ -147,9 +144,6 @@ def test_one_that_is_expected_no_more_is_not_waited_for(
     ran = wingsctl("receive", UUID, "--wait", "--json")
     assert ran.status == Exit.FAILED
     assert "does not exist any more" in json.loads(ran.err)["error"]
-
-
-# send
 
 
 def test_sending_goes_on_to_the_end(scripted: Scripted, wingsctl: Command, file: str) -> None:

@@ -33,9 +33,6 @@ def status(**changes: Any) -> dict[str, Any]:
     return usual | changes
 
 
-# status
-
-
 def test_the_node_at_a_glance(scripted: Scripted, wingsctl: Command) -> None:
     scripted.answers("GET", "status", status())
     ran = wingsctl("status")
@@ -82,9 +79,6 @@ def test_programs_get_what_the_daemon_says(scripted: Scripted, wingsctl: Command
     told = status()
     scripted.answers("GET", "status", told)
     assert wingsctl("status", "--json").json == told
-
-
-# transfers
 
 
 def test_transfers_now_and_past(scripted: Scripted, wingsctl: Command) -> None:
@@ -188,9 +182,6 @@ def test_cancelling(scripted: Scripted, wingsctl: Command) -> None:
     assert scripted.asked == [("DELETE", f"/v1/transfers/{UUID}", None)] * 2
 
 
-# As it goes on
-
-
 def test_lines_are_printed_where_there_is_no_terminal() -> None:
     out = io.StringIO()
     with TransferProgress(Console(file=out, width=200)).shown() as screen:
@@ -287,9 +278,6 @@ def test_watching_by_a_program_is_a_line_for_each_look(
     assert ran.status == 0
     lines = [json.loads(line) for line in ran.out.splitlines()]
     assert [len(line["running"]) for line in lines] == [0, 1, 1]
-
-
-# Words
 
 
 @pytest.mark.parametrize(

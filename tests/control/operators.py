@@ -40,18 +40,15 @@ class Operator:
     async def ask(
         self, method: str, path: str, content: object = None, end: str = "source"
     ) -> Any:
-        """Return what the daemon at that end answers."""
         client = ControlClient(self.path(getattr(self.nodes, end)))
         return await deferToThread(client.ask, method, path, content)
 
     async def refusal(self, *request: Any, **options: Any) -> CtlError:
-        """Return how the daemon refuses a request."""
         with pytest.raises(CtlError) as caught:
             await self.ask(*request, **options)
         return caught.value
 
     async def close(self) -> None:
-        """Close both sockets and nodes."""
         for listener in self._listeners.values():
             await listener.close()
         await self.nodes.close()
@@ -59,7 +56,6 @@ class Operator:
 
 @pytest.fixture
 def operator(tmp_path: Path) -> Iterator[Operator]:
-    """A source that has the server, and a destination, and an operator for both."""
     made = Operator(tmp_path)
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

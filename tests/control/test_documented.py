@@ -24,7 +24,6 @@ def documented() -> set[str]:
 
 
 def keys(told: Any) -> Iterator[str]:
-    """Yield the keys of all objects in what was told."""
     if isinstance(told, dict):
         for key, value in told.items():
             yield key

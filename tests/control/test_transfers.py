@@ -125,9 +125,6 @@ async def test_as_many_that_have_ended_are_told_as_are_asked_for(operator: Opera
         assert refusal.exit_code == Exit.FAILED
 
 
-# Orders that make no sense
-
-
 @pytest.mark.parametrize(
     ("path", "order", "says"),
     [

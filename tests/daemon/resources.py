@@ -27,7 +27,6 @@ def memory(daemon: NodeProcess, name: str) -> int:
 
 
 def open_files(daemon: NodeProcess) -> int:
-    """Return the number of its descriptors."""
     return len(os.listdir(f"/proc/{daemon.pid}/fd"))
 
 
@@ -57,7 +56,6 @@ def nice_values(daemon: NodeProcess) -> dict[str, set[int]]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Return when it holds."""
     for _ in range(1000):
         if holds():
             return

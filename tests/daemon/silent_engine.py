@@ -27,11 +27,9 @@ class SilentEngine(Resource):
         self._port: Any = None
 
     async def listen(self, socket: str) -> None:
-        """Listen on a UNIX socket."""
         self._port = await UNIXServerEndpoint(reactor, socket).listen(Site(self))
 
     async def close(self) -> None:
-        """Close the socket, and all connections that wait for an answer."""
         await maybeDeferred(self._port.stopListening)
         for request in tuple(self._requests):
             request.channel.forceAbortClient()

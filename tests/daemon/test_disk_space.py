@@ -11,13 +11,10 @@ MIB = 1 << 20
 
 
 def allow(daemon: ReceivingNode, disk_space: int) -> None:
-    """Have the Panel begin a transfer of the server, with a disk limit in MiB."""
     daemon.expect(UUID, build=server_settings(UUID)["build"] | {"disk_space": disk_space})
 
 
-async def test_a_server_beyond_its_disk_limit_is_refused_with_400(
-    daemon: ReceivingNode,
-) -> None:
+async def test_a_server_beyond_its_disk_limit_is_refused_with_400(daemon: ReceivingNode) -> None:
     await daemon.start()
     for data in (archive(3 * MIB), bomb(8)):
         allow(daemon, 2)

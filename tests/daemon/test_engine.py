@@ -14,7 +14,6 @@ from tests.support.upload_client import UploadClient
 
 
 async def start(daemon: ReceivingNode, engine: Engine) -> None:
-    """Start the node with the engine, and give the server its image."""
     daemon.panel.settings_of(UUID)["container"]["image"] = engine.image
     await daemon.start(**engine.for_node(UUID))
 

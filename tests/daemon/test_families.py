@@ -44,7 +44,6 @@ async def send(
 
 
 def look(path: bytes) -> tuple[bytes, int, float]:
-    """Return a file's data, mode and time."""
     with open(path, "rb") as file:
         found = os.fstat(file.fileno())
         return file.read(), found.st_mode & 0o7777, found.st_mtime
@@ -120,9 +119,7 @@ async def test_pelicans_log_and_backups_are_kept(daemon: ReceivingNode, pool: st
     assert daemon.stored() == [UUID]
 
 
-async def test_calagopus_files_arrive_with_its_log_and_backups(
-    daemon: ReceivingNode,
-) -> None:
+async def test_calagopus_files_arrive_with_its_log_and_backups(daemon: ReceivingNode) -> None:
     await daemon.start()
     status, _, chunks = await send(daemon, RECORDED.read_bytes(), calagopus(LOG, BACKUP))
     assert status == 200

@@ -14,7 +14,6 @@ BLOCKS = [block for block in page("docs/first-transfer.md").blocks if block.lang
 
 
 def shown(about: str) -> list[str]:
-    """Return the lines of the blocks that show the log of a node."""
     lines = [line for block in BLOCKS if block.about == about for line in block.code.splitlines()]
     assert lines
     return lines

@@ -53,7 +53,6 @@ def send(nodes: TwoNodes, words: list[str], *options: str) -> Deferred[CommandRe
 
 
 async def told(peer: NodeProcess) -> Any:
-    """Return what a node knows of the server."""
     return (await peer.wingsctl("show", UUID, "--json")).json
 
 

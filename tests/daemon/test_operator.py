@@ -70,9 +70,7 @@ async def test_status_and_check_config_describe_the_node(daemon: ReceivingNode) 
     assert (checked.status, checked.json["errors"]) == (0, [])
 
 
-async def test_the_control_socket_of_a_killed_daemon_is_replaced(
-    daemon: ReceivingNode,
-) -> None:
+async def test_the_control_socket_of_a_killed_daemon_is_replaced(daemon: ReceivingNode) -> None:
     await daemon.start()
     await daemon.kill()
     assert stat.S_ISSOCK(daemon.control.lstat().st_mode)

@@ -78,9 +78,6 @@ async def test_one_pool_name_for_two_volumes_is_detected_and_the_server_copied(
         await nodes.close()
 
 
-# To a node of Pelican, and from one
-
-
 class PelicanNode(Protocol):
     """A node that has the pool, as Pelican's own has it: it reads nothing of an upload.
 

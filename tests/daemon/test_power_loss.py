@@ -89,7 +89,6 @@ async def until_success(daemon: ReceivingNode, disk: Disk, *, durable: bool) -> 
 
 
 def whole(disk: Path) -> bool:
-    """Return whether all of the server is there: its files, and their contents."""
     region = disk / "volumes" / UUID / "world" / "region" / "r.0.0.mca"
     if not region.is_file() or os.path.getsize(region) != SIZE:
         return False

@@ -39,9 +39,7 @@ def get(address: tuple[str, int], path: bytes) -> None:
             pass
 
 
-async def test_requests_cannot_forge_lines_of_the_log(
-    daemon: ReceivingNode,
-) -> None:
+async def test_requests_cannot_forge_lines_of_the_log(daemon: ReceivingNode) -> None:
     await daemon.start_loaded(debug=True)
     forged = "\x1b[2J\x85\u202e\n2026-01-01T00:00:00+0000 [wingsd.app.daemon#info] forged"
     header = {"alg": "HS256", "typ": "JWT", "crit": [forged]}
@@ -101,9 +99,7 @@ async def test_a_server_that_exists_here_is_refused_with_409(daemon: ReceivingNo
     assert (daemon.volumes / UUID / "server.properties").exists()
 
 
-async def test_a_server_unknown_to_the_panel_is_refused_with_404(
-    daemon: ReceivingNode,
-) -> None:
+async def test_a_server_unknown_to_the_panel_is_refused_with_404(daemon: ReceivingNode) -> None:
     await daemon.start()
     token = daemon.panel.transfer_token(OTHER, daemon.node)
     status, answer = await daemon.curl("-F", "archive=x", token=token)

@@ -109,9 +109,7 @@ async def test_several_passed_sockets_need_an_endpoint_option(daemon: ReceivingN
         assert daemon.url == f"https://127.0.0.1:{other.getsockname()[1]}"
 
 
-async def test_an_endpoint_option_overrides_a_passed_socket(
-    daemon: ReceivingNode,
-) -> None:
+async def test_an_endpoint_option_overrides_a_passed_socket(daemon: ReceivingNode) -> None:
     with create_server(("127.0.0.1", 0)) as listening:
         await start_with(daemon, listening, options=LOOPBACK)
         await daemon.listening()

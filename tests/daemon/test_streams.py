@@ -71,7 +71,6 @@ async def kill(daemon: NodeProcess) -> None:
 
 
 async def pause() -> None:
-    """Let others go on, before it is looked again."""
     await deferLater(reactor, 0.02)
 
 
@@ -84,7 +83,6 @@ async def outcome(sender: UploadClient) -> tuple[int, bytes] | None:
 
 
 async def finish(senders: list[UploadClient]) -> list[tuple[int, bytes] | None]:
-    """Send the rest of all of them at the same time."""
     waiting = [Deferred.fromCoroutine(outcome(sender)) for sender in senders]
     return [await each for each in waiting]
 
@@ -195,9 +193,6 @@ async def test_streams_of_a_killed_daemon_fail_as_one_transfer(daemon: Receiving
     for sender in again:
         await sender.begin()
     assert await finish(again) == [(200, b"")] * 4
-
-
-# From one daemon to another
 
 
 def grow(home: Path) -> None:

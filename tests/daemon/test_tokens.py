@@ -28,7 +28,6 @@ async def fail_with(daemon: ReceivingNode, token: str) -> None:
 
 
 def told(daemon: ReceivingNode) -> list[str]:
-    """Return what the Panel was asked and told of the server."""
     return [call.path for call in daemon.panel.calls if UUID in call.path]
 
 

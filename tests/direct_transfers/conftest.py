@@ -11,5 +11,4 @@ __all__ = ["nodes", "short_pauses"]
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a source ask again at once."""
     monkeypatch.setattr(sending, "OWNERSHIP_BACKOFF", Backoff(0.02, 60.0))

@@ -22,14 +22,10 @@ def token_of(node: NodeInProcess, invitation: Invitation) -> TransferToken:
 
 
 async def move(nodes: TwoNodesInProcess) -> NodeInProcess:
-    """Move the server; return its destination."""
     await nodes.send(await nodes.destination.invite())
     await nodes.settled()
     assert nodes.arrived()
     return nodes.destination
-
-
-# Expecting
 
 
 async def test_an_invitation_expires(nodes: TwoNodesInProcess) -> None:
@@ -97,9 +93,6 @@ async def test_a_client_without_settings_needs_them_in_the_invitation(
     invitation = await nodes.destination.invite(description=description(name="Given"))
     known = await arrivals.coordinator(token_of(nodes.destination, invitation)).admit()
     assert known.settings.meta.name == "Given"
-
-
-# Those that have come
 
 
 async def test_a_direct_server_is_known_and_adopted_after_a_restart(

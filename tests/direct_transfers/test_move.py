@@ -13,8 +13,6 @@ from wingsd.errors import BadRequest, ServerAlreadyExists, ServerNotFound
 from wingsd.panel.schemas import configuration_from_panel
 from wingsd.transfers.outgoing.transfer import MOVED
 
-# The way
-
 
 async def test_a_server_moves_with_files_and_configuration(nodes: TwoNodesInProcess) -> None:
     await nodes.send(await nodes.destination.invite())
@@ -111,9 +109,6 @@ async def test_a_server_can_move_there_and_back(nodes: TwoNodesInProcess) -> Non
     # What was known of it there is known no more, though its files stay.
     assert nodes.destination.store.descriptions() == []
     assert nodes.destination.left() == [UUID]
-
-
-# Refusals
 
 
 async def test_a_server_that_is_present_is_not_expected(nodes: TwoNodesInProcess) -> None:

@@ -14,8 +14,6 @@ from wingsd.errors import Conflict, EnvironmentFailed, StorageError, WingsdError
 from wingsd.http.request import StreamingRequest
 from wingsd.transfers.errors import DaemonRestarted
 
-# Failures, and what is asked then
-
 
 def lose_answer(node: NodeInProcess, method: str = "POST", times: int = 1) -> None:
     """Have the answer to a request cut off, so many times."""
@@ -136,9 +134,6 @@ async def test_a_second_transfer_of_a_server_is_refused(nodes: TwoNodesInProcess
         await nodes.send(invitation)
     nodes.source.sender.cancel(UUID)
     await nodes.settled()
-
-
-# Daemons that die
 
 
 @pytest.mark.parametrize("at", ["SWAP", "ENVIRONMENT", "REPORT"])

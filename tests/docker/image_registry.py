@@ -76,7 +76,6 @@ class Registry(Resource):
         self.host = f"127.0.0.1:{self._port.getHost().port}"
 
     async def stop(self) -> None:
-        """Close the port."""
         await self._port.stopListening()
 
     def render(self, request: Request) -> bytes:

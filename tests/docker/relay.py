@@ -84,7 +84,6 @@ class Relay(Factory):
         self._attached: Deferred[None] = Deferred()
 
     async def listen(self, endpoint: IStreamServerEndpoint) -> Any:
-        """Listen; return the address."""
         self._port = await endpoint.listen(self)
         return self._port.getHost()
 
@@ -104,23 +103,19 @@ class Relay(Factory):
         return self._attached
 
     def passed(self, data: bytes) -> None:
-        """Look at a request that is passed on."""
         if b"/attach?stream=1&stdout" in data and not self._attached.called:
             self._attached.callback(None)
 
     def lost(self, near: _Near) -> None:
-        """Forget a connection."""
         self.connections.remove(near)
         if not self.connections and not self._idle.called:
             self._idle.callback(None)
 
     def cut(self) -> None:
-        """Cut every connection."""
         for near in list(self.connections):
             near.hang_up()
 
     async def close(self) -> None:
-        """Cut every connection, and take no more."""
         if self._port is not None:
             await maybeDeferred(self._port.stopListening)
         self.cut()

@@ -77,9 +77,7 @@ async def test_one_name_is_served_in_order_and_others_meanwhile(faked: AsyncEngi
     assert faked._locks == {}
 
 
-async def test_a_cancelled_call_keeps_its_lock_until_its_thread_ends(
-    faked: AsyncEngine,
-) -> None:
+async def test_a_cancelled_call_keeps_its_lock_until_its_thread_ends(faked: AsyncEngine) -> None:
     gate = Gate()
     first = in_turn(faked, "a", gate)
     second = in_turn(faked, "a", lambda _: "second")

@@ -21,12 +21,10 @@ class Notes:
 
     @property
     def console(self) -> bytes:
-        """Everything that was written."""
         return b"".join(piece for piece in self.told if isinstance(piece, bytes))
 
     @property
     def usages(self) -> list[Usage]:
-        """Everything that was measured."""
         return [usage for usage in self.told if isinstance(usage, Usage)]
 
     @property
@@ -43,19 +41,15 @@ class Notes:
         return self._when(lambda: len(self.usages) >= times)
 
     def over(self) -> Deferred[None]:
-        """Return a Deferred that fires with the end."""
         return self._when(lambda: bool(self.ends))
 
     def output(self, data: bytes) -> None:
-        """Note what was written."""
         self._note(data)
 
     def usage(self, usage: Usage) -> None:
-        """Note a measurement."""
         self._note(usage)
 
     def ended(self, status: int | None, *, out_of_memory: bool) -> None:
-        """Note the end."""
         self._note((status, out_of_memory))
 
     def _note(self, what: object) -> None:

@@ -27,7 +27,6 @@ DOTTED_KEYS = "".join(f"{'a.' * 24}k{number} = 1\n" for number in range(380)).en
 
 
 def sample(name: str) -> str:
-    """Return a game's file."""
     return (Path(__file__).parent / "samples" / name).read_text()
 
 

@@ -269,6 +269,5 @@ def test_the_process_ends_with_a_killed_daemon(open_directory: Path) -> None:
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Return when it is true."""
     while not true():
         time.sleep(0.01)

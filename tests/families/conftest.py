@@ -22,13 +22,11 @@ pytest.register_assert_rewrite("tests.families.receiving", "tests.families.sendi
 
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
-    """Each family."""
     return str(request.param)
 
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
-    """Threads for all that blocks."""
     pool = Workers(reactor, "test", 4)
     pool.start()
     yield pool
@@ -37,7 +35,6 @@ def workers() -> Iterator[Workers]:
 
 @pytest.fixture
 def endpoint(family: str, tmp_path: Path, workers: Workers) -> Iterator[Endpoint]:
-    """A node of the family."""
     receiver = ReceiverHarness(tmp_path / "node", workers, durable=False, family=family)
     yield Endpoint(receiver, family)
     receiver.close()

@@ -95,7 +95,6 @@ class Departure:
         )
 
     async def close(self) -> None:
-        """Let go of everything."""
         await self.sender.close()
         await self.destination.close()
         self.sender.store.close()

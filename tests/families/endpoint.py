@@ -49,8 +49,6 @@ class Outcome:
 
 
 class Connection:
-    """One client's."""
-
     def __init__(self, its: NodeSite) -> None:
         self._clock: Any = its.reactor
         self._transport = Transport(peerAddress=IPv4Address("TCP", "192.0.2.1", 50000))
@@ -76,7 +74,6 @@ class Connection:
         return status, json.loads(body)["error"] if body else ""
 
     def close(self) -> None:
-        """End the connection."""
         self._protocol.connectionLost(Failure(ConnectionDone()))
 
     @property
@@ -170,7 +167,6 @@ def site(config: Config, **collaborators: Any) -> NodeSite:
 
 
 def files_in(directory: Path) -> dict[str, bytes]:
-    """Return the data of each file below a directory, by its path."""
     files = [path for path in directory.rglob("*") if path.is_file() and not path.is_symlink()]
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 

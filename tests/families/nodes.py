@@ -88,11 +88,9 @@ class FamilyNode(Resource):
 
     @property
     def url(self) -> str:
-        """Where it takes uploads."""
         return f"http://127.0.0.1:{self._port.getHost().port}/api/transfers"
 
     def close(self) -> Any:
-        """Listen no more."""
         return self._port.stopListening()
 
     def render_OPTIONS(self, request: Any) -> bytes:

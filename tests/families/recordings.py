@@ -43,40 +43,31 @@ class Recording:
 
     @property
     def boundary(self) -> str:
-        """What stands between the parts."""
         return cast(str, self.form.boundary)
 
     @property
     def content_type(self) -> str:
-        """The request's."""
         return f"multipart/form-data; boundary={self.boundary}"
 
     def head(self, token: str) -> bytes:
-        """Return the request's head."""
         return cast(Family, self.form).head("node.invalid", token)
 
     @property
     def writes(self) -> list[bytes]:
-        """The body, in the pieces in which it is written; each is a chunk."""
         form = cast(Family, self.form)
         return [*form.before(), *form.archive(self.archive), *form.after(self.checksum)]
 
     @property
     def body(self) -> bytes:
-        """All of it."""
         return b"".join(self.writes)
 
     @property
     def backups(self) -> dict[Backup, bytes]:
-        """The backups that come with it."""
         if self.family == config.PTERODACTYL:
             return {}
         return {Backup(uuid, "tar.gz", self.family): data for uuid, data in BACKUPS.items()}
 
-    # What is another upload
-
     def altered(self, name: str, change: Callable[[bytes], bytes]) -> Recording:
-        """Return the same with other data in the part `name`."""
         if name == self.checksum_name:
             assert self.checksum is not None
             return attrs.evolve(self, checksum=change(self.checksum.encode()).decode())
@@ -85,7 +76,6 @@ class Recording:
         return self._with(parts)
 
     def without(self, name: str) -> Recording:
-        """Return the same without the part `name`."""
         if name == self.checksum_name:
             return attrs.evolve(self, checksum=None)
         parts = [part for part in self.parts if part.name != name]
@@ -93,12 +83,10 @@ class Recording:
         return self._with(parts)
 
     def adding(self, *parts: Part) -> Recording:
-        """Return the same with more parts at its end."""
         return self._with([*self.parts, *parts])
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What follows the archive and its checksum."""
         return cast(tuple[Part, ...], self.form.parts)
 
     @property

@@ -57,8 +57,6 @@ class Taker(Resource):
 
 
 class Whole(Resource):
-    """Wants the whole body, as twisted.web's resources do."""
-
     isLeaf = True
 
     def authorize(self, request: StreamingRequest) -> None:
@@ -74,8 +72,6 @@ class Whole(Resource):
 
 
 class Endless(Resource):
-    """Does not answer."""
-
     def render_GET(self, request: Any) -> int:
         return NOT_DONE_YET
 
@@ -140,7 +136,6 @@ class Conversation:
 
     @property
     def request(self) -> StreamingRequest:
-        """The one that goes on."""
         (request,) = self.protocol.requests
         assert isinstance(request, StreamingRequest)
         return request

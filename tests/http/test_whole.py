@@ -96,7 +96,6 @@ class Harness:
         self.store.close()
 
     async def create(self, **settings: Any) -> None:
-        """Have the Panel create the server; return when it is free."""
         await self.panel.create_server_on(self.node, server_settings(UUID, **settings))
         await self.panel.called("/install")
         server = self.servers.get(UUID)

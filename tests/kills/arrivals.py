@@ -64,13 +64,11 @@ class Arrivals:
         return {"destination": self.node}
 
     async def start(self) -> None:
-        """Start the Panel and the node."""
         self._precious.parent.mkdir()
         self._precious.write_bytes(PRECIOUS)
         await self.node.start_loaded()
 
     async def close(self) -> None:
-        """End the node and the Panel."""
         await self.node.close()
 
     def plan(self, rng: random.Random) -> Kill:

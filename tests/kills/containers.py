@@ -40,7 +40,6 @@ class Containers:
         }
 
     async def run(self) -> None:
-        """Have the server run."""
         if [container["State"] for container in self._found()] == ["running"]:
             return
         here = self._nodes.owner

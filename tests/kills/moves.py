@@ -65,7 +65,6 @@ class Transfers:
         return {"source": source, "destination": other}
 
     async def start(self) -> None:
-        """Start the Panel and both nodes."""
         self.pair.add_server(SIZE, **self.settings)
         for node in self.nodes.values():
             # One that dies is not waited for as if only its answer were lost.
@@ -74,7 +73,6 @@ class Transfers:
         self._before = seen(self.pair.source.files())
 
     async def close(self) -> None:
-        """End the nodes and the Panel."""
         await self.pair.close()
 
     def plan(self, rng: random.Random) -> Kill:
@@ -104,7 +102,6 @@ class Transfers:
         return "" if settled else "a node does not finish what it has begun"
 
     async def check(self) -> None:
-        """Check the copies of the server."""
         here, there = self.nodes.values()
         if not here.files().is_dir():
             raise Broken("the server is lost: it is not where the Panel says")
@@ -141,7 +138,6 @@ class Removals(Transfers):
     }
 
     async def start(self) -> None:
-        """Start the Panel and both nodes."""
         for node in (self.pair.source, self.pair.destination):
             _backups(node).mkdir()
             (_backups(node) / STAYING).write_bytes(STAYING_DATA)
@@ -150,7 +146,6 @@ class Removals(Transfers):
         await super().start()
 
     async def check(self) -> None:
-        """Check the copies of the server, and the backups of both nodes."""
         await super().check()
         here, there = (
             {path.name: path.read_bytes() for path in _backups(node).iterdir() if path.is_file()}
@@ -180,7 +175,6 @@ class Pooled(Transfers):
         self._inodes: dict[Path, int] = {}
 
     async def start(self) -> None:
-        """Start the Panel and both nodes."""
         await super().start()
         self._inodes = self._identities()
 
@@ -189,7 +183,6 @@ class Pooled(Transfers):
         return {path: path.lstat().st_ino for path in (files, *files.rglob("*"))}
 
     async def check(self) -> None:
-        """Check the volume, and what each node has besides it."""
         files = self.pair.source.files()
         if not files.is_dir():
             raise Broken("the server is lost: its directory is not in the pool")
@@ -237,6 +230,5 @@ class Containered(Transfers):
         await super().begin()
 
     async def check(self) -> None:
-        """Check the copies of the server and its container."""
         await super().check()
         await until_none(self._containers.fault)

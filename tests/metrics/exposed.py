@@ -73,7 +73,6 @@ def exposition(
 
 
 def rendered(exposed: Exposition, accept: str = "") -> tuple[str, str]:
-    """Return the text, and its type."""
     found: list[tuple[bytes, str]] = []
     Deferred.fromCoroutine(exposed.render(accept)).addCallback(found.append)
     ((body, kind),) = found

@@ -98,14 +98,12 @@ class Outcome:
         return bool(self._ended)
 
     def value(self) -> Any:
-        """Return its result; raise what it raised."""
         (ended,) = self._ended
         if isinstance(ended, Failure):
             ended.raiseException()
         return ended
 
     def error(self, kind: type[T]) -> T:
-        """Return what it raised."""
         (ended,) = self._ended
         assert isinstance(ended, Failure)
         assert isinstance(ended.value, kind), ended.getTraceback()
@@ -165,7 +163,6 @@ class FakeNode:
         return self.servers.get(uuid)
 
     def process(self, uuid: str = UUID) -> FakeProcess:
-        """Return the program that runs."""
         return self.environment.running[uuid]
 
     def told(self, name: str) -> list[str]:

@@ -79,9 +79,7 @@ def test_files_in_a_storage_pool_are_not_deleted(node: FakeNode) -> None:
         node.servers.get(UUID)
 
 
-def test_files_in_a_pool_stay_shared_after_a_restart(
-    node: FakeNode,
-) -> None:
+def test_files_in_a_pool_stay_shared_after_a_restart(node: FakeNode) -> None:
     """So it is after a restart, until the Panel has heard of the success."""
     node.servers.share(UUID, "attic")
     node.server()

@@ -16,8 +16,6 @@ from wingsd.panel.schemas import Stop
 from wingsd.servers.power import KILL_TIMEOUT
 from wingsd.servers.power_states import PowerAction, PowerState
 
-# Starting
-
 
 def test_a_start_comes_from_fresh_settings_and_is_up_with_its_done_line(node: FakeNode) -> None:
     server = node.server()
@@ -165,9 +163,6 @@ def test_a_start_finds_out_that_the_server_was_suspended(node: FakeNode) -> None
     assert node.told("status") == ["starting", "offline"]
     assert node.called("recreate", "start") == []
     assert server.suspended
-
-
-# Stopping
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,6 @@ def test_a_cancelled_start_is_undone(node: FakeNode) -> None:
     do(server, PowerAction.START).value()
 
 
-# Held
-
-
 def test_a_held_server_can_only_be_ended(node: FakeNode) -> None:
     server = running(node)
     server.place_hold("the server is being transferred")

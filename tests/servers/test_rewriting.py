@@ -182,7 +182,6 @@ async def test_four_hostile_files_keep_no_server_from_starting(real: RewritingNo
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Return when it is true."""
     while not true():
         await deferLater(reactor, 0.01)
 

@@ -42,9 +42,6 @@ def test_a_variable_that_no_container_can_have_fails_the_start_of_its_server_alo
     assert other.state is PowerState.STARTING
 
 
-# The console
-
-
 def test_lines_are_told_and_kept(node: FakeNode) -> None:
     server = running(node)
     node.process().say(b"one\r\ntw")
@@ -145,9 +142,6 @@ def test_what_was_found_running_has_its_beginning_in_the_engine(node: FakeNode) 
     assert Outcome.of(server.logs(9)).value() == ["new"]
 
 
-# Its end
-
-
 @pytest.mark.parametrize(
     ("status", "out_of_memory", "words"),
     [
@@ -176,9 +170,6 @@ def test_an_end_after_the_stop_command_is_not_a_crash(node: FakeNode) -> None:
     assert node.told("daemon message") == []
 
 
-# What it runs in
-
-
 def test_a_missing_container_is_created_again(node: FakeNode) -> None:
     server = node.server()
     Outcome.of(server.restore_environment()).value()
@@ -191,9 +182,6 @@ def test_a_container_that_cannot_be_created_again_is_logged(
     node.environment.faults["create"] = EnvironmentFailed("no image")
     Outcome.of(node.server().restore_environment()).value()
     assert any("the next start does it" in line for line in logged_errors.lines)
-
-
-# Figures
 
 
 def test_usage_is_published_while_the_server_runs(node: FakeNode) -> None:
@@ -320,9 +308,6 @@ def test_a_size_that_is_not_known_is_none_here_and_0_for_the_panel(
     assert server.disk_bytes is None
     assert server.details().utilization.disk_bytes == 0
     assert json.loads(server.stats())["disk_bytes"] == 0
-
-
-# Settings
 
 
 def test_sync_fetches_the_settings_again(node: FakeNode) -> None:

@@ -31,7 +31,6 @@ A, B = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "11111111-6e2b-4c43-9d57-0c4c5e1c
 
 
 def again(store: Store, tmp_path: Path) -> Store:
-    """Return the database as the next daemon finds it."""
     store.close()
     made = Store(str(tmp_path))
     made.open()
@@ -378,7 +377,6 @@ def test_a_full_disk_is_told_and_what_was_written_stays(store: Store, tmp_path: 
 
 
 def listed(root: Path) -> None:
-    """List the database as the command does."""
     config = root / "config.yml"
     config.write_text(
         f"token_id: a\ntoken: b\nremote: http://x\nsystem: {{root_directory: {root}}}\n"

@@ -50,17 +50,14 @@ def header(
 
 
 def padded(data: bytes) -> bytes:
-    """Fill up to whole blocks."""
     return data + bytes(-len(data) % 512)
 
 
 def member(name: bytes, data: bytes = b"", typeflag: bytes = b"0", **fields: Any) -> bytes:
-    """Return a header and its data."""
     return header(name, typeflag, fields.pop("size", len(data)), **fields) + padded(data)
 
 
 def pax(*records: tuple[bytes, bytes], typeflag: bytes = b"x") -> bytes:
-    """Return a pax extended header."""
     return member(b"PaxHeaders/x", b"".join(pax_record(*r) for r in records), typeflag)
 
 
@@ -74,7 +71,6 @@ def pax_record(key: bytes, value: bytes) -> bytes:
 
 
 def run(*command: str, cwd: Path | None = None, data: bytes | None = None) -> bytes:
-    """Run a tool and return what it writes."""
     done = subprocess.run(command, cwd=cwd, input=data, capture_output=True, check=True)
     return done.stdout
 
@@ -148,7 +144,6 @@ def seen(root: Path, *, nanoseconds: bool = True, owner: bool = True) -> Tree:
 
 
 def by_tarfile(entries: Sequence[tuple[tarfile.TarInfo, bytes]], form: int) -> bytes:
-    """Return an archive written by the standard library."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=form) as archive:
         for info, data in entries:

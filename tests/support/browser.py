@@ -81,11 +81,9 @@ class Browser:
         await self._until(lambda: self.count("auth success") > before)
 
     def send(self, event: str, *args: str) -> None:
-        """Send an event."""
         self.send_raw(json.dumps({"event": event, "args": args}).encode())
 
     def send_raw(self, payload: bytes, *, binary: bool = False) -> None:
-        """Send whatever it is as one message."""
         self.wire.sendMessage(payload, binary)
 
     async def wait_for(self, event: str, *prefix: str) -> BrowserEvent:
@@ -103,35 +101,27 @@ class Browser:
         return found[0]
 
     async def wait_closed(self) -> tuple[int | None, str | None]:
-        """Return the code and the reason with which the connection ended."""
         await self._until(lambda: self.closed is not None)
         assert self.closed is not None
         return self.closed
 
     def count(self, event: str) -> int:
-        """Return how many events of that name were received."""
         return sum(entry.event == event for entry in self.events)
 
     def pause(self) -> None:
-        """Read nothing more until `resume`."""
         self.wire.transport.pauseProducing()
 
     def resume(self) -> None:
-        """Read on."""
         self.wire.transport.resumeProducing()
 
     async def close(self) -> None:
-        """Close the connection, and wait until it is."""
         if self.closed is None:
             self.wire.sendClose(1000)
             await self.wait_closed()
 
     @property
     def wire(self) -> Any:
-        """The autobahn protocol, for what is not here."""
         return self._wire
-
-    # What the connection calls
 
     _opened = False
 

@@ -170,7 +170,6 @@ def _connected_or_skipped() -> Iterator[APIClient]:
 
 @pytest.fixture(scope="session")
 def busybox() -> Iterator[str]:
-    """Yield the name of an image whose containers run their invocation in a shell."""
     with _connected_or_skipped() as client, imported_busybox(client) as name:
         yield name
 

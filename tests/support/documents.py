@@ -30,8 +30,6 @@ class Block:
 
 
 class Page:
-    """One document."""
-
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = str(path.relative_to(HOME))
@@ -73,7 +71,6 @@ class Page:
 
 
 def page(name: str) -> Page:
-    """Return a document by its path in the repository."""
     return Page(HOME / name)
 
 

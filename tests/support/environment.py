@@ -34,21 +34,16 @@ class FakeProcess:
     #: The console lines typed into it, without their ends.
     commands: list[str] = attrs.field(factory=list, init=False)
 
-    # What tests do
-
     def say(self, data: bytes) -> None:
-        """Write to the console."""
         self._environment.consoles[self.uuid] += data
         if self.watcher is not None:
             self.watcher.output(data)
 
     def use(self, usage: Usage) -> None:
-        """Be measured."""
         if self.watcher is not None:
             self.watcher.usage(usage)
 
     def end(self, status: int | None = 0, *, out_of_memory: bool = False) -> None:
-        """End by itself."""
         self._environment.running.pop(self.uuid, None)
         watcher, self.watcher = self.watcher, None
         if watcher is not None:
@@ -56,10 +51,7 @@ class FakeProcess:
 
     @property
     def runs(self) -> bool:
-        """Whether it has not ended."""
         return self._environment.running.get(self.uuid) is self
-
-    # What wingsd does: `wingsd.docker.Running`
 
     async def command(self, line: str) -> None:
         """Take a line; one of the environment's `quit_commands` ends the process."""
@@ -86,7 +78,6 @@ class FakeProcess:
         self._obey(KILLED, always=True)
 
     def detach(self) -> None:
-        """Tell the watcher nothing more."""
         self._environment.calls.append(("detach", self.uuid))
         self.watcher = None
 
@@ -126,7 +117,6 @@ class FakeEnvironment:
         return self._run(settings.uuid, None)
 
     async def called(self, name: str, uuid: str, *more: str) -> None:
-        """Record a call; meet the fault that is set for it."""
         self.calls.append((name, uuid, *more))
         fault = self.faults.get(name)
         if isinstance(fault, Hang):
@@ -134,10 +124,7 @@ class FakeEnvironment:
         elif fault is not None:
             raise fault
 
-    # `wingsd.docker.Environment`
-
     async def create(self, settings: Settings) -> bool:
-        """Make a container unless there is one."""
         await self.called("create", settings.uuid)
         check_variables(settings)
         self._check_owner(settings.uuid)
@@ -147,12 +134,10 @@ class FakeEnvironment:
         return True
 
     async def name_conflict(self, uuid: str) -> str:
-        """Return whose the container is, where it is another node's."""
         await self.called("name_conflict", uuid)
         return f"the container {uuid} is another node's" if uuid in self.foreign else ""
 
     async def recreate(self, settings: Settings) -> None:
-        """Make a container anew."""
         await self.called("recreate", settings.uuid)
         check_variables(settings)
         self._check_owner(settings.uuid)
@@ -160,7 +145,6 @@ class FakeEnvironment:
         self._make(settings)
 
     async def remove(self, uuid: str) -> None:
-        """Forget a container; its process is killed."""
         await self.called("remove", uuid)
         self.containers.pop(uuid, None)
         self.consoles.pop(uuid, None)
@@ -185,7 +169,6 @@ class FakeEnvironment:
         return process
 
     async def logs(self, uuid: str, lines: int) -> list[str]:
-        """Return the last lines written."""
         await self.called("logs", uuid)
         return console_lines(self.consoles.get(uuid, b""))[-lines:] if lines > 0 else []
 

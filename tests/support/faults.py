@@ -38,7 +38,6 @@ class Hang:
     _waiting: list[Deferred[None]] = attrs.field(factory=list, init=False)
 
     def wait(self) -> Deferred[None]:
-        """Return a Deferred that fires on `release`."""
         waiting: Deferred[None] = Deferred()
         if self._released:
             waiting.callback(None)

@@ -14,7 +14,6 @@ __all__ = ["workers"]
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
-    """Four threads."""
     pool = Workers(reactor, "test", 4)
     pool.start()
     yield pool

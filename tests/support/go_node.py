@@ -69,7 +69,6 @@ class GoNode:
         self.node: Node = self.panel.add_node(address, ca=str(replaced.ca), port=25566)
 
     async def report(self, outcome: str) -> None:
-        """Tell the Panel how the transfer ended."""
         url = f"{self.panel.url}/api/remote/servers/{UUID}/transfer/{outcome}"
         headers = Headers({"Authorization": [f"Bearer {self.node.token_id}.{self.node.token}"]})
         answer = await treq.post(url, headers=headers, persistent=False)
@@ -80,7 +79,6 @@ class GoNode:
         self._works.append(Deferred.fromCoroutine(coroutine))
 
     async def close(self) -> None:
-        """Stop listening, when all that was begun is done."""
         await DeferredList(self._works)
         await maybeDeferred(self._port.stopListening)
 

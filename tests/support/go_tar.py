@@ -39,7 +39,6 @@ class GoFile:
 
     @property
     def seconds(self) -> int:
-        """Its time as it is sent."""
         return (self.mtime + SECOND // 2) // SECOND
 
 

@@ -36,18 +36,15 @@ class CallRecorder:
         self.waits: dict[str, Deferred[None]] = {}
 
     def record(self, name: str) -> None:
-        """Record a call, and raise its fault."""
         self.calls.append(name)
         self.before.get(name, lambda: None)()
         if name in self.faults:
             raise self.faults[name]
 
     def wait(self, name: str) -> Deferred[None]:
-        """Return what a call waits for."""
         return self.waits.get(name, succeed(None))
 
     def release(self) -> None:
-        """End all waits."""
         for waiting in self.waits.values():
             if not waiting.called:
                 waiting.callback(None)

@@ -125,7 +125,6 @@ class _Api(Resource):
         return NOT_DONE_YET
 
     def cancel(self) -> None:
-        """Answer nothing more."""
         for answering in list(self._answering):
             answering.cancel()
 
@@ -201,8 +200,6 @@ class _QuietSite(Site):
 
 
 class Listener:
-    """The Panel's socket and the connections made to it."""
-
     def __init__(self, reactor: Any, state: State, record: Record, moved: Moved) -> None:
         self._reactor = reactor
         self._api = _Api(state, record, moved)

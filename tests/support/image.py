@@ -23,7 +23,6 @@ def _directory(name: str) -> tarfile.TarInfo:
 
 
 def image_tar() -> bytes:
-    """Return the root file system as `docker import` takes it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name in (".", "./bin", "./etc", "./tmp", "./home", "./home/container"):

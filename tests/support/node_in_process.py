@@ -136,12 +136,10 @@ class NodeInProcess(Harness):
 
     @property
     def url(self) -> str:
-        """The node's address."""
         return self._http.address
 
     @property
     def port(self) -> int:
-        """The port on which it listens."""
         return int(self.url.rpartition(":")[2])
 
     def set_engine(self, engine: Callable[[], Awaitable[EngineInformation]]) -> None:
@@ -149,11 +147,9 @@ class NodeInProcess(Harness):
         self._engine = engine
 
     def status(self) -> partial[StatusEndpoint]:
-        """Return the endpoint of this node's status."""
         return self._make_status_endpoint()
 
     def control(self, settings: Control) -> ControlListener:
-        """Return this node's control socket."""
         self._config = attrs.evolve(self._config, control=settings)
         return self._make_control()
 
@@ -169,7 +165,6 @@ class NodeInProcess(Harness):
         database.enter = dies
 
     async def invite(self, **options: Any) -> Invitation:
-        """Expect the server."""
         return await self.direct_transfers.incoming.expect(UUID, **{"seconds": 60} | options)
 
     async def recover(self) -> None:
@@ -181,17 +176,14 @@ class NodeInProcess(Harness):
 
     @property
     def hold(self) -> str:
-        """Why the server may not be started here; empty if it may."""
         return self.servers.get(UUID).hold
 
     @property
     def reason(self) -> str:
-        """Why the last transfer failed."""
         return self.store.ended(1)[0].reason
 
     @property
     def knows_server(self) -> bool:
-        """Whether the node knows the server."""
         try:
             self.servers.get(UUID)
         except (ServerNotFound, ServersNotLoaded):
@@ -211,7 +203,6 @@ class NodeInProcess(Harness):
         return not under_way and not self.store.unfinished()
 
     async def close(self) -> None:
-        """End it."""
         await self._http.close()
         await self._http.drain(0)
         await self.servers.stop()
@@ -235,7 +226,6 @@ class TwoNodesInProcess:
         self.source.servers.get_or_add(configuration_from_panel(description(name="Lobby")))
 
     async def send(self, invitation: Invitation, **options: Any) -> None:
-        """Begin to send the server."""
         await self.source.direct_transfers.outgoing.send(
             UUID, self.destination.url, invitation.token, **options
         )
@@ -281,7 +271,6 @@ class TwoNodesInProcess:
         assert not self.source.knows_server
 
     async def restart(self, name: str, transfers: Any = None, **system: Any) -> NodeInProcess:
-        """Put another node in the place of the `source` or `destination`; return it."""
         previous: NodeInProcess = getattr(self, name)
         port = previous.port
         await previous.close()
@@ -290,7 +279,6 @@ class TwoNodesInProcess:
         return node
 
     async def close(self) -> None:
-        """End both."""
         await self.source.close()
         await self.destination.close()
         self.workers.stop()
@@ -298,7 +286,6 @@ class TwoNodesInProcess:
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[TwoNodesInProcess]:
-    """A source with the server, and a destination."""
     made = TwoNodesInProcess(tmp_path)
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

@@ -41,8 +41,6 @@ reactor: Any = installed_reactor
 
 @attrs.frozen
 class CommandResult:
-    """The exit status of a command, and its output."""
-
     status: int
     out: str
     err: str
@@ -169,8 +167,6 @@ class NodeProcess:
         twistd = str(Path(sys.executable).with_name("twistd"))
         return [twistd, "-n", "--pidfile", "", "wingsd", "--config", str(path), *options]
 
-    # Its process
-
     def spawn(self, command: Sequence[str], descriptors: dict[int, int] | None = None) -> None:
         """Start a process that is the daemon, or becomes it; `descriptors` as in `childFDs`."""
         self.past += self.log
@@ -236,7 +232,6 @@ class NodeProcess:
 
     @property
     def pid(self) -> int:
-        """The daemon's process id."""
         pid: int = self._transport.pid
         return pid
 
@@ -249,12 +244,10 @@ class NodeProcess:
         return await self._process.ended
 
     async def kill(self) -> None:
-        """End the daemon by SIGKILL."""
         self.signal("KILL")
         await self.ended()
 
     async def close(self) -> None:
-        """End the daemon, if it runs, and its proxy."""
         if not self._process.ended.called and self._transport is not None:
             await self.kill()
         if self._proxy is not None:
@@ -269,7 +262,6 @@ class NodeProcess:
             database.execute("UPDATE transfers SET begun = begun - ?", (MINUTE,))
 
     def wingsctl(self, *arguments: str, **environment: str) -> Deferred[CommandResult]:
-        """Run the operator's command against this daemon."""
         command, *words = [*WINGSCTL, "--socket", str(self.control), *arguments]
         running = getProcessOutputAndValue(command, words, os.environ | environment)
         result: Deferred[CommandResult] = running.addCallback(
@@ -277,15 +269,11 @@ class NodeProcess:
         )
         return result
 
-    # Its log and its files
-
     @property
     def log(self) -> list[str]:
-        """The daemon's log lines so far."""
         return self._process.lines
 
     def lines_with(self, text: str) -> list[str]:
-        """Return the log lines that have `text` in them."""
         return [line for line in self.log if text in line]
 
     def wait_for_line(self, text: str, since: int = 0, within: float = TIMEOUT) -> Deferred[str]:
@@ -300,7 +288,6 @@ class NodeProcess:
         return [m[1] for line in self.log if (m := re.search(rf"{UUID}: state (\w+)", line))]
 
     def files(self) -> Path:
-        """Return where the server's files are, or would be."""
         return self.volumes / UUID
 
     def stored(self) -> list[str]:

@@ -62,13 +62,10 @@ class Page:
         self._connect()
 
     async def close(self) -> None:
-        """Close the page."""
         self._stop_connecting()
         browser = self._let_go()
         if browser is not None:
             await browser.close()
-
-    # Its WebSocket
 
     def _connect(self) -> None:
         node = self._panel.node_of(self._server)
@@ -126,8 +123,6 @@ class Page:
         self._let_go()
         if code not in _STAYS_AWAY_AFTER:
             self._in_background(self._open(make, wait=False))
-
-    # What it shows
 
     def _heard(self, event: BrowserEvent) -> None:
         if event.event == "auth success":

@@ -59,8 +59,6 @@ class Panel(State):
         if listener is not None:
             await listener.close()
 
-    # What makes its calls fail, and who waits for them.
-
     def inject(self, match: str, fault: Fault, times: int = 1) -> None:
         """Make the next `times` calls whose path contains `match` meet `fault`."""
         self._faults += [(match, fault)] * times
@@ -76,8 +74,6 @@ class Panel(State):
         """Return what was told of transfers, in order: (server UUID, "success" or "failure")."""
         parts = [call.path.split("/") for call in self.calls if "/transfer/" in call.path]
         return [(part[-3], part[-1]) for part in parts]
-
-    # The tokens it hands out.
 
     def transfer_token(
         self,
@@ -118,8 +114,6 @@ class Panel(State):
         issued = int(time.time() if now is None else now)
         usual = console_claims(self.url, node, uuid, user, permissions, issued)
         return signed(usual, claims, node.token if key is None else key, jti=usual["jti"])
-
-    # What it asks of nodes; it has to listen already.
 
     async def ask(self, node: Node, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Return a node's answer, whatever it is: status, and body (decoded when it is JSON).
@@ -164,7 +158,6 @@ class Panel(State):
         self.open_transfer(uuid, destination)
 
     def transfer_order(self, uuid: str, destination: Node) -> Json:
-        """Return what the source of a transfer is told."""
         return {
             "server_id": uuid,
             "url": f"{destination.address}/api/transfers",

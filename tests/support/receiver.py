@@ -113,8 +113,6 @@ class _Server:
 
 
 class _Servers:
-    """The servers of the node."""
-
     def __init__(self, recorder: CallRecorder) -> None:
         self.recorder = recorder
         self._server = _Server(self)
@@ -186,7 +184,6 @@ class Source:
             self.complete()
 
     def complete(self) -> None:
-        """Send the rest of the body."""
         assert self.consumer is not None
         try:
             rest = FRAME.after(self.checksum) + self.attachments + FRAME.end()
@@ -197,7 +194,6 @@ class Source:
         self.consumer = None
 
     def fail(self, error: WingsdError) -> None:
-        """Break the body off."""
         if self.consumer is not None:
             self.consumer.fail(error)
             self.consumer = None
@@ -282,11 +278,9 @@ class ReceiverHarness(Harness):
         return found
 
     async def passes(self) -> None:
-        """Let the reactor and other threads work."""
         await deferLater(reactor, 0.005)
 
     def close(self) -> None:
-        """Close the files."""
         self.staging.close()
         self.store.close()
 
@@ -300,7 +294,6 @@ def _running(workers: Workers) -> Iterator[Workers]:
 
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[ReceiverHarness]:
-    """A node that receives."""
     with _running(Workers(reactor, "test", 4)) as workers:
         harness = ReceiverHarness(tmp_path, workers)
         yield harness

@@ -35,12 +35,10 @@ class ReceivingNode(NodeProcess):
         self.panel.open_transfer(server, self.node)
 
     async def close(self) -> None:
-        """End the daemon and the Panel."""
         await super().close()
         await self.panel.close()
 
     def token(self, server: str = UUID, **claims: Any) -> str:
-        """Return the Panel's token for a server's transfer to this node."""
         return self.panel.transfer_token(server, self.node, **claims)
 
     async def curl(
@@ -67,7 +65,6 @@ class ReceivingNode(NodeProcess):
         return await self.curl(*form, token=token)
 
     async def served_certificate(self) -> str:
-        """Return the certificate that a new connection is shown, as PEM."""
         url = urlsplit(self.url)
         address = (url.hostname or "", url.port or 0)
         pem: str = await deferToThread(ssl.get_server_certificate, address)

@@ -271,17 +271,14 @@ class SenderHarness(Harness):
             await deferLater(reactor, 0.005)
 
     def said(self, text: str) -> bool:
-        """Return whether a line of the server's console has `text`."""
         return any(text in line for line in self.lines)
 
     def keep(self, path: str, data: bytes) -> None:
-        """Write a backup of the node."""
         file = self.backup_directory / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
 
     async def close(self) -> None:
-        """Stop listening, and close the files."""
         await self._port.stopListening()
         self._recorder.release()
         for waiting in self.destination.waits.values():

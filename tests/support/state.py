@@ -82,7 +82,6 @@ class State:
         return node
 
     def add_server(self, settings: Json, node: Node, process: Json | None = None) -> None:
-        """Put a server on `node`."""
         process = process_configuration() if process is None else process
         server = _Server(copy.deepcopy(settings), copy.deepcopy(process), node)
         self._servers[settings["uuid"]] = server
@@ -96,7 +95,6 @@ class State:
         self._servers[uuid].destination = None
 
     def node_of(self, uuid: str) -> Node:
-        """Return the node that a server is on."""
         return self._servers[uuid].node
 
     def settings_of(self, uuid: str) -> Json:
@@ -108,20 +106,17 @@ class State:
         return self._servers[uuid].destination is not None
 
     def installed(self, uuid: str) -> bool | None:
-        """Return what was told of a server's installation; None when nothing was."""
         return self._servers[uuid].installed
 
     # What nodes say and ask; every method may raise `Refused`.
 
     def node_with(self, token_id: str, token: str) -> Node:
-        """Return the node with these credentials."""
         for node in self._nodes:
             if (node.token_id, node.token) == (token_id, token):
                 return node
         raise Refused(403, "No node has these credentials.")
 
     def servers_of(self, node: Node) -> list[Json]:
-        """Return the entries of the list of servers assigned to `node`."""
         return [
             {"uuid": uuid, **server.described()}
             for uuid, server in self._servers.items()
@@ -129,14 +124,12 @@ class State:
         ]
 
     def describe(self, node: Node, uuid: str) -> Json:
-        """Return one server's configuration."""
         server = self._server(uuid)
         if self.strict and not server.seen_by(node):
             raise Refused(403, "That server is not this node's.")
         return server.described()
 
     def finish_install(self, node: Node, uuid: str, successful: bool) -> None:
-        """Take the report of an installation."""
         server = self._server(uuid)
         if server.node != node:
             raise Refused(403, "That server is not this node's.")

@@ -52,12 +52,10 @@ class ThrottledProxy(ProxyFactory):
 
     @property
     def listening_port(self) -> int:
-        """The port that clients connect to."""
         number: int = self._listening.getHost().port
         return number
 
     async def close(self) -> None:
-        """Stop listening and abort the open connections."""
         await maybeDeferred(self._listening.stopListening)
         for connection in list(self.connections):
             connection.transport.abortConnection()

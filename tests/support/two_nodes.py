@@ -45,7 +45,6 @@ class TwoNodes:
     async def start(
         self, source: dict[str, Any] | None = None, destination: dict[str, Any] | None = None
     ) -> None:
-        """Start the Panel and both nodes, each with changes to its configuration."""
         await self.source.start_loaded(**(source or {}))
         await self.destination.start_loaded(**(destination or {}))
 
@@ -56,11 +55,9 @@ class TwoNodes:
         return self.source if at_source else self.destination
 
     async def transfer(self, **fields: Any) -> None:
-        """Have the Panel begin a transfer to the destination, with more `fields`."""
         await self.panel.transfer(UUID, self.destination.node, **fields)
 
     async def cancel(self, node: NodeProcess) -> int:
-        """Have the Panel cancel the transfer at one of the nodes; return the answer's status."""
         path = f"/api/servers/{UUID}/transfer"
         if node is self.destination:
             path = f"/api/transfers/{UUID}"
@@ -68,7 +65,6 @@ class TwoNodes:
         return status
 
     async def close(self) -> None:
-        """End the nodes and the Panel."""
         await self.source.close()
         await self.destination.close()
         await self.panel.close()

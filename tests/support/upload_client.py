@@ -52,7 +52,6 @@ class UploadClient:
         return answer
 
     async def drip(self) -> None:
-        """Send one more byte."""
         await deferToThread(self._chunk, b"x")
 
     async def answer(self) -> tuple[int, bytes]:

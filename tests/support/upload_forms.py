@@ -61,7 +61,6 @@ class Go:
     boundary: str = "7c9e6679b7425a0f8d1e4c3b2a190f8e7d6c5b4a3928171605f4e3d2c1b0"
 
     def head(self, host: str, token: str) -> bytes:
-        """Return the request's head."""
         return _head(
             f"Host: {host}",
             "User-Agent: Go-http-client/1.1",
@@ -73,7 +72,6 @@ class Go:
         )
 
     def before(self) -> list[bytes]:
-        """Return the archive's part up to its data; only the first begins without a line's end."""
         return [self._header(Part("archive", b"", "archive.tar.gz")).removeprefix(b"\r\n")]
 
     def archive(self, data: bytes) -> list[bytes]:
@@ -107,7 +105,6 @@ class Calagopus:
     boundary: str = "868f80e769ac54cf-852aa36e6d310bc5-71179a94cf42350d-93acbab1e403ef26"
 
     def head(self, host: str, token: str) -> bytes:
-        """Return the request's head."""
         return _head(
             f"authorization: Bearer {token}",
             self.header,
@@ -118,11 +115,9 @@ class Calagopus:
         )
 
     def before(self) -> list[bytes]:
-        """Return the archive's part up to its data."""
         return self._header(Part("archive", b"", self.filename, "application/x-tar"))
 
     def archive(self, data: bytes) -> list[bytes]:
-        """Return the archive in pieces."""
         return _pieces(data)
 
     def after(self, checksum: str | None) -> list[bytes]:

@@ -23,5 +23,4 @@ class SynchronousWorkers:
         """Nothing to stop."""
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Do `work` now; return a Deferred that already has its result or error."""
         return execute(work, *args, **kwargs)

@@ -17,7 +17,6 @@ class Manager(Datagrams):
         super().__init__(f"{'@' if abstract else ''}{directory / 'notify'}")
 
     def heard(self) -> list[dict[str, str]]:
-        """Return the messages that have arrived since the last call."""
         messages: list[dict[str, str]] = []
         while True:
             try:

@@ -83,7 +83,6 @@ class QueueHarness:
         self.callbacks = CallbackQueue(panel, self.database, self.clock)
 
     def begin(self, *, seconds_ago: float) -> None:
-        """Have begun a transfer of A."""
         begun = self.clock.seconds() - seconds_ago
         self.store.begin(begun, A, Direction.IN, "RECEIVE")
 

@@ -215,9 +215,6 @@ async def test_a_failure_is_reported_until_the_panel_answers_or_begins_another(
     assert receiver.calls.count("failure") == 1
 
 
-# The Panel does not take the success
-
-
 async def test_a_refused_report_is_a_success_if_the_panel_has_the_server_here(
     receiver: ReceiverHarness,
 ) -> None:

@@ -20,8 +20,6 @@ from wingsd.transfers.errors import TooManyTransfers, UploadTruncated
 from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.steps import ReceiveStep
 
-# Giving up
-
 
 def give_up_at(receiver: ReceiverHarness, call: str) -> IncomingTransfer:
     transfer = receiver.transfers.open(UUID)
@@ -157,9 +155,6 @@ async def test_the_next_attempt_waits_for_the_previous_rollback(receiver: Receiv
     await second
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
     assert list(receiver.transfers.servers) == []
-
-
-# Cancelling, and a sender that goes
 
 
 @pytest.mark.parametrize("call", ["server", "create"])

@@ -124,9 +124,6 @@ async def test_a_refused_server_goes_into_quarantine_with_its_backups(
     assert all("/.quarantine/" in path for path in kept)
 
 
-# After a restart
-
-
 def begun(receiver: ReceiverHarness, step: ReceiveStep) -> None:
     """Leave behind what a daemon does that dies in a step, as late in it as it can."""
     receiver.store.begin(1.0, UUID, Direction.IN, step.name)

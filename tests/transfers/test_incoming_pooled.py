@@ -43,9 +43,6 @@ def source(data: bytes = b"whatever a Pelican node sends", *, pool: str = "attic
     return made
 
 
-# What comes
-
-
 async def test_a_shared_server_is_not_copied_and_its_success_reported(
     pooled: ReceiverHarness,
 ) -> None:
@@ -125,9 +122,6 @@ async def test_a_shared_server_in_several_requests_is_refused(pooled: ReceiverHa
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
-# When it is not there, or not trusted
-
-
 async def test_missing_files_fail_the_transfer(pooled: ReceiverHarness) -> None:
     (pooled.data / UUID).rename(pooled.data / "elsewhere")
     error = await pooled.fails(StorageError, source())
@@ -180,9 +174,6 @@ async def test_a_sender_that_left_the_files_out_is_not_taken_for_an_empty_server
     assert error.detail == "it has sent no files; transfer the server again"
 
 
-# When it fails
-
-
 @pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in RECORDED])
 async def test_no_failure_changes_the_shared_files(
     pooled: ReceiverHarness, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
@@ -224,9 +215,6 @@ async def test_shared_files_that_the_panel_refuses_stay_in_place(pooled: Receive
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
     assert "remove" in pooled.calls
     assert all("/.quarantine/" in path for path in pooled.kept())
-
-
-# After a restart
 
 
 async def resumed(receiver: ReceiverHarness, step: ReceiveStep, *, told: bool = False) -> None:

@@ -155,9 +155,6 @@ async def test_a_failed_transfer_stays_unfinished_until_its_container_is_restore
     assert sender.store.unfinished() == []
 
 
-# What the Panel asks for
-
-
 @pytest.mark.parametrize(
     ("asked", "filename", "begins"),
     [
@@ -199,9 +196,6 @@ async def test_an_unknown_format_is_logged_and_the_default_sent(sender: SenderHa
     assert sender.said("the archive format 'itaf_zstd' is not one that this node writes")
     assert sender.said("the compression level 'ultra' is not one that this node writes")
     assert sender.states[-2:] == ["success", "completed"]
-
-
-# All of them
 
 
 async def test_a_second_transfer_of_a_server_is_refused(sender: SenderHarness) -> None:

@@ -16,9 +16,6 @@ from wingsd.config import CALAGOPUS, PELICAN
 sender = pytest.fixture(sending)
 
 
-# Backups that come along
-
-
 @pytest.mark.parametrize(("asked", "family"), [("", PELICAN), ("tar_zstd", CALAGOPUS)])
 async def test_backups_are_sent_from_every_place(
     sender: SenderHarness, asked: str, family: str
@@ -53,9 +50,6 @@ async def test_only_tar_gz_backups_are_sent_to_pelican_nodes(sender: SenderHarne
     await sender.start(backups=(BACKUPS[0],))
     assert sender.said("the nodes of Pelican keep only backups that are a tar.gz")
     assert sender.calls == []
-
-
-# The log of its installation
 
 
 def keep_log(sender: SenderHarness, data: bytes) -> Path:

@@ -37,9 +37,6 @@ def marks(sender: SenderHarness) -> list[Path]:
     return list(sender.tree.parent.glob(".pool-mark-*"))
 
 
-# What it is told and sent
-
-
 async def test_a_node_that_has_the_files_is_sent_none(sender: SenderHarness) -> None:
     sender.destination.features = POOLED
     seen: list[list[Path]] = []
@@ -100,9 +97,6 @@ async def test_one_volume_in_two_pools_fails_before_the_server_is_stopped(
     assert (sender.calls, sender.panel.calls, sender.server.hold) == ([], ["failure"], "")
     assert sender.said("both nodes have the same volume, but not the same storage pool")
     assert marks(sender) == []
-
-
-# What is never forgotten
 
 
 @pytest.mark.parametrize("features", [POOLED, ""])
@@ -223,9 +217,6 @@ async def test_an_answer_may_come_before_everything_was_sent(sender: SenderHarne
     await sender.start()
     assert sender.states[-2:] == ["success", "completed"]
     assert sender.panel.calls == []
-
-
-# Who looks after it later
 
 
 async def test_shared_files_of_a_moved_server_stay_in_place(sender: SenderHarness) -> None:

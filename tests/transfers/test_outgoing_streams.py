@@ -100,7 +100,6 @@ class Streams(Resource):
 
 @pytest.fixture
 def sender(tmp_path: Path) -> Iterator[SenderHarness]:
-    """A node that sends a tree with links and holes."""
     for made in sending(tmp_path):
         (made.tree / "odd").mkdir()
         odd_tree(made.tree / "odd")

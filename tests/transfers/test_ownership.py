@@ -132,9 +132,6 @@ def test_a_cancel_ends_the_wait_for_a_transfer_that_the_panel_denies() -> None:
     assert sending.clock.getDelayedCalls() == []
 
 
-# The grace of a destination whose answer is lost
-
-
 def test_in_the_grace_the_panel_is_asked_every_few_seconds_and_gets_no_report() -> None:
     sending = Sending(*[True] * 1000, grace=600, lost=True)
     sending.clock.pump([1.0] * 599)

@@ -18,8 +18,6 @@ from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.recovery import clear_leftovers, durable
 from wingsd.transfers.steps import ReceiveStep
 
-# The journal
-
 
 @pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in RECORDED])
 async def test_a_failed_write_to_the_database_fails_the_transfer_and_loses_nothing(
@@ -66,9 +64,6 @@ async def test_a_success_that_cannot_be_recorded_is_not_reported(
     await receiver.fails(StorageError)
     assert "success" not in receiver.calls
     assert receiver.left() == []
-
-
-# After a restart
 
 
 async def resumed(receiver: ReceiverHarness, step: ReceiveStep, begun: float = 1.0) -> None:

@@ -240,9 +240,6 @@ async def test_backups_are_removed_only_if_the_server_moved(store: Store, moved:
     )
 
 
-# The grace of a destination whose answer was lost
-
-
 @pytest.mark.parametrize("moved", [True, False])
 def test_the_rest_of_the_grace_is_waited_after_a_restart(store: Store, moved: bool) -> None:
     node, clock = FakeNode(), Clock()

@@ -135,9 +135,6 @@ async def test_a_transfer_that_cannot_be_recorded_has_begun_and_ended() -> None:
     assert told.heard.steps == [("admit", 0)]
 
 
-# In the chain of receiving
-
-
 async def test_a_server_that_is_received_is_counted_once(receiver: ReceiverHarness) -> None:
     transfer = receiver.transfers.open(UUID)
     await transfer.run(Source(), SINGLE)

@@ -18,7 +18,6 @@ BACKUP = Backup("5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11", "tar.gz", "calagopus")
 
 
 def names(requests: UploadRequests) -> list[str]:
-    """Return the files that came."""
     return sorted(path.name for path in (requests.receiver.data / UUID / "world").iterdir())
 
 

@@ -111,7 +111,6 @@ BASIS = part("archive", ARCHIVE) + part("checksum", b"C")
 
 
 def taken(whole: bytes, size: int) -> tuple[list[tuple[object, bytes]], Checksums]:
-    """Return each part with its bytes, and the checksums."""
     form = UploadForm(TYPE)
     parts: list[tuple[object, bytes]] = [(None, b"")]
     for at in range(0, len(whole), size):
@@ -322,7 +321,6 @@ def test_the_result_does_not_depend_on_the_cuts(words: list[str], size: int) -> 
 
 
 def outcome(chunks: Iterable[bytes]) -> tuple[bytes | str, str]:
-    """Return what was taken, or why it was refused."""
     try:
         return receive(chunks)
     except WingsdError as error:

@@ -120,7 +120,6 @@ class ConsoleNode:
         return await browser.connect(reactor)
 
     async def watch(self, *permissions: str) -> Browser:
-        """Return a browser that watches the server."""
         browser = await self.open(*permissions)
         await browser.auth()
         await browser.wait_for("status")
@@ -134,7 +133,6 @@ class ConsoleNode:
         return list(self.sockets._clients.get(UUID, ()))
 
     async def gone(self) -> None:
-        """Return when the site has no connection any more."""
         while self.site.connections:
             await deferLater(reactor, 0.001)
 

@@ -40,20 +40,16 @@ def taken(
 
 
 def file(name: bytes, data: bytes = b"evil") -> bytes:
-    """Return a whole archive of one file."""
     return member(name, data) + END
 
 
 def symlink(name: bytes, text: bytes) -> bytes:
-    """Return a member."""
     return member(name, typeflag=b"2", link=text)
 
 
 def hard_link(name: bytes, target: bytes) -> bytes:
-    """Return a member."""
     return member(name, typeflag=b"1", link=target)
 
 
 def directory(name: bytes, mode: int = 0o755) -> bytes:
-    """Return a member."""
     return member(name, typeflag=b"5", mode=mode)

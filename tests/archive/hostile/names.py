@@ -14,7 +14,6 @@ def long_name(name: bytes, typeflag: bytes = b"L") -> bytes:
 
 
 def sparse_name(name: bytes) -> bytes:
-    """Return a header that names the sparse file after it."""
     return pax((b"GNU.sparse.name", name), (b"GNU.sparse.size", b"4"), (b"GNU.sparse.map", b"0,4"))
 
 

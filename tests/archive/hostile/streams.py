@@ -32,7 +32,6 @@ IS_F = {b"f": b"evil"}
 
 
 def zipped() -> bytes:
-    """Return a ZIP archive."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("../evil", b"evil")
@@ -69,7 +68,6 @@ def huge_dictionary() -> bytes:
 
 
 def named_gzip() -> bytes:
-    """Return gzip data with a file's name in its header (RFC 1952, FNAME)."""
     return GZIP[:3] + b"\x08" + GZIP[4:10] + b"../../outside/victim\0" + GZIP[10:]
 
 

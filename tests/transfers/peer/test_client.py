@@ -31,8 +31,6 @@ from wingsd.transfers.peer.tls import PeerTls
 from wingsd.transfers.upload_form import FormFrame, UploadForm
 from wingsd.util.net import ServerCertificate
 
-# To a node of our own kind
-
 
 class Receiver(Resource):
     """Takes uploads; refuses with `refusal` after so many bytes of the body."""
@@ -191,9 +189,6 @@ async def test_the_features_of_a_wingsd_node_are_read(
     features = await PeerClient(url, "Bearer t", reactor, tls[1]).features()
     assert features == {"symlinks", "hard-links"}
     await node.close()
-
-
-# When there is nobody
 
 
 async def test_a_closed_port_is_unreachable() -> None:

@@ -131,9 +131,6 @@ def test_no_peer_is_watched_after_the_end() -> None:
     assert watched.told == []
 
 
-# Real sockets
-
-
 class Sending:
     """An upload to a peer on loopback, without an end of its own."""
 

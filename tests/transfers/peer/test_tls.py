@@ -104,7 +104,6 @@ async def test_a_private_authority_is_trusted_beside_the_systems(
 async def refusal(
     certificate: trustme.LeafCert, host: str, trust: PeerTls, context: ssl.SSLContext | None = None
 ) -> DestinationUnreachable:
-    """Return the error for that certificate."""
     with pytest.raises(DestinationUnreachable) as caught:
         await ask(certificate, host, trust, context)
     return caught.value

@@ -17,7 +17,6 @@ from wingsd.transfers.storage.staging import Staging
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Where the server's log is."""
     (tmp_path / "install").mkdir()
     return tmp_path / "install" / f"{UUID}.log"
 

@@ -62,7 +62,6 @@ class QuarantineHarness:
             self.clear()
 
     def kept(self) -> list[Path]:
-        """Return what is in quarantine."""
         directories = (self.staging.quarantine, self.backups.quarantine)
         return [path for each in directories if each.is_dir() for path in each.iterdir()]
 

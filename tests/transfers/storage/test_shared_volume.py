@@ -29,9 +29,6 @@ def fault(volume: Volume, mark: str = "") -> str:
     return caught.value.detail
 
 
-# Marks
-
-
 def test_a_mark_is_seen_from_another_node_of_the_volume(tmp_path: Path, volume: Volume) -> None:
     mark = volume.mark(UUID)
     there = Volume(str(tmp_path), OWNER, "ATTIC")
@@ -87,9 +84,6 @@ def test_a_new_mark_takes_the_place_of_one_that_was_left(tmp_path: Path, volume:
 def test_a_mark_that_cannot_be_made_fails_the_transfer(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         Volume(str(tmp_path / "missing"), OWNER, "attic").mark(UUID)
-
-
-# The server's directory
 
 
 def test_an_existing_usable_directory_is_accepted(volume: Volume) -> None:
