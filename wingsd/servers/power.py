@@ -22,7 +22,8 @@ from wingsd.servers.power_states import (
     StopSignal,
     stop_method,
 )
-from wingsd.servers.runtime import Run, ServerRuntime
+from wingsd.servers.run import Run
+from wingsd.servers.runtime import ServerRuntime
 
 __all__ = ["PowerControl", "PoweredServer"]
 
