@@ -48,7 +48,8 @@ The class, the HTTP status of its answer, and the module where that is not this 
         MemberRefused                500  archive/policy
       DaemonRestarted                500  transfers/errors
       EnvironmentFailed              500
-        ConsoleBlocked               500  docker/runtime
+        ConsoleBlocked               409  docker/runtime
+        SettingsInvalid              422  docker/container
       PanelError                     500  panel/http_client
         PanelRefused                 500  panel/http_client
           NodeTokenRefused           503  panel/http_client
@@ -302,6 +303,7 @@ ERROR_CODES = (
     "server-not-assigned",
     "server-not-found",
     "server-not-running",
+    "server-settings-invalid",
     "servers-not-loaded",
     "state-database-damaged",
     "state-database-failed",

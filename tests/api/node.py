@@ -27,6 +27,7 @@ from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
+from wingsd.http.answers import AnswerHeaders
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
@@ -257,7 +258,14 @@ class ApiNode:
         self.moved: dict[str, Socket] = {}
         self.client = HTTPClient(Agent(reactor))
         self.port = 0
-        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60)
+        self.config = Config(
+            token_id="id",
+            token=TOKEN,
+            remote="https://panel.example.com",
+            allowed_origins=("https://status.example.com",),
+        )
+        headers = AnswerHeaders(self.config)
+        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, headers=headers)
         self._listening: Any = None
 
     @property
@@ -265,15 +273,9 @@ class ApiNode:
         return self.servers.known[UUID]
 
     def start(self) -> None:
-        config = Config(
-            token_id="id",
-            token=TOKEN,
-            remote="https://panel.example.com",
-            allowed_origins=("https://status.example.com",),
-        )
         fakes: Any = self
         self.site.resource = api(
-            config,
+            self.config,
             servers=self.servers,
             receiver=self.receiver,
             sender=self.sender,

@@ -72,7 +72,12 @@ def test_a_refusal_is_json_and_read_before_the_body_is_sent() -> None:
     assert status == 401
     assert headers["content-type"] == "application/json"
     assert headers["www-authenticate"] == "bearer"
-    assert json.loads(body) == {"error": "no", "code": "unauthorized", "detail": "do better"}
+    assert json.loads(body) == {
+        "error": "no",
+        "code": "unauthorized",
+        "detail": "do better",
+        "request_id": headers["x-request-id"],
+    }
     assert not talk.transport.disconnecting
 
 

@@ -124,12 +124,11 @@ async def test_a_servers_life_as_a_panel_and_a_browser_see_it(harness: Harness) 
     await harness.create()
     assert harness.panel.installed(UUID) is True
     assert (harness.volumes / UUID).is_dir()
-    assert await harness.ask("POST", "/commands", {"commands": ["help"]}) == (
+    status, error = await harness.ask("POST", "/commands", {"commands": ["help"]})
+    assert (status, error["error"], error["code"]) == (
         502,
-        {
-            "error": "Cannot send commands to a stopped server instance.",
-            "code": "server-not-running",
-        },
+        "Cannot send commands to a stopped server instance.",
+        "server-not-running",
     )
 
     browser = await harness.browser()

@@ -19,6 +19,7 @@ from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import ServerNotRunning
 from wingsd.events import Event, EventBus
+from wingsd.http.answers import AnswerHeaders
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.websocket import ConsoleSockets
@@ -89,7 +90,8 @@ class ConsoleNode:
         self.sockets = ConsoleSockets(config, self.bus, self.denied, reactor)
         root = NotFound()
         root.putChild(b"servers", _At(self))
-        self.site = NodeSite(root, reactor=reactor, timeout=timeout)
+        headers = AnswerHeaders(config)
+        self.site = NodeSite(root, reactor=reactor, timeout=timeout, headers=headers)
         factory: Any = self.site
         if secure:
             issued = self.authority.issue_cert("localhost")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from twisted.internet.defer import Deferred
 from tests.support.browser import NotOpened
 from tests.websocket.consoles import ORIGIN, UUID, ConsoleNode, reactor
 from wingsd.websocket.resource import SOCKETS_MAX
+
+UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example.com", "http://panel.example.com", None])
@@ -50,8 +53,8 @@ async def test_connections_without_a_token_make_way_for_others(node: ConsoleNode
     assert [b.closed for b in (watching, *waiting[2:], *late)] == [None] * SOCKETS_MAX
 
 
-async def answer_to(node: ConsoleNode, request: bytes) -> tuple[int, Any]:
-    """Return status and JSON of the answer to what is no browser's request."""
+async def answer_to(node: ConsoleNode, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Return the answer's status, its headers by their names in lower case, and its body."""
     from twisted.internet.endpoints import HostnameEndpoint  # noqa: PLC0415
     from twisted.internet.protocol import Factory, Protocol  # noqa: PLC0415
 
@@ -66,6 +69,9 @@ async def answer_to(node: ConsoleNode, request: bytes) -> tuple[int, Any]:
 
         def dataReceived(self, data: bytes) -> None:
             self.received += data
+            if b" 101 " in self.received and self.received.endswith(b"\r\n\r\n"):
+                assert self.transport is not None
+                self.transport.loseConnection()
 
         def connectionLost(self, reason: Any = None) -> None:
             done.callback(self.received)
@@ -73,7 +79,8 @@ async def answer_to(node: ConsoleNode, request: bytes) -> tuple[int, Any]:
     endpoint = HostnameEndpoint(reactor, "localhost", node.port.getHost().port)
     await endpoint.connect(Factory.forProtocol(Raw))
     head, _, body = (await done.addTimeout(10, reactor)).partition(b"\r\n\r\n")
-    return int(head.split()[1]), json.loads(body)
+    lines = [line.partition(": ") for line in head.decode().split("\r\n")[1:]]
+    return int(head.split()[1]), {name.lower(): value for name, _, value in lines}, body
 
 
 def handshake(**headers: str | None) -> bytes:
@@ -106,6 +113,16 @@ async def test_what_is_no_handshake_is_answered_in_json(
     node: ConsoleNode, request_bytes: bytes, status: int
 ) -> None:
     node.listen()
-    code, body = await answer_to(node, request_bytes)
-    assert code == status
-    assert body["error"]
+    code, headers, body = await answer_to(node, request_bytes)
+    assert (code, headers["user-agent"][-7:]) == (status, "(id:id)")
+    assert json.loads(body)["request_id"] == headers["x-request-id"]
+
+
+async def test_the_answer_that_opens_one_has_the_headers_of_every_answer(
+    node: ConsoleNode,
+) -> None:
+    node.listen()
+    code, headers, _ = await answer_to(node, handshake())
+    assert (code, headers["user-agent"][-7:]) == (101, "(id:id)")
+    assert headers["access-control-allow-origin"] == ORIGIN
+    assert UUID_TEXT.fullmatch(headers["x-request-id"])

@@ -21,20 +21,14 @@ from twisted.web.server import NOT_DONE_YET
 from wingsd.auth.tokens import authorize_panel
 from wingsd.config import Config
 from wingsd.errors import ServerNotFound, ServerNotRunning, WingsdError, error_code
-from wingsd.http.errors import MethodNotAllowed, error_json
-from wingsd.http.operations import Access, Call, Topic, declared, parse, to_json
+from wingsd.http.errors import MethodNotAllowed
+from wingsd.http.operations import Access, Call, Topic, declared, parse
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 from wingsd.util.text import canonical_uuid
 
 __all__ = ["Endpoint", "Public", "ServerPath"]
-
-# Pages of the Panel call from a browser, too: its list of nodes asks each node for its state.
-_PREFLIGHT_HEADERS = {
-    "Access-Control-Allow-Headers": "Accept, Authorization, Content-Type",
-    "Access-Control-Max-Age": "7200",
-}
 
 
 def _is_node_failure(error: Exception) -> bool:
@@ -75,14 +69,13 @@ class Public(Resource):
         uuid = canonical_uuid(self._parts["uuid"].decode("latin-1"))
         if uuid is None:
             raise ServerNotFound(
-                "The requested resource was not found on this instance.",
+                "The requested resource does not exist on this instance.",
                 "a server is identified by its UUID",
             )
         return uuid
 
     def render(self, request: Any) -> int:
         """Start the call; the answer follows when its coroutine has ended."""
-        self._set_cors_headers(request)
         Deferred.fromCoroutine(self._respond(request))
         return NOT_DONE_YET
 
@@ -95,7 +88,7 @@ class Public(Resource):
         """Run a call. Subclasses check here what must hold before the body is parsed."""
         content = await call.handler(self, request, **_arguments(request, call))
         if call.success.status is not HTTPStatus.SWITCHING_PROTOCOLS:
-            request.answer(call.success.status, b"" if content is None else to_json(content))
+            request.respond(call.success.status, content)
 
     async def _respond(self, request: StreamingRequest) -> None:
         try:
@@ -115,23 +108,9 @@ class Public(Resource):
         elif method == "OPTIONS":
             request.answer(HTTPStatus.NO_CONTENT)
         else:
-            error = MethodNotAllowed(
-                f"{method} is not allowed for this path", f"use {self.methods}"
+            request.refuse(
+                MethodNotAllowed(f"{method} is not allowed for this path", f"use {self.methods}")
             )
-            request.answer(error.status, error_json(error))
-
-    def _set_cors_headers(self, request: StreamingRequest) -> None:
-        """Let a browser pass the answer to a page of an allowed origin."""
-        origin = request.header("Origin")
-        if not origin:
-            return
-        request.setHeader("Vary", "Origin")
-        if self._config.allows_origin(origin):
-            request.setHeader("Access-Control-Allow-Origin", origin)
-            if request.method == b"OPTIONS":
-                request.setHeader("Access-Control-Allow-Methods", self.methods)
-                for name, value in _PREFLIGHT_HEADERS.items():
-                    request.setHeader(name, value)
 
     def _log_failure(self, request: StreamingRequest, error: Exception) -> None:
         self._log.warn(

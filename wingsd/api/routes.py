@@ -21,7 +21,7 @@ from wingsd.http.listener import HttpListener, tcp_endpoint
 from wingsd.http.openapi import document
 from wingsd.http.operations import EncodedObject, Success, Topic, call, to_json
 from wingsd.http.request import StreamingRequest
-from wingsd.http.site import NodeSite, NotFound, Paths, error_body
+from wingsd.http.site import NodeSite, NotFound, Paths
 from wingsd.metrics import Exposition
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import host_and_port
@@ -119,11 +119,11 @@ class _MetricsResource(Resource):
         super().__init__()
         self._exposition = exposition
 
-    def render(self, request: Any) -> int | bytes:
+    def render(self, request: Any) -> int:
         """Answer GET and HEAD with the exposition."""
         if request.method not in (b"GET", b"HEAD"):
-            request.setHeader("Allow", "GET, HEAD")
-            return error_body(request, MethodNotAllowed("metrics are read-only"))
+            request.refuse(MethodNotAllowed("metrics are read-only"), {"Allow": "GET, HEAD"})
+            return NOT_DONE_YET
         Deferred.fromCoroutine(self._respond(request))
         return NOT_DONE_YET
 

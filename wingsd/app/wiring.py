@@ -42,6 +42,7 @@ from wingsd.docker.runtime import (
     engine_address,
 )
 from wingsd.events import EventBus
+from wingsd.http.answers import AnswerHeaders
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
 from wingsd.metrics import Exposition, Recorder, Sources
@@ -312,6 +313,7 @@ class Wiring:
             least_rate=transfers.least_rate,
             limits=config.api.limits,
             observer=self.observer,
+            headers=AnswerHeaders(config),
         )
 
     def _make_control(self) -> ControlListener:

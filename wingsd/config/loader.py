@@ -123,8 +123,12 @@ class Config:
     #: can replace one by a symlink between this node's check and the engine's. Direct transfers
     #: bring no mounts.
     allowed_mounts: tuple[str, ...] = ()
-    #: Origins, in addition to the Panel's, from which browsers may open a WebSocket; `*` is any.
+    #: Origins, in addition to the Panel's, from which browsers may call this node and open a
+    #: WebSocket; `*` is any.
     allowed_origins: tuple[str, ...] = ()
+    #: Let pages of these origins call this node also when it has a private address and they come
+    #: from a public one, where browsers ask for it.
+    allow_cors_private_network: bool = False
 
     @property
     def is_pelican(self) -> bool:

@@ -63,7 +63,7 @@ def defaults_of(family: str, written: Any) -> dict[str, Any]:
 #: The names of keys by the dotted path of the section that they are in.
 _NAMES: Mapping[str, str] = MappingProxyType(
     {
-        "": "quiet BlockBaseDirMount allow_cors_private_network ignore_panel_config_updates",
+        "": "quiet BlockBaseDirMount ignore_panel_config_updates",
         "throttles": "enabled lines line_reset_interval",
         "Search": "blacklisted_dirs max_recursion_depth",
         "remote_query": "retry_limit",

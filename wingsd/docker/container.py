@@ -18,6 +18,7 @@ import posixpath
 import re
 import reprlib
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 import attrs
@@ -32,6 +33,7 @@ __all__ = [
     "CheckedMounts",
     "ContainerSpec",
     "ImageSource",
+    "SettingsInvalid",
     "check_mounts",
     "check_variables",
     "container_spec",
@@ -76,12 +78,19 @@ class ContainerSpec:
     body: dict[str, Any]
 
 
+class SettingsInvalid(EnvironmentFailed):
+    """No container can have the server's settings, which the Panel has (422)."""
+
+    code = "server-settings-invalid"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 def container_spec(config: Config, server: Settings) -> ContainerSpec:
     """Return the container that `server` gets on the node of `config`, without its mounts.
 
     `with_mounts` adds those that `check_mounts` allows.
 
-    Raises `EnvironmentFailed` when the server names no image, and as `check_variables` does.
+    Raises `SettingsInvalid` when the server names no image, and as `check_variables` does.
     """
     check_variables(server)
     bindings = port_bindings(config, server.allocations)
@@ -117,24 +126,24 @@ def with_mounts(spec: ContainerSpec, mounts: Sequence[Mount]) -> ContainerSpec:
 
 
 def check_variables(server: Settings) -> None:
-    """Raise `EnvironmentFailed` for a variable that no container can have.
+    """Raise `SettingsInvalid` for a variable that no container can have.
 
     Docker takes each as `NAME=value`: a name with `=` in it would set another variable.
     """
     for name, value in server.environment.items():
         if not name or _NOT_IN_A_NAME.search(name):
-            raise EnvironmentFailed(
+            raise SettingsInvalid(
                 f"{reprlib.repr(name)} cannot be the name of an environment variable, which is "
                 "not empty and has no =, control character or line break; correct it in the "
                 "server's settings"
             )
         if "\0" in _text(value):
-            raise EnvironmentFailed(
+            raise SettingsInvalid(
                 f"the value of the environment variable {reprlib.repr(name)} has a NUL character; "
                 "correct it in the server's settings"
             )
     if "\0" in server.invocation:
-        raise EnvironmentFailed(
+        raise SettingsInvalid(
             "the startup command has a NUL character; correct it in the server's settings"
         )
 
@@ -147,12 +156,12 @@ def home_directory(config: Config, uuid: str) -> str:
 def image_source(server: Settings) -> ImageSource:
     """Return the server's image; a leading `~` means that it is local and never pulled.
 
-    Raises `EnvironmentFailed` when there is none.
+    Raises `SettingsInvalid` when there is none.
     """
     image = server.container.image.strip()
     name = image.removeprefix("~")
     if not name:
-        raise EnvironmentFailed("the server has no Docker image; choose one for it on the Panel")
+        raise SettingsInvalid("the server has no Docker image; choose one for it on the Panel")
     return ImageSource(name, image.startswith("~"))
 
 

@@ -7,6 +7,7 @@ the events of a process.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Protocol
 
 import attrs
@@ -27,9 +28,11 @@ __all__ = [
 
 
 class ConsoleBlocked(EnvironmentFailed):
-    """The server does not take what is typed into its console; it may still do so."""
+    """The server does not take what is typed into its console; it may still do so (409)."""
 
     code = "console-blocked"
+    # Not a failure of the node: the server's users can mend it.
+    status = HTTPStatus.CONFLICT
 
 
 @attrs.frozen

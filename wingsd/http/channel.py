@@ -8,6 +8,7 @@ read while something is buffered, and processes one piece in an iteration of the
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Protocol
 from uuid import uuid4
@@ -20,7 +21,8 @@ from twisted.web.http import HTTPChannel
 
 from wingsd.config import LimitsConfig
 from wingsd.errors import WingsdError
-from wingsd.http.errors import HeaderTooLong, InvalidHttpRequest, error_json
+from wingsd.http.errors import Error, HeaderTooLong, InvalidHttpRequest
+from wingsd.http.operations import to_json
 from wingsd.http.request import StreamingRequest
 from wingsd.util.net import GATHERED
 
@@ -165,6 +167,9 @@ class ChannelSite(Protocol):
 
     def connection_closed(self, channel: NodeChannel) -> None:
         """A channel is disconnected."""
+
+    def common_headers(self, origin: str) -> Mapping[str, str]:
+        """Return the headers of all answers to requests with this `Origin`; empty for none."""
 
 
 class NodeChannel(HTTPChannel):
@@ -376,14 +381,19 @@ class NodeChannel(HTTPChannel):
         for method in _PARSING:
             setattr(self, method, _ignore)
         if not (self.requests and self.requests[-1].abort_body(error.message)):
-            body = error_json(error)
+            request_id = str(uuid4())
+            body = to_json(Error.of(error, request_id))
             status = HTTPStatus(error.status)
+            headers = {
+                "Content-Type": "application/json",
+                "Content-Length": len(body),
+                "Connection": "close",
+                **self.site.common_headers(""),
+                "X-Request-Id": request_id,
+            }
             head = [
                 f"HTTP/1.1 {status.value} {status.phrase}",
-                "Content-Type: application/json",
-                f"Content-Length: {len(body)}",
-                "Connection: close",
-                f"X-Request-Id: {uuid4()}",
+                *(f"{name}: {value}" for name, value in headers.items()),
             ]
             self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.loseConnection()

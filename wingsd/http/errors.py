@@ -1,15 +1,14 @@
-"""The errors of the HTTP interface, and the JSON body of every answer with an error."""
+"""The errors of the HTTP interface, and the body of every answer with an error."""
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 from typing import Annotated
 
 import attrs
 
 from wingsd.errors import ERROR_CODES, WingsdError
-from wingsd.util.serialization import Keywords, unstructure
+from wingsd.util.serialization import Keywords
 
 __all__ = [
     "BodyTooLarge",
@@ -19,7 +18,6 @@ __all__ = [
     "MethodNotAllowed",
     "PathNotFound",
     "UpgradeRequired",
-    "error_json",
 ]
 
 
@@ -93,9 +91,10 @@ class Error:
         "The kind of error. Codes stay the same across versions; messages may change.",
         Keywords(enum=ERROR_CODES),
     ]
+    request_id: Annotated[str, "The `X-Request-Id` of the answer.", Keywords(format="uuid")]
     detail: Annotated[str, "What to do, where that is not plain.", Keywords(minLength=1)] = ""
 
-
-def error_json(error: WingsdError) -> bytes:
-    """Return the body that answers with `error`."""
-    return json.dumps(unstructure(Error(error.message, error.code, error.detail))).encode()
+    @classmethod
+    def of(cls, error: WingsdError, request_id: str) -> Error:
+        """Return the body that answers a request with `error`."""
+        return cls(error.message, error.code, request_id, error.detail)

@@ -170,7 +170,7 @@ INFO: Mapping[str, Any] = {
         "a header line over 16 KiB, and 503 while the node is stopping. OPTIONS is answered on "
         "every path, with `Allow`. Null is the same as an absent value; unknown names are "
         "ignored. Every answer has `X-Request-Id`, a UUID that identifies the request in the "
-        "node's log."
+        "node's log, and a `User-Agent` with the node's `token_id`."
     ),
     "license": {"name": "MIT", "identifier": "MIT"},
 }

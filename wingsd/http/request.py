@@ -20,7 +20,8 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from wingsd.errors import WingsdError
-from wingsd.http.errors import BodyTooLarge, error_json
+from wingsd.http.errors import BodyTooLarge, Error
+from wingsd.http.operations import to_json
 from wingsd.http.watchdogs import ConnectionWatchdog, RateWatchdog
 
 __all__ = ["BodyReader", "GuardedResource", "StreamingRequest", "StreamingResource"]
@@ -31,6 +32,8 @@ MAX_STORED_BODY = 1024 * 1024
 # everything would otherwise see a broken connection in place of the answer.
 MAX_DRAINED_BODY = 1024 * 1024 * 1024  # bytes
 MAX_DRAIN_TIME = 60  # seconds
+#: The message of every failure that has no error class; as in Wings.
+UNEXPECTED = "An unexpected error was encountered while processing this request"
 #: Reason phrases of Wings, for statuses without one in twisted.web. Those of `http.HTTPStatus`
 #: differ between versions of Python.
 _REASONS: Mapping[int, bytes] = {
@@ -91,7 +94,6 @@ class StreamingRequest(Request):
         #: Identifies the request in its answer and in the log. Of an answer with status 500 or
         #: above a Panel shows nothing else.
         self.request_id = str(uuid4())
-        self.setHeader("X-Request-Id", self.request_id)
 
     # What twisted.web's channel calls
 
@@ -101,6 +103,8 @@ class StreamingRequest(Request):
         channel = self.channel
         # The base class sets these after the body, but an answer needs them.
         self.site = channel.site
+        for name, value in self.common_headers.items():
+            self.setHeader(name, value)
         self.method, self.uri = channel._command, channel._path
         self.clientproto = channel._version
         self.path = self.uri.split(b"?", 1)[0]
@@ -182,6 +186,12 @@ class StreamingRequest(Request):
         return values[-1].decode("utf-8", "replace") if values else ""
 
     @property
+    def common_headers(self) -> dict[str, str]:
+        """The headers that every answer to this request has."""
+        common: dict[str, str] = self.channel.site.common_headers(self.header("Origin"))
+        return common | {"X-Request-Id": self.request_id}
+
+    @property
     def is_streamed(self) -> bool:
         """Whether the body is passed on or discarded as it arrives."""
         return self._reader is not None
@@ -228,7 +238,7 @@ class StreamingRequest(Request):
         error = failure.value
         if not isinstance(error, WingsdError):
             self._log.failure("request {request} failed", failure, request=self)
-            error = WingsdError("internal error", "see the log of this node")
+            error = WingsdError(UNEXPECTED, "see the log of this node")
         self.site.observer.answered(error)
         if not self.reads_status:
             if not self._disconnected:
@@ -237,7 +247,17 @@ class StreamingRequest(Request):
         headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
         if error.retry_after:
             headers["Retry-After"] = str(ceil(error.retry_after))
-        self.answer(error.status, error_json(error), headers)
+        self.refuse(error, headers)
+
+    def refuse(self, error: WingsdError, headers: Mapping[str, str] = {}) -> None:
+        """Answer with `error`."""
+        self.respond(error.status, Error.of(error, self.request_id), headers)
+
+    def respond(
+        self, status: int, content: object = None, headers: Mapping[str, str] = {}
+    ) -> None:
+        """Answer with `content`, plain data or instances of attrs classes; None is no body."""
+        self.answer(status, b"" if content is None else to_json(content), headers)
 
     def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
         """Answer now; what still arrives of the request is discarded.
@@ -301,8 +321,7 @@ class StreamingRequest(Request):
 
     def _refuse_size(self) -> None:
         self._close_after_answer()
-        error = BodyTooLarge(MAX_STORED_BODY)
-        self.answer(error.status, error_json(error))
+        self.refuse(BodyTooLarge(MAX_STORED_BODY))
 
     def _stop_rate_watchdog(self) -> None:
         if self._rate_watchdog is not None:

@@ -10,16 +10,16 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import NOT_DONE_YET, Site
 
 from wingsd.config import LimitsConfig
-from wingsd.errors import WingsdError
+from wingsd.http.answers import AnswerHeaders
 from wingsd.http.channel import InputScheduler, NodeChannel
-from wingsd.http.errors import PathNotFound, error_json
+from wingsd.http.errors import PathNotFound
 from wingsd.http.request import StreamingRequest
 from wingsd.util.observer import Observer
 
-__all__ = ["NodeSite", "NotFound", "Paths", "error_body"]
+__all__ = ["NodeSite", "NotFound", "Paths"]
 
 
 class NodeSite(Site):
@@ -27,6 +27,7 @@ class NodeSite(Site):
 
     `timeout` is the seconds that an upload may be silent, `least_rate` the bytes a second that it
     must send on average over this time (0: any). `observer` is notified of requests that fail.
+    `headers` are those of all answers.
     """
 
     protocol = NodeChannel  # type: ignore[assignment]  # narrower than Twisted's, on purpose
@@ -41,12 +42,14 @@ class NodeSite(Site):
         limits: LimitsConfig | None = None,
         least_rate: int = 0,
         observer: Observer | None = None,
+        headers: AnswerHeaders | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.limits = limits or LimitsConfig()
         self.observer = observer or Observer()
         self.least_rate = least_rate
+        self._headers = headers
         self.input = InputScheduler(self.reactor)
         #: The open connections, the oldest first.
         self.connections: dict[NodeChannel, None] = {}
@@ -65,6 +68,10 @@ class NodeSite(Site):
         if len(waiting) > self.limits.connections:
             ((most, _),) = Counter(channel.address for channel in waiting).most_common(1)
             next(channel for channel in waiting if channel.address == most).abortConnection()
+
+    def common_headers(self, origin: str) -> dict[str, str]:
+        """Return the headers of all answers to requests with this `Origin`; empty for none."""
+        return {} if self._headers is None else self._headers.of(origin)
 
     def acceptableProtocols(self) -> list[bytes]:
         """Offer HTTP/1.1 in the TLS handshake."""
@@ -113,17 +120,10 @@ class NotFound(Resource):
         """Return this resource for all paths below."""
         return self
 
-    def render(self, request: Any) -> bytes:
+    def render(self, request: Any) -> int:
         """Answer 404."""
-        path = request.path.decode("utf-8", "replace")
-        return error_body(request, PathNotFound(path))
-
-
-def error_body(request: Any, error: WingsdError) -> bytes:
-    """Set status and type of an answer with `error`, and return its body."""
-    request.setResponseCode(error.status)
-    request.setHeader("Content-Type", "application/json")
-    return error_json(error)
+        request.refuse(PathNotFound(request.path.decode("utf-8", "replace")))
+        return NOT_DONE_YET
 
 
 class Paths(NotFound):

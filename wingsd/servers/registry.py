@@ -141,7 +141,7 @@ class Servers:
             return self._servers[uuid]
         if not self.loaded:
             raise ServersNotLoaded
-        raise ServerNotFound("The requested resource was not found on this instance.")
+        raise ServerNotFound("The requested resource does not exist on this instance.")
 
     def all(self) -> list[Server]:
         """Return every server. Raises `ServersNotLoaded`."""

@@ -6,10 +6,12 @@ client that does not read.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
@@ -71,14 +73,20 @@ class MessageReceiver(Protocol):
 
 
 class ConsoleProtocol(WebSocketServerProtocol):
-    """The server's side of one WebSocket."""
+    """The server's side of one WebSocket. `headers` are added to the answer that opens it."""
 
     transport: Any  # the site's channel
     # Autobahn's log lines do not name the server.
     log = make_logger(level="critical")
 
-    def __init__(self, receiver: MessageReceiver, factory: WebSocketServerFactory) -> None:
+    def __init__(
+        self,
+        receiver: MessageReceiver,
+        factory: WebSocketServerFactory,
+        headers: Mapping[str, str] = {},
+    ) -> None:
         super().__init__()
+        self._headers = headers
         self.factory = factory
         self._receiver = receiver
         self._frames = RateLimit(*FRAMES)
@@ -119,6 +127,10 @@ class ConsoleProtocol(WebSocketServerProtocol):
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
         """Refuse a handshake, in JSON like every refusal."""
         self.transport.refuse(InvalidHandshake(reason, code))
+
+    def onConnect(self, request: ConnectionRequest) -> tuple[None, dict[str, str]]:
+        """Accept the handshake, without a subprotocol."""
+        return None, dict(self._headers)
 
     def onOpen(self) -> None:
         """Notify the receiver: the handshake is over."""

@@ -15,7 +15,7 @@ from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import BadRequest, Forbidden, WingsdError
 from wingsd.events import EventBus
-from wingsd.http.errors import MethodNotAllowed, UpgradeRequired, error_json
+from wingsd.http.errors import MethodNotAllowed, UpgradeRequired
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NotFound
 from wingsd.servers.server import Server
@@ -108,7 +108,8 @@ class ConsoleSockets:
 
         if self._protocols is None:
             self._protocols = protocol_factory(self._reactor)
-        protocol = ConsoleProtocol(self._client(uuid, server), self._protocols)
+        client = self._client(uuid, server)
+        protocol = ConsoleProtocol(client, self._protocols, request.common_headers)
         request.channel.upgrade(protocol, _opening(request))
 
     def _evict_one(self, server: str) -> None:
@@ -178,16 +179,15 @@ class ConsoleSocket(Resource):
     def render(self, request: Any) -> int:
         """Open a WebSocket, or answer with the reason of a refusal."""
         if request.method != b"GET":
-            refusal: WingsdError = MethodNotAllowed("this path is a WebSocket", "open it with GET")
-            request.answer(refusal.status, error_json(refusal), {"Allow": "GET"})
+            refusal = MethodNotAllowed("this path is a WebSocket", "open it with GET")
+            request.refuse(refusal, {"Allow": "GET"})
         elif request.header("Upgrade").lower() != "websocket":
-            refusal = UpgradeRequired()
-            request.answer(refusal.status, error_json(refusal), {"Upgrade": "websocket"})
+            request.refuse(UpgradeRequired(), {"Upgrade": "websocket"})
         else:
             try:
                 self._sockets.admit(self._uuid, self._server, request)
             except WingsdError as error:
-                request.answer(error.status, error_json(error))
+                request.refuse(error)
         return NOT_DONE_YET
 
 

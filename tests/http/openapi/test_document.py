@@ -52,5 +52,4 @@ def test_every_failure_has_the_form_of_an_error() -> None:
         reference = failure["headers"]["X-Request-Id"]
         assert reference == {"$ref": "#/components/headers/X-Request-Id"}
     assert components["headers"]["X-Request-Id"]["required"]
-    assert components["schemas"]["Error"]["required"] == ["error", "code"]
-    assert list(components["schemas"]["Error"]["properties"]) == ["error", "code", "detail"]
+    assert components["schemas"]["Error"]["required"] == ["error", "code", "request_id"]

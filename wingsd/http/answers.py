@@ -1,0 +1,54 @@
+"""The headers that all answers of the node's interface have, errors and refusals included."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from wingsd import __version__
+from wingsd.config import Config
+
+__all__ = ["AnswerHeaders"]
+
+# Those of Wings, letter for letter; pages of the Panel call from a browser, too.
+_CORS: Mapping[str, str] = {
+    "Access-Control-Allow-Credentials": "true",
+    "Access-Control-Allow-Methods": "GET, POST, PATCH, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": (
+        "Accept, Accept-Encoding, Authorization, Cache-Control, Content-Type, Content-Length, "
+        "Origin, X-Real-IP, X-CSRF-Token"
+    ),
+    "Access-Control-Max-Age": "7200",
+}
+#: Wings sends the first, which is the name of a request's header; browsers look for the second.
+_PRIVATE_NETWORK: Mapping[str, str] = {
+    "Access-Control-Request-Private-Network": "true",
+    "Access-Control-Allow-Private-Network": "true",
+}
+
+
+class AnswerHeaders:
+    """The headers of all answers of a node with this configuration.
+
+    `User-Agent` is one of them since Pelican's Panel demands it there, with the `token_id`.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        panel = urlsplit(config.remote)
+        self._panel = f"{panel.scheme}://{panel.netloc}"
+        release = re.match(r"\d+\.\d+\.\d+", __version__)
+        version = f"v{release[0]}" if release else "develop"
+        self._fixed = {
+            "User-Agent": f"Pelican Wings/{version} (id:{config.token_id})",
+            # Bodies are JSON or MessagePack by `Accept`.
+            "Vary": "Origin, Accept",
+            **_CORS,
+            **(_PRIVATE_NETWORK if config.allow_cors_private_network else {}),
+        }
+
+    def of(self, origin: str) -> dict[str, str]:
+        """Return the headers of an answer to a request with this `Origin`, empty for none."""
+        allowed = origin if origin and self._config.allows_origin(origin) else self._panel
+        return {**self._fixed, "Access-Control-Allow-Origin": allowed}
