@@ -13,10 +13,10 @@ import pytest_twisted
 from hypothesis import settings
 
 from tests.support.docker_engine import busybox, engine
-from tests.support.logged_errors import logged_errors
+from tests.support.logged_errors import logged
 from wingsd.statedb.store import Store
 
-__all__ = ["busybox", "engine", "logged_errors", "store"]
+__all__ = ["busybox", "engine", "logged", "store"]
 
 # The same examples in every run. `make fuzz` searches at random, by the profile "random".
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

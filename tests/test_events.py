@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.events import Event, EventBus
 
 EVENT = Event("a", "transfer status", ("pending",))
@@ -18,7 +18,7 @@ def test_every_subscriber_gets_every_event_until_it_ends() -> None:
     assert (one, two) == ([EVENT], [EVENT, EVENT])
 
 
-def test_one_that_fails_is_logged_and_hurts_nobody(logged_errors: LoggedErrors) -> None:
+def test_one_that_fails_is_logged_and_hurts_nobody(logged: Logged) -> None:
     bus, heard = EventBus(), []  # type: EventBus, list[Event]
 
     def fails(event: Event) -> None:
@@ -28,7 +28,7 @@ def test_one_that_fails_is_logged_and_hurts_nobody(logged_errors: LoggedErrors) 
     bus.subscribe("a", heard.append)
     bus.publish(EVENT)
     assert heard == [EVENT]
-    assert len(logged_errors.take(RuntimeError)) == 1
+    assert len(logged.take(RuntimeError)) == 1
 
 
 def test_an_event_is_for_its_own_server_alone() -> None:

@@ -187,7 +187,7 @@ class FakeDenyList:
         self._calls.note("deny", jtis, now)
 
 
-class FakeJournal:
+class FakeDatabase:
     """What must outlive the node, kept in memory."""
 
     def __init__(self, calls: Calls) -> None:
@@ -252,7 +252,7 @@ class ApiNode:
         self.sender = FakeTransfers("out", self.calls)
         self.receiver = FakeTransfers("in", self.calls)
         self.direct_transfers = FakeDirectTransfers(self.calls)
-        self.journal = FakeJournal(self.calls)
+        self.database = FakeDatabase(self.calls)
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
         #: The WebSockets of servers that have moved to another node, by their UUIDs.
         self.moved: dict[str, Socket] = {}
@@ -282,7 +282,7 @@ class ApiNode:
             sockets=fakes,
             denied=FakeDenyList(self.calls),
             direct=self.direct_transfers,
-            database=self.journal,
+            database=self.database,
             engine=self.engine,
             now=lambda: NOW,
         )

@@ -15,7 +15,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from tests.api.node import TOKEN, UUID, ApiNode, reactor
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from wingsd.api.routes import PATHS
 from wingsd.errors import EnvironmentFailed
@@ -133,35 +133,29 @@ async def test_a_body_that_is_too_large_is_refused(node: ApiNode) -> None:
     assert reply.status == 400
 
 
-async def test_an_error_is_logged_under_its_request_id(
-    node: ApiNode, logged_errors: LoggedErrors
-) -> None:
+async def test_an_error_is_logged_under_its_request_id(node: ApiNode, logged: Logged) -> None:
     node.calls.faults["sync"] = PanelUnreachable("the Panel is down", "try again")
     reply = await node.call("POST", f"servers/{UUID}/sync")
     assert (reply.status, reply.json["code"]) == (503, "panel-unreachable")
-    (line,) = [line for line in logged_errors.lines if "failed" in line]
+    (line,) = [line for line in logged.lines if "failed" in line]
     assert f"POST /api/servers/{UUID}/sync failed" in line
     assert f"(request {reply.headers['x-request-id']}): panel-unreachable: the Panel is" in line
 
 
-async def test_an_internal_error_is_logged_and_not_shown(
-    node: ApiNode, logged_errors: LoggedErrors
-) -> None:
+async def test_an_internal_error_is_logged_and_not_shown(node: ApiNode, logged: Logged) -> None:
     node.calls.faults["sync"] = RuntimeError("secret")
     reply = await node.call("POST", f"servers/{UUID}/sync")
     assert (reply.status, reply.json["code"]) == (500, "internal-error")
     assert "secret" not in reply.text
-    assert logged_errors.take(RuntimeError)
-    assert [line for line in logged_errors.lines if reply.headers["x-request-id"] in line]
+    assert logged.take(RuntimeError)
+    assert [line for line in logged.lines if reply.headers["x-request-id"] in line]
 
 
-async def test_a_request_is_logged_without_its_secrets(
-    node: ApiNode, logged_errors: LoggedErrors
-) -> None:
+async def test_a_request_is_logged_without_its_secrets(node: ApiNode, logged: Logged) -> None:
     reply = await node.call("GET", "servers?v=secret")
     number = reply.headers["x-request-id"]
-    assert f"127.0.0.1: GET /api/servers: 200 (request {number})" in logged_errors.lines
-    assert not [line for line in logged_errors.lines if "secret" in line or TOKEN in line]
+    assert f"127.0.0.1: GET /api/servers: 200 (request {number})" in logged.lines
+    assert not [line for line in logged.lines if "secret" in line or TOKEN in line]
 
 
 async def test_a_proxy_may_come_over_a_unix_socket(node: ApiNode, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.threads import deferToThread
 
 from tests.metrics.exposed import Samples, exposition, told
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.api.routes import MetricsListener
 from wingsd.config import Config, Metrics
 
@@ -84,12 +84,12 @@ class Broken:
         raise RuntimeError("a mistake")
 
 
-async def test_an_internal_error_is_a_500(logged_errors: LoggedErrors) -> None:
+async def test_an_internal_error_is_a_500(logged: Logged) -> None:
     async with opened("127.0.0.1:0", Broken()) as asked:
         response = await asked.ask("/metrics")
         assert response.status_code == 500
         assert response.json()["code"] == "internal-error"
-    assert len(logged_errors.take(RuntimeError)) == 1
+    assert len(logged.take(RuntimeError)) == 1
 
 
 async def test_nothing_listens_without_an_address() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.api.node import NOW, UUID, ApiNode, FakeServer, Socket
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.outgoing.request import TransferRequest
@@ -35,14 +35,14 @@ async def test_a_server_is_created_after_the_answer(node: ApiNode) -> None:
 
 @pytest.mark.parametrize("error", [Conflict("it is being created"), RuntimeError("a mistake")])
 async def test_a_creation_that_cannot_even_begin_is_logged(
-    node: ApiNode, logged_errors: LoggedErrors, error: Exception
+    node: ApiNode, logged: Logged, error: Exception
 ) -> None:
     node.calls.faults["create"] = error
     reply = await node.call("POST", "servers", {"uuid": OTHER})
     assert reply.status == 202
     assert node.calls == [("create", OTHER, False)]
-    assert [line for line in logged_errors.lines if line.startswith(f"{OTHER}: creation failed")]
-    logged_errors.take(RuntimeError)
+    assert [line for line in logged.lines if line.startswith(f"{OTHER}: creation failed")]
+    logged.take(RuntimeError)
 
 
 async def test_an_existing_server_is_not_created_again(node: ApiNode) -> None:
@@ -105,9 +105,7 @@ async def test_deleting_an_arriving_server_ends_its_transfer(node: ApiNode) -> N
         ("GET", f"/{OTHER}/ws"),
     ],
 )
-async def test_servers_that_are_not_loaded_are_a_503(
-    node: ApiNode, method: str, path: str
-) -> None:
+async def test_servers_not_loaded_yet_are_a_503(node: ApiNode, method: str, path: str) -> None:
     node.servers.loaded = False
     reply = await node.call(method, f"servers{path}", {"uuid": OTHER})
     assert (reply.status, reply.json["code"]) == (503, "servers-not-loaded")
@@ -195,15 +193,13 @@ async def test_commands_are_sent_in_order(node: ApiNode) -> None:
     assert node.calls == [("command", "say hello"), ("command", ""), ("command", "stop")]
 
 
-async def test_commands_to_a_stopped_server_are_refused(
-    node: ApiNode, logged_errors: LoggedErrors
-) -> None:
+async def test_commands_to_a_stopped_server_are_refused(node: ApiNode, logged: Logged) -> None:
     node.server.online = False
     reply = await node.call("POST", f"{HOME}/commands", {"commands": ["one", "two"]})
     assert reply.status == 502
     assert reply.json["code"] == "server-not-running"
     assert node.calls == [("command", "one")]
-    assert not [line for line in logged_errors.lines if "failed" in line]
+    assert not [line for line in logged.lines if "failed" in line]
 
 
 async def test_commands_are_a_list_of_texts(node: ApiNode) -> None:
@@ -235,15 +231,15 @@ async def test_settings_are_fetched_again(node: ApiNode) -> None:
     assert (reply.status, reply.text, node.calls) == (204, "", [("sync",)])
 
 
-async def test_a_transfer_is_started(node: ApiNode, logged_errors: LoggedErrors) -> None:
+async def test_a_transfer_is_started(node: ApiNode, logged: Logged) -> None:
     reply = await node.call("POST", f"{HOME}/transfer", ORDER)
     assert (reply.status, reply.text) == (202, "")
     assert node.calls == [("start", UUID, TransferRequest(URL, "Bearer a.b.c"))]
     reply = await node.call("POST", f"{HOME}/transfer", ORDER)
     assert reply.status == 409
     assert reply.json["error"] == "A transfer is already in progress for this server."
-    assert not [line for line in logged_errors.lines if "backups" in line]
-    assert not [line for line in logged_errors.lines if "a.b.c" in line]
+    assert not [line for line in logged.lines if "backups" in line]
+    assert not [line for line in logged.lines if "a.b.c" in line]
 
 
 async def test_format_and_level_of_a_calagopus_panel_are_passed_on(node: ApiNode) -> None:

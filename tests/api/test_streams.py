@@ -70,7 +70,7 @@ class Receiver:
         return self.transfers[-1]
 
 
-class Journal:
+class Database:
     def __init__(self) -> None:
         self.used: list[str] = []
 
@@ -86,12 +86,12 @@ class Journal:
 class StreamNode:
     def __init__(self) -> None:
         self.clock = Clock()
-        self.receiver, self.journal = Receiver(), Journal()
+        self.receiver, self.database = Receiver(), Database()
         receiver: Any = self.receiver
-        journal: Any = self.journal
-        streams = StreamGroups(receiver, journal, StreamsConfig(most=4, within=60), self.clock)
+        database: Any = self.database
+        streams = StreamGroups(receiver, database, StreamsConfig(most=4, within=60), self.clock)
         config = Config(token_id="id", token=NODE.token, remote="https://panel.example.com")
-        root = api(config, receiver=receiver, streams=streams, database=journal)
+        root = api(config, receiver=receiver, streams=streams, database=database)
         self.site = NodeSite(root, reactor=self.clock, timeout=300)
 
     @property
@@ -126,12 +126,12 @@ def node() -> StreamNode:
 def test_all_streams_are_answered_at_the_end(node: StreamNode) -> None:
     one = node.come(b"one", Multiplex_Stream=1)
     first = node.come(b"first", Multiplex_Stream_Count=2)
-    assert node.journal.used == []
+    assert node.database.used == []
     zero = node.come(b"zero", Multiplex_Stream=0)
     # The others are in the order of their numbers.
     assert node.transfer.read == [b"first", b"zero", b"one"]
     # Used up once, for all of them.
-    assert len(node.journal.used) == 1
+    assert len(node.database.used) == 1
     assert all(talk.transport.value() == b"" for talk in (first, zero, one))
     node.transfer.end.callback(None)
     assert answers(first, zero, one) == [(200, None)] * 3

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.api.node import ApiNode
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd import __version__
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import EnvironmentFailed
@@ -68,7 +68,7 @@ async def test_version_2_describes_the_engine() -> None:
     assert (system["os_type"], system["kernel_version"]) == ("linux", platform.release())
 
 
-async def test_an_engine_that_does_not_answer_is_left_out(logged_errors: LoggedErrors) -> None:
+async def test_an_engine_that_does_not_answer_is_left_out(logged: Logged) -> None:
     async def engine() -> EngineInformation:
         raise EnvironmentFailed("it is not there")
 
@@ -78,7 +78,7 @@ async def test_an_engine_that_does_not_answer_is_left_out(logged_errors: LoggedE
     reply = await node.call("GET", "system?v=2")
     await node.close()
     assert (reply.status, sorted(reply.json)) == (200, ["system", "version"])
-    assert [line for line in logged_errors.lines if "it is not there" in line]
+    assert [line for line in logged.lines if "it is not there" in line]
 
 
 async def test_a_disabled_engine_is_left_out(node: ApiNode) -> None:

@@ -16,7 +16,7 @@ OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 DESCRIPTION = {"settings": {"uuid": UUID}, "process_configuration": {"stop": {"type": "stop"}}}
 
 
-def by_hand(uuid: str = UUID, *, age: float = 0) -> str:
+def direct_auth(uuid: str = UUID, *, age: float = 0) -> str:
     """Return the header of a direct transfer's token, valid for an hour."""
     now = time.time() - age
     return f"Bearer {direct_token(uuid, TOKEN, now, now + 3600)}"
@@ -33,25 +33,25 @@ async def test_options_lists_the_features(node: ApiNode) -> None:
 POOL = {"X-Storage-Pool": "attic", "X-Storage-Pool-Mark": "0" * 32}
 
 
-async def test_a_sender_with_a_token_is_told_of_the_storage_pool(node: ApiNode) -> None:
+async def test_the_storage_pool_is_announced_to_a_sender(node: ApiNode) -> None:
     token = Panel().transfer_token(UUID, Node("https://node.invalid", token=TOKEN))
     reply = await node.call("OPTIONS", "transfers", Authorization=f"Bearer {token}", **POOL)
     assert reply.headers["transfer-features"] == "symlinks, hard-links, streams, shared-volume"
     assert node.calls[1:] == [("pool_features", UUID, "attic", "0" * 32, "")]
 
 
-async def test_a_sender_with_a_token_is_told_of_the_backup_directory(node: ApiNode) -> None:
+async def test_the_backup_directory_is_announced_to_a_sender(node: ApiNode) -> None:
     token = Panel().transfer_token(UUID, Node("https://node.invalid", token=TOKEN))
     mark = {"X-Backup-Directory-Mark": "1" * 32}
     await node.call("OPTIONS", "transfers", Authorization=f"Bearer {token}", **mark)
     assert node.calls[1:] == [("pool_features", UUID, "", "", "1" * 32)]
 
 
-@pytest.mark.parametrize("way", ["by the Panel", "by hand", "by nobody"])
+@pytest.mark.parametrize("way", ["by the Panel", "direct", "by nobody"])
 async def test_a_sender_with_a_token_of_the_panel_is_expected(node: ApiNode, way: str) -> None:
     key = "the-token-of-some-other-node-as-long" if way == "by nobody" else TOKEN
     token = Panel().transfer_token(UUID, Node("https://node.invalid", token=key))
-    header = by_hand() if way == "by hand" else f"Bearer {token}"
+    header = direct_auth() if way == "direct" else f"Bearer {token}"
     reply = await node.call("OPTIONS", "transfers", Authorization=header)
     assert reply.status == 204
     assert node.calls == ([("expect", UUID)] if way == "by the Panel" else [])
@@ -83,7 +83,7 @@ async def test_an_incoming_transfer_is_cancelled_once(node: ApiNode) -> None:
 
 
 async def put(node: ApiNode, content: Any = DESCRIPTION, **headers: str | None) -> tuple[int, str]:
-    usual: dict[str, str | None] = {"Authorization": by_hand()}
+    usual: dict[str, str | None] = {"Authorization": direct_auth()}
     reply = await node.call("PUT", f"transfers/{UUID}/by-hand", content, **usual | headers)
     return reply.status, str(reply.json)
 
@@ -98,8 +98,8 @@ async def test_put_describes_the_server(node: ApiNode) -> None:
     [
         (None, 401, "required authorization heads"),
         (f"Bearer {TOKEN}", 401, "cannot be read"),
-        (by_hand(OTHER), 401, "not for a direct transfer of this server"),
-        (by_hand(age=7200), 401, "it has expired"),
+        (direct_auth(OTHER), 401, "not for a direct transfer of this server"),
+        (direct_auth(age=7200), 401, "it has expired"),
         (
             f"Bearer {Panel().transfer_token(UUID, Node('https://x', token=TOKEN))}",
             401,
@@ -124,8 +124,8 @@ async def test_put_with_an_invalid_description_is_refused(node: ApiNode, content
 
 
 async def test_put_with_a_used_token_is_refused(node: ApiNode) -> None:
-    header = by_hand()
-    node.journal.used.add(transfer_token(header, TOKEN).digest)
+    header = direct_auth()
+    node.database.used.add(transfer_token(header, TOKEN).digest)
     status, words = await put(node, Authorization=header)
     assert status == 401
     assert "used for a transfer before" in words
@@ -137,12 +137,16 @@ async def test_delete_answers_whether_the_server_has_moved(
     node: ApiNode, moved: bool, age: float
 ) -> None:
     node.direct_transfers.moved = moved
-    reply = await node.call("DELETE", f"transfers/{UUID}/by-hand", Authorization=by_hand(age=age))
+    reply = await node.call(
+        "DELETE", f"transfers/{UUID}/by-hand", Authorization=direct_auth(age=age)
+    )
     assert (reply.status, reply.json) == (200, {"moved": moved})
     assert node.calls == [("conclude", UUID)]
 
 
 async def test_delete_with_a_token_of_another_server_is_refused(node: ApiNode) -> None:
-    reply = await node.call("DELETE", f"transfers/{UUID}/by-hand", Authorization=by_hand(OTHER))
+    reply = await node.call(
+        "DELETE", f"transfers/{UUID}/by-hand", Authorization=direct_auth(OTHER)
+    )
     assert reply.status == 401
     assert node.calls == []

@@ -145,7 +145,7 @@ RATE = 1000_000
 HEAD, _, TAIL = BODY.partition(b"data\r\n")
 
 
-class LimitedHouse(UploadHarness):
+class LimitedUpload(UploadHarness):
     """An upload at a rate of 1 MB/s, whose first bytes have come."""
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class LimitedHouse(UploadHarness):
 
 
 def test_an_upload_above_the_limit_is_paused() -> None:
-    harness = LimitedHouse()
+    harness = LimitedUpload()
     harness.send(RATE)
     assert harness.request.calls == ["pause"]
     harness.wait(0.9)
@@ -173,7 +173,7 @@ def test_an_upload_above_the_limit_is_paused() -> None:
 
 
 def test_data_during_a_pause_pauses_again() -> None:
-    harness = LimitedHouse()
+    harness = LimitedUpload()
     harness.send(RATE)
     harness.send(RATE)
     assert harness.request.calls == ["pause", "pause"]
@@ -185,7 +185,7 @@ def test_data_during_a_pause_pauses_again() -> None:
 
 @pytest.mark.parametrize("feed_is_last", [True, False])
 def test_an_upload_resumes_when_both_limit_and_disk_allow_it(feed_is_last: bool) -> None:
-    harness = LimitedHouse()
+    harness = LimitedUpload()
     harness.send(2 * FEED_HIGH_MARK)
     assert set(harness.request.calls) == {"pause"}
     harness.request.calls.clear()
@@ -207,7 +207,7 @@ def test_an_upload_resumes_when_both_limit_and_disk_allow_it(feed_is_last: bool)
 
 
 def test_a_complete_upload_is_not_paused() -> None:
-    harness = LimitedHouse()
+    harness = LimitedUpload()
     harness.send(RATE)
     harness.upload.data(b"\r\n" + TAIL)
     harness.request.calls.clear()
@@ -218,7 +218,7 @@ def test_a_complete_upload_is_not_paused() -> None:
 
 
 def test_stopping_a_paused_upload_leaves_no_timer() -> None:
-    harness = LimitedHouse()
+    harness = LimitedUpload()
     harness.send(RATE)
     harness.upload.stop(UploadTruncated("cancelled"))
     assert isinstance(harness.error(), UploadTruncated)

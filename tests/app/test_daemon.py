@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from tests.metrics.exposed import FakePassage
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.app.daemon import DAY, Node, summary
 from wingsd.app.wiring import make_node
 from wingsd.config import Config, DockerConfig, SystemConfig
@@ -36,7 +36,7 @@ def test_it_says_what_it_does_and_how_far_that_has_come(node: Node) -> None:
 
 
 def test_a_failed_daily_task_runs_again_the_next_day(
-    node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+    node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     def fail() -> None:
         raise ZeroDivisionError
@@ -44,7 +44,7 @@ def test_a_failed_daily_task_runs_again_the_next_day(
     monkeypatch.setattr(node._storage.database, "prune", fail)
     node._daily.start(DAY)
     clock.advance(DAY)
-    assert len(logged_errors.take(ZeroDivisionError)) == 2
+    assert len(logged.take(ZeroDivisionError)) == 2
     # As the end of the node does, which leaves the rest undone where this raises.
     node._daily.stop()
 

@@ -89,9 +89,7 @@ def test_no_value_of_an_event_makes_a_line_of_its_own(
     assert line.endswith(f"] from outside: {ESCAPED}, 2.0")
 
 
-def test_a_long_value_is_cut_off_and_what_follows_stays(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_long_value_is_cut_and_what_follows_stays(capsys: pytest.CaptureFixture[str]) -> None:
     log(LogOutput(debug=False)).info("{it}: {why}", it="x" * 10**6, why="too long")
     (line,) = lines_of(capsys.readouterr().out)
     assert line.endswith("xx…: too long")
@@ -109,9 +107,7 @@ def failed() -> Failure:
     raise AssertionError("it did not fail")
 
 
-def test_a_traceback_stays_readable_and_its_exception_forges_no_line(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_traceback_is_readable_and_forges_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     log(LogOutput(debug=False)).failure("{it}: a mistake", failed(), it=ESCAPES)
     first, *rest = lines_of(capsys.readouterr().out)
     assert first.endswith(f"] {ESCAPED}: a mistake")
@@ -150,9 +146,7 @@ def test_an_event_without_words_writes_nothing(capsys: pytest.CaptureFixture[str
     assert not capsys.readouterr().out
 
 
-def test_syslog_and_the_systems_journal_get_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_syslog_and_journald_get_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
     monkeypatch.setattr(SyslogObserver, "syslog", lambda _, priority, line: sent.append(line))
     log(LogOutput(debug=False), syslog=1).error("{it}", it=ESCAPES)
@@ -167,9 +161,7 @@ def test_syslog_and_the_systems_journal_get_the_same(
     assert entry["CODE_FILE"] == __file__
 
 
-def test_the_level_debug_is_shown_where_it_is_asked_for(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_debug_lines_are_shown_if_configured(capsys: pytest.CaptureFixture[str]) -> None:
     logs = LogOutput(debug=False)
     logger = log(logs)
     logger.debug("one")
@@ -198,7 +190,7 @@ def test_a_file_that_is_named_gets_the_log_and_is_begun_anew_on_a_signal(tmp_pat
     assert "after" in path.read_text()
 
 
-def test_a_daemon_in_the_background_logs_to_twistds_file(
+def test_a_background_daemon_has_a_log_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

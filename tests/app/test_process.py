@@ -40,9 +40,7 @@ def nothing(_: object) -> None:
 
 
 @pytest.mark.parametrize(("prepare", "early"), [(nothing, True), (use_monotonic_clock, False)])
-def test_a_clock_set_forward_ends_no_waiting(
-    wall: Wall, prepare: Callable[[object], None], early: bool
-) -> None:
+def test_a_step_ends_no_wait(wall: Wall, prepare: Callable[[object], None], early: bool) -> None:
     reactor, fired = SelectReactor(), list[bool]()
     prepare(reactor)
     reactor.callLater(120, fired.append, True)
@@ -52,9 +50,7 @@ def test_a_clock_set_forward_ends_no_waiting(
 
 
 @pytest.mark.parametrize(("prepare", "late"), [(nothing, True), (use_monotonic_clock, False)])
-def test_a_clock_set_back_prolongs_none(
-    wall: Wall, prepare: Callable[[object], None], late: bool
-) -> None:
+def test_a_step_prolongs_none(wall: Wall, prepare: Callable[[object], None], late: bool) -> None:
     reactor, fired = SelectReactor(), list[bool]()
     prepare(reactor)
     reactor.callLater(0, fired.append, True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.app.service import Reload
 from wingsd.config import Ssl, load
 from wingsd.errors import ConfigError
@@ -51,70 +51,64 @@ def harness(tmp_path: Path) -> Harness:
     return Harness(tmp_path)
 
 
-def lines(logged: LoggedErrors, text: str) -> list[str]:
+def lines(logged: Logged, text: str) -> list[str]:
     return [line for line in logged.lines if text in line]
 
 
-def test_the_certificate_is_read_from_where_the_file_says_now(
-    harness: Harness, logged_errors: LoggedErrors
-) -> None:
+def test_the_certificate_is_read_from_its_new_path(harness: Harness, logged: Logged) -> None:
     harness.write(api={"ssl": {"enabled": True, "cert": "/b.crt", "key": "/b.key"}}, debug=True)
     harness.reload()
     assert harness.read == [Ssl(True, "/b.crt", "/b.key")]
     assert harness.debug == [True]
-    assert lines(logged_errors, "certificate reloaded")
-    assert not lines(logged_errors, "need a restart")
+    assert lines(logged, "certificate reloaded")
+    assert not lines(logged, "need a restart")
 
 
-def test_what_needs_a_new_start_is_named_and_not_shown(
-    harness: Harness, logged_errors: LoggedErrors
-) -> None:
+def test_what_needs_a_new_start_is_named_and_not_shown(harness: Harness, logged: Logged) -> None:
     harness.write(token="another-s3cr3t", system={"data": "/elsewhere"}, docker={"enabled": False})
     for _ in range(2):
         harness.reload()
-    first, second = lines(logged_errors, "changes that need a restart")
+    first, second = lines(logged, "changes that need a restart")
     # It does not become true by being read twice.
     assert first == second
     assert first.endswith("a restart: token, system.data, docker.enabled")
-    assert not [line for line in logged_errors.lines if "s3cr3t" in line or "/elsewhere" in line]
+    assert not [line for line in logged.lines if "s3cr3t" in line or "/elsewhere" in line]
 
 
-def test_tls_is_neither_begun_nor_ended(harness: Harness, logged_errors: LoggedErrors) -> None:
+def test_tls_is_neither_begun_nor_ended(harness: Harness, logged: Logged) -> None:
     harness.write(api={"ssl": {"enabled": False}})
     harness.reload()
-    assert lines(logged_errors, "need a restart")[0].endswith("a restart: api.ssl.enabled")
+    assert lines(logged, "need a restart")[0].endswith("a restart: api.ssl.enabled")
     # The node goes on with the certificate that it has, and that may be renewed.
     assert harness.read == [Ssl(True, "/a.crt", "/a.key")]
 
 
 @pytest.mark.parametrize("text", ["token: [", "token_id: id", None])
 def test_with_a_file_that_is_no_good_the_certificate_is_still_renewed(
-    harness: Harness, logged_errors: LoggedErrors, text: str | None
+    harness: Harness, logged: Logged, text: str | None
 ) -> None:
     harness.path.unlink() if text is None else harness.path.write_text(text)
     harness.reload()
-    (line,) = lines(logged_errors, "configuration not reloaded")
+    (line,) = lines(logged, "configuration not reloaded")
     assert str(harness.path) in line
     assert harness.debug == []
     assert harness.read == [Ssl(True, "/a.crt", "/a.key")]
 
 
 def test_a_certificate_that_is_no_good_is_not_what_the_next_reload_goes_by(
-    harness: Harness, logged_errors: LoggedErrors
+    harness: Harness, logged: Logged
 ) -> None:
     harness.fault = ConfigError("api.ssl.cert: /b.crt cannot be used")
     harness.write(api={"ssl": {"enabled": True, "cert": "/b.crt", "key": "/b.key"}})
     harness.reload()
-    assert lines(logged_errors, "certificate not reloaded: api.ssl.cert: /b.crt")
+    assert lines(logged, "certificate not reloaded: api.ssl.cert: /b.crt")
     harness.fault = None
     harness.path.unlink()
     harness.reload()
     assert harness.read == [Ssl(True, "/a.crt", "/a.key")]
 
 
-def test_a_node_without_tls_says_nothing_of_a_certificate(
-    harness: Harness, logged_errors: LoggedErrors
-) -> None:
+def test_a_node_without_tls_logs_no_certificate(harness: Harness, logged: Logged) -> None:
     harness.uses_tls = False
     harness.reload()
-    assert not lines(logged_errors, "certificate")
+    assert not lines(logged, "certificate")

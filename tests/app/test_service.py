@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, textFileLogObserver
 
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.systemd.manager import Manager
 from wingsd.app.service import READY_WITHIN, STATUS_INTERVAL, Supervision
 from wingsd.systemd import Notifier
@@ -150,15 +150,13 @@ def test_the_watchdog_hears_of_it_until_all_is_over(harness: Harness) -> None:
     assert harness.manager.heard() == []
 
 
-def test_a_manager_that_cannot_be_told_is_named_in_the_log(
-    tmp_path: Path, logged_errors: LoggedErrors
-) -> None:
+def test_an_unreachable_manager_is_logged(tmp_path: Path, logged: Logged) -> None:
     node: Any = FakeNode()
     notifier = Notifier(str(tmp_path / "none"))
     supervision = Supervision(node, lambda: None, manual_clock(), notifier)
     supervision.startService()
     node.booted.callback(True)
-    assert [line for line in logged_errors.lines if "readiness not reported" in line]
+    assert [line for line in logged.lines if "readiness not reported" in line]
 
 
 def test_without_a_manager_only_the_node_runs() -> None:
@@ -170,7 +168,7 @@ def test_without_a_manager_only_the_node_runs() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_a_reload_is_told_from_its_beginning_to_its_end(harness: Harness) -> None:
+def test_a_reload_is_notified_from_begin_to_end(harness: Harness) -> None:
     harness.supervision.startService()
     harness.node.booted.callback(True)
     harness.manager.heard()
@@ -193,16 +191,14 @@ def test_the_signal_for_it_may_come_as_soon_as_the_node_starts(
     assert harness.reloads
 
 
-def test_a_reload_that_fails_ends_all_the_same(
-    harness: Harness, logged_errors: LoggedErrors
-) -> None:
+def test_a_reload_that_fails_ends_all_the_same(harness: Harness, logged: Logged) -> None:
     harness.supervision.startService()
     harness.node.booted.callback(True)
     for _ in range(2):
         hang_up()
         harness.clock.advance(0)
     assert harness.heard("READY") == ["1"] * 3
-    assert logged_errors.take(AssertionError)
+    assert logged.take(AssertionError)
 
 
 def test_before_the_node_serves_a_reload_does_not_say_that_it_does(harness: Harness) -> None:
@@ -213,7 +209,7 @@ def test_before_the_node_serves_a_reload_does_not_say_that_it_does(harness: Harn
     assert not [told for told in harness.manager.heard() if {"RELOADING", "READY"} & told.keys()]
 
 
-def test_twistd_is_told_by_what_to_log() -> None:
+def test_twistd_gets_the_observer() -> None:
     node: Any = FakeNode()
     observer = textFileLogObserver(io.StringIO())
     application = Application("wingsd")

@@ -65,9 +65,7 @@ def test_nothing_is_a_valid_stream_too(form: ArchiveFormat, compression: Compres
 
 @each_form
 @each_compression
-def test_the_same_bytes_make_the_same_archive(
-    form: ArchiveFormat, compression: Compression
-) -> None:
+def test_equal_bytes_make_equal_archives(form: ArchiveFormat, compression: Compression) -> None:
     assert packed(TEXT, form, compression) == packed(TEXT, form, compression)
 
 

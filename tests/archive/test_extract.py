@@ -52,9 +52,7 @@ WRITERS = {
 
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("threads", [False, True])
-def test_a_tree_comes_out_as_it_went_in(
-    tree: Path, tmp_path: Path, writer: str, threads: bool
-) -> None:
+def test_trees_come_out_unchanged(tree: Path, tmp_path: Path, writer: str, threads: bool) -> None:
     archive = run(*WRITERS[writer].split(), cwd=tree)
     exact = "pax" in writer
     done, notes = unpack(archive, tmp_path / "out", threads=threads)

@@ -212,9 +212,7 @@ def test_hard_links_across_directories_and_out_of_the_tree(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_file_of_somebody_else_with_more_than_one_name_is_not_sent(
-    tmp_path: Path, links: bool
-) -> None:
+def test_a_foreign_file_with_several_links_is_not_sent(tmp_path: Path, links: bool) -> None:
     top = tmp_path / "t"
     top.mkdir()
     os.chown(top, 1234, 1235)
@@ -251,7 +249,9 @@ def test_a_sparse_file_beyond_the_limit_is_refused_before_its_data(tmp_path: Pat
     assert packed(top, limit=2 * MIB).notes == []
 
 
-def test_a_file_with_large_holes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_large_holes_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(members, "_LARGE_HOLES", 3 * MIB)
     top = tmp_path / "t"
     top.mkdir()
@@ -298,7 +298,7 @@ def test_without_links_everything_is_a_file(tmp_path: Path) -> None:
     assert measure(str(top)) == 15
 
 
-def test_progress_is_told_often_and_ends_at_the_whole(tmp_path: Path) -> None:
+def test_progress_is_reported_often_and_to_the_end(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     (tmp_path / "t/zeros").write_bytes(bytes(9 << 20))
     for n in range(3000):

@@ -139,9 +139,7 @@ def test_without_links_each_name_is_a_file_in_exactly_one_part(tree: Path) -> No
     assert {"region0/r.0.mca", "region6/again", "region5/latest"} <= set(names)
 
 
-def test_what_comes_between_the_walks_is_in_one_part_all_the_same(
-    tree: Path, tmp_path: Path
-) -> None:
+def test_what_comes_between_the_walks_is_in_one_part(tree: Path, tmp_path: Path) -> None:
     parts = split(str(tree), 5)
     for directory in ("region0", "region3", "region6"):
         (tree / directory / "new").write_bytes(b"new")
@@ -150,9 +148,7 @@ def test_what_comes_between_the_walks_is_in_one_part_all_the_same(
     assert (tmp_path / "out" / "region6" / "new").read_bytes() == b"new"
 
 
-def test_a_first_name_that_is_another_files_by_now_is_not_linked_to(
-    tree: Path, tmp_path: Path
-) -> None:
+def test_a_first_name_that_is_another_file_is_not_linked_to(tree: Path, tmp_path: Path) -> None:
     parts = split(str(tree), 5)
     data = (tree / "region0" / "r.0.mca").read_bytes()
     (tree / "region0" / "r.0.mca").unlink()
@@ -213,9 +209,7 @@ def test_a_directory_that_nobody_may_enter_is_closed_after_all_is_in_it(tmp_path
     ids=["file", "symlink", "hard link", "directory"],
 )
 @pytest.mark.parametrize("backwards", [False, True])
-def test_what_comes_twice_is_refused_whichever_is_first(
-    tmp_path: Path, other: bytes, backwards: bool
-) -> None:
+def test_what_comes_twice_is_refused(tmp_path: Path, other: bytes, backwards: bool) -> None:
     archives = [member(b"x", b"one") + END, other + END]
     error = fails(archives[::-1] if backwards else archives, tmp_path / "out")
     assert isinstance(error, ArchiveError)

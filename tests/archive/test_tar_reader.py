@@ -259,9 +259,7 @@ def test_sparse_maps_that_lie(archive: bytes) -> None:
     st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
     st.sampled_from(SIZES),
 )
-def test_what_tarfile_writes_is_read(
-    entries: list[tuple[str, bytes]], form: int, size: int
-) -> None:
+def test_tarfiles_output_is_read(entries: list[tuple[str, bytes]], form: int, size: int) -> None:
     infos = []
     for name, data in entries:
         info = tarfile.TarInfo("x" + name)

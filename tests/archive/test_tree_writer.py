@@ -174,9 +174,7 @@ def test_the_disks_failures_say_what_to_do(
         put(writer, "d/f", b"x")
 
 
-def test_short_writes_go_on(
-    writer: TreeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_short_writes_end(writer: TreeWriter, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:3]))
     put(writer, "f", b"0123456789")

@@ -56,7 +56,7 @@ def deep_tree(at: Path, name: bytes, depth: int) -> Iterator[None]:
         run("rm", "-rf", str(at))  # shutil's recursion ends before the tree does
 
 
-def test_the_order_is_told_by_names_alone(tmp_path: Path) -> None:
+def test_the_order_depends_on_names_alone(tmp_path: Path) -> None:
     for name in ("b", "a", "a/z", "a/y", "c"):
         (tmp_path / name).mkdir()
     for name in ("z", "a/f", "a/y/g", "B"):
@@ -152,7 +152,7 @@ def test_a_directory_that_cannot_be_read(
         measure(str(tmp_path))
 
 
-def test_what_is_gone_or_replaced_is_told(tmp_path: Path) -> None:
+def test_missing_and_replaced_files_are_reported(tmp_path: Path) -> None:
     for name in ("a", "b", "c", "d"):
         (tmp_path / "t" / name / "below").mkdir(parents=True)
     (tmp_path / "outside/secret").mkdir(parents=True)
@@ -187,9 +187,7 @@ def test_measuring_counts_a_hard_linked_file_once(tmp_path: Path) -> None:
     assert measure(str(tmp_path / "t")) == 6037
 
 
-def test_measuring_passes_over_what_vanishes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measuring_ignores_what_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"123")
     real = os.stat
@@ -203,9 +201,7 @@ def test_measuring_passes_over_what_vanishes(
         assert measure(str(tmp_path)) == 3
 
 
-def test_measuring_says_what_it_cannot_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measuring_reports_bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "f").touch()
 
     def failing(*_: object, **__: object) -> os.stat_result:
@@ -275,9 +271,7 @@ def test_a_directory_of_many_names_takes_little_memory(tmp_path: Path) -> None:
     assert needed(packing) < LITTLE + MIB  # with its buffers
 
 
-def test_too_many_directories_side_by_side_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_directories_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walking, "MAX_PENDING", 1010)
     (tmp_path / "wide").mkdir()
     for number in range(101):
@@ -293,7 +287,7 @@ def test_too_many_directories_side_by_side_are_told(
     assert measure(str(tmp_path)) == 0
 
 
-def test_too_many_files_with_several_names_are_told() -> None:
+def test_too_many_hard_links_are_reported() -> None:
     names = FirstNames(3 * 260)
     assert [names.add((1, number), b"12345") for number in (1, 2, 1, 3)] == [
         True,

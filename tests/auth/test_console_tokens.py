@@ -89,9 +89,7 @@ def test_an_expired_consoles_token_is_refused_in_the_words_the_page_acts_on() ->
         ({"exp": "4000000000"}, "its exp is not a time in seconds"),
     ],
 )
-def test_a_bad_consoles_token_is_refused_with_its_reason(
-    claims: dict[str, Any], reason: str
-) -> None:
+def test_a_bad_console_token_is_refused_with_reason(claims: dict[str, Any], reason: str) -> None:
     assert reason in console_refusal(console(**claims)).detail
 
 

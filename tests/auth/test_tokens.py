@@ -122,7 +122,7 @@ def test_another_scope_moves_no_server(scope: Any) -> None:
     assert "its scope is not transfer" in refusal(bearer(scope=scope)).detail
 
 
-def test_a_token_is_told_from_all_others() -> None:
+def test_tokens_are_told_apart() -> None:
     header = bearer()
     first, same = (transfer_token(header, NODE.token) for _ in range(2))
     assert first == same

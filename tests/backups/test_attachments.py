@@ -73,9 +73,7 @@ def test_directories_in_names_are_ignored(name: str) -> None:
         ("backup-checksum-x", "", "text/plain"),
     ],
 )
-def test_a_backup_that_cannot_be_kept_is_refused_and_not_skipped(
-    name: str, file: str, kind: str
-) -> None:
+def test_a_backup_that_cannot_be_kept_is_refused(name: str, file: str, kind: str) -> None:
     with pytest.raises(BadRequest) as caught:
         attachment_of(name, file, kind)
     assert caught.value.detail.startswith(f"the part {name[:80]!r}: ")

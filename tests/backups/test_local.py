@@ -22,9 +22,7 @@ def kept(path: Path, data: bytes = b"backup") -> Path:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("place", ["", UUID])
-def test_a_backup_is_found_where_any_family_keeps_it(
-    tmp_path: Path, place: str, suffix: str
-) -> None:
+def test_a_backup_is_found_in_any_familys_place(tmp_path: Path, place: str, suffix: str) -> None:
     file = kept(tmp_path / place / f"{ONE}.{suffix}")
     (found,) = find_backups(str(tmp_path), UUID, [ONE], CALAGOPUS)
     assert found == LocalBackup(

@@ -67,9 +67,7 @@ def test_an_empty_staging_directory_is_removed(backups: ReceivedBackups, directo
     assert list(directory.glob(".wingsd-*")) == []
 
 
-def test_an_empty_staging_directory_is_removed_at_the_start(
-    backups: ReceivedBackups, directory: Path
-) -> None:
+def test_a_leftover_staging_place_is_removed(backups: ReceivedBackups, directory: Path) -> None:
     store(backups)
     (home,) = directory.glob(".wingsd-*")
     backups.discard(SERVER)
@@ -156,7 +154,7 @@ def test_an_unreadable_directory_counts_as_empty(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_an_unusable_directory_fails_no_server_without_backups(
+def test_a_bad_directory_fails_no_server_without_backups(
     backups: ReceivedBackups, directory: Path
 ) -> None:
     directory.mkdir(mode=0o700)
@@ -180,9 +178,7 @@ def test_incomplete_backups_are_cleared(backups: ReceivedBackups, directory: Pat
     assert (files(directory), staged(directory)) == ({}, [])
 
 
-def test_another_nodes_staged_backups_are_left_alone(
-    backups: ReceivedBackups, directory: Path
-) -> None:
+def test_another_nodes_staged_backups_stay(backups: ReceivedBackups, directory: Path) -> None:
     store(backups)
     other = ReceivedBackups(str(directory), "/srv/others", durable=True, reserve=0)
     assert other.clear() == []
@@ -198,9 +194,7 @@ def test_staged_backups_of_another_machine_are_left_alone(directory: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_another_backup_is_never_overwritten(
-    backups: ReceivedBackups, directory: Path, kind: str
-) -> None:
+def test_another_backup_is_kept(backups: ReceivedBackups, directory: Path, kind: str) -> None:
     place = directory / f"{TWO.uuid}.tar.zst"
     directory.mkdir()
     (directory / "precious").write_text("two")
@@ -212,9 +206,7 @@ def test_another_backup_is_never_overwritten(
     assert place.is_symlink() is (kind == "link")
 
 
-def test_a_backup_that_appears_meanwhile_is_not_overwritten(
-    backups: ReceivedBackups, directory: Path
-) -> None:
+def test_a_backup_that_appears_later_is_kept(backups: ReceivedBackups, directory: Path) -> None:
     store(backups)
     place = directory / f"{TWO.uuid}.tar.zst"
     place.write_text("precious")

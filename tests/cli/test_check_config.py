@@ -77,7 +77,7 @@ def test_programs_get_a_line_for_each_fault(check: Any, good: dict[str, Any]) ->
     assert sorted(line.partition(": ")[0] for line in found["errors"]) == ["remote", "uuid"]
 
 
-def test_keys_that_are_not_known_are_told(check: Any, good: dict[str, Any]) -> None:
+def test_unknown_keys_are_named(check: Any, good: dict[str, Any]) -> None:
     good["system"] = {"transfers": {"donwload_limit": 5}}
     status, found = check(good)
     assert (status, found["usable"]) == (0, True)
@@ -157,9 +157,7 @@ def test_a_file_that_is_not_there(wingsctl: Command, tmp_path: Path) -> None:
     assert "error: there is no" in ran.out
 
 
-def test_a_key_that_is_not_the_certificates(
-    check: Any, good: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_key_of_another_certificate(check: Any, good: dict[str, Any], tmp_path: Path) -> None:
     other = tmp_path / "other.pem"
     trustme.CA().issue_cert("127.0.0.1").private_key_pem.write_to_path(str(other))
     good["api"]["ssl"]["key"] = str(other)
@@ -169,7 +167,7 @@ def test_a_key_that_is_not_the_certificates(
 
 
 @pytest.mark.parametrize(("days", "word"), [(-1, "has expired"), (5, "expires")])
-def test_a_certificate_that_ends_soon_is_told(
+def test_a_certificate_that_ends_soon_is_named(
     check: Any, good: dict[str, Any], tmp_path: Path, days: int, word: str
 ) -> None:
     pem = good["api"]["ssl"]["cert"]
@@ -182,9 +180,7 @@ def test_a_certificate_that_ends_soon_is_told(
     assert f"{pem} {word} on {until:%Y-%m-%d}" in found["warnings"][0]
 
 
-def test_a_port_that_is_taken_may_be_by_the_daemon_itself(
-    check: Any, good: dict[str, Any]
-) -> None:
+def test_a_port_that_is_taken_may_be_the_daemons_own(check: Any, good: dict[str, Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         good["api"]["port"] = taken.getsockname()[1]
         status, found = check(good)

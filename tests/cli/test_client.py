@@ -39,9 +39,7 @@ def test_with_json_an_error_is_json_too(wingsctl: Command) -> None:
     assert "systemctl" in told["detail"]
 
 
-def test_what_the_daemon_quotes_reaches_no_terminal_as_it_is(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_what_the_daemon_quotes_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     CtlError("it said \x1b[2J", "try\nagain").show()
     assert capsys.readouterr().err == "wingsctl: it said \\x1b[2J\n  try\\nagain\n"
 
@@ -87,9 +85,7 @@ def test_a_directory_without_access_is_reported_as_forbidden(
     assert f"may enter {tmp_path / 'closed'}" in detail
 
 
-def test_an_error_of_the_daemon_is_printed_with_its_code(
-    scripted: Scripted, wingsctl: Command
-) -> None:
+def test_a_daemons_error_is_printed_with_its_code(scripted: Scripted, wingsctl: Command) -> None:
     answer = {"error": "no", "code": "conflict", "detail": "do better"}
     scripted.answers("GET", "status", answer, status=409)
     ran = wingsctl("status")
@@ -98,7 +94,7 @@ def test_an_error_of_the_daemon_is_printed_with_its_code(
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"[]"])
-def test_an_answer_that_is_no_words_is_told_by_its_status(
+def test_an_answer_without_words_is_shown_by_status(
     scripted: Scripted, wingsctl: Command, content: bytes
 ) -> None:
     scripted.answers("GET", "status", content, status=500)
@@ -106,9 +102,7 @@ def test_an_answer_that_is_no_words_is_told_by_its_status(
     assert (ran.status, ran.err) == (Exit.FAILED, "wingsctl: the daemon answered 500\n")
 
 
-def test_an_answer_past_its_bound_is_refused(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_answer_is_refused(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ANSWER", 1024 * 1024)
     scripted.answers("GET", "fits", b'"%s"' % (b"x" * (1024 * 1024 - 2)))
     scripted.answers("GET", "longer", b" " * (1024 * 1024 + 1))
@@ -129,7 +123,7 @@ def test_a_silent_daemon_times_out(tmp_path: Path) -> None:
     assert caught.value.exit_code == Exit.NO_DAEMON
 
 
-def test_one_that_hangs_up_is_told_with_its_likely_reasons(tmp_path: Path) -> None:
+def test_a_daemon_that_hangs_up_is_shown_with_reasons(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -167,9 +161,7 @@ def test_an_answer_of_another_program_is_reported(tmp_path: Path) -> None:
         ["send", "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "--to", "https://x"],
     ],
 )
-def test_a_wrong_command_line_is_told_before_anything_is_asked(
-    wingsctl: Command, words: list[str]
-) -> None:
+def test_a_wrong_command_line_fails_without_a_request(wingsctl: Command, words: list[str]) -> None:
     ran = wingsctl(*words)
     assert (ran.status, ran.out) == (Exit.USAGE, "")
     assert "Error:" in ran.err

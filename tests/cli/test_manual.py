@@ -81,13 +81,13 @@ def test_global_options_and_the_environment_are_documented() -> None:
     assert f".It Pa {DEFAULT_SOCKET}" in page
 
 
-def test_every_exit_status_is_told() -> None:
+def test_every_exit_status_is_documented() -> None:
     _, _, told = text("wingsctl.1").partition(".Sh EXIT STATUS")
     for status in Exit:
         assert f".It {status.value}\n" in told
 
 
-def test_the_daemons_options_are_told() -> None:
+def test_the_daemons_options_are_documented() -> None:
     page = text("wingsd.8")
     for name, letter, *_ in Options.optParameters:
         assert f".It -{letter} , --{name} " in page

@@ -73,9 +73,7 @@ def test_what_is_no_address_is_a_wrong_command_line(
     assert scripted.asked == []
 
 
-def test_all_that_can_be_said_of_the_server(
-    scripted: Scripted, wingsctl: Command, file: str
-) -> None:
+def test_all_options_of_the_server(scripted: Scripted, wingsctl: Command, file: str) -> None:
     scripted.answers("POST", "receive", INVITATION, status=201)
     addresses = ("--address", "203.0.113.5:1", "--address", "203.0.113.5:2")
     assert wingsctl("receive", "--settings", file, *addresses, "--minutes", "5").status == 0
@@ -136,9 +134,7 @@ def test_wait_follows_an_arrival_to_its_end(scripted: Scripted, wingsctl: Comman
     assert ran.out.endswith(f"{UUID}: moved: 1.0 GiB, 12 files, in 3 min 20 s\n")
 
 
-def test_one_that_is_expected_no_more_is_not_waited_for(
-    scripted: Scripted, wingsctl: Command
-) -> None:
+def test_a_revoked_invitation_is_not_waited_for(scripted: Scripted, wingsctl: Command) -> None:
     scripted.answers("POST", "receive", INVITATION, status=201)
     scripted.answers("GET", f"transfers/{UUID}", found(past=[past(transfer=6)]))
     ran = wingsctl("receive", UUID, "--wait", "--json")
@@ -173,7 +169,7 @@ def failing(scripted: Scripted) -> tuple[str, ...]:
     return "send", UUID, "--to", "https://x", "--token", TOKEN
 
 
-def test_a_failure_is_told_with_its_reason(scripted: Scripted, wingsctl: Command) -> None:
+def test_a_failure_is_shown_with_its_reason(scripted: Scripted, wingsctl: Command) -> None:
     ran = wingsctl(*failing(scripted))
     assert (ran.status, ran.out) == (Exit.FAILED, "")
     assert ran.err == f"wingsctl: {UUID}: transfer failed\n  while sending: no\n"

@@ -137,9 +137,7 @@ def test_show_prints_a_server_with_its_transfers(scripted: Scripted, wingsctl: C
     assert wingsctl("show", UUID, "--json").json == told
 
 
-def test_a_size_that_is_not_measured_is_not_shown_as_0(
-    scripted: Scripted, wingsctl: Command
-) -> None:
+def test_an_unmeasured_size_is_not_shown_as_0(scripted: Scripted, wingsctl: Command) -> None:
     server = {
         "name": "Lobby",
         "state": "offline",

@@ -110,11 +110,11 @@ def test_a_wrong_value_is_refused_with_its_path(case: dict[str, Any]) -> None:
         f"token: !!int {SECRET}",
     ],
 )
-def test_no_error_tells_the_token(text: str) -> None:
+def test_no_error_has_the_token(text: str) -> None:
     assert fault(text).startswith("here ")
 
 
-def test_no_repr_tells_the_token() -> None:
+def test_no_repr_has_the_token() -> None:
     found = config(docker={"registries": {"r": {"username": "u", "password": SECRET}}})
     assert found.docker.registries["r"].password == SECRET
     assert SECRET not in repr(found)
@@ -133,7 +133,7 @@ def test_an_empty_file(text: str) -> None:
     ("system", "pelican"),
     [({}, False), ({"data": "/var/lib/pelican/volumes"}, True)],
 )
-def test_a_pelican_node_is_told_by_its_directories(system: dict[str, str], pelican: bool) -> None:
+def test_a_pelican_node_is_known_by_its_directories(system: dict[str, str], pelican: bool) -> None:
     assert config(system=system).is_pelican is pelican
 
 
@@ -149,7 +149,7 @@ def test_a_pelican_node_is_told_by_its_directories(system: dict[str, str], pelic
         ({"family": "pelican"}, "/etc/pterodactyl/config.yml", "pelican"),
     ],
 )
-def test_a_nodes_family_is_told_by_its_file(keys: Any, place: str, family: str) -> None:
+def test_a_nodes_family_is_known_by_its_file(keys: Any, place: str, family: str) -> None:
     found, unknown = parse(yaml.safe_dump(LEAST | keys), place)
     assert (found.family, unknown) == (family, [])
     assert found.is_pelican is (family == "pelican")

@@ -86,7 +86,7 @@ def test_a_place_that_cannot_be_looked_at_is_not_passed_over(tmp_path: Path) -> 
         find([too_long, str(tmp_path)])
 
 
-def test_what_differs_is_told_by_its_key_alone() -> None:
+def test_differences_are_named_by_key_alone() -> None:
     one, _ = parse(yaml.safe_dump(LEAST), "one")
     changes = {
         "token": "another",
@@ -121,7 +121,7 @@ def test_what_the_families_write_into_the_file_is_known(added: dict[str, Any]) -
         ({"system": {"sftp": None}, "throttles": {}}, []),
     ],
 )
-def test_a_key_that_is_misspelt_is_told(keys: dict[str, Any], unknown: list[str]) -> None:
+def test_a_misspelt_key_is_named(keys: dict[str, Any], unknown: list[str]) -> None:
     assert parse(yaml.safe_dump(LEAST | keys), "here")[1] == unknown
 
 
@@ -134,9 +134,7 @@ def test_a_key_that_is_misspelt_is_told(keys: dict[str, Any], unknown: list[str]
         ({"remote_headers": {"X-Key": "1"}}, "remote_headers"),
     ],
 )
-def test_a_key_whose_value_asks_for_what_is_not_done_here_is_told(
-    keys: dict[str, Any], path: str
-) -> None:
+def test_a_value_without_effect_here_is_reported(keys: dict[str, Any], path: str) -> None:
     assert parse(yaml.safe_dump(LEAST | keys), "here")[1] == [path]
 
 
@@ -216,9 +214,7 @@ def test_a_storage_pool_without_name_and_uuid_is_refused_by_both_paths() -> None
 
 @given(data=st.data(), value=VALUES)
 @settings(max_examples=300)
-def test_any_value_of_any_key_is_used_or_refused_by_its_path(
-    data: st.DataObject, value: Any
-) -> None:
+def test_any_value_is_used_or_refused_by_its_path(data: st.DataObject, value: Any) -> None:
     path = data.draw(st.sampled_from([path for path, _ in leaves(config())]))
     text = yaml.safe_dump(with_value(path, value))
     try:

@@ -34,7 +34,7 @@ def test_valid_yaml_is_read() -> None:
         "*nobody",
     ],
 )
-def test_a_fault_is_told_by_its_place_and_not_by_what_is_there(value: str) -> None:
+def test_a_fault_is_named_by_its_place_without_the_value(value: str) -> None:
     with pytest.raises(InvalidData) as caught:
         read_yaml(f"debug: true\nkey: {value}")
     assert str(caught.value).startswith("see line 2, column ")

@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.support.node_in_process import NodeInProcess, TwoNodesInProcess
+from tests.support.node_in_process import NodeInProcess, NodePair
 from wingsd.cli.client import ControlClient, CtlError
 from wingsd.config import Control
 
@@ -22,7 +22,7 @@ class Operator:
     """An operator of a source that has a server, and of a destination; each has a socket."""
 
     def __init__(self, directory: Path) -> None:
-        self.nodes = TwoNodesInProcess(directory)
+        self.nodes = NodePair(directory)
         self._listeners = {
             name: node.control(Control(socket=self.path(node)))
             for name, node in (

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.logged_errors import LoggedErrors
-from tests.support.node_in_process import TwoNodesInProcess
+from tests.support.logged_errors import Logged
+from tests.support.node_in_process import NodePair
 from wingsd.config import Control
 from wingsd.control import ControlListener
 
 
-def listener(nodes: TwoNodesInProcess, path: Path | str, group: str = "") -> ControlListener:
+def listener(nodes: NodePair, path: Path | str, group: str = "") -> ControlListener:
     return nodes.source.control(Control(socket=str(path), group=group))
 
 
@@ -26,7 +26,7 @@ def abandoned(path: Path) -> None:
         listening.bind(str(path))
 
 
-async def test_root_and_one_group_may_open_it(nodes: TwoNodesInProcess, tmp_path: Path) -> None:
+async def test_root_and_one_group_may_open_it(nodes: NodePair, tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     opened = listener(nodes, path, grp.getgrgid(os.getgid()).gr_name)
     opened.open()
@@ -37,9 +37,7 @@ async def test_root_and_one_group_may_open_it(nodes: TwoNodesInProcess, tmp_path
     assert not path.exists()
 
 
-async def test_the_socket_belongs_to_the_configured_group(
-    nodes: TwoNodesInProcess, tmp_path: Path
-) -> None:
+async def test_the_socket_belongs_to_the_configured_group(nodes: NodePair, tmp_path: Path) -> None:
     if os.getuid():
         pytest.skip("only root may give it to any group")
     path = tmp_path / "control.sock"
@@ -49,18 +47,14 @@ async def test_the_socket_belongs_to_the_configured_group(
     await opened.close()
 
 
-async def test_an_unknown_group_is_logged(
-    nodes: TwoNodesInProcess, tmp_path: Path, logged_errors: LoggedErrors
-) -> None:
+async def test_an_unknown_group_is_logged(nodes: NodePair, tmp_path: Path, logged: Logged) -> None:
     opened = listener(nodes, tmp_path / "control.sock", "no-such-group")
     opened.open()
-    assert any("not given to the group no-such-group" in line for line in logged_errors.lines)
+    assert any("not given to the group no-such-group" in line for line in logged.lines)
     await opened.close()
 
 
-async def test_a_socket_that_a_dead_daemon_left_is_replaced(
-    nodes: TwoNodesInProcess, tmp_path: Path
-) -> None:
+async def test_the_socket_of_a_dead_daemon_is_replaced(nodes: NodePair, tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     abandoned(path)
     opened = listener(nodes, path)
@@ -71,7 +65,7 @@ async def test_a_socket_that_a_dead_daemon_left_is_replaced(
 
 
 async def test_a_socket_of_a_running_daemon_is_left_alone(
-    nodes: TwoNodesInProcess, tmp_path: Path, logged_errors: LoggedErrors
+    nodes: NodePair, tmp_path: Path, logged: Logged
 ) -> None:
     path = tmp_path / "control.sock"
     first, second = listener(nodes, path), listener(nodes, path)
@@ -80,7 +74,7 @@ async def test_a_socket_of_a_running_daemon_is_left_alone(
     second.open()
     await second.close()
     assert path.stat().st_ino == before
-    assert any("another daemon listens on it" in line for line in logged_errors.lines)
+    assert any("another daemon listens on it" in line for line in logged.lines)
     await first.close()
 
 
@@ -94,22 +88,20 @@ async def test_a_socket_of_a_running_daemon_is_left_alone(
     ],
 )
 async def test_a_socket_that_cannot_be_made_is_logged_with_the_reason(
-    nodes: TwoNodesInProcess, tmp_path: Path, logged_errors: LoggedErrors, path: str, says: str
+    nodes: NodePair, tmp_path: Path, logged: Logged, path: str, says: str
 ) -> None:
     (tmp_path / "file").write_text("precious")
     opened = listener(nodes, tmp_path / path)
     opened.open()
-    lines = [line for line in logged_errors.lines if "no control socket at" in line]
+    lines = [line for line in logged.lines if "no control socket at" in line]
     assert says in " ".join(lines)
-    assert [line for line in logged_errors.lines if str(tmp_path) in line] == lines
+    assert [line for line in logged.lines if str(tmp_path) in line] == lines
     assert (tmp_path / "file").read_text() == "precious"
     await opened.close()
 
 
-async def test_a_node_without_a_control_socket_says_so_in_the_log(
-    nodes: TwoNodesInProcess, logged_errors: LoggedErrors
-) -> None:
+async def test_a_missing_control_socket_is_logged(nodes: NodePair, logged: Logged) -> None:
     opened = listener(nodes, "")
     opened.open()
-    assert any("control.socket is empty" in line for line in logged_errors.lines)
+    assert any("control.socket is empty" in line for line in logged.lines)
     await opened.close()

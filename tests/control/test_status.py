@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, fail
 
-from tests.support.node_in_process import TwoNodesInProcess
+from tests.support.node_in_process import NodePair
 from wingsd import __version__
 from wingsd.control import status as module
 from wingsd.docker.runtime import EngineInformation
@@ -19,12 +19,12 @@ from wingsd.panel.http_client import PanelRefused, PanelUnreachable
 ENGINE = EngineInformation("27.1", "", "", 0, 0, 0, 0, "", "", "")
 
 
-async def gathered(nodes: TwoNodesInProcess) -> dict[str, Any]:
+async def gathered(nodes: NodePair) -> dict[str, Any]:
     request: Any = None
     return await nodes.source.status()().get_status(request)
 
 
-async def test_it_tells_what_it_is_and_has_room_for(nodes: TwoNodesInProcess) -> None:
+async def test_status_has_the_node_and_its_disks(nodes: NodePair) -> None:
     found = await gathered(nodes)
     assert (found["version"], found["pid"]) == (__version__, os.getpid())
     assert 0 <= found["uptime_seconds"] < 60
@@ -41,14 +41,14 @@ async def test_it_tells_what_it_is_and_has_room_for(nodes: TwoNodesInProcess) ->
         assert 0 < disk["free_bytes"] <= disk["total_bytes"]
 
 
-async def test_a_missing_disk_is_reported_with_its_error(nodes: TwoNodesInProcess) -> None:
+async def test_a_missing_disk_is_reported_with_its_error(nodes: NodePair) -> None:
     nodes.source.data.rename(nodes.source.directory / "elsewhere")
     found = await gathered(nodes)
     disk = found["disks"][0]
     assert (disk["free_bytes"], disk["error"]) == (None, "No such file or directory")
 
 
-async def test_a_panel_that_answers_is_reachable(nodes: TwoNodesInProcess) -> None:
+async def test_a_panel_that_answers_is_reachable(nodes: NodePair) -> None:
     nodes.source.panel.heard = time.time()
     panel = (await gathered(nodes))["panel"]
     assert (panel["reachable"], panel["error"]) == (True, "")
@@ -64,7 +64,7 @@ async def test_a_panel_that_answers_is_reachable(nodes: TwoNodesInProcess) -> No
     ],
 )
 async def test_an_unreachable_or_refusing_panel_is_reported_with_its_reason(
-    nodes: TwoNodesInProcess, error: Exception, reachable: bool, says: str
+    nodes: NodePair, error: Exception, reachable: bool, says: str
 ) -> None:
     nodes.source.panel.greeting = fail(error)
     panel = (await gathered(nodes))["panel"]
@@ -72,7 +72,7 @@ async def test_an_unreachable_or_refusing_panel_is_reported_with_its_reason(
 
 
 async def test_the_panel_and_the_engine_are_probed_with_a_timeout(
-    nodes: TwoNodesInProcess, monkeypatch: pytest.MonkeyPatch
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PROBE_TIMEOUT", 0.05)
     nodes.source.panel.greeting = Deferred()
@@ -86,7 +86,7 @@ async def test_the_panel_and_the_engine_are_probed_with_a_timeout(
     assert found["engine"]["error"] == "no answer within 0.05 s"
 
 
-async def test_the_engine_tells_its_version_or_why_not(nodes: TwoNodesInProcess) -> None:
+async def test_status_has_the_engines_version_or_error(nodes: NodePair) -> None:
     async def answers() -> EngineInformation:
         return ENGINE
 

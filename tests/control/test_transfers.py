@@ -31,7 +31,7 @@ async def test_a_node_where_nothing_moves_says_so(operator: Operator) -> None:
     assert await operator.ask("GET", "transfers") == {"running": [], "expected": [], "past": []}
 
 
-async def test_what_moves_is_told_at_both_ends(operator: Operator) -> None:
+async def test_a_running_transfer_is_shown_at_both_ends(operator: Operator) -> None:
     found = await held_up(operator)
     assert (found["server"], found["direction"], found["by_hand"]) == (UUID, "out", True)
     assert (found["state"], found["step"]) == ("processing", "await")
@@ -45,7 +45,7 @@ async def test_what_moves_is_told_at_both_ends(operator: Operator) -> None:
     await operator.nodes.settled()
 
 
-async def test_what_has_ended_is_told_with_its_reason(operator: Operator) -> None:
+async def test_an_ended_transfer_is_shown_with_its_reason(operator: Operator) -> None:
     await held_up(operator)
     await operator.ask("DELETE", f"transfers/{UUID.upper()}", end="destination")
     await operator.nodes.settled()
@@ -69,14 +69,14 @@ async def test_one_server_is_shown_with_its_state_and_reports(operator: Operator
     operator.nodes.source.callbacks.stop()
 
 
-async def test_of_a_server_that_nobody_knows_nothing_is_told(operator: Operator) -> None:
+async def test_an_unknown_server_has_no_status(operator: Operator) -> None:
     refusal = await operator.refusal("GET", f"transfers/{OTHER}")
     assert refusal.exit_code == Exit.UNKNOWN
     assert "no such server" in refusal.message
     assert (await operator.refusal("GET", "transfers/what")).exit_code == Exit.UNKNOWN
 
 
-async def test_what_is_expected_is_told_until_it_is_cancelled(operator: Operator) -> None:
+async def test_an_invitation_is_shown_until_it_is_cancelled(operator: Operator) -> None:
     order = {"server": OTHER, "seconds": 60}
     invited = await operator.ask("POST", "receive", order)
     (expected,) = (await operator.ask("GET", "transfers"))["expected"]
@@ -87,9 +87,7 @@ async def test_what_is_expected_is_told_until_it_is_cancelled(operator: Operator
     assert "no transfer that can be cancelled" in refusal.message
 
 
-async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(
-    operator: Operator,
-) -> None:
+async def test_an_earlier_daemons_transfer_runs_until_its_end_is_known(operator: Operator) -> None:
     store = operator.nodes.source.store
     store.begin(1_700_000_000, OTHER, Direction.IN, "SWAP", direct=True)
     store.begin(time.time() + 60, UUID, Direction.OUT, "SEND")
@@ -99,7 +97,7 @@ async def test_what_an_earlier_daemon_left_is_under_way_until_its_end_is_known(
     assert (now["server"], now["doing"]) == (UUID, "ending")
 
 
-async def test_a_storage_pool_is_told(operator: Operator) -> None:
+async def test_a_storage_pool_is_shown(operator: Operator) -> None:
     store = operator.nodes.source.store
     for uuid in (OTHER, UUID):
         store.set_terms(store.begin(1.0, uuid, Direction.OUT, "SEND"), "attic", ())
@@ -110,7 +108,7 @@ async def test_a_storage_pool_is_told(operator: Operator) -> None:
     assert (past["server"], past["storage_pool"]) == (UUID, "attic")
 
 
-async def test_as_many_that_have_ended_are_told_as_are_asked_for(operator: Operator) -> None:
+async def test_as_many_ended_transfers_are_shown_as_asked_for(operator: Operator) -> None:
     store = operator.nodes.source.store
     ids = [store.begin(number, OTHER, Direction.IN, "SWAP") for number in range(30)]
     for each in ids:

@@ -60,9 +60,7 @@ def post_with_requests(daemon: ReceivingNode, path: Path, checksum: str) -> tupl
     return response.status_code, response.text
 
 
-async def test_the_python_client_of_the_document_can_upload(
-    daemon: ReceivingNode, packed: Path
-) -> None:
+async def test_the_documents_python_client_uploads(daemon: ReceivingNode, packed: Path) -> None:
     await daemon.start()
     answer = await deferToThread(post_with_requests, daemon, packed, sha256(packed.read_bytes()))
     assert answer == (200, "")
@@ -72,9 +70,7 @@ async def test_the_python_client_of_the_document_can_upload(
 @pytest.mark.skipif(
     not NODE and os.environ.get("CI") != "true", reason="there is no node on this machine"
 )
-async def test_the_javascript_client_of_the_document_can_upload(
-    daemon: ReceivingNode, packed: Path
-) -> None:
+async def test_the_documents_javascript_uploads(daemon: ReceivingNode, packed: Path) -> None:
     await daemon.start()
     script = daemon.directory / "upload.mjs"
     script.write_text(JAVASCRIPT)

@@ -34,9 +34,7 @@ async def start_with_files(daemon: ReceivingNode, limits: str, **changes: object
     await daemon.start("/bin/sh", "-c", f'{limits}; exec "$@"', "sh", **changes)
 
 
-async def test_a_thousand_silent_connections_cost_little_and_block_no_upload(
-    daemon: ReceivingNode,
-) -> None:
+async def test_1000_silent_connections_cost_little_and_block_none(daemon: ReceivingNode) -> None:
     await daemon.start()
     sender = UploadClient(daemon, archive())
     await sender.begin()
@@ -57,9 +55,7 @@ async def test_the_limit_of_open_files_is_raised_to_the_hard_limit(daemon: Recei
     assert re.search(r"Max open files +3000 +3000", limits)
 
 
-async def test_uploads_without_free_descriptors_are_refused_and_later_ones_succeed(
-    daemon: ReceivingNode,
-) -> None:
+async def test_uploads_are_refused_while_no_descriptor_is_free(daemon: ReceivingNode) -> None:
     await start_with_files(daemon, "ulimit -n 80", api={"limits": {"connections": 1000}})
     await daemon.loaded()
     sender = UploadClient(daemon, archive())

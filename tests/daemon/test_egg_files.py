@@ -18,9 +18,7 @@ FILES = [
 ]
 
 
-async def test_files_are_rewritten_and_parser_processes_end_with_the_daemon(
-    daemon: ReceivingNode,
-) -> None:
+async def test_files_are_rewritten_and_parsers_end_with_the_daemon(daemon: ReceivingNode) -> None:
     directory = daemon.volumes / UUID
     directory.mkdir(parents=True)
     (directory / "server.properties").write_text("port=1\n")

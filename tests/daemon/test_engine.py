@@ -18,9 +18,7 @@ async def start(daemon: ReceivingNode, engine: Engine) -> None:
     await daemon.start(**engine.for_node(UUID))
 
 
-async def test_the_container_of_the_received_files_is_made(
-    daemon: ReceivingNode, engine: Engine
-) -> None:
+async def test_a_received_server_has_a_container(daemon: ReceivingNode, engine: Engine) -> None:
     await start(daemon, engine)
     assert await daemon.upload(archive()) == (200, None)
     container = engine.client.inspect_container(UUID)
@@ -72,9 +70,7 @@ async def test_a_container_name_used_by_another_node_is_refused_with_409_before_
     assert await again.finish() == (200, b"")
 
 
-async def test_a_missing_image_fails_the_transfer_and_is_named(
-    daemon: ReceivingNode, engine: Engine
-) -> None:
+async def test_a_missing_image_fails_the_transfer(daemon: ReceivingNode, engine: Engine) -> None:
     await start(daemon, engine)
     daemon.panel.settings_of(UUID)["container"]["image"] = "~nobody/made:this"
     status, answer = await daemon.upload(archive())
@@ -84,9 +80,7 @@ async def test_a_missing_image_fails_the_transfer_and_is_named(
     assert daemon.stored() == []
 
 
-async def test_a_stalled_upload_fails_with_400_and_the_next_succeeds(
-    daemon: ReceivingNode,
-) -> None:
+async def test_a_stalled_upload_fails_and_the_next_succeeds(daemon: ReceivingNode) -> None:
     daemon.transfers = {"stall_timeout": 1}
     await daemon.start()
     sender = UploadClient(daemon, archive())

@@ -10,9 +10,7 @@ from tests.support.sample_server import UUID, archive
 from tests.support.upload_client import UploadClient
 
 
-async def test_an_upload_cut_short_leaves_nothing_and_is_reported_as_failed(
-    daemon: ReceivingNode,
-) -> None:
+async def test_an_upload_cut_short_leaves_nothing_and_is_reported(daemon: ReceivingNode) -> None:
     await daemon.start()
     sender = UploadClient(daemon, archive())
     await sender.begin()
@@ -41,9 +39,7 @@ async def test_a_success_report_without_an_answer_is_sent_again(daemon: Receivin
     assert daemon.panel.reports() == [(UUID, "success")] * 2
 
 
-async def test_the_files_of_a_success_that_the_panel_refuses_are_quarantined(
-    daemon: ReceivingNode,
-) -> None:
+async def test_files_that_the_panel_refuses_are_quarantined(daemon: ReceivingNode) -> None:
     await daemon.start()
     # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
     daemon.panel.strict = True

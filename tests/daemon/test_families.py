@@ -157,9 +157,7 @@ PACKED = as_go_packs(go_tar(ODD))
 MISSING, DIFFERENT = "missing archive or checksum", "checksums don't match"
 
 
-async def test_a_backup_that_is_missing_or_altered_fails_the_whole_transfer(
-    daemon: ReceivingNode,
-) -> None:
+async def test_a_missing_or_altered_backup_fails_the_transfer(daemon: ReceivingNode) -> None:
     await daemon.start()
     for family, reason in (
         (without(PELICANS, PELICANS_SUM), MISSING),
@@ -187,9 +185,7 @@ async def test_an_existing_backup_is_not_overwritten(daemon: ReceivingNode) -> N
     assert kept(daemon) == {f"{UUID}/{ID}.tar.gz": b"precious"}
 
 
-async def test_too_many_streams_and_unknown_formats_of_calagopus_are_refused(
-    daemon: ReceivingNode,
-) -> None:
+async def test_too_many_streams_and_unknown_formats_are_refused(daemon: ReceivingNode) -> None:
     await daemon.start()
     tar = gzip.decompress(RECORDED.read_bytes())
     streams = calagopus(stream="multiplex-stream-count: 17")

@@ -33,9 +33,7 @@ async def begin(nodes: TwoNodes, go: GoNode, size: int = 100_000) -> None:
     await nodes.panel.transfer(UUID, go.node)
 
 
-async def test_a_go_node_is_sent_whole_files_in_place_of_links(
-    nodes: TwoNodes, go: GoNode
-) -> None:
+async def test_a_go_node_is_sent_files_in_place_of_links(nodes: TwoNodes, go: GoNode) -> None:
     await begin(nodes, go)
     world = (nodes.source.files() / "world" / "region.mca").read_bytes()
     await nodes.source.wait_for_line("state success")
@@ -53,9 +51,7 @@ async def test_a_go_node_is_sent_whole_files_in_place_of_links(
     assert nodes.source.paths_of_server() == []
 
 
-async def test_a_go_node_is_asked_by_options_and_sent_a_chunked_form(
-    nodes: TwoNodes, go: GoNode
-) -> None:
+async def test_a_go_node_gets_options_and_a_chunked_form(nodes: TwoNodes, go: GoNode) -> None:
     await begin(nodes, go)
     await nodes.source.wait_for_line("state success")
     asked, upload = go.requests

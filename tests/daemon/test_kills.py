@@ -14,9 +14,7 @@ KILLS = 8
 KILLS_WITH_ENGINE = 4
 
 
-async def test_after_kills_an_arriving_server_is_here_with_its_backups_or_not_at_all(
-    tmp_path: Path,
-) -> None:
+async def test_after_kills_an_arriving_server_is_here_whole_or_not_at_all(tmp_path: Path) -> None:
     await inject(Arrivals(tmp_path), KILLS, seed=3)
 
 
@@ -32,7 +30,7 @@ async def test_after_kills_no_file_in_a_pool_is_changed(tmp_path: Path) -> None:
     await inject(Pooled(tmp_path), KILLS, seed=11)
 
 
-async def test_after_kills_there_is_one_container_where_the_panel_says(
+async def test_after_kills_the_right_node_has_the_container(
     tmp_path: Path, engine: Engine
 ) -> None:
     await inject(Containered(tmp_path, engine), KILLS_WITH_ENGINE, seed=50)

@@ -57,9 +57,7 @@ async def test_fifty_servers_received_at_once_all_arrive(daemon: ReceivingNode) 
     assert daemon.stored() == SERVERS[:50]
 
 
-async def test_an_upload_below_the_least_rate_fails_and_the_next_is_received(
-    daemon: ReceivingNode,
-) -> None:
+async def test_an_upload_below_the_least_rate_frees_its_slot(daemon: ReceivingNode) -> None:
     for server in SERVERS[:2]:
         daemon.expect(server)
     daemon.transfers = {"concurrent": 1, "stall_timeout": 2, "least_rate": 100_000}

@@ -37,7 +37,7 @@ async def get(url: str) -> tuple[int, str]:
     return response.code, await response.text("utf-8")
 
 
-async def test_a_received_server_is_in_the_metrics(
+async def test_a_success_is_in_the_metrics(
     daemon: ReceivingNode, promtool: Callable[..., str]
 ) -> None:
     await daemon.start(metrics=LOOPBACK)
@@ -117,9 +117,7 @@ async def test_metrics_are_off_unless_configured(daemon: ReceivingNode) -> None:
     assert status == 404
 
 
-async def test_an_invalid_metrics_address_ends_the_start_with_an_error(
-    daemon: ReceivingNode,
-) -> None:
+async def test_an_invalid_metrics_address_ends_the_start(daemon: ReceivingNode) -> None:
     daemon.launch(metrics={"address": "9101"})
     assert await daemon.ended() == 1
     assert daemon.lines_with("metrics.address: expected an address such as")

@@ -63,9 +63,7 @@ async def test_a_server_moves_whole_and_leaves_nothing_behind(nodes: TwoNodes) -
     assert answer["configuration"]["allocations"]["default"]["port"] == 25566
 
 
-async def test_the_size_of_a_received_server_is_known_without_measuring_it(
-    nodes: TwoNodes,
-) -> None:
+async def test_the_size_of_a_received_server_is_not_measured(nodes: TwoNodes) -> None:
     nodes.add_server(size=2_000_000)
     await nodes.start()
     destination = nodes.destination
@@ -103,9 +101,7 @@ async def test_backups_and_the_install_log_move_with_the_server(
     assert installed.read_bytes() == b"installed\n"
 
 
-async def test_a_server_moves_to_and_fro_in_each_format_that_a_panel_asks_for(
-    nodes: TwoNodes,
-) -> None:
+async def test_a_server_moves_to_and_fro_in_each_archive_format(nodes: TwoNodes) -> None:
     nodes.add_server()
     before = seen(nodes.source.files())
     await nodes.start()

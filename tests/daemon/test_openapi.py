@@ -36,9 +36,7 @@ async def test_every_answer_is_described_by_the_document(daemon: ReceivingNode) 
     assert not daemon.lines_with("Traceback")
 
 
-async def test_the_document_is_valid_and_has_every_method_of_every_path(
-    daemon: ReceivingNode,
-) -> None:
+async def test_the_document_is_valid_and_has_each_method_and_path(daemon: ReceivingNode) -> None:
     asker = await prepared(daemon)
     served: dict[str, Any] = await deferToThread(asker.document)
     assert served == interface()

@@ -62,9 +62,7 @@ async def test_pages_that_reconnect_while_a_transfer_fails_lose_the_banner(
     assert all(page.opened <= 5 for page in pages)
 
 
-async def test_pages_that_reconnect_when_the_server_has_left_follow_it(
-    nodes: TwoNodes, open_pages: Open
-) -> None:
+async def test_reconnecting_pages_follow_a_moved_server(nodes: TwoNodes, open_pages: Open) -> None:
     nodes.add_server()
     await nodes.start()
     pages = await open_pages(nodes)
@@ -80,9 +78,7 @@ async def test_pages_that_reconnect_when_the_server_has_left_follow_it(
     assert [page.states[:2] for page in pages] == [["processing", "completed"]] * len(pages)
 
 
-async def test_pages_lose_no_line_of_a_transfer_while_they_reconnect(
-    nodes: TwoNodes, open_pages: Open
-) -> None:
+async def test_pages_lose_no_line_while_they_reconnect(nodes: TwoNodes, open_pages: Open) -> None:
     nodes.add_server()
     await nodes.start()
     success = Hang()

@@ -21,9 +21,7 @@ async def test_a_refused_node_token_is_logged_and_uploads_get_503(daemon: Receiv
     assert daemon.panel.in_transfer(UUID)
 
 
-async def test_a_received_server_stays_until_the_node_token_is_corrected(
-    daemon: ReceivingNode,
-) -> None:
+async def test_a_received_server_stays_until_its_token_is_right(daemon: ReceivingNode) -> None:
     await daemon.start()
     hang = Hang()
     daemon.panel.inject("/transfer/success", hang)

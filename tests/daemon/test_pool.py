@@ -63,9 +63,7 @@ async def test_one_volume_by_two_pool_names_keeps_the_server_at_its_source(tmp_p
         await nodes.close()
 
 
-async def test_one_pool_name_for_two_volumes_is_detected_and_the_server_copied(
-    tmp_path: Path,
-) -> None:
+async def test_a_server_is_copied_between_two_volumes_of_one_pool_name(tmp_path: Path) -> None:
     nodes = TwoNodes(tmp_path, ("attic", "attic"))
     nodes.destination.volumes = tmp_path / "other" / "volumes"
     try:

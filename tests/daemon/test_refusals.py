@@ -118,9 +118,7 @@ async def test_a_second_upload_of_a_server_is_refused_with_409(daemon: Receiving
     assert daemon.panel.reports() == [(UUID, "success")]
 
 
-async def test_existing_files_in_the_servers_place_are_set_aside_and_logged(
-    daemon: ReceivingNode,
-) -> None:
+async def test_files_in_the_servers_place_are_set_aside_and_logged(daemon: ReceivingNode) -> None:
     await daemon.start()
     (daemon.volumes / UUID).mkdir()
     (daemon.volumes / UUID / "precious").write_text("old")
@@ -140,9 +138,7 @@ async def test_a_client_that_still_sends_can_read_the_refusal(daemon: ReceivingN
     assert b"error" in body
 
 
-async def test_large_headers_and_bodies_are_refused_with_431_and_413(
-    daemon: ReceivingNode,
-) -> None:
+async def test_large_headers_and_bodies_get_431_and_413(daemon: ReceivingNode) -> None:
     await daemon.start()
     status, answer = await daemon.curl("-H", f"X: {'x' * 20_000}", "-F", "archive=x")
     assert (status, answer["code"]) == (431, "header-too-long")
@@ -153,9 +149,7 @@ async def test_large_headers_and_bodies_are_refused_with_431_and_413(
     assert "/api/transfers" in answer["detail"]
 
 
-async def test_another_method_is_refused_with_405_and_the_allowed_ones(
-    daemon: ReceivingNode,
-) -> None:
+async def test_another_method_gets_405_and_the_allowed_ones(daemon: ReceivingNode) -> None:
     await daemon.start()
     status, answer = await daemon.curl("-X", "GET")
     assert (status, answer["detail"]) == (405, "use OPTIONS, POST")

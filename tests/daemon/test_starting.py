@@ -49,9 +49,7 @@ async def test_an_unusable_configuration_ends_the_start_with_one_line(
     assert not daemon.lines_with("Traceback")
 
 
-async def test_a_damaged_state_database_ends_the_start_with_one_line(
-    daemon: ReceivingNode,
-) -> None:
+async def test_a_damaged_database_ends_the_start_with_one_line(daemon: ReceivingNode) -> None:
     store = Store(str(daemon.directory))
     store.open()
     store.deny(10, [f"{number:0>100}" for number in range(500)])
@@ -83,9 +81,7 @@ async def test_a_socket_passed_by_systemd_is_used_with_tls(
         assert await daemon.upload(archive()) == (200, None)
 
 
-async def test_of_passed_sockets_only_a_listening_internet_socket_is_used(
-    daemon: ReceivingNode,
-) -> None:
+async def test_only_a_passed_tcp_socket_that_listens_is_used(daemon: ReceivingNode) -> None:
     with (
         socket(AF_UNIX) as control,
         socket(AF_INET) as closed,
@@ -116,9 +112,7 @@ async def test_an_endpoint_option_overrides_a_passed_socket(daemon: ReceivingNod
         assert daemon.url != f"https://127.0.0.1:{listening.getsockname()[1]}"
 
 
-async def test_a_missing_configuration_is_reported_with_the_paths_searched(
-    daemon: ReceivingNode,
-) -> None:
+async def test_a_missing_configuration_is_reported_with_paths(daemon: ReceivingNode) -> None:
     command = daemon.command()
     # A machine of its own, as far as /etc goes.
     daemon.spawn(
@@ -135,9 +129,7 @@ async def test_a_missing_configuration_is_reported_with_the_paths_searched(
 
 
 @pytest.mark.parametrize("endpoint", ["foo:bar", "tcp:abc", "tcp", "systemd:domain=INET:index=0"])
-async def test_an_invalid_endpoint_ends_the_start_with_one_line(
-    daemon: ReceivingNode, endpoint: str
-) -> None:
+async def test_an_invalid_endpoint_ends_the_start(daemon: ReceivingNode, endpoint: str) -> None:
     daemon.launch("--endpoint", endpoint)
     assert await daemon.ended() == 1
     assert daemon.lines_with("is not an endpoint")

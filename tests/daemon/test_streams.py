@@ -88,9 +88,7 @@ async def finish(senders: list[UploadClient]) -> list[tuple[int, bytes] | None]:
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-async def test_the_streams_of_one_server_are_merged(
-    daemon: ReceivingNode, backwards: bool
-) -> None:
+async def test_the_streams_of_a_server_are_merged(daemon: ReceivingNode, backwards: bool) -> None:
     await daemon.start()
     senders = requests(daemon, 3)
     for sender in senders[::-1] if backwards else senders:
@@ -111,9 +109,7 @@ async def test_the_streams_of_one_server_are_merged(
 
 
 @pytest.mark.parametrize("agent", ["", OURS])
-async def test_a_wrong_checksum_of_one_stream_fails_all_streams(
-    daemon: ReceivingNode, agent: str
-) -> None:
+async def test_a_wrong_checksum_of_one_fails_all(daemon: ReceivingNode, agent: str) -> None:
     await daemon.start()
     senders = requests(daemon, 2, agent, wrong=1)
     for sender in senders:

@@ -48,9 +48,7 @@ async def entry(journal: Journal, text: str) -> dict[str, str]:
     return found
 
 
-async def test_systemd_is_notified_from_start_to_end(
-    daemon: ReceivingNode, manager: Manager
-) -> None:
+async def test_systemd_is_notified_of_each_state(daemon: ReceivingNode, manager: Manager) -> None:
     await daemon.listen_panel()
     hang = Hang()
     daemon.panel.inject("/servers?", hang)

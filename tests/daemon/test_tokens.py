@@ -82,9 +82,7 @@ async def test_a_refusal_before_the_body_does_not_use_up_the_token(daemon: Recei
     assert await daemon.upload(archive(), token=token) == (200, None)
 
 
-async def test_a_server_unknown_to_the_panel_does_not_use_up_the_token(
-    daemon: ReceivingNode,
-) -> None:
+async def test_an_unknown_server_does_not_use_up_the_token(daemon: ReceivingNode) -> None:
     await daemon.start()
     token = daemon.panel.transfer_token(OTHER, daemon.node)
     assert (await daemon.upload(archive(), token=token))[0] == 404

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.node_in_process import NodeInProcess, TwoNodesInProcess, description
+from tests.support.node_in_process import NodeInProcess, NodePair, description
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken, transfer_token
@@ -21,14 +21,14 @@ def token_of(node: NodeInProcess, invitation: Invitation) -> TransferToken:
     return transfer_token(f"Bearer {invitation.token}", node.config.token)
 
 
-async def move(nodes: TwoNodesInProcess) -> NodeInProcess:
+async def move(nodes: NodePair) -> NodeInProcess:
     await nodes.send(await nodes.destination.invite())
     await nodes.settled()
     assert nodes.arrived()
     return nodes.destination
 
 
-async def test_an_invitation_expires(nodes: TwoNodesInProcess) -> None:
+async def test_an_invitation_expires(nodes: NodePair) -> None:
     arrivals = nodes.destination.direct_transfers.incoming
     invitation = await nodes.destination.invite(seconds=60)
     assert abs(invitation.expires - time.time() - 60) < 5
@@ -42,7 +42,7 @@ async def test_an_invitation_expires(nodes: TwoNodesInProcess) -> None:
     assert "it has expired" in nodes.source.store.ended(1)[0].reason
 
 
-async def test_a_second_invitation_revokes_the_first(nodes: TwoNodesInProcess) -> None:
+async def test_a_second_invitation_revokes_the_first(nodes: NodePair) -> None:
     first, second = await nodes.destination.invite(), await nodes.destination.invite()
     arrivals = nodes.destination.direct_transfers.incoming
     with pytest.raises(Unauthorized):
@@ -50,7 +50,7 @@ async def test_a_second_invitation_revokes_the_first(nodes: TwoNodesInProcess) -
     arrivals.coordinator(token_of(nodes.destination, second))
 
 
-async def test_a_cancelled_invitation_is_revoked(nodes: TwoNodesInProcess) -> None:
+async def test_a_cancelled_invitation_is_revoked(nodes: NodePair) -> None:
     await nodes.destination.invite()
     assert nodes.destination.direct_transfers.cancel(UUID)
     assert not nodes.destination.direct_transfers.cancel(UUID)
@@ -64,15 +64,13 @@ async def test_a_cancelled_invitation_is_revoked(nodes: TwoNodesInProcess) -> No
         {"description": description(), "addresses": ["here"]},
     ],
 )
-async def test_an_invalid_description_or_address_is_refused(
-    nodes: TwoNodesInProcess, options: dict[str, Any]
-) -> None:
+async def test_bad_descriptions_are_refused(nodes: NodePair, options: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):
         await nodes.destination.invite(**options)
     assert nodes.destination.direct_transfers.incoming.expected == {}
 
 
-async def test_a_server_that_is_being_received_is_not_expected(nodes: TwoNodesInProcess) -> None:
+async def test_a_server_that_is_being_received_is_not_expected(nodes: NodePair) -> None:
     await nodes.destination.slots.acquire()
     await nodes.send(await nodes.destination.invite())
     await until(lambda: bool(nodes.destination.receiver.servers))
@@ -83,9 +81,7 @@ async def test_a_server_that_is_being_received_is_not_expected(nodes: TwoNodesIn
     await nodes.settled()
 
 
-async def test_a_client_without_settings_needs_them_in_the_invitation(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_client_without_settings_needs_them_in_the_invitation(nodes: NodePair) -> None:
     arrivals = nodes.destination.direct_transfers.incoming
     unknown = arrivals.coordinator(token_of(nodes.destination, await nodes.destination.invite()))
     with pytest.raises(BadRequest):
@@ -95,9 +91,7 @@ async def test_a_client_without_settings_needs_them_in_the_invitation(
     assert known.settings.meta.name == "Given"
 
 
-async def test_a_direct_server_is_known_and_adopted_after_a_restart(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_direct_server_is_known_and_adopted_after_a_restart(nodes: NodePair) -> None:
     await move(nodes)
     running = configuration_from_panel(description()).settings
     again = await nodes.restart("destination")
@@ -110,14 +104,14 @@ async def test_a_direct_server_is_known_and_adopted_after_a_restart(
         again.servers.all()
 
 
-async def test_a_direct_server_starts_without_the_panel(nodes: TwoNodesInProcess) -> None:
+async def test_a_direct_server_starts_without_the_panel(nodes: NodePair) -> None:
     node = await move(nodes)
     await node.servers.get(UUID).power(PowerAction.START)
     assert UUID in node.environment.running
     assert node.panel.calls == []
 
 
-async def test_a_panel_that_describes_the_server_takes_it_over(nodes: TwoNodesInProcess) -> None:
+async def test_a_panel_that_describes_the_server_takes_it_over(nodes: NodePair) -> None:
     node = await move(nodes)
     server = node.servers.get(UUID)
     # The Panel is asked when it calls; until then it may say what it likes.
@@ -131,9 +125,7 @@ async def test_a_panel_that_describes_the_server_takes_it_over(nodes: TwoNodesIn
     )
 
 
-async def test_a_panel_that_lists_the_server_takes_it_over_at_a_start(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_panel_that_lists_the_server_takes_it_over_at_a_start(nodes: NodePair) -> None:
     nodes.destination.lose = lambda request: request.method == b"POST"
     invitation = await nodes.destination.invite()
     await nodes.send(invitation)
@@ -159,7 +151,7 @@ async def test_a_panel_that_lists_the_server_takes_it_over_at_a_start(
     assert await third.direct_transfers.incoming.conclude(token_of(third, invitation))
 
 
-async def test_a_deleted_direct_server_is_forgotten(nodes: TwoNodesInProcess) -> None:
+async def test_a_deleted_direct_server_is_forgotten(nodes: NodePair) -> None:
     node = await move(nodes)
     await node.servers.delete(UUID)
     # The files too: a daemon that has gone removes nothing any more while the next one begins.
@@ -170,7 +162,7 @@ async def test_a_deleted_direct_server_is_forgotten(nodes: TwoNodesInProcess) ->
         again.servers.get(UUID)
 
 
-async def test_a_direct_server_can_be_deleted_after_a_restart(nodes: TwoNodesInProcess) -> None:
+async def test_a_direct_server_can_be_deleted_after_a_restart(nodes: NodePair) -> None:
     await move(nodes)
     again = await nodes.restart("destination")
     await again.recover()
@@ -178,7 +170,7 @@ async def test_a_direct_server_can_be_deleted_after_a_restart(nodes: TwoNodesInP
     await until(lambda: again.store.descriptions() == [])
 
 
-async def test_a_direct_server_without_files_is_forgotten(nodes: TwoNodesInProcess) -> None:
+async def test_a_direct_server_without_files_is_forgotten(nodes: NodePair) -> None:
     await move(nodes)
     again = await nodes.restart("destination")
     (again.data / UUID).rename(again.data / "elsewhere")

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.logged_errors import LoggedErrors
-from tests.support.node_in_process import TwoNodesInProcess, description
+from tests.support.logged_errors import Logged
+from tests.support.node_in_process import NodePair, description
 from tests.support.sample_server import UUID
 from wingsd.errors import BadRequest, ServerAlreadyExists, ServerNotFound
 from wingsd.panel.schemas import configuration_from_panel
 from wingsd.transfers.outgoing.transfer import MOVED
 
 
-async def test_a_server_moves_with_files_and_configuration(nodes: TwoNodesInProcess) -> None:
+async def test_a_server_moves_with_files_and_configuration(nodes: NodePair) -> None:
     await nodes.send(await nodes.destination.invite())
     await nodes.assert_moved()
     server = nodes.destination.servers.get(UUID)
@@ -34,20 +34,20 @@ MOUNTS = [{"source": "/srv/maps", "target": "/maps", "read_only": True}]
 
 @pytest.mark.parametrize("given", [None, description(mounts=MOUNTS)])
 async def test_mounts_are_not_transferred(
-    nodes: TwoNodesInProcess, given: dict[str, Any] | None, logged_errors: LoggedErrors
+    nodes: NodePair, given: dict[str, Any] | None, logged: Logged
 ) -> None:
     server = nodes.source.servers.get_or_add(configuration_from_panel(description()))
     server.configuration = configuration_from_panel(description(mounts=MOUNTS))
     await nodes.send(await nodes.destination.invite(description=given))
     await nodes.assert_moved()
     assert nodes.destination.environment.containers[UUID].mounts == ()
-    assert any("1 mounts of its settings are left out" in line for line in logged_errors.lines)
+    assert any("1 mounts of its settings are left out" in line for line in logged.lines)
     destination = await nodes.restart("destination")
     await destination.recover()
     assert destination.servers.get(UUID).configuration.settings.mounts == ()
 
 
-async def test_a_variable_that_no_container_can_have_is_refused(nodes: TwoNodesInProcess) -> None:
+async def test_a_variable_that_no_container_can_have_is_refused(nodes: NodePair) -> None:
     told = configuration_from_panel(description(environment={"STARTUP=sh": "x"}))
     nodes.source.servers.get_or_add(told).configuration = told
     await nodes.send(await nodes.destination.invite())
@@ -55,7 +55,7 @@ async def test_a_variable_that_no_container_can_have_is_refused(nodes: TwoNodesI
     assert "'STARTUP=sh' cannot be the name" in nodes.source.reason
 
 
-async def test_a_direct_transfer_is_counted_at_both_nodes(nodes: TwoNodesInProcess) -> None:
+async def test_a_direct_transfer_is_counted_at_both_nodes(nodes: NodePair) -> None:
     await nodes.send(await nodes.destination.invite())
     await nodes.assert_moved()
     for node, way in ((nodes.source, "out"), (nodes.destination, "in")):
@@ -64,7 +64,7 @@ async def test_a_direct_transfer_is_counted_at_both_nodes(nodes: TwoNodesInProce
         assert size
 
 
-async def test_backups_stay_at_the_source(nodes: TwoNodesInProcess) -> None:
+async def test_backups_stay_at_the_source(nodes: NodePair) -> None:
     backup = nodes.source.directory / "backups" / "6c1f1f0e-8a3e-4f5d-9a86-3a4f9d0c2b11.tar.gz"
     backup.parent.mkdir()
     backup.write_bytes(b"a backup")
@@ -73,9 +73,7 @@ async def test_backups_stay_at_the_source(nodes: TwoNodesInProcess) -> None:
     assert backup.read_bytes() == b"a backup"
 
 
-async def test_the_destination_can_override_description_and_addresses(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_the_destination_can_override_description_and_addresses(nodes: NodePair) -> None:
     given = description(name="another name")
     addresses = ("203.0.113.5:25599", "203.0.113.5:25600", "[2001:db8::5]:1")
     await nodes.send(await nodes.destination.invite(description=given, addresses=addresses))
@@ -89,7 +87,7 @@ async def test_the_destination_can_override_description_and_addresses(
     assert settings.allocations.mappings == {"203.0.113.5": (25599, 25600), "2001:db8::5": (1,)}
 
 
-async def test_a_source_with_files_only_needs_a_description(nodes: TwoNodesInProcess) -> None:
+async def test_a_source_with_files_only_needs_a_description(nodes: NodePair) -> None:
     nodes.source.servers.discard(UUID)
     with pytest.raises(BadRequest):
         await nodes.send(await nodes.destination.invite())
@@ -98,7 +96,7 @@ async def test_a_source_with_files_only_needs_a_description(nodes: TwoNodesInPro
     assert nodes.destination.servers.get(UUID).configuration.settings.meta.name == "Given"
 
 
-async def test_a_server_can_move_there_and_back(nodes: TwoNodesInProcess) -> None:
+async def test_a_server_can_move_there_and_back(nodes: NodePair) -> None:
     await nodes.send(await nodes.destination.invite(), remove=True)
     await nodes.assert_moved_and_deleted()
     back = await nodes.source.invite()
@@ -111,7 +109,7 @@ async def test_a_server_can_move_there_and_back(nodes: TwoNodesInProcess) -> Non
     assert nodes.destination.left() == [UUID]
 
 
-async def test_a_server_that_is_present_is_not_expected(nodes: TwoNodesInProcess) -> None:
+async def test_a_server_that_is_present_is_not_expected(nodes: NodePair) -> None:
     with pytest.raises(ServerAlreadyExists):
         await nodes.source.invite()
     (nodes.destination.data / UUID).mkdir()
@@ -119,7 +117,7 @@ async def test_a_server_that_is_present_is_not_expected(nodes: TwoNodesInProcess
         await nodes.destination.invite()
 
 
-async def test_a_directory_that_appears_meanwhile_is_left_alone(nodes: TwoNodesInProcess) -> None:
+async def test_a_directory_that_appears_meanwhile_is_left_alone(nodes: NodePair) -> None:
     invitation = await nodes.destination.invite()
     (nodes.destination.data / UUID).mkdir()
     await nodes.send(invitation)
@@ -129,7 +127,7 @@ async def test_a_directory_that_appears_meanwhile_is_left_alone(nodes: TwoNodesI
     assert nodes.source.hold == ""
 
 
-async def test_an_unknown_server_is_not_sent(nodes: TwoNodesInProcess) -> None:
+async def test_an_unknown_server_is_not_sent(nodes: NodePair) -> None:
     invitation = await nodes.destination.invite()
     other = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
     nodes.source.servers.loaded = True
@@ -139,9 +137,7 @@ async def test_an_unknown_server_is_not_sent(nodes: TwoNodesInProcess) -> None:
         )
 
 
-async def test_a_token_for_another_server_is_refused_before_anything_stops(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_another_servers_token_is_refused_before_the_stop(nodes: NodePair) -> None:
     await nodes.destination.invite()
     other = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
     token = (await nodes.destination.direct_transfers.incoming.expect(other, seconds=60)).token
@@ -152,13 +148,13 @@ async def test_a_token_for_another_server_is_refused_before_anything_stops(
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "https://", "https://x:port", "https://x y"])
-async def test_an_invalid_url_is_refused_at_once(nodes: TwoNodesInProcess, url: str) -> None:
+async def test_an_invalid_url_is_refused_at_once(nodes: NodePair, url: str) -> None:
     with pytest.raises(BadRequest):
         await nodes.source.direct_transfers.outgoing.send(UUID, url, "a-token")
     assert nodes.source.entries() == []
 
 
-async def test_the_url_may_have_the_path_of_uploads(nodes: TwoNodesInProcess) -> None:
+async def test_the_url_may_have_the_path_of_uploads(nodes: NodePair) -> None:
     invitation = await nodes.destination.invite()
     url = f"{nodes.destination.url}/api/transfers/"
     await nodes.source.direct_transfers.outgoing.send(UUID, url, invitation.token)

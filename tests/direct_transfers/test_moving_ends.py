@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support import Hang
-from tests.support.node_in_process import NodeInProcess, TwoNodesInProcess
+from tests.support.node_in_process import NodeInProcess, NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.direct_transfers import outgoing as sending
@@ -27,13 +27,13 @@ def lose_answer(node: NodeInProcess, method: str = "POST", times: int = 1) -> No
 
 
 @pytest.mark.parametrize("remove", [False, True])
-async def test_a_lost_answer_is_asked_for(nodes: TwoNodesInProcess, remove: bool) -> None:
+async def test_a_lost_answer_is_asked_for(nodes: NodePair, remove: bool) -> None:
     lose_answer(nodes.destination)
     await nodes.send(await nodes.destination.invite(), remove=remove)
     await (nodes.assert_moved_and_deleted() if remove else nodes.assert_moved())
 
 
-async def test_a_lost_answer_is_asked_for_until_it_comes(nodes: TwoNodesInProcess) -> None:
+async def test_a_lost_answer_is_asked_for_until_it_comes(nodes: NodePair) -> None:
     lose_answer(nodes.destination)
     invitation = await nodes.destination.invite()
     asked: list[str] = []
@@ -48,9 +48,7 @@ async def test_a_lost_answer_is_asked_for_until_it_comes(nodes: TwoNodesInProces
     assert asked.count("DELETE") == 3
 
 
-async def test_a_failure_at_the_destination_is_rolled_back_and_logged_at_the_source(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_failure_at_the_destination_is_logged_at_the_source(nodes: NodePair) -> None:
     nodes.destination.environment.faults["create"] = EnvironmentFailed("the engine is gone")
     await nodes.send(await nodes.destination.invite(), remove=True)
     await nodes.assert_stayed()
@@ -60,7 +58,7 @@ async def test_a_failure_at_the_destination_is_rolled_back_and_logged_at_the_sou
     assert UUID in nodes.source.environment.containers
 
 
-async def test_a_failure_whose_answer_is_lost_is_a_failure(nodes: TwoNodesInProcess) -> None:
+async def test_a_failure_whose_answer_is_lost_is_a_failure(nodes: NodePair) -> None:
     nodes.destination.environment.faults["create"] = EnvironmentFailed("the engine is gone")
     lose_answer(nodes.destination)
     await nodes.send(await nodes.destination.invite(), remove=True)
@@ -68,7 +66,7 @@ async def test_a_failure_whose_answer_is_lost_is_a_failure(nodes: TwoNodesInProc
 
 
 async def test_an_arrival_that_cannot_be_recorded_fails_the_transfer(
-    nodes: TwoNodesInProcess, monkeypatch: pytest.MonkeyPatch
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise StorageError("the disk is full")
@@ -79,9 +77,7 @@ async def test_an_arrival_that_cannot_be_recorded_fails_the_transfer(
     assert "the disk is full" in nodes.source.reason
 
 
-async def test_a_question_cancels_a_transfer_that_waits_for_a_slot(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_question_cancels_a_transfer_that_waits_for_a_slot(nodes: NodePair) -> None:
     await nodes.destination.slots.acquire()
     invitation = await nodes.destination.invite()
     await nodes.send(invitation)
@@ -96,7 +92,7 @@ async def test_a_question_cancels_a_transfer_that_waits_for_a_slot(
     assert again in nodes.source.reason
 
 
-async def test_a_cancel_ends_the_wait_for_a_dead_destination(nodes: TwoNodesInProcess) -> None:
+async def test_a_cancel_ends_the_wait_for_a_dead_destination(nodes: NodePair) -> None:
     gone: list[bool] = []
 
     def lose(request: StreamingRequest) -> bool:
@@ -114,9 +110,7 @@ async def test_a_cancel_ends_the_wait_for_a_dead_destination(nodes: TwoNodesInPr
     assert (nodes.source.hold, nodes.source.left()) == ("", [UUID])
 
 
-async def test_a_deletion_by_the_panel_does_not_mean_that_the_server_moved(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_deletion_by_the_panel_is_no_success(nodes: NodePair) -> None:
     await nodes.destination.slots.acquire()
     await nodes.send(await nodes.destination.invite())
     await until(nodes.is_sent_and_waits)
@@ -126,7 +120,7 @@ async def test_a_deletion_by_the_panel_does_not_mean_that_the_server_moved(
     assert nodes.source.entries() == [("out", "failure")]
 
 
-async def test_a_second_transfer_of_a_server_is_refused(nodes: TwoNodesInProcess) -> None:
+async def test_a_second_transfer_of_a_server_is_refused(nodes: NodePair) -> None:
     await nodes.destination.slots.acquire()
     invitation = await nodes.destination.invite()
     await nodes.send(invitation)
@@ -138,7 +132,7 @@ async def test_a_second_transfer_of_a_server_is_refused(nodes: TwoNodesInProcess
 
 @pytest.mark.parametrize("at", ["SWAP", "ENVIRONMENT", "REPORT"])
 async def test_a_destination_that_died_late_has_the_server(
-    nodes: TwoNodesInProcess, at: str, monkeypatch: pytest.MonkeyPatch
+    nodes: NodePair, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = nodes.destination
     # Asked before it has it all, it never would.
@@ -161,7 +155,7 @@ async def test_a_destination_that_died_late_has_the_server(
     assert again.environment.containers.keys() == ({UUID} if at != "REPORT" else set())
 
 
-async def test_a_question_before_arrival_fails_the_transfer(nodes: TwoNodesInProcess) -> None:
+async def test_a_question_before_arrival_fails_the_transfer(nodes: NodePair) -> None:
     node = nodes.destination
     node.die_at("ENVIRONMENT")
     await nodes.send(await node.invite())
@@ -175,7 +169,7 @@ async def test_a_question_before_arrival_fails_the_transfer(nodes: TwoNodesInPro
 
 
 async def test_a_destination_that_is_starting_answers_503(
-    nodes: TwoNodesInProcess, monkeypatch: pytest.MonkeyPatch
+    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = nodes.destination
     node.die_at("SWAP")
@@ -199,9 +193,7 @@ async def test_a_destination_that_is_starting_answers_503(
 
 
 @pytest.mark.parametrize("at", ["RECEIVE", "VERIFY", "DURABLE"])
-async def test_a_destination_that_died_early_does_not_have_the_server(
-    nodes: TwoNodesInProcess, at: str
-) -> None:
+async def test_a_destination_that_died_early_has_nothing(nodes: NodePair, at: str) -> None:
     node = nodes.destination
     node.die_at(at)
     await nodes.send(await node.invite())
@@ -212,9 +204,7 @@ async def test_a_destination_that_died_early_does_not_have_the_server(
 
 
 @pytest.mark.parametrize("remove", [False, True])
-async def test_a_restarted_source_asks_the_destination(
-    nodes: TwoNodesInProcess, remove: bool
-) -> None:
+async def test_a_restarted_source_asks_the_destination(nodes: NodePair, remove: bool) -> None:
     node = nodes.source
     nodes.destination.lose = lambda request: request.method in (b"POST", b"DELETE")
     await nodes.send(await nodes.destination.invite(), remove=remove)
@@ -231,9 +221,7 @@ async def test_a_restarted_source_asks_the_destination(
     assert again.heard.over == [("out", None, None)]
 
 
-async def test_a_source_that_died_before_sending_keeps_the_server(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_source_that_died_before_sending_keeps_the_server(nodes: NodePair) -> None:
     node = nodes.source
     node.environment.containers[UUID] = node.servers.get(UUID).configuration.settings
     node.die_at("RETIRE")
@@ -248,9 +236,7 @@ async def test_a_source_that_died_before_sending_keeps_the_server(
     assert isinstance(error, DaemonRestarted)
 
 
-async def test_a_cancel_after_a_restart_ends_the_wait_for_a_dead_destination(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_cancel_after_a_restart_ends_the_wait(nodes: NodePair) -> None:
     nodes.destination.lose = lambda request: request.method in (b"POST", b"DELETE")
     await nodes.send(await nodes.destination.invite())
     await until(lambda: any(p.step.name == "SETTLE" for p in nodes.source.sender.progress))

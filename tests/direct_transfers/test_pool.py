@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.node_in_process import TwoNodesInProcess, description
+from tests.support.node_in_process import NodePair, description
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.config import StoragePool, TransfersConfig
@@ -16,7 +16,7 @@ from wingsd.panel.schemas import configuration_from_panel
 POOL = TransfersConfig(storage_pool=StoragePool(enabled=True, pool_name="attic"))
 
 
-async def give_pools(nodes: TwoNodesInProcess, *, one_volume: bool) -> None:
+async def give_pools(nodes: NodePair, *, one_volume: bool) -> None:
     """Have both nodes in one pool by name, on one volume or each on its own."""
     for name in ("source", "destination"):
         data = nodes.source.data if one_volume else getattr(nodes, name).data
@@ -28,7 +28,7 @@ def files(directory: Path) -> list[Path]:
     return sorted(directory.rglob("*"))
 
 
-async def test_a_direct_transfer_within_a_pool_is_refused(nodes: TwoNodesInProcess) -> None:
+async def test_a_direct_transfer_within_a_pool_is_refused(nodes: NodePair) -> None:
     await give_pools(nodes, one_volume=True)
     before = files(nodes.source.data)
     with pytest.raises(ServerAlreadyExists) as refused:
@@ -37,9 +37,7 @@ async def test_a_direct_transfer_within_a_pool_is_refused(nodes: TwoNodesInProce
     assert files(nodes.source.data) == before
 
 
-async def test_a_direct_transfer_fails_if_the_volume_is_mounted_later(
-    nodes: TwoNodesInProcess,
-) -> None:
+async def test_a_direct_transfer_fails_if_the_volume_is_mounted_later(nodes: NodePair) -> None:
     await give_pools(nodes, one_volume=True)
     place = nodes.source.data / UUID
     place.rename(nodes.source.directory / "elsewhere")
@@ -54,9 +52,7 @@ async def test_a_direct_transfer_fails_if_the_volume_is_mounted_later(
 
 
 @pytest.mark.parametrize("remove", [True, False])
-async def test_a_direct_transfer_to_another_volume_is_a_copy(
-    nodes: TwoNodesInProcess, remove: bool
-) -> None:
+async def test_a_transfer_to_another_volume_is_a_copy(nodes: NodePair, remove: bool) -> None:
     """Also where that is a pool of the same name: a direct transfer shares nothing."""
     await give_pools(nodes, one_volume=False)
     await nodes.send(await nodes.destination.invite(), remove=remove)
@@ -67,7 +63,7 @@ async def test_a_direct_transfer_to_another_volume_is_a_copy(
     assert (sent.pool, came.pool, came.files) == ("", "", 1)
 
 
-async def test_a_node_of_a_pool_does_not_send_an_unknown_server(nodes: TwoNodesInProcess) -> None:
+async def test_a_node_of_a_pool_does_not_send_an_unknown_server(nodes: NodePair) -> None:
     """The files are in sight of all its nodes, and may be in use at another."""
     await give_pools(nodes, one_volume=False)
     nodes.source.servers.discard(UUID)

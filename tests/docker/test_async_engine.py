@@ -143,9 +143,7 @@ async def test_nothing_is_left_when_a_creation_is_cancelled_and_removed(
     assert not engine.client.containers(all=True, filters={"name": server.uuid})
 
 
-async def test_how_long_each_call_takes_is_told(
-    workers: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_call_times_are_recorded(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_calls, "DockerClient", Client)
     heard = RecordingObserver()
     faked = AsyncEngine(workers, "unix:///faked", heard)
@@ -164,9 +162,7 @@ async def test_how_long_each_call_takes_is_told(
     assert calls == [(ENGINE, "look", None), (ENGINE, "remove", error)]
 
 
-async def test_waiting_for_a_thread_is_not_the_engines_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_time_without_a_thread_is_not_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_calls, "DockerClient", Client)
     heard, now, gate = RecordingObserver(), [0.0], Gate()
     monkeypatch.setattr(calls_module, "monotonic", lambda: now[0])

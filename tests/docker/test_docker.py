@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.docker.image_registry import Registry as FakeRegistry
 from tests.support.docker_engine import NO_REGISTRY, Engine
 from tests.support.image import image_tar
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
 from wingsd.config import Config, Registry
 from wingsd.docker import Environment
@@ -95,9 +95,7 @@ async def test_the_engine_takes_every_field(engine: Engine, workers: Workers) ->
     assert host["Dns"] == ["1.1.1.1", "1.0.0.1"]
 
 
-async def test_a_container_starts_and_writes_only_its_own(
-    engine: Engine, workers: Workers
-) -> None:
+async def test_a_container_starts_and_writes_its_files(engine: Engine, workers: Workers) -> None:
     server = engine.server(
         "id -u; echo kept > /home/container/world; echo scratch > /tmp/x && "
         "busybox=/bin/busybox; echo no > /nowhere; echo no > /etc/nowhere; "
@@ -130,9 +128,7 @@ async def test_of_two_at_once_one_creates_the_container(engine: Engine, workers:
     assert sorted(made) == [False, True]
 
 
-async def test_one_that_is_still_being_made_is_kept_when_it_is_there(
-    engine: Engine, workers: Workers
-) -> None:
+async def test_a_container_that_is_being_made_is_used(engine: Engine, workers: Workers) -> None:
     config, server = engine.config(), engine.server()
 
     async def create() -> str:
@@ -146,7 +142,7 @@ async def test_one_that_is_still_being_made_is_kept_when_it_is_there(
         engine.client.remove_container(server.uuid)
 
 
-async def test_a_name_that_stays_taken_by_nothing_is_told(
+async def test_a_name_that_stays_taken_is_logged(
     engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wingsd.docker.environment.CREATE_TIMEOUT", 0.3)
@@ -197,9 +193,7 @@ async def test_a_forced_outgoing_address_gets_its_bridge(engine: Engine, workers
     assert not engine.client.networks(names=[config.docker.network.name])
 
 
-async def test_mounts_are_made_where_they_are_allowed(
-    engine: Engine, workers: Workers, logged_errors: LoggedErrors
-) -> None:
+async def test_allowed_mounts_are_made(engine: Engine, workers: Workers, logged: Logged) -> None:
     shared = engine.volumes / "shared"
     shared.mkdir()
     (shared / "map").write_text("of the node\n")
@@ -218,9 +212,9 @@ async def test_mounts_are_made_where_they_are_allowed(
     _, output = engine.run(server)
     assert "of the node" in output
     assert "Read-only file system" in output
-    assert any("mount of /etc left out" in line for line in logged_errors.lines)
+    assert any("mount of /etc left out" in line for line in logged.lines)
     link = f"mount of {shared / 'out'} (/etc) left out"
-    assert any(link in line for line in logged_errors.lines)
+    assert any(link in line for line in logged.lines)
     mounts = engine.client.inspect_container(server.uuid)["HostConfig"]["Mounts"]
     assert [mount["Target"] for mount in mounts] == ["/home/container", "/data"]
     assert mounts[1]["Source"] == os.path.realpath(shared)
@@ -242,17 +236,17 @@ async def test_an_image_that_is_neither_there_nor_pulled(engine: Engine, workers
 
 
 async def test_a_failed_pull_falls_back_to_the_image_at_hand(
-    engine: Engine, workers: Workers, logged_errors: LoggedErrors
+    engine: Engine, workers: Workers, logged: Logged
 ) -> None:
     image = engine.tag(f"{NO_REGISTRY}/wingsd-test/busybox:1")
     server = engine.server("echo works", image=image)
     assert await DockerEnvironment(engine.config(), workers, reactor).create(server)
     assert engine.run(server) == (0, "works\r\n")
-    assert any("the local image is used" in line for line in logged_errors.lines)
+    assert any("the local image is used" in line for line in logged.lines)
 
 
 async def test_an_image_is_pulled_with_the_registrys_credentials(
-    engine: Engine, workers: Workers, logged_errors: LoggedErrors
+    engine: Engine, workers: Workers, logged: Logged
 ) -> None:
     registry = FakeRegistry("group/busybox", image_tar(), "the user", "the password")
     try:
@@ -267,8 +261,8 @@ async def test_an_image_is_pulled_with_the_registrys_credentials(
         assert "no command specified" in await refusal(known, server)
     finally:
         await registry.stop()
-    assert any(f"{image} is up to date" in line for line in logged_errors.lines)
-    assert "the password" not in "\n".join(logged_errors.lines)
+    assert any(f"{image} is up to date" in line for line in logged.lines)
+    assert "the password" not in "\n".join(logged.lines)
 
 
 @pytest.mark.parametrize("socket", ["/nonexistent/docker.sock", "tcp://127.0.0.1:1", "what://"])
@@ -298,7 +292,7 @@ async def test_an_administrators_network_that_is_missing(engine: Engine, workers
     assert "names the network wingsd-test-none, which does not exist" in detail
 
 
-async def test_the_engines_own_explanation_is_told(engine: Engine, workers: Workers) -> None:
+async def test_the_engines_explanation_is_passed_on(engine: Engine, workers: Workers) -> None:
     server = engine.server()
     server = attrs.evolve(server, build=attrs.evolve(server.build, threads="4000"))
     detail = await refusal(DockerEnvironment(engine.config(), workers, reactor), server)

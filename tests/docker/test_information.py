@@ -17,7 +17,7 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.util.observer import ENGINE, Observer
 
 
-def test_the_engine_tells_what_it_is(engine: Engine) -> None:
+def test_the_engine_is_described(engine: Engine) -> None:
     server = engine.server()
     engine.client.create_container(engine.image.removeprefix("~"), name=server.uuid)
     told = information(engine_address("", os.environ), Observer())

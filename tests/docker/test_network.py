@@ -130,9 +130,7 @@ def test_the_loopback_is_dropped_with_ispn() -> None:
     ),
     st.booleans(),
 )
-def test_bindings_are_valid_and_never_double(
-    mappings: dict[str, tuple[int, ...]], ispn: bool
-) -> None:
+def test_bindings_are_valid_and_unique(mappings: dict[str, tuple[int, ...]], ispn: bool) -> None:
     bindings = port_bindings(node(ispn=ispn), Allocations(mappings=mappings))
     for port, addresses in bindings.items():
         number, protocol = port.split("/")

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 
 from tests.docker.watcher import Notes
 from tests.support import SynchronousWorkers
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.docker import Usage, engine
 from wingsd.docker.async_engine import AsyncEngine
 from wingsd.docker.process import BACKOFF, ContainerProcess
@@ -85,7 +85,7 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Harness:
     return harness
 
 
-def test_the_end_is_told_once_and_last(harness: Harness) -> None:
+def test_the_end_is_reported_once_and_last(harness: Harness) -> None:
     harness.process()
     harness.streams.consoles[0].dataReceived(b"bye")
     harness.state = dict(ENDED)
@@ -105,7 +105,7 @@ def test_a_container_that_is_gone_has_ended(harness: Harness) -> None:
     assert harness.notes.told == [(None, False)]
 
 
-def test_the_engine_tells_of_the_end_a_little_later(harness: Harness) -> None:
+def test_the_engine_may_report_the_end_later(harness: Harness) -> None:
     harness.process()
     harness.streams.consoles[0].connectionLost()
     harness.state = dict(ENDED)
@@ -118,9 +118,7 @@ def test_the_engine_tells_of_the_end_a_little_later(harness: Harness) -> None:
     assert harness.notes.told == [(3, False)]
 
 
-def test_an_engine_that_is_away_is_waited_for(
-    harness: Harness, logged_errors: LoggedErrors
-) -> None:
+def test_an_engine_that_is_away_is_waited_for(harness: Harness, logged: Logged) -> None:
     harness.process()
     harness.state, harness.streams.down = OSError(111, "Connection refused"), True
     harness.streams.consoles[0].connectionLost()
@@ -129,7 +127,7 @@ def test_an_engine_that_is_away_is_waited_for(
     assert harness.notes.told == []
     # Two ask in turn, ever more rarely; and one line says so.
     assert harness.inspections < 2 * (600 / BACKOFF.longest + 10)
-    assert sum("its console is disconnected" in line for line in logged_errors.lines) == 1
+    assert sum("its console is disconnected" in line for line in logged.lines) == 1
 
     harness.state, harness.streams.down = dict(RUNNING), False
     harness.pass_time(BACKOFF.longest + 0.2)
@@ -177,8 +175,8 @@ def test_detaching_while_the_engine_is_away_ends_the_tries(harness: Harness) -> 
     assert not harness.clock.getDelayedCalls()
 
 
-def test_a_watcher_that_fails_goes_on_being_told(
-    harness: Harness, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
+def test_a_watcher_that_fails_hears_the_rest(
+    harness: Harness, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = harness.notes.output
 
@@ -192,10 +190,10 @@ def test_a_watcher_that_fails_goes_on_being_told(
     harness.streams.consoles[0].dataReceived(b"bad")
     harness.streams.consoles[0].dataReceived(b"good")
     assert harness.notes.told == [b"good"]
-    assert len(logged_errors.take(ValueError)) == 1
+    assert len(logged.take(ValueError)) == 1
 
 
-def test_a_watcher_may_detach_while_it_is_told_of_the_end(
+def test_a_watcher_may_detach_during_the_end(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = harness.notes.ended

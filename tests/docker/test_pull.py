@@ -42,7 +42,7 @@ def progress_after(lines: int) -> PullProgress:
         (9, "2 of 2 layers, 5.0 of 5.0 MB"),
     ],
 )
-def test_progress_is_told_in_layers_and_megabytes(lines: int, words: str) -> None:
+def test_progress_is_in_layers_and_megabytes(lines: int, words: str) -> None:
     assert str(progress_after(lines)) == words
     assert progress_after(lines).error == ""
 

@@ -73,7 +73,7 @@ async def failure(doing: Any) -> str:
     return failed.value.detail
 
 
-async def test_everything_is_told_from_the_first_byte_to_the_end(node: EngineNode) -> None:
+async def test_all_is_reported_from_first_byte_to_end(node: EngineNode) -> None:
     _, notes, running = await node.start("echo first; echo last; exit 3")
     await notes.over()
     assert notes.console == b"first\r\nlast\r\n"
@@ -132,9 +132,7 @@ async def test_consoles_that_nobody_reads_keep_no_other_server_waiting(
 @pytest.mark.parametrize(
     ("call", "status"), [(("stop",), 5), (("signal", "SIGTERM"), 5), (("kill",), 137)]
 )
-async def test_a_server_ends_as_it_is_asked_to(
-    node: EngineNode, call: tuple[str, ...], status: int
-) -> None:
+async def test_servers_are_stopped(node: EngineNode, call: tuple[str, ...], status: int) -> None:
     _, notes, running = await node.start(OBEDIENT)
     await notes.seen(b"ready")
     await getattr(running, call[0])(*call[1:])
@@ -142,9 +140,7 @@ async def test_a_server_ends_as_it_is_asked_to(
     assert notes.ends == [(status, False)]
 
 
-async def test_a_signal_that_does_not_exist_is_refused_in_the_engines_words(
-    node: EngineNode,
-) -> None:
+async def test_an_unknown_signal_is_refused_by_the_engine(node: EngineNode) -> None:
     _, _, running = await node.start(OBEDIENT)
     assert "Docker refuses: " in (detail := await failure(running.signal("SIGNONSENSE")))
     assert "SIGNONSENSE" in detail
@@ -243,9 +239,7 @@ async def test_renewing_what_is_missing_makes_it(node: EngineNode) -> None:
     assert node.state(server)["Status"] == "created"
 
 
-async def test_a_start_without_a_container_or_of_a_running_one_is_refused(
-    node: EngineNode,
-) -> None:
+async def test_a_start_without_or_of_a_running_container_is_refused(node: EngineNode) -> None:
     server = node.engine.server(OBEDIENT)
     assert "no container" in await failure(node.environment.start(server.uuid, Notes()))
     await node.environment.create(server)

@@ -52,7 +52,7 @@ def test_the_figures_of_a_sample() -> None:
         (None, 50_000_000),
     ],
 )
-def test_memory_is_told_without_the_cache_of_files(details: Any, memory: int) -> None:
+def test_memory_is_counted_without_page_cache(details: Any, memory: int) -> None:
     assert used(changed("memory_stats", stats=details)).memory_bytes == memory
 
 
@@ -74,7 +74,7 @@ def test_memory_is_told_without_the_cache_of_files(details: Any, memory: int) ->
         ({"system_cpu_usage": None}, 0.0),
     ],
 )
-def test_cpu_is_told_in_percent_of_one_core(now: dict[str, Any], percent: float) -> None:
+def test_cpu_is_in_percent_of_one_core(now: dict[str, Any], percent: float) -> None:
     assert used(changed("cpu_stats", **now)).cpu_absolute == percent
 
 
@@ -99,9 +99,7 @@ def test_what_the_engine_leaves_out_is_nought(section: str) -> None:
 
 
 @given(st.lists(st.dictionaries(st.text(), st.integers())), st.integers(1, 50))
-def test_samples_are_put_together_from_any_pieces(
-    samples: list[dict[str, int]], size: int
-) -> None:
+def test_samples_are_joined_from_any_pieces(samples: list[dict[str, int]], size: int) -> None:
     data = b"".join(json.dumps(sample).encode() + b"\r\n" for sample in samples)
     reader = Samples()
     pieces = [data[at : at + size] for at in range(0, len(data), size)]

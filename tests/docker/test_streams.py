@@ -165,7 +165,7 @@ async def test_an_engine_that_does_not_answer_is_named() -> None:
             await ContainerStreams(reactor, address).console("any", len)
 
 
-async def test_a_container_that_is_gone_is_told_in_the_engines_words(engine: Engine) -> None:
+async def test_a_missing_container_is_the_engines_error(engine: Engine) -> None:
     streams = ContainerStreams(reactor, f"unix://{socket_of(engine)}")
     with pytest.raises(EnvironmentFailed, match=r"Docker refuses: .*[Nn]o such container"):
         await streams.console("no-such-container", len)

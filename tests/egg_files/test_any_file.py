@@ -69,9 +69,7 @@ def as_plain(value: Any) -> Any:
 
 @given(form=NESTED, data=DATA, path=PATHS, value=SCALARS)
 @examples
-def test_nested_data_holds_what_was_put_and_all_else(
-    form: Nested, data: Any, path: str, value: Any
-) -> None:
+def test_nested_data_holds_all_changes(form: Nested, data: Any, path: str, value: Any) -> None:
     before = form.write(data)
     change = put(path, value)
     after, failures = tried(form.parser, before, change)

@@ -61,9 +61,7 @@ def test_mark_encoding_and_line_ends_stay(
         ("ini", "a", "ü", b"a=\xfc\nb=\xe9\n"),
     ],
 )
-def test_what_is_not_utf_8_is_taken_byte_by_byte(
-    parser: str, match: str, value: str, new: bytes
-) -> None:
+def test_other_encodings_stay_as_bytes(parser: str, match: str, value: str, new: bytes) -> None:
     assert rewritten(parser, b"a=1\nb=\xe9\n", match, value) == Rewritten(new, [])
 
 

@@ -209,7 +209,7 @@ def spy(do: str = "pass") -> list[str]:
 @pytest.fixture
 def open_secret(tmp_path: Path) -> Iterator[str]:
     """A file that the daemon has open, in a way that other programs would inherit."""
-    path = tmp_path / "journal"
+    path = tmp_path / "database"
     path.write_text("hunter2")
     with path.open() as file:
         os.set_inheritable(file.fileno(), True)

@@ -212,7 +212,7 @@ def test_what_cannot_be_parsed_is_left_and_the_others_are_done(root: Path) -> No
     assert not (root / "none.csv").exists()
 
 
-def test_no_line_tells_a_value(root: Path) -> None:
+def test_no_line_has_a_value(root: Path) -> None:
     (root / "a.ini").write_text("[s]\n")
     lines = run(
         root,
@@ -229,9 +229,7 @@ def test_no_root(tmp_path: Path) -> None:
     assert "could not be opened: No such file" in line
 
 
-def test_a_full_disk_leaves_the_file_and_no_litter(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_only_the_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "server.properties").write_text("server-port=1\n")
 
     def full(*args: object, **options: object) -> None:

@@ -47,9 +47,7 @@ def test_bungeecords_egg() -> None:
         ("servers.pvp.address", "", "127.0.0.1:25566", "''"),
     ],
 )
-def test_values_keep_their_type_for_every_reader(
-    match: str, value: Any, old: str, new: str
-) -> None:
+def test_values_keep_type_for_every_reader(match: str, value: Any, old: str, new: str) -> None:
     text = changed("yaml", BUNGEECORD, put(match, value))
     assert text == BUNGEECORD.replace(old, new)
 

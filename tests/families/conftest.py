@@ -14,7 +14,7 @@ from tests.families.endpoint import Endpoint
 from tests.families.nodes import FamilyNode, SentPart
 from tests.families.recordings import FAMILIES
 from tests.support.reactor import reactor
-from tests.support.receiver import ReceiverHarness
+from tests.support.receiver import Receiver
 from wingsd.threadio import Workers
 
 pytest.register_assert_rewrite("tests.families.receiving", "tests.families.sending")
@@ -35,7 +35,7 @@ def workers() -> Iterator[Workers]:
 
 @pytest.fixture
 def endpoint(family: str, tmp_path: Path, workers: Workers) -> Iterator[Endpoint]:
-    receiver = ReceiverHarness(tmp_path / "node", workers, durable=False, family=family)
+    receiver = Receiver(tmp_path / "node", workers, durable=False, family=family)
     yield Endpoint(receiver, family)
     receiver.close()
 

@@ -15,7 +15,7 @@ from tests.families.recordings import BACKUPS, LOG
 from tests.support.configurations import config
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.support.sender import SenderHarness
+from tests.support.sender import Sender
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.threadio import TokenBucket, Workers
 
@@ -48,9 +48,7 @@ class Departure:
         family: str,
         rate: int = 0,
     ) -> None:
-        self.sender = SenderHarness(
-            directory, workers, TokenBucket(reactor, rate) if rate else None
-        )
+        self.sender = Sender(directory, workers, TokenBucket(reactor, rate) if rate else None)
         self.destination = destination
         self._order = ORDERS[family]
         self.log = self.sender.logs / "install" / f"{UUID}.log"

@@ -19,7 +19,7 @@ from tests.families.recordings import Recording
 from tests.http.talk import Transport
 from tests.support import Panel
 from tests.support.reactor import until
-from tests.support.receiver import ReceiverHarness
+from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
 from wingsd.config import PELICAN, Config, StreamsConfig
 from wingsd.http.site import NodeSite
@@ -84,7 +84,7 @@ class Connection:
 class Endpoint:
     """A node of a family, and uploads to it."""
 
-    def __init__(self, receiver: ReceiverHarness, family: str) -> None:
+    def __init__(self, receiver: Receiver, family: str) -> None:
         self.receiver = receiver
         self._panel = Panel()
         self._node = self._panel.add_node("https://node.invalid:8080")

@@ -96,9 +96,7 @@ def test_the_form_is_read_the_same_wherever_it_is_cut(family: str) -> None:
     assert read(recording, recording.writes) == whole
 
 
-async def test_the_endpoint_has_the_same_result_wherever_it_is_cut(
-    family: str, endpoint: Endpoint
-) -> None:
+async def test_the_result_is_the_same_wherever_it_is_cut(family: str, endpoint: Endpoint) -> None:
     recording = RECORDINGS[family]
     whole = await endpoint.upload(recording)
     assert (whole.status, whole.files, whole.state) == (200, recording.files, "completed")

@@ -35,7 +35,7 @@ def test_each_default_is_the_one_that_counts() -> None:
             assert KEYS[path].default == (list(value) if isinstance(value, tuple) else value)
 
 
-def test_a_key_is_told_with_its_unit_and_its_bounds() -> None:
+def test_a_key_has_its_unit_and_bounds() -> None:
     assert KEYS["system.transfers.stall_timeout"] == Key(
         path="system.transfers.stall_timeout",
         kind="whole number, seconds",

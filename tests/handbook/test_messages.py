@@ -31,7 +31,7 @@ TEXTS = {message.text for message in told()}
         "wingsd: cannot listen on …: …",
     ],
 )
-def test_each_way_to_tell_is_found(text: str) -> None:
+def test_each_kind_of_message_is_found(text: str) -> None:
     assert text in TEXTS
 
 

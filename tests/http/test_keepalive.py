@@ -50,7 +50,7 @@ class Waiting(Resource):
         return listener
 
 
-async def test_a_client_that_vanished_is_found_before_its_answer(
+async def test_a_vanished_client_is_found_before_its_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in (("IDLE", 1), ("INTERVAL", 1), ("PROBES", 2)):

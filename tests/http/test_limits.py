@@ -88,7 +88,7 @@ def test_an_upload_has_as_long_as_something_comes() -> None:
     assert talk.reader.events == ["end"]
 
 
-def test_a_header_line_that_is_too_long_is_told_so() -> None:
+def test_too_long_a_header_line_is_refused() -> None:
     talk = Conversation(Taker())
     talk.send(head(X="x" * 20_000))
     assert [status for status, _, _ in talk.transport.answers()] == [431]
@@ -100,7 +100,7 @@ def slow(talk: Conversation, seconds: int) -> None:
         talk.clock.advance(1)
 
 
-def test_an_upload_that_comes_byte_by_byte_fails_and_is_told_why() -> None:
+def test_an_upload_byte_by_byte_fails_with_the_reason() -> None:
     talk = Conversation(Taker(), least_rate=2)
     talk.send(head(Content_Length=100_000))
     slow(talk, 29)

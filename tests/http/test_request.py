@@ -10,7 +10,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from tests.http.talk import REFUSAL, Conversation, Taker, head
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.support.recording_observer import RecordingObserver
 from wingsd.http import request as request_module
 from wingsd.http.request import BodyReader, StreamingRequest
@@ -119,7 +119,7 @@ def test_every_status_has_its_reason_phrase(status: int, line: bytes) -> None:
     assert talk.transport.value().startswith(line)
 
 
-def test_a_client_that_may_come_again_is_told_when() -> None:
+def test_a_refusal_may_have_retry_after() -> None:
     talk = Conversation(Taker(TooManyTransfers(72)))
     talk.send(head(Content_Length=1000))
     ((status, headers, body),) = talk.transport.answers()
@@ -179,7 +179,7 @@ def test_only_the_first_answer_counts() -> None:
     assert [status for status, _, _ in talk.transport.answers()] == [200]
 
 
-def test_a_lost_client_is_told_of_and_cannot_be_answered() -> None:
+def test_a_lost_client_is_reported_and_not_answered() -> None:
     talk = Conversation(Taker())
     talk.send(head(Content_Length=10), b"123")
     talk.protocol.connectionLost(Failure(ConnectionLost()))
@@ -229,23 +229,21 @@ class Mistaken(Taker):
         raise RuntimeError("a mistake")
 
 
-def test_a_resource_that_fails_at_once_is_answered_for(logged_errors: LoggedErrors) -> None:
+def test_a_resource_that_fails_at_once_is_answered_for(logged: Logged) -> None:
     talk = Conversation(Mistaken())
     talk.send(head(Content_Length=3), b"abc")
     assert [status for status, _, _ in talk.transport.answers()] == [500]
-    assert logged_errors.take(RuntimeError)
+    assert logged.take(RuntimeError)
 
 
-def test_an_unforeseen_error_is_logged_and_its_answer_tells_nothing_of_it(
-    logged_errors: LoggedErrors,
-) -> None:
+def test_an_internal_error_is_logged_and_its_answer_is_empty_of_it(logged: Logged) -> None:
     talk = Conversation(Taker(RuntimeError("secret")))
     talk.send(head(Content_Length=0))
     ((status, _, body),) = talk.transport.answers()
     assert status == 500
     assert b"secret" not in body
     assert "log of this node" in json.loads(body)["detail"]
-    assert len(logged_errors.take(RuntimeError)) == 1
+    assert len(logged.take(RuntimeError)) == 1
 
 
 def test_a_resource_that_wants_the_whole_body_gets_it() -> None:
@@ -265,14 +263,12 @@ def test_a_form_is_not_parsed_by_twisted() -> None:
     assert [body for _, _, body in talk.transport.answers()] == [form[::-1]]
 
 
-def test_an_internal_error_of_a_resource_is_answered_with_500_in_json(
-    logged_errors: LoggedErrors,
-) -> None:
+def test_an_internal_error_of_a_resource_is_answered_with_500_in_json(logged: Logged) -> None:
     talk = Conversation(Taker())
     talk.send(head("/whole", method="PUT", Content_Length=0))
     ((status, _, body),) = talk.transport.answers()
     assert (status, json.loads(body)["code"]) == (500, "internal-error")
-    assert logged_errors.take(RuntimeError)
+    assert logged.take(RuntimeError)
 
 
 @pytest.mark.parametrize("headers", [{"Content_Length": 2**21}, {"Transfer_Encoding": "chunked"}])
@@ -319,7 +315,7 @@ def test_two_requests_can_share_a_connection() -> None:
     assert [status for status, _, _ in talk.transport.answers()] == [200, 200]
 
 
-def test_an_answer_that_is_an_error_is_told_to_who_counts_them() -> None:
+def test_an_error_answer_is_counted() -> None:
     heard, resource = RecordingObserver(), Taker(REFUSAL)
     talk = Conversation(resource, observer=heard)
     talk.send(head(Content_Length=5), b"abcde")

@@ -159,9 +159,7 @@ async def test_a_servers_life_as_a_panel_and_a_browser_see_it(harness: Harness) 
     assert (await harness.ask("DELETE"))[0] == 404
 
 
-async def test_a_server_without_an_image_is_there_and_starts_when_it_has_one(
-    harness: Harness,
-) -> None:
+async def test_a_server_without_an_image_starts_when_it_has_one(harness: Harness) -> None:
     missing = EnvironmentFailed("the image of the server could not be pulled")
     harness.environment.faults |= {"create": missing, "recreate": missing}
     await harness.create()

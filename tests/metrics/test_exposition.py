@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from tests.metrics.exposed import FakePassage, Queue, Reports, Samples, exposition, rendered, told
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd import __version__
 from wingsd.metrics import Recorder, Sources
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
@@ -45,12 +45,12 @@ def test_it_says_what_runs_and_what_that_takes() -> None:
     assert found.having("python_info")
 
 
-def test_no_series_tells_when_another_was_made() -> None:
+def test_no_series_has_its_creation_time() -> None:
     found = Samples(rendered(exposition(told()))[0])
     assert not [name for name in found.names if name.endswith("_created")]
 
 
-def test_transfers_under_way_are_told_by_their_step() -> None:
+def test_running_transfers_are_counted_by_step() -> None:
     recorder = Recorder()
     for step, seconds in (("receive", 5.0), ("receive", 700.0), ("report", 1.0)):
         recorder.transfer_begun(FakePassage("in", step, seconds))
@@ -64,7 +64,7 @@ def test_transfers_under_way_are_told_by_their_step() -> None:
     assert found.get(age, direction="out", step="send") == 0
 
 
-def test_every_step_that_a_transfer_can_be_under_way_in_is_told() -> None:
+def test_every_step_of_a_running_transfer_is_counted() -> None:
     found = Samples(rendered(exposition(Recorder()))[0])
     for way, steps in (("in", list(ReceiveStep)), ("out", list(SendStep))):
         for step in steps:
@@ -84,7 +84,7 @@ def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
     assert Samples(rendered(exposed)[0]).get("wingsd_outbox_reports") == 0
 
 
-def test_the_disk_is_told_as_the_kernel_tells_it() -> None:
+def test_the_disk_has_the_kernels_figures() -> None:
     found = Samples(rendered(exposition(Recorder()))[0])
     disk = os.statvfs("/")
     assert found.get("wingsd_data_size_bytes") == disk.f_blocks * disk.f_frsize
@@ -117,9 +117,7 @@ def test_a_disk_that_does_not_answer_keeps_nothing_else_back() -> None:
     assert found.having("wingsd_transfers_total")
 
 
-def test_a_disk_that_hangs_is_asked_once_and_complained_of_once(
-    logged_errors: LoggedErrors,
-) -> None:
+def test_a_disk_that_hangs_is_asked_once_and_complained_of_once(logged: Logged) -> None:
     disk, clock = Disk(Deferred()), Clock()
     exposed = exposition(Recorder(), workers=disk, clock=clock)
     for _ in range(3):
@@ -127,7 +125,7 @@ def test_a_disk_that_hangs_is_asked_once_and_complained_of_once(
         clock.advance(2)
         assert rendering.called
     assert disk.asked == 1
-    assert [line for line in logged_errors.lines if "size not available" in line] == [
+    assert [line for line in logged.lines if "size not available" in line] == [
         "/: size not available: no answer within 2 s"
     ]
     # It tells it in the end, which nobody waits for any more: it is asked anew.

@@ -126,9 +126,7 @@ def test_every_label_that_is_kept_is_one(samples: Samples, expression: str) -> N
         assert set(kept.split(", ")) <= known | TARGET
 
 
-def test_promtool_reads_every_query_of_the_dashboard(
-    promtool: Callable[..., str], tmp_path: Path
-) -> None:
+def test_promtool_reads_each_dashboard_query(promtool: Callable[..., str], tmp_path: Path) -> None:
     recorded = [{"record": f"q:{n}", "expr": query} for n, query in enumerate(queries())]
     path = tmp_path / "queries.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": recorded}]}))

@@ -50,7 +50,7 @@ def test_a_failure_has_its_reason_and_a_cancelled_transfer_is_none() -> None:
     ]
 
 
-def test_what_can_happen_is_told_to_have_happened_never() -> None:
+def test_counters_begin_at_zero() -> None:
     found = samples(Recorder())
     for name in REASONS:
         assert found.get("wingsd_request_errors_total", reason=name) == 0
@@ -144,7 +144,7 @@ def test_it_is_known_when_a_peer_last_answered_and_last_did_not() -> None:
     assert began <= (last()[1] or 0) <= time.time()
 
 
-def test_calls_may_be_told_of_from_any_thread() -> None:
+def test_calls_are_counted_from_any_thread() -> None:
     recorder = Recorder()
 
     def work() -> None:

@@ -100,7 +100,7 @@ async def test_every_page_is_asked_for_whose_a_server_is(harness: Harness) -> No
     assert not await client.owns(UUID)
 
 
-async def test_the_outcome_is_told(harness: Harness) -> None:
+async def test_the_outcome_is_reported(harness: Harness) -> None:
     harness.fake.open_transfer(UUID, harness.here)
     await harness.client().transfer_succeeded(UUID)
     assert harness.fake.node_of(UUID) == harness.here
@@ -112,7 +112,7 @@ async def test_the_outcome_is_told(harness: Harness) -> None:
 @pytest.mark.parametrize(
     ("backups", "body"), [(None, None), ((), {"backups": []}), ((UUID,), {"backups": [UUID]})]
 )
-async def test_backups_are_told_where_the_panel_asks_for_them(
+async def test_backups_are_reported_if_asked_for(
     harness: Harness, backups: tuple[str, ...] | None, body: object
 ) -> None:
     harness.fake.open_transfer(UUID, harness.here)
@@ -149,9 +149,7 @@ CALLS: list[Callable[[Panel], Awaitable[object]]] = [
 
 
 @pytest.mark.parametrize("ask", CALLS)
-async def test_each_call_with_a_wrong_token_raises_node_token_refused(
-    harness: Harness, ask: Any
-) -> None:
+async def test_each_call_with_a_wrong_token_is_refused(harness: Harness, ask: Any) -> None:
     with pytest.raises(NodeTokenRefused) as caught:
         await ask(harness.client(token="x"))
     assert (caught.value.status, caught.value.response_status) == (503, 403)
@@ -163,18 +161,14 @@ async def test_each_call_with_a_wrong_token_raises_node_token_refused(
 
 
 @pytest.mark.parametrize("ask", CALLS)
-async def test_each_call_answered_with_401_raises_node_token_refused(
-    harness: Harness, ask: Any
-) -> None:
+async def test_each_401_is_a_refused_node_token(harness: Harness, ask: Any) -> None:
     harness.fake.inject("/servers", Answer(401))
     with pytest.raises(NodeTokenRefused):
         await ask(harness.client())
     assert len(harness.fake.calls) == 1
 
 
-async def test_a_server_that_no_transfer_brings_here_is_told_from_a_refused_token(
-    harness: Harness,
-) -> None:
+async def test_an_unassigned_server_is_no_refused_token(harness: Harness) -> None:
     with pytest.raises(ServerNotAssigned):
         await harness.client().describe(UUID)
     with pytest.raises(PanelRefused) as caught:
@@ -182,9 +176,7 @@ async def test_a_server_that_no_transfer_brings_here_is_told_from_a_refused_toke
     assert not isinstance(caught.value, NodeTokenRefused)
 
 
-async def test_nothing_is_concluded_while_it_is_not_known_which_was_refused(
-    harness: Harness,
-) -> None:
+async def test_a_refusal_is_undecided_while_the_panel_is_down(harness: Harness) -> None:
     # Its `Retry-After` is longer than any call is repeated for.
     harness.fake.inject("/servers?", Answer(503, retry_after="90"))
     with pytest.raises(PanelUnreachable):
@@ -399,7 +391,7 @@ def test_the_pauses_between_attempts_are_not_the_panels_time() -> None:
     assert isinstance(error, TimeoutError)
 
 
-def test_a_call_that_is_cancelled_is_told_as_that() -> None:
+def test_a_cancelled_call_is_observed() -> None:
     heard = RecordingObserver()
     panel, _, clock = dead_panel(Deferred, heard)
     outcome = Deferred.fromCoroutine(panel.owns(UUID))
@@ -419,7 +411,7 @@ async def test_it_is_known_when_it_last_answered(harness: Harness) -> None:
     assert abs(client.heard - time.time()) < 30
 
 
-async def test_a_greeting_is_tried_once_and_its_failure_told(harness: Harness) -> None:
+async def test_a_greeting_is_tried_once_and_may_fail(harness: Harness) -> None:
     harness.fake.inject("/servers", Answer(503))
     with pytest.raises(PanelUnreachable, match="it answered 503"):
         await harness.client().greet()

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
 from tests.transfers.peers import Peer, Script, pem, read_head, server_context
 from wingsd.panel import http_client as httpclient
@@ -149,13 +149,13 @@ HEADS = {
 
 
 @pytest.mark.parametrize("name", HEADS)
-async def test_a_head_without_end_is_cut(name: str, logged_errors: LoggedErrors) -> None:
+async def test_a_head_without_end_is_cut(name: str, logged: Logged) -> None:
     first, block, says = HEADS[name]
     peer = Peer(goes_on(first, block))
     with pytest.raises(AnswerRefused, match=says):
         await ask(peer)
     assert await peer.outcome < MAX_HEAD + BUFFERS
-    assert not [line for line in logged_errors.lines if "Ignoring unexpected" in line]
+    assert not [line for line in logged.lines if "Ignoring unexpected" in line]
 
 
 CHUNK = b"1;" + b"e" * 1000 + b"\r\nx\r\n"

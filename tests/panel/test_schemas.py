@@ -89,9 +89,7 @@ def test_only_the_uuid_is_needed() -> None:
         ({"oom_killer": False, "oom_disabled": False}, True),
     ],
 )
-def test_pelican_says_the_opposite_of_oom_disabled(
-    build: dict[str, object], disabled: bool
-) -> None:
+def test_pelican_writes_the_opposite_of_oom(build: dict[str, object], disabled: bool) -> None:
     assert server(build=build).build.oom_kill_disabled is disabled
 
 
@@ -116,7 +114,7 @@ def test_pelican_says_the_opposite_of_oom_disabled(
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_path(answer: object, fault: str) -> None:
+def test_an_error_names_its_path(answer: object, fault: str) -> None:
     with pytest.raises(InvalidData) as caught:
         configuration_from_panel(answer)
     assert str(caught.value) == fault

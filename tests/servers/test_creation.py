@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration
 from tests.support import Hang
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.errors import (
     Conflict,
     EnvironmentFailed,
@@ -86,7 +86,7 @@ def test_a_server_that_the_panel_does_not_describe_is_not_created(node: FakeNode
 
 
 def test_a_server_whose_container_cannot_be_made_is_here_and_a_start_makes_it(
-    node: FakeNode, logged_errors: LoggedErrors
+    node: FakeNode, logged: Logged
 ) -> None:
     empty(node)
     fault = EnvironmentFailed("the image x could not be pulled")
@@ -99,7 +99,7 @@ def test_a_server_whose_container_cannot_be_made_is_here_and_a_start_makes_it(
     assert node.panel.calls[-1] == ("installed", UUID, True)
     reason = "The server's container could not be created: the image x could not be pulled"
     assert reason in node.told("daemon message")
-    assert f"{UUID}: {reason}" in logged_errors.lines
+    assert f"{UUID}: {reason}" in logged.lines
     assert f"[wingsd] {reason}" in Outcome.of(server.logs(10)).value()
 
     start(server).error(EnvironmentFailed)
@@ -110,7 +110,7 @@ def test_a_server_whose_container_cannot_be_made_is_here_and_a_start_makes_it(
 
 
 def test_a_server_whose_directory_cannot_be_made_is_here_and_a_start_makes_it(
-    node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     empty(node)
 
@@ -126,19 +126,17 @@ def test_a_server_whose_directory_cannot_be_made_is_here_and_a_start_makes_it(
         start(server).error(StorageError)
     start(server).value()
     assert (node.data / UUID).is_dir()
-    assert not any("measuring" in line for line in logged_errors.lines)
+    assert not any("measuring" in line for line in logged.lines)
 
 
-def test_an_internal_error_leaves_the_server_here_too(
-    node: FakeNode, logged_errors: LoggedErrors
-) -> None:
+def test_an_internal_error_leaves_the_server_here_too(node: FakeNode, logged: Logged) -> None:
     empty(node)
     node.environment.faults["create"] = RuntimeError("secret")  # type: ignore[assignment]
     server = create(node).value()
     assert node.servers.get(UUID) is server
     assert "internal error" in node.told("daemon message")[0]
     assert "secret" not in " ".join(node.told("daemon message"))
-    assert logged_errors.take(RuntimeError)
+    assert logged.take(RuntimeError)
 
 
 def test_a_variable_that_no_container_can_have_is_named_in_the_console(node: FakeNode) -> None:
@@ -157,14 +155,12 @@ def test_an_unknown_server_is_not_reported_as_installed(node: FakeNode) -> None:
     assert [call[0] for call in node.panel.calls] == ["describe"]
 
 
-def test_a_server_is_kept_when_its_installation_cannot_be_reported(
-    node: FakeNode, logged_errors: LoggedErrors
-) -> None:
+def test_a_server_with_an_unreported_installation_stays(node: FakeNode, logged: Logged) -> None:
     empty(node)
     node.panel.faults["installed"] = DOWN
     server = create(node).value()
     assert node.servers.get(UUID) is server
-    assert any("was not reported" in line for line in logged_errors.lines)
+    assert any("was not reported" in line for line in logged.lines)
 
 
 @pytest.mark.parametrize("where", ["describe", "create", "installed"])

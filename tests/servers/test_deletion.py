@@ -9,7 +9,7 @@ import pytest
 
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration
 from tests.support import Hang
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.config import StoragePool
 from wingsd.errors import (
     Conflict,
@@ -138,7 +138,7 @@ def test_a_start_under_way_is_cancelled_by_the_deletion(node: FakeNode) -> None:
 
 
 def test_files_that_cannot_be_deleted_are_logged(
-    node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     node.server()
 
@@ -147,7 +147,7 @@ def test_files_that_cannot_be_deleted_are_logged(
 
     monkeypatch.setattr(ServerDirectories, "set_aside", stuck)
     delete(node).value()
-    assert any("files not deleted" in line for line in logged_errors.lines)
+    assert any("files not deleted" in line for line in logged.lines)
     assert node.told("deleted") == [""]
 
 
@@ -175,7 +175,7 @@ def test_what_another_node_of_the_pool_is_deleting_is_left_to_that(node: FakeNod
 
 
 def test_what_cannot_be_deleted_keeps_nothing_else(
-    node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     for uuid in (UUID, OTHER):
         (node.data / f".deleting-{uuid}-abc").mkdir()
@@ -189,4 +189,4 @@ def test_what_cannot_be_deleted_keeps_nothing_else(
     monkeypatch.setattr(ServerDirectories, "delete", stuck)
     Outcome.of(node.servers.boot()).value()
     assert os.listdir(node.data) == [f".deleting-{OTHER}-abc"]
-    assert any("is stuck" in line for line in logged_errors.lines)
+    assert any("is stuck" in line for line in logged.lines)

@@ -48,9 +48,7 @@ def test_a_symlink_in_its_place_is_no_directory(
         directories.make(UUID)
 
 
-def test_what_is_deleted_leaves_its_place_first(
-    directories: ServerDirectories, data: Path
-) -> None:
+def test_a_deletion_moves_the_files_first(directories: ServerDirectories, data: Path) -> None:
     directories.make(UUID)
     (data / UUID / "world").mkdir()
     (data / UUID / "world" / "region").write_bytes(b"x")
@@ -78,9 +76,7 @@ def test_what_is_deleted_may_be_of_any_depth(directories: ServerDirectories, dat
     assert os.listdir(data) == []
 
 
-def test_a_missing_directory_has_nothing_to_delete(
-    directories: ServerDirectories, data: Path
-) -> None:
+def test_a_missing_directory_needs_no_deletion(directories: ServerDirectories, data: Path) -> None:
     assert directories.set_aside(UUID) is None
     assert directories.unfinished() == []
 

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration
 from tests.support import Hang
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.errors import EnvironmentFailed, ServerNotFound, ServersNotLoaded
 from wingsd.panel.http_client import NodeTokenRefused, PanelUnreachable
 from wingsd.servers.power_states import PowerState
@@ -15,7 +15,7 @@ from wingsd.servers.power_states import PowerState
 DOWN = PanelUnreachable("down", "x")
 
 
-def test_servers_are_loaded_the_panel_told_and_what_runs_taken_up(node: FakeNode) -> None:
+def test_servers_are_loaded_the_panel_reset_and_runs_adopted(node: FakeNode) -> None:
     for uuid in (UUID, OTHER):
         node.panel.known[uuid] = configuration(uuid)
         (node.data / uuid).mkdir()
@@ -58,9 +58,7 @@ def test_what_arrived_during_the_boot_stays_as_it_is(node: FakeNode) -> None:
     assert node.servers.get(UUID) is arriving
 
 
-def test_the_list_of_servers_is_requested_until_the_panel_answers(
-    node: FakeNode, logged_errors: LoggedErrors
-) -> None:
+def test_servers_are_requested_until_the_panel_answers(node: FakeNode, logged: Logged) -> None:
     node.panel.faults["servers"] = DOWN
     booting = boot(node)
     waits = []
@@ -70,26 +68,24 @@ def test_the_list_of_servers_is_requested_until_the_panel_answers(
         node.clock.advance(waits[-1])
     assert waits[0] < 2
     assert 40 < waits[-1] < 80
-    assert len([line for line in logged_errors.lines if "is repeated" in line]) == 13
+    assert len([line for line in logged.lines if "is repeated" in line]) == 13
     node.panel.faults.clear()
     node.clock.advance(120)
     booting.value()
     assert node.servers.loaded
 
 
-def test_a_node_whose_token_is_refused_reads_what_to_do(
-    node: FakeNode, logged_errors: LoggedErrors
-) -> None:
+def test_a_node_whose_token_is_refused_reads_what_to_do(node: FakeNode, logged: Logged) -> None:
     node.panel.faults["servers"] = NodeTokenRefused("GET /servers was answered 403: no", 403)
     booting = boot(node)
-    (line,) = [line for line in logged_errors.lines if "is repeated" in line]
+    (line,) = [line for line in logged.lines if "is repeated" in line]
     assert "the Panel does not accept this node's token: copy the node's configuration" in line
     node.panel.faults.clear()
     node.clock.advance(2)
     booting.value()
 
 
-def test_a_reset_that_fails_is_told_again_and_keeps_nobody_waiting(node: FakeNode) -> None:
+def test_a_failed_reset_is_repeated_in_the_background(node: FakeNode) -> None:
     node.panel.faults["reset"] = DOWN
     boot(node).value()
     node.panel.faults.clear()
@@ -97,9 +93,7 @@ def test_a_reset_that_fails_is_told_again_and_keeps_nobody_waiting(node: FakeNod
     assert node.panel.calls == [("servers",), ("reset",), ("reset",)]
 
 
-def test_an_engine_that_does_not_answer_is_asked_again(
-    node: FakeNode, logged_errors: LoggedErrors
-) -> None:
+def test_an_engine_that_does_not_answer_is_asked_again(node: FakeNode, logged: Logged) -> None:
     for uuid in (UUID, OTHER):
         node.panel.known[uuid] = configuration(uuid)
         (node.data / uuid).mkdir()
@@ -107,7 +101,7 @@ def test_an_engine_that_does_not_answer_is_asked_again(
     node.environment.faults["adopt"] = EnvironmentFailed("the engine is away")
     boot(node).value()
     assert {server.state for server in node.servers.all()} == {PowerState.OFFLINE}
-    assert len([line for line in logged_errors.lines if "2 servers are in" in line]) == 1
+    assert len([line for line in logged.lines if "2 servers are in" in line]) == 1
     node.clock.advance(2)
     node.servers.discard(OTHER)
     node.environment.faults.clear()

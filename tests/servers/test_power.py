@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do, running
 from tests.support import FakeEnvironment
 from tests.support.environment import FakeProcess
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.docker.runtime import Usage, Watcher
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, ServerNotRunning
 from wingsd.panel.http_client import PanelUnreachable
@@ -38,7 +38,7 @@ def test_without_a_done_line_it_is_up_at_once(node: FakeNode) -> None:
     assert server.state is PowerState.RUNNING
 
 
-def test_a_done_line_that_is_no_expression_is_told(node: FakeNode) -> None:
+def test_an_invalid_done_line_is_logged(node: FakeNode) -> None:
     server = node.server(configuration(done=("regex:(",)))
     do(server, PowerAction.START).value()
     assert server.state is PowerState.STARTING
@@ -83,15 +83,13 @@ def test_a_start_that_fails_says_so_and_leaves_it_offline(
     assert server.state is PowerState.STARTING
 
 
-def test_an_internal_error_is_logged_in_full_and_shown_in_brief(
-    node: FakeNode, logged_errors: LoggedErrors
-) -> None:
+def test_an_internal_error_is_logged_and_shown_in_brief(node: FakeNode, logged: Logged) -> None:
     server = node.server()
     node.panel.faults["describe"] = RuntimeError("a mistake")
     do(server, PowerAction.START).error(RuntimeError)
     assert server.state is PowerState.OFFLINE
     assert "unexpectedly" in node.told("daemon message")[0]
-    assert logged_errors.take(RuntimeError)
+    assert logged.take(RuntimeError)
 
 
 def test_a_program_that_ends_before_the_engine_has_answered(
@@ -127,9 +125,7 @@ def test_what_runs_unknown_to_the_node_is_taken_up_and_not_started(node: FakeNod
     assert node.called("recreate", "start") == []
 
 
-def test_events_after_a_failed_start_are_ignored(
-    node: FakeNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_late_events_are_ignored(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     server = node.server()
     watchers: list[Watcher] = []
 
@@ -176,9 +172,7 @@ def test_a_start_finds_out_that_the_server_was_suspended(node: FakeNode) -> None
         (Stop("stop"), ("stop", UUID)),
     ],
 )
-def test_a_server_is_stopped_in_its_own_way(
-    node: FakeNode, stop: Stop, call: tuple[str, ...]
-) -> None:
+def test_a_server_stops_in_its_own_way(node: FakeNode, stop: Stop, call: tuple[str, ...]) -> None:
     server = running(node, stop)
     do(server, PowerAction.STOP).value()
     assert call in node.environment.calls
@@ -228,9 +222,7 @@ def test_a_kill_during_a_stop_works_at_once(node: FakeNode) -> None:
 
 
 @pytest.mark.parametrize("action", [PowerAction.STOP, PowerAction.KILL])
-def test_an_engine_that_cannot_be_asked_leaves_it_running(
-    node: FakeNode, action: PowerAction
-) -> None:
+def test_a_silent_engine_leaves_it_running(node: FakeNode, action: PowerAction) -> None:
     server = running(node)
     for name in ("command", "kill"):
         node.environment.faults[name] = EnvironmentFailed("the engine is away")
@@ -241,9 +233,7 @@ def test_an_engine_that_cannot_be_asked_leaves_it_running(
     assert "exit status 1" in node.told("daemon message")[1]
 
 
-def test_a_kill_that_kills_nothing_is_a_failure(
-    node: FakeNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_without_effect_fails(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     server = running(node)
 
     async def nothing(_: FakeProcess) -> None:

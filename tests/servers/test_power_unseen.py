@@ -42,9 +42,7 @@ def test_a_transfer_stops_it_before_its_container_goes(node: FakeNode, server: S
 
 
 @pytest.mark.parametrize("action", list(PowerAction))
-def test_no_action_is_taken_while_the_engine_is_unreachable(
-    server: Server, action: PowerAction
-) -> None:
+def test_actions_wait_for_an_unreachable_engine(server: Server, action: PowerAction) -> None:
     do(server, action).error(EnvironmentFailed)
 
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.errors import Conflict, ServerAlreadyExists, ServerNotFound
 from wingsd.servers.power_states import PowerAction
 
@@ -24,19 +24,17 @@ def test_an_arriving_server_is_known_and_held(node: FakeNode) -> None:
 
 
 def test_an_arriving_server_is_not_measured_before_its_directory_is_here(
-    node: FakeNode, logged_errors: LoggedErrors
+    node: FakeNode, logged: Logged
 ) -> None:
     boot(node).value()
     server = node.servers.admit(configuration(), "it is being received")
     assert [each.details().utilization.disk_bytes for each in node.servers.all()] == [0]
-    assert not any("measuring" in line for line in logged_errors.lines)
+    assert not any("measuring" in line for line in logged.lines)
     server.files.received(1234)
     assert server.details().utilization.disk_bytes == 1234
 
 
-def test_one_whose_size_is_not_known_is_measured_when_its_directory_is_here(
-    node: FakeNode,
-) -> None:
+def test_an_unknown_size_is_measured_once_its_directory_is_here(node: FakeNode) -> None:
     boot(node).value()
     server = node.servers.admit(configuration(), "it is being received")
     server.details()

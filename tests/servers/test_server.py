@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, running
 from tests.support import Hang
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.config import Registry
 from wingsd.docker.runtime import Usage
 from wingsd.egg_files.rewriters import public_configuration
@@ -25,9 +25,7 @@ from wingsd.util.serialization import unstructure
 USAGE = Usage(1000, 2000, 12.5, 30, 40, 5000)
 
 
-def test_a_variable_that_no_container_can_have_fails_the_start_of_its_server_alone(
-    node: FakeNode,
-) -> None:
+def test_an_impossible_variable_fails_its_server_alone(node: FakeNode) -> None:
     node.panel.known[OTHER] = configuration(OTHER)
     (node.data / OTHER).mkdir()
     server = node.server(configuration(environment={"STARTUP=sh -c evil;": "x"}))
@@ -42,7 +40,7 @@ def test_a_variable_that_no_container_can_have_fails_the_start_of_its_server_alo
     assert other.state is PowerState.STARTING
 
 
-def test_lines_are_told_and_kept(node: FakeNode) -> None:
+def test_lines_are_sent_and_kept(node: FakeNode) -> None:
     server = running(node)
     node.process().say(b"one\r\ntw")
     node.process().say(b"o\r\nthree")
@@ -68,7 +66,7 @@ def test_each_run_has_a_console_of_its_own(node: FakeNode) -> None:
     assert server.console.lines(9) == []
 
 
-def test_a_flood_is_cut_and_told_of_once_it_is_over(node: FakeNode) -> None:
+def test_a_flood_is_cut_and_reported_at_its_end(node: FakeNode) -> None:
     server = running(node)
     node.clock.advance(1)
     for _ in range(4):
@@ -83,7 +81,7 @@ def test_a_flood_is_cut_and_told_of_once_it_is_over(node: FakeNode) -> None:
     assert node.clock.getDelayedCalls() == []
 
 
-def test_a_flood_that_ends_with_the_server_is_told_of(node: FakeNode) -> None:
+def test_a_flood_that_ends_with_the_server_is_reported(node: FakeNode) -> None:
     running(node)
     node.clock.advance(1)
     node.process().say(b"flood\n" * (LINES + 1))
@@ -176,12 +174,10 @@ def test_a_missing_container_is_created_again(node: FakeNode) -> None:
     assert node.environment.containers[UUID] == server.configuration.settings
 
 
-def test_a_container_that_cannot_be_created_again_is_logged(
-    node: FakeNode, logged_errors: LoggedErrors
-) -> None:
+def test_a_container_that_cannot_be_restored_is_logged(node: FakeNode, logged: Logged) -> None:
     node.environment.faults["create"] = EnvironmentFailed("no image")
     Outcome.of(node.server().restore_environment()).value()
-    assert any("the next start does it" in line for line in logged_errors.lines)
+    assert any("the next start does it" in line for line in logged.lines)
 
 
 def test_usage_is_published_while_the_server_runs(node: FakeNode) -> None:
@@ -217,9 +213,7 @@ def test_the_details_are_the_panels(node: FakeNode) -> None:
     }
 
 
-def test_the_disk_is_measured_at_boot_after_runs_and_when_old_figures_are_asked_for(
-    node: FakeNode,
-) -> None:
+def test_the_disk_is_measured_at_boot_after_runs_and_when_stale(node: FakeNode) -> None:
     world = node.data / UUID / "world"
     world.parent.mkdir()
     world.write_bytes(b"x" * 1000)
@@ -291,20 +285,18 @@ def test_a_server_that_takes_long_to_measure_is_measured_less_often(
         assert len(workers.asked) == measured
 
 
-def test_what_cannot_be_measured_is_logged(node: FakeNode, logged_errors: LoggedErrors) -> None:
+def test_what_cannot_be_measured_is_logged(node: FakeNode, logged: Logged) -> None:
     server = node.server()
     (node.data / UUID).rmdir()
     server.files.measure()
-    assert any(line.startswith(f"{UUID}: measuring") for line in logged_errors.lines)
+    assert any(line.startswith(f"{UUID}: measuring") for line in logged.lines)
 
 
-def test_a_size_that_is_not_known_is_none_here_and_0_for_the_panel(
-    node: FakeNode, logged_errors: LoggedErrors
-) -> None:
+def test_an_unknown_size_is_none_here_and_0_for_the_panel(node: FakeNode, logged: Logged) -> None:
     (node.data / "elsewhere").mkdir()
     (node.data / UUID).symlink_to("elsewhere")
     server = node.server()
-    assert any(line.startswith(f"{UUID}: measuring") for line in logged_errors.lines)
+    assert any(line.startswith(f"{UUID}: measuring") for line in logged.lines)
     assert server.disk_bytes is None
     assert server.details().utilization.disk_bytes == 0
     assert json.loads(server.stats())["disk_bytes"] == 0

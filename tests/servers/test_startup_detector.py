@@ -53,7 +53,7 @@ def test_colours_are_in_the_way_unless_they_are_stripped(line: str) -> None:
     assert not matches(line, "regex:^server is up$")
 
 
-def test_an_expression_that_is_none_is_told_and_the_others_count() -> None:
+def test_an_invalid_expression_is_reported_and_others_count() -> None:
     done = StartupDetector(Startup(("regex:(oops", "up")))
     (fault,) = done.errors
     assert "regex:(oops" in fault

@@ -39,7 +39,7 @@ def test_an_episode_is_over_after_a_quiet_window() -> None:
     assert not throttle.active
 
 
-def test_a_flood_without_end_is_told_of_now_and_then() -> None:
+def test_an_endless_flood_is_reported_now_and_then() -> None:
     throttle = Throttle()
     told = []
     for window in range(250):

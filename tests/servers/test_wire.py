@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import OTHER, UUID
 from tests.support import Answer, Call, FakeEnvironment, process_configuration, server_settings
 from tests.support import Panel as FakePanel
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
 from wingsd.config import Config, RemoteQuery, SystemConfig
 from wingsd.egg_files.rewriters import Rewriters
@@ -73,9 +73,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeWithPa
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
 
 
-async def test_all_pages_are_loaded_but_for_what_makes_no_sense(
-    node: NodeWithPanel, logged_errors: LoggedErrors
-) -> None:
+async def test_all_pages_but_bad_servers_are_loaded(node: NodeWithPanel, logged: Logged) -> None:
     uuids = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
     for uuid in uuids:
         node.panel.add_server(server_settings(uuid), node.registered)
@@ -83,7 +81,7 @@ async def test_all_pages_are_loaded_but_for_what_makes_no_sense(
     node.panel.inject("/servers", Answer(502, b"updating", "text/html"))
     await node.servers.boot()
     assert [server.uuid for server in node.servers.all()] == uuids[:1] + uuids[2:]
-    assert any(line.startswith(f"{uuids[1]}: not loaded") for line in logged_errors.lines)
+    assert any(line.startswith(f"{uuids[1]}: not loaded") for line in logged.lines)
     await node.panel.called("/servers/reset")
     assert node.panel.calls[-1] == Call("POST", "/api/remote/servers/reset")
 
@@ -105,9 +103,7 @@ async def test_a_server_is_created_started_and_deleted(node: NodeWithPanel) -> N
     assert not (node.data / UUID).exists()
 
 
-async def test_a_creation_without_a_container_is_an_installation_all_the_same(
-    node: NodeWithPanel,
-) -> None:
+async def test_a_creation_without_a_container_is_an_installation(node: NodeWithPanel) -> None:
     await node.servers.boot()
     node.panel.add_server(server_settings(OTHER), node.registered)
     node.environment.foreign.add(OTHER)

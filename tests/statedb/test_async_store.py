@@ -28,12 +28,12 @@ def worker() -> Iterator[Workers]:
 async def test_the_store_closes_after_pending_writes(tmp_path: Path, worker: Workers) -> None:
     store = Store(str(tmp_path))
     store.open()
-    journal = StateDatabase(store, worker, lambda: 10.0)
-    entry = await journal.begin(UUID, Direction.IN, "RECEIVE")
+    database = StateDatabase(store, worker, lambda: 10.0)
+    entry = await database.begin(UUID, Direction.IN, "RECEIVE")
     busy = threading.Event()
     worker.run(busy.wait)
-    ended = journal.end(entry, Outcome.FAILURE)
-    closed = journal.close()
+    ended = database.end(entry, Outcome.FAILURE)
+    closed = database.close()
     busy.set()
     await closed
     assert ended.called

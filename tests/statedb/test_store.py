@@ -50,9 +50,7 @@ def test_a_transfer_is_kept_with_its_step(store: Store, tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_transfer_is_kept_with_its_pool_and_with_what_is_to_go(
-    store: Store, tmp_path: Path
-) -> None:
+def test_a_transfer_is_kept_with_its_pool_and_removals(store: Store, tmp_path: Path) -> None:
     plain, described = (store.begin(10, A, Direction.OUT, "ASK") for _ in range(2))
     store.set_terms(described, "the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"), 2**64 - 1)
     store = again(store, tmp_path)
@@ -64,7 +62,7 @@ def test_a_transfer_is_kept_with_its_pool_and_with_what_is_to_go(
 
 
 @pytest.mark.parametrize("backups", [None, (), (A,), (A, B)])
-def test_a_report_is_kept_with_its_backups(
+def test_backups_stay_in_reports(
     store: Store, tmp_path: Path, backups: tuple[str, ...] | None
 ) -> None:
     report = store.add_report(10, A, Outcome.SUCCESS, backups)
@@ -84,7 +82,7 @@ def test_how_it_ended_is_kept_with_it(store: Store, tmp_path: Path) -> None:
     store.close()
 
 
-def test_the_past_is_told_with_the_latest_first(store: Store) -> None:
+def test_past_transfers_are_listed_latest_first(store: Store) -> None:
     ids = [store.begin(10, server, Direction.IN, "RECEIVE") for server in (A, B, A, A)]
     for id_ in ids[:3]:
         store.end(11, id_, Outcome.SUCCESS)
@@ -238,9 +236,7 @@ def test_each_change_is_on_the_disk_when_it_returns(store: Store, tmp_path: Path
 
 
 @pytest.mark.parametrize("version", range(1, len(SCHEMAS)))
-def test_an_older_database_gets_what_it_lacks_and_loses_nothing(
-    tmp_path: Path, version: int
-) -> None:
+def test_an_older_database_is_migrated_and_loses_nothing(tmp_path: Path, version: int) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
     connection.executescript("".join(SCHEMAS[:version]))
     connection.execute(f"PRAGMA user_version = {version}")
@@ -282,7 +278,7 @@ def test_a_database_that_cannot_be_opened_is_closed(tmp_path: Path, read_only: b
 
 
 def damage(path: Path, content: bytes) -> None:
-    """Fill a journal to many pages, and overwrite one in the middle of its file with `content`."""
+    """Fill many pages, and overwrite one in the middle of its file with `content`."""
     store = Store(str(path.parent))
     store.open()
     store.deny(10, [f"{number:0>100}" for number in range(500)])
@@ -302,9 +298,7 @@ def refusal(root: Path, *, read_only: bool = False) -> str:
 
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("content", [bytes(PAGE), b"\xff" * PAGE])
-def test_a_damaged_page_is_found_when_it_is_opened(
-    tmp_path: Path, content: bytes, read_only: bool
-) -> None:
+def test_damage_is_found_at_opening(tmp_path: Path, content: bytes, read_only: bool) -> None:
     damage(tmp_path / FILE, content)
     detail = refusal(tmp_path, read_only=read_only)
     assert detail.startswith(f"{tmp_path / FILE}: ")
@@ -330,7 +324,7 @@ def test_a_file_that_is_no_database_is_damaged(tmp_path: Path) -> None:
     assert "wingsd.db: file is not a database" in refusal(tmp_path)
 
 
-def test_damage_done_while_it_is_open_is_told_as_such(store: Store, tmp_path: Path) -> None:
+def test_damage_done_while_it_is_open_is_reported(store: Store, tmp_path: Path) -> None:
     store.close()
     damage(tmp_path / FILE, b"")
     store.open()
@@ -345,9 +339,7 @@ def test_damage_done_while_it_is_open_is_told_as_such(store: Store, tmp_path: Pa
         store.denied()
 
 
-def test_a_write_ahead_log_of_a_moved_database_is_not_replayed(
-    store: Store, tmp_path: Path
-) -> None:
+def test_the_wal_of_a_moved_database_is_not_replayed(store: Store, tmp_path: Path) -> None:
     store.use_token("digest", 100)
     (tmp_path / FILE).rename(tmp_path / "old")
     assert (tmp_path / f"{FILE}-wal").stat().st_size
@@ -365,7 +357,7 @@ def test_an_unfinished_new_database_is_replaced(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_full_disk_is_told_and_what_was_written_stays(store: Store, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_loses_nothing(store: Store, tmp_path: Path) -> None:
     kept = store.begin(10, A, Direction.IN, "RECEIVE")
     connection = store._connection
     assert connection is not None

@@ -10,11 +10,11 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["LoggedErrors", "logged_errors"]
+__all__ = ["Logged", "logged"]
 
 
 @implementer(ILogObserver)
-class LoggedErrors:
+class Logged:
     """The failures and lines logged since `start`."""
 
     def __init__(self) -> None:
@@ -44,9 +44,9 @@ class LoggedErrors:
 
 
 @pytest.fixture(autouse=True)
-def logged_errors() -> Iterator[LoggedErrors]:
+def logged() -> Iterator[Logged]:
     """What is logged during the test; at its end no error may be left that nobody took."""
-    errors = LoggedErrors()
+    errors = Logged()
     errors.start()
     yield errors
     gc.collect()  # a Deferred tells of an error nobody handled when it goes

@@ -35,7 +35,7 @@ from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.outgoing.upload import Uploader
 from wingsd.transfers.recovery import clear_leftovers
 
-__all__ = ["NodeInProcess", "TwoNodesInProcess", "description", "nodes"]
+__all__ = ["NodeInProcess", "NodePair", "description", "nodes"]
 
 LEVEL = bytes(range(256)) * 500
 
@@ -210,7 +210,7 @@ class NodeInProcess(Harness):
         self.staging.close()
 
 
-class TwoNodesInProcess:
+class NodePair:
     """A source that has the server, a destination that has not, and what runs their threads."""
 
     def __init__(self, directory: Path) -> None:
@@ -285,7 +285,7 @@ class TwoNodesInProcess:
 
 
 @pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[TwoNodesInProcess]:
-    made = TwoNodesInProcess(tmp_path)
+def nodes(tmp_path: Path) -> Iterator[NodePair]:
+    made = NodePair(tmp_path)
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))

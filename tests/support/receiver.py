@@ -25,7 +25,7 @@ from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload, Upload
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.upload_form import FormFrame
 
-__all__ = ["DATA", "FRAME", "RECORDED", "SINGLE", "ReceiverHarness", "SingleUpload", "Source"]
+__all__ = ["DATA", "FRAME", "RECORDED", "SINGLE", "Receiver", "SingleUpload", "Source"]
 
 DATA = packed()
 FRAME = FormFrame(boundary="x")
@@ -228,7 +228,7 @@ class SingleUpload:
 SINGLE = SingleUpload()
 
 
-class ReceiverHarness(Harness):
+class Receiver(Harness):
     """A node that receives; `transfers` are its incoming ones."""
 
     storage: IncomingStorage
@@ -293,8 +293,8 @@ def _running(workers: Workers) -> Iterator[Workers]:
 
 
 @pytest.fixture
-def receiver(tmp_path: Path) -> Iterator[ReceiverHarness]:
+def receiver(tmp_path: Path) -> Iterator[Receiver]:
     with _running(Workers(reactor, "test", 4)) as workers:
-        harness = ReceiverHarness(tmp_path, workers)
+        harness = Receiver(tmp_path, workers)
         yield harness
     harness.close()

@@ -200,7 +200,7 @@ class Destination(Resource):
         return NOT_DONE_YET
 
 
-class SenderHarness(Harness):
+class Sender(Harness):
     """A node that sends a server to a `destination`; `transfers` are its outgoing ones."""
 
     uploader: Uploader
@@ -288,11 +288,11 @@ class SenderHarness(Harness):
         self.store.close()
 
 
-def sending(tmp_path: Path, **options: Any) -> Iterator[SenderHarness]:
-    """Yield a node that sends, for a fixture; `options` are of `SenderHarness`."""
+def sending(tmp_path: Path, **options: Any) -> Iterator[Sender]:
+    """Yield a node that sends, for a fixture; `options` are of `Sender`."""
     workers = Workers(reactor, "test", 4)
     workers.start()
-    harness = SenderHarness(tmp_path, workers, **options)
+    harness = Sender(tmp_path, workers, **options)
     yield harness
     pytest_twisted.blockon(Deferred.fromCoroutine(harness.close()))
     workers.stop()
@@ -301,25 +301,25 @@ def sending(tmp_path: Path, **options: Any) -> Iterator[SenderHarness]:
 # Steps of a transfer: each function has it stop there, and returns what fires when it is there.
 
 
-def at_question(sender: SenderHarness) -> Deferred[None]:
+def at_question(sender: Sender) -> Deferred[None]:
     """Have the destination not answer yet what it keeps."""
     sender.destination.waits["OPTIONS"] = Deferred()
     return sender.destination.came["OPTIONS"]
 
 
-def at_stop(sender: SenderHarness) -> Deferred[None]:
+def at_stop(sender: Sender) -> Deferred[None]:
     """Have the server not stop yet."""
     sender.waits["stop"] = Deferred()
     return until(lambda: "stop" in sender.calls)
 
 
-def at_removal(sender: SenderHarness) -> Deferred[None]:
+def at_removal(sender: Sender) -> Deferred[None]:
     """Have the container not removed yet."""
     sender.waits["remove"] = Deferred()
     return until(lambda: "remove" in sender.calls)
 
 
-def at_upload(sender: SenderHarness) -> Deferred[None]:
+def at_upload(sender: Sender) -> Deferred[None]:
     """Have more to send than all buffers hold, to a destination that reads nothing of it."""
     with (sender.tree / "large").open("wb") as file:
         for _ in range(24):
@@ -328,7 +328,7 @@ def at_upload(sender: SenderHarness) -> Deferred[None]:
     return until(lambda: sender.said("sending the archive"))
 
 
-def at_answer(sender: SenderHarness) -> Deferred[None]:
+def at_answer(sender: Sender) -> Deferred[None]:
     """Have the destination not answer the upload yet."""
     sender.destination.waits["POST"] = Deferred()
     return sender.destination.came["POST"]

@@ -116,9 +116,7 @@ async def test_only_the_destination_reports_success(harness: Harness) -> None:
         ({"Authorization": "Bearer some.thing"}, 403),
     ],
 )
-async def test_credentials_are_needed(
-    harness: Harness, headers: dict[str, str], status: int
-) -> None:
+async def test_credentials_needed(harness: Harness, headers: dict[str, str], status: int) -> None:
     code, answer = await harness.ask("GET", SERVERS, headers=headers)
     assert code == status
     assert answer["errors"][0]["status"] == str(status)
@@ -135,7 +133,7 @@ async def test_what_does_not_exist(harness: Harness) -> None:
         assert code == 404, path
 
 
-async def test_a_strict_panel_tells_only_those_concerned(harness: Harness) -> None:
+async def test_a_strict_panel_answers_only_those_concerned(harness: Harness) -> None:
     harness.panel.add_server(server_settings(OTHER), harness.source)
     assert (await harness.ask("GET", f"{SERVERS}/{OTHER}"))[0] == 200
     harness.panel.strict = True

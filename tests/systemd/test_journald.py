@@ -81,9 +81,7 @@ def test_without_a_journal_nothing_is_raised_and_the_loss_is_counted(tmp_path: P
     assert sender.lost == 2
 
 
-def test_a_busy_journal_is_waited_for_once(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_busy_journal_delays_once(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journald, "_SEND_TIMEOUT", 0.01)
     sender = Journald(journal.address)
     while sender.send(b"MESSAGE=a\n"):

@@ -65,9 +65,7 @@ def test_an_event_comes_with_what_it_is_about(journal: Journal, log: Logger) -> 
     ("level", "priority"),
     [("debug", "7"), ("info", "6"), ("warn", "4"), ("error", "3"), ("critical", "2")],
 )
-def test_each_level_has_its_priority(
-    journal: Journal, log: Logger, level: str, priority: str
-) -> None:
+def test_levels_have_priorities(journal: Journal, log: Logger, level: str, priority: str) -> None:
     log.emit(LogLevel.lookupByName(level), "x")
     assert journal.read()["PRIORITY"] == priority
 
@@ -99,7 +97,7 @@ def test_an_event_without_words_is_none(journal: Journal) -> None:
         journal.read()
 
 
-def test_what_was_lost_is_told_when_the_journal_is_back(
+def test_lost_lines_are_reported_when_the_journal_is_back(
     journal: Journal, sender: Journald, log: Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journald, "_SEND_TIMEOUT", 0.01)

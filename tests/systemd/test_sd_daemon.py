@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.systemd.manager import Manager
 from wingsd.systemd import Notifier, Watchdog, sd_daemon, watchdog_period
 from wingsd.systemd.sd_daemon import STUCK_AFTER
@@ -39,7 +39,7 @@ def test_each_word_is_what_the_protocol_wants(manager: Manager) -> None:
     assert notifier.error is None
 
 
-def test_a_reload_is_told_with_the_time_it_began(manager: Manager) -> None:
+def test_a_reload_is_notified_with_its_time(manager: Manager) -> None:
     before = time.clock_gettime(time.CLOCK_MONOTONIC)
     Notifier(manager.address).reloading()
     after = time.clock_gettime(time.CLOCK_MONOTONIC)
@@ -81,9 +81,7 @@ def test_a_manager_that_is_gone_raises_nothing_and_is_known(tmp_path: Path) -> N
     assert isinstance(notifier.error, ConnectionRefusedError)
 
 
-def test_a_manager_that_does_not_read_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_manager_is_not_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sd_daemon, "_SEND_TIMEOUT", 0.01)
     with Manager(tmp_path) as manager:
         notifier = Notifier(manager.address)
@@ -123,9 +121,7 @@ def test_what_the_daemon_starts_cannot_speak_for_it(manager: Manager) -> None:
         ({"WATCHDOG_USEC": "²"}, None),
     ],
 )
-def test_a_watchdog_is_kept_content_when_one_watches(
-    environ: dict[str, str], period: float | None
-) -> None:
+def test_a_configured_watchdog_is_notified(environ: dict[str, str], period: float | None) -> None:
     assert watchdog_period(environ) == period
 
 
@@ -149,9 +145,7 @@ def test_the_watchdog_is_notified_twice_in_each_period(tmp_path: Path) -> None:
         assert manager.heard() == []
 
 
-def test_the_watchdog_is_not_notified_while_the_database_hangs(
-    tmp_path: Path, logged_errors: LoggedErrors
-) -> None:
+def test_no_watchdog_notice_while_the_database_hangs(tmp_path: Path, logged: Logged) -> None:
     clock = Clock()
     asked: list[Deferred[Any]] = []
 
@@ -166,7 +160,7 @@ def test_the_watchdog_is_not_notified_while_the_database_hangs(
         assert manager.heard() == [ALIVE] * 4
         clock.pump([STUCK_AFTER / 4] * 3)
         assert manager.heard() == []
-        (line,) = [line for line in logged_errors.lines if "state database" in line]
+        (line,) = [line for line in logged.lines if "state database" in line]
         assert "300 s" in line
         # It is asked once, and again only when it has answered.
         assert len(asked) == 1

@@ -182,7 +182,7 @@ def test_the_last_to_leave_leaves_nothing_behind() -> None:
     assert [stream.share.held for stream in streams] == [False, False]
 
 
-def test_one_that_another_ends_is_not_told_to_go_on() -> None:
+def test_a_stream_that_another_ends_is_not_resumed() -> None:
     shared = SharedBucket()
     told: list[str] = []
 

@@ -148,7 +148,7 @@ def test_all_bytes_come_in_order(sizes: list[int], holding: bool) -> None:
     assert consumer.data == written
 
 
-def test_a_closed_stream_is_told_to_its_writer() -> None:
+def test_a_closed_stream_fails_its_writer() -> None:
     outflow, clock, consumer = started()
     outflow.stopProducing()
     with pytest.raises(OutflowClosed):
@@ -186,9 +186,7 @@ def write_blocks(outflow: Outflow, number: int) -> None:
     outflow.finish()
 
 
-async def test_the_thread_is_stopped_at_the_high_mark_and_woken_at_the_low_one(
-    workers: Workers,
-) -> None:
+async def test_the_thread_stops_at_the_high_and_wakes_at_the_low_mark(workers: Workers) -> None:
     high = 8 * STEP
     outflow, waits = watched(high)
     writing = workers.run(write_blocks, outflow, 24)

@@ -54,9 +54,7 @@ def test_a_thread_is_never_less_nice_than_its_process() -> None:
     assert run(lambda: run(nice_value, nice=0), nice=higher) == higher
 
 
-def test_a_thread_works_when_neither_can_be_set(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_thread_works_with_neither_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*_: int) -> None:
         raise PermissionError
 

@@ -31,7 +31,7 @@ def seen_by_the_kernel() -> tuple[str, int]:
     return name, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
-async def test_a_pool_yields_as_far_as_it_is_told_and_so_does_what_it_starts() -> None:
+async def test_a_pool_and_its_children_have_its_nice_value() -> None:
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     pools = [Workers(reactor, "yields", 2, nice=19), Workers(reactor, "not", 2)]
     for pool in pools:

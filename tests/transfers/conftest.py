@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.receiver import ReceiverHarness, receiver
+from tests.support.receiver import Receiver, receiver
 from tests.transfers.requests import UploadRequests
 from tests.transfers.uploading import ca, certificate, tls
 
@@ -12,6 +12,6 @@ __all__ = ["ca", "certificate", "receiver", "tls"]
 
 
 @pytest.fixture
-def requests(receiver: ReceiverHarness) -> UploadRequests:
+def requests(receiver: Receiver) -> UploadRequests:
     """The requests of one token, which bring a server to a node."""
     return UploadRequests(receiver)

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support.reactor import reactor
-from tests.support.receiver import ReceiverHarness, Source
+from tests.support.receiver import Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import StreamsConfig
@@ -61,7 +61,7 @@ class Held(Stream):
 class UploadRequests:
     """The requests of one token, on their way to a node."""
 
-    def __init__(self, receiver: ReceiverHarness, most: int = 16) -> None:
+    def __init__(self, receiver: Receiver, most: int = 16) -> None:
         self.receiver = receiver
         self.clock = Clock()
         self.token = TransferToken(UUID, "digest", reactor.seconds() + 1000)

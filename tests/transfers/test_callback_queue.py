@@ -1,4 +1,4 @@
-"""Reports that are told until the Panel has heard them."""
+"""Reports are repeated until the Panel has accepted them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.errors import StorageError
 from wingsd.panel.http_client import PanelRefused, PanelUnreachable, ServerNotAssigned
 from wingsd.statedb import Direction, Outcome, Report, StateDatabase
@@ -112,26 +112,24 @@ def test_a_report_that_is_heard_is_settled(harness: QueueHarness) -> None:
 
 
 def test_a_settled_report_is_settled_in_the_database(
-    harness: QueueHarness, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
+    harness: QueueHarness, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[bool] = []
     settle = harness.store.close_report
 
     def settling(now: float, report: Report, answer: str) -> None:
-        said.append(f"{A}: {answer}" in logged_errors.lines)
+        said.append(f"{A}: {answer}" in logged.lines)
         settle(now, report, answer)
 
     monkeypatch.setattr(harness.store, "close_report", settling)
     harness.tell(Outcome.SUCCESS)
     assert said == [False]
-    assert f"{A}: the success was reported to the Panel" in logged_errors.lines
+    assert f"{A}: the success was reported to the Panel" in logged.lines
 
 
 @pytest.mark.parametrize("fault", [DOWN, refused(401), refused(403), refused(429), refused(422)])
 @pytest.mark.parametrize("outcome", Outcome)
-def test_other_errors_are_retried(
-    harness: QueueHarness, outcome: Outcome, fault: Exception
-) -> None:
+def test_errors_are_retried(harness: QueueHarness, outcome: Outcome, fault: Exception) -> None:
     harness.panel.answers[A] = [fault, fault]
     settled = harness.tell(outcome)
     assert harness.unsettled() == [A]
@@ -179,9 +177,7 @@ def test_nothing_is_settled_while_the_panel_cannot_be_asked(harness: QueueHarnes
 
 
 @pytest.mark.parametrize("answer", [False, refused(404)])
-def test_a_failure_that_the_other_node_reported_first_is_settled(
-    harness: QueueHarness, answer: object
-) -> None:
+def test_a_failure_reported_by_the_other_is_settled(harness: QueueHarness, answer: object) -> None:
     harness.begin(seconds_ago=61)
     harness.panel.answers[A] = [answer]
     assert harness.tell(Outcome.FAILURE).result is True
@@ -242,9 +238,7 @@ def test_a_panel_that_describes_the_server_no_more_has_closed_the_transfer(
     assert harness.tell(outcome).result is so
 
 
-def test_a_success_that_was_received_before_is_settled_in_the_first_minute(
-    harness: QueueHarness,
-) -> None:
+def test_a_success_reported_before_is_settled_at_once(harness: QueueHarness) -> None:
     harness.begin(seconds_ago=1)
     harness.panel.answers[A] = [refused(409), True]
     assert harness.tell(Outcome.SUCCESS).result is True
@@ -321,9 +315,7 @@ def test_a_daemon_that_stops_does_not_wait_for_denied_reports(harness: QueueHarn
     assert harness.unsettled() == [A]
 
 
-def test_reports_of_a_server_are_sent_in_order_without_blocking_others(
-    harness: QueueHarness,
-) -> None:
+def test_reports_of_a_server_keep_their_order_and_block_no_other(harness: QueueHarness) -> None:
     harness.panel.answers[A] = [DOWN]
     first, second = harness.tell(Outcome.SUCCESS), harness.tell(Outcome.FAILURE)
     assert harness.tell(Outcome.SUCCESS, B).result is True
@@ -388,7 +380,7 @@ def test_an_old_failure_does_not_end_a_new_transfer(harness: QueueHarness) -> No
 
 
 def test_a_failure_is_reported_despite_a_full_disk(
-    harness: QueueHarness, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+    harness: QueueHarness, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     def full(*_: object) -> None:
         raise StorageError("the disk is full")

@@ -1,4 +1,4 @@
-"""Ending a chain wherever it waits."""
+"""A cancel ends whatever a scope waits for."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ async def test_a_failure_is_raised() -> None:
 
 
 async def test_a_cancel_ends_a_wait_with_its_reason() -> None:
-    chain, cancelled = CancelScope(), []  # type: CancelScope, list[object]
-    waiting: Deferred[None] = Deferred.fromCoroutine(chain.wait(Deferred(cancelled.append)))
-    chain.cancel(TransferCancelled())
+    scope, cancelled = CancelScope(), []  # type: CancelScope, list[object]
+    waiting: Deferred[None] = Deferred.fromCoroutine(scope.wait(Deferred(cancelled.append)))
+    scope.cancel(TransferCancelled())
     with pytest.raises(TransferCancelled):
         await waiting
     assert len(cancelled) == 1
 
 
 async def test_no_wait_begins_after_a_cancel() -> None:
-    chain, cancelled = CancelScope(), []  # type: CancelScope, list[object]
-    chain.cancel(TransferCancelled())
+    scope, cancelled = CancelScope(), []  # type: CancelScope, list[object]
+    scope.cancel(TransferCancelled())
     with pytest.raises(TransferCancelled):
-        await chain.wait(Deferred(cancelled.append))
+        await scope.wait(Deferred(cancelled.append))
     assert len(cancelled) == 1
     with pytest.raises(TransferCancelled):
-        chain.check()
+        scope.check()
 
 
 def test_several_can_wait_for_one_cancel() -> None:

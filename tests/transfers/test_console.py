@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.events import Event, EventBus
 from wingsd.transfers.console import DESTINATION, SOURCE, Announcer, console_line, progress_bar
 from wingsd.transfers.steps import ReceiveStep, SendStep
@@ -76,11 +76,11 @@ def test_progress_is_shown_every_five_seconds_until_it_is_hidden(heard: Heard) -
     assert heard.clock.getDelayedCalls() == []
 
 
-def test_console_lines_are_logged_too(heard: Heard, logged_errors: LoggedErrors) -> None:
+def test_console_lines_are_logged_too(heard: Heard, logged: Logged) -> None:
     heard.announcer.say("hello")
     heard.announcer.warn("look here")
     assert heard.said() == ["hello", "look here"]
-    assert logged_errors.lines[-2:] == ["a-server: hello", "a-server: look here"]
+    assert logged.lines[-2:] == ["a-server: hello", "a-server: look here"]
 
 
 def test_a_line_has_the_date_and_the_node() -> None:

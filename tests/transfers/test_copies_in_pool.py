@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.reactor import until
-from tests.support.receiver import ReceiverHarness
+from tests.support.receiver import Receiver
 from tests.support.sample_server import UUID
 from wingsd.errors import Conflict
 from wingsd.panel.http_client import PanelRefused
@@ -14,7 +14,7 @@ from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.steps import ReceiveStep
 
 
-def replaced(receiver: ReceiverHarness) -> None:
+def replaced(receiver: Receiver) -> None:
     """Have another node of the pool put a server of that name where this node's copy was."""
     place = receiver.data / UUID
     if place.exists():
@@ -23,13 +23,13 @@ def replaced(receiver: ReceiverHarness) -> None:
     (place / "world" / "level.dat").write_bytes(b"in use at another node")
 
 
-def is_untouched(receiver: ReceiverHarness) -> bool:
+def is_untouched(receiver: Receiver) -> bool:
     level = receiver.data / UUID / "world" / "level.dat"
     return level.exists() and level.read_bytes() == b"in use at another node"
 
 
 async def test_a_server_of_another_node_is_not_set_aside_for_a_copy(
-    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver.volume.pool, enter = "attic", receiver.store.enter
 
@@ -46,7 +46,7 @@ async def test_a_server_of_another_node_is_not_set_aside_for_a_copy(
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
 async def test_a_server_of_another_node_is_not_taken_for_the_copy_after_a_restart(
-    receiver: ReceiverHarness, step: ReceiveStep
+    receiver: Receiver, step: ReceiveStep
 ) -> None:
     receiver.volume.pool = "attic"
     entry = receiver.store.begin(1.0, UUID, Direction.IN, step.name)
@@ -62,9 +62,7 @@ async def test_a_server_of_another_node_is_not_taken_for_the_copy_after_a_restar
     assert receiver.store.unfinished() == []
 
 
-async def test_a_server_of_another_node_stays_when_the_panel_refuses_the_copy(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_another_nodes_server_stays_when_the_copy_is_refused(receiver: Receiver) -> None:
     receiver.volume.pool = "attic"
     receiver.before["success"] = lambda: replaced(receiver)
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)

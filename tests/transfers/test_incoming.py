@@ -1,13 +1,13 @@
-"""The chain of a transfer: what is done, undone and told when any of its steps fails."""
+"""An incoming transfer: its steps, and what is rolled back and reported when one fails."""
 
 from __future__ import annotations
 
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.support.reactor import until
-from tests.support.receiver import DATA, SINGLE, ReceiverHarness, Source
+from tests.support.receiver import DATA, SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.archive import measure
 from wingsd.archive.policy import ArchiveError
@@ -30,7 +30,7 @@ from wingsd.transfers.incoming.uploads import UploadConsumer
 from wingsd.util.retry import Backoff
 
 
-async def test_a_good_upload_goes_through_every_step_in_order(receiver: ReceiverHarness) -> None:
+async def test_a_good_upload_goes_through_every_step_in_order(receiver: Receiver) -> None:
     transfer = receiver.transfers.open(UUID)
     assert list(receiver.transfers.servers) == [UUID]
     await transfer.run(Source(), SINGLE)
@@ -50,9 +50,7 @@ class Unread(Source):
         raise AssertionError("it is read")
 
 
-async def test_a_container_of_another_node_is_found_before_the_first_byte(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_another_nodes_container_is_found_before_the_body(receiver: Receiver) -> None:
     receiver.environment.conflict = "a container of that name is another node's"
     error = await receiver.fails(Conflict, Unread())
     assert error.detail.startswith("a container of that name is another node's. ")
@@ -62,17 +60,13 @@ async def test_a_container_of_another_node_is_found_before_the_first_byte(
     assert "a container of that name" in ended.reason
 
 
-async def test_an_engine_that_is_silent_is_found_before_the_first_byte(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_an_engine_that_is_silent_is_found_before_the_first_byte(receiver: Receiver) -> None:
     receiver.faults["conflict"] = EnvironmentFailed("the engine does not answer")
     await receiver.fails(EnvironmentFailed, Unread())
     assert receiver.calls == ["owns", "server", "failure"]
 
 
-async def test_a_variable_that_no_container_can_have_is_refused_before_the_archive(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_an_impossible_variable_is_refused_before_the_archive(receiver: Receiver) -> None:
     receiver.panel.variables = {"STARTUP=sh": "x"}
     source = Source()
     with pytest.raises(EnvironmentFailed):
@@ -81,9 +75,7 @@ async def test_a_variable_that_no_container_can_have_is_refused_before_the_archi
     assert receiver.left() == []
 
 
-async def test_the_files_are_in_place_before_the_environment_is_made(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_the_files_are_in_place_before_the_environment_is_made(receiver: Receiver) -> None:
     seen = []
     receiver.before["create"] = lambda: seen.append(receiver.left())
     await receiver.transfers.open(UUID).run(Source(), SINGLE)
@@ -100,7 +92,7 @@ async def test_the_files_are_in_place_before_the_environment_is_made(
     ],
 )
 async def test_a_transfer_that_was_not_admitted_is_not_reported(
-    receiver: ReceiverHarness, call: str, error: WingsdError
+    receiver: Receiver, call: str, error: WingsdError
 ) -> None:
     receiver.faults[call] = error
     assert await receiver.fails(type(error)) is error
@@ -108,7 +100,7 @@ async def test_a_transfer_that_was_not_admitted_is_not_reported(
     assert (receiver.states, receiver.left()) == ([], [])
 
 
-async def test_a_server_of_this_node_is_not_received(receiver: ReceiverHarness) -> None:
+async def test_a_server_of_this_node_is_not_received(receiver: Receiver) -> None:
     receiver.panel.owned = [True]
     await receiver.fails(ServerAlreadyExists)
     assert receiver.calls == ["owns"]
@@ -132,7 +124,7 @@ def not_multipart() -> Source:
     ],
 )
 async def test_an_invalid_upload_is_rolled_back_and_reported_once(
-    receiver: ReceiverHarness, source: Source, kind: type[WingsdError]
+    receiver: Receiver, source: Source, kind: type[WingsdError]
 ) -> None:
     await receiver.fails(kind, source)
     assert receiver.calls == ["owns", "server", "failure"]
@@ -141,7 +133,7 @@ async def test_an_invalid_upload_is_rolled_back_and_reported_once(
     assert receiver.left() == []
 
 
-async def test_a_failed_container_rolls_back_the_files(receiver: ReceiverHarness) -> None:
+async def test_a_failed_container_rolls_back_the_files(receiver: Receiver) -> None:
     receiver.faults["create"] = EnvironmentFailed("no image")
     await receiver.fails(EnvironmentFailed)
     assert receiver.calls == ["owns", "server", "create", "failure", "remove"]
@@ -150,7 +142,7 @@ async def test_a_failed_container_rolls_back_the_files(receiver: ReceiverHarness
 
 @pytest.mark.parametrize("step", ["create", "flush", "swap"])
 async def test_a_disk_failure_is_reported_and_rolled_back(
-    receiver: ReceiverHarness, step: str, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(server: str) -> None:
         raise StorageError("the disk is full")
@@ -162,7 +154,7 @@ async def test_a_disk_failure_is_reported_and_rolled_back(
 
 
 async def test_a_failed_rollback_step_is_logged_and_the_rest_continues(
-    receiver: ReceiverHarness, logged_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stuck(server: str) -> None:
         raise StorageError("stuck")
@@ -174,12 +166,10 @@ async def test_a_failed_rollback_step_is_logged_and_the_rest_continues(
     receiver.before["create"] = stick
     await receiver.fails(EnvironmentFailed)
     assert receiver.calls[-2:] == ["failure", "remove"]
-    assert [line for line in logged_errors.lines if "rollback failed" in line and "stuck" in line]
+    assert [line for line in logged.lines if "rollback failed" in line and "stuck" in line]
 
 
-async def test_the_sender_does_not_wait_for_the_report_of_a_failure(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_the_sender_does_not_wait_for_the_report_of_a_failure(receiver: Receiver) -> None:
     hanging: Deferred[None] = Deferred()
     receiver.waits["failure"] = hanging
     await receiver.fails(BadRequest, Source(checksum="0"))
@@ -189,9 +179,7 @@ async def test_the_sender_does_not_wait_for_the_report_of_a_failure(
     assert receiver.store.unsettled() == []
 
 
-async def test_a_directory_set_aside_is_restored_when_the_transfer_fails(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_directory_set_aside_is_restored_on_failure(receiver: Receiver) -> None:
     (receiver.data / UUID).mkdir()
     (receiver.data / UUID / "precious").write_text("old")
     receiver.faults["create"] = EnvironmentFailed("no image")
@@ -200,9 +188,7 @@ async def test_a_directory_set_aside_is_restored_when_the_transfer_fails(
     assert (receiver.data / UUID / "precious").read_text() == "old"
 
 
-async def test_a_failure_is_reported_until_the_panel_answers_or_begins_another(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_failure_is_reported_until_the_next_transfer(receiver: Receiver) -> None:
     receiver.faults["failure"] = PanelUnreachable("down", "x")
     await receiver.fails(BadRequest, Source(checksum="0"))
     assert receiver.states[-2:] == ["failed", "failure"]
@@ -215,9 +201,7 @@ async def test_a_failure_is_reported_until_the_panel_answers_or_begins_another(
     assert receiver.calls.count("failure") == 1
 
 
-async def test_a_refused_report_is_a_success_if_the_panel_has_the_server_here(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_refused_report_of_a_server_owned_here_is_a_success(receiver: Receiver) -> None:
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
     receiver.panel.owned = [False, True]
     await receiver.transfers.open(UUID).run(Source(), SINGLE)
@@ -226,9 +210,7 @@ async def test_a_refused_report_is_a_success_if_the_panel_has_the_server_here(
 
 
 @pytest.mark.parametrize("code", [404, 409])
-async def test_a_server_that_the_panel_refuses_goes_into_quarantine(
-    receiver: ReceiverHarness, code: int
-) -> None:
+async def test_a_refused_server_goes_into_quarantine(receiver: Receiver, code: int) -> None:
     receiver.faults["success"] = PanelRefused("no transfer open", "x", code)
     receiver.panel.owned = [False, False]
     await receiver.fails(TransferRevoked)
@@ -243,7 +225,7 @@ async def test_a_server_that_the_panel_refuses_goes_into_quarantine(
 
 
 async def test_the_sender_waits_while_the_panel_may_not_have_committed_the_transfer(
-    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient(monkeypatch)
     monkeypatch.setattr(firstminute, "MINUTE_BACKOFF", Backoff(0.2, 0.2))
@@ -276,10 +258,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 async def test_a_received_server_is_held_until_its_success_is_reported(
-    receiver: ReceiverHarness,
+    receiver: Receiver,
     error: Exception,
     monkeypatch: pytest.MonkeyPatch,
-    logged_errors: LoggedErrors,
+    logged: Logged,
 ) -> None:
     impatient(monkeypatch)
     receiver.faults["success"] = error
@@ -302,11 +284,11 @@ async def test_a_received_server_is_held_until_its_success_is_reported(
     assert receiver.servers.holds == {UUID: ""}
     assert receiver.store.unfinished() == []
     assert receiver.store.unsettled() == []
-    logged_errors.take(RuntimeError)
+    logged.take(RuntimeError)
 
 
 async def test_a_server_that_the_panel_refuses_later_goes_into_quarantine(
-    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient(monkeypatch)
     receiver.faults["success"] = PanelUnreachable("down", "x")

@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support.reactor import reactor
-from tests.support.receiver import SINGLE, ReceiverHarness, Source
+from tests.support.receiver import SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.errors import (
     Conflict,
@@ -21,29 +21,27 @@ from wingsd.transfers.incoming.transfer import IncomingTransfer
 from wingsd.transfers.steps import ReceiveStep
 
 
-def give_up_at(receiver: ReceiverHarness, call: str) -> IncomingTransfer:
+def give_up_at(receiver: Receiver, call: str) -> IncomingTransfer:
     transfer = receiver.transfers.open(UUID)
     receiver.before[call] = lambda: transfer.abort(DaemonStopping())
     return transfer
 
 
-async def test_a_stop_before_the_archive_aborts_the_transfer(receiver: ReceiverHarness) -> None:
+async def test_a_stop_before_the_archive_aborts_the_transfer(receiver: Receiver) -> None:
     with pytest.raises(DaemonStopping):
         await give_up_at(receiver, "server").run(Source(), SINGLE)
     assert receiver.calls == ["owns", "server", "failure"]
     assert receiver.left() == []
 
 
-async def test_a_stop_after_verification_lets_the_transfer_finish(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_stop_after_verification_lets_the_transfer_finish(receiver: Receiver) -> None:
     source = Source()
     await give_up_at(receiver, "create").run(source, SINGLE)
     assert receiver.calls[-2:] == ["success", "sync"]
     assert source.stopped == []
 
 
-async def test_a_receiver_that_stops_refuses_new_transfers(receiver: ReceiverHarness) -> None:
+async def test_a_receiver_that_stops_refuses_new_transfers(receiver: Receiver) -> None:
     transfer = receiver.transfers.open(UUID)
     stopped: list[Deferred[object]] = []
     receiver.before["create"] = lambda: stopped.append(receiver.transfers.stop())
@@ -53,7 +51,7 @@ async def test_a_receiver_that_stops_refuses_new_transfers(receiver: ReceiverHar
         receiver.transfers.open(UUID)
 
 
-async def test_a_transfer_that_waits_for_a_slot_can_be_aborted(receiver: ReceiverHarness) -> None:
+async def test_a_transfer_that_waits_for_a_slot_can_be_aborted(receiver: Receiver) -> None:
     slots = receiver.slots
     for _ in range(2):
         await slots.acquire()
@@ -66,7 +64,7 @@ async def test_a_transfer_that_waits_for_a_slot_can_be_aborted(receiver: Receive
     assert slots.waiting == []
 
 
-async def test_more_uploads_than_may_wait_are_refused_with_503(receiver: ReceiverHarness) -> None:
+async def test_more_uploads_than_may_wait_are_refused_with_503(receiver: Receiver) -> None:
     others = [f"{number}{UUID[1:]}" for number in range(4)]
     for server in others[:3]:
         receiver.transfers.open(server)
@@ -76,7 +74,7 @@ async def test_more_uploads_than_may_wait_are_refused_with_503(receiver: Receive
     assert list(receiver.transfers.servers) == others[:3]
 
 
-async def test_a_complete_server_occupies_no_slot(receiver: ReceiverHarness) -> None:
+async def test_a_complete_server_occupies_no_slot(receiver: Receiver) -> None:
     receiver.waits["create"] = Deferred()
     others = [f"{number}{UUID[1:]}" for number in range(3)]
     transfer = receiver.transfers.open(UUID)
@@ -92,7 +90,7 @@ async def test_a_complete_server_occupies_no_slot(receiver: ReceiverHarness) -> 
     await outcome
 
 
-async def test_a_hanging_engine_is_aborted_at_the_end(receiver: ReceiverHarness) -> None:
+async def test_a_hanging_engine_is_aborted_at_the_end(receiver: Receiver) -> None:
     receiver.waits["create"] = Deferred()
     transfer = receiver.transfers.open(UUID)
     outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
@@ -110,11 +108,11 @@ async def test_a_hanging_engine_is_aborted_at_the_end(receiver: ReceiverHarness)
     assert receiver.left() == []
 
 
-async def test_an_idle_receiver_stops_at_once(receiver: ReceiverHarness) -> None:
+async def test_an_idle_receiver_stops_at_once(receiver: Receiver) -> None:
     await receiver.transfers.stop()
 
 
-def test_a_second_transfer_of_a_server_is_refused(receiver: ReceiverHarness) -> None:
+def test_a_second_transfer_of_a_server_is_refused(receiver: Receiver) -> None:
     receiver.transfers.open(UUID)
     with pytest.raises(ServerAlreadyExists) as caught:
         receiver.transfers.open(UUID)
@@ -124,7 +122,7 @@ def test_a_second_transfer_of_a_server_is_refused(receiver: ReceiverHarness) -> 
     )
 
 
-async def test_a_second_transfer_during_the_report_is_refused(receiver: ReceiverHarness) -> None:
+async def test_a_second_transfer_during_the_report_is_refused(receiver: Receiver) -> None:
     refused: list[ServerAlreadyExists] = []
 
     def next_one() -> None:
@@ -139,7 +137,7 @@ async def test_a_second_transfer_during_the_report_is_refused(receiver: Receiver
     )
 
 
-async def test_the_next_attempt_waits_for_the_previous_rollback(receiver: ReceiverHarness) -> None:
+async def test_the_next_attempt_waits_for_the_previous_rollback(receiver: Receiver) -> None:
     hanging: Deferred[None] = Deferred()
     receiver.waits["remove"] = hanging
     receiver.faults["create"] = EnvironmentFailed("no image")
@@ -158,9 +156,7 @@ async def test_the_next_attempt_waits_for_the_previous_rollback(receiver: Receiv
 
 
 @pytest.mark.parametrize("call", ["server", "create"])
-async def test_a_cancelled_transfer_leaves_nothing_and_is_reported_once(
-    receiver: ReceiverHarness, call: str
-) -> None:
+async def test_a_cancelled_transfer_leaves_nothing(receiver: Receiver, call: str) -> None:
     receiver.before[call] = lambda: receiver.transfers.cancel(UUID)
     if call == "create":
         receiver.waits["create"] = Deferred()
@@ -170,9 +166,7 @@ async def test_a_cancelled_transfer_leaves_nothing_and_is_reported_once(
     assert (receiver.servers.holds, receiver.left()) == ({}, [])
 
 
-async def test_a_transfer_cannot_be_cancelled_once_success_may_be_reported(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_no_cancel_is_possible_once_success_may_be_reported(receiver: Receiver) -> None:
     refused: list[Conflict] = []
 
     def cancel() -> None:
@@ -186,12 +180,12 @@ async def test_a_transfer_cannot_be_cancelled_once_success_may_be_reported(
     assert receiver.states[-1] == "completed"
 
 
-def test_what_is_not_received_cannot_be_cancelled(receiver: ReceiverHarness) -> None:
+def test_what_is_not_received_cannot_be_cancelled(receiver: Receiver) -> None:
     with pytest.raises(Conflict):
         receiver.transfers.cancel(UUID)
 
 
-async def test_a_deletion_aborts_the_transfer(receiver: ReceiverHarness) -> None:
+async def test_a_deletion_aborts_the_transfer(receiver: Receiver) -> None:
     await receiver.transfers.release(UUID)
     released: list[Deferred[None]] = []
     receiver.waits["create"] = Deferred()
@@ -205,9 +199,7 @@ async def test_a_deletion_aborts_the_transfer(receiver: ReceiverHarness) -> None
     assert (receiver.servers.holds, receiver.left()) == ({}, [])
 
 
-async def test_a_sender_that_disconnects_before_its_answer_keeps_its_server(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_disconnect_before_the_answer_is_a_failure(receiver: Receiver) -> None:
     source = Source()
     receiver.waits["create"] = Deferred()
     receiver.before["create"] = lambda: reactor.callLater(0, source.go)
@@ -216,24 +208,20 @@ async def test_a_sender_that_disconnects_before_its_answer_keeps_its_server(
     assert receiver.left() == []
 
 
-async def test_a_sender_that_disconnects_after_the_report_changes_nothing(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_disconnect_after_the_report_changes_nothing(receiver: Receiver) -> None:
     source = Source()
     receiver.before["success"] = source.go
     await receiver.transfers.open(UUID).run(source, SINGLE)
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
 
 
-async def test_the_console_tells_what_goes_on(receiver: ReceiverHarness) -> None:
+async def test_the_console_tells_what_goes_on(receiver: Receiver) -> None:
     await receiver.transfers.open(UUID).run(Source(), SINGLE)
     said = [line.partition("[Destination Node]:\x1b[0m ")[2] for line in receiver.lines]
     assert said == [step.text for step in ReceiveStep if step is not ReceiveStep.FAILED]
 
 
-async def test_a_failed_sync_of_settings_does_not_fail_the_transfer(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_failed_sync_of_settings_does_not_fail_the_transfer(receiver: Receiver) -> None:
     receiver.faults["sync"] = PanelUnreachable("down", "x")
     await receiver.transfers.open(UUID).run(Source(), SINGLE)
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])

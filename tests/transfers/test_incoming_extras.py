@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.support.reactor import until
-from tests.support.receiver import SINGLE, ReceiverHarness, Source
+from tests.support.receiver import SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.backups.local import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN
@@ -36,7 +36,7 @@ def laden(*, checksum: str = "") -> Source:
     return source.bring(TWO, b"two", checksum)
 
 
-async def test_attachments_are_kept_and_reported(receiver: ReceiverHarness) -> None:
+async def test_attachments_are_kept_and_reported(receiver: Receiver) -> None:
     await receiver.transfers.open(UUID).run(laden(), SINGLE)
     assert receiver.kept() == KEPT
     assert receiver.panel.reported_backups == [(ONE.uuid, TWO.uuid)]
@@ -45,16 +45,14 @@ async def test_attachments_are_kept_and_reported(receiver: ReceiverHarness) -> N
 
 @pytest.mark.parametrize(("family", "told"), [(PELICAN, None), (CALAGOPUS, ())])
 async def test_backups_are_reported_to_calagopus_panels_only(
-    receiver: ReceiverHarness, family: str, told: object
+    receiver: Receiver, family: str, told: object
 ) -> None:
     object.__setattr__(receiver.coordinators, "family", family)
     await receiver.transfers.open(UUID).run(Source(), SINGLE)
     assert receiver.panel.reported_backups == [told]
 
 
-async def test_backups_are_placed_before_the_container_is_made_and_the_log_last(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_backups_are_placed_before_the_container_the_log_last(receiver: Receiver) -> None:
     seen = []
     receiver.before["create"] = lambda: seen.append(receiver.kept())
     await receiver.transfers.open(UUID).run(laden(), SINGLE)
@@ -70,7 +68,7 @@ async def test_backups_are_placed_before_the_container_is_made_and_the_log_last(
     [("create", EnvironmentFailed("no image")), ("server", ServerNotFound("unknown"))],
 )
 async def test_no_attachment_stays_when_the_transfer_fails(
-    receiver: ReceiverHarness, call: str, error: WingsdError
+    receiver: Receiver, call: str, error: WingsdError
 ) -> None:
     other = receiver.backup_directory / UUID / "other.tar.gz"
     other.parent.mkdir(parents=True)
@@ -81,9 +79,7 @@ async def test_no_attachment_stays_when_the_transfer_fails(
     assert receiver.left() == []
 
 
-async def test_another_backup_in_its_place_fails_the_transfer_and_stays(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_another_backup_in_its_place_fails_it_and_stays(receiver: Receiver) -> None:
     receiver.backup_directory.mkdir()
     (receiver.backup_directory / TWO.path(UUID)).write_bytes(b"precious")
     error = await receiver.fails(Conflict, laden())
@@ -93,7 +89,7 @@ async def test_another_backup_in_its_place_fails_the_transfer_and_stays(
 
 
 async def test_a_disk_failure_while_storing_attachments_fails_the_transfer(
-    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> str:
         raise StorageError("the disk is full")
@@ -103,18 +99,14 @@ async def test_a_disk_failure_while_storing_attachments_fails_the_transfer(
     assert (receiver.kept(), receiver.left()) == ({}, [])
 
 
-async def test_a_log_that_cannot_be_kept_fails_nothing(
-    receiver: ReceiverHarness, logged_errors: LoggedErrors
-) -> None:
+async def test_a_log_that_cannot_be_kept_fails_nothing(receiver: Receiver, logged: Logged) -> None:
     receiver.logs.write_text("no directory")
     await receiver.transfers.open(UUID).run(laden(), SINGLE)
     assert receiver.states[-1] == "completed"
-    assert [line for line in logged_errors.lines if "installation log" in line]
+    assert [line for line in logged.lines if "installation log" in line]
 
 
-async def test_a_refused_server_goes_into_quarantine_with_its_backups(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_refused_server_goes_into_quarantine_with_its_backups(receiver: Receiver) -> None:
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
     receiver.panel.owned = [False, False]
     await receiver.fails(TransferRevoked, laden())
@@ -124,7 +116,7 @@ async def test_a_refused_server_goes_into_quarantine_with_its_backups(
     assert all("/.quarantine/" in path for path in kept)
 
 
-def begun(receiver: ReceiverHarness, step: ReceiveStep) -> None:
+def begun(receiver: Receiver, step: ReceiveStep) -> None:
     """Leave behind what a daemon does that dies in a step, as late in it as it can."""
     receiver.store.begin(1.0, UUID, Direction.IN, step.name)
     directory = Path(receiver.staging.create(UUID))
@@ -137,7 +129,7 @@ def begun(receiver: ReceiverHarness, step: ReceiveStep) -> None:
         receiver.backups.place(UUID)
 
 
-async def resumed(receiver: ReceiverHarness) -> None:
+async def resumed(receiver: Receiver) -> None:
     entries = receiver.store.unfinished()
     clear_leftovers(entries, receiver.staging, receiver.backups)
     (entry,) = entries
@@ -149,9 +141,7 @@ WHOLE = [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT]
 
 
 @pytest.mark.parametrize("step", WHOLE)
-async def test_the_next_daemon_completes_a_transfer_with_backups(
-    receiver: ReceiverHarness, step: ReceiveStep
-) -> None:
+async def test_backups_are_kept_by_the_next_daemon(receiver: Receiver, step: ReceiveStep) -> None:
     begun(receiver, step)
     await resumed(receiver)
     assert receiver.kept() == KEPT
@@ -161,7 +151,7 @@ async def test_the_next_daemon_completes_a_transfer_with_backups(
 
 @pytest.mark.parametrize("step", WHOLE)
 async def test_the_next_daemon_puts_a_refused_server_and_its_backups_into_quarantine(
-    receiver: ReceiverHarness, step: ReceiveStep
+    receiver: Receiver, step: ReceiveStep
 ) -> None:
     begun(receiver, step)
     receiver.faults["owns"] = ServerNotFound("deleted meanwhile")
@@ -176,9 +166,7 @@ async def test_the_next_daemon_puts_a_refused_server_and_its_backups_into_quaran
     assert all("/.quarantine/" in path for path in kept)
 
 
-async def test_the_next_daemon_fails_a_transfer_whose_backups_are_not_in_place(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_the_next_daemon_fails_a_transfer_without_its_backups(receiver: Receiver) -> None:
     begun(receiver, ReceiveStep.DURABLE)
     (entry,) = receiver.store.unfinished()
     receiver.store.enter(2.0, entry.id, ReceiveStep.SWAP.name)
@@ -188,9 +176,7 @@ async def test_the_next_daemon_fails_a_transfer_whose_backups_are_not_in_place(
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
-async def test_incomplete_attachments_are_cleared(
-    receiver: ReceiverHarness, step: ReceiveStep
-) -> None:
+async def test_incomplete_attachments_are_cleared(receiver: Receiver, step: ReceiveStep) -> None:
     begun(receiver, step)
     await resumed(receiver)
     assert receiver.calls == ["failure"]

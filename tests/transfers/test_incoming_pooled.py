@@ -9,9 +9,9 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 
 from tests.support.archives import seen
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.support.reactor import until
-from tests.support.receiver import RECORDED, SINGLE, ReceiverHarness, SingleUpload, Source
+from tests.support.receiver import RECORDED, SINGLE, Receiver, SingleUpload, Source
 from tests.support.sample_server import UUID
 from wingsd.backups.local import Backup, InstallLog
 from wingsd.config import PELICAN
@@ -28,7 +28,7 @@ LOG = f"install/{UUID}.log"
 
 
 @pytest.fixture
-def pooled(receiver: ReceiverHarness) -> ReceiverHarness:
+def pooled(receiver: Receiver) -> Receiver:
     """A node of the pool, in which the server's files are."""
     receiver.volume.pool = "Attic"
     (receiver.data / UUID / "world").mkdir(parents=True)
@@ -43,9 +43,7 @@ def source(data: bytes = b"whatever a Pelican node sends", *, pool: str = "attic
     return made
 
 
-async def test_a_shared_server_is_not_copied_and_its_success_reported(
-    pooled: ReceiverHarness,
-) -> None:
+async def test_a_shared_server_is_not_copied_and_its_success_reported(pooled: Receiver) -> None:
     before = seen(pooled.data / UUID)
     inode = (pooled.data / UUID).stat().st_ino
     await pooled.transfers.open(UUID).run(source(), SINGLE)
@@ -59,7 +57,7 @@ async def test_a_shared_server_is_not_copied_and_its_success_reported(
     assert (entry.pool, entry.outcome) == ("Attic", Outcome.SUCCESS)
 
 
-async def test_a_deletion_before_the_report_deletes_no_files(pooled: ReceiverHarness) -> None:
+async def test_a_deletion_before_the_report_deletes_no_files(pooled: Receiver) -> None:
     telling: Deferred[None] = Deferred()
     pooled.waits["success"] = telling
     running = Deferred.fromCoroutine(pooled.transfers.open(UUID).run(source(), SINGLE))
@@ -69,13 +67,13 @@ async def test_a_deletion_before_the_report_deletes_no_files(pooled: ReceiverHar
     await running
 
 
-async def test_backups_and_log_are_received_from_a_pool(pooled: ReceiverHarness) -> None:
+async def test_backups_and_log_are_received_from_a_pool(pooled: Receiver) -> None:
     laden = source().bring(ONE, b"one").bring(InstallLog(), b"installed")
     await pooled.transfers.open(UUID).run(laden, SINGLE)
     assert pooled.kept() == {ONE.path(UUID): b"one", LOG: b"installed"}
 
 
-async def test_a_backup_that_exists_already_stays_the_same_file(pooled: ReceiverHarness) -> None:
+async def test_a_backup_that_exists_already_stays_the_same_file(pooled: Receiver) -> None:
     place = pooled.backup_directory / ONE.path(UUID)
     place.parent.mkdir(parents=True)
     place.write_bytes(b"one")
@@ -84,7 +82,7 @@ async def test_a_backup_that_exists_already_stays_the_same_file(pooled: Receiver
     assert (place.stat().st_ino, pooled.kept()) == (inode, {ONE.path(UUID): b"one"})
 
 
-async def test_a_backup_with_a_wrong_checksum_fails_the_transfer(pooled: ReceiverHarness) -> None:
+async def test_a_backup_with_a_wrong_checksum_fails_the_transfer(pooled: Receiver) -> None:
     before = seen(pooled.data / UUID)
     error = await pooled.fails(BadRequest, source().bring(ONE, b"one", "0" * 64))
     assert error.code == "checksum-mismatch"
@@ -92,7 +90,7 @@ async def test_a_backup_with_a_wrong_checksum_fails_the_transfer(pooled: Receive
     assert (pooled.kept(), seen(pooled.data / UUID)) == ({}, before)
 
 
-async def test_a_mark_of_the_sender_must_be_on_the_volume(pooled: ReceiverHarness) -> None:
+async def test_a_mark_of_the_sender_must_be_on_the_volume(pooled: Receiver) -> None:
     marked = source(b"")
     marked.mark = pooled.volume.mark(UUID)
     await pooled.transfers.open(UUID).run(marked, SINGLE)
@@ -100,7 +98,7 @@ async def test_a_mark_of_the_sender_must_be_on_the_volume(pooled: ReceiverHarnes
 
 
 async def test_an_archive_larger_than_the_volume_is_refused(
-    pooled: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
+    pooled: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pooled.volume, "size", lambda: 10)
     error = await pooled.fails(BadRequest, source())
@@ -114,7 +112,7 @@ class Another(SingleUpload):
         return succeed([source()])
 
 
-async def test_a_shared_server_in_several_requests_is_refused(pooled: ReceiverHarness) -> None:
+async def test_a_shared_server_in_several_requests_is_refused(pooled: Receiver) -> None:
     """No family's nodes do both: it could only be somebody who guesses."""
     before = seen(pooled.data / UUID)
     with pytest.raises(StreamMismatch):
@@ -122,7 +120,7 @@ async def test_a_shared_server_in_several_requests_is_refused(pooled: ReceiverHa
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
-async def test_missing_files_fail_the_transfer(pooled: ReceiverHarness) -> None:
+async def test_missing_files_fail_the_transfer(pooled: Receiver) -> None:
     (pooled.data / UUID).rename(pooled.data / "elsewhere")
     error = await pooled.fails(StorageError, source())
     assert "is not there" in error.detail
@@ -130,7 +128,7 @@ async def test_missing_files_fail_the_transfer(pooled: ReceiverHarness) -> None:
     assert pooled.left() == ["elsewhere"]
 
 
-async def test_a_missing_mark_fails_the_transfer(pooled: ReceiverHarness) -> None:
+async def test_a_missing_mark_fails_the_transfer(pooled: Receiver) -> None:
     marked = source(b"")
     marked.mark = "0" * 32
     error = await pooled.fails(StorageError, marked)
@@ -138,15 +136,13 @@ async def test_a_missing_mark_fails_the_transfer(pooled: ReceiverHarness) -> Non
 
 
 @pytest.mark.parametrize("ours", ["", "cellar"])
-async def test_a_server_of_another_pool_is_copied(
-    receiver: ReceiverHarness, ours: str, logged_errors: LoggedErrors
-) -> None:
+async def test_another_pools_files_are_sent(receiver: Receiver, ours: str, logged: Logged) -> None:
     receiver.volume.pool = ours
     ordinary = Source()
     ordinary.pool = "attic\n"
     await receiver.transfers.open(UUID).run(ordinary, SINGLE)
     assert (receiver.data / UUID / "server.properties").is_file()
-    (line,) = [line for line in logged_errors.lines if "storage pool" in line]
+    (line,) = [line for line in logged.lines if "storage pool" in line]
     told = f"this node {ours!r}" if ours else "this node none"
     assert f"has the storage pool 'attic\\n', {told}: its files are copied" in line
     assert "set system.transfers.storage_pool on both to the same pool_name" in line
@@ -154,7 +150,7 @@ async def test_a_server_of_another_pool_is_copied(
 
 @pytest.mark.parametrize(("ours", "theirs"), [("", "attic"), ("attic", ""), ("attic", "cellar")])
 async def test_a_copy_never_takes_the_place_of_what_may_be_the_senders(
-    pooled: ReceiverHarness, ours: str, theirs: str
+    pooled: Receiver, ours: str, theirs: str
 ) -> None:
     pooled.volume.pool = ours
     before = seen(pooled.data / UUID)
@@ -165,9 +161,7 @@ async def test_a_copy_never_takes_the_place_of_what_may_be_the_senders(
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
-async def test_a_sender_that_left_the_files_out_is_not_taken_for_an_empty_server(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_files_left_out_are_no_empty_server(receiver: Receiver) -> None:
     empty = source(b"")
     empty.mark = "0" * 32
     error = await receiver.fails(Conflict, empty)
@@ -176,7 +170,7 @@ async def test_a_sender_that_left_the_files_out_is_not_taken_for_an_empty_server
 
 @pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in RECORDED])
 async def test_no_failure_changes_the_shared_files(
-    pooled: ReceiverHarness, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
+    pooled: Receiver, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, write = seen(pooled.data / UUID), pooled.store.enter
 
@@ -196,7 +190,7 @@ async def test_no_failure_changes_the_shared_files(
     "error", [EnvironmentFailed("no image"), UploadTruncated("the upload ended", "x")]
 )
 async def test_a_failed_engine_or_sender_changes_nothing(
-    pooled: ReceiverHarness, error: BadRequest | EnvironmentFailed
+    pooled: Receiver, error: BadRequest | EnvironmentFailed
 ) -> None:
     before, broken = seen(pooled.data / UUID), source()
     if isinstance(error, UploadTruncated):
@@ -207,7 +201,7 @@ async def test_a_failed_engine_or_sender_changes_nothing(
     assert (pooled.left(), seen(pooled.data / UUID)) == ([UUID], before)
 
 
-async def test_shared_files_that_the_panel_refuses_stay_in_place(pooled: ReceiverHarness) -> None:
+async def test_shared_files_that_the_panel_refuses_stay_in_place(pooled: Receiver) -> None:
     pooled.faults["success"] = PanelRefused("no transfer open", "x", 409)
     pooled.panel.owned = [False, False]
     before = seen(pooled.data / UUID)
@@ -217,7 +211,7 @@ async def test_shared_files_that_the_panel_refuses_stay_in_place(pooled: Receive
     assert all("/.quarantine/" in path for path in pooled.kept())
 
 
-async def resumed(receiver: ReceiverHarness, step: ReceiveStep, *, told: bool = False) -> None:
+async def resumed(receiver: Receiver, step: ReceiveStep, *, told: bool = False) -> None:
     """Take up what a daemon leaves behind that dies in a step, as late in it as it can."""
     entry = receiver.store.begin(1.0, UUID, Direction.IN, step.name)
     receiver.store.set_terms(entry, "Attic", ())
@@ -248,9 +242,7 @@ BEFORE_REPORT = [
 
 
 @pytest.mark.parametrize("step", BEFORE_REPORT)
-async def test_an_unreported_transfer_fails_after_a_restart(
-    pooled: ReceiverHarness, step: ReceiveStep
-) -> None:
+async def test_a_restart_fails_unreported_transfers(pooled: Receiver, step: ReceiveStep) -> None:
     before = seen(pooled.data / UUID)
     await resumed(pooled, step)
     assert pooled.calls == ["failure"] + ["remove"] * (step is ReceiveStep.ENVIRONMENT)
@@ -259,9 +251,7 @@ async def test_an_unreported_transfer_fails_after_a_restart(
     assert pooled.store.unfinished() == []
 
 
-async def test_a_transfer_without_a_recorded_report_fails_after_a_restart(
-    pooled: ReceiverHarness,
-) -> None:
+async def test_a_transfer_without_a_report_fails_after_a_restart(pooled: Receiver) -> None:
     pooled.panel.owned = [False]
     before = seen(pooled.data / UUID)
     await resumed(pooled, ReceiveStep.REPORT)
@@ -270,9 +260,7 @@ async def test_a_transfer_without_a_recorded_report_fails_after_a_restart(
 
 
 @pytest.mark.parametrize("told", [True, False])
-async def test_a_transfer_that_may_be_reported_continues_after_a_restart(
-    pooled: ReceiverHarness, told: bool
-) -> None:
+async def test_a_transfer_that_may_be_reported_continues(pooled: Receiver, told: bool) -> None:
     # What is written down to be told, the Panel may hear after it was asked.
     pooled.panel.owned = [not told]
     before = seen(pooled.data / UUID)
@@ -284,7 +272,7 @@ async def test_a_transfer_that_may_be_reported_continues_after_a_restart(
     assert pooled.kept() == {ONE.path(UUID): b"one"}
 
 
-def test_a_server_in_the_pool_is_not_a_leftover(pooled: ReceiverHarness, tmp_path: Path) -> None:
+def test_a_server_in_the_pool_is_not_a_leftover(pooled: Receiver, tmp_path: Path) -> None:
     entry = pooled.store.begin(1.0, UUID, Direction.IN, ReceiveStep.RECEIVE.name)
     pooled.store.set_terms(entry, "Attic", ())
     clear_leftovers(pooled.store.unfinished(), pooled.staging, pooled.backups)

@@ -55,9 +55,7 @@ def in_parts(*pieces: bytes) -> list[bytes]:
 
 
 @given(st.lists(CONTENTS, max_size=4), st.sets(st.integers(1, 400), max_size=9))
-def test_any_form_is_divided_as_the_library_divides_it(
-    contents: list[bytes], places: set[int]
-) -> None:
+def test_any_form_is_divided_as_by_the_library(contents: list[bytes], places: set[int]) -> None:
     pieces = cut(form(*contents), places)
     assert in_parts(*pieces) == contents == found(PushMultipartParser("bb"), pieces)
 

@@ -1,4 +1,4 @@
-"""The chain of an outgoing transfer: what is done, told and left at each of its ends."""
+"""An outgoing transfer: its steps, and what is reported and left when it ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, fail
 
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.support.sender import SenderHarness, at_answer, at_stop, sending
+from tests.support.sender import Sender, at_answer, at_stop, sending
 from tests.transfers.peers import closed_port
 from wingsd.archive import extract
 from wingsd.errors import BadRequest, Conflict, DaemonStopping, EnvironmentFailed
@@ -30,7 +30,7 @@ def members(archive: bytes) -> dict[str, tarfile.TarInfo]:
         return {member.name: member for member in tar}
 
 
-async def test_a_server_goes_through_every_step_in_order(sender: SenderHarness) -> None:
+async def test_a_server_goes_through_every_step_in_order(sender: Sender) -> None:
     await sender.start()
     assert sender.calls == ["stop", "remove"]
     assert sender.states == ["pending", "processing", "success", "completed"]
@@ -40,37 +40,33 @@ async def test_a_server_goes_through_every_step_in_order(sender: SenderHarness) 
     assert sender.server.hold == MOVED
 
 
-async def test_waiting_for_a_slot_is_not_counted_as_sending(sender: SenderHarness) -> None:
+async def test_waiting_for_a_slot_is_not_counted_as_sending(sender: Sender) -> None:
     now, slots = [0.0], sender.uploader.slots
     for _ in range(2):
         await slots.acquire()
     over = sender.start()
     await until(lambda: slots.waiting)
-    (course,) = sender.heard.begun
-    course.seconds = lambda: now[0]  # type: ignore[attr-defined]
+    (step_log,) = sender.heard.begun
+    step_log.seconds = lambda: now[0]  # type: ignore[attr-defined]
     now[0] = 1e9
     slots.release()
     await over
     assert dict(sender.heard.steps)["send"] == 0
 
 
-async def test_a_node_that_does_not_say_that_it_keeps_links_gets_copies(
-    sender: SenderHarness,
-) -> None:
+async def test_a_node_that_does_not_say_that_it_keeps_links_gets_copies(sender: Sender) -> None:
     sender.destination.features = ""
     await sender.start()
     link = members(sender.destination.archives[0])["link"]
     assert (link.isreg(), link.size) == (True, 128_000)
 
 
-def allow(sender: SenderHarness, disk_space: int) -> None:
+def allow(sender: Sender, disk_space: int) -> None:
     """Have the Panel say that the server may have so many MiB."""
     sender.server.configuration = Configuration(Settings(UUID, build=Build(disk_space=disk_space)))
 
 
-async def test_a_server_with_more_than_its_disk_limit_is_not_stopped_and_not_sent(
-    sender: SenderHarness,
-) -> None:
+async def test_a_server_over_its_disk_limit_is_neither_stopped_nor_sent(sender: Sender) -> None:
     allow(sender, 1)
     with (sender.tree / "world" / "sparse").open("wb") as file:
         file.truncate(64 << 20)
@@ -91,7 +87,7 @@ async def test_a_server_with_more_than_its_disk_limit_is_not_stopped_and_not_sen
     assert sender.states[-1] == "completed"
 
 
-async def test_a_file_that_grew_beyond_the_disk_limit_is_not_sent(sender: SenderHarness) -> None:
+async def test_a_file_that_grew_beyond_the_disk_limit_is_not_sent(sender: Sender) -> None:
     allow(sender, 1)
     sender.server.disk_bytes = 200_000
     with (sender.tree / "world" / "sparse").open("wb") as file:
@@ -103,7 +99,7 @@ async def test_a_file_that_grew_beyond_the_disk_limit_is_not_sent(sender: Sender
     assert sender.server.hold == ""
 
 
-async def test_a_refusal_reaches_the_console_and_the_panel(sender: SenderHarness) -> None:
+async def test_a_refusal_reaches_the_console_and_the_panel(sender: Sender) -> None:
     sender.destination.status = 409
     sender.destination.body = b'{"error": "this server is already on this node"}'
     await sender.start()
@@ -114,9 +110,7 @@ async def test_a_refusal_reaches_the_console_and_the_panel(sender: SenderHarness
     assert sender.server.hold == ""
 
 
-async def test_a_server_is_not_stopped_for_a_node_that_cannot_be_reached(
-    sender: SenderHarness,
-) -> None:
+async def test_a_server_is_not_stopped_for_a_node_that_cannot_be_reached(sender: Sender) -> None:
     with closed_port() as port:
         await sender.start(port)
     assert sender.calls == []
@@ -125,7 +119,7 @@ async def test_a_server_is_not_stopped_for_a_node_that_cannot_be_reached(
     assert sender.server.hold == ""
 
 
-async def test_a_server_that_cannot_be_stopped_stays(sender: SenderHarness) -> None:
+async def test_a_server_that_cannot_be_stopped_stays(sender: Sender) -> None:
     sender.faults["stop"] = EnvironmentFailed("the engine is away")
     await sender.start()
     assert sender.said("the engine is away")
@@ -133,7 +127,7 @@ async def test_a_server_that_cannot_be_stopped_stays(sender: SenderHarness) -> N
     assert (sender.panel.calls, sender.server.hold) == (["failure"], "")
 
 
-async def test_unreadable_files_fail_the_transfer(sender: SenderHarness) -> None:
+async def test_unreadable_files_fail_the_transfer(sender: Sender) -> None:
     sender.tree.rename(sender.tree.with_name("gone"))
     await sender.start()
     assert sender.destination.archives == []
@@ -141,9 +135,7 @@ async def test_unreadable_files_fail_the_transfer(sender: SenderHarness) -> None
     assert sender.states[-1] == "failure"
 
 
-async def test_a_failed_transfer_stays_unfinished_until_its_container_is_restored(
-    sender: SenderHarness,
-) -> None:
+async def test_a_failed_transfer_is_open_until_its_container_is_restored(sender: Sender) -> None:
     sender.destination.status = 500
     sender.waits["restore"] = Deferred()
     await sender.start()
@@ -168,7 +160,7 @@ async def test_a_failed_transfer_stays_unfinished_until_its_container_is_restore
     ],
 )
 async def test_the_archive_goes_in_the_format_that_is_asked_for(
-    sender: SenderHarness, asked: str, filename: bytes, begins: bytes, tmp_path: Path
+    sender: Sender, asked: str, filename: bytes, begins: bytes, tmp_path: Path
 ) -> None:
     await sender.start(archive_format=asked)
     assert sender.destination.filenames == [filename]
@@ -183,14 +175,14 @@ async def test_the_archive_goes_in_the_format_that_is_asked_for(
 
 @pytest.mark.parametrize(("asked", "is_compressed"), [("", True), ("none", False)])
 async def test_the_level_that_is_asked_for_goes_before_the_nodes_own(
-    sender: SenderHarness, asked: str, is_compressed: bool
+    sender: Sender, asked: str, is_compressed: bool
 ) -> None:
     await sender.start(compression_level=asked)
     (archive,) = sender.destination.archives
     assert (len(archive) < 128_000 / 2) is is_compressed
 
 
-async def test_an_unknown_format_is_logged_and_the_default_sent(sender: SenderHarness) -> None:
+async def test_an_unknown_format_is_logged_and_the_default_sent(sender: Sender) -> None:
     await sender.start(archive_format="itaf_zstd", compression_level="ultra")
     assert sender.destination.filenames == [b"archive.tar.gz"]
     assert sender.said("the archive format 'itaf_zstd' is not one that this node writes")
@@ -198,7 +190,7 @@ async def test_an_unknown_format_is_logged_and_the_default_sent(sender: SenderHa
     assert sender.states[-2:] == ["success", "completed"]
 
 
-async def test_a_second_transfer_of_a_server_is_refused(sender: SenderHarness) -> None:
+async def test_a_second_transfer_of_a_server_is_refused(sender: Sender) -> None:
     there = at_answer(sender)
     over = sender.start()
     await there
@@ -209,16 +201,14 @@ async def test_a_second_transfer_of_a_server_is_refused(sender: SenderHarness) -
     await over
 
 
-def test_a_request_without_a_valid_url_is_refused_and_holds_nothing(sender: SenderHarness) -> None:
+def test_a_request_without_a_valid_url_is_refused_and_holds_nothing(sender: Sender) -> None:
     server: Any = sender.server
     with pytest.raises(BadRequest):
         sender.transfers.start(server, TransferRequest("nowhere", "Bearer token"))
     assert (sender.server.hold, sender.states) == ("", [])
 
 
-async def test_a_daemon_that_stops_aborts_a_transfer_that_is_not_sent(
-    sender: SenderHarness,
-) -> None:
+async def test_a_daemon_that_stops_aborts_a_transfer_that_is_not_sent(sender: Sender) -> None:
     there = at_stop(sender)
     sender.start()
     await there
@@ -228,9 +218,7 @@ async def test_a_daemon_that_stops_aborts_a_transfer_that_is_not_sent(
         sender.start()
 
 
-async def test_a_daemon_that_stops_waits_for_the_answer_to_a_complete_upload(
-    sender: SenderHarness,
-) -> None:
+async def test_a_daemon_that_stops_waits_for_a_full_uploads_answer(sender: Sender) -> None:
     there = at_answer(sender)
     sender.start()
     await there
@@ -242,7 +230,7 @@ async def test_a_daemon_that_stops_waits_for_the_answer_to_a_complete_upload(
 
 
 async def test_an_unreachable_panel_does_not_hold_the_server(
-    sender: SenderHarness, monkeypatch: pytest.MonkeyPatch
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def down(uuid: str) -> Deferred[bool]:
         return fail(PanelUnreachable("down", "x"))
@@ -253,7 +241,7 @@ async def test_an_unreachable_panel_does_not_hold_the_server(
     assert sender.server.hold == ""
 
 
-async def test_a_success_is_counted_with_the_bytes_sent(sender: SenderHarness) -> None:
+async def test_a_success_is_counted_with_the_bytes_sent(sender: Sender) -> None:
     await sender.start()
     ((way, error, moved),) = sender.heard.over
     assert (way, error) == ("out", None)
@@ -264,7 +252,7 @@ async def test_a_success_is_counted_with_the_bytes_sent(sender: SenderHarness) -
     assert steps == ["ask", "stop", "retire", "send", "await"]
 
 
-async def test_a_refusal_is_counted_with_its_error(sender: SenderHarness) -> None:
+async def test_a_refusal_is_counted_with_its_error(sender: Sender) -> None:
     sender.destination.status = 500
     await sender.start()
     ((_, error, _),) = sender.heard.over

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.sender import (
-    SenderHarness,
+    Sender,
     at_answer,
     at_question,
     at_removal,
@@ -27,7 +27,7 @@ MOMENTS = [at_question, at_stop, at_removal, at_upload, at_answer]
 
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_a_cancel_ends_each_step_at_once(
-    sender: SenderHarness, moment: Callable[[SenderHarness], Deferred[None]]
+    sender: Sender, moment: Callable[[Sender], Deferred[None]]
 ) -> None:
     there = moment(sender)
     over = sender.start()
@@ -45,7 +45,7 @@ async def test_a_cancel_ends_each_step_at_once(
 
 @pytest.mark.parametrize("moment", MOMENTS[:-1])
 async def test_a_deletion_during_the_upload_cancels_the_transfer(
-    sender: SenderHarness, moment: Callable[[SenderHarness], Deferred[None]]
+    sender: Sender, moment: Callable[[Sender], Deferred[None]]
 ) -> None:
     there = moment(sender)
     over = sender.start()
@@ -57,7 +57,7 @@ async def test_a_deletion_during_the_upload_cancels_the_transfer(
     await over
 
 
-async def test_a_deletion_after_the_upload_is_a_success(sender: SenderHarness) -> None:
+async def test_a_deletion_after_the_upload_is_a_success(sender: Sender) -> None:
     there = at_answer(sender)
     over = sender.start()
     await there
@@ -74,9 +74,7 @@ async def test_a_deletion_after_the_upload_is_a_success(sender: SenderHarness) -
     assert "restore" not in sender.calls
 
 
-async def test_an_answer_that_is_lost_after_the_deletion_changes_nothing(
-    sender: SenderHarness,
-) -> None:
+async def test_an_answer_that_is_lost_after_the_deletion_changes_nothing(sender: Sender) -> None:
     there = at_answer(sender)
     sender.destination.drop = True
     over = sender.start()
@@ -91,7 +89,7 @@ async def test_an_answer_that_is_lost_after_the_deletion_changes_nothing(
 
 @pytest.mark.parametrize("ours", [False, True])
 async def test_a_server_that_moved_and_was_not_deleted_is_asked_about(
-    sender: SenderHarness, ours: bool, monkeypatch: pytest.MonkeyPatch
+    sender: Sender, ours: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manager, "DELETION_WITHIN", 0.02)
     sender.panel.owned = ours
@@ -107,7 +105,7 @@ async def test_a_server_that_moved_and_was_not_deleted_is_asked_about(
         assert sender.calls[-2:] == ["discard", "store away"]
 
 
-async def test_a_late_deletion_completes_the_transfer(sender: SenderHarness) -> None:
+async def test_a_late_deletion_completes_the_transfer(sender: Sender) -> None:
     await sender.start()
     await sender.transfers.release(UUID)
     # Until its files are out of its place, a daemon that dies leaves them to the next.

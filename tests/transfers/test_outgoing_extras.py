@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.sample_server import UUID
-from tests.support.sender import BACKUPS, SenderHarness, sending
+from tests.support.sender import BACKUPS, Sender, sending
 from wingsd.backups.local import Backup, InstallLog
 from wingsd.config import CALAGOPUS, PELICAN
 
@@ -17,9 +17,7 @@ sender = pytest.fixture(sending)
 
 
 @pytest.mark.parametrize(("asked", "family"), [("", PELICAN), ("tar_zstd", CALAGOPUS)])
-async def test_backups_are_sent_from_every_place(
-    sender: SenderHarness, asked: str, family: str
-) -> None:
+async def test_backups_are_sent_from_every_place(sender: Sender, asked: str, family: str) -> None:
     first, second = random.Random("along").randbytes(600_000), b"second"
     sender.keep(f"{UUID}/{BACKUPS[0]}.tar.gz", first)
     sender.keep(f"{BACKUPS[1]}.tar.gz", second)
@@ -36,7 +34,7 @@ async def test_backups_are_sent_from_every_place(
     assert sender.states[-2:] == ["success", "completed"]
 
 
-async def test_a_missing_backup_fails_before_the_server_is_stopped(sender: SenderHarness) -> None:
+async def test_a_missing_backup_fails_before_the_server_is_stopped(sender: Sender) -> None:
     sender.keep(f"{BACKUPS[0]}.tar.gz", b"here")
     (sender.tree.parent / "backups" / f"{BACKUPS[1]}.tar.gz").symlink_to("/etc/passwd")
     await sender.start(backups=tuple(BACKUPS))
@@ -45,14 +43,14 @@ async def test_a_missing_backup_fails_before_the_server_is_stopped(sender: Sende
     assert (sender.panel.calls, sender.server.hold) == (["failure"], "")
 
 
-async def test_only_tar_gz_backups_are_sent_to_pelican_nodes(sender: SenderHarness) -> None:
+async def test_only_tar_gz_backups_are_sent_to_pelican_nodes(sender: Sender) -> None:
     sender.keep(f"{BACKUPS[0]}.tar.zst", b"zst")
     await sender.start(backups=(BACKUPS[0],))
     assert sender.said("the nodes of Pelican keep only backups that are a tar.gz")
     assert sender.calls == []
 
 
-def keep_log(sender: SenderHarness, data: bytes) -> Path:
+def keep_log(sender: Sender, data: bytes) -> Path:
     file: Path = sender.logs / "install" / f"{UUID}.log"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(data)
@@ -60,7 +58,7 @@ def keep_log(sender: SenderHarness, data: bytes) -> Path:
 
 
 @pytest.mark.parametrize("asked", ["", "tar_zstd"])
-async def test_the_installation_log_is_sent(sender: SenderHarness, asked: str) -> None:
+async def test_the_installation_log_is_sent(sender: Sender, asked: str) -> None:
     log = random.Random("along").randbytes(600_000)
     keep_log(sender, log)
     sender.keep(f"{BACKUPS[0]}.tar.gz", b"backup")
@@ -73,7 +71,7 @@ async def test_the_installation_log_is_sent(sender: SenderHarness, asked: str) -
     assert sender.states[-2:] == ["success", "completed"]
 
 
-async def test_a_log_that_cannot_be_read_fails_no_transfer(sender: SenderHarness) -> None:
+async def test_a_log_that_cannot_be_read_fails_no_transfer(sender: Sender) -> None:
     file = keep_log(sender, b"secret")
     file.rename(file.with_name("another.log"))
     file.symlink_to("another.log")
@@ -83,7 +81,7 @@ async def test_a_log_that_cannot_be_read_fails_no_transfer(sender: SenderHarness
     assert sender.states[-2:] == ["success", "completed"]
 
 
-async def test_a_missing_log_is_not_mentioned(sender: SenderHarness) -> None:
+async def test_a_missing_log_is_not_mentioned(sender: Sender) -> None:
     await sender.start()
     assert not sender.said("log")
     assert sender.destination.attachments == {}

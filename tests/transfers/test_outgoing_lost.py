@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
-from tests.support.sender import SenderHarness, at_answer, sending
+from tests.support.sender import Sender, at_answer, sending
 from wingsd.transfers import coordinator, panel_callbacks
 from wingsd.transfers.outgoing import transfer as outgoing
 from wingsd.util.retry import Backoff
@@ -23,16 +23,16 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def sender(tmp_path: Path) -> Iterator[SenderHarness]:
+def sender(tmp_path: Path) -> Iterator[Sender]:
     yield from sending(tmp_path, answer_grace=600)
 
 
 @pytest.fixture
-def impatient(tmp_path: Path) -> Iterator[SenderHarness]:
+def impatient(tmp_path: Path) -> Iterator[Sender]:
     yield from sending(tmp_path, answer_grace=600, answer_timeout=0.1)
 
 
-async def lose_answer(sender: SenderHarness) -> Deferred[None]:
+async def lose_answer(sender: Sender) -> Deferred[None]:
     """Send the server, lose the answer, and return when the Panel was asked some times."""
     sender.destination.drop = True
     over = sender.start()
@@ -41,9 +41,7 @@ async def lose_answer(sender: SenderHarness) -> Deferred[None]:
     return over
 
 
-async def test_when_the_answer_is_lost_the_panel_is_asked_until_the_server_has_moved(
-    sender: SenderHarness,
-) -> None:
+async def test_after_a_lost_answer_the_panel_is_asked_until_it_moved(sender: Sender) -> None:
     over = await lose_answer(sender)
     await until(lambda: sender.said("the Panel is asked whether the server has moved, for 0 s"))
     assert sender.said("the destination may still be working: for 10 min")
@@ -58,7 +56,7 @@ async def test_when_the_answer_is_lost_the_panel_is_asked_until_the_server_has_m
     assert not sender.said("failed while")
 
 
-async def test_a_cancel_ends_the_grace_at_once(sender: SenderHarness) -> None:
+async def test_a_cancel_ends_the_grace_at_once(sender: Sender) -> None:
     over = await lose_answer(sender)
     sender.transfers.cancel(UUID)
     await over.addTimeout(2, reactor)
@@ -68,7 +66,7 @@ async def test_a_cancel_ends_the_grace_at_once(sender: SenderHarness) -> None:
     assert sender.said("the destination node did not answer")
 
 
-async def test_a_deletion_by_the_panel_ends_the_grace_as_a_success(sender: SenderHarness) -> None:
+async def test_a_deletion_by_the_panel_ends_the_grace_as_a_success(sender: Sender) -> None:
     over = await lose_answer(sender)
     await sender.transfers.release(UUID)
     sender.transfers.deleted(UUID)
@@ -78,7 +76,7 @@ async def test_a_deletion_by_the_panel_ends_the_grace_as_a_success(sender: Sende
     assert sender.store.unfinished() == []
 
 
-async def test_a_daemon_that_ends_leaves_the_grace_to_the_next(sender: SenderHarness) -> None:
+async def test_a_daemon_that_ends_leaves_the_grace_to_the_next(sender: Sender) -> None:
     over = await lose_answer(sender)
     await sender.transfers.stop()
     await over
@@ -89,9 +87,7 @@ async def test_a_daemon_that_ends_leaves_the_grace_to_the_next(sender: SenderHar
 
 
 @pytest.mark.parametrize("status", [408, 502, 503, 504, 524])
-async def test_a_proxys_answer_in_the_nodes_place_is_a_lost_answer(
-    sender: SenderHarness, status: int
-) -> None:
+async def test_a_proxys_answer_means_a_lost_answer(sender: Sender, status: int) -> None:
     sender.destination.status, sender.destination.body = status, b"<html>Gateway timeout</html>"
     over = sender.start()
     await until(lambda: sender.panel.calls.count("owns") > 2)
@@ -104,9 +100,7 @@ async def test_a_proxys_answer_in_the_nodes_place_is_a_lost_answer(
 @pytest.mark.parametrize(
     ("status", "body"), [(503, b'{"error": "this node is shutting down"}'), (500, b""), (404, b"")]
 )
-async def test_an_error_of_the_node_itself_is_a_refusal(
-    sender: SenderHarness, status: int, body: bytes
-) -> None:
+async def test_a_nodes_own_error_is_a_refusal(sender: Sender, status: int, body: bytes) -> None:
     sender.destination.status, sender.destination.body = status, body
     await sender.start()
     assert sender.panel.calls == ["owns", "failure"]
@@ -114,7 +108,7 @@ async def test_an_error_of_the_node_itself_is_a_refusal(
 
 
 async def test_a_refused_server_is_free_while_its_failure_is_reported(
-    sender: SenderHarness, monkeypatch: pytest.MonkeyPatch
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The Panel has not committed the transfer yet, or the destination was the first to tell.
     monkeypatch.setattr(panel_callbacks, "MINUTE_BACKOFF", Backoff(0.01, 0.01))
@@ -129,9 +123,7 @@ async def test_a_refused_server_is_free_while_its_failure_is_reported(
     assert sender.panel.calls.count("failure") == 4
 
 
-async def test_a_silent_destination_is_waited_for_with_a_line_every_minute(
-    sender: SenderHarness,
-) -> None:
+async def test_a_silent_destination_is_waited_for_with_a_line_every_minute(sender: Sender) -> None:
     there = at_answer(sender)
     over = sender.start()
     await there
@@ -144,9 +136,7 @@ async def test_a_silent_destination_is_waited_for_with_a_line_every_minute(
     assert sender.panel.calls == []
 
 
-async def test_a_destination_that_stays_silent_fails_the_transfer(
-    impatient: SenderHarness,
-) -> None:
+async def test_a_destination_that_stays_silent_fails_the_transfer(impatient: Sender) -> None:
     impatient.destination.waits["POST"] = Deferred()
     await impatient.start()
     assert impatient.said("no answer for 0.1 s")

@@ -12,7 +12,7 @@ from twisted.web.server import Site
 
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID, sha256
-from tests.support.sender import BACKUPS, SenderHarness, at_answer, at_upload, sending
+from tests.support.sender import BACKUPS, Sender, at_answer, at_upload, sending
 from tests.transfers.peers import closed_port
 from wingsd.backups.local import Backup
 from wingsd.config import PELICAN
@@ -24,20 +24,20 @@ POOLED = "symlinks, hard-links, storage-pool, shared-volume"
 
 
 @pytest.fixture
-def sender(tmp_path: Path) -> Iterator[SenderHarness]:
+def sender(tmp_path: Path) -> Iterator[Sender]:
     yield from sending(tmp_path, storage_pool="Attic")
 
 
-def asked(sender: SenderHarness, header: str) -> list[str | None]:
+def asked(sender: Sender, header: str) -> list[str | None]:
     """Return a header of each request that the destination had."""
     return [request.getHeader(header) for request in sender.destination.requests]
 
 
-def marks(sender: SenderHarness) -> list[Path]:
+def marks(sender: Sender) -> list[Path]:
     return list(sender.tree.parent.glob(".pool-mark-*"))
 
 
-async def test_a_node_that_has_the_files_is_sent_none(sender: SenderHarness) -> None:
+async def test_a_node_that_has_the_files_is_sent_none(sender: Sender) -> None:
     sender.destination.features = POOLED
     seen: list[list[Path]] = []
     sender.destination.on_request = lambda: seen.append(marks(sender))
@@ -54,16 +54,14 @@ async def test_a_node_that_has_the_files_is_sent_none(sender: SenderHarness) -> 
     assert sender.said("it is in the storage pool Attic: its files stay there")
 
 
-async def test_backups_are_sent_within_a_pool_and_stay_here(sender: SenderHarness) -> None:
+async def test_backups_are_sent_within_a_pool_and_stay_here(sender: Sender) -> None:
     sender.keep(f"{UUID}/{BACKUPS[0]}.tar.gz", b"one")
     sender.destination.features = POOLED
     await sender.start(backups=(BACKUPS[0],))
     assert sender.destination.attachments == {Backup(BACKUPS[0], "tar.gz", PELICAN): b"one"}
 
 
-async def test_a_node_of_another_family_is_told_of_the_pool_and_sent_everything(
-    sender: SenderHarness,
-) -> None:
+async def test_another_familys_node_gets_the_pool_and_everything(sender: Sender) -> None:
     sender.destination.features = ""
     await sender.start()
     assert len(sender.destination.archives[0]) > 1000
@@ -73,9 +71,7 @@ async def test_a_node_of_another_family_is_told_of_the_pool_and_sent_everything(
     assert sender.servers.shared == "Attic"
 
 
-async def test_a_node_that_does_not_have_the_files_gets_an_ordinary_copy(
-    sender: SenderHarness,
-) -> None:
+async def test_a_node_that_does_not_have_the_files_gets_an_ordinary_copy(sender: Sender) -> None:
     await sender.start()
     assert len(sender.destination.archives[0]) > 1000
     assert asked(sender, "X-Storage-Pool")[1] is None
@@ -84,14 +80,12 @@ async def test_a_node_that_does_not_have_the_files_gets_an_ordinary_copy(
     assert entry.pool == ""
 
 
-async def test_the_pool_is_not_named_to_calagopus_nodes(sender: SenderHarness) -> None:
+async def test_the_pool_is_not_named_to_calagopus_nodes(sender: Sender) -> None:
     await sender.start(archive_format="tar")
     assert asked(sender, "X-Storage-Pool") == [None, None]
 
 
-async def test_one_volume_in_two_pools_fails_before_the_server_is_stopped(
-    sender: SenderHarness,
-) -> None:
+async def test_one_volume_in_two_pools_fails_before_the_server_is_stopped(sender: Sender) -> None:
     sender.destination.features = "symlinks, shared-volume"
     await sender.start()
     assert (sender.calls, sender.panel.calls, sender.server.hold) == ([], ["failure"], "")
@@ -100,9 +94,7 @@ async def test_one_volume_in_two_pools_fails_before_the_server_is_stopped(
 
 
 @pytest.mark.parametrize("features", [POOLED, ""])
-async def test_a_pooled_transfer_is_recorded_before_it_is_sent(
-    sender: SenderHarness, features: str
-) -> None:
+async def test_a_pooled_transfer_is_recorded_first(sender: Sender, features: str) -> None:
     sender.destination.features = features
     seen: list[Any] = []
 
@@ -117,9 +109,7 @@ async def test_a_pooled_transfer_is_recorded_before_it_is_sent(
 
 
 @pytest.mark.parametrize("moved", [True, False])
-async def test_the_panel_decides_after_a_refusal_within_a_pool(
-    sender: SenderHarness, moved: bool
-) -> None:
+async def test_the_panel_decides_after_a_refusal_in_a_pool(sender: Sender, moved: bool) -> None:
     sender.destination.features, sender.destination.status = POOLED, 500
     sender.panel.owned = not moved
     await sender.start()
@@ -128,14 +118,14 @@ async def test_the_panel_decides_after_a_refusal_within_a_pool(
     assert sender.states[-1] == ("completed" if moved else "failure")
 
 
-def move_to(sender: SenderHarness, port: int) -> None:
+def move_to(sender: Sender, port: int) -> None:
     """Have the upload go to another port than the question."""
     (transfer,) = sender.transfers._open.values()
     url = f"http://127.0.0.1:{port}/api/transfers"
     transfer._upload._destination = PeerClient(url, "Bearer token", reactor, PeerTls())
 
 
-async def test_an_unreachable_destination_does_not_have_the_server(sender: SenderHarness) -> None:
+async def test_an_unreachable_destination_does_not_have_the_server(sender: Sender) -> None:
     sender.destination.features = ""
     with closed_port() as port:
         sender.destination.on_request = lambda: move_to(sender, port)
@@ -144,9 +134,7 @@ async def test_an_unreachable_destination_does_not_have_the_server(sender: Sende
     assert (sender.server.hold, sender.servers.shared) == ("", "")
 
 
-async def test_a_deletion_by_the_panel_ends_a_pooled_transfer_as_a_success(
-    sender: SenderHarness,
-) -> None:
+async def test_a_deletion_by_the_panel_ends_a_pooled_transfer_as_a_success(sender: Sender) -> None:
     sender.destination.features = ""
     begun = at_upload(sender)
     over = sender.start()
@@ -162,7 +150,7 @@ async def test_a_deletion_by_the_panel_ends_a_pooled_transfer_as_a_success(
     assert (sender.servers.shared, marks(sender)) == ("Attic", [])
 
 
-async def test_the_panel_decides_after_a_cancel_within_a_pool(sender: SenderHarness) -> None:
+async def test_the_panel_decides_after_a_cancel_within_a_pool(sender: Sender) -> None:
     sender.destination.features = POOLED
     waiting = at_answer(sender)
     over = sender.start()
@@ -173,7 +161,7 @@ async def test_the_panel_decides_after_a_cancel_within_a_pool(sender: SenderHarn
     assert (sender.states[-1], sender.servers.shared) == ("failure", "")
 
 
-def answer_early(sender: SenderHarness) -> None:
+def answer_early(sender: Sender) -> None:
     """Have the destination answer an upload as soon as it has its head, and take no more."""
 
     def eager(protocol: Any) -> Any:
@@ -194,9 +182,7 @@ def answer_early(sender: SenderHarness) -> None:
 
 
 @pytest.mark.parametrize("moved", [True, False])
-async def test_a_daemon_that_ends_while_it_sends_asks_the_panel(
-    sender: SenderHarness, moved: bool
-) -> None:
+async def test_a_daemon_that_ends_as_it_sends_asks_the_panel(sender: Sender, moved: bool) -> None:
     sender.destination.features = ""
     sender.panel.owned = not moved
     begun = at_upload(sender)
@@ -209,7 +195,7 @@ async def test_a_daemon_that_ends_while_it_sends_asks_the_panel(
     assert sender.states[-1] == ("completed" if moved else "failure")
 
 
-async def test_an_answer_may_come_before_everything_was_sent(sender: SenderHarness) -> None:
+async def test_an_answer_may_come_before_everything_was_sent(sender: Sender) -> None:
     sender.destination.features = ""
     answer_early(sender)
     with (sender.tree / "large").open("wb") as file:
@@ -219,7 +205,7 @@ async def test_an_answer_may_come_before_everything_was_sent(sender: SenderHarne
     assert sender.panel.calls == []
 
 
-async def test_shared_files_of_a_moved_server_stay_in_place(sender: SenderHarness) -> None:
+async def test_shared_files_of_a_moved_server_stay_in_place(sender: Sender) -> None:
     sender.destination.features = POOLED
     # It once came by a direct transfer, and would be known by its files at the next start.
     sender.store.add_description(UUID, "digest", "{}")

@@ -6,10 +6,10 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.support.sender import BACKUPS, SenderHarness, at_answer, sending
+from tests.support.sender import BACKUPS, Sender, at_answer, sending
 from wingsd.backups.local import Removal
 from wingsd.statedb import Outcome
 
@@ -19,30 +19,28 @@ OTHERS = [f"{UUID}/{BACKUPS[2]}.tar.gz", "other.tar"]
 
 
 @pytest.fixture
-def with_backups(sender: SenderHarness) -> SenderHarness:
+def with_backups(sender: Sender) -> Sender:
     for place in (*PLACES, *OTHERS):
         sender.keep(place, b"backup")
     return sender
 
 
-def start(sender: SenderHarness, *, delete: bool = True) -> Deferred[None]:
+def start(sender: Sender, *, delete: bool = True) -> Deferred[None]:
     asked = tuple(BACKUPS[:2])
     return sender.start(archive_format="tar", backups=asked, delete_backups=delete)
 
 
-def kept(sender: SenderHarness) -> list[str]:
+def kept(sender: Sender) -> list[str]:
     root = sender.tree.parent / "backups"
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
-def is_over(sender: SenderHarness) -> bool:
+def is_over(sender: Sender) -> bool:
     (entry,) = sender.store.transfers()
     return entry.outcome is not None
 
 
-async def test_moved_backups_are_removed_on_the_panels_deletion_only(
-    with_backups: SenderHarness,
-) -> None:
+async def test_moved_backups_are_removed_on_the_panels_deletion_only(with_backups: Sender) -> None:
     await start(with_backups)
     assert kept(with_backups) == sorted(PLACES + OTHERS)
     (entry,) = with_backups.store.transfers()
@@ -53,9 +51,7 @@ async def test_moved_backups_are_removed_on_the_panels_deletion_only(
     assert kept(with_backups) == sorted(OTHERS)
 
 
-async def test_the_panels_deletion_may_come_before_the_destinations_answer(
-    with_backups: SenderHarness,
-) -> None:
+async def test_the_deletion_may_come_before_the_destinations_answer(with_backups: Sender) -> None:
     waiting = at_answer(with_backups)
     over = start(with_backups)
     await waiting
@@ -68,9 +64,7 @@ async def test_the_panels_deletion_may_come_before_the_destinations_answer(
 
 
 @pytest.mark.parametrize("moved", [True, False])
-async def test_a_panel_that_sends_no_deletion_is_asked_first(
-    with_backups: SenderHarness, moved: bool
-) -> None:
+async def test_a_panel_without_deletion_is_asked_first(with_backups: Sender, moved: bool) -> None:
     await start(with_backups)
     (transfer,) = with_backups.transfers._left_behind.values()
     with_backups.panel.owned = not moved
@@ -79,9 +73,7 @@ async def test_a_panel_that_sends_no_deletion_is_asked_first(
     assert is_over(with_backups)
 
 
-async def test_no_backup_is_removed_from_a_directory_that_both_nodes_share(
-    with_backups: SenderHarness,
-) -> None:
+async def test_no_backup_is_removed_from_a_shared_directory(with_backups: Sender) -> None:
     with_backups.destination.features = "symlinks, hard-links, streams, shared-backups"
     await start(with_backups)
     assert with_backups.said("the same system.backup_directory: no backup is removed")
@@ -92,9 +84,7 @@ async def test_no_backup_is_removed_from_a_directory_that_both_nodes_share(
 
 
 @pytest.mark.parametrize("delete", [True, False])
-async def test_a_shared_backup_directory_is_detected_by_a_mark(
-    with_backups: SenderHarness, delete: bool
-) -> None:
+async def test_a_mark_shows_a_shared_directory(with_backups: Sender, delete: bool) -> None:
     waiting = at_answer(with_backups)
     over = start(with_backups, delete=delete)
     await waiting
@@ -108,9 +98,7 @@ async def test_a_shared_backup_directory_is_detected_by_a_mark(
 
 
 @pytest.mark.parametrize("later", [True, False])
-async def test_backups_of_a_server_that_came_back_are_not_removed(
-    with_backups: SenderHarness, later: bool
-) -> None:
+async def test_backups_of_a_returned_server_stay(with_backups: Sender, later: bool) -> None:
     await start(with_backups)
     (transfer,) = with_backups.transfers._left_behind.values()
     with_backups.servers.current, with_backups.panel.owned = "the server that came back", False
@@ -125,16 +113,14 @@ async def test_backups_of_a_server_that_came_back_are_not_removed(
 
 
 @pytest.mark.parametrize("status", [400, 500])
-async def test_a_transfer_that_fails_removes_none(
-    with_backups: SenderHarness, status: int
-) -> None:
+async def test_a_transfer_that_fails_removes_none(with_backups: Sender, status: int) -> None:
     with_backups.destination.status = status
     await start(with_backups)
     await until(lambda: is_over(with_backups))
     assert kept(with_backups) == sorted(PLACES + OTHERS)
 
 
-async def test_no_backup_is_removed_unless_asked_for(with_backups: SenderHarness) -> None:
+async def test_no_backup_is_removed_unless_asked_for(with_backups: Sender) -> None:
     await start(with_backups, delete=False)
     await with_backups.transfers.release(UUID)
     with_backups.transfers.deleted(UUID)
@@ -143,7 +129,7 @@ async def test_no_backup_is_removed_unless_asked_for(with_backups: SenderHarness
 
 
 async def test_a_backup_that_cannot_be_removed_is_logged_and_others_are_removed(
-    with_backups: SenderHarness, logged_errors: LoggedErrors
+    with_backups: Sender, logged: Logged
 ) -> None:
     await start(with_backups)
     place = with_backups.tree.parent / "backups" / PLACES[0]
@@ -153,15 +139,13 @@ async def test_a_backup_that_cannot_be_removed_is_logged_and_others_are_removed(
     with_backups.transfers.deleted(UUID)
     await until(lambda: is_over(with_backups))
     assert kept(with_backups) == sorted(OTHERS)
-    (line,) = [line for line in logged_errors.lines if "could not be removed" in line]
+    (line,) = [line for line in logged.lines if "could not be removed" in line]
     assert f"{place}" in line
     (entry,) = with_backups.store.transfers()
     assert entry.outcome is Outcome.SUCCESS
 
 
-async def test_a_transfer_stays_unfinished_until_its_backups_are_removed(
-    with_backups: SenderHarness,
-) -> None:
+async def test_a_transfer_is_open_until_its_backups_are_removed(with_backups: Sender) -> None:
     dying: Deferred[None] = Deferred()
     servers = with_backups.source_servers
 
@@ -181,11 +165,11 @@ async def test_a_transfer_stays_unfinished_until_its_backups_are_removed(
 
 
 async def test_the_logged_size_and_duration_are_of_the_same_upload(
-    with_backups: SenderHarness, logged_errors: LoggedErrors
+    with_backups: Sender, logged: Logged
 ) -> None:
     with_backups.keep(PLACES[0], bytes(1 << 20))
     await start(with_backups)
-    (line,) = [line for line in logged_errors.lines if f"{UUID}: sent " in line]
+    (line,) = [line for line in logged.lines if f"{UUID}: sent " in line]
     await with_backups.transfers.release(UUID)
     with_backups.transfers.deleted(UUID)
     await until(lambda: is_over(with_backups))

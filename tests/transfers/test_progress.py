@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tests.support.reactor import until
-from tests.support.receiver import DATA, SINGLE, ReceiverHarness, Source
+from tests.support.receiver import DATA, SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.errors import BadRequest
 from wingsd.transfers.console import ProgressMeter
@@ -27,7 +27,7 @@ def test_a_meter_counts_from_its_start_to_its_stop() -> None:
     assert (meter.seconds, meter.rate) == (3.0, 100.0)
 
 
-async def test_a_transfer_shows_its_step_and_bytes_received(receiver: ReceiverHarness) -> None:
+async def test_a_transfer_shows_its_step_and_bytes_received(receiver: Receiver) -> None:
     made: Deferred[None] = Deferred()
     receiver.waits["create"] = made
     source = Source()
@@ -46,7 +46,7 @@ async def test_a_transfer_shows_its_step_and_bytes_received(receiver: ReceiverHa
     assert receiver.transfers.progress == []
 
 
-async def test_the_outcome_is_in_the_database(receiver: ReceiverHarness) -> None:
+async def test_the_outcome_is_in_the_database(receiver: Receiver) -> None:
     receiver.panel.owned = [False, False]
     await receiver.fails(BadRequest, Source(checksum="0" * 64))
     await receiver.transfers.open(UUID).run(Source(), SINGLE)

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support.reactor import until
-from tests.support.receiver import RECORDED, SINGLE, ReceiverHarness, Source
+from tests.support.receiver import RECORDED, SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.errors import EnvironmentFailed, ServerNotFound, StorageError
 from wingsd.panel.http_client import PanelRefused
@@ -21,7 +21,7 @@ from wingsd.transfers.steps import ReceiveStep
 
 @pytest.mark.parametrize("step", [step for step in ReceiveStep if step.name in RECORDED])
 async def test_a_failed_write_to_the_database_fails_the_transfer_and_loses_nothing(
-    receiver: ReceiverHarness, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, step: ReceiveStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = receiver.store.enter
 
@@ -39,7 +39,7 @@ async def test_a_failed_write_to_the_database_fails_the_transfer_and_loses_nothi
 
 
 async def test_no_transfer_begins_without_a_database(
-    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, direct: bool) -> int:
         raise StorageError("the disk is full")
@@ -51,7 +51,7 @@ async def test_no_transfer_begins_without_a_database(
 
 
 async def test_a_success_that_cannot_be_recorded_is_not_reported(
-    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add = receiver.store.add_report
 
@@ -66,7 +66,7 @@ async def test_a_success_that_cannot_be_recorded_is_not_reported(
     assert receiver.left() == []
 
 
-async def resumed(receiver: ReceiverHarness, step: ReceiveStep, begun: float = 1.0) -> None:
+async def resumed(receiver: Receiver, step: ReceiveStep, begun: float = 1.0) -> None:
     """Take up, as the next daemon does, a transfer that had come so far."""
     entry = receiver.store.begin(begun, UUID, Direction.IN, step.name)
     directory = Path(receiver.staging.create(UUID))
@@ -80,9 +80,7 @@ async def resumed(receiver: ReceiverHarness, step: ReceiveStep, begun: float = 1
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
-async def test_a_complete_server_continues_at_its_step(
-    receiver: ReceiverHarness, step: ReceiveStep
-) -> None:
+async def test_a_complete_server_continues(receiver: Receiver, step: ReceiveStep) -> None:
     await resumed(receiver, step)
     made = ["create"] if step is not ReceiveStep.REPORT else []
     assert receiver.calls == ["owns", "server", *made, "success", "sync"]
@@ -92,9 +90,7 @@ async def test_a_complete_server_continues_at_its_step(
 
 
 @pytest.mark.parametrize("ahead", [365 * 24 * 3600.0, -365 * 24 * 3600.0])
-async def test_a_complete_server_continues_after_a_clock_step(
-    receiver: ReceiverHarness, ahead: float
-) -> None:
+async def test_a_clock_step_does_not_stop_a_recovery(receiver: Receiver, ahead: float) -> None:
     begun = time.time() + ahead
     await resumed(receiver, ReceiveStep.SWAP, begun)
     assert receiver.calls == ["owns", "server", "create", "success", "sync"]
@@ -104,9 +100,7 @@ async def test_a_complete_server_continues_after_a_clock_step(
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.RECEIVE, ReceiveStep.VERIFY, ReceiveStep.DURABLE])
-async def test_an_incomplete_server_is_reported_as_failed(
-    receiver: ReceiverHarness, step: ReceiveStep
-) -> None:
+async def test_an_incomplete_server_is_a_failure(receiver: Receiver, step: ReceiveStep) -> None:
     await resumed(receiver, step)
     assert receiver.calls == ["failure"]
     assert receiver.states[-1] == "failure"
@@ -114,9 +108,7 @@ async def test_an_incomplete_server_is_reported_as_failed(
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.SWAP, ReceiveStep.ENVIRONMENT])
-async def test_a_transfer_that_was_rolled_back_does_not_succeed(
-    receiver: ReceiverHarness, step: ReceiveStep
-) -> None:
+async def test_a_rolled_back_transfer_has_failed(receiver: Receiver, step: ReceiveStep) -> None:
     receiver.store.begin(1.0, UUID, Direction.IN, step.name)
     (entry,) = receiver.store.unfinished()
     receiver.transfers.resume(entry)
@@ -128,17 +120,13 @@ async def test_a_transfer_that_was_rolled_back_does_not_succeed(
 
 
 @pytest.mark.parametrize("step", [ReceiveStep.ENVIRONMENT, ReceiveStep.REPORT])
-async def test_the_container_of_a_refused_server_is_removed(
-    receiver: ReceiverHarness, step: ReceiveStep
-) -> None:
+async def test_a_refused_container_is_removed(receiver: Receiver, step: ReceiveStep) -> None:
     receiver.faults["owns"] = ServerNotFound("deleted meanwhile")
     await resumed(receiver, step)
     assert receiver.calls == ["owns", "failure", "remove"]
 
 
-async def test_leftovers_of_a_failure_are_removed_by_the_next_daemon(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_leftovers_of_a_failure_are_removed_by_the_next_daemon(receiver: Receiver) -> None:
     receiver.faults["create"] = EnvironmentFailed("the engine gave no answer in time")
     receiver.waits["remove"] = Deferred()
     transfer = receiver.transfers.open(UUID)
@@ -158,7 +146,7 @@ async def test_leftovers_of_a_failure_are_removed_by_the_next_daemon(
     assert receiver.store.transfers()[0].outcome is Outcome.FAILURE
 
 
-async def test_a_settled_report_is_not_sent_again(receiver: ReceiverHarness) -> None:
+async def test_a_settled_report_is_not_sent_again(receiver: Receiver) -> None:
     receiver.panel.owned = [True, True]
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
     await resumed(receiver, ReceiveStep.REPORT)
@@ -166,9 +154,7 @@ async def test_a_settled_report_is_not_sent_again(receiver: ReceiverHarness) -> 
     assert receiver.left() == [UUID]
 
 
-async def test_a_server_refused_after_a_restart_goes_into_quarantine(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_server_refused_after_a_restart_goes_into_quarantine(receiver: Receiver) -> None:
     receiver.panel.owned = [False, False]
     receiver.faults["success"] = PanelRefused("no transfer open", "x", 409)
     await resumed(receiver, ReceiveStep.SWAP)
@@ -176,7 +162,7 @@ async def test_a_server_refused_after_a_restart_goes_into_quarantine(
 
 
 async def test_a_restored_directory_is_not_taken_for_the_received_server(
-    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     precious = receiver.data / UUID / "precious"
     precious.parent.mkdir()
@@ -208,9 +194,7 @@ async def test_a_restored_directory_is_not_taken_for_the_received_server(
     assert (receiver.left(), receiver.store.unfinished()) == ([UUID], [])
 
 
-async def test_a_directory_set_aside_is_restored_when_the_panel_refuses_the_server(
-    receiver: ReceiverHarness,
-) -> None:
+async def test_a_directory_set_aside_is_restored_after_a_refusal(receiver: Receiver) -> None:
     precious = receiver.data / UUID / "precious"
     precious.parent.mkdir()
     precious.touch()

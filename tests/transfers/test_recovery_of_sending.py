@@ -28,7 +28,7 @@ from wingsd.transfers.steps import SendStep
 
 
 class FakeNode:
-    """The Panel, the outbox and the node's servers: they note what they are asked."""
+    """The Panel, the callback queue and the node's servers: they note what they are asked."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -211,9 +211,7 @@ async def test_a_moved_server_stays_in_its_pool(store: Store) -> None:
 
 
 @pytest.mark.parametrize("moved", [True, False])
-async def test_a_server_moved_within_a_pool_is_not_a_direct_server_here(
-    store: Store, moved: bool
-) -> None:
+async def test_a_server_moved_within_a_pool_is_forgotten(store: Store, moved: bool) -> None:
     """It once came so; its files are there still, and would have it known at the next start."""
     store.add_description(UUID, "digest", "{}")
     store.mark_arrived(1.0, UUID)

@@ -1,4 +1,4 @@
-"""The course of a transfer is told to whoever counts transfers."""
+"""The step log reports each step and end of a transfer to the observer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.support.reactor import until
-from tests.support.receiver import DATA, SINGLE, ReceiverHarness, Source
+from tests.support.receiver import DATA, SINGLE, Receiver, Source
 from tests.support.recording_observer import RecordingObserver
 from tests.support.sample_server import UUID
 from wingsd.archive.policy import ArchiveError
@@ -23,7 +23,7 @@ from wingsd.transfers.step_log import StepLog, StepLogs
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
 
-class Journal:
+class Database:
     """Takes everything at once, or refuses to take anything."""
 
     refuses: StorageError | None = None
@@ -35,42 +35,42 @@ class Journal:
         return succeed(None)
 
 
-class Told:
-    """A course, its clock, and who hears of it."""
+class StepLogHarness:
+    """A step log, its clock and its observer."""
 
     def __init__(self, steps: Any) -> None:
-        self.clock, self.heard, self.journal = Clock(), RecordingObserver(), Journal()
+        self.clock, self.heard, self.database = Clock(), RecordingObserver(), Database()
         authority: Any = SimpleNamespace(is_direct=False, step_texts={})
-        database: Any = self.journal
+        database: Any = self.database
         logs = StepLogs(database, EventBus(), self.heard, self.clock)
-        self.course: StepLog[Any] = StepLog(UUID, "Node", steps, logs, authority)
+        self.step_log: StepLog[Any] = StepLog(UUID, "Node", steps, logs, authority)
 
     async def begin(self) -> None:
-        await self.course.begin()
+        await self.step_log.begin()
 
     def resume(self, step: ReceiveStep) -> None:
-        self.course.resume(TransferRecord(1, UUID, Direction.IN, step.name, 0, 0), step)
+        self.step_log.resume(TransferRecord(1, UUID, Direction.IN, step.name, 0, 0), step)
 
 
 async def test_each_step_is_observed_with_its_duration() -> None:
-    told = Told(ReceiveStep)
-    await told.begin()
-    told.clock.advance(1)
-    await told.course.enter(ReceiveStep.RECEIVE)
-    told.clock.advance(5000)
-    assert (told.course.step, told.course.step_seconds) == ("receive", 5000)
-    told.course.advance(ReceiveStep.DONE)
-    assert told.heard.steps == [("admit", 1), ("receive", 5000)]
+    harness = StepLogHarness(ReceiveStep)
+    await harness.begin()
+    harness.clock.advance(1)
+    await harness.step_log.enter(ReceiveStep.RECEIVE)
+    harness.clock.advance(5000)
+    assert (harness.step_log.step, harness.step_log.step_seconds) == ("receive", 5000)
+    harness.step_log.advance(ReceiveStep.DONE)
+    assert harness.heard.steps == [("admit", 1), ("receive", 5000)]
 
 
-async def test_waiting_for_a_slot_is_not_counted(receiver: ReceiverHarness) -> None:
+async def test_waiting_for_a_slot_is_not_counted(receiver: Receiver) -> None:
     now, slots = [0.0], receiver.slots
     for _ in range(2):
         await slots.acquire()
     outcome = Deferred.fromCoroutine(receiver.transfers.open(UUID).run(Source(), SINGLE))
     await until(lambda: slots.waiting)
-    (course,) = receiver.heard.begun
-    course.seconds = lambda: now[0]  # type: ignore[attr-defined]
+    (step_log,) = receiver.heard.begun
+    step_log.seconds = lambda: now[0]  # type: ignore[attr-defined]
     now[0] = 1e9
     slots.release()
     await outcome
@@ -78,64 +78,64 @@ async def test_waiting_for_a_slot_is_not_counted(receiver: ReceiverHarness) -> N
 
 
 async def test_the_end_is_observed_with_the_bytes_moved() -> None:
-    told = Told(SendStep)
-    await told.begin()
-    assert told.heard.begun == [told.course]
-    told.course.count = lambda: 77
-    told.course.advance(SendStep.DONE)
-    assert told.heard.over == [("out", None, 77)]
+    harness = StepLogHarness(SendStep)
+    await harness.begin()
+    assert harness.heard.begun == [harness.step_log]
+    harness.step_log.count = lambda: 77
+    harness.step_log.advance(SendStep.DONE)
+    assert harness.heard.over == [("out", None, 77)]
 
 
 async def test_the_end_is_observed_with_the_error() -> None:
-    told, error = Told(ReceiveStep), ArchiveError("cut")
-    await told.begin()
-    told.course.fail(error)
-    assert told.heard.over == []
-    await told.course.enter_if_open(ReceiveStep.FAILED)
-    assert told.heard.over == [("in", error, 0)]
+    harness, error = StepLogHarness(ReceiveStep), ArchiveError("cut")
+    await harness.begin()
+    harness.step_log.fail(error)
+    assert harness.heard.over == []
+    await harness.step_log.enter_if_open(ReceiveStep.FAILED)
+    assert harness.heard.over == [("in", error, 0)]
 
 
 async def test_a_server_that_has_moved_after_all_is_a_success() -> None:
-    told = Told(SendStep)
-    await told.begin()
-    told.course.fail(DestinationDisconnected("the line broke", body_sent=True))
-    told.course.advance(SendStep.SETTLE)
-    told.course.advance(SendStep.DONE)
-    assert told.heard.over == [("out", None, 0)]
+    harness = StepLogHarness(SendStep)
+    await harness.begin()
+    harness.step_log.fail(DestinationDisconnected("the line broke", body_sent=True))
+    harness.step_log.advance(SendStep.SETTLE)
+    harness.step_log.advance(SendStep.DONE)
+    assert harness.heard.over == [("out", None, 0)]
 
 
 def test_a_step_of_an_earlier_daemon_has_no_duration() -> None:
-    told = Told(ReceiveStep)
-    told.clock.advance(1000)
-    told.resume(ReceiveStep.SWAP)
-    told.clock.advance(2)
-    assert told.course.step_seconds == 2
-    told.course.advance(ReceiveStep.ENVIRONMENT)
-    told.clock.advance(3)
-    told.course.advance(ReceiveStep.DONE)
-    assert told.heard.steps == [("environment", 3)]
-    assert told.heard.over == [("in", None, 0)]
+    harness = StepLogHarness(ReceiveStep)
+    harness.clock.advance(1000)
+    harness.resume(ReceiveStep.SWAP)
+    harness.clock.advance(2)
+    assert harness.step_log.step_seconds == 2
+    harness.step_log.advance(ReceiveStep.ENVIRONMENT)
+    harness.clock.advance(3)
+    harness.step_log.advance(ReceiveStep.DONE)
+    assert harness.heard.steps == [("environment", 3)]
+    assert harness.heard.over == [("in", None, 0)]
 
 
 def test_a_transfer_that_is_being_rolled_back_is_not_active() -> None:
-    told = Told(ReceiveStep)
-    told.resume(ReceiveStep.FAILED)
-    assert (told.heard.begun, told.heard.over) == ([], [])
+    harness = StepLogHarness(ReceiveStep)
+    harness.resume(ReceiveStep.FAILED)
+    assert (harness.heard.begun, harness.heard.over) == ([], [])
 
 
 async def test_a_transfer_that_cannot_be_recorded_has_begun_and_ended() -> None:
-    told, error = Told(ReceiveStep), StorageError("the disk is full")
-    told.clock.advance(1_000_000)
-    told.journal.refuses = error
+    harness, error = StepLogHarness(ReceiveStep), StorageError("the disk is full")
+    harness.clock.advance(1_000_000)
+    harness.database.refuses = error
     with pytest.raises(StorageError):
-        await told.begin()
-    told.course.fail(error)
-    await told.course.enter_if_open(ReceiveStep.FAILED)
-    assert told.heard.over == [("in", error, 0)]
-    assert told.heard.steps == [("admit", 0)]
+        await harness.begin()
+    harness.step_log.fail(error)
+    await harness.step_log.enter_if_open(ReceiveStep.FAILED)
+    assert harness.heard.over == [("in", error, 0)]
+    assert harness.heard.steps == [("admit", 0)]
 
 
-async def test_a_server_that_is_received_is_counted_once(receiver: ReceiverHarness) -> None:
+async def test_a_server_that_is_received_is_counted_once(receiver: Receiver) -> None:
     transfer = receiver.transfers.open(UUID)
     await transfer.run(Source(), SINGLE)
     await transfer.over
@@ -151,25 +151,25 @@ async def test_a_server_that_is_received_is_counted_once(receiver: ReceiverHarne
     ]
 
 
-async def test_a_failed_transfer_is_counted_with_its_error(receiver: ReceiverHarness) -> None:
+async def test_a_failed_transfer_is_counted_with_its_error(receiver: Receiver) -> None:
     error = await receiver.fails(ChecksumMismatch, Source(checksum="0" * 64))
     assert receiver.heard.over == [("in", error, len(DATA))]
 
 
-async def test_a_cancelled_transfer_is_counted_as_cancelled(receiver: ReceiverHarness) -> None:
+async def test_a_cancelled_transfer_is_counted_as_cancelled(receiver: Receiver) -> None:
     receiver.waits["create"] = Deferred()
     receiver.before["create"] = lambda: receiver.transfers.cancel(UUID)
     error = await receiver.fails(TransferCancelled)
     assert receiver.heard.over == [("in", error, len(DATA))]
 
 
-async def test_a_transfer_unknown_to_the_panel_is_not_counted(receiver: ReceiverHarness) -> None:
+async def test_a_transfer_unknown_to_the_panel_is_not_counted(receiver: Receiver) -> None:
     receiver.panel.owned = [True]
     await receiver.fails(ServerAlreadyExists)
     assert (receiver.heard.begun, receiver.heard.over) == ([], [])
 
 
-async def test_transfers_that_wait_for_a_slot_are_counted(receiver: ReceiverHarness) -> None:
+async def test_transfers_that_wait_for_a_slot_are_counted(receiver: Receiver) -> None:
     slots = receiver.slots
     for _ in range(2):
         await slots.acquire()
@@ -185,7 +185,7 @@ async def test_transfers_that_wait_for_a_slot_are_counted(receiver: ReceiverHarn
 
 
 async def test_an_internal_error_leaves_no_transfer_active(
-    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     def mistaken(_: str) -> None:
         raise RuntimeError("a mistake")
@@ -197,11 +197,11 @@ async def test_an_internal_error_leaves_no_transfer_active(
     assert receiver.heard.over == [("in", None, len(DATA))]
     assert receiver.servers.holds == {UUID: ""}
     assert receiver.store.unfinished() == []
-    logged_errors.take(RuntimeError)
+    logged.take(RuntimeError)
 
 
 async def test_an_internal_error_after_the_report_leaves_no_transfer_active(
-    receiver: ReceiverHarness, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = OSError("a mistake")
 

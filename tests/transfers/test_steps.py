@@ -21,9 +21,7 @@ def at(step: ReceiveStep | SendStep) -> Lifecycle[ReceiveStep] | Lifecycle[SendS
 
 
 @pytest.mark.parametrize("steps", [ReceiveStep, SendStep])
-def test_the_states_are_the_documents_in_its_order(
-    steps: type[ReceiveStep] | type[SendStep],
-) -> None:
+def test_states_are_in_the_documents_order(steps: type[ReceiveStep] | type[SendStep]) -> None:
     seen = [state for state, _ in itertools.groupby(step.state for step in steps)]
     words = ["pending", "processing", "success", "failure"]
     assert [state.name.lower() for state in seen] == words

@@ -17,9 +17,7 @@ def have_begun(streams: list[Held], count: int) -> bool:
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
-async def test_streams_are_read_in_turn_with_fewer_slots(
-    requests: UploadRequests, slots: int
-) -> None:
+async def test_streams_take_turns_with_fewer_slots(requests: UploadRequests, slots: int) -> None:
     requests.receiver.slots.limit = slots
     requests.receiver.slots.tokens = slots
     streams = [Held(str(number)) for number in range(4)]

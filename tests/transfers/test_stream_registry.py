@@ -13,35 +13,35 @@ from wingsd.transfers.incoming.uploads import StreamRegistry, name_of
 FIRST = -1
 
 
-def call(roll: StreamRegistry, number: int, count: int) -> None:
+def call(registry: StreamRegistry, number: int, count: int) -> None:
     if number == FIRST:
-        roll.first(str(count))
+        registry.first(str(count))
     else:
-        assert roll.further(str(number)) == number
+        assert registry.further(str(number)) == number
 
 
 @pytest.mark.parametrize("order", permutations([FIRST, 0, 1, 2]))
 def test_streams_may_come_in_any_order(order: tuple[int, ...]) -> None:
-    roll = StreamRegistry(16)
+    registry = StreamRegistry(16)
     for number in order[:-1]:
-        call(roll, number, 3)
-        assert not roll.is_complete
-    call(roll, order[-1], 3)
-    assert roll.is_complete
+        call(registry, number, 3)
+        assert not registry.is_complete
+    call(registry, order[-1], 3)
+    assert registry.is_complete
 
 
 @pytest.mark.parametrize("count", ["", "0"])
 def test_a_single_stream_is_complete_at_once(count: str) -> None:
-    roll = StreamRegistry(16)
-    roll.first(count)
-    assert roll.is_complete
-    assert roll.others == 0
+    registry = StreamRegistry(16)
+    registry.first(count)
+    assert registry.is_complete
+    assert registry.others == 0
 
 
 def come(*numbers: int, count: int = 3) -> Callable[[StreamRegistry], object]:
-    def come_all(roll: StreamRegistry) -> None:
+    def come_all(registry: StreamRegistry) -> None:
         for number in numbers:
-            call(roll, number, count)
+            call(registry, number, count)
 
     return come_all
 
@@ -83,32 +83,32 @@ def test_a_request_is_the_first_or_one_of_the_others() -> None:
 
 
 def test_a_refused_first_stream_counts_as_arrived() -> None:
-    roll = StreamRegistry(16)
+    registry = StreamRegistry(16)
     with pytest.raises(StreamMismatch):
-        roll.first("many")
+        registry.first("many")
     with pytest.raises(StreamMismatch):
-        roll.first("2")
+        registry.first("2")
 
 
 def test_a_stream_that_left_may_come_again() -> None:
-    roll = StreamRegistry(16)
-    roll.further("0")
-    roll.leave(0)
-    roll.leave(0)
-    roll.first("1")
-    assert not roll.is_complete
-    roll.further("0")
-    assert roll.is_complete
+    registry = StreamRegistry(16)
+    registry.further("0")
+    registry.leave(0)
+    registry.leave(0)
+    registry.first("1")
+    assert not registry.is_complete
+    registry.further("0")
+    assert registry.is_complete
 
 
 def test_missing_streams_are_named() -> None:
-    roll = StreamRegistry(16)
-    roll.further("1")
-    error = roll.missing(60)
+    registry = StreamRegistry(16)
+    registry.further("1")
+    error = registry.missing(60)
     assert isinstance(error, StreamMissing)
     assert error.detail.startswith("the first request, the one with Multiplex-Stream-Count, did")
-    roll.first("4")
-    assert roll.missing(2.5).detail == (
+    registry.first("4")
+    assert registry.missing(2.5).detail == (
         "stream 0, stream 2, stream 3 did not arrive within 2.5 s "
         "(system.transfers.streams.within)"
     )

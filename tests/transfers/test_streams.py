@@ -148,9 +148,7 @@ async def test_an_unexpected_stream_is_refused_alone(
     assert not bad.read
 
 
-async def test_an_unexpected_stream_is_refused_while_the_others_are_read(
-    requests: UploadRequests,
-) -> None:
+async def test_an_unexpected_stream_is_refused_during_the_others(requests: UploadRequests) -> None:
     first, good, again, second = Held("first"), Held("good"), Stream("good"), Stream("first")
     jobs = [requests.first(first, "1"), requests.further(good, "0")]
     await until(lambda: first.read and good.read)
@@ -191,9 +189,7 @@ async def test_too_many_streams_before_the_first_are_all_refused(requests: Uploa
     assert "stream 5 is not announced: the first request announces 0 to 1" in error.detail
 
 
-async def test_a_second_single_upload_is_refused_and_the_first_continues(
-    requests: UploadRequests,
-) -> None:
+async def test_a_second_single_upload_is_refused_alone(requests: UploadRequests) -> None:
     first, again = Held("first"), Stream("first")
     job = requests.first(first)
     await until(lambda: first.read)
@@ -204,9 +200,7 @@ async def test_a_second_single_upload_is_refused_and_the_first_continues(
     assert first.answer is None
 
 
-async def test_an_upload_whose_token_is_used_meanwhile_is_not_read(
-    requests: UploadRequests,
-) -> None:
+async def test_an_upload_with_a_used_token_is_not_read(requests: UploadRequests) -> None:
     receiver, first = requests.receiver, Stream("first")
     receiver.before["server"] = lambda: receiver.database.use_token(
         requests.token.digest, requests.token.expires

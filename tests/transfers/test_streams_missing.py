@@ -22,9 +22,7 @@ async def test_a_missing_stream_fails_all(requests: UploadRequests) -> None:
     assert error.detail.startswith("stream 0 did not arrive within 60 s")
 
 
-async def test_streams_without_a_first_fail_and_are_reported_once(
-    requests: UploadRequests,
-) -> None:
+async def test_streams_without_a_first_are_reported_once(requests: UploadRequests) -> None:
     streams = [Stream("0"), Stream("1")]
     jobs = [requests.further(stream, name) for name, stream in zip("01", streams, strict=True)]
     await until(requests.clock.getDelayedCalls)
@@ -39,9 +37,7 @@ async def test_streams_without_a_first_fail_and_are_reported_once(
     assert requests.receiver.calls.count("failure") == 1
 
 
-async def test_streams_that_left_without_a_first_are_not_reported(
-    requests: UploadRequests,
-) -> None:
+async def test_streams_that_left_early_are_not_reported(requests: UploadRequests) -> None:
     stream = Stream("0")
     requests.further(stream, "0")
     await until(requests.clock.getDelayedCalls)

@@ -165,9 +165,7 @@ def test_attachments_are_read_part_by_part(size: int) -> None:
         ),
     ],
 )
-def test_an_incomplete_backup_fails_the_upload(
-    parts: list[bytes], message: str, detail: str
-) -> None:
+def test_an_incomplete_backup_is_refused(parts: list[bytes], message: str, detail: str) -> None:
     with pytest.raises(BadRequest) as caught:
         taken(BASIS + body(*parts), 50)
     assert caught.value.message == message

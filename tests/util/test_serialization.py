@@ -100,7 +100,7 @@ def test_a_whole_number_will_do_for_a_number_but_nothing_else_is_converted() -> 
         ("on", "yes", "expected true or false, found a text"),
     ],
 )
-def test_a_wrong_kind_is_told_with_its_path(key: str, value: object, what: str) -> None:
+def test_a_wrong_type_is_named_with_its_path(key: str, value: object, what: str) -> None:
     assert faults({"leaf": {"name": "x", key: value}}) == [f"leaf.{key}: {what}"]
 
 
@@ -126,7 +126,7 @@ def test_a_fault_has_the_path_of_its_key(data: object, expected: str) -> None:
     assert faults(data) == [expected]
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_named_at_once() -> None:
     found = faults({"leaf": {"size": "x"}, "words": [1], "by_name": {"a": {"name": 1}}})
     assert sorted(found) == [
         "by_name['a'].name: expected a text, found a whole number",

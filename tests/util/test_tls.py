@@ -126,9 +126,7 @@ def tls12(suite: bytes) -> SSL.Context:
 @pytest.mark.parametrize(
     "suite", [b"ECDHE-ECDSA-AES128-GCM-SHA256", b"ECDHE-ECDSA-CHACHA20-POLY1305"]
 )
-def test_tls_12_with_authenticated_encryption_is_accepted(
-    pem: tuple[Path, Path], suite: bytes
-) -> None:
+def test_tls_12_with_aead_is_accepted(pem: tuple[Path, Path], suite: bytes) -> None:
     assert Pair(pem, tls12(suite)).server.get_cipher_name() == suite.decode()
 
 
@@ -163,7 +161,7 @@ def test_the_end_of_a_connection_comes_after_all_that_was_sent(pem: tuple[Path, 
             pair.server.recv(1 << 15)
 
 
-def test_damage_is_told_after_what_came_before_it(pem: tuple[Path, Path]) -> None:
+def test_damage_is_reported_after_earlier_data(pem: tuple[Path, Path]) -> None:
     pair = Pair(pem)
     pair.send(FULL, FULL, damage=20)
     assert pair.server.recv(1 << 15) == FULL

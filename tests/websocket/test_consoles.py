@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.task import deferLater
 
 from tests.support.browser import Browser, NotOpened
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from tests.websocket.consoles import ConsoleNode, reactor
 from wingsd.errors import Conflict
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -59,7 +59,7 @@ async def test_previous_lines_are_sent_on_request(node: ConsoleNode) -> None:
     assert numbers == [str(number) for number in range(50, 200)]
 
 
-async def test_what_cannot_be_done_is_told_in_words(node: ConsoleNode) -> None:
+async def test_failures_are_explained(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch("control.start")
     node.server.state = PowerState.OFFLINE
@@ -87,7 +87,7 @@ async def test_a_command_to_a_stopped_server_is_answered(node: ConsoleNode) -> N
 
 
 async def test_an_internal_error_is_logged_and_not_shown(
-    node: ConsoleNode, logged_errors: LoggedErrors
+    node: ConsoleNode, logged: Logged
 ) -> None:
     node.listen()
     node.server.fault = RuntimeError("secret")
@@ -95,7 +95,7 @@ async def test_an_internal_error_is_logged_and_not_shown(
     browser.send("set state", "start")
     found = await browser.wait_for("daemon error", "an unexpected error")
     assert "secret" not in found.args[0]
-    assert logged_errors.take(RuntimeError)
+    assert logged.take(RuntimeError)
 
 
 async def test_nothing_is_shown_without_a_token(node: ConsoleNode) -> None:
@@ -107,7 +107,7 @@ async def test_nothing_is_shown_without_a_token(node: ConsoleNode) -> None:
     assert len(browser.events) == 1
 
 
-async def test_a_token_taken_back_is_told_of_and_shows_nothing_more(node: ConsoleNode) -> None:
+async def test_a_denied_token_is_reported_and_shows_nothing_more(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch()
     node.denied.deny(["j"], time.time() + 1)
@@ -155,9 +155,7 @@ def console(browser: Browser) -> list[str]:
     return [entry.args[0] for entry in events]
 
 
-async def test_during_a_transfer_its_own_lines_are_sent_and_not_the_console(
-    node: ConsoleNode,
-) -> None:
+async def test_a_transfers_lines_are_sent_and_not_the_console(node: ConsoleNode) -> None:
     node.listen()
     transfer(node, "pending", "processing")
     node.publish(LOGS, "one")
@@ -194,9 +192,7 @@ async def test_after_a_transfer_its_lines_are_sent_behind_the_console(node: Cons
     assert console(browser) == ["line", "failed since"]
 
 
-async def test_the_socket_of_a_server_that_has_moved_tells_that_and_nothing_else(
-    node: ConsoleNode,
-) -> None:
+async def test_a_moved_servers_socket_reports_the_move_alone(node: ConsoleNode) -> None:
     node.listen()
     transfer(node, "pending", "processing", "success", "completed")
     node.has_left = True
@@ -219,9 +215,7 @@ async def test_a_server_whose_transfer_failed_elsewhere_has_no_socket(node: Cons
         await node.open("*")
 
 
-async def test_a_server_that_waits_for_its_deletion_tells_that_it_has_moved(
-    node: ConsoleNode,
-) -> None:
+async def test_a_server_before_its_deletion_reports_its_move(node: ConsoleNode) -> None:
     node.listen()
     transfer(node, "pending", "processing", "success", "completed")
     node.server.disowned = True
@@ -229,9 +223,7 @@ async def test_a_server_that_waits_for_its_deletion_tells_that_it_has_moved(
     await browser.wait_for("transfer status", "completed")
 
 
-async def test_one_whose_token_comes_after_the_deletion_hears_of_the_move(
-    node: ConsoleNode,
-) -> None:
+async def test_a_token_after_the_deletion_hears_of_the_move(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.open("*")
     transfer(node, "pending", "processing", "success", "completed")

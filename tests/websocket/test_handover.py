@@ -190,9 +190,7 @@ def test_one_without_a_token_is_closed_after_a_minute(talk: Talk) -> None:
     ("first", "others"),
     [(PING, PING), (b"\x01\x80" + bytes(4), b"\x00\x80" + bytes(4)), (frame("x"), frame("x"))],
 )
-def test_few_frames_are_taken_of_one_that_has_shown_no_token(
-    talk: Talk, first: bytes, others: bytes
-) -> None:
+def test_few_frames_are_taken_without_a_token(talk: Talk, first: bytes, others: bytes) -> None:
     too_many = struct.pack("!H", 1008) + b"too many messages"
     talk.send(HANDSHAKE + first + others * 9)
     assert too_many not in talk.transport.value()

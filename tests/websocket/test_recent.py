@@ -100,9 +100,7 @@ def test_only_so_many_ended_transfers_are_kept(node: Node) -> None:
     assert node.recent.has_moved(f"server {ENDED_MAX}")
 
 
-def test_a_failure_is_repeated_where_the_server_is_and_a_success_where_it_is_not(
-    node: Node,
-) -> None:
+def test_a_failure_is_repeated_at_the_source_and_a_success_too(node: Node) -> None:
     node.states("pending", "failed", "failure")
     assert (node.repeat(is_here=False), node.repeat()) == ("", "failed")
     node.states("pending", "success", "completed")

@@ -52,7 +52,7 @@ def test_the_texts_are_read_as_one(args: object, read: str) -> None:
         (encoded(event="x", args=[["y"]]), '"args"'),
     ],
 )
-def test_what_is_no_message_is_told_why(payload: bytes, why: str) -> None:
+def test_an_invalid_message_is_explained(payload: bytes, why: str) -> None:
     with pytest.raises(BadRequest) as caught:
         Message.decode(payload)
     assert why in caught.value.detail

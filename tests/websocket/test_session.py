@@ -220,7 +220,7 @@ def test_a_deleted_server_closes_every_connection() -> None:
     assert authenticated().event("deleted") == [Message("deleted"), close]
 
 
-def test_a_token_that_ends_is_told_of_once_before_and_again_and_again_after() -> None:
+def test_an_ending_token_is_reported_before_and_after() -> None:
     talk = authenticated(exp=Talk().begin + 100)
     assert talk.look(20) == []
     assert talk.look() == [Message("token expiring")]
@@ -241,7 +241,7 @@ def test_after_its_end_nothing_is_seen_or_done_until_there_is_another() -> None:
     assert talk.send("send command", "x") == [Command("x")]
 
 
-def test_a_token_taken_back_is_told_of_once_and_sees_and_does_nothing_more() -> None:
+def test_a_denied_token_is_reported_once_and_ends() -> None:
     talk = authenticated("*")
     talk.denied.deny(["j"], talk.now)
     assert talk.event("status", "offline") == [Message("jwt error", (DENIED,))]
@@ -362,7 +362,7 @@ def test_one_kind_of_flood_leaves_room_for_the_rest() -> None:
     assert talk.send("set state", "stop") == [ChangePower("stop", "user")]
 
 
-def test_a_failure_on_this_node_is_told_in_full_to_administrators_alone() -> None:
+def test_failures_in_full_go_to_administrators_alone() -> None:
     failure = EnvironmentFailed("no such image: secret/image")
     assert authenticated("*").session.failure(failure).args == (failure.message, failure.code)
     administrator = authenticated("admin.websocket.errors").session

@@ -13,9 +13,7 @@ from wingsd.websocket import protocol as protocol_module
 from wingsd.websocket.client import ALL_MAX
 
 
-async def test_a_flood_of_messages_is_thrown_away_and_one_of_frames_ends_it(
-    node: ConsoleNode,
-) -> None:
+async def test_floods_of_messages_are_dropped_and_of_frames_end_it(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch("*")
     for _ in range(100):
@@ -52,9 +50,7 @@ async def test_a_message_too_long_is_closed_with_1009(node: ConsoleNode) -> None
 
 
 @pytest.mark.parametrize("secure", [False, True])
-async def test_a_slow_reader_costs_so_much_memory_and_no_more(
-    node: ConsoleNode, secure: bool
-) -> None:
+async def test_a_slow_reader_costs_bounded_memory(node: ConsoleNode, secure: bool) -> None:
     node.listen(secure=secure)
     slow = await node.watch()
     client = nodes_end(node, slow)
@@ -120,9 +116,7 @@ async def test_a_reader_that_never_reads_is_closed_with_1013(node: ConsoleNode) 
     assert await browser.wait_closed() == (1013, "this browser reads too slowly")
 
 
-async def test_a_vanished_client_is_found_by_pings(
-    node: ConsoleNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_pings_find_dead_peers(node: ConsoleNode, monkeypatch: pytest.MonkeyPatch) -> None:
     # Autobahn cuts its times down to whole seconds.
     monkeypatch.setattr(protocol_module, "PING_INTERVAL", 1)
     monkeypatch.setattr(protocol_module, "PONG_TIMEOUT", 2)

@@ -97,9 +97,7 @@ class Node:
 
 
 @pytest.mark.parametrize("secure", [True, False])
-async def test_an_upload_arrives_whole(
-    tls: tuple[ServerCertificate, PeerTls], secure: bool
-) -> None:
+async def test_an_upload_arrives(tls: tuple[ServerCertificate, PeerTls], secure: bool) -> None:
     receiver = Receiver()
     node = Node(receiver, tls[0] if secure else None)
     scheme = "https" if secure else "http"
@@ -138,9 +136,7 @@ async def test_a_refusal_in_the_middle_comes_at_once_in_the_nodes_words(
     await node.close()
 
 
-async def test_an_upload_that_is_aborted_ends_at_both_ends(
-    tls: tuple[ServerCertificate, PeerTls],
-) -> None:
+async def test_an_aborted_upload_ends_at_both_ends(tls: tuple[ServerCertificate, PeerTls]) -> None:
     receiver = Receiver(Exception("never"), after=1 << 60)
     node = Node(receiver, tls[0])
     sending = Sending(node.port, pieces=100_000, scheme="https", trust=tls[1])
@@ -181,9 +177,7 @@ async def test_a_form_written_here_is_read_there(tls: tuple[ServerCertificate, P
     await node.close()
 
 
-async def test_the_features_of_a_wingsd_node_are_read(
-    tls: tuple[ServerCertificate, PeerTls],
-) -> None:
+async def test_features_of_a_wingsd_node_are_read(tls: tuple[ServerCertificate, PeerTls]) -> None:
     node = Node(Receiver(), tls[0])
     url = f"https://127.0.0.1:{node.port}/api/transfers"
     features = await PeerClient(url, "Bearer t", reactor, tls[1]).features()

@@ -69,9 +69,7 @@ async def ask(
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-async def test_a_private_authority_in_a_file_is_trusted(
-    ca: trustme.CA, ca_file: str, host: str
-) -> None:
+async def test_a_private_authority_is_trusted(ca: trustme.CA, ca_file: str, host: str) -> None:
     assert b"secret" in await ask(ca.issue_cert(host), host, PeerTls(ca_file))
 
 
@@ -124,9 +122,7 @@ async def test_an_expired_certificate_is_refused(ca: trustme.CA, ca_file: str) -
     assert "renew it on localhost" in error.detail
 
 
-async def test_a_certificate_that_is_not_valid_yet_is_refused(
-    ca: trustme.CA, ca_file: str
-) -> None:
+async def test_a_certificate_of_the_future_is_refused(ca: trustme.CA, ca_file: str) -> None:
     new = ca.issue_cert("localhost", not_before=NOW + DAY, not_after=NOW + 9 * DAY)
     error = await refusal(new, "localhost", PeerTls(ca_file))
     assert "clock" in error.detail
@@ -169,9 +165,7 @@ async def test_tls_before_1_2_is_refused(ca: trustme.CA, ca_file: str) -> None:
     assert "there is no TLS at localhost" in error.detail
 
 
-async def test_a_destination_with_cbc_suites_alone_is_refused(
-    ca: trustme.CA, ca_file: str
-) -> None:
+async def test_a_destination_with_only_cbc_is_refused(ca: trustme.CA, ca_file: str) -> None:
     certificate = ca.issue_cert("localhost")
     context = server_context(certificate)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -180,9 +174,7 @@ async def test_a_destination_with_cbc_suites_alone_is_refused(
     assert "there is no TLS at localhost" in error.detail
 
 
-async def test_a_destination_with_tls_12_and_aead_is_accepted(
-    ca: trustme.CA, ca_file: str
-) -> None:
+async def test_a_destination_with_aead_is_accepted(ca: trustme.CA, ca_file: str) -> None:
     certificate = ca.issue_cert("localhost")
     context = server_context(certificate)
     context.maximum_version = ssl.TLSVersion.TLSv1_2

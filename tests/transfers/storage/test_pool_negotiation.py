@@ -27,9 +27,7 @@ from wingsd.transfers.storage.shared_volume import (
         ("attic", "attic ", False),
     ],
 )
-def test_pool_names_are_compared_without_case_and_none_matches_none(
-    ours: str, theirs: str, same: bool
-) -> None:
+def test_pool_names_are_compared_without_case(ours: str, theirs: str, same: bool) -> None:
     assert is_same_pool(ours, theirs) is same
 
 
@@ -47,7 +45,7 @@ def test_headers_are_sent_only_for_what_exists() -> None:
         (set[str](), Sharing.UNSURE),
     ],
 )
-def test_the_answer_tells_how_the_files_are_shared(features: set[str], sharing: Sharing) -> None:
+def test_the_answer_says_how_files_are_shared(features: set[str], sharing: Sharing) -> None:
     assert sharing_of(features, "attic") is sharing
 
 

@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support import SynchronousWorkers
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.backups.local import Backup
 from wingsd.backups.received import ReceivedBackups
 from wingsd.config import PELICAN
@@ -41,11 +41,11 @@ class QuarantineHarness:
         self.staging = Staging(str(directory / "volumes"), OWNER, durable=True)
         self.staging.prepare()
         workers: Any = SynchronousWorkers()
-        journal = StateDatabase(self.store, workers, lambda: self.now)
+        database = StateDatabase(self.store, workers, lambda: self.now)
         self.backups = ReceivedBackups(
             str(directory / "backups"), str(directory), durable=True, reserve=0
         )
-        self.quarantine = Quarantine(self.staging, self.backups, workers, journal, DAYS)
+        self.quarantine = Quarantine(self.staging, self.backups, workers, database, DAYS)
 
     def store_away(self) -> None:
         self.staging.create(UUID)
@@ -87,20 +87,18 @@ def test_files_shared_with_another_node_are_not_moved(harness: QuarantineHarness
 
 
 def test_a_server_is_kept_for_the_configured_days_and_then_deleted(
-    harness: QuarantineHarness, logged_errors: LoggedErrors
+    harness: QuarantineHarness, logged: Logged
 ) -> None:
     harness.store_away()
     harness.pass_days(DAYS)
     assert not harness.is_empty
     harness.pass_days(1)
     assert harness.is_empty
-    assert any("it was in quarantine long enough" in line for line in logged_errors.lines)
+    assert any("it was in quarantine long enough" in line for line in logged.lines)
 
 
 @pytest.mark.parametrize("jump", [YEAR, -YEAR])
-def test_a_clock_step_deletes_a_server_at_most_a_day_early(
-    harness: QuarantineHarness, jump: float
-) -> None:
+def test_a_clock_step_deletes_at_most_a_day_early(harness: QuarantineHarness, jump: float) -> None:
     harness.store_away()
     harness.now += jump
     harness.clear()
@@ -110,9 +108,7 @@ def test_a_clock_step_deletes_a_server_at_most_a_day_early(
     assert harness.is_empty
 
 
-def test_a_server_added_while_the_clock_was_behind_is_kept_as_long(
-    harness: QuarantineHarness,
-) -> None:
+def test_a_server_added_by_a_slow_clock_is_kept_as_long(harness: QuarantineHarness) -> None:
     harness.now = 0.0  # As a machine begins whose own clock has no battery.
     harness.store_away()
     harness.now = NOW
@@ -132,7 +128,7 @@ def test_a_clock_that_was_ahead_keeps_a_server_no_longer(harness: QuarantineHarn
 
 
 def test_nothing_is_deleted_when_the_database_fails(
-    harness: QuarantineHarness, monkeypatch: pytest.MonkeyPatch, logged_errors: LoggedErrors
+    harness: QuarantineHarness, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     harness.store_away()
 
@@ -142,7 +138,7 @@ def test_nothing_is_deleted_when_the_database_fails(
     monkeypatch.setattr(harness.store, "ages", full)
     harness.pass_days(DAYS + 1)
     assert not harness.is_empty
-    assert any("the disk is full" in line for line in logged_errors.lines)
+    assert any("the disk is full" in line for line in logged.lines)
 
 
 def test_files_in_quarantine_survive_a_restart(harness: QuarantineHarness) -> None:
@@ -205,11 +201,11 @@ def test_an_unreadable_directory_counts_as_empty(
     harness: QuarantineHarness,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    logged_errors: LoggedErrors,
+    logged: Logged,
 ) -> None:
     def refuse(path: object) -> list[str]:
         raise PermissionError(errno.EACCES, "")
 
     monkeypatch.setattr(os, "listdir", refuse)
     harness.clear()
-    assert not [line for line in logged_errors.lines if str(tmp_path) in line]
+    assert not [line for line in logged.lines if str(tmp_path) in line]

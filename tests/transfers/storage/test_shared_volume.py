@@ -48,9 +48,7 @@ def test_a_mark_is_good_for_its_server_alone(volume: Volume) -> None:
     assert volume.features(OTHER, "attic", volume.mark(UUID)) == []
 
 
-def test_a_mark_in_a_backup_directory_is_good_for_its_server_alone(
-    tmp_path: Path, volume: Volume
-) -> None:
+def test_a_backup_mark_is_good_for_its_server_alone(tmp_path: Path, volume: Volume) -> None:
     for name in ("volumes", "other", "backups"):
         (tmp_path / name).mkdir()
     here, there = (
@@ -100,17 +98,13 @@ def test_a_missing_mark_means_two_volumes(volume: Volume) -> None:
     assert "is not the volume that the other node has" in fault(volume, "0" * 32)
 
 
-def test_a_missing_directory_means_a_volume_that_is_not_mounted(
-    tmp_path: Path, volume: Volume
-) -> None:
+def test_a_missing_directory_means_an_unmounted_volume(tmp_path: Path, volume: Volume) -> None:
     (tmp_path / UUID).rename(tmp_path / "elsewhere")
     assert f"{UUID} is not there; check that the volume" in fault(volume)
 
 
 @pytest.mark.parametrize("kind", ["symlink", "file"])
-def test_a_path_that_is_not_a_directory_is_not_followed(
-    tmp_path: Path, volume: Volume, kind: str
-) -> None:
+def test_only_a_directory_is_followed(tmp_path: Path, volume: Volume, kind: str) -> None:
     (tmp_path / UUID).rename(tmp_path / "elsewhere")
     if kind == "symlink":
         (tmp_path / UUID).symlink_to(tmp_path / "elsewhere")
@@ -128,9 +122,7 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o077, 0o500, 0o600])
-def test_a_directory_that_its_user_may_not_use_is_refused(
-    tmp_path: Path, volume: Volume, mode: int
-) -> None:
+def test_an_unusable_directory_is_refused(tmp_path: Path, volume: Volume, mode: int) -> None:
     (tmp_path / UUID).chmod(mode)
     try:
         assert f"has the mode {mode:o}; its user needs all of rwx" in fault(volume)

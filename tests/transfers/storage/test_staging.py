@@ -75,9 +75,7 @@ def test_a_swap_makes_the_files_the_servers(staging: Staging, data: Path) -> Non
 
 
 @pytest.mark.parametrize("found", ["directory", "empty directory", "file", "dangling link"])
-def test_a_directory_in_the_servers_place_is_set_aside(
-    staging: Staging, data: Path, found: str
-) -> None:
+def test_an_existing_directory_is_set_aside(staging: Staging, data: Path, found: str) -> None:
     place = data / UUID
     if "directory" in found:
         place.mkdir()
@@ -165,9 +163,7 @@ def test_a_second_daemon_is_kept_out_and_clears_nothing(staging: Staging, data: 
     assert (path / "world").exists()
 
 
-def test_leftovers_of_a_killed_daemon_are_cleared_at_the_start(
-    staging: Staging, data: Path
-) -> None:
+def test_leftovers_of_a_killed_daemon_are_cleared(staging: Staging, data: Path) -> None:
     receive(staging)
     data.with_name(".volumes.staging").joinpath("stray file").write_text("")
     (data / "other").mkdir()

@@ -1,4 +1,4 @@
-"""A server is moved by hand from one real daemon to another, and no Panel is asked or told."""
+"""Direct transfers between real daemons, of which no Panel is asked or informed."""
 
 from __future__ import annotations
 
@@ -142,9 +142,7 @@ async def test_a_token_is_good_once(nodes: TwoNodes) -> None:
 
 
 @pytest.mark.parametrize("end", ["source", "destination"])
-async def test_a_direct_transfer_can_be_cancelled_at_either_node(
-    nodes: TwoNodes, end: str
-) -> None:
+async def test_either_node_can_cancel_a_direct_transfer(nodes: TwoNodes, end: str) -> None:
     await alone(nodes, 24_000_000)
     words = await invite(nodes)
     nodes.destination.throttle(SLOW)
@@ -164,9 +162,7 @@ async def test_a_direct_transfer_can_be_cancelled_at_either_node(
     "moment",
     ["receiving the archive", "moving the files into place", "recording that the server is"],
 )
-async def test_a_destination_that_is_killed_has_it_whole_or_not_at_all(
-    nodes: TwoNodes, moment: str
-) -> None:
+async def test_a_killed_destination_has_it_whole_or_not(nodes: TwoNodes, moment: str) -> None:
     await alone(nodes)
     before = seen(nodes.source.files())
     sending = send(nodes, await invite(nodes), "--delete")
@@ -184,9 +180,7 @@ async def test_a_destination_that_is_killed_has_it_whole_or_not_at_all(
 
 
 @pytest.mark.parametrize("moment", ["sending the archive", "waiting for the destination"])
-async def test_a_source_that_is_killed_asks_its_destination_when_it_is_back(
-    nodes: TwoNodes, moment: str
-) -> None:
+async def test_a_killed_source_asks_its_destination_later(nodes: TwoNodes, moment: str) -> None:
     await alone(nodes, 2_000_000)
     before = seen(nodes.source.files())
     sending = send(nodes, await invite(nodes))
