@@ -10,6 +10,7 @@ from pathlib import Path
 
 from handbook.compatibility import details, overview
 from handbook.configuration import markdown
+from handbook.exclusions import exclusions
 from handbook.keys import sections
 from handbook.layers import folders, layers
 from handbook.manpage import manpage
@@ -32,6 +33,7 @@ def made() -> dict[Path, str]:
         "keys": markdown(keys),
         "folders": folders(),
         "layers": layers(),
+        "exclusions": exclusions(),
     }
     paths = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
     pages = {page: filled(page.read_text(), parts) for page in paths}

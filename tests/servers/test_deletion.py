@@ -19,6 +19,7 @@ from wingsd.errors import (
 )
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.servers.files import ServerDirectories
+from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction
 
 DOWN = PanelUnreachable("down", "x")
@@ -47,7 +48,7 @@ def test_a_running_server_is_deleted_and_has_not_crashed(node: FakeNode) -> None
 
 def test_a_server_held_by_a_transfer_is_deleted_too(node: FakeNode) -> None:
     server = node.server()
-    server.place_hold("the server is being transferred")
+    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
     delete(node).value()
     server.release()
     with pytest.raises(ServerNotFound):
@@ -103,7 +104,7 @@ def test_files_that_are_no_longer_shared_are_deleted(node: FakeNode, how: str) -
 
 def test_a_server_whose_container_stays_is_not_deleted(node: FakeNode) -> None:
     server = node.server()
-    server.place_hold("the server is being transferred")
+    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
     node.environment.faults["remove"] = EnvironmentFailed("the engine is away")
     delete(node).error(EnvironmentFailed)
     assert node.servers.get(UUID) is server
@@ -122,7 +123,7 @@ def test_a_start_creation_or_deletion_during_a_deletion_is_a_conflict(node: Fake
     creating = node.servers.create(UUID, start_on_completion=False)
     Outcome.of(creating).error(Conflict)
     error = Outcome.of(server.power(PowerAction.START)).error(Conflict)
-    assert error.message == "the server is being deleted"
+    assert error.message == "server is currently being deleted"
     hang.release()
     deleting.value()
     assert node.called("start") == []

@@ -8,6 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from tests.servers.harness import UUID, FakeNode, do, running
 from tests.support import Hang
 from wingsd.errors import Conflict
+from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 
 
@@ -82,10 +83,10 @@ def test_a_cancelled_start_is_undone(node: FakeNode) -> None:
 
 def test_a_held_server_can_only_be_ended(node: FakeNode) -> None:
     server = running(node)
-    server.place_hold("the server is being transferred")
+    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
     for action in (PowerAction.START, PowerAction.RESTART):
         error = do(server, action).error(Conflict)
-        assert error.message == "the server is being transferred"
+        assert error.message == "server is currently being transferred"
     do(server, PowerAction.STOP).value()
     do(server, PowerAction.STOP).error(Conflict)
     server.release()
@@ -94,18 +95,18 @@ def test_a_held_server_can_only_be_ended(node: FakeNode) -> None:
 
 def test_a_held_server_cannot_be_held_again(node: FakeNode) -> None:
     server = node.server()
-    server.place_hold("one thing")
+    server.place_hold(Operation.TRANSFER_OUT, "one thing")
     with pytest.raises(Conflict, match="one thing"):
-        server.place_hold("another")
+        server.place_hold(Operation.TRANSFER_OUT, "another")
     server.release()
-    server.place_hold("another")
+    server.place_hold(Operation.TRANSFER_OUT, "another")
 
 
 def test_a_server_taken_while_it_is_being_started_does_not_start(node: FakeNode) -> None:
     server = node.server()
     waiting = node.panel.faults["describe"] = Deferred()
     starting = do(server, PowerAction.START)
-    server.place_hold("the server is being transferred")
+    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
     waiting.callback(None)
     starting.error(Conflict)
     assert node.called("recreate", "start") == []

@@ -9,6 +9,7 @@ import pytest
 from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration
 from tests.support.logged_errors import Logged
 from wingsd.errors import Conflict, ServerAlreadyExists, ServerNotFound
+from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction
 
 
@@ -46,7 +47,7 @@ def test_an_unknown_size_is_measured_once_its_directory_is_here(node: FakeNode) 
 
 def test_a_held_or_running_server_is_not_replaced_by_an_arriving_one(node: FakeNode) -> None:
     server = node.server()
-    server.place_hold("the server is being deleted")
+    server.place_hold(Operation.TRANSFER_OUT, "the server is being deleted")
     with pytest.raises(ServerAlreadyExists, match="being deleted"):
         node.servers.admit(configuration(), "it is being received")
     server.release()
@@ -64,7 +65,7 @@ def test_a_stopped_leftover_is_replaced_by_an_arriving_server(node: FakeNode) ->
 
 def test_what_has_moved_away_may_come_back_though_nobody_deleted_it(node: FakeNode) -> None:
     moved = node.server()
-    moved.place_hold("the server is being transferred")
+    moved.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
     moved.disown("the server has moved to another node")
     Outcome.of(moved.power(PowerAction.START)).error(Conflict)
     server = node.servers.admit(configuration(), "it is being received")

@@ -9,13 +9,14 @@ from tests.servers.harness import UUID, FakeNode, Outcome, do, running
 from tests.support import Hang
 from wingsd.docker.runtime import ConsoleBlocked
 from wingsd.errors import Conflict
+from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 
 
 def test_a_server_that_stops_in_time_is_not_killed(node: FakeNode) -> None:
     server = running(node)
     node.environment.stubborn.add(UUID)
-    server.place_hold("the server is being transferred")
+    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
     stopping = Outcome.of(server.stop_within(60))
     node.clock.advance(59)
     node.process().end()
@@ -69,7 +70,7 @@ def test_a_restart_under_way_ends_offline(node: FakeNode) -> None:
     server = running(node)
     node.environment.stubborn.add(UUID)
     restarting = do(server, PowerAction.RESTART)
-    server.place_hold("the server is being transferred")
+    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
     stopping = Outcome.of(server.stop_within(60))
     node.process().end()
     restarting.error(Conflict)

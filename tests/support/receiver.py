@@ -20,6 +20,7 @@ from wingsd.config import PELICAN, PTERODACTYL, TransfersConfig
 from wingsd.errors import WingsdError
 from wingsd.panel.http_client import PanelRefused, ServerNotAssigned
 from wingsd.panel.schemas import Configuration, Settings
+from wingsd.servers.operations import Operations
 from wingsd.threadio import Workers
 from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload, UploadConsumer
 from wingsd.transfers.storage.incoming import IncomingStorage
@@ -98,6 +99,7 @@ class _Server:
     def __init__(self, servers: _Servers) -> None:
         self._servers = servers
         self.files = self
+        self.operations = Operations()
 
     def received(self, size: int | None) -> None:
         self._servers.sizes.append(size)

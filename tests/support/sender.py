@@ -23,6 +23,7 @@ from wingsd.archive import measure
 from wingsd.config import StoragePool, TransfersConfig
 from wingsd.errors import StorageError
 from wingsd.panel.schemas import Configuration, Settings
+from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.transfer import SourceServers
@@ -38,20 +39,24 @@ class _Server:
     def __init__(self, directory: Path, recorder: CallRecorder) -> None:
         self.uuid = UUID
         self.configuration = Configuration(Settings(UUID))
-        self.hold = ""
+        self.operations = Operations()
         self.disk_bytes: int | None = 0
         self.files = self
         self._directory = directory
         self._recorder = recorder
 
-    def place_hold(self, why: str) -> None:
-        self.hold = why
+    @property
+    def hold(self) -> str:
+        return self.operations.hold.why if self.operations.hold else ""
+
+    def place_hold(self, operation: Operation, why: str) -> None:
+        self.operations.place_hold(operation, why)
 
     def release(self) -> None:
-        self.hold = ""
+        self.operations.hold = None
 
     def disown(self, why: str) -> None:
-        self.hold = why
+        self.operations.hold = Hold(Operation.MOVED, why)
 
     def measure_if_stale(self) -> None:
         with suppress(StorageError):  # The node measures in the background, and only logs it.

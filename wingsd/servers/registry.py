@@ -31,6 +31,7 @@ from wingsd.servers.files import (
     ServerFiles,
 )
 from wingsd.servers.lifecycle import Creation, Loader
+from wingsd.servers.operations import Hold, Operation, refusal
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.runtime import ServerRuntime
 from wingsd.servers.server import Server
@@ -170,13 +171,21 @@ class Servers:
             known.close()
             known.disown(hold)  # WebSockets that watch it must not start it beside the new one.
         server = self._add(configuration)
-        server.hold, server.files.exists = hold, False
+        server.operations.hold = Hold(Operation.TRANSFER_IN, hold)
+        server.files.exists = False
         self.unshare(uuid)
         return server
 
     def reserve(self, uuid: str, why: str) -> None:
-        """Hold a server as soon as it is added, until it is released."""
-        self._reserved[uuid] = why
+        """Hold a server that a transfer takes away, as soon as it is added, until it is released.
+
+        An empty `why` ends that.
+        """
+        server = self._servers.get(uuid)
+        if server is None:
+            self._reserved[uuid] = why
+        elif why:
+            server.operations.hold = Hold(Operation.TRANSFER_OUT, why)
 
     def get_or_add(self, configuration: Configuration) -> Server:
         """Return the server of this node; add it if it is not known."""
@@ -233,7 +242,9 @@ class Servers:
             reactor=self._reactor,
             stop_timeout=system.stop_timeout,
         )
-        server.hold = self._reserved.pop(uuid, "")
+        reserved = self._reserved.pop(uuid, "")
+        if reserved:
+            server.operations.hold = Hold(Operation.TRANSFER_OUT, reserved)
         self._servers[uuid] = server
         return server
 
@@ -273,7 +284,7 @@ class Servers:
         try:
             server = self._add(await self._panel.describe(uuid))
             server.files.exists = False
-            server.place_hold(INSTALLING)
+            server.place_hold(Operation.INSTALL, INSTALLING)
             await creation.make(server)
         except BaseException as error:
             self.discard(uuid)
@@ -291,7 +302,7 @@ class Servers:
         and `EnvironmentFailed`, after which it is still there.
         """
         if uuid in self._deleting:
-            raise ServerBusy(DELETING, "wait for that to end")
+            raise ServerBusy(refusal(Operation.DELETE, Operation.DELETE), DELETING)
         self._deleting.add(uuid)
         try:
             await self._delete(uuid)
@@ -311,11 +322,12 @@ class Servers:
             self._tasks.start("removing its container", removing, uuid)
         else:
             server = self.get(uuid)
-            held, server.hold = server.hold, DELETING
+            held = server.operations.hold
+            server.operations.hold = Hold(Operation.DELETE, DELETING)
             try:
                 await server.remove_environment()
             except BaseException:
-                server.hold = held
+                server.operations.hold = held
                 raise
             self.discard(uuid)
         self._bus.publish(Event(uuid, DELETED))

@@ -10,10 +10,11 @@ from twisted.logger import Logger
 
 from wingsd.docker.runtime import Usage
 from wingsd.egg_files.rewriters import ServerEggFiles
-from wingsd.errors import BadRequest, ServerBusy, ServerNotRunning, WingsdError
+from wingsd.errors import BadRequest, ServerNotRunning, WingsdError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import Console
 from wingsd.servers.files import BackgroundTasks, ServerFiles
+from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power import PowerControl
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.runtime import ServerDetails, ServerRuntime
@@ -23,7 +24,12 @@ __all__ = ["ConfigurationSource", "Server"]
 #: Seconds that a server may take to stop when it is suspended; Wings' figure.
 SUSPENSION_GRACE = 60.0
 
-_ENDING = (PowerAction.STOP, PowerAction.KILL)
+_OPERATIONS = {
+    PowerAction.START: Operation.START,
+    PowerAction.STOP: Operation.STOP,
+    PowerAction.RESTART: Operation.START,
+    PowerAction.KILL: Operation.KILL,
+}
 
 
 class ConfigurationSource(Protocol):
@@ -59,11 +65,8 @@ class Server:
         self.uuid = configuration.settings.uuid
         self.configuration = configuration
         self.files = files
-        #: Why it may not be started now; empty when it may.
-        self.hold = ""
-        #: Whether the Panel has assigned it to another node, or may have: what is here is a
-        #: remainder.
-        self.disowned = False
+        #: What is being done with it.
+        self.operations = Operations()
         #: Whether a direct transfer has moved it here, and the Panel has not yet assigned it to
         #: this node. Until then its settings are those that came with it.
         self.moved_directly = False
@@ -137,21 +140,27 @@ class Server:
 
     # Holds
 
-    def place_hold(self, why: str) -> None:
-        """Prevent its start for the reason `why`. Raises `Conflict` when it is held already."""
-        if self.hold:
-            raise ServerBusy(self.hold, "try again when that is over")
-        self.hold = why
+    @property
+    def hold(self) -> str:
+        """Why it may not be started now; empty when it may."""
+        return self.operations.hold.why if self.operations.hold else ""
+
+    @property
+    def disowned(self) -> bool:
+        """Whether the Panel has assigned it to another node, or may have: this is a remainder."""
+        return self.operations.runs(Operation.MOVED)
+
+    def place_hold(self, operation: Operation, why: str) -> None:
+        """Prevent its start for the reason `why`. Raises `ServerBusy` when it is busy already."""
+        self.operations.place_hold(operation, why)
 
     def release(self) -> None:
         """Let it be started again."""
-        self.hold = ""
-        self.disowned = False
+        self.operations.hold = None
 
     def disown(self, why: str) -> None:
         """Hold it until the Panel has it deleted here, or sent here again."""
-        self.hold = why
-        self.disowned = True
+        self.operations.hold = Hold(Operation.MOVED, why)
 
     # Operations
 
@@ -159,9 +168,8 @@ class Server:
         """Raise `BadRequest` or `Conflict` where the action cannot be done in this state."""
         if action.starts and self.suspended:
             raise BadRequest("Cannot start or restart a server that is suspended.")
-        ending = action in _ENDING and self.state is not PowerState.OFFLINE
-        if self.hold and not ending:
-            raise ServerBusy(self.hold, "try again when that is over")
+        runs = self.state is not PowerState.OFFLINE
+        self.operations.check(_OPERATIONS[action], program_runs=runs)
 
     async def power(self, action: PowerAction, wait_seconds: float = 30) -> None:
         """Run one power action to its end, after waiting at most so long for the previous one.
@@ -171,7 +179,8 @@ class Server:
         """
         try:
             self.check_power(action)
-            await self._power.do(action, wait_seconds)
+            with self.operations.during(_OPERATIONS[action]):
+                await self._power.do(action, wait_seconds)
         except WingsdError as error:
             self.say(f"The {action.value} failed: {error}")
             raise

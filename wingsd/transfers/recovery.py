@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.backups.received import ReceivedBackups
-from wingsd.errors import ServerNotFound, ServersNotLoaded, StorageError, WingsdError
+from wingsd.errors import ServerNotFound, ServersNotLoaded, StorageError
 from wingsd.servers import Servers
 from wingsd.statedb import Direction, StateDatabase, TransferRecord
 from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
@@ -168,10 +168,10 @@ class Recovery:
                 coordinator = self._direct.receiving(entry.server) if entry.direct else None
                 self._receiver.resume(entry, coordinator)
             elif entry.direct:
-                self._hold(entry, self._direct.outcomes.hold)
+                self._servers.reserve(entry.server, self._direct.outcomes.hold)
                 self._resume(entry, self._direct.outcomes)
             else:
-                self._hold(entry, self._panel.hold)
+                self._servers.reserve(entry.server, self._panel.hold)
                 if entry.pool:
                     self._servers.share(entry.server, entry.pool)
 
@@ -180,12 +180,6 @@ class Recovery:
         for entry in self._entries:
             if entry.direction is Direction.OUT and not entry.direct:
                 self._resume(entry, self._panel)
-
-    def _hold(self, entry: TransferRecord, why: str) -> None:
-        try:
-            self._servers.get(entry.server).hold = why
-        except WingsdError:
-            self._servers.reserve(entry.server, why)
 
     def _resume(self, entry: TransferRecord, outcomes: OutgoingOutcomes) -> None:
         resuming = Deferred.fromCoroutine(self._resume_with(entry, outcomes))

@@ -14,6 +14,7 @@ from wingsd.backups.local import Backup
 from wingsd.docker import Environment
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server, Servers
+from wingsd.servers.operations import Hold, Operation
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import TransferRevoked
 from wingsd.transfers.panel_callbacks import PendingReport
@@ -132,7 +133,7 @@ class CommitPhase:
         if report.is_answered:
             await self._conclude(server, report)
             return Remainder()
-        server.hold = NOT_REPORTED
+        server.operations.hold = Hold(Operation.TRANSFER_IN, NOT_REPORTED)
         self._steps.announcer.warn(
             "the Panel does not answer; the report is sent as soon as it does"
         )

@@ -7,8 +7,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from wingsd.errors import DaemonStopping, ServerBusy, TransferCancelled
+from wingsd.errors import DaemonStopping, TransferCancelled
 from wingsd.servers import Server
+from wingsd.servers.operations import Operation
 from wingsd.transfers.cancellation import when_fired
 from wingsd.transfers.coordinator import PanelCoordinators, PanelSending, SendingCoordinator
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
@@ -77,11 +78,9 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
             raise TransferInProgress(
                 "A transfer is already in progress for this server.", server.hold
             )
-        if server.hold:
-            advice = "" if server.disowned else "try again when that is over"
-            raise ServerBusy(server.hold, advice)
+        server.operations.check(Operation.TRANSFER_OUT)
         transfer = self._make(server, request, coordinator)
-        server.place_hold(HOLD)
+        server.place_hold(Operation.TRANSFER_OUT, HOLD)
         self._add(server.uuid, transfer)
         transfer.over.addCallback(self._note_left_behind, transfer)
         Deferred.fromCoroutine(transfer.run())
