@@ -129,7 +129,7 @@ class WingsdError(Exception):
         self.detail = detail
 
     def __str__(self) -> str:
-        return f"{self.message}: {self.detail}" if self.detail else self.message
+        return f"{self.message.removesuffix('.')}: {self.detail}" if self.detail else self.message
 
     def add_context(self, subject: str) -> None:
         """Begin the detail with the one of several things that the error is about."""

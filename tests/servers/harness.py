@@ -17,13 +17,16 @@ from tests.support.environment import FakeProcess
 from wingsd.config import Config, SystemConfig
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
-from wingsd.panel.schemas import Configuration, Process, Settings, Startup, Stop
+from wingsd.panel.schemas import Build, Configuration, Process, Settings, Startup, Stop
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
+
+#: How the node's own lines in a console begin.
+DAEMON = "\x1b[33m\x1b[1m[Pterodactyl Daemon]:\x1b[0m "
 
 BY_COMMAND = Stop("command", "stop")
 
@@ -37,11 +40,17 @@ def configuration(
     done: tuple[str, ...] = ("up",),
     stop: Stop = BY_COMMAND,
     environment: dict[str, Any] | None = None,
+    disk_space: int = 0,
     **process: Any,
 ) -> Configuration:
     """Return a server that is up with the line "up" and stops by the command "stop"."""
     return Configuration(
-        Settings(uuid, suspended=suspended, environment=environment or {}),
+        Settings(
+            uuid,
+            suspended=suspended,
+            environment=environment or {},
+            build=Build(disk_space=disk_space),
+        ),
         Process(Startup(done), stop, **process),
         {"uuid": uuid, "suspended": suspended},
     )
@@ -111,9 +120,9 @@ class Outcome:
 
 
 class FakeNode:
-    """A registry, and the collaborators of its servers."""
+    """A registry, and the collaborators of its servers; `system` are keys of its configuration."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **system: Any) -> None:
         self.data = directory / "volumes"
         self.data.mkdir()
         self.clock = Clock()
@@ -127,7 +136,9 @@ class FakeNode:
             token_id="an id",
             token="a secret",
             remote="http://panel.invalid",
-            system=SystemConfig(data=str(self.data), stop_timeout=600, websocket_log_count=150),
+            system=SystemConfig(
+                data=str(self.data), stop_timeout=600, websocket_log_count=150, **system
+            ),
         )
         self.owner = (os.getuid(), os.getgid())
         self.servers = self.make_servers()
@@ -168,6 +179,17 @@ class FakeNode:
     def told(self, name: str) -> list[str]:
         """Return the texts of the events of that name, in order."""
         return [" ".join(args) for told, *args in self.events if told == name]
+
+    @property
+    def daemon_lines(self) -> list[str]:
+        """The console lines that the node itself has written, without their beginning."""
+        told = self.told("console output")
+        return [line.removeprefix(DAEMON) for line in told if line.startswith(DAEMON)]
+
+    @property
+    def output(self) -> list[str]:
+        """The console lines of the program."""
+        return [line for line in self.told("console output") if not line.startswith(DAEMON)]
 
     def called(self, *names: str) -> list[str]:
         """Return which of those methods of the environment were called, in order."""

@@ -29,7 +29,7 @@ def test_a_start_comes_from_fresh_settings_and_is_up_with_its_done_line(node: Fa
     assert server.state is PowerState.STARTING
     node.process().say(b"dy\r\n")
     assert node.told("status") == ["starting", "running"]
-    assert node.told("console output") == ["up", "ready"]
+    assert node.output == ["up", "ready"]
 
 
 def test_without_a_done_line_it_is_up_at_once(node: FakeNode) -> None:
@@ -109,7 +109,7 @@ def test_a_program_that_ends_before_the_engine_has_answered(
     monkeypatch.setattr(FakeEnvironment, "start", start_and_end)
     do(server, PowerAction.START).value()
     assert node.told("status") == ["starting", "offline"]
-    assert node.told("console output") == ["no such file"]
+    assert node.output == ["no such file"]
     assert "exit status 127" in node.told("daemon message")[0]
     Outcome.of(server.command("x")).error(ServerNotRunning)
 

@@ -50,9 +50,16 @@ def threads() -> SlowWorkers:
 
 
 @pytest.fixture
-def egg_files(node: FakeNode, threads: SlowWorkers, tmp_path: Path) -> ServerEggFiles:
+def grown() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def egg_files(
+    node: FakeNode, threads: SlowWorkers, tmp_path: Path, grown: list[int]
+) -> ServerEggFiles:
     rewriters = Rewriters(threads, threads)  # type: ignore[arg-type]
-    return ServerEggFiles(rewriters, str(tmp_path), node.owner, node.config)
+    return ServerEggFiles(rewriters, str(tmp_path), node.owner, node.config, grown.append)
 
 
 def test_a_server_has_one_thread_although_starts_are_cancelled(
@@ -82,6 +89,16 @@ def test_a_server_without_such_files_waits_for_nothing(
     assert threads.work == []
 
 
+def test_the_growth_of_all_files_is_reported(
+    egg_files: ServerEggFiles, threads: SlowWorkers, tmp_path: Path, grown: list[int]
+) -> None:
+    path = tmp_path / "server.properties"
+    path.write_bytes(b"a long line\nx\n")
+    Deferred.fromCoroutine(egg_files.rewrite(with_file(path.name)))
+    threads.work[0]()
+    assert grown == [path.stat().st_size - len(b"a long line\nx\n")] != [0]
+
+
 class Rewritten:
     """Rewriters whose jobs are at once over. They were `slow` one after the other as given."""
 
@@ -100,7 +117,7 @@ def test_a_server_that_was_slow_is_rewritten_as_a_slow_one_until_it_is_not(
     node: FakeNode, tmp_path: Path
 ) -> None:
     rewriters = Rewritten(True, True, False, False)
-    egg_files = ServerEggFiles(rewriters, str(tmp_path), node.owner, node.config)  # type: ignore[arg-type]
+    egg_files = ServerEggFiles(rewriters, str(tmp_path), node.owner, node.config, lambda _: None)  # type: ignore[arg-type]
     for _ in range(4):
         assert Deferred.fromCoroutine(egg_files.rewrite(with_file("a"))).result == []
     assert rewriters.asked == [False, True, True, False]
@@ -111,7 +128,7 @@ def test_a_start_cancelled_before_its_turn_leaves_a_server_slow(
 ) -> None:
     slow = SlowWorkers()
     rewriters = Rewriters(threads, slow, attrs.evolve(BOUNDS, slow_seconds=0))  # type: ignore[arg-type]
-    egg_files = ServerEggFiles(rewriters, str(tmp_path), node.owner, node.config)
+    egg_files = ServerEggFiles(rewriters, str(tmp_path), node.owner, node.config, lambda _: None)
 
     def start() -> Deferred[list[str]]:
         return Deferred.fromCoroutine(egg_files.rewrite(with_file("a")))

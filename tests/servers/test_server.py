@@ -18,7 +18,7 @@ from wingsd.errors import EnvironmentFailed, ServerNotRunning
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import ConfigurationFile, Replacement
 from wingsd.servers.console import LINES, WINDOW
-from wingsd.servers.files import DISK_AGE, LEAST_REQUESTED_AGE
+from wingsd.servers.disk_usage import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.util.serialization import unstructure
 
@@ -225,7 +225,7 @@ def test_the_disk_is_measured_at_boot_after_runs_and_when_stale(node: FakeNode) 
     node.process().end()
     assert server.disk_bytes == 2000
     world.write_bytes(b"x" * 3000)
-    node.clock.advance(DISK_AGE + 1)
+    node.clock.advance(151)
     server.details()
     assert server.details().utilization.disk_bytes == 3000
 
@@ -253,7 +253,7 @@ def test_who_asks_about_a_server_that_fills_learns_its_size_soon(node: FakeNode)
 def test_a_server_that_runs_is_measured_though_nobody_asks(node: FakeNode) -> None:
     server = running(node)
     (node.data / UUID / "world").write_bytes(b"x" * 1000)
-    node.clock.advance(DISK_AGE + 1)
+    node.clock.advance(151)
     node.process().use(USAGE)
     assert server.disk_bytes == 1000
 
@@ -274,7 +274,7 @@ def test_a_server_that_takes_long_to_measure_is_measured_less_often(
 ) -> None:
     server = node.server()
     workers = LateWorkers()
-    monkeypatch.setattr(node.servers._disk_usage, "_disk", workers)
+    monkeypatch.setattr(node.servers._walks, "_disk", workers)
     server.files.measure()
     node.clock.advance(0.1)
     server.details()

@@ -67,6 +67,8 @@ class RewriteJob:
     def __init__(self, bounds: RewriteBounds, program: Sequence[str] | None = None) -> None:
         #: Whether a file reached a limit, or all of them took long.
         self.slow = False
+        #: The bytes by which all files together have grown, negative if they have shrunk.
+        self.growth = 0
         self._bounds = bounds
         self._program = program or child(bounds)
         self._deadline: float | None = None
@@ -89,6 +91,7 @@ class RewriteJob:
         self.slow |= self._cpu_seconds > self._bounds.slow_seconds
         if answer.rewritten is None:
             raise Refused(answer.refused)
+        self.growth += len(answer.rewritten.data) - len(data)
         return answer.rewritten
 
     def cancel(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -93,15 +93,24 @@ class ServerEggFiles:
     `owner` is the user and group id of files that are made. A cancelled start ends the process
     that parses, but not its thread at once. The next start waits for the thread, so that a server
     never has more than one thread and one process.
+
+    `grown` is called with the bytes by which the files have grown together, negative if they
+    have shrunk.
     """
 
     def __init__(
-        self, rewriters: Rewriters, directory: str, owner: tuple[int, int], config: Config
+        self,
+        rewriters: Rewriters,
+        directory: str,
+        owner: tuple[int, int],
+        config: Config,
+        grown: Callable[[int], object],
     ) -> None:
         self._rewriters = rewriters
         self._directory = directory
         self._owner = owner
         self._config = config
+        self._grown = grown
         self._lock = DeferredLock()
         self._slow = False
 
@@ -127,5 +136,6 @@ class ServerEggFiles:
         # A job that was cancelled before it had a process does not show how slow the files are.
         if job.slow or not job.cancelled:
             self._slow = job.slow
+        self._grown(job.growth)
         self._lock.release()
         return outcome

@@ -1,4 +1,4 @@
-"""The files of servers: their directories are made, measured and, in the background, deleted.
+"""The directories of servers: made and, in the background, deleted.
 
 A directory to be deleted is first renamed into a directory of its own beside the servers'
 (`.deleting-UUID-...`), which is found and deleted when the node starts again. On a volume that
@@ -11,20 +11,19 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import measure, remove_tree
+from wingsd.archive import remove_tree
 from wingsd.errors import StorageError, WingsdError
 from wingsd.threadio import Workers
 from wingsd.util.text import disk_advice
 
-__all__ = ["BackgroundTasks", "Deleter", "DiskUsage", "ServerDirectories", "ServerFiles"]
+__all__ = ["BackgroundTasks", "Deleter", "ServerDirectories"]
 
 
 class BackgroundTasks:
@@ -59,41 +58,6 @@ class BackgroundTasks:
 
     def _done(self, _: object, task: Deferred[Any]) -> None:
         self._running.remove(task)
-
-
-class DiskUsage:
-    """Measures directories, one at a time; a server that waits already is not added again."""
-
-    def __init__(
-        self, disk: Workers, tasks: BackgroundTasks, measurer: Callable[[str], int] = measure
-    ) -> None:
-        self._disk = disk
-        self._tasks = tasks
-        self._measure = measurer
-        self._lock = DeferredLock()
-        self._waiting: set[str] = set()
-
-    def request(self, uuid: str, directory: str, callback: Callable[[int], None]) -> None:
-        """Have the server's directory measured, and `callback` called with its bytes."""
-        if uuid not in self._waiting:
-            self._waiting.add(uuid)
-            run = self._run(uuid, directory, callback)
-            self._tasks.start("measuring its disk usage", run, uuid)
-
-    def discard(self, uuid: str) -> None:
-        """Do not measure the server if that has not begun."""
-        self._waiting.discard(uuid)
-
-    async def _run(self, uuid: str, directory: str, callback: Callable[[int], None]) -> None:
-        try:
-            await self._lock.acquire()
-            try:
-                if uuid in self._waiting:
-                    callback(await self._disk.run(self._measure, directory))
-            finally:
-                self._lock.release()
-        finally:
-            self._waiting.discard(uuid)
 
 
 _PREFIX = ".deleting-"
@@ -228,80 +192,3 @@ class Deleter:
             self._log.error("deleting files failed: {error}", error=error)
             return False
         return True
-
-
-#: Seconds after which a measured disk usage is stale; Wings' figure.
-DISK_AGE = 150.0
-#: The same for a measurement that a client requests: a multiple of the seconds that the last one
-#: took, waiting for its turn included, and a minimum of seconds. A node that is busy measuring
-#: thus measures less often.
-REQUESTED_AGE_FACTOR = 1000.0
-LEAST_REQUESTED_AGE = 15.0
-
-
-class ServerFiles:
-    """The directory of one server, and its disk usage."""
-
-    def __init__(
-        self,
-        uuid: str,
-        directories: ServerDirectories,
-        disk: Workers,
-        disk_usage: DiskUsage,
-        clock: IReactorTime,
-    ) -> None:
-        self.directory = directories.path(uuid)
-        #: Whether the directory exists: that of a server that is created or received does not yet.
-        self.exists = True
-        #: Bytes, as last measured; None before the first measurement.
-        self.disk_bytes: int | None = None
-        self._uuid = uuid
-        self._directories = directories
-        self._disk = disk
-        self._disk_usage = disk_usage
-        self._clock = clock
-        self._measured_at = float("-inf")
-        #: The seconds that the last measurement took; infinite while it runs.
-        self._duration = float("inf")
-        #: Whether the files may be measured: not when they are about to be deleted.
-        self.measurable = True
-
-    async def make(self) -> None:
-        """Make the directory; an existing one is kept. Raises `StorageError`."""
-        await self._disk.run(self._directories.make, self._uuid)
-        self.exists = True
-        self.measure()
-
-    def received(self, size: int | None) -> None:
-        """Note that the directory has been received, with files of `size` bytes if known."""
-        self.exists = True
-        if size is None:
-            self.measure()
-        else:
-            self._measured_at = self._clock.seconds()
-            self._measured(size)  # It took no time.
-
-    def measure(self) -> None:
-        """Have the files measured in the background, if they exist."""
-        if self.measurable and self.exists:
-            self._measured_at, self._duration = self._clock.seconds(), float("inf")
-            self._disk_usage.request(self._uuid, self.directory, self._measured)
-
-    def measure_if_stale(self, age: float = DISK_AGE) -> None:
-        """Have the files measured if the last measurement is more than `age` seconds ago."""
-        if self._clock.seconds() - self._measured_at > age:
-            self.measure()
-
-    def measure_on_request(self) -> None:
-        """Have the files measured for a client's next request, within a budget of time."""
-        age = max(self._duration * REQUESTED_AGE_FACTOR, LEAST_REQUESTED_AGE)
-        self.measure_if_stale(min(age, DISK_AGE))
-
-    def _measured(self, size: int) -> None:
-        self._duration = self._clock.seconds() - self._measured_at
-        self.disk_bytes = size
-
-    def close(self) -> None:
-        """Measure nothing any more."""
-        self.measurable = False
-        self._disk_usage.discard(self._uuid)

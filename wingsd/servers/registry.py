@@ -23,13 +23,8 @@ from wingsd.errors import (
 from wingsd.events import DELETED, Event, EventBus
 from wingsd.panel.client import Panel
 from wingsd.panel.schemas import Configuration
-from wingsd.servers.files import (
-    BackgroundTasks,
-    Deleter,
-    DiskUsage,
-    ServerDirectories,
-    ServerFiles,
-)
+from wingsd.servers.disk_usage import DiskWalks, ServerFiles
+from wingsd.servers.files import BackgroundTasks, Deleter, ServerDirectories
 from wingsd.servers.lifecycle import Creation, Loader
 from wingsd.servers.operations import Hold, Operation, refusal
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -78,7 +73,7 @@ class Servers:
         self._reserved: dict[str, str] = {}
         self._shared: dict[str, str] = {}
         self._tasks = BackgroundTasks()
-        self._disk_usage = DiskUsage(disk, self._tasks)
+        self._walks = DiskWalks(disk, self._tasks)
         # On a shared volume the node's own directories bear its name, as in the staging area.
         node = config.uuid if config.system.transfers.storage_pool.name else ""
         self._directories = ServerDirectories(config.system.data, owner, node)
@@ -224,7 +219,14 @@ class Servers:
     def _add(self, configuration: Configuration) -> Server:
         uuid = configuration.settings.uuid
         system = self._config.system
-        files = ServerFiles(uuid, self._directories, self._disk, self._disk_usage, self._reactor)
+        files = ServerFiles(
+            uuid,
+            self._directories,
+            self._disk,
+            self._walks,
+            self._reactor,
+            system.disk_check_interval,
+        )
         server = Server(
             configuration,
             panel=self._panel,
@@ -235,9 +237,12 @@ class Servers:
                 files,
                 self._reactor,
                 system.websocket_log_count,
+                self._config.app_name,
             ),
             files=files,
-            egg_files=ServerEggFiles(self._rewriters, files.directory, self._owner, self._config),
+            egg_files=ServerEggFiles(
+                self._rewriters, files.directory, self._owner, self._config, files.add
+            ),
             tasks=self._tasks,
             reactor=self._reactor,
             stop_timeout=system.stop_timeout,

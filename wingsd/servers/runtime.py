@@ -6,6 +6,7 @@ Every change is published on the event bus.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import attrs
@@ -17,7 +18,7 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.events import CONSOLE_OUTPUT, DAEMON_MESSAGE, STATS, STATUS, Event, EventBus
 from wingsd.panel.schemas import Configuration, Settings, Startup
 from wingsd.servers.console import Console, StartupDetector
-from wingsd.servers.files import ServerFiles
+from wingsd.servers.disk_usage import ServerFiles
 from wingsd.servers.power_states import PowerEvent, PowerState, next_state
 from wingsd.servers.run import Run
 from wingsd.util.serialization import Keywords, unstructure
@@ -59,6 +60,8 @@ class ServerDetails:
     configuration: Annotated[dict[str, Any], "The settings, as the Panel gave them."]
 
 
+_YELLOW_BOLD = "\x1b[33m\x1b[1m"
+_RESET = "\x1b[0m"
 #: The lines of a console that Wings returns at most over its API; the WebSocket's figure is
 #: configured.
 LEAST_KEPT = 100
@@ -68,7 +71,7 @@ class ServerRuntime:
     """The environment and the state of the server with the UUID `uuid`.
 
     At least `log_count` lines of the console are kept. The server's `files` are measured after
-    each run, and while the program runs.
+    each run, and while the program runs. `app_name` is the name that daemon lines bear.
     """
 
     _log = Logger()
@@ -81,6 +84,7 @@ class ServerRuntime:
         files: ServerFiles,
         reactor: IReactorTime,
         log_count: int,
+        app_name: str,
     ) -> None:
         self.uuid = uuid
         self.state = PowerState.OFFLINE
@@ -94,6 +98,10 @@ class ServerRuntime:
         self._bus = bus
         self._files = files
         self._reactor = reactor
+        self._app_name = app_name
+        #: Called with each measurement of the program's usage.
+        self.when_measured: Callable[[], object] = lambda: None
+        files.when_changed = self._disk_usage_changed
 
     # The environment
 
@@ -208,6 +216,12 @@ class ServerRuntime:
             self.console.add(f"[wingsd] {shown}")
         self.publish(DAEMON_MESSAGE, shown)
 
+    def daemon_line(self, message: str) -> None:
+        """Show a message of the node as a line of the console, in Wings' form, and log it."""
+        self._log.info("{server}: {message}", server=self.uuid, message=message)
+        name, shown = escaped(self._app_name), escaped(message)
+        self.publish(CONSOLE_OUTPUT, f"{_YELLOW_BOLD}[{name} Daemon]:{_RESET} {shown}")
+
     def transition(self, event: PowerEvent) -> None:
         """Enter the next state. Raises `ValueError` for an impossible event."""
         previous, self.state = self.state, next_state(self.state, event)
@@ -254,6 +268,7 @@ class ServerRuntime:
         self.usage = usage
         self._files.measure_if_stale()
         self.publish(STATS, self.stats())
+        self.when_measured()
 
     def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
         """Enter the state `offline`; say how an end came that was not requested."""

@@ -13,7 +13,9 @@ from wingsd.egg_files.rewriters import ServerEggFiles
 from wingsd.errors import BadRequest, ServerNotRunning, WingsdError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import Console
-from wingsd.servers.files import BackgroundTasks, ServerFiles
+from wingsd.servers.disk_limit import DiskLimit
+from wingsd.servers.disk_usage import ServerFiles
+from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power import PowerControl
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -75,6 +77,7 @@ class Server:
         self._egg_files = egg_files
         self._tasks = tasks
         self._power = PowerControl(self, runtime, reactor, stop_timeout)
+        self._disk_limit = DiskLimit(self, runtime, files, tasks)
 
     # State
 
@@ -234,14 +237,16 @@ class Server:
             self.configuration = await self._panel.describe(self.uuid)
 
     async def prepare(self) -> None:
-        """Do what comes before every start: fetch settings, rewrite the egg's files.
+        """Do what comes before every start: fetch settings, check its disk, rewrite egg files.
 
-        Raises the errors of `sync`, and `StorageError` where its directory cannot be made.
+        Raises the errors of `sync`, `DiskLimitExceeded`, and `StorageError` where its directory
+        cannot be made or, with a disk limit, not be measured.
         """
         await self._fetch()
         self.check_power(PowerAction.START)
         if not self.files.exists:
             await self.files.make()
+        await self._disk_limit.check_start()
         for line in await self._egg_files.rewrite(self.configuration):
             self.say(line)
 

@@ -7,7 +7,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from wingsd.errors import StorageError
-from wingsd.servers.files import BackgroundTasks, DiskUsage
+from wingsd.servers.disk_usage import DiskWalks
+from wingsd.servers.files import BackgroundTasks
 
 
 class SlowWorkers:
@@ -33,7 +34,7 @@ class SlowWorkers:
 def test_directories_are_measured_one_at_a_time_and_once() -> None:
     workers = SlowWorkers()
     told: list[int] = []
-    usage = DiskUsage(workers, BackgroundTasks())  # type: ignore[arg-type]
+    usage = DiskWalks(workers, BackgroundTasks())  # type: ignore[arg-type]
     for uuid in ("a", "b", "a", "b", "c"):
         usage.request(uuid, f"/{uuid}", told.append)
     assert workers.begun == ["/a"]
@@ -49,7 +50,7 @@ def test_directories_are_measured_one_at_a_time_and_once() -> None:
 def test_background_work_ends_with_the_node() -> None:
     workers, tasks = SlowWorkers(), BackgroundTasks()
     told: list[int] = []
-    usage = DiskUsage(workers, tasks)  # type: ignore[arg-type]
+    usage = DiskWalks(workers, tasks)  # type: ignore[arg-type]
     for uuid in ("a", "b"):
         usage.request(uuid, f"/{uuid}", told.append)
     tasks.stop()

@@ -1,0 +1,221 @@
+"""Servers above their disk limit are stopped, and not started until files are deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred
+
+from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration, do
+from tests.support.logged_errors import LoggedErrors
+from wingsd.archive.policy import DiskLimitExceeded
+from wingsd.docker.runtime import Usage
+from wingsd.errors import StorageError
+from wingsd.servers.disk_limit import CHECKING, STOPPING
+from wingsd.servers.disk_usage import LEAST_REQUESTED_AGE
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.server import Server
+
+MIB = 1 << 20
+
+
+def limited(node: FakeNode, size: int = 0, disk_space: int = 1) -> Server:
+    """Return a server with a limit in MiB and files of `size` bytes, offline."""
+    fill(node, size)
+    return node.server(configuration(disk_space=disk_space))
+
+
+def fill(node: FakeNode, size: int) -> None:
+    """Give the server's one file that size; it is sparse, which does not matter."""
+    (node.data / UUID).mkdir(exist_ok=True)
+    with (node.data / UUID / "world").open("wb") as file:
+        file.truncate(size)
+
+
+def start(node: FakeNode, server: Server) -> None:
+    do(server, PowerAction.START).value()
+    node.process().say(b"up\n")
+
+
+@pytest.mark.parametrize(
+    ("size", "disk_space", "starts"),
+    [
+        (MIB - 1, 1, True),
+        (MIB, 1, True),
+        (MIB + 1, 1, False),
+        (0, 1, True),
+        (3 * MIB, 2, False),
+        (10 * MIB, 0, True),
+        (10 * MIB, -1, True),
+    ],
+)
+def test_a_server_is_started_up_to_its_limit(
+    node: FakeNode, size: int, disk_space: int, starts: bool
+) -> None:
+    server = limited(node, size, disk_space)
+    outcome = do(server, PowerAction.START)
+    if starts:
+        outcome.value()
+    else:
+        outcome.error(DiskLimitExceeded)
+    assert node.daemon_lines == [CHECKING]
+    assert (UUID in node.environment.running) == starts
+
+
+def test_the_refusal_is_wings_text_with_both_figures(node: FakeNode) -> None:
+    error = do(limited(node, 3 * MIB), PowerAction.START).error(DiskLimitExceeded)
+    assert (error.status, error.code) == (400, "disk-limit-exceeded")
+    assert error.message == "There is not enough disk space available to perform that action."
+    assert "3.0 MiB" in error.detail
+    assert "1.0 MiB" in error.detail
+    assert any(str(error) in line for line in node.told("daemon message"))
+
+
+def test_a_start_counts_the_files_anew(node: FakeNode) -> None:
+    server = limited(node, 2 * MIB)
+    fill(node, 10)
+    start(node, server)
+    assert server.disk_bytes == 10
+    node.process().end()
+    fill(node, 2 * MIB)
+    do(server, PowerAction.START).error(DiskLimitExceeded)
+
+
+def test_a_server_that_cannot_be_measured_is_not_started_under_a_limit(
+    node: FakeNode, logged_errors: LoggedErrors
+) -> None:
+    server = limited(node)
+    (node.data / UUID / "world").unlink()
+    (node.data / UUID).rmdir()
+    (node.data / UUID).symlink_to(node.data)
+    error = do(server, PowerAction.START).error(StorageError)
+    assert error.detail.startswith("its disk limit cannot be checked")
+
+
+def test_a_server_that_grows_above_its_limit_is_stopped_once_in_each_run(node: FakeNode) -> None:
+    server = limited(node, 10)
+    start(node, server)
+    fill(node, 2 * MIB)
+    node.process().use(Usage())
+    node.clock.advance(LEAST_REQUESTED_AGE + 1)
+    server.details()
+    node.environment.stubborn.add(UUID)
+    for _ in range(3):
+        node.process().use(Usage())
+    assert node.process().commands == ["stop"]
+    assert node.daemon_lines == [CHECKING, STOPPING]
+    node.clock.advance(59)
+    assert UUID in node.environment.running
+    node.clock.advance(2)
+    assert server.state is PowerState.OFFLINE
+    fill(node, 10)
+    start(node, server)
+    fill(node, 2 * MIB)
+    node.process().end()
+    assert node.daemon_lines.count(STOPPING) == 1
+
+
+def test_each_run_is_stopped(node: FakeNode) -> None:
+    server = limited(node)
+    for times in (1, 2):
+        fill(node, 10)
+        start(node, server)
+        server.files.add(2 * MIB)
+        node.process().use(Usage())
+        assert server.state is PowerState.OFFLINE
+        assert node.daemon_lines.count(STOPPING) == times
+
+
+def test_a_limit_that_was_lowered_holds_for_the_running_server(node: FakeNode) -> None:
+    server = limited(node, 2 * MIB, disk_space=3)
+    start(node, server)
+    node.process().use(Usage())
+    assert UUID in node.environment.running
+    node.panel.known[UUID] = configuration(disk_space=1)
+    Outcome.of(server.sync()).value()
+    node.process().use(Usage())
+    assert server.state is PowerState.OFFLINE
+
+
+def test_what_the_node_writes_and_deletes_counts_at_once(node: FakeNode) -> None:
+    server = limited(node, 1000)
+    server.files.add(500)
+    assert server.disk_bytes == 1500
+    server.files.add(-700)
+    assert server.disk_bytes == 800
+    server.files.add(-1000)
+    assert server.disk_bytes == 0
+
+
+def test_a_figure_corrected_while_it_was_counted_is_counted_again_soon(node: FakeNode) -> None:
+    server = limited(node, 1000)
+    start(node, server)
+    server.files.add(500)  # By the time of the next walk it is known whether it is on the disk.
+    node.process().use(Usage())
+    assert server.disk_bytes == 1500
+    node.clock.advance(LEAST_REQUESTED_AGE + 1)
+    node.process().use(Usage())
+    assert server.disk_bytes == 1000
+    fill(node, 3000)
+    node.clock.advance(LEAST_REQUESTED_AGE + 1)
+    node.process().use(Usage())
+    assert server.disk_bytes == 1000
+
+
+def test_a_new_figure_of_a_server_that_is_offline_is_published(node: FakeNode) -> None:
+    server = limited(node, 1000)
+    fill(node, 2000)
+    server.files.measure()
+    (stats,) = node.told("stats")
+    assert '"disk_bytes":2000' in stats
+    server.files.measure()
+    assert len(node.told("stats")) == 1
+
+
+def test_without_counting_nothing_is_enforced(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path, disk_check_interval=0)
+    server = limited(node, 5 * MIB)
+    start(node, server)
+    node.clock.advance(1000)
+    node.process().use(Usage())
+    server.files.received(2 * MIB)
+    server.files.add(2 * MIB)
+    assert server.details().utilization.disk_bytes == 0
+    assert (node.daemon_lines, server.state) == ([], PowerState.RUNNING)
+
+
+@attrs.define
+class WalksOnDemand:
+    """Threads whose walks end when the test says so."""
+
+    begun: list[Deferred[Any]] = attrs.field(factory=list)
+
+    def run(self, *_: object) -> Deferred[Any]:
+        self.begun.append(Deferred())
+        return self.begun[-1]
+
+
+def test_a_start_does_not_wait_for_the_walks_of_other_servers(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = limited(node)
+    threads = WalksOnDemand()
+    monkeypatch.setattr(node.servers._walks, "_disk", threads)
+    server.files.measure()
+    starting = do(server, PowerAction.START)
+    background, fresh = threads.begun
+    fresh.callback(20)
+    starting.value()
+    background.callback(10)  # It began earlier, and does not count any more.
+    assert server.disk_bytes == 20
+
+
+def test_other_servers_are_stopped_by_their_own_usage_only(node: FakeNode) -> None:
+    server = limited(node)
+    start(node, server)
+    boot(node).value()
+    node.process().use(Usage())
+    assert server.state is PowerState.RUNNING

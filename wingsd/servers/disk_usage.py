@@ -1,0 +1,197 @@
+"""The disk usage of servers: counted by walks in threads, cached, and corrected in between.
+
+A figure is the sum of the sizes of a server's files, as `wingsd.archive.measure` counts them. It
+is renewed when it is older than `system.disk_check_interval`, and corrected at once by what the
+node itself writes or deletes there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import DeferredLock
+from twisted.internet.interfaces import IReactorTime
+
+from wingsd.archive import measure
+from wingsd.servers.files import BackgroundTasks, ServerDirectories
+from wingsd.threadio import Workers
+
+__all__ = ["LEAST_REQUESTED_AGE", "DiskWalks", "ServerFiles"]
+
+
+class DiskWalks:
+    """Measures directories, one at a time; a server that waits already is not added again.
+
+    Those that a start waits for are measured beside the others, one at a time as well.
+    """
+
+    def __init__(
+        self, disk: Workers, tasks: BackgroundTasks, measurer: Callable[[str], int] = measure
+    ) -> None:
+        self._disk = disk
+        self._tasks = tasks
+        self._measure = measurer
+        self._background = DeferredLock()
+        self._urgent = DeferredLock()
+        #: A mark of the walk that each server waits for.
+        self._waiting: dict[str, object] = {}
+
+    def request(self, uuid: str, directory: str, callback: Callable[[int], None]) -> None:
+        """Have the server's directory measured, and `callback` called with its bytes."""
+        if uuid not in self._waiting:
+            run = self._run(uuid, directory, callback)
+            self._tasks.start("measuring its disk usage", run, uuid)
+
+    def discard(self, uuid: str) -> None:
+        """Call no callback for the server; do not measure it if that has not begun."""
+        self._waiting.pop(uuid, None)
+
+    async def measured(self, directory: str) -> int:
+        """Return the bytes of a directory, from a walk that begins now. Raises `StorageError`."""
+        return await self._urgent.run(self._disk.run, self._measure, directory)
+
+    async def _run(self, uuid: str, directory: str, callback: Callable[[int], None]) -> None:
+        mark = self._waiting[uuid] = object()
+        try:
+            await self._background.acquire()
+            try:
+                if self._waiting.get(uuid) is not mark:
+                    return
+                size = await self._disk.run(self._measure, directory)
+            finally:
+                self._background.release()
+            if self._waiting.get(uuid) is mark:
+                callback(size)
+        finally:
+            if self._waiting.get(uuid) is mark:
+                del self._waiting[uuid]
+
+
+#: Seconds after which a figure is stale that a client requests, or that changed while it was
+#: counted: a multiple of the seconds that the last walk took, waiting for its turn included, and a
+#: minimum of seconds. A node that is busy measuring thus measures less often.
+REQUESTED_AGE_FACTOR = 1000.0
+LEAST_REQUESTED_AGE = 15.0
+
+
+class ServerFiles:
+    """The directory of one server, and its disk usage.
+
+    `interval` are the seconds after which a figure is stale; with 0 nothing is ever counted.
+    """
+
+    def __init__(
+        self,
+        uuid: str,
+        directories: ServerDirectories,
+        disk: Workers,
+        walks: DiskWalks,
+        clock: IReactorTime,
+        interval: float,
+    ) -> None:
+        self.directory = directories.path(uuid)
+        #: Whether the directory exists: that of a server that is created or received does not yet.
+        self.exists = True
+        #: Bytes, as last counted; None before the first count.
+        self.disk_bytes: int | None = None
+        #: Called when `disk_bytes` has changed, which is shown as 0 before the first count.
+        self.when_changed: Callable[[], object] = lambda: None
+        #: Whether the files may be measured: not when they are about to be deleted.
+        self.measurable = True
+        self._uuid = uuid
+        self._directories = directories
+        self._disk = disk
+        self._walks = walks
+        self._clock = clock
+        self._interval = interval
+        self._measured_at = float("-inf")
+        #: The seconds that the last measurement took; infinite while it runs.
+        self._duration = float("inf")
+        #: Whether the node has written or deleted files since the last walk was requested: it may
+        #: have seen that or not.
+        self._corrected = False
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether this node counts the files of servers at all."""
+        return self._interval > 0
+
+    async def make(self) -> None:
+        """Make the directory; an existing one is kept. Raises `StorageError`."""
+        await self._disk.run(self._directories.make, self._uuid)
+        self.exists = True
+        self.measure()
+
+    def received(self, size: int | None) -> None:
+        """Note that the directory has been received, with files of `size` bytes if known."""
+        self.exists = True
+        if size is None:
+            self.measure()
+        elif self.is_counted:
+            self._walks.discard(self._uuid)
+            self._requested()
+            self._measured(size)  # It took no time.
+
+    def add(self, size: int) -> None:
+        """Correct the figure by bytes that the node has written, negative for deleted ones."""
+        if size and self.disk_bytes is not None:
+            self._corrected = True
+            self._set(max(self.disk_bytes + size, 0))
+
+    def measure(self) -> None:
+        """Have the files measured in the background, if they exist."""
+        if self._may_be_measured:
+            self._requested()
+            self._walks.request(self._uuid, self.directory, self._measured)
+
+    def measure_if_stale(self) -> None:
+        """Have the files measured if the last figure is too old."""
+        self._measure_if_older(self._requested_age if self._corrected else self._interval)
+
+    def measure_on_request(self) -> None:
+        """Have the files measured for a client's next request, within a budget of time."""
+        self._measure_if_older(self._requested_age)
+
+    async def measured(self) -> int | None:
+        """Return the bytes of the files, counted now; None where they are not counted.
+
+        Raises `StorageError`.
+        """
+        if not self._may_be_measured:
+            return self.disk_bytes
+        self._walks.discard(self._uuid)
+        self._requested()
+        size = await self._walks.measured(self.directory)
+        self._measured(size)
+        return size
+
+    def close(self) -> None:
+        """Measure nothing any more."""
+        self.measurable = False
+        self._walks.discard(self._uuid)
+
+    @property
+    def _may_be_measured(self) -> bool:
+        return self.is_counted and self.measurable and self.exists
+
+    @property
+    def _requested_age(self) -> float:
+        age = max(self._duration * REQUESTED_AGE_FACTOR, LEAST_REQUESTED_AGE)
+        return min(age, self._interval)
+
+    def _measure_if_older(self, age: float) -> None:
+        if self._clock.seconds() - self._measured_at > age:
+            self.measure()
+
+    def _requested(self) -> None:
+        self._measured_at, self._duration = self._clock.seconds(), float("inf")
+        self._corrected = False
+
+    def _measured(self, size: int) -> None:
+        self._duration = self._clock.seconds() - self._measured_at
+        self._set(size)
+
+    def _set(self, size: int) -> None:
+        previous, self.disk_bytes = self.disk_bytes, size
+        if size != (previous or 0):
+            self.when_changed()
