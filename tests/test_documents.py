@@ -32,6 +32,8 @@ NO_KEYS = {
     "control.console",
     "docker.io",
     "system.sftp",
+    "system.disk_check_threads",
+    "system.disk_limiter_mode",
     "docker.network.IPv6",
     "docker.network.mode",
     "remote_query.custom_headers",

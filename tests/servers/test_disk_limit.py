@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration, do
-from tests.support.logged_errors import LoggedErrors
+from tests.support.logged_errors import Logged
 from wingsd.archive.policy import DiskLimitExceeded
 from wingsd.docker.runtime import Usage
 from wingsd.errors import StorageError
@@ -85,7 +85,7 @@ def test_a_start_counts_the_files_anew(node: FakeNode) -> None:
 
 
 def test_a_server_that_cannot_be_measured_is_not_started_under_a_limit(
-    node: FakeNode, logged_errors: LoggedErrors
+    node: FakeNode, logged: Logged
 ) -> None:
     server = limited(node)
     (node.data / UUID / "world").unlink()

@@ -251,6 +251,11 @@ class ServerRuntime:
         """Return `utilization` as JSON."""
         return json.dumps(unstructure(self.utilization()), separators=(",", ":"))
 
+    def _disk_usage_changed(self) -> None:
+        # A server that runs publishes its usage every second.
+        if self.state is PowerState.OFFLINE:
+            self.publish(STATS, self.stats())
+
     # `wingsd.servers.run.RunListener`
 
     def on_line(self, line: str) -> None:
