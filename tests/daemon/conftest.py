@@ -22,6 +22,13 @@ def daemon(tmp_path: Path) -> Iterator[ReceivingNode]:
 
 
 @pytest.fixture
+def running(daemon: ReceivingNode) -> ReceivingNode:
+    """The same, started."""
+    pytest_twisted.blockon(Deferred.fromCoroutine(daemon.start()))
+    return daemon
+
+
+@pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[TwoNodes]:
     """Two nodes that are not started yet, and their Panel; all are ended in any case."""
     made = TwoNodes(tmp_path)

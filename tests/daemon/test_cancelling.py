@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.daemon.silent_engine import SilentEngine
-from tests.support import Hang, process_configuration
+from tests.support import process_configuration
 from tests.support.archives import seen
 from tests.support.docker_engine import Engine
 from tests.support.node_process import FAST, SLOW, reactor
@@ -39,10 +39,8 @@ async def stopping(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
 @asynccontextmanager
 async def admitting(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
     """The destination has not heard from the Panel yet; the small body is sent whole."""
-    nodes.add_server()
     await nodes.start()
-    hang = Hang()
-    nodes.panel.inject("/servers?", hang)
+    hang = nodes.panel.hold("/servers?")
     asked = sum("/servers?" in call.path for call in nodes.panel.calls)
     await nodes.transfer()
     await nodes.panel.called("/servers?", asked + 1)
@@ -80,7 +78,6 @@ async def configuring(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
 @asynccontextmanager
 async def asking(nodes: TwoNodes, engine: Engine) -> AsyncIterator[None]:
     """The source asks a destination that does not answer."""
-    nodes.add_server()
     await nodes.start()
     nodes.destination.throttle(1.0)
     await nodes.transfer()
@@ -164,10 +161,8 @@ async def test_the_next_transfer_after_a_cancel_succeeds(
 async def test_a_cancel_after_success_was_reported_is_refused_with_409(
     nodes: TwoNodes, engine: Engine
 ) -> None:
-    nodes.add_server()
     await nodes.start()
-    hang = Hang()
-    nodes.panel.inject("/transfer/success", hang)
+    hang = nodes.panel.hold("/transfer/success")
     await nodes.transfer()
     await nodes.panel.called("/transfer/success")
     assert await nodes.cancel(nodes.destination) == 409

@@ -60,22 +60,26 @@ def post_with_requests(daemon: ReceivingNode, path: Path, checksum: str) -> tupl
     return response.status_code, response.text
 
 
-async def test_the_documents_python_client_uploads(daemon: ReceivingNode, packed: Path) -> None:
-    await daemon.start()
-    answer = await deferToThread(post_with_requests, daemon, packed, sha256(packed.read_bytes()))
+async def test_the_documents_python_client_uploads(running: ReceivingNode, packed: Path) -> None:
+    answer = await deferToThread(post_with_requests, running, packed, sha256(packed.read_bytes()))
     assert answer == (200, "")
-    assert daemon.panel.reports() == [(UUID, "success")]
+    assert running.panel.reports() == [(UUID, "success")]
 
 
 @pytest.mark.skipif(
     not NODE and os.environ.get("CI") != "true", reason="there is no node on this machine"
 )
-async def test_the_documents_javascript_uploads(daemon: ReceivingNode, packed: Path) -> None:
-    await daemon.start()
-    script = daemon.directory / "upload.mjs"
+async def test_the_documents_javascript_uploads(running: ReceivingNode, packed: Path) -> None:
+    script = running.directory / "upload.mjs"
     script.write_text(JAVASCRIPT)
-    arguments = [str(script), daemon.url, daemon.token(), str(packed), sha256(packed.read_bytes())]
-    trust = {**os.environ, "NODE_EXTRA_CA_CERTS": str(daemon.ca)}
+    arguments = [
+        str(script),
+        running.url,
+        running.token(),
+        str(packed),
+        sha256(packed.read_bytes()),
+    ]
+    trust = {**os.environ, "NODE_EXTRA_CA_CERTS": str(running.ca)}
     out, err, _ = await getProcessOutputAndValue(NODE, arguments, trust)
     assert out.decode().split() == ["200"], err.decode()
-    assert daemon.panel.reports() == [(UUID, "success")]
+    assert running.panel.reports() == [(UUID, "success")]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from tests.daemon.resources import MIB, at_rest, memory, open_files, until
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
-from tests.support.upload_client import UploadClient
+from tests.support.upload_client import begun
 
 
 @contextmanager
@@ -36,9 +36,7 @@ async def start_with_files(daemon: ReceivingNode, limits: str, **changes: object
 
 async def test_1000_silent_connections_cost_little_and_block_none(daemon: ReceivingNode) -> None:
     await daemon.start()
-    sender = UploadClient(daemon, archive())
-    await sender.begin()
-    await daemon.wait_for_line("state processing")
+    sender = await begun(daemon, archive(), until="state processing")
     before, files = memory(daemon, "VmRSS"), open_files(daemon)
     with silent_clients(daemon, 1000):
         assert await sender.finish() == (200, b"")
@@ -58,9 +56,7 @@ async def test_the_limit_of_open_files_is_raised_to_the_hard_limit(daemon: Recei
 async def test_uploads_are_refused_while_no_descriptor_is_free(daemon: ReceivingNode) -> None:
     await start_with_files(daemon, "ulimit -n 80", api={"limits": {"connections": 1000}})
     await daemon.loaded()
-    sender = UploadClient(daemon, archive())
-    await sender.begin()
-    await daemon.wait_for_line("state processing")
+    sender = await begun(daemon, archive(), until="state processing")
     files = open_files(daemon)
     with silent_clients(daemon, 200):
         await daemon.wait_for_line("EMFILE")

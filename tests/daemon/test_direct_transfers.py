@@ -128,19 +128,6 @@ async def test_a_refused_direct_transfer_does_not_stop_the_server(nodes: TwoNode
     await stays(nodes)
 
 
-async def test_a_token_is_good_once(nodes: TwoNodes) -> None:
-    await alone(nodes)
-    words = await invite(nodes)
-    assert (await send(nodes, words)).status == 0
-    # A node that has forgotten all that it did, with another copy of the server.
-    await nodes.source.close()
-    (nodes.source.directory / "wingsd.db").unlink()
-    await nodes.source.start_without_panel()
-    again = await send(nodes, words)
-    assert again.status == 1
-    assert "it was used for a transfer before" in again.err
-
-
 @pytest.mark.parametrize("end", ["source", "destination"])
 async def test_either_node_can_cancel_a_direct_transfer(nodes: TwoNodes, end: str) -> None:
     await alone(nodes, 24_000_000)

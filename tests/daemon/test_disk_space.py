@@ -14,17 +14,16 @@ def allow(daemon: ReceivingNode, disk_space: int) -> None:
     daemon.expect(UUID, build=server_settings(UUID)["build"] | {"disk_space": disk_space})
 
 
-async def test_a_server_beyond_its_disk_limit_is_refused_with_400(daemon: ReceivingNode) -> None:
-    await daemon.start()
+async def test_a_server_beyond_its_disk_limit_is_refused_with_400(running: ReceivingNode) -> None:
     for data in (archive(3 * MIB), bomb(8)):
-        allow(daemon, 2)
-        since = len(daemon.log)
-        status, answer = await daemon.upload(data)
+        allow(running, 2)
+        since = len(running.log)
+        status, answer = await running.upload(data)
         assert (status, answer["code"]) == (400, "disk-limit-exceeded")
         assert "its disk limit is 2 MiB" in answer["detail"]
-        await daemon.failure_reported(since)
-        assert daemon.stored() == []
-    assert daemon.panel.reports() == [(UUID, "failure")] * 2
+        await running.failure_reported(since)
+        assert running.stored() == []
+    assert running.panel.reports() == [(UUID, "failure")] * 2
     # with more, it arrives
-    allow(daemon, 4)
-    assert await daemon.upload(archive(3 * MIB)) == (200, None)
+    allow(running, 4)
+    assert await running.upload(archive(3 * MIB)) == (200, None)

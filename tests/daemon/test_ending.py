@@ -13,36 +13,31 @@ from tests.support import Hang
 from tests.support.node_process import LOOPBACK, reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
-from tests.support.upload_client import UploadClient
+from tests.support.upload_client import begun
 
 
-async def test_sigterm_rolls_back_and_reports_an_unverified_server(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    sender = UploadClient(daemon, archive())
-    await sender.begin()
-    await daemon.wait_for_line("receiving the archive")
-    daemon.signal("TERM")
+async def test_sigterm_rolls_back_and_reports_an_unverified_server(running: ReceivingNode) -> None:
+    sender = await begun(running, archive(), until="receiving the archive")
+    running.signal("TERM")
     status, body = await sender.finish()
     assert (status, b"shutting down" in body) == (503, True)
-    assert await daemon.ended() == -signal.SIGTERM
-    await daemon.failure_reported()
-    assert daemon.stored() == []
-    assert daemon.panel.reports() == [(UUID, "failure")]
+    assert await running.ended() == -signal.SIGTERM
+    await running.failure_reported()
+    assert running.stored() == []
+    assert running.panel.reports() == [(UUID, "failure")]
 
 
-async def test_sigterm_waits_for_a_verified_transfer_to_succeed(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    hang = Hang()
-    daemon.panel.inject("/success", hang)
-    upload = Deferred.fromCoroutine(daemon.upload(archive()))
-    await daemon.panel.called("/success")
-    daemon.signal("TERM")
-    await daemon.wait_for_line("Received SIGTERM")
+async def test_sigterm_waits_for_a_verified_transfer_to_succeed(running: ReceivingNode) -> None:
+    hang = running.panel.hold("/success")
+    upload = Deferred.fromCoroutine(running.upload(archive()))
+    await running.panel.called("/success")
+    running.signal("TERM")
+    await running.wait_for_line("Received SIGTERM")
     hang.release()
     assert await upload == (200, None)
-    assert await daemon.ended() == -signal.SIGTERM
-    assert daemon.stored() == [UUID]
-    assert daemon.panel.reports() == [(UUID, "success")]
+    assert await running.ended() == -signal.SIGTERM
+    assert running.stored() == [UUID]
+    assert running.panel.reports() == [(UUID, "success")]
 
 
 async def test_sigterm_does_not_wait_for_a_panel_that_hangs(daemon: ReceivingNode) -> None:
@@ -75,26 +70,24 @@ async def test_sigterm_ends_it_in_time_though_the_engine_hangs(daemon: Receiving
     await engine.close()
 
 
-async def test_files_staged_by_a_killed_daemon_are_removed(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    await daemon.kill()
-    (daemon.directory / ".volumes.staging" / UUID / "world").mkdir(parents=True)
-    await daemon.start()
-    await daemon.wait_for_line(f"{UUID}: removed the files of an interrupted transfer")
-    assert daemon.stored() == []
-    assert await daemon.upload(archive()) == (200, None)
+async def test_files_staged_by_a_killed_daemon_are_removed(running: ReceivingNode) -> None:
+    await running.kill()
+    (running.directory / ".volumes.staging" / UUID / "world").mkdir(parents=True)
+    await running.start()
+    await running.wait_for_line(f"{UUID}: removed the files of an interrupted transfer")
+    assert running.stored() == []
+    assert await running.upload(archive()) == (200, None)
 
 
-async def test_sighup_changes_the_certificate_and_keeps_connections(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    sender = UploadClient(daemon, archive())
-    await sender.begin()
-    await daemon.wait_for_line("receiving the archive")
-    before = await daemon.served_certificate()
-    daemon.issue_certificate()
-    os.kill(daemon.pid, signal.SIGHUP)
-    await daemon.wait_for_line("certificate reloaded")
-    assert await daemon.served_certificate() != before
+async def test_sighup_changes_only_the_certificate(
+    running: ReceivingNode,
+) -> None:
+    sender = await begun(running, archive(), until="receiving the archive")
+    before = await running.served_certificate()
+    running.issue_certificate()
+    os.kill(running.pid, signal.SIGHUP)
+    await running.wait_for_line("certificate reloaded")
+    assert await running.served_certificate() != before
     assert await sender.finish() == (200, b"")
 
 

@@ -6,11 +6,10 @@ import pytest
 from docker.errors import NotFound
 from twisted.internet.defer import Deferred
 
-from tests.support import Hang
 from tests.support.docker_engine import Engine
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
-from tests.support.upload_client import UploadClient
+from tests.support.upload_client import UploadClient, begun
 
 
 async def start(daemon: ReceivingNode, engine: Engine) -> None:
@@ -33,8 +32,7 @@ async def test_the_container_is_removed_when_the_panel_revokes_the_transfer(
     await start(daemon, engine)
     # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
     daemon.panel.strict = True
-    hang = Hang()
-    daemon.panel.inject("/success", hang)
+    hang = daemon.panel.hold("/success")
     uploading = Deferred.fromCoroutine(daemon.upload(archive()))
     await daemon.panel.called("/success")
     daemon.panel.close_transfer(UUID)
@@ -54,8 +52,7 @@ async def test_a_container_name_used_by_another_node_is_refused_with_409_before_
     host = engine.client.create_host_config(binds=mounts)
     theirs = engine.client.create_container(image, "true", name=UUID, host_config=host)
     token = daemon.token()
-    sender = UploadClient(daemon, archive(), token=token)
-    await sender.begin()
+    sender = await begun(daemon, archive(), token=token)
     status, body = await sender.answer()
     assert status == 409
     assert b"the server cannot have a container on this node" in body
@@ -83,8 +80,7 @@ async def test_a_missing_image_fails_the_transfer(daemon: ReceivingNode, engine:
 async def test_a_stalled_upload_fails_and_the_next_succeeds(daemon: ReceivingNode) -> None:
     daemon.transfers = {"stall_timeout": 1}
     await daemon.start()
-    sender = UploadClient(daemon, archive())
-    await sender.begin()
+    sender = await begun(daemon, archive())
     status, body = await sender.answer()
     assert (status, b"nothing was received for 1 s" in body) == (400, True)
     await daemon.failure_reported()
@@ -94,13 +90,6 @@ async def test_a_stalled_upload_fails_and_the_next_succeeds(daemon: ReceivingNod
     assert await daemon.upload(archive()) == (200, None)
 
 
-async def test_a_longer_path_is_answered_with_404(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    status, answer = await daemon.curl("-F", "archive=x", path="/api/transfers/x/y")
-    assert (status, answer["code"]) == (404, "path-not-found")
-
-
-async def test_a_token_that_is_not_ascii_is_answered_with_401(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    status, _ = await daemon.curl("-F", "archive=x", token="caf\udce9")
+async def test_a_token_that_is_not_ascii_is_answered_with_401(running: ReceivingNode) -> None:
+    status, _ = await running.curl("-F", "archive=x", token="caf\udce9")
     assert status == 401

@@ -15,7 +15,7 @@ import pytest
 from tests.support.go_tar import FIFO, ODD, GoFile, go_tar
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID
-from tests.support.upload_client import Unanswered, UploadClient
+from tests.support.upload_client import Unanswered, begun
 from tests.support.upload_forms import (
     PTERODACTYL,
     Calagopus,
@@ -37,8 +37,7 @@ async def send(
     daemon: ReceivingNode, data: bytes, family: Family, token: str | None = None
 ) -> tuple[int, Any, list[int]]:
     """Send a server; return the answer's status and body, and the sizes of the chunks."""
-    sender = UploadClient(daemon, data, token=token, family=family)
-    await sender.begin()
+    sender = await begun(daemon, data, token=token, family=family)
     status, body = await sender.finish()
     return status, json.loads(body) if body else None, sender.chunks
 
@@ -68,23 +67,22 @@ async def refused(daemon: ReceivingNode, data: bytes, family: Family, reason: st
     return answer
 
 
-async def test_pterodactyls_files_arrive_as_they_were_packed(daemon: ReceivingNode) -> None:
-    await daemon.start()
+async def test_pterodactyls_files_arrive_as_they_were_packed(running: ReceivingNode) -> None:
     files = [*ODD, REGION]
-    status, _, chunks = await send(daemon, as_go_packs(go_tar(files)), PTERODACTYL)
+    status, _, chunks = await send(running, as_go_packs(go_tar(files)), PTERODACTYL)
     assert status == 200
     assert chunks[:3] == [181, 10, 32768]
     assert chunks[-4:] == [8, 117, 64, 68]
-    assert daemon.panel.reports() == [(UUID, "success")]
-    home = os.fsencode(daemon.volumes / UUID) + b"/"
+    assert running.panel.reports() == [(UUID, "success")]
+    home = os.fsencode(running.volumes / UUID) + b"/"
     for file in files:
         if file.kind == FIFO:
             assert not os.path.lexists(home + file.name)
         else:
             expected = file.data, file.mode & 0o777, file.seconds
             assert look(home + file.name) == expected, file.name
-    await daemon.wait_for_line('"console.fifo" is left out')
-    await daemon.wait_for_line('"start.sh" lost its set-user-id')
+    await running.wait_for_line('"console.fifo" is left out')
+    await running.wait_for_line('"start.sh" lost its set-user-id')
 
 
 def kept(daemon: ReceivingNode) -> dict[str, bytes]:
@@ -119,19 +117,18 @@ async def test_pelicans_log_and_backups_are_kept(daemon: ReceivingNode, pool: st
     assert daemon.stored() == [UUID]
 
 
-async def test_calagopus_files_arrive_with_its_log_and_backups(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    status, _, chunks = await send(daemon, RECORDED.read_bytes(), calagopus(LOG, BACKUP))
+async def test_calagopus_files_arrive_with_its_log_and_backups(running: ReceivingNode) -> None:
+    status, _, chunks = await send(running, RECORDED.read_bytes(), calagopus(LOG, BACKUP))
     assert status == 200
     assert chunks[0] == 71
     # The archive's end, the checksum, the log, the backup, its checksum, and the form's end.
     backup = [71, 170, 32768, 32768, 4464, 2, 71, 186, 64, 2, 73]
     assert chunks[-21:] == [2, 71, 98, 64, 2, 71, 105, 32768, 17232, 2, *backup]
     (uuid,) = BACKUP
-    assert kept(daemon) == {f"{uuid}.tar.gz": BACKUP[uuid], f"install/{UUID}.log": LOG}
-    assert body_of_success(daemon) == {"backups": [uuid]}
-    assert daemon.panel.reports() == [(UUID, "success")]
-    home = daemon.volumes / UUID
+    assert kept(running) == {f"{uuid}.tar.gz": BACKUP[uuid], f"install/{UUID}.log": LOG}
+    assert body_of_success(running) == {"backups": [uuid]}
+    assert running.panel.reports() == [(UUID, "success")]
+    home = running.volumes / UUID
     assert look(os.fsencode(home / "world/level.dat")) == (b"hello", 0o640, 1.7e9)
     assert look(os.fsencode(home / ("d" * 60) / ("f" * 60)))[0] == b"long"
     assert look(os.fsencode(home / "welt-é"))[1] == 0o755
@@ -157,8 +154,7 @@ PACKED = as_go_packs(go_tar(ODD))
 MISSING, DIFFERENT = "missing archive or checksum", "checksums don't match"
 
 
-async def test_a_missing_or_altered_backup_fails_the_transfer(daemon: ReceivingNode) -> None:
-    await daemon.start()
+async def test_a_missing_or_altered_backup_fails_the_transfer(running: ReceivingNode) -> None:
     for family, reason in (
         (without(PELICANS, PELICANS_SUM), MISSING),
         (without(PELICANS, f"backup_{ID}.tar.gz"), MISSING),
@@ -169,34 +165,31 @@ async def test_a_missing_or_altered_backup_fails_the_transfer(daemon: ReceivingN
         (altered(CALAGOPUS, CALAGOPUS_SUM, b"0" * 64), DIFFERENT),
         (altered(CALAGOPUS, f"backup-{ID}", b"other"), DIFFERENT),
     ):
-        answer = await refused(daemon, PACKED, family, reason)
+        answer = await refused(running, PACKED, family, reason)
         assert answer is None or ID in answer["detail"]
-        assert kept(daemon) == {}
-        daemon.panel.open_transfer(UUID, daemon.node)
+        assert kept(running) == {}
+        running.panel.open_transfer(UUID, running.node)
 
 
-async def test_an_existing_backup_is_not_overwritten(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    place = daemon.directory / "backups" / UUID / f"{ID}.tar.gz"
+async def test_an_existing_backup_is_not_overwritten(running: ReceivingNode) -> None:
+    place = running.directory / "backups" / UUID / f"{ID}.tar.gz"
     place.parent.mkdir(parents=True)
     place.write_bytes(b"precious")
-    answer = await refused(daemon, PACKED, PELICANS, "is not overwritten")
+    answer = await refused(running, PACKED, PELICANS, "is not overwritten")
     assert str(place) in answer["detail"]
-    assert kept(daemon) == {f"{UUID}/{ID}.tar.gz": b"precious"}
+    assert kept(running) == {f"{UUID}/{ID}.tar.gz": b"precious"}
 
 
-async def test_too_many_streams_and_unknown_formats_are_refused(daemon: ReceivingNode) -> None:
-    await daemon.start()
+async def test_too_many_streams_and_unknown_formats_are_refused(running: ReceivingNode) -> None:
     tar = gzip.decompress(RECORDED.read_bytes())
     streams = calagopus(stream="multiplex-stream-count: 17")
-    await refused(daemon, gzip.compress(tar), streams, "do not match")
-    daemon.panel.open_transfer(UUID, daemon.node)
-    await refused(daemon, b"LZIP\1" + tar, calagopus(suffix="tar.lz"), "of an unknown kind")
+    await refused(running, gzip.compress(tar), streams, "do not match")
+    running.panel.open_transfer(UUID, running.node)
+    await refused(running, b"LZIP\1" + tar, calagopus(suffix="tar.lz"), "of an unknown kind")
 
 
-async def test_calagopus_gets_no_answer_to_a_bad_token(daemon: ReceivingNode) -> None:
-    await daemon.start()
+async def test_calagopus_gets_no_answer_to_a_bad_token(running: ReceivingNode) -> None:
     with pytest.raises(Unanswered):
-        await send(daemon, RECORDED.read_bytes(), calagopus(), token="bad")
-    await daemon.wait_for_line(" refused: ")
-    assert daemon.panel.reports() == []
+        await send(running, RECORDED.read_bytes(), calagopus(), token="bad")
+    await running.wait_for_line(" refused: ")
+    assert running.panel.reports() == []

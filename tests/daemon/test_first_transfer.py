@@ -30,7 +30,6 @@ def in_order(lines: list[str], log: list[str]) -> bool:
 
 
 async def test_each_node_logs_what_the_page_shows(nodes: TwoNodes) -> None:
-    nodes.add_server()
     await nodes.start()
     await nodes.transfer()
     await nodes.source.wait_for_line(f"{UUID}: files deleted")

@@ -15,7 +15,7 @@ from tests.support.node_process import TIMEOUT, reactor
 from tests.support.promtool import promtool
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
-from tests.support.upload_client import UploadClient
+from tests.support.upload_client import begun
 
 __all__ = ["promtool"]
 
@@ -71,9 +71,7 @@ async def test_a_success_is_in_the_metrics(
 
 async def test_a_running_transfer_is_in_the_metrics(daemon: ReceivingNode) -> None:
     await daemon.start(metrics=LOOPBACK)
-    sender = UploadClient(daemon, archive(3_000_000))
-    await sender.begin()
-    await daemon.wait_for_line("receiving the archive")
+    sender = await begun(daemon, archive(3_000_000), until="receiving the archive")
     found = Samples(await scraped(daemon))
     assert found.having("wingsd_transfers_in_flight") == [{"direction": "in", "step": "receive"}]
     assert not found.having("wingsd_transfers_total")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 from twisted.internet.ssl import Certificate
@@ -119,12 +118,10 @@ async def test_a_server_moves_to_and_fro_in_each_archive_format(nodes: TwoNodes)
 
 
 async def test_the_reason_of_a_refusal_is_shown_at_the_source(nodes: TwoNodes) -> None:
-    nodes.add_server()
     await nodes.start()
     # A Panel that describes the server to the two nodes of a transfer alone, and closes it.
     nodes.panel.strict = True
-    hang = Hang()
-    nodes.panel.inject("/transfer/success", hang)
+    hang = nodes.panel.hold("/transfer/success")
     browser = await watch(nodes)
     await nodes.transfer()
     await nodes.panel.called("/transfer/success")
@@ -143,7 +140,6 @@ async def test_the_reason_of_a_refusal_is_shown_at_the_source(nodes: TwoNodes) -
 
 
 async def test_a_success_whose_answer_is_lost_is_not_rolled_back(nodes: TwoNodes) -> None:
-    nodes.add_server()
     await nodes.start()
     # The Panel moves the server, but its word of that is lost on the way, and the destination
     # dies before it hears it again.
@@ -174,34 +170,9 @@ async def test_a_destination_that_dies_leaves_the_server_where_it_was(nodes: Two
     assert (status, answer["state"]) == (200, "offline")
 
 
-async def refused_twice(nodes: TwoNodes) -> Any:
-    status, answer = await nodes.panel.ask(
-        nodes.source.node,
-        "POST",
-        f"/api/servers/{UUID}/transfer",
-        nodes.panel.transfer_order(UUID, nodes.destination.node),
-    )
-    return status, answer["error"]
-
-
-async def test_a_second_transfer_of_a_server_is_refused_with_409(nodes: TwoNodes) -> None:
-    nodes.add_server()
-    await nodes.start()
-    hang = Hang()
-    nodes.panel.inject("/transfer/success", hang)
-    await nodes.transfer()
-    await nodes.panel.called("/transfer/success")
-    answer = await refused_twice(nodes)
-    assert answer == (409, "A transfer is already in progress for this server.")
-    hang.release()
-    await nodes.source.wait_for_line("state success")
-
-
 async def test_a_source_stopped_before_success_still_deletes_its_copy(nodes: TwoNodes) -> None:
-    nodes.add_server()
     await nodes.start()
-    hang = Hang()
-    nodes.panel.inject("/transfer/success", hang)
+    hang = nodes.panel.hold("/transfer/success")
     await nodes.transfer()
     await nodes.panel.called("/transfer/success")
     nodes.source.signal("TERM")

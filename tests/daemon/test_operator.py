@@ -14,7 +14,7 @@ from tests.support.command import WINGSCTL
 from tests.support.node_process import reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
-from tests.support.upload_client import UploadClient
+from tests.support.upload_client import begun
 from wingsd import __version__
 
 
@@ -39,9 +39,7 @@ async def test_a_transfer_by_the_panel_is_watched_to_its_end(daemon: ReceivingNo
     watch = Watch()
     command = [*WINGSCTL, "--socket", str(daemon.control), "transfers", "--watch", "--json"]
     process: Any = reactor.spawnProcess(watch, command[0], command, env=os.environ)
-    sender = UploadClient(daemon, archive(3_000_000))
-    await sender.begin()
-    await daemon.wait_for_line("receiving the archive")
+    sender = await begun(daemon, archive(3_000_000), until="receiving the archive")
     found = (await daemon.wingsctl("show", UUID, "--json")).json["running"]
     assert (found["direction"], found["step"], found["by_hand"]) == ("in", "receive", False)
     assert found["total_bytes"] is None
@@ -70,18 +68,17 @@ async def test_status_and_check_config_describe_the_node(daemon: ReceivingNode) 
     assert (checked.status, checked.json["errors"]) == (0, [])
 
 
-async def test_the_control_socket_of_a_killed_daemon_is_replaced(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    await daemon.kill()
-    assert stat.S_ISSOCK(daemon.control.lstat().st_mode)
-    assert (await daemon.wingsctl("status")).status == 3
-    await daemon.start()
-    assert (await daemon.wingsctl("status")).status == 0
-    assert stat.S_IMODE(daemon.control.stat().st_mode) == 0o660
-    daemon.signal("TERM")
-    await daemon.ended()
-    assert not daemon.control.exists()
-    assert (await daemon.wingsctl("status")).status == 3
+async def test_the_control_socket_of_a_killed_daemon_is_replaced(running: ReceivingNode) -> None:
+    await running.kill()
+    assert stat.S_ISSOCK(running.control.lstat().st_mode)
+    assert (await running.wingsctl("status")).status == 3
+    await running.start()
+    assert (await running.wingsctl("status")).status == 0
+    assert stat.S_IMODE(running.control.stat().st_mode) == 0o660
+    running.signal("TERM")
+    await running.ended()
+    assert not running.control.exists()
+    assert (await running.wingsctl("status")).status == 3
 
 
 async def test_the_daemon_runs_without_a_control_socket(daemon: ReceivingNode) -> None:

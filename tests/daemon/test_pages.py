@@ -47,7 +47,6 @@ def hold(pages: list[Page]) -> Hang:
 async def test_pages_that_reconnect_while_a_transfer_fails_lose_the_banner(
     nodes: TwoNodes, open_pages: Open
 ) -> None:
-    nodes.add_server()
     await nodes.start()
     pages = await open_pages(nodes)
     held = hold(pages)
@@ -63,7 +62,6 @@ async def test_pages_that_reconnect_while_a_transfer_fails_lose_the_banner(
 
 
 async def test_reconnecting_pages_follow_a_moved_server(nodes: TwoNodes, open_pages: Open) -> None:
-    nodes.add_server()
     await nodes.start()
     pages = await open_pages(nodes)
     held = hold(pages)
@@ -79,10 +77,8 @@ async def test_reconnecting_pages_follow_a_moved_server(nodes: TwoNodes, open_pa
 
 
 async def test_pages_lose_no_line_while_they_reconnect(nodes: TwoNodes, open_pages: Open) -> None:
-    nodes.add_server()
     await nodes.start()
-    success = Hang()
-    nodes.panel.inject("/transfer/success", success)
+    success = nodes.panel.hold("/transfer/success")
     pages = await open_pages(nodes)
     held = hold(pages)
     await nodes.transfer()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from tests.support import Hang
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 
@@ -21,21 +20,19 @@ async def test_a_refused_node_token_is_logged_and_uploads_get_503(daemon: Receiv
     assert daemon.panel.in_transfer(UUID)
 
 
-async def test_a_received_server_stays_until_its_token_is_right(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    hang = Hang()
-    daemon.panel.inject("/transfer/success", hang)
-    uploading = Deferred.fromCoroutine(daemon.upload(archive()))
+async def test_a_received_server_stays_until_its_token_is_right(running: ReceivingNode) -> None:
+    running.panel.hold("/transfer/success")
+    uploading = Deferred.fromCoroutine(running.upload(archive()))
     uploading.addErrback(lambda _: None)  # its connection breaks
-    await daemon.panel.called("/transfer/success")
-    await daemon.kill()
+    await running.panel.called("/transfer/success")
+    await running.kill()
     await uploading
-    await daemon.start(token_id="another")
-    since = len(daemon.log)
-    await daemon.wait_for_line("its transfer is not known yet", since=since)
-    assert daemon.stored() == [UUID]
-    await daemon.kill()
-    await daemon.start()
-    await daemon.wait_for_line("state success", since=since)
-    assert daemon.stored() == [UUID]
-    assert daemon.panel.node_of(UUID) is daemon.node
+    await running.start(token_id="another")
+    since = len(running.log)
+    await running.wait_for_line("its transfer is not known yet", since=since)
+    assert running.stored() == [UUID]
+    await running.kill()
+    await running.start()
+    await running.wait_for_line("state success", since=since)
+    assert running.stored() == [UUID]
+    assert running.panel.node_of(UUID) is running.node

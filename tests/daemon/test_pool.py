@@ -18,7 +18,7 @@ from tests.support.node_process import reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 from tests.support.two_nodes import TwoNodes
-from tests.support.upload_client import UploadClient
+from tests.support.upload_client import begun
 from tests.support.upload_forms import pelican
 
 ONE = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
@@ -32,7 +32,6 @@ async def until_over(nodes: TwoNodes) -> None:
 
 async def moving(nodes: TwoNodes) -> Path:
     """Have the server move; return its directory."""
-    nodes.add_server()
     await nodes.start()
     await nodes.transfer()
     await until_over(nodes)
@@ -153,8 +152,7 @@ async def test_backups_sent_within_a_pool_are_kept(daemon: ReceivingNode, pool: 
         before = seen(files)
     daemon.transfers = {"storage_pool": {"enabled": True, "pool_name": "attic"}}
     await daemon.start_loaded(uuid=NODE)
-    sender = UploadClient(daemon, archive(), family=pelican(b"log\n", {ONE: b"b"}, pool))
-    await sender.begin()
+    sender = await begun(daemon, archive(), family=pelican(b"log\n", {ONE: b"b"}, pool))
     status, _ = await sender.finish()
     assert status == 200
     assert daemon.panel.node_of(UUID) is daemon.node

@@ -19,7 +19,6 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.support import Hang
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 from wingsd.statedb.store import Store
@@ -79,8 +78,7 @@ async def until_success(daemon: ReceivingNode, disk: Disk, *, durable: bool) -> 
     daemon.transfers = {"durable": durable, "disk_reserve": 0}
     place = {"data": str(disk.place / "volumes"), "root_directory": str(disk.place)}
     await daemon.start(system=place)
-    hang = Hang()
-    daemon.panel.inject("/success", hang)
+    hang = daemon.panel.hold("/success")
     upload = Deferred.fromCoroutine(daemon.upload(archive(SIZE)))
     await daemon.panel.called("/success")
     await deferToThread(disk.lose_power)

@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
-from tests.support.upload_client import UploadClient
+from tests.support.upload_client import begun
 
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
 
@@ -57,9 +57,8 @@ async def test_requests_cannot_forge_lines_of_the_log(daemon: ReceivingNode) -> 
     assert not [line for line in daemon.log if line.startswith("2026-01-01T00:00:00+0000")]
 
 
-async def test_bad_requests_are_refused_in_the_documents_words(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    path = daemon.directory / "server.tar.gz"
+async def test_bad_requests_are_refused_in_the_documents_words(running: ReceivingNode) -> None:
+    path = running.directory / "server.tar.gz"
     path.write_bytes(archive())
     for arguments, error in (
         (["-H", "Content-Type: text/plain", "--data", "x"], "invalid content type"),
@@ -68,88 +67,67 @@ async def test_bad_requests_are_refused_in_the_documents_words(daemon: Receiving
         (["-F", "checksums=c"], "missing archive or checksum"),
         (["-F", f"archive=@{path}", "-F", "checksum=c"], "checksums don't match"),
     ):
-        since = len(daemon.log)
-        status, answer = await daemon.curl(*arguments)
+        since = len(running.log)
+        status, answer = await running.curl(*arguments)
         assert (status, answer["error"]) == (400, error)
         assert answer["detail"]
-        await daemon.failure_reported(since)
-        assert daemon.stored() == []
-        await daemon.wait_for_line("state failure", since)
-        assert daemon.states()[-1] == "failure"
-        daemon.panel.open_transfer(UUID, daemon.node)
-    assert daemon.panel.reports() == [(UUID, "failure")] * 5
+        await running.failure_reported(since)
+        assert running.stored() == []
+        await running.wait_for_line("state failure", since)
+        assert running.states()[-1] == "failure"
+        running.panel.open_transfer(UUID, running.node)
+    assert running.panel.reports() == [(UUID, "failure")] * 5
 
 
-async def test_a_damaged_archive_is_refused_with_500_and_its_reason(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    status, answer = await daemon.upload(b"this is no archive" * 100)
+async def test_a_damaged_archive_is_refused_with_500(
+    running: ReceivingNode,
+) -> None:
+    status, answer = await running.upload(b"this is no archive" * 100)
     assert (status, answer["code"]) == (500, "archive-invalid")
     assert answer["detail"]
-    await daemon.failure_reported()
-    assert daemon.stored() == []
-    assert daemon.panel.reports() == [(UUID, "failure")]
+    await running.failure_reported()
+    assert running.stored() == []
+    assert running.panel.reports() == [(UUID, "failure")]
 
 
-async def test_a_server_that_exists_here_is_refused_with_409(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    await daemon.upload(archive())
-    status, answer = await daemon.upload(archive())
+async def test_a_server_that_exists_here_is_refused_with_409(running: ReceivingNode) -> None:
+    await running.upload(archive())
+    status, answer = await running.upload(archive())
     assert (status, answer["code"]) == (409, "server-already-exists")
-    assert daemon.panel.reports() == [(UUID, "success")]
-    assert (daemon.volumes / UUID / "server.properties").exists()
+    assert running.panel.reports() == [(UUID, "success")]
+    assert (running.volumes / UUID / "server.properties").exists()
 
 
-async def test_a_server_unknown_to_the_panel_is_refused_with_404(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    token = daemon.panel.transfer_token(OTHER, daemon.node)
-    status, answer = await daemon.curl("-F", "archive=x", token=token)
-    assert (status, answer["code"]) == (404, "server-not-found")
-    assert daemon.panel.reports() == []
-
-
-async def test_a_second_upload_of_a_server_is_refused_with_409(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    sender = UploadClient(daemon, archive())
-    await sender.begin()
-    await daemon.wait_for_line("receiving the archive")
-    status, answer = await daemon.upload(archive())
+async def test_a_second_upload_of_a_server_is_refused_with_409(running: ReceivingNode) -> None:
+    sender = await begun(running, archive(), until="receiving the archive")
+    status, answer = await running.upload(archive())
     assert (status, answer["code"]) == (409, "server-already-exists")
     assert await sender.finish() == (200, b"")
-    assert daemon.panel.reports() == [(UUID, "success")]
+    assert running.panel.reports() == [(UUID, "success")]
 
 
-async def test_files_in_the_servers_place_are_set_aside_and_logged(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    (daemon.volumes / UUID).mkdir()
-    (daemon.volumes / UUID / "precious").write_text("old")
-    assert await daemon.upload(archive()) == (200, None)
-    line = await daemon.wait_for_line("set-aside")
+async def test_files_in_the_servers_place_are_set_aside_and_logged(running: ReceivingNode) -> None:
+    (running.volumes / UUID).mkdir()
+    (running.volumes / UUID / "precious").write_text("old")
+    assert await running.upload(archive()) == (200, None)
+    line = await running.wait_for_line("set-aside")
     aside = Path(line.rpartition(" ")[2])
     assert (aside / "precious").read_text() == "old"
-    assert not (daemon.volumes / UUID / "precious").exists()
+    assert not (running.volumes / UUID / "precious").exists()
 
 
-async def test_a_client_that_still_sends_can_read_the_refusal(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    sender = UploadClient(daemon, os.urandom(20_000_000), token="bad")
-    await sender.begin()
+async def test_a_client_that_still_sends_can_read_the_refusal(running: ReceivingNode) -> None:
+    sender = await begun(running, os.urandom(20_000_000), token="bad")
     status, body = await sender.finish()
     assert status == 401
     assert b"error" in body
 
 
-async def test_large_headers_and_bodies_get_431_and_413(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    status, answer = await daemon.curl("-H", f"X: {'x' * 20_000}", "-F", "archive=x")
+async def test_large_headers_and_bodies_get_431_and_413(running: ReceivingNode) -> None:
+    status, answer = await running.curl("-H", f"X: {'x' * 20_000}", "-F", "archive=x")
     assert (status, answer["code"]) == (431, "header-too-long")
-    path = daemon.directory / "large"
+    path = running.directory / "large"
     path.write_bytes(bytes(3_000_000))
-    status, answer = await daemon.curl("-F", f"archive=@{path}", path="/elsewhere")
+    status, answer = await running.curl("-F", f"archive=@{path}", path="/elsewhere")
     assert (status, answer["code"]) == (413, "body-too-large")
     assert "/api/transfers" in answer["detail"]
-
-
-async def test_another_method_gets_405_and_the_allowed_ones(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    status, answer = await daemon.curl("-X", "GET")
-    assert (status, answer["detail"]) == (405, "use OPTIONS, POST")

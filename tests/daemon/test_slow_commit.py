@@ -49,7 +49,6 @@ async def is_free(nodes: TwoNodes) -> None:
 async def test_a_quick_failure_at_the_source_is_reported_until_the_panel_has_the_transfer(
     nodes: TwoNodes,
 ) -> None:
-    nodes.add_server()
     await nodes.start()
     nodes.panel.slow_commit = hang = Hang()
     beginning = Deferred.fromCoroutine(nodes.transfer(backups=[BACKUP]))
@@ -110,7 +109,6 @@ async def test_a_quick_success_is_reported_until_the_panel_has_the_transfer(
 
 
 async def test_a_denied_failure_report_is_sent_again_after_a_restart(nodes: TwoNodes) -> None:
-    nodes.add_server()
     await nodes.start()
     nodes.panel.slow_commit = hang = Hang()
     beginning = Deferred.fromCoroutine(nodes.transfer(backups=[BACKUP]))

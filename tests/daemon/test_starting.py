@@ -10,7 +10,7 @@ import pytest
 from tests.support.node_process import LOOPBACK
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
-from tests.support.upload_client import UploadClient
+from tests.support.upload_client import begun
 from wingsd.statedb.store import FILE, Store
 
 PLAIN = {"ssl": {"enabled": False}}
@@ -136,14 +136,11 @@ async def test_an_invalid_endpoint_ends_the_start(daemon: ReceivingNode, endpoin
     assert not daemon.lines_with("Traceback")
 
 
-async def test_a_second_daemon_on_the_same_data_does_not_start(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    sender = UploadClient(daemon, archive())
-    await sender.begin()
-    await daemon.wait_for_line("receiving the archive")
-    second = ReceivingNode(daemon.directory)
+async def test_a_second_daemon_on_the_same_data_does_not_start(running: ReceivingNode) -> None:
+    sender = await begun(running, archive(), until="receiving the archive")
+    second = ReceivingNode(running.directory)
     second.launch(*LOOPBACK)
     assert await second.ended() == 1
     assert second.lines_with("another wingsd is running")
     assert await sender.finish() == (200, b"")
-    assert (daemon.volumes / UUID / "server.properties").exists()
+    assert (running.volumes / UUID / "server.properties").exists()

@@ -18,7 +18,7 @@ from tests.support.node_process import FAST, SLOW, NodeProcess, reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
-from tests.support.upload_client import Unanswered, UploadClient
+from tests.support.upload_client import Unanswered, UploadClient, begun
 from tests.support.upload_forms import Calagopus, calagopus
 
 LOG = b"installed\n" * 500
@@ -88,30 +88,27 @@ async def finish(senders: list[UploadClient]) -> list[tuple[int, bytes] | None]:
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-async def test_the_streams_of_a_server_are_merged(daemon: ReceivingNode, backwards: bool) -> None:
-    await daemon.start()
-    senders = requests(daemon, 3)
+async def test_the_streams_of_a_server_are_merged(running: ReceivingNode, backwards: bool) -> None:
+    senders = requests(running, 3)
     for sender in senders[::-1] if backwards else senders:
         await sender.begin()
     assert await finish(senders) == [(200, b"")] * 4
-    assert daemon.panel.reports() == [(UUID, "success")]
-    (call,) = [call for call in daemon.panel.calls if call.path.endswith("/success")]
+    assert running.panel.reports() == [(UUID, "success")]
+    (call,) = [call for call in running.panel.calls if call.path.endswith("/success")]
     assert call.body == {"backups": [*BACKUP]}
-    world = daemon.volumes / UUID / "world"
+    world = running.volumes / UUID / "world"
     assert sorted(path.name for path in world.iterdir()) == ["-1.mca", "0.mca", "1.mca", "2.mca"]
-    assert (daemon.directory / "logs" / "install" / f"{UUID}.log").read_bytes() == LOG
-    late = UploadClient(daemon, archive(0), token=senders[0].token, family=form(0, 3, OURS))
-    await late.begin()
+    assert (running.directory / "logs" / "install" / f"{UUID}.log").read_bytes() == LOG
+    late = await begun(running, archive(0), token=senders[0].token, family=form(0, 3, OURS))
     status, body = await late.finish()
     assert status == 401
     assert b"it was used for a transfer before" in body
-    assert daemon.panel.reports() == [(UUID, "success")]
+    assert running.panel.reports() == [(UUID, "success")]
 
 
 @pytest.mark.parametrize("agent", ["", OURS])
-async def test_a_wrong_checksum_of_one_fails_all(daemon: ReceivingNode, agent: str) -> None:
-    await daemon.start()
-    senders = requests(daemon, 2, agent, wrong=1)
+async def test_a_wrong_checksum_of_one_fails_all(running: ReceivingNode, agent: str) -> None:
+    senders = requests(running, 2, agent, wrong=1)
     for sender in senders:
         await sender.begin()
     answers = await finish(senders)
@@ -121,71 +118,44 @@ async def test_a_wrong_checksum_of_one_fails_all(daemon: ReceivingNode, agent: s
     else:
         # Its nodes take every answer for success.
         assert answers == [None] * 3
-    await daemon.failure_reported()
-    assert daemon.panel.reports() == [(UUID, "failure")]
-    assert daemon.stored() == []
+    await running.failure_reported()
+    assert running.panel.reports() == [(UUID, "failure")]
+    assert running.stored() == []
 
 
-async def test_a_stream_cut_short_fails_all_streams(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    first, other, cut = requests(daemon, 2, OURS)
+async def test_a_stream_cut_short_fails_all_streams(running: ReceivingNode) -> None:
+    first, other, cut = requests(running, 2, OURS)
     for sender in (first, other, cut):
         await sender.begin()
     await cut.vanish()
     answers = await finish([first, other])
     assert [answer and answer[0] for answer in answers] == [400] * 2
     assert all(answer and b"stream 1: " in answer[1] for answer in answers)
-    await daemon.failure_reported()
-    assert daemon.panel.reports() == [(UUID, "failure")]
-    assert daemon.stored() == []
+    await running.failure_reported()
+    assert running.panel.reports() == [(UUID, "failure")]
+    assert running.stored() == []
 
 
-async def test_a_missing_stream_fails_all_streams(daemon: ReceivingNode) -> None:
-    daemon.transfers = {"streams": {"within": 1}}
-    await daemon.start()
-    first, other, _ = requests(daemon, 2, OURS)
-    for sender in (first, other):
-        await sender.begin()
-    answers = await finish([first, other])
-    assert [answer and answer[0] for answer in answers] == [400] * 2
-    assert all(answer and b"stream 1 did not arrive within 1 s" in answer[1] for answer in answers)
-    await daemon.failure_reported()
-    # Nor do those do without a first.
-    since = len(daemon.log)
-    daemon.panel.open_transfer(UUID, daemon.node)
-    _, alone, _ = requests(daemon, 2, OURS)
-    await alone.begin()
-    (answer,) = await finish([alone])
-    assert answer
-    assert b"the first request, the one with Multiplex-Stream-Count," in answer[1]
-    await daemon.wait_for_line("the failed transfer is cleaned up", since)
-    await daemon.wait_for_line("the failure was reported to the Panel", since)
-    assert daemon.panel.reports() == [(UUID, "failure")] * 2
-    assert daemon.stored() == []
-
-
-async def test_streams_of_a_killed_daemon_fail_as_one_transfer(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    senders = requests(daemon, 3, size=2_000_000)
+async def test_streams_of_a_killed_daemon_fail_as_one_transfer(running: ReceivingNode) -> None:
+    senders = requests(running, 3, size=2_000_000)
     for sender in senders:
         await sender.begin()
-    world = daemon.directory / ".volumes.staging" / UUID / "world"
+    world = running.directory / ".volumes.staging" / UUID / "world"
     while not (world.is_dir() and len(os.listdir(world)) == 4):
         await pause()
-    await kill(daemon)
+    await kill(running)
     assert await finish(senders) == [None] * 4
-    assert daemon.panel.reports() == []
-    await daemon.start()
-    await daemon.failure_reported()
-    assert daemon.panel.reports() == [(UUID, "failure")]
-    assert daemon.stored() == []
-    assert not daemon.lines_with("the transfer of before")
+    assert running.panel.reports() == []
+    await running.start()
+    await running.failure_reported()
+    assert running.panel.reports() == [(UUID, "failure")]
+    assert running.stored() == []
+    assert not running.lines_with("the transfer of before")
     # The token was this one transfer's.
-    daemon.panel.open_transfer(UUID, daemon.node)
-    late = UploadClient(daemon, archive(0), token=senders[0].token, family=form(0, 3, OURS))
-    await late.begin()
+    running.panel.open_transfer(UUID, running.node)
+    late = await begun(running, archive(0), token=senders[0].token, family=form(0, 3, OURS))
     assert (await late.finish())[0] == 401
-    again = requests(daemon, 3)
+    again = requests(running, 3)
     for sender in again:
         await sender.begin()
     assert await finish(again) == [(200, b"")] * 4

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 import pytest
 from twisted.internet.threads import deferToThread
 
-from tests.support import Hang
 from tests.support.node_process import LOOPBACK
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
-from tests.support.upload_client import UploadClient
+from tests.support.upload_client import begun
 from tests.systemd.journal import Journal
 from tests.systemd.manager import Manager
 
@@ -50,8 +49,7 @@ async def entry(journal: Journal, text: str) -> dict[str, str]:
 
 async def test_systemd_is_notified_of_each_state(daemon: ReceivingNode, manager: Manager) -> None:
     await daemon.listen_panel()
-    hang = Hang()
-    daemon.panel.inject("/servers?", hang)
+    hang = daemon.panel.hold("/servers?")
     daemon.launch(*LOOPBACK)
     # It listens, and does not know its servers yet.
     await daemon.listening()
@@ -62,8 +60,7 @@ async def test_systemd_is_notified_of_each_state(daemon: ReceivingNode, manager:
     ready = (await heard(manager, "READY=1"))[-1]
     assert ready["STATUS"] == "0 servers; no transfer under way"
 
-    sender = UploadClient(daemon, archive())
-    await sender.begin()
+    sender = await begun(daemon, archive())
     await heard(manager, f"STATUS=1 server; receiving {UUID}")
     assert await sender.finish() == (200, b"")
     for _ in range(2):
@@ -76,35 +73,33 @@ async def test_systemd_is_notified_of_each_state(daemon: ReceivingNode, manager:
 
 
 async def test_a_reload_is_notified_and_new_connections_get_the_new_certificate(
-    daemon: ReceivingNode, manager: Manager
+    running: ReceivingNode, manager: Manager
 ) -> None:
-    await daemon.start()
     await heard(manager, "READY=1")
-    before = await daemon.served_certificate()
+    before = await running.served_certificate()
     # The file names another certificate, a level, and what cannot be changed.
-    files = {name: str(daemon.directory / f"new-{name}.pem") for name in ("cert", "key")}
-    daemon.command(debug=True, uuid="another", api={"ssl": files})
-    daemon.issue_certificate("new-")
-    daemon.signal("HUP")
+    files = {name: str(running.directory / f"new-{name}.pem") for name in ("cert", "key")}
+    running.command(debug=True, uuid="another", api={"ssl": files})
+    running.issue_certificate("new-")
+    running.signal("HUP")
     begun = (await heard(manager, "RELOADING=1"))[-1]
     assert int(begun["MONOTONIC_USEC"]) > 0
     await heard(manager, "READY=1")
-    await daemon.wait_for_line("the log shows the level debug")
-    assert (await daemon.wait_for_line("changes that need a restart")).endswith("restart: uuid")
-    await daemon.wait_for_line("certificate reloaded")
-    assert await daemon.served_certificate() != before
+    await running.wait_for_line("the log shows the level debug")
+    assert (await running.wait_for_line("changes that need a restart")).endswith("restart: uuid")
+    await running.wait_for_line("certificate reloaded")
+    assert await running.served_certificate() != before
 
 
 async def test_sigabrt_of_the_watchdog_logs_the_stacks_of_all_threads(
-    daemon: ReceivingNode, manager: Manager
+    running: ReceivingNode, manager: Manager
 ) -> None:
-    await daemon.start()
     await heard(manager, "READY=1")
-    os.kill(daemon.pid, signal.SIGABRT)
-    assert await daemon.ended() == -signal.SIGABRT
-    (begin,) = [number for number, line in enumerate(daemon.log) if "Aborted" in line]
-    assert [line for line in daemon.log[begin:] if "most recent call first" in line]
-    assert [line for line in daemon.log[begin:] if "in mainLoop" in line]
+    os.kill(running.pid, signal.SIGABRT)
+    assert await running.ended() == -signal.SIGABRT
+    (begin,) = [number for number, line in enumerate(running.log) if "Aborted" in line]
+    assert [line for line in running.log[begin:] if "most recent call first" in line]
+    assert [line for line in running.log[begin:] if "in mainLoop" in line]
 
 
 async def test_journald_gets_entries_with_fields(daemon: ReceivingNode) -> None:

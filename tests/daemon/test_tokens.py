@@ -42,20 +42,19 @@ async def assert_used(daemon: ReceivingNode, token: str) -> None:
     assert daemon.stored() == []
 
 
-async def test_a_token_is_good_for_one_transfer_even_after_a_kill(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    token = daemon.token()
-    await fail_with(daemon, token)
+async def test_a_token_is_good_for_one_transfer_even_after_a_kill(running: ReceivingNode) -> None:
+    token = running.token()
+    await fail_with(running, token)
     # The database is written in order: what is asked of it now comes after all that was written.
-    await assert_used(daemon, token)
-    await daemon.kill()
-    await daemon.start_loaded()
-    await assert_used(daemon, token)
+    await assert_used(running, token)
+    await running.kill()
+    await running.start_loaded()
+    await assert_used(running, token)
     # Nor does it become another token by another spelling of its signature.
-    other = daemon.token()
-    await fail_with(daemon, f"{other}=")
-    await assert_used(daemon, other)
-    assert await daemon.upload(archive(), token=daemon.token()) == (200, None)
+    other = running.token()
+    await fail_with(running, f"{other}=")
+    await assert_used(running, other)
+    assert await running.upload(archive(), token=running.token()) == (200, None)
 
 
 async def test_a_refusal_before_the_body_does_not_use_up_the_token(daemon: ReceivingNode) -> None:
@@ -82,12 +81,13 @@ async def test_a_refusal_before_the_body_does_not_use_up_the_token(daemon: Recei
     assert await daemon.upload(archive(), token=token) == (200, None)
 
 
-async def test_an_unknown_server_does_not_use_up_the_token(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    token = daemon.panel.transfer_token(OTHER, daemon.node)
-    assert (await daemon.upload(archive(), token=token))[0] == 404
-    daemon.expect(OTHER)
-    assert await daemon.upload(archive(), token=token) == (200, None)
+async def test_an_unknown_server_does_not_use_up_the_token(running: ReceivingNode) -> None:
+    token = running.panel.transfer_token(OTHER, running.node)
+    status, answer = await running.upload(archive(), token=token)
+    assert (status, answer["code"]) == (404, "server-not-found")
+    assert running.panel.reports() == []
+    running.expect(OTHER)
+    assert await running.upload(archive(), token=token) == (200, None)
 
 
 @pytest.mark.parametrize(

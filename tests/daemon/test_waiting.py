@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
-from tests.support.upload_client import UploadClient
+from tests.support.upload_client import begun
 
 OTHER = "1b0c7f6e-9a3d-4e52-8c41-5f2e7d90ab36"
 
@@ -13,11 +13,9 @@ async def test_a_waiting_sender_that_disconnects_fails_at_once(daemon: Receiving
     daemon.expect(OTHER)
     daemon.transfers = {"concurrent": 1}
     await daemon.start()
-    first = UploadClient(daemon, archive())
-    await first.begin()
+    first = await begun(daemon, archive())
     await daemon.wait_for_line(f"{UUID}: state processing")
-    second = UploadClient(daemon, archive(), token=daemon.token(OTHER))
-    await second.begin()
+    second = await begun(daemon, archive(), token=daemon.token(OTHER))
     await daemon.wait_for_line(f"{OTHER}: state processing")
     await second.vanish()
     await daemon.wait_for_line(f"{OTHER}: state failure")

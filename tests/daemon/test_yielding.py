@@ -11,7 +11,7 @@ from tests.support.node_process import NodeProcess, reactor
 from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import UUID, archive
 from tests.support.two_nodes import TwoNodes
-from tests.support.upload_client import UploadClient
+from tests.support.upload_client import begun
 
 SIZE = 10 * MIB
 #: MiB/s
@@ -59,8 +59,7 @@ async def test_only_threads_that_receive_have_a_raised_nice_value(
 ) -> None:
     daemon.transfers = transfers
     await daemon.start()
-    sender = UploadClient(daemon, archive(3 * MIB))
-    await sender.begin()
+    sender = await begun(daemon, archive(3 * MIB))
     await until(lambda: "wingsd-inflate" in nice_values(daemon))
     yields(daemon, nice, "wingsd-extract", "wingsd-hash", "wingsd-inflate")
     assert await sender.finish() == (200, b"")

@@ -63,6 +63,12 @@ class Panel(State):
         """Make the next `times` calls whose path contains `match` meet `fault`."""
         self._faults += [(match, fault)] * times
 
+    def hold(self, match: str) -> Hang:
+        """Let the next call whose path contains `match` wait for the result's release."""
+        hang = Hang()
+        self.inject(match, hang)
+        return hang
+
     def called(self, match: str, times: int = 1) -> Deferred[None]:
         """Return a Deferred that fires once `times` calls in all had a path with `match` in it."""
         watcher: Deferred[None] = Deferred()

@@ -14,9 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.client import HTTPConnectionPool, ResponseNeverReceived
 
 from tests.support import (
-    Answer,
     Call,
-    Drop,
     Hang,
     Node,
     Panel,
@@ -122,48 +120,6 @@ async def test_credentials_needed(harness: Harness, headers: dict[str, str], sta
     assert answer["errors"][0]["status"] == str(status)
 
 
-async def test_what_does_not_exist(harness: Harness) -> None:
-    for method, path in [
-        ("GET", f"{SERVERS}/{UNKNOWN}"),
-        ("POST", f"{SERVERS}/{UNKNOWN}/transfer/failure"),
-        ("POST", f"{SERVERS}/{UUID}/transfer/perhaps"),
-        ("GET", "/api/elsewhere"),
-    ]:
-        code, _ = await harness.ask(method, path)
-        assert code == 404, path
-
-
-async def test_a_strict_panel_answers_only_those_concerned(harness: Harness) -> None:
-    harness.panel.add_server(server_settings(OTHER), harness.source)
-    assert (await harness.ask("GET", f"{SERVERS}/{OTHER}"))[0] == 200
-    harness.panel.strict = True
-    assert (await harness.ask("GET", f"{SERVERS}/{OTHER}"))[0] == 403
-    assert (await harness.ask("GET", f"{SERVERS}/{UUID}"))[0] == 200
-
-
-async def test_the_list_has_pages_and_only_a_nodes_own_servers(harness: Harness) -> None:
-    uuids = [f"00000000-0000-4000-8000-{number:012}" for number in range(5)]
-    for uuid in uuids:
-        harness.panel.add_server(server_settings(uuid), harness.destination)
-    _, answer = await harness.ask("GET", f"{SERVERS}?page=2&per_page=3")
-    assert [entry["uuid"] for entry in answer["data"]] == uuids[3:]
-    assert answer["meta"] == {
-        "current_page": 2,
-        "from": 4,
-        "last_page": 2,
-        "per_page": 3,
-        "to": 5,
-        "total": 5,
-    }
-
-
-async def test_an_empty_list(harness: Harness) -> None:
-    harness.panel.add_node("https://third.invalid:8080", token_id="id", token="secret")
-    _, answer = await harness.ask("GET", SERVERS, headers={"Authorization": "Bearer id.secret"})
-    assert answer["data"] == []
-    assert (answer["meta"]["last_page"], answer["meta"]["from"]) == (1, None)
-
-
 async def test_install_and_reset(harness: Harness) -> None:
     report = {"successful": True, "reinstall": False}
     path = f"{SERVERS}/{UUID}/install"
@@ -173,38 +129,6 @@ async def test_install_and_reset(harness: Harness) -> None:
     assert (await harness.ask("POST", path, harness.destination, report))[0] == 403
     assert (await harness.ask("POST", f"{SERVERS}/reset"))[0] == 204
     assert harness.panel.calls[0] == Call("POST", path, report)
-
-
-async def test_an_injected_answer_comes_so_many_times(harness: Harness) -> None:
-    harness.panel.inject("/success", Answer(503), times=2)
-    answers = [await harness.ask("POST", SUCCESS) for _ in range(3)]
-    assert [code for code, _ in answers] == [503, 503, 204]
-    assert answers[0][1]["errors"][0]["status"] == "503"
-    assert harness.panel.calls == [("POST", SUCCESS, None)] * 3
-
-
-async def test_nonsense(harness: Harness) -> None:
-    harness.panel.inject(UUID, Answer(200, b"<html>", "text/html"))
-    assert await harness.ask("GET", f"{SERVERS}/{UUID}") == (200, b"<html>")
-
-
-@pytest.mark.parametrize("carried_out", [False, True])
-async def test_a_cut_connection(harness: Harness, carried_out: bool) -> None:
-    harness.panel.inject("/success", Drop(carried_out))
-    with pytest.raises(ResponseNeverReceived):
-        await harness.ask("POST", SUCCESS)
-    assert harness.panel.in_transfer(UUID) is not carried_out
-
-
-async def test_a_call_that_hangs_until_released(harness: Harness) -> None:
-    hang = Hang()
-    harness.panel.inject("/success", hang)
-    asking = start(harness.ask("POST", SUCCESS))
-    await harness.panel.called("/success")
-    assert not asking.called
-    assert harness.panel.in_transfer(UUID)
-    hang.release()
-    assert (await asking)[0] == 204
 
 
 async def test_close_cuts_what_hangs(harness: Harness) -> None:

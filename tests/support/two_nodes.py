@@ -45,6 +45,8 @@ class TwoNodes:
     async def start(
         self, source: dict[str, Any] | None = None, destination: dict[str, Any] | None = None
     ) -> None:
+        if not self.source.files().exists():
+            self.add_server()
         await self.source.start_loaded(**(source or {}))
         await self.destination.start_loaded(**(destination or {}))
 

@@ -15,7 +15,7 @@ from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import sha256
 from tests.support.upload_forms import PTERODACTYL, Family
 
-__all__ = ["Unanswered", "UploadClient"]
+__all__ = ["Unanswered", "UploadClient", "begun"]
 
 
 class Unanswered(Exception):
@@ -92,6 +92,17 @@ class UploadClient:
     def _chunk(self, data: bytes) -> None:
         self._socket.sendall(b"%x\r\n%s\r\n" % (len(data), data))
         self.chunks.append(len(data))
+
+
+async def begun(
+    node: ReceivingNode, data: bytes, *, until: str = "", **options: Any
+) -> UploadClient:
+    """Return an upload that has begun, when the node has logged a line with `until`."""
+    client = UploadClient(node, data, **options)
+    await client.begin()
+    if until:
+        await node.wait_for_line(until)
+    return client
 
 
 def _answer(sock: Any) -> tuple[int, bytes]:

@@ -18,7 +18,6 @@ from wingsd.errors import (
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.transfers.errors import TooManyTransfers, UploadTruncated
 from wingsd.transfers.incoming.transfer import IncomingTransfer
-from wingsd.transfers.steps import ReceiveStep
 
 
 def give_up_at(receiver: Receiver, call: str) -> IncomingTransfer:
@@ -213,12 +212,6 @@ async def test_a_disconnect_after_the_report_changes_nothing(receiver: Receiver)
     receiver.before["success"] = source.go
     await receiver.transfers.open(UUID).run(source, SINGLE)
     assert (receiver.states[-1], receiver.left()) == ("completed", [UUID])
-
-
-async def test_the_console_tells_what_goes_on(receiver: Receiver) -> None:
-    await receiver.transfers.open(UUID).run(Source(), SINGLE)
-    said = [line.partition("[Destination Node]:\x1b[0m ")[2] for line in receiver.lines]
-    assert said == [step.text for step in ReceiveStep if step is not ReceiveStep.FAILED]
 
 
 async def test_a_failed_sync_of_settings_does_not_fail_the_transfer(receiver: Receiver) -> None:

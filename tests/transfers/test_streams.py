@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from twisted.internet.task import deferLater
 
-from tests.support.reactor import reactor, until
+from tests.support.reactor import until
 from tests.support.sample_server import UUID, sha256
 from tests.transfers.requests import Held, Stream, UploadRequests
 from wingsd.backups.local import Backup, InstallLog
@@ -41,20 +40,6 @@ async def test_streams_in_any_order_are_one_transfer(requests: UploadRequests, o
     world = receiver.data / UUID / "world"
     assert sorted(path.name for path in world.iterdir()) == sorted(order)
     assert set(receiver.kept()) == {f"{BACKUP.uuid}.tar.gz", f"install/{UUID}.log"}
-
-
-async def test_nothing_is_read_before_all_streams_have_come(requests: UploadRequests) -> None:
-    first, other = Stream("first"), Stream("other")
-    job = requests.first(first, "1")
-    await until(lambda: "server" in requests.receiver.calls)
-    await deferLater(reactor, 0.05)
-    assert not first.read
-    assert not await requests.receiver.database.was_used(
-        requests.token.digest, requests.token.expires
-    )
-    requests.further(other, "0")
-    await job
-    assert (first.answer, other.answer) == (None, None)
 
 
 def wrong() -> Stream:
