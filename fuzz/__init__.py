@@ -16,4 +16,5 @@ TARGETS = (
     "egg_files",
     "console_session",
     "peer_answer",
+    "request_body",
 )

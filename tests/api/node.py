@@ -27,7 +27,7 @@ from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
-from wingsd.http.answers import AnswerHeaders
+from wingsd.http.answers import AnswerStyle
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
@@ -218,7 +218,11 @@ class Reply:
 
     status: int
     headers: dict[str, str]
-    text: str
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        return self.content.decode("utf-8", "replace")
 
     @property
     def json(self) -> Any:
@@ -264,8 +268,8 @@ class ApiNode:
             remote="https://panel.example.com",
             allowed_origins=("https://status.example.com",),
         )
-        headers = AnswerHeaders(self.config)
-        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, headers=headers)
+        style = AnswerStyle(self.config)
+        self.site = NodeSite(NotFound(), reactor=reactor, timeout=60, style=style)
         self._listening: Any = None
 
     @property
@@ -320,9 +324,9 @@ class ApiNode:
             data=None if content is None else body,
             timeout=TIMEOUT,
         )
-        text = await response.text("utf-8")
+        content = await response.content()
         found = {
             name.decode().lower(): values[-1].decode()
             for name, values in response.headers.getAllRawHeaders()
         }
-        return Reply(response.code, found, text)
+        return Reply(response.code, found, content)

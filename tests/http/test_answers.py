@@ -10,7 +10,7 @@ import pytest
 from tests.http.talk import REFUSAL, Conversation, Taker, head
 from wingsd.config import Config
 from wingsd.http import request as request_module
-from wingsd.http.answers import AnswerHeaders
+from wingsd.http.answers import AnswerStyle
 
 PANEL = "https://panel.example.com"
 EVERY_KIND = [
@@ -26,13 +26,13 @@ EVERY_KIND = [
 ]
 
 
-def headers_of(**settings: object) -> AnswerHeaders:
+def style_of(**settings: object) -> AnswerStyle:
     given = {"token_id": "abc123", "token": "t", "remote": f"{PANEL}/panel/", **settings}
-    return AnswerHeaders(Config(**given))  # type: ignore[arg-type]
+    return AnswerStyle(Config(**given))  # type: ignore[arg-type]
 
 
 def answer(sent: bytes) -> tuple[int, dict[str, str], bytes]:
-    talk = Conversation(Taker(REFUSAL), headers=headers_of())
+    talk = Conversation(Taker(REFUSAL), style=style_of())
     talk.send(sent)
     (found,) = talk.transport.answers()
     return found
@@ -85,12 +85,12 @@ def test_every_error_has_the_id_of_its_request(sent: bytes, status: int) -> None
 def test_the_allowed_origin_is_the_panels_or_a_configured_one(
     origin: str, others: tuple[str, ...], allowed: str | None
 ) -> None:
-    headers = headers_of(allowed_origins=others).of(origin)
+    headers = style_of(allowed_origins=others).headers(origin)
     assert headers["Access-Control-Allow-Origin"] == (allowed or origin)
 
 
 def test_private_networks_are_allowed_only_where_configured() -> None:
     name = "Access-Control-Request-Private-Network"
-    assert name not in headers_of().of(PANEL)
-    headers = headers_of(allow_cors_private_network=True).of(PANEL)
+    assert name not in style_of().headers(PANEL)
+    headers = style_of(allow_cors_private_network=True).headers(PANEL)
     assert headers[name] == headers["Access-Control-Allow-Private-Network"] == "true"

@@ -29,7 +29,11 @@ def test_an_object_is_a_value_and_unknown_keys_are_fine() -> None:
         (b"action=start", "Expecting value"),
         (b'{"url": "\xff"}', "can't decode"),
         (b'{"url": "\\ud800"}', "surrogates not allowed"),
-        (b'{"url": ' + b"[" * 100_000, "recursion"),
+        (b'{"url": ' + b"[" * 100_000, "nested deeper than 100"),
+        (b'{"url": "x", "more": ' + b"[" * 100 + b"]" * 100 + b"}", "nested deeper than 100"),
+        (b'{"url": "x", "url": "y"}', "same name twice"),
+        (b'{"url": NaN}', "not JSON compliant"),
+        (b'{"url": 1e999}', "not JSON compliant"),
         (b'{"count": ' + b"9" * 10_000 + b"}", "digits"),
     ],
 )
@@ -64,7 +68,7 @@ def test_a_whole_number_may_be_written_with_a_point(text: str, value: int) -> No
     assert parse(b'{"url": "x", "count": %b}' % text.encode(), Order) == Order("x", value)
 
 
-@pytest.mark.parametrize("text", ["3.5", "1e999", "NaN", "true"])
+@pytest.mark.parametrize("text", ["3.5", "true"])
 def test_a_number_that_is_not_whole_is_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="count: expected a whole number"):
         parse(b'{"url": "x", "count": %b}' % text.encode(), Order)

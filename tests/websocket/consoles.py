@@ -19,7 +19,7 @@ from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import ServerNotRunning
 from wingsd.events import Event, EventBus
-from wingsd.http.answers import AnswerHeaders
+from wingsd.http.answers import AnswerStyle
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.websocket import ConsoleSockets
@@ -90,8 +90,8 @@ class ConsoleNode:
         self.sockets = ConsoleSockets(config, self.bus, self.denied, reactor)
         root = NotFound()
         root.putChild(b"servers", _At(self))
-        headers = AnswerHeaders(config)
-        self.site = NodeSite(root, reactor=reactor, timeout=timeout, headers=headers)
+        style = AnswerStyle(config)
+        self.site = NodeSite(root, reactor=reactor, timeout=timeout, style=style)
         factory: Any = self.site
         if secure:
             issued = self.authority.issue_cert("localhost")

@@ -19,10 +19,11 @@ from wingsd.config import Config, Ssl
 from wingsd.http.errors import MethodNotAllowed
 from wingsd.http.listener import HttpListener, tcp_endpoint
 from wingsd.http.openapi import document
-from wingsd.http.operations import EncodedObject, Success, Topic, call, to_json
+from wingsd.http.operations import EncodedObject, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NodeSite, NotFound, Paths
 from wingsd.metrics import Exposition
+from wingsd.util.media import MediaType, encode
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import host_and_port
 
@@ -71,7 +72,7 @@ def interface() -> dict[str, Any]:
 @cache
 def _encoded_interface() -> EncodedObject:
     # Encoded once: it takes milliseconds, and the path needs no authentication.
-    return EncodedObject(to_json(interface()))
+    return EncodedObject(encode(interface(), MediaType.JSON))
 
 
 class ApiRoot(Paths):

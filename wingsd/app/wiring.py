@@ -42,7 +42,7 @@ from wingsd.docker.runtime import (
     engine_address,
 )
 from wingsd.events import EventBus
-from wingsd.http.answers import AnswerHeaders
+from wingsd.http.answers import AnswerStyle
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
 from wingsd.metrics import Exposition, Recorder, Sources
@@ -313,7 +313,7 @@ class Wiring:
             least_rate=transfers.least_rate,
             limits=config.api.limits,
             observer=self.observer,
-            headers=AnswerHeaders(config),
+            style=AnswerStyle(config),
         )
 
     def _make_control(self) -> ControlListener:

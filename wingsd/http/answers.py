@@ -1,4 +1,4 @@
-"""The headers that all answers of the node's interface have, errors and refusals included."""
+"""What all answers of the node's interface have in common, errors and refusals included."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from wingsd import __version__
 from wingsd.config import Config
+from wingsd.config.vendors import CALAGOPUS
 
-__all__ = ["AnswerHeaders"]
+__all__ = ["AnswerStyle"]
 
 # Those of Wings, letter for letter; pages of the Panel call from a browser, too.
 _CORS: Mapping[str, str] = {
@@ -28,14 +29,16 @@ _PRIVATE_NETWORK: Mapping[str, str] = {
 }
 
 
-class AnswerHeaders:
-    """The headers of all answers of a node with this configuration.
+class AnswerStyle:
+    """The style of all answers of a node with this configuration.
 
-    `User-Agent` is one of them since Pelican's Panel demands it there, with the `token_id`.
+    `User-Agent` is one of their headers since Pelican's Panel demands it, with the `token_id`.
     """
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        #: Whether an empty answer is an empty map, as Calagopus' Panel expects it.
+        self.empty_maps = config.family == CALAGOPUS
         panel = urlsplit(config.remote)
         self._panel = f"{panel.scheme}://{panel.netloc}"
         release = re.match(r"\d+\.\d+\.\d+", __version__)
@@ -48,7 +51,7 @@ class AnswerHeaders:
             **(_PRIVATE_NETWORK if config.allow_cors_private_network else {}),
         }
 
-    def of(self, origin: str) -> dict[str, str]:
+    def headers(self, origin: str) -> dict[str, str]:
         """Return the headers of an answer to a request with this `Origin`, empty for none."""
         allowed = origin if origin and self._config.allows_origin(origin) else self._panel
         return {**self._fixed, "Access-Control-Allow-Origin": allowed}

@@ -22,8 +22,8 @@ from twisted.web.http import HTTPChannel
 from wingsd.config import LimitsConfig
 from wingsd.errors import WingsdError
 from wingsd.http.errors import Error, HeaderTooLong, InvalidHttpRequest
-from wingsd.http.operations import to_json
 from wingsd.http.request import StreamingRequest
+from wingsd.util.media import MediaType, encode
 from wingsd.util.net import GATHERED
 
 __all__ = ["BufferedConnection", "InputScheduler", "NodeChannel", "ReadControl", "Upgraded"]
@@ -382,7 +382,7 @@ class NodeChannel(HTTPChannel):
             setattr(self, method, _ignore)
         if not (self.requests and self.requests[-1].abort_body(error.message)):
             request_id = str(uuid4())
-            body = to_json(Error.of(error, request_id))
+            body = encode(Error.of(error, request_id), MediaType.JSON)
             status = HTTPStatus(error.status)
             headers = {
                 "Content-Type": "application/json",

@@ -164,7 +164,9 @@ INFO: Mapping[str, Any] = {
     "version": "1",
     "summary": "A game server node daemon for Pterodactyl and Pelican Panels.",
     "description": (
-        "The interface for Panels, browsers and other nodes. Every error is JSON with an `error`, "
+        "The interface for Panels, browsers and other nodes. Bodies are described in JSON; with "
+        "`Content-Type` and `Accept: application/msgpack` they are the same data in MessagePack, "
+        "and an empty answer is an empty map. Every error has an `error`, "
         "its stable `code`, and a `detail` with the remedy unless that is obvious. Any path may "
         "answer 400 to invalid HTTP, 413 to a body over 1 MiB (uploads are not limited), 431 to "
         "a header line over 16 KiB, and 503 while the node is stopping. OPTIONS is answered on "

@@ -1,4 +1,4 @@
-"""Operations: the methods of a path, and their JSON bodies.
+"""Operations: the methods of a path, and their bodies.
 
 `call` declares a method once, for serving it and for the OpenAPI document: the handler's signature
 has the types of body, query and answer, its docstring is the description.
@@ -6,7 +6,6 @@ has the types of body, query and answer, its docstring is the description.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from enum import Enum
 from http import HTTPStatus
@@ -16,25 +15,26 @@ from typing import Any, TypeVar, get_type_hints
 import attrs
 
 from wingsd.errors import BadRequest, InvalidData
-from wingsd.util.serialization import structure, unstructure
+from wingsd.util.media import MediaType, decode
+from wingsd.util.serialization import structure
 
 __all__ = [
     "INVALID",
     "Access",
     "Call",
     "EncodedObject",
+    "PlainText",
     "Success",
     "Topic",
     "call",
     "declared",
     "parse",
-    "to_json",
 ]
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 _MARK = "declared_call"
-# Errors of every call with a JSON body: it is invalid, or too large.
+# Errors of every call with a body of data: it is invalid, or too large.
 _BODY_ERRORS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
@@ -124,7 +124,7 @@ def call(
 ) -> Callable[[Handler], Handler]:
     """Declare the handler of `method`, documented by its docstring and its signature.
 
-    Its parameter `body` has the class of the JSON body, `query` that of the query string, and its
+    Its parameter `body` has the class of the body, `query` that of the query string, and its
     return type is the content of the answer. See also `declared`.
     """
 
@@ -177,27 +177,22 @@ T = TypeVar("T")
 
 # Both as in Wings; a Panel shows them to users.
 _UNREADABLE = "The data passed in the request was not in a parsable format. Please try again."
-#: The message for a body that is JSON with invalid values.
+#: The message for a body with invalid values.
 INVALID = "The data provided in the request could not be validated."
 
 
-def _number(text: str) -> float:
-    """Parse a JSON number. In JSON 3.0 is an integer."""
-    number = float(text)
-    return int(number) if number.is_integer() else number
+_FORMS = {MediaType.JSON: "a JSON object", MediaType.MESSAGE_PACK: "a map in MessagePack"}
 
 
-def parse(body: bytes, cls: type[T]) -> T:
-    """Return the JSON object `body` as an instance of the attrs class `cls`.
+def parse(body: bytes, cls: type[T], media: MediaType = MediaType.JSON) -> T:
+    """Return `body`, a map in the format `media`, as an instance of the attrs class `cls`.
 
     Raises `BadRequest` with the paths of invalid keys.
     """
     try:
-        data = json.loads(body, parse_float=_number)
-        # JSON can contain a lone UTF-16 surrogate, which cannot be encoded.
-        json.dumps(data, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(_UNREADABLE, f"send a JSON object: {error}") from error
+        data = decode(body, media)
+    except InvalidData as error:
+        raise BadRequest(_UNREADABLE, f"send {_FORMS[media]}: {error}") from error
     try:
         return structure(data, cls)
     except InvalidData as error:
@@ -205,11 +200,10 @@ def parse(body: bytes, cls: type[T]) -> T:
 
 
 class EncodedObject(bytes):
-    """A JSON object that is already encoded."""
+    """A JSON object that is already encoded. It is not sent in another format."""
 
 
-def to_json(content: object) -> bytes:
-    """Return `content`, plain data or instances of attrs classes, as JSON."""
-    if isinstance(content, EncodedObject):
-        return content
-    return json.dumps(unstructure(content)).encode()
+class PlainText(str):
+    """An answer in text/plain, whatever format is asked for."""
+
+    __slots__ = ()

@@ -21,8 +21,9 @@ from twisted.web.server import Request
 
 from wingsd.errors import WingsdError
 from wingsd.http.errors import BodyTooLarge, Error
-from wingsd.http.operations import to_json
+from wingsd.http.operations import EncodedObject, PlainText
 from wingsd.http.watchdogs import ConnectionWatchdog, RateWatchdog
+from wingsd.util.media import MediaType, accepted, content_type, encode
 
 __all__ = ["BodyReader", "GuardedResource", "StreamingRequest", "StreamingResource"]
 
@@ -86,6 +87,8 @@ class StreamingRequest(Request):
     _complete = False
     _timed_out = False
     _wants_continue = False
+    #: The format of the request's body.
+    media = MediaType.JSON
     #: False for a client that ignores the status: a failure then closes the connection.
     reads_status = True
 
@@ -105,6 +108,7 @@ class StreamingRequest(Request):
         self.site = channel.site
         for name, value in self.common_headers.items():
             self.setHeader(name, value)
+        self.media = content_type(self.header("Content-Type"))
         self.method, self.uri = channel._command, channel._path
         self.clientproto = channel._version
         self.path = self.uri.split(b"?", 1)[0]
@@ -256,8 +260,25 @@ class StreamingRequest(Request):
     def respond(
         self, status: int, content: object = None, headers: Mapping[str, str] = {}
     ) -> None:
-        """Answer with `content`, plain data or instances of attrs classes; None is no body."""
-        self.answer(status, b"" if content is None else to_json(content), headers)
+        """Answer with `content`, plain data or instances of attrs classes, or with None.
+
+        It is sent in the format that the client accepts. None is an empty body or, in MessagePack
+        and for Calagopus' Panel, which decodes every body, an empty map with 200 in place of 204.
+        """
+        media = accepted(self.header("Accept"))
+        if content is None:
+            if not (media is MediaType.MESSAGE_PACK or self.site.sends_empty_maps):
+                self.answer(status, b"", headers)
+                return
+            content = {}
+            status = HTTPStatus.OK if status == HTTPStatus.NO_CONTENT else status
+        if isinstance(content, PlainText):
+            body, kind = content.encode("utf-8", "replace"), "text/plain; charset=utf-8"
+        elif isinstance(content, EncodedObject):
+            body, kind = content, MediaType.JSON.value
+        else:
+            body, kind = encode(content, media), media.value
+        self.answer(status, body, {"Content-Type": kind, **headers})
 
     def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] = {}) -> None:
         """Answer now; what still arrives of the request is discarded.

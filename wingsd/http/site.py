@@ -13,7 +13,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from wingsd.config import LimitsConfig
-from wingsd.http.answers import AnswerHeaders
+from wingsd.http.answers import AnswerStyle
 from wingsd.http.channel import InputScheduler, NodeChannel
 from wingsd.http.errors import PathNotFound
 from wingsd.http.request import StreamingRequest
@@ -27,7 +27,7 @@ class NodeSite(Site):
 
     `timeout` is the seconds that an upload may be silent, `least_rate` the bytes a second that it
     must send on average over this time (0: any). `observer` is notified of requests that fail.
-    `headers` are those of all answers.
+    `style` is that of all answers.
     """
 
     protocol = NodeChannel  # type: ignore[assignment]  # narrower than Twisted's, on purpose
@@ -42,14 +42,16 @@ class NodeSite(Site):
         limits: LimitsConfig | None = None,
         least_rate: int = 0,
         observer: Observer | None = None,
-        headers: AnswerHeaders | None = None,
+        style: AnswerStyle | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.limits = limits or LimitsConfig()
         self.observer = observer or Observer()
         self.least_rate = least_rate
-        self._headers = headers
+        self._style = style
+        #: Whether an empty answer is an empty map.
+        self.sends_empty_maps = style is not None and style.empty_maps
         self.input = InputScheduler(self.reactor)
         #: The open connections, the oldest first.
         self.connections: dict[NodeChannel, None] = {}
@@ -71,7 +73,7 @@ class NodeSite(Site):
 
     def common_headers(self, origin: str) -> dict[str, str]:
         """Return the headers of all answers to requests with this `Origin`; empty for none."""
-        return {} if self._headers is None else self._headers.of(origin)
+        return {} if self._style is None else self._style.headers(origin)
 
     def acceptableProtocols(self) -> list[bytes]:
         """Offer HTTP/1.1 in the TLS handshake."""
