@@ -23,6 +23,7 @@ from wingsd.panel.http_client import (
     MAX_INTERIM,
     AnswerRefused,
     BoundedClient,
+    read_with_treq,
 )
 
 #: Bytes that a server without bounds tries to send.
@@ -34,15 +35,19 @@ SMALL_BODY = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-def ask(peer: Peer, content: bytes | None = None, scheme: str = "http") -> Deferred[Any]:
+def ask(
+    peer: Peer, content: bytes | None = None, scheme: str = "http", read: Any = None
+) -> Deferred[Any]:
     url = f"{scheme}://127.0.0.1:{peer.port}/api/remote/servers?page=1"
     headers = Headers({"User-Agent": ["test"]})
     method = "GET" if content is None else "POST"
-    asking = BoundedClient(reactor).request(method, url, headers, content)
+    asking = BoundedClient(reactor, read).request(method, url, headers, content)
     return Deferred.fromCoroutine(asking)
 
 
-async def answered(data: bytes, pieces: int = 1 << 20) -> tuple[IResponse, bytes]:
+async def answered(
+    data: bytes, pieces: int = 1 << 20, read: Any = None
+) -> tuple[IResponse, bytes]:
     """Return what becomes of the answer `data`, sent in pieces of so many bytes."""
 
     def script(connection: socket.socket) -> None:
@@ -52,7 +57,7 @@ async def answered(data: bytes, pieces: int = 1 << 20) -> tuple[IResponse, bytes
 
     peer = Peer(script)
     try:
-        found: tuple[IResponse, bytes] = await ask(peer)
+        found: tuple[IResponse, bytes] = await ask(peer, read=read)
         return found
     finally:
         await peer.outcome
@@ -120,6 +125,12 @@ async def test_interim_answers_are_left_out(rest: bytes, body: bytes, pieces: in
     response, content = await answered(interim * (MAX_INTERIM // 2) + OK + rest, pieces)
     assert (response.code, content) == (200, body)
     assert not response.headers.hasHeader("Link")
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 4\r\n\r\n", b"\r\n"])
+async def test_the_answer_to_a_callback_is_read_by_treq(head: bytes) -> None:
+    _, content = await answered(OK + head + b"body", read=read_with_treq)
+    assert content == b"body"
 
 
 async def test_an_answer_may_be_as_long_as_each_bound(monkeypatch: pytest.MonkeyPatch) -> None:

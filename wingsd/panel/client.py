@@ -29,6 +29,7 @@ from wingsd.panel.http_client import (
     PanelRefused,
     PanelUnreachable,
     ServerNotAssigned,
+    read_with_treq,
 )
 from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.util.observer import PANEL, Observer
@@ -53,6 +54,8 @@ MAX_VALUES = 2_000_000
 #: Calls that a Panel allows every node whose token it accepts.
 _NODE_PATHS = ("/servers?", "/servers/reset")
 _ANY_SERVER = "/servers?page=1&per_page=1"
+#: How the paths of callbacks end. They are made with treq.
+_CALLBACKS = ("/transfer/success", "/transfer/failure")
 
 
 @attrs.frozen
@@ -97,6 +100,7 @@ class Panel:
         #: Time of the last answer, in seconds since the epoch; None before the first.
         self.heard: float | None = None
         self._http = http or BoundedClient(reactor)
+        self._callbacks = http or BoundedClient(reactor, read_with_treq)
         self._headers = Headers(
             {
                 "Authorization": [f"Bearer {config.token_id}.{config.token}"],
@@ -304,9 +308,10 @@ class Panel:
         self, method: str, path: str, read: Callable[[object], T] | None, sent: object
     ) -> Any:
         content = None if sent is None else json.dumps(sent).encode()
+        http = self._callbacks if path.endswith(_CALLBACKS) else self._http
         # Redirects are not followed: that could leak the token.
         try:
-            response, body = await self._http.request(
+            response, body = await http.request(
                 method, self._base + path, headers=self._headers, content=content
             )
         except AnswerRefused as error:

@@ -8,11 +8,10 @@ connection, below the parser, and encoded answers are neither asked for nor acce
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from io import BytesIO
 from typing import Any
 
-import treq
 from hyperlink import EncodedURL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -21,10 +20,11 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool
+from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool, ResponseDone
+from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
@@ -44,6 +44,7 @@ __all__ = [
     "PanelRefused",
     "PanelUnreachable",
     "ServerNotAssigned",
+    "read_with_treq",
 ]
 
 
@@ -124,10 +125,16 @@ class AnswerRefused(InvalidData):
 
 
 class BoundedClient:
-    """An HTTP/1.1 client that makes one connection for each request, and follows no redirect."""
+    """An HTTP/1.1 client that makes one connection for each request, and follows no redirect.
 
-    def __init__(self, reactor: Reactor) -> None:
+    `read` returns the body of an answer.
+    """
+
+    def __init__(
+        self, reactor: Reactor, read: Callable[[IResponse], Deferred[bytes]] | None = None
+    ) -> None:
         self._reactor = reactor
+        self._read = read or _body_of
 
     async def request(
         self, method: str, url: str, headers: Headers, content: bytes | None = None
@@ -141,14 +148,12 @@ class BoundedClient:
         asked = headers.copy()
         asked.setRawHeaders("Accept-Encoding", ["identity"])
         producer = None if content is None else FileBodyProducer(BytesIO(content))
-        # A host name in Unicode is sent in its xn-- form.
-        uri = EncodedURL.from_text(url).to_uri().to_text().encode("ascii")
         complete = False
         try:
             agent = Agent(self._reactor, pool=pool)
-            response = await agent.request(method.encode("ascii"), uri, asked, producer)
+            response = await agent.request(method.encode("ascii"), _encoded(url), asked, producer)
             _check(response)
-            body = await treq.content(response)
+            body = await self._read(response)
             complete = pool.refusal is None
         except Exception as error:
             if pool.refusal is None:
@@ -160,6 +165,49 @@ class BoundedClient:
         if pool.refusal is not None:
             raise pool.refusal
         return response, body
+
+
+class _Body(Protocol):
+    """Collects the body of an answer.
+
+    Not `twisted.web.client.readBody`, which warns of the client's own connection.
+    """
+
+    def __init__(self) -> None:
+        self.complete: Deferred[bytes] = Deferred()
+        self._received = bytearray()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        # The second is the end of a body without a length.
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.complete.callback(bytes(self._received))
+        else:
+            self.complete.errback(reason)
+
+
+def _body_of(response: IResponse) -> Deferred[bytes]:
+    """Return the body of an answer."""
+    body = _Body()
+    response.deliverBody(body)
+    return body.complete
+
+
+def read_with_treq(response: IResponse) -> Deferred[bytes]:
+    """Return the body of an answer, read by treq."""
+    import treq  # noqa: PLC0415 (requests comes with it: 5 MiB and a tenth of a second)
+
+    body: Deferred[bytes] = treq.content(response)
+    return body
+
+
+def _encoded(url: str) -> bytes:
+    """Return the URL, with a host name in Unicode in its xn-- form."""
+    if url.isascii():  # without the tables of Unicode: 1 MiB
+        return url.encode("ascii")
+    return EncodedURL.from_text(url).to_uri().to_text().encode("ascii")
 
 
 def _check(response: IResponse) -> None:
