@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
-from itertools import count
 
 import attrs
 
@@ -27,14 +26,11 @@ class Backoff:
     jitter: bool = False
 
     def __iter__(self) -> Iterator[float]:
-        # Here, since its module loads a state machine library that nothing else needs.
-        from twisted.application.internet import backoffPolicy  # noqa: PLC0415
-
         jitter = random.random if self.jitter else float
-        pause: Callable[[int], float] = backoffPolicy(
-            self.first, self.longest, self.factor, jitter
-        )
-        return map(pause, count())
+        pause = self.first
+        while True:
+            yield min(pause, self.longest) + jitter()
+            pause = min(pause * self.factor, self.longest)
 
 
 #: Seconds: a longer or malformed wish (a date by a wrong clock) is cut to this.
