@@ -1,4 +1,7 @@
-"""Compresses archives: the formats, their levels and libraries."""
+"""Compresses archives: the formats, their levels and libraries.
+
+The libraries of other projects are imported when the first archive of their format is packed.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Protocol, cast
-
-import lz4.frame
-from isal import isal_zlib
 
 __all__ = [
     "OUTPUT",
@@ -67,6 +67,8 @@ class _Lz4:
     """lz4's compressor, which starts its frame by a call of its own."""
 
     def __init__(self, level: int) -> None:
+        import lz4.frame  # noqa: PLC0415
+
         self._compressor = lz4.frame.LZ4FrameCompressor(
             compression_level=level, content_checksum=True
         )
@@ -89,6 +91,8 @@ _SMALL_BUFFERS = 3
 
 
 def _isal(level: int) -> Compressor:
+    from isal import isal_zlib  # noqa: PLC0415
+
     return cast(Compressor, isal_zlib.compressobj(level, wbits=_GZIP, memLevel=_SMALL_BUFFERS))
 
 
@@ -101,7 +105,7 @@ def _xz(level: int) -> Compressor:
 
 
 def _zstd(level: int) -> Compressor:
-    import pyzstd  # noqa: PLC0415 (see decompress)
+    import pyzstd  # noqa: PLC0415
 
     parameters = pyzstd.CParameter
     option: Any = {parameters.compressionLevel: level, parameters.checksumFlag: 1}

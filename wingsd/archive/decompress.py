@@ -4,7 +4,7 @@ Output comes in bounded blocks whatever the compression ratio, and the window or
 format keeps in memory is bounded, see each format. As in gzip(1), several streams may follow each
 other, only zeros may follow the last one (tapes and some tools pad with them), and a stream with
 no end is an error. Skippable frames (RFC 8878, 3.1.2) may be before, between and after those of
-zstd and LZ4.
+zstd and LZ4. The libraries of other projects are imported for the first archive of their format.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain
 from typing import Any, Protocol, TypeAlias, cast
 
-import lz4.frame
 from attrs import frozen
-from isal import igzip_lib
 
 from wingsd.archive.pipeline import Blocks
 from wingsd.archive.policy import ArchiveError
@@ -241,19 +239,37 @@ BZIP2 = StreamFormat(
 """A block has at most 900 KB, and the decompressor takes some 4 MiB."""
 
 
+def _gzip_decompressor() -> Decompressor:
+    from isal import igzip_lib  # noqa: PLC0415
+
+    return cast(Decompressor, igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP))
+
+
+def _gzip_errors() -> tuple[type[Exception], ...]:
+    from isal import igzip_lib  # noqa: PLC0415
+
+    return (cast(type[Exception], igzip_lib.error),)
+
+
 GZIP = StreamFormat(
     name="gzip",
     magics=(b"\x1f\x8b",),
-    make=lambda: igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP),
-    errors=lambda: (cast(type[Exception], igzip_lib.error),),
+    make=_gzip_decompressor,
+    errors=_gzip_errors,
 )
 """Its window is 32 KiB."""
+
+
+def _lz4_decompressor() -> Decompressor:
+    import lz4.frame  # noqa: PLC0415
+
+    return cast(Decompressor, lz4.frame.LZ4FrameDecompressor())
 
 
 LZ4 = StreamFormat(
     name="lz4",
     magics=(b"\x04\x22\x4d\x18", *SKIPPABLE_MAGICS),
-    make=lz4.frame.LZ4FrameDecompressor,
+    make=_lz4_decompressor,
     errors=lambda: (RuntimeError,),
 )
 """A block has at most 4 MiB, and the decompressor takes some 9 MiB."""
@@ -294,7 +310,6 @@ what RFC 8878 asks every decoder to support. `--long` and `--ultra` need up to 2
 
 
 def _zstd_decompressor() -> Decompressor:
-    # Here, since it takes 2 MiB, and most archives are gzip.
     import pyzstd  # noqa: PLC0415
 
     option: Any = {pyzstd.DParameter.windowLogMax: _WINDOW_LOG}

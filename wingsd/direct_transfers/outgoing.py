@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -32,9 +32,12 @@ from wingsd.transfers.errors import DestinationError, DestinationRefused
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.transfer import MOVED
-from wingsd.transfers.peer.client import PeerClient, Peers
+from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.steps import SendStep
 from wingsd.util.serialization import structure
+
+if TYPE_CHECKING:
+    from wingsd.transfers.peer.client import PeerClient
 
 __all__ = ["DirectSending", "OutgoingDirectTransfers"]
 

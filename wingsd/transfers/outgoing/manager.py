@@ -17,7 +17,7 @@ from wingsd.transfers.outgoing.payload import SourcePool, SourceStorage
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.transfer import OutgoingTransfer, SourceServers
 from wingsd.transfers.outgoing.upload import OutgoingUpload, Uploader
-from wingsd.transfers.peer.client import Peers
+from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.step_log import Progress, StepLogs
 from wingsd.transfers.table import TransferTable, all_over
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
@@ -32,12 +32,14 @@ from wingsd.transfers.outgoing.request import (
     streams_of,
     upload_format,
 )
-from wingsd.transfers.peer.client import PeerClient
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep
 from wingsd.transfers.upload_form import FormFrame
 from wingsd.util.reactor import ThreadedReactor
 from wingsd.util.text import readable_size
+
+if TYPE_CHECKING:
+    from wingsd.transfers.peer.client import PeerClient
 
 __all__ = ["KEEPS_LINKS", "OutgoingStreams", "OutgoingUpload", "Uploader"]
 

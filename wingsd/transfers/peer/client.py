@@ -12,7 +12,6 @@ from math import ceil
 from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit
 
-import attrs
 import h11
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
@@ -37,7 +36,7 @@ from wingsd.transfers.peer.tls import PeerTls, PeerVerifier
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import seconds_asked_for
 
-__all__ = ["PeerClient", "PeerUpload", "Peers"]
+__all__ = ["PeerClient", "PeerUpload"]
 
 #: Seconds to connect in, TLS included; for a question, to be answered in.
 CONNECT_WITHIN = 30
@@ -328,17 +327,3 @@ def _why_unreachable(error: object, host: str, address: str, source: str) -> str
         if isinstance(error, kind):
             return hint.format(host=host, address=address, error=error, there=source)
     return f"{address}: {_plain(str(error)) or type(error).__name__}"
-
-
-@attrs.frozen
-class Peers:
-    """The other nodes, connected to by this reactor and verified by `tls`."""
-
-    reactor: Reactor
-    tls: PeerTls
-
-    def client(
-        self, url: str, authorization: str, address_source: str = "in the Panel"
-    ) -> PeerClient:
-        """Return a client of the node at `url`. Raises the errors of `PeerClient`."""
-        return PeerClient(url, authorization, self.reactor, self.tls, address_source)

@@ -1,0 +1,32 @@
+"""The other nodes of transfers, each with a client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from wingsd.transfers.peer.tls import PeerTls
+from wingsd.util.reactor import Reactor
+
+if TYPE_CHECKING:
+    from wingsd.transfers.peer.client import PeerClient
+
+__all__ = ["Peers"]
+
+
+@attrs.frozen
+class Peers:
+    """The other nodes, connected to by this reactor and verified by `tls`."""
+
+    reactor: Reactor
+    tls: PeerTls
+
+    def client(
+        self, url: str, authorization: str, address_source: str = "in the Panel"
+    ) -> PeerClient:
+        """Return a client of the node at `url`. Raises the errors of `PeerClient`."""
+        # Here, since many nodes never send, and h11 compiles its expressions when it is imported.
+        from wingsd.transfers.peer.client import PeerClient  # noqa: PLC0415
+
+        return PeerClient(url, authorization, self.reactor, self.tls, address_source)
