@@ -24,7 +24,8 @@ def door(address: str, exposed: Any = None) -> MetricsListener:
     config = Config(
         token_id="id", token="x", remote="https://panel.invalid", metrics=Metrics(address)
     )
-    return MetricsListener(config, exposed or exposition(told()), reactor)
+    exposed = exposed or exposition(told())
+    return MetricsListener(config, exposed if address else None, reactor)
 
 
 class Asked:

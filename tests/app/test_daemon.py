@@ -30,7 +30,7 @@ def node(tmp_path: Path, clock: Any) -> Node:
 
 def test_it_says_what_it_does_and_how_far_that_has_come(node: Node) -> None:
     node._transfers.receiver._open["a"] = None  # type: ignore[assignment]  # whatever it is
-    node._recorder.transfer_begun(FakePassage("in", moved=1024))
+    node._moved.transfer_begun(FakePassage("in", moved=1024))
     unknown = "waits for the Panel to tell which servers it has"
     assert node.status == f"{unknown}; receiving a (1.0 KiB so far)"
 

@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
 from wingsd.errors import StorageError, TransferCancelled
-from wingsd.metrics import Exposition, Recorder, Sources
+from wingsd.metrics.exposition import Exposition, Sources
+from wingsd.metrics.recorder import Recorder
 from wingsd.panel.http_client import PanelRefused
 from wingsd.transfers.errors import TooManyTransfers
 from wingsd.transfers.steps import ReceiveStep, SendStep

@@ -13,7 +13,8 @@ from twisted.internet.task import Clock
 from tests.metrics.exposed import FakePassage, Queue, Reports, Samples, exposition, rendered, told
 from tests.support.logged_errors import Logged
 from wingsd import __version__
-from wingsd.metrics import Recorder, Sources
+from wingsd.metrics.exposition import Sources
+from wingsd.metrics.recorder import Recorder
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
 
 

@@ -13,8 +13,7 @@ from twisted.internet.defer import CancelledError
 from tests.metrics.exposed import FakePassage, Samples, told
 from wingsd.archive.policy import ArchiveError
 from wingsd.errors import EnvironmentFailed, TransferCancelled, Unauthorized
-from wingsd.metrics import Recorder
-from wingsd.metrics.recorder import REASONS
+from wingsd.metrics.recorder import REASONS, Recorder
 from wingsd.panel.http_client import PanelRefused
 from wingsd.util.observer import ENGINE, PANEL
 

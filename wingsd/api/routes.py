@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -22,10 +22,12 @@ from wingsd.http.openapi import document
 from wingsd.http.operations import EncodedObject, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.http.site import NodeSite, NotFound, Paths
-from wingsd.metrics import Exposition
 from wingsd.util.media import MediaType, encode
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import host_and_port
+
+if TYPE_CHECKING:
+    from wingsd.metrics.exposition import Exposition
 
 __all__ = ["PATHS", "ApiRoot", "InterfaceEndpoint", "MetricsListener", "interface"]
 
@@ -88,9 +90,10 @@ class MetricsListener:
 
     _log = Logger()
 
-    def __init__(self, config: Config, exposition: Exposition, reactor: Reactor) -> None:
+    def __init__(self, config: Config, exposition: Exposition | None, reactor: Reactor) -> None:
+        """`exposition` is None without an address."""
         self._listener: HttpListener | None = None
-        if not config.metrics.address:
+        if exposition is None:
             return
         root = NotFound()
         root.putChild(b"metrics", _MetricsResource(exposition))

@@ -23,7 +23,7 @@ from wingsd.direct_transfers import DirectTransfers
 from wingsd.docker.runtime import engine_address
 from wingsd.errors import StorageError
 from wingsd.http.listener import HttpListener
-from wingsd.metrics import DIRECTIONS, Recorder
+from wingsd.metrics import DIRECTIONS, MovedBytes
 from wingsd.servers import Servers
 from wingsd.statedb import StateDatabase, StateDatabaseError, TransferRecord
 from wingsd.statedb.store import Store
@@ -127,7 +127,7 @@ class Node(Service):
         servers: Servers,
         transfers: NodeTransfers,
         pools: Pools,
-        recorder: Recorder,
+        moved: MovedBytes,
         reactor: Reactor,
     ) -> None:
         self._config = config
@@ -136,7 +136,7 @@ class Node(Service):
         self._servers = servers
         self._transfers = transfers
         self._pools = pools
-        self._recorder = recorder
+        self._moved = moved
         self._reactor = reactor
         self._daily = LoopingCall(self._clean_daily)
         self._daily.clock = reactor
@@ -194,7 +194,7 @@ class Node(Service):
         """What the node is doing, in one line."""
         count = len(self._servers.all()) if self._servers.loaded else None
         receiver, sender = self._transfers.receiver, self._transfers.sender
-        moved = map(self._recorder.moving, DIRECTIONS)
+        moved = map(self._moved.moving, DIRECTIONS)
         return summary(count, receiver.servers, sender.servers, *moved)
 
     def renew_certificate(self, ssl: Ssl) -> bool:

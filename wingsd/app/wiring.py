@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import DeferredSemaphore
 
@@ -45,7 +45,7 @@ from wingsd.events import EventBus
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
-from wingsd.metrics import Exposition, Recorder, Sources
+from wingsd.metrics import MovedBytes
 from wingsd.panel.client import Panel
 from wingsd.servers import Servers
 from wingsd.statedb import StateDatabase, TransferRecord
@@ -60,7 +60,7 @@ from wingsd.transfers.outgoing.payload import SourceStorage
 from wingsd.transfers.outgoing.transfer import SourceServers
 from wingsd.transfers.outgoing.upload import Uploader
 from wingsd.transfers.panel_callbacks import CallbackQueue
-from wingsd.transfers.peer.client import Peers
+from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.peer.tls import peer_tls
 from wingsd.transfers.recovery import PanelOutcomes, Recovery
 from wingsd.transfers.step_log import StepLogs
@@ -71,6 +71,10 @@ from wingsd.transfers.storage.shared_volume import Volume
 from wingsd.transfers.storage.staging import Staging
 from wingsd.util.reactor import Reactor
 from wingsd.websocket import ConsoleSockets
+
+if TYPE_CHECKING:
+    from wingsd.metrics.exposition import Exposition
+    from wingsd.metrics.recorder import Recorder
 
 __all__ = ["Wiring", "make_node"]
 
@@ -103,6 +107,7 @@ class Wiring:
         self._volume = Volume(data, self.owner, pool, config.system.backup_directory)
         self._logs = InstallLogs.configured(config.system, self.staging)
         self._bus = EventBus()
+        self._prometheus = self._make_prometheus()
         self.observer = self._make_observer()
         self.panel = self._make_panel()
         self.store = Store(config.system.root_directory)
@@ -154,8 +159,16 @@ class Wiring:
     def _make_pools(self) -> Pools:
         return Pools(self._reactor, self._config.system.transfers)
 
-    def _make_observer(self) -> Recorder:
+    def _make_prometheus(self) -> Recorder | None:
+        if not self._config.metrics.address:
+            return None
+        # Here, since the Prometheus client takes 1 MiB, which a node without metrics saves.
+        from wingsd.metrics.recorder import Recorder  # noqa: PLC0415
+
         return Recorder()
+
+    def _make_observer(self) -> MovedBytes:
+        return self._prometheus or MovedBytes()
 
     def _make_panel(self) -> Panel:
         return Panel(self._config, self._reactor, observer=self.observer)
@@ -345,10 +358,14 @@ class Wiring:
     def _address(self) -> str:
         return self._http.address
 
-    def _make_exposition(self) -> Exposition:
+    def _make_exposition(self) -> Exposition | None:
+        if self._prometheus is None:
+            return None
+        from wingsd.metrics.exposition import Exposition, Sources  # noqa: PLC0415 (as above)
+
         sources = Sources(self.receiver, self.sender, self.callbacks)
         disk, data = self.pools.disk, self._config.system.data
-        return Exposition(self.observer, sources, disk, data, self._reactor)
+        return Exposition(self._prometheus, sources, disk, data, self._reactor)
 
     def _bucket(self, limit: int) -> TokenBucket | None:
         return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None

@@ -27,7 +27,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd import __version__
-from wingsd.metrics.recorder import DIRECTIONS, Recorder
+from wingsd.metrics.moved import DIRECTIONS
+from wingsd.metrics.recorder import Recorder
 from wingsd.threadio import Workers
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
 from wingsd.util.text import reading_advice

@@ -8,9 +8,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from twisted.internet.defer import CancelledError
 
 from wingsd.errors import TransferCancelled, WingsdError
-from wingsd.util.observer import ENGINE, PANEL, Observer, Passage
+from wingsd.metrics.moved import DIRECTIONS, MovedBytes
+from wingsd.util.observer import ENGINE, PANEL, Passage
 
-__all__ = ["DIRECTIONS", "REASONS", "UNFORESEEN", "Recorder", "reason"]
+__all__ = ["REASONS", "UNFORESEEN", "Recorder", "reason"]
 
 #: The label of errors that are in no class of the tree.
 UNFORESEEN = "unforeseen"
@@ -67,7 +68,6 @@ def reason(error: BaseException) -> str:
     return next((_LABELS[code] for code in codes if code in _LABELS), UNFORESEEN)
 
 
-DIRECTIONS = ("in", "out")
 SUCCESS, FAILURE, CANCELLED = OUTCOMES = ("success", "failure", "cancelled")
 #: Seconds: from a rename to a large server on a slow line.
 STEP_BUCKETS = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800)
@@ -75,14 +75,12 @@ STEP_BUCKETS = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400,
 CALL_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
-class Recorder(Observer):
+class Recorder(MovedBytes):
     """Counts the events of an observer, in its own registry."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.registry = registry = CollectorRegistry()
-        #: The transfers in progress.
-        self.under_way: set[Passage] = set()
-        self._moved = dict.fromkeys(DIRECTIONS, 0)
         self._transfers = Counter(
             "wingsd_transfers",
             "Transfers that have ended, to this node (in) and from it (out).",
@@ -125,19 +123,7 @@ class Recorder(Observer):
         for name in REASONS:
             self._answers.labels(name)
 
-    def moved(self, direction: str) -> int:
-        """Return the bytes of all transfers of a direction, those under way included."""
-        return self._moved[direction] + self.moving(direction)
-
-    def moving(self, direction: str) -> int:
-        """Return the bytes so far of the transfers of a direction that are under way."""
-        return sum(each.moved for each in self.under_way if each.direction == direction)
-
     # Events of an observer
-
-    def transfer_begun(self, transfer: Passage) -> None:
-        """A transfer is under way."""
-        self.under_way.add(transfer)
 
     def step_left(self, transfer: Passage) -> None:
         """It leaves a step."""
@@ -147,9 +133,7 @@ class Recorder(Observer):
         self, direction: str, error: Exception | None, transfer: Passage | None = None
     ) -> None:
         """A transfer has ended, well or not."""
-        if transfer in self.under_way:
-            self.under_way.remove(transfer)
-            self._moved[direction] += transfer.moved
+        super().transfer_over(direction, error, transfer)
         self._transfers.labels(direction, _outcome(error)).inc()
         if _outcome(error) == FAILURE and error is not None:
             self._failures.labels(direction, reason(error)).inc()
