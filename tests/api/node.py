@@ -72,6 +72,7 @@ class FakeServer:
     def __init__(self, uuid: str, calls: Calls) -> None:
         self.uuid = uuid
         self.online = True
+        self.suspended = False
         self.lines = [f"line {number}" for number in range(500)]
         self.powered: Deferred[None] = Deferred()
         self._calls = calls

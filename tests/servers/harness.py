@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from tests.support import FakeEnvironment, SynchronousWorkers
 from tests.support.environment import FakeProcess
-from wingsd.config import Config, SystemConfig
+from wingsd.config import Config, CrashDetectionConfig, SystemConfig
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Build, Configuration, Process, Settings, Startup, Stop
@@ -26,7 +26,8 @@ UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 #: How the node's own lines in a console begin.
-DAEMON = "\x1b[33m\x1b[1m[Pterodactyl Daemon]:\x1b[0m "
+DAEMON = "\x1b[33m\x1b[1m[Pterodactyl Daemon]:\x1b[39m "
+DAEMON_END = "\x1b[0m"
 
 BY_COMMAND = Stop("command", "stop")
 
@@ -120,7 +121,10 @@ class Outcome:
 
 
 class FakeNode:
-    """A registry, and the collaborators of its servers; `system` are keys of its configuration."""
+    """A registry, and the collaborators of its servers; `system` are keys of its configuration.
+
+    A program that ends with the exit status 0 has not crashed, so that tests can end one.
+    """
 
     def __init__(self, directory: Path, **system: Any) -> None:
         self.data = directory / "volumes"
@@ -137,7 +141,11 @@ class FakeNode:
             token="a secret",
             remote="http://panel.invalid",
             system=SystemConfig(
-                data=str(self.data), stop_timeout=600, websocket_log_count=150, **system
+                data=str(self.data),
+                stop_timeout=600,
+                websocket_log_count=150,
+                crash_detection=CrashDetectionConfig(detect_clean_exit_as_crash=False),
+                **system,
             ),
         )
         self.owner = (os.getuid(), os.getgid())
@@ -182,9 +190,9 @@ class FakeNode:
 
     @property
     def daemon_lines(self) -> list[str]:
-        """The console lines that the node itself has written, without their beginning."""
-        told = self.told("console output")
-        return [line.removeprefix(DAEMON) for line in told if line.startswith(DAEMON)]
+        """The console lines that the node itself has written, without their form."""
+        told = [line for line in self.told("console output") if line.startswith(DAEMON)]
+        return [line.removeprefix(DAEMON).removesuffix(DAEMON_END) for line in told]
 
     @property
     def output(self) -> list[str]:

@@ -16,6 +16,7 @@ from wingsd.docker.environment import DockerEnvironment
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Image, Process, Settings, Startup
+from wingsd.servers.console import daemon_line
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
 from wingsd.threadio import Workers
@@ -128,6 +129,37 @@ async def test_a_server_that_was_created_without_its_image_starts_when_it_is_the
     up = node.event("status", "running")
     await server.power(PowerAction.START)
     await up
+    await servers.delete(uuid)
+    await servers.stop()
+
+
+#: Crashes by the command "crash", and by "eat" fills its memory, of which it has 64 MB.
+CRASHING = """echo up; while read line; do
+case $line in crash) exit 3;; eat) exec dd if=/dev/zero of=/dev/null bs=512M;; esac; done"""
+
+
+async def test_a_crashed_server_is_started_again_and_memory_is_named(node: EngineNode) -> None:
+    node.say(attrs.evolve(node.settings, invocation=CRASHING))
+    uuid, servers = node.settings.uuid, node.make_servers()
+    await servers.boot()
+    server = servers.get(uuid)
+    up = node.event("status", "running")
+    await server.power(PowerAction.START)
+    await up
+    up = node.event("status", "running")
+    await server.command("crash")
+    await up
+    refused = "Aborting automatic restart, last crash occurred less than 60 seconds ago."
+    told = node.event("console output", daemon_line("Pterodactyl", refused))
+    await server.command("eat")
+    await told
+    for line in (
+        "Exit code: 3",
+        "Out of memory: false",
+        "Exit code: 137",
+        "Out of memory: true",
+    ):
+        assert ("console output", daemon_line("Pterodactyl", line)) in node.events
     await servers.delete(uuid)
     await servers.stop()
 

@@ -27,7 +27,7 @@ def test_servers_are_loaded_the_panel_reset_and_runs_adopted(node: FakeNode) -> 
     assert node.told("status") == ["running"]
     node.process().say(b"hello\n")
     assert node.told("console output") == ["hello"]
-    node.process().end(1)
+    node.process().end(0)
     assert node.servers.get(UUID).state is PowerState.OFFLINE
     with pytest.raises(ServerNotFound, match="The requested resource was not found"):
         node.servers.get("00000000-0000-4000-8000-000000000000")

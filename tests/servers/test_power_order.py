@@ -62,7 +62,8 @@ def test_a_start_that_has_not_come_to_running_is_cancelled(
     starting = do(server, PowerAction.START)
     do(server, action).value()
     assert "was cancelled" in str(starting.error(Conflict))
-    assert node.told("status") == ["starting", "offline"]
+    between = [] if where == "panel" else ["stopping"]
+    assert node.told("status") == ["starting", *between, "offline"]
     assert node.called("remove") == (["remove"] if where == "start" else [])
     assert node.clock.getDelayedCalls() == []
     node.panel.faults.clear()

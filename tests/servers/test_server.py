@@ -140,32 +140,22 @@ def test_what_was_found_running_has_its_beginning_in_the_engine(node: FakeNode) 
     assert Outcome.of(server.logs(9)).value() == ["new"]
 
 
-@pytest.mark.parametrize(
-    ("status", "out_of_memory", "words"),
-    [
-        (0, False, "exit status 0"),
-        (139, False, "exit status 139"),
-        (137, True, "exit status 137, out of memory: raise the server's memory limit"),
-        (None, False, "exit status unknown to the engine"),
-    ],
-)
-def test_an_unexpected_end_is_reported_with_its_status(
-    node: FakeNode, status: int | None, out_of_memory: bool, words: str
-) -> None:
-    server = running(node)
-    node.process().end(status, out_of_memory=out_of_memory)
-    assert node.told("status") == ["offline"]
-    (message,) = node.told("daemon message")
-    assert message.endswith(f"unexpectedly: {words}")
-    assert node.called("start") == []
-    assert server.state is PowerState.OFFLINE
-
-
 def test_an_end_after_the_stop_command_is_not_a_crash(node: FakeNode) -> None:
     server = running(node)
     Outcome.of(server.command("stop")).value()
-    assert node.told("status") == ["offline"]
-    assert node.told("daemon message") == []
+    assert node.told("status") == ["stopping", "offline"]
+    assert node.daemon_lines == []
+    assert node.called("start") == []
+
+
+def test_a_stop_command_that_cannot_be_typed_leaves_it_running(node: FakeNode) -> None:
+    server = running(node)
+    node.environment.faults["command"] = EnvironmentFailed("the engine is away")
+    Outcome.of(server.command("stop")).error(EnvironmentFailed)
+    assert node.told("status") == ["stopping", "running"]
+    node.environment.faults.clear()
+    node.process().end(1)
+    assert node.called("start") == ["start"], "that end is a crash"
 
 
 def test_a_missing_container_is_created_again(node: FakeNode) -> None:

@@ -233,6 +233,8 @@ class PowerEndpoint(Endpoint, ServerPath):
                 "The power action provided was not valid, "
                 'should be one of "stop", "start", "restart", "kill"'
             ) from None
+        if action.starts and self.game_server.suspended:
+            raise BadRequest("Cannot start or restart a server that is suspended.")
         self.game_server.check_power(action)
         wait = body.wait_seconds if 0 <= body.wait_seconds <= MAX_WAIT else DEFAULT_WAIT
         # The server reports a failure itself, in its console and in the log.

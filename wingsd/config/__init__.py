@@ -29,6 +29,7 @@ from wingsd.config.sections import (
     TransfersConfig,
     User,
 )
+from wingsd.config.servers import CrashDetectionConfig
 from wingsd.config.vendors import CALAGOPUS, PELICAN, PTERODACTYL
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "BackupsConfig",
     "Config",
     "Control",
+    "CrashDetectionConfig",
     "DockerConfig",
     "FormConfig",
     "IPv4",

@@ -19,6 +19,7 @@ from wingsd.config.validators import Seconds, is_uuid, not_empty, one_of, positi
 from wingsd.config.vendors import (
     FAMILIES,
     PELICAN,
+    app_name_of,
     defaults_of,
     family_of,
     is_unused,
@@ -103,7 +104,9 @@ class Config:
     remote: str = attrs.field(validator=url)
     #: Log more, such as each request.
     debug: bool = False
-    #: A key of Wings, only used to recognise the Panel's family if `family` is empty.
+    #: The name that this node's lines in servers' consoles begin with: `[Pterodactyl Daemon]:`. It
+    #: also serves to recognise the Panel's family if `family` is empty; with Pelican the default
+    #: is `Pelican`.
     app_name: str = "Pterodactyl"
     #: The family of this node's Panel. Empty: recognised by the place of the file, its directories
     #: and `app_name` (wingsd's own).
@@ -202,7 +205,13 @@ def _of_its_family(config: Config, data: Any, source: str) -> Config:
     traces = (place, system.data, system.root_directory, config.app_name)
     family = family_of(config.family, traces)
     defaults = defaults_of(family, data.get("system"))
-    return attrs.evolve(config, family=family, system=attrs.evolve(system, **defaults))
+    named = data.get("app_name") is not None
+    return attrs.evolve(
+        config,
+        family=family,
+        app_name=config.app_name if named else app_name_of(family),
+        system=attrs.evolve(system, **defaults),
+    )
 
 
 def find(places: Sequence[str] = PLACES) -> str:

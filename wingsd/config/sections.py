@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from wingsd.config.servers import CrashDetectionConfig
 from wingsd.config.validators import (
     Bytes,
     BytesPerSecond,
@@ -340,6 +341,7 @@ class SystemConfig:
     #: The age at which the disk usage of a server is counted anew. 0: it is never counted, shown
     #: as 0, and disk limits have no effect but on transfers.
     disk_check_interval: Seconds = attrs.field(default=150, validator=not_negative)
+    crash_detection: CrashDetectionConfig = CrashDetectionConfig()
     transfers: TransfersConfig = TransfersConfig()
     backups: BackupsConfig = BackupsConfig()
 

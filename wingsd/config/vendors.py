@@ -17,6 +17,7 @@ __all__ = [
     "PTERODACTYL",
     "UNUSED",
     "UNUSED_BY_DEFAULT",
+    "app_name_of",
     "defaults_of",
     "family_of",
     "is_unused",
@@ -27,6 +28,9 @@ PTERODACTYL = "pterodactyl"
 PELICAN = "pelican"
 CALAGOPUS = "calagopus"
 FAMILIES = (PTERODACTYL, PELICAN, CALAGOPUS)
+
+#: The name of the family's node daemon, `app_name`, that its servers' consoles show.
+_APP_NAMES: Mapping[str, str] = MappingProxyType({PELICAN: "Pelican"})
 
 #: Defaults of `system` that differ from Pterodactyl's, for keys that a Panel does not print.
 #: Those of Calagopus are Pterodactyl's.
@@ -51,6 +55,11 @@ def family_of(named: str, traces: Iterable[str]) -> str:
     text = " ".join(traces).lower()
     found = (family for family in (PELICAN, CALAGOPUS) if family in text)
     return named or next(found, PTERODACTYL)
+
+
+def app_name_of(family: str) -> str:
+    """Return the family's default of `app_name`."""
+    return _APP_NAMES.get(family, "Pterodactyl")
 
 
 def defaults_of(family: str, written: Any) -> dict[str, Any]:
@@ -82,7 +91,6 @@ _NAMES: Mapping[str, str] = MappingProxyType(
             "crash_detection_activity_lines"
         ),
         "system.quotas": "enabled",
-        "system.crash_detection": "enabled detect_clean_exit_as_crash timeout",
         "system.passwd": "enabled directory",
         "system.user.passwd": "enable directory",
         "system.machine_id": "enable directory",

@@ -112,6 +112,8 @@ class Settings:
     container: Image = Image()
     allocations: Allocations = Allocations()
     mounts: tuple[Mount, ...] = ()
+    #: Whether it is started again after a crash; None where the node's configuration says that.
+    crash_detection_enabled: bool | None = None
 
 
 @attrs.frozen

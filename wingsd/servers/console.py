@@ -12,6 +12,7 @@ from collections import deque
 from typing import Any
 
 from wingsd.panel.schemas import Startup
+from wingsd.util.text import escaped
 
 __all__ = [
     "CUT",
@@ -22,6 +23,7 @@ __all__ = [
     "LineSplitter",
     "StartupDetector",
     "Throttle",
+    "daemon_line",
     "text",
 ]
 
@@ -36,6 +38,20 @@ _ANSI = re.compile(
     "|(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"
     "|\x1b[ -/]*[0-Z\\\\^-~]"
 )
+
+
+_YELLOW_BOLD = "\x1b[33m\x1b[1m"
+_DEFAULT_COLOUR = "\x1b[39m"
+_RESET = "\x1b[0m"
+
+
+def daemon_line(app_name: str, message: str) -> str:
+    """Return a line of the node itself in a console, as Wings prints them.
+
+    `message` may quote an engine or a registry.
+    """
+    name = f"[{escaped(app_name)} Daemon]:"
+    return f"{_YELLOW_BOLD}{name}{_DEFAULT_COLOUR} {escaped(message)}{_RESET}"
 
 
 class StartupDetector:

@@ -134,7 +134,7 @@ class PowerControl:
 
     def _check_startable(self, *states: PowerState) -> None:
         if self._runtime.state not in states:
-            raise Conflict("this server is running already", "stop it first, or restart it")
+            raise Conflict("server is running", "stop it first, or restart it")
 
     async def _start(self) -> None:
         self._server.check_power(PowerAction.START)
@@ -190,6 +190,24 @@ class PowerControl:
             return
         self._runtime.say(f"The server has not stopped within {timeout:g} s and is killed.")
         await self._kill()
+
+    async def stop_by_line(self, line: str) -> None:
+        """Type the egg's stop command into the console for a user, who waits for the end.
+
+        Raises `EnvironmentFailed`.
+        """
+        run = self._runtime.run
+        if run is None or run.running is None:
+            return
+        self._runtime.transition(PowerEvent.STOP)
+        run.end_requested = True
+        try:
+            await run.running.command(line)
+        except BaseException as error:
+            # The line may have been read, or may still be.
+            possible = isinstance(error, CancelledError | ConsoleBlocked)
+            self._stop_failed(run, end_requested=possible)
+            raise
 
     async def _request_stop(self, running: Running) -> None:
         match stop_method(self._server.configuration.process.stop):

@@ -245,7 +245,7 @@ class Servers:
             ),
             tasks=self._tasks,
             reactor=self._reactor,
-            stop_timeout=system.stop_timeout,
+            system=system,
         )
         reserved = self._reserved.pop(uuid, "")
         if reserved:

@@ -17,7 +17,8 @@ from wingsd.docker.runtime import Environment, Usage
 from wingsd.errors import EnvironmentFailed
 from wingsd.events import CONSOLE_OUTPUT, DAEMON_MESSAGE, STATS, STATUS, Event, EventBus
 from wingsd.panel.schemas import Configuration, Settings, Startup
-from wingsd.servers.console import Console, StartupDetector
+from wingsd.servers.console import Console, StartupDetector, daemon_line
+from wingsd.servers.crash import ProgramEnd
 from wingsd.servers.disk_usage import ServerFiles
 from wingsd.servers.power_states import PowerEvent, PowerState, next_state
 from wingsd.servers.run import Run
@@ -60,8 +61,6 @@ class ServerDetails:
     configuration: Annotated[dict[str, Any], "The settings, as the Panel gave them."]
 
 
-_YELLOW_BOLD = "\x1b[33m\x1b[1m"
-_RESET = "\x1b[0m"
 #: The lines of a console that Wings returns at most over its API; the WebSocket's figure is
 #: configured.
 LEAST_KEPT = 100
@@ -101,6 +100,8 @@ class ServerRuntime:
         self._app_name = app_name
         #: Called with each measurement of the program's usage.
         self.when_measured: Callable[[], object] = lambda: None
+        #: Called when the program has ended, and nobody has asked for that.
+        self.when_crashed: Callable[[ProgramEnd], object] = lambda end: None
         files.when_changed = self._disk_usage_changed
 
     # The environment
@@ -110,8 +111,14 @@ class ServerRuntime:
 
         Raises `EnvironmentFailed`; then nothing runs.
         """
-        await self._environment.recreate(configuration.settings)
-        await self._start(configuration.process.startup)
+        try:
+            await self._environment.recreate(configuration.settings)
+            await self._start(configuration.process.startup)
+        except BaseException:
+            # As with Wings: `stopping` before `offline` says that this is no crash.
+            if self.state is PowerState.STARTING:
+                self.transition(PowerEvent.STOP)
+            raise
 
     async def _start(self, startup: Startup) -> None:
         detector = StartupDetector(startup)
@@ -216,11 +223,16 @@ class ServerRuntime:
             self.console.add(f"[wingsd] {shown}")
         self.publish(DAEMON_MESSAGE, shown)
 
-    def daemon_line(self, message: str) -> None:
-        """Show a message of the node as a line of the console, in Wings' form, and log it."""
+    def daemon_line(self, message: str, *, keep: bool = False) -> None:
+        """Show a message of the node as a line of the console, in Wings' form, and log it.
+
+        With `keep` it becomes one of the console's last lines as well.
+        """
         self._log.info("{server}: {message}", server=self.uuid, message=message)
-        name, shown = escaped(self._app_name), escaped(message)
-        self.publish(CONSOLE_OUTPUT, f"{_YELLOW_BOLD}[{name} Daemon]:{_RESET} {shown}")
+        line = daemon_line(self._app_name, message)
+        if keep:
+            self.console.add(line)
+        self.publish(CONSOLE_OUTPUT, line)
 
     def transition(self, event: PowerEvent) -> None:
         """Enter the next state. Raises `ValueError` for an impossible event."""
@@ -276,16 +288,11 @@ class ServerRuntime:
         self.when_measured()
 
     def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
-        """Enter the state `offline`; say how an end came that was not requested."""
+        """Enter the state `offline`; call `when_crashed` for an end that nobody has asked for."""
         if run is not self.run:
             return
         self.run = None
+        crashed = self.state is not PowerState.STOPPING and not run.end_requested
         self.transition(PowerEvent.END)
-        if not run.end_requested:
-            self.say(_unexpected_end(status, out_of_memory=out_of_memory))
-
-
-def _unexpected_end(status: int | None, *, out_of_memory: bool) -> str:
-    how = "exit status unknown to the engine" if status is None else f"exit status {status}"
-    memory = ", out of memory: raise the server's memory limit" if out_of_memory else ""
-    return f"The server has ended unexpectedly: {how}{memory}"
+        if crashed:
+            self.when_crashed(ProgramEnd.of(status, out_of_memory=out_of_memory))

@@ -8,11 +8,13 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from wingsd.config import SystemConfig
 from wingsd.docker.runtime import Usage
 from wingsd.egg_files.rewriters import ServerEggFiles
 from wingsd.errors import BadRequest, ServerNotRunning, WingsdError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import Console
+from wingsd.servers.crash import CrashDetector
 from wingsd.servers.disk_limit import DiskLimit
 from wingsd.servers.disk_usage import ServerFiles
 from wingsd.servers.files import BackgroundTasks
@@ -62,7 +64,7 @@ class Server:
         egg_files: ServerEggFiles,
         tasks: BackgroundTasks,
         reactor: IReactorTime,
-        stop_timeout: float,
+        system: SystemConfig,
     ) -> None:
         self.uuid = configuration.settings.uuid
         self.configuration = configuration
@@ -76,8 +78,9 @@ class Server:
         self._runtime = runtime
         self._egg_files = egg_files
         self._tasks = tasks
-        self._power = PowerControl(self, runtime, reactor, stop_timeout)
+        self._power = PowerControl(self, runtime, reactor, system.stop_timeout)
         self._disk_limit = DiskLimit(self, runtime, files, tasks)
+        runtime.when_crashed = CrashDetector(self, system.crash_detection, reactor, tasks).ended
 
     # State
 
@@ -141,6 +144,13 @@ class Server:
         """
         self._runtime.say(message, keep=keep)
 
+    def daemon_line(self, message: str, *, keep: bool = False) -> None:
+        """Show a line of the node in the console, in Wings' form, and log it.
+
+        With `keep`, consoles that are opened later show it too, until the next start.
+        """
+        self._runtime.daemon_line(message, keep=keep)
+
     # Holds
 
     @property
@@ -170,7 +180,7 @@ class Server:
     def check_power(self, action: PowerAction) -> None:
         """Raise `BadRequest` or `Conflict` where the action cannot be done in this state."""
         if action.starts and self.suspended:
-            raise BadRequest("Cannot start or restart a server that is suspended.")
+            raise BadRequest("server is currently in a suspended state")
         runs = self.state is not PowerState.OFFLINE
         self.operations.check(_OPERATIONS[action], program_runs=runs)
 
@@ -203,14 +213,18 @@ class Server:
         await self._power.stop_within(grace)
 
     async def command(self, line: str) -> None:
-        """Type a line into the console. Raises `ServerNotRunning`, `EnvironmentFailed`."""
+        """Type a line into the console. Raises `ServerNotRunning`, `EnvironmentFailed`.
+
+        The egg's stop command makes the state `stopping`, so that the end is no crash.
+        """
         run = self._runtime.run
         if run is None or run.running is None:
             raise ServerNotRunning("Cannot send commands to a stopped server instance.")
         stop = self.configuration.process.stop
         if stop.type == "command" and line.strip() == stop.value.strip():
-            run.end_requested = True
-        await run.running.command(line)
+            await self._power.stop_by_line(line)
+        else:
+            await run.running.command(line)
 
     async def sync(self) -> None:
         """Fetch the settings again; stop the server in the background if it became suspended.

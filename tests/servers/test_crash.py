@@ -1,0 +1,212 @@
+"""What follows from a program's end that nobody has asked for."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred
+
+from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do, running
+from tests.support.logged_errors import Logged
+from wingsd.config import CrashDetectionConfig
+from wingsd.errors import EnvironmentFailed
+from wingsd.panel.http_client import PanelUnreachable
+from wingsd.panel.schemas import Configuration
+from wingsd.servers.console import daemon_line
+from wingsd.servers.crash import FAILED, ProgramEnd, Verdict, crash_lines, judge
+from wingsd.servers.operations import Operation
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.server import Server
+
+DETECTED = "---------- Detected server process in a crashed state! ----------"
+DISABLED = "Aborting automatic restart, crash detection is disabled for this instance."
+TOO_SOON = "Aborting automatic restart, last crash occurred less than 60 seconds ago."
+
+ON = CrashDetectionConfig()
+OFF = CrashDetectionConfig(enabled=False)
+CLEAN_IS_NONE = CrashDetectionConfig(detect_clean_exit_as_crash=False)
+ALWAYS = CrashDetectionConfig(timeout=0)
+
+
+@pytest.mark.parametrize(
+    ("rules", "enabled", "end", "since", "verdict"),
+    [
+        (ON, None, ProgramEnd(1), None, Verdict.RESTART),
+        (ON, None, ProgramEnd(0), None, Verdict.RESTART),
+        (ON, False, ProgramEnd(1), None, Verdict.DISABLED),
+        (OFF, None, ProgramEnd(1), None, Verdict.DISABLED),
+        (OFF, True, ProgramEnd(1), None, Verdict.RESTART),
+        (OFF, None, ProgramEnd(0), None, Verdict.DISABLED),
+        (CLEAN_IS_NONE, None, ProgramEnd(0), None, Verdict.CLEAN),
+        (CLEAN_IS_NONE, None, ProgramEnd(0, out_of_memory=True), None, Verdict.RESTART),
+        (CLEAN_IS_NONE, None, ProgramEnd(0), 5, Verdict.CLEAN),
+        (CLEAN_IS_NONE, None, ProgramEnd(2), None, Verdict.RESTART),
+        (ON, None, ProgramEnd(1), 0, Verdict.TOO_SOON),
+        (ON, None, ProgramEnd(1), 59.9, Verdict.TOO_SOON),
+        (ON, None, ProgramEnd(1), 60, Verdict.RESTART),
+        (ALWAYS, None, ProgramEnd(1), 0, Verdict.RESTART),
+    ],
+)
+def test_the_rules_are_those_of_wings(
+    rules: CrashDetectionConfig,
+    enabled: bool | None,
+    end: ProgramEnd,
+    since: float | None,
+    verdict: Verdict,
+) -> None:
+    assert judge(rules, enabled=enabled, end=end, since_restart=since) is verdict
+
+
+@pytest.mark.parametrize(
+    ("verdict", "end", "lines"),
+    [
+        (Verdict.DISABLED, ProgramEnd(1), [DISABLED]),
+        (Verdict.CLEAN, ProgramEnd(0), []),
+        (
+            Verdict.RESTART,
+            ProgramEnd(137, out_of_memory=True),
+            [DETECTED, "Exit code: 137", "Out of memory: true"],
+        ),
+        (
+            Verdict.TOO_SOON,
+            ProgramEnd(1),
+            [DETECTED, "Exit code: 1", "Out of memory: false", TOO_SOON],
+        ),
+    ],
+)
+def test_the_lines_are_those_of_wings(verdict: Verdict, end: ProgramEnd, lines: list[str]) -> None:
+    assert crash_lines(verdict, end, 60) == lines
+
+
+def test_a_container_that_is_gone_counts_as_exit_code_1() -> None:
+    assert ProgramEnd.of(None, out_of_memory=False) == ProgramEnd(1)
+
+
+@pytest.fixture
+def server(node: FakeNode) -> Server:
+    return running(node)
+
+
+def test_a_crashed_server_is_started_again(node: FakeNode, server: Server) -> None:
+    node.panel.calls.clear()
+    node.process().end(3)
+    assert node.told("status") == ["offline", "starting"]
+    crash = [DETECTED, "Exit code: 3", "Out of memory: false"]
+    assert node.daemon_lines[:3] == crash
+    assert node.panel.calls == [("describe", UUID)], "its settings are fetched anew"
+    assert node.called("recreate", "start") == ["recreate", "start"]
+    assert server.state is PowerState.STARTING
+
+
+def test_a_second_crash_is_not_followed_by_a_start_until_a_minute_has_passed(
+    node: FakeNode, server: Server
+) -> None:
+    node.process().end(1)
+    node.clock.advance(40)
+    node.process().end(1)
+    assert node.daemon_lines[-1:] == [TOO_SOON]
+    assert server.console.lines(1) == [daemon_line("Pterodactyl", TOO_SOON)], (
+        "who opens the console later sees why"
+    )
+    do(server, PowerAction.START).value()
+    # The refused restart does not count: the first one does.
+    node.clock.advance(21)
+    node.process().end(1)
+    assert server.state is PowerState.STARTING
+    assert node.called("start") == ["start"] * 3
+
+
+def test_the_setting_of_the_server_comes_before_that_of_the_node(
+    node: FakeNode, server: Server
+) -> None:
+    settings = attrs.evolve(server.configuration.settings, crash_detection_enabled=False)
+    server.configuration = Configuration(settings, server.configuration.process)
+    node.process().end(1)
+    assert node.daemon_lines == [DISABLED]
+    assert server.state is PowerState.OFFLINE
+
+
+def test_an_end_that_was_asked_for_is_no_crash(node: FakeNode, server: Server) -> None:
+    node.environment.stubborn.add(UUID)
+    stopping = do(server, PowerAction.STOP)
+    node.process().end(1)
+    stopping.value()
+    assert node.daemon_lines == []
+    do(server, PowerAction.START).value()
+    node.events.clear()
+    do(server, PowerAction.KILL).value()
+    assert node.daemon_lines == []
+    assert server.state is PowerState.OFFLINE
+
+
+def test_a_deleted_server_has_not_crashed(node: FakeNode, server: Server) -> None:
+    Outcome.of(node.servers.delete(UUID)).value()
+    assert node.daemon_lines == []
+    assert node.called("start") == []
+
+
+def test_a_hold_prevents_the_restart_and_is_named(node: FakeNode, server: Server) -> None:
+    server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
+    node.process().end(1)
+    assert node.called("start") == []
+    assert "being transferred" in node.told("daemon message")[0]
+    assert node.daemon_lines[-1:] == [FAILED]
+    server.release()
+    do(server, PowerAction.START).value()
+    node.process().end(1)
+    assert server.state is PowerState.STARTING, "no restart has come before this one"
+
+
+def test_a_suspended_server_is_not_started_again(node: FakeNode, server: Server) -> None:
+    server.configuration = configuration(suspended=True)
+    node.process().end(1)
+    assert node.called("start") == []
+    assert "suspended" in node.told("daemon message")[0]
+
+
+@pytest.mark.parametrize("where", ["panel", "recreate", "start"])
+def test_a_restart_that_fails_says_why_and_is_not_repeated(
+    node: FakeNode, server: Server, where: str
+) -> None:
+    if where == "panel":
+        node.panel.faults["describe"] = PanelUnreachable("down", "x")
+    else:
+        node.environment.faults[where] = EnvironmentFailed("no image")
+    node.process().end(1)
+    assert node.told("daemon message")[0].startswith("The start failed: ")
+    assert node.daemon_lines[-1:] == [FAILED]
+    assert server.state is PowerState.OFFLINE
+    assert node.called("start") == (["start"] if where == "start" else [])
+
+
+def test_who_starts_it_faster_is_not_disturbed(node: FakeNode, server: Server) -> None:
+    waiting: Deferred[None] = Deferred()
+    node.panel.faults["describe"] = waiting
+    node.process().end(1)
+    do(server, PowerAction.KILL).value()
+    del node.panel.faults["describe"]
+    starting = do(server, PowerAction.START)
+    starting.value()
+    assert waiting.called
+    assert server.state is PowerState.STARTING
+    assert node.called("start") == ["start"]
+
+
+def test_a_node_that_ends_starts_nothing_again(node: FakeNode, server: Server) -> None:
+    node.panel.faults["describe"] = Deferred()
+    node.process().end(1)
+    Outcome.of(node.servers.stop()).value()
+    assert node.called("start") == []
+    assert node.daemon_lines[-1:] != [FAILED]
+
+
+def test_the_exit_code_and_the_reason_are_logged(
+    node: FakeNode, server: Server, logged: Logged
+) -> None:
+    node.process().end(9, out_of_memory=True)
+    node.process().end(9)
+    ended = [line for line in logged.lines if "ended by itself" in line]
+    assert ended == [
+        f"{UUID}: its program ended by itself, exit code 9, out of memory: it is started again",
+        f"{UUID}: its program ended by itself, exit code 9: {Verdict.TOO_SOON.value}",
+    ]
