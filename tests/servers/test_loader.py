@@ -29,7 +29,7 @@ def test_servers_are_loaded_the_panel_reset_and_runs_adopted(node: FakeNode) -> 
     assert node.told("console output") == ["hello"]
     node.process().end(0)
     assert node.servers.get(UUID).state is PowerState.OFFLINE
-    with pytest.raises(ServerNotFound, match="The requested resource was not found"):
+    with pytest.raises(ServerNotFound, match="does not exist on this instance"):
         node.servers.get("00000000-0000-4000-8000-000000000000")
 
 
