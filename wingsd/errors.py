@@ -53,7 +53,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       PanelError                     500  panel/http_client
         PanelRefused                 500  panel/http_client
           NodeTokenRefused           503  panel/http_client
-        TransferNotCommitted         500  transfers/errors
+        TransferNotCommitted         500  callbacks/transfers
         PanelUnreachable             503  panel/http_client
       StorageError                   500
         StateDatabaseError           500  statedb/records

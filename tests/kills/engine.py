@@ -13,8 +13,8 @@ from twisted.internet.defer import TimeoutError as TooLate
 from twisted.internet.task import deferLater
 
 from tests.support.node_process import NodeProcess, reactor
+from wingsd.callbacks.transfers import MINUTE
 from wingsd.statedb.store import Store
-from wingsd.transfers.panel_callbacks import MINUTE
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
 __all__ = [

@@ -13,8 +13,10 @@ import pytest
 from wingsd.statedb import (
     DirectDestination,
     Direction,
+    InstallationRecord,
     Outcome,
     Report,
+    ReportKind,
     ServerDescription,
     TransferRecord,
     TransferResult,
@@ -128,6 +130,30 @@ def test_a_report_is_kept_until_it_is_settled(store: Store, tmp_path: Path) -> N
     assert store.unsettled() == [other]
     assert store.reports()[0].settled == 12
     store.close()
+
+
+def test_an_installation_is_kept_until_its_end_is_reported(store: Store, tmp_path: Path) -> None:
+    begun = store.begin_installation(10, A, reinstall=True, start=True)
+    assert store.installations() == [begun] == [InstallationRecord(A, 10, True, True)]
+    store.run_installation(11, A)
+    store.decide_installation(A, Outcome.FAILURE)
+    store = again(store, tmp_path)
+    assert store.installations() == [
+        InstallationRecord(A, 10, True, True, ran=11, outcome=Outcome.FAILURE)
+    ]
+    report = store.end_installation(12, A, ReportKind.REINSTALL, Outcome.FAILURE)
+    assert (store.installations(), store.unsettled()) == ([], [report])
+    assert (report.kind, report.what) == (ReportKind.REINSTALL, "reinstall failure")
+    store.close()
+
+
+def test_a_second_installation_takes_the_place_of_the_first(store: Store) -> None:
+    store.begin_installation(10, A, reinstall=False, start=True)
+    store.run_installation(11, A)
+    second = store.begin_installation(12, A, reinstall=True, start=False)
+    assert store.installations() == [second]
+    store.delete_installation(A)
+    assert store.installations() == []
 
 
 def test_a_token_is_used_once(store: Store, tmp_path: Path) -> None:

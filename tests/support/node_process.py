@@ -26,7 +26,7 @@ from tests.support.command import WINGSCTL
 from tests.support.panel import Panel
 from tests.support.sample_server import UUID
 from tests.support.throttled_proxy import ThrottledProxy
-from wingsd.transfers.panel_callbacks import MINUTE
+from wingsd.callbacks.transfers import MINUTE
 
 __all__ = ["FAST", "LOOPBACK", "SLOW", "TIMEOUT", "CommandResult", "NodeProcess", "reactor"]
 

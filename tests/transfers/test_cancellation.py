@@ -6,7 +6,8 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
 from wingsd.errors import TransferCancelled
-from wingsd.transfers.cancellation import CancelScope, when_fired
+from wingsd.transfers.cancellation import CancelScope
+from wingsd.util.deferreds import when_fired
 
 
 async def test_a_result_is_returned() -> None:

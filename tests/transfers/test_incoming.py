@@ -11,6 +11,7 @@ from tests.support.receiver import DATA, SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
 from wingsd.archive import measure
 from wingsd.archive.policy import ArchiveError
+from wingsd.callbacks import transfers as firstminute
 from wingsd.errors import (
     BadRequest,
     Conflict,
@@ -22,7 +23,6 @@ from wingsd.errors import (
 )
 from wingsd.panel.http_client import PanelRefused, PanelUnreachable
 from wingsd.statedb import Outcome
-from wingsd.transfers import panel_callbacks as firstminute
 from wingsd.transfers.errors import TransferRevoked, UploadTruncated
 from wingsd.transfers.incoming import commit as arrival
 from wingsd.transfers.incoming.transfer import HOLD

@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred
 from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, at_answer, sending
-from wingsd.transfers import coordinator, panel_callbacks
+from wingsd.callbacks import transfers as callbacks
+from wingsd.transfers import coordinator
 from wingsd.transfers.outgoing import transfer as outgoing
 from wingsd.util.retry import Backoff
 
@@ -111,7 +112,7 @@ async def test_a_refused_server_is_free_while_its_failure_is_reported(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The Panel has not committed the transfer yet, or the destination was the first to tell.
-    monkeypatch.setattr(panel_callbacks, "MINUTE_BACKOFF", Backoff(0.01, 0.01))
+    monkeypatch.setattr(callbacks, "MINUTE_BACKOFF", Backoff(0.01, 0.01))
     sender.panel.denials = 3
     sender.destination.status, sender.destination.body = (
         400,

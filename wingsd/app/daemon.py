@@ -17,6 +17,7 @@ from wingsd.app.capabilities import shortcomings, survey
 from wingsd.app.process import Pools
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.received import ReceivedBackups
+from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config, Ssl
 from wingsd.control import ControlListener
 from wingsd.direct_transfers import DirectTransfers
@@ -30,7 +31,6 @@ from wingsd.statedb.store import Store
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.incoming.multistream import StreamGroups
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.recovery import Recovery, clear_leftovers
 from wingsd.transfers.storage.quarantine import Quarantine
 from wingsd.transfers.storage.staging import Staging

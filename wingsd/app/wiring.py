@@ -20,6 +20,7 @@ from wingsd.archive import ArchiveLimits, Compression
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.local import Removal
 from wingsd.backups.received import ReceivedBackups
+from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config
 from wingsd.control import ControlApi, ControlListener
 from wingsd.control.status import Activity, Probes, StatusEndpoint
@@ -59,7 +60,6 @@ from wingsd.transfers.outgoing.manager import OutgoingTransfers
 from wingsd.transfers.outgoing.payload import SourceStorage
 from wingsd.transfers.outgoing.transfer import SourceServers
 from wingsd.transfers.outgoing.upload import Uploader
-from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.peer.tls import peer_tls
 from wingsd.transfers.recovery import PanelOutcomes, Recovery

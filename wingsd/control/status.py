@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from wingsd import __version__
 from wingsd.api.resource import Public
 from wingsd.api.system import AskEngine
+from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config
 from wingsd.direct_transfers.incoming import IncomingDirectTransfers
 from wingsd.errors import ServersNotLoaded, WingsdError
@@ -32,7 +33,6 @@ from wingsd.statedb.records import Direction, Report, TransferRecord
 from wingsd.threadio import Workers
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
-from wingsd.transfers.panel_callbacks import CallbackQueue
 from wingsd.transfers.step_log import Progress
 from wingsd.transfers.steps import ReceiveStep, SendStep
 

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from wingsd.auth.tokens import TokenInvalid, TransferToken, direct_token, transfer_token
 from wingsd.backups.local import Backup
+from wingsd.callbacks import PendingReport
 from wingsd.config import Config
 from wingsd.direct_transfers.description import (
     Description,
@@ -31,7 +32,6 @@ from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
 from wingsd.statedb import Direction, StateDatabase
 from wingsd.transfers.incoming.manager import IncomingTransfers
-from wingsd.transfers.panel_callbacks import PendingReport
 from wingsd.transfers.steps import ReceiveStep
 
 __all__ = ["DirectReceiving", "IncomingDirectTransfers", "Invitation", "TryAgain"]

@@ -8,8 +8,10 @@ from wingsd.statedb.async_store import StateDatabase
 from wingsd.statedb.records import (
     DirectDestination,
     Direction,
+    InstallationRecord,
     Outcome,
     Report,
+    ReportKind,
     ServerDescription,
     StateDatabaseDamaged,
     StateDatabaseError,
@@ -20,8 +22,10 @@ from wingsd.statedb.records import (
 __all__ = [
     "DirectDestination",
     "Direction",
+    "InstallationRecord",
     "Outcome",
     "Report",
+    "ReportKind",
     "ServerDescription",
     "StateDatabase",
     "StateDatabaseDamaged",

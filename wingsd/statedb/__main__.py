@@ -34,7 +34,7 @@ def _reports(store: Store) -> Iterator[tuple[str, ...]]:
     for report in store.reports():
         settled = "" if report.settled is None else _time(report.settled)
         since, attempts = _time(report.created), str(report.attempts)
-        yield since, settled, report.server, report.outcome.value, attempts, report.answer
+        yield since, settled, report.server, report.what, attempts, report.answer
 
 
 def _print(title: str, rows: Iterator[tuple[str, ...]]) -> None:

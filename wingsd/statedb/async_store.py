@@ -71,6 +71,13 @@ class StateDatabase:
     add_destination = _InThread(Store.add_destination)
     destination = _InThread(Store.destination)
 
+    begin_installation = _Timed(Store.begin_installation)
+    run_installation = _Timed(Store.run_installation)
+    decide_installation = _InThread(Store.decide_installation)
+    delete_installation = _InThread(Store.delete_installation)
+    installations = _InThread(Store.installations)
+    end_installation = _Timed(Store.end_installation)
+
     add_report = _Timed(Store.add_report)
     record_attempt = _InThread(Store.record_attempt)
     close_report = _Timed(Store.close_report)

@@ -18,8 +18,10 @@ __all__ = [
     "SCHEMAS",
     "DirectDestination",
     "Direction",
+    "InstallationRecord",
     "Outcome",
     "Report",
+    "ReportKind",
     "ServerDescription",
     "StateDatabaseDamaged",
     "StateDatabaseError",
@@ -58,10 +60,23 @@ class Direction(Enum):
 
 
 class Outcome(Enum):
-    """The outcome of a transfer."""
+    """The outcome of a transfer or an installation."""
 
     SUCCESS = "success"
     FAILURE = "failure"
+
+
+class ReportKind(Enum):
+    """What a report to the Panel is about."""
+
+    TRANSFER = "transfer"
+    INSTALL = "install"
+    REINSTALL = "reinstall"
+
+    @property
+    def is_transfer(self) -> bool:
+        """Whether it is about a transfer."""
+        return self is ReportKind.TRANSFER
 
 
 @attrs.frozen
@@ -101,8 +116,27 @@ class TransferResult:
 
 
 @attrs.frozen
+class InstallationRecord:
+    """An installation that is under way, which began at `begun`.
+
+    `ran` is when its script was about to run; None before. Before that nothing has changed, and it
+    may begin again. `outcome` is set when it has ended, and what it has left is being removed.
+    """
+
+    server: str
+    begun: float
+    reinstall: bool = attrs.field(default=False, converter=bool)
+    #: Whether the server is started when it is installed.
+    start: bool = attrs.field(default=False, converter=bool)
+    ran: float | None = None
+    outcome: Outcome | None = attrs.field(
+        default=None, converter=attrs.converters.optional(Outcome)
+    )
+
+
+@attrs.frozen
 class Report:
-    """A report to the Panel on a transfer, added at `created`; `answer` is the Panel's last one.
+    """A report to the Panel, added at `created`; `answer` is the Panel's last one.
 
     `settled` is None as long as it is still to be sent.
     """
@@ -120,6 +154,13 @@ class Report:
     )
     #: When its transfer began at this node; None where the database has no such transfer.
     begun: float | None = None
+    kind: ReportKind = attrs.field(default=ReportKind.TRANSFER, converter=ReportKind)
+
+    @property
+    def what(self) -> str:
+        """What is reported, as the log and the listing name it."""
+        outcome = self.outcome.value
+        return outcome if self.kind.is_transfer else f"{self.kind.value} {outcome}"
 
 
 @attrs.frozen
@@ -212,5 +253,17 @@ ALTER TABLE transfers ADD COLUMN inode TEXT;
     # When the transfer began that is reported; NULL where that is not known.
     """
 ALTER TABLE reports ADD COLUMN begun REAL;
+""",
+    # Installations under way: `ran` is NULL before the script runs, `outcome` before its end.
+    """
+CREATE TABLE installations (
+    server TEXT PRIMARY KEY,
+    begun REAL NOT NULL,
+    reinstall INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    ran REAL,
+    outcome TEXT
+) WITHOUT ROWID;
+ALTER TABLE reports ADD COLUMN kind TEXT NOT NULL DEFAULT 'transfer';
 """,
 )

@@ -1,135 +1,39 @@
-"""The state database: SQLite with a write-ahead log; a change is on disk when its method returns.
+"""The state database: its rows, read and written. A change is on disk when its method returns.
 
-Blocking, for one thread at a time. The database is checked for damage when it is opened, before a
-transfer needs a damaged page.
+Blocking, for one thread at a time.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Sequence
 
+from wingsd.statedb.database import FILE, DatabaseFile
 from wingsd.statedb.records import (
-    SCHEMAS,
     DirectDestination,
     Direction,
+    InstallationRecord,
     Outcome,
     Report,
+    ReportKind,
     ServerDescription,
-    StateDatabaseDamaged,
-    StateDatabaseError,
     TransferRecord,
     TransferResult,
 )
 
 __all__ = ["FILE", "Store"]
 
-#: The database's name in `system.root_directory`.
-FILE = "wingsd.db"
 _DAY = 24 * 3600.0
 #: Seconds for which ended transfers and settled reports are kept: 90 days.
 KEPT = 90 * _DAY
 #: Seconds for which a used token is kept after it has expired.
 TOKENS_KEPT = _DAY
 
-_VERSION = len(SCHEMAS)
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-
-class Store:
+class Store(DatabaseFile):
     """The database in the directory `root`. Every method raises `StateDatabaseError`.
 
     `now` is the time of a call, in seconds since the epoch.
     """
-
-    def __init__(self, root: str) -> None:
-        self._path = Path(root) / FILE
-        self._connection: sqlite3.Connection | None = None
-
-    def open(self, *, read_only: bool = False) -> None:
-        """Open and check the database; make it if it is missing and not `read_only`."""
-        try:
-            self._open(read_only=read_only)
-        except Exception:
-            self.close()
-            raise
-
-    def _open(self, *, read_only: bool) -> None:
-        with self._errors():
-            if read_only:
-                uri = f"{self._path.absolute().as_uri()}?mode=ro"
-                self._connection = sqlite3.connect(uri, uri=True)
-                if _version(self._connection) != _VERSION:
-                    raise StateDatabaseError(
-                        f"{self._path} was written by another version of wingsd; start this one, "
-                        "which brings it up to date, and try again"
-                    )
-                self._check(self._connection)
-                return
-            if not self._path.exists():
-                self._make()
-            # The thread that uses it may be another than the one that opens it.
-            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-            self._connection = connection
-            self._path.chmod(0o600)
-            self._check(connection)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            self._migrate(connection)
-
-    def _make(self) -> None:
-        """Make a complete file or none, so that an empty file is a damaged one."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._path.with_name(f"{FILE}.new")
-        # The log of a database that was moved away would be replayed into this one.
-        for left in (new, self._sibling("-journal"), self._sibling("-wal"), self._sibling("-shm")):
-            left.unlink(missing_ok=True)
-        with closing(sqlite3.connect(new, isolation_level=None)) as connection:
-            new.chmod(0o600)
-            self._migrate(connection)
-        new.rename(self._path)
-
-    def _sibling(self, suffix: str) -> Path:
-        return self._path.with_name(FILE + suffix)
-
-    def _check(self, connection: sqlite3.Connection) -> None:
-        """Read the whole database; raise `StateDatabaseDamaged` where it is damaged."""
-        if not self._path.stat().st_size:
-            raise self._damaged("the file is empty")
-        ((found,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
-        if found != "ok":
-            raise self._damaged(found)
-
-    def _damaged(self, reason: object) -> StateDatabaseDamaged:
-        fault = "; ".join(str(reason).split("\n"))
-        return StateDatabaseDamaged(
-            f"{self._path}: {fault}; stop wingsd, keep a copy of {FILE}, {FILE}-wal and "
-            f"{FILE}-shm, move all three away and start it again: the new database has no "
-            "unfinished transfers, no reports still to be sent to the Panel, no servers of direct "
-            "transfers, and no used tokens"
-        )
-
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        version = _version(connection)
-        if version > _VERSION:
-            raise StateDatabaseError(
-                f"{self._path} was written by a newer wingsd; install that one again, or move the "
-                "file away when no transfer is under way"
-            )
-        if version < _VERSION:
-            missing = "".join(SCHEMAS[version:])
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {missing} PRAGMA user_version = {_VERSION}; COMMIT;"
-            )
-
-    def close(self) -> None:
-        """Close the database."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
     # Transfers
 
@@ -253,6 +157,44 @@ class Store:
         rows = self._rows("SELECT url, token, remove FROM orders WHERE transfer = ?", transfer)
         return DirectDestination(*rows[0]) if rows else None
 
+    # Installations
+
+    def begin_installation(
+        self, now: float, server: str, *, reinstall: bool, start: bool
+    ) -> InstallationRecord:
+        """Add an installation, in place of an earlier one of the server."""
+        self._execute(
+            "INSERT OR REPLACE INTO installations (server, begun, reinstall, start)"
+            " VALUES (?, ?, ?, ?)",
+            server,
+            now,
+            reinstall,
+            start,
+        )
+        return InstallationRecord(server, now, reinstall, start)
+
+    def run_installation(self, now: float, server: str) -> None:
+        """Record that the script of an installation is about to run."""
+        self._execute("UPDATE installations SET ran = ? WHERE server = ?", now, server)
+
+    def decide_installation(self, server: str, outcome: Outcome) -> None:
+        """Record how an installation has ended, before what it has left is removed."""
+        self._execute(
+            "UPDATE installations SET outcome = ? WHERE server = ?", outcome.value, server
+        )
+
+    def delete_installation(self, server: str) -> None:
+        """Delete an installation of which nothing is reported."""
+        self._execute("DELETE FROM installations WHERE server = ?", server)
+
+    def installations(self) -> list[InstallationRecord]:
+        """Return the installations under way, oldest first."""
+        rows = self._rows(
+            "SELECT server, begun, reinstall, start, ran, outcome FROM installations"
+            " ORDER BY begun"
+        )
+        return [InstallationRecord(*row) for row in rows]
+
     # Reports to the Panel
 
     def add_report(
@@ -270,6 +212,19 @@ class Store:
             server,
         )
         (report,) = self._reports("WHERE id = ?", id_)
+        return report
+
+    def end_installation(
+        self, now: float, server: str, kind: ReportKind, outcome: Outcome
+    ) -> Report:
+        """Delete an installation and add the report of its end, both or neither."""
+        with self._errors(), self._transaction():
+            self._opened.execute("DELETE FROM installations WHERE server = ?", (server,))
+            cursor = self._opened.execute(
+                "INSERT INTO reports (server, outcome, created, kind) VALUES (?, ?, ?, ?)",
+                (server, outcome.value, now, kind.value),
+            )
+        (report,) = self._reports("WHERE id = ?", cursor.lastrowid)
         return report
 
     def record_attempt(self, report: Report, answer: str) -> None:
@@ -297,7 +252,7 @@ class Store:
     def _reports(self, which: str, *values: object) -> list[Report]:
         rows = self._rows(
             "SELECT id, server, outcome, created, attempts, answer, settled, backups,"  # noqa: S608
-            f" begun FROM reports {which}",
+            f" begun, kind FROM reports {which}",
             *values,
         )
         return [Report(*row) for row in rows]
@@ -385,39 +340,3 @@ class Store:
         # First: if the node dies in between, nothing has been deleted yet.
         self._execute("UPDATE forgotten SET until = max(until, ?) WHERE kind = ?", last, kind)
         self._execute(f"DELETE {old}", before)
-
-    # SQLite
-
-    @property
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise StateDatabaseError(f"{self._path} is not open")
-        return self._connection
-
-    def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
-        with self._errors():
-            return self._opened.execute(statement, values)
-
-    def _insert(self, statement: str, *values: object) -> int:
-        return self._execute(statement, *values).lastrowid or 0
-
-    def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._errors():
-            return self._opened.execute(statement, values).fetchall()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            # The lowest byte is the primary code, see https://www.sqlite.org/rescode.html.
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
-                raise self._damaged(error) from error
-            raise StateDatabaseError(
-                f"{self._path}: {error}; check that its disk has free space and is writable"
-            ) from error
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return int(version)

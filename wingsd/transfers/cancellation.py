@@ -7,12 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 
 from wingsd.errors import DaemonStopping, WingsdError
 
-__all__ = ["CancelScope", "fires_within", "slots_held", "when_fired"]
+__all__ = ["CancelScope", "slots_held"]
 
 T = TypeVar("T")
 
@@ -48,28 +46,6 @@ class CancelScope:
             raise self.reason or DaemonStopping() from None
         finally:
             self._waiting = None
-
-
-def when_fired(deferred: Deferred[T]) -> Deferred[None]:
-    """Return a Deferred of its own that fires after `deferred` does, which keeps its result."""
-    fired: Deferred[None] = Deferred()
-
-    def fire(result: T) -> T:
-        fired.callback(None)
-        return result
-
-    deferred.addCallback(fire)
-    return fired
-
-
-async def fires_within(waiting: Deferred[Any], seconds: float, reactor: IReactorTime) -> bool:
-    """Return whether it fires so soon; it continues in any case, and keeps its result."""
-    limit: Deferred[None] = deferLater(reactor, seconds)
-    fired = when_fired(waiting)
-    await DeferredList([fired, limit], fireOnOneCallback=True, consumeErrors=True)
-    limit.addErrback(lambda _: None)
-    limit.cancel()
-    return waiting.called
 
 
 @asynccontextmanager

@@ -15,6 +15,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.backups.local import Backup
+from wingsd.callbacks import CallbackQueue, PendingReport
+from wingsd.callbacks.transfers import FirstMinute, TransferNotCommitted
 from wingsd.config import CALAGOPUS
 from wingsd.errors import ServerAlreadyExists, WingsdError
 from wingsd.panel.client import Panel
@@ -22,8 +24,6 @@ from wingsd.panel.http_client import PanelError, ServerNotAssigned
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server
 from wingsd.statedb import Outcome
-from wingsd.transfers.errors import TransferNotCommitted
-from wingsd.transfers.panel_callbacks import CallbackQueue, FirstMinute, PendingReport
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.retry import Backoff
 

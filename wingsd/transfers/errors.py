@@ -6,7 +6,6 @@ The documented texts of `POST /api/transfers` are here.
 from __future__ import annotations
 
 from wingsd.errors import BadRequest, Conflict, ServerBusy, WingsdError
-from wingsd.panel.http_client import PanelError
 
 __all__ = [
     "ArchiveNotFirst",
@@ -27,7 +26,6 @@ __all__ = [
     "TooManyTransfers",
     "TransferInProgress",
     "TransferNotActive",
-    "TransferNotCommitted",
     "TransferRevoked",
     "UploadPartMissing",
     "UploadTruncated",
@@ -150,19 +148,6 @@ class TooManyTransfers(WingsdError):
             "send the server again in some minutes; system.transfers.concurrent and .waiting in "
             "this node's configuration set how many it takes",
         )
-
-
-class TransferNotCommitted(PanelError):
-    """The Panel denies a transfer that it may still be about to commit.
-
-    It is to be asked again in `pause` seconds.
-    """
-
-    code = "transfer-not-committed"
-
-    def __init__(self, pause: float) -> None:
-        super().__init__("the Panel does not know this transfer yet")
-        self.pause = pause
 
 
 class TransferRevoked(Conflict):

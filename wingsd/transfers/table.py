@@ -7,8 +7,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from wingsd.transfers.cancellation import when_fired
 from wingsd.transfers.step_log import Progress
+from wingsd.util.deferreds import when_fired
 
 __all__ = ["TransferTable", "all_over"]
 

@@ -11,13 +11,13 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from wingsd.backups.local import Backup
+from wingsd.callbacks import PendingReport
 from wingsd.docker import Environment
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Server, Servers
 from wingsd.servers.operations import Hold, Operation
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import TransferRevoked
-from wingsd.transfers.panel_callbacks import PendingReport
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.transfers.storage.incoming import ArrivingServer

@@ -12,7 +12,6 @@ from wingsd.docker import Environment
 from wingsd.errors import DaemonStopping, ServerAlreadyExists, TransferCancelled
 from wingsd.servers import Servers
 from wingsd.statedb import TransferRecord
-from wingsd.transfers.cancellation import when_fired
 from wingsd.transfers.coordinator import PanelCoordinators, ReceivingCoordinator
 from wingsd.transfers.errors import TooManyTransfers, TransferNotActive
 from wingsd.transfers.incoming.transfer import IncomingTransfer
@@ -20,6 +19,7 @@ from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.step_log import StepLogs
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.table import TransferTable, all_over
+from wingsd.util.deferreds import when_fired
 
 __all__ = ["IncomingTransfers"]
 

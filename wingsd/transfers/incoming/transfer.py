@@ -19,7 +19,6 @@ from wingsd.panel.http_client import PanelError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers import Servers
 from wingsd.statedb import TransferRecord
-from wingsd.transfers.cancellation import when_fired
 from wingsd.transfers.coordinator import ReceivingCoordinator
 from wingsd.transfers.errors import ContainerNameTaken, DaemonRestarted, UploadTruncated
 from wingsd.transfers.incoming.commit import CommitPhase, Remainder
@@ -28,6 +27,7 @@ from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload, Upload
 from wingsd.transfers.step_log import Progress, StepLogs
 from wingsd.transfers.steps import ReceiveStep, RollbackList
 from wingsd.transfers.storage.incoming import ArrivingServer, IncomingStorage
+from wingsd.util.deferreds import when_fired
 
 __all__ = ["IncomingTransfer"]
 

@@ -10,7 +10,6 @@ from twisted.internet.interfaces import IReactorTime
 from wingsd.errors import DaemonStopping, TransferCancelled
 from wingsd.servers import Server
 from wingsd.servers.operations import Operation
-from wingsd.transfers.cancellation import when_fired
 from wingsd.transfers.coordinator import PanelCoordinators, PanelSending, SendingCoordinator
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
 from wingsd.transfers.outgoing.payload import SourcePool, SourceStorage
@@ -20,6 +19,7 @@ from wingsd.transfers.outgoing.upload import OutgoingUpload, Uploader
 from wingsd.transfers.peer.peers import Peers
 from wingsd.transfers.step_log import Progress, StepLogs
 from wingsd.transfers.table import TransferTable, all_over
+from wingsd.util.deferreds import when_fired
 
 __all__ = ["HOLD", "OutgoingTransfers"]
 

@@ -22,7 +22,7 @@ from wingsd.archive.policy import DiskLimitExceeded
 from wingsd.backups.local import LocalBackup
 from wingsd.servers import Server
 from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers, relayed
-from wingsd.transfers.cancellation import CancelScope, fires_within, slots_held
+from wingsd.transfers.cancellation import CancelScope, slots_held
 from wingsd.transfers.console import ProgressMeter, progress_bar
 from wingsd.transfers.errors import DestinationTimeout
 from wingsd.transfers.outgoing.payload import Payload, SourcePool, SourceStorage
@@ -35,6 +35,7 @@ from wingsd.transfers.outgoing.request import (
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import SendStep
 from wingsd.transfers.upload_form import FormFrame
+from wingsd.util.deferreds import fires_within
 from wingsd.util.reactor import ThreadedReactor
 from wingsd.util.text import readable_size
 

@@ -12,11 +12,11 @@ from twisted.internet.task import Clock
 
 from tests.support import SynchronousWorkers
 from tests.support.logged_errors import Logged
+from wingsd.callbacks.queue import BACKOFF, CallbackQueue, PendingReport
 from wingsd.errors import StorageError
 from wingsd.panel.http_client import PanelRefused, PanelUnreachable, ServerNotAssigned
 from wingsd.statedb import Direction, Outcome, Report, StateDatabase
 from wingsd.statedb.store import Store
-from wingsd.transfers.panel_callbacks import BACKOFF, CallbackQueue, PendingReport
 
 A, B = "a-server", "b-server"
 YEAR = 365 * 24 * 3600.0
@@ -60,6 +60,10 @@ class ScriptedPanel:
 
     async def transfer_failed(self, server: str) -> bool:
         return await self._answer("failure", server)
+
+    async def installed(self, server: str, *, successful: bool, reinstall: bool) -> None:
+        how = "installed" if successful else "not installed"
+        await self._answer(f"{how} again" if reinstall else how, server)
 
 
 class QueueHarness:
@@ -392,3 +396,74 @@ def test_a_failure_is_reported_despite_a_full_disk(
     refused_success.addErrback(errors.append)
     assert errors[0].check(StorageError)
     assert ("success", A) not in harness.panel.calls
+
+
+# Installations
+
+
+def end(harness: QueueHarness, outcome: Outcome, *, reinstall: bool = False) -> Deferred[bool]:
+    harness.store.begin_installation(harness.clock.seconds(), A, reinstall=reinstall, start=False)
+    ending = harness.callbacks.add_installation(A, outcome, reinstall=reinstall)
+    pending: Any = Deferred.fromCoroutine(ending).result
+    return pending.answer  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reinstall", "call"),
+    [
+        (Outcome.SUCCESS, False, "installed"),
+        (Outcome.FAILURE, False, "not installed"),
+        (Outcome.SUCCESS, True, "installed again"),
+        (Outcome.FAILURE, True, "not installed again"),
+    ],
+)
+def test_the_end_of_an_installation_is_reported_until_it_is_taken(
+    harness: QueueHarness, outcome: Outcome, reinstall: bool, call: str
+) -> None:
+    harness.panel.answers[A] = [DOWN, refused(429), True]
+    answer = end(harness, outcome, reinstall=reinstall)
+    assert harness.store.installations() == []
+    harness.clock.pump([1, 2, 2])
+    assert answer.result is True
+    assert harness.panel.calls == [(call, A)] * 3
+    assert harness.unsettled() == []
+
+
+def test_the_end_of_an_installation_is_reported_by_the_next_daemon(harness: QueueHarness) -> None:
+    harness.panel.answers[A] = [DOWN]
+    end(harness, Outcome.FAILURE, reinstall=True)
+    harness.callbacks.stop()
+    harness.store.close()
+    harness.restart()
+    Deferred.fromCoroutine(harness.callbacks.load())
+    assert harness.panel.calls == [("not installed again", A)] * 2
+    assert harness.unsettled() == []
+
+
+@pytest.mark.parametrize("code", [403, 404, 422])
+def test_a_report_of_an_installation_that_is_refused_is_settled(
+    harness: QueueHarness, code: int
+) -> None:
+    harness.panel.answers[A] = [refused(code)]
+    assert end(harness, Outcome.SUCCESS).result is False
+    assert harness.unsettled() == []
+    assert f"was answered {code}" in harness.store.reports()[0].answer
+
+
+def test_a_later_installation_takes_the_place_of_an_unheard_one(harness: QueueHarness) -> None:
+    harness.panel.answers[A] = [DOWN, True]
+    first = end(harness, Outcome.FAILURE)
+    second = end(harness, Outcome.SUCCESS, reinstall=True)
+    harness.clock.pump([1, 1])
+    assert (first.result, second.result) == (False, True)
+    assert harness.panel.calls == [("not installed", A), ("installed again", A)]
+    assert harness.callbacks.installations() == []
+
+
+def test_a_transfer_does_not_drop_the_report_of_an_installation(harness: QueueHarness) -> None:
+    harness.panel.answers[A] = [DOWN, True]
+    answer = end(harness, Outcome.FAILURE)
+    harness.callbacks.drop(A)
+    assert harness.callbacks.success_of(A) is None
+    harness.clock.pump([1])
+    assert answer.result is True

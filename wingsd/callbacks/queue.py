@@ -1,20 +1,15 @@
-"""Callbacks to the Panel: reports of transfers' outcomes, queued until the Panel has answered.
+"""Callbacks to the Panel: reports of outcomes, queued until the Panel has answered.
 
 They are in the state database, so that they survive a restart. Of each server one report is sent
-at a time, oldest first.
-
-A Panel commits the row of a transfer only after it has the source's 202. A report that comes
-before that gets 409 or 404, the same answers as after the transfer's end. So in a transfer's first
-minute neither proves anything, and the report is sent again. After it, a success is settled by
-asking whose server it is, and a failure was reported by the other node. Everything else is tried
-again with growing pauses.
+at a time, oldest first. What an answer means depends on the kind of report, whose module is
+`transfers` or `installations`; what is not settled by it is sent again with growing pauses.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Sequence
-from http import HTTPStatus
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -23,54 +18,37 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.errors import ServerNotFound, StorageError
+from wingsd.callbacks.installations import InstallDelivery
+from wingsd.callbacks.transfers import FirstMinute, TransferDelivery, TransferNotCommitted
+from wingsd.errors import StorageError
 from wingsd.panel.client import Panel
-from wingsd.panel.http_client import PanelError, PanelRefused
-from wingsd.statedb import Outcome, Report, StateDatabase
-from wingsd.transfers.cancellation import fires_within, when_fired
-from wingsd.transfers.errors import TransferNotCommitted
+from wingsd.panel.http_client import PanelError
+from wingsd.statedb import Outcome, Report, ReportKind, StateDatabase
+from wingsd.util.deferreds import fires_within, when_fired
 from wingsd.util.retry import Backoff
 
-__all__ = ["MINUTE", "CallbackQueue", "FirstMinute", "PendingReport"]
+__all__ = ["CallbackQueue", "PendingReport"]
 
-#: Seconds after its beginning in which a transfer that the Panel denies may still be committed.
-MINUTE = 60.0
-#: Seconds between two attempts in that minute, and after it.
-MINUTE_BACKOFF = Backoff(0.5, 15.0, jitter=True)
+#: Seconds between two attempts.
 BACKOFF = Backoff(1.0, 300.0)
-#: Answers by which the Panel says that no such transfer is open.
-_NOT_OPEN = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 
 
-class FirstMinute:
-    """The rest of the first minute of a transfer that began `age` seconds ago.
+class Delivery(Protocol):
+    """How one report is sent."""
 
-    A negative age comes from a clock that was set back: the minute is over then.
-    """
+    async def attempt(self) -> tuple[bool, str]:
+        """Send it once; return whether it is accepted, and a text for the log.
 
-    def __init__(self, reactor: IReactorTime, age: float = 0.0) -> None:
-        left = MINUTE - age if age >= 0 else 0.0
-        self._reactor = reactor
-        self._end = reactor.seconds() + left
-        self._pauses = iter(MINUTE_BACKOFF)
-
-    def next_pause(self) -> float:
-        """Return the seconds until the next attempt, growing; 0 when the minute is over.
-
-        The last pause ends with the minute.
+        Raises `TransferNotCommitted`, and the errors of the Panel after which it is sent again.
         """
-        left: float = self._end - self._reactor.seconds()
-        if left <= 0:
-            return 0.0
-        return min(next(self._pauses), left)
 
 
 @attrs.frozen
 class PendingReport:
     """A report that is recorded, and the answer to it, which is still to come.
 
-    `answer` gives whether it is accepted: a success has moved the server here, a failure leaves it
-    where it was. False is a success that the Panel rejects, or a report that was dropped.
+    `answer` gives whether it is accepted: of a transfer, a success has moved the server here, a
+    failure leaves it where it was. False is a report that the Panel rejects, or that was dropped.
     """
 
     answer: Deferred[bool]
@@ -92,9 +70,10 @@ class PendingReport:
 @attrs.define(eq=False)
 class _QueuedReport:
     report: Report
-    first_minute: FirstMinute
+    delivery: Delivery
     answer: Deferred[bool] = attrs.field(factory=Deferred)
-    is_dropped: bool = False
+    #: Why it is not to be sent any more; empty as long as it is.
+    dropped: str = ""
     #: Whether the Panel's last answer was that it does not know the transfer.
     is_denied: bool = False
     _pausing: Deferred[None] | None = None
@@ -105,14 +84,14 @@ class _QueuedReport:
         try:
             await self._pausing
         except CancelledError:
-            if not self.is_dropped:
+            if not self.dropped:
                 raise
         finally:
             self._pausing = None
 
-    def drop(self) -> None:
+    def drop(self, why: str) -> None:
         """Do not send it any more."""
-        self.is_dropped = True
+        self.dropped = why
         if self._pausing is not None:
             self._pausing.cancel()
 
@@ -137,7 +116,7 @@ class CallbackQueue:
     async def add(
         self, server: str, outcome: Outcome, backups: Sequence[str] | None = None
     ) -> PendingReport:
-        """Record a report and begin to send it, with the UUIDs of `backups` where there are any.
+        """Record the report of a transfer and begin to send it, with the UUIDs of its backups.
 
         Raises `StorageError` for a success that cannot be recorded.
         """
@@ -151,10 +130,33 @@ class CallbackQueue:
             report = Report(0, server, outcome, time.time())
         return PendingReport(self._queue(report))
 
-    def success_of(self, server: str) -> PendingReport | None:
-        """Return the report of the server's success that has no answer yet, if there is one."""
+    async def add_installation(
+        self, server: str, outcome: Outcome, *, reinstall: bool
+    ) -> PendingReport:
+        """Record that an installation has ended, in place of it being under way, and report that.
+
+        Earlier reports of installations of the server are dropped.
+        """
+        kind = ReportKind.REINSTALL if reinstall else ReportKind.INSTALL
         for queued in self._queues.get(server, ()):
-            if queued.report.outcome is Outcome.SUCCESS:
+            if not queued.report.kind.is_transfer:
+                queued.drop("another installation has ended")
+        try:
+            report = await self._database.end_installation(server, kind, outcome)
+        except StorageError as error:
+            self._log.error("{server}: report not recorded: {error}", server=server, error=error)
+            report = Report(0, server, outcome, time.time(), kind=kind)
+        return PendingReport(self._queue(report))
+
+    def installations(self) -> list[PendingReport]:
+        """Return the reports of installations that have no answer yet."""
+        queued = [each for queue in self._queues.values() for each in queue]
+        return [PendingReport(each.answer) for each in queued if not each.report.kind.is_transfer]
+
+    def success_of(self, server: str) -> PendingReport | None:
+        """Return the report of a transfer's success that has no answer yet, if there is one."""
+        for queued in self._queues.get(server, ()):
+            if queued.report.kind.is_transfer and queued.report.outcome is Outcome.SUCCESS:
                 return PendingReport(queued.answer)
         return None
 
@@ -168,13 +170,14 @@ class CallbackQueue:
         return sum(map(len, self._queues.values()))
 
     def drop(self, server: str, *, denied: bool = False) -> None:
-        """Drop the server's failures: the Panel has begun another transfer of it.
+        """Drop the failures of the server's transfers: the Panel has begun another one.
 
         With `denied`, only those of which the Panel does not know the transfer.
         """
         for queued in self._queues.get(server, ()):
-            if queued.report.outcome is Outcome.FAILURE and queued.is_denied >= denied:
-                queued.drop()
+            is_failure = queued.report.outcome is Outcome.FAILURE
+            if queued.report.kind.is_transfer and is_failure and queued.is_denied >= denied:
+                queued.drop("another transfer has begun")
 
     async def drain(self, within: float) -> None:
         """Return when no report waits for an answer, and after so many seconds in any case.
@@ -192,8 +195,7 @@ class CallbackQueue:
             loop.cancel()
 
     def _queue(self, report: Report) -> Deferred[bool]:
-        age = 0.0 if report.begun is None else self._database.seconds_since(report.begun)
-        queued = _QueuedReport(report, FirstMinute(self._reactor, age))
+        queued = _QueuedReport(report, self._delivery(report))
         queue = self._queues.setdefault(report.server, [])
         queue.append(queued)
         if len(queue) == 1:
@@ -201,6 +203,12 @@ class CallbackQueue:
             self._loops[report.server] = loop
             loop.addErrback(self._log_broken, report.server)
         return queued.answer
+
+    def _delivery(self, report: Report) -> Delivery:
+        if not report.kind.is_transfer:
+            return InstallDelivery(self._panel, report)
+        age = 0.0 if report.begun is None else self._database.seconds_since(report.begun)
+        return TransferDelivery(self._panel, report, FirstMinute(self._reactor, age))
 
     def _log_broken(self, failure: Failure, server: str) -> None:
         if not failure.check(CancelledError):
@@ -220,9 +228,9 @@ class CallbackQueue:
 
     async def _send(self, queued: _QueuedReport) -> bool:
         report, pauses = queued.report, iter(BACKOFF)
-        while not queued.is_dropped:
+        while not queued.dropped:
             try:
-                accepted, answer = await self._attempt(queued)
+                accepted, answer = await queued.delivery.attempt()
             except CancelledError:
                 raise
             except TransferNotCommitted as error:
@@ -246,9 +254,7 @@ class CallbackQueue:
                 await self._record(self._database.close_report(report, answer), report)
                 self._log.info("{server}: {answer}", server=report.server, answer=answer)
                 return accepted
-        await self._record(
-            self._database.close_report(report, "another transfer has begun"), report
-        )
+        await self._record(self._database.close_report(report, queued.dropped), report)
         return False
 
     async def _log_attempt(self, report: Report, error: Exception, seconds: float) -> None:
@@ -258,54 +264,11 @@ class CallbackQueue:
             "{server}: the Panel has not accepted its {outcome} yet, sending it again in "
             "{seconds:.0f} s: {error}",
             server=report.server,
-            outcome=report.outcome.value,
+            outcome=report.what,
             seconds=seconds,
             error=error,
         )
         await self._record(self._database.record_attempt(report, str(error)), report)
-
-    async def _attempt(self, queued: _QueuedReport) -> tuple[bool, str]:
-        """Send a report once; return whether it is accepted, and a text for the log."""
-        report = queued.report
-        server = report.server
-        if report.outcome is Outcome.FAILURE:
-            return await self._send_failure(queued)
-        try:
-            await self._panel.transfer_succeeded(server, report.backups)
-        except PanelRefused as error:
-            if error.response_status not in _NOT_OPEN:
-                raise
-            if await self._panel.owns(server):
-                return True, "the success had reached the Panel before"
-            await self._require_over(queued)
-            return False, f"the Panel has closed the transfer: {error.detail}"
-        return True, "the success was reported to the Panel"
-
-    async def _send_failure(self, queued: _QueuedReport) -> tuple[bool, str]:
-        try:
-            closed = await self._panel.transfer_failed(queued.report.server)
-        except PanelRefused as error:
-            if error.response_status != HTTPStatus.NOT_FOUND:
-                raise
-            await self._require_over(queued)
-            return True, "the Panel does not know the server any more"
-        if closed:
-            return True, "the failure was reported to the Panel"
-        await self._require_over(queued)
-        return True, "the failure was reported to the Panel by the other node"
-
-    async def _require_over(self, queued: _QueuedReport) -> None:
-        """Raise `TransferNotCommitted` while the Panel may still commit the transfer."""
-        pause = queued.first_minute.next_pause()
-        if not pause:
-            return
-        try:
-            await self._panel.describe(queued.report.server)
-        except ServerNotFound:
-            # It described the server when the transfer began. Where it does not any more, the
-            # transfer was committed, and is over.
-            return
-        raise TransferNotCommitted(pause)
 
     async def _record(self, writing: Deferred[None], report: Report) -> None:
         # At worst it is sent once more after a restart, which the Panel answers with 409.

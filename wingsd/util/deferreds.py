@@ -1,0 +1,35 @@
+"""Waiting for a Deferred that others wait for as well."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+__all__ = ["fires_within", "when_fired"]
+
+T = TypeVar("T")
+
+
+def when_fired(deferred: Deferred[T]) -> Deferred[None]:
+    """Return a Deferred of its own that fires after `deferred` does, which keeps its result."""
+    fired: Deferred[None] = Deferred()
+
+    def fire(result: T) -> T:
+        fired.callback(None)
+        return result
+
+    deferred.addCallback(fire)
+    return fired
+
+
+async def fires_within(waiting: Deferred[Any], seconds: float, reactor: IReactorTime) -> bool:
+    """Return whether it fires so soon; it continues in any case, and keeps its result."""
+    limit: Deferred[None] = deferLater(reactor, seconds)
+    fired = when_fired(waiting)
+    await DeferredList([fired, limit], fireOnOneCallback=True, consumeErrors=True)
+    limit.addErrback(lambda _: None)
+    limit.cancel()
+    return waiting.called
