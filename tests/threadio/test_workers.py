@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.reactor import reactor
+from tests.support.reactor import reactor, until
 from wingsd.threadio import Workers
 from wingsd.threadio.workers import Thread
 
@@ -52,6 +52,19 @@ async def test_a_pool_and_its_children_have_its_nice_value() -> None:
     finally:
         for pool in pools:
             pool.stop()
+
+
+async def test_a_busy_thread_is_not_waited_for_and_ends_after_its_work() -> None:
+    pool = Workers(reactor, "busy", 2)
+    pool.start()
+    release = threading.Event()
+    waiting = pool.run(release.wait)
+    await pool.run(lambda: None)
+    pool.stop()
+    assert not waiting.called
+    release.set()
+    assert await waiting
+    await until(lambda: "wingsd-busy" not in [thread.name for thread in threading.enumerate()])
 
 
 async def test_a_pool_reports_when_its_last_work_is_done() -> None:

@@ -91,8 +91,11 @@ class Workers:
         self._pool.start()
 
     def stop(self) -> None:
-        """Stop the pool, without waiting for a thread that is still busy."""
-        if not self._pool.working:
+        """Stop the pool. A thread that is still busy ends after its work; it is not waited for."""
+        if self._pool.working:
+            # It waits for all of them, so not on the reactor.
+            Thread(self._pool.stop, "wingsd-stop").start()
+        else:
             self._pool.stop()
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
