@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from twisted.internet.defer import Deferred
+import threading
 
-from tests.support.reactor import reactor
+import pytest
+from twisted.internet.defer import Deferred, succeed
+
+from tests.support.reactor import reactor, until
 from tests.support.receiver import SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
+from wingsd.app.daemon import DAY
 from wingsd.errors import (
     Conflict,
     DaemonStopping,
@@ -48,6 +51,27 @@ async def test_a_receiver_that_stops_refuses_new_transfers(receiver: Receiver) -
     await stopped[0]
     with pytest.raises(DaemonStopping):
         receiver.transfers.open(UUID)
+
+
+async def test_a_transfer_answered_at_the_nodes_end_is_recorded_before_the_database_closes(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.waits["success"] = Deferred()
+    transfer = receiver.transfers.open(UUID)
+    outcome = Deferred.fromCoroutine(transfer.run(Source(), SINGLE))
+    await until(lambda: transfer.has_arrived)
+    node, published = receiver.node(), threading.Event()
+    node.booted = succeed(True)
+    node._daily.start(DAY)
+    monkeypatch.setattr(receiver.storage.logs, "publish", lambda _: published.wait(10))
+    stopping = node.stopService()
+    receiver.waits["success"].callback(None)
+    await until(lambda: transfer.is_answered)
+    published.set()
+    await stopping
+    await outcome
+    receiver.store.open()
+    assert receiver.store.unfinished() == []
 
 
 async def test_a_transfer_that_waits_for_a_slot_can_be_aborted(receiver: Receiver) -> None:

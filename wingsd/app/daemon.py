@@ -257,6 +257,8 @@ class Node(Service):
         await listeners.http.close()
         await transfers.callbacks.drain(REPORT_TIMEOUT)
         transfers.callbacks.stop()
+        # Those that were answered meanwhile still need the state database.
+        await transfers.receiver.concluded()
         await self._servers.stop()
         # Answers must be sent before the process ends.
         await listeners.http.drain(DRAIN_TIMEOUT)

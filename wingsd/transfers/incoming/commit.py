@@ -74,6 +74,7 @@ class CommitPhase:
         self.was_reported = False
         #: What the sender has left in the storage pool.
         self.mark = ""
+        self._success: PendingReport | None = None
         self._backups: list[Backup] = []
 
     async def run(
@@ -89,6 +90,11 @@ class CommitPhase:
         server.files.received(size)
         await self._make_environment(configuration)
         return await self._report(server)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the Panel has answered the report of the success."""
+        return self._success is not None and self._success.is_answered
 
     def _is_before(self, step: ReceiveStep) -> bool:
         return self._steps.lifecycle.before(step)
@@ -121,6 +127,7 @@ class CommitPhase:
         if self._is_before(ReceiveStep.REPORT):
             await self._steps.enter(ReceiveStep.REPORT)
         report = await self._coordinator.report_success(self._backups)
+        self._success = report
         # The Panel may delete the source's copy as soon as this is sent. From here on nothing is
         # rolled back, whatever happens, unless the Panel has plainly refused.
         self._rollback.clear()

@@ -156,6 +156,10 @@ class IncomingTransfers(TransferTable[IncomingTransfer]):
             transfer.abort(DaemonStopping())
         return over
 
+    def concluded(self) -> Deferred[Any]:
+        """Return a Deferred that fires when the transfers that the Panel has answered are over."""
+        return all_over(transfer for transfer in self._open.values() if transfer.is_answered)
+
     def abort_all(self) -> None:
         """Abort what is verified as well, where its success has not been reported."""
         for transfer in tuple(self._open.values()):

@@ -168,6 +168,11 @@ class IncomingTransfer:
         """Whether the server is here, and only the Panel may not have heard of it."""
         return self._commit_phase.may_be_reported
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the Panel has answered that the server is here, or is not to be."""
+        return self._commit_phase.is_answered
+
     def _on_sender_gone(self) -> None:
         # It can no longer be answered, and every sender then keeps the server as its own.
         self.abort(
