@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
 from tests.support.reactor import reactor
 from tests.support.recording_observer import RecordingObserver
-from tests.support.workers import SynchronousWorkers
+from tests.support.workers import CutOffWorkers, SynchronousWorkers
 from wingsd.app.wiring import Wiring
 from wingsd.config import Config, SystemConfig, TransfersConfig
 from wingsd.config.sections import User
@@ -67,9 +67,19 @@ class _OnePool:
     """One pool for all that blocks; the database is read and written in the caller's thread."""
 
     def __init__(self, workers: Workers) -> None:
-        self.disk = self.extractors = self.packers = self.engine = workers
-        self.rewriters = Rewriters(workers, workers)
-        self.database = SynchronousWorkers()
+        self._shared = CutOffWorkers(workers)
+        self.disk = self.extractors = self.packers = self.engine = self._shared
+        rewriting = cast("Workers", self._shared)
+        self.rewriters = Rewriters(rewriting, rewriting)
+        self.database = CutOffWorkers(SynchronousWorkers())
+
+    def cut_off(self) -> None:
+        """Have whatever waits for one of these threads wait for good."""
+        self._shared.cut_off()
+        self.database.cut_off()
+
+    def stop(self) -> None:
+        """Nothing to stop: whoever started the threads stops them."""
 
 
 def node_config(

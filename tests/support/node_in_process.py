@@ -203,9 +203,12 @@ class NodeInProcess(Harness):
         return not under_way and not self.store.unfinished()
 
     async def close(self) -> None:
+        """End it, as if it were killed: what is under way does not continue."""
         await self._http.close()
         await self._http.drain(0)
         await self.servers.stop()
+        pools: Any = self.pools
+        pools.cut_off()
         self.store.close()
         self.staging.close()
 

@@ -1,4 +1,4 @@
-"""A pool without threads, for tests that want every step to happen at once and in order."""
+"""Pools for tests: one without threads, and a node's share of one, which can be cut off."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, execute
 
-__all__ = ["SynchronousWorkers"]
+from wingsd.threadio import Workers
+
+__all__ = ["CutOffWorkers", "SynchronousWorkers"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,3 +26,30 @@ class SynchronousWorkers:
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         return execute(work, *args, **kwargs)
+
+
+class CutOffWorkers:
+    """Another pool's threads, until `cut_off`: then no result comes back, as after a kill."""
+
+    def __init__(self, workers: Workers | SynchronousWorkers) -> None:
+        self._workers = workers
+        self._is_cut_off = False
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+    def cut_off(self) -> None:
+        """Do no more work, and give no more results."""
+        self._is_cut_off = True
+
+    def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Do `work` in the other pool; return its result."""
+        if self._is_cut_off:
+            return Deferred()
+        result: Deferred[T] = Deferred()
+        working = self._workers.run(work, *args, **kwargs)
+        working.addBoth(lambda value: None if self._is_cut_off else result.callback(value))
+        return result
