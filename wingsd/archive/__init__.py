@@ -8,6 +8,7 @@ at the same time: `partition`, `extract_part` and `SharedTreeWriter`.
 
 from wingsd.archive.compress import ArchiveFormat, Compression
 from wingsd.archive.extract import Extracted, SharedTreeWriter, extract, extract_part
+from wingsd.archive.ownership import GivenTree, give_tree
 from wingsd.archive.pack import Packed, pack
 from wingsd.archive.partition import Part, split
 from wingsd.archive.quota import ArchiveLimits, require_free_space
@@ -18,12 +19,14 @@ __all__ = [
     "ArchiveLimits",
     "Compression",
     "Extracted",
+    "GivenTree",
     "Measured",
     "Packed",
     "Part",
     "SharedTreeWriter",
     "extract",
     "extract_part",
+    "give_tree",
     "measure",
     "pack",
     "remove_tree",

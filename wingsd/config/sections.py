@@ -341,6 +341,9 @@ class SystemConfig:
     #: The age at which the disk usage of a server is counted anew. 0: it is never counted, shown
     #: as 0, and disk limits have no effect but on transfers.
     disk_check_interval: Seconds = attrs.field(default=150, validator=not_negative)
+    #: Before each start of a server, give those of its files to the owner that have another one,
+    #: such as those of an installation. Not with `system.user.rootless`.
+    check_permissions_on_boot: bool = True
     crash_detection: CrashDetectionConfig = CrashDetectionConfig()
     transfers: TransfersConfig = TransfersConfig()
     backups: BackupsConfig = BackupsConfig()

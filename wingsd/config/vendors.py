@@ -86,9 +86,8 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "api.remote_download": "max_redirects",
         "system": (
             "archive_directory tmp_directory openat_mode enable_log_rotate "
-            "check_permissions_on_boot check_permissions_on_boot_threads "
-            "disk_check_threads disk_limiter_mode activity_send_interval activity_send_count "
-            "crash_detection_activity_lines"
+            "check_permissions_on_boot_threads disk_check_threads disk_limiter_mode "
+            "activity_send_interval activity_send_count crash_detection_activity_lines"
         ),
         "system.quotas": "enabled",
         "system.passwd": "enabled directory",

@@ -8,11 +8,12 @@ node itself writes or deletes there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Event
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
-from wingsd.archive import measure
+from wingsd.archive import GivenTree, measure
 from wingsd.servers.files import BackgroundTasks, ServerDirectories
 from wingsd.threadio import Workers
 
@@ -121,6 +122,18 @@ class ServerFiles:
         await self._disk.run(self._directories.make, self._uuid)
         self.exists = True
         self.measure()
+
+    async def give_to_user(self) -> GivenTree:
+        """Give the files to the user of servers, where they have another owner.
+
+        Raises `StorageError`. Cancelled, it ends after the directory that it is at.
+        """
+        stop = Event()
+        try:
+            return await self._disk.run(self._directories.give_to_user, self._uuid, stop.is_set)
+        except CancelledError:
+            stop.set()
+            raise
 
     def received(self, size: int | None) -> None:
         """Note that the directory has been received, with files of `size` bytes if known."""

@@ -11,14 +11,14 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import remove_tree
+from wingsd.archive import GivenTree, give_tree, remove_tree
 from wingsd.errors import StorageError, WingsdError
 from wingsd.threadio import Workers
 from wingsd.util.text import disk_advice
@@ -96,6 +96,10 @@ class ServerDirectories:
             os.chown(path, *self._owner)
         except OSError as error:
             raise StorageError(f"{path} cannot be made: {disk_advice(error)}") from error
+
+    def give_to_user(self, uuid: str, cancelled: Callable[[], bool]) -> GivenTree:
+        """Give the server's files to the owner; see `give_tree`."""
+        return give_tree(self.path(uuid), self._owner, cancelled)
 
     def set_aside(self, uuid: str) -> str | None:
         """Rename the server's directory for deletion; return the new path, None if there is none.

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from wingsd.config import SystemConfig
 from wingsd.docker.runtime import Usage
 from wingsd.egg_files.rewriters import ServerEggFiles
-from wingsd.errors import BadRequest, ServerNotRunning, WingsdError
+from wingsd.errors import BadRequest, ServerNotRunning, StorageError, WingsdError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import Console
 from wingsd.servers.crash import CrashDetector
@@ -78,6 +78,8 @@ class Server:
         self._runtime = runtime
         self._egg_files = egg_files
         self._tasks = tasks
+        # The ids of files on the host are unknown when the engine runs without root.
+        self._checks_owner = system.check_permissions_on_boot and not system.user.rootless.enabled
         self._power = PowerControl(self, runtime, reactor, system.stop_timeout)
         self._disk_limit = DiskLimit(self, runtime, files, tasks)
         runtime.when_crashed = CrashDetector(self, system.crash_detection, reactor, tasks).ended
@@ -251,7 +253,7 @@ class Server:
             self.configuration = await self._panel.describe(self.uuid)
 
     async def prepare(self) -> None:
-        """Do what comes before every start: fetch settings, check its disk, rewrite egg files.
+        """Do what comes before every start, from fetching its settings to its files' owner.
 
         Raises the errors of `sync`, `DiskLimitExceeded`, and `StorageError` where its directory
         cannot be made or, with a disk limit, not be measured.
@@ -261,8 +263,26 @@ class Server:
         if not self.files.exists:
             await self.files.make()
         await self._disk_limit.check_start()
+        self.daemon_line("Updating process configuration files...")
         for line in await self._egg_files.rewrite(self.configuration):
             self.say(line)
+        if self._checks_owner:
+            await self._give_files_to_user()
+
+    async def _give_files_to_user(self) -> None:
+        self.daemon_line(
+            "Ensuring file permissions are set correctly, this could take a few seconds..."
+        )
+        try:
+            given = await self.files.give_to_user()
+        except StorageError as error:
+            self.say(f"Not all of its files could be given to the servers' user: {error}")
+            return
+        if given.kept:
+            self.say(
+                f"{given.kept} of its files could not be given to the servers' user, "
+                f"{given.example} for example: {given.why}"
+            )
 
     # For the registry, and for transfers
 

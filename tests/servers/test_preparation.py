@@ -1,0 +1,114 @@
+"""What comes before a start, and what the console shows of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+
+from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do
+from wingsd.archive import GivenTree
+from wingsd.config import Rootless, User
+from wingsd.errors import StorageError
+from wingsd.servers.disk_usage import ServerFiles
+from wingsd.servers.files import ServerDirectories
+from wingsd.servers.power_states import PowerAction, PowerState
+
+DISK = "checking server disk space usage, this could take a few seconds..."
+FILES = "Updating process configuration files..."
+OWNER = "Ensuring file permissions are set correctly, this could take a few seconds..."
+
+
+def test_the_lines_of_a_start_are_those_of_wings(node: FakeNode) -> None:
+    do(node.server(), PowerAction.START).value()
+    assert node.daemon_lines == [DISK, FILES, OWNER]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_files_of_another_user_are_given_to_that_of_servers(node: FakeNode) -> None:
+    server = node.server()
+    (node.data / UUID / "of a script").touch()
+    os.chown(node.data / UUID / "of a script", 4321, 4321)
+    do(server, PowerAction.START).value()
+    assert (node.data / UUID / "of a script").stat().st_uid == node.owner[0]
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        {"check_permissions_on_boot": False},
+        {"user": User(rootless=Rootless(enabled=True))},
+    ],
+)
+def test_owners_are_not_checked_where_that_is_off(tmp_path: Path, system: dict[str, Any]) -> None:
+    node = FakeNode(tmp_path, **system)
+    do(node.server(), PowerAction.START).value()
+    assert node.daemon_lines == [DISK, FILES]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [
+        (GivenTree(1, 2, '"a"', "not permitted"), 'could not be given to the servers\' user, "a"'),
+        (StorageError("unreadable", "it is nested too deeply"), "nested too deeply"),
+    ],
+)
+def test_files_that_keep_their_owner_are_named_and_do_not_prevent_a_start(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch, outcome: GivenTree | StorageError, says: str
+) -> None:
+    def give(*_: object) -> GivenTree:
+        if isinstance(outcome, StorageError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(ServerDirectories, "give_to_user", give)
+    server = node.server()
+    do(server, PowerAction.START).value()
+    assert server.state is PowerState.STARTING
+    assert says in node.told("daemon message")[0]
+
+
+@attrs.define
+class PendingWorkers:
+    """Threads that never answer."""
+
+    stops: list[Callable[[], bool]] = attrs.field(factory=list)
+
+    def run(self, work: object, uuid: str, cancelled: Callable[[], bool]) -> Deferred[None]:
+        self.stops.append(cancelled)
+        return Deferred()
+
+
+def test_the_thread_that_changes_owners_ends_with_the_start(tmp_path: Path) -> None:
+    workers: Any = PendingWorkers()
+    walks: Any = None
+    directories = ServerDirectories(str(tmp_path), (1, 1))
+    files = ServerFiles(UUID, directories, workers, walks, Clock(), 150)
+    giving = Outcome.of(files.give_to_user())
+    assert not workers.stops[0]()
+    giving.deferred.cancel()
+    giving.error(CancelledError)
+    assert workers.stops[0]()
+
+
+def test_a_kill_ends_a_start_that_changes_owners(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def give(_: ServerFiles) -> GivenTree:
+        await Deferred[None]()
+        raise AssertionError
+
+    monkeypatch.setattr(ServerFiles, "give_to_user", give)
+    server = node.server(configuration())
+    starting = do(server, PowerAction.START)
+    assert node.daemon_lines[-1] == OWNER
+    do(server, PowerAction.KILL).value()
+    assert starting.over
+    assert server.state is PowerState.OFFLINE
+    assert node.called("recreate") == []
