@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from wingsd import __version__
+
 HOME = Path(__file__).parent.parent
 PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
 CONTROL = (HOME / "debian/control").read_text()
@@ -49,7 +51,7 @@ def test_the_package_has_the_projects_version() -> None:
     found = re.match(r"wingsd \((\S+)\)", changelog)
     assert found
     # 0.2.0~dev0 is before 0.2.0, as 0.2.0.dev0 is; what follows a plus is the packaging's own.
-    assert found[1].partition("+")[0] == re.sub(r"\.?(dev|a|b|rc)", r"~\1", PROJECT["version"])
+    assert found[1].partition("+")[0] == re.sub(r"\.?(dev|a|b|rc)", r"~\1", __version__)
 
 
 def test_the_tests_that_the_packages_build_leaves_out_are_there() -> None:
