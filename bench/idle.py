@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -15,12 +17,34 @@ from bench.meter import Meter
 from bench.node import BenchNode, Site
 from bench.targets import IDLE, REST, START, Target
 
-__all__ = ["AT_ONCE", "REST_SECONDS", "IdleResult", "Start", "idle_report", "measure_start"]
+__all__ = [
+    "AT_ONCE",
+    "REST_SECONDS",
+    "IdleResult",
+    "Start",
+    "idle_report",
+    "measure_empty_site",
+    "measure_start",
+]
 
 #: Servers of the node, none of which runs.
 _SERVERS = 10
 #: Servers received at once, and seconds from the last one's end to the look at the memory.
 AT_ONCE, REST_SECONDS = 16, 60
+
+
+#: A daemon of Twisted's alone: no library of others, no configuration, no state.
+_EMPTY_SITE = """
+from twisted.application.service import Application
+from twisted.internet import reactor
+from twisted.internet.endpoints import serverFromString
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+application = Application("empty")
+endpoint = "ssl:0:interface=127.0.0.1:privateKey={pem}:certKey={pem}"
+serverFromString(reactor, endpoint).listen(Site(Resource()))
+"""
 
 
 @frozen
@@ -33,8 +57,12 @@ class Start:
 
 @frozen
 class IdleResult:
-    """Starts without Docker and with it, and MiB of memory after servers were received."""
+    """Starts without Docker and with it, and MiB of memory after servers were received.
 
+    `empty` are starts of a site of Twisted's without resources.
+    """
+
+    empty: list[Start] = attrs.field(factory=list)
     plain: list[Start] = attrs.field(factory=list)
     docker: list[Start] = attrs.field(factory=list)
     rest: list[float] = attrs.field(factory=list)
@@ -61,9 +89,30 @@ async def measure_start(directory: Path, *, docker: bool) -> Start:
         await site.close()
 
 
+def measure_empty_site(directory: Path) -> Start:
+    """Start a site without resources in `directory`, and ask it over TLS. Blocking."""
+    pem = Site(directory).pem
+    script = directory / "site.tac"
+    script.write_text(_EMPTY_SITE.format(pem=pem))
+    twistd = str(Path(sys.executable).with_name("twistd"))
+    command = [twistd, "--nodaemon", "--pidfile=", "--rundir", str(directory), "-y", str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            line = next(line for line in process.stdout if " starting on " in line)
+            url = f"https://127.0.0.1:{line.rpartition(' ')[2].strip()}"
+            ask(url, directory / "ca.pem", "")
+            meter = Meter(process.pid)
+            return Start(meter.cpu(), meter.resident())
+        finally:
+            process.terminate()
+
+
 def idle_report(result: IdleResult, machine: str, version: str) -> str:
     """Return the document."""
     rows = [
+        ("CPU seconds, Twisted alone", None, [one.cpu for one in result.empty]),
+        ("MiB, Twisted alone", None, [one.resident for one in result.empty]),
         ("CPU seconds to the first answer", START, [one.cpu for one in result.plain]),
         ("MiB then", IDLE, [one.resident for one in result.plain]),
         ("CPU seconds, with docker-py", START, [one.cpu for one in result.docker]),
@@ -78,12 +127,13 @@ def idle_report(result: IdleResult, machine: str, version: str) -> str:
             "",
             f"A node with {_SERVERS} servers, none of which runs, is started and asked for",
             "`/api/system` over TLS. Resident memory counts libraries that other processes share.",
-            "With docker-py: Docker is on in the configuration, but no engine answers. Medians,",
-            "with the lowest and the highest in brackets.",
+            "With docker-py: Docker is on in the configuration, but no engine answers. Twisted",
+            "alone: `twistd` with a site over TLS that has no resource. Medians, with the lowest",
+            "and the highest in brackets.",
             "",
             f"Machine: {machine}. Version: {version}.",
             "",
-            "| | Go Wings | required | wingsd | |",
+            "| | Go Wings | required | measured | |",
             "| --- | --- | --- | --- | --- |",
             *(_row(name, target, values) for name, target, values in rows if values),
             "",
@@ -91,9 +141,11 @@ def idle_report(result: IdleResult, machine: str, version: str) -> str:
     )
 
 
-def _row(name: str, target: Target, values: Sequence[float]) -> str:
-    wings = "" if target.wings is None else f"{target.wings:g}"
+def _row(name: str, target: Target | None, values: Sequence[float]) -> str:
     middle = median(values)
     measured = f"{middle:.3g} ({min(values):.3g} to {max(values):.3g})"
+    if target is None:
+        return f"| {name} | | | {measured} | |"
+    wings = "" if target.wings is None else f"{target.wings:g}"
     is_held = "held" if middle <= target.required else "**missed**"
     return f"| {name} | {wings} | {target.required:g} | {measured} | {is_held} |"

@@ -14,7 +14,13 @@ from bench.datasets import DATASETS, MIB, Dataset, dataset, of_bytes, of_files
 from bench.disk import fresh_disk
 from bench.flood_client import KINDS
 from bench.floods import FloodResult, measure_flood
-from bench.idle import AT_ONCE, REST_SECONDS, IdleResult, measure_start
+from bench.idle import (
+    AT_ONCE,
+    REST_SECONDS,
+    IdleResult,
+    measure_empty_site,
+    measure_start,
+)
 from bench.meter import Cost
 from bench.references import flush, igzip_untar, untar
 from bench.runs import memory_after, move, receive, received_tree, send, tar_and_curl
@@ -156,8 +162,11 @@ class Series:
             )
 
     async def idle(self) -> None:
-        """Starts, in turns without Docker and with it, and the memory after servers came."""
+        """Starts, in turns of Twisted alone, without Docker and with it, and memory at rest."""
         for _ in range(self._rounds * _STARTS):
+            with TemporaryDirectory() as directory:
+                start = await deferToThread(measure_empty_site, Path(directory))
+            self._results.idle.empty.append(start)
             for docker, starts in (
                 (False, self._results.idle.plain),
                 (True, self._results.idle.docker),
