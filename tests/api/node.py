@@ -33,19 +33,6 @@ from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
 from wingsd.transfers.outgoing.request import TransferRequest
 
-__all__ = [
-    "NOW",
-    "TOKEN",
-    "UUID",
-    "ApiNode",
-    "Calls",
-    "FakeServer",
-    "FakeTransfers",
-    "Reply",
-    "Socket",
-    "api",
-]
-
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 TOKEN = "the-token-of-this-node-in-all-its-length"
 NOW = 1_700_000_000.0

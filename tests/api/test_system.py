@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -89,9 +90,8 @@ async def test_a_disabled_engine_is_left_out(node: ApiNode) -> None:
 async def test_a_system_without_os_release_is_named_by_its_kernel(
     node: ApiNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing() -> dict[str, str]:
-        raise FileNotFoundError("/etc/os-release")
-
-    monkeypatch.setattr(platform, "freedesktop_os_release", missing)
+    monkeypatch.setattr(
+        platform, "freedesktop_os_release", Mock(side_effect=FileNotFoundError("/etc/os-release"))
+    )
     reply = await node.call("GET", "system?v=2")
     assert reply.json["system"]["os"] == "Linux"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.task import Clock
@@ -38,10 +39,7 @@ def test_it_says_what_it_does_and_how_far_that_has_come(node: Node) -> None:
 def test_a_failed_daily_task_runs_again_the_next_day(
     node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
-    def fail() -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(node._storage.database, "prune", fail)
+    monkeypatch.setattr(node._storage.database, "prune", Mock(side_effect=ZeroDivisionError))
     node._daily.start(DAY)
     clock.advance(DAY)
     assert len(logged.take(ZeroDivisionError)) == 2

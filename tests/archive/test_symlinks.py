@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -144,10 +145,7 @@ def test_what_is_swapped_on_the_way_leads_nowhere(
 def test_the_disks_failure_is_no_dangling_symlink(
     follower: SymlinkResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(*_: object, **__: object) -> os.stat_result:
-        raise OSError(errno.EIO, "broken")
-
     with monkeypatch.context() as patched:
-        patched.setattr(os, "stat", failing)
+        patched.setattr(os, "stat", Mock(side_effect=OSError(errno.EIO, "broken")))
         with pytest.raises(OSError, match="broken"):
             follower.open((b"x",), b"f")

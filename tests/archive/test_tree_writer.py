@@ -8,6 +8,7 @@ import stat
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -166,10 +167,7 @@ def test_sparse_files_have_holes(writer: TreeWriter, root: Path) -> None:
 def test_the_disks_failures_say_what_to_do(
     writer: TreeWriter, monkeypatch: pytest.MonkeyPatch, code: int, words: str
 ) -> None:
-    def fail(*_: object) -> int:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(os, "write", fail)
+    monkeypatch.setattr(os, "write", Mock(side_effect=OSError(code, os.strerror(code))))
     with pytest.raises(StorageError, match=f'"d/f" could not be written: .*{words}'):
         put(writer, "d/f", b"x")
 

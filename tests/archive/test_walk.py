@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -203,12 +204,8 @@ def test_measuring_ignores_what_vanishes(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_measuring_reports_bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "f").touch()
-
-    def failing(*_: object, **__: object) -> os.stat_result:
-        raise OSError(errno.EIO, "")
-
     with monkeypatch.context() as patched:
-        patched.setattr(os, "stat", failing)
+        patched.setattr(os, "stat", Mock(side_effect=OSError(errno.EIO, "")))
         with pytest.raises(StorageError, match=r'"f" could not be read: the disk failed'):
             measure(str(tmp_path))
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -102,11 +103,9 @@ def test_a_file_system_without_hard_links_is_named_in_the_error(
     backups: ReceivedBackups, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(backups)
-
-    def refuse(*_: object) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(
+        os, "link", Mock(side_effect=PermissionError(errno.EPERM, "Operation not permitted"))
+    )
     with pytest.raises(StorageError) as caught:
         backups.place(SERVER)
     assert "does not support hard links" in caught.value.detail
@@ -146,10 +145,7 @@ def test_whenever_a_daemon_dies_the_next_one_places_or_takes_back_all(
 def test_an_unreadable_directory_counts_as_empty(
     backups: ReceivedBackups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: object) -> list[str]:
-        raise PermissionError(errno.EACCES, "")
-
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "listdir", Mock(side_effect=PermissionError(errno.EACCES, "")))
     assert backups.clear() == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -386,10 +387,9 @@ def test_an_old_failure_does_not_end_a_new_transfer(harness: QueueHarness) -> No
 def test_a_failure_is_reported_despite_a_full_disk(
     harness: QueueHarness, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
-    def full(*_: object) -> None:
-        raise StorageError("the disk is full")
-
-    monkeypatch.setattr(harness.store, "add_report", full)
+    monkeypatch.setattr(
+        harness.store, "add_report", Mock(side_effect=StorageError("the disk is full"))
+    )
     assert harness.tell(Outcome.FAILURE).result is True
     refused_success = Deferred.fromCoroutine(harness.callbacks.add(A, Outcome.SUCCESS))
     errors: list[Any] = []

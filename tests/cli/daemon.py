@@ -15,18 +15,6 @@ import pytest
 
 from wingsd.cli.__main__ import main
 
-__all__ = [
-    "UUID",
-    "Command",
-    "Ran",
-    "Scripted",
-    "found",
-    "past",
-    "running",
-    "scripted",
-    "wingsctl",
-]
-
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 

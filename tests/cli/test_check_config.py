@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import trustme
@@ -191,10 +192,9 @@ def test_a_port_that_is_taken_may_be_the_daemons_own(check: Any, good: dict[str,
 def test_a_port_that_only_root_may_have(
     check: Any, good: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forbid(*_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(socket, "create_server", forbid)
+    monkeypatch.setattr(
+        socket, "create_server", Mock(side_effect=PermissionError(13, "Permission denied"))
+    )
     status, found = check(good)
     assert status == 0
     assert "CAP_NET_BIND_SERVICE" in found["warnings"][0]

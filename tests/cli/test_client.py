@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -46,11 +47,11 @@ def test_what_the_daemon_quotes_is_escaped(capsys: pytest.CaptureFixture[str]) -
 
 def forbidden(path: Path, monkeypatch: pytest.MonkeyPatch) -> CtlError:
     """Return what is said to a user whom the kernel keeps out of the socket there."""
-
-    def connect(self: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(module._UnixConnection, "connect", connect)
+    monkeypatch.setattr(
+        module._UnixConnection,
+        "connect",
+        Mock(side_effect=PermissionError(13, "Permission denied")),
+    )
     with pytest.raises(CtlError) as caught:
         ControlClient(str(path)).ask("GET", "status")
     assert caught.value.exit_code == Exit.NOT_PERMITTED

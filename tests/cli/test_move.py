@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -195,11 +196,7 @@ def test_an_interrupt_says_that_the_transfer_continues(
 ) -> None:
     words = failing(scripted)
     scripted.answers("GET", f"transfers/{UUID}", found(running=running()))
-
-    def leave(_: float) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(time, "sleep", leave)
+    monkeypatch.setattr(time, "sleep", Mock(side_effect=KeyboardInterrupt))
     ran = wingsctl(*words)
     assert ran.status == Exit.INTERRUPTED
     assert f"cancel it with wingsctl cancel {UUID}" in ran.err

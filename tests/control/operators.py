@@ -15,8 +15,6 @@ from tests.support.node_in_process import NodeInProcess, NodePair
 from wingsd.cli.client import ControlClient, CtlError
 from wingsd.config import Control
 
-__all__ = ["Operator", "operator"]
-
 
 class Operator:
     """An operator of a source that has a server, and of a destination; each has a socket."""

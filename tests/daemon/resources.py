@@ -12,8 +12,6 @@ from twisted.internet.task import deferLater
 
 from tests.support.node_process import NodeProcess, reactor
 
-__all__ = ["MIB", "at_rest", "memory", "nice_values", "open_files", "until"]
-
 MIB = 1024 * 1024
 _TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -12,8 +12,6 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 from tests.support.node_process import reactor
 
-__all__ = ["SilentEngine"]
-
 
 class SilentEngine(Resource):
     """It answers what is asked before an upload is taken, and takes every other request."""

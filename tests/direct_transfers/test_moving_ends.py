@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -68,10 +70,9 @@ async def test_a_failure_whose_answer_is_lost_is_a_failure(nodes: NodePair) -> N
 async def test_an_arrival_that_cannot_be_recorded_fails_the_transfer(
     nodes: NodePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise StorageError("the disk is full")
-
-    monkeypatch.setattr(nodes.destination.store, "mark_arrived", full)
+    monkeypatch.setattr(
+        nodes.destination.store, "mark_arrived", Mock(side_effect=StorageError("the disk is full"))
+    )
     await nodes.send(await nodes.destination.invite(), remove=True)
     await nodes.assert_stayed()
     assert "the disk is full" in nodes.source.reason

@@ -14,8 +14,6 @@ from twisted.web.server import Request, Site
 
 from tests.support.reactor import reactor
 
-__all__ = ["Registry"]
-
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _CONFIG = "application/vnd.docker.container.image.v1+json"
 _LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"

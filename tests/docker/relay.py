@@ -10,8 +10,6 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-__all__ = ["Relay"]
-
 
 class _Far(Protocol):
     """The connection to the engine."""

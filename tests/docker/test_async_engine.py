@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from threading import Event
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
@@ -110,11 +111,8 @@ async def test_a_cancelled_waiter_is_skipped(faked: AsyncEngine) -> None:
 
 
 async def test_a_failure_ends_the_turn_too(faked: AsyncEngine) -> None:
-    def broken(_: Any) -> None:
-        raise OSError(111, "Connection refused")
-
     with pytest.raises(EnvironmentFailed, match="unix:///faked does not answer: Connection refus"):
-        await in_turn(faked, "a", broken)
+        await in_turn(faked, "a", Mock(side_effect=OSError(111, "Connection refused")))
     assert await in_turn(faked, "a", lambda _: "next") == "next"
     assert faked._locks == {}
 
@@ -152,12 +150,9 @@ async def test_call_times_are_recorded(workers: Workers, monkeypatch: pytest.Mon
     def look(_: Any) -> str:
         return "found"
 
-    def remove(_: Any) -> None:
-        raise error
-
     assert await in_turn(faked, "a", look) == "found"
     with pytest.raises(EnvironmentFailed):
-        await in_turn(faked, "a", remove)
+        await in_turn(faked, "a", Mock(side_effect=error))
     calls = [(peer, operation, why) for peer, operation, _, why in heard.calls]
     assert calls == [(ENGINE, "look", None), (ENGINE, "remove", error)]
 

@@ -9,8 +9,6 @@ from twisted.internet.defer import Deferred
 
 from wingsd.docker import Usage
 
-__all__ = ["Notes"]
-
 
 @attrs.define(eq=False)
 class Notes:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -231,11 +232,7 @@ def test_no_root(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_only_the_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "server.properties").write_text("server-port=1\n")
-
-    def full(*args: object, **options: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "rename", full)
+    monkeypatch.setattr(os, "rename", Mock(side_effect=OSError(28, "No space left on device")))
     (line,) = run(root, properties("server.properties"))
     assert line == '"server.properties" is left as it was: No space left on device'
     assert os.listdir(root) == ["server.properties"]

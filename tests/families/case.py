@@ -12,8 +12,6 @@ from tests.families.endpoint import Endpoint
 from tests.families.nodes import parts_of
 from tests.families.recordings import BACKUPS, Recording
 
-__all__ = ["Case", "general"]
-
 
 @attrs.frozen
 class Case:

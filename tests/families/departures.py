@@ -19,8 +19,6 @@ from tests.support.sender import Sender
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 from wingsd.threadio import TokenBucket, Workers
 
-__all__ = ["Departure"]
-
 reactor: Any = installed_reactor
 #: What the order of each family's Panel has beside the address and the token.
 ORDERS: Mapping[str, Mapping[str, Any]] = {

@@ -25,8 +25,6 @@ from wingsd.config import PELICAN, Config, StreamsConfig
 from wingsd.http.site import NodeSite
 from wingsd.transfers.incoming.multistream import StreamGroups
 
-__all__ = ["Connection", "Endpoint", "Outcome", "chunks_of", "site"]
-
 
 @attrs.frozen
 class Outcome:

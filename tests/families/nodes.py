@@ -18,8 +18,6 @@ from twisted.web.server import Request, Site
 from tests.support.go_node import UNEXPECTED
 from wingsd.config import CALAGOPUS, PELICAN, PTERODACTYL
 
-__all__ = ["FamilyNode", "Refused", "SentPart", "parts_of"]
-
 #: What of a form the nodes of each family keep: the archive, then logs, then backups.
 _KEPT = {
     PTERODACTYL: re.compile("archive"),

@@ -17,8 +17,6 @@ from tests.support.upload_forms import PTERODACTYL, Family, Part, as_go_packs, c
 from wingsd import config
 from wingsd.backups.local import Backup
 
-__all__ = ["BACKUPS", "FAMILIES", "LOG", "RECORDINGS", "Recording"]
-
 FAMILIES = (config.PTERODACTYL, config.PELICAN, config.CALAGOPUS)
 BACKUPS: Mapping[str, bytes] = {
     "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11": b"\r\n--backup\r\n--",

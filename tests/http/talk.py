@@ -15,8 +15,6 @@ from wingsd.errors import Unauthorized
 from wingsd.http.request import BodyReader, StreamingRequest
 from wingsd.http.site import NodeSite, NotFound
 
-__all__ = ["REFUSAL", "Conversation", "Recorder", "Taker", "head", "turn"]
-
 REFUSAL = Unauthorized("no", "do better")
 
 

@@ -19,8 +19,6 @@ from tests.support.state import Refused
 from tests.support.upload_client import Unanswered, UploadClient
 from tests.support.upload_forms import Family, calagopus, pelican
 
-__all__ = ["Arrivals"]
-
 #: Seconds at most from the beginning of an upload to a kill, and from a step.
 LATEST, LINGER = 0.4, 0.02
 LOG = b"installed\n"

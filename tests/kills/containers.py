@@ -11,8 +11,6 @@ from tests.support.node_process import NodeProcess
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
 
-__all__ = ["Containers"]
-
 #: A game that is up at once, and ends with the first line that is typed into its console.
 GAME = "echo listening on; read -r line"
 #: What a node says that gives a server no container before its next start, since on a shared

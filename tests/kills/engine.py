@@ -17,17 +17,6 @@ from wingsd.callbacks.transfers import MINUTE
 from wingsd.statedb.store import Store
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
-__all__ = [
-    "Broken",
-    "Injector",
-    "Kill",
-    "Scenario",
-    "inject",
-    "is_finished",
-    "random_step",
-    "until_none",
-]
-
 #: Seconds within which everything must have settled after a restart.
 SETTLES_WITHIN = MINUTE + 30.0
 #: Seconds that a step is waited for: it is never reached when the transfer has failed before.

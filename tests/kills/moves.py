@@ -19,8 +19,6 @@ from tests.support.node_process import NodeProcess
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
 
-__all__ = ["Containered", "Pooled", "Removals", "Transfers"]
-
 #: Seconds at most from a transfer's beginning to a kill at random.
 LATEST = 0.6
 #: Seconds at most that an engine is given for its work: until the first dies, then the second.

@@ -19,8 +19,6 @@ from wingsd.transfers.errors import TooManyTransfers
 from wingsd.transfers.steps import ReceiveStep, SendStep
 from wingsd.util.observer import ENGINE, PANEL
 
-__all__ = ["FakePassage", "Queue", "Reports", "Samples", "exposition", "rendered", "told"]
-
 #: Labels, as they are read back.
 Labels = dict[str, str]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -113,12 +114,12 @@ def test_a_server_whose_directory_cannot_be_made_is_here_and_a_start_makes_it(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     empty(node)
-
-    def full(*_: object) -> None:
-        raise StorageError("/volumes cannot be made: the disk is full")
-
     with monkeypatch.context() as patched:
-        patched.setattr(ServerDirectories, "make", full)
+        patched.setattr(
+            ServerDirectories,
+            "make",
+            Mock(side_effect=StorageError("/volumes cannot be made: the disk is full")),
+        )
         server = create(node).value()
         assert node.panel.calls[-1] == ("installed", UUID, False)
         assert "The server's directory could not be created" in node.told("daemon message")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from unittest.mock import Mock
 
 import attrs
 import pytest
@@ -142,11 +143,9 @@ def test_files_that_cannot_be_deleted_are_logged(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     node.server()
-
-    def stuck(*_: object) -> str:
-        raise StorageError(f"{UUID} is stuck")
-
-    monkeypatch.setattr(ServerDirectories, "set_aside", stuck)
+    monkeypatch.setattr(
+        ServerDirectories, "set_aside", Mock(side_effect=StorageError(f"{UUID} is stuck"))
+    )
     delete(node).value()
     assert any("files not deleted" in line for line in logged.lines)
     assert node.told("deleted") == [""]

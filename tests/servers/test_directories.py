@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -127,11 +128,7 @@ def test_a_failure_says_where_and_leaves_the_files(
     directories: ServerDirectories, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directories.make(UUID)
-
-    def busy(*_: object) -> None:
-        raise OSError(16, "Device or resource busy")
-
-    monkeypatch.setattr(os, "rename", busy)
+    monkeypatch.setattr(os, "rename", Mock(side_effect=OSError(16, "Device or resource busy")))
     with pytest.raises(StorageError, match=f"{UUID} cannot be moved away.*busy.*by hand"):
         directories.set_aside(UUID)
     assert os.listdir(data) == [UUID]

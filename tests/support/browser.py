@@ -14,8 +14,6 @@ from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
-__all__ = ["Browser", "BrowserEvent", "NotOpened"]
-
 #: Seconds that anything is waited for.
 TIMEOUT = 20.0
 

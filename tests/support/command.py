@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-__all__ = ["WINGSCTL", "installed"]
-
 #: The command's words.
 WINGSCTL = (sys.executable, "-m", "wingsd.cli")
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["HOME", "PAGES", "Block", "Page", "page"]
-
 HOME = Path(__file__).parent.parent.parent
 #: Fences may be indented, in a list; what follows the language says more of the block.
 _FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)

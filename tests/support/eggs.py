@@ -7,8 +7,6 @@ from typing import Any
 
 from tests.support.settings import Json
 
-__all__ = ["resolved"]
-
 _PLACEHOLDER = re.compile(r"\{\{([\w.-]*)\}\}")
 
 

@@ -17,8 +17,6 @@ from wingsd.docker.runtime import Usage, Watcher
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
 
-__all__ = ["FakeEnvironment", "FakeProcess"]
-
 #: The exit status of a process that was killed, 128 + SIGKILL.
 KILLED = 137
 

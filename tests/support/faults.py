@@ -5,8 +5,6 @@ from __future__ import annotations
 import attrs
 from twisted.internet.defer import Deferred
 
-__all__ = ["Answer", "Drop", "Fault", "Hang"]
-
 
 @attrs.frozen
 class Answer:

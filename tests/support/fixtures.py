@@ -9,8 +9,6 @@ import pytest
 from tests.support.reactor import reactor
 from wingsd.threadio import Workers
 
-__all__ = ["workers"]
-
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:

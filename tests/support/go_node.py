@@ -22,8 +22,6 @@ from tests.support.node_process import NodeProcess, reactor
 from tests.support.sample_server import UUID
 from wingsd.transfers.upload_form import UploadForm
 
-__all__ = ["GoNode"]
-
 # What net/http does with a body that its handler has not read: it answers, reads so many more
 # bytes, says that it will send no more, and closes after so many seconds.
 READS_ON = 256 * 1024

@@ -14,8 +14,6 @@ import attrs
 
 from tests.support.archives import END, member, pax_record
 
-__all__ = ["FIFO", "ODD", "GoFile", "go_tar"]
-
 FILE, FIFO, EXTENDED = b"0", b"6", b"x"
 NAME, PREFIX = 100, 155
 #: Octal digits of ustar's numbers.

@@ -20,8 +20,6 @@ from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.threadio import Workers
 
-__all__ = ["CallRecorder", "Harness", "TransferEvents", "node_config"]
-
 
 class CallRecorder:
     """The calls of several fakes, in one order, and what each call meets by its name.

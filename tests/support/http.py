@@ -20,8 +20,6 @@ from tests.support.faults import Answer, Drop, Fault, Hang
 from tests.support.settings import Json
 from tests.support.state import Node, Refused, State
 
-__all__ = ["Call", "Listener", "Moved", "Record"]
-
 _PREFIX = "/api/remote/servers"
 _PER_PAGE = 50
 _CODES = {

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import tarfile
 
-__all__ = ["BUSYBOX", "CHANGES", "image_tar"]
-
 #: Statically linked: Debian's package busybox-static.
 BUSYBOX = "/bin/busybox"
 #: What `docker import` is told: a container runs its invocation in a shell.

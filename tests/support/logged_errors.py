@@ -10,8 +10,6 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["Logged", "logged"]
-
 
 @implementer(ILogObserver)
 class Logged:

@@ -35,8 +35,6 @@ from wingsd.transfers.incoming.uploads import Extraction
 from wingsd.transfers.outgoing.upload import Uploader
 from wingsd.transfers.recovery import clear_leftovers
 
-__all__ = ["NodeInProcess", "NodePair", "description", "nodes"]
-
 LEVEL = bytes(range(256)) * 500
 
 

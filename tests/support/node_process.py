@@ -28,8 +28,6 @@ from tests.support.sample_server import UUID
 from tests.support.throttled_proxy import ThrottledProxy
 from wingsd.callbacks.transfers import MINUTE
 
-__all__ = ["FAST", "LOOPBACK", "SLOW", "TIMEOUT", "CommandResult", "NodeProcess", "reactor"]
-
 #: Seconds that a line of the log is waited for.
 TIMEOUT = 30
 #: Bytes a second through a node's proxy: at the slow rate, an archive of some MiB takes long.

@@ -16,8 +16,6 @@ from twisted.web.iweb import IPolicyForHTTPS
 
 from tests.support.state import Node
 
-__all__ = ["NodeError", "ask"]
-
 # Seconds, the figures of a real Panel.
 _CONNECT_WITHIN = 5
 _ANSWER_WITHIN = 15

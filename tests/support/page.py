@@ -22,8 +22,6 @@ from twisted.python.failure import Failure
 from tests.support.browser import Browser, BrowserEvent, NotOpened
 from tests.support.panel import Panel
 
-__all__ = ["Page"]
-
 #: Seconds after which a connection that failed or ended is tried again, with the same token.
 RETRY_AFTER = 1.0
 

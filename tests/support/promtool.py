@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 import pytest
 
-__all__ = ["promtool"]
-
 
 @pytest.fixture(scope="session")
 def promtool() -> Callable[..., str]:

@@ -9,8 +9,6 @@ from twisted.internet.task import deferLater
 
 from wingsd.util.reactor import Reactor, installed_reactor
 
-__all__ = ["reactor", "until"]
-
 reactor: Reactor = installed_reactor()
 
 

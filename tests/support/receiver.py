@@ -26,8 +26,6 @@ from wingsd.transfers.incoming.uploads import Extraction, IncomingUpload, Upload
 from wingsd.transfers.storage.incoming import IncomingStorage
 from wingsd.transfers.upload_form import FormFrame
 
-__all__ = ["DATA", "FRAME", "RECORDED", "SINGLE", "Receiver", "SingleUpload", "Source"]
-
 DATA = packed()
 FRAME = FormFrame(boundary="x")
 #: The steps that are recorded in the state database before they are taken.

@@ -17,8 +17,6 @@ from tests.support.panel import Panel
 from tests.support.sample_server import UUID, sha256
 from tests.support.settings import server_settings
 
-__all__ = ["ReceivingNode"]
-
 
 class ReceivingNode(NodeProcess):
     """The node. The Panel's transfer from `source`, which is only a name, is open."""

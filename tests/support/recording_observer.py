@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from wingsd.util.observer import Observer, Passage
 
-__all__ = ["RecordingObserver"]
-
 
 class RecordingObserver(Observer):
     """Every call, in order, with transfers as they were at that moment."""

@@ -7,8 +7,6 @@ import hashlib
 import io
 import tarfile
 
-__all__ = ["UUID", "archive", "sha256"]
-
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 

@@ -11,8 +11,6 @@ import attrs
 from tests.support.eggs import resolved
 from tests.support.settings import Json, process_configuration
 
-__all__ = ["Node", "Refused", "State"]
-
 
 class Refused(Exception):
     """The Panel will not do it: an HTTP status and the words for it."""

@@ -9,8 +9,6 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
 from twisted.python.failure import Failure
 
-__all__ = ["ThrottledProxy"]
-
 
 class _ThrottledConnection(ProxyServer):
     """A connection that pauses after each piece that the client sends."""

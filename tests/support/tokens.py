@@ -12,8 +12,6 @@ import jwt
 from tests.support.settings import Json
 from tests.support.state import Node
 
-__all__ = ["console_claims", "signed", "transfer_claims"]
-
 # Seconds.
 _NOT_BEFORE = 5 * 60
 _TRANSFER_LIFETIME = 15 * 60

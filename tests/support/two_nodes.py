@@ -13,8 +13,6 @@ from tests.support.panel import Panel
 from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration, server_settings
 
-__all__ = ["TwoNodes"]
-
 
 class TwoNodes:
     """A source and a destination; with `pools`, the name that each has for their one volume."""

@@ -15,8 +15,6 @@ from tests.support.receiving_node import ReceivingNode
 from tests.support.sample_server import sha256
 from tests.support.upload_forms import PTERODACTYL, Family
 
-__all__ = ["Unanswered", "UploadClient", "begun"]
-
 
 class Unanswered(Exception):
     """The connection ended without an answer."""

@@ -14,8 +14,6 @@ from typing import Protocol
 
 import attrs
 
-__all__ = ["PTERODACTYL", "Calagopus", "Family", "as_go_packs", "calagopus", "pelican"]
-
 #: Bytes copied at once, by all of them.
 PIECE = 32 * 1024
 MIB = 1024 * 1024

@@ -9,8 +9,6 @@ from twisted.internet.defer import Deferred, execute
 
 from wingsd.threadio import Workers
 
-__all__ = ["CutOffWorkers", "SynchronousWorkers"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -6,8 +6,6 @@ import socket
 from types import TracebackType
 from typing import Self
 
-__all__ = ["PATIENCE", "Datagrams"]
-
 #: Seconds for a message that another process is to send.
 PATIENCE = 20.0
 

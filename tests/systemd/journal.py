@@ -9,8 +9,6 @@ from pathlib import Path
 
 from tests.systemd.datagrams import PATIENCE, Datagrams
 
-__all__ = ["Journal", "parse"]
-
 SEALED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 

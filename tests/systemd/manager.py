@@ -7,8 +7,6 @@ from pathlib import Path
 
 from tests.systemd.datagrams import PATIENCE, Datagrams
 
-__all__ = ["Manager"]
-
 
 class Manager(Datagrams):
     """A datagram socket at `address`, as systemd has it; each message is its lines, parsed."""

@@ -11,8 +11,6 @@ from zope.interface import implementer
 
 from wingsd.util.reactor import ThreadedReactor
 
-__all__ = ["ManualReactor", "Waits"]
-
 
 @implementer(ThreadedReactor)
 class ManualReactor(Clock):

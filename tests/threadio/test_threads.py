@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from unittest.mock import Mock
 
 import pytest
 
@@ -55,9 +56,6 @@ def test_a_thread_is_never_less_nice_than_its_process() -> None:
 
 
 def test_a_thread_works_with_neither_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*_: int) -> None:
-        raise PermissionError
-
     monkeypatch.setattr(threads, "_COMM", tmp_path / "none" / "comm")
-    monkeypatch.setattr(os, "setpriority", refuse)
+    monkeypatch.setattr(os, "setpriority", Mock(side_effect=PermissionError))
     assert run(lambda: "done", nice=19) == "done"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,11 +19,8 @@ async def test_work_is_done_in_a_thread(workers: Workers) -> None:
 
 
 async def test_an_error_comes_back(workers: Workers) -> None:
-    def fails() -> None:
-        raise KeyError("no")
-
     with pytest.raises(KeyError):
-        await workers.run(fails)
+        await workers.run(Mock(side_effect=KeyError("no")))
 
 
 def seen_by_the_kernel() -> tuple[str, int]:

@@ -15,17 +15,6 @@ import trustme
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-__all__ = [
-    "Peer",
-    "Script",
-    "chunks",
-    "closed_port",
-    "fall_silent",
-    "pem",
-    "read_head",
-    "server_context",
-]
-
 #: Seconds, so that a test that goes wrong ends.
 TIMEOUT = 20
 SO_ATTACH_FILTER = 26

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -144,10 +146,7 @@ async def test_a_failed_container_rolls_back_the_files(receiver: Receiver) -> No
 async def test_a_disk_failure_is_reported_and_rolled_back(
     receiver: Receiver, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(server: str) -> None:
-        raise StorageError("the disk is full")
-
-    monkeypatch.setattr(receiver.staging, step, full)
+    monkeypatch.setattr(receiver.staging, step, Mock(side_effect=StorageError("the disk is full")))
     await receiver.fails(StorageError)
     assert receiver.calls == ["owns", "server", "failure"]
     assert receiver.left() == []
@@ -156,11 +155,8 @@ async def test_a_disk_failure_is_reported_and_rolled_back(
 async def test_a_failed_rollback_step_is_logged_and_the_rest_continues(
     receiver: Receiver, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stuck(server: str) -> None:
-        raise StorageError("stuck")
-
     def stick() -> None:
-        monkeypatch.setattr(receiver.staging, "discard", stuck)
+        monkeypatch.setattr(receiver.staging, "discard", Mock(side_effect=StorageError("stuck")))
 
     receiver.faults["create"] = EnvironmentFailed("no image")
     receiver.before["create"] = stick

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -91,10 +92,9 @@ async def test_another_backup_in_its_place_fails_it_and_stays(receiver: Receiver
 async def test_a_disk_failure_while_storing_attachments_fails_the_transfer(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> str:
-        raise StorageError("the disk is full")
-
-    monkeypatch.setattr(receiver.backups, "store", full)
+    monkeypatch.setattr(
+        receiver.backups, "store", Mock(side_effect=StorageError("the disk is full"))
+    )
     await receiver.fails(StorageError, laden())
     assert (receiver.kept(), receiver.left()) == ({}, [])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -41,10 +42,9 @@ async def test_a_failed_write_to_the_database_fails_the_transfer_and_loses_nothi
 async def test_no_transfer_begins_without_a_database(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, direct: bool) -> int:
-        raise StorageError("the disk is full")
-
-    monkeypatch.setattr(receiver.store, "begin", full)
+    monkeypatch.setattr(
+        receiver.store, "begin", Mock(side_effect=StorageError("the disk is full"))
+    )
     source = Source()
     await receiver.fails(StorageError, source)
     assert (receiver.left(), receiver.servers.holds) == ([], {})

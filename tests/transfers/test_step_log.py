@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
@@ -187,10 +188,9 @@ async def test_transfers_that_wait_for_a_slot_are_counted(receiver: Receiver) ->
 async def test_an_internal_error_leaves_no_transfer_active(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
-    def mistaken(_: str) -> None:
-        raise RuntimeError("a mistake")
-
-    monkeypatch.setattr(receiver.storage.logs, "publish", mistaken)
+    monkeypatch.setattr(
+        receiver.storage.logs, "publish", Mock(side_effect=RuntimeError("a mistake"))
+    )
     transfer = receiver.transfers.open(UUID)
     await transfer.run(Source(), SINGLE)
     await transfer.over

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 
@@ -198,10 +199,9 @@ async def test_an_upload_with_a_used_token_is_not_read(requests: UploadRequests)
 async def test_an_upload_is_not_read_if_its_token_cannot_be_recorded(
     requests: UploadRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> bool:
-        raise StorageError("the disk is full")
-
-    monkeypatch.setattr(requests.receiver.store, "use_token", full)
+    monkeypatch.setattr(
+        requests.receiver.store, "use_token", Mock(side_effect=StorageError("the disk is full"))
+    )
     first = Stream("first")
     await requests.first(first)
     assert isinstance(first.answer, StorageError)

@@ -10,8 +10,6 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
-__all__ = ["Endpoint", "Wire"]
-
 
 class _Socket:
     family = socket.AF_INET

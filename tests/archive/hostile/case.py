@@ -9,8 +9,6 @@ from attrs import Factory, frozen
 from tests.support.archives import END, member
 from wingsd.archive.quota import DEFAULT, ArchiveLimits
 
-__all__ = ["Case", "directory", "file", "hard_link", "refused", "symlink", "taken"]
-
 #: By name: bytes are a file's, a text is a symlink's, None is a directory.
 Tree = Mapping[bytes, bytes | str | None]
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -131,11 +132,7 @@ def test_nothing_is_deleted_when_the_database_fails(
     harness: QuarantineHarness, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     harness.store_away()
-
-    def full(*_: object) -> None:
-        raise StorageError("the disk is full")
-
-    monkeypatch.setattr(harness.store, "ages", full)
+    monkeypatch.setattr(harness.store, "ages", Mock(side_effect=StorageError("the disk is full")))
     harness.pass_days(DAYS + 1)
     assert not harness.is_empty
     assert any("the disk is full" in line for line in logged.lines)
@@ -203,9 +200,6 @@ def test_an_unreadable_directory_counts_as_empty(
     tmp_path: Path,
     logged: Logged,
 ) -> None:
-    def refuse(path: object) -> list[str]:
-        raise PermissionError(errno.EACCES, "")
-
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "listdir", Mock(side_effect=PermissionError(errno.EACCES, "")))
     harness.clear()
     assert not [line for line in logged.lines if str(tmp_path) in line]

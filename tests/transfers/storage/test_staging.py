@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -136,11 +137,7 @@ def test_a_swap_that_cannot_be_made_durable_is_rolled_back(
     staging: Staging, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = receive(staging)
-
-    def fails(descriptor: int) -> None:
-        raise OSError(errno.EIO, "")
-
-    monkeypatch.setattr(os, "fsync", fails)
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.EIO, "")))
     with pytest.raises(StorageError, match="the disk failed"):
         staging.swap(UUID)
     assert path.exists()
