@@ -94,6 +94,9 @@ class _Servers:
     def get(self, uuid: str) -> object:
         return self.current
 
+    def reserve(self, uuid: str, why: str) -> None:
+        assert why == ""
+
     def directory(self, uuid: str) -> str:
         return str(self._directory)
 
@@ -103,10 +106,13 @@ class _Quarantine:
 
     def __init__(self, recorder: CallRecorder) -> None:
         self._recorder = recorder
+        #: Of the directory that was put away.
+        self.inode: int | None = None
 
     async def store_away(
         self, uuid: str, *, pooled: bool = False, inode: int | None = None
     ) -> None:
+        self.inode = inode
         self._recorder.record("store away backups" if pooled else "store away")
 
 
@@ -274,6 +280,12 @@ class Sender(Harness):
     async def _over(self) -> None:
         while self.transfers.servers:
             await deferLater(reactor, 0.005)
+
+    @property
+    def quarantined_inode(self) -> int | None:
+        quarantine: Any = self.source_servers.quarantine
+        inode: int | None = quarantine.inode
+        return inode
 
     def said(self, text: str) -> bool:
         return any(text in line for line in self.lines)
