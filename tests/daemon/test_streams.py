@@ -106,23 +106,6 @@ async def test_the_streams_of_a_server_are_merged(running: ReceivingNode, backwa
     assert running.panel.reports() == [(UUID, "success")]
 
 
-@pytest.mark.parametrize("agent", ["", OURS])
-async def test_a_wrong_checksum_of_one_fails_all(running: ReceivingNode, agent: str) -> None:
-    senders = requests(running, 2, agent, wrong=1)
-    for sender in senders:
-        await sender.begin()
-    answers = await finish(senders)
-    if agent:
-        assert [answer and answer[0] for answer in answers] == [400] * 3
-        assert all(answer and b"stream 1: the sender's SHA-256" in answer[1] for answer in answers)
-    else:
-        # Its nodes take every answer for success.
-        assert answers == [None] * 3
-    await running.failure_reported()
-    assert running.panel.reports() == [(UUID, "failure")]
-    assert running.stored() == []
-
-
 async def test_a_stream_cut_short_fails_all_streams(running: ReceivingNode) -> None:
     first, other, cut = requests(running, 2, OURS)
     for sender in (first, other, cut):

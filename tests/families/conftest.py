@@ -13,9 +13,12 @@ from tests.families.departures import Departure
 from tests.families.endpoint import Endpoint
 from tests.families.nodes import FamilyNode, SentPart
 from tests.families.recordings import FAMILIES
+from tests.support.fixtures import workers
 from tests.support.reactor import reactor
 from tests.support.receiver import Receiver
 from wingsd.threadio import Workers
+
+__all__ = ["workers"]
 
 pytest.register_assert_rewrite("tests.families.receiving", "tests.families.sending")
 
@@ -23,14 +26,6 @@ pytest.register_assert_rewrite("tests.families.receiving", "tests.families.sendi
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def workers() -> Iterator[Workers]:
-    pool = Workers(reactor, "test", 4)
-    pool.start()
-    yield pool
-    pool.stop()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 
 from tests.api.node import Calls, FakeTransfers, api
-from tests.support import FakeEnvironment, NodeError, server_settings
+from tests.support import FakeEnvironment, server_settings
 from tests.support import Panel as FakePanel
 from tests.support.browser import Browser
 from tests.support.reactor import until
@@ -176,25 +176,4 @@ async def test_a_server_without_an_image_starts_when_it_has_one(harness: Harness
     await harness.panel.power(UUID, "start")
     await browser.wait_for("status", "starting")
     await until(lambda: UUID in harness.environment.running)
-    await browser.close()
-
-
-async def test_a_suspended_server_is_not_started(harness: Harness) -> None:
-    await harness.create(suspended=True)
-    with pytest.raises(NodeError) as caught:
-        await harness.panel.power(UUID, "start")
-    assert caught.value.status == 400
-    assert "suspended" in caught.value.body["error"]
-    assert await harness.ask("POST", "/sync") == (204, None)
-
-
-async def test_a_denied_token_opens_nothing(harness: Harness) -> None:
-    await harness.create()
-    browser = await harness.browser()
-    token = harness.panel.console_token(
-        UUID, node=harness.node, now=time.time() - 30, jti="theirs"
-    )
-    assert await harness.ask("POST", "/ws/deny", {"jtis": ["theirs"]}) == (204, None)
-    browser.send("auth", token)
-    await browser.wait_for("jwt error")
     await browser.close()

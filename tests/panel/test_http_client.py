@@ -15,7 +15,7 @@ from twisted.web.iweb import IResponse
 
 from tests.support.logged_errors import Logged
 from tests.support.reactor import reactor
-from tests.transfers.peers import Peer, Script, pem, read_head, server_context
+from tests.transfers.peers import BUFFERS, ENDLESS, Peer, goes_on, pem, read_head, server_context
 from wingsd.panel import http_client as httpclient
 from wingsd.panel.http_client import (
     MAX_HEAD,
@@ -26,10 +26,6 @@ from wingsd.panel.http_client import (
     read_with_treq,
 )
 
-#: Bytes that a server without bounds tries to send.
-ENDLESS = 64 * 1024 * 1024
-#: What of it the kernel's buffers on both sides may hold: the most that Linux gives to a socket.
-BUFFERS = 8 * 1024 * 1024
 #: In place of `MAX_BODY`, so that a body past the bound is still a small part of ENDLESS.
 SMALL_BODY = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -61,28 +57,6 @@ async def answered(
         return found
     finally:
         await peer.outcome
-
-
-def goes_on(first: bytes, block: bytes) -> Script:
-    """Answer with `first`, then send `block` again and again; return how many bytes were taken.
-
-    Those in the kernel's buffers count as taken.
-    """
-
-    def script(connection: socket.socket) -> int:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
-        read_head(connection)
-        sent = 0
-        try:
-            connection.sendall(first)
-            while sent < ENDLESS:
-                connection.sendall(block)
-                sent += len(block)
-        except OSError:
-            pass
-        return sent
-
-    return script
 
 
 @pytest.fixture

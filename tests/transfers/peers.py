@@ -21,6 +21,11 @@ SO_ATTACH_FILTER = 26
 #: A socket filter of one instruction (BPF_RET | BPF_K): of each packet that comes, keep nothing.
 DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
 
+#: Bytes that a server without bounds tries to send.
+ENDLESS = 64 * 1024 * 1024
+#: What of it the kernel's buffers on both sides may hold: the most that Linux gives to a socket.
+BUFFERS = 8 * 1024 * 1024
+
 Script = Callable[[socket.socket], Any]
 
 
@@ -68,6 +73,28 @@ def chunks(connection: socket.socket) -> Iterator[bytes]:
             yield stream.read(size)
             assert stream.read(2) == b"\r\n"
         assert stream.readline() == b"\r\n"
+
+
+def goes_on(first: bytes, block: bytes) -> Script:
+    """Answer with `first`, then send `block` again and again; return how many bytes were taken.
+
+    Those in the kernel's buffers count as taken.
+    """
+
+    def script(connection: socket.socket) -> int:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        read_head(connection)
+        sent = 0
+        try:
+            connection.sendall(first)
+            while sent < ENDLESS:
+                connection.sendall(block)
+                sent += len(block)
+        except OSError:
+            pass
+        return sent
+
+    return script
 
 
 def fall_silent(peer: socket.socket) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 
@@ -62,14 +61,6 @@ def pieces(form: UploadForm, chunks: Iterable[bytes]) -> Iterator[bytes]:
 @pytest.mark.parametrize("head", [CURL, NODE, REQUESTS])
 def test_an_upload_comes_out_whole(head: str) -> None:
     assert receive([good(head)]) == (ARCHIVE, CHECKSUM.lower())
-
-
-@given(st.binary(max_size=400), st.lists(st.integers(0, 800), max_size=6))
-def test_any_archive_survives_any_cut(archive: bytes, cuts: list[int]) -> None:
-    whole = body(part("archive", archive), part("checksum", b"c"))
-    edges = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
-    pieces = [whole[a:b] for a, b in itertools.pairwise(edges)]
-    assert receive(pieces) == (archive, "c")
 
 
 def test_the_archives_end_is_known_before_the_bodys() -> None:

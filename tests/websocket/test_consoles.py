@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
-from twisted.internet.task import deferLater
 
 from tests.support.browser import Browser, NotOpened
 from tests.support.logged_errors import Logged
-from tests.websocket.consoles import ConsoleNode, reactor
+from tests.websocket.consoles import ConsoleNode
 from wingsd.errors import Conflict
 from wingsd.servers.power_states import PowerAction, PowerState
 
@@ -77,15 +74,6 @@ async def test_failures_are_explained(node: ConsoleNode) -> None:
     assert browser.count("stats") == 0
 
 
-async def test_a_command_to_a_stopped_server_is_answered(node: ConsoleNode) -> None:
-    node.listen()
-    node.server.state = PowerState.OFFLINE
-    browser = await node.watch("control.console")
-    await browser.wait_for("stats")
-    browser.send("send command", "x")
-    await browser.wait_for("daemon error", "Cannot send commands to a stopped server")
-
-
 async def test_an_internal_error_is_logged_and_not_shown(
     node: ConsoleNode, logged: Logged
 ) -> None:
@@ -96,35 +84,6 @@ async def test_an_internal_error_is_logged_and_not_shown(
     found = await browser.wait_for("daemon error", "an unexpected error")
     assert "secret" not in found.args[0]
     assert logged.take(RuntimeError)
-
-
-async def test_nothing_is_shown_without_a_token(node: ConsoleNode) -> None:
-    node.listen()
-    browser = await node.open()
-    node.publish("console output", "secret")
-    browser.send("send logs")
-    await browser.wait_for("jwt error", "jwt: no jwt present")
-    assert len(browser.events) == 1
-
-
-async def test_a_denied_token_is_reported_and_shows_nothing_more(node: ConsoleNode) -> None:
-    node.listen()
-    browser = await node.watch()
-    node.denied.deny(["j"], time.time() + 1)
-    for _ in range(3):
-        node.publish("console output", "secret")
-    await browser.wait_for("jwt error", "jwt: created too far in past (denylist)")
-    browser.send("send logs")
-    await deferLater(reactor, 0)
-    assert browser.count("console output") == 0
-
-
-async def test_a_deleted_server_closes_its_sockets_for_good(node: ConsoleNode) -> None:
-    node.listen()
-    browser = await node.watch()
-    node.publish("deleted")
-    assert await browser.wait_closed() == (1001, "the server is not on this node any more")
-    assert browser.count("deleted") == 1
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -221,14 +180,3 @@ async def test_a_server_before_its_deletion_reports_its_move(node: ConsoleNode) 
     node.server.disowned = True
     browser = await node.watch()
     await browser.wait_for("transfer status", "completed")
-
-
-async def test_a_token_after_the_deletion_hears_of_the_move(node: ConsoleNode) -> None:
-    node.listen()
-    browser = await node.open("*")
-    transfer(node, "pending", "processing", "success", "completed")
-    node.server.disowned = True
-    node.publish("deleted")
-    await browser.auth()
-    await browser.wait_for("transfer status", "completed")
-    assert browser.closed is None

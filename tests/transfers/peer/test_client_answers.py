@@ -13,7 +13,7 @@ import trustme
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from tests.transfers.peers import Peer, Script, chunks, read_head, server_context
+from tests.transfers.peers import BUFFERS, Peer, Script, chunks, goes_on, read_head, server_context
 from tests.transfers.uploading import OK, PIECE, Sending, answer, reactor
 from wingsd.threadio.streams import OUTFLOW_HIGH_MARK, STEP
 from wingsd.transfers.errors import DestinationDisconnected, DestinationRefused
@@ -249,32 +249,10 @@ async def test_an_answer_that_is_not_http_fails_the_upload() -> None:
     await peer.outcome
 
 
-ENDLESS = 64 * 1024 * 1024
-#: What the kernel's buffers on both sides may hold: the most that Linux gives to a socket.
-BUFFERS = 8 * 1024 * 1024
 WITHOUT_END = [
     (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, "it sent more than 1000 interim answers"),
     (b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n" * 1000, "headers of its answer are longer than 16 KiB"),
 ]
-
-
-def goes_on(first: bytes, block: bytes) -> Script:
-    """Answer with `first`, then send `block` again and again; return how many bytes were taken."""
-
-    def script(connection: socket.socket) -> int:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
-        read_head(connection)
-        sent = 0
-        try:
-            connection.sendall(first)
-            while sent < ENDLESS:
-                connection.sendall(block)
-                sent += len(block)
-        except OSError:
-            pass
-        return sent
-
-    return script
 
 
 @pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
