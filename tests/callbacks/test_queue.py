@@ -74,10 +74,16 @@ class QueueHarness:
         self.clock = Clock()
         #: By how much the wall clock is ahead of the one that nobody sets.
         self.set_by = 0.0
-        self.restart()
+        self._open()
 
     def restart(self) -> None:
         """Be the next daemon."""
+        self.callbacks.stop()
+        self.store.close()
+        self._open()
+        Deferred.fromCoroutine(self.callbacks.load())
+
+    def _open(self) -> None:
         self.store = Store(str(self.directory))
         self.store.open()
         workers: Any = SynchronousWorkers()
@@ -257,10 +263,8 @@ def test_the_first_minute_continues_over_a_restart(
     harness.panel.answers[A] = [False, False, True]
     harness.tell(Outcome.FAILURE)
     harness.callbacks.stop()
-    harness.store.close()
     harness.clock.advance(later)
     harness.restart()
-    Deferred.fromCoroutine(harness.callbacks.load())
     assert (harness.unsettled() == [A]) is is_told_again
     harness.clock.pump([0.5] * 4)
     assert harness.unsettled() == []
@@ -278,11 +282,8 @@ def test_a_clock_step_does_not_extend_the_first_minute(harness: QueueHarness, ju
     harness.set_by = 0
     harness.begin(seconds_ago=1)
     harness.tell(Outcome.FAILURE)
-    harness.callbacks.stop()
-    harness.store.close()
     harness.set_by = jump
     harness.restart()
-    Deferred.fromCoroutine(harness.callbacks.load())
     assert harness.unsettled() == []
 
 
@@ -334,12 +335,9 @@ def test_unsettled_reports_are_sent_by_the_next_daemon(harness: QueueHarness) ->
     harness.panel.answers[A] = [DOWN, True]
     settled = harness.tell(Outcome.SUCCESS)
     assert harness.callbacks.success_of(A) == PendingReport(settled)
-    harness.callbacks.stop()
-    harness.store.close()
-    harness.restart()
     (report,) = harness.store.unsettled()
     assert (report.server, report.outcome, report.attempts) == (A, Outcome.SUCCESS, 1)
-    Deferred.fromCoroutine(harness.callbacks.load())
+    harness.restart()
     assert harness.unsettled() == []
     assert harness.panel.calls == [("success", A), ("success", A)]
     assert harness.clock.getDelayedCalls() == []
@@ -356,11 +354,8 @@ def test_a_clock_step_changes_neither_pauses_nor_order(harness: QueueHarness, ju
     assert harness.panel.calls == [("success", A)]
     harness.clock.advance(0.1)
     assert harness.panel.calls == [("success", A)] * 2
-    harness.callbacks.stop()
-    harness.store.close()
     harness.set_by = 0
     harness.restart()
-    Deferred.fromCoroutine(harness.callbacks.load())
     harness.clock.advance(1)
     assert harness.panel.calls[2:] == [("success", A), ("success", A), ("failure", A)]
     assert harness.unsettled() == []

@@ -14,6 +14,7 @@ import pyzstd
 
 from handbook.compatibility import Thing, Way, cell
 from tests.families.case import Case, general
+from tests.families.departures import Departure
 from tests.families.nodes import SentPart
 from tests.families.recordings import BACKUPS, LOG
 from tests.support.sample_server import UUID
@@ -42,10 +43,17 @@ def unpacked(part: SentPart) -> dict[str, bytes]:
     return found
 
 
-async def files_are_sent(case: Case) -> None:
+async def moved(case: Case, *, log: bool = True) -> Departure:
     departure = case.depart()
+    if not log:
+        departure.log.unlink()
     await departure.send()
     assert departure.has_moved
+    return departure
+
+
+async def files_are_sent(case: Case) -> None:
+    departure = await moved(case)
     node = departure.destination
     assert [part.name for part in node.sent if part.name in case.cell.parts] == [*case.cell.parts]
     level = (departure.sender.tree / "world" / "level.dat").read_bytes()
@@ -55,9 +63,7 @@ async def files_are_sent(case: Case) -> None:
 
 
 async def backups_are_sent(case: Case) -> None:
-    departure = case.depart()
-    await departure.send()
-    assert departure.has_moved
+    departure = await moved(case)
     backup, checksum = case.cell.parts
     kept = {
         name: part.data for name, part in departure.destination.kept.items() if "backup" in name
@@ -68,31 +74,22 @@ async def backups_are_sent(case: Case) -> None:
 
 
 async def no_backups_are_sent(case: Case) -> None:
-    departure = case.depart()
-    await departure.send()
-    assert departure.has_moved
+    departure = await moved(case)
     assert not [part for part in departure.destination.sent if "backup" in part.name]
     assert len([*departure.sender.backup_directory.rglob("*.tar.gz")]) == len(BACKUPS)
 
 
 async def log_is_sent(case: Case) -> None:
-    departure = case.depart()
-    await departure.send()
-    assert departure.has_moved
+    departure = await moved(case)
     (name,) = case.cell.parts
     log = departure.destination.kept[name]
     assert (log.filename, log.data) == ("install.log", LOG)
-    without = case.depart()
-    without.log.unlink()
-    await without.send()
-    assert without.has_moved
+    without = await moved(case, log=False)
     assert not [part for part in without.destination.sent if "log" in part.name]
 
 
 async def log_is_sent_and_skipped(case: Case) -> None:
-    departure = case.depart()
-    await departure.send()
-    assert departure.has_moved
+    departure = await moved(case)
     node = departure.destination
     (log,) = [part for part in node.sent if "log" in part.name]
     assert (log.name, log.data) == (case.cell.parts[0], LOG)

@@ -277,6 +277,20 @@ class Sender(Harness):
         self.transfers.start(server, TransferRequest(url, "Bearer token", **asked))
         return Deferred.fromCoroutine(self._over())
 
+    async def start_until(
+        self, moment: Callable[[Sender], Deferred[None]], **asked: Any
+    ) -> Deferred[None]:
+        """Begin a transfer; return what fires when it is over, once it has come to a step."""
+        there = moment(self)
+        over = self.start(**asked)
+        await there
+        return over
+
+    async def delete(self) -> None:
+        """Have the Panel delete the server that was sent."""
+        await self.transfers.release(UUID)
+        self.transfers.deleted(UUID)
+
     async def _over(self) -> None:
         while self.transfers.servers:
             await deferLater(reactor, 0.005)

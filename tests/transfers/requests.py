@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 
 from tests.support.reactor import reactor
@@ -74,6 +74,12 @@ class UploadRequests:
 
     def further(self, stream: Stream, number: str, count: str = "") -> Deferred[None]:
         return self._come(stream, lambda group: group.join(number, count, stream))
+
+    def bring(self, first: Stream, *others: Stream) -> Deferred[Any]:
+        """Have all requests come, the others by their numbers; return when all are answered."""
+        jobs = [self.first(first, str(len(others)))]
+        jobs += [self.further(stream, str(number)) for number, stream in enumerate(others)]
+        return gatherResults(jobs)
 
     def _come(self, stream: Stream, enter: Callable[[Any], Awaitable[Any]]) -> Deferred[None]:
         group = self.groups.of(self.token)

@@ -191,9 +191,7 @@ async def test_an_unknown_format_is_logged_and_the_default_sent(sender: Sender) 
 
 
 async def test_a_second_transfer_of_a_server_is_refused(sender: Sender) -> None:
-    there = at_answer(sender)
-    over = sender.start()
-    await there
+    over = await sender.start_until(at_answer)
     with pytest.raises(Conflict) as caught:
         sender.start()
     assert caught.value.message == "A transfer is already in progress for this server."
@@ -209,9 +207,7 @@ def test_a_request_without_a_valid_url_is_refused_and_holds_nothing(sender: Send
 
 
 async def test_a_daemon_that_stops_aborts_a_transfer_that_is_not_sent(sender: Sender) -> None:
-    there = at_stop(sender)
-    sender.start()
-    await there
+    await sender.start_until(at_stop)
     await sender.transfers.stop()
     assert sender.panel.calls == ["failure"]
     with pytest.raises(DaemonStopping):
@@ -219,9 +215,7 @@ async def test_a_daemon_that_stops_aborts_a_transfer_that_is_not_sent(sender: Se
 
 
 async def test_a_daemon_that_stops_waits_for_a_full_uploads_answer(sender: Sender) -> None:
-    there = at_answer(sender)
-    sender.start()
-    await there
+    await sender.start_until(at_answer)
     stopped = sender.transfers.stop()
     assert not stopped.called
     sender.destination.waits["POST"].callback(None)

@@ -29,9 +29,7 @@ MOMENTS = [at_question, at_stop, at_removal, at_upload, at_answer]
 async def test_a_cancel_ends_each_step_at_once(
     sender: Sender, moment: Callable[[Sender], Deferred[None]]
 ) -> None:
-    there = moment(sender)
-    over = sender.start()
-    await there
+    over = await sender.start_until(moment)
     sender.transfers.cancel(UUID)
     await over.addTimeout(2, reactor)
     assert sender.states[-2:] == ["failed", "failure"]
@@ -47,20 +45,15 @@ async def test_a_cancel_ends_each_step_at_once(
 async def test_a_deletion_during_the_upload_cancels_the_transfer(
     sender: Sender, moment: Callable[[Sender], Deferred[None]]
 ) -> None:
-    there = moment(sender)
-    over = sender.start()
-    await there
-    await sender.transfers.release(UUID)
-    sender.transfers.deleted(UUID)
+    over = await sender.start_until(moment)
+    await sender.delete()
     assert sender.transfers.servers == ()
     assert sender.panel.calls == ["failure"]
     await over
 
 
 async def test_a_deletion_after_the_upload_is_a_success(sender: Sender) -> None:
-    there = at_answer(sender)
-    over = sender.start()
-    await there
+    over = await sender.start_until(at_answer)
     released = Deferred.fromCoroutine(sender.transfers.release(UUID))
     # At once: the Panel waits for it with its own answer to the destination.
     assert released.called
@@ -79,8 +72,7 @@ async def test_an_answer_that_is_lost_after_the_deletion_changes_nothing(sender:
     sender.destination.drop = True
     over = sender.start()
     await there
-    await sender.transfers.release(UUID)
-    sender.transfers.deleted(UUID)
+    await sender.delete()
     sender.destination.waits["POST"].callback(None)
     await over
     assert sender.panel.calls == []

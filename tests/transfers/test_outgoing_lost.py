@@ -69,8 +69,7 @@ async def test_a_cancel_ends_the_grace_at_once(sender: Sender) -> None:
 
 async def test_a_deletion_by_the_panel_ends_the_grace_as_a_success(sender: Sender) -> None:
     over = await lose_answer(sender)
-    await sender.transfers.release(UUID)
-    sender.transfers.deleted(UUID)
+    await sender.delete()
     await over
     assert sender.states[-2:] == ["success", "completed"]
     assert "failure" not in sender.panel.calls
@@ -125,9 +124,7 @@ async def test_a_refused_server_is_free_while_its_failure_is_reported(
 
 
 async def test_a_silent_destination_is_waited_for_with_a_line_every_minute(sender: Sender) -> None:
-    there = at_answer(sender)
-    over = sender.start()
-    await there
+    over = await sender.start_until(at_answer)
     await until(
         lambda: sender.said("the destination has everything, and has not answered for 0 s")
     )

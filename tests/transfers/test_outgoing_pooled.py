@@ -136,12 +136,9 @@ async def test_an_unreachable_destination_does_not_have_the_server(sender: Sende
 
 async def test_a_deletion_by_the_panel_ends_a_pooled_transfer_as_a_success(sender: Sender) -> None:
     sender.destination.features = ""
-    begun = at_upload(sender)
-    over = sender.start()
-    await begun
+    over = await sender.start_until(at_upload)
     await until(lambda: sender.transfers._open[UUID].is_sent)
-    await sender.transfers.release(UUID)
-    sender.transfers.deleted(UUID)
+    await sender.delete()
     await over
     assert sender.states[-2:] == ["success", "completed"]
     assert sender.panel.calls == []
@@ -152,9 +149,7 @@ async def test_a_deletion_by_the_panel_ends_a_pooled_transfer_as_a_success(sende
 
 async def test_the_panel_decides_after_a_cancel_within_a_pool(sender: Sender) -> None:
     sender.destination.features = POOLED
-    waiting = at_answer(sender)
-    over = sender.start()
-    await waiting
+    over = await sender.start_until(at_answer)
     sender.transfers.cancel(UUID)
     await over
     assert sender.panel.calls == ["owns", "failure"]
@@ -185,9 +180,7 @@ def answer_early(sender: Sender) -> None:
 async def test_a_daemon_that_ends_as_it_sends_asks_the_panel(sender: Sender, moved: bool) -> None:
     sender.destination.features = ""
     sender.panel.owned = not moved
-    begun = at_upload(sender)
-    over = sender.start()
-    await begun
+    over = await sender.start_until(at_upload)
     await until(lambda: sender.transfers._open[UUID].is_sent)
     await sender.transfers.stop()
     await over

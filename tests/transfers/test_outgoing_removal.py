@@ -35,6 +35,11 @@ def kept(sender: Sender) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
+async def delete(sender: Sender) -> None:
+    await sender.delete()
+    await until(lambda: is_over(sender))
+
+
 def is_over(sender: Sender) -> bool:
     (entry,) = sender.store.transfers()
     return entry.outcome is not None
@@ -45,9 +50,7 @@ async def test_moved_backups_are_removed_on_the_panels_deletion_only(with_backup
     assert kept(with_backups) == sorted(PLACES + OTHERS)
     (entry,) = with_backups.store.transfers()
     assert (entry.removals, entry.outcome) == (tuple(PLACES), None)
-    await with_backups.transfers.release(UUID)
-    with_backups.transfers.deleted(UUID)
-    await until(lambda: is_over(with_backups))
+    await delete(with_backups)
     assert kept(with_backups) == sorted(OTHERS)
 
 
@@ -55,9 +58,7 @@ async def test_the_deletion_may_come_before_the_destinations_answer(with_backups
     waiting = at_answer(with_backups)
     over = start(with_backups)
     await waiting
-    await with_backups.transfers.release(UUID)
-    with_backups.transfers.deleted(UUID)
-    await until(lambda: is_over(with_backups))
+    await delete(with_backups)
     assert kept(with_backups) == sorted(OTHERS)
     with_backups.destination.waits["POST"].callback(None)
     await over
@@ -77,9 +78,7 @@ async def test_no_backup_is_removed_from_a_shared_directory(with_backups: Sender
     with_backups.destination.features = "symlinks, hard-links, streams, shared-backups"
     await start(with_backups)
     assert with_backups.said("the same system.backup_directory: no backup is removed")
-    await with_backups.transfers.release(UUID)
-    with_backups.transfers.deleted(UUID)
-    await until(lambda: is_over(with_backups))
+    await delete(with_backups)
     assert kept(with_backups) == sorted(PLACES + OTHERS)
 
 
@@ -122,9 +121,7 @@ async def test_a_transfer_that_fails_removes_none(with_backups: Sender, status: 
 
 async def test_no_backup_is_removed_unless_asked_for(with_backups: Sender) -> None:
     await start(with_backups, delete=False)
-    await with_backups.transfers.release(UUID)
-    with_backups.transfers.deleted(UUID)
-    await until(lambda: is_over(with_backups))
+    await delete(with_backups)
     assert kept(with_backups) == sorted(PLACES + OTHERS)
 
 
@@ -135,9 +132,7 @@ async def test_a_backup_that_cannot_be_removed_is_logged_and_others_are_removed(
     place = with_backups.tree.parent / "backups" / PLACES[0]
     place.unlink()
     place.mkdir()
-    await with_backups.transfers.release(UUID)
-    with_backups.transfers.deleted(UUID)
-    await until(lambda: is_over(with_backups))
+    await delete(with_backups)
     assert kept(with_backups) == sorted(OTHERS)
     (line,) = [line for line in logged.lines if "could not be removed" in line]
     assert f"{place}" in line
@@ -156,8 +151,7 @@ async def test_a_transfer_is_open_until_its_backups_are_removed(with_backups: Se
     backups = Dying(servers.backups.directory, with_backups.disk)
     with_backups.transfers._servers = attrs.evolve(servers, backups=backups)
     await start(with_backups)
-    await with_backups.transfers.release(UUID)
-    with_backups.transfers.deleted(UUID)
+    await with_backups.delete()
     (entry,) = with_backups.store.unfinished()
     assert entry.removals == tuple(PLACES)
     dying.callback(None)
@@ -170,9 +164,7 @@ async def test_the_logged_size_and_duration_are_of_the_same_upload(
     with_backups.keep(PLACES[0], bytes(1 << 20))
     await start(with_backups)
     (line,) = [line for line in logged.lines if f"{UUID}: sent " in line]
-    await with_backups.transfers.release(UUID)
-    with_backups.transfers.deleted(UUID)
-    await until(lambda: is_over(with_backups))
+    await delete(with_backups)
     archive = with_backups.store.transfers()[0].bytes
     assert archive is not None
     assert f"{UUID}: sent {archive + (1 << 20) + len(b'backup')} bytes, " in line

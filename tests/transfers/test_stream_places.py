@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
 from tests.support.reactor import until
 from tests.transfers.requests import Held, Stream, UploadRequests
@@ -32,8 +32,7 @@ async def test_streams_take_turns_with_fewer_slots(requests: UploadRequests, slo
             stream.go_on()
     await until(lambda: first.read)
     first.go_on()
-    for job in jobs:
-        await job
+    await gatherResults(jobs)
     assert [stream.answer for stream in (first, *streams)] == [None] * 5
     assert requests.receiver.slots.tokens == slots
 
@@ -42,13 +41,12 @@ async def test_all_streams_of_a_server_wait_as_one(requests: UploadRequests) -> 
     slots = requests.receiver.slots
     held = [slots.acquire() for _ in range(slots.limit)]
     first, other = Stream("first"), Stream("other")
-    jobs = [requests.first(first, "1"), requests.further(other, "0")]
+    job = requests.bring(first, other)
     await until(lambda: slots.waiting)
     assert requests.receiver.transfers.waiting == 1
     for each in held:
         (await each).release()
-    for job in jobs:
-        await job
+    await job
     assert (first.answer, other.answer, requests.receiver.transfers.waiting) == (None, None, 0)
 
 
@@ -67,5 +65,4 @@ async def test_two_transfers_never_deadlock_on_slots() -> None:
     assert held == [("a", 4), ("b", 4)]
     ends[1].callback(None)
     assert slots.tokens == 5
-    for job in jobs:
-        await job
+    await gatherResults(jobs)

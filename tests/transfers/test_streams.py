@@ -6,6 +6,7 @@ from collections.abc import Callable
 from unittest.mock import Mock
 
 import pytest
+from twisted.internet.defer import gatherResults
 
 from tests.support.reactor import until
 from tests.support.sample_server import UUID, sha256
@@ -31,8 +32,7 @@ async def test_streams_in_any_order_are_one_transfer(requests: UploadRequests, o
         else requests.further(streams[name], name)
         for name in order
     ]
-    for job in jobs:
-        await job
+    await gatherResults(jobs)
     assert [stream.answer for stream in streams.values()] == [None] * 3
     await requests.settled()
     receiver = requests.receiver
@@ -84,27 +84,21 @@ async def test_a_failed_stream_fails_all(
     requests: UploadRequests, make: Callable[[], Stream], kind: type[WingsdError]
 ) -> None:
     first, good, bad = Stream("first"), Stream("good"), make()
-    jobs = [requests.first(first, "2"), requests.further(good, "0"), requests.further(bad, "1")]
-    for job in jobs:
-        await job
+    await requests.bring(first, good, bad)
     error = await requests.all_fail(kind, first, good, bad)
     assert error.detail.startswith("stream 1")
 
 
 async def test_a_failed_first_stream_fails_all(requests: UploadRequests) -> None:
     first, other = wrong(), Stream("other")
-    jobs = [requests.first(first, "1"), requests.further(other, "0")]
-    for job in jobs:
-        await job
+    await requests.bring(first, other)
     error = await requests.all_fail(ChecksumMismatch, first, other)
     assert error.detail.startswith("the first request: ")
 
 
 async def test_a_file_in_two_streams_fails_all(requests: UploadRequests) -> None:
     first, other = Stream("same"), Stream("same")
-    jobs = [requests.first(first, "1"), requests.further(other, "0")]
-    for job in jobs:
-        await job
+    await requests.bring(first, other)
     error = await requests.all_fail(WingsdError, first, other)
     assert "comes more than once" in error.detail
 
@@ -127,8 +121,7 @@ async def test_an_unexpected_stream_is_refused_alone(
     assert isinstance(bad.answer, StreamMismatch)
     assert reason in bad.answer.detail
     jobs.append(requests.further(last, "1"))
-    for job in jobs:
-        await job
+    await gatherResults(jobs)
     assert [each.answer for each in (first, good, last)] == [None] * 3
     assert names(requests) == ["first", "good", "last"]
     assert not bad.read
@@ -136,7 +129,7 @@ async def test_an_unexpected_stream_is_refused_alone(
 
 async def test_an_unexpected_stream_is_refused_during_the_others(requests: UploadRequests) -> None:
     first, good, again, second = Held("first"), Held("good"), Stream("good"), Stream("first")
-    jobs = [requests.first(first, "1"), requests.further(good, "0")]
+    job = requests.bring(first, good)
     await until(lambda: first.read and good.read)
     await requests.further(again, "0")
     await requests.first(second, "1")
@@ -145,8 +138,7 @@ async def test_an_unexpected_stream_is_refused_during_the_others(requests: Uploa
     assert "the first request was sent twice" in second.answer.detail
     for held in (first, good):
         held.go_on()
-    for job in jobs:
-        await job
+    await job
     assert (first.answer, good.answer) == (None, None)
     assert names(requests) == ["first", "good"]
 
@@ -169,8 +161,7 @@ async def test_a_stream_with_the_token_of_a_single_upload_is_refused(
 async def test_too_many_streams_before_the_first_are_all_refused(requests: UploadRequests) -> None:
     other, first = Stream("other"), Stream("first")
     jobs = [requests.further(other, "5"), requests.first(first, "2")]
-    for job in jobs:
-        await job
+    await gatherResults(jobs)
     error = await requests.all_fail(StreamMismatch, first, other)
     assert "stream 5 is not announced: the first request announces 0 to 1" in error.detail
 

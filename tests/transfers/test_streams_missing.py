@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import gatherResults
+
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.transfers.requests import Held, Stream, UploadRequests
@@ -16,8 +18,7 @@ async def test_a_missing_stream_fails_all(requests: UploadRequests) -> None:
     requests.clock.advance(59)
     assert first.answers == []
     requests.clock.advance(1)
-    for job in jobs:
-        await job
+    await gatherResults(jobs)
     error = await requests.all_fail(StreamMissing, first, good)
     assert error.detail.startswith("stream 0 did not arrive within 60 s")
 
@@ -27,8 +28,7 @@ async def test_streams_without_a_first_are_reported_once(requests: UploadRequest
     jobs = [requests.further(stream, name) for name, stream in zip("01", streams, strict=True)]
     await until(requests.clock.getDelayedCalls)
     requests.clock.advance(60)
-    for job in jobs:
-        await job
+    await gatherResults(jobs)
     error = await requests.all_fail(StreamMissing, *streams)
     assert error.detail.startswith("the first request, the one with Multiplex-Stream-Count,")
     late = Stream("first")
@@ -65,11 +65,10 @@ async def test_a_stream_that_left_before_the_first_fails_it(requests: UploadRequ
 
 async def test_a_stream_whose_sender_disconnects_fails_all(requests: UploadRequests) -> None:
     first, other = Held("first"), Stream("other")
-    jobs = [requests.first(first, "1"), requests.further(other, "0")]
+    job = requests.bring(first, other)
     await until(lambda: first.read and other.read)
     other.go()
-    for job in jobs:
-        await job
+    await job
     await requests.all_fail(UploadTruncated, first, other)
 
 
@@ -103,11 +102,10 @@ async def test_waiting_streams_are_refused_with_the_first(requests: UploadReques
 
 async def test_a_cancel_ends_all_streams(requests: UploadRequests) -> None:
     first, other = Held("first"), Held("other")
-    jobs = [requests.first(first, "1"), requests.further(other, "0")]
+    job = requests.bring(first, other)
     await until(lambda: first.read and other.read)
     requests.receiver.transfers.cancel(UUID)
-    for job in jobs:
-        await job
+    await job
     error = await requests.all_fail(TransferCancelled, first, other)
     assert error.detail == "start it again"
 
