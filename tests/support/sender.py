@@ -77,6 +77,7 @@ class _Servers:
     def __init__(self, server: _Server, directory: Path, recorder: CallRecorder) -> None:
         #: The server that the node has now; another one than is sent where a test says so.
         self.current: object = server
+        self._server = server
         #: The pool by which other nodes may have the server; "" for none.
         self.shared = ""
         self._directory = directory
@@ -95,7 +96,7 @@ class _Servers:
         return self.current
 
     def reserve(self, uuid: str, why: str) -> None:
-        assert why == ""
+        self._server.hold = why
 
     def directory(self, uuid: str) -> str:
         return str(self._directory)
