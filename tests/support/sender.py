@@ -96,7 +96,8 @@ class _Servers:
         return self.current
 
     def reserve(self, uuid: str, why: str) -> None:
-        self._server.hold = why
+        if why:
+            self._server.place_hold(Operation.TRANSFER_OUT, why)
 
     def directory(self, uuid: str) -> str:
         return str(self._directory)
