@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
@@ -63,14 +62,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     made = Disk(tmp_path)
     yield made
     made.close()
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[ReceivingNode]:
-    """The daemon's own, but ended before its disk is."""
-    made = ReceivingNode(tmp_path)
-    yield made
-    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
 
 
 async def until_success(daemon: ReceivingNode, disk: Disk, *, durable: bool) -> Deferred[Any]:

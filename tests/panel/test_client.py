@@ -128,14 +128,6 @@ async def test_a_second_failure_is_no_error_but_a_second_success_is(harness: Har
     assert "No transfer of that server is open." in caught.value.detail
 
 
-async def test_a_refusal_is_not_retried_and_keeps_its_reason(harness: Harness) -> None:
-    with pytest.raises(PanelRefused) as caught:
-        await harness.client(token="x").owns(UUID)
-    assert "403" in caught.value.detail
-    assert "No node has these credentials." in caught.value.detail
-    assert len(harness.fake.calls) == 1
-
-
 CALLS: list[Callable[[Panel], Awaitable[object]]] = [
     lambda panel: panel.describe(UUID),
     lambda panel: panel.owns(UUID),
@@ -343,15 +335,6 @@ async def test_an_html_page_is_retried(harness: Harness) -> None:
     await harness.client().transfer_succeeded(UUID)
     assert harness.fake.reports() == [(UUID, "success")] * 2
     assert harness.fake.node_of(UUID) == harness.here
-
-
-def test_a_cancelled_call_is_not_retried() -> None:
-    panel, http, clock = dead_panel(Deferred)
-    outcome = Deferred.fromCoroutine(panel.owns(UUID))
-    outcome.cancel()
-    outcome.addErrback(lambda failure: failure.trap(CancelledError))
-    clock.advance(60)
-    assert len(http.requests) == 1
 
 
 @pytest.mark.parametrize("status", [429, 503])

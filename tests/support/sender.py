@@ -28,7 +28,7 @@ from wingsd.threadio import TokenBucket, Workers
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.transfer import SourceServers
 from wingsd.transfers.outgoing.upload import Uploader
-from wingsd.transfers.upload_form import UploadForm
+from wingsd.transfers.upload_form import Checksums, UploadForm
 
 BACKUPS = [f"5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c1{number}" for number in range(3)]
 
@@ -152,6 +152,18 @@ class _Panel:
         return self._server.configuration
 
 
+def read_form(content_type: str, data: bytes) -> tuple[dict[Any, bytes], Checksums]:
+    """Return the data of each part of an upload, of the archive under None, and the checksums."""
+    form = UploadForm(content_type)
+    parts: dict[Any, bytes] = {None: b""}
+    for piece in form.receive(data):
+        if isinstance(piece, bytes):
+            parts[[*parts][-1]] += piece
+        else:
+            parts[piece] = b""
+    return parts, form.close()
+
+
 class Destination(Resource):
     """A node that answers as a test says, and keeps what it was sent."""
 
@@ -179,19 +191,11 @@ class Destination(Resource):
 
     def render_POST(self, request: Any) -> bytes | int:
         self._note(request)
-        form = UploadForm(request.getHeader("Content-Type"))
         data = request.content.read()
         self.log_name = b"".join(re.findall(rb'name="(install[_-]logs)"', data))
         self.filenames += re.findall(rb'filename="(.*?)"', data)
-        pieces = form.receive(data)
-        self.attachments: dict[Any, bytes] = {None: b""}
-        for piece in pieces:
-            if isinstance(piece, bytes):
-                self.attachments[[*self.attachments][-1]] += piece
-            else:
-                self.attachments[piece] = b""
+        self.attachments, self.checksums = read_form(request.getHeader("Content-Type"), data)
         self.archives.append(self.attachments.pop(None))
-        self.checksums = form.close()
         request.setResponseCode(self.status)
         request.write(self.body) if self.body else None
         return self._answer("POST", request)

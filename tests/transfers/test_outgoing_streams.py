@@ -18,7 +18,7 @@ from twisted.web.server import NOT_DONE_YET
 from tests.support.archives import odd_tree, seen
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
-from tests.support.sender import Sender, sending
+from tests.support.sender import Sender, read_form, sending
 from wingsd.archive import SharedTreeWriter, extract_part
 from wingsd.archive.partition import split
 from wingsd.archive.quota import DEFAULT
@@ -26,7 +26,7 @@ from wingsd.backups.local import Backup
 from wingsd.errors import StorageError
 from wingsd.transfers.outgoing import upload as outgoingstreams
 from wingsd.transfers.outgoing.payload import Payload
-from wingsd.transfers.upload_form import Checksums, UploadForm
+from wingsd.transfers.upload_form import Checksums
 
 JOINING = "symlinks, hard-links, streams"
 FIRST = ""
@@ -67,17 +67,12 @@ class Streams(Resource):
     def render_POST(self, request: Any) -> int:
         assert request.getHeader("Authorization") == "Bearer token"
         number = request.getHeader("Multiplex-Stream") or FIRST
-        form = UploadForm(request.getHeader("Content-Type"))
-        extras: dict[Any, bytes] = {None: b""}
-        for piece in form.receive(request.content.read()):
-            if isinstance(piece, bytes):
-                extras[[*extras][-1]] += piece
-            else:
-                extras[piece] = b""
+        kind, data = request.getHeader("Content-Type"), request.content.read()
+        extras, checksums = read_form(kind, data)
         archive = extras.pop(None)
         assert number not in self.taken
         self.taken[number] = Taken(
-            request.getHeader("Multiplex-Stream-Count"), archive, extras, form.close()
+            request.getHeader("Multiplex-Stream-Count"), archive, extras, checksums
         )
         self.ends.append(number)
         if number == self.refused:
