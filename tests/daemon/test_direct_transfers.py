@@ -111,23 +111,6 @@ async def test_a_direct_transfer_takes_the_panels_settings_along_and_deletes_the
     assert nodes.panel.node_of(UUID) is nodes.source.node
 
 
-async def test_a_refused_direct_transfer_does_not_stop_the_server(nodes: TwoNodes) -> None:
-    await alone(nodes)
-    words = await invite(nodes)
-    refused = await nodes.source.wingsctl(*words)
-    assert refused.status == 1
-    assert "give the server's settings with --settings FILE" in refused.err
-    refused = await nodes.source.wingsctl("receive", UUID)
-    assert refused.status == 1
-    assert "files of this server already exist" in refused.err
-    await nodes.destination.wingsctl("cancel", UUID)
-    refused = await send(nodes, words)
-    assert refused.status == 1
-    assert "this node does not expect the server by it any more" in refused.err
-    assert not nodes.source.lines_with("stopping the server")
-    await stays(nodes)
-
-
 @pytest.mark.parametrize("end", ["source", "destination"])
 async def test_either_node_can_cancel_a_direct_transfer(nodes: TwoNodes, end: str) -> None:
     await alone(nodes, 24_000_000)

@@ -81,18 +81,6 @@ async def test_a_running_transfer_is_in_the_metrics(daemon: ReceivingNode) -> No
     assert found.having("wingsd_transfers_total")
 
 
-async def test_a_failure_is_counted_with_its_reason(daemon: ReceivingNode) -> None:
-    await daemon.start(metrics=LOOPBACK)
-    status, _ = await daemon.upload(archive(), checksum="0" * 64)
-    assert status == 400
-    await daemon.failure_reported()
-    found = Samples(await scraped(daemon))
-    assert found.having("wingsd_transfer_failures_total") == [
-        {"direction": "in", "reason": "checksum_mismatch"}
-    ]
-    assert found.having("wingsd_request_errors_total") == [{"reason": "checksum_mismatch"}]
-
-
 async def test_an_engine_that_does_not_answer_is_in_the_metrics(daemon: ReceivingNode) -> None:
     nobody = str(daemon.directory / "no-engine.sock")
     await daemon.start_loaded(metrics=LOOPBACK, docker={"enabled": True, "socket": nobody})

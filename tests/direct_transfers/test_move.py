@@ -47,14 +47,6 @@ async def test_mounts_are_not_transferred(
     assert destination.servers.get(UUID).configuration.settings.mounts == ()
 
 
-async def test_a_variable_that_no_container_can_have_is_refused(nodes: NodePair) -> None:
-    told = configuration_from_panel(description(environment={"STARTUP=sh": "x"}))
-    nodes.source.servers.get_or_add(told).configuration = told
-    await nodes.send(await nodes.destination.invite())
-    await nodes.assert_stayed()
-    assert "'STARTUP=sh' cannot be the name" in nodes.source.reason
-
-
 async def test_a_direct_transfer_is_counted_at_both_nodes(nodes: NodePair) -> None:
     await nodes.send(await nodes.destination.invite())
     await nodes.assert_moved()

@@ -12,7 +12,7 @@ from tests.support.node_in_process import NodeInProcess, NodePair
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from wingsd.direct_transfers import outgoing as sending
-from wingsd.errors import Conflict, EnvironmentFailed, StorageError, WingsdError
+from wingsd.errors import EnvironmentFailed, StorageError, WingsdError
 from wingsd.http.request import StreamingRequest
 from wingsd.transfers.errors import DaemonRestarted
 
@@ -119,16 +119,6 @@ async def test_a_deletion_by_the_panel_is_no_success(nodes: NodePair) -> None:
     nodes.source.sender.deleted(UUID)
     await nodes.settled()
     assert nodes.source.entries() == [("out", "failure")]
-
-
-async def test_a_second_transfer_of_a_server_is_refused(nodes: NodePair) -> None:
-    await nodes.destination.slots.acquire()
-    invitation = await nodes.destination.invite()
-    await nodes.send(invitation)
-    with pytest.raises(Conflict):
-        await nodes.send(invitation)
-    nodes.source.sender.cancel(UUID)
-    await nodes.settled()
 
 
 @pytest.mark.parametrize("at", ["SWAP", "ENVIRONMENT", "REPORT"])

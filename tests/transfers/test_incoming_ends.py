@@ -131,10 +131,6 @@ async def test_a_hanging_engine_is_aborted_at_the_end(receiver: Receiver) -> Non
     assert receiver.left() == []
 
 
-async def test_an_idle_receiver_stops_at_once(receiver: Receiver) -> None:
-    await receiver.transfers.stop()
-
-
 def test_a_second_transfer_of_a_server_is_refused(receiver: Receiver) -> None:
     receiver.transfers.open(UUID)
     with pytest.raises(ServerAlreadyExists) as caught:

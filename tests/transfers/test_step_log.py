@@ -136,22 +136,6 @@ async def test_a_transfer_that_cannot_be_recorded_has_begun_and_ended() -> None:
     assert harness.heard.steps == [("admit", 0)]
 
 
-async def test_a_server_that_is_received_is_counted_once(receiver: Receiver) -> None:
-    transfer = receiver.transfers.open(UUID)
-    await transfer.run(Source(), SINGLE)
-    await transfer.over
-    assert receiver.heard.over == [("in", None, len(DATA))]
-    assert [step for step, _ in receiver.heard.steps] == [
-        "admit",
-        "receive",
-        "verify",
-        "durable",
-        "swap",
-        "environment",
-        "report",
-    ]
-
-
 async def test_a_failed_transfer_is_counted_with_its_error(receiver: Receiver) -> None:
     error = await receiver.fails(ChecksumMismatch, Source(checksum="0" * 64))
     assert receiver.heard.over == [("in", error, len(DATA))]
