@@ -10,9 +10,7 @@ import pytest
 from wingsd.tap import Options
 
 
-def test_the_configuration_is_found_again_from_another_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "token_id: id\ntoken: secret\nremote: https://panel.invalid\n"
     (tmp_path / "config.yml").write_text(text)
     monkeypatch.chdir(tmp_path)

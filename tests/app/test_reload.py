@@ -95,9 +95,7 @@ def test_with_a_file_that_is_no_good_the_certificate_is_still_renewed(
     assert harness.read == [Ssl(True, "/a.crt", "/a.key")]
 
 
-def test_a_certificate_that_is_no_good_is_not_what_the_next_reload_goes_by(
-    harness: Harness, logged: Logged
-) -> None:
+def test_a_bad_certificate_is_not_the_next_reloads_base(harness: Harness, logged: Logged) -> None:
     harness.fault = ConfigError("api.ssl.cert: /b.crt cannot be used")
     harness.write(api={"ssl": {"enabled": True, "cert": "/b.crt", "key": "/b.key"}})
     harness.reload()

@@ -182,7 +182,7 @@ def test_a_reload_is_notified_from_begin_to_end(harness: Harness) -> None:
     assert ended == {"READY": "1", "STATUS": "waits"}
 
 
-def test_the_signal_for_it_may_come_as_soon_as_the_node_starts(
+def test_a_reload_may_come_during_the_start(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(harness.node, "startService", hang_up)

@@ -61,7 +61,7 @@ READERS = {
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("compression", Compression)
-def test_other_tools_take_everything_out(
+def test_other_tools_unpack_it(
     tree: Path, tmp_path: Path, reader: str, compression: Compression
 ) -> None:
     sent = packed(tree, compression=compression)
@@ -147,9 +147,7 @@ def test_set_id_bits_stay_and_the_rest_of_a_mode_goes(tmp_path: Path) -> None:
     assert sent.notes == [f'"f" {what}', f'"shared" {what}']
 
 
-def test_a_time_beyond_what_is_read_becomes_the_nearest_that_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_time_out_of_range_is_clamped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # not every file system goes as far as the true limit, the year 2262
     limit = 10**18
     monkeypatch.setattr("wingsd.archive.tar_writer._LATEST", limit)

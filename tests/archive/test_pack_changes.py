@@ -169,7 +169,7 @@ def test_symlinks_that_vanish_or_change(top: Path, tmp_path: Path, links: bool) 
 @pytest.mark.parametrize("compression", Compression)
 @pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize("after", [0, 3])
-def test_a_receiver_that_goes_away_ends_it(
+def test_a_lost_receiver_ends_it(
     top: Path, compression: Compression, threads: bool, after: int
 ) -> None:
     (top / "random").write_bytes(RANDOM.randbytes(12 << 20))

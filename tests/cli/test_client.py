@@ -79,9 +79,7 @@ def test_who_may_not_open_it_reads_who_may(
     assert says in forbidden(path, monkeypatch).detail
 
 
-def test_a_directory_without_access_is_reported_as_forbidden(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_closed_directory_is_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detail = forbidden(tmp_path / "closed" / "control.sock", monkeypatch).detail
     assert f"may enter {tmp_path / 'closed'}" in detail
 

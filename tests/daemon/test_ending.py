@@ -79,9 +79,7 @@ async def test_files_staged_by_a_killed_daemon_are_removed(running: ReceivingNod
     assert await running.upload(archive()) == (200, None)
 
 
-async def test_sighup_changes_only_the_certificate(
-    running: ReceivingNode,
-) -> None:
+async def test_sighup_changes_only_the_certificate(running: ReceivingNode) -> None:
     sender = await begun(running, archive(), until="receiving the archive")
     before = await running.served_certificate()
     running.issue_certificate()

@@ -30,7 +30,5 @@ async def test_after_kills_no_file_in_a_pool_is_changed(tmp_path: Path) -> None:
     await inject(Pooled(tmp_path), KILLS, seed=11)
 
 
-async def test_after_kills_the_right_node_has_the_container(
-    tmp_path: Path, engine: Engine
-) -> None:
+async def test_after_kills_one_node_has_the_container(tmp_path: Path, engine: Engine) -> None:
     await inject(Containered(tmp_path, engine), KILLS_WITH_ENGINE, seed=50)

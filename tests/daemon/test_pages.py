@@ -44,9 +44,7 @@ def hold(pages: list[Page]) -> Hang:
     return held
 
 
-async def test_pages_that_reconnect_while_a_transfer_fails_lose_the_banner(
-    nodes: TwoNodes, open_pages: Open
-) -> None:
+async def test_pages_lose_the_banner_of_a_failure(nodes: TwoNodes, open_pages: Open) -> None:
     await nodes.start()
     pages = await open_pages(nodes)
     held = hold(pages)

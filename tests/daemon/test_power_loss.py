@@ -97,9 +97,7 @@ async def test_a_reported_success_survives_a_power_loss(disk: Disk, daemon: Rece
     store.close()
 
 
-async def test_a_success_without_durability_does_not_survive_a_power_loss(
-    disk: Disk, daemon: ReceivingNode
-) -> None:
+async def test_without_durability_a_power_loss_loses_it(disk: Disk, daemon: ReceivingNode) -> None:
     """Show that the test above can fail: the same, and nothing flushed."""
     upload = await until_success(daemon, disk, durable=False)
     assert await upload == (200, None)

@@ -85,9 +85,7 @@ async def test_a_quick_failure_at_the_destination_is_reported_until_the_panel_ha
 
 
 @pytest.mark.parametrize("strict", [False, True])
-async def test_a_quick_success_is_reported_until_the_panel_has_the_transfer(
-    nodes: TwoNodes, strict: bool
-) -> None:
+async def test_a_quick_success_is_reported_until_known(nodes: TwoNodes, strict: bool) -> None:
     nodes.add_server(MIB)
     before = seen(nodes.source.files())
     await nodes.start()

@@ -159,9 +159,7 @@ async def test_a_question_before_arrival_fails_the_transfer(nodes: NodePair) -> 
     hang.release()
 
 
-async def test_a_destination_that_is_starting_answers_503(
-    nodes: NodePair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_starting_node_gets_503(nodes: NodePair, monkeypatch: pytest.MonkeyPatch) -> None:
     node = nodes.destination
     node.die_at("SWAP")
     asked: list[int] = []

@@ -151,8 +151,12 @@ async def test_call_times_are_recorded(workers: Workers, monkeypatch: pytest.Mon
         return "found"
 
     assert await in_turn(faked, "a", look) == "found"
+
+    def remove(_: Any) -> None:
+        raise error
+
     with pytest.raises(EnvironmentFailed):
-        await in_turn(faked, "a", Mock(side_effect=error))
+        await in_turn(faked, "a", remove)
     calls = [(peer, operation, why) for peer, operation, _, why in heard.calls]
     assert calls == [(ENGINE, "look", None), (ENGINE, "remove", error)]
 

@@ -142,7 +142,7 @@ async def test_a_container_that_is_being_made_is_used(engine: Engine, workers: W
         engine.client.remove_container(server.uuid)
 
 
-async def test_a_name_that_stays_taken_is_logged(
+async def test_a_taken_name_is_logged(
     engine: Engine, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wingsd.docker.environment.CREATE_TIMEOUT", 0.3)
@@ -235,7 +235,7 @@ async def test_an_image_that_is_neither_there_nor_pulled(engine: Engine, workers
     assert "connection refused" in detail
 
 
-async def test_a_failed_pull_falls_back_to_the_image_at_hand(
+async def test_a_failed_pull_uses_what_is_here(
     engine: Engine, workers: Workers, logged: Logged
 ) -> None:
     image = engine.tag(f"{NO_REGISTRY}/wingsd-test/busybox:1")

@@ -42,9 +42,7 @@ def test_a_silent_client_is_disconnected_but_not_one_that_is_paused() -> None:
     ],
 )
 @pytest.mark.parametrize("before", [b"", head("/whole", Content_Length=1) + b"a"])
-def test_an_idle_connection_is_closed_and_then_cut_off(
-    settings: dict[str, Any], seconds: int, before: bytes
-) -> None:
+def test_an_idle_connection_is_cut(settings: dict[str, Any], seconds: int, before: bytes) -> None:
     talk = Conversation(Taker(), **settings)
     talk.clock.advance(seconds - 1)
     if before:

@@ -195,7 +195,7 @@ async def test_an_invalid_answer_is_retried(harness: Harness, fault: Any) -> Non
     assert len(harness.fake.calls) == 3
 
 
-async def test_an_answer_past_its_bound_is_asked_for_again(
+async def test_too_long_an_answer_is_retried(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(httpclient, "MAX_BODY", 10_000)

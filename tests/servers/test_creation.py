@@ -86,9 +86,7 @@ def test_a_server_that_the_panel_does_not_describe_is_not_created(node: FakeNode
         node.servers.get(UUID)
 
 
-def test_a_server_whose_container_cannot_be_made_is_here_and_a_start_makes_it(
-    node: FakeNode, logged: Logged
-) -> None:
+def test_a_start_makes_a_container_that_could_not_be_made(node: FakeNode, logged: Logged) -> None:
     empty(node)
     fault = EnvironmentFailed("the image x could not be pulled")
     node.environment.faults |= {"create": fault, "recreate": fault}

@@ -139,7 +139,7 @@ def test_a_start_under_way_is_cancelled_by_the_deletion(node: FakeNode) -> None:
     assert node.environment.containers == {}
 
 
-def test_files_that_cannot_be_deleted_are_logged(
+def test_undeleted_files_are_logged(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     node.server()
@@ -174,7 +174,7 @@ def test_what_another_node_of_the_pool_is_deleting_is_left_to_that(node: FakeNod
     assert os.listdir(node.data) == [name]
 
 
-def test_what_cannot_be_deleted_keeps_nothing_else(
+def test_one_failure_stops_no_deletion(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     for uuid in (UUID, OTHER):

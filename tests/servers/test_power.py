@@ -94,7 +94,7 @@ def test_an_internal_error_is_logged_and_shown_in_brief(node: FakeNode, logged: 
     assert logged.take(RuntimeError)
 
 
-def test_a_program_that_ends_before_the_engine_has_answered(
+def test_it_may_end_before_the_engine_answers(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = node.server(configuration(done=()))

@@ -51,9 +51,7 @@ def test_a_start_waits_for_another_action_within_its_time(node: FakeNode, wait: 
 
 @pytest.mark.parametrize("action", [PowerAction.STOP, PowerAction.KILL])
 @pytest.mark.parametrize("where", ["panel", "recreate", "start"])
-def test_a_start_that_has_not_come_to_running_is_cancelled(
-    node: FakeNode, where: str, action: PowerAction
-) -> None:
+def test_an_unfinished_start_is_cancelled(node: FakeNode, where: str, action: PowerAction) -> None:
     server = node.server()
     if where == "panel":
         node.panel.faults["describe"] = Deferred()

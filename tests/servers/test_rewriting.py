@@ -82,9 +82,7 @@ def test_a_server_has_one_thread_although_starts_are_cancelled(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["second", "volumes"]
 
 
-def test_a_server_without_such_files_waits_for_nothing(
-    egg_files: ServerEggFiles, threads: SlowWorkers
-) -> None:
+def test_no_egg_files_need_no_thread(egg_files: ServerEggFiles, threads: SlowWorkers) -> None:
     assert Deferred.fromCoroutine(egg_files.rewrite(configuration())).result == []
     assert threads.work == []
 
@@ -113,9 +111,7 @@ class Rewritten:
         return job, succeed([])
 
 
-def test_a_server_that_was_slow_is_rewritten_as_a_slow_one_until_it_is_not(
-    node: FakeNode, tmp_path: Path
-) -> None:
+def test_a_slow_server_is_rewritten_apart_for_now(node: FakeNode, tmp_path: Path) -> None:
     rewriters = Rewritten(True, True, False, False)
     egg_files = ServerEggFiles(rewriters, str(tmp_path), node.owner, node.config, lambda _: None)  # type: ignore[arg-type]
     for _ in range(4):

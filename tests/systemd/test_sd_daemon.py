@@ -53,9 +53,7 @@ def test_a_status_stays_on_one_line_and_says_nothing_else(manager: Manager) -> N
     assert manager.heard() == [{"STATUS": "two READY=1 words"}]
 
 
-def test_while_a_start_takes_long_more_time_is_asked_for(
-    manager: Manager, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_start_is_extended(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sd_daemon, "_EXTENDED_EVERY", 0.001)
     with Notifier(manager.address).extending():
         for _ in range(3):
@@ -64,9 +62,7 @@ def test_while_a_start_takes_long_more_time_is_asked_for(
     assert manager.heard() == []
 
 
-def test_a_start_extends_its_timeout_for_a_limited_time(
-    manager: Manager, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_extensions_are_limited(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sd_daemon, "_EXTENDED_FOR", 0.0)
     with Notifier(manager.address).extending():
         pass

@@ -149,7 +149,7 @@ async def test_another_pools_files_are_sent(receiver: Receiver, ours: str, logge
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("", "attic"), ("attic", ""), ("attic", "cellar")])
-async def test_a_copy_never_takes_the_place_of_what_may_be_the_senders(
+async def test_a_copy_never_replaces_the_senders_files(
     pooled: Receiver, ours: str, theirs: str
 ) -> None:
     pooled.volume.pool = ours

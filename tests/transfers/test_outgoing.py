@@ -174,9 +174,7 @@ async def test_the_archive_goes_in_the_format_that_is_asked_for(
 
 
 @pytest.mark.parametrize(("asked", "is_compressed"), [("", True), ("none", False)])
-async def test_the_level_that_is_asked_for_goes_before_the_nodes_own(
-    sender: Sender, asked: str, is_compressed: bool
-) -> None:
+async def test_the_requested_level_counts(sender: Sender, asked: str, is_compressed: bool) -> None:
     await sender.start(compression_level=asked)
     (archive,) = sender.destination.archives
     assert (len(archive) < 128_000 / 2) is is_compressed

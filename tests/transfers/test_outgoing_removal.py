@@ -158,9 +158,7 @@ async def test_a_transfer_is_open_until_its_backups_are_removed(with_backups: Se
     await until(lambda: is_over(with_backups))
 
 
-async def test_the_logged_size_and_duration_are_of_the_same_upload(
-    with_backups: Sender, logged: Logged
-) -> None:
+async def test_the_logged_size_is_of_the_same_upload(with_backups: Sender, logged: Logged) -> None:
     with_backups.keep(PLACES[0], bytes(1 << 20))
     await start(with_backups)
     (line,) = [line for line in logged.lines if f"{UUID}: sent " in line]

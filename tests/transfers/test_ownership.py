@@ -100,9 +100,7 @@ DENIED = [True, False, True]
 @pytest.mark.parametrize(
     ("answers", "moved"), [([True, True], False), ([False], True), ([True, False, False], True)]
 )
-def test_a_lost_destination_may_succeed_while_the_panel_denies_the_transfer(
-    answers: list[object], moved: bool
-) -> None:
+def test_a_lost_destination_may_succeed_while_denied(answers: list[object], moved: bool) -> None:
     sending = Sending(*DENIED, *DENIED, *answers, age=1, lost=True)
     assert not sending.asking.called
     sending.clock.pump([0.5] * 8)

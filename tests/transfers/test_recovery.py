@@ -39,7 +39,7 @@ async def test_a_failed_write_to_the_database_fails_the_transfer_and_loses_nothi
     assert receiver.store.unfinished() == []
 
 
-async def test_no_transfer_begins_without_a_database(
+async def test_none_begins_without_a_record(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

@@ -143,9 +143,7 @@ async def test_backups_are_removed_only_if_the_server_moved(sender: Sender, move
 
 
 @pytest.mark.parametrize("moved", [True, False])
-async def test_the_rest_of_the_grace_is_waited_after_a_restart(
-    sender: Sender, moved: bool
-) -> None:
+async def test_the_rest_of_the_grace_follows_a_restart(sender: Sender, moved: bool) -> None:
     clock = Clock()
     object.__setattr__(sender.coordinators, "reactor", clock)
     begin(sender, SendStep.SETTLE)

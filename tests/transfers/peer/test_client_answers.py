@@ -267,9 +267,7 @@ async def test_an_upload_ends_at_an_endless_answer(first: bytes, block: bytes, s
 
 
 @pytest.mark.parametrize(("first", "block", "says"), WITHOUT_END)
-async def test_a_question_of_a_direct_transfer_ends_at_an_endless_answer(
-    first: bytes, block: bytes, says: str
-) -> None:
+async def test_a_question_ends_at_an_endless_answer(first: bytes, block: bytes, says: str) -> None:
     peer = Peer(goes_on(first, block))
     url = f"http://127.0.0.1:{peer.port}/api/transfers/x/by-hand"
     with pytest.raises(DestinationDisconnected, match=says):

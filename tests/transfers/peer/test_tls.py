@@ -146,9 +146,7 @@ async def test_a_certificate_for_another_name_is_refused(
     assert f"calls that node {host}" in error.detail
 
 
-async def test_a_certificate_with_its_name_in_the_subject_alone_is_refused(
-    ca: trustme.CA, ca_file: str
-) -> None:
+async def test_a_name_in_the_subject_alone_is_refused(ca: trustme.CA, ca_file: str) -> None:
     certificate = ca.issue_cert("alice@example.com", common_name="localhost")
     error = await refusal(certificate, "localhost", PeerTls(ca_file))
     assert "no name at all" in error.detail
