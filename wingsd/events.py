@@ -15,6 +15,7 @@ __all__ = [
     "CONSOLE_OUTPUT",
     "DAEMON_MESSAGE",
     "DELETED",
+    "FEATURE_MATCH",
     "INSTALL_OUTPUT",
     "STATS",
     "STATUS",
@@ -34,6 +35,9 @@ CONSOLE_OUTPUT = "console output"
 STATS = "stats"
 #: A message of the node itself in a server's console.
 DAEMON_MESSAGE = "daemon message"
+#: A line of the console for which the Panel's page has a dialogue (Pelican): JSON with its `key`,
+#: the `pattern` found, and the `line`.
+FEATURE_MATCH = "feature match"
 #: The server has left this node.
 DELETED = "deleted"
 #: A line of its installation. The end of a backup; the backup's UUID follows the name.

@@ -11,17 +11,19 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, running
 from tests.support import Hang
 from tests.support.logged_errors import Logged
-from wingsd.config import Registry
+from wingsd.config import Registry, ThrottlesConfig
 from wingsd.docker.runtime import Usage
 from wingsd.egg_files.rewriters import public_configuration
 from wingsd.errors import EnvironmentFailed, ServerNotRunning
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import ConfigurationFile, Replacement
-from wingsd.servers.console import LINES, WINDOW
 from wingsd.servers.disk_usage import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.runtime import THROTTLING
+from wingsd.servers.throttle import WINDOW
 from wingsd.util.serialization import unstructure
 
+LINES = ThrottlesConfig().lines
 USAGE = Usage(1000, 2000, 12.5, 30, 40, 5000)
 
 
@@ -71,11 +73,11 @@ def test_a_flood_is_cut_and_reported_at_its_end(node: FakeNode) -> None:
     node.clock.advance(1)
     for _ in range(4):
         node.process().say(b"flood\n" * 10 * LINES)
-    assert len(node.told("console output")) == LINES
-    node.clock.advance(WINDOW)
-    node.clock.advance(WINDOW)
+    assert node.output == ["flood"] * LINES
+    assert node.daemon_lines == [THROTTLING], "once, and when it begins"
+    node.clock.pump([WINDOW] * 12)
     notice = f"[wingsd] {39 * LINES} lines were left out"
-    assert node.told("console output")[LINES:] == [notice]
+    assert node.output[LINES:] == [notice]
     node.process().say(b"calm\n")
     assert server.console.lines(2) == [notice, "calm"]
     assert node.clock.getDelayedCalls() == []

@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
-from wingsd.servers.console import BYTES, LINES, LONGEST_EPISODE, WINDOW, Throttle
+import pytest
+
+from wingsd.config import ThrottlesConfig
+from wingsd.servers.throttle import BYTES, LONGEST_EPISODE, QUIET, SUSTAINED, WINDOW, Throttle
 
 LINE = b"x"
+RULES = ThrottlesConfig()
 
 
-def test_what_is_no_flood_passes() -> None:
-    throttle = Throttle()
-    for window in range(5):
-        assert throttle.admit([LINE] * LINES, window * WINDOW) == LINES
-    assert not throttle.active
+def test_the_limit_is_that_of_wings() -> None:
+    throttle = Throttle(RULES)
+    assert throttle.admit([LINE] * 2001, 0) == 2000
+    assert throttle.admit([LINE], 0.05) == 0
 
 
-def test_a_flood_is_cut_off_in_each_window() -> None:
-    throttle = Throttle()
-    assert throttle.admit([LINE] * (LINES + 5), 0) == LINES
-    assert throttle.admit([LINE], WINDOW / 2) == 0
-    assert throttle.admit([LINE] * 3, WINDOW) == 3
+@pytest.mark.parametrize(("lines", "in_a_second"), [(500, SUSTAINED), (3000, 3000)])
+def test_bursts_are_limited_by_the_second_as_well(lines: int, in_a_second: int) -> None:
+    throttle = Throttle(ThrottlesConfig(lines=lines))
+    admitted = [throttle.admit([LINE] * 10_000, tenth / 10) for tenth in range(20)]
+    assert max(admitted) == lines
+    assert sum(admitted[:10]) == sum(admitted[10:]) == in_a_second
+
+
+def test_without_a_limit_of_lines_that_of_bytes_stays() -> None:
+    throttle = Throttle(ThrottlesConfig(enabled=False))
+    assert throttle.admit([LINE] * 100_000, 0) == 100_000
+    assert throttle.admit([LINE] * 100_000, 0) == BYTES - 100_000
 
 
 def test_long_lines_are_a_flood_too() -> None:
-    throttle = Throttle()
+    throttle = Throttle(RULES)
     line = b"x" * (BYTES // 4)
     assert throttle.admit([line] * 10, 0) == 4
     assert throttle.admit([line], WINDOW) == 1
 
 
-def test_an_episode_is_over_after_a_quiet_window() -> None:
-    throttle = Throttle()
-    throttle.admit([LINE] * (LINES + 5), 0)
-    throttle.admit([LINE] * 2, WINDOW / 2)
+def test_an_episode_is_over_when_all_has_passed_for_a_while() -> None:
+    throttle = Throttle(RULES)
+    throttle.admit([LINE] * (RULES.lines + 5), 0)
+    throttle.admit([LINE] * 2, 0.5)
     assert throttle.active
-    assert throttle.ended(WINDOW) == 0
-    assert throttle.ended(3 * WINDOW) == 7
-    assert throttle.ended(3 * WINDOW) == 0
+    assert throttle.ended(QUIET) == 0
+    assert throttle.ended(0.5 + QUIET) == 7
+    assert throttle.ended(0.5 + QUIET) == 0
     assert not throttle.active
 
 
-def test_an_endless_flood_is_reported_now_and_then() -> None:
-    throttle = Throttle()
+def test_a_flood_without_end_is_told_of_now_and_then() -> None:
+    throttle = Throttle(RULES)
     told = []
-    for window in range(250):
-        now = window * WINDOW
-        told.append(throttle.ended(now))
-        throttle.admit([LINE] * (LINES + 1), now)
+    for second in range(32):
+        told.append(throttle.ended(second))
+        throttle.admit([LINE] * (RULES.lines + 1), second)
     episodes = [count for count in told if count]
     assert len(episodes) == 3
-    assert all(abs(count - LONGEST_EPISODE / WINDOW) <= 1 for count in episodes)
+    assert all(abs(count - LONGEST_EPISODE) <= 1 for count in episodes)

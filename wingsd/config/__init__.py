@@ -29,7 +29,7 @@ from wingsd.config.sections import (
     TransfersConfig,
     User,
 )
-from wingsd.config.servers import CrashDetectionConfig
+from wingsd.config.servers import CrashDetectionConfig, ThrottlesConfig
 from wingsd.config.vendors import CALAGOPUS, PELICAN, PTERODACTYL
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "StoragePool",
     "StreamsConfig",
     "SystemConfig",
+    "ThrottlesConfig",
     "TransfersConfig",
     "User",
     "differences",

@@ -15,6 +15,7 @@ import attrs
 import yaml
 
 from wingsd.config.sections import ApiConfig, Control, DockerConfig, Metrics, SystemConfig
+from wingsd.config.servers import ThrottlesConfig
 from wingsd.config.validators import Seconds, is_uuid, not_empty, one_of, positive, url
 from wingsd.config.vendors import (
     FAMILIES,
@@ -118,6 +119,7 @@ class Config:
     system: SystemConfig = SystemConfig()
     remote_query: RemoteQuery = RemoteQuery()
     docker: DockerConfig = DockerConfig()
+    throttles: ThrottlesConfig = ThrottlesConfig()
     metrics: Metrics = Metrics()
     control: Control = Control()
     #: Directories of the host below which mounts of servers are allowed, after all symlinks in

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import attrs
 
-from wingsd.config.validators import Seconds, not_negative
+from wingsd.config.validators import Milliseconds, Seconds, not_negative
 
-__all__ = ["CrashDetectionConfig"]
+__all__ = ["CrashDetectionConfig", "ThrottlesConfig"]
 
 
 @attrs.frozen
@@ -21,3 +21,20 @@ class CrashDetectionConfig:
     #: The time after such a restart within which another end is not followed by one; 0 means that
     #: every end is.
     timeout: Seconds = attrs.field(default=60, validator=not_negative)
+
+
+@attrs.frozen
+class ThrottlesConfig:
+    """`throttles`: the limit of the lines that one server may write into its console.
+
+    Above it, lines are left out, and a line of the node says so. More than 1 MiB a second is never
+    passed on.
+    """
+
+    #: Limit the lines.
+    enabled: bool = True
+    #: The maximum number of lines in `line_reset_interval`. As many, but 2,000 at least, pass in a
+    #: second.
+    lines: int = attrs.field(default=2000, validator=not_negative)
+    #: The time after which lines are counted anew.
+    line_reset_interval: Milliseconds = attrs.field(default=100, validator=not_negative)

@@ -16,6 +16,7 @@ __all__ = [
     "Days",
     "MiB",
     "MiBPerSecond",
+    "Milliseconds",
     "Seconds",
     "absolute",
     "absolute_or_empty",
@@ -40,6 +41,7 @@ Days = Annotated[int, "days"]
 MiB = Annotated[int, "MiB"]
 MiBPerSecond = Annotated[int, "MiB/s"]
 Seconds = Annotated[int, "seconds"]
+Milliseconds = Annotated[int, "milliseconds"]
 
 
 _MAX_PORT = 65535

@@ -73,7 +73,6 @@ def defaults_of(family: str, written: Any) -> dict[str, Any]:
 _NAMES: Mapping[str, str] = MappingProxyType(
     {
         "": "quiet BlockBaseDirMount ignore_panel_config_updates",
-        "throttles": "enabled lines line_reset_interval",
         "Search": "blacklisted_dirs max_recursion_depth",
         "remote_query": "retry_limit",
         "api": (

@@ -19,6 +19,7 @@ __all__ = [
     "Configuration",
     "ConfigurationFile",
     "Default",
+    "Egg",
     "Image",
     "Meta",
     "Mount",
@@ -98,6 +99,16 @@ class Mount:
 
 
 @attrs.frozen
+class Egg:
+    """`settings.egg`: `features` are texts of the console by the key of a dialogue (Pelican).
+
+    They come from the egg's author, so they may have any form.
+    """
+
+    features: Any = None
+
+
+@attrs.frozen
 class Settings:
     """`settings`: one server. `environment` and `labels` hold scalars of any type."""
 
@@ -112,6 +123,7 @@ class Settings:
     container: Image = Image()
     allocations: Allocations = Allocations()
     mounts: tuple[Mount, ...] = ()
+    egg: Egg = Egg()
     #: Whether it is started again after a crash; None where the node's configuration says that.
     crash_detection_enabled: bool | None = None
 

@@ -1,4 +1,4 @@
-"""A server's console: output is split into lines, throttled, kept, and matched for startup.
+"""A server's console: output is split into lines, kept, and matched for startup and features.
 
 A run's output is not trusted: no line is longer than `MAX_LINE`, and what is kept is bounded in
 lines and in bytes.
@@ -9,8 +9,12 @@ from __future__ import annotations
 import codecs
 import re
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
+from wingsd.config import ThrottlesConfig
 from wingsd.panel.schemas import Startup
 from wingsd.util.text import escaped
 
@@ -18,17 +22,30 @@ __all__ = [
     "CUT",
     "LONGEST_MATCHED_LINE",
     "MAX_LINE",
-    "WINDOW",
     "Console",
+    "ConsoleSettings",
+    "FeatureMatcher",
     "LineSplitter",
     "StartupDetector",
-    "Throttle",
     "daemon_line",
     "text",
 ]
 
 #: Characters of a line that are matched.
 LONGEST_MATCHED_LINE = 4096
+
+
+@attrs.frozen
+class ConsoleSettings:
+    """What the consoles of a node have in common.
+
+    At least `log_count` lines are kept. `app_name` is the name that the node's own lines bear.
+    """
+
+    log_count: int
+    app_name: str
+    throttles: ThrottlesConfig
+
 
 _REGEX = "regex:"
 #: Control sequences of terminals (ECMA-48): commands to the terminal such as its title, then
@@ -99,63 +116,28 @@ class StartupDetector:
             self.errors.append(f"the startup expression {_REGEX}{expression} is invalid: {text}")
 
 
-#: Seconds, and the limits in each window: 2,000 lines and 1 MiB a second.
-WINDOW = 0.125
-LINES = 250
-BYTES = 128 * 1024
-#: Seconds after which a flood is reported though it has not ended.
-LONGEST_EPISODE = 10.0
+class FeatureMatcher:
+    """Finds the lines for which a Panel's page has a dialogue, by `settings.egg.features`.
 
-
-class Throttle:
-    """Limits lines by windows of time; each method gets the time `now`, in seconds.
-
-    An episode begins with the first omitted line. It ends when a whole window has passed without
-    one, or after `LONGEST_EPISODE`.
+    These are texts by the key of the dialogue. Case does not matter. What is not in this form is
+    ignored: it comes from an egg, and no server may fail for it.
     """
 
-    def __init__(self) -> None:
-        self._window = float("-inf")
-        self._lines = 0
-        self._bytes = 0
-        self._omitted = 0
-        self._began = 0.0
-        self._last = 0.0
+    def __init__(self, features: object) -> None:
+        found = features.items() if isinstance(features, Mapping) else ()
+        self._texts = [
+            (str(key), text, text.lower())
+            for key, texts in found
+            for text in (texts if isinstance(texts, list) else ())
+            if isinstance(text, str) and text
+        ]
 
-    def admit(self, lines: list[bytes], now: float) -> int:
-        """Return how many of `lines`, from the first, pass."""
-        if now - self._window >= WINDOW:
-            self._window, self._lines, self._bytes = now, 0, 0
-        admitted = 0
-        for line in lines[: LINES - self._lines]:
-            if self._bytes >= BYTES:
-                break
-            self._bytes += len(line)
-            admitted += 1
-        self._lines += admitted
-        if admitted < len(lines):
-            if not self._omitted:
-                self._began = now
-            self._omitted += len(lines) - admitted
-            self._last = now
-        return admitted
-
-    def ended(self, now: float) -> int:
-        """Return how many lines an ended episode omitted; 0 when none has ended."""
-        if not self._omitted:
-            return 0
-        quiet = now - self._last >= 2 * WINDOW
-        return self.flush() if quiet or now - self._began >= LONGEST_EPISODE else 0
-
-    def flush(self) -> int:
-        """End the episode, if there is one; return how many lines it omitted."""
-        omitted, self._omitted = self._omitted, 0
-        return omitted
-
-    @property
-    def active(self) -> bool:
-        """Whether an episode has begun and not ended."""
-        return self._omitted > 0
+    def match(self, line: str) -> list[tuple[str, str]]:
+        """Return the key and the text of each feature that the line has."""
+        if not self._texts:
+            return []
+        lower = line[:LONGEST_MATCHED_LINE].lower()
+        return [(key, text) for key, text, wanted in self._texts if wanted in lower]
 
 
 #: Bytes of a line that are kept; `CUT` replaces the rest.

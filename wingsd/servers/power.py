@@ -112,7 +112,7 @@ class PowerControl:
 
     async def _adopt(self) -> None:
         if not self._adopted:
-            await self._runtime.adopt()
+            await self._runtime.adopt(self._server.configuration)
             self._adopted = True
 
     def cancel_start(self) -> None:

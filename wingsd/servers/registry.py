@@ -23,6 +23,7 @@ from wingsd.errors import (
 from wingsd.events import DELETED, Event, EventBus
 from wingsd.panel.client import Panel
 from wingsd.panel.schemas import Configuration
+from wingsd.servers.console import ConsoleSettings
 from wingsd.servers.disk_usage import DiskWalks, ServerFiles
 from wingsd.servers.files import BackgroundTasks, Deleter, ServerDirectories
 from wingsd.servers.lifecycle import Creation, Loader
@@ -79,6 +80,9 @@ class Servers:
         self._directories = ServerDirectories(config.system.data, owner, node)
         self._deleter = Deleter(disk, self._directories, self._tasks)
         self._loader = Loader(panel, reactor)
+        self._console_settings = ConsoleSettings(
+            config.system.websocket_log_count, config.app_name, config.throttles
+        )
         self._booting: Deferred[None] | None = None
         self._stopped = False
         self._creating: dict[str, Deferred[Server]] = {}
@@ -236,8 +240,7 @@ class Servers:
                 self._bus,
                 files,
                 self._reactor,
-                system.websocket_log_count,
-                self._config.app_name,
+                self._console_settings,
             ),
             files=files,
             egg_files=ServerEggFiles(

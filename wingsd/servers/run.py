@@ -9,7 +9,8 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from wingsd.docker.runtime import Running, Usage
-from wingsd.servers.console import WINDOW, LineSplitter, StartupDetector, Throttle, text
+from wingsd.servers.console import LineSplitter, StartupDetector, text
+from wingsd.servers.throttle import WINDOW, Throttle
 
 __all__ = ["Run", "RunListener"]
 
@@ -19,6 +20,9 @@ class RunListener(Protocol):
 
     def on_line(self, line: str) -> None:
         """Take a line of the console."""
+
+    def on_flood(self) -> None:
+        """Take note that lines are being left out."""
 
     def on_ready(self) -> None:
         """Take note that the startup is finished."""
@@ -42,6 +46,7 @@ class Run:
         self,
         listener: RunListener,
         reactor: IReactorTime,
+        throttle: Throttle,
         startup: StartupDetector | None = None,
     ) -> None:
         self.running: Running | None = None
@@ -52,7 +57,7 @@ class Run:
         self._reactor = reactor
         self._startup = startup
         self._lines = LineSplitter()
-        self._throttle = Throttle()
+        self._throttle = throttle
         self._timer: IDelayedCall | None = None
         self._detached = False
         self._waiting: list[Deferred[None]] = []
@@ -107,8 +112,11 @@ class Run:
     def _take(self, lines: list[bytes]) -> None:
         now = self._reactor.seconds()
         self._report_omitted(self._throttle.ended(now))
+        flooded = self._throttle.active
         for line in lines[: self._throttle.admit(lines, now)]:
             self._listener.on_line(text(line))
+        if self._throttle.active and not flooded:
+            self._listener.on_flood()
         if self._throttle.active and self._timer is None:
             self._timer = self._reactor.callLater(WINDOW, self._check_throttle)
         startup = self._startup

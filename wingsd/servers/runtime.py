@@ -15,13 +15,28 @@ from twisted.logger import Logger
 
 from wingsd.docker.runtime import Environment, Usage
 from wingsd.errors import EnvironmentFailed
-from wingsd.events import CONSOLE_OUTPUT, DAEMON_MESSAGE, STATS, STATUS, Event, EventBus
-from wingsd.panel.schemas import Configuration, Settings, Startup
-from wingsd.servers.console import Console, StartupDetector, daemon_line
+from wingsd.events import (
+    CONSOLE_OUTPUT,
+    DAEMON_MESSAGE,
+    FEATURE_MATCH,
+    STATS,
+    STATUS,
+    Event,
+    EventBus,
+)
+from wingsd.panel.schemas import Configuration, Settings
+from wingsd.servers.console import (
+    Console,
+    ConsoleSettings,
+    FeatureMatcher,
+    StartupDetector,
+    daemon_line,
+)
 from wingsd.servers.crash import ProgramEnd
 from wingsd.servers.disk_usage import ServerFiles
 from wingsd.servers.power_states import PowerEvent, PowerState, next_state
 from wingsd.servers.run import Run
+from wingsd.servers.throttle import Throttle
 from wingsd.util.serialization import Keywords, unstructure
 from wingsd.util.text import escaped
 
@@ -64,13 +79,13 @@ class ServerDetails:
 #: The lines of a console that Wings returns at most over its API; the WebSocket's figure is
 #: configured.
 LEAST_KEPT = 100
+THROTTLING = "Server is outputting console data too quickly -- throttling..."
 
 
 class ServerRuntime:
     """The environment and the state of the server with the UUID `uuid`.
 
-    At least `log_count` lines of the console are kept. The server's `files` are measured after
-    each run, and while the program runs. `app_name` is the name that daemon lines bear.
+    The server's `files` are measured after each run, and while the program runs.
     """
 
     _log = Logger()
@@ -82,13 +97,12 @@ class ServerRuntime:
         bus: EventBus,
         files: ServerFiles,
         reactor: IReactorTime,
-        log_count: int,
-        app_name: str,
+        settings: ConsoleSettings,
     ) -> None:
         self.uuid = uuid
         self.state = PowerState.OFFLINE
         self.usage = Usage()
-        self.console = Console(max(log_count, LEAST_KEPT))
+        self.console = Console(max(settings.log_count, LEAST_KEPT))
         #: The current run, from before its start to its end.
         self.run: Run | None = None
         #: Whether the run was found running, so that the console lacks its beginning.
@@ -97,7 +111,8 @@ class ServerRuntime:
         self._bus = bus
         self._files = files
         self._reactor = reactor
-        self._app_name = app_name
+        self._settings = settings
+        self._features = FeatureMatcher(None)
         #: Called with each measurement of the program's usage.
         self.when_measured: Callable[[], object] = lambda: None
         #: Called when the program has ended, and nobody has asked for that.
@@ -113,18 +128,19 @@ class ServerRuntime:
         """
         try:
             await self._environment.recreate(configuration.settings)
-            await self._start(configuration.process.startup)
+            await self._start(configuration)
         except BaseException:
             # As with Wings: `stopping` before `offline` says that this is no crash.
             if self.state is PowerState.STARTING:
                 self.transition(PowerEvent.STOP)
             raise
 
-    async def _start(self, startup: Startup) -> None:
-        detector = StartupDetector(startup)
+    async def _start(self, configuration: Configuration) -> None:
+        detector = StartupDetector(configuration.process.startup)
         for error in detector.errors:
             self.say(error)
-        run = self.run = Run(self, self._reactor, detector or None)
+        self._features = FeatureMatcher(configuration.settings.egg.features)
+        run = self.run = Run(self, self._reactor, self._throttle(), detector or None)
         self._joined_late = False
         try:
             run.running = await self._environment.start(self.uuid, run)
@@ -138,12 +154,13 @@ class ServerRuntime:
         if run.ready and not run.over:
             self.transition(PowerEvent.READY)
 
-    async def adopt(self) -> bool:
+    async def adopt(self, configuration: Configuration) -> bool:
         """Watch the program if it runs already; return whether it does.
 
         Raises `EnvironmentFailed`.
         """
-        run = Run(self, self._reactor)
+        self._features = FeatureMatcher(configuration.settings.egg.features)
+        run = Run(self, self._reactor, self._throttle())
         running = await self._environment.adopt(self.uuid, run)
         if running is None or run.over:
             return False
@@ -151,6 +168,9 @@ class ServerRuntime:
         self._joined_late = True
         self.transition(PowerEvent.ADOPTED)
         return True
+
+    def _throttle(self) -> Throttle:
+        return Throttle(self._settings.throttles)
 
     async def _remove_failed(self) -> None:
         try:
@@ -229,7 +249,7 @@ class ServerRuntime:
         With `keep` it becomes one of the console's last lines as well.
         """
         self._log.info("{server}: {message}", server=self.uuid, message=message)
-        line = daemon_line(self._app_name, message)
+        line = daemon_line(self._settings.app_name, message)
         if keep:
             self.console.add(line)
         self.publish(CONSOLE_OUTPUT, line)
@@ -271,9 +291,16 @@ class ServerRuntime:
     # `wingsd.servers.run.RunListener`
 
     def on_line(self, line: str) -> None:
-        """Keep and publish a console line."""
+        """Keep and publish a console line, and the egg's features that it shows."""
         self.console.add(line)
         self.publish(CONSOLE_OUTPUT, line)
+        for key, pattern in self._features.match(line):
+            found = {"key": key, "pattern": pattern, "line": line}
+            self.publish(FEATURE_MATCH, json.dumps(found, ensure_ascii=False))
+
+    def on_flood(self) -> None:
+        """Say that lines are left out."""
+        self.daemon_line(THROTTLING, keep=True)
 
     def on_ready(self) -> None:
         """Enter the state `running`, unless the engine has not yet confirmed the start."""
