@@ -19,6 +19,7 @@ __all__ = [
     "INSTALL_OUTPUT",
     "STATS",
     "STATUS",
+    "SUSPENDED",
     "TRANSFER_LOGS",
     "TRANSFER_STATUS",
     "Event",
@@ -40,6 +41,8 @@ DAEMON_MESSAGE = "daemon message"
 FEATURE_MATCH = "feature match"
 #: The server has left this node.
 DELETED = "deleted"
+#: The Panel has suspended the server. It is for this node only, and not sent to browsers.
+SUSPENDED = "suspended"
 #: A line of its installation. The end of a backup; the backup's UUID follows the name.
 INSTALL_OUTPUT = "install output"
 BACKUP_COMPLETED = "backup completed"

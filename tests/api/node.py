@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any
 from urllib.parse import urljoin
@@ -29,6 +29,7 @@ from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.site import NodeSite, NotFound
+from wingsd.panel.schemas import Configuration, Process, Settings, Stop
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
 from wingsd.transfers.outgoing.request import TransferRequest
@@ -62,6 +63,7 @@ class FakeServer:
         self.suspended = False
         self.lines = [f"line {number}" for number in range(500)]
         self.powered: Deferred[None] = Deferred()
+        self.configuration = Configuration(Settings(uuid), Process(stop=Stop("signal", "C")))
         self._calls = calls
 
     def details(self) -> dict[str, Any]:
@@ -82,8 +84,8 @@ class FakeServer:
     async def logs(self, lines: int) -> list[str]:
         return self.lines[-lines:]
 
-    async def sync(self) -> None:
-        self._calls.note("sync")
+    async def sync(self, given: Configuration | None = None) -> None:
+        self._calls.note("sync", *([] if given is None else [given]))
 
 
 class FakeServers:
@@ -99,7 +101,7 @@ class FakeServers:
         if uuid not in self.known:
             if not self.loaded:
                 raise ServersNotLoaded
-            raise ServerNotFound("The requested resource was not found on this instance.")
+            raise ServerNotFound("The requested resource does not exist on this instance.")
         return self.known[uuid]
 
     def all(self) -> list[FakeServer]:
@@ -283,6 +285,10 @@ class ApiNode:
 
     def resource(self, server: FakeServer) -> Socket:
         return Socket(server)
+
+    def close_user(self, user: str, servers: Collection[str]) -> int:
+        self.calls.note("close user", user, servers)
+        return 1
 
     def resource_of_moved(self, server: str) -> Socket | None:
         return self.moved.get(server)

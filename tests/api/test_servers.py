@@ -9,6 +9,7 @@ import pytest
 from tests.api.node import NOW, UUID, ApiNode, FakeServer, Socket
 from tests.support.logged_errors import Logged
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
+from wingsd.panel.schemas import Stop
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.outgoing.request import TransferRequest
 
@@ -211,11 +212,17 @@ async def test_commands_are_a_list_of_texts(node: ApiNode) -> None:
 
 @pytest.mark.parametrize(
     ("query", "lines"),
-    [("", 100), ("?size=3", 3), ("?lines=4", 4), ("?size=5&lines=4", 5), ("?size=9999", 100)],
+    [("", 100), ("?size=3", 3), ("?size=5&lines=4", 5), ("?size=9999", 100)],
 )
 async def test_the_console_can_be_read(node: ApiNode, query: str, lines: int) -> None:
     reply = await node.call("GET", f"{HOME}/logs{query}")
     assert (reply.status, reply.json) == (200, {"data": node.server.lines[-lines:]})
+
+
+async def test_the_console_is_plain_text_where_lines_are_asked_for(node: ApiNode) -> None:
+    reply = await node.call("GET", f"{HOME}/logs?lines=2", Accept="application/msgpack")
+    assert reply.headers["content-type"] == "text/plain; charset=utf-8"
+    assert (reply.status, reply.text) == (200, "line 498\nline 499\n")
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "many", "1.5", "9" * 6000])
@@ -229,6 +236,56 @@ async def test_settings_are_fetched_again(node: ApiNode) -> None:
     # The Panel sends no body at all.
     reply = await node.call("POST", f"{HOME}/sync")
     assert (reply.status, reply.text, node.calls) == (204, "", [("sync",)])
+
+
+SETTINGS = {"uuid": UUID, "suspended": True, "build": {"memory_limit": 512}}
+
+
+@pytest.mark.parametrize(
+    ("given", "stop"),
+    [
+        ({"settings": SETTINGS, "process_configuration": {"stop": {"type": "stop"}}}, Stop()),
+        ({"settings": SETTINGS}, Stop("signal", "C")),
+        (SETTINGS, Stop("signal", "C")),
+    ],
+)
+async def test_settings_are_taken_from_the_body_of_calagopus_panel(
+    node: ApiNode, given: dict[str, Any], stop: Stop
+) -> None:
+    reply = await node.call("POST", f"{HOME}/sync", {"server": given})
+    assert reply.status == 204
+    ((_, configuration),) = node.calls
+    assert configuration.settings.suspended
+    assert configuration.settings.build.memory_limit == 512
+    assert configuration.process.stop == stop
+
+
+@pytest.mark.parametrize("content", [{}, {"server": None}])
+async def test_settings_are_fetched_where_the_body_has_none(
+    node: ApiNode, content: dict[str, Any]
+) -> None:
+    reply = await node.call("POST", f"{HOME}/sync", content)
+    assert (reply.status, node.calls) == (204, [("sync",)])
+
+
+@pytest.mark.parametrize(
+    ("given", "detail"),
+    [
+        ({"settings": {"uuid": OTHER}}, "server.settings.uuid: expected the UUID in the path"),
+        ({"settings": {}}, "settings.uuid: is missing"),
+        (
+            {"uuid": UUID, "build": {"memory_limit": "much"}},
+            "build.memory_limit: expected a whole",
+        ),
+        (5, "server: expected a map"),
+    ],
+)
+async def test_invalid_settings_in_the_body_change_nothing(
+    node: ApiNode, given: Any, detail: str
+) -> None:
+    reply = await node.call("POST", f"{HOME}/sync", {"server": given})
+    assert (reply.status, node.calls) == (400, [])
+    assert detail in reply.json["detail"]
 
 
 async def test_a_transfer_is_started(node: ApiNode, logged: Logged) -> None:

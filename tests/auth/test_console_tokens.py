@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from tests.auth.token_values import NODE, UUID, bearer, refusal
-from wingsd.auth.tokens import EXPIRED, ConsoleToken, DenyList, console_token
+from wingsd.auth.tokens import EXPIRED, ConsoleToken, DenyList, console_token, user_key
 from wingsd.errors import Unauthorized
 
 
@@ -138,6 +138,19 @@ def test_a_later_denial_counts_and_a_boot_is_never_undone() -> None:
     denied.deny(["b"], 500.0)
     assert denied.refuses(issued(2500.0))
     assert denied.refuses(issued(900.0, "b"))
+
+
+def test_a_user_is_denied_for_a_server_or_for_all() -> None:
+    user = issued(1999.0).user
+    denied = DenyList(booted=1000.0)
+    denied.deny([user_key(user, "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10")], 2000.0)
+    assert not denied.refuses(issued(1999.0))
+    denied.deny([user_key(user.upper(), UUID)], 2000.0)
+    assert denied.refuses(issued(1999.0))
+    assert not denied.refuses(issued(2000.0))
+    denied.deny([user_key(user)], 3000.0)
+    assert denied.refuses(issued(2500.0, "another"))
+    assert not denied.refuses(issued(3000.0))
 
 
 def test_what_was_denied_is_known_after_a_restart() -> None:

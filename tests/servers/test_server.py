@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import attrs
 import pytest
@@ -24,7 +25,7 @@ from wingsd.servers.throttle import WINDOW
 from wingsd.util.serialization import unstructure
 
 LINES = ThrottlesConfig().lines
-USAGE = Usage(1000, 2000, 12.5, 30, 40, 5000)
+USAGE = Usage(1000, 2000, 12.5, 30, 40, 5000, 3, 4)
 
 
 def test_an_impossible_variable_fails_its_server_alone(node: FakeNode) -> None:
@@ -180,7 +181,8 @@ def test_usage_is_published_while_the_server_runs(node: FakeNode) -> None:
         "memory_bytes": 1000,
         "memory_limit_bytes": 2000,
         "cpu_absolute": 12.5,
-        "network": {"rx_bytes": 30, "tx_bytes": 40},
+        "cpu_limit_absolute": 100 * (os.cpu_count() or 1),
+        "network": {"rx_bytes": 30, "tx_bytes": 40, "rx_packets": 3, "tx_packets": 4},
         "uptime": 5000,
         "state": "running",
         "disk_bytes": 0,

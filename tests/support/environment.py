@@ -15,7 +15,7 @@ from wingsd.docker.container import check_variables
 from wingsd.docker.engine import console_lines
 from wingsd.docker.runtime import Usage, Watcher
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.schemas import Settings
+from wingsd.panel.schemas import Build, Settings
 
 #: The exit status of a process that was killed, 128 + SIGKILL.
 KILLED = 137
@@ -103,6 +103,8 @@ class FakeEnvironment:
     foreign: set[str] = attrs.field(factory=set, init=False)
     #: Servers whose processes end by themselves or by a kill, and ignore all else.
     stubborn: set[str] = attrs.field(factory=set, init=False)
+    #: What an update of limits warns of.
+    update_warnings: list[str] = attrs.field(factory=list, init=False)
     #: Console lines that end a process which is not stubborn.
     quit_commands: Collection[str] = attrs.field(default=("stop", "end", "quit"), init=False)
     #: What a method, by name, meets until it is taken out: raised, or waited for before it acts.
@@ -141,6 +143,13 @@ class FakeEnvironment:
         self._check_owner(settings.uuid)
         self._check_stopped(settings.uuid)
         self._make(settings)
+
+    async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
+        """Change the limits of a running container."""
+        await self.called("update", uuid)
+        if uuid in self.running:
+            self.containers[uuid] = attrs.evolve(self.containers[uuid], build=after)
+        return list(self.update_warnings)
 
     async def remove(self, uuid: str) -> None:
         await self.called("remove", uuid)

@@ -34,7 +34,7 @@ class FakeServer:
     """A server with only a console."""
 
     uuid = UUID
-    disowned = False
+    disowned = suspended = False
 
     def __init__(self) -> None:
         self.state = PowerState.RUNNING

@@ -40,7 +40,7 @@ HANDSHAKE = (
 
 class FakeServer:
     uuid = UUID
-    disowned = False
+    disowned = suspended = False
     state = PowerState.RUNNING
 
     def stats(self) -> str:

@@ -10,9 +10,12 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.support.browser import NotOpened
+from tests.support.reactor import until
 from tests.websocket.consoles import ORIGIN, UUID, ConsoleNode, reactor
 from wingsd.websocket.resource import SOCKETS_MAX
 
+USER = "6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5"
+OTHER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
 UUID_TEXT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -51,6 +54,32 @@ async def test_connections_without_a_token_make_way_for_others(node: ConsoleNode
         assert await browser.wait_closed() == (1013, "too many WebSockets wait for a token")
     assert node.sockets.count(UUID) == SOCKETS_MAX
     assert [b.closed for b in (watching, *waiting[2:], *late)] == [None] * SOCKETS_MAX
+
+
+async def test_the_websocket_of_a_suspended_server_is_closed_at_once(node: ConsoleNode) -> None:
+    node.listen()
+    watching, waiting = await node.watch(), await node.open()
+    node.server.suspended = True
+    node.publish("suspended")
+    late = await node.open()
+    for browser in (watching, waiting, late):
+        assert await browser.wait_closed() == (4409, "server is suspended")
+        assert browser.count("suspended") == 0
+    await until(lambda: node.sockets.count(UUID) == 0)
+    node.server.suspended = False
+    await node.watch()
+
+
+async def test_only_the_websockets_of_the_user_are_closed(node: ConsoleNode) -> None:
+    node.listen()
+    theirs, other, waiting = await node.watch(), await node.watch(), await node.open()
+    await theirs.auth(node.token("websocket.connect", user_uuid=USER.upper()))
+    assert node.sockets.close_user(USER, (OTHER,)) == 0
+    assert node.sockets.close_user(USER, (UUID, OTHER)) == 1
+    assert (await theirs.wait_closed())[0] == 1008
+    assert (other.closed, waiting.closed) == (None, None)
+    assert node.sockets.close_user(USER, ()) == 0
+    assert node.sockets.count(UUID) == 2
 
 
 async def answer_to(node: ConsoleNode, request: bytes) -> tuple[int, dict[str, str], bytes]:

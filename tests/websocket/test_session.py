@@ -127,6 +127,33 @@ def test_a_bad_token_is_refused_in_words(claims: dict[str, Any], words: str) -> 
     assert talk.event("status", "running") == []
 
 
+@pytest.mark.parametrize("permissions", [("*",), ("admin.websocket.errors",)])
+def test_a_suspension_closes_the_connection_and_is_no_message(permissions: tuple[str]) -> None:
+    closed = [Close(4409, "server is suspended")]
+    assert authenticated(*permissions).event("suspended") == closed
+    assert Talk().event("suspended") == closed
+
+
+def test_what_calagopus_page_asks_for_is_answered() -> None:
+    talk = authenticated()
+    assert talk.send("ping") == [Message("pong")]
+    assert talk.send("send status") == [Message("status", ("running",))]
+    assert talk.send("configure socket", "transmission mode", "binary") == []
+
+
+def test_reading_the_console_is_a_permission_of_calagopus_panel() -> None:
+    line = [Message("console output", ("secret",))]
+    assert authenticated().event("console output", "secret") == line
+    talk = authenticated("meta.calagopus", "backups.read")
+    assert talk.event("console output", "secret") == []
+    assert talk.send("send logs") == []
+    assert talk.event("backup completed:x", "{}") == [Message("backup completed:x", ("{}",))]
+    for permission in ("control.read-console", "*"):
+        talk = authenticated("meta.calagopus", permission)
+        assert talk.event("console output", "secret") == line
+        assert talk.send("send logs") == [SendLogs(transfer=False)]
+
+
 def test_what_is_no_token_is_refused() -> None:
     assert "cannot be read" in error(Talk().send("auth", "nonsense"), "jwt error")
     assert "cannot be read" in error(Talk().send("auth"), "jwt error")

@@ -127,7 +127,9 @@ def _arguments(request: StreamingRequest, call: Call) -> dict[str, Any]:
     """Return the arguments of a call's handler. Raises `BadRequest`."""
     arguments = {}
     if call.body is not None:
-        arguments["body"] = parse(request.content.read(), call.body, request.media)
+        sent = request.content.read()
+        if sent or call.needs_body:
+            arguments["body"] = parse(sent, call.body, request.media)
     if call.query is not None:
         texts = {name: request.argument(name) for name in attrs.fields_dict(call.query)}
         given = {name: text for name, text in texts.items() if text}

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from wingsd.api import direct_transfers, servers, system, transfers
+from wingsd.api import consoles, direct_transfers, power, servers, system, transfers
 from wingsd.api.resource import Public
 from wingsd.config import Config, Ssl
 from wingsd.http.errors import MethodNotAllowed
@@ -49,15 +49,19 @@ class InterfaceEndpoint(Public):
 
 PATHS: Mapping[str, type[Public]] = {
     "/api/system": system.SystemEndpoint,
+    "/api/deauthorize-user": consoles.DeauthorizeEndpoint,
     "/api/servers": servers.ServersEndpoint,
+    # Before the paths of one server.
+    "/api/servers/power": power.AllPowerEndpoint,
     "/api/servers/{uuid}": servers.ServerEndpoint,
-    "/api/servers/{uuid}/power": servers.PowerEndpoint,
+    "/api/servers/{uuid}/power": power.PowerEndpoint,
     "/api/servers/{uuid}/commands": servers.CommandsEndpoint,
     "/api/servers/{uuid}/logs": servers.LogsEndpoint,
     "/api/servers/{uuid}/sync": servers.SyncEndpoint,
     "/api/servers/{uuid}/transfer": transfers.OutgoingEndpoint,
-    "/api/servers/{uuid}/ws": servers.SocketEndpoint,
-    "/api/servers/{uuid}/ws/deny": servers.DenyEndpoint,
+    "/api/servers/{uuid}/ws": consoles.SocketEndpoint,
+    "/api/servers/{uuid}/ws/deny": consoles.DenyEndpoint,
+    "/api/servers/{uuid}/ws/permissions": consoles.PermissionsEndpoint,
     "/api/transfers": transfers.TransfersEndpoint,
     "/api/transfers/{uuid}": transfers.IncomingEndpoint,
     "/api/transfers/{uuid}/by-hand": direct_transfers.DirectTransferEndpoint,

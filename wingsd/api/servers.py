@@ -1,4 +1,4 @@
-"""`/api/servers`: the servers of this node, their power, console and settings."""
+"""`/api/servers`: the servers of this node, their consoles' lines and their settings."""
 
 from __future__ import annotations
 
@@ -7,30 +7,38 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.web.resource import IResource
 
+from wingsd.api.consoles import (
+    ConsoleResources,
+    DeauthorizeEndpoint,
+    DenyEndpoint,
+    PermissionsEndpoint,
+    Revocations,
+    SocketEndpoint,
+)
+from wingsd.api.power import AllPowerEndpoint, PowerEndpoint
 from wingsd.api.resource import Endpoint, ServerPath
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import (
     BadRequest,
     Conflict,
+    InvalidData,
     ServerAlreadyExists,
     ServerNotFound,
     Unprocessable,
     WingsdError,
 )
-from wingsd.http.operations import INVALID, Call, Success, Topic, call
+from wingsd.http.operations import INVALID, PlainText, Success, Topic, call
 from wingsd.http.request import StreamingRequest
-from wingsd.servers.power_states import PowerAction
+from wingsd.panel.schemas import Configuration, configuration_from_panel
 from wingsd.servers.registry import Servers
 from wingsd.servers.runtime import ServerDetails
-from wingsd.servers.server import Server
 from wingsd.statedb import StateDatabase
 from wingsd.transfers.incoming.manager import IncomingTransfers
 from wingsd.transfers.outgoing.manager import OutgoingTransfers
@@ -39,29 +47,15 @@ from wingsd.util.text import canonical_uuid
 
 __all__ = [
     "CommandsEndpoint",
-    "ConsoleResources",
-    "DenyEndpoint",
     "LogsEndpoint",
-    "PowerEndpoint",
     "ServerEndpoint",
     "ServersEndpoint",
-    "SocketEndpoint",
     "SyncEndpoint",
     "endpoints",
 ]
 
 # The status until the Panel has sent the list of servers.
 _NOT_LOADED = HTTPStatus.SERVICE_UNAVAILABLE
-
-
-class ConsoleResources(Protocol):
-    """Makes the resources that open WebSockets."""
-
-    def resource(self, server: Server) -> IResource:
-        """Return the resource of a server."""
-
-    def resource_of_moved(self, server: str) -> IResource | None:
-        """Return the resource of a server that has just left this node; None for others."""
 
 
 def endpoints(
@@ -74,16 +68,20 @@ def endpoints(
     database: StateDatabase,
     now: Callable[[], float] = time.time,
 ) -> list[partial[Any]]:
-    """Return the endpoints of this module. `denied` are console tokens; `now` is Unix time."""
+    """Return the endpoints of servers. `denied` are console tokens; `now` is Unix time."""
+    revocations = Revocations(denied, database, now)
     return [
         partial(ServersEndpoint, config, servers),
         partial(ServerEndpoint, config, servers, receiver, sender),
         partial(PowerEndpoint, config, servers),
+        partial(AllPowerEndpoint, config, servers),
         partial(CommandsEndpoint, config, servers),
         partial(LogsEndpoint, config, servers),
         partial(SyncEndpoint, config, servers),
         partial(SocketEndpoint, config, servers, sockets),
-        partial(DenyEndpoint, config, denied, database, now),
+        partial(DenyEndpoint, config, revocations),
+        partial(PermissionsEndpoint, config, revocations),
+        partial(DeauthorizeEndpoint, config, revocations, sockets),
     ]
 
 
@@ -194,51 +192,8 @@ class ServerEndpoint(Endpoint):
             self._sender.deleted(uuid)
 
 
-# As in Wings: console lines in an answer at most; seconds that a power action may wait for
-# another one at most, and by default.
+# Console lines in an answer at most, as in Wings.
 MAX_LINES = 100
-MAX_WAIT = 300
-DEFAULT_WAIT = 30
-
-
-@attrs.frozen
-class PowerRequest:
-    """A power action."""
-
-    action: Annotated[str, Keywords(enum=tuple(action.value for action in PowerAction))]
-    wait_seconds: Annotated[
-        int, f"Seconds to wait for a power action in progress; {MAX_WAIT} at most."
-    ] = DEFAULT_WAIT
-
-
-class PowerEndpoint(Endpoint, ServerPath):
-    """`/api/servers/{uuid}/power`."""
-
-    topic = Topic.SERVERS
-
-    @call(
-        "POST",
-        Success(HTTPStatus.ACCEPTED, "The action has started."),
-        fails=(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
-    )
-    async def power_server(self, request: StreamingRequest, body: PowerRequest) -> None:
-        """Start, stop, restart or kill a server.
-
-        The result is shown in its console and by its events.
-        """
-        try:
-            action = PowerAction(body.action)
-        except ValueError:
-            raise Unprocessable(
-                "The power action provided was not valid, "
-                'should be one of "stop", "start", "restart", "kill"'
-            ) from None
-        if action.starts and self.game_server.suspended:
-            raise BadRequest("Cannot start or restart a server that is suspended.")
-        self.game_server.check_power(action)
-        wait = body.wait_seconds if 0 <= body.wait_seconds <= MAX_WAIT else DEFAULT_WAIT
-        # The server reports a failure itself, in its console and in the log.
-        Deferred.fromCoroutine(self.game_server.power(action, wait)).addErrback(lambda _: None)
 
 
 @attrs.frozen
@@ -270,10 +225,14 @@ class LogsQuery:
 
     size: Annotated[
         str,
-        f"Number of lines, {MAX_LINES} at most. The default is `lines`.",
+        f"Number of lines, {MAX_LINES} at most.",
         Keywords(type="integer", minimum=1, default=MAX_LINES),
     ] = ""
-    lines: Annotated[str, Keywords(type="integer", minimum=1)] = ""
+    lines: Annotated[
+        str,
+        f"Number of lines, {MAX_LINES} at most, of an answer in plain text.",
+        Keywords(type="integer", minimum=1),
+    ] = ""
 
 
 @attrs.frozen
@@ -289,11 +248,17 @@ class LogsEndpoint(Endpoint, ServerPath):
     topic = Topic.SERVERS
 
     @call("GET", Success(HTTPStatus.OK, "The lines."), fails=(HTTPStatus.BAD_REQUEST,))
-    async def get_logs(self, request: StreamingRequest, query: LogsQuery) -> ConsoleLines:
-        """Return the last lines of the console."""
-        return ConsoleLines(
-            await self.game_server.logs(_number_of_lines(query.size or query.lines))
-        )
+    async def get_logs(
+        self, request: StreamingRequest, query: LogsQuery
+    ) -> ConsoleLines | PlainText:
+        """Return the last lines of the console.
+
+        With `lines`, as Calagopus' Panel asks for them, they are plain text.
+        """
+        lines = await self.game_server.logs(_number_of_lines(query.size or query.lines))
+        if query.lines and not query.size:
+            return PlainText("".join(f"{line}\n" for line in lines))
+        return ConsoleLines(lines)
 
 
 def _number_of_lines(text: str) -> int:
@@ -307,6 +272,17 @@ def _number_of_lines(text: str) -> int:
     return min(number, MAX_LINES)
 
 
+@attrs.frozen
+class SyncedServer:
+    """The new settings of a server, as Calagopus' Panel sends them; other Panels send no body."""
+
+    server: Annotated[
+        dict[str, Any] | None,
+        "What the Panel describes the server by: `settings` and `process_configuration`, or the "
+        "settings alone.",
+    ] = None
+
+
 class SyncEndpoint(Endpoint, ServerPath):
     """`/api/servers/{uuid}/sync`."""
 
@@ -317,88 +293,25 @@ class SyncEndpoint(Endpoint, ServerPath):
         Success(HTTPStatus.NO_CONTENT, "The settings are updated."),
         fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
     )
-    async def sync_server(self, request: StreamingRequest) -> None:
-        """Fetch a server's settings from the Panel."""
-        await self.game_server.sync()
-
-
-class SocketEndpoint(ServerPath):
-    """`/api/servers/{uuid}/ws`: for browsers, which send their token in the first message."""
-
-    topic = Topic.CONSOLE
-
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        sockets: ConsoleResources,
-        parts: Mapping[str, bytes] = {},
+    async def sync_server(
+        self, request: StreamingRequest, body: SyncedServer | None = None
     ) -> None:
-        super().__init__(config, servers, parts)
-        self._sockets = sockets
+        """Take over a server's settings: those in the body, else fetched from the Panel.
 
-    @call(
-        "GET",
-        Success(HTTPStatus.SWITCHING_PROTOCOLS, "The WebSocket is open."),
-        fails=(HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.UPGRADE_REQUIRED),
-    )
-    async def open_console(self, request: StreamingRequest) -> None:
-        """Open a WebSocket (RFC 6455) for the console and the events of a server.
-
-        The first message must be `{"event": "auth", "args": [TOKEN]}`, with a token issued by the
-        Panel.
-
-        For a minute after the server was transferred to another node the WebSocket can still be
-        opened; it sends the end of the transfer and accepts nothing else.
+        A suspended server is stopped, and killed after a minute; its WebSockets are closed.
+        Changed limits of memory, CPU and I/O are applied to the running container.
         """
-        request.render(self._sockets.resource(self.game_server))
+        given = None if body is None else body.server
+        await self.game_server.sync(None if given is None else self._described(given))
 
-    async def handle(self, request: StreamingRequest, call: Call) -> None:
-        """Run the call. Raises `ServerNotFound`, `ServersNotLoaded`."""
+    def _described(self, given: dict[str, Any]) -> Configuration:
+        described = given if "settings" in given else {"settings": given}
         try:
-            await super().handle(request, call)
-        except ServerNotFound:
-            moved = self._sockets.resource_of_moved(self.uuid)
-            if moved is None:
-                raise
-            request.render(moved)
-
-
-@attrs.frozen
-class DeniedTokens:
-    """Ids of tokens, the claim `jti`."""
-
-    jtis: tuple[str, ...]
-
-
-class DenyEndpoint(Endpoint):
-    """`/api/servers/{uuid}/ws/deny`."""
-
-    topic = Topic.CONSOLE
-
-    def __init__(
-        self,
-        config: Config,
-        denied: DenyList,
-        database: StateDatabase,
-        now: Callable[[], float],
-        parts: Mapping[str, bytes] = {},
-    ) -> None:
-        super().__init__(config, parts)
-        self._denied = denied
-        self._database = database
-        self._now = now
-
-    @call(
-        "POST",
-        Success(HTTPStatus.NO_CONTENT, "The tokens are refused from now on."),
-        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
-    )
-    async def deny_tokens(self, request: StreamingRequest, body: DeniedTokens) -> None:
-        """Refuse tokens for the WebSocket that were issued until now.
-
-        The server in the path is ignored: the id of a token is unique.
-        """
-        self._denied.deny(body.jtis, self._now())
-        # After the answer the Panel relies on it, also when this process is restarted.
-        await self._database.deny(body.jtis)
+            found = configuration_from_panel(described)
+        except InvalidData as error:
+            raise BadRequest(INVALID, "; ".join(str(error).split("\n"))) from error
+        if canonical_uuid(found.settings.uuid) != self.game_server.uuid:
+            raise BadRequest(INVALID, "server.settings.uuid: expected the UUID in the path")
+        if "process_configuration" not in described:
+            return attrs.evolve(found, process=self.game_server.configuration.process)
+        return found

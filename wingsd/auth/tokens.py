@@ -39,6 +39,7 @@ __all__ = [
     "direct_token",
     "token_was_used",
     "transfer_token",
+    "user_key",
 ]
 
 #: The error for an expired console token. The Panel's page looks for this text or that of the deny
@@ -187,6 +188,11 @@ class ConsoleToken:
     issued: float
     expires: float
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What a `DenyList` may know it by."""
+        return (self.jti, user_key(self.user, self.server), user_key(self.user))
+
     def allows(self, permission: str) -> bool:
         """Return whether a permission is granted; `*` grants all but those of administrators."""
         all_granted = "*" in self.permissions and not permission.startswith("admin")
@@ -213,12 +219,17 @@ def console_token(token: str, key: str) -> ConsoleToken:
     )
 
 
+def user_key(user: str, server: str = "") -> str:
+    """Return what stands in a `DenyList` for a user's tokens for a server, or for all servers."""
+    return f"user {user.lower()} server {server or '*'}"
+
+
 class DenyList:
-    """Tokens revoked by the Panel before they expire (`POST /api/servers/{uuid}/ws/deny`).
+    """Tokens revoked by the Panel before they expire: by their `jti`, or all of a user by its key.
 
     Tokens issued before `booted` (seconds since the epoch) are refused as well, as on all nodes.
     Earlier revocations are still needed: in the second of the boot, and after a clock was set
-    back. A `jti` stands for a user and a server, which bounds the list.
+    back. Both stand for a user and a server, which bounds the list.
     """
 
     def __init__(self, booted: float) -> None:
@@ -226,14 +237,14 @@ class DenyList:
         self._booted: float = math.floor(booted)
         self._denied: dict[str, float] = {}
 
-    def deny(self, jtis: Iterable[str], now: float) -> None:
-        """Refuse all tokens of these `jti` that were issued before `now`."""
-        self.restore(dict.fromkeys(jtis, now))
+    def deny(self, keys: Iterable[str], now: float) -> None:
+        """Refuse all tokens with one of these `ConsoleToken.keys` issued before `now`."""
+        self.restore(dict.fromkeys(keys, now))
 
     def restore(self, denied: Mapping[str, float]) -> None:
-        """Add revocations with their times; of two times for one `jti` the later counts."""
-        for jti, at in denied.items():
-            self._denied[jti] = max(at, self._denied.get(jti, at))
+        """Add revocations with their times; of two times for one key the later counts."""
+        for key, at in denied.items():
+            self._denied[key] = max(at, self._denied.get(key, at))
 
     def refuse_before(self, at: float) -> None:
         """Refuse all tokens issued before `at`, of which revocations have been deleted."""
@@ -241,7 +252,8 @@ class DenyList:
 
     def refuses(self, token: ConsoleToken) -> bool:
         """Return whether the token is revoked."""
-        return token.issued < max(self._booted, self._denied.get(token.jti, self._booted))
+        times = (self._denied.get(key, self._booted) for key in token.keys)
+        return token.issued < max(self._booted, *times)
 
 
 def authorize_panel(authorization: str | None, key: str) -> None:

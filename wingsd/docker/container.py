@@ -40,6 +40,7 @@ __all__ = [
     "home_directory",
     "image_source",
     "is_below",
+    "resources",
     "with_mounts",
 ]
 
@@ -108,7 +109,7 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
         "Labels": _labels(server),
         "ExposedPorts": {port: {} for port in bindings},
         "HostConfig": {
-            **_resources(config, server.build),
+            **resources(config, server.build),
             "Mounts": [_mount(Mount(home_directory(config, server.uuid), HOME))],
             "PortBindings": bindings,
             "NetworkMode": network_mode(config, server),
@@ -231,7 +232,7 @@ def _overhead_factor(overhead: Overhead, limit: int) -> float:
     return next((factor for up_to, factor in steps if limit <= up_to), rules.default_multiplier)
 
 
-def _resources(config: Config, build: Build) -> dict[str, Any]:
+def resources(config: Config, build: Build) -> dict[str, Any]:
     """Return the limits, in the Engine API's units: bytes, and microseconds of CPU time."""
     per_mb = 1_048_576 if config.is_pelican else 1_000_000
     reservation = max(build.memory_limit, 0) * per_mb

@@ -26,11 +26,12 @@ from wingsd.docker.container import (
 )
 from wingsd.docker.engine import ContainerState, console_lines, foreign_container
 from wingsd.docker.images import ImagesAndNetworks
+from wingsd.docker.limits import limit_changes, update_container
 from wingsd.docker.process import ContainerProcess
 from wingsd.docker.runtime import Running, Watcher, engine_address
 from wingsd.docker.streams import ContainerStreams
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.schemas import Settings
+from wingsd.panel.schemas import Build, Settings
 from wingsd.threadio import Workers
 from wingsd.util.observer import Observer
 from wingsd.util.reactor import Reactor
@@ -102,6 +103,27 @@ class DockerEnvironment:
             if own is not None:
                 await session.call(engine.remove_container, own.id, force=False)
             await self._create(session, spec)
+
+    async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
+        """Change the limits of a running container; return the engine's warnings.
+
+        Raises `EnvironmentFailed`. A container that is stopped, missing or another node's stays as
+        it is.
+        """
+        changes = limit_changes(self._config, before, after)
+        if not changes:
+            return []
+        async with self._engine.exclusive_session(uuid) as session:
+            state = await session.call(engine.look, uuid)
+            if state is None or not state.running or self._foreign_reason(state, uuid):
+                return []
+            warnings = await session.call(update_container, state.id, changes)
+        self._log.info(
+            "{server}: limits of its container changed: {names}",
+            server=uuid,
+            names=", ".join(sorted(changes)),
+        )
+        return warnings
 
     async def remove(self, uuid: str) -> None:
         """Remove the container of a server, killing it if it runs.

@@ -13,7 +13,7 @@ from typing import Protocol
 import attrs
 
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.schemas import Settings
+from wingsd.panel.schemas import Build, Settings
 
 __all__ = [
     "ConsoleBlocked",
@@ -48,6 +48,8 @@ class Usage:
     rx_bytes: int = 0
     tx_bytes: int = 0
     uptime: int = 0
+    rx_packets: int = 0
+    tx_packets: int = 0
 
 
 class Watcher(Protocol):
@@ -101,6 +103,9 @@ class Environment(Protocol):
     async def recreate(self, settings: Settings) -> None:
         """Replace the environment by one with these settings; the old one must not run."""
 
+    async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
+        """Change the limits of a running environment; return warnings on what is not applied."""
+
     async def remove(self, uuid: str) -> None:
         """Remove the environment, running or not; ignore a missing one, or another node's."""
 
@@ -127,6 +132,10 @@ class NoEnvironment:
 
     async def recreate(self, settings: Settings) -> None:
         """Do nothing."""
+
+    async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
+        """Do nothing."""
+        return []
 
     async def remove(self, uuid: str) -> None:
         """Do nothing."""

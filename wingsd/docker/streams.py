@@ -81,6 +81,8 @@ def usage(sample: Mapping[str, Any], started: datetime | None) -> Usage | None:
         cpu_absolute=_cpu(sample.get("precpu_stats") or {}, sample.get("cpu_stats") or {}),
         rx_bytes=sum(_count(network, "rx_bytes") for network in networks),
         tx_bytes=sum(_count(network, "tx_bytes") for network in networks),
+        rx_packets=sum(_count(network, "rx_packets") for network in networks),
+        tx_packets=sum(_count(network, "tx_packets") for network in networks),
         uptime=max((read - started) // timedelta(milliseconds=1), 0) if started else 0,
     )
 

@@ -12,15 +12,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import Enum
+from functools import reduce
 from http import HTTPStatus
 from inspect import getdoc
+from operator import or_
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import attrs
 
 from wingsd.http.errors import Error
-from wingsd.http.operations import Access, Call, EncodedObject, Success, Topic
+from wingsd.http.operations import Access, Call, EncodedObject, PlainText, Success, Topic
 from wingsd.util.serialization import Keywords
 
 __all__ = [
@@ -256,6 +258,7 @@ FAILURES: Mapping[HTTPStatus, Failure] = {
 
 
 _JSON = "application/json"
+_TEXT = "text/plain"
 _NAMES = re.compile(r"\{(\w+)\}")
 
 
@@ -303,7 +306,7 @@ def _operation(made: Call, schemas: Schemas) -> dict[str, Any]:
     if parameters:
         operation["parameters"] = parameters
     if made.body is not None:
-        operation["requestBody"] = _body(_JSON, schemas.request(made.body))
+        operation["requestBody"] = _body(_JSON, schemas.request(made.body), made.needs_body)
     elif made.form is not None:
         operation["requestBody"] = _body("multipart/form-data", schemas.request(made.form))
     success = _success(made.success, made.content, schemas)
@@ -325,14 +328,18 @@ def _texts(of: Any, place: str, schemas: Schemas) -> list[dict[str, Any]]:
     return found
 
 
-def _body(media: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"required": True, "content": {media: {"schema": schema}}}
+def _body(media: str, schema: dict[str, Any], required: bool = True) -> dict[str, Any]:
+    return {"required": required, "content": {media: {"schema": schema}}}
 
 
 def _success(success: Success, content: Any, schemas: Schemas) -> dict[str, Any]:
     answer = _answer(success.meaning, success.headers)
     if content is not None:
-        answer["content"] = {_JSON: {"schema": schemas.response(content)}}
+        forms = get_args(content) if isinstance(content, UnionType) else (content,)
+        data = [form for form in forms if form is not PlainText]
+        answer["content"] = {_JSON: {"schema": schemas.response(reduce(or_, data))}}
+        if len(data) < len(forms):
+            answer["content"][_TEXT] = {"schema": {"type": "string"}}
     return answer
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from http import HTTPStatus
 from inspect import getdoc
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import attrs
 
@@ -75,7 +75,8 @@ class Success:
 class Call:
     """One method of one path.
 
-    `body` and `query` are attrs classes, or None; `content` is the type of the answer's body, or
+    `body` and `query` are attrs classes, or None; a body that is not `needs_body` may be empty.
+    `content` is the type of the answer's body, or
     None. `form` is a class that describes a streamed body, `headers` one that describes request
     headers. `fails` are the statuses of expected errors.
     """
@@ -84,6 +85,7 @@ class Call:
     handler: Callable[..., Any]
     success: Success
     body: Any = None
+    needs_body: bool = True
     query: Any = None
     content: Any = None
     form: Any = None
@@ -124,14 +126,14 @@ def call(
 ) -> Callable[[Handler], Handler]:
     """Declare the handler of `method`, documented by its docstring and its signature.
 
-    Its parameter `body` has the class of the body, `query` that of the query string, and its
-    return type is the content of the answer. See also `declared`.
+    Its parameter `body` has the class of the body, with `| None` where it may be empty, `query`
+    that of the query string, and its return type is the content of the answer. See `declared`.
     """
 
     def declare(handler: Handler) -> Handler:
         types = get_type_hints(handler, include_extras=True)
         gives = types["return"]
-        body = types.get("body")
+        body, *others = get_args(types.get("body")) or (types.get("body"),)
         setattr(
             handler,
             _MARK,
@@ -140,6 +142,7 @@ def call(
                 handler=handler,
                 success=success,
                 body=body,
+                needs_body=type(None) not in others,
                 query=types.get("query"),
                 content=None if form or gives is type(None) else gives,
                 form=form,

@@ -6,6 +6,7 @@ Every change is published on the event bus.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from wingsd.events import (
     Event,
     EventBus,
 )
-from wingsd.panel.schemas import Configuration, Settings
+from wingsd.panel.schemas import Build, Configuration, Settings
 from wingsd.servers.console import (
     Console,
     ConsoleSettings,
@@ -47,10 +48,12 @@ Amount = Annotated[int, Keywords(minimum=0)]
 
 @attrs.frozen
 class NetworkUsage:
-    """Bytes received and sent since the server's start."""
+    """Bytes and packets received and sent since the server's start."""
 
     rx_bytes: Amount
     tx_bytes: Amount
+    rx_packets: Amount
+    tx_packets: Amount
 
 
 @attrs.frozen
@@ -60,6 +63,9 @@ class Utilization:
     memory_bytes: Amount
     memory_limit_bytes: Annotated[Amount, "0 is no limit."]
     cpu_absolute: Annotated[float, Keywords(minimum=0), "Percent of one core."]
+    cpu_limit_absolute: Annotated[
+        Amount, "The limit of the same; that of all cores where the server has none."
+    ]
     network: NetworkUsage
     uptime: Annotated[Amount, "Milliseconds since its start."]
     state: PowerState
@@ -117,6 +123,8 @@ class ServerRuntime:
         self.when_measured: Callable[[], object] = lambda: None
         #: Called when the program has ended, and nobody has asked for that.
         self.when_crashed: Callable[[ProgramEnd], object] = lambda end: None
+        #: Returns the server's limit, in percent of one core; 0 is none.
+        self.cpu_limit: Callable[[], int] = lambda: 0
         files.when_changed = self._disk_usage_changed
 
     # The environment
@@ -202,6 +210,13 @@ class ServerRuntime:
                 error=error,
             )
 
+    async def update(self, before: Build, after: Build) -> list[str]:
+        """Change the limits of the running program; return what is not applied, and why.
+
+        Raises `EnvironmentFailed`.
+        """
+        return await self._environment.update(self.uuid, before, after)
+
     def detach(self) -> None:
         """Stop listening to the run; the program continues to run."""
         if self.run is not None:
@@ -273,7 +288,10 @@ class ServerRuntime:
             memory_bytes=usage.memory_bytes,
             memory_limit_bytes=usage.memory_limit_bytes,
             cpu_absolute=usage.cpu_absolute,
-            network=NetworkUsage(usage.rx_bytes, usage.tx_bytes),
+            cpu_limit_absolute=max(self.cpu_limit(), 0) or 100 * (os.cpu_count() or 1),
+            network=NetworkUsage(
+                usage.rx_bytes, usage.tx_bytes, usage.rx_packets, usage.tx_packets
+            ),
             uptime=usage.uptime,
             state=self.state,
             disk_bytes=self._files.disk_bytes or 0,  # Panels read a number

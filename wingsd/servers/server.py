@@ -12,12 +12,14 @@ from wingsd.config import SystemConfig
 from wingsd.docker.runtime import Usage
 from wingsd.egg_files.rewriters import ServerEggFiles
 from wingsd.errors import BadRequest, ServerNotRunning, StorageError, WingsdError
+from wingsd.events import SUSPENDED
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import Console
 from wingsd.servers.crash import CrashDetector
 from wingsd.servers.disk_limit import DiskLimit
 from wingsd.servers.disk_usage import ServerFiles
 from wingsd.servers.files import BackgroundTasks
+from wingsd.servers.limits import RunningLimits
 from wingsd.servers.operations import Hold, Operation, Operations
 from wingsd.servers.power import PowerControl
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -83,6 +85,8 @@ class Server:
         self._power = PowerControl(self, runtime, reactor, system.stop_timeout)
         self._disk_limit = DiskLimit(self, runtime, files, tasks)
         runtime.when_crashed = CrashDetector(self, system.crash_detection, reactor, tasks).ended
+        self._limits = RunningLimits(self, runtime, tasks)
+        runtime.cpu_limit = lambda: self.configuration.settings.build.cpu_limit
 
     # State
 
@@ -228,15 +232,21 @@ class Server:
         else:
             await run.running.command(line)
 
-    async def sync(self) -> None:
-        """Fetch the settings again; stop the server in the background if it became suspended.
+    async def sync(self, given: Configuration | None = None) -> None:
+        """Fetch the settings again, or take over those that the Panel has `given`.
 
-        Raises `ServerNotFound`, `PanelRefused`, `PanelUnreachable`.
+        In the background, the server is stopped if it is suspended, and changed limits are applied
+        to its container. Raises `ServerNotFound`, `PanelRefused`, `PanelUnreachable`.
         """
+        before = self.configuration.settings.build
         if self.moved_directly:
             self.moved_directly = not await self._panel.owns(self.uuid)
-        await self._fetch()
+        if given is None or self.moved_directly:
+            await self._fetch()
+        else:
+            self._configure(given)
         self.stop_if_suspended()
+        self._limits.changed(before)
 
     def stop_if_suspended(self) -> None:
         """Stop it in the background if it runs and is suspended."""
@@ -250,7 +260,12 @@ class Server:
 
     async def _fetch(self) -> None:
         if not self.moved_directly:
-            self.configuration = await self._panel.describe(self.uuid)
+            self._configure(await self._panel.describe(self.uuid))
+
+    def _configure(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        if self.suspended:
+            self.publish(SUSPENDED)
 
     async def prepare(self) -> None:
         """Do what comes before every start, from fetching its settings to its files' owner.

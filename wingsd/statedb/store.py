@@ -280,17 +280,17 @@ class Store(DatabaseFile):
         )
         return found.fetchone() is not None
 
-    def deny(self, now: float, jtis: Sequence[str]) -> None:
-        """Add console tokens that the Panel has revoked, by their `jti`."""
+    def deny(self, now: float, keys: Sequence[str]) -> None:
+        """Add console tokens that the Panel has revoked, by their `jti` or their user's key."""
         with self._errors():
             self._opened.executemany(
                 "INSERT INTO denied (jti, at) VALUES (?, ?)"
                 " ON CONFLICT DO UPDATE SET at = max(at, excluded.at)",
-                [(jti, now) for jti in jtis],
+                [(key, now) for key in keys],
             )
 
     def denied(self) -> dict[str, float]:
-        """Return the time at which each `jti` was revoked."""
+        """Return the time at which each `jti`, and each user's key, was revoked."""
         return dict(self._rows("SELECT jti, at FROM denied"))
 
     def denied_before(self) -> float:

@@ -10,6 +10,7 @@ __all__ = [
     "MAX_TEXT",
     "Origin",
     "canonical_uuid",
+    "canonical_uuids",
     "disk_advice",
     "display",
     "escaped",
@@ -32,6 +33,15 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 def canonical_uuid(text: str) -> str | None:
     """Return a server's UUID in lower case, as Panels write it; None when `text` is not a UUID."""
     return text.lower() if _UUID.fullmatch(text) else None
+
+
+def canonical_uuids(values: object) -> tuple[str, ...] | None:
+    """Return the UUIDs of a list, each once and in lower case; None when it is not such a list."""
+    if not isinstance(values, list | tuple):
+        return None
+    uuids = [canonical_uuid(each) if isinstance(each, str) else None for each in values]
+    found = tuple(dict.fromkeys(uuid for uuid in uuids if uuid is not None))
+    return None if None in uuids else found
 
 
 def origin(url: str) -> Origin:

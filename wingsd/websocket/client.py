@@ -32,12 +32,14 @@ from wingsd.websocket.messages import DAEMON_ERROR, Message
 from wingsd.websocket.recent_transfers import RecentTransfers
 from wingsd.websocket.session import (
     CHECK_INTERVAL,
+    POLICY_VIOLATION,
     ChangePower,
     Close,
     Command,
     SendLogs,
     Session,
     Step,
+    suspension,
 )
 
 if TYPE_CHECKING:
@@ -159,6 +161,16 @@ class ConsoleClient:
         self._close(TRY_AGAIN_LATER, "too many WebSockets wait for a token")
         self._on_leave(self)
 
+    @property
+    def user(self) -> str:
+        """The UUID of its user, in lower case; empty before it has authenticated."""
+        return self._session.user
+
+    def deauthorize(self) -> None:
+        """Close the connection, since its user's access has ended or changed."""
+        self._close(POLICY_VIOLATION, "your access to this server has ended or changed")
+        self._on_leave(self)
+
     # Called by the protocol
 
     @property
@@ -170,6 +182,9 @@ class ConsoleClient:
         """Start watching the server."""
         self._protocol = protocol
         protocol.transport.registerProducer(self, True)
+        if self._server is not None and self._server.suspended:
+            self._perform([suspension()])
+            return
         self._unsubscribe = self._context.bus.subscribe(self._uuid, self._on_event)
         self._checks.start(CHECK_INTERVAL, now=False)
 

@@ -14,11 +14,15 @@ from wingsd.errors import BadRequest
 __all__ = [
     "AUTH",
     "AUTH_SUCCESS",
+    "CONFIGURE_SOCKET",
     "DAEMON_ERROR",
     "JWT_ERROR",
+    "PING",
+    "PONG",
     "SEND_COMMAND",
     "SEND_LOGS",
     "SEND_STATS",
+    "SEND_STATUS",
     "SET_STATE",
     "THROTTLED",
     "TOKEN_EXPIRED",
@@ -34,6 +38,10 @@ SET_STATE = "set state"
 SEND_COMMAND = "send command"
 SEND_LOGS = "send logs"
 SEND_STATS = "send stats"
+#: These are Calagopus' page's; the last one asks for binary messages, which it does without.
+SEND_STATUS = "send status"
+PING = "ping"
+CONFIGURE_SOCKET = "configure socket"
 # Sent to browsers, beside the events of the server (`wingsd.events`).
 AUTH_SUCCESS = "auth success"
 JWT_ERROR = "jwt error"
@@ -41,6 +49,7 @@ DAEMON_ERROR = "daemon error"
 TOKEN_EXPIRING = "token expiring"  # noqa: S105 - an event's name
 TOKEN_EXPIRED = "token expired"  # noqa: S105 - an event's name
 THROTTLED = "throttled"
+PONG = "pong"
 
 
 @attrs.frozen

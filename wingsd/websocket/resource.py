@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
@@ -83,6 +83,21 @@ class ConsoleSockets:
     def count(self, server: str) -> int:
         """Return the number of open WebSockets of the server with this UUID."""
         return len(self._clients.get(server, ()))
+
+    def close_user(self, user: str, servers: Collection[str]) -> int:
+        """Close a user's WebSockets of these servers, of all when there are none; return how many.
+
+        UUIDs are in lower case.
+        """
+        closing = [
+            client
+            for server in servers or tuple(self._clients)
+            for client in self._clients.get(server, ())
+            if client.user == user
+        ]
+        for client in closing:
+            client.deauthorize()
+        return len(closing)
 
     def admit(self, uuid: str, server: Server | None, request: StreamingRequest) -> None:
         """Upgrade the request's connection; `server` is None when it has left this node.

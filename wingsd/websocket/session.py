@@ -24,21 +24,27 @@ from wingsd.auth.tokens import (
 from wingsd.errors import BadRequest, Conflict, ServerNotRunning, Unauthorized, WingsdError
 from wingsd.events import (
     BACKUP_COMPLETED,
+    CONSOLE_OUTPUT,
     DELETED,
     INSTALL_OUTPUT,
     STATS,
     STATUS,
+    SUSPENDED,
     TRANSFER_LOGS,
     TRANSFER_STATUS,
 )
 from wingsd.websocket.messages import (
     AUTH,
     AUTH_SUCCESS,
+    CONFIGURE_SOCKET,
     DAEMON_ERROR,
     JWT_ERROR,
+    PING,
+    PONG,
     SEND_COMMAND,
     SEND_LOGS,
     SEND_STATS,
+    SEND_STATUS,
     SET_STATE,
     THROTTLED,
     TOKEN_EXPIRED,
@@ -49,6 +55,7 @@ from wingsd.websocket.messages import (
 
 __all__ = [
     "CHECK_INTERVAL",
+    "POLICY_VIOLATION",
     "ChangePower",
     "Close",
     "Command",
@@ -56,6 +63,7 @@ __all__ = [
     "SendLogs",
     "Session",
     "Step",
+    "suspension",
 ]
 
 #: Seconds between two calls of `Session.check`.
@@ -67,6 +75,7 @@ CHECKS_WITHOUT_TOKEN = 2
 
 GOING_AWAY = 1001
 POLICY_VIOLATION = 1008
+SERVER_SUSPENDED = 4409
 
 # On this text the Panel's page requests another token; see tokens.EXPIRED.
 _DENIED = "jwt: created too far in past (denylist)"
@@ -180,6 +189,11 @@ class Session:
         """Whether a valid token has been received."""
         return self._token is not None
 
+    @property
+    def user(self) -> str:
+        """The UUID of the user, in lower case; empty without a token."""
+        return self._token.user.lower() if self._token else ""
+
     # Input
 
     def receive(self, payload: bytes, now: float) -> list[Step]:
@@ -200,6 +214,8 @@ class Session:
         """Handle an event of the server."""
         if self._has_left:
             return []
+        if name == SUSPENDED:
+            return [suspension()]
         steps: list[Step] = []
         if self._token is not None:
             reason = self._invalid_reason(now)
@@ -251,16 +267,19 @@ class Session:
             raise TokenInvalid(reason)
         if self._has_left:
             return _refuse(message)
-        if message.event == SET_STATE:
-            return [self._power(self._token, message.text)]
-        if message.event == SEND_COMMAND:
-            _require(self._token, "control.console")
-            return [Command(message.text)]
-        if message.event == SEND_LOGS:
-            return [SendLogs(self._may_see(self._token, TRANSFER_LOGS))]
-        if message.event == SEND_STATS:
-            return [Message(STATS, (self._stats(),))]
-        raise BadRequest(f"unknown message {message.event[:40]!r}")
+        answers: dict[str, Callable[[ConsoleToken, str], list[Step]]] = {
+            SET_STATE: lambda token, text: [self._power(token, text)],
+            SEND_COMMAND: self._command,
+            SEND_LOGS: lambda token, _: self._logs(token),
+            SEND_STATS: lambda *_: [Message(STATS, (self._stats(),))],
+            SEND_STATUS: lambda *_: [Message(STATUS, (self._status(),))],
+            PING: lambda *_: [Message(PONG)],
+            CONFIGURE_SOCKET: lambda *_: [],
+        }
+        answer = answers.get(message.event)
+        if answer is None:
+            raise BadRequest(f"unknown message {message.event[:40]!r}")
+        return answer(self._token, message.text)
 
     def _authenticate(self, text: str, now: float) -> list[Step]:
         token = console_token(text, self._key)
@@ -313,8 +332,21 @@ class Session:
     @staticmethod
     def _may_see(token: ConsoleToken, name: str) -> bool:
         if name.startswith(BACKUP_COMPLETED):
-            return token.allows("backup.read")
+            return token.allows("backup.read") or token.allows("backups.read")
+        # Only Calagopus' Panel has a permission for reading the console, and says so.
+        if name == CONSOLE_OUTPUT and "meta.calagopus" in token.permissions:
+            return token.allows("control.read-console")
         return name not in _EVENT_PERMISSIONS or token.allows(_EVENT_PERMISSIONS[name])
+
+    @staticmethod
+    def _command(token: ConsoleToken, line: str) -> list[Step]:
+        _require(token, "control.console")
+        return [Command(line)]
+
+    def _logs(self, token: ConsoleToken) -> list[Step]:
+        if not self._may_see(token, CONSOLE_OUTPUT):
+            return []
+        return [SendLogs(self._may_see(token, TRANSFER_LOGS))]
 
     @staticmethod
     def _power(token: ConsoleToken, action: str) -> ChangePower:
@@ -323,6 +355,11 @@ class Session:
             raise BadRequest(f"unknown power action {action[:40]!r}", f"use one of {known}")
         _require(token, _POWER[action])
         return ChangePower(action, token.user)
+
+
+def suspension() -> Close:
+    """Return how the WebSocket of a suspended server is closed, as in Wings."""
+    return Close(SERVER_SUSPENDED, "server is suspended")
 
 
 def _require(token: ConsoleToken, permission: str) -> None:

@@ -32,9 +32,19 @@ def test_a_call_is_described_by_its_declaration() -> None:
 
 
 def test_what_has_no_body_has_none() -> None:
-    made = operation("/api/servers/{uuid}/sync", "POST")
+    made = operation("/api/servers/{uuid}", "DELETE")
     assert "requestBody" not in made
-    assert made["responses"]["204"] == {"description": "The settings are updated."}
+    assert made["responses"]["204"] == {"description": "The server is deleted."}
+
+
+def test_a_body_that_may_be_empty_is_not_required() -> None:
+    assert operation("/api/servers/{uuid}/sync", "POST")["requestBody"]["required"] is False
+    assert operation("/api/servers/{uuid}/power", "POST")["requestBody"]["required"] is True
+
+
+def test_plain_text_is_a_content_of_its_own() -> None:
+    answer = operation("/api/servers/{uuid}/logs", "GET")["responses"]["200"]["content"]
+    assert list(answer) == ["application/json", "text/plain"]
 
 
 def test_an_upload_is_a_form_with_a_token_of_its_own() -> None:
