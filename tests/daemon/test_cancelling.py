@@ -158,20 +158,6 @@ async def test_the_next_transfer_after_a_cancel_succeeds(
     assert not nodes.panel.in_transfer(UUID)
 
 
-async def test_a_cancel_after_success_was_reported_is_refused_with_409(
-    nodes: TwoNodes, engine: Engine
-) -> None:
-    await nodes.start()
-    hang = nodes.panel.hold("/transfer/success")
-    await nodes.transfer()
-    await nodes.panel.called("/transfer/success")
-    assert await nodes.cancel(nodes.destination) == 409
-    hang.release()
-    await nodes.source.wait_for_line("state success")
-    assert await nodes.cancel(nodes.source) in (404, 409)  # gone, or just about to
-    assert nodes.panel.node_of(UUID) is nodes.destination.node
-
-
 async def test_a_server_can_start_again_when_its_transfer_was_cancelled_while_it_stopped(
     nodes: TwoNodes, engine: Engine
 ) -> None:

@@ -70,15 +70,6 @@ async def test_sigterm_ends_it_in_time_though_the_engine_hangs(daemon: Receiving
     await engine.close()
 
 
-async def test_files_staged_by_a_killed_daemon_are_removed(running: ReceivingNode) -> None:
-    await running.kill()
-    (running.directory / ".volumes.staging" / UUID / "world").mkdir(parents=True)
-    await running.start()
-    await running.wait_for_line(f"{UUID}: removed the files of an interrupted transfer")
-    assert running.stored() == []
-    assert await running.upload(archive()) == (200, None)
-
-
 async def test_sighup_changes_only_the_certificate(running: ReceivingNode) -> None:
     sender = await begun(running, archive(), until="receiving the archive")
     before = await running.served_certificate()
@@ -87,14 +78,6 @@ async def test_sighup_changes_only_the_certificate(running: ReceivingNode) -> No
     await running.wait_for_line("certificate reloaded")
     assert await running.served_certificate() != before
     assert await sender.finish() == (200, b"")
-
-
-async def test_a_bad_certificate_at_sighup_is_logged_and_not_used(daemon: ReceivingNode) -> None:
-    await daemon.start()
-    (daemon.directory / "cert.pem").write_text("")
-    os.kill(daemon.pid, signal.SIGHUP)
-    assert "api.ssl.cert" in await daemon.wait_for_line("certificate not reloaded")
-    assert await daemon.upload(archive()) == (200, None)
 
 
 async def test_tls_is_1_2_or_above(daemon: ReceivingNode) -> None:

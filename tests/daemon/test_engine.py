@@ -77,19 +77,6 @@ async def test_a_missing_image_fails_the_transfer(daemon: ReceivingNode, engine:
     assert daemon.stored() == []
 
 
-async def test_a_stalled_upload_fails_and_the_next_succeeds(daemon: ReceivingNode) -> None:
-    daemon.transfers = {"stall_timeout": 1}
-    await daemon.start()
-    sender = await begun(daemon, archive())
-    status, body = await sender.answer()
-    assert (status, b"nothing was received for 1 s" in body) == (400, True)
-    await daemon.failure_reported()
-    assert daemon.stored() == []
-    assert daemon.panel.reports() == [(UUID, "failure")]
-    daemon.panel.open_transfer(UUID, daemon.node)
-    assert await daemon.upload(archive()) == (200, None)
-
-
 async def test_a_token_that_is_not_ascii_is_answered_with_401(running: ReceivingNode) -> None:
     status, _ = await running.curl("-F", "archive=x", token="caf\udce9")
     assert status == 401

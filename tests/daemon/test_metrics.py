@@ -84,8 +84,9 @@ async def test_a_running_transfer_is_in_the_metrics(daemon: ReceivingNode) -> No
 async def test_an_engine_that_does_not_answer_is_in_the_metrics(daemon: ReceivingNode) -> None:
     nobody = str(daemon.directory / "no-engine.sock")
     await daemon.start_loaded(metrics=LOOPBACK, docker={"enabled": True, "socket": nobody})
-    status, _ = await daemon.upload(archive())
-    assert status == 500
+    status, answer = await daemon.upload(archive())
+    assert (status, answer["code"]) == (500, "environment-failed")
+    assert f"{nobody} does not answer: No such file or directory;" in answer["detail"]
     found = Samples(await scraped(daemon))
     assert found.get("wingsd_engine_last_answer_timestamp_seconds") == 0
     assert (found.get("wingsd_engine_last_failure_timestamp_seconds") or 0) > 1.7e9

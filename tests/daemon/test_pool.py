@@ -5,24 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from tests.kills.engine import Injector
-from tests.kills.moves import Pooled
 from tests.support import Node
 from tests.support.archives import seen
 from tests.support.node_process import reactor
-from tests.support.receiving_node import ReceivingNode
-from tests.support.sample_server import UUID, archive
+from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
-from tests.support.upload_client import begun
-from tests.support.upload_forms import pelican
-
-ONE = "5b8c1f0a-0c0e-4c57-9d5e-3f1d2b7a6c11"
-NODE = "9d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 
 async def until_over(nodes: TwoNodes) -> None:
@@ -36,19 +27,6 @@ async def moving(nodes: TwoNodes) -> Path:
     await nodes.transfer()
     await until_over(nodes)
     return nodes.source.files()
-
-
-async def test_a_server_moves_to_and_fro_and_is_never_copied(tmp_path: Path) -> None:
-    scenario = Pooled(tmp_path)
-    try:
-        await scenario.start()
-        for _ in range(2):
-            await Injector(scenario).succeed()
-    finally:
-        await scenario.close()
-    log = "\n".join(line for node in scenario.nodes.values() for line in node.log)
-    assert log.count("its files stay in") == 2
-    assert "files deleted" not in log
 
 
 async def test_one_volume_by_two_pool_names_keeps_the_server_at_its_source(tmp_path: Path) -> None:
@@ -141,23 +119,3 @@ async def test_files_taken_by_a_pelican_node_of_the_pool_are_not_deleted(tmp_pat
     finally:
         await nodes.close()
         await port.stopListening()
-
-
-@pytest.mark.parametrize("pool", ["ATTIC", "cellar"])
-async def test_backups_sent_within_a_pool_are_kept(daemon: ReceivingNode, pool: str) -> None:
-    files = daemon.volumes / UUID
-    if pool == "ATTIC":
-        files.mkdir(parents=True)
-        (files / "world").write_bytes(b"what the nodes share")
-        before = seen(files)
-    daemon.transfers = {"storage_pool": {"enabled": True, "pool_name": "attic"}}
-    await daemon.start_loaded(uuid=NODE)
-    sender = await begun(daemon, archive(), family=pelican(b"log\n", {ONE: b"b"}, pool))
-    status, _ = await sender.finish()
-    assert status == 200
-    assert daemon.panel.node_of(UUID) is daemon.node
-    assert (daemon.directory / "backups" / UUID / f"{ONE}.tar.gz").read_bytes() == b"b"
-    if pool == "ATTIC":
-        assert seen(files) == before
-    else:
-        assert (files / "server.properties").is_file()

@@ -104,17 +104,3 @@ async def test_a_quick_success_is_reported_until_known(nodes: TwoNodes, strict: 
     assert nodes.panel.deletions == [(UUID, 204)]
     assert {outcome for _, outcome in nodes.panel.reports()} == {"success"}
     assert quarantined(nodes.source) == quarantined(nodes.destination) == []
-
-
-async def test_a_denied_failure_report_is_sent_again_after_a_restart(nodes: TwoNodes) -> None:
-    await nodes.start()
-    nodes.panel.slow_commit = hang = Hang()
-    beginning = Deferred.fromCoroutine(nodes.transfer(backups=[BACKUP]))
-    await called(nodes, "/transfer/failure")
-    await nodes.source.wait_for_line("sending its failure again")
-    await nodes.source.kill()
-    hang.release()
-    await beginning
-    await nodes.source.start_loaded()
-    await nodes.source.wait_for_line("the failure was reported to the Panel")
-    assert not nodes.panel.in_transfer(UUID)
