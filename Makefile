@@ -4,7 +4,7 @@
 # FLOOR=1                   the oldest supported versions of everything, those of Debian 13
 # KEEP=1                    leave the demo running
 # FAST=1                    the demo with a small game that is made in a moment
-# ARGS=...                  more words for pytest, such as ARGS="-k panel -x"
+# ARGS=...                  more words for pytest, in test and quotas, such as ARGS="-k panel -x"
 # COVERAGE=1                measure the line coverage of wingsd/ by the tests
 # COUNT=...                 how many kills of each kind, in place of 100
 # SEED=...                  the seed of the kills, the same for the same kills
@@ -24,7 +24,7 @@ BIN := $(VENV)/bin
 CODE := wingsd tests demo fuzz bench handbook docs/conf.py twisted debian setup.py
 FUZZ_SECONDS ?= 600
 
-.PHONY: help demo test kills fuzz bench docs deb deb-test lint format structure openapi clean
+.PHONY: help demo test kills quotas fuzz bench docs deb deb-test lint format structure openapi clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -41,6 +41,10 @@ test: ## run all tests
 kills: ## kill nodes in the middle of transfers, and check that nothing is lost
 	@$(PREPARE) test
 	@$(BIN)/python -m tests.kills $(KIND) $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+
+quotas: ## check project quotas of ext4 and XFS in a virtual machine, also with a real daemon
+	@$(PREPARE) quotas
+	@$(BIN)/python -m tests.quota_vm $(ARGS)
 
 fuzz: ## look for inputs that crash or hang what reads other people's bytes
 	@$(PREPARE) fuzz

@@ -18,7 +18,9 @@ from wingsd.config import Config, CrashDetectionConfig, SystemConfig
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Build, Configuration, Process, Settings, Startup, Stop
+from wingsd.servers.files import ServerDirectories
 from wingsd.servers.power_states import PowerAction
+from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
 
@@ -149,6 +151,7 @@ class FakeNode:
             ),
         )
         self.owner = (os.getuid(), os.getgid())
+        self.quotas = ProjectQuotas(str(self.data), enabled=False)
         self.servers = self.make_servers()
 
     def make_servers(self, rewriters: Rewriters | None = None) -> Servers:
@@ -162,7 +165,7 @@ class FakeNode:
             self.bus,
             disk=disk,
             rewriters=rewriters or Rewriters(disk, disk),
-            owner=self.owner,
+            directories=ServerDirectories.configured(self.config, self.owner, self.quotas),
             reactor=self.clock,
         )
 

@@ -17,6 +17,7 @@ from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Image, Process, Settings, Startup
 from wingsd.servers.console import daemon_line
+from wingsd.servers.files import ServerDirectories
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
 from wingsd.threadio import Workers
@@ -64,7 +65,7 @@ class EngineNode:
             self.bus,
             disk=self.workers,
             rewriters=Rewriters(self.workers, self.workers),
-            owner=(os.getuid(), os.getgid()),
+            directories=ServerDirectories(self.config.system.data, (os.getuid(), os.getgid())),
             reactor=reactor,
         )
 

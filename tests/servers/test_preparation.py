@@ -88,8 +88,9 @@ class PendingWorkers:
 def test_the_thread_that_changes_owners_ends_with_the_start(tmp_path: Path) -> None:
     workers: Any = PendingWorkers()
     walks: Any = None
+    quota: Any = None
     directories = ServerDirectories(str(tmp_path), (1, 1))
-    files = ServerFiles(UUID, directories, workers, walks, Clock(), 150)
+    files = ServerFiles(UUID, directories, workers, walks, Clock(), 150, quota)
     giving = Outcome.of(files.give_to_user())
     assert not workers.stops[0]()
     giving.deferred.cancel()

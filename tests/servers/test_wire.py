@@ -20,6 +20,7 @@ from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import EventBus
 from wingsd.panel import client as panel_module
 from wingsd.panel.client import Panel
+from wingsd.servers.files import ServerDirectories
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
 from wingsd.threadio import Workers
@@ -54,7 +55,7 @@ class NodeWithPanel:
             EventBus(),
             disk=self.disk,
             rewriters=Rewriters(self.disk, self.disk),
-            owner=(os.getuid(), os.getgid()),
+            directories=ServerDirectories(str(self.data), (os.getuid(), os.getgid())),
             reactor=reactor,
         )
 

@@ -26,6 +26,7 @@ from wingsd.errors import StorageError
 from wingsd.http.listener import HttpListener
 from wingsd.metrics import DIRECTIONS, MovedBytes
 from wingsd.servers import Servers
+from wingsd.servers.quotas import ProjectQuotas
 from wingsd.statedb import StateDatabase, StateDatabaseError, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.transfers.incoming.manager import IncomingTransfers
@@ -76,6 +77,7 @@ class NodeStorage:
 
     store: Store
     database: StateDatabase
+    quotas: ProjectQuotas
     staging: Staging
     backups: ReceivedBackups
     quarantine: Quarantine
@@ -84,6 +86,7 @@ class NodeStorage:
     def open(self) -> list[TransferRecord]:
         """Open all of it and return unfinished transfers. Raises `StorageError`."""
         self.staging.prepare()
+        self.quotas.open()
         self.store.open()
         self.denied.restore(self.store.denied())
         self.denied.refuse_before(self.store.denied_before())

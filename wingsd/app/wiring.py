@@ -49,6 +49,8 @@ from wingsd.http.site import NodeSite
 from wingsd.metrics import MovedBytes
 from wingsd.panel.client import Panel
 from wingsd.servers import Servers
+from wingsd.servers.files import ServerDirectories
+from wingsd.servers.quotas import ProjectQuotas
 from wingsd.statedb import StateDatabase, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket
@@ -102,7 +104,15 @@ class Wiring:
         pool = transfers.storage_pool.name
         # On a shared volume the directories of each node have its name.
         name, data = config.uuid if pool else "", config.system.data
-        self.staging = Staging(data, self.owner, durable=transfers.durable, node=name)
+        self.quotas = ProjectQuotas(data, enabled=config.system.quotas.enabled)
+        self.staging = Staging(
+            data,
+            self.owner,
+            durable=transfers.durable,
+            node=name,
+            prepare_directory=self.quotas.prepare,
+        )
+        self._directories = ServerDirectories.configured(config, self.owner, self.quotas)
         self.backups = ReceivedBackups.configured(config.system, config.uuid)
         self._volume = Volume(data, self.owner, pool, config.system.backup_directory)
         self._logs = InstallLogs.configured(config.system, self.staging)
@@ -140,7 +150,13 @@ class Wiring:
             self._config,
             Listeners(self._http, self._metrics, self._control),
             NodeStorage(
-                self.store, self.database, self.staging, self.backups, self.quarantine, self.denied
+                self.store,
+                self.database,
+                self.quotas,
+                self.staging,
+                self.backups,
+                self.quarantine,
+                self.denied,
             ),
             self.servers,
             NodeTransfers(
@@ -189,7 +205,7 @@ class Wiring:
             self._bus,
             disk=self.pools.disk,
             rewriters=self.pools.rewriters,
-            owner=self.owner,
+            directories=self._directories,
             reactor=self._reactor,
         )
 

@@ -42,6 +42,7 @@ __all__ = [
     "Metrics",
     "NetworkConfig",
     "Overhead",
+    "QuotasConfig",
     "Registry",
     "Rootless",
     "Ssl",
@@ -316,6 +317,16 @@ class BackupsConfig:
 
 
 @attrs.frozen
+class QuotasConfig:
+    """`system.quotas`: project quotas of the filesystem of `system.data` (Pelican's)."""
+
+    #: Have the filesystem hold the disk limits of servers, so that none can exceed its limit for a
+    #: moment: ext4 or XFS, mounted with `prjquota`. The daemon then needs `CAP_SYS_ADMIN`; without
+    #: it, or without quotas, it logs why and holds the limits by counting alone.
+    enabled: bool = False
+
+
+@attrs.frozen
 class SystemConfig:
     """`system`: the node's directories, its user and its time zone."""
 
@@ -345,6 +356,7 @@ class SystemConfig:
     #: such as those of an installation. Not with `system.user.rootless`.
     check_permissions_on_boot: bool = True
     crash_detection: CrashDetectionConfig = CrashDetectionConfig()
+    quotas: QuotasConfig = QuotasConfig()
     transfers: TransfersConfig = TransfersConfig()
     backups: BackupsConfig = BackupsConfig()
 

@@ -88,7 +88,6 @@ _NAMES: Mapping[str, str] = MappingProxyType(
             "check_permissions_on_boot_threads disk_check_threads disk_limiter_mode "
             "activity_send_interval activity_send_count crash_detection_activity_lines"
         ),
-        "system.quotas": "enabled",
         "system.passwd": "enabled directory",
         "system.user.passwd": "enable directory",
         "system.machine_id": "enable directory",

@@ -37,7 +37,7 @@ class LimitedServer(Protocol):
 
 
 class DiskLimit:
-    """Compares the disk usage of a server with its limit."""
+    """Compares the disk usage of a server with its limit, which its quota gets as well."""
 
     def __init__(
         self,
@@ -53,11 +53,17 @@ class DiskLimit:
         #: The run that is being stopped, or was: once for each run.
         self._stopped: Run | None = None
         runtime.when_measured = self.check
+        files.when_present = self.apply
 
     @property
     def bytes(self) -> int | None:
         """The limit in bytes, None for no limit."""
         return ArchiveLimits.disk_bytes(self._server.configuration.settings.build.disk_space)
+
+    def apply(self) -> None:
+        """Have the file system hold the limit, if it has quotas. Call it when the limit is new."""
+        if self._files.exists:
+            self._files.quota.request(self.bytes)
 
     async def check_start(self) -> None:
         """Count the files, and return if the server may be started.
@@ -72,19 +78,19 @@ class DiskLimit:
             self._files.measure()
             return
         try:
-            await self._files.measured()
+            self._require(await self._files.measured() or 0, "the server's files take")
+            # A program that cannot write would damage its files.
+            self._require(await self._files.quota.used(), "on the disk the server's files take")
         except StorageError as error:
             error.add_context("its disk limit cannot be checked")
             raise
-        self.require(0)
 
-    def require(self, more: int) -> None:
-        """Return if the server may have `more` bytes than it has. Raises `DiskLimitExceeded`."""
-        limit, used = self.bytes, self._files.disk_bytes
-        if limit is not None and used is not None and used + more > limit:
+    def _require(self, used: int, what: str) -> None:
+        limit = self.bytes
+        if limit is not None and used > limit:
             raise DiskLimitExceeded(
-                f"the server's files take {readable_size(used)}, and its disk limit is "
-                f"{readable_size(limit)}; delete files, or raise its disk limit in the Panel"
+                f"{what} {readable_size(used)}, and its disk limit is {readable_size(limit)}; "
+                "delete files, or raise its disk limit in the Panel"
             )
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from wingsd.archive import GivenTree, measure
 from wingsd.servers.files import BackgroundTasks, ServerDirectories
+from wingsd.servers.server_quota import ServerQuota
 from wingsd.threadio import Workers
 
 __all__ = ["LEAST_REQUESTED_AGE", "DiskWalks", "ServerFiles"]
@@ -76,7 +77,7 @@ LEAST_REQUESTED_AGE = 15.0
 
 
 class ServerFiles:
-    """The directory of one server, and its disk usage.
+    """The directory of one server, its disk usage, and its `quota` in the file system.
 
     `interval` are the seconds after which a figure is stale; with 0 nothing is ever counted.
     """
@@ -89,14 +90,18 @@ class ServerFiles:
         walks: DiskWalks,
         clock: IReactorTime,
         interval: float,
+        quota: ServerQuota,
     ) -> None:
         self.directory = directories.path(uuid)
+        self.quota = quota
         #: Whether the directory exists: that of a server that is created or received does not yet.
         self.exists = True
         #: Bytes, as last counted; None before the first count.
         self.disk_bytes: int | None = None
         #: Called when `disk_bytes` has changed, which is shown as 0 before the first count.
         self.when_changed: Callable[[], object] = lambda: None
+        #: Called when the directory has been made or received.
+        self.when_present: Callable[[], object] = lambda: None
         #: Whether the files may be measured: not when they are about to be deleted.
         self.measurable = True
         self._uuid = uuid
@@ -121,6 +126,7 @@ class ServerFiles:
         """Make the directory; an existing one is kept. Raises `StorageError`."""
         await self._disk.run(self._directories.make, self._uuid)
         self.exists = True
+        self.when_present()
         self.measure()
 
     async def give_to_user(self) -> GivenTree:
@@ -138,6 +144,7 @@ class ServerFiles:
     def received(self, size: int | None) -> None:
         """Note that the directory has been received, with files of `size` bytes if known."""
         self.exists = True
+        self.when_present()
         if size is None:
             self.measure()
         elif self.is_counted:

@@ -19,7 +19,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.archive import GivenTree, give_tree, remove_tree
+from wingsd.config import Config
 from wingsd.errors import StorageError, WingsdError
+from wingsd.servers.quotas import ProjectQuotas
 from wingsd.threadio import Workers
 from wingsd.util.text import disk_advice
 
@@ -69,14 +71,31 @@ _DELETING = re.compile(
 class ServerDirectories:
     """The directories below `data`, which is `system.data`; `owner` is their user and group id.
 
-    `node` is the node's name, where other nodes share the volume. Blocking: methods but `path` run
-    in a thread. They raise `StorageError`.
+    `node` is the node's name, where other nodes share the volume. `quotas` limit what is in each.
+    Blocking: methods but `path` run in a thread. They raise `StorageError`.
     """
 
-    def __init__(self, data: str, owner: tuple[int, int], node: str = "") -> None:
+    def __init__(
+        self,
+        data: str,
+        owner: tuple[int, int],
+        node: str = "",
+        quotas: ProjectQuotas | None = None,
+    ) -> None:
+        #: The user and group id of every directory.
+        self.owner = owner
+        self.quotas = quotas or ProjectQuotas(data, enabled=False)
         self._data = data
-        self._owner = owner
         self._node = node
+
+    @classmethod
+    def configured(
+        cls, config: Config, owner: tuple[int, int], quotas: ProjectQuotas | None = None
+    ) -> ServerDirectories:
+        """Return those of a node."""
+        # On a shared volume the node's own directories bear its name, as in the staging area.
+        node = config.uuid if config.system.transfers.storage_pool.name else ""
+        return cls(config.system.data, owner, node, quotas)
 
     def path(self, uuid: str) -> str:
         """Return where the server's files are, or would be."""
@@ -93,13 +112,14 @@ class ServerDirectories:
                 if stat.S_ISDIR(os.lstat(path).st_mode):
                     return
                 raise
-            os.chown(path, *self._owner)
+            os.chown(path, *self.owner)
+            self.quotas.prepare(uuid, path)
         except OSError as error:
             raise StorageError(f"{path} cannot be made: {disk_advice(error)}") from error
 
     def give_to_user(self, uuid: str, cancelled: Callable[[], bool]) -> GivenTree:
         """Give the server's files to the owner; see `give_tree`."""
-        return give_tree(self.path(uuid), self._owner, cancelled)
+        return give_tree(self.path(uuid), self.owner, cancelled)
 
     def set_aside(self, uuid: str) -> str | None:
         """Rename the server's directory for deletion; return the new path, None if there is none.
@@ -109,6 +129,7 @@ class ServerDirectories:
         path = self.path(uuid)
         if not os.path.lexists(path):
             return None
+        self.quotas.release(uuid, path)
         try:
             suffix = f".{self._node}" if self._node else ""
             aside = tempfile.mkdtemp(suffix, f"{_PREFIX}{uuid}-", self._data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -31,6 +31,7 @@ from wingsd.servers.operations import Hold, Operation, refusal
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.runtime import ServerRuntime
 from wingsd.servers.server import Server
+from wingsd.servers.server_quota import ServerQuota
 from wingsd.threadio import Workers
 
 __all__ = ["Servers"]
@@ -42,7 +43,7 @@ DELETING = "the server is being deleted"
 class Servers:
     """The servers of a node. `loaded` says whether the Panel has listed them.
 
-    `disk` are the threads for the servers' files, which belong to the `owner` (user and group id).
+    `disk` are the threads for the servers' `directories`.
     `rewriters` are threads of their own, as parsing egg files takes as long as the servers' users
     make it take, within bounds.
     """
@@ -58,7 +59,7 @@ class Servers:
         *,
         disk: Workers,
         rewriters: Rewriters,
-        owner: tuple[int, int],
+        directories: ServerDirectories,
         reactor: IReactorTime,
     ) -> None:
         self.loaded = False
@@ -68,16 +69,14 @@ class Servers:
         self._bus = bus
         self._disk = disk
         self._rewriters = rewriters
-        self._owner = owner
         self._reactor = reactor
         self._servers: dict[str, Server] = {}
         self._reserved: dict[str, str] = {}
         self._shared: dict[str, str] = {}
         self._tasks = BackgroundTasks()
+        self._quota_lock = DeferredLock()
         self._walks = DiskWalks(disk, self._tasks)
-        # On a shared volume the node's own directories bear its name, as in the staging area.
-        node = config.uuid if config.system.transfers.storage_pool.name else ""
-        self._directories = ServerDirectories(config.system.data, owner, node)
+        self._directories = directories
         self._deleter = Deleter(disk, self._directories, self._tasks)
         self._loader = Loader(panel, reactor)
         self._console_settings = ConsoleSettings(
@@ -110,6 +109,7 @@ class Servers:
         # First: the sizes of the servers do not depend on an engine that may not answer.
         for server in self._servers.values():
             server.files.measure()
+            server.disk_limit.apply()
         self.loaded = True
         self._log.info("{count} servers loaded", count=len(self._servers))
         self._tasks.start("reporting the restart to the Panel", self._loader.reset())
@@ -207,6 +207,7 @@ class Servers:
         for server in servers:
             server.moved_directly = True
             server.files.measure()
+            server.disk_limit.apply()
         if servers:
             self._tasks.start("finding out which servers run", self._adopt(servers))
 
@@ -230,6 +231,7 @@ class Servers:
             self._walks,
             self._reactor,
             system.disk_check_interval,
+            ServerQuota(uuid, self._directories, self._disk, self._tasks, self._quota_lock),
         )
         server = Server(
             configuration,
@@ -244,7 +246,7 @@ class Servers:
             ),
             files=files,
             egg_files=ServerEggFiles(
-                self._rewriters, files.directory, self._owner, self._config, files.add
+                self._rewriters, files.directory, self._directories.owner, self._config, files.add
             ),
             tasks=self._tasks,
             reactor=self._reactor,

@@ -83,7 +83,7 @@ class Server:
         # The ids of files on the host are unknown when the engine runs without root.
         self._checks_owner = system.check_permissions_on_boot and not system.user.rootless.enabled
         self._power = PowerControl(self, runtime, reactor, system.stop_timeout)
-        self._disk_limit = DiskLimit(self, runtime, files, tasks)
+        self.disk_limit = DiskLimit(self, runtime, files, tasks)
         runtime.when_crashed = CrashDetector(self, system.crash_detection, reactor, tasks).ended
         self._limits = RunningLimits(self, runtime, tasks)
         runtime.cpu_limit = lambda: self.configuration.settings.build.cpu_limit
@@ -264,6 +264,7 @@ class Server:
 
     def _configure(self, configuration: Configuration) -> None:
         self.configuration = configuration
+        self.disk_limit.apply()
         if self.suspended:
             self.publish(SUSPENDED)
 
@@ -277,7 +278,7 @@ class Server:
         self.check_power(PowerAction.START)
         if not self.files.exists:
             await self.files.make()
-        await self._disk_limit.check_start()
+        await self.disk_limit.check_start()
         self.daemon_line("Updating process configuration files...")
         for line in await self._egg_files.rewrite(self.configuration):
             self.say(line)

@@ -13,7 +13,7 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,14 +35,22 @@ class Staging:
 
     `owner` is the user and group id of every server's directory. `node` is the node's name, where
     others have the same directory: each then has a staging area of its own, and clears no other's.
+    `prepare_directory` is called with a server and its new directory.
     """
 
     def __init__(
-        self, data: str, owner: tuple[int, int], *, durable: bool, node: str = ""
+        self,
+        data: str,
+        owner: tuple[int, int],
+        *,
+        durable: bool,
+        node: str = "",
+        prepare_directory: Callable[[str, str], object] = lambda server, path: None,
     ) -> None:
         self._data = Path(data)
         self._owner = owner
         self._durable = durable
+        self._prepare_directory = prepare_directory
         self._name = f"staging.{node}" if node else "staging"
         self._root = self._data.with_name(f".{self._data.name}.{self._name}")
         # An open descriptor per server being received: syncfs(2) only reports errors since its
@@ -145,6 +153,8 @@ class Staging:
         with storage_errors(f"{path} cannot be made"):
             path.mkdir(mode=0o755)
             os.chown(path, *self._owner)
+            # Now: what is extracted into it then belongs to the same project.
+            self._prepare_directory(server, str(path))
             self._open[server] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return str(path)
 

@@ -1,0 +1,259 @@
+"""Project quotas: the file system's own limit for what the directory of a server takes.
+
+Each server's directory has a project, whose hard limit is the server's disk limit. The number of
+the project is kept by the directory alone, and goes with it wherever it is renamed to; it is
+derived from the server's UUID, so a lost one is found again. A directory that has a project but
+does not pass it on is being worked on: its contents do not all have it yet.
+
+Blocking: run it in a thread, but for `open` at the daemon's start.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from threading import Lock
+
+import attrs
+from twisted.logger import Logger
+
+from wingsd.archive.walk import Listing, opened, walk
+from wingsd.errors import StorageError
+from wingsd.util.project_quota import (
+    Project,
+    is_enforced,
+    project_of,
+    project_usage,
+    set_limit,
+    set_project,
+)
+
+__all__ = ["FIRST_PROJECT", "ProjectQuotas", "project_number"]
+
+#: Above the projects that people give by hand, and that Wings gives by the ids of its Panel.
+FIRST_PROJECT = 1 << 30
+#: The numbers that a server may have, one after the other.
+_ATTEMPTS = 64
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK, opening a FIFO would block that has taken a file's place.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_NO_QUOTAS = (
+    "its file system has no project quotas; ext4: tune2fs -O project,quota -Q prjquota DEVICE "
+    "while it is not mounted, then mount it with prjquota; XFS: mount it with prjquota. It also "
+    "needs Linux 5.14"
+)
+_NOT_ENFORCED = "its project quotas only count; mount its file system with prjquota"
+_NOT_PERMITTED = (
+    "quotactl_fd(2) is not permitted: the daemon needs CAP_SYS_ADMIN, and a system call filter "
+    "that allows quotactl_fd; docs/privileges.md has a drop-in for the service"
+)
+_INHERITED = (
+    "it has a project of its own that it passes on, so no server could be moved into it; "
+    "remove that by: chattr -P -p 0 DIRECTORY"
+)
+
+
+def project_number(uuid: str, attempt: int = 0) -> int:
+    """Return the number to try for a server's project, from `FIRST_PROJECT` to twice of it."""
+    derived = int(uuid.replace("-", "")[-8:], 16) + attempt
+    return FIRST_PROJECT + derived % FIRST_PROJECT
+
+
+class ProjectQuotas:
+    """The projects of the servers in `data`, which is `system.data`.
+
+    Until `open`, and where it finds no quotas, nothing is done. Methods with a `path` take that of
+    a server's directory, and raise `StorageError`.
+    """
+
+    _log = Logger()
+
+    def __init__(self, data: str, *, enabled: bool) -> None:
+        self._data = data
+        self._enabled = enabled
+        #: Whether the file system limits servers.
+        self.active = False
+        #: The servers by their projects, as far as known: no two have the same.
+        self._servers: dict[int, str] = {}
+        self._lock = Lock()
+
+    def open(self) -> None:
+        """Find out whether the quotas work, and log it if they are enabled."""
+        if not self._enabled:
+            return
+        why = self._obstacle()
+        self.active = not why
+        if why:
+            self._log.error(
+                "project quotas are not used (system.quotas.enabled): {data}: {why}. Disk limits "
+                "are held by counting alone",
+                data=self._data,
+                why=why,
+            )
+        else:
+            self._log.info("project quotas limit the servers in {data}", data=self._data)
+
+    def _obstacle(self) -> str:
+        """Return why there are no quotas, empty if there are."""
+        try:
+            fd = os.open(self._data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            return error.strerror or str(error)
+        try:
+            if not is_enforced(fd):
+                return _NOT_ENFORCED
+            project_usage(fd, FIRST_PROJECT)
+            return _INHERITED if project_of(fd).passed_on else ""
+        except PermissionError:
+            return _NOT_PERMITTED
+        except OSError as error:
+            return f"{_NO_QUOTAS} ({error.strerror})"
+        finally:
+            os.close(fd)
+
+    def prepare(self, uuid: str, path: str) -> None:
+        """Give a directory that was just made its project, without a limit yet.
+
+        A failure is left to `apply`.
+        """
+        if self.active:
+            with suppress(StorageError), _directory(path) as fd:
+                self._assign(uuid, fd)
+
+    def apply(self, uuid: str, path: str, limit: int | None) -> None:
+        """Limit a server's directory to `limit` bytes, None for no limit.
+
+        Where it has no project yet, all below it gets one. A limit below what is used prevents
+        writing until enough was deleted.
+        """
+        if not self.active:
+            return
+        with _directory(path) as fd:
+            if limit is None and not project_of(fd).id:
+                return
+            set_limit(fd, self._assign(uuid, fd), limit or 0)
+
+    def used(self, path: str) -> int:
+        """Return the bytes that a server's blocks take, 0 where it has no project."""
+        if not self.active:
+            return 0
+        with _directory(path) as fd:
+            project = project_of(fd).id
+            return project_usage(fd, project).bytes if project else 0
+
+    def release(self, uuid: str, path: str) -> None:
+        """End the limit of a server that is being deleted, as far as possible."""
+        if self.active:
+            with suppress(StorageError), _directory(path) as fd, self._lock:
+                project = project_of(fd).id
+                if self._is_own(uuid, project):
+                    set_limit(fd, project, 0)
+                    self._servers.pop(project, None)
+
+    # Projects
+
+    def _assign(self, uuid: str, root: int) -> int:
+        """Give a directory and all below it a project; return its number."""
+        with self._lock:
+            found = project_of(root)
+            if self._is_own(uuid, found.id):
+                project = found
+            else:
+                project = Project(self._free_number(uuid, root))
+                # An earlier server with this number may have left its limit.
+                set_limit(root, project.id, 0)
+                # From here on the number is in use. It is passed on once all below has it.
+                set_project(root, project)
+        if not project.passed_on:
+            _assign_below(root, project.id, everywhere=True)
+            set_project(root, Project(project.id, passed_on=True))
+            # What was made in the root meanwhile.
+            _assign_below(root, project.id, everywhere=False)
+        return project.id
+
+    def _is_own(self, uuid: str, number: int) -> bool:
+        """Return whether a directory's project can have been given to it here.
+
+        Its owner can change it, to that of another server or of something else.
+        """
+        attempt = (number - project_number(uuid)) % FIRST_PROJECT
+        if number < FIRST_PROJECT or attempt >= _ATTEMPTS:
+            return False
+        return self._servers.setdefault(number, uuid) == uuid
+
+    def _free_number(self, uuid: str, fd: int) -> int:
+        attempt = 0
+        while True:
+            number = project_number(uuid, attempt)
+            known = self._servers.get(number)
+            if known in (None, uuid) and not project_usage(fd, number).inodes:
+                self._servers[number] = uuid
+                return number
+            attempt += 1
+
+
+@contextmanager
+def _directory(path: str) -> Iterator[int]:
+    """Open a server's directory; errors become `StorageError`."""
+    try:
+        with opened(path) as fd:
+            yield fd
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise StorageError(f"{path}: its project quota cannot be used: {why}") from error
+
+
+def _assign_below(root: int, number: int, *, everywhere: bool) -> None:
+    """Give all below a directory the project `number`; without `everywhere` what lacks it.
+
+    Symlinks and special files cannot be opened for it; they take no blocks that matter. What is on
+    another file system is left alone, and so is what may not be changed (an immutable file).
+    """
+    device = os.fstat(root).st_dev
+    directory = Project(number, passed_on=True)
+
+    def select(listing: Listing) -> Listing:
+        if listing.stat.st_dev != device:
+            return attrs.evolve(listing, files=[], directories=[])
+        if everywhere:
+            return listing
+        lacking = [name for name in listing.directories if _lacks(listing.fd, name, directory)]
+        return attrs.evolve(listing, directories=lacking)
+
+    with closing(walk(root, lambda name, why: None, select)) as listings:
+        for listing in listings:
+            if listing.stat.st_dev != device:
+                continue
+            if listing.path and listing.is_first:
+                _set(listing.fd, directory)
+            for name in listing.files:
+                with suppress(OSError), _opened_below(listing.fd, name, _FILE) as fd:
+                    _set(fd, Project(number))
+
+
+def _lacks(parent: int, name: bytes, project: Project) -> bool:
+    try:
+        with _opened_below(parent, name, _DIRECTORY) as fd:
+            return project_of(fd) != project
+    except OSError:
+        return False
+
+
+@contextmanager
+def _opened_below(parent: int, name: bytes, flags: int) -> Iterator[int]:
+    fd = os.open(name, flags, dir_fd=parent)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _set(fd: int, project: Project) -> None:
+    try:
+        set_project(fd, project)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTTY, errno.EROFS):
+            raise
