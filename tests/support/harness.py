@@ -156,6 +156,12 @@ class Harness(Wiring):
     def _ask_engine(self) -> None:
         return None
 
+    def cut_off(self) -> None:
+        """Have what is under way not continue, as after a kill."""
+        self.callbacks.stop()
+        pools: Any = self.pools
+        pools.cut_off()
+
     def left(self) -> list[str]:
         """Return the names in the directories of servers and of staging."""
         places = (self.data, Path(self.staging.path))

@@ -53,6 +53,8 @@ class SilentPanel:
         self.known: dict[str, Configuration] = {}
         self.calls: list[str] = []
         self.heard: float | None = None
+        #: Whether the node has ended: it is not to ask again.
+        self.is_gone = False
         self.greeting: Deferred[None] = succeed(None)
 
     async def greet(self) -> None:
@@ -75,6 +77,8 @@ class SilentPanel:
         pass
 
     async def transfer_failed(self, uuid: str) -> bool:
+        if self.is_gone:
+            await Deferred()
         raise PanelUnreachable("the request to the Panel failed", "it is silent")
 
 
@@ -205,8 +209,8 @@ class NodeInProcess(Harness):
         await self._http.close()
         await self._http.drain(0)
         await self.servers.stop()
-        pools: Any = self.pools
-        pools.cut_off()
+        self.panel.is_gone = True
+        self.cut_off()
         self.store.close()
         self.staging.close()
 

@@ -284,6 +284,7 @@ class Receiver(Harness):
         await deferLater(reactor, 0.005)
 
     def close(self) -> None:
+        self.cut_off()
         self.staging.close()
         self.store.close()
 

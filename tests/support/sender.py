@@ -322,6 +322,8 @@ class Sender(Harness):
             if not waiting.called:
                 waiting.callback(None)
         await deferLater(reactor, 0)
+        self.transfers.stop()
+        self.cut_off()
         self.store.close()
 
 

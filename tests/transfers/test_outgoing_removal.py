@@ -12,6 +12,7 @@ from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, at_answer, sending
 from wingsd.backups.local import Removal
 from wingsd.statedb import Outcome
+from wingsd.transfers.outgoing import manager
 
 sender = pytest.fixture(sending)
 PLACES = [f"{BACKUPS[0]}.tar.zst", f"{UUID}/{BACKUPS[1]}.tar.gz"]
@@ -72,6 +73,27 @@ async def test_a_panel_without_deletion_is_asked_first(with_backups: Sender, mov
     await Deferred.fromCoroutine(transfer.check_left_behind())
     assert kept(with_backups) == sorted(OTHERS if moved else PLACES + OTHERS)
     assert is_over(with_backups)
+
+
+async def test_a_node_that_stops_leaves_the_question_to_the_next_daemon(
+    with_backups: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager, "DELETION_WITHIN", 0)
+    asked: Deferred[None] = Deferred()
+    answer: Deferred[bool] = Deferred()
+
+    async def owns(uuid: str) -> bool:
+        asked.callback(None)
+        return await answer
+
+    monkeypatch.setattr(with_backups.panel, "owns", owns)
+    await start(with_backups)
+    await asked
+    await with_backups.transfers.stop()
+    with_backups.store.close()
+    answer.callback(False)
+    with_backups.store.open()
+    assert (is_over(with_backups), kept(with_backups)) == (False, sorted(PLACES + OTHERS))
 
 
 async def test_no_backup_is_removed_from_a_shared_directory(with_backups: Sender) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from wingsd.errors import DaemonStopping, TransferCancelled
 from wingsd.servers import Server
@@ -55,6 +56,7 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
         self._uploader = uploader
         self._stop_grace = stop_grace
         self._left_behind: dict[str, OutgoingTransfer] = {}
+        self._checks: set[Deferred[None]] = set()
         #: Those whose servers have moved and are being deleted here.
         self._deleting: dict[str, OutgoingTransfer] = {}
         #: Those of an earlier daemon about which the Panel is asked.
@@ -102,12 +104,18 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
     def _note_left_behind(self, _: None, transfer: OutgoingTransfer) -> None:
         if transfer.is_left_behind and not self._stopping:
             self._left_behind[transfer.server.uuid] = transfer
-            self._reactor.callLater(DELETION_WITHIN, self._check_left_behind, transfer)
+            checking = Deferred.fromCoroutine(self._check_left_behind(transfer))
+            self._checks.add(checking)
+            checking.addErrback(transfer.log_failure)
+            checking.addBoth(lambda _: self._checks.discard(checking))
 
-    def _check_left_behind(self, transfer: OutgoingTransfer) -> None:
-        if transfer.is_left_behind and not self._stopping:
-            checking = Deferred.fromCoroutine(transfer.check_left_behind())
-            checking.addCallback(lambda _: self._left_behind.pop(transfer.server.uuid, None))
+    async def _check_left_behind(self, transfer: OutgoingTransfer) -> None:
+        await deferLater(self._reactor, DELETION_WITHIN)
+        if transfer.is_left_behind:
+            try:
+                await transfer.check_left_behind()
+            finally:
+                self._left_behind.pop(transfer.server.uuid, None)
 
     def _in_progress(self, server: str) -> OutgoingTransfer | None:
         transfer = self._open.get(server)
@@ -177,6 +185,9 @@ class OutgoingTransfers(TransferTable[OutgoingTransfer]):
     def stop(self) -> Deferred[Any]:
         """Abort what is not sent yet; the Deferred fires when all transfers are over."""
         self._stopping = True
+        # The next daemon asks about these.
+        for checking in tuple(self._checks):
+            checking.cancel()
         transfers = tuple(self._open.values())
         over = all_over(transfers)
         for transfer in transfers:

@@ -348,12 +348,14 @@ class OutgoingTransfer:
 
     def _in_background(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
         # A daemon that stops before it is done does it at its next start.
-        Deferred.fromCoroutine(work).addErrback(self._log_failure)
+        Deferred.fromCoroutine(work).addErrback(self.log_failure)
 
-    def _log_failure(self, failure: Failure) -> None:
-        self._log.failure(
-            "{server}: cleaning up after the transfer failed", failure, server=self.server.uuid
-        )
+    def log_failure(self, failure: Failure) -> None:
+        """Log why something after the transfer has failed, unless it was cancelled."""
+        if not failure.check(CancelledError):
+            self._log.failure(
+                "{server}: cleaning up after the transfer failed", failure, server=self.server.uuid
+            )
 
     async def check_left_behind(self) -> None:
         """Ask the Panel about a server that has moved, and that it has not had deleted.
