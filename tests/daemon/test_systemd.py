@@ -73,7 +73,7 @@ async def test_systemd_is_notified_of_each_state(daemon: ReceivingNode, manager:
 
 
 async def test_a_reload_is_notified_and_new_connections_get_the_new_certificate(
-    running: ReceivingNode, manager: Manager
+    manager: Manager, running: ReceivingNode
 ) -> None:
     await heard(manager, "READY=1")
     before = await running.served_certificate()
@@ -92,7 +92,7 @@ async def test_a_reload_is_notified_and_new_connections_get_the_new_certificate(
 
 
 async def test_sigabrt_of_the_watchdog_logs_the_stacks_of_all_threads(
-    running: ReceivingNode, manager: Manager
+    manager: Manager, running: ReceivingNode
 ) -> None:
     await heard(manager, "READY=1")
     os.kill(running.pid, signal.SIGABRT)
