@@ -23,6 +23,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 
 from tests.support.command import WINGSCTL
+from tests.support.forked_process import ForkedProcess
 from tests.support.panel import Panel
 from tests.support.sample_server import UUID
 from tests.support.throttled_proxy import ThrottledProxy
@@ -34,6 +35,8 @@ TIMEOUT = 30
 SLOW, FAST = 256 * 1024.0, float("inf")
 #: Options of the daemon: a free port of loopback.
 LOOPBACK = ("--endpoint", "tcp:0:interface=127.0.0.1")
+#: The program that runs the daemon.
+TWISTD = str(Path(sys.executable).with_name("twistd"))
 reactor: Any = installed_reactor
 
 
@@ -78,7 +81,11 @@ class _Process(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         ended: Any = reason.value
-        self.ended.callback(-ended.signal if ended.signal else ended.exitCode)
+        self.end(-ended.signal if ended.signal else ended.exitCode)
+
+    def end(self, status: int) -> None:
+        """Note the exit status; a signal's number is negative."""
+        self.ended.callback(status)
         for _, found in self._waiting:
             found.errback(RuntimeError("the daemon ended:\n" + "\n".join(self.lines)))
 
@@ -162,18 +169,23 @@ class NodeProcess:
         """Write the configuration; return the command line that runs the daemon with it."""
         path = self.directory / "config.yml"
         path.write_text(yaml.safe_dump(self.configuration(**changes)))
-        twistd = str(Path(sys.executable).with_name("twistd"))
-        return [twistd, "-n", "--pidfile", "", "wingsd", "--config", str(path), *options]
+        return [TWISTD, "-n", "--pidfile", "", "wingsd", "--config", str(path), *options]
 
     def spawn(self, command: Sequence[str], descriptors: dict[int, int] | None = None) -> None:
         """Start a process that is the daemon, or becomes it; `descriptors` as in `childFDs`."""
         self.past += self.log
-        self._process = _Process()
+        self._process = process = _Process()
+        environment = {**os.environ, **self.variables}
+        if command[0] == TWISTD and not descriptors:
+            self._transport = ForkedProcess(
+                command, environment, self.directory, process.outReceived, process.end
+            )
+            return
         self._transport = reactor.spawnProcess(
-            self._process,
+            process,
             command[0],
             command,
-            env={**os.environ, **self.variables},
+            env=environment,
             path=str(self.directory),
             childFDs={0: "w", 1: "r", 2: "r"} | (descriptors or {}),
         )
