@@ -12,6 +12,7 @@ from twisted.internet.task import deferLater
 from tests.support import Node
 from tests.support.archives import seen
 from tests.support.node_process import reactor
+from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.two_nodes import TwoNodes
 
@@ -112,6 +113,7 @@ async def test_files_taken_by_a_pelican_node_of_the_pool_are_not_deleted(tmp_pat
         assert not [line for line in nodes.source.log if f"{UUID}: sent" in line]
         assert seen(files) == before
         # Nor does the next daemon clear them away.
+        await until(nodes.source.has_ended_transfers)
         await nodes.source.kill()
         await nodes.source.start_loaded()
         assert seen(files) == before

@@ -271,6 +271,12 @@ class NodeProcess:
         with closing(sqlite3.connect(self.directory / "wingsd.db")) as database, database:
             database.execute("UPDATE transfers SET begun = begun - ?", (MINUTE,))
 
+    def has_ended_transfers(self) -> bool:
+        """Return whether the state database has the outcome of every transfer."""
+        with closing(sqlite3.connect(self.directory / "wingsd.db")) as database:
+            counted = database.execute("SELECT count(*) FROM transfers WHERE outcome IS NULL")
+            return bool(counted.fetchone() == (0,))
+
     def wingsctl(self, *arguments: str, **environment: str) -> Deferred[CommandResult]:
         command, *words = [*WINGSCTL, "--socket", str(self.control), *arguments]
         running = getProcessOutputAndValue(command, words, os.environ | environment)
