@@ -22,8 +22,8 @@ from wingsd.archive.decompress import decompressed
 from wingsd.config import BackupsConfig
 
 RANDOM = random.Random("deflate")
-TEXT = "".join(RANDOM.choices(["block ", "chunk ", "entity ", "42, "], k=80_000)).encode()
-DATA = TEXT + RANDOM.randbytes(600_000) + bytes(3 << 20)
+TEXT = "".join(RANDOM.choices(["block ", "chunk ", "entity ", "42, "], k=40_000)).encode()
+DATA = TEXT + RANDOM.randbytes(600_000) + bytes(2 << 20)
 
 
 #: What unpacks each format, and tells of damage.
@@ -66,7 +66,8 @@ def test_nothing_is_a_valid_stream_too(form: ArchiveFormat, compression: Compres
 @each_form
 @each_compression
 def test_equal_bytes_make_equal_archives(form: ArchiveFormat, compression: Compression) -> None:
-    assert packed(TEXT, form, compression) == packed(TEXT, form, compression)
+    data = TEXT[:50_000]
+    assert packed(data, form, compression) == packed(data, form, compression)
 
 
 @each_form
@@ -120,7 +121,7 @@ def test_blocks_are_neither_large_nor_rare(form: ArchiveFormat, compression: Com
 def test_memory_is_bounded(form: ArchiveFormat) -> None:
     tracemalloc.start()
     try:
-        zeros = (bytes(120 << 10) for _ in range(600))
+        zeros = (bytes(120 << 10) for _ in range(300))
         for block in stream(form, Compression.BEST_SPEED, zeros):
             assert len(block) < OUTPUT
         peak = tracemalloc.get_traced_memory()[1]

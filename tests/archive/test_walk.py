@@ -234,8 +234,8 @@ def test_a_directory_with_many_names_comes_in_batches(tmp_path: Path) -> None:
     assert all(listing.is_first for listing in below)
 
 
-MANY = 30_000
-#: Bytes of memory, for names of 200 bytes of which all together take 7 MiB.
+MANY = 24_000
+#: Bytes of memory, for names of 200 bytes of which all together take 6 MiB.
 LITTLE = 5 << 20
 MIB = 1 << 20
 
