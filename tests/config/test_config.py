@@ -155,6 +155,22 @@ def test_a_nodes_family_is_known_by_its_file(keys: Any, place: str, family: str)
     assert found.is_pelican is (family == "pelican")
 
 
+@pytest.mark.parametrize(
+    ("keys", "name"),
+    [
+        ({}, "Pterodactyl"),
+        ({"family": "pelican"}, "Pelican"),
+        ({"family": "pelican", "app_name": None}, "Pelican"),
+        ({"family": "pelican", "app_name": "Games"}, "Games"),
+        ({"family": "calagopus"}, "Pterodactyl"),
+    ],
+)
+def test_the_name_in_consoles_is_the_familys_where_it_is_not_written(
+    keys: dict[str, Any], name: str
+) -> None:
+    assert config(**keys).app_name == name
+
+
 def test_a_family_that_nobody_knows_is_refused() -> None:
     assert faults(family="pufferfish")[0].startswith("family: expected one of")
 
@@ -165,4 +181,7 @@ def test_pelicans_directories_are_its_own_where_they_are_not_written() -> None:
     assert pelican.system.backup_directory == "/var/lib/pelican/backups"
     assert pelican.system.log_directory == "/logs"
     assert config(family="pelican").system.log_directory == "/var/log/pelican"
+    assert pelican.system.machine_id.directory == "/etc/pelican/machine-id"
+    written = {"machine_id": {"directory": "/ids", "enable": None}}
+    assert config(family="pelican", system=written).system.machine_id.directory == "/ids"
     assert config(family="calagopus").system == usual.system

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.docker.containers import NODE, SERVER, UUID, body, environment, host, node
 from wingsd.config import LogConfig, NetworkConfig, Overhead, Rootless, SystemConfig, User
-from wingsd.docker.container import container_spec, with_mounts
+from wingsd.docker.container import container_spec, service_label, with_mounts
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Allocations, Default, Mount
 from wingsd.util.serialization import InvalidField
@@ -113,6 +113,15 @@ def test_the_nodes_own_variables_and_labels_stay() -> None:
     assert variables["SERVER_PORT"] == "25565"
     assert len(body(environment=given_values)["Env"]) == 5
     assert body(labels={"Service": "other"})["Labels"]["Service"] == "Pterodactyl"
+
+
+@pytest.mark.parametrize(
+    ("family", "label"),
+    [("pterodactyl", "Pterodactyl"), ("pelican", "Pelican"), ("calagopus", "Games")],
+)
+def test_the_label_of_the_service_is_that_of_the_family(family: str, label: str) -> None:
+    config = attrs.evolve(NODE, family=family, app_name="Games")
+    assert service_label(config) == label
 
 
 def test_the_servers_loopback_is_the_network_interface() -> None:

@@ -216,8 +216,9 @@ async def test_allowed_mounts_are_made(engine: Engine, workers: Workers, logged:
     link = f"mount of {shared / 'out'} (/etc) left out"
     assert any(link in line for line in logged.lines)
     mounts = engine.client.inspect_container(server.uuid)["HostConfig"]["Mounts"]
-    assert [mount["Target"] for mount in mounts] == ["/home/container", "/data"]
-    assert mounts[1]["Source"] == os.path.realpath(shared)
+    places = ["/home/container", "/etc/machine-id", "/data"]
+    assert [mount["Target"] for mount in mounts] == places
+    assert mounts[2]["Source"] == os.path.realpath(shared)
 
 
 async def test_a_missing_local_image(engine: Engine, workers: Workers) -> None:

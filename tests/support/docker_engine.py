@@ -25,6 +25,7 @@ from wingsd.config import (
     Interfaces,
     IPv4,
     IPv6,
+    MachineIdConfig,
     NetworkConfig,
     SystemConfig,
     User,
@@ -66,7 +67,11 @@ class Engine:
             token_id="id",
             token="secret",
             remote="http://127.0.0.1:1",
-            system=SystemConfig(data=str(self.volumes), user=User(uid=1234, gid=1234)),
+            system=SystemConfig(
+                data=str(self.volumes),
+                user=User(uid=1234, gid=1234),
+                machine_id=MachineIdConfig(directory=f"{self.volumes}.machine-id"),
+            ),
             docker=DockerConfig(network=network),
         )
 

@@ -14,7 +14,7 @@ from tests.support.reactor import reactor
 from tests.support.recording_observer import RecordingObserver
 from tests.support.workers import CutOffWorkers, SynchronousWorkers
 from wingsd.app.wiring import Wiring
-from wingsd.config import Config, SystemConfig, TransfersConfig
+from wingsd.config import Config, MachineIdConfig, SystemConfig, TransfersConfig
 from wingsd.config.sections import User
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
@@ -93,6 +93,7 @@ def node_config(
         "data": str(directory / "volumes"),
         "backup_directory": str(directory / "backups"),
         "log_directory": str(directory / "logs"),
+        "machine_id": MachineIdConfig(directory=str(directory / "machine-id")),
         "user": User(os.getuid(), os.getgid()),
         "transfers": attrs.evolve(transfers, disk_reserve=0, inode_reserve=0),
     }

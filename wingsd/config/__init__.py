@@ -29,7 +29,13 @@ from wingsd.config.sections import (
     TransfersConfig,
     User,
 )
-from wingsd.config.servers import CrashDetectionConfig, ThrottlesConfig
+from wingsd.config.servers import (
+    CrashDetectionConfig,
+    MachineIdConfig,
+    PasswdConfig,
+    PelicanPasswdConfig,
+    ThrottlesConfig,
+)
 from wingsd.config.vendors import CALAGOPUS, PELICAN, PTERODACTYL
 
 __all__ = [
@@ -50,9 +56,12 @@ __all__ = [
     "Interfaces",
     "LimitsConfig",
     "LogConfig",
+    "MachineIdConfig",
     "Metrics",
     "NetworkConfig",
     "Overhead",
+    "PasswdConfig",
+    "PelicanPasswdConfig",
     "Registry",
     "RemoteQuery",
     "Rootless",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import yaml
@@ -31,6 +31,8 @@ from wingsd.util.serialization import structure, unknown_keys
 from wingsd.util.text import origin
 
 __all__ = ["PLACES", "Config", "RemoteQuery", "differences", "find", "load", "parse", "read_yaml"]
+
+T = TypeVar("T")
 
 _MERGE = "tag:yaml.org,2002:merge"
 _TWICE = "duplicate key"
@@ -206,14 +208,25 @@ def _of_its_family(config: Config, data: Any, source: str) -> Config:
     system = config.system
     traces = (place, system.data, system.root_directory, config.app_name)
     family = family_of(config.family, traces)
-    defaults = defaults_of(family, data.get("system"))
     named = data.get("app_name") is not None
     return attrs.evolve(
         config,
         family=family,
         app_name=config.app_name if named else app_name_of(family),
-        system=attrs.evolve(system, **defaults),
+        system=_with_defaults(system, defaults_of(family), data.get("system")),
     )
+
+
+def _with_defaults(section: T, defaults: Mapping[str, Any], written: Any) -> T:
+    """Return a section of the configuration with other defaults, for keys that are not written."""
+    keys = written if isinstance(written, Mapping) else {}
+    changes = {}
+    for key, value in defaults.items():
+        if isinstance(value, Mapping):
+            changes[key] = _with_defaults(getattr(section, key), value, keys.get(key))
+        elif keys.get(key) is None:
+            changes[key] = value
+    return attrs.evolve(section, **changes)  # type: ignore[misc]
 
 
 def find(places: Sequence[str] = PLACES) -> str:

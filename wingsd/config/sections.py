@@ -6,7 +6,12 @@ from typing import Any
 
 import attrs
 
-from wingsd.config.servers import CrashDetectionConfig
+from wingsd.config.servers import (
+    CrashDetectionConfig,
+    MachineIdConfig,
+    PasswdConfig,
+    PelicanPasswdConfig,
+)
 from wingsd.config.validators import (
     Bytes,
     BytesPerSecond,
@@ -196,6 +201,7 @@ class User:
     #: The group id, unless the account `system.username` exists.
     gid: int = 988
     rootless: Rootless = Rootless()
+    passwd: PelicanPasswdConfig = PelicanPasswdConfig()
 
 
 @attrs.frozen
@@ -355,6 +361,8 @@ class SystemConfig:
     #: Before each start of a server, give those of its files to the owner that have another one,
     #: such as those of an installation. Not with `system.user.rootless`.
     check_permissions_on_boot: bool = True
+    passwd: PasswdConfig = PasswdConfig()
+    machine_id: MachineIdConfig = MachineIdConfig()
     crash_detection: CrashDetectionConfig = CrashDetectionConfig()
     quotas: QuotasConfig = QuotasConfig()
     transfers: TransfersConfig = TransfersConfig()

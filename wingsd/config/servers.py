@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import attrs
 
-from wingsd.config.validators import Milliseconds, Seconds, not_negative
+from wingsd.config.validators import Milliseconds, Seconds, not_negative, path_field
 
-__all__ = ["CrashDetectionConfig", "ThrottlesConfig"]
+__all__ = [
+    "CrashDetectionConfig",
+    "MachineIdConfig",
+    "PasswdConfig",
+    "PelicanPasswdConfig",
+    "ThrottlesConfig",
+]
 
 
 @attrs.frozen
@@ -38,3 +44,33 @@ class ThrottlesConfig:
     lines: int = attrs.field(default=2000, validator=not_negative)
     #: The time after which lines are counted anew.
     line_reset_interval: Milliseconds = attrs.field(default=100, validator=not_negative)
+
+
+@attrs.frozen
+class PasswdConfig:
+    """`system.passwd`: an account for the user of servers' containers (not with Pelican)."""
+
+    #: Mount a file with that user as `/etc/passwd`, and one with its group as `/etc/group`.
+    enabled: bool = False
+    #: The directory of both files.
+    directory: str = path_field("/run/wings/etc")
+
+
+@attrs.frozen
+class PelicanPasswdConfig:
+    """`system.user.passwd`: the same for Pelican."""
+
+    #: Mount a file with that user as `/etc/passwd`, and one with its group as `/etc/group`.
+    enable: bool = True
+    #: The directory of both files.
+    directory: str = path_field("/etc/pelican")
+
+
+@attrs.frozen
+class MachineIdConfig:
+    """`system.machine_id`: an id for each container, as some games want one of their machine."""
+
+    #: Mount a file with the server's UUID, without its dashes, as `/etc/machine-id`.
+    enable: bool = True
+    #: The directory of these files; with Pelican the default is `/etc/pelican/machine-id`.
+    directory: str = path_field("/run/wings/machine-id")

@@ -34,12 +34,13 @@ _APP_NAMES: Mapping[str, str] = MappingProxyType({PELICAN: "Pelican"})
 
 #: Defaults of `system` that differ from Pterodactyl's, for keys that a Panel does not print.
 #: Those of Calagopus are Pterodactyl's.
-_DEFAULTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         PELICAN: MappingProxyType(
             {
                 "log_directory": "/var/log/pelican",
                 "backup_directory": "/var/lib/pelican/backups",
+                "machine_id": MappingProxyType({"directory": "/etc/pelican/machine-id"}),
             }
         )
     }
@@ -62,11 +63,9 @@ def app_name_of(family: str) -> str:
     return _APP_NAMES.get(family, "Pterodactyl")
 
 
-def defaults_of(family: str, written: Any) -> dict[str, Any]:
-    """Return the family's defaults of `system` for the keys that are not `written`."""
-    keys = written if isinstance(written, Mapping) else {}
-    found = _DEFAULTS.get(family, {})
-    return {key: value for key, value in found.items() if keys.get(key) is None}
+def defaults_of(family: str) -> Mapping[str, Any]:
+    """Return the family's own defaults of `system`: by key, those of a section as a map."""
+    return _DEFAULTS.get(family, {})
 
 
 #: The names of keys by the dotted path of the section that they are in.
@@ -88,9 +87,6 @@ _NAMES: Mapping[str, str] = MappingProxyType(
             "check_permissions_on_boot_threads disk_check_threads disk_limiter_mode "
             "activity_send_interval activity_send_count crash_detection_activity_lines"
         ),
-        "system.passwd": "enabled directory",
-        "system.user.passwd": "enable directory",
-        "system.machine_id": "enable directory",
         "system.sftp": (
             "enabled bind_address bind_port read_only key_only key_algorithm "
             "disable_password_auth directory_entry_limit directory_entry_send_amount"

@@ -23,7 +23,7 @@ from typing import Any
 
 import attrs
 
-from wingsd.config import Config, Overhead
+from wingsd.config import CALAGOPUS, Config, Overhead
 from wingsd.docker.network import network_mode, port_bindings, reachable
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Build, Mount, Settings
@@ -37,10 +37,12 @@ __all__ = [
     "check_mounts",
     "check_variables",
     "container_spec",
+    "container_user",
     "home_directory",
     "image_source",
     "is_below",
     "resources",
+    "service_label",
     "with_mounts",
 ]
 
@@ -95,9 +97,10 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
     """
     check_variables(server)
     bindings = port_bindings(config, server.allocations)
+    uid, gid = container_user(config)
     body = {
         "Image": image_source(server).name,
-        "User": _user(config),
+        "User": f"{uid}:{gid}",
         "Hostname": server.uuid,
         "Domainname": config.docker.domainname,
         "Tty": True,
@@ -106,7 +109,7 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
         "AttachStdout": True,
         "AttachStderr": True,
         "Env": [f"{key}={value}" for key, value in _environment(config, server).items()],
-        "Labels": _labels(server),
+        "Labels": _labels(config, server),
         "ExposedPorts": {port: {} for port in bindings},
         "HostConfig": {
             **resources(config, server.build),
@@ -171,11 +174,12 @@ def is_below(path: str, top: str) -> bool:
     return path == top or path.startswith(top.rstrip("/") + "/")
 
 
-def _user(config: Config) -> str:
+def container_user(config: Config) -> tuple[int, int]:
+    """Return the user and group id of the program in a server's container."""
     user = config.system.user
     if user.rootless.enabled:
-        return f"{user.rootless.container_uid}:{user.rootless.container_gid}"
-    return f"{user.uid}:{user.gid}"
+        return user.rootless.container_uid, user.rootless.container_gid
+    return user.uid, user.gid
 
 
 def _text(value: object) -> str:
@@ -209,9 +213,16 @@ def _environment(config: Config, server: Settings) -> dict[str, str]:
     return own | given
 
 
-def _labels(server: Settings) -> dict[str, str]:
+def service_label(config: Config) -> str:
+    """Return the label `Service` of the node's containers: that of its family."""
+    if config.family == CALAGOPUS:
+        return config.app_name
+    return "Pelican" if config.is_pelican else "Pterodactyl"
+
+
+def _labels(config: Config, server: Settings) -> dict[str, str]:
     labels = {key: _text(value) for key, value in server.labels.items() if value is not None}
-    return labels | {"Service": "Pterodactyl", "ContainerType": "server_process"}
+    return labels | {"Service": service_label(config), "ContainerType": "server_process"}
 
 
 def _mount(mount: Mount) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from wingsd.docker.container import (
     with_mounts,
 )
 from wingsd.docker.engine import ContainerState, console_lines, foreign_container
+from wingsd.docker.identity import identity_files, remove_machine_id, write_files
 from wingsd.docker.images import ImagesAndNetworks
 from wingsd.docker.limits import limit_changes, update_container
 from wingsd.docker.process import ContainerProcess
@@ -132,13 +133,15 @@ class DockerEnvironment:
         """
         async with self._engine.exclusive_session(uuid) as session:
             state = await session.call(engine.look, uuid)
-            if state is None:
-                return
-            why_not = self._foreign_reason(state, uuid)
+            why_not = state and self._foreign_reason(state, uuid)
             if why_not:
                 self._log.info("{server}: not removed: {why}", server=uuid, why=why_not)
-            elif await session.call(engine.remove_container, state.id, force=True):
+                return
+            if state is not None and await session.call(
+                engine.remove_container, state.id, force=True
+            ):
                 self._log.info("{server}: container removed", server=uuid)
+            await self._workers.run(remove_machine_id, self._config, uuid)
 
     async def start(self, uuid: str, watcher: Watcher) -> Running:
         """Start the container of a server; `watcher` gets its output from the first byte.
@@ -226,6 +229,7 @@ class DockerEnvironment:
 
     async def _with_mounts(self, spec: ContainerSpec, settings: Settings) -> ContainerSpec:
         """Add the allowed mounts, as late as possible: symlinks may be changed meanwhile."""
+        spec = await self._with_identity(spec, settings)
         if not settings.mounts:
             return spec
         checked = await self._workers.run(
@@ -238,6 +242,22 @@ class DockerEnvironment:
                 source=source,
             )
         return with_mounts(spec, checked.allowed)
+
+    async def _with_identity(self, spec: ContainerSpec, settings: Settings) -> ContainerSpec:
+        """Add the files of the container's account and machine id, where they can be written.
+
+        A mount of the server in the same place comes before them.
+        """
+        targets = {mount.target for mount in settings.mounts}
+        files = identity_files(self._config, spec.name)
+        written = await self._workers.run(
+            write_files, [file for file in files if file.target not in targets]
+        )
+        for why in written.failures:
+            self._log.warn(
+                "{server}: its container lacks a file: {why}", server=spec.name, why=why
+            )
+        return with_mounts(spec, written.mounts)
 
     async def _create(self, session: EngineSession, spec: ContainerSpec) -> bool:
         warnings = await self._create_or_wait(session, spec)

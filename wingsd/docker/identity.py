@@ -1,0 +1,108 @@
+"""Files that tell a container who it is: the account of its user, and a machine's id.
+
+They are on the host, one machine id for each server, and mounted read-only. Some programs do not
+run without an account for their user, or without `/etc/machine-id` (Hytale).
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+
+from wingsd.config import Config
+from wingsd.docker.container import HOME, container_user
+from wingsd.panel.schemas import Mount
+from wingsd.util.text import disk_advice
+
+__all__ = ["IdentityFile", "WrittenFiles", "identity_files", "remove_machine_id", "write_files"]
+
+MACHINE_ID = "/etc/machine-id"
+
+
+@attrs.frozen
+class IdentityFile:
+    """A file on the host, its content, and where a container sees it."""
+
+    path: str
+    content: str
+    target: str
+
+    @property
+    def mount(self) -> Mount:
+        """The mount that shows it."""
+        return Mount(self.path, self.target, read_only=True)
+
+
+def identity_files(config: Config, uuid: str) -> list[IdentityFile]:
+    """Return the files of the server's container on the node of `config`."""
+    system, files = config.system, []
+    pelican = system.user.passwd
+    account = (
+        (pelican.enable, pelican.directory)
+        if config.is_pelican
+        else (system.passwd.enabled, system.passwd.directory)
+    )
+    enabled, directory = account
+    if enabled:
+        uid, gid = container_user(config)
+        user = f"container:x:{uid}:{gid}::{HOME}:/usr/sbin/nologin\n"
+        group = f"container:x:{gid}:container\n"
+        files += [
+            IdentityFile(posixpath.join(directory, "passwd"), user, "/etc/passwd"),
+            IdentityFile(posixpath.join(directory, "group"), group, "/etc/group"),
+        ]
+    if system.machine_id.enable:
+        path = posixpath.join(system.machine_id.directory, uuid)
+        files.append(IdentityFile(path, uuid.replace("-", "") + "\n", MACHINE_ID))
+    return files
+
+
+@attrs.frozen
+class WrittenFiles:
+    """The mounts of the files that are there, and an explanation for each that is not."""
+
+    mounts: tuple[Mount, ...]
+    failures: tuple[str, ...]
+
+
+def write_files(files: Sequence[IdentityFile]) -> WrittenFiles:
+    """Write the files, unless they are there. Blocking."""
+    mounts, failures = [], []
+    for file in files:
+        try:
+            _write(file)
+        except OSError as error:
+            failures.append(f"{file.path} cannot be written: {disk_advice(error)}")
+        else:
+            mounts.append(file.mount)
+    return WrittenFiles(tuple(mounts), tuple(failures))
+
+
+def _write(file: IdentityFile) -> None:
+    path = Path(file.path)
+    with suppress(FileNotFoundError, UnicodeDecodeError):
+        if path.read_text() == file.content:
+            return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    # Replaced, and not written in place: containers that run show the file.
+    fd, name = tempfile.mkstemp(prefix=".", dir=path.parent)
+    try:
+        with open(fd, "w", encoding="utf-8") as out:
+            out.write(file.content)
+            os.fchmod(fd, 0o644)  # The container's user reads it.
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def remove_machine_id(config: Config, uuid: str) -> None:
+    """Remove the server's machine id, if there is one. Blocking."""
+    with suppress(OSError):
+        os.unlink(posixpath.join(config.system.machine_id.directory, uuid))
