@@ -18,7 +18,7 @@ import pyzstd
 
 from fuzz.findings import Finding, pieces
 from tests.support.archives import END, header, member, pax
-from wingsd.archive import extract
+from wingsd.archive.extract import extract
 from wingsd.archive.policy import ArchiveError
 from wingsd.errors import StorageError
 

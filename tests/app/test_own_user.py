@@ -12,7 +12,9 @@ OWNER = 988
 # All is imported before: whoever it becomes may not be able to read the interpreter's files.
 WAY = """
 import gzip, io, os, stat, sys, tarfile
-from wingsd.archive import Compression, extract, pack
+from wingsd.archive import Compression
+from wingsd.archive.extract import extract
+from wingsd.archive.pack import pack
 from wingsd.egg_files.rewrite import Tree
 from wingsd.servers.files import ServerDirectories
 from wingsd.transfers.storage.staging import Staging

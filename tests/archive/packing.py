@@ -8,7 +8,9 @@ from pathlib import Path
 from attrs import Factory, define
 
 from tests.support.archives import in_blocks
-from wingsd.archive import Compression, Extracted, Packed, Part, extract, pack
+from wingsd.archive import Compression, Part
+from wingsd.archive.extract import Extracted, extract
+from wingsd.archive.pack import Packed, pack
 
 
 @define

@@ -17,9 +17,10 @@ import pytest
 
 from tests.archive.packing import packed, unpacked
 from tests.support.archives import odd_tree, run, seen, sparse_file
-from wingsd.archive import Compression, measure, pack
+from wingsd.archive import Compression, measure
 from wingsd.archive import tar_writer as members
 from wingsd.archive.compress import OUTPUT
+from wingsd.archive.pack import pack
 from wingsd.archive.policy import DiskLimitExceeded
 from wingsd.errors import StorageError
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.archive.packing import Sent, packed, unpacked
-from wingsd.archive import Compression, measure, pack
+from wingsd.archive import Compression, measure
+from wingsd.archive.pack import pack
 from wingsd.archive.policy import MAX_WARNINGS
 from wingsd.errors import StorageError
 

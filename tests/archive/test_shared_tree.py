@@ -15,17 +15,10 @@ import pytest
 from attrs import evolve
 
 from tests.support.archives import END, TIME, in_blocks, member, odd_tree, pax, seen, stamp
-from wingsd.archive import (
-    ArchiveLimits,
-    Compression,
-    Extracted,
-    Packed,
-    Part,
-    SharedTreeWriter,
-    extract_part,
-    walk,
-)
-from wingsd.archive import pack as pack_tree
+from wingsd.archive import ArchiveLimits, Compression, Part, walk
+from wingsd.archive.extract import Extracted, SharedTreeWriter, extract_part
+from wingsd.archive.pack import Packed
+from wingsd.archive.pack import pack as pack_tree
 from wingsd.archive.partition import split
 from wingsd.archive.policy import ArchiveError, DiskLimitExceeded
 from wingsd.archive.quota import DEFAULT

@@ -14,9 +14,10 @@ from unittest.mock import Mock
 import pytest
 
 from tests.support.archives import odd_tree, run
-from wingsd.archive import Compression, pack
+from wingsd.archive import Compression
 from wingsd.archive import quota as limits
 from wingsd.archive import walk as walking
+from wingsd.archive.pack import pack
 from wingsd.archive.partition import split
 from wingsd.archive.quota import ENTRY_SIZE
 from wingsd.archive.walk import (

@@ -14,7 +14,7 @@ from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, at_answer, at_stop, sending
 from tests.transfers.peers import closed_port
-from wingsd.archive import extract
+from wingsd.archive.extract import extract
 from wingsd.errors import BadRequest, Conflict, DaemonStopping, EnvironmentFailed
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Build, Configuration, Settings

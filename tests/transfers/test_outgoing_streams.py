@@ -19,7 +19,7 @@ from tests.support.archives import odd_tree, seen
 from tests.support.reactor import until
 from tests.support.sample_server import UUID
 from tests.support.sender import Sender, read_form, sending
-from wingsd.archive import SharedTreeWriter, extract_part
+from wingsd.archive.extract import SharedTreeWriter, extract_part
 from wingsd.archive.partition import split
 from wingsd.archive.quota import DEFAULT
 from wingsd.backups.local import Backup

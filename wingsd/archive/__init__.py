@@ -3,13 +3,12 @@
 Blocking: `extract` and `pack` run in worker threads and know only bytes and a directory. To
 extract: `decompress`, `tar_reader`, `policy` (where a member may go), `quota` (how much there may
 be) and `tree_writer`. To pack: `walk`, `tar_writer` and `compress`. A server in several archives
-at the same time: `partition`, `extract_part` and `SharedTreeWriter`.
+at the same time: `partition`, `extract_part` and `SharedTreeWriter`. The modules `extract` and
+`pack` are imported with the first archive: they and what they use take 1 MiB.
 """
 
 from wingsd.archive.compress import ArchiveFormat, Compression
-from wingsd.archive.extract import Extracted, SharedTreeWriter, extract, extract_part
 from wingsd.archive.ownership import GivenTree, give_tree
-from wingsd.archive.pack import Packed, pack
 from wingsd.archive.partition import Part, split
 from wingsd.archive.quota import ArchiveLimits, require_free_space
 from wingsd.archive.walk import Measured, measure, remove_tree, survey
@@ -18,17 +17,11 @@ __all__ = [
     "ArchiveFormat",
     "ArchiveLimits",
     "Compression",
-    "Extracted",
     "GivenTree",
     "Measured",
-    "Packed",
     "Part",
-    "SharedTreeWriter",
-    "extract",
-    "extract_part",
     "give_tree",
     "measure",
-    "pack",
     "remove_tree",
     "require_free_space",
     "split",

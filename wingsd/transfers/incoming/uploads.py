@@ -9,14 +9,14 @@ Calagopus' nodes do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IConsumer, IProducer
 from zope.interface import implementer
 
-from wingsd.archive import ArchiveLimits, Extracted, extract
+from wingsd.archive import ArchiveLimits
 from wingsd.backups.local import Backup
 from wingsd.config import FormConfig
 from wingsd.errors import BadRequest, WingsdError
@@ -25,6 +25,9 @@ from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, StreamMiss
 from wingsd.transfers.storage.incoming import ArrivingServer
 from wingsd.transfers.upload_form import Checksums, UploadForm
 from wingsd.util.reactor import ThreadedReactor
+
+if TYPE_CHECKING:
+    from wingsd.archive.extract import Extracted
 
 __all__ = [
     "COUNT",
@@ -104,7 +107,7 @@ class UploadGroup(Protocol):
 
 
 #: Unpacks the blocks it is given, or discards them; the other function ends that early.
-Unpack = Callable[[Iterator[bytes], Callable[[], None]], Extracted | None]
+Unpack = Callable[[Iterator[bytes], Callable[[], None]], "Extracted | None"]
 
 
 @attrs.frozen
@@ -133,9 +136,13 @@ class Extraction:
 
         `note` gets a line for each member that was left out or written otherwise.
         """
-        return lambda blocks, abort: extract(
-            blocks, directory, self.owner, note, limits=limits, abort=abort
-        )
+
+        def unpack(blocks: Iterator[bytes], abort: Callable[[], None]) -> Extracted:
+            from wingsd.archive.extract import extract  # noqa: PLC0415 (see wingsd.archive)
+
+            return extract(blocks, directory, self.owner, note, limits=limits, abort=abort)
+
+        return unpack
 
 
 @attrs.frozen

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import attrs
 
-from wingsd.archive import Compression, Measured, Packed, Part, pack, survey
+from wingsd.archive import Compression, Measured, Part, survey
 from wingsd.backups.local import LocalBackup, find_backups
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import StorageError
@@ -27,6 +28,9 @@ from wingsd.transfers.storage.shared_volume import (
     sharing_of,
 )
 from wingsd.transfers.upload_form import FormFrame
+
+if TYPE_CHECKING:
+    from wingsd.archive.pack import Packed
 
 __all__ = ["Payload", "SourcePool", "SourceStorage"]
 
@@ -88,6 +92,8 @@ class Payload:
     ) -> Packed | None:
         if self.source is None:
             return None
+        from wingsd.archive.pack import pack  # noqa: PLC0415 (see wingsd.archive)
+
         return pack(
             self.source,
             write,

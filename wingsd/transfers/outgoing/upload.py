@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from wingsd.archive import ArchiveLimits, Packed, Part, split
+from wingsd.archive import ArchiveLimits, Part, split
 from wingsd.archive.policy import DiskLimitExceeded
 from wingsd.backups.local import LocalBackup
 from wingsd.servers import Server
@@ -40,6 +40,7 @@ from wingsd.util.reactor import ThreadedReactor
 from wingsd.util.text import readable_size
 
 if TYPE_CHECKING:
+    from wingsd.archive.pack import Packed
     from wingsd.transfers.peer.client import PeerClient
 
 __all__ = ["KEEPS_LINKS", "OutgoingStreams", "OutgoingUpload", "Uploader"]
