@@ -11,6 +11,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
 import attrs
@@ -64,6 +65,7 @@ class Section:
     keys: tuple[Key, ...]
 
 
+@cache
 def sections(root: type = Config) -> tuple[Section, ...]:
     """Return all sections of the configuration, each before its subsections.
 

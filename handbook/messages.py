@@ -41,16 +41,18 @@ class Message:
     place: str
 
 
-def told() -> list[Message]:
+@cache
+def told() -> tuple[Message, ...]:
     """Return every message of an error, a log line, a console line or an exiting command."""
     errors = _errors()
-    return [message for path in _files() for message in _told_in(path, errors)]
+    return tuple(message for path in _files() for message in _told_in(path, errors))
 
 
-def written() -> set[str]:
+@cache
+def written() -> frozenset[str]:
     """Return all texts in the code."""
     texts = {_text(node) for path in _files() for node in ast.walk(_tree(path))}
-    return {_ABOUT.sub("", text) for text in texts if text}
+    return frozenset(_ABOUT.sub("", text) for text in texts if text)
 
 
 def is_about(entry: str, message: str) -> bool:
