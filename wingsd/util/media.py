@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from enum import Enum
 from itertools import accumulate
 from typing import Any, NoReturn
@@ -121,13 +121,15 @@ def _number(text: str) -> float:
     return int(number) if number.is_integer() else number
 
 
-def _map(pairs: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+def _map(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
     """Return a map. Raises `ValueError` for a name that is no text, or is there twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a map has the same name twice")
-    if not all(isinstance(name, str) for name in found):
-        raise ValueError("a name in a map is not a text")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if not isinstance(name, str):
+            raise ValueError("a name in a map is not a text")
+        if name in found:
+            raise ValueError("a map has the same name twice")
+        found[name] = value
     return found
 
 
