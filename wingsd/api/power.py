@@ -66,6 +66,7 @@ class AllPowerRequest:
         Any,
         '`{"type": "all"}`, `{"type": "uuids", "uuids": [...]}`, or a list of UUIDs. Servers that '
         "are not on this node are ignored.",
+        Keywords(type=("object", "array")),
     ]
     action: ActionName
     wait_seconds: Wait = DEFAULT_WAIT

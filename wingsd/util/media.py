@@ -74,7 +74,7 @@ def decode(body: bytes, media: MediaType) -> Any:
         text = json.dumps(data, ensure_ascii=False, allow_nan=False, default=_refuse).encode()
     except RecursionError as error:
         raise InvalidData(_TOO_DEEP) from error
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidData(str(error)) from error
     if _depth(text) > MAX_DEPTH:
         raise InvalidData(_TOO_DEEP)
@@ -122,11 +122,11 @@ def _number(text: str) -> float:
 
 
 def _map(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
-    """Return a map. Raises `ValueError` for a name that is no text, or is there twice."""
+    """Return a map. Raises an error for a name that is no text, or is there twice."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if not isinstance(name, str):
-            raise ValueError("a name in a map is not a text")
+            raise TypeError("a name in a map is not a text")
         if name in found:
             raise ValueError("a map has the same name twice")
         found[name] = value
