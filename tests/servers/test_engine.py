@@ -12,11 +12,13 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import BY_COMMAND, PanelInMemory
 from tests.support.docker_engine import Engine
 from tests.support.reactor import reactor
+from wingsd.archive.policy import DiskLimitExceeded
 from wingsd.docker.environment import DockerEnvironment
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Image, Process, Settings, Startup
 from wingsd.servers.console import daemon_line
+from wingsd.servers.disk_limit import STOPPING
 from wingsd.servers.files import ServerDirectories
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
@@ -26,6 +28,11 @@ from wingsd.threadio import Workers
 OBEDIENT = (
     "trap '' INT TERM; echo up; "
     'while read line; do echo "got $line"; [ "$line" = stop ] && exit 0; done'
+)
+#: Writes 3 MiB, and ends by the command "stop".
+FILLING = (
+    "trap '' INT TERM; echo up; dd if=/dev/zero of=/home/container/big bs=1M count=3; "
+    'while read line; do [ "$line" = stop ] && exit 0; done'
 )
 STUBBORN = "trap '' INT TERM; echo up; while :; do read line; done"
 
@@ -110,6 +117,24 @@ async def test_a_server_starts_restarts_and_is_deleted(node: EngineNode) -> None
     await servers.delete(uuid)
     assert node.events[-1] == ("deleted",)
     assert not os.path.exists(servers.directory(uuid))
+    await servers.stop()
+
+
+async def test_a_server_that_fills_its_directory_is_stopped(node: EngineNode) -> None:
+    node.config = attrs.evolve(
+        node.config, system=attrs.evolve(node.config.system, disk_check_interval=1)
+    )
+    build = attrs.evolve(node.settings.build, disk_space=1)
+    node.say(attrs.evolve(node.settings, invocation=FILLING, build=build))
+    uuid, servers = node.settings.uuid, node.make_servers()
+    await servers.boot()
+    ended = node.event("status", "offline")
+    await servers.get(uuid).power(PowerAction.START)
+    await ended
+    assert ("console output", daemon_line("Pterodactyl", STOPPING)) in node.events
+    with pytest.raises(DiskLimitExceeded):
+        await servers.get(uuid).power(PowerAction.START)
+    await servers.delete(uuid)
     await servers.stop()
 
 

@@ -97,7 +97,7 @@ def test_a_server_whose_blocks_take_more_than_its_limit_is_not_started(
     server = node.server(configuration(disk_space=5))
     quotas.blocks = 5 * MIB + 1
     error = do(server, PowerAction.START).error(DiskLimitExceeded)
-    assert error.detail.startswith("on the disk the server's files take 5.0 MiB")
+    assert error.detail.startswith("the server's files take 5.0 MiB on the disk")
     quotas.blocks = 5 * MIB
     do(server, PowerAction.START).value()
 

@@ -78,18 +78,19 @@ class DiskLimit:
             self._files.measure()
             return
         try:
-            self._require(await self._files.measured() or 0, "the server's files take")
+            self._require(await self._files.measured() or 0)
             # A program that cannot write would damage its files.
-            self._require(await self._files.quota.used(), "on the disk the server's files take")
+            self._require(await self._files.quota.used(), " on the disk")
         except StorageError as error:
             error.add_context("its disk limit cannot be checked")
             raise
 
-    def _require(self, used: int, what: str) -> None:
+    def _require(self, used: int, where: str = "") -> None:
         limit = self.bytes
         if limit is not None and used > limit:
+            taken = f"{readable_size(used)}{where}"
             raise DiskLimitExceeded(
-                f"{what} {readable_size(used)}, and its disk limit is {readable_size(limit)}; "
+                f"the server's files take {taken}, and its disk limit is {readable_size(limit)}; "
                 "delete files, or raise its disk limit in the Panel"
             )
 
