@@ -299,47 +299,30 @@ async def test_a_transfer_is_started(node: ApiNode, logged: Logged) -> None:
     assert not [line for line in logged.lines if "a.b.c" in line]
 
 
-async def test_format_and_level_of_a_calagopus_panel_are_passed_on(node: ApiNode) -> None:
-    asked = {"archive_format": "tar_zstd", "compression_level": "good_speed"}
-    reply = await node.call("POST", f"{HOME}/transfer", ORDER | asked)
-    assert reply.status == 202
-    assert node.calls == [
-        ("start", UUID, TransferRequest(URL, "Bearer a.b.c", "tar_zstd", "good_speed"))
-    ]
-
-
-async def test_the_number_of_streams_is_passed_on(node: ApiNode) -> None:
-    assert (
-        await node.call("POST", f"{HOME}/transfer", ORDER | {"multiplex_streams": 3})
-    ).status == 202
-    assert node.calls == [("start", UUID, TransferRequest(URL, "Bearer a.b.c", streams=3))]
-    node.calls.clear()
-    for wrong in (-1, "x"):
-        reply = await node.call("POST", f"{HOME}/transfer", ORDER | {"multiplex_streams": wrong})
-        assert reply.status == 400
-        assert reply.json["detail"].startswith("multiplex_streams: ")
-    assert node.calls == []
-
-
-async def test_null_is_the_default(node: ApiNode) -> None:
-    asked = {"archive_format": None, "compression_level": None, "multiplex_streams": None}
-    await node.call("POST", f"{HOME}/transfer", ORDER | asked)
-    assert node.calls == [("start", UUID, TransferRequest(URL, "Bearer a.b.c"))]
-
-
-async def test_backups_are_passed_on_once_each(node: ApiNode) -> None:
-    asked = {"backups": [OTHER.upper(), UUID, OTHER]}
+@pytest.mark.parametrize(
+    ("asked", "passed_on"),
+    [
+        (
+            {"archive_format": "tar_zstd", "compression_level": "good_speed"},
+            {"archive_format": "tar_zstd", "compression_level": "good_speed"},
+        ),
+        ({"multiplex_streams": 3}, {"streams": 3}),
+        ({"archive_format": None, "compression_level": None, "multiplex_streams": None}, {}),
+        ({"backups": [OTHER.upper(), UUID, OTHER]}, {"backups": (OTHER, UUID)}),
+        *(
+            (
+                {"backups": [OTHER], "delete_backups": asked},
+                {"backups": (OTHER,), "delete_backups": bool(asked)},
+            )
+            for asked in (True, False, None)
+        ),
+    ],
+)
+async def test_what_a_panel_asks_of_a_transfer_is_passed_on(
+    node: ApiNode, asked: dict[str, Any], passed_on: dict[str, Any]
+) -> None:
     assert (await node.call("POST", f"{HOME}/transfer", ORDER | asked)).status == 202
-    order = TransferRequest(URL, "Bearer a.b.c", backups=(OTHER, UUID))
-    assert node.calls == [("start", UUID, order)]
-
-
-@pytest.mark.parametrize("asked", [True, False, None])
-async def test_the_deletion_of_backups_is_passed_on(node: ApiNode, asked: bool | None) -> None:
-    body = ORDER | {"backups": [OTHER], "delete_backups": asked}
-    assert (await node.call("POST", f"{HOME}/transfer", body)).status == 202
-    order = TransferRequest(URL, "Bearer a.b.c", backups=(OTHER,), delete_backups=bool(asked))
-    assert node.calls == [("start", UUID, order)]
+    assert node.calls == [("start", UUID, TransferRequest(URL, "Bearer a.b.c", **passed_on))]
 
 
 @pytest.mark.parametrize(
@@ -352,6 +335,8 @@ async def test_the_deletion_of_backups_is_passed_on(node: ApiNode, asked: bool |
         ({"backups": ["../../etc"]}, "backups: expected the UUIDs of backups"),
         ({"archive_format": 7}, "archive_format: expected a text"),
         ({"delete_backups": "yes"}, "delete_backups: expected true or false"),
+        ({"multiplex_streams": -1}, "multiplex_streams: "),
+        ({"multiplex_streams": "x"}, "multiplex_streams: "),
     ],
 )
 async def test_an_invalid_transfer_request_is_refused(

@@ -13,6 +13,8 @@ from wingsd.auth.tokens import direct_token, transfer_token
 from wingsd.errors import StorageError
 
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
+#: The token of another node.
+ANOTHERS = "the-token-of-some-other-node-as-long"
 DESCRIPTION = {"settings": {"uuid": UUID}, "process_configuration": {"stop": {"type": "stop"}}}
 
 
@@ -20,6 +22,11 @@ def direct_auth(uuid: str = UUID, *, age: float = 0) -> str:
     """Return the header of a direct transfer's token, valid for an hour."""
     now = time.time() - age
     return f"Bearer {direct_token(uuid, TOKEN, now, now + 3600)}"
+
+
+def panel_auth(key: str = TOKEN) -> str:
+    """Return the header of a transfer's token that a Panel makes."""
+    return f"Bearer {Panel().transfer_token(UUID, Node('https://node.invalid', token=key))}"
 
 
 async def test_options_lists_the_features(node: ApiNode) -> None:
@@ -34,24 +41,22 @@ POOL = {"X-Storage-Pool": "attic", "X-Storage-Pool-Mark": "0" * 32}
 
 
 async def test_the_storage_pool_is_announced_to_a_sender(node: ApiNode) -> None:
-    token = Panel().transfer_token(UUID, Node("https://node.invalid", token=TOKEN))
-    reply = await node.call("OPTIONS", "transfers", Authorization=f"Bearer {token}", **POOL)
+    reply = await node.call("OPTIONS", "transfers", Authorization=panel_auth(), **POOL)
     assert reply.headers["transfer-features"] == "symlinks, hard-links, streams, shared-volume"
     assert node.calls[1:] == [("pool_features", UUID, "attic", "0" * 32, "")]
 
 
 async def test_the_backup_directory_is_announced_to_a_sender(node: ApiNode) -> None:
-    token = Panel().transfer_token(UUID, Node("https://node.invalid", token=TOKEN))
     mark = {"X-Backup-Directory-Mark": "1" * 32}
-    await node.call("OPTIONS", "transfers", Authorization=f"Bearer {token}", **mark)
+    await node.call("OPTIONS", "transfers", Authorization=panel_auth(), **mark)
     assert node.calls[1:] == [("pool_features", UUID, "", "", "1" * 32)]
 
 
 @pytest.mark.parametrize("way", ["by the Panel", "direct", "by nobody"])
 async def test_a_sender_with_a_token_of_the_panel_is_expected(node: ApiNode, way: str) -> None:
-    key = "the-token-of-some-other-node-as-long" if way == "by nobody" else TOKEN
-    token = Panel().transfer_token(UUID, Node("https://node.invalid", token=key))
-    header = direct_auth() if way == "direct" else f"Bearer {token}"
+    header = (
+        direct_auth() if way == "direct" else panel_auth(ANOTHERS if way == "by nobody" else TOKEN)
+    )
     reply = await node.call("OPTIONS", "transfers", Authorization=header)
     assert reply.status == 204
     assert node.calls == ([("expect", UUID)] if way == "by the Panel" else [])
@@ -59,9 +64,8 @@ async def test_a_sender_with_a_token_of_the_panel_is_expected(node: ApiNode, way
 
 @pytest.mark.parametrize("fault", ["no token", "another's token", "no mark", "the disk"])
 async def test_a_sender_without_a_valid_token_is_not_expected(node: ApiNode, fault: str) -> None:
-    key = "the-token-of-some-other-node-as-long" if fault == "another's token" else TOKEN
-    token = Panel().transfer_token(UUID, Node("https://node.invalid", token=key))
-    headers: dict[str, str | None] = {"Authorization": f"Bearer {token}", **POOL}
+    header = panel_auth(ANOTHERS if fault == "another's token" else TOKEN)
+    headers: dict[str, str | None] = {"Authorization": header, **POOL}
     if fault == "no token":
         headers["Authorization"] = None
     elif fault == "no mark":
@@ -100,11 +104,7 @@ async def test_put_describes_the_server(node: ApiNode) -> None:
         (f"Bearer {TOKEN}", 401, "cannot be read"),
         (direct_auth(OTHER), 401, "not for a direct transfer of this server"),
         (direct_auth(age=7200), 401, "it has expired"),
-        (
-            f"Bearer {Panel().transfer_token(UUID, Node('https://x', token=TOKEN))}",
-            401,
-            "direct transfer",
-        ),
+        (panel_auth(), 401, "direct transfer"),
     ],
     ids=["none", "the node's", "another server's", "expired", "a Panel's"],
 )

@@ -20,7 +20,6 @@ from tests.support.archives import (
     by_tarfile,
     header,
     member,
-    odd_tree,
     run,
     seen,
     sparse_file,
@@ -29,14 +28,6 @@ from wingsd.archive.extract import MAX_WARNINGS, extract
 from wingsd.archive.policy import ArchiveError
 
 RANDOM = random.Random("extract")
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("source") / "tree"
-    root.mkdir()
-    odd_tree(root)
-    return root
 
 
 WRITERS = {

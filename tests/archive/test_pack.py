@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.archive.packing import packed, unpacked
-from tests.support.archives import odd_tree, run, seen, sparse_file
+from tests.support.archives import run, seen, sparse_file
 from wingsd.archive import Compression, measure
 from wingsd.archive import tar_writer as members
 from wingsd.archive.compress import OUTPUT
@@ -25,14 +25,6 @@ from wingsd.archive.policy import DiskLimitExceeded
 from wingsd.errors import StorageError
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("source") / "tree"
-    root.mkdir()
-    odd_tree(root)
-    return root
 
 
 @pytest.mark.parametrize("compression", Compression)

@@ -10,9 +10,9 @@ from socketserver import ThreadingUnixStreamServer
 from threading import Thread
 from typing import Any
 
-import attrs
 import pytest
 
+from tests.support.node_process import CommandResult
 from wingsd.cli.__main__ import main
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -67,17 +67,6 @@ class Scripted:
             self.path.unlink()
 
 
-@attrs.frozen
-class Ran:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 class Command:
     """`wingsctl`, run in this process against one socket."""
 
@@ -85,12 +74,12 @@ class Command:
         self.path = path
         self._capsys = capsys
 
-    def __call__(self, *words: str) -> Ran:
+    def __call__(self, *words: str) -> CommandResult:
         with pytest.raises(SystemExit) as ended:
             main(["--socket", str(self.path), *words], prog_name="wingsctl")
         code: Any = ended.value.code
         printed = self._capsys.readouterr()
-        return Ran(int(code or 0), printed.out, printed.err)
+        return CommandResult(int(code or 0), printed.out, printed.err)
 
 
 @pytest.fixture
@@ -107,18 +96,23 @@ def wingsctl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(tmp_path / "control.sock", capsys)
 
 
+COMMON = {
+    "transfer": 7,
+    "server": UUID,
+    "direction": "out",
+    "by_hand": True,
+    "storage_pool": None,
+    "step": "send",
+    "begun": 1_700_000_000.0,
+}
+
+
 def running(**changes: Any) -> dict[str, Any]:
     """Return a transfer under way, as the daemon tells it."""
     return {
-        "transfer": 7,
-        "server": UUID,
-        "direction": "out",
-        "by_hand": True,
-        "storage_pool": None,
+        **COMMON,
         "state": "processing",
-        "step": "send",
         "doing": "sending the archive",
-        "begun": 1_700_000_000.0,
         "bytes": 512 * 1024**2,
         "total_bytes": 1024**3,
         "bytes_per_second": 64.0 * 1024**2,
@@ -127,20 +121,8 @@ def running(**changes: Any) -> dict[str, Any]:
 
 def past(**changes: Any) -> dict[str, Any]:
     """Return a transfer that has ended, as the daemon tells it."""
-    return {
-        "transfer": 7,
-        "server": UUID,
-        "direction": "out",
-        "by_hand": True,
-        "storage_pool": None,
-        "outcome": "success",
-        "reason": "",
-        "step": "send",
-        "begun": 1_700_000_000.0,
-        "ended": 1_700_000_200.0,
-        "bytes": 1024**3,
-        "files": 12,
-    } | changes
+    ended = {"outcome": "success", "reason": "", "ended": 1_700_000_200.0}
+    return {**COMMON, **ended, "bytes": 1024**3, "files": 12} | changes
 
 
 def found(**changes: Any) -> dict[str, Any]:

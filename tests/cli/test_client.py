@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -112,31 +113,30 @@ def test_a_long_answer_is_refused(scripted: Scripted, monkeypatch: pytest.Monkey
     assert caught.value.exit_code == Exit.FAILED
 
 
-def test_a_silent_daemon_times_out(tmp_path: Path) -> None:
-    path = tmp_path / "control.sock"
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        listening.listen()
-        with pytest.raises(CtlError, match="no answer from wingsd within") as caught:
-            ControlClient(str(path), timeout=0.05).ask("GET", "status")
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "control.sock"))
+        made.listen()
+        yield made
+
+
+def test_a_silent_daemon_times_out(listening: socket.socket) -> None:
+    with pytest.raises(CtlError, match="no answer from wingsd within") as caught:
+        ControlClient(listening.getsockname(), timeout=0.05).ask("GET", "status")
     assert caught.value.exit_code == Exit.NO_DAEMON
 
 
-def test_a_daemon_that_hangs_up_is_shown_with_reasons(tmp_path: Path) -> None:
-    path = tmp_path / "control.sock"
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        listening.listen()
+def test_a_daemon_that_hangs_up_is_shown_with_reasons(listening: socket.socket) -> None:
+    def hang_up() -> None:
+        connection, _ = listening.accept()
+        connection.close()
 
-        def hang_up() -> None:
-            connection, _ = listening.accept()
-            connection.close()
-
-        hanging_up = threading.Thread(target=hang_up)
-        hanging_up.start()
-        with pytest.raises(CtlError, match="closed the connection without an answer") as caught:
-            ControlClient(str(path)).ask("GET", "status")
-        hanging_up.join()
+    hanging_up = threading.Thread(target=hang_up)
+    hanging_up.start()
+    with pytest.raises(CtlError, match="closed the connection without an answer") as caught:
+        ControlClient(listening.getsockname()).ask("GET", "status")
+    hanging_up.join()
     assert "LimitNOFILE=" in caught.value.detail
     assert caught.value.exit_code == Exit.NO_DAEMON
 

@@ -121,19 +121,17 @@ class _Above:
     here: _Misplaced = _Misplaced()
 
 
-def test_a_key_without_words_is_an_error() -> None:
-    with pytest.raises(Undocumented, match="silent has no comment"):
-        sections(_Silent)
-
-
-def test_a_check_without_words_is_an_error() -> None:
-    with pytest.raises(Undocumented, match="bound: its check"):
-        sections(_Checked)
-
-
-def test_a_section_that_calls_itself_otherwise_is_an_error() -> None:
-    with pytest.raises(Undocumented, match="must begin with `here`"):
-        sections(_Above)
+@pytest.mark.parametrize(
+    ("config_class", "words"),
+    [
+        (_Silent, "silent has no comment"),
+        (_Checked, "bound: its check"),
+        (_Above, "must begin with `here`"),
+    ],
+)
+def test_a_class_without_the_words_expected_is_an_error(config_class: type, words: str) -> None:
+    with pytest.raises(Undocumented, match=words):
+        sections(config_class)
 
 
 @attrs.frozen

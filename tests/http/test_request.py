@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from uuid import UUID
 
 import pytest
 from twisted.internet.error import ConnectionLost
@@ -79,29 +78,6 @@ def test_a_refusal_is_json_and_read_before_the_body_is_sent() -> None:
         "request_id": headers["x-request-id"],
     }
     assert not talk.transport.disconnecting
-
-
-@pytest.mark.parametrize(
-    ("sent", "status"),
-    [
-        (head("/nothing", method="GET"), 404),
-        (head(Content_Length=1000), 401),
-        (head("/whole", Content_Length=2) + b"ab", 200),
-        (head("/whole", Content_Length=2, Authorization="wrong"), 401),
-        (head("/whole", Content_Length=request_module.MAX_STORED_BODY + 1), 413),
-        (head("/whole", X="y" * 20_000), 431),
-        (b"nonsense\r\n\r\n", 400),
-    ],
-)
-def test_every_answer_has_a_request_id_of_its_own(sent: bytes, status: int) -> None:
-    ids = set()
-    for _ in range(2):
-        talk = Conversation(Taker(REFUSAL))
-        talk.send(sent)
-        ((found, headers, _),) = talk.transport.answers()
-        assert found == status
-        ids.add(UUID(headers["x-request-id"]))
-    assert len(ids) == 2
 
 
 @pytest.mark.parametrize(

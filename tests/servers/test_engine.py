@@ -22,6 +22,7 @@ from wingsd.servers.disk_limit import STOPPING
 from wingsd.servers.files import ServerDirectories
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
+from wingsd.servers.server import Server
 from wingsd.threadio import Workers
 
 #: Echoes what is typed, and ends by the command "stop"; deaf to signals.
@@ -82,6 +83,11 @@ class EngineNode:
         self._waiting.append((event, waiting))
         return waiting.addTimeout(20, reactor)
 
+    async def starts(self, server: Server, action: PowerAction) -> None:
+        up = self.event("status", "running")
+        await server.power(action)
+        await up
+
     def _note(self, event: Event) -> None:
         told = (event.name, *event.args)
         self.events.append(told)
@@ -102,16 +108,12 @@ async def test_a_server_starts_restarts_and_is_deleted(node: EngineNode) -> None
     uuid, servers = node.settings.uuid, node.make_servers()
     await servers.boot()
     server = servers.get(uuid)
-    up = node.event("status", "running")
-    await server.power(PowerAction.START)
-    await up
+    await node.starts(server, PowerAction.START)
     answered = node.event("console output", "got hello")
     await server.command("hello")
     await answered
     assert server.console.lines(9) == ["up", "hello", "got hello"]
-    up = node.event("status", "running")
-    await server.power(PowerAction.RESTART)
-    await up
+    await node.starts(server, PowerAction.RESTART)
     assert server.console.lines(9) == ["up"]
     assert ("daemon message",) not in {event[:1] for event in node.events}
     await servers.delete(uuid)
@@ -152,9 +154,7 @@ async def test_a_server_that_was_created_without_its_image_starts_when_it_is_the
     assert server.state is PowerState.OFFLINE
     assert f"there is no image {name} on this node" in " ".join(await server.logs(10))
     engine.tag(name)
-    up = node.event("status", "running")
-    await server.power(PowerAction.START)
-    await up
+    await node.starts(server, PowerAction.START)
     await servers.delete(uuid)
     await servers.stop()
 
@@ -169,9 +169,7 @@ async def test_a_crashed_server_is_started_again_and_memory_is_named(node: Engin
     uuid, servers = node.settings.uuid, node.make_servers()
     await servers.boot()
     server = servers.get(uuid)
-    up = node.event("status", "running")
-    await server.power(PowerAction.START)
-    await up
+    await node.starts(server, PowerAction.START)
     up = node.event("status", "running")
     await server.command("crash")
     await up

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import jwt
 import trustme
 from twisted.internet import reactor as installed_reactor
 from twisted.internet import ssl
@@ -15,6 +14,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
 from tests.support.browser import Browser
+from tests.websocket.tokens import KEY, UUID, console_token
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import ServerNotRunning
@@ -24,8 +24,6 @@ from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.websocket import ConsoleSockets
 
-UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
-KEY = "k" * 64
 ORIGIN = "https://panel.example.com"
 reactor: Any = installed_reactor
 
@@ -103,16 +101,7 @@ class ConsoleNode:
         self.url = f"{scheme}://localhost:{self.port.getHost().port}/servers/ws"
 
     def token(self, *permissions: str, **claims: Any) -> str:
-        now = int(time.time())
-        usual = {
-            "iat": now,
-            "exp": now + 600,
-            "jti": "j",
-            "user_uuid": "user",
-            "server_uuid": UUID,
-            "permissions": ["websocket.connect", *permissions],
-        }
-        return jwt.encode(usual | claims, KEY, "HS256")
+        return console_token(int(time.time()), *permissions, **claims)
 
     async def open(self, *permissions: str, origin: str | None = ORIGIN) -> Browser:
         """Return a browser that is connected and has shown no token."""

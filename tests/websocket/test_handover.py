@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import jwt
 import pytest
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from tests.websocket.tokens import KEY, UUID, console_token
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.events import Event, EventBus
@@ -22,8 +22,6 @@ from wingsd.http.site import NodeSite, NotFound
 from wingsd.servers.power_states import PowerState
 from wingsd.websocket import ConsoleSockets
 
-UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
-KEY = "k" * 64
 ORIGIN = "https://panel.example.com"
 HANDSHAKE = (
     b"GET /ws?x=%FF HTTP/1.1\r\n"
@@ -113,14 +111,7 @@ PING = b"\x89\x80" + bytes(4)
 
 def token(talk: Talk, lifetime: float = 600) -> str:
     now = talk.clock.seconds()
-    claims = {
-        "iat": now,
-        "exp": now + lifetime,
-        "jti": "j",
-        "server_uuid": UUID,
-        "permissions": ["websocket.connect"],
-    }
-    return jwt.encode(claims, KEY, "HS256")
+    return console_token(now, exp=now + lifetime)
 
 
 def test_the_upgrade_is_what_the_standard_says(talk: Talk) -> None:

@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred
 
 from tests.support.browser import NotOpened
 from tests.support.reactor import until
-from tests.websocket.consoles import ORIGIN, UUID, ConsoleNode, reactor
+from tests.websocket.consoles import ORIGIN, ConsoleNode, reactor
+from tests.websocket.tokens import UUID
 from wingsd.websocket.resource import SOCKETS_MAX
 
 USER = "6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5"

@@ -6,17 +6,15 @@ import json
 import time
 from typing import Any
 
-import jwt
 import pytest
 
+from tests.websocket.tokens import KEY, UUID, console_token
 from wingsd.auth.tokens import EXPIRED, DenyList
 from wingsd.errors import BadRequest, EnvironmentFailed, ServerNotRunning
 from wingsd.websocket.messages import Message
 from wingsd.websocket.session import ChangePower, Close, Command, SendLogs, Session, Step
 
-UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OTHER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
-KEY = "k" * 64
 DENIED = "jwt: created too far in past (denylist)"
 SUCCESS = Message("auth success")
 
@@ -58,15 +56,7 @@ class Talk:
         return self.session
 
     def token(self, *permissions: str, **claims: Any) -> str:
-        usual = {
-            "iat": self.begin,
-            "exp": self.begin + 600,
-            "jti": "j",
-            "user_uuid": "user",
-            "server_uuid": UUID,
-            "permissions": ["websocket.connect", *permissions],
-        }
-        return jwt.encode(usual | claims, KEY, "HS256")
+        return console_token(self.begin, *permissions, **claims)
 
     def send(self, event: str, *args: str | None) -> list[Step]:
         self.now += 6

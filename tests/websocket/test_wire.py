@@ -8,7 +8,8 @@ import pytest
 from twisted.internet.task import deferLater
 
 from tests.support.browser import Browser, BrowserEvent
-from tests.websocket.consoles import UUID, ConsoleNode, reactor
+from tests.websocket.consoles import ConsoleNode, reactor
+from tests.websocket.tokens import UUID
 from wingsd.websocket import protocol as protocol_module
 from wingsd.websocket.client import ALL_MAX
 

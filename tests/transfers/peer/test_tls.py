@@ -153,21 +153,21 @@ async def test_a_name_in_the_subject_alone_is_refused(ca: trustme.CA, ca_file: s
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-async def test_tls_before_1_2_is_refused(ca: trustme.CA, ca_file: str) -> None:
+@pytest.mark.parametrize(
+    ("least", "most", "ciphers"),
+    [
+        (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1, "DEFAULT@SECLEVEL=0"),
+        (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES128-SHA256"),
+        (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES256-SHA384"),
+    ],
+)
+async def test_tls_before_1_2_and_cbc_are_refused(
+    ca: trustme.CA, ca_file: str, least: ssl.TLSVersion, most: ssl.TLSVersion, ciphers: str
+) -> None:
     certificate = ca.issue_cert("localhost")
     context = server_context(certificate)
-    context.set_ciphers("DEFAULT@SECLEVEL=0")
-    context.minimum_version = ssl.TLSVersion.TLSv1
-    context.maximum_version = ssl.TLSVersion.TLSv1_1
-    error = await refusal(certificate, "localhost", PeerTls(ca_file), context)
-    assert "there is no TLS at localhost" in error.detail
-
-
-async def test_a_destination_with_only_cbc_is_refused(ca: trustme.CA, ca_file: str) -> None:
-    certificate = ca.issue_cert("localhost")
-    context = server_context(certificate)
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES256-SHA384")
+    context.set_ciphers(ciphers)
+    context.minimum_version, context.maximum_version = least, most
     error = await refusal(certificate, "localhost", PeerTls(ca_file), context)
     assert "there is no TLS at localhost" in error.detail
 
