@@ -69,7 +69,10 @@ class Running(Protocol):
     """A started process. Every method but `detach` raises `EnvironmentFailed`."""
 
     async def command(self, line: str) -> None:
-        """Type a line, without its end, into the console. Raises `ConsoleBlocked`."""
+        """Type a line, without its end, into the console.
+
+        Raises `ConsoleBlocked`, and `ServerNotRunning` where the process has ended.
+        """
 
     async def signal(self, name: str) -> None:
         """Send a signal, such as "SIGINT"."""
