@@ -27,6 +27,7 @@ from wingsd.http.listener import HttpListener
 from wingsd.metrics import DIRECTIONS, MovedBytes
 from wingsd.servers import Servers
 from wingsd.servers.quotas import ProjectQuotas
+from wingsd.servers.running import RunningServers
 from wingsd.statedb import StateDatabase, StateDatabaseError, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.transfers.incoming.manager import IncomingTransfers
@@ -77,6 +78,7 @@ class NodeStorage:
 
     store: Store
     database: StateDatabase
+    running: RunningServers
     quotas: ProjectQuotas
     staging: Staging
     backups: ReceivedBackups
@@ -183,10 +185,12 @@ class Node(Service):
         transfers = self._transfers
         recovery = transfers.recovery(unfinished)
         await transfers.callbacks.load()
+        ran = await self._storage.running.load()
         await transfers.direct.load(unfinished)
         recovery.begin()
         await self._servers.boot()
         recovery.resume_outgoing()
+        self._storage.running.start(ran, self._servers)
         await transfers.direct.release_to_panel()
         return True
 
@@ -262,6 +266,7 @@ class Node(Service):
         transfers.callbacks.stop()
         # Those that were answered meanwhile still need the state database.
         await transfers.receiver.concluded()
+        self._storage.running.stop()
         await self._servers.stop()
         # Answers must be sent before the process ends.
         await listeners.http.drain(DRAIN_TIMEOUT)

@@ -51,6 +51,7 @@ from wingsd.panel.client import Panel
 from wingsd.servers import Servers
 from wingsd.servers.files import ServerDirectories
 from wingsd.servers.quotas import ProjectQuotas
+from wingsd.servers.running import RunningServers
 from wingsd.statedb import StateDatabase, TransferRecord
 from wingsd.statedb.store import Store
 from wingsd.threadio import TokenBucket
@@ -128,6 +129,7 @@ class Wiring:
         self.denied = DenyList(time.time())
         self._environment = self._make_environment()
         self.servers = self._make_servers()
+        self.running = RunningServers(self.database, self._bus, reactor)
         self._step_logs = StepLogs(self.database, self._bus, self.observer, self._reactor)
         self._coordinators = PanelCoordinators(
             self.panel, self.callbacks, reactor, config.family, transfers.answer_grace
@@ -152,6 +154,7 @@ class Wiring:
             NodeStorage(
                 self.store,
                 self.database,
+                self.running,
                 self.quotas,
                 self.staging,
                 self.backups,

@@ -266,4 +266,8 @@ CREATE TABLE installations (
 ) WITHOUT ROWID;
 ALTER TABLE reports ADD COLUMN kind TEXT NOT NULL DEFAULT 'transfer';
 """,
+    # The servers whose programs run.
+    """
+CREATE TABLE running (server TEXT PRIMARY KEY) WITHOUT ROWID;
+""",
 )

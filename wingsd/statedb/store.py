@@ -298,6 +298,19 @@ class Store(DatabaseFile):
         ((until,),) = self._rows("SELECT until FROM forgotten WHERE kind = 'denied'")
         return float(until)
 
+    # Servers that run
+
+    def record_running(self, server: str, runs: bool) -> None:
+        """Record whether a server's program runs."""
+        if runs:
+            self._execute("INSERT INTO running (server) VALUES (?) ON CONFLICT DO NOTHING", server)
+        else:
+            self._execute("DELETE FROM running WHERE server = ?", server)
+
+    def running_servers(self) -> set[str]:
+        """Return the UUIDs of the servers whose programs run."""
+        return {server for (server,) in self._rows("SELECT server FROM running")}
+
     # Ages and deletion
 
     def ages(self, now: float, names: Collection[str]) -> dict[str, float]:
