@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from wingsd.threadio import Workers
 __all__ = ["workers"]
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
+USER = "6f1f2fd4-8f43-4a92-b1a7-9ddc6f1ba0d5"
+#: The code that closes the WebSockets of a suspended server.
+SUSPENDED = 4409
 
 
 class WholeNode(Harness):
@@ -57,10 +61,14 @@ class WholeNode(Harness):
     async def ask(self, method: str, path: str = "", body: Any = None) -> tuple[int, Any]:
         return await self.fake.ask(self.here, method, f"/api/servers/{UUID}{path}", body)
 
-    async def browser(self) -> Browser:
+    async def open(self, **claims: Any) -> Browser:
+        """Return a browser that is connected and has shown no token."""
         url = self.here.address.replace("http", "ws") + f"/api/servers/{UUID}/ws"
-        token = self.fake.console_token(UUID, node=self.here)
-        browser = await Browser(url, token, self.fake.url).connect(reactor)
+        token = self.fake.console_token(UUID, node=self.here, **claims)
+        return await Browser(url, token, self.fake.url).connect(reactor)
+
+    async def browser(self, **claims: Any) -> Browser:
+        browser = await self.open(**claims)
         await browser.auth()
         return browser
 
@@ -132,3 +140,43 @@ async def test_a_server_without_an_image_starts_when_it_has_one(whole: WholeNode
     await browser.wait_for("status", "starting")
     await until(lambda: UUID in whole.environment.running)
     await browser.close()
+
+
+async def test_a_suspension_closes_consoles_and_ends_without_a_start(whole: WholeNode) -> None:
+    await whole.create()
+    await whole.fake.power(UUID, "start")
+    await until(lambda: UUID in whole.environment.running)
+    browser = await whole.browser()
+    whole.fake.settings_of(UUID)["suspended"] = True
+    assert await whole.ask("POST", "/sync") == (204, None)
+    assert (await browser.wait_closed())[0] == SUSPENDED
+    await until(lambda: UUID not in whole.environment.running)
+    status, error = await whole.ask("POST", "/power", {"action": "start"})
+    assert (status, error["error"]) == (
+        400,
+        "Cannot start or restart a server that is suspended.",
+    )
+    assert (await whole.ask("GET"))[1]["is_suspended"] is True
+    late = await whole.open()
+    assert (await late.wait_closed())[0] == SUSPENDED
+
+    whole.fake.settings_of(UUID)["suspended"] = False
+    assert await whole.ask("POST", "/sync") == (204, None)
+    await whole.browser()
+    assert UUID not in whole.environment.running
+
+
+async def test_a_user_without_access_is_disconnected_and_gets_in_by_a_new_token(
+    whole: WholeNode,
+) -> None:
+    await whole.create()
+    theirs, other = await whole.browser(user=USER), await whole.browser()
+    body = {"json": {"user": USER, "servers": [UUID]}}
+    asked = await whole.fake.ask(whole.here, "POST", "/api/deauthorize-user", body)
+    assert asked == (204, None)
+    await theirs.wait_closed()
+    again = await whole.open(user=USER)
+    again.send("auth", theirs.token)
+    await again.wait_for("jwt error")
+    await again.auth(whole.fake.console_token(UUID, user=USER, now=time.time() + 1))
+    assert other.closed is None
