@@ -50,6 +50,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       EnvironmentFailed              500
         ConsoleBlocked               409  docker/runtime
         SettingsInvalid              422  docker/container
+      InstallationFailed             500  servers/installation
       PanelError                     500  panel/http_client
         PanelRefused                 500  panel/http_client
           NodeTokenRefused           503  panel/http_client
@@ -76,7 +77,6 @@ from __future__ import annotations
 
 __all__ = [
     "ERROR_CODES",
-    "NOT_RUNNING",
     "BadRequest",
     "ConfigError",
     "Conflict",
@@ -183,12 +183,8 @@ class Unprocessable(WingsdError):
     status = 422
 
 
-#: Wings' message for a command to a stopped server.
-NOT_RUNNING = "Cannot send commands to a stopped server instance."
-
-
 class ServerNotRunning(WingsdError):
-    """The server is not running (502, as in Wings; by it Panels tell what is the matter)."""
+    """The server is not running (502, as in Wings)."""
 
     code = "server-not-running"
     status = 502
@@ -294,6 +290,7 @@ ERROR_CODES = (
     "form-invalid",
     "header-too-long",
     "http-request-invalid",
+    "installation-failed",
     "internal-error",
     "method-not-allowed",
     "node-token-refused",

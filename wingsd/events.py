@@ -16,7 +16,9 @@ __all__ = [
     "DAEMON_MESSAGE",
     "DELETED",
     "FEATURE_MATCH",
+    "INSTALL_COMPLETED",
     "INSTALL_OUTPUT",
+    "INSTALL_STARTED",
     "STATS",
     "STATUS",
     "SUSPENDED",
@@ -44,7 +46,11 @@ DELETED = "deleted"
 #: The Panel has suspended the server. It is for this node only, and not sent to browsers.
 SUSPENDED = "suspended"
 #: A line of its installation. The end of a backup; the backup's UUID follows the name.
+#: Its installation: the beginning, a line, and the end.
+INSTALL_STARTED = "install started"
 INSTALL_OUTPUT = "install output"
+INSTALL_COMPLETED = "install completed"
+#: The end of a backup; the backup's UUID follows the name.
 BACKUP_COMPLETED = "backup completed"
 
 

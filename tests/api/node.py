@@ -18,6 +18,7 @@ from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
+from wingsd.api import installations as api_installations
 from wingsd.api import servers as api_servers
 from wingsd.api import transfers as api_transfers
 from wingsd.api.direct_transfers import DirectTransferEndpoint
@@ -30,6 +31,7 @@ from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.site import NodeSite, NotFound
 from wingsd.panel.schemas import Configuration, Process, Settings, Stop
+from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerAction
 from wingsd.transfers.errors import TransferInProgress, TransferNotActive
 from wingsd.transfers.outgoing.request import TransferRequest
@@ -109,8 +111,10 @@ class FakeServers:
             raise ServersNotLoaded
         return list(self.known.values())
 
-    async def create(self, uuid: str, *, start_on_completion: bool) -> None:
-        self._calls.note("create", uuid, start_on_completion)
+    async def create(
+        self, uuid: str, *, start_on_completion: bool, options: InstallOptions
+    ) -> None:
+        self._calls.note("create", uuid, start_on_completion, options)
 
     async def delete(self, uuid: str) -> None:
         self._calls.note("delete", uuid)
@@ -224,7 +228,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
     used: dict[str, Any] = defaultdict(lambda: None, collaborators)
     servers, receiver, sender = used["servers"], used["receiver"], used["sender"]
     streams, sockets, denied = used["streams"], used["sockets"], used["denied"]
-    direct, database = used["direct"], used["database"]
+    direct, database, installations = used["direct"], used["database"], used["installations"]
     now = collaborators.get("now", time.time)
     return ApiRoot(
         [
@@ -233,6 +237,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
             *api_servers.endpoints(
                 config, servers, receiver, sender, sockets, denied, database, now
             ),
+            *api_installations.endpoints(config, servers, installations),
             *api_transfers.endpoints(config, servers, receiver, sender, streams, direct),
             partial(DirectTransferEndpoint, config, direct, database),
         ]

@@ -10,7 +10,9 @@ from tests.api.node import NOW, UUID, ApiNode, FakeServer, Socket
 from tests.support.logged_errors import Logged
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
 from wingsd.panel.schemas import Stop
+from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerAction
+from wingsd.statedb import StateDatabaseError
 from wingsd.transfers.outgoing.request import TransferRequest
 
 OTHER = "1b0e7a6e-95c1-4a5b-8a53-7f6c5d2e4b11"
@@ -27,23 +29,23 @@ async def test_a_uuid_is_accepted_in_any_case(node: ApiNode) -> None:
     assert (reply.status, reply.json) == (200, node.server.details())
 
 
-async def test_a_server_is_created_after_the_answer(node: ApiNode) -> None:
+async def test_a_creation_is_passed_on(node: ApiNode) -> None:
     content = {"uuid": OTHER.upper(), "start_on_completion": True}
     reply = await node.call("POST", "servers", content)
     assert (reply.status, reply.text) == (202, "")
-    assert node.calls == [("create", OTHER, True)]
+    assert node.calls == [("create", OTHER, True, InstallOptions())]
 
 
-@pytest.mark.parametrize("error", [Conflict("it is being created"), RuntimeError("a mistake")])
-async def test_a_creation_that_cannot_even_begin_is_logged(
-    node: ApiNode, logged: Logged, error: Exception
-) -> None:
-    node.calls.faults["create"] = error
-    reply = await node.call("POST", "servers", {"uuid": OTHER})
+async def test_a_creation_without_scripts_is_passed_on(node: ApiNode) -> None:
+    reply = await node.call("POST", "servers", {"uuid": OTHER, "skip_scripts": True})
     assert reply.status == 202
-    assert node.calls == [("create", OTHER, False)]
-    assert [line for line in logged.lines if line.startswith(f"{OTHER}: creation failed")]
-    logged.take(RuntimeError)
+    assert node.calls == [("create", OTHER, False, InstallOptions(skip_script=True))]
+
+
+async def test_a_creation_that_cannot_be_recorded_is_refused(node: ApiNode) -> None:
+    node.calls.faults["create"] = StateDatabaseError("the disk is full")
+    reply = await node.call("POST", "servers", {"uuid": OTHER})
+    assert (reply.status, reply.json["code"]) == (500, "state-database-failed")
 
 
 async def test_an_existing_server_is_not_created_again(node: ApiNode) -> None:

@@ -54,7 +54,9 @@ class WholeNode(Harness):
 
     async def create(self, **settings: Any) -> None:
         await self.fake.create_server_on(self.here, server_settings(UUID, **settings))
-        await self.fake.called("/install")
+        await until(lambda: UUID in self.installer.scripts and self.installer.scripts[UUID].runs)
+        self.installer.scripts[UUID].end()
+        await until(lambda: self.fake.installed(UUID) is not None)
         server = self.servers.get(UUID)
         await until(lambda: not server.hold)
 
@@ -122,23 +124,35 @@ async def test_a_servers_life_as_a_panel_and_a_browser_see_it(whole: WholeNode) 
     assert (await whole.ask("DELETE"))[0] == 404
 
 
-async def test_a_server_without_an_image_starts_when_it_has_one(whole: WholeNode) -> None:
-    missing = EnvironmentFailed("the image of the server could not be pulled")
-    whole.environment.faults |= {"create": missing, "recreate": missing}
-    await whole.create()
-    assert whole.fake.installed(UUID) is True
-    status, details = await whole.ask("GET")
-    assert (status, details["state"]) == (200, "offline")
+async def test_a_browser_sees_why_an_installation_has_failed(whole: WholeNode) -> None:
+    whole.installer.faults["create"] = EnvironmentFailed("no such image")
+    await whole.fake.create_server_on(whole.here, server_settings(UUID))
+    await whole.fake.called("/install", 2)
+    await until(lambda: whole.fake.installed(UUID) is False)
+    status, output = await whole.ask("GET", "/install-logs")
+    assert (status, output) == (200, {"data": "[wingsd] The installation failed: no such image\n"})
     # A browser that comes only now sees why.
-    browser = await whole.browser()
+    browser = await whole.browser(permissions=("*", "admin.websocket.install"))
     browser.send("send logs")
-    why = "[wingsd] The server's container could not be created: the image of the server could not"
-    await browser.wait_for("console output", why)
-    await browser.wait_for("console output", "[wingsd] The next start of the server tries again.")
-    whole.environment.faults.clear()
-    await whole.fake.power(UUID, "start")
-    await browser.wait_for("status", "starting")
-    await until(lambda: UUID in whole.environment.running)
+    await browser.wait_for("console output", "[wingsd] The installation failed: no such image")
+    whole.installer.faults.clear()
+    await until(lambda: not whole.servers.get(UUID).hold)
+    assert await whole.ask("POST", "/reinstall") == (202, None)
+    await browser.wait_for("install started", "")
+    await until(lambda: UUID in whole.installer.scripts and whole.installer.scripts[UUID].runs)
+    status, error = await whole.ask("POST", "/reinstall")
+    assert (status, error["error"]) == (409, "server is currently installing")
+    whole.installer.scripts[UUID].say(b"unpacking\r\n")
+    await browser.wait_for("install output", "unpacking")
+    assert await whole.ask("POST", "/install/abort") == (202, None)
+    await browser.wait_for("install completed", "")
+    status, error = await whole.ask("POST", "/install/abort")
+    assert (status, error["error"]) == (409, "server is not installing")
+    status, text = await whole.ask("GET", "/logs/install?lines=2")
+    assert (status, text.split("\r\n")) == (
+        200,
+        ["unpacking", "[wingsd] The installation was aborted.\n"],
+    )
     await browser.close()
 
 

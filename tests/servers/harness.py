@@ -14,15 +14,26 @@ from twisted.python.failure import Failure
 
 from tests.support import FakeEnvironment, SynchronousWorkers
 from tests.support.environment import FakeProcess
-from wingsd.config import Config, CrashDetectionConfig, SystemConfig
+from tests.support.installer import FakeInstaller, fake_installations
+from wingsd.config import Config, CrashDetectionConfig, SystemConfig, User
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import Event, EventBus
-from wingsd.panel.schemas import Build, Configuration, Process, Settings, Startup, Stop
-from wingsd.servers.files import ServerDirectories
+from wingsd.panel.schemas import (
+    Build,
+    Configuration,
+    InstallScript,
+    Process,
+    Settings,
+    Startup,
+    Stop,
+)
+from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
+from wingsd.statedb import StateDatabase
+from wingsd.statedb.store import Store
 
 UUID = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10"
 OTHER = "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
@@ -44,6 +55,7 @@ def configuration(
     stop: Stop = BY_COMMAND,
     environment: dict[str, Any] | None = None,
     disk_space: int = 0,
+    skip_egg_scripts: bool = False,
     **process: Any,
 ) -> Configuration:
     """Return a server that is up with the line "up" and stops by the command "stop"."""
@@ -51,6 +63,7 @@ def configuration(
         Settings(
             uuid,
             suspended=suspended,
+            skip_egg_scripts=skip_egg_scripts,
             environment=environment or {},
             build=Build(disk_space=disk_space),
         ),
@@ -64,6 +77,7 @@ class PanelInMemory:
 
     def __init__(self) -> None:
         self.known: dict[str, Configuration] = {}
+        self.script = InstallScript("installer:1", "bash", "echo hello\r\necho there\r\n")
         self.calls: list[tuple[Any, ...]] = []
         self.faults: dict[str, Exception | Deferred[None]] = {}
 
@@ -86,8 +100,13 @@ class PanelInMemory:
     async def reset(self) -> None:
         await self._called("reset")
 
+    async def install_script(self, uuid: str) -> InstallScript:
+        await self._called("install_script", uuid)
+        return self.script
+
     async def installed(self, uuid: str, *, successful: bool, reinstall: bool = False) -> None:
-        await self._called("installed", uuid, successful)
+        how = "reinstalled" if reinstall else "installed"
+        await self._called(how, uuid, successful)
 
 
 @attrs.define(eq=False)
@@ -133,6 +152,7 @@ class FakeNode:
         self.data.mkdir()
         self.clock = Clock()
         self.panel = PanelInMemory()
+        self.store: Store | None = None
         self.environment = FakeEnvironment()
         self.events: list[tuple[str, ...]] = []
         self.bus = EventBus()
@@ -143,16 +163,40 @@ class FakeNode:
             token="a secret",
             remote="http://panel.invalid",
             system=SystemConfig(
+                **{"user": User(os.getuid(), os.getgid()), **system},
                 data=str(self.data),
+                tmp_directory=str(directory / "tmp"),
+                log_directory=str(directory / "logs"),
                 stop_timeout=600,
                 websocket_log_count=150,
                 crash_detection=CrashDetectionConfig(detect_clean_exit_as_crash=False),
-                **system,
             ),
         )
         self.owner = (os.getuid(), os.getgid())
         self.quotas = ProjectQuotas(str(self.data), enabled=False)
+        self.installer = FakeInstaller()
+        self.restart()
+
+    def restart(self) -> None:
+        """Be the next daemon; the containers are those that there were."""
+        self.close()
+        self.store = Store(str(self.data.parent))
+        self.store.open()
+        if connection := self.store._connection:
+            connection.execute("PRAGMA synchronous = OFF")
+        disk: Any = SynchronousWorkers()
+        database = StateDatabase(self.store, disk, self.clock.seconds)
+        self.installations = fake_installations(
+            self.config, self.panel, database, disk, self.clock, self.installer
+        )
         self.servers = self.make_servers()
+
+    def close(self) -> None:
+        """Let go of the containers, as the end of a daemon does."""
+        if self.store is not None:
+            Deferred.fromCoroutine(self.servers.stop())
+            self.store.close()
+            self.store = None
 
     def make_servers(self, rewriters: Rewriters | None = None) -> Servers:
         """Return a registry whose servers' egg files are rewritten by `rewriters`."""
@@ -163,9 +207,11 @@ class FakeNode:
             panel,
             self.environment,
             self.bus,
-            disk=disk,
+            self.installations,
+            storage=ServerStorage(
+                ServerDirectories.configured(self.config, self.owner, self.quotas), disk
+            ),
             rewriters=rewriters or Rewriters(disk, disk),
-            directories=ServerDirectories.configured(self.config, self.owner, self.quotas),
             reactor=self.clock,
         )
 
@@ -183,6 +229,16 @@ class FakeNode:
         self.environment.calls.clear()
         self.panel.calls.clear()
         return self.servers.get(uuid)
+
+    def unfinished(self) -> list[str]:
+        """Return the servers with an installation that is recorded as under way."""
+        assert self.store is not None
+        return [record.server for record in self.store.installations()]
+
+    def scripts(self) -> list[str]:
+        """Return the names below `system.tmp_directory`."""
+        top = self.data.parent / "tmp"
+        return os.listdir(top) if top.is_dir() else []
 
     def process(self, uuid: str = UUID) -> FakeProcess:
         return self.environment.running[uuid]

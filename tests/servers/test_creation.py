@@ -1,4 +1,4 @@
-"""Making new servers, and undoing what could not be made."""
+"""Servers that the Panel makes on this node, and what becomes of them when that fails."""
 
 from __future__ import annotations
 
@@ -11,26 +11,20 @@ from twisted.internet.defer import Deferred
 from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration
 from tests.support import Hang
 from tests.support.logged_errors import Logged
-from wingsd.errors import (
-    Conflict,
-    EnvironmentFailed,
-    ServerNotFound,
-    StorageError,
-)
-from wingsd.panel.http_client import PanelError, PanelRefused, PanelUnreachable
+from wingsd.errors import Conflict, EnvironmentFailed, ServerNotFound, StorageError
+from wingsd.panel.http_client import PanelRefused, PanelUnreachable
 from wingsd.servers.files import ServerDirectories
-from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.installation import InstallOptions
+from wingsd.servers.power_states import PowerState
 from wingsd.servers.server import Server
-
-DOWN = PanelUnreachable("down", "x")
-
-
-def create(node: FakeNode, *, start: bool = False) -> Outcome:
-    return Outcome.of(node.servers.create(UUID, start_on_completion=start))
+from wingsd.statedb import StateDatabaseError
 
 
-def start(server: Server) -> Outcome:
-    return Outcome.of(server.power(PowerAction.START))
+def create(
+    node: FakeNode, *, start: bool = False, options: InstallOptions = InstallOptions()
+) -> Outcome:
+    creating = node.servers.create(UUID, start_on_completion=start, options=options)
+    return Outcome.of(creating)
 
 
 def empty(node: FakeNode) -> None:
@@ -40,139 +34,134 @@ def empty(node: FakeNode) -> None:
     node.panel.calls.clear()
 
 
-def test_a_server_is_created(node: FakeNode) -> None:
+def created(node: FakeNode, *, start: bool = False) -> Server:
+    """Return a server that has been created, and whose script has ended."""
     empty(node)
-    server = create(node).value()
-    assert node.servers.get(UUID) is server
+    create(node, start=start).value()
+    node.installer.scripts[UUID].end()
+    return node.servers.get(UUID)
+
+
+def test_a_server_is_created_by_its_script(node: FakeNode) -> None:
+    server = created(node)
     assert (node.data / UUID).is_dir()
-    assert node.called("create", "start") == ["create"]
-    assert node.panel.calls == [("describe", UUID), ("installed", UUID, True)]
-    assert "installation script" in node.told("daemon message")[0]
+    assert node.panel.calls == [
+        ("describe", UUID),
+        ("install_script", UUID),
+        ("installed", UUID, True),
+    ]
     assert (server.hold, server.state) == ("", PowerState.OFFLINE)
+    assert node.called("create", "start") == []
 
 
 def test_a_created_server_starts_with_start_on_completion(node: FakeNode) -> None:
-    empty(node)
-    assert create(node, start=True).value().state is PowerState.STARTING
+    assert created(node, start=True).state is PowerState.STARTING
 
 
 def test_a_failed_start_does_not_fail_the_creation(node: FakeNode) -> None:
-    empty(node)
     node.environment.faults["start"] = EnvironmentFailed("no port")
-    server = create(node, start=True).value()
-    assert node.servers.get(UUID) is server
+    created(node, start=True)
+    assert ("installed", UUID, True) in node.panel.calls
     assert any("no port" in message for message in node.told("daemon message"))
+
+
+@pytest.mark.parametrize("how", ["by the egg", "by the Panel"])
+def test_a_script_that_is_not_wanted_is_not_run(node: FakeNode, how: str) -> None:
+    empty(node)
+    options = InstallOptions()
+    if how == "by the egg":
+        node.panel.known[UUID] = configuration(skip_egg_scripts=True)
+    else:
+        options = InstallOptions(skip_script=True)
+    create(node, start=True, options=options).value()
+    assert node.panel.calls[:2] == [("describe", UUID), ("installed", UUID, True)]
+    assert (node.installer.scripts, node.told("install started")) == ({}, [])
+    assert (node.data / UUID).is_dir()
+    assert node.servers.get(UUID).state is PowerState.STARTING
+
+
+def test_without_docker_nothing_is_installed_and_the_console_says_so(node: FakeNode) -> None:
+    empty(node)
+    node.installer.enabled = False
+    create(node).value()
+    assert node.panel.calls[-1] == ("installed", UUID, True)
+    assert "Nothing was installed" in node.told("daemon message")[0]
 
 
 def test_a_second_creation_is_refused_with_conflict(node: FakeNode) -> None:
     empty(node)
-    hang = node.environment.faults["create"] = Hang()
-    creating = create(node)
+    create(node).value()
     create(node).error(Conflict)
-    Outcome.of(node.servers.get(UUID).power(PowerAction.START)).error(Conflict)
-    hang.release()
-    creating.value()
+    node.installer.scripts[UUID].end()
     create(node).error(Conflict)
-    assert len(node.called("create")) == 1
+    assert node.installer.calls.count("create") == 1
 
 
-def test_a_server_that_the_panel_does_not_describe_is_not_created(node: FakeNode) -> None:
+def test_a_creation_that_cannot_be_recorded_is_refused(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     empty(node)
-    error = node.panel.faults["describe"] = PanelRefused("refused", "x", 429)
-    assert create(node).error(PanelError) is error
+
+    def full(*_: object, **__: object) -> None:
+        raise StateDatabaseError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(node.store, "begin_installation", full)
+        create(node).error(StateDatabaseError)
+    assert node.panel.calls == []
+    create(node).value()
+
+
+@pytest.mark.parametrize(
+    "error", [PanelRefused("refused", "x", 429), PanelUnreachable("down", "x")]
+)
+def test_a_server_that_the_panel_does_not_describe_is_reported_as_failed(
+    node: FakeNode, error: Exception, logged: Logged
+) -> None:
+    empty(node)
+    node.panel.faults["describe"] = error
+    create(node).value()
     assert node.panel.calls[-1] == ("installed", UUID, False)
-    assert os.listdir(node.data) == []
+    assert any(f"{UUID}: not created: {error}" in line for line in logged.lines)
+    assert (os.listdir(node.data), node.unfinished()) == ([], [])
     with pytest.raises(ServerNotFound):
         node.servers.get(UUID)
 
 
-def test_a_start_makes_a_container_that_could_not_be_made(node: FakeNode, logged: Logged) -> None:
+def test_a_server_that_the_panel_does_not_know_is_not_reported(node: FakeNode) -> None:
     empty(node)
-    fault = EnvironmentFailed("the image x could not be pulled")
-    node.environment.faults |= {"create": fault, "recreate": fault}
-    server = create(node, start=True).value()
-    assert node.servers.get(UUID) is server
-    assert (server.state, server.hold) == (PowerState.OFFLINE, "")
-    assert node.called("start", "recreate", "remove") == []
-    # For the Panel an installation that has failed could not be used any more.
-    assert node.panel.calls[-1] == ("installed", UUID, True)
-    reason = "The server's container could not be created: the image x could not be pulled"
-    assert reason in node.told("daemon message")
-    assert f"{UUID}: {reason}" in logged.lines
-    assert f"[wingsd] {reason}" in Outcome.of(server.logs(10)).value()
-
-    start(server).error(EnvironmentFailed)
-    node.environment.faults.clear()
-    start(server).value()
-    assert server.state is PowerState.STARTING
-    assert Outcome.of(server.logs(10)).value() == []
+    node.panel.faults["describe"] = ServerNotFound("unknown", "x")
+    create(node).value()
+    assert [call[0] for call in node.panel.calls] == ["describe"]
+    assert node.unfinished() == []
 
 
-def test_a_server_whose_directory_cannot_be_made_is_here_and_a_start_makes_it(
-    node: FakeNode, monkeypatch: pytest.MonkeyPatch, logged: Logged
+def test_a_server_whose_directory_cannot_be_made_is_here_and_not_installed(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty(node)
     with monkeypatch.context() as patched:
-        patched.setattr(
-            ServerDirectories,
-            "make",
-            Mock(side_effect=StorageError("/volumes cannot be made: the disk is full")),
-        )
-        server = create(node).value()
-        assert node.panel.calls[-1] == ("installed", UUID, False)
-        assert "The server's directory could not be created" in node.told("daemon message")[0]
-        assert server.details().utilization.disk_bytes == 0
-        start(server).error(StorageError)
-    start(server).value()
-    assert (node.data / UUID).is_dir()
-    assert not any("measuring" in line for line in logged.lines)
+        full = Mock(side_effect=StorageError("/volumes cannot be made: the disk is full"))
+        patched.setattr(ServerDirectories, "make", full)
+        create(node).value()
+    assert node.panel.calls[-1] == ("installed", UUID, False)
+    assert "the disk is full" in node.told("daemon message")[0]
+    assert node.servers.get(UUID).hold == ""
 
 
-def test_an_internal_error_leaves_the_server_here_too(node: FakeNode, logged: Logged) -> None:
-    empty(node)
-    node.environment.faults["create"] = RuntimeError("secret")  # type: ignore[assignment]
-    server = create(node).value()
-    assert node.servers.get(UUID) is server
-    assert "internal error" in node.told("daemon message")[0]
-    assert "secret" not in " ".join(node.told("daemon message"))
-    assert logged.take(RuntimeError)
-
-
-def test_a_variable_that_no_container_can_have_is_named_in_the_console(node: FakeNode) -> None:
-    empty(node)
-    node.panel.known[UUID] = configuration(environment={"STARTUP=sh": "x"})
-    create(node).value()
-    messages = node.told("daemon message")
-    assert any("'STARTUP=sh' cannot be the name of an" in message for message in messages)
-    assert node.environment.containers == {}
-
-
-def test_an_unknown_server_is_not_reported_as_installed(node: FakeNode) -> None:
-    empty(node)
-    node.panel.faults["describe"] = ServerNotFound("unknown", "x")
-    create(node).error(ServerNotFound)
-    assert [call[0] for call in node.panel.calls] == ["describe"]
-
-
-def test_a_server_with_an_unreported_installation_stays(node: FakeNode, logged: Logged) -> None:
-    empty(node)
-    node.panel.faults["installed"] = DOWN
-    server = create(node).value()
-    assert node.servers.get(UUID) is server
-    assert any("was not reported" in line for line in logged.lines)
-
-
-@pytest.mark.parametrize("where", ["describe", "create", "installed"])
+@pytest.mark.parametrize("where", ["describe", "install_script", "create", "start"])
 def test_a_server_can_be_deleted_while_it_is_being_created(node: FakeNode, where: str) -> None:
     empty(node)
-    if where == "create":
-        node.environment.faults["create"] = Hang()
+    if where in ("create", "start"):
+        node.installer.faults[where] = Hang()
     else:
         node.panel.faults[where] = Deferred()
-    creating = create(node)
+    create(node).value()
     Outcome.of(node.servers.delete(UUID)).value()
-    assert "deleted while" in str(creating.error(Conflict))
     assert os.listdir(node.data) == []
-    assert node.environment.containers == {}
-    assert ("installed", UUID, False) not in node.panel.calls
+    assert (node.installer.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
+    assert not [call for call in node.panel.calls if call[0] == "installed"]
     assert node.told("deleted") == [""]
+    node.installer.faults.clear()
+    node.panel.faults.clear()
+    create(node).value()

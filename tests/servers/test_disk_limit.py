@@ -186,6 +186,7 @@ def test_without_counting_nothing_is_enforced(tmp_path: Path) -> None:
     assert server.details().utilization.disk_bytes == 0
     assert not {CHECKING, STOPPING} & set(node.daemon_lines)
     assert server.state is PowerState.RUNNING
+    node.close()
 
 
 @attrs.define

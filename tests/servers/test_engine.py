@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import attrs
@@ -11,18 +12,25 @@ from twisted.internet.defer import Deferred
 
 from tests.servers.harness import BY_COMMAND, PanelInMemory
 from tests.support.docker_engine import Engine
+from tests.support.installer import fake_installations
 from tests.support.reactor import reactor
 from wingsd.archive.policy import DiskLimitExceeded
+from wingsd.config import User
 from wingsd.docker.environment import DockerEnvironment
+from wingsd.docker.installer import DockerInstaller
 from wingsd.egg_files.rewriters import Rewriters
+from wingsd.errors import EnvironmentFailed
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Image, Process, Settings, Startup
 from wingsd.servers.console import daemon_line
 from wingsd.servers.disk_limit import STOPPING
-from wingsd.servers.files import ServerDirectories
+from wingsd.servers.files import ServerDirectories, ServerStorage
+from wingsd.servers.installations import Installations
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
 from wingsd.servers.server import Server
+from wingsd.statedb import StateDatabase
+from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
 
 #: Echoes what is typed, and ends by the command "stop"; deaf to signals.
@@ -54,10 +62,18 @@ class EngineNode:
         self.config = attrs.evolve(
             config,
             docker=attrs.evolve(config.docker, network=network),
-            system=attrs.evolve(config.system, stop_timeout=1),
+            system=attrs.evolve(
+                config.system,
+                stop_timeout=1,
+                log_directory=str(engine.volumes / "logs"),
+                tmp_directory=str(engine.volumes / "tmp"),
+                user=User(os.getuid(), os.getgid()),
+            ),
         )
         self.say(self.settings)
         self.workers.start()
+        self.store = Store(str(engine.volumes / "state"))
+        self.store.open()
 
     def say(self, settings: Settings) -> None:
         """Let the Panel describe the server so from now on."""
@@ -71,10 +87,20 @@ class EngineNode:
             self.panel,  # type: ignore[arg-type]
             DockerEnvironment(self.config, self.workers, reactor),
             self.bus,
-            disk=self.workers,
+            self.make_installations(),
+            storage=ServerStorage(
+                ServerDirectories(self.config.system.data, (os.getuid(), os.getgid())),
+                self.workers,
+            ),
             rewriters=Rewriters(self.workers, self.workers),
-            directories=ServerDirectories(self.config.system.data, (os.getuid(), os.getgid())),
             reactor=reactor,
+        )
+
+    def make_installations(self) -> Installations:
+        database = StateDatabase(self.store, self.workers, time.time)
+        installer = DockerInstaller(self.config, self.workers, reactor)
+        return fake_installations(
+            self.config, self.panel, database, self.workers, reactor, installer
         )
 
     def event(self, *event: str) -> Deferred[None]:
@@ -101,6 +127,7 @@ class EngineNode:
 def node(engine: Engine) -> Iterator[EngineNode]:
     made = EngineNode(engine)
     yield made
+    made.store.close()
     made.workers.stop()
 
 
@@ -140,19 +167,16 @@ async def test_a_server_that_fills_its_directory_is_stopped(node: EngineNode) ->
     await servers.stop()
 
 
-async def test_a_server_that_was_created_without_its_image_starts_when_it_is_there(
+async def test_a_server_without_its_image_starts_when_it_is_there(
     node: EngineNode, engine: Engine
 ) -> None:
     name = f"{engine.image.removeprefix('~')}-later"
     node.say(attrs.evolve(node.settings, container=Image(f"~{name}")))
     uuid, servers = node.settings.uuid, node.make_servers()
-    described = node.panel.known.pop(uuid)
     await servers.boot()
-    node.panel.known[uuid] = described
-    server = await servers.create(uuid, start_on_completion=True)
-    assert node.panel.calls[-1] == ("installed", uuid, True)
-    assert server.state is PowerState.OFFLINE
-    assert f"there is no image {name} on this node" in " ".join(await server.logs(10))
+    server = servers.get(uuid)
+    with pytest.raises(EnvironmentFailed, match=f"there is no image {name} on this node"):
+        await server.power(PowerAction.START)
     engine.tag(name)
     await node.starts(server, PowerAction.START)
     await servers.delete(uuid)

@@ -36,7 +36,7 @@ def test_files_of_another_user_are_given_to_that_of_servers(node: FakeNode) -> N
     (node.data / UUID / "of a script").touch()
     os.chown(node.data / UUID / "of a script", 4321, 4321)
     do(server, PowerAction.START).value()
-    assert (node.data / UUID / "of a script").stat().st_uid == node.owner[0]
+    assert (node.data / UUID / "of a script").stat().st_uid == os.getuid()
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,7 @@ def test_owners_are_not_checked_where_that_is_off(tmp_path: Path, system: dict[s
     node = FakeNode(tmp_path, **system)
     do(node.server(), PowerAction.START).value()
     assert node.daemon_lines == [DISK, FILES]
+    node.close()
 
 
 @pytest.mark.parametrize(
@@ -89,8 +90,9 @@ def test_the_thread_that_changes_owners_ends_with_the_start(tmp_path: Path) -> N
     workers: Any = PendingWorkers()
     walks: Any = None
     quota: Any = None
+    deleter: Any = None
     directories = ServerDirectories(str(tmp_path), (1, 1))
-    files = ServerFiles(UUID, directories, workers, walks, Clock(), 150, quota)
+    files = ServerFiles(UUID, directories, workers, walks, deleter, Clock(), 150, quota)
     giving = Outcome.of(files.give_to_user())
     assert not workers.stops[0]()
     giving.deferred.cancel()

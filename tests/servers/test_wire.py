@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,19 +11,29 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.servers.harness import OTHER, UUID
-from tests.support import Answer, Call, FakeEnvironment, process_configuration, server_settings
+from tests.servers.harness import UUID
+from tests.support import (
+    Answer,
+    Call,
+    FakeEnvironment,
+    SynchronousWorkers,
+    process_configuration,
+    server_settings,
+)
 from tests.support import Panel as FakePanel
+from tests.support.installer import FakeInstaller, fake_installations
 from tests.support.logged_errors import Logged
-from tests.support.reactor import reactor
-from wingsd.config import Config, RemoteQuery, SystemConfig
+from tests.support.reactor import reactor, until
+from wingsd.config import Config, RemoteQuery, SystemConfig, User
 from wingsd.egg_files.rewriters import Rewriters
 from wingsd.events import EventBus
 from wingsd.panel import client as panel_module
 from wingsd.panel.client import Panel
-from wingsd.servers.files import ServerDirectories
+from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.registry import Servers
+from wingsd.statedb import StateDatabase
+from wingsd.statedb.store import Store
 from wingsd.threadio import Workers
 from wingsd.util.retry import Backoff
 
@@ -32,10 +43,12 @@ class NodeWithPanel:
 
     def __init__(self, directory: Path) -> None:
         self.data = directory / "volumes"
+        self.store = Store(str(directory))
         self.data.mkdir()
         self.panel = FakePanel()
         self.registered = self.panel.add_node("https://here.invalid:8080")
         self.environment = FakeEnvironment()
+        self.installer = FakeInstaller()
         self.disk = Workers(reactor, "disk", 2)
         self.servers: Servers
 
@@ -46,22 +59,33 @@ class NodeWithPanel:
             token_id=self.registered.token_id,
             token=self.registered.token,
             remote_query=RemoteQuery(boot_servers_per_page=2),
-            system=SystemConfig(data=str(self.data)),
+            system=SystemConfig(
+                data=str(self.data),
+                log_directory=str(self.data.parent / "logs"),
+                tmp_directory=str(self.data.parent / "tmp"),
+                user=User(os.getuid(), os.getgid()),
+            ),
         )
+        panel = Panel(config, reactor)
+        database = StateDatabase(self.store, SynchronousWorkers(), time.time)  # type: ignore[arg-type]
+        self.store.open()
         self.servers = Servers(
             config,
-            Panel(config, reactor),
+            panel,
             self.environment,
             EventBus(),
-            disk=self.disk,
+            fake_installations(config, panel, database, self.disk, reactor, self.installer),
+            storage=ServerStorage(
+                ServerDirectories(str(self.data), (os.getuid(), os.getgid())), self.disk
+            ),
             rewriters=Rewriters(self.disk, self.disk),
-            directories=ServerDirectories(str(self.data), (os.getuid(), os.getgid())),
             reactor=reactor,
         )
 
     async def close(self) -> None:
         await self.servers.stop()
         await self.panel.close()
+        self.store.close()
         self.disk.stop()
 
 
@@ -92,8 +116,14 @@ async def test_a_server_is_created_started_and_deleted(node: NodeWithPanel) -> N
     node.panel.add_server(
         server_settings(UUID), node.registered, process_configuration(startup={"done": ["ready"]})
     )
-    server = await node.servers.create(UUID, start_on_completion=True)
+    await node.servers.create(UUID)
+    await until(lambda: UUID in node.installer.scripts and node.installer.scripts[UUID].runs)
+    node.installer.scripts[UUID].end()
+    await until(lambda: node.panel.installed(UUID) is not None)
+    server = node.servers.get(UUID)
+    await until(lambda: not server.hold)
     assert node.panel.installed(UUID) is True
+    await server.power(PowerAction.START)
     node.environment.running[UUID].say(b"now ready\r\n")
     assert server.state is PowerState.RUNNING
     node.panel.settings_of(UUID)["suspended"] = True
@@ -102,15 +132,6 @@ async def test_a_server_is_created_started_and_deleted(node: NodeWithPanel) -> N
     assert node.environment.running == {}
     await node.servers.delete(UUID)
     assert not (node.data / UUID).exists()
-
-
-async def test_a_creation_without_a_container_is_an_installation(node: NodeWithPanel) -> None:
-    await node.servers.boot()
-    node.panel.add_server(server_settings(OTHER), node.registered)
-    node.environment.foreign.add(OTHER)
-    server = await node.servers.create(OTHER, start_on_completion=False)
-    assert any("another node's" in line for line in await server.logs(10))
-    assert node.panel.installed(OTHER) is True
 
 
 async def test_each_start_fetches_the_settings_again(node: NodeWithPanel) -> None:

@@ -29,6 +29,7 @@ class FakeProcess:
     _environment: FakeEnvironment
     #: None when nobody watches: detached, or ended.
     watcher: Watcher | None
+    was_lost: bool = attrs.field(default=False, init=False)
     #: The console lines typed into it, without their ends.
     commands: list[str] = attrs.field(factory=list, init=False)
 

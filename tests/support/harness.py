@@ -10,6 +10,7 @@ from typing import Any, cast
 import attrs
 from twisted.internet.defer import Deferred, succeed
 
+from tests.support.installer import FakeInstaller
 from tests.support.reactor import reactor
 from tests.support.recording_observer import RecordingObserver
 from tests.support.workers import CutOffWorkers, SynchronousWorkers
@@ -94,6 +95,7 @@ def node_config(
         "backup_directory": str(directory / "backups"),
         "log_directory": str(directory / "logs"),
         "machine_id": MachineIdConfig(directory=str(directory / "machine-id")),
+        "tmp_directory": str(directory / "tmp"),
         "user": User(os.getuid(), os.getgid()),
         "transfers": attrs.evolve(transfers, disk_reserve=0, inode_reserve=0),
     }
@@ -126,6 +128,7 @@ class Harness(Wiring):
         self.heard = RecordingObserver()
         self._workers = workers
         self._given = (panel, environment, servers)
+        self.installer = FakeInstaller()
         super().__init__(config, f"tcp:{port}:interface=127.0.0.1", reactor)
         self.store.open()
         if not config.system.transfers.durable and (connection := self.store._connection):
@@ -144,6 +147,9 @@ class Harness(Wiring):
 
     def _make_panel(self) -> Any:
         return self._given[0]
+
+    def _make_installer(self) -> Any:
+        return self.installer
 
     def _make_environment(self) -> Any:
         return self._given[1]

@@ -174,6 +174,8 @@ class _Api(Resource):
                 return Answer(204)
             case "GET", [uuid]:
                 return _json(self._state.describe(node, uuid))
+            case "GET", [uuid, "install"]:
+                return _json(self._state.script_of(node, uuid))
             case "POST", [uuid, "install"]:
                 return self._install(node, uuid, call.body)
             case "POST", [uuid, "transfer", "success" | "failure" as outcome]:

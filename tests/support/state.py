@@ -43,7 +43,9 @@ class _Server:
     settings: Json
     process_configuration: Json
     node: Node
+    #: How its last installation ended, and the script that installs it; None for a usual one.
     installed: bool | None = None
+    script: Json | None = None
     destination: Node | None = None
 
     def seen_by(self, node: Node) -> bool:
@@ -126,6 +128,18 @@ class State:
         if self.strict and not server.seen_by(node):
             raise Refused(403, "That server is not this node's.")
         return server.described()
+
+    def set_script(self, uuid: str, **script: Any) -> None:
+        """Have a server installed by this script; the keys are those of the Panel's answer."""
+        self._servers[uuid].script = script
+
+    def script_of(self, node: Node, uuid: str) -> Json:
+        server = self._server(uuid)
+        if server.node != node:
+            raise Refused(403, "That server is not this node's.")
+        image = server.settings["container"]["image"]
+        usual = {"container_image": image, "entrypoint": "sh", "script": "exit 0\r\n"}
+        return server.script or usual
 
     def finish_install(self, node: Node, uuid: str, successful: bool) -> None:
         server = self._server(uuid)

@@ -13,7 +13,15 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from wingsd.api import consoles, direct_transfers, power, servers, system, transfers
+from wingsd.api import (
+    consoles,
+    direct_transfers,
+    installations,
+    power,
+    servers,
+    system,
+    transfers,
+)
 from wingsd.api.resource import Public
 from wingsd.config import Config, Ssl
 from wingsd.http.errors import MethodNotAllowed
@@ -56,7 +64,12 @@ PATHS: Mapping[str, type[Public]] = {
     "/api/servers/{uuid}": servers.ServerEndpoint,
     "/api/servers/{uuid}/power": power.PowerEndpoint,
     "/api/servers/{uuid}/commands": servers.CommandsEndpoint,
+    "/api/servers/{uuid}/install": installations.InstallEndpoint,
+    "/api/servers/{uuid}/install/abort": installations.AbortEndpoint,
+    "/api/servers/{uuid}/install-logs": installations.InstallOutputEndpoint,
+    "/api/servers/{uuid}/reinstall": installations.ReinstallEndpoint,
     "/api/servers/{uuid}/logs": servers.LogsEndpoint,
+    "/api/servers/{uuid}/logs/install": installations.InstallLogEndpoint,
     "/api/servers/{uuid}/sync": servers.SyncEndpoint,
     "/api/servers/{uuid}/transfer": transfers.OutgoingEndpoint,
     "/api/servers/{uuid}/ws": consoles.SocketEndpoint,

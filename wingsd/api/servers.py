@@ -10,7 +10,6 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import attrs
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from wingsd.api.consoles import (
@@ -27,16 +26,15 @@ from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import (
     BadRequest,
-    Conflict,
     InvalidData,
     ServerAlreadyExists,
     ServerNotFound,
     Unprocessable,
-    WingsdError,
 )
 from wingsd.http.operations import INVALID, PlainText, Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.panel.schemas import Configuration, configuration_from_panel
+from wingsd.servers.installation import InstallOptions
 from wingsd.servers.registry import Servers
 from wingsd.servers.runtime import ServerDetails
 from wingsd.statedb import StateDatabase
@@ -91,6 +89,7 @@ class NewServer:
 
     uuid: Annotated[str, Keywords(format="uuid")]
     start_on_completion: bool = False
+    skip_scripts: Annotated[bool, "Do not run the egg's installation script."] = False
 
 
 class ServersEndpoint(Endpoint):
@@ -112,14 +111,18 @@ class ServersEndpoint(Endpoint):
     @call(
         "POST",
         Success(HTTPStatus.ACCEPTED, "The server is being created."),
-        fails=(HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
+        fails=(
+            HTTPStatus.CONFLICT,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+        ),
     )
     async def create_server(self, request: StreamingRequest, body: NewServer) -> None:
         """Create a server with the settings that the Panel has for it.
 
-        It is created in the background; the result is sent to the Panel as the result of its
-        installation. When its container cannot be created, the server exists nevertheless: it is
-        offline, its console has the reason, and a start creates the container again.
+        It is installed in the background by its egg's script, and the result is reported to the
+        Panel. A restart of this node does not end that. When it fails, the server exists
+        nevertheless: it is offline, and its console and its installation log have the reason.
         """
         uuid = canonical_uuid(body.uuid)
         if uuid is None:
@@ -127,17 +130,11 @@ class ServersEndpoint(Endpoint):
         with suppress(ServerNotFound):
             self._servers.get(uuid)  # `ServersNotLoaded` until the Panel has sent the list.
             raise ServerAlreadyExists("This server is already on this node.", "delete it first")
-        Deferred.fromCoroutine(self._create(uuid, start=body.start_on_completion))
-
-    async def _create(self, uuid: str, *, start: bool) -> None:
-        try:
-            await self._servers.create(uuid, start_on_completion=start)
-        except Conflict as error:
-            self._log.warn("{server}: creation failed: {error}", server=uuid, error=error)
-        except WingsdError:
-            pass  # Logged by the rollback.
-        except Exception:
-            self._log.failure("{server}: creation failed unexpectedly", server=uuid)
+        await self._servers.create(
+            uuid,
+            start_on_completion=body.start_on_completion,
+            options=InstallOptions(skip_script=body.skip_scripts),
+        )
 
 
 class ServerEndpoint(Endpoint):

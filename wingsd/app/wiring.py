@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import DeferredSemaphore
 
+from wingsd.api import installations as api_installations
 from wingsd.api import servers as api_servers
 from wingsd.api import transfers as api_transfers
 from wingsd.api.direct_transfers import DirectTransferEndpoint
@@ -21,7 +22,7 @@ from wingsd.auth.tokens import DenyList
 from wingsd.backups.local import Removal
 from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import CallbackQueue
-from wingsd.config import Config
+from wingsd.config import CALAGOPUS, Config
 from wingsd.control import ControlApi, ControlListener
 from wingsd.control.status import Activity, Probes, StatusEndpoint
 from wingsd.control.transfers import (
@@ -37,9 +38,12 @@ from wingsd.direct_transfers import (
     IncomingDirectTransfers,
     OutgoingDirectTransfers,
 )
+from wingsd.docker.installer_spec import installer_environment
 from wingsd.docker.runtime import (
     Environment,
+    Installer,
     NoEnvironment,
+    NoInstaller,
     engine_address,
 )
 from wingsd.events import EventBus
@@ -49,7 +53,10 @@ from wingsd.http.site import NodeSite
 from wingsd.metrics import MovedBytes
 from wingsd.panel.client import Panel
 from wingsd.servers import Servers
-from wingsd.servers.files import ServerDirectories
+from wingsd.servers.files import ServerDirectories, ServerStorage
+from wingsd.servers.install_files import InstallLog, ScriptDirectories
+from wingsd.servers.installation import InstallParts
+from wingsd.servers.installations import Installations
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.servers.running import RunningServers
 from wingsd.statedb import StateDatabase, TransferRecord
@@ -128,6 +135,7 @@ class Wiring:
         self.callbacks = CallbackQueue(self.panel, self.database, reactor)
         self.denied = DenyList(time.time())
         self._environment = self._make_environment()
+        self.installations = self._make_installations()
         self.servers = self._make_servers()
         self.running = RunningServers(self.database, self._bus, reactor)
         self._step_logs = StepLogs(self.database, self._bus, self.observer, self._reactor)
@@ -200,15 +208,39 @@ class Wiring:
 
         return DockerEnvironment(self._config, self.pools.engine, self._reactor, self.observer)
 
+    def _make_installer(self) -> Installer:
+        if not self._config.docker.enabled:
+            return NoInstaller()
+        from wingsd.docker.installer import DockerInstaller  # noqa: PLC0415 (see above)
+
+        return DockerInstaller(self._config, self.pools.engine, self._reactor, self.observer)
+
+    def _make_installations(self) -> Installations:
+        config = self._config
+        parts = InstallParts(
+            panel=self.panel,
+            installer=self._make_installer(),
+            scripts=ScriptDirectories(config.system.tmp_directory),
+            log=partial(InstallLog.configured, config),
+            variables=partial(installer_environment, config),
+            database=self.database,
+            disk=self.pools.disk,
+            reactor=self._reactor,
+            throttles=config.throttles,
+            limit=config.docker.installer_limits.timeout,
+        )
+        tells_success = config.family == CALAGOPUS
+        return Installations(parts, self.callbacks, tells_success=tells_success)
+
     def _make_servers(self) -> Servers:
         return Servers(
             self._config,
             self.panel,
             self._environment,
             self._bus,
-            disk=self.pools.disk,
+            self.installations,
+            storage=ServerStorage(self._directories, self.pools.disk),
             rewriters=self.pools.rewriters,
-            directories=self._directories,
             reactor=self._reactor,
         )
 
@@ -335,6 +367,7 @@ class Wiring:
             *api_servers.endpoints(
                 config, servers, receiver, sender, sockets, self.denied, database
             ),
+            *api_installations.endpoints(config, servers, self.installations),
             *api_transfers.endpoints(config, servers, receiver, sender, streams, incoming, bucket),
             partial(DirectTransferEndpoint, config, incoming, database),
         ]

@@ -31,6 +31,7 @@ from wingsd.config.sections import (
 )
 from wingsd.config.servers import (
     CrashDetectionConfig,
+    InstallerLimits,
     MachineIdConfig,
     PasswdConfig,
     PelicanPasswdConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "FormConfig",
     "IPv4",
     "IPv6",
+    "InstallerLimits",
     "Interfaces",
     "LimitsConfig",
     "LogConfig",

@@ -8,6 +8,7 @@ import attrs
 
 from wingsd.config.servers import (
     CrashDetectionConfig,
+    InstallerLimits,
     MachineIdConfig,
     PasswdConfig,
     PelicanPasswdConfig,
@@ -178,6 +179,7 @@ class DockerConfig:
     #: The user namespace of containers: empty is the engine's default, `host` the host's.
     userns_mode: str = ""
     log_config: LogConfig = LogConfig()
+    installer_limits: InstallerLimits = InstallerLimits()
 
 
 @attrs.frozen
@@ -345,6 +347,9 @@ class SystemConfig:
     backup_directory: str = path_field("/var/lib/pterodactyl/backups")
     #: The directory of installation logs, which move with their servers: `install/UUID.log`.
     log_directory: str = path_field("/var/log/pterodactyl")
+    #: The directory of installation scripts while they run. The engine must see it under the same
+    #: path. With Pelican the default is `/tmp/pelican`.
+    tmp_directory: str = path_field("/tmp/pterodactyl")  # noqa: S108 - Wings' default
     #: The owner of the servers' files. If the account does not exist, the ids in `system.user` are
     #: used.
     username: str = "pterodactyl"

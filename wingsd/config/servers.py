@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import attrs
 
-from wingsd.config.validators import Milliseconds, Seconds, not_negative, path_field
+from wingsd.config.validators import MiB, Milliseconds, Seconds, not_negative, path_field
 
 __all__ = [
     "CrashDetectionConfig",
+    "InstallerLimits",
     "MachineIdConfig",
     "PasswdConfig",
     "PelicanPasswdConfig",
@@ -74,3 +75,17 @@ class MachineIdConfig:
     enable: bool = True
     #: The directory of these files; with Pelican the default is `/etc/pelican/machine-id`.
     directory: str = path_field("/run/wings/machine-id")
+
+
+@attrs.frozen
+class InstallerLimits:
+    """`docker.installer_limits`: the container that runs an egg's installation script."""
+
+    #: Its memory, unless the server has more. 0 here or for the server means no limit.
+    memory: MiB = attrs.field(default=1024, validator=not_negative)
+    #: Its CPU in percent of one core, unless the server has more. 0 here or for the server means
+    #: no limit.
+    cpu: int = attrs.field(default=100, validator=not_negative)
+    #: The time for a script to end, after which it is stopped and the installation has failed; a
+    #: restart of the node does not prolong it. 0 means no limit.
+    timeout: Seconds = attrs.field(default=1800, validator=not_negative)

@@ -41,6 +41,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "log_directory": "/var/log/pelican",
                 "backup_directory": "/var/lib/pelican/backups",
                 "machine_id": MappingProxyType({"directory": "/etc/pelican/machine-id"}),
+                "tmp_directory": "/tmp/pelican",  # noqa: S108 - Pelican's default
             }
         )
     }
@@ -83,7 +84,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         ),
         "api.remote_download": "max_redirects",
         "system": (
-            "archive_directory tmp_directory openat_mode enable_log_rotate "
+            "archive_directory openat_mode enable_log_rotate "
             "check_permissions_on_boot_threads disk_check_threads disk_limiter_mode "
             "activity_send_interval activity_send_count crash_detection_activity_lines"
         ),
@@ -108,7 +109,6 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "system.backups.restic": "repository password_file retry_lock_seconds environment",
         "system.backups.btrfs": "restore_threads create_read_only",
         "system.backups.zfs": "restore_threads",
-        "docker.installer_limits": "memory cpu timeout",
         "docker": (
             "use_performant_inspect system_ips server_name_in_container_name "
             "delete_container_on_stop"

@@ -30,6 +30,7 @@ from wingsd.panel.schemas import Build, Mount, Settings
 
 __all__ = [
     "HOME",
+    "INSTALLED",
     "CheckedMounts",
     "ContainerSpec",
     "ImageSource",
@@ -38,16 +39,21 @@ __all__ = [
     "check_variables",
     "container_spec",
     "container_user",
+    "environment",
     "home_directory",
+    "host_settings",
+    "image_named",
     "image_source",
     "is_below",
+    "mount_of",
     "resources",
     "service_label",
     "with_mounts",
 ]
 
-#: Where a server's files are, seen from inside its container.
+#: Where a server's files are, seen from inside its container, and from inside its installer.
 HOME = "/home/container"
+INSTALLED = "/mnt/server"
 
 _CAPABILITIES_DROPPED = (
     "setpcap",
@@ -108,15 +114,18 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
         "AttachStdin": True,
         "AttachStdout": True,
         "AttachStderr": True,
-        "Env": [f"{key}={value}" for key, value in _environment(config, server).items()],
+        "Env": [f"{key}={value}" for key, value in environment(config, server).items()],
         "Labels": _labels(config, server),
         "ExposedPorts": {port: {} for port in bindings},
         "HostConfig": {
             **resources(config, server.build),
-            "Mounts": [_mount(Mount(home_directory(config, server.uuid), HOME))],
+            "Mounts": [mount_of(Mount(home_directory(config, server.uuid), HOME))],
             "PortBindings": bindings,
             "NetworkMode": network_mode(config, server),
-            **_host_settings(config),
+            "SecurityOpt": ["no-new-privileges"],
+            "ReadonlyRootfs": True,
+            "CapDrop": list(_CAPABILITIES_DROPPED),
+            **host_settings(config),
         },
     }
     return ContainerSpec(server.uuid, body)
@@ -125,7 +134,7 @@ def container_spec(config: Config, server: Settings) -> ContainerSpec:
 def with_mounts(spec: ContainerSpec, mounts: Sequence[Mount]) -> ContainerSpec:
     """Return the container with additional mounts."""
     host = spec.body["HostConfig"]
-    more = [*host["Mounts"], *map(_mount, mounts)]
+    more = [*host["Mounts"], *map(mount_of, mounts)]
     return attrs.evolve(spec, body={**spec.body, "HostConfig": {**host, "Mounts": more}})
 
 
@@ -162,11 +171,16 @@ def image_source(server: Settings) -> ImageSource:
 
     Raises `SettingsInvalid` when there is none.
     """
-    image = server.container.image.strip()
-    name = image.removeprefix("~")
-    if not name:
+    image = image_named(server.container.image)
+    if not image.name:
         raise SettingsInvalid("the server has no Docker image; choose one for it on the Panel")
-    return ImageSource(name, image.startswith("~"))
+    return image
+
+
+def image_named(text: str) -> ImageSource:
+    """Return the image that a text names; its name is empty where the text is."""
+    name = text.strip()
+    return ImageSource(name.removeprefix("~"), name.startswith("~"))
 
 
 def is_below(path: str, top: str) -> bool:
@@ -191,7 +205,7 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _environment(config: Config, server: Settings) -> dict[str, str]:
+def environment(config: Config, server: Settings) -> dict[str, str]:
     """Return the variables of the container: the node's own, then the server's.
 
     A null is left out, so that the image's default applies, as the Panel treats a null like an
@@ -225,7 +239,8 @@ def _labels(config: Config, server: Settings) -> dict[str, str]:
     return labels | {"Service": service_label(config), "ContainerType": "server_process"}
 
 
-def _mount(mount: Mount) -> dict[str, Any]:
+def mount_of(mount: Mount) -> dict[str, Any]:
+    """Return a mount in the form of the Engine API."""
     # A mount, not a "bind" text: a missing source is an error and not created by the engine, and a
     # path may contain a colon.
     return {
@@ -272,13 +287,11 @@ def _memory_swap(memory: int, swap: int, per_mb: int) -> int:
     return memory + swap * per_mb if memory else 0
 
 
-def _host_settings(config: Config) -> dict[str, Any]:
+def host_settings(config: Config) -> dict[str, Any]:
+    """Return what the node's configuration says of all containers."""
     docker = config.docker
     return {
         "Tmpfs": {"/tmp": f"rw,exec,nosuid,size={docker.tmpfs_size}M"},  # noqa: S108
-        "SecurityOpt": ["no-new-privileges"],
-        "ReadonlyRootfs": True,
-        "CapDrop": list(_CAPABILITIES_DROPPED),
         "LogConfig": {
             "Type": docker.log_config.type,
             "Config": {key: _text(value) for key, value in docker.log_config.config.items()},

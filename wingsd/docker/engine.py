@@ -13,7 +13,7 @@ from __future__ import annotations
 import posixpath
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import datetime
 from http import HTTPStatus
@@ -27,10 +27,10 @@ from docker.errors import APIError, DockerException, NotFound, StreamParseError
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 
-from wingsd.docker.container import HOME, ContainerSpec
+from wingsd.docker.container import HOME, INSTALLED, ContainerSpec
 from wingsd.docker.network import NetworkSpec
 from wingsd.docker.runtime import ConsoleBlocked, EngineInformation
-from wingsd.errors import NOT_RUNNING, EnvironmentFailed, ServerNotRunning
+from wingsd.errors import EnvironmentFailed
 from wingsd.util.observer import ENGINE, Observer
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "console",
     "console_lines",
     "container_state",
+    "copy_output",
     "create_container",
     "ensure_network",
     "explain",
@@ -47,6 +48,7 @@ __all__ = [
     "image_exists",
     "information",
     "look",
+    "names_with_labels",
     "parse_time",
     "pull_lines",
     "remove_container",
@@ -61,6 +63,8 @@ __all__ = [
 TIMEOUT = 60
 #: Seconds of silence during a pull, which may take hours in all.
 PULL_TIMEOUT = 120
+#: Bytes of output that are copied at a time.
+PIECE = 64 * 1024
 #: Seconds within which the server must have read a line.
 STDIN_TIMEOUT = 5
 
@@ -112,7 +116,8 @@ class ContainerState:
     """A container at one moment."""
 
     id: str
-    #: The host's directory at `/home/container`; empty when there is none.
+    #: The host's directory at `/home/container`, or at an installer's `/mnt/server`; empty when
+    #: there is none.
     home: str = ""
     running: bool = False
     #: Of the last run; 0 for a container that never ran.
@@ -129,10 +134,10 @@ def container_state(inspected: Mapping[str, Any]) -> ContainerState:
     """Return the state from the engine's answer to `GET /containers/{id}/json`."""
     state = inspected.get("State") or {}
     mounts = inspected.get("Mounts") or ()
-    homes = [mount.get("Source") for mount in mounts if mount.get("Destination") == HOME]
+    sources = {mount.get("Destination"): mount.get("Source") for mount in mounts}
     return ContainerState(
         id=inspected["Id"],
-        home=(homes and homes[0]) or "",
+        home=sources.get(HOME) or sources.get(INSTALLED) or "",
         running=bool(state.get("Running")),
         exit_status=state.get("ExitCode"),
         out_of_memory=bool(state.get("OOMKilled")),
@@ -290,13 +295,13 @@ def stop_container(client: APIClient, name: str) -> None:
 def type_line(client: APIClient, name: str, line: bytes) -> None:
     """Write a line, with its end, to the container's stdin; return when it has been read.
 
-    Raises `ServerNotRunning` when the container does not run, `ConsoleBlocked` when it does not
+    Raises `EnvironmentFailed` when the container does not run, `ConsoleBlocked` when it does not
     read the line.
     """
     state = look(client, name)
     # A stopped container would get the line at its next start.
     if state is None or not state.running:
-        raise ServerNotRunning(NOT_RUNNING)
+        raise EnvironmentFailed(f"the container {name} is not running, so commands cannot be sent")
     with closing(_attach_stdin(client, name)) as stdin:
         stdin.settimeout(STDIN_TIMEOUT)
         try:
@@ -329,6 +334,28 @@ def _close_write(stdin: socket.socket) -> None:
 def console(client: APIClient, name: str, lines: int) -> bytes:
     """Return the last lines of the console that the engine has kept."""
     return client.logs(name, tail=lines)
+
+
+def copy_output(client: APIClient, name: str, write: Callable[[bytes], object]) -> None:
+    """Call `write` with all output of a container, which has a terminal, piece by piece."""
+    # docker-py gives either all of it at once or single bytes.
+    answer = client.get(
+        client._url("/containers/{0}/logs", name),  # type: ignore[attr-defined]
+        params={"stdout": 1, "stderr": 1},
+        stream=True,
+        timeout=TIMEOUT,
+    )
+    with closing(answer):
+        client._raise_for_status(answer)  # type: ignore[attr-defined]
+        for piece in answer.iter_content(PIECE):
+            write(piece)
+
+
+def names_with_labels(client: APIClient, labels: Mapping[str, str]) -> list[str]:
+    """Return the names of all containers with these labels, running or not."""
+    wanted = [f"{key}={value}" for key, value in labels.items()]
+    found = client.containers(all=True, filters={"label": wanted})
+    return [name.lstrip("/") for each in found for name in each.get("Names") or ()]
 
 
 def information(address: str, observer: Observer) -> EngineInformation:

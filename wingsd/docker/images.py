@@ -7,13 +7,14 @@ from time import monotonic
 from typing import Any
 
 import attrs
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from wingsd.config import Config, Registry
 from wingsd.docker import engine
 from wingsd.docker.async_engine import EngineSession
-from wingsd.docker.container import image_source, is_below
+from wingsd.docker.container import ImageSource, image_source, is_below
 from wingsd.docker.network import network_spec
+from wingsd.docker.runtime import PullListener
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
 
@@ -21,8 +22,11 @@ __all__ = ["ImagesAndNetworks", "PullProgress", "follow", "registry_for"]
 
 #: Seconds between two log lines about a pull.
 PULL_REPORT = 10
+#: The same where users watch the pull.
+PULL_SHOWN = 1
 
 _MB = 1_000_000
+_PULLING = "{server}: pulling {image}: {progress}"
 
 _DOCKER_HUB = "docker.io"
 _DOCKER_HUB_ALIASES = ("index.docker.io", "registry-1.docker.io")
@@ -71,12 +75,23 @@ class PullProgress:
     _layers: dict[str, bool] = attrs.field(factory=dict)
     #: Layer by id: bytes downloaded and, as far as known, to download.
     _bytes: dict[str, tuple[int, int]] = attrs.field(factory=dict)
+    #: The latest line of each layer, and lines about no layer, that were not shown yet.
+    _news: dict[object, str] = attrs.field(factory=dict)
     error: str = ""
+
+    def show(self, listener: PullListener) -> None:
+        """Give `listener` the lines since the last call, of each layer the latest."""
+        lines, self._news = [*self._news.values()], {}
+        for line in lines:
+            listener(line)
 
     def update(self, line: Mapping[str, Any]) -> None:
         """Take one line of the engine's answer to `POST /images/create`."""
         self.error = self.error or str(line.get("error") or "")
         layer, status = line.get("id"), line.get("status", "")
+        if status:
+            shown = f"{status} {line.get('progress') or ''}".strip()
+            self._news[layer if layer is not None else len(self._news)] = shown
         if layer is None or status.startswith("Pulling from"):
             return
         self._layers[layer] = status in ("Pull complete", "Already exists")
@@ -96,10 +111,13 @@ class PullProgress:
 
 
 def follow(
-    progress: PullProgress, lines: Iterator[Mapping[str, Any]], clock: Callable[[], float]
+    progress: PullProgress,
+    lines: Iterator[Mapping[str, Any]],
+    clock: Callable[[], float],
+    seconds: float = PULL_REPORT,
 ) -> bool:
-    """Read the lines of a pull for `PULL_REPORT` seconds; return whether more may come."""
-    until = clock() + PULL_REPORT
+    """Read the lines of a pull for so many seconds; return whether more may come."""
+    until = clock() + seconds
     for line in lines:
         progress.update(line)
         if clock() >= until:
@@ -115,21 +133,32 @@ class ImagesAndNetworks:
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    async def ensure(self, session: EngineSession, server: Settings) -> None:
+    async def ensure(
+        self,
+        session: EngineSession,
+        server: Settings,
+        image: ImageSource | None = None,
+        listener: PullListener | None = None,
+    ) -> None:
         """Create the network if it is missing, and pull the newest image, else use the local one.
 
-        Raises `EnvironmentFailed`.
+        The image is the server's unless another one is given. Raises `EnvironmentFailed`.
         """
         await self._ensure_network(session, server)
-        await self._ensure_image(session, server)
+        await self._ensure_image(session, server.uuid, image or image_source(server), listener)
 
     async def _ensure_network(self, session: EngineSession, server: Settings) -> None:
         spec = network_spec(self._config, server)
         if spec is not None and await session.call(engine.ensure_network, spec):
             self._log.info("network {network} created", network=spec.name)
 
-    async def _ensure_image(self, session: EngineSession, server: Settings) -> None:
-        image = image_source(server)
+    async def _ensure_image(
+        self,
+        session: EngineSession,
+        uuid: str,
+        image: ImageSource,
+        listener: PullListener | None,
+    ) -> None:
         if image.local_only:
             if not await session.call(engine.image_exists, image.name):
                 raise EnvironmentFailed(
@@ -138,7 +167,7 @@ class ImagesAndNetworks:
                     "or remove the ~ to have it pulled"
                 )
             return
-        why = await self._pull(session, server.uuid, image.name)
+        why = await self._pull(session, uuid, image.name, listener)
         if not why:
             return
         if not await session.call(engine.image_exists, image.name):
@@ -148,31 +177,45 @@ class ImagesAndNetworks:
             )
         self._log.warn(
             "{server}: {image} could not be pulled, the local image is used: {why}",
-            server=server.uuid,
+            server=uuid,
             image=image.name,
             why=why,
         )
+        if listener is not None:
+            listener(f"{image.name} could not be pulled, the local image is used: {why}")
 
-    async def _pull(self, session: EngineSession, uuid: str, image: str) -> str:
+    async def _pull(
+        self, session: EngineSession, uuid: str, image: str, listener: PullListener | None
+    ) -> str:
         """Pull `image`; return why that failed, empty when it did not."""
         names = {"server": uuid, "image": image}
         self._log.info("{server}: pulling {image}", **names)
         registry = registry_for(self._config.docker.registries, image)
         auth = attrs.asdict(registry) if registry else None
         progress = PullProgress()
+        shown = listener or _ignore
 
         def follow_pull(_: object) -> bool:
-            return follow(progress, lines, monotonic)
+            return follow(progress, lines, monotonic, PULL_SHOWN if listener else PULL_REPORT)
 
+        shown("")
         try:
             lines = await session.run(engine.pull_lines, image, auth)
             # Some seconds at a time, so that no thread has to log.
             while await session.run(follow_pull):
+                level = LogLevel.debug if listener else LogLevel.info
                 so_far = str(progress)
-                self._log.info("{server}: pulling {image}: {progress}", progress=so_far, **names)
+                self._log.emit(level, _PULLING, progress=so_far, **names)
+                progress.show(shown)
         except engine.FAILURES as error:
             return engine.explain(error)
+        progress.show(shown)
         if progress.error:
             return progress.error
         self._log.info("{server}: {image} is up to date", **names)
+        shown(None)
         return ""
+
+
+def _ignore(line: str | None) -> None:
+    """Show a line of a pull to nobody."""

@@ -65,6 +65,8 @@ class ContainerProcess:
     _engine: AsyncEngine
     _streams: ContainerStreams
     _reactor: IReactorTime
+    #: Whether the engine did not answer at some time since `follow`.
+    was_lost: bool = attrs.field(default=False, init=False)
     _console: Stream | None = attrs.field(default=None, init=False)
     _watching: Deferred[None] | None = attrs.field(default=None, init=False)
     _measuring: Deferred[None] | None = attrs.field(default=None, init=False)
@@ -144,6 +146,7 @@ class ContainerProcess:
                 state = await self._attach_again(losses)
             except EnvironmentFailed as error:
                 self._close_console()
+                self.was_lost = True
                 if not logged:
                     self._log.warn(
                         "{server}: its console is disconnected: {error}",

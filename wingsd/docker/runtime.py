@@ -6,20 +6,24 @@ the events of a process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Protocol
 
 import attrs
 
 from wingsd.errors import EnvironmentFailed
-from wingsd.panel.schemas import Build, Settings
+from wingsd.panel.schemas import Build, InstallScript, Settings
 
 __all__ = [
     "ConsoleBlocked",
     "EngineInformation",
     "Environment",
+    "Installer",
+    "InstallerState",
     "NoEnvironment",
+    "NoInstaller",
+    "PullListener",
     "Running",
     "Usage",
     "Watcher",
@@ -66,13 +70,17 @@ class Watcher(Protocol):
 
 
 class Running(Protocol):
-    """A started process. Every method but `detach` raises `EnvironmentFailed`."""
+    """A started process. Every method but `detach` raises `EnvironmentFailed`.
+
+    `was_lost` is whether the engine did not answer at some time while it was watched.
+    """
+
+    @property
+    def was_lost(self) -> bool:
+        """See above."""
 
     async def command(self, line: str) -> None:
-        """Type a line, without its end, into the console.
-
-        Raises `ConsoleBlocked`, and `ServerNotRunning` where the process has ended.
-        """
+        """Type a line, without its end, into the console. Raises `ConsoleBlocked`."""
 
     async def signal(self, name: str) -> None:
         """Send a signal, such as "SIGINT"."""
@@ -122,6 +130,12 @@ class Environment(Protocol):
         """Return the last lines of the console, also of a stopped server."""
 
 
+_DISABLED = (
+    "Docker is disabled on this node, so no server can be started: set docker.enabled to true in "
+    "its configuration"
+)
+
+
 class NoEnvironment:
     """The `Environment` of a node with `docker.enabled: false`."""
 
@@ -145,10 +159,7 @@ class NoEnvironment:
 
     async def start(self, uuid: str, watcher: Watcher) -> Running:
         """Raise `EnvironmentFailed`: no servers run here."""
-        raise EnvironmentFailed(
-            "Docker is disabled on this node, so no server can be started: set "
-            "docker.enabled to true in its configuration"
-        )
+        raise EnvironmentFailed(_DISABLED)
 
     async def adopt(self, uuid: str, watcher: Watcher) -> Running | None:
         """Return None: no servers run here."""
@@ -156,6 +167,90 @@ class NoEnvironment:
 
     async def logs(self, uuid: str, lines: int) -> list[str]:
         """Return no lines."""
+        return []
+
+
+#: Gets each line of a pull, an empty one at its beginning, and None at its end.
+PullListener = Callable[[str | None], object]
+
+
+@attrs.frozen
+class InstallerState:
+    """An installer at one moment; `exit_status` is that of its script when it has ended."""
+
+    has_started: bool
+    is_running: bool
+    exit_status: int | None = None
+    out_of_memory: bool = False
+
+
+class Installer(Protocol):
+    """The containers that run eggs' installation scripts, at most one for each server.
+
+    Methods raise `EnvironmentFailed`. Those of another node on the same engine are never touched.
+    `enabled` is whether this node can run scripts.
+    """
+
+    enabled: bool
+
+    async def create(
+        self, settings: Settings, script: InstallScript, directory: str, listener: PullListener
+    ) -> None:
+        """Pull the image and create the installer, in place of one that is left over.
+
+        `directory` has the script, as `wingsd.docker.installer_spec.SCRIPT`.
+        """
+
+    async def start(self, uuid: str, watcher: Watcher) -> Running:
+        """Start the created installer; `watcher` gets its output from the first byte."""
+
+    async def find(self, uuid: str) -> InstallerState | None:
+        """Return the state of a server's installer, None when there is none."""
+
+    async def adopt(self, uuid: str, watcher: Watcher) -> Running | None:
+        """Watch an installer from now on; None when it does not run."""
+
+    async def copy_output(self, uuid: str, write: Callable[[bytes], object]) -> None:
+        """Call `write`, in a thread, with all that an installer has written so far."""
+
+    async def remove(self, uuid: str) -> None:
+        """Remove a server's installer, running or not; ignore a missing one."""
+
+    async def all(self) -> list[str]:
+        """Return the servers of this node that have an installer."""
+
+
+class NoInstaller:
+    """The `Installer` of a node with `docker.enabled: false`."""
+
+    enabled = False
+
+    async def create(
+        self, settings: Settings, script: InstallScript, directory: str, listener: PullListener
+    ) -> None:
+        """Raise `EnvironmentFailed`: no containers run here."""
+        raise EnvironmentFailed(_DISABLED)
+
+    async def start(self, uuid: str, watcher: Watcher) -> Running:
+        """Raise `EnvironmentFailed`: no containers run here."""
+        raise EnvironmentFailed(_DISABLED)
+
+    async def find(self, uuid: str) -> InstallerState | None:
+        """Return None."""
+        return None
+
+    async def adopt(self, uuid: str, watcher: Watcher) -> Running | None:
+        """Return None."""
+        return None
+
+    async def copy_output(self, uuid: str, write: Callable[[bytes], object]) -> None:
+        """Do nothing."""
+
+    async def remove(self, uuid: str) -> None:
+        """Do nothing."""
+
+    async def all(self) -> list[str]:
+        """Return nothing."""
         return []
 
 

@@ -337,7 +337,9 @@ def _success(success: Success, content: Any, schemas: Schemas) -> dict[str, Any]
     if content is not None:
         forms = get_args(content) if isinstance(content, UnionType) else (content,)
         data = [form for form in forms if form is not PlainText]
-        answer["content"] = {_JSON: {"schema": schemas.response(reduce(or_, data))}}
+        answer["content"] = (
+            {_JSON: {"schema": schemas.response(reduce(or_, data))}} if data else {}
+        )
         if len(data) < len(forms):
             answer["content"][_TEXT] = {"schema": {"type": "string"}}
     return answer

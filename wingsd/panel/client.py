@@ -31,7 +31,12 @@ from wingsd.panel.http_client import (
     ServerNotAssigned,
     read_with_treq,
 )
-from wingsd.panel.schemas import Configuration, configuration_from_panel
+from wingsd.panel.schemas import (
+    Configuration,
+    InstallScript,
+    configuration_from_panel,
+    install_script_from_panel,
+)
 from wingsd.util.observer import PANEL, Observer
 from wingsd.util.reactor import Reactor
 from wingsd.util.retry import Backoff, seconds_asked_for
@@ -197,6 +202,11 @@ class Panel:
         Raises `PanelRefused`, `PanelUnreachable`.
         """
         await self._call("reset", "POST", "/servers/reset", None)
+
+    async def install_script(self, uuid: str) -> InstallScript:
+        """Return the script that installs a server. Raises `PanelRefused`, `PanelUnreachable`."""
+        path = f"/servers/{uuid}/install"
+        return await self._call("install_script", "GET", path, install_script_from_panel)
 
     async def installed(self, uuid: str, *, successful: bool, reinstall: bool = False) -> None:
         """Report the end of a server's installation. Raises `PanelRefused`, `PanelUnreachable`."""

@@ -21,6 +21,7 @@ __all__ = [
     "Default",
     "Egg",
     "Image",
+    "InstallScript",
     "Meta",
     "Mount",
     "Process",
@@ -29,6 +30,7 @@ __all__ = [
     "Startup",
     "Stop",
     "configuration_from_panel",
+    "install_script_from_panel",
 ]
 
 
@@ -172,6 +174,25 @@ class Process:
     startup: Startup = Startup()
     stop: Stop = Stop()
     configs: tuple[ConfigurationFile, ...] = ()
+
+
+@attrs.frozen
+class InstallScript:
+    """An egg's installation script, and how it is run.
+
+    `entrypoint` is a program in the image that gets the script as its argument, `environment` what
+    the script gets beside the server's variables (Calagopus').
+    """
+
+    container_image: str
+    entrypoint: str
+    script: str = ""
+    environment: dict[str, Any] = attrs.field(factory=dict)
+
+
+def install_script_from_panel(answer: object) -> InstallScript:
+    """Parse the Panel's answer to `GET /servers/{uuid}/install`. Raises `InvalidData`."""
+    return structure(answer, InstallScript)
 
 
 @attrs.frozen

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
 from wingsd.archive import GivenTree, measure
-from wingsd.servers.files import BackgroundTasks, ServerDirectories
+from wingsd.servers.files import BackgroundTasks, Deleter, ServerDirectories
 from wingsd.servers.server_quota import ServerQuota
 from wingsd.threadio import Workers
 
@@ -88,6 +88,7 @@ class ServerFiles:
         directories: ServerDirectories,
         disk: Workers,
         walks: DiskWalks,
+        deleter: Deleter,
         clock: IReactorTime,
         interval: float,
         quota: ServerQuota,
@@ -108,6 +109,7 @@ class ServerFiles:
         self._directories = directories
         self._disk = disk
         self._walks = walks
+        self._deleter = deleter
         self._clock = clock
         self._interval = interval
         self._measured_at = float("-inf")
@@ -140,6 +142,14 @@ class ServerFiles:
         except CancelledError:
             stop.set()
             raise
+
+    async def empty(self) -> None:
+        """Make the directory anew; what was in it is deleted in the background.
+
+        Raises `StorageError`.
+        """
+        await self._deleter.delete(self._uuid)
+        await self.make()
 
     def received(self, size: int | None) -> None:
         """Note that the directory has been received, with files of `size` bytes if known."""

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -25,7 +26,7 @@ from wingsd.servers.quotas import ProjectQuotas
 from wingsd.threadio import Workers
 from wingsd.util.text import disk_advice
 
-__all__ = ["BackgroundTasks", "Deleter", "ServerDirectories"]
+__all__ = ["BackgroundTasks", "Deleter", "ServerDirectories", "ServerStorage"]
 
 
 class BackgroundTasks:
@@ -175,6 +176,14 @@ class ServerDirectories:
                 f"{aside} cannot be deleted: {disk_advice(error)}; the next start of the node "
                 "tries again"
             ) from error
+
+
+@attrs.frozen
+class ServerStorage:
+    """The directories of servers, and the threads for work on them."""
+
+    directories: ServerDirectories
+    disk: Workers
 
 
 class Deleter:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from wingsd.config import Config
 from wingsd.docker.runtime import Environment
 from wingsd.egg_files.rewriters import Rewriters, ServerEggFiles
 from wingsd.errors import (
-    Conflict,
     ServerAlreadyExists,
     ServerBusy,
     ServerNotFound,
@@ -25,25 +24,25 @@ from wingsd.panel.client import Panel
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import ConsoleSettings
 from wingsd.servers.disk_usage import DiskWalks, ServerFiles
-from wingsd.servers.files import BackgroundTasks, Deleter, ServerDirectories
-from wingsd.servers.lifecycle import Creation, Loader
+from wingsd.servers.files import BackgroundTasks, Deleter, ServerStorage
+from wingsd.servers.installation import InstallOptions
+from wingsd.servers.installations import INSTALLING, Installations
+from wingsd.servers.lifecycle import Loader
 from wingsd.servers.operations import Hold, Operation, refusal
-from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.power_states import PowerState
 from wingsd.servers.runtime import ServerRuntime
 from wingsd.servers.server import Server
 from wingsd.servers.server_quota import ServerQuota
-from wingsd.threadio import Workers
+from wingsd.statedb import InstallationRecord, StateDatabaseError
 
 __all__ = ["Servers"]
 
-INSTALLING = "the server is being installed"
 DELETING = "the server is being deleted"
 
 
 class Servers:
     """The servers of a node. `loaded` says whether the Panel has listed them.
 
-    `disk` are the threads for the servers' `directories`.
     `rewriters` are threads of their own, as parsing egg files takes as long as the servers' users
     make it take, within bounds.
     """
@@ -56,10 +55,10 @@ class Servers:
         panel: Panel,
         environment: Environment,
         bus: EventBus,
+        installations: Installations,
         *,
-        disk: Workers,
+        storage: ServerStorage,
         rewriters: Rewriters,
-        directories: ServerDirectories,
         reactor: IReactorTime,
     ) -> None:
         self.loaded = False
@@ -67,16 +66,17 @@ class Servers:
         self._panel = panel
         self._environment = environment
         self._bus = bus
-        self._disk = disk
+        self._installations = installations
+        self._disk = disk = storage.disk
         self._rewriters = rewriters
         self._reactor = reactor
         self._servers: dict[str, Server] = {}
-        self._reserved: dict[str, str] = {}
+        self._reserved: dict[str, Hold] = {}
         self._shared: dict[str, str] = {}
         self._tasks = BackgroundTasks()
         self._quota_lock = DeferredLock()
         self._walks = DiskWalks(disk, self._tasks)
-        self._directories = directories
+        self._directories = storage.directories
         self._deleter = Deleter(disk, self._directories, self._tasks)
         self._loader = Loader(panel, reactor)
         self._console_settings = ConsoleSettings(
@@ -84,7 +84,7 @@ class Servers:
         )
         self._booting: Deferred[None] | None = None
         self._stopped = False
-        self._creating: dict[str, Deferred[Server]] = {}
+        self._creating: dict[str, Deferred[None]] = {}
         self._deleting: set[str] = set()
 
     # The node's start and end
@@ -104,6 +104,9 @@ class Servers:
 
     async def _boot(self) -> None:
         self._tasks.start("finishing previous deletions", self._deleter.finish())
+        installing = await self._installations.recorded()
+        for record in installing:
+            self._reserved[record.server] = Hold(Operation.INSTALL, INSTALLING)
         for configuration in await self._loader.load():
             self._add_assigned(configuration)
         # First: the sizes of the servers do not depend on an engine that may not answer.
@@ -112,11 +115,25 @@ class Servers:
             server.disk_limit.apply()
         self.loaded = True
         self._log.info("{count} servers loaded", count=len(self._servers))
-        self._tasks.start("reporting the restart to the Panel", self._loader.reset())
+        self._resume_installations(installing)
+        reset = self._loader.reset(self._installations.idle)
+        self._tasks.start("reporting the restart to the Panel", reset)
         unknown = await self._loader.adopt(tuple(self._servers.values()))
         if unknown:
             retrying = self._loader.adopt_later(unknown, self._has)
             self._tasks.start("finding out which servers run", retrying)
+
+    def _resume_installations(self, records: Sequence[InstallationRecord]) -> None:
+        for record in records:
+            uuid = record.server
+            if uuid in self._servers:
+                self._installations.begin(self._servers[uuid], record)
+            else:
+                removing = self._installations.give_up(uuid, report=False)
+                self._tasks.start("removing what its installation has left", removing, uuid)
+        self._tasks.start(
+            "removing installers that are left over", self._installations.remove_leftovers()
+        )
 
     def _add_assigned(self, configuration: Configuration) -> None:
         """Add a server that the Panel has assigned to this node, or update its configuration."""
@@ -130,6 +147,7 @@ class Servers:
         if self._booting is not None:
             self._booting.cancel()
         self._tasks.stop()
+        self._installations.stop()
         for server in self._servers.values():
             server.detach()
 
@@ -180,11 +198,13 @@ class Servers:
 
         An empty `why` ends that.
         """
-        server = self._servers.get(uuid)
-        if server is None:
-            self._reserved[uuid] = why
-        elif why:
-            server.operations.hold = Hold(Operation.TRANSFER_OUT, why)
+        hold = Hold(Operation.TRANSFER_OUT, why)
+        if not why:
+            self._reserved.pop(uuid, None)
+        elif uuid in self._servers:
+            self._servers[uuid].operations.hold = hold
+        else:
+            self._reserved[uuid] = hold
 
     def get_or_add(self, configuration: Configuration) -> Server:
         """Return the server of this node; add it if it is not known."""
@@ -229,6 +249,7 @@ class Servers:
             self._directories,
             self._disk,
             self._walks,
+            self._deleter,
             self._reactor,
             system.disk_check_interval,
             ServerQuota(uuid, self._directories, self._disk, self._tasks, self._quota_lock),
@@ -252,9 +273,7 @@ class Servers:
             reactor=self._reactor,
             system=system,
         )
-        reserved = self._reserved.pop(uuid, "")
-        if reserved:
-            server.operations.hold = Hold(Operation.TRANSFER_OUT, reserved)
+        server.operations.hold = self._reserved.pop(uuid, None)
         self._servers[uuid] = server
         return server
 
@@ -263,45 +282,47 @@ class Servers:
 
     # Creation and deletion
 
-    async def create(self, uuid: str, *, start_on_completion: bool) -> Server:
-        """Make a new server of this node, and report the end of its installation to the Panel.
+    async def create(
+        self,
+        uuid: str,
+        *,
+        start_on_completion: bool = False,
+        options: InstallOptions = InstallOptions(),
+    ) -> None:
+        """Record a new server of this node, and install it in the background.
 
-        A server whose directory or container cannot be made is added all the same, offline, and
-        its first start makes them. A failed start does not fail the creation. Raises
-        `ServersNotLoaded`, `Conflict` for a server that is here or was deleted meanwhile, and
-        `PanelError` where the Panel does not return its configuration: then it is not added.
+        The Panel has its settings, and gets the report of its installation. Raises
+        `ServersNotLoaded`, `StorageError`, and `Conflict` for a server that is here.
         """
         if not self.loaded:
             raise ServersNotLoaded
         if uuid in self._servers or uuid in self._creating or uuid in self._deleting:
             raise ServerAlreadyExists("this server is already on this node", "delete it first")
-        creation = Creation(self._panel, self._environment)
-        creating = self._creating[uuid] = Deferred.fromCoroutine(self._create(uuid, creation))
-        try:
-            server = await creating
-        except CancelledError:
-            if uuid not in self._deleting:
-                raise
-            raise Conflict("the server was deleted while it was being created") from None
-        finally:
-            del self._creating[uuid]
-        if start_on_completion and creation.succeeded:
-            with suppress(WingsdError):  # It is shown in the console.
-                await server.power(PowerAction.START)
-        return server
+        recording = Deferred.fromCoroutine(
+            self._installations.record(uuid, options, start=start_on_completion)
+        )
+        # A deletion, or a second request, must see it from now on.
+        creating = self._creating[uuid] = Deferred.fromCoroutine(self._create(uuid, recording))
+        creating.addErrback(self._not_created, uuid)
+        creating.addCallback(lambda _: self._creating.__delitem__(uuid))
+        await recording
 
-    async def _create(self, uuid: str, creation: Creation) -> Server:
-        try:
-            server = self._add(await self._panel.describe(uuid))
-            server.files.exists = False
-            server.place_hold(Operation.INSTALL, INSTALLING)
-            await creation.make(server)
-        except BaseException as error:
-            self.discard(uuid)
-            await creation.roll_back(uuid, error)
-            raise
-        server.release()
-        return server
+    async def _create(self, uuid: str, recording: Deferred[InstallationRecord]) -> None:
+        record = await recording
+        server = self._add(await self._panel.describe(uuid))
+        server.files.exists = False
+        self._installations.begin(server, record)
+
+    def _not_created(self, failure: Failure, uuid: str) -> None:
+        if failure.check(CancelledError):
+            return
+        if not failure.check(WingsdError):
+            self._log.failure("{server}: its creation failed", failure, server=uuid)
+        else:
+            self._log.error("{server}: not created: {why}", server=uuid, why=failure.value)
+        if not failure.check(StateDatabaseError):
+            reporting = self._installations.give_up(uuid, report=not failure.check(ServerNotFound))
+            self._tasks.start("reporting that it was not created", reporting, uuid)
 
     async def delete(self, uuid: str) -> None:
         """Kill a server and remove its container, then delete its files in the background.
@@ -323,7 +344,7 @@ class Servers:
         creating = self._creating.get(uuid)
         if creating is not None:
             creating.cancel()
-            await DeferredList([creating], consumeErrors=True)
+            await self._installations.give_up(uuid, report=False)
         elif self.get(uuid).disowned:
             # Its container was removed before the transfer. The Panel answers the other node after
             # this call, so the call must not wait for the engine.
@@ -339,6 +360,7 @@ class Servers:
             except BaseException:
                 server.operations.hold = held
                 raise
+            await self._installations.discard(uuid)
             self.discard(uuid)
         self._bus.publish(Event(uuid, DELETED))
         pool = self._shared.pop(uuid, "")

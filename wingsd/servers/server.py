@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from wingsd.config import SystemConfig
 from wingsd.docker.runtime import Usage
 from wingsd.egg_files.rewriters import ServerEggFiles
-from wingsd.errors import NOT_RUNNING, BadRequest, ServerNotRunning, StorageError, WingsdError
+from wingsd.errors import BadRequest, ServerNotRunning, StorageError, WingsdError
 from wingsd.events import SUSPENDED
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import Console
@@ -225,7 +225,7 @@ class Server:
         """
         run = self._runtime.run
         if run is None or run.running is None:
-            raise ServerNotRunning(NOT_RUNNING)
+            raise ServerNotRunning("Cannot send commands to a stopped server instance.")
         stop = self.configuration.process.stop
         if stop.type == "command" and line.strip() == stop.value.strip():
             await self._power.stop_by_line(line)
@@ -242,7 +242,7 @@ class Server:
         if self.moved_directly:
             self.moved_directly = not await self._panel.owns(self.uuid)
         if given is None or self.moved_directly:
-            await self._fetch()
+            await self.fetch()
         else:
             self._configure(given)
         self.stop_if_suspended()
@@ -258,7 +258,8 @@ class Server:
                 self.uuid,
             )
 
-    async def _fetch(self) -> None:
+    async def fetch(self) -> None:
+        """Fetch the settings again. Raises the errors of `sync`."""
         if not self.moved_directly:
             self._configure(await self._panel.describe(self.uuid))
 
@@ -274,7 +275,7 @@ class Server:
         Raises the errors of `sync`, `DiskLimitExceeded`, and `StorageError` where its directory
         cannot be made or, with a disk limit, not be measured.
         """
-        await self._fetch()
+        await self.fetch()
         self.check_power(PowerAction.START)
         if not self.files.exists:
             await self.files.make()

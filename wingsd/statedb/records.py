@@ -132,6 +132,8 @@ class InstallationRecord:
     outcome: Outcome | None = attrs.field(
         default=None, converter=attrs.converters.optional(Outcome)
     )
+    #: What was asked for with it, as JSON; empty for nothing.
+    options: str = ""
 
 
 @attrs.frozen
@@ -269,5 +271,8 @@ ALTER TABLE reports ADD COLUMN kind TEXT NOT NULL DEFAULT 'transfer';
     # The servers whose programs run.
     """
 CREATE TABLE running (server TEXT PRIMARY KEY) WITHOUT ROWID;
+""",
+    """
+ALTER TABLE installations ADD COLUMN options TEXT NOT NULL DEFAULT '';
 """,
 )

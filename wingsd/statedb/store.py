@@ -160,18 +160,19 @@ class Store(DatabaseFile):
     # Installations
 
     def begin_installation(
-        self, now: float, server: str, *, reinstall: bool, start: bool
+        self, now: float, server: str, *, reinstall: bool, start: bool, options: str = ""
     ) -> InstallationRecord:
         """Add an installation, in place of an earlier one of the server."""
         self._execute(
-            "INSERT OR REPLACE INTO installations (server, begun, reinstall, start)"
-            " VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO installations (server, begun, reinstall, start, options)"
+            " VALUES (?, ?, ?, ?, ?)",
             server,
             now,
             reinstall,
             start,
+            options,
         )
-        return InstallationRecord(server, now, reinstall, start)
+        return InstallationRecord(server, now, reinstall, start, options=options)
 
     def run_installation(self, now: float, server: str) -> None:
         """Record that the script of an installation is about to run."""
@@ -190,7 +191,7 @@ class Store(DatabaseFile):
     def installations(self) -> list[InstallationRecord]:
         """Return the installations under way, oldest first."""
         rows = self._rows(
-            "SELECT server, begun, reinstall, start, ran, outcome FROM installations"
+            "SELECT server, begun, reinstall, start, ran, outcome, options FROM installations"
             " ORDER BY begun"
         )
         return [InstallationRecord(*row) for row in rows]

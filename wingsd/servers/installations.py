@@ -1,0 +1,260 @@
+"""The installations of this node: begun, resumed after a restart, cancelled, and reported.
+
+The order at an installation's end: its log is completed, its outcome recorded, its container and
+its script are removed, and then the record is exchanged for the report to the Panel. A daemon that
+dies in between does the rest at its next start, and nothing twice that matters.
+
+A Panel clears the state "installing" of all servers of a node that reports its restart. So the
+restart is not reported before `idle`: until the installations that are under way have ended and
+the Panel has heard of it. In all that time it shows them as installing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from wingsd.callbacks import CallbackQueue
+from wingsd.errors import Conflict, EnvironmentFailed, StorageError, WingsdError
+from wingsd.events import INSTALL_COMPLETED, STATUS
+from wingsd.servers.installation import (
+    Installation,
+    InstallationFailed,
+    InstallOptions,
+    InstallParts,
+)
+from wingsd.servers.operations import Hold, Operation
+from wingsd.servers.power_states import PowerAction, PowerState
+from wingsd.servers.server import Server
+from wingsd.statedb import InstallationRecord, Outcome
+from wingsd.util.deferreds import when_fired
+from wingsd.util.retry import Backoff
+from wingsd.util.serialization import unstructure
+
+__all__ = ["INSTALLING", "Installations"]
+
+INSTALLING = "the server is being installed"
+#: Seconds to wait for the Panel's answer before browsers are told to load the server anew.
+ANSWER_PATIENCE = 10.0
+#: Seconds between two attempts to remove a container that the engine does not remove.
+BACKOFF = Backoff(1.0, 60.0)
+
+
+class Installations:
+    """All installations under way. `tells_success` is whether browsers are told how one ended."""
+
+    _log = Logger()
+
+    def __init__(
+        self, parts: InstallParts, callbacks: CallbackQueue, *, tells_success: bool
+    ) -> None:
+        self._parts = parts
+        self._callbacks = callbacks
+        self._tells_success = tells_success
+        self._running: dict[str, Installation] = {}
+        self._tasks: dict[str, Deferred[None]] = {}
+        self._cleaning: list[Deferred[None]] = []
+
+    @property
+    def servers(self) -> list[str]:
+        """The UUIDs of the servers that are being installed."""
+        return [*self._running]
+
+    async def record(
+        self,
+        uuid: str,
+        options: InstallOptions = InstallOptions(),
+        *,
+        reinstall: bool = False,
+        start: bool = False,
+    ) -> InstallationRecord:
+        """Record that an installation begins, before it does. Raises `StorageError`."""
+        return await self._parts.database.begin_installation(
+            uuid, reinstall=reinstall, start=start, options=json.dumps(unstructure(options))
+        )
+
+    async def recorded(self) -> list[InstallationRecord]:
+        """Return the installations that an earlier daemon has not ended."""
+        return await self._parts.database.installations()
+
+    async def repeat(
+        self, server: Server, options: InstallOptions = InstallOptions(), *, reinstall: bool
+    ) -> None:
+        """Record that a server of this node is installed again, and do so in the background.
+
+        Raises `ServerBusy`, `StorageError`.
+        """
+        server.place_hold(Operation.INSTALL, INSTALLING)
+        try:
+            record = await self.record(server.uuid, options, reinstall=reinstall)
+        except BaseException:
+            server.operations.release(Operation.INSTALL)
+            raise
+        self.begin(server, record)
+
+    def begin(self, server: Server, record: InstallationRecord) -> None:
+        """Install a recorded server in the background; it is held until that has ended."""
+        server.operations.hold = Hold(Operation.INSTALL, INSTALLING)
+        installation = Installation(server, record, self._parts)
+        self._running[server.uuid] = installation
+        task = self._tasks[server.uuid] = Deferred.fromCoroutine(self._do(installation))
+        task.addErrback(self._failed, server.uuid)
+        task.addCallback(self._ended, installation)
+
+    def abort(self, uuid: str) -> None:
+        """Stop an installation, which then has failed. Raises `Conflict` when there is none."""
+        installation = self._running.get(uuid)
+        if installation is None:
+            raise Conflict("server is not installing")
+        installation.cancel(InstallationFailed("The installation was aborted."))
+
+    async def discard(self, uuid: str) -> None:
+        """End an installation without a report, since the server is deleted."""
+        task = self._tasks.get(uuid)
+        if task is not None:
+            ended = when_fired(task)
+            task.cancel()
+            await ended
+            await self.give_up(uuid, report=False)
+
+    async def give_up(self, uuid: str, *, report: bool) -> None:
+        """Remove what is left of an installation that nothing goes on with.
+
+        With `report`, the Panel is told that it has failed.
+        """
+        await self._clean(uuid)
+        if report:
+            await self._callbacks.add_installation(uuid, Outcome.FAILURE, reinstall=False)
+            return
+        try:
+            await self._parts.database.delete_installation(uuid)
+        except StorageError as error:
+            self._log.error("{server}: {error}", server=uuid, error=error)
+
+    async def log(self, uuid: str, *, output: bool) -> str | None:
+        """Return the log of a server's last installation, or the `output` in it only.
+
+        None where there is none. Raises `StorageError`.
+        """
+        log = self._parts.log(uuid)
+        return await self._parts.disk.run(log.output if output else log.read)
+
+    async def remove_leftovers(self) -> None:
+        """Remove installers that no installation has. A failure is logged."""
+        try:
+            left = await self._parts.installer.all()
+        except EnvironmentFailed as error:
+            self._log.warn("installers that are left over are not removed: {error}", error=error)
+            return
+        for uuid in left:
+            if uuid not in self._tasks:
+                await self._clean(uuid)
+
+    async def idle(self) -> None:
+        """Return when none is under way, and the Panel has answered the reports of their ends."""
+        while (waiting := next(self._unheard(), None)) is not None:
+            await waiting
+
+    def stop(self) -> None:
+        """Let go of all; their containers run on, and the next daemon resumes them."""
+        for task in (*self._tasks.values(), *self._cleaning):
+            task.cancel()
+
+    def _unheard(self) -> Iterator[Deferred[None]]:
+        yield from map(when_fired, self._tasks.values())
+        yield from (when_fired(report.answer) for report in self._callbacks.installations())
+
+    # The end
+
+    async def _do(self, installation: Installation) -> None:
+        server, record = installation.server, installation.record
+        outcome = await installation.run()
+        await self._end(installation, outcome)
+        if record.start and outcome is Outcome.SUCCESS:
+            starting = Deferred.fromCoroutine(server.power(PowerAction.START))
+            starting.addErrback(lambda _: None)  # It is shown in the console.
+
+    def _ended(self, _: None, installation: Installation) -> None:
+        uuid = installation.server.uuid
+        if self._running.get(uuid) is installation:
+            del self._running[uuid], self._tasks[uuid]
+
+    async def _end(self, installation: Installation, outcome: Outcome) -> None:
+        server, record = installation.server, installation.record
+        if record.outcome is None:
+            await self._complete_log(installation)
+            try:
+                await self._parts.database.decide_installation(server.uuid, outcome)
+            except StorageError as error:
+                self._log.error("{server}: {error}", server=server.uuid, error=error)
+        await self._clean(server.uuid)
+        report = await self._callbacks.add_installation(
+            server.uuid, outcome, reinstall=record.reinstall
+        )
+        server.operations.release(Operation.INSTALL)
+        server.files.measure()
+        await report.answered_within(ANSWER_PATIENCE, self._parts.reactor)
+        if installation.is_shown:
+            server.publish(STATUS, PowerState.OFFLINE.value)
+            succeeded = "true" if outcome is Outcome.SUCCESS else "false"
+            server.publish(INSTALL_COMPLETED, succeeded if self._tells_success else "")
+
+    async def _complete_log(self, installation: Installation) -> None:
+        """Write the whole output, and what the node has to say, to the log."""
+        if not installation.is_shown:
+            return
+        uuid = installation.server.uuid
+        log = self._parts.log(uuid)
+        try:
+            await self._parts.installer.copy_output(uuid, log.write)
+            for note in installation.notes:
+                await self._parts.disk.run(log.note, note)
+        except WingsdError as error:
+            self._log.error(
+                "{server}: its installation log is not complete: {error}", server=uuid, error=error
+            )
+
+    async def _clean(self, uuid: str) -> None:
+        """Remove container and script, the container later where the engine does not."""
+        try:
+            await self._parts.installer.remove(uuid)
+        except EnvironmentFailed as error:
+            self._log.error(
+                "{server}: its installer is not removed yet: {error}", server=uuid, error=error
+            )
+            self._in_background(self._remove_later(uuid))
+        try:
+            await self._parts.disk.run(self._parts.scripts.remove, uuid)
+        except StorageError as error:
+            self._log.error("{server}: {error}", server=uuid, error=error)
+
+    async def _remove_later(self, uuid: str) -> None:
+        for pause in BACKOFF:
+            await deferLater(self._parts.reactor, pause)
+            if uuid in self._tasks:
+                return  # Another installation removes it itself.
+            try:
+                await self._parts.installer.remove(uuid)
+            except EnvironmentFailed:
+                continue
+            return
+
+    def _in_background(self, work: object) -> None:
+        task: Deferred[None] = Deferred.fromCoroutine(work)  # type: ignore[arg-type]
+        self._cleaning.append(task)
+
+        def done(result: object) -> None:
+            self._cleaning.remove(task)
+            if isinstance(result, Failure) and not result.check(CancelledError):
+                self._log.failure("removing an installer failed", result)
+
+        task.addBoth(done)
+
+    def _failed(self, failure: Failure, uuid: str) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("{server}: its installation broke off", failure, server=uuid)
