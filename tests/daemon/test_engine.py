@@ -21,9 +21,31 @@ async def test_a_received_server_has_a_container(daemon: ReceivingNode, engine: 
     await start(daemon, engine)
     assert await daemon.upload(archive()) == (200, None)
     container = engine.client.inspect_container(UUID)
-    (mount,) = container["HostConfig"]["Mounts"]
-    assert (mount["Source"], mount["Target"]) == (str(daemon.volumes / UUID), "/home/container")
+    mounts = {mount["Target"]: mount["Source"] for mount in container["HostConfig"]["Mounts"]}
+    assert mounts == {
+        "/home/container": str(daemon.volumes / UUID),
+        "/etc/machine-id": str(daemon.directory / "machine-id" / UUID),
+    }
     assert container["State"]["Status"] == "created"
+
+
+async def test_a_server_that_ran_is_started_after_a_restart_of_the_machine(
+    daemon: ReceivingNode, engine: Engine
+) -> None:
+    settings = daemon.panel.settings_of(UUID)
+    settings["invocation"] = "while read line; do echo $line; done"
+    await start(daemon, engine)
+    assert await daemon.upload(archive()) == (200, None)
+    body = ("-H", "Content-Type: application/json", "-d", '{"action": "start"}')
+    path = f"/api/servers/{UUID}/power"
+    assert (await daemon.curl(*body, token=daemon.node.token, path=path))[0] == 202
+    await daemon.wait_for_line(f"{UUID}: container started")
+    await daemon.kill()
+    engine.client.kill(UUID)
+    await daemon.start(**engine.for_node(UUID))
+    await daemon.wait_for_line("was running when this node ended", since=0)
+    await daemon.wait_for_line(f"{UUID}: container started")
+    assert engine.client.inspect_container(UUID)["State"]["Running"]
 
 
 async def test_the_container_is_removed_when_the_panel_revokes_the_transfer(
