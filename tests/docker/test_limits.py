@@ -66,16 +66,20 @@ async def test_changed_limits_reach_the_running_container(
     server = engine.server("sleep 600")
     before = server.build
     after = Build(memory_limit=128, swap=-1, cpu_limit=20)
-    await environment.create(server)
-    # Nothing runs yet: the next start makes another container.
     assert await environment.update(server.uuid, before, after) == []
-    assert limits(engine, server.uuid)["CpuQuota"] == 50_000
+    await environment.create(server)
+    # Between its making and its start.
+    less = Build(memory_limit=64, cpu_limit=40)
+    assert await environment.update(server.uuid, before, less) == []
+    before = less
 
     running = await environment.start(server.uuid, Notes())
     try:
+        assert limits(engine, server.uuid)["CpuQuota"] == 40_000
         assert await environment.update(server.uuid, before, after) == []
         found = limits(engine, server.uuid)
         assert found["Memory"] == round(128_000_000 * 1.15)
+        assert engine.client.inspect_container(server.uuid)["State"]["Running"]
         assert (found["MemorySwap"], found["CpuQuota"]) == (UNLIMITED_SWAP, 20_000)
 
         assert await environment.update(server.uuid, after, Build()) == []

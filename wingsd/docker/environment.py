@@ -106,17 +106,16 @@ class DockerEnvironment:
             await self._create(session, spec)
 
     async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
-        """Change the limits of a running container; return the engine's warnings.
+        """Change the limits of a container, running or about to; return the engine's warnings.
 
-        Raises `EnvironmentFailed`. A container that is stopped, missing or another node's stays as
-        it is.
+        Raises `EnvironmentFailed`. A missing one is ignored, and another node's stays as it is.
         """
         changes = limit_changes(self._config, before, after)
         if not changes:
             return []
         async with self._engine.exclusive_session(uuid) as session:
             state = await session.call(engine.look, uuid)
-            if state is None or not state.running or self._foreign_reason(state, uuid):
+            if state is None or self._foreign_reason(state, uuid):
                 return []
             warnings = await session.call(update_container, state.id, changes)
         self._log.info(

@@ -63,7 +63,7 @@ def update_values(changes: Mapping[str, Any], machine: Mapping[str, Any]) -> dic
 
 
 def update_container(client: APIClient, name: str, changes: Mapping[str, Any]) -> list[str]:
-    """Change limits of a running container; return the engine's warnings."""
+    """Change limits of a container; return the engine's warnings."""
     values = update_values(changes, client.info())
     arguments = {_NAMES[limit]: value for limit, value in values.items()}
     answer = client.update_container(name, **arguments) if arguments else {}
