@@ -42,10 +42,17 @@ def path(directories: ServerDirectories) -> Path:
     return Path(directories.path(UUID))
 
 
+def limit(quotas: ProjectQuotas, uuid: str, path: Path | str, size: int | None) -> None:
+    """Have a server limited, as the node does it."""
+    if not quotas.apply(uuid, str(path), size):
+        quotas.assign(uuid, str(path))
+        assert quotas.apply(uuid, str(path), size)
+
+
 def test_a_server_cannot_write_beyond_its_limit(
     quotas: ProjectQuotas, path: Path, kind: str
 ) -> None:
-    quotas.apply(UUID, str(path), 4 * MIB)
+    limit(quotas, UUID, path, 4 * MIB)
     assert write(path / "small", 2) == 0
     assert write(path / "large", 8) == BEYOND[kind]
     found = usage(path)
@@ -70,13 +77,13 @@ def test_what_a_server_makes_belongs_to_its_project(path: Path) -> None:
 
 
 def test_a_changed_limit_holds_at_once(quotas: ProjectQuotas, path: Path, kind: str) -> None:
-    quotas.apply(UUID, str(path), 2 * MIB)
+    limit(quotas, UUID, path, 2 * MIB)
     assert write(path / "a", 4) == BEYOND[kind]
-    quotas.apply(UUID, str(path), 8 * MIB)
+    limit(quotas, UUID, path, 8 * MIB)
     assert write(path / "a", 4) == 0
-    quotas.apply(UUID, str(path), 3 * MIB)
+    limit(quotas, UUID, path, 3 * MIB)
     assert write(path / "b", 1) == BEYOND[kind]
-    quotas.apply(UUID, str(path), None)
+    limit(quotas, UUID, path, None)
     assert write(path / "b", 8) == 0
     assert usage(path).limit == 0
 
@@ -99,7 +106,7 @@ def test_all_files_of_an_old_server_get_a_project(
     subprocess.run(["/usr/bin/chattr", "+i", path / "immutable"], check=True)
     subprocess.run(["/bin/chown", "-RPh", "988:988", path / ("d" * 40)], check=True)
     os.chown(path, *OWNER)
-    quotas.apply(UUID, str(path), 2 * MIB)
+    limit(quotas, UUID, path, 2 * MIB)
     assert project(path) == project(deep) == Project(NUMBER, passed_on=True)
     assert project(deep / "file").id == NUMBER
     assert (project(outside).id, project(place).id) == (0, 0)
@@ -116,7 +123,7 @@ def test_an_interrupted_assignment_is_finished_later(quotas: ProjectQuotas, plac
     os.close(fd)
     later = ProjectQuotas(str(place / "volumes"), enabled=True)
     later.open()
-    later.apply(UUID, str(path), MIB)
+    limit(later, UUID, path, MIB)
     assert project(path) == project(path / "world") == Project(NUMBER, passed_on=True)
     assert project(path / "world" / "region").id == NUMBER
 
@@ -124,7 +131,7 @@ def test_an_interrupted_assignment_is_finished_later(quotas: ProjectQuotas, plac
 def test_a_server_without_limit_keeps_what_it_has(quotas: ProjectQuotas, place: Path) -> None:
     path = place / "volumes" / UUID
     path.mkdir()
-    quotas.apply(UUID, str(path), None)
+    limit(quotas, UUID, path, None)
     assert project(path) == Project(0)
 
 
@@ -136,7 +143,7 @@ def test_a_project_is_kept_over_restarts_and_never_shared(
     later = ProjectQuotas(str(place / "volumes"), enabled=True)
     later.open()
     for uuid, number in ((NAMESAKE, NUMBER + 1), (UUID, NUMBER)):
-        later.apply(uuid, directories.path(uuid), MIB)
+        limit(later, uuid, directories.path(uuid), MIB)
         assert project(Path(directories.path(uuid))).id == number
     # Its owner can give it another, which must not be limited.
     for foreign in (NUMBER, 5):
@@ -144,7 +151,7 @@ def test_a_project_is_kept_over_restarts_and_never_shared(
             fd = os.open(directories.path(NAMESAKE), os.O_RDONLY)
             set_project(fd, Project(foreign, passed_on=True))
             os.close(fd)
-        later.apply(NAMESAKE, directories.path(NAMESAKE), 3 * MIB)
+        limit(later, NAMESAKE, directories.path(NAMESAKE), 3 * MIB)
         assert project(Path(directories.path(NAMESAKE))).id not in (NUMBER, 5)
     assert usage(place, 5).limit == 0
     assert usage(place).limit == MIB
@@ -168,7 +175,7 @@ async def test_a_staged_server_is_moved_into_place_and_out_again(
         path = place / "volumes" / UUID
         assert project(path / "world").id == NUMBER
         # Below what it has: it may be smaller than the blocks that came.
-        quotas.apply(UUID, str(path), MIB)
+        limit(quotas, UUID, path, MIB)
         assert write(path / "more", 1) == BEYOND[kind]
         aside = staging.set_aside(UUID)
         assert aside is not None

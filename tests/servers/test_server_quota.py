@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
+from twisted.internet.defer import Deferred, DeferredLock, execute
 
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration, do
 from tests.support.logged_errors import Logged
 from wingsd.archive.policy import DiskLimitExceeded
 from wingsd.errors import StorageError
+from wingsd.servers.files import BackgroundTasks, ServerDirectories
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.quotas import FIRST_PROJECT, ProjectQuotas, project_number
+from wingsd.servers.server_quota import ServerQuota
 from wingsd.util.project_quota import syscall_number
 
 MIB = 1 << 20
@@ -25,17 +30,25 @@ class RecordedQuotas(ProjectQuotas):
         super().__init__(data, enabled=True)
         self.active = True
         self.limits: dict[str, int | None] = {}
+        #: Servers whose files have no project.
+        self.old: set[str] = set()
         self.blocks = 0
         self.fault: Exception | None = None
 
     def prepare(self, uuid: str, path: str) -> None:
         self.limits[uuid] = None
 
-    def apply(self, uuid: str, path: str, limit: int | None) -> None:
+    def apply(self, uuid: str, path: str, limit: int | None) -> bool:
         assert path.endswith(uuid)
         if self.fault is not None:
             raise self.fault
+        if uuid in self.old:
+            return False
         self.limits[uuid] = limit
+        return True
+
+    def assign(self, uuid: str, path: str) -> None:
+        self.old.discard(uuid)
 
     def used(self, path: str) -> int:
         return self.blocks
@@ -57,6 +70,42 @@ def test_servers_are_limited_when_the_node_starts(node: FakeNode, quotas: Record
         (node.data / uuid).mkdir()
     boot(node).value()
     assert quotas.limits == {UUID: 5 * MIB, OTHER: None}
+
+
+@attrs.define
+class ThreadsOnDemand:
+    """Threads that end what they do when the test says so, but for setting limits."""
+
+    quotas: RecordedQuotas
+    pending: list[Callable[[], object]] = attrs.field(factory=list)
+
+    def run(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        if work == self.quotas.apply:
+            return execute(work, *args)
+        done: Deferred[Any] = Deferred()
+        self.pending.append(lambda: execute(work, *args).chainDeferred(done))
+        return done
+
+
+def test_limits_do_not_wait_for_old_servers_which_get_their_projects_one_by_one(
+    quotas: RecordedQuotas,
+) -> None:
+    threads, tasks, lock = ThreadsOnDemand(quotas), BackgroundTasks(), DeferredLock()
+    directories = ServerDirectories("/nowhere", (1, 1), quotas=quotas)
+    disk: Any = threads
+    old, second, new = (
+        ServerQuota(uuid, directories, disk, tasks, lock) for uuid in (UUID, OTHER, "new")
+    )
+    quotas.old = {UUID, OTHER}
+    for quota in (old, second, new):
+        quota.request(5)
+    assert (quotas.limits, len(threads.pending)) == ({"new": 5}, 1)
+    new.request(6)
+    old.request(7)
+    threads.pending[0]()
+    assert quotas.limits == {"new": 6, UUID: 7}
+    threads.pending[1]()
+    assert quotas.limits == {"new": 6, UUID: 7, OTHER: 5}
 
 
 def test_a_changed_limit_follows_a_sync(node: FakeNode, quotas: RecordedQuotas) -> None:

@@ -117,24 +117,33 @@ class ProjectQuotas:
     def prepare(self, uuid: str, path: str) -> None:
         """Give a directory that was just made its project, without a limit yet.
 
-        A failure is left to `apply`.
+        A failure is left to `assign`.
         """
         if self.active:
             with suppress(StorageError), _directory(path) as fd:
                 self._assign(uuid, fd)
 
-    def apply(self, uuid: str, path: str, limit: int | None) -> None:
+    def apply(self, uuid: str, path: str, limit: int | None) -> bool:
         """Limit a server's directory to `limit` bytes, None for no limit.
 
-        Where it has no project yet, all below it gets one. A limit below what is used prevents
-        writing until enough was deleted.
+        Return False where it, or what is below it, has no project yet: then nothing is done. A
+        limit below what is used prevents writing until enough was deleted.
         """
         if not self.active:
-            return
+            return True
         with _directory(path) as fd:
-            if limit is None and not project_of(fd).id:
-                return
-            set_limit(fd, self._assign(uuid, fd), limit or 0)
+            with self._lock:
+                project = project_of(fd)
+                if not project.passed_on or not self._is_own(uuid, project.id):
+                    return limit is None and not project.id
+            set_limit(fd, project.id, limit or 0)
+            return True
+
+    def assign(self, uuid: str, path: str) -> None:
+        """Give a server's directory, and all below it, a project. It takes as long as a count."""
+        if self.active:
+            with _directory(path) as fd:
+                self._assign(uuid, fd)
 
     def used(self, path: str) -> int:
         """Return the bytes that a server's blocks take, 0 where it has no project."""
@@ -155,8 +164,7 @@ class ProjectQuotas:
 
     # Projects
 
-    def _assign(self, uuid: str, root: int) -> int:
-        """Give a directory and all below it a project; return its number."""
+    def _assign(self, uuid: str, root: int) -> None:
         with self._lock:
             found = project_of(root)
             if self._is_own(uuid, found.id):
@@ -172,7 +180,6 @@ class ProjectQuotas:
             set_project(root, Project(project.id, passed_on=True))
             # What was made in the root meanwhile.
             _assign_below(root, project.id, everywhere=False)
-        return project.id
 
     def _is_own(self, uuid: str, number: int) -> bool:
         """Return whether a directory's project can have been given to it here.

@@ -11,7 +11,11 @@ __all__ = ["ServerQuota"]
 
 
 class ServerQuota:
-    """The quota of one server. It is set in the background, one server at a time by the `lock`."""
+    """The quota of one server.
+
+    The files of one server at a time get a project, by the lock `assigning`. Limits of servers
+    that have one do not wait for that.
+    """
 
     def __init__(
         self,
@@ -19,23 +23,23 @@ class ServerQuota:
         directories: ServerDirectories,
         disk: Workers,
         tasks: BackgroundTasks,
-        lock: DeferredLock,
+        assigning: DeferredLock,
     ) -> None:
         self._uuid = uuid
         self._directory = directories.path(uuid)
         self._quotas = directories.quotas
         self._disk = disk
         self._tasks = tasks
-        self._lock = lock
+        self._assigning = assigning
         self._limit: int | None = None
-        self._waiting = False
+        self._running = False
+        self._renewed = False
 
     def request(self, limit: int | None) -> None:
         """Have the directory limited to `limit` bytes, None for no limit."""
-        self._limit = limit
-        if self._quotas.active and not self._waiting:
-            self._waiting = True
-            self._tasks.start("setting its project quota", self._apply(), self._uuid)
+        self._limit, self._renewed = limit, True
+        if self._quotas.active and not self._running:
+            self._tasks.start("setting its project quota", self._run(), self._uuid)
 
     async def used(self) -> int:
         """Return the bytes that its blocks take, 0 without quotas. Raises `StorageError`."""
@@ -43,12 +47,18 @@ class ServerQuota:
             return 0
         return await self._disk.run(self._quotas.used, self._directory)
 
-    async def _apply(self) -> None:
+    async def _run(self) -> None:
+        self._running = True
         try:
-            await self._lock.acquire()
+            while self._renewed:
+                self._renewed = False
+                if not await self._apply():
+                    await self._assigning.run(
+                        self._disk.run, self._quotas.assign, self._uuid, self._directory
+                    )
+                    await self._apply()
         finally:
-            self._waiting = False
-        try:
-            await self._disk.run(self._quotas.apply, self._uuid, self._directory, self._limit)
-        finally:
-            self._lock.release()
+            self._running = False
+
+    async def _apply(self) -> bool:
+        return await self._disk.run(self._quotas.apply, self._uuid, self._directory, self._limit)
