@@ -77,6 +77,7 @@ from __future__ import annotations
 
 __all__ = [
     "ERROR_CODES",
+    "NOT_RUNNING",
     "BadRequest",
     "ConfigError",
     "Conflict",
@@ -183,8 +184,12 @@ class Unprocessable(WingsdError):
     status = 422
 
 
+#: Wings' message for a command to a stopped server.
+NOT_RUNNING = "Cannot send commands to a stopped server instance."
+
+
 class ServerNotRunning(WingsdError):
-    """The server is not running (502, as in Wings)."""
+    """The server is not running (502, as in Wings; by it Panels tell what is the matter)."""
 
     code = "server-not-running"
     status = 502

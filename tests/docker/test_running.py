@@ -18,7 +18,7 @@ from wingsd.docker import Running, async_engine
 from wingsd.docker import engine as engine_calls
 from wingsd.docker.environment import DockerEnvironment
 from wingsd.docker.runtime import ConsoleBlocked
-from wingsd.errors import EnvironmentFailed
+from wingsd.errors import EnvironmentFailed, ServerNotRunning
 from wingsd.panel.schemas import Image, Settings
 from wingsd.threadio import Workers
 
@@ -83,7 +83,8 @@ async def test_all_is_reported_from_first_byte_to_end(node: EngineNode) -> None:
     await running.stop()
     await running.signal("SIGINT")
     await running.kill()
-    assert "is not running" in await failure(running.command("list"))
+    with pytest.raises(ServerNotRunning):
+        await running.command("list")
     assert notes.ends == [(3, False)]
 
 

@@ -30,7 +30,7 @@ from docker.utils import kwargs_from_env
 from wingsd.docker.container import HOME, INSTALLED, ContainerSpec
 from wingsd.docker.network import NetworkSpec
 from wingsd.docker.runtime import ConsoleBlocked, EngineInformation
-from wingsd.errors import EnvironmentFailed
+from wingsd.errors import NOT_RUNNING, EnvironmentFailed, ServerNotRunning
 from wingsd.util.observer import ENGINE, Observer
 
 __all__ = [
@@ -295,13 +295,13 @@ def stop_container(client: APIClient, name: str) -> None:
 def type_line(client: APIClient, name: str, line: bytes) -> None:
     """Write a line, with its end, to the container's stdin; return when it has been read.
 
-    Raises `EnvironmentFailed` when the container does not run, `ConsoleBlocked` when it does not
+    Raises `ServerNotRunning` when the container does not run, `ConsoleBlocked` when it does not
     read the line.
     """
     state = look(client, name)
     # A stopped container would get the line at its next start.
     if state is None or not state.running:
-        raise EnvironmentFailed(f"the container {name} is not running, so commands cannot be sent")
+        raise ServerNotRunning(NOT_RUNNING)
     with closing(_attach_stdin(client, name)) as stdin:
         stdin.settimeout(STDIN_TIMEOUT)
         try:

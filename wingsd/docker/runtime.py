@@ -80,7 +80,10 @@ class Running(Protocol):
         """See above."""
 
     async def command(self, line: str) -> None:
-        """Type a line, without its end, into the console. Raises `ConsoleBlocked`."""
+        """Type a line, without its end, into the console.
+
+        Raises `ConsoleBlocked`, and `ServerNotRunning` where the process has ended.
+        """
 
     async def signal(self, name: str) -> None:
         """Send a signal, such as "SIGINT"."""

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from wingsd.config import SystemConfig
 from wingsd.docker.runtime import Usage
 from wingsd.egg_files.rewriters import ServerEggFiles
-from wingsd.errors import BadRequest, ServerNotRunning, StorageError, WingsdError
+from wingsd.errors import NOT_RUNNING, BadRequest, ServerNotRunning, StorageError, WingsdError
 from wingsd.events import SUSPENDED
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import Console
@@ -225,7 +225,7 @@ class Server:
         """
         run = self._runtime.run
         if run is None or run.running is None:
-            raise ServerNotRunning("Cannot send commands to a stopped server instance.")
+            raise ServerNotRunning(NOT_RUNNING)
         stop = self.configuration.process.stop
         if stop.type == "command" and line.strip() == stop.value.strip():
             await self._power.stop_by_line(line)
