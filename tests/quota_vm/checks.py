@@ -25,7 +25,7 @@ NAMESAKE = "00000000-6e2b-4c43-9d57-0c4c5e1c7f10"
 def quotas(place: Path) -> ProjectQuotas:
     (place / "volumes").mkdir()
     made = ProjectQuotas(str(place / "volumes"), enabled=True)
-    made.open()
+    made.open(str(place))
     assert made.active
     return made
 
@@ -122,7 +122,7 @@ def test_an_interrupted_assignment_is_finished_later(quotas: ProjectQuotas, plac
     set_project(fd, Project(NUMBER))
     os.close(fd)
     later = ProjectQuotas(str(place / "volumes"), enabled=True)
-    later.open()
+    later.open(str(place))
     limit(later, UUID, path, MIB)
     assert project(path) == project(path / "world") == Project(NUMBER, passed_on=True)
     assert project(path / "world" / "region").id == NUMBER
@@ -141,7 +141,7 @@ def test_a_project_is_kept_over_restarts_and_never_shared(
     directories.make(NAMESAKE)
     assert project(Path(directories.path(NAMESAKE))).id == NUMBER + 1
     later = ProjectQuotas(str(place / "volumes"), enabled=True)
-    later.open()
+    later.open(str(place))
     for uuid, number in ((NAMESAKE, NUMBER + 1), (UUID, NUMBER)):
         limit(later, uuid, directories.path(uuid), MIB)
         assert project(Path(directories.path(uuid))).id == number
@@ -197,10 +197,10 @@ async def test_a_staged_server_is_moved_into_place_and_out_again(
 # Where there are none
 
 
-def obstacle(logged: Logged, data: str) -> str:
+def obstacle(logged: Logged, data: str, staging: str = "") -> str:
     """Return the line of the log that says why there are no quotas."""
     quotas = ProjectQuotas(data, enabled=True)
-    quotas.open()
+    quotas.open(staging or data)
     assert not quotas.active
     quotas.apply(UUID, data, MIB)
     assert quotas.used(data) == 0
@@ -222,7 +222,9 @@ def test_a_directory_that_passes_on_a_project_cannot_hold_servers(
     fd = os.open(place, os.O_RDONLY)
     set_project(fd, Project(7, passed_on=True))
     os.close(fd)
-    assert "chattr -P -p 0" in obstacle(logged, str(place))
+    assert f"chattr -P -p 0 {place}" in obstacle(logged, str(place.parent), str(place))
+    logged.lines.clear()
+    assert f"chattr -P -p 0 {place}" in obstacle(logged, str(place), str(place.parent))
     subprocess.run(["/usr/bin/chattr", "-P", "-p", "0", place], check=True)
     assert project(place) == Project(0)
 

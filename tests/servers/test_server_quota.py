@@ -184,7 +184,7 @@ def test_the_system_call_has_its_number_on_each_architecture(machine: str, numbe
 
 def test_quotas_that_are_not_enabled_do_nothing(tmp_path: Path, logged: Logged) -> None:
     quotas = ProjectQuotas(str(tmp_path), enabled=False)
-    quotas.open()
+    quotas.open("/nowhere")
     missing: Any = str(tmp_path / "missing")
     quotas.prepare(UUID, missing)
     quotas.apply(UUID, missing, MIB)

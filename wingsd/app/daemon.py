@@ -88,7 +88,7 @@ class NodeStorage:
     def open(self) -> list[TransferRecord]:
         """Open all of it and return unfinished transfers. Raises `StorageError`."""
         self.staging.prepare()
-        self.quotas.open()
+        self.quotas.open(self.staging.path)
         self.store.open()
         self.denied.restore(self.store.denied())
         self.denied.refuse_before(self.store.denied_before())

@@ -51,8 +51,8 @@ _NOT_PERMITTED = (
     "that allows quotactl_fd; docs/privileges.md has a drop-in for the service"
 )
 _INHERITED = (
-    "it has a project of its own that it passes on, so no server could be moved into it; "
-    "remove that by: chattr -P -p 0 DIRECTORY"
+    "{path} has a project of its own that it passes on, so no server could be moved into it; "
+    "remove that by: chattr -P -p 0 {path}"
 )
 
 
@@ -80,11 +80,14 @@ class ProjectQuotas:
         self._servers: dict[int, str] = {}
         self._lock = Lock()
 
-    def open(self) -> None:
-        """Find out whether the quotas work, and log it if they are enabled."""
+    def open(self, staging: str) -> None:
+        """Find out whether the quotas work, and log it if they are enabled.
+
+        `staging` is the directory from which servers are moved into place.
+        """
         if not self._enabled:
             return
-        why = self._obstacle()
+        why = self._obstacle(staging)
         self.active = not why
         if why:
             self._log.error(
@@ -96,23 +99,24 @@ class ProjectQuotas:
         else:
             self._log.info("project quotas limit the servers in {data}", data=self._data)
 
-    def _obstacle(self) -> str:
+    def _obstacle(self, staging: str) -> str:
         """Return why there are no quotas, empty if there are."""
         try:
-            fd = os.open(self._data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            return error.strerror or str(error)
-        try:
-            if not is_enforced(fd):
-                return _NOT_ENFORCED
-            project_usage(fd, FIRST_PROJECT)
-            return _INHERITED if project_of(fd).passed_on else ""
+            with _opened(self._data) as fd:
+                if not is_enforced(fd):
+                    return _NOT_ENFORCED
+                project_usage(fd, FIRST_PROJECT)
+            for path in (self._data, staging):
+                with _opened(path) as fd:
+                    if project_of(fd).passed_on:
+                        return _INHERITED.format(path=path)
         except PermissionError:
             return _NOT_PERMITTED
+        except FileNotFoundError as error:
+            return error.strerror or str(error)
         except OSError as error:
             return f"{_NO_QUOTAS} ({error.strerror})"
-        finally:
-            os.close(fd)
+        return ""
 
     def prepare(self, uuid: str, path: str) -> None:
         """Give a directory that was just made its project, without a limit yet.
@@ -171,11 +175,11 @@ class ProjectQuotas:
                 project = found
             else:
                 project = Project(self._free_number(uuid, root))
-                # An earlier server with this number may have left its limit.
-                set_limit(root, project.id, 0)
                 # From here on the number is in use. It is passed on once all below has it.
                 set_project(root, project)
         if not project.passed_on:
+            # An earlier server with this number may have left one.
+            set_limit(root, project.id, 0)
             _assign_below(root, project.id, everywhere=True)
             set_project(root, Project(project.id, passed_on=True))
             # What was made in the root meanwhile.
@@ -237,21 +241,35 @@ def _assign_below(root: int, number: int, *, everywhere: bool) -> None:
             if listing.path and listing.is_first:
                 _set(listing.fd, directory)
             for name in listing.files:
-                with suppress(OSError), _opened_below(listing.fd, name, _FILE) as fd:
-                    _set(fd, Project(number))
+                _set_below(listing.fd, name, Project(number))
 
 
 def _lacks(parent: int, name: bytes, project: Project) -> bool:
     try:
-        with _opened_below(parent, name, _DIRECTORY) as fd:
+        with _opened(name, _DIRECTORY, parent) as fd:
             return project_of(fd) != project
     except OSError:
         return False
 
 
+def _set_below(parent: int, name: bytes, project: Project) -> None:
+    try:
+        fd = os.open(name, _FILE, dir_fd=parent)
+    except OSError:
+        return  # It is gone, or another kind of file has taken its place.
+    try:
+        _set(fd, project)
+    finally:
+        os.close(fd)
+
+
 @contextmanager
-def _opened_below(parent: int, name: bytes, flags: int) -> Iterator[int]:
-    fd = os.open(name, flags, dir_fd=parent)
+def _opened(
+    path: str | bytes,
+    flags: int = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC,
+    parent: int | None = None,
+) -> Iterator[int]:
+    fd = os.open(path, flags, dir_fd=parent)
     try:
         yield fd
     finally:
