@@ -58,6 +58,7 @@ def node(tmp_path: Path) -> Iterator[RestartedNode]:
     node = RestartedNode(tmp_path)
     yield node
     node.running.stop()
+    node.close()
 
 
 def test_servers_are_recorded_from_their_start_to_their_stop(node: RestartedNode) -> None:
