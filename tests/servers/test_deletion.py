@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from unittest.mock import Mock
 
 import attrs
@@ -45,6 +46,24 @@ def test_a_running_server_is_deleted_and_has_not_crashed(node: FakeNode) -> None
     with pytest.raises(ServerNotFound):
         node.servers.get(UUID)
     delete(node).error(ServerNotFound)
+
+
+def test_the_installation_log_of_a_server_is_deleted_with_it(node: FakeNode) -> None:
+    logs = Path(node.config.system.log_directory) / "install"
+    logs.mkdir(parents=True)
+    for uuid in (UUID, OTHER):
+        (logs / f"{uuid}.log").touch()
+    node.server()
+    delete(node).value()
+    assert os.listdir(logs) == [f"{OTHER}.log"]
+
+
+def test_an_installation_log_that_stays_is_logged(node: FakeNode, logged: Logged) -> None:
+    (Path(node.config.system.log_directory) / "install" / f"{UUID}.log").mkdir(parents=True)
+    node.server()
+    delete(node).value()
+    assert any("its installation log is not deleted" in line for line in logged.lines)
+    assert os.listdir(node.data) == []
 
 
 def test_a_server_held_by_a_transfer_is_deleted_too(node: FakeNode) -> None:

@@ -154,6 +154,11 @@ class InstallLog:
             file.seek(max(0, status.st_size - MOST))
             return file.read(MOST).decode("utf-8", "replace")
 
+    def remove(self) -> None:
+        """Remove the log, if there is one."""
+        with self._errors():
+            self._path.unlink(missing_ok=True)
+
     def output(self) -> str | None:
         """Return what follows the heading "Script Output", None where there is no log."""
         text = self.read()

@@ -144,6 +144,15 @@ class Installations:
         log = self._parts.log(uuid)
         return await self._parts.disk.run(log.output if output else log.read)
 
+    async def remove_log(self, uuid: str) -> None:
+        """Remove the log of a deleted server: it has secrets. A failure is logged."""
+        try:
+            await self._parts.disk.run(self._parts.log(uuid).remove)
+        except StorageError as error:
+            self._log.warn(
+                "{server}: its installation log is not deleted: {error}", server=uuid, error=error
+            )
+
     async def remove_leftovers(self) -> None:
         """Remove installers that no installation has. A failure is logged."""
         try:

@@ -363,6 +363,7 @@ class Servers:
             await self._installations.discard(uuid)
             self.discard(uuid)
         self._bus.publish(Event(uuid, DELETED))
+        await self._installations.remove_log(uuid)
         pool = self._shared.pop(uuid, "")
         if not pool:
             await self._deleter.delete(uuid)
