@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.engine import Engine
-from demo.game import Landmark, port_line
-from demo.trees import add_odds_and_ends
+from demo.game import BALLAST, Landmark, port_line
 from demo.watch import Watch
 from tests.support import process_configuration
 from tests.support.image import image_tar
@@ -18,7 +17,7 @@ __all__ = ["Counter"]
 
 _SCRIPT = """\
 #!/bin/sh
-# Stands in for a game server: remembers, tells, and answers on its console.
+# Stands in for a game server: it keeps a state, prints it, and answers on its console.
 starts=0
 [ -e world/starts ] && read -r starts <world/starts
 starts=$((starts + 1))
@@ -39,8 +38,20 @@ while read -r word; do
     esac
 done
 """
+# Busybox is the image's only program.
+_INSTALL = f"""\
+for name in chmod cat head ln mkdir; do alias $name="busybox $name"; done
+cd /mnt/server || exit
+echo "Writing counter.sh"
+mkdir -p world
+cat >counter.sh <<'END'
+{_SCRIPT}END
+chmod 755 counter.sh
+echo "port = 1" >counter.conf
+ln -s counter.sh start
+echo "Writing 48 MiB of a world"
+{BALLAST}"""
 _LANDMARK = re.compile(r"^start (\d+), (the sign reads [\w-]{36})")
-_BALLAST = 48 * 1024 * 1024
 
 
 class Counter:
@@ -55,20 +66,12 @@ class Counter:
         stop={"type": "command", "value": "stop"},
         configs=[port_line("counter.conf")],
     )
+    script = _INSTALL
 
     def make_image(self, engine: Engine, cache: Path) -> str:
         """Make the image."""
         engine.make_image(self.image, image_tar())
         return "made of busybox"
-
-    def make_files(self, cache: Path, tree: Path) -> None:
-        """Write the script and what lies around it."""
-        (tree / "world").mkdir(parents=True)
-        (tree / "counter.sh").write_text(_SCRIPT)
-        (tree / "counter.sh").chmod(0o755)
-        (tree / "counter.conf").write_text("port = 1\n")
-        (tree / "start").symlink_to("counter.sh")
-        add_odds_and_ends(tree, _BALLAST)
 
     def port_written(self, tree: Path) -> int:
         """Return the port in counter.conf."""

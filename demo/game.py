@@ -1,4 +1,4 @@
-"""The interface of a game: an image, a server's files, and two ways to check that it works."""
+"""The interface of a game: an image, its egg's script, and two ways to check that it works."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from typing import Any, NamedTuple, Protocol
 from demo.engine import Engine
 from demo.watch import Watch
 
-__all__ = ["Game", "Landmark", "port_line"]
+__all__ = ["BALLAST", "Game", "Landmark", "port_line"]
 
 Json = dict[str, Any]
+
+#: The end of an installation script: what trees have that others lose, and 48 MiB that do not
+#: compress. For `/bin/sh`, with busybox in the place of Debian's tools where there are none.
+BALLAST = """\
+mkdir -p backups screenshots
+head -c 50331648 /dev/urandom >backups/previous-world.bin
+ln backups/previous-world.bin backups/latest.bin
+"""
 
 
 def port_line(file: str) -> Json:
@@ -31,18 +39,18 @@ class Game(Protocol):
     """One game server. Methods raise `demo.output.Failed`; those not asynchronous block."""
 
     title: str
+    #: Of the game and of its installer.
     image: str
     #: Whether the image took long to make, and stays for the next time.
     keeps_image: bool
     invocation: str
     #: The `process_configuration` of its egg.
     process: Json
+    #: The installation script of its egg, for `/bin/sh`.
+    script: str
 
     def make_image(self, engine: Engine, cache: Path) -> str:
         """Create `image` on the engine; return a text about its origin."""
-
-    def make_files(self, cache: Path, tree: Path) -> None:
-        """Create the server's files in `tree`, which does not exist yet."""
 
     def port_written(self, tree: Path) -> int:
         """Return the port in the server's own configuration file."""

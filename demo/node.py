@@ -119,6 +119,7 @@ class RunningNode:
                 "root_directory": str(self._directory),
                 "data": str(self.volumes),
                 "log_directory": str(self._directory / "log"),
+                "tmp_directory": str(self._directory / "tmp"),
                 "machine_id": {"directory": str(self._directory / "machine-id")},
                 "username": "",
                 "user": {"uid": OWNER, "gid": GROUP},

@@ -9,7 +9,7 @@ from twisted.internet.threads import deferToThread
 
 from demo import trees
 from demo.game import Game, Landmark
-from demo.node import GROUP, OWNER, RunningNode
+from demo.node import OWNER, RunningNode
 from demo.output import Failed, check, heading, line, mib
 from demo.suggestions import print_suggestions
 from demo.testbed import Testbed
@@ -45,7 +45,8 @@ class Scenario:
         a, b = self.testbed.a, self.testbed.b
         self._begin("Two nodes, one Panel, and a game")
         await self.testbed.start()
-        await self._create(a)
+        self._begin("The game is installed on node A")
+        await self._install(a)
         self._begin("The game on node A")
         await self._play(a)
         self._begin("The Panel moves it to node B; a browser's view")
@@ -78,7 +79,8 @@ class Scenario:
 
     # The steps
 
-    async def _create(self, node: RunningNode) -> None:
+    async def _install(self, node: RunningNode) -> None:
+        """Have the Panel create the server: its egg's script puts the files into place."""
         game = self._game
         settings = server_settings(
             SERVER,
@@ -87,14 +89,16 @@ class Scenario:
             name="the moving game",
             port=node.game_port,
         )
-        await self._panel.create_server_on(node.node, settings, game.process)
-        await until(self._reactor, lambda: self._panel.installed(SERVER), "the server's creation")
-        await deferToThread(game.make_files, self.testbed.directory.parent, self._files)
+        script = {"entrypoint": "/bin/sh", "script": game.script}
+        await self._panel.create_server_on(node.node, settings, game.process, script=script)
+        await self._open_page()
+        await until(self._reactor, lambda: self._panel.installed(SERVER), "the installation")
+        await self._leave()
+        check("Panel", True, "got a report of success")
         place = node.files(SERVER)
-        await deferToThread(trees.copy, self._files, place)
-        await deferToThread(trees.give, place, OWNER, GROUP)
+        await deferToThread(trees.copy, place, self._files)
         summary = await deferToThread(trees.summarize, place)
-        line("server", f"created on node A:  {summary.files} files, {mib(summary.size)}")
+        line("files", f"{summary.files} files, {mib(summary.size)}")
 
     async def _play(self, node: RunningNode) -> None:
         """Start the game, and check that its world is unchanged."""

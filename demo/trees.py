@@ -1,4 +1,4 @@
-"""Trees of files: extra files of every server, and the comparison of two trees."""
+"""Trees of files: copied, packed, counted and compared."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ from demo.process import run
 
 __all__ = [
     "Summary",
-    "add_odds_and_ends",
     "copy",
     "differences",
-    "give",
     "pack",
     "sha256",
     "summarize",
 ]
-
-_PIECE = 1024 * 1024
 
 
 class Summary(NamedTuple):
@@ -35,28 +31,9 @@ class Summary(NamedTuple):
     size: int
 
 
-def add_odds_and_ends(tree: Path, size: int) -> None:
-    """Add what trees have that others lose, and `size` bytes that do not compress."""
-    backups = tree / "backups"
-    backups.mkdir()
-    with (backups / "world-of-before.bin").open("wb") as file:
-        for _ in range(size // _PIECE):
-            file.write(os.urandom(_PIECE))
-    (backups / "latest.bin").hardlink_to(backups / "world-of-before.bin")
-    (tree / "screenshots").mkdir()
-
-
 def copy(tree: Path, place: Path) -> None:
     """Copy what is in `tree`, links and all, into `place`, which is there."""
     run("cp", "-a", f"{tree}/.", str(place), cwd=tree)
-
-
-def give(tree: Path, owner: int, group: int) -> None:
-    """Change the owner of `tree` and all in it, as far as this process may."""
-    if os.getuid() != 0:
-        return
-    for path in (tree, *tree.rglob("*")):
-        os.lchown(path, owner, group)
 
 
 def pack(tree: Path, archive: Path) -> None:

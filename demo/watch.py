@@ -22,7 +22,7 @@ T = TypeVar("T")
 _LOOK_EVERY = 0.1
 #: Seconds that anything may take here. A slow machine packs, hashes and starts slowly.
 _WITHIN = 120
-_PERMISSIONS = ("*", "admin.websocket.transfer")
+_PERMISSIONS = ("*", "admin.websocket.install", "admin.websocket.transfer")
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _DATE = re.compile(r"^.*(?=\[Transfer System\])")
 
@@ -119,5 +119,7 @@ class Watch:
         for event in new:
             if event.event == "transfer status":
                 line("status", event.args[0], "|")
+            elif event.event == "install output":
+                line("script", _COLOUR.sub("", event.args[0]), "|")
             elif event.event == "transfer logs":
                 line("", _DATE.sub("", _COLOUR.sub("", event.args[0])), "|")

@@ -1,20 +1,18 @@
-"""The game server that travels: Debian's Luanti, in an image of its own, with mods and a world."""
+"""The game server that is moved: Debian's Luanti, with mods and a world, installed by a script."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from demo.engine import HOST, Engine
-from demo.game import Landmark, port_line
+from demo.game import BALLAST, Landmark, port_line
 from demo.luanti.probe import probe
 from demo.output import Failed
 from demo.process import run
-from demo.trees import add_odds_and_ends
 from demo.watch import Watch
 from tests.support import process_configuration
 
@@ -28,6 +26,8 @@ _MODS = (
     "minetest-mod-mesecons",
     "minetest-mod-pipeworks",
 )
+#: Where the installation script finds the mods in the image.
+_SUPPLIES = "/opt/installation"
 _WORLD = """\
 gameid = minetest_game
 backend = sqlite3
@@ -42,16 +42,35 @@ _SETTINGS = """\
 server_name = A server that travels
 port = 1
 """
+# The image has Debian's packages of the mods, and the mod that puts a sign into the world.
+_INSTALL = f"""\
+set -e
+cd /mnt/server
+mkdir -p .minetest world/worldmods unpacked
+for package in {_SUPPLIES}/*.deb; do
+    echo "Unpacking ${{package##*/}}"
+    dpkg-deb -x "$package" unpacked
+done
+mv unpacked/usr/share/games/minetest/mods .minetest/mods
+rm -r unpacked
+cp -r {_SUPPLIES}/landmark world/worldmods/landmark
+cat >world/world.mt <<'END'
+{_WORLD}END
+cat >minetest.conf <<'END'
+{_SETTINGS}END
+ln -s debug.txt latest.log
+echo "Writing 48 MiB of a world"
+{BALLAST}"""
 _LANDMARK = re.compile(r"\[landmark\] start (\d+), (seed \d+, \S+ reads \w{16})")
 _PORT = re.compile(r"^port = (\d+)$", re.MULTILINE)
-_BALLAST = 48 * 1024 * 1024
 
 
 class Luanti:
     """A Luanti server with a world that a mod of its own has put a sign into."""
 
     title = f"Luanti, its game and {len(_MODS)} packages of mods"
-    image = f"wingsd-demo/luanti:{_SUITE}"
+    # Not `luanti`: an image of that name from an earlier version has no mods.
+    image = f"wingsd-demo/luanti-and-mods:{_SUITE}"
     keeps_image = True
     # Without a log file of its own it dies on the read-only root.
     invocation = (
@@ -64,36 +83,31 @@ class Luanti:
         configs=[port_line("minetest.conf")],
     )
 
+    script = _INSTALL
+
     def make_image(self, engine: Engine, cache: Path) -> str:
         """Build the image with mmdebstrap, unless it is there from another time."""
         if engine.has_image(self.image):
-            return "kept from before"
+            return "kept from an earlier demo"
+        packages = cache / "packages"
+        _fetch(packages)
+        landmark = Path(__file__).with_name("landmark")
         tar = cache / "luanti.tar"
         try:
             bootstrap = ("mmdebstrap", "--variant=minbase", "--include=luanti-server")
-            run(*bootstrap, _SUITE, str(tar), cwd=cache)
+            run(
+                *bootstrap,
+                f'--customize-hook=mkdir -p "$1{_SUPPLIES}"',
+                f"--customize-hook=sync-in {packages} {_SUPPLIES}",
+                f"--customize-hook=copy-in {landmark} {_SUPPLIES}",
+                _SUITE,
+                str(tar),
+                cwd=cache,
+            )
             engine.make_image(self.image, tar)
         finally:
             tar.unlink(missing_ok=True)
-        return f"built with mmdebstrap from Debian's luanti-server, {_SUITE}"
-
-    def make_files(self, cache: Path, tree: Path) -> None:
-        """Put mods, settings and a world to be together."""
-        packages = cache / "packages"
-        _fetch(packages)
-        unpacked = tree.with_name("unpacked")
-        for name in _MODS:
-            (package,) = sorted(packages.glob(f"{name}_*.deb"))[-1:]
-            run("dpkg-deb", "-x", str(package), str(unpacked), cwd=packages)
-        (tree / ".minetest").mkdir(parents=True)
-        (unpacked / "usr/share/games/minetest/mods").rename(tree / ".minetest/mods")
-        shutil.rmtree(unpacked)
-        landmark = Path(__file__).with_name("landmark")
-        shutil.copytree(landmark, tree / "world/worldmods/landmark")
-        (tree / "world/world.mt").write_text(_WORLD)
-        (tree / "minetest.conf").write_text(_SETTINGS)
-        (tree / "latest.log").symlink_to("debug.txt")
-        add_odds_and_ends(tree, _BALLAST)
+        return f"built with mmdebstrap from Debian's luanti-server and mods, {_SUITE}"
 
     def port_written(self, tree: Path) -> int:
         """Return the port in minetest.conf; 0 without one."""

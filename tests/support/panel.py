@@ -134,10 +134,15 @@ class Panel(State):
         settings: Json,
         process: Json | None = None,
         *,
+        script: Json | None = None,
         start_on_completion: bool = False,
     ) -> None:
-        """Put a server on `node` and have it made there. Raises `NodeError`."""
+        """Put a server on `node` and have it installed there. Raises `NodeError`.
+
+        `script` are the keys of the script's answer that differ from the usual ones.
+        """
         self.add_server(settings, node, process)
+        self.set_script(settings["uuid"], **(script or {}))
         body = {"uuid": settings["uuid"], "start_on_completion": start_on_completion}
         await self._demand(node, "POST", "/api/servers", body)
 

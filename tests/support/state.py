@@ -43,9 +43,9 @@ class _Server:
     settings: Json
     process_configuration: Json
     node: Node
-    #: How its last installation ended, and the script that installs it; None for a usual one.
+    #: How its last installation ended, and what differs from the usual script that installs it.
     installed: bool | None = None
-    script: Json | None = None
+    script: Json = attrs.field(factory=dict)
     destination: Node | None = None
 
     def seen_by(self, node: Node) -> bool:
@@ -130,7 +130,10 @@ class State:
         return server.described()
 
     def set_script(self, uuid: str, **script: Any) -> None:
-        """Have a server installed by this script; the keys are those of the Panel's answer."""
+        """Have a server installed by this script; the keys are those of the Panel's answer.
+
+        Those that are missing are as usual: the server's own image, `sh`, and nothing to do.
+        """
         self._servers[uuid].script = script
 
     def script_of(self, node: Node, uuid: str) -> Json:
@@ -139,7 +142,7 @@ class State:
             raise Refused(403, "That server is not this node's.")
         image = server.settings["container"]["image"]
         usual = {"container_image": image, "entrypoint": "sh", "script": "exit 0\r\n"}
-        return server.script or usual
+        return usual | server.script
 
     def finish_install(self, node: Node, uuid: str, successful: bool) -> None:
         server = self._server(uuid)
