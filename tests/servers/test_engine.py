@@ -99,9 +99,14 @@ class EngineNode:
     def make_installations(self) -> Installations:
         database = StateDatabase(self.store, self.workers, time.time)
         installer = DockerInstaller(self.config, self.workers, reactor)
-        return fake_installations(
+        self.installations = fake_installations(
             self.config, self.panel, database, self.workers, reactor, installer
         )
+        return self.installations
+
+    async def reinstall(self, server: Server) -> None:
+        """Begin to install a server of the last node again."""
+        await self.installations.repeat(server, reinstall=True)
 
     def event(self, *event: str) -> Deferred[None]:
         """Return what fires with the next event of that name and text."""
