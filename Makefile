@@ -8,7 +8,8 @@
 # COVERAGE=1                measure the line coverage of wingsd/ by the tests
 # COUNT=...                 how many kills of each kind, in place of 100
 # SEED=...                  the seed of the kills, the same for the same kills
-# KIND=...                  the only kind: transfers, containers, backups, removal or pool
+# KIND=...                  the only kind: transfers, containers, installations, backups, removal
+#                           or pool
 # FUZZ_SECONDS=...          how long each target is fuzzed, in place of ten minutes
 # TARGET=...                the only target that is fuzzed
 # PREVIOUS=...              the package of another version, for deb-test to upgrade from

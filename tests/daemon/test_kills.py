@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.kills.arrivals import Arrivals
 from tests.kills.engine import inject
+from tests.kills.installations import Installations
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
 from tests.support.docker_engine import Engine
 
@@ -32,3 +33,7 @@ async def test_after_kills_no_file_in_a_pool_is_changed(tmp_path: Path) -> None:
 
 async def test_after_kills_one_node_has_the_container(tmp_path: Path, engine: Engine) -> None:
     await inject(Containered(tmp_path, engine), KILLS_WITH_ENGINE, seed=50)
+
+
+async def test_after_kills_a_server_is_installed_whole_and_nothing_is_left(engine: Engine) -> None:
+    await inject(Installations(engine), 2, seed=2)

@@ -17,20 +17,22 @@ from twisted.internet.task import react
 
 from tests.kills.arrivals import Arrivals
 from tests.kills.engine import Scenario, inject
+from tests.kills.installations import Installations
 from tests.kills.moves import Containered, Pooled, Removals, Transfers
-from tests.support.docker_engine import cleaned_engine, connected, imported_busybox
+from tests.support.docker_engine import Engine, cleaned_engine, connected, imported_busybox
 
 
-def _on_engine(directory: Path, cleanup: ExitStack) -> Containered:
+def _engine(directory: Path, cleanup: ExitStack) -> Engine:
     client = cleanup.enter_context(connected())
     image = cleanup.enter_context(imported_busybox(client))
-    return Containered(directory, cleanup.enter_context(cleaned_engine(client, image, directory)))
+    return cleanup.enter_context(cleaned_engine(client, image, directory))
 
 
 #: A scenario of each kind, made in a directory.
 KINDS: dict[str, Callable[[Path, ExitStack], Scenario]] = {
     "transfers": lambda directory, _: Transfers(directory),
-    "containers": _on_engine,
+    "containers": lambda directory, cleanup: Containered(directory, _engine(directory, cleanup)),
+    "installations": lambda directory, cleanup: Installations(_engine(directory, cleanup)),
     "backups": lambda directory, _: Arrivals(directory),
     "removal": lambda directory, _: Removals(directory),
     "pool": lambda directory, _: Pooled(directory),

@@ -181,11 +181,16 @@ def _database(node: NodeProcess) -> Iterator[Store]:
 def is_finished(node: NodeProcess) -> bool:
     """Return whether a node's state database has nothing that is still to be done."""
     with _database(node) as store:
-        return not store.unfinished() and not store.unsettled()
+        return not (store.unfinished() or store.unsettled() or store.installations())
 
 
 def _steps(node: NodeProcess) -> list[str]:
-    """Return the steps of the transfers that have not ended."""
+    """Return the steps of the transfers and installations that have not ended."""
     with _database(node) as store:
-        entries = store.unfinished()
-    return [f"{entry.direction.value} {entry.step}" for entry in entries] or ["idle"]
+        transfers, installations = store.unfinished(), store.installations()
+    steps = [f"{entry.direction.value} {entry.step}" for entry in transfers]
+    steps += [
+        "install " + ("begun" if each.ran is None else "ended" if each.outcome else "running")
+        for each in installations
+    ]
+    return steps or ["idle"]

@@ -171,6 +171,7 @@ class _Api(Resource):
                 size = _number(request, b"per_page", _PER_PAGE)
                 return _json(_page(self._state.servers_of(node), number, size))
             case "POST", ["reset"]:
+                self._state.reset(node)
                 return Answer(204)
             case "GET", [uuid]:
                 return _json(self._state.describe(node, uuid))

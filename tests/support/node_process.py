@@ -156,6 +156,7 @@ class NodeProcess:
                 "root_directory": str(self.directory),
                 "backup_directory": str(self.directory / "backups"),
                 "log_directory": str(self.directory / "logs"),
+                "tmp_directory": str(self.directory / "tmp"),
                 "machine_id": {"directory": str(self.directory / "machine-id")},
                 "username": "",
                 "user": {"uid": os.getuid(), "gid": os.getgid()},

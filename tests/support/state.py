@@ -46,6 +46,8 @@ class _Server:
     #: How its last installation ended, and what differs from the usual script that installs it.
     installed: bool | None = None
     script: Json = attrs.field(factory=dict)
+    #: Whether it is shown as being installed.
+    installing: bool = False
     destination: Node | None = None
 
     def seen_by(self, node: Node) -> bool:
@@ -70,6 +72,11 @@ class State:
     """All of it. A `strict` one refuses (403) a node that asks for a server that is not its."""
 
     strict: bool = False
+    #: Servers that were being installed when their node reported its restart: they are shown as
+    #: installed from then on.
+    forgotten: list[str] = attrs.field(factory=list, init=False)
+    #: How often nodes have reported their restart.
+    resets: int = attrs.field(default=0, init=False)
     _nodes: list[Node] = attrs.field(factory=list, init=False)
     _servers: dict[str, _Server] = attrs.field(factory=dict, init=False)
 
@@ -129,6 +136,18 @@ class State:
             raise Refused(403, "That server is not this node's.")
         return server.described()
 
+    def begin_install(self, uuid: str) -> None:
+        """Show a server as being installed, until its node reports the end."""
+        server = self._servers[uuid]
+        server.installing, server.installed = True, None
+
+    def reset(self, node: Node) -> None:
+        self.resets += 1
+        for uuid, server in self._servers.items():
+            if server.node == node and server.installing:
+                server.installing = False
+                self.forgotten.append(uuid)
+
     def set_script(self, uuid: str, **script: Any) -> None:
         """Have a server installed by this script; the keys are those of the Panel's answer.
 
@@ -148,7 +167,7 @@ class State:
         server = self._server(uuid)
         if server.node != node:
             raise Refused(403, "That server is not this node's.")
-        server.installed = successful
+        server.installed, server.installing = successful, False
 
     def finish_transfer(self, node: Node, uuid: str, outcome: str) -> Node | None:
         """Close a transfer; on success the server and its allocation move to the destination.

@@ -111,8 +111,10 @@ class Servers:
             self._add_assigned(configuration)
         # First: the sizes of the servers do not depend on an engine that may not answer.
         for server in self._servers.values():
-            server.files.measure()
-            server.disk_limit.apply()
+            # One that is being installed is counted then, and may have no directory yet.
+            if not server.operations.runs(Operation.INSTALL):
+                server.files.measure()
+                server.disk_limit.apply()
         self.loaded = True
         self._log.info("{count} servers loaded", count=len(self._servers))
         self._resume_installations(installing)
