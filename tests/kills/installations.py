@@ -8,13 +8,14 @@ from contextlib import suppress
 from http import HTTPStatus
 
 from docker.errors import NotFound
+from twisted.internet.task import deferLater
 
 from tests.kills.engine import Broken, Kill, is_finished
 from tests.support.docker_engine import Engine
 from tests.support.node_process import NodeProcess
 from tests.support.nodes import NodeError
 from tests.support.panel import Panel
-from tests.support.reactor import until
+from tests.support.reactor import reactor, until
 from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration, server_settings
 
@@ -22,6 +23,8 @@ __all__ = ["Installations"]
 
 #: Seconds at most from the beginning of an installation to a kill, and after a line of the log.
 LATEST, LINGER = 1.5, 0.1
+#: Seconds within which a server can be installed again.
+FREE_WITHIN = 10.0
 #: Lines of the log: the script runs, its container is removed, the Panel has heard of it, and the
 #: server runs, and has crashed.
 MOMENTS = (
@@ -95,13 +98,19 @@ class Installations:
         )
         self._panel.begin_install(UUID)
         self._accepted = False
+        path, body = (
+            "/api/servers",
+            {"uuid": UUID, "start_on_completion": variant.endswith("start")},
+        )
         if variant == "reinstall" and is_known:
-            asked = self._panel.ask(node, "POST", f"/api/servers/{UUID}/reinstall")
-        else:
-            body = {"uuid": UUID, "start_on_completion": variant == "create and start"}
-            asked = self._panel.ask(node, "POST", "/api/servers", body)
+            path, body = f"/api/servers/{UUID}/reinstall", {}
         with suppress(NodeError):
-            status, answer = await asked
+            deadline = reactor.seconds() + FREE_WITHIN
+            status, answer = await self._panel.ask(node, "POST", path, body)
+            # It may just be started again after a crash.
+            while status == HTTPStatus.CONFLICT and reactor.seconds() < deadline:
+                await deferLater(reactor, 0.05)
+                status, answer = await self._panel.ask(node, "POST", path, body)
             if status != HTTPStatus.ACCEPTED:
                 raise Broken(f"the server cannot be installed: {status}, {answer}")
             self._accepted = True

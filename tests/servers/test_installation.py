@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import stat
+from typing import Any
+from unittest import mock
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration, do, running
 from tests.support import Hang
@@ -15,6 +18,7 @@ from wingsd.panel.schemas import InstallScript
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
+from wingsd.statedb import InstallationRecord
 
 DOWN = PanelUnreachable("the request to the Panel failed", "no answer")
 
@@ -262,6 +266,24 @@ def test_a_script_that_is_given_runs_in_place_of_the_eggs(node: FakeNode) -> Non
     reinstall(node, server, InstallOptions(script=given)).value()
     assert node.installer.scripts[UUID].script == given
     assert ("install_script", UUID) not in node.panel.calls
+
+
+def test_a_server_that_is_deleted_before_it_begins_is_not_installed(node: FakeNode) -> None:
+    server = node.server()
+    recording: Deferred[None] = Deferred()
+    record = node.installations.record
+
+    async def slow(*args: Any, **options: Any) -> InstallationRecord:
+        recorded = await record(*args, **options)
+        await recording
+        return recorded
+
+    with mock.patch.object(node.installations, "record", slow):
+        asked = reinstall(node, server)
+        Outcome.of(node.servers.delete(UUID)).value()
+        recording.callback(None)
+    asked.error(ServerBusy)
+    assert (node.installer.scripts, node.unfinished()) == ({}, [])
 
 
 def test_only_what_is_being_installed_can_be_aborted(node: FakeNode) -> None:

@@ -95,6 +95,9 @@ class Installations:
         except BaseException:
             server.operations.release(Operation.INSTALL)
             raise
+        if not server.operations.runs(Operation.INSTALL):
+            await self.give_up(server.uuid, report=False)
+            server.operations.check(Operation.INSTALL)  # It was deleted meanwhile.
         self.begin(server, record)
 
     def begin(self, server: Server, record: InstallationRecord) -> None:
@@ -190,6 +193,8 @@ class Installations:
 
     def _ended(self, _: None, installation: Installation) -> None:
         uuid = installation.server.uuid
+        # Nothing to do but where it broke off: then the next daemon goes on.
+        installation.server.operations.release(Operation.INSTALL)
         if self._running.get(uuid) is installation:
             del self._running[uuid], self._tasks[uuid]
 

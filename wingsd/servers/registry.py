@@ -126,6 +126,12 @@ class Servers:
             self._tasks.start("finding out which servers run", retrying)
 
     def _resume_installations(self, records: Sequence[InstallationRecord]) -> None:
+        if records:
+            self._log.info(
+                "{count} installations go on; the restart is reported to the Panel when they have "
+                "ended",
+                count=len(records),
+            )
         for record in records:
             uuid = record.server
             if uuid in self._servers:
