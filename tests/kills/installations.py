@@ -15,7 +15,7 @@ from tests.support.docker_engine import Engine
 from tests.support.node_process import NodeProcess
 from tests.support.nodes import NodeError
 from tests.support.panel import Panel
-from tests.support.reactor import reactor, until
+from tests.support.reactor import reactor
 from tests.support.sample_server import UUID
 from tests.support.settings import process_configuration, server_settings
 
@@ -96,7 +96,7 @@ class Installations:
         self._panel.set_script(
             UUID, container_image=self._engine.image, entrypoint="sh", script=script
         )
-        self._panel.begin_install(UUID)
+        self._panel.await_install(UUID)
         self._accepted = False
         path, body = (
             "/api/servers",
@@ -107,22 +107,19 @@ class Installations:
         with suppress(NodeError):
             deadline = reactor.seconds() + FREE_WITHIN
             status, answer = await self._panel.ask(node, "POST", path, body)
-            # It may just be started again after a crash.
+            # It may just be started again after a crash, or the node reports its restart.
             while status == HTTPStatus.CONFLICT and reactor.seconds() < deadline:
                 await deferLater(reactor, 0.05)
                 status, answer = await self._panel.ask(node, "POST", path, body)
             if status != HTTPStatus.ACCEPTED:
                 raise Broken(f"the server cannot be installed: {status}, {answer}")
             self._accepted = True
+            self._panel.show_installing(UUID)
 
     async def restart(self, node: NodeProcess) -> None:
         """Start the node again; return when it knows its servers."""
         await node.start_loaded(**self._changes)
         node.node.address = node.url
-        # What is begun from now on is not forgotten by it.
-        await until(
-            lambda: self._panel.resets == sum("/reset" in c.path for c in self._panel.calls)
-        )
 
     async def unsettled(self) -> str:
         """Return what has not ended yet, empty when everything has."""

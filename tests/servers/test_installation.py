@@ -327,6 +327,20 @@ def test_the_restart_is_reported_when_its_installations_have_ended(node: FakeNod
     assert node.panel.calls[-2:] == [("reinstalled", UUID, True), ("reset",)]
 
 
+def test_nothing_is_installed_while_the_restart_is_being_reported(node: FakeNode) -> None:
+    node.panel.known[UUID] = configuration()
+    (node.data / UUID).mkdir()
+    reporting = node.panel.faults["reset"] = Deferred()
+    boot(node).value()
+    server = node.servers.get(UUID)
+    reinstall(node, server).error(ServerBusy)
+    Outcome.of(node.servers.create(OTHER)).error(ServerBusy)
+    assert (server.hold, node.unfinished()) == ("", [])
+    reporting.callback(None)
+    reinstall(node, server).value()
+    assert node.unfinished() == [UUID]
+
+
 @pytest.mark.parametrize(
     ("status", "successful"), [(0, True), (1, True), (137, False), (255, False)]
 )

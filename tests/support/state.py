@@ -75,8 +75,6 @@ class State:
     #: Servers that were being installed when their node reported its restart: they are shown as
     #: installed from then on.
     forgotten: list[str] = attrs.field(factory=list, init=False)
-    #: How often nodes have reported their restart.
-    resets: int = attrs.field(default=0, init=False)
     _nodes: list[Node] = attrs.field(factory=list, init=False)
     _servers: dict[str, _Server] = attrs.field(factory=dict, init=False)
 
@@ -136,13 +134,18 @@ class State:
             raise Refused(403, "That server is not this node's.")
         return server.described()
 
-    def begin_install(self, uuid: str) -> None:
-        """Show a server as being installed, until its node reports the end."""
-        server = self._servers[uuid]
-        server.installing, server.installed = True, None
+    def await_install(self, uuid: str) -> None:
+        """Forget how the last installation of a server has ended."""
+        self._servers[uuid].installed = None
+
+    def show_installing(self, uuid: str) -> None:
+        """Show a server as being installed until its node reports the end.
+
+        A Panel commits that with the answer of the node, so that a reset before is without effect.
+        """
+        self._servers[uuid].installing = True
 
     def reset(self, node: Node) -> None:
-        self.resets += 1
         for uuid, server in self._servers.items():
             if server.node == node and server.installing:
                 server.installing = False

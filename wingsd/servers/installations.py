@@ -5,14 +5,14 @@ its script are removed, and then the record is exchanged for the report to the P
 dies in between does the rest at its next start, and nothing twice that matters.
 
 A Panel clears the state "installing" of all servers of a node that reports its restart. So the
-restart is not reported before `idle`: until the installations that are under way have ended and
-the Panel has heard of it. In all that time it shows them as installing.
+restart is reported by `when_idle`: after the installations that are under way have ended and the
+Panel has heard of it. In all that time it shows them as installing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.callbacks import CallbackQueue
-from wingsd.errors import Conflict, EnvironmentFailed, StorageError, WingsdError
+from wingsd.errors import Conflict, EnvironmentFailed, ServerBusy, StorageError, WingsdError
 from wingsd.events import INSTALL_COMPLETED, STATUS
 from wingsd.servers.installation import (
     Installation,
@@ -59,6 +59,7 @@ class Installations:
         self._running: dict[str, Installation] = {}
         self._tasks: dict[str, Deferred[None]] = {}
         self._cleaning: list[Deferred[None]] = []
+        self._resetting = False
 
     @property
     def servers(self) -> list[str]:
@@ -89,6 +90,7 @@ class Installations:
 
         Raises `ServerBusy`, `StorageError`.
         """
+        self.check_open()
         server.place_hold(Operation.INSTALL, INSTALLING)
         try:
             record = await self.record(server.uuid, options, reinstall=reinstall)
@@ -167,10 +169,26 @@ class Installations:
             if uuid not in self._tasks:
                 await self._clean(uuid)
 
-    async def idle(self) -> None:
-        """Return when none is under way, and the Panel has answered the reports of their ends."""
+    async def when_idle(self, reset: Callable[[], Awaitable[None]]) -> None:
+        """Report the node's restart when no installation can be forgotten by that.
+
+        None is under way then, the Panel has answered the reports of their ends, and none begins
+        before it has answered this one.
+        """
         while (waiting := next(self._unheard(), None)) is not None:
             await waiting
+        self._resetting = True
+        try:
+            await reset()
+        finally:
+            self._resetting = False
+
+    def check_open(self) -> None:
+        """Raise `ServerBusy` while the node reports its restart."""
+        if self._resetting:
+            raise ServerBusy(
+                "this node is reporting its restart to the Panel", "try again in a few seconds"
+            )
 
     def stop(self) -> None:
         """Let go of all; their containers run on, and the next daemon resumes them."""

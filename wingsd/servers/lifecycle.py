@@ -41,17 +41,14 @@ class Loader:
         """Return this node's servers, as the Panel lists them."""
         return await self._retry("list the servers of this node", self._panel.servers)
 
-    async def reset(self, ready: Callable[[], Awaitable[None]]) -> None:
+    async def reset(
+        self, when_idle: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+    ) -> None:
         """Report the node's restart to the Panel, which ends unfinished server states.
 
-        Each attempt is made when `ready` has returned.
+        Each attempt is passed to `when_idle`, which makes it when it may be made.
         """
-
-        async def reset() -> None:
-            await ready()
-            await self._panel.reset()
-
-        await self._retry("note the restart of this node", reset)
+        await self._retry("note the restart of this node", lambda: when_idle(self._panel.reset))
 
     async def adopt(self, servers: Sequence[Server]) -> list[Server]:
         """Watch the programs of servers that run; return the servers the engine failed for."""

@@ -118,7 +118,7 @@ class Servers:
         self.loaded = True
         self._log.info("{count} servers loaded", count=len(self._servers))
         self._resume_installations(installing)
-        reset = self._loader.reset(self._installations.idle)
+        reset = self._loader.reset(self._installations.when_idle)
         self._tasks.start("reporting the restart to the Panel", reset)
         unknown = await self._loader.adopt(tuple(self._servers.values()))
         if unknown:
@@ -306,6 +306,7 @@ class Servers:
             raise ServersNotLoaded
         if uuid in self._servers or uuid in self._creating or uuid in self._deleting:
             raise ServerAlreadyExists("this server is already on this node", "delete it first")
+        self._installations.check_open()
         recording = Deferred.fromCoroutine(
             self._installations.record(uuid, options, start=start_on_completion)
         )
