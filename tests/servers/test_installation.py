@@ -333,12 +333,17 @@ def test_nothing_is_installed_while_the_restart_is_being_reported(node: FakeNode
     reporting = node.panel.faults["reset"] = Deferred()
     boot(node).value()
     server = node.servers.get(UUID)
-    reinstall(node, server).error(ServerBusy)
-    Outcome.of(node.servers.create(OTHER)).error(ServerBusy)
+    refused = reinstall(node, server), Outcome.of(node.servers.create(OTHER))
+    node.clock.advance(10)
+    for outcome in refused:
+        outcome.error(ServerBusy)
     assert (server.hold, node.unfinished()) == ("", [])
+    waiting = reinstall(node, server)
+    assert not waiting.over
     reporting.callback(None)
-    reinstall(node, server).value()
+    waiting.value()
     assert node.unfinished() == [UUID]
+    assert not [call for call in node.panel.calls if "installed" in call[0]]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterator
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -41,6 +42,9 @@ __all__ = ["INSTALLING", "Installations"]
 INSTALLING = "the server is being installed"
 #: Seconds to wait for the Panel's answer before browsers are told to load the server anew.
 ANSWER_PATIENCE = 10.0
+#: Seconds that a request to install a server waits for the Panel's answer to the report of the
+#: node's restart; a Panel waits for 15 in all.
+RESET_PATIENCE = 10.0
 #: Seconds between two attempts to remove a container that the engine does not remove.
 BACKOFF = Backoff(1.0, 60.0)
 
@@ -59,7 +63,7 @@ class Installations:
         self._running: dict[str, Installation] = {}
         self._tasks: dict[str, Deferred[None]] = {}
         self._cleaning: list[Deferred[None]] = []
-        self._resetting = False
+        self._resetting = DeferredLock()
 
     @property
     def servers(self) -> list[str]:
@@ -74,7 +78,11 @@ class Installations:
         reinstall: bool = False,
         start: bool = False,
     ) -> InstallationRecord:
-        """Record that an installation begins, before it does. Raises `StorageError`."""
+        """Record that an installation begins, before it does.
+
+        Raises `StorageError`, and `ServerBusy` while the restart of this node is being reported.
+        """
+        await self._reset_over()
         return await self._parts.database.begin_installation(
             uuid, reinstall=reinstall, start=start, options=json.dumps(unstructure(options))
         )
@@ -90,7 +98,6 @@ class Installations:
 
         Raises `ServerBusy`, `StorageError`.
         """
-        self.check_open()
         server.place_hold(Operation.INSTALL, INSTALLING)
         try:
             record = await self.record(server.uuid, options, reinstall=reinstall)
@@ -177,18 +184,22 @@ class Installations:
         """
         while (waiting := next(self._unheard(), None)) is not None:
             await waiting
-        self._resetting = True
+        await self._resetting.acquire()
         try:
             await reset()
         finally:
-            self._resetting = False
+            self._resetting.release()
 
-    def check_open(self) -> None:
-        """Raise `ServerBusy` while the node reports its restart."""
-        if self._resetting:
+    async def _reset_over(self) -> None:
+        """Return when the node does not report its restart. Raises `ServerBusy` after a while."""
+        try:
+            await self._resetting.acquire().addTimeout(RESET_PATIENCE, self._parts.reactor)
+        except DeferredTimeout:
             raise ServerBusy(
-                "this node is reporting its restart to the Panel", "try again in a few seconds"
-            )
+                "this node is reporting its restart to the Panel",
+                "an installation can begin when the Panel has answered; try again then",
+            ) from None
+        self._resetting.release()
 
     def stop(self) -> None:
         """Let go of all; their containers run on, and the next daemon resumes them."""

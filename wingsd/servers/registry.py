@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
@@ -306,19 +307,28 @@ class Servers:
             raise ServersNotLoaded
         if uuid in self._servers or uuid in self._creating or uuid in self._deleting:
             raise ServerAlreadyExists("this server is already on this node", "delete it first")
-        self._installations.check_open()
-        recording = Deferred.fromCoroutine(
-            self._installations.record(uuid, options, start=start_on_completion)
-        )
+        recorded: Deferred[None] = Deferred()
+        recording = self._installations.record(uuid, options, start=start_on_completion)
         # A deletion, or a second request, must see it from now on.
-        creating = self._creating[uuid] = Deferred.fromCoroutine(self._create(uuid, recording))
+        creating = Deferred.fromCoroutine(self._create(recording, recorded))
+        self._creating[uuid] = creating
         creating.addErrback(self._not_created, uuid)
         creating.addCallback(lambda _: self._creating.__delitem__(uuid))
-        await recording
+        await recorded
 
-    async def _create(self, uuid: str, recording: Deferred[InstallationRecord]) -> None:
-        record = await recording
-        server = self._add(await self._panel.describe(uuid))
+    async def _create(
+        self, recording: Coroutine[Any, Any, InstallationRecord], recorded: Deferred[None]
+    ) -> None:
+        try:
+            record = await recording
+        except CancelledError:
+            recorded.errback(ServerBusy(refusal(Operation.DELETE, Operation.INSTALL), DELETING))
+            raise
+        except BaseException:
+            recorded.errback(Failure())
+            raise
+        recorded.callback(None)
+        server = self._add(await self._panel.describe(record.server))
         server.files.exists = False
         self._installations.begin(server, record)
 
@@ -329,7 +339,8 @@ class Servers:
             self._log.failure("{server}: its creation failed", failure, server=uuid)
         else:
             self._log.error("{server}: not created: {why}", server=uuid, why=failure.value)
-        if not failure.check(StateDatabaseError):
+        # Of a request that was refused the Panel knows.
+        if not failure.check(StateDatabaseError, ServerBusy):
             reporting = self._installations.give_up(uuid, report=not failure.check(ServerNotFound))
             self._tasks.start("reporting that it was not created", reporting, uuid)
 
