@@ -164,3 +164,20 @@ async def test_a_deletion_stops_a_script_and_leaves_nothing(
     assert_nothing_left(engine, node)
     assert not any("installed" in call[0] for call in node.panel.calls)
     await servers.stop()
+
+
+async def test_an_installer_of_another_node_is_named_and_stays(
+    node: EngineNode, engine: Engine
+) -> None:
+    uuid, servers = node.settings.uuid, node.make_servers()
+    name = engine.will_make_container(f"{uuid}_installer")
+    engine.client.create_container(engine.image.removeprefix("~"), name=name)
+    node.panel.script = InstallScript(engine.image, "sh", "exit 0")
+    await servers.boot()
+    ended = node.event("install completed")
+    await node.reinstall(servers.get(uuid))
+    await ended
+    assert node.panel.calls[-1] == ("reinstalled", uuid, False)
+    assert "it is not this node's" in log_of(node)
+    assert inspected(engine, node)["State"]["Status"] == "created"
+    await servers.stop()

@@ -63,6 +63,7 @@ class DockerInstaller:
         """
         spec = installer_spec(self._config, settings, script, directory)
         async with self._engine.exclusive_session(spec.name) as session:
+            await self._check_name(session, settings.uuid)
             await self._remove(session, settings.uuid)
             image = image_named(script.container_image)
             await self._images.ensure(session, settings, image, listener)
@@ -150,7 +151,7 @@ class DockerInstaller:
     async def remove(self, uuid: str) -> None:
         """Remove the server's installer with its volumes, killing it if it runs.
 
-        A missing one is ignored. Raises `EnvironmentFailed`, also for another node's.
+        A missing one is ignored, and another node's stays. Raises `EnvironmentFailed`.
         """
         async with self._engine.exclusive_session(installer_name(uuid)) as session:
             await self._remove(session, uuid)
@@ -174,12 +175,16 @@ class DockerInstaller:
             self._log.info("{server}: installer removed", server=uuid)
 
     async def _own(self, session: EngineSession, uuid: str) -> ContainerState | None:
-        """Return the installer of a server or None. Raises `EnvironmentFailed` for another's."""
+        """Return the installer of a server, None where this node has none."""
+        state = await session.call(engine.look, installer_name(uuid))
+        return None if state is None or self._foreign_reason(state, uuid) else state
+
+    async def _check_name(self, session: EngineSession, uuid: str) -> None:
+        """Raise `EnvironmentFailed` where another node's container has the installer's name."""
         state = await session.call(engine.look, installer_name(uuid))
         why_not = state and self._foreign_reason(state, uuid)
         if why_not:
             raise EnvironmentFailed(f"{why_not}; give each node an engine of its own")
-        return state
 
     def _foreign_reason(self, state: ContainerState, uuid: str) -> str:
         home = home_directory(self._config, uuid)

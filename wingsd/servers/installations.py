@@ -253,10 +253,13 @@ class Installations:
             return
         uuid = installation.server.uuid
         log = self._parts.log(uuid)
+        await self._or_logged(uuid, self._parts.installer.copy_output(uuid, log.write))
+        for note in installation.notes:
+            await self._or_logged(uuid, self._parts.disk.run(log.note, note))
+
+    async def _or_logged(self, uuid: str, writing: Awaitable[None]) -> None:
         try:
-            await self._parts.installer.copy_output(uuid, log.write)
-            for note in installation.notes:
-                await self._parts.disk.run(log.note, note)
+            await writing
         except WingsdError as error:
             self._log.error(
                 "{server}: its installation log is not complete: {error}", server=uuid, error=error
