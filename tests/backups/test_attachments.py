@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from wingsd.backups.local import (
     SUFFIXES,
+    AttachedLog,
     Backup,
     BackupChecksum,
-    InstallLog,
     attachment_of,
     backup_at,
 )
@@ -24,7 +24,7 @@ WINGS = "backup/wings"
 
 @pytest.mark.parametrize("name", ["install_logs", "install-logs"])
 def test_a_log_has_either_name(name: str) -> None:
-    assert attachment_of(name, "install.log", "text/plain") == InstallLog()
+    assert attachment_of(name, "install.log", "text/plain") == AttachedLog()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

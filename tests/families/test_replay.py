@@ -12,7 +12,7 @@ from tests.families.recordings import BACKUPS, LOG, RECORDINGS, Recording
 from tests.support.sample_server import sha256
 from tests.threadio.reactor import ManualReactor
 from wingsd.api.upload import UploadStream
-from wingsd.backups.local import InstallLog
+from wingsd.backups.local import AttachedLog
 from wingsd.config import CALAGOPUS
 from wingsd.threadio import Feed
 from wingsd.transfers.incoming.uploads import FormFeed
@@ -80,7 +80,7 @@ def expected(recording: Recording) -> tuple[Parts, Checksums]:
     along: Parts = [(backup, [data] if data else []) for backup, data in recording.backups.items()]
     if recording.parts:
         # Calagopus' nodes send it first.
-        along.insert(0 if recording.family == CALAGOPUS else len(along), (InstallLog(), [LOG]))
+        along.insert(0 if recording.family == CALAGOPUS else len(along), (AttachedLog(), [LOG]))
     assert recording.checksum is not None
     backups = {backup.uuid: sha256(data) for backup, data in recording.backups.items()}
     return [(None, [recording.archive]), *along], Checksums(recording.checksum, backups)

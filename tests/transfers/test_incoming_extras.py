@@ -11,7 +11,7 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.receiver import SINGLE, Receiver, Source
 from tests.support.sample_server import UUID
-from wingsd.backups.local import Backup, InstallLog
+from wingsd.backups.local import AttachedLog, Backup
 from wingsd.config import CALAGOPUS, PELICAN
 from wingsd.errors import (
     Conflict,
@@ -33,7 +33,7 @@ KEPT = {ONE.path(UUID): b"one", TWO.path(UUID): b"two", LOG: b"installed"}
 
 
 def laden(*, checksum: str = "") -> Source:
-    source = Source().bring(ONE, b"one").bring(InstallLog(), b"installed")
+    source = Source().bring(ONE, b"one").bring(AttachedLog(), b"installed")
     return source.bring(TWO, b"two", checksum)
 
 

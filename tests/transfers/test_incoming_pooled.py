@@ -13,7 +13,7 @@ from tests.support.logged_errors import Logged
 from tests.support.reactor import until
 from tests.support.receiver import RECORDED, SINGLE, Receiver, SingleUpload, Source
 from tests.support.sample_server import UUID
-from wingsd.backups.local import Backup, InstallLog
+from wingsd.backups.local import AttachedLog, Backup
 from wingsd.config import PELICAN
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, StorageError
 from wingsd.panel.http_client import PanelRefused
@@ -68,7 +68,7 @@ async def test_a_deletion_before_the_report_deletes_no_files(pooled: Receiver) -
 
 
 async def test_backups_and_log_are_received_from_a_pool(pooled: Receiver) -> None:
-    laden = source().bring(ONE, b"one").bring(InstallLog(), b"installed")
+    laden = source().bring(ONE, b"one").bring(AttachedLog(), b"installed")
     await pooled.transfers.open(UUID).run(laden, SINGLE)
     assert pooled.kept() == {ONE.path(UUID): b"one", LOG: b"installed"}
 

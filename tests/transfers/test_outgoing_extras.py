@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.sample_server import UUID
 from tests.support.sender import BACKUPS, Sender, sending
-from wingsd.backups.local import Backup, InstallLog
+from wingsd.backups.local import AttachedLog, Backup
 from wingsd.config import CALAGOPUS, PELICAN
 
 sender = pytest.fixture(sending)
@@ -64,7 +64,7 @@ async def test_the_installation_log_is_sent(sender: Sender, asked: str) -> None:
     sender.keep(f"{BACKUPS[0]}.tar.gz", b"backup")
     await sender.start(archive_format=asked, backups=tuple(BACKUPS[:1]))
     assert sender.destination.attachments == {
-        InstallLog(): log,
+        AttachedLog(): log,
         Backup(BACKUPS[0], "tar.gz", CALAGOPUS if asked else PELICAN): b"backup",
     }
     assert sender.destination.log_name == (b"install-logs" if asked else b"install_logs")

@@ -11,7 +11,7 @@ from twisted.internet.defer import gatherResults
 from tests.support.reactor import until
 from tests.support.sample_server import UUID, sha256
 from tests.transfers.requests import Held, Stream, UploadRequests
-from wingsd.backups.local import Backup, InstallLog
+from wingsd.backups.local import AttachedLog, Backup
 from wingsd.errors import BadRequest, StorageError, Unauthorized, WingsdError
 from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, UploadTruncated
 
@@ -25,7 +25,7 @@ def names(requests: UploadRequests) -> list[str]:
 @pytest.mark.parametrize("order", ["f01", "f10", "0f1", "10f"])
 async def test_streams_in_any_order_are_one_transfer(requests: UploadRequests, order: str) -> None:
     streams = {name: Stream(name) for name in order}
-    streams["f"].bring(InstallLog(), b"log").bring(BACKUP, b"backup")
+    streams["f"].bring(AttachedLog(), b"log").bring(BACKUP, b"backup")
     jobs = [
         requests.first(streams[name], "2")
         if name == "f"

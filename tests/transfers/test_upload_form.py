@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wingsd.backups.local import Backup, InstallLog
+from wingsd.backups.local import AttachedLog, Backup
 from wingsd.config import CALAGOPUS, PELICAN, FormConfig
 from wingsd.errors import BadRequest, WingsdError
 from wingsd.transfers.errors import (
@@ -128,7 +128,7 @@ def test_attachments_are_read_part_by_part(size: int) -> None:
     assert parts == [
         (None, ARCHIVE),
         (Backup(ID, "tar.gz", PELICAN), b"b" * 1000),
-        (InstallLog(), b"log"),
+        (AttachedLog(), b"log"),
         (Backup(other, "zip", CALAGOPUS), b""),
     ]
     assert checksums == Checksums("c", {ID: "ab", other: "cd"})

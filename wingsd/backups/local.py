@@ -23,10 +23,10 @@ __all__ = [
     "LOG_PARTS",
     "SUFFIXES",
     "WINGS",
+    "AttachedLog",
     "Attachment",
     "Backup",
     "BackupChecksum",
-    "InstallLog",
     "LocalBackup",
     "Removal",
     "attachment_of",
@@ -76,11 +76,11 @@ class BackupChecksum:
 
 
 @attrs.frozen
-class InstallLog:
-    """What the server's installation has printed."""
+class AttachedLog:
+    """The log of the server's last installation."""
 
 
-Attachment = Backup | InstallLog
+Attachment = Backup | AttachedLog
 
 
 def attachment_of(
@@ -92,7 +92,7 @@ def attachment_of(
     the only copy.
     """
     if name in LOG_PARTS.values():
-        return InstallLog()
+        return AttachedLog()
     if name.startswith("checksum_backup_"):
         return BackupChecksum(_file(name, name.removeprefix("checksum_backup_"))[0])
     if name.startswith("backup_"):
