@@ -125,6 +125,31 @@ async def test_a_container_sees_them_and_cannot_change_them(
     assert not (Path(config.system.machine_id.directory) / server.uuid).exists()
 
 
+async def test_a_machine_id_is_removed_also_where_another_node_has_the_container(
+    engine: Engine, workers: Workers, tmp_path: Path
+) -> None:
+    config, server = engine.config(), engine.server()
+    await DockerEnvironment(config, workers, reactor).create(server)
+    elsewhere = attrs.evolve(config.system, data="/var/lib/other")
+
+    async def remove(system: SystemConfig) -> None:
+        other = attrs.evolve(config, system=system)
+        await DockerEnvironment(other, workers, reactor).remove(server.uuid)
+
+    # Both nodes use the same directory of machine ids: the container shows this file.
+    await remove(elsewhere)
+    shown = Path(config.system.machine_id.directory) / server.uuid
+    assert shown.read_text() == server.uuid.replace("-", "") + "\n"
+    # Left over from a container that this node was to have.
+    left = tmp_path / "ids" / server.uuid
+    left.parent.mkdir()
+    left.touch()
+    own_ids = MachineIdConfig(directory=str(left.parent))
+    await remove(attrs.evolve(elsewhere, machine_id=own_ids))
+    assert not left.exists()
+    assert shown.exists()
+
+
 async def test_a_mount_of_the_server_comes_before_them(
     engine: Engine, workers: Workers, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ INSPECTED: dict[str, Any] = {
     "Mounts": [
         {"Type": "bind", "Source": "/mnt/maps", "Destination": "/home/container/maps"},
         {"Type": "bind", "Source": HOME, "Destination": "/home/container"},
+        {"Type": "bind", "Source": "/run/ids/uuid", "Destination": "/etc/machine-id"},
     ],
 }
 
@@ -39,6 +40,7 @@ def test_what_an_inspection_says() -> None:
     assert container_state(INSPECTED) == ContainerState(
         id="0123",
         home=HOME,
+        machine_id="/run/ids/uuid",
         running=False,
         exit_status=137,
         out_of_memory=True,

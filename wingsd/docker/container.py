@@ -31,6 +31,7 @@ from wingsd.panel.schemas import Build, Mount, Settings
 __all__ = [
     "HOME",
     "INSTALLED",
+    "MACHINE_ID",
     "CheckedMounts",
     "ContainerSpec",
     "ImageSource",
@@ -53,6 +54,8 @@ __all__ = [
 
 #: Where a server's files are, seen from inside its container, and from inside its installer.
 HOME = "/home/container"
+#: Where it looks for the id of its machine.
+MACHINE_ID = "/etc/machine-id"
 INSTALLED = "/mnt/server"
 
 _CAPABILITIES_DROPPED = (

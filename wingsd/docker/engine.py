@@ -27,7 +27,7 @@ from docker.errors import APIError, DockerException, NotFound, StreamParseError
 from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 
-from wingsd.docker.container import HOME, INSTALLED, ContainerSpec
+from wingsd.docker.container import HOME, INSTALLED, MACHINE_ID, ContainerSpec
 from wingsd.docker.network import NetworkSpec
 from wingsd.docker.runtime import ConsoleBlocked, EngineInformation
 from wingsd.errors import NOT_RUNNING, EnvironmentFailed, ServerNotRunning
@@ -119,6 +119,8 @@ class ContainerState:
     #: The host's directory at `/home/container`, or at an installer's `/mnt/server`; empty when
     #: there is none.
     home: str = ""
+    #: The host's file at `/etc/machine-id`; empty when there is none.
+    machine_id: str = ""
     running: bool = False
     #: Of the last run; 0 for a container that never ran.
     exit_status: int | None = None
@@ -138,6 +140,7 @@ def container_state(inspected: Mapping[str, Any]) -> ContainerState:
     return ContainerState(
         id=inspected["Id"],
         home=sources.get(HOME) or sources.get(INSTALLED) or "",
+        machine_id=sources.get(MACHINE_ID) or "",
         running=bool(state.get("Running")),
         exit_status=state.get("ExitCode"),
         out_of_memory=bool(state.get("OOMKilled")),

@@ -128,19 +128,21 @@ class DockerEnvironment:
     async def remove(self, uuid: str) -> None:
         """Remove the container of a server, killing it if it runs.
 
-        A missing one is ignored, and another node's stays. Raises `EnvironmentFailed`.
+        A missing one is ignored, and another node's stays. This node's file with the server's
+        machine id is removed in any case. Raises `EnvironmentFailed`.
         """
         async with self._engine.exclusive_session(uuid) as session:
             state = await session.call(engine.look, uuid)
             why_not = state and self._foreign_reason(state, uuid)
             if why_not:
                 self._log.info("{server}: not removed: {why}", server=uuid, why=why_not)
-                return
-            if state is not None and await session.call(
+            elif state is not None and await session.call(
                 engine.remove_container, state.id, force=True
             ):
                 self._log.info("{server}: container removed", server=uuid)
-            await self._workers.run(remove_machine_id, self._config, uuid)
+            # A transfer that failed, or a daemon that died, may have left it beside another's.
+            shown = state.machine_id if state is not None and why_not else ""
+            await self._workers.run(remove_machine_id, self._config, uuid, shown)
 
     async def start(self, uuid: str, watcher: Watcher) -> Running:
         """Start the container of a server; `watcher` gets its output from the first byte.

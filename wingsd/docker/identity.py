@@ -16,13 +16,11 @@ from pathlib import Path
 import attrs
 
 from wingsd.config import Config
-from wingsd.docker.container import HOME, container_user
+from wingsd.docker.container import HOME, MACHINE_ID, container_user
 from wingsd.panel.schemas import Mount
 from wingsd.util.text import disk_advice
 
 __all__ = ["IdentityFile", "WrittenFiles", "identity_files", "remove_machine_id", "write_files"]
-
-MACHINE_ID = "/etc/machine-id"
 
 
 @attrs.frozen
@@ -102,7 +100,13 @@ def _write(file: IdentityFile) -> None:
         raise
 
 
-def remove_machine_id(config: Config, uuid: str) -> None:
-    """Remove the server's machine id, if there is one. Blocking."""
+def remove_machine_id(config: Config, uuid: str, shown: str = "") -> None:
+    """Remove the server's machine id, if there is one, unless a container shows it. Blocking.
+
+    `shown` is the path of the file that the container of another node shows.
+    """
+    path = posixpath.join(config.system.machine_id.directory, uuid)
+    if posixpath.normpath(path) == posixpath.normpath(shown):
+        return
     with suppress(OSError):
-        os.unlink(posixpath.join(config.system.machine_id.directory, uuid))
+        os.unlink(path)
