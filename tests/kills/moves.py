@@ -41,6 +41,8 @@ class Transfers:
     """
 
     victims: ClassVar[Sequence[tuple[str, ...]]] = VICTIMS
+    #: The paths of the server at the node that has it.
+    kept: ClassVar[Sequence[str]] = (f"volumes/{UUID}",)
     #: What the Panel's request has more.
     request: ClassVar[dict[str, Any]] = {}
 
@@ -105,9 +107,8 @@ class Transfers:
             raise Broken("the server is lost: it is not where the Panel says")
         if seen(here.files()) != self._before:
             raise Broken("the server is not whole where the Panel says that it is")
-        paths = [path for node in (here, there) for path in node.paths_of_server()]
-        left = [path for path in paths if ".quarantine" not in path]
-        left.remove(f"volumes/{UUID}")
+        paths = [path for path in here.paths_of_server() if path not in self.kept]
+        left = [path for path in paths + there.paths_of_server() if ".quarantine" not in path]
         if left:
             raise Broken(f"something is left over: {left}")
 
@@ -196,8 +197,13 @@ class Pooled(Transfers):
 
 
 class Containered(Transfers):
-    """The nodes share a Docker engine: the server has one container, that of the right node."""
+    """The nodes share a Docker engine: the server has one container, that of the right node.
 
+    The other node keeps no file of it either.
+    """
+
+    # The container shows the second one.
+    kept: ClassVar[Sequence[str]] = (*Transfers.kept, f"machine-id/{UUID}")
     victims: ClassVar[Sequence[tuple[str, ...]]] = (*VICTIMS, ("destination", "source"))
 
     def __init__(self, directory: Path, engine: Engine) -> None:
