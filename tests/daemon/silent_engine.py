@@ -36,7 +36,7 @@ class SilentEngine(Resource):
             request.channel.forceAbortClient()
 
     def render_GET(self, request: Any) -> bytes | int:
-        """Answer the engine's version, and once that there is no such container."""
+        """Answer the version, that nothing is listed, and once that there is no container."""
         if request.path == b"/version":
             return json.dumps({"ApiVersion": "1.44", "MinAPIVersion": "1.24"}).encode()
         if request.path.endswith(b"/containers/json"):
