@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -34,8 +35,8 @@ from wingsd.panel.schemas import Allocations, Build, Default, Image, Settings
 
 #: A registry that nobody runs.
 NO_REGISTRY = "127.0.0.1:1"
-#: Held by the test that has the engine; in the directory that the workers of a run share.
-LOCK = "engine.lock"
+#: Held by the test that has the engine, in the directory for temporary files.
+LOCK = f"wingsd-test-engine-{os.getuid()}.lock"
 
 
 @attrs.define
@@ -187,15 +188,14 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def engine(
-    busybox: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Engine]:
+def engine(busybox: str, tmp_path: Path) -> Iterator[Engine]:
     """Yield the engine; what was made on it is removed afterwards.
 
-    One test at a time has it, whichever worker runs it: some give their servers the same names.
+    One test at a time has it, whichever worker of whichever run on this machine: some give their
+    servers the same names.
     """
     with (
-        _locked(tmp_path_factory.getbasetemp().parent / LOCK),
+        _locked(Path(tempfile.gettempdir(), LOCK)),
         _connected_or_skipped() as client,
         cleaned_engine(client, busybox, tmp_path) as cleaned,
     ):
