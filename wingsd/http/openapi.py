@@ -164,7 +164,7 @@ def _or_null(schema: Schema) -> Schema:
 INFO: Mapping[str, Any] = {
     "title": "wingsd",
     "version": "1",
-    "summary": "A game server node daemon for Pterodactyl and Pelican Panels.",
+    "summary": "A game server node daemon for Pterodactyl, Pelican and Calagopus Panels.",
     "description": (
         "The interface for Panels, browsers and other nodes. Bodies are described in JSON; with "
         "`Content-Type` and `Accept: application/msgpack` they are the same data in MessagePack, "
