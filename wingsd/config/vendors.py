@@ -94,7 +94,8 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         ),
         "system.sftp.limits": (
             "authentication_password_attempts authentication_pubkey_attempts "
-            "authentication_cooldown"
+            "authentication_cooldown max_connections_per_user max_channels_per_connection "
+            "max_handles_per_channel max_handles_total"
         ),
         "system.sftp.shell": "enabled",
         "system.sftp.shell.cli": "name",
