@@ -109,16 +109,7 @@ class SocketEndpoint(ServerPath):
             request.render(moved)
 
 
-@attrs.frozen
-class DeniedTokens:
-    """Ids of tokens, the claim `jti`."""
-
-    jtis: tuple[str, ...]
-
-
-class DenyEndpoint(Endpoint):
-    """`/api/servers/{uuid}/ws/deny`."""
-
+class _RevokingPath(Endpoint):
     topic = Topic.CONSOLE
 
     def __init__(
@@ -126,6 +117,17 @@ class DenyEndpoint(Endpoint):
     ) -> None:
         super().__init__(config, parts)
         self._revocations = revocations
+
+
+@attrs.frozen
+class DeniedTokens:
+    """Ids of tokens, the claim `jti`."""
+
+    jtis: tuple[str, ...]
+
+
+class DenyEndpoint(_RevokingPath):
+    """`/api/servers/{uuid}/ws/deny`."""
 
     @call(
         "POST",
@@ -156,16 +158,8 @@ class ChangedPermissions:
     user_permissions: tuple[UserPermissions, ...]
 
 
-class PermissionsEndpoint(Endpoint):
+class PermissionsEndpoint(_RevokingPath):
     """`/api/servers/{uuid}/ws/permissions`, for Calagopus' Panel."""
-
-    topic = Topic.CONSOLE
-
-    def __init__(
-        self, config: Config, revocations: Revocations, parts: Mapping[str, bytes] = {}
-    ) -> None:
-        super().__init__(config, parts)
-        self._revocations = revocations
 
     @call(
         "POST",
@@ -202,10 +196,9 @@ class DeauthorizedUser:
     ] = None
 
 
-class DeauthorizeEndpoint(Endpoint):
+class DeauthorizeEndpoint(_RevokingPath):
     """`/api/deauthorize-user`."""
 
-    topic = Topic.CONSOLE
     _log = Logger()
 
     def __init__(
@@ -215,8 +208,7 @@ class DeauthorizeEndpoint(Endpoint):
         sockets: ConsoleResources,
         parts: Mapping[str, bytes] = {},
     ) -> None:
-        super().__init__(config, parts)
-        self._revocations = revocations
+        super().__init__(config, revocations, parts)
         self._sockets = sockets
 
     @call(

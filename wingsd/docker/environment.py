@@ -156,12 +156,7 @@ class DockerEnvironment:
             if own is None:
                 raise EnvironmentFailed(f"there is no container {uuid} that could be started")
             process = self._process(own, uuid, watcher)
-            await process.attach()
-            try:
-                await session.call(engine.start_container, own.id)
-            except BaseException:
-                process.detach()
-                raise
+            await process.start(session)
         process.follow()
         self._log.info("{server}: container started", server=uuid)
         return process
@@ -176,16 +171,8 @@ class DockerEnvironment:
             if state is None or not state.running or self._foreign_reason(state, uuid):
                 return None
             process = self._process(state, uuid, watcher)
-            await process.attach()
-            try:
-                # An end before the attachment would not be noticed later.
-                now = await session.call(engine.look, state.id)
-            except BaseException:
-                process.detach()
-                raise
-        if now is None or not now.running:
-            process.detach()
-            return None
+            if not await process.join(session):
+                return None
         process.follow()
         self._log.info("{server}: its container runs already and is watched", server=uuid)
         return process

@@ -90,12 +90,7 @@ class DockerInstaller:
             if state is None:
                 raise EnvironmentFailed(f"there is no container {name} that could be started")
             process = self._process(uuid, state, watcher)
-            await process.attach()
-            try:
-                await session.call(engine.start_container, state.id)
-            except BaseException:
-                process.detach()
-                raise
+            await process.start(session)
         process.follow()
         return process
 
@@ -125,16 +120,8 @@ class DockerInstaller:
             if state is None or not state.running:
                 return None
             process = self._process(uuid, state, watcher)
-            await process.attach()
-            try:
-                # An end before the attachment would not be noticed later.
-                now = await session.call(engine.look, state.id)
-            except BaseException:
-                process.detach()
-                raise
-        if now is None or not now.running:
-            process.detach()
-            return None
+            if not await process.join(session):
+                return None
         process.follow()
         return process
 

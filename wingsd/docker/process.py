@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.docker import engine
-from wingsd.docker.async_engine import AsyncEngine
+from wingsd.docker.async_engine import AsyncEngine, EngineSession
 from wingsd.docker.engine import ContainerState
 from wingsd.docker.runtime import Watcher
 from wingsd.docker.streams import ContainerStreams, Samples, Stream, usage
@@ -54,7 +54,7 @@ class _Pauses:
 
 @attrs.define(eq=False)
 class ContainerProcess:
-    """The `Running` of a container. `attach`, have it run, then `follow`."""
+    """The `Running` of a container. `start` or `join` it, then `follow`."""
 
     _log = Logger()
 
@@ -78,6 +78,35 @@ class ContainerProcess:
         """
         output = partial(self._notify, self._watcher.output)
         self._console = await self._streams.console(self._container, output)
+
+    async def start(self, session: EngineSession) -> None:
+        """Attach, and start the container; nothing is attached when that fails.
+
+        Raises `EnvironmentFailed`.
+        """
+        await self.attach()
+        try:
+            await session.call(engine.start_container, self._container)
+        except BaseException:
+            self.detach()
+            raise
+
+    async def join(self, session: EngineSession) -> bool:
+        """Attach to the process of a running container; return whether it still runs then.
+
+        Raises `EnvironmentFailed`.
+        """
+        await self.attach()
+        try:
+            # An end before the attachment would not be noticed later.
+            now = await session.call(engine.look, self._container)
+        except BaseException:
+            self.detach()
+            raise
+        if now is None or not now.running:
+            self.detach()
+            return False
+        return True
 
     def follow(self) -> None:
         """Watch the process until its end. It must run, and be attached to."""
