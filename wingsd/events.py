@@ -45,7 +45,6 @@ FEATURE_MATCH = "feature match"
 DELETED = "deleted"
 #: The Panel has suspended the server. It is for this node only, and not sent to browsers.
 SUSPENDED = "suspended"
-#: A line of its installation. The end of a backup; the backup's UUID follows the name.
 #: Its installation: the beginning, a line, and the end.
 INSTALL_STARTED = "install started"
 INSTALL_OUTPUT = "install output"

@@ -13,7 +13,7 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import daemon_line
-from wingsd.servers.crash import FAILED, ProgramEnd, Verdict, crash_lines, judge
+from wingsd.servers.crash import FAILED, CrashDecision, ProgramEnd, crash_lines, decide
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
@@ -29,22 +29,22 @@ ALWAYS = CrashDetectionConfig(timeout=0)
 
 
 @pytest.mark.parametrize(
-    ("rules", "enabled", "end", "since", "verdict"),
+    ("rules", "enabled", "end", "since", "decision"),
     [
-        (ON, None, ProgramEnd(1), None, Verdict.RESTART),
-        (ON, None, ProgramEnd(0), None, Verdict.RESTART),
-        (ON, False, ProgramEnd(1), None, Verdict.DISABLED),
-        (OFF, None, ProgramEnd(1), None, Verdict.DISABLED),
-        (OFF, True, ProgramEnd(1), None, Verdict.RESTART),
-        (OFF, None, ProgramEnd(0), None, Verdict.DISABLED),
-        (CLEAN_IS_NONE, None, ProgramEnd(0), None, Verdict.CLEAN),
-        (CLEAN_IS_NONE, None, ProgramEnd(0, out_of_memory=True), None, Verdict.RESTART),
-        (CLEAN_IS_NONE, None, ProgramEnd(0), 5, Verdict.CLEAN),
-        (CLEAN_IS_NONE, None, ProgramEnd(2), None, Verdict.RESTART),
-        (ON, None, ProgramEnd(1), 0, Verdict.TOO_SOON),
-        (ON, None, ProgramEnd(1), 59.9, Verdict.TOO_SOON),
-        (ON, None, ProgramEnd(1), 60, Verdict.RESTART),
-        (ALWAYS, None, ProgramEnd(1), 0, Verdict.RESTART),
+        (ON, None, ProgramEnd(1), None, CrashDecision.RESTART),
+        (ON, None, ProgramEnd(0), None, CrashDecision.RESTART),
+        (ON, False, ProgramEnd(1), None, CrashDecision.DISABLED),
+        (OFF, None, ProgramEnd(1), None, CrashDecision.DISABLED),
+        (OFF, True, ProgramEnd(1), None, CrashDecision.RESTART),
+        (OFF, None, ProgramEnd(0), None, CrashDecision.DISABLED),
+        (CLEAN_IS_NONE, None, ProgramEnd(0), None, CrashDecision.CLEAN),
+        (CLEAN_IS_NONE, None, ProgramEnd(0, out_of_memory=True), None, CrashDecision.RESTART),
+        (CLEAN_IS_NONE, None, ProgramEnd(0), 5, CrashDecision.CLEAN),
+        (CLEAN_IS_NONE, None, ProgramEnd(2), None, CrashDecision.RESTART),
+        (ON, None, ProgramEnd(1), 0, CrashDecision.TOO_SOON),
+        (ON, None, ProgramEnd(1), 59.9, CrashDecision.TOO_SOON),
+        (ON, None, ProgramEnd(1), 60, CrashDecision.RESTART),
+        (ALWAYS, None, ProgramEnd(1), 0, CrashDecision.RESTART),
     ],
 )
 def test_the_rules_are_those_of_wings(
@@ -52,30 +52,32 @@ def test_the_rules_are_those_of_wings(
     enabled: bool | None,
     end: ProgramEnd,
     since: float | None,
-    verdict: Verdict,
+    decision: CrashDecision,
 ) -> None:
-    assert judge(rules, enabled=enabled, end=end, since_restart=since) is verdict
+    assert decide(rules, enabled=enabled, end=end, since_restart=since) is decision
 
 
 @pytest.mark.parametrize(
-    ("verdict", "end", "lines"),
+    ("decision", "end", "lines"),
     [
-        (Verdict.DISABLED, ProgramEnd(1), [DISABLED]),
-        (Verdict.CLEAN, ProgramEnd(0), []),
+        (CrashDecision.DISABLED, ProgramEnd(1), [DISABLED]),
+        (CrashDecision.CLEAN, ProgramEnd(0), []),
         (
-            Verdict.RESTART,
+            CrashDecision.RESTART,
             ProgramEnd(137, out_of_memory=True),
             [DETECTED, "Exit code: 137", "Out of memory: true"],
         ),
         (
-            Verdict.TOO_SOON,
+            CrashDecision.TOO_SOON,
             ProgramEnd(1),
             [DETECTED, "Exit code: 1", "Out of memory: false", TOO_SOON],
         ),
     ],
 )
-def test_the_lines_are_those_of_wings(verdict: Verdict, end: ProgramEnd, lines: list[str]) -> None:
-    assert crash_lines(verdict, end, 60) == lines
+def test_the_lines_are_those_of_wings(
+    decision: CrashDecision, end: ProgramEnd, lines: list[str]
+) -> None:
+    assert crash_lines(decision, end, 60) == lines
 
 
 def test_a_container_that_is_gone_counts_as_exit_code_1() -> None:
@@ -208,5 +210,5 @@ def test_the_exit_code_and_the_reason_are_logged(
     ended = [line for line in logged.lines if "ended by itself" in line]
     assert ended == [
         f"{UUID}: its program ended by itself, exit code 9, out of memory: it is started again",
-        f"{UUID}: its program ended by itself, exit code 9: {Verdict.TOO_SOON.value}",
+        f"{UUID}: its program ended by itself, exit code 9: {CrashDecision.TOO_SOON.value}",
     ]

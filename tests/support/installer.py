@@ -144,7 +144,7 @@ def fake_installations(
     reactor: Any,
     installer: Any = None,
     *,
-    tells_success: bool = False,
+    shows_outcome: bool = False,
 ) -> Installations:
     """Return installations of a node, with an installer in memory unless another is given."""
     parts = InstallParts(
@@ -160,4 +160,4 @@ def fake_installations(
         limit=config.docker.installer_limits.timeout,
     )
     callbacks = CallbackQueue(panel, database, reactor)
-    return Installations(parts, callbacks, tells_success=tells_success)
+    return Installations(parts, callbacks, shows_outcome=shows_outcome)

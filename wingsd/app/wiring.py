@@ -229,8 +229,8 @@ class Wiring:
             throttles=config.throttles,
             limit=config.docker.installer_limits.timeout,
         )
-        tells_success = config.family == CALAGOPUS
-        return Installations(parts, self.callbacks, tells_success=tells_success)
+        shows_outcome = config.family == CALAGOPUS
+        return Installations(parts, self.callbacks, shows_outcome=shows_outcome)
 
     def _make_servers(self) -> Servers:
         return Servers(

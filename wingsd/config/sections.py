@@ -360,7 +360,7 @@ class SystemConfig:
     websocket_log_count: int = attrs.field(default=150, validator=positive)
     #: The time for a server to stop, after which it is killed (wingsd's own).
     stop_timeout: Seconds = attrs.field(default=600, validator=positive)
-    #: The age at which the disk usage of a server is counted anew. 0: it is never counted, shown
+    #: The age at which the disk usage of a server is counted again. 0: it is never counted, shown
     #: as 0, and disk limits have no effect but on transfers.
     disk_check_interval: Seconds = attrs.field(default=150, validator=not_negative)
     #: Before each start of a server, give those of its files to the owner that have another one,

@@ -43,7 +43,7 @@ class ThrottlesConfig:
     #: The maximum number of lines in `line_reset_interval`. As many, but 2,000 at least, pass in a
     #: second.
     lines: int = attrs.field(default=2000, validator=not_negative)
-    #: The time after which lines are counted anew.
+    #: The time after which the count begins again.
     line_reset_interval: Milliseconds = attrs.field(default=100, validator=not_negative)
 
 

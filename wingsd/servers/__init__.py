@@ -1,8 +1,8 @@
-"""The servers of this node: their configuration, power, console and files.
+"""The servers of this node: their configuration, installation, power, console and files.
 
-`registry` holds all servers, `lifecycle` loads and creates them, and a `server` is its `runtime`
-(environment, process, console), its `power` and its `files`. `power_states` and `console` are
-rules without a reactor.
+`registry` holds all servers, `lifecycle` loads them, `installations` installs them, and a `server`
+is its `runtime` (environment, process, console), its `power` and its `files`. `power_states`,
+`operations` and `console` are rules without a reactor.
 """
 
 from wingsd.servers.power_states import PowerAction, PowerState

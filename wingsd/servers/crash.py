@@ -1,7 +1,7 @@
 """Crash detection: a server whose program has ended by itself is started again.
 
-`judge` decides and `crash_lines` says so in the console, both without a reactor; `CrashDetector`
-knows when it last started the server again, and does it. The rules and the lines are Wings'.
+`decide` applies the rules and `crash_lines` returns what the console shows, without a reactor.
+`CrashDetector` starts the server, and knows when it last did. The rules and the lines are Wings'.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from wingsd.panel.schemas import Configuration
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.power_states import PowerAction, PowerState
 
-__all__ = ["CrashDetector", "CrashedServer", "ProgramEnd", "Verdict", "crash_lines", "judge"]
+__all__ = [
+    "CrashDecision",
+    "CrashDetector",
+    "CrashedServer",
+    "ProgramEnd",
+    "crash_lines",
+    "decide",
+]
 
 #: The exit code of a program whose container is gone.
 GONE = 1
@@ -40,7 +47,7 @@ class ProgramEnd:
         return cls(GONE if status is None else status, out_of_memory)
 
 
-class Verdict(Enum):
+class CrashDecision(Enum):
     """Whether a server is started again, and why not; the values are for the log."""
 
     RESTART = "it is started again"
@@ -57,42 +64,42 @@ class Verdict(Enum):
     @property
     def is_crash(self) -> bool:
         """Whether the end counts as a crash."""
-        return self in (Verdict.RESTART, Verdict.TOO_SOON)
+        return self in (CrashDecision.RESTART, CrashDecision.TOO_SOON)
 
 
-def judge(
+def decide(
     rules: CrashDetectionConfig,
     *,
     enabled: bool | None,
     end: ProgramEnd,
     since_restart: float | None,
-) -> Verdict:
+) -> CrashDecision:
     """Return what follows from the end of a program that nobody has asked for.
 
     `enabled` is the server's own setting, None where it has none; `since_restart` are the seconds
     since it was last started again after a crash, None if it never was.
     """
     if not (rules.enabled if enabled is None else enabled):
-        return Verdict.DISABLED
+        return CrashDecision.DISABLED
     if end == ProgramEnd(0) and not rules.detect_clean_exit_as_crash:
-        return Verdict.CLEAN
+        return CrashDecision.CLEAN
     if rules.timeout and since_restart is not None and since_restart < rules.timeout:
-        return Verdict.TOO_SOON
-    return Verdict.RESTART
+        return CrashDecision.TOO_SOON
+    return CrashDecision.RESTART
 
 
-def crash_lines(verdict: Verdict, end: ProgramEnd, timeout: float) -> list[str]:
-    """Return what the console shows of a verdict; `timeout` in seconds, as configured."""
-    if verdict is Verdict.DISABLED:
+def crash_lines(decision: CrashDecision, end: ProgramEnd, timeout: float) -> list[str]:
+    """Return what the console shows of a decision; `timeout` in seconds, as configured."""
+    if decision is CrashDecision.DISABLED:
         return ["Aborting automatic restart, crash detection is disabled for this instance."]
     lines = []
-    if verdict.is_crash:
+    if decision.is_crash:
         lines += [
             "---------- Detected server process in a crashed state! ----------",
             f"Exit code: {end.exit_code}",
             f"Out of memory: {str(end.out_of_memory).lower()}",
         ]
-    if verdict is Verdict.TOO_SOON:
+    if decision is CrashDecision.TOO_SOON:
         lines.append(
             f"Aborting automatic restart, last crash occurred less than {timeout:g} seconds ago."
         )
@@ -125,8 +132,8 @@ class CrashedServer(Protocol):
 class CrashDetector:
     """Starts one server again after a crash.
 
-    The time of the last such start is kept in memory: a daemon that is started again judges the
-    next crash as the first one, as Wings does.
+    The time of the last such start is kept in memory: for a daemon that is started again the
+    next crash is the first one, as for Wings.
     """
 
     _log = Logger()
@@ -148,22 +155,22 @@ class CrashDetector:
         """Start the server again, in the background, if the rules say so after this end."""
         server, now = self._server, self._clock.seconds()
         last = self._last_restart
-        verdict = judge(
+        decision = decide(
             self._rules,
             enabled=server.configuration.settings.crash_detection_enabled,
             end=end,
             since_restart=None if last is None else now - last,
         )
-        for line in crash_lines(verdict, end, self._rules.timeout):
+        for line in crash_lines(decision, end, self._rules.timeout):
             server.daemon_line(line, keep=True)
         self._log.info(
-            "{server}: its program ended by itself, exit code {code}{memory}: {verdict}",
+            "{server}: its program ended by itself, exit code {code}{memory}: {decision}",
             server=server.uuid,
             code=end.exit_code,
             memory=", out of memory" if end.out_of_memory else "",
-            verdict=verdict.value,
+            decision=decision.value,
         )
-        if verdict is Verdict.RESTART and self._may_start():
+        if decision is CrashDecision.RESTART and self._may_start():
             self._last_restart = now
             self._tasks.start("the restart after its crash", self._restart(), server.uuid)
 

@@ -144,7 +144,7 @@ class ServerFiles:
             raise
 
     async def empty(self) -> None:
-        """Make the directory anew; what was in it is deleted in the background.
+        """Make the directory again, empty; what was in it is deleted in the background.
 
         Raises `StorageError`.
         """

@@ -66,7 +66,7 @@ class ScriptDirectories:
             self._remove(place)
         except OSError as error:
             raise StorageError(
-                f"{place} cannot be removed: {disk_advice(error)}; delete it by hand"
+                f"{place} cannot be removed: {disk_advice(error)}; delete it"
             ) from error
 
     def _remove(self, place: Path) -> None:

@@ -1,4 +1,4 @@
-"""One installation: an egg's script is run in a server's directory, and its end decided.
+"""One installation: an egg's script is run in a server's directory, with a success or a failure.
 
 What the node does is in the state database before it is done, so that the next daemon goes on: see
 `wingsd.servers.installations`, which also removes what is left, and reports the end.
@@ -134,7 +134,7 @@ class Installation:
     ) -> None:
         self.server = server
         self.record = record
-        #: Whether browsers were told that it has begun.
+        #: Whether browsers have got the event of its beginning.
         self.is_shown = False
         #: What the log is to end with.
         self.notes: list[str] = []
@@ -159,12 +159,12 @@ class Installation:
             if self._cancelled is None:
                 self._detach()
                 raise
-            self._tell(self._cancelled.detail)
+            self._notify(self._cancelled.detail)
         except WingsdError as error:
-            self._tell(f"The installation failed: {error.detail or error.message}")
+            self._notify(f"The installation failed: {error.detail or error.message}")
         except Exception:
             self._log.failure("{server}: its installation failed", server=self.server.uuid)
-            self._tell("The installation failed unexpectedly; see the node's log.")
+            self._notify("The installation failed unexpectedly; see the node's log.")
         self._detach()
         return Outcome.FAILURE
 
@@ -283,7 +283,7 @@ class Installation:
         if status:
             memory = ", since memory ran out" if out_of_memory else ""
             # Eggs rely on it: a script's last command may be a test that fails.
-            self._tell(
+            self._notify(
                 f"The installation script ended with exit code {status}{memory}. The server is "
                 "installed nevertheless; see its output if something is missing."
             )
@@ -301,8 +301,8 @@ class Installation:
         else:
             self.server.publish(INSTALL_OUTPUT, escaped(line))
 
-    def _tell(self, text: str) -> None:
-        """Tell users and the log."""
+    def _notify(self, text: str) -> None:
+        """Show a text to users, and write it to the log."""
         self.notes.append(text)
         self.server.publish(INSTALL_OUTPUT, escaped(text))
         self.server.say(text, keep=True)

@@ -2,11 +2,11 @@
 
 The order at an installation's end: its log is completed, its outcome recorded, its container and
 its script are removed, and then the record is exchanged for the report to the Panel. A daemon that
-dies in between does the rest at its next start, and nothing twice that matters.
+dies in between does the rest at its next start; to do a step again does no harm.
 
 A Panel clears the state "installing" of all servers of a node that reports its restart. So the
-restart is reported by `when_idle`: after the installations that are under way have ended and the
-Panel has heard of it. In all that time it shows them as installing.
+restart is reported by `when_idle`: after the installations that are under way have ended, and the
+Panel has answered their reports. Until then it shows them as installing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from wingsd.util.serialization import unstructure
 __all__ = ["INSTALLING", "Installations"]
 
 INSTALLING = "the server is being installed"
-#: Seconds to wait for the Panel's answer before browsers are told to load the server anew.
+#: Seconds to wait for the Panel's answer before the event by which pages load the server again.
 ANSWER_PATIENCE = 10.0
 #: Seconds that a request to install a server waits for the Panel's answer to the report of the
 #: node's restart; a Panel waits for 15 in all.
@@ -50,16 +50,16 @@ BACKOFF = Backoff(1.0, 60.0)
 
 
 class Installations:
-    """All installations under way. `tells_success` is whether browsers are told how one ended."""
+    """All installations under way. `shows_outcome`: the event of an end has the outcome."""
 
     _log = Logger()
 
     def __init__(
-        self, parts: InstallParts, callbacks: CallbackQueue, *, tells_success: bool
+        self, parts: InstallParts, callbacks: CallbackQueue, *, shows_outcome: bool
     ) -> None:
         self._parts = parts
         self._callbacks = callbacks
-        self._tells_success = tells_success
+        self._shows_outcome = shows_outcome
         self._running: dict[str, Installation] = {}
         self._tasks: dict[str, Deferred[None]] = {}
         self._cleaning: list[Deferred[None]] = []
@@ -137,7 +137,7 @@ class Installations:
     async def give_up(self, uuid: str, *, report: bool) -> None:
         """Remove what is left of an installation that nothing goes on with.
 
-        With `report`, the Panel is told that it has failed.
+        With `report`, its failure is reported to the Panel.
         """
         await self._clean(uuid)
         if report:
@@ -182,7 +182,7 @@ class Installations:
         None is under way then, the Panel has answered the reports of their ends, and none begins
         before it has answered this one.
         """
-        while (waiting := next(self._unheard(), None)) is not None:
+        while (waiting := next(self._unreported(), None)) is not None:
             await waiting
         await self._resetting.acquire()
         try:
@@ -206,7 +206,7 @@ class Installations:
         for task in (*self._tasks.values(), *self._cleaning):
             task.cancel()
 
-    def _unheard(self) -> Iterator[Deferred[None]]:
+    def _unreported(self) -> Iterator[Deferred[None]]:
         yield from map(when_fired, self._tasks.values())
         yield from (when_fired(report.answer) for report in self._callbacks.installations())
 
@@ -222,7 +222,7 @@ class Installations:
 
     def _ended(self, _: None, installation: Installation) -> None:
         uuid = installation.server.uuid
-        # Nothing to do but where it broke off: then the next daemon goes on.
+        # `_end` has done so already, unless it broke off: then the next daemon continues it.
         installation.server.operations.release(Operation.INSTALL)
         if self._running.get(uuid) is installation:
             del self._running[uuid], self._tasks[uuid]
@@ -245,7 +245,7 @@ class Installations:
         if installation.is_shown:
             server.publish(STATUS, PowerState.OFFLINE.value)
             succeeded = "true" if outcome is Outcome.SUCCESS else "false"
-            server.publish(INSTALL_COMPLETED, succeeded if self._tells_success else "")
+            server.publish(INSTALL_COMPLETED, succeeded if self._shows_outcome else "")
 
     async def _complete_log(self, installation: Installation) -> None:
         """Write the whole output, and what the node has to say, to the log."""

@@ -32,7 +32,7 @@ from wingsd.util.project_quota import (
 
 __all__ = ["FIRST_PROJECT", "ProjectQuotas", "project_number"]
 
-#: Above the projects that people give by hand, and that Wings gives by the ids of its Panel.
+#: Above the numbers that administrators choose, and those of Wings, which are ids of its Panel.
 FIRST_PROJECT = 1 << 30
 #: The numbers that a server may have, one after the other.
 _ATTEMPTS = 64
