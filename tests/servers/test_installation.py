@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from typing import Any
 from unittest import mock
@@ -258,6 +259,16 @@ def test_files_stay_unless_they_are_to_be_deleted(node: FakeNode, truncate: bool
     reinstall(node, server, InstallOptions(truncate=truncate)).value()
     assert (node.data / UUID / "world").exists() is not truncate
     assert (node.data / UUID).is_dir()
+
+
+def test_a_script_does_not_run_among_files_that_cannot_be_deleted(node: FakeNode) -> None:
+    server = node.server()
+    (node.data / UUID / "world").mkdir()
+    with mock.patch.object(os, "rename", side_effect=OSError(16, "Device or resource busy")):
+        reinstall(node, server, InstallOptions(truncate=True)).value()
+    assert any("cannot be moved away" in line for line in node.told("daemon message"))
+    ended(node, successful=False)
+    assert (node.data / UUID / "world").exists()
 
 
 def test_a_script_that_is_given_runs_in_place_of_the_eggs(node: FakeNode) -> None:

@@ -148,7 +148,7 @@ class ServerFiles:
 
         Raises `StorageError`.
         """
-        await self._deleter.delete(self._uuid)
+        await self._deleter.move_away(self._uuid)
         await self.make()
 
     def received(self, size: int | None) -> None:

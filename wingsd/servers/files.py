@@ -202,10 +202,13 @@ class Deleter:
     async def delete(self, uuid: str) -> None:
         """Return when the server's path is free; deletion follows. A failure is logged."""
         try:
-            aside = await self._disk.run(self._directories.set_aside, uuid)
+            await self.move_away(uuid)
         except StorageError as error:
             self._log.error("{server}: files not deleted: {error}", server=uuid, error=error)
-            return
+
+    async def move_away(self, uuid: str) -> None:
+        """Return when the server's path is free; deletion follows. Raises `StorageError`."""
+        aside = await self._disk.run(self._directories.set_aside, uuid)
         if aside is not None:
             self._tasks.start("deleting its files", self._delete_files(uuid, aside), uuid)
 
