@@ -32,8 +32,8 @@ from wingsd.util.text import canonical_uuid
 
 __all__ = ["DockerInstaller"]
 
-#: Seconds to wait for a name that the engine is still giving away or taking back for a daemon that
-#: died; and between two attempts.
+#: Seconds to wait for a name that the engine still uses for a request of a daemon that died, and
+#: between two attempts.
 NAME_TIMEOUT = 30.0
 PAUSE = 0.1
 

@@ -202,7 +202,7 @@ class Installations:
         self._resetting.release()
 
     def stop(self) -> None:
-        """Let go of all; their containers run on, and the next daemon resumes them."""
+        """Stop watching all. Their containers run on, and the next daemon resumes them."""
         for task in (*self._tasks.values(), *self._cleaning):
             task.cancel()
 

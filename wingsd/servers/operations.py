@@ -34,7 +34,7 @@ class Operation(Enum):
     INSTALL = "install"
     TRANSFER_OUT = "transfer out"
     TRANSFER_IN = "transfer in"
-    #: What remains of a server that a transfer has moved away: it is only under way, never asked.
+    #: What remains of a server that a transfer has moved away: it is never requested.
     MOVED = "moved away"
     DELETE = "delete"
 

@@ -28,7 +28,7 @@ _PIECE = 240 << 10
 
 
 class InstallLogs:
-    """The logs in `install` of `system.log_directory`, where the nodes of all families keep them.
+    """The logs in `install` of `system.log_directory`, where Go nodes keep them.
 
     Every method raises `StorageError`.
     """
