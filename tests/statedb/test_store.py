@@ -401,6 +401,11 @@ def test_a_full_disk_is_reported_and_loses_nothing(store: Store, tmp_path: Path)
     with pytest.raises(StateDatabaseError, match="check that its disk has free space"):
         store.deny(10, [f"{number:0>500}" for number in range(1000)])
     assert [entry.id for entry in store.transfers()] == [kept]
+    assert store.denied() == {}
+    connection.execute(f"PRAGMA max_page_count = {pages + 100}")
+    store.deny(10, ["a"])
+    store = again(store, tmp_path)
+    assert store.denied() == {"a": 10}
 
 
 def listed(root: Path) -> None:

@@ -137,10 +137,11 @@ class DatabaseFile:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
+            connection.execute("COMMIT")
+        finally:
+            # SQLite itself rolls back after some errors, and not after others.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -282,8 +282,12 @@ class Store(DatabaseFile):
         return found.fetchone() is not None
 
     def deny(self, now: float, keys: Sequence[str]) -> None:
-        """Add console tokens that the Panel has revoked, by their `jti` or their user's key."""
-        with self._errors():
+        """Add console tokens that the Panel has revoked, by their `jti` or their user's key.
+
+        All or none are added.
+        """
+        # Without the transaction, each row would wait for the disk.
+        with self._errors(), self._transaction():
             self._opened.executemany(
                 "INSERT INTO denied (jti, at) VALUES (?, ?)"
                 " ON CONFLICT DO UPDATE SET at = max(at, excluded.at)",
@@ -320,7 +324,7 @@ class Store(DatabaseFile):
         To be called daily: the time between two calls counts, a day at most.
         """
         known = {name for (name,) in self._rows("SELECT name FROM kept")}
-        with self._errors():
+        with self._errors(), self._transaction():
             self._opened.executemany(
                 "DELETE FROM kept WHERE name = ?", [(name,) for name in known.difference(names)]
             )
