@@ -337,6 +337,12 @@ async def test_an_html_page_is_retried(harness: Harness) -> None:
     assert harness.fake.node_of(UUID) == harness.here
 
 
+async def test_a_request_that_came_too_early_is_repeated(harness: Harness) -> None:
+    harness.fake.inject("/servers", Answer(429, retry_after="1"))
+    assert not await harness.client().owns(UUID)
+    assert len(harness.fake.calls) == 2
+
+
 @pytest.mark.parametrize("status", [429, 503])
 async def test_retry_after_is_kept_in_the_error(harness: Harness, status: int) -> None:
     answer = Answer(status, retry_after="90")

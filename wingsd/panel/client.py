@@ -277,13 +277,18 @@ class Panel:
             try:
                 with self._observer.timing(PANEL, operation, self._reactor.seconds):
                     return await self._within(timeout or self._timeout, attempt)
-            except (PanelRefused, CancelledError):
+            except CancelledError:
                 raise
             except Exception as error:
+                status = getattr(error, "response_status", None)
+                if status not in (None, HTTPStatus.TOO_MANY_REQUESTS):
+                    raise
                 reason = _reason(error)
-                retry_after = error.retry_after if isinstance(error, _BadAnswer) else 0.0
+                retry_after = getattr(error, "retry_after", 0.0)
                 wait = max(next(pauses), retry_after)
                 if self._reactor.seconds() - started + wait > GIVE_UP_AFTER:
+                    if status is not None:
+                        raise
                     raise PanelUnreachable(
                         "the request to the Panel failed",
                         f"{method} {self._base}{path}: {reason}; try again when it answers",
