@@ -174,10 +174,14 @@ def test_a_panel_that_gives_no_script_is_named(node: FakeNode) -> None:
     ended(node, successful=False)
 
 
-def test_a_script_with_a_nul_is_refused(node: FakeNode) -> None:
-    node.panel.script = InstallScript("img:1", "ash", "a\0b")
+@pytest.mark.parametrize(
+    ("script", "why"), [("a\0b", "a NUL"), ("a\ud800b", "half of a surrogate pair")]
+)
+def test_a_script_that_is_no_text_is_refused(node: FakeNode, script: str, why: str) -> None:
+    # The image's name is in the log, and could not be encoded either.
+    node.panel.script = InstallScript("img\udfff:1", "ash", script)
     installing(node)
-    assert "NUL" in node.told("daemon message")[0]
+    assert why in node.told("daemon message")[0]
     assert "create" not in node.installer.calls
     ended(node, successful=False)
 

@@ -124,9 +124,10 @@ class InstallLog:
             self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._path.unlink(missing_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(self._path, flags, 0o600), "w", encoding="utf-8") as file:
+            with open(os.open(self._path, flags, 0o600), "wb") as file:
                 os.fchmod(file.fileno(), 0o600)
-                file.write(self._details(details))
+                # Texts of the Panel may have halves of surrogate pairs.
+                file.write(self._details(details).encode(errors="replace"))
 
     def write(self, output: bytes) -> None:
         """Append output."""

@@ -232,7 +232,13 @@ class Installation:
             raise InstallationFailed(
                 "the egg's installation script has a NUL character; correct it on the Panel"
             )
-        text = script.script.replace("\r\n", "\n").encode("utf-8", "surrogateescape")
+        try:
+            text = script.script.replace("\r\n", "\n").encode()
+        except UnicodeEncodeError as error:
+            raise InstallationFailed(
+                "the egg's installation script has half of a surrogate pair, which is no "
+                "character; correct it on the Panel"
+            ) from error
         return await disk.run(self._parts.scripts.write, self.server.uuid, text)
 
     async def _resume(self, state: InstallerState, ran: float) -> Outcome:
