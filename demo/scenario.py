@@ -130,7 +130,7 @@ class Scenario:
         assert self._watch is not None  # noqa: S101 - the game is played
         success = Hang()
         self._panel.inject(f"{SERVER}/transfer/success", success)
-        told = self._panel.called(f"{SERVER}/transfer/success")
+        told = self._panel.called(f"{SERVER}/transfer/success", within=None)
         await self._panel.transfer(SERVER, destination.node)
         await self._watch.until(lambda: told.called or self._failed(), "the report of the success")
         copies = source.files(SERVER), destination.files(SERVER)

@@ -35,8 +35,8 @@ from wingsd.panel.schemas import Allocations, Build, Default, Image, Settings
 
 #: A registry that nobody runs.
 NO_REGISTRY = "127.0.0.1:1"
-#: Held by the test that has the engine, in the directory for temporary files.
-LOCK = f"wingsd-test-engine-{os.getuid()}.lock"
+#: Held by the test that has the engine.
+LOCK = Path(tempfile.gettempdir(), f"wingsd-test-engine-{os.getuid()}.lock")
 
 
 @attrs.define
@@ -195,7 +195,7 @@ def engine(busybox: str, tmp_path: Path) -> Iterator[Engine]:
     servers the same names.
     """
     with (
-        _locked(Path(tempfile.gettempdir(), LOCK)),
+        _locked(LOCK),
         _connected_or_skipped() as client,
         cleaned_engine(client, busybox, tmp_path) as cleaned,
     ):

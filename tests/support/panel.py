@@ -26,6 +26,8 @@ __all__ = ["Call", "Node", "NodeError", "Panel"]
 
 #: Whom console tokens are for, unless another user is named.
 _USER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"
+#: Seconds that a call is waited for, unless the caller says another time.
+PATIENCE = 60.0
 
 
 @attrs.define(eq=False)
@@ -69,12 +71,22 @@ class Panel(State):
         self.inject(match, hang)
         return hang
 
-    def called(self, match: str, times: int = 1) -> Deferred[None]:
-        """Return a Deferred that fires once `times` calls in all had a path with `match` in it."""
+    def called(
+        self, match: str, times: int = 1, within: float | None = PATIENCE
+    ) -> Deferred[None]:
+        """Return a Deferred that fires once `times` calls in all had a path with `match` in it.
+
+        It fails when that takes more than `within` seconds.
+        """
         watcher: Deferred[None] = Deferred()
         self._watchers.append((match, times, watcher))
         self._tell_watchers()
-        return watcher
+
+        def too_late(_: object, seconds: float) -> None:
+            paths = [call.path for call in self.calls]
+            raise TimeoutError(f"not {times} calls of {match} in {seconds:g} s, but {paths}")
+
+        return watcher if within is None else watcher.addTimeout(within, self._reactor, too_late)
 
     def reports(self) -> list[tuple[str, str]]:
         """Return what was told of transfers, in order: (server UUID, "success" or "failure")."""

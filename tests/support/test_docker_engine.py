@@ -9,10 +9,7 @@ import pytest
 from tests.support.docker_engine import LOCK, Engine
 
 
-def test_a_test_holds_the_lock_of_the_engine(
-    engine: Engine, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_test_holds_the_lock_of_the_engine(engine: Engine) -> None:
     assert engine.client.ping()
-    path = tmp_path_factory.getbasetemp().parent / LOCK
-    with path.open("w") as lock, pytest.raises(BlockingIOError):
+    with LOCK.open("w") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -131,6 +131,12 @@ async def test_install_and_reset(harness: Harness) -> None:
     assert harness.panel.calls[0] == Call("POST", path, report)
 
 
+async def test_a_call_that_does_not_come_is_an_error_that_names_it(harness: Harness) -> None:
+    await harness.ask("GET", SERVERS)
+    with pytest.raises(TimeoutError, match=rf"not 1 calls of /success .*{SERVERS}"):
+        await harness.panel.called("/success", within=0)
+
+
 async def test_close_cuts_what_hangs(harness: Harness) -> None:
     harness.panel.inject("/success", Hang())
     asking = start(harness.ask("POST", SUCCESS))
