@@ -32,6 +32,16 @@ def test_a_start_comes_from_fresh_settings_and_is_up_with_its_done_line(node: Fa
     assert node.output == ["up", "ready"]
 
 
+def test_a_start_shows_the_pull_of_its_image(node: FakeNode) -> None:
+    server = node.server()
+    node.environment.pull_lines = ("", "Downloading [=>] 1 MB/2 MB", None)
+    do(server, PowerAction.START).value()
+    begun, ended = [line for line in node.told("console output") if "Docker" in line]
+    assert "Pulling Docker container image, this could take a few minutes to complete..." in begun
+    assert "Finished pulling Docker container image" in ended
+    assert node.told("install output") == ["Downloading [=>] 1 MB/2 MB"]
+
+
 def test_without_a_done_line_it_is_up_at_once(node: FakeNode) -> None:
     server = node.server(configuration(done=()))
     do(server, PowerAction.START).value()

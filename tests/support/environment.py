@@ -6,14 +6,14 @@ do nothing by themselves: the test says what they write, use and end with.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import attrs
 
 from tests.support.faults import Hang
 from wingsd.docker.container import check_variables
 from wingsd.docker.engine import console_lines
-from wingsd.docker.runtime import Usage, Watcher
+from wingsd.docker.runtime import PullListener, Usage, Watcher
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Build, Settings
 
@@ -106,6 +106,8 @@ class FakeEnvironment:
     stubborn: set[str] = attrs.field(factory=set, init=False)
     #: What an update of limits warns of.
     update_warnings: list[str] = attrs.field(factory=list, init=False)
+    #: What the pull of an image shows.
+    pull_lines: Sequence[str | None] = attrs.field(default=(), init=False)
     #: Console lines that end a process which is not stubborn.
     quit_commands: Collection[str] = attrs.field(default=("stop", "end", "quit"), init=False)
     #: What a method, by name, meets until it is taken out: raised, or waited for before it acts.
@@ -138,8 +140,11 @@ class FakeEnvironment:
         await self.called("name_conflict", uuid)
         return f"the container {uuid} is another node's" if uuid in self.foreign else ""
 
-    async def recreate(self, settings: Settings) -> None:
+    async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
         await self.called("recreate", settings.uuid)
+        if listener is not None:
+            for line in self.pull_lines:
+                listener(line)
         check_variables(settings)
         self._check_owner(settings.uuid)
         self._check_stopped(settings.uuid)

@@ -29,7 +29,7 @@ from wingsd.docker.identity import identity_files, remove_machine_id, write_file
 from wingsd.docker.images import ImagesAndNetworks
 from wingsd.docker.limits import limit_changes, update_container
 from wingsd.docker.process import ContainerProcess
-from wingsd.docker.runtime import Running, Watcher, engine_address
+from wingsd.docker.runtime import PullListener, Running, Watcher, engine_address
 from wingsd.docker.streams import ContainerStreams
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Build, Settings
@@ -89,16 +89,17 @@ class DockerEnvironment:
             state = await session.call(engine.look, uuid)
         return "" if state is None else self._foreign_reason(state, uuid)
 
-    async def recreate(self, settings: Settings) -> None:
+    async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
         """Replace the container by one with these settings.
 
-        The old one is removed last: it stays when there is no image. Raises `EnvironmentFailed`,
-        also when it runs, and when another node's container has the name.
+        `listener` gets the lines of its image's pull. The old one is removed last: it stays when
+        there is no image. Raises `EnvironmentFailed`, also when it runs, and when another node's
+        container has the name.
         """
         spec = container_spec(self._config, settings)
         async with self._engine.exclusive_session(spec.name) as session:
             self._check_stopped(await self._own_container(session, spec.name), spec.name)
-            await self._images.ensure(session, settings)
+            await self._images.ensure(session, settings, listener=listener)
             spec = await self._with_mounts(spec, settings)
             own = await self._own_container(session, spec.name)
             if own is not None:

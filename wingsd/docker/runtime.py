@@ -114,8 +114,11 @@ class Environment(Protocol):
     async def name_conflict(self, uuid: str) -> str:
         """Describe an environment of another node that has this server's name; empty if none."""
 
-    async def recreate(self, settings: Settings) -> None:
-        """Replace the environment by one with these settings; the old one must not run."""
+    async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
+        """Replace the environment by one with these settings; the old one must not run.
+
+        `listener` gets the lines of its image's pull.
+        """
 
     async def update(self, uuid: str, before: Build, after: Build) -> list[str]:
         """Change the limits of a running environment; return warnings on what is not applied."""
@@ -150,7 +153,7 @@ class NoEnvironment:
         """Return an empty text: there is no engine."""
         return ""
 
-    async def recreate(self, settings: Settings) -> None:
+    async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
         """Do nothing."""
 
     async def update(self, uuid: str, before: Build, after: Build) -> list[str]:

@@ -39,8 +39,6 @@ STOP_GRACE = 10.0
 _KILLED = (137, 143, 255)
 STARTING = "Starting installation process, this could take a few minutes..."
 COMPLETED = "Installation process completed."
-PULLING = "Pulling Docker container image, this could take a few minutes to complete..."
-PULLED = "Finished pulling Docker container image"
 NOT_INSTALLED = (
     "Nothing was installed: Docker is disabled on this node. Put the server's files into place "
     "before it is started."
@@ -210,7 +208,7 @@ class Installation:
             await server.files.empty()
         directory = await self._write(script)
         settings = server.configuration.settings
-        await self._parts.installer.create(settings, script, directory, self._on_pull)
+        await self._parts.installer.create(settings, script, directory, server.show_pull)
         await self._parts.database.run_installation(server.uuid)
         watched = self._watch()
         watched.run.running = await self._parts.installer.start(server.uuid, watched.run)
@@ -297,15 +295,6 @@ class Installation:
         return Outcome.SUCCESS
 
     # What users see
-
-    def _on_pull(self, line: str | None) -> None:
-        """Show the progress of a pull: its lines, "" at the beginning and None at the end."""
-        if line is None:
-            self.server.daemon_line(PULLED)
-        elif not line:
-            self.server.daemon_line(PULLING)
-        else:
-            self.server.publish(INSTALL_OUTPUT, escaped(line))
 
     def _notify(self, text: str) -> None:
         """Show a text to users, and write it to the log."""

@@ -20,6 +20,7 @@ from wingsd.events import (
     CONSOLE_OUTPUT,
     DAEMON_MESSAGE,
     FEATURE_MATCH,
+    INSTALL_OUTPUT,
     STATS,
     STATUS,
     Event,
@@ -85,6 +86,8 @@ class ServerDetails:
 #: The lines of a console that Wings returns at most over its API; the WebSocket's figure is
 #: configured.
 LEAST_KEPT = 100
+PULLING = "Pulling Docker container image, this could take a few minutes to complete..."
+PULLED = "Finished pulling Docker container image"
 THROTTLING = "Server is outputting console data too quickly -- throttling..."
 
 
@@ -135,7 +138,7 @@ class ServerRuntime:
         Raises `EnvironmentFailed`; then nothing runs.
         """
         try:
-            await self._environment.recreate(configuration.settings)
+            await self._environment.recreate(configuration.settings, self.show_pull)
             await self._start(configuration)
         except BaseException:
             # As with Wings: `stopping` before `offline` says that this is no crash.
@@ -268,6 +271,18 @@ class ServerRuntime:
         if keep:
             self.console.add(line)
         self.publish(CONSOLE_OUTPUT, line)
+
+    def show_pull(self, line: str | None) -> None:
+        """Show the progress of a pull: its lines, "" at the beginning and None at the end.
+
+        The lines are the event of Wings for them, also where nothing is being installed.
+        """
+        if line is None:
+            self.daemon_line(PULLED)
+        elif not line:
+            self.daemon_line(PULLING)
+        else:
+            self.publish(INSTALL_OUTPUT, escaped(line))
 
     def transition(self, event: PowerEvent) -> None:
         """Enter the next state. Raises `ValueError` for an impossible event."""

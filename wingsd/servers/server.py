@@ -157,6 +157,10 @@ class Server:
         """
         self._runtime.daemon_line(message, keep=keep)
 
+    def show_pull(self, line: str | None) -> None:
+        """Show the progress of an image's pull; see `ServerRuntime.show_pull`."""
+        self._runtime.show_pull(line)
+
     # Holds
 
     @property
