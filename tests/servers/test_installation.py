@@ -378,12 +378,35 @@ def test_a_script_that_ended_meanwhile_is_reported(
     assert (node.installer.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
 
 
+def test_a_script_is_resumed_when_the_engine_answers_again(node: FakeNode) -> None:
+    installing(node)
+    node.restart()
+    node.installer.faults["find"] = EnvironmentFailed("the Docker engine does not answer")
+    boot(node).value()
+    node.clock.pump([20] * 5)
+    assert node.unfinished() == [UUID]
+    node.installer.faults.clear()
+    node.clock.advance(60)
+    node.installer.scripts[UUID].end()
+    ended(node, successful=True)
+
+
+def test_an_installation_can_be_aborted_while_the_engine_does_not_answer(node: FakeNode) -> None:
+    installing(node)
+    node.restart()
+    node.installer.faults["find"] = EnvironmentFailed("the Docker engine does not answer")
+    boot(node).value()
+    node.installations.abort(UUID)
+    ended(node, successful=False)
+
+
 def test_a_script_whose_container_is_gone_has_failed(node: FakeNode) -> None:
     installing(node)
     node.installer.scripts.clear()
     node.restart()
     boot(node).value()
     assert "its container is gone" in node.told("daemon message")[-1]
+    assert "its container is gone" in log(node)
     assert ("reinstalled", UUID, False) in node.panel.calls
     assert node.unfinished() == []
 

@@ -14,11 +14,12 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from wingsd.config import ThrottlesConfig
 from wingsd.docker.runtime import Installer, InstallerState, Usage
-from wingsd.errors import StorageError, WingsdError
+from wingsd.errors import EnvironmentFailed, StorageError, WingsdError
 from wingsd.events import INSTALL_OUTPUT, INSTALL_STARTED
 from wingsd.panel.schemas import InstallScript, Settings
 from wingsd.servers.install_files import InstallDetails, InstallLog, ScriptDirectories
@@ -27,13 +28,23 @@ from wingsd.servers.server import Server
 from wingsd.servers.throttle import Throttle
 from wingsd.statedb import InstallationRecord, Outcome, StateDatabase
 from wingsd.threadio import Workers
+from wingsd.util.retry import Backoff
 from wingsd.util.serialization import structure
 from wingsd.util.text import escaped, readable_time
 
-__all__ = ["InstallOptions", "InstallParts", "Installation", "InstallationFailed", "ScriptSource"]
+__all__ = [
+    "BACKOFF",
+    "InstallOptions",
+    "InstallParts",
+    "Installation",
+    "InstallationFailed",
+    "ScriptSource",
+]
 
 #: Seconds that a running server may take to stop before a reinstallation; Wings' figure.
 STOP_GRACE = 10.0
+#: Seconds between two requests to an engine that does not answer.
+BACKOFF = Backoff(1.0, 60.0)
 #: Exit codes of a container whose processes were killed from outside: by SIGKILL, by SIGTERM, or
 #: at an end of the engine that it could not record.
 _KILLED = (137, 143, 255)
@@ -181,13 +192,35 @@ class Installation:
     async def _attempt(self) -> Outcome:
         ran = self.record.ran
         if ran is not None:
-            state = await self._parts.installer.find(self.server.uuid)
+            self.is_shown = True
+            state = await self._find()
             if state is None:
                 raise InstallationFailed(GONE)
             if state.has_started:
                 return await self._resume(state, ran)
         # Its script has not run yet: it begins, or begins again.
         return await self._begin()
+
+    async def _find(self) -> InstallerState | None:
+        """Return the state of the installer as soon as the engine answers.
+
+        An engine that is started, or upgraded, at the same time as this node may have the script
+        running all the while.
+        """
+        pauses = iter(BACKOFF)
+        while True:
+            try:
+                return await self._parts.installer.find(self.server.uuid)
+            except EnvironmentFailed as error:
+                pause = next(pauses)
+                self._log.warn(
+                    "{server}: not known yet how far its installation is: {error}; asking again "
+                    "in {pause:g} s",
+                    server=self.server.uuid,
+                    error=error,
+                    pause=pause,
+                )
+            await deferLater(self._parts.reactor, pause)
 
     async def _begin(self) -> Outcome:
         server = self.server
@@ -241,7 +274,6 @@ class Installation:
 
     async def _resume(self, state: InstallerState, ran: float) -> Outcome:
         """Go on with an installer that an earlier daemon has started."""
-        self.is_shown = True
         server, installer = self.server, self._parts.installer
         if state.is_running:
             self._log.info("{server}: its installation goes on", server=server.uuid)

@@ -24,6 +24,7 @@ from wingsd.callbacks import CallbackQueue
 from wingsd.errors import Conflict, EnvironmentFailed, ServerBusy, StorageError, WingsdError
 from wingsd.events import INSTALL_COMPLETED, STATUS
 from wingsd.servers.installation import (
+    BACKOFF,
     Installation,
     InstallationFailed,
     InstallOptions,
@@ -34,7 +35,6 @@ from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
 from wingsd.statedb import InstallationRecord, Outcome
 from wingsd.util.deferreds import when_fired
-from wingsd.util.retry import Backoff
 from wingsd.util.serialization import unstructure
 
 __all__ = ["INSTALLING", "Installations"]
@@ -45,8 +45,6 @@ ANSWER_PATIENCE = 10.0
 #: Seconds that a request to install a server waits for the Panel's answer to the report of the
 #: node's restart; a Panel waits for 15 in all.
 RESET_PATIENCE = 10.0
-#: Seconds between two attempts to remove a container that the engine does not remove.
-BACKOFF = Backoff(1.0, 60.0)
 
 
 class Installations:
