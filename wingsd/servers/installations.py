@@ -12,7 +12,8 @@ Panel has answered their reports. Until then it shows them as installing.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -288,8 +289,8 @@ class Installations:
                 continue
             return
 
-    def _in_background(self, work: object) -> None:
-        task: Deferred[None] = Deferred.fromCoroutine(work)  # type: ignore[arg-type]
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = Deferred.fromCoroutine(work)
         self._cleaning.append(task)
 
         def done(result: object) -> None:
