@@ -95,7 +95,7 @@ def test_a_crashed_server_is_started_again(node: FakeNode, server: Server) -> No
     assert node.told("status") == ["offline", "starting"]
     crash = [DETECTED, "Exit code: 3", "Out of memory: false"]
     assert node.daemon_lines[:3] == crash
-    assert node.panel.calls == [("describe", UUID)], "its settings are fetched anew"
+    assert node.panel.calls == [("describe", UUID)], "its settings are fetched again"
     assert node.called("recreate", "start") == ["recreate", "start"]
     assert server.state is PowerState.STARTING
 

@@ -271,7 +271,8 @@ class CallbackQueue:
         await self._record(self._database.record_attempt(report, str(error)), report)
 
     async def _record(self, writing: Deferred[None], report: Report) -> None:
-        # At worst it is sent once more after a restart, which the Panel answers with 409.
+        # At worst it is sent once more after a restart: the Panel answers 409 to that of a
+        # transfer, and takes that of an installation again.
         try:
             await writing
         except StorageError as error:

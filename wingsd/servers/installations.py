@@ -176,7 +176,7 @@ class Installations:
                 await self._clean(uuid)
 
     async def when_idle(self, reset: Callable[[], Awaitable[None]]) -> None:
-        """Report the node's restart when no installation can be forgotten by that.
+        """Report the node's restart when the Panel loses no installation by that.
 
         None is under way then, the Panel has answered the reports of their ends, and none begins
         before it has answered this one.
