@@ -233,7 +233,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
     return ApiRoot(
         [
             partial(InterfaceEndpoint, config),
-            partial(SystemEndpoint, config, used["engine"]),
+            partial(SystemEndpoint, config, used["engine"], reactor),
             *api_servers.endpoints(
                 config, servers, receiver, sender, sockets, denied, database, now
             ),

@@ -8,10 +8,12 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.api.node import ApiNode
 from tests.support.logged_errors import Logged
 from wingsd import __version__
+from wingsd.api import system
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import EnvironmentFailed
 
@@ -51,7 +53,7 @@ async def test_version_2_describes_the_engine() -> None:
     reply = await node.call("GET", "system?v=2")
     await node.close()
     answer = reply.json
-    system = answer.pop("system")
+    machine = answer.pop("system")
     assert answer == {
         "version": __version__,
         "docker": {
@@ -63,10 +65,10 @@ async def test_version_2_describes_the_engine() -> None:
         },
     }
     total = Path("/proc/meminfo").read_text().split()[1]
-    assert system["memory_bytes"] == int(total) * 1024
-    assert system["cpu_threads"] == os.cpu_count()
-    assert system["os"] == platform.freedesktop_os_release()["PRETTY_NAME"]
-    assert (system["os_type"], system["kernel_version"]) == ("linux", platform.release())
+    assert machine["memory_bytes"] == int(total) * 1024
+    assert machine["cpu_threads"] == os.cpu_count()
+    assert machine["os"] == platform.freedesktop_os_release()["PRETTY_NAME"]
+    assert (machine["os_type"], machine["kernel_version"]) == ("linux", platform.release())
 
 
 async def test_an_engine_that_does_not_answer_is_left_out(logged: Logged) -> None:
@@ -80,6 +82,19 @@ async def test_an_engine_that_does_not_answer_is_left_out(logged: Logged) -> Non
     await node.close()
     assert (reply.status, sorted(reply.json)) == (200, ["system", "version"])
     assert [line for line in logged.lines if "it is not there" in line]
+
+
+async def test_an_engine_that_says_nothing_is_left_out(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "ENGINE_PATIENCE", 0.01)
+    node = ApiNode()
+    node.engine = Deferred
+    node.start()
+    reply = await node.call("GET", "system?v=2")
+    await node.close()
+    assert (reply.status, sorted(reply.json)) == (200, ["system", "version"])
+    assert [line for line in logged.lines if "no information within" in line]
 
 
 async def test_a_disabled_engine_is_left_out(node: ApiNode) -> None:

@@ -7,16 +7,18 @@ import platform
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd import __version__
 from wingsd.api.resource import Endpoint
 from wingsd.config import Config
 from wingsd.docker.runtime import EngineInformation
-from wingsd.errors import WingsdError
+from wingsd.errors import EnvironmentFailed, WingsdError
 from wingsd.http.operations import Success, Topic, call
 from wingsd.http.request import StreamingRequest
 from wingsd.util.serialization import Keywords
@@ -25,6 +27,9 @@ __all__ = ["AskEngine", "SystemEndpoint"]
 
 #: Returns what the Docker engine reports about itself. Raises `WingsdError`.
 AskEngine = Callable[[], Awaitable[EngineInformation]]
+
+#: Seconds to wait for the engine: a Panel waits for 15 in all.
+ENGINE_PATIENCE = 5.0
 
 Amount = Annotated[int, Keywords(minimum=0)]
 Number = Annotated[int, Keywords(minimum=1)]
@@ -130,10 +135,15 @@ class SystemEndpoint(Endpoint):
     _log = Logger()
 
     def __init__(
-        self, config: Config, engine: AskEngine | None, parts: Mapping[str, bytes] = {}
+        self,
+        config: Config,
+        engine: AskEngine | None,
+        reactor: IReactorTime,
+        parts: Mapping[str, bytes] = {},
     ) -> None:
         super().__init__(config, parts)
         self._engine = engine
+        self._reactor = reactor
 
     @call("GET", Success(HTTPStatus.OK, "The node."))
     async def get_system(
@@ -154,13 +164,22 @@ class SystemEndpoint(Endpoint):
     async def _docker(self) -> DockerInformation | None:
         if self._engine is None:
             return None
+        asking = Deferred.fromCoroutine(_answer(self._engine))
         try:
-            return _described(await self._engine())
+            return _described(await asking.addTimeout(ENGINE_PATIENCE, self._reactor, _timed_out))
         except WingsdError as error:
             self._log.warn(
                 "the Docker engine did not report its version and containers: {error}", error=error
             )
             return None
+
+
+async def _answer(ask: AskEngine) -> EngineInformation:
+    return await ask()
+
+
+def _timed_out(_: object, seconds: float) -> NoReturn:
+    raise EnvironmentFailed(f"the Docker engine gives no information within {seconds:g} s")
 
 
 def _machine() -> Machine:

@@ -363,7 +363,7 @@ class Wiring:
         receiver, sender, streams = self.receiver, self.sender, self.streams
         endpoints: list[partial[Any]] = [
             partial(InterfaceEndpoint, config),
-            partial(SystemEndpoint, config, self._engine),
+            partial(SystemEndpoint, config, self._engine, self._reactor),
             *api_servers.endpoints(
                 config, servers, receiver, sender, sockets, self.denied, database
             ),
