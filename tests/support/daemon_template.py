@@ -11,9 +11,10 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
+import selectors
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import IServiceMaker
@@ -33,36 +34,41 @@ def serve(channel: socket.socket) -> None:
 
     Raises `SystemExit` in a daemon.
     """
-    reports: dict[int, int] = {}
-
-    def reap(*_: object) -> None:
-        for pid in tuple(reports):
-            if (ended := os.waitpid(pid, os.WNOHANG))[0]:
-                report = reports.pop(pid)
-                os.write(report, b"%d\n" % ended[1])
-                os.close(report)
-
-    signal.signal(signal.SIGCHLD, reap)
+    # Not by SIGCHLD: its handler may be interrupted by itself, in the middle of a wait.
+    waiting = selectors.PollSelector()
+    waiting.register(channel, selectors.EVENT_READ)
     while True:
-        request, descriptors, _, _ = socket.recv_fds(channel, LARGEST_REQUEST, 2)
-        if not request:
-            return
-        output, report = descriptors
-        pid = os.fork()
-        if not pid:
-            channel.detach()
-            become_daemon(output, **json.loads(request))
-        os.write(report, b"%d\n" % pid)
-        os.close(output)
-        reports[pid] = report
-        reap()
+        for key, _ in waiting.select():
+            if key.fileobj is not channel:
+                waiting.unregister(key.fd)
+                os.close(key.fd)
+                report_end(*key.data)
+                continue
+            request, descriptors, _, _ = socket.recv_fds(channel, LARGEST_REQUEST, 2)
+            if not request:
+                return
+            output, report = descriptors
+            pid = os.fork()
+            if not pid:
+                channel.detach()
+                become_daemon(output, **json.loads(request))
+            os.write(report, b"%d\n" % pid)
+            os.close(output)
+            waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, report))
+
+
+def report_end(pid: int, report: int) -> None:
+    """Reap a daemon, and write its status to whoever has started it."""
+    _, status = os.waitpid(pid, 0)
+    with suppress(BrokenPipeError):  # It may have gone away, or not care any more.
+        os.write(report, b"%d\n" % status)
+    os.close(report)
 
 
 def become_daemon(
     output: int, arguments: list[str], environment: dict[str, str], directory: str
 ) -> None:
     """Do what the command does. Raises `SystemExit`."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output, 1)
     os.dup2(output, 2)

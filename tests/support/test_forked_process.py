@@ -1,0 +1,28 @@
+"""Tests for `tests.support.forked_process`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.support.forked_process import ForkedProcess
+from tests.support.node_process import TIMEOUT, TWISTD, reactor
+
+#: A service of Twisted's that runs until it is killed.
+COMMAND = [TWISTD, "-n", "--pidfile", "", "portforward", "--port", "tcp:0:interface=127.0.0.1"]
+
+
+async def test_daemons_that_die_at_the_same_time_are_all_noticed(tmp_path: Path) -> None:
+    ends: list[Deferred[int]] = []
+    daemons = []
+    for _ in range(30):
+        ended: Deferred[int] = Deferred()
+        ends.append(ended)
+        daemons.append(
+            ForkedProcess(COMMAND, os.environ, tmp_path, lambda _: None, ended.callback)
+        )
+    for daemon in daemons:
+        daemon.signalProcess("KILL")
+    assert set(await gatherResults(ends).addTimeout(TIMEOUT, reactor)) == {-9}
