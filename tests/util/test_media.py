@@ -130,3 +130,7 @@ def test_lists_that_claim_to_be_long_cost_little_memory_and_time() -> None:
 def test_floats_and_names_of_other_packers_are_read() -> None:
     packed = msgpack.packb({"a": 0.5}, use_single_float=True)
     assert decode(packed, PACKED) == {"a": 0.5}
+
+
+def test_half_of_a_surrogate_pair_is_replaced_in_messagepack() -> None:
+    assert msgpack.unpackb(encoded({"a": "x\ud800"}, MediaType.MESSAGE_PACK)) == {"a": "x?"}

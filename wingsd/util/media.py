@@ -88,8 +88,8 @@ def encode(content: object, media: MediaType) -> bytes:
         return json.dumps(data).encode()
     import msgpack  # noqa: PLC0415 (only nodes of Calagopus' Panel need it)
 
-    # An integer of more than 64 bits becomes a text.
-    packed: bytes = msgpack.packb(data, default=str)
+    # An integer of more than 64 bits becomes a text, half of a surrogate pair a question mark.
+    packed: bytes = msgpack.packb(data, default=str, unicode_errors="replace")
     return packed
 
 
