@@ -137,7 +137,8 @@ class Panel:
             )
             raise kind(
                 "the Panel does not know this server, or not for this node",
-                "start the transfer in the Panel that `remote` in the node's configuration names",
+                "see on which node the Panel has it, and whether `remote` in this node's "
+                "configuration names that Panel",
             ) from error
         described = found.settings.uuid
         if described != uuid:
