@@ -174,6 +174,20 @@ def test_a_panel_that_gives_no_script_is_named(node: FakeNode) -> None:
     ended(node, successful=False)
 
 
+@pytest.mark.parametrize("fails", ["describe", "directory"])
+def test_a_failure_before_the_script_is_shown_and_logged(node: FakeNode, fails: str) -> None:
+    server = node.server()
+    if fails == "describe":
+        node.panel.faults[fails] = DOWN
+    else:
+        (node.data / UUID).rmdir()
+        (node.data / UUID).write_bytes(b"")
+    reinstall(node, server).value()
+    (why,) = node.told("daemon message")
+    assert why in log(node)
+    ended(node, successful=False)
+
+
 @pytest.mark.parametrize(
     ("script", "why"), [("a\0b", "a NUL"), ("a\ud800b", "half of a surrogate pair")]
 )

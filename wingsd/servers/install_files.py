@@ -132,8 +132,10 @@ class InstallLog:
     def write(self, output: bytes) -> None:
         """Append output."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with self._errors(), open(os.open(self._path, flags, 0o600), "ab") as file:
-            file.write(output)
+        with self._errors():
+            self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            with open(os.open(self._path, flags, 0o600), "ab") as file:
+                file.write(output)
 
     def note(self, text: str) -> None:
         """Append a line of the node."""

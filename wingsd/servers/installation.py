@@ -143,7 +143,7 @@ class Installation:
     ) -> None:
         self.server = server
         self.record = record
-        #: Whether browsers have got the event of its beginning.
+        #: Whether browsers have got the event of its beginning, or are to get that of its end.
         self.is_shown = False
         #: What the log is to end with.
         self.notes: list[str] = []
@@ -175,6 +175,7 @@ class Installation:
             self._log.failure("{server}: its installation failed", server=self.server.uuid)
             self._notify("The installation failed unexpectedly; see the node's log.")
         self._detach()
+        self.is_shown = True  # Also one that has failed before its beginning was told.
         return Outcome.FAILURE
 
     def cancel(self, why: WingsdError) -> None:
