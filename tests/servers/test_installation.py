@@ -414,6 +414,20 @@ def test_an_installation_can_be_aborted_while_the_engine_does_not_answer(node: F
     ended(node, successful=False)
 
 
+def test_an_abort_holds_when_the_node_ends_before_the_engine_has_answered(
+    node: FakeNode,
+) -> None:
+    installing(node)
+    hang = node.installer.faults["copy_output"] = Hang()
+    node.installations.abort(UUID)
+    node.restart()
+    node.installer.faults.clear()
+    boot(node).value()
+    assert ("reinstalled", UUID, False) in node.panel.calls
+    assert (node.installer.scripts, node.unfinished(), node.scripts()) == ({}, [], [])
+    hang.release()
+
+
 def test_a_script_whose_container_is_gone_has_failed(node: FakeNode) -> None:
     installing(node)
     node.installer.scripts.clear()

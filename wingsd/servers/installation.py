@@ -178,6 +178,11 @@ class Installation:
         self.is_shown = True  # Also one that has failed before its beginning was told.
         return Outcome.FAILURE
 
+    @property
+    def was_aborted(self) -> bool:
+        """Whether `cancel` has ended it."""
+        return self._cancelled is not None
+
     def cancel(self, why: WingsdError) -> None:
         """Have it end as a failure, for the reason `why`."""
         if self._doing is not None and self._cancelled is None:

@@ -1,8 +1,9 @@
 """The installations of this node: begun, resumed after a restart, cancelled, and reported.
 
-The order at an installation's end: its log is completed, its outcome recorded, its container and
-its script are removed, and then the record is exchanged for the report to the Panel. A daemon that
-dies in between does the rest at its next start; to do a step again does no harm.
+The order at an installation's end: its log is completed, its outcome recorded (first where it was
+aborted), its container and its script are removed, and then the record is exchanged for the report
+to the Panel. A daemon that dies in between does the rest at its next start; to do a step again
+does no harm.
 
 A Panel clears the state "installing" of all servers of a node that reports its restart. So the
 restart is reported by `when_idle`: after the installations that are under way have ended, and the
@@ -228,12 +229,13 @@ class Installations:
 
     async def _end(self, installation: Installation, outcome: Outcome) -> None:
         server, record = installation.server, installation.record
-        if record.outcome is None:
+        if record.outcome is None and installation.was_aborted:
+            # That was answered, and an engine may keep the log waiting.
+            await self._decide(server.uuid, outcome)
             await self._complete_log(installation)
-            try:
-                await self._parts.database.decide_installation(server.uuid, outcome)
-            except StorageError as error:
-                self._log.error("{server}: {error}", server=server.uuid, error=error)
+        elif record.outcome is None:
+            await self._complete_log(installation)
+            await self._decide(server.uuid, outcome)
         await self._clean(server.uuid)
         report = await self._callbacks.add_installation(
             server.uuid, outcome, reinstall=record.reinstall
@@ -245,6 +247,12 @@ class Installations:
             server.publish(STATUS, PowerState.OFFLINE.value)
             succeeded = "true" if outcome is Outcome.SUCCESS else "false"
             server.publish(INSTALL_COMPLETED, succeeded if self._shows_outcome else "")
+
+    async def _decide(self, uuid: str, outcome: Outcome) -> None:
+        try:
+            await self._parts.database.decide_installation(uuid, outcome)
+        except StorageError as error:
+            self._log.error("{server}: {error}", server=uuid, error=error)
 
     async def _complete_log(self, installation: Installation) -> None:
         """Write the whole output, and what the node has to say, to the log."""
