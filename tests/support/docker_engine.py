@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import IPv4Network, ip_network
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -35,6 +36,8 @@ from wingsd.panel.schemas import Allocations, Build, Default, Image, Settings
 
 #: A registry that nobody runs.
 NO_REGISTRY = "127.0.0.1:1"
+#: RFC 2544.
+BENCHMARK_ADDRESSES = IPv4Network("198.18.0.0/15")
 #: Held by the test that has the engine.
 LOCK = Path(tempfile.gettempdir(), f"wingsd-test-engine-{os.getuid()}.lock")
 
@@ -53,9 +56,9 @@ class Engine:
     def config(self) -> Config:
         """Return a node whose network is this test's own, down to the bridge on the host."""
         name = self.will_make_network(f"wingsd-test-{self._token}")
-        # From the ranges for benchmarks (RFC 2544) and for local use (RFC 4193).
-        third, fourth = int(self._token[:2], 16), int(self._token[2:3], 16) * 16
-        v4 = IPv4(f"198.18.{third}.{fourth}/28", f"198.18.{third}.{fourth + 1}")
+        subnet = self._free_subnet()
+        v4 = IPv4(str(subnet), str(subnet[1]))
+        # For local use (RFC 4193).
         prefix = f"fd{self._token[:2]}:{self._token[2:6]}:{self._token[6:10]}"
         network = NetworkConfig(
             interface=v4.gateway,
@@ -124,6 +127,21 @@ class Engine:
         self.client.start(server.uuid)
         status = self.client.wait(server.uuid, timeout=30)["StatusCode"]
         return status, self.client.logs(server.uuid).decode()
+
+    def _free_subnet(self) -> IPv4Network:
+        """Return a subnet that no network of the engine has, such as one of a killed run."""
+        taken = [
+            ip_network(pool["Subnet"])
+            for network in self.client.networks()
+            for pool in network["IPAM"]["Config"] or ()
+        ]
+        subnets = list(BENCHMARK_ADDRESSES.subnets(new_prefix=28))
+        first = int(self._token[:4], 16) % len(subnets)
+        return next(
+            subnet
+            for subnet in (*subnets[first:], *subnets[:first])
+            if not any(other.version == 4 and subnet.overlaps(other) for other in taken)
+        )
 
     def _later(self, remove: Callable[..., Any], name: str, **options: Any) -> None:
         def unless_missing() -> None:
