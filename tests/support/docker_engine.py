@@ -52,11 +52,12 @@ class Engine:
     volumes: Path
     _cleanup: ExitStack
     _token: str = attrs.field(factory=lambda: uuid4().hex)
+    _subnet: IPv4Network | None = None
 
     def config(self) -> Config:
         """Return a node whose network is this test's own, down to the bridge on the host."""
         name = self.will_make_network(f"wingsd-test-{self._token}")
-        subnet = self._free_subnet()
+        self._subnet = subnet = self._subnet or self._free_subnet()
         v4 = IPv4(str(subnet), str(subnet[1]))
         # For local use (RFC 4193).
         prefix = f"fd{self._token[:2]}:{self._token[2:6]}:{self._token[6:10]}"
