@@ -11,7 +11,6 @@ LATER = {
     "autobahn",
     "docker",
     "h11",
-    "isal",
     "lxml",
     "lz4",
     "prometheus_client",

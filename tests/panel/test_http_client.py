@@ -23,7 +23,7 @@ from wingsd.panel.http_client import (
     MAX_INTERIM,
     AnswerRefused,
     BoundedClient,
-    read_with_treq,
+    treq_reader,
 )
 
 #: In place of `MAX_BODY`, so that a body past the bound is still a small part of ENDLESS.
@@ -103,7 +103,7 @@ async def test_interim_answers_are_left_out(rest: bytes, body: bytes, pieces: in
 
 @pytest.mark.parametrize("head", [b"Content-Length: 4\r\n\r\n", b"\r\n"])
 async def test_the_answer_to_a_callback_is_read_by_treq(head: bytes) -> None:
-    _, content = await answered(OK + head + b"body", read=read_with_treq)
+    _, content = await answered(OK + head + b"body", read=treq_reader)
     assert content == b"body"
 
 

@@ -3,8 +3,8 @@
 Blocking: `extract` and `pack` run in worker threads and know only bytes and a directory. To
 extract: `decompress`, `tar_reader`, `policy` (where a member may go), `quota` (how much there may
 be) and `tree_writer`. To pack: `walk`, `tar_writer` and `compress`. A server in several archives
-at the same time: `partition`, `extract_part` and `SharedTreeWriter`. The modules `extract` and
-`pack` are imported with the first archive: they and what they use take 1 MiB.
+at the same time: `partition`, `extract_part` and `SharedTreeWriter`. The module `pack` is
+imported with the first archive that is sent.
 """
 
 from wingsd.archive.compress import ArchiveFormat, Compression

@@ -16,6 +16,7 @@ from itertools import chain
 from typing import Any, Protocol, TypeAlias, cast
 
 from attrs import frozen
+from isal import igzip_lib
 
 from wingsd.archive.pipeline import Blocks
 from wingsd.archive.policy import ArchiveError
@@ -240,14 +241,10 @@ BZIP2 = StreamFormat(
 
 
 def _gzip_decompressor() -> Decompressor:
-    from isal import igzip_lib  # noqa: PLC0415
-
     return cast(Decompressor, igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP))
 
 
 def _gzip_errors() -> tuple[type[Exception], ...]:
-    from isal import igzip_lib  # noqa: PLC0415
-
     return (cast(type[Exception], igzip_lib.error),)
 
 

@@ -29,7 +29,7 @@ from wingsd.panel.http_client import (
     PanelRefused,
     PanelUnreachable,
     ServerNotAssigned,
-    read_with_treq,
+    treq_reader,
 )
 from wingsd.panel.schemas import (
     Configuration,
@@ -105,7 +105,7 @@ class Panel:
         #: Time of the last answer, in seconds since the epoch; None before the first.
         self.heard: float | None = None
         self._http = http or BoundedClient(reactor)
-        self._callbacks = http or BoundedClient(reactor, read_with_treq)
+        self._callbacks = http or BoundedClient(reactor, treq_reader)
         self._headers = Headers(
             {
                 "Authorization": [f"Bearer {config.token_id}.{config.token}"],

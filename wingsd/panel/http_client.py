@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 from hyperlink import EncodedURL
 from twisted.internet.defer import Deferred
@@ -44,7 +44,7 @@ __all__ = [
     "PanelRefused",
     "PanelUnreachable",
     "ServerNotAssigned",
-    "read_with_treq",
+    "treq_reader",
 ]
 
 
@@ -120,6 +120,10 @@ _HEAD_END = re.compile(rb"\n\r?\n")
 _PROTOCOL = b"HTTP/"
 
 
+#: Returns the body of an answer.
+BodyReader = Callable[[IResponse], Deferred[bytes]]
+
+
 class AnswerRefused(InvalidData):
     """An answer beyond one of the bounds; the text names the bound."""
 
@@ -127,14 +131,13 @@ class AnswerRefused(InvalidData):
 class BoundedClient:
     """An HTTP/1.1 client that makes one connection for each request, and follows no redirect.
 
-    `read` returns the body of an answer.
+    `reader` returns what reads the body of an answer. It is called before each request: what it
+    imports needs descriptors, and without any no request is sent whose answer is then lost.
     """
 
-    def __init__(
-        self, reactor: Reactor, read: Callable[[IResponse], Deferred[bytes]] | None = None
-    ) -> None:
+    def __init__(self, reactor: Reactor, reader: Callable[[], BodyReader] | None = None) -> None:
         self._reactor = reactor
-        self._read = read or _body_of
+        self._reader = reader or _plain_reader
 
     async def request(
         self, method: str, url: str, headers: Headers, content: bytes | None = None
@@ -144,6 +147,7 @@ class BoundedClient:
         `content` is the request's body. Raises `AnswerRefused`, and what twisted.web's Agent does.
         A cancelled request ends at once; the caller sets time limits.
         """
+        read = self._reader()
         pool = _Pool(self._reactor)
         asked = headers.copy()
         asked.setRawHeaders("Accept-Encoding", ["identity"])
@@ -153,7 +157,7 @@ class BoundedClient:
             agent = Agent(self._reactor, pool=pool)
             response = await agent.request(method.encode("ascii"), _encoded(url), asked, producer)
             _check(response)
-            body = await self._read(response)
+            body = await read(response)
             complete = pool.refusal is None
         except Exception as error:
             if pool.refusal is None:
@@ -195,12 +199,15 @@ def _body_of(response: IResponse) -> Deferred[bytes]:
     return body.complete
 
 
-def read_with_treq(response: IResponse) -> Deferred[bytes]:
-    """Return the body of an answer, read by treq."""
+def _plain_reader() -> BodyReader:
+    return _body_of
+
+
+def treq_reader() -> BodyReader:
+    """Return treq's reader of a body; its first call imports treq."""
     import treq  # noqa: PLC0415 (requests comes with it: 5 MiB and a tenth of a second)
 
-    body: Deferred[bytes] = treq.content(response)
-    return body
+    return cast(BodyReader, treq.content)
 
 
 def _encoded(url: str) -> bytes:

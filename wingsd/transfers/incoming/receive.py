@@ -7,13 +7,13 @@ they are read at the same time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
 
 from wingsd.archive import ArchiveLimits
+from wingsd.archive.extract import Extracted, SharedTreeWriter, extract_part
 from wingsd.errors import BadRequest, WingsdError
 from wingsd.panel.schemas import Settings
 from wingsd.threadio import relayed
@@ -32,9 +32,6 @@ from wingsd.transfers.incoming.uploads import (
 from wingsd.transfers.step_log import StepLog
 from wingsd.transfers.steps import ReceiveStep
 from wingsd.transfers.storage.incoming import ArrivingServer
-
-if TYPE_CHECKING:
-    from wingsd.archive.extract import Extracted, SharedTreeWriter
 
 __all__ = ["ReceivePhase", "ReceivedServer"]
 
@@ -180,8 +177,6 @@ class ReceivePhase:
     async def _read_in_parallel(
         self, directory: str, limits: ArchiveLimits, slots: int
     ) -> ReceivedServer:
-        from wingsd.archive.extract import SharedTreeWriter  # noqa: PLC0415 (see wingsd.archive)
-
         workers, owner = self._extraction.workers, self._extraction.owner
         tree = await workers.run(SharedTreeWriter, directory, owner, limits, len(self._readers))
         try:
@@ -253,8 +248,6 @@ class ParallelUploads:
         return [received for _, received in done]
 
     async def _read(self, reader: UploadReader, note: Callable[[str], None]) -> ReceivedUpload:
-        from wingsd.archive.extract import extract_part  # noqa: PLC0415 (see wingsd.archive)
-
         await self._slots.acquire()
         try:
             received = await reader.read(

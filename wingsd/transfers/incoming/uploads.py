@@ -9,7 +9,7 @@ Calagopus' nodes do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore
@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IConsumer, IProducer
 from zope.interface import implementer
 
 from wingsd.archive import ArchiveLimits
+from wingsd.archive.extract import Extracted, extract
 from wingsd.backups.local import Backup
 from wingsd.config import FormConfig
 from wingsd.errors import BadRequest, WingsdError
@@ -25,9 +26,6 @@ from wingsd.transfers.errors import ChecksumMismatch, StreamMismatch, StreamMiss
 from wingsd.transfers.storage.incoming import ArrivingServer
 from wingsd.transfers.upload_form import Checksums, UploadForm
 from wingsd.util.reactor import ThreadedReactor
-
-if TYPE_CHECKING:
-    from wingsd.archive.extract import Extracted
 
 __all__ = [
     "COUNT",
@@ -138,8 +136,6 @@ class Extraction:
         """
 
         def unpack(blocks: Iterator[bytes], abort: Callable[[], None]) -> Extracted:
-            from wingsd.archive.extract import extract  # noqa: PLC0415 (see wingsd.archive)
-
             return extract(blocks, directory, self.owner, note, limits=limits, abort=abort)
 
         return unpack
