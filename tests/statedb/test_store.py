@@ -32,19 +32,19 @@ YEAR = 365 * DAY
 A, B = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
 
 
-def again(store: Store, tmp_path: Path) -> Store:
+def again(store: Store) -> Store:
+    """Return the database as the next daemon finds it; the fixture closes it."""
     store.close()
-    made = Store(str(tmp_path))
-    made.open()
-    return made
+    store.open()
+    return store
 
 
-def test_a_transfer_is_kept_with_its_step(store: Store, tmp_path: Path) -> None:
+def test_a_transfer_is_kept_with_its_step(store: Store) -> None:
     first = store.begin(10, A, Direction.IN, "RECEIVE")
     second = store.begin(11, B, Direction.OUT, "ASK")
     store.enter(12, first, "VERIFY")
     store.end(13, second, Outcome.FAILURE)
-    store = again(store, tmp_path)
+    store = again(store)
     unfinished = TransferRecord(first, A, Direction.IN, "VERIFY", 10, 12)
     assert store.unfinished() == [unfinished]
     ended = TransferRecord(second, B, Direction.OUT, "ASK", 11, 13, Outcome.FAILURE)
@@ -52,10 +52,10 @@ def test_a_transfer_is_kept_with_its_step(store: Store, tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_transfer_is_kept_with_its_pool_and_removals(store: Store, tmp_path: Path) -> None:
+def test_a_transfer_is_kept_with_its_pool_and_removals(store: Store) -> None:
     plain, described = (store.begin(10, A, Direction.OUT, "ASK") for _ in range(2))
     store.set_terms(described, "the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"), 2**64 - 1)
-    store = again(store, tmp_path)
+    store = again(store)
     one, two = store.unfinished()
     assert (one.id, one.pool, one.removals, one.inode) == (plain, "", (), None)
     assert (two.pool, two.removals) == ("the attic", (f"{A}.tar", f"{A}/{B}.tar.gz"))
@@ -64,20 +64,18 @@ def test_a_transfer_is_kept_with_its_pool_and_removals(store: Store, tmp_path: P
 
 
 @pytest.mark.parametrize("backups", [None, (), (A,), (A, B)])
-def test_backups_stay_in_reports(
-    store: Store, tmp_path: Path, backups: tuple[str, ...] | None
-) -> None:
+def test_backups_stay_in_reports(store: Store, backups: tuple[str, ...] | None) -> None:
     report = store.add_report(10, A, Outcome.SUCCESS, backups)
-    store = again(store, tmp_path)
+    store = again(store)
     assert store.reports() == [report]
     assert report.backups == backups
     store.close()
 
 
-def test_how_it_ended_is_kept_with_it(store: Store, tmp_path: Path) -> None:
+def test_how_it_ended_is_kept_with_it(store: Store) -> None:
     transfer = store.begin(10, A, Direction.IN, "RECEIVE", direct=True)
     store.end(11, transfer, Outcome.FAILURE, TransferResult("the disk is full", 2**40, 3))
-    store = again(store, tmp_path)
+    store = again(store)
     (entry,) = store.transfers()
     assert (entry.direct, entry.reason) == (True, "the disk is full")
     assert (entry.bytes, entry.files) == (2**40, 3)
@@ -93,12 +91,12 @@ def test_past_transfers_are_listed_latest_first(store: Store) -> None:
     assert [entry.id for entry in store.ended(10, A)] == [ids[2], ids[0]]
 
 
-def test_a_server_that_is_described_stays_so(store: Store, tmp_path: Path) -> None:
+def test_a_server_that_is_described_stays_so(store: Store) -> None:
     store.add_description(A, "digest", "{}")
     store.add_description(B, "first", "{}")
     store.add_description(B, "second", '{"settings": 1}')
     store.mark_arrived(12, B)
-    store = again(store, tmp_path)
+    store = again(store)
     there = ServerDescription(B, "second", '{"settings": 1}', 12)
     assert store.descriptions() == [there, ServerDescription(A, "digest", "{}")]
     store.delete_description(A)
@@ -107,11 +105,11 @@ def test_a_server_that_is_described_stays_so(store: Store, tmp_path: Path) -> No
     store.close()
 
 
-def test_an_order_is_kept_as_long_as_its_transfer_goes_on(store: Store, tmp_path: Path) -> None:
+def test_an_order_is_kept_as_long_as_its_transfer_goes_on(store: Store) -> None:
     destination = DirectDestination("https://x", "Bearer y", remove=True)
     transfer = store.begin(10, A, Direction.OUT, "ASK")
     store.add_destination(transfer, destination)
-    store = again(store, tmp_path)
+    store = again(store)
     assert store.destination(transfer) == destination
     assert "Bearer" not in repr(destination)
     store.end(11, transfer, Outcome.FAILURE)
@@ -119,11 +117,11 @@ def test_an_order_is_kept_as_long_as_its_transfer_goes_on(store: Store, tmp_path
     store.close()
 
 
-def test_a_report_is_kept_until_it_is_settled(store: Store, tmp_path: Path) -> None:
+def test_a_report_is_kept_until_it_is_settled(store: Store) -> None:
     report = store.add_report(10, A, Outcome.SUCCESS)
     other = store.add_report(11, A, Outcome.FAILURE)
     store.record_attempt(report, "it is down")
-    store = again(store, tmp_path)
+    store = again(store)
     told = Report(report.id, A, Outcome.SUCCESS, 10, 1, "it is down")
     assert store.unsettled() == [told, other]
     store.close_report(12, report, "heard")
@@ -132,12 +130,12 @@ def test_a_report_is_kept_until_it_is_settled(store: Store, tmp_path: Path) -> N
     store.close()
 
 
-def test_an_installation_is_kept_until_its_end_is_reported(store: Store, tmp_path: Path) -> None:
+def test_an_installation_is_kept_until_its_end_is_reported(store: Store) -> None:
     begun = store.begin_installation(10, A, reinstall=True, start=True)
     assert store.installations() == [begun] == [InstallationRecord(A, 10, True, True)]
     store.run_installation(11, A)
     store.decide_installation(A, Outcome.FAILURE)
-    store = again(store, tmp_path)
+    store = again(store)
     assert store.installations() == [
         InstallationRecord(A, 10, True, True, ran=11, outcome=Outcome.FAILURE)
     ]
@@ -156,30 +154,30 @@ def test_a_second_installation_takes_the_place_of_the_first(store: Store) -> Non
     assert store.installations() == []
 
 
-def test_servers_that_run_are_kept(store: Store, tmp_path: Path) -> None:
+def test_servers_that_run_are_kept(store: Store) -> None:
     for server in (A, B, A):
         store.record_running(server, True)
     store.record_running(B, False)
-    store = again(store, tmp_path)
+    store = again(store)
     assert store.running_servers() == {A}
     store.close()
 
 
-def test_a_token_is_used_once(store: Store, tmp_path: Path) -> None:
+def test_a_token_is_used_once(store: Store) -> None:
     assert store.use_token("digest", 100)
-    store = again(store, tmp_path)
+    store = again(store)
     assert (store.was_used("digest", 100), store.was_used("other", 100)) == (True, False)
     assert not store.use_token("digest", 100)
     assert store.use_token("other", 100)
     store.close()
 
 
-def test_a_token_that_is_forgotten_is_good_for_nothing(store: Store, tmp_path: Path) -> None:
+def test_a_token_that_is_forgotten_is_good_for_nothing(store: Store) -> None:
     assert store.use_token("digest", 100)
     assert store.use_token("long", 2 * YEAR)
     store.prune(YEAR)  # The clock was set forward, and is set back now.
     store.prune(10)
-    store = again(store, tmp_path)
+    store = again(store)
     assert store.was_used("digest", 100)
     assert not store.use_token("digest", 100)
     assert not store.use_token("long", 2 * YEAR)
@@ -196,31 +194,31 @@ def test_a_token_is_remembered_for_a_day_after_it_has_expired(store: Store) -> N
     assert not store.use_token("another", 50)
 
 
-def test_denied_tokens_outlive_the_daemon(store: Store, tmp_path: Path) -> None:
+def test_denied_tokens_outlive_the_daemon(store: Store) -> None:
     store.deny(10, ["a", "b"])
     store.deny(20, ["a"])
     store.deny(15, ["a"])  # The clock was set back.
-    store = again(store, tmp_path)
+    store = again(store)
     assert store.denied() == {"a": 20, "b": 10}
     store.close()
 
 
-def test_of_denials_that_are_forgotten_their_time_is_known(store: Store, tmp_path: Path) -> None:
+def test_of_denials_that_are_forgotten_their_time_is_known(store: Store) -> None:
     store.deny(10, ["a"])
     store.deny(20, ["b"])
     store.prune(15 + KEPT)
     assert (store.denied(), store.denied_before()) == ({"b": 20}, 10)
     store.prune(YEAR)
     store.prune(30)
-    store = again(store, tmp_path)
+    store = again(store)
     assert (store.denied(), store.denied_before()) == ({}, 20)
     store.close()
 
 
-def test_what_is_kept_has_its_age_counted_by_looking_at_it(store: Store, tmp_path: Path) -> None:
+def test_what_is_kept_has_its_age_counted_by_looking_at_it(store: Store) -> None:
     assert store.ages(10, ["room"]) == {"room": 0}
     assert store.ages(DAY, ["room", "other"]) == {"room": DAY - 10, "other": 0}
-    store = again(store, tmp_path)
+    store = again(store)
     assert store.ages(DAY + 5, ["room"]) == {"room": DAY - 5}
     assert store.ages(DAY + 6, ["other"]) == {"other": 0}
     store.close()
@@ -262,7 +260,7 @@ def test_only_its_user_reads_it(store: Store, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
 
 
-def test_each_change_is_on_the_disk_when_it_returns(store: Store, tmp_path: Path) -> None:
+def test_each_change_is_on_the_disk_when_it_returns(store: Store) -> None:
     """SQLite's own promise, which is made only with these two."""
     connection = store._connection
     assert connection is not None
@@ -392,7 +390,7 @@ def test_an_unfinished_new_database_is_replaced(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_full_disk_is_reported_and_loses_nothing(store: Store, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_loses_nothing(store: Store) -> None:
     kept = store.begin(10, A, Direction.IN, "RECEIVE")
     connection = store._connection
     assert connection is not None
@@ -404,7 +402,7 @@ def test_a_full_disk_is_reported_and_loses_nothing(store: Store, tmp_path: Path)
     assert store.denied() == {}
     connection.execute(f"PRAGMA max_page_count = {pages + 100}")
     store.deny(10, ["a"])
-    store = again(store, tmp_path)
+    store = again(store)
     assert store.denied() == {"a": 10}
 
 
