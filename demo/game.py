@@ -14,7 +14,7 @@ __all__ = ["BALLAST", "Game", "Landmark", "port_line"]
 Json = dict[str, Any]
 
 #: The end of an installation script: what trees have that others lose, and 48 MiB that do not
-#: compress. For `/bin/sh`, with busybox in the place of Debian's tools where there are none.
+#: compress. It runs in `/bin/sh`; an image of busybox alone defines the commands as aliases.
 BALLAST = """\
 mkdir -p backups screenshots
 head -c 50331648 /dev/urandom >backups/previous-world.bin

@@ -74,7 +74,7 @@ def decide(
     end: ProgramEnd,
     since_restart: float | None,
 ) -> CrashDecision:
-    """Return what follows from the end of a program that nobody has asked for.
+    """Return what follows from the end of a program that was not requested.
 
     `enabled` is the server's own setting, None where it has none; `since_restart` are the seconds
     since it was last started again after a crash, None if it never was.

@@ -124,7 +124,7 @@ class ServerRuntime:
         self._features = FeatureMatcher(None)
         #: Called with each measurement of the program's usage.
         self.when_measured: Callable[[], object] = lambda: None
-        #: Called when the program has ended, and nobody has asked for that.
+        #: Called when the program has ended without a stop, kill or removal.
         self.when_crashed: Callable[[ProgramEnd], object] = lambda end: None
         #: Returns the server's limit, in percent of one core; 0 is none.
         self.cpu_limit: Callable[[], int] = lambda: 0
@@ -348,7 +348,7 @@ class ServerRuntime:
         self.when_measured()
 
     def on_end(self, run: Run, status: int | None, *, out_of_memory: bool) -> None:
-        """Enter the state `offline`; call `when_crashed` for an end that nobody has asked for."""
+        """Enter the state `offline`; call `when_crashed` for one that was not requested."""
         if run is not self.run:
             return
         self.run = None

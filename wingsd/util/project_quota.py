@@ -87,7 +87,7 @@ class Project:
 class ProjectUsage:
     """What a project has on one file system: bytes of blocks, inodes, and its limit in bytes.
 
-    A limit of 0 is none.
+    A limit of 0 means no limit.
     """
 
     bytes: int
