@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from twisted.internet.task import Clock
+
 from fuzz.findings import Finding
 from tests.support.state import Node
 from tests.support.tokens import console_claims, signed
 from wingsd.auth.tokens import DenyList
 from wingsd.websocket.messages import Message
+from wingsd.websocket.rate_limits import MessageRateLimits
 from wingsd.websocket.session import ChangePower, Close, Command, SendLogs, Session, Step
 
 __all__ = ["WORDS", "one", "seeds"]
@@ -51,8 +54,10 @@ def one(data: bytes) -> None:
     """Run a session, with a message in each line; some words stand for other events."""
     denied = DenyList(_NOW - 60)
     has_left = data.startswith(b"LEFT")
+    clock = Clock()
+    limits = MessageRateLimits(clock)
     session = Session(
-        _UUID, _NODE.token, denied, lambda: "offline", lambda: "{}", has_left=has_left
+        _UUID, _NODE.token, denied, limits, lambda: "offline", lambda: "{}", has_left=has_left
     )
     now, let_in, full = float(_NOW), False, False
     for line in data.split(b"\n"):
@@ -60,6 +65,7 @@ def one(data: bytes) -> None:
             steps = session.check(now)
         elif line == b"LATER":
             now += 60
+            clock.advance(60)
             continue
         elif line == b"DENY":
             denied.deny(["j"], now)

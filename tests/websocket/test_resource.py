@@ -46,6 +46,19 @@ async def test_connections_above_the_limit_are_refused_with_400(node: ConsoleNod
     assert node.sockets.count(UUID) == SOCKETS_MAX
 
 
+async def test_the_connections_of_all_users_count_and_lost_ones_do_not(node: ConsoleNode) -> None:
+    node.listen()
+    browsers = [await node.watch() for _ in range(SOCKETS_MAX - 1)]
+    other = await node.open()
+    await other.auth(node.token(user_uuid=OTHER))
+    with pytest.raises(NotOpened, match="400"):
+        await node.open()
+    for browser in browsers[:5]:
+        browser.wire.transport.abortConnection()
+    await until(lambda: node.sockets.count(UUID) == SOCKETS_MAX - 5)
+    assert [await node.watch() for _ in range(5)]
+
+
 async def test_connections_without_a_token_make_way_for_others(node: ConsoleNode) -> None:
     node.listen()
     watching = await node.watch()

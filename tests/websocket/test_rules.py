@@ -1,4 +1,4 @@
-"""Messages, how many of them may come, and what happens to those for a slow browser."""
+"""Messages, and what happens to those for a slow browser."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wingsd.errors import BadRequest
 from wingsd.websocket.client import ALL_MAX, LINES_MAX, SendBuffer, SendDecision
-from wingsd.websocket.messages import Message, MessageRateLimits, RateLimit
+from wingsd.websocket.messages import Message
 
 
 def encoded(**message: object) -> bytes:
@@ -56,33 +56,6 @@ def test_an_invalid_message_is_explained(payload: bytes, why: str) -> None:
     with pytest.raises(BadRequest) as caught:
         Message.decode(payload)
     assert why in caught.value.detail
-
-
-def test_a_meter_lets_a_burst_pass_and_then_so_many_a_second() -> None:
-    meter = RateLimit(3, 2.0)
-    assert [meter.allows(100.0) for _ in range(4)] == [True, True, True, False]
-    assert [meter.allows(100.6) for _ in range(2)] == [True, False]
-    assert [meter.allows(200.0) for _ in range(4)] == [True, True, True, False]
-
-
-def test_a_clock_that_goes_back_gives_nothing_and_takes_nothing() -> None:
-    meter = RateLimit(2, 1.0)
-    assert [meter.allows(at) for at in (100.0, 50.0, 50.0)] == [True, True, False]
-    assert meter.allows(51.0)
-
-
-def test_what_is_too_much_is_said_once_until_something_passes() -> None:
-    meters = MessageRateLimits()
-    assert [meters.refuse("auth", 0.0) for _ in range(4)] == [None, None, "auth", ""]
-    assert [meters.refuse("auth", at) for at in (5.0, 5.1)] == [None, "auth"]
-
-
-def test_each_kind_has_a_meter_and_all_have_one_in_common() -> None:
-    meters = MessageRateLimits()
-    assert [meters.refuse("send stats", 0.0) for _ in range(5)][-1] == "send stats"
-    assert meters.refuse("set state", 0.0) == ""
-    assert meters.refuse("send command", 0.0) is None
-    assert [meters.refuse_any(0.0) for _ in range(12)][-3:] == [None, "global", ""]
 
 
 def test_everything_is_sent_to_a_browser_that_reads() -> None:

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.task import deferLater
 
 from tests.support.browser import Browser, BrowserEvent
+from tests.support.logged_errors import Logged
 from tests.websocket.consoles import ConsoleNode, reactor
 from tests.websocket.tokens import UUID
 from wingsd.websocket import protocol as protocol_module
@@ -42,16 +43,29 @@ async def test_a_flood_of_pings_or_fragments_is_closed_with_1008(node: ConsoleNo
     assert (await piecing.wait_closed())[0] == 1008
 
 
-async def test_a_message_too_long_is_closed_with_1009(node: ConsoleNode) -> None:
+async def test_a_message_too_long_is_closed_with_1009(node: ConsoleNode, logged: Logged) -> None:
     node.listen()
     browser = await node.watch("*")
     browser.send("send command", "x" * 4000)
     browser.send("send stats")
     await browser.wait_for("stats")
     assert len(node.server.done) == 1
-    browser.send("send command", "x" * 5000)
-    assert (await browser.wait_closed())[0] == 1009
+    for _ in range(3):
+        browser.send("send command", "x" * 5000)
+    code, reason = await browser.wait_closed()
+    assert code == 1009
+    assert "limit of 4096" in str(reason)
     assert len(node.server.done) == 1
+    assert sum("a message has 50" in line for line in logged.lines) == 1
+
+
+async def test_a_message_in_fragments_is_measured_as_a_whole(node: ConsoleNode) -> None:
+    node.listen()
+    browser = await node.watch("*")
+    browser.wire.beginMessage()
+    for _ in range(3):
+        browser.wire.sendMessageFrame(b"x" * 2000)
+    assert (await browser.wait_closed())[0] == 1009
 
 
 @pytest.mark.parametrize("secure", [False, True])

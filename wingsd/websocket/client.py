@@ -193,6 +193,15 @@ class ConsoleClient:
         if self._protocol is not None:
             self._perform(self._session.receive(payload, self._now()))
 
+    def too_long(self, size: int) -> None:
+        """Log a message of at least `size` bytes, for which the connection is closed."""
+        self._log.warn(
+            "{server}: closing the WebSocket of {user}: a message has {size} bytes or more",
+            server=self._uuid,
+            user=f"user {self.user}" if self.user else "a client without a token",
+            size=size,
+        )
+
     def closed(self) -> None:
         """Stop watching the server. Requests of the browser continue."""
         self._stop_watching()

@@ -1,4 +1,4 @@
-"""The messages of a browser's WebSocket, and their rate limits.
+"""The messages of a browser's WebSocket.
 
 Their form and names are those of the Panel's page, and of Wings.
 """
@@ -28,8 +28,6 @@ __all__ = [
     "TOKEN_EXPIRED",
     "TOKEN_EXPIRING",
     "Message",
-    "MessageRateLimits",
-    "RateLimit",
 ]
 
 # Sent by browsers.
@@ -91,58 +89,3 @@ def _not_a_message(why: str) -> BadRequest:
     return BadRequest(
         "this message cannot be read", f'{why}; send {{"event": "...", "args": ["..."]}}'
     )
-
-
-#: Messages at once, and then per second; the figures are those of Pelican's Wings.
-ALL_MESSAGES = (10, 5.0)
-_EACH = {AUTH: (2, 0.2), SEND_LOGS: (2, 0.2), SEND_COMMAND: (10, 1.0)}
-_OTHERS = (4, 1.0)
-
-
-class RateLimit:
-    """A token bucket: `burst` messages at once, and then `rate` per second."""
-
-    def __init__(self, burst: int, rate: float) -> None:
-        self._burst = burst
-        self._rate = rate
-        self._left = float(burst)
-        self._at: float | None = None
-        #: Whether the last message was refused.
-        self.refusing = False
-
-    def allows(self, now: float) -> bool:
-        """Count a message at the time `now` (seconds), and return whether it may pass."""
-        passed = 0.0 if self._at is None else max(now - self._at, 0.0)
-        self._left = min(self._left + passed * self._rate, self._burst)
-        self._at = now
-        self.refusing = self._left < 1
-        if not self.refusing:
-            self._left -= 1
-        return not self.refusing
-
-
-class MessageRateLimits:
-    """The rate limits of one browser."""
-
-    def __init__(self) -> None:
-        self._all = RateLimit(*ALL_MESSAGES)
-        self._others = RateLimit(*_OTHERS)
-        self._each = {event: RateLimit(*limits) for event, limits in _EACH.items()}
-
-    def refuse_any(self, now: float) -> str | None:
-        """Count a message of any kind; see `refuse`."""
-        return _refusal(self._all, "global", now)
-
-    def refuse(self, event: str, now: float) -> str | None:
-        """Count a message; return None to pass it, or a text to drop it.
-
-        The text names the limit for the browser; it is empty when that was sent already.
-        """
-        return _refusal(self._each.get(event, self._others), event, now)
-
-
-def _refusal(limit: RateLimit, name: str, now: float) -> str | None:
-    known = limit.refusing
-    if limit.allows(now):
-        return None
-    return "" if known else name

@@ -18,7 +18,7 @@ from txaio.tx import make_logger
 
 from wingsd.errors import WingsdError
 from wingsd.util.reactor import Reactor
-from wingsd.websocket.messages import RateLimit
+from wingsd.websocket.rate_limits import RateLimit
 
 __all__ = ["ConsoleProtocol", "MessageReceiver", "protocol_factory"]
 
@@ -68,6 +68,9 @@ class MessageReceiver(Protocol):
     def message(self, payload: bytes) -> None:
         """Take a text, in UTF-8."""
 
+    def too_long(self, size: int) -> None:
+        """Note a message of at least `size` bytes, for which the connection is closed."""
+
     def closed(self) -> None:
         """Stop: the connection is lost, or the handshake has failed."""
 
@@ -91,7 +94,8 @@ class ConsoleProtocol(WebSocketServerProtocol):
         self._receiver = receiver
         self._frames = RateLimit(*FRAMES)
         self._frames_without_token = RateLimit(*FRAMES_WITHOUT_TOKEN)
-        self._flooded = False
+        # Whether the connection is being closed for what it has received.
+        self._refused = False
 
     def send(self, payload: bytes) -> None:
         """Send a text, in UTF-8; nothing is sent on a connection that is closing."""
@@ -113,8 +117,8 @@ class ConsoleProtocol(WebSocketServerProtocol):
     # Called by the channel
 
     def dataReceived(self, data: bytes) -> None:
-        """Take received bytes, until the rate limit is exceeded."""
-        if not self._flooded:
+        """Take received bytes, until a limit is exceeded."""
+        if not self._refused:
             super().dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -137,13 +141,16 @@ class ConsoleProtocol(WebSocketServerProtocol):
         self._receiver.opened(self)
 
     def onMessageFrameBegin(self, length: int) -> None:
-        """Count a frame of a message."""
+        """Count a frame of a message. A message that is too long has the connection closed."""
         super().onMessageFrameBegin(length)
+        if self.wasMaxMessagePayloadSizeExceeded and not self._refused:
+            self._refused = True  # Autobahn has sent 1009, with both sizes.
+            self._receiver.too_long(self.message_data_total_length)
         self._count()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Pass a message on. A binary one, which the page never sends, becomes an invalid one."""
-        if not self._flooded:
+        if not self._refused:
             self._receiver.message(b"" if isBinary else payload)
 
     def onPing(self, payload: bytes) -> None:
@@ -158,8 +165,8 @@ class ConsoleProtocol(WebSocketServerProtocol):
 
     def _count(self) -> None:
         limit = self._frames if self._receiver.admitted else self._frames_without_token
-        if not self._flooded and not limit.allows(self.factory.reactor.seconds()):
-            self._flooded = True
+        if not self._refused and not limit.allows(self.factory.reactor.seconds()):
+            self._refused = True
             self.close_with(POLICY_VIOLATION, "too many messages")
 
 

@@ -21,6 +21,7 @@ from wingsd.http.site import NotFound
 from wingsd.servers.server import Server
 from wingsd.util.reactor import Reactor
 from wingsd.websocket.client import ClientContext, ConsoleClient
+from wingsd.websocket.rate_limits import MessageRateLimits
 from wingsd.websocket.recent_transfers import RecentTransfers
 from wingsd.websocket.session import Session
 
@@ -141,6 +142,7 @@ class ConsoleSockets:
             uuid,
             self._config.token,
             self._denied,
+            MessageRateLimits(self._reactor),
             status=lambda: server.state.value if server else "",
             stats=lambda: server.stats() if server else "",
             transfer=_LastTransfer(uuid, server, self._transfers),

@@ -50,8 +50,8 @@ from wingsd.websocket.messages import (
     TOKEN_EXPIRED,
     TOKEN_EXPIRING,
     Message,
-    MessageRateLimits,
 )
+from wingsd.websocket.rate_limits import MessageRateLimits
 
 __all__ = [
     "CHECK_INTERVAL",
@@ -166,6 +166,7 @@ class Session:
         server: str,
         key: str,
         denied: DenyList,
+        limits: MessageRateLimits,
         status: Callable[[], str],
         stats: Callable[[], str],
         transfer: LastTransfer | None = None,
@@ -179,7 +180,7 @@ class Session:
         self._stats = stats
         self._transfer = transfer
         self._has_left = has_left
-        self._limits = MessageRateLimits()
+        self._limits = limits
         self._token: ConsoleToken | None = None
         self._notified = ""
         self._checks = 0
@@ -198,12 +199,12 @@ class Session:
 
     def receive(self, payload: bytes, now: float) -> list[Step]:
         """Handle a message of the browser."""
-        excess = self._limits.refuse_any(now)
+        excess = self._limits.refuse_any()
         if excess is not None:
             return _throttled(excess)
         try:
             message = Message.decode(payload)
-            excess = self._limits.refuse(message.event, now)
+            excess = self._limits.refuse(message.event)
             return self._handle(message, now) if excess is None else _throttled(excess)
         except Unauthorized as error:
             return [Message(JWT_ERROR, (str(error), error.code))]
