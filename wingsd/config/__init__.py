@@ -4,31 +4,18 @@ The classes here are the reference: a key's name, type and default are read from
 only wingsd knows are marked so.
 """
 
-from wingsd.config.loader import PLACES, Config, RemoteQuery, differences, find, load, parse
-from wingsd.config.sections import (
-    DEFAULT_SOCKET,
-    ApiConfig,
-    BackupsConfig,
-    Control,
+from wingsd.config.api import DEFAULT_SOCKET, ApiConfig, Control, LimitsConfig, Metrics, Ssl
+from wingsd.config.docker import (
     DockerConfig,
-    FormConfig,
     Interfaces,
     IPv4,
     IPv6,
-    LimitsConfig,
     LogConfig,
-    Metrics,
     NetworkConfig,
     Overhead,
     Registry,
-    Rootless,
-    Ssl,
-    StoragePool,
-    StreamsConfig,
-    SystemConfig,
-    TransfersConfig,
-    User,
 )
+from wingsd.config.loader import PLACES, Config, RemoteQuery, differences, find, load, parse
 from wingsd.config.servers import (
     CrashDetectionConfig,
     InstallerLimits,
@@ -37,6 +24,8 @@ from wingsd.config.servers import (
     PelicanPasswdConfig,
     ThrottlesConfig,
 )
+from wingsd.config.system import BackupsConfig, Rootless, SystemConfig, User
+from wingsd.config.transfers import FormConfig, StoragePool, StreamsConfig, TransfersConfig
 from wingsd.config.vendors import CALAGOPUS, PELICAN, PTERODACTYL
 
 __all__ = [

@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 import attrs
 import yaml
 
-from wingsd.config.sections import ApiConfig, Control, DockerConfig, Metrics, SystemConfig
+from wingsd.config.api import ApiConfig, Control, Metrics
+from wingsd.config.docker import DockerConfig
 from wingsd.config.servers import ThrottlesConfig
+from wingsd.config.system import SystemConfig
 from wingsd.config.validators import Seconds, is_uuid, not_empty, one_of, positive, url
 from wingsd.config.vendors import (
     FAMILIES,

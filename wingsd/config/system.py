@@ -1,0 +1,110 @@
+"""The section `system` of the configuration: directories, their owner, and what servers need."""
+
+from __future__ import annotations
+
+import attrs
+
+from wingsd.config.servers import (
+    CrashDetectionConfig,
+    MachineIdConfig,
+    PasswdConfig,
+    PelicanPasswdConfig,
+)
+from wingsd.config.transfers import TransfersConfig
+from wingsd.config.validators import (
+    Seconds,
+    not_negative,
+    one_of,
+    path_field,
+    positive,
+)
+
+__all__ = ["BackupsConfig", "QuotasConfig", "Rootless", "SystemConfig", "User"]
+
+
+@attrs.frozen
+class Rootless:
+    """`system.user.rootless`: container ids when the engine runs without root."""
+
+    #: The engine runs without root: containers use the ids below, and no account is looked up.
+    enabled: bool = False
+    #: The user id inside the containers.
+    container_uid: int = 0
+    #: The group id inside the containers.
+    container_gid: int = 0
+
+
+@attrs.frozen
+class User:
+    """`system.user`: the owner of every server's files."""
+
+    #: The user id, unless the account `system.username` exists.
+    uid: int = 988
+    #: The group id, unless the account `system.username` exists.
+    gid: int = 988
+    rootless: Rootless = Rootless()
+    passwd: PelicanPasswdConfig = PelicanPasswdConfig()
+
+
+@attrs.frozen
+class BackupsConfig:
+    """`system.backups`: compression of archives."""
+
+    #: The compression of archives, unless the Panel asks for another level. `good_speed` and
+    #: `good_compression` are Calagopus'.
+    compression_level: str = attrs.field(
+        default="best_speed",
+        validator=one_of(
+            "none", "best_speed", "good_speed", "good_compression", "best_compression"
+        ),
+    )
+
+
+@attrs.frozen
+class QuotasConfig:
+    """`system.quotas`: project quotas of the filesystem of `system.data` (Pelican's)."""
+
+    #: Have the filesystem hold the disk limits of servers, so that none can exceed its limit for a
+    #: moment: ext4 or XFS, mounted with `prjquota`. The daemon then needs `CAP_SYS_ADMIN`; without
+    #: it, or without quotas, it logs why and holds the limits by counting alone.
+    enabled: bool = False
+
+
+@attrs.frozen
+class SystemConfig:
+    """`system`: the node's directories, its user and its time zone."""
+
+    #: The directory of the state database, `wingsd.db`.
+    root_directory: str = path_field("/var/lib/pterodactyl")
+    #: The servers' files, one directory each. A server that is being received is stored beside
+    #: this directory, so the same filesystem needs space for it.
+    data: str = path_field("/var/lib/pterodactyl/volumes")
+    #: The directory of local backups. With Pelican this and the next key have Pelican's defaults.
+    backup_directory: str = path_field("/var/lib/pterodactyl/backups")
+    #: The directory of installation logs, which move with their servers: `install/UUID.log`.
+    log_directory: str = path_field("/var/log/pterodactyl")
+    #: The directory of installation scripts while they run. The engine must see it under the same
+    #: path. With Pelican the default is `/tmp/pelican`.
+    tmp_directory: str = path_field("/tmp/pterodactyl")  # noqa: S108 - Wings' default
+    #: The owner of the servers' files. If the account does not exist, the ids in `system.user` are
+    #: used.
+    username: str = "pterodactyl"
+    user: User = User()
+    #: The time zone of the containers: their variable `TZ`.
+    timezone: str = "UTC"
+    #: The number of last lines of the console, and of a transfer, that a browser gets.
+    websocket_log_count: int = attrs.field(default=150, validator=positive)
+    #: The time for a server to stop, after which it is killed (wingsd's own).
+    stop_timeout: Seconds = attrs.field(default=600, validator=positive)
+    #: The age at which the disk usage of a server is counted again. 0: it is never counted, shown
+    #: as 0, and disk limits have no effect but on transfers.
+    disk_check_interval: Seconds = attrs.field(default=150, validator=not_negative)
+    #: Before each start of a server, give those of its files to the owner that have another one,
+    #: such as those of an installation. Not with `system.user.rootless`.
+    check_permissions_on_boot: bool = True
+    passwd: PasswdConfig = PasswdConfig()
+    machine_id: MachineIdConfig = MachineIdConfig()
+    crash_detection: CrashDetectionConfig = CrashDetectionConfig()
+    quotas: QuotasConfig = QuotasConfig()
+    transfers: TransfersConfig = TransfersConfig()
+    backups: BackupsConfig = BackupsConfig()

@@ -1,0 +1,124 @@
+"""The section `system.transfers` of the configuration."""
+
+from __future__ import annotations
+
+import attrs
+
+from wingsd.config.validators import (
+    Bytes,
+    BytesPerSecond,
+    Days,
+    MiB,
+    MiBPerSecond,
+    Seconds,
+    header_text,
+    nice_value,
+    not_negative,
+    positive,
+)
+
+__all__ = ["FormConfig", "StoragePool", "StreamsConfig", "TransfersConfig"]
+
+
+@attrs.frozen
+class FormConfig:
+    """`system.transfers.form`: limits for the parts of an upload."""
+
+    #: The maximum number of parts of one upload: archive, checksum, log, and backups with their
+    #: checksums (wingsd's own).
+    parts: int = attrs.field(default=256, validator=positive)
+    #: The maximum number of headers of one part (wingsd's own).
+    headers: int = attrs.field(default=8, validator=positive)
+    #: The maximum size of one header of a part (wingsd's own).
+    header_bytes: Bytes = attrs.field(default=4096, validator=positive)
+
+
+@attrs.frozen
+class StreamsConfig:
+    """`system.transfers.streams`: transfers of one server in several simultaneous requests."""
+
+    #: The maximum number of streams beside the first, received for one server, or sent if the
+    #: Panel asks for them: 7 at most when sending (wingsd's own). Each received one takes a slot
+    #: of `concurrent` and the memory of one upload; with fewer slots they are read in turn.
+    most: int = attrs.field(default=16, validator=not_negative)
+    #: The time for all streams to arrive after the first one, before all of them fail (wingsd's
+    #: own).
+    within: Seconds = attrs.field(default=60, validator=positive)
+
+
+@attrs.frozen
+class StoragePool:
+    """`system.transfers.storage_pool`: a volume that several nodes share (Pelican's)."""
+
+    #: `system.data` is on a volume that other nodes share: between them a server moves without
+    #: being copied, and its files stay when the Panel has it deleted at the source. It also needs
+    #: `uuid`, to distinguish the nodes' directories on the volume.
+    enabled: bool = False
+    #: The name of the pool, the same on all of its nodes; case does not matter.
+    pool_name: str = attrs.field(default="", validator=header_text)
+
+    @property
+    def name(self) -> str:
+        """The pool's name, empty without a pool."""
+        return self.pool_name if self.enabled else ""
+
+
+@attrs.frozen
+class TransfersConfig:
+    """`system.transfers`: moving servers."""
+
+    #: The rate at which all servers together are received; active transfers share it equally. 0 or
+    #: less means no limit, as with Wings.
+    download_limit: MiBPerSecond = 0
+    #: The rate at which all servers together are sent; 0 means no limit (wingsd's own).
+    upload_limit: MiBPerSecond = attrs.field(default=0, validator=not_negative)
+    #: The nice value of the threads that pack and unpack archives, so that the daemon's other work
+    #: comes first (wingsd's own). Their I/O priority follows it, ioprio_set(2). The kernel
+    #: compares nice values within one control group only, sched(7), and containers have their own:
+    #: to yield to them, give the daemon's unit a low `CPUWeight=` and `IOWeight=`,
+    #: systemd.resource-control(5).
+    nice: int = attrs.field(default=10, validator=nice_value)
+    #: Flush a received server to stable storage before this is reported to the Panel, which then
+    #: deletes the other copy (wingsd's own). Disable it only where the loss of a server is
+    #: acceptable.
+    durable: bool = True
+    #: The maximum number of servers received at the same time (wingsd's own).
+    concurrent: int = attrs.field(default=8, validator=positive)
+    #: The maximum number of further uploads that wait for a slot, their senders slowed down;
+    #: others get 503 with `Retry-After` (wingsd's own).
+    waiting: int = attrs.field(default=64, validator=not_negative)
+    #: The time after which a silent sender's upload fails, or the upload to a destination that
+    #: acknowledges nothing (wingsd's own).
+    stall_timeout: Seconds = attrs.field(default=120, validator=positive)
+    #: The minimum average rate of a sender over `stall_timeout`, while it has a slot; 0 means none
+    #: (wingsd's own).
+    least_rate: BytesPerSecond = attrs.field(default=1024, validator=not_negative)
+    #: The time for a destination that has everything to finish after its answer was lost, for
+    #: example by a proxy's time limit; the Panel is asked meanwhile whether the server has moved.
+    #: 0 means none (wingsd's own).
+    answer_grace: Seconds = attrs.field(default=600, validator=not_negative)
+    #: The time to wait for the answer of a destination that has everything, before the Panel is
+    #: asked which node has the server; 0 means no limit (wingsd's own).
+    answer_timeout: Seconds = attrs.field(default=4 * 3600, validator=not_negative)
+    form: FormConfig = FormConfig()
+    streams: StreamsConfig = StreamsConfig()
+    storage_pool: StoragePool = StoragePool()
+    #: The time for a server to stop before a transfer, after which it is killed (wingsd's own).
+    stop_grace: Seconds = attrs.field(default=60, validator=positive)
+    #: The time for which complete copies of servers that the Panel assigns to another node stay in
+    #: quarantine (wingsd's own).
+    quarantine_days: Days = attrs.field(default=30, validator=positive)
+    #: A PEM file of certificate authorities, trusted in addition to the system's for destinations
+    #: (wingsd's own).
+    ca_file: str = ""
+    #: The space that received servers leave free on the filesystem of `system.data`, but never
+    #: more than a twentieth of it; 0 means none (wingsd's own).
+    disk_reserve: MiB = attrs.field(default=1024, validator=not_negative)
+    #: The inodes that received servers leave free there, but never more than a twentieth; 0 means
+    #: none (wingsd's own). Every file, directory and symlink needs one.
+    inode_reserve: int = attrs.field(default=20_000, validator=not_negative)
+    #: The maximum number of files, directories and links in one archive (wingsd's own).
+    max_members: int = attrs.field(default=10_000_000, validator=positive)
+    #: The memory for metadata of directories that an archive lists after their contents; other
+    #: metadata of directories is kept on the disk (wingsd's own).
+    directory_memory: MiB = attrs.field(default=16, validator=positive)
