@@ -1,0 +1,86 @@
+"""The HTTP interface of a node: its endpoints and its listeners."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from wingsd.api import installations as api_installations
+from wingsd.api import servers as api_servers
+from wingsd.api import transfers as api_transfers
+from wingsd.api.direct_transfers import DirectTransferEndpoint
+from wingsd.api.routes import ApiRoot, InterfaceEndpoint, MetricsListener
+from wingsd.api.system import SystemEndpoint
+from wingsd.app.wiring.transfers import TransfersWiring
+from wingsd.config import Config
+from wingsd.http.answers import AnswerStyle
+from wingsd.http.listener import HttpListener
+from wingsd.http.site import NodeSite
+from wingsd.util.reactor import Reactor
+from wingsd.websocket import ConsoleSockets
+
+if TYPE_CHECKING:
+    from wingsd.metrics.exposition import Exposition
+
+__all__ = ["HttpWiring"]
+
+
+class HttpWiring(TransfersWiring):
+    """The objects of a node's HTTP interface."""
+
+    def __init__(self, config: Config, endpoint: str, reactor: Reactor) -> None:
+        """Raises `ConfigError` when the configuration names invalid files."""
+        super().__init__(config, endpoint, reactor)
+        self._http = HttpListener(config.api.ssl, endpoint, self._make_site(), reactor)
+        self._metrics = MetricsListener(config, self._make_exposition(), reactor)
+
+    def _make_site(self) -> NodeSite:
+        config = self._config
+        transfers = config.system.transfers
+        endpoints = [
+            partial(InterfaceEndpoint, config),
+            *self._node_endpoints(),
+            *self._server_endpoints(),
+            *self._transfer_endpoints(),
+        ]
+        return NodeSite(
+            ApiRoot(endpoints),
+            reactor=self._reactor,
+            timeout=transfers.stall_timeout,
+            least_rate=transfers.least_rate,
+            limits=config.api.limits,
+            observer=self.observer,
+            style=AnswerStyle(config),
+        )
+
+    def _node_endpoints(self) -> list[partial[Any]]:
+        return [partial(SystemEndpoint, self._config, self._engine, self._reactor)]
+
+    def _server_endpoints(self) -> list[partial[Any]]:
+        config, servers = self._config, self.servers
+        sockets = ConsoleSockets(config, self._bus, self.denied, self._reactor)
+        return [
+            *api_servers.endpoints(
+                config, servers, self.receiver, self.sender, sockets, self.denied, self.database
+            ),
+            *api_installations.endpoints(config, servers, self.installations),
+        ]
+
+    def _transfer_endpoints(self) -> list[partial[Any]]:
+        config, incoming = self._config, self.direct_transfers.incoming
+        bucket = self._bucket(config.system.transfers.download_limit)
+        return [
+            *api_transfers.endpoints(
+                config, self.servers, self.receiver, self.sender, self.streams, incoming, bucket
+            ),
+            partial(DirectTransferEndpoint, config, incoming, self.database),
+        ]
+
+    def _make_exposition(self) -> Exposition | None:
+        if self._prometheus is None:
+            return None
+        from wingsd.metrics.exposition import Exposition, Sources  # noqa: PLC0415 (as above)
+
+        sources = Sources(self.receiver, self.sender, self.callbacks)
+        disk, data = self.pools.disk, self._config.system.data
+        return Exposition(self._prometheus, sources, disk, data, self._reactor)

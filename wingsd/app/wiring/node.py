@@ -1,0 +1,51 @@
+"""The whole node, and its last objects: what starts and stops the others."""
+
+from __future__ import annotations
+
+from wingsd.app.daemon import Listeners, Node, NodeStorage, NodeTransfers
+from wingsd.app.wiring.control import ControlWiring
+from wingsd.config import Config
+from wingsd.util.reactor import Reactor
+
+__all__ = ["Wiring", "make_node"]
+
+
+def make_node(config: Config, endpoint: str, reactor: Reactor) -> Node:
+    """Return the node of a configuration, which listens at an endpoint description.
+
+    Raises `ConfigError` when the configuration names invalid files.
+    """
+    return Wiring(config, endpoint, reactor).node()
+
+
+class Wiring(ControlWiring):
+    """The objects of a node, each made once."""
+
+    def node(self) -> Node:
+        """Return the node."""
+        return Node(
+            self._config,
+            Listeners(self._http, self._metrics, self._control),
+            NodeStorage(
+                self.store,
+                self.database,
+                self.running,
+                self.quotas,
+                self.staging,
+                self.backups,
+                self.quarantine,
+                self.denied,
+            ),
+            self.servers,
+            NodeTransfers(
+                self.receiver,
+                self.sender,
+                self.streams,
+                self.direct_transfers,
+                self.callbacks,
+                self.make_recovery,
+            ),
+            self.pools,
+            self.observer,
+            self._reactor,
+        )
