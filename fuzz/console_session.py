@@ -27,6 +27,8 @@ WORDS = [
     b"LATER",
     b"DENY",
     b"EVENT ",
+    b"PACKED \x92\xa9send logs\x91\xc0",
+    b"PACKED \x92\xb0configure socket\x92\xb1transmission mode\xa6binary",
     b"LEFT",
     b"\\ud800",
     b"eyJhbGciOiJIUzI1NiJ9.e30.",
@@ -73,6 +75,8 @@ def one(data: bytes) -> None:
             continue
         elif line.startswith(b"EVENT "):
             steps = session.event(line[6:].decode("utf-8", "surrogateescape"), ("a",), now)
+        elif line.startswith(b"PACKED "):
+            steps = session.receive(line[7:], now, binary=True)
         else:
             for word, token in _TOKENS.items():
                 line = line.replace(word, token)  # noqa: PLW2901
@@ -89,6 +93,8 @@ def _check(steps: list[Step], let_in: bool, full: bool) -> None:
                 again = Message.decode(step.encode())
                 if again.event.encode("utf-8", "replace") != step.event.encode("utf-8", "replace"):
                     raise Finding(f"{step} arrives as {again}")
+                if Message.decode(step.encode(binary=True), binary=True) != again:
+                    raise Finding(f"{step} does not arrive as {again} in MessagePack")
             case SendLogs() if not let_in:
                 raise Finding("the console is told to somebody who showed no token")
             case ChangePower() | Command() if not full:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import msgpack
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
@@ -24,11 +25,15 @@ class NotOpened(Exception):
 
 @attrs.frozen
 class BrowserEvent:
-    """Something that was received: its name, its texts, and when (the reactor's seconds)."""
+    """Something that was received: its name, its texts, and when (the reactor's seconds).
+
+    `binary` is whether it came as MessagePack.
+    """
 
     event: str
     args: tuple[str, ...]
     received: float
+    binary: bool = False
 
 
 class Browser:
@@ -81,6 +86,10 @@ class Browser:
     def send(self, event: str, *args: str) -> None:
         self.send_raw(json.dumps({"event": event, "args": args}).encode())
 
+    def send_binary(self, event: str, *args: str) -> None:
+        """Send it as Calagopus' page does in MessagePack."""
+        self.send_raw(msgpack.packb([event, args]), binary=True)
+
     def send_raw(self, payload: bytes, *, binary: bool = False) -> None:
         self.wire.sendMessage(payload, binary)
 
@@ -127,10 +136,13 @@ class Browser:
         self._opened = True
         self._look()
 
-    def _on_message(self, payload: bytes) -> None:
-        message = json.loads(payload)
-        args = tuple(message.get("args") or ())
-        event = BrowserEvent(message["event"], args, self._reactor.seconds())
+    def _on_message(self, payload: bytes, binary: bool) -> None:
+        if binary:
+            name, args = msgpack.unpackb(payload)
+        else:
+            message = json.loads(payload)
+            name, args = message["event"], message.get("args") or ()
+        event = BrowserEvent(name, tuple(args), self._reactor.seconds(), binary)
         self.events.append(event)
         self.heard(event)
         self._look()
@@ -174,7 +186,7 @@ class _Wire(WebSocketClientProtocol):
         self._browser._on_open()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        self._browser._on_message(payload)
+        self._browser._on_message(payload, isBinary)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self._browser._on_close(code, reason)

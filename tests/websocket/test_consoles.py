@@ -56,6 +56,26 @@ async def test_previous_lines_are_sent_on_request(node: ConsoleNode) -> None:
     assert numbers == [str(number) for number in range(50, 200)]
 
 
+async def test_a_page_that_asks_for_it_gets_binary_messages(node: ConsoleNode) -> None:
+    node.listen(secure=True)
+    browser, other = await node.watch("*"), await node.watch()
+    browser.send("configure socket", "transmission mode", "binary")
+    browser.send_binary("send logs", "")
+    assert (await browser.wait_for("console output", "line 199")).binary
+    # As a page sends its next token.
+    browser.send_binary("auth", node.token("*"))
+    node.publish("status", "stöpping")
+    assert (await browser.wait_for("status", "stöpping")).binary
+    assert not (await other.wait_for("status", "stöpping")).binary
+    browser.send("configure socket", "transmission mode", "text")
+    browser.send_binary("ping", "17")
+    assert not (await browser.wait_for("pong", "17")).binary
+    assert [entry.binary for entry in browser.events if entry.event == "auth success"] == [
+        False,
+        True,
+    ]
+
+
 async def test_failures_are_explained(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch("control.start")

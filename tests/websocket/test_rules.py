@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,10 +22,34 @@ def encoded(**message: object) -> bytes:
 def test_a_message_is_read_as_it_was_written(event: str, args: list[str]) -> None:
     message = Message(event, tuple(args))
     assert Message.decode(message.encode()) == message
+    assert Message.decode(message.encode(binary=True), binary=True) == message
 
 
 def test_what_is_no_unicode_is_sent_all_the_same() -> None:
-    assert json.loads(Message("x", ("a\udcffb",)).encode())["args"] == ["a?b"]
+    message = Message("x", ("a\udcffb",))
+    assert json.loads(message.encode())["args"] == ["a?b"]
+    assert msgpack.unpackb(message.encode(binary=True)) == ["x", ["a?b"]]
+
+
+@pytest.mark.parametrize(
+    ("packed", "why"),
+    [
+        (b"", "not MessagePack"),
+        (b"\xc1", "not MessagePack"),
+        (b"\x92\xa1x\xdd\xff\xff\xff\xff", "not MessagePack"),
+        (b"\x91" * 4000, "not MessagePack"),
+        (msgpack.packb({"event": "x", "args": []}), "not a list of an event"),
+        (msgpack.packb(["x"]), "not a list of an event"),
+        (msgpack.packb([b"x", []]), "not MessagePack"),
+        (msgpack.packb([5, []]), '"event"'),
+        (msgpack.packb(["x", "y"]), '"args"'),
+        (msgpack.packb(["x", [5]]), '"args"'),
+    ],
+)
+def test_an_invalid_binary_message_is_explained(packed: bytes, why: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        Message.decode(packed, binary=True)
+    assert why in caught.value.detail
 
 
 @pytest.mark.parametrize(

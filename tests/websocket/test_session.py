@@ -14,7 +14,15 @@ from wingsd.auth.tokens import EXPIRED, DenyList
 from wingsd.errors import BadRequest, EnvironmentFailed, ServerNotRunning
 from wingsd.websocket.messages import Message
 from wingsd.websocket.rate_limits import MessageRateLimits
-from wingsd.websocket.session import ChangePower, Close, Command, SendLogs, Session, Step
+from wingsd.websocket.session import (
+    ChangePower,
+    Close,
+    Command,
+    SendLogs,
+    Session,
+    SetTransmission,
+    Step,
+)
 
 OTHER = "0c4c5e1c-6e2b-4c43-9d57-8d2f5a147f10"
 DENIED = "jwt: created too far in past (denylist)"
@@ -131,22 +139,35 @@ def test_a_suspension_closes_the_connection_and_is_no_message(permissions: tuple
 
 def test_what_calagopus_page_asks_for_is_answered() -> None:
     talk = authenticated()
-    assert talk.send("ping") == [Message("pong")]
+    assert talk.send("ping", "17") == [Message("pong", ("17",))]
     assert talk.send("send status") == [Message("status", ("running",))]
-    assert talk.send("configure socket", "transmission mode", "binary") == []
+    configure = ("configure socket", "transmission mode")
+    assert talk.send(*configure, "binary") == [SetTransmission(binary=True)]
+    assert talk.send(*configure, "text") == [SetTransmission(binary=False)]
+    assert talk.send(*configure, "pigeon") == talk.send("configure socket", "x") == []
 
 
 def test_reading_the_console_is_a_permission_of_calagopus_panel() -> None:
     line = [Message("console output", ("secret",))]
     assert authenticated().event("console output", "secret") == line
     talk = authenticated("meta.calagopus", "backups.read")
-    assert talk.event("console output", "secret") == []
+    for event in ("console output", "daemon message", "feature match"):
+        assert talk.event(event, "secret") == []
     assert talk.send("send logs") == []
     assert talk.event("backup completed:x", "{}") == [Message("backup completed:x", ("{}",))]
     for permission in ("control.read-console", "*"):
         talk = authenticated("meta.calagopus", permission)
         assert talk.event("console output", "secret") == line
         assert talk.send("send logs") == [SendLogs(transfer=False)]
+
+
+def test_who_may_not_read_the_console_is_told_so_when_connecting() -> None:
+    talk = Talk()
+    why = error(talk.auth("meta.calagopus")[2:], "daemon message")
+    assert "missing the `control.read-console` permission" in why
+    assert talk.auth("meta.calagopus") == [SUCCESS]
+    status = Message("status", ("running",))
+    assert Talk().auth("meta.calagopus", "control.read-console") == [SUCCESS, status]
 
 
 def test_what_is_no_token_is_refused() -> None:

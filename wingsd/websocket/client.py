@@ -38,6 +38,7 @@ from wingsd.websocket.session import (
     Command,
     SendLogs,
     Session,
+    SetTransmission,
     Step,
     suspension,
 )
@@ -147,6 +148,7 @@ class ConsoleClient:
         self._on_leave = on_leave
         self._buffer = SendBuffer()
         self._protocol: ConsoleProtocol | None = None
+        self._sends_binary = False
         self._checks = LoopingCall(self._check)
         self._checks.clock = context.reactor
         self._unsubscribe: Callable[[], None] | None = None
@@ -188,10 +190,10 @@ class ConsoleClient:
         self._unsubscribe = self._context.bus.subscribe(self._uuid, self._on_event)
         self._checks.start(CHECK_INTERVAL, now=False)
 
-    def message(self, payload: bytes) -> None:
+    def message(self, payload: bytes, *, binary: bool) -> None:
         """Handle a message, unless the connection has been closed here."""
         if self._protocol is not None:
-            self._perform(self._session.receive(payload, self._now()))
+            self._perform(self._session.receive(payload, self._now(), binary=binary))
 
     def too_long(self, size: int) -> None:
         """Log a message of at least `size` bytes, for which the connection is closed."""
@@ -240,18 +242,20 @@ class ConsoleClient:
                 self._send(step)
             elif isinstance(step, Close):
                 self._close(step.code, step.reason)
+            elif isinstance(step, SetTransmission):
+                self._sends_binary = step.binary
             else:
                 Deferred.fromCoroutine(self._serve(step))
 
     def _send(self, message: Message) -> None:
         if self._protocol is None:
             return
-        payload = message.encode()
+        payload = message.encode(binary=self._sends_binary)
         line = message.event in _LINES
         droppable = line or message.event == STATS
         decision = self._buffer.decide(len(payload), droppable=droppable, line=line)
         if decision is SendDecision.SEND:
-            self._protocol.send(payload)
+            self._protocol.send(payload, binary=self._sends_binary)
         elif decision is SendDecision.CLOSE:
             self._log.warn("{server}: closing the WebSocket of a slow browser", server=self._uuid)
             self._close(TRY_AGAIN_LATER, "this browser reads too slowly")

@@ -65,8 +65,8 @@ class MessageReceiver(Protocol):
     def opened(self, protocol: ConsoleProtocol) -> None:
         """Use the connection: the handshake is over."""
 
-    def message(self, payload: bytes) -> None:
-        """Take a text, in UTF-8."""
+    def message(self, payload: bytes, *, binary: bool) -> None:
+        """Take a message: a text in UTF-8, or a binary one."""
 
     def too_long(self, size: int) -> None:
         """Note a message of at least `size` bytes, for which the connection is closed."""
@@ -97,11 +97,11 @@ class ConsoleProtocol(WebSocketServerProtocol):
         # Whether the connection is being closed for what it has received.
         self._refused = False
 
-    def send(self, payload: bytes) -> None:
-        """Send a text, in UTF-8; nothing is sent on a connection that is closing."""
+    def send(self, payload: bytes, *, binary: bool = False) -> None:
+        """Send a text in UTF-8, or a binary message; nothing on a connection that is closing."""
         if self.state == self.STATE_OPEN:
             # Not sendMessage(), which holds what is sent to the limit of what is received.
-            self.sendPreparedMessage(self.factory.prepareMessage(payload))
+            self.sendPreparedMessage(self.factory.prepareMessage(payload, isBinary=binary))
 
     def close_with(self, code: int, reason: str) -> None:
         """Close the connection with a code of RFC 6455 and at most 123 bytes of a reason."""
@@ -149,9 +149,9 @@ class ConsoleProtocol(WebSocketServerProtocol):
         self._count()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """Pass a message on. A binary one, which the page never sends, becomes an invalid one."""
+        """Pass a message on."""
         if not self._refused:
-            self._receiver.message(b"" if isBinary else payload)
+            self._receiver.message(payload, binary=isBinary)
 
     def onPing(self, payload: bytes) -> None:
         """Send a pong, unless the client reads too slowly."""

@@ -23,10 +23,8 @@ from wingsd.auth.tokens import (
 )
 from wingsd.errors import BadRequest, Conflict, ServerNotRunning, Unauthorized, WingsdError
 from wingsd.events import (
-    BACKUP_COMPLETED,
-    CONSOLE_OUTPUT,
+    DAEMON_MESSAGE,
     DELETED,
-    INSTALL_OUTPUT,
     STATS,
     STATUS,
     SUSPENDED,
@@ -52,6 +50,7 @@ from wingsd.websocket.messages import (
     Message,
 )
 from wingsd.websocket.rate_limits import MessageRateLimits
+from wingsd.websocket.visibility import may_read_console, may_see
 
 __all__ = [
     "CHECK_INTERVAL",
@@ -62,6 +61,7 @@ __all__ = [
     "LastTransfer",
     "SendLogs",
     "Session",
+    "SetTransmission",
     "Step",
     "suspension",
 ]
@@ -86,12 +86,12 @@ _POWER = {
     "restart": "control.restart",
     "kill": "control.stop",
 }
-_EVENT_PERMISSIONS = {
-    TRANSFER_LOGS: "admin.websocket.transfer",
-    INSTALL_OUTPUT: "admin.websocket.install",
-}
 # The Panel's page connects again on this one and on `processing`, which follows: one is enough.
 _NOT_SENT = (TRANSFER_STATUS, ("pending",))
+#: The text of Calagopus' nodes.
+_NO_CONSOLE = (
+    "You are missing the `control.read-console` permission to view server logs and console output."
+)
 _GONE = "the server is not on this node any more"
 
 
@@ -137,7 +137,14 @@ class Close:
     reason: str
 
 
-Step = Message | ChangePower | Command | SendLogs | Close
+@attrs.frozen
+class SetTransmission:
+    """Send binary messages from now on, or texts."""
+
+    binary: bool
+
+
+Step = Message | ChangePower | Command | SendLogs | SetTransmission | Close
 
 
 class LastTransfer(Protocol):
@@ -197,13 +204,13 @@ class Session:
 
     # Input
 
-    def receive(self, payload: bytes, now: float) -> list[Step]:
-        """Handle a message of the browser."""
+    def receive(self, payload: bytes, now: float, *, binary: bool = False) -> list[Step]:
+        """Handle a message of the browser, a text or a binary one."""
         excess = self._limits.refuse_any()
         if excess is not None:
             return _throttled(excess)
         try:
-            message = Message.decode(payload)
+            message = Message.decode(payload, binary=binary)
             excess = self._limits.refuse(message.event)
             return self._handle(message, now) if excess is None else _throttled(excess)
         except Unauthorized as error:
@@ -222,7 +229,7 @@ class Session:
             reason = self._invalid_reason(now)
             if reason:
                 steps += self._notify_once(reason)
-            elif (name, args) != _NOT_SENT and self._may_see(self._token, name):
+            elif (name, args) != _NOT_SENT and may_see(self._token, name):
                 steps.append(Message(name, args))
         if name == DELETED:
             # A browser that has not yet authenticated has not got the final state.
@@ -274,8 +281,8 @@ class Session:
             SEND_LOGS: lambda token, _: self._logs(token),
             SEND_STATS: lambda *_: [Message(STATS, (self._stats(),))],
             SEND_STATUS: lambda *_: [Message(STATUS, (self._status(),))],
-            PING: lambda *_: [Message(PONG)],
-            CONFIGURE_SOCKET: lambda *_: [],
+            PING: lambda *_: [Message(PONG, message.args)],
+            CONFIGURE_SOCKET: lambda *_: _configure(message.args),
         }
         answer = answers.get(message.event)
         if answer is None:
@@ -300,11 +307,13 @@ class Session:
     def _initial_messages(self, token: ConsoleToken) -> list[Step]:
         state = self._transfer.repeat(token.user, token.issued) if self._transfer else ""
         end: list[Step] = [Message(TRANSFER_STATUS, (state,))] if state else []
-        return end if self._has_left else [*self._state(), *end]
+        return end if self._has_left else [*self._state(token), *end]
 
-    def _state(self) -> list[Step]:
+    def _state(self, token: ConsoleToken) -> list[Step]:
         status = self._status()
         state: list[Step] = [Message(STATUS, (status,))]
+        if not may_read_console(token):
+            state.append(Message(DAEMON_MESSAGE, (_NO_CONSOLE,)))
         # A running server publishes them every second.
         return [*state, Message(STATS, (self._stats(),))] if status == "offline" else state
 
@@ -331,23 +340,15 @@ class Session:
         return [Message(JWT_ERROR, (what,))]
 
     @staticmethod
-    def _may_see(token: ConsoleToken, name: str) -> bool:
-        if name.startswith(BACKUP_COMPLETED):
-            return token.allows("backup.read") or token.allows("backups.read")
-        # Only Calagopus' Panel has a permission for reading the console, and says so.
-        if name == CONSOLE_OUTPUT and "meta.calagopus" in token.permissions:
-            return token.allows("control.read-console")
-        return name not in _EVENT_PERMISSIONS or token.allows(_EVENT_PERMISSIONS[name])
-
-    @staticmethod
     def _command(token: ConsoleToken, line: str) -> list[Step]:
         _require(token, "control.console")
         return [Command(line)]
 
-    def _logs(self, token: ConsoleToken) -> list[Step]:
-        if not self._may_see(token, CONSOLE_OUTPUT):
+    @staticmethod
+    def _logs(token: ConsoleToken) -> list[Step]:
+        if not may_read_console(token):
             return []
-        return [SendLogs(self._may_see(token, TRANSFER_LOGS))]
+        return [SendLogs(may_see(token, TRANSFER_LOGS))]
 
     @staticmethod
     def _power(token: ConsoleToken, action: str) -> ChangePower:
@@ -363,6 +364,14 @@ def suspension() -> Close:
     return Close(SERVER_SUSPENDED, "server is suspended")
 
 
+def _configure(args: tuple[str, ...]) -> list[Step]:
+    """Return how messages are to be sent; other settings are ignored, as by Calagopus' nodes."""
+    match args:
+        case ("transmission mode", ("binary" | "text") as mode, *_):
+            return [SetTransmission(binary=mode == "binary")]
+    return []
+
+
 def _require(token: ConsoleToken, permission: str) -> None:
     if not token.allows(permission):
         raise PermissionMissing(f"you do not have the permission {permission} for this server")
@@ -370,7 +379,7 @@ def _require(token: ConsoleToken, permission: str) -> None:
 
 def _refuse(message: Message) -> list[Step]:
     """Raise `Conflict`, unless it is a request that every page sends when it connects."""
-    if message.event in (SEND_LOGS, SEND_STATS):
+    if message.event in (SEND_LOGS, SEND_STATS, CONFIGURE_SOCKET):
         return []
     raise ServerMoved("the server has moved to another node", "reload this page")
 

@@ -1,0 +1,47 @@
+"""Which events of a server a user may see, by the permissions of the token.
+
+The permissions are the Panels'. A token with `meta.calagopus` is of Calagopus' Panel: only there
+is reading the console a permission.
+"""
+
+from __future__ import annotations
+
+from wingsd.auth.tokens import ConsoleToken
+from wingsd.events import (
+    BACKUP_COMPLETED,
+    CONSOLE_OUTPUT,
+    DAEMON_MESSAGE,
+    FEATURE_MATCH,
+    INSTALL_OUTPUT,
+    TRANSFER_LOGS,
+)
+
+__all__ = ["is_for_calagopus", "may_read_console", "may_see"]
+
+_META_CALAGOPUS = "meta.calagopus"
+_READ_CONSOLE = "control.read-console"
+_PERMISSIONS = {
+    TRANSFER_LOGS: "admin.websocket.transfer",
+    INSTALL_OUTPUT: "admin.websocket.install",
+}
+#: Events that quote the console, or are shown in it.
+_CONSOLE = (CONSOLE_OUTPUT, DAEMON_MESSAGE, FEATURE_MATCH)
+
+
+def may_see(token: ConsoleToken, event: str) -> bool:
+    """Return whether the token's user may see the event of that name."""
+    if event.startswith(BACKUP_COMPLETED):
+        return token.allows("backup.read") or token.allows("backups.read")
+    if event in _CONSOLE:
+        return may_read_console(token)
+    return event not in _PERMISSIONS or token.allows(_PERMISSIONS[event])
+
+
+def may_read_console(token: ConsoleToken) -> bool:
+    """Return whether the token's user may read the console."""
+    return not is_for_calagopus(token) or token.allows(_READ_CONSOLE)
+
+
+def is_for_calagopus(token: ConsoleToken) -> bool:
+    """Return whether the token is of Calagopus' Panel."""
+    return _META_CALAGOPUS in token.permissions
