@@ -1,4 +1,4 @@
-"""A server's console: output is split into lines, kept, and matched for startup and features.
+"""A server's console: output is split into lines, kept, and matched for startup.
 
 A run's output is not trusted: no line is longer than `MAX_LINE`, and what is kept is bounded in
 lines and in bytes.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import re
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -24,11 +23,11 @@ __all__ = [
     "MAX_LINE",
     "Console",
     "ConsoleSettings",
-    "FeatureMatcher",
     "LineSplitter",
     "StartupDetector",
     "daemon_line",
     "text",
+    "without_ansi",
 ]
 
 #: Characters of a line that are matched.
@@ -55,6 +54,11 @@ _ANSI = re.compile(
     "|(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"
     "|\x1b[ -/]*[0-Z\\\\^-~]"
 )
+
+
+def without_ansi(line: str) -> str:
+    """Return a line without the control sequences of terminals."""
+    return _ANSI.sub("", line)
 
 
 _YELLOW_BOLD = "\x1b[33m\x1b[1m"
@@ -98,7 +102,7 @@ class StartupDetector:
         """Return whether the line marks the end of the startup."""
         line = line[:LONGEST_MATCHED_LINE]
         if self._strip:
-            line = _ANSI.sub("", line)
+            line = without_ansi(line)
         return any(part in line for part in self._parts) or any(
             expression.search(line) for expression in self._expressions
         )
@@ -114,30 +118,6 @@ class StartupDetector:
             (why,) = error.args
             text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
             self.errors.append(f"the startup expression {_REGEX}{expression} is invalid: {text}")
-
-
-class FeatureMatcher:
-    """Finds the lines for which a Panel's page has a dialogue, by `settings.egg.features`.
-
-    These are texts by the key of the dialogue. Case does not matter. What is not in this form is
-    ignored: it comes from an egg, and no server may fail for it.
-    """
-
-    def __init__(self, features: object) -> None:
-        found = features.items() if isinstance(features, Mapping) else ()
-        self._texts = [
-            (str(key), text, text.lower())
-            for key, texts in found
-            for text in (texts if isinstance(texts, list) else ())
-            if isinstance(text, str) and text
-        ]
-
-    def match(self, line: str) -> list[tuple[str, str]]:
-        """Return the key and the text of each feature that the line has."""
-        if not self._texts:
-            return []
-        lower = line[:LONGEST_MATCHED_LINE].lower()
-        return [(key, text) for key, text, wanted in self._texts if wanted in lower]
 
 
 #: Bytes of a line that are kept; `CUT` replaces the rest.

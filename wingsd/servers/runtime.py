@@ -30,12 +30,12 @@ from wingsd.panel.schemas import Build, Configuration, Settings
 from wingsd.servers.console import (
     Console,
     ConsoleSettings,
-    FeatureMatcher,
     StartupDetector,
     daemon_line,
 )
 from wingsd.servers.crash import ProgramEnd
 from wingsd.servers.disk_usage import ServerFiles
+from wingsd.servers.features import TEXTS_MAX, FeatureMatcher
 from wingsd.servers.power_states import PowerEvent, PowerState, next_state
 from wingsd.servers.run import Run
 from wingsd.servers.throttle import Throttle
@@ -121,7 +121,7 @@ class ServerRuntime:
         self._files = files
         self._reactor = reactor
         self._settings = settings
-        self._features = FeatureMatcher(None)
+        self._features = FeatureMatcher()
         #: Called with each measurement of the program's usage.
         self.when_measured: Callable[[], object] = lambda: None
         #: Called when the program has ended without a stop, kill or removal.
@@ -150,7 +150,12 @@ class ServerRuntime:
         detector = StartupDetector(configuration.process.startup)
         for error in detector.errors:
             self.say(error)
-        self._features = FeatureMatcher(configuration.settings.egg.features)
+        self._features = FeatureMatcher.of(configuration)
+        if self._features.ignored:
+            self.say(
+                f"The egg has {TEXTS_MAX + self._features.ignored} texts that the page has "
+                f"dialogues for; only the first {TEXTS_MAX} are looked for."
+            )
         run = self.run = Run(self, self._reactor, self._throttle(), detector or None)
         self._joined_late = False
         try:
@@ -170,7 +175,7 @@ class ServerRuntime:
 
         Raises `EnvironmentFailed`.
         """
-        self._features = FeatureMatcher(configuration.settings.egg.features)
+        self._features = FeatureMatcher.of(configuration)
         run = Run(self, self._reactor, self._throttle())
         running = await self._environment.adopt(self.uuid, run)
         if running is None or run.over:
@@ -324,12 +329,12 @@ class ServerRuntime:
     # `wingsd.servers.run.RunListener`
 
     def on_line(self, line: str) -> None:
-        """Keep and publish a console line, and the egg's features that it shows."""
+        """Keep and publish a console line, and what the egg has a dialogue for."""
         self.console.add(line)
         self.publish(CONSOLE_OUTPUT, line)
-        for key, pattern in self._features.match(line):
-            found = {"key": key, "pattern": pattern, "line": line}
-            self.publish(FEATURE_MATCH, json.dumps(found, ensure_ascii=False))
+        found = self._features.match(line)
+        if found is not None:
+            self.publish(FEATURE_MATCH, json.dumps(attrs.asdict(found), ensure_ascii=False))
 
     def on_flood(self) -> None:
         """Say that lines are left out."""

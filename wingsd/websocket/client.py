@@ -20,6 +20,7 @@ from wingsd.errors import WingsdError
 from wingsd.events import (
     CONSOLE_OUTPUT,
     DAEMON_MESSAGE,
+    FEATURE_MATCH,
     INSTALL_OUTPUT,
     STATS,
     TRANSFER_LOGS,
@@ -106,6 +107,7 @@ class SendBuffer:
 TRY_AGAIN_LATER = 1013
 
 _LINES = (CONSOLE_OUTPUT, INSTALL_OUTPUT)
+_DROPPABLE = (STATS, FEATURE_MATCH)
 _UNEXPECTED = "an unexpected error was encountered while handling this request"
 
 
@@ -252,7 +254,7 @@ class ConsoleClient:
             return
         payload = message.encode(binary=self._sends_binary)
         line = message.event in _LINES
-        droppable = line or message.event == STATS
+        droppable = line or message.event in _DROPPABLE
         decision = self._buffer.decide(len(payload), droppable=droppable, line=line)
         if decision is SendDecision.SEND:
             self._protocol.send(payload, binary=self._sends_binary)
