@@ -52,15 +52,24 @@ _TOKENS = {
 }
 
 
+class _Watched:
+    def status(self) -> str:
+        return "offline"
+
+    def stats(self) -> str:
+        return "{}"
+
+    def pending_restart(self) -> bool:
+        return False
+
+
 def one(data: bytes) -> None:
     """Run a session, with a message in each line; some words stand for other events."""
     denied = DenyList(_NOW - 60)
     has_left = data.startswith(b"LEFT")
     clock = Clock()
     limits = MessageRateLimits(clock)
-    session = Session(
-        _UUID, _NODE.token, denied, limits, lambda: "offline", lambda: "{}", has_left=has_left
-    )
+    session = Session(_UUID, _NODE.token, denied, limits, _Watched(), has_left=has_left)
     now, let_in, full = float(_NOW), False, False
     for line in data.split(b"\n"):
         if line == b"LOOK":

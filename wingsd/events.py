@@ -19,6 +19,7 @@ __all__ = [
     "INSTALL_COMPLETED",
     "INSTALL_OUTPUT",
     "INSTALL_STARTED",
+    "PENDING_RESTART",
     "STATS",
     "STATUS",
     "SUSPENDED",
@@ -41,6 +42,9 @@ DAEMON_MESSAGE = "daemon message"
 #: A line of the console for which the Panel's page has a dialogue (Pelican): JSON with its `key`,
 #: the `pattern` found, and the `line`.
 FEATURE_MATCH = "feature match"
+#: `true` or `false`: whether the server runs with other settings than the Panel has now
+#: (Calagopus).
+PENDING_RESTART = "pending restart"
 #: The server has left this node.
 DELETED = "deleted"
 #: The Panel has suspended the server. It is for this node only, and not sent to browsers.

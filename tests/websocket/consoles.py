@@ -32,7 +32,7 @@ class FakeServer:
     """A server with only a console."""
 
     uuid = UUID
-    disowned = suspended = False
+    disowned = suspended = pending_restart = False
 
     def __init__(self) -> None:
         self.state = PowerState.RUNNING

@@ -60,12 +60,20 @@ class Talk:
             KEY,
             self.denied,
             MessageRateLimits(self.clock),
-            lambda: self.state,
-            lambda: "{}",
+            self,
             self.transfer,
             has_left=has_left,
         )
         return self.session
+
+    def status(self) -> str:
+        return self.state
+
+    def stats(self) -> str:
+        return "{}"
+
+    def pending_restart(self) -> bool:
+        return True
 
     def token(self, *permissions: str, **claims: Any) -> str:
         return console_token(self.begin, *permissions, **claims)
@@ -159,6 +167,15 @@ def test_reading_the_console_is_a_permission_of_calagopus_panel() -> None:
         talk = authenticated("meta.calagopus", permission)
         assert talk.event("console output", "secret") == line
         assert talk.send("send logs") == [SendLogs(transfer=False)]
+
+
+def test_only_calagopus_page_is_told_of_a_pending_restart() -> None:
+    stats, pending = Message("stats", ("{}",)), Message("pending restart", ("true",))
+    talk = authenticated("meta.calagopus", "control.read-console")
+    assert talk.send("send stats") == [stats, pending]
+    assert talk.event("pending restart", "false") == [Message("pending restart", ("false",))]
+    assert authenticated("*").send("send stats") == [stats]
+    assert authenticated("*").event("pending restart", "false") == []
 
 
 def test_who_may_not_read_the_console_is_told_so_when_connecting() -> None:

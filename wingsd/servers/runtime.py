@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import attrs
@@ -21,6 +22,7 @@ from wingsd.events import (
     DAEMON_MESSAGE,
     FEATURE_MATCH,
     INSTALL_OUTPUT,
+    PENDING_RESTART,
     STATS,
     STATUS,
     Event,
@@ -36,6 +38,7 @@ from wingsd.servers.console import (
 from wingsd.servers.crash import ProgramEnd
 from wingsd.servers.disk_usage import ServerFiles
 from wingsd.servers.features import TEXTS_MAX, FeatureMatcher
+from wingsd.servers.pending_restart import PendingRestart
 from wingsd.servers.power_states import PowerEvent, PowerState, next_state
 from wingsd.servers.run import Run
 from wingsd.servers.throttle import Throttle
@@ -122,6 +125,7 @@ class ServerRuntime:
         self._reactor = reactor
         self._settings = settings
         self._features = FeatureMatcher()
+        self.pending_restart = PendingRestart(partial(self.publish, PENDING_RESTART))
         #: Called with each measurement of the program's usage.
         self.when_measured: Callable[[], object] = lambda: None
         #: Called when the program has ended without a stop, kill or removal.
@@ -137,6 +141,7 @@ class ServerRuntime:
 
         Raises `EnvironmentFailed`; then nothing runs.
         """
+        self.pending_restart.launched(configuration.settings)
         try:
             await self._environment.recreate(configuration.settings, self.show_pull)
             await self._start(configuration)
@@ -182,6 +187,7 @@ class ServerRuntime:
             return False
         run.running, self.run = running, run
         self._joined_late = True
+        self.pending_restart.launched(configuration.settings)
         self.transition(PowerEvent.ADOPTED)
         return True
 
@@ -297,6 +303,7 @@ class ServerRuntime:
         self._log.info("{server}: {state}", server=self.uuid, state=self.state.value)
         self.publish(STATUS, self.state.value)
         if self.state is PowerState.OFFLINE:
+            self.pending_restart.ended()
             self.usage = Usage()
             self.publish(STATS, self.stats())
             self._files.measure()

@@ -101,6 +101,11 @@ class Server:
         return self.configuration.settings.suspended
 
     @property
+    def pending_restart(self) -> bool:
+        """Whether it runs with other settings than the Panel has now."""
+        return self._runtime.pending_restart.pending
+
+    @property
     def console(self) -> Console:
         """The last lines of this run."""
         return self._runtime.console
@@ -270,6 +275,7 @@ class Server:
     def _configure(self, configuration: Configuration) -> None:
         self.configuration = configuration
         self.disk_limit.apply()
+        self._runtime.pending_restart.compare(configuration.settings)
         if self.suspended:
             self.publish(SUSPENDED)
 

@@ -143,8 +143,7 @@ class ConsoleSockets:
             self._config.token,
             self._denied,
             MessageRateLimits(self._reactor),
-            status=lambda: server.state.value if server else "",
-            stats=lambda: server.stats() if server else "",
+            _Watched(server),
             transfer=_LastTransfer(uuid, server, self._transfers),
             has_left=server is None,
         )
@@ -158,6 +157,22 @@ class ConsoleSockets:
         client = ConsoleClient(uuid, server, session, self._context, on_leave)
         clients[client] = None
         return client
+
+
+class _Watched:
+    """One server, which is None when it has left this node."""
+
+    def __init__(self, server: Server | None) -> None:
+        self._server = server
+
+    def status(self) -> str:
+        return self._server.state.value if self._server else ""
+
+    def stats(self) -> str:
+        return self._server.stats() if self._server else ""
+
+    def pending_restart(self) -> bool:
+        return self._server is not None and self._server.pending_restart
 
 
 class _LastTransfer:

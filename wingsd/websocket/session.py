@@ -25,6 +25,7 @@ from wingsd.errors import BadRequest, Conflict, ServerNotRunning, Unauthorized, 
 from wingsd.events import (
     DAEMON_MESSAGE,
     DELETED,
+    PENDING_RESTART,
     STATS,
     STATUS,
     SUSPENDED,
@@ -63,6 +64,7 @@ __all__ = [
     "Session",
     "SetTransmission",
     "Step",
+    "WatchedServer",
     "suspension",
 ]
 
@@ -147,6 +149,19 @@ class SetTransmission:
 Step = Message | ChangePower | Command | SendLogs | SetTransmission | Close
 
 
+class WatchedServer(Protocol):
+    """The server, as its console shows it."""
+
+    def status(self) -> str:
+        """Return its state, the argument of a `status` event."""
+
+    def stats(self) -> str:
+        """Return its usage, the argument of a `stats` event."""
+
+    def pending_restart(self) -> bool:
+        """Return whether it runs with other settings than the Panel has now."""
+
+
 class LastTransfer(Protocol):
     """The server's last transfer from this node or to it."""
 
@@ -164,7 +179,7 @@ class LastTransfer(Protocol):
 class Session:
     """The session of one browser.
 
-    `key` is the node's `token`; `status` and `stats` return those of the server. When the server
+    `server` is the UUID of the server that is `watched`, `key` the node's `token`. When the server
     `has_left`, only the final state of its `transfer` is sent.
     """
 
@@ -174,8 +189,7 @@ class Session:
         key: str,
         denied: DenyList,
         limits: MessageRateLimits,
-        status: Callable[[], str],
-        stats: Callable[[], str],
+        watched: WatchedServer,
         transfer: LastTransfer | None = None,
         *,
         has_left: bool = False,
@@ -183,8 +197,7 @@ class Session:
         self._server = server
         self._key = key
         self._denied = denied
-        self._status = status
-        self._stats = stats
+        self._watched = watched
         self._transfer = transfer
         self._has_left = has_left
         self._limits = limits
@@ -279,8 +292,8 @@ class Session:
             SET_STATE: lambda token, text: [self._power(token, text)],
             SEND_COMMAND: self._command,
             SEND_LOGS: lambda token, _: self._logs(token),
-            SEND_STATS: lambda *_: [Message(STATS, (self._stats(),))],
-            SEND_STATUS: lambda *_: [Message(STATUS, (self._status(),))],
+            SEND_STATS: lambda token, _: self._stats(token),
+            SEND_STATUS: lambda *_: [Message(STATUS, (self._watched.status(),))],
             PING: lambda *_: [Message(PONG, message.args)],
             CONFIGURE_SOCKET: lambda *_: _configure(message.args),
         }
@@ -310,12 +323,21 @@ class Session:
         return end if self._has_left else [*self._state(token), *end]
 
     def _state(self, token: ConsoleToken) -> list[Step]:
-        status = self._status()
+        status = self._watched.status()
         state: list[Step] = [Message(STATUS, (status,))]
         if not may_read_console(token):
             state.append(Message(DAEMON_MESSAGE, (_NO_CONSOLE,)))
         # A running server publishes them every second.
-        return [*state, Message(STATS, (self._stats(),))] if status == "offline" else state
+        if status == "offline":
+            state.append(Message(STATS, (self._watched.stats(),)))
+        return state
+
+    def _stats(self, token: ConsoleToken) -> list[Step]:
+        stats: list[Step] = [Message(STATS, (self._watched.stats(),))]
+        if may_see(token, PENDING_RESTART):
+            pending = "true" if self._watched.pending_restart() else "false"
+            stats.append(Message(PENDING_RESTART, (pending,)))
+        return stats
 
     @property
     def _has_moved(self) -> bool:

@@ -1,7 +1,7 @@
 """Which events of a server a user may see, by the permissions of the token.
 
 The permissions are the Panels'. A token with `meta.calagopus` is of Calagopus' Panel: only there
-is reading the console a permission.
+is reading the console a permission, and only its page has some events.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from wingsd.events import (
     DAEMON_MESSAGE,
     FEATURE_MATCH,
     INSTALL_OUTPUT,
+    PENDING_RESTART,
     TRANSFER_LOGS,
 )
 
@@ -27,6 +28,9 @@ _PERMISSIONS = {
 #: Events that quote the console, or are shown in it.
 _CONSOLE = (CONSOLE_OUTPUT, DAEMON_MESSAGE, FEATURE_MATCH)
 
+#: Events that only Calagopus' page has.
+_CALAGOPUS = (PENDING_RESTART,)
+
 
 def may_see(token: ConsoleToken, event: str) -> bool:
     """Return whether the token's user may see the event of that name."""
@@ -34,6 +38,8 @@ def may_see(token: ConsoleToken, event: str) -> bool:
         return token.allows("backup.read") or token.allows("backups.read")
     if event in _CONSOLE:
         return may_read_console(token)
+    if event in _CALAGOPUS and not is_for_calagopus(token):
+        return False
     return event not in _PERMISSIONS or token.allows(_PERMISSIONS[event])
 
 
