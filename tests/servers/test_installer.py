@@ -58,7 +58,11 @@ async def test_a_script_runs_in_the_container_that_wings_gives_it(
     config, host = container["Config"], container["HostConfig"]
     assert config["Cmd"] == ["sh", "/mnt/install/install.sh"]
     assert (config["Hostname"], config["User"], config["Tty"]) == ("installer", "", True)
-    assert config["Labels"] == {"Service": "Pterodactyl", "ContainerType": "server_installer"}
+    assert config["Labels"] == {
+        "Service": "Pterodactyl",
+        "ContainerType": "server_installer",
+        "Daemon": "wingsd",
+    }
     assert {mount["Target"]: mount["Source"] for mount in host["Mounts"]} == {
         "/mnt/server": str(home),
         "/mnt/install": f"{node.config.system.tmp_directory}/{uuid}",

@@ -7,33 +7,33 @@ from pathlib import Path
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, configuration, do, running
-from tests.support.logged_errors import Logged
 from wingsd.errors import EnvironmentFailed
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.running import RunningServers
 from wingsd.servers.server import Server
-from wingsd.statedb.records import StateDatabaseError
 
 
 @attrs.define
 class Records:
-    """What a state database keeps, in memory."""
+    """The states of servers, in memory."""
 
-    servers: set[str] = attrs.field(factory=set)
-    broken: bool = False
+    states: dict[str, str] = attrs.field(factory=dict)
 
-    def running_servers(self) -> Deferred[set[str]]:
-        return succeed(set(self.servers))
+    async def load(self) -> dict[str, str]:
+        return dict(self.states)
 
-    def record_running(self, server: str, runs: bool) -> Deferred[None]:
-        if self.broken:
-            return fail(StateDatabaseError("the disk is full"))
-        (self.servers.add if runs else self.servers.discard)(server)
-        return succeed(None)
+    def record(self, server: str, state: str | None) -> None:
+        if state is None:
+            self.states.pop(server, None)
+        else:
+            self.states[server] = state
+
+    async def flush(self) -> None:
+        """Nothing is in the background."""
 
 
 class RestartedNode(FakeNode):
@@ -46,7 +46,7 @@ class RestartedNode(FakeNode):
 
     def boot_after(self, *ran: str) -> Server:
         """Start the node on which these servers ran; return one of them."""
-        self.records.servers.update(ran)
+        self.records.states |= dict.fromkeys(ran, "running")
         before = Outcome.of(self.running.load()).value()
         server = self.server()
         self.running.start(before, self.servers)
@@ -57,40 +57,41 @@ class RestartedNode(FakeNode):
 def node(tmp_path: Path) -> Iterator[RestartedNode]:
     node = RestartedNode(tmp_path)
     yield node
-    node.running.stop()
+    Outcome.of(node.running.stop()).value()
     node.close()
 
 
 def test_servers_are_recorded_from_their_start_to_their_stop(node: RestartedNode) -> None:
     server = node.server()
     do(server, PowerAction.START).value()
-    assert node.records.servers == {UUID}
+    assert node.records.states == {UUID: "starting"}
     node.process().say(b"up\n")
+    assert node.records.states == {UUID: "running"}
     do(server, PowerAction.STOP).value()
-    assert node.records.servers == set()
+    assert node.records.states == {UUID: "offline"}
 
 
 def test_a_crashed_server_that_stays_offline_is_not_recorded(node: RestartedNode) -> None:
     running(node)
     node.process().end(1)
-    assert node.records.servers == {UUID}, "it was started again"
+    assert node.records.states == {UUID: "starting"}, "it was started again"
     node.process().end(1)
-    assert node.records.servers == set()
+    assert node.records.states == {UUID: "offline"}
 
 
 def test_a_deleted_server_is_not_recorded(node: RestartedNode) -> None:
     running(node)
     Outcome.of(node.servers.delete(UUID)).value()
-    assert node.records.servers == set()
+    assert node.records.states == {}
 
 
 def test_the_end_of_the_node_leaves_its_servers_recorded(node: RestartedNode) -> None:
     server = node.server()
     node.panel.faults["describe"] = Deferred()
     do(server, PowerAction.START)
-    node.running.stop()
+    Outcome.of(node.running.stop()).value()
     do(server, PowerAction.KILL).value()
-    assert node.records.servers == {UUID}
+    assert node.records.states == {UUID: "starting"}
 
 
 def test_a_server_that_ran_and_does_not_is_started(node: RestartedNode) -> None:
@@ -104,7 +105,7 @@ def test_a_server_that_still_runs_is_not_started(node: RestartedNode) -> None:
     server = node.boot_after(UUID)
     assert server.state is PowerState.RUNNING
     assert node.called("start") == []
-    assert node.records.servers == {UUID}
+    assert node.records.states == {UUID: "running"}
 
 
 def test_a_server_that_did_not_run_stays_offline(node: RestartedNode) -> None:
@@ -113,7 +114,7 @@ def test_a_server_that_did_not_run_stays_offline(node: RestartedNode) -> None:
 
 def test_a_server_that_is_gone_is_forgotten(node: RestartedNode) -> None:
     node.boot_after(OTHER)
-    assert node.records.servers == set()
+    assert node.records.states == {}
 
 
 def test_an_engine_that_does_not_answer_is_waited_for(node: RestartedNode) -> None:
@@ -127,7 +128,7 @@ def test_an_engine_that_does_not_answer_is_waited_for(node: RestartedNode) -> No
 
 
 def test_a_held_server_is_not_started_and_says_why(node: RestartedNode) -> None:
-    node.records.servers.add(UUID)
+    node.records.states[UUID] = "running"
     before = Outcome.of(node.running.load()).value()
     server = node.server()
     server.place_hold(Operation.TRANSFER_OUT, "the server is being transferred")
@@ -136,17 +137,11 @@ def test_a_held_server_is_not_started_and_says_why(node: RestartedNode) -> None:
     assert (
         "is not started: server is currently being transferred" in (node.told("daemon message")[0])
     )
-    assert node.records.servers == set()
+    assert node.records.states == {UUID: "offline"}
 
 
 def test_a_start_that_fails_is_not_repeated(node: RestartedNode) -> None:
     node.environment.faults["recreate"] = EnvironmentFailed("no image")
     server = node.boot_after(UUID)
     assert server.state is PowerState.OFFLINE
-    assert node.records.servers == set()
-
-
-def test_a_record_that_cannot_be_written_is_logged(node: RestartedNode, logged: Logged) -> None:
-    node.records.broken = True
-    assert running(node).state is PowerState.RUNNING
-    assert any("not recorded whether it runs" in line for line in logged.lines)
+    assert node.records.states == {UUID: "offline"}

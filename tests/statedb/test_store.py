@@ -154,15 +154,6 @@ def test_a_second_installation_takes_the_place_of_the_first(store: Store) -> Non
     assert store.installations() == []
 
 
-def test_servers_that_run_are_kept(store: Store) -> None:
-    for server in (A, B, A):
-        store.record_running(server, True)
-    store.record_running(B, False)
-    store = again(store)
-    assert store.running_servers() == {A}
-    store.close()
-
-
 def test_a_token_is_used_once(store: Store) -> None:
     assert store.use_token("digest", 100)
     store = again(store)

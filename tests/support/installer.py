@@ -18,6 +18,7 @@ from wingsd.panel.schemas import InstallScript, Settings
 from wingsd.servers.install_files import InstallLog, ScriptDirectories
 from wingsd.servers.installation import InstallParts
 from wingsd.servers.installations import Installations
+from wingsd.servers.taken_over import TakenOver
 from wingsd.statedb import StateDatabase
 from wingsd.threadio import Workers
 
@@ -38,6 +39,8 @@ class FakeScript:
     status: int | None = None
     out_of_memory: bool = False
     has_started: bool = False
+    #: Whether Wings made it.
+    is_foreign: bool = False
     was_lost: bool = False
 
     @property
@@ -110,7 +113,15 @@ class FakeInstaller:
         script = self.scripts.get(uuid)
         if script is None:
             return None
-        return InstallerState(script.has_started, script.runs, script.status, script.out_of_memory)
+        return InstallerState(
+            script.has_started,
+            script.runs,
+            script.status,
+            script.out_of_memory,
+            is_foreign=script.is_foreign,
+            image=script.script.container_image,
+            entrypoint=script.script.entrypoint,
+        )
 
     async def adopt(self, uuid: str, watcher: Watcher) -> FakeScript | None:
         await self._called("adopt")
@@ -160,4 +171,5 @@ def fake_installations(
         limit=config.docker.installer_limits.timeout,
     )
     callbacks = CallbackQueue(panel, database, reactor)
-    return Installations(parts, callbacks, shows_outcome=shows_outcome)
+    taken_over = TakenOver(parts, config.system.root_directory)
+    return Installations(parts, callbacks, taken_over, shows_outcome=shows_outcome)

@@ -266,7 +266,7 @@ class Node(Service):
         transfers.callbacks.stop()
         # Those that were answered meanwhile still need the state database.
         await transfers.receiver.concluded()
-        self._storage.running.stop()
+        await self._storage.running.stop()
         await self._servers.stop()
         # Answers must be sent before the process ends.
         await listeners.http.drain(DRAIN_TIMEOUT)

@@ -130,6 +130,11 @@ class ContainerState:
     started: datetime | None = None
     #: The signal that the image names for a stop.
     stop_signal: str = "SIGTERM"
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+    image: str = ""
+    command: tuple[str, ...] = ()
+    #: Each as `NAME=value`, those of the image too.
+    environment: tuple[str, ...] = ()
 
 
 def container_state(inspected: Mapping[str, Any]) -> ContainerState:
@@ -137,6 +142,7 @@ def container_state(inspected: Mapping[str, Any]) -> ContainerState:
     state = inspected.get("State") or {}
     mounts = inspected.get("Mounts") or ()
     sources = {mount.get("Destination"): mount.get("Source") for mount in mounts}
+    made_of = inspected.get("Config") or {}
     return ContainerState(
         id=inspected["Id"],
         home=sources.get(HOME) or sources.get(INSTALLED) or "",
@@ -145,7 +151,11 @@ def container_state(inspected: Mapping[str, Any]) -> ContainerState:
         exit_status=state.get("ExitCode"),
         out_of_memory=bool(state.get("OOMKilled")),
         started=parse_time(state.get("StartedAt")),
-        stop_signal=(inspected.get("Config") or {}).get("StopSignal") or "SIGTERM",
+        stop_signal=made_of.get("StopSignal") or "SIGTERM",
+        labels=made_of.get("Labels") or {},
+        image=made_of.get("Image") or "",
+        command=tuple(made_of.get("Cmd") or ()),
+        environment=tuple(made_of.get("Env") or ()),
     )
 
 

@@ -19,7 +19,12 @@ from wingsd.docker.async_engine import AsyncEngine, EngineSession
 from wingsd.docker.container import home_directory, image_named
 from wingsd.docker.engine import ContainerState, foreign_container
 from wingsd.docker.images import ImagesAndNetworks
-from wingsd.docker.installer_spec import INSTALLER_LABELS, installer_name, installer_spec
+from wingsd.docker.installer_spec import (
+    INSTALLER_LABELS,
+    OWN_LABELS,
+    installer_name,
+    installer_spec,
+)
 from wingsd.docker.process import ContainerProcess
 from wingsd.docker.runtime import InstallerState, PullListener, Running, Watcher, engine_address
 from wingsd.docker.streams import ContainerStreams
@@ -108,6 +113,10 @@ class DockerInstaller:
             is_running=state.running,
             exit_status=state.exit_status,
             out_of_memory=state.out_of_memory,
+            is_foreign=not OWN_LABELS.items() <= state.labels.items(),
+            image=state.image,
+            entrypoint=next(iter(state.command), ""),
+            environment=dict(map(_variable, state.environment)),
         )
 
     async def adopt(self, uuid: str, watcher: Watcher) -> Running | None:
@@ -181,3 +190,8 @@ class DockerInstaller:
         return ContainerProcess(
             uuid, state.id, watcher, self._engine, self._streams, self._reactor
         )
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value

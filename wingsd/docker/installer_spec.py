@@ -30,6 +30,7 @@ from wingsd.panel.schemas import Build, InstallScript, Mount, Settings
 
 __all__ = [
     "INSTALLER_LABELS",
+    "OWN_LABELS",
     "SCRIPT",
     "installer_environment",
     "installer_name",
@@ -40,6 +41,8 @@ __all__ = [
 SCRIPT = "install.sh"
 _SCRIPT_DIRECTORY = "/mnt/install"
 INSTALLER_LABELS = {"ContainerType": "server_installer"}
+#: Tells this daemon's installers from those of Wings.
+OWN_LABELS = {"Daemon": "wingsd"}
 
 
 def installer_name(uuid: str) -> str:
@@ -80,7 +83,7 @@ def installer_spec(
         "AttachStdout": True,
         "AttachStderr": True,
         "Env": [f"{key}={value}" for key, value in variables.items()],
-        "Labels": {"Service": service_label(config), **INSTALLER_LABELS},
+        "Labels": {"Service": service_label(config), **INSTALLER_LABELS, **OWN_LABELS},
         "HostConfig": {
             **_resources(config, server.build),
             "Mounts": [

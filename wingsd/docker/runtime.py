@@ -188,6 +188,11 @@ class InstallerState:
     is_running: bool
     exit_status: int | None = None
     out_of_memory: bool = False
+    #: Whether another daemon made it, such as Wings before this one took its place.
+    is_foreign: bool = False
+    image: str = ""
+    entrypoint: str = ""
+    environment: Mapping[str, str] = attrs.field(factory=dict)
 
 
 class Installer(Protocol):

@@ -157,6 +157,10 @@ class InstallLog:
             file.seek(max(0, status.st_size - MOST))
             return file.read(MOST).decode("utf-8", "replace")
 
+    def exists(self) -> bool:
+        """Return whether there is one."""
+        return os.path.lexists(self._path)
+
     def remove(self) -> None:
         """Remove the log, if there is one."""
         with self._errors():

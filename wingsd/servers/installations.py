@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
@@ -35,6 +36,7 @@ from wingsd.servers.installation import (
 from wingsd.servers.operations import Hold, Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
+from wingsd.servers.taken_over import TakenOver
 from wingsd.statedb import InstallationRecord, Outcome
 from wingsd.util.deferreds import when_fired
 from wingsd.util.serialization import unstructure
@@ -55,9 +57,15 @@ class Installations:
     _log = Logger()
 
     def __init__(
-        self, parts: InstallParts, callbacks: CallbackQueue, *, shows_outcome: bool
+        self,
+        parts: InstallParts,
+        callbacks: CallbackQueue,
+        taken_over: TakenOver,
+        *,
+        shows_outcome: bool,
     ) -> None:
         self._parts = parts
+        self._taken_over = taken_over
         self._callbacks = callbacks
         self._shows_outcome = shows_outcome
         self._running: dict[str, Installation] = {}
@@ -165,16 +173,47 @@ class Installations:
                 "{server}: its installation log is not deleted: {error}", server=uuid, error=error
             )
 
-    async def remove_leftovers(self) -> None:
-        """Remove installers that no installation has. A failure is logged."""
+    async def settle_unrecorded(self, find: Callable[[str], Server | None]) -> None:
+        """Go on with what another daemon was installing, and remove installers left over.
+
+        `find` returns a server of this node. Where the engine does not answer, this is repeated in
+        the background.
+        """
         try:
-            left = await self._parts.installer.all()
+            await self._settle_all(find)
         except EnvironmentFailed as error:
-            self._log.warn("installers that are left over are not removed: {error}", error=error)
+            self._log.warn(
+                "installers that are left over are not removed yet: {error}", error=error
+            )
+            self._in_background(self._settle_later(find))
+
+    async def _settle_later(self, find: Callable[[str], Server | None]) -> None:
+        for pause in BACKOFF:
+            await deferLater(self._parts.reactor, pause)
+            with suppress(EnvironmentFailed):
+                await self._settle_all(find)
+                return
+
+    async def _settle_all(self, find: Callable[[str], Server | None]) -> None:
+        for uuid in await self._parts.installer.all():
+            await self._settle(uuid, find(uuid))
+
+    async def _settle(self, uuid: str, server: Server | None) -> None:
+        if uuid in self._tasks:
             return
-        for uuid in left:
-            if uuid not in self._tasks:
-                await self._clean(uuid)
+        try:
+            record = None if server is None else await self._taken_over.record(uuid)
+        except StorageError as error:
+            self._log.error(
+                "{server}: its installer stays as it is: {error}", server=uuid, error=error
+            )
+            return
+        if uuid in self._tasks:
+            return  # It is installed again meanwhile, which removes the old installer.
+        if server is not None and record is not None:
+            self.begin(server, record)
+        else:
+            await self._clean(uuid)
 
     async def when_idle(self, reset: Callable[[], Awaitable[None]]) -> None:
         """Report the node's restart when the Panel loses no installation by that.

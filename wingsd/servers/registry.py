@@ -119,8 +119,7 @@ class Servers:
         self.loaded = True
         self._log.info("{count} servers loaded", count=len(self._servers))
         self._resume_installations(installing)
-        reset = self._loader.reset(self._installations.when_idle)
-        self._tasks.start("reporting the restart to the Panel", reset)
+        self._tasks.start("reporting the restart to the Panel", self._report_restart())
         unknown = await self._loader.adopt(tuple(self._servers.values()))
         if unknown:
             retrying = self._loader.adopt_later(unknown, self._has)
@@ -140,9 +139,11 @@ class Servers:
             else:
                 removing = self._installations.give_up(uuid, report=False)
                 self._tasks.start("removing what its installation has left", removing, uuid)
-        self._tasks.start(
-            "removing installers that are left over", self._installations.remove_leftovers()
-        )
+
+    async def _report_restart(self) -> None:
+        # The report ends the Panel's state "installing", also of what Wings was installing.
+        await self._installations.settle_unrecorded(self._servers.get)
+        await self._loader.reset(self._installations.when_idle)
 
     def _add_assigned(self, configuration: Configuration) -> None:
         """Add a server that the Panel has assigned to this node, or update its configuration."""

@@ -1,19 +1,18 @@
 """The servers whose programs run, kept across restarts of the daemon and of the machine.
 
 A server that ran when the node ended, and does not run any more when it starts, is started, as
-Wings does it: containers do not start by themselves after a restart of the machine.
+Wings does it: containers do not start by themselves after a restart of the machine. The record is
+the one of Wings, so each goes on where the other ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from wingsd.errors import EnvironmentFailed, ServerNotFound, WingsdError
 from wingsd.events import DELETED, STATUS, Event, EventBus
@@ -32,13 +31,16 @@ BACKOFF = Backoff(1.0, 60.0, jitter=True)
 
 
 class RunRecords(Protocol):
-    """Where it is recorded which servers run. Fails with `StateDatabaseError`."""
+    """Where it is recorded which servers run: `wingsd.servers.states_file.StatesFile`."""
 
-    def running_servers(self) -> Deferred[set[str]]:
-        """Return their UUIDs."""
+    async def load(self) -> Mapping[str, str]:
+        """Return the recorded states, by server."""
 
-    def record_running(self, server: str, runs: bool) -> Deferred[None]:
-        """Record whether a server runs."""
+    def record(self, server: str, state: str | None) -> None:
+        """Record the state of a server, None for one that is gone."""
+
+    async def flush(self) -> None:
+        """Return when that is done."""
 
 
 class ServerLookup(Protocol):
@@ -51,12 +53,9 @@ class ServerLookup(Protocol):
 class RunningServers:
     """Records by the events on `bus` which servers run."""
 
-    _log = Logger()
-
     def __init__(self, records: RunRecords, bus: EventBus, reactor: IReactorTime) -> None:
         self._records = records
         self._reactor = reactor
-        self._running: set[str] = set()
         self._tasks = BackgroundTasks()
         self._slots = DeferredSemaphore(CONCURRENT_STARTS)
         self._stopped = False
@@ -64,8 +63,8 @@ class RunningServers:
 
     async def load(self) -> Collection[str]:
         """Return which servers ran when the node ended. To be called before any server starts."""
-        self._running = set(await self._records.running_servers())
-        return tuple(self._running)
+        states = await self._records.load()
+        return tuple(server for server, state in states.items() if state in _RUNS)
 
     def start(self, uuids: Collection[str], servers: ServerLookup) -> None:
         """Start those of `uuids` that do not run, in the background."""
@@ -73,15 +72,16 @@ class RunningServers:
             try:
                 server = servers.get(uuid)
             except ServerNotFound:
-                self._record(uuid, runs=False)
+                self._record(uuid, None)
                 continue
             starting = self._start_in_turn(server)
             self._tasks.start("starting it as it was running before", starting, uuid)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Record nothing more: the node ends, and its servers run on."""
         self._stopped = True
         self._tasks.stop()
+        await self._records.flush()
 
     async def _start_in_turn(self, server: Server) -> None:
         await self._slots.run(self._start, server)
@@ -99,7 +99,7 @@ class RunningServers:
             server.check_power(PowerAction.START)
         except WingsdError as error:
             server.say(f"The server was running before, and is not started: {error}")
-            self._record(server.uuid, runs=False)
+            self._record(server.uuid, PowerState.OFFLINE.value)
             return
         server.say("The server was running when this node ended, and is started again.")
         try:
@@ -109,20 +109,10 @@ class RunningServers:
 
     def _note(self, event: Event) -> None:
         if event.name == STATUS:
-            self._record(event.server, runs=event.args[0] in _RUNS)
+            self._record(event.server, event.args[0])
         elif event.name == DELETED:
-            self._record(event.server, runs=False)
+            self._record(event.server, None)
 
-    def _record(self, uuid: str, *, runs: bool) -> None:
-        if self._stopped or runs == (uuid in self._running):
-            return
-        if runs:
-            self._running.add(uuid)
-        else:
-            self._running.discard(uuid)
-        self._records.record_running(uuid, runs).addErrback(self._failed, uuid)
-
-    def _failed(self, failure: Failure, uuid: str) -> None:
-        self._log.error(
-            "{server}: not recorded whether it runs: {error}", server=uuid, error=failure.value
-        )
+    def _record(self, uuid: str, state: str | None) -> None:
+        if not self._stopped:
+            self._records.record(uuid, state)

@@ -88,8 +88,5 @@ class StateDatabase:
     deny = _Timed(Store.deny)
     denied = _InThread(Store.denied)
 
-    record_running = _InThread(Store.record_running)
-    running_servers = _InThread(Store.running_servers)
-
     ages = _Timed(Store.ages)
     prune = _Timed(Store.prune)

@@ -275,4 +275,8 @@ CREATE TABLE running (server TEXT PRIMARY KEY) WITHOUT ROWID;
     """
 ALTER TABLE installations ADD COLUMN options TEXT NOT NULL DEFAULT '';
 """,
+    # They are in `states.json`, as with Wings.
+    """
+DROP TABLE running;
+""",
 )

@@ -160,19 +160,31 @@ class Store(DatabaseFile):
     # Installations
 
     def begin_installation(
-        self, now: float, server: str, *, reinstall: bool, start: bool, options: str = ""
+        self,
+        now: float,
+        server: str,
+        *,
+        reinstall: bool,
+        start: bool,
+        options: str = "",
+        runs: bool = False,
     ) -> InstallationRecord:
-        """Add an installation, in place of an earlier one of the server."""
+        """Add an installation, in place of an earlier one of the server.
+
+        `runs`: its script runs already.
+        """
+        ran = now if runs else None
         self._execute(
-            "INSERT OR REPLACE INTO installations (server, begun, reinstall, start, options)"
-            " VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO installations (server, begun, reinstall, start, options, ran)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
             server,
             now,
             reinstall,
             start,
             options,
+            ran,
         )
-        return InstallationRecord(server, now, reinstall, start, options=options)
+        return InstallationRecord(server, now, reinstall, start, ran, options=options)
 
     def run_installation(self, now: float, server: str) -> None:
         """Record that the script of an installation is about to run."""
@@ -302,19 +314,6 @@ class Store(DatabaseFile):
         """Return the time up to which revocations have been deleted."""
         ((until,),) = self._rows("SELECT until FROM forgotten WHERE kind = 'denied'")
         return float(until)
-
-    # Servers that run
-
-    def record_running(self, server: str, runs: bool) -> None:
-        """Record whether a server's program runs."""
-        if runs:
-            self._execute("INSERT INTO running (server) VALUES (?) ON CONFLICT DO NOTHING", server)
-        else:
-            self._execute("DELETE FROM running WHERE server = ?", server)
-
-    def running_servers(self) -> set[str]:
-        """Return the UUIDs of the servers whose programs run."""
-        return {server for (server,) in self._rows("SELECT server FROM running")}
 
     # Ages and deletion
 

@@ -6,15 +6,17 @@ Blocking: run it in a thread.
 from __future__ import annotations
 
 import os
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from wingsd.errors import StorageError
 from wingsd.util.text import disk_advice
 
-__all__ = ["move", "storage_errors", "sync_directory", "time_stamp"]
+__all__ = ["move", "replace_file", "storage_errors", "sync_directory", "time_stamp"]
 
 
 def time_stamp() -> str:
@@ -38,6 +40,33 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_file(path: Path, content: bytes, *, mode: int) -> None:
+    """Write a file in place of another, of which it keeps owner and mode where it may.
+
+    `mode` is that of a file that was not there. At no time, and after no crash, is it half
+    written. Raises `OSError`.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            try:
+                before = path.stat()
+            except FileNotFoundError:
+                os.fchmod(descriptor, mode)
+            else:
+                with suppress(PermissionError):
+                    os.fchown(descriptor, before.st_uid, before.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    sync_directory(path.parent)
 
 
 def move(source: Path, target: Path, *, durable: bool) -> None:

@@ -22,6 +22,8 @@ from wingsd.servers.install_files import InstallLog, ScriptDirectories
 from wingsd.servers.installation import InstallParts
 from wingsd.servers.installations import Installations
 from wingsd.servers.running import RunningServers
+from wingsd.servers.states_file import StatesFile
+from wingsd.servers.taken_over import TakenOver
 from wingsd.util.reactor import Reactor
 
 __all__ = ["ServersWiring"]
@@ -38,7 +40,8 @@ class ServersWiring(BaseWiring):
         self._engine = self._ask_engine()
         self.installations = self._make_installations()
         self.servers = self._make_servers()
-        self.running = RunningServers(self.database, self._bus, reactor)
+        states = StatesFile(config.system.root_directory, self.pools.database)
+        self.running = RunningServers(states, self._bus, reactor)
 
     def _make_environment(self) -> Environment:
         if not self._config.docker.enabled:
@@ -70,7 +73,8 @@ class ServersWiring(BaseWiring):
             limit=config.docker.installer_limits.timeout,
         )
         shows_outcome = config.family == CALAGOPUS
-        return Installations(parts, self.callbacks, shows_outcome=shows_outcome)
+        taken_over = TakenOver(parts, config.system.root_directory)
+        return Installations(parts, self.callbacks, taken_over, shows_outcome=shows_outcome)
 
     def _make_servers(self) -> Servers:
         return Servers(
