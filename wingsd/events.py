@@ -16,6 +16,8 @@ __all__ = [
     "DAEMON_MESSAGE",
     "DELETED",
     "FEATURE_MATCH",
+    "IMAGE_PULL_COMPLETED",
+    "IMAGE_PULL_PROGRESS",
     "INSTALL_COMPLETED",
     "INSTALL_OUTPUT",
     "INSTALL_STARTED",
@@ -42,6 +44,10 @@ DAEMON_MESSAGE = "daemon message"
 #: A line of the console for which the Panel's page has a dialogue (Pelican): JSON with its `key`,
 #: the `pattern` found, and the `line`.
 FEATURE_MATCH = "feature match"
+#: A layer of an image's pull (Calagopus): its id and JSON with `status`, `bytes_processed` and
+#: `bytes_total`, and the id alone when it is complete.
+IMAGE_PULL_PROGRESS = "image pull progress"
+IMAGE_PULL_COMPLETED = "image pull completed"
 #: `true` or `false`: whether the server runs with other settings than the Panel has now
 #: (Calagopus).
 PENDING_RESTART = "pending restart"

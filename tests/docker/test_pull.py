@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wingsd.docker.images import PULL_REPORT, PullProgress, follow
+from wingsd.docker.runtime import LayerProgress
 
 LINES: list[dict[str, Any]] = [
     {"status": "Pulling from group/java", "id": "21"},
@@ -45,6 +46,32 @@ def progress_after(lines: int) -> PullProgress:
 def test_progress_is_in_layers_and_megabytes(lines: int, words: str) -> None:
     assert str(progress_after(lines)) == words
     assert progress_after(lines).error == ""
+
+
+def layers_shown(progress: PullProgress, *, at_end: bool = False) -> list[LayerProgress]:
+    shown: list[str | LayerProgress | None] = []
+    (progress.end if at_end else progress.show)(shown.append)
+    return [news for news in shown if isinstance(news, LayerProgress)]
+
+
+def test_the_latest_progress_of_each_layer_is_shown_once() -> None:
+    progress = progress_after(5)
+    assert layers_shown(progress) == [LayerProgress("one", "pulling", 2_500_000, 5_000_000)]
+    assert layers_shown(progress) == []
+    for line in LINES[5:7]:
+        progress.update(line)
+    assert layers_shown(progress) == [LayerProgress("one", "extracting", 1, 9)]
+    progress.update(LINES[7])
+    assert layers_shown(progress) == [LayerProgress("one", "")]
+    # The other layer was there, and needs no end.
+    assert layers_shown(progress, at_end=True) == []
+
+
+def test_no_layer_is_left_under_way_by_a_pull_that_fails() -> None:
+    progress = progress_after(5)
+    layers_shown(progress)
+    progress.update({"error": "no space left"})
+    assert layers_shown(progress, at_end=True) == [LayerProgress("one", "")]
 
 
 def test_the_first_error_of_a_pull_is_kept() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -9,7 +11,7 @@ from tests.servers.harness import UUID, FakeNode, Outcome, configuration, do, ru
 from tests.support import FakeEnvironment
 from tests.support.environment import FakeProcess
 from tests.support.logged_errors import Logged
-from wingsd.docker.runtime import Usage, Watcher
+from wingsd.docker.runtime import LayerProgress, Usage, Watcher
 from wingsd.errors import BadRequest, Conflict, EnvironmentFailed, ServerNotRunning
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Stop
@@ -34,12 +36,18 @@ def test_a_start_comes_from_fresh_settings_and_is_up_with_its_done_line(node: Fa
 
 def test_a_start_shows_the_pull_of_its_image(node: FakeNode) -> None:
     server = node.server()
-    node.environment.pull_lines = ("", "Downloading [=>] 1 MB/2 MB", None)
+    layer = LayerProgress("one", "pulling", 1, 2)
+    left = LayerProgress("one", "")
+    node.environment.pull_lines = ("", "Downloading [=>] 1 MB/2 MB", layer, left, None)
     do(server, PowerAction.START).value()
     begun, ended = [line for line in node.told("console output") if "Docker" in line]
     assert "Pulling Docker container image, this could take a few minutes to complete..." in begun
     assert "Finished pulling Docker container image" in ended
     assert node.told("install output") == ["Downloading [=>] 1 MB/2 MB"]
+    pulled = {"bytes_processed": 1, "bytes_total": 2, "progress": 1, "total": 2}
+    (name, progress), completed = (event[1:] for event in node.events if "pull" in event[0])
+    assert (name, json.loads(progress)) == ("one", {"status": "pulling", **pulled})
+    assert completed == ("one",)
 
 
 def test_without_a_done_line_it_is_up_at_once(node: FakeNode) -> None:

@@ -13,7 +13,7 @@ import attrs
 from tests.support.faults import Hang
 from wingsd.docker.container import check_variables
 from wingsd.docker.engine import console_lines
-from wingsd.docker.runtime import PullListener, Usage, Watcher
+from wingsd.docker.runtime import LayerProgress, PullListener, Usage, Watcher
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Build, Settings
 
@@ -107,7 +107,7 @@ class FakeEnvironment:
     #: What an update of limits warns of.
     update_warnings: list[str] = attrs.field(factory=list, init=False)
     #: What the pull of an image shows.
-    pull_lines: Sequence[str | None] = attrs.field(default=(), init=False)
+    pull_lines: Sequence[str | LayerProgress | None] = attrs.field(default=(), init=False)
     #: Console lines that end a process which is not stubborn.
     quit_commands: Collection[str] = attrs.field(default=("stop", "end", "quit"), init=False)
     #: What a method, by name, meets until it is taken out: raised, or waited for before it acts.

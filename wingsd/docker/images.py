@@ -14,7 +14,7 @@ from wingsd.docker import engine
 from wingsd.docker.async_engine import EngineSession
 from wingsd.docker.container import ImageSource, image_source, is_below
 from wingsd.docker.network import network_spec
-from wingsd.docker.runtime import PullListener
+from wingsd.docker.runtime import LayerProgress, PullListener
 from wingsd.errors import EnvironmentFailed
 from wingsd.panel.schemas import Settings
 
@@ -25,6 +25,8 @@ PULL_REPORT = 10
 #: The same where users watch the pull.
 PULL_SHOWN = 1
 
+#: What a layer does, by the engine's statuses.
+_STAGES = {"Downloading": "pulling", "Extracting": "extracting"}
 _MB = 1_000_000
 _PULLING = "{server}: pulling {image}: {progress}"
 
@@ -77,13 +79,33 @@ class PullProgress:
     _bytes: dict[str, tuple[int, int]] = attrs.field(factory=dict)
     #: The latest line of each layer, and lines about no layer, that were not shown yet.
     _news: dict[object, str] = attrs.field(factory=dict)
+    #: Layer by id: its progress, where it has changed since it was shown.
+    _moved: dict[str, LayerProgress] = attrs.field(factory=dict)
+    #: The layers whose progress was shown, and not yet that they are complete.
+    _under_way: set[str] = attrs.field(factory=set)
     error: str = ""
 
     def show(self, listener: PullListener) -> None:
-        """Give `listener` the lines since the last call, of each layer the latest."""
+        """Give `listener` the lines and progress since the last call, of each layer the latest."""
         lines, self._news = [*self._news.values()], {}
         for line in lines:
             listener(line)
+        moved, self._moved = [*self._moved.values()], {}
+        for progress in moved:
+            if progress.status:
+                self._under_way.add(progress.layer)
+            elif progress.layer not in self._under_way:
+                continue
+            else:
+                self._under_way.remove(progress.layer)
+            listener(progress)
+
+    def end(self, listener: PullListener) -> None:
+        """Show what is left, and that no layer is under way any more."""
+        self.show(listener)
+        for layer in sorted(self._under_way):
+            listener(LayerProgress(layer, ""))
+        self._under_way.clear()
 
     def update(self, line: Mapping[str, Any]) -> None:
         """Take one line of the engine's answer to `POST /images/create`."""
@@ -94,10 +116,15 @@ class PullProgress:
             self._news[layer if layer is not None else len(self._news)] = shown
         if layer is None or status.startswith("Pulling from"):
             return
-        self._layers[layer] = status in ("Pull complete", "Already exists")
+        complete = status in ("Pull complete", "Already exists")
+        self._layers[layer] = complete
         detail = line.get("progressDetail") or {}
+        done, total = int(detail.get("current") or 0), int(detail.get("total") or 0)
+        if complete or status in _STAGES:
+            stage = _STAGES.get(status, "")
+            self._moved[layer] = LayerProgress(str(layer), stage, done, total)
         if status == "Downloading":
-            self._bytes[layer] = (detail.get("current", 0), detail.get("total", 0))
+            self._bytes[layer] = (done, total)
         elif layer in self._bytes:
             _, total = self._bytes[layer]
             self._bytes[layer] = (total, total)
@@ -209,7 +236,8 @@ class ImagesAndNetworks:
                 progress.show(shown)
         except engine.FAILURES as error:
             return engine.explain(error)
-        progress.show(shown)
+        finally:
+            progress.end(shown)
         if progress.error:
             return progress.error
         self._log.info("{server}: {image} is up to date", **names)
@@ -217,5 +245,5 @@ class ImagesAndNetworks:
         return ""
 
 
-def _ignore(line: str | None) -> None:
-    """Show a line of a pull to nobody."""
+def _ignore(line: str | LayerProgress | None) -> None:
+    """Show a line or the progress of a pull to nobody."""

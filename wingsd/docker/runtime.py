@@ -21,6 +21,7 @@ __all__ = [
     "Environment",
     "Installer",
     "InstallerState",
+    "LayerProgress",
     "NoEnvironment",
     "NoInstaller",
     "PullListener",
@@ -176,8 +177,22 @@ class NoEnvironment:
         return []
 
 
-#: Gets each line of a pull, an empty one at its beginning, and None at its end.
-PullListener = Callable[[str | None], object]
+@attrs.frozen
+class LayerProgress:
+    """The progress of one layer of an image's pull, in bytes; a total of 0 is not known.
+
+    `status` is `pulling` or `extracting`, and empty when the layer is complete, or left.
+    """
+
+    layer: str
+    status: str
+    done: int = 0
+    total: int = 0
+
+
+#: Gets each line of a pull, an empty one at its beginning, and None at its end; also the progress
+#: of each layer.
+PullListener = Callable[[str | LayerProgress | None], object]
 
 
 @attrs.frozen

@@ -15,12 +15,14 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from wingsd.docker.runtime import Environment, Usage
+from wingsd.docker.runtime import Environment, LayerProgress, Usage
 from wingsd.errors import EnvironmentFailed
 from wingsd.events import (
     CONSOLE_OUTPUT,
     DAEMON_MESSAGE,
     FEATURE_MATCH,
+    IMAGE_PULL_COMPLETED,
+    IMAGE_PULL_PROGRESS,
     INSTALL_OUTPUT,
     PENDING_RESTART,
     STATS,
@@ -283,17 +285,33 @@ class ServerRuntime:
             self.console.add(line)
         self.publish(CONSOLE_OUTPUT, line)
 
-    def show_pull(self, line: str | None) -> None:
-        """Show the progress of a pull: its lines, "" at the beginning and None at the end.
+    def show_pull(self, news: str | LayerProgress | None) -> None:
+        """Show a pull: its lines, "" at the beginning, None at the end, and its layers' progress.
 
         The lines are the event of Wings for them, also where nothing is being installed.
         """
-        if line is None:
+        if news is None:
             self.daemon_line(PULLED)
-        elif not line:
+        elif isinstance(news, LayerProgress):
+            self._show_layer(news)
+        elif not news:
             self.daemon_line(PULLING)
         else:
-            self.publish(INSTALL_OUTPUT, escaped(line))
+            self.publish(INSTALL_OUTPUT, escaped(news))
+
+    def _show_layer(self, layer: LayerProgress) -> None:
+        """Publish Calagopus' events: with the names of 2026's nodes, and of those before."""
+        if not layer.status:
+            self.publish(IMAGE_PULL_COMPLETED, layer.layer)
+            return
+        progress = {
+            "status": layer.status,
+            "bytes_processed": layer.done,
+            "bytes_total": layer.total,
+            "progress": layer.done,
+            "total": layer.total,
+        }
+        self.publish(IMAGE_PULL_PROGRESS, layer.layer, json.dumps(progress))
 
     def transition(self, event: PowerEvent) -> None:
         """Enter the next state. Raises `ValueError` for an impossible event."""

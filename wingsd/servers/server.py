@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from wingsd.config import SystemConfig
-from wingsd.docker.runtime import Usage
+from wingsd.docker.runtime import LayerProgress, Usage
 from wingsd.egg_files.rewriters import ServerEggFiles
 from wingsd.errors import NOT_RUNNING, BadRequest, ServerNotRunning, StorageError, WingsdError
 from wingsd.events import SUSPENDED
@@ -162,9 +162,9 @@ class Server:
         """
         self._runtime.daemon_line(message, keep=keep)
 
-    def show_pull(self, line: str | None) -> None:
+    def show_pull(self, news: str | LayerProgress | None) -> None:
         """Show the progress of an image's pull; see `ServerRuntime.show_pull`."""
-        self._runtime.show_pull(line)
+        self._runtime.show_pull(news)
 
     # Holds
 

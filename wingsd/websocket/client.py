@@ -21,6 +21,7 @@ from wingsd.events import (
     CONSOLE_OUTPUT,
     DAEMON_MESSAGE,
     FEATURE_MATCH,
+    IMAGE_PULL_PROGRESS,
     INSTALL_OUTPUT,
     STATS,
     TRANSFER_LOGS,
@@ -107,7 +108,8 @@ class SendBuffer:
 TRY_AGAIN_LATER = 1013
 
 _LINES = (CONSOLE_OUTPUT, INSTALL_OUTPUT)
-_DROPPABLE = (STATS, FEATURE_MATCH)
+#: Of these a later one has what a dropped one had, or the console has it.
+_DROPPABLE = (STATS, FEATURE_MATCH, IMAGE_PULL_PROGRESS)
 _UNEXPECTED = "an unexpected error was encountered while handling this request"
 
 

@@ -12,6 +12,8 @@ from wingsd.events import (
     CONSOLE_OUTPUT,
     DAEMON_MESSAGE,
     FEATURE_MATCH,
+    IMAGE_PULL_COMPLETED,
+    IMAGE_PULL_PROGRESS,
     INSTALL_OUTPUT,
     PENDING_RESTART,
     TRANSFER_LOGS,
@@ -29,7 +31,7 @@ _PERMISSIONS = {
 _CONSOLE = (CONSOLE_OUTPUT, DAEMON_MESSAGE, FEATURE_MATCH)
 
 #: Events that only Calagopus' page has.
-_CALAGOPUS = (PENDING_RESTART,)
+_CALAGOPUS = (IMAGE_PULL_COMPLETED, IMAGE_PULL_PROGRESS, PENDING_RESTART)
 
 
 def may_see(token: ConsoleToken, event: str) -> bool:
