@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import pwd
 from typing import ClassVar
 
-import attrs
 from twisted.application.service import Service
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
@@ -14,8 +12,9 @@ from twisted.python.usage import Options as UsageOptions
 from wingsd.app import process
 from wingsd.app.logging import LogOutput
 from wingsd.app.process import set_thresholds, use_monotonic_clock
-from wingsd.app.service import Reload, Supervision
-from wingsd.app.wiring import make_node
+from wingsd.app.reload import with_system_user
+from wingsd.app.service import Supervision
+from wingsd.app.wiring import Wiring
 from wingsd.config import PLACES, Config, find, load
 from wingsd.errors import ConfigError
 from wingsd.http.listener import tcp_endpoint
@@ -75,12 +74,12 @@ def makeService(options: Options, reactor: Reactor | None = None) -> Service:
         endpoint = (
             options["endpoint"] or passed_endpoint(reactor) or tcp_endpoint(api.host, api.port)
         )
-        node = make_node(config, endpoint, reactor)
+        wiring = Wiring(config, endpoint, reactor, options["config"])
     except ConfigError as error:
         raise SystemExit(f"wingsd: {error}") from error
-    reload = Reload(options["config"], options.config, logs.show_debug, node.renew_certificate)
+    wiring.live.follow(lambda changed: logs.show_debug(changed.debug))
     observer = None if options.parent is None else logs.observer(options.parent, reactor)
-    return Supervision.from_environment(node, reload, reactor, observer)
+    return Supervision.from_environment(wiring.node(), wiring.reload, reactor, observer)
 
 
 def _allow_many_files() -> None:
@@ -92,16 +91,3 @@ def _allow_many_files() -> None:
             "a shell)",
             recommended=process.RECOMMENDED_LIMIT,
         )
-
-
-def with_system_user(config: Config) -> Config:
-    """Return `config` with the ids of the account `system.username`, if it exists."""
-    user = config.system.user
-    if user.rootless.enabled:
-        return config
-    try:
-        account = pwd.getpwnam(config.system.username)
-    except KeyError:
-        return config
-    user = attrs.evolve(user, uid=account.pw_uid, gid=account.pw_gid)
-    return attrs.evolve(config, system=attrs.evolve(config.system, user=user))

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from tests.support.logged_errors import Logged
-from wingsd.app.service import Reload
-from wingsd.config import Ssl, load
+from wingsd.app.reload import Reload, with_system_user
+from wingsd.config import Config, Ssl, load
+from wingsd.config.live import LiveConfig
 from wingsd.errors import ConfigError
 
 SECRET = "s3cr3t-t0k3n-of-this-n0d3"
@@ -29,12 +30,12 @@ class Harness:
         self.path = directory / "config.yml"
         self.write()
         self.read: list[Ssl] = []
-        self.debug: list[bool] = []
+        self.followed: list[Config] = []
         self.fault: ConfigError | None = None
         self.uses_tls = True
-        self.reload = Reload(
-            str(self.path), load(str(self.path))[0], self.debug.append, self.renew
-        )
+        self.live = LiveConfig(with_system_user(load(str(self.path))[0]), str(self.path))
+        self.live.follow(self.followed.append)
+        self.reload = Reload(self.live, self.renew)
 
     def write(self, **changes: Any) -> None:
         self.path.write_text(yaml.safe_dump(USUAL | changes))
@@ -59,19 +60,23 @@ def test_the_certificate_is_read_from_its_new_path(harness: Harness, logged: Log
     harness.write(api={"ssl": {"enabled": True, "cert": "/b.crt", "key": "/b.key"}}, debug=True)
     harness.reload()
     assert harness.read == [Ssl(True, "/b.crt", "/b.key")]
-    assert harness.debug == [True]
+    assert [config.debug for config in harness.followed] == [True]
     assert lines(logged, "certificate reloaded")
     assert not lines(logged, "need a restart")
 
 
 def test_what_needs_a_new_start_is_named_and_not_shown(harness: Harness, logged: Logged) -> None:
-    harness.write(token="another-s3cr3t", system={"data": "/elsewhere"}, docker={"enabled": False})
+    harness.write(
+        uuid="8a1c2b3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d",
+        system={"data": "/elsewhere-s3cr3t"},
+        docker={"enabled": False},
+    )
     for _ in range(2):
         harness.reload()
     first, second = lines(logged, "changes that need a restart")
     # It does not become true by being read twice.
     assert first == second
-    assert first.endswith("a restart: token, system.data, docker.enabled")
+    assert first.endswith("a restart: uuid, system.data, docker.enabled")
     assert not [line for line in logged.lines if "s3cr3t" in line or "/elsewhere" in line]
 
 
@@ -91,7 +96,7 @@ def test_with_a_file_that_is_no_good_the_certificate_is_still_renewed(
     harness.reload()
     (line,) = lines(logged, "configuration not reloaded")
     assert str(harness.path) in line
-    assert harness.debug == []
+    assert harness.followed == []
     assert harness.read == [Ssl(True, "/a.crt", "/a.key")]
 
 
@@ -110,3 +115,23 @@ def test_a_node_without_tls_logs_no_certificate(harness: Harness, logged: Logged
     harness.uses_tls = False
     harness.reload()
     assert not lines(logged, "certificate")
+
+
+def test_the_panels_keys_are_in_force_at_once(harness: Harness, logged: Logged) -> None:
+    keys = {
+        "token_id": "another",
+        "token": "another-s3cr3t",
+        "remote": "https://other.example.com",
+        "allowed_mounts": ["/srv/shared"],
+        "allowed_origins": ["https://status.example.com"],
+    }
+    harness.write(**keys)
+    harness.reload()
+    (config,) = harness.followed
+    assert (config.token_id, config.token, config.remote) == tuple(keys.values())[:3]
+    assert config.allowed_mounts == ("/srv/shared",)
+    assert config.allows_origin("https://status.example.com")
+    assert harness.live.current is config
+    assert not lines(logged, "need a restart")
+    harness.reload()
+    assert harness.followed == [config]  # nothing has changed since

@@ -95,11 +95,23 @@ def _encoded_interface() -> EncodedObject:
 
 
 class ApiRoot(Paths):
-    """The root of the API's site. `endpoints` are the classes in `PATHS`, with collaborators."""
+    """The root of the API's site.
+
+    `endpoints` are the classes in `PATHS` with their collaborators, of which the configuration is
+    the first.
+    """
 
     def __init__(self, endpoints: Iterable[partial[Any]]) -> None:
-        factories = {endpoint.func: endpoint for endpoint in endpoints}
-        super().__init__({path: factories[cls] for path, cls in PATHS.items()})
+        self._endpoints = {endpoint.func: endpoint for endpoint in endpoints}
+        super().__init__({path: self._endpoints[cls] for path, cls in PATHS.items()})
+
+    def use(self, config: Config) -> None:
+        """Answer later requests by another configuration."""
+        self._endpoints = {
+            cls: partial(cls, config, *made.args[1:], **made.keywords)
+            for cls, made in self._endpoints.items()
+        }
+        self.set_paths({path: self._endpoints[cls] for path, cls in PATHS.items()})
 
 
 class MetricsListener:

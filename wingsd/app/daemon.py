@@ -18,7 +18,7 @@ from wingsd.app.process import Pools
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import CallbackQueue
-from wingsd.config import Config, Ssl
+from wingsd.config import Config
 from wingsd.control import ControlListener
 from wingsd.direct_transfers import DirectTransfers
 from wingsd.docker.runtime import engine_address
@@ -203,10 +203,6 @@ class Node(Service):
         receiver, sender = self._transfers.receiver, self._transfers.sender
         moved = map(self._moved.moving, DIRECTIONS)
         return summary(count, receiver.servers, sender.servers, *moved)
-
-    def renew_certificate(self, ssl: Ssl) -> bool:
-        """Read the certificate again; return whether TLS is used. Raises `ConfigError`."""
-        return self._listeners.http.reload(ssl)
 
     def ping_database(self) -> Deferred[None]:
         """Return a Deferred that fires when the database's thread has done its present work."""

@@ -1,4 +1,4 @@
-"""The daemon as a service: readiness, status and watchdog for systemd, and reloading."""
+"""The daemon as a service: readiness, status and watchdog for systemd, and SIGHUP."""
 
 from __future__ import annotations
 
@@ -14,74 +14,11 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import ILogObserver, Logger
 
 from wingsd.app.daemon import STOP_TIMEOUT, Node
-from wingsd.config import Config, Ssl, differences, load
-from wingsd.errors import ConfigError
 from wingsd.systemd import Notifier, Watchdog, watchdog_period
 from wingsd.threadio import relayed
 from wingsd.util.reactor import ThreadedReactor
 
-__all__ = ["READY_WITHIN", "RELOADED", "STATUS_INTERVAL", "Reload", "Supervision"]
-
-RELOADED = frozenset({"debug", "api.ssl.cert", "api.ssl.key"})
-"""The keys that a reload applies; others need a restart."""
-
-
-class Reload:
-    """Applies changes of the configuration at `path`, and logs those that need a restart.
-
-    `config` is the configuration at the start. `show_debug` sets the log level,
-    `renew_certificate` reads the certificate. Errors are logged; the old values stay in use.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        path: str,
-        config: Config,
-        show_debug: Callable[[bool], None],
-        renew_certificate: Callable[[Ssl], bool],
-    ) -> None:
-        self._path = path
-        self._config = config
-        self._ssl = config.api.ssl
-        self._show_debug = show_debug
-        self._renew_certificate = renew_certificate
-
-    def __call__(self) -> None:
-        """Read configuration and certificate. Does not raise."""
-        ssl = self._ssl
-        try:
-            config, _ = load(self._path)
-        except ConfigError as error:
-            self._log.error("configuration not reloaded: {error}", error=error)
-        else:
-            self._show_debug(config.debug)
-            self._compare(config)
-            if config.api.ssl.enabled:
-                ssl = config.api.ssl
-        # Also with an invalid file: certificates are renewed independently of it.
-        self._read_certificate(ssl)
-
-    def _read_certificate(self, ssl: Ssl) -> None:
-        try:
-            is_used = self._renew_certificate(ssl)
-        except ConfigError as error:
-            self._log.error("certificate not reloaded: {error}", error=error)
-            return
-        self._ssl = ssl
-        if is_used:
-            self._log.info("certificate reloaded")
-
-    def _compare(self, config: Config) -> None:
-        differing = [key for key in differences(self._config, config) if key not in RELOADED]
-        if differing:
-            self._log.warn(
-                "{path}: changes that need a restart: {keys}",
-                path=self._path,
-                keys=", ".join(differing),
-            )
-
+__all__ = ["READY_WITHIN", "STATUS_INTERVAL", "Supervision"]
 
 #: Seconds after which the node reports readiness without its servers. It continues to ask the
 #: Panel for them, which may itself be waiting for the node on the same machine.

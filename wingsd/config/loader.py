@@ -135,6 +135,8 @@ class Config:
     #: Origins, in addition to the Panel's, from which browsers may call this node and open a
     #: WebSocket; `*` is any.
     allowed_origins: tuple[str, ...] = ()
+    #: Refuse the changes that the Panel sends when the node's settings are saved there.
+    ignore_panel_config_updates: bool = False
     #: Let pages of these origins call this node also when it has a private address and they come
     #: from a public one, where browsers ask for it.
     allow_cors_private_network: bool = False

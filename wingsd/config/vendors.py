@@ -72,7 +72,7 @@ def defaults_of(family: str) -> Mapping[str, Any]:
 #: The names of keys by the dotted path of the section that they are in.
 _NAMES: Mapping[str, str] = MappingProxyType(
     {
-        "": "quiet BlockBaseDirMount ignore_panel_config_updates",
+        "": "quiet BlockBaseDirMount",
         "Search": "blacklisted_dirs max_recursion_depth",
         "remote_query": "retry_limit",
         "api": (

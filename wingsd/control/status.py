@@ -186,8 +186,8 @@ class Probes:
         staging: str,
         reactor: IReactorTime,
     ) -> None:
+        self.use(config)
         self._panel = panel
-        self._url = config.remote
         self._engine = engine
         self._disk = disk
         self._directories = {
@@ -196,6 +196,10 @@ class Probes:
             "journal": config.system.root_directory,
         }
         self._reactor = reactor
+
+    def use(self, config: Config) -> None:
+        """Name the Panel of another configuration."""
+        self._url = config.remote
 
     async def run(self) -> Json:
         """Return the answers by the keys of the status."""

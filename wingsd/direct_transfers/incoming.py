@@ -166,10 +166,14 @@ class IncomingDirectTransfers:
         self._servers = servers
         self._receiver = receiver
         self._database = database
-        self._key = config.token
-        self._public_url = config.api.public_url
+        self.use(config)
         self._now = now
         self._expected: dict[str, _Expected] = {}
+
+    def use(self, config: Config) -> None:
+        """Sign later invitations with the token of another configuration."""
+        self._key = config.token
+        self._public_url = config.api.public_url
 
     # Called for the operator
 

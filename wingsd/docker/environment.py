@@ -66,6 +66,10 @@ class DockerEnvironment:
         self._engine = AsyncEngine(workers, address, observer)
         self._streams = ContainerStreams(reactor, address)
 
+    def use(self, config: Config) -> None:
+        """Create later containers by another configuration."""
+        self._config = config
+
     async def create(self, settings: Settings) -> bool:
         """Create the container of a server, with the network and the image that it needs.
 

@@ -36,9 +36,13 @@ class AnswerStyle:
     """
 
     def __init__(self, config: Config) -> None:
-        self._config = config
         #: Whether an empty answer is an empty map, as Calagopus' Panel expects it.
         self.empty_maps = config.family == CALAGOPUS
+        self.use(config)
+
+    def use(self, config: Config) -> None:
+        """Answer later requests in the style of another configuration."""
+        self._config = config
         panel = urlsplit(config.remote)
         self._panel = f"{panel.scheme}://{panel.netloc}"
         release = re.match(r"\d+\.\d+\.\d+", __version__)

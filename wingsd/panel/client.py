@@ -97,7 +97,7 @@ class Panel:
         http: BoundedClient | None = None,
         observer: Observer | None = None,
     ) -> None:
-        self._base = f"{config.remote.rstrip('/')}/api/remote"
+        self.use(config)
         self._per_page = config.remote_query.boot_servers_per_page
         self._timeout = max(config.remote_query.timeout, LEAST_TIMEOUT)
         self._reactor = reactor
@@ -106,6 +106,10 @@ class Panel:
         self.heard: float | None = None
         self._http = http or BoundedClient(reactor)
         self._callbacks = http or BoundedClient(reactor, treq_reader)
+
+    def use(self, config: Config) -> None:
+        """Make later calls to the Panel, and by the token, of another configuration."""
+        self._base = f"{config.remote.rstrip('/')}/api/remote"
         self._headers = Headers(
             {
                 "Authorization": [f"Bearer {config.token_id}.{config.token}"],

@@ -172,6 +172,10 @@ class ConsoleClient:
         """The UUID of its user, in lower case; empty before it has authenticated."""
         return self._session.user
 
+    def use_key(self, key: str) -> None:
+        """Check later tokens of the user by another `token` of the node."""
+        self._session.key = key
+
     def deauthorize(self) -> None:
         """Close the connection, since its user's access has ended or changed."""
         self._close(POLICY_VIOLATION, "your access to this server has ended or changed")

@@ -69,6 +69,13 @@ class ConsoleSockets:
         # In the order of their connections.
         self._clients: dict[str, dict[ConsoleClient, None]] = {}
 
+    def use(self, config: Config) -> None:
+        """Check origins and tokens by another configuration, also in open WebSockets."""
+        self._config = config
+        for clients in self._clients.values():
+            for client in clients:
+                client.use_key(config.token)
+
     def resource(self, server: Server) -> ConsoleSocket:
         """Return the resource of a server."""
         return ConsoleSocket(server.uuid, server, self)

@@ -195,7 +195,8 @@ class Session:
         has_left: bool = False,
     ) -> None:
         self._server = server
-        self._key = key
+        #: The node's token, by which those of users are checked. It may be replaced.
+        self.key = key
         self._denied = denied
         self._watched = watched
         self._transfer = transfer
@@ -303,7 +304,7 @@ class Session:
         return answer(self._token, message.text)
 
     def _authenticate(self, text: str, now: float) -> list[Step]:
-        token = console_token(text, self._key)
+        token = console_token(text, self.key)
         if self._denied.refuses(token):
             raise TokenInvalid(_DENIED)
         if token.expires <= now:

@@ -10,6 +10,7 @@ from wingsd.auth.tokens import DenyList
 from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import CallbackQueue
 from wingsd.config import Config
+from wingsd.config.live import LiveConfig
 from wingsd.events import EventBus
 from wingsd.metrics import MovedBytes
 from wingsd.panel.client import Panel
@@ -31,9 +32,13 @@ MIB = 1024 * 1024
 class BaseWiring:
     """The objects that all parts of a node use."""
 
-    def __init__(self, config: Config, endpoint: str, reactor: Reactor) -> None:
-        """Raises `ConfigError` when the configuration names invalid files."""
+    def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
+        """`path` is the file of the configuration, empty without one.
+
+        Raises `ConfigError` when the configuration names invalid files.
+        """
         self._config = config
+        self.live = LiveConfig(config, path)
         self._reactor = reactor
         self.owner = (config.system.user.uid, config.system.user.gid)
         transfers = config.system.transfers
@@ -73,7 +78,9 @@ class BaseWiring:
         return self._prometheus or MovedBytes()
 
     def _make_panel(self) -> Panel:
-        return Panel(self._config, self._reactor, observer=self.observer)
+        panel = Panel(self._config, self._reactor, observer=self.observer)
+        self.live.follow(panel.use)
+        return panel
 
     def _bucket(self, limit: int) -> TokenBucket | None:
         return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None

@@ -25,9 +25,9 @@ __all__ = ["ControlWiring"]
 class ControlWiring(HttpWiring):
     """The objects of a node's control socket."""
 
-    def __init__(self, config: Config, endpoint: str, reactor: Reactor) -> None:
+    def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
         """Raises `ConfigError` when the configuration names invalid files."""
-        super().__init__(config, endpoint, reactor)
+        super().__init__(config, endpoint, reactor, path)
         self._control = self._make_control()
 
     def _make_control(self) -> ControlListener:
@@ -48,6 +48,7 @@ class ControlWiring(HttpWiring):
         probes = Probes(
             self._config, self.panel, self._engine, self.pools.disk, staging, self._reactor
         )
+        self.live.follow(probes.use)
         incoming = self.direct_transfers.incoming
         activity = Activity(self.servers, self.receiver, self.sender, incoming, self.callbacks)
 

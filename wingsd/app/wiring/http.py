@@ -11,6 +11,7 @@ from wingsd.api import transfers as api_transfers
 from wingsd.api.direct_transfers import DirectTransferEndpoint
 from wingsd.api.routes import ApiRoot, InterfaceEndpoint, MetricsListener
 from wingsd.api.system import SystemEndpoint
+from wingsd.app.reload import Reload
 from wingsd.app.wiring.transfers import TransfersWiring
 from wingsd.config import Config
 from wingsd.http.answers import AnswerStyle
@@ -28,11 +29,12 @@ __all__ = ["HttpWiring"]
 class HttpWiring(TransfersWiring):
     """The objects of a node's HTTP interface."""
 
-    def __init__(self, config: Config, endpoint: str, reactor: Reactor) -> None:
+    def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
         """Raises `ConfigError` when the configuration names invalid files."""
-        super().__init__(config, endpoint, reactor)
+        super().__init__(config, endpoint, reactor, path)
         self._http = HttpListener(config.api.ssl, endpoint, self._make_site(), reactor)
         self._metrics = MetricsListener(config, self._make_exposition(), reactor)
+        self.reload = Reload(self.live, self._http.reload)
 
     def _make_site(self) -> NodeSite:
         config = self._config
@@ -43,14 +45,17 @@ class HttpWiring(TransfersWiring):
             *self._server_endpoints(),
             *self._transfer_endpoints(),
         ]
+        root, style = ApiRoot(endpoints), AnswerStyle(config)
+        self.live.follow(root.use)
+        self.live.follow(style.use)
         return NodeSite(
-            ApiRoot(endpoints),
+            root,
             reactor=self._reactor,
             timeout=transfers.stall_timeout,
             least_rate=transfers.least_rate,
             limits=config.api.limits,
             observer=self.observer,
-            style=AnswerStyle(config),
+            style=style,
         )
 
     def _node_endpoints(self) -> list[partial[Any]]:
@@ -59,6 +64,7 @@ class HttpWiring(TransfersWiring):
     def _server_endpoints(self) -> list[partial[Any]]:
         config, servers = self._config, self.servers
         sockets = ConsoleSockets(config, self._bus, self.denied, self._reactor)
+        self.live.follow(sockets.use)
         return [
             *api_servers.endpoints(
                 config, servers, self.receiver, self.sender, sockets, self.denied, self.database

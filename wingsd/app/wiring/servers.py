@@ -32,9 +32,9 @@ __all__ = ["ServersWiring"]
 class ServersWiring(BaseWiring):
     """The objects of a node's servers."""
 
-    def __init__(self, config: Config, endpoint: str, reactor: Reactor) -> None:
+    def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
         """Raises `ConfigError` when the configuration names invalid files."""
-        super().__init__(config, endpoint, reactor)
+        super().__init__(config, endpoint, reactor, path)
         self._directories = ServerDirectories.configured(config, self.owner, self.quotas)
         self._environment = self._make_environment()
         self._engine = self._ask_engine()
@@ -49,7 +49,11 @@ class ServersWiring(BaseWiring):
         # Here, since docker-py and its libraries take 8 MiB, which a node without Docker saves.
         from wingsd.docker.environment import DockerEnvironment  # noqa: PLC0415
 
-        return DockerEnvironment(self._config, self.pools.engine, self._reactor, self.observer)
+        environment = DockerEnvironment(
+            self._config, self.pools.engine, self._reactor, self.observer
+        )
+        self.live.follow(environment.use)
+        return environment
 
     def _make_installer(self) -> Installer:
         if not self._config.docker.enabled:

@@ -42,9 +42,9 @@ __all__ = ["TransfersWiring"]
 class TransfersWiring(ServersWiring):
     """The objects of a node's transfers."""
 
-    def __init__(self, config: Config, endpoint: str, reactor: Reactor) -> None:
+    def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
         """Raises `ConfigError` when the configuration names invalid files."""
-        super().__init__(config, endpoint, reactor)
+        super().__init__(config, endpoint, reactor, path)
         system, transfers = config.system, config.system.transfers
         pool, disk, days = transfers.storage_pool.name, self.pools.disk, transfers.quarantine_days
         self._volume = Volume(system.data, self.owner, pool, system.backup_directory)
@@ -144,9 +144,11 @@ class TransfersWiring(ServersWiring):
         config, database = self._config, self.database
         pool = config.system.transfers.storage_pool.name
         servers = DirectServers(self.servers, database, self._bus, self.pools.disk, pool)
+        incoming = IncomingDirectTransfers(servers, self.receiver, database, config, time.time)
+        self.live.follow(incoming.use)
         return DirectTransfers(
             servers,
-            IncomingDirectTransfers(servers, self.receiver, database, config, time.time),
+            incoming,
             OutgoingDirectTransfers(
                 servers, self.servers, self.sender, database, self._peers, self._reactor
             ),
