@@ -26,6 +26,7 @@ __all__ = [
     "STATUS",
     "SUSPENDED",
     "TRANSFER_LOGS",
+    "TRANSFER_PROGRESS",
     "TRANSFER_STATUS",
     "Event",
     "EventBus",
@@ -35,6 +36,8 @@ __all__ = [
 #: and `transfer.logs`).
 TRANSFER_STATUS = "transfer status"
 TRANSFER_LOGS = "transfer logs"
+#: How much of a server has been sent, as JSON (Calagopus).
+TRANSFER_PROGRESS = "transfer progress"
 #: The state of a server, a line of its console, and its usage, as JSON.
 STATUS = "status"
 CONSOLE_OUTPUT = "console output"

@@ -51,7 +51,7 @@ with Tree(home, owner) as tree:
     tree.replace(tree.read("server.properties", 100), b"server-port=1")
 sent = pack(
     home, lambda block: None, links=True, compression=Compression.NONE, warn=print,
-    progress=lambda size: None,
+    progress=lambda size, files: None,
 )
 print(sent.file_count, sent.hard_link_count, sent.symlink_count, sent.skipped_count)
 directories = ServerDirectories(data, owner)

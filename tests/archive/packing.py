@@ -20,6 +20,7 @@ class Sent:
     archive: bytearray = Factory(bytearray)
     notes: list[str] = Factory(list)
     progress: list[int] = Factory(list)
+    files: int = 0
     packed: Packed | None = None
 
 
@@ -35,8 +36,9 @@ def packed(
     """Pack `tree`; `meanwhile` is called with each progress."""
     sent = Sent()
 
-    def progress(total: int) -> None:
+    def progress(total: int, files: int) -> None:
         sent.progress.append(total)
+        sent.files = files
         meanwhile(total)
 
     sent.packed = pack(

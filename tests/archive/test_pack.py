@@ -299,12 +299,14 @@ def test_progress_is_reported_often_and_to_the_end(tmp_path: Path) -> None:
     assert 0 <= min(steps) <= max(steps) <= (1 << 20) + OUTPUT
     assert sent.progress[-1] == measure(str(tmp_path / "t"))
     assert len(sent.progress) < 60
+    assert sent.packed is not None
+    assert sent.files == sent.packed.file_count
 
 
 def test_the_caller_is_called_in_its_own_thread(tree: Path) -> None:
     callers = set()
 
-    def called(_: object) -> None:
+    def called(*_: object) -> None:
         callers.add(threading.current_thread())
 
     pack(

@@ -188,7 +188,7 @@ def test_a_lost_receiver_ends_it(
             links=True,
             compression=compression,
             warn=print,
-            progress=lambda total: None,
+            progress=lambda total, files: None,
             threads=threads,
         )
     assert len(written) == after

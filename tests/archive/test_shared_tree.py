@@ -64,7 +64,7 @@ def packed(source: str | Part, *, links: bool = True) -> tuple[bytes, Packed]:
         links=links,
         compression=Compression.NONE,
         warn=notes.append,
-        progress=lambda size: None,
+        progress=lambda size, files: None,
         threads=False,
     )
     return bytes(archive), done

@@ -263,7 +263,7 @@ def test_a_directory_of_many_names_takes_little_memory(tmp_path: Path) -> None:
         links=True,
         compression=Compression.NONE,
         warn=print,
-        progress=lambda total: None,
+        progress=lambda total, files: None,
         threads=False,
     )
     assert needed(packing) < LITTLE + MIB  # with its buffers

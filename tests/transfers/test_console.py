@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from twisted.internet.task import Clock
 
 from tests.support.logged_errors import Logged
 from wingsd.events import Event, EventBus
-from wingsd.transfers.console import DESTINATION, SOURCE, Announcer, console_line, progress_bar
+from wingsd.transfers.console import (
+    DESTINATION,
+    SOURCE,
+    Announcer,
+    UploadFigures,
+    console_line,
+    progress_bar,
+)
 from wingsd.transfers.steps import ReceiveStep, SendStep
 
 GIB = 1 << 30
@@ -74,6 +83,25 @@ def test_progress_is_shown_every_five_seconds_until_it_is_hidden(heard: Heard) -
     heard.clock.advance(60)
     assert len(heard.said()) == 2
     assert heard.clock.getDelayedCalls() == []
+
+
+def test_the_figures_of_an_upload_are_published_with_its_lines(heard: Heard) -> None:
+    known: list[UploadFigures] = []
+    heard.announcer.show_progress(lambda: "x", figures=lambda: known[-1] if known else None)
+    heard.clock.advance(5)
+    known.append(UploadFigures(read=20, sent=10, total=100, files=3))
+    heard.clock.advance(5)
+    (figures,) = (event.args[0] for event in heard.events if event.name == "transfer progress")
+    assert json.loads(figures) == {
+        "archive_bytes_processed": 20,
+        "network_bytes_processed": 10,
+        "bytes_total": 100,
+        "files_processed": 3,
+        "archive_progress": 20,
+        "network_progress": 10,
+        "total": 100,
+    }
+    heard.announcer.hide_progress()
 
 
 def test_console_lines_are_logged_too(heard: Heard, logged: Logged) -> None:

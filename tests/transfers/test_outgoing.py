@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from wingsd.archive.extract import extract
 from wingsd.errors import BadRequest, Conflict, DaemonStopping, EnvironmentFailed
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Build, Configuration, Settings
+from wingsd.transfers.console import Announcer, UploadFigures
 from wingsd.transfers.errors import DestinationRefused
 from wingsd.transfers.outgoing.request import TransferRequest
 from wingsd.transfers.outgoing.transfer import MOVED
@@ -38,6 +40,26 @@ async def test_a_server_goes_through_every_step_in_order(sender: Sender) -> None
     assert members(sender.destination.archives[0])["link"].issym()
     # What is left of it here is not to be started.
     assert sender.server.hold == MOVED
+
+
+async def test_the_figures_of_the_upload_are_those_of_the_server(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Callable[[], UploadFigures | None]] = []
+
+    def keep(_: Announcer, *args: object, figures: Any = None, **__: object) -> None:
+        if figures is not None:
+            given.append(figures)
+
+    monkeypatch.setattr(Announcer, "show_progress", keep)
+    await sender.start()
+    (archive,) = sender.destination.archives
+    files = [member for member in members(archive).values() if member.isreg()]
+    figures = given[0]()
+    assert figures is not None
+    assert (figures.files, figures.read) == (len(files), sum(member.size for member in files))
+    assert figures.total >= figures.read
+    assert figures.sent > 0
 
 
 async def test_waiting_for_a_slot_is_not_counted_as_sending(sender: Sender) -> None:

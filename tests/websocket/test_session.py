@@ -178,6 +178,19 @@ def test_only_calagopus_page_is_told_of_a_pending_restart() -> None:
     assert authenticated("*").event("pending restart", "false") == []
 
 
+def test_progress_is_for_calagopus_page_and_that_of_transfers_for_administrators() -> None:
+    talk = authenticated("meta.calagopus", "*")
+    for event, seen in (
+        ("image pull progress", True),
+        ("image pull completed", True),
+        ("transfer progress", False),
+    ):
+        assert talk.event(event, "x", "{}") == [Message(event, ("x", "{}"))] * seen
+        assert authenticated("*", "admin.websocket.transfer").event(event, "x") == []
+    talk = authenticated("meta.calagopus", "admin.websocket.transfer")
+    assert talk.event("transfer progress", "{}") == [Message("transfer progress", ("{}",))]
+
+
 def test_who_may_not_read_the_console_is_told_so_when_connecting() -> None:
     talk = Talk()
     why = error(talk.auth("meta.calagopus")[2:], "daemon message")

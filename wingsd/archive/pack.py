@@ -51,7 +51,7 @@ def pack(
     form: ArchiveFormat = ArchiveFormat.TAR_GZ,
     compression: Compression,
     warn: Callable[[str], None],
-    progress: Callable[[int], None],
+    progress: Callable[[int, int], None],
     threads: bool = True,
 ) -> Packed:
     """Write the tree below `directory` with `write`, in format `form`; block until it is done.
@@ -67,9 +67,10 @@ def pack(
 
     `write`, `warn` and `progress` are called in this thread only. `warn` gets a line for each file
     that is left out or sent in another form; after `MAX_WARNINGS`, one with the number of others.
-    `progress` gets the bytes of file data read so far. At the end these equal what `measure`
-    returns, without its share for directories and links, if nothing changed; with copies in place
-    of links they exceed it. `threads=False` does everything in this thread.
+    `progress` gets the bytes of file data and the number of files read so far. At the end the
+    bytes equal what `measure` returns, without its share for directories and links, if nothing
+    changed; with copies in place of links they exceed it. `threads=False` does everything in this
+    thread.
 
     Raises StorageError where the disk fails, or a hard-linked file belongs to another user than
     the directory; DiskLimitExceeded beyond the part's limit; and whatever `write`, `warn` and
@@ -96,7 +97,7 @@ def pack(
             if block:
                 write(block)
             archive_bytes += len(block)
-            progress(writer.packed_bytes)
+            progress(writer.packed_bytes, writer.counts[Kind.FILE])
             _deliver(waiting, warn)
         warnings.finish()
         _deliver(waiting, warn)

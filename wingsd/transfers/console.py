@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from wingsd.events import TRANSFER_LOGS, TRANSFER_STATUS, Event, EventBus
+from wingsd.events import TRANSFER_LOGS, TRANSFER_PROGRESS, TRANSFER_STATUS, Event, EventBus
 from wingsd.transfers.steps import ReceiveStep, SendStep, State
 from wingsd.util.text import escaped, readable_size
 
@@ -22,6 +24,7 @@ __all__ = [
     "SOURCE",
     "Announcer",
     "ProgressMeter",
+    "UploadFigures",
     "console_line",
     "progress_bar",
 ]
@@ -99,6 +102,30 @@ class ProgressMeter:
         return self.done / self.seconds if self.seconds > 0 else 0.0
 
 
+@attrs.frozen
+class UploadFigures:
+    """How much of a server was read of `total` bytes, and sent, and how many of its files."""
+
+    read: int
+    sent: int
+    total: int
+    files: int
+
+    def encode(self) -> str:
+        """Return the JSON of Calagopus' nodes of 2026, with the names of those before as well."""
+        return json.dumps(
+            {
+                "archive_bytes_processed": self.read,
+                "network_bytes_processed": self.sent,
+                "bytes_total": self.total,
+                "files_processed": self.files,
+                "archive_progress": self.read,
+                "network_progress": self.sent,
+                "total": self.total,
+            }
+        )
+
+
 #: Seconds between two lines about the progress.
 PROGRESS_EVERY = 5.0
 
@@ -158,10 +185,24 @@ class Announcer:
         self._log.warn("{server}: {text}", text=text, **fields)
         self._print(text)
 
-    def show_progress(self, text: Callable[[], str], every: float = PROGRESS_EVERY) -> None:
-        """Print what `text` returns every so many seconds, until `hide_progress`."""
+    def show_progress(
+        self,
+        text: Callable[[], str],
+        every: float = PROGRESS_EVERY,
+        figures: Callable[[], UploadFigures | None] = lambda: None,
+    ) -> None:
+        """Print what `text` returns every so many seconds, until `hide_progress`.
+
+        The `figures` are published as often.
+        """
+
+        def show() -> None:
+            self._print(text())
+            if now := figures():
+                self._bus.publish(Event(self._server, TRANSFER_PROGRESS, (now.encode(),)))
+
         self.hide_progress()
-        self._progress = LoopingCall(lambda: self._print(text()))
+        self._progress = LoopingCall(show)
         self._progress.clock = self._reactor
         started: Deferred[Any] = self._progress.start(every, now=False)
         started.addErrback(

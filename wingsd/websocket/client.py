@@ -25,6 +25,7 @@ from wingsd.events import (
     INSTALL_OUTPUT,
     STATS,
     TRANSFER_LOGS,
+    TRANSFER_PROGRESS,
     Event,
     EventBus,
 )
@@ -109,7 +110,7 @@ TRY_AGAIN_LATER = 1013
 
 _LINES = (CONSOLE_OUTPUT, INSTALL_OUTPUT)
 #: Of these a later one has what a dropped one had, or the console has it.
-_DROPPABLE = (STATS, FEATURE_MATCH, IMAGE_PULL_PROGRESS)
+_DROPPABLE = (STATS, FEATURE_MATCH, IMAGE_PULL_PROGRESS, TRANSFER_PROGRESS)
 _UNEXPECTED = "an unexpected error was encountered while handling this request"
 
 

@@ -17,6 +17,7 @@ from wingsd.events import (
     INSTALL_OUTPUT,
     PENDING_RESTART,
     TRANSFER_LOGS,
+    TRANSFER_PROGRESS,
 )
 
 __all__ = ["is_for_calagopus", "may_read_console", "may_see"]
@@ -25,13 +26,14 @@ _META_CALAGOPUS = "meta.calagopus"
 _READ_CONSOLE = "control.read-console"
 _PERMISSIONS = {
     TRANSFER_LOGS: "admin.websocket.transfer",
+    TRANSFER_PROGRESS: "admin.websocket.transfer",
     INSTALL_OUTPUT: "admin.websocket.install",
 }
 #: Events that quote the console, or are shown in it.
 _CONSOLE = (CONSOLE_OUTPUT, DAEMON_MESSAGE, FEATURE_MATCH)
 
 #: Events that only Calagopus' page has.
-_CALAGOPUS = (IMAGE_PULL_COMPLETED, IMAGE_PULL_PROGRESS, PENDING_RESTART)
+_CALAGOPUS = (IMAGE_PULL_COMPLETED, IMAGE_PULL_PROGRESS, PENDING_RESTART, TRANSFER_PROGRESS)
 
 
 def may_see(token: ConsoleToken, event: str) -> bool:

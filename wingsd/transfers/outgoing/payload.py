@@ -65,21 +65,22 @@ class Payload:
         frame: FormFrame,
         write: Callable[[bytes], None],
         warn: Callable[[str], None],
-        progress: Callable[[int], None],
+        progress: Callable[[int, int], None],
     ) -> Packed | None:
         """Write all but the form's end; return what the archive was, None where it is empty.
 
         `warn` gets a line for each thing that cannot be sent as it is, `progress` the bytes of
-        files and backups read so far. Raises `StorageError`, and whatever `write` raises.
+        files and backups read so far, and the number of files. Raises `StorageError`, and whatever
+        `write` raises.
         """
         write(frame.before())
         packed = self._write_files(write, warn, progress)
         write(frame.after(packed.sha256 if packed else hashlib.sha256().hexdigest()))
-        read = packed.packed_bytes if packed else 0
+        read, files = (packed.packed_bytes, packed.file_count) if packed else (0, 0)
         # In the order in which the family's own nodes send them.
         if self.family == CALAGOPUS:
             self._write_log(frame, write, warn)
-        self._write_backups(frame, write, lambda more: progress(read + more))
+        self._write_backups(frame, write, lambda more: progress(read + more, files))
         if self.family != CALAGOPUS:
             self._write_log(frame, write, warn)
         return packed
@@ -88,7 +89,7 @@ class Payload:
         self,
         write: Callable[[bytes], None],
         warn: Callable[[str], None],
-        progress: Callable[[int], None],
+        progress: Callable[[int, int], None],
     ) -> Packed | None:
         if self.source is None:
             return None

@@ -23,7 +23,7 @@ from wingsd.backups.local import LocalBackup
 from wingsd.servers import Server
 from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers, relayed
 from wingsd.transfers.cancellation import CancelScope, slots_held
-from wingsd.transfers.console import ProgressMeter, progress_bar
+from wingsd.transfers.console import ProgressMeter, UploadFigures, progress_bar
 from wingsd.transfers.errors import DestinationTimeout
 from wingsd.transfers.outgoing.payload import Payload, SourcePool, SourceStorage
 from wingsd.transfers.outgoing.request import (
@@ -100,6 +100,8 @@ class _Stream:
         self.body = uploader.body()
         #: Bytes of the server's files that have been read.
         self.read = 0
+        #: How many of them have been read.
+        self.files = 0
         headers: list[tuple[str, str]] = []
         if number is not None:
             headers = [("Multiplex-Stream", str(number))]
@@ -115,7 +117,7 @@ class _Stream:
 
     def write(self, warn: Callable[[str], None], ends: bool) -> Packed | None:
         """Write the body, in a worker thread."""
-        packed = self.payload.write(self.frame, self.body.write, warn, self._set_read)
+        packed = self.payload.write(self.frame, self.body.write, warn, self._set_progress)
         if ends:
             self.end()
         return packed
@@ -125,9 +127,9 @@ class _Stream:
         self.body.write(self.frame.end())
         self.body.finish()
 
-    def _set_read(self, read: int) -> None:
-        # Called in the packing thread; the reactor only looks at the number.
-        self.read = read
+    def _set_progress(self, read: int, files: int) -> None:
+        # Called in the packing thread; the reactor only looks at the numbers.
+        self.read, self.files = read, files
 
 
 class OutgoingStreams:
@@ -218,6 +220,11 @@ class OutgoingStreams:
     def read(self) -> int:
         """The number of bytes read of the server's files."""
         return sum(stream.read for stream in self._streams)
+
+    @property
+    def files(self) -> int:
+        """The number of the server's files that have been read."""
+        return sum(stream.files for stream in self._streams)
 
     def _run(self, stream: _Stream, work: Callable[..., Any], *args: object) -> Deferred[Any]:
         return Deferred.fromCoroutine(self._work(stream, work, *args))
@@ -362,7 +369,7 @@ class OutgoingUpload:
         )
         self._streams = streams
         self._steps.count = lambda: streams.bytes_out
-        announcer.show_progress(self._progress_text)
+        announcer.show_progress(self._progress_text, figures=self._figures)
         self.meter.start()
         try:
             packed = await streams.send(relayed(self._uploader.reactor, announcer.warn))
@@ -400,6 +407,13 @@ class OutgoingUpload:
 
     def _progress_text(self) -> str:
         return f"Uploading {progress_bar(self.meter.done, self.total)}"
+
+    def _figures(self) -> UploadFigures | None:
+        streams = self._streams
+        if streams is None:
+            return None
+        done = self.meter.done
+        return UploadFigures(done, streams.bytes_out, max(self.total, done), streams.files)
 
     def _log_figures(self, packed: Sequence[Packed]) -> None:
         size = sum(each.archive_bytes for each in packed)
