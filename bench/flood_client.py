@@ -1,12 +1,14 @@
-"""`python -m bench.flood_client KIND URL CA SECONDS`: floods a node without a token.
+"""`python -m bench.flood_client KIND URL CA SECONDS ORIGIN SERVER...`: floods a node.
 
 It holds 256 connections, opens each again when the node closes it, and ends after SECONDS. Half of
-the connections read the answers, the others never read.
+the connections read the answers, the others never read. A SERVER is its UUID, a colon, and a token
+for its console, which only some kinds use.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import ssl
 import sys
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 __all__ = ["CONNECTIONS", "KINDS", "Flood"]
 
@@ -28,13 +30,15 @@ class Flood:
     """What a connection sends: `opening` once, then `repeated` again and again.
 
     With nothing to repeat it waits for the node to close; `once` closes as soon as there is an
-    answer, and `handshake` when the TLS handshake is over. `{server}` is replaced by a UUID.
+    answer, and `handshake` when the TLS handshake is over. `{server}` is replaced by a UUID. One
+    with `auth` shows a console's token after the opening.
     """
 
     opening: bytes = b""
     repeated: bytes = b""
     once: bool = False
     handshake: bool = False
+    auth: bool = False
 
 
 def _request(method: str, path: str, *headers: str, body: bytes = b"") -> bytes:
@@ -55,7 +59,17 @@ _UPGRADE = _request(
     "Origin: {origin}",
 )
 _MASK = bytes(4)
-_MESSAGE = b'{"event":"send logs","args":[null]}'
+
+
+def _text(payload: str) -> bytes:
+    """Return a frame of a WebSocket with a text."""
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    return b"\x81" + length + _MASK + payload.encode()
+
+
+_SEND_LOGS = _text('{"event":"send logs","args":[null]}')
+_SEND_COMMAND = _text('{"event":"send command","args":["say hello"]}')
 
 KINDS = {
     "pipelined GET /openapi.json": Flood(repeated=_request("GET", "/openapi.json")),
@@ -80,18 +94,20 @@ KINDS = {
         _request("GET", "/openapi.json", "Connection: close"), once=True
     ),
     "TLS handshakes": Flood(handshake=True),
-    "WebSocket messages without a token": Flood(
-        _UPGRADE, bytes([0x81, 0x80 | len(_MESSAGE)]) + _MASK + _MESSAGE
-    ),
+    "WebSocket messages without a token": Flood(_UPGRADE, _SEND_LOGS),
     "WebSocket pings": Flood(_UPGRADE, b"\x89\x80" + _MASK),
     "WebSocket fragments without end": Flood(
         _UPGRADE + b"\x01\x81" + _MASK + b"x", b"\x00\x81" + _MASK + b"x"
     ),
+    "WebSocket messages with a token": Flood(_UPGRADE, _SEND_COMMAND + _SEND_LOGS, auth=True),
 }
 
 
 async def main(kind: str, url: str, ca: str, seconds: str, origin: str, *servers: str) -> None:
-    """Send a flood for as long; `origin` and `servers` are used to open WebSockets."""
+    """Send a flood for as long; `origin` and `servers` are used to open WebSockets.
+
+    A server is its UUID, a colon and a token.
+    """
     floods = [
         _for(KINDS[kind], origin, servers[number % len(servers)]) for number in range(CONNECTIONS)
     ]
@@ -106,10 +122,13 @@ async def main(kind: str, url: str, ca: str, seconds: str, origin: str, *servers
 
 
 def _for(flood: Flood, origin: str, server: str) -> Flood:
-    opening = flood.opening.replace(b"{server}", server.encode())
+    uuid, _, token = server.partition(":")
+    opening = flood.opening.replace(b"{server}", uuid.encode())
     opening = opening.replace(b"{origin}", origin.encode())
+    if flood.auth:
+        opening += _text(json.dumps({"event": "auth", "args": [token]}))
     block = flood.repeated * (_BLOCK // len(flood.repeated)) if flood.repeated else b""
-    return Flood(opening, block, flood.once, flood.handshake)
+    return evolve(flood, opening=opening, repeated=block)
 
 
 async def _client(

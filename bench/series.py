@@ -152,7 +152,7 @@ class Series:
                 await self._grow(await deferToThread(make, amount, self._datasets), results)
 
     async def floods(self) -> None:
-        """Floods of a client without a token, while another one sends requests."""
+        """Floods of clients, while another one sends requests."""
         for kind in KINDS:
             with TemporaryDirectory() as directory:
                 result = await measure_flood(kind, Path(directory))

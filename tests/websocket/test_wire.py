@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from tests.support.browser import Browser, BrowserEvent
@@ -16,6 +19,8 @@ from wingsd.websocket.client import ALL_MAX
 
 #: Each of ten long lines, figures and a status.
 TURNS = 300
+#: Browsers that flood at once.
+FLOODS = 5
 
 
 async def test_floods_of_messages_are_dropped_and_of_frames_end_it(node: ConsoleNode) -> None:
@@ -30,6 +35,43 @@ async def test_floods_of_messages_are_dropped_and_of_frames_end_it(node: Console
     assert await browser.wait_closed() == (1008, "too many messages")
     # Few, and more than one where this took so long that some more were let through.
     assert browser.count("throttled") < 20
+
+
+async def test_browsers_that_flood_delay_nobody_and_cost_little(node: ConsoleNode) -> None:
+    node.listen(secure=True)
+    other = await node.watch("*")
+    before = resident_mib()
+
+    async def flood() -> None:
+        browsers = [await node.watch("*") for _ in range(FLOODS)]
+        for browser in browsers:
+            for _ in range(300):
+                browser.send("send logs")
+                browser.send("send command", "x" * 1000)
+            await deferLater(reactor, 0)
+        for browser in browsers:
+            assert (await browser.wait_closed())[0] == 1008
+
+    flooding = Deferred.fromCoroutine(flood())
+    waits: list[float] = []
+    while not flooding.called:
+        begun = reactor.seconds()
+        name = f"turn {len(waits)}"
+        node.publish("status", name)
+        waits.append((await other.wait_for("status", name)).received - begun)
+        await deferLater(reactor, 0.01)
+    await flooding
+    assert len(waits) > FLOODS
+    assert max(waits) < 1
+    # Of each not more than is taken at once.
+    assert len(node.server.done) <= 10 * FLOODS
+    assert resident_mib() - before < 16
+
+
+def resident_mib() -> float:
+    """Return the resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 async def test_a_flood_of_pings_or_fragments_is_closed_with_1008(node: ConsoleNode) -> None:

@@ -94,8 +94,9 @@ class ConsoleProtocol(WebSocketServerProtocol):
         self._receiver = receiver
         self._frames = RateLimit(*FRAMES)
         self._frames_without_token = RateLimit(*FRAMES_WITHOUT_TOKEN)
-        # Whether the connection is being closed for what it has received.
-        self._refused = False
+        self._flooded = False
+        # Whether a message that is too long was reported.
+        self._too_long = False
 
     def send(self, payload: bytes, *, binary: bool = False) -> None:
         """Send a text in UTF-8, or a binary message; nothing on a connection that is closing."""
@@ -117,8 +118,8 @@ class ConsoleProtocol(WebSocketServerProtocol):
     # Called by the channel
 
     def dataReceived(self, data: bytes) -> None:
-        """Take received bytes, until a limit is exceeded."""
-        if not self._refused:
+        """Take received bytes, until the rate limit is exceeded."""
+        if not self._flooded:
             super().dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -143,14 +144,14 @@ class ConsoleProtocol(WebSocketServerProtocol):
     def onMessageFrameBegin(self, length: int) -> None:
         """Count a frame of a message. A message that is too long has the connection closed."""
         super().onMessageFrameBegin(length)
-        if self.wasMaxMessagePayloadSizeExceeded and not self._refused:
-            self._refused = True  # Autobahn has sent 1009, with both sizes.
+        if self.wasMaxMessagePayloadSizeExceeded and not self._too_long:
+            self._too_long = True  # Autobahn has sent 1009, with both sizes.
             self._receiver.too_long(self.message_data_total_length)
         self._count()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Pass a message on."""
-        if not self._refused:
+        if not self._flooded:
             self._receiver.message(payload, binary=isBinary)
 
     def onPing(self, payload: bytes) -> None:
@@ -165,8 +166,8 @@ class ConsoleProtocol(WebSocketServerProtocol):
 
     def _count(self) -> None:
         limit = self._frames if self._receiver.admitted else self._frames_without_token
-        if not self._refused and not limit.allows(self.factory.reactor.seconds()):
-            self._refused = True
+        if not self._flooded and not limit.allows(self.factory.reactor.seconds()):
+            self._flooded = True
             self.close_with(POLICY_VIOLATION, "too many messages")
 
 
