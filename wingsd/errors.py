@@ -6,11 +6,17 @@ The class, the HTTP status of its answer, and the module where that is not this 
       BadRequest                     400
         ArchiveNotFirst              400  transfers/errors
         ChecksumMismatch             400  transfers/errors
-        DiskLimitExceeded            400  archive/policy
+        DiskLimitExceeded            400
+        FileTypeRefused              400  filesystem/errors
         InvalidBackupName            400  backups/local
         InvalidContentType           400  transfers/errors
         InvalidDestination           400  transfers/errors
         InvalidForm                  400  transfers/errors
+        IsDirectory                  400  filesystem/errors
+        NameConflict                 400  filesystem/errors
+        NameTooLong                  400  filesystem/errors
+        NotDirectory                 400  filesystem/errors
+        PathInvalid                  400  filesystem/errors
         PermissionMissing            400  websocket/session
         StreamMismatch               400  transfers/errors
         StreamMissing                400  transfers/errors
@@ -25,6 +31,9 @@ The class, the HTTP status of its answer, and the module where that is not this 
           TokenUsed                  401  auth/tokens
         TokenMissing                 401  auth/tokens
       Forbidden                      403
+        FileDenied                   403  filesystem/errors
+      DirectoryMissing               404  filesystem/errors
+      FileMissing                    404  filesystem/errors
       PathNotFound                   404  http/errors
       ServerNotFound                 404
         ServerNotAssigned            404  panel/http_client
@@ -32,6 +41,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       Conflict                       409
         BackupConflict               409  backups/received
         ContainerNameTaken           409  transfers/errors
+        FileWorkCancelled            409  filesystem/errors
         ServerAlreadyExists          409
         ServerBusy                   409
           TransferInProgress         409  transfers/errors
@@ -82,6 +92,7 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "DaemonStopping",
+    "DiskLimitExceeded",
     "EnvironmentFailed",
     "Forbidden",
     "InvalidData",
@@ -230,6 +241,17 @@ class BadRequest(WingsdError):
     status = 400
 
 
+class DiskLimitExceeded(BadRequest):
+    """The server may not have as much disk as this takes, in Wings' own words."""
+
+    code = "disk-limit-exceeded"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "There is not enough disk space available to perform that action.", detail
+        )
+
+
 class StorageError(WingsdError):
     """Reading or writing failed on this node's disk: full, read-only, or not permitted."""
 
@@ -289,8 +311,18 @@ ERROR_CODES = (
     "destination-refused",
     "destination-timeout",
     "destination-unreachable",
+    "directory-missing",
     "disk-limit-exceeded",
     "environment-failed",
+    "file-denied",
+    "file-is-directory",
+    "file-missing",
+    "file-name-conflict",
+    "file-name-too-long",
+    "file-not-directory",
+    "file-path-invalid",
+    "file-type-refused",
+    "file-work-cancelled",
     "forbidden",
     "form-invalid",
     "header-too-long",

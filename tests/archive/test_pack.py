@@ -21,8 +21,7 @@ from wingsd.archive import Compression, measure
 from wingsd.archive import tar_writer as members
 from wingsd.archive.compress import OUTPUT
 from wingsd.archive.pack import pack
-from wingsd.archive.policy import DiskLimitExceeded
-from wingsd.errors import StorageError
+from wingsd.errors import DiskLimitExceeded, StorageError
 
 MIB = 1 << 20
 

@@ -11,9 +11,8 @@ from twisted.internet.defer import Deferred
 
 from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration, do
 from tests.support.logged_errors import Logged
-from wingsd.archive.policy import DiskLimitExceeded
 from wingsd.docker.runtime import Usage
-from wingsd.errors import StorageError
+from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.servers.disk_limit import CHECKING, STOPPING
 from wingsd.servers.disk_usage import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState

@@ -14,12 +14,11 @@ from tests.servers.harness import BY_COMMAND, PanelInMemory
 from tests.support.docker_engine import Engine
 from tests.support.installer import fake_installations
 from tests.support.reactor import reactor
-from wingsd.archive.policy import DiskLimitExceeded
 from wingsd.config import User
 from wingsd.docker.environment import DockerEnvironment
 from wingsd.docker.installer import DockerInstaller
 from wingsd.egg_files.rewriters import Rewriters
-from wingsd.errors import EnvironmentFailed
+from wingsd.errors import DiskLimitExceeded, EnvironmentFailed
 from wingsd.events import Event, EventBus
 from wingsd.panel.schemas import Configuration, Image, Process, Settings, Startup
 from wingsd.servers.console import daemon_line

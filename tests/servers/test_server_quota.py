@@ -12,8 +12,7 @@ from twisted.internet.defer import Deferred, DeferredLock, execute
 
 from tests.servers.harness import OTHER, UUID, FakeNode, Outcome, boot, configuration, do
 from tests.support.logged_errors import Logged
-from wingsd.archive.policy import DiskLimitExceeded
-from wingsd.errors import StorageError
+from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.servers.files import BackgroundTasks, ServerDirectories
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.quotas import FIRST_PROJECT, ProjectQuotas, project_number

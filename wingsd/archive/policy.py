@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from wingsd.errors import BadRequest, WingsdError
+from wingsd.errors import WingsdError
 from wingsd.util.text import display
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "MAX_NAME",
     "MAX_WARNINGS",
     "ArchiveError",
-    "DiskLimitExceeded",
     "Kind",
     "MemberRefused",
     "WarningLimiter",
@@ -30,17 +29,6 @@ __all__ = [
     "member_path",
     "type_name",
 ]
-
-
-class DiskLimitExceeded(BadRequest):
-    """The server may not have as much disk as this takes, in Wings' own words."""
-
-    code = "disk-limit-exceeded"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(
-            "There is not enough disk space available to perform that action.", detail
-        )
 
 
 class ArchiveError(WingsdError):

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import evolve, frozen
 
-from wingsd.archive.policy import ArchiveError, DiskLimitExceeded, display
+from wingsd.archive.policy import ArchiveError, display
 from wingsd.archive.tar_headers import Member
 from wingsd.config import TransfersConfig
-from wingsd.errors import StorageError
+from wingsd.errors import DiskLimitExceeded, StorageError
 
 __all__ = [
     "DEFAULT",

@@ -20,7 +20,7 @@ from wingsd.archive.directories import (
     file_type_name,
 )
 from wingsd.archive.partition import Part, directory_key
-from wingsd.archive.policy import DiskLimitExceeded, Kind, display, member_mode
+from wingsd.archive.policy import Kind, display, member_mode
 from wingsd.archive.tar_headers import (
     DIRECTORY,
     END,
@@ -41,7 +41,7 @@ from wingsd.archive.walk import (
     unreadable,
     walk,
 )
-from wingsd.errors import StorageError
+from wingsd.errors import DiskLimitExceeded, StorageError
 
 __all__ = ["STEP", "TarWriter"]
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from wingsd.archive import ArchiveLimits
-from wingsd.archive.policy import DiskLimitExceeded
-from wingsd.errors import StorageError
+from wingsd.errors import DiskLimitExceeded, StorageError
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.disk_usage import ServerFiles
 from wingsd.servers.files import BackgroundTasks

@@ -18,8 +18,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from wingsd.archive import ArchiveLimits, Part, split
-from wingsd.archive.policy import DiskLimitExceeded
 from wingsd.backups.local import LocalBackup
+from wingsd.errors import DiskLimitExceeded
 from wingsd.servers import Server
 from wingsd.threadio import Outflow, OutflowClosed, TokenBucket, Workers, relayed
 from wingsd.transfers.cancellation import CancelScope, slots_held

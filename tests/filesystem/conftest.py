@@ -1,0 +1,49 @@
+"""A server's directory, opened in each way, and a directory beside it that nothing may touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wingsd.filesystem import (
+    DirectoryOpener,
+    Openat2Opener,
+    OpenatOpener,
+    ServerRoot,
+    UsageCounter,
+)
+
+OWNER = (12345, 23456)
+
+
+@pytest.fixture(params=["openat2", "openat"])
+def opener(request: pytest.FixtureRequest) -> DirectoryOpener:
+    return Openat2Opener() if request.param == "openat2" else OpenatOpener()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    path = tmp_path / "server"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    path = tmp_path / "outside"
+    path.mkdir()
+    (path / "secret").write_text("secret")
+    return path
+
+
+@pytest.fixture
+def usage() -> UsageCounter:
+    return UsageCounter(used=0)
+
+
+@pytest.fixture
+def root(home: Path, opener: DirectoryOpener, usage: UsageCounter) -> Iterator[ServerRoot]:
+    with ServerRoot(str(home), opener, OWNER, usage) as root:
+        yield root

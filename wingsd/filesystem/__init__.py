@@ -1,0 +1,38 @@
+"""The files of servers: each access to them, by directory descriptors that nothing can trick.
+
+Blocking, without a reactor. `ServerRoot` is one server's directory for one action, `ServerPath` a
+path in it, and a `DirectoryOpener` opens the directories on the way. What is written counts in a
+`Usage`.
+"""
+
+from wingsd.filesystem.directory import Directory, Entry, OpenFile
+from wingsd.filesystem.new_file import NewFile, NewFileOptions, Owner
+from wingsd.filesystem.openers import (
+    DirectoryOpener,
+    Openat2Opener,
+    OpenatOpener,
+    directory_opener,
+)
+from wingsd.filesystem.paths import ServerPath, name_from_text, name_text
+from wingsd.filesystem.root import ServerRoot
+from wingsd.filesystem.usage import Unlimited, Usage, UsageCounter
+
+__all__ = [
+    "Directory",
+    "DirectoryOpener",
+    "Entry",
+    "NewFile",
+    "NewFileOptions",
+    "OpenFile",
+    "Openat2Opener",
+    "OpenatOpener",
+    "Owner",
+    "ServerPath",
+    "ServerRoot",
+    "Unlimited",
+    "Usage",
+    "UsageCounter",
+    "directory_opener",
+    "name_from_text",
+    "name_text",
+]

@@ -1,0 +1,216 @@
+"""Reads directories and files of a server: entries, listings and the bytes of regular files.
+
+Nothing but a regular file is ever opened for its bytes: to open a FIFO may wait for ever, and to
+open a device may do anything.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import attrs
+
+from wingsd.filesystem.errors import FileTypeRefused, IsDirectory, file_error
+from wingsd.filesystem.new_file import TEMPORARY, remove_left_over
+from wingsd.filesystem.paths import ServerPath, name_text
+from wingsd.util.text import display
+
+__all__ = ["Directory", "Entry", "OpenFile", "entry_at", "errors_of", "open_regular"]
+
+
+@contextmanager
+def errors_of(path: ServerPath) -> Iterator[None]:
+    """Raise an OSError of this context as one of the errors of `errors`."""
+    try:
+        yield
+    except OSError as error:
+        raise file_error(error, bytes(path)) from error
+
+
+@attrs.frozen
+class Entry:
+    """One entry of a directory, as lstat(2) has it: a symlink is the link itself.
+
+    `size` is in bytes, times are in nanoseconds since 1970; `changed` is the ctime.
+    """
+
+    name: bytes
+    mode: int
+    size: int
+    modified: int
+    changed: int
+    accessed: int
+    links: int
+    uid: int
+    gid: int
+
+    @classmethod
+    def of(cls, name: bytes, found: os.stat_result) -> Entry:
+        """Return the entry of a stat result."""
+        return cls(
+            name,
+            found.st_mode,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+            found.st_atime_ns,
+            found.st_nlink,
+            found.st_uid,
+            found.st_gid,
+        )
+
+    @property
+    def text(self) -> str:
+        """The name for users; see `paths`."""
+        return name_text(self.name)
+
+    @property
+    def permissions(self) -> int:
+        """The permission bits, with set-id and sticky bits."""
+        return stat.S_IMODE(self.mode)
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is a regular file."""
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        """Whether it is a symlink."""
+        return stat.S_ISLNK(self.mode)
+
+
+def entry_at(parent: int, name: bytes) -> Entry:
+    """Return the entry `name` of the directory `parent`, or of itself without a name.
+
+    Raises OSError.
+    """
+    return Entry.of(name, os.lstat(name, dir_fd=parent) if name else os.fstat(parent))
+
+
+class OpenFile:
+    """A regular file that is open for reading, and its `entry` from when it was opened.
+
+    To be used as a context. Methods raise OSError where the disk fails.
+    """
+
+    def __init__(self, fd: int, entry: Entry) -> None:
+        self.entry = entry
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._fd
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` next bytes, none at the end."""
+        return os.read(self._fd, size)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return at most `size` bytes from an offset; the position stays."""
+        return os.pread(self._fd, size, offset)
+
+    def close(self) -> None:
+        """Close it."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_regular(parent: int, name: bytes) -> OpenFile:
+    """Open the regular file `name` in the directory `parent` for reading.
+
+    Raises FileTypeRefused, IsDirectory and OSError.
+    """
+    looked_at = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        entry = Entry.of(name, os.fstat(looked_at))
+        if entry.is_directory:
+            raise IsDirectory(display(name))
+        if not entry.is_regular:
+            raise FileTypeRefused(f"{display(name)} is not a regular file")
+        # The very file that was looked at, whatever has its name by now.
+        fd = os.open(f"/proc/self/fd/{looked_at}", os.O_RDONLY | os.O_NOCTTY)
+    finally:
+        os.close(looked_at)
+    return OpenFile(fd, entry)
+
+
+class Directory:
+    """An open directory of a server: `path` is where it was opened, `fd` can be read.
+
+    To be used as a context. Names are those of entries, and not paths. Methods raise the errors of
+    `errors`.
+    """
+
+    def __init__(self, fd: int, path: ServerPath) -> None:
+        self.fd = fd
+        self.path = path
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield every entry, in no order; one that is deleted meanwhile is left out.
+
+        Memory does not grow with their number. Files that are being written are not listed, and
+        those of a node that died meanwhile are deleted.
+        """
+        with errors_of(self.path), os.scandir(self.fd) as found:
+            for each in found:
+                name = os.fsencode(each.name)
+                if TEMPORARY.fullmatch(name):
+                    remove_left_over(self.fd, name)
+                    continue
+                try:
+                    entry = entry_at(self.fd, name)
+                except FileNotFoundError:
+                    continue
+                yield entry
+
+    def stat(self, name: bytes) -> Entry:
+        """Return one entry. Raises FileMissing."""
+        path = self.path.child(name)
+        with errors_of(path):
+            return entry_at(self.fd, name)
+
+    def open_file(self, name: bytes) -> OpenFile:
+        """Open a regular file for reading. Raises FileMissing, IsDirectory and FileTypeRefused."""
+        path = self.path.child(name)
+        with errors_of(path):
+            return open_regular(self.fd, name)
+
+    def close(self) -> None:
+        """Close it."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

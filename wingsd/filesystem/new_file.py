@@ -1,0 +1,248 @@
+"""A file that is written beside its name and gets it when it is complete.
+
+Whoever reads the name sees the old file or the new one, whole, also after a crash. An existing
+file is never written to, since it may be a hard link to another one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import stat
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import attrs
+
+from wingsd.filesystem.errors import FileTypeRefused, NameConflict, file_error
+from wingsd.filesystem.syscalls import RENAME_NOREPLACE, renameat2
+from wingsd.filesystem.usage import Usage
+from wingsd.util.text import display
+
+__all__ = [
+    "DEFAULTS",
+    "TEMPORARY",
+    "NewFile",
+    "NewFileOptions",
+    "Owner",
+    "remove_left_over",
+    "rename_exclusively",
+]
+
+Owner = tuple[int, int]
+"""A user and a group id."""
+
+#: The names of files that are being written.
+TEMPORARY = re.compile(rb"\.wingsd-[0-9a-f]{32}\.part")
+#: Seconds after which a file of that name was left over, if nothing holds a lock on it.
+_LEFT_OVER_AGE = 60.0
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_MODE = 0o644
+
+
+@attrs.frozen
+class NewFileOptions:
+    """How a file is written.
+
+    `size` are the bytes that are expected, counted at once. `mode` are the permission bits; None
+    for those of the file that is replaced, else 0644. `modified` is its mtime in nanoseconds, None
+    for the time of writing. With `replace` false an existing file is kept, and `commit` fails.
+    With `durable` false a crash of the machine may leave the file empty or in part.
+    """
+
+    size: int = 0
+    mode: int | None = None
+    modified: int | None = None
+    replace: bool = True
+    durable: bool = True
+
+
+DEFAULTS = NewFileOptions()
+
+
+class NewFile:
+    """A file that is being written: `write`, then `commit`. To be used as a context.
+
+    Without `commit` nothing is left of it. Its bytes count in `usage` as they are written; those
+    of the file that it replaces are not counted any more. Methods raise the errors of `errors`,
+    DiskLimitExceeded above the limit.
+    """
+
+    def __init__(
+        self, parent: int, name: bytes, owner: Owner | None, usage: Usage, options: NewFileOptions
+    ) -> None:
+        """`parent` is the descriptor of its directory, which is closed with this."""
+        #: The bytes written so far.
+        self.size = 0
+        self._parent = parent
+        self._name = name
+        self._owner = owner
+        self._usage = usage
+        self._options = options
+        self._fd = self._old = -1
+        self._temporary = b""
+        self._counted = self._replaced = 0
+        self._mode = _MODE
+        try:
+            self._look_at_old()
+            self.reserve(options.size)
+            self._create()
+        except OSError as error:
+            self.close()
+            raise file_error(error, name) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        """Return the descriptor; what is written by it is counted by `reserve` alone."""
+        return self._fd
+
+    def reserve(self, size: int) -> None:
+        """Count the file as `size` bytes long, if it counted less."""
+        more = size - self._replaced - self._counted
+        if more > 0:
+            self._usage.add(more)
+            self._counted += more
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append bytes; return how many."""
+        length = len(data)
+        self.reserve(self.size + length)
+        try:
+            written = os.write(self._fd, data)
+            while written < length:
+                written += os.write(self._fd, memoryview(data)[written:])
+        except OSError as error:
+            raise file_error(error, self._name) from error
+        self.size += length
+        return length
+
+    def commit(self) -> os.stat_result:
+        """Give the file its name; return its stat result.
+
+        Raises NameConflict where that is a directory, or is in use and to be kept.
+        """
+        try:
+            self._set_attributes()
+            if self._options.replace:
+                os.rename(
+                    self._temporary, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent
+                )
+            else:
+                rename_exclusively(self._parent, self._temporary, self._parent, self._name)
+        except FileExistsError as error:
+            raise NameConflict.renaming(display(self._name)) from error
+        except IsADirectoryError as error:
+            raise NameConflict.writing(display(self._name)) from error
+        except OSError as error:
+            raise file_error(error, self._name) from error
+        self._temporary = b""
+        found = os.fstat(self._fd)
+        self._count(found.st_size)
+        return found
+
+    def close(self) -> None:
+        """Close it; without `commit` delete it."""
+        if self._temporary:
+            with suppress(OSError):
+                os.unlink(self._temporary, dir_fd=self._parent)
+            self._temporary = b""
+        self._usage.free(self._counted)
+        self._counted = 0
+        for fd in (self._fd, self._old, self._parent):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._old = self._parent = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _look_at_old(self) -> None:
+        try:
+            self._old = os.open(self._name, os.O_PATH | os.O_NOFOLLOW, dir_fd=self._parent)
+        except FileNotFoundError:
+            return
+        found = os.fstat(self._old)
+        if stat.S_ISDIR(found.st_mode):
+            raise NameConflict.writing(display(self._name))
+        if not stat.S_ISREG(found.st_mode):
+            raise FileTypeRefused(f"{display(self._name)} is not a regular file")
+        if not self._options.replace:
+            raise NameConflict.renaming(display(self._name))
+        self._mode = found.st_mode & 0o777
+        if found.st_nlink == 1:
+            self._replaced = found.st_size
+
+    def _create(self) -> None:
+        temporary = f".wingsd-{secrets.token_hex(16)}.part".encode()
+        self._fd = os.open(temporary, _CREATE, 0o600, dir_fd=self._parent)
+        self._temporary = temporary
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _set_attributes(self) -> None:
+        options = self._options
+        mode = self._mode if options.mode is None else options.mode & 0o777
+        if self._owner is not None:
+            os.fchown(self._fd, *self._owner)
+        # After the owner, whose change may clear bits of it.
+        os.fchmod(self._fd, mode)
+        if options.modified is not None:
+            os.utime(self._fd, ns=(options.modified, options.modified))
+        if options.durable:
+            os.fsync(self._fd)
+
+    def _count(self, size: int) -> None:
+        """Have the new file count, and not the old one if it is gone."""
+        freed = 0
+        if self._old >= 0:
+            old = os.fstat(self._old)
+            freed = old.st_size if old.st_nlink == 0 else 0
+        self._usage.free(self._counted - size + freed)
+        self._counted = 0
+
+
+def rename_exclusively(source: int, name: bytes, target: int, new_name: bytes) -> None:
+    """Rename a name in the directory `source` to one in `target` that is not in use.
+
+    Raises FileExistsError, and other OSError. Where the file system cannot do this (NFS), a name
+    that is created in the same moment is replaced.
+    """
+    try:
+        renameat2(source, name, target, new_name, RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):
+            raise
+        with suppress(FileNotFoundError):
+            os.lstat(new_name, dir_fd=target)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+        os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=target)
+
+
+def remove_left_over(parent: int, name: bytes) -> None:
+    """Delete a file of a `TEMPORARY` name if the process that wrote it has died."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    with suppress(OSError):
+        found = os.lstat(name, dir_fd=parent)
+        if not stat.S_ISREG(found.st_mode) or time.time() - found.st_mtime < _LEFT_OVER_AGE:
+            return
+        fd = os.open(name, flags, dir_fd=parent)
+        try:
+            # A writer holds a lock as long as it lives.
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(name, dir_fd=parent)
+        finally:
+            os.close(fd)

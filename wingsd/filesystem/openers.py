@@ -1,0 +1,197 @@
+"""Opens directories below a server's directory: the one place where a path meets the disk.
+
+Symlinks on the way are followed as long as they lead to a directory below the root. An absolute
+one leads out, since its text is about the container. Everything else is done with one name in a
+directory that was opened here, by system calls that do not follow a symlink of that name. So
+nothing outside the root is reached, whatever is moved or replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Protocol
+
+from wingsd.errors import ConfigError
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.syscalls import (
+    RESOLVE_BENEATH,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+    openat2,
+)
+
+__all__ = ["DirectoryOpener", "Openat2Opener", "OpenatOpener", "directory_opener"]
+
+#: Symlinks of one path: as many as Linux follows, path_resolution(7).
+MAX_LINKS = 40
+#: Directories that are opened for one path, those of symlinks' texts included.
+MAX_STEPS = 1 << 14
+#: How often openat2 is tried while directories are moved, before each is opened by itself.
+TRIES = 32
+
+_PATH = os.O_PATH | os.O_DIRECTORY
+_READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+#: AT_FDCWD.
+_CURRENT = -100
+
+
+class DirectoryOpener(Protocol):
+    """A way to open directories below a root. Descriptors are the caller's to close."""
+
+    def directory(self, root: int, path: ServerPath) -> int:
+        """Return an O_PATH descriptor of the directory `path` below the descriptor `root`.
+
+        Raises OSError: EXDEV or ELOOP for symlinks that lead out or in a circle, ENOTDIR, ENOENT.
+        """
+
+    def subdirectory(self, parent: int, name: bytes) -> int:
+        """Return a descriptor to read the directory `name` in `parent`, on the same file system.
+
+        Raises OSError: ENOTDIR or ELOOP for a symlink or a file, EXDEV for a mount point.
+        """
+
+
+class _Walk:
+    """The way to one directory, component by component; `fd` is the directory reached so far."""
+
+    def __init__(self, root: int, path: ServerPath) -> None:
+        self.fd = os.open(b".", _PATH, dir_fd=root)
+        self._root = root
+        #: The components still to come, the next one last, and the directories passed.
+        self._ahead = list(reversed(path.parts))
+        self._done: list[bytes] = []
+        self._links = self._steps = 0
+
+    def run(self) -> None:
+        while self._ahead:
+            part = self._ahead.pop()
+            if part == b"..":
+                self._up()
+            elif part not in (b"", b"."):
+                self._down(part)
+            if self._links > MAX_LINKS or self._steps > MAX_STEPS:
+                raise _error(errno.ELOOP)
+
+    def _up(self) -> None:
+        if not self._done:
+            raise _error(errno.EXDEV)
+        self._done.pop()
+        # Not by the directory's own "..": it may have been moved.
+        self._steps += 1 + len(self._done)
+        self._move(_reopened(self._root, self._done))
+
+    def _down(self, part: bytes) -> None:
+        self._steps += 1
+        text = _link_text(self.fd, part)
+        if text is None:
+            self._move(os.open(part, _PATH | os.O_NOFOLLOW, dir_fd=self.fd))
+            self._done.append(part)
+            return
+        self._links += 1
+        if text.startswith(b"/"):
+            raise _error(errno.EXDEV)
+        self._ahead += reversed(text.split(b"/"))
+
+    def _move(self, fd: int) -> None:
+        os.close(self.fd)
+        self.fd = fd
+
+
+class OpenatOpener:
+    """Opens each component of a path by itself, and resolves symlinks by their texts."""
+
+    def directory(self, root: int, path: ServerPath) -> int:
+        """Return a descriptor of a directory below `root`; see `DirectoryOpener`."""
+        walk = _Walk(root, path)
+        try:
+            walk.run()
+        except BaseException:
+            os.close(walk.fd)
+            raise
+        return walk.fd
+
+    def subdirectory(self, parent: int, name: bytes) -> int:
+        """Return a descriptor of a directory in `parent`; see `DirectoryOpener`.
+
+        A bind mount of the same file system is not seen.
+        """
+        fd = os.open(name, _READ, dir_fd=parent)
+        if os.fstat(fd).st_dev != os.fstat(parent).st_dev:
+            os.close(fd)
+            raise _error(errno.EXDEV)
+        return fd
+
+
+class Openat2Opener:
+    """Has the kernel resolve paths, by openat2(2)."""
+
+    def __init__(self) -> None:
+        self._by_components = OpenatOpener()
+
+    def directory(self, root: int, path: ServerPath) -> int:
+        """Return a descriptor of a directory below `root`; see `DirectoryOpener`."""
+        for _ in range(TRIES):
+            try:
+                return openat2(
+                    root, bytes(path) or b".", _PATH, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+                )
+            except (BlockingIOError, InterruptedError):
+                # Something was moved while a ".." in a symlink's text was resolved.
+                continue
+        return self._by_components.directory(root, path)
+
+    def subdirectory(self, parent: int, name: bytes) -> int:
+        """Return a descriptor of a directory in `parent`; see `DirectoryOpener`."""
+        return openat2(
+            parent, name, _READ, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
+        )
+
+
+def directory_opener(mode: str) -> DirectoryOpener:
+    """Return the way for a `system.openat_mode`: `auto`, `openat` or `openat2`.
+
+    Raises ConfigError for `openat2` where there is none.
+    """
+    if mode == "openat":
+        return OpenatOpener()
+    try:
+        # A kernel before 5.6 has no such call, and a sandbox that is older than it forbids it.
+        os.close(openat2(_CURRENT, b"/", _PATH, RESOLVE_NO_MAGICLINKS))
+    except OSError as error:
+        if mode == "openat2":
+            raise ConfigError(
+                f"system.openat_mode: openat2 cannot be used here ({error.strerror}); "
+                "set it to auto"
+            ) from error
+        return OpenatOpener()
+    return Openat2Opener()
+
+
+def _link_text(parent: int, name: bytes) -> bytes | None:
+    """Return a symlink's text, None for anything else that exists."""
+    try:
+        return os.readlink(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
+
+
+def _reopened(root: int, parts: list[bytes]) -> int:
+    """Open a path that has no symlinks."""
+    fd = os.open(b".", _PATH, dir_fd=root)
+    try:
+        for part in parts:
+            child = os.open(part, _PATH | os.O_NOFOLLOW, dir_fd=fd)
+            os.close(fd)
+            fd = child
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))

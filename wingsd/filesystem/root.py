@@ -1,0 +1,386 @@
+"""The directory of one server, open: everything that is done with its files on behalf of users.
+
+Each method opens the directory in question below the root (`openers`) and does one thing with one
+name in it, by calls that follow no symlink. So it cannot matter what the server's program does in
+its directory meanwhile. Symlinks on the way to a directory are followed inside the root; one at
+the end of a path is itself meant, and is neither read nor written through.
+
+Blocking: run it in a thread. Methods raise the errors of `errors`, and StorageError where the disk
+fails.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Self
+
+from attrs import evolve
+
+from wingsd.errors import StorageError
+from wingsd.filesystem.copying import copy_data
+from wingsd.filesystem.directory import (
+    Directory,
+    Entry,
+    OpenFile,
+    entry_at,
+    errors_of,
+    open_regular,
+)
+from wingsd.filesystem.errors import (
+    DirectoryMissing,
+    FileMissing,
+    FileTypeRefused,
+    NameConflict,
+    NotDirectory,
+    PathInvalid,
+    file_error,
+)
+from wingsd.filesystem.new_file import (
+    DEFAULTS,
+    NewFile,
+    NewFileOptions,
+    Owner,
+    rename_exclusively,
+)
+from wingsd.filesystem.openers import DirectoryOpener
+from wingsd.filesystem.paths import ServerPath
+from wingsd.filesystem.removal import remove
+from wingsd.filesystem.usage import Unlimited, Usage
+from wingsd.util.text import display, reading_advice
+
+__all__ = ["ServerRoot"]
+
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_DIRECTORY_MODE = 0o755
+#: A name that is to be renamed to is in use, and cannot be replaced.
+_IN_USE = (errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR)
+
+
+def _never() -> bool:
+    return False
+
+
+class ServerRoot:
+    """The files below one directory. To be used as a context, for one action.
+
+    What is made belongs to `owner`, or to the process for None, and counts in `usage`. An action
+    that is under way when the whole directory is replaced goes on in the old one.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        opener: DirectoryOpener,
+        owner: Owner | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        """Open the directory, which may not be a symlink. Raises StorageError."""
+        self._opener = opener
+        self._owner = owner
+        self._usage = usage or Unlimited()
+        try:
+            self._fd = os.open(directory, _LIST)
+        except OSError as error:
+            raise StorageError.reading(f"{directory}: {reading_advice(error)}") from error
+
+    def close(self) -> None:
+        """Close it."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Reading
+
+    def stat(self, path: ServerPath) -> Entry:
+        """Return the entry of a path; a symlink is itself meant. Raises FileMissing."""
+        with self._parent(path) as parent:
+            return entry_at(parent, path.name)
+
+    def directory(self, path: ServerPath) -> Directory:
+        """Open a directory to be listed.
+
+        Raises DirectoryMissing where there is none, also where a symlink to one is.
+        """
+        try:
+            with self._parent(path) as parent:
+                fd = os.open(path.name or b".", _LIST, dir_fd=parent)
+        except FileMissing as error:
+            raise DirectoryMissing(error.detail) from error
+        return Directory(fd, path)
+
+    def open_file(self, path: ServerPath) -> OpenFile:
+        """Open a regular file for reading.
+
+        Raises FileMissing, IsDirectory, and FileTypeRefused for all else, symlinks included.
+        """
+        with self._parent(path) as parent:
+            return open_regular(parent, path.name or b".")
+
+    def link_text(self, path: ServerPath) -> bytes:
+        """Return the text of a symlink. Raises FileMissing, and FileTypeRefused for all else."""
+        with self._parent(path) as parent:
+            try:
+                return os.readlink(path.name or b".", dir_fd=parent)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                raise FileTypeRefused(f"{_shown(path)} is not a symlink") from error
+
+    def file_system(self) -> os.statvfs_result:
+        """Return the statvfs result of the file system that the directory is on."""
+        with errors_of(ServerPath()):
+            return os.statvfs(self._fd)
+
+    # Writing
+
+    def new_file(self, path: ServerPath, options: NewFileOptions = DEFAULTS) -> NewFile:
+        """Begin a file, also in place of one; directories on the way to it are made.
+
+        Raises NameConflict for a directory, FileTypeRefused for a symlink, a FIFO, a socket or a
+        device, and DiskLimitExceeded.
+        """
+        if path.is_root:
+            raise NameConflict.writing(_shown(path))
+        return NewFile(
+            self._made_directory(path.parent), path.name, self._owner, self._usage, options
+        )
+
+    def write(
+        self,
+        path: ServerPath,
+        pieces: Iterable[bytes | memoryview],
+        options: NewFileOptions = DEFAULTS,
+    ) -> Entry:
+        """Write a file of these bytes; see `new_file`. Errors of `pieces` pass as they are."""
+        with self.new_file(path, options) as file:
+            for piece in pieces:
+                file.write(piece)
+            return Entry.of(path.name, file.commit())
+
+    def copy(
+        self,
+        source: ServerPath,
+        target: ServerPath,
+        options: NewFileOptions = DEFAULTS,
+        cancelled: Callable[[], bool] = _never,
+    ) -> Entry:
+        """Copy a regular file; holes stay holes. The copy has its mode, unless `options` have one.
+
+        Raises what `open_file` and `new_file` do, and FileWorkCancelled.
+        """
+        with self.open_file(source) as original:
+            size = original.entry.size
+            mode = original.entry.permissions if options.mode is None else options.mode
+            with self.new_file(target, evolve(options, size=size, mode=mode)) as copy:
+                with errors_of(target):
+                    copy_data(original.fileno(), copy.fileno(), size, cancelled)
+                return Entry.of(target.name, copy.commit())
+
+    def make_directory(self, path: ServerPath) -> Entry:
+        """Make a directory and those on the way to it; an existing one is kept.
+
+        Raises NameConflict for something else of that name, NotDirectory for a file on the way.
+        """
+        try:
+            fd = self._made_directory(path)
+        except NotDirectory as error:
+            with suppress(FileMissing):
+                self.stat(path)
+                raise NameConflict.creating(_shown(path)) from error
+            raise
+        try:
+            return Entry.of(path.name, os.fstat(fd))
+        finally:
+            os.close(fd)
+
+    def rename(self, source: ServerPath, target: ServerPath, *, replace: bool = False) -> None:
+        """Rename a file, a directory or a symlink; directories on the way to `target` are made.
+
+        Raises FileMissing; NameConflict where `target` exists, with `replace` only for a
+        directory that is not empty; PathInvalid for a directory into itself, for the server's
+        directory, and from one file system to another.
+        """
+        if source.is_root or target.is_root:
+            raise PathInvalid(
+                "Cannot perform that action: the server's own directory cannot be renamed."
+            )
+        if source.contains(target) and source != target:
+            raise PathInvalid(
+                "Cannot perform that action: a directory cannot be moved into itself."
+            )
+        with self._parent(source) as parent:
+            os.lstat(source.name, dir_fd=parent)
+            directory = self._made_directory(target.parent)
+            try:
+                self._rename(parent, source, directory, target, replace=replace)
+            finally:
+                os.close(directory)
+
+    def remove(self, path: ServerPath, cancelled: Callable[[], bool] = _never) -> None:
+        """Delete a file, a symlink, or a directory with all below it.
+
+        Raises FileMissing, PathInvalid for the server's directory and for mount points, and
+        FileWorkCancelled.
+        """
+        if path.is_root:
+            raise PathInvalid(
+                "Cannot perform that action: the server's own directory cannot be deleted."
+            )
+        with self._parent(path) as parent:
+            try:
+                remove(self._opener, parent, path.name, self._usage, cancelled)
+            except OSError as error:
+                if error.errno in (errno.EXDEV, errno.EBUSY):
+                    raise PathInvalid(
+                        "Cannot perform that action: a mount point is not deleted."
+                    ) from error
+                if error.errno == errno.ENOTEMPTY:
+                    raise PathInvalid(
+                        "Cannot perform that action: files are created there while it is deleted."
+                    ) from error
+                raise
+
+    def set_mode(self, path: ServerPath, mode: int) -> None:
+        """Set the permission bits of a file or a directory.
+
+        Set-id and sticky bits are left out, as in Wings. Raises FileMissing, FileTypeRefused for a
+        symlink, a FIFO, a socket or a device, and PathInvalid for the server's directory.
+        """
+        if path.is_root:
+            raise PathInvalid(
+                "Cannot perform that action: the mode of the server's directory is not changed."
+            )
+        with self._parent(path) as parent:
+            fd = os.open(path.name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
+            try:
+                kind = stat.S_IFMT(os.fstat(fd).st_mode)
+                if kind not in (stat.S_IFREG, stat.S_IFDIR):
+                    raise FileTypeRefused(f"{_shown(path)} has no mode of its own")
+                # fchmod(2) refuses O_PATH; this name of the descriptor means the very same file.
+                os.chmod(f"/proc/self/fd/{fd}", mode & 0o777)
+            finally:
+                os.close(fd)
+
+    def set_times(self, path: ServerPath, accessed: int, modified: int) -> None:
+        """Set the times of an entry, in nanoseconds since 1970. Raises FileMissing."""
+        with self._parent(path) as parent:
+            name = path.name or b"."
+            os.utime(name, ns=(accessed, modified), dir_fd=parent, follow_symlinks=False)
+
+    # Directories on the way
+
+    @contextmanager
+    def _parent(self, path: ServerPath) -> Iterator[int]:
+        """Open the directory of a path; OSError of this context becomes an error of wingsd."""
+        with errors_of(path):
+            parent = self._opener.directory(self._fd, path.parent)
+            try:
+                yield parent
+            finally:
+                os.close(parent)
+
+    def _made_directory(self, path: ServerPath) -> int:
+        """Return a descriptor of a directory, which is made if it is missing."""
+        parts = path.parts
+        missing: list[bytes] = []
+        while True:
+            try:
+                fd = self._opener.directory(self._fd, ServerPath(parts))
+                break
+            except FileNotFoundError as error:
+                if not parts:
+                    raise file_error(error, bytes(path)) from error
+                missing.append(parts[-1])
+                parts = parts[:-1]
+            except NotADirectoryError as error:
+                raise NotDirectory(_shown(path)) from error
+            except OSError as error:
+                raise file_error(error, bytes(path)) from error
+        return self._made_below(fd, missing, path)
+
+    def _made_below(self, fd: int, missing: list[bytes], path: ServerPath) -> int:
+        """Make the directories `missing`, the last of the list first, and close `fd`."""
+        try:
+            while missing:
+                child = self._made_child(fd, missing.pop())
+                os.close(fd)
+                fd = child
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, OSError):
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    raise NotDirectory(_shown(path)) from error
+                raise file_error(error, bytes(path)) from error
+            raise
+        return fd
+
+    def _made_child(self, parent: int, name: bytes) -> int:
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        except FileExistsError:
+            # Made by another thread meanwhile, or a symlink that leads nowhere.
+            return os.open(name, _LIST, dir_fd=parent)
+        fd = os.open(name, _LIST, dir_fd=parent)
+        try:
+            if self._owner is not None:
+                os.fchown(fd, *self._owner)
+            os.fchmod(fd, _DIRECTORY_MODE)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _rename(
+        self, parent: int, source: ServerPath, directory: int, target: ServerPath, *, replace: bool
+    ) -> None:
+        try:
+            if replace:
+                self._replace(parent, source.name, directory, target.name)
+            else:
+                rename_exclusively(parent, source.name, directory, target.name)
+        except OSError as error:
+            if error.errno in _IN_USE:
+                raise NameConflict.renaming(_shown(target)) from error
+            if error.errno == errno.EINVAL:
+                raise PathInvalid(
+                    "Cannot perform that action: a directory cannot be moved into itself."
+                ) from error
+            if error.errno in (errno.EXDEV, errno.EBUSY):
+                raise PathInvalid(
+                    "Cannot perform that action: it cannot be moved to another file system."
+                ) from error
+            raise
+
+    def _replace(self, parent: int, name: bytes, directory: int, new_name: bytes) -> None:
+        old = -1
+        with suppress(FileNotFoundError):
+            old = os.open(new_name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory)
+        try:
+            os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=directory)
+            if old >= 0:
+                found = os.fstat(old)
+                if found.st_nlink == 0 and stat.S_ISREG(found.st_mode):
+                    self._usage.free(found.st_size)
+        finally:
+            if old >= 0:
+                os.close(old)
+
+
+def _shown(path: ServerPath) -> str:
+    return display(bytes(path) or b"/")

@@ -1,0 +1,74 @@
+"""System calls for which Python has no function: openat2(2) and renameat2(2).
+
+They raise OSError. Both have existed on all architectures under these numbers and names since
+Linux 5.6 and 3.15, but may be missing from a kernel or forbidden by a sandbox.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from typing import NoReturn
+
+__all__ = [
+    "RENAME_EXCHANGE",
+    "RENAME_NOREPLACE",
+    "RESOLVE_BENEATH",
+    "RESOLVE_NO_MAGICLINKS",
+    "RESOLVE_NO_SYMLINKS",
+    "RESOLVE_NO_XDEV",
+    "openat2",
+    "openat2_number",
+    "renameat2",
+]
+
+# linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+# linux/fs.h
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+#: System calls have had the same number everywhere since Linux 5.1, but for these, where an
+#: architecture's own offset comes before it.
+_OPENAT2 = 437
+_OFFSETS = {"alpha": 110, "mips": 4000, "mips64": 5000}
+#: struct open_how: flags, mode, resolve.
+_HOW = struct.Struct("=QQQ")
+
+
+def openat2_number(machine: str) -> int:
+    """Return the number of openat2(2) on an architecture, named as uname(2) does."""
+    return _OPENAT2 + _OFFSETS.get(machine, 0)
+
+
+_NUMBER = openat2_number(os.uname().machine)
+
+
+def openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
+    """Open a path relative to a directory's descriptor; the new one is closed on exec.
+
+    `resolve` has RESOLVE_ flags.
+    """
+    how = _HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
+    fd: int = _libc.syscall(
+        ctypes.c_long(_NUMBER), ctypes.c_long(directory), path, how, ctypes.c_size_t(_HOW.size)
+    )
+    if fd < 0:
+        _fail()
+    return fd
+
+
+def renameat2(source: int, name: bytes, target: int, new_name: bytes, flags: int) -> None:
+    """Rename a name in one directory to one in another; `flags` are RENAME_ flags."""
+    if _libc.renameat2(source, name, target, new_name, ctypes.c_uint(flags)) < 0:
+        _fail()
+
+
+def _fail() -> NoReturn:
+    code = ctypes.get_errno()
+    raise OSError(code, os.strerror(code))
