@@ -344,6 +344,7 @@ ERROR_CODES = (
     "server-not-running",
     "server-settings-invalid",
     "servers-not-loaded",
+    "settings-not-saved",
     "state-database-damaged",
     "state-database-failed",
     "storage-failed",

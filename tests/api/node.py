@@ -24,8 +24,10 @@ from wingsd.api import transfers as api_transfers
 from wingsd.api.direct_transfers import DirectTransferEndpoint
 from wingsd.api.routes import ApiRoot, InterfaceEndpoint
 from wingsd.api.system import SystemEndpoint
+from wingsd.api.update import UpdateEndpoint
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
+from wingsd.config_file.updates import PanelUpdates
 from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
 from wingsd.http.answers import AnswerStyle
@@ -234,6 +236,7 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
         [
             partial(InterfaceEndpoint, config),
             partial(SystemEndpoint, config, used["engine"], reactor),
+            partial(UpdateEndpoint, config, used["updates"]),
             *api_servers.endpoints(
                 config, servers, receiver, sender, sockets, denied, database, now
             ),
@@ -253,6 +256,7 @@ class ApiNode:
         self.direct_transfers = FakeDirectTransfers(self.calls)
         self.database = FakeDatabase(self.calls)
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
+        self.updates: PanelUpdates | None = None
         #: The WebSockets of servers that have moved to another node, by their UUIDs.
         self.moved: dict[str, Socket] = {}
         self.client = HTTPClient(Agent(reactor))
@@ -283,6 +287,7 @@ class ApiNode:
             direct=self.direct_transfers,
             database=self.database,
             engine=self.engine,
+            updates=self.updates,
             now=lambda: NOW,
         )
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")

@@ -21,6 +21,7 @@ from wingsd.api import (
     servers,
     system,
     transfers,
+    update,
 )
 from wingsd.api.resource import Public
 from wingsd.config import Config, Ssl
@@ -57,6 +58,7 @@ class InterfaceEndpoint(Public):
 
 PATHS: Mapping[str, type[Public]] = {
     "/api/system": system.SystemEndpoint,
+    "/api/update": update.UpdateEndpoint,
     "/api/deauthorize-user": consoles.DeauthorizeEndpoint,
     "/api/servers": servers.ServersEndpoint,
     # Before the paths of one server.

@@ -15,6 +15,7 @@ import attrs
 import yaml
 
 from wingsd.config.api import ApiConfig, Control, Metrics
+from wingsd.config.credentials import VARIABLES, resolve
 from wingsd.config.docker import DockerConfig
 from wingsd.config.servers import ThrottlesConfig
 from wingsd.config.system import SystemConfig
@@ -100,10 +101,12 @@ class RemoteQuery:
 class Config:
     """The whole file. `remote` (the Panel's address), `token_id` and `token` have no defaults."""
 
-    #: The public half of the node's credentials at the Panel.
+    #: The public half of the node's credentials at the Panel. The variable `WINGS_TOKEN_ID`
+    #: replaces it; `$NAME` stands for a variable, and `file:///path` for the content of a file.
     token_id: str = attrs.field(validator=not_empty)
     #: The secret half. The Panel calls this node with it, and signs the tokens of transfers and
-    #: consoles; with it anyone can send servers to this node.
+    #: consoles; with it anyone can send servers to this node. The variable `WINGS_TOKEN` replaces
+    #: it, and it may be written as `token_id`.
     token: str = attrs.field(validator=not_empty, repr=False)
     #: The Panel's address, such as `https://panel.example.com`.
     remote: str = attrs.field(validator=url)
@@ -155,23 +158,40 @@ class Config:
         )
 
 
-def parse(text: str, source: str) -> tuple[Config, list[str]]:
+def parse(
+    text: str, source: str, environ: Mapping[str, str] = os.environ
+) -> tuple[Config, list[str]]:
     """Return the configuration written in `text` and the paths of unknown keys.
 
-    A family's key that this node does not use is not unknown. `source` names the
-    text in errors. Raises `ConfigError`.
+    A family's key that this node does not use is not unknown. `source` names the text in errors;
+    `environ` may have the credentials. Raises `ConfigError`.
     """
     try:
         data = read_yaml(text)
     except InvalidData as error:
         raise ConfigError(f"{source} is not YAML: {error}".rstrip(": ")) from None
     try:
-        config = structure(data, Config)
+        config = _with_credentials(structure(_with_variables(data, environ), Config), environ)
     except InvalidData as error:
         raise ConfigError(f"{source} cannot be used:\n{error}") from error
     if missing := "\n".join(_missing(config)):
         raise ConfigError(f"{source} cannot be used:\n{missing}")
     return _of_its_family(config, data, source), _unknown(data)
+
+
+def _with_variables(data: object, environ: Mapping[str, str]) -> object:
+    if not isinstance(data, Mapping):
+        return data
+    given = {key: environ[name] for key, name in VARIABLES.items() if environ.get(name)}
+    return {**data, **given}
+
+
+def _with_credentials(config: Config, environ: Mapping[str, str]) -> Config:
+    return attrs.evolve(
+        config,
+        token_id=resolve("token_id", config.token_id, environ),
+        token=resolve("token", config.token, environ),
+    )
 
 
 def _unknown(data: Any) -> list[str]:

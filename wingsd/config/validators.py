@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import attrs
@@ -100,9 +101,17 @@ def header_text(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 
 def url(_: object, attribute: attrs.Attribute[str], value: str) -> None:
     """An address of HTTP(S)."""
-    if not value.startswith(("http://", "https://")):
+    if not (value.startswith(("http://", "https://")) and _has_host(value)):
         what = f"expected an http:// or https:// address, found {value!r}"
         raise InvalidField(attribute.name, what)
+
+
+def _has_host(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def url_or_empty(_: object, attribute: attrs.Attribute[str], value: str) -> None:

@@ -11,9 +11,11 @@ from wingsd.api import transfers as api_transfers
 from wingsd.api.direct_transfers import DirectTransferEndpoint
 from wingsd.api.routes import ApiRoot, InterfaceEndpoint, MetricsListener
 from wingsd.api.system import SystemEndpoint
+from wingsd.api.update import UpdateEndpoint
 from wingsd.app.reload import Reload
 from wingsd.app.wiring.transfers import TransfersWiring
 from wingsd.config import Config
+from wingsd.config_file.updates import PanelUpdates
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.listener import HttpListener
 from wingsd.http.site import NodeSite
@@ -59,7 +61,13 @@ class HttpWiring(TransfersWiring):
         )
 
     def _node_endpoints(self) -> list[partial[Any]]:
-        return [partial(SystemEndpoint, self._config, self._engine, self._reactor)]
+        config = self._config
+        # `reload` is made later.
+        updates = PanelUpdates(self.live, self.pools.disk, lambda: self.reload())  # noqa: PLW0108
+        return [
+            partial(SystemEndpoint, config, self._engine, self._reactor),
+            partial(UpdateEndpoint, config, updates),
+        ]
 
     def _server_endpoints(self) -> list[partial[Any]]:
         config, servers = self._config, self.servers

@@ -1,0 +1,178 @@
+"""`/api/update`: a Panel saves the node's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgpack
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.api.node import TOKEN, ApiNode
+from tests.support.logged_errors import Logged
+from tests.support.workers import SynchronousWorkers
+from wingsd.api.routes import ApiRoot
+from wingsd.app.reload import Reload
+from wingsd.config import Config, load
+from wingsd.config.live import APPLIED, LiveConfig, value_at
+from wingsd.config_file.panel_settings import NodeSettings
+from wingsd.config_file.updates import PanelUpdates
+from wingsd.http.request import MAX_STORED_BODY
+
+FILE = f"""\
+token_id: id
+token: {TOKEN}   # by the Panel
+remote: https://panel.example.com
+"""
+NEW = "another-s3cr3t"
+
+
+class UpdatedNode(ApiNode):
+    """A node whose settings are those of a file."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.path = directory / "config.yml"
+        self.path.write_text(FILE)
+        self.config = load(str(self.path))[0]
+        self.live = LiveConfig(self.config, str(self.path))
+        workers: Any = SynchronousWorkers()
+        self.updates = PanelUpdates(self.live, workers, Reload(self.live, lambda ssl: False))
+        self.start()
+        root: Any = self.site.resource
+        assert isinstance(root, ApiRoot)
+        self.live.follow(root.use)
+
+    async def status(self, token: str) -> int:
+        return (await self.call("GET", "system", Authorization=f"Bearer {token}")).status
+
+
+def has(logged: Logged, text: str) -> bool:
+    return any(text in line for line in logged.lines)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[UpdatedNode]:
+    made = UpdatedNode(tmp_path)
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+
+
+async def test_a_new_token_is_in_force_when_the_old_one_has_its_answer(
+    node: UpdatedNode, logged: Logged
+) -> None:
+    reply = await node.call("POST", "update", {"token": NEW, "debug": True})
+    assert (reply.status, reply.json) == (200, {"applied": True})
+    assert (await node.status(TOKEN), await node.status(NEW)) == (403, 200)
+    first, line, *_ = node.path.read_text().splitlines()
+    assert first == "token_id: id"
+    assert line.split() == ["token:", NEW, "#", "by", "the", "Panel"]
+    assert has(logged, f"{node.path}: changed by the Panel: token, debug")
+    assert not [line for line in logged.lines if NEW in line]
+
+
+async def test_what_needs_a_restart_and_what_is_left_out_is_logged(
+    node: UpdatedNode, logged: Logged
+) -> None:
+    uuid = "12345678-1234-4234-8234-123456789abc"
+    reply = await node.call("POST", "update", {"uuid": uuid, "system": {"data": "/"}})
+    assert reply.json == {"applied": True}
+    assert has(logged, "changes that need a restart: uuid")
+    assert has(logged, "only an operator may change it: system.data")
+    assert load(str(node.path))[0].system.data != "/"
+
+
+async def test_an_operator_who_refuses_updates_learns_of_a_new_token(
+    node: UpdatedNode, logged: Logged
+) -> None:
+    node.path.write_text(FILE + "ignore_panel_config_updates: true\n")
+    reply = await node.call("POST", "update", {"token": NEW})
+    assert (reply.status, reply.json) == (200, {"applied": False})
+    assert await node.status(TOKEN) == 200
+    assert has(logged, "the Panel has another token for this node: copy token_id and token")
+
+
+async def test_refused_settings_say_why_and_what_to_do(node: UpdatedNode, logged: Logged) -> None:
+    reply = await node.call("POST", "update", {"token": NEW, "remote": "nowhere"})
+    assert (reply.status, reply.json["code"]) == (422, "unprocessable")
+    assert "remote: expected an http:// or https:// address" in reply.json["detail"]
+    assert node.path.read_text() == FILE
+    assert await node.status(TOKEN) == 200
+    assert has(logged, "the Panel's settings are not saved")
+    assert has(logged, "the Panel has another token for this node: copy token_id and token")
+
+
+async def test_a_file_that_cannot_be_written_is_an_error_of_the_node(
+    node: UpdatedNode, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("wingsd.config_file.replacing.os.fsync", fail)
+    reply = await node.call("POST", "update", {"token": NEW})
+    assert (reply.status, reply.json["code"]) == (500, "settings-not-saved")
+    assert (await node.status(NEW), await node.status(TOKEN)) == (403, 200)
+    assert node.path.read_text() == FILE
+    assert has(logged, "the Panel has another token for this node: copy token_id and token")
+
+
+def leaves(cls: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for field in attrs.fields(attrs.resolve_types(cls)):
+        here = (*path, field.name)
+        yield from leaves(field.type, here) if attrs.has(field.type) else [here]
+
+
+@pytest.mark.parametrize("path", tuple(leaves(NodeSettings)), ids=".".join)
+@pytest.mark.parametrize("wrong", [{"a": 1}, 1.5], ids=["a map", "a fraction"])
+async def test_a_value_of_a_wrong_type_is_named(
+    node: UpdatedNode, path: tuple[str, ...], wrong: object
+) -> None:
+    body: Any = wrong
+    for name in reversed(path):
+        body = {name: body}
+    reply = await node.call("POST", "update", body)
+    assert (reply.status, reply.json["code"]) == (400, "bad-request")
+    assert reply.json["detail"].startswith(f"{'.'.join(path)}: expected ")
+    assert node.path.read_text() == FILE
+
+
+async def test_settings_come_in_messagepack_too(node: UpdatedNode) -> None:
+    content = msgpack.packb({"debug": True, "api": {"upload_limit": 64}})
+    reply = await node.call("POST", "update", content, Content_Type="application/msgpack")
+    assert reply.status == 200
+    assert node.path.read_text() == FILE + "debug: true\napi:\n  upload_limit: 64\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [(b"\xdf\xff\xff\xff\xff", 400), (b"\x00" * (MAX_STORED_BODY + 1), 413), (b"[]", 200)],
+    ids=["a map that is cut off", "too large", "PHP's empty map"],
+)
+async def test_a_body_that_is_no_map_changes_nothing(
+    node: UpdatedNode, content: bytes, status: int
+) -> None:
+    kind = "application/json" if content == b"[]" else "application/msgpack"
+    reply = await node.call("POST", "update", content, Content_Type=kind)
+    assert reply.status == status
+    assert node.path.read_text() == FILE
+
+
+async def test_simultaneous_updates_are_all_saved(node: UpdatedNode) -> None:
+    bodies = [{"debug": True}, {"allowed_mounts": ["/srv/maps"]}, {"api": {"upload_limit": 9}}]
+    replies = await gatherResults(
+        [Deferred.fromCoroutine(node.call("POST", "update", body)) for body in bodies]
+    )
+    assert [reply.status for reply in replies] == [200, 200, 200]
+    config = load(str(node.path))[0]
+    assert (config.debug, config.allowed_mounts) == (True, ("/srv/maps",))
+    assert "upload_limit: 9" in node.path.read_text()
+
+
+def test_each_key_in_force_at_once_is_one_of_the_configuration() -> None:
+    config = Config(token_id="a", token="b", remote="https://panel.example.com")
+    for key in APPLIED:
+        value_at(config, key)

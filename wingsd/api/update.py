@@ -1,0 +1,71 @@
+"""`POST /api/update`: the node's settings, as its Panel sends them when they are saved there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated
+
+import attrs
+
+from wingsd.api.resource import Endpoint
+from wingsd.config import Config
+from wingsd.config_file.panel_settings import NodeSettings
+from wingsd.config_file.updates import PanelUpdates
+from wingsd.http.operations import Call, Success, Topic, call
+from wingsd.http.request import StreamingRequest
+from wingsd.util.media import decode
+from wingsd.util.serialization import unknown_keys
+
+__all__ = ["UpdateEndpoint"]
+
+
+@attrs.frozen
+class Update:
+    """Whether this node takes over settings from its Panel."""
+
+    applied: Annotated[bool, "False where `ignore_panel_config_updates` is true."]
+
+
+class UpdateEndpoint(Endpoint):
+    """`/api/update`."""
+
+    topic = Topic.NODE
+
+    def __init__(
+        self, config: Config, updates: PanelUpdates, parts: Mapping[str, bytes] = {}
+    ) -> None:
+        super().__init__(config, parts)
+        self._updates = updates
+
+    async def handle(self, request: StreamingRequest, call: Call) -> None:
+        """Run the call, and put the settings in force when it is answered.
+
+        Panels compare the answer with the node's old `token_id`. Raises `Unauthorized`,
+        `Forbidden`.
+        """
+        await super().handle(request, call)
+        self._updates.apply()
+
+    @call(
+        "POST",
+        Success(HTTPStatus.OK, "The settings are saved, unless `applied` is false."),
+        fails=(
+            HTTPStatus.CONFLICT,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+        ),
+    )
+    async def update_settings(self, request: StreamingRequest, body: NodeSettings) -> Update:
+        """Save the node's settings in its configuration file, and put them in force.
+
+        Directories and all other keys that are not described here are not taken over, and named in
+        the log. Nodes of Calagopus take over `app_name`, `allowed_origins`,
+        `allow_cors_private_network` and `ignore_panel_config_updates`, the others `uuid`,
+        `token_id`, `token`, `remote` and `allowed_mounts`. Of `api.ssl`, paths below
+        `/etc/letsencrypt/live/` do not replace the node's own. The log names what needs a restart.
+        When a value is invalid nothing is changed.
+        """
+        request.content.seek(0)
+        sent = decode(request.content.read(), request.media)
+        return Update(applied=await self._updates.save(body, unknown_keys(sent, NodeSettings)))

@@ -1,0 +1,86 @@
+"""Changes of the node's settings by its Panel: saved one after the other, logged, put in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from twisted.internet.defer import DeferredLock
+from twisted.logger import Logger
+
+from wingsd.config.live import LiveConfig
+from wingsd.config_file.panel_settings import NodeSettings
+from wingsd.config_file.saving import Saved, SettingsNotSaved, save
+from wingsd.errors import WingsdError
+from wingsd.threadio import Workers
+
+__all__ = ["PanelUpdates"]
+
+
+class PanelUpdates:
+    """Saves a Panel's settings in the configuration's file, and puts them in force.
+
+    The Panel has saved them before it sends them, and does so whatever the answer is. So they are
+    written before the answer: if it is lost, both sides have the same token nevertheless. Where
+    they are refused, the log says what to do. `reload` reads the file.
+    """
+
+    _log = Logger()
+
+    def __init__(self, live: LiveConfig, disk: Workers, reload: Callable[[], object]) -> None:
+        self._live = live
+        self._disk = disk
+        self._reload = reload
+        self._lock = DeferredLock()
+
+    async def save(self, settings: NodeSettings, others: Mapping[str, object]) -> bool:
+        """Save what this node takes over of the settings; return whether any may be.
+
+        `others` are what was sent besides, by dotted paths. They are in force after `apply`.
+        Raises `Unprocessable`, `Conflict`, `SettingsNotSaved`.
+        """
+        if not self._live.path:
+            raise SettingsNotSaved("this node was started without a configuration file")
+        await self._lock.acquire()
+        try:
+            saved = await self._disk.run(save, self._live.path, settings, others)
+        except WingsdError as error:
+            self._log.error("the Panel's settings are not saved: {error}", error=error)
+            self._compare_tokens(settings)
+            raise
+        finally:
+            self._lock.release()
+        self._report(saved, settings)
+        return not saved.is_ignored
+
+    def apply(self) -> None:
+        """Put the saved settings in force; the log names those that need a restart."""
+        self._reload()
+
+    def _report(self, saved: Saved, settings: NodeSettings) -> None:
+        if saved.is_ignored:
+            self._log.info(
+                "the Panel's settings are not saved, as ignore_panel_config_updates says"
+            )
+            self._compare_tokens(settings)
+        if saved.changed:
+            self._log.info(
+                "{path}: changed by the Panel: {keys}",
+                path=self._live.path,
+                keys=", ".join(saved.changed),
+            )
+        if saved.left_out:
+            self._log.warn(
+                "not taken over from the Panel, since only an operator may change it: {keys}",
+                keys=", ".join(saved.left_out),
+            )
+
+    def _compare_tokens(self, settings: NodeSettings) -> None:
+        """Log what to do when the Panel has a token that this node does not."""
+        config = self._live.current
+        own = (config.token_id, config.token)
+        if (settings.token_id or own[0], settings.token or own[1]) != own:
+            self._log.error(
+                "the Panel has another token for this node: copy token_id and token from the "
+                "node's Configuration tab into {path}, then reload this node",
+                path=self._live.path,
+            )
