@@ -41,6 +41,9 @@ async def test_connections_above_the_limit_are_refused_with_400(node: ConsoleNod
     browsers = [await node.watch() for _ in range(SOCKETS_MAX)]
     with pytest.raises(NotOpened, match="400"):
         await node.open()
+    status, _, body = await answer_to(node, handshake(Connection="Upgrade, close"))
+    assert (status, json.loads(body)["code"]) == (400, "too-many-websockets")
+    assert json.loads(body)["error"].startswith("Too many open websocket connections.")
     await browsers[0].close()
     await node.open()
     assert node.sockets.count(UUID) == SOCKETS_MAX

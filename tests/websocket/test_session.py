@@ -440,6 +440,10 @@ def test_failures_in_full_go_to_administrators_alone() -> None:
     assert authenticated("*").session.failure(failure).args == (failure.message, failure.code)
     administrator = authenticated("admin.websocket.errors").session
     assert administrator.failure(failure).args == (str(failure), failure.code)
+    unforeseen = KeyError("secret")
+    (text, _) = authenticated("*").session.failure(unforeseen).args
+    assert text == "an unexpected error was encountered while handling this request"
+    assert administrator.failure(unforeseen).args[0] == "KeyError: 'secret'"
 
 
 @pytest.mark.parametrize("fault", [BadRequest("no", "do this"), ServerNotRunning("no", "do this")])

@@ -88,6 +88,10 @@ _NAMES: Mapping[str, str] = MappingProxyType(
             "check_permissions_on_boot_threads disk_check_threads disk_limiter_mode "
             "activity_send_interval activity_send_count crash_detection_activity_lines"
         ),
+        "system.websocket": (
+            "max_message_size max_frame_size read_buffer_size authentication_timeout "
+            "unauthenticated_connections_per_ip max_connections_total"
+        ),
         "system.sftp": (
             "enabled bind_address bind_port read_only key_only key_algorithm "
             "disable_password_auth directory_entry_limit directory_entry_send_amount"

@@ -31,7 +31,7 @@ from wingsd.events import (
 )
 from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server
-from wingsd.websocket.messages import DAEMON_ERROR, Message
+from wingsd.websocket.messages import Message
 from wingsd.websocket.recent_transfers import RecentTransfers
 from wingsd.websocket.session import (
     CHECK_INTERVAL,
@@ -111,7 +111,6 @@ TRY_AGAIN_LATER = 1013
 _LINES = (CONSOLE_OUTPUT, INSTALL_OUTPUT)
 #: Of these a later one has what a dropped one had, or the console has it.
 _DROPPABLE = (STATS, FEATURE_MATCH, IMAGE_PULL_PROGRESS, TRANSFER_PROGRESS)
-_UNEXPECTED = "an unexpected error was encountered while handling this request"
 
 
 @attrs.frozen
@@ -290,9 +289,9 @@ class ConsoleClient:
             await self._request(self._server, step)
         except WingsdError as error:
             self._send(self._session.failure(error))
-        except Exception:
+        except Exception as error:
             self._log.failure("{server}: {step} failed", server=self._uuid, step=step)
-            self._send(Message(DAEMON_ERROR, (_UNEXPECTED, WingsdError.code)))
+            self._send(self._session.failure(error))
 
     async def _request(self, server: Server, step: ChangePower | Command | SendLogs) -> None:
         match step:

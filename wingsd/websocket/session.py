@@ -90,6 +90,8 @@ _POWER = {
 }
 # The Panel's page connects again on this one and on `processing`, which follows: one is enough.
 _NOT_SENT = (TRANSFER_STATUS, ("pending",))
+#: The text of Wings.
+_UNEXPECTED = "an unexpected error was encountered while handling this request"
 #: The text of Calagopus' nodes.
 _NO_CONSOLE = (
     "You are missing the `control.read-console` permission to view server logs and console output."
@@ -268,14 +270,17 @@ class Session:
             reason = TOKEN_EXPIRING
         return self._notify_once(reason) if reason else []
 
-    def failure(self, error: WingsdError) -> Message:
+    def failure(self, error: Exception) -> Message:
         """Return the message for a failed request.
 
         Details of a failure on this node are for administrators; those of an invalid request are
         for its sender.
         """
-        theirs = error.status < 500 or isinstance(error, ServerNotRunning)  # noqa: PLR2004
         allowed = self._token is not None and self._token.allows("admin.websocket.errors")
+        if not isinstance(error, WingsdError):
+            text = f"{type(error).__name__}: {error}" if allowed else _UNEXPECTED
+            return Message(DAEMON_ERROR, (text, WingsdError.code))
+        theirs = error.status < 500 or isinstance(error, ServerNotRunning)  # noqa: PLR2004
         text = str(error) if theirs or allowed else error.message
         return Message(DAEMON_ERROR, (text, error.code))
 
