@@ -34,6 +34,14 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert load(str(path)) == parse(PRINTED, str(path))
 
 
+def test_a_symlink_to_the_servers_is_resolved(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "volumes").symlink_to("disk")
+    path = tmp_path / "config.yml"
+    path.write_text(yaml.safe_dump(LEAST | {"system": {"data": str(tmp_path / "volumes")}}))
+    assert load(str(path))[0].system.data == str(tmp_path / "disk")
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "config.yml"
     with pytest.raises(ConfigError) as caught:

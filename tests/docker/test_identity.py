@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 
 from tests.support.docker_engine import Engine
 from tests.support.logged_errors import Logged
@@ -68,7 +69,7 @@ def test_others_get_an_account_when_that_is_enabled() -> None:
 
 def test_files_are_written_once_for_every_reader(tmp_path: Path) -> None:
     path = tmp_path / "new" / "passwd"
-    file = IdentityFile(str(path), PASSWD, "/etc/passwd")
+    file = IdentityFile(str(path), PASSWD, "/etc/passwd", "container:")
     assert write_files([file]).mounts == (Mount(str(path), "/etc/passwd", read_only=True),)
     assert (path.read_text(), path.stat().st_mode & 0o777) == (PASSWD, 0o644)
     inode = path.stat().st_ino
@@ -83,10 +84,21 @@ def test_files_are_written_once_for_every_reader(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    "content", [PASSWD.strip(), "root:x:0:0::/root:/bin/sh\ncontainer:x:1:2::/:/bin/sh\n"]
+)
+def test_a_file_of_wings_with_the_same_account_stays(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "passwd"
+    path.write_text(content)
+    file = IdentityFile(str(path), PASSWD, "/etc/passwd", "container:")
+    assert write_files([file]).mounts == (file.mount,)
+    assert path.read_text() == content
+
+
 def test_a_file_that_cannot_be_written_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    blocked = IdentityFile(str(tmp_path / "file" / "passwd"), PASSWD, "/etc/passwd")
-    fine = IdentityFile(str(tmp_path / "group"), GROUP, "/etc/group")
+    blocked = IdentityFile(str(tmp_path / "file" / "passwd"), PASSWD, "/etc/passwd", "container:")
+    fine = IdentityFile(str(tmp_path / "group"), GROUP, "/etc/group", "container:")
     written = write_files([blocked, fine])
     assert written.mounts == (fine.mount,)
     (failure,) = written.failures

@@ -144,5 +144,8 @@ class DockerConfig:
     overhead: Overhead = Overhead()
     #: The user namespace of containers: empty is the engine's default, `host` the host's.
     userns_mode: str = ""
+    #: Also find running servers whose containers have names like `NAME.UUID`, which Calagopus'
+    #: daemon gives them with this key. This node's own have the UUID as their name.
+    server_name_in_container_name: bool = False
     log_config: LogConfig = LogConfig()
     installer_limits: InstallerLimits = InstallerLimits()

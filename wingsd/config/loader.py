@@ -278,7 +278,10 @@ def find(places: Sequence[str] = PLACES) -> str:
 
 
 def load(path: str) -> tuple[Config, list[str]]:
-    """Return what `parse` makes of the file at `path`. Raises `ConfigError`."""
+    """Return what `parse` makes of the file at `path`, with `system.data` free of symlinks.
+
+    Raises `ConfigError`.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -288,7 +291,10 @@ def load(path: str) -> tuple[Config, list[str]]:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    return parse(text, path)
+    config, unknown = parse(text, path)
+    # As Wings does, whose containers have the resolved path.
+    system = attrs.evolve(config.system, data=os.path.realpath(config.system.data))
+    return attrs.evolve(config, system=system), unknown
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

@@ -10,7 +10,9 @@ directory that is mounted at `/home/container` does.
 
 from __future__ import annotations
 
+import os
 import posixpath
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -48,6 +50,7 @@ __all__ = [
     "image_exists",
     "information",
     "look",
+    "look_by_end",
     "names_with_labels",
     "parse_time",
     "pull_lines",
@@ -188,9 +191,23 @@ def console_lines(written: bytes) -> list[str]:
 def look(client: APIClient, name: str) -> ContainerState | None:
     """Return the state of the container with that name or id; None when there is none."""
     try:
-        return container_state(client.inspect_container(name))
+        state = container_state(client.inspect_container(name))
     except NotFound:
         return None
+    return attrs.evolve(state, home=_resolved(state.home)) if state.home else state
+
+
+def look_by_end(client: APIClient, end: str) -> ContainerState | None:
+    """Return the state of a container whose name ends so; None when there is none."""
+    found = client.containers(all=True, filters={"name": f"{re.escape(end)}$"})
+    return look(client, found[0]["Id"]) if found else None
+
+
+def _resolved(home: str) -> str:
+    # Other daemons may name `system.data` by a symlink; `load` of the configuration has resolved
+    # that of this node.
+    above, name = posixpath.split(posixpath.normpath(home))
+    return posixpath.join(os.path.realpath(above), name)
 
 
 def image_exists(client: APIClient, name: str) -> bool:

@@ -90,7 +90,7 @@ class DockerEnvironment:
         Raises `EnvironmentFailed` when the engine does not answer.
         """
         async with self._engine.session() as session:
-            state = await session.call(engine.look, uuid)
+            state = await self._look(session, uuid)
         return "" if state is None else self._foreign_reason(state, uuid)
 
     async def recreate(self, settings: Settings, listener: PullListener | None = None) -> None:
@@ -119,7 +119,7 @@ class DockerEnvironment:
         if not changes:
             return []
         async with self._engine.exclusive_session(uuid) as session:
-            state = await session.call(engine.look, uuid)
+            state = await self._look(session, uuid)
             if state is None or self._foreign_reason(state, uuid):
                 return []
             warnings = await session.call(update_container, state.id, changes)
@@ -137,7 +137,7 @@ class DockerEnvironment:
         machine id is removed in any case. Raises `EnvironmentFailed`.
         """
         async with self._engine.exclusive_session(uuid) as session:
-            state = await session.call(engine.look, uuid)
+            state = await self._look(session, uuid)
             why_not = state and self._foreign_reason(state, uuid)
             if why_not:
                 self._log.info("{server}: not removed: {why}", server=uuid, why=why_not)
@@ -172,7 +172,7 @@ class DockerEnvironment:
         Raises `EnvironmentFailed`.
         """
         async with self._engine.exclusive_session(uuid) as session:
-            state = await session.call(engine.look, uuid)
+            state = await self._look(session, uuid)
             if state is None or not state.running or self._foreign_reason(state, uuid):
                 return None
             process = self._process(state, uuid, watcher)
@@ -190,19 +190,25 @@ class DockerEnvironment:
         if lines <= 0:
             return []
         async with self._engine.session() as session:
-            state = await session.call(engine.look, uuid)
+            state = await self._look(session, uuid)
             if state is None or self._foreign_reason(state, uuid):
                 return []
             return console_lines(await session.call(engine.console, state.id, lines))
 
     # Ownership
 
+    async def _look(self, session: EngineSession, uuid: str) -> ContainerState | None:
+        state = await session.call(engine.look, uuid)
+        if state is None and self._config.docker.server_name_in_container_name:
+            return await session.call(engine.look_by_end, f".{uuid}")
+        return state
+
     def _foreign_reason(self, state: ContainerState, uuid: str) -> str:
         return foreign_container(state, uuid, home_directory(self._config, uuid))
 
     async def _own_container(self, session: EngineSession, uuid: str) -> ContainerState | None:
         """Return the server's container or None. Raises `EnvironmentFailed` for another node's."""
-        state = await session.call(engine.look, uuid)
+        state = await self._look(session, uuid)
         why_not = state and self._foreign_reason(state, uuid)
         if why_not:
             raise EnvironmentFailed(

@@ -25,11 +25,16 @@ __all__ = ["IdentityFile", "WrittenFiles", "identity_files", "remove_machine_id"
 
 @attrs.frozen
 class IdentityFile:
-    """A file on the host, its content, and where a container sees it."""
+    """A file on the host, its content, and where a container sees it.
+
+    A file that is there is left as it is if one of its lines begins with `entry`: Wings writes
+    other shells and more accounts into it.
+    """
 
     path: str
     content: str
     target: str
+    entry: str
 
     @property
     def mount(self) -> Mount:
@@ -49,15 +54,22 @@ def identity_files(config: Config, uuid: str) -> list[IdentityFile]:
     enabled, directory = account
     if enabled:
         uid, gid = container_user(config)
-        user = f"container:x:{uid}:{gid}::{HOME}:/usr/sbin/nologin\n"
-        group = f"container:x:{gid}:container\n"
+        user, group = f"container:x:{uid}:{gid}:", f"container:x:{gid}:"
         files += [
-            IdentityFile(posixpath.join(directory, "passwd"), user, "/etc/passwd"),
-            IdentityFile(posixpath.join(directory, "group"), group, "/etc/group"),
+            IdentityFile(
+                posixpath.join(directory, "passwd"),
+                f"{user}:{HOME}:/usr/sbin/nologin\n",
+                "/etc/passwd",
+                user,
+            ),
+            IdentityFile(
+                posixpath.join(directory, "group"), f"{group}container\n", "/etc/group", group
+            ),
         ]
     if system.machine_id.enable:
         path = posixpath.join(system.machine_id.directory, uuid)
-        files.append(IdentityFile(path, uuid.replace("-", "") + "\n", MACHINE_ID))
+        machine_id = uuid.replace("-", "")
+        files.append(IdentityFile(path, f"{machine_id}\n", MACHINE_ID, machine_id))
     return files
 
 
@@ -85,7 +97,7 @@ def write_files(files: Sequence[IdentityFile]) -> WrittenFiles:
 def _write(file: IdentityFile) -> None:
     path = Path(file.path)
     with suppress(FileNotFoundError, UnicodeDecodeError):
-        if path.read_text() == file.content:
+        if any(line.startswith(file.entry) for line in path.read_text().splitlines()):
             return
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     # Replaced, and not written in place: containers that run show the file.

@@ -1,0 +1,398 @@
+"""A node as the daemons of the families leave it when they end: files, containers, installers.
+
+Nothing here is made by wingsd's code. Sources: Wings 1.11, `environment/docker/container.go`,
+`server/install.go`, `server/mounts.go`, `config/config.go`; Pelican's of 2026, the same files;
+Calagopus' of December 2025, `server/configuration/mod.rs`, `server/installation.rs`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+from docker.types import IPAMConfig, IPAMPool
+
+from tests.support.configurations import (
+    WRITTEN_BY_CALAGOPUS,
+    WRITTEN_BY_PELICAN,
+    WRITTEN_BY_WINGS,
+    merged,
+)
+from tests.support.docker_engine import Engine
+
+__all__ = ["DIALECTS", "Dialect", "WingsNode"]
+
+Json = dict[str, Any]
+
+_CAPABILITIES_DROPPED = [
+    "setpcap",
+    "mknod",
+    "audit_write",
+    "net_raw",
+    "dac_override",
+    "fowner",
+    "fsetid",
+    "net_bind_service",
+    "sys_chroot",
+    "setfcap",
+]
+#: A key as Wings makes it: PKCS 8.
+_HOST_KEY = b"""-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
+-----END PRIVATE KEY-----
+"""
+
+
+@attrs.frozen
+class Dialect:
+    """What differs between the families' daemons."""
+
+    family: str
+    app_name: str
+    #: Keys that it writes into its configuration, beside Wings' own.
+    keys: Json
+    #: Megabytes of a server, in bytes.
+    megabyte: int
+    #: The first line of an installation's log.
+    heading: str
+    install_log: str
+    #: Where a backup is, below the directory of backups; of the server and the backup.
+    backup: str
+
+
+DIALECTS = {
+    dialect.family: dialect
+    for dialect in (
+        Dialect(
+            family="pterodactyl",
+            app_name="Pterodactyl",
+            keys={},
+            megabyte=1_000_000,
+            heading="Pterodactyl Server Installation Log",
+            install_log="install/{server}.log",
+            backup="{backup}.tar.gz",
+        ),
+        Dialect(
+            family="pelican",
+            app_name="Pelican",
+            keys=WRITTEN_BY_PELICAN | {"app_name": "Pelican"},
+            megabyte=1_048_576,
+            heading="Pelican Server Installation Log",
+            install_log="install/{server}.log",
+            backup="{server}/{backup}.tar.gz",
+        ),
+        Dialect(
+            family="calagopus",
+            app_name="Calagopus",
+            keys=WRITTEN_BY_CALAGOPUS | {"app_name": "Calagopus"},
+            megabyte=1_048_576,
+            heading="Server Installation Log",
+            install_log="install/{server}.log",
+            backup="{backup}.tar.gz",
+        ),
+    )
+}
+
+
+class WingsNode:
+    """The node of `dialect` in `directory`, on the engine. `credentials` are keys of its file.
+
+    `own` are keys of wingsd's that the operator has added.
+    """
+
+    def __init__(
+        self, directory: Path, dialect: Dialect, engine: Engine, credentials: Json, own: Json
+    ) -> None:
+        self.directory, self.dialect, self._engine = directory, dialect, engine
+        self.root, self.logs = directory / "lib", directory / "log"
+        self.data = self.root / "volumes"
+        self.backups, self.archives = self.root / "backups", self.root / "archives"
+        self.identities, self.scripts = directory / "run", directory / "tmp"
+        self.config_file = directory / "etc" / "config.yml"
+        written = merged(yaml.safe_load(WRITTEN_BY_WINGS), dialect.keys)
+        self.config = merged(merged(merged(written, self._places()), credentials), own)
+        self._network = self._make_network()
+
+    def _places(self) -> Json:
+        docker = self._engine.config().docker
+        v4 = docker.network.interfaces.v4
+        name = docker.network.name
+        system: Json = {
+            "root_directory": str(self.root),
+            "log_directory": str(self.logs),
+            "data": str(self.data),
+            "archive_directory": str(self.archives),
+            "backup_directory": str(self.backups),
+            "tmp_directory": str(self.scripts),
+            "username": "root",
+            "user": {
+                "uid": os.getuid(),
+                "gid": os.getgid(),
+                "passwd": {"directory": str(self.identities)},
+            },
+            "machine_id": {"directory": str(self.identities / "machine-id")},
+            "passwd": {
+                "enabled": self.dialect.family == "calagopus",
+                "directory": str(self.identities / "etc"),
+            },
+        }
+        network = {
+            "name": name,
+            "network_mode": name,
+            "interface": v4.gateway,
+            "interfaces": {"v4": {"subnet": v4.subnet, "gateway": v4.gateway}},
+        }
+        if self.dialect.family == "calagopus":
+            network["mode"] = name
+        return {"system": system, "docker": {"network": network}}
+
+    def _make_network(self) -> str:
+        network = self.config["docker"]["network"]
+        v4 = network["interfaces"]["v4"]
+        self._engine.client.create_network(
+            network["name"],
+            driver="bridge",
+            options={"com.docker.network.driver.mtu": "1500"},
+            ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=v4["subnet"])]),
+        )
+        name: str = network["name"]
+        return name
+
+    # Files
+
+    def lay_out(self, *servers: str, states: Json) -> None:
+        """Write the files of a node with these servers, whose last known states are given."""
+        for directory in (self.root, self.data, self.archives, self.backups):
+            directory.mkdir(mode=0o700, parents=True)
+        self.config_file.parent.mkdir()
+        _write(self.config_file, yaml.safe_dump(self.config).encode(), 0o600)
+        (self.data / ".sftp").mkdir(mode=0o755)
+        _write(self.data / ".sftp" / "id_ed25519", _HOST_KEY, 0o600)
+        _write(self.root / "states.json", _compact(states), 0o644)
+        if self.dialect.family == "calagopus":
+            _write(self.root / "installing.json", b"{}", 0o644)
+        else:
+            self._make_database()
+        _write(self.logs / "wings.log", b"INFO: [Nov 27 08:00:00] booting\n", 0o644)
+        self._write_accounts()
+        for server in servers:
+            self._lay_out_server(server)
+
+    def _lay_out_server(self, server: str) -> None:
+        (self.data / server).mkdir(mode=0o755)
+        _write(self.data / server / "world" / "level.dat", b"\x0a\x00", 0o644)
+        log = (
+            f"{self.dialect.heading}\n\n|\n| Details\n| {'-' * 30}\n"
+            f"  Server UUID:          {server}\n\n|\n| Script Output\n| {'-' * 30}\nall done\n"
+        )
+        _write(self.logs / self.dialect.install_log.format(server=server), log.encode(), 0o600)
+        backup = hashlib.md5(server.encode(), usedforsecurity=False).hexdigest()
+        path = self.backups / self.dialect.backup.format(server=server, backup=backup)
+        _write(path, b"\x1f\x8b a backup", 0o600)
+        _write(self.archives / f"{server}.tar.gz", b"\x1f\x8b an archive", 0o600)
+        machine_id = server.replace("-", "") + "\n"
+        _write(self.identities / "machine-id" / server, machine_id.encode(), 0o644)
+
+    def _write_accounts(self) -> None:
+        user = self.config["system"]["user"]
+        uid, gid = user["uid"], user["gid"]
+        if self.dialect.family == "calagopus":
+            directory = self.identities / "etc"
+            passwd = (
+                f"root:x:0:0::/root:/bin/sh\ncontainer:x:{uid}:{gid}::/home/container:/bin/sh\n"
+            )
+            group = f"root:x:0:\ncontainer:x:{gid}:\nnogroup:x:65534:"
+        else:
+            directory = self.identities
+            passwd = f"container:x:{uid}:{gid}::/home/container:/usr/sbin/nologin"
+            group = f"container:x:{gid}:container"
+        _write(directory / "passwd", passwd.encode(), 0o644)
+        _write(directory / "group", group.encode(), 0o644)
+
+    def _make_database(self) -> None:
+        # Activity that was not sent yet.
+        with closing(sqlite3.connect(self.root / "wings.db")) as database, database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute(
+                "CREATE TABLE activities (id integer PRIMARY KEY AUTOINCREMENT, event text)"
+            )
+            database.execute("INSERT INTO activities (event) VALUES ('server:power.start')")
+
+    def kept(self) -> dict[str, tuple[int, int, int, int, str]]:
+        """Return owner, mode, time and checksum of each file that another daemon must not touch.
+
+        The servers' own files and those of wingsd are not among them.
+        """
+        found = {}
+        for path in sorted(self.directory.rglob("*")):
+            name = str(path.relative_to(self.directory))
+            if not path.is_file() or "wingsd" in name or self._is_of_a_server(path):
+                continue
+            status = path.stat()
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            facts = (status.st_uid, status.st_gid, status.st_mode, status.st_mtime_ns, digest)
+            found[name] = facts
+        return found
+
+    def _is_of_a_server(self, path: Path) -> bool:
+        below = path.relative_to(self.directory).parts
+        return below[:2] == ("lib", ".volumes.staging") or (
+            below[:2] == ("lib", "volumes") and below[2] != ".sftp"
+        )
+
+    # Containers
+
+    def run(self, settings: Json, *, name: str = "") -> Json:
+        """Start a server's container; return what the engine says of it.
+
+        Its name is the server's UUID; with Calagopus it may have another `name`.
+        """
+        name = self._engine.will_make_container(name or settings["uuid"])
+        self._engine.client.create_container_from_config(self._server_body(settings), name)
+        return self._start(name)
+
+    def install(self, settings: Json, script: str) -> Json:
+        """Start an installer, in which a shell runs the script; return what the engine says."""
+        uuid = settings["uuid"]
+        name = self._engine.will_make_container(f"{uuid}_installer")
+        (self.data / uuid).mkdir(exist_ok=True)
+        _write(self.scripts / uuid / "install.sh", script.encode(), 0o644)
+        self._engine.client.create_container_from_config(self._installer_body(settings), name)
+        return self._start(name)
+
+    def _start(self, name: str) -> Json:
+        self._engine.client.start(name)
+        found: Json = self._engine.client.inspect_container(name)
+        return found
+
+    def _server_body(self, settings: Json) -> Json:
+        system = self.config["system"]
+        uuid, build = settings["uuid"], settings["build"]
+        default = settings["allocations"]["default"]
+        host = {
+            **self._common(),
+            **self._limits(build["memory_limit"], build["cpu_limit"]),
+            "MemorySwap": self._memory(build["memory_limit"]) + build["swap"] * self._megabyte,
+            "PidsLimit": self.config["docker"]["container_pid_limit"],
+            "Mounts": [_bind(self.data / uuid, "/home/container"), *self._identities(uuid)],
+            "PortBindings": {
+                f"{port}/{protocol}": [{"HostIp": ip, "HostPort": str(port)}]
+                for ip, ports in settings["allocations"]["mappings"].items()
+                for port in ports
+                for protocol in ("tcp", "udp")
+            },
+            "SecurityOpt": ["no-new-privileges"],
+            "ReadonlyRootfs": True,
+            "CapDrop": self._capabilities_dropped(),
+        }
+        return {
+            **self._terminal(settings, default),
+            "Hostname": uuid,
+            "Domainname": "",
+            "Image": settings["container"]["image"].removeprefix("~"),
+            "User": f"{system['user']['uid']}:{system['user']['gid']}",
+            "Labels": {"Service": self.dialect.app_name, "ContainerType": "server_process"},
+            "ExposedPorts": {port: {} for port in host["PortBindings"]},
+            "HostConfig": host,
+        }
+
+    def _installer_body(self, settings: Json) -> Json:
+        uuid, build = settings["uuid"], settings["build"]
+        limits = self.config["docker"]["installer_limits"]
+        memory = max(build["memory_limit"], limits["memory"])
+        return {
+            **self._terminal(settings, settings["allocations"]["default"]),
+            "Hostname": "installer",
+            "Image": settings["container"]["image"].removeprefix("~"),
+            "Cmd": ["sh", "/mnt/install/install.sh"],
+            "Labels": {"Service": self.dialect.app_name, "ContainerType": "server_installer"},
+            "HostConfig": {
+                **self._common(),
+                **self._limits(memory, max(build["cpu_limit"], limits["cpu"])),
+                "Mounts": [
+                    _bind(self.data / uuid, "/mnt/server"),
+                    _bind(self.scripts / uuid, "/mnt/install"),
+                ],
+            },
+        }
+
+    def _terminal(self, settings: Json, default: Json) -> Json:
+        variables = {
+            "TZ": self.config["system"]["timezone"],
+            "STARTUP": settings["invocation"],
+            "SERVER_MEMORY": settings["build"]["memory_limit"],
+            "SERVER_IP": self.config["docker"]["network"]["interface"],
+            "SERVER_PORT": default["port"],
+            **(settings["environment"] or {}),
+        }
+        return {
+            "AttachStdin": True,
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "OpenStdin": True,
+            "Tty": True,
+            "Env": [f"{key.upper()}={value}" for key, value in variables.items()],
+        }
+
+    def _common(self) -> Json:
+        docker = self.config["docker"]
+        log = docker["log_config"]
+        return {
+            "Tmpfs": {"/tmp": f"rw,exec,nosuid,size={docker['tmpfs_size']}M"},
+            "Dns": docker["network"]["dns"],
+            "LogConfig": {"Type": log["type"], "Config": log["config"]},
+            "NetworkMode": self._network,
+            "UsernsMode": docker["userns_mode"],
+        }
+
+    def _limits(self, memory: int, cpu: int) -> Json:
+        limits = {
+            "Memory": self._memory(memory),
+            "MemoryReservation": memory * self._megabyte,
+            "OomKillDisable": False,
+        }
+        if cpu > 0:
+            limits |= {"CpuQuota": cpu * 1000, "CpuPeriod": 100_000, "CpuShares": 1024}
+        return limits
+
+    @property
+    def _megabyte(self) -> int:
+        return self.dialect.megabyte
+
+    def _memory(self, limit: int) -> int:
+        return round(limit * 1.15 * self._megabyte)
+
+    def _identities(self, uuid: str) -> list[Json]:
+        if self.dialect.family != "pelican":
+            return []
+        directory = self.identities
+        return [
+            _bind(directory / "passwd", "/etc/passwd", read_only=True),
+            _bind(directory / "group", "/etc/group", read_only=True),
+            _bind(directory / "machine-id" / uuid, "/etc/machine-id", read_only=True),
+        ]
+
+    def _capabilities_dropped(self) -> list[str]:
+        more = ["sys_ptrace"] if self.dialect.family == "pelican" else []
+        return [*_CAPABILITIES_DROPPED, *more]
+
+
+def _bind(source: Path, target: str, *, read_only: bool = False) -> Json:
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only}
+
+
+def _compact(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(mode)
