@@ -13,6 +13,7 @@ from tests.servers.harness import UUID, FakeNode, Outcome, boot, configuration, 
 from tests.support.logged_errors import Logged
 from wingsd.docker.runtime import Usage
 from wingsd.errors import DiskLimitExceeded, StorageError
+from wingsd.filesystem import Entry, ServerPath, ServerRoot
 from wingsd.servers.disk_limit import CHECKING, STOPPING
 from wingsd.servers.disk_usage import LEAST_REQUESTED_AGE
 from wingsd.servers.power_states import PowerAction, PowerState
@@ -220,3 +221,45 @@ def test_other_servers_are_stopped_by_their_own_usage_only(node: FakeNode) -> No
     boot(node).value()
     node.process().use(Usage())
     assert server.state is PowerState.RUNNING
+
+
+def test_a_file_that_would_exceed_the_limit_is_refused_and_what_is_deleted_counts(
+    node: FakeNode,
+) -> None:
+    server = limited(node, MIB - 10)
+    files, path = server.files, ServerPath.parse
+    changed: list[int | None] = []
+    server.files.when_changed = lambda: changed.append(server.disk_bytes)
+
+    def write(size: int) -> Outcome:
+        def work(root: ServerRoot) -> Entry:
+            return root.write(path("new"), [bytes(size)])
+
+        return Outcome.of(files.run(work, writes=True))
+
+    write(11).error(DiskLimitExceeded)
+    assert write(10).value().size == 10
+    assert server.disk_bytes == MIB
+    Outcome.of(files.run(lambda root: root.remove(path("world")))).value()
+    assert server.disk_bytes == 10
+    node.panel.known[UUID] = configuration(disk_space=0)
+    Outcome.of(server.sync()).value()
+    write(2 * MIB).value()
+    assert server.disk_bytes == 2 * MIB
+    assert changed == [MIB, 10, 2 * MIB]
+    assert Outcome.of(files.run(lambda root: root.stat(path("new")))).value().size == 2 * MIB
+
+
+def test_files_that_were_never_counted_are_counted_before_one_is_written(
+    node: FakeNode,
+) -> None:
+    server = limited(node, MIB)
+    server.files._usage.used = None
+
+    def work(root: ServerRoot) -> Entry:
+        return root.write(ServerPath.parse("new"), [b"x"])
+
+    Outcome.of(server.files.run(lambda root: root.stat(ServerPath()))).value()
+    assert server.disk_bytes is None
+    Outcome.of(server.files.run(work, writes=True)).error(DiskLimitExceeded)
+    assert server.disk_bytes == MIB

@@ -106,5 +106,9 @@ class SystemConfig:
     machine_id: MachineIdConfig = MachineIdConfig()
     crash_detection: CrashDetectionConfig = CrashDetectionConfig()
     quotas: QuotasConfig = QuotasConfig()
+    #: How directories below a server's are opened on behalf of users: by `openat2`, in which the
+    #: kernel keeps each path inside, or by `openat`, component by component, as before Linux 5.6.
+    #: `auto` is `openat2` where the kernel has it. Both are equally safe.
+    openat_mode: str = attrs.field(default="auto", validator=one_of("auto", "openat", "openat2"))
     transfers: TransfersConfig = TransfersConfig()
     backups: BackupsConfig = BackupsConfig()

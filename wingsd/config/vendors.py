@@ -84,7 +84,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         ),
         "api.remote_download": "max_redirects",
         "system": (
-            "archive_directory openat_mode enable_log_rotate "
+            "archive_directory enable_log_rotate "
             "check_permissions_on_boot_threads disk_check_threads disk_limiter_mode "
             "activity_send_interval activity_send_count crash_detection_activity_lines"
         ),

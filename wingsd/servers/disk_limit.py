@@ -53,6 +53,7 @@ class DiskLimit:
         self._stopped: Run | None = None
         runtime.when_measured = self.check
         files.when_present = self.apply
+        files.limit = lambda: self.bytes
 
     @property
     def bytes(self) -> int | None:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Event
+from typing import TypeVar
 
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
 from wingsd.archive import GivenTree, measure
+from wingsd.filesystem import ServerRoot, UsageCounter
 from wingsd.servers.files import BackgroundTasks, Deleter, ServerDirectories
 from wingsd.servers.server_quota import ServerQuota
 from wingsd.threadio import Workers
 
 __all__ = ["LEAST_REQUESTED_AGE", "DiskWalks", "ServerFiles"]
+
+T = TypeVar("T")
 
 
 class DiskWalks:
@@ -97,14 +101,15 @@ class ServerFiles:
         self.quota = quota
         #: Whether the directory exists: that of a server that is created or received does not yet.
         self.exists = True
-        #: Bytes, as last counted; None before the first count.
-        self.disk_bytes: int | None = None
+        #: Returns the bytes that the files may take, None for no limit.
+        self.limit: Callable[[], int | None] = lambda: None
         #: Called when `disk_bytes` has changed, which is shown as 0 before the first count.
         self.when_changed: Callable[[], object] = lambda: None
         #: Called when the directory has been made or received.
         self.when_present: Callable[[], object] = lambda: None
         #: Whether the files may be measured: not when they are about to be deleted.
         self.measurable = True
+        self._usage = UsageCounter()
         self._uuid = uuid
         self._directories = directories
         self._disk = disk
@@ -118,6 +123,40 @@ class ServerFiles:
         #: Whether the node has written or deleted files since the last walk was requested: it may
         #: have seen that or not.
         self._corrected = False
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """The bytes, as last counted; None before the first count."""
+        return self._usage.used
+
+    async def run(
+        self,
+        work: Callable[[ServerRoot], T],
+        *,
+        writes: bool = False,
+        workers: Workers | None = None,
+    ) -> T:
+        """Call `work` with the open directory in a thread; return its result.
+
+        What it writes and deletes counts at once. With `writes`, the files of a server with a
+        limit are counted before, if they never were. `workers` are those of the disk for None.
+        Raises what `work` raises, and `StorageError` where the directory cannot be opened.
+        """
+        limit = self.limit()
+        if writes and limit is not None and self.disk_bytes is None:
+            await self.measured()
+        self._usage.limit = limit
+        before = self.disk_bytes
+        try:
+            return await (workers or self._disk).run(self._with_root, work)
+        finally:
+            if self.disk_bytes != before:
+                self._corrected = True
+                self.when_changed()
+
+    def _with_root(self, work: Callable[[ServerRoot], T]) -> T:
+        with self._directories.root(self._uuid, self._usage) as root:
+            return work(root)
 
     @property
     def is_counted(self) -> bool:
@@ -222,6 +261,6 @@ class ServerFiles:
         self._set(size)
 
     def _set(self, size: int) -> None:
-        previous, self.disk_bytes = self.disk_bytes, size
+        previous, self._usage.used = self._usage.used, size
         if size != (previous or 0):
             self.when_changed()

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from wingsd.archive import GivenTree, give_tree, remove_tree
 from wingsd.config import Config
 from wingsd.errors import StorageError, WingsdError
+from wingsd.filesystem import DirectoryOpener, ServerRoot, Usage, directory_opener
 from wingsd.servers.quotas import ProjectQuotas
 from wingsd.threadio import Workers
 from wingsd.util.text import disk_advice
@@ -72,8 +73,9 @@ _DELETING = re.compile(
 class ServerDirectories:
     """The directories below `data`, which is `system.data`; `owner` is their user and group id.
 
-    `node` is the node's name, where other nodes share the volume. `quotas` limit what is in each.
-    Blocking: methods but `path` run in a thread. They raise `StorageError`.
+    `node` is the node's name, where other nodes share the volume. `quotas` limit what is in each,
+    and `opener` opens directories below them. Blocking: methods but `path` run in a thread. They
+    raise `StorageError`.
     """
 
     def __init__(
@@ -82,25 +84,35 @@ class ServerDirectories:
         owner: tuple[int, int],
         node: str = "",
         quotas: ProjectQuotas | None = None,
+        opener: DirectoryOpener | None = None,
     ) -> None:
         #: The user and group id of every directory.
         self.owner = owner
         self.quotas = quotas or ProjectQuotas(data, enabled=False)
         self._data = data
         self._node = node
+        self._opener = opener or directory_opener("auto")
 
     @classmethod
     def configured(
         cls, config: Config, owner: tuple[int, int], quotas: ProjectQuotas | None = None
     ) -> ServerDirectories:
-        """Return those of a node."""
+        """Return those of a node.
+
+        Raises `ConfigError` where the kernel does not support its `system.openat_mode`.
+        """
         # On a shared volume the node's own directories bear its name, as in the staging area.
         node = config.uuid if config.system.transfers.storage_pool.name else ""
-        return cls(config.system.data, owner, node, quotas)
+        opener = directory_opener(config.system.openat_mode)
+        return cls(config.system.data, owner, node, quotas, opener)
 
     def path(self, uuid: str) -> str:
         """Return where the server's files are, or would be."""
         return os.path.join(self._data, uuid)
+
+    def root(self, uuid: str, usage: Usage | None = None) -> ServerRoot:
+        """Open the server's directory; what is written there counts in `usage`."""
+        return ServerRoot(self.path(uuid), self._opener, self.owner, usage)
 
     def make(self, uuid: str) -> None:
         """Make the server's directory; an existing one is kept."""
