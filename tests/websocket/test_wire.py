@@ -101,6 +101,17 @@ async def test_a_message_too_long_is_closed_with_1009(node: ConsoleNode, logged:
     assert sum("a message has 50" in line for line in logged.lines) == 1
 
 
+async def test_a_long_token_of_calagopus_is_taken(node: ConsoleNode) -> None:
+    node.listen(family="calagopus")
+    ignored = [f"world/{number}/secret" for number in range(500)]
+    browser = await node.open()
+    await browser.auth(node.token(ignored_files=ignored))
+    browser.send("ping", "x" * (64 << 10))
+    code, reason = await browser.wait_closed()
+    assert code == 1009
+    assert "limit of 65536" in str(reason)
+
+
 async def test_a_message_in_fragments_is_measured_as_a_whole(node: ConsoleNode) -> None:
     node.listen()
     browser = await node.watch("*")

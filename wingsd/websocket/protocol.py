@@ -16,14 +16,18 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
+from wingsd.config import CALAGOPUS
 from wingsd.errors import WingsdError
 from wingsd.util.reactor import Reactor
 from wingsd.websocket.rate_limits import RateLimit
 
 __all__ = ["ConsoleProtocol", "MessageReceiver", "protocol_factory"]
 
-#: Bytes of a browser's message; the figure of Pelican's Wings.
+#: Bytes of a browser's message: the figure of Wings since 1.12.
 MESSAGE_MAX = 4096
+#: The same on a node of Calagopus', whose tokens name the files that a user may not see. Its own
+#: nodes take 1 MiB.
+MESSAGE_MAX_CALAGOPUS = 64 * 1024
 #: Frames at once, and then per second: more than any page sends; a client beyond it is closed.
 #: Frames count, not messages: pings and fragments cost as much.
 FRAMES = (200, 50.0)
@@ -171,13 +175,14 @@ class ConsoleProtocol(WebSocketServerProtocol):
             self.close_with(POLICY_VIOLATION, "too many messages")
 
 
-def protocol_factory(reactor: Reactor) -> WebSocketServerFactory:
-    """Return the factory of all connections, without compression."""
+def protocol_factory(reactor: Reactor, family: str) -> WebSocketServerFactory:
+    """Return the factory of all connections of a node of that family, without compression."""
+    message_max = MESSAGE_MAX_CALAGOPUS if family == CALAGOPUS else MESSAGE_MAX
     factory = WebSocketServerFactory(reactor=reactor, server="")
     factory.setProtocolOptions(
         webStatus=False,
-        maxFramePayloadSize=MESSAGE_MAX,
-        maxMessagePayloadSize=MESSAGE_MAX,
+        maxFramePayloadSize=message_max,
+        maxMessagePayloadSize=message_max,
         failByDrop=False,
         closeHandshakeTimeout=CLOSE_TIMEOUT,
         autoPingInterval=PING_INTERVAL,

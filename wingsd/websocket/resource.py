@@ -130,7 +130,7 @@ class ConsoleSockets:
         from wingsd.websocket.protocol import ConsoleProtocol, protocol_factory  # noqa: PLC0415
 
         if self._protocols is None:
-            self._protocols = protocol_factory(self._reactor)
+            self._protocols = protocol_factory(self._reactor, self._config.family)
         client = self._client(uuid, server)
         protocol = ConsoleProtocol(client, self._protocols, request.common_headers)
         request.channel.upgrade(protocol, _opening(request))
