@@ -41,7 +41,9 @@ The class, the HTTP status of its answer, and the module where that is not this 
       Conflict                       409
         BackupConflict               409  backups/received
         ContainerNameTaken           409  transfers/errors
+        EngineUnavailable            409  node/errors
         FileWorkCancelled            409  filesystem/errors
+        PruneInProgress              409  node/errors
         ServerAlreadyExists          409
         ServerBusy                   409
           TransferInProgress         409  transfers/errors
@@ -60,6 +62,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
       EnvironmentFailed              500
         ConsoleBlocked               409  docker/runtime
         SettingsInvalid              422  docker/container
+      FiguresUnavailable             500  node/errors
       InstallationFailed             500  servers/installation
       PanelError                     500  panel/http_client
         PanelRefused                 500  panel/http_client
@@ -313,7 +316,9 @@ ERROR_CODES = (
     "destination-unreachable",
     "directory-missing",
     "disk-limit-exceeded",
+    "engine-unavailable",
     "environment-failed",
+    "figures-unavailable",
     "file-denied",
     "file-is-directory",
     "file-missing",
@@ -336,6 +341,7 @@ ERROR_CODES = (
     "panel-unreachable",
     "path-not-found",
     "permission-missing",
+    "prune-in-progress",
     "server-already-exists",
     "server-busy",
     "server-moved",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import urljoin
@@ -18,12 +18,13 @@ from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
+from tests.support.workers import SynchronousWorkers
 from wingsd.api import installations as api_installations
+from wingsd.api import node as api_node
 from wingsd.api import servers as api_servers
 from wingsd.api import transfers as api_transfers
 from wingsd.api.direct_transfers import DirectTransferEndpoint
 from wingsd.api.routes import ApiRoot, InterfaceEndpoint
-from wingsd.api.system import SystemEndpoint
 from wingsd.api.update import UpdateEndpoint
 from wingsd.auth.tokens import TransferToken
 from wingsd.config import Config
@@ -32,6 +33,7 @@ from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.site import NodeSite, NotFound
+from wingsd.node.figures import NodeFigures
 from wingsd.panel.schemas import Configuration, Process, Settings, Stop
 from wingsd.servers.installation import InstallOptions
 from wingsd.servers.power_states import PowerAction
@@ -225,6 +227,13 @@ class Reply:
         return json.loads(self.text) if self.text else None
 
 
+def node_parts(config: Config, used: Mapping[str, Any]) -> api_node.NodeParts:
+    """Return what the node is asked of, with real figures."""
+    workers: Any = SynchronousWorkers()
+    figures = NodeFigures(config, workers, workers, reactor)
+    return api_node.NodeParts(figures, workers, used["node_engine"], used["engine"])
+
+
 def api(config: Config, **collaborators: Any) -> ApiRoot:
     """Return the root of a site that has these collaborators, and None for the others."""
     used: dict[str, Any] = defaultdict(lambda: None, collaborators)
@@ -235,8 +244,8 @@ def api(config: Config, **collaborators: Any) -> ApiRoot:
     return ApiRoot(
         [
             partial(InterfaceEndpoint, config),
-            partial(SystemEndpoint, config, used["engine"], reactor),
             partial(UpdateEndpoint, config, used["updates"]),
+            *api_node.endpoints(config, node_parts(config, used), reactor),
             *api_servers.endpoints(
                 config, servers, receiver, sender, sockets, denied, database, now
             ),
@@ -257,6 +266,8 @@ class ApiNode:
         self.database = FakeDatabase(self.calls)
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
         self.updates: PanelUpdates | None = None
+        #: A `NodeEngine`.
+        self.node_engine: Any = None
         #: The WebSockets of servers that have moved to another node, by their UUIDs.
         self.moved: dict[str, Socket] = {}
         self.client = HTTPClient(Agent(reactor))
@@ -288,6 +299,7 @@ class ApiNode:
             database=self.database,
             engine=self.engine,
             updates=self.updates,
+            node_engine=self.node_engine,
             now=lambda: NOW,
         )
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")

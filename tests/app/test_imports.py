@@ -14,6 +14,7 @@ LATER = {
     "lxml",
     "lz4",
     "prometheus_client",
+    "psutil",
     "pyzstd",
     "re2",
     "requests",

@@ -68,6 +68,7 @@ class _OnePool:
     def __init__(self, workers: Workers) -> None:
         self._shared = CutOffWorkers(workers)
         self.disk = self.extractors = self.packers = self.engine = self._shared
+        self.figures = self.filesystems = self._shared
         rewriting = cast("Workers", self._shared)
         self.rewriters = Rewriters(rewriting, rewriting)
         self.database = CutOffWorkers(SynchronousWorkers())

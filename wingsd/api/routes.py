@@ -17,6 +17,8 @@ from wingsd.api import (
     consoles,
     direct_transfers,
     installations,
+    node_engine,
+    node_figures,
     power,
     servers,
     system,
@@ -59,6 +61,10 @@ class InterfaceEndpoint(Public):
 PATHS: Mapping[str, type[Public]] = {
     "/api/system": system.SystemEndpoint,
     "/api/update": update.UpdateEndpoint,
+    "/api/system/docker/disk": node_engine.EngineDiskEndpoint,
+    "/api/system/docker/image/prune": node_engine.PruneEndpoint,
+    "/api/system/ips": node_figures.AddressesEndpoint,
+    "/api/system/utilization": node_figures.UtilizationEndpoint,
     "/api/deauthorize-user": consoles.DeauthorizeEndpoint,
     "/api/servers": servers.ServersEndpoint,
     # Before the paths of one server.

@@ -113,6 +113,9 @@ PACKERS = 8
 # console that the server does not read, occupies one for some seconds.
 DISK_WORKERS = 4
 ENGINE_WORKERS = 8
+# Threads for what the kernel shows in /proc, and for disks of which some may hang.
+FIGURES_WORKERS = 1
+FILESYSTEM_WORKERS = 4
 # Servers whose egg files are rewritten at a time; and of those that were slow the last time.
 REWRITERS = 4
 SLOW_REWRITERS = 1
@@ -136,6 +139,8 @@ class Pools:
         )
         self.engine = Workers(reactor, "engine", ENGINE_WORKERS)
         self.database = Workers(reactor, "database", 1)
+        self.figures = Workers(reactor, "figures", FIGURES_WORKERS)
+        self.filesystems = Workers(reactor, "statvfs", FILESYSTEM_WORKERS)
 
     @property
     def _all(self) -> tuple[Workers | Rewriters, ...]:
@@ -146,6 +151,8 @@ class Pools:
             self.rewriters,
             self.engine,
             self.database,
+            self.figures,
+            self.filesystems,
         )
 
     def start(self) -> None:

@@ -10,6 +10,7 @@ from wingsd.config.servers import InstallerLimits
 from wingsd.config.validators import (
     Bytes,
     MiB,
+    ip_addresses,
     keyed_by_memory,
     positive,
 )
@@ -149,3 +150,6 @@ class DockerConfig:
     server_name_in_container_name: bool = False
     log_config: LogConfig = LogConfig()
     installer_limits: InstallerLimits = InstallerLimits()
+    #: Addresses that a Panel offers for allocations beside those of this machine, such as one that
+    #: a router translates.
+    system_ips: tuple[str, ...] = attrs.field(default=(), validator=ip_addresses)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -23,6 +24,7 @@ __all__ = [
     "absolute_or_empty",
     "header_text",
     "host_and_port_or_empty",
+    "ip_addresses",
     "is_uuid",
     "keyed_by_memory",
     "nice_value",
@@ -65,6 +67,16 @@ def positive(_: object, attribute: attrs.Attribute[int], value: float) -> None:
     """A number above 0."""
     if value <= 0:
         raise InvalidField(attribute.name, f"expected a number above 0, found {value}")
+
+
+def ip_addresses(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+    """IPv4 or IPv6 addresses."""
+    for text in value:
+        try:
+            ip_address(text)
+        except ValueError:
+            what = f"expected IP addresses, found {text!r}"
+            raise InvalidField(attribute.name, what) from None
 
 
 def not_negative(_: object, attribute: attrs.Attribute[int], value: float) -> None:

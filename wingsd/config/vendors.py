@@ -114,7 +114,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "system.backups.restic": "repository password_file retry_lock_seconds environment",
         "system.backups.btrfs": "restore_threads create_read_only",
         "system.backups.zfs": "restore_threads",
-        "docker": ("use_performant_inspect system_ips delete_container_on_stop"),
+        "docker": "use_performant_inspect delete_container_on_stop",
         "docker.network": "disable_interface_binding",
     }
 )

@@ -17,6 +17,7 @@ from wingsd.panel.schemas import Build, InstallScript, Settings
 
 __all__ = [
     "ConsoleBlocked",
+    "EngineDisk",
     "EngineInformation",
     "Environment",
     "Installer",
@@ -26,6 +27,7 @@ __all__ = [
     "NoInstaller",
     "PullListener",
     "Running",
+    "RunningContainer",
     "Usage",
     "Watcher",
     "engine_address",
@@ -278,6 +280,27 @@ class NoInstaller:
     async def all(self) -> list[str]:
         """Return nothing."""
         return []
+
+
+@attrs.frozen
+class EngineDisk:
+    """Bytes on the engine's disk, and numbers of images; active images have a container."""
+
+    containers_size: int
+    images_total: int
+    images_active: int
+    images_size: int
+    build_cache_size: int
+
+
+@attrs.frozen
+class RunningContainer:
+    """A container that runs, of this node or not."""
+
+    id: str
+    name: str
+    image: str
+    status: str
 
 
 @attrs.frozen

@@ -6,14 +6,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wingsd.api import installations as api_installations
+from wingsd.api import node as api_node
 from wingsd.api import servers as api_servers
 from wingsd.api import transfers as api_transfers
 from wingsd.api.direct_transfers import DirectTransferEndpoint
 from wingsd.api.routes import ApiRoot, InterfaceEndpoint, MetricsListener
-from wingsd.api.system import SystemEndpoint
 from wingsd.api.update import UpdateEndpoint
 from wingsd.app.reload import Reload
-from wingsd.app.wiring.transfers import TransfersWiring
+from wingsd.app.wiring.node_calls import NodeCallsWiring
 from wingsd.config import Config
 from wingsd.config_file.updates import PanelUpdates
 from wingsd.http.answers import AnswerStyle
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["HttpWiring"]
 
 
-class HttpWiring(TransfersWiring):
+class HttpWiring(NodeCallsWiring):
     """The objects of a node's HTTP interface."""
 
     def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
@@ -65,7 +65,7 @@ class HttpWiring(TransfersWiring):
         # `reload` is made later.
         updates = PanelUpdates(self.live, self.pools.disk, lambda: self.reload())  # noqa: PLW0108
         return [
-            partial(SystemEndpoint, config, self._engine, self._reactor),
+            *api_node.endpoints(config, self.node_parts, self._reactor),
             partial(UpdateEndpoint, config, updates),
         ]
 

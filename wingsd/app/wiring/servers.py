@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from functools import partial
 
+from twisted.internet.defer import Deferred
+
 from wingsd.api.system import AskEngine
 from wingsd.app.wiring.base import BaseWiring
 from wingsd.config import CALAGOPUS, Config
 from wingsd.docker.installer_spec import installer_environment
 from wingsd.docker.runtime import (
+    EngineInformation,
     Environment,
     Installer,
     NoEnvironment,
     NoInstaller,
     engine_address,
 )
+from wingsd.node.answers import SharedAnswer
 from wingsd.servers import Servers
 from wingsd.servers.files import ServerDirectories, ServerStorage
 from wingsd.servers.install_files import InstallLog, ScriptDirectories
@@ -27,6 +31,9 @@ from wingsd.servers.taken_over import TakenOver
 from wingsd.util.reactor import Reactor
 
 __all__ = ["ServersWiring"]
+
+#: Seconds for which the engine's version and its numbers of containers are kept.
+INFORMATION_KEPT = 1.0
 
 
 class ServersWiring(BaseWiring):
@@ -98,4 +105,8 @@ class ServersWiring(BaseWiring):
         from wingsd.docker import engine  # noqa: PLC0415 (see _make_environment)
 
         address = engine_address(self._config.docker.socket, os.environ)
-        return lambda: self.pools.engine.run(engine.information, address, self.observer)
+
+        def ask() -> Deferred[EngineInformation]:
+            return self.pools.engine.run(engine.information, address, self.observer)
+
+        return SharedAnswer(ask, self._reactor, keep=INFORMATION_KEPT).get

@@ -1,0 +1,126 @@
+"""The calls about the node itself: its figures, its addresses and its engine's disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.api.node import ApiNode
+from wingsd.config import CALAGOPUS, DockerConfig
+from wingsd.docker.runtime import EngineDisk
+from wingsd.node import counters, figures
+from wingsd.node.errors import PruneInProgress
+
+
+async def test_the_machines_use_is_told_within_a_second(node: ApiNode) -> None:
+    begun = time.monotonic()
+    reply = await node.call("GET", "system/utilization")
+    assert time.monotonic() - begun < 1
+    told = reply.json
+    assert reply.status == 200
+    assert sorted(told) == [
+        "cpu_percent",
+        "disk_details",
+        "disk_total",
+        "disk_used",
+        "load_average1",
+        "load_average15",
+        "load_average5",
+        "memory_total",
+        "memory_used",
+        "swap_total",
+        "swap_used",
+    ]
+    assert 0 < told["memory_used"] < told["memory_total"]
+    assert 0 <= told["cpu_percent"] <= 100
+    disks = told["disk_details"]
+    assert told["disk_total"] == sum(disk["total_space"] for disk in disks)
+    assert told["disk_used"] == sum(disk["used_space"] for disk in disks)
+    for disk in disks:
+        assert sorted(disk) == ["device", "mountpoint", "tags", "total_space", "used_space"]
+    assert "Data" in [tag for disk in disks for tag in disk["tags"]]
+
+
+async def test_pages_that_ask_at_once_get_one_answer(
+    node: ApiNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[Any] = []
+    read: Callable[..., Any] = counters.read_counters
+
+    def counting(*args: Any) -> Any:
+        counted.append(args)
+        return read(*args)
+
+    monkeypatch.setattr(figures, "read_counters", counting)
+    asking = [Deferred.fromCoroutine(node.call("GET", "system/utilization")) for _ in range(50)]
+    answers = await gatherResults(asking)
+    assert {answer.status for answer in answers} == {200}
+    assert len(counted) == 2
+
+
+async def test_a_system_that_hides_its_figures_is_an_error(
+    node: ApiNode, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr("psutil.PROCFS_PATH", str(tmp_path))
+    reply = await node.call("GET", "system/utilization")
+    assert (reply.status, reply.json["code"]) == (500, "figures-unavailable")
+
+
+@pytest.mark.parametrize(("family", "key"), [("pelican", "ip_addresses"), (CALAGOPUS, "ips")])
+async def test_addresses_are_in_the_form_of_the_panels_family(family: str, key: str) -> None:
+    node = ApiNode()
+    docker = DockerConfig(system_ips=("203.0.113.9",))
+    node.config = attrs.evolve(node.config, family=family, docker=docker)
+    node.start()
+    reply = await node.call("GET", "system/ips")
+    await node.close()
+    assert reply.status == 200
+    assert list(reply.json) == [key]
+    assert reply.json[key][-1] == "203.0.113.9"
+    assert "127.0.0.1" not in reply.json[key]
+
+
+class FakeEngine:
+    """An engine whose images take long to be removed."""
+
+    async def disk(self) -> EngineDisk:
+        return EngineDisk(1, 2, 3, 4, 5)
+
+    async def prune(self) -> dict[str, Any]:
+        raise PruneInProgress
+
+
+async def test_the_engines_disk_is_told() -> None:
+    node = ApiNode()
+    node.node_engine = FakeEngine()
+    node.start()
+    sizes = await node.call("GET", "system/docker/disk")
+    pruned = await node.call("DELETE", "system/docker/image/prune")
+    await node.close()
+    assert sizes.json == {
+        "containers_size": 1,
+        "images_total": 2,
+        "images_active": 3,
+        "images_size": 4,
+        "build_cache_size": 5,
+    }
+    assert (pruned.status, pruned.json["code"]) == (409, "prune-in-progress")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "docker/disk"), ("DELETE", "docker/image/prune")]
+)
+async def test_a_node_without_docker_says_so(node: ApiNode, method: str, path: str) -> None:
+    reply = await node.call(method, f"system/{path}")
+    assert (reply.status, reply.json["code"]) == (409, "engine-unavailable")
+
+
+@pytest.mark.parametrize("path", ["utilization", "ips", "docker/disk"])
+async def test_the_token_is_needed(node: ApiNode, path: str) -> None:
+    reply = await node.call("GET", f"system/{path}", Authorization="Bearer wrong")
+    assert reply.status == 403

@@ -1,0 +1,45 @@
+"""The endpoints of the calls about the node itself, with their collaborators."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from wingsd.api.node_engine import EngineDiskEndpoint, PruneEndpoint
+from wingsd.api.node_figures import AddressesEndpoint, UtilizationEndpoint
+from wingsd.api.system import AskEngine, SystemEndpoint
+from wingsd.config import Config
+from wingsd.node.figures import NodeFigures
+from wingsd.threadio import Workers
+
+if TYPE_CHECKING:
+    from wingsd.node.engine import NodeEngine
+
+__all__ = ["NodeParts", "endpoints"]
+
+
+@attrs.frozen
+class NodeParts:
+    """What the node is asked of: its figures, and its engine, if it has one.
+
+    `ask_engine` asks the engine for its version. `workers` are threads that no disk blocks.
+    """
+
+    figures: NodeFigures
+    workers: Workers
+    engine: NodeEngine | None = None
+    ask_engine: AskEngine | None = None
+
+
+def endpoints(config: Config, node: NodeParts, reactor: IReactorTime) -> list[partial[Any]]:
+    """Return the endpoints of the node itself."""
+    return [
+        partial(SystemEndpoint, config, node.ask_engine, reactor),
+        partial(UtilizationEndpoint, config, node.figures),
+        partial(AddressesEndpoint, config, node.workers),
+        partial(EngineDiskEndpoint, config, node.engine),
+        partial(PruneEndpoint, config, node.engine),
+    ]

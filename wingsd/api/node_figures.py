@@ -1,0 +1,135 @@
+"""What the node uses and where it is reached: the figures on Panels' pages of a node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated
+
+import attrs
+
+from wingsd.api.resource import Endpoint
+from wingsd.config import CALAGOPUS, Config
+from wingsd.http.operations import Success, Topic, call
+from wingsd.http.request import StreamingRequest
+from wingsd.node.addresses import host_addresses
+from wingsd.node.figures import NodeFigures
+from wingsd.threadio import Workers
+from wingsd.util.serialization import Keywords
+
+__all__ = ["AddressesEndpoint", "UtilizationEndpoint"]
+
+Amount = Annotated[int, Keywords(minimum=0)]
+Average = Annotated[float, Keywords(minimum=0)]
+Percent = Annotated[float, Keywords(minimum=0, maximum=100)]
+
+
+@attrs.frozen
+class DiskDetails:
+    """A mounted disk."""
+
+    device: str
+    mountpoint: str
+    total_space: Amount
+    used_space: Amount
+    tags: Annotated[list[str], "What the node keeps on it: `Root`, `Logs`, `Data`, …"]
+
+
+@attrs.frozen
+class NodeUtilization:
+    """What the machine uses, in bytes."""
+
+    memory_total: Amount
+    memory_used: Annotated[Amount, "What programs could not get."]
+    swap_total: Amount
+    swap_used: Amount
+    load_average1: Average
+    load_average5: Average
+    load_average15: Average
+    cpu_percent: Annotated[Percent, "Of all cores, since the last question."]
+    disk_total: Annotated[Amount, "Of all disks."]
+    disk_used: Amount
+    disk_details: list[DiskDetails]
+
+
+class UtilizationEndpoint(Endpoint):
+    """`/api/system/utilization`."""
+
+    topic = Topic.NODE
+
+    def __init__(
+        self, config: Config, figures: NodeFigures, parts: Mapping[str, bytes] = {}
+    ) -> None:
+        super().__init__(config, parts)
+        self._figures = figures
+
+    @call(
+        "GET",
+        Success(HTTPStatus.OK, "What the machine uses."),
+        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
+    )
+    async def get_utilization(self, request: StreamingRequest) -> NodeUtilization:
+        """Return what the machine uses: its processor, memory and disks.
+
+        It answers within a second. A disk that does not answer shows its last figures.
+        """
+        now = await self._figures.now()
+        used = now.memory
+        return NodeUtilization(
+            memory_total=used.total,
+            memory_used=used.used,
+            swap_total=used.swap_total,
+            swap_used=used.swap_used,
+            load_average1=used.load[0],
+            load_average5=used.load[1],
+            load_average15=used.load[2],
+            cpu_percent=now.rates.cpu_percent,
+            disk_total=sum(disk.total for disk in now.disks),
+            disk_used=sum(disk.used for disk in now.disks),
+            disk_details=[
+                DiskDetails(disk.device, disk.mountpoint, disk.total, disk.used, list(disk.tags))
+                for disk in now.disks
+            ],
+        )
+
+
+@attrs.frozen
+class IpAddresses:
+    """The node's addresses, for Pelican's Panel."""
+
+    ip_addresses: list[str]
+
+
+@attrs.frozen
+class AssignableAddresses:
+    """The node's addresses, for Calagopus' Panel."""
+
+    ips: list[str]
+
+
+class AddressesEndpoint(Endpoint):
+    """`/api/system/ips`."""
+
+    topic = Topic.NODE
+
+    def __init__(self, config: Config, workers: Workers, parts: Mapping[str, bytes] = {}) -> None:
+        super().__init__(config, parts)
+        self._workers = workers
+
+    @call(
+        "GET",
+        Success(HTTPStatus.OK, "The addresses."),
+        fails=(HTTPStatus.INTERNAL_SERVER_ERROR,),
+    )
+    async def list_addresses(self, request: StreamingRequest) -> IpAddresses | AssignableAddresses:
+        """List the machine's IP addresses and those of `docker.system_ips`.
+
+        Loopback and link-local addresses are left out; for Calagopus' Panel also those of Docker's
+        interfaces.
+        """
+        docker = self._config.docker
+        if self._config.family == CALAGOPUS:
+            bridge = [docker.network.bridge_name]
+            found = await self._workers.run(host_addresses, docker.system_ips, without=bridge)
+            return AssignableAddresses(found)
+        return IpAddresses(await self._workers.run(host_addresses, docker.system_ips))

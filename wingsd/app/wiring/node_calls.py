@@ -1,0 +1,41 @@
+"""What a node is asked about itself: its figures, its engine's disk and its diagnostics."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from wingsd.api.node import NodeParts
+from wingsd.app.wiring.transfers import TransfersWiring
+from wingsd.config import Config
+from wingsd.docker.runtime import engine_address
+from wingsd.node.figures import NodeFigures
+from wingsd.util.reactor import Reactor
+
+if TYPE_CHECKING:
+    from wingsd.node.engine import NodeEngine
+
+__all__ = ["NodeCallsWiring"]
+
+
+class NodeCallsWiring(TransfersWiring):
+    """The objects that a node is asked about itself."""
+
+    def __init__(self, config: Config, endpoint: str, reactor: Reactor, path: str = "") -> None:
+        """Raises `ConfigError` when the configuration names invalid files."""
+        super().__init__(config, endpoint, reactor, path)
+        figures = NodeFigures(config, self.pools.figures, self.pools.filesystems, reactor)
+        self.node_parts = NodeParts(
+            figures, self.pools.figures, self._make_node_engine(), self._engine
+        )
+
+    def _make_node_engine(self) -> NodeEngine | None:
+        if not self._config.docker.enabled:
+            return None
+        # Here, since docker-py takes 8 MiB, which a node without Docker saves.
+        from wingsd.docker.async_engine import AsyncEngine  # noqa: PLC0415
+        from wingsd.node.engine import NodeEngine  # noqa: PLC0415
+
+        address = engine_address(self._config.docker.socket, os.environ)
+        engine = AsyncEngine(self.pools.engine, address, self.observer)
+        return NodeEngine(engine, self._reactor)

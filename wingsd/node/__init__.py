@@ -1,0 +1,1 @@
+"""The node itself: its figures, its addresses, its engine's disk and its diagnostics."""
