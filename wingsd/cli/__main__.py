@@ -6,6 +6,7 @@ import click
 
 from wingsd import __version__
 from wingsd.cli.check_config import check_config
+from wingsd.cli.configure import configure
 from wingsd.cli.move import receive, send
 from wingsd.cli.status import cancel, show, status, transfers
 from wingsd.config import DEFAULT_SOCKET
@@ -31,7 +32,7 @@ def main(*, socket: str) -> None:
     """
 
 
-for command in (status, transfers, show, cancel, check_config, send, receive):
+for command in (status, transfers, show, cancel, check_config, configure, send, receive):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -1,0 +1,194 @@
+"""`wingsctl configure`: writes the node's configuration, as the Panel has it.
+
+Its options are those of `wings configure`, so that the command on the node's page in the Panel can
+be used with another name.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from wingsd.cli.check_config import check_certificates
+from wingsd.cli.client import CtlError
+from wingsd.cli.node_configuration import fetch, from_join_data
+from wingsd.cli.output import facts, plain, show
+from wingsd.cli.parameters import ADDRESS
+from wingsd.config import PLACES, Config, parse
+from wingsd.config.loader import read_yaml
+from wingsd.config_file.editing import edited
+from wingsd.config_file.replacing import FileChanged, replace_file
+from wingsd.errors import ConfigError, InvalidData
+from wingsd.util.text import disk_advice
+
+__all__ = ["configure"]
+
+#: The account of the package's service.
+SERVICE_USER = "_wingsd"
+_SECRETS = ("token", "password")
+_NOT_A_NUMBER = "the node's number is in the address of its page in the Panel, such as 1"
+
+
+def _number(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not (value.isascii() and value.isdigit()):
+        raise click.BadParameter(_NOT_A_NUMBER)
+    return value
+
+
+@click.command()
+@click.option("-p", "--panel-url", type=ADDRESS, metavar="URL", help="The Panel's address.")
+@click.option("-t", "--token", metavar="TOKEN", help="A token for the Panel's application API.")
+@click.option(
+    "-n", "--node", metavar="NUMBER", callback=_number, help="The node's number in the Panel."
+)
+@click.option(
+    "-c",
+    "--config-path",
+    "path",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help=f"The file to write. The default is the one that the daemon uses, or else {PLACES[0]}.",
+)
+@click.option("--override", is_flag=True, help="Do not ask before a file is changed.")
+@click.option("--allow-insecure", is_flag=True, help="Accept any certificate of the Panel.")
+@click.option(
+    "--join-data", metavar="TEXT", help="What Calagopus' Panel prints, instead of URL and token."
+)
+def configure(
+    *,
+    panel_url: str | None,
+    token: str | None,
+    node: str | None,
+    path: str | None,
+    override: bool,
+    allow_insecure: bool,
+    join_data: str | None,
+) -> None:
+    """Write the node's configuration, as the Panel has it.
+
+    Takes the options of the command that the Panel prints on the node's page, and asks for those
+    that are missing. A file that exists keeps its comments, and all keys that the Panel does not
+    name.
+    """
+    if join_data is not None:
+        found = from_join_data(join_data)
+    else:
+        panel_url = panel_url or click.prompt("Panel URL", type=ADDRESS)
+        token = token or click.prompt("API token", hide_input=True)
+        node = node or click.prompt("Node number", value_proc=_asked_number)
+        found = fetch(panel_url, token, node, allow_insecure=allow_insecure)
+    path = path or next((place for place in PLACES if os.path.lexists(place)), PLACES[0])
+    before = _read(path)
+    text, changes = _written(path, before, found)
+    config, unknown = _checked(path, text)
+    if not changes:
+        show(f"{path} is as the Panel has it already.")
+        return
+    show(f"{path}:", facts((key, _shown(key, value)) for key, value in changes.items()))
+    if before is not None and not override:
+        click.confirm(f"Change {path}?", abort=True)
+    _write(path, before, text)
+    show(f"{path} is written.")
+    _advise(config, unknown)
+
+
+def _asked_number(value: str) -> str:
+    if not (value.isascii() and value.isdigit()):
+        raise click.BadParameter(_NOT_A_NUMBER)
+    return value
+
+
+def _read(path: str) -> str | None:
+    """Return the text of the file, None without one. Raises `CtlError`."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CtlError(f"{path} cannot be read: {error}", "run this as root") from error
+
+
+def _written(
+    path: str, before: str | None, found: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Return the text to write, and the values in it that are new, by their dotted paths."""
+    changes = dict(_leaves(found))
+    if before is None or not before.strip():
+        return yaml.safe_dump(dict(found), sort_keys=False, allow_unicode=True), changes
+    _checked(path, before, "correct it, or move it away")
+    written: Any = read_yaml(before)
+    present = dict(_leaves(written))
+    changes = {key: value for key, value in changes.items() if present.get(key) != value}
+    try:
+        return edited(before, changes), changes
+    except InvalidData as error:
+        raise CtlError(f"{path} cannot be changed: {error}", "move it away") from error
+
+
+def _leaves(section: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        here = f"{path}.{name}".lstrip(".")
+        if isinstance(value, Mapping):
+            yield from _leaves(value, here)
+        elif isinstance(value, list):
+            yield here, tuple(value)
+        elif value is not None:
+            yield here, value
+
+
+def _checked(path: str, text: str, advice: str = "") -> tuple[Config, list[str]]:
+    try:
+        return parse(text, path)
+    except ConfigError as error:
+        first, *others = str(error).split("\n")
+        raise CtlError("; ".join(others) or first, advice or _PANELS_FAULT) from error
+
+
+_PANELS_FAULT = "this is what the Panel has; correct the node's settings there"
+
+
+def _shown(key: str, value: object) -> str:
+    if key.endswith(_SECRETS):
+        return "(not shown)"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _write(path: str, before: str | None, text: str) -> None:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(
+            path,
+            text.encode(),
+            expected=None if before is None else before.encode(),
+            owner=_service(),
+        )
+    except FileChanged as error:
+        raise CtlError(f"{path} has been changed meanwhile", "run this again") from error
+    except OSError as error:
+        raise CtlError(
+            f"{path} cannot be written: {disk_advice(error)}", "run this as root"
+        ) from error
+
+
+def _service() -> tuple[int, int] | None:
+    """Return user and group of the service, when its account exists and this user may give it."""
+    try:
+        account = pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return None
+    return (account.pw_uid, account.pw_gid) if os.geteuid() == 0 else None
+
+
+def _advise(config: Config, unknown: list[str]) -> None:
+    errors, warnings = check_certificates(config)
+    for line in (*errors, *warnings):
+        show(f"warning: {plain(line)}")
+    if unknown:
+        show(f"warning: unknown keys, ignored: {', '.join(map(plain, unknown))}")
+    show("Next: systemctl restart wingsd, then wingsctl status")
