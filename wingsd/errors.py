@@ -53,6 +53,7 @@ The class, the HTTP status of its answer, and the module where that is not this 
         TransferNotActive            409  transfers/errors
         TransferRevoked              409  transfers/errors
       BodyTooLarge                   413  http/errors
+      RangeNotSatisfiable            416  http/ranges
       Unprocessable                  422
       UpgradeRequired                426  http/errors
       HeaderTooLong                  431  http/errors
@@ -342,6 +343,7 @@ ERROR_CODES = (
     "path-not-found",
     "permission-missing",
     "prune-in-progress",
+    "range-not-satisfiable",
     "server-already-exists",
     "server-busy",
     "server-moved",

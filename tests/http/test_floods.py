@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from tests.http.talk import REFUSAL, Conversation, Taker, head, turn
 from wingsd.api.routes import InterfaceEndpoint, interface
 from wingsd.http.channel import PIECE, READ_SIZE
-from wingsd.util.net import GATHERED
+from wingsd.util.tls_records import GATHERED
 
 GET = head("/nothing", method="GET")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
+from select import select
+
 import pytest
 from twisted.internet.task import Clock
 
-from wingsd.http.watchdogs import RateWatchdog
+from wingsd.http.watchdogs import DeliveryWatchdog, RateWatchdog
 
 
 class Client:
@@ -71,3 +75,66 @@ def test_who_rests_for_good_leaves_nothing_behind() -> None:
     client = Client()
     client.pace.pause()
     assert client.clock.getDelayedCalls() == []
+
+
+class Downloader:
+    """A client over TCP that is held to 10 bytes a second over 60 s of its downloads."""
+
+    def __init__(self, rate: int = 10) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.client = socket.create_connection(listener.getsockname())
+            self.server = listener.accept()[0]
+        self.server.setblocking(False)
+        self.clock = Clock()
+        self.faults: list[str] = []
+        self.watchdog = DeliveryWatchdog(self.clock, self, rate, 60, self.faults.append)
+        self.watchdog.start()
+
+    def __enter__(self) -> Downloader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.server.close()
+
+    def getHandle(self) -> socket.socket:
+        return self.server
+
+    def fill(self) -> None:
+        """Have the kernel buffer as much as it does."""
+        with suppress(BlockingIOError):
+            while True:
+                self.server.send(bytes(1 << 16))
+
+    def take(self, size: int) -> None:
+        """Receive, and wait until the server's kernel knows."""
+        before = self.watchdog.undelivered()
+        while size > 0:
+            size -= len(self.client.recv(min(size, 1 << 16)))
+        while before and self.watchdog.undelivered() >= before:
+            select([], [], [], 0.001)
+
+
+def test_a_client_that_takes_nothing_is_found_though_the_kernel_has_taken_much() -> None:
+    with Downloader() as downloader:
+        downloader.fill()
+        downloader.take(1 << 20)
+        downloader.clock.advance(60)
+        assert downloader.faults == []
+        assert downloader.watchdog.undelivered() > 0
+        downloader.clock.advance(60)
+        (fault,) = downloader.faults
+        assert fault == "0 bytes were received in 60 s, the minimum is 600"
+        assert downloader.clock.getDelayedCalls() == []
+
+
+def test_a_client_that_takes_everything_may_go_on_until_it_is_stopped() -> None:
+    with Downloader(rate=0) as downloader:
+        for _ in range(10):
+            downloader.server.send(b"x")
+            downloader.take(1)
+            downloader.clock.advance(60)
+        assert downloader.faults == []
+        assert downloader.watchdog.undelivered() == 0
+        downloader.watchdog.stop()
+        assert downloader.clock.getDelayedCalls() == []

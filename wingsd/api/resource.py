@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -22,6 +22,7 @@ from wingsd.auth.tokens import authorize_panel
 from wingsd.config import Config
 from wingsd.errors import ServerNotFound, ServerNotRunning, WingsdError, error_code
 from wingsd.http.errors import MethodNotAllowed
+from wingsd.http.file_body import FileBody
 from wingsd.http.operations import Access, Call, Topic, declared, parse
 from wingsd.http.request import StreamingRequest
 from wingsd.servers.registry import Servers
@@ -52,11 +53,16 @@ class Public(Resource):
     #: Statuses of the errors that all calls of the path have in common.
     fails: ClassVar[tuple[HTTPStatus, ...]] = ()
     calls: ClassVar[Mapping[str, Call]] = {}
+    #: The same by the methods that are accepted: HEAD of a file is its GET.
+    _methods: ClassVar[Mapping[str, Call]] = {}
     _log = Logger()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.calls = declared(cls)
+        get = cls.calls.get("GET")
+        sends_file = get is not None and FileBody in (get.content, *get_args(get.content))
+        cls._methods = {**cls.calls, **({"HEAD": get} if sends_file and get else {})}
 
     def __init__(self, config: Config, parts: Mapping[str, bytes] = {}) -> None:
         super().__init__()
@@ -82,7 +88,7 @@ class Public(Resource):
     @property
     def methods(self) -> str:
         """The methods of this path, as the header `Allow` lists them."""
-        return ", ".join(sorted({"OPTIONS", *self.calls}))
+        return ", ".join(sorted({"OPTIONS", *self._methods}))
 
     async def handle(self, request: StreamingRequest, call: Call) -> None:
         """Run a call. Subclasses check here what must hold before the body is parsed."""
@@ -100,7 +106,7 @@ class Public(Resource):
 
     async def _dispatch(self, request: StreamingRequest) -> None:
         method = request.method.decode("latin-1")
-        call = self.calls.get(method)
+        call = self._methods.get(method)
         if call is None or method == "OPTIONS":
             request.setHeader("Allow", self.methods)
         if call is not None:

@@ -24,7 +24,7 @@ from wingsd.errors import WingsdError
 from wingsd.http.errors import Error, HeaderTooLong, InvalidHttpRequest
 from wingsd.http.request import StreamingRequest
 from wingsd.util.media import MediaType, encode
-from wingsd.util.net import GATHERED
+from wingsd.util.tls_records import GATHERED
 
 __all__ = ["BufferedConnection", "InputScheduler", "NodeChannel", "ReadControl", "Upgraded"]
 
@@ -304,6 +304,10 @@ class NodeChannel(HTTPChannel):
     def enlarge_read_buffer(self) -> None:
         """Read larger pieces, for an upload: as large as TLS records are joined to."""
         self._socket.bufferSize = GATHERED
+
+    def enlarge_send_limit(self) -> None:
+        """Send larger pieces, for a file: as large as TLS records are joined to."""
+        self._socket.SEND_LIMIT = GATHERED
 
     @property
     def _socket(self) -> Any:

@@ -7,13 +7,13 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IListeningPort
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from wingsd.config import Ssl
 from wingsd.http.site import NodeSite
 from wingsd.util.net import ServerCertificate, keep_alive, limit_accepts
 from wingsd.util.reactor import Reactor
+from wingsd.util.tls_records import tls_factory
 
 __all__ = ["HttpListener", "tcp_endpoint"]
 
@@ -36,7 +36,7 @@ class HttpListener:
         """Listen. Raises `SystemExit` with one line when that fails."""
         factory: Any = self._site
         if self._certificate is not None:
-            factory = TLSMemoryBIOFactory(self._certificate, False, factory)
+            factory = tls_factory(self._certificate, factory)
         failures: list[Failure] = []
         try:
             endpoint = serverFromString(self._reactor, self._endpoint)

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import attrs
 
 from wingsd.http.errors import Error
+from wingsd.http.file_body import FileBody
 from wingsd.http.operations import Access, Call, EncodedObject, PlainText, Success, Topic
 from wingsd.util.serialization import Keywords
 
@@ -259,6 +260,7 @@ FAILURES: Mapping[HTTPStatus, Failure] = {
 
 _JSON = "application/json"
 _TEXT = "text/plain"
+_BYTES = "application/octet-stream"
 _NAMES = re.compile(r"\{(\w+)\}")
 
 
@@ -336,11 +338,13 @@ def _success(success: Success, content: Any, schemas: Schemas) -> dict[str, Any]
     answer = _answer(success.meaning, success.headers)
     if content is not None:
         forms = get_args(content) if isinstance(content, UnionType) else (content,)
-        data = [form for form in forms if form is not PlainText]
+        data = [form for form in forms if form not in (PlainText, FileBody)]
         answer["content"] = (
             {_JSON: {"schema": schemas.response(reduce(or_, data))}} if data else {}
         )
-        if len(data) < len(forms):
+        if FileBody in forms:
+            answer["content"][_BYTES] = {"schema": _SCALARS[bytes]}
+        if PlainText in forms:
             answer["content"][_TEXT] = {"schema": {"type": "string"}}
     return answer
 

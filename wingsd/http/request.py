@@ -21,7 +21,9 @@ from twisted.web.server import Request
 
 from wingsd.errors import WingsdError
 from wingsd.http.errors import BodyTooLarge, Error
+from wingsd.http.file_body import FileBody, send_file
 from wingsd.http.operations import EncodedObject, PlainText
+from wingsd.http.ranges import RangeNotSatisfiable
 from wingsd.http.watchdogs import ConnectionWatchdog, RateWatchdog
 from wingsd.util.media import MediaType, accepted, content_type, encode
 
@@ -260,7 +262,7 @@ class StreamingRequest(Request):
     def respond(
         self, status: int, content: object = None, headers: Mapping[str, str] = {}
     ) -> None:
-        """Answer with `content`, plain data or instances of attrs classes, or with None.
+        """Answer with `content`: plain data, instances of attrs classes, a file, or None.
 
         It is sent in the format that the client accepts. None is an empty body or, in MessagePack
         and for Calagopus' Panel, which decodes every body, an empty map with 200 in place of 204.
@@ -272,6 +274,9 @@ class StreamingRequest(Request):
                 return
             content = {}
             status = HTTPStatus.OK if status == HTTPStatus.NO_CONTENT else status
+        if isinstance(content, FileBody):
+            self._send(status, content)
+            return
         if isinstance(content, PlainText):
             body, kind = content.encode("utf-8", "replace"), "text/plain; charset=utf-8"
         elif isinstance(content, EncodedObject):
@@ -306,6 +311,16 @@ class StreamingRequest(Request):
                 self.channel.loseConnection()
             else:
                 self._drain()
+
+    def _send(self, status: int, body: FileBody) -> None:
+        """Answer with a file. What calls this has checked that the request's body is complete."""
+        if self._disconnected or self.startedWriting:
+            body.file.close()
+            return
+        try:
+            send_file(self, status, body)
+        except RangeNotSatisfiable as error:
+            self.refuse(error)
 
     def _open(self, resource: StreamingResource) -> None:
         # twisted.web would send 100 Continue at once; `proceed` does it later.

@@ -16,7 +16,7 @@ import attrs
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
-from OpenSSL._util import ffi, lib, no_zero_allocator
+from OpenSSL._util import lib
 from OpenSSL.crypto import PKey
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
@@ -24,10 +24,10 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from wingsd.errors import ConfigError
+from wingsd.util.tls_records import GatheringConnection
 
 __all__ = [
     "ACCEPTS",
-    "GATHERED",
     "PAUSE",
     "ServerCertificate",
     "TcpInfo",
@@ -59,8 +59,8 @@ def keep_alive(connection: socket.socket) -> None:
 
 
 # The start of `struct tcp_info` (linux/tcp.h), which the kernel only ever extends at its end:
-# tcpi_state, tcpi_probes, tcpi_unacked, and tcpi_last_ack_recv in milliseconds.
-_LAYOUT = struct.Struct("=B2xB20xI28xI")
+# tcpi_state, tcpi_probes, tcpi_unacked, tcpi_last_ack_recv in milliseconds, tcpi_bytes_acked.
+_LAYOUT = struct.Struct("=B2xB20xI28xI60xQ")
 # tcp_states.h.
 _ESTABLISHED = 1
 
@@ -70,20 +70,24 @@ class TcpInfo:
     """The state of a TCP connection.
 
     `unacknowledged` counts the segments not acknowledged, `probes` the window or keepalive probes
-    in a row without answer; `silence` is the seconds since the last acknowledgement.
+    in a row without answer; `silence` is the seconds since the last acknowledgement, and
+    `acknowledged` the bytes that the peer has acknowledged since the beginning.
     """
 
     established: bool
     probes: int
     unacknowledged: int
     silence: float
+    acknowledged: int = 0
 
 
 def tcp_info(connection: socket.socket) -> TcpInfo:
     """Return the state of a connection. Raises `OSError` for one that is not TCP."""
     found = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAYOUT.size)
-    state, probes, unacknowledged, milliseconds = _LAYOUT.unpack(found)
-    return TcpInfo(state == _ESTABLISHED, probes, unacknowledged, milliseconds / 1000)
+    state, probes, unacknowledged, milliseconds, acknowledged = _LAYOUT.unpack(found)
+    return TcpInfo(
+        state == _ESTABLISHED, probes, unacknowledged, milliseconds / 1000, acknowledged
+    )
 
 
 #: Connections accepted in one turn of the reactor.
@@ -122,17 +126,11 @@ def limit_accepts(port: Any, reactor: IReactorTime) -> None:
     port.doRead = accept_or_pause
 
 
-_RECORD = 16 << 10  # bytes of the largest TLS record
-GATHERED = 512 << 10
-"""The most bytes of full records that are returned together."""
-
 #: The cipher suites of TLS 1.2, as OpenSSL writes them: forward secrecy and authenticated
 #: encryption (AEAD). Twisted's default has CBC suites and RSA key exchange as well.
 _TLS12_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
 #: Those of TLS 1.3, all of which are AEAD.
 _TLS13_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-#: The buffer for records, shared by all connections: only the reactor's thread reads.
-_space = no_zero_allocator("char[]", GATHERED + _RECORD)
 
 
 def tls_options(**arguments: Any) -> CertificateOptions:
@@ -164,49 +162,7 @@ class ServerCertificate:
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return a new connection with the certificate as last read."""
-        return _Connection(self._context, None)
-
-
-class _Connection(SSL.Connection):
-    """Returns consecutive full records together, as each call costs the same for any size.
-
-    Twisted reads single records, of 16 KiB at most. pyOpenSSL's own `recv` allocates memory for
-    each and copies it once more, so OpenSSL is called by pyOpenSSL's bindings, as Twisted does
-    for functions that pyOpenSSL lacks.
-    """
-
-    _failure: SSL.Error | None = None
-
-    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
-        """Return one record, or if it is full, further ones up to `GATHERED` bytes.
-
-        `bufsiz` is ignored: Twisted accepts more.
-        """
-        if self._failure is not None:
-            raise self._failure
-        if flags:
-            return super().recv(bufsiz, flags)
-        size = taken = self._taken(0)
-        while taken == _RECORD and size < GATHERED:
-            try:
-                taken = self._taken(size)
-            except SSL.Error as failure:
-                self._keep(failure)
-                break
-            size += taken
-        return bytes(ffi.buffer(_space, size))
-
-    def _taken(self, at: int) -> int:
-        """Read the next record, or the rest of one, into the buffer at this offset."""
-        size: int = lib.SSL_read(self._ssl, _space + at, _RECORD)
-        if size <= 0:
-            self._raise_ssl_error(self._ssl, size)
-        return size
-
-    def _keep(self, failure: SSL.Error) -> None:
-        """Keep an error for the next call. OpenSSL reports an error of a connection once."""
-        if not isinstance(failure, SSL.WantReadError):
-            self._failure = failure
+        return GatheringConnection(self._context, None)
 
 
 def _prefer_short_keys(context: SSL.Context) -> None:

@@ -210,7 +210,8 @@ def test_the_kernel_reports_what_is_unacknowledged() -> None:
             client.sendall(b"x")
             assert peer.recv(1) == b"x"
             info = tcp_info(client)
-            assert info == TcpInfo(True, 0, 0, info.silence)
+            assert info == TcpInfo(True, 0, 0, info.silence, info.acknowledged)
+            assert info.acknowledged >= 1
             assert info.silence < TIMEOUT
             fall_silent(peer)
             client.sendall(b"x")

@@ -1,0 +1,226 @@
+"""Answers whose body is a file, read in threads by descriptor and sent as fast as it is read.
+
+A block is read while the one before it is sent, so no thread waits for a client. Only the
+announced bytes are sent: of a file that has grown meanwhile not more, and where one has shrunk the
+connection is closed. The file is closed as soon as the last block is read or the client has gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from wingsd.http.ranges import RangeNotSatisfiable, Validators, requested_range
+from wingsd.http.watchdogs import DeliveryWatchdog
+from wingsd.threadio import Workers
+
+__all__ = ["LARGEST_BLOCK", "SMALLEST_BLOCK", "FileBody", "ReadableFile", "send_file"]
+
+#: Bytes read at a time: of a client that takes a block within `QUICK` seconds, more and more. A
+#: slow one keeps two of the smallest in memory.
+SMALLEST_BLOCK = 64 << 10
+LARGEST_BLOCK = 512 << 10
+QUICK = 0.1
+#: Bytes that the kernel may still have to deliver when the answer counts as sent; until then it is
+#: looked at every so many seconds. What an idle connection has not delivered is lost.
+DELIVERED = 64 << 10
+LOOK_EVERY = 0.1
+
+
+class ReadableFile(Protocol):
+    """A file that is open."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return at most `size` bytes from an offset, none behind the end. Blocking."""
+
+    def close(self) -> None:
+        """Close it; may be called twice."""
+
+
+@attrs.frozen
+class FileBody:
+    """The content of an answer: an open file, which is closed when it has been sent.
+
+    It is read by `workers`. `validators` has the size that is announced. `headers` are further
+    ones, `name` is for the log.
+    """
+
+    file: ReadableFile
+    validators: Validators
+    workers: Workers
+    name: str
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+
+class FileRequest(Protocol):
+    """What is needed of a request (`StreamingRequest`) to answer it with a file."""
+
+    channel: Any
+    method: bytes
+
+    def header(self, name: str) -> str: ...
+    def setHeader(self, name: str, value: str) -> None: ...
+    def setResponseCode(self, code: int) -> None: ...
+    def notifyFinish(self) -> Deferred[None]: ...
+    def registerProducer(self, producer: object, streaming: bool) -> None: ...
+    def unregisterProducer(self) -> None: ...
+    def write(self, data: bytes) -> None: ...
+    def finish(self) -> None: ...
+
+
+def send_file(request: FileRequest, status: int, body: FileBody) -> None:
+    """Answer with a file, or with the range of it that is asked for.
+
+    Raises `RangeNotSatisfiable`, with the file closed and nothing written.
+    """
+    validators = body.validators
+    headers = {
+        **body.headers,
+        "Accept-Ranges": "bytes",
+        "ETag": validators.etag,
+        "Last-Modified": validators.last_modified,
+    }
+    try:
+        part = requested_range(request.header("Range"), request.header("If-Range"), validators)
+    except RangeNotSatisfiable:
+        body.file.close()
+        request.setHeader("Content-Range", f"bytes */{validators.size}")
+        raise
+    if part is None:
+        part = range(validators.size)
+    else:
+        status = HTTPStatus.PARTIAL_CONTENT
+        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{validators.size}"
+    request.setResponseCode(status)
+    for name, value in (headers | {"Content-Length": str(len(part))}).items():
+        request.setHeader(name, value)
+    if not part or request.method == b"HEAD":
+        body.file.close()
+        request.write(b"")
+        request.finish()
+        return
+    _FileSender(request, body, part).start()
+
+
+@implementer(IPushProducer)
+class _FileSender:
+    """Sends one part of a file as the answer to one request."""
+
+    _log = Logger()
+
+    def __init__(self, request: FileRequest, body: FileBody, part: range) -> None:
+        self._request = request
+        self._body = body
+        self._at, self._stop = part.start, part.stop
+        site = request.channel.site
+        self._reactor: IReactorTime = site.reactor
+        self._watchdog = DeliveryWatchdog(
+            site.reactor, request.channel.transport, site.least_rate, site.timeOut, self._too_slow
+        )
+        self._size = SMALLEST_BLOCK
+        #: A block that was read and is not written yet.
+        self._block = b""
+        self._is_reading = self._is_paused = self._has_ended = False
+        self._paused_at = 0.0
+
+    def start(self) -> None:
+        """Read the first block."""
+        self._request.notifyFinish().addBoth(self._end)
+        self._request.channel.enlarge_send_limit()
+        self._request.registerProducer(self, True)
+        self._watchdog.start()
+        self._read()
+
+    def pauseProducing(self) -> None:
+        """The connection has enough to send."""
+        self._is_paused = True
+        self._paused_at = self._reactor.seconds()
+
+    def resumeProducing(self) -> None:
+        """The connection has sent everything."""
+        if not self._is_paused or self._has_ended:
+            return
+        self._is_paused = False
+        was_quick = self._reactor.seconds() - self._paused_at < QUICK
+        self._size = min(2 * self._size, LARGEST_BLOCK) if was_quick else SMALLEST_BLOCK
+        self._write()
+
+    def stopProducing(self) -> None:
+        """The connection is closed; `notifyFinish` says so as well."""
+        self._end()
+
+    def _read(self) -> None:
+        if not self._is_reading and self._at < self._stop:
+            self._is_reading = True
+            size = min(self._size, self._stop - self._at)
+            reading = self._body.workers.run(self._body.file.read_at, self._at, size)
+            reading.addCallbacks(self._has_read, self._failed)
+
+    def _has_read(self, block: bytes) -> None:
+        self._is_reading = False
+        if self._has_ended:
+            self._body.file.close()
+            return
+        if not block:
+            self._abort("it has shrunk")
+            return
+        self._at += len(block)
+        if self._at == self._stop:
+            self._body.file.close()
+        self._block = block
+        if not self._is_paused:
+            self._write()
+
+    def _write(self) -> None:
+        block, self._block = self._block, b""
+        if block:
+            self._read()
+            self._request.write(block)
+        if self._at == self._stop and not (self._block or self._is_paused or self._has_ended):
+            self._finish()
+
+    def _finish(self) -> None:
+        """End the answer when the client has received it: what is left may not be discarded."""
+        if self._has_ended:
+            return
+        if self._watchdog.undelivered() > DELIVERED:
+            self._reactor.callLater(LOOK_EVERY, self._finish)
+            return
+        self._request.unregisterProducer()
+        self._request.finish()
+
+    def _failed(self, failure: Failure) -> None:
+        self._is_reading = False
+        if self._has_ended:
+            self._body.file.close()
+        else:
+            self._abort(failure.getErrorMessage())
+
+    def _too_slow(self, reason: str) -> None:
+        if self._is_reading and not self._block and not self._is_paused:
+            # The disk is slow, and not the client.
+            self._watchdog.start()
+        else:
+            self._abort(reason)
+
+    def _abort(self, reason: str) -> None:
+        self._log.warn(
+            "{file}: download ended early: {reason}", file=self._body.name, reason=reason
+        )
+        self._end()
+        self._request.channel.abortConnection()
+
+    def _end(self, _: object = None) -> None:
+        self._has_ended = True
+        self._block = b""
+        self._watchdog.stop()
+        if not self._is_reading:  # else when the thread has ended
+            self._body.file.close()
