@@ -138,6 +138,14 @@ CALLS: list[Callable[[Panel], Awaitable[object]]] = [
     lambda panel: panel.transfer_succeeded(UUID),
     lambda panel: panel.transfer_failed(UUID),
 ]
+ACTIVITY: dict[str, Any] = {
+    "user": None,
+    "server": UUID,
+    "event": "server:power.start",
+    "metadata": {},
+    "ip": None,
+    "timestamp": "2026-11-27T08:00:00Z",
+}
 
 
 @pytest.mark.parametrize("ask", CALLS)
@@ -398,6 +406,34 @@ async def test_it_is_known_when_it_last_answered(harness: Harness) -> None:
     await client.greet()
     assert client.heard is not None
     assert abs(client.heard - time.time()) < 30
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "seconds"),
+    [
+        (Answer(301), PanelUnreachable, 0.0),
+        (Answer(500), PanelUnreachable, 0.0),
+        (Answer(503, retry_after="7"), PanelUnreachable, 7.0),
+        (Answer(200, b"<html>"), PanelUnreachable, 0.0),
+        (Drop(), PanelUnreachable, 0.0),
+        (Answer(429, retry_after="7"), PanelRefused, 7.0),
+        (Answer(413, b"<html>"), PanelRefused, 0.0),
+        (Answer(401), NodeTokenRefused, 0.0),
+    ],
+)
+async def test_a_call_that_is_made_once_fails_with_the_reason(
+    harness: Harness, answer: Any, kind: type[PanelError], seconds: float
+) -> None:
+    client, body = harness.client(), {"data": [ACTIVITY]}
+    harness.fake.add_server(server_settings(UUID), harness.here)
+    harness.fake.inject("/activity", answer)
+    with pytest.raises(kind) as caught:
+        await client.post_once("activity", "/activity", body)
+    assert type(caught.value) is kind
+    assert caught.value.retry_after == seconds
+    assert len(harness.fake.calls) == 1
+    await client.post_once("activity", "/activity", body)
+    assert harness.fake.activity == [ACTIVITY]
 
 
 async def test_a_greeting_is_tried_once_and_may_fail(harness: Harness) -> None:

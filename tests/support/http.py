@@ -20,7 +20,8 @@ from tests.support.faults import Answer, Drop, Fault, Hang
 from tests.support.settings import Json
 from tests.support.state import Node, Refused, State
 
-_PREFIX = "/api/remote/servers"
+_API = "/api/remote"
+_PREFIX = f"{_API}/servers"
 _PER_PAGE = 50
 _CODES = {
     401: "UnauthorizedHttpException",
@@ -150,7 +151,10 @@ class _Api(Resource):
 
     async def _carry_out(self, request: Request, call: Call) -> Answer:
         try:
-            return await self._route(request, call, self._authenticate(request))
+            node = self._authenticate(request)
+            return (
+                Answer(204) if self._takes(node, call) else await self._route(request, call, node)
+            )
         except Refused as refused:
             return _error(refused.status, refused.detail)
 
@@ -185,6 +189,18 @@ class _Api(Resource):
                     await self._moved(uuid, source)
                 return Answer(204)
         raise Refused(404, "There is no such path.")
+
+    def _takes(self, node: Node, call: Call) -> bool:
+        """Take what a node reports by itself; return whether that is what it does."""
+        data = call.body.get("data") if isinstance(call.body, dict) else None
+        match call.method, call.path.removeprefix(_API).strip("/").split("/"):
+            case "POST", ["activity"]:
+                self._state.report_activity(node, data)
+            case "POST", ["servers", uuid, "container", "status"]:
+                self._state.report_status(node, uuid, data)
+            case _:
+                return False
+        return True
 
     def _install(self, node: Node, uuid: str, body: Any) -> Answer:
         if not isinstance(body, dict) or "successful" not in body:

@@ -65,6 +65,10 @@ class Panel(State):
         """Make the next `times` calls whose path contains `match` meet `fault`."""
         self._faults += [(match, fault)] * times
 
+    def heal(self, match: str) -> None:
+        """Let calls meet no more of the faults that were injected for `match`."""
+        self._faults = [entry for entry in self._faults if entry[0] != match]
+
     def hold(self, match: str) -> Hang:
         """Let the next call whose path contains `match` wait for the result's release."""
         hang = Hang()

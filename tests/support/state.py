@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import secrets
+from datetime import datetime
+from ipaddress import ip_address
 from typing import Any
+from uuid import UUID
 
 import attrs
 
@@ -67,6 +70,22 @@ class _Server:
         }
 
 
+def is_activity(entry: Any) -> bool:
+    """Return whether an entry of a node's activity passes a Panel's validation."""
+    try:
+        user, ip = entry["user"], entry["ip"]
+        datetime.strptime(entry["timestamp"], "%Y-%m-%dT%H:%M:%SZ")
+        UUID(entry["server"])
+        if user is not None:
+            UUID(user)
+        if ip is not None:
+            # PHP's filter_var knows no zones.
+            ip_address(ip if "%" not in ip else "")
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return False
+    return isinstance(entry["event"], str) and isinstance(entry["metadata"], dict)
+
+
 @attrs.define(eq=False)
 class State:
     """All of it. A `strict` one refuses (403) a node that asks for a server that is not its."""
@@ -75,6 +94,10 @@ class State:
     #: Servers that were being installed when their node reported its restart: they are shown as
     #: installed from then on.
     forgotten: list[str] = attrs.field(factory=list, init=False)
+    #: The activity that nodes reported, of their own servers, in the form of the call.
+    activity: list[Json] = attrs.field(factory=list, init=False)
+    #: The states of servers that nodes reported, in order: server, previous and new state.
+    statuses: list[tuple[str, str, str]] = attrs.field(factory=list, init=False)
     _nodes: list[Node] = attrs.field(factory=list, init=False)
     _servers: dict[str, _Server] = attrs.field(factory=dict, init=False)
 
@@ -188,6 +211,24 @@ class State:
             return None
         server.move(node)
         return source
+
+    def report_activity(self, node: Node, entries: Any) -> None:
+        """Take all entries, or refuse the call for one that is not what a Panel reads."""
+        if not isinstance(entries, list) or not all(map(is_activity, entries)):
+            raise Refused(422, "The data.0.metadata field must be an array.")
+        for entry in entries:
+            server = self._servers.get(entry["server"])
+            # What else there is, a Panel leaves out without a word.
+            if server is not None and server.node == node and entry["event"].startswith("server:"):
+                self.activity.append(entry)
+
+    def report_status(self, node: Node, uuid: str, status: Any) -> None:
+        server = self._server(uuid)
+        if server.node != node:
+            raise Refused(403, "That server is not this node's.")
+        if not isinstance(status, dict) or set(status) != {"previous_state", "new_state"}:
+            raise Refused(422, "The data.new_state field is required.")
+        self.statuses.append((uuid, status["previous_state"], status["new_state"]))
 
     def _server(self, uuid: str) -> _Server:
         if uuid not in self._servers:

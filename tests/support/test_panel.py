@@ -131,6 +131,46 @@ async def test_install_and_reset(harness: Harness) -> None:
     assert harness.panel.calls[0] == Call("POST", path, report)
 
 
+def activity(**changes: Any) -> dict[str, Any]:
+    usual: dict[str, Any] = {
+        "user": None,
+        "server": UUID,
+        "event": "server:power.start",
+        "metadata": {},
+        "ip": "192.0.2.1",
+        "timestamp": "2026-11-27T08:00:00Z",
+    }
+    return usual | changes
+
+
+async def test_one_bad_entry_has_the_whole_activity_refused(harness: Harness) -> None:
+    path, good = "/api/remote/activity", activity()
+    bad: list[dict[str, Any]] = [
+        {"metadata": None},
+        {"metadata": []},
+        {"ip": "192.0.2.1:80"},
+        {"ip": "fe80::1%eth0"},
+        {"user": "me"},
+        {"timestamp": "yesterday"},
+    ]
+    for changes in bad:
+        body = {"data": [good, activity(**changes)]}
+        assert (await harness.ask("POST", path, harness.source, body))[0] == 422
+    assert harness.panel.activity == []
+    body = {"data": [good, activity(event="other"), activity(server=OTHER)]}
+    assert await harness.ask("POST", path, harness.source, body) == (204, b"")
+    assert harness.panel.activity == [good]
+
+
+async def test_only_the_servers_node_reports_its_state(harness: Harness) -> None:
+    path = f"{SERVERS}/{UUID}/container/status"
+    body = {"data": {"previous_state": "offline", "new_state": "starting"}}
+    assert (await harness.ask("POST", path, harness.destination, body))[0] == 403
+    assert (await harness.ask("POST", path, harness.source, {}))[0] == 422
+    assert (await harness.ask("POST", path, harness.source, body))[0] == 204
+    assert harness.panel.statuses == [(UUID, "offline", "starting")]
+
+
 async def test_a_call_that_does_not_come_is_an_error_that_names_it(harness: Harness) -> None:
     await harness.ask("GET", SERVERS)
     with pytest.raises(TimeoutError, match=rf"not 1 calls of /success .*{SERVERS}"):

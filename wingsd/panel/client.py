@@ -192,14 +192,32 @@ class Panel:
 
         Raises `PanelRefused`, `PanelUnreachable`.
         """
+        await self._once("list", "GET", _ANY_SERVER, _page)
+
+    async def post_once(self, operation: str, path: str, body: object) -> None:
+        """Send `body` as JSON to a path of the API, once: the caller knows when to repeat it.
+
+        `operation` names it to the observer. Raises `PanelRefused`, `PanelUnreachable`.
+        """
+        await self._once(operation, "POST", path, None, body)
+
+    async def _once(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        read: Callable[[object], object] | None,
+        body: object = None,
+    ) -> None:
         try:
-            with self._observer.timing(PANEL, "list", self._reactor.seconds):
-                attempt = self._attempt("GET", _ANY_SERVER, _page, None)
-                await self._within(self._timeout, attempt)
+            with self._observer.timing(PANEL, operation, self._reactor.seconds):
+                await self._within(self._timeout, self._attempt(method, path, read, body))
         except (CancelledError, PanelRefused):
             raise
         except Exception as error:
-            raise PanelUnreachable("the Panel did not answer", _reason(error)) from error
+            retry_after = getattr(error, "retry_after", 0.0)
+            message = "the Panel gave no usable answer"
+            raise PanelUnreachable(message, _reason(error), retry_after) from error
 
     async def reset(self) -> None:
         """Report that this node has just started: operations of its servers are over.

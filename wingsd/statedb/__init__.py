@@ -1,9 +1,10 @@
-"""The state database: transfers, callbacks to the Panel and used tokens, kept across restarts.
+"""The state database: what is kept across restarts, such as transfers and callbacks to the Panel.
 
 `records` are the values, `store` is SQLite and blocks; `StateDatabase` calls it from the reactor.
 `python -m wingsd.statedb` prints it.
 """
 
+from wingsd.statedb.activity import ActivityEntry
 from wingsd.statedb.async_store import StateDatabase
 from wingsd.statedb.records import (
     DirectDestination,
@@ -20,6 +21,7 @@ from wingsd.statedb.records import (
 )
 
 __all__ = [
+    "ActivityEntry",
     "DirectDestination",
     "Direction",
     "InstallationRecord",

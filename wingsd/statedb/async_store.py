@@ -88,5 +88,10 @@ class StateDatabase:
     deny = _Timed(Store.deny)
     denied = _InThread(Store.denied)
 
+    add_activity = _InThread(Store.add_activity)
+    activity = _InThread(Store.activity)
+    delete_activity = _InThread(Store.delete_activity)
+    trim_activity = _InThread(Store.trim_activity)
+
     ages = _Timed(Store.ages)
     prune = _Timed(Store.prune)

@@ -279,4 +279,17 @@ ALTER TABLE installations ADD COLUMN options TEXT NOT NULL DEFAULT '';
     """
 DROP TABLE running;
 """,
+    # What the Panel is still to be told of users. An id is never used again: rows are deleted by
+    # ranges of ids.
+    """
+CREATE TABLE activity (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    server TEXT NOT NULL,
+    event TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    user TEXT,
+    ip TEXT,
+    at REAL NOT NULL
+);
+""",
 )

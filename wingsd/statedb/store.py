@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from wingsd.statedb.database import FILE, DatabaseFile
+from wingsd.statedb.activity import ActivityRows
+from wingsd.statedb.database import FILE
 from wingsd.statedb.records import (
     DirectDestination,
     Direction,
@@ -29,7 +30,7 @@ KEPT = 90 * _DAY
 TOKENS_KEPT = _DAY
 
 
-class Store(DatabaseFile):
+class Store(ActivityRows):
     """The database in the directory `root`. Every method raises `StateDatabaseError`.
 
     `now` is the time of a call, in seconds since the epoch.
