@@ -13,6 +13,7 @@ from twisted.logger import Logger
 __all__ = [
     "BACKUP_COMPLETED",
     "CONSOLE_OUTPUT",
+    "CRASHED",
     "DAEMON_MESSAGE",
     "DELETED",
     "FEATURE_MATCH",
@@ -58,6 +59,9 @@ PENDING_RESTART = "pending restart"
 DELETED = "deleted"
 #: The Panel has suspended the server. It is for this node only, and not sent to browsers.
 SUSPENDED = "suspended"
+#: Its program has crashed: JSON with its `exit_code`, whether it was `out_of_memory`, whether it
+#: is `restarted`, and the last `lines` of the console. It is for this node only, as `suspended`.
+CRASHED = "crashed"
 #: Its installation: the beginning, a line, and the end.
 INSTALL_STARTED = "install started"
 INSTALL_OUTPUT = "install output"

@@ -43,6 +43,13 @@ class Reports:
     depth: int = 0
 
 
+@attrs.define
+class Activity:
+    waiting: int = 0
+    sent: int = 0
+    dropped: dict[str, int] = attrs.field(factory=lambda: {"refused": 0})
+
+
 class Samples:
     """What an exposition says."""
 
@@ -66,7 +73,7 @@ class Samples:
 def exposition(
     recorder: Recorder, sources: Sources | None = None, workers: Any = None, clock: Any = None
 ) -> Exposition:
-    sources = sources or Sources(Queue(), Queue(), Reports())
+    sources = sources or Sources(Queue(), Queue(), Reports(), Activity())
     workers = workers or SynchronousWorkers()
     return Exposition(recorder, sources, workers, "/", clock or Clock())
 

@@ -10,7 +10,16 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from tests.metrics.exposed import FakePassage, Queue, Reports, Samples, exposition, rendered, told
+from tests.metrics.exposed import (
+    Activity,
+    FakePassage,
+    Queue,
+    Reports,
+    Samples,
+    exposition,
+    rendered,
+    told,
+)
 from tests.support.logged_errors import Logged
 from wingsd import __version__
 from wingsd.metrics.exposition import Sources
@@ -75,12 +84,16 @@ def test_every_step_of_a_running_transfer_is_counted() -> None:
 
 
 def test_what_waits_is_looked_up_when_it_is_asked_for() -> None:
-    sources = Sources(Queue(3), Queue(1), Reports(2))
+    activity = Activity(waiting=4, sent=5, dropped={"refused": 6})
+    sources = Sources(Queue(3), Queue(1), Reports(2), activity)
     exposed = exposition(Recorder(), sources)
     found = Samples(rendered(exposed)[0])
     assert found.get("wingsd_transfers_waiting", direction="in") == 3
     assert found.get("wingsd_transfers_waiting", direction="out") == 1
     assert found.get("wingsd_outbox_reports") == 2
+    assert found.get("wingsd_activity_waiting") == 4
+    assert found.get("wingsd_activity_sent_total") == 5
+    assert found.get("wingsd_activity_dropped_total", reason="refused") == 6
     sources.reports.depth = 0  # type: ignore[misc]  # the test's own
     assert Samples(rendered(exposed)[0]).get("wingsd_outbox_reports") == 0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import attrs
 import pytest
 from twisted.internet.defer import Deferred
@@ -13,7 +16,7 @@ from wingsd.errors import EnvironmentFailed
 from wingsd.panel.http_client import PanelUnreachable
 from wingsd.panel.schemas import Configuration
 from wingsd.servers.console import daemon_line
-from wingsd.servers.crash import FAILED, CrashDecision, ProgramEnd, crash_lines, decide
+from wingsd.servers.crash import FAILED, LINE_MAX, CrashDecision, ProgramEnd, crash_lines, decide
 from wingsd.servers.operations import Operation
 from wingsd.servers.power_states import PowerAction, PowerState
 from wingsd.servers.server import Server
@@ -164,6 +167,38 @@ def test_a_suspended_server_is_not_started_again(node: FakeNode, server: Server)
     node.process().end(1)
     assert node.called("start") == []
     assert "suspended" in node.told("daemon message")[0]
+
+
+def crashes(node: FakeNode) -> list[Any]:
+    return [json.loads(text) for text in node.told("crashed")]
+
+
+def test_each_crash_is_published_with_the_last_lines_of_its_run(
+    node: FakeNode, server: Server
+) -> None:
+    node.process().say(b"one\ntwo\n" + b"x" * 1000 + b"\n")
+    node.process().end(3)
+    first = {
+        "exit_code": 3,
+        "out_of_memory": False,
+        "restarted": True,
+        "lines": ["two", "x" * LINE_MAX],
+    }
+    assert crashes(node) == [first]
+    node.process().end(137, out_of_memory=True)
+    assert crashes(node)[1] == {
+        "exit_code": 137,
+        "out_of_memory": True,
+        "restarted": False,
+        "lines": [],
+    }
+
+
+def test_an_end_that_is_no_crash_is_not_published(node: FakeNode, server: Server) -> None:
+    node.process().end(0)
+    do(server, PowerAction.START).value()
+    do(server, PowerAction.KILL).value()
+    assert crashes(node) == []
 
 
 @pytest.mark.parametrize("where", ["panel", "recreate", "start"])

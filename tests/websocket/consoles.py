@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import trustme
@@ -26,6 +27,27 @@ from wingsd.websocket import ConsoleSockets
 
 ORIGIN = "https://panel.example.com"
 reactor: Any = installed_reactor
+
+
+class RecordedActivity:
+    """The activity that was recorded: event, metadata, user and address, without the time."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, dict[str, object], str | None, str | None]] = []
+
+    def record(
+        self,
+        server: str,
+        event: str,
+        metadata: Mapping[str, object],
+        user: str | None = None,
+        ip: str | None = None,
+        at: float | None = None,
+    ) -> None:
+        assert server == UUID
+        assert at is not None
+        assert abs(at - time.time()) < 60
+        self.entries.append((event, dict(metadata), user, ip))
 
 
 class FakeServer:
@@ -79,13 +101,14 @@ class ConsoleNode:
         self.has_left = False
         self.bus = EventBus()
         self.denied = DenyList(booted=time.time() - 1000)
+        self.activity = RecordedActivity()
         self.authority = trustme.CA()
         self.browsers: list[Browser] = []
         self.url = ""
 
     def listen(self, *, secure: bool = False, timeout: float = 60, **changes: Any) -> None:
         config = Config(token_id="id", token=KEY, remote=f"{ORIGIN}/", **changes)
-        self.sockets = ConsoleSockets(config, self.bus, self.denied, reactor)
+        self.sockets = ConsoleSockets(config, self.bus, self.denied, self.activity, reactor)
         root = NotFound()
         root.putChild(b"servers", _At(self))
         style = AnswerStyle(config)

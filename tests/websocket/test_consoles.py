@@ -45,6 +45,34 @@ async def test_a_browser_drives_a_server(node: ConsoleNode) -> None:
     assert node.server.done == [(PowerAction.RESTART, 0), ("say hello",)]
 
 
+async def test_what_a_user_does_is_activity(node: ConsoleNode) -> None:
+    node.listen()
+    browser = await node.watch("*")
+    browser.send("set state", "restart")
+    browser.send("send command", "say ", "hello")
+    browser.send("set state", "kill")
+    browser.send("send stats")
+    await browser.wait_for("stats", '{"state": "running"}')
+    assert node.activity.entries == [
+        ("server:power.restart", {}, "user", "127.0.0.1"),
+        ("server:console.command", {"command": "say hello"}, "user", "127.0.0.1"),
+        ("server:power.kill", {}, "user", "127.0.0.1"),
+    ]
+
+
+async def test_what_is_not_done_is_no_activity(node: ConsoleNode) -> None:
+    node.listen()
+    browser = await node.watch("control.start")
+    node.server.fault = Conflict("another power action is under way", "try again")
+    browser.send("set state", "start")
+    browser.send("set state", "stop")
+    await browser.wait_for("daemon error", "you do not have the permission control.stop")
+    node.server.state = PowerState.OFFLINE
+    browser.send("send command", "x")
+    await browser.wait_for("daemon error", "you do not have the permission control.console")
+    assert node.activity.entries == []
+
+
 async def test_previous_lines_are_sent_on_request(node: ConsoleNode) -> None:
     node.listen()
     # More than a transport likes to take at once, and all of it at once.

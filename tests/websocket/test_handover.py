@@ -14,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from tests.websocket.consoles import RecordedActivity
 from tests.websocket.tokens import KEY, UUID, console_token
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
@@ -55,7 +56,10 @@ class Talk:
         self.bus = EventBus()
         config = Config(token_id="id", token=KEY, remote=ORIGIN)
         denied = DenyList(self.clock.seconds() - 1000)
-        self.sockets = ConsoleSockets(config, self.bus, denied, clock, self.clock.seconds)
+        activity = RecordedActivity()
+        self.sockets = ConsoleSockets(
+            config, self.bus, denied, activity, clock, self.clock.seconds
+        )
         server: Any = FakeServer()
         root = NotFound()
         root.putChild(b"ws", self.sockets.resource(server))

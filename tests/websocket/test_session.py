@@ -145,6 +145,10 @@ def test_a_suspension_closes_the_connection_and_is_no_message(permissions: tuple
     assert Talk().event("suspended") == closed
 
 
+def test_a_crash_is_no_message() -> None:
+    assert authenticated("*").event("crashed", "{}") == []
+
+
 def test_what_calagopus_page_asks_for_is_answered() -> None:
     talk = authenticated()
     assert talk.send("ping", "17") == [Message("pong", ("17",))]
@@ -221,7 +225,7 @@ def test_everything_is_done_for_one_who_may_do_everything() -> None:
     talk = authenticated("*")
     assert talk.send("set state", "start") == [ChangePower("start", "user")]
     assert talk.send("set state", "restart") == [ChangePower("restart", "user")]
-    assert talk.send("send command", "say ", "hello") == [Command("say hello")]
+    assert talk.send("send command", "say ", "hello") == [Command("say hello", "user")]
     assert talk.send("send logs", None) == [SendLogs()]
     assert talk.send("send stats", None) == [Message("stats", ("{}",))]
 
@@ -242,7 +246,7 @@ def test_each_action_needs_its_permission_and_no_other(action: str, permission: 
 
 
 def test_a_command_needs_its_permission() -> None:
-    assert authenticated("control.console").send("send command", "x") == [Command("x")]
+    assert authenticated("control.console").send("send command", "x") == [Command("x", "user")]
     assert "control.console" in error(authenticated("control.start").send("send command", "x"))
 
 
@@ -311,7 +315,7 @@ def test_after_its_end_nothing_is_seen_or_done_until_there_is_another() -> None:
     talk.state = "stopping"
     assert talk.auth("*") == [SUCCESS, Message("status", ("stopping",))]
     assert talk.event("console output", "x") == [Message("console output", ("x",))]
-    assert talk.send("send command", "x") == [Command("x")]
+    assert talk.send("send command", "x") == [Command("x", "user")]
 
 
 def test_a_denied_token_is_reported_once_and_ends() -> None:
@@ -422,9 +426,9 @@ def test_a_flood_is_thrown_away_with_one_word_about_it() -> None:
     payload = json.dumps({"event": "send command", "args": ["x"]}).encode()
     talk.clock.advance(60)
     answers = [talk.session.receive(payload, talk.now) for _ in range(100)]
-    assert answers[:10] == [[Command("x")]] * 10
+    assert answers[:10] == [[Command("x", "user")]] * 10
     assert [answer for answer in answers[10:] if answer] == [[Message("throttled", ("global",))]]
-    assert talk.send("send command", "x") == [Command("x")]
+    assert talk.send("send command", "x") == [Command("x", "user")]
 
 
 def test_one_kind_of_flood_leaves_room_for_the_rest() -> None:

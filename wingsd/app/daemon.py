@@ -15,6 +15,7 @@ from wingsd import __version__
 from wingsd.api.routes import MetricsListener
 from wingsd.app.capabilities import shortcomings, survey
 from wingsd.app.process import Pools
+from wingsd.app.reports import PanelReports
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import CallbackQueue
@@ -39,7 +40,7 @@ from wingsd.transfers.storage.staging import Staging
 from wingsd.util.reactor import Reactor
 from wingsd.util.text import readable_size
 
-__all__ = ["Listeners", "Node", "NodeStorage", "NodeTransfers", "summary"]
+__all__ = ["Listeners", "Node", "NodeServers", "NodeStorage", "NodeTransfers", "summary"]
 
 # Seconds at the daemon's end: until verified transfers are aborted as well, so that reports reach
 # the Panel (the next daemon sends the others); for these reports; for clients to read answers;
@@ -98,6 +99,14 @@ class NodeStorage:
 
 
 @attrs.frozen
+class NodeServers:
+    """The servers of the node, and what is reported of them to the Panel."""
+
+    registry: Servers
+    reports: PanelReports
+
+
+@attrs.frozen
 class NodeTransfers:
     """The transfers to and from the node, and their reports to the Panel.
 
@@ -129,7 +138,7 @@ class Node(Service):
         config: Config,
         listeners: Listeners,
         storage: NodeStorage,
-        servers: Servers,
+        servers: NodeServers,
         transfers: NodeTransfers,
         pools: Pools,
         moved: MovedBytes,
@@ -138,7 +147,8 @@ class Node(Service):
         self._config = config
         self._listeners = listeners
         self._storage = storage
-        self._servers = servers
+        self._servers = servers.registry
+        self._reports = servers.reports
         self._transfers = transfers
         self._pools = pools
         self._moved = moved
@@ -185,12 +195,14 @@ class Node(Service):
         transfers = self._transfers
         recovery = transfers.recovery(unfinished)
         await transfers.callbacks.load()
+        await self._reports.load()
         ran = await self._storage.running.load()
         await transfers.direct.load(unfinished)
         recovery.begin()
         await self._servers.boot()
         recovery.resume_outgoing()
         self._storage.running.start(ran, self._servers)
+        self._reports.report_states(self._servers)
         await transfers.direct.release_to_panel()
         return True
 
@@ -242,6 +254,8 @@ class Node(Service):
         limit.cancel()
         # All connections are cut when this returns: not while one of them is still being read.
         await deferLater(self._reactor, 0)
+        # After the last request of a browser, and before the database is closed.
+        self._reports.activity.stop()
         # With a limit, in case the disk hangs.
         closed = self._storage.database.close()
         await closed.addTimeout(CLOSE_TIMEOUT, self._reactor, lambda result, within: None)
@@ -258,7 +272,9 @@ class Node(Service):
         await DeferredList([transfers.receiver.stop(), transfers.sender.stop()])
         await listeners.control.close()
         await listeners.http.close()
+        stopping = Deferred.fromCoroutine(self._reports.stop(REPORT_TIMEOUT))
         await transfers.callbacks.drain(REPORT_TIMEOUT)
+        await stopping
         transfers.callbacks.stop()
         # Those that were answered meanwhile still need the state database.
         await transfers.receiver.concluded()

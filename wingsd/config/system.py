@@ -102,6 +102,15 @@ class SystemConfig:
     #: Before each start of a server, give those of its files to the owner that have another one,
     #: such as those of an installation. Not with `system.user.rootless`.
     check_permissions_on_boot: bool = True
+    #: The time between two reports of the activity log to the Panel.
+    activity_send_interval: Seconds = attrs.field(default=60, validator=positive)
+    #: The maximum number of entries in one call.
+    activity_send_count: int = attrs.field(default=100, validator=positive)
+    #: The maximum number of entries that wait while the Panel does not take them; then the oldest
+    #: are dropped (wingsd's own).
+    activity_max_entries: int = attrs.field(default=100_000, validator=positive)
+    #: The number of last console lines in the activity of a crash, at most 50; only with Pelican.
+    crash_detection_activity_lines: int = attrs.field(default=2, validator=not_negative)
     passwd: PasswdConfig = PasswdConfig()
     machine_id: MachineIdConfig = MachineIdConfig()
     crash_detection: CrashDetectionConfig = CrashDetectionConfig()

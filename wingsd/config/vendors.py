@@ -85,8 +85,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "api.remote_download": "max_redirects",
         "system": (
             "archive_directory enable_log_rotate "
-            "check_permissions_on_boot_threads disk_check_threads disk_limiter_mode "
-            "activity_send_interval activity_send_count crash_detection_activity_lines"
+            "check_permissions_on_boot_threads disk_check_threads disk_limiter_mode"
         ),
         "system.websocket": (
             "max_message_size max_frame_size read_buffer_size authentication_timeout "

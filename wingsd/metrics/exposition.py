@@ -7,7 +7,7 @@ changes the values, and its import installs a reactor.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -59,13 +59,30 @@ class Reports(Protocol):
         """The number of reports."""
 
 
+class ActivityCounts(Protocol):
+    """The entries of the activity log."""
+
+    @property
+    def waiting(self) -> int:
+        """The number of entries that the Panel has not accepted."""
+
+    @property
+    def sent(self) -> int:
+        """The number of entries that the Panel has accepted."""
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """The number of entries that were dropped, by the reason."""
+
+
 @attrs.frozen
 class Sources:
-    """The sources of gauges: transfers in both directions, and reports to the Panel."""
+    """The sources of gauges: transfers in both directions, reports to the Panel, and activity."""
 
     received: WaitingTransfers
     sent: WaitingTransfers
     reports: Reports
+    activity: ActivityCounts
 
 
 class Gauges(Collector):
@@ -89,6 +106,7 @@ class Gauges(Collector):
             "Ends of transfers that the Panel has not heard of yet.",
             value=self._sources.reports.depth,
         )
+        yield from self._activity()
         if self.disk is not None:
             yield from _filesystem(self.disk)
 
@@ -131,6 +149,26 @@ class Gauges(Collector):
         waiting.add_metric(["in"], self._sources.received.waiting)
         waiting.add_metric(["out"], self._sources.sent.waiting)
         return waiting
+
+    def _activity(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "wingsd_activity_waiting",
+            "Entries of the activity log that the Panel has not accepted yet.",
+            value=self._sources.activity.waiting,
+        )
+        yield CounterMetricFamily(
+            "wingsd_activity_sent",
+            "Entries of the activity log that the Panel has accepted.",
+            value=self._sources.activity.sent,
+        )
+        dropped = CounterMetricFamily(
+            "wingsd_activity_dropped",
+            "Entries of the activity log that the Panel will not get, by the reason.",
+            labels=["reason"],
+        )
+        for reason, number in self._sources.activity.dropped.items():
+            dropped.add_metric([reason], number)
+        yield dropped
 
 
 def _filesystem(found: os.statvfs_result) -> Iterator[Metric]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from typing import Protocol
 
@@ -16,7 +17,9 @@ from twisted.logger import Logger
 
 from wingsd.config import CrashDetectionConfig
 from wingsd.errors import WingsdError
+from wingsd.events import CRASHED
 from wingsd.panel.schemas import Configuration
+from wingsd.servers.console import Console
 from wingsd.servers.files import BackgroundTasks
 from wingsd.servers.power_states import PowerAction, PowerState
 
@@ -31,6 +34,8 @@ __all__ = [
 
 #: The exit code of a program whose container is gone.
 GONE = 1
+#: Lines of the console that are published of a crash, and characters of each.
+LINES_MAX, LINE_MAX = 50, 256
 FAILED = "Server crash was detected but an error occurred while handling it."
 
 
@@ -113,8 +118,15 @@ class CrashedServer(Protocol):
     configuration: Configuration
 
     @property
+    def console(self) -> Console:
+        """The last lines of its console."""
+
+    @property
     def state(self) -> PowerState:
         """The state of its program."""
+
+    def publish(self, event: str, *args: str) -> None:
+        """Publish an event of it."""
 
     def check_power(self, action: PowerAction) -> None:
         """Raise a `WingsdError` when the action may not be done now."""
@@ -133,7 +145,8 @@ class CrashDetector:
     """Starts one server again after a crash.
 
     The time of the last such start is kept in memory: for a daemon that is started again the
-    next crash is the first one, as for Wings.
+    next crash is the first one, as for Wings. Each crash is published, with so many
+    `activity_lines` of the console.
     """
 
     _log = Logger()
@@ -144,11 +157,13 @@ class CrashDetector:
         rules: CrashDetectionConfig,
         clock: IReactorTime,
         tasks: BackgroundTasks,
+        activity_lines: int,
     ) -> None:
         self._server = server
         self._rules = rules
         self._clock = clock
         self._tasks = tasks
+        self._activity_lines = activity_lines
         self._last_restart: float | None = None
 
     def ended(self, end: ProgramEnd) -> None:
@@ -161,6 +176,8 @@ class CrashDetector:
             end=end,
             since_restart=None if last is None else now - last,
         )
+        if decision.is_crash:
+            self._publish(end, restarted=decision is CrashDecision.RESTART)
         for line in crash_lines(decision, end, self._rules.timeout):
             server.daemon_line(line, keep=True)
         self._log.info(
@@ -173,6 +190,16 @@ class CrashDetector:
         if decision is CrashDecision.RESTART and self._may_start():
             self._last_restart = now
             self._tasks.start("the restart after its crash", self._restart(), server.uuid)
+
+    def _publish(self, end: ProgramEnd, *, restarted: bool) -> None:
+        lines = self._server.console.lines(min(self._activity_lines, LINES_MAX))
+        crash = {
+            "exit_code": end.exit_code,
+            "out_of_memory": end.out_of_memory,
+            "restarted": restarted,
+            "lines": [line[:LINE_MAX] for line in lines],
+        }
+        self._server.publish(CRASHED, json.dumps(crash))
 
     def _may_start(self) -> bool:
         """Return whether nothing forbids a start; say what does."""

@@ -84,7 +84,9 @@ class Server:
         self._checks_owner = system.check_permissions_on_boot and not system.user.rootless.enabled
         self._power = PowerControl(self, runtime, reactor, system.stop_timeout)
         self.disk_limit = DiskLimit(self, runtime, files, tasks)
-        runtime.when_crashed = CrashDetector(self, system.crash_detection, reactor, tasks).ended
+        crash_lines = system.crash_detection_activity_lines
+        crashes = CrashDetector(self, system.crash_detection, reactor, tasks, crash_lines)
+        runtime.when_crashed = crashes.ended
         self._limits = RunningLimits(self, runtime, tasks)
         runtime.cpu_limit = lambda: self.configuration.settings.build.cpu_limit
 

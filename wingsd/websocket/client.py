@@ -16,6 +16,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from wingsd.activity import ActivityRecorder
 from wingsd.errors import WingsdError
 from wingsd.events import (
     CONSOLE_OUTPUT,
@@ -118,6 +119,7 @@ class ClientContext:
     """The collaborators of every client.
 
     `now` returns the seconds since the epoch, `log_count` is the number of lines for `send logs`.
+    `activity` records what users do.
     """
 
     reactor: IReactorTime
@@ -125,11 +127,12 @@ class ClientContext:
     bus: EventBus
     transfers: RecentTransfers
     log_count: int
+    activity: ActivityRecorder
 
 
 @implementer(IPushProducer)
 class ConsoleClient:
-    """A browser that watches the server with the UUID `uuid`.
+    """A browser at `address` that watches the server with the UUID `uuid`.
 
     `server` is None when that has left this node. `on_leave` is called when the connection is
     lost, or evicted.
@@ -144,12 +147,14 @@ class ConsoleClient:
         session: Session,
         context: ClientContext,
         on_leave: Callable[[ConsoleClient], None],
+        address: str,
     ) -> None:
         self._uuid = uuid
         self._server = server
         self._session = session
         self._context = context
         self._on_leave = on_leave
+        self._address = address
         self._buffer = SendBuffer()
         self._protocol: ConsoleProtocol | None = None
         self._sends_binary = False
@@ -294,6 +299,7 @@ class ConsoleClient:
             self._send(self._session.failure(error))
 
     async def _request(self, server: Server, step: ChangePower | Command | SendLogs) -> None:
+        at = self._now()
         match step:
             case ChangePower(action, user):
                 self._log.info(
@@ -304,10 +310,16 @@ class ConsoleClient:
                 )
                 # The browser shows that another action is under way, and does not wait for it.
                 await server.power(PowerAction(action), wait_seconds=0)
-            case Command(line):
+                self._record(f"server:power.{action}", {}, user, at)
+            case Command(line, user):
                 await server.command(line)
+                self._record("server:console.command", {"command": line}, user, at)
             case SendLogs(transfer):
                 await self._send_lines(server, transfer=transfer)
+
+    def _record(self, event: str, metadata: dict[str, str], user: str, at: float) -> None:
+        # As Wings, when it is done: what has failed is no activity.
+        self._context.activity.record(self._uuid, event, metadata, user, self._address, at)
 
     async def _send_lines(self, server: Server, *, transfer: bool) -> None:
         transfers = self._context.transfers

@@ -11,6 +11,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from wingsd.activity import ActivityRecorder
 from wingsd.auth.tokens import DenyList
 from wingsd.config import Config
 from wingsd.errors import BadRequest, Forbidden, WingsdError
@@ -46,7 +47,8 @@ class TooManyWebSockets(BadRequest):
 class ConsoleSockets:
     """The WebSockets of all servers of this node.
 
-    `denied` are the revoked tokens, `now` returns the seconds since the epoch.
+    `denied` are the revoked tokens, `now` returns the seconds since the epoch. `activity` records
+    what users do.
     """
 
     _log = Logger()
@@ -56,6 +58,7 @@ class ConsoleSockets:
         config: Config,
         bus: EventBus,
         denied: DenyList,
+        activity: ActivityRecorder,
         reactor: Reactor,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -63,7 +66,7 @@ class ConsoleSockets:
         self._denied = denied
         log_count = config.system.websocket_log_count
         self._transfers = RecentTransfers(bus, reactor, now, log_count)
-        self._context = ClientContext(reactor, now, bus, self._transfers, log_count)
+        self._context = ClientContext(reactor, now, bus, self._transfers, log_count, activity)
         self._reactor = reactor
         self._protocols: WebSocketServerFactory | None = None
         # In the order of their connections.
@@ -131,7 +134,7 @@ class ConsoleSockets:
 
         if self._protocols is None:
             self._protocols = protocol_factory(self._reactor, self._config.family)
-        client = self._client(uuid, server)
+        client = self._client(uuid, server, request.peer)
         protocol = ConsoleProtocol(client, self._protocols, request.common_headers)
         request.channel.upgrade(protocol, _opening(request))
 
@@ -144,7 +147,7 @@ class ConsoleSockets:
         limit = f"there are {SOCKETS_MAX} for this server; close some of its consoles"
         raise TooManyWebSockets("Too many open websocket connections.", limit)
 
-    def _client(self, uuid: str, server: Server | None) -> ConsoleClient:
+    def _client(self, uuid: str, server: Server | None, address: str) -> ConsoleClient:
         session = Session(
             uuid,
             self._config.token,
@@ -161,7 +164,7 @@ class ConsoleSockets:
             if not clients and self._clients.get(uuid) is clients:
                 del self._clients[uuid]
 
-        client = ConsoleClient(uuid, server, session, self._context, on_leave)
+        client = ConsoleClient(uuid, server, session, self._context, on_leave, address)
         clients[client] = None
         return client
 

@@ -23,6 +23,7 @@ from wingsd.auth.tokens import (
 )
 from wingsd.errors import BadRequest, Conflict, ServerNotRunning, Unauthorized, WingsdError
 from wingsd.events import (
+    CRASHED,
     DAEMON_MESSAGE,
     DELETED,
     PENDING_RESTART,
@@ -121,9 +122,10 @@ class ChangePower:
 
 @attrs.frozen
 class Command:
-    """Type this line into the server's console."""
+    """Type this line into the server's console, for the user with this UUID."""
 
     line: str
+    user: str
 
 
 @attrs.frozen
@@ -236,7 +238,7 @@ class Session:
 
     def event(self, name: str, args: tuple[str, ...], now: float) -> list[Step]:
         """Handle an event of the server."""
-        if self._has_left:
+        if self._has_left or name == CRASHED:
             return []
         if name == SUSPENDED:
             return [suspension()]
@@ -370,7 +372,7 @@ class Session:
     @staticmethod
     def _command(token: ConsoleToken, line: str) -> list[Step]:
         _require(token, "control.console")
-        return [Command(line)]
+        return [Command(line, token.user)]
 
     @staticmethod
     def _logs(token: ConsoleToken) -> list[Step]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from wingsd.activity import ActivityLog, ActivitySender, CrashActivity
 from wingsd.app.process import Pools
+from wingsd.app.reports import PanelReports
 from wingsd.auth.tokens import DenyList
 from wingsd.backups.received import ReceivedBackups
 from wingsd.callbacks import CallbackQueue
-from wingsd.config import Config
+from wingsd.callbacks.container_status import ContainerStatuses
+from wingsd.config import PELICAN, Config
 from wingsd.config.live import LiveConfig
 from wingsd.events import EventBus
 from wingsd.metrics import MovedBytes
@@ -61,6 +64,7 @@ class BaseWiring:
         self.store = Store(config.system.root_directory)
         self.database = StateDatabase(self.store, self.pools.database, time.time)
         self.callbacks = CallbackQueue(self.panel, self.database, reactor)
+        self.reports = self._make_reports()
         self.denied = DenyList(time.time())
 
     def _make_pools(self) -> Pools:
@@ -81,6 +85,18 @@ class BaseWiring:
         panel = Panel(self._config, self._reactor, observer=self.observer)
         self.live.follow(panel.use)
         return panel
+
+    def _make_reports(self) -> PanelReports:
+        panel, reactor, system = self.panel, self._reactor, self._config.system
+        log = ActivityLog(self.database, reactor, system.activity_max_entries)
+        CrashActivity(self._config.family, log, self._bus)
+        interval, count = system.activity_send_interval, system.activity_send_count
+        sender = ActivitySender(log, panel, reactor, interval, count)
+        # Of the Panels, only Pelican's has a path for it.
+        tells = self._config.family == PELICAN
+        return PanelReports(
+            log, sender, ContainerStatuses(panel, self._bus, reactor) if tells else None
+        )
 
     def _bucket(self, limit: int) -> TokenBucket | None:
         return TokenBucket(self._reactor, limit * MIB) if limit > 0 else None

@@ -71,7 +71,8 @@ class HttpWiring(NodeCallsWiring):
 
     def _server_endpoints(self) -> list[partial[Any]]:
         config, servers = self._config, self.servers
-        sockets = ConsoleSockets(config, self._bus, self.denied, self._reactor)
+        activity = self.reports.activity
+        sockets = ConsoleSockets(config, self._bus, self.denied, activity, self._reactor)
         self.live.follow(sockets.use)
         return [
             *api_servers.endpoints(
@@ -95,6 +96,7 @@ class HttpWiring(NodeCallsWiring):
             return None
         from wingsd.metrics.exposition import Exposition, Sources  # noqa: PLC0415 (as above)
 
-        sources = Sources(self.receiver, self.sender, self.callbacks)
+        activity = self.reports.activity
+        sources = Sources(self.receiver, self.sender, self.callbacks, activity)
         disk, data = self.pools.disk, self._config.system.data
         return Exposition(self._prometheus, sources, disk, data, self._reactor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wingsd.app.daemon import Listeners, Node, NodeStorage, NodeTransfers
+from wingsd.app.daemon import Listeners, Node, NodeServers, NodeStorage, NodeTransfers
 from wingsd.app.wiring.control import ControlWiring
 from wingsd.config import Config
 from wingsd.util.reactor import Reactor
@@ -36,7 +36,7 @@ class Wiring(ControlWiring):
                 self.quarantine,
                 self.denied,
             ),
-            self.servers,
+            NodeServers(self.servers, self.reports),
             NodeTransfers(
                 self.receiver,
                 self.sender,

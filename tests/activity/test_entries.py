@@ -1,0 +1,122 @@
+"""The entries of the activity log: what is taken, what is merged, and their form."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.state import is_activity
+from wingsd.activity.entries import (
+    CALL_MAX,
+    METADATA_MAX,
+    MetadataTooLarge,
+    address,
+    merge,
+    metadata_text,
+)
+from wingsd.statedb import ActivityEntry
+
+A, B = "8d2f5a14-6e2b-4c43-9d57-0c4c5e1c7f10", "11111111-6e2b-4c43-9d57-0c4c5e1c7f10"
+USER = "2f0c0b1e-5d0a-4d57-8d0c-6b1f3c7a9e21"
+WRITE = "server:sftp.write"
+MINUTE = 1_700_000_040  # a whole minute
+
+
+def row(metadata: Any, event: str = WRITE, **changes: Any) -> ActivityEntry:
+    usual: dict[str, Any] = {"server": A, "user": USER, "ip": "192.0.2.1", "at": MINUTE}
+    return ActivityEntry(event=event, metadata=json.dumps(metadata), **usual | changes)
+
+
+def files(*rows: ActivityEntry, most: int = 100) -> list[Any]:
+    entries, taken = merge(rows, most)
+    assert taken == len(rows)
+    assert all(map(is_activity, entries))
+    return [entry["metadata"].get("files") for entry in entries]
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:DB8:0::1", "2001:db8::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::1"),
+    ],
+)
+def test_an_address_is_in_the_form_that_panels_take(text: str, known: str) -> None:
+    assert address(text) == known
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1:80", "[::1]:80", "localhost", "", "a Unix socket"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="IPv4 or IPv6"):
+        address(text)
+
+
+def test_metadata_is_bounded_and_unicode() -> None:
+    assert json.loads(metadata_text({"command": "say é\ud800\x00"})) == {"command": "say é?\x00"}
+    rest = METADATA_MAX - len('{"command":""}')
+    assert len(metadata_text({"command": "x" * rest})) == METADATA_MAX
+    with pytest.raises(MetadataTooLarge, match="65,537 bytes"):
+        metadata_text({"command": "x" * (rest + 1)})
+
+
+def test_the_form_is_that_of_wings() -> None:
+    (entry,), _ = merge([row({"command": "x"}, "server:console.command", at=MINUTE + 1.9)], 100)
+    assert entry == {
+        "user": USER,
+        "server": A,
+        "event": "server:console.command",
+        "metadata": {"command": "x"},
+        "ip": "192.0.2.1",
+        "timestamp": "2023-11-14T22:14:01Z",
+    }
+
+
+def test_files_of_a_minute_are_one_entry() -> None:
+    rows = [row({"files": ["/a"]}), row({}, "server:power.stop"), row({"files": ["/b", "/a"]})]
+    entries, _ = merge([*rows, row({"files": ["/c"]}, at=MINUTE + 59.9)], 100)
+    assert [entry["event"] for entry in entries] == [WRITE, "server:power.stop"]
+    assert entries[0]["metadata"] == {"files": ["/a", "/b", "/a", "/c"]}
+    assert entries[0]["timestamp"] == "2023-11-14T22:14:00Z"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"user": None}, {"server": B}, {"ip": None}, {"event": "server:sftp.delete"}, {"at": 0.0}],
+)
+def test_files_of_another_user_server_address_event_or_minute_stay_apart(
+    changes: dict[str, Any],
+) -> None:
+    rows = row({"files": ["/a"]}), row({"files": ["/b"]}, **changes), row({"files": ["/c"]})
+    assert files(*rows) == [["/a", "/c"], ["/b"]]
+
+
+def test_files_of_other_directories_stay_apart() -> None:
+    rows = [row({"files": ["a"], "directory": f"/{number % 2}"}) for number in range(4)]
+    assert files(*rows) == [["a", "a"], ["a", "a"]]
+
+
+def test_a_rename_loses_neither_from_nor_to() -> None:
+    one, two = {"from": "/a", "to": "/b"}, {"from": "/b", "to": "/c"}
+    rename = "server:sftp.rename"
+    assert files(row({"files": [one]}, rename), row({"files": [two]}, rename)) == [[one, two]]
+    pelican = [row(one, rename), row(two, rename)]
+    assert [entry["metadata"] for entry in merge(pelican, 100)[0]] == [one, two]
+
+
+def test_a_call_has_so_many_entries_and_all_rows_that_are_in_them() -> None:
+    rows = [row({"files": [number]}) for number in range(300)]
+    rows[100] = row({}, "server:power.kill")
+    assert files(*rows, most=2) == [[*range(100), *range(101, 300)], None]
+    entries, taken = merge(rows, 1)
+    assert (len(entries), taken) == (1, 100)
+
+
+def test_merged_metadata_and_a_call_are_bounded() -> None:
+    rows = [row({"files": ["x" * (METADATA_MAX // 2)]}) for _ in range(100)]
+    entries, taken = merge(rows, 100)
+    assert len(entries) == taken, "two of them are too long for one"
+    assert CALL_MAX - METADATA_MAX < len(json.dumps(entries)) < CALL_MAX + METADATA_MAX

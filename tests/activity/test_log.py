@@ -1,0 +1,168 @@
+"""What is recorded, and what becomes of it until it is sent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from twisted.internet.task import Clock
+
+from tests.activity.conftest import COMMAND, IP, USER, UUID, ActivityNode
+from tests.support.logged_errors import Logged
+from tests.support.reactor import reactor, until
+from wingsd.activity import ActivityLog
+from wingsd.activity.log import BUFFER_MAX, QUIET, RETRY_AFTER, STORE_AT
+from wingsd.errors import StorageError
+from wingsd.statedb import ActivityEntry, StateDatabase
+from wingsd.statedb.store import Store
+from wingsd.threadio import Workers
+
+FULL = StorageError("the disk is full")
+
+
+def test_what_is_recorded_in_a_second_is_stored_at_once(node: ActivityNode) -> None:
+    node.type("a")
+    node.clock.advance(0.5)
+    node.type("b")
+    assert (node.stored(), node.log.waiting) == ([], 2)
+    node.clock.advance(0.5)
+    assert node.stored() == ['{"command":"a"}', '{"command":"b"}']
+    assert (node.writes, node.log.waiting) == (1, 2)
+    (first, _) = node.store.activity(0, 10)
+    assert first == ActivityEntry(
+        UUID, COMMAND, '{"command":"a"}', USER, IP, node.now() - 1, first.id
+    )
+
+
+def test_many_commands_a_second_are_few_writes(node: ActivityNode) -> None:
+    node.type(*range(3 * STORE_AT))
+    node.clock.advance(1)
+    assert len(node.stored()) == 3 * STORE_AT
+    assert node.writes == 3
+
+
+@pytest.mark.parametrize("ip", ["192.0.2.1:80", "a Unix socket", ""])
+def test_an_entry_without_an_address_is_dropped(
+    node: ActivityNode, logged: Logged, ip: str
+) -> None:
+    node.type("a", ip=ip)
+    assert node.log.waiting == 0
+    assert any("is no address" in line for line in logged.lines)
+
+
+def test_a_user_that_is_no_uuid_is_nobody(node: ActivityNode) -> None:
+    node.type("a", user="root")
+    node.type("b", user=None)
+    node.pass_time(61)
+    assert [entry["user"] for entry in node.panel.accepted] == [None, None]
+
+
+def test_huge_metadata_is_dropped_with_a_line_a_minute(node: ActivityNode, logged: Logged) -> None:
+    node.type(*["x" * 2_000_000] * 3)
+    lines = [line for line in logged.lines if "activity dropped" in line]
+    assert len(lines) == 1
+    assert f"{UUID}: {COMMAND}: its metadata has 2,000,014 bytes" in lines[0]
+    node.clock.advance(QUIET)
+    node.type("x" * 2_000_000)
+    assert "entries: 3" in logged.lines[-1]
+    assert (node.log.waiting, node.log.dropped["too_large"]) == (0, 4)
+
+
+def test_the_oldest_of_too_many_are_dropped(tmp_path: Path, logged: Logged) -> None:
+    node = ActivityNode(tmp_path, most=10, interval=10_000)
+    for number in range(25):
+        node.type(number)
+        node.clock.advance(1)
+    assert node.stored() == [f'{{"command":{number}}}' for number in range(15, 25)]
+    assert (node.log.waiting, node.log.dropped["overflow"]) == (10, 15)
+    lines = [line for line in logged.lines if "system.activity_max_entries" in line]
+    assert len(lines) == 1, "there is one line a minute"
+    node.restart(most=4, interval=10_000)
+    assert (node.log.waiting, len(node.stored())) == (4, 4)
+    node.kill()
+
+
+def test_entries_stay_in_memory_while_they_cannot_be_stored(
+    node: ActivityNode, logged: Logged
+) -> None:
+    node.faults = [FULL, FULL]
+    node.type("a")
+    node.clock.advance(1)
+    node.type("b")
+    node.clock.advance(RETRY_AFTER)
+    assert (node.stored(), node.log.waiting) == ([], 2)
+    node.clock.advance(RETRY_AFTER)
+    assert node.stored() == ['{"command":"a"}', '{"command":"b"}']
+    assert len([line for line in logged.lines if "the disk is full" in line]) == 1
+
+
+def test_memory_is_bounded_while_nothing_can_be_stored(node: ActivityNode) -> None:
+    node.faults = [FULL] * 100
+    node.type(*range(BUFFER_MAX + 3))
+    assert (node.log.waiting, node.log.dropped["overflow"]) == (BUFFER_MAX, 3)
+    node.faults = []
+    node.clock.advance(RETRY_AFTER)
+    assert node.stored()[0] == '{"command":3}'
+
+
+def test_what_is_not_stored_at_the_end_is_counted(node: ActivityNode, logged: Logged) -> None:
+    node.type("a")
+    node.faults = [FULL]
+    node.log.stop()
+    assert (node.log.waiting, node.log.dropped["not_stored"]) == (0, 1)
+    assert "the disk is full" in logged.lines[-1]
+
+
+def test_what_was_stored_survives_a_kill(node: ActivityNode) -> None:
+    node.type("a", "b")
+    node.clock.advance(1)
+    node.type("c")
+    node.restart()
+    assert node.log.waiting == 2
+    node.pass_time(60)
+    assert node.panel.commands == ["a", "b"]
+
+
+@pytest.fixture
+def worker() -> Iterator[Workers]:
+    made = Workers(reactor, "database", 1)
+    made.start()
+    yield made
+    made.stop()
+
+
+async def test_all_is_stored_before_the_database_closes(tmp_path: Path, worker: Workers) -> None:
+    store = Store(str(tmp_path))
+    store.open()
+    database = StateDatabase(store, worker, lambda: 10.0)
+    log = ActivityLog(database, Clock(), 100_000)
+    busy = threading.Event()
+    worker.run(busy.wait)
+    # The first are being stored when the last one comes.
+    for number in range(STORE_AT + 1):
+        log.record(UUID, COMMAND, {"command": number}, USER, IP)
+    log.stop()
+    closed = database.close()
+    busy.set()
+    await closed
+    await until(lambda: log.waiting == STORE_AT + 1)
+    store.open()
+    assert len(store.activity(0, 1000)) == STORE_AT + 1
+    store.close()
+
+
+async def test_a_slow_disk_does_not_block_the_reactor(tmp_path: Path, worker: Workers) -> None:
+    store = Store(str(tmp_path))
+    store.open()
+    log = ActivityLog(StateDatabase(store, worker, lambda: 10.0), Clock(), 100_000)
+    busy = threading.Event()
+    worker.run(busy.wait)
+    for number in range(3 * STORE_AT):
+        log.record(UUID, COMMAND, {"command": number}, USER, IP)
+    assert log.waiting == 2 * STORE_AT, "a write is under way"
+    log.stop()
+    busy.set()
+    await until(lambda: log.waiting == 3 * STORE_AT)
+    await worker.run(store.close)

@@ -1,0 +1,253 @@
+"""The activity log: entries that wait for the Panel, first in memory, then in the state database.
+
+Whoever reports calls `record`, which neither blocks nor fails. All that was recorded within a
+second is stored at once, in the database's thread: it is lost only if the daemon is killed before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from wingsd.activity.entries import MetadataTooLarge, address, metadata_text
+from wingsd.config.validators import is_uuid
+from wingsd.errors import StorageError
+from wingsd.statedb import ActivityEntry
+
+__all__ = ["DROPPED", "ActivityLog", "ActivityRecorder", "ActivityStorage"]
+
+#: Seconds from an entry to its being stored with those that came after it.
+STORE_AFTER = 1.0
+#: Entries that are stored without waiting any longer.
+STORE_AT = 500
+#: Entries in memory, while the state database cannot be written; then the oldest are dropped.
+BUFFER_MAX = 10_000
+#: Seconds until the state database is tried again.
+RETRY_AFTER = 10.0
+#: Seconds between two lines of the log about dropped entries of one kind.
+QUIET = 60.0
+#: Why an entry is dropped before the Panel has it: its metadata is too large; as many wait as may;
+#: the Panel refuses it; it could not be stored before the daemon's end.
+TOO_LARGE, OVERFLOW, REFUSED, NOT_STORED = DROPPED = (
+    "too_large",
+    "overflow",
+    "refused",
+    "not_stored",
+)
+
+
+class ActivityRecorder(Protocol):
+    """The activity log, for those who report to it."""
+
+    def record(
+        self,
+        server: str,
+        event: str,
+        metadata: Mapping[str, object],
+        user: str | None = None,
+        ip: str | None = None,
+        at: float | None = None,
+    ) -> None:
+        """Record an event; see `ActivityLog.record`."""
+
+
+class ActivityStorage(Protocol):
+    """Where entries are stored, which is `StateDatabase`. Fails with `StorageError`."""
+
+    def add_activity(self, entries: Sequence[ActivityEntry], most: int) -> Deferred[int]:
+        """Add entries, and delete the oldest beyond the last `most`; return how many."""
+
+    def activity(self, after: int, most: int) -> Deferred[list[ActivityEntry]]:
+        """Return the oldest `most` entries with an id above `after`, oldest first."""
+
+    def delete_activity(self, last: int) -> Deferred[int]:
+        """Delete the entries with an id up to `last`; return how many there were."""
+
+    def trim_activity(self, most: int) -> Deferred[tuple[int, int]]:
+        """Delete the oldest entries beyond the last `most`; return how many are left, and went."""
+
+
+class ActivityLog:
+    """The entries that the Panel has not accepted, at most `most`; the oldest are dropped.
+
+    `now` gives seconds since the epoch.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        storage: ActivityStorage,
+        reactor: IReactorTime,
+        most: int,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._storage = storage
+        self._reactor = reactor
+        self._most = most
+        self._now = now
+        self._buffer: deque[ActivityEntry] = deque()
+        self._stored = 0
+        #: The id up to which the Panel has the entries, or refuses them.
+        self._settled = 0
+        self._timer: IDelayedCall | None = None
+        self._storing = False
+        self._failing = False
+        self._stopped = False
+        #: The number of entries that the Panel has accepted.
+        self.sent = 0
+        #: The entries that were dropped, by the words of `DROPPED`.
+        self.dropped = dict.fromkeys(DROPPED, 0)
+        self._unlogged = dict.fromkeys(DROPPED, 0)
+        self._logged: dict[str, float] = {}
+
+    @property
+    def waiting(self) -> int:
+        """The number of entries that the Panel has not accepted."""
+        return self._stored + len(self._buffer)
+
+    async def load(self) -> None:
+        """Count the entries that an earlier daemon has left. A failure is logged."""
+        try:
+            self._stored, deleted = await self._storage.trim_activity(self._most)
+        except StorageError as error:
+            self._log.error("activity not counted: {error}", error=error)
+            return
+        self._note_overflow(deleted)
+
+    def record(
+        self,
+        server: str,
+        event: str,
+        metadata: Mapping[str, object],
+        user: str | None = None,
+        ip: str | None = None,
+        at: float | None = None,
+    ) -> None:
+        """Record that an event of a server, such as `server:power.start`, has happened.
+
+        `metadata` becomes a JSON object of at most 64 KiB; with more the entry is dropped. `user`
+        is a UUID, None where no user did it. `ip` is the user's address, None where there is none:
+        with another text the entry is dropped. `at` are seconds since the epoch, now by default.
+        """
+        try:
+            ip = None if ip is None else address(ip)
+        except ValueError:
+            what = "{server}: {event} dropped, {ip!r} is no address"
+            self._log.debug(what, server=server, event=event, ip=ip)
+            return
+        try:
+            text = metadata_text(metadata)
+        except MetadataTooLarge as error:
+            self.drop(TOO_LARGE, 1, f"{server}: {event}: {error}")
+            return
+        user = user if user is not None and is_uuid(user) else None
+        at = self._now() if at is None else at
+        self._buffer.append(ActivityEntry(server, event, text, user, ip, at))
+        if len(self._buffer) > BUFFER_MAX:
+            self._buffer.popleft()
+            self._note_overflow(1)
+        if not self._storing and not self._failing and len(self._buffer) >= STORE_AT:
+            self._store()
+        else:
+            self._store_after(STORE_AFTER)
+
+    def drop(self, why: str, number: int, example: str) -> None:
+        """Count dropped entries, by a word of `DROPPED`; the log has one `example` a minute."""
+        self.dropped[why] += number
+        self._unlogged[why] += number
+        now, last = self._reactor.seconds(), self._logged.get(why)
+        if last is not None and now - last < QUIET:
+            return
+        self._logged[why] = now
+        self._log.warn(
+            "activity dropped, entries: {number}, the last one: {example}",
+            number=self._unlogged[why],
+            example=example,
+        )
+        self._unlogged[why] = 0
+
+    def _note_overflow(self, number: int) -> None:
+        if number:
+            what = (
+                f"the oldest, as {self._most:,} wait for the Panel (system.activity_max_entries)"
+            )
+            self.drop(OVERFLOW, number, what)
+
+    # For what sends them
+
+    async def oldest(self, most: int) -> list[ActivityEntry]:
+        """Return the oldest stored entries that are not settled. Raises `StorageError`."""
+        if not self._stored:
+            return []
+        return await self._storage.activity(self._settled, most)
+
+    async def settle(self, last: ActivityEntry) -> None:
+        """Delete all entries up to `last`: the Panel has them, or refuses them.
+
+        A failure is logged. This daemon does not send them again.
+        """
+        self._settled = last.id
+        try:
+            self._stored -= await self._storage.delete_activity(last.id)
+        except StorageError as error:
+            self._log.error("activity that was sent is not deleted: {error}", error=error)
+
+    # Storing
+
+    def stop(self) -> None:
+        """Store what is not stored yet; the state database may be closed afterwards."""
+        self._stopped = True
+        self._store()
+
+    def _store_after(self, seconds: float) -> None:
+        if self._timer is None and not self._storing:
+            self._timer = self._reactor.callLater(seconds, self._store)
+
+    def _store(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if self._buffer:
+            storing = Deferred.fromCoroutine(self._store_all())
+            storing.addErrback(self._log_broken)
+
+    def _log_broken(self, failure: Failure) -> None:
+        self._log.failure("storing activity failed", failure)
+
+    async def _store_all(self) -> None:
+        entries = tuple(self._buffer)
+        self._buffer.clear()
+        self._storing = True
+        try:
+            deleted = await self._storage.add_activity(entries, self._most)
+        except StorageError as error:
+            self._put_back(entries, error)
+        else:
+            self._failing = False
+            self._stored += len(entries) - deleted
+            self._note_overflow(deleted)
+        finally:
+            self._storing = False
+        if self._buffer and not self._stopped:
+            self._store_after(RETRY_AFTER if self._failing else STORE_AFTER)
+
+    def _put_back(self, entries: Sequence[ActivityEntry], error: StorageError) -> None:
+        if self._stopped:
+            self.drop(NOT_STORED, len(entries), f"not stored before the daemon's end: {error}")
+            return
+        if not self._failing:
+            self._log.error("activity not stored, it stays in memory: {error}", error=error)
+        self._failing = True
+        self._buffer.extendleft(reversed(entries))
+        excess = max(0, len(self._buffer) - BUFFER_MAX)
+        for _ in range(excess):
+            self._buffer.popleft()
+        self._note_overflow(excess)
