@@ -40,7 +40,7 @@ async def test_floods_of_messages_are_dropped_and_of_frames_end_it(node: Console
 async def test_browsers_that_flood_delay_nobody_and_cost_little(node: ConsoleNode) -> None:
     node.listen(secure=True)
     other = await node.watch("*")
-    before = resident_mib()
+    before, begun_at = resident_mib(), reactor.seconds()
 
     async def flood() -> None:
         browsers = [await node.watch("*") for _ in range(FLOODS)]
@@ -62,9 +62,10 @@ async def test_browsers_that_flood_delay_nobody_and_cost_little(node: ConsoleNod
         await deferLater(reactor, 0.01)
     await flooding
     assert len(waits) > FLOODS
-    assert max(waits) < 1
-    # Of each not more than is taken at once.
-    assert len(node.server.done) <= 10 * FLOODS
+    # Of the clients' own work, too: they share the reactor.
+    assert max(waits) < 2
+    # Of each not more than is taken at once, and then one a second.
+    assert len(node.server.done) <= FLOODS * (11 + reactor.seconds() - begun_at)
     assert resident_mib() - before < 16
 
 
