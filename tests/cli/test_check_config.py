@@ -40,6 +40,7 @@ def good(tmp_path: Path) -> dict[str, Any]:
             "port": free_port(),
             "ssl": {"enabled": True, "cert": str(pem), "key": str(pem)},
         },
+        "docker": {"enabled": False},
     }
 
 
@@ -58,7 +59,7 @@ def check(tmp_path: Path, wingsctl: Command) -> Any:
 
 def test_a_good_one_can_be_used(check: Any, good: dict[str, Any], tmp_path: Path) -> None:
     path = str(tmp_path / "config.yml")
-    found = {"file": path, "usable": True, "errors": [], "warnings": []}
+    found = {"file": path, "usable": True, "errors": [], "warnings": [], "notes": []}
     assert check(good) == (0, found)
 
 

@@ -49,6 +49,18 @@ async def test_an_unusable_configuration_ends_the_start_with_one_line(
     assert not daemon.lines_with("Traceback")
 
 
+async def test_a_port_that_wings_may_have_ends_the_start_with_a_line_that_names_it(
+    daemon: ReceivingNode,
+) -> None:
+    with create_server(("127.0.0.1", 0)) as taken:
+        host, port = taken.getsockname()
+        daemon.launch(api={"host": host, "port": port, **PLAIN})
+        assert await daemon.ended() == 1
+    (line,) = daemon.lines_with("cannot listen on")
+    assert "Address already in use" in line
+    assert "systemctl disable --now wings" in line
+
+
 async def test_a_damaged_database_ends_the_start_with_one_line(daemon: ReceivingNode) -> None:
     store = Store(str(daemon.directory))
     store.open()

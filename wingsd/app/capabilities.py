@@ -103,7 +103,10 @@ def _deleting(facts: Facts) -> Iterator[str]:
 
 def _unusable(facts: Facts) -> Iterator[str]:
     for directory, why in facts.directories.items():
-        yield f"cannot write to {directory}: {why}; the daemon's user must own that directory"
+        yield (
+            f"cannot write to {directory}: {why}; the daemon's user must own that directory, and "
+            "a systemd service needs it in ReadWritePaths="
+        )
     for address, why in facts.engine.items():
         yield (
             f"cannot reach the Docker engine at {address}: {why}; check that it runs, and "
@@ -150,11 +153,9 @@ def _capabilities(line: str) -> frozenset[str]:
 def _directories(config: Config) -> Mapping[str, str]:
     system = config.system
     root, data, backups = system.root_directory, system.data, system.backup_directory
-    beside = os.path.dirname(data.rstrip("/"))
     paths = {
         f"system.root_directory ({root})": root,
         f"system.data ({data})": data,
-        f"{beside}, the parent of system.data, where servers are received": beside,
         f"system.backup_directory ({backups})": backups,
     }
     found = {name: _obstacle(path) for name, path in paths.items()}

@@ -15,6 +15,13 @@ from cryptography import x509
 
 from wingsd.cli.client import Exit
 from wingsd.cli.output import json_option, plain, print_json, show
+from wingsd.cli.takeover import (
+    SystemdUnits,
+    handover,
+    service_limits,
+    systemd_units,
+    taken_over,
+)
 from wingsd.config import ApiConfig, Config, find, load
 from wingsd.errors import ConfigError
 from wingsd.transfers.peer.tls import peer_tls
@@ -56,10 +63,14 @@ def _expiry(path: str) -> list[str]:
 
 @attrs.define
 class Finding:
-    """The result of a check: errors keep the daemon from starting, warnings do not."""
+    """The result of a check: errors keep the daemon from starting, warnings do not.
+
+    Notes say what it will do with what is there.
+    """
 
     errors: list[str] = attrs.field(factory=list)
     warnings: list[str] = attrs.field(factory=list)
+    notes: list[str] = attrs.field(factory=list)
 
 
 @click.command("check-config")
@@ -70,15 +81,16 @@ def check_config(*, file: str | None, strict: bool, as_json: bool) -> None:
     """Check a configuration as the daemon does when it starts.
 
     The default FILE is the one that the daemon uses. The daemon does not need to run. Files are
-    checked with the permissions of the current user.
+    checked with the permissions of the current user. Where systemd runs, this also says whether
+    Wings is in the way, and what the service cannot use. Notes count what it takes over.
     """
     path, found = _found(file)
     usable = not found.errors and not (strict and found.warnings)
     if as_json:
         print_json({"file": path, "usable": usable} | attrs.asdict(found))
     else:
-        for kind, lines in (("error", found.errors), ("warning", found.warnings)):
-            for line in lines:
+        for kind in ("error", "warning", "note"):
+            for line in getattr(found, f"{kind}s"):
                 show(f"{kind}: {plain(line)}")
         show(f"{path or 'the configuration'}: {'valid' if usable else 'invalid'}")
     sys.exit(Exit.DONE if usable else Exit.FAILED)
@@ -90,12 +102,12 @@ def _found(file: str | None) -> tuple[str, Finding]:
         path = file or find()
     except ConfigError as error:
         return "", Finding(errors=[str(error)])
-    return path, check(path)
+    return path, check(path, systemd_units())
 
 
-def check(path: str) -> Finding:
-    """Return errors and warnings of the configuration at `path`."""
-    found = Finding()
+def check(path: str, units: SystemdUnits) -> Finding:
+    """Return what is found about the configuration at `path`, on a machine with these units."""
+    found = Finding(warnings=list(handover(units)))
     if _is_open_to_all(path):
         found.warnings.append(
             f"{path} contains the node's token and is accessible to every user of this system: "
@@ -113,6 +125,8 @@ def check(path: str) -> Finding:
     found.errors += errors
     found.warnings += warnings
     _check_listening(config.api, found)
+    found.warnings += service_limits(config, path, units)
+    found.notes += taken_over(config)
     return found
 
 
@@ -135,7 +149,7 @@ def _check_listening(api: ApiConfig, found: Finding) -> None:
         match error.errno:
             case errno.EADDRINUSE:
                 found.warnings.append(
-                    f"{where} is in use, by a running wingsd or by another program"
+                    f"{where} is in use, by a running wingsd, by Wings or by another program"
                 )
             case errno.EACCES:
                 found.warnings.append(

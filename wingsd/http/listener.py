@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -47,7 +48,7 @@ class HttpListener:
             ) from error
         endpoint.listen(factory).addCallback(self._listening).addErrback(failures.append)
         for failure in failures:
-            reason = failure.getErrorMessage()
+            reason = failure.getErrorMessage() + _advice(failure)
             raise SystemExit(f"wingsd: cannot listen on {self._endpoint}: {reason}")
 
     def _listening(self, port: Any) -> None:
@@ -80,6 +81,16 @@ class HttpListener:
     def drain(self, within: float) -> Deferred[None]:
         """Close all connections; abort them after `within` seconds."""
         return self._site.drain(within)
+
+
+def _advice(failure: Failure) -> str:
+    cause = getattr(failure.value, "socketError", None)
+    if getattr(cause, "errno", None) != errno.EADDRINUSE:
+        return ""
+    return (
+        " Another program has the port: if it is Wings, which must not run beside wingsd, end it "
+        "(systemctl disable --now wings); `ss -ltnp` shows which it is."
+    )
 
 
 def tcp_endpoint(host: str, port: int) -> str:

@@ -97,7 +97,10 @@ def _escape(text: str) -> str:
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free space on this node and send the server again",
     errno.EDQUOT: "the disk quota is used up; raise it and send the server again",
-    errno.EROFS: "the file system is read-only; see this node's kernel log for the reason",
+    errno.EROFS: (
+        "the file system is read-only; see this node's kernel log for the reason, or, if only the "
+        "service sees it so, add the directory to its ReadWritePaths= (systemctl edit wingsd)"
+    ),
     errno.EACCES: "permission denied; wingsd must be able to write to its data directory",
     errno.EPERM: "not permitted; wingsd must run as a user who may own and change these files",
     errno.EFBIG: "it is larger than the file system or a limit of this process allows",

@@ -236,6 +236,35 @@ def test_data_that_is_a_mount_of_its_own_is_staged_inside(mounted: Path) -> None
     staging.close()
 
 
+@pytest.fixture
+def alone(data: Path) -> Iterator[Path]:
+    """Data that can be written, in a directory that cannot: `ReadWritePaths=` of a service."""
+    data.mkdir(parents=True)
+    above = data.parent
+    for command in (
+        ["mount", "--bind", str(above), str(above)],
+        ["mount", "--bind", str(data), str(data)],
+        ["mount", "-o", "remount,bind,ro", str(above)],
+    ):
+        subprocess.run(command, check=True)
+    try:
+        yield data
+    finally:
+        subprocess.run(["umount", data], check=True)
+        subprocess.run(["umount", above], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_data_in_a_directory_that_cannot_be_written_is_staged_inside(alone: Path) -> None:
+    staging = Staging(str(alone), OWNER, durable=True)
+    staging.prepare()
+    receive(staging)
+    swap(staging)
+    staging.close()
+    assert (alone / UUID).is_dir()
+    assert os.listdir(alone.parent) == [alone.name]
+
+
 def test_a_complete_server_is_not_cleared(staging: Staging, data: Path) -> None:
     staging.create(UUID)
     assert staging.holds(UUID)

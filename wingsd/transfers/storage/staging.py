@@ -1,8 +1,8 @@
 """The staging area: where the files of arriving servers are kept until they are put into place.
 
 It is a directory beside `system.data`, on the same filesystem, so that one rename puts a server's
-files into place. What is found there and is not a server of this node is set aside, neither merged
-into nor deleted.
+files into place; where none can be there, one in `system.data`. What is found in a server's place
+and is not a server of this node is set aside, neither merged into nor deleted.
 
 Blocking: run it in a thread. Every method raises `StorageError` when the disk fails.
 """
@@ -28,6 +28,9 @@ __all__ = ["Staging"]
 _libc = ctypes.CDLL(None, use_errno=True)
 _LOCK = ".lock"
 _DISCARDED = ".discarded"
+#: Errors that say that nothing may be made beside `system.data`: its parent directory belongs to
+#: somebody else, or a service's sandbox forbids it.
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Staging:
@@ -68,10 +71,7 @@ class Staging:
         """
         with storage_errors(f"{self._data} cannot be used as system.data"):
             self._data.mkdir(parents=True, exist_ok=True)
-            self._claim()
-            if not self._is_same_filesystem():
-                # `system.data` is a mount of its own: nothing beside it is on its filesystem.
-                self._release()
+            if not self._claim_beside():
                 self._root = self._data / f".{self._name}"
                 self._claim()
 
@@ -105,6 +105,20 @@ class Staging:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _claim_beside(self) -> bool:
+        """Return False where the staging area must be in `system.data`."""
+        try:
+            self._claim()
+        except OSError as error:
+            if error.errno in _FORBIDDEN:
+                return False
+            raise
+        if self._is_same_filesystem():
+            return True
+        # `system.data` is a mount of its own: nothing beside it is on its filesystem.
+        self._release()
+        return False
 
     def _claim(self) -> None:
         self._root.mkdir(mode=0o700, exist_ok=True)
