@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
 
 from wingsd.app import process
-from wingsd.app.logging import LogOutput
+from wingsd.app.logging import LogOutput, log_source
 from wingsd.app.process import set_thresholds, use_monotonic_clock
 from wingsd.app.reload import with_system_user
 from wingsd.app.service import Supervision
@@ -77,6 +77,8 @@ def makeService(options: Options, reactor: Reactor | None = None) -> Service:
         wiring = Wiring(config, endpoint, reactor, options["config"])
     except ConfigError as error:
         raise SystemExit(f"wingsd: {error}") from error
+    if options.parent is not None:
+        wiring.own_log.source = log_source(options.parent)
     wiring.live.follow(lambda changed: logs.show_debug(changed.debug))
     observer = None if options.parent is None else logs.observer(options.parent, reactor)
     return Supervision.from_environment(wiring.node(), wiring.reload, reactor, observer)

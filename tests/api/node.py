@@ -33,6 +33,7 @@ from wingsd.docker.runtime import EngineInformation
 from wingsd.errors import ServerNotFound, ServerNotRunning, ServersNotLoaded
 from wingsd.http.answers import AnswerStyle
 from wingsd.http.site import NodeSite, NotFound
+from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
 from wingsd.panel.schemas import Configuration, Process, Settings, Stop
 from wingsd.servers.installation import InstallOptions
@@ -231,7 +232,10 @@ def node_parts(config: Config, used: Mapping[str, Any]) -> api_node.NodeParts:
     """Return what the node is asked of, with real figures."""
     workers: Any = SynchronousWorkers()
     figures = NodeFigures(config, workers, workers, reactor)
-    return api_node.NodeParts(figures, workers, used["node_engine"], used["engine"])
+    log = OwnLog(workers, reactor)
+    log.source = used["log_source"]
+    diagnostics = Diagnostics(lambda: config, used["node_engine"], log)
+    return api_node.NodeParts(figures, workers, diagnostics, used["node_engine"], used["engine"])
 
 
 def api(config: Config, **collaborators: Any) -> ApiRoot:
@@ -266,6 +270,7 @@ class ApiNode:
         self.database = FakeDatabase(self.calls)
         self.engine: Callable[[], Awaitable[EngineInformation]] | None = None
         self.updates: PanelUpdates | None = None
+        self.log_source: Callable[[int], list[str]] | None = None
         #: A `NodeEngine`.
         self.node_engine: Any = None
         #: The WebSockets of servers that have moved to another node, by their UUIDs.
@@ -300,6 +305,7 @@ class ApiNode:
             engine=self.engine,
             updates=self.updates,
             node_engine=self.node_engine,
+            log_source=self.log_source,
             now=lambda: NOW,
         )
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")

@@ -293,3 +293,12 @@ def test_sizes_and_times_that_there_are_not() -> None:
 
 def test_nothing_moves_the_cursor() -> None:
     assert plain("a\x1b[2J\nb\x07\u202e") == "a [2J b  "
+
+
+def test_diagnostics_are_printed_as_they_are(wingsctl: Command, scripted: Scripted) -> None:
+    path = "diagnostics?include_endpoints=true&include_logs=true&log_lines=7"
+    scripted.answers("GET", path, {"report": "wingsd\n|\n"})
+    ran = wingsctl("diagnostics", "--endpoints", "--log-lines", "7")
+    assert (ran.status, ran.out) == (0, "wingsd\n|\n")
+    ran = wingsctl("diagnostics", "--endpoints", "--log-lines", "7", "--json")
+    assert ran.json == {"report": "wingsd\n|\n"}

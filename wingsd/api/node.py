@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
+from wingsd.api.diagnostics import DiagnosticsEndpoint
 from wingsd.api.node_engine import EngineDiskEndpoint, PruneEndpoint
 from wingsd.api.node_figures import AddressesEndpoint, UtilizationEndpoint
 from wingsd.api.system import AskEngine, SystemEndpoint
 from wingsd.config import Config
+from wingsd.node.diagnostics import Diagnostics
 from wingsd.node.figures import NodeFigures
 from wingsd.threadio import Workers
 
@@ -23,13 +25,14 @@ __all__ = ["NodeParts", "endpoints"]
 
 @attrs.frozen
 class NodeParts:
-    """What the node is asked of: its figures, and its engine, if it has one.
+    """What the node is asked of: its figures, its diagnostics, and its engine, if it has one.
 
     `ask_engine` asks the engine for its version. `workers` are threads that no disk blocks.
     """
 
     figures: NodeFigures
     workers: Workers
+    diagnostics: Diagnostics
     engine: NodeEngine | None = None
     ask_engine: AskEngine | None = None
 
@@ -42,4 +45,5 @@ def endpoints(config: Config, node: NodeParts, reactor: IReactorTime) -> list[pa
         partial(AddressesEndpoint, config, node.workers),
         partial(EngineDiskEndpoint, config, node.engine),
         partial(PruneEndpoint, config, node.engine),
+        partial(DiagnosticsEndpoint, config, node.diagnostics),
     ]

@@ -15,6 +15,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from wingsd.api import (
     consoles,
+    diagnostics,
     direct_transfers,
     installations,
     node_engine,
@@ -59,6 +60,7 @@ class InterfaceEndpoint(Public):
 
 
 PATHS: Mapping[str, type[Public]] = {
+    "/api/diagnostics": diagnostics.DiagnosticsEndpoint,
     "/api/system": system.SystemEndpoint,
     "/api/update": update.UpdateEndpoint,
     "/api/system/docker/disk": node_engine.EngineDiskEndpoint,

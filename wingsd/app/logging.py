@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from twisted.internet.interfaces import IReactorFromThreads
@@ -33,13 +33,16 @@ from twisted.python.logfile import LogFile
 from twisted.python.syslog import SyslogObserver
 from zope.interface import implementer
 
+from wingsd.node.own_log import JournalSource, LogFileSource
 from wingsd.systemd import JournalObserver, is_journal
 from wingsd.threadio import relayed
 from wingsd.util.text import escaped
 
-__all__ = ["EscapingObserver", "LogOutput"]
+__all__ = ["EscapingObserver", "LogOutput", "log_source"]
 
 _STDOUT = 1
+#: Where twistd writes as a daemon, in its directory.
+_LOG_FILE = "twistd.log"
 #: Lines of a traceback that are kept, at its beginning and at its end.
 _TRACEBACK = 200
 #: The keys by which observers make an event's text, also those of `twisted.python.log`.
@@ -75,6 +78,19 @@ class LogOutput:
         escaping = EscapingObserver(destination)
         observer: ILogObserver = FilteringLogObserver(escaping, [self._levels])
         return observer
+
+
+def log_source(twistd: Mapping[str, Any]) -> Callable[[int], list[str]] | None:
+    """Return what reads the log back that twistd's options name; None if it cannot be read.
+
+    Called before twistd changes its directory.
+    """
+    name = twistd["logfile"]
+    if twistd["logger"] or twistd["syslog"] or name == "-":
+        return None
+    if twistd["nodaemon"] and not name:
+        return JournalSource() if is_journal(_STDOUT, os.environ) else None
+    return LogFileSource(os.path.abspath(name or _LOG_FILE))
 
 
 @implementer(ILogObserver)
@@ -154,6 +170,6 @@ def _destination(twistd: Mapping[str, Any], reactor: IReactorFromThreads) -> ILo
         if not name and is_journal(_STDOUT, os.environ):
             return JournalObserver()
         return textFileLogObserver(sys.stdout)
-    file = LogFile.fromFullPath(name or "twistd.log")
+    file = LogFile.fromFullPath(name or _LOG_FILE)
     signal.signal(signal.SIGUSR1, relayed(reactor, lambda *_: file.rotate()))
     return textFileLogObserver(file)

@@ -7,6 +7,7 @@ import click
 from wingsd import __version__
 from wingsd.cli.check_config import check_config
 from wingsd.cli.configure import configure
+from wingsd.cli.diagnostics import diagnostics
 from wingsd.cli.move import receive, send
 from wingsd.cli.status import cancel, show, status, transfers
 from wingsd.config import DEFAULT_SOCKET
@@ -32,7 +33,17 @@ def main(*, socket: str) -> None:
     """
 
 
-for command in (status, transfers, show, cancel, check_config, configure, send, receive):
+for command in (
+    status,
+    transfers,
+    show,
+    cancel,
+    diagnostics,
+    check_config,
+    configure,
+    send,
+    receive,
+):
     main.add_command(command)
 
 if __name__ == "__main__":

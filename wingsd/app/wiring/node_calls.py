@@ -9,6 +9,7 @@ from wingsd.api.node import NodeParts
 from wingsd.app.wiring.transfers import TransfersWiring
 from wingsd.config import Config
 from wingsd.docker.runtime import engine_address
+from wingsd.node.diagnostics import Diagnostics, OwnLog
 from wingsd.node.figures import NodeFigures
 from wingsd.util.reactor import Reactor
 
@@ -25,8 +26,11 @@ class NodeCallsWiring(TransfersWiring):
         """Raises `ConfigError` when the configuration names invalid files."""
         super().__init__(config, endpoint, reactor, path)
         figures = NodeFigures(config, self.pools.figures, self.pools.filesystems, reactor)
+        engine = self._make_node_engine()
+        self.own_log = OwnLog(self.pools.disk, reactor)
+        self.diagnostics = Diagnostics(lambda: self.live.current, engine, self.own_log)
         self.node_parts = NodeParts(
-            figures, self.pools.figures, self._make_node_engine(), self._engine
+            figures, self.pools.figures, self.diagnostics, engine, self._engine
         )
 
     def _make_node_engine(self) -> NodeEngine | None:

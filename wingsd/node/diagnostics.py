@@ -1,0 +1,198 @@
+"""The diagnostics of a node: one text for those who help, without secrets.
+
+The parts are asked for at the same time. One that fails is replaced by its reason.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
+
+from wingsd import __version__
+from wingsd.config import Config
+from wingsd.docker.runtime import RunningContainer
+from wingsd.errors import WingsdError
+from wingsd.node.answers import SharedAnswer
+from wingsd.node.own_log import MAX_LINES, LogUnavailable
+from wingsd.node.redaction import REDACTED, Redaction, settings
+from wingsd.threadio import Workers
+from wingsd.util.deferreds import fires_within
+
+if TYPE_CHECKING:
+    from wingsd.node.engine import NodeEngine
+
+__all__ = ["Diagnostics", "OwnLog", "ReportOptions", "report"]
+
+#: Seconds for each part: a Panel waits for five in all.
+PATIENCE = 3.5
+#: Seconds for which the lines of the log are kept.
+KEPT = 1.0
+
+#: Returns that many last lines of the log. Blocking. Raises `LogUnavailable`.
+LogSource = Callable[[int], list[str]]
+
+
+class OwnLog:
+    """The daemon's own log. `source` is None where it cannot be read back."""
+
+    def __init__(self, workers: Workers, reactor: IReactorTime) -> None:
+        self.source: LogSource | None = None
+        self._workers = workers
+        self._reactor = reactor
+        self._shared = SharedAnswer(self._read, reactor, keep=KEPT)
+
+    async def last(self, lines: int) -> list[str]:
+        """Return the last lines. Raises `LogUnavailable`."""
+        reading = self._shared.get()
+        if not await fires_within(reading, PATIENCE, self._reactor):
+            reading.addErrback(lambda _: None)
+            reading.cancel()
+            raise LogUnavailable(f"it was not read within {PATIENCE:g} s")
+        found = await reading
+        return found[-lines:] if lines else []
+
+    async def _read(self) -> list[str]:
+        if self.source is None:
+            raise LogUnavailable("it is written to where this daemon cannot read it back")
+        return await self._workers.run(self.source, MAX_LINES)
+
+
+@attrs.frozen
+class ReportOptions:
+    """What a report has: hosts and addresses, and how many lines of the log; None for no log."""
+
+    endpoints: bool = False
+    log_lines: int | None = 200
+
+
+class Diagnostics:
+    """Makes the reports. `config` returns the configuration in force."""
+
+    def __init__(
+        self, config: Callable[[], Config], engine: NodeEngine | None, log: OwnLog
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._log = log
+
+    async def report(self, options: ReportOptions) -> str:
+        """Return a report. It takes no longer than a Panel waits."""
+        config = self._config()
+        asking = [self._engine_facts(), self._containers(), self._log_lines(options)]
+        parts = await gatherResults([Deferred.fromCoroutine(part) for part in asking])
+        return report(config, options, *parts)
+
+    async def _engine_facts(self) -> list[str]:
+        if self._engine is None:
+            return ["Docker is disabled"]
+        engine = self._engine
+        return await _or_reason(lambda: engine.report(PATIENCE), _engine_lines)
+
+    async def _containers(self) -> list[str]:
+        if self._engine is None:
+            return ["Docker is disabled"]
+        engine = self._engine
+        return await _or_reason(lambda: engine.containers(PATIENCE), _container_lines)
+
+    async def _log_lines(self, options: ReportOptions) -> list[str]:
+        lines = options.log_lines
+        if lines is None:
+            return ["left out"]
+        return await _or_reason(lambda: self._log.last(lines), lambda found: found or ["none"])
+
+
+async def _or_reason(
+    ask: Callable[[], Awaitable[Any]], show: Callable[[Any], Iterable[str]]
+) -> list[str]:
+    try:
+        return list(show(await ask()))
+    except (WingsdError, LogUnavailable) as error:
+        return [f"not available: {error}"]
+
+
+def report(
+    config: Config,
+    options: ReportOptions,
+    engine: Iterable[str],
+    containers: Iterable[str],
+    log: Iterable[str],
+) -> str:
+    """Return the text of a report, with these lines on engine, containers and log."""
+    values = attrs.asdict(config)
+    redaction = Redaction(values, endpoints=options.endpoints)
+    now = datetime.now(tz=UTC).isoformat(timespec="seconds")
+    facts = [
+        ("wingsd", __version__),
+        ("Python", platform.python_version()),
+        ("kernel", f"{platform.system()} {platform.release()} {platform.machine()}"),
+        ("system", _distribution()),
+        ("family", config.family or "not known"),
+        ("time", now),
+    ]
+    shown = ((path, redaction.value(path, value)) for path, value in settings(values))
+    sections: list[tuple[str, Iterable[str]]] = [
+        ("Versions", _columns(facts)),
+        ("Configuration", (f"{redaction.name(path)}: {_setting(value)}" for path, value in shown)),
+        ("Docker: Info", engine),
+        ("Docker: Running Containers", containers),
+        ("Latest Logs", log),
+    ]
+    text = ["wingsd - Diagnostics Report"]
+    for title, lines in sections:
+        text += ["", "|", f"| {title}", "| ------------------------------"]
+        text += lines if title == "Configuration" else map(redaction.text, lines)
+    return "\n".join(text) + "\n"
+
+
+def _setting(value: Any) -> str:
+    if value == REDACTED:
+        return REDACTED
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return str(value) if value not in ("", None) else '""'
+
+
+def _distribution() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        return "not known"
+
+
+def _columns(facts: Iterable[tuple[str, object]]) -> Iterator[str]:
+    return (f"{name + ':':18}{value}" for name, value in facts)
+
+
+_FACTS = {
+    "Server Version": "ServerVersion",
+    "Storage Driver": "Driver",
+    "Logging Driver": "LoggingDriver",
+    "Cgroup Driver": "CgroupDriver",
+    "Cgroup Version": "CgroupVersion",
+    "Default Runtime": "DefaultRuntime",
+    "Images": "Images",
+    "Containers": "Containers",
+    "Running": "ContainersRunning",
+}
+
+
+def _engine_lines(info: Mapping[str, Any]) -> Iterator[str]:
+    yield from _columns((name, info[key]) for name, key in _FACTS.items() if key in info)
+    for name, value in info.get("DriverStatus") or ():
+        yield f"  {name}: {value}"
+    for warning in info.get("Warnings") or ():
+        yield str(warning)
+
+
+def _container_lines(containers: Iterable[RunningContainer]) -> Iterator[str]:
+    yield f"{'CONTAINER ID':14}{'STATUS':24}{'NAME':38}IMAGE"
+    for each in containers:
+        yield f"{each.id:14}{each.status:23} {each.name:37} {each.image}"
