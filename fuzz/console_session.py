@@ -12,7 +12,8 @@ from tests.support.tokens import console_claims, signed
 from wingsd.auth.tokens import DenyList
 from wingsd.websocket.messages import Message
 from wingsd.websocket.rate_limits import MessageRateLimits
-from wingsd.websocket.session import ChangePower, Close, Command, SendLogs, Session, Step
+from wingsd.websocket.session import Session
+from wingsd.websocket.steps import ChangePower, Close, Command, SendLogs, Step
 
 __all__ = ["WORDS", "one", "seeds"]
 

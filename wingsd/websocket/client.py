@@ -34,14 +34,12 @@ from wingsd.servers.power_states import PowerAction
 from wingsd.servers.server import Server
 from wingsd.websocket.messages import Message
 from wingsd.websocket.recent_transfers import RecentTransfers
-from wingsd.websocket.session import (
-    CHECK_INTERVAL,
-    POLICY_VIOLATION,
+from wingsd.websocket.session import CHECK_INTERVAL, POLICY_VIOLATION, Session
+from wingsd.websocket.steps import (
     ChangePower,
     Close,
     Command,
     SendLogs,
-    Session,
     SetTransmission,
     Step,
     suspension,

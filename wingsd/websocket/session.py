@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-import attrs
-
 from wingsd.auth.tokens import (
     EXPIRED,
     ConsoleToken,
@@ -52,21 +50,23 @@ from wingsd.websocket.messages import (
     Message,
 )
 from wingsd.websocket.rate_limits import MessageRateLimits
+from wingsd.websocket.steps import (
+    ChangePower,
+    Close,
+    Command,
+    SendLogs,
+    SetTransmission,
+    Step,
+    suspension,
+)
 from wingsd.websocket.visibility import may_read_console, may_see
 
 __all__ = [
     "CHECK_INTERVAL",
     "POLICY_VIOLATION",
-    "ChangePower",
-    "Close",
-    "Command",
     "LastTransfer",
-    "SendLogs",
     "Session",
-    "SetTransmission",
-    "Step",
     "WatchedServer",
-    "suspension",
 ]
 
 #: Seconds between two calls of `Session.check`.
@@ -78,7 +78,6 @@ CHECKS_WITHOUT_TOKEN = 2
 
 GOING_AWAY = 1001
 POLICY_VIOLATION = 1008
-SERVER_SUSPENDED = 4409
 
 # On this text the Panel's page requests another token; see tokens.EXPIRED.
 _DENIED = "jwt: created too far in past (denylist)"
@@ -110,47 +109,6 @@ class ServerMoved(Conflict):
     """The server has moved to another node (409)."""
 
     code = "server-moved"
-
-
-@attrs.frozen
-class ChangePower:
-    """Run a power action (start, stop, restart, kill) for the user with this UUID."""
-
-    action: str
-    user: str
-
-
-@attrs.frozen
-class Command:
-    """Type this line into the server's console, for the user with this UUID."""
-
-    line: str
-    user: str
-
-
-@attrs.frozen
-class SendLogs:
-    """Send the last lines of the console, with `transfer` also those of the transfer."""
-
-    transfer: bool = False
-
-
-@attrs.frozen
-class Close:
-    """Close the connection, with a code and a reason of RFC 6455."""
-
-    code: int
-    reason: str
-
-
-@attrs.frozen
-class SetTransmission:
-    """Send binary messages from now on, or texts."""
-
-    binary: bool
-
-
-Step = Message | ChangePower | Command | SendLogs | SetTransmission | Close
 
 
 class WatchedServer(Protocol):
@@ -387,11 +345,6 @@ class Session:
             raise BadRequest(f"unknown power action {action[:40]!r}", f"use one of {known}")
         _require(token, _POWER[action])
         return ChangePower(action, token.user)
-
-
-def suspension() -> Close:
-    """Return how the WebSocket of a suspended server is closed, as in Wings."""
-    return Close(SERVER_SUSPENDED, "server is suspended")
 
 
 def _configure(args: tuple[str, ...]) -> list[Step]:

@@ -1,0 +1,65 @@
+"""The steps of a session: what a browser's connection, or its server, is to do."""
+
+from __future__ import annotations
+
+import attrs
+
+from wingsd.websocket.messages import Message
+
+__all__ = [
+    "ChangePower",
+    "Close",
+    "Command",
+    "SendLogs",
+    "SetTransmission",
+    "Step",
+    "suspension",
+]
+
+SERVER_SUSPENDED = 4409
+
+
+@attrs.frozen
+class ChangePower:
+    """Run a power action (start, stop, restart, kill) for the user with this UUID."""
+
+    action: str
+    user: str
+
+
+@attrs.frozen
+class Command:
+    """Type this line into the server's console, for the user with this UUID."""
+
+    line: str
+    user: str
+
+
+@attrs.frozen
+class SendLogs:
+    """Send the last lines of the console, with `transfer` also those of the transfer."""
+
+    transfer: bool = False
+
+
+@attrs.frozen
+class Close:
+    """Close the connection, with a code and a reason of RFC 6455."""
+
+    code: int
+    reason: str
+
+
+@attrs.frozen
+class SetTransmission:
+    """Send binary messages from now on, or texts."""
+
+    binary: bool
+
+
+Step = Message | ChangePower | Command | SendLogs | SetTransmission | Close
+
+
+def suspension() -> Close:
+    """Return how the WebSocket of a suspended server is closed, as in Wings."""
+    return Close(SERVER_SUSPENDED, "server is suspended")
